@@ -1,0 +1,1 @@
+"""Anytime generation: autoregressive models over ordered codes."""

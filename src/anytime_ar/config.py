@@ -1,0 +1,43 @@
+"""The base of every configuration: frozen, validated at construction, unknown keys refused."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from anytime_ar.errors import InputError
+
+
+class Config(BaseModel):
+    """A configuration value. Read it from data of unknown origin with `parse`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], *, origin: str) -> Self:
+        """Build from plain data, reporting all mistakes at once.
+
+        Args:
+            values: nested dictionaries as read from YAML or JSON.
+            origin: where the values came from, for the message.
+
+        Raises:
+            InputError: a key is unknown or a value is out of range.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise InputError(f"{origin}: {describe(error)}") from error
+
+
+def describe(error: ValidationError) -> str:
+    """All mistakes of a pydantic error in one line: key, what is wrong, and the value that came."""
+    mistakes = []
+    for item in error.errors(include_url=False):
+        key = ".".join(str(part) for part in item["loc"])
+        what = item["msg"].removeprefix("Value error, ")
+        what = what[0].lower() + what[1:]
+        got = "" if item["type"] in ("value_error", "missing") else f" (got {item['input']!r})"
+        mistakes.append(f"{key}: {what}{got}" if key else f"{what}{got}")
+    return "; ".join(mistakes)

@@ -1,8 +1,8 @@
 """The errors that callers may catch.
 
 Every message names the value that came, what was expected, and the next step. `InputError` is a
-`ValueError` so that library users need not know this module; the command line turns it into one line
-and exit code 2.
+`ValueError` so that library users need not know this module; the command line turns it into one
+line and exit code 2.
 """
 
 
@@ -11,7 +11,8 @@ class AnytimeError(Exception):
 
 
 class InputError(AnytimeError, ValueError):
-    """What the caller passed cannot be used: an argument, a configuration value, a prefix length."""
+    """What the caller passed cannot be used: an argument, a configuration value, a prefix
+    length."""
 
 
 class DataError(InputError):

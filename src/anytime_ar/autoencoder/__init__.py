@@ -1,0 +1,20 @@
+"""Ordered autoencoder: samples <-> codes whose every prefix decodes to a complete sample."""
+
+from __future__ import annotations
+
+from anytime_ar.autoencoder.config import PRESETS, AutoencoderConfig, NetworkConfig
+from anytime_ar.autoencoder.model import OrderedAutoencoder
+from anytime_ar.autoencoder.quantizers import QuantizerConfig
+from anytime_ar.autoencoder.truncation import Truncation, TruncationConfig, keep, kept_mask
+
+__all__ = [
+    "PRESETS",
+    "AutoencoderConfig",
+    "NetworkConfig",
+    "OrderedAutoencoder",
+    "QuantizerConfig",
+    "Truncation",
+    "TruncationConfig",
+    "keep",
+    "kept_mask",
+]

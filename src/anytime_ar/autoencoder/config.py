@@ -1,0 +1,116 @@
+"""What an ordered autoencoder is made of, and the presets per image size."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from anytime_ar.autoencoder.quantizers import QuantizerConfig
+from anytime_ar.config import Config
+from anytime_ar.errors import InputError
+
+
+class NetworkConfig(Config):
+    """Encoder and decoder of an image autoencoder."""
+
+    kind: Literal["conv", "linear"] = "conv"
+    """`linear`: one affine map each way, whose ordered codes must recover PCA."""
+    patch: int = Field(1, ge=1)
+    """Pixels folded into channels before the first convolution, per side."""
+    widths: tuple[int, ...] = Field((64, 128), min_length=1)
+    """Channels at each resolution, finest first; each further one halves the side."""
+    blocks: int = Field(2, ge=0)
+    """Residual blocks at each resolution."""
+
+    @property
+    def stride(self) -> int:
+        """Pixels per side that one position of the coarsest map covers."""
+        return self.patch * 2 ** (len(self.widths) - 1)
+
+
+PRESETS: dict[int, NetworkConfig] = {
+    8: NetworkConfig(patch=1, widths=(48, 96), blocks=1),
+    28: NetworkConfig(patch=2, widths=(64, 128), blocks=2),
+    32: NetworkConfig(patch=2, widths=(64, 128, 192), blocks=2),
+    64: NetworkConfig(patch=2, widths=(64, 128, 192), blocks=2),
+}
+"""Networks that suit an image side."""
+
+
+class AutoencoderConfig(Config):
+    """An ordered autoencoder: networks, code layout, quantizer and fill."""
+
+    layout: Literal["channel", "spatial", "vector"] = "vector"
+    """`channel`: each latent channel is a code (the paper); `spatial`: each position (ordinary
+    VQ-VAE); `vector`: a learned projection to L vectors."""
+    code_length: int | None = Field(None, ge=1)
+    """L; `spatial` takes it from the map, the others need it."""
+    code_width: int | None = Field(None, ge=1)
+    """D; `channel` takes it from the map, `fsq` from its levels, the others need it."""
+    quantizer: QuantizerConfig = QuantizerConfig()
+    fill: Literal["zeros", "learned"] = "learned"
+    """What stands at positions that are cut off: zeros (paper) or a learned vector per position."""
+    network: NetworkConfig | None = None
+    """None: the preset for the image side."""
+
+    @model_validator(mode="after")
+    def _linear_is_vector(self) -> Self:
+        if self.network and self.network.kind == "linear" and self.layout != "vector":
+            raise ValueError(
+                f"a linear network has no maps for layout={self.layout}; use layout=vector"
+            )
+        return self
+
+    def resolve(self, sample_shape: tuple[int, int, int]) -> Self:
+        """Fill in what follows from the sample shape (C, H, W): network, code length and width.
+
+        Raises:
+            InputError: the shape does not fit, or a size is missing or contradicts the layout.
+        """
+        _, height, width = sample_shape
+        network = self.network or PRESETS.get(height)
+        if height != width:
+            raise InputError(f"images must be square, got {height}x{width}; set data.size")
+        if network is None:
+            raise InputError(
+                f"no network preset for {height}x{width} images (there are {sorted(PRESETS)}); "
+                "set autoencoder.network, or data.size to one of these"
+            )
+        if network.kind == "conv" and height % network.stride:
+            raise InputError(
+                f"{height}x{width} images are not divisible by the network's stride "
+                f"{network.stride}; change data.size or autoencoder.network"
+            )
+        positions = (height // network.stride) ** 2
+        fixed_length = positions if self.layout == "spatial" else None
+        fixed_width = positions if self.layout == "channel" else None
+        if self.quantizer.kind == "fsq":
+            if fixed_width not in (None, len(self.quantizer.levels)):
+                raise InputError(
+                    f"fsq has {len(self.quantizer.levels)} levels, a channel holds {fixed_width} "
+                    "values; give as many levels, or use layout=vector"
+                )
+            fixed_width = len(self.quantizer.levels)
+        return self.model_copy(
+            update={
+                "network": network,
+                "code_length": _settle("code_length", self.code_length, fixed_length, self.layout),
+                "code_width": _settle("code_width", self.code_width, fixed_width, self.layout),
+            }
+        )
+
+    def bits(self, kept: int) -> float:
+        """Size of a prefix of k codes in bits."""
+        return kept * math.log2(self.quantizer.size)
+
+
+def _settle(name: str, asked: int | None, fixed: int | None, layout: str) -> int:
+    if asked is None and fixed is None:
+        raise InputError(f"autoencoder.{name} is needed for layout={layout}; set it, e.g. to 16")
+    if asked is not None and fixed is not None and asked != fixed:
+        raise InputError(
+            f"autoencoder.{name} is {asked}, but layout={layout} gives {fixed}; drop it"
+        )
+    return asked if asked is not None else fixed  # type: ignore[return-value]

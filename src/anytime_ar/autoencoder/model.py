@@ -1,0 +1,118 @@
+"""The ordered autoencoder (paper section 3): samples <-> ordered codes, decodable from any prefix.
+
+Letters: `B` batch, `L` code length, `D` code width, `V` vocabulary, `k` kept codes (1..L).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from anytime_ar.autoencoder.config import AutoencoderConfig
+from anytime_ar.autoencoder.layouts import ChannelLayout, Layout, SpatialLayout, VectorLayout
+from anytime_ar.autoencoder.networks import ConvDecoder, ConvEncoder
+from anytime_ar.autoencoder.quantizers import build_quantizer
+from anytime_ar.autoencoder.truncation import keep
+from anytime_ar.codes import check_codes
+from anytime_ar.errors import InputError
+
+
+class OrderedAutoencoder(nn.Module):
+    """Encoder, quantizer and decoder over L ordered codes.
+
+    Args:
+        config: sizes that are left open are filled in from the sample shape.
+        sample_shape: (C, H, W).
+
+    Raises:
+        InputError: the configuration does not fit the sample shape.
+    """
+
+    fill: Tensor
+
+    def __init__(self, config: AutoencoderConfig, sample_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.config = config = config.resolve(sample_shape)
+        assert config.code_length is not None
+        assert config.code_width is not None
+        assert config.network is not None
+        self.sample_shape = sample_shape
+        self.code_length: int = config.code_length
+        self.code_width: int = config.code_width
+        self.vocabulary: int = config.quantizer.size
+        if config.network.kind == "linear":
+            self.encoder, self.decoder, self.layout = self._linear()
+        else:
+            self.encoder, self.decoder, self.layout = self._convolutional()
+        self.quantizer = build_quantizer(config.quantizer, self.code_length, self.code_width)
+        fill = torch.zeros(self.code_length, self.code_width)
+        if config.fill == "learned":
+            self.fill = nn.Parameter(fill)  # [L, D]
+        else:
+            self.register_buffer("fill", fill, persistent=False)
+
+    def _linear(self) -> tuple[nn.Module, nn.Module, Layout]:
+        flat = math.prod(self.sample_shape)
+        layout = VectorLayout(self.code_length, self.code_width, features=flat, side=1)
+        encoder = nn.Sequential(nn.Flatten(), nn.Unflatten(1, (flat, 1, 1)))
+        decoder = nn.Sequential(nn.Flatten(), nn.Unflatten(1, self.sample_shape))
+        return encoder, decoder, layout
+
+    def _convolutional(self) -> tuple[nn.Module, nn.Module, Layout]:
+        network = self.config.network
+        assert network
+        side = self.sample_shape[1] // network.stride
+        layout: Layout
+        match self.config.layout:
+            case "channel":
+                layout = ChannelLayout(self.code_length, side)
+            case "spatial":
+                layout = SpatialLayout(self.code_width, side)
+            case "vector":
+                # A quarter of the widest map is enough to carry the codes, and keeps the two
+                # projections from holding most of the model's weights.
+                layout = VectorLayout(
+                    self.code_length, self.code_width, max(1, network.widths[-1] // 4), side
+                )
+        channels = self.sample_shape[0]
+        encoder = ConvEncoder(network, channels, layout.features)
+        return encoder, ConvDecoder(network, channels, layout.features), layout
+
+    def encode_vectors(self, x: Tensor) -> Tensor:
+        """Continuous code vectors of samples: float [B, C, H, W] -> [B, L, D]."""
+        return self.layout.to_vectors(self.encoder(x))
+
+    def decode_vectors(self, vectors: Tensor, kept: Tensor) -> Tensor:
+        """Samples from the first `kept` (int64 [B]) vectors: float [B, L, D] -> [B, C, H, W]."""
+        return self.decoder(self.layout.to_features(keep(vectors, kept, self.fill)))
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """Codes of samples: float [B, C, H, W] in [-1, 1] -> int64 [B, L], coarse to fine.
+
+        Raises:
+            InputError: the shape is not [B, *sample_shape].
+        """
+        if x.shape[1:] != self.sample_shape:
+            raise InputError(
+                f"cannot encode a tensor of shape {tuple(x.shape)}; "
+                f"pass float32 [B, {', '.join(map(str, self.sample_shape))}]"
+            )
+        return self.quantizer.encode(self.encode_vectors(x))
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Samples from a prefix of codes: int64 [B, k], 1 <= k <= L -> float32 [B, C, H, W] in [-1,
+        1].
+
+        Raises:
+            InputError: the prefix is empty or longer than L, or a code is outside 0..V-1.
+        """
+        check_codes(codes, length=self.code_length, vocabulary=self.vocabulary)
+        batch, kept = codes.shape
+        prefix = self.quantizer.lookup(codes)  # [B, k, D]
+        vectors = nn.functional.pad(prefix, (0, 0, 0, self.code_length - kept))  # [B, L, D]
+        x = self.decode_vectors(vectors, torch.full((batch,), kept, device=codes.device))
+        return x.float().clamp(-1, 1)

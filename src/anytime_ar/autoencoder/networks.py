@@ -1,0 +1,85 @@
+"""Encoder and decoder networks between images [B, C, H, W] and feature maps [B, F, h, w].
+
+The convolutional pair follows the VQ-VAE line: residual blocks at each resolution, strided
+convolution down, sub-pixel convolution up. Folding `patch` x `patch` pixels into channels first
+keeps the costly full resolution out of the network. Memory format is channels-last, which halves
+the time on CPUs.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anytime_ar.autoencoder.config import NetworkConfig
+
+
+class ResidualBlock(nn.Module):
+    """A 3x3 and a 1x1 convolution, added to the input: [B, F, h, w] -> the same.
+
+    Without normalization: the networks are shallow, train as well without it, and on a CPU it would
+    take as long as the convolutions.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.spread = nn.Conv2d(width, width, 3, padding=1)
+        self.mix = nn.Conv2d(width, width, 1)
+        nn.init.zeros_(self.mix.weight)  # a block starts as the identity
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mix(F.relu(self.spread(F.relu(x))))
+
+
+def _blocks(count: int, width: int) -> list[nn.Module]:
+    return [ResidualBlock(width) for _ in range(count)]
+
+
+class ConvEncoder(nn.Module):
+    """Images [B, C, H, W] -> features [B, F, H / stride, W / stride]."""
+
+    def __init__(self, config: NetworkConfig, channels: int, features: int) -> None:
+        super().__init__()
+        widths = config.widths
+        layers: list[nn.Module] = [
+            nn.PixelUnshuffle(config.patch),
+            nn.Conv2d(channels * config.patch**2, widths[0], 3, padding=1),
+            *_blocks(config.blocks, widths[0]),
+        ]
+        for finer, coarser in pairwise(widths):
+            layers.append(nn.Conv2d(finer, coarser, 4, stride=2, padding=1))
+            layers += _blocks(config.blocks, coarser)
+        layers += [nn.ReLU(), nn.Conv2d(widths[-1], features, 1)]
+        self.layers = nn.Sequential(*layers)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x.contiguous(memory_format=torch.channels_last))
+
+
+class ConvDecoder(nn.Module):
+    """Features [B, F, h, w] -> images [B, C, h * stride, w * stride]."""
+
+    def __init__(self, config: NetworkConfig, channels: int, features: int) -> None:
+        super().__init__()
+        widths = config.widths[::-1]
+        layers: list[nn.Module] = [
+            nn.Conv2d(features, widths[0], 3, padding=1),
+            *_blocks(config.blocks, widths[0]),
+        ]
+        for coarser, finer in pairwise(widths):
+            layers += [nn.Conv2d(coarser, finer * 4, 1), nn.PixelShuffle(2)]
+            layers += _blocks(config.blocks, finer)
+        layers += [
+            nn.ReLU(),
+            nn.Conv2d(widths[-1], channels * config.patch**2, 3, padding=1),
+            nn.PixelShuffle(config.patch),
+        ]
+        self.layers = nn.Sequential(*layers)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x.contiguous(memory_format=torch.channels_last))

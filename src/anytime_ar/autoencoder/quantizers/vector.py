@@ -1,0 +1,162 @@
+"""Vector quantization with straight-through gradient (van den Oord et al. 2017) for ordered codes.
+
+What ordering asks for beyond the usual: losses and statistics count kept codes only, and a codebook
+may belong to one code position. Codebooks are learned by a loss (the paper) or as a moving average,
+start at random or by k-means, and entries that fall out of use restart at a vector of the batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anytime_ar.autoencoder.quantizers.base import Quantized, Quantizer
+from anytime_ar.autoencoder.quantizers.config import QuantizerConfig
+
+
+class VectorQuantizer(Quantizer):
+    """P codebooks of V entries of width D, with P = L (one per position) or P = 1 (shared)."""
+
+    codebooks: Tensor
+    usage: Tensor
+    totals: Tensor
+
+    def __init__(self, config: QuantizerConfig, code_length: int, code_width: int) -> None:
+        super().__init__()
+        self.config = config
+        count = 1 if config.shared_codebook else code_length
+        shape = (count, config.vocabulary, code_width)
+        codebooks = torch.empty(shape).uniform_(-1, 1) / config.vocabulary
+        if config.learned_by == "loss":
+            self.codebooks = nn.Parameter(codebooks)  # [P, V, D]
+        else:
+            self.register_buffer("codebooks", codebooks)
+        # Moving averages of the kept vectors assigned to an entry; `usage` also tells dead entries.
+        self.register_buffer("usage", torch.ones(shape[:2]))  # [P, V]
+        self.register_buffer("totals", codebooks.clone())  # [P, V, D]
+
+    def forward(
+        self, vectors: Tensor, kept: Tensor, generator: torch.Generator | None = None
+    ) -> Quantized:
+        grouped = self._by_codebook(vectors.float())  # [P, N, D], with P * N = B * L
+        indices = self._nearest(grouped)  # [P, N]
+        chosen = _gather(self.codebooks, indices)  # [P, N, D]
+        weight = self._by_codebook(kept[..., None].float())[..., 0]  # [P, N]
+
+        def over_kept(squared: Tensor) -> Tensor:
+            return (squared.mean(-1) * weight).sum() / weight.sum()
+
+        loss = self.config.commitment * over_kept((grouped - chosen.detach()).square())
+        if self.config.learned_by == "loss":
+            loss = loss + over_kept((grouped.detach() - chosen).square())
+        if self.training:
+            self._learn(grouped.detach(), indices, weight, generator)
+        straight_through = grouped + (chosen - grouped).detach()
+        like = vectors.shape
+        return Quantized(
+            self._ungroup(straight_through, like),
+            self._ungroup(indices[..., None], like)[..., 0],
+            loss,
+        )
+
+    def encode(self, vectors: Tensor) -> Tensor:
+        indices = self._nearest(self._by_codebook(vectors.float()))
+        return self._ungroup(indices[..., None], vectors.shape)[..., 0]
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        if len(self.codebooks) == 1:
+            return self.codebooks[0][codes]  # [B, k, D]
+        positions = torch.arange(codes.shape[1], device=codes.device)
+        return self.codebooks[positions, codes]  # [B, k, D]
+
+    @torch.no_grad()
+    def start(self, vectors: Tensor, generator: torch.Generator) -> None:
+        if self.config.start == "kmeans":
+            entries = _kmeans(self._by_codebook(vectors.float()), self.config.vocabulary, generator)
+            self.codebooks.copy_(entries)
+            self.totals.copy_(entries)
+
+    def _by_codebook(self, vectors: Tensor) -> Tensor:
+        """[B, L, D] -> [P, N, D]: all vectors that share a codebook, together."""
+        if len(self.codebooks) == 1:
+            return vectors.reshape(1, -1, vectors.shape[-1])
+        return vectors.transpose(0, 1)
+
+    def _ungroup(self, grouped: Tensor, like: torch.Size) -> Tensor:
+        """[P, N, *] -> [B, L, *], the inverse of `_by_codebook`."""
+        if len(self.codebooks) == 1:
+            return grouped.reshape(*like[:2], grouped.shape[-1])
+        return grouped.transpose(0, 1)
+
+    @torch.no_grad()
+    def _nearest(self, grouped: Tensor) -> Tensor:
+        """Index of the nearest entry: [P, N, D] -> int64 [P, N]. In fp32 whatever autocast says."""
+        with torch.autocast(grouped.device.type, enabled=False):
+            scores = grouped @ self.codebooks.float().mT  # [P, N, V]
+            return (self.codebooks.float().square().sum(-1)[:, None] - 2 * scores).argmin(-1)
+
+    @torch.no_grad()
+    def _learn(
+        self, grouped: Tensor, indices: Tensor, weight: Tensor, generator: torch.Generator | None
+    ) -> None:
+        """Update the moving averages, the codebook if it follows them, and restart dead entries."""
+        counts, sums = _assigned(grouped, indices, weight, self.config.vocabulary)
+        self.usage.lerp_(counts, 1 - self.config.ema_decay)
+        self.totals.lerp_(sums, 1 - self.config.ema_decay)
+        if self.config.learned_by == "ema":
+            # An entry that nobody used keeps its place: its average would be 0/0 in the limit.
+            self.codebooks.copy_(self.totals / self.usage.clamp(min=1e-5)[..., None])
+        if self.config.restart_below:
+            even_share = self.usage.mean(-1, keepdim=True)  # [P, 1]
+            dead = self.usage < self.config.restart_below * even_share  # [P, V]
+            if dead.any():
+                self._restart(dead, grouped, weight, even_share, generator)
+
+    def _restart(
+        self,
+        dead: Tensor,
+        grouped: Tensor,
+        weight: Tensor,
+        even_share: Tensor,
+        generator: torch.Generator | None,
+    ) -> None:
+        """Move dead entries [P, V] to vectors drawn from those that the batch keeps."""
+        weight = torch.where(weight.sum(-1, keepdim=True) > 0, weight, torch.ones_like(weight))
+        drawn = torch.multinomial(weight, dead.shape[1], replacement=True, generator=generator)
+        candidates = _gather(grouped, drawn)  # [P, V, D]
+        self.codebooks.copy_(torch.where(dead[..., None], candidates, self.codebooks))
+        self.usage.copy_(torch.where(dead, even_share, self.usage))
+        self.totals.copy_(
+            torch.where(dead[..., None], candidates * even_share[..., None], self.totals)
+        )
+
+
+def _gather(table: Tensor, indices: Tensor) -> Tensor:
+    """Rows of each codebook: [P, V, D], int64 [P, N] -> [P, N, D]."""
+    return table.gather(1, indices[..., None].expand(-1, -1, table.shape[-1]))
+
+
+def _assigned(
+    grouped: Tensor, indices: Tensor, weight: Tensor, vocabulary: int
+) -> tuple[Tensor, Tensor]:
+    """How many kept vectors each entry got, [P, V], and their sum, [P, V, D]."""
+    one_hot = F.one_hot(indices, vocabulary).to(grouped.dtype) * weight[..., None]  # [P, N, V]
+    with torch.autocast(grouped.device.type, enabled=False):
+        return one_hot.sum(1), one_hot.mT @ grouped
+
+
+def _kmeans(
+    grouped: Tensor, vocabulary: int, generator: torch.Generator, iterations: int = 10
+) -> Tensor:
+    """Lloyd's algorithm for every codebook at once: [P, N, D] -> [P, V, D]."""
+    everyone = torch.ones(grouped.shape[:2], device=grouped.device)
+    replacement = grouped.shape[1] < vocabulary
+    drawn = torch.multinomial(everyone, vocabulary, replacement=replacement, generator=generator)
+    entries = _gather(grouped, drawn)
+    for _ in range(iterations):
+        indices = torch.cdist(grouped, entries).argmin(-1)
+        counts, sums = _assigned(grouped, indices, everyone, vocabulary)
+        mean = sums / counts.clamp(min=1)[..., None]
+        entries = torch.where(counts[..., None] > 0, mean, entries)
+    return entries

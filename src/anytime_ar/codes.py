@@ -1,0 +1,157 @@
+"""What a caller's codes must look like, and the file they travel in.
+
+Codes are `int64 [B, k]`, coarse to fine: a prefix, 1 <= k <= L, of the `L` codes of each sample,
+with values 0..V-1. The file is an `.npz` archive of two plain arrays (never a pickle): `codes` in
+the smallest unsigned type that holds V-1, and `header`, a JSON object. Equal codes, equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from anytime_ar.config import Config
+from anytime_ar.errors import InputError
+from anytime_ar.files import write_atomically
+
+FORMAT_VERSION = 1
+
+
+class _Header(Config):
+    format_version: int
+    model: str
+    code_length: PositiveInt
+    vocabulary: PositiveInt
+
+
+@dataclass(frozen=True)
+class CodesFile:
+    """What `load_codes` read."""
+
+    codes: Tensor
+    """int64 [B, k], coarse to fine, 0..V-1."""
+    model: str
+    """The model that made them, as given to `save_codes`."""
+    length: int
+    """`L`, the code length of that model; k <= L."""
+    vocabulary: int
+    """`V`, the size of its codebook."""
+
+
+def check_codes(codes: Tensor, *, length: int, vocabulary: int) -> None:
+    """Refuse codes that a model with `length` codes of `vocabulary` entries cannot decode.
+
+    Args:
+        codes: int64 [B, k] with 1 <= k <= `length` and values 0..`vocabulary`-1.
+
+    Raises:
+        InputError: wrong type, rank, prefix length or value; the first bad value is named.
+    """
+    if codes.dtype != torch.int64:
+        raise InputError(f"codes are {codes.dtype}; pass torch.int64, as encode returns them")
+    if codes.ndim != 2:
+        raise InputError(f"codes have shape {list(codes.shape)}; pass [B, k], one row per sample")
+    prefix = codes.shape[1]
+    if prefix == 0:
+        raise InputError(f"prefix 0 holds no code; pass 1 <= k <= {length}")
+    if prefix > length:
+        raise InputError(f"prefix {prefix} exceeds code length {length}; pass k <= {length}")
+    bad = ((codes < 0) | (codes >= vocabulary)).nonzero()  # [bad values, 2]
+    if len(bad) > 0:
+        row, position = bad[0].tolist()
+        raise InputError(
+            f"code {int(codes[row, position])} at row {row}, position {position} is out of range; "
+            f"this model's codes are 0..{vocabulary - 1}"
+        )
+
+
+def bits(k: int, vocabulary: int) -> float:
+    """The bits that `k` codes of `vocabulary` equally likely entries carry, `k log2 V`."""
+    return k * math.log2(vocabulary)
+
+
+def save_codes(
+    path: Path | str, codes: Tensor, *, model: str, length: int, vocabulary: int
+) -> None:
+    """Write codes to `path` (by custom `*.npz`), atomically.
+
+    Args:
+        codes: int64 [B, k], 1 <= k <= `length`, on any device.
+        model: name of the model that made them.
+        length: `L`, the model's code length.
+        vocabulary: `V`, the size of its codebook.
+
+    Raises:
+        InputError: the codes do not fit `length` and `vocabulary`, or `path` cannot be written.
+    """
+    check_codes(codes, length=length, vocabulary=vocabulary)
+    header = _Header(
+        format_version=FORMAT_VERSION, model=model, code_length=length, vocabulary=vocabulary
+    )
+    packed = codes.cpu().numpy().astype(np.min_scalar_type(vocabulary - 1))  # unsigned [B, k]
+    text = np.array(header.model_dump_json())
+    write_atomically(path, lambda file: np.savez(file, codes=packed, header=text))
+
+
+def load_codes(path: Path | str) -> CodesFile:
+    """Read what `save_codes` wrote.
+
+    Raises:
+        InputError: the file is missing, cut short, altered, of another kind, or of another version.
+    """
+    packed, text = _read_arrays(Path(path))
+    try:
+        values: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is no codes file: its header is not JSON") from error
+    if not isinstance(values, dict) or "format_version" not in values:
+        raise InputError(f"{path} is no codes file: its header has no format_version")
+    if values["format_version"] != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has codes format version {values['format_version']!r}, and this anytime-ar "
+            f"reads {FORMAT_VERSION}; read it with the version that wrote it"
+        )
+    header = _Header.parse(values, origin=f"{path}, header")
+    codes = torch.from_numpy(packed.astype(np.int64))  # [B, k]
+    try:
+        check_codes(codes, length=header.code_length, vocabulary=header.vocabulary)
+    except InputError as error:
+        raise InputError(f"{path} contradicts its own header: {error}") from error
+    return CodesFile(codes, header.model, header.code_length, header.vocabulary)
+
+
+def _read_arrays(path: Path) -> tuple[np.ndarray, str]:
+    """The two arrays of the archive, unsigned codes and header text, with no pickle ever opened."""
+    try:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise InputError(
+                    f"{path} is no codes file, or is cut short; write one with `anytime encode`"
+                )
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                if set(archive.files) != {"codes", "header"}:
+                    raise InputError(
+                        f"{path} is no codes file: it holds {sorted(archive.files)}, "
+                        "not codes and header"
+                    )
+                packed, header = archive["codes"], archive["header"]
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; pass a codes file") from error
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} is damaged ({error}); encode again") from error
+    if packed.dtype.kind != "u" or header.dtype.kind != "U" or header.ndim != 0:
+        raise InputError(f"{path} is no codes file: {packed.dtype} codes, {header.dtype} header")
+    return packed, str(header)

@@ -1,0 +1,147 @@
+"""The measured curve: quality and cost of a model at every budget, and of its baselines.
+
+The figures are those of Xu et al. 2021 (arXiv 2102.11495, section 5): reconstruction error and
+Fréchet distance against the number of kept codes. This module holds the record and its JSON form;
+`anytime_ar.evaluation.evaluate` measures it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from anytime_ar.config import Config
+from anytime_ar.errors import BundleError, InputError
+
+LOSSLESS = 1.02
+"""A sample FD of at most this multiple of the best counts as no loss."""
+
+Measured = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class BaselinePoint(Config):
+    """Quality of the unordered autoencoder, cut to a number of codes."""
+
+    codes: int = Field(ge=1)
+    """k, the number of codes kept."""
+    mse: Measured
+    """Mean squared error of reconstructions of the test split, on the [-1, 1] scale."""
+    psnr: Annotated[float, Field(allow_inf_nan=False)] | None
+    """`psnr(mse)` in dB; None where the reconstruction is exact."""
+    fd_reconstruction: Measured | None
+    """Fréchet distance of reconstructed test samples to the test split; None if not measured."""
+    fd_sample: Measured | None
+    """Fréchet distance of new samples to the test split; None if not measured."""
+
+
+class CurvePoint(BaselinePoint):
+    """Quality and cost of the model at one budget."""
+
+    bits: Measured
+    """k·log2 V, what k codes carry when stored plainly."""
+    ms: Measured | None
+    """Median wall time of drawing and decoding one sample at batch 1; None if not measured."""
+
+
+class PCAPoint(Config):
+    """Reconstruction from the first k principal components of the training split."""
+
+    codes: int = Field(ge=1)
+    """k, the number of components; each is a real number, not a code of log2 V bits."""
+    mse: Measured
+    """Mean squared error over the test split, on the [-1, 1] scale."""
+
+
+class Baselines(Config):
+    """What the curve is compared with, measured in the same run."""
+
+    unordered: tuple[BaselinePoint, ...] = ()
+    """The same autoencoder trained without truncation."""
+    pca: tuple[PCAPoint, ...] = ()
+    """The best linear ordered code."""
+
+
+class Curve(Config):
+    """Quality and cost against the number of codes; the content of curve.json."""
+
+    format_version: Literal[1] = 1
+    code_length: int = Field(ge=1)
+    """L."""
+    vocabulary: int = Field(ge=1)
+    """V."""
+    points: tuple[CurvePoint, ...] = Field(min_length=1)
+    """By rising number of codes."""
+    lossless_codes: int | None
+    """The fewest codes whose fd_sample is within 2 % of the best; None if not measured."""
+    floor: Measured | None
+    """Fréchet distance of real training samples to the test split; None if not measured."""
+    floor_samples: int
+    """How many training samples the floor was measured on."""
+    samples: int
+    """How many new samples stand behind each fd_sample."""
+    test_samples: int
+    """The size of the test split."""
+    seed: int
+    """Of the samples drawn."""
+    baselines: Baselines = Baselines()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for points in (self.points, self.baselines.unordered, self.baselines.pca):
+            codes = [point.codes for point in points]
+            if codes != sorted(set(codes)) or codes[-1:] > [self.code_length]:
+                raise ValueError(f"codes must rise and be at most {self.code_length}, got {codes}")
+        if self.lossless_codes != lossless_codes(self.points):
+            raise ValueError(
+                f"lossless_codes is {self.lossless_codes}, but the points say "
+                f"{lossless_codes(self.points)}"
+            )
+        return self
+
+    def to_json(self) -> str:
+        """Indented JSON with null for what was not measured; never NaN."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Curve:
+        """Read a curve.json.
+
+        Raises:
+            BundleError: the file is missing, not JSON, or not a curve that this version knows.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise BundleError(
+                f"{path} does not exist; measure a curve with `anytime evaluate`"
+            ) from error
+        except ValueError as error:
+            raise BundleError(f"{path} is not JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise BundleError(f"{path} holds a {type(values).__name__}, expected a curve object")
+        try:
+            return cls.parse(values, origin=str(path))
+        except InputError as error:
+            raise BundleError(f"{error}; measure it again with `anytime evaluate`") from error
+
+
+def psnr(mse: float) -> float | None:
+    """Peak signal-to-noise ratio in dB, 10·log10(4 / mse): the range [-1, 1] is 2 wide.
+
+    None for mse = 0, where it would be infinite.
+    """
+    return 10 * math.log10(4 / mse) if mse > 0 else None
+
+
+def lossless_codes(points: Sequence[BaselinePoint]) -> int | None:
+    """The fewest codes whose fd_sample is within 2 % of the best; None if none was measured."""
+    measured = [(point.codes, point.fd_sample) for point in points if point.fd_sample is not None]
+    if not measured:
+        return None
+    best = min(distance for _, distance in measured)
+    return min(codes for codes, distance in measured if distance <= LOSSLESS * best)

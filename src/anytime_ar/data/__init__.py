@@ -1,0 +1,23 @@
+"""Images as batches of float32 [B, C, H, W] in [-1, 1]: digits, Hub sets, parquet, folders."""
+
+from anytime_ar.data.augmentation import AugmentationConfig
+from anytime_ar.data.batch import Batch
+from anytime_ar.data.config import DataConfig
+from anytime_ar.data.loading import DataSplits, load_data, require_divisible
+from anytime_ar.data.pictures import image_grid, read_image, write_image
+from anytime_ar.data.shuffling import ShuffledBatches
+from anytime_ar.data.splits import Split
+
+__all__ = [
+    "AugmentationConfig",
+    "Batch",
+    "DataConfig",
+    "DataSplits",
+    "ShuffledBatches",
+    "Split",
+    "image_grid",
+    "load_data",
+    "read_image",
+    "require_divisible",
+    "write_image",
+]

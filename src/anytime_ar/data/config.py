@@ -1,0 +1,42 @@
+"""What to read and how to bring it to one shape."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from anytime_ar.config import Config
+
+
+class DataConfig(Config):
+    """A data set by name, and the steps from stored pictures to square images of one shape."""
+
+    name: str = Field(default="digits", min_length=1)
+    """`digits` (scikit-learn, embedded); a Hub id `owner/name`; a parquet file or folder in the
+    Hugging Face layout; or a folder of images whose sub-folders are the classes."""
+    subset: str | None = None
+    """Configuration name of a Hub set; for local parquet, the sub-folder to read."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub set."""
+    image_key: str | None = None
+    """Column that holds the image; found from the column types when not given."""
+    label_key: str | None = None
+    """Column that holds the label; found from the column types when not given."""
+    center_crop: int | None = Field(default=None, ge=1)
+    """Side in pixels of the centred square kept before resizing. The usual CelebA at 64x64 is
+    `center_crop: 140` (178 keeps the full width) with `size: 64`."""
+    size: int | None = Field(default=None, ge=1)
+    """Resize to this many pixels a side; without `center_crop`, the largest centred square is."""
+    channels: Literal[1, 3] | None = None
+    """Convert to grayscale (1) or RGB (3); as stored when not given."""
+    validation_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
+    """Share of the training split that is held out where the source has no validation split, and
+    (drawn first) where it has no test split."""
+    split_seed: int = 0
+    """Seed of the held-out choice."""
+    streaming: bool = False
+    """Read from disk or the Hub while training, for sets larger than memory."""
+    shuffle_buffer: int = Field(default=8192, ge=1)
+    """When streaming: images held in memory and shuffled together, block after block. A set stored
+    sorted by class needs a buffer that spans many classes."""

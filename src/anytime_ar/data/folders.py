@@ -1,0 +1,96 @@
+"""The embedded digits, and folders of images whose sub-folders are the classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from anytime_ar.data.rows import ListedRows, Row, Rows, Source
+from anytime_ar.errors import DataError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val"),
+    "test": ("test",),
+}
+
+
+def digits_source() -> Source:
+    """scikit-learn's 1797 digits, grayscale 8x8; their levels 0..16 become 0..255."""
+    from sklearn.datasets import load_digits
+
+    levels, labels = load_digits(return_X_y=True)  # [1797, 64], [1797]
+    pixels = np.round(levels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    rows = [
+        Row(i, Image.fromarray(pixels[i]), int(labels[i]), f"digits row {i}")
+        for i in range(len(pixels))
+    ]
+    return Source({"train": ListedRows(rows)}, tuple(str(digit) for digit in range(10)))
+
+
+def folder_source(root: Path) -> Source | None:
+    """Read `root/class/*`, `root/{train,test,...}/class/*`, or either without class folders.
+
+    Returns:
+        None if there is no image where this layout has them.
+
+    Raises:
+        DataError: images lie beside class folders, or the splits differ in their classes.
+    """
+    folders = {
+        split: root / name
+        for split, names in SPLIT_FOLDERS.items()
+        for name in names
+        if (root / name).is_dir()
+    }
+    if "train" not in folders:
+        folders = {"train": root}
+    files = {split: _files_by_class(folder) for split, folder in folders.items()}
+    if not files["train"]:
+        return None
+    classes = sorted(name for name in files["train"] if name is not None)
+    splits: dict[str, Rows] = {}
+    for split, by_class in files.items():
+        for name, paths in by_class.items():
+            if name not in files["train"]:
+                raise DataError(
+                    f"{paths[0]}: its class is not one of {folders['train']} "
+                    f"({', '.join(classes) or 'no class folders'}); use the same class folders in "
+                    "every split"
+                )
+        pairs = [(path, name) for name, paths in by_class.items() for path in paths]
+        rows = [
+            Row(i, path, None if name is None else classes.index(name), str(path))
+            for i, (path, name) in enumerate(pairs)
+        ]
+        if not rows:
+            raise DataError(f"{folders[split]}: no images in this split; add some or remove it")
+        splits[split] = ListedRows(rows)
+    return Source(splits, tuple(classes) or None)
+
+
+def _files_by_class(folder: Path) -> dict[str | None, list[Path]]:
+    """Sorted image files by sorted sub-folder, or under None when `folder` holds them itself."""
+    loose = _images(folder)
+    by_class: dict[str | None, list[Path]] = {
+        child.name: paths
+        for child in sorted(folder.iterdir())
+        if child.is_dir() and not child.name.startswith(".") and (paths := _images(child))
+    }
+    if loose and by_class:
+        raise DataError(
+            f"{loose[0]}: lies beside class folders ({', '.join(map(str, by_class))}); move it "
+            "into one of them or remove it"
+        )
+    return {None: loose} if loose else by_class
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )

@@ -1,0 +1,127 @@
+"""Stored samples in a fixed order, and the choice of those that are held out.
+
+The held-out choice is a pure function of seed and position, so a stream of unknown length is split
+exactly as the same set in memory is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from anytime_ar.data.seeding import stable_hash
+
+EncodedImage = bytes | Path | Image.Image
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One stored sample."""
+
+    index: int
+    """Position in the stored split: `Rows.read(index)` starts here."""
+    image: EncodedImage
+    label: int | None
+    origin: str
+    """What messages call it: a file, or a file or set with a row number."""
+
+
+class Rows(Protocol):
+    """One stored split, readable from any position."""
+
+    @property
+    def size(self) -> int | None:
+        """How many rows there are, if known without reading them."""
+
+    def read(self, start: int = 0) -> Iterator[Row]:
+        """Rows in stored order, from those with `index >= start` on."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """All that a data set stores. `splits` has `train`, perhaps `validation` and `test`."""
+
+    splits: dict[str, Rows]
+    label_names: tuple[str, ...] | None
+
+
+class ListedRows:
+    """Rows that are known from the start: files of a folder, an embedded set."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+
+    @property
+    def size(self) -> int:
+        return len(self._rows)
+
+    def read(self, start: int = 0) -> Iterator[Row]:
+        return iter(self._rows[start:])
+
+
+class HoldOut:
+    """One position drawn at random from each run of about `1 / fraction` positions.
+
+    Unlike a permutation this needs no length, and it covers sets that are sorted by class evenly.
+    """
+
+    def __init__(self, fraction: float, seed: int, name: str) -> None:
+        # As a ratio of integers, so that the bounds of the runs are exact at any position.
+        self._rate = Fraction(fraction).limit_denominator(10**9)
+        self._seed = seed
+        self._name = name
+
+    def _chosen(self, run: int) -> int:
+        first = -(-run * self._rate.denominator // self._rate.numerator)
+        end = -(-(run + 1) * self._rate.denominator // self._rate.numerator)
+        return first + stable_hash("hold-out", self._name, self._seed, run) % (end - first)
+
+    def _run(self, position: int) -> int:
+        return position * self._rate.numerator // self._rate.denominator
+
+    def __contains__(self, position: int) -> bool:
+        return self._chosen(self._run(position)) == position
+
+    def count_before(self, position: int) -> int:
+        """How many of the positions below this one are held out."""
+        run = self._run(position)
+        return run + (self._chosen(run) < position)
+
+
+class HeldOutRows:
+    """The rows of `rows` that a hold-out takes, or leaves. `index` stays that of `rows`."""
+
+    def __init__(self, rows: Rows, held_out: Sequence[HoldOut], part: int) -> None:
+        """`part` is the number of the hold-out whose rows are read; `len(held_out)` for the rest.
+
+        Each hold-out counts only the rows that those before it have left.
+        """
+        self._rows = rows
+        self._held_out = held_out
+        self._part = part
+
+    @property
+    def size(self) -> int | None:
+        remaining = self._rows.size
+        if remaining is None:
+            return None
+        for hold_out in self._held_out[: self._part]:
+            remaining -= hold_out.count_before(remaining)
+        if self._part == len(self._held_out):
+            return remaining
+        return self._held_out[self._part].count_before(remaining)
+
+    def read(self, start: int = 0) -> Iterator[Row]:
+        return (row for row in self._rows.read(start) if self._part_of(row.index) == self._part)
+
+    def _part_of(self, position: int) -> int:
+        for part, hold_out in enumerate(self._held_out):
+            if position in hold_out:
+                return part
+            position -= hold_out.count_before(position)
+        return len(self._held_out)

@@ -1,0 +1,141 @@
+"""Endless shuffled batches that can stop after any batch and go on exactly there.
+
+A split is shuffled within blocks: in memory the one block is the whole split, from a stream it is
+`shuffle_buffer` consecutive samples. The order within a block depends on seed, epoch and block, and
+augmentation on seed and step, so the state is a few integers and resuming replays nothing but the
+reading of one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from anytime_ar.data.augmentation import AugmentationConfig, augment
+from anytime_ar.data.batch import Batch, Chunk
+from anytime_ar.data.pixels import to_float
+from anytime_ar.data.seeding import generator_for
+from anytime_ar.errors import DataError, InputError
+
+_POSITION_KEYS = ("step", "epoch", "block_start", "taken")
+
+
+class ShuffledBatches(Iterator[Batch]):
+    """An endless iterator of full batches; made by `Split.shuffled`.
+
+    Every sample comes once per epoch. A batch that the epoch cannot fill goes on with the next one,
+    so sets smaller than a batch work too.
+    """
+
+    def __init__(
+        self,
+        blocks: Callable[[int], Iterator[Chunk]],
+        *,
+        origin: str,
+        batch_size: int,
+        seed: int,
+        augmentation: AugmentationConfig,
+    ) -> None:
+        """`blocks(start)` reads the split's blocks in stored order from a block's `start` on."""
+        self._read_blocks = blocks
+        self._origin = origin
+        self._batch_size = batch_size
+        self._seed = seed
+        self._augmentation = augmentation
+        self._step = 0  # batches given so far
+        self._epoch = 0
+        self._block_start = 0
+        self._taken = 0  # samples already given of the current block
+        self._blocks: Iterator[Chunk] = iter(())
+        self._block: Chunk | None = None  # None: to be read at _block_start
+        self._order = torch.empty(0, dtype=torch.int64)  # [n] of the current block
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        images: list[Tensor] = []
+        labels: list[Tensor] = []
+        missing = self._batch_size
+        while missing:
+            block = self._current_block()
+            chosen = self._order[self._taken : self._taken + missing]
+            images.append(block.images[chosen])
+            if block.labels is not None:
+                labels.append(block.labels[chosen])
+            self._taken += len(chosen)
+            missing -= len(chosen)
+        data = to_float(torch.cat(images))  # [B, C, H, W]
+        data = augment(
+            data, self._augmentation, generator_for("augmentation", self._seed, self._step)
+        )
+        self._step += 1
+        return Batch(data, torch.cat(labels) if labels else None)
+
+    def _current_block(self) -> Chunk:
+        """The block that has samples left, read where needed."""
+        if self._block is None:
+            self._enter(self._first_block(self._block_start))
+        while self._block is None or self._taken >= len(self._order):
+            self._taken = 0
+            following = next(self._blocks, None)
+            if following is None:
+                self._epoch += 1
+                following = self._first_block(0)
+            self._enter(following)
+        return self._block
+
+    def _first_block(self, start: int) -> Chunk:
+        self._blocks = self._read_blocks(start)
+        block = next(self._blocks, None)
+        if block is None:
+            raise DataError(
+                f"{self._origin}: no samples from position {start} on; the data changed since this "
+                "run began, start a new one"
+            )
+        return block
+
+    def _enter(self, block: Chunk) -> None:
+        self._block = block
+        self._block_start = block.start
+        generator = generator_for("order", self._seed, self._epoch, block.start)
+        self._order = torch.randperm(len(block.images), generator=generator)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next batch begins, as plain integers that JSON can hold."""
+        return {
+            "seed": self._seed,
+            "batch_size": self._batch_size,
+            "step": self._step,
+            "epoch": self._epoch,
+            "block_start": self._block_start,
+            "taken": self._taken,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the batch at which `state` was taken.
+
+        Raises:
+            InputError: the state is of another seed or batch size, or is not such a state.
+        """
+        expected = {"seed": self._seed, "batch_size": self._batch_size}
+        for key, value in expected.items():
+            if state.get(key) != value:
+                raise InputError(
+                    f"data state has {key}={state.get(key)!r}, but these batches have "
+                    f"{key}={value}; resume with the settings of the interrupted run"
+                )
+        for key in _POSITION_KEYS:
+            position = state.get(key)
+            if not isinstance(position, int) or position < 0:
+                raise InputError(
+                    f"data state has {key}={position!r}, expected an integer >= 0; "
+                    "pass what state_dict() returned"
+                )
+        self._step, self._epoch, self._block_start, self._taken = (
+            state[key] for key in _POSITION_KEYS
+        )
+        self._block = None

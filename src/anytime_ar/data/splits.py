@@ -1,0 +1,162 @@
+"""A split of a data set: ordered passes over it and endless shuffled batches from it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from anytime_ar.data.augmentation import NO_AUGMENTATION, AugmentationConfig
+from anytime_ar.data.batch import Batch, Chunk
+from anytime_ar.data.pixels import ImageReader, to_float
+from anytime_ar.data.rows import Row, Rows
+from anytime_ar.data.shuffling import ShuffledBatches
+from anytime_ar.errors import DataError, InputError
+
+
+class Split(ABC):
+    """Samples in a fixed order, all of one shape. `origin` is what messages call it."""
+
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+
+    @property
+    @abstractmethod
+    def size(self) -> int | None:
+        """How many samples there are; None where a stream does not say."""
+
+    @property
+    @abstractmethod
+    def block_size(self) -> int:
+        """How many samples are shuffled together."""
+
+    @abstractmethod
+    def chunks(self, count: int, start: int = 0) -> Iterator[Chunk]:
+        """The samples in order, `count` at a time, from the chunk that began at `start` on."""
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """One ordered pass; the last batch may be short.
+
+        Raises:
+            InputError: `batch_size` is below 1.
+            DataError: an image that is read on the way cannot be used.
+        """
+        _require_positive(batch_size)
+        return (Batch(to_float(chunk.images), chunk.labels) for chunk in self.chunks(batch_size))
+
+    def shuffled(
+        self,
+        batch_size: int,
+        seed: int,
+        augmentation: AugmentationConfig = NO_AUGMENTATION,
+    ) -> ShuffledBatches:
+        """Endless full batches, new order every epoch, augmented; the same for the same seed.
+
+        Raises:
+            InputError: `batch_size` is below 1.
+        """
+        _require_positive(batch_size)
+        return ShuffledBatches(
+            partial(self.chunks, self.block_size),
+            origin=self.origin,
+            batch_size=batch_size,
+            seed=seed,
+            augmentation=augmentation,
+        )
+
+
+def _require_positive(batch_size: int) -> None:
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; pass at least 1")
+
+
+class MemorySplit(Split):
+    """A split decoded once into one tensor."""
+
+    def __init__(self, images: Tensor, labels: Tensor | None, origin: str) -> None:
+        """`images` uint8 [N, C, H, W], `labels` int64 [N]."""
+        super().__init__(origin)
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def size(self) -> int:
+        return len(self.images)
+
+    @property
+    def block_size(self) -> int:
+        return len(self.images)
+
+    def chunks(self, count: int, start: int = 0) -> Iterator[Chunk]:
+        for at in range(start, len(self.images), count):
+            labels = None if self.labels is None else self.labels[at : at + count]
+            yield Chunk(self.images[at : at + count], labels, at)
+
+
+class StreamingSplit(Split):
+    """A split read again in every pass; only the current chunk is in memory."""
+
+    def __init__(self, rows: Rows, reader: ImageReader, block_size: int, origin: str) -> None:
+        super().__init__(origin)
+        self._rows = rows
+        self._reader = reader
+        self._block_size = block_size
+
+    @property
+    def size(self) -> int | None:
+        return self._rows.size
+
+    @property
+    def block_size(self) -> int:
+        return self._block_size
+
+    def chunks(self, count: int, start: int = 0) -> Iterator[Chunk]:
+        rows = self._rows.read(start)
+        while taken := list(islice(rows, count)):
+            images = np.stack([self._reader(row) for row in taken])  # [n, C, H, W]
+            yield Chunk(torch.from_numpy(images), _labels(taken), start)
+            start = taken[-1].index + 1
+
+
+def _labels(rows: list[Row]) -> Tensor | None:
+    """int64 [n], or None where rows carry no label."""
+    labels = [row.label for row in rows if row.label is not None]
+    return torch.tensor(labels, dtype=torch.int64) if labels else None
+
+
+def read_into_memory(rows: Rows, reader: ImageReader, origin: str) -> MemorySplit:
+    """Decode every row of a split.
+
+    Raises:
+        DataError: an image cannot be used, or the split ends early.
+    """
+    size = rows.size
+    assert size is not None, "only streams have unknown size"
+    images: npt.NDArray[np.uint8] | None = None  # [N, C, H, W]
+    labels = np.empty(size, dtype=np.int64)  # [N]
+    labelled = True
+    count = 0
+    for count, row in enumerate(rows.read(), start=1):
+        pixels = reader(row)  # [C, H, W]
+        if images is None:
+            # Allocated once at full size: stacking a list would need the memory twice.
+            images = np.empty((size, *pixels.shape), dtype=np.uint8)
+        images[count - 1] = pixels
+        if row.label is None:
+            labelled = False
+        else:
+            labels[count - 1] = row.label
+    if images is None or count != size:
+        raise DataError(f"{origin}: holds {count} images, expected {max(size, 1)}")
+    return MemorySplit(
+        torch.from_numpy(images), torch.from_numpy(labels) if labelled else None, origin
+    )

@@ -1,0 +1,53 @@
+"""Evaluation: quality and cost against the number of codes, as a table, JSON and pictures."""
+
+from __future__ import annotations
+
+from anytime_ar.curve import (
+    BaselinePoint,
+    Baselines,
+    Curve,
+    CurvePoint,
+    PCAPoint,
+    lossless_codes,
+    psnr,
+)
+from anytime_ar.evaluation.features import (
+    FeatureConfig,
+    FeatureNetwork,
+    Features,
+    accuracy,
+    load_features,
+    save_features,
+    train_features,
+)
+from anytime_ar.evaluation.frechet import FrechetReference
+from anytime_ar.evaluation.measure import evaluate
+from anytime_ar.evaluation.pca import PCA, fit_pca
+from anytime_ar.evaluation.plots import contact_sheet, draw_curve, write_contact_sheet
+from anytime_ar.evaluation.report import table, write_report
+
+__all__ = [
+    "PCA",
+    "BaselinePoint",
+    "Baselines",
+    "Curve",
+    "CurvePoint",
+    "FeatureConfig",
+    "FeatureNetwork",
+    "Features",
+    "FrechetReference",
+    "PCAPoint",
+    "accuracy",
+    "contact_sheet",
+    "draw_curve",
+    "evaluate",
+    "fit_pca",
+    "load_features",
+    "lossless_codes",
+    "psnr",
+    "save_features",
+    "table",
+    "train_features",
+    "write_contact_sheet",
+    "write_report",
+]

@@ -1,0 +1,94 @@
+"""What evaluation needs of a model and of a data set, as structural types.
+
+Anything with these members can be measured: the shipped models and data sets, or a user's own.
+Tensors are handed over on the CPU and may come back on any device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+class Batch(Protocol):
+    """Some samples of a data set."""
+
+    @property
+    def data(self) -> Tensor:
+        """float32 [B, C, H, W] in [-1, 1]."""
+
+    @property
+    def labels(self) -> Tensor | None:
+        """int64 [B], or None where the data set has no labels."""
+
+
+class Split(Protocol):
+    """One split of a data set."""
+
+    @property
+    def size(self) -> int | None:
+        """The number of samples; None for a stream that does not say."""
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Every sample once, in the same order each time; the last batch may be smaller."""
+
+    def shuffled(self, batch_size: int, seed: int) -> Iterator[Batch]:
+        """Batches without end, reshuffled every epoch, the same for the same seed."""
+
+
+class Splits(Protocol):
+    """The two splits that evaluation reads."""
+
+    @property
+    def train(self) -> Split:
+        """What the model, the features and PCA were fitted on."""
+
+    @property
+    def test(self) -> Split:
+        """What the model has never seen."""
+
+
+class Codec(Protocol):
+    """An autoencoder whose codes can be truncated to a prefix."""
+
+    @property
+    def code_length(self) -> int:
+        """L."""
+
+    @property
+    def vocabulary(self) -> int:
+        """V."""
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one sample, (C, H, W) for images."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """float32 [B, *sample_shape] to codes int64 [B, L]."""
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """codes[:, :k] for any 1 <= k <= L to float32 [B, *sample_shape], in about [-1, 1]."""
+
+
+@runtime_checkable
+class Model(Codec, Protocol):
+    """A codec with a prior, which can draw new samples."""
+
+    def sample_codes(self, n: int, *, codes: int | None = None, seed: int = 0) -> Tensor:
+        """int64 [n, k]; the codes of a shorter draw are a prefix of a longer one's."""
+
+    def sample(self, n: int, *, codes: int | None = None, seed: int = 0) -> Tensor:
+        """float32 [n, *sample_shape] from k codes each."""
+
+
+class Progress(Protocol):
+    """Told after every step of long work how far it is."""
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """`done` of `total` steps; `what` names the step just finished."""
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """The progress callback of those who do not watch."""

@@ -1,0 +1,93 @@
+"""A curve as a table for the terminal, and as curve.json with curve.png in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from anytime_ar.curve import Curve
+from anytime_ar.evaluation.plots import draw_curve
+from anytime_ar.files import write_atomically
+
+_MISSING = "-"
+
+
+def table(curve: Curve) -> str:
+    """The curve in at most 80 columns; a baseline that was not measured has no column.
+
+    MSE is on the [-1, 1] scale, PSNR from a peak of 2; `ms` is the median time of one sample at
+    batch 1.
+    """
+    unordered = {point.codes: point for point in curve.baselines.unordered}
+    pca = {point.codes: point.mse for point in curve.baselines.pca}
+    points = curve.points
+    columns: list[tuple[str, str, Sequence[str]]] = [
+        ("", "codes", [str(point.codes) for point in points]),
+        ("", "bits", [f"{point.bits:.0f}" for point in points]),
+        ("MSE", "ordered", [_error(point.mse) for point in points]),
+    ]
+    if unordered:
+        errors = [unordered[p.codes].mse if p.codes in unordered else None for p in points]
+        columns.append(("MSE", "unord.", [_error(error) for error in errors]))
+    if pca:
+        columns.append(("MSE", "PCA", [_error(pca.get(point.codes)) for point in points]))
+    columns.append(("PSNR", "dB", [_fixed(point.psnr, 1) for point in points]))
+    if any(point.fd_reconstruction is not None for point in points):
+        distances = [_distance(point.fd_reconstruction) for point in points]
+        columns.append(("FD", "recon.", distances))
+        columns.append(("FD", "sample", [_distance(point.fd_sample) for point in points]))
+    if any(point.fd_sample is not None for point in unordered.values()):
+        lost = [unordered[p.codes].fd_sample if p.codes in unordered else None for p in points]
+        columns.append(("FD", "unord.", [_distance(distance) for distance in lost]))
+    columns.append(("ms at", "batch 1", [_fixed(point.ms, 1) for point in points]))
+
+    widths = [max(map(len, [top, name, *cells])) for top, name, cells in columns]
+    rows = [[top for top, _, _ in columns], [name for _, name, _ in columns]]
+    rows += [list(row) for row in zip(*(cells for _, _, cells in columns), strict=True)]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    lines.insert(2, "  ".join("-" * width for width in widths))
+    return "\n".join([*lines, *_footer(curve)])
+
+
+def _footer(curve: Curve) -> list[str]:
+    if curve.floor is None:
+        return ["Fréchet distances (FD) were not measured."]
+    lines = [
+        f"FD of {curve.samples:,} samples against {curve.test_samples:,} test images; "
+        f"floor ({curve.floor_samples:,} training",
+        f"images): {_distance(curve.floor)}. ",
+    ]
+    if curve.lossless_codes is not None:
+        lines[-1] += f"Within 2 % of the best from {curve.lossless_codes} codes on."
+    return [line.rstrip() for line in lines]
+
+
+def write_report(curve: Curve, folder: Path) -> None:
+    """Write curve.json and curve.png into `folder`, each whole or not at all."""
+    picture = draw_curve(curve)  # before anything is written
+    folder.mkdir(parents=True, exist_ok=True)
+    text = curve.to_json().encode()
+    write_atomically(folder / "curve.json", lambda file: file.write(text))
+    write_atomically(folder / "curve.png", lambda file: file.write(picture))
+
+
+def _error(value: float | None) -> str:
+    if value is None:
+        return _MISSING
+    return f"{value:.4f}" if value >= 0.001 else f"{value:.1e}"
+
+
+def _distance(value: float | None) -> str:
+    """Three significant digits in at most six characters."""
+    if value is None:
+        return _MISSING
+    if value >= 100_000:
+        return f"{value:.0e}"
+    return f"{value:.3f}" if value < 1 else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def _fixed(value: float | None, digits: int) -> str:
+    return _MISSING if value is None else f"{value:.{digits}f}"

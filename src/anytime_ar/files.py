@@ -1,0 +1,105 @@
+"""Writing files so that a reader sees the old file or the new one, never half of either.
+
+The bytes go to a temporary file in the *same* folder (a rename across file systems is a copy, and
+a copy can be cut), are flushed to the disk, and take the name of the target in one step. A process
+that is killed leaves at most a temporary file, which `sweep_temporaries` removes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from anytime_ar.errors import InputError
+
+_TEMPORARY = re.compile(r"\.anytime-[0-9a-f]{16}\.tmp")
+
+
+def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
+    """Create or replace the file `path` with what `write` puts into the handle it is given.
+
+    Args:
+        path: the target; its folder must exist.
+        write: gets a binary handle, open for writing and seekable; what it returns is ignored. It
+            must leave the handle open.
+
+    Raises:
+        InputError: `path` is a folder, or its folder is missing or cannot be written to.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"cannot write {target}: it is a folder; give the path of a file")
+    temporary = target.with_name(f".anytime-{secrets.token_hex(8)}.tmp")
+    try:
+        handle = temporary.open("xb")
+    except OSError as error:
+        raise InputError(
+            f"cannot write {target}: {error.strerror}; choose a folder that exists and is writable"
+        ) from error
+    try:
+        with handle:
+            write(handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(target)
+    except BaseException:  # also an interrupt from the keyboard
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` atomically as indented UTF-8 JSON, keys in the order given.
+
+    Raises:
+        InputError: a number is NaN or infinite, which JSON cannot hold (the message gives its
+            place), or `path` cannot be written.
+        TypeError: `value` contains something else that JSON cannot hold.
+    """
+    place = _not_finite(value)
+    if place is not None:
+        raise InputError(
+            f"cannot write {path}: {place}, which JSON cannot hold; leave it out or null"
+        )
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def sweep_temporaries(folder: Path | str) -> list[Path]:
+    """Remove what killed writers left directly in `folder`, and return the removed paths.
+
+    Call it where this process is the folder's only writer: at the start of a run, say.
+    """
+    orphans = sorted(p for p in Path(folder).iterdir() if _TEMPORARY.fullmatch(p.name))
+    for orphan in orphans:
+        orphan.unlink(missing_ok=True)
+    return orphans
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself survive a power cut; only POSIX can open a folder."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _not_finite(value: Any, place: str = "value") -> str | None:
+    """`"value.points[2].mse is nan"` for the first number that is not finite, else None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{place} is {float(value)}"
+    items: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        items = [(f"{place}.{key}", item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        items = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
+    return next((found for at, item in items if (found := _not_finite(item, at))), None)

@@ -1,0 +1,9 @@
+"""The prior: a Transformer that draws ordered codes, coarse to fine."""
+
+from __future__ import annotations
+
+from anytime_ar.prior.cache import KVCache
+from anytime_ar.prior.config import PriorConfig
+from anytime_ar.prior.transformer import Prior
+
+__all__ = ["KVCache", "Prior", "PriorConfig"]

@@ -1,0 +1,31 @@
+"""What a prior is made of."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from anytime_ar.config import Config
+
+
+class PriorConfig(Config):
+    """A decoder-only Transformer over codes."""
+
+    layers: int = Field(4, ge=1)
+    width: int = Field(192, ge=1)
+    heads: int = Field(6, ge=1)
+    mlp_ratio: float = Field(4.0, gt=0)
+    """Hidden width of a feed-forward block, as a multiple of `width`."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """On embeddings, attention outputs and feed-forward outputs."""
+    label_dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of training samples whose label is hidden, for classifier-free guidance."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(
+                f"width {self.width} is not divisible by heads {self.heads}; change one of them"
+            )
+        return self

@@ -1,0 +1,169 @@
+"""The prior (paper section 3.3): a decoder-only Transformer over ordered codes.
+
+`p(codes) = prod_i p(code_i | code_1..code_{i-1}, label)`. Position i of the input holds what is
+known last before code i is drawn: position 0 the label (or "no label"), others the code before.
+Entry j means something else at every position, so each pair of position and entry has an embedding
+of its own, which also scores the entry on the way out. Letters: `B` batch, `L` code length,
+`V` vocabulary, `E` width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anytime_ar.errors import InputError
+from anytime_ar.prior.cache import KVCache
+from anytime_ar.prior.config import PriorConfig
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward block."""
+
+    def __init__(self, config: PriorConfig) -> None:
+        super().__init__()
+        width, hidden = config.width, int(config.width * config.mlp_ratio)
+        self.heads = config.heads
+        self.norm1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.norm2 = nn.LayerNorm(width)
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values: [B, T, E] -> three of [B, heads, T, E / heads]."""
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
+        return x + self.dropout(self.down(F.gelu(self.up(self.norm2(x)))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All positions at once: [B, T, E] -> [B, T, E], each seeing itself and those before."""
+        q, k, v = self._heads(x)
+        return self._finish(x, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, position: int) -> Tensor:
+        """One position [B, 1, E], given the cache [B, heads, L, head_width] of earlier ones."""
+        q, k, v = self._heads(x)
+        keys[:, :, position] = k[:, :, 0]
+        values[:, :, position] = v[:, :, 0]
+        seen = slice(0, position + 1)
+        return self._finish(
+            x, F.scaled_dot_product_attention(q, keys[:, :, seen], values[:, :, seen])
+        )
+
+
+class Prior(nn.Module):
+    """Autoregressive distribution over codes int64 [B, L].
+
+    Args:
+        config: sizes of the Transformer.
+        code_length: L.
+        vocabulary: V.
+        label_count: number of classes; 0 for an unconditional prior.
+    """
+
+    offsets: Tensor
+
+    def __init__(
+        self, config: PriorConfig, code_length: int, vocabulary: int, label_count: int = 0
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.code_length, self.vocabulary, self.label_count = code_length, vocabulary, label_count
+        width = config.width
+        # One table for all positions: entry j of position i is row i * V + j.
+        self.entries = nn.Embedding(code_length * vocabulary, width)
+        self.entry_bias = nn.Parameter(torch.zeros(code_length, vocabulary))
+        self.positions = nn.Parameter(torch.zeros(code_length, width))
+        self.start = nn.Embedding(label_count + 1, width)  # the last row means "no label"
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.register_buffer("offsets", torch.arange(code_length) * vocabulary, persistent=False)
+        self.apply(self._initialize)
+        for block in self.blocks:  # residual branches start small, as in GPT-2
+            assert isinstance(block, Block)
+            for branch in (block.out, block.down):
+                nn.init.normal_(branch.weight, std=0.02 / (2 * config.layers) ** 0.5)
+
+    @staticmethod
+    def _initialize(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    @property
+    def no_label(self) -> int:
+        """The label that means "draw from all classes"."""
+        return self.label_count
+
+    def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Logits of every code given those before it.
+
+        Args:
+            codes: int64 [B, T], 1 <= T <= L; the last one is not looked at.
+            labels: int64 [B] in 0..label_count (`no_label`); None: no label.
+
+        Returns:
+            float [B, T, V]; [:, i] scores code i and depends on codes < i only.
+        """
+        batch, length = codes.shape
+        if length > self.code_length:
+            raise InputError(f"{length} codes exceed code length {self.code_length}; pass fewer")
+        first = self._start(batch, labels)[:, None]  # [B, 1, E]
+        rest = self.entries(codes[:, :-1] + self.offsets[: length - 1])  # [B, T - 1, E]
+        x = self.dropout(torch.cat([first, rest], dim=1) + self.positions[:length])
+        for block in self.blocks:
+            x = block(x)
+        table = self.entries.weight.unflatten(0, (self.code_length, self.vocabulary))[:length]
+        logits = torch.einsum("bte,tve->btv", self.norm(x), table)
+        return logits + self.entry_bias[:length]
+
+    def allocate(self, batch: int) -> KVCache:
+        """An empty cache for a draw of `batch` rows."""
+        weight = self.entries.weight
+        shape = (
+            self.config.layers,
+            batch,
+            self.config.heads,
+            self.code_length,
+            self.config.width // self.config.heads,
+        )
+        return KVCache(weight.new_empty(shape), weight.new_empty(shape))
+
+    def step(
+        self, cache: KVCache, position: int, previous: Tensor | None, labels: Tensor | None = None
+    ) -> Tensor:
+        """Logits of code `position`, after writing what it sees into the cache.
+
+        Args:
+            cache: filled for positions below `position`; updated in place.
+            position: 0..L-1.
+            previous: int64 [B], the code drawn at `position - 1`; None at position 0.
+            labels: int64 [B], looked at only at position 0.
+
+        Returns:
+            float [B, V], equal to `forward(codes)[:, position]`.
+        """
+        if previous is None:
+            x = self._start(cache.batch, labels)
+        else:
+            x = self.entries(previous + (position - 1) * self.vocabulary)
+        x = (x + self.positions[position])[:, None]  # [B, 1, E]
+        for layer, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            x = block.step(x, cache.keys[layer], cache.values[layer], position)
+        table = self.entries.weight[position * self.vocabulary :][: self.vocabulary]
+        return F.linear(self.norm(x[:, 0]), table, self.entry_bias[position])
+
+    def _start(self, batch: int, labels: Tensor | None) -> Tensor:
+        if labels is None:
+            labels = torch.full((batch,), self.no_label, device=self.start.weight.device)
+        return self.start(labels)  # [B, E]

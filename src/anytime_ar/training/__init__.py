@@ -1,0 +1,19 @@
+"""Training: the ordered autoencoder, then the prior, to a bundle."""
+
+from __future__ import annotations
+
+from anytime_ar.training.config import (
+    AutoencoderTrainingConfig,
+    OptimizerConfig,
+    PriorTrainingConfig,
+    TrainConfig,
+)
+from anytime_ar.training.run import train
+
+__all__ = [
+    "AutoencoderTrainingConfig",
+    "OptimizerConfig",
+    "PriorTrainingConfig",
+    "TrainConfig",
+    "train",
+]

@@ -1,0 +1,88 @@
+"""Everything that a training run is made of."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from anytime_ar.autoencoder import AutoencoderConfig, TruncationConfig
+from anytime_ar.config import Config
+from anytime_ar.data import AugmentationConfig, DataConfig
+from anytime_ar.prior import PriorConfig
+
+
+class OptimizerConfig(Config):
+    """AdamW with linear warm-up and cosine decay to zero."""
+
+    learning_rate: float = Field(1e-3, gt=0)
+    """The highest, reached after warm-up."""
+    weight_decay: float = Field(1e-4, ge=0)
+    """On matrices and convolutions; biases, norms, embeddings and codebooks are left alone."""
+    beta2: float = Field(0.99, gt=0, lt=1)
+    warmup_steps: int = Field(100, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    """Longest gradient."""
+
+
+class AutoencoderTrainingConfig(Config):
+    """How the ordered autoencoder is trained."""
+
+    scheme: Literal["full_and_prefix", "one_stage", "two_stage"] = "full_and_prefix"
+    """`full_and_prefix`: every step reconstructs from all codes and from a random prefix;
+    `one_stage`: from a random prefix; `two_stage` (paper): half of the steps from all codes, then
+    from a random prefix."""
+    truncation: TruncationConfig = TruncationConfig()
+    kept_per: Literal["sample", "batch"] = "sample"
+    """Draw the number of kept codes for each sample, or (paper) once for a batch."""
+    steps: int = Field(3000, ge=1)
+    batch_size: int = Field(128, ge=1)
+    start_samples: int = Field(4096, ge=1)
+    """Samples whose code vectors choose the first codebook."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Keep a moving average of the weights and use it in the end; None: the last weights."""
+
+
+class PriorTrainingConfig(Config):
+    """How the prior is trained, on codes that are computed once."""
+
+    steps: int = Field(3000, ge=1)
+    batch_size: int = Field(256, ge=1)
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """Of the samples before they are encoded."""
+    views: int = Field(1, ge=1)
+    """How often each training sample is encoded, augmented anew each time."""
+    code_noise: float = Field(0.0, ge=0, lt=1)
+    """Share of the codes that the prior sees replaced by random entries (never those it
+    predicts)."""
+    validate_every: int = Field(250, ge=1)
+    patience: int = Field(4, ge=1)
+    """Stop after so many validations without a better loss; the best weights are kept."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema_decay: float | None = Field(0.995, gt=0, lt=1)
+    """Keep a moving average of the weights and validate and use it; None: the weights as they
+    are."""
+
+
+class TrainConfig(Config):
+    """A training run: data, ordered autoencoder, prior, and how it is judged."""
+
+    name: str = Field("model", min_length=1)
+    """What the model is called in its bundle."""
+    seed: int = Field(0, ge=0)
+    data: DataConfig = DataConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """Of the samples that the autoencoder is trained on."""
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    autoencoder_training: AutoencoderTrainingConfig = AutoencoderTrainingConfig()
+    prior: PriorConfig = PriorConfig()
+    prior_training: PriorTrainingConfig = PriorTrainingConfig()
+    conditional: bool = True
+    """Condition the prior on class labels, where the data has them."""
+    weights: Literal["float32", "float16"] = "float32"
+    """Number format of the weights in the bundle."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    checkpoint_every_minutes: float = Field(5.0, gt=0)
+    log_every: int = Field(50, ge=1)
+    """Steps between two lines of the log; a loss that is not finite is noticed there."""

@@ -1,0 +1,64 @@
+"""What a run tells: a JSON line per report, and a progress bar with losses and time left."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tqdm import tqdm
+
+
+class RunLog:
+    """Appends to a JSONL file; shows progress on standard error unless told not to."""
+
+    def __init__(self, path: Path, *, show_progress: bool = True) -> None:
+        self._file = path.open("a", encoding="utf-8")
+        self._show = show_progress
+
+    def write(self, **figures: float | str) -> None:
+        """One line, with the wall-clock time added."""
+        line = {"time": round(time.time(), 3)} | {
+            name: round(value, 6) if isinstance(value, float) else value
+            for name, value in figures.items()
+        }
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    @contextmanager
+    def progress(self, name: str, steps: int, begin: int) -> Iterator[ProgressBar]:
+        """A bar over the steps of a stage."""
+        bar: tqdm[None]
+        with tqdm(
+            total=steps, initial=begin, desc=name, disable=not self._show, dynamic_ncols=True
+        ) as bar:
+            yield ProgressBar(bar)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+
+class ProgressBar:
+    """The part of a tqdm bar that training uses."""
+
+    def __init__(self, bar: tqdm[None]) -> None:
+        self._bar = bar
+
+    def update(self, step: int, losses: dict[str, float]) -> None:
+        """Move to a step and show the losses."""
+        self._bar.set_postfix(
+            {name: f"{value:.4f}" for name, value in losses.items()}, refresh=False
+        )
+        self._bar.update(step - self._bar.n)

@@ -1,0 +1,107 @@
+"""What training minimizes: modules from a batch to named losses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anytime_ar.autoencoder import OrderedAutoencoder, Truncation, kept_mask
+from anytime_ar.prior import Prior
+from anytime_ar.training.config import AutoencoderTrainingConfig
+
+Losses = dict[str, Tensor]
+"""Scalars by name; `loss` is the one to minimize, the others are for the log."""
+
+
+class AutoencoderObjective(nn.Module):
+    """E_x E_k || x - decode(keep(encode(x), k)) ||^2 (paper section 3.1), plus quantizer terms."""
+
+    def __init__(self, autoencoder: OrderedAutoencoder, config: AutoencoderTrainingConfig) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.config = config
+        self.truncation = config.truncation.build(autoencoder.code_length)
+        self.full = Truncation.full(autoencoder.code_length)
+
+    def forward(self, x: Tensor, progress: float, generator: torch.Generator) -> Losses:
+        """Losses of a batch.
+
+        Args:
+            x: float32 [B, C, H, W] in [-1, 1].
+            progress: share of the steps done, 0..1.
+            generator: CPU randomness of this step.
+        """
+        model = self.autoencoder
+        vectors = model.encode_vectors(x)  # [B, L, D]
+        match self.config.scheme:
+            case "full_and_prefix":
+                # Encoder and quantizer run once; only the decoder sees each sample twice.
+                full, prefix = self._kept(x, self.full, generator), self._kept(x, None, generator)
+                quantized = model.quantizer(vectors, kept_mask(full, model.code_length), generator)
+                decoded = model.decode_vectors(
+                    quantized.vectors.repeat(2, 1, 1), torch.cat([full, prefix])
+                )
+                error_full, error_prefix = (
+                    F.mse_loss(part.float(), x) for part in decoded.chunk(2)
+                )
+                return {
+                    "loss": error_full + error_prefix + quantized.loss,
+                    "full": error_full,
+                    "prefix": error_prefix,
+                    "quantizer": quantized.loss,
+                }
+            case "one_stage":
+                kept = self._kept(x, None, generator)
+            case "two_stage":
+                kept = self._kept(x, self.full if progress < 0.5 else None, generator)
+        quantized = model.quantizer(vectors, kept_mask(kept, model.code_length), generator)
+        error = F.mse_loss(model.decode_vectors(quantized.vectors, kept).float(), x)
+        return {"loss": error + quantized.loss, "error": error, "quantizer": quantized.loss}
+
+    def _kept(self, x: Tensor, truncation: Truncation | None, generator: torch.Generator) -> Tensor:
+        """Numbers of kept codes, int64 [B]; from the configured p(k) unless told otherwise."""
+        truncation = truncation or self.truncation
+        if self.config.kept_per == "batch":
+            return truncation.sample(1, generator).expand(len(x)).to(x.device)
+        return truncation.sample(len(x), generator).to(x.device)
+
+
+class PriorObjective(nn.Module):
+    """Mean negative log-likelihood of codes, in nats a code.
+
+    Args:
+        prior: the Transformer.
+        code_noise: share of the input codes replaced by random entries.
+    """
+
+    def __init__(self, prior: Prior, code_noise: float = 0.0) -> None:
+        super().__init__()
+        self.prior = prior
+        self.code_noise = code_noise
+
+    def forward(
+        self, codes: Tensor, labels: Tensor | None, generator: torch.Generator | None = None
+    ) -> Losses:
+        """Losses of int64 [B, L] codes with int64 [B] labels or None.
+
+        In training mode, `generator` (CPU) decides which labels are hidden and which codes
+        replaced.
+        """
+        seen = codes
+        if self.training:
+            assert generator is not None
+            if labels is not None:
+                hidden = _chance(self.prior.config.label_dropout, labels, generator)
+                labels = torch.where(hidden, self.prior.no_label, labels)
+            if self.code_noise:
+                random = torch.randint(self.prior.vocabulary, codes.shape, generator=generator)
+                replaced = _chance(self.code_noise, codes, generator)
+                seen = torch.where(replaced, random.to(codes.device), codes)
+        logits = self.prior(seen, labels)  # [B, L, V]
+        return {"loss": F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten())}
+
+
+def _chance(probability: float, like: Tensor, generator: torch.Generator) -> Tensor:
+    """bool, shaped and placed as `like`, true with `probability`."""
+    return (torch.rand(like.shape, generator=generator) < probability).to(like.device)

@@ -1,0 +1,165 @@
+"""A whole run in a folder: data, both stages, and the bundle at the end; resumable at any moment.
+
+config.yaml                       everything that the run is made of
+log.jsonl                         losses and validation figures
+checkpoints/{autoencoder,prior}.safetensors
+bundle/                           the model (see `anytime_ar.bundle`)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import yaml
+
+from anytime_ar.bundle import Bundle, Card, DataCard, build, save_bundle
+from anytime_ar.data import DataSplits, load_data, require_divisible
+from anytime_ar.errors import InputError
+from anytime_ar.files import sweep_temporaries, write_atomically
+from anytime_ar.training.config import TrainConfig
+from anytime_ar.training.log import RunLog
+from anytime_ar.training.loop import Stage, fit, seeded
+from anytime_ar.training.stages import AutoencoderStage, PriorStage
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def train(
+    config: TrainConfig,
+    folder: Path | str,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    show_progress: bool = True,
+    data: DataSplits | None = None,
+) -> Bundle:
+    """Train an autoencoder and its prior, and write the bundle to `folder`/bundle.
+
+    Args:
+        config: the run.
+        folder: where it lives; created.
+        resume: go on with the run that is there; without it, an existing run is refused.
+        device: `cpu`, `cuda`, `mps`, or `auto` for the best there is.
+        show_progress: draw progress bars on standard error.
+        data: the data set of `config.data`, if it is loaded already.
+
+    Raises:
+        InputError: the data or the configuration cannot be used, or the folder holds another run.
+        TrainingError: the loss is not finite or has diverged.
+    """
+    folder = Path(folder)
+    _check_folder(folder, config, resume=resume)  # before the data: a wrong folder costs no wait
+    data = data or load_data(config.data)
+    card = describe(config, data)
+    with seeded(config.seed, "weights"):
+        bundle = build(card)
+    fabric = _fabric(device, config.precision)
+    _open_folder(folder, config)
+    with RunLog(folder / "log.jsonl", show_progress=show_progress) as log:
+        _fit(AutoencoderStage(bundle.autoencoder, data, config), config, folder, fabric, log)
+        stage = PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric)
+        _fit(stage, config, folder, fabric, log)
+    save_bundle(bundle, folder / "bundle")
+    return bundle
+
+
+def _fit(stage: Stage, config: TrainConfig, folder: Path, fabric: Fabric, log: RunLog) -> None:
+    fit(
+        stage,
+        fabric=fabric,
+        seed=config.seed,
+        checkpoint=folder / "checkpoints" / f"{stage.name}.safetensors",
+        checkpoint_every_s=60 * config.checkpoint_every_minutes,
+        log_every=config.log_every,
+        log=log,
+    )
+
+
+def describe(config: TrainConfig, data: DataSplits) -> Card:
+    """The card of the model that a run will make.
+
+    Raises:
+        InputError: the samples do not fit the networks.
+    """
+    autoencoder = config.autoencoder.resolve(data.sample_shape)
+    assert autoencoder.network is not None
+    require_divisible(data, autoencoder.network.stride)
+    names = data.label_names if config.conditional else None
+    return Card(
+        name=config.name,
+        data=DataCard(
+            name=config.data.name,
+            sample_shape=data.sample_shape,
+            labels=names,
+            label_frequencies=None if names is None else _frequencies(data, len(names)),
+        ),
+        autoencoder=autoencoder,
+        prior=config.prior,
+        weights=config.weights,
+        training=config.model_dump(mode="json"),
+    )
+
+
+def _frequencies(data: DataSplits, count: int) -> tuple[float, ...]:
+    """Share of each class in the training split."""
+    totals = torch.zeros(count, dtype=torch.int64)
+    for batch in data.train.batches(4096):
+        assert batch.labels is not None
+        totals += batch.labels.bincount(minlength=count)
+    return tuple((totals / totals.sum()).tolist())
+
+
+def _fabric(device: str, precision: str) -> Fabric:
+    from lightning_fabric import Fabric
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device cuda is not there on this machine; pass cpu or auto")
+    return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
+
+
+def _check_folder(folder: Path, config: TrainConfig, *, resume: bool) -> None:
+    written = folder / "config.yaml"
+    if not written.exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"{folder} is not empty and holds no run; choose another folder")
+        return
+    if not resume:
+        raise InputError(f"{folder} holds a run already; resume it, or choose another folder")
+    values = yaml.safe_load(written.read_text(encoding="utf-8"))
+    earlier = TrainConfig.parse(values, origin=str(written))
+    if earlier != config:
+        raise InputError(
+            f"{folder} was begun with other settings: {', '.join(_differences(earlier, config))}; "
+            "resume with those, or choose another folder"
+        )
+
+
+def _differences(earlier: TrainConfig, config: TrainConfig) -> list[str]:
+    """`data.size was 28, is 32` for every setting that changed."""
+
+    def flat(values: object, prefix: str = "") -> dict[str, object]:
+        if not isinstance(values, dict):
+            return {prefix: values}
+        return {
+            key: leaf
+            for name, value in values.items()
+            for key, leaf in flat(value, f"{prefix}.{name}" if prefix else name).items()
+        }
+
+    before, now = flat(earlier.model_dump()), flat(config.model_dump())
+    return [
+        f"{key} was {before.get(key)}, is {now.get(key)}"
+        for key in sorted(before | now)
+        if before.get(key) != now.get(key)
+    ]
+
+
+def _open_folder(folder: Path, config: TrainConfig) -> None:
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    sweep_temporaries(folder)
+    sweep_temporaries(folder / "checkpoints")
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))

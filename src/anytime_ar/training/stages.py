@@ -1,0 +1,204 @@
+"""The two stages of a run: the ordered autoencoder on samples, then the prior on their codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from anytime_ar.autoencoder import OrderedAutoencoder
+from anytime_ar.data import AugmentationConfig, Batch, DataSplits, Split
+from anytime_ar.data.seeding import generator_for
+from anytime_ar.errors import InputError
+from anytime_ar.prior import Prior
+from anytime_ar.training.config import TrainConfig
+from anytime_ar.training.objectives import AutoencoderObjective, PriorObjective
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+VALIDATION_SAMPLES = 2000
+"""Samples that the autoencoder is validated on: enough for two digits, and no wait."""
+ENCODE_BATCH = 256
+
+
+class AutoencoderStage:
+    """Trains the autoencoder on shuffled, augmented samples."""
+
+    name = "autoencoder"
+
+    def __init__(
+        self, autoencoder: OrderedAutoencoder, data: DataSplits, config: TrainConfig
+    ) -> None:
+        options = config.autoencoder_training
+        self.autoencoder, self.data, self.config = autoencoder, data, config
+        self.steps, self.optimizer = options.steps, options.optimizer
+        self.validate_every = max(1, options.steps // 10)
+        self.patience: int | None = None  # the last weights, whatever validation says
+        self.ema_decay = options.ema_decay
+        self.objective: nn.Module = AutoencoderObjective(autoencoder, options)
+        self.batches = data.train.shuffled(options.batch_size, config.seed, config.augmentation)
+
+    def begin(self, fabric: Fabric) -> None:
+        """Choose the first codebook from code vectors of the untrained encoder."""
+        options = self.config.autoencoder_training
+        batches = self.data.train.shuffled(
+            options.batch_size, self.config.seed, self.config.augmentation
+        )
+        vectors: list[Tensor] = []
+        with torch.no_grad(), fabric.autocast():
+            while len(vectors) * options.batch_size < options.start_samples:
+                vectors.append(
+                    self.autoencoder.encode_vectors(fabric.to_device(next(batches).data))
+                )
+        generator = generator_for(self.config.seed, self.name, "start")
+        self.autoencoder.quantizer.start(torch.cat(vectors).float(), generator)
+
+    def batch(self, step: int) -> tuple[Tensor, float]:
+        return next(self.batches).data, step / self.steps
+
+    @torch.no_grad()
+    def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:
+        """Mean squared error on the validation split, from all codes and from half of them."""
+        assert isinstance(objective, AutoencoderObjective)
+        model = objective.autoencoder
+        prefixes = {"loss": model.code_length, "half": (model.code_length + 1) // 2}
+        errors = dict.fromkeys(prefixes, 0.0)
+        seen = 0
+        for batch in self.data.validation.batches(ENCODE_BATCH):
+            x = fabric.to_device(batch.data)
+            with fabric.autocast():
+                vectors = model.encode_vectors(x)
+                every = torch.ones(vectors.shape[:2], dtype=torch.bool, device=x.device)
+                quantized = model.quantizer(vectors, every).vectors
+                for name, prefix in prefixes.items():
+                    kept = torch.full((len(x),), prefix, device=x.device)
+                    decoded = model.decode_vectors(quantized, kept)
+                    errors[name] += float((decoded.float() - x).square().mean()) * len(x)
+            seen += len(x)
+            if seen >= VALIDATION_SAMPLES:
+                break
+        return {name: error / seen for name, error in errors.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.batches.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.batches.load_state_dict(state)
+
+
+class PriorStage:
+    """Trains the prior on codes that are computed once, with early stopping on validation codes."""
+
+    name = "prior"
+
+    def __init__(
+        self,
+        prior: Prior,
+        autoencoder: OrderedAutoencoder,
+        data: DataSplits,
+        config: TrainConfig,
+        fabric: Fabric,
+    ) -> None:
+        options = config.prior_training
+        self.config = config
+        self.steps, self.optimizer = options.steps, options.optimizer
+        self.validate_every = options.validate_every
+        self.patience: int | None = options.patience
+        self.ema_decay = options.ema_decay
+        self.objective: nn.Module = PriorObjective(prior, options.code_noise)
+        autoencoder.to(fabric.device).eval()
+        conditional = prior.label_count > 0
+        self.codes, self.labels = encode_views(
+            autoencoder, data.train, config, conditional=conditional, fabric=fabric
+        )
+        self._shuffled: tuple[int, Tensor] = (-1, torch.empty(0))  # order of the current epoch
+        self.validation = _encode(
+            autoencoder, data.validation.batches(ENCODE_BATCH), conditional, fabric
+        )
+
+    def begin(self, fabric: Fabric) -> None:
+        """Nothing: the prior starts from its random weights."""
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor | None]:
+        """Every code sequence once an epoch, in an order that follows from the step alone."""
+        size = self.config.prior_training.batch_size
+        wanted = torch.arange(step * size, (step + 1) * size)
+        epochs = wanted // len(self.codes)
+        rows = torch.cat(
+            [
+                self._order(int(epoch))[wanted[epochs == epoch] % len(self.codes)]
+                for epoch in epochs.unique()
+            ]
+        )
+        return self.codes[rows].long(), None if self.labels is None else self.labels[rows]
+
+    def _order(self, epoch: int) -> Tensor:
+        if self._shuffled[0] != epoch:
+            generator = generator_for(self.config.seed, "code order", epoch)
+            self._shuffled = (epoch, torch.randperm(len(self.codes), generator=generator))
+        return self._shuffled[1]
+
+    @torch.no_grad()
+    def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:
+        """Nats a code on the validation split."""
+        total, seen = 0.0, 0
+        codes, labels = self.validation
+        for at in range(0, len(codes), ENCODE_BATCH):
+            part = fabric.to_device(codes[at : at + ENCODE_BATCH].long())
+            of = None if labels is None else fabric.to_device(labels[at : at + ENCODE_BATCH])
+            with fabric.autocast():
+                loss = objective(part, of)["loss"]
+            total, seen = total + float(loss) * len(part), seen + len(part)
+        return {"loss": total / seen}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sequences": len(self.codes)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["sequences"] != len(self.codes):
+            raise KeyError(f"{state['sequences']} code sequences then, {len(self.codes)} now")
+
+
+def encode_views(
+    autoencoder: OrderedAutoencoder,
+    split: Split,
+    config: TrainConfig,
+    *,
+    conditional: bool,
+    fabric: Fabric,
+) -> tuple[Tensor, Tensor | None]:
+    """Codes int16 or int32 [N * views, L] of a split, each sample augmented anew in every view."""
+    options = config.prior_training
+    if options.views == 1 and options.augmentation == AugmentationConfig():
+        return _encode(autoencoder, split.batches(ENCODE_BATCH), conditional, fabric)
+    size = split.size
+    if size is None:
+        raise InputError(
+            f"{split.origin} does not say how many samples it has, so it cannot be encoded "
+            f"{options.views} times; set prior_training.views to 1 without augmentation"
+        )
+    batches = split.shuffled(ENCODE_BATCH, config.seed, options.augmentation)
+    wanted = size * options.views
+    taken = (next(batches) for _ in range(-(-wanted // ENCODE_BATCH)))
+    codes, labels = _encode(autoencoder, taken, conditional, fabric)
+    return codes[:wanted], None if labels is None else labels[:wanted]
+
+
+@torch.no_grad()
+def _encode(
+    autoencoder: OrderedAutoencoder, batches: Iterable[Batch], conditional: bool, fabric: Fabric
+) -> tuple[Tensor, Tensor | None]:
+    compact = torch.int16 if autoencoder.vocabulary <= 2**15 else torch.int32
+    codes: list[Tensor] = []
+    labels: list[Tensor] = []
+    for batch in batches:
+        with fabric.autocast():
+            encoded = autoencoder.encode(fabric.to_device(batch.data))
+        codes.append(encoded.to(compact).cpu())
+        if conditional:
+            assert batch.labels is not None
+            labels.append(batch.labels)
+    return torch.cat(codes), torch.cat(labels) if conditional else None

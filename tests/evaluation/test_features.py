@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from evaluation_fakes import FakeSplit
+
+from anytime_ar.errors import BundleError, InputError, TrainingError
+from anytime_ar.evaluation import (
+    FeatureConfig,
+    FeatureNetwork,
+    Features,
+    accuracy,
+    load_features,
+    save_features,
+    train_features,
+)
+from anytime_ar.evaluation.features import shifted
+
+TINY = FeatureConfig(width=4, steps=2, batch_size=32)
+
+
+@pytest.fixture
+def folder(features, tmp_path) -> Path:
+    save_features(Features(features, 0.75), tmp_path / "features")
+    return tmp_path / "features"
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64), (3, 9, 17)])
+def test_features_and_logits_of_any_image(shape):
+    network = FeatureNetwork(FeatureConfig(width=4), shape, label_count=5).eval()
+    x = torch.zeros(2, *shape)
+    assert network(x).shape == (2, network.num_features) == (2, 16)
+    assert network(x).dtype == torch.float32
+    assert network.logits(x).shape == (2, 5)
+
+
+def test_the_classifier_learns_the_patterns(features, splits):
+    assert not features.training
+    assert accuracy(features, splits.test) >= 0.97
+
+
+def test_digits_are_learned_in_seconds():
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8 - 1
+    labels = torch.tensor(digits.target).long()
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    test, train = order[:360], order[360:]
+    config = FeatureConfig(steps=200)
+    network = train_features(FakeSplit(x[train], labels[train]), config, label_count=10)
+    assert accuracy(network, FakeSplit(x[test], labels[test])) >= 0.96
+
+
+def test_training_is_deterministic_and_leaves_the_global_generator_alone(splits):
+    before = torch.get_rng_state()
+    first, second = (train_features(splits.train, TINY, label_count=4) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first.head.weight, second.head.weight)
+    other = train_features(splits.train, TINY.model_copy(update={"seed": 1}), label_count=4)
+    assert not torch.equal(first.head.weight, other.head.weight)
+
+
+def test_progress_counts_the_steps(splits):
+    seen = []
+    train_features(splits.train, TINY, label_count=4, progress=lambda *step: seen.append(step))
+    assert [step[:2] for step in seen] == [(1, 2), (2, 2)]
+    assert seen[0][2].startswith("loss ")
+
+
+def test_shifts_move_each_image_by_itself_within_bounds():
+    x = torch.zeros(64, 1, 16, 16)
+    x[:, :, 8, 8] = 1
+    moved = shifted(x, 0.125, torch.Generator().manual_seed(0))
+    assert moved.shape == x.shape
+    places = moved.flatten(1).argmax(dim=1)
+    rows, columns = places // 16 - 8, places % 16 - 8
+    assert moved.sum() == 64
+    assert set(rows.tolist()) == set(columns.tolist()) == {-2, -1, 0, 1, 2}
+    assert not torch.equal(rows, columns)
+
+
+def test_data_without_labels(splits, features):
+    blind = FakeSplit(splits.train.data, None)
+    for act in (
+        lambda: train_features(blind, TINY, label_count=4),
+        lambda: accuracy(features, blind),
+    ):
+        with pytest.raises(InputError, match=r"no labels .* pass a features folder trained else"):
+            act()
+
+
+def test_unsuitable_samples_and_labels():
+    with pytest.raises(InputError, match=r"at least 8, got \(1, 7, 8\); resize"):
+        FeatureNetwork(TINY, (1, 7, 8), 10)
+    with pytest.raises(InputError, match="at least 2 labels to tell apart, got 1"):
+        FeatureNetwork(TINY, (1, 8, 8), 1)
+
+
+def test_a_loss_that_is_not_finite_stops_training(splits):
+    broken = FakeSplit(splits.train.data * float("nan"), splits.train.labels)
+    with pytest.raises(TrainingError, match="loss is nan at step 1; lower learning_rate"):
+        train_features(broken, TINY, label_count=4)
+
+
+def test_saved_features_come_back_exactly(folder, features, splits):
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "features.json",
+        "features.safetensors",
+    ]
+    network, test_accuracy = load_features(folder)
+    x = splits.test.data[:16]
+    assert test_accuracy == 0.75
+    assert not network.training
+    with torch.no_grad():
+        assert torch.equal(network(x), features(x))
+
+
+@pytest.mark.parametrize("name", ["features.json", "features.safetensors"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(BundleError, match=f"has no {name}, so it is not a features folder"):
+        load_features(folder)
+
+
+def test_altered_weights_are_refused(folder):
+    path = folder / "features.safetensors"
+    weights = bytearray(path.read_bytes())
+    weights[-1] ^= 1
+    path.write_bytes(weights)
+    with pytest.raises(BundleError, match="does not match the checksum"):
+        load_features(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 2}, "format_version 2, expected 1"),
+        ({"label_count": "many"}, "label_count: .*'many'"),
+        ({"colour": 1}, "colour"),
+        ({"label_count": 7}, "does not fit the network"),
+    ],
+)
+def test_a_foreign_card_is_refused(folder, change, message):
+    path = folder / "features.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(BundleError, match=message):
+        load_features(folder)
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "format_version None")])
+def test_a_card_that_is_something_else(folder, text, message):
+    (folder / "features.json").write_text(text)
+    with pytest.raises(BundleError, match=message):
+        load_features(folder)

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from evaluation_fakes import LENGTH, FakeCodec, FakeModel, FakeSplit, FakeSplits
+
+from anytime_ar.errors import InputError
+from anytime_ar.evaluation import FrechetReference, evaluate
+
+
+@pytest.fixture
+def curve(model, unordered, splits, features):
+    return evaluate(model, splits, features, samples=300, unordered=unordered, batch_size=64)
+
+
+def test_every_budget_is_measured_and_more_codes_are_better(curve, model):
+    assert [point.codes for point in curve.points] == list(range(1, LENGTH + 1))
+    errors = [point.mse for point in curve.points]
+    assert all(later < earlier for earlier, later in itertools.pairwise(errors))
+    assert curve.points[-1].fd_sample < curve.points[0].fd_sample / 2
+    assert curve.points[2].bits == pytest.approx(3 * math.log2(model.vocabulary))
+    assert (curve.samples, curve.test_samples, curve.floor_samples) == (300, 200, 200)
+
+
+def test_reconstruction_figures_are_those_of_the_whole_test_split(curve, model, splits, features):
+    k, x = 3, splits.test.data
+    reconstructed = model.decode(model.encode(x)[:, :k])
+    point = curve.points[k - 1]
+    assert point.mse == pytest.approx(float((reconstructed - x).square().mean()), rel=1e-5)
+    assert point.psnr == pytest.approx(10 * math.log10(4 / point.mse))
+    distance = FrechetReference(features, [x]).distance([reconstructed])
+    assert point.fd_reconstruction == pytest.approx(distance, rel=1e-3)
+
+
+@pytest.mark.usefixtures("curve")
+def test_one_draw_and_one_encoding_serve_every_budget(model, splits):
+    assert model.draws == [(300, LENGTH, 0)]
+    assert model.encoded == splits.test.size
+
+
+def test_samples_are_measured_on_prefixes_of_that_draw(curve, model, splits, features):
+    samples = model.decode(model.sample_codes(300, seed=0)[:, :2])
+    distance = FrechetReference(features, [splits.test.data]).distance([samples])
+    assert curve.points[1].fd_sample == pytest.approx(distance, rel=1e-3)
+
+
+def test_baselines_are_measured_at_the_same_budgets(curve):
+    ordered, baselines = curve.points, curve.baselines
+    for point, other in zip(ordered[:-1], baselines.unordered[:-1], strict=True):
+        assert point.mse < other.mse
+    assert ordered[0].fd_sample < baselines.unordered[0].fd_sample
+    # With all codes kept, their order does not matter.
+    assert ordered[-1].mse == pytest.approx(baselines.unordered[-1].mse, rel=1e-4)
+    for point, other in zip(ordered, baselines.pca, strict=True):
+        assert other.codes == point.codes
+        assert other.mse < 1.02 * point.mse
+
+
+def test_the_floor_is_a_random_draw_of_training_images(curve, splits, model, features):
+    assert 0 < curve.floor < curve.points[0].fd_sample
+    order = splits.train.labels.argsort()  # a folder of classes comes sorted
+    by_class = FakeSplit(splits.train.data[order], splits.train.labels[order])
+    data = FakeSplits(by_class, splits.test)
+    sorted_curve = evaluate(model, data, features, samples=10, codes=[1])
+    first = FrechetReference(features, [splits.test.data]).distance([by_class.data[:200]])
+    assert sorted_curve.floor < first / 5
+
+
+def test_a_codec_without_a_prior_is_a_baseline_for_reconstruction(model, basis, splits, features):
+    codec = FakeCodec(basis.flip(1))
+    points = evaluate(
+        model, splits, features, samples=50, codes=[2], unordered=codec
+    ).baselines.unordered
+    assert points[0].fd_reconstruction is not None
+    assert points[0].fd_sample is None
+
+
+def test_without_features_there_are_no_distances(model, splits):
+    curve = evaluate(model, splits, None, codes=[2, 4])
+    assert [point.codes for point in curve.points] == [2, 4]
+    assert all(p.fd_sample is p.fd_reconstruction is None and p.mse > 0 for p in curve.points)
+    assert curve.floor is None
+    assert curve.lossless_codes is None
+    assert model.draws == []
+
+
+def test_time_is_the_median_at_batch_one_after_a_warm_up(splits, basis):
+    now = [0.0]
+
+    class Slow(FakeModel):
+        calls = 0
+
+        def sample(self, n, *, codes=None, seed=0):
+            assert n == 1
+            # The warm-up is slow, and one later draw is disturbed.
+            now[0] += {0: 9.0, 2: 5.0}.get(self.calls, 0.001 * codes)
+            self.calls = (self.calls + 1) % 6
+            return super().sample(n, codes=codes, seed=seed)
+
+    model = Slow(basis, source=splits.train.data)
+    points = evaluate(model, splits, None, codes=[1, 4], clock=lambda: now[0]).points
+    assert [point.ms for point in points] == pytest.approx([1.0, 4.0])
+
+
+def test_streams_of_unknown_size_are_measured_alike(curve, model, splits, features):
+    train = FakeSplit(splits.train.data, splits.train.labels, sized=False)
+    test = FakeSplit(splits.test.data, splits.test.labels, sized=False)
+    stream = evaluate(model, FakeSplits(train, test), features, samples=300, batch_size=64)
+    assert stream.points[0].mse == pytest.approx(curve.points[0].mse)
+    assert stream.floor == pytest.approx(curve.floor)
+    assert (stream.test_samples, stream.floor_samples) == (200, 200)
+    assert stream.baselines.pca == curve.baselines.pca
+
+
+def test_progress_ends_at_its_total(model, unordered, splits, features):
+    seen = []
+    evaluate(
+        model,
+        splits,
+        features,
+        samples=10,
+        codes=[1, 3],
+        unordered=unordered,
+        progress=lambda *step: seen.append(step),
+    )
+    assert [done for done, _, _ in seen] == list(range(1, seen[-1][1] + 1))
+    assert "ordered, samples of 3 codes" in [what for _, _, what in seen]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"codes": [0, 3, 7]}, r"codes \[0, 7\] are outside 1..6"),
+        ({"codes": []}, "codes is empty"),
+        ({"samples": 1}, "samples must be at least 2 .* got 1"),
+    ],
+)
+def test_bad_options(model, splits, features, options, message):
+    with pytest.raises(InputError, match=message):
+        evaluate(model, splits, features, **options)
+
+
+def test_things_that_do_not_fit_together(model, unordered, splits, features):
+    large = FakeSplit(torch.zeros(4, 1, 16, 16), None)
+    with pytest.raises(InputError, match=r"samples are \(1, 16, 16\) and the model's \(1, 8, 8\)"):
+        evaluate(model, FakeSplits(splits.train, large), features)
+    single = FakeSplit(splits.test.data[:1], None)
+    with pytest.raises(InputError, match="at least 2 training and 2 test samples, got 400 and 1"):
+        evaluate(model, FakeSplits(splits.train, single), features)
+    model.sample_shape = (1, 16, 16)
+    with pytest.raises(InputError, match=r"features are for samples of shape \(1, 8, 8\)"):
+        evaluate(model, FakeSplits(large, large), features)
+    model.sample_shape, unordered.code_length = (1, 8, 8), 5
+    with pytest.raises(InputError, match="baseline has 5 codes and the model 6"):
+        evaluate(model, splits, features, unordered=unordered)

@@ -1,0 +1,172 @@
+"""What an installed package promises: metadata, data files, light import, a lock that fits."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import distribution
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+LOCKS = ("core", "test", "dev")
+
+
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def lock_lines(name: str) -> list[str]:
+    lines = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
+def pins(name: str) -> dict[str, str]:
+    """Package to version, of the lock and of those it builds on."""
+    found: dict[str, str] = {}
+    for line in lock_lines(name):
+        if line.startswith("-r "):
+            found |= pins(line.removeprefix("-r ").removesuffix(".txt"))
+        else:
+            package, _, version = line.partition("==")
+            assert package not in found, f"{package} is pinned twice"
+            found[package] = version
+    return found
+
+
+def wanted(extra: str | None) -> list[Requirement]:
+    """The project's direct requirements with `extra`, its own extras resolved."""
+    project = pyproject()["project"]
+    extras = project["optional-dependencies"]
+    found = [Requirement(text) for text in project["dependencies"]]
+    waiting = [extra] if extra else []
+    while waiting:
+        for requirement in map(Requirement, extras[waiting.pop()]):
+            if requirement.name == project["name"]:
+                waiting.extend(requirement.extras)
+            else:
+                found.append(requirement)
+    return found
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_holds_exact_versions_and_nothing_else(name: str) -> None:
+    for line in lock_lines(name):
+        assert re.fullmatch(r"-r (core|test)\.txt|[a-z0-9-]+==[0-9][0-9a-z.]*", line), line
+        assert not line.startswith(("nvidia", "cuda", "triton")), line
+
+
+@pytest.mark.parametrize(("name", "extra"), [("core", None), ("test", "test"), ("dev", "dev")])
+def test_a_lock_meets_every_requirement(name: str, extra: str | None) -> None:
+    locked = pins(name)
+    requirements = wanted(extra)
+    assert requirements
+    for requirement in requirements:
+        version = locked.get(canonicalize_name(requirement.name))
+        assert version is not None, f"{requirement.name} is not in the lock; run `make lock`"
+        assert version in requirement.specifier, f"{requirement} is not met by {version}"
+
+
+def test_the_demo_installs_only_the_core() -> None:
+    assert not pins("core").keys() & {"datasets", "pytest", "ruff", "mypy", "huggingface-hub"}
+
+
+def test_metadata() -> None:
+    installed = distribution("anytime-ar")
+    assert installed.metadata["License-Expression"] == "Apache-2.0"
+    assert installed.metadata["Requires-Python"] == ">=3.11"
+    (command,) = installed.entry_points.select(group="console_scripts")
+    assert (command.name, command.value) == ("anytime", "anytime_ar.cli:main")
+
+
+def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
+    """Built from a copy, so that the build leaves nothing in the tree."""
+    copy = tmp_path / "project"
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    shutil.copytree(ROOT / "src", copy / "src", ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    build = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([sys.executable, *build, "--wheel-dir", tmp_path, copy], check=True)
+    (wheel,) = tmp_path.glob("anytime_ar-*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    source = copy / "src"
+    files = {
+        p.relative_to(source).as_posix() for p in (source / "anytime_ar").rglob("*") if p.is_file()
+    }
+    assert "anytime_ar/py.typed" in files
+    assert files - held == set()
+
+
+def test_importing_the_package_is_light() -> None:
+    """`anytime --help` and a `pytest --collect-only` must not wait for what they do not use."""
+    heavy = {"torch", "datasets", "lightning_fabric", "matplotlib", "sklearn", "torchmetrics"}
+    program = f"import sys, anytime_ar; print(*sorted({heavy!r} & sys.modules.keys()))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == []
+
+
+def readme_examples() -> ModuleType:
+    """The runner of the README's examples, which is a script and in no package."""
+    spec = importlib.util.spec_from_file_location("readme", ROOT / ".ci" / "readme_examples.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["readme"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_readme(tmp_path: Path, text: str) -> subprocess.CompletedProcess[str]:
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    script = ROOT / ".ci" / "readme_examples.py"
+    return subprocess.run([sys.executable, script, readme], capture_output=True, text=True)
+
+
+def test_the_readme_runner_finds_its_blocks() -> None:
+    found = readme_examples().examples(
+        "a\n```bash\necho 1\n```\n```text\nno\n```\n```bash no-run\nno\n```\n"
+        "```python\nx = '``'\n\ny = 2\n```\n```console\nno\n```\n"
+    )
+    assert [(e.line, e.language, e.source) for e in found] == [
+        (2, "bash", "echo 1\n"),
+        (11, "python", "x = '``'\n\ny = 2\n"),
+    ]
+
+
+def test_the_readme_runner_shares_one_folder(tmp_path: Path) -> None:
+    done = run_readme(
+        tmp_path,
+        "```bash\necho 7 > a.txt\n```\n```python\nprint(open('a.txt').read().strip() * 3)\n```\n",
+    )
+    assert done.returncode == 0
+    assert "777" in done.stdout
+    assert not (ROOT / "a.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("# no examples\n```bash no-run\ntrue\n```\n", "no examples to run"),
+        ("```bash\nfalse\ntrue\n```\n", "README.md:1: this example failed with exit code 1"),
+        ("```bash\nfalse | true\n```\n", "failed with exit code 1"),
+        ("```python\nassert False\n```\n", "failed with exit code 1"),
+    ],
+)
+def test_the_readme_runner_fails(tmp_path: Path, text: str, message: str) -> None:
+    done = run_readme(tmp_path, text)
+    assert done.returncode == 1
+    assert message in done.stdout

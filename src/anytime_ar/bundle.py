@@ -36,7 +36,6 @@ from anytime_ar.prior import Prior, PriorConfig
 
 FORMAT_VERSION = 1
 _PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
-_WEIGHTS = ("autoencoder.safetensors", "prior.safetensors")
 
 
 class DataCard(Config):
@@ -60,7 +59,8 @@ class Card(Config):
     name: str
     data: DataCard
     autoencoder: AutoencoderConfig
-    prior: PriorConfig
+    prior: PriorConfig | None = None
+    """None: an autoencoder alone, which encodes and decodes but does not sample."""
     weights: Literal["float32", "float16"] = "float32"
     """Number format of the stored weights; in memory they are float32."""
     training: dict[str, Any] = Field(default_factory=dict)
@@ -78,13 +78,15 @@ class Bundle:
 
     card: Card
     autoencoder: OrderedAutoencoder
-    prior: Prior
+    prior: Prior | None = None
     curve: Curve | None = None
 
 
 def build(card: Card) -> Bundle:
     """Fresh networks for a card, with random weights."""
     autoencoder = OrderedAutoencoder(card.autoencoder, card.data.sample_shape)
+    if card.prior is None:
+        return Bundle(card, autoencoder)
     prior = Prior(
         card.prior, autoencoder.code_length, autoencoder.vocabulary, label_count=card.label_count
     )
@@ -107,7 +109,7 @@ def save_bundle(bundle: Bundle, folder: Path | str) -> None:
     try:
         write_json(fresh / "config.json", bundle.card.model_dump(mode="json"))
         dtype = getattr(torch, bundle.card.weights)
-        for name, module in zip(_WEIGHTS, (bundle.autoencoder, bundle.prior), strict=True):
+        for name, module in _networks(bundle).items():
             save_file(_stored(module, dtype), fresh / name)
         if bundle.curve is not None:
             write_json(fresh / "curve.json", bundle.curve.model_dump(mode="json"))
@@ -155,7 +157,7 @@ def load_bundle(folder: Path | str) -> Bundle:
         bundle = build(card)
     except InputError as error:
         raise BundleError(str(error)) from error
-    for name, module in zip(_WEIGHTS, (bundle.autoencoder, bundle.prior), strict=True):
+    for name, module in _networks(bundle).items():
         try:
             module.load_state_dict({k: _loaded(v) for k, v in load_file(folder / name).items()})
         except (RuntimeError, SafetensorError) as error:
@@ -194,6 +196,14 @@ def resolve(name: Path | str) -> Path:
     )
 
 
+def _networks(bundle: Bundle) -> dict[str, nn.Module]:
+    """The networks of a bundle by the file of their weights."""
+    networks: dict[str, nn.Module] = {"autoencoder.safetensors": bundle.autoencoder}
+    if bundle.prior is not None:
+        networks["prior.safetensors"] = bundle.prior
+    return networks
+
+
 def _from_hub(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
@@ -219,7 +229,7 @@ def _from_hub(name: str) -> Path:
 
 def _check_manifest(folder: Path) -> None:
     manifest = _read_json(folder / "manifest.json")
-    for name in ("config.json", *_WEIGHTS):
+    for name in ("config.json", "autoencoder.safetensors"):
         if name not in manifest:
             raise BundleError(
                 f"{folder / 'manifest.json'} does not list {name}; get the bundle again"

@@ -23,6 +23,8 @@ class NetworkConfig(Config):
     """Channels at each resolution, finest first; each further one halves the side."""
     blocks: int = Field(2, ge=0)
     """Residual blocks at each resolution."""
+    hidden: int = Field(512, ge=0)
+    """Hidden width between maps and code vectors, for layout=vector; 0: a linear map."""
 
     @property
     def stride(self) -> int:
@@ -31,10 +33,10 @@ class NetworkConfig(Config):
 
 
 PRESETS: dict[int, NetworkConfig] = {
-    8: NetworkConfig(patch=1, widths=(48, 96), blocks=1),
-    28: NetworkConfig(patch=2, widths=(64, 128), blocks=2),
-    32: NetworkConfig(patch=2, widths=(64, 128, 192), blocks=2),
-    64: NetworkConfig(patch=2, widths=(64, 128, 192), blocks=2),
+    8: NetworkConfig(patch=1, widths=(32, 64), blocks=1, hidden=256),
+    28: NetworkConfig(patch=2, widths=(32, 64), blocks=1),
+    32: NetworkConfig(patch=2, widths=(64, 96), blocks=1, hidden=1024),
+    64: NetworkConfig(patch=4, widths=(64, 96), blocks=2, hidden=1024),
 }
 """Networks that suit an image side."""
 

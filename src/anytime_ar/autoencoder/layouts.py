@@ -52,15 +52,41 @@ class SpatialLayout(Layout):
         return vectors.mT.unflatten(2, (self.side, self.side))
 
 
-class VectorLayout(Layout):
-    """A linear map from all F * h * w values to L vectors of width D, and one back."""
+class FullyConnected(nn.Module):
+    """A linear map, plus a hidden layer of its own where `hidden` > 0: [B, inputs] -> [B, outputs].
 
-    def __init__(self, code_length: int, code_width: int, features: int, side: int) -> None:
+    The hidden layer starts at zero: the linear map learns first, and faster than through it.
+    """
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.bend: nn.Sequential | None = None
+        if hidden:
+            last = nn.Linear(hidden, outputs)
+            nn.init.zeros_(last.weight)
+            self.bend = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) if self.bend is None else self.linear(x) + self.bend(x)
+
+
+class VectorLayout(Layout):
+    """A learned map from all F * h * w values to L vectors of width D, and one back.
+
+    Args:
+        hidden: width of a hidden layer in each; 0: linear. The first few codes describe the whole
+            picture, which convolutions alone put together only step by step.
+    """
+
+    def __init__(
+        self, code_length: int, code_width: int, features: int, side: int, hidden: int
+    ) -> None:
         super().__init__()
         self.features, self.side, self.code_length = features, side, code_length
         flat = features * side**2
-        self.project = nn.Linear(flat, code_length * code_width)
-        self.expand = nn.Linear(code_length * code_width, flat)
+        self.project = FullyConnected(flat, hidden, code_length * code_width)
+        self.expand = FullyConnected(code_length * code_width, hidden, flat)
 
     def to_vectors(self, features: Tensor) -> Tensor:
         return self.project(features.flatten(1)).unflatten(1, (self.code_length, -1))

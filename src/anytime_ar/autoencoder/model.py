@@ -55,7 +55,7 @@ class OrderedAutoencoder(nn.Module):
 
     def _linear(self) -> tuple[nn.Module, nn.Module, Layout]:
         flat = math.prod(self.sample_shape)
-        layout = VectorLayout(self.code_length, self.code_width, features=flat, side=1)
+        layout = VectorLayout(self.code_length, self.code_width, features=flat, side=1, hidden=0)
         encoder = nn.Sequential(nn.Flatten(), nn.Unflatten(1, (flat, 1, 1)))
         decoder = nn.Sequential(nn.Flatten(), nn.Unflatten(1, self.sample_shape))
         return encoder, decoder, layout
@@ -73,8 +73,9 @@ class OrderedAutoencoder(nn.Module):
             case "vector":
                 # A quarter of the widest map is enough to carry the codes, and keeps the two
                 # projections from holding most of the model's weights.
+                features = max(1, network.widths[-1] // 4)
                 layout = VectorLayout(
-                    self.code_length, self.code_width, max(1, network.widths[-1] // 4), side
+                    self.code_length, self.code_width, features, side, network.hidden
                 )
         channels = self.sample_shape[0]
         encoder = ConvEncoder(network, channels, layout.features)

@@ -23,7 +23,7 @@ class TruncationConfig(Config):
     """`uniform` is the paper's; `full` never truncates (the ordinary, unordered autoencoder)."""
     ratio: float = 0.9
     """`geometric` only: p(k + 1) / p(k), above 0."""
-    full_probability: float = 0.0
+    full_probability: float = 0.5
     """Keep all codes with this probability, else draw from `distribution`; 0..1."""
 
     def build(self, code_length: int) -> Truncation:

@@ -129,7 +129,7 @@ class _Study:
         """Reconstruction and, where there is a prior, sample quality at each budget."""
         encoded = [codec.encode(x).cpu() for x in _data(self.data.test, self.batch_size)]
         drawn: Tensor | None = None
-        if isinstance(codec, Model) and self.reference is not None:
+        if isinstance(codec, Model) and codec.can_sample and self.reference is not None:
             drawn = codec.sample_codes(self.samples, codes=budgets[-1], seed=self.seed).cpu()
         points = []
         for k in budgets:

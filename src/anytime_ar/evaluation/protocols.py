@@ -76,6 +76,10 @@ class Codec(Protocol):
 class Model(Codec, Protocol):
     """A codec with a prior, which can draw new samples."""
 
+    @property
+    def can_sample(self) -> bool:
+        """Whether there is a prior to draw from."""
+
     def sample_codes(self, n: int, *, codes: int | None = None, seed: int = 0) -> Tensor:
         """int64 [n, k]; the codes of a shorter draw are a prefix of a longer one's."""
 

@@ -64,8 +64,27 @@ class Preview:
         return self.codes.shape[1]
 
 
-def load(name: str | Path, *, device: str | torch.device = "cpu") -> AnytimeModel:
+def choose_device(name: str | torch.device) -> torch.device:
+    """The device of that name; `auto` is the best there is.
+
+    Raises:
+        InputError: there is no such device on this machine.
+    """
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return torch.device("cpu") if accelerator is None else accelerator
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device {str(name)!r} is not there; pass cpu or auto") from error
+
+
+def load(name: str | Path, *, device: str | torch.device = "auto") -> AnytimeModel:
     """Load a model: a shipped bundle (`"mnist"`), a folder, or a Hub id (`"owner/name"`).
+
+    Args:
+        name: see above.
+        device: `cpu`, `cuda`, `mps`, or `auto` for the best there is.
 
     Raises:
         BundleError: nothing is found under that name, or what is found is refused.
@@ -78,14 +97,14 @@ class AnytimeModel:
 
     Args:
         bundle: weights and what belongs to them.
-        device: where to compute.
+        device: `cpu`, `cuda`, `mps`, or `auto` for the best there is.
     """
 
-    def __init__(self, bundle: Bundle, *, device: str | torch.device = "cpu") -> None:
+    def __init__(self, bundle: Bundle, *, device: str | torch.device = "auto") -> None:
         self.bundle = bundle
-        self.device = torch.device(device)
+        self.device = choose_device(device)
         self.autoencoder = bundle.autoencoder.to(self.device).eval()
-        self.prior = bundle.prior.to(self.device).eval()
+        self.prior = None if bundle.prior is None else bundle.prior.to(self.device).eval()
 
     @property
     def code_length(self) -> int:
@@ -105,7 +124,12 @@ class AnytimeModel:
     @property
     def labels(self) -> tuple[str, ...] | None:
         """Names of the classes of a conditional model, by label; None: unconditional."""
-        return self.bundle.card.data.labels if self.prior.label_count else None
+        return self.bundle.card.data.labels
+
+    @property
+    def can_sample(self) -> bool:
+        """Whether there is a prior; an autoencoder alone encodes and decodes only."""
+        return self.prior is not None
 
     @property
     def curve(self) -> Curve | None:
@@ -143,7 +167,7 @@ class AnytimeModel:
         plan = self._plan(n, options)
         chunks = []
         for rows in torch.arange(n).split(ROWS_AT_ONCE):
-            *_, last = plan.rows(rows).run(self.prior)
+            *_, last = plan.rows(rows).run()
             chunks.append(last)
         return torch.cat(chunks)
 
@@ -164,12 +188,17 @@ class AnytimeModel:
 
     def _previews(self, plan: _Plan, clock: Callable[[], float]) -> Iterator[Preview]:
         begin = clock()
-        for prefix in plan.run(self.prior):
+        for prefix in plan.run():
             data = self.decode(prefix)
             yield Preview(prefix, data, clock() - begin)
 
     def _plan(self, n: int, options: DrawOptions) -> _Plan:
         """Check the arguments of a draw and settle its randomness."""
+        if self.prior is None:
+            raise InputError(
+                f"model {self.bundle.card.name!r} has no prior to sample from; "
+                "train one (the `prior` settings), or use encode and decode only"
+            )
         if n < 1:
             raise InputError(f"cannot draw {n} samples; pass n >= 1")
         choice = ChoiceConfig.parse(
@@ -182,7 +211,7 @@ class AnytimeModel:
             secrets.randbits(64) if seed is None else seed, range(n), 1 + self.code_length
         ).to(self.device)
         labels = self._labels(n, options.get("label"), noise[:, 0])
-        return _Plan(noise[:, 1:], labels, budget, choice)
+        return _Plan(self.prior, noise[:, 1:], labels, budget, choice)
 
     def _labels(
         self, n: int, label: Label | Sequence[Label] | None, noise: Tensor
@@ -210,6 +239,7 @@ class AnytimeModel:
 class _Plan:
     """A checked draw: everything the decode loop needs."""
 
+    prior: Prior
     noise: Tensor
     labels: Tensor | None
     budget: Budget
@@ -219,8 +249,10 @@ class _Plan:
         labels = None if self.labels is None else self.labels[rows]
         return replace(self, noise=self.noise[rows], labels=labels)
 
-    def run(self, prior: Prior) -> Iterator[Tensor]:
-        return draw(prior, self.noise, budget=self.budget, labels=self.labels, choice=self.choice)
+    def run(self) -> Iterator[Tensor]:
+        return draw(
+            self.prior, self.noise, budget=self.budget, labels=self.labels, choice=self.choice
+        )
 
 
 def _label_number(label: Label, names: tuple[str, ...]) -> int:

@@ -28,10 +28,10 @@ class OptimizerConfig(Config):
 class AutoencoderTrainingConfig(Config):
     """How the ordered autoencoder is trained."""
 
-    scheme: Literal["full_and_prefix", "one_stage", "two_stage"] = "full_and_prefix"
-    """`full_and_prefix`: every step reconstructs from all codes and from a random prefix;
-    `one_stage`: from a random prefix; `two_stage` (paper): half of the steps from all codes, then
-    from a random prefix."""
+    scheme: Literal["one_stage", "two_stage", "full_and_prefix"] = "one_stage"
+    """`one_stage`: reconstruct from a random prefix, as `truncation` draws it; `two_stage` (paper):
+    half of the steps from all codes, then from a random prefix; `full_and_prefix`: from all codes
+    and from a random prefix in every step, at twice the work of the decoder."""
     truncation: TruncationConfig = TruncationConfig()
     kept_per: Literal["sample", "batch"] = "sample"
     """Draw the number of kept codes for each sample, or (paper) once for a batch."""
@@ -76,7 +76,8 @@ class TrainConfig(Config):
     """Of the samples that the autoencoder is trained on."""
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     autoencoder_training: AutoencoderTrainingConfig = AutoencoderTrainingConfig()
-    prior: PriorConfig = PriorConfig()
+    prior: PriorConfig | None = PriorConfig()
+    """None: train the autoencoder alone."""
     prior_training: PriorTrainingConfig = PriorTrainingConfig()
     conditional: bool = True
     """Condition the prior on class labels, where the data has them."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from tqdm import tqdm
 
@@ -32,7 +32,6 @@ class RunLog:
     @contextmanager
     def progress(self, name: str, steps: int, begin: int) -> Iterator[ProgressBar]:
         """A bar over the steps of a stage."""
-        bar: tqdm[None]
         with tqdm(
             total=steps, initial=begin, desc=name, disable=not self._show, dynamic_ncols=True
         ) as bar:
@@ -53,7 +52,7 @@ class RunLog:
 class ProgressBar:
     """The part of a tqdm bar that training uses."""
 
-    def __init__(self, bar: tqdm[None]) -> None:
+    def __init__(self, bar: tqdm[NoReturn]) -> None:
         self._bar = bar
 
     def update(self, step: int, losses: dict[str, float]) -> None:

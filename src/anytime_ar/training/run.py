@@ -60,8 +60,9 @@ def train(
     _open_folder(folder, config)
     with RunLog(folder / "log.jsonl", show_progress=show_progress) as log:
         _fit(AutoencoderStage(bundle.autoencoder, data, config), config, folder, fabric, log)
-        stage = PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric)
-        _fit(stage, config, folder, fabric, log)
+        if bundle.prior is not None:
+            stage = PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric)
+            _fit(stage, config, folder, fabric, log)
     save_bundle(bundle, folder / "bundle")
     return bundle
 
@@ -129,7 +130,7 @@ def _check_folder(folder: Path, config: TrainConfig, *, resume: bool) -> None:
     if not resume:
         raise InputError(f"{folder} holds a run already; resume it, or choose another folder")
     values = yaml.safe_load(written.read_text(encoding="utf-8"))
-    earlier = TrainConfig.parse(values, origin=str(written))
+    earlier = type(config).parse(values, origin=str(written))
     if earlier != config:
         raise InputError(
             f"{folder} was begun with other settings: {', '.join(_differences(earlier, config))}; "

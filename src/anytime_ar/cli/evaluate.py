@@ -1,0 +1,74 @@
+"""Measure a model's quality and cost at every number of codes: table, curve.json, curve.png."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from anytime_ar.bundle import resolve, save_bundle
+from anytime_ar.cli.features import default_folder
+from anytime_ar.cli.options import add_device, add_json, progress_bar, show
+from anytime_ar.cli.parser import Parser
+from anytime_ar.data import DataConfig, load_data
+from anytime_ar.evaluation import evaluate, load_features, table, write_report
+from anytime_ar.sampling import AnytimeModel, load
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("model", help="shipped name, folder, or Hub id")
+    parser.add_argument("--data", type=str | None, help="data set; default: the model's own")
+    parser.add_argument("--features", type=Path | None, help="default runs/features/NAME")
+    parser.add_argument("--unordered", type=str | None, help="model trained without truncation")
+    parser.add_argument("--samples", type=int, default=10_000, help="drawn for the sample FD")
+    parser.add_argument("--codes", type=list[int] | None, help="as [4,8,16]; default: all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path | None, help="folder for the curve; default: the run's")
+    parser.add_argument("--attach", action="store_true", help="store the curve in the model")
+    add_device(parser)
+    add_json(parser)
+
+
+def run(arguments: Namespace) -> None:
+    model = load(arguments.model, device=arguments.device)
+    unordered = None
+    if arguments.unordered is not None:
+        unordered = load(arguments.unordered, device=arguments.device)
+    features = load_features(
+        arguments.features or default_folder(model.bundle.card.name), device=model.device
+    )
+    with progress_bar("evaluate") as progress:
+        curve = evaluate(
+            model,
+            load_data(_data(model, arguments.data)),
+            features.network,
+            samples=arguments.samples,
+            codes=arguments.codes,
+            unordered=unordered,
+            seed=arguments.seed,
+            progress=progress,
+        )
+    folder = arguments.out or _folder(arguments.model)
+    write_report(curve, folder)
+    if arguments.attach:
+        save_bundle(replace(model.bundle, curve=curve), resolve(arguments.model))
+    show(
+        arguments,
+        f"{table(curve)}\n\n{folder}: curve.json and curve.png",
+        **curve.model_dump(mode="json"),
+    )
+
+
+def _data(model: AnytimeModel, name: str | None) -> DataConfig:
+    """The data set that a model was trained on, prepared alike; `name` replaces where it lies."""
+    card = model.bundle.card
+    values = card.training.get("data", {"name": card.data.name})
+    config = DataConfig.parse(values, origin=f"data of model {card.name!r}")
+    return config if name is None else config.model_copy(update={"name": name})
+
+
+def _folder(model: str) -> Path:
+    """The folder of a run for its own model, else one named after the model."""
+    path = Path(model)
+    return path if (path / "config.yaml").is_file() else Path("runs") / path.name

@@ -1,0 +1,53 @@
+"""Train the classifier whose features judge samples: the Fréchet distance of `anytime evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from anytime_ar.cli.experiment import Experiment
+from anytime_ar.cli.options import add_device, add_json, progress_bar, show
+from anytime_ar.cli.parser import Parser, read_config
+from anytime_ar.data import DataSplits, load_data
+from anytime_ar.evaluation import Features, accuracy, save_features, train_features
+from anytime_ar.sampling import choose_device
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_config(Experiment)
+    parser.add_argument("--out", type=Path | None, help="folder; default runs/features/NAME")
+    add_device(parser)
+    add_json(parser)
+
+
+def run(arguments: Namespace) -> None:
+    experiment = read_config(Experiment, arguments)
+    folder = arguments.out or default_folder(experiment.name)
+    features = make_features(experiment, load_data(experiment.data), folder, arguments.device)
+    show(
+        arguments,
+        f"{folder}: features of a classifier with {features.test_accuracy:.2%} test accuracy",
+        out=str(folder),
+        test_accuracy=features.test_accuracy,
+    )
+
+
+def default_folder(name: str) -> Path:
+    """Where the features for a configuration lie."""
+    return Path("runs") / "features" / name
+
+
+def make_features(experiment: Experiment, data: DataSplits, folder: Path, device: str) -> Features:
+    """Train the classifier of an experiment and write it to a folder."""
+    with progress_bar("features") as progress:
+        network = train_features(
+            data.train,
+            experiment.features,
+            label_count=len(data.label_names or ()),
+            device=choose_device(device),
+            progress=progress,
+        )
+    features = Features(network, accuracy(network, data.test))
+    save_features(features, folder)
+    return features

@@ -1,0 +1,87 @@
+"""`anytime COMMAND ...`: parses, calls the library, prints.
+
+Bad input ends with one line on standard error and exit code 2, a failed run with exit code 1; never
+with a traceback. Heavy imports happen inside the commands, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from anytime_ar.cli.parser import Parser
+from anytime_ar.errors import AnytimeError, InputError
+
+COMMANDS = {
+    "demo": "train on digits, sample at every budget, and show table and pictures",
+    "train": "train an ordered autoencoder and its prior on a data set",
+    "features": "train the classifier whose features judge samples",
+    "evaluate": "measure quality and cost at every number of codes",
+    "sample": "draw pictures with any number of codes",
+    "encode": "turn pictures into codes",
+    "decode": "turn codes, or any prefix of them, into pictures",
+}
+"""Each command is the module of that name beside this one, with `add_arguments` and `run`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its code.
+
+    Args:
+        arguments: what follows `anytime`; None: those of the process.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _dispatch(arguments)
+        sys.stdout.flush()
+    except InputError as error:
+        _complain(error, code=2)
+    except AnytimeError as error:
+        _complain(error, code=1)
+    except KeyboardInterrupt:
+        print("anytime: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has left: not an error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"anytime-ar {version('anytime-ar')}")
+        return
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise InputError(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")
+    module = import_module(f"anytime_ar.cli.{name}")
+    parser = Parser(prog=f"anytime {name}", description=module.__doc__)
+    module.add_arguments(parser)
+    module.run(parser.parse_args(parser.prepare(rest)))
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: anytime COMMAND ...",
+            "",
+            "Anytime generation: samples that can be cut off after any number of codes.",
+            "",
+            *lines,
+            "",
+            "`anytime COMMAND --help` tells the options of a command.",
+        ]
+    )
+
+
+def _complain(error: AnytimeError, *, code: int) -> None:
+    print(f"anytime: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(code)

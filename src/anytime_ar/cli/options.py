@@ -1,0 +1,73 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from jsonargparse import Namespace
+from tqdm import tqdm
+
+from anytime_ar.cli.parser import Parser
+from anytime_ar.evaluation.protocols import Progress
+from anytime_ar.sampling import AnytimeModel, DrawOptions
+
+
+def add_device(parser: Parser) -> None:
+    """`--device`."""
+    parser.add_argument("--device", default="auto", help="cpu, cuda, mps, or auto")
+
+
+def add_json(parser: Parser) -> None:
+    """`--json`."""
+    parser.add_argument("--json", action="store_true", help="print figures as JSON")
+
+
+def add_draw_options(parser: Parser) -> None:
+    """Everything that `AnytimeModel.sample` takes."""
+    parser.add_argument("--codes", type=int | None, help="codes per sample; default: all")
+    parser.add_argument("--label", type=str | None, help="class, by name or number")
+    parser.add_argument("--seed", type=int | None, help="default: a fresh one, which is printed")
+    parser.add_argument("--temperature", type=float, default=1.0, help="0: most likely codes")
+    parser.add_argument("--top_k", type=int | None, help="only the k most likely entries")
+    parser.add_argument("--top_p", type=float, default=1.0, help="only the likeliest of mass p")
+    parser.add_argument(
+        "--guidance", type=float, default=1.0, help="above 1: follow the label more"
+    )
+
+
+def draw_options(model: AnytimeModel, arguments: Namespace) -> DrawOptions:
+    """The options of a draw among parsed arguments."""
+    label = arguments.label
+    if label is not None and label.isdigit() and label not in (model.labels or ()):
+        label = int(label)
+    return DrawOptions(
+        codes=arguments.codes,
+        label=label,
+        seed=secrets.randbits(32) if arguments.seed is None else arguments.seed,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        guidance=arguments.guidance,
+    )
+
+
+def show(arguments: Namespace, text: str, **figures: Any) -> None:
+    """Print text for people, or figures as JSON where `--json` asks for it."""
+    print(json.dumps(figures, allow_nan=False) if arguments.json else text)
+
+
+@contextmanager
+def progress_bar(name: str) -> Iterator[Progress]:
+    """A bar on standard error for work that reports (done, total, what)."""
+    with tqdm(desc=name, dynamic_ncols=True) as bar:
+
+        def update(done: int, total: int, what: str) -> None:
+            bar.total = total
+            bar.set_postfix_str(what, refresh=False)
+            bar.update(done - bar.n)
+
+        yield update

@@ -1,1 +1,35 @@
-"""Anytime generation: autoregressive models over ordered codes."""
+"""Anytime generation: autoregressive models over ordered codes, cut off after any number of them.
+
+    import anytime_ar as aar
+
+    model = aar.load("mnist")
+    x = model.sample(16, codes=8, seed=0)   # float32 [16, 1, 28, 28] in [-1, 1]
+    for preview in model.stream(4):         # preview.codes_drawn, preview.data, preview.elapsed_s
+        ...
+    codes = model.encode(x)                 # int64 [16, L], coarse to fine
+    x_hat = model.decode(codes[:, :8])      # any prefix
+
+After Xu et al., *Anytime Sampling for Autoregressive Models via Ordered Autoencoding*, ICLR 2021.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anytime_ar.sampling import AnytimeModel, Preview, load
+
+__all__ = ["AnytimeModel", "Preview", "load"]
+
+
+def __getattr__(name: str) -> object:
+    """The public names, loaded on first use: `import anytime_ar` does not wait for torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from anytime_ar import sampling
+
+    return getattr(sampling, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -76,6 +76,7 @@ class FakeModel(FakeCodec):
 
     source: Tensor = field(default_factory=lambda: torch.zeros(1, *SHAPE))
     draws: list[tuple[int, int | None, int]] = field(default_factory=list)
+    can_sample: bool = True
 
     def sample_codes(self, n: int, *, codes: int | None = None, seed: int = 0) -> Tensor:
         self.draws.append((n, codes, seed))

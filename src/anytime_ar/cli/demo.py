@@ -61,7 +61,7 @@ def run(arguments: Namespace) -> None:
         )
     write_report(curve, folder)
     budgets = range(1, model.code_length + 1)
-    sheet = contact_sheet(model, PICTURED, budgets, seed=arguments.seed)
+    sheet = contact_sheet(model, model.sample_codes(PICTURED, seed=arguments.seed), budgets)
     write_contact_sheet(sheet, budgets, folder / "samples.png")
     print(f"trained in {seconds:.0f} s", file=sys.stderr)
     show(

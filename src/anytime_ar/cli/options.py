@@ -27,8 +27,7 @@ def add_json(parser: Parser) -> None:
 
 
 def add_draw_options(parser: Parser) -> None:
-    """Everything that `AnytimeModel.sample` takes."""
-    parser.add_argument("--codes", type=int | None, help="codes per sample; default: all")
+    """What `AnytimeModel.sample` takes beside the number of codes."""
     parser.add_argument("--label", type=str | None, help="class, by name or number")
     parser.add_argument("--seed", type=int | None, help="default: a fresh one, which is printed")
     parser.add_argument("--temperature", type=float, default=1.0, help="0: most likely codes")
@@ -39,13 +38,13 @@ def add_draw_options(parser: Parser) -> None:
     )
 
 
-def draw_options(model: AnytimeModel, arguments: Namespace) -> DrawOptions:
-    """The options of a draw among parsed arguments."""
+def draw_options(model: AnytimeModel, arguments: Namespace, codes: int | None) -> DrawOptions:
+    """The options of a draw among parsed arguments, for a number of codes."""
     label = arguments.label
     if label is not None and label.isdigit() and label not in (model.labels or ()):
         label = int(label)
     return DrawOptions(
-        codes=arguments.codes,
+        codes=codes,
         label=label,
         seed=secrets.randbits(32) if arguments.seed is None else arguments.seed,
         temperature=arguments.temperature,

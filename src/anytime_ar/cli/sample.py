@@ -1,4 +1,7 @@
-"""Draw pictures from a model, with any number of codes, into one grid."""
+"""Draw pictures from a model, with any number of codes, into one grid.
+
+Several numbers of codes, as in `--codes [1,2,4,8]`, give a row per sample and a column per number.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,16 @@ from jsonargparse import Namespace
 from anytime_ar.cli.options import add_device, add_draw_options, add_json, draw_options, show
 from anytime_ar.cli.parser import Parser
 from anytime_ar.data import image_grid, write_image
+from anytime_ar.evaluation import contact_sheet, write_contact_sheet
 from anytime_ar.sampling import load
 
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument("-n", type=int, default=16, help="number of samples")
+    parser.add_argument(
+        "--codes", type=int | list[int] | None, help="codes per sample, or a list; default: all"
+    )
     add_draw_options(parser)
     parser.add_argument("--out", type=Path, default=Path("samples.png"), help="picture to write")
     parser.add_argument("--columns", type=int | None, help="pictures in a row; default: a square")
@@ -26,13 +33,18 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     model = load(arguments.model, device=arguments.device)
-    options = draw_options(model, arguments)
+    asked = arguments.codes
+    budgets = asked if isinstance(asked, list) else [asked or model.code_length]
+    codes = max(budgets, default=0)
+    options = draw_options(model, arguments, codes)
     begin = time.perf_counter()
-    samples = model.sample(arguments.n, **options)
+    drawn = model.sample_codes(arguments.n, **options)
+    if isinstance(asked, list):
+        write_contact_sheet(contact_sheet(model, drawn, asked), asked, arguments.out)
+    else:
+        columns = arguments.columns or math.ceil(math.sqrt(arguments.n))
+        write_image(arguments.out, image_grid(model.decode(drawn).cpu(), columns))
     seconds = time.perf_counter() - begin
-    columns = arguments.columns or math.ceil(math.sqrt(arguments.n))
-    write_image(arguments.out, image_grid(samples.cpu(), columns))
-    codes = options["codes"] or model.code_length
     show(
         arguments,
         f"{arguments.out}: {arguments.n} samples of {codes} of {model.code_length} codes "

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anytime_ar.curve import Curve
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation.protocols import Model
+from anytime_ar.evaluation.protocols import Codec
 from anytime_ar.files import write_atomically
 
 if TYPE_CHECKING:
@@ -92,12 +92,12 @@ def _label(axes: Axes, title: str, quantity: str) -> None:
 
 
 @torch.no_grad()
-def contact_sheet(model: Model, n: int, codes: Sequence[int], seed: int = 0) -> Tensor:
-    """Samples sharpening: a row per sample, a column per number of codes, drawn only once.
+def contact_sheet(codec: Codec, codes: Tensor, budgets: Sequence[int]) -> Tensor:
+    """Samples sharpening: a row per sample, a column per number of codes.
 
     Args:
-        n: number of samples.
-        codes: the numbers of codes, left to right.
+        codes: int64 [n, k], drawn or encoded.
+        budgets: the numbers of codes to decode, each in 1..k, left to right.
 
     Returns:
         float32 [C, H', W'] in [-1, 1]; tiles of at least 48 pixels, each followed by a white gap of
@@ -106,31 +106,30 @@ def contact_sheet(model: Model, n: int, codes: Sequence[int], seed: int = 0) -> 
     Raises:
         InputError: the samples are not grey or colour images, or a number of codes is out of range.
     """
-    shape = tuple(model.sample_shape)
+    shape = tuple(codec.sample_shape)
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise InputError(f"a contact sheet needs samples of shape (1 or 3, H, W), got {shape}")
-    if n < 1 or not codes or not all(1 <= k <= model.code_length for k in codes):
+    if not len(codes) or not budgets or not all(1 <= k <= codes.shape[1] for k in budgets):
         raise InputError(
-            f"a contact sheet needs n >= 1 and codes in 1..{model.code_length}, got n = {n} and "
-            f"codes {list(codes)}"
+            f"a contact sheet needs samples, and budgets in 1..{codes.shape[1]}, the codes that "
+            f"each has; got {len(codes)} samples and budgets {list(budgets)}"
         )
-    drawn = model.sample_codes(n, codes=max(codes), seed=seed)  # [n, k]
     scale = max(1, math.ceil(SMALLEST_TILE / min(shape[1:])))
     columns = []
-    for k in codes:
-        tiles = model.decode(drawn[:, :k]).float().cpu().clamp(-1, 1)  # [n, C, H, W]
+    for k in budgets:
+        tiles = codec.decode(codes[:, :k]).float().cpu().clamp(-1, 1)  # [n, C, H, W]
         tiles = tiles.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
         tiles = torch.nn.functional.pad(tiles, (0, GAP, 0, GAP), value=1.0)
         columns.append(torch.cat(list(tiles), dim=1))  # [C, n·H, W]
     return torch.cat(columns, dim=2)
 
 
-def write_contact_sheet(sheet: Tensor, codes: Sequence[int], path: Path) -> None:
+def write_contact_sheet(sheet: Tensor, budgets: Sequence[int], path: Path) -> None:
     """Write the result of `contact_sheet` as PNG, with the number of codes above each column.
 
     Args:
         sheet: float32 [C, H', W'] in [-1, 1] with C of 1 or 3.
-        codes: the numbers of codes of its columns.
+        budgets: the numbers of codes of its columns.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -140,8 +139,8 @@ def write_contact_sheet(sheet: Tensor, codes: Sequence[int], path: Path) -> None
     picture = Image.new("RGB", (tiles.width + GAP, tiles.height + header), "white")
     picture.paste(tiles, (GAP, header))
     draw = ImageDraw.Draw(picture)
-    pitch = tiles.width / len(codes)
-    for column, k in enumerate(codes):
+    pitch = tiles.width / len(budgets)
+    for column, k in enumerate(budgets):
         centre = GAP + (column + 0.5) * pitch - GAP / 2
         draw.text((centre, header / 2), f"k={k}", fill="black", font=font, anchor="mm")
     content = io.BytesIO()

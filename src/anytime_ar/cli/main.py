@@ -6,6 +6,7 @@ with a traceback. Heavy imports happen inside the commands, so that `--help` is 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: what follows `anytime`; None: those of the process.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Fabric announces its precision on every run, the Hub each of its retries; our own errors say
+    # what came of it.
+    for library in ("lightning_fabric", "huggingface_hub", "datasets"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     try:
         _dispatch(arguments)
         sys.stdout.flush()

@@ -36,8 +36,8 @@ class FeatureConfig(Config):
     """Channels of the first stage; the last has four times as many."""
     features: int = Field(default=128, ge=2)
     """F, the size of the penultimate layer."""
-    steps: int = Field(default=2500, ge=1)
-    """Optimizer steps."""
+    steps: int = Field(default=2500, ge=10)
+    """Optimizer steps; fewer than 10 leave no room for the schedule's warm-up."""
     batch_size: int = Field(default=128, ge=2)
     """Images in a step."""
     learning_rate: float = Field(default=0.003, gt=0, allow_inf_nan=False)

@@ -1,0 +1,238 @@
+"""The command line as a user meets it: every command on a tiny model, one line for mistakes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anytime_ar.cli import main
+from anytime_ar.cli.main import COMMANDS
+from anytime_ar.cli.parser import config_names, config_path
+from anytime_ar.sampling import load
+
+TINY = [
+    "--autoencoder.code_length=4",
+    "--autoencoder.quantizer.vocabulary=8",
+    "--autoencoder.network.widths=[4,8]",
+    "--autoencoder.network.blocks=0",
+    "--autoencoder.network.hidden=8",
+    "--autoencoder_training.steps=6",
+    "--autoencoder_training.batch_size=16",
+    "--autoencoder_training.start_samples=32",
+    "--prior.layers=1",
+    "--prior.width=8",
+    "--prior.heads=2",
+    "--prior_training.steps=4",
+    "--prior_training.views=1",
+    "--features.steps=10",
+    "--features.width=4",
+    "--features.features=8",
+    "--device=cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A tiny run and its features, trained through the command line."""
+    folder = tmp_path_factory.mktemp("cli")
+    main(["train", "digits", *TINY, "--out", str(folder / "run")])
+    main(["train", "digits", *TINY, "--prior", "null", "--out", str(folder / "codec")])
+    main(["features", "digits", *TINY, "--out", str(folder / "features")])
+    return folder
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a mistake gives; checks that it is one, and the exit code 2."""
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    printed = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("anytime: ")
+    return lines[0]
+
+
+def test_every_command_has_help(capsys):
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as stopped:
+            main([name, "--help"])
+        assert stopped.value.code == 0
+        assert f"anytime {name}" in capsys.readouterr().out
+
+
+def test_the_overview_names_every_command_within_80_columns(capsys):
+    main([])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in COMMANDS)
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_sample_writes_a_grid(folder, tmp_path, capsys):
+    out = tmp_path / "grid.png"
+    main(
+        ["sample", str(folder / "run"), "-n", "6", "--codes", "2", "--seed", "1", "--out", str(out)]
+    )
+    assert "6 samples of 2 of 4 codes" in capsys.readouterr().out
+    with Image.open(out) as picture:
+        assert picture.width > picture.height > 8
+
+
+def test_sample_with_several_budgets_has_a_column_each(folder, tmp_path):
+    out = tmp_path / "sheet.png"
+    run = str(folder / "run")
+    main(["sample", run, "-n", "3", "--codes", "[1,2,4]", "--label", "3", "--out", str(out)])
+    with Image.open(out) as picture:
+        assert picture.width == 3 * 50 + 2
+
+
+def test_sample_prints_json_with_the_seed_that_repeats_it(folder, tmp_path, capsys):
+    run, first, second = str(folder / "run"), tmp_path / "1.png", tmp_path / "2.png"
+    main(["sample", run, "-n", "4", "--json", "--out", str(first)])
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["codes"] == figures["code_length"] == 4
+    main(["sample", run, "-n", "4", "--seed", str(figures["seed"]), "--out", str(second)])
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_encode_prints_codes_and_decode_makes_pictures_of_any_prefix(folder, tmp_path, capsys):
+    run = str(folder / "run")
+    main(["sample", run, "-n", "1", "--seed", "0", "--out", str(tmp_path / "one.png")])
+    capsys.readouterr()
+    codes_file = tmp_path / "one.npz"
+    main(["encode", run, str(tmp_path / "one.png"), "-o", str(codes_file)])
+    printed = capsys.readouterr().out.split()
+    assert len(printed) == 4
+    model = load(run, device="cpu")
+    for k in range(1, 5):
+        out = tmp_path / f"{k}.png"
+        main(["decode", run, str(codes_file), "--codes", str(k), "--out", str(out)])
+        main(["decode", run, *printed[:k], "--out", str(tmp_path / "numbers.png")])
+        assert out.read_bytes() == (tmp_path / "numbers.png").read_bytes()
+        expected = model.decode(torch.tensor([[int(code) for code in printed[:k]]]))[0, 0]
+        with Image.open(out) as picture:
+            values = torch.from_numpy(np.array(picture.convert("L"), dtype=np.float32))
+        assert (values[:8, :8] - (expected + 1) * 127.5).abs().max() <= 0.51
+
+
+def test_evaluate_writes_the_curve_and_attaches_it(folder, tmp_path, capsys):
+    arguments = ["evaluate", str(folder / "run"), "--features", str(folder / "features")]
+    arguments += ["--unordered", str(folder / "codec"), "--samples", "200", "--codes", "[1,4]"]
+    main([*arguments, "--out", str(tmp_path), "--attach", "--json"])
+    figures = json.loads(capsys.readouterr().out)
+    assert [point["codes"] for point in figures["points"]] == [1, 4]
+    assert json.loads((tmp_path / "curve.json").read_text()) == figures
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+    curve = load(folder / "run", device="cpu").curve
+    assert curve is not None
+    assert curve.model_dump(mode="json") == figures
+    main([*arguments, "--out", str(tmp_path)])
+    table = capsys.readouterr().out
+    assert max(map(len, table.splitlines()[:6])) <= 80
+    assert "unord." in table
+
+
+def test_resuming_a_finished_run_changes_nothing(folder):
+    before = (folder / "run" / "bundle" / "prior.safetensors").read_bytes()
+    main(["train", "digits", *TINY, "--out", str(folder / "run"), "--resume"])
+    assert (folder / "run" / "bundle" / "prior.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_shipped_configuration_resolves(name, capsys):
+    main_arguments = ["train", name, "--print_config"]
+    with pytest.raises(SystemExit) as stopped:
+        main(main_arguments)
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert f"name: {name}" in printed
+    assert config_path(name).is_file()
+
+
+def test_there_are_shipped_configurations():
+    assert {"digits", "mnist", "cifar10", "celeba64"} <= set(config_names())
+
+
+def test_mistakes_in_settings(capsys, tmp_path):
+    assert "'nope'" in fails(["train", "nope"], capsys)
+    assert "autoencoder.code_length" in fails(
+        ["train", "digits", "--autoencoder.code_length=-1"], capsys
+    )
+    assert "--autoencoder.kode_length" in fails(
+        ["train", "digits", "--autoencoder.kode_length=3"], capsys
+    )
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("prior: {layrs: 3}")
+    assert "layrs" in fails(["train", str(wrong)], capsys)
+    assert "unknown command 'trian'" in fails(["trian"], capsys)
+    assert "heads" in fails(["train", "digits", "--prior.heads=5"], capsys)
+
+
+def test_mistakes_in_data_leave_nothing_behind(capsys, tmp_path):
+    out = tmp_path / "run"
+    run = ["train", "digits", "--out", str(out), "--data.name"]
+    assert "no/such/path" in fails([*run, "no/such/path"], capsys)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "no images" in fails([*run, str(empty)], capsys)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    Image.new("L", (8, 8)).save(broken / "a.png")
+    (broken / "b.png").write_bytes((broken / "a.png").read_bytes()[:40])
+    assert "b.png" in fails([*run, str(broken)], capsys)
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    Image.new("L", (8, 8)).save(mixed / "a.png")
+    Image.new("RGB", (8, 8)).save(mixed / "b.png")
+    assert "b.png" in fails([*run, str(mixed)], capsys)
+    tiny = tmp_path / "tiny"
+    tiny.mkdir()
+    for index in range(20):
+        Image.new("L", (2, 2)).save(tiny / f"{index}.png")
+    stride = ["--autoencoder.network.widths=[4,4,4]"]
+    assert "stride 4" in fails([*run, str(tiny), *stride], capsys)
+    assert not out.exists()
+
+
+def test_mistakes_in_sampling(folder, capsys, tmp_path):
+    run, out = str(folder / "run"), tmp_path / "x.png"
+    sample = ["sample", run, "--out", str(out)]
+    assert "codes=5 is outside 1..4" in fails([*sample, "--codes", "5"], capsys)
+    assert "label 'seven' is unknown" in fails([*sample, "--label", "seven"], capsys)
+    assert "temperature" in fails([*sample, "--temperature", "-1"], capsys)
+    assert "cannot draw 0 samples" in fails([*sample, "-n", "0"], capsys)
+    assert "no prior" in fails(["sample", str(folder / "codec"), "--out", str(out)], capsys)
+    assert "no model 'nothing'" in fails(["sample", "nothing"], capsys)
+    assert "device 'tpu'" in fails([*sample, "--device", "tpu"], capsys)
+    assert "code 99 at row 0" in fails(["decode", run, "99", "--out", str(out)], capsys)
+    assert "prefix 5 exceeds code length 4" in fails(
+        ["decode", run, "1", "1", "1", "1", "1"], capsys
+    )
+    assert "missing.npz" in fails(["decode", run, str(tmp_path / "missing.npz")], capsys)
+    assert "missing.png" in fails(["encode", run, str(tmp_path / "missing.png")], capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_run_is_not_overwritten(folder, capsys):
+    run = ["train", "digits", *TINY, "--out", str(folder / "run")]
+    assert "resume" in fails(run, capsys)
+    assert "prior_training.steps was 4, is 5" in fails(
+        [*run, "--resume", "--prior_training.steps=5"], capsys
+    )
+
+
+def test_the_installed_command_ends_with_one_line_and_code_2():
+    command = [str(Path(sys.executable).parent / "anytime"), "sample", "no-such-model"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("anytime: no model 'no-such-model'")
+    assert len(done.stderr.splitlines()) == 1

@@ -83,7 +83,8 @@ def image_grid(images: Tensor, columns: int) -> Tensor:
         columns: pictures in a row.
 
     Returns:
-        float [C, H', W'] with `H' = rows * (H + GRID_GAP) + GRID_GAP`, and `W'` likewise.
+        float [C, H', W'] with `H' = rows * (H + GRID_GAP) - GRID_GAP`, and `W'` likewise: one picture
+        comes out as it is, so that it can be encoded again.
 
     Raises:
         InputError: no images, another shape, or `columns` below 1.
@@ -95,9 +96,8 @@ def image_grid(images: Tensor, columns: int) -> Tensor:
     count, channels, height, width = images.shape
     rows = -(-count // columns)
     step_down, step_right = height + GRID_GAP, width + GRID_GAP
-    grid = images.new_ones(channels, rows * step_down + GRID_GAP, columns * step_right + GRID_GAP)
+    grid = images.new_ones(channels, rows * step_down - GRID_GAP, columns * step_right - GRID_GAP)
     for i, image in enumerate(images):
-        top = GRID_GAP + (i // columns) * step_down
-        left = GRID_GAP + (i % columns) * step_right
+        top, left = i // columns * step_down, i % columns * step_right
         grid[:, top : top + height, left : left + width] = image
     return grid

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 import shutil
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ from anytime_ar.prior import Prior, PriorConfig
 
 FORMAT_VERSION = 1
 _PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_REQUIRED = {"config.json", "manifest.json", "autoencoder.safetensors"}
+_OPTIONAL = {"prior.safetensors", "curve.json"}
 
 
 class DataCard(Config):
@@ -97,39 +101,57 @@ def save_bundle(bundle: Bundle, folder: Path | str) -> None:
     """Write a bundle; a folder that is there is replaced only once the new one is complete.
 
     Raises:
-        InputError: the folder holds something other than a bundle.
+        InputError: the folder holds something other than a bundle, or cannot be written.
     """
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").exists():
-        raise InputError(f"{folder} exists and is not a bundle; choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    suffix = secrets.token_hex(4)
+    folder = Path(folder).resolve()  # the folder itself moves, not a link to it
+    _check_replaceable(folder)
+    suffix = secrets.token_hex(8)
     fresh = folder.with_name(f".{folder.name}-{suffix}.new")
-    fresh.mkdir()
+    old = folder.with_name(f".{folder.name}-{suffix}.old")
+    try:
+        fresh.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {folder}: {error.strerror}; choose a folder that is writable"
+        ) from error
     try:
         write_json(fresh / "config.json", bundle.card.model_dump(mode="json"))
         dtype = getattr(torch, bundle.card.weights)
         for name, module in _networks(bundle).items():
-            save_file(_stored(module, dtype), fresh / name)
+            weights = {k: _cast(v.cpu(), dtype) for k, v in module.state_dict().items()}
+            save_file({k: v.contiguous() for k, v in weights.items()}, fresh / name)
         if bundle.curve is not None:
             write_json(fresh / "curve.json", bundle.curve.model_dump(mode="json"))
         write_json(
             fresh / "manifest.json", {path.name: _sha256(path) for path in sorted(fresh.iterdir())}
         )
         if folder.exists():
-            old = folder.with_name(f".{folder.name}-{suffix}.old")
             folder.rename(old)
-            fresh.rename(folder)
-            shutil.rmtree(old)
-        else:
-            fresh.rename(folder)
+        fresh.rename(folder)
     except BaseException:  # also an interrupt: leave nothing half-written
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         shutil.rmtree(fresh, ignore_errors=True)
         raise
+    # The old bundle, and what an earlier process left that was killed while it saved here.
+    for path in folder.parent.iterdir():
+        if re.fullmatch(rf"\.{re.escape(folder.name)}-[0-9a-f]{{16}}\.(new|old)", path.name):
+            shutil.rmtree(path)
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Refuse to write over anything but an empty folder or a bundle."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; choose a folder for the bundle")
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    foreign = sorted(names - _REQUIRED - _OPTIONAL)
+    if names and (foreign or not names >= _REQUIRED):
+        holds = f"also holds {foreign[0]}" if names >= _REQUIRED else "exists and is not a bundle"
+        raise InputError(f"{folder} {holds}; choose another folder, nothing was overwritten")
 
 
 def load_bundle(folder: Path | str) -> Bundle:
-    """Read a bundle, checking every file against the manifest first.
+    """Read a bundle, checking every file against the manifest first; in evaluation mode.
 
     Raises:
         BundleError: it is not a bundle, holds pickles, is of an unknown version, or a file is
@@ -138,7 +160,7 @@ def load_bundle(folder: Path | str) -> Bundle:
     folder = Path(folder)
     if not folder.is_dir():
         raise BundleError(f"{folder} is not a folder; pass the folder that `anytime train` wrote")
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in _PICKLES)
     if pickles:
         raise BundleError(
             f"{folder} holds {', '.join(pickles)}: pickled weights can run code and are not read; "
@@ -159,9 +181,13 @@ def load_bundle(folder: Path | str) -> Bundle:
         raise BundleError(str(error)) from error
     for name, module in _networks(bundle).items():
         try:
-            module.load_state_dict({k: _loaded(v) for k, v in load_file(folder / name).items()})
+            stored = load_file(folder / name)
+            module.load_state_dict({k: _cast(v, torch.float32) for k, v in stored.items()})
         except (RuntimeError, SafetensorError) as error:
             raise BundleError(f"{folder / name} does not fit its config.json: {error}") from error
+        except FileNotFoundError as error:
+            raise BundleError(f"{folder / name} is missing; get the bundle again") from error
+        module.eval()
     curve_path = folder / "curve.json"
     curve = Curve.read(curve_path) if curve_path.exists() else None
     return Bundle(card, bundle.autoencoder, bundle.prior, curve)
@@ -170,7 +196,7 @@ def load_bundle(folder: Path | str) -> Bundle:
 def shipped() -> list[str]:
     """Names of the bundles that come with the package."""
     root = resources.files("anytime_ar") / "bundles"
-    return sorted(entry.name for entry in root.iterdir()) if root.is_dir() else []
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
 
 
 def resolve(name: Path | str) -> Path:
@@ -187,8 +213,13 @@ def resolve(name: Path | str) -> Path:
     path = Path(name)
     if path.is_dir():
         run = path / "bundle"
+        if (path / "config.yaml").is_file() and not run.is_dir():
+            raise BundleError(
+                f"{path} is a run without a model yet; finish it with `anytime train --resume`"
+            )
         return run if run.is_dir() else path
-    if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")):
+    # "runs/dmeo" beside a folder "runs" is a mistyped path: do not wait for the Hub to deny it.
+    if _HUB_ID.fullmatch(str(name)) and not path.parent.is_dir():
         return _from_hub(str(name))
     raise BundleError(
         f"no model {str(name)!r}: neither shipped ({', '.join(shipped()) or 'none'}) nor a folder; "
@@ -207,11 +238,6 @@ def _networks(bundle: Bundle) -> dict[str, nn.Module]:
 def _from_hub(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import (
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-        )
     except ImportError as error:
         raise MissingExtraError(
             f'{name!r} is no folder here; to fetch it from the Hub, pip install "anytime-ar[hub]"'
@@ -219,7 +245,7 @@ def _from_hub(name: str) -> Path:
     try:
         files = ["*.json", "*.safetensors"]
         return Path(snapshot_download(name, allow_patterns=files))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # errors of its HTTP library come through, and that library changes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BundleError(
             f"no model {name!r}: not a folder here, and the Hub says: {reason}; "
@@ -229,11 +255,12 @@ def _from_hub(name: str) -> Path:
 
 def _check_manifest(folder: Path) -> None:
     manifest = _read_json(folder / "manifest.json")
-    for name in ("config.json", "autoencoder.safetensors"):
-        if name not in manifest:
-            raise BundleError(
-                f"{folder / 'manifest.json'} does not list {name}; get the bundle again"
-            )
+    present = {path.name for path in folder.iterdir()}
+    unlisted = (_REQUIRED | _OPTIONAL & present) - manifest.keys() - {"manifest.json"}
+    if unlisted:
+        raise BundleError(
+            f"{folder / 'manifest.json'} does not list {min(unlisted)}; get the bundle again"
+        )
     for name, digest in manifest.items():
         path = folder / name
         if Path(name).name != name:
@@ -260,19 +287,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _stored(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Weights as they go to disk; whole numbers keep their type."""
-    return {
-        name: value.detach()
-        .cpu()
-        .to(dtype if value.is_floating_point() else value.dtype)
-        .contiguous()
-        for name, value in module.state_dict().items()
-    }
-
-
-def _loaded(value: Tensor) -> Tensor:
-    return value.float() if value.is_floating_point() else value
+def _cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight in another number format; whole numbers keep theirs."""
+    return weight.to(dtype) if weight.is_floating_point() else weight
 
 
 def _sha256(path: Path) -> str:

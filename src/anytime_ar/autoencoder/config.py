@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from anytime_ar.autoencoder.quantizers import QuantizerConfig
 from anytime_ar.config import Config
@@ -19,7 +19,7 @@ class NetworkConfig(Config):
     """`linear`: one affine map each way, whose ordered codes must recover PCA."""
     patch: int = Field(1, ge=1)
     """Pixels folded into channels before the first convolution, per side."""
-    widths: tuple[int, ...] = Field((64, 128), min_length=1)
+    widths: tuple[PositiveInt, ...] = Field((64, 128), min_length=1)
     """Channels at each resolution, finest first; each further one halves the side."""
     blocks: int = Field(2, ge=0)
     """Residual blocks at each resolution."""

@@ -94,11 +94,11 @@ class OrderedAutoencoder(nn.Module):
         """Codes of samples: float [B, C, H, W] in [-1, 1] -> int64 [B, L], coarse to fine.
 
         Raises:
-            InputError: the shape is not [B, *sample_shape].
+            InputError: the shape is not [B, *sample_shape], or the type not float32.
         """
-        if x.shape[1:] != self.sample_shape:
+        if x.shape[1:] != self.sample_shape or x.dtype != torch.float32:
             raise InputError(
-                f"cannot encode a tensor of shape {tuple(x.shape)}; "
+                f"cannot encode a {x.dtype} tensor of shape {tuple(x.shape)}; "
                 f"pass float32 [B, {', '.join(map(str, self.sample_shape))}]"
             )
         return self.quantizer.encode(self.encode_vectors(x))

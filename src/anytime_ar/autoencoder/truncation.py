@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Literal, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from anytime_ar.config import Config
@@ -21,9 +22,9 @@ class TruncationConfig(Config):
 
     distribution: Literal["uniform", "geometric", "powers_of_two", "full"] = "uniform"
     """`uniform` is the paper's; `full` never truncates (the ordinary, unordered autoencoder)."""
-    ratio: float = 0.9
+    ratio: float = Field(0.9, gt=0, allow_inf_nan=False)
     """`geometric` only: p(k + 1) / p(k), above 0."""
-    full_probability: float = 0.5
+    full_probability: float = Field(0.5, ge=0, le=1)
     """Keep all codes with this probability, else draw from `distribution`; 0..1."""
 
     def build(self, code_length: int) -> Truncation:

@@ -83,8 +83,8 @@ def image_grid(images: Tensor, columns: int) -> Tensor:
         columns: pictures in a row.
 
     Returns:
-        float [C, H', W'] with `H' = rows * (H + GRID_GAP) - GRID_GAP`, and `W'` likewise: one picture
-        comes out as it is, so that it can be encoded again.
+        float [C, H', W'] with `H' = rows * (H + GRID_GAP) - GRID_GAP`, and `W'` likewise: one
+        picture comes out as it is, so that it can be encoded again.
 
     Raises:
         InputError: no images, another shape, or `columns` below 1.

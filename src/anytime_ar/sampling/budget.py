@@ -21,7 +21,7 @@ class Budget(Config):
         """The budget of a call on a model with `code_length` codes; None: all of them.
 
         Raises:
-            InputError: `codes` is not in 1..L.
+            InputError: `codes` is not a whole number in 1..L.
         """
         if codes is None:
             codes = code_length
@@ -30,7 +30,7 @@ class Budget(Config):
                 f"codes={codes} is outside 1..{code_length}, this model's code length; "
                 "pass a number in that range"
             )
-        return cls(codes=codes)
+        return cls.parse({"codes": codes}, origin="sample")
 
     def allows(self, drawn: int) -> bool:
         """Whether another code may be drawn after `drawn` of them."""

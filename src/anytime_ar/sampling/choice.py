@@ -15,7 +15,7 @@ class ChoiceConfig(Config):
     temperature: float = Field(1.0, ge=0, le=100, allow_inf_nan=False)
     """Above 1 more varied, below 1 more typical; 0 takes the most likely code."""
     top_k: int | None = Field(None, ge=1)
-    """Only the k most likely entries."""
+    """Only the k most likely entries, and those that tie with the last of them."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Only the most likely entries that together hold this probability (Holtzman et al. 2020)."""
     guidance: float = Field(1.0, ge=0, le=100, allow_inf_nan=False)
@@ -57,7 +57,7 @@ def choose(logits: Tensor, noise: Tensor, config: ChoiceConfig) -> Tensor:
 
 def _nucleus(probabilities: Tensor, mass: float) -> Tensor:
     """Zero all but the fewest most likely entries that hold `mass`: [B, V] -> [B, V]."""
-    ordered, indices = probabilities.sort(-1, descending=True)
+    ordered, indices = probabilities.sort(stable=True, dim=-1, descending=True)
     before = ordered.cumsum(-1) - ordered  # probability of the entries ahead
     return torch.zeros_like(probabilities).scatter(
         -1, indices, ordered.masked_fill(before >= mass, 0.0)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from anytime_ar.bundle import Bundle, load_bundle, resolve
+from anytime_ar.codes import check_codes
 from anytime_ar.curve import Curve
 from anytime_ar.errors import InputError
 from anytime_ar.prior import Prior
@@ -151,6 +152,7 @@ class AnytimeModel:
         Raises:
             InputError: k is not in 1..L, or a code is outside 0..V-1.
         """
+        check_codes(codes, length=self.code_length, vocabulary=self.vocabulary)
         parts = codes.split(ROWS_AT_ONCE)
         return torch.cat([self.autoencoder.decode(part.to(self.device)) for part in parts])
 
@@ -159,6 +161,7 @@ class AnytimeModel:
 
         Raises:
             InputError: a number is out of range, or a label is unknown.
+            TypeError: an option of that name does not exist.
         """
         return self.decode(self.sample_codes(n, **options))
 
@@ -199,18 +202,30 @@ class AnytimeModel:
                 f"model {self.bundle.card.name!r} has no prior to sample from; "
                 "train one (the `prior` settings), or use encode and decode only"
             )
+        unknown = [name for name in options if name not in DrawOptions.__annotations__]
+        if unknown:  # nothing checks the names of **options while the program runs
+            raise TypeError(
+                f"unknown option {', '.join(unknown)}; "
+                f"the options are {', '.join(DrawOptions.__annotations__)}"
+            )
         if n < 1:
             raise InputError(f"cannot draw {n} samples; pass n >= 1")
         choice = ChoiceConfig.parse(
             {name: options[name] for name in ChoiceConfig.model_fields if name in options},  # type: ignore[literal-required]
             origin="sample",
         )
+        if choice.guidance != 1 and self.labels is None:
+            raise InputError(
+                f"guidance {choice.guidance} was given, but this model has no labels; drop it"
+            )
         budget = Budget.of(options.get("codes"), code_length=self.code_length)
         seed = options.get("seed")
         noise = row_noise(
             secrets.randbits(64) if seed is None else seed, range(n), 1 + self.code_length
-        ).to(self.device)
+        )
         labels = self._labels(n, options.get("label"), noise[:, 0])
+        if self.device.type != "mps":  # which has no float64; codes are chosen on the CPU then
+            noise = noise.to(self.device)
         return _Plan(self.prior, noise[:, 1:], labels, budget, choice)
 
     def _labels(
@@ -227,8 +242,9 @@ class AnytimeModel:
         if label is None:
             assert self.bundle.card.data.label_frequencies is not None
             frequencies = torch.tensor(self.bundle.card.data.label_frequencies, dtype=torch.float64)
-            cumulative = frequencies.cumsum(0).to(noise.device)
-            return torch.searchsorted(cumulative, noise * cumulative[-1], right=True)
+            cumulative = frequencies.cumsum(0)
+            drawn = torch.searchsorted(cumulative, noise * cumulative[-1], right=True)
+            return drawn.to(self.device)
         asked = [label] * n if isinstance(label, int | str) else list(label)
         if len(asked) != n:
             raise InputError(f"{len(asked)} labels were given for {n} samples; pass one, or {n}")

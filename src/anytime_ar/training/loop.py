@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,22 +20,20 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from anytime_ar.data.seeding import generator_for, stable_hash
 from anytime_ar.errors import InputError, TrainingError
 from anytime_ar.training.checkpoint import (
-    State,
     optimizer_state,
     read_checkpoint,
     restore_optimizer,
     write_checkpoint,
 )
 from anytime_ar.training.config import OptimizerConfig
+from anytime_ar.training.interrupt import interrupts_held
 from anytime_ar.training.log import RunLog
 from anytime_ar.training.objectives import Losses
 from anytime_ar.training.optimizer import adamw, learning_rate
+from anytime_ar.training.progress import Progress
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-DIVERGED = 10.0
-"""A loss this many times its lowest running mean has left for good."""
 
 
 class Stage(Protocol):
@@ -45,8 +42,12 @@ class Stage(Protocol):
     name: str
     steps: int
     validate_every: int
+    """Steps between two validations; the last step is always followed by one."""
     patience: int | None
+    """Validations without a better loss that end the stage, which then takes its best weights;
+    None: all steps and the last weights."""
     ema_decay: float | None
+    """Of the moving average of the weights that counts in their place; None: no average."""
     optimizer: OptimizerConfig
     objective: nn.Module
 
@@ -70,33 +71,9 @@ class Stage(Protocol):
 def seeded(*parts: int | str) -> Iterator[torch.Generator]:
     """Randomness named by its parts: a CPU generator, and torch's own global state (which
     initialization and dropout use) set to match and put back afterwards."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(range(torch.cuda.device_count())):  # named, or it warns of many
         torch.manual_seed(stable_hash(*parts))
         yield generator_for(*parts)
-
-
-@dataclass
-class _Progress:
-    """What a stage has achieved so far; saved with every checkpoint."""
-
-    step: int = 0
-    seconds: float = 0.0
-    best_loss: float = math.inf
-    best_step: int = 0
-    lowest_mean: float = math.inf
-    finished: bool = False
-    best: State = field(default_factory=dict)
-
-    def record(self) -> dict[str, Any]:
-        numbers = {key: value for key, value in vars(self).items() if key != "best"}
-        return {key: None if value == math.inf else value for key, value in numbers.items()}
-
-    @classmethod
-    def restore(cls, record: dict[str, Any], best: State) -> _Progress:
-        numbers: dict[str, Any] = {
-            key: math.inf if value is None else value for key, value in record.items()
-        }
-        return cls(**numbers, best=best)
 
 
 def fit(
@@ -134,7 +111,7 @@ class _Fit:
         self.stage, self.fabric, self.seed, self.log = stage, fabric, seed, log
         self.checkpoint, self.log_every = checkpoint, log_every
         self.checkpoint_every_s = checkpoint_every_s
-        self.progress = _Progress()
+        self.progress = Progress()
         self.module = fabric.to_device(stage.objective)
         self.optimizer = adamw(self.module, stage.optimizer)
         self.average: AveragedModel | None = None
@@ -157,28 +134,30 @@ class _Fit:
     def _train(self) -> None:
         stage, progress = self.stage, self.progress
         wrapped, optimizer = self.fabric.setup(self.module, self.optimizer)
-        last_save = begin = time.perf_counter() - progress.seconds
+        last_save = time.perf_counter()
+        begin = last_save - progress.seconds
         recent: list[Losses] = []
-        with self.log.progress(stage.name, stage.steps, progress.step) as bar:
-            try:
-                while progress.step < stage.steps and not self._exhausted():
-                    recent.append(self._step(wrapped, optimizer))
-                    progress.step += 1
-                    progress.seconds = time.perf_counter() - begin
-                    validating = _due(progress.step, stage.validate_every, stage.steps)
-                    if validating or _due(progress.step, self.log_every, stage.steps):
-                        bar.update(progress.step, self._report(recent))
-                        recent = []
-                    if validating:
-                        self._validate()
-                    if time.perf_counter() - last_save > self.checkpoint_every_s:
-                        self._report(recent)  # a checkpoint must be good
-                        self._save()
-                        last_save = time.perf_counter()
-            except KeyboardInterrupt:
-                self._report(recent)
-                self._save()
-                raise
+        with (
+            interrupts_held() as interrupted,
+            self.log.progress(stage.name, stage.steps, progress.step) as bar,
+        ):
+            while progress.step < stage.steps and not self._exhausted():
+                recent.append(self._step(wrapped, optimizer))
+                progress.step += 1
+                progress.seconds = time.perf_counter() - begin
+                validating = _due(progress.step, stage.validate_every, stage.steps)
+                if validating or _due(progress.step, self.log_every, stage.steps):
+                    bar.update(progress.step, self._report(recent))
+                    recent = []
+                if validating:
+                    self._validate()
+                if interrupted() or time.perf_counter() - last_save > self.checkpoint_every_s:
+                    self._report(recent)  # a checkpoint must be good
+                    recent = []
+                    self._save()
+                    last_save = time.perf_counter()
+                if interrupted():
+                    raise KeyboardInterrupt
 
     def _step(self, wrapped: nn.Module, optimizer: torch.optim.Optimizer) -> Losses:
         step, options = self.progress.step, self.stage.optimizer
@@ -190,7 +169,10 @@ class _Fit:
             losses: Losses = wrapped(*arguments, generator)
         optimizer.zero_grad()
         self.fabric.backward(losses["loss"])
-        self.fabric.clip_gradients(wrapped, optimizer, max_norm=options.clip_norm)
+        # Gradients that are not finite show in the next loss; asking now would wait for a GPU.
+        self.fabric.clip_gradients(
+            wrapped, optimizer, max_norm=options.clip_norm, error_if_nonfinite=False
+        )
         optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.module)
@@ -200,29 +182,34 @@ class _Fit:
         """Mean losses since the last report, to the log; refuses what has gone wrong."""
         if not recent:
             return {}
-        means = {
-            name: float(torch.stack([losses[name] for losses in recent]).double().mean())
+        series = {
+            name: torch.stack([losses[name] for losses in recent]).cpu().double()  # [steps]
             for name in recent[0]
         }
+        complaint = self.progress.watch(series["loss"])
+        if complaint is not None:
+            raise self._failure(complaint)
+        means = {name: float(values.mean()) for name, values in series.items()}
         progress = self.progress
-        if not math.isfinite(means["loss"]) or means["loss"] > DIVERGED * progress.lowest_mean:
-            kept = (
-                f"the checkpoint in {self.checkpoint} is from before"
-                if self.checkpoint.exists()
-                else "no checkpoint had been written yet"
-            )
-            raise TrainingError(
-                f"{self.stage.name}: the loss is {means['loss']:.4g} at step {progress.step}, "
-                f"after a lowest mean of {progress.lowest_mean:.4g}; {kept}; lower the learning "
-                f"rate (now at most {self.stage.optimizer.learning_rate:g}) and train again"
-            )
-        progress.lowest_mean = min(progress.lowest_mean, means["loss"])
         self.log.write(stage=self.stage.name, step=progress.step, seconds=progress.seconds, **means)
         return means
+
+    def _failure(self, complaint: str) -> TrainingError:
+        kept = (
+            f"the checkpoint in {self.checkpoint} is from before"
+            if self.checkpoint.exists()
+            else "no checkpoint had been written yet"
+        )
+        return TrainingError(
+            f"{self.stage.name}: {complaint}; {kept}; lower the learning rate "
+            f"(now at most {self.stage.optimizer.learning_rate:g}) and train anew"
+        )
 
     def _validate(self) -> None:
         stage, progress = self.stage, self.progress
         figures = stage.validate(self._trained().eval(), self.fabric)
+        if not math.isfinite(figures["loss"]):
+            raise self._failure(f"validation loss is {figures['loss']} after step {progress.step}")
         self.log.write(
             stage=stage.name,
             step=progress.step,
@@ -254,8 +241,12 @@ class _Fit:
         self.module.eval()
 
     def _save(self) -> None:
+        weights = self.module.state_dict()
+        broken = [name for name, weight in weights.items() if not weight.isfinite().all()]
+        if broken:
+            raise self._failure(f"{broken[0]} is not finite after step {self.progress.step}")
         groups = {
-            "module": self.module.state_dict(),
+            "module": weights,
             "optimizer": optimizer_state(self.optimizer),
             "best": self.progress.best,
         }
@@ -265,6 +256,7 @@ class _Fit:
             "stage": self.stage.name,
             "progress": self.progress.record(),
             "data": self.stage.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),  # of a loss scaler, if any
         }
         write_checkpoint(self.checkpoint, groups, record)
 
@@ -276,8 +268,9 @@ class _Fit:
             if self.average is not None:
                 self.average.load_state_dict(groups["average"])
             best = self.fabric.to_device(groups.get("best", {}))
-            self.progress = _Progress.restore(record["progress"], best)
+            self.progress = Progress.restore(record["progress"], best)
             self.stage.load_state_dict(record["data"])
+            self.fabric.strategy.precision.load_state_dict(record["precision"])
         except (RuntimeError, KeyError, TypeError) as error:
             raise InputError(
                 f"{self.checkpoint} does not fit this configuration ({error}); "

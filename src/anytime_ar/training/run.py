@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 import yaml
 
-from anytime_ar.bundle import Bundle, Card, DataCard, build, save_bundle
+from anytime_ar.bundle import Bundle, Card, DataCard, build, load_bundle, save_bundle
 from anytime_ar.data import DataSplits, load_data, require_divisible
 from anytime_ar.errors import InputError
 from anytime_ar.files import sweep_temporaries, write_atomically
+from anytime_ar.sampling import choose_device
 from anytime_ar.training.config import TrainConfig
 from anytime_ar.training.log import RunLog
 from anytime_ar.training.loop import Stage, fit, seeded
@@ -38,10 +39,12 @@ def train(
 ) -> Bundle:
     """Train an autoencoder and its prior, and write the bundle to `folder`/bundle.
 
+    Ctrl-C ends it after the current step with a checkpoint, a second one at once.
+
     Args:
         config: the run.
         folder: where it lives; created.
-        resume: go on with the run that is there; without it, an existing run is refused.
+        resume: go on with the run that is there, if one is; without it, an existing run is refused.
         device: `cpu`, `cuda`, `mps`, or `auto` for the best there is.
         show_progress: draw progress bars on standard error.
         data: the data set of `config.data`, if it is loaded already.
@@ -52,11 +55,13 @@ def train(
     """
     folder = Path(folder)
     _check_folder(folder, config, resume=resume)  # before the data: a wrong folder costs no wait
+    if resume and (folder / "bundle").is_dir():
+        return load_bundle(folder / "bundle")  # all done, and perhaps evaluated since
+    fabric = _fabric(device, config.precision)
     data = data or load_data(config.data)
     card = describe(config, data)
     with seeded(config.seed, "weights"):
         bundle = build(card)
-    fabric = _fabric(device, config.precision)
     _open_folder(folder, config)
     with RunLog(folder / "log.jsonl", show_progress=show_progress) as log:
         _fit(AutoencoderStage(bundle.autoencoder, data, config), config, folder, fabric, log)
@@ -116,20 +121,28 @@ def _frequencies(data: DataSplits, count: int) -> tuple[float, ...]:
 def _fabric(device: str, precision: str) -> Fabric:
     from lightning_fabric import Fabric
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda is not there on this machine; pass cpu or auto")
-    return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
+    chosen = choose_device(device)
+    return Fabric(
+        accelerator=chosen.type,
+        devices=1 if chosen.index is None else [chosen.index],
+        precision=precision,  # type: ignore[arg-type]
+    )
 
 
 def _check_folder(folder: Path, config: TrainConfig, *, resume: bool) -> None:
     written = folder / "config.yaml"
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; choose a folder for the run")
     if not written.exists():
         if folder.is_dir() and any(folder.iterdir()):
             raise InputError(f"{folder} is not empty and holds no run; choose another folder")
         return
     if not resume:
         raise InputError(f"{folder} holds a run already; resume it, or choose another folder")
-    values = yaml.safe_load(written.read_text(encoding="utf-8"))
+    try:
+        values = yaml.safe_load(written.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{written} is damaged; choose another folder") from error
     earlier = type(config).parse(values, origin=str(written))
     if earlier != config:
         raise InputError(
@@ -159,8 +172,15 @@ def _differences(earlier: TrainConfig, config: TrainConfig) -> list[str]:
 
 
 def _open_folder(folder: Path, config: TrainConfig) -> None:
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot create {folder}: {error.strerror}; choose a folder that is writable"
+        ) from error
     sweep_temporaries(folder)
-    sweep_temporaries(folder / "checkpoints")
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    # First of all: it is what tells a run from a foreign folder.
     write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    sweep_temporaries(folder / "checkpoints")

@@ -32,14 +32,15 @@ class QuantizerConfig(Config):
     """Restart an entry whose share of use falls below this part of an even share (1/V); 0:
     never."""
     levels: tuple[int, ...] = ()
-    """`fsq` only: levels of each of the D dimensions, each >= 2; V is their product."""
+    """`fsq` only: levels of each of the D dimensions, each >= 3; V is their product."""
 
     @model_validator(mode="after")
     def _levels_belong_to_fsq(self) -> Self:
         if self.kind == "fsq":
-            if not self.levels or min(self.levels) < 2:
+            if not self.levels or min(self.levels) < 3:
+                # Of two levels the bound would leave one out of reach: its edge lies at -3.8.
                 raise ValueError(
-                    f"fsq needs levels >= 2 per dimension, e.g. [8, 5, 5], got {list(self.levels)}"
+                    f"fsq needs levels >= 3 per dimension, e.g. [8, 5, 5], got {list(self.levels)}"
                 )
         elif self.levels:
             raise ValueError(f"levels are for kind=fsq, but kind is {self.kind}; drop them")

@@ -19,7 +19,7 @@ class FiniteScalarQuantizer(Quantizer):
     """A fixed grid with `levels[d]` values in dimension d.
 
     Args:
-        levels: number of values of each of the D dimensions, each >= 2.
+        levels: number of values of each of the D dimensions, each >= 3.
     """
 
     levels: Tensor

@@ -106,10 +106,12 @@ class VectorQuantizer(Quantizer):
         self.totals.lerp_(sums, 1 - self.config.ema_decay)
         if self.config.learned_by == "ema":
             # An entry that nobody used keeps its place: its average would be 0/0 in the limit.
-            self.codebooks.copy_(self.totals / self.usage.clamp(min=1e-5)[..., None])
+            usage = self.usage[..., None]  # [P, V, 1]
+            self.codebooks.copy_(torch.where(usage > 1e-5, self.totals / usage, self.codebooks))
         if self.config.restart_below:
             even_share = self.usage.mean(-1, keepdim=True)  # [P, 1]
-            dead = self.usage < self.config.restart_below * even_share  # [P, V]
+            some_kept = weight.sum(-1, keepdim=True) > 0  # [P, 1]
+            dead = (self.usage < self.config.restart_below * even_share) & some_kept  # [P, V]
             if dead.any():
                 self._restart(dead, grouped, weight, even_share, generator)
 
@@ -122,14 +124,25 @@ class VectorQuantizer(Quantizer):
         generator: torch.Generator | None,
     ) -> None:
         """Move dead entries [P, V] to vectors drawn from those that the batch keeps."""
+        assert generator is not None, "training draws restarts; pass a generator"
+        # A position that the batch keeps nowhere has no dead entry, but needs some weights too.
         weight = torch.where(weight.sum(-1, keepdim=True) > 0, weight, torch.ones_like(weight))
-        drawn = torch.multinomial(weight, dead.shape[1], replacement=True, generator=generator)
-        candidates = _gather(grouped, drawn)  # [P, V, D]
+        candidates = _gather(grouped, _draw(weight, dead.shape[1], generator))  # [P, V, D]
         self.codebooks.copy_(torch.where(dead[..., None], candidates, self.codebooks))
         self.usage.copy_(torch.where(dead, even_share, self.usage))
         self.totals.copy_(
             torch.where(dead[..., None], candidates * even_share[..., None], self.totals)
         )
+
+
+def _draw(
+    weight: Tensor, count: int, generator: torch.Generator, *, replacement: bool = True
+) -> Tensor:
+    """Indices drawn by weight, where the generator lives: [P, N] -> int64 [P, count]."""
+    drawn = torch.multinomial(
+        weight.to(generator.device), count, replacement=replacement, generator=generator
+    )
+    return drawn.to(weight.device)
 
 
 def _gather(table: Tensor, indices: Tensor) -> Tensor:
@@ -152,8 +165,7 @@ def _kmeans(
     """Lloyd's algorithm for every codebook at once: [P, N, D] -> [P, V, D]."""
     everyone = torch.ones(grouped.shape[:2], device=grouped.device)
     replacement = grouped.shape[1] < vocabulary
-    drawn = torch.multinomial(everyone, vocabulary, replacement=replacement, generator=generator)
-    entries = _gather(grouped, drawn)
+    entries = _gather(grouped, _draw(everyone, vocabulary, generator, replacement=replacement))
     for _ in range(iterations):
         indices = torch.cdist(grouped, entries).argmin(-1)
         counts, sums = _assigned(grouped, indices, everyone, vocabulary)

@@ -156,3 +156,12 @@ def test_things_that_do_not_fit_together(model, unordered, splits, features):
     model.sample_shape, unordered.code_length = (1, 8, 8), 5
     with pytest.raises(InputError, match="baseline has 5 codes and the model 6"):
         evaluate(model, splits, features, unordered=unordered)
+
+
+def test_an_autoencoder_alone_is_measured_without_samples_and_time(splits, model, features):
+    model.can_sample = False
+    curve = evaluate(model, splits, features, samples=50, codes=[1, 6])
+    assert [point.ms for point in curve.points] == [None, None]
+    assert [point.fd_sample for point in curve.points] == [None, None]
+    assert all(point.fd_reconstruction is not None for point in curve.points)
+    assert model.draws == []

@@ -35,7 +35,7 @@ _TIMED_DRAWS = 5
 
 @torch.no_grad()
 def evaluate(
-    model: Model,
+    model: Codec,
     data: Splits,
     features: FeatureNetwork | None,
     *,
@@ -53,13 +53,13 @@ def evaluate(
     training samples, drawn at random, as the test split has (or as the training split has).
 
     Args:
-        model: the ordered model.
+        model: the ordered model; where it has no prior, its samples and time are left out.
         data: training split (for PCA and the floor) and test split (for all else).
         features: the network of the Fréchet distances; None leaves them out.
         samples: how many samples are drawn for fd_sample.
         codes: the budgets to measure; None for all of 1..L.
         unordered: the same autoencoder trained without truncation, or None. Where it has a prior
-            (it is a `Model`), its samples are measured too.
+            its samples are measured too.
         seed: of the samples.
         batch_size: samples decoded together.
         progress: called after every measurement.
@@ -71,6 +71,7 @@ def evaluate(
     budgets = _budgets(model, codes)
     test_samples = _count(data.test)
     _check(model, data, features, unordered, samples, test_samples)
+    sampler = _sampler(model)
     study = _Study(
         data=data,
         batch_size=batch_size,
@@ -81,14 +82,16 @@ def evaluate(
         if features is None
         else FrechetReference(features, _data(data.test, batch_size)),
         progress=progress,
-        total=len(budgets) * (3 + 2 * (unordered is not None)) + 1,
+        total=len(budgets) * (2 + (sampler is not None) + 2 * (unordered is not None)) + 1,
     )
     # A stream of unknown size is taken to be large; it starts again if it is not.
     train_samples = test_samples if data.train.size is None else data.train.size
     floor_samples = 0 if features is None else min(test_samples, train_samples)
     floor = study.distance(_random(data.train, floor_samples, batch_size, seed))
     ordered = study.quality(model, budgets, "ordered")
-    milliseconds = study.milliseconds(model, budgets, clock)
+    milliseconds = [
+        None if sampler is None else study.milliseconds(sampler, k, clock) for k in budgets
+    ]
     points = tuple(
         CurvePoint(**dict(point), bits=point.codes * math.log2(model.vocabulary), ms=ms)
         for point, ms in zip(ordered, milliseconds, strict=True)
@@ -129,8 +132,9 @@ class _Study:
         """Reconstruction and, where there is a prior, sample quality at each budget."""
         encoded = [codec.encode(x).cpu() for x in _data(self.data.test, self.batch_size)]
         drawn: Tensor | None = None
-        if isinstance(codec, Model) and codec.can_sample and self.reference is not None:
-            drawn = codec.sample_codes(self.samples, codes=budgets[-1], seed=self.seed).cpu()
+        sampler = _sampler(codec)
+        if sampler is not None and self.reference is not None:
+            drawn = sampler.sample_codes(self.samples, codes=budgets[-1], seed=self.seed).cpu()
         points = []
         for k in budgets:
             error = _SquaredError()
@@ -155,20 +159,15 @@ class _Study:
             )
         return tuple(points)
 
-    def milliseconds(
-        self, model: Model, budgets: Sequence[int], clock: Callable[[], float]
-    ) -> list[float]:
-        """Median wall time of one sample at batch 1, at each budget."""
-        medians = []
-        for k in budgets:
-            times = []
-            for draw in range(1 + _TIMED_DRAWS):
-                start = clock()
-                model.sample(1, codes=k, seed=self.seed + draw).cpu()  # waits for the device
-                times.append(clock() - start)
-            medians.append(1000 * statistics.median(times[1:]))  # the first draw warms up
-            self._tick(f"time of {k} codes")
-        return medians
+    def milliseconds(self, model: Model, k: int, clock: Callable[[], float]) -> float:
+        """Median wall time of one sample of k codes at batch 1."""
+        times = []
+        for draw in range(1 + _TIMED_DRAWS):
+            start = clock()
+            model.sample(1, codes=k, seed=self.seed + draw).cpu()  # waits for the device
+            times.append(clock() - start)
+        self._tick(f"time of {k} codes")
+        return 1000 * statistics.median(times[1:])  # the first draw warms up
 
     def pca(self, budgets: Sequence[int]) -> tuple[PCAPoint, ...]:
         """Reconstruction error of PCA, for budgets up to the number of dimensions."""
@@ -212,7 +211,12 @@ class _SquaredError:
         return self.total / self.count
 
 
-def _budgets(model: Model, codes: Sequence[int] | None) -> list[int]:
+def _sampler(codec: Codec) -> Model | None:
+    """The codec as a model to sample from, where it has a prior."""
+    return codec if isinstance(codec, Model) and codec.can_sample else None
+
+
+def _budgets(model: Codec, codes: Sequence[int] | None) -> list[int]:
     budgets = list(range(1, model.code_length + 1)) if codes is None else sorted(set(codes))
     wrong = [k for k in budgets if not 1 <= k <= model.code_length]
     if wrong or not budgets:
@@ -225,7 +229,7 @@ def _budgets(model: Model, codes: Sequence[int] | None) -> list[int]:
 
 
 def _check(
-    model: Model,
+    model: Codec,
     data: Splits,
     features: FeatureNetwork | None,
     unordered: Codec | None,

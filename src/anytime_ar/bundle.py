@@ -17,6 +17,7 @@ import json
 import re
 import secrets
 import shutil
+import textwrap
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -184,7 +185,8 @@ def load_bundle(folder: Path | str) -> Bundle:
             stored = load_file(folder / name)
             module.load_state_dict({k: _cast(v, torch.float32) for k, v in stored.items()})
         except (RuntimeError, SafetensorError) as error:
-            raise BundleError(f"{folder / name} does not fit its config.json: {error}") from error
+            reason = textwrap.shorten(str(error), 200)  # torch lists every weight
+            raise BundleError(f"{folder / name} does not fit its config.json: {reason}") from error
         except FileNotFoundError as error:
             raise BundleError(f"{folder / name} is missing; get the bundle again") from error
         module.eval()

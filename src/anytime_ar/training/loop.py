@@ -7,6 +7,7 @@ is the run that was not, bit for bit, and a checkpoint needs no generator states
 from __future__ import annotations
 
 import math
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -273,7 +274,8 @@ class _Fit:
             self.fabric.strategy.precision.load_state_dict(record["precision"])
         except (RuntimeError, KeyError, TypeError) as error:
             raise InputError(
-                f"{self.checkpoint} does not fit this configuration ({error}); "
+                f"{self.checkpoint} does not fit this configuration "
+                f"({textwrap.shorten(str(error), 200)}); "  # torch lists every weight
                 "resume with the configuration of the interrupted run"
             ) from error
 

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from anytime_ar.autoencoder import AutoencoderConfig, QuantizerConfig
+from anytime_ar.autoencoder.config import NetworkConfig
+from anytime_ar.bundle import Bundle, Card, DataCard, build, save_bundle
+from anytime_ar.curve import Curve, CurvePoint
+from anytime_ar.prior import PriorConfig
+
+
+@pytest.fixture
+def card() -> Card:
+    return Card(
+        name="tiny",
+        data=DataCard(
+            name="digits",
+            sample_shape=(1, 8, 8),
+            labels=("zero", "one"),
+            label_frequencies=(0.25, 0.75),
+        ),
+        autoencoder=AutoencoderConfig(
+            code_length=3,
+            code_width=2,
+            quantizer=QuantizerConfig(vocabulary=4),
+            network=NetworkConfig(widths=(4, 8), blocks=1),
+        ),
+        prior=PriorConfig(layers=1, width=8, heads=2, dropout=0.5),
+        training={"seed": 7},
+    )
+
+
+@pytest.fixture
+def bundle(card: Card) -> Bundle:
+    """Random weights, none of them zero, and a curve."""
+    fresh = build(card)
+    generator = torch.Generator().manual_seed(0)
+    networks = torch.nn.ModuleList([fresh.autoencoder, fresh.prior or torch.nn.Identity()])
+    for value in networks.state_dict().values():
+        if value.is_floating_point():
+            value.copy_(torch.randn(value.shape, generator=generator) * 0.3)
+    point = CurvePoint(
+        codes=3, mse=0.5, psnr=9.0, fd_reconstruction=1.0, fd_sample=2.0, bits=6.0, ms=None
+    )
+    curve = Curve(
+        code_length=3,
+        vocabulary=4,
+        points=(point,),
+        lossless_codes=3,
+        floor=0.1,
+        floor_samples=10,
+        samples=10,
+        test_samples=10,
+        seed=0,
+    )
+    return Bundle(card, fresh.autoencoder.eval(), fresh.prior and fresh.prior.eval(), curve)
+
+
+@pytest.fixture
+def saved(tmp_path: Path, bundle: Bundle) -> Path:
+    """A complete bundle on disk, alone in its folder's parent."""
+    folder = tmp_path / "models" / "tiny"
+    save_bundle(bundle, folder)
+    return folder

@@ -1,0 +1,123 @@
+"""From a model's name to its folder."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+from anytime_ar.bundle import load_bundle, resolve, shipped
+from anytime_ar.errors import BundleError, MissingExtraError
+
+
+@pytest.fixture
+def package(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that ships one bundle, `tiny`."""
+    root = tmp_path / "package"
+    shutil.copytree(saved, root / "bundles" / "tiny")
+    (root / "bundles" / "README.md").write_text("no bundle")
+    monkeypatch.setattr("anytime_ar.bundle.resources.files", lambda name: root)  # noqa: ARG005
+    return root
+
+
+def never(*_: Any, **__: Any) -> str:
+    raise AssertionError("the Hub was asked")
+
+
+def test_a_shipped_name(package: Path) -> None:
+    assert shipped() == ["tiny"]
+    assert resolve("tiny") == package / "bundles" / "tiny"
+    assert load_bundle(resolve("tiny")).card.name == "tiny"
+
+
+def test_every_shipped_bundle_loads() -> None:
+    for name in shipped():
+        assert load_bundle(resolve(name)).card.name == name
+
+
+def test_a_package_without_bundles_ships_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anytime_ar.bundle.resources.files", lambda name: tmp_path)  # noqa: ARG005
+    assert shipped() == []
+
+
+def test_a_bundle_folder_and_a_run(tmp_path: Path, saved: Path) -> None:
+    assert resolve(saved) == saved
+    assert resolve(str(saved)) == saved
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("name: tiny")
+    with pytest.raises(
+        BundleError, match="run is a run without a model yet; finish it with `anytime train --resum"
+    ):
+        resolve(run)
+    shutil.copytree(saved, run / "bundle")
+    assert resolve(run) == run / "bundle"
+
+
+def test_unknown_names(tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert package.is_dir()
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", never)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    message = r"no model '{}': neither shipped \(tiny\) nor a folder; check the path, or pass a Hub"
+    for name in ("mnits", "./a/b", "/a/b", "a/b/c", "~/model", "runs/dmeo", "a/", "../b"):
+        with pytest.raises(BundleError, match=message.format(name)):
+            resolve(name)
+
+
+def test_a_hub_name(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def download(name: str, *, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        return str(saved)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert load_bundle(resolve("owner/tiny-1.0")).card.name == "tiny"
+    # Only what a bundle is made of is fetched: a pickle does not even arrive.
+    assert asked == [("owner/tiny-1.0", ["*.json", "*.safetensors"])]
+
+
+class Timeout(Exception):
+    """Of an HTTP library that the Hub's client lets through."""
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (LocalEntryNotFoundError("no connection\nand no copy"), "no connection;"),
+        (HFValidationError("bad name"), "bad name;"),
+        (ConnectionError("offline mode"), "offline mode;"),
+        (Timeout("took too long"), "took too long;"),
+        (OSError(), "OSError;"),
+    ],
+)
+def test_a_hub_failure_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, reason: str
+) -> None:
+    def download(*_: Any, **__: Any) -> str:
+        raise failure
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(
+        BundleError,
+        match=rf"^no model 'owner/name': not a folder here, and the Hub says: {reason} check the "
+        r"name and the network$",
+    ):
+        resolve("owner/name")
+
+
+def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(
+        MissingExtraError,
+        match=r"'owner/name' is no folder here; .*pip install \"anytime-ar\[hub\]",
+    ):
+        resolve("owner/name")

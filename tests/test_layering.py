@@ -33,16 +33,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": GROUND,
     "autoencoder": GROUND,
     "prior": GROUND,
-    "bundle": GROUND | MODEL,
-    "sampling": GROUND | MODEL | {"bundle"},
-    "training": GROUND | MODEL | {"data", "bundle", "sampling"},
+    "card": GROUND | MODEL,
+    "bundle": GROUND | MODEL | {"card"},
+    "sampling": GROUND | MODEL | {"card", "bundle"},
+    "training": GROUND | MODEL | {"data", "card", "bundle", "sampling"},
     # Works on any model through its public face, so it names no network, quantizer or prior.
-    "evaluation": GROUND | {"data", "bundle", "sampling", "training"},
+    "evaluation": GROUND | {"data", "card", "bundle", "sampling", "training"},
     # Wraps an injected engine; measured curves reach it as data, in the bundle.
-    "serving": GROUND | {"bundle", "sampling"},
+    "serving": GROUND | {"card", "bundle", "sampling"},
     "cli": GROUND
     | MODEL
-    | {"data", "bundle", "sampling", "training", "evaluation", "serving", "__init__"},
+    | {"data", "card", "bundle", "sampling", "training", "evaluation", "serving", "__init__"},
     # The public face, `import anytime_ar as aar`.
     "__init__": GROUND | {"bundle", "sampling"},
     "__main__": {"cli"},

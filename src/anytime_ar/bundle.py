@@ -21,60 +21,25 @@ import textwrap
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder
-from anytime_ar.config import Config
+from anytime_ar.autoencoder import OrderedAutoencoder
+from anytime_ar.card import Card
 from anytime_ar.curve import Curve
 from anytime_ar.errors import BundleError, InputError, MissingExtraError
 from anytime_ar.files import write_json
-from anytime_ar.prior import Prior, PriorConfig
+from anytime_ar.prior import Prior
 
 FORMAT_VERSION = 1
 _PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _REQUIRED = {"config.json", "manifest.json", "autoencoder.safetensors"}
 _OPTIONAL = {"prior.safetensors", "curve.json"}
-
-
-class DataCard(Config):
-    """What a model's samples are."""
-
-    name: str
-    """The data set that it was trained on."""
-    sample_shape: tuple[int, int, int]
-    """(C, H, W)."""
-    value_range: tuple[float, float] = (-1.0, 1.0)
-    labels: tuple[str, ...] | None = None
-    """Names of the classes; None where there are none."""
-    label_frequencies: tuple[float, ...] | None = None
-    """Share of each class in the training split."""
-
-
-class Card(Config):
-    """What a bundle holds, as written in its config.json."""
-
-    format_version: Literal[1] = 1
-    name: str
-    data: DataCard
-    autoencoder: AutoencoderConfig
-    prior: PriorConfig | None = None
-    """None: an autoencoder alone, which encodes and decodes but does not sample."""
-    weights: Literal["float32", "float16"] = "float32"
-    """Number format of the stored weights; in memory they are float32."""
-    training: dict[str, Any] = Field(default_factory=dict)
-    """The configuration of the run that made the model, for the record."""
-
-    @property
-    def label_count(self) -> int:
-        """Classes that the prior is conditioned on; 0: none."""
-        return len(self.data.labels or ())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import torch
 
 from anytime_ar.autoencoder import AutoencoderConfig, QuantizerConfig
 from anytime_ar.autoencoder.config import NetworkConfig
-from anytime_ar.bundle import Bundle, Card, DataCard, build, save_bundle
+from anytime_ar.bundle import Bundle, build, save_bundle
+from anytime_ar.card import Card, DataCard
 from anytime_ar.curve import Curve, CurvePoint
 from anytime_ar.prior import PriorConfig
 

@@ -221,6 +221,10 @@ def test_mistakes_in_sampling(folder, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_curve_is_attached_to_a_folder_only(capsys):
+    assert "'mnist' is not a folder" in fails(["evaluate", "mnist", "--attach"], capsys)
+
+
 def test_an_existing_run_is_not_overwritten(folder, capsys):
     run = ["train", "digits", *TINY, "--out", str(folder / "run")]
     assert "resume" in fails(run, capsys)

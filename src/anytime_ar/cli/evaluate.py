@@ -12,6 +12,7 @@ from anytime_ar.cli.features import default_folder
 from anytime_ar.cli.options import add_device, add_json, progress_bar, show
 from anytime_ar.cli.parser import Parser
 from anytime_ar.data import DataConfig, load_data
+from anytime_ar.errors import InputError
 from anytime_ar.evaluation import evaluate, load_features, table, write_report
 from anytime_ar.sampling import AnytimeModel, load
 
@@ -31,6 +32,11 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
+    if arguments.attach and not Path(arguments.model).is_dir():
+        raise InputError(
+            f"{arguments.model!r} is not a folder of yours to attach a curve to; "
+            "copy the model, or leave --attach out"
+        )
     model = load(arguments.model, device=arguments.device)
     unordered = None
     if arguments.unordered is not None:

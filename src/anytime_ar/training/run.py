@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 import yaml
 
-from anytime_ar.bundle import Bundle, Card, DataCard, build, load_bundle, save_bundle
+from anytime_ar.bundle import Bundle, build, load_bundle, save_bundle
+from anytime_ar.card import Card, DataCard
 from anytime_ar.data import DataSplits, load_data, require_divisible
 from anytime_ar.errors import InputError
 from anytime_ar.files import sweep_temporaries, write_atomically

@@ -1,0 +1,52 @@
+"""What a model is, in words and numbers: the content of a bundle's config.json."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from anytime_ar.autoencoder import AutoencoderConfig
+from anytime_ar.config import Config
+from anytime_ar.prior import PriorConfig
+
+
+class DataCard(Config):
+    """What a model's samples are."""
+
+    name: str
+    """The data set that it was trained on."""
+    sample_shape: tuple[int, int, int]
+    """(C, H, W)."""
+    value_range: tuple[float, float] = (-1.0, 1.0)
+    labels: tuple[str, ...] | None = None
+    """Names of the classes; None where there are none."""
+    label_frequencies: tuple[float, ...] | None = None
+    """Share of each class in the training split, one for each label."""
+
+    @model_validator(mode="after")
+    def _frequencies_belong_to_labels(self) -> Self:
+        labels, shares = len(self.labels or ()), len(self.label_frequencies or ())
+        if labels != shares:
+            raise ValueError(f"{labels} labels need as many label_frequencies, got {shares}")
+        return self
+
+
+class Card(Config):
+    """What a bundle holds, as written in its config.json."""
+
+    format_version: Literal[1] = 1
+    name: str
+    data: DataCard
+    autoencoder: AutoencoderConfig
+    prior: PriorConfig | None = None
+    """None: an autoencoder alone, which encodes and decodes but does not sample."""
+    weights: Literal["float32", "float16"] = "float32"
+    """Number format of the stored weights; in memory they are float32."""
+    training: dict[str, Any] = Field(default_factory=dict)
+    """The configuration of the run that made the model, for the record."""
+
+    @property
+    def label_count(self) -> int:
+        """Classes that the prior is conditioned on; 0: none."""
+        return len(self.data.labels or ())

@@ -1,0 +1,179 @@
+"""Code layouts and networks: shapes, order, and what their configuration refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from anytime_ar.autoencoder import PRESETS, AutoencoderConfig, NetworkConfig, OrderedAutoencoder
+from anytime_ar.autoencoder.layouts import ChannelLayout, Layout, SpatialLayout, VectorLayout
+from anytime_ar.errors import InputError
+
+
+def build(values: dict[str, Any], side: int = 8, channels: int = 1) -> OrderedAutoencoder:
+    config = AutoencoderConfig.parse(values, origin="test")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return OrderedAutoencoder(config, (channels, side, side)).eval()
+
+
+TINY = {"patch": 2, "widths": [4, 6], "blocks": 1, "hidden": 8}
+
+
+@pytest.mark.parametrize(
+    ("layout", "features", "length", "width"),
+    [(ChannelLayout(5, 3), 5, 5, 9), (SpatialLayout(4, 3), 4, 9, 4)],
+)
+def test_layouts_are_inverses(layout: Layout, features: int, length: int, width: int) -> None:
+    x = torch.randn(2, features, 3, 3, generator=torch.Generator().manual_seed(0))
+    vectors = layout.to_vectors(x)
+    assert vectors.shape == (2, length, width)
+    assert torch.equal(layout.to_features(vectors), x)
+    assert layout.features == features
+
+
+@pytest.mark.parametrize("hidden", [0, 7])
+def test_vector_layout(hidden: int) -> None:
+    layout = VectorLayout(5, 2, features=3, side=4, hidden=hidden)
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    vectors = layout.to_vectors(x)
+    assert vectors.shape == (2, 5, 2)
+    assert layout.to_features(vectors).shape == x.shape
+
+
+def test_channel_codes_are_channels_and_spatial_codes_are_positions() -> None:
+    x = torch.arange(2 * 3 * 3.0).reshape(1, 2, 3, 3)
+    assert torch.equal(ChannelLayout(2, 3).to_vectors(x)[0, 1], x[0, 1].flatten())
+    assert torch.equal(SpatialLayout(2, 3).to_vectors(x)[0, 5], x[0, :, 1, 2])  # row 1, column 2
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_spatial_codes_look_at_their_own_patch_in_raster_order(position: int) -> None:
+    model = build(
+        {
+            "layout": "spatial",
+            "code_width": 3,
+            "network": {"patch": 4, "widths": [6], "blocks": 0},
+        }
+    )
+    # A 3x3 convolution over 4x4 patches sees their neighbours; its middle alone does not.
+    for module in model.encoder.modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+            with torch.no_grad():
+                middle = module.weight[:, :, 1, 1].clone()
+                module.weight.zero_()
+                module.weight[:, :, 1, 1] = middle
+    x = torch.zeros(1, 1, 8, 8)
+    row, column = divmod(position, 2)
+    moved = x.clone()
+    moved[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 1.0
+    changed = (model.encode_vectors(moved) != model.encode_vectors(x)).any(-1)[0]
+    assert changed.nonzero().flatten().tolist() == [position]
+
+
+@pytest.mark.parametrize("side", sorted(PRESETS))
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("layout", ["channel", "spatial", "vector"])
+def test_presets(side: int, channels: int, layout: str) -> None:
+    values: dict[str, Any] = {"layout": layout, "quantizer": {"vocabulary": 4}}
+    if layout != "spatial":
+        values["code_length"] = 3
+    if layout != "channel":
+        values["code_width"] = 2
+    model = build(values, side, channels)
+    positions = (side // PRESETS[side].stride) ** 2
+    length, width = {
+        "channel": (3, positions),
+        "spatial": (positions, 2),
+        "vector": (3, 2),
+    }[layout]
+    assert (model.code_length, model.code_width, model.vocabulary) == (length, width, 4)
+    x = torch.rand(2, channels, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    codes = model.encode(x)
+    assert codes.shape == (2, length)
+    assert codes.dtype == torch.int64
+    decoded = model.decode(codes[:, :1])
+    assert decoded.shape == x.shape
+    assert decoded.dtype == torch.float32
+    assert decoded.abs().max() <= 1
+
+
+@pytest.mark.parametrize("side", [4, 12, 20])
+def test_any_side_that_the_stride_divides(side: int) -> None:
+    model = build({"code_length": 3, "code_width": 2, "network": TINY}, side)
+    x = torch.zeros(1, 1, side, side)
+    assert model.decode(model.encode(x)).shape == x.shape
+
+
+def test_stride() -> None:
+    assert NetworkConfig(patch=2, widths=(4, 6, 8)).stride == 8
+    assert NetworkConfig(patch=1, widths=(4,)).stride == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "shape", "message"),
+    [
+        ({"code_length": 3}, (1, 8, 8), "autoencoder.code_width is needed for layout=vector"),
+        ({"code_width": 3}, (1, 8, 8), "autoencoder.code_length is needed for layout=vector"),
+        ({"layout": "channel"}, (1, 8, 8), "code_length is needed for layout=channel"),
+        ({"layout": "spatial"}, (1, 8, 8), "code_width is needed for layout=spatial"),
+        (
+            {"layout": "spatial", "code_width": 2, "code_length": 5},
+            (1, 8, 8),
+            "code_length is 5, but layout=spatial gives 16; drop it",
+        ),
+        (
+            {"layout": "channel", "code_width": 2, "code_length": 5},
+            (1, 8, 8),
+            "code_width is 2, but layout=channel gives 16; drop it",
+        ),
+        ({"code_length": 3, "code_width": 2}, (1, 8, 6), "must be square, got 8x6"),
+        (
+            {"code_length": 3, "code_width": 2},
+            (1, 9, 9),
+            r"no network preset for 9x9 images \(there are \[8, 28, 32, 64\]\)",
+        ),
+        (
+            {"code_length": 3, "code_width": 2, "network": TINY},
+            (1, 10, 10),
+            "10x10 images are not divisible by the network's stride 4",
+        ),
+        (
+            {"layout": "channel", "code_length": 3, "quantizer": {"kind": "fsq", "levels": [5, 5]}},
+            (1, 8, 8),
+            "fsq has 2 levels, a channel holds 16 values",
+        ),
+    ],
+)
+def test_what_does_not_fit(
+    values: dict[str, Any], shape: tuple[int, int, int], message: str
+) -> None:
+    config = AutoencoderConfig.parse(values, origin="test")
+    with pytest.raises(InputError, match=message):
+        OrderedAutoencoder(config, shape)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"layout": "channel", "network": {"kind": "linear"}},
+            "a linear network has no maps for layout=channel; use layout=vector",
+        ),
+        ({"network": {"widths": [4, 0]}}, r"network.widths.1: .*greater than 0 \(got 0\)"),
+        ({"network": {"widths": []}}, "network.widths"),
+        ({"length": 3}, r"length: extra inputs are not permitted \(got 3\)"),
+        ({"code_length": 0, "fill": "ones"}, "code_length: .*; fill: "),
+    ],
+)
+def test_bad_config(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        AutoencoderConfig.parse(values, origin="test")
+
+
+def test_bits() -> None:
+    config = AutoencoderConfig.parse({"quantizer": {"vocabulary": 32}}, origin="test")
+    assert config.bits(7) == 35

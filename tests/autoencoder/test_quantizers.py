@@ -1,0 +1,244 @@
+"""What our quantizers promise beyond the oracle: kept codes only, restarts, k-means start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from anytime_ar.autoencoder import QuantizerConfig
+from anytime_ar.autoencoder.quantizers import NoQuantizer, VectorQuantizer, build_quantizer
+from anytime_ar.errors import InputError
+
+B, L, D, V = 32, 3, 2, 4
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def build(**values: Any) -> VectorQuantizer:
+    config = QuantizerConfig.parse({"vocabulary": V, **values}, origin="test")
+    quantizer = build_quantizer(config, L, D)
+    assert isinstance(quantizer, VectorQuantizer)
+    books = torch.randn(quantizer.codebooks.shape, generator=generator(1))
+    with torch.no_grad():
+        quantizer.codebooks.copy_(books)
+        quantizer.totals.copy_(books)
+    return quantizer
+
+
+def vectors(n: int = B, seed: int = 0) -> Tensor:
+    return torch.randn(n, L, D, generator=generator(seed))
+
+
+def ragged() -> Tensor:
+    return torch.arange(L) < (torch.arange(B) % L + 1)[:, None]
+
+
+EVERY = torch.ones(B, L, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("learned_by", ["ema", "loss"])
+def test_cut_positions_change_nothing(shared: bool, learned_by: str) -> None:
+    kept = ragged()
+    outcomes = []
+    for x in (vectors(), torch.where(kept[..., None], vectors(), 100 * vectors(seed=5))):
+        quantizer = build(shared_codebook=shared, learned_by=learned_by, restart_below=0.5)
+        for step in range(5):
+            out = quantizer(x, kept, generator(step))
+        outcomes.append((out.loss, out.codes[kept], quantizer.state_dict()))
+    (loss, codes, state), (loss2, codes2, state2) = outcomes
+    torch.testing.assert_close(loss, loss2)
+    assert torch.equal(codes, codes2)
+    for name in state:
+        torch.testing.assert_close(state[name], state2[name], msg=name)
+
+
+def test_a_kept_position_does_change_them() -> None:
+    kept = ragged()
+    x = vectors()
+    moved = torch.where(kept[..., None], x + 1, x)
+    one, other = build(), build()
+    assert one(x, kept, generator()).loss != other(moved, kept, generator()).loss
+    assert not torch.equal(one.codebooks, other.codebooks)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_lookup_inverts_encode(shared: bool) -> None:
+    quantizer = build(shared_codebook=shared)
+    codes = torch.randint(V, (B, L), generator=generator(2))
+    entries = quantizer.lookup(codes)
+    assert torch.equal(quantizer.encode(entries), codes)
+    # the mutation that must break it: another entry at one position
+    codes[0, 1] = (codes[0, 1] + 1) % V
+    assert not torch.equal(quantizer.encode(entries), codes)
+    for k in range(1, L + 1):
+        assert torch.equal(quantizer.lookup(codes[:, :k]), quantizer.lookup(codes)[:, :k])
+
+
+def test_lookup_inverts_encode_on_a_grid() -> None:
+    quantizer = build_quantizer(QuantizerConfig(kind="fsq", levels=(5, 4, 3)), L, 3)
+    codes = torch.arange(60).reshape(20, L)
+    # Entries sit where their own level is found again, once past the squashing.
+    x = torch.randn(500, L, 3, generator=generator())
+    out = quantizer(x, torch.ones(500, L, dtype=torch.bool))
+    torch.testing.assert_close(quantizer.lookup(out.codes), out.vectors)
+    assert len(quantizer.lookup(codes).flatten(0, 1).unique(dim=0)) == 60
+
+
+def test_nearest_entry() -> None:
+    quantizer = build(shared_codebook=False)
+    x = vectors()
+    distances = (x[:, :, None] - quantizer.codebooks).norm(dim=-1)  # [B, L, V]
+    assert torch.equal(quantizer.encode(x), distances.argmin(-1))
+
+
+def test_eval_learns_nothing() -> None:
+    quantizer = build().eval()
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    quantizer(vectors(), EVERY)
+    for name, value in quantizer.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_gradient_passes_straight_through() -> None:
+    quantizer = build(commitment=0.0).eval()
+    x = vectors().requires_grad_()
+    weights = torch.randn(x.shape, generator=generator(3))
+    (quantizer(x, EVERY).vectors * weights).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, weights)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("learned_by", ["ema", "loss"])
+def test_dead_entries_restart_at_kept_vectors(shared: bool, learned_by: str) -> None:
+    quantizer = build(
+        shared_codebook=shared, learned_by=learned_by, ema_decay=0.5, restart_below=0.1
+    )
+    with torch.no_grad():
+        quantizer.codebooks[:, 1:] = 1000.0  # only entry 0 is ever near
+        quantizer.totals[:, 1:] = 1000.0
+    kept = ragged()
+    x = torch.where(kept[..., None], vectors(), 50.0)
+    for step in range(8):
+        quantizer(x, kept, generator(step))
+        if learned_by == "ema":  # what restarted has a past to match, and stays where it is
+            mean = quantizer.totals / quantizer.usage[..., None]
+            torch.testing.assert_close(mean, quantizer.codebooks)
+    assert quantizer.codebooks.abs().max() < 10  # neither 1000 nor a position that is cut off
+    used = [len(quantizer.encode(x)[kept[:, i], i].unique()) for i in range(L)]
+    assert min(used) > 1
+
+
+def test_no_restart_where_none_is_asked_for() -> None:
+    quantizer = build(ema_decay=0.5, restart_below=0)
+    with torch.no_grad():
+        quantizer.codebooks[:, 3] = 1000.0
+        quantizer.totals[:, 3] = 1000.0
+    for step in range(200):  # long enough for the count of an unused entry to vanish
+        quantizer(vectors(seed=step), EVERY, generator(step))
+    assert (quantizer.codebooks[:, 3] > 990).all()
+    assert torch.isfinite(quantizer.codebooks).all()
+
+
+def test_a_position_that_is_never_kept_stays_as_it_is() -> None:
+    quantizer = build(ema_decay=0.5, restart_below=0.9)
+    quantizer.usage[:, 0] = 0.01  # an entry out of use, which restarts only at kept vectors
+    quantizer.totals[:, 0] *= 0.01
+    before = quantizer.codebooks.clone()
+    kept = torch.tensor([True, False, False]).expand(B, L)
+    for step in range(60):
+        quantizer(vectors(seed=step), kept, generator(step))
+    torch.testing.assert_close(quantizer.codebooks[1:], before[1:])
+    assert not torch.equal(quantizer.codebooks[0], before[0])
+
+
+def test_restarts_need_a_generator() -> None:
+    quantizer = build(restart_below=10.0)
+    with pytest.raises(AssertionError, match="pass a generator"):
+        quantizer(vectors(), EVERY)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_kmeans_start_finds_clusters(shared: bool) -> None:
+    centres = torch.tensor([[-9.0, -9.0], [-9.0, 9.0], [9.0, -9.0], [9.0, 9.0]])
+    which = torch.randint(V, (400, L), generator=generator())
+    x = centres[which] + 0.1 * torch.randn(400, L, D, generator=generator(1))
+    quantizer = build(shared_codebook=shared)
+    for seed in range(20):  # Lloyd's algorithm may stop in a local optimum: the best of some
+        quantizer.start(x, generator(seed))
+        error = (quantizer.lookup(quantizer.encode(x)) - x).square().mean()
+        if error < 0.02:
+            break
+    assert error < 0.02
+    assert torch.equal(quantizer.totals, quantizer.codebooks)
+    quantizer(x, torch.ones(400, L, dtype=torch.bool), generator())  # goes on from there
+    assert (quantizer.lookup(quantizer.encode(x)) - x).square().mean() < 0.02
+
+
+def test_kmeans_start_with_fewer_vectors_than_entries() -> None:
+    quantizer = build(vocabulary=16)
+    x = vectors(5)
+    quantizer.start(x, generator())
+    torch.testing.assert_close(quantizer.lookup(quantizer.encode(x)), x)
+
+
+def test_random_start_keeps_the_random_entries() -> None:
+    quantizer = build(start="random")
+    before = quantizer.codebooks.clone()
+    quantizer.start(vectors(), generator())
+    assert torch.equal(quantizer.codebooks, before)
+
+
+def test_shared_is_one_codebook_and_otherwise_one_per_position() -> None:
+    assert build(shared_codebook=True).codebooks.shape == (1, V, D)
+    assert build(shared_codebook=False).codebooks.shape == (L, V, D)
+    assert isinstance(build(learned_by="loss").codebooks, torch.nn.Parameter)
+    assert not isinstance(build(learned_by="ema").codebooks, torch.nn.Parameter)
+
+
+def test_learned_by_loss_improves_under_an_optimizer() -> None:
+    quantizer = build(shared_codebook=True, learned_by="loss", restart_below=0)
+    optimizer = torch.optim.Adam(quantizer.parameters(), lr=0.05)
+    x = vectors(B)
+    first = quantizer(x, EVERY, generator()).loss.item()
+    for _ in range(60):
+        optimizer.zero_grad()
+        out = quantizer(x, EVERY, generator())
+        out.loss.backward()
+        optimizer.step()
+    assert out.loss.item() < 0.7 * first
+
+
+def test_without_quantizer() -> None:
+    quantizer = build_quantizer(QuantizerConfig(kind="none"), L, D)
+    assert isinstance(quantizer, NoQuantizer)
+    x = vectors()
+    out = quantizer(x, EVERY)
+    assert out.vectors is x
+    assert out.loss == 0
+    with pytest.raises(InputError, match="without quantizer has no codes"):
+        quantizer.encode(x)
+    with pytest.raises(InputError, match="without quantizer cannot decode"):
+        quantizer.lookup(out.codes)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "fsq"}, r"fsq needs levels >= 3 per dimension, e.g. \[8, 5, 5\], got \[\]"),
+        ({"kind": "fsq", "levels": [2, 5]}, r"got \[2, 5\]"),
+        ({"levels": [8, 5]}, "levels are for kind=fsq, but kind is vq"),
+        ({"vocabulary": 1}, r"vocabulary: .*greater than or equal to 2 \(got 1\)"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+    ],
+)
+def test_bad_config(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        QuantizerConfig.parse(values, origin="test")
+    assert QuantizerConfig(kind="fsq", levels=(8, 5, 5)).size == 200

@@ -1,0 +1,220 @@
+"""The prior: cached equals uncached, causality at every prefix, labels, and that it learns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from anytime_ar.errors import InputError
+from anytime_ar.prior import KVCache, Prior, PriorConfig
+
+L, V, LABELS, B = 7, 5, 3, 4
+
+
+def build(label_count: int = LABELS, dropout: float = 0.3) -> Prior:
+    config = PriorConfig(layers=2, width=16, heads=2, mlp_ratio=2, dropout=dropout)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        prior = Prior(config, L, V, label_count).eval()
+        with torch.no_grad():  # weights start small; here everything should matter
+            for weight in prior.parameters():
+                weight.copy_(weight + 0.3 * torch.randn_like(weight))
+    return prior
+
+
+def codes(n: int = B, seed: int = 0) -> Tensor:
+    return torch.randint(V, (n, L), generator=torch.Generator().manual_seed(seed))
+
+
+LABELLED = torch.tensor([0, 1, 2, LABELS])
+CASES = [(0, None), (LABELS, None), (LABELS, LABELLED)]
+
+
+@torch.no_grad()
+def step_through(prior: Prior, x: Tensor, labels: Tensor | None) -> Tensor:
+    """Logits of the cached path, float [B, L, V]."""
+    cache = prior.allocate(len(x))
+    logits = []
+    for position in range(L):
+        previous = x[:, position - 1] if position else None
+        logits.append(prior.step(cache, position, previous, labels))
+    return torch.stack(logits, dim=1)
+
+
+@pytest.mark.parametrize(("label_count", "labels"), CASES)
+def test_cached_equals_uncached_at_every_position(label_count: int, labels: Tensor | None) -> None:
+    prior = build(label_count)
+    with torch.no_grad():
+        whole = prior(codes(), labels)
+    assert whole.shape == (B, L, V)
+    torch.testing.assert_close(step_through(prior, codes(), labels), whole, atol=1e-4, rtol=1e-4)
+    # the mutation that must break it: another code on the way
+    other = codes()
+    other[:, 2] = (other[:, 2] + 1) % V
+    assert not torch.allclose(step_through(prior, other, labels), whole, atol=1e-2)
+
+
+@pytest.mark.parametrize("length", range(1, L + 1))
+def test_a_prefix_gives_the_same_logits(length: int) -> None:
+    prior = build()
+    with torch.no_grad():
+        whole, part = prior(codes(), LABELLED), prior(codes()[:, :length], LABELLED)
+    torch.testing.assert_close(part, whole[:, :length])
+
+
+@pytest.mark.parametrize("position", range(L))
+def test_causality_at_every_prefix(position: int) -> None:
+    prior, x = build(), codes()
+    other = x.clone()
+    other[:, position] = (other[:, position] + 1) % V
+    with torch.no_grad():
+        before, after = prior(x, LABELLED), prior(other, LABELLED)
+    assert torch.equal(before[:, : position + 1], after[:, : position + 1])
+    changed = (before != after).any(-1)  # [B, L]
+    assert changed[:, position + 1 :].all()
+
+
+def test_gradients_reach_every_earlier_position_and_no_later_one() -> None:
+    prior = build()
+    inputs: list[Tensor] = []
+    handle = prior.entries.register_forward_hook(
+        lambda _module, _args, output: inputs.append(output.requires_grad_())
+    )
+    for position in range(L):
+        inputs.clear()
+        logits = prior(codes(1))
+        (gradient,) = torch.autograd.grad(logits[0, position].square().sum(), inputs)
+        seen = gradient[0].abs().sum(-1) > 0
+        assert seen.tolist() == [i < position for i in range(L - 1)]
+    handle.remove()
+
+
+@torch.no_grad()
+def test_interleaved_draws_equal_sequential_ones() -> None:
+    prior = build()
+    first, second = codes(seed=1), codes(seed=2)
+    expected = step_through(prior, first, LABELLED), step_through(prior, second, None)
+    caches = prior.allocate(B), prior.allocate(B)
+    got: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for position in range(L):
+        for cache, x, labels, out in zip(
+            caches, (first, second), (LABELLED, None), got, strict=True
+        ):
+            previous = x[:, position - 1] if position else None
+            out.append(prior.step(cache, position, previous, labels))
+    for out, logits in zip(got, expected, strict=True):
+        assert torch.equal(torch.stack(out, dim=1), logits)
+
+
+def test_an_allocated_cache_need_not_be_clean() -> None:
+    prior = build()
+    expected = step_through(prior, codes(), LABELLED)
+    cache = prior.allocate(B)
+    assert isinstance(cache, KVCache)
+    assert cache.batch == B
+    for store in (cache.keys, cache.values):
+        store.fill_(torch.nan)
+    with torch.no_grad():
+        logits = [
+            prior.step(cache, i, codes()[:, i - 1] if i else None, LABELLED) for i in range(L)
+        ]
+    assert torch.equal(torch.stack(logits, dim=1), expected)
+
+
+@torch.no_grad()
+def test_the_label_matters_at_every_position() -> None:
+    prior, x = build(), codes(1).expand(LABELS + 1, L)
+    logits = prior(x, torch.arange(LABELS + 1))
+    for one in range(LABELS + 1):
+        for other in range(one):
+            assert (logits[one] != logits[other]).any(-1).all()
+
+
+@torch.no_grad()
+def test_no_label_is_what_none_means() -> None:
+    prior = build()
+    assert prior.no_label == LABELS
+    hidden = torch.full((B,), prior.no_label)
+    assert torch.equal(prior(codes(), None), prior(codes(), hidden))
+    assert torch.equal(step_through(prior, codes(), None), step_through(prior, codes(), hidden))
+
+
+@torch.no_grad()
+def test_an_entry_means_something_else_at_every_position() -> None:
+    prior = build()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.nn.init.normal_(prior.entries.weight)
+        prior.positions.zero_()
+    same = torch.zeros(1, L, dtype=torch.int64)
+    logits = prior(same)
+    assert not torch.allclose(logits[0, 3], logits[0, 5], atol=1e-2)
+
+
+def test_too_many_codes() -> None:
+    with pytest.raises(InputError, match="8 codes exceed code length 7; pass fewer"):
+        build()(torch.zeros(1, L + 1, dtype=torch.int64))
+
+
+def test_config() -> None:
+    with pytest.raises(InputError, match="width 10 is not divisible by heads 4"):
+        PriorConfig.parse({"width": 10, "heads": 4}, origin="test")
+    with pytest.raises(InputError, match="dropout"):
+        PriorConfig.parse({"dropout": 1.0}, origin="test")
+
+
+def test_number_of_parameters() -> None:
+    width, layers, hidden = 16, 2, 32
+    block = 4 * width**2 + 2 * width * hidden + hidden + width + 4 * width
+    expected = (
+        L * V * width  # entries, which also score on the way out
+        + L * V  # their biases
+        + L * width  # positions
+        + (LABELS + 1) * width  # labels
+        + layers * block
+        + 2 * width  # last norm
+    )
+    assert sum(weight.numel() for weight in build().parameters()) == expected
+
+
+@torch.no_grad()
+def test_dropout_in_training_only() -> None:
+    prior = build(dropout=0.5)
+    assert torch.equal(prior(codes()), prior(codes()))
+    prior.train()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert not torch.equal(prior(codes()), prior(codes()))
+
+
+def test_learns_a_small_distribution_exactly() -> None:
+    """Two labels, three codes of three entries: every probability, to within two hundredths."""
+    length, entries, labels = 3, 3, 2
+    generator = torch.Generator().manual_seed(0)
+    table = torch.rand(labels, entries**length, generator=generator).square()
+    table = table / table.sum(-1, keepdim=True)
+    every = torch.cartesian_prod(*[torch.arange(entries)] * length)  # [27, 3]
+    x, y = every.repeat(labels, 1), torch.arange(labels).repeat_interleave(len(every))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = PriorConfig(layers=1, width=64, heads=4, dropout=0)
+        prior = Prior(config, length, entries, labels).train()
+
+    def log_likelihood() -> Tensor:
+        scores = prior(x, y).log_softmax(-1).gather(-1, x[..., None])[..., 0]  # [54, 3]
+        return scores.sum(-1).reshape(labels, -1)
+
+    steps = 200
+    optimizer = torch.optim.Adam(prior.parameters(), lr=5e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, total_iters=steps)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = -(table * log_likelihood()).sum()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        learned = log_likelihood().exp()
+    torch.testing.assert_close(learned.sum(-1), torch.ones(labels))
+    assert (learned - table).abs().max() < 0.02

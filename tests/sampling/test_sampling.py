@@ -1,0 +1,236 @@
+"""`AnytimeModel`: one random stream per sample, previews, labels, guidance, and bad options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+import torch
+from sampling_models import FREQUENCIES, LABELS, L, V, record
+from torch import Tensor
+
+import anytime_ar.sampling.model as sampling_model
+from anytime_ar.prior import Prior
+from anytime_ar.sampling import AnytimeModel, Budget, ChoiceConfig, draw, row_noise
+
+
+def test_shapes_and_range(model: AnytimeModel) -> None:
+    codes = model.sample_codes(5, seed=0)
+    assert codes.shape == (5, L)
+    assert codes.dtype == torch.int64
+    assert 0 <= codes.min() <= codes.max() < V
+    x = model.sample(5, seed=0)
+    assert x.shape == (5, 1, 8, 8)
+    assert x.dtype == torch.float32
+    assert x.abs().max() <= 1
+    torch.testing.assert_close(x, model.decode(codes))
+    assert (model.code_length, model.vocabulary, model.sample_shape) == (L, V, (1, 8, 8))
+
+
+@pytest.mark.parametrize("options", [{}, {"guidance": 2.0}, {"temperature": 0.7, "top_p": 0.9}])
+def test_the_same_alone_in_a_batch_and_as_a_prefix(
+    model: AnytimeModel, options: dict[str, Any]
+) -> None:
+    whole = model.sample_codes(40, seed=3, **options)
+    for n in (1, 2, 3, 4, 7, 16):
+        assert torch.equal(model.sample_codes(n, seed=3, **options), whole[:n])
+    for k in range(1, L + 1):
+        assert torch.equal(model.sample_codes(40, seed=3, codes=k, **options), whole[:, :k])
+    assert torch.equal(model.sample_codes(40, seed=3, **options), whole)
+    assert len(whole.unique(dim=0)) > 20  # else the above says little
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3, 16])
+def test_the_same_across_chunks(
+    model: AnytimeModel, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
+) -> None:
+    codes, x = model.sample_codes(17, seed=1, guidance=1.5), model.sample(17, seed=1)
+    encoded = model.encode(x)
+    monkeypatch.setattr(sampling_model, "ROWS_AT_ONCE", rows_at_once)
+    assert torch.equal(model.sample_codes(17, seed=1, guidance=1.5), codes)
+    torch.testing.assert_close(model.sample(17, seed=1), x)
+    assert torch.equal(model.encode(x), encoded)
+
+
+def test_chunks_bound_the_rows_of_the_prior(
+    model: AnytimeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling_model, "ROWS_AT_ONCE", 8)
+    allocated = record(monkeypatch, model, "allocate")
+    model.sample_codes(20, seed=0)
+    assert allocated == [(8,), (8,), (4,)]
+
+
+def test_seeds(model: AnytimeModel) -> None:
+    assert not torch.equal(model.sample_codes(8, seed=0), model.sample_codes(8, seed=1))
+    assert not torch.equal(model.sample_codes(8), model.sample_codes(8))  # a fresh seed each
+    before = torch.get_rng_state()
+    model.sample(2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_small_draws_are_filled_up(model: AnytimeModel) -> None:
+    """One row takes the path of many through BLAS, and gets the same numbers."""
+    assert model.prior is not None
+    seen: list[Tensor] = []
+    handle = model.prior.norm.register_forward_hook(
+        lambda _module, _args, output: seen.append(output)
+    )
+    noise = row_noise(0, range(16), L)
+    rows: list[list[Tensor]] = []
+    for n in (1, 2, 3, 16):
+        seen.clear()
+        list(draw(model.prior, noise[:n], budget=Budget(codes=L), choice=ChoiceConfig()))
+        assert {len(output) for output in seen} == {max(n, 4)}
+        rows.append([output[:n] for output in seen])
+    handle.remove()
+    for n, outputs in zip((1, 2, 3), rows, strict=False):
+        for few, many in zip(outputs, rows[-1], strict=True):
+            torch.testing.assert_close(few, many[:n], atol=1e-6, rtol=1e-6)
+
+
+def test_draws_follow_the_prior(unconditional: AnytimeModel) -> None:
+    """Frequencies of the first two codes, against probabilities of the full forward pass."""
+    prior, n = unconditional.prior, 4000
+    assert prior is not None
+    codes = unconditional.sample_codes(n, codes=2, seed=0)
+    first = torch.arange(V)[:, None].expand(V, 2)
+    with torch.no_grad():
+        logits = prior(first)  # [V, 2, V]
+    joint = logits[:1, 0].softmax(-1).mT * logits[:, 1].softmax(-1)  # [V, V]
+    counts = torch.bincount(codes[:, 0] * V + codes[:, 1], minlength=V * V).reshape(V, V)
+    spread = (joint * (1 - joint) / n).sqrt()
+    assert ((counts / n - joint).abs() <= 5 * spread + 1e-3).all()
+
+
+def conditional_frequencies(model: AnytimeModel, guidance: float, label: int) -> Tensor:
+    codes = model.sample_codes(4000, codes=1, seed=0, label=label, guidance=guidance)
+    return torch.bincount(codes[:, 0], minlength=V) / len(codes)
+
+
+def first_logits(model: AnytimeModel) -> Tensor:
+    """Logits of the first code for every label, the last row without one."""
+    assert model.prior is not None
+    with torch.no_grad():
+        labels = torch.arange(len(LABELS) + 1)
+        return model.prior(torch.zeros(len(labels), 1, dtype=torch.int64), labels)[:, 0]
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0, 2.0])
+def test_guidance(model: AnytimeModel, guidance: float) -> None:
+    logits = first_logits(model)
+    moved = logits[-1] + guidance * (logits[1] - logits[-1])
+    got = conditional_frequencies(model, guidance, label=1)
+    assert (got - moved.softmax(-1)).abs().max() < 0.03
+
+
+def test_guidance_one_does_no_extra_work_and_zero_ignores_the_label(
+    model: AnytimeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert model.prior is not None
+    plain = model.sample_codes(12, seed=0, label=1)
+    allocated = record(monkeypatch, model, "allocate")
+    assert torch.equal(model.sample_codes(12, seed=0, label=1, guidance=1.0), plain)
+    zero = model.sample_codes(12, seed=0, label=1, guidance=0.0)
+    assert allocated == [(12,), (24,)]
+    assert torch.equal(zero, model.sample_codes(12, seed=0, label=2, guidance=0.0))
+    noise = row_noise(0, range(12), 1 + L)[:, 1:]
+    *_, free = draw(model.prior, noise, budget=Budget(codes=L), choice=ChoiceConfig())
+    assert torch.equal(zero, free)
+    assert not torch.equal(zero, plain)
+
+
+def test_guidance_above_one_sharpens(model: AnytimeModel) -> None:
+    """What the label makes likelier grows likelier still."""
+    logits = first_logits(model)
+    favourite = int((logits[1].softmax(-1) - logits[-1].softmax(-1)).argmax())
+    by_guidance = [conditional_frequencies(model, g, label=1)[favourite] for g in (0, 1, 3)]
+    assert by_guidance[0] < by_guidance[1] < by_guidance[2]
+
+
+def test_labels_by_name_number_and_list(model: AnytimeModel) -> None:
+    assert model.labels == LABELS
+    by_number = model.sample_codes(6, seed=0, label=1)
+    assert torch.equal(model.sample_codes(6, seed=0, label="dog"), by_number)
+    assert torch.equal(model.sample_codes(6, seed=0, label=[1] * 6), by_number)
+    mixed = model.sample_codes(3, seed=0, label=["owl", 1, "cat"])
+    for row, label in enumerate((2, 1, 0)):
+        assert torch.equal(mixed[row], model.sample_codes(3, seed=0, label=label)[row])
+    assert not torch.equal(by_number, model.sample_codes(6, seed=0, label=0))
+
+
+def test_labels_come_from_the_training_distribution(
+    model: AnytimeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = record(monkeypatch, model, "_start")
+    n = 3000
+    codes = model.sample_codes(n, codes=1, seed=0)
+    labels = torch.cat([labels for _, labels in starts])
+    share = torch.bincount(labels, minlength=3) / n
+    assert (share - torch.tensor(FREQUENCIES)).abs().max() < 0.04
+    starts.clear()
+    model.sample_codes(5, codes=1, seed=0)
+    assert torch.equal(starts[0][1], labels[:5])
+    given = model.sample_codes(n, codes=1, seed=0, label=labels.tolist())
+    assert torch.equal(given, codes)  # a label takes nothing from the stream of the codes
+
+
+def test_stream_previews_every_code_and_ends_with_the_sample(model: AnytimeModel) -> None:
+    options: dict[str, Any] = {"seed": 4, "label": "owl", "guidance": 1.5, "top_k": 5}
+    previews = list(model.stream(3, **options))
+    assert [preview.codes_drawn for preview in previews] == list(range(1, L + 1))
+    for preview in previews:
+        prefix = model.sample_codes(3, codes=preview.codes_drawn, **options)
+        assert torch.equal(preview.codes, prefix)
+        torch.testing.assert_close(preview.data, model.decode(prefix))
+    torch.testing.assert_close(previews[-1].data, model.sample(3, **options))
+    assert [p.codes_drawn for p in model.stream(3, codes=2, seed=4)] == [1, 2]
+
+
+def test_previews_are_independent_values(model: AnytimeModel) -> None:
+    stream = model.stream(2, seed=0)
+    first = next(stream)
+    first.codes.fill_(0)  # whatever a caller does to it
+    *_, last = stream
+    assert torch.equal(last.codes, model.sample_codes(2, seed=0))
+
+
+def test_stream_is_lazy_and_stops_when_closed(model: AnytimeModel, steps: list[Any]) -> None:
+    stream = model.stream(2, seed=0)
+    assert steps == []
+    next(stream)
+    assert len(steps) == 1
+    next(stream)
+    assert len(steps) == 2
+    assert isinstance(stream, Iterator)
+    stream.close()  # type: ignore[attr-defined]
+    assert next(stream, None) is None
+    assert len(steps) == 2
+
+
+def test_a_budget_costs_no_more_than_its_codes(model: AnytimeModel, steps: list[Any]) -> None:
+    model.sample(4, codes=3, seed=0)
+    assert [position for _, position, *_ in steps] == [0, 1, 2]
+
+
+def test_interleaved_streams(model: AnytimeModel) -> None:
+    first, second = model.stream(3, seed=0), model.stream(5, seed=1, guidance=2.0)
+    for one, two in zip(first, second, strict=True):
+        last = one.codes, two.codes
+    assert torch.equal(last[0], model.sample_codes(3, seed=0))
+    assert torch.equal(last[1], model.sample_codes(5, seed=1, guidance=2.0))
+
+
+def test_the_clock_is_injected(model: AnytimeModel) -> None:
+    ticks = count(100)
+    elapsed = [p.elapsed_s for p in model.stream(1, seed=0, clock=lambda: float(next(ticks)))]
+    assert elapsed == [1, 2, 3, 4, 5, 6]
+
+
+def test_models_sample_in_evaluation_mode(model: AnytimeModel) -> None:
+    assert isinstance(model.prior, Prior)
+    assert not model.prior.training
+    assert not model.autoencoder.training
+    assert not model.sample(1, seed=0).requires_grad

@@ -1,0 +1,85 @@
+"""Options that a draw refuses, models without labels or prior, and bad codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from sampling_models import V, build_model
+
+import anytime_ar.sampling.model as sampling_model
+from anytime_ar.errors import InputError
+from anytime_ar.sampling import AnytimeModel
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"codes": 0}, r"codes=0 is outside 1..6, this model's code length"),
+    ({"codes": 7}, r"codes=7 is outside 1..6"),
+    ({"codes": 1.5}, r"codes: .*integer.*got 1.5"),
+    ({"seed": -1}, r"seed -1 is outside"),
+    ({"label": 3}, r"label 3 is unknown; pass a number in 0..2, or one of cat, dog, owl"),
+    ({"label": -1}, r"label -1 is unknown"),
+    ({"label": "cow"}, r"label 'cow' is unknown"),
+    ({"label": ["cat", "cow"]}, r"label 'cow' is unknown"),
+    ({"label": [0]}, r"1 labels were given for 2 samples; pass one, or 2"),
+    ({"label": [0, 1, 2]}, r"3 labels were given for 2 samples"),
+    ({"temperature": -1.0}, r"sample: temperature: .*got -1.0"),
+    ({"top_k": 0, "top_p": 2.0}, r"top_k: .*got 0.*; top_p: .*got 2.0"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD)
+@pytest.mark.parametrize("method", ["sample", "sample_codes", "stream"])
+def test_bad_options_fail_at_the_call(
+    model: AnytimeModel, steps: list[Any], method: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        getattr(model, method)(2, **options)  # of a stream, no item was asked for
+    assert steps == []
+
+
+@pytest.mark.parametrize("method", ["sample", "sample_codes", "stream"])
+def test_unknown_options_are_refused(model: AnytimeModel, method: str) -> None:
+    message = (
+        "unknown option cods, sed; the options are "
+        "codes, label, seed, temperature, top_k, top_p, guidance"
+    )
+    with pytest.raises(TypeError, match=message):
+        getattr(model, method)(2, cods=3, sed=0)
+
+
+def test_no_samples(model: AnytimeModel) -> None:
+    with pytest.raises(InputError, match="cannot draw 0 samples; pass n >= 1"):
+        model.sample(0)
+
+
+def test_without_labels(unconditional: AnytimeModel) -> None:
+    assert unconditional.labels is None
+    assert unconditional.sample(2, seed=0, guidance=1.0).shape == (2, 1, 8, 8)
+    with pytest.raises(InputError, match="label 1 was given, but this model has no labels"):
+        unconditional.sample(2, label=1)
+    with pytest.raises(InputError, match=r"guidance 3\.0 was given, but this model has no labels"):
+        unconditional.sample(2, guidance=3.0)
+
+
+def test_without_prior() -> None:
+    model = build_model(with_prior=False)
+    assert not model.can_sample
+    codes = model.encode(torch.zeros(2, 1, 8, 8))
+    assert model.decode(codes[:, :1]).shape == (2, 1, 8, 8)
+    with pytest.raises(InputError, match="model 'tiny' has no prior to sample from"):
+        model.sample(2)
+    with pytest.raises(InputError, match="has no prior"):
+        model.stream(2)
+
+
+def test_bad_codes_are_named_by_their_row_in_the_whole_batch(
+    model: AnytimeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling_model, "ROWS_AT_ONCE", 2)
+    codes = torch.zeros(5, 3, dtype=torch.int64)
+    codes[4, 1] = V
+    with pytest.raises(InputError, match="code 8 at row 4, position 1"):
+        model.decode(codes)
+    with pytest.raises(InputError, match=r"shape \[\]"):
+        model.decode(torch.tensor(1))

@@ -31,6 +31,8 @@ class QuantizerConfig(Config):
     restart_below: float = Field(0.03, ge=0)
     """Restart an entry whose share of use falls below this part of an even share (1/V); 0:
     never."""
+    error_feedback: bool = True
+    """`vq` only: let later codes correct the quantization errors of earlier ones."""
     levels: tuple[int, ...] = ()
     """`fsq` only: levels of each of the D dimensions, each >= 3; V is their product."""
 

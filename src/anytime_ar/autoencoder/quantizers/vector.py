@@ -3,6 +3,7 @@
 What ordering asks for beyond the usual: losses and statistics count kept codes only, and a codebook
 may belong to one code position. Codebooks are learned by a loss (the paper) or as a moving average,
 start at random or by k-means, and entries that fall out of use restart at a vector of the batch.
+Later codes may be told the errors of earlier ones (see `feedback`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from anytime_ar.autoencoder.quantizers.base import Quantized, Quantizer
 from anytime_ar.autoencoder.quantizers.config import QuantizerConfig
+from anytime_ar.autoencoder.quantizers.feedback import ErrorFeedback
 
 
 class VectorQuantizer(Quantizer):
@@ -32,6 +34,9 @@ class VectorQuantizer(Quantizer):
             self.codebooks = nn.Parameter(codebooks)  # [P, V, D]
         else:
             self.register_buffer("codebooks", codebooks)
+        self.feedback: ErrorFeedback | None = None
+        if config.error_feedback:
+            self.feedback = ErrorFeedback(code_length, code_width)
         # Moving averages of the kept vectors assigned to an entry; `usage` also tells dead entries.
         self.register_buffer("usage", torch.ones(shape[:2]))  # [P, V]
         self.register_buffer("totals", codebooks.clone())  # [P, V, D]
@@ -39,7 +44,7 @@ class VectorQuantizer(Quantizer):
     def forward(
         self, vectors: Tensor, kept: Tensor, generator: torch.Generator | None = None
     ) -> Quantized:
-        grouped = self._by_codebook(vectors.float())  # [P, N, D], with P * N = B * L
+        grouped = self._by_codebook(self._shifted(vectors))  # [P, N, D], with P * N = B * L
         indices = self._nearest(grouped)  # [P, N]
         chosen = _gather(self.codebooks, indices)  # [P, N, D]
         weight = self._by_codebook(kept[..., None].float())[..., 0]  # [P, N]
@@ -61,7 +66,7 @@ class VectorQuantizer(Quantizer):
         )
 
     def encode(self, vectors: Tensor) -> Tensor:
-        indices = self._nearest(self._by_codebook(vectors.float()))
+        indices = self._nearest(self._by_codebook(self._shifted(vectors)))
         return self._ungroup(indices[..., None], vectors.shape)[..., 0]
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -76,6 +81,16 @@ class VectorQuantizer(Quantizer):
             entries = _kmeans(self._by_codebook(vectors.float()), self.config.vocabulary, generator)
             self.codebooks.copy_(entries)
             self.totals.copy_(entries)
+
+    def _shifted(self, vectors: Tensor) -> Tensor:
+        """Vectors float32 [B, L, D] as they are to be quantized, after error feedback if any."""
+        vectors = vectors.float()
+        return vectors if self.feedback is None else self.feedback(vectors, self._nearest_entry)
+
+    def _nearest_entry(self, vectors: Tensor, position: int) -> Tensor:
+        """Entries [B, D] nearest to vectors [B, D] of a position."""
+        codebook = self.codebooks[position if len(self.codebooks) > 1 else 0]  # [V, D]
+        return codebook[(codebook.square().sum(-1) - 2 * vectors @ codebook.T).argmin(-1)]
 
     def _by_codebook(self, vectors: Tensor) -> Tensor:
         """[B, L, D] -> [P, N, D]: all vectors that share a codebook, together."""

@@ -31,7 +31,8 @@ class AutoencoderTrainingConfig(Config):
     scheme: Literal["one_stage", "two_stage", "full_and_prefix"] = "one_stage"
     """`one_stage`: reconstruct from a random prefix, as `truncation` draws it; `two_stage` (paper):
     half of the steps from all codes, then from a random prefix; `full_and_prefix`: from all codes
-    and from a random prefix in every step, at twice the work of the decoder."""
+    and from a random prefix in every step, at twice the work of the decoder (with which
+    `truncation.full_probability` is best 0)."""
     truncation: TruncationConfig = TruncationConfig()
     kept_per: Literal["sample", "batch"] = "sample"
     """Draw the number of kept codes for each sample, or (paper) once for a batch."""

@@ -1,6 +1,6 @@
 """Draw pictures from a model, with any number of codes, into one grid.
 
-Several numbers of codes, as in `--codes [1,2,4,8]`, give a row per sample and a column per number.
+Several numbers of codes, as in `--codes "[1,2,4,8]"`, give a row per sample, a column per number.
 """
 
 from __future__ import annotations

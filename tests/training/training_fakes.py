@@ -22,7 +22,7 @@ from anytime_ar.training import (
     TrainConfig,
 )
 from anytime_ar.training.log import RunLog
-from anytime_ar.training.loop import fit
+from anytime_ar.training.loop import Trainer
 
 SAMPLES = 150
 """In the training split: no multiple of a batch, so that epochs end inside batches."""
@@ -146,5 +146,5 @@ def fit_toy(stage: ToyStage, folder: Path, **options: Any) -> Path:
         "log_every": 5,
     }
     with RunLog(folder / "log.jsonl", show_progress=False) as log:
-        fit(stage, log=log, **values | options)
+        Trainer(stage, log=log, **values | options).fit()
     return folder / "toy.safetensors"

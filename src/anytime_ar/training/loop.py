@@ -77,31 +77,23 @@ def seeded(*parts: int | str) -> Iterator[torch.Generator]:
         yield generator_for(*parts)
 
 
-def fit(
-    stage: Stage,
-    *,
-    fabric: Fabric,
-    seed: int,
-    checkpoint: Path,
-    checkpoint_every_s: float,
-    log_every: int,
-    log: RunLog,
-) -> None:
-    """Train a stage to its end; its objective holds the result in evaluation mode.
+class Trainer:
+    """Trains one stage, from where its checkpoint stands to its end.
 
-    A checkpoint that is there already is taken up where it stands.
-
-    Raises:
-        TrainingError: the loss is not finite or has diverged; the last good checkpoint stays.
-        InputError: the checkpoint does not fit.
+    Args:
+        stage: what to train.
+        fabric: device and precision.
+        seed: of everything random.
+        checkpoint: file to keep the state in; taken up if it is there already.
+        checkpoint_every_s: seconds between two writes.
+        log_every: steps between two reports.
+        log: gets the reports.
     """
-    _Fit(stage, fabric, seed, checkpoint, checkpoint_every_s, log_every, log).run()
 
-
-class _Fit:
     def __init__(
         self,
         stage: Stage,
+        *,
         fabric: Fabric,
         seed: int,
         checkpoint: Path,
@@ -120,7 +112,13 @@ class _Fit:
             average = get_ema_multi_avg_fn(stage.ema_decay)
             self.average = AveragedModel(self.module, multi_avg_fn=average)
 
-    def run(self) -> None:
+    def fit(self) -> None:
+        """Train to the end; the stage's objective holds the result, in evaluation mode.
+
+        Raises:
+            TrainingError: the loss is not finite or has diverged; the last good checkpoint stays.
+            InputError: the checkpoint does not fit.
+        """
         if self.checkpoint.exists():
             self._restore()
         else:

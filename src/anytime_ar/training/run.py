@@ -22,7 +22,7 @@ from anytime_ar.files import sweep_temporaries, write_atomically
 from anytime_ar.sampling import choose_device
 from anytime_ar.training.config import TrainConfig
 from anytime_ar.training.log import RunLog
-from anytime_ar.training.loop import Stage, fit, seeded
+from anytime_ar.training.loop import Stage, Trainer, seeded
 from anytime_ar.training.stages import AutoencoderStage, PriorStage
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def train(
 
 
 def _fit(stage: Stage, config: TrainConfig, folder: Path, fabric: Fabric, log: RunLog) -> None:
-    fit(
+    Trainer(
         stage,
         fabric=fabric,
         seed=config.seed,
@@ -82,7 +82,7 @@ def _fit(stage: Stage, config: TrainConfig, folder: Path, fabric: Fabric, log: R
         checkpoint_every_s=60 * config.checkpoint_every_minutes,
         log_every=config.log_every,
         log=log,
-    )
+    ).fit()
 
 
 def describe(config: TrainConfig, data: DataSplits) -> Card:

@@ -1,0 +1,55 @@
+"""The models that come with the package: small, whole, and as good as they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import anytime_ar as aar
+from anytime_ar.bundle import resolve, shipped
+from anytime_ar.data import DataConfig, load_data
+
+MNIST = Path(__file__).parents[3] / "shared" / "data" / "mnist"
+
+
+def test_mnist_is_shipped() -> None:
+    assert "mnist" in shipped()
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_shipped_model_is_small_and_measured(name: str) -> None:
+    folder = resolve(name)
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 8_000_000
+    model = aar.load(name, device="cpu")
+    assert model.curve is not None
+    assert model.curve.points[-1].codes == model.code_length
+    errors = [point.mse for point in model.curve.points]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_mnist_draws_what_is_asked_for() -> None:
+    model = aar.load("mnist", device="cpu")
+    assert model.labels == tuple("0123456789")
+    x = model.sample(8, label=1, seed=0)
+    assert x.shape == (8, 1, 28, 28)
+    assert x.min() >= -1
+    assert x.max() <= 1
+    ink = ((x + 1) / 2).mean(dim=(1, 2, 3))
+    zeros = ((model.sample(8, label="0", seed=0) + 1) / 2).mean(dim=(1, 2, 3))
+    assert ink.mean() < 0.6 * zeros.mean()  # a one takes less ink than a zero
+
+
+def test_mnist_reconstructs_as_its_curve_says() -> None:
+    if not MNIST.is_dir():
+        pytest.skip("no MNIST beside the repository (../shared/data/mnist)")
+    model = aar.load("mnist", device="cpu")
+    assert model.curve is not None
+    test_images = load_data(DataConfig(name=str(MNIST / "test.parquet")))
+    x = next(test_images.train.batches(1000)).data  # of that file alone
+    codes = model.encode(x)
+    for point in model.curve.points[::4]:
+        error = float((model.decode(codes[:, : point.codes]) - x).square().mean())
+        assert error == pytest.approx(point.mse, rel=0.1)  # the curve is of all 10,000
+    assert torch.equal(codes, model.encode(x))

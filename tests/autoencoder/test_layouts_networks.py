@@ -172,8 +172,3 @@ def test_what_does_not_fit(
 def test_bad_config(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         AutoencoderConfig.parse(values, origin="test")
-
-
-def test_bits() -> None:
-    config = AutoencoderConfig.parse({"quantizer": {"vocabulary": 32}}, origin="test")
-    assert config.bits(7) == 35

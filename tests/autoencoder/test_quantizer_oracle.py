@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import vector_quantize_pytorch as vq
 from torch import Tensor
 
 from anytime_ar.autoencoder import QuantizerConfig
@@ -14,8 +15,6 @@ from anytime_ar.autoencoder.quantizers import (
     VectorQuantizer,
     build_quantizer,
 )
-
-vq = pytest.importorskip("vector_quantize_pytorch")
 
 B, L, D, V = 16, 3, 4, 8
 

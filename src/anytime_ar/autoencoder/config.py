@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
@@ -102,10 +101,6 @@ class AutoencoderConfig(Config):
                 "code_width": _settle("code_width", self.code_width, fixed_width, self.layout),
             }
         )
-
-    def bits(self, kept: int) -> float:
-        """Size of a prefix of k codes in bits."""
-        return kept * math.log2(self.quantizer.size)
 
 
 def _settle(name: str, asked: int | None, fixed: int | None, layout: str) -> int:

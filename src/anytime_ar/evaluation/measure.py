@@ -6,7 +6,6 @@ one; so does one encoding of the test split.
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from anytime_ar.codes import bits
 from anytime_ar.curve import (
     BaselinePoint,
     Baselines,
@@ -93,7 +93,7 @@ def evaluate(
         None if sampler is None else study.milliseconds(sampler, k, clock) for k in budgets
     ]
     points = tuple(
-        CurvePoint(**dict(point), bits=point.codes * math.log2(model.vocabulary), ms=ms)
+        CurvePoint(**dict(point), bits=bits(point.codes, model.vocabulary), ms=ms)
         for point, ms in zip(ordered, milliseconds, strict=True)
     )
     baselines = Baselines(

@@ -19,13 +19,14 @@ ROOT = Path(anytime_ar.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 LONGEST = 300  # lines
 
-GROUND = {"errors", "files", "config", "codes", "curve"}
+GROUND = {"errors", "files", "config", "codes", "curve", "interrupt"}
 MODEL = {"autoencoder", "prior"}
 
 # What each part may import, besides itself. Imports inside functions count as well: being lazy
 # changes when something is loaded, not who knows whom.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "interrupt": set(),
     "files": {"errors"},
     "config": {"errors"},
     "codes": {"errors", "files", "config"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from anytime_ar.cli import main
 from anytime_ar.cli.main import COMMANDS
 from anytime_ar.cli.parser import config_names, config_path
+from anytime_ar.prior import Decoder
 from anytime_ar.sampling import load
 
 TINY = [
@@ -36,6 +38,12 @@ TINY = [
     "--features.features=8",
     "--device=cpu",
 ]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Measured times stay out of the home of whoever runs the tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +100,86 @@ def test_sample_with_several_budgets_has_a_column_each(folder, tmp_path):
     main(["sample", run, "-n", "3", "--codes", "[1,2,4]", "--label", "3", "--out", str(out)])
     with Image.open(out) as picture:
         assert picture.width == 3 * 50 + 2
+
+
+def test_sample_by_quality_needs_a_measured_model(folder, tmp_path, capsys):
+    out = tmp_path / "samples.png"
+    assert "quality=0.9 was asked of a model whose quality was not measured" in fails(
+        ["sample", str(folder / "run"), "--quality", "0.9", "--out", str(out)], capsys
+    )
+    assert not out.exists()
+    main(["sample", "mnist", "-n", "2", "--quality", "0.9", "--json", "--out", str(out)])
+    assert json.loads(capsys.readouterr().out)["codes"] == 16
+
+
+def test_sample_by_deadline(folder, tmp_path, capsys):
+    out = tmp_path / "samples.png"
+    sample = ["sample", str(folder / "run"), "-n", "2", "--json", "--out", str(out)]
+    main([*sample, "--deadline_s", "30"])
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["codes"], figures["stopped_by"]) == (4, "complete")
+    assert "deadline_s=1e-09 is too short: 1 code of 2 samples take up to" in fails(
+        [*sample, "--deadline_s", "1e-9"], capsys
+    )
+    assert "deadline_s=-1.0 is no time to draw in" in fails([*sample, "--deadline_s=-1"], capsys)
+
+
+@pytest.fixture
+def interrupt_after(monkeypatch):
+    """Presses Ctrl-C in the middle of that step, counting from 1."""
+
+    def arm(step: int) -> None:
+        real, calls = Decoder.step, []
+
+        def pressing(*arguments):
+            calls.append(1)
+            if len(calls) == step:
+                signal.raise_signal(signal.SIGINT)
+            return real(*arguments)
+
+        monkeypatch.setattr(Decoder, "step", pressing)
+
+    return arm
+
+
+def test_ctrl_c_writes_what_there_is_and_refine_goes_on(folder, tmp_path, capsys, interrupt_after):
+    run, out, state = str(folder / "run"), tmp_path / "samples.png", tmp_path / "draw.state"
+    main(["sample", run, "-n", "3", "--seed", "5", "--out", str(tmp_path / "whole.png")])
+    capsys.readouterr()
+    interrupt_after(2)
+    sample = ["sample", run, "-n", "3", "--seed", "5", "--save-state", str(state)]
+    main([*sample, "--out", str(out)])  # returns: the exit code is 0
+    printed = capsys.readouterr().out
+    assert "3 samples of 2 of 4 codes" in printed
+    assert "interrupted, seed 5" in printed
+    assert out.read_bytes() != (tmp_path / "whole.png").read_bytes()
+    main(["refine", run, str(state), "--out", str(out)])
+    assert "3 samples of 4 of 4 codes" in capsys.readouterr().out
+    assert out.read_bytes() == (tmp_path / "whole.png").read_bytes()
+
+
+def test_a_second_ctrl_c_ends_at_once(folder, tmp_path, capsys, monkeypatch):
+    def pressing_twice(*_):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Decoder, "step", pressing_twice)
+    with pytest.raises(SystemExit) as stopped:
+        main(["sample", str(folder / "run"), "--out", str(tmp_path / "samples.png")])
+    assert stopped.value.code == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refine_by_codes(folder, tmp_path, capsys):
+    run, out, state = str(folder / "run"), tmp_path / "samples.png", tmp_path / "draw.state"
+    main(["sample", run, "-n", "2", "--codes", "1", "--save_state", str(state), "--out", str(out)])
+    main(["refine", run, str(state), "--codes", "3", "--save_state", str(state), "--out", str(out)])
+    assert "2 samples of 3 of 4 codes" in capsys.readouterr().out
+    assert "this state has 3 codes, and 2 were asked for" in fails(
+        ["refine", run, str(state), "--codes", "2", "--out", str(out)], capsys
+    )
+    assert "belongs to another model" in fails(["refine", "mnist", str(state)], capsys)
 
 
 def test_sample_prints_json_with_the_seed_that_repeats_it(folder, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The prior: cached equals uncached, causality at every prefix, labels, and that it learns."""
+"""The prior: causality at every prefix, labels, and that it learns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from anytime_ar.errors import InputError
-from anytime_ar.prior import KVCache, Prior, PriorConfig
+from anytime_ar.prior import Prior, PriorConfig
 
 L, V, LABELS, B = 7, 5, 3, 4
 
@@ -28,31 +28,6 @@ def codes(n: int = B, seed: int = 0) -> Tensor:
 
 
 LABELLED = torch.tensor([0, 1, 2, LABELS])
-CASES = [(0, None), (LABELS, None), (LABELS, LABELLED)]
-
-
-@torch.no_grad()
-def step_through(prior: Prior, x: Tensor, labels: Tensor | None) -> Tensor:
-    """Logits of the cached path, float [B, L, V]."""
-    cache = prior.allocate(len(x))
-    logits = []
-    for position in range(L):
-        previous = x[:, position - 1] if position else None
-        logits.append(prior.step(cache, position, previous, labels))
-    return torch.stack(logits, dim=1)
-
-
-@pytest.mark.parametrize(("label_count", "labels"), CASES)
-def test_cached_equals_uncached_at_every_position(label_count: int, labels: Tensor | None) -> None:
-    prior = build(label_count)
-    with torch.no_grad():
-        whole = prior(codes(), labels)
-    assert whole.shape == (B, L, V)
-    torch.testing.assert_close(step_through(prior, codes(), labels), whole, atol=1e-4, rtol=1e-4)
-    # the mutation that must break it: another code on the way
-    other = codes()
-    other[:, 2] = (other[:, 2] + 1) % V
-    assert not torch.allclose(step_through(prior, other, labels), whole, atol=1e-2)
 
 
 @pytest.mark.parametrize("length", range(1, L + 1))
@@ -91,38 +66,6 @@ def test_gradients_reach_every_earlier_position_and_no_later_one() -> None:
 
 
 @torch.no_grad()
-def test_interleaved_draws_equal_sequential_ones() -> None:
-    prior = build()
-    first, second = codes(seed=1), codes(seed=2)
-    expected = step_through(prior, first, LABELLED), step_through(prior, second, None)
-    caches = prior.allocate(B), prior.allocate(B)
-    got: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for position in range(L):
-        for cache, x, labels, out in zip(
-            caches, (first, second), (LABELLED, None), got, strict=True
-        ):
-            previous = x[:, position - 1] if position else None
-            out.append(prior.step(cache, position, previous, labels))
-    for out, logits in zip(got, expected, strict=True):
-        assert torch.equal(torch.stack(out, dim=1), logits)
-
-
-def test_an_allocated_cache_need_not_be_clean() -> None:
-    prior = build()
-    expected = step_through(prior, codes(), LABELLED)
-    cache = prior.allocate(B)
-    assert isinstance(cache, KVCache)
-    assert cache.batch == B
-    for store in (cache.keys, cache.values):
-        store.fill_(torch.nan)
-    with torch.no_grad():
-        logits = [
-            prior.step(cache, i, codes()[:, i - 1] if i else None, LABELLED) for i in range(L)
-        ]
-    assert torch.equal(torch.stack(logits, dim=1), expected)
-
-
-@torch.no_grad()
 def test_the_label_matters_at_every_position() -> None:
     prior, x = build(), codes(1).expand(LABELS + 1, L)
     logits = prior(x, torch.arange(LABELS + 1))
@@ -137,7 +80,6 @@ def test_no_label_is_what_none_means() -> None:
     assert prior.no_label == LABELS
     hidden = torch.full((B,), prior.no_label)
     assert torch.equal(prior(codes(), None), prior(codes(), hidden))
-    assert torch.equal(step_through(prior, codes(), None), step_through(prior, codes(), hidden))
 
 
 @torch.no_grad()

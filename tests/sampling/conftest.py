@@ -21,5 +21,5 @@ def unconditional() -> AnytimeModel:
 
 @pytest.fixture
 def steps(model: AnytimeModel, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The arguments of every step of the prior: cache, position, previous code, labels."""
+    """The arguments of every step of the decoder: cache, inputs, positions."""
     return record(monkeypatch, model, "step")

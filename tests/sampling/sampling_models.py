@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from anytime_ar.bundle import build
+from anytime_ar.bundle import Bundle, build
 from anytime_ar.card import Card
+from anytime_ar.curve import Curve, CurvePoint, lossless_codes
 from anytime_ar.sampling import AnytimeModel
 
 LABELS = ("cat", "dog", "owl")
@@ -38,29 +40,67 @@ def card(labels: tuple[str, ...] | None = LABELS, *, with_prior: bool = True) ->
     )
 
 
-def build_model(
-    labels: tuple[str, ...] | None = LABELS, *, with_prior: bool = True
-) -> AnytimeModel:
+def curve(distances: dict[int, float | None]) -> Curve:
+    """Sample FD by number of codes; the squared error is 1 / k."""
+    points = [
+        {
+            "codes": k,
+            "mse": 1 / k,
+            "psnr": None,
+            "fd_reconstruction": None,
+            "fd_sample": distance,
+            "bits": 3.0 * k,
+            "ms": None,
+        }
+        for k, distance in distances.items()
+    ]
+    read = [CurvePoint.parse(point, origin="test") for point in points]
+    return Curve(
+        code_length=L,
+        vocabulary=V,
+        points=tuple(read),
+        lossless_codes=lossless_codes(read),
+        floor=None,
+        floor_samples=10,
+        samples=10,
+        test_samples=10,
+        seed=0,
+    )
+
+
+def build_bundle(
+    labels: tuple[str, ...] | None = LABELS,
+    *,
+    with_prior: bool = True,
+    curve: Curve | None = None,
+    seed: int = 0,
+) -> Bundle:
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         bundle = build(card(labels, with_prior=with_prior))
         if bundle.prior is not None:
             with torch.no_grad():  # weights start small; here labels and codes should matter
                 for weight in bundle.prior.parameters():
                     weight.add_(0.3 * torch.randn_like(weight))
                 bundle.autoencoder.quantizer.get_buffer("codebooks").normal_()
-    return AnytimeModel(bundle, device="cpu")
+    return replace(bundle, curve=curve)
+
+
+def build_model(
+    labels: tuple[str, ...] | None = LABELS, *, with_prior: bool = True
+) -> AnytimeModel:
+    return AnytimeModel(build_bundle(labels, with_prior=with_prior), device="cpu")
 
 
 def record(monkeypatch: pytest.MonkeyPatch, model: AnytimeModel, method: str) -> list[Any]:
-    """The arguments of every call of a method of the prior from now on."""
-    assert model.prior is not None
+    """The arguments of every call of a method of the decoder from now on."""
+    decoder = model.engine.decoder
     calls: list[Any] = []
-    real = getattr(model.prior, method)
+    real = getattr(decoder, method)
 
     def recording(*arguments: Any) -> Any:
         calls.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr(model.prior, method, recording)
+    monkeypatch.setattr(decoder, method, recording)
     return calls

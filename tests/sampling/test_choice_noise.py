@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from anytime_ar.errors import InputError
-from anytime_ar.sampling import Budget, ChoiceConfig, row_noise
+from anytime_ar.sampling import ChoiceConfig, row_noise
 from anytime_ar.sampling.choice import choose, guide
 
 N = 20_000
@@ -161,14 +161,3 @@ def test_seed_out_of_range(seed: int) -> None:
     with pytest.raises(InputError, match=rf"seed {seed} is outside 0..2\*\*64-1"):
         row_noise(seed, range(1), 1)
     assert row_noise(2**64 - 1, range(1), 1).shape == (1, 1)
-
-
-def test_budget() -> None:
-    budget = Budget.of(3, code_length=5)
-    assert [budget.allows(drawn) for drawn in range(5)] == [True, True, True, False, False]
-    assert Budget.of(None, code_length=5).codes == 5
-    for codes in (0, 6, -1):
-        with pytest.raises(InputError, match=rf"codes={codes} is outside 1..5"):
-            Budget.of(codes, code_length=5)
-    with pytest.raises(InputError, match=r"sample: codes: .*integer.* \(got 2.5\)"):
-        Budget.of(2.5, code_length=5)  # type: ignore[arg-type]

@@ -20,10 +20,10 @@ from training_fakes import ToyStage, fit_toy
 from anytime_ar.autoencoder import QuantizerConfig
 from anytime_ar.autoencoder.quantizers import VectorQuantizer
 from anytime_ar.errors import InputError, TrainingError
+from anytime_ar.interrupt import interrupts_held
 from anytime_ar.prior import Prior, PriorConfig
 from anytime_ar.training.checkpoint import read_checkpoint, write_checkpoint
 from anytime_ar.training.config import OptimizerConfig
-from anytime_ar.training.interrupt import interrupts_held
 from anytime_ar.training.optimizer import adamw, learning_rate
 
 
@@ -272,9 +272,9 @@ def test_a_checkpoint_of_another_stage_or_kind_is_refused(tmp_path: Path) -> Non
 
 def test_a_second_ctrl_c_ends_at_once() -> None:
     with interrupts_held() as interrupted:
-        assert not interrupted()
+        assert not interrupted.is_set()
         signal.raise_signal(signal.SIGINT)
-        assert interrupted()
+        assert interrupted.is_set()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -286,7 +286,7 @@ def test_other_handlers_of_ctrl_c_stay(monkeypatch: pytest.MonkeyPatch) -> None:
         with interrupts_held() as interrupted:
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
             signal.raise_signal(signal.SIGINT)
-            assert not interrupted()
+            assert not interrupted.is_set()
     finally:
         signal.signal(signal.SIGINT, before)
     monkeypatch.setattr(threading, "main_thread", lambda: None)  # as if this were another thread

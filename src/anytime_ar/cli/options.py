@@ -6,14 +6,16 @@ import json
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 from jsonargparse import Namespace
 from tqdm import tqdm
 
 from anytime_ar.cli.parser import Parser
 from anytime_ar.evaluation.protocols import Progress
-from anytime_ar.sampling import AnytimeModel, DrawOptions
+from anytime_ar.prior import Precision
+from anytime_ar.sampling import AnytimeModel, BudgetOptions, CancelFlag, DrawOptions
 
 
 def add_device(parser: Parser) -> None:
@@ -26,8 +28,27 @@ def add_json(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print figures as JSON")
 
 
+def add_budget_options(parser: Parser) -> None:
+    """When a draw ends, beside a number of codes."""
+    parser.add_argument(
+        "--deadline_s", type=float | None, help="seconds within which to draw and decode"
+    )
+    parser.add_argument(
+        "--quality", type=float | None, help="share of full quality, by the measured curve"
+    )
+    parser.add_argument("--min_codes", type=int, default=1, help="at least so many codes")
+    parser.add_argument("--save_state", type=Path | None, help="file to go on from with refine")
+
+
+def add_precision(parser: Parser) -> None:
+    """`--precision`."""
+    parser.add_argument(
+        "--precision", default="float32", choices=get_args(Precision), help="of drawing"
+    )
+
+
 def add_draw_options(parser: Parser) -> None:
-    """What `AnytimeModel.sample` takes beside the number of codes."""
+    """What codes depend on."""
     parser.add_argument("--label", type=str | None, help="class, by name or number")
     parser.add_argument("--seed", type=int | None, help="default: a fresh one, which is printed")
     parser.add_argument("--temperature", type=float, default=1.0, help="0: most likely codes")
@@ -38,13 +59,23 @@ def add_draw_options(parser: Parser) -> None:
     )
 
 
-def draw_options(model: AnytimeModel, arguments: Namespace, codes: int | None) -> DrawOptions:
-    """The options of a draw among parsed arguments, for a number of codes."""
+def budget_options(arguments: Namespace, codes: int | None, cancel: CancelFlag) -> BudgetOptions:
+    """The limits of a draw among parsed arguments."""
+    return BudgetOptions(
+        codes=codes,
+        deadline_s=arguments.deadline_s,
+        quality=arguments.quality,
+        min_codes=arguments.min_codes,
+        cancel=cancel,
+    )
+
+
+def draw_options(model: AnytimeModel, arguments: Namespace) -> DrawOptions:
+    """What codes depend on, among parsed arguments."""
     label = arguments.label
     if label is not None and label.isdigit() and label not in (model.labels or ()):
         label = int(label)
     return DrawOptions(
-        codes=codes,
         label=label,
         seed=secrets.randbits(32) if arguments.seed is None else arguments.seed,
         temperature=arguments.temperature,

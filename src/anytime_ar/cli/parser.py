@@ -18,6 +18,7 @@ from anytime_ar.errors import InputError
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
+_OPTION_NAME = re.compile(r"^--([a-z][\w.-]*)")
 _NOISE = re.compile(r"For further information visit \S+|\[type=\w+, input_[^\]]*\]|Parser key ")
 
 
@@ -41,7 +42,12 @@ class Parser(ArgumentParser):
         self.add_class_arguments(config, as_group=False)
 
     def prepare(self, arguments: list[str]) -> list[str]:
-        """Turn a leading configuration name into the option that reads its file."""
+        """Turn a leading configuration name into the option that reads its file, and the hyphens of
+        option names into underscores."""
+        arguments = [
+            _OPTION_NAME.sub(lambda name: "--" + name[1].replace("-", "_"), argument)
+            for argument in arguments
+        ]
         if self.takes_config and arguments and not arguments[0].startswith("-"):
             return ["--config", str(config_path(arguments[0])), *arguments[1:]]
         return arguments

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytime_ar.errors import InputError
-from anytime_ar.prior.cache import KVCache
 from anytime_ar.prior.config import PriorConfig
 
 
@@ -33,29 +32,13 @@ class Block(nn.Module):
         self.down = nn.Linear(hidden, width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values: [B, T, E] -> three of [B, heads, T, E / heads]."""
-        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return q, k, v
-
-    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = x + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
-        return x + self.dropout(self.down(F.gelu(self.up(self.norm2(x)))))
-
     def forward(self, x: Tensor) -> Tensor:
         """All positions at once: [B, T, E] -> [B, T, E], each seeing itself and those before."""
-        q, k, v = self._heads(x)
-        return self._finish(x, _causal_attention(q, k, v))
-
-    def step(self, x: Tensor, keys: Tensor, values: Tensor, position: int) -> Tensor:
-        """One position [B, 1, E], given the cache [B, heads, L, head_width] of earlier ones."""
-        q, k, v = self._heads(x)
-        keys[:, :, position] = k[:, :, 0]
-        values[:, :, position] = v[:, :, 0]
-        seen = slice(0, position + 1)
-        return self._finish(
-            x, F.scaled_dot_product_attention(q, keys[:, :, seen], values[:, :, seen])
-        )
+        # three of [B, heads, T, E / heads]
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = _causal_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + self.dropout(self.out(attended))
+        return x + self.dropout(self.down(F.gelu(self.up(self.norm2(x)))))
 
 
 def _causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -136,43 +119,6 @@ class Prior(nn.Module):
         table = self.entries.weight.unflatten(0, (self.code_length, self.vocabulary))[:length]
         logits = torch.einsum("bte,tve->btv", self.norm(x), table)
         return logits + self.entry_bias[:length]
-
-    def allocate(self, batch: int) -> KVCache:
-        """An empty cache for a draw of `batch` rows."""
-        weight = self.entries.weight
-        shape = (
-            self.config.layers,
-            batch,
-            self.config.heads,
-            self.code_length,
-            self.config.width // self.config.heads,
-        )
-        return KVCache(weight.new_empty(shape), weight.new_empty(shape))
-
-    def step(
-        self, cache: KVCache, position: int, previous: Tensor | None, labels: Tensor | None = None
-    ) -> Tensor:
-        """Logits of code `position`, after writing what it sees into the cache.
-
-        Args:
-            cache: filled for positions below `position`; updated in place.
-            position: 0..L-1.
-            previous: int64 [B], the code drawn at `position - 1`; None at position 0.
-            labels: int64 [B], looked at only at position 0.
-
-        Returns:
-            float [B, V], equal to `forward(codes)[:, position]`.
-        """
-        if previous is None:
-            x = self._start(cache.batch, labels)
-        else:
-            x = self.entries(previous + (position - 1) * self.vocabulary)
-        x = (x + self.positions[position])[:, None]  # [B, 1, E]
-        for layer, block in enumerate(self.blocks):
-            assert isinstance(block, Block)
-            x = block.step(x, cache.keys[layer], cache.values[layer], position)
-        table = self.entries.weight[position * self.vocabulary :][: self.vocabulary]
-        return F.linear(self.norm(x[:, 0]), table, self.entry_bias[position])
 
     def _start(self, batch: int, labels: Tensor | None) -> Tensor:
         if labels is None:

@@ -1,37 +1,125 @@
-"""How much work one draw may do."""
+"""How much work one draw may do: codes, seconds, a share of full quality, or until it is told."""
 
 from __future__ import annotations
 
-from typing import Self
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
-from pydantic import Field
-
-from anytime_ar.config import Config
+from anytime_ar.curve import Curve
 from anytime_ar.errors import InputError
 
 
-class Budget(Config):
-    """When to stop drawing. The decode loop asks `allows` before every code."""
+@runtime_checkable
+class CancelFlag(Protocol):
+    """Tells a draw to stop; a `threading.Event` is one."""
 
-    codes: int = Field(ge=1)
-    """Stop after this many codes, 1..L."""
+    def is_set(self) -> bool:
+        """Whether to stop."""
+        ...
 
-    @classmethod
-    def of(cls, codes: int | None, *, code_length: int) -> Self:
-        """The budget of a call on a model with `code_length` codes; None: all of them.
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop drawing. With several limits the first that binds ends the draw.
+
+    Raises:
+        InputError: a number that no model could keep to.
+    """
+
+    codes: int | None = None
+    """At most this many codes, 1..L; None: all of them."""
+    deadline_s: float | None = None
+    """Seconds from the call within which the decoded samples are returned."""
+    quality: float | None = None
+    """The fewest codes that reach this share of the model's full quality, see `codes_for`."""
+    cancel: CancelFlag | None = None
+    """Looked at before every code."""
+    min_codes: int = 1
+    """At least this many codes, whatever the flag says; a deadline has to leave time for them."""
+
+    def __post_init__(self) -> None:
+        for name, count in (("codes", self.codes), ("min_codes", self.min_codes)):
+            if count is None:
+                continue
+            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+                raise InputError(f"{name}={count} is no number of codes; pass a whole one from 1")
+        if self.deadline_s is not None and not 0 < self.deadline_s < math.inf:
+            raise InputError(
+                f"deadline_s={self.deadline_s} is no time to draw in; pass seconds above 0"
+            )
+        if self.quality is not None and not 0 < self.quality <= 1:
+            raise InputError(
+                f"quality={self.quality} is no share of full quality; pass a number in (0, 1]"
+            )
+        if self.cancel is not None and not isinstance(self.cancel, CancelFlag):
+            raise InputError(
+                f"cancel={self.cancel!r} has no is_set(); pass a threading.Event or its like"
+            )
+
+    def most_codes(self, code_length: int, curve: Curve | None) -> int:
+        """The codes that may be drawn at most from a model.
+
+        Args:
+            code_length: L.
+            curve: the model's measured quality, which `quality` needs.
 
         Raises:
-            InputError: `codes` is not a whole number in 1..L.
+            InputError: more codes than L, a floor above them, or a quality that was not measured.
         """
-        if codes is None:
-            codes = code_length
-        if not 1 <= codes <= code_length:
-            raise InputError(
-                f"codes={codes} is outside 1..{code_length}, this model's code length; "
-                "pass a number in that range"
-            )
-        return cls.parse({"codes": codes}, origin="sample")
+        for name, value in (("codes", self.codes), ("min_codes", self.min_codes)):
+            if value is not None and value > code_length:
+                raise InputError(
+                    f"{name}={value} is outside 1..{code_length}, this model's code length; "
+                    "pass a number in that range"
+                )
+        most = code_length if self.codes is None else self.codes
+        if self.quality is not None:
+            most = min(most, codes_for(self.quality, curve))
+        if self.min_codes > most:
+            limit = f"codes={most}" if most == self.codes else f"quality={self.quality} ({most})"
+            raise InputError(f"min_codes={self.min_codes} is more than {limit}; lower it")
+        return most
 
-    def allows(self, drawn: int) -> bool:
-        """Whether another code may be drawn after `drawn` of them."""
-        return drawn < self.codes
+
+def codes_for(quality: float, curve: Curve | None) -> int:
+    """The fewest measured codes that reach a share of full quality.
+
+    The quality of k codes is the Fréchet distance of samples with all codes, divided by that of
+    samples with k; where no samples were measured, squared errors of reconstructions stand in.
+
+    Args:
+        quality: (0, 1].
+        curve: of the model.
+
+    Raises:
+        InputError: the model has no curve, or it does not reach to all codes.
+    """
+    points = () if curve is None else curve.points
+    if curve is None or points[-1].codes != curve.code_length:
+        raise InputError(
+            f"quality={quality} was asked of a model whose quality was not measured up to its full "
+            "length; measure it with `anytime evaluate --attach`, or pass codes"
+        )
+    distances = [point.fd_sample for point in points]
+    losses = [point.mse for point in points] if None in distances else distances
+    full = losses[-1]
+    assert full is not None
+    return next(
+        point.codes
+        for point, loss in zip(points, losses, strict=True)
+        if loss is not None and loss * quality <= full
+    )
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A budget settled for one model: what the decode loop asks before every code."""
+
+    codes: int
+    """Stop here at the latest, 1..L."""
+    min_codes: int = 1
+    """Do not stop before."""
+    deadline: float | None = None
+    """When the decoded samples have to be there, on the clock of the draw."""
+    cancel: CancelFlag | None = None

@@ -1,72 +1,84 @@
-"""The decode loop: the one place where codes are drawn from a prior, one after the other."""
+"""The decode loop: the one place where codes are drawn, one after the other, until a limit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Literal
 
-import torch
-from torch import Tensor
+from anytime_ar.sampling.batch import DecodeBatch
+from anytime_ar.sampling.budget import Limit
+from anytime_ar.sampling.costs import Pace
 
-from anytime_ar.prior import Prior
-from anytime_ar.sampling.budget import Budget
-from anytime_ar.sampling.choice import ChoiceConfig, choose, guide
+Stop = Literal["complete", "codes", "deadline", "cancelled"]
+"""Why a draw ended: it has all L codes, the number asked for (or that gives the quality asked for),
+its time is up, or its flag was set."""
 
-FEWEST_ROWS = 4
-"""Smaller draws are filled up to this many rows. BLAS multiplies fewer rows by another kernel that
-rounds differently, so that one sample in thousands would get other codes alone than in a batch."""
+
+@dataclass(frozen=True)
+class Pauses:
+    """Where a draw pauses for a look at what there is."""
+
+    codes: Collection[int] = ()
+    """At these numbers of codes."""
+    every_s: float | None = None
+    """And where at least this many seconds have passed since the last."""
+
+    def wants(self, drawn: int, since_s: float) -> bool:
+        """Whether to pause now."""
+        return drawn in self.codes or (self.every_s is not None and since_s >= self.every_s)
 
 
 def draw(
-    prior: Prior,
-    noise: Tensor,
+    batch: DecodeBatch,
+    drawn: int,
+    limit: Limit,
     *,
-    budget: Budget,
-    labels: Tensor | None = None,
-    choice: ChoiceConfig,
-) -> Iterator[Tensor]:
-    """Draw codes until the budget ends, yielding the prefix after every code.
+    pauses: Pauses,
+    clock: Callable[[], float],
+    pace: Pace,
+) -> Iterator[tuple[int, Stop | None]]:
+    """Draw codes for all rows of a batch until the limit.
 
     Nothing is computed before the next item is asked for, and closing the generator ends the draw.
 
     Args:
-        prior: in evaluation mode.
-        noise: float64 [B, L] in [0, 1); row i decides sample i (see `row_noise`). Codes are chosen
-            on its device, which may be another than the prior's.
-        budget: asked before every code.
-        labels: int64 [B], or None for an unconditional draw.
-        choice: temperature, top-k, top-p and guidance.
+        batch: rows that stand at the same position.
+        drawn: that position.
+        limit: asked before every code.
+        pauses: where to yield before the end.
+        clock: gives seconds.
+        pace: told what every step took, and asked whether another fits.
 
     Yields:
-        int64 [B, k] for k = 1, 2, ...: all codes so far.
+        How many codes there are, and why the draw ends: None at a pause, a reason once, at the end.
     """
-    batch = len(noise)
-    noise = _fill_up(noise)
-    labels = None if labels is None else _fill_up(labels)
-    rows = len(noise)
-    guided = labels is not None and choice.guidance != 1
-    if labels is not None and guided:  # a second set of rows is drawn along without the label
-        labels = torch.cat([labels, torch.full_like(labels, prior.no_label)])
-    with torch.no_grad():
-        cache = prior.allocate(2 * rows if guided else rows)
-        codes = torch.empty(rows, prior.code_length, dtype=torch.int64, device=noise.device)
-        previous = None
-    drawn = 0
-    while budget.allows(drawn):
-        with torch.no_grad():
-            logits = prior.step(cache, drawn, previous, labels)
-            if guided:
-                with_label, without_label = logits.chunk(2)
-                logits = guide(with_label, without_label, choice.guidance)
-            chosen = choose(logits.to(noise.device), noise[:, drawn], choice)
-            codes[:, drawn] = chosen
-            previous = chosen.to(logits.device)
-            if guided:
-                previous = previous.repeat(2)
+    last = clock()
+    start = drawn
+    while True:
+        stop = _stop(batch, drawn, limit, clock, pace)
+        if stop is None and drawn > start and pauses.wants(drawn, clock() - last):
+            yield drawn, None
+            last = clock()
+            stop = _stop(batch, drawn, limit, clock, pace)  # looking took its time
+        if stop is not None:
+            yield drawn, stop
+            return
+        begin = clock()
+        batch.step()
+        pace.stepped(clock() - begin)
         drawn += 1
-        yield codes[:batch, :drawn].clone()
 
 
-def _fill_up(rows: Tensor) -> Tensor:
-    """Repeat the first of `rows` until there are `FEWEST_ROWS`: [B, *] -> [max(B, 4), *]."""
-    missing = max(0, FEWEST_ROWS - len(rows))
-    return torch.cat([rows, rows[:1].expand(missing, *rows.shape[1:])])
+def _stop(
+    batch: DecodeBatch, drawn: int, limit: Limit, clock: Callable[[], float], pace: Pace
+) -> Stop | None:
+    if drawn >= limit.codes:
+        return "complete" if drawn == batch.decoder.code_length else "codes"
+    if drawn < limit.min_codes:
+        return None
+    if limit.cancel is not None and limit.cancel.is_set():
+        return "cancelled"
+    if limit.deadline is not None and clock() + pace.one_more_s() > limit.deadline:
+        return "deadline"
+    return None

@@ -1,13 +1,13 @@
-"""`AnytimeModel`: the public face of a bundle. Sample, stream, encode, decode."""
+"""`AnytimeModel`: the public face of a bundle. Sample, stream, extend, encode, decode."""
 
 from __future__ import annotations
 
-import secrets
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -16,53 +16,20 @@ from anytime_ar.bundle import Bundle, load_bundle, resolve
 from anytime_ar.codes import check_codes
 from anytime_ar.curve import Curve
 from anytime_ar.errors import InputError
-from anytime_ar.prior import Prior
+from anytime_ar.prior import Decoder, Precision
+from anytime_ar.sampling.batch import DecodeBatch
 from anytime_ar.sampling.budget import Budget
-from anytime_ar.sampling.choice import ChoiceConfig
-from anytime_ar.sampling.draw import draw
-from anytime_ar.sampling.noise import row_noise
-
-Label = int | str
-
-ROWS_AT_ONCE = 1024
-"""Rows drawn or decoded together; larger calls go in chunks, so that memory stays bounded."""
-
-
-class DrawOptions(TypedDict, total=False):
-    """Keyword arguments of `AnytimeModel.sample`, `sample_codes` and `stream`."""
-
-    codes: int | None
-    """k, codes per sample, 1..L, to which the cost is proportional; None: all of them."""
-    label: Label | Sequence[Label] | None
-    """One class or n of them, by number or name; None: drawn from the training distribution."""
-    seed: int | None
-    """Sample i of a seed is the same whatever n, and a prefix whatever `codes`; None: a fresh
-    seed."""
-    temperature: float
-    """Above 1 more varied, below 1 more typical; 0 takes the most likely code. Default 1."""
-    top_k: int | None
-    """Only the k most likely entries of each code."""
-    top_p: float
-    """Only the most likely entries that together hold this probability, (0, 1]. Default 1."""
-    guidance: float
-    """Classifier-free guidance: above 1 follows the label more strongly. Default 1."""
-
-
-@dataclass(frozen=True)
-class Preview:
-    """What a draw looks like after some of its codes."""
-
-    codes: Tensor
-    """int64 [n, k]."""
-    data: Tensor
-    """float32 [n, *sample_shape] in [-1, 1]."""
-    elapsed_s: float
-    """Seconds since the draw began."""
-
-    @property
-    def codes_drawn(self) -> int:
-        """k."""
-        return self.codes.shape[1]
+from anytime_ar.sampling.costs import cost_book_path
+from anytime_ar.sampling.engine import NEVER, ROWS_AT_ONCE, Engine
+from anytime_ar.sampling.options import (
+    DrawOptions,
+    budget_of,
+    check_names,
+    choice_of,
+    pauses_of,
+)
+from anytime_ar.sampling.plan import Plan
+from anytime_ar.sampling.state import DrawState, Preview, draw_previews
 
 
 def choose_device(name: str | torch.device) -> torch.device:
@@ -80,17 +47,24 @@ def choose_device(name: str | torch.device) -> torch.device:
         raise InputError(f"device {str(name)!r} is not there; pass cpu or auto") from error
 
 
-def load(name: str | Path, *, device: str | torch.device = "auto") -> AnytimeModel:
+def load(
+    name: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    precision: Precision = "float32",
+) -> AnytimeModel:
     """Load a model: a shipped bundle (`"mnist"`), a folder, or a Hub id (`"owner/name"`).
 
     Args:
         name: see above.
         device: `cpu`, `cuda`, `mps`, or `auto` for the best there is.
+        precision: what weights are rounded to while drawing; `bfloat16` is faster in large batches
+            and for large priors. Another precision draws other samples.
 
     Raises:
         BundleError: nothing is found under that name, or what is found is refused.
     """
-    return AnytimeModel(load_bundle(resolve(name)), device=device)
+    return AnytimeModel(load_bundle(resolve(name)), device=device, precision=precision)
 
 
 class AnytimeModel:
@@ -99,13 +73,26 @@ class AnytimeModel:
     Args:
         bundle: weights and what belongs to them.
         device: `cpu`, `cuda`, `mps`, or `auto` for the best there is.
+        precision: what weights are rounded to while drawing; see `load`.
+        costs_path: the file in which measured times are kept between processes, for deadlines.
+        clock: gives seconds.
     """
 
-    def __init__(self, bundle: Bundle, *, device: str | torch.device = "auto") -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str | torch.device = "auto",
+        precision: Precision = "float32",
+        costs_path: Path | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self.bundle = bundle
         self.device = choose_device(device)
+        self.precision = precision
         self.autoencoder = bundle.autoencoder.to(self.device).eval()
         self.prior = None if bundle.prior is None else bundle.prior.to(self.device).eval()
+        self._costs_path, self._clock = costs_path or cost_book_path(), clock
 
     @property
     def code_length(self) -> int:
@@ -160,123 +147,140 @@ class AnytimeModel:
         """Draw n samples: float32 [n, *sample_shape] in [-1, 1]. See `DrawOptions`.
 
         Raises:
-            InputError: a number is out of range, or a label is unknown.
+            InputError: a number is out of range, a label is unknown, or a deadline too short.
             TypeError: an option of that name does not exist.
         """
-        return self.decode(self.sample_codes(n, **options))
+        plan, budget = self._plan(n, options)
+        if self._in_chunks(plan, budget):
+            return self.decode(self._codes(plan, budget))
+        (last,) = draw_previews(self.engine, plan, budget, NEVER)
+        return last.data
 
     def sample_codes(self, n: int = 1, **options: Unpack[DrawOptions]) -> Tensor:
-        """Draw the codes of n samples: int64 [n, k]. See `DrawOptions`."""
-        plan = self._plan(n, options)
-        chunks = []
-        for rows in torch.arange(n).split(ROWS_AT_ONCE):
-            *_, last = plan.rows(rows).run()
-            chunks.append(last)
-        return torch.cat(chunks)
+        """Draw the codes of n samples, int64 [n, k], and do not decode them. See `sample`."""
+        plan, budget = self._plan(n, options)
+        if budget.deadline_s is not None:
+            raise InputError("deadline_s includes decoding; use draw, whose result has codes")
+        return self._codes(plan, budget)
+
+    def draw(self, n: int = 1, **options: Unpack[DrawOptions]) -> Preview:
+        """Draw n samples, and tell how many codes they have, why it ended, and how to go on.
+
+        The result's `state` extends the draw later, here or in another process; see `sample`.
+        """
+        plan, budget = self._plan(n, options)
+        (last,) = draw_previews(self.engine, plan, budget, NEVER)
+        return last
 
     def stream(
         self,
         n: int = 1,
         *,
-        clock: Callable[[], float] = time.perf_counter,
+        previews: Sequence[int] | None = None,
+        previews_per_s: float | None = None,
         **options: Unpack[DrawOptions],
     ) -> Iterator[Preview]:
-        """Draw n samples and give a preview after every code; closing the iterator ends the work.
+        """Draw n samples with previews on the way; closing the iterator ends the work.
 
-        The last preview equals `sample` with the same options, of which see `DrawOptions`; `clock`
-        gives seconds.
+        The last preview is what `draw` returns with the same options, and the only one that says
+        why the draw ended. If time runs out while a preview is looked at, it is given once more.
+
+        Args:
+            n: number of samples.
+            previews: numbers of codes at which to give one; None: after every code.
+            previews_per_s: give them at this rate instead, at most.
+            options: see `DrawOptions`; seconds count from the first preview asked for.
+
+        Raises:
+            InputError, TypeError: as `sample`, at the call.
         """
-        plan = self._plan(n, options)  # bad options fail here, before the first item is asked for
-        return self._previews(plan, clock)
+        plan, budget = self._plan(n, options)
+        pauses = pauses_of(previews, previews_per_s, self.code_length)
+        return draw_previews(self.engine, plan, budget, pauses)
 
-    def _previews(self, plan: _Plan, clock: Callable[[], float]) -> Iterator[Preview]:
-        begin = clock()
-        for prefix in plan.run():
-            data = self.decode(prefix)
-            yield Preview(prefix, data, clock() - begin)
+    def load_state(self, path: Path | str) -> DrawState:
+        """A draw that was saved with `DrawState.save`, to be continued.
 
-    def _plan(self, n: int, options: DrawOptions) -> _Plan:
-        """Check the arguments of a draw and settle its randomness."""
+        Raises:
+            InputError: the file is missing, damaged or something else, or of another model.
+        """
+        return DrawState.load(path, self.engine)
+
+    def warm_up(self, n: int = 1, *, guidance: float = 1.0) -> None:
+        """Time draws of n samples, so that the first deadline of that size is met without delay.
+
+        Otherwise the first call with `deadline_s` does so before its clock starts, which takes a
+        few draws' time, or two where an earlier process has left its times.
+        """
+        plan, _ = self._plan(n, {"seed": 0, "guidance": guidance})
+        self.engine.warm_up(plan)
+
+    def batch(self, capacity: int) -> DecodeBatch:
+        """An empty batch for up to `capacity` rows, each with its own budget and settings."""
+        return DecodeBatch(self.engine.decoder, capacity)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What draws: the prior laid out for it, the decode loop and the cost model.
+
+        Raises:
+            InputError: the model has no prior.
+        """
         if self.prior is None:
             raise InputError(
                 f"model {self.bundle.card.name!r} has no prior to sample from; "
                 "train one (the `prior` settings), or use encode and decode only"
             )
-        unknown = [name for name in options if name not in DrawOptions.__annotations__]
-        if unknown:  # nothing checks the names of **options while the program runs
-            raise TypeError(
-                f"unknown option {', '.join(unknown)}; "
-                f"the options are {', '.join(DrawOptions.__annotations__)}"
-            )
-        if n < 1:
-            raise InputError(f"cannot draw {n} samples; pass n >= 1")
-        choice = ChoiceConfig.parse(
-            {name: options[name] for name in ChoiceConfig.model_fields if name in options},  # type: ignore[literal-required]
-            origin="sample",
-        )
-        if choice.guidance != 1 and self.labels is None:
-            raise InputError(
-                f"guidance {choice.guidance} was given, but this model has no labels; drop it"
-            )
-        budget = Budget.of(options.get("codes"), code_length=self.code_length)
-        seed = options.get("seed")
-        noise = row_noise(
-            secrets.randbits(64) if seed is None else seed, range(n), 1 + self.code_length
-        )
-        labels = self._labels(n, options.get("label"), noise[:, 0])
-        if self.device.type != "mps":  # which has no float64; codes are chosen on the CPU then
-            noise = noise.to(self.device)
-        return _Plan(self.prior, noise[:, 1:], labels, budget, choice)
-
-    def _labels(
-        self, n: int, label: Label | Sequence[Label] | None, noise: Tensor
-    ) -> Tensor | None:
-        """Labels int64 [n] of a draw, by name or number or from the training distribution."""
-        names = self.labels
-        if names is None:
-            if label is not None:
-                raise InputError(
-                    f"label {label!r} was given, but this model has no labels; drop it"
-                )
-            return None
-        if label is None:
-            assert self.bundle.card.data.label_frequencies is not None
-            frequencies = torch.tensor(self.bundle.card.data.label_frequencies, dtype=torch.float64)
-            cumulative = frequencies.cumsum(0)
-            drawn = torch.searchsorted(cumulative, noise * cumulative[-1], right=True)
-            return drawn.to(self.device)
-        asked = [label] * n if isinstance(label, int | str) else list(label)
-        if len(asked) != n:
-            raise InputError(f"{len(asked)} labels were given for {n} samples; pass one, or {n}")
-        return torch.tensor([_label_number(one, names) for one in asked], device=self.device)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A checked draw: everything the decode loop needs."""
-
-    prior: Prior
-    noise: Tensor
-    labels: Tensor | None
-    budget: Budget
-    choice: ChoiceConfig
-
-    def rows(self, rows: Tensor) -> _Plan:
-        labels = None if self.labels is None else self.labels[rows]
-        return replace(self, noise=self.noise[rows], labels=labels)
-
-    def run(self) -> Iterator[Tensor]:
-        return draw(
-            self.prior, self.noise, budget=self.budget, labels=self.labels, choice=self.choice
+        return Engine(
+            name=self.bundle.card.name,
+            decoder=Decoder(self.prior, self.precision),
+            decode=self._decode_here,
+            curve=self.curve,
+            fingerprint=lambda: self._fingerprint,
+            costs_path=self._costs_path,
+            clock=self._clock,
         )
 
+    @cached_property
+    def _fingerprint(self) -> str:
+        """SHA-256 of all weights."""
+        digest = hashlib.sha256()
+        for network in (self.autoencoder, self.prior):
+            for name, weight in {} if network is None else network.state_dict().items():
+                digest.update(name.encode())
+                digest.update(weight.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
-def _label_number(label: Label, names: tuple[str, ...]) -> int:
-    if isinstance(label, str) and label in names:
-        return names.index(label)
-    if isinstance(label, int) and 0 <= label < len(names):
-        return label
-    raise InputError(
-        f"label {label!r} is unknown; pass a number in 0..{len(names) - 1}, or one of "
-        f"{', '.join(names)}"
-    )
+    def _decode_here(self, codes: Tensor) -> Tensor:
+        data = self.autoencoder.decode(codes.to(self.device))
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)  # a deadline is for finished samples
+        return data
+
+    def _in_chunks(self, plan: Plan, budget: Budget) -> bool:
+        """Whether there are more rows than memory allows at once, and nothing against parts."""
+        whole = budget.deadline_s is not None or budget.cancel is not None
+        return len(plan) > self.engine.rows_at_once and not whole
+
+    def _codes(self, plan: Plan, budget: Budget) -> Tensor:
+        size = self.engine.rows_at_once if self._in_chunks(plan, budget) else len(plan)
+        chunks = []
+        for start in range(0, len(plan), size):
+            part = plan.rows(start, start + size)
+            (moment,) = self.engine.run(part, budget, decoded=False)
+            chunks.append(moment.codes)
+        return torch.cat(chunks)
+
+    def _plan(self, n: int, options: DrawOptions) -> tuple[Plan, Budget]:
+        """Check the arguments of a draw and settle its randomness and its limits."""
+        check_names(options, DrawOptions)
+        budget = budget_of(options)
+        plan = Plan.of(
+            self.bundle.card,
+            self.engine.decoder.code_length,
+            n,
+            seed=options.get("seed"),
+            label=options.get("label"),
+            choice=choice_of(options),
+        )
+        return plan, budget

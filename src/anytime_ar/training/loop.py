@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from anytime_ar.data.seeding import generator_for, stable_hash
 from anytime_ar.errors import InputError, TrainingError
+from anytime_ar.interrupt import interrupts_held
 from anytime_ar.training.checkpoint import (
     optimizer_state,
     read_checkpoint,
@@ -27,7 +28,6 @@ from anytime_ar.training.checkpoint import (
     write_checkpoint,
 )
 from anytime_ar.training.config import OptimizerConfig
-from anytime_ar.training.interrupt import interrupts_held
 from anytime_ar.training.log import RunLog
 from anytime_ar.training.objectives import Losses
 from anytime_ar.training.optimizer import adamw, learning_rate
@@ -150,12 +150,15 @@ class Trainer:
                     recent = []
                 if validating:
                     self._validate()
-                if interrupted() or time.perf_counter() - last_save > self.checkpoint_every_s:
+                if (
+                    interrupted.is_set()
+                    or time.perf_counter() - last_save > self.checkpoint_every_s
+                ):
                     self._report(recent)  # a checkpoint must be good
                     recent = []
                     self._save()
                     last_save = time.perf_counter()
-                if interrupted():
+                if interrupted.is_set():
                     raise KeyboardInterrupt
 
     def _step(self, wrapped: nn.Module, optimizer: torch.optim.Optimizer) -> Losses:

@@ -1,0 +1,44 @@
+"""Go on with a draw that was saved by `anytime sample --save_state`.
+
+The codes are those that the draw would have had without the interruption.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from anytime_ar.cli.options import (
+    add_budget_options,
+    add_device,
+    add_json,
+    add_precision,
+    budget_options,
+)
+from anytime_ar.cli.parser import Parser
+from anytime_ar.cli.sample import report, write_samples
+from anytime_ar.interrupt import interrupts_held
+from anytime_ar.sampling import load
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("model", help="the model that drew it: shipped name, folder, or Hub id")
+    parser.add_argument("state", type=Path, help="file written by --save_state")
+    parser.add_argument("--codes", type=int | None, help="codes per sample; default: all")
+    add_budget_options(parser)
+    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="picture to write")
+    parser.add_argument("--columns", type=int | None, help="pictures in a row; default: a square")
+    add_precision(parser)
+    add_device(parser)
+    add_json(parser)
+
+
+def run(arguments: Namespace) -> None:
+    model = load(arguments.model, device=arguments.device, precision=arguments.precision)
+    state = model.load_state(arguments.state)
+    with interrupts_held() as interrupted:
+        limits = budget_options(arguments, arguments.codes, cancel=interrupted)
+        result = state.extend(**limits)
+        write_samples(model, result, arguments)
+    report(model, result, arguments)

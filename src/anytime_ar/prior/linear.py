@@ -1,0 +1,103 @@
+"""Linear maps of the decode path: weights laid out once, for products with few rows.
+
+`nn.Linear` reads its weights in the order in which training left them. One step of a draw
+multiplies a handful of rows by every weight of the model, so reading them is most of its time, and
+oneDNN reads weights in its own blocked order up to three times as fast.
+
+The result for a row does not depend on how many rows there are, to the last bit: that is what makes
+a sample independent of the batch that it was drawn in. Products take other paths for very few rows,
+which round differently, so fewer are filled up.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Precision = Literal["float32", "bfloat16"]
+"""What weights and the inputs of matrix products are rounded to while drawing."""
+
+_ROWS_IN_MIND = 16
+"""oneDNN picks the order of weights for a number of rows. With 1 in mind it takes another product
+for that one row, which rounds differently."""
+_LONGEST_WHOLE_SUM = 1024
+
+
+class Linear(Protocol):
+    """x W^T + b, with GELU where it was built so: [B, in] -> [B, out], both of `dtype`."""
+
+    dtype: torch.dtype
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+def lay_out(
+    weight: Tensor, bias: Tensor | None, precision: Precision, *, gelu: bool = False
+) -> Linear:
+    """The fastest linear map that there is for a device and precision.
+
+    Args:
+        weight: float32 [out, in], on the device to draw on.
+        bias: float32 [out].
+        precision: what to round both to.
+        gelu: whether GELU is applied to the result.
+    """
+    dtype = getattr(torch, precision)
+    weight = weight.detach().to(dtype)
+    bias = None if bias is None else bias.detach().to(dtype)
+    fast = _onednn_is_there(dtype) and weight.device.type == "cpu"
+    return (_PackedLinear if fast else _PlainLinear)(weight, bias, gelu)
+
+
+def _onednn_is_there(dtype: torch.dtype) -> bool:
+    operators = torch.ops.mkldnn
+    return (
+        torch.backends.mkldnn.is_available()
+        and all(
+            hasattr(operators, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
+        )
+        and (dtype != torch.bfloat16 or operators._is_mkldnn_bf16_supported())
+    )
+
+
+class _PackedLinear:
+    """oneDNN on weights in its own order."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool) -> None:
+        self.dtype = weight.dtype
+        # Longer sums of a single row are split.
+        self._fewest_rows = 2 if weight.shape[1] > _LONGEST_WHOLE_SUM else 1
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_IN_MIND)
+        self._bias = bias
+        self._after = "gelu" if gelu else "none"
+        self._run = torch.ops.mkldnn._linear_pointwise.default
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if len(x) < self._fewest_rows:
+            return self(_fill_up(x, self._fewest_rows))[: len(x)]
+        result: Tensor = self._run(x, self._weight, self._bias, self._after, [], "none")
+        return result
+
+
+class _PlainLinear:
+    """PyTorch's own product, for devices and builds without oneDNN."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool) -> None:
+        self.dtype = weight.dtype
+        # BLAS multiplies fewer than four rows by other kernels.
+        self._fewest_rows = 4 if weight.device.type == "cpu" else 1
+        self._weight, self._bias, self._gelu = weight, bias, gelu
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if len(x) < self._fewest_rows:
+            return self(_fill_up(x, self._fewest_rows))[: len(x)]
+        result = F.linear(x, self._weight, self._bias)
+        return F.gelu(result) if self._gelu else result
+
+
+def _fill_up(x: Tensor, fewest: int) -> Tensor:
+    """Repeat the first row until there are `fewest`."""
+    return torch.cat([x, x[:1].expand(fewest - len(x), -1)])

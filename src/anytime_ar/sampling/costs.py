@@ -1,0 +1,167 @@
+"""What a step of the prior and a decode take on this machine: the cost model behind deadlines.
+
+Times are kept as recent observations, not as one mean: a deadline is kept by reserving what a
+decode takes at worst, and a mean says nothing about that. A draw compares its own steps with those
+seen before, so that when another process takes the core in the middle of a draw, the time reserved
+for the decode grows by as much as the steps did.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import NonNegativeFloat, ValidationError
+
+from anytime_ar.config import Config
+from anytime_ar.errors import InputError
+from anytime_ar.files import write_json
+
+_WINDOW = 256
+"""Observations kept of each kind."""
+_LATEST = 3
+"""Steps of a draw that say how fast it is going now."""
+
+
+class Times:
+    """Recent observations of one duration, in seconds.
+
+    Args:
+        seconds: earlier observations, oldest first.
+    """
+
+    def __init__(self, seconds: Iterable[float] = ()) -> None:
+        self._recent = deque(seconds, maxlen=_WINDOW)
+        self._sorted: list[float] | None = None
+
+    def __len__(self) -> int:
+        return len(self._recent)
+
+    def add(self, seconds: float) -> None:
+        """Take note of one more."""
+        self._recent.append(seconds)
+        self._sorted = None
+
+    def quantile(self, share: float) -> float:
+        """The shortest time that at least this share of the observations kept to."""
+        if self._sorted is None:
+            self._sorted = sorted(self._recent)
+        return self._sorted[max(0, math.ceil(share * len(self._sorted)) - 1)]
+
+    def to_tuple(self) -> tuple[float, ...]:
+        """All observations, oldest first, in tenths of microseconds."""
+        return tuple(round(seconds, 7) for seconds in self._recent)
+
+
+class _Record(Config):
+    """`Costs` as JSON."""
+
+    step_s: tuple[NonNegativeFloat, ...]
+    finish_s: tuple[NonNegativeFloat, ...]
+
+
+class Costs:
+    """What draws of one number of rows take: a step, and the finish from the last code to the
+    samples."""
+
+    def __init__(self, step_s: Iterable[float] = (), finish_s: Iterable[float] = ()) -> None:
+        self.step, self.finish = Times(step_s), Times(finish_s)
+        self.warm = False
+        """Whether this process has drawn at this size before."""
+
+    @property
+    def known(self) -> bool:
+        """Whether there is anything to go by."""
+        return len(self.step) > 0 and len(self.finish) > 0
+
+    def clear(self) -> None:
+        """Forget all observations."""
+        self.step, self.finish = Times(), Times()
+
+    def reserve_s(self, codes: int, slowdown: float = 1.0) -> float:
+        """Time to set aside for some codes and the finish: at worst, as far as has been seen."""
+        return slowdown * (codes * self.step.quantile(0.95) + self.finish.quantile(1.0))
+
+
+class Pace:
+    """How one draw gets on, beside what draws of its size usually take.
+
+    Args:
+        costs: for its number of rows; the draw adds to them.
+    """
+
+    def __init__(self, costs: Costs) -> None:
+        self.costs = costs
+        self._usual_s = costs.step.quantile(0.5) if costs.known else math.inf
+        self._latest: deque[float] = deque(maxlen=_LATEST)
+
+    def stepped(self, seconds: float) -> None:
+        """Take note of what a step took."""
+        self.costs.step.add(seconds)
+        self._latest.append(seconds)
+
+    def finished(self, seconds: float) -> None:
+        """Take note of what the finish took."""
+        self.costs.finish.add(seconds)
+
+    def one_more_s(self) -> float:
+        """What to set aside for one more code and the finish.
+
+        When this draw's steps take longer than usual, so will its finish.
+        """
+        now_s = sum(self._latest) / max(1, len(self._latest))
+        return self.costs.reserve_s(1, max(1.0, now_s / self._usual_s))
+
+
+class CostBook:
+    """Costs by what was timed (model, device, precision, rows), kept in a file between processes.
+
+    Args:
+        path: JSON; a file that does not read as a cost book is replaced at the next `save`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._costs: dict[str, Costs] = {}
+
+    def costs(self, key: str) -> Costs:
+        """Costs under a key, those of an earlier process to begin with."""
+        if key not in self._costs:
+            record = self._read().get(key)
+            self._costs[key] = Costs(record.step_s, record.finish_s) if record else Costs()
+        return self._costs[key]
+
+    def save(self, key: str) -> None:
+        """Put one entry into the file, beside what other processes have put there."""
+        costs = self._costs[key]
+        records = self._read()
+        records[key] = _Record(step_s=costs.step.to_tuple(), finish_s=costs.finish.to_tuple())
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._path, {k: record.model_dump() for k, record in records.items()})
+        except (InputError, OSError) as error:  # a draw does not depend on it
+            warnings.warn(
+                f"could not keep measured times in {self._path}: {error}; "
+                "the next process has to measure again",
+                stacklevel=2,
+            )
+
+    def _read(self) -> dict[str, _Record]:
+        try:
+            values = json.loads(self._path.read_text(encoding="utf-8"))
+            return {key: _Record.model_validate(value) for key, value in values.items()}
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except (ValueError, ValidationError, AttributeError):  # nothing that cannot be timed again
+            return {}
+
+
+def cost_book_path() -> Path:
+    """Where costs are kept: `$XDG_CACHE_HOME/anytime-ar/costs.json`, by default under ~/.cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "anytime-ar" / "costs.json"

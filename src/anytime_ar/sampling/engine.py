@@ -1,0 +1,202 @@
+"""Draws plans within budgets: the decode loop with its clock, its costs and its decodes."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from anytime_ar.curve import Curve
+from anytime_ar.errors import InputError
+from anytime_ar.prior import Decoder
+from anytime_ar.sampling.batch import DecodeBatch
+from anytime_ar.sampling.budget import Budget, Limit
+from anytime_ar.sampling.costs import CostBook, Costs, Pace
+from anytime_ar.sampling.draw import Pauses, Stop, draw
+from anytime_ar.sampling.plan import Plan
+
+ROWS_AT_ONCE = 1024
+"""Rows drawn or decoded together at most."""
+CACHE_BYTES = 2**30
+"""Keys and values of the rows drawn together take at most this much memory."""
+NEVER = Pauses()
+_WARM_UP_CODES = 16
+_WARM_UP_DRAWS = 12
+
+
+class Live:
+    """The batch of a draw that may go on, for the first who asks; others begin from its codes."""
+
+    def __init__(self, batch: DecodeBatch, rows: list[int]) -> None:
+        self._held = [(batch, rows)]
+
+    def take(self) -> tuple[DecodeBatch, list[int]] | None:
+        """The batch and its rows, once."""
+        return self._held.pop() if self._held else None
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a draw has at a pause or at its end."""
+
+    codes: Tensor
+    """int64 [n, k]."""
+    data: Tensor | None
+    """float32 [n, *sample_shape]; None where codes alone were asked for."""
+    stopped_by: Stop | None
+    elapsed_s: float
+    live: Live | None
+    """To go on from here without doing anything again; only at the end of a draw."""
+
+
+@dataclass
+class Engine:
+    """Draws plans from a model, within budgets."""
+
+    name: str
+    """The model's, for people."""
+    decoder: Decoder
+    decode: Callable[[Tensor], Tensor]
+    """Codes int64 [n, k] -> samples float32 [n, *sample_shape], complete when it returns."""
+    curve: Curve | None
+    fingerprint: Callable[[], str]
+    """Of the model's weights."""
+    costs_path: Path
+    clock: Callable[[], float] = time.perf_counter
+    _book: CostBook = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._book = CostBook(self.costs_path)
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows are drawn together at most."""
+        return max(1, min(ROWS_AT_ONCE, CACHE_BYTES // self.decoder.row_bytes))
+
+    def warm_up(self, plan: Plan) -> Costs:
+        """Time some steps and decodes of a plan, unless that was done; returns its costs."""
+        places = self._places(plan)
+        key = f"{self.fingerprint()}/{describe(self.decoder)}/{places}/{len(plan)}"
+        costs = self._book.costs(key)
+        if costs.warm:
+            return costs
+        limit = Limit(min(_WARM_UP_CODES, self.decoder.code_length))
+        trial = Costs() if costs.known else costs  # earlier processes timed it: only get warm
+        for turn in range(2 if costs.known else _WARM_UP_DRAWS):
+            if turn == 1:  # the first one pays for set-up
+                trial.clear()
+            for _ in self._run(plan, limit, None, NEVER, trial, True, None, None):
+                pass
+        costs.warm = True
+        self._book.save(key)
+        return costs
+
+    def run(
+        self,
+        plan: Plan,
+        budget: Budget,
+        *,
+        pauses: Pauses = NEVER,
+        decoded: bool = True,
+        codes: Tensor | None = None,
+        live: Live | None = None,
+    ) -> Iterator[Moment]:
+        """Draw a plan within a budget. Mistakes show at the call, work begins at the first item.
+
+        Args:
+            plan: at most `rows_at_once` rows.
+            budget: when to stop; its deadline counts from the first item asked for.
+            pauses: where to yield before the end.
+            decoded: whether to decode what is yielded.
+            codes: int64 [n, k], drawn before; the draw continues after them.
+            live: the batch that drew them.
+
+        Yields:
+            One moment at every pause, and a last one at the end.
+
+        Raises:
+            InputError: too many rows at once, a budget that the model does not allow, or a deadline
+                that leaves no time.
+        """
+        if len(plan) > self.rows_at_once:
+            raise InputError(
+                f"{len(plan)} samples are more than the {self.rows_at_once} that are drawn at once "
+                "here; with a deadline, previews or a state, draw fewer, several times"
+            )
+        limit = self.limit(budget)
+        costs = Costs()
+        if budget.deadline_s is not None:
+            costs = self.warm_up(plan)
+            drawn = 0 if codes is None else codes.shape[1]
+            self._check_deadline(budget.deadline_s, max(0, limit.min_codes - drawn), costs, plan)
+        return self._run(plan, limit, budget.deadline_s, pauses, costs, decoded, codes, live)
+
+    def limit(self, budget: Budget) -> Limit:
+        """A budget in codes of this model; its deadline is set when the draw begins.
+
+        Raises:
+            InputError: the model does not allow it.
+        """
+        most = budget.most_codes(self.decoder.code_length, self.curve)
+        return Limit(most, budget.min_codes, cancel=budget.cancel)
+
+    def _check_deadline(self, deadline_s: float, least: int, costs: Costs, plan: Plan) -> None:
+        need_s = costs.reserve_s(least)
+        if deadline_s < need_s:
+            raise InputError(
+                f"deadline_s={deadline_s:g} is too short: {least} "
+                f"code{'' if least == 1 else 's'} of {len(plan)} "
+                f"sample{'' if len(plan) == 1 else 's'} take up to {need_s:.4f} s here; "
+                "pass at least that"
+            )
+
+    def _run(
+        self,
+        plan: Plan,
+        limit: Limit,
+        deadline_s: float | None,
+        pauses: Pauses,
+        costs: Costs,
+        decoded: bool,
+        codes: Tensor | None,
+        live: Live | None,
+    ) -> Iterator[Moment]:
+        begin = self.clock()
+        if deadline_s is not None:
+            limit = replace(limit, deadline=begin + deadline_s)
+        pace = Pace(costs)
+        batch, rows = (live.take() if live else None) or self._start(plan, codes)
+        drawn = 0 if codes is None else codes.shape[1]
+        seen: tuple[int, Tensor | None] = (0, None)
+        for count, stop in draw(batch, drawn, limit, pauses=pauses, clock=self.clock, pace=pace):
+            now = self.clock()
+            codes = batch.codes(rows)
+            if decoded and seen[0] != count:
+                seen = count, self.decode(codes)
+                pace.finished(self.clock() - now)
+            rest = Live(batch, rows) if stop is not None else None
+            yield Moment(codes, seen[1], stop, self.clock() - begin, rest)
+
+    def _start(self, plan: Plan, codes: Tensor | None) -> tuple[DecodeBatch, list[int]]:
+        batch = DecodeBatch(self.decoder, self._places(plan))
+        return batch, batch.join(plan.noise, plan.labels, plan.choice, codes)
+
+    def _places(self, plan: Plan) -> int:
+        """Rows of the batch that a plan takes."""
+        return len(plan) * (2 if plan.labels is not None and plan.choice.guidance != 1 else 1)
+
+
+def describe(decoder: Decoder) -> str:
+    """What times depend on beside weights and rows: the hardware, the precision, the threads."""
+    device = decoder.device
+    if device.type == "cuda":
+        hardware = torch.cuda.get_device_name(device)
+    else:
+        hardware = f"{device.type} {platform.machine()} {platform.node()}"
+    threads = torch.get_num_threads()
+    return f"{hardware}/{decoder.precision}/{threads} threads/torch {torch.__version__}"

@@ -1,0 +1,97 @@
+"""A checked draw: which rows, with which labels, numbers and settings.
+
+A plan says what the codes will be, whatever number of them is drawn, and travels with a draw that
+is to be continued later, also on disk.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anytime_ar.card import Card
+from anytime_ar.errors import InputError
+from anytime_ar.sampling.choice import ChoiceConfig
+from anytime_ar.sampling.noise import row_noise
+
+Label = int | str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows first..first + n - 1 of a seed."""
+
+    seed: int
+    first: int
+    labels: Tensor | None
+    """int64 [n] on the CPU; None for a model without labels."""
+    choice: ChoiceConfig
+    noise: Tensor
+    """float64 [n, L]: one number for each code."""
+
+    @classmethod
+    def of(
+        cls,
+        card: Card,
+        code_length: int,
+        n: int,
+        *,
+        seed: int | None,
+        label: Label | Sequence[Label] | None,
+        choice: ChoiceConfig,
+    ) -> Plan:
+        """Settle labels and numbers of n samples.
+
+        Raises:
+            InputError: a number is out of range, or a label is unknown.
+        """
+        if n < 1:
+            raise InputError(f"cannot draw {n} samples; pass n >= 1")
+        names = card.data.labels
+        if choice.guidance != 1 and names is None:
+            raise InputError(
+                f"guidance {choice.guidance} was given, but this model has no labels; drop it"
+            )
+        if label is not None and names is None:
+            raise InputError(f"label {label!r} was given, but this model has no labels; drop it")
+        seed = secrets.randbits(64) if seed is None else seed
+        noise = row_noise(seed, range(n), 1 + code_length)  # the first number picks the label
+        labels = None if names is None else _labels(card, n, label, noise[:, 0])
+        return cls(seed, 0, labels, choice, noise[:, 1:])
+
+    def __len__(self) -> int:
+        return len(self.noise)
+
+    def rows(self, start: int, stop: int) -> Plan:
+        """Some of its rows."""
+        labels = None if self.labels is None else self.labels[start:stop]
+        return Plan(self.seed, self.first + start, labels, self.choice, self.noise[start:stop])
+
+
+def _labels(card: Card, n: int, label: Label | Sequence[Label] | None, noise: Tensor) -> Tensor:
+    """Labels int64 [n] by name or number, or from the training distribution."""
+    names, frequencies = card.data.labels, card.data.label_frequencies
+    assert names is not None
+    assert frequencies is not None
+    if label is None:
+        cumulative = torch.tensor(frequencies, dtype=torch.float64).cumsum(0)
+        return torch.searchsorted(cumulative, noise * cumulative[-1], right=True)
+    asked = [label] * n if isinstance(label, int | str) else list(label)
+    if len(asked) != n:
+        raise InputError(f"{len(asked)} labels were given for {n} samples; pass one, or {n}")
+    return torch.tensor([_label_number(one, names) for one in asked])
+
+
+def _label_number(label: Label, names: tuple[str, ...]) -> int:
+    if isinstance(label, str) and label in names:
+        return names.index(label)
+    if isinstance(label, int) and 0 <= label < len(names):
+        return label
+    raise InputError(
+        f"label {label!r} is unknown; pass a number in 0..{len(names) - 1}, or one of "
+        f"{', '.join(names)}"
+    )

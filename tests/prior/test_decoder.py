@@ -1,0 +1,229 @@
+"""The decode path: equal to the full forward pass, and the same bits for a row whatever is beside
+it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from anytime_ar.prior import Decoder, Precision, Prior, PriorConfig
+from anytime_ar.prior.linear import lay_out
+
+LABELS = 3
+PRECISIONS: list[Precision] = ["float32", "bfloat16"]
+# (layers, width, heads), L, V: several blocks of positions, small and wide heads, a long inner sum
+SIZES = [((2, 16, 2), 70, 5), ((2, 64, 2), 40, 33), ((1, 512, 8), 20, 40)]
+
+
+def build(size: tuple[int, int, int] = (2, 64, 2), length: int = 40, entries: int = 33) -> Prior:
+    layers, width, heads = size
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = PriorConfig(layers=layers, width=width, heads=heads)
+        prior = Prior(config, length, entries, LABELS).eval()
+        with torch.no_grad():  # weights start small; here everything should matter
+            for weight in prior.parameters():
+                weight.add_(0.1 * torch.randn_like(weight))
+    return prior
+
+
+def some_codes(prior: Prior, n: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(prior.vocabulary, (n, prior.code_length), generator=generator)
+
+
+def some_labels(n: int) -> Tensor:
+    return torch.arange(n) % (LABELS + 1)
+
+
+def inputs_at(decoder: Decoder, codes: Tensor, labels: Tensor, position: int) -> Tensor:
+    if position == 0:
+        return decoder.first_inputs(labels)
+    return decoder.next_inputs(codes[:, position - 1], position)
+
+
+def step_through(
+    decoder: Decoder, codes: Tensor, labels: Tensor, *, start: int = 0, replay: bool = False
+) -> Tensor:
+    """Logits float [B, L - start, V] of the cached path."""
+    cache = decoder.allocate(len(codes))
+    if replay:
+        decoder.replay(cache, 0, decoder.first_inputs(labels), codes[:, :start])
+    else:
+        for position in range(start):
+            decoder.step(
+                cache, inputs_at(decoder, codes, labels, position), [position] * len(codes)
+            )
+    logits = [
+        decoder.step(cache, inputs_at(decoder, codes, labels, position), [position] * len(codes))
+        for position in range(start, codes.shape[1])
+    ]
+    return torch.stack(logits, dim=1)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.1)])
+@pytest.mark.parametrize(("size", "length", "entries"), SIZES)
+def test_cached_equals_uncached_at_every_position(
+    size: tuple[int, int, int], length: int, entries: int, precision: Precision, tolerance: float
+) -> None:
+    prior = build(size, length, entries)
+    codes, labels = some_codes(prior, 4), some_labels(4)
+    with torch.no_grad():
+        whole = prior(codes, labels)
+    spread = whole.std().item()
+    assert spread > 0.3
+    decoder = Decoder(prior, precision)
+    got = step_through(decoder, codes, labels)
+    torch.testing.assert_close(got, whole, atol=tolerance * spread, rtol=0)
+    # the mutation that must break it: another code on the way
+    codes[:, 2] = (codes[:, 2] + 1) % entries
+    assert (step_through(decoder, codes, labels) - whole).abs().max() > 5 * tolerance * spread
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("size", "length", "entries"), SIZES)
+def test_a_row_gets_the_same_bits_in_any_batch(
+    size: tuple[int, int, int], length: int, entries: int, precision: Precision
+) -> None:
+    prior = build(size, length, entries)
+    decoder = Decoder(prior, precision)
+    codes, labels = some_codes(prior, 33), some_labels(33)
+    whole = step_through(decoder, codes, labels)
+    for n in (1, 2, 3, 4, 7, 16):
+        assert torch.equal(step_through(decoder, codes[:n], labels[:n]), whole[:n]), n
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("size", "length", "entries"), SIZES)
+def test_a_row_gets_the_same_bits_beside_rows_at_other_positions(
+    size: tuple[int, int, int], length: int, entries: int, precision: Precision
+) -> None:
+    prior = build(size, length, entries)
+    decoder = Decoder(prior, precision)
+    delays = [0, 1, 1, length // 2, length - 1]
+    codes, labels = some_codes(prior, len(delays)), some_labels(len(delays))
+    expected = step_through(decoder, codes, labels)
+    # rows start one after the other; those that are through leave from the front
+    cache = decoder.allocate(len(delays))
+    logits: list[list[Tensor]] = [[] for _ in delays]
+
+    def step(rows: Sequence[int], time: int) -> None:
+        positions = [time - delays[row] for row in rows]
+        x = torch.cat(
+            [
+                inputs_at(decoder, codes[row : row + 1], labels[row : row + 1], position)
+                for row, position in zip(rows, positions, strict=True)
+            ]
+        )
+        for row, out in zip(rows, decoder.step(cache, x, positions), strict=True):
+            logits[row].append(out)
+
+    for time in range(length):
+        step([row for row, delay in enumerate(delays) if delay <= time], time)
+    for row, delay in enumerate(delays):
+        assert torch.equal(torch.stack(logits[row]), expected[row, : length - delay]), row
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_replay_equals_the_steps(batch: int, precision: Precision) -> None:
+    prior = build()
+    decoder = Decoder(prior, precision)
+    codes, labels = some_codes(prior, batch), some_labels(batch)
+    for start in (1, 2, 15, 16, 17, 39):
+        expected = step_through(decoder, codes, labels, start=start)
+        got = step_through(decoder, codes, labels, start=start, replay=True)
+        assert torch.equal(got, expected), start
+
+
+def test_a_replay_leaves_other_rows_alone() -> None:
+    prior = build()
+    decoder = Decoder(prior)
+    codes, labels = some_codes(prior, 4), some_labels(4)
+    expected = step_through(decoder, codes, labels)
+    cache = decoder.allocate(4)
+    first = decoder.first_inputs(labels)
+    decoder.replay(cache, 0, first[:2], codes[:2, :20])
+    decoder.replay(cache, 2, first[2:], codes[2:, :5])
+    inputs = torch.cat(
+        [
+            decoder.next_inputs(codes[:2, 19], 20),
+            decoder.next_inputs(codes[2:, 4], 5),
+        ]
+    )
+    logits = decoder.step(cache, inputs, [20, 20, 5, 5])
+    assert torch.equal(logits[:2], expected[:2, 20])
+    assert torch.equal(logits[2:], expected[2:, 5])
+
+
+def test_interleaved_draws_equal_sequential_ones() -> None:
+    prior = build()
+    decoder = Decoder(prior)
+    labels = some_labels(3)
+    first, second = some_codes(prior, 3, seed=1), some_codes(prior, 3, seed=2)
+    expected = [step_through(decoder, codes, labels) for codes in (first, second)]
+    caches = [decoder.allocate(3), decoder.allocate(3)]
+    for position in range(prior.code_length):
+        for cache, codes, logits in zip(caches, (first, second), expected, strict=True):
+            x = inputs_at(decoder, codes, labels, position)
+            assert torch.equal(decoder.step(cache, x, [position] * 3), logits[:, position])
+
+
+def test_a_used_cache_serves_again_once_cleared() -> None:
+    prior = build()
+    decoder = Decoder(prior)
+    codes, labels = some_codes(prior, 3), some_labels(3)
+    expected = step_through(decoder, codes, labels)
+    cache = decoder.allocate(3)
+    for layer in cache.layers:
+        layer.fill_(1e9)  # whatever an earlier draw has left
+    cache.clear()
+    for position in range(prior.code_length):
+        x = inputs_at(decoder, codes, labels, position)
+        assert torch.equal(decoder.step(cache, x, [position] * 3), expected[:, position])
+
+
+def test_moving_a_row() -> None:
+    prior = build()
+    decoder = Decoder(prior)
+    codes, labels = some_codes(prior, 3), some_labels(3)
+    expected = step_through(decoder, codes, labels)
+    cache = decoder.allocate(3)
+    for position in range(20):
+        decoder.step(cache, inputs_at(decoder, codes, labels, position), [position] * 3)
+    cache.move(2, 0)
+    x = inputs_at(decoder, codes[[2, 1]], labels[[2, 1]], 20)
+    assert torch.equal(decoder.step(cache, x, [20, 20]), expected[[2, 1], 20])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("onednn", [True, False])
+@pytest.mark.parametrize(("inside", "outside"), [(192, 576), (192, 32), (768, 192), (2048, 512)])
+def test_linear_maps_round_alike_for_any_number_of_rows(
+    inside: int,
+    outside: int,
+    onednn: bool,
+    precision: Precision,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not onednn:
+        monkeypatch.setattr("anytime_ar.prior.linear._onednn_is_there", lambda _dtype: False)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(257, inside, generator=generator)
+    weight = torch.randn(outside, inside, generator=generator) / inside**0.5
+    bias = torch.randn(outside, generator=generator)
+    for gelu in (False, True):
+        linear = lay_out(weight, bias, precision, gelu=gelu)
+        rounded = x.to(linear.dtype)
+        whole = linear(rounded)
+        expected = torch.nn.functional.linear(
+            rounded.float(), weight.to(linear.dtype).float(), bias.to(linear.dtype).float()
+        )
+        expected = torch.nn.functional.gelu(expected) if gelu else expected
+        tolerance = 1e-5 if precision == "float32" else 0.03
+        torch.testing.assert_close(whole.float(), expected, atol=tolerance, rtol=tolerance)
+        for rows in (1, 2, 3, 4, 5, 16, 17, 64, 100):
+            assert torch.equal(linear(rounded[:rows]), whole[:rows]), rows

@@ -1,0 +1,114 @@
+"""Rows with budgets, labels, seeds and settings of their own, drawn in one batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from sampling_models import L
+from torch import Tensor
+
+from anytime_ar.errors import InputError
+from anytime_ar.sampling import AnytimeModel, ChoiceConfig, DecodeBatch, row_noise
+
+
+@dataclass(frozen=True)
+class Request:
+    """One row as a caller would ask for it alone."""
+
+    seed: int
+    label: int
+    codes: int
+    joins_at: int
+    choice: dict[str, Any]
+
+    def alone(self, model: AnytimeModel) -> Tensor:
+        return model.sample_codes(
+            1, seed=self.seed, label=self.label, codes=self.codes, **self.choice
+        )[0]
+
+    def join(self, batch: DecodeBatch) -> int:
+        noise = row_noise(self.seed, range(1), 1 + L)[:, 1:]
+        (row,) = batch.join(noise, torch.tensor([self.label]), ChoiceConfig(**self.choice))
+        return row
+
+
+REQUESTS = [
+    Request(0, 0, L, 0, {}),
+    Request(1, 1, 1, 0, {}),
+    Request(2, 2, 3, 0, {"temperature": 0.5}),
+    Request(3, 0, L, 1, {"guidance": 2.0}),
+    Request(4, 1, 2, 2, {"guidance": 2.0, "top_k": 3}),
+    Request(5, 2, L, 2, {"temperature": 0}),
+    Request(6, 0, 4, 4, {}),
+    Request(7, 1, L, 9, {}),  # joins an empty batch
+]
+
+
+def serve(batch: DecodeBatch, requests: list[Request]) -> dict[int, Tensor]:
+    """Codes by seed, each row joining when it wants and leaving when it has what it asked for."""
+    waiting, running = list(requests), {}
+    done: dict[int, Tensor] = {}
+    time = 0
+    while waiting or running:
+        for request in [request for request in waiting if request.joins_at <= time]:
+            running[request.join(batch)] = request
+            waiting.remove(request)
+        if running:
+            batch.step()
+        for row, request in list(running.items()):
+            if batch.drawn(row) == request.codes:
+                done[request.seed] = batch.codes([row])[0]
+                batch.leave([row])
+                del running[row]
+        time += 1
+    return done
+
+
+def test_every_row_gets_what_it_gets_alone(model: AnytimeModel) -> None:
+    done = serve(model.batch(12), REQUESTS)
+    assert len(done) == len(REQUESTS)
+    for request in REQUESTS:
+        assert torch.equal(done[request.seed], request.alone(model)), request
+
+
+def test_the_order_of_joining_does_not_matter(model: AnytimeModel) -> None:
+    done = serve(model.batch(12), REQUESTS[::-1])
+    for request in REQUESTS:
+        assert torch.equal(done[request.seed], request.alone(model)), request
+
+
+def test_rows_that_left_cost_nothing(model: AnytimeModel, steps: list[Any]) -> None:
+    serve(model.batch(12), [request for request in REQUESTS if request.joins_at == 0])
+    assert [len(positions) for _, _, positions in steps] == [3, 2, 2, 1, 1, 1]
+
+
+def test_room(model: AnytimeModel) -> None:
+    batch = model.batch(3)
+    noise = row_noise(0, range(4), L)
+    with pytest.raises(InputError, match="4 rows do not fit: 0 of 3 places are taken"):
+        batch.join(noise, None, ChoiceConfig())
+    rows = batch.join(noise[:2], None, ChoiceConfig())
+    assert batch.room == 1
+    with pytest.raises(InputError, match="1 guided rows do not fit: 2 of 3"):
+        batch.join(noise[:1], torch.tensor([0]), ChoiceConfig(guidance=2.0))
+    batch.leave(rows[:1])
+    batch.join(noise[:1], torch.tensor([0]), ChoiceConfig(guidance=2.0))
+    assert batch.room == 0
+
+
+def test_rows_with_codes_join_where_they_stopped(model: AnytimeModel) -> None:
+    whole = model.sample_codes(3, seed=0, label=1)
+    noise = row_noise(0, range(3), 1 + L)[:, 1:]
+    batch = model.batch(3)
+    label = torch.tensor([1])
+    ids = [
+        batch.join(noise[i : i + 1], label, ChoiceConfig(), whole[i : i + 1, :k] if k else None)[0]
+        for i, k in enumerate((0, 2, 4))
+    ]
+    for _ in range(2):
+        batch.step()
+    for i, k in enumerate((2, 4, 6)):
+        assert torch.equal(batch.codes([ids[i]])[0], whole[i, :k])

@@ -1,0 +1,239 @@
+"""Budgets: what they refuse, deadlines on a fake clock, quality, cancelling, and costs on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sampling_models import L, build_bundle, curve
+from timed_models import TimedModel
+
+from anytime_ar.errors import InputError
+from anytime_ar.sampling import AnytimeModel, Budget
+from anytime_ar.sampling.budget import codes_for
+from anytime_ar.sampling.costs import CostBook, Costs, Pace
+
+
+@pytest.fixture
+def timed(tmp_path: Path) -> TimedModel:
+    """10 ms a step, 5 ms a decode."""
+    return TimedModel(tmp_path / "costs.json")
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"codes": 0}, "codes=0 is no number of codes"),
+    ({"codes": -1}, "codes=-1 is no number of codes"),
+    ({"codes": 2.5}, "codes=2.5 is no number of codes"),
+    ({"codes": True}, "codes=True is no number of codes"),
+    ({"min_codes": 0}, "min_codes=0 is no number of codes"),
+    ({"deadline_s": 0}, "deadline_s=0 is no time to draw in"),
+    ({"deadline_s": -0.1}, "deadline_s=-0.1 is no time"),
+    ({"deadline_s": math.nan}, "deadline_s=nan is no time"),
+    ({"deadline_s": math.inf}, "deadline_s=inf is no time"),
+    ({"quality": 0}, "quality=0 is no share"),
+    ({"quality": 1.01}, r"quality=1.01 is no share of full quality; pass a number in \(0, 1\]"),
+    ({"quality": math.nan}, "quality=nan is no share"),
+    ({"cancel": True}, r"cancel=True has no is_set\(\)"),
+]
+
+
+@pytest.mark.parametrize(("limits", "message"), BAD)
+def test_bad_limits(limits: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Budget(**limits)
+
+
+def test_limits_that_this_model_does_not_allow(model: AnytimeModel) -> None:
+    with pytest.raises(InputError, match=r"codes=7 is outside 1..6"):
+        model.draw(1, codes=7)
+    with pytest.raises(InputError, match=r"min_codes=7 is outside 1..6"):
+        model.draw(1, min_codes=7)
+    with pytest.raises(InputError, match="min_codes=4 is more than codes=3; lower it"):
+        model.draw(1, codes=3, min_codes=4)
+    with pytest.raises(InputError, match="quality was not measured up to its full length"):
+        model.draw(1, quality=0.9)
+
+
+def test_a_budget_value_instead_of_its_parts(model: AnytimeModel) -> None:
+    result = model.draw(2, seed=0, budget=Budget(codes=3))
+    assert torch.equal(result.codes, model.sample_codes(2, seed=0, codes=3))
+    with pytest.raises(InputError, match="a budget was given and codes beside it"):
+        model.draw(2, budget=Budget(codes=3), codes=3)
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "codes"),
+    [(0.0151, 1), (0.024, 1), (0.0251, 2), (0.0449, 3), (0.0451, 4), (0.066, 6), (9.0, 6)],
+)
+def test_a_deadline_buys_as_many_codes_as_fit(
+    timed: TimedModel, deadline_s: float, codes: int
+) -> None:
+    begin_after_warm_up = timed.warm_up()
+    assert begin_after_warm_up is None
+    begin = timed.clock()
+    result = timed.draw(1, seed=0, deadline_s=deadline_s)
+    assert timed.clock() - begin <= deadline_s
+    assert result.elapsed_s == pytest.approx(timed.clock() - begin)
+    assert result.codes_drawn == codes
+    assert result.stopped_by == ("complete" if codes == L else "deadline")
+    assert torch.equal(result.codes, timed.sample_codes(1, seed=0, codes=codes))
+
+
+def test_a_deadline_below_the_floor_names_the_least_that_works(timed: TimedModel) -> None:
+    with pytest.raises(InputError, match=r"deadline_s=0.014 is too short: 1 code of 1 sample take"):
+        timed.draw(1, deadline_s=0.014)
+    message = r"3 codes of 2 samples take up to 0.0350 s here; pass at least that"
+    with pytest.raises(InputError, match=message):
+        timed.draw(2, deadline_s=0.030, min_codes=3)
+    assert timed.draw(2, deadline_s=0.0351, min_codes=3).codes_drawn == 3
+
+
+def test_the_first_limit_that_binds(timed: TimedModel) -> None:
+    flag = threading.Event()
+    options: dict[str, Any] = {"seed": 0, "codes": 4, "cancel": flag}
+    assert timed.draw(1, deadline_s=1.0, **options).stopped_by == "codes"
+    assert timed.draw(1, deadline_s=0.030, **options).stopped_by == "deadline"
+    flag.set()
+    result = timed.draw(1, deadline_s=1.0, min_codes=2, **options)
+    assert (result.stopped_by, result.codes_drawn) == ("cancelled", 2)
+
+
+def test_a_slow_neighbour_costs_codes_and_not_the_deadline(timed: TimedModel) -> None:
+    """From the third step on everything takes three times as long, decodes too."""
+    timed.warm_up()
+
+    def step_s(position: int) -> float:
+        if position == 2:
+            timed.decode_s = 0.015
+        return 0.010 if position < 2 else 0.030
+
+    timed.step_s = step_s
+    begin = timed.clock()
+    result = timed.draw(1, deadline_s=0.066)
+    assert timed.clock() - begin <= 0.066
+    assert 2 < result.codes_drawn < L
+    assert result.stopped_by == "deadline"
+
+
+def test_costs_follow_what_is_seen_while_running(timed: TimedModel) -> None:
+    timed.warm_up()
+    assert timed.draw(1, deadline_s=0.066).codes_drawn == L
+    timed.step_s = lambda _position: 0.020
+    timed.decode_s = 0.010
+    for _ in range(60):
+        timed.draw(1, deadline_s=0.2)
+    with pytest.raises(InputError, match=r"take up to 0.0300 s here"):
+        timed.draw(1, deadline_s=0.028)
+
+
+def test_a_deadline_covers_previews(timed: TimedModel) -> None:
+    timed.warm_up()
+    begin = timed.clock()
+    previews = list(timed.stream(1, seed=0, deadline_s=0.050))
+    assert timed.clock() - begin <= 0.050
+    # 15 ms a code with its preview: three of them, the last one decoded once
+    assert [preview.codes_drawn for preview in previews] == [1, 2, 3]
+    assert [preview.stopped_by for preview in previews] == [None, None, "deadline"]
+
+
+def test_time_spent_looking_counts(timed: TimedModel) -> None:
+    timed.warm_up()
+    decodes = timed.decodes
+    stream = timed.stream(1, seed=0, deadline_s=0.1)
+    first = next(stream)
+    timed.clock.now += 0.080
+    (again,) = stream
+    assert (first.stopped_by, again.stopped_by) == (None, "deadline")
+    assert torch.equal(again.data, first.data)
+    assert timed.decodes == decodes + 1  # the same codes are not decoded twice
+
+
+def test_quality_picks_the_fewest_codes() -> None:
+    measured = curve({1: 50.0, 2: 20.0, 3: 11.0, 4: 9.0, 6: 10.0})
+    # shares of full quality: .2, .5, .91, 1.11, 1
+    for quality, codes in ((0.1, 1), (0.2, 1), (0.21, 2), (0.9, 3), (0.95, 4), (1.0, 4)):
+        assert codes_for(quality, measured) == codes
+    errors_only = curve({1: None, 3: None, 6: None})  # squared error 1 / k
+    assert codes_for(0.4, errors_only) == 3
+    assert codes_for(0.6, errors_only) == 6
+    for missing in (None, curve({1: 50.0, 4: 9.0})):
+        with pytest.raises(InputError, match=r"quality=0.5 was asked .*anytime evaluate --attach"):
+            codes_for(0.5, missing)
+
+
+def test_quality_of_a_model(tmp_path: Path) -> None:
+    bundle = build_bundle(curve=curve({1: 50.0, 2: 20.0, 3: 11.0, 6: 10.0}))
+    model = AnytimeModel(bundle, device="cpu", costs_path=tmp_path / "costs.json")
+    result = model.draw(2, quality=0.9, seed=0)
+    assert (result.codes_drawn, result.stopped_by) == (3, "codes")
+    assert model.sample(2, quality=0.9, seed=0).shape == (2, 1, 8, 8)
+    with pytest.raises(InputError, match=r"min_codes=4 is more than quality=0.9 \(3\)"):
+        model.draw(2, quality=0.9, min_codes=4)
+
+
+def test_cancelling_from_another_thread(timed: TimedModel) -> None:
+    flag = threading.Event()
+
+    def step_s(position: int) -> float:
+        if position == 3:  # in the middle of the fourth step
+            thread = threading.Thread(target=flag.set)
+            thread.start()
+            thread.join()
+        return 0.010
+
+    timed.step_s = step_s
+    result = timed.draw(2, seed=0, cancel=flag)
+    assert (result.codes_drawn, result.stopped_by, timed.steps) == (4, "cancelled", 4)
+    assert torch.equal(result.state.extend().codes, timed.sample_codes(2, seed=0))
+
+
+def test_costs_are_kept_on_disk(tmp_path: Path) -> None:
+    path = tmp_path / "cache" / "costs.json"
+    first = TimedModel(path)
+    first.warm_up()
+    thorough = first.steps
+    assert first.draw(1, deadline_s=0.066).codes_drawn == L
+    second = TimedModel(path)
+    second.warm_up()
+    assert 0 < second.steps < thorough / 2
+    assert second.draw(1, deadline_s=0.066).codes_drawn == L
+    second.warm_up(3)
+    assert len(json.loads(path.read_text())) == 2
+    path.write_text("{")  # what it said can be timed again
+    third = TimedModel(path)
+    third.warm_up()
+    assert third.steps == thorough
+
+
+def test_costs_of_another_model_are_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    first = TimedModel(path)
+    first.warm_up()
+    second = TimedModel(path, build_bundle(seed=1))
+    second.warm_up()
+    assert second.steps == first.steps
+
+
+def test_a_cost_book_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    book = CostBook(tmp_path / "file" / "costs.json")
+    book.costs("a").step.add(1.0)
+    with pytest.warns(UserWarning, match="could not keep measured times in .*costs.json"):
+        book.save("a")
+
+
+def test_pace() -> None:
+    costs = Costs([0.010] * 99 + [0.050], [0.002] * 99 + [0.004])
+    assert costs.reserve_s(1) == pytest.approx(0.010 + 0.004)
+    pace = Pace(costs)
+    assert pace.one_more_s() == pytest.approx(0.014)
+    pace.stepped(0.005)  # faster than usual is no reason to reserve less
+    assert pace.one_more_s() == pytest.approx(0.014)
+    for _ in range(3):
+        pace.stepped(0.030)
+    assert pace.one_more_s() == pytest.approx(3 * 0.014)

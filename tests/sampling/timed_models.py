@@ -1,0 +1,51 @@
+"""A tiny model whose time is told by a fake clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sampling_models import build_bundle
+from torch import Tensor
+
+from anytime_ar.bundle import Bundle
+from anytime_ar.sampling import AnytimeModel
+
+
+class FakeClock:
+    """Stands still unless something takes its time."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TimedModel(AnytimeModel):
+    """Steps and decodes take as long as they are told to; everything else takes no time."""
+
+    def __init__(self, costs_path: Path, bundle: Bundle | None = None) -> None:
+        self.clock = FakeClock()
+        super().__init__(
+            bundle or build_bundle(), device="cpu", costs_path=costs_path, clock=self.clock
+        )
+        self.step_s: Callable[[int], float] = lambda _position: 0.010
+        self.decode_s = 0.005
+        self.steps = self.decodes = 0
+        decoder, engine = self.engine.decoder, self.engine
+        real_step, real_decode = decoder.step, engine.decode
+
+        def step(*arguments: Any) -> Tensor:
+            self.steps += 1
+            self.clock.now += self.step_s(arguments[2][0])
+            return real_step(*arguments)
+
+        def decode(codes: Tensor) -> Tensor:
+            self.decodes += 1
+            self.clock.now += self.decode_s
+            return real_decode(codes)
+
+        decoder.step = step  # type: ignore[method-assign]
+        engine.decode = decode

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from anytime_ar.errors import InputError
 from anytime_ar.prior import Decoder, Precision, Prior, PriorConfig
 from anytime_ar.prior.linear import lay_out
 
 LABELS = 3
-PRECISIONS: list[Precision] = ["float32", "bfloat16"]
+PRECISIONS: list[Precision] = ["float32", "bfloat16", "int8"]
 # (layers, width, heads), L, V: several blocks of positions, small and wide heads, a long inner sum
 SIZES = [((2, 16, 2), 70, 5), ((2, 64, 2), 40, 33), ((1, 512, 8), 20, 40)]
 
@@ -64,7 +65,9 @@ def step_through(
     return torch.stack(logits, dim=1)
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.1)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.1), ("int8", 0.2)]
+)
 @pytest.mark.parametrize(("size", "length", "entries"), SIZES)
 def test_cached_equals_uncached_at_every_position(
     size: tuple[int, int, int], length: int, entries: int, precision: Precision, tolerance: float
@@ -186,6 +189,16 @@ def test_a_used_cache_serves_again_once_cleared() -> None:
         assert torch.equal(decoder.step(cache, x, [position] * 3), expected[:, position])
 
 
+def test_memory_of_a_finished_draw_serves_the_next_of_its_size() -> None:
+    decoder = Decoder(build())
+    cache = decoder.allocate(3)
+    decoder.release(cache)
+    assert decoder.allocate(4) is not cache
+    decoder.release(cache)
+    assert decoder.allocate(3) is cache
+    assert decoder.allocate(3) is not cache
+
+
 def test_moving_a_row() -> None:
     prior = build()
     decoder = Decoder(prior)
@@ -219,11 +232,14 @@ def test_linear_maps_round_alike_for_any_number_of_rows(
         linear = lay_out(weight, bias, precision, gelu=gelu)
         rounded = x.to(linear.dtype)
         whole = linear(rounded)
-        expected = torch.nn.functional.linear(
-            rounded.float(), weight.to(linear.dtype).float(), bias.to(linear.dtype).float()
-        )
+        expected = torch.nn.functional.linear(x, weight, bias)
         expected = torch.nn.functional.gelu(expected) if gelu else expected
-        tolerance = 1e-5 if precision == "float32" else 0.03
+        tolerance = {"float32": 1e-5, "bfloat16": 0.03, "int8": 0.06}[precision]
         torch.testing.assert_close(whole.float(), expected, atol=tolerance, rtol=tolerance)
         for rows in (1, 2, 3, 4, 5, 16, 17, 64, 100):
             assert torch.equal(linear(rounded[:rows]), whole[:rows]), rows
+
+
+def test_int8_is_for_cpus() -> None:
+    with pytest.raises(InputError, match="precision int8 is for CPUs, not meta; pass bfloat16"):
+        lay_out(torch.zeros(2, 2, device="meta"), None, "int8")

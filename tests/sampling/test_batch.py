@@ -112,3 +112,16 @@ def test_rows_with_codes_join_where_they_stopped(model: AnytimeModel) -> None:
         batch.step()
     for i, k in enumerate((2, 4, 6)):
         assert torch.equal(batch.codes([ids[i]])[0], whole[i, :k])
+
+
+def test_memory_goes_back_once_nobody_holds_the_draw(model: AnytimeModel) -> None:
+    decoder = model.engine.decoder
+    result = model.draw(9, seed=0)
+    held = decoder.allocate(9)
+    decoder.release(held)
+    expected = model.sample_codes(9, seed=1)  # uses it
+    del result
+    spare = decoder.allocate(9)
+    assert spare is not held
+    decoder.release(spare)
+    assert torch.equal(model.sample_codes(9, seed=1), expected)  # in used memory

@@ -6,6 +6,7 @@ nothing computed in a step that could be computed before it. Letters as in `tran
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from torch.nn import functional as F
 from anytime_ar.prior.cache import KVCache, attend
 from anytime_ar.prior.linear import Linear, Precision, lay_out
 from anytime_ar.prior.transformer import Block, Prior
+
+SPARE_BYTES = 2**28
+"""The most memory that is held between draws."""
 
 
 class Decoder:
@@ -36,6 +40,8 @@ class Decoder:
         self.code_length, self.vocabulary = prior.code_length, prior.vocabulary
         self.no_label = prior.no_label
         self.device = prior.entries.weight.device
+        self._spare: KVCache | None = None
+        self._lock = threading.Lock()
         self._heads = prior.config.heads
         self._entries, self._positions = prior.entries.weight.detach(), prior.positions.detach()
         self._first = prior.start.weight.detach() + self._positions[0]  # [labels + 1, E]
@@ -49,20 +55,28 @@ class Decoder:
 
     def allocate(self, rows: int) -> KVCache:
         """An empty cache for `rows` rows."""
-        width = self._entries.shape[1]
-        return KVCache(
-            len(self._blocks),
-            rows,
-            self._heads,
-            self.code_length,
-            width // self._heads,
-            self.device,
-        )
+        with self._lock:
+            spare, self._spare = self._spare, None
+        if spare is not None and spare.rows == rows:
+            spare.clear()
+            return spare
+        return self._cache(rows, self.device)
+
+    def release(self, cache: KVCache) -> None:
+        """Take back a cache that nobody uses any more: the next draw of its size gets it, because
+        memory that is fresh from the system costs as much time as a good part of the draw."""
+        if cache.row_bytes * cache.rows <= SPARE_BYTES:
+            with self._lock:
+                self._spare = cache
 
     @property
     def row_bytes(self) -> int:
         """Memory that the cache takes for one row."""
-        return self.allocate(1).row_bytes
+        return self._cache(1, torch.device("meta")).row_bytes
+
+    def _cache(self, rows: int, device: torch.device) -> KVCache:
+        head_width = self._entries.shape[1] // self._heads
+        return KVCache(len(self._blocks), rows, self._heads, self.code_length, head_width, device)
 
     def first_inputs(self, labels: Tensor) -> Tensor:
         """Inputs at position 0: labels int64 [B] in 0..no_label -> float32 [B, E]."""
@@ -111,6 +125,22 @@ class Decoder:
         places = [_Place.of([position] * batch, cache, self.device) for position in range(drawn)]
         for block, stored in zip(self._blocks, cache.layers, strict=True):
             x = block.replay(x, stored[:, row : row + batch], places)
+
+    @torch.no_grad()
+    def multiply_only(self, rows: int) -> None:
+        """The matrix products of a complete draw of `rows` rows and nothing else: the floor that
+        drawing is measured against."""
+        narrow, wide = self._entries.shape[1], self._blocks[0].hidden
+        dtype = self._scores[0].dtype
+        x, hidden = torch.ones(rows, narrow, dtype=dtype), torch.ones(rows, wide, dtype=dtype)
+        x, hidden = x.to(self.device), hidden.to(self.device)
+        for score in self._scores:
+            for block in self._blocks:
+                block.qkv(x)
+                block.out(x)
+                block.up(x)
+                block.down(hidden)
+            score(x)
 
     def _score(self, x: Tensor, place: _Place) -> Tensor:
         x = x.to(self._scores[0].dtype)
@@ -183,6 +213,8 @@ class _Block:
     """One block of the Transformer, laid out."""
 
     heads: int
+    hidden: int
+    """Width inside the feed-forward block."""
     norm1: _Norm
     qkv: Linear
     out: Linear
@@ -198,6 +230,7 @@ class _Block:
         weight[:width] *= (width // block.heads) ** -0.5  # attention scales queries by this
         return cls(
             block.heads,
+            block.up.out_features,
             _Norm.of(block.norm1),
             lay_out(weight, None, precision),
             lay_out(block.out.weight, None, precision),

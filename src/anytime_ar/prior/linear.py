@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Precision = Literal["float32", "bfloat16"]
-"""What weights and the inputs of matrix products are rounded to while drawing."""
+from anytime_ar.errors import InputError
+
+Precision = Literal["float32", "bfloat16", "int8"]
+"""What weights and the inputs of matrix products are rounded to while drawing. int8 has a scale for
+every output of a map, and for every row of its input."""
 
 _ROWS_IN_MIND = 16
 """oneDNN picks the order of weights for a number of rows. With 1 in mind it takes another product
@@ -44,7 +47,14 @@ def lay_out(
         bias: float32 [out].
         precision: what to round both to.
         gelu: whether GELU is applied to the result.
+
+    Raises:
+        InputError: the device does not multiply in that precision.
     """
+    if precision == "int8":
+        if weight.device.type != "cpu":
+            raise InputError(f"precision int8 is for CPUs, not {weight.device}; pass bfloat16")
+        return _Int8Linear(weight.detach(), None if bias is None else bias.detach(), gelu)
     dtype = getattr(torch, precision)
     weight = weight.detach().to(dtype)
     bias = None if bias is None else bias.detach().to(dtype)
@@ -96,6 +106,29 @@ class _PlainLinear:
             return self(_fill_up(x, self._fewest_rows))[: len(x)]
         result = F.linear(x, self._weight, self._bias)
         return F.gelu(result) if self._gelu else result
+
+
+class _Int8Linear:
+    """Integer products, which are exact and so depend on nothing beside the row."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool) -> None:
+        self.dtype = torch.float32
+        integers, scale = _to_int8(weight)
+        self._weight, self._scale = integers.t(), scale[:, 0]  # [in, out], [out]
+        self._bias, self._gelu = bias, gelu
+
+    def __call__(self, x: Tensor) -> Tensor:
+        integers, scale = _to_int8(x)
+        result = torch._int_mm(integers, self._weight).float().mul_(scale).mul_(self._scale)
+        if self._bias is not None:
+            result.add_(self._bias)
+        return F.gelu(result) if self._gelu else result
+
+
+def _to_int8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x as int8 times a scale for each row: [B, in] -> [B, in], [B, 1]."""
+    scale = x.abs().amax(-1, keepdim=True).clamp_min_(1e-12).div_(127)
+    return (x / scale).round_().to(torch.int8), scale
 
 
 def _fill_up(x: Tensor, fewest: int) -> Tensor:

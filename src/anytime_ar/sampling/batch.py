@@ -6,6 +6,7 @@ when there is room, leaves when it is done, and gets the codes that it would get
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,6 +49,7 @@ class DecodeBatch:
     def __init__(self, decoder: Decoder, capacity: int) -> None:
         self.decoder, self.capacity = decoder, capacity
         self._cache = decoder.allocate(capacity)
+        weakref.finalize(self, decoder.release, self._cache)
         # Codes are chosen in float64, which not every device has.
         self._chooses_on = torch.device("cpu") if decoder.device.type == "mps" else decoder.device
         length = decoder.code_length

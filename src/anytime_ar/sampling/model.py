@@ -215,6 +215,11 @@ class AnytimeModel:
         plan, _ = self._plan(n, {"seed": 0, "guidance": guidance})
         self.engine.warm_up(plan)
 
+    def least_deadline_s(self, n: int = 1, *, min_codes: int = 1, guidance: float = 1.0) -> float:
+        """The shortest `deadline_s` that draws of n samples take on here and now."""
+        plan, _ = self._plan(n, {"seed": 0, "guidance": guidance})
+        return self.engine.warm_up(plan).reserve_s(min_codes)
+
     def batch(self, capacity: int) -> DecodeBatch:
         """An empty batch for up to `capacity` rows, each with its own budget and settings."""
         return DecodeBatch(self.engine.decoder, capacity)

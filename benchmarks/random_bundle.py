@@ -1,0 +1,50 @@
+"""Write a bundle with random weights, to time a size that nobody has trained.
+
+    python benchmarks/random_bundle.py runs/authors-size          # the size of the authors' release
+    anytime bench runs/authors-size
+
+Drawing does not depend on what the weights are, only on how many there are.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from anytime_ar.bundle import build, save_bundle
+from anytime_ar.card import Card
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--vocabulary", type=int, default=1000)
+    parser.add_argument("--code_length", type=int, default=70)
+    size = parser.parse_args()
+    card = Card.parse(
+        {
+            "name": f"random {size.layers} x {size.width}",
+            "data": {"name": "none", "sample_shape": (1, 28, 28)},
+            "autoencoder": {
+                "code_length": size.code_length,
+                "code_width": 8,
+                "quantizer": {"vocabulary": size.vocabulary},
+            },
+            "prior": {"layers": size.layers, "width": size.width, "heads": size.heads},
+            "weights": "float16",
+        },
+        origin="random bundle",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_bundle(build(card), size.folder)
+    print(f"{size.folder}: {card.name}, {size.code_length} codes of {size.vocabulary}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Time a model on this machine: codes a second (speed), or whether deadlines are kept (deadlines).
+
+`speed` lets every precision of ours, the bare matrix products of the same weights (the floor), and
+`generate` of Hugging Face transformers on a Llama of the same size take turns. `deadlines` draws
+again and again with deadlines from the time of one code to that of all, beside as many busy
+processes as are asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from jsonargparse import Namespace
+
+from anytime_ar.cli.options import add_device, add_json, add_precision, progress_bar
+from anytime_ar.cli.parser import Parser
+from anytime_ar.errors import MissingExtraError
+from anytime_ar.evaluation.deadlines import DeadlineRecord, measure_deadlines
+from anytime_ar.evaluation.speed import (
+    Contender,
+    Timing,
+    draw_times,
+    floor,
+    generate,
+    ours,
+    ratios,
+    shorter,
+    take_turns,
+)
+from anytime_ar.files import write_atomically, write_json
+from anytime_ar.prior import Precision
+from anytime_ar.sampling import AnytimeModel, load
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("model", help="shipped name, folder, or Hub id")
+    parser.add_argument("what", nargs="?", default="speed", choices=["speed", "deadlines"])
+    parser.add_argument("--batches", type=list[int], default=[1, 16, 64, 256], help="for speed")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each, for speed")
+    parser.add_argument("-n", type=int, default=1, help="samples of a draw, for deadlines")
+    parser.add_argument("--draws", type=int, default=1000, help="at each of 8 deadlines")
+    parser.add_argument("--neighbours", type=int, default=0, help="busy processes beside it")
+    parser.add_argument("--threads", type=int | None, help="of PyTorch; default: its own choice")
+    parser.add_argument("--out", type=Path | None, help="folder for JSON and plot")
+    add_precision(parser)
+    add_device(parser)
+    add_json(parser)
+
+
+def run(arguments: Namespace) -> None:
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    with _busy(arguments.neighbours):
+        figures, text = (_speed if arguments.what == "speed" else _deadlines)(arguments)
+    figures = {"model": arguments.model, "machine": _machine(), **figures}
+    if arguments.out is not None:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        write_json(arguments.out / f"{arguments.what}.json", figures)
+    print(json.dumps(figures, allow_nan=False) if arguments.json else text)
+
+
+def _speed(arguments: Namespace) -> tuple[dict[str, Any], str]:
+    models = [_load(arguments, precision) for precision in get_args(Precision)]
+    length = models[0].code_length
+    rivals, missing = _rivals(models[0])
+    contenders = [*map(ours, models), *map(floor, models), *rivals]
+    with progress_bar("speed") as progress:
+        timings = take_turns(
+            contenders, arguments.batches, rounds=arguments.rounds, progress=progress
+        )
+    best = min(models, key=lambda model: _total(timings, model.precision))
+    steps = sorted({max(1, round(length * fifth / 5)) for fifth in range(1, 6)})
+    with progress_bar("time by codes") as progress:
+        by_codes = take_turns(
+            [shorter(best, k) for k in steps],
+            [n for n in arguments.batches if n in (arguments.batches[0], 64)],
+            rounds=arguments.rounds,
+            progress=progress,
+        )
+    if arguments.out is not None:
+        picture = draw_times(by_codes)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        write_atomically(arguments.out / "speed.png", lambda file: file.write(picture))
+    figures = {
+        "code_length": length,
+        "timings": [timing.to_json(length) for timing in timings],
+        "by_codes": [
+            {"codes": timing.name, "rows": timing.rows, "seconds": timing.seconds}
+            for timing in by_codes
+        ],
+    }
+    return figures, "\n".join([speed_table(timings, length), "", _growth(by_codes), *missing])
+
+
+def _rivals(model: AnytimeModel) -> tuple[list[Contender], list[str]]:
+    """Other ways of drawing, and a line that says why there are none."""
+    try:
+        return [
+            generate(model, precision, attention)
+            for precision in ("float32", "bfloat16")
+            for attention in ("sdpa", "eager")
+        ], []
+    except MissingExtraError as error:
+        return [], [str(error)]
+
+
+def speed_table(timings: list[Timing], length: int) -> str:
+    """Codes a second of everything that was timed, with the spread over rounds."""
+    lines = [
+        f"{'rows':>4}  {'way':<26}{'codes/s':>9}  {'slowest..fastest':>18}"
+        f"{'of floor':>10}{'x generate':>11}"
+    ]
+    for rows in dict.fromkeys(timing.rows for timing in timings):
+        here = {timing.name: timing for timing in timings if timing.rows == rows}
+        rivals = [timing for name, timing in here.items() if name.startswith("generate")]
+        rival = min(rivals, key=lambda timing: timing.median_s, default=None)
+        for name, timing in here.items():
+            slowest, middle, fastest = timing.to_json(length)["codes_per_s"]
+            bare = here.get(f"{name} floor")
+            share = f"{100 * ratios(bare, timing)[1]:.0f} %" if bare else ""
+            times = f"{ratios(rival, timing)[1]:.2f}" if bare and rival else ""
+            spread = f"{slowest:,.0f}..{fastest:,.0f}"
+            lines.append(
+                f"{rows:>4}  {name:<26}{middle:>9,.0f}  {spread:>18}{share:>10}{times:>11}"
+            )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _growth(by_codes: list[Timing]) -> str:
+    """How time grows with codes: ideally by five from a fifth of them to all."""
+    lines = []
+    for rows in dict.fromkeys(timing.rows for timing in by_codes):
+        few, *_, many = [timing for timing in by_codes if timing.rows == rows]
+        least, middle, most = ratios(many, few)
+        lines.append(
+            f"{rows} rows: {many.name} take {middle:.2f} ({least:.2f}..{most:.2f}) times as long "
+            f"as {few.name}"
+        )
+    return "\n".join(lines)
+
+
+def _deadlines(arguments: Namespace) -> tuple[dict[str, Any], str]:
+    model = _load(arguments, arguments.precision)
+    with progress_bar("deadlines") as progress:
+        records = measure_deadlines(model, n=arguments.n, draws=arguments.draws, progress=progress)
+    figures = {
+        "rows": arguments.n,
+        "precision": arguments.precision,
+        "neighbours": arguments.neighbours,
+        "deadlines": [record.to_json() for record in records],
+    }
+    return figures, deadline_table(records)
+
+
+def deadline_table(records: list[DeadlineRecord]) -> str:
+    """Misses, finishing times and codes of every deadline."""
+    lines = [
+        f"{'deadline':>9}{'draws':>7}{'missed':>8}{'p50':>8}{'p99':>8}{'max':>8}"
+        f"{'codes':>8}{'affordable':>12}{'used':>8}",
+        f"{'ms':>9}{'':>15}{'finished at % of deadline':>24}",
+    ]
+    for record in records:
+        p50, p99, most = (100 * record.quantile(share) for share in (0.5, 0.99, 1.0))
+        row = record.to_json()
+        lines.append(
+            f"{1000 * record.deadline_s:>9.2f}{row['draws']:>7}{row['misses']:>8}"
+            f"{p50:>8.1f}{p99:>8.1f}{most:>8.1f}{row['codes']:>8.1f}"
+            f"{row['affordable_codes']:>12.1f}{100 * record.used:>6.0f} %"
+        )
+    return "\n".join(lines)
+
+
+def _load(arguments: Namespace, precision: Precision) -> AnytimeModel:
+    return load(arguments.model, device=arguments.device, precision=precision)
+
+
+def _total(timings: list[Timing], name: str) -> float:
+    return sum(timing.median_s / timing.rows for timing in timings if timing.name == name)
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+@contextmanager
+def _busy(processes: int) -> Iterator[None]:
+    """Neighbours that keep a core busy each."""
+    context = multiprocessing.get_context("spawn")
+    neighbours = [context.Process(target=_spin, daemon=True) for _ in range(processes)]
+    for neighbour in neighbours:
+        neighbour.start()
+    try:
+        yield
+    finally:
+        for neighbour in neighbours:
+            neighbour.terminate()
+            neighbour.join()
+
+
+def _spin() -> None:
+    while True:
+        pass

@@ -1,0 +1,134 @@
+"""Whether deadlines are kept, and how much of the time they leave is used.
+
+Deadlines lie between the time of one code and that of all. Draws at each of them take turns with
+unlimited ones, which tell what the same time could have bought just then.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from anytime_ar.errors import InputError
+from anytime_ar.evaluation.protocols import Progress, silent
+from anytime_ar.sampling import AnytimeModel
+
+_UNLIMITED_EVERY = 20
+"""Draws with deadlines between two unlimited ones."""
+
+
+@dataclass
+class DeadlineRecord:
+    """What came of the draws at one deadline."""
+
+    deadline_s: float
+    finished: list[float] = field(default_factory=list)
+    """Time from call to return, as a share of the deadline."""
+    codes: list[int] = field(default_factory=list)
+    """Codes drawn."""
+    affordable: list[int] = field(default_factory=list)
+    """Codes that unlimited draws could have decoded by the deadline."""
+
+    @property
+    def misses(self) -> int:
+        """Draws that came late."""
+        return sum(share > 1 for share in self.finished)
+
+    def quantile(self, share: float) -> float:
+        """The share of the deadline within which that share of the draws finished."""
+        ordered = sorted(self.finished)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+    @property
+    def used(self) -> float:
+        """Codes drawn as a share of those that the time could have bought; both are means."""
+        return statistics.fmean(self.codes) / statistics.fmean(self.affordable)
+
+    def to_json(self) -> dict[str, Any]:
+        """Figures by name."""
+        return {
+            "deadline_s": round(self.deadline_s, 6),
+            "draws": len(self.finished),
+            "misses": self.misses,
+            "finished_p50": round(self.quantile(0.5), 4),
+            "finished_p99": round(self.quantile(0.99), 4),
+            "finished_max": round(max(self.finished), 4),
+            "codes": round(statistics.fmean(self.codes), 2),
+            "affordable_codes": round(statistics.fmean(self.affordable), 2),
+            "used": round(self.used, 4),
+        }
+
+
+def measure_deadlines(
+    model: AnytimeModel,
+    *,
+    n: int = 1,
+    deadlines: int = 8,
+    draws: int = 1000,
+    clock: Callable[[], float] = time.perf_counter,
+    progress: Progress = silent,
+) -> list[DeadlineRecord]:
+    """Draw n samples at each of some deadlines, again and again, in turns.
+
+    Args:
+        model: to draw from.
+        n: samples of each draw.
+        deadlines: how many, evenly spaced from the time of one code to that of all.
+        draws: at each deadline.
+        clock: gives seconds.
+        progress: told after every round.
+
+    Raises:
+        InputError: fewer than two deadlines, or no draws.
+    """
+    if deadlines < 2 or draws < 1:
+        raise InputError(
+            f"deadlines={deadlines} and draws={draws} measure nothing; pass at least 2 and 1"
+        )
+    model.warm_up(n)
+    length = model.code_length
+    trials = [_unlimited(model, n, seed, clock) for seed in range(10)]
+    full_s = statistics.median(trial[-1] for trial in trials)
+    floor_s = 1.02 * model.least_deadline_s(n)
+    step = (max(full_s, floor_s) - floor_s) / (deadlines - 1)
+    records = [DeadlineRecord(floor_s + i * step) for i in range(deadlines)]
+    done_by: list[float] = []
+    for turn in range(draws):
+        if turn % _UNLIMITED_EVERY == 0:
+            done_by = _unlimited(model, n, turn, clock)
+        for record in records:
+            begin = clock()
+            result = model.draw(n, deadline_s=record.deadline_s, seed=turn)
+            record.finished.append((clock() - begin) / record.deadline_s)
+            record.codes.append(result.codes_drawn)
+            affordable = sum(seconds <= record.deadline_s for seconds in done_by)
+            record.affordable.append(max(1, min(length, affordable)))
+        progress(turn + 1, draws, "deadlines")
+    return records
+
+
+class _Watch:
+    """A cancel flag that is never set: the loop asks it after every code, and it notes when."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.asked: list[float] = []
+
+    def is_set(self) -> bool:
+        self.asked.append(self._clock())
+        return False
+
+
+def _unlimited(model: AnytimeModel, n: int, seed: int, clock: Callable[[], float]) -> list[float]:
+    """Seconds after which an unlimited draw could have returned k decoded codes, for k = 1..L."""
+    watch = _Watch(clock)
+    begin = clock()
+    result = model.draw(n, seed=seed, cancel=watch)
+    whole_s = clock() - begin
+    begin_decode = clock()
+    model.decode(result.codes)
+    decode_s = clock() - begin_decode
+    return [asked - begin + decode_s for asked in watch.asked] + [whole_s]

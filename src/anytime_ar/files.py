@@ -21,6 +21,11 @@ from anytime_ar.errors import InputError
 _TEMPORARY = re.compile(r"\.anytime-[0-9a-f]{16}\.tmp")
 
 
+def cache_folder() -> Path:
+    """What can be made again is kept in `$XDG_CACHE_HOME/anytime-ar`, by default under ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anytime-ar"
+
+
 def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
     """Create or replace the file `path` with what `write` puts into the handle it is given.
 

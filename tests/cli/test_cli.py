@@ -16,8 +16,7 @@ from PIL import Image
 from anytime_ar.cli import main
 from anytime_ar.cli.main import COMMANDS
 from anytime_ar.cli.parser import config_names, config_path
-from anytime_ar.prior import Decoder
-from anytime_ar.sampling import load
+from anytime_ar.sampling import DecodeBatch, load
 
 TINY = [
     "--autoencoder.code_length=4",
@@ -129,7 +128,7 @@ def interrupt_after(monkeypatch):
     """Presses Ctrl-C in the middle of that step, counting from 1."""
 
     def arm(step: int) -> None:
-        real, calls = Decoder.step, []
+        real, calls = DecodeBatch.step, []
 
         def pressing(*arguments):
             calls.append(1)
@@ -137,7 +136,7 @@ def interrupt_after(monkeypatch):
                 signal.raise_signal(signal.SIGINT)
             return real(*arguments)
 
-        monkeypatch.setattr(Decoder, "step", pressing)
+        monkeypatch.setattr(DecodeBatch, "step", pressing)
 
     return arm
 
@@ -163,7 +162,7 @@ def test_a_second_ctrl_c_ends_at_once(folder, tmp_path, capsys, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Decoder, "step", pressing_twice)
+    monkeypatch.setattr(DecodeBatch, "step", pressing_twice)
     with pytest.raises(SystemExit) as stopped:
         main(["sample", str(folder / "run"), "--out", str(tmp_path / "samples.png")])
     assert stopped.value.code == 130

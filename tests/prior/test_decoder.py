@@ -3,20 +3,40 @@ it."""
 
 from __future__ import annotations
 
+import shutil
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from anytime_ar.errors import InputError
-from anytime_ar.prior import Decoder, Precision, Prior, PriorConfig
+from anytime_ar.prior import (
+    Backend,
+    Decoder,
+    PortableDecoder,
+    Precision,
+    Prior,
+    PriorConfig,
+    decoder_for,
+)
 from anytime_ar.prior.linear import lay_out
+from anytime_ar.prior.native.build import BuildError, kernel
 
 LABELS = 3
 PRECISIONS: list[Precision] = ["float32", "bfloat16", "int8"]
-# (layers, width, heads), L, V: several blocks of positions, small and wide heads, a long inner sum
-SIZES = [((2, 16, 2), 70, 5), ((2, 64, 2), 40, 33), ((1, 512, 8), 20, 40)]
+try:
+    kernel()
+    NO_KERNEL = None
+except BuildError as error:
+    NO_KERNEL = str(error)
+needs_kernel = pytest.mark.skipif(NO_KERNEL is not None, reason=str(NO_KERNEL))
+BACKENDS = [pytest.param("native", marks=needs_kernel), "portable"]
+# (layers, width, heads), L, V: several blocks of positions, small, odd and wide heads, a long sum
+SIZES = [((2, 16, 2), 70, 5), ((2, 12, 3), 20, 7), ((2, 64, 2), 40, 33), ((1, 512, 8), 20, 40)]
 
 
 def build(size: tuple[int, int, int] = (2, 64, 2), length: int = 40, entries: int = 33) -> Prior:
@@ -40,14 +60,14 @@ def some_labels(n: int) -> Tensor:
     return torch.arange(n) % (LABELS + 1)
 
 
-def inputs_at(decoder: Decoder, codes: Tensor, labels: Tensor, position: int) -> Tensor:
+def inputs_at(decoder: Decoder[Any], codes: Tensor, labels: Tensor, position: int) -> Tensor:
     if position == 0:
         return decoder.first_inputs(labels)
     return decoder.next_inputs(codes[:, position - 1], position)
 
 
 def step_through(
-    decoder: Decoder, codes: Tensor, labels: Tensor, *, start: int = 0, replay: bool = False
+    decoder: Decoder[Any], codes: Tensor, labels: Tensor, *, start: int = 0, replay: bool = False
 ) -> Tensor:
     """Logits float [B, L - start, V] of the cached path."""
     cache = decoder.allocate(len(codes))
@@ -65,12 +85,18 @@ def step_through(
     return torch.stack(logits, dim=1)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.1), ("int8", 0.2)]
 )
 @pytest.mark.parametrize(("size", "length", "entries"), SIZES)
 def test_cached_equals_uncached_at_every_position(
-    size: tuple[int, int, int], length: int, entries: int, precision: Precision, tolerance: float
+    size: tuple[int, int, int],
+    length: int,
+    entries: int,
+    precision: Precision,
+    tolerance: float,
+    backend: Backend,
 ) -> None:
     prior = build(size, length, entries)
     codes, labels = some_codes(prior, 4), some_labels(4)
@@ -78,7 +104,7 @@ def test_cached_equals_uncached_at_every_position(
         whole = prior(codes, labels)
     spread = whole.std().item()
     assert spread > 0.3
-    decoder = Decoder(prior, precision)
+    decoder = decoder_for(prior, precision, backend)
     got = step_through(decoder, codes, labels)
     torch.testing.assert_close(got, whole, atol=tolerance * spread, rtol=0)
     # the mutation that must break it: another code on the way
@@ -86,26 +112,28 @@ def test_cached_equals_uncached_at_every_position(
     assert (step_through(decoder, codes, labels) - whole).abs().max() > 5 * tolerance * spread
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(("size", "length", "entries"), SIZES)
 def test_a_row_gets_the_same_bits_in_any_batch(
-    size: tuple[int, int, int], length: int, entries: int, precision: Precision
+    size: tuple[int, int, int], length: int, entries: int, precision: Precision, backend: Backend
 ) -> None:
     prior = build(size, length, entries)
-    decoder = Decoder(prior, precision)
+    decoder = decoder_for(prior, precision, backend)
     codes, labels = some_codes(prior, 33), some_labels(33)
     whole = step_through(decoder, codes, labels)
     for n in (1, 2, 3, 4, 7, 16):
         assert torch.equal(step_through(decoder, codes[:n], labels[:n]), whole[:n]), n
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(("size", "length", "entries"), SIZES)
 def test_a_row_gets_the_same_bits_beside_rows_at_other_positions(
-    size: tuple[int, int, int], length: int, entries: int, precision: Precision
+    size: tuple[int, int, int], length: int, entries: int, precision: Precision, backend: Backend
 ) -> None:
     prior = build(size, length, entries)
-    decoder = Decoder(prior, precision)
+    decoder = decoder_for(prior, precision, backend)
     delays = [0, 1, 1, length // 2, length - 1]
     codes, labels = some_codes(prior, len(delays)), some_labels(len(delays))
     expected = step_through(decoder, codes, labels)
@@ -130,11 +158,12 @@ def test_a_row_gets_the_same_bits_beside_rows_at_other_positions(
         assert torch.equal(torch.stack(logits[row]), expected[row, : length - delay]), row
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_replay_equals_the_steps(batch: int, precision: Precision) -> None:
+def test_a_replay_equals_the_steps(batch: int, precision: Precision, backend: Backend) -> None:
     prior = build()
-    decoder = Decoder(prior, precision)
+    decoder = decoder_for(prior, precision, backend)
     codes, labels = some_codes(prior, batch), some_labels(batch)
     for start in (1, 2, 15, 16, 17, 39):
         expected = step_through(decoder, codes, labels, start=start)
@@ -142,9 +171,10 @@ def test_a_replay_equals_the_steps(batch: int, precision: Precision) -> None:
         assert torch.equal(got, expected), start
 
 
-def test_a_replay_leaves_other_rows_alone() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_replay_leaves_other_rows_alone(backend: Backend) -> None:
     prior = build()
-    decoder = Decoder(prior)
+    decoder = decoder_for(prior, backend=backend)
     codes, labels = some_codes(prior, 4), some_labels(4)
     expected = step_through(decoder, codes, labels)
     cache = decoder.allocate(4)
@@ -162,9 +192,10 @@ def test_a_replay_leaves_other_rows_alone() -> None:
     assert torch.equal(logits[2:], expected[2:, 5])
 
 
-def test_interleaved_draws_equal_sequential_ones() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_interleaved_draws_equal_sequential_ones(backend: Backend) -> None:
     prior = build()
-    decoder = Decoder(prior)
+    decoder = decoder_for(prior, backend=backend)
     labels = some_labels(3)
     first, second = some_codes(prior, 3, seed=1), some_codes(prior, 3, seed=2)
     expected = [step_through(decoder, codes, labels) for codes in (first, second)]
@@ -175,22 +206,25 @@ def test_interleaved_draws_equal_sequential_ones() -> None:
             assert torch.equal(decoder.step(cache, x, [position] * 3), logits[:, position])
 
 
-def test_a_used_cache_serves_again_once_cleared() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_used_cache_serves_again_once_cleared(backend: Backend) -> None:
     prior = build()
-    decoder = Decoder(prior)
+    decoder = decoder_for(prior, backend=backend)
     codes, labels = some_codes(prior, 3), some_labels(3)
     expected = step_through(decoder, codes, labels)
     cache = decoder.allocate(3)
-    for layer in cache.layers:
-        layer.fill_(1e9)  # whatever an earlier draw has left
+    for position in range(prior.code_length):  # an earlier draw, of other codes
+        x = inputs_at(decoder, codes.flip(0), labels, position)
+        decoder.step(cache, x, [position] * 3)
     cache.clear()
     for position in range(prior.code_length):
         x = inputs_at(decoder, codes, labels, position)
         assert torch.equal(decoder.step(cache, x, [position] * 3), expected[:, position])
 
 
-def test_memory_of_a_finished_draw_serves_the_next_of_its_size() -> None:
-    decoder = Decoder(build())
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_memory_of_a_finished_draw_serves_the_next_of_its_size(backend: Backend) -> None:
+    decoder = decoder_for(build(), backend=backend)
     cache = decoder.allocate(3)
     decoder.release(cache)
     assert decoder.allocate(4) is not cache
@@ -199,9 +233,10 @@ def test_memory_of_a_finished_draw_serves_the_next_of_its_size() -> None:
     assert decoder.allocate(3) is not cache
 
 
-def test_moving_a_row() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_moving_a_row(backend: Backend) -> None:
     prior = build()
-    decoder = Decoder(prior)
+    decoder = decoder_for(prior, backend=backend)
     codes, labels = some_codes(prior, 3), some_labels(3)
     expected = step_through(decoder, codes, labels)
     cache = decoder.allocate(3)
@@ -221,8 +256,12 @@ def test_linear_maps_round_alike_for_any_number_of_rows(
     onednn: bool,
     precision: Precision,
     monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     if not onednn:
+        before = torch.get_num_threads()
+        request.addfinalizer(lambda: torch.set_num_threads(before))
+        torch.set_num_threads(1)
         monkeypatch.setattr("anytime_ar.prior.linear._onednn_is_there", lambda _dtype: False)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(257, inside, generator=generator)
@@ -243,3 +282,61 @@ def test_linear_maps_round_alike_for_any_number_of_rows(
 def test_int8_is_for_cpus() -> None:
     with pytest.raises(InputError, match="precision int8 is for CPUs, not meta; pass bfloat16"):
         lay_out(torch.zeros(2, 2, device="meta"), None, "int8")
+
+
+@needs_kernel
+def test_the_backends_agree() -> None:
+    prior = build()
+    codes, labels = some_codes(prior, 3), some_labels(3)
+    native = step_through(decoder_for(prior, backend="native"), codes, labels)
+    portable = step_through(decoder_for(prior, backend="portable"), codes, labels)
+    torch.testing.assert_close(native, portable, atol=1e-4, rtol=1e-4)
+
+
+@needs_kernel
+def test_threads_share_rows_and_change_nothing() -> None:
+    prior = build((1, 512, 8), 20, 40)
+    decoder = decoder_for(prior, backend="native")
+    codes, labels = some_codes(prior, 37), some_labels(37)
+    before = torch.get_num_threads()
+    whole = step_through(decoder, codes, labels)
+    try:
+        for threads in (1, 2, 3, 64):
+            torch.set_num_threads(threads)
+            assert torch.equal(step_through(decoder, codes, labels), whole)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_floor_runs(backend: Backend, precision: Precision) -> None:
+    decoder_for(build(), precision, backend).multiply_only(3)
+
+
+def test_the_kernel_is_for_cpus() -> None:
+    prior = build().to("meta")
+    with pytest.raises(InputError, match="native cannot draw here: it is for CPUs, not meta"):
+        decoder_for(prior, backend="native")
+
+
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kernel.cache_clear()
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    try:
+        with pytest.raises(InputError, match=r"no C\+\+ compiler is there; install g\+\+ or clang"):
+            decoder_for(build(), backend="native")
+        with pytest.warns(UserWarning, match=r"no C\+\+ compiler is there"):
+            assert isinstance(decoder_for(build()), PortableDecoder)
+        with warnings.catch_warnings(action="error"):  # asked for, so nothing to warn of
+            assert isinstance(decoder_for(build(), backend="portable"), PortableDecoder)
+        broken = tmp_path / "c++"
+        broken.write_text("#!/bin/sh\necho 'step.cpp:1: error: no such thing' >&2\nexit 1\n")
+        broken.chmod(0o755)
+        monkeypatch.setattr(shutil, "which", lambda _name: str(broken))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        with pytest.raises(InputError, match=r"failed: step.cpp:1: error: no such thing"):
+            decoder_for(build(), backend="native")
+        assert list((tmp_path / "anytime-ar" / "native").iterdir()) == []
+    finally:
+        kernel.cache_clear()

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from anytime_ar.prior.cache import KVCache
+from anytime_ar.prior.backends import Backend, decoder_for
 from anytime_ar.prior.config import PriorConfig
-from anytime_ar.prior.decoder import Decoder
-from anytime_ar.prior.linear import Precision
+from anytime_ar.prior.decoder import Cache, Decoder, Precision
+from anytime_ar.prior.native import NativeDecoder
+from anytime_ar.prior.portable import PortableDecoder
 from anytime_ar.prior.transformer import Prior
 
-__all__ = ["Decoder", "KVCache", "Precision", "Prior", "PriorConfig"]
+__all__ = [
+    "Backend",
+    "Cache",
+    "Decoder",
+    "NativeDecoder",
+    "PortableDecoder",
+    "Precision",
+    "Prior",
+    "PriorConfig",
+    "decoder_for",
+]

@@ -1,4 +1,4 @@
-"""Linear maps of the decode path: weights laid out once, for products with few rows.
+"""Linear maps of the portable decode path: weights laid out once, for products with few rows.
 
 `nn.Linear` reads its weights in the order in which training left them. One step of a draw
 multiplies a handful of rows by every weight of the model, so reading them is most of its time, and
@@ -11,17 +11,14 @@ which round differently, so fewer are filled up.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from anytime_ar.errors import InputError
-
-Precision = Literal["float32", "bfloat16", "int8"]
-"""What weights and the inputs of matrix products are rounded to while drawing. int8 has a scale for
-every output of a map, and for every row of its input."""
+from anytime_ar.prior.decoder import Precision
 
 _ROWS_IN_MIND = 16
 """oneDNN picks the order of weights for a number of rows. With 1 in mind it takes another product
@@ -93,7 +90,8 @@ class _PackedLinear:
 
 
 class _PlainLinear:
-    """PyTorch's own product, for devices and builds without oneDNN."""
+    """PyTorch's own product, for devices and builds without oneDNN. On a CPU with several threads it
+    may round by the number of rows after all."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool) -> None:
         self.dtype = weight.dtype

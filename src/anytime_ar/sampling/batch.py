@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class DecodeBatch:
         capacity: how many rows there is room for.
     """
 
-    def __init__(self, decoder: Decoder, capacity: int) -> None:
+    def __init__(self, decoder: Decoder[Any], capacity: int) -> None:
         self.decoder, self.capacity = decoder, capacity
         self._cache = decoder.allocate(capacity)
         weakref.finalize(self, decoder.release, self._cache)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import warnings
 from collections import deque
 from collections.abc import Iterable
@@ -159,9 +158,3 @@ class CostBook:
             return {}
         except (ValueError, ValidationError, AttributeError):  # nothing that cannot be timed again
             return {}
-
-
-def cost_book_path() -> Path:
-    """Where costs are kept: `$XDG_CACHE_HOME/anytime-ar/costs.json`, by default under ~/.cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "anytime-ar" / "costs.json"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ class Engine:
 
     name: str
     """The model's, for people."""
-    decoder: Decoder
+    decoder: Decoder[Any]
     decode: Callable[[Tensor], Tensor]
     """Codes int64 [n, k] -> samples float32 [n, *sample_shape], complete when it returns."""
     curve: Curve | None
@@ -191,7 +192,7 @@ class Engine:
         return len(plan) * (2 if plan.labels is not None and plan.choice.guidance != 1 else 1)
 
 
-def describe(decoder: Decoder) -> str:
+def describe(decoder: Decoder[Any]) -> str:
     """What times depend on beside weights and rows: the hardware, the precision, the threads."""
     device = decoder.device
     if device.type == "cuda":
@@ -199,4 +200,4 @@ def describe(decoder: Decoder) -> str:
     else:
         hardware = f"{device.type} {platform.machine()} {platform.node()}"
     threads = torch.get_num_threads()
-    return f"{hardware}/{decoder.precision}/{threads} threads/torch {torch.__version__}"
+    return f"{hardware}/{type(decoder).__name__}/{decoder.precision}/{threads} threads"

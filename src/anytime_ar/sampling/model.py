@@ -16,10 +16,10 @@ from anytime_ar.bundle import Bundle, load_bundle, resolve
 from anytime_ar.codes import check_codes
 from anytime_ar.curve import Curve
 from anytime_ar.errors import InputError
-from anytime_ar.prior import Decoder, Precision
+from anytime_ar.files import cache_folder
+from anytime_ar.prior import Backend, Precision, decoder_for
 from anytime_ar.sampling.batch import DecodeBatch
 from anytime_ar.sampling.budget import Budget
-from anytime_ar.sampling.costs import cost_book_path
 from anytime_ar.sampling.engine import NEVER, ROWS_AT_ONCE, Engine
 from anytime_ar.sampling.options import (
     DrawOptions,
@@ -52,19 +52,24 @@ def load(
     *,
     device: str | torch.device = "auto",
     precision: Precision = "float32",
+    backend: Backend = "auto",
 ) -> AnytimeModel:
     """Load a model: a shipped bundle (`"mnist"`), a folder, or a Hub id (`"owner/name"`).
 
     Args:
         name: see above.
         device: `cpu`, `cuda`, `mps`, or `auto` for the best there is.
-        precision: what weights are rounded to while drawing; `bfloat16` is faster in large batches
-            and for large priors. Another precision draws other samples.
+        precision: what weights are rounded to while drawing: `float32`, or, faster, `bfloat16` and
+            `int8`. Another precision draws other samples.
+        backend: `native`, our own kernel for CPUs, compiled at the first use; `portable`, PyTorch's
+            operations; or `auto` for the first where there is a C++ compiler.
 
     Raises:
         BundleError: nothing is found under that name, or what is found is refused.
     """
-    return AnytimeModel(load_bundle(resolve(name)), device=device, precision=precision)
+    return AnytimeModel(
+        load_bundle(resolve(name)), device=device, precision=precision, backend=backend
+    )
 
 
 class AnytimeModel:
@@ -74,6 +79,7 @@ class AnytimeModel:
         bundle: weights and what belongs to them.
         device: `cpu`, `cuda`, `mps`, or `auto` for the best there is.
         precision: what weights are rounded to while drawing; see `load`.
+        backend: what draws; see `load`.
         costs_path: the file in which measured times are kept between processes, for deadlines.
         clock: gives seconds.
     """
@@ -84,15 +90,16 @@ class AnytimeModel:
         *,
         device: str | torch.device = "auto",
         precision: Precision = "float32",
+        backend: Backend = "auto",
         costs_path: Path | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.bundle = bundle
         self.device = choose_device(device)
-        self.precision = precision
+        self.precision, self.backend = precision, backend
         self.autoencoder = bundle.autoencoder.to(self.device).eval()
         self.prior = None if bundle.prior is None else bundle.prior.to(self.device).eval()
-        self._costs_path, self._clock = costs_path or cost_book_path(), clock
+        self._costs_path, self._clock = costs_path or cache_folder() / "costs.json", clock
 
     @property
     def code_length(self) -> int:
@@ -238,7 +245,7 @@ class AnytimeModel:
             )
         return Engine(
             name=self.bundle.card.name,
-            decoder=Decoder(self.prior, self.precision),
+            decoder=decoder_for(self.prior, self.precision, self.backend),
             decode=self._decode_here,
             curve=self.curve,
             fingerprint=lambda: self._fingerprint,

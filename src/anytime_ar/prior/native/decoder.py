@@ -1,0 +1,260 @@
+"""Lays a prior out for the kernel and calls it."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anytime_ar.prior.decoder import Decoder, Precision
+from anytime_ar.prior.native.build import BuildError, kernel
+from anytime_ar.prior.transformer import Block, Prior
+
+_VECTOR = 16
+"""float32 numbers that the kernel works on at once."""
+_PANEL = 32
+"""Outputs of a linear map whose weights lie together."""
+_GROUP = {"float32": 1, "bfloat16": 2, "int8": 4}
+"""Inputs whose weights lie together."""
+_KINDS = {"float32": 0, "bfloat16": 1, "int8": 2}
+_WORK_FOR_THREADS = 2**25
+"""Weights times rows from which on the products of a step are shared among threads."""
+
+
+class _Linear(ctypes.Structure):
+    _fields_ = (
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+        ("inputs", ctypes.c_int64),
+        ("outputs", ctypes.c_int64),
+    )
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = (
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("eps", ctypes.c_float),
+    )
+
+
+class _Block(ctypes.Structure):
+    _fields_ = (
+        ("norm1", _Norm),
+        ("qkv", _Linear),
+        ("out", _Linear),
+        ("norm2", _Norm),
+        ("up", _Linear),
+        ("down", _Linear),
+    )
+
+
+class _Prior(ctypes.Structure):
+    _fields_ = (
+        ("layers", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("heads", ctypes.c_int64),
+        ("attention", ctypes.c_int64),
+        ("hidden", ctypes.c_int64),
+        ("length", ctypes.c_int64),
+        ("vocabulary", ctypes.c_int64),
+        ("precision", ctypes.c_int64),
+        ("blocks", ctypes.POINTER(_Block)),
+        ("norm", _Norm),
+        ("scores", ctypes.POINTER(_Linear)),
+    )
+
+
+class NativeCache:
+    """Keys and values, in the order of the kernel.
+
+    Args:
+        layers: number of layers.
+        rows: how many rows there is room for.
+        row_size: numbers of one row and layer.
+        device: `cpu`, or `meta` for one without memory.
+    """
+
+    def __init__(self, layers: int, rows: int, row_size: int, device: torch.device) -> None:
+        # What the kernel reads beyond a row's own position it multiplies by zero: it has to be
+        # finite, and is, because every number that was ever written here was.
+        self.memory = torch.zeros(layers, rows, row_size, device=device)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there is room for."""
+        return self.memory.shape[1]
+
+    @property
+    def row_bytes(self) -> int:
+        """Memory that one row takes."""
+        return self.memory.nbytes // self.rows
+
+    def clear(self) -> None:
+        """Nothing to do: rows read no further than they have written."""
+
+    def move(self, source: int, target: int) -> None:
+        """Copy one row over another."""
+        self.memory[:, target] = self.memory[:, source]
+
+
+def refusal(prior: Prior) -> str | None:
+    """Why the kernel does not draw from a prior; None if it does."""
+    if prior.entries.weight.device.type != "cpu":
+        return f"it is for CPUs, not {prior.entries.weight.device.type}"
+    try:
+        kernel()
+    except BuildError as error:
+        return str(error)
+    return None
+
+
+class NativeDecoder(Decoder[NativeCache]):
+    """See `Decoder`. `refusal` tells whether there can be one.
+
+    Raises:
+        BuildError: the kernel cannot be compiled.
+    """
+
+    @torch.no_grad()
+    def __init__(self, prior: Prior, precision: Precision = "float32") -> None:
+        super().__init__(prior, precision)
+        self._run = kernel().anytime_step
+        self._multiply = kernel().anytime_multiply
+        for function in (self._run, self._multiply):
+            function.restype = None
+        self._held: list[Tensor] = []
+        self._prior = self._lay_out(prior)
+        self._weights = sum(weight.numel() for weight in prior.blocks.parameters())
+
+    def step(self, cache: NativeCache, inputs: Tensor, positions: Sequence[int]) -> Tensor:
+        logits = torch.empty(len(inputs), self.vocabulary)
+        self._step(cache, 0, inputs, positions, logits)
+        return logits
+
+    def replay(self, cache: NativeCache, row: int, first: Tensor, codes: Tensor) -> None:
+        inputs = first
+        for position in range(codes.shape[1]):
+            if position > 0:
+                inputs = self.next_inputs(codes[:, position - 1], position)
+            self._step(cache, row, inputs, [position] * len(codes), None)
+
+    def multiply_only(self, rows: int) -> None:
+        self._multiply(
+            ctypes.byref(self._prior), ctypes.c_int64(rows), ctypes.c_int64(self._threads(rows))
+        )
+
+    def _step(
+        self,
+        cache: NativeCache,
+        row: int,
+        inputs: Tensor,
+        positions: Sequence[int],
+        logits: Tensor | None,
+    ) -> None:
+        rows = len(inputs)
+        assert row + rows <= cache.rows, "the kernel writes wherever it is told to"
+        assert 0 <= min(positions) <= max(positions) < self.code_length
+        assert len(positions) == rows
+        x = inputs.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        self._run(
+            ctypes.byref(self._prior),
+            ctypes.c_void_p(cache.memory[0, row].data_ptr()),
+            ctypes.c_int64(cache.memory.stride(0)),
+            ctypes.c_int64(rows),
+            (ctypes.c_int64 * rows)(*positions),
+            ctypes.c_void_p(x.data_ptr()),
+            ctypes.c_void_p(None if logits is None else logits.data_ptr()),
+            ctypes.c_int64(self._threads(rows)),
+        )
+
+    def _threads(self, rows: int) -> int:
+        return torch.get_num_threads() if rows * self._weights >= _WORK_FOR_THREADS else 1
+
+    def _new_cache(self, rows: int, device: torch.device) -> NativeCache:
+        length = _up(self.code_length, _VECTOR)
+        return NativeCache(self._prior.layers, rows, 2 * self._prior.attention * length, device)
+
+    def _lay_out(self, prior: Prior) -> _Prior:
+        config = prior.config
+        blocks = [self._block(block) for block in prior.blocks]
+        tables = prior.entries.weight.unflatten(0, (prior.code_length, prior.vocabulary))
+        scores = [
+            self._linear(table, bias) for table, bias in zip(tables, prior.entry_bias, strict=True)
+        ]
+        first = prior.blocks[0]
+        assert isinstance(first, Block)
+        return _Prior(
+            layers=config.layers,
+            width=config.width,
+            heads=config.heads,
+            attention=config.heads * _up(config.width // config.heads, _VECTOR),
+            hidden=first.up.out_features,
+            length=prior.code_length,
+            vocabulary=prior.vocabulary,
+            precision=_KINDS[self.precision],
+            blocks=(_Block * len(blocks))(*blocks),
+            norm=self._normalisation(prior.norm),
+            scores=(_Linear * len(scores))(*scores),
+        )
+
+    def _block(self, block: nn.Module) -> _Block:
+        assert isinstance(block, Block)
+        head = block.out.in_features // block.heads
+        missing = _up(head, _VECTOR) - head  # heads are filled up to whole vectors, with zeros
+        q, k, v = block.qkv.weight.unflatten(0, (3, block.heads, head))  # [heads, head, E]
+        qkv = torch.stack([q * head**-0.5, k, v])  # attention scales queries by this
+        qkv = F.pad(qkv, (0, 0, 0, missing)).flatten(0, 2)
+        out = F.pad(block.out.weight.unflatten(1, (block.heads, head)), (0, missing)).flatten(1)
+        return _Block(
+            norm1=self._normalisation(block.norm1),
+            qkv=self._linear(qkv, None),
+            out=self._linear(out, None),
+            norm2=self._normalisation(block.norm2),
+            up=self._linear(block.up.weight, block.up.bias),
+            down=self._linear(block.down.weight, block.down.bias),
+        )
+
+    def _normalisation(self, norm: nn.LayerNorm) -> _Norm:
+        return _Norm(self._hold(norm.weight), self._hold(norm.bias), norm.eps)
+
+    def _linear(self, weight: Tensor, bias: Tensor | None) -> _Linear:
+        """A linear map [out, in] in panels [out / 32][in / g][32][g], filled up with zeros."""
+        outputs, inputs = weight.shape
+        more = _up(outputs, _PANEL) - outputs
+        scale = sums = None
+        if self.precision == "int8":
+            scale = weight.abs().amax(1).clamp_min(1e-12) / 127
+            weight = (weight / scale[:, None]).round()
+            sums = self._hold(F.pad(weight.sum(1), (0, more)).to(torch.int32))
+            scale = self._hold(F.pad(scale, (0, more)))
+        group = _GROUP[self.precision]
+        padded = inputs if group == 1 else _up(inputs, 4)
+        panels = F.pad(weight, (0, padded - inputs, 0, more))
+        panels = panels.unflatten(0, (-1, _PANEL)).unflatten(2, (-1, group)).transpose(1, 2)
+        bias = weight.new_zeros(outputs) if bias is None else bias
+        return _Linear(
+            weight=self._hold(panels.to(getattr(torch, self.precision))),
+            bias=self._hold(F.pad(bias, (0, more))),
+            scale=scale,
+            sums=sums,
+            inputs=inputs,
+            outputs=outputs,
+        )
+
+    def _hold(self, tensor: Tensor) -> Any:
+        """The address of a tensor's numbers, which stay there as long as the decoder does."""
+        tensor = tensor.detach().clone(memory_format=torch.contiguous_format)
+        self._held.append(tensor)
+        return tensor.data_ptr()
+
+
+def _up(count: int, whole: int) -> int:
+    """`count` rounded up to a multiple of `whole`."""
+    return -(-count // whole) * whole

@@ -1,0 +1,526 @@
+// One step of the prior for a batch of rows, each at a position of its own.
+//
+// All that a step does, in one call: between its matrix products a step of a small prior is hundreds
+// of tiny operations, and calling each of them costs several times what it computes.
+//
+// Every sum that belongs to a row is formed in an order that depends on nothing but the row itself,
+// its products over the inner dimension one after the other. So a row's logits are the same to the
+// last bit alone, in any batch, and beside rows at any positions; and rows can be split among threads
+// that never wait for one another.
+//
+// Letters: E width, H hidden width of the feed-forward blocks, L code length, V vocabulary.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+#if defined(__AVX512BF16__) || defined(__AVX512VNNI__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int64_t kColumns = 32;  // columns of a panel: two vectors of 16
+constexpr int64_t kRows = 8;      // rows multiplied together, to read each weight once for all
+
+using Vector = float __attribute__((vector_size(64)));
+using Integers = int32_t __attribute__((vector_size(64)));
+
+template <class To, class From>
+To load(const From* from) {
+  To to;
+  std::memcpy(&to, from, sizeof to);
+  return to;
+}
+
+template <class To, class From>
+To bits(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  return load<To>(&from);
+}
+
+}  // namespace
+
+extern "C" {
+
+enum Precision : int64_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2 };
+
+// A linear map. Weights lie in panels of 32 outputs; within a panel by input, and for bfloat16 pairs
+// and for int8 fours of inputs side by side: [out / 32][in / g][32][g] with g = 1, 2, 4.
+struct Linear {
+  const void* weight;
+  const float* bias;    // [out], like the next two filled up to whole panels
+  const float* scale;   // [out], int8 only
+  const int32_t* sums;  // [out], int8 only: sums of weights, to take back the offset of inputs
+  int64_t in, out;
+};
+
+struct Norm {
+  const float* weight;
+  const float* bias;
+  float eps;
+};
+
+struct Block {
+  Norm norm1;
+  Linear qkv, out;  // queries are scaled already
+  Norm norm2;
+  Linear up, down;
+};
+
+struct Prior {
+  int64_t layers, width, heads, attention, hidden, length, vocabulary, precision;
+  const Block* blocks;
+  Norm norm;
+  const Linear* scores;  // [length]
+};
+
+}  // extern "C"
+
+namespace {
+
+float add_lanes(Vector lanes) {
+  float sum = 0;
+  for (int i = 0; i < 16; ++i) sum += lanes[i];
+  return sum;
+}
+
+float most_of(Vector lanes) {
+  float most = lanes[0];
+  for (int i = 1; i < 16; ++i) most = lanes[i] > most ? lanes[i] : most;
+  return most;
+}
+
+Vector round_to_whole(Vector x) {  // |x| < 2^22
+  const float magic = 12582912.0f;
+  return (x + magic) - magic;
+}
+
+Vector exponential(Vector x) {  // Cephes: within 2 units in the last place
+  const Vector low = Vector{} - 87.0f, high = Vector{} + 88.0f;
+  x = x < low ? low : x;
+  x = x > high ? high : x;
+  const Vector n = round_to_whole(x * 1.44269504f);
+  const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vector p = Vector{} + 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const Vector y = p * r * r + r + 1.0f;
+  return y * bits<Vector>((__builtin_convertvector(n, Integers) + 127) << 23);
+}
+
+Vector gelu(Vector x) {  // with the error function of Abramowitz and Stegun 7.1.26, to 1.5e-7
+  const Vector z = (x < 0 ? -x : x) * 0.70710678f;
+  const Vector t = 1.0f / (1.0f + 0.3275911f * z);
+  Vector p = Vector{} + 1.061405429f;
+  p = p * t - 1.453152027f;
+  p = p * t + 1.421413741f;
+  p = p * t - 0.284496736f;
+  p = p * t + 0.254829592f;
+  const Vector tail = p * t * exponential(-z * z);  // 1 - erf(z)
+  return 0.5f * x * (x < 0 ? tail : 2.0f - tail);
+}
+
+// Up to 16 numbers, and zeros after them.
+Vector load_some(const float* from, int64_t count) {
+  Vector some = {};
+  if (count >= 16) return load<Vector>(from);
+  for (int64_t i = 0; i < count; ++i) some[i] = from[i];
+  return some;
+}
+
+void normalize(const Norm& norm, const float* x, int64_t width, float* y) {
+  Vector sum = {};
+  for (int64_t i = 0; i < width; i += 16) sum += load_some(x + i, width - i);
+  const float mean = add_lanes(sum) / width;
+  Vector squares = {};
+  for (int64_t i = 0; i < width; i += 16) {
+    Vector d = load_some(x + i, width - i) - mean;
+    for (int64_t j = width - i; j < 16; ++j) d[j] = 0;
+    squares += d * d;
+  }
+  const float scale = 1.0f / std::sqrt(add_lanes(squares) / width + norm.eps);
+  for (int64_t i = 0; i < width; ++i) y[i] = (x[i] - mean) * scale * norm.weight[i] + norm.bias[i];
+}
+
+// Inputs of a linear map in the number format of its products: rows of `stride` bytes.
+struct Inputs {
+  const uint8_t* data;
+  int64_t stride;
+  const float* scale;  // by row, int8 only
+};
+
+int64_t padded(int64_t in) { return (in + 3) / 4 * 4; }
+
+uint16_t to_bfloat16(float x) {  // to the nearest, ties to even
+  const uint32_t u = bits<uint32_t>(x);
+  return static_cast<uint16_t>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+
+void to_bfloat16(const float* x, int64_t in, uint16_t* y) {
+  for (int64_t i = 0; i < in; ++i) y[i] = to_bfloat16(x[i]);
+  for (int64_t i = in; i < padded(in); ++i) y[i] = 0;
+}
+
+float to_int8(const float* x, int64_t in, uint8_t* y) {  // plus 128, because inputs are unsigned
+  float most = 1e-12f;
+  for (int64_t i = 0; i < in; ++i) most = std::fabs(x[i]) > most ? std::fabs(x[i]) : most;
+  const float scale = most / 127.0f, inverse = 127.0f / most;
+  for (int64_t i = 0; i < in; ++i) {
+    y[i] = static_cast<uint8_t>(static_cast<int32_t>(std::nearbyint(x[i] * inverse)) + 128);
+  }
+  for (int64_t i = in; i < padded(in); ++i) y[i] = 128;
+  return scale;
+}
+
+// Products of M rows with one panel. Kept apart from what uses them, so that all sums stay in
+// registers.
+#define SEPARATE __attribute__((noinline))
+
+struct Float32 {
+  using Sum = Vector;
+  template <int M>
+  SEPARATE static void multiply(const Inputs& x, const void* panel, int64_t in, Sum* result) {
+    Sum sum[M][2] = {};
+    const float* w = static_cast<const float*>(panel);
+    for (int64_t k = 0; k < in; ++k, w += kColumns) {
+      const Vector left = load<Vector>(w), right = load<Vector>(w + 16);
+      for (int m = 0; m < M; ++m) {
+        const float a = load<float>(x.data + m * x.stride + 4 * k);
+        sum[m][0] += a * left;
+        sum[m][1] += a * right;
+      }
+    }
+    std::memcpy(result, sum, sizeof sum);
+  }
+  static Vector finish(Sum sum, const Inputs&, int, const Linear&, int64_t) { return sum; }
+};
+
+struct Bfloat16 {
+  using Sum = Vector;
+  static Vector add(Vector sum, uint32_t pair, const void* w) {
+#ifdef __AVX512BF16__
+    const __m512i a = _mm512_set1_epi32(static_cast<int32_t>(pair));
+    return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, load<__m512bh>(w));
+#else
+    const Integers both = load<Integers>(w);
+    const Vector even = bits<Vector>(both << 16);
+    const Vector odd = bits<Vector>(both & static_cast<int32_t>(0xffff0000));
+    sum += bits<float>(pair << 16) * even;
+    return sum + bits<float>(pair & 0xffff0000u) * odd;
+#endif
+  }
+  template <int M>
+  SEPARATE static void multiply(const Inputs& x, const void* panel, int64_t in, Sum* result) {
+    Sum sum[M][2] = {};
+    const uint8_t* w = static_cast<const uint8_t*>(panel);
+    for (int64_t k = 0; k < padded(in); k += 2, w += 4 * kColumns) {
+      for (int m = 0; m < M; ++m) {
+        const uint32_t pair = load<uint32_t>(x.data + m * x.stride + 2 * k);
+        sum[m][0] = add(sum[m][0], pair, w);
+        sum[m][1] = add(sum[m][1], pair, w + 64);
+      }
+    }
+    std::memcpy(result, sum, sizeof sum);
+  }
+  static Vector finish(Sum sum, const Inputs&, int, const Linear&, int64_t) { return sum; }
+};
+
+struct Int8 {
+  using Sum = Integers;
+  static Integers add(Integers sum, uint32_t four, const void* w) {
+#ifdef __AVX512VNNI__
+    const __m512i a = _mm512_set1_epi32(static_cast<int32_t>(four));
+    return (Integers)_mm512_dpbusd_epi32((__m512i)sum, a, load<__m512i>(w));
+#else
+    const int8_t* bytes = static_cast<const int8_t*>(w);
+    for (int i = 0; i < 16; ++i) {
+      for (int j = 0; j < 4; ++j) {
+        sum[i] += static_cast<int32_t>((four >> (8 * j)) & 0xff) * bytes[4 * i + j];
+      }
+    }
+    return sum;
+#endif
+  }
+  template <int M>
+  SEPARATE static void multiply(const Inputs& x, const void* panel, int64_t in, Sum* result) {
+    Sum sum[M][2] = {};
+    const uint8_t* w = static_cast<const uint8_t*>(panel);
+    for (int64_t k = 0; k < padded(in); k += 4, w += 4 * kColumns) {
+      for (int m = 0; m < M; ++m) {
+        const uint32_t four = load<uint32_t>(x.data + m * x.stride + k);
+        sum[m][0] = add(sum[m][0], four, w);
+        sum[m][1] = add(sum[m][1], four, w + 64);
+      }
+    }
+    std::memcpy(result, sum, sizeof sum);
+  }
+  static Vector finish(Sum sum, const Inputs& x, int m, const Linear& map, int64_t column) {
+    const Integers exact = sum - 128 * load<Integers>(map.sums + column);
+    return __builtin_convertvector(exact, Vector) * x.scale[m] * load<Vector>(map.scale + column);
+  }
+};
+
+enum class After { kStore, kGelu, kAdd };
+
+template <class Kind, int M>
+void apply_tile(const Linear& map, const Inputs& x, int64_t panel, After after, float* y,
+                int64_t stride) {
+  constexpr int64_t group = std::is_same_v<Kind, Float32> ? 1 : 4;
+  constexpr int64_t size = std::is_same_v<Kind, Float32> ? 4 : std::is_same_v<Kind, Bfloat16> ? 2 : 1;
+  const int64_t in = (map.in + group - 1) / group * group;
+  const auto* weight = static_cast<const uint8_t*>(map.weight) + panel * kColumns * in * size;
+  typename Kind::Sum sum[M][2];
+  Kind::template multiply<M>(x, weight, map.in, sum[0]);
+  const int64_t first = panel * kColumns;
+  for (int m = 0; m < M; ++m) {
+    for (int half = 0; half < 2; ++half) {
+      const int64_t column = first + 16 * half, columns = map.out - column;
+      if (columns <= 0) break;
+      Vector result = Kind::finish(sum[m][half], x, m, map, column);
+      result += load<Vector>(map.bias + column);
+      if (after == After::kGelu) result = gelu(result);
+      float* target = y + m * stride + column;
+      if (columns >= 16) {
+        if (after == After::kAdd) result += load<Vector>(target);
+        std::memcpy(target, &result, sizeof result);
+      } else {
+        for (int i = 0; i < columns; ++i) {
+          target[i] = after == After::kAdd ? target[i] + result[i] : result[i];
+        }
+      }
+    }
+  }
+}
+
+template <class Kind>
+void apply(const Linear& map, const Inputs& x, int64_t rows, After after, float* y,
+           int64_t stride) {
+  const int64_t panels = (map.out + kColumns - 1) / kColumns;
+  for (int64_t panel = 0; panel < panels; ++panel) {
+    for (int64_t row = 0; row < rows; row += kRows) {
+      const Inputs part = {x.data + row * x.stride, x.stride, x.scale ? x.scale + row : nullptr};
+      float* target = y + row * stride;
+      switch (rows - row) {
+        case 1: apply_tile<Kind, 1>(map, part, panel, after, target, stride); break;
+        case 2: apply_tile<Kind, 2>(map, part, panel, after, target, stride); break;
+        case 3: apply_tile<Kind, 3>(map, part, panel, after, target, stride); break;
+        case 4: apply_tile<Kind, 4>(map, part, panel, after, target, stride); break;
+        case 5: apply_tile<Kind, 5>(map, part, panel, after, target, stride); break;
+        case 6: apply_tile<Kind, 6>(map, part, panel, after, target, stride); break;
+        case 7: apply_tile<Kind, 7>(map, part, panel, after, target, stride); break;
+        default: apply_tile<Kind, 8>(map, part, panel, after, target, stride); break;
+      }
+    }
+  }
+}
+
+// Memory of one call, for its rows.
+class Workspace {
+ public:
+  Workspace(const Prior& prior, int64_t rows)
+      : normed(new float[rows * prior.width]),
+        qkv(new float[rows * 3 * prior.attention]),
+        attended(new float[rows * prior.attention]),
+        hidden(new float[rows * prior.hidden]),
+        chances(new float[prior.length + 16]),
+        converted_(new uint8_t[rows * 2 * padded(std::max({prior.width, prior.attention, prior.hidden}))]),
+        scales_(new float[rows]) {}
+
+  // y = map(x) for rows of x that lie one after the other.
+  void linear(const Prior& prior, const Linear& map, const float* x, int64_t rows, After after,
+              float* y, int64_t stride) {
+    if (prior.precision == kFloat32) {
+      const Inputs inputs = {reinterpret_cast<const uint8_t*>(x), 4 * map.in, nullptr};
+      return apply<Float32>(map, inputs, rows, after, y, stride);
+    }
+    const int64_t wide = padded(map.in);
+    if (prior.precision == kBfloat16) {
+      auto* low = reinterpret_cast<uint16_t*>(converted_.get());
+      for (int64_t row = 0; row < rows; ++row) {
+        to_bfloat16(x + row * map.in, map.in, low + row * wide);
+      }
+      return apply<Bfloat16>(map, {converted_.get(), 2 * wide, nullptr}, rows, after, y, stride);
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+      scales_[row] = to_int8(x + row * map.in, map.in, converted_.get() + row * wide);
+    }
+    apply<Int8>(map, {converted_.get(), wide, scales_.get()}, rows, after, y, stride);
+  }
+
+  std::unique_ptr<float[]> normed, qkv, attended, hidden, chances;
+
+ private:
+  std::unique_ptr<uint8_t[]> converted_;
+  std::unique_ptr<float[]> scales_;
+};
+
+int64_t room(const Prior& prior) { return (prior.length + 15) / 16 * 16; }  // T
+
+// sum[v] = scale[0] * from[0][v] + scale[1] * from[1][v] + ..., `count` of them, for N vectors.
+template <int N>
+void weighted_sum(const float* scale, int64_t count, const float* from, int64_t stride,
+                  float* to) {
+  Vector sum[N] = {};
+  for (int64_t i = 0; i < count; ++i, from += stride) {
+    for (int v = 0; v < N; ++v) sum[v] += scale[i] * load<Vector>(from + 16 * v);
+  }
+  std::memcpy(to, sum, sizeof sum);
+}
+
+void weighted_sum(const float* scale, int64_t count, const float* from, int64_t stride,
+                  int64_t vectors, float* to) {
+  for (; vectors >= 4; vectors -= 4, from += 64, to += 64) {
+    weighted_sum<4>(scale, count, from, stride, to);
+  }
+  switch (vectors) {
+    case 3: return weighted_sum<3>(scale, count, from, stride, to);
+    case 2: return weighted_sum<2>(scale, count, from, stride, to);
+    case 1: return weighted_sum<1>(scale, count, from, stride, to);
+  }
+}
+
+// The first `seen` of `chances` become their softmax; the rest of their last vector becomes 0.
+void softmax(float* chances, int64_t seen) {
+  const int64_t whole = (seen + 15) / 16 * 16;
+  for (int64_t t = seen; t < whole; ++t) chances[t] = -1e30f;
+  Vector most = load<Vector>(chances);
+  for (int64_t t = 16; t < whole; t += 16) {
+    const Vector next = load<Vector>(chances + t);
+    most = next > most ? next : most;
+  }
+  const float highest = most_of(most);
+  Vector total = {};
+  for (int64_t t = 0; t < whole; t += 16) {
+    Vector part = exponential(load<Vector>(chances + t) - highest);
+    if (t + 16 > seen) {
+      for (int64_t i = seen - t; i < 16; ++i) part[i] = 0;
+    }
+    total += part;
+    std::memcpy(chances + t, &part, sizeof part);
+  }
+  const float inverse = 1.0f / add_lanes(total);
+  for (int64_t t = 0; t < whole; ++t) chances[t] *= inverse;
+}
+
+// Attention of one row: writes keys [T / 16][A][16] and values [T][A] at `position` and reads those
+// up to it, where A is the width of all heads, each filled up to whole vectors.
+void attend(const Prior& prior, const float* qkv, int64_t position, float* stored, float* chances,
+            float* attended) {
+  const int64_t all = prior.attention, head = all / prior.heads, length = room(prior);
+  float *keys = stored, *values = stored + all * length;
+  float* key = keys + position / 16 * 16 * all + position % 16;
+  for (int64_t i = 0; i < all; ++i) key[16 * i] = qkv[all + i];
+  std::memcpy(values + position * all, qkv + 2 * all, all * sizeof(float));
+  const int64_t seen = position + 1;
+  for (int64_t first = 0; first < all; first += head) {
+    for (int64_t t = 0; t < seen; t += 16) {
+      weighted_sum<1>(qkv + first, head, keys + t * all + 16 * first, 16, chances + t);
+    }
+    softmax(chances, seen);
+    weighted_sum(chances, seen, values + first, all, head / 16, attended + first);
+  }
+}
+
+void step(const Prior& prior, float* cache, int64_t layer_stride, int64_t rows,
+          const int64_t* positions, float* x, float* logits) {
+  const int64_t width = prior.width;
+  const int64_t row_stride = 2 * prior.attention * room(prior);
+  Workspace work(prior, rows);
+  for (int64_t layer = 0; layer < prior.layers; ++layer) {
+    const Block& block = prior.blocks[layer];
+    float* stored = cache + layer * layer_stride;
+    for (int64_t row = 0; row < rows; ++row) {
+      normalize(block.norm1, x + row * width, width, work.normed.get() + row * width);
+    }
+    work.linear(prior, block.qkv, work.normed.get(), rows, After::kStore, work.qkv.get(),
+                3 * prior.attention);
+    for (int64_t row = 0; row < rows; ++row) {
+      attend(prior, work.qkv.get() + row * 3 * prior.attention, positions[row], stored + row * row_stride,
+             work.chances.get(), work.attended.get() + row * prior.attention);
+    }
+    work.linear(prior, block.out, work.attended.get(), rows, After::kAdd, x, width);
+    for (int64_t row = 0; row < rows; ++row) {
+      normalize(block.norm2, x + row * width, width, work.normed.get() + row * width);
+    }
+    work.linear(prior, block.up, work.normed.get(), rows, After::kGelu, work.hidden.get(),
+                prior.hidden);
+    work.linear(prior, block.down, work.hidden.get(), rows, After::kAdd, x, width);
+  }
+  if (!logits) return;
+  for (int64_t row = 0; row < rows; ++row) {
+    normalize(prior.norm, x + row * width, width, work.normed.get() + row * width);
+  }
+  for (int64_t row = 0; row < rows;) {  // each position has scores of its own
+    int64_t end = row + 1;
+    while (end < rows && positions[end] == positions[row]) ++end;
+    work.linear(prior, prior.scores[positions[row]], work.normed.get() + row * width, end - row,
+                After::kStore, logits + row * prior.vocabulary, prior.vocabulary);
+    row = end;
+  }
+}
+
+// Calls run(first row, number of rows) for parts of the rows, one part for each thread.
+template <class Run>
+void share_rows(int64_t rows, int64_t threads, Run run) {
+  const int64_t tiles = (rows + kRows - 1) / kRows;  // no thread gets less than one
+  threads = std::min(threads, tiles);
+  if (threads <= 1) return run(0, rows);
+  const int64_t share = (tiles + threads - 1) / threads * kRows;
+  std::vector<std::thread> others;
+  for (int64_t row = share; row < rows; row += share) {
+    others.emplace_back(run, row, std::min(share, rows - row));
+  }
+  run(0, share);
+  for (std::thread& other : others) other.join();
+}
+
+}  // namespace
+
+extern "C" {
+
+// Logits of the code at each row's position, after writing what it sees into the cache.
+//   cache      [layers][rows of the cache][2 A T], T = L rounded up to 16; layers lie
+//              `layer_stride` apart, so that it may begin at any row
+//   positions  [rows]
+//   x          [rows][E]: inputs; overwritten
+//   logits     [rows][V], or null where only the cache is to be filled
+void anytime_step(const Prior* prior, float* cache, int64_t layer_stride, int64_t rows,
+                  const int64_t* positions, float* x, float* logits, int64_t threads) {
+  const int64_t row_stride = 2 * prior->attention * room(*prior);
+  share_rows(rows, threads, [=](int64_t row, int64_t count) {
+    step(*prior, cache + row * row_stride, layer_stride, count, positions + row,
+         x + row * prior->width, logits ? logits + row * prior->vocabulary : nullptr);
+  });
+}
+
+// The matrix products of a complete draw for some rows and nothing else.
+void anytime_multiply(const Prior* prior, int64_t rows, int64_t threads) {
+  share_rows(rows, threads, [prior](int64_t, int64_t count) {
+    const int64_t widest = std::max({prior->width, prior->attention, prior->hidden});
+    const std::unique_ptr<float[]> x(new float[count * widest]());
+    const std::unique_ptr<float[]> y(
+        new float[count * std::max({3 * prior->attention, widest, prior->vocabulary})]);
+    Workspace work(*prior, count);
+    for (int64_t position = 0; position < prior->length; ++position) {
+      for (int64_t layer = 0; layer < prior->layers; ++layer) {
+        const Block& block = prior->blocks[layer];
+        for (const Linear* map : {&block.qkv, &block.out, &block.up, &block.down}) {
+          work.linear(*prior, *map, x.get(), count, After::kStore, y.get(), map->out);
+        }
+      }
+      const Linear& scores = prior->scores[position];
+      work.linear(*prior, scores, x.get(), count, After::kStore, y.get(), scores.out);
+    }
+  });
+}
+
+}  // extern "C"

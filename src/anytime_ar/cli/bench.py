@@ -21,9 +21,10 @@ from jsonargparse import Namespace
 
 from anytime_ar.cli.options import add_device, add_json, add_precision, progress_bar
 from anytime_ar.cli.parser import Parser
-from anytime_ar.errors import MissingExtraError
+from anytime_ar.errors import InputError, MissingExtraError
 from anytime_ar.evaluation.deadlines import DeadlineRecord, measure_deadlines
 from anytime_ar.evaluation.speed import (
+    FLOOR,
     Contender,
     Timing,
     draw_times,
@@ -67,7 +68,7 @@ def run(arguments: Namespace) -> None:
 
 
 def _speed(arguments: Namespace) -> tuple[dict[str, Any], str]:
-    models = [_load(arguments, precision) for precision in get_args(Precision)]
+    models = list(_models(arguments))
     length = models[0].code_length
     rivals, missing = _rivals(models[0])
     contenders = [*map(ours, models), *map(floor, models), *rivals]
@@ -75,11 +76,10 @@ def _speed(arguments: Namespace) -> tuple[dict[str, Any], str]:
         timings = take_turns(
             contenders, arguments.batches, rounds=arguments.rounds, progress=progress
         )
-    best = min(models, key=lambda model: _total(timings, model.precision))
     steps = sorted({max(1, round(length * fifth / 5)) for fifth in range(1, 6)})
     with progress_bar("time by codes") as progress:
         by_codes = take_turns(
-            [shorter(best, k) for k in steps],
+            [shorter(models[0], k) for k in steps],
             [n for n in arguments.batches if n in (arguments.batches[0], 64)],
             rounds=arguments.rounds,
             progress=progress,
@@ -99,6 +99,20 @@ def _speed(arguments: Namespace) -> tuple[dict[str, Any], str]:
     return figures, "\n".join([speed_table(timings, length), "", _growth(by_codes), *missing])
 
 
+def _models(arguments: Namespace) -> Iterator[AnytimeModel]:
+    """The model in every precision, drawn from by every backend that there is."""
+    for backend in ("native", "portable"):
+        for precision in get_args(Precision):
+            model = load(
+                arguments.model, device=arguments.device, precision=precision, backend=backend
+            )
+            try:
+                model.engine  # noqa: B018  (made at the first use)
+            except InputError:  # no compiler, or int8 on a GPU: nothing to time
+                continue
+            yield model
+
+
 def _rivals(model: AnytimeModel) -> tuple[list[Contender], list[str]]:
     """Other ways of drawing, and a line that says why there are none."""
     try:
@@ -114,23 +128,33 @@ def _rivals(model: AnytimeModel) -> tuple[list[Contender], list[str]]:
 def speed_table(timings: list[Timing], length: int) -> str:
     """Codes a second of everything that was timed, with the spread over rounds."""
     lines = [
-        f"{'rows':>4}  {'way':<26}{'codes/s':>9}  {'slowest..fastest':>18}"
-        f"{'of floor':>10}{'x generate':>11}"
+        f"{'rows':>4}  {'way':<32}{'codes/s':>8}{'slowest..fastest':>18}{'floor':>7}{'generate':>9}"
     ]
     for rows in dict.fromkeys(timing.rows for timing in timings):
-        here = {timing.name: timing for timing in timings if timing.rows == rows}
-        rivals = [timing for name, timing in here.items() if name.startswith("generate")]
-        rival = min(rivals, key=lambda timing: timing.median_s, default=None)
-        for name, timing in here.items():
+        here = [timing for timing in timings if timing.rows == rows]
+        rivals = [timing for timing in here if timing.name.startswith("generate")]
+        rival = min(rivals, key=_median, default=None)
+        for timing in here:
             slowest, middle, fastest = timing.to_json(length)["codes_per_s"]
-            bare = here.get(f"{name} floor")
-            share = f"{100 * ratios(bare, timing)[1]:.0f} %" if bare else ""
-            times = f"{ratios(rival, timing)[1]:.2f}" if bare and rival else ""
+            share = times = ""
+            if timing not in rivals and not timing.name.endswith(FLOOR):
+                precision = timing.name.split()[0]
+                floors = [t for t in here if t.name.startswith(precision) and FLOOR in t.name]
+                share = f"{100 * ratios(min(floors, key=_median), timing)[1]:.0f} %"
+                times = f"{ratios(rival, timing)[1]:.2f}x" if rival else ""
             spread = f"{slowest:,.0f}..{fastest:,.0f}"
             lines.append(
-                f"{rows:>4}  {name:<26}{middle:>9,.0f}  {spread:>18}{share:>10}{times:>11}"
+                f"{rows:>4}  {timing.name:<32}{middle:>8,.0f}{spread:>18}{share:>7}{times:>9}"
             )
+    lines.append(
+        "floor: time of the bare matrix products, by the faster backend, as a share of the way's;"
+    )
+    lines.append("generate: speed as a multiple of the fastest `generate`")
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _median(timing: Timing) -> float:
+    return timing.median_s
 
 
 def _growth(by_codes: list[Timing]) -> str:
@@ -147,7 +171,7 @@ def _growth(by_codes: list[Timing]) -> str:
 
 
 def _deadlines(arguments: Namespace) -> tuple[dict[str, Any], str]:
-    model = _load(arguments, arguments.precision)
+    model = load(arguments.model, device=arguments.device, precision=arguments.precision)
     with progress_bar("deadlines") as progress:
         records = measure_deadlines(model, n=arguments.n, draws=arguments.draws, progress=progress)
     figures = {
@@ -175,14 +199,6 @@ def deadline_table(records: list[DeadlineRecord]) -> str:
             f"{row['affordable_codes']:>12.1f}{100 * record.used:>6.0f} %"
         )
     return "\n".join(lines)
-
-
-def _load(arguments: Namespace, precision: Precision) -> AnytimeModel:
-    return load(arguments.model, device=arguments.device, precision=precision)
-
-
-def _total(timings: list[Timing], name: str) -> float:
-    return sum(timing.median_s / timing.rows for timing in timings if timing.name == name)
 
 
 def _machine() -> dict[str, Any]:

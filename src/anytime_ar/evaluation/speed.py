@@ -20,6 +20,9 @@ from anytime_ar.errors import InputError, MissingExtraError
 from anytime_ar.evaluation.protocols import Progress, silent
 from anytime_ar.sampling import AnytimeModel
 
+FLOOR = "products only"
+"""What the name of a floor ends with."""
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -90,12 +93,16 @@ def take_turns(
 
 def ours(model: AnytimeModel) -> Contender:
     """Drawing as the library does, without decoding."""
-    return Contender(model.precision, lambda n: model.sample_codes(n, seed=0))
+    return Contender(_name(model), lambda n: model.sample_codes(n, seed=0))
 
 
 def floor(model: AnytimeModel) -> Contender:
     """The matrix products of a complete draw, and nothing else."""
-    return Contender(f"{model.precision} floor", lambda n: model.engine.decoder.multiply_only(n))
+    return Contender(f"{_name(model)} {FLOOR}", lambda n: model.engine.decoder.multiply_only(n))
+
+
+def _name(model: AnytimeModel) -> str:
+    return f"{model.precision} {model.backend}"
 
 
 def generate(model: AnytimeModel, precision: str, attention: str) -> Contender:

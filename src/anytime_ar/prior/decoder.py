@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import threading
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Generic, Literal, Protocol, TypeVar
 
 import torch
@@ -62,8 +63,8 @@ class Decoder(abc.ABC, Generic[CacheT]):
 
     Args:
         prior: in evaluation mode, on the device to draw on.
-        precision: what weights and inputs of matrix products are rounded to; sums, norms,
-            attention and the residual stream stay in float32.
+        precision: what weights and inputs of matrix products are rounded to; sums, norms and the
+            residual stream stay in float32.
     """
 
     def __init__(self, prior: Prior, precision: Precision) -> None:
@@ -92,10 +93,14 @@ class Decoder(abc.ABC, Generic[CacheT]):
             with self._lock:
                 self._spare = cache
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Memory that the cache takes for one row."""
         return self._new_cache(1, torch.device("meta")).row_bytes
+
+    def empty_inputs(self, rows: int) -> Tensor:
+        """Room for the inputs of some rows: float32 [rows, E]."""
+        return self._entries.new_empty(rows, self._entries.shape[1])
 
     def first_inputs(self, labels: Tensor) -> Tensor:
         """Inputs at position 0: labels int64 [B] in 0..no_label -> float32 [B, E]."""

@@ -90,8 +90,8 @@ class _PackedLinear:
 
 
 class _PlainLinear:
-    """PyTorch's own product, for devices and builds without oneDNN. On a CPU with several threads it
-    may round by the number of rows after all."""
+    """PyTorch's own product, for devices and builds without oneDNN. On a CPU with several threads
+    it may round by the number of rows after all."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool) -> None:
         self.dtype = weight.dtype

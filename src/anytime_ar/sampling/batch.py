@@ -54,9 +54,9 @@ class DecodeBatch:
         # Codes are chosen in float64, which not every device has.
         self._chooses_on = torch.device("cpu") if decoder.device.type == "mps" else decoder.device
         length = decoder.code_length
-        self._noise = torch.zeros(capacity, length, dtype=torch.float64, device=self._chooses_on)
-        self._codes = torch.zeros(capacity, length, dtype=torch.int64, device=self._chooses_on)
-        self._inputs = decoder.first_inputs(torch.zeros(capacity, dtype=torch.int64))
+        self._noise = torch.empty(capacity, length, dtype=torch.float64, device=self._chooses_on)
+        self._codes = torch.empty(capacity, length, dtype=torch.int64, device=self._chooses_on)
+        self._inputs = decoder.empty_inputs(capacity)
         self._rows: dict[int, _Row] = {}  # by id
         self._owners: list[int] = []  # ids by slot
         self._positions: list[int] = []  # by slot: how many codes there are

@@ -78,13 +78,16 @@ class NativeCache:
         layers: number of layers.
         rows: how many rows there is room for.
         row_size: numbers of one row and layer.
+        dtype: of the numbers.
         device: `cpu`, or `meta` for one without memory.
     """
 
-    def __init__(self, layers: int, rows: int, row_size: int, device: torch.device) -> None:
+    def __init__(
+        self, layers: int, rows: int, row_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
         # What the kernel reads beyond a row's own position it multiplies by zero: it has to be
         # finite, and is, because every number that was ever written here was.
-        self.memory = torch.zeros(layers, rows, row_size, device=device)
+        self.memory = torch.zeros(layers, rows, row_size, dtype=dtype, device=device)
 
     @property
     def rows(self) -> int:
@@ -178,8 +181,9 @@ class NativeDecoder(Decoder[NativeCache]):
         return torch.get_num_threads() if rows * self._weights >= _WORK_FOR_THREADS else 1
 
     def _new_cache(self, rows: int, device: torch.device) -> NativeCache:
-        length = _up(self.code_length, _VECTOR)
-        return NativeCache(self._prior.layers, rows, 2 * self._prior.attention * length, device)
+        size = 2 * self._prior.attention * _up(self.code_length, _VECTOR)
+        dtype = torch.float32 if self.precision == "float32" else torch.bfloat16
+        return NativeCache(self._prior.layers, rows, size, dtype, device)
 
     def _lay_out(self, prior: Prior) -> _Prior:
         config = prior.config

@@ -365,18 +365,29 @@ class Workspace {
 
 int64_t room(const Prior& prior) { return (prior.length + 15) / 16 * 16; }  // T
 
+// Keys and values are stored in float32 or, beside lower precisions, in bfloat16.
+using Half = uint16_t __attribute__((vector_size(32)));
+
+Vector load_stored(const float* from) { return load<Vector>(from); }
+Vector load_stored(const uint16_t* from) {
+  return bits<Vector>(__builtin_convertvector(load<Half>(from), Integers) << 16);
+}
+void store(float x, float* to) { *to = x; }
+void store(float x, uint16_t* to) { *to = to_bfloat16(x); }
+
 // sum[v] = scale[0] * from[0][v] + scale[1] * from[1][v] + ..., `count` of them, for N vectors.
-template <int N>
-void weighted_sum(const float* scale, int64_t count, const float* from, int64_t stride,
+template <int N, class Stored>
+void weighted_sum(const float* scale, int64_t count, const Stored* from, int64_t stride,
                   float* to) {
   Vector sum[N] = {};
   for (int64_t i = 0; i < count; ++i, from += stride) {
-    for (int v = 0; v < N; ++v) sum[v] += scale[i] * load<Vector>(from + 16 * v);
+    for (int v = 0; v < N; ++v) sum[v] += scale[i] * load_stored(from + 16 * v);
   }
   std::memcpy(to, sum, sizeof sum);
 }
 
-void weighted_sum(const float* scale, int64_t count, const float* from, int64_t stride,
+template <class Stored>
+void weighted_sum(const float* scale, int64_t count, const Stored* from, int64_t stride,
                   int64_t vectors, float* to) {
   for (; vectors >= 4; vectors -= 4, from += 64, to += 64) {
     weighted_sum<4>(scale, count, from, stride, to);
@@ -411,33 +422,37 @@ void softmax(float* chances, int64_t seen) {
   for (int64_t t = 0; t < whole; ++t) chances[t] *= inverse;
 }
 
-// Attention of one row: writes keys [T / 16][A][16] and values [T][A] at `position` and reads those
-// up to it, where A is the width of all heads, each filled up to whole vectors.
-void attend(const Prior& prior, const float* qkv, int64_t position, float* stored, float* chances,
+// Attention of one row: writes keys and values at `position` and reads those up to it. They are
+// stored head by head, [T / 16][H][16] keys and then [T][H] values, in the order in which they are
+// read, where H is the width of a head filled up to whole vectors.
+template <class Stored>
+void attend(const Prior& prior, const float* qkv, int64_t position, Stored* stored, float* chances,
             float* attended) {
   const int64_t all = prior.attention, head = all / prior.heads, length = room(prior);
-  float *keys = stored, *values = stored + all * length;
-  float* key = keys + position / 16 * 16 * all + position % 16;
-  for (int64_t i = 0; i < all; ++i) key[16 * i] = qkv[all + i];
-  std::memcpy(values + position * all, qkv + 2 * all, all * sizeof(float));
   const int64_t seen = position + 1;
   for (int64_t first = 0; first < all; first += head) {
+    Stored *keys = stored + 2 * length * first, *values = keys + length * head;
+    Stored* key = keys + position / 16 * 16 * head + position % 16;
+    Stored* value = values + position * head;
+    for (int64_t i = 0; i < head; ++i) store(qkv[all + first + i], key + 16 * i);
+    for (int64_t i = 0; i < head; ++i) store(qkv[2 * all + first + i], value + i);
     for (int64_t t = 0; t < seen; t += 16) {
-      weighted_sum<1>(qkv + first, head, keys + t * all + 16 * first, 16, chances + t);
+      weighted_sum<1>(qkv + first, head, keys + t * head, 16, chances + t);
     }
     softmax(chances, seen);
-    weighted_sum(chances, seen, values + first, all, head / 16, attended + first);
+    weighted_sum(chances, seen, values, head, head / 16, attended + first);
   }
 }
 
-void step(const Prior& prior, float* cache, int64_t layer_stride, int64_t rows,
+template <class Stored>
+void step(const Prior& prior, Stored* cache, int64_t layer_stride, int64_t rows,
           const int64_t* positions, float* x, float* logits) {
   const int64_t width = prior.width;
   const int64_t row_stride = 2 * prior.attention * room(prior);
   Workspace work(prior, rows);
   for (int64_t layer = 0; layer < prior.layers; ++layer) {
     const Block& block = prior.blocks[layer];
-    float* stored = cache + layer * layer_stride;
+    Stored* stored = cache + layer * layer_stride;
     for (int64_t row = 0; row < rows; ++row) {
       normalize(block.norm1, x + row * width, width, work.normed.get() + row * width);
     }
@@ -488,17 +503,25 @@ void share_rows(int64_t rows, int64_t threads, Run run) {
 extern "C" {
 
 // Logits of the code at each row's position, after writing what it sees into the cache.
-//   cache      [layers][rows of the cache][2 A T], T = L rounded up to 16; layers lie
-//              `layer_stride` apart, so that it may begin at any row
+//   cache      [layers][rows of the cache][2 A T], T = L rounded up to 16, of float32 numbers, or
+//              of bfloat16 ones where the precision is lower; layers lie `layer_stride` numbers
+//              apart, so that it may begin at any row
 //   positions  [rows]
 //   x          [rows][E]: inputs; overwritten
 //   logits     [rows][V], or null where only the cache is to be filled
-void anytime_step(const Prior* prior, float* cache, int64_t layer_stride, int64_t rows,
+void anytime_step(const Prior* prior, void* cache, int64_t layer_stride, int64_t rows,
                   const int64_t* positions, float* x, float* logits, int64_t threads) {
   const int64_t row_stride = 2 * prior->attention * room(*prior);
   share_rows(rows, threads, [=](int64_t row, int64_t count) {
-    step(*prior, cache + row * row_stride, layer_stride, count, positions + row,
-         x + row * prior->width, logits ? logits + row * prior->vocabulary : nullptr);
+    const auto run = [=](auto* stored) {
+      step(*prior, stored + row * row_stride, layer_stride, count, positions + row,
+           x + row * prior->width, logits ? logits + row * prior->vocabulary : nullptr);
+    };
+    if (prior->precision == kFloat32) {
+      run(static_cast<float*>(cache));
+    } else {
+      run(static_cast<uint16_t*>(cache));
+    }
   });
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import signal
 import subprocess
 import sys
@@ -168,6 +169,27 @@ def test_a_second_ctrl_c_ends_at_once(folder, tmp_path, capsys, monkeypatch):
     assert stopped.value.code == 130
     assert "interrupted" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bench_speed(folder, tmp_path, capsys):
+    run, out = str(folder / "run"), tmp_path / "bench"
+    main(["bench", run, "--batches", "[1,2]", "--rounds", "1", "--out", str(out)])
+    printed = capsys.readouterr().out
+    assert "int8 portable products only" in printed
+    assert "1 rows: 4 codes take" in printed
+    assert json.loads((out / "speed.json").read_text())["code_length"] == 4
+    with Image.open(out / "speed.png") as picture:
+        assert picture.width > 100
+
+
+def test_bench_deadlines_beside_a_neighbour(folder, tmp_path, capsys):
+    bench = ["bench", str(folder / "run"), "deadlines", "--draws", "3", "--neighbours", "1"]
+    main([*bench, "--json", "--out", str(tmp_path / "bench")])
+    figures = json.loads(capsys.readouterr().out)
+    assert figures == json.loads((tmp_path / "bench" / "deadlines.json").read_text())
+    assert [row["draws"] for row in figures["deadlines"]] == [3] * 8
+    assert multiprocessing.active_children() == []
+    assert "choose from" in fails(["bench", str(folder / "run"), "sped"], capsys)
 
 
 def test_refine_by_codes(folder, tmp_path, capsys):

@@ -146,9 +146,7 @@ def speed_table(timings: list[Timing], length: int) -> str:
             lines.append(
                 f"{rows:>4}  {timing.name:<32}{middle:>8,.0f}{spread:>18}{share:>7}{times:>9}"
             )
-    lines.append(
-        "floor: time of the bare matrix products, by the faster backend, as a share of the way's;"
-    )
+    lines.append("floor: time of the bare matrix products, by the faster backend, as a share;")
     lines.append("generate: speed as a multiple of the fastest `generate`")
     return "\n".join(line.rstrip() for line in lines)
 

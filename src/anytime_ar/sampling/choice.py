@@ -41,7 +41,9 @@ def choose(logits: Tensor, noise: Tensor, config: ChoiceConfig) -> Tensor:
     """
     if config.temperature == 0:
         return logits.argmax(-1)
-    logits = logits.double() / config.temperature
+    logits = logits.double()
+    if config.temperature != 1:
+        logits = logits / config.temperature
     if config.top_k is not None and config.top_k < logits.shape[-1]:
         least = logits.topk(config.top_k).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)

@@ -99,6 +99,11 @@ class NativeCache:
         """Memory that one row takes."""
         return self.memory.nbytes // self.rows
 
+    def address(self, row: int) -> int:
+        """Where the numbers of a row begin, in the first layer."""
+        memory = self.memory
+        return memory.data_ptr() + row * memory.stride(1) * memory.itemsize
+
     def clear(self) -> None:
         """Nothing to do: rows read no further than they have written."""
 
@@ -128,10 +133,13 @@ class NativeDecoder(Decoder[NativeCache]):
     @torch.no_grad()
     def __init__(self, prior: Prior, precision: Precision = "float32") -> None:
         super().__init__(prior, precision)
-        self._run = kernel().anytime_step
-        self._multiply = kernel().anytime_multiply
-        for function in (self._run, self._multiply):
-            function.restype = None
+        self._run, self._multiply = kernel().anytime_step, kernel().anytime_multiply
+        pointer, number = ctypes.c_void_p, ctypes.c_int64
+        self._run.argtypes = [
+            pointer, pointer, number, number, pointer, pointer, pointer, number
+        ]  # fmt: skip
+        self._multiply.argtypes = [pointer, number, number]
+        self._run.restype = self._multiply.restype = None
         self._held: list[Tensor] = []
         self._prior = self._lay_out(prior)
         self._weights = sum(weight.numel() for weight in prior.blocks.parameters())
@@ -149,9 +157,7 @@ class NativeDecoder(Decoder[NativeCache]):
             self._step(cache, row, inputs, [position] * len(codes), None)
 
     def multiply_only(self, rows: int) -> None:
-        self._multiply(
-            ctypes.byref(self._prior), ctypes.c_int64(rows), ctypes.c_int64(self._threads(rows))
-        )
+        self._multiply(ctypes.addressof(self._prior), rows, self._threads(rows))
 
     def _step(
         self,
@@ -167,14 +173,14 @@ class NativeDecoder(Decoder[NativeCache]):
         assert len(positions) == rows
         x = inputs.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         self._run(
-            ctypes.byref(self._prior),
-            ctypes.c_void_p(cache.memory[0, row].data_ptr()),
-            ctypes.c_int64(cache.memory.stride(0)),
-            ctypes.c_int64(rows),
+            ctypes.addressof(self._prior),
+            cache.address(row),
+            cache.memory.stride(0),
+            rows,
             (ctypes.c_int64 * rows)(*positions),
-            ctypes.c_void_p(x.data_ptr()),
-            ctypes.c_void_p(None if logits is None else logits.data_ptr()),
-            ctypes.c_int64(self._threads(rows)),
+            x.data_ptr(),
+            None if logits is None else logits.data_ptr(),
+            self._threads(rows),
         )
 
     def _threads(self, rows: int) -> int:

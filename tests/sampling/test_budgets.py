@@ -232,8 +232,9 @@ def test_pace() -> None:
     assert costs.reserve_s(1) == pytest.approx(0.010 + 0.004)
     pace = Pace(costs)
     assert pace.one_more_s() == pytest.approx(0.014)
-    pace.stepped(0.005)  # faster than usual is no reason to reserve less
+    pace.stepped(0.030)  # a first step always takes longer
     assert pace.one_more_s() == pytest.approx(0.014)
-    for _ in range(3):
-        pace.stepped(0.030)
-    assert pace.one_more_s() == pytest.approx(3 * 0.014)
+    pace.stepped(0.010)
+    assert pace.one_more_s() == pytest.approx(2 * 0.014)
+    pace.stepped(0.002)  # faster than usual is no reason to reserve less
+    assert pace.one_more_s() == pytest.approx(0.014)

@@ -23,7 +23,7 @@ from anytime_ar.files import write_json
 
 _WINDOW = 256
 """Observations kept of each kind."""
-_LATEST = 3
+_LATEST = 2
 """Steps of a draw that say how fast it is going now."""
 
 
@@ -111,10 +111,13 @@ class Pace:
     def one_more_s(self) -> float:
         """What to set aside for one more code and the finish.
 
-        When this draw's steps take longer than usual, so will its finish.
+        When the latest steps of this draw took longer than usual, so will its finish. A first step
+        always does, so it says nothing.
         """
-        now_s = sum(self._latest) / max(1, len(self._latest))
-        return self.costs.reserve_s(1, max(1.0, now_s / self._usual_s))
+        slowdown = 1.0
+        if len(self._latest) == _LATEST:
+            slowdown = max(1.0, sum(self._latest) / _LATEST / self._usual_s)
+        return self.costs.reserve_s(1, slowdown)
 
 
 class CostBook:

@@ -68,25 +68,28 @@ def serve(batch: DecodeBatch, requests: list[Request]) -> dict[int, Tensor]:
 
 
 def test_every_row_gets_what_it_gets_alone(model: AnytimeModel) -> None:
-    done = serve(model.batch(12), REQUESTS)
+    done = serve(DecodeBatch(model.engine.decoder, 12), REQUESTS)
     assert len(done) == len(REQUESTS)
     for request in REQUESTS:
         assert torch.equal(done[request.seed], request.alone(model)), request
 
 
 def test_the_order_of_joining_does_not_matter(model: AnytimeModel) -> None:
-    done = serve(model.batch(12), REQUESTS[::-1])
+    done = serve(DecodeBatch(model.engine.decoder, 12), REQUESTS[::-1])
     for request in REQUESTS:
         assert torch.equal(done[request.seed], request.alone(model)), request
 
 
 def test_rows_that_left_cost_nothing(model: AnytimeModel, steps: list[Any]) -> None:
-    serve(model.batch(12), [request for request in REQUESTS if request.joins_at == 0])
+    serve(
+        DecodeBatch(model.engine.decoder, 12),
+        [request for request in REQUESTS if request.joins_at == 0],
+    )
     assert [len(positions) for _, _, positions in steps] == [3, 2, 2, 1, 1, 1]
 
 
 def test_room(model: AnytimeModel) -> None:
-    batch = model.batch(3)
+    batch = DecodeBatch(model.engine.decoder, 3)
     noise = row_noise(0, range(4), L)
     with pytest.raises(InputError, match="4 rows do not fit: 0 of 3 places are taken"):
         batch.join(noise, None, ChoiceConfig())
@@ -102,7 +105,7 @@ def test_room(model: AnytimeModel) -> None:
 def test_rows_with_codes_join_where_they_stopped(model: AnytimeModel) -> None:
     whole = model.sample_codes(3, seed=0, label=1)
     noise = row_noise(0, range(3), 1 + L)[:, 1:]
-    batch = model.batch(3)
+    batch = DecodeBatch(model.engine.decoder, 3)
     label = torch.tensor([1])
     ids = [
         batch.join(noise[i : i + 1], label, ChoiceConfig(), whole[i : i + 1, :k] if k else None)[0]

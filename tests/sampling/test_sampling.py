@@ -13,7 +13,7 @@ from torch import Tensor
 import anytime_ar.sampling.engine as engine
 import anytime_ar.sampling.model as sampling_model
 from anytime_ar.prior import Prior
-from anytime_ar.sampling import AnytimeModel, ChoiceConfig, row_noise
+from anytime_ar.sampling import AnytimeModel, ChoiceConfig, DecodeBatch, row_noise
 
 
 def test_shapes_and_range(model: AnytimeModel) -> None:
@@ -120,7 +120,7 @@ def test_guidance_one_does_no_extra_work_and_zero_ignores_the_label(
     zero = model.sample_codes(12, seed=0, label=1, guidance=0.0)
     assert {len(positions) for _, _, positions in steps} == {24}
     assert torch.equal(zero, model.sample_codes(12, seed=0, label=2, guidance=0.0))
-    batch = model.batch(12)
+    batch = DecodeBatch(model.engine.decoder, 12)
     rows = batch.join(row_noise(0, range(12), 1 + L)[:, 1:], None, ChoiceConfig())
     for _ in range(L):
         batch.step()

@@ -8,6 +8,7 @@ from anytime_ar.sampling.choice import ChoiceConfig
 from anytime_ar.sampling.model import AnytimeModel, choose_device, load
 from anytime_ar.sampling.noise import row_noise
 from anytime_ar.sampling.options import BudgetOptions, DrawOptions
+from anytime_ar.sampling.shared import Finished, SharedDraws
 from anytime_ar.sampling.state import DrawState, Preview
 
 __all__ = [
@@ -19,7 +20,9 @@ __all__ = [
     "DecodeBatch",
     "DrawOptions",
     "DrawState",
+    "Finished",
     "Preview",
+    "SharedDraws",
     "choose_device",
     "load",
     "row_noise",

@@ -56,11 +56,11 @@ def draw(
     last = clock()
     start = drawn
     while True:
-        stop = _stop(batch, drawn, limit, clock, pace)
+        stop = why_stop(batch, drawn, limit, clock, pace)
         if stop is None and drawn > start and pauses.wants(drawn, clock() - last):
             yield drawn, None
             last = clock()
-            stop = _stop(batch, drawn, limit, clock, pace)  # looking took its time
+            stop = why_stop(batch, drawn, limit, clock, pace)  # looking took its time
         if stop is not None:
             yield drawn, stop
             return
@@ -70,9 +70,10 @@ def draw(
         drawn += 1
 
 
-def _stop(
+def why_stop(
     batch: DecodeBatch, drawn: int, limit: Limit, clock: Callable[[], float], pace: Pace
 ) -> Stop | None:
+    """Why a draw of `drawn` codes ends here; None: another code may be drawn."""
     if drawn >= limit.codes:
         return "complete" if drawn == batch.decoder.code_length else "codes"
     if drawn < limit.min_codes:

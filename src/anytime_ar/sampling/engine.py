@@ -134,7 +134,9 @@ class Engine:
         if budget.deadline_s is not None:
             costs = self.warm_up(plan)
             drawn = 0 if codes is None else codes.shape[1]
-            self._check_deadline(budget.deadline_s, max(0, limit.min_codes - drawn), costs, plan)
+            self.check_deadline(
+                budget.deadline_s, max(0, limit.min_codes - drawn), costs, len(plan)
+            )
         return self._run(plan, limit, budget.deadline_s, pauses, costs, decoded, codes, live)
 
     def limit(self, budget: Budget) -> Limit:
@@ -146,13 +148,17 @@ class Engine:
         most = budget.most_codes(self.decoder.code_length, self.curve)
         return Limit(most, budget.min_codes, cancel=budget.cancel)
 
-    def _check_deadline(self, deadline_s: float, least: int, costs: Costs, plan: Plan) -> None:
+    def check_deadline(self, deadline_s: float, least: int, costs: Costs, n: int) -> None:
+        """Refuse a deadline that is too short for the least number of codes of n samples.
+
+        Raises:
+            InputError: with the shortest one that would do.
+        """
         need_s = costs.reserve_s(least)
         if deadline_s < need_s:
             raise InputError(
-                f"deadline_s={deadline_s:g} is too short: {least} "
-                f"code{'' if least == 1 else 's'} of {len(plan)} "
-                f"sample{'' if len(plan) == 1 else 's'} take up to {need_s:.4f} s here; "
+                f"deadline_s={deadline_s:g} is too short: {least} code{'' if least == 1 else 's'} "
+                f"of {n} sample{'' if n == 1 else 's'} take up to {need_s:.4f} s here; "
                 "pass at least that"
             )
 

@@ -18,7 +18,6 @@ from anytime_ar.curve import Curve
 from anytime_ar.errors import InputError
 from anytime_ar.files import cache_folder
 from anytime_ar.prior import Backend, Precision, decoder_for
-from anytime_ar.sampling.batch import DecodeBatch
 from anytime_ar.sampling.budget import Budget
 from anytime_ar.sampling.engine import NEVER, ROWS_AT_ONCE, Engine
 from anytime_ar.sampling.options import (
@@ -29,6 +28,7 @@ from anytime_ar.sampling.options import (
     pauses_of,
 )
 from anytime_ar.sampling.plan import Plan
+from anytime_ar.sampling.shared import SharedDraws
 from anytime_ar.sampling.state import DrawState, Preview, draw_previews
 
 
@@ -227,9 +227,25 @@ class AnytimeModel:
         plan, _ = self._plan(n, {"seed": 0, "guidance": guidance})
         return self.engine.warm_up(plan).reserve_s(min_codes)
 
-    def batch(self, capacity: int) -> DecodeBatch:
-        """An empty batch for up to `capacity` rows, each with its own budget and settings."""
-        return DecodeBatch(self.engine.decoder, capacity)
+    def share(self, capacity: int) -> SharedDraws:
+        """An empty batch for up to `capacity` samples, to which draws come and go; see `plan`.
+
+        Raises:
+            InputError: the capacity is not positive.
+        """
+        if capacity < 1:
+            raise InputError(f"capacity={capacity} has room for nothing; pass at least 1")
+        return SharedDraws(self.engine, capacity, lambda n: self.plan(n, seed=0)[0])
+
+    def plan(self, n: int = 1, **options: Unpack[DrawOptions]) -> tuple[Plan, Budget]:
+        """The checked form of a draw: what its codes depend on, and when it ends.
+
+        `model.share(64).join(*model.plan(2, label="seven", codes=9))` lets a draw join a batch.
+
+        Raises:
+            InputError, TypeError: as `sample`.
+        """
+        return self._plan(n, options)
 
     @cached_property
     def engine(self) -> Engine:

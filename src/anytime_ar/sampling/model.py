@@ -19,6 +19,7 @@ from anytime_ar.errors import InputError
 from anytime_ar.files import cache_folder
 from anytime_ar.prior import Backend, Precision, decoder_for
 from anytime_ar.sampling.budget import Budget
+from anytime_ar.sampling.devices import choose_device
 from anytime_ar.sampling.engine import NEVER, ROWS_AT_ONCE, Engine
 from anytime_ar.sampling.options import (
     DrawOptions,
@@ -30,21 +31,6 @@ from anytime_ar.sampling.options import (
 from anytime_ar.sampling.plan import Plan
 from anytime_ar.sampling.shared import SharedDraws
 from anytime_ar.sampling.state import DrawState, Preview, draw_previews
-
-
-def choose_device(name: str | torch.device) -> torch.device:
-    """The device of that name; `auto` is the best there is.
-
-    Raises:
-        InputError: there is no such device on this machine.
-    """
-    if name == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return torch.device("cpu") if accelerator is None else accelerator
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device {str(name)!r} is not there; pass cpu or auto") from error
 
 
 def load(

@@ -160,6 +160,16 @@ def load_bundle(folder: Path | str) -> Bundle:
     return Bundle(card, bundle.autoencoder, bundle.prior, curve)
 
 
+def fingerprint(bundle: Bundle) -> str:
+    """SHA-256 of all weights, in hexadecimal: what codes and times of a model depend on."""
+    digest = hashlib.sha256()
+    for file, network in sorted(_networks(bundle).items()):
+        for name, weight in network.state_dict().items():
+            digest.update(f"{file} {name}".encode())
+            digest.update(weight.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def shipped() -> list[str]:
     """Names of the bundles that come with the package."""
     root = resources.files("anytime_ar") / "bundles"

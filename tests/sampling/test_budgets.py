@@ -73,8 +73,7 @@ def test_a_budget_value_instead_of_its_parts(model: AnytimeModel) -> None:
 def test_a_deadline_buys_as_many_codes_as_fit(
     timed: TimedModel, deadline_s: float, codes: int
 ) -> None:
-    begin_after_warm_up = timed.warm_up()
-    assert begin_after_warm_up is None
+    timed.warm_up()
     begin = timed.clock()
     result = timed.draw(1, seed=0, deadline_s=deadline_s)
     assert timed.clock() - begin <= deadline_s
@@ -139,6 +138,16 @@ def test_a_deadline_covers_previews(timed: TimedModel) -> None:
     # 15 ms a code with its preview: three of them, the last one decoded once
     assert [preview.codes_drawn for preview in previews] == [1, 2, 3]
     assert [preview.stopped_by for preview in previews] == [None, None, "deadline"]
+
+
+def test_the_clock_starts_at_the_call(timed: TimedModel) -> None:
+    timed.warm_up()
+    begin = timed.clock()
+    stream = timed.stream(1, seed=0, deadline_s=0.050)
+    timed.clock.now += 0.020  # whatever the caller does before it looks
+    *_, last = stream
+    assert timed.clock() - begin <= 0.050
+    assert (last.codes_drawn, last.stopped_by) == (2, "deadline")
 
 
 def test_time_spent_looking_counts(timed: TimedModel) -> None:

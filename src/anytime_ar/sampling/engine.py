@@ -81,9 +81,7 @@ class Engine:
 
     def warm_up(self, plan: Plan) -> Costs:
         """Time some steps and decodes of a plan, unless that was done; returns its costs."""
-        places = self._places(plan)
-        key = f"{self.fingerprint()}/{describe(self.decoder)}/{places}/{len(plan)}"
-        costs = self._book.costs(key)
+        costs = self._costs(plan)
         if costs.warm:
             return costs
         limit = Limit(min(_WARM_UP_CODES, self.decoder.code_length))
@@ -91,27 +89,38 @@ class Engine:
         for turn in range(2 if costs.known else _WARM_UP_DRAWS):
             if turn == 1:  # the first one pays for set-up
                 trial.clear()
-            for _ in self._run(plan, limit, None, NEVER, trial, True, None, None):
+            for _ in self._run(plan, limit, self.clock(), NEVER, trial, True, None, None):
                 pass
         costs.warm = True
-        self._book.save(key)
+        self._book.save(self._key(plan))
         return costs
+
+    def _costs(self, plan: Plan) -> Costs:
+        return self._book.costs(self._key(plan))
+
+    def _key(self, plan: Plan) -> str:
+        """What the times of a plan depend on."""
+        rows = f"{self._places(plan)}/{len(plan)}"
+        return f"{self.fingerprint()}/{describe(self.decoder)}/{rows}"
 
     def run(
         self,
         plan: Plan,
         budget: Budget,
         *,
+        begin: float,
         pauses: Pauses = NEVER,
         decoded: bool = True,
         codes: Tensor | None = None,
         live: Live | None = None,
     ) -> Iterator[Moment]:
-        """Draw a plan within a budget. Mistakes show at the call, work begins at the first item.
+        """Draw a plan within a budget. Mistakes show at the call, drawing begins at the first item.
 
         Args:
             plan: at most `rows_at_once` rows.
-            budget: when to stop; its deadline counts from the first item asked for.
+            budget: when to stop.
+            begin: when the caller began, on the engine's clock; its deadline counts from there, or,
+                where this size was not drawn before, from the end of the measurement.
             pauses: where to yield before the end.
             decoded: whether to decode what is yielded.
             codes: int64 [n, k], drawn before; the draw continues after them.
@@ -132,15 +141,19 @@ class Engine:
         limit = self.limit(budget)
         costs = Costs()
         if budget.deadline_s is not None:
-            costs = self.warm_up(plan)
+            if not self._costs(plan).warm:
+                self.warm_up(plan)
+                begin = self.clock()
+            costs = self._costs(plan)
+            limit = replace(limit, deadline=begin + budget.deadline_s)
             drawn = 0 if codes is None else codes.shape[1]
             self.check_deadline(
                 budget.deadline_s, max(0, limit.min_codes - drawn), costs, len(plan)
             )
-        return self._run(plan, limit, budget.deadline_s, pauses, costs, decoded, codes, live)
+        return self._run(plan, limit, begin, pauses, costs, decoded, codes, live)
 
     def limit(self, budget: Budget) -> Limit:
-        """A budget in codes of this model; its deadline is set when the draw begins.
+        """A budget in codes of this model; its deadline is not set yet.
 
         Raises:
             InputError: the model does not allow it.
@@ -166,16 +179,13 @@ class Engine:
         self,
         plan: Plan,
         limit: Limit,
-        deadline_s: float | None,
+        begin: float,
         pauses: Pauses,
         costs: Costs,
         decoded: bool,
         codes: Tensor | None,
         live: Live | None,
     ) -> Iterator[Moment]:
-        begin = self.clock()
-        if deadline_s is not None:
-            limit = replace(limit, deadline=begin + deadline_s)
         pace = Pace(costs)
         batch, rows = (live.take() if live else None) or self._start(plan, codes)
         drawn = 0 if codes is None else codes.shape[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -12,7 +11,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from anytime_ar.bundle import Bundle, load_bundle, resolve
+from anytime_ar.bundle import Bundle, fingerprint, load_bundle, resolve
 from anytime_ar.codes import check_codes
 from anytime_ar.curve import Curve
 from anytime_ar.errors import InputError
@@ -143,10 +142,11 @@ class AnytimeModel:
             InputError: a number is out of range, a label is unknown, or a deadline too short.
             TypeError: an option of that name does not exist.
         """
+        begin = self.engine.clock()
         plan, budget = self._plan(n, options)
         if self._in_chunks(plan, budget):
             return self.decode(self._codes(plan, budget))
-        (last,) = draw_previews(self.engine, plan, budget, NEVER)
+        (last,) = draw_previews(self.engine, plan, budget, NEVER, begin=begin)
         return last.data
 
     def sample_codes(self, n: int = 1, **options: Unpack[DrawOptions]) -> Tensor:
@@ -161,8 +161,9 @@ class AnytimeModel:
 
         The result's `state` extends the draw later, here or in another process; see `sample`.
         """
+        begin = self.engine.clock()
         plan, budget = self._plan(n, options)
-        (last,) = draw_previews(self.engine, plan, budget, NEVER)
+        (last,) = draw_previews(self.engine, plan, budget, NEVER, begin=begin)
         return last
 
     def stream(
@@ -182,14 +183,15 @@ class AnytimeModel:
             n: number of samples.
             previews: numbers of codes at which to give one; None: after every code.
             previews_per_s: give them at this rate instead, at most.
-            options: see `DrawOptions`; seconds count from the first preview asked for.
+            options: see `DrawOptions`.
 
         Raises:
             InputError, TypeError: as `sample`, at the call.
         """
+        begin = self.engine.clock()
         plan, budget = self._plan(n, options)
         pauses = pauses_of(previews, previews_per_s, self.code_length)
-        return draw_previews(self.engine, plan, budget, pauses)
+        return draw_previews(self.engine, plan, budget, pauses, begin=begin)
 
     def load_state(self, path: Path | str) -> DrawState:
         """A draw that was saved with `DrawState.save`, to be continued.
@@ -257,13 +259,7 @@ class AnytimeModel:
 
     @cached_property
     def _fingerprint(self) -> str:
-        """SHA-256 of all weights."""
-        digest = hashlib.sha256()
-        for network in (self.autoencoder, self.prior):
-            for name, weight in {} if network is None else network.state_dict().items():
-                digest.update(name.encode())
-                digest.update(weight.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return fingerprint(self.bundle)
 
     def _decode_here(self, codes: Tensor) -> Tensor:
         data = self.autoencoder.decode(codes.to(self.device))
@@ -281,7 +277,7 @@ class AnytimeModel:
         chunks = []
         for start in range(0, len(plan), size):
             part = plan.rows(start, start + size)
-            (moment,) = self.engine.run(part, budget, decoded=False)
+            (moment,) = self.engine.run(part, budget, begin=self.engine.clock(), decoded=False)
             chunks.append(moment.codes)
         return torch.cat(chunks)
 

@@ -19,7 +19,7 @@ class BudgetOptions(TypedDict, total=False):
     codes: int | None
     """k, codes per sample, 1..L, to which the cost is proportional; None: all of them."""
     deadline_s: float | None
-    """Seconds within which the samples are returned, with as many codes as fit."""
+    """Seconds from the call within which the samples are returned, with as many codes as fit."""
     quality: float | None
     """Share of full quality, (0, 1]: the fewest codes that the measured curve allows."""
     cancel: CancelFlag | None

@@ -100,6 +100,7 @@ class DrawState:
         return self._draw(limits, pauses_of(previews, previews_per_s, length))
 
     def _draw(self, limits: BudgetOptions, pauses: Pauses) -> Iterator[Preview]:
+        begin = self._engine.clock()
         check_names(limits, BudgetOptions)
         budget = budget_of(limits)
         most = self._engine.limit(budget).codes
@@ -108,7 +109,7 @@ class DrawState:
                 f"this state has {self.codes_drawn} codes, and {most} were asked for; pass more, "
                 f"or decode its first {most}"
             )
-        return draw_previews(self._engine, self._plan, budget, pauses, self)
+        return draw_previews(self._engine, self._plan, budget, pauses, begin=begin, state=self)
 
     def save(self, path: Path | str) -> None:
         """Write the state to a file, atomically; `AnytimeModel.load_state` reads it.
@@ -155,12 +156,19 @@ class DrawState:
 
 
 def draw_previews(
-    engine: Engine, plan: Plan, budget: Budget, pauses: Pauses, state: DrawState | None = None
+    engine: Engine,
+    plan: Plan,
+    budget: Budget,
+    pauses: Pauses,
+    *,
+    begin: float,
+    state: DrawState | None = None,
 ) -> Iterator[Preview]:
     """Draw a plan within a budget, from the start or from a state; see `Engine.run`."""
     moments = engine.run(
         plan,
         budget,
+        begin=begin,
         pauses=pauses,
         codes=None if state is None else state.codes,
         live=None if state is None else state._live,

@@ -86,10 +86,21 @@ def test_a_deadline_buys_as_many_codes_as_fit(
 def test_a_deadline_below_the_floor_names_the_least_that_works(timed: TimedModel) -> None:
     with pytest.raises(InputError, match=r"deadline_s=0.014 is too short: 1 code of 1 sample take"):
         timed.draw(1, deadline_s=0.014)
-    message = r"3 codes of 2 samples take up to 0.0350 s here; pass at least that"
+    message = r"3 codes of 2 samples take 0.0350 s here; pass at least that"
     with pytest.raises(InputError, match=message):
         timed.draw(2, deadline_s=0.030, min_codes=3)
     assert timed.draw(2, deadline_s=0.0351, min_codes=3).codes_drawn == 3
+
+
+def test_a_rare_stall_does_not_spoil_later_draws(timed: TimedModel) -> None:
+    timed.warm_up()
+    for _ in range(60):
+        timed.draw(1, deadline_s=0.066)
+    timed.decode_s = 1.0
+    timed.draw(1, deadline_s=0.066)
+    timed.decode_s = 0.005
+    assert timed.draw(1, deadline_s=0.016).codes_drawn == 1
+    assert timed.draw(1, deadline_s=0.066).codes_drawn == L
 
 
 def test_the_first_limit_that_binds(timed: TimedModel) -> None:
@@ -124,9 +135,9 @@ def test_costs_follow_what_is_seen_while_running(timed: TimedModel) -> None:
     assert timed.draw(1, deadline_s=0.066).codes_drawn == L
     timed.step_s = lambda _position: 0.020
     timed.decode_s = 0.010
-    for _ in range(60):
+    for _ in range(260):
         timed.draw(1, deadline_s=0.2)
-    with pytest.raises(InputError, match=r"take up to 0.0300 s here"):
+    with pytest.raises(InputError, match=r"take 0.0300 s here"):
         timed.draw(1, deadline_s=0.028)
 
 
@@ -237,13 +248,14 @@ def test_a_cost_book_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 
 def test_pace() -> None:
-    costs = Costs([0.010] * 99 + [0.050], [0.002] * 99 + [0.004])
-    assert costs.reserve_s(1) == pytest.approx(0.010 + 0.004)
+    costs = Costs([0.010] * 99 + [0.050], [0.002] * 99 + [0.400])
+    assert costs.reserve_s(1) == pytest.approx(0.010 + 0.002)
+    assert costs.least_s(3) == pytest.approx(3 * 0.010 + 0.002)
     pace = Pace(costs)
-    assert pace.one_more_s() == pytest.approx(0.014)
+    assert pace.one_more_s() == pytest.approx(0.012)
     pace.stepped(0.030)  # a first step always takes longer
-    assert pace.one_more_s() == pytest.approx(0.014)
+    assert pace.one_more_s() == pytest.approx(0.012)
     pace.stepped(0.010)
-    assert pace.one_more_s() == pytest.approx(2 * 0.014)
+    assert pace.one_more_s() == pytest.approx(2 * 0.012)
     pace.stepped(0.002)  # faster than usual is no reason to reserve less
-    assert pace.one_more_s() == pytest.approx(0.014)
+    assert pace.one_more_s() == pytest.approx(0.012)

@@ -82,9 +82,14 @@ class Costs:
         """Forget all observations."""
         self.step, self.finish = Times(), Times()
 
+    def least_s(self, codes: int) -> float:
+        """What some codes and the finish take at best; a shorter deadline cannot be kept."""
+        return codes * self.step.quantile(0.05) + self.finish.quantile(0.05)
+
     def reserve_s(self, codes: int, slowdown: float = 1.0) -> float:
-        """Time to set aside for some codes and the finish: at worst, as far as has been seen."""
-        return slowdown * (codes * self.step.quantile(0.95) + self.finish.quantile(1.0))
+        """Time to set aside for some codes and the finish: at worst, but for rare stalls, which
+        would otherwise cost every draw that comes after them."""
+        return slowdown * (codes * self.step.quantile(0.95) + self.finish.quantile(0.98))
 
 
 class Pace:

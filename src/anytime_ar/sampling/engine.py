@@ -167,11 +167,11 @@ class Engine:
         Raises:
             InputError: with the shortest one that would do.
         """
-        need_s = costs.reserve_s(least)
+        need_s = costs.least_s(least)
         if deadline_s < need_s:
             raise InputError(
                 f"deadline_s={deadline_s:g} is too short: {least} code{'' if least == 1 else 's'} "
-                f"of {n} sample{'' if n == 1 else 's'} take up to {need_s:.4f} s here; "
+                f"of {n} sample{'' if n == 1 else 's'} take {need_s:.4f} s here; "
                 "pass at least that"
             )
 

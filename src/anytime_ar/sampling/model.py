@@ -211,7 +211,7 @@ class AnytimeModel:
         self.engine.warm_up(plan)
 
     def least_deadline_s(self, n: int = 1, *, min_codes: int = 1, guidance: float = 1.0) -> float:
-        """The shortest `deadline_s` that draws of n samples take on here and now."""
+        """The shortest `deadline_s` that draws of n samples can be relied on to keep here."""
         plan, _ = self._plan(n, {"seed": 0, "guidance": guidance})
         return self.engine.warm_up(plan).reserve_s(min_codes)
 

@@ -16,7 +16,7 @@ from timed_models import TimedModel
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel, Budget
 from anytime_ar.sampling.budget import codes_for
-from anytime_ar.sampling.costs import CostBook, Costs, Pace
+from anytime_ar.sampling.costs import CostBook, Costs, Pace, Times
 
 
 @pytest.fixture
@@ -259,3 +259,16 @@ def test_pace() -> None:
     assert pace.one_more_s() == pytest.approx(2 * 0.012)
     pace.stepped(0.002)  # faster than usual is no reason to reserve less
     assert pace.one_more_s() == pytest.approx(0.012)
+
+
+def test_times_forget_the_oldest() -> None:
+    generator = torch.Generator().manual_seed(0)
+    seconds = (torch.rand(600, generator=generator) * 20).round().tolist()  # many are equal
+    times = Times(seconds[:10])
+    for number, one in enumerate(seconds[10:], start=11):
+        times.add(one)
+        recent = sorted(seconds[:number][-256:])
+        for share in (0.0, 0.05, 0.5, 0.98, 1.0):
+            expected = recent[max(0, math.ceil(share * len(recent)) - 1)]
+            assert times.quantile(share) == expected
+    assert times.to_tuple() == tuple(seconds[-256:])

@@ -18,8 +18,8 @@ class KVCache:
     A value of the caller, never of the prior, so that several draws on one prior do not disturb
     one another. Positions are laid out in blocks that grow with the draw: products on whole,
     contiguous blocks are faster than on exact slices, and a row's result does not depend on how
-    many empty blocks come after it. What lies beyond a row's own
-    position is finite, and hidden by the mask.
+    many empty blocks come after it. What lies beyond a row's own position is finite, and hidden by
+    the mask.
 
     Args:
         layers: number of layers.
@@ -55,7 +55,6 @@ class KVCache:
 
     def clear(self) -> None:
         """Forget everything, keeping the memory: fresh memory costs as much as the draw's sums."""
-        self.positions = 0
         self._lay_out(self._block)
 
     def reserve(self, positions: int) -> None:

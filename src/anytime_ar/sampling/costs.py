@@ -8,6 +8,7 @@ for the decode grows by as much as the steps did.
 
 from __future__ import annotations
 
+import bisect
 import json
 import math
 import warnings
@@ -36,20 +37,21 @@ class Times:
 
     def __init__(self, seconds: Iterable[float] = ()) -> None:
         self._recent = deque(seconds, maxlen=_WINDOW)
-        self._sorted: list[float] | None = None
+        self._sorted = sorted(self._recent)
 
     def __len__(self) -> int:
         return len(self._recent)
 
     def add(self, seconds: float) -> None:
         """Take note of one more."""
+        # Kept in order as they come: a draw adds one and asks for quantiles at every step.
+        if len(self._recent) == _WINDOW:
+            del self._sorted[bisect.bisect_left(self._sorted, self._recent[0])]
         self._recent.append(seconds)
-        self._sorted = None
+        bisect.insort(self._sorted, seconds)
 
     def quantile(self, share: float) -> float:
         """The shortest time that at least this share of the observations kept to."""
-        if self._sorted is None:
-            self._sorted = sorted(self._recent)
         return self._sorted[max(0, math.ceil(share * len(self._sorted)) - 1)]
 
     def to_tuple(self) -> tuple[float, ...]:

@@ -141,10 +141,10 @@ class Engine:
         limit = self.limit(budget)
         costs = Costs()
         if budget.deadline_s is not None:
-            if not self._costs(plan).warm:
+            costs = self._costs(plan)
+            if not costs.warm:
                 self.warm_up(plan)
                 begin = self.clock()
-            costs = self._costs(plan)
             limit = replace(limit, deadline=begin + budget.deadline_s)
             drawn = 0 if codes is None else codes.shape[1]
             self.check_deadline(

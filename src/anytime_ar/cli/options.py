@@ -47,6 +47,15 @@ def add_precision(parser: Parser) -> None:
     )
 
 
+def add_drawing(parser: Parser) -> None:
+    """What draws, and the picture that comes of it."""
+    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="picture to write")
+    parser.add_argument("--columns", type=int | None, help="pictures in a row; default: a square")
+    add_precision(parser)
+    add_device(parser)
+    add_json(parser)
+
+
 def add_draw_options(parser: Parser) -> None:
     """What codes depend on."""
     parser.add_argument("--label", type=str | None, help="class, by name or number")

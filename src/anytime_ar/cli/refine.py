@@ -11,9 +11,7 @@ from jsonargparse import Namespace
 
 from anytime_ar.cli.options import (
     add_budget_options,
-    add_device,
-    add_json,
-    add_precision,
+    add_drawing,
     budget_options,
 )
 from anytime_ar.cli.parser import Parser
@@ -27,11 +25,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("state", type=Path, help="file written by --save_state")
     parser.add_argument("--codes", type=int | None, help="codes per sample; default: all")
     add_budget_options(parser)
-    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="picture to write")
-    parser.add_argument("--columns", type=int | None, help="pictures in a row; default: a square")
-    add_precision(parser)
-    add_device(parser)
-    add_json(parser)
+    add_drawing(parser)
 
 
 def run(arguments: Namespace) -> None:

@@ -7,16 +7,13 @@ Ctrl-C ends the draw, and the pictures are written with the codes that there are
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from jsonargparse import Namespace
 
 from anytime_ar.cli.options import (
     add_budget_options,
-    add_device,
     add_draw_options,
-    add_json,
-    add_precision,
+    add_drawing,
     budget_options,
     draw_options,
     show,
@@ -36,11 +33,7 @@ def add_arguments(parser: Parser) -> None:
     )
     add_budget_options(parser)
     add_draw_options(parser)
-    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="picture to write")
-    parser.add_argument("--columns", type=int | None, help="pictures in a row; default: a square")
-    add_precision(parser)
-    add_device(parser)
-    add_json(parser)
+    add_drawing(parser)
 
 
 def run(arguments: Namespace) -> None:

@@ -5,84 +5,39 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from decoders import (
+    BACKENDS,
+    PRECISIONS,
+    build,
+    fill,
+    needs_kernel,
+    put,
+    some_codes,
+    some_labels,
+    step_through,
+)
 from torch import Tensor
 
 from anytime_ar.errors import InputError
 from anytime_ar.prior import (
+    IS_SHADOW,
+    NO_SHADOW,
     Backend,
-    Decoder,
+    ChoiceConfig,
     PortableDecoder,
     Precision,
-    Prior,
-    PriorConfig,
+    RowChoice,
     decoder_for,
 )
 from anytime_ar.prior.linear import lay_out
-from anytime_ar.prior.native.build import BuildError, kernel
+from anytime_ar.prior.native.build import kernel
 
-LABELS = 3
-PRECISIONS: list[Precision] = ["float32", "bfloat16", "int8"]
-try:
-    kernel()
-    NO_KERNEL = None
-except BuildError as error:
-    NO_KERNEL = str(error)
-needs_kernel = pytest.mark.skipif(NO_KERNEL is not None, reason=str(NO_KERNEL))
-BACKENDS = [pytest.param("native", marks=needs_kernel), "portable"]
 # (layers, width, heads), L, V: several blocks of positions, small, odd and wide heads, a long sum
 SIZES = [((2, 16, 2), 70, 5), ((2, 12, 3), 20, 7), ((2, 64, 2), 40, 33), ((1, 512, 8), 20, 40)]
-
-
-def build(size: tuple[int, int, int] = (2, 64, 2), length: int = 40, entries: int = 33) -> Prior:
-    layers, width, heads = size
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = PriorConfig(layers=layers, width=width, heads=heads)
-        prior = Prior(config, length, entries, LABELS).eval()
-        with torch.no_grad():  # weights start small; here everything should matter
-            for weight in prior.parameters():
-                weight.add_(0.1 * torch.randn_like(weight))
-    return prior
-
-
-def some_codes(prior: Prior, n: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(prior.vocabulary, (n, prior.code_length), generator=generator)
-
-
-def some_labels(n: int) -> Tensor:
-    return torch.arange(n) % (LABELS + 1)
-
-
-def inputs_at(decoder: Decoder[Any], codes: Tensor, labels: Tensor, position: int) -> Tensor:
-    if position == 0:
-        return decoder.first_inputs(labels)
-    return decoder.next_inputs(codes[:, position - 1], position)
-
-
-def step_through(
-    decoder: Decoder[Any], codes: Tensor, labels: Tensor, *, start: int = 0, replay: bool = False
-) -> Tensor:
-    """Logits float [B, L - start, V] of the cached path."""
-    cache = decoder.allocate(len(codes))
-    if replay:
-        decoder.replay(cache, 0, decoder.first_inputs(labels), codes[:, :start])
-    else:
-        for position in range(start):
-            decoder.step(
-                cache, inputs_at(decoder, codes, labels, position), [position] * len(codes)
-            )
-    logits = [
-        decoder.step(cache, inputs_at(decoder, codes, labels, position), [position] * len(codes))
-        for position in range(start, codes.shape[1])
-    ]
-    return torch.stack(logits, dim=1)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -138,22 +93,14 @@ def test_a_row_gets_the_same_bits_beside_rows_at_other_positions(
     codes, labels = some_codes(prior, len(delays)), some_labels(len(delays))
     expected = step_through(decoder, codes, labels)
     # rows start one after the other; those that are through leave from the front
-    cache = decoder.allocate(len(delays))
     logits: list[list[Tensor]] = [[] for _ in delays]
-
-    def step(rows: Sequence[int], time: int) -> None:
-        positions = [time - delays[row] for row in rows]
-        x = torch.cat(
-            [
-                inputs_at(decoder, codes[row : row + 1], labels[row : row + 1], position)
-                for row, position in zip(rows, positions, strict=True)
-            ]
-        )
-        for row, out in zip(rows, decoder.step(cache, x, positions), strict=True):
-            logits[row].append(out)
-
+    rows = decoder.allocate(len(delays))
+    fill(rows, labels=labels, codes=codes)
     for time in range(length):
-        step([row for row, delay in enumerate(delays) if delay <= time], time)
+        started = sum(delay <= time for delay in delays)
+        put(rows, [time - delay for delay in delays[:started]])
+        for row, out in enumerate(decoder.score(rows, started)):
+            logits[row].append(out)
     for row, delay in enumerate(delays):
         assert torch.equal(torch.stack(logits[row]), expected[row, : length - delay]), row
 
@@ -177,17 +124,12 @@ def test_a_replay_leaves_other_rows_alone(backend: Backend) -> None:
     decoder = decoder_for(prior, backend=backend)
     codes, labels = some_codes(prior, 4), some_labels(4)
     expected = step_through(decoder, codes, labels)
-    cache = decoder.allocate(4)
-    first = decoder.first_inputs(labels)
-    decoder.replay(cache, 0, first[:2], codes[:2, :20])
-    decoder.replay(cache, 2, first[2:], codes[2:, :5])
-    inputs = torch.cat(
-        [
-            decoder.next_inputs(codes[:2, 19], 20),
-            decoder.next_inputs(codes[2:, 4], 5),
-        ]
-    )
-    logits = decoder.step(cache, inputs, [20, 20, 5, 5])
+    rows = decoder.allocate(4)
+    fill(rows, labels=labels, codes=codes)
+    put(rows, [20, 20, 5, 5])
+    decoder.replay(rows, 0, 2)
+    decoder.replay(rows, 2, 2)
+    logits = decoder.score(rows, 4)
     assert torch.equal(logits[:2], expected[:2, 20])
     assert torch.equal(logits[2:], expected[2:, 5])
 
@@ -199,11 +141,13 @@ def test_interleaved_draws_equal_sequential_ones(backend: Backend) -> None:
     labels = some_labels(3)
     first, second = some_codes(prior, 3, seed=1), some_codes(prior, 3, seed=2)
     expected = [step_through(decoder, codes, labels) for codes in (first, second)]
-    caches = [decoder.allocate(3), decoder.allocate(3)]
+    both = [decoder.allocate(3), decoder.allocate(3)]
+    for rows, codes in zip(both, (first, second), strict=True):
+        fill(rows, labels=labels, codes=codes)
     for position in range(prior.code_length):
-        for cache, codes, logits in zip(caches, (first, second), expected, strict=True):
-            x = inputs_at(decoder, codes, labels, position)
-            assert torch.equal(decoder.step(cache, x, [position] * 3), logits[:, position])
+        for rows, logits in zip(both, expected, strict=True):
+            put(rows, [position] * 3)
+            assert torch.equal(decoder.score(rows, 3), logits[:, position])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -212,14 +156,16 @@ def test_a_used_cache_serves_again_once_cleared(backend: Backend) -> None:
     decoder = decoder_for(prior, backend=backend)
     codes, labels = some_codes(prior, 3), some_labels(3)
     expected = step_through(decoder, codes, labels)
-    cache = decoder.allocate(3)
+    rows = decoder.allocate(3)
+    fill(rows, labels=labels, codes=codes.flip(0))
     for position in range(prior.code_length):  # an earlier draw, of other codes
-        x = inputs_at(decoder, codes.flip(0), labels, position)
-        decoder.step(cache, x, [position] * 3)
-    cache.clear()
+        put(rows, [position] * 3)
+        decoder.score(rows, 3)
+    rows.cache.clear()
+    rows.codes[:] = codes
     for position in range(prior.code_length):
-        x = inputs_at(decoder, codes, labels, position)
-        assert torch.equal(decoder.step(cache, x, [position] * 3), expected[:, position])
+        put(rows, [position] * 3)
+        assert torch.equal(decoder.score(rows, 3), expected[:, position])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -239,12 +185,52 @@ def test_moving_a_row(backend: Backend) -> None:
     decoder = decoder_for(prior, backend=backend)
     codes, labels = some_codes(prior, 3), some_labels(3)
     expected = step_through(decoder, codes, labels)
-    cache = decoder.allocate(3)
+    rows = decoder.allocate(3)
+    fill(rows, labels=labels, codes=codes)
     for position in range(20):
-        decoder.step(cache, inputs_at(decoder, codes, labels, position), [position] * 3)
-    cache.move(2, 0)
-    x = inputs_at(decoder, codes[[2, 1]], labels[[2, 1]], 20)
-    assert torch.equal(decoder.step(cache, x, [20, 20]), expected[[2, 1], 20])
+        put(rows, [position] * 3)
+        decoder.score(rows, 3)
+    rows.move(2, 0)
+    put(rows, [20, 20])
+    assert torch.equal(decoder.score(rows, 2), expected[[2, 1], 20])
+
+
+@needs_kernel
+def test_the_backends_choose_alike() -> None:
+    """Rows with settings, positions and numbers of their own, two of them guided."""
+    prior = build()
+    choices = [
+        ChoiceConfig(),
+        ChoiceConfig(temperature=0),
+        ChoiceConfig(temperature=0.7, top_k=5),
+        ChoiceConfig(top_p=0.6),
+        ChoiceConfig(guidance=2.5, top_p=0.9),
+        ChoiceConfig(guidance=0.5, temperature=1.3),
+    ]
+    count = len(choices) + 2
+    drawn = []
+    for backend in ("native", "portable"):
+        decoder = decoder_for(prior, backend=backend)
+        rows = decoder.allocate(count)
+        fill(rows, labels=some_labels(count), codes=some_codes(prior, count))
+        rows.noise[:] = torch.rand(
+            rows.noise.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+        )
+        for slot, choice in enumerate(choices):
+            shadow = slot + 2 if choice.guidance != 1 else NO_SHADOW
+            rows.choices[slot] = RowChoice.of(choice, shadow)
+            if shadow != NO_SHADOW:
+                rows.choices[shadow] = RowChoice.of(choice, IS_SHADOW)
+                rows.codes[shadow], rows.labels[shadow] = rows.codes[slot], prior.no_label
+        put(rows, [3] * 4)
+        decoder.replay(rows, 0, 4)
+        for _ in range(30):
+            decoder.step(rows, count)
+        assert rows.positions[:] == [33] * 4 + [30] * 4
+        assert torch.equal(rows.codes[4:6, :30], rows.codes[6:8, :30])
+        drawn.append(rows.codes)
+    assert torch.equal(*drawn)
+    assert len({tuple(codes[3:30].tolist()) for codes in drawn[0]}) == len(choices)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from sampling_models import build_model, record
+from sampling_models import build_model, record_steps
 
 from anytime_ar.sampling import AnytimeModel
 
@@ -20,6 +18,6 @@ def unconditional() -> AnytimeModel:
 
 
 @pytest.fixture
-def steps(model: AnytimeModel, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The arguments of every step of the decoder: cache, inputs, positions."""
-    return record(monkeypatch, model, "step")
+def steps(model: AnytimeModel, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """For every step of the decoder, the positions of its rows."""
+    return record_steps(monkeypatch, model)

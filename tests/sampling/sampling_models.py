@@ -11,6 +11,7 @@ import torch
 from anytime_ar.bundle import Bundle, build
 from anytime_ar.card import Card
 from anytime_ar.curve import Curve, CurvePoint, lossless_codes
+from anytime_ar.prior import Rows
 from anytime_ar.sampling import AnytimeModel
 
 LABELS = ("cat", "dog", "owl")
@@ -92,15 +93,15 @@ def build_model(
     return AnytimeModel(build_bundle(labels, with_prior=with_prior), device="cpu")
 
 
-def record(monkeypatch: pytest.MonkeyPatch, model: AnytimeModel, method: str) -> list[Any]:
-    """The arguments of every call of a method of the decoder from now on."""
+def record_steps(monkeypatch: pytest.MonkeyPatch, model: AnytimeModel) -> list[list[int]]:
+    """The positions of the rows of every step from now on."""
     decoder = model.engine.decoder
-    calls: list[Any] = []
-    real = getattr(decoder, method)
+    steps: list[list[int]] = []
+    real = decoder.step
 
-    def recording(*arguments: Any) -> Any:
-        calls.append(arguments)
-        return real(*arguments)
+    def recording(rows: Rows[Any], count: int) -> None:
+        steps.append(rows.positions[:count])
+        real(rows, count)
 
-    monkeypatch.setattr(decoder, method, recording)
-    return calls
+    monkeypatch.setattr(decoder, "step", recording)
+    return steps

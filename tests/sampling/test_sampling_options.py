@@ -31,7 +31,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("options", "message"), BAD)
 @pytest.mark.parametrize("method", ["sample", "sample_codes", "stream"])
 def test_bad_options_fail_at_the_call(
-    model: AnytimeModel, steps: list[Any], method: str, options: dict[str, Any], message: str
+    model: AnytimeModel, steps: list[list[int]], method: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         getattr(model, method)(2, **options)  # of a stream, no item was asked for

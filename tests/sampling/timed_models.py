@@ -10,6 +10,7 @@ from sampling_models import build_bundle
 from torch import Tensor
 
 from anytime_ar.bundle import Bundle
+from anytime_ar.prior import Rows
 from anytime_ar.sampling import AnytimeModel
 
 
@@ -37,10 +38,10 @@ class TimedModel(AnytimeModel):
         decoder, engine = self.engine.decoder, self.engine
         real_step, real_decode = decoder.step, engine.decode
 
-        def step(*arguments: Any) -> Tensor:
+        def step(rows: Rows[Any], count: int) -> None:
             self.steps += 1
-            self.clock.now += self.step_s(arguments[2][0])
-            return real_step(*arguments)
+            self.clock.now += self.step_s(rows.positions[0])
+            real_step(rows, count)
 
         def decode(codes: Tensor) -> Tensor:
             self.decodes += 1

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import abc
 import threading
-from collections.abc import Sequence
 from functools import cached_property
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
+from anytime_ar.prior.rows import Rows
 from anytime_ar.prior.transformer import Prior
 
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -25,41 +25,14 @@ every output of a map, and for every row of its input."""
 SPARE_BYTES = 2**28
 """The most memory that is held between draws."""
 
-
-class Cache(Protocol):
-    """What a prior remembers of the rows that it is drawing.
-
-    A value of the caller, never of the prior, so that several draws on one prior do not disturb
-    one another.
-    """
-
-    @property
-    def rows(self) -> int:
-        """How many rows there is room for."""
-        ...
-
-    @property
-    def row_bytes(self) -> int:
-        """Memory that one row takes."""
-        ...
-
-    def clear(self) -> None:
-        """Forget everything, keeping the memory."""
-        ...
-
-    def move(self, source: int, target: int) -> None:
-        """Copy one row over another."""
-        ...
+RowsT = TypeVar("RowsT", bound=Rows[Any])
 
 
-CacheT = TypeVar("CacheT", bound=Cache)
-
-
-class Decoder(abc.ABC, Generic[CacheT]):
+class Decoder(abc.ABC, Generic[RowsT]):
     """A prior laid out for drawing; to be made anew when the prior's weights have changed.
 
-    Every row of a batch may stand at a position of its own, and gets the logits that it would get
-    alone, to the last bit.
+    Every row of a batch may stand at a position of its own, and gets the logits and the code that
+    it would get alone, to the last bit.
 
     Args:
         prior: in evaluation mode, on the device to draw on.
@@ -74,66 +47,55 @@ class Decoder(abc.ABC, Generic[CacheT]):
         self.device = prior.entries.weight.device
         self._entries, self._positions = prior.entries.weight.detach(), prior.positions.detach()
         self._first = prior.start.weight.detach() + self._positions[0]  # [labels + 1, E]
-        self._spare: CacheT | None = None
+        self._spare: RowsT | None = None
         self._lock = threading.Lock()
 
-    def allocate(self, rows: int) -> CacheT:
-        """An empty cache for `rows` rows."""
+    def allocate(self, rows: int) -> RowsT:
+        """Slots for that many rows."""
         with self._lock:
             spare, self._spare = self._spare, None
-        if spare is not None and spare.rows == rows:
-            spare.clear()
+        if spare is not None and len(spare) == rows:
+            spare.cache.clear()
             return spare
-        return self._new_cache(rows, self.device)
+        return self._new_rows(rows, self.device)
 
-    def release(self, cache: CacheT) -> None:
-        """Take back a cache that nobody uses any more: the next draw of its size gets it, because
-        memory that is fresh from the system costs as much time as a good part of the draw."""
-        if cache.row_bytes * cache.rows <= SPARE_BYTES:
+    def release(self, rows: RowsT) -> None:
+        """Take back what nobody uses any more: the next draw of its size gets it, because memory
+        that is fresh from the system costs as much time as a good part of the draw."""
+        if rows.cache.row_bytes * len(rows) <= SPARE_BYTES:
             with self._lock:
-                self._spare = cache
+                self._spare = rows
 
     @cached_property
     def row_bytes(self) -> int:
-        """Memory that the cache takes for one row."""
-        return self._new_cache(1, torch.device("meta")).row_bytes
-
-    def empty_inputs(self, rows: int) -> Tensor:
-        """Room for the inputs of some rows: float32 [rows, E]."""
-        return self._entries.new_empty(rows, self._entries.shape[1])
-
-    def first_inputs(self, labels: Tensor) -> Tensor:
-        """Inputs at position 0: labels int64 [B] in 0..no_label -> float32 [B, E]."""
-        return self._first[labels]
-
-    def next_inputs(self, codes: Tensor, positions: int | Tensor) -> Tensor:
-        """Inputs at `positions` (1..L-1, one or [B]) from the codes before: int64 [B] ->
-        float32 [B, E]."""
-        rows = codes + (positions - 1) * self.vocabulary
-        return self._entries[rows] + self._positions[positions]
+        """Memory that keys and values of one row take."""
+        return self._new_rows(1, torch.device("meta")).cache.row_bytes
 
     @abc.abstractmethod
-    def step(self, cache: CacheT, inputs: Tensor, positions: Sequence[int]) -> Tensor:
-        """Logits of each row's code at its position, after writing what it sees into the cache.
+    def step(self, rows: RowsT, count: int) -> None:
+        """Draw the next code of the first `count` rows, none of which may be complete.
 
         Args:
-            cache: row i is filled below `positions[i]`; updated in place.
-            inputs: float32 [B, E], see `first_inputs` and `next_inputs`.
-            positions: B numbers in 0..L-1.
-
-        Returns:
-            float32 [B, V], equal to `Prior.forward(codes)[i, positions[i]]` up to rounding.
+            rows: the cache of each is filled below its position; codes and positions are updated.
+            count: how many.
         """
 
     @abc.abstractmethod
-    def replay(self, cache: CacheT, row: int, first: Tensor, codes: Tensor) -> None:
-        """Fill the cache as if `codes` had been drawn, bit for bit.
+    def score(self, rows: RowsT, count: int) -> Tensor:
+        """Logits that `step` would choose by; no code is drawn.
+
+        Returns:
+            float32 [count, V], equal to `Prior.forward(codes)[i, positions[i]]` up to rounding.
+        """
+
+    @abc.abstractmethod
+    def replay(self, rows: RowsT, first: int, count: int) -> None:
+        """Fill the cache as if the codes of some rows had been drawn, bit for bit.
 
         Args:
-            cache: rows `row` to `row + B` are written at positions 0..k-1.
-            row: the first row to write.
-            first: float32 [B, E], see `first_inputs`.
-            codes: int64 [B, k], 1 <= k <= L.
+            rows: those from `first` on have labels, codes, and one position, at least 1.
+            first: the first of them.
+            count: how many.
         """
 
     @abc.abstractmethod
@@ -142,5 +104,5 @@ class Decoder(abc.ABC, Generic[CacheT]):
         measure drawing against."""
 
     @abc.abstractmethod
-    def _new_cache(self, rows: int, device: torch.device) -> CacheT:
-        """A fresh cache; on the device `meta`, one without memory."""
+    def _new_rows(self, rows: int, device: torch.device) -> RowsT:
+        """Fresh slots; on the device `meta`, ones without memory."""

@@ -10,12 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anytime_ar.prior.cache import KVCache, attend
+from anytime_ar.prior.choice import choose_by_row
 from anytime_ar.prior.decoder import Decoder, Precision
 from anytime_ar.prior.linear import Linear, lay_out
+from anytime_ar.prior.rows import Rows
 from anytime_ar.prior.transformer import Block, Prior
 
 
-class PortableDecoder(Decoder[KVCache]):
+class PortableDecoder(Decoder[Rows[KVCache]]):
     """See `Decoder`."""
 
     @torch.no_grad()
@@ -30,25 +32,34 @@ class PortableDecoder(Decoder[KVCache]):
             for table, bias in zip(tables, prior.entry_bias, strict=True)
         ]
 
+    def step(self, rows: Rows[KVCache], count: int) -> None:
+        logits = self.score(rows, count).to(rows.noise.device)
+        at = torch.tensor(rows.positions[:count], device=logits.device)[:, None]  # [count, 1]
+        noise = rows.noise[:count].gather(1, at)[:, 0]
+        chosen = choose_by_row(logits, noise, rows.choices)
+        rows.codes[:count].scatter_(1, at, chosen[:, None])
+        for slot in range(count):
+            rows.positions[slot] += 1
+
     @torch.no_grad()
-    def step(self, cache: KVCache, inputs: Tensor, positions: Sequence[int]) -> Tensor:
+    def score(self, rows: Rows[KVCache], count: int) -> Tensor:
+        positions, cache = rows.positions[:count], rows.cache
         cache.reserve(max(positions) + 1)
         place = _Place.of(positions, cache, self.device)
-        x = inputs
+        x = self._inputs(rows, 0, positions)
         for block, stored in zip(self._blocks, cache.layers, strict=True):
-            x = block.step(x, stored[:, : len(x)], place)
+            x = block.step(x, stored[:, :count], place)
         return self._score(self._norm(x), place)
 
     @torch.no_grad()
-    def replay(self, cache: KVCache, row: int, first: Tensor, codes: Tensor) -> None:
-        batch, drawn = codes.shape
+    def replay(self, rows: Rows[KVCache], first: int, count: int) -> None:
+        drawn, cache = rows.positions[first], rows.cache
         cache.reserve(drawn)
-        at = torch.arange(1, drawn, device=self.device)
-        later = self.next_inputs(codes[:, :-1].T.flatten(), at.repeat_interleave(batch))
-        x = torch.cat([first, later])  # [k * B, E], by position
-        places = [_Place.of([position] * batch, cache, self.device) for position in range(drawn)]
+        by_position = [[position] * count for position in range(drawn)]
+        x = torch.cat([self._inputs(rows, first, positions) for positions in by_position])
+        places = [_Place.of(positions, cache, self.device) for positions in by_position]
         for block, stored in zip(self._blocks, cache.layers, strict=True):
-            x = block.replay(x, stored[:, row : row + batch], places)
+            x = block.replay(x, stored[:, first : first + count], places)
 
     @torch.no_grad()
     def multiply_only(self, rows: int) -> None:
@@ -64,9 +75,32 @@ class PortableDecoder(Decoder[KVCache]):
                 block.down(hidden)
             score(x)
 
-    def _new_cache(self, rows: int, device: torch.device) -> KVCache:
+    def _new_rows(self, rows: int, device: torch.device) -> Rows[KVCache]:
         head_width = self._entries.shape[1] // self._heads
-        return KVCache(len(self._blocks), rows, self._heads, self.code_length, head_width, device)
+        layers, heads = len(self._blocks), self._heads
+        cache = KVCache(layers, rows, heads, self.code_length, head_width, device)
+        # Codes are chosen in float64, which Apple's GPUs do not have.
+        chooses_on = torch.device("cpu") if device.type == "mps" else device
+        return Rows(cache, self.code_length, chooses_on)
+
+    def _inputs(self, rows: Rows[KVCache], first: int, positions: Sequence[int]) -> Tensor:
+        """What the first block sees of the rows from `first` on, at these positions: [B, E]."""
+        here = slice(first, first + len(positions))
+        labels, codes = rows.labels[here].to(self.device), rows.codes[here].to(self.device)
+        if max(positions) == 0:
+            return self._first[labels]
+        if min(positions) == max(positions):
+            at = positions[0]
+            return self._embed(codes[:, at - 1], at)
+        mixed = torch.tensor(positions, device=self.device)
+        before = codes.gather(1, (mixed - 1).clamp(min=0)[:, None])[:, 0]
+        later = self._embed(before, mixed.clamp(min=1))
+        return torch.where(mixed[:, None] == 0, self._first[labels], later)
+
+    def _embed(self, codes: Tensor, positions: int | Tensor) -> Tensor:
+        """Codes int64 [B] before `positions` (1..L-1, one or [B]) -> float32 [B, E]."""
+        entries = self._entries[codes + (positions - 1) * self.vocabulary]
+        return entries + self._positions[positions]
 
     def _score(self, x: Tensor, place: _Place) -> Tensor:
         x = x.to(self._scores[0].dtype)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from anytime_ar.prior import ChoiceConfig
 from anytime_ar.sampling.batch import DecodeBatch
 from anytime_ar.sampling.budget import Budget, CancelFlag
-from anytime_ar.sampling.choice import ChoiceConfig
 from anytime_ar.sampling.devices import choose_device
 from anytime_ar.sampling.model import AnytimeModel, load
 from anytime_ar.sampling.noise import row_noise

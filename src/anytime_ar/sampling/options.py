@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from anytime_ar.errors import InputError
+from anytime_ar.prior import ChoiceConfig
 from anytime_ar.sampling.budget import Budget, CancelFlag
-from anytime_ar.sampling.choice import ChoiceConfig
 from anytime_ar.sampling.draw import Pauses
 from anytime_ar.sampling.plan import Label
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anytime_ar.card import Card
 from anytime_ar.errors import InputError
-from anytime_ar.sampling.choice import ChoiceConfig
+from anytime_ar.prior import ChoiceConfig
 from anytime_ar.sampling.noise import row_noise
 
 Label = int | str

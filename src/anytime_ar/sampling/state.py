@@ -24,9 +24,8 @@ from anytime_ar.codes import check_codes
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
 from anytime_ar.files import write_atomically
-from anytime_ar.prior import Precision
+from anytime_ar.prior import ChoiceConfig, Precision
 from anytime_ar.sampling.budget import Budget
-from anytime_ar.sampling.choice import ChoiceConfig
 from anytime_ar.sampling.draw import Pauses, Stop
 from anytime_ar.sampling.engine import NEVER, Engine, Live, Moment
 from anytime_ar.sampling.noise import row_noise

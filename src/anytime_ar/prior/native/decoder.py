@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 
 from anytime_ar.prior.decoder import Decoder, Precision
 from anytime_ar.prior.native.build import BuildError, kernel
+from anytime_ar.prior.rows import Rows
 from anytime_ar.prior.transformer import Block, Prior
 
 _VECTOR = 16
@@ -65,9 +65,24 @@ class _Prior(ctypes.Structure):
         ("length", ctypes.c_int64),
         ("vocabulary", ctypes.c_int64),
         ("precision", ctypes.c_int64),
+        ("first", ctypes.c_void_p),
+        ("entries", ctypes.c_void_p),
+        ("positions", ctypes.c_void_p),
         ("blocks", ctypes.POINTER(_Block)),
         ("norm", _Norm),
         ("scores", ctypes.POINTER(_Linear)),
+    )
+
+
+class _Rows(ctypes.Structure):
+    _fields_ = (
+        ("cache", ctypes.c_void_p),
+        ("layer_stride", ctypes.c_int64),
+        ("labels", ctypes.c_void_p),
+        ("codes", ctypes.c_void_p),
+        ("noise", ctypes.c_void_p),
+        ("positions", ctypes.c_void_p),
+        ("choices", ctypes.c_void_p),
     )
 
 
@@ -99,17 +114,30 @@ class NativeCache:
         """Memory that one row takes."""
         return self.memory.nbytes // self.rows
 
-    def address(self, row: int) -> int:
-        """Where the numbers of a row begin, in the first layer."""
-        memory = self.memory
-        return memory.data_ptr() + row * memory.stride(1) * memory.itemsize
-
     def clear(self) -> None:
         """Nothing to do: rows read no further than they have written."""
 
     def move(self, source: int, target: int) -> None:
         """Copy one row over another."""
         self.memory[:, target] = self.memory[:, source]
+
+
+class NativeRows(Rows[NativeCache]):
+    """See `Rows`."""
+
+    def __init__(self, cache: NativeCache, code_length: int) -> None:
+        super().__init__(cache, code_length, cache.memory.device)
+        self._view = _Rows(
+            cache=cache.memory.data_ptr(),
+            layer_stride=cache.memory.stride(0),
+            labels=self.labels.data_ptr(),
+            codes=self.codes.data_ptr(),
+            noise=self.noise.data_ptr(),
+            positions=ctypes.addressof(self.positions),
+            choices=ctypes.addressof(self.choices),
+        )
+        self.address = ctypes.addressof(self._view)
+        """Where the kernel finds all of it."""
 
 
 def refusal(prior: Prior) -> str | None:
@@ -123,7 +151,7 @@ def refusal(prior: Prior) -> str | None:
     return None
 
 
-class NativeDecoder(Decoder[NativeCache]):
+class NativeDecoder(Decoder[NativeRows]):
     """See `Decoder`. `refusal` tells whether there can be one.
 
     Raises:
@@ -133,63 +161,59 @@ class NativeDecoder(Decoder[NativeCache]):
     @torch.no_grad()
     def __init__(self, prior: Prior, precision: Precision = "float32") -> None:
         super().__init__(prior, precision)
-        self._run, self._multiply = kernel().anytime_step, kernel().anytime_multiply
         pointer, number = ctypes.c_void_p, ctypes.c_int64
-        self._run.argtypes = [
-            pointer, pointer, number, number, pointer, pointer, pointer, number
-        ]  # fmt: skip
+        self._run, self._multiply = kernel().anytime_step, kernel().anytime_multiply
+        self._run.argtypes = [pointer, pointer, number, number, number, pointer, number]
         self._multiply.argtypes = [pointer, number, number]
         self._run.restype = self._multiply.restype = None
         self._held: list[Tensor] = []
         self._prior = self._lay_out(prior)
+        self._address = ctypes.addressof(self._prior)
         self._weights = sum(weight.numel() for weight in prior.blocks.parameters())
 
-    def step(self, cache: NativeCache, inputs: Tensor, positions: Sequence[int]) -> Tensor:
-        logits = torch.empty(len(inputs), self.vocabulary)
-        self._step(cache, 0, inputs, positions, logits)
+    def step(self, rows: NativeRows, count: int) -> None:
+        self._call(rows, 0, count, choose=True)
+
+    def score(self, rows: NativeRows, count: int) -> Tensor:
+        logits = torch.empty(count, self.vocabulary)
+        self._call(rows, 0, count, logits=logits)
         return logits
 
-    def replay(self, cache: NativeCache, row: int, first: Tensor, codes: Tensor) -> None:
-        inputs = first
-        for position in range(codes.shape[1]):
-            if position > 0:
-                inputs = self.next_inputs(codes[:, position - 1], position)
-            self._step(cache, row, inputs, [position] * len(codes), None)
+    def replay(self, rows: NativeRows, first: int, count: int) -> None:
+        slots = range(first, first + count)
+        for position in range(rows.positions[first]):
+            for slot in slots:
+                rows.positions[slot] = position
+            self._call(rows, first, count)
+        for slot in slots:
+            rows.positions[slot] += 1
 
     def multiply_only(self, rows: int) -> None:
-        self._multiply(ctypes.addressof(self._prior), rows, self._threads(rows))
+        self._multiply(self._address, rows, self._threads(rows))
 
-    def _step(
+    def _call(
         self,
-        cache: NativeCache,
-        row: int,
-        inputs: Tensor,
-        positions: Sequence[int],
-        logits: Tensor | None,
+        rows: NativeRows,
+        first: int,
+        count: int,
+        *,
+        choose: bool = False,
+        logits: Tensor | None = None,
     ) -> None:
-        rows = len(inputs)
-        assert row + rows <= cache.rows, "the kernel writes wherever it is told to"
-        assert 0 <= min(positions) <= max(positions) < self.code_length
-        assert len(positions) == rows
-        x = inputs.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-        self._run(
-            ctypes.addressof(self._prior),
-            cache.address(row),
-            cache.memory.stride(0),
-            rows,
-            (ctypes.c_int64 * rows)(*positions),
-            x.data_ptr(),
-            None if logits is None else logits.data_ptr(),
-            self._threads(rows),
-        )
+        # The kernel reads and writes wherever it is told to.
+        assert 0 <= first < first + count <= len(rows)
+        assert max(rows.positions[first : first + count]) < self.code_length
+        out = None if logits is None else logits.data_ptr()
+        self._run(self._address, rows.address, first, count, choose, out, self._threads(count))
 
     def _threads(self, rows: int) -> int:
         return torch.get_num_threads() if rows * self._weights >= _WORK_FOR_THREADS else 1
 
-    def _new_cache(self, rows: int, device: torch.device) -> NativeCache:
+    def _new_rows(self, rows: int, device: torch.device) -> NativeRows:
         size = 2 * self._prior.attention * _up(self.code_length, _VECTOR)
         dtype = torch.float32 if self.precision == "float32" else torch.bfloat16
-        return NativeCache(self._prior.layers, rows, size, dtype, device)
+        cache = NativeCache(self._prior.layers, rows, size, dtype, device)
+        return NativeRows(cache, self.code_length)
 
     def _lay_out(self, prior: Prior) -> _Prior:
         config = prior.config
@@ -209,6 +233,9 @@ class NativeDecoder(Decoder[NativeCache]):
             length=prior.code_length,
             vocabulary=prior.vocabulary,
             precision=_KINDS[self.precision],
+            first=self._hold(self._first),
+            entries=self._hold(self._entries),
+            positions=self._hold(self._positions),
             blocks=(_Block * len(blocks))(*blocks),
             norm=self._normalisation(prior.norm),
             scores=(_Linear * len(scores))(*scores),
@@ -260,7 +287,7 @@ class NativeDecoder(Decoder[NativeCache]):
 
     def _hold(self, tensor: Tensor) -> Any:
         """The address of a tensor's numbers, which stay there as long as the decoder does."""
-        tensor = tensor.detach().clone(memory_format=torch.contiguous_format)
+        tensor = tensor.detach().contiguous()
         self._held.append(tensor)
         return tensor.data_ptr()
 

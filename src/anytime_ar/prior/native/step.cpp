@@ -1,4 +1,5 @@
-// One step of the prior for a batch of rows, each at a position of its own.
+// One step of the prior for a batch of rows, each at a position of its own: from the codes so far to
+// the next one.
 //
 // All that a step does, in one call: between its matrix products a step of a small prior is hundreds
 // of tiny operations, and calling each of them costs several times what it computes.
@@ -14,7 +15,10 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <limits>
 #include <memory>
+#include <numeric>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -75,9 +79,33 @@ struct Block {
 
 struct Prior {
   int64_t layers, width, heads, attention, hidden, length, vocabulary, precision;
+  const float* first;      // [labels + 1][E]: inputs at position 0
+  const float* entries;    // [L][V][E]: added to those at a position, by the code before it
+  const float* positions;  // [L][E]
   const Block* blocks;
   Norm norm;
   const Linear* scores;  // [length]
+};
+
+// How the codes of a row are chosen.
+struct Choice {
+  double temperature, top_p, guidance;
+  int64_t top_k;   // 0: all
+  int64_t shadow;  // the row that is drawn along without the label, or one of the next two
+};
+constexpr int64_t kNoShadow = -1, kIsShadow = -2;
+
+// All rows of a batch. T is L rounded up to 16, and A the width of attention.
+struct Rows {
+  // [layers][rows][2 A T] float32 numbers or, where the precision is lower, bfloat16 ones; layers lie
+  // `layer_stride` numbers apart
+  void* cache;
+  int64_t layer_stride;
+  const int64_t* labels;  // [rows]
+  int64_t* codes;         // [rows][L]
+  const double* noise;    // [rows][L], in [0, 1)
+  int64_t* positions;     // [rows]
+  const Choice* choices;  // [rows]
 };
 
 }  // extern "C"
@@ -327,7 +355,8 @@ void apply(const Linear& map, const Inputs& x, int64_t rows, After after, float*
 class Workspace {
  public:
   Workspace(const Prior& prior, int64_t rows)
-      : normed(new float[rows * prior.width]),
+      : x(new float[rows * prior.width]),
+        normed(new float[rows * prior.width]),
         qkv(new float[rows * 3 * prior.attention]),
         attended(new float[rows * prior.attention]),
         hidden(new float[rows * prior.hidden]),
@@ -356,7 +385,7 @@ class Workspace {
     apply<Int8>(map, {converted_.get(), wide, scales_.get()}, rows, after, y, stride);
   }
 
-  std::unique_ptr<float[]> normed, qkv, attended, hidden, chances;
+  std::unique_ptr<float[]> x, normed, qkv, attended, hidden, chances;
 
  private:
   std::unique_ptr<uint8_t[]> converted_;
@@ -444,42 +473,140 @@ void attend(const Prior& prior, const float* qkv, int64_t position, Stored* stor
   }
 }
 
+// What the first block sees of a row.
+void embed(const Prior& prior, const Rows& rows, int64_t row, float* x) {
+  const int64_t position = rows.positions[row], width = prior.width;
+  if (position == 0) {
+    std::copy_n(prior.first + rows.labels[row] * width, width, x);
+    return;
+  }
+  const int64_t code = rows.codes[row * prior.length + position - 1];
+  const float* entry = prior.entries + ((position - 1) * prior.vocabulary + code) * width;
+  const float* place = prior.positions + position * width;
+  for (int64_t i = 0; i < width; ++i) x[i] = entry[i] + place[i];
+}
+
+// Logits [count][V] of the rows from `first` on, unless they are null, after writing what each row
+// sees into the cache.
 template <class Stored>
-void step(const Prior& prior, Stored* cache, int64_t layer_stride, int64_t rows,
-          const int64_t* positions, float* x, float* logits) {
-  const int64_t width = prior.width;
-  const int64_t row_stride = 2 * prior.attention * room(prior);
-  Workspace work(prior, rows);
+void score(const Prior& prior, const Rows& rows, int64_t first, int64_t count, float* logits) {
+  const int64_t width = prior.width, row_stride = 2 * prior.attention * room(prior);
+  const int64_t* positions = rows.positions + first;
+  Workspace work(prior, count);
+  float* x = work.x.get();
+  for (int64_t row = 0; row < count; ++row) embed(prior, rows, first + row, x + row * width);
   for (int64_t layer = 0; layer < prior.layers; ++layer) {
     const Block& block = prior.blocks[layer];
-    Stored* stored = cache + layer * layer_stride;
-    for (int64_t row = 0; row < rows; ++row) {
+    Stored* stored = static_cast<Stored*>(rows.cache) + layer * rows.layer_stride + first * row_stride;
+    for (int64_t row = 0; row < count; ++row) {
       normalize(block.norm1, x + row * width, width, work.normed.get() + row * width);
     }
-    work.linear(prior, block.qkv, work.normed.get(), rows, After::kStore, work.qkv.get(),
+    work.linear(prior, block.qkv, work.normed.get(), count, After::kStore, work.qkv.get(),
                 3 * prior.attention);
-    for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t row = 0; row < count; ++row) {
       attend(prior, work.qkv.get() + row * 3 * prior.attention, positions[row], stored + row * row_stride,
              work.chances.get(), work.attended.get() + row * prior.attention);
     }
-    work.linear(prior, block.out, work.attended.get(), rows, After::kAdd, x, width);
-    for (int64_t row = 0; row < rows; ++row) {
+    work.linear(prior, block.out, work.attended.get(), count, After::kAdd, x, width);
+    for (int64_t row = 0; row < count; ++row) {
       normalize(block.norm2, x + row * width, width, work.normed.get() + row * width);
     }
-    work.linear(prior, block.up, work.normed.get(), rows, After::kGelu, work.hidden.get(),
+    work.linear(prior, block.up, work.normed.get(), count, After::kGelu, work.hidden.get(),
                 prior.hidden);
-    work.linear(prior, block.down, work.hidden.get(), rows, After::kAdd, x, width);
+    work.linear(prior, block.down, work.hidden.get(), count, After::kAdd, x, width);
   }
   if (!logits) return;
-  for (int64_t row = 0; row < rows; ++row) {
+  for (int64_t row = 0; row < count; ++row) {
     normalize(prior.norm, x + row * width, width, work.normed.get() + row * width);
   }
-  for (int64_t row = 0; row < rows;) {  // each position has scores of its own
+  for (int64_t row = 0; row < count;) {  // each position has scores of its own
     int64_t end = row + 1;
-    while (end < rows && positions[end] == positions[row]) ++end;
+    while (end < count && positions[end] == positions[row]) ++end;
     work.linear(prior, prior.scores[positions[row]], work.normed.get() + row * width, end - row,
                 After::kStore, logits + row * prior.vocabulary, prior.vocabulary);
     row = end;
+  }
+}
+
+// Chooses codes from logits by inverting the cumulative distribution, in float64.
+class Chooser {
+ public:
+  explicit Chooser(int64_t vocabulary) : chances_(vocabulary) {}
+
+  // `unlabelled` are the logits of the row's shadow, or null.
+  int64_t choose(const float* logits, const float* unlabelled, const Choice& how, double noise) {
+    const int64_t count = static_cast<int64_t>(chances_.size());
+    const float guidance = static_cast<float>(how.guidance);
+    for (int64_t i = 0; i < count; ++i) {
+      chances_[i] = unlabelled ? unlabelled[i] + guidance * (logits[i] - unlabelled[i]) : logits[i];
+    }
+    if (how.temperature == 0) {
+      return std::max_element(chances_.begin(), chances_.end()) - chances_.begin();
+    }
+    if (how.temperature != 1) {
+      for (double& score : chances_) score /= how.temperature;
+    }
+    if (how.top_k > 0 && how.top_k < count) keep_most_likely(how.top_k);
+    const double most = *std::max_element(chances_.begin(), chances_.end());
+    for (double& chance : chances_) chance = std::exp(chance - most);
+    if (how.top_p < 1) keep_nucleus(how.top_p);
+    const double threshold = noise * std::accumulate(chances_.begin(), chances_.end(), 0.0);
+    double sum = 0;
+    int64_t last = 0;  // where rounding lets no sum exceed the threshold
+    for (int64_t i = 0; i < count; ++i) {
+      if (chances_[i] == 0) continue;
+      sum += chances_[i];
+      if (sum > threshold) return i;
+      last = i;
+    }
+    return last;
+  }
+
+ private:
+  // Of scores: the k highest and those that tie with the last of them.
+  void keep_most_likely(int64_t k) {
+    ordered_ = chances_;
+    std::nth_element(ordered_.begin(), ordered_.begin() + k - 1, ordered_.end(), std::greater<>());
+    const double least = ordered_[k - 1];
+    for (double& score : chances_) {
+      if (score < least) score = -std::numeric_limits<double>::infinity();
+    }
+  }
+
+  // Of chances: the fewest that together hold this share.
+  void keep_nucleus(double share) {
+    order_.resize(chances_.size());
+    std::iota(order_.begin(), order_.end(), 0);
+    std::stable_sort(order_.begin(), order_.end(),
+                     [this](int64_t a, int64_t b) { return chances_[a] > chances_[b]; });
+    const double enough = share * std::accumulate(chances_.begin(), chances_.end(), 0.0);
+    double before = 0;
+    for (int64_t i : order_) {
+      const double chance = chances_[i];
+      if (before >= enough) chances_[i] = 0;
+      before += chance;
+    }
+  }
+
+  std::vector<double> chances_, ordered_;
+  std::vector<int64_t> order_;
+};
+
+// The next codes of `count` rows from `first` on, but for shadows, which take that of their row.
+// `logits` are those of row 0 and all that follow.
+void choose(const Prior& prior, const Rows& rows, int64_t first, int64_t count, const float* logits) {
+  Chooser chooser(prior.vocabulary);
+  for (int64_t row = first; row < first + count; ++row) {
+    const Choice& how = rows.choices[row];
+    if (how.shadow == kIsShadow) continue;
+    const bool guided = how.shadow != kNoShadow;
+    const int64_t place = row * prior.length + rows.positions[row];
+    const int64_t code =
+        chooser.choose(logits + row * prior.vocabulary,
+                       guided ? logits + how.shadow * prior.vocabulary : nullptr, how, rows.noise[place]);
+    rows.codes[place] = code;
+    ++rows.positions[row];
+    if (guided) rows.codes[how.shadow * prior.length + rows.positions[how.shadow]++] = code;
   }
 }
 
@@ -502,27 +629,27 @@ void share_rows(int64_t rows, int64_t threads, Run run) {
 
 extern "C" {
 
-// Logits of the code at each row's position, after writing what it sees into the cache.
-//   cache      [layers][rows of the cache][2 A T], T = L rounded up to 16, of float32 numbers, or
-//              of bfloat16 ones where the precision is lower; layers lie `layer_stride` numbers
-//              apart, so that it may begin at any row
-//   positions  [rows]
-//   x          [rows][E]: inputs; overwritten
-//   logits     [rows][V], or null where only the cache is to be filled
-void anytime_step(const Prior* prior, void* cache, int64_t layer_stride, int64_t rows,
-                  const int64_t* positions, float* x, float* logits, int64_t threads) {
-  const int64_t row_stride = 2 * prior->attention * room(*prior);
-  share_rows(rows, threads, [=](int64_t row, int64_t count) {
-    const auto run = [=](auto* stored) {
-      step(*prior, stored + row * row_stride, layer_stride, count, positions + row,
-           x + row * prior->width, logits ? logits + row * prior->vocabulary : nullptr);
-    };
+// A step of `count` rows from `first` on: fills the cache at their positions, writes logits [count][V]
+// where they are not null, and draws a code for each where `chooses` is not 0 (`first` is 0 then).
+void anytime_step(const Prior* prior, const Rows* rows, int64_t first, int64_t count, int64_t chooses,
+                  float* logits, int64_t threads) {
+  std::unique_ptr<float[]> own;
+  if (chooses && !logits) {
+    own.reset(new float[count * prior->vocabulary]);
+    logits = own.get();
+  }
+  share_rows(count, threads, [=](int64_t row, int64_t part) {
+    float* out = logits ? logits + row * prior->vocabulary : nullptr;
     if (prior->precision == kFloat32) {
-      run(static_cast<float*>(cache));
+      score<float>(*prior, *rows, first + row, part, out);
     } else {
-      run(static_cast<uint16_t*>(cache));
+      score<uint16_t>(*prior, *rows, first + row, part, out);
     }
   });
+  if (!chooses) return;
+  // Only now are the logits of all shadows there.
+  share_rows(count, threads,
+             [=](int64_t row, int64_t part) { choose(*prior, *rows, row, part, logits); });
 }
 
 // The matrix products of a complete draw for some rows and nothing else.

@@ -1,0 +1,169 @@
+"""From logits to a code: temperature, top-k and top-p, guidance, and the choice itself."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from anytime_ar.config import Config
+
+NO_SHADOW, IS_SHADOW = -1, -2
+"""Instead of a slot, see `RowChoice.shadow`."""
+
+
+class ChoiceConfig(Config):
+    """How a code is drawn from the prior's logits."""
+
+    temperature: float = Field(1.0, ge=0, le=100, allow_inf_nan=False)
+    """Above 1 more varied, below 1 more typical; 0 takes the most likely code."""
+    top_k: int | None = Field(None, ge=1)
+    """Only the k most likely entries, and those that tie with the last of them."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Only the most likely entries that together hold this probability (Holtzman et al. 2020)."""
+    guidance: float = Field(1.0, ge=0, le=100, allow_inf_nan=False)
+    """Classifier-free guidance (Ho & Salimans 2022): 1 follows the label as trained, above 1 more
+    strongly, 0 ignores it. Anything but 1 doubles the work."""
+
+
+class RowChoice(ctypes.Structure):
+    """`ChoiceConfig` for one row of a batch, laid out for the kernel."""
+
+    _fields_ = (
+        ("temperature", ctypes.c_double),
+        ("top_p", ctypes.c_double),
+        ("guidance", ctypes.c_double),
+        ("top_k", ctypes.c_int64),
+        ("shadow", ctypes.c_int64),
+    )
+    temperature: float
+    top_p: float
+    guidance: float
+    top_k: int
+    """0: all entries."""
+    shadow: int
+    """The slot of the row that is drawn along without the label, for guidance; `IS_SHADOW` for that
+    row, which takes the code of the guided one; `NO_SHADOW` without guidance."""
+
+    @classmethod
+    def of(cls, config: ChoiceConfig, shadow: int) -> RowChoice:
+        """Settings of a row."""
+        return cls(config.temperature, config.top_p, config.guidance, config.top_k or 0, shadow)
+
+
+def guide(with_label: Tensor, without_label: Tensor, scale: float) -> Tensor:
+    """Move logits float [B, V] away from those drawn without the label."""
+    return without_label + scale * (with_label - without_label)
+
+
+def choose(
+    logits: Tensor,
+    noise: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+) -> Tensor:
+    """Draw one code per row by inverting the cumulative distribution.
+
+    Args:
+        logits: float [B, V].
+        noise: float64 [B] in [0, 1), one number per row.
+        temperature, top_k, top_p: see `ChoiceConfig`.
+
+    Returns:
+        int64 [B] in 0..V-1.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    logits = logits.double()
+    if temperature != 1:
+        logits = logits / temperature
+    if top_k and top_k < logits.shape[-1]:
+        least = logits.topk(top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    probabilities = logits.softmax(-1)
+    if top_p < 1:
+        probabilities = _nucleus(probabilities, top_p)
+    cumulative = probabilities.cumsum(-1)  # [B, V]
+    # Noise is scaled by the total, which rounding leaves just beside 1, so that the index found is
+    # always one of 0..V-1.
+    threshold = noise[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+
+
+def choose_by_row(logits: Tensor, noise: Tensor, choices: ctypes.Array[RowChoice]) -> Tensor:
+    """Draw one code per row, each with settings of its own.
+
+    Args:
+        logits: float [B, V].
+        noise: float64 [B] in [0, 1).
+        choices: of B rows or more.
+
+    Returns:
+        int64 [B] in 0..V-1.
+    """
+    groups = _groups(bytes(memoryview(choices)[: len(logits)]), logits.device)
+    if len(groups) == 1 and groups[0].shadows is None:
+        return groups[0].choose(logits, noise)
+    chosen = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+    for group in groups:
+        scores = logits[group.slots]
+        if group.shadows is not None:
+            scores = guide(scores, logits[group.shadows], group.choice.guidance)
+        codes = group.choose(scores, noise[group.slots])
+        chosen[group.slots] = codes
+        if group.shadows is not None:
+            chosen[group.shadows] = codes
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Rows with the same settings, by slot."""
+
+    choice: RowChoice
+    slots: Tensor
+    shadows: Tensor | None
+    """The slots that are drawn along, for guidance."""
+
+    def choose(self, logits: Tensor, noise: Tensor) -> Tensor:
+        how = self.choice
+        return choose(logits, noise, temperature=how.temperature, top_k=how.top_k, top_p=how.top_p)
+
+
+@lru_cache(maxsize=64)  # they change only where rows join or leave
+def _groups(settings: bytes, device: torch.device) -> tuple[_Group, ...]:
+    """Rows by settings, from the bytes of their `RowChoice`s."""
+    count = len(settings) // ctypes.sizeof(RowChoice)
+    members: dict[tuple[float, ...], list[int]] = {}
+    choices = (RowChoice * count).from_buffer_copy(settings)
+    for slot, how in enumerate(choices):
+        if how.shadow != IS_SHADOW:
+            guided = how.shadow != NO_SHADOW
+            key = (how.temperature, how.top_k, how.top_p, how.guidance, guided)
+            members.setdefault(key, []).append(slot)
+    groups = []
+    for slots in members.values():
+        shadows = [choices[slot].shadow for slot in slots if choices[slot].shadow != NO_SHADOW]
+        groups.append(
+            _Group(
+                choices[slots[0]],
+                torch.tensor(slots, device=device),
+                torch.tensor(shadows, device=device) if shadows else None,
+            )
+        )
+    return tuple(groups)
+
+
+def _nucleus(probabilities: Tensor, mass: float) -> Tensor:
+    """Zero all but the fewest most likely entries that hold `mass`: [B, V] -> [B, V]."""
+    ordered, indices = probabilities.sort(stable=True, dim=-1, descending=True)
+    before = ordered.cumsum(-1) - ordered  # probability of the entries ahead
+    return torch.zeros_like(probabilities).scatter(
+        -1, indices, ordered.masked_fill(before >= mass, 0.0)
+    )

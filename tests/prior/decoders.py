@@ -1,0 +1,91 @@
+"""Priors with random weights, and ways to step through them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from anytime_ar.prior import (
+    NO_SHADOW,
+    ChoiceConfig,
+    Decoder,
+    Precision,
+    Prior,
+    PriorConfig,
+    RowChoice,
+    Rows,
+)
+from anytime_ar.prior.native.build import BuildError, kernel
+
+LABELS = 3
+PRECISIONS: list[Precision] = ["float32", "bfloat16", "int8"]
+try:
+    kernel()
+    NO_KERNEL = None
+except BuildError as error:
+    NO_KERNEL = str(error)
+needs_kernel = pytest.mark.skipif(NO_KERNEL is not None, reason=str(NO_KERNEL))
+BACKENDS = [pytest.param("native", marks=needs_kernel), "portable"]
+
+
+def build(size: tuple[int, int, int] = (2, 64, 2), length: int = 40, entries: int = 33) -> Prior:
+    layers, width, heads = size
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = PriorConfig(layers=layers, width=width, heads=heads)
+        prior = Prior(config, length, entries, LABELS).eval()
+        with torch.no_grad():  # weights start small; here everything should matter
+            for weight in prior.parameters():
+                weight.add_(0.1 * torch.randn_like(weight))
+    return prior
+
+
+def some_codes(prior: Prior, n: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(prior.vocabulary, (n, prior.code_length), generator=generator)
+
+
+def some_labels(n: int) -> Tensor:
+    return torch.arange(n) % (LABELS + 1)
+
+
+def fill(
+    rows: Rows[Any],
+    *,
+    labels: Tensor,
+    codes: Tensor | None = None,
+    choice: ChoiceConfig | None = None,
+) -> None:
+    """Give every row what it is drawn with, and codes that are there already or will be drawn."""
+    rows.labels[:] = labels
+    if codes is not None:
+        rows.codes[:] = codes
+    put(rows, [0] * len(rows))
+    for slot in range(len(rows)):
+        rows.choices[slot] = RowChoice.of(choice or ChoiceConfig(), NO_SHADOW)
+
+
+def put(rows: Rows[Any], positions: Sequence[int]) -> None:
+    rows.positions[: len(positions)] = list(positions)
+
+
+def step_through(
+    decoder: Decoder[Any], codes: Tensor, labels: Tensor, *, start: int = 0, replay: bool = False
+) -> Tensor:
+    """Logits float [B, L - start, V] of the cached path, where these codes are drawn."""
+    n = len(codes)
+    rows = decoder.allocate(n)
+    fill(rows, labels=labels, codes=codes)
+    if replay:
+        put(rows, [start] * n)
+        decoder.replay(rows, 0, n)
+        assert rows.positions[:] == [start] * n
+    logits = []
+    for position in range(start if replay else 0, codes.shape[1]):
+        put(rows, [position] * n)
+        logits.append(decoder.score(rows, n))
+    return torch.stack(logits[-(codes.shape[1] - start) :], dim=1)

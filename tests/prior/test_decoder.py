@@ -326,3 +326,12 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         assert list((tmp_path / "anytime-ar" / "native").iterdir()) == []
     finally:
         kernel.cache_clear()
+
+
+@needs_kernel
+def test_heads_that_are_too_wide_for_the_kernel() -> None:
+    prior = build((1, 144, 1), 4, 5)
+    with pytest.raises(InputError, match="heads are 144 wide, over 128"):
+        decoder_for(prior, backend="native")
+    with pytest.warns(UserWarning, match="heads are 144 wide, over 128"):
+        assert isinstance(decoder_for(prior), PortableDecoder)

@@ -34,11 +34,18 @@ def kernel() -> ctypes.CDLL:
         BuildError: there is no C++ compiler, or it does not compile the kernel.
     """
     compiler = _compiler()
-    source = resources.files("anytime_ar.prior.native").joinpath("step.cpp").read_bytes()
-    target = cache_folder() / "native" / f"step-{_key(compiler, source)}.so"
+    sources = _sources()
+    target = cache_folder() / "native" / f"step-{_key(compiler, sources)}.so"
     if not target.exists():
-        _compile(compiler, source, target)
+        _compile(compiler, sources, target)
     return ctypes.CDLL(str(target))
+
+
+def _sources() -> dict[str, bytes]:
+    """The kernel's files by name."""
+    folder = resources.files("anytime_ar.prior.native")
+    files = sorted(folder.iterdir(), key=lambda file: file.name)
+    return {file.name: file.read_bytes() for file in files if file.name.endswith((".h", ".cpp"))}
 
 
 def _compiler() -> str:
@@ -57,10 +64,10 @@ def _flags() -> list[str]:
     return ["-O3", *machine, "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
 
 
-def _key(compiler: str, source: bytes) -> str:
-    """What the compiled kernel depends on: source, flags, compiler and processor."""
+def _key(compiler: str, sources: dict[str, bytes]) -> str:
+    """What the compiled kernel depends on: sources, flags, compiler and processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
-    digest = hashlib.sha256(source + version + " ".join(_flags()).encode())
+    digest = hashlib.sha256(b"".join(sources.values()) + version + " ".join(_flags()).encode())
     digest.update(platform.machine().encode() + platform.processor().encode())
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():  # machines that share a home may have different processors
@@ -70,14 +77,14 @@ def _key(compiler: str, source: bytes) -> str:
     return digest.hexdigest()[:24]
 
 
-def _compile(compiler: str, source: bytes, target: Path) -> None:
+def _compile(compiler: str, sources: dict[str, bytes], target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            written = Path(folder) / "step.cpp"
-            written.write_bytes(source)
-            built = written.with_suffix(".so")
-            command = [compiler, *_flags(), "-shared", "-fPIC", "-o", str(built), str(written)]
+            for name, source in sources.items():
+                (Path(folder) / name).write_bytes(source)
+            start, built = str(Path(folder) / "step.cpp"), Path(folder) / "step.so"
+            command = [compiler, *_flags(), "-shared", "-fPIC", "-o", str(built), start]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 lines = [line for line in done.stderr.splitlines() if "error" in line]

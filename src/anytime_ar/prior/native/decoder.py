@@ -16,6 +16,7 @@ from anytime_ar.prior.transformer import Block, Prior
 
 _VECTOR = 16
 """float32 numbers that the kernel works on at once."""
+_WIDEST_HEAD = 128
 _PANEL = 32
 """Outputs of a linear map whose weights lie together."""
 _GROUP = {"float32": 1, "bfloat16": 2, "int8": 4}
@@ -100,8 +101,6 @@ class NativeCache:
     def __init__(
         self, layers: int, rows: int, row_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        # What the kernel reads beyond a row's own position it multiplies by zero: it has to be
-        # finite, and is, because every number that was ever written here was.
         self.memory = torch.zeros(layers, rows, row_size, dtype=dtype, device=device)
 
     @property
@@ -144,6 +143,8 @@ def refusal(prior: Prior) -> str | None:
     """Why the kernel does not draw from a prior; None if it does."""
     if prior.entries.weight.device.type != "cpu":
         return f"it is for CPUs, not {prior.entries.weight.device.type}"
+    if prior.config.width > _WIDEST_HEAD * prior.config.heads:
+        return f"heads are {prior.config.width // prior.config.heads} wide, over {_WIDEST_HEAD}"
     try:
         kernel()
     except BuildError as error:
@@ -210,7 +211,7 @@ class NativeDecoder(Decoder[NativeRows]):
         return torch.get_num_threads() if rows * self._weights >= _WORK_FOR_THREADS else 1
 
     def _new_rows(self, rows: int, device: torch.device) -> NativeRows:
-        size = 2 * self._prior.attention * _up(self.code_length, _VECTOR)
+        size = 2 * self._prior.attention * self.code_length
         dtype = torch.float32 if self.precision == "float32" else torch.bfloat16
         cache = NativeCache(self._prior.layers, rows, size, dtype, device)
         return NativeRows(cache, self.code_length)

@@ -1,0 +1,79 @@
+// From logits to a code.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "layout.h"
+
+namespace {
+
+// Chooses codes from logits by inverting the cumulative distribution, in float64.
+class Chooser {
+ public:
+  explicit Chooser(int64_t vocabulary) : chances_(vocabulary) {}
+
+  // `unlabelled` are the logits of the row's shadow, or null.
+  int64_t choose(const float* logits, const float* unlabelled, const Choice& how, double noise) {
+    const int64_t count = static_cast<int64_t>(chances_.size());
+    const float guidance = static_cast<float>(how.guidance);
+    for (int64_t i = 0; i < count; ++i) {
+      chances_[i] = unlabelled ? unlabelled[i] + guidance * (logits[i] - unlabelled[i]) : logits[i];
+    }
+    if (how.temperature == 0) {
+      return std::max_element(chances_.begin(), chances_.end()) - chances_.begin();
+    }
+    if (how.temperature != 1) {
+      for (double& score : chances_) score /= how.temperature;
+    }
+    if (how.top_k > 0 && how.top_k < count) keep_most_likely(how.top_k);
+    const double most = *std::max_element(chances_.begin(), chances_.end());
+    for (double& chance : chances_) chance = std::exp(chance - most);
+    if (how.top_p < 1) keep_nucleus(how.top_p);
+    const double threshold = noise * std::accumulate(chances_.begin(), chances_.end(), 0.0);
+    double sum = 0;
+    int64_t last = 0;  // where rounding lets no sum exceed the threshold
+    for (int64_t i = 0; i < count; ++i) {
+      if (chances_[i] == 0) continue;
+      sum += chances_[i];
+      if (sum > threshold) return i;
+      last = i;
+    }
+    return last;
+  }
+
+ private:
+  // Of scores: the k highest and those that tie with the last of them.
+  void keep_most_likely(int64_t k) {
+    ordered_ = chances_;
+    std::nth_element(ordered_.begin(), ordered_.begin() + k - 1, ordered_.end(), std::greater<>());
+    const double least = ordered_[k - 1];
+    for (double& score : chances_) {
+      if (score < least) score = -std::numeric_limits<double>::infinity();
+    }
+  }
+
+  // Of chances: the fewest that together hold this share.
+  void keep_nucleus(double share) {
+    order_.resize(chances_.size());
+    std::iota(order_.begin(), order_.end(), 0);
+    std::stable_sort(order_.begin(), order_.end(),
+                     [this](int64_t a, int64_t b) { return chances_[a] > chances_[b]; });
+    const double enough = share * std::accumulate(chances_.begin(), chances_.end(), 0.0);
+    double before = 0;
+    for (int64_t i : order_) {
+      const double chance = chances_[i];
+      if (before >= enough) chances_[i] = 0;
+      before += chance;
+    }
+  }
+
+  std::vector<double> chances_, ordered_;
+  std::vector<int64_t> order_;
+};
+
+}  // namespace

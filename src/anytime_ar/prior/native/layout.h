@@ -1,0 +1,64 @@
+// What the caller lays out in memory: weights, and rows in the making.
+#pragma once
+
+#include <cstdint>
+
+extern "C" {
+
+enum Precision : int64_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2 };
+
+// A linear map. Weights lie in panels of 32 outputs; within a panel by input, and for bfloat16
+// pairs and for int8 fours of inputs side by side: [out / 32][in / g][32][g] with g = 1, 2, 4.
+struct Linear {
+  const void* weight;
+  const float* bias;    // [out], like the next two filled up to whole panels
+  const float* scale;   // [out], int8 only
+  const int32_t* sums;  // [out], int8 only: sums of weights, to take back the offset of inputs
+  int64_t in, out;
+};
+
+struct Norm {
+  const float* weight;
+  const float* bias;
+  float eps;
+};
+
+struct Block {
+  Norm norm1;
+  Linear qkv, out;  // queries are scaled already
+  Norm norm2;
+  Linear up, down;
+};
+
+struct Prior {
+  int64_t layers, width, heads, attention, hidden, length, vocabulary, precision;
+  const float* first;      // [labels + 1][E]: inputs at position 0
+  const float* entries;    // [L][V][E]: added to those at a position, by the code before it
+  const float* positions;  // [L][E]
+  const Block* blocks;
+  Norm norm;
+  const Linear* scores;  // [length]
+};
+
+// How the codes of a row are chosen.
+struct Choice {
+  double temperature, top_p, guidance;
+  int64_t top_k;   // 0: all
+  int64_t shadow;  // the row that is drawn along without the label, or one of the next two
+};
+constexpr int64_t kNoShadow = -1, kIsShadow = -2;
+
+// All rows of a batch. A is the width of attention.
+struct Rows {
+  // [layers][rows][2 A L] float32 numbers or, where the precision is lower, bfloat16 ones; layers
+  // lie `layer_stride` numbers apart
+  void* cache;
+  int64_t layer_stride;
+  const int64_t* labels;  // [rows]
+  int64_t* codes;         // [rows][L]
+  const double* noise;    // [rows][L], in [0, 1)
+  int64_t* positions;     // [rows]
+  const Choice* choices;  // [rows]
+};
+
+}  // extern "C"

@@ -1,0 +1,190 @@
+// Linear maps of a few rows, in float32, bfloat16 and int8.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <type_traits>
+
+#include "layout.h"
+#include "vector.h"
+
+#if defined(__AVX512BF16__) || defined(__AVX512VNNI__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int64_t kColumns = 32;  // columns of a panel: two vectors of 16
+constexpr int64_t kRows = 8;      // rows multiplied together, to read each weight once for all
+
+// Inputs of a linear map in the number format of its products: rows of `stride` bytes.
+struct Inputs {
+  const uint8_t* data;
+  int64_t stride;
+  const float* scale;  // by row, int8 only
+};
+
+int64_t padded(int64_t in) { return (in + 3) / 4 * 4; }
+
+void to_bfloat16(const float* x, int64_t in, uint16_t* y) {
+  for (int64_t i = 0; i < in; ++i) y[i] = to_bfloat16(x[i]);
+  for (int64_t i = in; i < padded(in); ++i) y[i] = 0;
+}
+
+float to_int8(const float* x, int64_t in, uint8_t* y) {  // plus 128, because inputs are unsigned
+  float most = 1e-12f;
+  for (int64_t i = 0; i < in; ++i) most = std::fabs(x[i]) > most ? std::fabs(x[i]) : most;
+  const float scale = most / 127.0f, inverse = 127.0f / most;
+  for (int64_t i = 0; i < in; ++i) {
+    y[i] = static_cast<uint8_t>(static_cast<int32_t>(std::nearbyint(x[i] * inverse)) + 128);
+  }
+  for (int64_t i = in; i < padded(in); ++i) y[i] = 128;
+  return scale;
+}
+
+// Products of M rows with one panel. Kept apart from what uses them, so that all sums stay in
+// registers.
+#define SEPARATE __attribute__((noinline))
+
+struct Float32 {
+  using Sum = Vector;
+  template <int M>
+  SEPARATE static void multiply(const Inputs& x, const void* panel, int64_t in, Sum* result) {
+    Sum sum[M][2] = {};
+    const float* w = static_cast<const float*>(panel);
+    for (int64_t k = 0; k < in; ++k, w += kColumns) {
+      const Vector left = load<Vector>(w), right = load<Vector>(w + 16);
+      for (int m = 0; m < M; ++m) {
+        const float a = load<float>(x.data + m * x.stride + 4 * k);
+        sum[m][0] += a * left;
+        sum[m][1] += a * right;
+      }
+    }
+    std::memcpy(result, sum, sizeof sum);
+  }
+  static Vector finish(Sum sum, const Inputs&, int, const Linear&, int64_t) { return sum; }
+};
+
+struct Bfloat16 {
+  using Sum = Vector;
+  static Vector add(Vector sum, uint32_t pair, const void* w) {
+#ifdef __AVX512BF16__
+    const __m512i a = _mm512_set1_epi32(static_cast<int32_t>(pair));
+    return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, load<__m512bh>(w));
+#else
+    const Integers both = load<Integers>(w);
+    const Vector even = bits<Vector>(both << 16);
+    const Vector odd = bits<Vector>(both & static_cast<int32_t>(0xffff0000));
+    sum += bits<float>(pair << 16) * even;
+    return sum + bits<float>(pair & 0xffff0000u) * odd;
+#endif
+  }
+  template <int M>
+  SEPARATE static void multiply(const Inputs& x, const void* panel, int64_t in, Sum* result) {
+    Sum sum[M][2] = {};
+    const uint8_t* w = static_cast<const uint8_t*>(panel);
+    for (int64_t k = 0; k < padded(in); k += 2, w += 4 * kColumns) {
+      for (int m = 0; m < M; ++m) {
+        const uint32_t pair = load<uint32_t>(x.data + m * x.stride + 2 * k);
+        sum[m][0] = add(sum[m][0], pair, w);
+        sum[m][1] = add(sum[m][1], pair, w + 64);
+      }
+    }
+    std::memcpy(result, sum, sizeof sum);
+  }
+  static Vector finish(Sum sum, const Inputs&, int, const Linear&, int64_t) { return sum; }
+};
+
+struct Int8 {
+  using Sum = Integers;
+  static Integers add(Integers sum, uint32_t four, const void* w) {
+#ifdef __AVX512VNNI__
+    const __m512i a = _mm512_set1_epi32(static_cast<int32_t>(four));
+    return (Integers)_mm512_dpbusd_epi32((__m512i)sum, a, load<__m512i>(w));
+#else
+    const int8_t* bytes = static_cast<const int8_t*>(w);
+    for (int i = 0; i < 16; ++i) {
+      for (int j = 0; j < 4; ++j) {
+        sum[i] += static_cast<int32_t>((four >> (8 * j)) & 0xff) * bytes[4 * i + j];
+      }
+    }
+    return sum;
+#endif
+  }
+  template <int M>
+  SEPARATE static void multiply(const Inputs& x, const void* panel, int64_t in, Sum* result) {
+    Sum sum[M][2] = {};
+    const uint8_t* w = static_cast<const uint8_t*>(panel);
+    for (int64_t k = 0; k < padded(in); k += 4, w += 4 * kColumns) {
+      for (int m = 0; m < M; ++m) {
+        const uint32_t four = load<uint32_t>(x.data + m * x.stride + k);
+        sum[m][0] = add(sum[m][0], four, w);
+        sum[m][1] = add(sum[m][1], four, w + 64);
+      }
+    }
+    std::memcpy(result, sum, sizeof sum);
+  }
+  static Vector finish(Sum sum, const Inputs& x, int m, const Linear& map, int64_t column) {
+    const Integers exact = sum - 128 * load<Integers>(map.sums + column);
+    return __builtin_convertvector(exact, Vector) * x.scale[m] * load<Vector>(map.scale + column);
+  }
+};
+
+enum class After { kStore, kGelu, kAdd };
+
+template <class Kind, int M>
+void apply_tile(const Linear& map, const Inputs& x, int64_t panel, After after, float* y,
+                int64_t stride) {
+  constexpr int64_t group = std::is_same_v<Kind, Float32> ? 1 : 4;
+  constexpr int64_t size = std::is_same_v<Kind, Float32>    ? 4
+                           : std::is_same_v<Kind, Bfloat16> ? 2
+                                                            : 1;
+  const int64_t in = (map.in + group - 1) / group * group;
+  const auto* weight = static_cast<const uint8_t*>(map.weight) + panel * kColumns * in * size;
+  typename Kind::Sum sum[M][2];
+  Kind::template multiply<M>(x, weight, map.in, sum[0]);
+  const int64_t first = panel * kColumns;
+  for (int m = 0; m < M; ++m) {
+    for (int half = 0; half < 2; ++half) {
+      const int64_t column = first + 16 * half, columns = map.out - column;
+      if (columns <= 0) break;
+      Vector result = Kind::finish(sum[m][half], x, m, map, column);
+      result += load<Vector>(map.bias + column);
+      if (after == After::kGelu) result = gelu(result);
+      float* target = y + m * stride + column;
+      if (columns >= 16) {
+        if (after == After::kAdd) result += load<Vector>(target);
+        std::memcpy(target, &result, sizeof result);
+      } else {
+        for (int i = 0; i < columns; ++i) {
+          target[i] = after == After::kAdd ? target[i] + result[i] : result[i];
+        }
+      }
+    }
+  }
+}
+
+template <class Kind>
+void apply(const Linear& map, const Inputs& x, int64_t rows, After after, float* y,
+           int64_t stride) {
+  const int64_t panels = (map.out + kColumns - 1) / kColumns;
+  for (int64_t panel = 0; panel < panels; ++panel) {
+    for (int64_t row = 0; row < rows; row += kRows) {
+      const Inputs part = {x.data + row * x.stride, x.stride, x.scale ? x.scale + row : nullptr};
+      float* target = y + row * stride;
+      switch (rows - row) {
+        case 1: apply_tile<Kind, 1>(map, part, panel, after, target, stride); break;
+        case 2: apply_tile<Kind, 2>(map, part, panel, after, target, stride); break;
+        case 3: apply_tile<Kind, 3>(map, part, panel, after, target, stride); break;
+        case 4: apply_tile<Kind, 4>(map, part, panel, after, target, stride); break;
+        case 5: apply_tile<Kind, 5>(map, part, panel, after, target, stride); break;
+        case 6: apply_tile<Kind, 6>(map, part, panel, after, target, stride); break;
+        case 7: apply_tile<Kind, 7>(map, part, panel, after, target, stride); break;
+        default: apply_tile<Kind, 8>(map, part, panel, after, target, stride); break;
+      }
+    }
+  }
+}
+
+}  // namespace

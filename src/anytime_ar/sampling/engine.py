@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -210,10 +211,13 @@ class Engine:
 
 def describe(decoder: Decoder[Any]) -> str:
     """What times depend on beside weights and rows: the hardware, the precision, the threads."""
-    device = decoder.device
-    if device.type == "cuda":
-        hardware = torch.cuda.get_device_name(device)
-    else:
-        hardware = f"{device.type} {platform.machine()} {platform.node()}"
     threads = torch.get_num_threads()
-    return f"{hardware}/{type(decoder).__name__}/{decoder.precision}/{threads} threads"
+    kind = type(decoder).__name__
+    return f"{_hardware(decoder.device)}/{kind}/{decoder.precision}/{threads} threads"
+
+
+@cache
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {platform.machine()} {platform.node()}"

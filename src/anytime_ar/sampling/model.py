@@ -276,10 +276,10 @@ class AnytimeModel:
         size = self.engine.rows_at_once if self._in_chunks(plan, budget) else len(plan)
         chunks = []
         for start in range(0, len(plan), size):
-            part = plan.rows(start, start + size)
+            part = plan if size >= len(plan) else plan.rows(start, start + size)
             (moment,) = self.engine.run(part, budget, begin=self.engine.clock(), decoded=False)
             chunks.append(moment.codes)
-        return torch.cat(chunks)
+        return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
 
     def _plan(self, n: int, options: DrawOptions) -> tuple[Plan, Budget]:
         """Check the arguments of a draw and settle its randomness and its limits."""

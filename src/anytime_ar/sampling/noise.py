@@ -6,11 +6,32 @@ with key (s, i): the same alone, in any batch, and for any number of codes.
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from anytime_ar.errors import InputError
+
+
+class _Philox(threading.local):
+    """One generator for each thread; making one takes longer than the numbers of a row."""
+
+    def __init__(self) -> None:
+        self._bits = np.random.Philox(key=0)
+        self._generator = np.random.Generator(self._bits)
+        self._start = self._bits.state
+        self._key = self._start["state"]["key"]
+
+    def fill(self, line: np.ndarray, seed: int, row: int) -> None:
+        """What a generator of its own with key [seed, row] would begin with."""
+        self._key[0], self._key[1] = seed, row
+        self._bits.state = self._start
+        self._generator.random(out=line)
+
+
+_philox = _Philox()
 
 
 def row_noise(seed: int, rows: range, columns: int) -> Tensor:
@@ -27,12 +48,6 @@ def row_noise(seed: int, rows: range, columns: int) -> Tensor:
     if not 0 <= seed < 2**64:
         raise InputError(f"seed {seed} is outside 0..2**64-1; pass a non-negative integer")
     noise = np.empty((len(rows), columns))
-    philox = np.random.Philox(key=np.array([seed, rows.start], dtype=np.uint64))
-    generator, state = np.random.Generator(philox), philox.state
     for line, row in zip(noise, rows, strict=True):
-        # The state that Philox(key=[seed, row]) begins with; making a new one takes five times as
-        # long as the numbers of a row do.
-        state["state"]["key"][1] = row
-        philox.state = state
-        generator.random(out=line)
+        _philox.fill(line, seed, row)
     return torch.from_numpy(noise)

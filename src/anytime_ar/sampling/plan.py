@@ -9,7 +9,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,7 +62,7 @@ class Plan:
             raise InputError(f"label {label!r} was given, but this model has no labels; drop it")
         seed = secrets.randbits(64) if seed is None else seed
         noise = row_noise(seed, range(n), 1 + code_length)  # the first number picks the label
-        labels = None if names is None else _labels(card, n, label, noise[:, 0])
+        labels = None if names is None else _labels(card, label, noise[:, 0])
         return cls(seed, 0, labels, choice, noise[:, 1:])
 
     def __len__(self) -> int:
@@ -72,18 +74,24 @@ class Plan:
         return Plan(self.seed, self.first + start, labels, self.choice, self.noise[start:stop])
 
 
-def _labels(card: Card, n: int, label: Label | Sequence[Label] | None, noise: Tensor) -> Tensor:
-    """Labels int64 [n] by name or number, or from the training distribution."""
+def _labels(card: Card, label: Label | Sequence[Label] | None, noise: Tensor) -> Tensor:
+    """Labels int64 [n] by name or number, or, by n numbers in [0, 1), as in the training data."""
     names, frequencies = card.data.labels, card.data.label_frequencies
     assert names is not None
     assert frequencies is not None
+    n = len(noise)
     if label is None:
-        cumulative = torch.tensor(frequencies, dtype=torch.float64).cumsum(0)
-        return torch.searchsorted(cumulative, noise * cumulative[-1], right=True)
+        cumulative = _cumulative(frequencies)
+        return torch.from_numpy(cumulative.searchsorted(noise.numpy() * cumulative[-1], "right"))
     asked = [label] * n if isinstance(label, int | str) else list(label)
     if len(asked) != n:
         raise InputError(f"{len(asked)} labels were given for {n} samples; pass one, or {n}")
     return torch.tensor([_label_number(one, names) for one in asked])
+
+
+@lru_cache
+def _cumulative(frequencies: tuple[float, ...]) -> np.ndarray:
+    return np.cumsum(frequencies)
 
 
 def _label_number(label: Label, names: tuple[str, ...]) -> int:

@@ -48,6 +48,10 @@ class DrawOptions(BudgetOptions, total=False):
     """Classifier-free guidance: above 1 follows the label more strongly. Default 1."""
 
 
+_CHOICES = tuple(ChoiceConfig.model_fields)
+_PLAIN = ChoiceConfig()
+
+
 def check_names(options: Mapping[str, Any], known: type) -> None:
     """Refuse options that do not exist; nothing checks the names of **options at run time.
 
@@ -82,8 +86,8 @@ def choice_of(options: Mapping[str, Any]) -> ChoiceConfig:
     Raises:
         InputError: a number is out of range.
     """
-    given = {name: options[name] for name in ChoiceConfig.model_fields if name in options}
-    return ChoiceConfig.parse(given, origin="sample")
+    given = {name: options[name] for name in _CHOICES if name in options}
+    return ChoiceConfig.parse(given, origin="sample") if given else _PLAIN
 
 
 def pauses_of(

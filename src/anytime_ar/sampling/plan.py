@@ -61,9 +61,9 @@ class Plan:
         if label is not None and names is None:
             raise InputError(f"label {label!r} was given, but this model has no labels; drop it")
         seed = secrets.randbits(64) if seed is None else seed
-        noise = row_noise(seed, range(n), 1 + code_length)  # the first number picks the label
+        noise = row_noise(seed, range(n), 1 + code_length).numpy()
         labels = None if names is None else _labels(card, label, noise[:, 0])
-        return cls(seed, 0, labels, choice, noise[:, 1:])
+        return cls(seed, 0, labels, choice, torch.from_numpy(noise[:, 1:]))
 
     def __len__(self) -> int:
         return len(self.noise)
@@ -74,7 +74,7 @@ class Plan:
         return Plan(self.seed, self.first + start, labels, self.choice, self.noise[start:stop])
 
 
-def _labels(card: Card, label: Label | Sequence[Label] | None, noise: Tensor) -> Tensor:
+def _labels(card: Card, label: Label | Sequence[Label] | None, noise: np.ndarray) -> Tensor:
     """Labels int64 [n] by name or number, or, by n numbers in [0, 1), as in the training data."""
     names, frequencies = card.data.labels, card.data.label_frequencies
     assert names is not None
@@ -82,7 +82,7 @@ def _labels(card: Card, label: Label | Sequence[Label] | None, noise: Tensor) ->
     n = len(noise)
     if label is None:
         cumulative = _cumulative(frequencies)
-        return torch.from_numpy(cumulative.searchsorted(noise.numpy() * cumulative[-1], "right"))
+        return torch.from_numpy(cumulative.searchsorted(noise * cumulative[-1], "right"))
     asked = [label] * n if isinstance(label, int | str) else list(label)
     if len(asked) != n:
         raise InputError(f"{len(asked)} labels were given for {n} samples; pass one, or {n}")

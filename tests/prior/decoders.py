@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from anytime_ar.kernel.build import BuildError, kernel
 from anytime_ar.prior import (
     NO_SHADOW,
     ChoiceConfig,
@@ -19,7 +20,6 @@ from anytime_ar.prior import (
     RowChoice,
     Rows,
 )
-from anytime_ar.prior.native.build import BuildError, kernel
 
 LABELS = 3
 PRECISIONS: list[Precision] = ["float32", "bfloat16", "int8"]

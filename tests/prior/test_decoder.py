@@ -23,6 +23,7 @@ from decoders import (
 from torch import Tensor
 
 from anytime_ar.errors import InputError
+from anytime_ar.kernel.build import kernel
 from anytime_ar.prior import (
     IS_SHADOW,
     NO_SHADOW,
@@ -34,7 +35,6 @@ from anytime_ar.prior import (
     decoder_for,
 )
 from anytime_ar.prior.linear import lay_out
-from anytime_ar.prior.native.build import kernel
 
 # (layers, width, heads), L, V: several blocks of positions, small, odd and wide heads, a long sum
 SIZES = [((2, 16, 2), 70, 5), ((2, 12, 3), 20, 7), ((2, 64, 2), 40, 33), ((1, 512, 8), 20, 40)]

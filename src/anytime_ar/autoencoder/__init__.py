@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from anytime_ar.autoencoder.config import PRESETS, AutoencoderConfig, NetworkConfig
 from anytime_ar.autoencoder.model import OrderedAutoencoder
+from anytime_ar.autoencoder.native import NativeDecode, decode_for
 from anytime_ar.autoencoder.quantizers import QuantizerConfig
 from anytime_ar.autoencoder.truncation import Truncation, TruncationConfig, keep, kept_mask
 
 __all__ = [
     "PRESETS",
     "AutoencoderConfig",
+    "NativeDecode",
     "NetworkConfig",
     "OrderedAutoencoder",
     "QuantizerConfig",
     "Truncation",
     "TruncationConfig",
+    "decode_for",
     "keep",
     "kept_mask",
 ]

@@ -11,6 +11,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from anytime_ar.autoencoder import decode_for
 from anytime_ar.bundle import Bundle, fingerprint, load_bundle, resolve
 from anytime_ar.codes import check_codes
 from anytime_ar.curve import Curve
@@ -132,8 +133,7 @@ class AnytimeModel:
             InputError: k is not in 1..L, or a code is outside 0..V-1.
         """
         check_codes(codes, length=self.code_length, vocabulary=self.vocabulary)
-        parts = codes.split(ROWS_AT_ONCE)
-        return torch.cat([self.autoencoder.decode(part.to(self.device)) for part in parts])
+        return torch.cat([self._decode(part.to(self.device)) for part in codes.split(ROWS_AT_ONCE)])
 
     def sample(self, n: int = 1, **options: Unpack[DrawOptions]) -> Tensor:
         """Draw n samples: float32 [n, *sample_shape] in [-1, 1]. See `DrawOptions`.
@@ -258,11 +258,15 @@ class AnytimeModel:
         )
 
     @cached_property
+    def _decode(self) -> Callable[[Tensor], Tensor]:
+        return decode_for(self.autoencoder, native=self.backend != "portable")
+
+    @cached_property
     def _fingerprint(self) -> str:
         return fingerprint(self.bundle)
 
     def _decode_here(self, codes: Tensor) -> Tensor:
-        data = self.autoencoder.decode(codes.to(self.device))
+        data = self._decode(codes.to(self.device))
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)  # a deadline is for finished samples
         return data

@@ -24,7 +24,7 @@ class _Philox(threading.local):
         self._start = self._bits.state
         self._key = self._start["state"]["key"]
 
-    def fill(self, line: np.ndarray, seed: int, row: int) -> None:
+    def write(self, line: np.ndarray, seed: int, row: int) -> None:
         """What a generator of its own with key [seed, row] would begin with."""
         self._key[0], self._key[1] = seed, row
         self._bits.state = self._start
@@ -49,5 +49,5 @@ def row_noise(seed: int, rows: range, columns: int) -> Tensor:
         raise InputError(f"seed {seed} is outside 0..2**64-1; pass a non-negative integer")
     noise = np.empty((len(rows), columns))
     for line, row in zip(noise, rows, strict=True):
-        _philox.fill(line, seed, row)
+        _philox.write(line, seed, row)
     return torch.from_numpy(noise)

@@ -35,7 +35,7 @@ def kernel() -> ctypes.CDLL:
     """
     compiler = _compiler()
     sources = _sources()
-    target = cache_folder() / "native" / f"step-{_key(compiler, sources)}.so"
+    target = cache_folder() / "native" / f"{_key(compiler, sources)}.so"
     if not target.exists():
         _compile(compiler, sources, target)
     return ctypes.CDLL(str(target))
@@ -43,7 +43,7 @@ def kernel() -> ctypes.CDLL:
 
 def _sources() -> dict[str, bytes]:
     """The kernel's files by name."""
-    folder = resources.files("anytime_ar.prior.native")
+    folder = resources.files("anytime_ar.kernel")
     files = sorted(folder.iterdir(), key=lambda file: file.name)
     return {file.name: file.read_bytes() for file in files if file.name.endswith((".h", ".cpp"))}
 
@@ -83,8 +83,9 @@ def _compile(compiler: str, sources: dict[str, bytes], target: Path) -> None:
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             for name, source in sources.items():
                 (Path(folder) / name).write_bytes(source)
-            start, built = str(Path(folder) / "step.cpp"), Path(folder) / "step.so"
-            command = [compiler, *_flags(), "-shared", "-fPIC", "-o", str(built), start]
+            units = [str(Path(folder) / name) for name in sources if name.endswith(".cpp")]
+            built = Path(folder) / "kernel.so"
+            command = [compiler, *_flags(), "-shared", "-fPIC", "-o", str(built), *units]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 lines = [line for line in done.stderr.splitlines() if "error" in line]

@@ -15,7 +15,7 @@
 
 namespace {
 
-constexpr int64_t kColumns = 32;  // columns of a panel: two vectors of 16
+constexpr int64_t kColumns = 32;  // columns of a panel: two vectors of 16, one of them used or both
 constexpr int64_t kRows = 8;      // rows multiplied together, to read each weight once for all
 
 // Inputs of a linear map in the number format of its products: rows of `stride` bytes.
@@ -49,16 +49,16 @@ float to_int8(const float* x, int64_t in, uint8_t* y) {  // plus 128, because in
 
 struct Float32 {
   using Sum = Vector;
-  template <int M>
+  template <int M, int H>
   SEPARATE static void multiply(const Inputs& x, const void* panel, int64_t in, Sum* result) {
-    Sum sum[M][2] = {};
+    Sum sum[M][H] = {};
     const float* w = static_cast<const float*>(panel);
     for (int64_t k = 0; k < in; ++k, w += kColumns) {
-      const Vector left = load<Vector>(w), right = load<Vector>(w + 16);
+      Vector part[H];
+      std::memcpy(part, w, sizeof part);
       for (int m = 0; m < M; ++m) {
         const float a = load<float>(x.data + m * x.stride + 4 * k);
-        sum[m][0] += a * left;
-        sum[m][1] += a * right;
+        for (int h = 0; h < H; ++h) sum[m][h] += a * part[h];
       }
     }
     std::memcpy(result, sum, sizeof sum);
@@ -80,15 +80,14 @@ struct Bfloat16 {
     return sum + bits<float>(pair & 0xffff0000u) * odd;
 #endif
   }
-  template <int M>
+  template <int M, int H>
   SEPARATE static void multiply(const Inputs& x, const void* panel, int64_t in, Sum* result) {
-    Sum sum[M][2] = {};
+    Sum sum[M][H] = {};
     const uint8_t* w = static_cast<const uint8_t*>(panel);
     for (int64_t k = 0; k < padded(in); k += 2, w += 4 * kColumns) {
       for (int m = 0; m < M; ++m) {
         const uint32_t pair = load<uint32_t>(x.data + m * x.stride + 2 * k);
-        sum[m][0] = add(sum[m][0], pair, w);
-        sum[m][1] = add(sum[m][1], pair, w + 64);
+        for (int h = 0; h < H; ++h) sum[m][h] = add(sum[m][h], pair, w + 64 * h);
       }
     }
     std::memcpy(result, sum, sizeof sum);
@@ -112,15 +111,14 @@ struct Int8 {
     return sum;
 #endif
   }
-  template <int M>
+  template <int M, int H>
   SEPARATE static void multiply(const Inputs& x, const void* panel, int64_t in, Sum* result) {
-    Sum sum[M][2] = {};
+    Sum sum[M][H] = {};
     const uint8_t* w = static_cast<const uint8_t*>(panel);
     for (int64_t k = 0; k < padded(in); k += 4, w += 4 * kColumns) {
       for (int m = 0; m < M; ++m) {
         const uint32_t four = load<uint32_t>(x.data + m * x.stride + k);
-        sum[m][0] = add(sum[m][0], four, w);
-        sum[m][1] = add(sum[m][1], four, w + 64);
+        for (int h = 0; h < H; ++h) sum[m][h] = add(sum[m][h], four, w + 64 * h);
       }
     }
     std::memcpy(result, sum, sizeof sum);
@@ -131,9 +129,9 @@ struct Int8 {
   }
 };
 
-enum class After { kStore, kGelu, kAdd };
+enum class After { kStore, kGelu, kRelu, kAdd };
 
-template <class Kind, int M>
+template <class Kind, int M, int H>
 void apply_tile(const Linear& map, const Inputs& x, int64_t panel, After after, float* y,
                 int64_t stride) {
   constexpr int64_t group = std::is_same_v<Kind, Float32> ? 1 : 4;
@@ -142,16 +140,15 @@ void apply_tile(const Linear& map, const Inputs& x, int64_t panel, After after, 
                                                             : 1;
   const int64_t in = (map.in + group - 1) / group * group;
   const auto* weight = static_cast<const uint8_t*>(map.weight) + panel * kColumns * in * size;
-  typename Kind::Sum sum[M][2];
-  Kind::template multiply<M>(x, weight, map.in, sum[0]);
-  const int64_t first = panel * kColumns;
+  typename Kind::Sum sum[M][H];
+  Kind::template multiply<M, H>(x, weight, map.in, sum[0]);
   for (int m = 0; m < M; ++m) {
-    for (int half = 0; half < 2; ++half) {
-      const int64_t column = first + 16 * half, columns = map.out - column;
-      if (columns <= 0) break;
-      Vector result = Kind::finish(sum[m][half], x, m, map, column);
+    for (int h = 0; h < H; ++h) {
+      const int64_t column = panel * kColumns + 16 * h, columns = map.out - column;
+      Vector result = Kind::finish(sum[m][h], x, m, map, column);
       result += load<Vector>(map.bias + column);
       if (after == After::kGelu) result = gelu(result);
+      if (after == After::kRelu) result = higher(result, Vector{});
       float* target = y + m * stride + column;
       if (columns >= 16) {
         if (after == After::kAdd) result += load<Vector>(target);
@@ -165,24 +162,35 @@ void apply_tile(const Linear& map, const Inputs& x, int64_t panel, After after, 
   }
 }
 
+template <class Kind, int H>
+void apply_panel(const Linear& map, const Inputs& x, int64_t rows, int64_t panel, After after,
+                 float* y, int64_t stride) {
+  for (int64_t row = 0; row < rows; row += kRows) {
+    const Inputs part = {x.data + row * x.stride, x.stride, x.scale ? x.scale + row : nullptr};
+    float* target = y + row * stride;
+    switch (rows - row) {
+      case 1: apply_tile<Kind, 1, H>(map, part, panel, after, target, stride); break;
+      case 2: apply_tile<Kind, 2, H>(map, part, panel, after, target, stride); break;
+      case 3: apply_tile<Kind, 3, H>(map, part, panel, after, target, stride); break;
+      case 4: apply_tile<Kind, 4, H>(map, part, panel, after, target, stride); break;
+      case 5: apply_tile<Kind, 5, H>(map, part, panel, after, target, stride); break;
+      case 6: apply_tile<Kind, 6, H>(map, part, panel, after, target, stride); break;
+      case 7: apply_tile<Kind, 7, H>(map, part, panel, after, target, stride); break;
+      default: apply_tile<Kind, 8, H>(map, part, panel, after, target, stride); break;
+    }
+  }
+}
+
+// y = map(x), by panel, so that its weights are read once for all rows.
 template <class Kind>
 void apply(const Linear& map, const Inputs& x, int64_t rows, After after, float* y,
            int64_t stride) {
-  const int64_t panels = (map.out + kColumns - 1) / kColumns;
-  for (int64_t panel = 0; panel < panels; ++panel) {
-    for (int64_t row = 0; row < rows; row += kRows) {
-      const Inputs part = {x.data + row * x.stride, x.stride, x.scale ? x.scale + row : nullptr};
-      float* target = y + row * stride;
-      switch (rows - row) {
-        case 1: apply_tile<Kind, 1>(map, part, panel, after, target, stride); break;
-        case 2: apply_tile<Kind, 2>(map, part, panel, after, target, stride); break;
-        case 3: apply_tile<Kind, 3>(map, part, panel, after, target, stride); break;
-        case 4: apply_tile<Kind, 4>(map, part, panel, after, target, stride); break;
-        case 5: apply_tile<Kind, 5>(map, part, panel, after, target, stride); break;
-        case 6: apply_tile<Kind, 6>(map, part, panel, after, target, stride); break;
-        case 7: apply_tile<Kind, 7>(map, part, panel, after, target, stride); break;
-        default: apply_tile<Kind, 8>(map, part, panel, after, target, stride); break;
-      }
+  for (int64_t column = 0; column < map.out; column += kColumns) {
+    const int64_t panel = column / kColumns;
+    if (map.out - column > 16) {
+      apply_panel<Kind, 2>(map, x, rows, panel, after, y, stride);
+    } else {
+      apply_panel<Kind, 1>(map, x, rows, panel, after, y, stride);
     }
   }
 }

@@ -14,13 +14,12 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
-#include <thread>
-#include <vector>
 
 #include "attention.h"
 #include "choice.h"
 #include "layout.h"
 #include "linear.h"
+#include "threads.h"
 #include "vector.h"
 
 namespace {
@@ -168,21 +167,6 @@ void choose(const Prior& prior, const Rows& rows, int64_t first, int64_t count,
   }
 }
 
-// Calls run(first row, number of rows) for parts of the rows, one part for each thread.
-template <class Run>
-void share_rows(int64_t rows, int64_t threads, Run run) {
-  const int64_t tiles = (rows + kRows - 1) / kRows;  // no thread gets less than one
-  threads = std::min(threads, tiles);
-  if (threads <= 1) return run(0, rows);
-  const int64_t share = (tiles + threads - 1) / threads * kRows;
-  std::vector<std::thread> others;
-  for (int64_t row = share; row < rows; row += share) {
-    others.emplace_back(run, row, std::min(share, rows - row));
-  }
-  run(0, share);
-  for (std::thread& other : others) other.join();
-}
-
 }  // namespace
 
 extern "C" {
@@ -197,7 +181,7 @@ void anytime_step(const Prior* prior, const Rows* rows, int64_t first, int64_t c
     own.reset(new float[count * prior->vocabulary]);
     logits = own.get();
   }
-  share_rows(count, threads, [=](int64_t row, int64_t part) {
+  share_rows(count, kRows, threads, [=](int64_t row, int64_t part) {
     float* out = logits ? logits + row * prior->vocabulary : nullptr;
     if (prior->precision == kFloat32) {
       score<float>(*prior, *rows, first + row, part, out);
@@ -207,13 +191,13 @@ void anytime_step(const Prior* prior, const Rows* rows, int64_t first, int64_t c
   });
   if (!chooses) return;
   // Only now are the logits of all shadows there.
-  share_rows(count, threads,
+  share_rows(count, kRows, threads,
              [=](int64_t row, int64_t part) { choose(*prior, *rows, row, part, logits); });
 }
 
 // The matrix products of a complete draw for some rows and nothing else.
 void anytime_multiply(const Prior* prior, int64_t rows, int64_t threads) {
-  share_rows(rows, threads, [prior](int64_t, int64_t count) {
+  share_rows(rows, kRows, threads, [prior](int64_t, int64_t count) {
     const int64_t widest = std::max({prior->width, prior->attention, prior->hidden});
     const std::unique_ptr<float[]> x(new float[count * widest]());
     const std::unique_ptr<float[]> y(

@@ -1,40 +1,25 @@
-"""Lays a prior out for the kernel and calls it."""
+"""The decode path as one call into our own kernel, `step.cpp`."""
 
 from __future__ import annotations
 
 import ctypes
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anytime_ar.kernel import BuildError, LinearMap, Weights, kernel, pad_up
 from anytime_ar.prior.decoder import Decoder, Precision
-from anytime_ar.prior.native.build import BuildError, kernel
 from anytime_ar.prior.rows import Rows
 from anytime_ar.prior.transformer import Block, Prior
 
 _VECTOR = 16
 """float32 numbers that the kernel works on at once."""
 _WIDEST_HEAD = 128
-_PANEL = 32
-"""Outputs of a linear map whose weights lie together."""
-_GROUP = {"float32": 1, "bfloat16": 2, "int8": 4}
-"""Inputs whose weights lie together."""
+"""Of the kernel."""
 _KINDS = {"float32": 0, "bfloat16": 1, "int8": 2}
 _WORK_FOR_THREADS = 2**25
 """Weights times rows from which on the products of a step are shared among threads."""
-
-
-class _Linear(ctypes.Structure):
-    _fields_ = (
-        ("weight", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("scale", ctypes.c_void_p),
-        ("sums", ctypes.c_void_p),
-        ("inputs", ctypes.c_int64),
-        ("outputs", ctypes.c_int64),
-    )
 
 
 class _Norm(ctypes.Structure):
@@ -48,11 +33,11 @@ class _Norm(ctypes.Structure):
 class _Block(ctypes.Structure):
     _fields_ = (
         ("norm1", _Norm),
-        ("qkv", _Linear),
-        ("out", _Linear),
+        ("qkv", LinearMap),
+        ("out", LinearMap),
         ("norm2", _Norm),
-        ("up", _Linear),
-        ("down", _Linear),
+        ("up", LinearMap),
+        ("down", LinearMap),
     )
 
 
@@ -71,7 +56,7 @@ class _Prior(ctypes.Structure):
         ("positions", ctypes.c_void_p),
         ("blocks", ctypes.POINTER(_Block)),
         ("norm", _Norm),
-        ("scores", ctypes.POINTER(_Linear)),
+        ("scores", ctypes.POINTER(LinearMap)),
     )
 
 
@@ -167,10 +152,10 @@ class NativeDecoder(Decoder[NativeRows]):
         self._run.argtypes = [pointer, pointer, number, number, number, pointer, number]
         self._multiply.argtypes = [pointer, number, number]
         self._run.restype = self._multiply.restype = None
-        self._held: list[Tensor] = []
+        self._weights = Weights(precision)
         self._prior = self._lay_out(prior)
         self._address = ctypes.addressof(self._prior)
-        self._weights = sum(weight.numel() for weight in prior.blocks.parameters())
+        self._size = sum(weight.numel() for weight in prior.blocks.parameters())
 
     def step(self, rows: NativeRows, count: int) -> None:
         self._call(rows, 0, count, choose=True)
@@ -208,7 +193,7 @@ class NativeDecoder(Decoder[NativeRows]):
         self._run(self._address, rows.address, first, count, choose, out, self._threads(count))
 
     def _threads(self, rows: int) -> int:
-        return torch.get_num_threads() if rows * self._weights >= _WORK_FOR_THREADS else 1
+        return torch.get_num_threads() if rows * self._size >= _WORK_FOR_THREADS else 1
 
     def _new_rows(self, rows: int, device: torch.device) -> NativeRows:
         size = 2 * self._prior.attention * self.code_length
@@ -220,79 +205,43 @@ class NativeDecoder(Decoder[NativeRows]):
         config = prior.config
         blocks = [self._block(block) for block in prior.blocks]
         tables = prior.entries.weight.unflatten(0, (prior.code_length, prior.vocabulary))
-        scores = [
-            self._linear(table, bias) for table, bias in zip(tables, prior.entry_bias, strict=True)
-        ]
+        linear = self._weights.linear
+        scores = [linear(table, bias) for table, bias in zip(tables, prior.entry_bias, strict=True)]
         first = prior.blocks[0]
         assert isinstance(first, Block)
         return _Prior(
             layers=config.layers,
             width=config.width,
             heads=config.heads,
-            attention=config.heads * _up(config.width // config.heads, _VECTOR),
+            attention=config.heads * pad_up(config.width // config.heads, _VECTOR),
             hidden=first.up.out_features,
             length=prior.code_length,
             vocabulary=prior.vocabulary,
             precision=_KINDS[self.precision],
-            first=self._hold(self._first),
-            entries=self._hold(self._entries),
-            positions=self._hold(self._positions),
+            first=self._weights.hold(self._first),
+            entries=self._weights.hold(self._entries),
+            positions=self._weights.hold(self._positions),
             blocks=(_Block * len(blocks))(*blocks),
             norm=self._normalisation(prior.norm),
-            scores=(_Linear * len(scores))(*scores),
+            scores=(LinearMap * len(scores))(*scores),
         )
 
     def _block(self, block: nn.Module) -> _Block:
         assert isinstance(block, Block)
         head = block.out.in_features // block.heads
-        missing = _up(head, _VECTOR) - head  # heads are filled up to whole vectors, with zeros
+        missing = pad_up(head, _VECTOR) - head  # heads are filled up to whole vectors, with zeros
         q, k, v = block.qkv.weight.unflatten(0, (3, block.heads, head))  # [heads, head, E]
         qkv = torch.stack([q * head**-0.5, k, v])  # attention scales queries by this
         qkv = F.pad(qkv, (0, 0, 0, missing)).flatten(0, 2)
         out = F.pad(block.out.weight.unflatten(1, (block.heads, head)), (0, missing)).flatten(1)
         return _Block(
             norm1=self._normalisation(block.norm1),
-            qkv=self._linear(qkv, None),
-            out=self._linear(out, None),
+            qkv=self._weights.linear(qkv, None),
+            out=self._weights.linear(out, None),
             norm2=self._normalisation(block.norm2),
-            up=self._linear(block.up.weight, block.up.bias),
-            down=self._linear(block.down.weight, block.down.bias),
+            up=self._weights.linear(block.up.weight, block.up.bias),
+            down=self._weights.linear(block.down.weight, block.down.bias),
         )
 
     def _normalisation(self, norm: nn.LayerNorm) -> _Norm:
-        return _Norm(self._hold(norm.weight), self._hold(norm.bias), norm.eps)
-
-    def _linear(self, weight: Tensor, bias: Tensor | None) -> _Linear:
-        """A linear map [out, in] in panels [out / 32][in / g][32][g], filled up with zeros."""
-        outputs, inputs = weight.shape
-        more = _up(outputs, _PANEL) - outputs
-        scale = sums = None
-        if self.precision == "int8":
-            scale = weight.abs().amax(1).clamp_min(1e-12) / 127
-            weight = (weight / scale[:, None]).round()
-            sums = self._hold(F.pad(weight.sum(1), (0, more)).to(torch.int32))
-            scale = self._hold(F.pad(scale, (0, more)))
-        group = _GROUP[self.precision]
-        padded = inputs if group == 1 else _up(inputs, 4)
-        panels = F.pad(weight, (0, padded - inputs, 0, more))
-        panels = panels.unflatten(0, (-1, _PANEL)).unflatten(2, (-1, group)).transpose(1, 2)
-        bias = weight.new_zeros(outputs) if bias is None else bias
-        return _Linear(
-            weight=self._hold(panels.to(getattr(torch, self.precision))),
-            bias=self._hold(F.pad(bias, (0, more))),
-            scale=scale,
-            sums=sums,
-            inputs=inputs,
-            outputs=outputs,
-        )
-
-    def _hold(self, tensor: Tensor) -> Any:
-        """The address of a tensor's numbers, which stay there as long as the decoder does."""
-        tensor = tensor.detach().contiguous()
-        self._held.append(tensor)
-        return tensor.data_ptr()
-
-
-def _up(count: int, whole: int) -> int:
-    """`count` rounded up to a multiple of `whole`."""
-    return -(-count // whole) * whole
+        return _Norm(self._weights.hold(norm.weight), self._weights.hold(norm.bias), norm.eps)

@@ -61,4 +61,34 @@ struct Rows {
   const Choice* choices;  // [rows]
 };
 
+// A residual block: a 3x3 and a 1x1 convolution. Inputs of convolutions are ordered by place, then
+// by channel.
+struct Residual {
+  Linear spread, mix;
+};
+
+// All that the decoder of the autoencoder does at one resolution.
+struct Stage {
+  const Residual* block;
+  int64_t blocks, width;
+  Linear up;  // 1x1, to the four positions of the next resolution: outputs [2][2][channels]
+};
+
+// How code vectors [L][D] become features [side²][F].
+enum Layout : int64_t { kVectors = 0, kChannels = 1, kPositions = 2 };
+
+// From codes to pictures.
+struct Decoder {
+  int64_t code_length, code_width, vocabulary, layout;
+  const float* entries;       // [L][V][D]
+  const float* fill;          // [L][D], in place of codes that are not there
+  Linear line, bend, unbend;  // kVectors: line(v) + unbend(relu(bend(v))); bend may be empty
+  int64_t features, side;     // F
+  Linear first;               // 3x3
+  const Stage* stage;         // coarsest first
+  int64_t stages;
+  Linear last;  // 3x3, to [channels][patch][patch]
+  int64_t patch;
+};
+
 }  // extern "C"

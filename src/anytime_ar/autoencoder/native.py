@@ -1,0 +1,180 @@
+"""From codes to pictures in one call into our own kernel, `picture.cpp`."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from anytime_ar.autoencoder.layouts import ChannelLayout, SpatialLayout, VectorLayout
+from anytime_ar.autoencoder.model import OrderedAutoencoder
+from anytime_ar.autoencoder.networks import ConvDecoder, ResidualBlock
+from anytime_ar.codes import check_codes
+from anytime_ar.kernel import BuildError, LinearMap, Weights, kernel
+
+_LAYOUTS = {VectorLayout: 0, ChannelLayout: 1, SpatialLayout: 2}
+_WORK_FOR_THREADS = 2**25
+"""Multiplications from which on pictures are shared among threads."""
+
+
+class _Residual(ctypes.Structure):
+    _fields_ = (("spread", LinearMap), ("mix", LinearMap))
+
+
+class _Stage(ctypes.Structure):
+    _fields_ = (
+        ("block", ctypes.POINTER(_Residual)),
+        ("blocks", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("up", LinearMap),
+    )
+
+
+class _Decoder(ctypes.Structure):
+    _fields_ = (
+        ("code_length", ctypes.c_int64),
+        ("code_width", ctypes.c_int64),
+        ("vocabulary", ctypes.c_int64),
+        ("layout", ctypes.c_int64),
+        ("entries", ctypes.c_void_p),
+        ("fill", ctypes.c_void_p),
+        ("line", LinearMap),
+        ("bend", LinearMap),
+        ("unbend", LinearMap),
+        ("features", ctypes.c_int64),
+        ("side", ctypes.c_int64),
+        ("first", LinearMap),
+        ("stage", ctypes.POINTER(_Stage)),
+        ("stages", ctypes.c_int64),
+        ("last", LinearMap),
+        ("patch", ctypes.c_int64),
+    )
+
+
+def decode_for(
+    autoencoder: OrderedAutoencoder, *, native: bool = True
+) -> Callable[[Tensor], Tensor]:
+    """The quickest way to decode: our own kernel, or the autoencoder itself where the kernel does
+    not know its network, for other devices and without a C++ compiler.
+
+    Args:
+        autoencoder: in evaluation mode; its weights must not change any more.
+        native: whether the kernel may be used.
+    """
+    known = isinstance(autoencoder.decoder, ConvDecoder)
+    if not native or not known or autoencoder.fill.device.type != "cpu":
+        return autoencoder.decode
+    try:
+        return NativeDecode(autoencoder)
+    except BuildError:
+        return autoencoder.decode
+
+
+class NativeDecode:
+    """`OrderedAutoencoder.decode`, equal up to rounding; a row's bits do not depend on the others.
+
+    Args:
+        autoencoder: a convolutional one on the CPU.
+
+    Raises:
+        BuildError: the kernel cannot be compiled.
+    """
+
+    @torch.no_grad()
+    def __init__(self, autoencoder: OrderedAutoencoder) -> None:
+        pointer, number = ctypes.c_void_p, ctypes.c_int64
+        self._run = kernel().anytime_decode
+        self._run.argtypes = [pointer, pointer, number, number, pointer, number]
+        self._run.restype = ctypes.c_bool
+        self._length, self._vocabulary = autoencoder.code_length, autoencoder.vocabulary
+        self._sample_shape = autoencoder.sample_shape
+        self._weights = Weights("float32")
+        self._work = 0  # multiplications for one picture
+        self._decoder = self._lay_out(autoencoder)
+        self._address = ctypes.addressof(self._decoder)
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        """See `OrderedAutoencoder.decode`."""
+        sound = (
+            codes.dtype == torch.int64 and codes.ndim == 2 and 0 < codes.shape[1] <= self._length
+        )
+        if sound:
+            rows, kept = codes.shape
+            codes = codes.contiguous()
+            pixels = torch.empty(rows, *self._sample_shape)
+            threads = torch.get_num_threads() if rows * self._work >= _WORK_FOR_THREADS else 1
+            where = codes.data_ptr(), rows, kept, pixels.data_ptr()
+            sound = self._run(self._address, *where, threads)
+        if not sound:
+            check_codes(codes, length=self._length, vocabulary=self._vocabulary)
+        return pixels
+
+    def _lay_out(self, autoencoder: OrderedAutoencoder) -> _Decoder:
+        network, layout = autoencoder.config.network, autoencoder.layout
+        assert network is not None
+        side = autoencoder.sample_shape[1] // network.stride
+        every = torch.arange(self._vocabulary)[:, None].expand(-1, self._length)
+        entries = autoencoder.quantizer.lookup(every).transpose(0, 1)  # [L, V, D]
+        decoder = _Decoder(
+            code_length=self._length,
+            code_width=autoencoder.code_width,
+            vocabulary=self._vocabulary,
+            layout=_LAYOUTS[type(layout)],
+            entries=self._weights.hold(entries.float()),
+            fill=self._weights.hold(autoencoder.fill),
+            features=layout.features,
+            side=side,
+            patch=network.patch,
+        )
+        if isinstance(layout, VectorLayout):
+            self._add_expansion(decoder, layout, side)
+        assert isinstance(autoencoder.decoder, ConvDecoder)
+        self._add_network(decoder, autoencoder.decoder, len(network.widths))
+        return decoder
+
+    def _add_expansion(self, decoder: _Decoder, layout: VectorLayout, side: int) -> None:
+        def by_position(linear: nn.Module) -> LinearMap:
+            """Outputs [F, h, w] become [h, w, F]."""
+            assert isinstance(linear, nn.Linear)
+            order = torch.arange(linear.out_features).view(layout.features, side**2).T.flatten()
+            return self._weights.linear(linear.weight[order], linear.bias[order])
+
+        decoder.line = by_position(layout.expand.linear)
+        if layout.expand.bend is not None:
+            first, _, last = layout.expand.bend
+            assert isinstance(first, nn.Linear)
+            decoder.bend = self._weights.linear(first.weight, first.bias)
+            decoder.unbend = by_position(last)
+
+    def _add_network(self, decoder: _Decoder, network: ConvDecoder, stages: int) -> None:
+        first, *rest = network.layers
+        assert isinstance(first, nn.Conv2d)
+        side, width = decoder.side, first.out_channels
+        decoder.first = self._convolution(first, side)
+        found: list[_Stage] = []
+        blocks: list[_Residual] = []
+        for layer in rest:
+            if isinstance(layer, ResidualBlock):
+                spread = self._convolution(layer.spread, side)
+                blocks.append(_Residual(spread, self._convolution(layer.mix, side)))
+            elif isinstance(layer, nn.Conv2d):
+                found.append(_Stage((_Residual * len(blocks))(*blocks), len(blocks), width))
+                if len(found) == stages:
+                    decoder.last = self._convolution(layer, side)
+                else:
+                    # [channels, 2, 2], as a pixel shuffle reads outputs, becomes [2, 2, channels]
+                    order = torch.arange(layer.out_channels).view(-1, 4).T.flatten()
+                    found[-1].up = self._convolution(layer, side, order)
+                    blocks, width, side = [], layer.out_channels // 4, 2 * side
+        decoder.stage, decoder.stages = (_Stage * stages)(*found), stages
+
+    def _convolution(
+        self, layer: nn.Conv2d, side: int, order: Tensor | slice = slice(None)
+    ) -> LinearMap:
+        """Weights [out, in, h, w] as a linear map of [h, w, in]; outputs in another order."""
+        assert layer.bias is not None
+        self._work += side**2 * layer.weight.numel()
+        weight = layer.weight.permute(0, 2, 3, 1).flatten(1)
+        return self._weights.linear(weight[order], layer.bias[order])

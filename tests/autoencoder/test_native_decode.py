@@ -1,0 +1,122 @@
+"""Pictures by our own kernel: equal to the network, and a row's bits are its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from anytime_ar.autoencoder import AutoencoderConfig, NativeDecode, OrderedAutoencoder, decode_for
+from anytime_ar.errors import InputError
+from anytime_ar.kernel import BuildError, kernel
+
+try:
+    kernel()
+except BuildError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+# one resolution and three, no, one and two blocks, odd widths, patches, layouts, quantizers, fills
+KINDS: dict[str, dict[str, Any]] = {
+    "vector": {
+        "code_length": 5,
+        "code_width": 3,
+        "quantizer": {"vocabulary": 6},
+        "network": {"patch": 2, "widths": [20, 33], "blocks": 1, "hidden": 40},
+    },
+    "flat": {
+        "code_length": 7,
+        "code_width": 2,
+        "quantizer": {"vocabulary": 5, "shared_codebook": True},
+        "fill": "zeros",
+        "network": {"patch": 1, "widths": [8], "blocks": 0, "hidden": 0},
+    },
+    "channel": {
+        "layout": "channel",
+        "code_length": 6,
+        "quantizer": {"vocabulary": 4},
+        "network": {"patch": 1, "widths": [6, 17, 40], "blocks": 2},
+    },
+    "spatial": {
+        "layout": "spatial",
+        "quantizer": {"kind": "fsq", "levels": [3, 4]},
+        "network": {"patch": 4, "widths": [16], "blocks": 2},
+    },
+}
+
+
+def build(kind: str, channels: int = 3) -> OrderedAutoencoder:
+    config = AutoencoderConfig.parse(KINDS[kind], origin="test")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = OrderedAutoencoder(config, (channels, 16, 16)).eval()
+        with torch.no_grad():  # fill and residual branches away from zero
+            for weight in model.parameters():
+                weight.add_(0.1 * torch.randn_like(weight))
+            if "codebooks" in dict(model.quantizer.named_buffers()):
+                model.quantizer.get_buffer("codebooks").normal_()
+    return model
+
+
+def some_codes(model: OrderedAutoencoder, n: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(model.vocabulary, (n, model.code_length), generator=generator)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_the_network_for_every_prefix(kind: str, channels: int) -> None:
+    model = build(kind, channels)
+    codes, decode = some_codes(model, 3), NativeDecode(model)
+    for k in range(1, model.code_length + 1):
+        expected = model.decode(codes[:, :k])
+        assert expected.std() > 0.05
+        torch.testing.assert_close(decode(codes[:, :k]), expected, atol=2e-5, rtol=1e-4)
+    assert (decode(codes[:, :1]) - expected).abs().max() > 0.05  # codes matter
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_gets_the_same_bits_in_any_batch(kind: str) -> None:
+    model = build(kind)
+    codes, decode = some_codes(model, 33), NativeDecode(model)
+    whole = decode(codes)
+    for n in (1, 2, 7, 9):
+        assert torch.equal(decode(codes[:n]), whole[:n])
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            many = codes.repeat(200, 1)
+            assert torch.equal(decode(many)[-33:], whole)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        ([[0, 6]], "code 6 at row 0, position 1 is out of range"),
+        ([[0], [-1]], "code -1 at row 1, position 0"),
+        ([[0] * 6], "prefix 6 exceeds code length 5"),
+        ([[]], "prefix 0 holds no code"),
+    ],
+)
+def test_bad_codes_are_refused(codes: list[list[int]], message: str) -> None:
+    decode = NativeDecode(build("vector"))
+    with pytest.raises(InputError, match=message):
+        decode(torch.tensor(codes, dtype=torch.int64))
+    with pytest.raises(InputError, match="codes are torch"):
+        decode(torch.zeros(1, 2))
+
+
+def test_what_the_kernel_does_not_know_decodes_itself() -> None:
+    config = {"code_length": 4, "code_width": 2, "quantizer": {"vocabulary": 4}}
+    linear = OrderedAutoencoder(
+        AutoencoderConfig.parse({**config, "network": {"kind": "linear"}}, origin="test"),
+        (1, 8, 8),
+    )
+    assert decode_for(linear) == linear.decode
+    model = build("vector")
+    assert decode_for(model, native=False) == model.decode
+    assert isinstance(decode_for(model), NativeDecode)

@@ -230,6 +230,19 @@ def test_costs_are_kept_on_disk(tmp_path: Path) -> None:
     assert third.steps == thorough
 
 
+def test_costs_of_a_faster_hour_are_measured_again(tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    first = TimedModel(path)
+    first.warm_up()
+    second = TimedModel(path)
+    second.step_s = lambda _position: 0.020
+    second.warm_up()
+    assert second.least_deadline_s(min_codes=2) == pytest.approx(0.045)
+    third = TimedModel(path)  # faster again: what was kept is on the safe side
+    third.warm_up()
+    assert third.least_deadline_s(min_codes=2) == pytest.approx(0.045)
+
+
 def test_costs_of_another_model_are_not_used(tmp_path: Path) -> None:
     path = tmp_path / "costs.json"
     first = TimedModel(path)
@@ -248,17 +261,30 @@ def test_a_cost_book_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 
 def test_pace() -> None:
-    costs = Costs([0.010] * 99 + [0.050], [0.002] * 99 + [0.400])
-    assert costs.reserve_s(1) == pytest.approx(0.010 + 0.002)
-    assert costs.least_s(3) == pytest.approx(3 * 0.010 + 0.002)
+    costs = Costs([0.020] * 9, [0.010] * 99 + [0.050], [0.002] * 99 + [0.400])
+    assert costs.reserve_s() == pytest.approx(0.010 + 0.002)  # one stall in a hundred is nothing
+    assert costs.least_s(3) == pytest.approx(0.020 + 2 * 0.010 + 0.002)
+    assert costs.deadline_s(3) == pytest.approx(0.020 + 2 * 0.010 + 0.002)
     pace = Pace(costs)
     assert pace.one_more_s() == pytest.approx(0.012)
+    pace.started(0.005)
     pace.stepped(0.030)  # a first step always takes longer
+    assert pace.one_more_s() == pytest.approx(0.012)
+    assert costs.start.to_tuple()[-1] == pytest.approx(0.035)
+    pace.stepped(0.030)
     assert pace.one_more_s() == pytest.approx(0.012)
     pace.stepped(0.010)
     assert pace.one_more_s() == pytest.approx(2 * 0.012)
     pace.stepped(0.002)  # faster than usual is no reason to reserve less
     assert pace.one_more_s() == pytest.approx(0.012)
+
+
+def test_delays_are_kept_clear_of() -> None:
+    costs = Costs([0.020], [0.010] * 90 + [0.013] * 10, [0.002] * 90 + [0.006] * 10)
+    assert costs.reserve_s() == pytest.approx(0.012 + 2.5 * 0.005)  # 3 and 4 make 5
+    assert costs.reserve_s(2.0) == pytest.approx(2 * (0.012 + 2.5 * 0.005))
+    assert costs.deadline_s(1) == pytest.approx(0.022 + 2.5 * 0.004)
+    assert costs.deadline_s(10) > costs.deadline_s(1) + 9 * 0.010
 
 
 def test_times_forget_the_oldest() -> None:

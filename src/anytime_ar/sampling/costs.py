@@ -26,6 +26,10 @@ _WINDOW = 256
 """Observations kept of each kind."""
 _LATEST = 2
 """Steps of a draw that say how fast it is going now."""
+_SLOWER = 1.25
+"""Beyond this, times of an earlier process no longer hold."""
+_SAFETY = 2.5
+"""How many spreads to keep clear of a deadline."""
 
 
 class Times:
@@ -54,6 +58,11 @@ class Times:
         """The shortest time that at least this share of the observations kept to."""
         return self._sorted[max(0, math.ceil(share * len(self._sorted)) - 1)]
 
+    @property
+    def spread(self) -> float:
+        """How far the slowest lie above the middle, but for the very slowest."""
+        return self.quantile(0.98) - self.quantile(0.5)
+
     def to_tuple(self) -> tuple[float, ...]:
         """All observations, oldest first, in tenths of microseconds."""
         return tuple(round(seconds, 7) for seconds in self._recent)
@@ -62,36 +71,83 @@ class Times:
 class _Record(Config):
     """`Costs` as JSON."""
 
+    start_s: tuple[NonNegativeFloat, ...]
     step_s: tuple[NonNegativeFloat, ...]
     finish_s: tuple[NonNegativeFloat, ...]
 
 
 class Costs:
-    """What draws of one number of rows take: a step, and the finish from the last code to the
+    """What draws of one number of rows take: the start, from the call to the first code, which
+    comes from cold caches; a step, to each further code; and the finish, from the last code to the
     samples."""
 
-    def __init__(self, step_s: Iterable[float] = (), finish_s: Iterable[float] = ()) -> None:
-        self.step, self.finish = Times(step_s), Times(finish_s)
+    def __init__(
+        self,
+        start_s: Iterable[float] = (),
+        step_s: Iterable[float] = (),
+        finish_s: Iterable[float] = (),
+    ) -> None:
+        self.start, self.step, self.finish = Times(start_s), Times(step_s), Times(finish_s)
         self.warm = False
         """Whether this process has drawn at this size before."""
 
     @property
     def known(self) -> bool:
         """Whether there is anything to go by."""
-        return len(self.step) > 0 and len(self.finish) > 0
+        return all(len(times) > 0 for times in self._all)
+
+    @property
+    def _all(self) -> tuple[Times, Times, Times]:
+        return self.start, self.step, self.finish
 
     def clear(self) -> None:
         """Forget all observations."""
-        self.step, self.finish = Times(), Times()
+        self.start, self.step, self.finish = Times(), Times(), Times()
+
+    def add(self, other: Costs) -> None:
+        """Take over all observations of another one."""
+        for own, new in zip(self._all, other._all, strict=True):
+            for seconds in new.to_tuple():
+                own.add(seconds)
+
+    def is_as_fast_as(self, other: Costs) -> bool:
+        """Whether steps and finishes take no longer than others did."""
+        return all(
+            own.quantile(0.5) <= _SLOWER * old.quantile(0.5)
+            for own, old in zip(self._all[1:], other._all[1:], strict=True)
+        )
 
     def least_s(self, codes: int) -> float:
-        """What some codes and the finish take at best; a shorter deadline cannot be kept."""
-        return codes * self.step.quantile(0.05) + self.finish.quantile(0.05)
+        """What a draw of some codes takes at best; a shorter deadline cannot be kept."""
+        if codes == 0:
+            return self.finish.quantile(0.05)
+        steps_s = self.start.quantile(0.05) + (codes - 1) * self.step.quantile(0.05)
+        return steps_s + self.finish.quantile(0.05)
 
-    def reserve_s(self, codes: int, slowdown: float = 1.0) -> float:
-        """Time to set aside for some codes and the finish: at worst, but for rare stalls, which
+    def deadline_s(self, codes: int) -> float:
+        """What a draw of some codes can be relied on to keep to."""
+        usual_s = self.start.quantile(0.5) + (codes - 1) * self.step.quantile(0.5)
+        spread_s = math.hypot(
+            self.start.spread, math.sqrt(codes - 1) * self.step.spread, self.finish.spread
+        )
+        return usual_s + self.finish.quantile(0.5) + _SAFETY * spread_s
+
+    def reserve_s(self, slowdown: float = 1.0) -> float:
+        """Time to set aside for one more code and the finish: at worst, but for rare stalls, which
         would otherwise cost every draw that comes after them."""
-        return slowdown * (codes * self.step.quantile(0.95) + self.finish.quantile(0.98))
+        usual_s = self.step.quantile(0.5) + self.finish.quantile(0.5)
+        # Delays of the step and of the finish have nothing to do with one another, so they hardly
+        # ever come together at their worst: they add up as spreads do.
+        spread_s = math.hypot(self.step.spread, self.finish.spread)
+        return slowdown * (usual_s + _SAFETY * spread_s)
+
+    def record(self) -> dict[str, tuple[float, ...]]:
+        """All observations, as JSON."""
+        return {
+            "start_s": self.start.to_tuple(),
+            "step_s": self.step.to_tuple(),
+            "finish_s": self.finish.to_tuple(),
+        }
 
 
 class Pace:
@@ -105,11 +161,20 @@ class Pace:
         self.costs = costs
         self._usual_s = costs.step.quantile(0.5) if costs.known else math.inf
         self._latest: deque[float] = deque(maxlen=_LATEST)
+        self._until_step_s: float | None = None
+
+    def started(self, seconds: float) -> None:
+        """Take note of what it took until the first step begins."""
+        self._until_step_s = seconds
 
     def stepped(self, seconds: float) -> None:
         """Take note of what a step took."""
-        self.costs.step.add(seconds)
-        self._latest.append(seconds)
+        if self._until_step_s is not None:
+            self.costs.start.add(self._until_step_s + seconds)
+            self._until_step_s = None
+        else:
+            self.costs.step.add(seconds)
+            self._latest.append(seconds)
 
     def finished(self, seconds: float) -> None:
         """Take note of what the finish took."""
@@ -118,13 +183,12 @@ class Pace:
     def one_more_s(self) -> float:
         """What to set aside for one more code and the finish.
 
-        When the latest steps of this draw took longer than usual, so will its finish. A first step
-        always does, so it says nothing.
+        When the latest steps of this draw took longer than usual, so will its finish.
         """
         slowdown = 1.0
         if len(self._latest) == _LATEST:
             slowdown = max(1.0, sum(self._latest) / _LATEST / self._usual_s)
-        return self.costs.reserve_s(1, slowdown)
+        return self.costs.reserve_s(slowdown)
 
 
 class CostBook:
@@ -142,14 +206,13 @@ class CostBook:
         """Costs under a key, those of an earlier process to begin with."""
         if key not in self._costs:
             record = self._read().get(key)
-            self._costs[key] = Costs(record.step_s, record.finish_s) if record else Costs()
+            self._costs[key] = Costs(**record.model_dump()) if record else Costs()
         return self._costs[key]
 
     def save(self, key: str) -> None:
         """Put one entry into the file, beside what other processes have put there."""
-        costs = self._costs[key]
         records = self._read()
-        records[key] = _Record(step_s=costs.step.to_tuple(), finish_s=costs.finish.to_tuple())
+        records[key] = _Record(**self._costs[key].record())
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self._path, {k: record.model_dump() for k, record in records.items()})

@@ -19,6 +19,7 @@ from anytime_ar.errors import InputError
 from anytime_ar.files import cache_folder
 from anytime_ar.prior import Backend, Precision, decoder_for
 from anytime_ar.sampling.budget import Budget
+from anytime_ar.sampling.costs import Costs
 from anytime_ar.sampling.devices import choose_device
 from anytime_ar.sampling.engine import NEVER, ROWS_AT_ONCE, Engine
 from anytime_ar.sampling.options import (
@@ -143,7 +144,7 @@ class AnytimeModel:
             TypeError: an option of that name does not exist.
         """
         begin = self.engine.clock()
-        plan, budget = self._plan(n, options)
+        plan, budget = self.plan(n, **options)
         if self._in_chunks(plan, budget):
             return self.decode(self._codes(plan, budget))
         (last,) = draw_previews(self.engine, plan, budget, NEVER, begin=begin)
@@ -151,7 +152,7 @@ class AnytimeModel:
 
     def sample_codes(self, n: int = 1, **options: Unpack[DrawOptions]) -> Tensor:
         """Draw the codes of n samples, int64 [n, k], and do not decode them. See `sample`."""
-        plan, budget = self._plan(n, options)
+        plan, budget = self.plan(n, **options)
         if budget.deadline_s is not None:
             raise InputError("deadline_s includes decoding; use draw, whose result has codes")
         return self._codes(plan, budget)
@@ -162,7 +163,7 @@ class AnytimeModel:
         The result's `state` extends the draw later, here or in another process; see `sample`.
         """
         begin = self.engine.clock()
-        plan, budget = self._plan(n, options)
+        plan, budget = self.plan(n, **options)
         (last,) = draw_previews(self.engine, plan, budget, NEVER, begin=begin)
         return last
 
@@ -189,7 +190,7 @@ class AnytimeModel:
             InputError, TypeError: as `sample`, at the call.
         """
         begin = self.engine.clock()
-        plan, budget = self._plan(n, options)
+        plan, budget = self.plan(n, **options)
         pauses = pauses_of(previews, previews_per_s, self.code_length)
         return draw_previews(self.engine, plan, budget, pauses, begin=begin)
 
@@ -207,13 +208,11 @@ class AnytimeModel:
         Otherwise the first call with `deadline_s` does so before its clock starts, which takes a
         few draws' time, or two where an earlier process has left its times.
         """
-        plan, _ = self._plan(n, {"seed": 0, "guidance": guidance})
-        self.engine.warm_up(plan)
+        self._costs(n, guidance)
 
     def least_deadline_s(self, n: int = 1, *, min_codes: int = 1, guidance: float = 1.0) -> float:
         """The shortest `deadline_s` that draws of n samples can be relied on to keep here."""
-        plan, _ = self._plan(n, {"seed": 0, "guidance": guidance})
-        return self.engine.warm_up(plan).reserve_s(min_codes)
+        return self._costs(n, guidance).deadline_s(min_codes)
 
     def share(self, capacity: int) -> SharedDraws:
         """An empty batch for up to `capacity` samples, to which draws come and go; see `plan`.
@@ -233,7 +232,16 @@ class AnytimeModel:
         Raises:
             InputError, TypeError: as `sample`.
         """
-        return self._plan(n, options)
+        check_names(options, DrawOptions)
+        plan = Plan.of(
+            self.bundle.card,
+            self.engine.decoder.code_length,
+            n,
+            seed=options.get("seed"),
+            label=options.get("label"),
+            choice=choice_of(options),
+        )
+        return plan, budget_of(options)
 
     @cached_property
     def engine(self) -> Engine:
@@ -271,6 +279,9 @@ class AnytimeModel:
             torch.accelerator.synchronize(self.device)  # a deadline is for finished samples
         return data
 
+    def _costs(self, n: int, guidance: float) -> Costs:
+        return self.engine.warm_up(lambda: self.plan(n, seed=0, guidance=guidance)[0])
+
     def _in_chunks(self, plan: Plan, budget: Budget) -> bool:
         """Whether there are more rows than memory allows at once, and nothing against parts."""
         whole = budget.deadline_s is not None or budget.cancel is not None
@@ -284,17 +295,3 @@ class AnytimeModel:
             (moment,) = self.engine.run(part, budget, begin=self.engine.clock(), decoded=False)
             chunks.append(moment.codes)
         return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
-
-    def _plan(self, n: int, options: DrawOptions) -> tuple[Plan, Budget]:
-        """Check the arguments of a draw and settle its randomness and its limits."""
-        check_names(options, DrawOptions)
-        budget = budget_of(options)
-        plan = Plan.of(
-            self.bundle.card,
-            self.engine.decoder.code_length,
-            n,
-            seed=options.get("seed"),
-            label=options.get("label"),
-            choice=choice_of(options),
-        )
-        return plan, budget

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 
@@ -87,7 +88,8 @@ class SharedDraws:
         limit = self._engine.limit(budget)
         if budget.deadline_s is not None:
             if self._pace is None:
-                self._pace = Pace(self._engine.warm_up(self._like(self._batch.capacity)))
+                like = partial(self._like, self._batch.capacity)
+                self._pace = Pace(self._engine.warm_up(like))
                 begin = self._engine.clock()  # as a single draw's clock, it starts after this
             self._engine.check_deadline(
                 budget.deadline_s, limit.min_codes, self._pace.costs, self._batch.capacity

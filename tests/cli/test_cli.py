@@ -177,6 +177,7 @@ def test_bench_speed(folder, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "int8 portable products only" in printed
     assert "1 rows: 4 codes take" in printed
+    assert "2 rows: first preview after" in printed
     assert json.loads((out / "speed.json").read_text())["code_length"] == 4
     with Image.open(out / "speed.png") as picture:
         assert picture.width > 100

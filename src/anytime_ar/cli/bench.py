@@ -23,6 +23,7 @@ from anytime_ar.cli.options import add_device, add_json, add_precision, progress
 from anytime_ar.cli.parser import Parser
 from anytime_ar.errors import InputError, MissingExtraError
 from anytime_ar.evaluation.deadlines import DeadlineRecord, measure_deadlines
+from anytime_ar.evaluation.previews import first_preview
 from anytime_ar.evaluation.speed import (
     FLOOR,
     Contender,
@@ -38,6 +39,9 @@ from anytime_ar.evaluation.speed import (
 from anytime_ar.files import write_atomically, write_json
 from anytime_ar.prior import Precision
 from anytime_ar.sampling import AnytimeModel, load
+
+_PREVIEWS = 30
+"""First previews to time for each number of rows."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -84,6 +88,7 @@ def _speed(arguments: Namespace) -> tuple[dict[str, Any], str]:
             rounds=arguments.rounds,
             progress=progress,
         )
+    firsts = [first_preview(models[0], n, rounds=_PREVIEWS) for n in arguments.batches]
     if arguments.out is not None:
         picture = draw_times(by_codes)
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -95,8 +100,13 @@ def _speed(arguments: Namespace) -> tuple[dict[str, Any], str]:
             {"codes": timing.name, "rows": timing.rows, "seconds": timing.seconds}
             for timing in by_codes
         ],
+        "first_previews": [
+            {"rows": first.rows, "seconds": first.seconds, "step_and_decode": bare.seconds}
+            for first, bare in firsts
+        ],
     }
-    return figures, "\n".join([speed_table(timings, length), "", _growth(by_codes), *missing])
+    lines = [speed_table(timings, length), "", _growth(by_codes), *map(_first_line, firsts)]
+    return figures, "\n".join([*lines, *missing])
 
 
 def _models(arguments: Namespace) -> Iterator[AnytimeModel]:
@@ -166,6 +176,16 @@ def _growth(by_codes: list[Timing]) -> str:
             f"as {few.name}"
         )
     return "\n".join(lines)
+
+
+def _first_line(pair: tuple[Timing, Timing]) -> str:
+    first, bare = pair
+    rows = f"{first.rows} row{'' if first.rows == 1 else 's'}"
+    times = ratios(first, bare)[1]
+    return (
+        f"{rows}: first preview after {1000 * first.median_s:.2f} ms, {times:.2f} times one step "
+        "and one decode"
+    )
 
 
 def _deadlines(arguments: Namespace) -> tuple[dict[str, Any], str]:

@@ -333,6 +333,8 @@ def test_mistakes_in_sampling(folder, capsys, tmp_path):
 
 def test_a_curve_is_attached_to_a_folder_only(capsys):
     assert "'mnist' is not a folder" in fails(["evaluate", "mnist", "--attach"], capsys)
+    coarse = ["evaluate", "mnist", "--attach", "--precision", "int8"]
+    assert "not those in int8; leave --attach or --precision out" in fails(coarse, capsys)
 
 
 def test_an_existing_run_is_not_overwritten(folder, capsys):

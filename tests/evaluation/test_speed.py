@@ -41,6 +41,8 @@ def test_contenders_take_turns_and_the_first_round_is_not_counted() -> None:
         ("a", 3, (3.0, 3.0)),
         ("b", 3, (6.0, 6.0)),
     ]
+    again = take_turns([contender("c", 1.0)], [1, 3], rounds=1, at_least_s=103.0, clock=clock)
+    assert [len(timing.seconds) for timing in again] == [3, 1]  # after 100 s for the first
     with pytest.raises(InputError, match="rounds=0 times nothing"):
         take_turns([], [1], rounds=0)
 

@@ -169,14 +169,16 @@ def test_a_used_cache_serves_again_once_cleared(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_memory_of_a_finished_draw_serves_the_next_of_its_size(backend: Backend) -> None:
+def test_memory_of_a_finished_draw_serves_the_next_that_fits(backend: Backend) -> None:
     decoder = decoder_for(build(), backend=backend)
-    cache = decoder.allocate(3)
-    decoder.release(cache)
-    assert decoder.allocate(4) is not cache
-    decoder.release(cache)
-    assert decoder.allocate(3) is cache
-    assert decoder.allocate(3) is not cache
+    rows = decoder.allocate(3)
+    decoder.release(rows)
+    assert decoder.allocate(4) is not rows
+    decoder.release(rows)
+    decoder.release(decoder.allocate(2))
+    decoder.release(decoder._new_rows(2, decoder.device))  # the larger one is kept
+    assert decoder.allocate(3) is rows
+    assert decoder.allocate(3) is not rows
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -40,7 +40,9 @@ from anytime_ar.files import write_atomically, write_json
 from anytime_ar.prior import Precision
 from anytime_ar.sampling import AnytimeModel, load
 
-_PREVIEWS = 30
+_SECONDS = 3.0
+"""Draws of few codes and rows take too little time for a few rounds to tell."""
+_PREVIEWS = 100
 """First previews to time for each number of rows."""
 
 
@@ -86,6 +88,7 @@ def _speed(arguments: Namespace) -> tuple[dict[str, Any], str]:
             [shorter(models[0], k) for k in steps],
             [n for n in arguments.batches if n in (arguments.batches[0], 64)],
             rounds=arguments.rounds,
+            at_least_s=_SECONDS,
             progress=progress,
         )
     firsts = [first_preview(models[0], n, rounds=_PREVIEWS) for n in arguments.batches]

@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 
 from anytime_ar.bundle import resolve, save_bundle
 from anytime_ar.cli.features import default_folder
-from anytime_ar.cli.options import add_device, add_json, progress_bar, show
+from anytime_ar.cli.options import add_device, add_json, add_precision, progress_bar, show
 from anytime_ar.cli.parser import Parser
 from anytime_ar.data import DataConfig, load_data
 from anytime_ar.errors import InputError
@@ -27,17 +27,23 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path | None, help="folder for the curve; default: the run's")
     parser.add_argument("--attach", action="store_true", help="store the curve in the model")
+    add_precision(parser)
     add_device(parser)
     add_json(parser)
 
 
 def run(arguments: Namespace) -> None:
+    if arguments.attach and arguments.precision != "float32":
+        raise InputError(
+            f"a model carries the curve of its float32 draws, not those in {arguments.precision}; "
+            "leave --attach or --precision out"
+        )
     if arguments.attach and not Path(arguments.model).is_dir():
         raise InputError(
             f"{arguments.model!r} is not a folder of yours to attach a curve to; "
             "copy the model, or leave --attach out"
         )
-    model = load(arguments.model, device=arguments.device)
+    model = load(arguments.model, device=arguments.device, precision=arguments.precision)
     unordered = None
     if arguments.unordered is not None:
         unordered = load(arguments.unordered, device=arguments.device)

@@ -67,10 +67,19 @@ def take_turns(
     batches: Sequence[int],
     *,
     rounds: int,
+    at_least_s: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
     progress: Progress = silent,
 ) -> list[Timing]:
     """Time contenders at every number of rows, in rounds; a first round, not counted, warms up.
+
+    Args:
+        contenders: what to time.
+        batches: numbers of rows.
+        rounds: how often each has its turn, or more often,
+        at_least_s: until so much time has passed at each number of rows.
+        clock: gives seconds.
+        progress: told after every round.
 
     Raises:
         InputError: no rounds.
@@ -80,13 +89,16 @@ def take_turns(
     timings = []
     for done, rows in enumerate(batches):
         seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
-        for turn in range(rounds + 1):
+        turn, started = 0, clock()
+        while turn <= rounds or clock() - started < at_least_s:
             for contender in contenders:
                 begin = clock()
                 contender.run(rows)
                 if turn > 0:
                     seconds[contender.name].append(clock() - begin)
-            progress(done * (rounds + 1) + turn + 1, len(batches) * (rounds + 1), f"{rows} rows")
+            turn += 1
+            now = done * (rounds + 1) + min(turn, rounds + 1)
+            progress(now, len(batches) * (rounds + 1), f"{rows} rows")
         timings += [Timing(name, rows, tuple(times)) for name, times in seconds.items()]
     return timings
 

@@ -32,14 +32,22 @@ void to_bfloat16(const float* x, int64_t in, uint16_t* y) {
   for (int64_t i = in; i < padded(in); ++i) y[i] = 0;
 }
 
-float to_int8(const float* x, int64_t in, uint8_t* y) {  // plus 128, because inputs are unsigned
-  float most = 1e-12f;
-  for (int64_t i = 0; i < in; ++i) most = std::fabs(x[i]) > most ? std::fabs(x[i]) : most;
-  const float scale = most / 127.0f, inverse = 127.0f / most;
-  for (int64_t i = 0; i < in; ++i) {
-    y[i] = static_cast<uint8_t>(static_cast<int32_t>(std::nearbyint(x[i] * inverse)) + 128);
+// Plus 128, because products want one side without signs; returns the scale. y has room for whole
+// vectors, and 128 stands for zero where x has ended.
+float to_int8(const float* x, int64_t in, uint8_t* y) {
+  using Bytes = uint8_t __attribute__((vector_size(16)));
+  Vector most = Vector{} + 1e-12f;
+  for (int64_t i = 0; i < in; i += 16) {
+    const Vector part = load_some(x + i, in - i);
+    most = higher(most, higher(part, -part));
   }
-  for (int64_t i = in; i < padded(in); ++i) y[i] = 128;
+  const float highest = most_of(most), scale = highest / 127.0f, inverse = 127.0f / highest;
+  for (int64_t i = 0; i < in; i += 16) {
+    const Vector whole = round_to_whole(load_some(x + i, in - i) * inverse);
+    const Bytes bytes =
+        __builtin_convertvector(__builtin_convertvector(whole, Integers) + 128, Bytes);
+    std::memcpy(y + i, &bytes, sizeof bytes);
+  }
   return scale;
 }
 

@@ -24,14 +24,6 @@
 
 namespace {
 
-// Up to 16 numbers, and zeros after them.
-Vector load_some(const float* from, int64_t count) {
-  Vector some = {};
-  if (count >= 16) return load<Vector>(from);
-  for (int64_t i = 0; i < count; ++i) some[i] = from[i];
-  return some;
-}
-
 void normalize(const Norm& norm, const float* x, int64_t width, float* y) {
   Vector sum = {};
   for (int64_t i = 0; i < width; i += 16) sum += load_some(x + i, width - i);

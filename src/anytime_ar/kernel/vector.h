@@ -23,6 +23,14 @@ To bits(From from) {
   return load<To>(&from);
 }
 
+// Up to 16 numbers, and zeros after them.
+Vector load_some(const float* from, int64_t count) {
+  Vector some = {};
+  if (count >= 16) return load<Vector>(from);
+  for (int64_t i = 0; i < count; ++i) some[i] = from[i];
+  return some;
+}
+
 template <int... I>
 Vector shuffle(Vector a, Vector b) {
 #if defined(__clang__) || __GNUC__ >= 12

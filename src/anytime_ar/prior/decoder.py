@@ -22,7 +22,7 @@ Precision = Literal["float32", "bfloat16", "int8"]
 """What weights and the inputs of matrix products are rounded to while drawing. int8 has a scale for
 every output of a map, and for every row of its input."""
 
-SPARE_BYTES = 2**28
+SPARE_BYTES = 2**29
 """The most memory that is held between draws."""
 
 RowsT = TypeVar("RowsT", bound=Rows[Any])
@@ -51,20 +51,21 @@ class Decoder(abc.ABC, Generic[RowsT]):
         self._lock = threading.Lock()
 
     def allocate(self, rows: int) -> RowsT:
-        """Slots for that many rows."""
+        """Slots for that many rows, or more."""
         with self._lock:
             spare, self._spare = self._spare, None
-        if spare is not None and len(spare) == rows:
+        if spare is not None and len(spare) >= rows:
             spare.cache.clear()
             return spare
         return self._new_rows(rows, self.device)
 
     def release(self, rows: RowsT) -> None:
-        """Take back what nobody uses any more: the next draw of its size gets it, because memory
-        that is fresh from the system costs as much time as a good part of the draw."""
+        """Take back what nobody uses any more, for the next draw: memory that is fresh from the
+        system costs as much time as a good part of the draw."""
         if rows.cache.row_bytes * len(rows) <= SPARE_BYTES:
             with self._lock:
-                self._spare = rows
+                if self._spare is None or len(self._spare) < len(rows):
+                    self._spare = rows
 
     @cached_property
     def row_bytes(self) -> int:

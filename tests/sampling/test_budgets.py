@@ -287,6 +287,12 @@ def test_delays_are_kept_clear_of() -> None:
     assert costs.deadline_s(10) > costs.deadline_s(1) + 9 * 0.010
 
 
+def test_one_stall_among_few_is_nothing() -> None:
+    assert Times([0.010] * 7 + [1.0]).spread == 0
+    assert Times([0.010] * 7 + [0.020, 1.0]).spread == pytest.approx(0.010)
+    assert Times([0.010]).spread == 0
+
+
 def test_times_forget_the_oldest() -> None:
     generator = torch.Generator().manual_seed(0)
     seconds = (torch.rand(600, generator=generator) * 20).round().tolist()  # many are equal

@@ -17,7 +17,8 @@ from anytime_ar.evaluation.protocols import Progress, silent
 from anytime_ar.sampling import AnytimeModel
 
 _TRIALS = 20
-"""Draws of either kind before anything is counted."""
+_SETTLING = 100
+"""Draws without and with a deadline before anything is counted."""
 _UNLIMITED_EVERY = 20
 """Draws with deadlines between two unlimited ones."""
 
@@ -94,7 +95,7 @@ def measure_deadlines(
     length = model.code_length
     trials = [_unlimited(model, n, seed, clock) for seed in range(_TRIALS)]
     full_s = statistics.median(trial[-1] for trial in trials)
-    for seed in range(_TRIALS):  # what it takes in the long run, not only in the warm-up
+    for seed in range(_SETTLING):  # what it takes in the long run, not only in the warm-up
         model.draw(n, deadline_s=2 * full_s, seed=seed)
     floor_s = 1.02 * model.least_deadline_s(n)
     step = (max(full_s, floor_s) - floor_s) / (deadlines - 1)

@@ -60,8 +60,9 @@ class Times:
 
     @property
     def spread(self) -> float:
-        """How far the slowest lie above the middle, but for the very slowest."""
-        return self.quantile(0.98) - self.quantile(0.5)
+        """How far the slowest lie above the middle, but for the very slowest: one at least."""
+        slowest = min(math.ceil(0.98 * len(self._sorted)) - 1, max(0, len(self._sorted) - 2))
+        return max(0.0, self._sorted[slowest] - self.quantile(0.5))
 
     def to_tuple(self) -> tuple[float, ...]:
         """All observations, oldest first, in tenths of microseconds."""

@@ -67,7 +67,7 @@ def test_missing_extra(monkeypatch) -> None:
 
 
 def test_empty_folder(tmp_path: Path) -> None:
-    refused(rf"{tmp_path}: no images in this folder; expected", tmp_path)
+    refused(rf"{tmp_path}: no images or sounds in this folder; expected", tmp_path)
 
 
 def test_file_that_is_no_data_set(root: Path) -> None:
@@ -146,12 +146,12 @@ def test_folder_layout(make_folder, make_picture) -> None:
 def test_empty_split(make_folder, make_picture) -> None:
     root = make_folder({"train/a/0.png": make_picture(0)})
     (root / "test").mkdir()
-    refused(r"test: no images in this split; add some or remove it", root)
+    refused(r"test: no samples in this split; add some or remove it", root)
 
 
 def test_too_few_images_to_split(make_folder, make_picture) -> None:
     root = make_folder({"0.png": make_picture(0)})
-    refused(r"split: no images, of 1 before train was split; add images or change", root)
+    refused(r"split: no samples, of 1 before train was split; add some or change", root)
 
 
 def test_columns(tmp_path, make_picture, make_parquet) -> None:
@@ -162,9 +162,11 @@ def test_columns(tmp_path, make_picture, make_parquet) -> None:
     refused(r"no column 'picture'; set data.image_key to one of image, label", path,
             image_key="picture")  # fmt: skip
     refused(r"no column 'kind'; set data.label_key to one of", path, label_key="kind")
-    refused(r"column 'image' holds .* not class labels or integers", path, label_key="image")
+    refused(
+        r"column 'image' holds .* not class labels, integers or strings", path, label_key="image"
+    )
     Dataset.from_dict({"text": ["a"]}).to_parquet(path)
-    refused(r"no image column among text; set data.image_key", path)
+    refused(r"no image or sound column among text; set data.image_key", path)
     Dataset.from_dict({"left": [b"a"], "right": [b"b"]}).to_parquet(path)
     refused(r"2 columns could be the image \(left, right, .*\); set data.image_key", path)
     Dataset.from_dict({"image": [{"bytes": None, "path": None}] * 9}).to_parquet(path)

@@ -231,7 +231,7 @@ def test_a_stream_of_unknown_size_cannot_be_encoded_in_views(
             return None  # type: ignore[return-value]
 
     chunk = next(data.train.chunks(SAMPLES))
-    stream = replace(data, train=Stream(chunk.images, chunk.labels, "faces train split"))
+    stream = replace(data, train=Stream(chunk.samples, chunk.labels, "faces train split"))
     with pytest.raises(
         InputError, match=r"^faces train split does not say how many samples.* encoded 2 times; set"
     ):

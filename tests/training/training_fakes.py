@@ -67,7 +67,7 @@ def small_digits() -> DataSplits:
 
     def cut(split: Split, count: int) -> Split:
         chunk = next(split.chunks(count))
-        return MemorySplit(chunk.images, chunk.labels, split.origin)
+        return MemorySplit(chunk.samples, chunk.labels, split.origin)
 
     return replace(data, train=cut(data.train, SAMPLES), validation=cut(data.validation, 40))
 

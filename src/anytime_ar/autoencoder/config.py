@@ -64,12 +64,17 @@ class AutoencoderConfig(Config):
             )
         return self
 
-    def resolve(self, sample_shape: tuple[int, int, int]) -> Self:
+    def resolve(self, sample_shape: tuple[int, ...]) -> Self:
         """Fill in what follows from the sample shape (C, H, W): network, code length and width.
 
         Raises:
             InputError: the shape does not fit, or a size is missing or contradicts the layout.
         """
+        if len(sample_shape) != 3:
+            raise InputError(
+                f"samples of shape {sample_shape} are no images, and there are networks for images "
+                "only so far; set data.name to a set of images"
+            )
         _, height, width = sample_shape
         network = self.network or PRESETS.get(height)
         if height != width:

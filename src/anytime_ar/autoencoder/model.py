@@ -32,7 +32,7 @@ class OrderedAutoencoder(nn.Module):
 
     fill: Tensor
 
-    def __init__(self, config: AutoencoderConfig, sample_shape: tuple[int, int, int]) -> None:
+    def __init__(self, config: AutoencoderConfig, sample_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.config = config = config.resolve(sample_shape)
         assert config.code_length is not None

@@ -1,4 +1,4 @@
-"""Images as batches of float32 [B, C, H, W] in [-1, 1]: digits, Hub sets, parquet, folders."""
+"""Images and sounds as batches of float32 in [-1, 1]: digits, Hub sets, parquet, folders."""
 
 from anytime_ar.data.augmentation import AugmentationConfig
 from anytime_ar.data.batch import Batch

@@ -1,9 +1,11 @@
-"""What a split hands out: batches for networks, and the chunks of raw pixels they are made from."""
+"""What a split hands out: batches for networks, and the chunks of stored samples they are made
+from."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -11,7 +13,7 @@ class Batch(NamedTuple):
     """Samples ready for a network."""
 
     data: Tensor
-    """float32 [B, C, H, W] in [-1, 1]."""
+    """float32 in [-1, 1]: pictures [B, C, H, W], sounds [B, 1, T]."""
     labels: Tensor | None
     """int64 [B], or None where the set has no labels."""
 
@@ -19,9 +21,16 @@ class Batch(NamedTuple):
 class Chunk(NamedTuple):
     """Consecutive samples of a split as stored."""
 
-    images: Tensor
-    """uint8 [n, C, H, W]."""
+    samples: Tensor
+    """Pictures uint8 [n, C, H, W], sounds int16 [n, 1, T]."""
     labels: Tensor | None
     """int64 [n]."""
     start: int
     """Where reading began: `chunks(start=start)` gives this chunk again."""
+
+
+def to_float(stored: Tensor) -> Tensor:
+    """uint8 0..255 or int16 of any shape to float32 in [-1, 1]; both ends of uint8 are exact."""
+    if stored.dtype == torch.uint8:
+        return stored.to(torch.float32) / 127.5 - 1.0
+    return stored.to(torch.float32) / 32768.0

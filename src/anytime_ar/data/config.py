@@ -9,12 +9,28 @@ from pydantic import Field
 from anytime_ar.config import Config
 
 
+class SoundConfig(Config):
+    """The steps from stored sounds to mono clips of one rate and length."""
+
+    key: str | None = None
+    """Column that holds the sound; found from the column types when not given."""
+    sample_rate: int | None = Field(default=None, ge=1000, le=192_000)
+    """Resample to this many Hz; when not given, all clips must have the same rate."""
+    seconds: float = Field(default=1.0, gt=0.0, allow_inf_nan=False)
+    """Longer clips are cut after so long, shorter ones end in silence."""
+    length_multiple: int = Field(default=64, ge=1)
+    """Round the length up to a whole multiple of this many samples, for networks that halve it."""
+    loudness: Literal["peak", "as_stored"] = "peak"
+    """Scale every clip to the same peak, or leave it as it is."""
+
+
 class DataConfig(Config):
-    """A data set by name, and the steps from stored pictures to square images of one shape."""
+    """A data set by name, and the steps from what is stored to samples of one shape: square
+    images, or sounds of one length."""
 
     name: str = Field(default="digits", min_length=1)
     """`digits` (scikit-learn, embedded); a Hub id `owner/name`; a parquet file or folder in the
-    Hugging Face layout; or a folder of images whose sub-folders are the classes."""
+    Hugging Face layout; or a folder of images or sounds whose sub-folders are the classes."""
     subset: str | None = None
     """Configuration name of a Hub set; for local parquet, the sub-folder to read."""
     revision: str | None = None
@@ -22,7 +38,8 @@ class DataConfig(Config):
     image_key: str | None = None
     """Column that holds the image; found from the column types when not given."""
     label_key: str | None = None
-    """Column that holds the label; found from the column types when not given."""
+    """Column that holds the label: classes, integers, or (named here) strings; found from the
+    column types when not given."""
     center_crop: int | None = Field(default=None, ge=1)
     """Side in pixels of the centred square kept before resizing. The usual CelebA at 64x64 is
     `center_crop: 140` (178 keeps the full width) with `size: 64`."""
@@ -30,6 +47,8 @@ class DataConfig(Config):
     """Resize to this many pixels a side; without `center_crop`, the largest centred square is."""
     channels: Literal[1, 3] | None = None
     """Convert to grayscale (1) or RGB (3); as stored when not given."""
+    sound: SoundConfig = SoundConfig()
+    """Where the set holds sounds."""
     validation_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
     """Share of the training split that is held out where the source has no validation split, and
     (drawn first) where it has no test split."""
@@ -38,5 +57,5 @@ class DataConfig(Config):
     streaming: bool = False
     """Read from disk or the Hub while training, for sets larger than memory."""
     shuffle_buffer: int = Field(default=8192, ge=1)
-    """When streaming: images held in memory and shuffled together, block after block. A set stored
+    """When streaming: samples held in memory and shuffled together, block after block. A set stored
     sorted by class needs a buffer that spans many classes."""

@@ -1,4 +1,4 @@
-"""The embedded digits, and folders of images whose sub-folders are the classes."""
+"""The embedded digits, and folders of images or sounds whose sub-folders are the classes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anytime_ar.data.rows import ListedRows, Row, Rows, Source
+from anytime_ar.data.rows import Kind, ListedRows, Row, Rows, Source
 from anytime_ar.errors import DataError
 
+SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -35,10 +36,11 @@ def folder_source(root: Path) -> Source | None:
     """Read `root/class/*`, `root/{train,test,...}/class/*`, or either without class folders.
 
     Returns:
-        None if there is no image where this layout has them.
+        None if there is neither image nor sound where this layout has them.
 
     Raises:
-        DataError: images lie beside class folders, or the splits differ in their classes.
+        DataError: files lie beside class folders, the splits differ in their classes, or there are
+            images as well as sounds.
     """
     folders = {
         split: root / name
@@ -67,18 +69,29 @@ def folder_source(root: Path) -> Source | None:
             for i, (path, name) in enumerate(pairs)
         ]
         if not rows:
-            raise DataError(f"{folders[split]}: no images in this split; add some or remove it")
+            raise DataError(f"{folders[split]}: no samples in this split; add some or remove it")
         splits[split] = ListedRows(rows)
-    return Source(splits, tuple(classes) or None)
+    every = [path for by_class in files.values() for paths in by_class.values() for path in paths]
+    return Source(splits, tuple(classes) or None, _kind(every))
+
+
+def _kind(paths: list[Path]) -> Kind:
+    sounds = [path for path in paths if path.suffix.lower() in SOUND_SUFFIXES]
+    images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+    if sounds and images:
+        raise DataError(
+            f"{sounds[0]}: is a sound, and {images[0]} an image; keep them in different folders"
+        )
+    return "sound" if sounds else "image"
 
 
 def _files_by_class(folder: Path) -> dict[str | None, list[Path]]:
-    """Sorted image files by sorted sub-folder, or under None when `folder` holds them itself."""
-    loose = _images(folder)
+    """Sorted files by sorted sub-folder, or under None when `folder` holds them itself."""
+    loose = _samples(folder)
     by_class: dict[str | None, list[Path]] = {
         child.name: paths
         for child in sorted(folder.iterdir())
-        if child.is_dir() and not child.name.startswith(".") and (paths := _images(child))
+        if child.is_dir() and not child.name.startswith(".") and (paths := _samples(child))
     }
     if loose and by_class:
         raise DataError(
@@ -88,9 +101,10 @@ def _files_by_class(folder: Path) -> dict[str | None, list[Path]]:
     return {None: loose} if loose else by_class
 
 
-def _images(folder: Path) -> list[Path]:
+def _samples(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in (*IMAGE_SUFFIXES, *SOUND_SUFFIXES)
+        and not path.name.startswith(".")
     )

@@ -157,24 +157,28 @@ def _source(
     columns = find_columns(features, config, config.name)
     if columns.label is not None and columns.label_names is None:
         columns = columns._replace(
-            label_names=_numbered(tables, used.values(), origins, columns.label)
+            label_names=_named(tables, used.values(), origins, columns.label)
         )
     splits: dict[str, Rows] = {
         split: TableRows(tables[name], columns, sizes[name], origins[name])
         for split, name in used.items()
     }
-    return Source(splits, columns.label_names)
+    return Source(splits, columns.label_names, columns.kind)
 
 
-def _numbered(
+def _named(
     tables: dict[str, Any],
     used: Iterable[str],
     origins: dict[str, Callable[[int], str]],
     key: str,
 ) -> tuple[str, ...]:
-    """Names "0", "1", ... up to the largest label, for which the label column is read once."""
-    largest = 0
+    """Names of labels, for which their column is read once: strings in alphabetical order, or "0",
+    "1", ... up to the largest integer."""
+    found: set[int | str] = {0}
     for name in used:
         for batch in batches(tables[name].select_columns([key]), 0, origins[name]):
-            largest = max(largest, *(int(label) for label in batch[key] if label is not None), 0)
-    return tuple(str(label) for label in range(largest + 1))
+            found.update(label for label in batch[key] if label is not None)
+    strings = sorted(label for label in found if isinstance(label, str))
+    if strings:
+        return tuple(strings)
+    return tuple(str(label) for label in range(max(map(int, found)) + 1))

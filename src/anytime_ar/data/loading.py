@@ -8,10 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anytime_ar.data.config import DataConfig
-from anytime_ar.data.folders import IMAGE_SUFFIXES, SPLIT_FOLDERS, digits_source, folder_source
+from anytime_ar.data.folders import (
+    IMAGE_SUFFIXES,
+    SOUND_SUFFIXES,
+    SPLIT_FOLDERS,
+    digits_source,
+    folder_source,
+)
 from anytime_ar.data.hub import hub_source, parquet_source
 from anytime_ar.data.pixels import ImageReader
 from anytime_ar.data.rows import HeldOutRows, HoldOut, Rows, Source
+from anytime_ar.data.sounds import SoundReader
 from anytime_ar.data.splits import Split, StreamingSplit, read_into_memory
 from anytime_ar.errors import DataError
 
@@ -26,10 +33,12 @@ class DataSplits:
     train: Split
     validation: Split
     test: Split
-    sample_shape: tuple[int, int, int]
-    """(C, H, W), with H = W."""
+    sample_shape: tuple[int, ...]
+    """Images (C, H, W), with H = W; sounds (1, T)."""
     label_names: tuple[str, ...] | None
     """Name of each class, or None where the set has no labels."""
+    sample_rate: int | None = None
+    """Of sounds, in Hz."""
 
 
 def load_data(config: DataConfig) -> DataSplits:
@@ -43,7 +52,8 @@ def load_data(config: DataConfig) -> DataSplits:
         MissingExtraError: it needs an extra that is not installed.
     """
     source = _open(config)
-    reader = ImageReader(config)
+    sounds = SoundReader(config.sound) if source.kind == "sound" else None
+    reader = sounds or ImageReader(config)
     shape: tuple[int, ...] = ()
     splits: dict[str, Split] = {}
     for name, rows in _with_held_out(source, config).items():
@@ -51,8 +61,8 @@ def load_data(config: DataConfig) -> DataSplits:
         first = next(rows.read(), None)
         if first is None:
             raise DataError(
-                f"{origin}: no images, of {source.splits['train'].size} before train was "
-                "split; add images or change data.validation_fraction"
+                f"{origin}: no samples, of {source.splits['train'].size} before train was "
+                "split; add some or change data.validation_fraction"
             )
         shape = reader(first).shape
         splits[name] = (
@@ -60,14 +70,14 @@ def load_data(config: DataConfig) -> DataSplits:
             if config.streaming
             else read_into_memory(rows, reader, origin)
         )
-    channels, height, width = shape
     return DataSplits(
         config=config,
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
-        sample_shape=(channels, height, width),
+        sample_shape=shape,
         label_names=source.label_names,
+        sample_rate=None if sounds is None else sounds.sample_rate,
     )
 
 
@@ -108,24 +118,27 @@ def _open(config: DataConfig) -> Source:
 def _open_local(config: DataConfig, path: Path) -> Source:
     if path.is_file() and path.suffix != ".parquet":
         raise DataError(
-            f"{path}: not a parquet file; pass a .parquet file, or a folder of parquet or images"
+            f"{path}: not a parquet file; pass a .parquet file, or a folder of parquet, images or "
+            "sounds"
         )
     source = parquet_source(config, path)
     if source is None:
         source = folder_source(path)
     if source is None:
+        suffixes = ", ".join((*IMAGE_SUFFIXES, *SOUND_SUFFIXES))
         raise DataError(
-            f"{path}: no images in this folder; expected {'/'.join(SPLIT_FOLDERS)}*.parquet, or "
-            f"images ({', '.join(IMAGE_SUFFIXES)}) in it or in one sub-folder per class"
+            f"{path}: no images or sounds in this folder; expected "
+            f"{'/'.join(SPLIT_FOLDERS)}*.parquet, or files ({suffixes}) in it or in one sub-folder "
+            "per class"
         )
     return source
 
 
-def require_divisible(data: DataSplits | tuple[int, int, int], stride: int) -> None:
+def require_divisible(data: DataSplits | tuple[int, ...], stride: int) -> None:
     """See to it that a network of this stride can take the images.
 
     Args:
-        data: the data set, or its sample shape (C, H, W).
+        data: a set of images, or its sample shape (C, H, W).
         stride: factor by which the network shrinks each side, in pixels.
 
     Raises:

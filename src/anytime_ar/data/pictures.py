@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from anytime_ar.data.batch import to_float
 from anytime_ar.data.folders import IMAGE_SUFFIXES
 from anytime_ar.data.pixels import (
     cropped_square,
     decode,
     to_array,
-    to_float,
     to_uint8,
     with_channels,
 )

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from anytime_ar.data.config import DataConfig
-from anytime_ar.data.rows import EncodedImage, Row
+from anytime_ar.data.rows import Encoded, Row
 from anytime_ar.errors import DataError
 
 # A palette is a way to store colours, not a channel count.
@@ -21,17 +21,12 @@ CHANNELS_OF_MODE = {"1": 1, "L": 1, "P": 3, "RGB": 3, "LA": 2, "PA": 4, "RGBA": 
 MODE_OF_CHANNELS = {1: "L", 3: "RGB"}
 
 
-def to_float(images: Tensor) -> Tensor:
-    """uint8 0..255 of any shape to float32 in [-1, 1], both ends exact."""
-    return images.to(torch.float32) / 127.5 - 1.0
-
-
 def to_uint8(images: Tensor) -> Tensor:
     """Float in [-1, 1] of any shape to the nearest uint8; values beyond the range are clipped."""
     return ((images.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
 
 
-def decode(encoded: EncodedImage, origin: str) -> Image.Image:
+def decode(encoded: Encoded, origin: str) -> Image.Image:
     """Decode a picture completely and turn it upright.
 
     Raises:
@@ -131,7 +126,7 @@ class ImageReader:
             DataError: it does not decode, or differs from the first image in channels or size.
         """
         config = self._config
-        image = with_channels(decode(row.image, row.origin), config.channels, row.origin)
+        image = with_channels(decode(row.content, row.origin), config.channels, row.origin)
         pixels = to_array(cropped_square(image, config.center_crop, config.size, row.origin))
         if self._first is None:
             self._first = _Reference(pixels.shape, row.origin)

@@ -10,13 +10,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from anytime_ar.data.seeding import stable_hash
 
-EncodedImage = bytes | Path | Image.Image
+Encoded = bytes | Path | Image.Image
+"""What a file holds, a file, or a picture that is decoded already."""
+
+
+Kind = Literal["image", "sound"]
+"""What the samples of a set are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +32,7 @@ class Row:
 
     index: int
     """Position in the stored split: `Rows.read(index)` starts here."""
-    image: EncodedImage
+    content: Encoded
     label: int | None
     origin: str
     """What messages call it: a file, or a file or set with a row number."""
@@ -42,12 +49,29 @@ class Rows(Protocol):
         """Rows in stored order, from those with `index >= start` on."""
 
 
+Stored = npt.NDArray[np.uint8] | npt.NDArray[np.int16]
+"""A picture uint8 [C, H, W], or a sound int16 [1, T]."""
+
+
+class Reader(Protocol):
+    """Decodes rows, and sees to it that all have the shape of the first."""
+
+    def __call__(self, row: Row) -> Stored:
+        """The sample of one row.
+
+        Raises:
+            DataError: it does not decode, or differs from the first one.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Source:
     """All that a data set stores. `splits` has `train`, perhaps `validation` and `test`."""
 
     splits: dict[str, Rows]
     label_names: tuple[str, ...] | None
+    kind: Kind = "image"
 
 
 class ListedRows:

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from anytime_ar.data.augmentation import AugmentationConfig, augment
-from anytime_ar.data.batch import Batch, Chunk
-from anytime_ar.data.pixels import to_float
+from anytime_ar.data.batch import Batch, Chunk, to_float
 from anytime_ar.data.seeding import generator_for
 from anytime_ar.errors import DataError, InputError
 
@@ -57,18 +56,18 @@ class ShuffledBatches(Iterator[Batch]):
         return self
 
     def __next__(self) -> Batch:
-        images: list[Tensor] = []
+        samples: list[Tensor] = []
         labels: list[Tensor] = []
         missing = self._batch_size
         while missing:
             block = self._current_block()
             chosen = self._order[self._taken : self._taken + missing]
-            images.append(block.images[chosen])
+            samples.append(block.samples[chosen])
             if block.labels is not None:
                 labels.append(block.labels[chosen])
             self._taken += len(chosen)
             missing -= len(chosen)
-        data = to_float(torch.cat(images))  # [B, C, H, W]
+        data = to_float(torch.cat(samples))
         data = augment(
             data, self._augmentation, generator_for("augmentation", self._seed, self._step)
         )
@@ -102,7 +101,7 @@ class ShuffledBatches(Iterator[Batch]):
         self._block = block
         self._block_start = block.start
         generator = generator_for("order", self._seed, self._epoch, block.start)
-        self._order = torch.randperm(len(block.images), generator=generator)
+        self._order = torch.randperm(len(block.samples), generator=generator)
 
     def state_dict(self) -> dict[str, int]:
         """Where the next batch begins, as plain integers that JSON can hold."""

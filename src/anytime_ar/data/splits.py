@@ -8,14 +8,12 @@ from functools import partial
 from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from anytime_ar.data.augmentation import NO_AUGMENTATION, AugmentationConfig
-from anytime_ar.data.batch import Batch, Chunk
-from anytime_ar.data.pixels import ImageReader, to_float
-from anytime_ar.data.rows import Row, Rows
+from anytime_ar.data.batch import Batch, Chunk, to_float
+from anytime_ar.data.rows import Reader, Row, Rows, Stored
 from anytime_ar.data.shuffling import ShuffledBatches
 from anytime_ar.errors import DataError, InputError
 
@@ -45,10 +43,10 @@ class Split(ABC):
 
         Raises:
             InputError: `batch_size` is below 1.
-            DataError: an image that is read on the way cannot be used.
+            DataError: a sample that is read on the way cannot be used.
         """
         _require_positive(batch_size)
-        return (Batch(to_float(chunk.images), chunk.labels) for chunk in self.chunks(batch_size))
+        return (Batch(to_float(chunk.samples), chunk.labels) for chunk in self.chunks(batch_size))
 
     def shuffled(
         self,
@@ -79,33 +77,33 @@ def _require_positive(batch_size: int) -> None:
 class MemorySplit(Split):
     """A split decoded once into one tensor."""
 
-    def __init__(self, images: Tensor, labels: Tensor | None, origin: str) -> None:
-        """`images` uint8 [N, C, H, W], `labels` int64 [N]."""
+    def __init__(self, samples: Tensor, labels: Tensor | None, origin: str) -> None:
+        """`samples` uint8 [N, C, H, W] or int16 [N, 1, T], `labels` int64 [N]."""
         super().__init__(origin)
-        self.images = images
+        self.samples = samples
         self.labels = labels
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.samples)
 
     @property
     def size(self) -> int:
-        return len(self.images)
+        return len(self.samples)
 
     @property
     def block_size(self) -> int:
-        return len(self.images)
+        return len(self.samples)
 
     def chunks(self, count: int, start: int = 0) -> Iterator[Chunk]:
-        for at in range(start, len(self.images), count):
+        for at in range(start, len(self.samples), count):
             labels = None if self.labels is None else self.labels[at : at + count]
-            yield Chunk(self.images[at : at + count], labels, at)
+            yield Chunk(self.samples[at : at + count], labels, at)
 
 
 class StreamingSplit(Split):
     """A split read again in every pass; only the current chunk is in memory."""
 
-    def __init__(self, rows: Rows, reader: ImageReader, block_size: int, origin: str) -> None:
+    def __init__(self, rows: Rows, reader: Reader, block_size: int, origin: str) -> None:
         super().__init__(origin)
         self._rows = rows
         self._reader = reader
@@ -122,8 +120,8 @@ class StreamingSplit(Split):
     def chunks(self, count: int, start: int = 0) -> Iterator[Chunk]:
         rows = self._rows.read(start)
         while taken := list(islice(rows, count)):
-            images = np.stack([self._reader(row) for row in taken])  # [n, C, H, W]
-            yield Chunk(torch.from_numpy(images), _labels(taken), start)
+            samples = np.stack([self._reader(row) for row in taken])
+            yield Chunk(torch.from_numpy(samples), _labels(taken), start)
             start = taken[-1].index + 1
 
 
@@ -133,30 +131,30 @@ def _labels(rows: list[Row]) -> Tensor | None:
     return torch.tensor(labels, dtype=torch.int64) if labels else None
 
 
-def read_into_memory(rows: Rows, reader: ImageReader, origin: str) -> MemorySplit:
+def read_into_memory(rows: Rows, reader: Reader, origin: str) -> MemorySplit:
     """Decode every row of a split.
 
     Raises:
-        DataError: an image cannot be used, or the split ends early.
+        DataError: a sample cannot be used, or the split ends early.
     """
     size = rows.size
     assert size is not None, "only streams have unknown size"
-    images: npt.NDArray[np.uint8] | None = None  # [N, C, H, W]
+    samples: Stored | None = None  # [N, ...]
     labels = np.empty(size, dtype=np.int64)  # [N]
     labelled = True
     count = 0
     for count, row in enumerate(rows.read(), start=1):
-        pixels = reader(row)  # [C, H, W]
-        if images is None:
+        sample = reader(row)
+        if samples is None:
             # Allocated once at full size: stacking a list would need the memory twice.
-            images = np.empty((size, *pixels.shape), dtype=np.uint8)
-        images[count - 1] = pixels
+            samples = np.empty((size, *sample.shape), dtype=sample.dtype)
+        samples[count - 1] = sample
         if row.label is None:
             labelled = False
         else:
             labels[count - 1] = row.label
-    if images is None or count != size:
-        raise DataError(f"{origin}: holds {count} images, expected {max(size, 1)}")
+    if samples is None or count != size:
+        raise DataError(f"{origin}: holds {count} samples, expected {max(size, 1)}")
     return MemorySplit(
-        torch.from_numpy(images), torch.from_numpy(labels) if labelled else None, origin
+        torch.from_numpy(samples), torch.from_numpy(labels) if labelled else None, origin
     )

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from anytime_ar.data.columns import Columns
-from anytime_ar.data.rows import EncodedImage, Row
+from anytime_ar.data.rows import Encoded, Row
 from anytime_ar.errors import DataError
 
 _READ_AT_ONCE = 256  # rows; one at a time, the library's overhead is three times the decoding
 
 
 class TableRows:
-    """Rows of one `datasets.Dataset` or `IterableDataset`, images left encoded."""
+    """Rows of one `datasets.Dataset` or `IterableDataset`, samples left encoded."""
 
     def __init__(
         self, table: Any, columns: Columns, size: int | None, origin: Callable[[int], str]
@@ -23,9 +23,10 @@ class TableRows:
         """`origin(i)` names row `i` in messages."""
         import datasets
 
-        if isinstance(table.features[columns.image], datasets.Image):
-            table = table.cast_column(columns.image, datasets.Image(decode=False))
-        wanted = [columns.image] if columns.label is None else [columns.image, columns.label]
+        for encoded in (datasets.Image, datasets.Audio):
+            if isinstance(table.features[columns.sample], encoded):
+                table = table.cast_column(columns.sample, encoded(decode=False))
+        wanted = [columns.sample] if columns.label is None else [columns.sample, columns.label]
         self._table = table.select_columns(wanted)
         self._columns = columns
         self._size = size
@@ -40,26 +41,28 @@ class TableRows:
             return
         index = start
         for batch in batches(self._table, start, self._origin):
-            images = batch[self._columns.image]
-            labels = [None] * len(images)
+            samples = batch[self._columns.sample]
+            labels = [None] * len(samples)
             if self._columns.label is not None:
                 labels = batch[self._columns.label]
-            for image, label in zip(images, labels, strict=True):
+            for sample, label in zip(samples, labels, strict=True):
                 origin = self._origin(index)
-                yield Row(index, _encoded(image, origin), self._checked(label, origin), origin)
+                yield Row(index, _encoded(sample, origin), self._checked(label, origin), origin)
                 index += 1
 
-    def _checked(self, label: int | None, origin: str) -> int | None:
+    def _checked(self, label: int | str | None, origin: str) -> int | None:
         if self._columns.label is None:
             return None
         names = self._columns.label_names
-        if label is None or label < 0 or (names is not None and label >= len(names)):
-            raise DataError(
-                f"{origin}: label {label} is not one of the classes "
-                f"{'' if names is None else f'0 to {len(names) - 1}'}; set data.label_key to "
-                "another column, or repair the file"
-            )
-        return int(label)
+        if isinstance(label, str) and names is not None and label in names:
+            return names.index(label)
+        if isinstance(label, int) and label >= 0 and (names is None or label < len(names)):
+            return int(label)
+        raise DataError(
+            f"{origin}: label {label} is not one of the classes "
+            f"{'' if names is None else f'0 to {len(names) - 1}'}; set data.label_key to "
+            "another column, or repair the file"
+        )
 
 
 def batches(table: Any, start: int, origin: Callable[[int], str]) -> Iterator[dict[str, list[Any]]]:
@@ -89,8 +92,8 @@ def first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _encoded(value: Any, origin: str) -> EncodedImage:
-    """The bytes of an image cell, fetched where the cell only has a path."""
+def _encoded(value: Any, origin: str) -> Encoded:
+    """The bytes of a sample's cell, fetched where the cell only has a path."""
     if isinstance(value, bytes):
         return value
     content = value.get("bytes") if isinstance(value, dict) else None
@@ -98,7 +101,10 @@ def _encoded(value: Any, origin: str) -> EncodedImage:
         return content
     path = value.get("path") if isinstance(value, dict) else None
     if not isinstance(path, str):
-        raise DataError(f"{origin}: holds no image bytes; repair the file or set data.image_key")
+        raise DataError(
+            f"{origin}: holds no bytes of an image or sound; repair the file, or set "
+            "data.image_key or data.sound.key"
+        )
     if "://" not in path:
         return Path(path)
     import fsspec  # type: ignore[import-untyped]

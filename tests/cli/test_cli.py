@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +193,39 @@ def test_bench_deadlines_beside_a_neighbour(folder, tmp_path, capsys):
     assert [row["draws"] for row in figures["deadlines"]] == [3] * 8
     assert multiprocessing.active_children() == []
     assert "choose from" in fails(["bench", str(folder / "run"), "sped"], capsys)
+
+
+def test_a_neighbour_ends_with_the_benchmark_that_was_killed(tmp_path):
+    """What keeps a core busy must not outlive its benchmark."""
+    script = (
+        "import time\n"
+        "from anytime_ar.cli.bench import _busy\n"
+        "if __name__ == '__main__':\n"
+        "    with _busy(1) as neighbours:\n"
+        "        print(neighbours[0].pid, flush=True)\n"
+        "        time.sleep(60)\n"
+    )
+    (tmp_path / "busy.py").write_text(script)
+    command = [sys.executable, str(tmp_path / "busy.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as benchmark:
+        assert benchmark.stdout is not None
+        neighbour = int(benchmark.stdout.readline())
+        assert runs(neighbour)
+        benchmark.kill()
+    for _ in range(200):
+        if not runs(neighbour):
+            return
+        time.sleep(0.05)
+    os.kill(neighbour, signal.SIGKILL)
+    pytest.fail("the neighbour lives on")
+
+
+def runs(process: int) -> bool:
+    """Whether a process runs; one that has ended and was not asked for yet does not."""
+    shown = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True, check=False
+    )
+    return shown.stdout.strip()[:1] not in ("", "Z")
 
 
 def test_refine_by_codes(folder, tmp_path, capsys):

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, get_args
 
@@ -232,20 +234,22 @@ def _machine() -> dict[str, Any]:
 
 
 @contextmanager
-def _busy(processes: int) -> Iterator[None]:
+def _busy(count: int) -> Iterator[list[SpawnProcess]]:
     """Neighbours that keep a core busy each."""
     context = multiprocessing.get_context("spawn")
-    neighbours = [context.Process(target=_spin, daemon=True) for _ in range(processes)]
+    mine = (os.getpid(),)
+    neighbours = [context.Process(target=_spin, args=mine, daemon=True) for _ in range(count)]
     for neighbour in neighbours:
         neighbour.start()
     try:
-        yield
+        yield neighbours
     finally:
         for neighbour in neighbours:
             neighbour.terminate()
             neighbour.join()
 
 
-def _spin() -> None:
-    while True:
+def _spin(parent: int) -> None:
+    """Keep a core busy until the process that asked for it is gone, however it ended."""
+    while os.getppid() == parent:
         pass

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from anytime_ar.errors import InputError
@@ -19,8 +20,6 @@ from anytime_ar.sampling import AnytimeModel
 _TRIALS = 20
 _SETTLING = 100
 """Draws without and with a deadline before anything is counted."""
-_UNLIMITED_EVERY = 20
-"""Draws with deadlines between two unlimited ones."""
 
 
 @dataclass
@@ -100,10 +99,8 @@ def measure_deadlines(
     floor_s = 1.02 * model.least_deadline_s(n)
     step = (max(full_s, floor_s) - floor_s) / (deadlines - 1)
     records = [DeadlineRecord(floor_s + i * step) for i in range(deadlines)]
-    done_by: list[float] = []
     for turn in range(draws):
-        if turn % _UNLIMITED_EVERY == 0:
-            done_by = _unlimited(model, n, turn, clock)
+        done_by = _unlimited(model, n, turn, clock)
         for record in records:
             begin = clock()
             result = model.draw(n, deadline_s=record.deadline_s, seed=turn)
@@ -131,9 +128,11 @@ def _unlimited(model: AnytimeModel, n: int, seed: int, clock: Callable[[], float
     """Seconds after which an unlimited draw could have returned k decoded codes, for k = 1..L."""
     watch = _Watch(clock)
     begin = clock()
-    result = model.draw(n, seed=seed, cancel=watch)
+    model.draw(n, seed=seed, cancel=watch)
     whole_s = clock() - begin
-    begin_decode = clock()
-    model.decode(result.codes)
-    decode_s = clock() - begin_decode
-    return [asked - begin + decode_s for asked in watch.asked] + [whole_s]
+    drawn_s = [asked - begin for asked in watch.asked]  # after 1..L-1 codes
+    if not drawn_s:
+        return [whole_s]
+    last_step_s = statistics.median(later - early for early, later in pairwise([0.0, *drawn_s]))
+    finish_s = max(0.0, whole_s - drawn_s[-1] - last_step_s)
+    return [seconds + finish_s for seconds in drawn_s] + [whole_s]

@@ -111,7 +111,7 @@ def test_sample_by_quality_needs_a_measured_model(folder, tmp_path, capsys):
     )
     assert not out.exists()
     main(["sample", "mnist", "-n", "2", "--quality", "0.9", "--json", "--out", str(out)])
-    assert json.loads(capsys.readouterr().out)["codes"] == 16
+    assert json.loads(capsys.readouterr().out)["codes"] == 15
 
 
 def test_sample_by_deadline(folder, tmp_path, capsys):

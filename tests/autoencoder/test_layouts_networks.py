@@ -25,7 +25,7 @@ TINY = {"patch": 2, "widths": [4, 6], "blocks": 1, "hidden": 8}
 
 @pytest.mark.parametrize(
     ("layout", "features", "length", "width"),
-    [(ChannelLayout(5, 3), 5, 5, 9), (SpatialLayout(4, 3), 4, 9, 4)],
+    [(ChannelLayout(5, (3, 3)), 5, 5, 9), (SpatialLayout(4, (3, 3)), 4, 9, 4)],
 )
 def test_layouts_are_inverses(layout: Layout, features: int, length: int, width: int) -> None:
     x = torch.randn(2, features, 3, 3, generator=torch.Generator().manual_seed(0))
@@ -37,7 +37,7 @@ def test_layouts_are_inverses(layout: Layout, features: int, length: int, width:
 
 @pytest.mark.parametrize("hidden", [0, 7])
 def test_vector_layout(hidden: int) -> None:
-    layout = VectorLayout(5, 2, features=3, side=4, hidden=hidden)
+    layout = VectorLayout(5, 2, features=3, shape=(4, 4), hidden=hidden)
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     vectors = layout.to_vectors(x)
     assert vectors.shape == (2, 5, 2)
@@ -46,8 +46,10 @@ def test_vector_layout(hidden: int) -> None:
 
 def test_channel_codes_are_channels_and_spatial_codes_are_positions() -> None:
     x = torch.arange(2 * 3 * 3.0).reshape(1, 2, 3, 3)
-    assert torch.equal(ChannelLayout(2, 3).to_vectors(x)[0, 1], x[0, 1].flatten())
-    assert torch.equal(SpatialLayout(2, 3).to_vectors(x)[0, 5], x[0, :, 1, 2])  # row 1, column 2
+    assert torch.equal(ChannelLayout(2, (3, 3)).to_vectors(x)[0, 1], x[0, 1].flatten())
+    assert torch.equal(
+        SpatialLayout(2, (3, 3)).to_vectors(x)[0, 5], x[0, :, 1, 2]
+    )  # row 1, column 2
 
 
 @pytest.mark.parametrize("position", range(4))

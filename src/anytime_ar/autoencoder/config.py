@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
@@ -12,14 +13,16 @@ from anytime_ar.errors import InputError
 
 
 class NetworkConfig(Config):
-    """Encoder and decoder of an image autoencoder."""
+    """Encoder and decoder, in two dimensions for images and in one for sounds."""
 
     kind: Literal["conv", "linear"] = "conv"
     """`linear`: one affine map each way, whose ordered codes must recover PCA."""
     patch: int = Field(1, ge=1)
-    """Pixels folded into channels before the first convolution, per side."""
+    """Pixels per side, or samples, folded into channels before the first convolution."""
     widths: tuple[PositiveInt, ...] = Field((64, 128), min_length=1)
-    """Channels at each resolution, finest first; each further one halves the side."""
+    """Channels at each resolution, finest first."""
+    shrink: int = Field(2, ge=2)
+    """By how much each further resolution is coarser; 2 for images."""
     blocks: int = Field(2, ge=0)
     """Residual blocks at each resolution."""
     hidden: int = Field(512, ge=0)
@@ -27,8 +30,8 @@ class NetworkConfig(Config):
 
     @property
     def stride(self) -> int:
-        """Pixels per side that one position of the coarsest map covers."""
-        return self.patch * 2 ** (len(self.widths) - 1)
+        """Pixels per side, or samples, that one position of the coarsest map covers."""
+        return self.patch * self.shrink ** (len(self.widths) - 1)
 
 
 PRESETS: dict[int, NetworkConfig] = {
@@ -38,6 +41,8 @@ PRESETS: dict[int, NetworkConfig] = {
     64: NetworkConfig(patch=4, widths=(64, 96), blocks=2, hidden=1024),
 }
 """Networks that suit an image side."""
+SOUND_PRESET = NetworkConfig(patch=8, widths=(64, 128, 192), shrink=4, blocks=3, hidden=1024)
+"""The network for sounds."""
 
 
 class AutoencoderConfig(Config):
@@ -54,7 +59,7 @@ class AutoencoderConfig(Config):
     fill: Literal["zeros", "learned"] = "learned"
     """What stands at positions that are cut off: zeros (paper) or a learned vector per position."""
     network: NetworkConfig | None = None
-    """None: the preset for the image side."""
+    """None: the preset for the image side, or for sounds."""
 
     @model_validator(mode="after")
     def _linear_is_vector(self) -> Self:
@@ -65,31 +70,34 @@ class AutoencoderConfig(Config):
         return self
 
     def resolve(self, sample_shape: tuple[int, ...]) -> Self:
-        """Fill in what follows from the sample shape (C, H, W): network, code length and width.
+        """Fill in what follows from the sample shape: network, code length and width.
+
+        Args:
+            sample_shape: (C, H, W) of images, (C, T) of sounds.
 
         Raises:
             InputError: the shape does not fit, or a size is missing or contradicts the layout.
         """
-        if len(sample_shape) != 3:
+        images = len(sample_shape) == 3
+        network = self.network or (_image_preset(sample_shape) if images else SOUND_PRESET)
+        if images and sample_shape[1] != sample_shape[2]:
             raise InputError(
-                f"samples of shape {sample_shape} are no images, and there are networks for images "
-                "only so far; set data.name to a set of images"
+                f"images must be square, got {sample_shape[1]}x{sample_shape[2]}; set data.size"
             )
-        _, height, width = sample_shape
-        network = self.network or PRESETS.get(height)
-        if height != width:
-            raise InputError(f"images must be square, got {height}x{width}; set data.size")
-        if network is None:
+        if images and network.shrink != 2:
             raise InputError(
-                f"no network preset for {height}x{width} images (there are {sorted(PRESETS)}); "
-                "set autoencoder.network, or data.size to one of these"
+                f"autoencoder.network.shrink is {network.shrink}, and images have 2; drop it"
             )
-        if network.kind == "conv" and height % network.stride:
+        if network.kind == "conv" and sample_shape[1] % network.stride:
+            size = "x".join(map(str, sample_shape[1:]))
+            what, setting = f"{size} images", "data.size"
+            if not images:
+                what, setting = f"sounds of {size} samples", "data.sound.seconds"
             raise InputError(
-                f"{height}x{width} images are not divisible by the network's stride "
-                f"{network.stride}; change data.size or autoencoder.network"
+                f"{what} are not divisible by the network's stride {network.stride}; change "
+                f"{setting} or autoencoder.network"
             )
-        positions = (height // network.stride) ** 2
+        positions = math.prod(side // network.stride for side in sample_shape[1:])
         fixed_length = positions if self.layout == "spatial" else None
         fixed_width = positions if self.layout == "channel" else None
         if self.quantizer.kind == "fsq":
@@ -106,6 +114,16 @@ class AutoencoderConfig(Config):
                 "code_width": _settle("code_width", self.code_width, fixed_width, self.layout),
             }
         )
+
+
+def _image_preset(sample_shape: tuple[int, ...]) -> NetworkConfig:
+    _, height, width = sample_shape
+    if height not in PRESETS:
+        raise InputError(
+            f"no network preset for {height}x{width} images (there are {sorted(PRESETS)}); "
+            "set autoencoder.network, or data.size to one of these"
+        )
+    return PRESETS[height]
 
 
 def _settle(name: str, asked: int | None, fixed: int | None, layout: str) -> int:

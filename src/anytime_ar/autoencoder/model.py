@@ -15,8 +15,15 @@ from anytime_ar.autoencoder.layouts import ChannelLayout, Layout, SpatialLayout,
 from anytime_ar.autoencoder.networks import ConvDecoder, ConvEncoder
 from anytime_ar.autoencoder.quantizers import build_quantizer
 from anytime_ar.autoencoder.truncation import keep
+from anytime_ar.autoencoder.waves import WaveDecoder, WaveEncoder
 from anytime_ar.codes import check_codes
 from anytime_ar.errors import InputError
+
+NETWORKS: dict[int, tuple[type[nn.Module], type[nn.Module]]] = {
+    1: (WaveEncoder, WaveDecoder),
+    2: (ConvEncoder, ConvDecoder),
+}
+"""Encoder and decoder by the number of dimensions of a sample beside its channels."""
 
 
 class OrderedAutoencoder(nn.Module):
@@ -24,7 +31,7 @@ class OrderedAutoencoder(nn.Module):
 
     Args:
         config: sizes that are left open are filled in from the sample shape.
-        sample_shape: (C, H, W).
+        sample_shape: (C, H, W) of images, (C, T) of sounds.
 
     Raises:
         InputError: the configuration does not fit the sample shape.
@@ -55,43 +62,48 @@ class OrderedAutoencoder(nn.Module):
 
     def _linear(self) -> tuple[nn.Module, nn.Module, Layout]:
         flat = math.prod(self.sample_shape)
-        layout = VectorLayout(self.code_length, self.code_width, features=flat, side=1, hidden=0)
-        encoder = nn.Sequential(nn.Flatten(), nn.Unflatten(1, (flat, 1, 1)))
-        decoder = nn.Sequential(nn.Flatten(), nn.Unflatten(1, self.sample_shape))
+        layout = VectorLayout(self.code_length, self.code_width, features=flat, shape=(), hidden=0)
+        encoder = nn.Flatten()
+        decoder = nn.Unflatten(1, self.sample_shape)
         return encoder, decoder, layout
 
     def _convolutional(self) -> tuple[nn.Module, nn.Module, Layout]:
         network = self.config.network
         assert network
-        side = self.sample_shape[1] // network.stride
+        channels, *sides = self.sample_shape
+        shape = tuple(side // network.stride for side in sides)
         layout: Layout
         match self.config.layout:
             case "channel":
-                layout = ChannelLayout(self.code_length, side)
+                layout = ChannelLayout(self.code_length, shape)
             case "spatial":
-                layout = SpatialLayout(self.code_width, side)
+                layout = SpatialLayout(self.code_width, shape)
             case "vector":
                 # A quarter of the widest map is enough to carry the codes, and keeps the two
                 # projections from holding most of the model's weights.
                 features = max(1, network.widths[-1] // 4)
                 layout = VectorLayout(
-                    self.code_length, self.code_width, features, side, network.hidden
+                    self.code_length, self.code_width, features, shape, network.hidden
                 )
-        channels = self.sample_shape[0]
-        encoder = ConvEncoder(network, channels, layout.features)
-        return encoder, ConvDecoder(network, channels, layout.features), layout
+        encoder, decoder = NETWORKS[len(shape)]
+        return (
+            encoder(network, channels, layout.features),
+            decoder(network, channels, layout.features),
+            layout,
+        )
 
     def encode_vectors(self, x: Tensor) -> Tensor:
-        """Continuous code vectors of samples: float [B, C, H, W] -> [B, L, D]."""
+        """Continuous code vectors of samples: float [B, *sample_shape] -> [B, L, D]."""
         return self.layout.to_vectors(self.encoder(x))
 
     def decode_vectors(self, vectors: Tensor, kept: Tensor) -> Tensor:
-        """Samples from the first `kept` (int64 [B]) vectors: float [B, L, D] -> [B, C, H, W]."""
+        """Samples from the first `kept` (int64 [B]) vectors: float [B, L, D] -> [B,
+        *sample_shape]."""
         return self.decoder(self.layout.to_features(keep(vectors, kept, self.fill)))
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Codes of samples: float [B, C, H, W] in [-1, 1] -> int64 [B, L], coarse to fine.
+        """Codes of samples: float [B, *sample_shape] in [-1, 1] -> int64 [B, L], coarse to fine.
 
         Raises:
             InputError: the shape is not [B, *sample_shape], or the type not float32.
@@ -105,8 +117,8 @@ class OrderedAutoencoder(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Samples from a prefix of codes: int64 [B, k], 1 <= k <= L -> float32 [B, C, H, W] in [-1,
-        1].
+        """Samples from a prefix of codes: int64 [B, k], 1 <= k <= L -> float32 [B, *sample_shape]
+        in [-1, 1].
 
         Raises:
             InputError: the prefix is empty or longer than L, or a code is outside 0..V-1.

@@ -1,0 +1,109 @@
+"""Encoder and decoder networks between sounds [B, 1, T] and feature maps [B, F, t].
+
+One-dimensional counterparts of `networks`, after SEANet (Tagliasacchi et al. 2020): dilated
+residual blocks at each resolution, strided convolution down, sub-sample convolution up. Folding
+`patch` samples into channels first keeps the costly full rate out of the network.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anytime_ar.autoencoder.config import NetworkConfig
+
+_DILATIONS = (1, 3, 9)
+_WIDE = 7
+"""Kernel of the first and the last convolution."""
+
+
+class Fold(nn.Module):
+    """Puts neighbours in time into channels: [B, C, t * factor] -> [B, C * factor, t]."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (-1, self.factor)).transpose(2, 3).flatten(1, 2)
+
+
+class Unfold(nn.Module):
+    """The inverse of `Fold`: [B, C * factor, t] -> [B, C, t * factor]."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (-1, self.factor)).transpose(2, 3).flatten(2)
+
+
+class WaveBlock(nn.Module):
+    """A dilated and a pointwise convolution, added to the input: [B, F, t] -> the same."""
+
+    def __init__(self, width: int, dilation: int) -> None:
+        super().__init__()
+        self.spread = nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation)
+        self.mix = nn.Conv1d(width, width, 1)
+        nn.init.zeros_(self.mix.weight)  # a block starts as the identity
+        assert self.mix.bias is not None
+        nn.init.zeros_(self.mix.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mix(F.elu(self.spread(F.elu(x))))
+
+
+def _blocks(count: int, width: int) -> list[nn.Module]:
+    return [WaveBlock(width, _DILATIONS[i % len(_DILATIONS)]) for i in range(count)]
+
+
+class WaveEncoder(nn.Module):
+    """Sounds [B, C, T] -> features [B, F, T / stride]."""
+
+    def __init__(self, config: NetworkConfig, channels: int, features: int) -> None:
+        super().__init__()
+        widths, shrink = config.widths, config.shrink
+        layers: list[nn.Module] = [
+            Fold(config.patch),
+            nn.Conv1d(channels * config.patch, widths[0], _WIDE, padding=_WIDE // 2),
+            *_blocks(config.blocks, widths[0]),
+        ]
+        for finer, coarser in pairwise(widths):
+            layers += [nn.ELU(), Fold(shrink), nn.Conv1d(finer * shrink, coarser, 3, padding=1)]
+            layers += _blocks(config.blocks, coarser)
+        layers += [nn.ELU(), nn.Conv1d(widths[-1], features, 1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class WaveDecoder(nn.Module):
+    """Features [B, F, t] -> sounds [B, C, t * stride]."""
+
+    def __init__(self, config: NetworkConfig, channels: int, features: int) -> None:
+        super().__init__()
+        widths, shrink = config.widths[::-1], config.shrink
+        layers: list[nn.Module] = [
+            nn.Conv1d(features, widths[0], 3, padding=1),
+            *_blocks(config.blocks, widths[0]),
+        ]
+        for coarser, finer in pairwise(widths):
+            layers += [
+                nn.ELU(),
+                nn.Conv1d(coarser, finer * shrink, 3, padding=1),
+                Unfold(shrink),
+                *_blocks(config.blocks, finer),
+            ]
+        layers += [
+            nn.ELU(),
+            nn.Conv1d(widths[-1], channels * config.patch, _WIDE, padding=_WIDE // 2),
+            Unfold(config.patch),
+        ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)

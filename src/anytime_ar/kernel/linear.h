@@ -74,6 +74,21 @@ struct Float32 {
   static Vector finish(Sum sum, const Inputs&, int, const Linear&, int64_t) { return sum; }
 };
 
+// Products of inputs that come in words of four bytes: two or four numbers.
+template <class Kind, int M, int H>
+SEPARATE void multiply_words(const Inputs& x, const void* panel, int64_t words,
+                             typename Kind::Sum* result) {
+  typename Kind::Sum sum[M][H] = {};
+  const uint8_t* w = static_cast<const uint8_t*>(panel);
+  for (int64_t k = 0; k < words; ++k, w += 4 * kColumns) {
+    for (int m = 0; m < M; ++m) {
+      const uint32_t word = load<uint32_t>(x.data + m * x.stride + 4 * k);
+      for (int h = 0; h < H; ++h) sum[m][h] = Kind::add(sum[m][h], word, w + 64 * h);
+    }
+  }
+  std::memcpy(result, sum, sizeof sum);
+}
+
 struct Bfloat16 {
   using Sum = Vector;
   static Vector add(Vector sum, uint32_t pair, const void* w) {
@@ -89,16 +104,8 @@ struct Bfloat16 {
 #endif
   }
   template <int M, int H>
-  SEPARATE static void multiply(const Inputs& x, const void* panel, int64_t in, Sum* result) {
-    Sum sum[M][H] = {};
-    const uint8_t* w = static_cast<const uint8_t*>(panel);
-    for (int64_t k = 0; k < padded(in); k += 2, w += 4 * kColumns) {
-      for (int m = 0; m < M; ++m) {
-        const uint32_t pair = load<uint32_t>(x.data + m * x.stride + 2 * k);
-        for (int h = 0; h < H; ++h) sum[m][h] = add(sum[m][h], pair, w + 64 * h);
-      }
-    }
-    std::memcpy(result, sum, sizeof sum);
+  static void multiply(const Inputs& x, const void* panel, int64_t in, Sum* result) {
+    multiply_words<Bfloat16, M, H>(x, panel, padded(in) / 2, result);
   }
   static Vector finish(Sum sum, const Inputs&, int, const Linear&, int64_t) { return sum; }
 };
@@ -120,16 +127,8 @@ struct Int8 {
 #endif
   }
   template <int M, int H>
-  SEPARATE static void multiply(const Inputs& x, const void* panel, int64_t in, Sum* result) {
-    Sum sum[M][H] = {};
-    const uint8_t* w = static_cast<const uint8_t*>(panel);
-    for (int64_t k = 0; k < padded(in); k += 4, w += 4 * kColumns) {
-      for (int m = 0; m < M; ++m) {
-        const uint32_t four = load<uint32_t>(x.data + m * x.stride + k);
-        for (int h = 0; h < H; ++h) sum[m][h] = add(sum[m][h], four, w + 64 * h);
-      }
-    }
-    std::memcpy(result, sum, sizeof sum);
+  static void multiply(const Inputs& x, const void* panel, int64_t in, Sum* result) {
+    multiply_words<Int8, M, H>(x, panel, padded(in) / 4, result);
   }
   static Vector finish(Sum sum, const Inputs& x, int m, const Linear& map, int64_t column) {
     const Integers exact = sum - 128 * load<Integers>(map.sums + column);

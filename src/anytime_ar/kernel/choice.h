@@ -2,13 +2,14 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <numeric>
 #include <vector>
 
 #include "layout.h"
+#include "vector.h"
 
 namespace {
 
@@ -32,7 +33,7 @@ class Chooser {
     }
     if (how.top_k > 0 && how.top_k < count) keep_most_likely(how.top_k);
     const double most = *std::max_element(chances_.begin(), chances_.end());
-    for (double& chance : chances_) chance = std::exp(chance - most);
+    exponentials(most);
     if (how.top_p < 1) keep_nucleus(how.top_p);
     const double threshold = noise * std::accumulate(chances_.begin(), chances_.end(), 0.0);
     double sum = 0;
@@ -47,6 +48,18 @@ class Chooser {
   }
 
  private:
+  // Of scores, less the highest one.
+  void exponentials(double most) {
+    constexpr int64_t kLanes = sizeof(Doubles) / sizeof(double);
+    const int64_t count = static_cast<int64_t>(chances_.size());
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) {
+      const Doubles chance = exponential(load<Doubles>(&chances_[i]) - most);
+      std::memcpy(&chances_[i], &chance, sizeof chance);
+    }
+    for (; i < count; ++i) chances_[i] = exponential(Doubles{} + (chances_[i] - most))[0];
+  }
+
   // Of scores: the k highest and those that tie with the last of them.
   void keep_most_likely(int64_t k) {
     ordered_ = chances_;

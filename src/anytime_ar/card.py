@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from anytime_ar.autoencoder import AutoencoderConfig
 from anytime_ar.config import Config
@@ -16,13 +16,24 @@ class DataCard(Config):
 
     name: str
     """The data set that it was trained on."""
-    sample_shape: tuple[int, int, int]
-    """(C, H, W)."""
+    sample_shape: tuple[PositiveInt, ...] = Field(min_length=2, max_length=3)
+    """(C, H, W) of images, (C, T) of sounds."""
+    sample_rate: int | None = Field(None, ge=1)
+    """Of sounds, in Hz; None: the samples are no sounds."""
     value_range: tuple[float, float] = (-1.0, 1.0)
     labels: tuple[str, ...] | None = None
     """Names of the classes; None where there are none."""
     label_frequencies: tuple[float, ...] | None = None
     """Share of each class in the training split, one for each label."""
+
+    @model_validator(mode="after")
+    def _sounds_have_a_rate(self) -> Self:
+        if (len(self.sample_shape) == 2) != (self.sample_rate is not None):
+            raise ValueError(
+                f"samples of shape {self.sample_shape} do not go with sample_rate "
+                f"{self.sample_rate}; sounds (C, T) need one, images (C, H, W) have none"
+            )
+        return self
 
     @model_validator(mode="after")
     def _frequencies_belong_to_labels(self) -> Self:

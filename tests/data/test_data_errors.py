@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from anytime_ar.data import DataConfig, load_data, require_divisible
+from anytime_ar.data import DataConfig, load_data
 from anytime_ar.errors import DataError, MissingExtraError
 
 
@@ -182,13 +182,3 @@ def test_parquet_without_training_split(tmp_path, make_picture, make_parquet) ->
     make_parquet(tmp_path / "test.parquet", [make_picture(0)])
     refused(r"no split called train, only test; pass the path of one parquet file", tmp_path)
     refused(r"other: no such folder; check data.subset", tmp_path, subset="other")
-
-
-def test_images_and_stride() -> None:
-    require_divisible((1, 28, 28), 4)
-    with pytest.raises(DataError, match=r"28 x 28 pixels are not divisible .* 8; set data.size to "
-                       r"24 or 32"):  # fmt: skip
-        require_divisible((1, 28, 28), 8)
-    with pytest.raises(DataError, match=r"^digits: images of 8 x 8 pixels are smaller than the "
-                       r"network's stride 16; set data.size to 16"):  # fmt: skip
-        require_divisible(load_data(DataConfig()), 16)

@@ -3,7 +3,7 @@
 from anytime_ar.data.augmentation import AugmentationConfig
 from anytime_ar.data.batch import Batch
 from anytime_ar.data.config import DataConfig
-from anytime_ar.data.loading import DataSplits, load_data, require_divisible
+from anytime_ar.data.loading import DataSplits, load_data
 from anytime_ar.data.pictures import image_grid, read_image, write_image
 from anytime_ar.data.shuffling import ShuffledBatches
 from anytime_ar.data.splits import Split
@@ -18,6 +18,5 @@ __all__ = [
     "image_grid",
     "load_data",
     "read_image",
-    "require_divisible",
     "write_image",
 ]

@@ -1,4 +1,5 @@
-"""Random flips and small affine changes of training batches.
+"""Random changes of training batches: flips and small affine changes of images; delay, speed and
+loudness of sounds.
 
 Nothing here touches validation or test data. Each sample of a batch draws its own parameters.
 """
@@ -15,38 +16,91 @@ from torch import Tensor
 from anytime_ar.config import Config
 
 
+class SoundAugmentationConfig(Config):
+    """How far a training sound may be changed; the default changes nothing."""
+
+    delay: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Largest delay, as a share of the length; as far as the silence at the end allows."""
+    speed: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Largest relative change of speed, which changes the pitch as well: 0.1 draws factors from 0.9
+    to 1.1."""
+    loudness_db: float = Field(default=0.0, ge=0.0, le=60.0)
+    """Largest loss of loudness."""
+    invert: bool = False
+    """Change the sign with probability one half, which nobody hears."""
+
+
 class AugmentationConfig(Config):
-    """How far a training image may be changed; the default changes nothing."""
+    """How far a training sample may be changed; the default changes nothing."""
 
     flip: bool = False
-    """Mirror left-right with probability one half."""
+    """Mirror an image left-right with probability one half."""
     shift: float = Field(default=0.0, ge=0.0)
-    """Largest shift along each axis, in pixels."""
+    """Largest shift of an image along each axis, in pixels."""
     rotate: float = Field(default=0.0, ge=0.0, le=180.0)
-    """Largest rotation either way, in degrees."""
+    """Largest rotation of an image either way, in degrees."""
     scale: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Largest relative change of size: 0.1 draws factors from 0.9 to 1.1."""
+    """Largest relative change of an image's size: 0.1 draws factors from 0.9 to 1.1."""
+    sound: SoundAugmentationConfig = SoundAugmentationConfig()
 
 
 NO_AUGMENTATION = AugmentationConfig()
 
 
-def augment(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
-    """Change each image at random within the bounds of `config`.
+def augment(samples: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
+    """Change each sample at random within the bounds of `config`.
 
     Args:
-        images: float32 [B, C, H, W] in [-1, 1], on the CPU.
+        samples: float32 [B, C, H, W] or [B, 1, T] in [-1, 1], on the CPU.
         generator: the only source of randomness.
 
     Returns:
-        float32 [B, C, H, W] in [-1, 1]; `images` itself when `config` changes nothing.
+        The same shape, in [-1, 1]; `samples` itself when `config` changes nothing.
     """
+    if samples.ndim == 3:
+        return _change_sounds(samples, config.sound, generator)
     if config.flip:
-        mirrored = torch.rand(len(images), generator=generator) < 0.5  # [B]
-        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        mirrored = torch.rand(len(samples), generator=generator) < 0.5  # [B]
+        samples = torch.where(mirrored[:, None, None, None], samples.flip(-1), samples)
     if config.shift or config.rotate or config.scale:
-        images = _affine(images, config, generator)
-    return images
+        samples = _affine(samples, config, generator)
+    return samples
+
+
+def _change_sounds(
+    sounds: Tensor, config: SoundAugmentationConfig, generator: torch.Generator
+) -> Tensor:
+    """float32 [B, 1, T] -> the same."""
+    if config == SoundAugmentationConfig():
+        return sounds
+    batch, _, length = sounds.shape
+    draws = torch.rand(4, batch, generator=generator)  # [4, B] in [0, 1)
+    factor = 1 + (draws[0] * 2 - 1) * config.speed  # [B]
+    places = torch.arange(length)
+    ends = torch.where(sounds[:, 0] != 0, places, 0).amax(dim=1) / factor  # [B], after the change
+    delay = draws[1] * torch.clamp(length - 1 - ends, 0, config.delay * length)  # [B]
+    if not config.speed:
+        delay = delay.round()  # whole samples need no interpolation
+    places = (places - delay[:, None]) * factor[:, None]  # [B, T]: where each sample comes from
+    sounds = _read_at(sounds[:, 0], places)[:, None]
+    gain = 10 ** (-draws[2] * config.loudness_db / 20)  # [B]
+    if config.invert:
+        gain = torch.where(draws[3] < 0.5, -gain, gain)
+    return (sounds * gain[:, None, None]).clamp(-1.0, 1.0)  # cubics overshoot
+
+
+def _read_at(lines: Tensor, places: Tensor) -> Tensor:
+    """Values of float [B, T] lines at real places [B, T], by cubics (Catmull-Rom); 0 outside."""
+    length = lines.shape[1]
+    whole = places.floor()
+    t = places - whole
+    padded = F.pad(lines, (2, 3))
+    first = (whole.long() + 1).clamp(0, length + 1)
+    a, b, c, d = (padded.gather(1, first + i) for i in range(4))
+    slope_b, slope_c = (c - a) / 2, (d - b) / 2
+    bend, twist = 3 * (c - b) - 2 * slope_b - slope_c, 2 * (b - c) + slope_b + slope_c
+    inside = (places > -1) & (places < length)
+    return torch.where(inside, b + t * (slope_b + t * (bend + t * twist)), 0)
 
 
 def _affine(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:

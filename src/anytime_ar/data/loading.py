@@ -132,33 +132,3 @@ def _open_local(config: DataConfig, path: Path) -> Source:
             "per class"
         )
     return source
-
-
-def require_divisible(data: DataSplits | tuple[int, ...], stride: int) -> None:
-    """See to it that a network of this stride can take the images.
-
-    Args:
-        data: a set of images, or its sample shape (C, H, W).
-        stride: factor by which the network shrinks each side, in pixels.
-
-    Raises:
-        DataError: a side is smaller than the stride or not a multiple of it.
-    """
-    if isinstance(data, DataSplits):
-        what, (_, height, width) = f"{data.config.name}: images", data.sample_shape
-    else:
-        what, (_, height, width) = "images", data
-    if height % stride == 0 and width % stride == 0:
-        return
-    side = min(height, width)
-    below, above = side // stride * stride, -(-side // stride) * stride
-    problem = (
-        f"smaller than the network's stride {stride}"
-        if side < stride
-        else f"not divisible by the network's stride {stride}"
-    )
-    sizes = f"{below} or {above}" if below else str(above)
-    raise DataError(
-        f"{what} of {width} x {height} pixels are {problem}; set data.size to {sizes}, or choose a "
-        "network with a smaller stride"
-    )

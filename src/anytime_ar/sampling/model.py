@@ -100,8 +100,13 @@ class AnytimeModel:
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """(C, H, W)."""
+        """(C, H, W) of images, (C, T) of sounds."""
         return self.autoencoder.sample_shape
+
+    @property
+    def sample_rate(self) -> int | None:
+        """Of sounds, in Hz; None for images."""
+        return self.bundle.card.data.sample_rate
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -203,11 +208,8 @@ class AnytimeModel:
         return DrawState.load(path, self.engine)
 
     def warm_up(self, n: int = 1, *, guidance: float = 1.0) -> None:
-        """Time draws of n samples, so that the first deadline of that size is met without delay.
-
-        Otherwise the first call with `deadline_s` does so before its clock starts, which takes a
-        few draws' time, or two where an earlier process has left its times.
-        """
+        """Time draws of n samples, so that the first deadline of that size is met without delay;
+        otherwise the first call with `deadline_s` does so, before its clock starts."""
         self._costs(n, guidance)
 
     def least_deadline_s(self, n: int = 1, *, min_codes: int = 1, guidance: float = 1.0) -> float:

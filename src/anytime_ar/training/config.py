@@ -36,6 +36,8 @@ class AutoencoderTrainingConfig(Config):
     truncation: TruncationConfig = TruncationConfig()
     kept_per: Literal["sample", "batch"] = "sample"
     """Draw the number of kept codes for each sample, or (paper) once for a batch."""
+    spectral_weight: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Of the multi-resolution STFT distance of sounds, beside the squared error; 0: without."""
     steps: int = Field(3000, ge=1)
     batch_size: int = Field(128, ge=1)
     start_samples: int = Field(4096, ge=1)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from anytime_ar.autoencoder import OrderedAutoencoder, Truncation, kept_mask
 from anytime_ar.prior import Prior
+from anytime_ar.spectra import spectral_distance
 from anytime_ar.training.config import AutoencoderTrainingConfig
 
 Losses = dict[str, Tensor]
@@ -28,7 +29,7 @@ class AutoencoderObjective(nn.Module):
         """Losses of a batch.
 
         Args:
-            x: float32 [B, C, H, W] in [-1, 1].
+            x: float32 [B, *sample_shape] in [-1, 1].
             progress: share of the steps done, 0..1.
             generator: CPU randomness of this step.
         """
@@ -42,9 +43,7 @@ class AutoencoderObjective(nn.Module):
                 decoded = model.decode_vectors(
                     quantized.vectors.repeat(2, 1, 1), torch.cat([full, prefix])
                 )
-                error_full, error_prefix = (
-                    F.mse_loss(part.float(), x) for part in decoded.chunk(2)
-                )
+                error_full, error_prefix = (self._error(part, x) for part in decoded.chunk(2))
                 return {
                     "loss": error_full + error_prefix + quantized.loss,
                     "full": error_full,
@@ -56,8 +55,16 @@ class AutoencoderObjective(nn.Module):
             case "two_stage":
                 kept = self._kept(x, self.full if progress < 0.5 else None, generator)
         quantized = model.quantizer(vectors, kept_mask(kept, model.code_length), generator)
-        error = F.mse_loss(model.decode_vectors(quantized.vectors, kept).float(), x)
+        error = self._error(model.decode_vectors(quantized.vectors, kept), x)
         return {"loss": error + quantized.loss, "error": error, "quantizer": quantized.loss}
+
+    def _error(self, decoded: Tensor, x: Tensor) -> Tensor:
+        """Mean squared error, and as much of the spectral distance as the configuration says."""
+        error = F.mse_loss(decoded.float(), x)
+        if self.config.spectral_weight:
+            distance = spectral_distance(x, decoded.float()).mean()
+            error = error + self.config.spectral_weight * distance
+        return error
 
     def _kept(self, x: Tensor, truncation: Truncation | None, generator: torch.Generator) -> Tensor:
         """Numbers of kept codes, int64 [B]; from the configured p(k) unless told otherwise."""

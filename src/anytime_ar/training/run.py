@@ -16,7 +16,7 @@ import yaml
 
 from anytime_ar.bundle import Bundle, build, load_bundle, save_bundle
 from anytime_ar.card import Card, DataCard
-from anytime_ar.data import DataSplits, load_data, require_divisible
+from anytime_ar.data import DataSplits, load_data
 from anytime_ar.errors import InputError
 from anytime_ar.files import sweep_temporaries, write_atomically
 from anytime_ar.sampling import choose_device
@@ -92,14 +92,13 @@ def describe(config: TrainConfig, data: DataSplits) -> Card:
         InputError: the samples do not fit the networks.
     """
     autoencoder = config.autoencoder.resolve(data.sample_shape)
-    assert autoencoder.network is not None
-    require_divisible(data, autoencoder.network.stride)
     names = data.label_names if config.conditional else None
     return Card(
         name=config.name,
         data=DataCard(
             name=config.data.name,
             sample_shape=data.sample_shape,
+            sample_rate=data.sample_rate,
             labels=names,
             label_frequencies=None if names is None else _frequencies(data, len(names)),
         ),

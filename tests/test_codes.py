@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from anytime_ar.codes import CodesFile, bits, check_codes, load_codes, save_codes
+from anytime_ar.codes import CodesFile, CutSound, bits, check_codes, load_codes, save_codes
 from anytime_ar.errors import InputError
 
 LENGTH, VOCABULARY = 16, 500
+SOUND = CutSound(samples=2500, sample_rate=8000, window=1024, overlap=128, gain=0.95 / 0.3)
 
 
 def codes(rows: int = 3, k: int = 5, vocabulary: int = VOCABULARY) -> torch.Tensor:
@@ -91,8 +93,22 @@ def test_round_trip_in_the_smallest_type(
     assert np.load(path)["codes"].dtype == dtype
 
 
-def test_equal_codes_give_equal_bytes(tmp_path: Path) -> None:
-    assert save(tmp_path / "a").read_bytes() == save(tmp_path / "b").read_bytes()
+def test_a_long_sound_keeps_how_it_was_cut(tmp_path: Path) -> None:
+    read = load_codes(save(tmp_path / "a.npz", sound=SOUND))
+    assert read == CodesFile(read.codes, "mnist", LENGTH, VOCABULARY, SOUND)
+    assert load_codes(save(tmp_path / "b.npz")).sound is None
+
+
+def test_rows_that_are_samples_have_the_header_that_they_always_had(tmp_path: Path) -> None:
+    fields = {"format_version": 1, "model": "mnist", "code_length": 16, "vocabulary": 500}
+    header = json.dumps(fields, separators=(",", ":"))
+    assert str(np.load(save(tmp_path / "a.npz"))["header"]) == header
+
+
+@pytest.mark.parametrize("sound", [None, SOUND])
+def test_equal_codes_give_equal_bytes(tmp_path: Path, sound: CutSound | None) -> None:
+    first, second = (save(tmp_path / name, sound=sound) for name in "ab")
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_bad_codes_are_not_saved(tmp_path: Path) -> None:
@@ -151,6 +167,9 @@ def test_a_pickle_inside_is_not_opened(tmp_path: Path) -> None:
         ({"format_version": 2}, "codes format version 2, and this anytime-ar reads 1"),
         ({"code_length": 0}, r"header: code_length: input should be greater than 0 \(got 0\)"),
         ({"color": "red"}, "header: color: extra inputs are not permitted"),
+        ({"sound": SOUND.model_dump() | {"gain": 0}}, r"header: sound\.gain: .*greater than 0"),
+        ({"sound": SOUND.model_dump() | {"gain": math.inf}}, r"header: sound\.gain: .*finite"),
+        ({"sound": {"samples": 3}}, r"header: sound\.sample_rate: field required; sound\.window"),
         ({"code_length": 2}, "contradicts its own header: prefix 3 exceeds code length 2"),
     ],
 )

@@ -3,6 +3,9 @@
 Codes are `int64 [B, k]`, coarse to fine: a prefix, 1 <= k <= L, of the `L` codes of each sample,
 with values 0..V-1. The file is an `.npz` archive of two plain arrays (never a pickle): `codes` in
 the smallest unsigned type that holds V-1, and `header`, a JSON object. Equal codes, equal bytes.
+
+The rows are samples of their own, or, where the header says how it was cut, the windows of one long
+sound.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from anytime_ar.config import Config
@@ -27,11 +30,27 @@ from anytime_ar.files import write_atomically
 FORMAT_VERSION = 1
 
 
+class CutSound(Config):
+    """How one sound was cut into the windows whose codes are the rows of a file."""
+
+    samples: PositiveInt
+    """Its length; the last window ends in silence."""
+    sample_rate: PositiveInt
+    """In Hz."""
+    window: PositiveInt
+    """Length of each window, in samples."""
+    overlap: NonNegativeInt
+    """Samples that a window shares with the next."""
+    gain: float = Field(gt=0, allow_inf_nan=False)
+    """What the sound was multiplied by before it was encoded."""
+
+
 class _Header(Config):
     format_version: int
     model: str
     code_length: PositiveInt
     vocabulary: PositiveInt
+    sound: CutSound | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +65,8 @@ class CodesFile:
     """`L`, the code length of that model; k <= L."""
     vocabulary: int
     """`V`, the size of its codebook."""
+    sound: CutSound | None = None
+    """The long sound whose windows the rows are; None: each row is a sample."""
 
 
 def check_codes(codes: Tensor, *, length: int, vocabulary: int) -> None:
@@ -81,7 +102,13 @@ def bits(k: int, vocabulary: int) -> float:
 
 
 def save_codes(
-    path: Path | str, codes: Tensor, *, model: str, length: int, vocabulary: int
+    path: Path | str,
+    codes: Tensor,
+    *,
+    model: str,
+    length: int,
+    vocabulary: int,
+    sound: CutSound | None = None,
 ) -> None:
     """Write codes to `path` (by custom `*.npz`), atomically.
 
@@ -90,16 +117,21 @@ def save_codes(
         model: name of the model that made them.
         length: `L`, the model's code length.
         vocabulary: `V`, the size of its codebook.
+        sound: the long sound whose windows the rows are; None: each row is a sample.
 
     Raises:
         InputError: the codes do not fit `length` and `vocabulary`, or `path` cannot be written.
     """
     check_codes(codes, length=length, vocabulary=vocabulary)
     header = _Header(
-        format_version=FORMAT_VERSION, model=model, code_length=length, vocabulary=vocabulary
+        format_version=FORMAT_VERSION,
+        model=model,
+        code_length=length,
+        vocabulary=vocabulary,
+        sound=sound,
     )
     packed = codes.cpu().numpy().astype(np.min_scalar_type(vocabulary - 1))  # unsigned [B, k]
-    text = np.array(header.model_dump_json())
+    text = np.array(header.model_dump_json(exclude_none=True))
     write_atomically(path, lambda file: np.savez(file, codes=packed, header=text))
 
 
@@ -127,7 +159,7 @@ def load_codes(path: Path | str) -> CodesFile:
         check_codes(codes, length=header.code_length, vocabulary=header.vocabulary)
     except InputError as error:
         raise InputError(f"{path} contradicts its own header: {error}") from error
-    return CodesFile(codes, header.model, header.code_length, header.vocabulary)
+    return CodesFile(codes, header.model, header.code_length, header.vocabulary, header.sound)
 
 
 def _read_arrays(path: Path) -> tuple[np.ndarray, str]:

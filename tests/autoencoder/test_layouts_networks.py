@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 from anytime_ar.autoencoder import PRESETS, AutoencoderConfig, NetworkConfig, OrderedAutoencoder
-from anytime_ar.autoencoder.layouts import ChannelLayout, Layout, SpatialLayout, VectorLayout
+from anytime_ar.autoencoder.layouts import (
+    ChannelLayout,
+    Layout,
+    SegmentLayout,
+    SpatialLayout,
+    VectorLayout,
+)
 from anytime_ar.errors import InputError
 
 
@@ -33,6 +39,41 @@ def test_layouts_are_inverses(layout: Layout, features: int, length: int, width:
     assert vectors.shape == (2, length, width)
     assert torch.equal(layout.to_features(vectors), x)
     assert layout.features == features
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 4)])
+@pytest.mark.parametrize("hidden", [0, 7])
+def test_segments_are_told_apart_by_their_place_alone(shape: tuple[int, ...], hidden: int) -> None:
+    layout = SegmentLayout(2, 4, 3, 5, features=2, shape=shape, hidden=hidden)
+    x = torch.randn(1, 2, *shape, generator=torch.Generator().manual_seed(0))
+    moved = x.roll(2, dims=2)  # by one of three segments
+    vectors = layout.to_vectors(x)
+    assert vectors.shape == (1, 2 + 4 * 3, 5)
+    levels = vectors[:, 2:].unflatten(1, (4, 3))
+    torch.testing.assert_close(
+        layout.to_vectors(moved)[:, 2:].unflatten(1, (4, 3)), levels.roll(1, dims=2)
+    )
+    whole, parts = vectors[:, :2], levels.roll(1, dims=2).flatten(1, 2)
+    still = layout.to_features(torch.cat([whole, torch.zeros_like(parts)], dim=1))
+    made = layout.to_features(vectors) - layout.to_features(torch.cat([whole, 0 * parts], dim=1))
+    shifted = layout.to_features(torch.cat([whole, parts], dim=1)) - still
+    torch.testing.assert_close(shifted, made.roll(2, dims=2))
+
+
+def test_a_code_of_a_segment_changes_its_segment_alone_and_one_of_the_whole_everything() -> None:
+    layout = SegmentLayout(2, 4, 3, 5, features=2, shape=(6,), hidden=0)
+    zero = torch.zeros(1, 14, 5)
+
+    def touched(position: int) -> list[int]:
+        vectors = zero.clone()
+        vectors[0, position] = 1.0
+        changed = layout.to_features(vectors) != layout.to_features(zero)
+        return sorted(set(changed[0].any(0).nonzero().flatten().tolist()))
+
+    assert touched(0) == touched(1) == [0, 1, 2, 3, 4, 5]
+    for level in range(4):
+        for segment in range(3):
+            assert touched(2 + 3 * level + segment) == [2 * segment, 2 * segment + 1]
 
 
 @pytest.mark.parametrize("hidden", [0, 7])
@@ -133,6 +174,16 @@ def test_stride() -> None:
             "code_width is 2, but layout=channel gives 16; drop it",
         ),
         ({"code_length": 3, "code_width": 2}, (1, 8, 6), "must be square, got 8x6"),
+        (
+            {"layout": "segment", "segments": 3, "code_length": 7, "code_width": 2},
+            (1, 8, 8),
+            "segments is 3, which does not divide the 4 positions of the map",
+        ),
+        (
+            {"layout": "segment", "segments": 2, "code_length": 6, "code_width": 2},
+            (1, 8, 8),
+            "code_length is 6: 1 for the whole leave no .* of 2 segments; set it to 5 or 7",
+        ),
         (
             {"code_length": 3, "code_width": 2},
             (1, 9, 9),

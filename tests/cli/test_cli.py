@@ -9,16 +9,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
 
+from anytime_ar.bundle import build, load_bundle, save_bundle
+from anytime_ar.card import Card
 from anytime_ar.cli import main
 from anytime_ar.cli.main import COMMANDS
 from anytime_ar.cli.parser import config_names, config_path
+from anytime_ar.codes import load_codes
 from anytime_ar.sampling import DecodeBatch, load
 
 TINY = [
@@ -56,6 +61,51 @@ def folder(tmp_path_factory) -> Path:
     main(["train", "digits", *TINY, "--prior", "null", "--out", str(folder / "codec")])
     main(["features", "digits", *TINY, "--out", str(folder / "features")])
     return folder
+
+
+RATE, WINDOW = 8000, 256
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory) -> str:
+    """A tiny model of sounds with random weights, as trained on clips of one peak."""
+    values = {
+        "name": "beeps",
+        "data": {"name": "none", "sample_shape": (1, WINDOW), "sample_rate": RATE},
+        "autoencoder": {
+            "code_length": 4,
+            "code_width": 2,
+            "quantizer": {"vocabulary": 8},
+            "network": {"patch": 4, "widths": [4, 8], "blocks": 0, "hidden": 8},
+        },
+        "prior": {"layers": 1, "width": 8, "heads": 2},
+        "training": {"data": {"sound": {"loudness": "peak"}}},
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        bundle = build(Card.parse(values, origin="test"))
+        bundle.autoencoder.quantizer.get_buffer("codebooks").normal_()
+    folder = tmp_path_factory.mktemp("sounds") / "beeps"
+    save_bundle(bundle, folder)
+    return str(folder)
+
+
+def beep(path: Path, seconds: float, *, rate: int = RATE, level: float = 0.2) -> Path:
+    """A stereo file whose mean has that peak."""
+    wave = level * np.sin(np.arange(round(seconds * rate)) * 3000 / rate)
+    soundfile.write(path, np.stack([wave, wave], axis=1), rate, subtype="FLOAT")
+    return path
+
+
+def wave_of(path: Path) -> torch.Tensor:
+    """float32 [n]."""
+    samples, rate = soundfile.read(path, dtype="float32")
+    assert rate == RATE
+    return torch.from_numpy(samples)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -266,6 +316,167 @@ def test_encode_prints_codes_and_decode_makes_pictures_of_any_prefix(folder, tmp
         with Image.open(out) as picture:
             values = torch.from_numpy(np.array(picture.convert("L"), dtype=np.float32))
         assert (values[:8, :8] - (expected + 1) * 127.5).abs().max() <= 0.51
+
+
+def test_a_long_sound_becomes_codes_and_a_sound_again(sounds, tmp_path, capsys):
+    speech = beep(tmp_path / "speech.flac.wav", 0.5, rate=16_000)
+    codes, out = tmp_path / "speech.npz", tmp_path / "back.flac"
+    main(["encode", sounds, str(speech), "-o", str(codes)])
+    printed = capsys.readouterr().out
+    assert printed.endswith("0.50 s, 18 windows of 4 codes, 216 bits, 432 bits per second\n")
+    file = load_codes(codes)
+    assert file.sound is not None
+    assert (file.sound.samples, file.sound.overlap, len(file.codes)) == (4000, 32, 18)
+    assert file.sound.gain == pytest.approx(0.95 / 0.2, rel=0.01)
+    model = load(sounds, device="cpu")
+    for k in (1, 4):
+        main(["decode", sounds, str(codes), "--codes", str(k), "--out", str(out)])
+        assert f"back.flac: 0.50 s from {k} of 4 codes" in capsys.readouterr().out
+        wave = wave_of(out)
+        assert len(wave) == 4000
+        expected = model.decode(file.codes[1:2, :k])[0, 0] / file.sound.gain
+        assert expected.abs().max() > 0.01
+        assert (wave[224 + 32 : 224 + 224] - expected[32:224]).abs().max() < 1e-4
+
+
+def test_codes_of_a_sound_as_numbers(sounds, tmp_path, capsys):
+    speech = str(beep(tmp_path / "a.wav", 0.06))
+    main(["encode", sounds, speech])
+    rows = [row.split() for row in capsys.readouterr().out.splitlines()]
+    assert [len(row) for row in rows] == [4, 4]
+    main(["encode", sounds, speech, "--json"])
+    figures = json.loads(capsys.readouterr().out)
+    assert [[str(code) for code in row] for row in figures["codes"]] == rows
+    assert (figures["windows"], figures["bits"], figures["seconds"]) == (2, 24, 0.06)
+    out = tmp_path / "numbers.wav"
+    main(["decode", sounds, *rows[0], "--out", str(out)])
+    expected = load(sounds, device="cpu").decode(torch.tensor([[int(code) for code in rows[0]]]))
+    assert (wave_of(out) - expected[0, 0]).abs().max() < 1e-4
+
+
+def test_several_short_sounds_are_rows(sounds, tmp_path, capsys):
+    first, second = beep(tmp_path / "1.wav", 0.02), beep(tmp_path / "2.wav", 0.032, level=0.1)
+    codes, out = tmp_path / "rows.npz", tmp_path / "back.wav"
+    main(["encode", sounds, str(first), str(second), "-o", str(codes)])
+    assert "rows.npz: 0.06 s, 2 sounds of 4 codes, 24 bits" in capsys.readouterr().out
+    assert load_codes(codes).sound is None
+    main(["decode", sounds, str(codes), "--codes", "2", "--json", "--out", str(out)])
+    figures = json.loads(capsys.readouterr().out)
+    folder, sheet = str(tmp_path / "back"), str(tmp_path / "back.png")
+    assert (figures["out"], figures["sheet"], figures["sounds"]) == (folder, sheet, 2)
+    assert names(tmp_path / "back") == ["0.wav", "1.wav"]
+    assert len(wave_of(tmp_path / "back" / "1.wav")) == WINDOW
+    long = beep(tmp_path / "long.wav", 0.04)
+    assert "long.wav: lasts 0.04 s, and of several sounds each has to fit into 0.03 s" in fails(
+        ["encode", sounds, str(first), str(long)], capsys
+    )
+
+
+def test_loudness_is_left_alone_where_training_left_it(sounds, tmp_path):
+    bundle = load_bundle(Path(sounds))
+    card = bundle.card.model_copy(update={"training": {}})
+    save_bundle(replace(bundle, card=card), tmp_path / "other")
+    codes = tmp_path / "a.npz"
+    main(["encode", str(tmp_path / "other"), str(beep(tmp_path / "a.wav", 0.1)), "-o", str(codes)])
+    sound = load_codes(codes).sound
+    assert sound is not None
+    assert sound.gain == 1
+
+
+def test_samples_of_sounds(sounds, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = load(sounds, device="cpu")
+    main(["sample", sounds, "-n", "1", "--seed", "3"])
+    assert capsys.readouterr().out.startswith("samples.wav: 1 samples of 4 of 4 codes")
+    assert names(tmp_path) == ["samples.wav"]
+    drawn = model.sample(12, seed=3)
+    assert (wave_of(tmp_path / "samples.wav") - drawn[0, 0]).abs().max() < 1e-4
+    main(["sample", sounds, "-n", "12", "--seed", "3", "--out", "many.wav"])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("many/ and many.png: 12 samples")
+    assert len(line) <= 80
+    assert names(tmp_path / "many") == [f"{number:02}.wav" for number in range(12)]
+    for number in (0, 11):
+        wave = wave_of(tmp_path / "many" / f"{number:02}.wav")
+        assert (wave - drawn[number, 0]).abs().max() < 1e-4
+    with Image.open(tmp_path / "many.png") as picture:
+        assert picture.size == (4 * 162 - 2, 3 * 98 - 2)
+
+
+def test_samples_of_sounds_with_several_budgets(sounds, tmp_path):
+    model = load(sounds, device="cpu")
+    sample = ["sample", sounds, "-n", "2", "--seed", "3", "--codes", "[1,4]", "--out"]
+    main([*sample, str(tmp_path / "a.flac")])
+    files = ["a.png", *(f"a/{number}-k{k}.flac" for number in range(2) for k in (1, 4))]
+    assert names(tmp_path) == files
+    drawn = model.sample(2, seed=3, codes=1)
+    assert (wave_of(tmp_path / "a" / "1-k1.flac") - drawn[1, 0]).abs().max() < 1e-4
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (2 * 162 + 2, 2 * 98 + 18)
+    main([*sample, str(tmp_path / "sheet.png")])  # the picture alone
+    assert names(tmp_path) == [*files, "sheet.png"]
+    assert (tmp_path / "sheet.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+
+
+def test_refine_and_decode_have_their_default_files(sounds, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["sample", sounds, "-n", "2", "--codes", "1", "--save_state", "s", "--out", "first.png"])
+    main(["refine", sounds, "s"])
+    assert names(tmp_path) == ["first.png", "s", "samples.png", "samples/0.wav", "samples/1.wav"]
+    main(["decode", sounds, "1", "2"])
+    assert (tmp_path / "decoded.wav").is_file()
+    run = str(folder / "run")
+    main(["sample", run, "-n", "2", "--codes", "1", "--save_state", "s", "--out", "second.png"])
+    (tmp_path / "samples.png").unlink()
+    main(["refine", run, "s"])
+    main(["decode", run, "1", "2"])
+    assert {"samples.png", "decoded.png"} <= set(names(tmp_path))
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_windows_of_a_long_sound_as_a_picture(sounds, tmp_path, capsys):
+    codes, out = tmp_path / "a.npz", tmp_path / "a.png"
+    main(["encode", sounds, str(beep(tmp_path / "a.wav", 0.1)), "-o", str(codes)])
+    capsys.readouterr()
+    main(["decode", sounds, str(codes), "--columns", "4", "--out", str(out)])
+    assert "a.png: 4 windows from 4 of 4 codes" in capsys.readouterr().out
+    with Image.open(out) as picture:
+        assert picture.size == (4 * 162 - 2, 96)
+
+
+def test_mistakes_with_sounds(sounds, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    missing = ["encode", sounds, "none.wav"]
+    assert "none.wav: no such file; pass the path of a sound" in fails(missing, capsys)
+    Path("text.wav").write_text("text")
+    assert "does not decode as a sound (Format not recognised)" in fails(
+        ["encode", sounds, "text.wav"], capsys
+    )
+    assert "cannot write no/x.npz: there is no folder no; create it first" in fails(
+        ["encode", sounds, "text.wav", "-o", "no/x.npz"], capsys
+    )
+    assert "x.mp3: cannot write sounds with suffix '.mp3'; use one of .wav, .flac, .ogg" in fails(
+        ["sample", sounds, "--out", "x.mp3"], capsys
+    )
+    assert "x.wav: cannot write pictures with suffix '.wav'; use one of .png" in fails(
+        ["sample", str(folder / "run"), "--out", "x.wav"], capsys
+    )
+    Path("taken").write_text("")
+    Path("taken.png").write_text("")
+    assert "cannot create folder taken: File exists; choose another --out" in fails(
+        ["sample", sounds, "-n", "2", "--out", "taken.wav"], capsys
+    )
+    assert Path("taken.png").read_text() == ""
+    beep(tmp_path / "a.wav", 0.1)
+    main(["encode", sounds, "a.wav", "-o", "a.npz"])
+    capsys.readouterr()
+    assert (
+        "codes of a sound at 8000 Hz in windows of 256 samples, but this model's samples are "
+        "(1, 8, 8); use the model that encoded it"
+    ) in fails(["decode", str(folder / "run"), "a.npz"], capsys)
+    assert "choose a folder that exists" in fails(
+        ["decode", sounds, "a.npz", "--out", "no/x.wav"], capsys
+    )
 
 
 def test_evaluate_writes_the_curve_and_attaches_it(folder, tmp_path, capsys):

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from evaluation_fakes import LENGTH, FakeCodec
 from PIL import Image
 from pydantic import ValidationError
 
@@ -15,6 +16,7 @@ from anytime_ar.evaluation import (
     Curve,
     CurvePoint,
     PCAPoint,
+    as_pictures,
     contact_sheet,
     draw_curve,
     lossless_codes,
@@ -222,7 +224,86 @@ def test_contact_sheets_of_nothing(model, n, budgets):
         contact_sheet(model, model.sample_codes(1)[:n], budgets)
 
 
-def test_contact_sheets_need_pictures(model):
-    model.sample_shape = (1, 400)
-    with pytest.raises(InputError, match=r"samples of shape \(1 or 3, H, W\), got \(1, 400\)"):
-        contact_sheet(model, model.sample_codes(1), [1])
+def test_other_suffixes_of_contact_sheets(model, tmp_path):
+    sheet = contact_sheet(model, model.sample_codes(2), [1, 3])
+    write_contact_sheet(sheet, [1, 3], tmp_path / "a.JPG")
+    with Image.open(tmp_path / "a.JPG") as image:
+        assert image.format == "JPEG"
+    with pytest.raises(InputError, match=r"suffix '\.wav'; use one of \.png"):
+        write_contact_sheet(sheet, [1, 3], tmp_path / "a.wav")
+
+
+RATE = 8000
+
+
+def tones(*hertz, level=0.5, rate=RATE):
+    """float32 [n, 1, rate / 2], half a second each."""
+    times = torch.arange(rate // 2) / rate
+    return level * torch.stack([torch.sin(2 * torch.pi * h * times) for h in hertz])[:, None]
+
+
+def brightness(samples, rate=RATE):
+    """float32 [n, 96]: brightest colour of each line of the pictures of sounds, 0..1."""
+    return (as_pictures(samples, rate).mean(dim=1).amax(dim=2) + 1) / 2
+
+
+def test_spectrograms_have_low_frequencies_at_the_bottom():
+    pictures = as_pictures(tones(200, 1000, 3000), RATE)
+    assert pictures.shape == (3, 3, 96, 160)
+    assert pictures.abs().max() <= 1
+    low, middle, high = brightness(tones(200, 1000, 3000)).argmax(dim=1).tolist()
+    assert 95 > low > middle > high > 0
+    assert (low, middle, high) == pytest.approx((83, 51, 12), abs=1)  # by the mel scale
+    doubled = brightness(tones(400, 2000, 6000, rate=16_000), 16_000).argmax(dim=1)
+    assert doubled[1] < middle  # and in Hz, not in shares of the rate
+
+
+def test_spectrograms_show_levels_alike_in_all_tiles():
+    loud, quiet, silent = (brightness(tones(440, level=level)).max() for level in (0.3, 0.03, 0))
+    assert loud > quiet > silent
+    assert silent < 0.01
+    together = as_pictures(torch.cat([tones(440, level=0.3), tones(440, level=0.03)]), RATE)
+    assert torch.equal(together[1:], as_pictures(tones(440, level=0.03), RATE))
+
+
+@pytest.mark.parametrize("samples", [1, 1000, 100_000])
+def test_spectrograms_of_any_length_have_one_size(samples):
+    assert as_pictures(torch.zeros(2, 1, samples), RATE).shape == (2, 3, 96, 160)
+
+
+def test_images_are_their_own_pictures():
+    images = torch.linspace(-2, 2, 3 * 8 * 8).view(1, 3, 8, 8)
+    assert torch.equal(as_pictures(images), images.clamp(-1, 1))
+
+
+class Tones(FakeCodec):
+    """Sounds: each code more is a tone more."""
+
+    def decode(self, codes):
+        made = tones(*(300.0 * (1 + i) for i in range(codes.shape[1])), level=0.1)
+        return made.sum(dim=0, keepdim=True).repeat(len(codes), 1, 1)
+
+
+def test_a_contact_sheet_of_sounds(tmp_path):
+    codec = Tones(torch.zeros(64, LENGTH), sample_shape=(1, RATE // 2))
+    codes = torch.zeros(2, LENGTH, dtype=torch.int64)
+    sheet = contact_sheet(codec, codes, [1, 2, 6], sample_rate=RATE)
+    assert sheet.shape == (3, 2 * 98, 3 * 162)
+    tile = as_pictures(codec.decode(codes[1:, :2]), RATE)[0]
+    assert torch.equal(sheet[:, 98 : 98 + 96, 162 : 162 + 160], tile)
+    assert (sheet[:, 96:98] == 1).all()
+    path = tmp_path / "sheet.png"
+    write_contact_sheet(sheet, [1, 2, 6], path)
+    with Image.open(path) as image:
+        assert (image.mode, image.width) == ("RGB", 3 * 162 + 2)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (2, 400), (400,), (1, 2, 8, 8)])
+def test_what_there_is_no_picture_of(shape):
+    with pytest.raises(InputError, match=r"shape \(1 or 3, H, W\), or sounds \(1, T\), got \("):
+        as_pictures(torch.zeros(2, *shape), RATE)
+
+
+def test_a_picture_of_sounds_needs_their_rate():
+    with pytest.raises(InputError, match="needs their rate; pass sample_rate in Hz"):
+        as_pictures(torch.zeros(1, 1, 400))

@@ -48,9 +48,14 @@ SOUND_PRESET = NetworkConfig(patch=8, widths=(64, 128, 192), shrink=4, blocks=3,
 class AutoencoderConfig(Config):
     """An ordered autoencoder: networks, code layout, quantizer and fill."""
 
-    layout: Literal["channel", "spatial", "vector"] = "vector"
+    layout: Literal["channel", "spatial", "vector", "segment"] = "vector"
     """`channel`: each latent channel is a code (the paper); `spatial`: each position (ordinary
-    VQ-VAE); `vector`: a learned projection to L vectors."""
+    VQ-VAE); `vector`: a learned projection to L vectors; `segment`: vectors for the whole, then for
+    each of `segments` parts."""
+    segments: int = Field(1, ge=1)
+    """`segment` only: parts along the first axis, for sounds along time."""
+    whole_codes: int = Field(1, ge=1)
+    """`segment` only: how many of the codes, the first ones, describe the whole."""
     code_length: int | None = Field(None, ge=1)
     """L; `spatial` takes it from the map, the others need it."""
     code_width: int | None = Field(None, ge=1)
@@ -107,10 +112,13 @@ class AutoencoderConfig(Config):
                     "values; give as many levels, or use layout=vector"
                 )
             fixed_width = len(self.quantizer.levels)
+        length = _settle("code_length", self.code_length, fixed_length, self.layout)
+        if self.layout == "segment":
+            _check_segments(length, self.whole_codes, self.segments, sample_shape[1], network)
         return self.model_copy(
             update={
                 "network": network,
-                "code_length": _settle("code_length", self.code_length, fixed_length, self.layout),
+                "code_length": length,
                 "code_width": _settle("code_width", self.code_width, fixed_width, self.layout),
             }
         )
@@ -124,6 +132,23 @@ def _image_preset(sample_shape: tuple[int, ...]) -> NetworkConfig:
             "set autoencoder.network, or data.size to one of these"
         )
     return PRESETS[height]
+
+
+def _check_segments(
+    length: int, whole: int, segments: int, side: int, network: NetworkConfig
+) -> None:
+    positions = side // network.stride
+    if positions % segments:
+        raise InputError(
+            f"autoencoder.segments is {segments}, which does not divide the {positions} positions "
+            f"of the map; choose a divisor, or another network"
+        )
+    if length <= whole or (length - whole) % segments:
+        below = whole + max(1, (length - whole) // segments) * segments
+        raise InputError(
+            f"autoencoder.code_length is {length}: {whole} for the whole leave no equal number for "
+            f"each of {segments} segments; set it to {below} or {below + segments}"
+        )
 
 
 def _settle(name: str, asked: int | None, fixed: int | None, layout: str) -> int:

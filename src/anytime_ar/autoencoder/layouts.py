@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 
@@ -102,3 +103,52 @@ class VectorLayout(Layout):
 
     def to_features(self, vectors: Tensor) -> Tensor:
         return self.expand(vectors.flatten(1)).unflatten(1, (self.features, *self.shape))
+
+
+class SegmentLayout(Layout):
+    """A few vectors for the whole map, and then, level by level, one for each of its segments.
+
+    What describes one segment describes any other: their map is shared, like that of a convolution,
+    so that there is more to learn it from, and codes can follow what happens in time. The whole
+    comes first, so that one code gives a complete sample.
+
+    Args:
+        whole: G, vectors for the whole.
+        levels: M, vectors for each segment; L = G + S * M.
+        segments: S, parts of equal length along the first axis of the map.
+        hidden: width of a hidden layer in each map; 0: linear.
+    """
+
+    def __init__(
+        self,
+        whole: int,
+        levels: int,
+        segments: int,
+        code_width: int,
+        features: int,
+        shape: tuple[int, ...],
+        hidden: int,
+    ) -> None:
+        super().__init__()
+        self.features, self.shape = features, shape
+        self.whole, self.levels, self.segments = whole, levels, segments
+        flat = features * math.prod(shape)
+        part = flat // segments
+        self.project = FullyConnected(flat, hidden, whole * code_width)
+        self.expand = FullyConnected(whole * code_width, hidden, flat)
+        self.project_part = FullyConnected(part, hidden, levels * code_width)
+        self.expand_part = FullyConnected(levels * code_width, hidden, part)
+
+    def to_vectors(self, features: Tensor) -> Tensor:
+        whole = self.project(features.flatten(1)).unflatten(1, (self.whole, -1))  # [B, G, D]
+        parts = features.unflatten(2, (self.segments, -1)).transpose(1, 2).flatten(2)
+        local = self.project_part(parts).unflatten(2, (self.levels, -1))  # [B, S, M, D]
+        return torch.cat([whole, local.transpose(1, 2).flatten(1, 2)], dim=1)
+
+    def to_features(self, vectors: Tensor) -> Tensor:
+        whole, local = vectors.split([self.whole, self.levels * self.segments], dim=1)
+        map_ = self.expand(whole.flatten(1)).unflatten(1, (self.features, *self.shape))
+        parts = local.unflatten(1, (self.levels, self.segments)).transpose(1, 2)  # [B, S, M, D]
+        part_shape = (self.features, self.shape[0] // self.segments, *self.shape[1:])
+        parts = self.expand_part(parts.flatten(2)).unflatten(2, part_shape)
+        return map_ + parts.transpose(1, 2).flatten(2, 3)

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from anytime_ar.autoencoder.config import AutoencoderConfig
-from anytime_ar.autoencoder.layouts import ChannelLayout, Layout, SpatialLayout, VectorLayout
+from anytime_ar.autoencoder.layouts import (
+    ChannelLayout,
+    Layout,
+    SegmentLayout,
+    SpatialLayout,
+    VectorLayout,
+)
 from anytime_ar.autoencoder.networks import ConvDecoder, ConvEncoder
 from anytime_ar.autoencoder.quantizers import build_quantizer
 from anytime_ar.autoencoder.truncation import keep
@@ -84,6 +90,16 @@ class OrderedAutoencoder(nn.Module):
                 features = max(1, network.widths[-1] // 4)
                 layout = VectorLayout(
                     self.code_length, self.code_width, features, shape, network.hidden
+                )
+            case "segment":
+                layout = SegmentLayout(
+                    self.config.whole_codes,
+                    (self.code_length - self.config.whole_codes) // self.config.segments,
+                    self.config.segments,
+                    self.code_width,
+                    max(1, network.widths[-1] // 4),
+                    shape,
+                    network.hidden,
                 )
         encoder, decoder = NETWORKS[len(shape)]
         return (

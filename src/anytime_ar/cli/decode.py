@@ -1,60 +1,82 @@
-"""Turn codes, or any prefix of them, into pictures: from a codes file, or from numbers."""
+"""Turn codes, or any prefix of them, into pictures or sounds: from a codes file, or from numbers.
+
+The windows of a long sound are put together again; several sounds become a folder of files and a
+sheet of spectrograms.
+"""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
 from jsonargparse import Namespace
-from torch import Tensor
 
-from anytime_ar.cli.options import add_device, add_json, show
+from anytime_ar.cli.media import media_of
+from anytime_ar.cli.options import add_device, add_json, progress_bar, show
 from anytime_ar.cli.parser import Parser
+from anytime_ar.cli.pictures import Encoded
 from anytime_ar.codes import load_codes
-from anytime_ar.data import image_grid, write_image
 from anytime_ar.errors import InputError
-from anytime_ar.sampling import load
+from anytime_ar.sampling import AnytimeModel, load
 
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument("source", nargs="+", help="a codes file (.npz), or codes as numbers")
     parser.add_argument("--codes", type=int | None, help="keep only so many of each row's codes")
-    parser.add_argument("--out", type=Path, default=Path("decoded.png"), help="picture to write")
+    parser.add_argument(
+        "--out", type=Path | None, help="file to write; default: decoded.png, sounds: decoded.wav"
+    )
     parser.add_argument("--columns", type=int | None, help="pictures in a row; default: a square")
     add_device(parser)
     add_json(parser)
 
 
 def run(arguments: Namespace) -> None:
-    codes = _read(arguments.source)  # [B, k]
+    encoded = _read(arguments.source)
+    kept = given = encoded.codes.shape[1]
     if arguments.codes is not None:
-        if not 1 <= arguments.codes <= codes.shape[1]:
-            raise InputError(
-                f"--codes {arguments.codes} is outside 1..{codes.shape[1]}, the codes given"
-            )
-        codes = codes[:, : arguments.codes]
+        kept = arguments.codes
+        if not 1 <= kept <= given:
+            raise InputError(f"--codes {kept} is outside 1..{given}, the codes given")
     model = load(arguments.model, device=arguments.device)
-    pictures = model.decode(codes).cpu()
-    columns = arguments.columns or math.ceil(math.sqrt(len(pictures)))
-    write_image(arguments.out, image_grid(pictures, columns))
-    kept = codes.shape[1]
+    _check_windows(encoded, model)
+    media = media_of(model)
+    out = media.destination(arguments.out, "decoded")
+    prefix = encoded._replace(codes=encoded.codes[:, :kept])
+    with progress_bar("decode") as progress:
+        written, report = media.decode(prefix, out, arguments.columns, progress)
     show(
         arguments,
-        f"{arguments.out}: {len(pictures)} pictures from {kept} of {model.code_length} codes",
-        out=str(arguments.out),
-        pictures=len(pictures),
+        f"{written}: {report.text} from {kept} of {model.code_length} codes",
+        **written.figures,
+        **report.figures,
         codes=kept,
         code_length=model.code_length,
     )
 
 
-def _read(source: list[str]) -> Tensor:
-    """Codes int64 [B, k] of a file, or of one row of numbers."""
+def _read(source: list[str]) -> Encoded:
+    """Codes of a file, or of one row of numbers."""
     numbers = " ".join(source).replace(",", " ").split()
     if all(number.lstrip("-").isdigit() for number in numbers):
-        return torch.tensor([[int(number) for number in numbers]])
+        return Encoded(torch.tensor([[int(number) for number in numbers]]))
     if len(source) > 1:
         raise InputError(f"expected one codes file or numbers only, got {' '.join(source)!r}")
-    return load_codes(source[0]).codes
+    file = load_codes(source[0])
+    return Encoded(file.codes, file.sound)
+
+
+def _check_windows(encoded: Encoded, model: AnytimeModel) -> None:
+    sound = encoded.sound
+    if sound is None or (model.sample_shape, model.sample_rate) == (
+        (1, sound.window),
+        sound.sample_rate,
+    ):
+        return
+    rate = "" if model.sample_rate is None else f" at {model.sample_rate} Hz"
+    raise InputError(
+        f"these are codes of a sound at {sound.sample_rate} Hz in windows of {sound.window} "
+        f"samples, but this model's samples are {model.sample_shape}{rate}; use the model that "
+        "encoded it"
+    )

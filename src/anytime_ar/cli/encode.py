@@ -1,42 +1,47 @@
-"""Turn pictures into codes, coarse to fine: printed, or written to a file."""
+"""Turn pictures or sounds into codes, coarse to fine: printed, or written to a file.
+
+A sound may have any length: it is cut into windows that overlap, with a row of codes each. Several
+sounds are rows, and have to fit into one window each.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from jsonargparse import Namespace
 
-from anytime_ar.cli.options import add_device, add_json, show
+from anytime_ar.cli.media import media_of
+from anytime_ar.cli.options import add_device, add_json, progress_bar, show
 from anytime_ar.cli.parser import Parser
 from anytime_ar.codes import save_codes
-from anytime_ar.data import read_image
+from anytime_ar.errors import InputError
 from anytime_ar.sampling import load
 
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="shipped name, folder, or Hub id")
-    parser.add_argument("pictures", nargs="+", type=Path, help="image files")
+    parser.add_argument("files", nargs="+", type=Path, help="image or sound files")
     parser.add_argument("-o", "--out", type=Path | None, help="codes file (.npz) to write")
     add_device(parser)
     add_json(parser)
 
 
 def run(arguments: Namespace) -> None:
+    out: Path | None = arguments.out
+    if out is not None and not out.parent.is_dir():  # before the work, not after it
+        raise InputError(f"cannot write {out}: there is no folder {out.parent}; create it first")
     model = load(arguments.model, device=arguments.device)
-    channels, side, _ = model.sample_shape
-    pictures = [
-        read_image(path, channels=1 if channels == 1 else 3, size=side)
-        for path in arguments.pictures
-    ]
-    codes = model.encode(torch.cat(pictures)).cpu()
-    if arguments.out is not None:
+    media = media_of(model)
+    with progress_bar("encode") as progress:
+        encoded = media.encode(arguments.files, progress)
+    if out is not None:
         save_codes(
-            arguments.out,
-            codes,
+            out,
+            encoded.codes,
             model=str(arguments.model),
             length=model.code_length,
             vocabulary=model.vocabulary,
+            sound=encoded.sound,
         )
-    rows = codes.tolist()
-    show(arguments, "\n".join(" ".join(map(str, row)) for row in rows), codes=rows)
+    report = media.describe(encoded, out)
+    show(arguments, report.text, **report.figures)

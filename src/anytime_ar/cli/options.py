@@ -48,8 +48,10 @@ def add_precision(parser: Parser) -> None:
 
 
 def add_drawing(parser: Parser) -> None:
-    """What draws, and the picture that comes of it."""
-    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="picture to write")
+    """What draws, and the files that come of it."""
+    parser.add_argument(
+        "--out", type=Path | None, help="file to write; default: samples.png, sounds: samples.wav"
+    )
     parser.add_argument("--columns", type=int | None, help="pictures in a row; default: a square")
     add_precision(parser)
     add_device(parser)
@@ -101,8 +103,8 @@ def show(arguments: Namespace, text: str, **figures: Any) -> None:
 
 @contextmanager
 def progress_bar(name: str) -> Iterator[Progress]:
-    """A bar on standard error for work that reports (done, total, what)."""
-    with tqdm(desc=name, dynamic_ncols=True) as bar:
+    """A bar on standard error for work that reports (done, total, what), once it takes a while."""
+    with tqdm(desc=name, dynamic_ncols=True, delay=0.5) as bar:
 
         def update(done: int, total: int, what: str) -> None:
             bar.total = total

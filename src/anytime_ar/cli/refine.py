@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
+from anytime_ar.cli.media import media_of
 from anytime_ar.cli.options import (
     add_budget_options,
     add_drawing,
@@ -30,9 +31,11 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
+    media = media_of(model)
+    out = media.destination(arguments.out, "samples")
     state = model.load_state(arguments.state)
     with interrupts_held() as interrupted:
         limits = budget_options(arguments, arguments.codes, cancel=interrupted)
         result = state.extend(**limits)
-        write_samples(model, result, arguments)
-    report(model, result, arguments)
+        written = write_samples(media, result, out, arguments)
+    report(model, result, written, arguments)

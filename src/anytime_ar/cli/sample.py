@@ -1,15 +1,18 @@
-"""Draw pictures from a model into one grid: by codes, by seconds, by quality, or until Ctrl-C.
+"""Draw samples from a model: by codes, by seconds, by quality, or until Ctrl-C.
 
-Several numbers of codes, as in `--codes "[1,2,4,8]"`, give a row per sample, a column per number.
-Ctrl-C ends the draw, and the pictures are written with the codes that there are.
+Pictures come in one grid. A sound becomes `samples.wav`; several become `samples/0.wav` and so on,
+with their spectrograms in `samples.png`. Several numbers of codes, as in `--codes "[1,2,4,8]"`,
+give a row per sample, a column per number, and for sounds a file each. Ctrl-C ends the draw, and
+the samples are written with the codes that there are.
 """
 
 from __future__ import annotations
 
-import math
+from pathlib import Path
 
 from jsonargparse import Namespace
 
+from anytime_ar.cli.media import media_of
 from anytime_ar.cli.options import (
     add_budget_options,
     add_draw_options,
@@ -19,8 +22,7 @@ from anytime_ar.cli.options import (
     show,
 )
 from anytime_ar.cli.parser import Parser
-from anytime_ar.data import image_grid, write_image
-from anytime_ar.evaluation import contact_sheet, write_contact_sheet
+from anytime_ar.cli.pictures import Media, Written
 from anytime_ar.interrupt import interrupts_held
 from anytime_ar.sampling import AnytimeModel, DrawOptions, Preview, load
 
@@ -38,6 +40,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
+    media = media_of(model)
+    out = media.destination(arguments.out, "samples")
     asked = arguments.codes
     settings = draw_options(model, arguments)
     if arguments.deadline_s is not None and arguments.n >= 1:
@@ -48,38 +52,45 @@ def run(arguments: Namespace) -> None:
         options: DrawOptions = {**settings, **limits}
         result = model.draw(arguments.n, **options)
         columns = asked if isinstance(asked, list) else None
-        write_samples(model, result, arguments, columns)
-    report(model, result, arguments, seed=settings["seed"])
+        written = write_samples(media, result, out, arguments, columns)
+    report(model, result, written, arguments, seed=settings["seed"])
 
 
 def write_samples(
-    model: AnytimeModel, result: Preview, arguments: Namespace, budgets: list[int] | None = None
-) -> None:
-    """Write the picture of a result, a column per number of codes if there are several, and its
-    state where that is asked for."""
+    media: Media,
+    result: Preview,
+    out: Path,
+    arguments: Namespace,
+    budgets: list[int] | None = None,
+) -> Written:
+    """Write the samples of a result, at each of several numbers of codes if those are given, and
+    its state where that is asked for."""
     if arguments.save_state is not None:
         result.state.save(arguments.save_state)
     if budgets is None:
-        columns = arguments.columns or math.ceil(math.sqrt(len(result.data)))
-        write_image(arguments.out, image_grid(result.data.cpu(), columns))
-        return
+        return media.write(result.data, out, arguments.columns)
     reached = [k for k in budgets if k <= result.codes_drawn] or [result.codes_drawn]
-    write_contact_sheet(contact_sheet(model, result.codes, reached), reached, arguments.out)
+    return media.write_budgets(result.codes, reached, out)
 
 
 def report(
-    model: AnytimeModel, result: Preview, arguments: Namespace, *, seed: int | None = None
+    model: AnytimeModel,
+    result: Preview,
+    written: Written,
+    arguments: Namespace,
+    *,
+    seed: int | None = None,
 ) -> None:
     """Say what was drawn, in how much time, and why it ended where that was not the plan."""
     ended = {"deadline": ", ended by the deadline", "cancelled": ", interrupted"}
     n, drawn = len(result.data), result.codes_drawn
     show(
         arguments,
-        f"{arguments.out}: {n} samples of {drawn} of {model.code_length} codes "
+        f"{written}: {n} samples of {drawn} of {model.code_length} codes "
         f"in {result.elapsed_s:.2f} s"
         + ended.get(result.stopped_by or "", "")
         + ("" if seed is None else f", seed {seed}"),
-        out=str(arguments.out),
+        **written.figures,
         samples=n,
         codes=drawn,
         code_length=model.code_length,

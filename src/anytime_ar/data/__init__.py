@@ -3,20 +3,27 @@
 from anytime_ar.data.augmentation import AugmentationConfig
 from anytime_ar.data.batch import Batch
 from anytime_ar.data.config import DataConfig
+from anytime_ar.data.folders import IMAGE_SUFFIXES
 from anytime_ar.data.loading import DataSplits, load_data
 from anytime_ar.data.pictures import image_grid, read_image, write_image
+from anytime_ar.data.recordings import Recording, write_recording
 from anytime_ar.data.shuffling import ShuffledBatches
+from anytime_ar.data.sounds import peak_gain
 from anytime_ar.data.splits import Split
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "AugmentationConfig",
     "Batch",
     "DataConfig",
     "DataSplits",
+    "Recording",
     "ShuffledBatches",
     "Split",
     "image_grid",
     "load_data",
+    "peak_gain",
     "read_image",
     "write_image",
+    "write_recording",
 ]

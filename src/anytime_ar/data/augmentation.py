@@ -67,6 +67,27 @@ def augment(samples: Tensor, config: AugmentationConfig, generator: torch.Genera
     return samples
 
 
+def random_crops(sounds: Tensor, length: int, generator: torch.Generator) -> Tensor:
+    """Cut each sound at random to a length, but not into the silence that follows it.
+
+    Args:
+        sounds: int16 [B, 1, S]; a sound that ends before S is followed by zeros.
+        length: T <= S.
+        generator: the only source of randomness.
+
+    Returns:
+        int16 [B, 1, T]; `sounds` itself where T = S.
+    """
+    batch, _, stored = sounds.shape
+    if length == stored:
+        return sounds
+    ends = torch.where(sounds[:, 0] != 0, torch.arange(1, stored + 1), 0).amax(dim=1)  # [B]
+    room = (ends - length).clamp_min(0) + 1
+    starts = (torch.rand(batch, generator=generator, dtype=torch.float64) * room).long()
+    places = starts[:, None] + torch.arange(length)  # [B, T]
+    return sounds[:, 0].gather(1, places)[:, None]
+
+
 def _change_sounds(
     sounds: Tensor, config: SoundAugmentationConfig, generator: torch.Generator
 ) -> Tensor:

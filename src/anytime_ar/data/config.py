@@ -29,8 +29,10 @@ class DataConfig(Config):
     images, or sounds of one length."""
 
     name: str = Field(default="digits", min_length=1)
-    """`digits` (scikit-learn, embedded); a Hub id `owner/name`; a parquet file or folder in the
-    Hugging Face layout; or a folder of images or sounds whose sub-folders are the classes."""
+    """`digits` (8x8 images of scikit-learn, embedded); `sounds` (plucked strings and vowels of at
+    most 0.5 s at 8 kHz, made on the spot); a Hub id `owner/name`; a parquet file or folder in the
+    Hugging Face layout; or a folder of images or sounds whose sub-folders are the classes (a folder
+    that is called as an embedded set is: `./sounds`)."""
     subset: str | None = None
     """Configuration name of a Hub set; for local parquet, the sub-folder to read."""
     revision: str | None = None

@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from anytime_ar.data.augmentation import AugmentationConfig, augment
+from anytime_ar.data.augmentation import AugmentationConfig, augment, random_crops
 from anytime_ar.data.batch import Batch, Chunk, to_float
 from anytime_ar.data.seeding import generator_for
 from anytime_ar.errors import DataError, InputError
@@ -37,13 +37,16 @@ class ShuffledBatches(Iterator[Batch]):
         batch_size: int,
         seed: int,
         augmentation: AugmentationConfig,
+        crop: int | None = None,
     ) -> None:
-        """`blocks(start)` reads the split's blocks in stored order from a block's `start` on."""
+        """`blocks(start)` reads the split's blocks in stored order from a block's `start` on;
+        `crop` is the length T that sounds are cut to, at random."""
         self._read_blocks = blocks
         self._origin = origin
         self._batch_size = batch_size
         self._seed = seed
         self._augmentation = augmentation
+        self._crop = crop
         self._step = 0  # batches given so far
         self._epoch = 0
         self._block_start = 0
@@ -67,9 +70,14 @@ class ShuffledBatches(Iterator[Batch]):
                 labels.append(block.labels[chosen])
             self._taken += len(chosen)
             missing -= len(chosen)
-        data = to_float(torch.cat(samples))
+        stored = torch.cat(samples)
+        if self._crop is not None:
+            generator = generator_for("crop", self._seed, self._step)
+            stored = random_crops(stored, self._crop, generator)
         data = augment(
-            data, self._augmentation, generator_for("augmentation", self._seed, self._step)
+            to_float(stored),
+            self._augmentation,
+            generator_for("augmentation", self._seed, self._step),
         )
         self._step += 1
         return Batch(data, torch.cat(labels) if labels else None)

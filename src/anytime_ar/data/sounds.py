@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,10 @@ from anytime_ar.data.config import SoundConfig
 from anytime_ar.data.rows import Encoded, Row
 from anytime_ar.errors import DataError
 
+BLOCK = 1 << 16
+"""Samples of each channel that are decoded at once."""
+_PIPED = b"\xff" * 4
+"""The size that a program writes which cannot go back to fill it in."""
 _PEAK = 0.95
 _SILENCE = 1e-4
 """A clip that is nowhere louder is left as it is."""
@@ -21,41 +27,80 @@ _SILENCE = 1e-4
 Wave = npt.NDArray[np.float32]
 
 
-def decode_sound(encoded: Encoded, origin: str) -> tuple[Wave, int]:
-    """Decode a sound completely; several channels become their mean.
+def decode_blocks(encoded: Encoded, origin: str) -> Iterator[tuple[Wave, int]]:
+    """Decode a sound block by block; several channels become their mean.
 
-    Returns:
-        float32 [n] with n >= 1, and its rate in Hz.
+    Yields:
+        float32 [n] with 1 <= n <= `BLOCK`, and its rate in Hz, the same each time.
 
     Raises:
         DataError: it is not a sound, is cut short or empty, or holds numbers that are none.
     """
     assert isinstance(encoded, bytes | Path)
+    count = 0
     try:
-        content = encoded.read_bytes() if isinstance(encoded, Path) else encoded
-        with soundfile.SoundFile(io.BytesIO(content)) as file:
+        with (
+            encoded.open("rb") if isinstance(encoded, Path) else io.BytesIO(encoded) as content,
+            soundfile.SoundFile(content) as file,
+        ):
             promised = file.frames
-            wave = file.read(dtype="float32", always_2d=True).mean(axis=1)  # [n]
-            rate = file.samplerate
-    except (OSError, soundfile.LibsndfileError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+                wave = block.mean(axis=1)  # [n]
+                _check_finite(wave, count, origin)
+                yield wave, file.samplerate
+                count += len(wave)
+            cut_short = count < promised or _is_cut_short(content)
+    # TypeError: raw samples, told by the suffix, which do not say their rate.
+    except (OSError, soundfile.LibsndfileError, TypeError) as error:
         raise DataError(
-            f"{origin}: does not decode as a sound ({reason}); replace or remove it"
+            f"{origin}: does not decode as a sound ({_reason(error)}); replace or remove it"
         ) from error
-    if len(wave) < promised or _is_cut_short(content):
-        raise DataError(f"{origin}: is cut short, after {len(wave)} samples; replace or remove it")
-    if len(wave) == 0:
+    if cut_short:
+        raise DataError(f"{origin}: is cut short, after {count} samples; replace or remove it")
+    if count == 0:
         raise DataError(f"{origin}: holds no sound at all; remove it")
-    if not np.isfinite(wave).all():
-        first = int(np.flatnonzero(~np.isfinite(wave))[0])
-        raise DataError(f"{origin}: sample {first} is {wave[first]}; repair or remove the file")
-    return wave, rate
 
 
-def _is_cut_short(content: bytes) -> bool:
+def decode_sound(encoded: Encoded, origin: str) -> tuple[Wave, int]:
+    """Decode a sound completely; see `decode_blocks`.
+
+    Returns:
+        float32 [n] with n >= 1, and its rate in Hz.
+
+    Raises:
+        DataError: as `decode_blocks`.
+    """
+    blocks, rates = zip(*decode_blocks(encoded, origin), strict=True)
+    return np.concatenate(blocks), rates[0]
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, without the name that the library has for the source."""
+    told = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    return told.rstrip(".") or type(error).__name__
+
+
+def _check_finite(wave: Wave, start: int, origin: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(wave))
+    if len(bad) > 0:
+        raise DataError(
+            f"{origin}: sample {start + bad[0]} is {wave[bad[0]]}; repair or remove the file"
+        )
+
+
+def _is_cut_short(content: BinaryIO) -> bool:
     """Whether a RIFF file ends before it says; libsndfile reads what there is and is content."""
-    riff = content[:4] == b"RIFF" and content[8:12] == b"WAVE"
-    return riff and int.from_bytes(content[4:8], "little") + 8 > len(content) + 1
+    size = content.seek(0, io.SEEK_END)
+    content.seek(0)
+    head = content.read(12)
+    riff = head[:4] == b"RIFF" and head[8:] == b"WAVE" and head[4:8] != _PIPED
+    return riff and int.from_bytes(head[4:8], "little") + 8 > size + 1
+
+
+def peak_gain(loudest: float) -> float:
+    """The factor that brings a sound whose largest magnitude is `loudest` to the peak of training
+    clips; 1.0 for silence."""
+    return _PEAK / loudest if loudest > _SILENCE else 1.0
 
 
 def to_int16(wave: Wave) -> npt.NDArray[np.int16]:
@@ -93,8 +138,8 @@ class SoundReader:
                 )
             wave = soxr.resample(wave, rate, self.sample_rate)
         loudest = float(np.abs(wave).max())
-        if self._config.loudness == "peak" and loudest > _SILENCE:
-            wave = wave * (_PEAK / loudest)
+        if self._config.loudness == "peak":
+            wave = wave * peak_gain(loudest)
         clip = np.zeros((1, self._length(self.sample_rate)), dtype=np.int16)
         kept = wave[: clip.shape[1]]
         clip[0, : len(kept)] = to_int16(kept)

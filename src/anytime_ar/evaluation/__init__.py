@@ -23,8 +23,9 @@ from anytime_ar.evaluation.features import (
 from anytime_ar.evaluation.frechet import FrechetReference
 from anytime_ar.evaluation.measure import evaluate
 from anytime_ar.evaluation.pca import PCA, fit_pca
-from anytime_ar.evaluation.plots import contact_sheet, draw_curve, write_contact_sheet
+from anytime_ar.evaluation.plots import draw_curve
 from anytime_ar.evaluation.report import table, write_report
+from anytime_ar.evaluation.sheets import as_pictures, contact_sheet, write_contact_sheet
 
 __all__ = [
     "PCA",
@@ -38,6 +39,7 @@ __all__ = [
     "FrechetReference",
     "PCAPoint",
     "accuracy",
+    "as_pictures",
     "contact_sheet",
     "draw_curve",
     "evaluate",

@@ -1,0 +1,160 @@
+"""Samples as files: what commands need of pictures and sounds, and pictures."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from anytime_ar.codes import CutSound
+from anytime_ar.data import IMAGE_SUFFIXES, image_grid, read_image, write_image
+from anytime_ar.errors import InputError
+from anytime_ar.evaluation import as_pictures, contact_sheet, write_contact_sheet
+from anytime_ar.evaluation.protocols import Progress
+from anytime_ar.sampling import AnytimeModel
+
+
+class Encoded(NamedTuple):
+    """What became of files."""
+
+    codes: Tensor
+    """int64 [B, L]."""
+    sound: CutSound | None = None
+    """The long sound whose windows the rows are; None: each row is a file."""
+
+
+class Written(NamedTuple):
+    """Where samples went."""
+
+    out: Path
+    """A file, or a folder of files."""
+    sheet: Path | None = None
+    """The picture beside them."""
+
+    def __str__(self) -> str:
+        return str(self.out) if self.sheet is None else f"{self.out}/ and {self.sheet}"
+
+    @property
+    def figures(self) -> dict[str, str]:
+        """For `--json`."""
+        sheet = {} if self.sheet is None else {"sheet": str(self.sheet)}
+        return {"out": str(self.out)} | sheet
+
+
+class Report(NamedTuple):
+    """What a command tells, for people and for `--json`."""
+
+    text: str
+    figures: dict[str, Any]
+
+
+class Media(ABC):
+    """Reads and writes what one model makes. Any samples can be written as a sheet of pictures."""
+
+    noun: ClassVar[str]
+    """What samples are called."""
+    suffixes: ClassVar[tuple[str, ...]]
+    """What can be written; the first by default."""
+
+    def __init__(self, model: AnytimeModel) -> None:
+        self.model = model
+
+    def destination(self, out: Path | None, stem: str) -> Path:
+        """Where to write, checked before there is anything to lose.
+
+        Args:
+            out: what was asked for; None: `stem` here, with the suffix of these media.
+
+        Raises:
+            InputError: its suffix is that of something else.
+        """
+        out = out or Path(stem + self.suffixes[0])
+        if out.suffix.lower() not in self.suffixes:
+            raise InputError(
+                f"{out}: cannot write {self.noun} with suffix {out.suffix!r}; "
+                f"use one of {', '.join(self.suffixes)}"
+            )
+        return out
+
+    @abstractmethod
+    def encode(self, paths: Sequence[Path], progress: Progress) -> Encoded:
+        """Codes of files.
+
+        Raises:
+            InputError: a file cannot be used.
+        """
+
+    @abstractmethod
+    def describe(self, encoded: Encoded, out: Path | None) -> Report:
+        """What `encode` tells of codes, written to `out` if anywhere."""
+
+    def decode(
+        self, encoded: Encoded, out: Path, columns: int | None, progress: Progress
+    ) -> tuple[Written, Report]:
+        """Write what codes, or any prefix of them, decode to; `columns` as in `write`.
+
+        Raises:
+            InputError: the codes are not this model's, or `out` cannot be written.
+        """
+        samples = self.model.decode(encoded.codes)
+        count, parts = len(samples), self.parts(encoded)
+        progress(count, count, parts)
+        return self.write(samples, out, columns), Report(f"{count} {parts}", {parts: count})
+
+    def parts(self, encoded: Encoded) -> str:
+        """What rows of codes are called."""
+        return self.noun if encoded.sound is None else "windows"
+
+    def write(self, samples: Tensor, out: Path, columns: int | None) -> Written:
+        """Write samples, of which so many are in a row of a sheet; None: as many as there are rows.
+
+        Raises:
+            InputError: `out` cannot be written.
+        """
+        columns = columns or math.ceil(math.sqrt(len(samples)))
+        write_image(out, image_grid(as_pictures(samples, self.model.sample_rate), columns))
+        return Written(out)
+
+    def write_budgets(self, codes: Tensor, budgets: Sequence[int], out: Path) -> Written:
+        """Write samples at several numbers of codes, each a column of a sheet.
+
+        Args:
+            codes: int64 [n, k].
+            budgets: each in 1..k.
+            out: file.
+
+        Raises:
+            InputError: `out` cannot be written.
+        """
+        sheet = contact_sheet(self.model, codes, budgets, sample_rate=self.model.sample_rate)
+        write_contact_sheet(sheet, budgets, out)
+        return Written(out)
+
+
+class Pictures(Media):
+    """One sheet for any number of samples."""
+
+    noun = "pictures"
+    suffixes = IMAGE_SUFFIXES
+
+    def encode(self, paths: Sequence[Path], progress: Progress) -> Encoded:
+        channels: Literal[1, 3] = 1 if self.model.sample_shape[0] == 1 else 3
+        size = self.model.sample_shape[1]
+        pictures = [read_image(path, channels=channels, size=size) for path in paths]
+        codes = self.model.encode(torch.cat(pictures)).cpu()
+        progress(len(paths), len(paths), self.noun)
+        return Encoded(codes)
+
+    def describe(self, encoded: Encoded, out: Path | None) -> Report:
+        written = {} if out is None else {"out": str(out)}
+        return Report(lines(encoded.codes), {"codes": encoded.codes.tolist()} | written)
+
+
+def lines(codes: Tensor) -> str:
+    """Codes as numbers, a line for each row."""
+    return "\n".join(" ".join(map(str, row)) for row in codes.tolist())

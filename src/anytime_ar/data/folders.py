@@ -1,4 +1,4 @@
-"""The embedded digits and sounds, and folders of images or sounds whose sub-folders are the classes."""
+"""The embedded digits and sounds, and folders of images or sounds with a sub-folder per class."""
 
 from __future__ import annotations
 

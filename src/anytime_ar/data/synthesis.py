@@ -26,7 +26,7 @@ SAMPLE_RATE = 8000
 _RINGING = SAMPLE_RATE // 10
 """Samples in which a vocal tract falls silent, so that its end does not wrap round to the start."""
 
-_Signal = npt.NDArray[np.float64]
+_Signal = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)

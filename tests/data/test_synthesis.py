@@ -19,7 +19,8 @@ def spectrum(wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_a_sound_depends_on_its_index_alone(index: int) -> None:
     clip(index + 1).wave()  # nothing is shared that another sound would move
     first, again = clip(index), clip(index)
-    assert first == again and first.label == index
+    assert first == again
+    assert first.label == index
     np.testing.assert_array_equal(first.wave(), again.wave())
     assert not np.array_equal(first.wave()[:2000], clip(index + 8).wave()[:2000])
 
@@ -28,7 +29,8 @@ def test_a_sound_depends_on_its_index_alone(index: int) -> None:
 def test_length_and_level(index: int) -> None:
     made = clip(index)
     wave = made.wave()
-    assert wave.dtype == np.float32 and len(wave) == made.samples
+    assert wave.dtype == np.float32
+    assert len(wave) == made.samples
     assert 0.3 <= len(wave) / SAMPLE_RATE <= 0.5
     assert np.abs(wave).max() == pytest.approx(made.peak)
     assert 0.3 <= made.peak <= 0.9

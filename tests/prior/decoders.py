@@ -32,11 +32,16 @@ needs_kernel = pytest.mark.skipif(NO_KERNEL is not None, reason=str(NO_KERNEL))
 BACKENDS = [pytest.param("native", marks=needs_kernel), "portable"]
 
 
-def build(size: tuple[int, int, int] = (2, 64, 2), length: int = 40, entries: int = 33) -> Prior:
+def build(
+    size: tuple[int, int, int] = (2, 64, 2),
+    length: int = 40,
+    entries: int = 33,
+    **options: Any,
+) -> Prior:
     layers, width, heads = size
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = PriorConfig(layers=layers, width=width, heads=heads)
+        config = PriorConfig(layers=layers, width=width, heads=heads, **options)
         prior = Prior(config, length, entries, LABELS).eval()
         with torch.no_grad():  # weights start small; here everything should matter
             for weight in prior.parameters():

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +39,8 @@ from anytime_ar.prior.linear import lay_out
 
 # (layers, width, heads), L, V: several blocks of positions, small, odd and wide heads, a long sum
 SIZES = [((2, 16, 2), 70, 5), ((2, 12, 3), 20, 7), ((2, 64, 2), 40, 33), ((1, 512, 8), 20, 40)]
+# a first table of 4 positions, then ones of 12; entries narrower than the rest
+SHARED: dict[str, Any] = {"shared_entries": 12, "entry_width": 5}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -65,6 +68,27 @@ def test_cached_equals_uncached_at_every_position(
     # the mutation that must break it: another code on the way
     codes[:, 2] = (codes[:, 2] + 1) % entries
     assert (step_through(decoder, codes, labels) - whole).abs().max() > 5 * tolerance * spread
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.1), ("int8", 0.2)]
+)
+def test_shared_entries_are_drawn_as_they_are_trained(
+    precision: Precision, tolerance: float, backend: Backend
+) -> None:
+    prior = build(**SHARED)
+    assert prior.tables.tolist() == [0] * 4 + [1] * 12 + [2] * 12 + [3] * 12
+    assert prior.entries.weight.shape == (4 * prior.vocabulary, 5)
+    codes, labels = some_codes(prior, 4), some_labels(4)
+    with torch.no_grad():
+        whole = prior(codes, labels)
+    spread = whole.std().item()
+    decoder = decoder_for(prior, precision, backend)
+    got = step_through(decoder, codes, labels)
+    torch.testing.assert_close(got, whole, atol=tolerance * spread, rtol=0)
+    replayed = step_through(decoder, codes, labels, start=17, replay=True)
+    assert torch.equal(replayed, got[:, 17:])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

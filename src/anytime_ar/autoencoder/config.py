@@ -54,8 +54,12 @@ class AutoencoderConfig(Config):
     each of `segments` parts."""
     segments: int = Field(1, ge=1)
     """`segment` only: parts along the first axis, for sounds along time."""
-    whole_codes: int = Field(1, ge=1)
-    """`segment` only: how many of the codes, the first ones, describe the whole."""
+    whole_codes: int = Field(1, ge=0)
+    """`segment` only: how many of the codes, the first ones, describe the whole; with 0, those of
+    the first level describe one segment after the other."""
+    linear_path: bool = False
+    """`vector` and `segment`: a linear map from samples to code vectors, and one back, beside the
+    networks, which learn what it lacks."""
     code_length: int | None = Field(None, ge=1)
     """L; `spatial` takes it from the map, the others need it."""
     code_width: int | None = Field(None, ge=1)
@@ -68,11 +72,37 @@ class AutoencoderConfig(Config):
 
     @model_validator(mode="after")
     def _linear_is_vector(self) -> Self:
-        if self.network and self.network.kind == "linear" and self.layout != "vector":
+        if self._is_linear and self.layout != "vector":
             raise ValueError(
                 f"a linear network has no maps for layout={self.layout}; use layout=vector"
             )
         return self
+
+    @model_validator(mode="after")
+    def _linear_path_fits(self) -> Self:
+        if self.linear_path and (self.layout not in ("vector", "segment") or self._is_linear):
+            raise ValueError(
+                f"linear_path goes with convolutions and layout=vector or segment, not with "
+                f"layout={self.layout}{' and a linear network' if self._is_linear else ''}; drop it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _greedy_start_fits(self) -> Self:
+        quantizer = self.quantizer
+        if quantizer.start == "greedy":
+            fits = self.layout == "segment" and self.linear_path and self.whole_codes == 0
+            alike = quantizer.kind == "vq" and quantizer.error_feedback
+            if not fits or not alike or quantizer.shared_codebook:
+                raise ValueError(
+                    "quantizer.start=greedy needs layout=segment, whole_codes=0, linear_path and "
+                    "kind=vq with error_feedback and a codebook a level; set them, or start=kmeans"
+                )
+        return self
+
+    @property
+    def _is_linear(self) -> bool:
+        return self.network is not None and self.network.kind == "linear"
 
     def resolve(self, sample_shape: tuple[int, ...]) -> Self:
         """Fill in what follows from the sample shape: network, code length and width.

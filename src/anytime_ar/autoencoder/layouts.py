@@ -113,7 +113,7 @@ class SegmentLayout(Layout):
     comes first, so that one code gives a complete sample.
 
     Args:
-        whole: G, vectors for the whole.
+        whole: G, vectors for the whole; 0: the first level is the start.
         levels: M, vectors for each segment; L = G + S * M.
         segments: S, parts of equal length along the first axis of the map.
         hidden: width of a hidden layer in each map; 0: linear.
@@ -134,21 +134,29 @@ class SegmentLayout(Layout):
         self.whole, self.levels, self.segments = whole, levels, segments
         flat = features * math.prod(shape)
         part = flat // segments
-        self.project = FullyConnected(flat, hidden, whole * code_width)
-        self.expand = FullyConnected(whole * code_width, hidden, flat)
+        self.project = FullyConnected(flat, hidden, whole * code_width) if whole else None
+        self.expand = FullyConnected(whole * code_width, hidden, flat) if whole else None
         self.project_part = FullyConnected(part, hidden, levels * code_width)
         self.expand_part = FullyConnected(levels * code_width, hidden, part)
 
     def to_vectors(self, features: Tensor) -> Tensor:
+        local = self.project_part(self.parts(features)).unflatten(2, (self.levels, -1))
+        local = local.transpose(1, 2).flatten(1, 2)  # [B, M * S, D]
+        if self.project is None:
+            return local
         whole = self.project(features.flatten(1)).unflatten(1, (self.whole, -1))  # [B, G, D]
-        parts = features.unflatten(2, (self.segments, -1)).transpose(1, 2).flatten(2)
-        local = self.project_part(parts).unflatten(2, (self.levels, -1))  # [B, S, M, D]
-        return torch.cat([whole, local.transpose(1, 2).flatten(1, 2)], dim=1)
+        return torch.cat([whole, local], dim=1)
+
+    def parts(self, features: Tensor) -> Tensor:
+        """What each segment has of features: [B, F, *shape] -> [B, S, P]."""
+        return features.unflatten(2, (self.segments, -1)).transpose(1, 2).flatten(2)
 
     def to_features(self, vectors: Tensor) -> Tensor:
         whole, local = vectors.split([self.whole, self.levels * self.segments], dim=1)
-        map_ = self.expand(whole.flatten(1)).unflatten(1, (self.features, *self.shape))
         parts = local.unflatten(1, (self.levels, self.segments)).transpose(1, 2)  # [B, S, M, D]
         part_shape = (self.features, self.shape[0] // self.segments, *self.shape[1:])
         parts = self.expand_part(parts.flatten(2)).unflatten(2, part_shape)
-        return map_ + parts.transpose(1, 2).flatten(2, 3)
+        features = parts.transpose(1, 2).flatten(2, 3)
+        if self.expand is None:
+            return features
+        return features + self.expand(whole.flatten(1)).unflatten(1, (self.features, *self.shape))

@@ -6,11 +6,13 @@ Letters: `B` batch, `L` code length, `D` code width, `V` vocabulary, `k` kept co
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from anytime_ar.autoencoder.config import AutoencoderConfig
+from anytime_ar.autoencoder.greedy import start_greedily
 from anytime_ar.autoencoder.layouts import (
     ChannelLayout,
     Layout,
@@ -19,7 +21,7 @@ from anytime_ar.autoencoder.layouts import (
     VectorLayout,
 )
 from anytime_ar.autoencoder.networks import ConvDecoder, ConvEncoder
-from anytime_ar.autoencoder.quantizers import build_quantizer
+from anytime_ar.autoencoder.quantizers import Quantizer, SegmentQuantizer, build_quantizer
 from anytime_ar.autoencoder.truncation import keep
 from anytime_ar.autoencoder.waves import WaveDecoder, WaveEncoder
 from anytime_ar.codes import check_codes
@@ -59,7 +61,12 @@ class OrderedAutoencoder(nn.Module):
             self.encoder, self.decoder, self.layout = self._linear()
         else:
             self.encoder, self.decoder, self.layout = self._convolutional()
-        self.quantizer = build_quantizer(config.quantizer, self.code_length, self.code_width)
+        self.linear_path: Layout | None = None
+        if config.linear_path:
+            channels, *sides = sample_shape
+            self.linear_path = self._layout(channels, tuple(sides), hidden=0)
+            _silence(self.layout, self.decoder)
+        self.quantizer = self._quantizer()
         fill = torch.zeros(self.code_length, self.code_width)
         if config.fill == "learned":
             self.fill = nn.Parameter(fill)  # [L, D]
@@ -78,29 +85,9 @@ class OrderedAutoencoder(nn.Module):
         assert network
         channels, *sides = self.sample_shape
         shape = tuple(side // network.stride for side in sides)
-        layout: Layout
-        match self.config.layout:
-            case "channel":
-                layout = ChannelLayout(self.code_length, shape)
-            case "spatial":
-                layout = SpatialLayout(self.code_width, shape)
-            case "vector":
-                # A quarter of the widest map is enough to carry the codes, and keeps the two
-                # projections from holding most of the model's weights.
-                features = max(1, network.widths[-1] // 4)
-                layout = VectorLayout(
-                    self.code_length, self.code_width, features, shape, network.hidden
-                )
-            case "segment":
-                layout = SegmentLayout(
-                    self.config.whole_codes,
-                    (self.code_length - self.config.whole_codes) // self.config.segments,
-                    self.config.segments,
-                    self.code_width,
-                    max(1, network.widths[-1] // 4),
-                    shape,
-                    network.hidden,
-                )
+        # A quarter of the widest map is enough to carry the codes, and keeps the two projections of
+        # `vector` and `segment` from holding most of the model's weights.
+        layout = self._layout(max(1, network.widths[-1] // 4), shape, network.hidden)
         encoder, decoder = NETWORKS[len(shape)]
         return (
             encoder(network, channels, layout.features),
@@ -108,14 +95,69 @@ class OrderedAutoencoder(nn.Module):
             layout,
         )
 
+    def _layout(self, features: int, shape: tuple[int, ...], hidden: int) -> Layout:
+        """Between maps [B, features, *shape], where the layout leaves that open, and vectors."""
+        match self.config.layout:
+            case "channel":
+                return ChannelLayout(self.code_length, shape)
+            case "spatial":
+                return SpatialLayout(self.code_width, shape)
+            case "vector":
+                return VectorLayout(self.code_length, self.code_width, features, shape, hidden)
+            case "segment":
+                return SegmentLayout(
+                    self.config.whole_codes,
+                    self._levels,
+                    self.config.segments,
+                    self.code_width,
+                    features,
+                    shape,
+                    hidden,
+                )
+
+    @property
+    def _levels(self) -> int:
+        """M, codes of each segment."""
+        return (self.code_length - self.config.whole_codes) // self.config.segments
+
+    def _quantizer(self) -> Quantizer:
+        config = self.config
+        if config.layout == "segment" and config.quantizer.kind == "vq":
+            return SegmentQuantizer(
+                config.quantizer, config.whole_codes, self._levels, config.segments, self.code_width
+            )
+        return build_quantizer(config.quantizer, self.code_length, self.code_width)
+
+    def start(self, batches: Sequence[Tensor], generator: torch.Generator) -> None:
+        """Choose the first codebooks, before training.
+
+        Args:
+            batches: float32 [B, *sample_shape] each.
+            generator: of all that is drawn, on the CPU.
+        """
+        if self.config.quantizer.start == "greedy":
+            assert isinstance(self.linear_path, SegmentLayout)
+            assert isinstance(self.quantizer, SegmentQuantizer)
+            with torch.autocast(batches[0].device.type, enabled=False):
+                start_greedily(
+                    self.linear_path, self.quantizer, torch.cat(list(batches)), generator
+                )
+            return
+        with torch.no_grad():
+            vectors = torch.cat([self.encode_vectors(batch).float() for batch in batches])
+            self.quantizer.start(vectors, generator)
+
     def encode_vectors(self, x: Tensor) -> Tensor:
         """Continuous code vectors of samples: float [B, *sample_shape] -> [B, L, D]."""
-        return self.layout.to_vectors(self.encoder(x))
+        vectors = self.layout.to_vectors(self.encoder(x))
+        return vectors if self.linear_path is None else vectors + self.linear_path.to_vectors(x)
 
     def decode_vectors(self, vectors: Tensor, kept: Tensor) -> Tensor:
         """Samples from the first `kept` (int64 [B]) vectors: float [B, L, D] -> [B,
         *sample_shape]."""
-        return self.decoder(self.layout.to_features(keep(vectors, kept, self.fill)))
+        vectors = keep(vectors, kept, self.fill)
+        x = self.decoder(self.layout.to_features(vectors))
+        return x if self.linear_path is None else x + self.linear_path.to_features(vectors)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
@@ -145,3 +187,17 @@ class OrderedAutoencoder(nn.Module):
         vectors = nn.functional.pad(prefix, (0, 0, 0, self.code_length - kept))  # [B, L, D]
         x = self.decode_vectors(vectors, torch.full((batch,), kept, device=codes.device))
         return x.float().clamp(-1, 1)
+
+
+def _silence(layout: Layout, decoder: nn.Module) -> None:
+    """Let networks begin without a say, beside a linear path that learns faster."""
+    if isinstance(layout, VectorLayout):
+        maps = [layout.project]
+    else:
+        assert isinstance(layout, SegmentLayout)
+        maps = [map_ for map_ in (layout.project, layout.project_part) if map_ is not None]
+    convolutions = [m for m in decoder.modules() if isinstance(m, nn.Conv1d | nn.Conv2d)]
+    last = [*(map_.linear for map_ in maps), *(map_.bend[-1] for map_ in maps if map_.bend)]
+    for module in [*last, convolutions[-1]]:
+        for parameter in module.parameters():
+            nn.init.zeros_(parameter)

@@ -63,7 +63,8 @@ def decode_for(
         autoencoder: in evaluation mode; its weights must not change any more.
         native: whether the kernel may be used.
     """
-    known = isinstance(autoencoder.decoder, ConvDecoder)
+    layout = type(autoencoder.layout) in _LAYOUTS and autoencoder.linear_path is None
+    known = isinstance(autoencoder.decoder, ConvDecoder) and layout
     if not native or not known or autoencoder.fill.device.type != "cpu":
         return autoencoder.decode
     try:

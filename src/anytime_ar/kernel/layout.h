@@ -33,7 +33,8 @@ struct Block {
 struct Prior {
   int64_t layers, width, heads, attention, hidden, length, vocabulary, precision;
   const float* first;      // [labels + 1][E]: inputs at position 0
-  const float* entries;    // [L][V][E]: added to those at a position, by the code before it
+  const float* entries;    // [tables][V][E]: added to those at a position, by the code before it
+  const int64_t* tables;   // [L]: the table of each position
   const float* positions;  // [L][E]
   const Block* blocks;
   Norm norm;

@@ -89,7 +89,7 @@ void embed(const Prior& prior, const Rows& rows, int64_t row, float* x) {
     return;
   }
   const int64_t code = rows.codes[row * prior.length + position - 1];
-  const float* entry = prior.entries + ((position - 1) * prior.vocabulary + code) * width;
+  const float* entry = prior.entries + (prior.tables[position - 1] * prior.vocabulary + code) * width;
   const float* place = prior.positions + position * width;
   for (int64_t i = 0; i < width; ++i) x[i] = entry[i] + place[i];
 }

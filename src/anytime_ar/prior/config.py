@@ -19,6 +19,11 @@ class PriorConfig(Config):
     """Hidden width of a feed-forward block, as a multiple of `width`."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """On embeddings, attention outputs and feed-forward outputs."""
+    shared_entries: int = Field(1, ge=1)
+    """So many neighbouring positions, counted from the last, share a table of entries, as the
+    segments of one level do in the autoencoder."""
+    entry_width: int | None = Field(None, ge=1)
+    """Width of the tables before a linear map to `width`; None: the same, and no map."""
     label_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of training samples whose label is hidden, for classifier-free guidance."""
 

@@ -45,7 +45,8 @@ class Decoder(abc.ABC, Generic[RowsT]):
         self.code_length, self.vocabulary = prior.code_length, prior.vocabulary
         self.no_label = prior.no_label
         self.device = prior.entries.weight.device
-        self._entries, self._positions = prior.entries.weight.detach(), prior.positions.detach()
+        self._entries = prior.full_entries().detach()  # [tables * V, E]
+        self._positions, self._tables = prior.positions.detach(), prior.tables
         self._first = prior.start.weight.detach() + self._positions[0]  # [labels + 1, E]
         self._spare: RowsT | None = None
         self._lock = threading.Lock()

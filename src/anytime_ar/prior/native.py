@@ -53,6 +53,7 @@ class _Prior(ctypes.Structure):
         ("precision", ctypes.c_int64),
         ("first", ctypes.c_void_p),
         ("entries", ctypes.c_void_p),
+        ("tables", ctypes.c_void_p),
         ("positions", ctypes.c_void_p),
         ("blocks", ctypes.POINTER(_Block)),
         ("norm", _Norm),
@@ -204,9 +205,10 @@ class NativeDecoder(Decoder[NativeRows]):
     def _lay_out(self, prior: Prior) -> _Prior:
         config = prior.config
         blocks = [self._block(block) for block in prior.blocks]
-        tables = prior.entries.weight.unflatten(0, (prior.code_length, prior.vocabulary))
+        tables = self._entries.unflatten(0, (-1, prior.vocabulary))
         linear = self._weights.linear
-        scores = [linear(table, bias) for table, bias in zip(tables, prior.entry_bias, strict=True)]
+        maps = [linear(table, bias) for table, bias in zip(tables, prior.entry_bias, strict=True)]
+        scores = [maps[table] for table in prior.tables.tolist()]
         first = prior.blocks[0]
         assert isinstance(first, Block)
         return _Prior(
@@ -220,6 +222,7 @@ class NativeDecoder(Decoder[NativeRows]):
             precision=_KINDS[self.precision],
             first=self._weights.hold(self._first),
             entries=self._weights.hold(self._entries),
+            tables=self._weights.hold(prior.tables),
             positions=self._weights.hold(self._positions),
             blocks=(_Block * len(blocks))(*blocks),
             norm=self._normalisation(prior.norm),

@@ -26,11 +26,12 @@ class PortableDecoder(Decoder[Rows[KVCache]]):
         self._heads = prior.config.heads
         self._blocks = [_Block.of(block, precision) for block in prior.blocks]
         self._norm = _Norm.of(prior.norm)
-        tables = self._entries.unflatten(0, (self.code_length, self.vocabulary))
-        self._scores = [
+        tables = self._entries.unflatten(0, (-1, self.vocabulary))
+        scores = [
             lay_out(table, bias, precision)
             for table, bias in zip(tables, prior.entry_bias, strict=True)
         ]
+        self._scores = [scores[table] for table in prior.tables.tolist()]  # by position
 
     def step(self, rows: Rows[KVCache], count: int) -> None:
         logits = self.score(rows, count).to(rows.noise.device)
@@ -99,7 +100,7 @@ class PortableDecoder(Decoder[Rows[KVCache]]):
 
     def _embed(self, codes: Tensor, positions: int | Tensor) -> Tensor:
         """Codes int64 [B] before `positions` (1..L-1, one or [B]) -> float32 [B, E]."""
-        entries = self._entries[codes + (positions - 1) * self.vocabulary]
+        entries = self._entries[codes + self._tables[positions - 1] * self.vocabulary]
         return entries + self._positions[positions]
 
     def _score(self, x: Tensor, place: _Place) -> Tensor:

@@ -3,7 +3,8 @@
 `p(codes) = prod_i p(code_i | code_1..code_{i-1}, label)`. Position i of the input holds what is
 known last before code i is drawn: position 0 the label (or "no label"), others the code before.
 Entry j means something else at every position, so each pair of position and entry has an embedding
-of its own, which also scores the entry on the way out. Letters: `B` batch, `L` code length,
+of its own, which also scores the entry on the way out, unless the configuration lets neighbouring
+positions share them. Letters: `B` batch, `L` code length,
 `V` vocabulary, `E` width.
 """
 
@@ -62,7 +63,7 @@ class Prior(nn.Module):
         label_count: number of classes; 0 for an unconditional prior.
     """
 
-    offsets: Tensor
+    tables: Tensor
 
     def __init__(
         self, config: PriorConfig, code_length: int, vocabulary: int, label_count: int = 0
@@ -71,15 +72,20 @@ class Prior(nn.Module):
         self.config = config
         self.code_length, self.vocabulary, self.label_count = code_length, vocabulary, label_count
         width = config.width
-        # One table for all positions: entry j of position i is row i * V + j.
-        self.entries = nn.Embedding(code_length * vocabulary, width)
-        self.entry_bias = nn.Parameter(torch.zeros(code_length, vocabulary))
+        # Entry j of position i is row tables[i] * V + j.
+        from_last = torch.arange(code_length).flip(0) // config.shared_entries
+        tables = int(from_last[0]) + 1
+        self.register_buffer("tables", tables - 1 - from_last, persistent=False)  # int64 [L]
+        self.entries = nn.Embedding(tables * vocabulary, config.entry_width or width)
+        self.entry_bias = nn.Parameter(torch.zeros(tables, vocabulary))
+        self.widen = (
+            nn.Linear(config.entry_width, width, bias=False) if config.entry_width else None
+        )
         self.positions = nn.Parameter(torch.zeros(code_length, width))
         self.start = nn.Embedding(label_count + 1, width)  # the last row means "no label"
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(config.dropout)
-        self.register_buffer("offsets", torch.arange(code_length) * vocabulary, persistent=False)
         self.apply(self._initialize)
         for block in self.blocks:  # residual branches start small, as in GPT-2
             assert isinstance(block, Block)
@@ -112,13 +118,21 @@ class Prior(nn.Module):
         if length > self.code_length:
             raise InputError(f"{length} codes exceed code length {self.code_length}; pass fewer")
         first = self._start(batch, labels)[:, None]  # [B, 1, E]
-        rest = self.entries(codes[:, :-1] + self.offsets[: length - 1])  # [B, T - 1, E]
+        tables = self.tables[:length]
+        rest = self.entries(codes[:, :-1] + tables[:-1] * self.vocabulary)
+        rest = rest if self.widen is None else self.widen(rest)  # [B, T - 1, E]
         x = self.dropout(torch.cat([first, rest], dim=1) + self.positions[:length])
         for block in self.blocks:
             x = block(x)
-        table = self.entries.weight.unflatten(0, (self.code_length, self.vocabulary))[:length]
-        logits = torch.einsum("bte,tve->btv", self.norm(x), table)
-        return logits + self.entry_bias[:length]
+        x = self.norm(x)
+        x = x if self.widen is None else x @ self.widen.weight
+        table = self.entries.weight.unflatten(0, (-1, self.vocabulary))[tables]
+        return torch.einsum("bte,tve->btv", x, table) + self.entry_bias[tables]
+
+    def full_entries(self) -> Tensor:
+        """The tables at full width: float [tables * V, E]."""
+        entries = self.entries.weight
+        return entries if self.widen is None else self.widen(entries)
 
     def _start(self, batch: int, labels: Tensor | None) -> Tensor:
         if labels is None:

@@ -47,14 +47,11 @@ class AutoencoderStage:
         batches = self.data.train.shuffled(
             options.batch_size, self.config.seed, self.config.augmentation
         )
-        vectors: list[Tensor] = []
-        with torch.no_grad(), fabric.autocast():
-            while len(vectors) * options.batch_size < options.start_samples:
-                vectors.append(
-                    self.autoencoder.encode_vectors(fabric.to_device(next(batches).data))
-                )
+        count = -(-options.start_samples // options.batch_size)
+        samples = [fabric.to_device(next(batches).data) for _ in range(count)]
         generator = generator_for(self.config.seed, self.name, "start")
-        self.autoencoder.quantizer.start(torch.cat(vectors).float(), generator)
+        with fabric.autocast():
+            self.autoencoder.start(samples, generator)
 
     def batch(self, step: int) -> tuple[Tensor, float]:
         return next(self.batches).data, step / self.steps

@@ -9,6 +9,7 @@ from __future__ import annotations
 from anytime_ar.autoencoder.quantizers.base import NoQuantizer, Quantized, Quantizer
 from anytime_ar.autoencoder.quantizers.config import QuantizerConfig
 from anytime_ar.autoencoder.quantizers.finite_scalar import FiniteScalarQuantizer
+from anytime_ar.autoencoder.quantizers.segments import SegmentQuantizer
 from anytime_ar.autoencoder.quantizers.vector import VectorQuantizer
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Quantized",
     "Quantizer",
     "QuantizerConfig",
+    "SegmentQuantizer",
     "VectorQuantizer",
     "build_quantizer",
 ]

@@ -22,8 +22,9 @@ class QuantizerConfig(Config):
     """One codebook for all positions (the paper) instead of one per position."""
     learned_by: Literal["ema", "loss"] = "ema"
     """Codebook follows a moving average of the vectors assigned to it, or a loss (the paper)."""
-    start: Literal["kmeans", "random"] = "kmeans"
-    """First codebook: k-means over a first batch of vectors, or random entries (the paper)."""
+    start: Literal["kmeans", "random", "greedy"] = "kmeans"
+    """First codebook: k-means over a first batch of vectors; random entries (the paper); or, for
+    layout=segment with a linear path, `greedy`: each level fitted to what those before it left."""
     ema_decay: float = Field(0.99, gt=0, lt=1)
     """`ema` only: share of the old average that one step keeps."""
     commitment: float = Field(0.25, ge=0)

@@ -77,8 +77,8 @@ class VectorQuantizer(Quantizer):
 
     @torch.no_grad()
     def start(self, vectors: Tensor, generator: torch.Generator) -> None:
-        if self.config.start == "kmeans":
-            entries = _kmeans(self._by_codebook(vectors.float()), self.config.vocabulary, generator)
+        if self.config.start != "random":
+            entries = kmeans(self._by_codebook(vectors.float()), self.config.vocabulary, generator)
             self.codebooks.copy_(entries)
             self.totals.copy_(entries)
 
@@ -174,7 +174,7 @@ def _assigned(
         return one_hot.sum(1), one_hot.mT @ grouped
 
 
-def _kmeans(
+def kmeans(
     grouped: Tensor, vocabulary: int, generator: torch.Generator, iterations: int = 10
 ) -> Tensor:
     """Lloyd's algorithm for every codebook at once: [P, N, D] -> [P, V, D]."""

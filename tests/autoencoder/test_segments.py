@@ -1,0 +1,184 @@
+"""Codes of segments: shared codebooks, a linear path beside the networks, and the greedy start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder
+from anytime_ar.autoencoder.native import decode_for
+from anytime_ar.autoencoder.quantizers import QuantizerConfig, SegmentQuantizer
+from anytime_ar.errors import InputError
+
+SEGMENTS, LEVELS, WIDTH, SIDE = 4, 3, 2, 64
+NETWORK = {"patch": 2, "widths": [8, 12], "shrink": 4, "blocks": 1, "hidden": 6}
+
+
+def config(**changes: Any) -> AutoencoderConfig:
+    values: dict[str, Any] = {
+        "layout": "segment",
+        "segments": SEGMENTS,
+        "whole_codes": 0,
+        "linear_path": True,
+        "code_length": SEGMENTS * LEVELS,
+        "code_width": WIDTH,
+        "quantizer": {"vocabulary": 8, "start": "greedy"},
+        "network": NETWORK,
+    }
+    return AutoencoderConfig.parse(values | changes, origin="test")
+
+
+def build(**changes: Any) -> OrderedAutoencoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return OrderedAutoencoder(config(**changes), (1, SIDE)).eval()
+
+
+def sounds(n: int, seed: int = 0) -> Tensor:
+    """Strong low frequencies, and noise: float32 [n, 1, 64]."""
+    generator = torch.Generator().manual_seed(seed)
+    phase, pace = torch.rand(2, n, 1, generator=generator)
+    slow = torch.sin(6.3 * phase + (0.1 + 0.3 * pace) * torch.arange(SIDE))
+    return (0.5 * slow + 0.05 * torch.randn(n, SIDE, generator=generator))[:, None]
+
+
+def quantizer(whole: int) -> SegmentQuantizer:
+    made = SegmentQuantizer(
+        QuantizerConfig(vocabulary=5), whole, levels=LEVELS, segments=SEGMENTS, code_width=WIDTH
+    )
+    with torch.no_grad():
+        for part in (made.whole, made.local):
+            if part is not None:
+                part.codebooks.copy_(torch.randn_like(part.codebooks))
+                part.totals.copy_(part.codebooks)
+                assert part.feedback is not None
+                part.feedback.weight.copy_(0.3 * torch.randn_like(part.feedback.weight))
+    return made
+
+
+@pytest.mark.parametrize("whole", [0, 2])
+def test_segments_share_codebooks_and_correct_their_own_errors_only(whole: int) -> None:
+    torch.manual_seed(0)
+    made = quantizer(whole).eval()
+    vectors = torch.randn(3, whole + SEGMENTS * LEVELS, WIDTH)
+    codes = made.encode(vectors)
+    swapped = vectors.clone()
+    by_level = swapped[:, whole:].unflatten(1, (LEVELS, SEGMENTS))  # a view
+    by_level[:] = by_level.roll(1, dims=2)
+    expected = codes.clone()
+    levels = expected[:, whole:].unflatten(1, (LEVELS, SEGMENTS))
+    levels[:] = levels.roll(1, dims=2)
+    assert torch.equal(made.encode(swapped), expected)
+
+
+@pytest.mark.parametrize("whole", [0, 2])
+def test_every_prefix_is_looked_up_alike(whole: int) -> None:
+    torch.manual_seed(0)
+    made = quantizer(whole).eval()
+    vectors = torch.randn(3, whole + SEGMENTS * LEVELS, WIDTH)
+    every = torch.ones(vectors.shape[:2], dtype=torch.bool)
+    found = made(vectors, every)
+    assert torch.equal(found.codes, made.encode(vectors))
+    for k in range(1, vectors.shape[1] + 1):
+        torch.testing.assert_close(made.lookup(found.codes[:, :k]), found.vectors[:, :k])
+
+
+def test_only_kept_codes_move_codebooks() -> None:
+    torch.manual_seed(0)
+    made = quantizer(whole=2).train()
+    assert made.whole is not None
+    before = made.whole.codebooks.clone(), made.local.codebooks.clone()
+    vectors = torch.randn(8, 2 + SEGMENTS * LEVELS, WIDTH)
+    kept = torch.arange(vectors.shape[1]).expand(8, -1) < 2 + SEGMENTS  # the whole and one level
+    made(vectors, kept, torch.Generator().manual_seed(0))
+    assert not torch.equal(made.whole.codebooks, before[0])
+    changed = (made.local.codebooks != before[1]).flatten(1).any(1)
+    assert changed.tolist() == [True, False, False]
+
+
+def test_the_networks_start_without_a_say() -> None:
+    model, x = build(), sounds(5)
+    assert model.linear_path is not None
+    assert torch.equal(model.encode_vectors(x), model.linear_path.to_vectors(x))
+    vectors = torch.randn(5, model.code_length, WIDTH)
+    every = torch.full((5,), model.code_length)
+    made = model.decode_vectors(vectors, every)
+    assert torch.equal(made, model.linear_path.to_features(vectors))
+
+
+def test_the_greedy_start_is_a_residual_quantizer() -> None:
+    """Level by level as its definition says, and not by the unrolled maps that the model has."""
+    model, x = build(), sounds(300)
+    model.start([x[:200], x[200:]], torch.Generator().manual_seed(0))
+    assert isinstance(model.quantizer, SegmentQuantizer)
+    basis = model.linear_path.expand_part.linear.weight.unflatten(1, (LEVELS, WIDTH))  # [P, M, D]
+    left = x.view(300 * SEGMENTS, -1)  # [N * S, P]
+    codes = model.encode(x).view(300, LEVELS, SEGMENTS).transpose(1, 2).flatten(0, 1)  # [N * S, M]
+    powers = [left.square().mean().item()]
+    for level in range(LEVELS):
+        directions = basis[:, level]
+        torch.testing.assert_close(directions.T @ directions, torch.eye(WIDTH))
+        entries = model.quantizer.local.codebooks[level]
+        distances = torch.cdist(left @ directions, entries)
+        chosen = distances.gather(1, codes[:, level, None])[:, 0]
+        torch.testing.assert_close(chosen, distances.min(1).values, atol=1e-5, rtol=0)
+        left = left - entries[codes[:, level]] @ directions.T
+        powers.append(left.square().mean().item())
+        k = SEGMENTS * (level + 1)
+        made = model.decode(model.encode(x)[:, :k])
+        assert (made - x).square().mean().item() == pytest.approx(powers[-1], rel=1e-4)
+    assert powers[1] < 0.6 * powers[0]
+    assert sorted(powers, reverse=True) == powers
+
+
+def test_the_greedy_start_follows_its_seed() -> None:
+    x = sounds(300)
+    models = [build() for _ in range(3)]
+    for model, seed in zip(models, (1, 1, 2), strict=True):
+        model.start([x], torch.Generator().manual_seed(seed))
+    books = [model.quantizer.state_dict()["local.codebooks"] for model in models]
+    assert torch.equal(books[0], books[1])
+    assert not torch.equal(books[0], books[2])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"linear_path": False},
+        {"whole_codes": SEGMENTS},
+        {"layout": "vector"},
+        {"quantizer": {"start": "greedy", "error_feedback": False}},
+        {"quantizer": {"start": "greedy", "shared_codebook": True}},
+    ],
+)
+def test_what_a_greedy_start_needs(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="start=greedy needs layout=segment, whole_codes=0"):
+        config(**changes)
+
+
+@pytest.mark.parametrize("layout", ["channel", "spatial"])
+def test_a_linear_path_needs_vectors(layout: str) -> None:
+    with pytest.raises(InputError, match=f"not with layout={layout}; drop it"):
+        config(layout=layout, quantizer={"vocabulary": 8})
+
+
+@torch.no_grad()
+def test_a_linear_path_beside_networks_for_images() -> None:
+    values = {
+        "layout": "vector",
+        "linear_path": True,
+        "code_length": 5,
+        "code_width": 2,
+        "quantizer": {"vocabulary": 4},
+        "network": {"patch": 2, "widths": [4], "blocks": 1, "hidden": 6},
+    }
+    model = OrderedAutoencoder(AutoencoderConfig.parse(values, origin="test"), (1, 8, 8)).eval()
+    assert model.linear_path is not None
+    x = torch.rand(3, 1, 8, 8) * 2 - 1
+    codes = model.encode(x)
+    assert model.decode(codes[:, :2]).shape == x.shape
+    # the kernel does not know this path
+    assert decode_for(model, native=True) == model.decode

@@ -22,6 +22,7 @@ LOSSLESS = 1.02
 """A sample FD of at most this multiple of the best counts as no loss."""
 
 Measured = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class BaselinePoint(Config):
@@ -37,6 +38,13 @@ class BaselinePoint(Config):
     """Fréchet distance of reconstructed test samples to the test split; None if not measured."""
     fd_sample: Measured | None
     """Fréchet distance of new samples to the test split; None if not measured."""
+    measures: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field({})
+    """Further figures of reconstructions of the test split, by name: means over samples. For
+    sounds, `snr`, `si_sdr` and `mel` in dB, `stft` and `stoi`."""
+    accuracy: Share | None = None
+    """Share of the test split whose label the classifier reads in the reconstruction."""
+    agreement: Share | None = None
+    """Share of new samples in which the classifier reads the label that they were drawn for."""
 
 
 class CurvePoint(BaselinePoint):
@@ -80,6 +88,8 @@ class Curve(Config):
     """The fewest codes whose fd_sample is within 2 % of the best; None if not measured."""
     floor: Measured | None
     """Fréchet distance of real training samples to the test split; None if not measured."""
+    real_accuracy: Share | None = None
+    """Share of the test split itself whose label the classifier reads; None if not measured."""
     floor_samples: int
     """How many training samples the floor was measured on."""
     samples: int

@@ -48,6 +48,7 @@ class FakeSplit:
 class FakeSplits:
     train: FakeSplit
     test: FakeSplit
+    label_names: tuple[str, ...] | None = None
 
 
 @dataclass
@@ -58,6 +59,7 @@ class FakeCodec:
     code_length: int = LENGTH
     vocabulary: int = 256
     sample_shape: tuple[int, ...] = SHAPE
+    sample_rate: int | None = None
     encoded: int = 0
 
     def encode(self, x: Tensor) -> Tensor:
@@ -77,9 +79,14 @@ class FakeModel(FakeCodec):
     source: Tensor = field(default_factory=lambda: torch.zeros(1, *SHAPE))
     draws: list[tuple[int, int | None, int]] = field(default_factory=list)
     can_sample: bool = True
+    labels: tuple[str, ...] | None = None
+    asked: Tensor | None = None
 
-    def sample_codes(self, n: int, *, codes: int | None = None, seed: int = 0) -> Tensor:
+    def sample_codes(
+        self, n: int, *, codes: int | None = None, seed: int = 0, label: Tensor | None = None
+    ) -> Tensor:
         self.draws.append((n, codes, seed))
+        self.asked = label
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randint(0, len(self.source), (n,), generator=generator)
         coefficients = self.source[rows].flatten(1) @ self.basis

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,38 @@ def test_features_and_logits_of_any_image(shape):
     assert network(x).shape == (2, network.num_features) == (2, 16)
     assert network(x).dtype == torch.float32
     assert network.logits(x).shape == (2, 5)
+
+
+def test_sounds_are_told_apart_by_their_spectra():
+    from test_measures import RATE
+
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 2
+    pitch = (200 + 600 * labels + 50 * torch.rand(200, generator=generator))[:, None]
+    phase = 6.3 * torch.rand(200, 1, generator=generator)
+    x = torch.sin(2 * math.pi * pitch * torch.arange(1600) / RATE + phase)[:, None]
+    split = FakeSplit(0.5 * x, labels)
+    network = train_features(split, TINY, label_count=2, sample_rate=RATE)
+    assert network(x[:3]).shape == (3, network.num_features)
+    assert accuracy(network, split) == 1
+
+
+def test_features_of_sounds_come_back_exactly(tmp_path):
+    network = FeatureNetwork(TINY, (1, 1600), 2, sample_rate=8000).eval()
+    save_features(Features(network, 0.5), tmp_path)
+    loaded = load_features(tmp_path).network
+    assert loaded.sample_rate == 8000
+    x = torch.randn(2, 1, 1600, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(loaded(x), network(x))
+
+
+def test_shifts_of_sounds_are_in_time():
+    x = torch.zeros(64, 1, 100)
+    x[:, :, 50] = 1
+    moved = shifted(x, 0.02, torch.Generator().manual_seed(0))
+    assert moved.shape == x.shape
+    assert set((moved[:, 0].argmax(1) - 50).tolist()) == {-2, -1, 0, 1, 2}
 
 
 def test_the_classifier_learns_the_patterns(features, splits):
@@ -94,8 +127,12 @@ def test_data_without_labels(splits, features):
 
 
 def test_unsuitable_samples_and_labels():
-    with pytest.raises(InputError, match=r"at least 8, got \(1, 7, 8\); resize"):
+    with pytest.raises(InputError, match=r"at least 8, .*got \(1, 7, 8\); resize"):
         FeatureNetwork(TINY, (1, 7, 8), 10)
+    with pytest.raises(InputError, match=r"sounds \(1, T\) of 0.1 s or more, got \(1, 300\)"):
+        FeatureNetwork(TINY, (1, 300), 10, sample_rate=8000)
+    with pytest.raises(InputError, match="features of sounds need their rate"):
+        FeatureNetwork(TINY, (1, 8000), 10)
     with pytest.raises(InputError, match="at least 2 labels to tell apart, got 1"):
         FeatureNetwork(TINY, (1, 8, 8), 1)
 

@@ -9,6 +9,7 @@ from evaluation_fakes import LENGTH, FakeCodec, FakeModel, FakeSplit, FakeSplits
 
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import FrechetReference, evaluate
+from anytime_ar.evaluation.measure import default_budgets
 
 
 @pytest.fixture
@@ -165,3 +166,46 @@ def test_an_autoencoder_alone_is_measured_without_samples_and_time(splits, model
     assert [point.fd_sample for point in curve.points] == [None, None]
     assert all(point.fd_reconstruction is not None for point in curve.points)
     assert model.draws == []
+
+
+def test_what_a_classifier_reads(model, unordered, splits, features):
+    names = tuple("abcd")
+    labelled = FakeSplits(splits.train, splits.test, label_names=names)
+    model.labels = names
+    curve = evaluate(model, labelled, features, samples=450, codes=[1, 6], unordered=unordered)
+    assert torch.equal(model.asked, splits.test.labels.repeat(3)[:450])
+    assert unordered.asked is None  # it cannot be asked
+    first, last = curve.points
+    made = model.decode(model.encode(splits.test.data)[:, :1])
+    with torch.no_grad():
+        read = features.logits(made).argmax(1)
+    assert first.accuracy == pytest.approx((read == splits.test.labels).double().mean().item())
+    assert first.accuracy < last.accuracy
+    assert last.accuracy == pytest.approx(curve.real_accuracy, abs=0.02)
+    assert curve.real_accuracy > 0.95
+    # The stand-in draws what it wants, whatever it is asked for.
+    assert last.agreement == pytest.approx(0.25, abs=0.1)
+    assert [point.agreement for point in curve.baselines.unordered] == [None, None]
+
+
+@pytest.mark.parametrize("names", [None, ("a", "b", "c", "d", "e")])
+def test_nothing_is_read_where_labels_are_not_those_of_the_classifier(
+    names, model, splits, features
+):
+    other = FakeSplits(splits.train, splits.test, label_names=names)
+    curve = evaluate(model, other, features, samples=10, codes=[6])
+    assert model.asked is None
+    assert curve.real_accuracy is curve.points[0].accuracy is curve.points[0].agreement is None
+
+
+@pytest.mark.parametrize("length", [1, 6, 64, 65, 100, 128, 768])
+def test_default_budgets(length):
+    budgets = default_budgets(length)
+    assert budgets == sorted(set(budgets))
+    assert budgets[0] == 1
+    assert budgets[-1] == length
+    if length <= 64:
+        assert len(budgets) == length
+    else:
+        assert {round(length * share) for share in (1 / 16, 1 / 8, 1 / 4, 1 / 2)} <= set(budgets)
+        assert len(budgets) < 30

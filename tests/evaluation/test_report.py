@@ -97,7 +97,8 @@ def test_json_round_trip(full, tmp_path):
     assert Curve.read(path) == full
     values = json.loads(path.read_text())
     assert set(values["points"][0]) == {
-        *("codes", "mse", "psnr", "fd_reconstruction", "fd_sample", "ms", "bits")
+        *("codes", "mse", "psnr", "fd_reconstruction", "fd_sample", "ms", "bits"),
+        *("measures", "accuracy", "agreement"),
     }
     assert values["lossless_codes"] == 12
     assert {p.name for p in path.parent.iterdir()} == {"curve.json", "curve.png"}
@@ -159,9 +160,40 @@ def test_the_table_is_aligned_in_eighty_columns(full):
     )
     assert " ".join(lines[4].split()) == "2 12 0.1000 0.3000 0.2000 16.0 0.500 15 200 2.0"
     footer = " ".join(lines[15:])
-    assert "10,000 samples" in footer
-    assert "floor (10,000 training images): 0.150" in footer
+    assert "FD of 10,000 drawn" in footer
+    assert "floor (10,000 training samples): 0.150" in footer
     assert "from 12 codes on" in footer
+
+
+def test_what_else_was_measured_stands_in_a_second_table(full):
+    figures = {"snr": -12.345, "si_sdr": -123.4, "stft": 1.2345, "mel": 12.3, "stoi": 0.5}
+    heard = [
+        p.model_copy(update={"measures": figures, "accuracy": 0.75, "agreement": 1.0})
+        for p in full.points
+    ]
+    lost = [
+        p.model_copy(update={"measures": figures | {"snr": -45.6}})
+        for p in full.baselines.unordered
+    ]
+    sound = full.model_copy(
+        update={
+            "points": tuple(heard),
+            "baselines": Baselines(unordered=tuple(lost)),
+            "real_accuracy": 0.98,
+        }
+    )
+    first, second = table(sound).split("\n\n")
+    assert first.splitlines()[1].split()[0] == "codes"
+    lines = second.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert " ".join(lines[0].split()) == "SNR unord. SI-SDR STFT mel STOI read in read in"
+    assert " ".join(lines[1].split()) == "codes dB dB dB dB recon. sample"
+    assert " ".join(lines[3].split()) == (
+        "1 -12.35 -45.60 -123.40 1.234 12.30 0.500 75.0 % 100.0 %"
+    )
+    assert lines[-1] == (
+        "Read: labels that the classifier gets right, of the test split itself 98.0 %."
+    )
 
 
 def test_the_table_stays_narrow_with_extreme_figures():

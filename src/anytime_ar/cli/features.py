@@ -45,6 +45,7 @@ def make_features(experiment: Experiment, data: DataSplits, folder: Path, device
             data.train,
             experiment.features,
             label_count=len(data.label_names or ()),
+            sample_rate=data.sample_rate,
             device=choose_device(device),
             progress=progress,
         )

@@ -11,9 +11,8 @@ from anytime_ar.curve import (
     lossless_codes,
     psnr,
 )
+from anytime_ar.evaluation.classifier import FeatureConfig, FeatureNetwork
 from anytime_ar.evaluation.features import (
-    FeatureConfig,
-    FeatureNetwork,
     Features,
     accuracy,
     load_features,

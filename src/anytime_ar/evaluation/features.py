@@ -1,19 +1,9 @@
-"""A small classifier whose penultimate layer gives the features of the Fréchet distance.
-
-FID (Heusel et al. 2017, arXiv 1706.08500) compares images in the feature space of a classifier of
-natural images. For small images a classifier trained on the same data set sees more of what
-matters, needs no download and runs on a CPU. The features are a rectified linear layer over the
-last maps, as in the usual small digit classifier. A global average in its place would forget where
-things are: on MNIST it left 97 % of the variance in the nine directions that tell the classes
-apart, and a distance that hardly sees how a digit is drawn.
-"""
+"""Training, measuring and keeping the classifier whose features judge samples."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import math
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -23,92 +13,9 @@ from torch import Tensor, nn
 
 from anytime_ar.config import Config
 from anytime_ar.errors import BundleError, InputError, TrainingError
+from anytime_ar.evaluation.classifier import FeatureConfig, FeatureNetwork
 from anytime_ar.evaluation.protocols import Progress, Split, silent
 from anytime_ar.files import write_atomically, write_json
-
-SMALLEST_SIDE = 8
-
-
-class FeatureConfig(Config):
-    """The feature network and its training."""
-
-    width: int = Field(default=16, ge=4)
-    """Channels of the first stage; the last has four times as many."""
-    features: int = Field(default=128, ge=2)
-    """F, the size of the penultimate layer."""
-    steps: int = Field(default=2500, ge=10)
-    """Optimizer steps; fewer than 10 leave no room for the schedule's warm-up."""
-    batch_size: int = Field(default=128, ge=2)
-    """Images in a step."""
-    learning_rate: float = Field(default=0.003, gt=0, allow_inf_nan=False)
-    """Peak of the one-cycle schedule."""
-    weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
-    """AdamW's decay."""
-    label_smoothing: float = Field(default=0.02, ge=0, lt=1)
-    """Probability spread over the other labels."""
-    shift: float = Field(default=0.07, ge=0, lt=0.5)
-    """Random shift of training images in each direction, as a fraction of the side (2 px of 28)."""
-    seed: int = 0
-    """Seeds the weights, the order of the images and the shifts."""
-
-
-class FeatureNetwork(nn.Module):
-    """Convolutions with batch normalisation, halving down to a side of at least 4, then two layers.
-
-    Args:
-        config: width of the network.
-        sample_shape: (C, H, W) with sides of at least 8.
-        label_count: number of classes.
-
-    Raises:
-        InputError: the samples are not images of at least 8x8, or there are fewer than two labels.
-    """
-
-    def __init__(
-        self, config: FeatureConfig, sample_shape: tuple[int, ...], label_count: int
-    ) -> None:
-        super().__init__()
-        if len(sample_shape) != 3 or min(sample_shape[1:]) < SMALLEST_SIDE:
-            raise InputError(
-                f"features need samples of shape (C, H, W) with sides of at least {SMALLEST_SIDE}, "
-                f"got {sample_shape}; resize the data set"
-            )
-        if label_count < 2:
-            raise InputError(
-                f"features need at least 2 labels to tell apart, got {label_count}; "
-                "pass a features folder trained elsewhere"
-            )
-        self.config, self.sample_shape, self.label_count = config, sample_shape, label_count
-        halvings = max(1, int(math.log2(min(sample_shape[1:]) / 7)))
-        widths = [config.width * min(2**i, 4) for i in range(halvings)] + [4 * config.width]
-        layers = [_convolution(sample_shape[0], widths[0], stride=1)]
-        for narrow, wide in itertools.pairwise(widths):
-            layers += [_convolution(narrow, wide, stride=2), _convolution(wide, wide, stride=1)]
-        self.body = nn.Sequential(*layers)
-        side = -(-sample_shape[1] // 2**halvings), -(-sample_shape[2] // 2**halvings)
-        self.num_features: int = config.features
-        self.neck = nn.Linear(widths[-1] * side[0] * side[1], self.num_features)
-        self.head = nn.Linear(self.num_features, label_count)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images float32 [B, C, H, W] in [-1, 1] to features float32 [B, F]."""
-        maps: Tensor = self.body(x.contiguous(memory_format=torch.channels_last))  # [B, F, h, w]
-        features: Tensor = self.neck(maps.flatten(1))
-        return features.float().relu()
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Images float32 [B, C, H, W] in [-1, 1] to unnormalised log-probabilities [B, labels]."""
-        scores: Tensor = self.head(self(x))
-        return scores
-
-
-def _convolution(narrow: int, wide: int, *, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(narrow, wide, 3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(wide),
-        nn.ReLU(inplace=True),
-    )
 
 
 def train_features(
@@ -116,21 +23,23 @@ def train_features(
     config: FeatureConfig,
     *,
     label_count: int,
+    sample_rate: int | None = None,
     device: torch.device | str = "cpu",
     progress: Progress = silent,
 ) -> FeatureNetwork:
-    """Train a classifier on labelled images; bfloat16 where the arithmetic is dense.
+    """Train a classifier on labelled samples; bfloat16 where the arithmetic is dense.
 
     Args:
         train: the data set's training split.
         label_count: number of classes; labels are 0 .. label_count - 1.
+        sample_rate: of sounds, in Hz.
         progress: called after every step with the loss.
 
     Returns:
         The network in evaluation mode, on `device`.
 
     Raises:
-        InputError: the data set has no labels, or its samples are not images of at least 8x8.
+        InputError: the data set has no labels, or its samples are too small.
         TrainingError: the loss is not finite.
     """
     device = torch.device(device)
@@ -138,7 +47,8 @@ def train_features(
     batch = next(batches)
     with torch.random.fork_rng(devices=[]):  # layers initialise from the global generator
         torch.manual_seed(config.seed)
-        network = FeatureNetwork(config, tuple(batch.data.shape[1:]), label_count)
+        shape = tuple(batch.data.shape[1:])
+        network = FeatureNetwork(config, shape, label_count, sample_rate)
     network.to(device).train()
     generator = torch.Generator().manual_seed(config.seed)
     optimizer = torch.optim.AdamW(
@@ -149,9 +59,9 @@ def train_features(
     )
     for step in range(1, config.steps + 1):
         labels = _labels(batch.labels).to(device)
-        images = shifted(batch.data, config.shift, generator).to(device)
+        samples = shifted(batch.data, config.shift, generator).to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            logits = network.logits(images)
+            logits = network.logits(samples)
         loss = nn.functional.cross_entropy(
             logits.float(), labels, label_smoothing=config.label_smoothing
         )
@@ -170,8 +80,10 @@ def train_features(
     return network.eval()
 
 
-def shifted(images: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
-    """Each image [B, C, H, W] moved by up to `fraction` of its sides, edges repeated."""
+def shifted(samples: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
+    """Each sample [B, C, H, W] or [B, C, T] moved by up to `fraction` of each axis, edges
+    repeated."""
+    images = samples if samples.ndim == 4 else samples[:, :, None]
     count, _, height, width = images.shape
     down, right = round(fraction * height), round(fraction * width)
     padded = nn.functional.pad(images, (right, right, down, down), mode="replicate")
@@ -180,7 +92,7 @@ def shifted(images: Tensor, fraction: float, generator: torch.Generator) -> Tens
     rows = tops + torch.arange(height)[:, None]  # [B, H, 1]
     columns = lefts + torch.arange(width)  # [B, 1, W]
     pixels = padded[torch.arange(count)[:, None, None], :, rows, columns]  # [B, H, W, C]
-    return pixels.permute(0, 3, 1, 2)  # [B, C, H, W]
+    return pixels.permute(0, 3, 1, 2).reshape(samples.shape)
 
 
 def _labels(labels: Tensor | None) -> Tensor:
@@ -213,7 +125,8 @@ class _Card(Config):
 
     format_version: Literal[1] = 1
     config: FeatureConfig
-    sample_shape: tuple[int, int, int]
+    sample_shape: tuple[int, ...] = Field(min_length=2, max_length=3)
+    sample_rate: int | None = None
     label_count: int
     test_accuracy: float = Field(ge=0, le=1)
     sha256: str
@@ -235,6 +148,7 @@ def save_features(features: Features, folder: Path) -> None:
     card = _Card(
         config=network.config,
         sample_shape=network.sample_shape,
+        sample_rate=network.sample_rate,
         label_count=network.label_count,
         test_accuracy=features.test_accuracy,
         sha256=hashlib.sha256(weights).hexdigest(),
@@ -279,7 +193,7 @@ def load_features(folder: Path, *, device: torch.device | str = "cpu") -> Featur
             "was altered or half copied: copy the folder again, or run `anytime features`"
         )
     with torch.random.fork_rng(devices=[]):  # the first weights are overwritten at once
-        network = FeatureNetwork(card.config, card.sample_shape, card.label_count)
+        network = FeatureNetwork(card.config, card.sample_shape, card.label_count, card.sample_rate)
     try:
         network.load_state_dict(load(weights))
     except RuntimeError as error:

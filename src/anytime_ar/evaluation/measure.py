@@ -6,31 +6,25 @@ one; so does one encoding of the test split.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from anytime_ar.codes import bits
 from anytime_ar.curve import (
-    BaselinePoint,
     Baselines,
     Curve,
     CurvePoint,
-    PCAPoint,
     lossless_codes,
-    psnr,
 )
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation.features import FeatureNetwork
+from anytime_ar.evaluation.classifier import FeatureNetwork
+from anytime_ar.evaluation.features import accuracy
 from anytime_ar.evaluation.frechet import FrechetReference
-from anytime_ar.evaluation.pca import fit_pca
-from anytime_ar.evaluation.protocols import Codec, Model, Progress, Split, Splits, silent
-
-_TIMED_DRAWS = 5
+from anytime_ar.evaluation.protocols import Codec, Progress, Split, Splits, silent
+from anytime_ar.evaluation.study import Study, data_of, sampler_of
 
 
 @torch.no_grad()
@@ -57,7 +51,7 @@ def evaluate(
         data: training split (for PCA and the floor) and test split (for all else).
         features: the network of the Fréchet distances; None leaves them out.
         samples: how many samples are drawn for fd_sample.
-        codes: the budgets to measure; None for all of 1..L.
+        codes: the budgets to measure; None: see `default_budgets`.
         unordered: the same autoencoder trained without truncation, or None. Where it has a prior
             its samples are measured too.
         seed: of the samples.
@@ -71,8 +65,9 @@ def evaluate(
     budgets = _budgets(model, codes)
     test_samples = _count(data.test)
     _check(model, data, features, unordered, samples, test_samples)
-    sampler = _sampler(model)
-    study = _Study(
+    sampler = sampler_of(model)
+    labels = None if features is None else _labels(data, features)
+    study = Study(
         data=data,
         batch_size=batch_size,
         test_samples=test_samples,
@@ -80,7 +75,9 @@ def evaluate(
         seed=seed,
         reference=None
         if features is None
-        else FrechetReference(features, _data(data.test, batch_size)),
+        else FrechetReference(features, data_of(data.test, batch_size)),
+        logits=None if labels is None or features is None else features.logits,
+        test_labels=labels,
         progress=progress,
         total=len(budgets) * (2 + (sampler is not None) + 2 * (unordered is not None)) + 1,
     )
@@ -106,6 +103,7 @@ def evaluate(
         points=points,
         lossless_codes=lossless_codes(points),
         floor=floor,
+        real_accuracy=None if labels is None or features is None else accuracy(features, data.test),
         floor_samples=floor_samples,
         samples=samples,
         test_samples=test_samples,
@@ -114,110 +112,30 @@ def evaluate(
     )
 
 
-@dataclass
-class _Study:
-    """What all measurements of one evaluation share."""
-
-    data: Splits
-    batch_size: int
-    test_samples: int
-    samples: int
-    seed: int
-    reference: FrechetReference | None
-    progress: Progress
-    total: int
-    done: int = field(default=0)
-
-    def quality(self, codec: Codec, budgets: Sequence[int], name: str) -> tuple[BaselinePoint, ...]:
-        """Reconstruction and, where there is a prior, sample quality at each budget."""
-        encoded = [codec.encode(x).cpu() for x in _data(self.data.test, self.batch_size)]
-        drawn: Tensor | None = None
-        sampler = _sampler(codec)
-        if sampler is not None and self.reference is not None:
-            drawn = sampler.sample_codes(self.samples, codes=budgets[-1], seed=self.seed).cpu()
-        points = []
-        for k in budgets:
-            error = _SquaredError()
-            reconstructions = self._reconstructions(codec, encoded, k, error)
-            fd_reconstruction = self.distance(reconstructions)
-            for _ in reconstructions:  # without a reference nobody has consumed them
-                pass
-            self._tick(f"{name}, reconstruction from {k} codes")
-            fd_sample = None
-            if drawn is not None:
-                parts = torch.split(drawn[:, :k], self.batch_size)
-                fd_sample = self.distance(codec.decode(part).cpu() for part in parts)
-            self._tick(f"{name}, samples of {k} codes")
-            points.append(
-                BaselinePoint(
-                    codes=k,
-                    mse=error.mean,
-                    psnr=psnr(error.mean),
-                    fd_reconstruction=fd_reconstruction,
-                    fd_sample=fd_sample,
-                )
-            )
-        return tuple(points)
-
-    def milliseconds(self, model: Model, k: int, clock: Callable[[], float]) -> float:
-        """Median wall time of one sample of k codes at batch 1."""
-        times = []
-        for draw in range(1 + _TIMED_DRAWS):
-            start = clock()
-            model.sample(1, codes=k, seed=self.seed + draw).cpu()  # waits for the device
-            times.append(clock() - start)
-        self._tick(f"time of {k} codes")
-        return 1000 * statistics.median(times[1:])  # the first draw warms up
-
-    def pca(self, budgets: Sequence[int]) -> tuple[PCAPoint, ...]:
-        """Reconstruction error of PCA, for budgets up to the number of dimensions."""
-        train, test = self.data.train, self.data.test
-        fitted = fit_pca(lambda: _data(train, self.batch_size), budgets[-1])
-        total = torch.zeros(fitted.components.shape[1], dtype=torch.float64)
-        for x in _data(test, self.batch_size):
-            total += fitted.squared_errors(x).sum(dim=0)
-        errors = (total / (self.test_samples * len(fitted.mean))).tolist()
-        self._tick("PCA")
-        return tuple(PCAPoint(codes=k, mse=errors[k - 1]) for k in budgets if k <= len(errors))
-
-    def distance(self, samples: Iterator[Tensor]) -> float | None:
-        return None if self.reference is None else self.reference.distance(samples)
-
-    def _reconstructions(
-        self, codec: Codec, encoded: Sequence[Tensor], k: int, error: _SquaredError
-    ) -> Iterator[Tensor]:
-        for x, codes in zip(_data(self.data.test, self.batch_size), encoded, strict=True):
-            decoded = codec.decode(codes[:, :k]).cpu()
-            error.add(decoded, x)
-            yield decoded
-
-    def _tick(self, what: str) -> None:
-        self.done += 1
-        self.progress(self.done, self.total, what)
+def _labels(data: Splits, features: FeatureNetwork) -> Tensor | None:
+    """Labels of the test split, int64 [N], where the classifier tells as many classes apart."""
+    if data.label_names is None or len(data.label_names) != features.label_count:
+        return None
+    found = [batch.labels for batch in data.test.batches(1024)]
+    return torch.cat([labels for labels in found if labels is not None]) if found else None
 
 
-class _SquaredError:
-    """A running mean over every value of every sample, in float64."""
-
-    def __init__(self) -> None:
-        self.total, self.count = 0.0, 0
-
-    def add(self, decoded: Tensor, x: Tensor) -> None:
-        self.total += float((decoded.double() - x.double()).square().sum())
-        self.count += x.numel()
-
-    @property
-    def mean(self) -> float:
-        return self.total / self.count
-
-
-def _sampler(codec: Codec) -> Model | None:
-    """The codec as a model to sample from, where it has a prior."""
-    return codec if isinstance(codec, Model) and codec.can_sample else None
+def default_budgets(code_length: int) -> list[int]:
+    """All numbers of codes up to 64; of longer ones, the twentieths of L, L/16, L/8 and what lies
+    below by powers of two."""
+    if code_length <= 64:
+        return list(range(1, code_length + 1))
+    budgets = {round(code_length * share / 20) for share in range(2, 21)}
+    budgets |= {round(code_length / 16), round(code_length / 8)}
+    power = 1
+    while power < code_length / 16:
+        budgets.add(power)
+        power *= 2
+    return sorted(budgets)
 
 
 def _budgets(model: Codec, codes: Sequence[int] | None) -> list[int]:
-    budgets = list(range(1, model.code_length + 1)) if codes is None else sorted(set(codes))
+    budgets = default_budgets(model.code_length) if codes is None else sorted(set(codes))
     wrong = [k for k in budgets if not 1 <= k <= model.code_length]
     if wrong or not budgets:
         raise InputError(
@@ -262,11 +180,7 @@ def _check(
 
 
 def _count(split: Split) -> int:
-    return sum(len(x) for x in _data(split, 1024)) if split.size is None else split.size
-
-
-def _data(split: Split, batch_size: int) -> Iterator[Tensor]:
-    return (batch.data for batch in split.batches(batch_size))
+    return sum(len(x) for x in data_of(split, 1024)) if split.size is None else split.size
 
 
 def _random(split: Split, count: int, batch_size: int, seed: int) -> Iterator[Tensor]:

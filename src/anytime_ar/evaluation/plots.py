@@ -27,7 +27,7 @@ def draw_curve(curve: Curve) -> bytes:
     _line(left, [(p.codes, p.mse) for p in points], "ordered", _BLUE, "o-")
     _line(left, [(p.codes, p.mse) for p in unordered], "unordered", _VERMILION, "s--")
     _line(left, [(p.codes, p.mse) for p in curve.baselines.pca], "PCA", _GREEN, "^:")
-    _label(left, "Reconstruction of test images", "mean squared error on [-1, 1]")
+    _label(left, "Reconstruction of the test split", "mean squared error on [-1, 1]")
 
     _line(right, [(p.codes, p.fd_sample) for p in points], "samples", _BLUE, "o-")
     _line(right, [(p.codes, p.fd_reconstruction) for p in points], "reconstructions", _ORANGE, "D-")
@@ -36,9 +36,9 @@ def draw_curve(curve: Curve) -> bytes:
     )
     if curve.floor:
         right.axhline(
-            curve.floor, color=_GREY, linestyle=(0, (5, 3)), label="floor: training images"
+            curve.floor, color=_GREY, linestyle=(0, (5, 3)), label="floor: training split"
         )
-    _label(right, "Distance to test images", "Fréchet distance of classifier features")
+    _label(right, "Distance to the test split", "Fréchet distance of classifier features")
     if not right.get_legend_handles_labels()[0]:
         right.text(0.5, 0.5, "not measured", ha="center", va="center", transform=right.transAxes)
     picture = io.BytesIO()

@@ -17,7 +17,7 @@ class Batch(Protocol):
 
     @property
     def data(self) -> Tensor:
-        """float32 [B, C, H, W] in [-1, 1]."""
+        """float32 [B, *sample_shape] in [-1, 1]."""
 
     @property
     def labels(self) -> Tensor | None:
@@ -49,6 +49,10 @@ class Splits(Protocol):
     def test(self) -> Split:
         """What the model has never seen."""
 
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """Name of each class, or None where there are no labels."""
+
 
 class Codec(Protocol):
     """An autoencoder whose codes can be truncated to a prefix."""
@@ -63,7 +67,11 @@ class Codec(Protocol):
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """The shape of one sample, (C, H, W) for images."""
+        """The shape of one sample: (C, H, W) of images, (1, T) of sounds."""
+
+    @property
+    def sample_rate(self) -> int | None:
+        """Of sounds, in Hz."""
 
     def encode(self, x: Tensor) -> Tensor:
         """float32 [B, *sample_shape] to codes int64 [B, L]."""
@@ -80,8 +88,15 @@ class Model(Codec, Protocol):
     def can_sample(self) -> bool:
         """Whether there is a prior to draw from."""
 
-    def sample_codes(self, n: int, *, codes: int | None = None, seed: int = 0) -> Tensor:
-        """int64 [n, k]; the codes of a shorter draw are a prefix of a longer one's."""
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Names of the classes that the prior can draw; None where it is unconditional."""
+
+    def sample_codes(
+        self, n: int, *, codes: int | None = None, seed: int = 0, label: Tensor | None = None
+    ) -> Tensor:
+        """int64 [n, k], for labels int64 [n] or ones of the model's own choice; the codes of a
+        shorter draw are a prefix of a longer one's."""
 
     def sample(self, n: int, *, codes: int | None = None, seed: int = 0) -> Tensor:
         """float32 [n, *sample_shape] from k codes each."""

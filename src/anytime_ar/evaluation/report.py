@@ -6,22 +6,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anytime_ar.curve import Curve
+from anytime_ar.evaluation.measures import MEASURES
 from anytime_ar.evaluation.plots import draw_curve
 from anytime_ar.files import write_atomically
 
 _MISSING = "-"
+_MEASURES = [measure for some in MEASURES.values() for measure in some]
+_COMPARED = "snr"
+"""The measure of which the unordered baseline's is printed too."""
 
 
 def table(curve: Curve) -> str:
     """The curve in at most 80 columns; a baseline that was not measured has no column.
 
     MSE is on the [-1, 1] scale, PSNR from a peak of 2; `ms` is the median time of one sample at
-    batch 1.
+    batch 1. What else was measured of reconstructions, and what the classifier reads in them and in
+    samples, follows in a second table.
     """
     unordered = {point.codes: point for point in curve.baselines.unordered}
     pca = {point.codes: point.mse for point in curve.baselines.pca}
     points = curve.points
-    columns: list[tuple[str, str, Sequence[str]]] = [
+    columns: list[_Column] = [
         ("", "codes", [str(point.codes) for point in points]),
         ("", "bits", [f"{point.bits:.0f}" for point in points]),
         ("MSE", "ordered", [_error(point.mse) for point in points]),
@@ -41,6 +46,17 @@ def table(curve: Curve) -> str:
         columns.append(("FD", "unord.", [_distance(distance) for distance in lost]))
     columns.append(("ms at", "batch 1", [_fixed(point.ms, 1) for point in points]))
 
+    parts = ["\n".join(_aligned(columns))]
+    if further := _further(curve):
+        parts.append("\n".join(_aligned(further)))
+    return "\n\n".join(parts) + "\n" + "\n".join(_footer(curve))
+
+
+_Column = tuple[str, str, Sequence[str]]
+"""What stands above a column, in two lines, and its cells."""
+
+
+def _aligned(columns: Sequence[_Column]) -> list[str]:
     widths = [max(map(len, [top, name, *cells])) for top, name, cells in columns]
     rows = [[top for top, _, _ in columns], [name for _, name, _ in columns]]
     rows += [list(row) for row in zip(*(cells for _, _, cells in columns), strict=True)]
@@ -49,19 +65,47 @@ def table(curve: Curve) -> str:
         for row in rows
     ]
     lines.insert(2, "  ".join("-" * width for width in widths))
-    return "\n".join([*lines, *_footer(curve)])
+    return lines
+
+
+def _further(curve: Curve) -> list[_Column]:
+    """Columns of what is measured beside errors and distances; none where nothing is."""
+    points = curve.points
+    unordered = {point.codes: point for point in curve.baselines.unordered}
+    columns: list[_Column] = []
+    for measure in _MEASURES:
+        title, unit = [*measure.title.split(" "), ""][:2]
+        cells = [_fixed(point.measures.get(measure.name), measure.digits) for point in points]
+        if any(measure.name in point.measures for point in points):
+            columns.append((title, unit, cells))
+        lost = [
+            unordered[p.codes].measures.get(measure.name) if p.codes in unordered else None
+            for p in points
+        ]
+        if measure.name == _COMPARED and any(value is not None for value in lost):
+            columns.append(("unord.", unit, [_fixed(value, measure.digits) for value in lost]))
+    if any(point.accuracy is not None for point in points):
+        columns.append(("read in", "recon.", [_percent(point.accuracy) for point in points]))
+    if any(point.agreement is not None for point in points):
+        columns.append(("read in", "sample", [_percent(point.agreement) for point in points]))
+    return [("", "codes", [str(point.codes) for point in points]), *columns] if columns else []
 
 
 def _footer(curve: Curve) -> list[str]:
     if curve.floor is None:
         return ["Fréchet distances (FD) were not measured."]
     lines = [
-        f"FD of {curve.samples:,} samples against {curve.test_samples:,} test images; "
+        f"FD of {curve.samples:,} drawn against {curve.test_samples:,} test samples; "
         f"floor ({curve.floor_samples:,} training",
-        f"images): {_distance(curve.floor)}. ",
+        f"samples): {_distance(curve.floor)}. ",
     ]
     if curve.lossless_codes is not None:
         lines[-1] += f"Within 2 % of the best from {curve.lossless_codes} codes on."
+    if curve.real_accuracy is not None:
+        lines.append(
+            f"Read: labels that the classifier gets right, of the test split itself "
+            f"{_percent(curve.real_accuracy)}."
+        )
     return [line.rstrip() for line in lines]
 
 
@@ -87,6 +131,10 @@ def _distance(value: float | None) -> str:
     if value >= 100_000:
         return f"{value:.0e}"
     return f"{value:.3f}" if value < 1 else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def _percent(value: float | None) -> str:
+    return _MISSING if value is None else f"{100 * value:.1f} %"
 
 
 def _fixed(value: float | None, digits: int) -> str:

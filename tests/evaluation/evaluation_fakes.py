@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -80,10 +80,10 @@ class FakeModel(FakeCodec):
     draws: list[tuple[int, int | None, int]] = field(default_factory=list)
     can_sample: bool = True
     labels: tuple[str, ...] | None = None
-    asked: Tensor | None = None
+    asked: Sequence[int] | None = None
 
     def sample_codes(
-        self, n: int, *, codes: int | None = None, seed: int = 0, label: Tensor | None = None
+        self, n: int, *, codes: int | None = None, seed: int = 0, label: Sequence[int] | None = None
     ) -> Tensor:
         self.draws.append((n, codes, seed))
         self.asked = label

@@ -6,7 +6,7 @@ Tensors are handed over on the CPU and may come back on any device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -93,9 +93,9 @@ class Model(Codec, Protocol):
         """Names of the classes that the prior can draw; None where it is unconditional."""
 
     def sample_codes(
-        self, n: int, *, codes: int | None = None, seed: int = 0, label: Tensor | None = None
+        self, n: int, *, codes: int | None = None, seed: int = 0, label: Sequence[int] | None = None
     ) -> Tensor:
-        """int64 [n, k], for labels int64 [n] or ones of the model's own choice; the codes of a
+        """int64 [n, k], for n labels or ones of the model's own choice; the codes of a
         shorter draw are a prefix of a longer one's."""
 
     def sample(self, n: int, *, codes: int | None = None, seed: int = 0) -> Tensor:

@@ -77,7 +77,8 @@ class Study:
         if self.test_labels is not None and sampler.labels == self.data.label_names:
             turns = -(-self.samples // len(self.test_labels))
             labels = self.test_labels.repeat(turns)[: self.samples]
-        drawn = sampler.sample_codes(self.samples, codes=codes, seed=self.seed, label=labels)
+        asked = None if labels is None else labels.tolist()
+        drawn = sampler.sample_codes(self.samples, codes=codes, seed=self.seed, label=asked)
         return drawn.cpu(), labels
 
     def _means(self, codec: Codec) -> Means:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,24 +13,36 @@ from anytime_ar.card import Card, DataCard
 from anytime_ar.curve import Curve, CurvePoint
 from anytime_ar.prior import PriorConfig
 
+_IMAGES = {"sample_shape": (1, 8, 8)}
+_SOUNDS = {"sample_shape": (1, 64), "sample_rate": 1000}
+_SEGMENTS = {"layout": "segment", "segments": 1, "whole_codes": 0, "linear_path": True}
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "images": (_IMAGES, {}, {}),
+    "sounds": (_SOUNDS, _SEGMENTS, {"shared_entries": 2, "entry_width": 4}),
+}
+"""What differs in the card, between kinds of samples: data, autoencoder and prior."""
 
-@pytest.fixture
-def card() -> Card:
+
+@pytest.fixture(params=list(KINDS))
+def card(request: pytest.FixtureRequest) -> Card:
+    """Every test of a bundle runs on one of images and on one of sounds."""
+    data, autoencoder, prior = KINDS[request.param]
     return Card(
         name="tiny",
         data=DataCard(
             name="digits",
-            sample_shape=(1, 8, 8),
             labels=("zero", "one"),
             label_frequencies=(0.25, 0.75),
+            **data,
         ),
         autoencoder=AutoencoderConfig(
             code_length=3,
             code_width=2,
             quantizer=QuantizerConfig(vocabulary=4),
             network=NetworkConfig(widths=(4, 8), blocks=1),
+            **autoencoder,
         ),
-        prior=PriorConfig(layers=1, width=8, heads=2, dropout=0.5),
+        prior=PriorConfig(layers=1, width=8, heads=2, dropout=0.5, **prior),
         training={"seed": 7},
     )
 

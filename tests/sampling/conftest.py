@@ -1,19 +1,29 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
-from sampling_models import build_model, record_steps
+from sampling_models import CARDS, Kind, build_model, record_steps
 
 from anytime_ar.sampling import AnytimeModel
 
 
+@pytest.fixture(scope="session", autouse=True, params=list(CARDS))
+def kind(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test runs on images and on sounds."""
+    Kind.name = request.param
+    yield Kind.name
+    Kind.name = "images"
+
+
 @pytest.fixture(scope="session")
-def model() -> AnytimeModel:
+def model(kind: str) -> AnytimeModel:  # noqa: ARG001 - decides what is built
     """Conditional on three classes."""
     return build_model()
 
 
 @pytest.fixture(scope="session")
-def unconditional() -> AnytimeModel:
+def unconditional(kind: str) -> AnytimeModel:  # noqa: ARG001
     return build_model(labels=None)
 
 

@@ -1,4 +1,4 @@
-"""Tiny models with random weights."""
+"""Tiny models with random weights, of images and of sounds."""
 
 from __future__ import annotations
 
@@ -17,25 +17,60 @@ from anytime_ar.sampling import AnytimeModel
 LABELS = ("cat", "dog", "owl")
 FREQUENCIES = (0.5, 0.3, 0.2)
 L, V = 6, 8
+NETWORK = {"patch": 2, "widths": [4, 6], "blocks": 1, "hidden": 8}
+CARDS: dict[str, dict[str, Any]] = {
+    "images": {
+        "data": {"sample_shape": (1, 8, 8)},
+        "autoencoder": {
+            "code_length": L,
+            "code_width": 2,
+            "quantizer": {"vocabulary": V},
+            "network": NETWORK,
+        },
+        "prior": {"layers": 2, "width": 16, "heads": 2},
+    },
+    "sounds": {
+        "data": {"sample_shape": (1, 48), "sample_rate": 1000},
+        "autoencoder": {
+            "layout": "segment",
+            "segments": 2,
+            "whole_codes": 0,
+            "linear_path": True,
+            "code_length": L,
+            "code_width": 2,
+            "quantizer": {"vocabulary": V},
+            "network": NETWORK,
+        },
+        "prior": {"layers": 2, "width": 16, "heads": 2, "shared_entries": 2, "entry_width": 8},
+    },
+}
+"""What differs between kinds of samples."""
+
+
+class Kind:
+    """Of samples, that the tests now run on; set by the fixture `kind`."""
+
+    name = "images"
+
+
+def sample_shape() -> tuple[int, ...]:
+    shape: tuple[int, ...] = CARDS[Kind.name]["data"]["sample_shape"]
+    return shape
 
 
 def card(labels: tuple[str, ...] | None = LABELS, *, with_prior: bool = True) -> Card:
+    values = CARDS[Kind.name]
+    data = {
+        "name": "none",
+        "labels": labels,
+        "label_frequencies": FREQUENCIES if labels else None,
+    }
     return Card.parse(
         {
             "name": "tiny",
-            "data": {
-                "name": "none",
-                "sample_shape": (1, 8, 8),
-                "labels": labels,
-                "label_frequencies": FREQUENCIES if labels else None,
-            },
-            "autoencoder": {
-                "code_length": L,
-                "code_width": 2,
-                "quantizer": {"vocabulary": V},
-                "network": {"patch": 2, "widths": [4, 6], "blocks": 1, "hidden": 8},
-            },
-            "prior": {"layers": 2, "width": 16, "heads": 2} if with_prior else None,
+            "data": values["data"] | data,
+            "autoencoder": values["autoencoder"],
+            "prior": values["prior"] if with_prior else None,
         },
         origin="test",
     )
@@ -83,7 +118,9 @@ def build_bundle(
             with torch.no_grad():  # weights start small; here labels and codes should matter
                 for weight in bundle.prior.parameters():
                     weight.add_(0.3 * torch.randn_like(weight))
-                bundle.autoencoder.quantizer.get_buffer("codebooks").normal_()
+                for name, buffer in bundle.autoencoder.quantizer.named_buffers():
+                    if name.endswith("codebooks"):
+                        buffer.normal_()
     return replace(bundle, curve=curve)
 
 

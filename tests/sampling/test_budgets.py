@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from sampling_models import L, build_bundle, curve
+from sampling_models import L, build_bundle, curve, sample_shape
 from timed_models import TimedModel
 
 from anytime_ar.errors import InputError
@@ -191,7 +191,7 @@ def test_quality_of_a_model(tmp_path: Path) -> None:
     model = AnytimeModel(bundle, device="cpu", costs_path=tmp_path / "costs.json")
     result = model.draw(2, quality=0.9, seed=0)
     assert (result.codes_drawn, result.stopped_by) == (3, "codes")
-    assert model.sample(2, quality=0.9, seed=0).shape == (2, 1, 8, 8)
+    assert model.sample(2, quality=0.9, seed=0).shape == (2, *sample_shape())
     with pytest.raises(InputError, match=r"min_codes=4 is more than quality=0.9 \(3\)"):
         model.draw(2, quality=0.9, min_codes=4)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from sampling_models import FREQUENCIES, LABELS, L, V
+from sampling_models import FREQUENCIES, LABELS, L, V, sample_shape
 from torch import Tensor
 
 import anytime_ar.sampling.engine as engine
@@ -22,11 +22,11 @@ def test_shapes_and_range(model: AnytimeModel) -> None:
     assert codes.dtype == torch.int64
     assert 0 <= codes.min() <= codes.max() < V
     x = model.sample(5, seed=0)
-    assert x.shape == (5, 1, 8, 8)
+    assert x.shape == (5, *sample_shape())
     assert x.dtype == torch.float32
     assert x.abs().max() <= 1
     torch.testing.assert_close(x, model.decode(codes))
-    assert (model.code_length, model.vocabulary, model.sample_shape) == (L, V, (1, 8, 8))
+    assert (model.code_length, model.vocabulary, model.sample_shape) == (L, V, sample_shape())
 
 
 @pytest.mark.parametrize("options", [{}, {"guidance": 2.0}, {"temperature": 0.7, "top_p": 0.9}])
@@ -129,9 +129,9 @@ def test_guidance_one_does_no_extra_work_and_zero_ignores_the_label(
 
 
 def test_guidance_above_one_sharpens(model: AnytimeModel) -> None:
-    """What the label makes likelier grows likelier still."""
-    logits = first_logits(model)
-    favourite = int((logits[1].softmax(-1) - logits[-1].softmax(-1)).argmax())
+    """What the label makes likelier by most grows likelier still."""
+    chances = first_logits(model).log_softmax(-1)
+    favourite = int((chances[1] - chances[-1]).argmax())
     by_guidance = [conditional_frequencies(model, g, label=1)[favourite] for g in (0, 1, 3)]
     assert by_guidance[0] < by_guidance[1] < by_guidance[2]
 

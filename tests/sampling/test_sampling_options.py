@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from sampling_models import V, build_model
+from sampling_models import V, build_model, sample_shape
 
 import anytime_ar.sampling.model as sampling_model
 from anytime_ar.errors import InputError
@@ -56,7 +56,7 @@ def test_no_samples(model: AnytimeModel) -> None:
 
 def test_without_labels(unconditional: AnytimeModel) -> None:
     assert unconditional.labels is None
-    assert unconditional.sample(2, seed=0, guidance=1.0).shape == (2, 1, 8, 8)
+    assert unconditional.sample(2, seed=0, guidance=1.0).shape == (2, *sample_shape())
     with pytest.raises(InputError, match="label 1 was given, but this model has no labels"):
         unconditional.sample(2, label=1)
     with pytest.raises(InputError, match=r"guidance 3\.0 was given, but this model has no labels"):
@@ -66,8 +66,8 @@ def test_without_labels(unconditional: AnytimeModel) -> None:
 def test_without_prior() -> None:
     model = build_model(with_prior=False)
     assert not model.can_sample
-    codes = model.encode(torch.zeros(2, 1, 8, 8))
-    assert model.decode(codes[:, :1]).shape == (2, 1, 8, 8)
+    codes = model.encode(torch.zeros(2, *sample_shape()))
+    assert model.decode(codes[:, :1]).shape == (2, *sample_shape())
     with pytest.raises(InputError, match="model 'tiny' has no prior to sample from"):
         model.sample(2)
     with pytest.raises(InputError, match="has no prior"):

@@ -1,7 +1,9 @@
-"""Train on digits, sample at every budget, and show that quality rises with the number of codes."""
+"""Train on digits or sounds, sample at every budget, and show that quality rises with the number of
+codes."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -12,37 +14,36 @@ from jsonargparse import Namespace
 from anytime_ar.autoencoder import TruncationConfig
 from anytime_ar.cli.experiment import Experiment
 from anytime_ar.cli.features import make_features
+from anytime_ar.cli.media import media_of
 from anytime_ar.cli.options import add_device, add_json, progress_bar, show
 from anytime_ar.cli.parser import Parser, config_path
 from anytime_ar.data import load_data
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation import (
-    contact_sheet,
-    evaluate,
-    table,
-    write_contact_sheet,
-    write_report,
-)
+from anytime_ar.evaluation import evaluate, table, write_report
 from anytime_ar.sampling import load
 from anytime_ar.training import train
 
-PICTURED = 10
-"""Rows of the picture of samples."""
+SHOWN = 10
+"""Samples in the pictures, and as sounds."""
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the run")
+    parser.add_argument("--audio", action="store_true", help="sounds instead of digits")
+    parser.add_argument(
+        "--out", type=Path | None, help="folder; default runs/demo, with --audio runs/demo-audio"
+    )
     parser.add_argument("--seed", type=int, default=0)
     add_device(parser)
     add_json(parser)
 
 
 def run(arguments: Namespace) -> None:
-    folder: Path = arguments.out
+    name = "sounds" if arguments.audio else "digits"
+    folder = arguments.out or Path("runs/demo-audio" if arguments.audio else "runs/demo")
     if folder.exists():
         raise InputError(f"{folder} exists; remove it, or choose another folder with --out")
-    values = yaml.safe_load(config_path("digits").read_text(encoding="utf-8"))
-    experiment = Experiment.parse(values | {"seed": arguments.seed}, origin="digits.yaml")
+    values = yaml.safe_load(config_path(name).read_text(encoding="utf-8"))
+    experiment = Experiment.parse(values | {"seed": arguments.seed}, origin=f"{name}.yaml")
     data = load_data(experiment.data)
     begin = time.perf_counter()
     features = make_features(experiment, data, folder / "features", arguments.device)
@@ -60,25 +61,47 @@ def run(arguments: Namespace) -> None:
             progress=progress,
         )
     write_report(curve, folder)
-    budgets = range(1, model.code_length + 1)
-    sheet = contact_sheet(model, model.sample_codes(PICTURED, seed=arguments.seed), budgets)
-    write_contact_sheet(sheet, budgets, folder / "samples.png")
+    media, budgets = media_of(model), rising_budgets(model.code_length)
+    shown = {
+        "samples": model.sample_codes(SHOWN, seed=arguments.seed),
+        "reconstructions": model.encode(next(data.test.batches(SHOWN)).data),
+    }
+    for stem, codes in shown.items():
+        media.write_budgets(codes, budgets, media.destination(None, str(folder / stem)))
     print(f"trained in {seconds:.0f} s", file=sys.stderr)
     show(
         arguments,
-        f"{table(curve)}\n\n{folder}: samples.png, curve.png, curve.json; the model is in ordered/",
+        f"{table(curve)}\n\n{folder}: {media.noun} as samples and reconstructions, curve.png, "
+        "curve.json; the model is in ordered/",
         training_seconds=round(seconds, 1),
         **curve.model_dump(mode="json"),
     )
 
 
+def rising_budgets(code_length: int) -> list[int]:
+    """All numbers of codes up to 16; of longer ones eight, from L/32 to L."""
+    if code_length <= 16:
+        return list(range(1, code_length + 1))
+    return [math.ceil(code_length * share / 32) for share in (1, 2, 4, 8, 12, 16, 24, 32)]
+
+
 def unordered(experiment: Experiment) -> Experiment:
-    """The same autoencoder trained without truncation, and no prior."""
+    """The same autoencoder trained without truncation or a start that orders codes by itself, and
+    no prior."""
+    autoencoder, quantizer = experiment.autoencoder, experiment.autoencoder.quantizer
+    if quantizer.start == "greedy":
+        quantizer = quantizer.model_copy(update={"start": "kmeans", "error_feedback": False})
+        autoencoder = autoencoder.model_copy(update={"quantizer": quantizer})
     options = experiment.autoencoder_training
     plain = options.model_copy(
         update={"scheme": "one_stage", "truncation": TruncationConfig(distribution="full")}
     )
     name = f"{experiment.name}-unordered"
     return experiment.model_copy(
-        update={"name": name, "autoencoder_training": plain, "prior": None}
+        update={
+            "name": name,
+            "autoencoder": autoencoder,
+            "autoencoder_training": plain,
+            "prior": None,
+        }
     )

@@ -18,6 +18,9 @@ class SoundConfig(Config):
     """Resample to this many Hz; when not given, all clips must have the same rate."""
     seconds: float = Field(default=1.0, gt=0.0, allow_inf_nan=False)
     """Longer clips are cut after so long, shorter ones end in silence."""
+    longest_seconds: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    """So much of a longer clip is kept for training, which cuts `seconds` from it at random; when
+    not given, its first `seconds` are all that is seen of it."""
     length_multiple: int = Field(default=64, ge=1)
     """Round the length up to a whole multiple of this many samples, for networks that halve it."""
     loudness: Literal["peak", "as_stored"] = "peak"

@@ -67,10 +67,12 @@ def load_data(config: DataConfig) -> DataSplits:
                 "split; add some or change data.validation_fraction"
             )
         shape = reader(first).shape
+        crop = None if sounds is None else shape[-1]
+        read = sounds.for_training if sounds is not None and name == "train" else reader
         splits[name] = (
-            StreamingSplit(rows, reader, config.shuffle_buffer, origin)
+            StreamingSplit(rows, read, config.shuffle_buffer, origin, crop)
             if config.streaming
-            else read_into_memory(rows, reader, origin)
+            else read_into_memory(rows, read, origin, crop)
         )
     return DataSplits(
         config=config,

@@ -111,8 +111,8 @@ def to_int16(wave: Wave) -> npt.NDArray[np.int16]:
 class SoundReader:
     """Reads rows to clips of one rate and one length.
 
-    Longer clips are cut after `seconds`, shorter ones end in silence. Without `sample_rate` all
-    have to have that of the first.
+    Longer clips are cut, shorter ones end in silence. Without `sample_rate` all have to have that
+    of the first.
     """
 
     def __init__(self, config: SoundConfig) -> None:
@@ -122,11 +122,19 @@ class SoundReader:
         self._first = ""
 
     def __call__(self, row: Row) -> npt.NDArray[np.int16]:
-        """int16 [1, T] of one row.
+        """int16 [1, T] of one row: its first `seconds`.
 
         Raises:
             DataError: it does not decode, or has another rate than the first.
         """
+        return self._read(row, self._config.seconds)
+
+    def for_training(self, row: Row) -> npt.NDArray[np.int16]:
+        """int16 [1, S] of one row, S >= T: what clips of length T are cut from; see `__call__`."""
+        seconds = self._config.seconds
+        return self._read(row, max(seconds, self._config.longest_seconds or seconds))
+
+    def _read(self, row: Row, seconds: float) -> npt.NDArray[np.int16]:
         wave, rate = decode_sound(row.content, row.origin)
         if self.sample_rate is None:
             self.sample_rate, self._first = rate, row.origin
@@ -140,12 +148,12 @@ class SoundReader:
         loudest = float(np.abs(wave).max())
         if self._config.loudness == "peak":
             wave = wave * peak_gain(loudest)
-        clip = np.zeros((1, self._length(self.sample_rate)), dtype=np.int16)
+        clip = np.zeros((1, self._length(seconds, self.sample_rate)), dtype=np.int16)
         kept = wave[: clip.shape[1]]
         clip[0, : len(kept)] = to_int16(kept)
         return clip
 
-    def _length(self, sample_rate: int) -> int:
-        """T: a multiple of `length_multiple`, at least as long as asked for."""
+    def _length(self, seconds: float, sample_rate: int) -> int:
+        """In samples: a multiple of `length_multiple`, at least as long as asked for."""
         multiple = self._config.length_multiple
-        return -(-round(self._config.seconds * sample_rate) // multiple) * multiple
+        return -(-round(seconds * sample_rate) // multiple) * multiple

@@ -19,10 +19,16 @@ from anytime_ar.errors import DataError, InputError
 
 
 class Split(ABC):
-    """Samples in a fixed order, all of one shape. `origin` is what messages call it."""
+    """Samples in a fixed order, all of one shape.
 
-    def __init__(self, origin: str) -> None:
-        self.origin = origin
+    Args:
+        origin: what messages call it.
+        crop: T of sounds that may be stored longer; ordered passes give their beginning, shuffled
+            batches any part. None: samples are given as stored.
+    """
+
+    def __init__(self, origin: str, crop: int | None = None) -> None:
+        self.origin, self.crop = origin, crop
 
     @property
     @abstractmethod
@@ -46,7 +52,10 @@ class Split(ABC):
             DataError: a sample that is read on the way cannot be used.
         """
         _require_positive(batch_size)
-        return (Batch(to_float(chunk.samples), chunk.labels) for chunk in self.chunks(batch_size))
+        return (
+            Batch(to_float(chunk.samples[..., : self.crop]), chunk.labels)
+            for chunk in self.chunks(batch_size)
+        )
 
     def shuffled(
         self,
@@ -66,6 +75,7 @@ class Split(ABC):
             batch_size=batch_size,
             seed=seed,
             augmentation=augmentation,
+            crop=self.crop,
         )
 
 
@@ -77,9 +87,11 @@ def _require_positive(batch_size: int) -> None:
 class MemorySplit(Split):
     """A split decoded once into one tensor."""
 
-    def __init__(self, samples: Tensor, labels: Tensor | None, origin: str) -> None:
-        """`samples` uint8 [N, C, H, W] or int16 [N, 1, T], `labels` int64 [N]."""
-        super().__init__(origin)
+    def __init__(
+        self, samples: Tensor, labels: Tensor | None, origin: str, crop: int | None = None
+    ) -> None:
+        """`samples` uint8 [N, C, H, W] or int16 [N, 1, S], `labels` int64 [N]."""
+        super().__init__(origin, crop)
         self.samples = samples
         self.labels = labels
 
@@ -103,8 +115,10 @@ class MemorySplit(Split):
 class StreamingSplit(Split):
     """A split read again in every pass; only the current chunk is in memory."""
 
-    def __init__(self, rows: Rows, reader: Reader, block_size: int, origin: str) -> None:
-        super().__init__(origin)
+    def __init__(
+        self, rows: Rows, reader: Reader, block_size: int, origin: str, crop: int | None = None
+    ) -> None:
+        super().__init__(origin, crop)
         self._rows = rows
         self._reader = reader
         self._block_size = block_size
@@ -131,8 +145,10 @@ def _labels(rows: list[Row]) -> Tensor | None:
     return torch.tensor(labels, dtype=torch.int64) if labels else None
 
 
-def read_into_memory(rows: Rows, reader: Reader, origin: str) -> MemorySplit:
-    """Decode every row of a split.
+def read_into_memory(
+    rows: Rows, reader: Reader, origin: str, crop: int | None = None
+) -> MemorySplit:
+    """Decode every row of a split; `crop` as for `Split`.
 
     Raises:
         DataError: a sample cannot be used, or the split ends early.
@@ -156,5 +172,5 @@ def read_into_memory(rows: Rows, reader: Reader, origin: str) -> MemorySplit:
     if samples is None or count != size:
         raise DataError(f"{origin}: holds {count} samples, expected {max(size, 1)}")
     return MemorySplit(
-        torch.from_numpy(samples), torch.from_numpy(labels) if labelled else None, origin
+        torch.from_numpy(samples), torch.from_numpy(labels) if labelled else None, origin, crop
     )

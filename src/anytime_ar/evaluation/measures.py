@@ -22,7 +22,7 @@ from anytime_ar.spectra import log_mel, spectral_distance
 
 SILENT = 1e-9
 """Energy of a sound, as a sum of squares, below which it counts as silent."""
-STOI_SECONDS = 2.0
+STOI_SECONDS = 1.0
 """Shorter sounds are repeated to this length: STOI compares stretches of 0.384 s without pauses."""
 
 

@@ -17,6 +17,9 @@ from torch.nn import functional as F
 from anytime_ar.errors import InputError
 from anytime_ar.prior.config import PriorConfig
 
+_FUSED_FROM = 256
+"""Positions from which on attention on CPUs is faster in one kernel."""
+
 
 class Block(nn.Module):
     """Pre-norm attention and feed-forward block."""
@@ -44,10 +47,11 @@ class Block(nn.Module):
 
 def _causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Each position attends to itself and those before: three of [B, heads, T, head_width]."""
-    if q.device.type != "cpu":
+    if q.device.type != "cpu" or q.shape[2] >= _FUSED_FROM:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    # On CPUs the gradient of the fused kernel is slow: at T = 35 in bfloat16 forward and backward
-    # took 148 ms a layer with it and 27 ms in these steps.
+    # On CPUs the gradient of the fused kernel is slow for short sequences: forward and backward of
+    # 8,192 positions in bfloat16 took 203 ms with it and 24 ms in these steps at T = 35, 183 and
+    # 177 ms at T = 256, and 202 and 316 ms at T = 384.
     scores = q @ k.mT * q.shape[-1] ** -0.5  # [B, heads, T, T]
     later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(diagonal=1)
     return scores.masked_fill(later, -torch.inf).softmax(-1).to(v.dtype) @ v

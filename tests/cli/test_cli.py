@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from PIL import Image
 
 from anytime_ar.bundle import build, load_bundle, save_bundle
@@ -598,3 +599,37 @@ def test_the_installed_command_ends_with_one_line_and_code_2():
     assert done.stdout == ""
     assert done.stderr.startswith("anytime: no model 'no-such-model'")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "config", "noun"),
+    [([], "digits", "pictures"), (["--audio"], "sounds", "sounds")],
+)
+def test_demo(tmp_path, monkeypatch, capsys, options, config, noun):
+    """The whole of it, with training cut to a few steps."""
+    values = yaml.safe_load(config_path(config).read_text(encoding="utf-8"))
+    values["autoencoder_training"] |= {"steps": 4, "start_samples": 128, "batch_size": 16}
+    values["prior"] |= {"layers": 1, "width": 8, "heads": 2}
+    values["prior_training"] |= {"steps": 4, "views": 1}
+    values["features"] |= {"steps": 10, "width": 4}
+    values["data"]["validation_fraction"] = 0.02  # STOI of 180 clips takes a minute
+    small = tmp_path / "small.yaml"
+    small.write_text(yaml.safe_dump(values))
+    asked = []
+    monkeypatch.setattr("anytime_ar.cli.demo.config_path", lambda name: asked.append(name) or small)
+    monkeypatch.setattr("anytime_ar.cli.demo.SAMPLES", 50)
+    out = tmp_path / "out"
+    main(["demo", *options, "--out", str(out), "--device", "cpu"])
+    assert asked == [config]
+    told = capsys.readouterr().out
+    assert max(map(len, told.splitlines())) <= max(80, len(told.splitlines()[-1]))
+    assert f"{out}: {noun} as samples and reconstructions" in told
+    for name in ("curve.json", "curve.png", "samples.png", "reconstructions.png"):
+        assert (out / name).is_file()
+    unordered = load(out / "unordered", device="cpu").bundle.card.autoencoder.quantizer
+    assert unordered.start == "kmeans"
+    if config == "sounds":
+        waves = sorted((out / "samples").iterdir())
+        assert len(waves) == 8 * 10
+        assert waves[0].name == "0-k03.wav"
+        assert soundfile.info(waves[0]).duration == pytest.approx(0.512)

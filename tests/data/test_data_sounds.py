@@ -213,3 +213,30 @@ def test_spoken_digits() -> None:
     assert (data.train.size, data.test.size) == (2430, 300)
     batch = next(data.test.batches(50))
     assert batch.data.abs().amax(dim=-1).min() > 0.9
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_training_cuts_longer_clips_at_random_and_the_rest_sees_their_beginning(
+    tmp_path: Path, streaming: bool
+) -> None:
+    rising = np.linspace(0.1, 0.9, 4000, dtype=np.float32)  # tells where a cut began
+    root = several(tmp_path, wav(rising))
+    sound = {"seconds": 0.1, "longest_seconds": 0.4, "loudness": "as_stored"}
+    data = load(root, sound=sound, streaming=streaming)
+    assert data.sample_shape == (1, 800)
+    drawn = next(data.train.shuffled(64, seed=0)).data
+    assert drawn.shape == (64, 1, 800)
+    starts = (drawn[:, 0, 0] - 0.1) / 0.8 * 4000
+    assert starts.min() < 400
+    assert 2000 < starts.max() <= 2400  # 0.4 s are kept of 0.5 s
+    torch.testing.assert_close(
+        drawn[:, 0], drawn[:, :1, 0] + 0.8 / 3999 * torch.arange(800), atol=1e-3, rtol=0
+    )
+    for split in (data.train, data.validation, data.test):
+        (batch,) = split.batches(64)
+        assert batch.data.shape[1:] == (1, 800)
+        torch.testing.assert_close(
+            batch.data[:, 0, 0], torch.full((len(batch.data),), 0.1), atol=1e-3, rtol=0
+        )
+    again = next(data.train.shuffled(64, seed=0)).data
+    assert torch.equal(again, drawn)

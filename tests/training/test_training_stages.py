@@ -285,3 +285,9 @@ def test_a_card_tells_what_the_model_is(uninterrupted: Path, data: DataSplits) -
     expected = (labels.bincount(minlength=10) / SAMPLES).tolist()
     assert card["data"]["label_frequencies"] == pytest.approx(expected)
     assert card["training"] == tiny().model_dump(mode="json")
+
+
+def test_images_have_no_spectral_loss(data: DataSplits) -> None:
+    config = tiny(autoencoder_training=AutoencoderTrainingConfig(spectral_weight=0.01))
+    with pytest.raises(InputError, match=r"spectral_weight is 0.01, and .* are no sounds; drop it"):
+        describe(config, data)

@@ -25,6 +25,8 @@ from anytime_ar.training import train
 
 SHOWN = 10
 """Samples in the pictures, and as sounds."""
+SAMPLES = 10_000
+"""Drawn for the Fréchet distance."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -56,6 +58,7 @@ def run(arguments: Namespace) -> None:
             model,
             data,
             features.network,
+            samples=SAMPLES,
             unordered=load(folder / "unordered", device=arguments.device),
             seed=arguments.seed,
             progress=progress,

@@ -67,7 +67,9 @@ def spectral_distance(x: Tensor, other: Tensor, resolutions: Sequence[int] = RES
         real, made = magnitudes(x, window), magnitudes(other, window)
         difference = torch.linalg.vector_norm(real - made, dim=(1, 2))
         convergence = difference / torch.linalg.vector_norm(real, dim=(1, 2)).clamp_min(FLOOR)
-        logarithmic = made.clamp_min(FLOOR).log() - real.clamp_min(FLOOR).log()
+        # Not cut off at the floor: what is missing altogether would have no gradient to come back.
+        logarithmic = torch.hypot(made, made.new_tensor(FLOOR)).log()
+        logarithmic = logarithmic - torch.hypot(real, real.new_tensor(FLOOR)).log()
         total = total + convergence + logarithmic.abs().mean(dim=(1, 2))
     return total / len(resolutions)
 

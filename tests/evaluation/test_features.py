@@ -18,7 +18,7 @@ from anytime_ar.evaluation import (
     save_features,
     train_features,
 )
-from anytime_ar.evaluation.features import shifted
+from anytime_ar.evaluation.features import noisy, shifted
 
 TINY = FeatureConfig(width=4, steps=10, batch_size=32)
 
@@ -114,6 +114,32 @@ def test_shifts_move_each_image_by_itself_within_bounds():
     assert moved.sum() == 64
     assert set(rows.tolist()) == set(columns.tolist()) == {-2, -1, 0, 1, 2}
     assert not torch.equal(rows, columns)
+
+
+def test_noise_is_in_proportion_to_each_sample():
+    x = torch.stack([torch.full((1, 4000), level) for level in [0.01, 1.0] * 50])
+    generator = torch.Generator().manual_seed(0)
+    assert noisy(x, 0.0, generator) is x
+    shares = (noisy(x, 0.5, generator) - x).square().mean((1, 2)).sqrt() / x[:, 0, 0]
+    assert 0.0048 < shares.min() < 0.01
+    assert 0.3 < shares.max() < 0.52
+    means = [part.log().mean().item() for part in (shares[::2], shares[1::2])]
+    assert means[0] == pytest.approx(means[1], abs=0.7)
+
+
+def test_noise_in_training_makes_a_classifier_that_stands_noise(splits):
+    config = FeatureConfig(width=4, steps=60, batch_size=32)
+    loud = splits.test.data + 0.4 * torch.randn(
+        splits.test.data.shape, generator=torch.Generator().manual_seed(0)
+    )
+    figures = [
+        accuracy(
+            train_features(splits.train, config.model_copy(update={"noise": noise}), label_count=4),
+            FakeSplit(loud, splits.test.labels),
+        )
+        for noise in (0.0, 1.0)
+    ]
+    assert figures[1] > figures[0]
 
 
 def test_data_without_labels(splits, features):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from training_fakes import SAMPLES, tiny
 
-from anytime_ar.autoencoder import OrderedAutoencoder, TruncationConfig
+from anytime_ar.autoencoder import NetworkConfig, OrderedAutoencoder, TruncationConfig
 from anytime_ar.bundle import build
 from anytime_ar.data import AugmentationConfig, DataSplits
 from anytime_ar.data.splits import MemorySplit
@@ -287,7 +288,26 @@ def test_a_card_tells_what_the_model_is(uninterrupted: Path, data: DataSplits) -
     assert card["training"] == tiny().model_dump(mode="json")
 
 
-def test_images_have_no_spectral_loss(data: DataSplits) -> None:
-    config = tiny(autoencoder_training=AutoencoderTrainingConfig(spectral_weight=0.01))
-    with pytest.raises(InputError, match=r"spectral_weight is 0.01, and .* are no sounds; drop it"):
+@pytest.mark.parametrize("name", ["spectral_weight", "emphasis"])
+def test_images_have_no_losses_of_sounds(data: DataSplits, name: str) -> None:
+    config = tiny(autoencoder_training=AutoencoderTrainingConfig(**{name: 0.5}))
+    with pytest.raises(InputError, match=rf"{name} is 0.5, and .* are no sounds; drop it"):
         describe(config, data)
+
+
+def test_emphasis_weighs_errors_by_frequency() -> None:
+    shape = (1, 64)
+    config = tiny().autoencoder.model_copy(update={"network": NetworkConfig(widths=(4,), blocks=0)})
+    model = OrderedAutoencoder(config, shape)
+    time = torch.arange(64.0)
+    x = torch.zeros(2, *shape)
+
+    def error(emphasis: float, hertz: float) -> float:
+        options = AutoencoderTrainingConfig(emphasis=emphasis)
+        wave = 0.1 * torch.sin(2 * math.pi * hertz * time).expand(2, *shape)
+        return float(AutoencoderObjective(model, options)._error(wave, x))
+
+    assert error(0.0, 0.05) == pytest.approx(error(0.0, 0.45), rel=0.1)
+    for hertz in (0.05, 0.45):
+        gain = 1 + 0.6**2 - 2 * 0.6 * math.cos(2 * math.pi * hertz)  # of the filter's power
+        assert error(0.6, hertz) == pytest.approx(gain * error(0.0, hertz), rel=0.1)

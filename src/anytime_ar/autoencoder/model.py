@@ -128,19 +128,22 @@ class OrderedAutoencoder(nn.Module):
             )
         return build_quantizer(config.quantizer, self.code_length, self.code_width)
 
-    def start(self, batches: Sequence[Tensor], generator: torch.Generator) -> None:
+    def start(
+        self, batches: Sequence[Tensor], generator: torch.Generator, *, emphasis: float = 0.0
+    ) -> None:
         """Choose the first codebooks, before training.
 
         Args:
             batches: float32 [B, *sample_shape] each.
             generator: of all that is drawn, on the CPU.
+            emphasis: of high frequencies of sounds in a greedy start, 0..1; see `greedy`.
         """
         if self.config.quantizer.start == "greedy":
             assert isinstance(self.linear_path, SegmentLayout)
             assert isinstance(self.quantizer, SegmentQuantizer)
             with torch.autocast(batches[0].device.type, enabled=False):
                 start_greedily(
-                    self.linear_path, self.quantizer, torch.cat(list(batches)), generator
+                    self.linear_path, self.quantizer, torch.cat(list(batches)), generator, emphasis
                 )
             return
         with torch.no_grad():

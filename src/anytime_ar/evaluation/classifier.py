@@ -43,6 +43,10 @@ class FeatureConfig(Config):
     """Probability spread over the other labels."""
     shift: float = Field(default=0.07, ge=0, lt=0.5)
     """Random shift of training samples along each axis, as a fraction of it (2 px of 28)."""
+    noise: float = Field(default=0.0, ge=0, le=1)
+    """Largest level of white noise in training samples, as a share of their own; drawn down to a
+    hundredth of it. Sounds need some: without, what the classifier reads hangs on how silent the
+    silence is."""
     seed: int = 0
     """Seeds the weights, the order of the samples and the shifts."""
 

@@ -59,7 +59,8 @@ def train_features(
     )
     for step in range(1, config.steps + 1):
         labels = _labels(batch.labels).to(device)
-        samples = shifted(batch.data, config.shift, generator).to(device)
+        samples = noisy(shifted(batch.data, config.shift, generator), config.noise, generator)
+        samples = samples.to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             logits = network.logits(samples)
         loss = nn.functional.cross_entropy(
@@ -93,6 +94,16 @@ def shifted(samples: Tensor, fraction: float, generator: torch.Generator) -> Ten
     columns = lefts + torch.arange(width)  # [B, 1, W]
     pixels = padded[torch.arange(count)[:, None, None], :, rows, columns]  # [B, H, W, C]
     return pixels.permute(0, 3, 1, 2).reshape(samples.shape)
+
+
+def noisy(samples: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    """Each sample [B, ...] with white noise of 0.01 to 1 times `level` times its own level."""
+    if not level:
+        return samples
+    each = (len(samples), *[1] * (samples.ndim - 1))
+    share = level * 100 ** -torch.rand(each, generator=generator)
+    rms = samples.square().mean(tuple(range(1, samples.ndim)), keepdim=True).sqrt()
+    return samples + share * rms * torch.randn(samples.shape, generator=generator)
 
 
 def _labels(labels: Tensor | None) -> Tensor:

@@ -59,10 +59,14 @@ class AutoencoderObjective(nn.Module):
         return {"loss": error + quantized.loss, "error": error, "quantizer": quantized.loss}
 
     def _error(self, decoded: Tensor, x: Tensor) -> Tensor:
-        """Mean squared error, and as much of the spectral distance as the configuration says."""
-        error = F.mse_loss(decoded.float(), x)
+        """Mean squared error, emphasised, and as much of the spectral distance as is configured."""
+        decoded, emphasis = decoded.float(), self.config.emphasis
+        difference = decoded - x
+        if emphasis:
+            difference = difference[..., 1:] - emphasis * difference[..., :-1]
+        error = difference.square().mean()
         if self.config.spectral_weight:
-            distance = spectral_distance(x, decoded.float()).mean()
+            distance = spectral_distance(x, decoded).mean()
             error = error + self.config.spectral_weight * distance
         return error
 

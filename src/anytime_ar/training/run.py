@@ -91,11 +91,13 @@ def describe(config: TrainConfig, data: DataSplits) -> Card:
     Raises:
         InputError: the samples do not fit the networks.
     """
-    if config.autoencoder_training.spectral_weight and data.sample_rate is None:
-        raise InputError(
-            f"autoencoder_training.spectral_weight is {config.autoencoder_training.spectral_weight}"
-            f", and the samples of {config.data.name} are no sounds; drop it"
-        )
+    for name in ("spectral_weight", "emphasis"):
+        value = getattr(config.autoencoder_training, name)
+        if value and data.sample_rate is None:
+            raise InputError(
+                f"autoencoder_training.{name} is {value}, and the samples of {config.data.name} "
+                "are no sounds; drop it"
+            )
     autoencoder = config.autoencoder.resolve(data.sample_shape)
     names = data.label_names if config.conditional else None
     return Card(

@@ -51,7 +51,7 @@ class AutoencoderStage:
         samples = [fabric.to_device(next(batches).data) for _ in range(count)]
         generator = generator_for(self.config.seed, self.name, "start")
         with fabric.autocast():
-            self.autoencoder.start(samples, generator)
+            self.autoencoder.start(samples, generator, emphasis=options.emphasis)
 
     def batch(self, step: int) -> tuple[Tensor, float]:
         return next(self.batches).data, step / self.steps

@@ -53,18 +53,20 @@ def run(arguments: Namespace) -> None:
     train(unordered(experiment), folder / "unordered", device=arguments.device, data=data)
     seconds = time.perf_counter() - begin
     model = load(folder / "ordered", device=arguments.device)
+    budgets = rising_budgets(model.code_length)
     with progress_bar("evaluate") as progress:
         curve = evaluate(
             model,
             data,
             features.network,
             samples=SAMPLES,
+            codes=budgets,
             unordered=load(folder / "unordered", device=arguments.device),
             seed=arguments.seed,
             progress=progress,
         )
     write_report(curve, folder)
-    media, budgets = media_of(model), rising_budgets(model.code_length)
+    media = media_of(model)
     shown = {
         "samples": model.sample_codes(SHOWN, seed=arguments.seed),
         "reconstructions": model.encode(next(data.test.batches(SHOWN)).data),

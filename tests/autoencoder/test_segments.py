@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder
+from anytime_ar.autoencoder.laps import lap
 from anytime_ar.autoencoder.native import decode_for
 from anytime_ar.autoencoder.quantizers import QuantizerConfig, SegmentQuantizer
 from anytime_ar.errors import InputError
@@ -115,7 +116,7 @@ def test_the_greedy_start_is_a_residual_quantizer() -> None:
     model.start([x[:200], x[200:]], torch.Generator().manual_seed(0))
     assert isinstance(model.quantizer, SegmentQuantizer)
     basis = model.linear_path.expand_part.linear.weight.unflatten(1, (LEVELS, WIDTH))  # [P, M, D]
-    left = x.view(300 * SEGMENTS, -1)  # [N * S, P]
+    left = model.linear_path.parts(x).flatten(0, 1)  # [N * S, P]
     codes = model.encode(x).view(300, LEVELS, SEGMENTS).transpose(1, 2).flatten(0, 1)  # [N * S, M]
     powers = [left.square().mean().item()]
     for level in range(LEVELS):
@@ -210,3 +211,26 @@ def test_emphasis_is_undone_exactly() -> None:
     model = build(code_width=16, quantizer=changes)
     model.start([x], torch.Generator().manual_seed(0), emphasis=0.7)
     torch.testing.assert_close(model.decode(model.encode(x)), x, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(2, 24), (1, 28, 3), (3, 12), (1, 4)])
+def test_laps_are_orthogonal_and_undone(shape: tuple[int, ...]) -> None:
+    x = torch.randn(5, *shape, generator=torch.Generator().manual_seed(0))
+    turned = lap(x, 4)
+    assert turned.shape == x.shape
+    torch.testing.assert_close(turned.square().sum((1, 2)), x.square().sum((1, 2)))
+    torch.testing.assert_close(lap(turned, 4, undo=True), x)
+    assert torch.equal(lap(x, 1), x)
+
+
+def test_what_one_segment_adds_fades_out_in_its_neighbours() -> None:
+    alone = torch.zeros(1, 1, 64)
+    alone[:, :, 16:32] = torch.sin(torch.pi * (torch.arange(16) + 0.5) / 32)  # odd there, even here
+    made = lap(alone, 4, undo=True)[0, 0]
+    reached = made.abs() > 1e-6
+    assert reached[8:40].all()
+    assert not reached[:8].any()
+    assert not reached[40:].any()
+    jumps = made.diff().abs()
+    assert jumps[[15, 31]].max() < 1.5 * jumps[17:30].max()  # no click at either border
+    assert alone[0, 0].diff().abs()[31] > 4 * jumps.max()  # which there was

@@ -14,6 +14,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from anytime_ar.autoencoder.laps import lap
+
 
 class Layout(nn.Module):
     """Maps features [B, F, *shape] to code vectors [B, L, D] and back; `features` is F."""
@@ -117,6 +119,7 @@ class SegmentLayout(Layout):
         levels: M, vectors for each segment; L = G + S * M.
         segments: S, parts of equal length along the first axis of the map.
         hidden: width of a hidden layer in each map; 0: linear.
+        lapped: let segments reach into their neighbours; see `laps`.
     """
 
     def __init__(
@@ -128,9 +131,11 @@ class SegmentLayout(Layout):
         features: int,
         shape: tuple[int, ...],
         hidden: int,
+        *,
+        lapped: bool = False,
     ) -> None:
         super().__init__()
-        self.features, self.shape = features, shape
+        self.features, self.shape, self.lapped = features, shape, lapped
         self.whole, self.levels, self.segments = whole, levels, segments
         flat = features * math.prod(shape)
         part = flat // segments
@@ -149,6 +154,8 @@ class SegmentLayout(Layout):
 
     def parts(self, features: Tensor) -> Tensor:
         """What each segment has of features: [B, F, *shape] -> [B, S, P]."""
+        if self.lapped:
+            features = lap(features, self.segments)
         return features.unflatten(2, (self.segments, -1)).transpose(1, 2).flatten(2)
 
     def to_features(self, vectors: Tensor) -> Tensor:
@@ -157,6 +164,8 @@ class SegmentLayout(Layout):
         part_shape = (self.features, self.shape[0] // self.segments, *self.shape[1:])
         parts = self.expand_part(parts.flatten(2)).unflatten(2, part_shape)
         features = parts.transpose(1, 2).flatten(2, 3)
+        if self.lapped:
+            features = lap(features, self.segments, undo=True)
         if self.expand is None:
             return features
         return features + self.expand(whole.flatten(1)).unflatten(1, (self.features, *self.shape))

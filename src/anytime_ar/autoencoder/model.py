@@ -64,7 +64,7 @@ class OrderedAutoencoder(nn.Module):
         self.linear_path: Layout | None = None
         if config.linear_path:
             channels, *sides = sample_shape
-            self.linear_path = self._layout(channels, tuple(sides), hidden=0)
+            self.linear_path = self._layout(channels, tuple(sides), hidden=0, lapped=True)
             _silence(self.layout, self.decoder)
         self.quantizer = self._quantizer()
         fill = torch.zeros(self.code_length, self.code_width)
@@ -95,7 +95,9 @@ class OrderedAutoencoder(nn.Module):
             layout,
         )
 
-    def _layout(self, features: int, shape: tuple[int, ...], hidden: int) -> Layout:
+    def _layout(
+        self, features: int, shape: tuple[int, ...], hidden: int, *, lapped: bool = False
+    ) -> Layout:
         """Between maps [B, features, *shape], where the layout leaves that open, and vectors."""
         match self.config.layout:
             case "channel":
@@ -113,6 +115,7 @@ class OrderedAutoencoder(nn.Module):
                     features,
                     shape,
                     hidden,
+                    lapped=lapped,
                 )
 
     @property

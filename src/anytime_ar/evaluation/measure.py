@@ -76,7 +76,7 @@ def evaluate(
         reference=None
         if features is None
         else FrechetReference(features, data_of(data.test, batch_size)),
-        logits=None if labels is None or features is None else features.logits,
+        logits=None if labels is None or features is None else _on_its_device(features),
         test_labels=labels,
         progress=progress,
         total=len(budgets) * (2 + (sampler is not None) + 2 * (unordered is not None)) + 1,
@@ -110,6 +110,12 @@ def evaluate(
         seed=seed,
         baselines=baselines,
     )
+
+
+def _on_its_device(features: FeatureNetwork) -> Callable[[Tensor], Tensor]:
+    """The classifier, for samples that lie anywhere."""
+    device = features.head.weight.device
+    return lambda samples: features.logits(samples.to(device))
 
 
 def _labels(data: Splits, features: FeatureNetwork) -> Tensor | None:

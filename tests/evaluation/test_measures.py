@@ -89,7 +89,7 @@ def test_more_noise_is_worse_by_every_measure() -> None:
     for measure in MEASURES[2]:
         figures = [measure.of(x, noisy(x, level), RATE).mean() for level in (0.01, 0.1, 1.0)]
         rising = figures == sorted(figures)
-        assert rising == (measure.better == "lower"), measure.name
+        assert rising == (measure.name in ("stft", "mel")), measure.name
         assert figures[0] != figures[2]
 
 

@@ -59,7 +59,7 @@ class AutoencoderConfig(Config):
     the first level describe one segment after the other."""
     linear_path: bool = False
     """`vector` and `segment`: a linear map from samples to code vectors, and one back, beside the
-    networks, which learn what it lacks."""
+    networks, which learn what it lacks; segments reach into their neighbours in it."""
     code_length: int | None = Field(None, ge=1)
     """L; `spatial` takes it from the map, the others need it."""
     code_width: int | None = Field(None, ge=1)

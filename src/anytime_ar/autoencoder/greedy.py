@@ -13,7 +13,7 @@ of training; the networks start without a say.
 
 Energy is not what a listener goes by: most of that of speech lies below 1 kHz, and what tells words
 apart above. With emphasis, all of this happens to sounds whose high frequencies were raised by a
-first-order filter, from its start in each segment, and the decoder undoes it.
+first-order filter, in each segment as the linear path sees it, and the decoder undoes it.
 """
 
 from __future__ import annotations

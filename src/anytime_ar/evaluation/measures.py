@@ -11,7 +11,6 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -36,7 +35,6 @@ class Measure:
     """In tables and pictures, with the unit."""
     digits: int
     """After the point, in tables."""
-    better: Literal["higher", "lower"]
     of: Callable[[Tensor, Tensor, int], Tensor]
     """(original, decoded, sample rate in Hz): two float32 [B, *shape] on the CPU to float [B]."""
 
@@ -85,11 +83,11 @@ def intelligibility(x: Tensor, decoded: Tensor, sample_rate: int) -> Tensor:
 
 MEASURES: dict[int, tuple[Measure, ...]] = {
     2: (
-        Measure("snr", "SNR dB", 2, "higher", signal_to_noise),
-        Measure("si_sdr", "SI-SDR dB", 2, "higher", scale_invariant_ratio),
-        Measure("stft", "STFT", 3, "lower", lambda x, made, _: spectral_distance(x, made)),
-        Measure("mel", "mel dB", 2, "lower", mel_distance),
-        Measure("stoi", "STOI", 3, "higher", intelligibility),
+        Measure("snr", "SNR dB", 2, signal_to_noise),
+        Measure("si_sdr", "SI-SDR dB", 2, scale_invariant_ratio),
+        Measure("stft", "STFT", 3, lambda x, made, _: spectral_distance(x, made)),
+        Measure("mel", "mel dB", 2, mel_distance),
+        Measure("stoi", "STOI", 3, intelligibility),
     )
 }
 """By the number of dimensions of a sample; images have none yet."""

@@ -78,11 +78,11 @@ def _further(curve: Curve) -> list[_Column]:
         cells = [_fixed(point.measures.get(measure.name), measure.digits) for point in points]
         if any(measure.name in point.measures for point in points):
             columns.append((title, unit, cells))
-        lost = [
-            unordered[p.codes].measures.get(measure.name) if p.codes in unordered else None
-            for p in points
-        ]
-        if measure.name == _COMPARED and any(value is not None for value in lost):
+        if measure.name == _COMPARED and any(_COMPARED in p.measures for p in unordered.values()):
+            lost = [
+                unordered[p.codes].measures.get(_COMPARED) if p.codes in unordered else None
+                for p in points
+            ]
             columns.append(("unord.", unit, [_fixed(value, measure.digits) for value in lost]))
     if any(point.accuracy is not None for point in points):
         columns.append(("read in", "recon.", [_percent(point.accuracy) for point in points]))

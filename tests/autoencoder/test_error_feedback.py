@@ -87,13 +87,16 @@ def test_the_identity_makes_it_a_residual_quantizer() -> None:
         feedback.weight.data[position, position - 1] = 1.0
     grids = [torch.tensor([-1.0, 1.0]) * 0.5**position for position in range(L)]
 
-    def nearest(shifted: torch.Tensor, position: int) -> torch.Tensor:
-        return grids[position][(shifted - grids[position]).abs().argmin(-1)][:, None]
+    def nearest(shifted: torch.Tensor, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = (shifted - grids[position]).abs().argmin(-1)
+        return chosen, grids[position][chosen][:, None]
 
     x = torch.zeros(64, L, 1)
     x[:, 0, 0] = torch.linspace(-1.9, 1.9, 64)
-    shifted = feedback(x, nearest)
-    chosen = torch.stack([nearest(shifted[:, i], i)[:, 0] for i in range(L)], dim=1)  # [B, L]
+    shifted, numbers = feedback(x, nearest)
+    chosen = torch.stack([grids[i][numbers[:, i]] for i in range(L)], dim=1)  # [B, L]
+    for i in range(L):
+        assert torch.equal(numbers[:, i], nearest(shifted[:, i], i)[0])
     for k in range(1, L + 1):
         error = (x[:, 0, 0] - chosen[:, :k].sum(1)).abs().max()
         assert error <= 0.5 ** (k - 1) + 1e-6

@@ -83,7 +83,7 @@ def errors(model: OrderedAutoencoder) -> Tensor:
     vectors = model.encode_vectors(x)
     return torch.stack(
         [
-            (model.decode_vectors(vectors, torch.full((N,), k)) - x).square().mean()
+            (model.decode_vectors(vectors, torch.full((N,), k)).samples - x).square().mean()
             for k in range(1, L + 1)
         ]
     )
@@ -93,8 +93,9 @@ def errors(model: OrderedAutoencoder) -> Tensor:
 def alignment(model: OrderedAutoencoder) -> Tensor:
     """|cos| between the i-th basis vector of the decoder and the i-th eigenvector: [L]."""
     vectors = torch.eye(L, dtype=torch.float64)[..., None]  # one code at a time
-    origin = model.decode_vectors(torch.zeros_like(vectors), torch.full((L,), L))
-    directions = (model.decode_vectors(vectors, torch.full((L,), L)) - origin).flatten(1)
+    every = torch.full((L,), L)
+    origin = model.decode_vectors(torch.zeros_like(vectors), every).samples
+    directions = (model.decode_vectors(vectors, every).samples - origin).flatten(1)
     return torch.nn.functional.cosine_similarity(directions, data()[1][:, :L].T).abs()
 
 

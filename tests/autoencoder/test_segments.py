@@ -106,7 +106,7 @@ def test_the_networks_start_without_a_say() -> None:
     assert torch.equal(model.encode_vectors(x), model.linear_path.to_vectors(x))
     vectors = torch.randn(5, model.code_length, WIDTH)
     every = torch.full((5,), model.code_length)
-    made = model.decode_vectors(vectors, every)
+    made = model.decode_vectors(vectors, every).samples
     assert torch.equal(made, model.linear_path.to_features(vectors))
 
 
@@ -183,34 +183,6 @@ def test_a_linear_path_beside_networks_for_images() -> None:
     assert model.decode(codes[:, :2]).shape == x.shape
     # the kernel does not know this path
     assert decode_for(model, native=True) == model.decode
-
-
-def test_emphasis_codes_high_frequencies_earlier() -> None:
-    """The residual quantizer of sounds that were filtered first, undone at the end."""
-    x = sounds(300)
-    strength = torch.rand(300, 1, 1, generator=torch.Generator().manual_seed(3))
-    high = 0.2 * torch.sin(2.5 * torch.arange(SIDE)) * strength
-    x = x + high
-
-    def left_above(emphasis: float) -> tuple[float, float]:
-        model = build(quantizer={"vocabulary": 32, "start": "greedy"})
-        model.start([x], torch.Generator().manual_seed(0), emphasis=emphasis)
-        made = model.decode(model.encode(x))
-        spectrum = torch.fft.rfft(made - x).abs().square().mean((0, 1))
-        return spectrum[25:27].sum().item(), (made - x).square().mean().item()
-
-    (plain_high, plain), (raised_high, raised) = left_above(0.0), left_above(0.8)
-    assert raised_high < 0.7 * plain_high
-    assert plain < raised < 4 * plain
-
-
-def test_emphasis_is_undone_exactly() -> None:
-    """With an entry for every segment seen, nothing is lost."""
-    x = sounds(2)
-    changes = {"vocabulary": 8, "start": "greedy"}
-    model = build(code_width=16, quantizer=changes)
-    model.start([x], torch.Generator().manual_seed(0), emphasis=0.7)
-    torch.testing.assert_close(model.decode(model.encode(x)), x, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(2, 24), (1, 28, 3), (3, 12), (1, 4)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,12 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from training_fakes import SAMPLES, tiny
 
-from anytime_ar.autoencoder import NetworkConfig, OrderedAutoencoder, TruncationConfig
+from anytime_ar.autoencoder import (
+    AutoencoderConfig,
+    Decoded,
+    OrderedAutoencoder,
+    TruncationConfig,
+)
 from anytime_ar.bundle import build
 from anytime_ar.data import AugmentationConfig, DataSplits
 from anytime_ar.data.splits import MemorySplit
@@ -45,7 +49,7 @@ def kept_seen(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     calls: list[list[int]] = []
     decode = OrderedAutoencoder.decode_vectors
 
-    def spy(self: OrderedAutoencoder, vectors: Tensor, kept: Tensor) -> Tensor:
+    def spy(self: OrderedAutoencoder, vectors: Tensor, kept: Tensor) -> Decoded:
         calls.append(kept.tolist())
         return decode(self, vectors, kept)
 
@@ -132,7 +136,7 @@ def test_the_error_is_that_of_the_decoded_prefix(data: DataSplits) -> None:
 
     def error(lengths: list[int]) -> Tensor:
         decoded = model.decode_vectors(model.quantizer.lookup(codes), torch.tensor(lengths))
-        return (decoded - x).square().mean()
+        return (decoded.samples - x).square().mean()
 
     torch.testing.assert_close(losses["full"], error([LENGTH] * 16))
     torch.testing.assert_close(losses["prefix"], error(kept.tolist()))
@@ -288,26 +292,39 @@ def test_a_card_tells_what_the_model_is(uninterrupted: Path, data: DataSplits) -
     assert card["training"] == tiny().model_dump(mode="json")
 
 
-@pytest.mark.parametrize("name", ["spectral_weight", "emphasis"])
-def test_images_have_no_losses_of_sounds(data: DataSplits, name: str) -> None:
-    config = tiny(autoencoder_training=AutoencoderTrainingConfig(**{name: 0.5}))
-    with pytest.raises(InputError, match=rf"{name} is 0.5, and .* are no sounds; drop it"):
+def test_images_have_no_losses_of_sounds(data: DataSplits) -> None:
+    config = tiny(autoencoder_training=AutoencoderTrainingConfig(spectral_weight=0.5))
+    with pytest.raises(InputError, match=r"spectral_weight is 0.5, and .* are no sounds; drop it"):
         describe(config, data)
 
 
-def test_emphasis_weighs_errors_by_frequency() -> None:
-    shape = (1, 64)
-    config = tiny().autoencoder.model_copy(update={"network": NetworkConfig(widths=(4,), blocks=0)})
-    model = OrderedAutoencoder(config, shape)
-    time = torch.arange(64.0)
-    x = torch.zeros(2, *shape)
-
-    def error(emphasis: float, hertz: float) -> float:
-        options = AutoencoderTrainingConfig(emphasis=emphasis)
-        wave = 0.1 * torch.sin(2 * math.pi * hertz * time).expand(2, *shape)
-        return float(AutoencoderObjective(model, options)._error(wave, x))
-
-    assert error(0.0, 0.05) == pytest.approx(error(0.0, 0.45), rel=0.1)
-    for hertz in (0.05, 0.45):
-        gain = 1 + 0.6**2 - 2 * 0.6 * math.cos(2 * math.pi * hertz)  # of the filter's power
-        assert error(0.6, hertz) == pytest.approx(gain * error(0.0, hertz), rel=0.1)
+@pytest.mark.parametrize("scheme", ["one_stage", "full_and_prefix"])
+def test_loudness_that_noise_fills_up_to_is_learned_beside_samples(scheme: str) -> None:
+    values = {
+        "layout": "segment",
+        "segments": 2,
+        "whole_codes": 0,
+        "linear_path": True,
+        "noise_bands": 3,
+        "code_length": 4,
+        "code_width": 2,
+        "network": {"patch": 2, "widths": [4], "blocks": 0, "hidden": 0},
+    }
+    config = AutoencoderConfig.parse(values, origin="test")
+    with seeded(0, "test") as generator:
+        model = OrderedAutoencoder(config, (1, 64)).eval()
+        x = torch.rand(5, 1, 64, generator=generator) - 0.5
+        truncation = TruncationConfig(distribution="full")
+        options = AutoencoderTrainingConfig.parse(
+            {"scheme": scheme, "truncation": truncation.model_dump()}, origin="test"
+        )
+        losses = AutoencoderObjective(model, options)(x, 0.0, generator)
+    decoded = model.decode_vectors(model.quantizer.lookup(model.encode(x)), torch.full((5,), 4))
+    wanted = model.loudness(x)
+    assert decoded.loudness is not None
+    assert wanted is not None
+    assert wanted.shape == decoded.loudness.shape == (5, 2, 3)
+    of_samples, of_loudness = decoded.samples - x, decoded.loudness - wanted
+    expected = (of_samples.square().sum() + of_loudness.square().sum()) / x.numel()
+    for name in {"one_stage": ("error",), "full_and_prefix": ("full", "prefix")}[scheme]:
+        torch.testing.assert_close(losses[name], expected)

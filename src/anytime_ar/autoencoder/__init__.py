@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anytime_ar.autoencoder.config import PRESETS, AutoencoderConfig, NetworkConfig
-from anytime_ar.autoencoder.model import OrderedAutoencoder
+from anytime_ar.autoencoder.model import Decoded, OrderedAutoencoder
 from anytime_ar.autoencoder.native import NativeDecode, decode_for
 from anytime_ar.autoencoder.quantizers import QuantizerConfig
 from anytime_ar.autoencoder.truncation import Truncation, TruncationConfig, keep, kept_mask
@@ -11,6 +11,7 @@ from anytime_ar.autoencoder.truncation import Truncation, TruncationConfig, keep
 __all__ = [
     "PRESETS",
     "AutoencoderConfig",
+    "Decoded",
     "NativeDecode",
     "NetworkConfig",
     "OrderedAutoencoder",

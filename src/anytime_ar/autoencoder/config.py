@@ -60,6 +60,9 @@ class AutoencoderConfig(Config):
     linear_path: bool = False
     """`vector` and `segment`: a linear map from samples to code vectors, and one back, beside the
     networks, which learn what it lacks; segments reach into their neighbours in it."""
+    noise_bands: int = Field(0, ge=0)
+    """`segment` with a linear path, for sounds: code how loud so many bands of each segment are,
+    and fill with noise what decoded sounds lack of it; 0: do not."""
     code_length: int | None = Field(None, ge=1)
     """L; `spatial` takes it from the map, the others need it."""
     code_width: int | None = Field(None, ge=1)
@@ -88,6 +91,16 @@ class AutoencoderConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _noise_fits(self) -> Self:
+        segments = self.layout == "segment" and self.whole_codes == 0
+        if self.noise_bands and not (segments and self.linear_path):
+            raise ValueError(
+                f"noise_bands is {self.noise_bands}, which needs layout=segment, whole_codes=0 and "
+                "linear_path; set them, or drop it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _greedy_start_fits(self) -> Self:
         quantizer = self.quantizer
         if quantizer.start == "greedy":
@@ -99,6 +112,19 @@ class AutoencoderConfig(Config):
                     "kind=vq with error_feedback and a codebook a level; set them, or start=kmeans"
                 )
         return self
+
+    def _check_noise(self, sample_shape: tuple[int, ...]) -> None:
+        if len(sample_shape) != 2 or sample_shape[0] != 1:
+            raise InputError(
+                f"autoencoder.noise_bands is {self.noise_bands}, and samples of shape "
+                f"{sample_shape} are no mono sounds; drop it"
+            )
+        most = sample_shape[1] // self.segments // 4
+        if self.noise_bands > most:
+            raise InputError(
+                f"autoencoder.noise_bands is {self.noise_bands}, and segments of "
+                f"{sample_shape[1] // self.segments} samples have room for {most}; use fewer"
+            )
 
     @property
     def _is_linear(self) -> bool:
@@ -145,6 +171,8 @@ class AutoencoderConfig(Config):
         length = _settle("code_length", self.code_length, fixed_length, self.layout)
         if self.layout == "segment":
             _check_segments(length, self.whole_codes, self.segments, sample_shape[1], network)
+        if self.noise_bands:
+            self._check_noise(sample_shape)
         return self.model_copy(
             update={
                 "network": network,

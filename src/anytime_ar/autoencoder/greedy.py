@@ -10,10 +10,6 @@ the levels before, as the encoder has to,
 with P_j = B_j B_j': a linear map of the samples, and error feedback. So the linear path, the
 feedback and the codebooks can start as that quantizer, which orders the codes before the first step
 of training; the networks start without a say.
-
-Energy is not what a listener goes by: most of that of speech lies below 1 kHz, and what tells words
-apart above. With emphasis, all of this happens to sounds whose high frequencies were raised by a
-first-order filter, in each segment as the linear path sees it, and the decoder undoes it.
 """
 
 from __future__ import annotations
@@ -35,7 +31,6 @@ def start_greedily(
     quantizer: SegmentQuantizer,
     x: Tensor,
     generator: torch.Generator,
-    emphasis: float = 0.0,
 ) -> None:
     """Fit a linear path, its error feedback and its codebooks to samples.
 
@@ -44,7 +39,6 @@ def start_greedily(
         quantizer: of its vectors, with error feedback and a codebook for each level.
         x: float32 [N, *sample_shape].
         generator: chooses segments and first centres; on the CPU.
-        emphasis: a of the filter y[t] = x[t] - a x[t - 1], 0..1; above 0 for mono sounds only.
     """
     local, levels = quantizer.local, quantizer.levels
     assert path.whole == 0
@@ -53,17 +47,13 @@ def start_greedily(
     parts = path.parts(x)
     parts = parts.flatten(0, 1).float()  # [N * S, P]
     parts = parts[torch.randperm(len(parts), generator=generator)[:MOST_SEGMENTS].to(parts.device)]
-    size = parts.shape[1]
-    filter_ = torch.eye(size) - emphasis * torch.diag(torch.ones(size - 1), -1)
-    filter_, undo = (part.to(parts.device) for part in (filter_, torch.linalg.inv(filter_)))
-    parts = parts @ filter_.T
     path.project_part.linear.bias.zero_()
     path.expand_part.linear.bias.zero_()
     encoder = path.project_part.linear.weight.unflatten(0, (levels, width))  # [M, D, P]
     decoder = path.expand_part.linear.weight.unflatten(1, (levels, width))  # [P, M, D]
     feedback = local.feedback.weight.unflatten(1, (levels, width))  # [M, M, D, D]: from j to m
     left = parts
-    maps = filter_  # what is left, of the samples
+    maps = torch.eye(parts.shape[1], device=parts.device)  # what is left, of the samples
     earlier: list[Tensor] = []  # what is left, of the error at each level: [P, D]
     for level in range(levels):
         _, directions = torch.linalg.eigh((left.T @ left).double())  # by rising variance
@@ -71,7 +61,7 @@ def start_greedily(
         seen = left @ basis
         centres = kmeans(seen[None], vocabulary, generator)[0]  # [V, D]
         local.codebooks[level], local.totals[level] = centres, centres
-        encoder[level], decoder[:, level] = basis.T @ maps, undo @ basis
+        encoder[level], decoder[:, level] = basis.T @ maps, basis
         for j, reach in enumerate(earlier):
             feedback[level, j] = (basis.T @ reach).T
         left = left - centres[torch.cdist(seen, centres).argmin(1)] @ basis.T

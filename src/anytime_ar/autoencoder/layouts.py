@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from anytime_ar.autoencoder.filling import NoiseFilling
 from anytime_ar.autoencoder.laps import lap
 
 
@@ -120,6 +121,7 @@ class SegmentLayout(Layout):
         segments: S, parts of equal length along the first axis of the map.
         hidden: width of a hidden layer in each map; 0: linear.
         lapped: let segments reach into their neighbours; see `laps`.
+        beside: values of each segment that a subclass puts beside those of the map.
     """
 
     def __init__(
@@ -133,12 +135,13 @@ class SegmentLayout(Layout):
         hidden: int,
         *,
         lapped: bool = False,
+        beside: int = 0,
     ) -> None:
         super().__init__()
         self.features, self.shape, self.lapped = features, shape, lapped
         self.whole, self.levels, self.segments = whole, levels, segments
         flat = features * math.prod(shape)
-        part = flat // segments
+        part = flat // segments + beside
         self.project = FullyConnected(flat, hidden, whole * code_width) if whole else None
         self.expand = FullyConnected(whole * code_width, hidden, flat) if whole else None
         self.project_part = FullyConnected(part, hidden, levels * code_width)
@@ -153,19 +156,62 @@ class SegmentLayout(Layout):
         return torch.cat([whole, local], dim=1)
 
     def parts(self, features: Tensor) -> Tensor:
-        """What each segment has of features: [B, F, *shape] -> [B, S, P]."""
+        """What is coded of each segment of features: [B, F, *shape] -> [B, S, P]."""
         if self.lapped:
             features = lap(features, self.segments)
         return features.unflatten(2, (self.segments, -1)).transpose(1, 2).flatten(2)
 
+    def joined(self, parts: Tensor) -> Tensor:
+        """Features of their segments, the inverse of `parts`: [B, S, P] -> [B, F, *shape]."""
+        part_shape = (self.features, self.shape[0] // self.segments, *self.shape[1:])
+        features = parts.unflatten(2, part_shape).transpose(1, 2).flatten(2, 3)
+        return lap(features, self.segments, undo=True) if self.lapped else features
+
     def to_features(self, vectors: Tensor) -> Tensor:
         whole, local = vectors.split([self.whole, self.levels * self.segments], dim=1)
-        parts = local.unflatten(1, (self.levels, self.segments)).transpose(1, 2)  # [B, S, M, D]
-        part_shape = (self.features, self.shape[0] // self.segments, *self.shape[1:])
-        parts = self.expand_part(parts.flatten(2)).unflatten(2, part_shape)
-        features = parts.transpose(1, 2).flatten(2, 3)
-        if self.lapped:
-            features = lap(features, self.segments, undo=True)
+        features = self.joined(self._decoded_parts(local))
         if self.expand is None:
             return features
         return features + self.expand(whole.flatten(1)).unflatten(1, (self.features, *self.shape))
+
+    def _decoded_parts(self, local: Tensor) -> Tensor:
+        """[B, M * S, D] -> [B, S, P]."""
+        parts = local.unflatten(1, (self.levels, self.segments)).transpose(1, 2)  # [B, S, M, D]
+        return self.expand_part(parts.flatten(2))
+
+
+class FilledPath(SegmentLayout):
+    """Linear maps between the segments of a sound [B, 1, T] and vectors; beside its samples, a
+    segment has how loud its bands are, for a decoder that fills them with noise; see `filling`.
+
+    Args:
+        bands: to tell the loudness of.
+    """
+
+    def __init__(
+        self, levels: int, segments: int, code_width: int, length: int, bands: int
+    ) -> None:
+        super().__init__(
+            0, levels, segments, code_width, 1, (length,), hidden=0, lapped=True, beside=bands
+        )
+        self.size = length // segments
+        self.filling = NoiseFilling(segments, self.size, bands)
+
+    def parts(self, features: Tensor) -> Tensor:
+        samples = super().parts(features)
+        return torch.cat([samples, self.filling.loudness(samples)], dim=2)
+
+    def joined(self, parts: Tensor) -> Tensor:
+        return super().joined(parts[..., : self.size])
+
+    def loudness(self, x: Tensor) -> Tensor:
+        """Of each band of the segments of a sound: float [B, 1, T] -> [B, S, bands]."""
+        return self.filling.loudness(super().parts(x))
+
+    def decoded_loudness(self, vectors: Tensor) -> Tensor:
+        """What vectors say of it: float [B, M * S, D] -> [B, S, bands]."""
+        return self._decoded_parts(vectors)[..., self.size :]
+
+    def filled(self, x: Tensor, loudness: Tensor) -> Tensor:
+        """A sound [B, 1, T] with noise where it lacks loudness."""
+        return super().joined(self.filling.complete(super().parts(x), loudness))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from anytime_ar.autoencoder.config import AutoencoderConfig
 from anytime_ar.autoencoder.greedy import start_greedily
 from anytime_ar.autoencoder.layouts import (
     ChannelLayout,
+    FilledPath,
     Layout,
     SegmentLayout,
     SpatialLayout,
@@ -32,6 +34,15 @@ NETWORKS: dict[int, tuple[type[nn.Module], type[nn.Module]]] = {
     2: (ConvEncoder, ConvDecoder),
 }
 """Encoder and decoder by the number of dimensions of a sample beside its channels."""
+
+
+class Decoded(NamedTuple):
+    """What code vectors tell, before anything is made up."""
+
+    samples: Tensor
+    """float [B, *sample_shape]."""
+    loudness: Tensor | None
+    """float [B, S, bands], up to which noise is to fill a sound; None: nothing is filled."""
 
 
 class OrderedAutoencoder(nn.Module):
@@ -63,8 +74,7 @@ class OrderedAutoencoder(nn.Module):
             self.encoder, self.decoder, self.layout = self._convolutional()
         self.linear_path: Layout | None = None
         if config.linear_path:
-            channels, *sides = sample_shape
-            self.linear_path = self._layout(channels, tuple(sides), hidden=0, lapped=True)
+            self.linear_path = self._path()
             _silence(self.layout, self.decoder)
         self.quantizer = self._quantizer()
         fill = torch.zeros(self.code_length, self.code_width)
@@ -118,6 +128,13 @@ class OrderedAutoencoder(nn.Module):
                     lapped=lapped,
                 )
 
+    def _path(self) -> Layout:
+        channels, *sides = self.sample_shape
+        if bands := self.config.noise_bands:
+            segments = self.config.segments
+            return FilledPath(self._levels, segments, self.code_width, sides[0], bands)
+        return self._layout(channels, tuple(sides), hidden=0, lapped=True)
+
     @property
     def _levels(self) -> int:
         """M, codes of each segment."""
@@ -131,22 +148,19 @@ class OrderedAutoencoder(nn.Module):
             )
         return build_quantizer(config.quantizer, self.code_length, self.code_width)
 
-    def start(
-        self, batches: Sequence[Tensor], generator: torch.Generator, *, emphasis: float = 0.0
-    ) -> None:
+    def start(self, batches: Sequence[Tensor], generator: torch.Generator) -> None:
         """Choose the first codebooks, before training.
 
         Args:
             batches: float32 [B, *sample_shape] each.
             generator: of all that is drawn, on the CPU.
-            emphasis: of high frequencies of sounds in a greedy start, 0..1; see `greedy`.
         """
         if self.config.quantizer.start == "greedy":
             assert isinstance(self.linear_path, SegmentLayout)
             assert isinstance(self.quantizer, SegmentQuantizer)
             with torch.autocast(batches[0].device.type, enabled=False):
                 start_greedily(
-                    self.linear_path, self.quantizer, torch.cat(list(batches)), generator, emphasis
+                    self.linear_path, self.quantizer, torch.cat(list(batches)), generator
                 )
             return
         with torch.no_grad():
@@ -158,12 +172,23 @@ class OrderedAutoencoder(nn.Module):
         vectors = self.layout.to_vectors(self.encoder(x))
         return vectors if self.linear_path is None else vectors + self.linear_path.to_vectors(x)
 
-    def decode_vectors(self, vectors: Tensor, kept: Tensor) -> Tensor:
+    def decode_vectors(self, vectors: Tensor, kept: Tensor) -> Decoded:
         """Samples from the first `kept` (int64 [B]) vectors: float [B, L, D] -> [B,
         *sample_shape]."""
         vectors = keep(vectors, kept, self.fill)
         x = self.decoder(self.layout.to_features(vectors))
-        return x if self.linear_path is None else x + self.linear_path.to_features(vectors)
+        if self.linear_path is None:
+            return Decoded(x, None)
+        x = x + self.linear_path.to_features(vectors)
+        if not isinstance(self.linear_path, FilledPath):
+            return Decoded(x, None)
+        return Decoded(x, self.linear_path.decoded_loudness(vectors))
+
+    def loudness(self, x: Tensor) -> Tensor | None:
+        """What the loudness of decoded samples should be: float [B, 1, T] -> [B, S, bands]; None
+        where nothing is filled with noise."""
+        path = self.linear_path
+        return path.loudness(x) if isinstance(path, FilledPath) else None
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
@@ -191,7 +216,10 @@ class OrderedAutoencoder(nn.Module):
         batch, kept = codes.shape
         prefix = self.quantizer.lookup(codes)  # [B, k, D]
         vectors = nn.functional.pad(prefix, (0, 0, 0, self.code_length - kept))  # [B, L, D]
-        x = self.decode_vectors(vectors, torch.full((batch,), kept, device=codes.device))
+        x, loudness = self.decode_vectors(vectors, torch.full((batch,), kept, device=codes.device))
+        if loudness is not None:
+            assert isinstance(self.linear_path, FilledPath)
+            x = self.linear_path.filled(x.float(), loudness.float())
         return x.float().clamp(-1, 1)
 
 

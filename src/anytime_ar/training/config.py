@@ -38,9 +38,6 @@ class AutoencoderTrainingConfig(Config):
     """Draw the number of kept codes for each sample, or (paper) once for a batch."""
     spectral_weight: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Of the multi-resolution STFT distance of sounds, beside the squared error; 0: without."""
-    emphasis: float = Field(0.0, ge=0, lt=1)
-    """How much high frequencies of sounds count for more than their energy, in the squared error
-    and in a greedy start: a of the filter y[t] = x[t] - a x[t - 1]."""
     steps: int = Field(3000, ge=1)
     batch_size: int = Field(128, ge=1)
     start_samples: int = Field(4096, ge=1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytime_ar.autoencoder import OrderedAutoencoder, Truncation, kept_mask
+from anytime_ar.autoencoder import Decoded, OrderedAutoencoder, Truncation, kept_mask
 from anytime_ar.prior import Prior
 from anytime_ar.spectra import spectral_distance
 from anytime_ar.training.config import AutoencoderTrainingConfig
@@ -43,7 +43,11 @@ class AutoencoderObjective(nn.Module):
                 decoded = model.decode_vectors(
                     quantized.vectors.repeat(2, 1, 1), torch.cat([full, prefix])
                 )
-                error_full, error_prefix = (self._error(part, x) for part in decoded.chunk(2))
+                halves = decoded.samples.chunk(2)
+                levels = (None, None) if decoded.loudness is None else decoded.loudness.chunk(2)
+                error_full, error_prefix = (
+                    self._error(Decoded(*parts), x) for parts in zip(halves, levels, strict=True)
+                )
                 return {
                     "loss": error_full + error_prefix + quantized.loss,
                     "full": error_full,
@@ -58,15 +62,16 @@ class AutoencoderObjective(nn.Module):
         error = self._error(model.decode_vectors(quantized.vectors, kept), x)
         return {"loss": error + quantized.loss, "error": error, "quantizer": quantized.loss}
 
-    def _error(self, decoded: Tensor, x: Tensor) -> Tensor:
-        """Mean squared error, emphasised, and as much of the spectral distance as is configured."""
-        decoded, emphasis = decoded.float(), self.config.emphasis
-        difference = decoded - x
-        if emphasis:
-            difference = difference[..., 1:] - emphasis * difference[..., :-1]
-        error = difference.square().mean()
+    def _error(self, decoded: Decoded, x: Tensor) -> Tensor:
+        """Mean squared error of samples and, where noise fills them up, of how loud they should be;
+        and as much of the spectral distance as is configured."""
+        samples = decoded.samples.float()
+        error = (samples - x).square().mean()
+        wanted = self.autoencoder.loudness(x)
+        if decoded.loudness is not None and wanted is not None:
+            error = error + (decoded.loudness.float() - wanted).square().sum() / x.numel()
         if self.config.spectral_weight:
-            distance = spectral_distance(x, decoded).mean()
+            distance = spectral_distance(x, samples).mean()
             error = error + self.config.spectral_weight * distance
         return error
 

@@ -91,13 +91,12 @@ def describe(config: TrainConfig, data: DataSplits) -> Card:
     Raises:
         InputError: the samples do not fit the networks.
     """
-    for name in ("spectral_weight", "emphasis"):
-        value = getattr(config.autoencoder_training, name)
-        if value and data.sample_rate is None:
-            raise InputError(
-                f"autoencoder_training.{name} is {value}, and the samples of {config.data.name} "
-                "are no sounds; drop it"
-            )
+    weight = config.autoencoder_training.spectral_weight
+    if weight and data.sample_rate is None:
+        raise InputError(
+            f"autoencoder_training.spectral_weight is {weight}, and the samples of "
+            f"{config.data.name} are no sounds; drop it"
+        )
     autoencoder = config.autoencoder.resolve(data.sample_shape)
     names = data.label_names if config.conditional else None
     return Card(

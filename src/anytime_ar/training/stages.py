@@ -51,7 +51,7 @@ class AutoencoderStage:
         samples = [fabric.to_device(next(batches).data) for _ in range(count)]
         generator = generator_for(self.config.seed, self.name, "start")
         with fabric.autocast():
-            self.autoencoder.start(samples, generator, emphasis=options.emphasis)
+            self.autoencoder.start(samples, generator)
 
     def batch(self, step: int) -> tuple[Tensor, float]:
         return next(self.batches).data, step / self.steps
@@ -72,7 +72,7 @@ class AutoencoderStage:
                 quantized = model.quantizer(vectors, every).vectors
                 for name, prefix in prefixes.items():
                     kept = torch.full((len(x),), prefix, device=x.device)
-                    decoded = model.decode_vectors(quantized, kept)
+                    decoded = model.decode_vectors(quantized, kept).samples
                     errors[name] += float((decoded.float() - x).square().mean()) * len(x)
             seen += len(x)
             if seen >= VALIDATION_SAMPLES:

@@ -33,24 +33,35 @@ class ErrorFeedback(nn.Module):
         earlier = earlier.repeat_interleave(code_width, dim=1)[..., None]  # [L, L * D, 1]
         self.register_buffer("earlier", earlier, persistent=False)
 
-    def forward(self, vectors: Tensor, nearest: Callable[[Tensor, int], Tensor]) -> Tensor:
-        """Vectors as they are to be quantized: float32 [B, L, D] -> [B, L, D].
+    def forward(
+        self, vectors: Tensor, nearest: Callable[[Tensor, int], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Vectors as they are to be quantized, and the entries that they get.
 
         Args:
-            vectors: the encoder's output.
-            nearest: the entries [B, D] nearest to vectors [B, D] of a position.
+            vectors: the encoder's output, float32 [B, L, D].
+            nearest: numbers int64 [B] and vectors [B, D] of the entries nearest to vectors [B, D]
+                of a position.
+
+        Returns:
+            float32 [B, L, D] and int64 [B, L].
         """
         with torch.autocast(vectors.device.type, enabled=False):
-            errors = self._errors(vectors, nearest)  # [B, L * D]
+            errors, chosen = self._errors(vectors, nearest)  # [B, L * D], [B, L]
             # Errors are noise to the gradient, so one product serves all positions.
-            return vectors + torch.einsum("bj,ljd->bld", errors, self.weight * self.earlier)
+            shifts = torch.einsum("bj,ljd->bld", errors, self.weight * self.earlier)
+            return vectors + shifts, chosen
 
     @torch.no_grad()
-    def _errors(self, vectors: Tensor, nearest: Callable[[Tensor, int], Tensor]) -> Tensor:
+    def _errors(
+        self, vectors: Tensor, nearest: Callable[[Tensor, int], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
         batch, length, width = vectors.shape
         errors = vectors.new_zeros(batch, length * width)
+        chosen = torch.zeros(batch, length, dtype=torch.int64, device=vectors.device)
         for position in range(length):
             here = position * width
             shifted = vectors[:, position] + errors[:, :here] @ self.weight[position, :here]
-            errors[:, here : here + width] = shifted - nearest(shifted, position)
-        return errors
+            chosen[:, position], entries = nearest(shifted, position)
+            errors[:, here : here + width] = shifted - entries
+        return errors, chosen

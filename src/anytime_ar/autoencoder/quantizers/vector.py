@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from anytime_ar.autoencoder.quantizers.base import Quantized, Quantizer
 from anytime_ar.autoencoder.quantizers.config import QuantizerConfig
@@ -44,8 +43,7 @@ class VectorQuantizer(Quantizer):
     def forward(
         self, vectors: Tensor, kept: Tensor, generator: torch.Generator | None = None
     ) -> Quantized:
-        grouped = self._by_codebook(self._shifted(vectors))  # [P, N, D], with P * N = B * L
-        indices = self._nearest(grouped)  # [P, N]
+        grouped, indices = self._assign(vectors)  # [P, N, D] and [P, N], with P * N = B * L
         chosen = _gather(self.codebooks, indices)  # [P, N, D]
         weight = self._by_codebook(kept[..., None].float())[..., 0]  # [P, N]
 
@@ -66,7 +64,7 @@ class VectorQuantizer(Quantizer):
         )
 
     def encode(self, vectors: Tensor) -> Tensor:
-        indices = self._nearest(self._by_codebook(self._shifted(vectors)))
+        _, indices = self._assign(vectors)
         return self._ungroup(indices[..., None], vectors.shape)[..., 0]
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -82,15 +80,21 @@ class VectorQuantizer(Quantizer):
             self.codebooks.copy_(entries)
             self.totals.copy_(entries)
 
-    def _shifted(self, vectors: Tensor) -> Tensor:
-        """Vectors float32 [B, L, D] as they are to be quantized, after error feedback if any."""
+    def _assign(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors [B, L, D], after error feedback if any, and the numbers of the entries nearest to
+        them: float32 [P, N, D] and int64 [P, N]."""
         vectors = vectors.float()
-        return vectors if self.feedback is None else self.feedback(vectors, self._nearest_entry)
+        if self.feedback is None:
+            grouped = self._by_codebook(vectors)
+            return grouped, self._nearest(grouped)
+        shifted, chosen = self.feedback(vectors, self._nearest_entry)
+        return self._by_codebook(shifted), self._by_codebook(chosen[..., None])[..., 0]
 
-    def _nearest_entry(self, vectors: Tensor, position: int) -> Tensor:
-        """Entries [B, D] nearest to vectors [B, D] of a position."""
+    def _nearest_entry(self, vectors: Tensor, position: int) -> tuple[Tensor, Tensor]:
+        """Numbers [B] of the entries nearest to vectors [B, D] of a position, and these entries."""
         codebook = self.codebooks[position if len(self.codebooks) > 1 else 0]  # [V, D]
-        return codebook[(codebook.square().sum(-1) - 2 * vectors @ codebook.T).argmin(-1)]
+        chosen = torch.addmm(codebook.square().sum(-1), vectors, codebook.T, alpha=-2).argmin(-1)
+        return chosen, codebook[chosen]
 
     def _by_codebook(self, vectors: Tensor) -> Tensor:
         """[B, L, D] -> [P, N, D]: all vectors that share a codebook, together."""
@@ -108,8 +112,9 @@ class VectorQuantizer(Quantizer):
     def _nearest(self, grouped: Tensor) -> Tensor:
         """Index of the nearest entry: [P, N, D] -> int64 [P, N]. In fp32 whatever autocast says."""
         with torch.autocast(grouped.device.type, enabled=False):
-            scores = grouped @ self.codebooks.float().mT  # [P, N, V]
-            return (self.codebooks.float().square().sum(-1)[:, None] - 2 * scores).argmin(-1)
+            codebooks = self.codebooks.float()
+            lengths = codebooks.square().sum(-1)[:, None]  # [P, 1, V]
+            return torch.baddbmm(lengths, grouped, codebooks.mT, alpha=-2).argmin(-1)
 
     @torch.no_grad()
     def _learn(
@@ -169,9 +174,10 @@ def _assigned(
     grouped: Tensor, indices: Tensor, weight: Tensor, vocabulary: int
 ) -> tuple[Tensor, Tensor]:
     """How many kept vectors each entry got, [P, V], and their sum, [P, V, D]."""
-    one_hot = F.one_hot(indices, vocabulary).to(grouped.dtype) * weight[..., None]  # [P, N, V]
-    with torch.autocast(grouped.device.type, enabled=False):
-        return one_hot.sum(1), one_hot.mT @ grouped
+    counts = weight.new_zeros(len(grouped), vocabulary).scatter_add_(1, indices, weight)
+    rows = indices[..., None].expand_as(grouped)
+    sums = grouped.new_zeros(len(grouped), vocabulary, grouped.shape[-1])
+    return counts, sums.scatter_add_(1, rows, grouped * weight[..., None])
 
 
 def kmeans(

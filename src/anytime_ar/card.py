@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from anytime_ar.autoencoder import AutoencoderConfig
 from anytime_ar.config import Config
-from anytime_ar.prior import PriorConfig
+from anytime_ar.prior import ChoiceConfig, PriorConfig
 
 
 class DataCard(Config):
@@ -52,10 +52,20 @@ class Card(Config):
     autoencoder: AutoencoderConfig
     prior: PriorConfig | None = None
     """None: an autoencoder alone, which encodes and decodes but does not sample."""
+    choice: ChoiceConfig = ChoiceConfig()
+    """How codes are chosen where a draw does not say otherwise."""
     weights: Literal["float32", "float16"] = "float32"
     """Number format of the stored weights; in memory they are float32."""
     training: dict[str, Any] = Field(default_factory=dict)
     """The configuration of the run that made the model, for the record."""
+
+    @model_validator(mode="after")
+    def _guidance_needs_labels(self) -> Self:
+        if self.choice.guidance != 1 and not self.data.labels:
+            raise ValueError(
+                f"choice.guidance is {self.choice.guidance}, and the model has no labels; drop it"
+            )
+        return self
 
     @property
     def label_count(self) -> int:

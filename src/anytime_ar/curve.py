@@ -98,6 +98,9 @@ class Curve(Config):
     """The size of the test split."""
     seed: int
     """Of the samples drawn."""
+    choice: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field({})
+    """How their codes were chosen, where not as the model does of its own: temperature, top_k,
+    top_p, guidance."""
     baselines: Baselines = Baselines()
 
     @model_validator(mode="after")

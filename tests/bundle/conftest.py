@@ -15,10 +15,20 @@ from anytime_ar.prior import PriorConfig
 
 _IMAGES = {"sample_shape": (1, 8, 8)}
 _SOUNDS = {"sample_shape": (1, 64), "sample_rate": 1000}
-_SEGMENTS = {"layout": "segment", "segments": 1, "whole_codes": 0, "linear_path": True}
+_SEGMENTS = {
+    "layout": "segment",
+    "segments": 1,
+    "whole_codes": 0,
+    "linear_path": True,
+    "noise_bands": 2,
+}
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "images": (_IMAGES, {}, {}),
-    "sounds": (_SOUNDS, _SEGMENTS, {"shared_entries": 2, "entry_width": 4}),
+    "sounds": (
+        _SOUNDS,
+        _SEGMENTS,
+        {"shared_entries": 2, "entry_width": 4, "label_everywhere": True},
+    ),
 }
 """What differs in the card, between kinds of samples: data, autoencoder and prior."""
 

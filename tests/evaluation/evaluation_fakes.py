@@ -81,18 +81,27 @@ class FakeModel(FakeCodec):
     can_sample: bool = True
     labels: tuple[str, ...] | None = None
     asked: Sequence[int] | None = None
+    choices: list[dict[str, float]] = field(default_factory=list)
 
     def sample_codes(
-        self, n: int, *, codes: int | None = None, seed: int = 0, label: Sequence[int] | None = None
+        self,
+        n: int,
+        *,
+        codes: int | None = None,
+        seed: int = 0,
+        label: Sequence[int] | None = None,
+        **choice: float,
     ) -> Tensor:
         self.draws.append((n, codes, seed))
         self.asked = label
+        self.choices.append(choice)
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randint(0, len(self.source), (n,), generator=generator)
         coefficients = self.source[rows].flatten(1) @ self.basis
         return (coefficients * 16 + 128).round().clamp(0, 255).long()[:, :codes]
 
-    def sample(self, n: int, *, codes: int | None = None, seed: int = 0) -> Tensor:
+    def sample(self, n: int, *, codes: int | None = None, seed: int = 0, **choice: float) -> Tensor:
+        self.choices.append(choice)
         generator = torch.Generator().manual_seed(seed)
         k = self.code_length if codes is None else codes
         return self.decode(torch.randint(0, self.vocabulary, (n, k), generator=generator))

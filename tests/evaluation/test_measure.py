@@ -94,16 +94,26 @@ def test_time_is_the_median_at_batch_one_after_a_warm_up(splits, basis):
     class Slow(FakeModel):
         calls = 0
 
-        def sample(self, n, *, codes=None, seed=0):
+        def sample(self, n, *, codes=None, seed=0, **choice):
             assert n == 1
             # The warm-up is slow, and one later draw is disturbed.
             now[0] += {0: 9.0, 2: 5.0}.get(self.calls, 0.001 * codes)
             self.calls = (self.calls + 1) % 6
-            return super().sample(n, codes=codes, seed=seed)
+            return super().sample(n, codes=codes, seed=seed, **choice)
 
     model = Slow(basis, source=splits.train.data)
     points = evaluate(model, splits, None, codes=[1, 4], clock=lambda: now[0]).points
     assert [point.ms for point in points] == pytest.approx([1.0, 4.0])
+
+
+def test_a_choice_of_codes_is_what_is_drawn_timed_and_recorded(model, splits, features):
+    choice = {"guidance": 2.0, "temperature": 0.9}
+    curve = evaluate(model, splits, features, samples=50, codes=[2, 4], choice=choice)
+    assert curve.choice == choice
+    assert len(model.choices) > 2  # one draw for all distances, and those that are timed
+    assert all(given == choice for given in model.choices)
+    plain = evaluate(model, splits, features, samples=50, codes=[2])
+    assert plain.choice == model.choices[-1] == {}
 
 
 def test_streams_of_unknown_size_are_measured_alike(curve, model, splits, features):

@@ -224,6 +224,20 @@ def test_the_picture_of_a_curve(full):
     assert draw_curve(bare) != draw_curve(full)
 
 
+def test_the_picture_shows_what_else_was_measured(full):
+    """In rows of their own, so that nothing is drawn over anything else."""
+
+    def with_figures(**figures):
+        points = tuple(p.model_copy(update=figures) for p in full.points)
+        return Image.open(io.BytesIO(draw_curve(full.model_copy(update={"points": points}))))
+
+    plain = with_figures()
+    read = with_figures(accuracy=0.5, agreement=0.25)
+    sounds = with_figures(measures={"snr": 3.0, "mel": 2.0, "stoi": 0.5}, accuracy=0.5)
+    assert plain.width == read.width == sounds.width
+    assert plain.height < read.height < sounds.height
+
+
 def test_a_contact_sheet_has_a_row_per_sample_and_a_column_per_budget(model):
     codes = model.sample_codes(3, seed=5)
     sheet = contact_sheet(model, codes, [1, 2, 6])

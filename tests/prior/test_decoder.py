@@ -74,10 +74,11 @@ def test_cached_equals_uncached_at_every_position(
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.1), ("int8", 0.2)]
 )
-def test_shared_entries_are_drawn_as_they_are_trained(
-    precision: Precision, tolerance: float, backend: Backend
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_shared_entries_and_labels_are_drawn_as_they_are_trained(
+    precision: Precision, tolerance: float, backend: Backend, everywhere: bool
 ) -> None:
-    prior = build(**SHARED)
+    prior = build(**SHARED, label_everywhere=everywhere)
     assert prior.tables.tolist() == [0] * 4 + [1] * 12 + [2] * 12 + [3] * 12
     assert prior.entries.weight.shape == (4 * prior.vocabulary, 5)
     codes, labels = some_codes(prior, 4), some_labels(4)
@@ -89,6 +90,13 @@ def test_shared_entries_are_drawn_as_they_are_trained(
     torch.testing.assert_close(got, whole, atol=tolerance * spread, rtol=0)
     replayed = step_through(decoder, codes, labels, start=17, replay=True)
     assert torch.equal(replayed, got[:, 17:])
+    mixed, standing = decoder.allocate(4), [0, 5, 23, 39]  # each row at a position of its own
+    fill(mixed, labels=labels, codes=codes)
+    for position in range(40):
+        put(mixed, [min(position, last) for last in standing])
+        logits = decoder.score(mixed, 4)
+    for row, last in enumerate(standing):
+        assert torch.equal(logits[row], got[row, last])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -75,6 +75,32 @@ def test_the_label_matters_at_every_position() -> None:
 
 
 @torch.no_grad()
+def test_labels_may_be_added_at_every_position() -> None:
+    config = PriorConfig(layers=1, width=16, heads=2, label_everywhere=True)
+    prior = Prior(config, L, V, LABELS).eval()
+    assert prior.reminder is not None
+    prior.blocks[0].out.weight.zero_()  # no position sees another one
+    prior.start.weight.zero_()
+    logits = prior(codes(1).expand(2, L), torch.tensor([0, 1]))
+    assert (logits[0] != logits[1]).any(-1).all()
+    prior.reminder.weight.zero_()
+    logits = prior(codes(1).expand(2, L), torch.tensor([0, 1]))
+    assert torch.equal(logits[0], logits[1])
+
+
+def test_positions_begin_alike_within_groups_and_at_the_same_place() -> None:
+    """So that attention tells segments and levels apart before it has learned to."""
+    plain = Prior(PriorConfig(layers=1, width=16, heads=2), 10, V)
+    assert plain.positions.abs().max() == 0
+    config = PriorConfig(layers=1, width=16, heads=2, shared_entries=4)
+    grouped = Prior(config, 10, V).positions.detach()  # groups of 2, 4 and 4
+    step = grouped[3:6] - grouped[2:5]
+    torch.testing.assert_close(step, grouped[7:10] - grouped[6:9])
+    assert not torch.allclose(step[0], step[1])
+    assert not torch.allclose(grouped[2], grouped[6])
+
+
+@torch.no_grad()
 def test_no_label_is_what_none_means() -> None:
     prior = build()
     assert prior.no_label == LABELS

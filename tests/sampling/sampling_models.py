@@ -36,12 +36,20 @@ CARDS: dict[str, dict[str, Any]] = {
             "segments": 2,
             "whole_codes": 0,
             "linear_path": True,
+            "noise_bands": 2,
             "code_length": L,
             "code_width": 2,
             "quantizer": {"vocabulary": V},
             "network": NETWORK,
         },
-        "prior": {"layers": 2, "width": 16, "heads": 2, "shared_entries": 2, "entry_width": 8},
+        "prior": {
+            "layers": 2,
+            "width": 16,
+            "heads": 2,
+            "shared_entries": 2,
+            "entry_width": 8,
+            "label_everywhere": True,
+        },
     },
 }
 """What differs between kinds of samples."""

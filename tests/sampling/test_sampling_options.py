@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 from sampling_models import V, build_model, sample_shape
 
 import anytime_ar.sampling.model as sampling_model
+from anytime_ar.card import Card
 from anytime_ar.errors import InputError
-from anytime_ar.sampling import AnytimeModel
+from anytime_ar.sampling import AnytimeModel, ChoiceConfig
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"codes": 0}, r"codes=0 is no number of codes; pass a whole one from 1"),
@@ -52,6 +54,28 @@ def test_unknown_options_are_refused(model: AnytimeModel, method: str) -> None:
 def test_no_samples(model: AnytimeModel) -> None:
     with pytest.raises(InputError, match="cannot draw 0 samples; pass n >= 1"):
         model.sample(0)
+
+
+def test_a_model_may_have_its_own_way_to_choose_codes(model: AnytimeModel) -> None:
+    usual = ChoiceConfig(temperature=0.5, guidance=2.0)
+    card = model.bundle.card.model_copy(update={"choice": usual})
+    own = AnytimeModel(replace(model.bundle, card=card), device="cpu")
+    plain = model.sample_codes(9, seed=0)
+    assert not torch.equal(own.sample_codes(9, seed=0), plain)
+    expected = model.sample_codes(9, seed=0, temperature=0.5, guidance=2.0)
+    assert torch.equal(own.sample_codes(9, seed=0), expected)
+    assert torch.equal(own.draw(9, seed=0, codes=2).state.extend().codes, expected)
+    some = model.sample_codes(9, seed=0, temperature=0.9, guidance=2.0)  # one of the two
+    assert torch.equal(own.sample_codes(9, seed=0, temperature=0.9), some)
+    assert torch.equal(own.sample_codes(9, seed=0, temperature=1.0, guidance=1.0), plain)
+
+
+def test_guidance_of_a_model_needs_labels(model: AnytimeModel) -> None:
+    values = model.bundle.card.model_dump()
+    values["data"] |= {"labels": None, "label_frequencies": None}
+    values["choice"] |= {"guidance": 2.0}
+    with pytest.raises(InputError, match=r"choice.guidance is 2.0, and the model has no labels"):
+        Card.parse(values, origin="test")
 
 
 def test_without_labels(unconditional: AnytimeModel) -> None:

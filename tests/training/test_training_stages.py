@@ -25,6 +25,7 @@ from anytime_ar.data import AugmentationConfig, DataSplits
 from anytime_ar.data.splits import MemorySplit
 from anytime_ar.errors import InputError
 from anytime_ar.training import AutoencoderTrainingConfig, TrainConfig, train
+from anytime_ar.training.config import PriorTrainingConfig
 from anytime_ar.training.loop import seeded
 from anytime_ar.training.objectives import AutoencoderObjective, PriorObjective
 from anytime_ar.training.run import describe
@@ -225,6 +226,25 @@ def test_every_sequence_comes_once_an_epoch(data: DataSplits, fabric: Fabric) ->
         assert labels is not None
         assert torch.equal(codes[:, 0], labels), "a label belongs to its sequence"
     assert torch.equal(stage.batch(1)[0], batches[1][0]), "it follows from the step alone"
+
+
+def test_steps_on_prefixes_see_more_sequences(data: DataSplits, fabric: Fabric) -> None:
+    """Of 4 codes, by turns, one of 80 sequences and all of 20; still each once an epoch."""
+    stage = prior_stage(data, fabric, views=1, batch_size=20, prefixes=(0.25, 1.0))
+    rows = torch.arange(SAMPLES)
+    stage.codes = rows[:, None].expand(-1, LENGTH)
+    stage.labels = rows
+    batches = [stage.batch(step) for step in range(4)]
+    assert [tuple(codes.shape) for codes, _ in batches] == [(80, 1), (20, 4), (80, 1), (20, 4)]
+    order = torch.cat([codes[:, 0] for codes, _ in batches])
+    assert torch.equal(order[:SAMPLES].sort().values, rows)
+    assert torch.equal(stage.batch(2)[0], batches[2][0])
+
+
+@pytest.mark.parametrize("shares", [(), (0.0, 1.0), (1.5,)])
+def test_prefixes_are_shares_of_the_code_length(shares: tuple[float, ...]) -> None:
+    with pytest.raises(InputError, match=r"prefixes must be shares in \(0, 1\]"):
+        PriorTrainingConfig.parse({"prefixes": shares}, origin="test")
 
 
 def test_a_stream_of_unknown_size_cannot_be_encoded_in_views(

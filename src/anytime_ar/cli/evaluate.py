@@ -9,7 +9,15 @@ from jsonargparse import Namespace
 
 from anytime_ar.bundle import resolve, save_bundle
 from anytime_ar.cli.features import default_folder
-from anytime_ar.cli.options import add_device, add_json, add_precision, progress_bar, show
+from anytime_ar.cli.options import (
+    add_choice,
+    add_device,
+    add_json,
+    add_precision,
+    choice_options,
+    progress_bar,
+    show,
+)
 from anytime_ar.cli.parser import Parser
 from anytime_ar.data import DataConfig, load_data
 from anytime_ar.errors import InputError
@@ -21,9 +29,13 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument("--data", type=str | None, help="data set; default: the model's own")
     parser.add_argument("--features", type=Path | None, help="default runs/features/NAME")
+    parser.add_argument(
+        "--label_key", type=str | None, help="labels that the features tell apart, if others"
+    )
     parser.add_argument("--unordered", type=str | None, help="model trained without truncation")
     parser.add_argument("--samples", type=int, default=10_000, help="drawn for the sample FD")
     parser.add_argument("--codes", type=list[int] | None, help="as [4,8,16]; default: all")
+    add_choice(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path | None, help="folder for the curve; default: the run's")
     parser.add_argument("--attach", action="store_true", help="store the curve in the model")
@@ -53,12 +65,13 @@ def run(arguments: Namespace) -> None:
     with progress_bar("evaluate") as progress:
         curve = evaluate(
             model,
-            load_data(_data(model, arguments.data)),
+            load_data(_data(model, arguments.data, arguments.label_key)),
             features.network,
             samples=arguments.samples,
             codes=arguments.codes,
             unordered=unordered,
             seed=arguments.seed,
+            choice=choice_options(arguments),
             progress=progress,
         )
     folder = arguments.out or _folder(arguments.model)
@@ -72,12 +85,14 @@ def run(arguments: Namespace) -> None:
     )
 
 
-def _data(model: AnytimeModel, name: str | None) -> DataConfig:
-    """The data set that a model was trained on, prepared alike; `name` replaces where it lies."""
+def _data(model: AnytimeModel, name: str | None, label_key: str | None) -> DataConfig:
+    """The data set that a model was trained on, prepared alike; `name` replaces where it lies, and
+    `label_key` what its labels are."""
     card = model.bundle.card
     values = card.training.get("data", {"name": card.data.name})
     config = DataConfig.parse(values, origin=f"data of model {card.name!r}")
-    return config if name is None else config.model_copy(update={"name": name})
+    changes = {"name": name, "label_key": label_key}
+    return config.model_copy(update={key: to for key, to in changes.items() if to is not None})
 
 
 def _folder(model: str) -> Path:

@@ -15,7 +15,13 @@ from tqdm import tqdm
 from anytime_ar.cli.parser import Parser
 from anytime_ar.evaluation.protocols import Progress
 from anytime_ar.prior import Precision
-from anytime_ar.sampling import AnytimeModel, BudgetOptions, CancelFlag, DrawOptions
+from anytime_ar.sampling import (
+    AnytimeModel,
+    BudgetOptions,
+    CancelFlag,
+    ChoiceConfig,
+    DrawOptions,
+)
 
 
 def add_device(parser: Parser) -> None:
@@ -62,12 +68,15 @@ def add_draw_options(parser: Parser) -> None:
     """What codes depend on."""
     parser.add_argument("--label", type=str | None, help="class, by name or number")
     parser.add_argument("--seed", type=int | None, help="default: a fresh one, which is printed")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0: most likely codes")
+    add_choice(parser)
+
+
+def add_choice(parser: Parser) -> None:
+    """How codes are chosen; what is not given is as the model does of its own."""
+    parser.add_argument("--temperature", type=float | None, help="0: most likely codes")
     parser.add_argument("--top_k", type=int | None, help="only the k most likely entries")
-    parser.add_argument("--top_p", type=float, default=1.0, help="only the likeliest of mass p")
-    parser.add_argument(
-        "--guidance", type=float, default=1.0, help="above 1: follow the label more"
-    )
+    parser.add_argument("--top_p", type=float | None, help="only the likeliest of mass p")
+    parser.add_argument("--guidance", type=float | None, help="above 1: follow the label more")
 
 
 def budget_options(arguments: Namespace, codes: int | None, cancel: CancelFlag) -> BudgetOptions:
@@ -89,11 +98,14 @@ def draw_options(model: AnytimeModel, arguments: Namespace) -> DrawOptions:
     return DrawOptions(
         label=label,
         seed=secrets.randbits(32) if arguments.seed is None else arguments.seed,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        guidance=arguments.guidance,
+        **choice_options(arguments),  # type: ignore[typeddict-item]
     )
+
+
+def choice_options(arguments: Namespace) -> dict[str, float]:
+    """How codes are to be chosen, where parsed arguments say so."""
+    given = {name: arguments[name] for name in ChoiceConfig.model_fields}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def show(arguments: Namespace, text: str, **figures: Any) -> None:

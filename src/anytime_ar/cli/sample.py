@@ -45,7 +45,7 @@ def run(arguments: Namespace) -> None:
     asked = arguments.codes
     settings = draw_options(model, arguments)
     if arguments.deadline_s is not None and arguments.n >= 1:
-        model.warm_up(arguments.n, guidance=arguments.guidance)
+        model.warm_up(arguments.n, guidance=settings.get("guidance"))
     with interrupts_held() as interrupted:
         codes = max(asked, default=0) if isinstance(asked, list) else asked
         limits = budget_options(arguments, codes, cancel=interrupted)

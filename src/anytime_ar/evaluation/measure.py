@@ -23,7 +23,7 @@ from anytime_ar.errors import InputError
 from anytime_ar.evaluation.classifier import FeatureNetwork
 from anytime_ar.evaluation.features import accuracy
 from anytime_ar.evaluation.frechet import FrechetReference
-from anytime_ar.evaluation.protocols import Codec, Progress, Split, Splits, silent
+from anytime_ar.evaluation.protocols import Choice, Codec, Progress, Split, Splits, silent
 from anytime_ar.evaluation.study import Study, data_of, sampler_of
 
 
@@ -37,6 +37,7 @@ def evaluate(
     codes: Sequence[int] | None = None,
     unordered: Codec | None = None,
     seed: int = 0,
+    choice: Choice | None = None,
     batch_size: int = 256,
     progress: Progress = silent,
     clock: Callable[[], float] = time.perf_counter,
@@ -55,6 +56,8 @@ def evaluate(
         unordered: the same autoencoder trained without truncation, or None. Where it has a prior
             its samples are measured too.
         seed: of the samples.
+        choice: temperature, top_k, top_p and guidance of the samples, where they are not the
+            model's own; handed on to it.
         batch_size: samples decoded together.
         progress: called after every measurement.
         clock: seconds, for `ms`: one sample at batch 1, median of 5 draws after a warm-up.
@@ -73,6 +76,7 @@ def evaluate(
         test_samples=test_samples,
         samples=samples,
         seed=seed,
+        choice=choice or {},
         reference=None
         if features is None
         else FrechetReference(features, data_of(data.test, batch_size)),
@@ -108,6 +112,7 @@ def evaluate(
         samples=samples,
         test_samples=test_samples,
         seed=seed,
+        choice=dict(choice or {}),
         baselines=baselines,
     )
 

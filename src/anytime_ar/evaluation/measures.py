@@ -91,6 +91,8 @@ MEASURES: dict[int, tuple[Measure, ...]] = {
     )
 }
 """By the number of dimensions of a sample; images have none yet."""
+ALL_MEASURES = tuple(measure for some in MEASURES.values() for measure in some)
+"""Of any kind of sample, in the order of tables."""
 
 
 def measures_of(sample_shape: tuple[int, ...]) -> tuple[Measure, ...]:

@@ -7,27 +7,38 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from anytime_ar.curve import Curve
+from anytime_ar.evaluation.measures import ALL_MEASURES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_COLUMNS = 3
+"""Pictures in a row, below the first two."""
 # Okabe and Ito's palette, told apart with every common colour blindness.
 _BLUE, _VERMILION, _GREEN, _ORANGE, _GREY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#555555"
 
 
 def draw_curve(curve: Curve) -> bytes:
-    """The curve as PNG: left reconstruction error, right Fréchet distances, against codes."""
+    """The curve as PNG, against codes: reconstruction error, Fréchet distances, and what else was
+    measured."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     points, unordered = curve.points, curve.baselines.unordered
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    measured = [measure for measure in ALL_MEASURES if measure.name in points[0].measures]
+    was_read = any(p.accuracy is not None or p.agreement is not None for p in points)
+    rows = 1 + -(-(len(measured) + was_read) // _COLUMNS)
+    figure = Figure(figsize=(11, 4.4 + 3.2 * (rows - 1)), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
+    grid = figure.add_gridspec(
+        rows, 2 * _COLUMNS, height_ratios=[4.4, *[3.2] * (rows - 1)]
+    )  # two pictures in the first row, and as many as columns in the others
+    left, right = (figure.add_subplot(grid[0, i * _COLUMNS : (i + 1) * _COLUMNS]) for i in (0, 1))
     _line(left, [(p.codes, p.mse) for p in points], "ordered", _BLUE, "o-")
     _line(left, [(p.codes, p.mse) for p in unordered], "unordered", _VERMILION, "s--")
     _line(left, [(p.codes, p.mse) for p in curve.baselines.pca], "PCA", _GREEN, "^:")
     _label(left, "Reconstruction of the test split", "mean squared error on [-1, 1]")
+    _logarithmic(left)
 
     _line(right, [(p.codes, p.fd_sample) for p in points], "samples", _BLUE, "o-")
     _line(right, [(p.codes, p.fd_reconstruction) for p in points], "reconstructions", _ORANGE, "D-")
@@ -35,44 +46,81 @@ def draw_curve(curve: Curve) -> bytes:
         right, [(p.codes, p.fd_sample) for p in unordered], "unordered samples", _VERMILION, "s--"
     )
     if curve.floor:
-        right.axhline(
-            curve.floor, color=_GREY, linestyle=(0, (5, 3)), label="floor: training split"
-        )
+        _level(right, curve.floor, "floor: training split")
     _label(right, "Distance to the test split", "Fréchet distance of classifier features")
+    _logarithmic(right)
     if not right.get_legend_handles_labels()[0]:
         right.text(0.5, 0.5, "not measured", ha="center", va="center", transform=right.transAxes)
+
+    places = (
+        grid[1 + i // _COLUMNS, 2 * (i % _COLUMNS) : 2 * (i % _COLUMNS) + 2]
+        for i in range(len(measured) + 1)
+    )
+    for measure, place in zip(measured, places, strict=False):
+        axes = figure.add_subplot(place)
+        for some, label, colour, style in (
+            (points, "ordered", _BLUE, "o-"),
+            (unordered, "unordered", _VERMILION, "s--"),
+        ):
+            _line(
+                axes, [(p.codes, p.measures.get(measure.name)) for p in some], label, colour, style
+            )
+        _label(axes, measure.title, "")
+    if was_read:
+        _draw_readings(figure.add_subplot(next(places)), curve)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
     return picture.getvalue()
 
 
+def _draw_readings(axes: Axes, curve: Curve) -> None:
+    """How often the classifier reads the right label."""
+    points, unordered = curve.points, curve.baselines.unordered
+    _line(axes, [(p.codes, p.agreement) for p in points], "samples", _BLUE, "o-")
+    _line(axes, [(p.codes, p.accuracy) for p in points], "reconstructions", _ORANGE, "D-")
+    _line(axes, [(p.codes, p.accuracy) for p in unordered], "unordered recon.", _VERMILION, "s--")
+    if curve.real_accuracy:
+        _level(axes, curve.real_accuracy, "test split")
+    _label(axes, "Share that the classifier reads", "")
+    axes.set_ylim(0, 1.03)
+
+
 def _line(
     axes: Axes, points: Sequence[tuple[int, float | None]], label: str, colour: str, style: str
 ) -> None:
-    # A logarithmic axis has no place for an exact zero.
-    shown = [(codes, value) for codes, value in points if value]
+    shown = [(codes, value) for codes, value in points if value is not None]
     if shown:
         codes, values = zip(*shown, strict=True)
         size = 4.5 if len(shown) <= 40 else 2.5
         axes.plot(codes, values, style, color=colour, label=label, markersize=size, linewidth=1.8)
 
 
+def _level(axes: Axes, value: float, label: str) -> None:
+    axes.axhline(value, color=_GREY, linestyle=(0, (5, 3)), label=label)
+
+
 def _label(axes: Axes, title: str, quantity: str) -> None:
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+    from matplotlib.ticker import MaxNLocator
 
     axes.set_title(title, fontsize=13)
     axes.set_xlabel("number of codes k", fontsize=11)
     axes.set_ylabel(quantity, fontsize=11)
-    axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=10)
+
+
+def _logarithmic(axes: Axes) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    # Such an axis has no place for an exact zero.
+    axes.set_yscale("log", nonpositive="mask")
     low, high = axes.get_ylim()
     # Within a decade or so the powers of ten alone would leave the axis without labels.
     steps = (1.0,) if high / low > 1000 else (1.0, 2.0, 3.0, 5.0)
     axes.yaxis.set_major_locator(LogLocator(subs=steps))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=10)

@@ -6,7 +6,7 @@ Tensors are handed over on the CPU and may come back on any device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -80,6 +80,10 @@ class Codec(Protocol):
         """codes[:, :k] for any 1 <= k <= L to float32 [B, *sample_shape], in about [-1, 1]."""
 
 
+Choice = Mapping[str, float]
+"""How codes are chosen: keyword arguments of a model's draws, as temperature or guidance."""
+
+
 @runtime_checkable
 class Model(Codec, Protocol):
     """A codec with a prior, which can draw new samples."""
@@ -93,12 +97,18 @@ class Model(Codec, Protocol):
         """Names of the classes that the prior can draw; None where it is unconditional."""
 
     def sample_codes(
-        self, n: int, *, codes: int | None = None, seed: int = 0, label: Sequence[int] | None = None
+        self,
+        n: int,
+        *,
+        codes: int | None = None,
+        seed: int = 0,
+        label: Sequence[int] | None = None,
+        **choice: float,
     ) -> Tensor:
         """int64 [n, k], for n labels or ones of the model's own choice; the codes of a
         shorter draw are a prefix of a longer one's."""
 
-    def sample(self, n: int, *, codes: int | None = None, seed: int = 0) -> Tensor:
+    def sample(self, n: int, *, codes: int | None = None, seed: int = 0, **choice: float) -> Tensor:
         """float32 [n, *sample_shape] from k codes each."""
 
 

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anytime_ar.curve import Curve
-from anytime_ar.evaluation.measures import MEASURES
+from anytime_ar.evaluation.measures import ALL_MEASURES
 from anytime_ar.evaluation.plots import draw_curve
 from anytime_ar.files import write_atomically
 
 _MISSING = "-"
-_MEASURES = [measure for some in MEASURES.values() for measure in some]
 _COMPARED = "snr"
 """The measure of which the unordered baseline's is printed too."""
 
@@ -73,7 +72,7 @@ def _further(curve: Curve) -> list[_Column]:
     points = curve.points
     unordered = {point.codes: point for point in curve.baselines.unordered}
     columns: list[_Column] = []
-    for measure in _MEASURES:
+    for measure in ALL_MEASURES:
         title, unit = [*measure.title.split(" "), ""][:2]
         cells = [_fixed(point.measures.get(measure.name), measure.digits) for point in points]
         if any(measure.name in point.measures for point in points):

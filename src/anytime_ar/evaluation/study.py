@@ -13,7 +13,7 @@ from anytime_ar.curve import BaselinePoint, PCAPoint, psnr
 from anytime_ar.evaluation.frechet import FrechetReference
 from anytime_ar.evaluation.measures import Means
 from anytime_ar.evaluation.pca import fit_pca
-from anytime_ar.evaluation.protocols import Codec, Model, Progress, Split, Splits
+from anytime_ar.evaluation.protocols import Choice, Codec, Model, Progress, Split, Splits
 
 _TIMED_DRAWS = 5
 
@@ -27,6 +27,8 @@ class Study:
     test_samples: int
     samples: int
     seed: int
+    choice: Choice
+    """Of samples, as keyword arguments of the model."""
     reference: FrechetReference | None
     logits: Callable[[Tensor], Tensor] | None
     """Of the classifier, where its labels are those of the data."""
@@ -78,7 +80,9 @@ class Study:
             turns = -(-self.samples // len(self.test_labels))
             labels = self.test_labels.repeat(turns)[: self.samples]
         asked = None if labels is None else labels.tolist()
-        drawn = sampler.sample_codes(self.samples, codes=codes, seed=self.seed, label=asked)
+        drawn = sampler.sample_codes(
+            self.samples, codes=codes, seed=self.seed, label=asked, **self.choice
+        )
         return drawn.cpu(), labels
 
     def _means(self, codec: Codec) -> Means:
@@ -89,7 +93,9 @@ class Study:
         times = []
         for draw in range(1 + _TIMED_DRAWS):
             start = clock()
-            model.sample(1, codes=k, seed=self.seed + draw).cpu()  # waits for the device
+            model.sample(
+                1, codes=k, seed=self.seed + draw, **self.choice
+            ).cpu()  # waits for the device
             times.append(clock() - start)
         self._tick(f"time of {k} codes")
         return 1000 * statistics.median(times[1:])  # the first draw warms up

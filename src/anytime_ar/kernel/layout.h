@@ -36,6 +36,7 @@ struct Prior {
   const float* entries;    // [tables][V][E]: added to those at a position, by the code before it
   const int64_t* tables;   // [L]: the table of each position
   const float* positions;  // [L][E]
+  const float* reminders;  // [labels + 1][E]: added at all positions but 0; null: nothing
   const Block* blocks;
   Norm norm;
   const Linear* scores;  // [length]

@@ -92,6 +92,9 @@ void embed(const Prior& prior, const Rows& rows, int64_t row, float* x) {
   const float* entry = prior.entries + (prior.tables[position - 1] * prior.vocabulary + code) * width;
   const float* place = prior.positions + position * width;
   for (int64_t i = 0; i < width; ++i) x[i] = entry[i] + place[i];
+  if (!prior.reminders) return;
+  const float* reminder = prior.reminders + rows.labels[row] * width;
+  for (int64_t i = 0; i < width; ++i) x[i] += reminder[i];
 }
 
 // Logits [count][V] of the rows from `first` on, unless they are null, after writing what each row

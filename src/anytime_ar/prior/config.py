@@ -24,6 +24,9 @@ class PriorConfig(Config):
     segments of one level do in the autoencoder."""
     entry_width: int | None = Field(None, ge=1)
     """Width of the tables before a linear map to `width`; None: the same, and no map."""
+    label_everywhere: bool = False
+    """Add the label to the input of every position, not of the first alone, which a long sequence
+    is slow to learn to look back to."""
     label_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of training samples whose label is hidden, for classifier-free guidance."""
 

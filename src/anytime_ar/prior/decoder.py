@@ -48,6 +48,10 @@ class Decoder(abc.ABC, Generic[RowsT]):
         self._entries = prior.full_entries().detach()  # [tables * V, E]
         self._positions, self._tables = prior.positions.detach(), prior.tables
         self._first = prior.start.weight.detach() + self._positions[0]  # [labels + 1, E]
+        self._reminders: Tensor | None = None  # [labels + 1, E]
+        if prior.reminder is not None:
+            self._reminders = prior.reminder.weight.detach()
+            self._first = self._first + self._reminders
         self._spare: RowsT | None = None
         self._lock = threading.Lock()
 

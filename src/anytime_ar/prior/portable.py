@@ -92,16 +92,17 @@ class PortableDecoder(Decoder[Rows[KVCache]]):
             return self._first[labels]
         if min(positions) == max(positions):
             at = positions[0]
-            return self._embed(codes[:, at - 1], at)
+            return self._embed(codes[:, at - 1], at, labels)
         mixed = torch.tensor(positions, device=self.device)
         before = codes.gather(1, (mixed - 1).clamp(min=0)[:, None])[:, 0]
-        later = self._embed(before, mixed.clamp(min=1))
+        later = self._embed(before, mixed.clamp(min=1), labels)
         return torch.where(mixed[:, None] == 0, self._first[labels], later)
 
-    def _embed(self, codes: Tensor, positions: int | Tensor) -> Tensor:
+    def _embed(self, codes: Tensor, positions: int | Tensor, labels: Tensor) -> Tensor:
         """Codes int64 [B] before `positions` (1..L-1, one or [B]) -> float32 [B, E]."""
         entries = self._entries[codes + self._tables[positions - 1] * self.vocabulary]
-        return entries + self._positions[positions]
+        x = entries + self._positions[positions]
+        return x if self._reminders is None else x + self._reminders[labels]
 
     def _score(self, x: Tensor, place: _Place) -> Tensor:
         x = x.to(self._scores[0].dtype)

@@ -1,7 +1,8 @@
 """The prior (paper section 3.3): a decoder-only Transformer over ordered codes.
 
 `p(codes) = prod_i p(code_i | code_1..code_{i-1}, label)`. Position i of the input holds what is
-known last before code i is drawn: position 0 the label (or "no label"), others the code before.
+known last before code i is drawn: position 0 the label (or "no label"), others the code before
+and, where the configuration says so, the label as well.
 Entry j means something else at every position, so each pair of position and entry has an embedding
 of its own, which also scores the entry on the way out, unless the configuration lets neighbouring
 positions share them. Letters: `B` batch, `L` code length,
@@ -77,9 +78,10 @@ class Prior(nn.Module):
         self.code_length, self.vocabulary, self.label_count = code_length, vocabulary, label_count
         width = config.width
         # Entry j of position i is row tables[i] * V + j.
-        from_last = torch.arange(code_length).flip(0) // config.shared_entries
-        tables = int(from_last[0]) + 1
-        self.register_buffer("tables", tables - 1 - from_last, persistent=False)  # int64 [L]
+        following = torch.arange(code_length).flip(0)
+        group, place = following // config.shared_entries, following % config.shared_entries
+        tables = int(group[0]) + 1
+        self.register_buffer("tables", tables - 1 - group, persistent=False)  # int64 [L]
         self.entries = nn.Embedding(tables * vocabulary, config.entry_width or width)
         self.entry_bias = nn.Parameter(torch.zeros(tables, vocabulary))
         self.widen = (
@@ -87,10 +89,17 @@ class Prior(nn.Module):
         )
         self.positions = nn.Parameter(torch.zeros(code_length, width))
         self.start = nn.Embedding(label_count + 1, width)  # the last row means "no label"
+        self.reminder = nn.Embedding(label_count + 1, width) if config.label_everywhere else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(config.dropout)
         self.apply(self._initialize)
+        if config.shared_entries > 1:
+            # Positions begin as the sum of where in a group of neighbours they stand and of which
+            # group that is, so that attention finds what is alike in either from the first step on.
+            of_places = 0.04 * torch.randn(config.shared_entries, width)
+            of_groups = 0.02 * torch.randn(tables, width)
+            self.positions.data = of_places[place] + of_groups[group]
         for block in self.blocks:  # residual branches start small, as in GPT-2
             assert isinstance(block, Block)
             for branch in (block.out, block.down):
@@ -121,11 +130,14 @@ class Prior(nn.Module):
         batch, length = codes.shape
         if length > self.code_length:
             raise InputError(f"{length} codes exceed code length {self.code_length}; pass fewer")
-        first = self._start(batch, labels)[:, None]  # [B, 1, E]
+        if labels is None:
+            labels = torch.full((batch,), self.no_label, device=self.start.weight.device)
+        first = self.start(labels)[:, None]  # [B, 1, E]
         tables = self.tables[:length]
         rest = self.entries(codes[:, :-1] + tables[:-1] * self.vocabulary)
         rest = rest if self.widen is None else self.widen(rest)  # [B, T - 1, E]
-        x = self.dropout(torch.cat([first, rest], dim=1) + self.positions[:length])
+        x = torch.cat([first, rest], dim=1) + self.positions[:length]
+        x = self.dropout(x if self.reminder is None else x + self.reminder(labels)[:, None])
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)
@@ -137,8 +149,3 @@ class Prior(nn.Module):
         """The tables at full width: float [tables * V, E]."""
         entries = self.entries.weight
         return entries if self.widen is None else self.widen(entries)
-
-    def _start(self, batch: int, labels: Tensor | None) -> Tensor:
-        if labels is None:
-            labels = torch.full((batch,), self.no_label, device=self.start.weight.device)
-        return self.start(labels)  # [B, E]

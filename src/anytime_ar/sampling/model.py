@@ -207,12 +207,15 @@ class AnytimeModel:
         """
         return DrawState.load(path, self.engine)
 
-    def warm_up(self, n: int = 1, *, guidance: float = 1.0) -> None:
+    def warm_up(self, n: int = 1, *, guidance: float | None = None) -> None:
         """Time draws of n samples, so that the first deadline of that size is met without delay;
-        otherwise the first call with `deadline_s` does so, before its clock starts."""
+        otherwise the first call with `deadline_s` does so, before its clock starts. Guidance as
+        in those draws; None: not given there."""
         self._costs(n, guidance)
 
-    def least_deadline_s(self, n: int = 1, *, min_codes: int = 1, guidance: float = 1.0) -> float:
+    def least_deadline_s(
+        self, n: int = 1, *, min_codes: int = 1, guidance: float | None = None
+    ) -> float:
         """The shortest `deadline_s` that draws of n samples can be relied on to keep here."""
         return self._costs(n, guidance).deadline_s(min_codes)
 
@@ -241,7 +244,7 @@ class AnytimeModel:
             n,
             seed=options.get("seed"),
             label=options.get("label"),
-            choice=choice_of(options),
+            choice=choice_of(options, self.bundle.card.choice),
         )
         return plan, budget_of(options)
 
@@ -281,8 +284,11 @@ class AnytimeModel:
             torch.accelerator.synchronize(self.device)  # a deadline is for finished samples
         return data
 
-    def _costs(self, n: int, guidance: float) -> Costs:
-        return self.engine.warm_up(lambda: self.plan(n, seed=0, guidance=guidance)[0])
+    def _costs(self, n: int, guidance: float | None) -> Costs:
+        options = DrawOptions(seed=0)
+        if guidance is not None:
+            options["guidance"] = guidance
+        return self.engine.warm_up(lambda: self.plan(n, **options)[0])
 
     def _in_chunks(self, plan: Plan, budget: Budget) -> bool:
         """Whether there are more rows than memory allows at once, and nothing against parts."""

@@ -39,17 +39,17 @@ class DrawOptions(BudgetOptions, total=False):
     """Sample i of a seed is the same whatever n, and a prefix whatever the budget; None: a fresh
     seed."""
     temperature: float
-    """Above 1 more varied, below 1 more typical; 0 takes the most likely code. Default 1."""
+    """Above 1 more varied, below 1 more typical; 0 takes the most likely code. Where this and
+    the next three are not given, `bundle.card.choice` says: 1, None, 1 and 1 for most models."""
     top_k: int | None
     """Only the k most likely entries of each code."""
     top_p: float
-    """Only the most likely entries that together hold this probability, (0, 1]. Default 1."""
+    """Only the most likely entries that together hold this probability, (0, 1]."""
     guidance: float
-    """Classifier-free guidance: above 1 follows the label more strongly. Default 1."""
+    """Classifier-free guidance: above 1 follows the label more strongly."""
 
 
 _CHOICES = tuple(ChoiceConfig.model_fields)
-_PLAIN = ChoiceConfig()
 
 
 def check_names(options: Mapping[str, Any], known: type) -> None:
@@ -80,14 +80,16 @@ def budget_of(options: Mapping[str, Any]) -> Budget:
     return budget
 
 
-def choice_of(options: Mapping[str, Any]) -> ChoiceConfig:
-    """Temperature, top-k, top-p and guidance among options.
+def choice_of(options: Mapping[str, Any], usual: ChoiceConfig) -> ChoiceConfig:
+    """Temperature, top-k, top-p and guidance among options, and as usual where not.
 
     Raises:
         InputError: a number is out of range.
     """
     given = {name: options[name] for name in _CHOICES if name in options}
-    return ChoiceConfig.parse(given, origin="sample") if given else _PLAIN
+    if not given:
+        return usual
+    return ChoiceConfig.parse(usual.model_dump() | given, origin="sample")
 
 
 def pauses_of(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from anytime_ar.autoencoder import AutoencoderConfig, TruncationConfig
 from anytime_ar.config import Config
 from anytime_ar.data import AugmentationConfig, DataConfig
-from anytime_ar.prior import PriorConfig
+from anytime_ar.prior import ChoiceConfig, PriorConfig
 
 
 class OptimizerConfig(Config):
@@ -52,6 +52,10 @@ class PriorTrainingConfig(Config):
 
     steps: int = Field(3000, ge=1)
     batch_size: int = Field(256, ge=1)
+    prefixes: tuple[float, ...] = (1.0,)
+    """Shares of the code length, (0, 1], that the sequences of a step are cut to, by turns. Of
+    shorter ones a batch holds more, so that every step sees as many codes: the first ones decide
+    what a sample will be, and are cheapest to learn by themselves."""
     augmentation: AugmentationConfig = AugmentationConfig()
     """Of the samples before they are encoded."""
     views: int = Field(1, ge=1)
@@ -66,6 +70,13 @@ class PriorTrainingConfig(Config):
     ema_decay: float | None = Field(0.995, gt=0, lt=1)
     """Keep a moving average of the weights and validate and use it; None: the weights as they
     are."""
+
+    @field_validator("prefixes")
+    @classmethod
+    def _prefixes_are_shares(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if not shares or not all(0 < share <= 1 for share in shares):
+            raise ValueError(f"prefixes must be shares in (0, 1], e.g. [0.25, 1], got {[*shares]}")
+        return shares
 
 
 class TrainConfig(Config):
@@ -84,6 +95,8 @@ class TrainConfig(Config):
     prior_training: PriorTrainingConfig = PriorTrainingConfig()
     conditional: bool = True
     """Condition the prior on class labels, where the data has them."""
+    choice: ChoiceConfig = ChoiceConfig()
+    """How the model chooses codes where a draw does not say otherwise."""
     weights: Literal["float32", "float16"] = "float32"
     """Number format of the weights in the bundle."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"

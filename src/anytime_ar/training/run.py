@@ -110,6 +110,7 @@ def describe(config: TrainConfig, data: DataSplits) -> Card:
         ),
         autoencoder=autoencoder,
         prior=config.prior,
+        choice=config.choice,
         weights=config.weights,
         training=config.model_dump(mode="json"),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -120,9 +121,14 @@ class PriorStage:
         """Nothing: the prior starts from its random weights."""
 
     def batch(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """Every code sequence once an epoch, in an order that follows from the step alone."""
-        size = self.config.prior_training.batch_size
-        wanted = torch.arange(step * size, (step + 1) * size)
+        """Every code sequence once an epoch, in an order that follows from the step alone; as much
+        of each as it is the turn of."""
+        options = self.config.prior_training
+        sizes = [round(options.batch_size / share) for share in options.prefixes]
+        turns, turn = divmod(step, len(sizes))
+        first = turns * sum(sizes) + sum(sizes[:turn])
+        wanted = torch.arange(first, first + sizes[turn])
+        length = math.ceil(options.prefixes[turn] * self.codes.shape[1])
         epochs = wanted // len(self.codes)
         rows = torch.cat(
             [
@@ -130,7 +136,8 @@ class PriorStage:
                 for epoch in epochs.unique()
             ]
         )
-        return self.codes[rows].long(), None if self.labels is None else self.labels[rows]
+        codes = self.codes[rows, :length].long()
+        return codes, None if self.labels is None else self.labels[rows]
 
     def _order(self, epoch: int) -> Tensor:
         if self._shuffled[0] != epoch:

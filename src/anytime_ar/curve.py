@@ -99,8 +99,8 @@ class Curve(Config):
     seed: int
     """Of the samples drawn."""
     choice: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field({})
-    """How their codes were chosen, where not as the model does of its own: temperature, top_k,
-    top_p, guidance."""
+    """How their codes were chosen, as far as that was given: temperature, top_k, top_p, guidance;
+    the rest is as the model does of its own."""
     baselines: Baselines = Baselines()
 
     @model_validator(mode="after")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +14,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import soundfile
 import torch
 import yaml
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from anytime_ar.bundle import build, load_bundle, save_bundle
 from anytime_ar.card import Card
@@ -495,6 +499,56 @@ def test_evaluate_writes_the_curve_and_attaches_it(folder, tmp_path, capsys):
     table = capsys.readouterr().out
     assert max(map(len, table.splitlines()[:6])) <= 80
     assert "unord." in table
+
+
+def test_attaching_a_curve_keeps_how_codes_were_chosen(folder, tmp_path, capsys):
+    run = shutil.copytree(folder / "run", tmp_path / "run")
+    plain = load(run, device="cpu").sample_codes(8, seed=0)
+    evaluate = ["evaluate", str(run), "--features", str(folder / "features"), "--samples", "50"]
+    chosen = ["--guidance", "2", "--temperature", "0.5"]
+    main([*evaluate, *chosen, "--codes", "[4]", "--attach", "--json"])
+    assert json.loads(capsys.readouterr().out)["choice"] == {"guidance": 2.0, "temperature": 0.5}
+    model = load(run, device="cpu")
+    codes = model.sample_codes(8, seed=0)
+    assert not torch.equal(codes, plain)
+    assert torch.equal(codes, model.sample_codes(8, seed=0, guidance=2.0, temperature=0.5))
+    assert torch.equal(model.sample_codes(8, seed=0, guidance=1.0, temperature=1.0), plain)
+    main(["sample", str(run), "-n", "8", "--seed", "0", "--out", str(tmp_path / "own.png")])
+    main(
+        ["sample", str(run), "-n", "8", "--seed", "0", *chosen, "--out", str(tmp_path / "same.png")]
+    )
+    assert (tmp_path / "own.png").read_bytes() == (tmp_path / "same.png").read_bytes()
+
+
+def test_features_may_tell_other_labels_apart(folder, tmp_path, capsys):
+    """As the speaker of a spoken digit; here, whether a digit is odd."""
+    digits = load_digits()
+    images = []
+    for pixels in digits.images[:300]:
+        stream = io.BytesIO()
+        Image.fromarray((pixels * 15).astype("uint8")).save(stream, "png")
+        images.append({"bytes": stream.getvalue(), "path": None})
+    names = {"digit": [str(i) for i in range(10)], "parity": ["even", "odd"]}
+    columns = {"digit": digits.target[:300].tolist(), "parity": (digits.target[:300] % 2).tolist()}
+    types = {key: datasets.ClassLabel(names=names[key]) for key in names}
+    made = datasets.Dataset.from_dict(
+        {"image": images, **columns}, datasets.Features({"image": datasets.Image(), **types})
+    )
+    made.to_parquet(tmp_path / "digits.parquet")
+    data = [f"--data.name={tmp_path / 'digits.parquet'}", "--data.label_key=parity"]
+    main(["features", "digits", *TINY, *data, "--features.steps=60", f"--out={tmp_path / 'odd'}"])
+    capsys.readouterr()
+    evaluate = ["evaluate", str(folder / "run"), "--features", str(tmp_path / "odd"), "--samples"]
+    evaluate += ["50", "--data", str(tmp_path / "digits.parquet"), "--codes", "[4]", "--json"]
+    evaluate += ["--out", str(tmp_path / "curve")]
+    main([*evaluate, "--label_key", "parity"])
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["real_accuracy"] > 0.7
+    assert figures["points"][0]["accuracy"] is not None
+    assert figures["points"][0]["agreement"] is None  # the model was not asked for odd ones
+    main([*evaluate, "--label_key", "digit"])  # which these features cannot read
+    assert json.loads(capsys.readouterr().out)["real_accuracy"] is None
+    assert "label_key" in fails([*evaluate, "--label_key", "colour"], capsys)
 
 
 def test_resuming_a_finished_run_changes_nothing(folder):

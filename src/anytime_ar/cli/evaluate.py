@@ -23,6 +23,7 @@ from anytime_ar.data import DataConfig, load_data
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import evaluate, load_features, table, write_report
 from anytime_ar.sampling import AnytimeModel, load
+from anytime_ar.sampling.options import choice_of
 
 
 def add_arguments(parser: Parser) -> None:
@@ -38,7 +39,11 @@ def add_arguments(parser: Parser) -> None:
     add_choice(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path | None, help="folder for the curve; default: the run's")
-    parser.add_argument("--attach", action="store_true", help="store the curve in the model")
+    parser.add_argument(
+        "--attach",
+        action="store_true",
+        help="store the curve in the model, and how codes were chosen if that is given",
+    )
     add_precision(parser)
     add_device(parser)
     add_json(parser)
@@ -77,7 +82,10 @@ def run(arguments: Namespace) -> None:
     folder = arguments.out or _folder(arguments.model)
     write_report(curve, folder)
     if arguments.attach:
-        save_bundle(replace(model.bundle, curve=curve), resolve(arguments.model))
+        card = model.bundle.card
+        choice = choice_of(choice_options(arguments), card.choice)
+        card = card.model_copy(update={"choice": choice})
+        save_bundle(replace(model.bundle, card=card, curve=curve), resolve(arguments.model))
     show(
         arguments,
         f"{table(curve)}\n\n{folder}: curve.json and curve.png",

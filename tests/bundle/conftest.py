@@ -27,7 +27,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "sounds": (
         _SOUNDS,
         _SEGMENTS,
-        {"shared_entries": 2, "entry_width": 4, "label_everywhere": True},
+        {"shared_entries": 2, "entry_width": 4, "label_everywhere": True, "traits": 4},
     ),
 }
 """What differs in the card, between kinds of samples: data, autoencoder and prior."""

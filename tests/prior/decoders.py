@@ -46,6 +46,7 @@ def build(
         with torch.no_grad():  # weights start small; here everything should matter
             for weight in prior.parameters():
                 weight.add_(0.1 * torch.randn_like(weight))
+            prior.traits.normal_(std=0.1)
     return prior
 
 

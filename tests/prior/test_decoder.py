@@ -40,7 +40,7 @@ from anytime_ar.prior.linear import lay_out
 # (layers, width, heads), L, V: several blocks of positions, small, odd and wide heads, a long sum
 SIZES = [((2, 16, 2), 70, 5), ((2, 12, 3), 20, 7), ((2, 64, 2), 40, 33), ((1, 512, 8), 20, 40)]
 # a first table of 4 positions, then ones of 12; entries narrower than the rest
-SHARED: dict[str, Any] = {"shared_entries": 12, "entry_width": 5}
+SHARED: dict[str, Any] = {"shared_entries": 12, "entry_width": 5, "traits": 3}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -186,3 +186,60 @@ def test_learns_a_small_distribution_exactly() -> None:
         learned = log_likelihood().exp()
     torch.testing.assert_close(learned.sum(-1), torch.ones(labels))
     assert (learned - table).abs().max() < 0.02
+
+
+def with_traits(traits: int = 8) -> Prior:
+    """Tables for 3 and 4 positions; entries stand for vectors of 2 numbers."""
+    config = PriorConfig(
+        layers=2, width=16, heads=2, shared_entries=4, entry_width=3, traits=traits
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Prior(config, L, V, LABELS).eval()
+
+
+def vectors(seed: int = 0) -> Tensor:
+    """[L, V, 2], alike at positions of one table."""
+    tables = torch.randn(2, V, 2, generator=torch.Generator().manual_seed(seed))
+    return tables[[0] * 3 + [1] * 4]
+
+
+@torch.no_grad()
+def test_traits_tell_the_length_and_the_direction_of_vectors() -> None:
+    prior = with_traits()
+    prior.take_traits(vectors())
+    traits = prior.traits.unflatten(0, (2, V))  # [tables, V, 4 + 2 + 2]
+    of_tables = vectors()[[0, 3]]
+    lengths = of_tables.norm(dim=2)
+    level = (traits[..., :4] * torch.arange(4)).sum(2) / traits[..., :4].sum(2)
+    assert torch.equal(level.argsort(1), lengths.argsort(1))
+    assert level.min() == 0
+    assert level.max() == 3
+    directions = traits[..., 4:6]
+    scale = directions.norm(dim=2)
+    torch.testing.assert_close(scale, torch.full_like(scale, scale[0, 0].item()))
+    torch.testing.assert_close(directions / scale[0, 0], of_tables / lengths[..., None])
+    assert torch.equal(traits[..., 6:], directions.abs())
+
+
+@torch.no_grad()
+def test_traits_are_seen_and_scored() -> None:
+    prior, other, x = with_traits(), with_traits(), codes()
+    prior.take_traits(vectors())
+    other.load_state_dict(prior.state_dict())
+    assert torch.equal(prior(x), other(x))
+    other.take_traits(vectors(seed=1))
+    assert not torch.allclose(prior(x)[:, 0], other(x)[:, 0])  # where no code is seen
+    same = prior.full_entries()
+    torch.testing.assert_close(
+        same, prior.widen(torch.cat([prior.traits, prior.entries.weight], 1))
+    )
+
+
+def test_traits_need_room() -> None:
+    with pytest.raises(
+        InputError, match=r"prior.traits is 3, and entries .* 2 numbers; set it to 6"
+    ):
+        with_traits(traits=3).take_traits(vectors())
+    with pytest.raises(InputError, match=r"traits is 3, which needs entry_width"):
+        PriorConfig.parse({"traits": 3}, origin="test")

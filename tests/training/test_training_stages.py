@@ -228,6 +228,24 @@ def test_every_sequence_comes_once_an_epoch(data: DataSplits, fabric: Fabric) ->
     assert torch.equal(stage.batch(1)[0], batches[1][0]), "it follows from the step alone"
 
 
+def test_entries_take_their_traits_from_the_autoencoder(data: DataSplits, fabric: Fabric) -> None:
+    config = tiny()
+    prior = config.prior
+    assert prior is not None
+    prior = prior.model_copy(update={"traits": 8, "entry_width": 4})
+    config = config.model_copy(update={"prior": prior})
+    bundle = build(describe(config, data))
+    assert bundle.prior is not None
+    stage = PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric)
+    stage.begin(fabric)
+    codebooks = bundle.autoencoder.quantizer.state_dict()["codebooks"]  # [L, V, D]
+    width = codebooks.shape[2]
+    traits = bundle.prior.traits.unflatten(0, codebooks.shape[:2])
+    directions = traits[..., -2 * width : -width]
+    alike = torch.nn.functional.cosine_similarity(directions, codebooks, dim=2)
+    torch.testing.assert_close(alike, torch.ones_like(alike))
+
+
 def test_steps_on_prefixes_see_more_sequences(data: DataSplits, fabric: Fabric) -> None:
     """Of 4 codes, by turns, one of 80 sequences and all of 20; still each once an epoch."""
     stage = prior_stage(data, fabric, views=1, batch_size=20, prefixes=(0.25, 1.0))

@@ -24,11 +24,22 @@ class PriorConfig(Config):
     segments of one level do in the autoencoder."""
     entry_width: int | None = Field(None, ge=1)
     """Width of the tables before a linear map to `width`; None: the same, and no map."""
+    traits: int = Field(0, ge=0)
+    """So many fixed numbers tell of each entry, beside learned ones, what it means in the
+    autoencoder; training takes them from there. Needs `entry_width`."""
     label_everywhere: bool = False
     """Add the label to the input of every position, not of the first alone, which a long sequence
     is slow to learn to look back to."""
     label_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of training samples whose label is hidden, for classifier-free guidance."""
+
+    @model_validator(mode="after")
+    def _traits_need_a_map(self) -> Self:
+        if self.traits and not self.entry_width:
+            raise ValueError(
+                f"traits is {self.traits}, which needs entry_width, e.g. 24; set it, or drop traits"
+            )
+        return self
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:

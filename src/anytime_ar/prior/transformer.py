@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from anytime_ar.errors import InputError
 from anytime_ar.prior.config import PriorConfig
 
+_TRAIT = 0.75
+"""Length of what tells the length, and the direction, of a vector."""
 _FUSED_FROM = 256
 """Positions from which on attention on CPUs is faster in one kernel."""
 
@@ -69,6 +71,7 @@ class Prior(nn.Module):
     """
 
     tables: Tensor
+    traits: Tensor
 
     def __init__(
         self, config: PriorConfig, code_length: int, vocabulary: int, label_count: int = 0
@@ -84,9 +87,12 @@ class Prior(nn.Module):
         self.register_buffer("tables", tables - 1 - group, persistent=False)  # int64 [L]
         self.entries = nn.Embedding(tables * vocabulary, config.entry_width or width)
         self.entry_bias = nn.Parameter(torch.zeros(tables, vocabulary))
-        self.widen = (
-            nn.Linear(config.entry_width, width, bias=False) if config.entry_width else None
+        self.register_buffer(
+            "traits", torch.zeros(tables * vocabulary, config.traits), persistent=config.traits > 0
         )
+        self.widen: nn.Linear | None = None
+        if config.entry_width:
+            self.widen = nn.Linear(config.traits + config.entry_width, width, bias=False)
         self.positions = nn.Parameter(torch.zeros(code_length, width))
         self.start = nn.Embedding(label_count + 1, width)  # the last row means "no label"
         self.reminder = nn.Embedding(label_count + 1, width) if config.label_everywhere else None
@@ -134,7 +140,8 @@ class Prior(nn.Module):
             labels = torch.full((batch,), self.no_label, device=self.start.weight.device)
         first = self.start(labels)[:, None]  # [B, 1, E]
         tables = self.tables[:length]
-        rest = self.entries(codes[:, :-1] + tables[:-1] * self.vocabulary)
+        rows = codes[:, :-1] + tables[:-1] * self.vocabulary
+        rest = self._with_traits(self.entries(rows), self.traits[rows])
         rest = rest if self.widen is None else self.widen(rest)  # [B, T - 1, E]
         x = torch.cat([first, rest], dim=1) + self.positions[:length]
         x = self.dropout(x if self.reminder is None else x + self.reminder(labels)[:, None])
@@ -142,10 +149,46 @@ class Prior(nn.Module):
             x = block(x)
         x = self.norm(x)
         x = x if self.widen is None else x @ self.widen.weight
-        table = self.entries.weight.unflatten(0, (-1, self.vocabulary))[tables]
+        entries = self._with_traits(self.entries.weight, self.traits)
+        table = entries.unflatten(0, (-1, self.vocabulary))[tables]
         return torch.einsum("bte,tve->btv", x, table) + self.entry_bias[tables]
 
     def full_entries(self) -> Tensor:
         """The tables at full width: float [tables * V, E]."""
-        entries = self.entries.weight
+        entries = self._with_traits(self.entries.weight, self.traits)
         return entries if self.widen is None else self.widen(entries)
+
+    @torch.no_grad()
+    def take_traits(self, vectors: Tensor) -> None:
+        """Let entries have the traits of the vectors that they stand for in the autoencoder.
+
+        The length of a vector is how strong what it adds is; its direction, in sounds, mostly where
+        in a period, and without signs, how high. Entries learn from each other by what they share
+        of these, where each would have to find out by itself.
+
+        Args:
+            vectors: float [L, V, D], of each position and entry.
+
+        Raises:
+            InputError: there are too few traits for 2 D numbers and two more.
+        """
+        width = vectors.shape[2]
+        steps = self.config.traits - 2 * width
+        if steps < 2:
+            raise InputError(
+                f"prior.traits is {self.config.traits}, and entries stand for vectors of {width} "
+                f"numbers; set it to {2 * width + 2} or more, or to 0"
+            )
+        first = torch.searchsorted(self.tables, torch.arange(int(self.tables[-1]) + 1))
+        vectors = vectors[first.to(vectors.device)].float()  # [tables, V, D]
+        lengths = vectors.norm(dim=2)  # [tables, V]
+        rank = lengths.argsort(1).argsort(1) / (self.vocabulary - 1) * (steps - 1)
+        # A number for each of some lengths, which overlap, so that what follows may bend.
+        near = (1 - (rank[..., None] - torch.arange(steps, device=rank.device)).abs()).clamp_min(0)
+        directions = vectors / lengths[..., None].clamp_min(1e-6)
+        traits = torch.cat([near, directions, directions.abs()], dim=2)
+        self.traits.copy_(_TRAIT * traits.flatten(0, 1))
+
+    def _with_traits(self, learned: Tensor, traits: Tensor) -> Tensor:
+        """What is fixed and what is learned of entries, beside each other."""
+        return torch.cat([traits, learned], dim=-1) if self.config.traits else learned

@@ -101,7 +101,7 @@ class PriorStage:
         fabric: Fabric,
     ) -> None:
         options = config.prior_training
-        self.config = config
+        self.prior, self.autoencoder, self.config = prior, autoencoder, config
         self.steps, self.optimizer = options.steps, options.optimizer
         self.validate_every = options.validate_every
         self.patience: int | None = options.patience
@@ -118,7 +118,13 @@ class PriorStage:
         )
 
     def begin(self, fabric: Fabric) -> None:
-        """Nothing: the prior starts from its random weights."""
+        """Random weights, and what the autoencoder has to tell of its entries."""
+        prior = self.prior
+        if prior.config.traits:
+            every = torch.arange(prior.vocabulary, device=fabric.device)
+            lookup = self.autoencoder.quantizer.lookup
+            vectors = lookup(every[:, None].expand(-1, prior.code_length))  # [V, L, D]
+            prior.take_traits(vectors.transpose(0, 1))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Every code sequence once an epoch, in an order that follows from the step alone; as much

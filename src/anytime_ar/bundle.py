@@ -53,14 +53,25 @@ class Bundle:
 
 
 def build(card: Card) -> Bundle:
-    """Fresh networks for a card, with random weights."""
+    """Fresh networks for a card, with random weights.
+
+    Raises:
+        InputError: they do not fit each other, or the samples.
+    """
     autoencoder = OrderedAutoencoder(card.autoencoder, card.data.sample_shape)
     if card.prior is None:
         return Bundle(card, autoencoder)
     prior = Prior(
         card.prior, autoencoder.code_length, autoencoder.vocabulary, label_count=card.label_count
     )
+    introduce(autoencoder, prior)
     return Bundle(card, autoencoder, prior)
+
+
+def introduce(autoencoder: OrderedAutoencoder, prior: Prior) -> None:
+    """Tell a prior what the entries of an autoencoder mean, where it wants to know."""
+    if prior.config.traits:
+        prior.take_traits(autoencoder.entry_vectors().to(prior.traits.device))
 
 
 def save_bundle(bundle: Bundle, folder: Path | str) -> None:
@@ -84,7 +95,7 @@ def save_bundle(bundle: Bundle, folder: Path | str) -> None:
         write_json(fresh / "config.json", bundle.card.model_dump(mode="json"))
         dtype = getattr(torch, bundle.card.weights)
         for name, module in _networks(bundle).items():
-            weights = {k: _cast(v.cpu(), dtype) for k, v in module.state_dict().items()}
+            weights = {k: _cast(v.cpu(), dtype) for k, v in _stored(module).items()}
             save_file({k: v.contiguous() for k, v in weights.items()}, fresh / name)
         if bundle.curve is not None:
             write_json(fresh / "curve.json", bundle.curve.model_dump(mode="json"))
@@ -155,6 +166,8 @@ def load_bundle(folder: Path | str) -> Bundle:
         except FileNotFoundError as error:
             raise BundleError(f"{folder / name} is missing; get the bundle again") from error
         module.eval()
+    if bundle.prior is not None:
+        introduce(bundle.autoencoder, bundle.prior)
     curve_path = folder / "curve.json"
     curve = Curve.read(curve_path) if curve_path.exists() else None
     return Bundle(card, bundle.autoencoder, bundle.prior, curve)
@@ -210,6 +223,13 @@ def _networks(bundle: Bundle) -> dict[str, nn.Module]:
     if bundle.prior is not None:
         networks["prior.safetensors"] = bundle.prior
     return networks
+
+
+def _stored(network: nn.Module) -> dict[str, Tensor]:
+    """What a bundle keeps of a network."""
+    if isinstance(network, OrderedAutoencoder):
+        return network.inference_state()
+    return network.state_dict()
 
 
 def _from_hub(name: str) -> Path:

@@ -8,7 +8,7 @@ import torch
 
 from anytime_ar.autoencoder import AutoencoderConfig, QuantizerConfig
 from anytime_ar.autoencoder.config import NetworkConfig
-from anytime_ar.bundle import Bundle, build, save_bundle
+from anytime_ar.bundle import Bundle, build, introduce, save_bundle
 from anytime_ar.card import Card, DataCard
 from anytime_ar.curve import Curve, CurvePoint
 from anytime_ar.prior import PriorConfig
@@ -27,7 +27,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "sounds": (
         _SOUNDS,
         _SEGMENTS,
-        {"shared_entries": 2, "entry_width": 4, "label_everywhere": True, "traits": 4},
+        {"shared_entries": 2, "entry_width": 4, "label_everywhere": True, "traits": 6},
     ),
 }
 """What differs in the card, between kinds of samples: data, autoencoder and prior."""
@@ -66,6 +66,8 @@ def bundle(card: Card) -> Bundle:
     for value in networks.state_dict().values():
         if value.is_floating_point():
             value.copy_(torch.randn(value.shape, generator=generator) * 0.3)
+    if fresh.prior is not None:
+        introduce(fresh.autoencoder, fresh.prior)
     point = CurvePoint(
         codes=3, mse=0.5, psnr=9.0, fd_reconstruction=1.0, fd_sample=2.0, bits=6.0, ms=None
     )

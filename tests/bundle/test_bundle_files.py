@@ -69,6 +69,23 @@ def test_a_bundle_comes_back_as_it_was(bundle: Bundle, saved: Path) -> None:
     assert torch.equal(logits(loaded, codes), logits(bundle, codes))
 
 
+def test_what_only_training_needs_is_not_stored(bundle: Bundle, saved: Path) -> None:
+    stored = {path.stem: load_file(path) for path in saved.glob("*.safetensors")}
+    names = {key.rsplit(".", 1)[-1] for state in stored.values() for key in state}
+    assert "codebooks" in names
+    assert not names & {"usage", "totals", "traits"}
+    state = load_bundle(saved).autoencoder.state_dict()
+    assert state.keys() == bundle.autoencoder.state_dict().keys()
+    for key in state:
+        if key.endswith("totals"):
+            assert torch.equal(state[key], state[key.replace("totals", "codebooks")])
+    del stored["autoencoder"]["fill"]  # while a weight may not be missing
+    save_file(stored["autoencoder"], saved / "autoencoder.safetensors")
+    sign(saved)
+    with pytest.raises(BundleError, match=r"does not fit its config\.json"):
+        load_bundle(saved)
+
+
 def test_half_precision_halves_the_files_and_rounds(
     tmp_path: Path, bundle: Bundle, saved: Path
 ) -> None:
@@ -78,11 +95,12 @@ def test_half_precision_halves_the_files_and_rounds(
     for name, network in (("autoencoder", loaded.autoencoder), ("prior", loaded.prior)):
         assert network is not None
         original = getattr(bundle, name).state_dict()
-        for key, value in network.state_dict().items():
+        stored = load_file(tmp_path / "half" / f"{name}.safetensors")
+        for key in stored:
+            value = network.state_dict()[key]
             assert value.dtype == original[key].dtype
             expected = original[key].half().float() if value.is_floating_point() else original[key]
             assert torch.equal(value, expected)
-        stored = load_file(tmp_path / "half" / f"{name}.safetensors")
         full = load_file(saved / f"{name}.safetensors")
         assert all(stored[key].nbytes * 2 == full[key].nbytes for key in full)
     codes = bundle.autoencoder.encode(x(bundle))

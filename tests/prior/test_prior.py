@@ -225,8 +225,8 @@ def test_traits_tell_the_length_and_the_direction_of_vectors() -> None:
 @torch.no_grad()
 def test_traits_are_seen_and_scored() -> None:
     prior, other, x = with_traits(), with_traits(), codes()
-    prior.take_traits(vectors())
-    other.load_state_dict(prior.state_dict())
+    for one in (prior, other):
+        one.take_traits(vectors())
     assert torch.equal(prior(x), other(x))
     other.take_traits(vectors(seed=1))
     assert not torch.allclose(prior(x)[:, 0], other(x)[:, 0])  # where no code is seen

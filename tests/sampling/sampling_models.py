@@ -49,7 +49,7 @@ CARDS: dict[str, dict[str, Any]] = {
             "shared_entries": 2,
             "entry_width": 8,
             "label_everywhere": True,
-            "traits": 4,
+            "traits": 6,
         },
     },
 }

@@ -236,8 +236,7 @@ def test_entries_take_their_traits_from_the_autoencoder(data: DataSplits, fabric
     config = config.model_copy(update={"prior": prior})
     bundle = build(describe(config, data))
     assert bundle.prior is not None
-    stage = PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric)
-    stage.begin(fabric)
+    PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric)
     codebooks = bundle.autoencoder.quantizer.state_dict()["codebooks"]  # [L, V, D]
     width = codebooks.shape[2]
     traits = bundle.prior.traits.unflatten(0, codebooks.shape[:2])

@@ -24,6 +24,7 @@ from anytime_ar.autoencoder.layouts import (
 )
 from anytime_ar.autoencoder.networks import ConvDecoder, ConvEncoder
 from anytime_ar.autoencoder.quantizers import Quantizer, SegmentQuantizer, build_quantizer
+from anytime_ar.autoencoder.quantizers.vector import AVERAGES
 from anytime_ar.autoencoder.truncation import keep
 from anytime_ar.autoencoder.waves import WaveDecoder, WaveEncoder
 from anytime_ar.codes import check_codes
@@ -166,6 +167,18 @@ class OrderedAutoencoder(nn.Module):
         with torch.no_grad():
             vectors = torch.cat([self.encode_vectors(batch).float() for batch in batches])
             self.quantizer.start(vectors, generator)
+
+    def inference_state(self) -> dict[str, Tensor]:
+        """`state_dict` without the moving averages of codebooks, which only training needs; those
+        who load it get them as they are at the start."""
+        state = self.state_dict()
+        return {key: value for key, value in state.items() if key.split(".")[-1] not in AVERAGES}
+
+    @torch.no_grad()
+    def entry_vectors(self) -> Tensor:
+        """What each entry stands for at each position: float32 [L, V, D]."""
+        every = torch.arange(self.vocabulary, device=self.fill.device)
+        return self.quantizer.lookup(every[:, None].expand(-1, self.code_length)).transpose(0, 1)
 
     def encode_vectors(self, x: Tensor) -> Tensor:
         """Continuous code vectors of samples: float [B, *sample_shape] -> [B, L, D]."""

@@ -87,9 +87,9 @@ class Prior(nn.Module):
         self.register_buffer("tables", tables - 1 - group, persistent=False)  # int64 [L]
         self.entries = nn.Embedding(tables * vocabulary, config.entry_width or width)
         self.entry_bias = nn.Parameter(torch.zeros(tables, vocabulary))
-        self.register_buffer(
-            "traits", torch.zeros(tables * vocabulary, config.traits), persistent=config.traits > 0
-        )
+        # Not stored: the autoencoder has them.
+        traits = torch.zeros(tables * vocabulary, config.traits)
+        self.register_buffer("traits", traits, persistent=False)
         self.widen: nn.Linear | None = None
         if config.entry_width:
             self.widen = nn.Linear(config.traits + config.entry_width, width, bias=False)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from anytime_ar.autoencoder import OrderedAutoencoder
+from anytime_ar.bundle import introduce
 from anytime_ar.data import AugmentationConfig, Batch, DataSplits, Split
 from anytime_ar.data.seeding import generator_for
 from anytime_ar.errors import InputError
@@ -101,13 +102,14 @@ class PriorStage:
         fabric: Fabric,
     ) -> None:
         options = config.prior_training
-        self.prior, self.autoencoder, self.config = prior, autoencoder, config
+        self.config = config
         self.steps, self.optimizer = options.steps, options.optimizer
         self.validate_every = options.validate_every
         self.patience: int | None = options.patience
         self.ema_decay = options.ema_decay
         self.objective: nn.Module = PriorObjective(prior, options.code_noise)
         autoencoder.to(fabric.device).eval()
+        introduce(autoencoder, prior)
         conditional = prior.label_count > 0
         self.codes, self.labels = encode_views(
             autoencoder, data.train, config, conditional=conditional, fabric=fabric
@@ -118,13 +120,7 @@ class PriorStage:
         )
 
     def begin(self, fabric: Fabric) -> None:
-        """Random weights, and what the autoencoder has to tell of its entries."""
-        prior = self.prior
-        if prior.config.traits:
-            every = torch.arange(prior.vocabulary, device=fabric.device)
-            lookup = self.autoencoder.quantizer.lookup
-            vectors = lookup(every[:, None].expand(-1, prior.code_length))  # [V, L, D]
-            prior.take_traits(vectors.transpose(0, 1))
+        """Nothing: the prior starts from its random weights."""
 
     def batch(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Every code sequence once an epoch, in an order that follows from the step alone; as much

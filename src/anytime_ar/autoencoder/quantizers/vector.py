@@ -8,12 +8,17 @@ Later codes may be told the errors of earlier ones (see `feedback`).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from anytime_ar.autoencoder.quantizers.base import Quantized, Quantizer
 from anytime_ar.autoencoder.quantizers.config import QuantizerConfig
 from anytime_ar.autoencoder.quantizers.feedback import ErrorFeedback
+
+AVERAGES = ("usage", "totals")
+"""Buffers that only training needs."""
 
 
 class VectorQuantizer(Quantizer):
@@ -39,6 +44,15 @@ class VectorQuantizer(Quantizer):
         # Moving averages of the kept vectors assigned to an entry; `usage` also tells dead entries.
         self.register_buffer("usage", torch.ones(shape[:2]))  # [P, V]
         self.register_buffer("totals", codebooks.clone())  # [P, V, D]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *further: Any) -> None:
+        # Where averages were left out as `inference_state` does: as if each entry had been used
+        # once, for itself.
+        codebooks = state_dict.get(f"{prefix}codebooks")
+        if codebooks is not None:
+            state_dict.setdefault(f"{prefix}usage", torch.ones(codebooks.shape[:2]))
+            state_dict.setdefault(f"{prefix}totals", codebooks)
+        super()._load_from_state_dict(state_dict, prefix, *further)
 
     def forward(
         self, vectors: Tensor, kept: Tensor, generator: torch.Generator | None = None

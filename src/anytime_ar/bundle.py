@@ -174,10 +174,10 @@ def load_bundle(folder: Path | str) -> Bundle:
 
 
 def fingerprint(bundle: Bundle) -> str:
-    """SHA-256 of all weights, in hexadecimal: what codes and times of a model depend on."""
+    """SHA-256 of the weights in its files, in hexadecimal: what codes and times depend on."""
     digest = hashlib.sha256()
     for file, network in sorted(_networks(bundle).items()):
-        for name, weight in network.state_dict().items():
+        for name, weight in _stored(network).items():
             digest.update(f"{file} {name}".encode())
             digest.update(weight.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

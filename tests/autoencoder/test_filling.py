@@ -93,6 +93,13 @@ def test_noise_fills_what_is_lacking_in_its_band_only() -> None:
     assert level > 0.01
 
 
+def test_noise_is_never_louder_than_a_sound_can_be() -> None:
+    fill = filling()
+    made = fill.complete(torch.zeros(1, SEGMENTS, SIZE), torch.full((1, SEGMENTS, BANDS), 1e3))
+    assert made.isfinite().all()
+    assert made.square().mean().sqrt() < 1
+
+
 def test_what_is_loud_enough_stays_as_it_is() -> None:
     parts = torch.randn(2, SEGMENTS, SIZE, generator=torch.Generator().manual_seed(0))
     fill = filling()

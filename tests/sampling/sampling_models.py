@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from anytime_ar.bundle import Bundle, build
+from anytime_ar.bundle import Bundle, build, introduce
 from anytime_ar.card import Card
 from anytime_ar.curve import Curve, CurvePoint, lossless_codes
 from anytime_ar.prior import Rows
@@ -130,6 +130,7 @@ def build_bundle(
                 for name, buffer in bundle.autoencoder.quantizer.named_buffers():
                     if name.endswith("codebooks"):
                         buffer.normal_()
+            introduce(bundle.autoencoder, bundle.prior)
     return replace(bundle, curve=curve)
 
 

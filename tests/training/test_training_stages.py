@@ -24,6 +24,7 @@ from anytime_ar.bundle import build
 from anytime_ar.data import AugmentationConfig, DataSplits
 from anytime_ar.data.splits import MemorySplit
 from anytime_ar.errors import InputError
+from anytime_ar.prior import ChoiceConfig
 from anytime_ar.training import AutoencoderTrainingConfig, TrainConfig, train
 from anytime_ar.training.config import PriorTrainingConfig
 from anytime_ar.training.loop import seeded
@@ -333,6 +334,13 @@ def test_images_have_no_losses_of_sounds(data: DataSplits) -> None:
     config = tiny(autoencoder_training=AutoencoderTrainingConfig(spectral_weight=0.5))
     with pytest.raises(InputError, match=r"spectral_weight is 0.5, and .* are no sounds; drop it"):
         describe(config, data)
+
+
+def test_a_model_without_labels_follows_none(data: DataSplits) -> None:
+    config = tiny(choice=ChoiceConfig(guidance=2.0))
+    assert describe(config, data).choice.guidance == 2
+    with pytest.raises(InputError, match=r"choice.guidance is 2.0, and the model will have no"):
+        describe(config.model_copy(update={"conditional": False}), data)
 
 
 @pytest.mark.parametrize("scheme", ["one_stage", "full_and_prefix"])

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 LOWEST = 0.25
 """Where the bands begin, as a share of the highest frequency; below, waveforms are soon decoded."""
-FLOOR = 1e-3
-"""Root mean square of a coefficient that counts as silence."""
+FLOOR, CEILING = 1e-3, 1.0
+"""Root mean square of a coefficient that counts as silence, and of the loudest noise."""
 WEIGHT = 0.6
 """What an error of one neper in one band counts for, as an error of samples."""
 GAIN = 0.4
@@ -56,7 +56,7 @@ class NoiseFilling(nn.Module):
             shares[low:high, band] = 1 / (high - low)
         self.register_buffer("shares", shares, persistent=False)  # [P, bands]
         # Stored with the weights: the same noise for every sample, on every machine.
-        self.register_buffer("noise", torch.randn(segments, size))  # [S, P]
+        self.register_buffer("noise", nn.init.normal_(torch.empty(segments, size)))  # [S, P]
 
     def loudness(self, parts: Tensor) -> Tensor:
         """Of each band, in weighted nepers above the floor: float [B, S, P] -> [B, S, bands]."""
@@ -73,6 +73,7 @@ class NoiseFilling(nn.Module):
             float [B, S, P].
         """
         wanted = FLOOR**2 * torch.expm1(loudness.clamp_min(0) * 2 / WEIGHT)
+        wanted = wanted.clamp_max(CEILING**2)  # codes that were drawn may ask for anything
         lacking = (wanted - self._powers(parts)).clamp_min(0).sqrt()  # [B, S, bands]
         noise = self.noise * (lacking @ (self.shares > 0).to(parts.dtype).T)
         return parts + GAIN * noise @ self.sines

@@ -103,8 +103,8 @@ class Prior(nn.Module):
         if config.shared_entries > 1:
             # Positions begin as the sum of where in a group of neighbours they stand and of which
             # group that is, so that attention finds what is alike in either from the first step on.
-            of_places = 0.04 * torch.randn(config.shared_entries, width)
-            of_groups = 0.02 * torch.randn(tables, width)
+            of_places = nn.init.normal_(torch.empty(config.shared_entries, width), std=0.04)
+            of_groups = nn.init.normal_(torch.empty(tables, width), std=0.02)
             self.positions.data = of_places[place] + of_groups[group]
         for block in self.blocks:  # residual branches start small, as in GPT-2
             assert isinstance(block, Block)

@@ -167,6 +167,21 @@ class Engine:
             )
         return self._run(plan, limit, begin, pauses, costs, decoded, codes, live)
 
+    def in_parts(self, plan: Plan, budget: Budget) -> bool:
+        """Whether there are more rows than memory allows at once, and nothing against parts."""
+        whole = budget.deadline_s is not None or budget.cancel is not None
+        return len(plan) > self.rows_at_once and not whole
+
+    def codes(self, plan: Plan, budget: Budget) -> Tensor:
+        """Draw the codes alone, int64 [n, k], of any number of rows if `in_parts` allows it."""
+        size = self.rows_at_once if self.in_parts(plan, budget) else len(plan)
+        parts = []
+        for start in range(0, len(plan), size):
+            part = plan if size >= len(plan) else plan.rows(start, start + size)
+            (moment,) = self.run(part, budget, begin=self.clock(), decoded=False)
+            parts.append(moment.codes)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
     def limit(self, budget: Budget) -> Limit:
         """A budget in codes of this model; its deadline is not set yet.
 

@@ -150,8 +150,8 @@ class AnytimeModel:
         """
         begin = self.engine.clock()
         plan, budget = self.plan(n, **options)
-        if self._in_chunks(plan, budget):
-            return self.decode(self._codes(plan, budget))
+        if self.engine.in_parts(plan, budget):
+            return self.decode(self.engine.codes(plan, budget))
         (last,) = draw_previews(self.engine, plan, budget, NEVER, begin=begin)
         return last.data
 
@@ -160,7 +160,7 @@ class AnytimeModel:
         plan, budget = self.plan(n, **options)
         if budget.deadline_s is not None:
             raise InputError("deadline_s includes decoding; use draw, whose result has codes")
-        return self._codes(plan, budget)
+        return self.engine.codes(plan, budget)
 
     def draw(self, n: int = 1, **options: Unpack[DrawOptions]) -> Preview:
         """Draw n samples, and tell how many codes they have, why it ended, and how to go on.
@@ -289,17 +289,3 @@ class AnytimeModel:
         if guidance is not None:
             options["guidance"] = guidance
         return self.engine.warm_up(lambda: self.plan(n, **options)[0])
-
-    def _in_chunks(self, plan: Plan, budget: Budget) -> bool:
-        """Whether there are more rows than memory allows at once, and nothing against parts."""
-        whole = budget.deadline_s is not None or budget.cancel is not None
-        return len(plan) > self.engine.rows_at_once and not whole
-
-    def _codes(self, plan: Plan, budget: Budget) -> Tensor:
-        size = self.engine.rows_at_once if self._in_chunks(plan, budget) else len(plan)
-        chunks = []
-        for start in range(0, len(plan), size):
-            part = plan if size >= len(plan) else plan.rows(start, start + size)
-            (moment,) = self.engine.run(part, budget, begin=self.engine.clock(), decoded=False)
-            chunks.append(moment.codes)
-        return chunks[0] if len(chunks) == 1 else torch.cat(chunks)

@@ -97,8 +97,13 @@ def describe(config: TrainConfig, data: DataSplits) -> Card:
             f"autoencoder_training.spectral_weight is {weight}, and the samples of "
             f"{config.data.name} are no sounds; drop it"
         )
-    autoencoder = config.autoencoder.resolve(data.sample_shape)
     names = data.label_names if config.conditional else None
+    if config.choice.guidance != 1 and names is None:
+        raise InputError(
+            f"choice.guidance is {config.choice.guidance}, and the model will have no labels; drop "
+            "it, or train with labels"
+        )
+    autoencoder = config.autoencoder.resolve(data.sample_shape)
     return Card(
         name=config.name,
         data=DataCard(

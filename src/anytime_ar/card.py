@@ -61,7 +61,7 @@ class Card(Config):
 
     @model_validator(mode="after")
     def _guidance_needs_labels(self) -> Self:
-        if self.choice.guidance != 1 and not self.data.labels:
+        if self.choice.guided and not self.data.labels:
             raise ValueError(
                 f"choice.guidance is {self.choice.guidance}, and the model has no labels; drop it"
             )

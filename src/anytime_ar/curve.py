@@ -22,6 +22,7 @@ LOSSLESS = 1.02
 """A sample FD of at most this multiple of the best counts as no loss."""
 
 Measured = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -32,13 +33,13 @@ class BaselinePoint(Config):
     """k, the number of codes kept."""
     mse: Measured
     """Mean squared error of reconstructions of the test split, on the [-1, 1] scale."""
-    psnr: Annotated[float, Field(allow_inf_nan=False)] | None
+    psnr: Finite | None
     """`psnr(mse)` in dB; None where the reconstruction is exact."""
     fd_reconstruction: Measured | None
     """Fréchet distance of reconstructed test samples to the test split; None if not measured."""
     fd_sample: Measured | None
     """Fréchet distance of new samples to the test split; None if not measured."""
-    measures: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field({})
+    measures: dict[str, Finite] = Field({})
     """Further figures of reconstructions of the test split, by name: means over samples. For
     sounds, `snr`, `si_sdr` and `mel` in dB, `stft` and `stoi`."""
     accuracy: Share | None = None
@@ -98,9 +99,10 @@ class Curve(Config):
     """The size of the test split."""
     seed: int
     """Of the samples drawn."""
-    choice: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field({})
-    """How their codes were chosen, as far as that was given: temperature, top_k, top_p, guidance;
-    the rest is as the model does of its own."""
+    choice: dict[str, Finite | tuple[Finite, ...]] = Field({})
+    """How their codes were chosen, as far as that was given: temperature, top_k, top_p, guidance,
+    each the same for all codes or several values from the first to the last; the rest is as the
+    model does of its own."""
     baselines: Baselines = Baselines()
 
     @model_validator(mode="after")

@@ -505,13 +505,14 @@ def test_attaching_a_curve_keeps_how_codes_were_chosen(folder, tmp_path, capsys)
     run = shutil.copytree(folder / "run", tmp_path / "run")
     plain = load(run, device="cpu").sample_codes(8, seed=0)
     evaluate = ["evaluate", str(run), "--features", str(folder / "features"), "--samples", "50"]
-    chosen = ["--guidance", "2", "--temperature", "0.5"]
+    chosen = ["--guidance", "[2, 3]", "--temperature", "0.5"]
     main([*evaluate, *chosen, "--codes", "[4]", "--attach", "--json"])
-    assert json.loads(capsys.readouterr().out)["choice"] == {"guidance": 2.0, "temperature": 0.5}
+    choice = json.loads(capsys.readouterr().out)["choice"]
+    assert choice == {"guidance": [2.0, 3.0], "temperature": 0.5}
     model = load(run, device="cpu")
     codes = model.sample_codes(8, seed=0)
     assert not torch.equal(codes, plain)
-    assert torch.equal(codes, model.sample_codes(8, seed=0, guidance=2.0, temperature=0.5))
+    assert torch.equal(codes, model.sample_codes(8, seed=0, guidance=[2.0, 3.0], temperature=0.5))
     assert torch.equal(model.sample_codes(8, seed=0, guidance=1.0, temperature=1.0), plain)
     main(["sample", str(run), "-n", "8", "--seed", "0", "--out", str(tmp_path / "own.png")])
     main(

@@ -129,8 +129,25 @@ def test_guidance_by_hand() -> None:
         ({"top_p": 1.1}, r"top_p: .*got 1.1"),
         ({"guidance": -0.5}, r"guidance: .*got -0.5"),
         ({"temprature": 1}, "temprature: extra inputs"),
+        ({"top_p": [0.5, 0.0]}, r"top_p: must be above 0 and up to 1 \(got 0.0\)"),
+        ({"guidance": [2, 101]}, r"guidance: must be 0..100 \(got 101.0\)"),
+        ({"temperature": []}, "temperature: an empty list says nothing"),
     ],
 )
 def test_bad_choice(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ChoiceConfig.parse(values, origin="sample")
+
+
+def test_values_along_the_codes() -> None:
+    choice = ChoiceConfig(temperature=(1.0, 0.0), guidance=(1.0, 5.0, 3.0), top_p=0.5, top_k=7)
+    assert choice.varies
+    assert choice.guided
+    assert choice.at(0, 9) == ChoiceConfig(temperature=1, guidance=1, top_p=0.5, top_k=7)
+    assert choice.at(2, 9) == ChoiceConfig(temperature=0.75, guidance=3, top_p=0.5, top_k=7)
+    assert choice.at(4, 9) == ChoiceConfig(temperature=0.5, guidance=5, top_p=0.5, top_k=7)
+    assert choice.at(8, 9) == ChoiceConfig(temperature=0, guidance=3, top_p=0.5, top_k=7)
+    assert choice.at(0, 1).guidance == 1
+    assert not choice.at(0, 9).varies
+    plain = ChoiceConfig(temperature=0.5)
+    assert plain.at(3, 9) is plain

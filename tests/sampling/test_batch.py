@@ -43,7 +43,9 @@ REQUESTS = [
     Request(4, 1, 2, 2, {"guidance": 2.0, "top_k": 3}),
     Request(5, 2, L, 2, {"temperature": 0}),
     Request(6, 0, 4, 4, {}),
-    Request(7, 1, L, 9, {}),  # joins an empty batch
+    Request(7, 1, L, 2, {"guidance": (3.0, 1.0, 2.0), "top_p": (0.9, 0.3)}),
+    Request(8, 1, L, 9, {}),  # joins an empty batch
+    Request(9, 2, 5, 9, {"temperature": (0.2, 2.0)}),
 ]
 
 

@@ -12,7 +12,7 @@ from sampling_models import V, build_model, sample_shape
 import anytime_ar.sampling.model as sampling_model
 from anytime_ar.card import Card
 from anytime_ar.errors import InputError
-from anytime_ar.sampling import AnytimeModel, ChoiceConfig
+from anytime_ar.sampling import AnytimeModel, ChoiceConfig, DrawOptions
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"codes": 0}, r"codes=0 is no number of codes; pass a whole one from 1"),
@@ -68,6 +68,28 @@ def test_a_model_may_have_its_own_way_to_choose_codes(model: AnytimeModel) -> No
     some = model.sample_codes(9, seed=0, temperature=0.9, guidance=2.0)  # one of the two
     assert torch.equal(own.sample_codes(9, seed=0, temperature=0.9), some)
     assert torch.equal(own.sample_codes(9, seed=0, temperature=1.0, guidance=1.0), plain)
+
+
+@pytest.mark.parametrize(
+    ("several", "one"),
+    [({"temperature": [0.0, 0.0]}, {"temperature": 0.0}), ({"top_p": (0.4, 0.4)}, {"top_p": 0.4})],
+)
+def test_a_choice_may_depend_on_the_position(
+    model: AnytimeModel, several: DrawOptions, one: DrawOptions
+) -> None:
+    assert torch.equal(
+        model.sample_codes(9, seed=0, **several), model.sample_codes(9, seed=0, **one)
+    )
+
+
+def test_a_choice_goes_from_its_first_value_to_its_last(model: AnytimeModel) -> None:
+    rising = model.sample_codes(64, seed=0, temperature=[0.0, 4.0])
+    assert torch.equal(rising[:, 0], model.sample_codes(64, seed=0, temperature=0)[:, 0])
+    part = model.draw(64, seed=0, temperature=[0.0, 4.0], codes=3).state
+    assert torch.equal(part.extend().codes, rising)
+    falling = model.draw(64, seed=0, temperature=[4.0, 4.0, 0.0]).codes
+    assert torch.equal(falling[:, :3], model.sample_codes(64, seed=0, temperature=4.0)[:, :3])
+    assert not torch.equal(falling, model.sample_codes(64, seed=0, temperature=4.0))
 
 
 def test_guidance_of_a_model_needs_labels(model: AnytimeModel) -> None:

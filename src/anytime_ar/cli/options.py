@@ -22,6 +22,7 @@ from anytime_ar.sampling import (
     ChoiceConfig,
     DrawOptions,
 )
+from anytime_ar.sampling.options import Along
 
 
 def add_device(parser: Parser) -> None:
@@ -72,11 +73,18 @@ def add_draw_options(parser: Parser) -> None:
 
 
 def add_choice(parser: Parser) -> None:
-    """How codes are chosen; what is not given is as the model does of its own."""
-    parser.add_argument("--temperature", type=float | None, help="0: most likely codes")
+    """How codes are chosen; what is not given is as the model does of its own. Several numbers are
+    for places from the first code to the last."""
+    parser.add_argument(
+        "--temperature", type=float | list[float] | None, help="0: most likely codes"
+    )
     parser.add_argument("--top_k", type=int | None, help="only the k most likely entries")
-    parser.add_argument("--top_p", type=float | None, help="only the likeliest of mass p")
-    parser.add_argument("--guidance", type=float | None, help="above 1: follow the label more")
+    parser.add_argument(
+        "--top_p", type=float | list[float] | None, help="only the likeliest of mass p"
+    )
+    parser.add_argument(
+        "--guidance", type=float | list[float] | None, help="above 1: follow the label more"
+    )
 
 
 def budget_options(arguments: Namespace, codes: int | None, cancel: CancelFlag) -> BudgetOptions:
@@ -102,7 +110,7 @@ def draw_options(model: AnytimeModel, arguments: Namespace) -> DrawOptions:
     )
 
 
-def choice_options(arguments: Namespace) -> dict[str, float]:
+def choice_options(arguments: Namespace) -> dict[str, Along]:
     """How codes are to be chosen, where parsed arguments say so."""
     given = {name: arguments[name] for name in ChoiceConfig.model_fields}
     return {name: value for name, value in given.items() if value is not None}

@@ -80,7 +80,7 @@ class Codec(Protocol):
         """codes[:, :k] for any 1 <= k <= L to float32 [B, *sample_shape], in about [-1, 1]."""
 
 
-Choice = Mapping[str, float]
+Choice = Mapping[str, float | Sequence[float]]
 """How codes are chosen: keyword arguments of a model's draws, as temperature or guidance."""
 
 
@@ -103,12 +103,14 @@ class Model(Codec, Protocol):
         codes: int | None = None,
         seed: int = 0,
         label: Sequence[int] | None = None,
-        **choice: float,
+        **choice: float | Sequence[float],
     ) -> Tensor:
         """int64 [n, k], for n labels or ones of the model's own choice; the codes of a
         shorter draw are a prefix of a longer one's."""
 
-    def sample(self, n: int, *, codes: int | None = None, seed: int = 0, **choice: float) -> Tensor:
+    def sample(
+        self, n: int, *, codes: int | None = None, seed: int = 0, **choice: float | Sequence[float]
+    ) -> Tensor:
         """float32 [n, *sample_shape] from k codes each."""
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from anytime_ar.config import Config
@@ -16,18 +18,68 @@ NO_SHADOW, IS_SHADOW = -1, -2
 """Instead of a slot, see `RowChoice.shadow`."""
 
 
+_Along = float | tuple[float, ...]
+"""A number, or several for places at equal distances from the first code to the last, with straight
+lines between them."""
+
+
 class ChoiceConfig(Config):
     """How a code is drawn from the prior's logits."""
 
-    temperature: float = Field(1.0, ge=0, le=100, allow_inf_nan=False)
-    """Above 1 more varied, below 1 more typical; 0 takes the most likely code."""
+    temperature: _Along = 1.0
+    """0..100: above 1 more varied, below 1 more typical; 0 takes the most likely code."""
     top_k: int | None = Field(None, ge=1)
     """Only the k most likely entries, and those that tie with the last of them."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    """Only the most likely entries that together hold this probability (Holtzman et al. 2020)."""
-    guidance: float = Field(1.0, ge=0, le=100, allow_inf_nan=False)
-    """Classifier-free guidance (Ho & Salimans 2022): 1 follows the label as trained, above 1 more
-    strongly, 0 ignores it. Anything but 1 doubles the work."""
+    top_p: _Along = 1.0
+    """Only the most likely entries that together hold this probability, above 0 and up to 1
+    (Holtzman et al. 2020)."""
+    guidance: _Along = 1.0
+    """Classifier-free guidance (Ho & Salimans 2022), 0..100: 1 follows the label as trained, above
+    that more strongly, 0 ignores it. Anything but 1 doubles the work."""
+
+    @field_validator("temperature", "guidance")
+    @classmethod
+    def _is_scale(cls, value: _Along) -> _Along:
+        return _within(value, lambda x: 0 <= x <= 100, "0..100")
+
+    @field_validator("top_p")
+    @classmethod
+    def _is_mass(cls, value: _Along) -> _Along:
+        return _within(value, lambda x: 0 < x <= 1, "above 0 and up to 1")
+
+    @property
+    def guided(self) -> bool:
+        """Whether labels are followed in another way than as trained."""
+        return self.guidance != 1  # several values never equal it
+
+    @property
+    def varies(self) -> bool:
+        """Whether something depends on the position of a code."""
+        return any(isinstance(x, tuple) for x in (self.temperature, self.top_p, self.guidance))
+
+    def at(self, position: int, code_length: int) -> ChoiceConfig:
+        """What holds for the code at a position, 0..L-1: the same, with one number for each."""
+        return _at(self, position / max(1, code_length - 1)) if self.varies else self
+
+
+def _within(value: _Along, fits: Callable[[float], bool], wanted: str) -> _Along:
+    several = value if isinstance(value, tuple) else (value,)
+    if not several:
+        raise ValueError("an empty list says nothing; pass a number")
+    wrong = [x for x in several if not fits(x)]
+    if wrong:
+        raise ValueError(f"must be {wanted} (got {wrong[0]})")
+    return value
+
+
+@lru_cache(maxsize=4096)  # every row of a draw asks for the same ones
+def _at(choice: ChoiceConfig, share: float) -> ChoiceConfig:
+    values = {
+        name: float(np.interp(share * (len(value) - 1), range(len(value)), value))
+        for name, value in choice
+        if isinstance(value, tuple)
+    }
+    return choice.model_copy(update=values)
 
 
 class RowChoice(ctypes.Structure):
@@ -51,7 +103,7 @@ class RowChoice(ctypes.Structure):
 
     @classmethod
     def of(cls, config: ChoiceConfig, shadow: int) -> RowChoice:
-        """Settings of a row."""
+        """Settings of a row for one code; see `ChoiceConfig.at`."""
         return cls(config.temperature, config.top_p, config.guidance, config.top_k or 0, shadow)
 
 

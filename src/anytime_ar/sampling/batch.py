@@ -30,6 +30,7 @@ class DecodeBatch:
         weakref.finalize(self, decoder.release, self._rows)
         self._slots: dict[int, int] = {}  # by id; a guided row has a second one, its shadow
         self._owners: list[int] = []  # ids by slot
+        self._varying: dict[int, ChoiceConfig] = {}  # by id, where it depends on the position
         self._next_id = 0
 
     @property
@@ -59,7 +60,7 @@ class DecodeBatch:
             InputError: there is no room.
         """
         n = len(noise)
-        guided = labels is not None and choice.guidance != 1
+        guided = labels is not None and choice.guided
         if n * (1 + guided) > self.room:
             raise InputError(
                 f"{n} {'guided ' if guided else ''}rows do not fit: {len(self._owners)} of "
@@ -71,13 +72,23 @@ class DecodeBatch:
         for i, row in enumerate(ids):
             self._slots[row] = first + i
             shadow = first + n + i if guided else NO_SHADOW
-            self._rows.choices[first + i] = RowChoice.of(choice, shadow)
+            self._rows.choices[first + i].shadow = shadow
         self._append(ids, noise, labels, codes)
         if guided:
             for shadow in range(first + n, first + 2 * n):
-                self._rows.choices[shadow] = RowChoice.of(choice, IS_SHADOW)
+                self._rows.choices[shadow].shadow = IS_SHADOW
             self._append(ids, noise, None, codes)
+        for row in ids:
+            self._set_choice(row, choice)
+        if choice.varies:
+            self._varying |= dict.fromkeys(ids, choice)
         return ids
+
+    def _set_choice(self, row: int, choice: ChoiceConfig) -> None:
+        """For the next code of a row."""
+        slot = self._slots[row]
+        now = choice.at(self._rows.positions[slot], self.decoder.code_length)
+        self._rows.choices[slot] = RowChoice.of(now, self._rows.choices[slot].shadow)
 
     def _append(
         self, ids: Sequence[int], noise: Tensor, labels: Tensor | None, codes: Tensor | None
@@ -96,6 +107,8 @@ class DecodeBatch:
     def step(self) -> None:
         """Draw the next code of every row; none of them may be complete."""
         assert self._owners, "an empty batch has nothing to draw"
+        for row, choice in self._varying.items():
+            self._set_choice(row, choice)
         self.decoder.step(self._rows, len(self._owners))
 
     def codes(self, ids: Sequence[int]) -> Tensor:
@@ -120,6 +133,7 @@ class DecodeBatch:
             self._move(mover, hole)
         for row in ids:
             del self._slots[row]
+            self._varying.pop(row, None)
         del self._owners[keep:]
         if keep == 0:
             self._rows.cache.clear()

@@ -241,7 +241,7 @@ class Engine:
 
     def _places(self, plan: Plan) -> int:
         """Rows of the batch that a plan takes."""
-        return len(plan) * (2 if plan.labels is not None and plan.choice.guidance != 1 else 1)
+        return len(plan) * (2 if plan.labels is not None and plan.choice.guided else 1)
 
 
 def describe(decoder: Decoder[Any]) -> str:

@@ -23,6 +23,7 @@ from anytime_ar.sampling.costs import Costs
 from anytime_ar.sampling.devices import choose_device
 from anytime_ar.sampling.engine import NEVER, ROWS_AT_ONCE, Engine
 from anytime_ar.sampling.options import (
+    Along,
     DrawOptions,
     budget_of,
     check_names,
@@ -207,14 +208,14 @@ class AnytimeModel:
         """
         return DrawState.load(path, self.engine)
 
-    def warm_up(self, n: int = 1, *, guidance: float | None = None) -> None:
+    def warm_up(self, n: int = 1, *, guidance: Along | None = None) -> None:
         """Time draws of n samples, so that the first deadline of that size is met without delay;
         otherwise the first call with `deadline_s` does so, before its clock starts. Guidance as
         in those draws; None: not given there."""
         self._costs(n, guidance)
 
     def least_deadline_s(
-        self, n: int = 1, *, min_codes: int = 1, guidance: float | None = None
+        self, n: int = 1, *, min_codes: int = 1, guidance: Along | None = None
     ) -> float:
         """The shortest `deadline_s` that draws of n samples can be relied on to keep here."""
         return self._costs(n, guidance).deadline_s(min_codes)
@@ -284,7 +285,7 @@ class AnytimeModel:
             torch.accelerator.synchronize(self.device)  # a deadline is for finished samples
         return data
 
-    def _costs(self, n: int, guidance: float | None) -> Costs:
+    def _costs(self, n: int, guidance: Along | None) -> Costs:
         options = DrawOptions(seed=0)
         if guidance is not None:
             options["guidance"] = guidance

@@ -12,6 +12,10 @@ from anytime_ar.sampling.budget import Budget, CancelFlag
 from anytime_ar.sampling.draw import Pauses
 from anytime_ar.sampling.plan import Label
 
+Along = float | Sequence[float]
+"""A number, or several for places at equal distances from the first code to the last, with straight
+lines between them."""
+
 
 class BudgetOptions(TypedDict, total=False):
     """When a draw ends; with several limits, the first that binds. See `Budget`."""
@@ -38,14 +42,14 @@ class DrawOptions(BudgetOptions, total=False):
     seed: int | None
     """Sample i of a seed is the same whatever n, and a prefix whatever the budget; None: a fresh
     seed."""
-    temperature: float
+    temperature: Along
     """Above 1 more varied, below 1 more typical; 0 takes the most likely code. Where this and
     the next three are not given, `bundle.card.choice` says: 1, None, 1 and 1 for most models."""
     top_k: int | None
     """Only the k most likely entries of each code."""
-    top_p: float
+    top_p: Along
     """Only the most likely entries that together hold this probability, (0, 1]."""
-    guidance: float
+    guidance: Along
     """Classifier-free guidance: above 1 follows the label more strongly."""
 
 

@@ -54,7 +54,7 @@ class Plan:
         if n < 1:
             raise InputError(f"cannot draw {n} samples; pass n >= 1")
         names = card.data.labels
-        if choice.guidance != 1 and names is None:
+        if choice.guided and names is None:
             raise InputError(
                 f"guidance {choice.guidance} was given, but this model has no labels; drop it"
             )

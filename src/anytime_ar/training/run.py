@@ -98,7 +98,7 @@ def describe(config: TrainConfig, data: DataSplits) -> Card:
             f"{config.data.name} are no sounds; drop it"
         )
     names = data.label_names if config.conditional else None
-    if config.choice.guidance != 1 and names is None:
+    if config.choice.guided and names is None:
         raise InputError(
             f"choice.guidance is {config.choice.guidance}, and the model will have no labels; drop "
             "it, or train with labels"

@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
-import time
 from itertools import cycle
 from pathlib import Path
 
@@ -93,19 +93,27 @@ def _measure(
     }
 
 
+_RUNNER = """
+import os, resource, subprocess, sys, time
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+begin = time.perf_counter()
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+seconds = time.perf_counter() - begin
+print(seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+sys.exit(code)
+"""
+
+
 def _run(*arguments: str) -> tuple[float, float]:
     """Seconds and peak memory in MB of one command on one core."""
-    core = min(os.sched_getaffinity(0))
-    begin = time.perf_counter()
-    child = os.fork()
-    if child == 0:
-        os.sched_setaffinity(0, {core})
-        os.environ["OMP_NUM_THREADS"] = "1"
-        os.execv(sys.executable, [sys.executable, "-m", "anytime_ar", *arguments])
-    _, status, usage = os.wait4(child, 0)
-    if status:
-        sys.exit(f"anytime {' '.join(arguments)}: ended with {os.waitstatus_to_exitcode(status)}")
-    return time.perf_counter() - begin, usage.ru_maxrss / 1024
+    # From a small process: a command's peak begins with the memory of the process that starts it.
+    command = [sys.executable, "-c", _RUNNER, sys.executable, "-m", "anytime_ar", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"anytime {' '.join(arguments)}: ended with {done.returncode}")
+    seconds, megabytes = map(float, done.stdout.split())
+    return seconds, megabytes
 
 
 def _jumps(error: np.ndarray, windows: Windows) -> float:

@@ -87,8 +87,8 @@ def check_codes(codes: Tensor, *, length: int, vocabulary: int) -> None:
         raise InputError(f"prefix 0 holds no code; pass 1 <= k <= {length}")
     if prefix > length:
         raise InputError(f"prefix {prefix} exceeds code length {length}; pass k <= {length}")
-    bad = ((codes < 0) | (codes >= vocabulary)).nonzero()  # [bad values, 2]
-    if len(bad) > 0:
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < vocabulary:
+        bad = ((codes < 0) | (codes >= vocabulary)).nonzero()  # [bad values, 2]
         row, position = bad[0].tolist()
         raise InputError(
             f"code {int(codes[row, position])} at row {row}, position {position} is out of range; "

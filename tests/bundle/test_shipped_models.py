@@ -10,12 +10,14 @@ import torch
 import anytime_ar as aar
 from anytime_ar.bundle import resolve, shipped
 from anytime_ar.data import DataConfig, load_data
+from anytime_ar.evaluation.measures import signal_to_noise
 
-MNIST = Path(__file__).parents[3] / "shared" / "data" / "mnist"
+DATA = Path(__file__).parents[3] / "shared" / "data"
+MNIST, FSDD = DATA / "mnist", DATA / "fsdd"
 
 
-def test_mnist_is_shipped() -> None:
-    assert "mnist" in shipped()
+def test_what_is_shipped() -> None:
+    assert shipped() == ["fsdd", "mnist"]
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -53,3 +55,29 @@ def test_mnist_reconstructs_as_its_curve_says() -> None:
         error = float((model.decode(codes[:, : point.codes]) - x).square().mean())
         assert error == pytest.approx(point.mse, rel=0.1)  # the curve is of all 10,000
     assert torch.equal(codes, model.encode(x))
+
+
+def test_fsdd_draws_what_is_asked_for() -> None:
+    model = aar.load("fsdd", device="cpu")
+    assert model.labels == tuple("0123456789")
+    assert model.sample_rate == 8000
+    x = model.sample(3, label=6, codes=112, seed=0)
+    assert x.shape == (3, 1, 5120)
+    assert (x.square().mean((1, 2)) > 1e-4).all()
+    assert torch.equal(x, model.sample(3, label="6", codes=112, seed=0))
+
+
+def test_fsdd_reconstructs_as_its_curve_says() -> None:
+    if not FSDD.is_dir():
+        pytest.skip("no FSDD beside the repository (../shared/data/fsdd)")
+    model = aar.load("fsdd", device="cpu")
+    assert model.curve is not None
+    config = DataConfig.parse(model.bundle.card.training["data"], origin="fsdd")
+    data = load_data(config.model_copy(update={"name": str(FSDD)}))
+    x = next(data.test.batches(300)).data
+    codes = model.encode(x)
+    for point in model.curve.points[::6]:
+        made = model.decode(codes[:, : point.codes])
+        assert float((made - x).square().mean()) == pytest.approx(point.mse, rel=0.01)
+        ratio = float(signal_to_noise(x, made).mean())
+        assert ratio == pytest.approx(point.measures["snr"], abs=0.05)

@@ -41,10 +41,13 @@ class Sounds(Media):
             return Encoded(self._encode_clips(recordings, windows.length, progress))
         samples, gain = self._measure(recordings[0])
         blocks = (block * gain for block in recordings[0].blocks())
-        codes: list[Tensor] = []
+        # All that grows with the sound.
+        codes = torch.empty(windows.count(samples), self.model.code_length, dtype=torch.int64)
+        done = 0
         for part in encode_windows(self.model, windows, blocks):
-            codes.extend(part.cpu())
-            progress(len(codes), windows.count(samples), "windows")
+            codes[done : done + len(part)] = part
+            done += len(part)
+            progress(done, len(codes), "windows")
         sound = CutSound(
             samples=samples,
             sample_rate=self._rate,
@@ -52,7 +55,7 @@ class Sounds(Media):
             overlap=windows.overlap,
             gain=gain,
         )
-        return Encoded(torch.stack(codes), sound)
+        return Encoded(codes, sound)
 
     def _encode_clips(self, recordings: list[Recording], length: int, progress: Progress) -> Tensor:
         clips = []

@@ -25,7 +25,7 @@ from anytime_ar.training import train
 
 SHOWN = 10
 """Samples in the pictures, and as sounds."""
-SAMPLES = 10_000
+SAMPLES = {"digits": 10_000, "sounds": 2_000}
 """Drawn for the Fréchet distance."""
 
 
@@ -59,7 +59,7 @@ def run(arguments: Namespace) -> None:
             model,
             data,
             features.network,
-            samples=SAMPLES,
+            samples=SAMPLES[name],
             codes=budgets,
             unordered=load(folder / "unordered", device=arguments.device),
             seed=arguments.seed,

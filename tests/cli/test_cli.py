@@ -672,7 +672,7 @@ def test_demo(tmp_path, monkeypatch, capsys, options, config, noun):
     small.write_text(yaml.safe_dump(values))
     asked = []
     monkeypatch.setattr("anytime_ar.cli.demo.config_path", lambda name: asked.append(name) or small)
-    monkeypatch.setattr("anytime_ar.cli.demo.SAMPLES", 50)
+    monkeypatch.setattr("anytime_ar.cli.demo.SAMPLES", {config: 50})
     out = tmp_path / "out"
     main(["demo", *options, "--out", str(out), "--device", "cpu"])
     assert asked == [config]

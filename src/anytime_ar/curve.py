@@ -26,6 +26,27 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+class SetQuality(Config):
+    """What tells a set of samples from the test split, beside its Fréchet distance.
+
+    Errors are standard errors: how much another set of so many samples would differ. None where
+    there are too few to tell.
+    """
+
+    fd_error: Measured | None
+    """Of the Fréchet distance."""
+    kd: Finite
+    """Kernel distance: the squared maximum mean discrepancy with a cubic kernel (KID); unbiased, so
+    it can fall below 0."""
+    kd_error: Measured | None
+    precision: Share
+    """Share of the samples that are as near to a test sample as its neighbours are."""
+    precision_error: Measured
+    recall: Share
+    """Share of the test samples that are as near to a sample as its neighbours are."""
+    recall_error: Measured
+
+
 class BaselinePoint(Config):
     """Quality of the unordered autoencoder, cut to a number of codes."""
 
@@ -39,6 +60,14 @@ class BaselinePoint(Config):
     """Fréchet distance of reconstructed test samples to the test split; None if not measured."""
     fd_sample: Measured | None
     """Fréchet distance of new samples to the test split; None if not measured."""
+    reconstructions: SetQuality | None = None
+    """More about them as a set; None if not measured."""
+    samples: SetQuality | None = None
+    """More about the new samples as a set; None if not measured."""
+    nearness: Measured | None = None
+    """Median distance of new samples to their nearest training sample, over that of reconstructions
+    of the test split from as many codes: about 1, and below it if samples are copies. None if not
+    measured."""
     measures: dict[str, Finite] = Field({})
     """Further figures of reconstructions of the test split, by name: means over samples. For
     sounds, `snr`, `si_sdr` and `mel` in dB, `stft` and `stoi`."""
@@ -89,6 +118,8 @@ class Curve(Config):
     """The fewest codes whose fd_sample is within 2 % of the best; None if not measured."""
     floor: Measured | None
     """Fréchet distance of real training samples to the test split; None if not measured."""
+    floor_quality: SetQuality | None = None
+    """More about them as a set; None if not measured."""
     real_accuracy: Share | None = None
     """Share of the test split itself whose label the classifier reads; None if not measured."""
     floor_samples: int
@@ -99,6 +130,10 @@ class Curve(Config):
     """The size of the test split."""
     seed: int
     """Of the samples drawn."""
+    nats_train: Measured | None = None
+    """What the prior pays for a code of training samples, in nats; None if not measured."""
+    nats_test: Measured | None = None
+    """The same of test samples: the more above, the more the prior knows by heart."""
     choice: dict[str, Finite | tuple[Finite, ...]] = Field({})
     """How their codes were chosen, as far as that was given: temperature, top_k, top_p, guidance,
     each the same for all codes or several values from the first to the last; the rest is as the

@@ -32,5 +32,5 @@ def unordered(splits: FakeSplits, basis: Tensor) -> FakeModel:
 
 @pytest.fixture(scope="session")
 def features(splits: FakeSplits) -> FeatureNetwork:
-    config = FeatureConfig(width=4, steps=40, batch_size=32)
+    config = FeatureConfig(width=4, features=24, steps=40, batch_size=32)
     return train_features(splits.train, config, label_count=LABELS)

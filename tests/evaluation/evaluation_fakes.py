@@ -82,6 +82,7 @@ class FakeModel(FakeCodec):
     labels: tuple[str, ...] | None = None
     asked: Sequence[int] | None = None
     choices: list[dict[str, float]] = field(default_factory=list)
+    scored: list[tuple[Tensor, Sequence[int] | None]] = field(default_factory=list)
 
     def sample_codes(
         self,
@@ -99,6 +100,10 @@ class FakeModel(FakeCodec):
         rows = torch.randint(0, len(self.source), (n,), generator=generator)
         coefficients = self.source[rows].flatten(1) @ self.basis
         return (coefficients * 16 + 128).round().clamp(0, 255).long()[:, :codes]
+
+    def nats(self, codes: Tensor, *, label: Sequence[int] | None = None) -> Tensor:
+        self.scored.append((codes, label))
+        return (codes % 7).float()
 
     def sample(self, n: int, *, codes: int | None = None, seed: int = 0, **choice: float) -> Tensor:
         self.choices.append(choice)

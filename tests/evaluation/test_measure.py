@@ -5,16 +5,21 @@ import math
 
 import pytest
 import torch
-from evaluation_fakes import LENGTH, FakeCodec, FakeModel, FakeSplit, FakeSplits
+from evaluation_fakes import LENGTH, FakeCodec, FakeModel, FakeSplit, FakeSplits, patterns
 
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation import FrechetReference, evaluate
+from anytime_ar.evaluation import Reference, evaluate
 from anytime_ar.evaluation.measure import default_budgets
 
 
 @pytest.fixture
 def curve(model, unordered, splits, features):
     return evaluate(model, splits, features, samples=300, unordered=unordered, batch_size=64)
+
+
+@torch.no_grad()
+def compare(features, real, samples):
+    return Reference([features(real)]).compare([features(samples)])
 
 
 def test_every_budget_is_measured_and_more_codes_are_better(curve, model):
@@ -32,20 +37,26 @@ def test_reconstruction_figures_are_those_of_the_whole_test_split(curve, model, 
     point = curve.points[k - 1]
     assert point.mse == pytest.approx(float((reconstructed - x).square().mean()), rel=1e-5)
     assert point.psnr == pytest.approx(10 * math.log10(4 / point.mse))
-    distance = FrechetReference(features, [x]).distance([reconstructed])
+    distance = compare(features, x, reconstructed).fd
     assert point.fd_reconstruction == pytest.approx(distance, rel=1e-3)
+    quality = compare(features, x, reconstructed).quality
+    assert point.reconstructions.model_dump() == pytest.approx(quality.model_dump(), rel=1e-2)
+    assert 0 < point.reconstructions.fd_error < point.fd_reconstruction
 
 
 @pytest.mark.usefixtures("curve")
 def test_one_draw_and_one_encoding_serve_every_budget(model, splits):
     assert model.draws == [(300, LENGTH, 0)]
-    assert model.encoded == splits.test.size
+    asked = splits.train.size + splits.test.size  # of the prior, what they cost
+    assert model.encoded == splits.test.size + asked
 
 
 def test_samples_are_measured_on_prefixes_of_that_draw(curve, model, splits, features):
     samples = model.decode(model.sample_codes(300, seed=0)[:, :2])
-    distance = FrechetReference(features, [splits.test.data]).distance([samples])
+    distance = compare(features, splits.test.data, samples).fd
     assert curve.points[1].fd_sample == pytest.approx(distance, rel=1e-3)
+    quality = compare(features, splits.test.data, samples).quality
+    assert curve.points[1].samples.model_dump() == pytest.approx(quality.model_dump(), rel=1e-2)
 
 
 def test_baselines_are_measured_at_the_same_budgets(curve):
@@ -66,7 +77,7 @@ def test_the_floor_is_a_random_draw_of_training_images(curve, splits, model, fea
     by_class = FakeSplit(splits.train.data[order], splits.train.labels[order])
     data = FakeSplits(by_class, splits.test)
     sorted_curve = evaluate(model, data, features, samples=10, codes=[1])
-    first = FrechetReference(features, [splits.test.data]).distance([by_class.data[:200]])
+    first = compare(features, splits.test.data, by_class.data[:200]).fd
     assert sorted_curve.floor < first / 5
 
 
@@ -221,3 +232,64 @@ def test_default_budgets(length):
     else:
         assert {round(length * share) for share in (1 / 16, 1 / 8, 1 / 4, 1 / 2)} <= set(budgets)
         assert len(budgets) < 30
+
+
+class Copying(FakeModel):
+    """Its samples are training images: code 1000 + i of a sample is image i."""
+
+    def sample_codes(self, n, **_):
+        return 1000 + torch.arange(n)[:, None].expand(n, self.code_length)
+
+    def decode(self, codes):
+        copies = self.source[(codes[:, 0] - 1000).clamp_min(0)]
+        return torch.where(codes[:, 0, None, None, None] >= 1000, copies, super().decode(codes))
+
+
+def test_copies_of_training_samples_are_told_from_new_ones(basis, splits, features):
+    new = FakeModel(basis, source=patterns(200, seed=3).data)
+    copying = Copying(basis, source=splits.train.data)
+    budgets = {"codes": [2, LENGTH], "samples": 100}
+    told = [evaluate(model, splits, features, **budgets).points for model in (new, copying)]
+    assert [point.nearness for point in told[0]] == pytest.approx([1, 1], abs=0.1)
+    assert [point.nearness for point in told[1]] == pytest.approx([0, 0], abs=1e-3)
+
+
+def test_the_prior_is_asked_what_both_splits_cost(model, splits, features):
+    curve = evaluate(model, splits, features, samples=20, codes=[1])
+    train, test = (model.encode(split.data) for split in (splits.train, splits.test))
+    assert curve.nats_train == pytest.approx(float((train % 7).float().mean()))
+    assert curve.nats_test == pytest.approx(float((test % 7).float().mean()))
+    assert all(label is None for _, label in model.scored)
+
+
+def test_a_conditional_prior_is_asked_with_labels(basis, splits, features):
+    names = ("a", "b", "c", "d")
+    data = FakeSplits(splits.train, splits.test, label_names=names)
+    model = FakeModel(basis, source=splits.train.data, labels=names)
+    evaluate(model, data, features, samples=20, codes=[1], batch_size=50)
+    asked = [label for _, label in model.scored]
+    assert asked[0] == splits.train.labels[:50].tolist()
+    assert asked[-1] == splits.test.labels[-50:].tolist()
+
+
+def test_two_runs_give_the_same_figures(model, splits, features):
+    first, second = (
+        evaluate(model, splits, features, samples=60, codes=[3], clock=itertools.count().__next__)
+        for _ in range(2)
+    )
+    assert first == second
+
+
+def test_training_samples_stand_at_the_floor_and_noise_far_off(basis, splits, features):
+    class Noise(FakeModel):
+        def decode(self, codes):
+            generator = torch.Generator().manual_seed(0)
+            return torch.rand(len(codes), 1, 8, 8, generator=generator) * 2 - 1
+
+    real, noise = (
+        evaluate(kind(basis, source=splits.train.data), splits, features, samples=200, codes=[1])
+        for kind in (Copying, Noise)
+    )
+    assert 0 < real.points[0].fd_sample < 2 * real.floor
+    assert noise.points[0].fd_sample > 20 * noise.floor
+    assert real.points[0].samples.precision > 0.8 > noise.points[0].samples.precision

@@ -16,6 +16,7 @@ from anytime_ar.evaluation import (
     Curve,
     CurvePoint,
     PCAPoint,
+    SetQuality,
     as_pictures,
     contact_sheet,
     draw_curve,
@@ -98,7 +99,7 @@ def test_json_round_trip(full, tmp_path):
     values = json.loads(path.read_text())
     assert set(values["points"][0]) == {
         *("codes", "mse", "psnr", "fd_reconstruction", "fd_sample", "ms", "bits"),
-        *("measures", "accuracy", "agreement"),
+        *("measures", "accuracy", "agreement", "reconstructions", "samples", "nearness"),
     }
     assert values["lossless_codes"] == 12
     assert {p.name for p in path.parent.iterdir()} == {"curve.json", "curve.png"}
@@ -165,7 +166,32 @@ def test_the_table_is_aligned_in_eighty_columns(full):
     assert "from 12 codes on" in footer
 
 
-def test_what_else_was_measured_stands_in_a_second_table(full):
+def test_sets_have_a_table_of_their_own(full):
+    quality = SetQuality(
+        fd_error=0.1234,
+        kd=-1.5e-5,
+        kd_error=1e-6,
+        precision=0.75,
+        precision_error=0.01,
+        recall=0.5,
+        recall_error=0.01,
+    )
+    small = quality.model_copy(update={"fd_error": None, "kd": 1234.5})
+    points = [
+        p.model_copy(update={"reconstructions": small, "samples": quality, "nearness": 0.987})
+        for p in full.points
+    ]
+    costs = {"nats_train": 1.25, "nats_test": 1.5}
+    told = table(full.model_copy(update={"points": tuple(points)} | costs))
+    lines = told.split("\n\n")[1].splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["recon."] * 4 + ["sample"] * 5
+    assert " ".join(lines[1].split()) == "codes FD +- KD prec. recall FD +- KD prec. recall near"
+    assert " ".join(lines[3].split()) == ("1 - 1.2e+03 0.750 0.500 0.123 -1.5e-05 0.750 0.500 0.99")
+    assert "A code costs the prior 1.250 nats in training samples, 1.500 in test samples." in lines
+
+
+def test_what_else_was_measured_stands_in_a_table(full):
     figures = {"snr": -12.345, "si_sdr": -123.4, "stft": 1.2345, "mel": 12.3, "stoi": 0.5}
     heard = [
         p.model_copy(update={"measures": figures, "accuracy": 0.75, "agreement": 1.0})

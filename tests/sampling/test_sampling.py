@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from sampling_models import FREQUENCIES, LABELS, L, V, sample_shape
+from sampling_models import FREQUENCIES, LABELS, L, V, build_model, sample_shape
 from torch import Tensor
 
 import anytime_ar.sampling.engine as engine
 import anytime_ar.sampling.model as sampling_model
+from anytime_ar.errors import InputError
 from anytime_ar.prior import Prior
 from anytime_ar.sampling import AnytimeModel, ChoiceConfig, DecodeBatch, row_noise
 
@@ -212,3 +213,32 @@ def test_models_sample_in_evaluation_mode(model: AnytimeModel) -> None:
     assert not model.prior.training
     assert not model.autoencoder.training
     assert not model.sample(1, seed=0).requires_grad
+
+
+def test_nats_are_what_the_prior_pays(model: AnytimeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = model.sample_codes(5, seed=0)
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    prior = model.prior
+    assert prior is not None
+    with torch.no_grad():
+        chances = prior(codes, labels).softmax(-1)
+        unlabelled = prior(codes).softmax(-1)
+    expected = -chances.gather(2, codes[..., None])[..., 0].log()
+    monkeypatch.setattr(sampling_model, "LOGITS_AT_ONCE", 2 * L * V)  # two rows at a time
+    found = model.nats(codes, label=["cat", 1, "owl", 0, "dog"])
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(model.nats(codes[:, :3], label=labels.tolist()), expected[:, :3])
+    expected = -unlabelled.gather(2, codes[..., None])[..., 0].log()
+    torch.testing.assert_close(model.nats(codes), expected)
+
+
+def test_nats_of_what_cannot_be_asked(model: AnytimeModel) -> None:
+    codes = model.sample_codes(2, seed=0)
+    with pytest.raises(InputError, match="label 'fox' is unknown"):
+        model.nats(codes, label="fox")
+    with pytest.raises(InputError, match="3 labels were given for 2 samples"):
+        model.nats(codes, label=[0, 1, 2])
+    with pytest.raises(InputError, match=r"code 8 at row 0"):
+        model.nats(codes * 0 + V)
+    with pytest.raises(InputError, match="has no prior to ask"):
+        build_model(with_prior=False).nats(codes)

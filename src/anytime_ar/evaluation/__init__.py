@@ -8,6 +8,7 @@ from anytime_ar.curve import (
     Curve,
     CurvePoint,
     PCAPoint,
+    SetQuality,
     lossless_codes,
     psnr,
 )
@@ -19,10 +20,10 @@ from anytime_ar.evaluation.features import (
     save_features,
     train_features,
 )
-from anytime_ar.evaluation.frechet import FrechetReference
 from anytime_ar.evaluation.measure import evaluate
 from anytime_ar.evaluation.pca import PCA, fit_pca
 from anytime_ar.evaluation.plots import draw_curve
+from anytime_ar.evaluation.reference import Reference
 from anytime_ar.evaluation.report import table, write_report
 from anytime_ar.evaluation.sheets import as_pictures, contact_sheet, write_contact_sheet
 
@@ -35,8 +36,9 @@ __all__ = [
     "FeatureConfig",
     "FeatureNetwork",
     "Features",
-    "FrechetReference",
     "PCAPoint",
+    "Reference",
+    "SetQuality",
     "accuracy",
     "as_pictures",
     "contact_sheet",

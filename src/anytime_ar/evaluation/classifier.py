@@ -142,6 +142,12 @@ class FeatureNetwork(nn.Module):
         features: Tensor = self.neck(maps.flatten(1))
         return features.float().relu()
 
+    def pictures(self, x: Tensor) -> Tensor:
+        """What features are made of, on the CPU: images as they are, spectra of sounds [B, C, H, W]
+        from samples float32 [B, *sample_shape] anywhere."""
+        assert self.front is not None
+        return self.front(x.to(self.head.weight.device)).cpu()
+
     def logits(self, x: Tensor) -> Tensor:
         """Samples float32 [B, *sample_shape] in [-1, 1] to unnormalised log-probabilities
         [B, labels]."""

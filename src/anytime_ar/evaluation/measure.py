@@ -22,8 +22,8 @@ from anytime_ar.curve import (
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation.classifier import FeatureNetwork
 from anytime_ar.evaluation.features import accuracy
-from anytime_ar.evaluation.frechet import FrechetReference
 from anytime_ar.evaluation.protocols import Choice, Codec, Progress, Split, Splits, silent
+from anytime_ar.evaluation.reference import Reference
 from anytime_ar.evaluation.study import Study, data_of, sampler_of
 
 
@@ -70,6 +70,7 @@ def evaluate(
     _check(model, data, features, unordered, samples, test_samples)
     sampler = sampler_of(model)
     labels = None if features is None else _labels(data, features)
+    extract = None if features is None else _extractor(features)
     study = Study(
         data=data,
         batch_size=batch_size,
@@ -77,9 +78,11 @@ def evaluate(
         samples=samples,
         seed=seed,
         choice=choice or {},
+        features=extract,
+        picture=_same if features is None else features.pictures,
         reference=None
-        if features is None
-        else FrechetReference(features, data_of(data.test, batch_size)),
+        if extract is None
+        else Reference(map(extract, data_of(data.test, batch_size))),
         logits=None if labels is None or features is None else _on_its_device(features),
         test_labels=labels,
         progress=progress,
@@ -88,7 +91,7 @@ def evaluate(
     # A stream of unknown size is taken to be large; it starts again if it is not.
     train_samples = test_samples if data.train.size is None else data.train.size
     floor_samples = 0 if features is None else min(test_samples, train_samples)
-    floor = study.distance(_random(data.train, floor_samples, batch_size, seed))
+    floor = study.compare(_random(data.train, floor_samples, batch_size, seed))
     ordered = study.quality(model, budgets, "ordered")
     milliseconds = [
         None if sampler is None else study.milliseconds(sampler, k, clock) for k in budgets
@@ -106,12 +109,15 @@ def evaluate(
         vocabulary=model.vocabulary,
         points=points,
         lossless_codes=lossless_codes(points),
-        floor=floor,
+        floor=None if floor is None else floor.fd,
+        floor_quality=None if floor is None else floor.quality,
         real_accuracy=None if labels is None or features is None else accuracy(features, data.test),
         floor_samples=floor_samples,
         samples=samples,
         test_samples=test_samples,
         seed=seed,
+        nats_train=study.nats(model, data.train),
+        nats_test=study.nats(model, data.test),
         choice=dict(choice or {}),
         baselines=baselines,
     )
@@ -121,6 +127,16 @@ def _on_its_device(features: FeatureNetwork) -> Callable[[Tensor], Tensor]:
     """The classifier, for samples that lie anywhere."""
     device = features.head.weight.device
     return lambda samples: features.logits(samples.to(device))
+
+
+def _same(samples: Tensor) -> Tensor:
+    return samples
+
+
+def _extractor(features: FeatureNetwork) -> Callable[[Tensor], Tensor]:
+    """The features of samples that lie anywhere, on the CPU."""
+    device = features.head.weight.device
+    return lambda samples: features(samples.to(device)).cpu()
 
 
 def _labels(data: Splits, features: FeatureNetwork) -> Tensor | None:

@@ -108,6 +108,9 @@ class Model(Codec, Protocol):
         """int64 [n, k], for n labels or ones of the model's own choice; the codes of a
         shorter draw are a prefix of a longer one's."""
 
+    def nats(self, codes: Tensor, *, label: Sequence[int] | None = None) -> Tensor:
+        """What the prior pays for each code of int64 [B, k], -ln p: float32 [B, k]."""
+
     def sample(
         self, n: int, *, codes: int | None = None, seed: int = 0, **choice: float | Sequence[float]
     ) -> Tensor:

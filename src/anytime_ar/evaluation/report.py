@@ -19,8 +19,8 @@ def table(curve: Curve) -> str:
     """The curve in at most 80 columns; a baseline that was not measured has no column.
 
     MSE is on the [-1, 1] scale, PSNR from a peak of 2; `ms` is the median time of one sample at
-    batch 1. What else was measured of reconstructions, and what the classifier reads in them and in
-    samples, follows in a second table.
+    batch 1. A second table is of reconstructions and samples as sets, and a third of what else was
+    measured of reconstructions, and of what the classifier reads in them and in samples.
     """
     unordered = {point.codes: point for point in curve.baselines.unordered}
     pca = {point.codes: point.mse for point in curve.baselines.pca}
@@ -46,8 +46,7 @@ def table(curve: Curve) -> str:
     columns.append(("ms at", "batch 1", [_fixed(point.ms, 1) for point in points]))
 
     parts = ["\n".join(_aligned(columns))]
-    if further := _further(curve):
-        parts.append("\n".join(_aligned(further)))
+    parts += ["\n".join(_aligned(some)) for some in (_of_sets(curve), _further(curve)) if some]
     return "\n\n".join(parts) + "\n" + "\n".join(_footer(curve))
 
 
@@ -65,6 +64,27 @@ def _aligned(columns: Sequence[_Column]) -> list[str]:
     ]
     lines.insert(2, "  ".join("-" * width for width in widths))
     return lines
+
+
+def _of_sets(curve: Curve) -> list[_Column]:
+    """Columns of what tells sets from the test split; none where nothing does."""
+    points = curve.points
+    columns: list[_Column] = []
+    for top, sets in (
+        ("recon.", [point.reconstructions for point in points]),
+        ("sample", [point.samples for point in points]),
+    ):
+        if any(sets):
+            errors = [None if some is None else some.fd_error for some in sets]
+            columns.append((top, "FD +-", [_distance(error) for error in errors]))
+            kernels = [None if some is None else some.kd for some in sets]
+            columns.append((top, "KD", [_kernel(kernel) for kernel in kernels]))
+            shares = [(some.precision, some.recall) if some else (None, None) for some in sets]
+            columns.append((top, "prec.", [_fixed(precision, 3) for precision, _ in shares]))
+            columns.append((top, "recall", [_fixed(recall, 3) for _, recall in shares]))
+    if any(point.nearness is not None for point in points):
+        columns.append(("sample", "near", [_fixed(point.nearness, 2) for point in points]))
+    return [("", "codes", [str(point.codes) for point in points]), *columns] if columns else []
 
 
 def _further(curve: Curve) -> list[_Column]:
@@ -100,6 +120,16 @@ def _footer(curve: Curve) -> list[str]:
     ]
     if curve.lossless_codes is not None:
         lines[-1] += f"Within 2 % of the best from {curve.lossless_codes} codes on."
+    if curve.points[0].samples is not None:
+        lines += [
+            "FD +-: its standard error. KD: kernel distance. near: distance to the nearest",
+            "training sample, over that of reconstructed test samples; below 1: copies.",
+        ]
+    if curve.nats_train is not None and curve.nats_test is not None:
+        lines.append(
+            f"A code costs the prior {curve.nats_train:.3f} nats in training samples, "
+            f"{curve.nats_test:.3f} in test samples."
+        )
     if curve.real_accuracy is not None:
         lines.append(
             f"Read: labels that the classifier gets right, of the test split itself "
@@ -130,6 +160,13 @@ def _distance(value: float | None) -> str:
     if value >= 100_000:
         return f"{value:.0e}"
     return f"{value:.3f}" if value < 1 else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def _kernel(value: float | None) -> str:
+    """In at most six characters, of a figure that can be anything above about 0."""
+    if value is None:
+        return _MISSING
+    return f"{value:.1e}" if abs(value) < 0.001 or value >= 1000 else f"{value:.3g}"
 
 
 def _percent(value: float | None) -> str:

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from anytime_ar.curve import BaselinePoint, PCAPoint, psnr
-from anytime_ar.evaluation.frechet import FrechetReference
 from anytime_ar.evaluation.measures import Means
+from anytime_ar.evaluation.nearness import QUERIES, nearest_distances
 from anytime_ar.evaluation.pca import fit_pca
 from anytime_ar.evaluation.protocols import Choice, Codec, Model, Progress, Split, Splits
+from anytime_ar.evaluation.reference import Comparison, Reference
 
 _TIMED_DRAWS = 5
+NATS_SAMPLES = 2000
+"""Of each split: the prior's costs are known to a thousandth."""
 
 
 @dataclass
@@ -29,7 +32,12 @@ class Study:
     seed: int
     choice: Choice
     """Of samples, as keyword arguments of the model."""
-    reference: FrechetReference | None
+    features: Callable[[Tensor], Tensor] | None
+    """Of samples anywhere, on the CPU: float32 [B, F]."""
+    picture: Callable[[Tensor], Tensor]
+    """What samples are compared in one by one; see `nearest_distances`."""
+    reference: Reference | None
+    """The test split, where there are features."""
     logits: Callable[[Tensor], Tensor] | None
     """Of the classifier, where its labels are those of the data."""
     test_labels: Tensor | None
@@ -45,29 +53,67 @@ class Study:
         points = []
         for k in budgets:
             means = self._means(codec)
-            reconstructions = self._reconstructions(codec, encoded, k, means)
-            fd_reconstruction = self.distance(reconstructions)
-            for _ in reconstructions:  # without a reference nobody has consumed them
+            decoded = self._reconstructions(codec, encoded, k, means)
+            reconstructions = self.compare(decoded)
+            for _ in decoded:  # without a reference nobody has consumed them
                 pass
             self._tick(f"{name}, reconstruction from {k} codes")
-            fd_sample, read = None, _Readings(self.logits, labels)
+            samples, read = None, _Readings(self.logits, labels)
             if drawn is not None:
                 parts = torch.split(drawn[:, :k], self.batch_size)
-                fd_sample = self.distance(read.through(codec.decode(part).cpu() for part in parts))
+                samples = self.compare(read.through(codec.decode(part).cpu() for part in parts))
             self._tick(f"{name}, samples of {k} codes")
             points.append(
                 BaselinePoint(
                     codes=k,
                     mse=means.mse,
                     psnr=psnr(means.mse),
-                    fd_reconstruction=fd_reconstruction,
-                    fd_sample=fd_sample,
+                    fd_reconstruction=None if reconstructions is None else reconstructions.fd,
+                    fd_sample=None if samples is None else samples.fd,
+                    reconstructions=None if reconstructions is None else reconstructions.quality,
+                    samples=None if samples is None else samples.quality,
+                    nearness=self._nearness(codec, encoded, drawn, k),
                     measures=means.measures,
                     accuracy=means.accuracy,
                     agreement=read.share,
                 )
             )
         return tuple(points)
+
+    def _nearness(
+        self, codec: Codec, encoded: Sequence[Tensor], drawn: Tensor | None, k: int
+    ) -> float | None:
+        if drawn is None:
+            return None
+        tests = torch.cat(list(encoded))
+        last = min(len(tests), len(drawn)) - 1
+        # The same places of both, all over the split: they have the same labels.
+        places = torch.linspace(0, last, min(QUERIES, 1 + last)).round().long()
+        looked_for = torch.cat([drawn[places, :k], tests[places, :k]])
+        queries = torch.cat(
+            [codec.decode(some).cpu() for some in looked_for.split(self.batch_size)]
+        )
+        training = data_of(self.data.train, self.batch_size)
+        distances = nearest_distances(queries, training, self.picture).chunk(2)
+        of_samples, of_tests = (float(some.median()) for some in distances)
+        return of_samples / of_tests if of_tests else None  # nothing is nearer than a test sample
+
+    def nats(self, codec: Codec, split: Split) -> float | None:
+        """What its prior pays for a code of the first samples of a split; None without one."""
+        sampler = sampler_of(codec)
+        if sampler is None:
+            return None
+        total, codes = 0.0, 0
+        for batch in split.batches(self.batch_size):
+            asked = None
+            known = sampler.labels is not None and sampler.labels == self.data.label_names
+            if batch.labels is not None and known:
+                asked = batch.labels.tolist()
+            costs = sampler.nats(sampler.encode(batch.data), label=asked)
+            total, codes = total + float(costs.double().sum()), codes + costs.numel()
+            if codes >= NATS_SAMPLES * sampler.code_length:
+                break
+        return total / codes
 
     def _draw(self, codec: Codec, codes: int) -> tuple[Tensor | None, Tensor | None]:
         """Codes of new samples and, where the classifier can read them, the labels asked for:
@@ -111,8 +157,11 @@ class Study:
         self._tick("PCA")
         return tuple(PCAPoint(codes=k, mse=errors[k - 1]) for k in budgets if k <= len(errors))
 
-    def distance(self, samples: Iterator[Tensor]) -> float | None:
-        return None if self.reference is None else self.reference.distance(samples)
+    def compare(self, samples: Iterator[Tensor]) -> Comparison | None:
+        """With the test split, where there are features."""
+        if self.reference is None or self.features is None:
+            return None
+        return self.reference.compare(self.features(batch) for batch in samples)
 
     def _reconstructions(
         self, codec: Codec, encoded: Sequence[Tensor], k: int, means: Means

@@ -153,6 +153,16 @@ class Prior(nn.Module):
         table = entries.unflatten(0, (-1, self.vocabulary))[tables]
         return torch.einsum("bte,tve->btv", x, table) + self.entry_bias[tables]
 
+    def nats(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What each code costs given those before it, -ln p: int64 [B, T] to float32 [B, T].
+
+        Args:
+            codes, labels: see `forward`.
+        """
+        logits = self(codes, labels).float().flatten(0, 1)
+        costs = nn.functional.cross_entropy(logits, codes.flatten(), reduction="none")
+        return costs.unflatten(0, codes.shape)
+
     def full_entries(self) -> Tensor:
         """The tables at full width: float [tables * V, E]."""
         entries = self._with_traits(self.entries.weight, self.traits)

@@ -6,7 +6,8 @@ from anytime_ar.prior import ChoiceConfig
 from anytime_ar.sampling.batch import DecodeBatch
 from anytime_ar.sampling.budget import Budget, CancelFlag
 from anytime_ar.sampling.devices import choose_device
-from anytime_ar.sampling.model import AnytimeModel, load
+from anytime_ar.sampling.loading import load
+from anytime_ar.sampling.model import AnytimeModel
 from anytime_ar.sampling.noise import row_noise
 from anytime_ar.sampling.options import BudgetOptions, DrawOptions
 from anytime_ar.sampling.shared import Finished, SharedDraws

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from anytime_ar.autoencoder import decode_for
-from anytime_ar.bundle import Bundle, fingerprint, load_bundle, resolve
+from anytime_ar.bundle import Bundle, fingerprint
 from anytime_ar.codes import check_codes
 from anytime_ar.curve import Curve
 from anytime_ar.errors import InputError
@@ -30,34 +30,12 @@ from anytime_ar.sampling.options import (
     choice_of,
     pauses_of,
 )
-from anytime_ar.sampling.plan import Plan
+from anytime_ar.sampling.plan import Label, Plan, label_numbers
 from anytime_ar.sampling.shared import SharedDraws
 from anytime_ar.sampling.state import DrawState, Preview, draw_previews
 
-
-def load(
-    name: str | Path,
-    *,
-    device: str | torch.device = "auto",
-    precision: Precision = "float32",
-    backend: Backend = "auto",
-) -> AnytimeModel:
-    """Load a model: a shipped bundle (`"mnist"`), a folder, or a Hub id (`"owner/name"`).
-
-    Args:
-        name: see above.
-        device: `cpu`, `cuda`, `mps`, or `auto` for the best there is.
-        precision: what weights are rounded to while drawing: `float32`, or, faster, `bfloat16` and
-            `int8`. Another precision draws other samples.
-        backend: `native`, our own kernel for CPUs, compiled at the first use; `portable`, PyTorch's
-            operations; or `auto` for the first where there is a C++ compiler.
-
-    Raises:
-        BundleError: nothing is found under that name, or what is found is refused.
-    """
-    return AnytimeModel(
-        load_bundle(resolve(name)), device=device, precision=precision, backend=backend
-    )
+LOGITS_AT_ONCE = 2**25
+"""Held by `nats`."""
 
 
 class AnytimeModel:
@@ -141,6 +119,31 @@ class AnytimeModel:
         """
         check_codes(codes, length=self.code_length, vocabulary=self.vocabulary)
         return torch.cat([self._decode(part.to(self.device)) for part in codes.split(ROWS_AT_ONCE)])
+
+    @torch.no_grad()
+    def nats(self, codes: Tensor, *, label: Label | Sequence[Label] | None = None) -> Tensor:
+        """What the prior pays for each code given those before it, -ln p: float32 [B, k].
+
+        Args:
+            codes: int64 [B, k].
+            label: one class or B of them, by number or name; None: no label.
+
+        Raises:
+            InputError: the model has no prior, codes do not fit it, or a label is unknown.
+        """
+        check_codes(codes, length=self.code_length, vocabulary=self.vocabulary)
+        if self.prior is None:
+            raise InputError(f"model {self.bundle.card.name!r} has no prior to ask")
+        labels = None
+        if label is not None:
+            labels = label_numbers(self.bundle.card, label, len(codes)).to(self.device)
+        rows = max(1, LOGITS_AT_ONCE // (codes.shape[1] * self.vocabulary))
+        costs = []
+        for start in range(0, len(codes), rows):
+            part = slice(start, start + rows)
+            asked = None if labels is None else labels[part]
+            costs.append(self.prior.nats(codes[part].to(self.device), asked).cpu())
+        return torch.cat(costs)
 
     def sample(self, n: int = 1, **options: Unpack[DrawOptions]) -> Tensor:
         """Draw n samples: float32 [n, *sample_shape] in [-1, 1]. See `DrawOptions`.

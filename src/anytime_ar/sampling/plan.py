@@ -58,11 +58,10 @@ class Plan:
             raise InputError(
                 f"guidance {choice.guidance} was given, but this model has no labels; drop it"
             )
-        if label is not None and names is None:
-            raise InputError(f"label {label!r} was given, but this model has no labels; drop it")
         seed = secrets.randbits(64) if seed is None else seed
         noise = row_noise(seed, range(n), 1 + code_length).numpy()
-        labels = None if names is None else _labels(card, label, noise[:, 0])
+        unlabelled = names is None and label is None
+        labels = None if unlabelled else _labels(card, label, noise[:, 0])
         return cls(seed, 0, labels, choice, torch.from_numpy(noise[:, 1:]))
 
     def __len__(self) -> int:
@@ -76,13 +75,22 @@ class Plan:
 
 def _labels(card: Card, label: Label | Sequence[Label] | None, noise: np.ndarray) -> Tensor:
     """Labels int64 [n] by name or number, or, by n numbers in [0, 1), as in the training data."""
-    names, frequencies = card.data.labels, card.data.label_frequencies
-    assert names is not None
-    assert frequencies is not None
-    n = len(noise)
     if label is None:
-        cumulative = _cumulative(frequencies)
+        assert card.data.label_frequencies is not None
+        cumulative = _cumulative(card.data.label_frequencies)
         return torch.from_numpy(cumulative.searchsorted(noise * cumulative[-1], "right"))
+    return label_numbers(card, label, len(noise))
+
+
+def label_numbers(card: Card, label: Label | Sequence[Label], n: int) -> Tensor:
+    """Labels int64 [n] by name or number, one for all or one for each.
+
+    Raises:
+        InputError: there are not n of them, or one is unknown.
+    """
+    names = card.data.labels
+    if names is None:
+        raise InputError(f"label {label!r} was given, but this model has no labels; drop it")
     asked = [label] * n if isinstance(label, int | str) else list(label)
     if len(asked) != n:
         raise InputError(f"{len(asked)} labels were given for {n} samples; pass one, or {n}")

@@ -1,0 +1,123 @@
+"""The real side of all distances between sets of samples, over the features of a network.
+
+Errors are standard errors by a bootstrap over groups of samples, the reference held: how much a
+figure changes with the seed of the samples.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from anytime_ar.curve import SetQuality
+from anytime_ar.errors import InputError
+from anytime_ar.evaluation.moments import GROUPS, Gaussian, Moments
+from anytime_ar.evaluation.pairs import Pairs, RealPairs
+
+REPLICATES = 200
+"""Of the bootstrap."""
+KEPT = 5_000
+"""Kernel distance, precision and recall compare all pairs, of the first so many samples."""
+
+
+class Comparison(NamedTuple):
+    """A set of samples beside the reference."""
+
+    fd: float
+    """Fréchet distance."""
+    quality: SetQuality
+
+
+class Reference:
+    """Real samples, measured once and compared with any number of sets.
+
+    Distances of finite sets are biased upwards, more so for small sets: compare only figures that
+    come from the same number of samples.
+
+    Args:
+        features: of the real samples, float32 [B, F] at a time.
+
+    Raises:
+        InputError: fewer than two samples, or features that are not finite.
+    """
+
+    def __init__(self, features: Iterable[Tensor]) -> None:
+        self._centre: Tensor | None = None
+        moments, kept = self._collect(features)
+        self.count = moments.count
+        """The number of real samples."""
+        self._gaussian = Gaussian(*moments.gaussian())
+        self._pairs = RealPairs(kept)
+
+    def compare(self, features: Iterable[Tensor]) -> Comparison:
+        """How far another set is: features float32 [B, F] at a time.
+
+        Raises:
+            InputError: as at construction.
+        """
+        moments, kept = self._collect(features)
+        pairs = Pairs(kept, self._pairs)
+        fd, fd_error = _estimate(
+            lambda weights: self._gaussian.frechet_distance(*moments.gaussian(weights)),
+            moments.count,
+        )
+        kd, kd_error = _estimate(pairs.kernel_distance, moments.count)
+        precision, precision_error = _share(pairs.near)
+        recall, recall_error = _share(pairs.reached)
+        return Comparison(
+            fd,
+            SetQuality(
+                fd_error=fd_error,
+                kd=kd,
+                kd_error=kd_error,
+                precision=precision,
+                precision_error=precision_error,
+                recall=recall,
+                recall_error=recall_error,
+            ),
+        )
+
+    def _collect(self, features: Iterable[Tensor]) -> tuple[Moments, Tensor]:
+        """Moments of all, and the first of them: float64 [up to KEPT, F]."""
+        moments, kept = None, []
+        for batch in features:
+            if not batch.isfinite().all():
+                raise InputError(
+                    "some features are not finite, so there is no distance; check that the samples "
+                    "hold no NaN"
+                )
+            if self._centre is None:
+                self._centre = batch.double().mean(0).cpu()
+            rows = batch.cpu()
+            if moments is None:
+                moments = Moments(self._centre)
+            kept.append(rows[: max(0, KEPT - moments.count)].double())
+            moments.add(rows)
+        if moments is None or moments.count < 2:
+            raise InputError(
+                f"distances need at least 2 samples, got {0 if moments is None else moments.count}"
+            )
+        return moments, torch.cat(kept)
+
+
+def _estimate(figure: Callable[[Tensor], float], count: int) -> tuple[float, float | None]:
+    """A figure of all groups and, where none is empty, its standard error; `figure` is given how
+    often each group counts."""
+    value = figure(torch.ones(GROUPS, dtype=torch.float64))
+    if count < GROUPS:
+        return value, None
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(0, GROUPS, (REPLICATES, GROUPS), generator=generator)
+    replicates = [figure(torch.bincount(draw, minlength=GROUPS).double()) for draw in drawn]
+    return value, statistics.stdev(replicates)
+
+
+def _share(hits: Tensor) -> tuple[float, float]:
+    """Of bool [n], and its standard error."""
+    share = float(hits.double().mean())
+    return share, math.sqrt(share * (1 - share) / len(hits))

@@ -1,0 +1,36 @@
+"""`load`: a model by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from anytime_ar.bundle import load_bundle, resolve
+from anytime_ar.prior import Backend, Precision
+from anytime_ar.sampling.model import AnytimeModel
+
+
+def load(
+    name: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    precision: Precision = "float32",
+    backend: Backend = "auto",
+) -> AnytimeModel:
+    """Load a model: a shipped bundle (`"mnist"`), a folder, or a Hub id (`"owner/name"`).
+
+    Args:
+        name: see above.
+        device: `cpu`, `cuda`, `mps`, or `auto` for the best there is.
+        precision: what weights are rounded to while drawing: `float32`, or, faster, `bfloat16` and
+            `int8`. Another precision draws other samples.
+        backend: `native`, our own kernel for CPUs, compiled at the first use; `portable`, PyTorch's
+            operations; or `auto` for the first where there is a C++ compiler.
+
+    Raises:
+        BundleError: nothing is found under that name, or what is found is refused.
+    """
+    return AnytimeModel(
+        load_bundle(resolve(name)), device=device, precision=precision, backend=backend
+    )

@@ -1,0 +1,150 @@
+"""Distances of sets, each against an independent implementation, and what their errors promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from sklearn.metrics.pairwise import polynomial_kernel
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from anytime_ar.errors import InputError
+from anytime_ar.evaluation import Reference
+from anytime_ar.evaluation.reference import KEPT, Comparison
+
+WIDTH = 12
+
+
+def gaussians(count: int, seed: int, *, shift: float = 0.0, scale: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(99))
+    return torch.randn(count, WIDTH, generator=generator) @ mixing * scale + shift
+
+
+def frechet_by_scipy(a: Tensor, b: Tensor) -> float:
+    one, other = a.double().numpy(), b.double().numpy()
+    covariances = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
+    root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
+    traces = np.trace(covariances[0]) + np.trace(covariances[1])
+    return float(((one.mean(0) - other.mean(0)) ** 2).sum() + traces - 2 * np.trace(root))
+
+
+def kernel_by_scikit(a: Tensor, b: Tensor) -> float:
+    one, other = a.double().numpy(), b.double().numpy()
+    within = [polynomial_kernel(x, x, degree=3, coef0=1) for x in (one, other)]
+    means = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in within]
+    return float(sum(means) - 2 * polynomial_kernel(one, other, degree=3, coef0=1).mean())
+
+
+def covered_by_scikit(queries: Tensor, balls: Tensor) -> float:
+    """Share of the queries within any ball, which reaches to its third neighbour."""
+    inside, centres = queries.double().numpy(), balls.double().numpy()
+    radii = NearestNeighbors(n_neighbors=4).fit(centres).kneighbors(centres)[0][:, -1]
+    distances = np.linalg.norm(inside[:, None] - centres[None], axis=-1)
+    return float((distances <= radii).any(1).mean())
+
+
+CASES = [(0.0, 1.0), (0.3, 1.0), (0.0, 1.5), (1.0, 0.2)]
+
+
+@pytest.mark.parametrize(("shift", "scale"), CASES)
+def test_equals_other_implementations(shift: float, scale: float) -> None:
+    real, fake = gaussians(300, 0), gaussians(200, 1, shift=shift, scale=scale)
+    found = Reference(real.split(64)).compare(fake.split(50))
+    assert found.fd == pytest.approx(frechet_by_scipy(real, fake), rel=1e-8)
+    assert found.quality.kd == pytest.approx(kernel_by_scikit(real, fake), rel=1e-8, abs=1e-8)
+    assert found.quality.precision == pytest.approx(covered_by_scikit(fake, real))
+    assert found.quality.recall == pytest.approx(covered_by_scikit(real, fake))
+
+
+def test_one_reference_serves_many_sets_in_any_batches() -> None:
+    real, fake = gaussians(300, 0), gaussians(200, 1, shift=0.5)
+    reference = Reference([real])
+    assert reference.count == 300
+    whole = reference.compare([fake]).fd
+    assert reference.compare(fake.split(7)).fd == pytest.approx(whole, rel=1e-9)
+    same = reference.compare(real.split(7))
+    assert same.fd == pytest.approx(0, abs=1e-6)
+    assert (same.quality.precision, same.quality.recall) == (1, 1)
+
+
+def test_a_large_mean_does_not_cost_precision() -> None:
+    real, fake = gaussians(300, 0, shift=1e4), gaussians(200, 1, shift=1e4 + 0.5)
+    expected = frechet_by_scipy(real, fake)
+    assert Reference([real]).compare([fake]).fd == pytest.approx(expected, rel=1e-8)
+
+
+def test_precision_and_recall_tell_apart_what_is_wrong() -> None:
+    reference = Reference([gaussians(400, 0)])
+    narrow = reference.compare([gaussians(400, 1, scale=0.3)]).quality
+    assert narrow.precision > 0.95
+    assert narrow.recall < 0.3
+    wide = reference.compare([gaussians(400, 1, scale=3.0)]).quality
+    assert wide.precision < 0.3
+
+
+def test_errors_are_what_seeds_differ_by() -> None:
+    reference = Reference([gaussians(2000, 0)])
+    found = [reference.compare([gaussians(1000, seed, shift=0.7)]) for seed in range(1, 41)]
+    errors = np.mean([list(errors_of(comparison)) for comparison in found], axis=0)
+    spreads = np.std([list(values_of(comparison)) for comparison in found], axis=0, ddof=1)
+    # 40 seeds know their own spread within a quarter. The error of recall leaves out that the balls
+    # move with the samples.
+    np.testing.assert_allclose(errors[:3], spreads[:3], rtol=0.3)
+    np.testing.assert_allclose(errors[3], spreads[3], rtol=0.5)
+
+
+def test_near_the_floor_errors_are_on_the_safe_side() -> None:
+    reference = Reference([gaussians(2000, 0)])
+    found = [reference.compare([gaussians(1000, seed)]) for seed in range(1, 41)]
+    spread = np.std([comparison.fd for comparison in found], ddof=1)
+    error = np.mean([errors_of(comparison)[0] for comparison in found])
+    assert spread < error < 3 * spread
+
+
+def values_of(found: Comparison) -> tuple[float, ...]:
+    quality = found.quality
+    return found.fd, quality.kd, quality.precision, quality.recall
+
+
+def errors_of(found: Comparison) -> tuple[float, ...]:
+    quality = found.quality
+    assert quality.fd_error is not None
+    assert quality.kd_error is not None
+    return quality.fd_error, quality.kd_error, quality.precision_error, quality.recall_error
+
+
+def test_errors_are_the_same_twice() -> None:
+    sets = gaussians(300, 0), gaussians(200, 1)
+    assert Reference([sets[0]]).compare([sets[1]]) == Reference([sets[0]]).compare([sets[1]])
+
+
+def test_a_handful_has_no_error() -> None:
+    found = Reference([gaussians(300, 0)]).compare([gaussians(20, 1)])
+    assert found.quality.fd_error is None
+    assert found.fd == pytest.approx(frechet_by_scipy(gaussians(300, 0), gaussians(20, 1)))
+
+
+def test_all_pairs_are_those_of_the_first_samples() -> None:
+    fake = gaussians(KEPT + 100, 1, shift=0.3)
+    reference = Reference([gaussians(500, 0)])
+    whole, first = reference.compare(fake.split(999)), reference.compare([fake[:KEPT]])
+    assert whole.quality.precision == first.quality.precision
+    assert whole.quality.kd == pytest.approx(first.quality.kd)
+    assert whole.fd != first.fd
+
+
+def test_too_few_samples() -> None:
+    with pytest.raises(InputError, match="need at least 2 samples, got 1"):
+        Reference([gaussians(1, 0)])
+    with pytest.raises(InputError, match="need at least 2 samples, got 0"):
+        Reference([gaussians(9, 0)]).compare([])
+
+
+def test_features_that_are_not_finite() -> None:
+    reference = Reference([gaussians(90, 0)])
+    with pytest.raises(InputError, match="not finite"):
+        reference.compare([gaussians(90, 0) * float("nan")])
+    assert reference.compare([gaussians(90, 0)]).fd == pytest.approx(0, abs=1e-6)

@@ -29,8 +29,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class SetQuality(Config):
     """What tells a set of samples from the test split, beside its Fréchet distance.
 
-    Errors are standard errors: how much another set of so many samples would differ. None where
-    there are too few to tell.
+    Errors are standard errors: how much another set of so many samples would differ, or, of
+    reconstructions, another test split. None where there are too few to tell.
     """
 
     fd_error: Measured | None

@@ -148,3 +148,32 @@ def test_features_that_are_not_finite() -> None:
     with pytest.raises(InputError, match="not finite"):
         reference.compare([gaussians(90, 0) * float("nan")])
     assert reference.compare([gaussians(90, 0)]).fd == pytest.approx(0, abs=1e-6)
+
+
+def test_pairs_are_not_compared_with_themselves() -> None:
+    """What is left to tell apart from the real set, where each sample is made from one of it."""
+    real = gaussians(300, 0)
+    made = real + 0.3 * gaussians(300, 1)
+    paired = Reference([real]).compare(made.split(70), paired=True)
+    assert paired.fd == pytest.approx(Reference([real]).compare([made]).fd)
+    products = (made.double() @ real.double().T / WIDTH + 1) ** 3
+    across = (products.sum() - products.trace()) / (300 * 299)
+    everyone = float(products.mean())
+    expected = kernel_by_scikit(made, real) + 2 * (everyone - float(across))
+    assert paired.quality.kd == pytest.approx(expected, rel=1e-6)
+
+
+def test_errors_of_pairs_are_what_real_sets_differ_by() -> None:
+    found = []
+    for seed in range(40):
+        real = gaussians(1000, seed)
+        made = 0.9 * real + 0.1 * gaussians(1000, 100 + seed)
+        found.append(Reference([real]).compare([made], paired=True))
+    errors = np.mean([errors_of(comparison)[:2] for comparison in found], axis=0)
+    spreads = np.std([values_of(comparison)[:2] for comparison in found], axis=0, ddof=1)
+    np.testing.assert_allclose(errors, spreads, rtol=0.35)
+
+
+def test_pairs_need_sets_of_one_size() -> None:
+    with pytest.raises(InputError, match="200 samples cannot be made from 300 real ones"):
+        Reference([gaussians(300, 0)]).compare([gaussians(200, 1)], paired=True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 
+import numpy as np
 import pytest
 import torch
 from evaluation_fakes import LENGTH, FakeCodec
@@ -248,6 +249,28 @@ def test_the_picture_of_a_curve(full):
     assert picture.width > 1000
     bare = curve([point(1, None, fd_reconstruction=None, ms=None)], floor=None)
     assert draw_curve(bare) != draw_curve(full)
+
+
+def test_the_picture_shows_how_far_distances_are_known(full):
+    def with_error(error):
+        quality = SetQuality(
+            fd_error=error,
+            kd=0,
+            kd_error=0,
+            precision=1,
+            precision_error=0,
+            recall=1,
+            recall_error=0,
+        )
+        points = tuple(point.model_copy(update={"samples": quality}) for point in full.points)
+        picture = Image.open(io.BytesIO(draw_curve(full.model_copy(update={"points": points}))))
+        return np.asarray(picture.convert("RGB"))
+
+    def tinted(picture):  # the light blue of a band
+        red, _, blue = (picture[..., channel].astype(int) for channel in range(3))
+        return int(((blue - red > 30) & (blue - red < 80)).sum())
+
+    assert tinted(with_error(1.0)) > tinted(with_error(0.1)) + 1000 > tinted(with_error(None))
 
 
 def test_the_picture_shows_what_else_was_measured(full):

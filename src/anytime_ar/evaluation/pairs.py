@@ -8,6 +8,8 @@ third neighbour in its own set (Kynkäänniemi et al. 2019, arXiv 1904.06991).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -27,16 +29,17 @@ class RealPairs:
 
     def __init__(self, features: Tensor) -> None:
         self.features, self.squares = features, features.square().sum(1)
-        total, reach = 0.0, []
-        for rows, squares in zip(features.split(_ROWS), self.squares.split(_ROWS), strict=True):
+        self.members = _members(len(features))
+        reach = []
+        within = torch.zeros(GROUPS, GROUPS, dtype=torch.float64)
+        blocks = (some.split(_ROWS) for some in (features, self.squares, self.members))
+        for rows, squares, members in zip(*blocks, strict=True):
             products = rows @ features.T
-            total += float(_kernel(products, features).sum())
+            within += members.T @ _kernel(products, features) @ self.members
             reach.append(_reach(_distances(products, squares, self.squares)))
         self.reach = torch.cat(reach)
         """Squared distance of each to its third neighbour: [m]."""
-        own = float(_kernel(self.squares, features).sum())
-        self.kernel_mean = (total - own) / (len(features) * (len(features) - 1))
-        """Over pairs of different ones."""
+        self.kernel = KernelSums.within(within, self.members, _kernel(self.squares, features))
 
 
 class Pairs:
@@ -45,41 +48,74 @@ class Pairs:
     Args:
         samples: float64 [n, F].
         real: what they are compared with.
+        paired: each sample was made from the real one of the same number, n = m; the two are not
+            compared, and in a mixture of groups the real ones are those of the samples.
     """
 
-    def __init__(self, samples: Tensor, real: RealPairs) -> None:
-        self._real_mean = real.kernel_mean
-        groups = torch.arange(len(samples)) % GROUPS
-        self._members = torch.nn.functional.one_hot(groups, GROUPS).double()  # [n, G]
-        self._within = torch.zeros(GROUPS, GROUPS, dtype=torch.float64)
-        self._across = torch.zeros(GROUPS, dtype=torch.float64)
+    def __init__(self, samples: Tensor, real: RealPairs, *, paired: bool = False) -> None:
+        self._paired, self._real = paired, real.kernel
+        membership = _members(len(samples))  # [n, G]
+        within = torch.zeros(GROUPS, GROUPS, dtype=torch.float64)
+        across = torch.zeros_like(within)
         all_squares, near = samples.square().sum(1), []
         reached = torch.zeros(len(real.features), dtype=torch.bool)
-        for rows, squares, members in zip(
-            samples.split(_ROWS), all_squares.split(_ROWS), self._members.split(_ROWS), strict=True
-        ):
+        blocks = (some.split(_ROWS) for some in (samples, all_squares, membership))
+        for rows, squares, members in zip(*blocks, strict=True):
             products = rows @ samples.T
             reach = _reach(_distances(products, squares, all_squares))
-            self._within += members.T @ _kernel(products, samples) @ self._members
+            within += members.T @ _kernel(products, samples) @ membership
             products = rows @ real.features.T
             distances = _distances(products, squares, real.squares)  # [rows, m]
             near.append((distances <= real.reach).any(1))
             reached |= (distances <= reach[:, None]).any(0)
-            self._across += members.T @ _kernel(products, samples).mean(1)
-        own = self._members.T @ _kernel(all_squares, samples)
-        self._within -= torch.diag(own)  # nobody is compared with itself
+            across += members.T @ _kernel(products, samples) @ real.members
         self.near = torch.cat(near)
         """Which samples are within reach of a real one: bool [n]."""
         self.reached = reached
         """Which real ones are within reach of a sample: bool [m]."""
+        self._samples = KernelSums.within(within, membership, _kernel(all_squares, samples))
+        if paired:
+            own = _kernel((samples * real.features).sum(1), samples)
+            self._across = KernelSums.within(across, membership, own)
+        else:
+            counts = torch.outer(membership.sum(0), real.members.sum(0))
+            self._across = KernelSums(across, counts)
 
     def kernel_distance(self, weights: Tensor) -> float:
         """Where groups of samples count as often as float64 weights [G] say."""
-        counts = self._members.sum(0)
-        pairs = torch.outer(counts, counts) - torch.diag(counts)
-        within = weights @ self._within @ weights / (weights @ pairs @ weights)
-        across = weights @ self._across / (weights @ counts)
-        return float(within + self._real_mean - 2 * across)
+        real = weights if self._paired else torch.ones_like(weights)
+        return (
+            self._samples.mean(weights, weights)
+            + self._real.mean(real, real)
+            - 2 * self._across.mean(weights, real)
+        )
+
+
+@dataclass(frozen=True)
+class KernelSums:
+    """The kernel over pairs of two sets, by groups of both."""
+
+    sums: Tensor
+    """float64 [G, G]."""
+    counts: Tensor
+    """How many pairs that are: float64 [G, G]."""
+
+    @classmethod
+    def within(cls, sums: Tensor, members: Tensor, own: Tensor) -> KernelSums:
+        """Where nobody is compared with itself, of which `own` [n] is the kernel."""
+        counts = members.sum(0)
+        return cls(
+            sums - torch.diag(members.T @ own), torch.outer(counts, counts) - torch.diag(counts)
+        )
+
+    def mean(self, rows: Tensor, columns: Tensor) -> float:
+        """Over pairs, where groups count as often as float64 [G] say."""
+        return float((rows @ self.sums @ columns) / (rows @ self.counts @ columns))
+
+
+def _members(count: int) -> Tensor:
+    """Which group each of so many is in: float64 [count, G]."""
+    return torch.nn.functional.one_hot(torch.arange(count) % GROUPS, GROUPS).double()
 
 
 def _kernel(products: Tensor, features: Tensor) -> Tensor:

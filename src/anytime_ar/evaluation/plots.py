@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from anytime_ar.curve import Curve
+from anytime_ar.curve import BaselinePoint, Curve
 from anytime_ar.evaluation.measures import ALL_MEASURES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+CONFIDENCE = 1.96
+"""Standard errors on either side that hold 95 %."""
 _COLUMNS = 3
 """Pictures in a row, below the first two."""
 # Okabe and Ito's palette, told apart with every common colour blindness.
@@ -45,6 +47,9 @@ def draw_curve(curve: Curve) -> bytes:
     _line(
         right, [(p.codes, p.fd_sample) for p in unordered], "unordered samples", _VERMILION, "s--"
     )
+    _band(right, points, "samples", _BLUE)
+    _band(right, points, "reconstructions", _ORANGE)
+    _band(right, unordered, "samples", _VERMILION)
     if curve.floor:
         _level(right, curve.floor, "floor: training split")
     _label(right, "Distance to the test split", "Fréchet distance of classifier features")
@@ -93,6 +98,27 @@ def _line(
         codes, values = zip(*shown, strict=True)
         size = 4.5 if len(shown) <= 40 else 2.5
         axes.plot(codes, values, style, color=colour, label=label, markersize=size, linewidth=1.8)
+
+
+def _band(
+    axes: Axes,
+    points: Sequence[BaselinePoint],
+    what: Literal["samples", "reconstructions"],
+    colour: str,
+) -> None:
+    """95 % of the normal distribution about a Fréchet distance, where its error is known."""
+    told = []
+    for point in points:
+        quality = point.samples if what == "samples" else point.reconstructions
+        distance = point.fd_sample if what == "samples" else point.fd_reconstruction
+        if distance is not None and quality is not None and quality.fd_error is not None:
+            told.append((point.codes, distance, CONFIDENCE * quality.fd_error))
+    if told:
+        codes, distances, reach = zip(*told, strict=True)
+        # Such an axis has no place for what is not positive.
+        low = [max(d - width, d / 20) for d, width in zip(distances, reach, strict=True)]
+        high = [distance + width for distance, width in zip(distances, reach, strict=True)]
+        axes.fill_between(codes, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
 def _level(axes: Axes, value: float, label: str) -> None:

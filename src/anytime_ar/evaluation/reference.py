@@ -1,7 +1,8 @@
 """The real side of all distances between sets of samples, over the features of a network.
 
 Errors are standard errors by a bootstrap over groups of samples, the reference held: how much a
-figure changes with the seed of the samples.
+figure changes with the seed of the samples. Near the smallest distance that so many samples can
+have, they are too large rather than too small: what is drawn again is already scattered.
 """
 
 from __future__ import annotations
@@ -48,24 +49,36 @@ class Reference:
 
     def __init__(self, features: Iterable[Tensor]) -> None:
         self._centre: Tensor | None = None
-        moments, kept = self._collect(features)
-        self.count = moments.count
+        self._moments, kept = self._collect(features)
+        self.count = self._moments.count
         """The number of real samples."""
-        self._gaussian = Gaussian(*moments.gaussian())
+        self._gaussian = Gaussian(*self._moments.gaussian())
         self._pairs = RealPairs(kept)
 
-    def compare(self, features: Iterable[Tensor]) -> Comparison:
+    def compare(self, features: Iterable[Tensor], *, paired: bool = False) -> Comparison:
         """How far another set is: features float32 [B, F] at a time.
 
+        Args:
+            features: of the set, in its order.
+            paired: sample i was made from real sample i, as reconstructions are. Errors then say
+                how much a figure changes with the real samples.
+
         Raises:
-            InputError: as at construction.
+            InputError: as at construction, or paired sets are of different size.
         """
         moments, kept = self._collect(features)
-        pairs = Pairs(kept, self._pairs)
-        fd, fd_error = _estimate(
-            lambda weights: self._gaussian.frechet_distance(*moments.gaussian(weights)),
-            moments.count,
-        )
+        if paired and moments.count != self.count:
+            raise InputError(
+                f"{moments.count} samples cannot be made from {self.count} real ones, one from each"
+            )
+        pairs = Pairs(kept, self._pairs, paired=paired)
+
+        def frechet(weights: Tensor) -> float:
+            varies = paired and bool((weights != 1).any())
+            real = Gaussian(*self._moments.gaussian(weights)) if varies else self._gaussian
+            return real.frechet_distance(*moments.gaussian(weights))
+
+        fd, fd_error = _estimate(frechet, moments.count)
         kd, kd_error = _estimate(pairs.kernel_distance, moments.count)
         precision, precision_error = _share(pairs.near)
         recall, recall_error = _share(pairs.reached)

@@ -54,7 +54,7 @@ class Study:
         for k in budgets:
             means = self._means(codec)
             decoded = self._reconstructions(codec, encoded, k, means)
-            reconstructions = self.compare(decoded)
+            reconstructions = self.compare(decoded, paired=True)
             for _ in decoded:  # without a reference nobody has consumed them
                 pass
             self._tick(f"{name}, reconstruction from {k} codes")
@@ -157,11 +157,11 @@ class Study:
         self._tick("PCA")
         return tuple(PCAPoint(codes=k, mse=errors[k - 1]) for k in budgets if k <= len(errors))
 
-    def compare(self, samples: Iterator[Tensor]) -> Comparison | None:
-        """With the test split, where there are features."""
+    def compare(self, samples: Iterator[Tensor], *, paired: bool = False) -> Comparison | None:
+        """With the test split, where there are features; `paired` if they are made from it."""
         if self.reference is None or self.features is None:
             return None
-        return self.reference.compare(self.features(batch) for batch in samples)
+        return self.reference.compare((self.features(batch) for batch in samples), paired=paired)
 
     def _reconstructions(
         self, codec: Codec, encoded: Sequence[Tensor], k: int, means: Means

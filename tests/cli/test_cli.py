@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -499,6 +500,25 @@ def test_evaluate_writes_the_curve_and_attaches_it(folder, tmp_path, capsys):
     table = capsys.readouterr().out
     assert max(map(len, table.splitlines()[:6])) <= 80
     assert "unord." in table
+
+
+class Pixels(torch.nn.Module):
+    def forward(self, img: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        return img.float().flatten(1)[:, :: 7 if return_features else 1]
+
+
+def test_evaluate_takes_features_of_others(folder, tmp_path, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(Pixels()).save(str(tmp_path / "others.pt"))
+    arguments = ["evaluate", str(folder / "run"), "--features", str(tmp_path / "others.pt")]
+    main([*arguments, "--samples", "60", "--codes", "[4]", "--out", str(tmp_path), "--json"])
+    (point,) = json.loads(capsys.readouterr().out)["points"]
+    assert point["fd_sample"] > 0
+    assert 0 <= point["samples"]["precision"] <= 1
+    assert "is no TorchScript file" in fails(
+        ["evaluate", str(folder / "run"), "--features", str(folder / "run" / "config.yaml")], capsys
+    )
 
 
 def test_attaching_a_curve_keeps_how_codes_were_chosen(folder, tmp_path, capsys):

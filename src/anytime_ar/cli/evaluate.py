@@ -21,7 +21,14 @@ from anytime_ar.cli.options import (
 from anytime_ar.cli.parser import Parser
 from anytime_ar.data import DataConfig, load_data
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation import evaluate, load_features, table, write_report
+from anytime_ar.evaluation import (
+    FeatureNetwork,
+    ScriptedFeatures,
+    evaluate,
+    load_features,
+    table,
+    write_report,
+)
 from anytime_ar.sampling import AnytimeModel, load
 from anytime_ar.sampling.options import choice_of
 
@@ -29,7 +36,11 @@ from anytime_ar.sampling.options import choice_of
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument("--data", type=str | None, help="data set; default: the model's own")
-    parser.add_argument("--features", type=Path | None, help="default runs/features/NAME")
+    parser.add_argument(
+        "--features",
+        type=Path | None,
+        help="folder of `anytime features`, default runs/features/NAME; or a TorchScript file",
+    )
     parser.add_argument(
         "--label_key", type=str | None, help="labels that the features tell apart, if others"
     )
@@ -64,14 +75,17 @@ def run(arguments: Namespace) -> None:
     unordered = None
     if arguments.unordered is not None:
         unordered = load(arguments.unordered, device=arguments.device)
-    features = load_features(
-        arguments.features or default_folder(model.bundle.card.name), device=model.device
-    )
+    path = arguments.features or default_folder(model.bundle.card.name)
+    features: FeatureNetwork | ScriptedFeatures
+    if path.is_file():
+        features = ScriptedFeatures(path, model.device)
+    else:
+        features = load_features(path, device=model.device).network
     with progress_bar("evaluate") as progress:
         curve = evaluate(
             model,
             load_data(_data(model, arguments.data, arguments.label_key)),
-            features.network,
+            features,
             samples=arguments.samples,
             codes=arguments.codes,
             unordered=unordered,

@@ -25,6 +25,7 @@ from anytime_ar.evaluation.pca import PCA, fit_pca
 from anytime_ar.evaluation.plots import draw_curve
 from anytime_ar.evaluation.reference import Reference
 from anytime_ar.evaluation.report import table, write_report
+from anytime_ar.evaluation.scripted import ScriptedFeatures
 from anytime_ar.evaluation.sheets import as_pictures, contact_sheet, write_contact_sheet
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Features",
     "PCAPoint",
     "Reference",
+    "ScriptedFeatures",
     "SetQuality",
     "accuracy",
     "as_pictures",

@@ -24,6 +24,7 @@ from anytime_ar.evaluation.classifier import FeatureNetwork
 from anytime_ar.evaluation.features import accuracy
 from anytime_ar.evaluation.protocols import Choice, Codec, Progress, Split, Splits, silent
 from anytime_ar.evaluation.reference import Reference
+from anytime_ar.evaluation.scripted import ScriptedFeatures
 from anytime_ar.evaluation.study import Study, data_of, sampler_of
 
 
@@ -31,7 +32,7 @@ from anytime_ar.evaluation.study import Study, data_of, sampler_of
 def evaluate(
     model: Codec,
     data: Splits,
-    features: FeatureNetwork | None,
+    features: FeatureNetwork | ScriptedFeatures | None,
     *,
     samples: int = 10_000,
     codes: Sequence[int] | None = None,
@@ -50,7 +51,7 @@ def evaluate(
     Args:
         model: the ordered model; where it has no prior, its samples and time are left out.
         data: training split (for PCA and the floor) and test split (for all else).
-        features: the network of the Fréchet distances; None leaves them out.
+        features: the network of all distances between sets; None leaves them out.
         samples: how many samples are drawn for fd_sample.
         codes: the budgets to measure; None: see `default_budgets`.
         unordered: the same autoencoder trained without truncation, or None. Where it has a prior
@@ -69,8 +70,9 @@ def evaluate(
     test_samples = _count(data.test)
     _check(model, data, features, unordered, samples, test_samples)
     sampler = sampler_of(model)
-    labels = None if features is None else _labels(data, features)
-    extract = None if features is None else _extractor(features)
+    classifier = features if isinstance(features, FeatureNetwork) else None
+    labels = None if classifier is None else _labels(data, classifier)
+    extract = features if classifier is None else _extractor(classifier)
     study = Study(
         data=data,
         batch_size=batch_size,
@@ -79,11 +81,11 @@ def evaluate(
         seed=seed,
         choice=choice or {},
         features=extract,
-        picture=_same if features is None else features.pictures,
+        picture=_same if classifier is None else classifier.pictures,
         reference=None
         if extract is None
         else Reference(map(extract, data_of(data.test, batch_size))),
-        logits=None if labels is None or features is None else _on_its_device(features),
+        logits=None if labels is None or classifier is None else _on_its_device(classifier),
         test_labels=labels,
         progress=progress,
         total=len(budgets) * (2 + (sampler is not None) + 2 * (unordered is not None)) + 1,
@@ -111,7 +113,9 @@ def evaluate(
         lossless_codes=lossless_codes(points),
         floor=None if floor is None else floor.fd,
         floor_quality=None if floor is None else floor.quality,
-        real_accuracy=None if labels is None or features is None else accuracy(features, data.test),
+        real_accuracy=None
+        if labels is None or classifier is None
+        else accuracy(classifier, data.test),
         floor_samples=floor_samples,
         samples=samples,
         test_samples=test_samples,
@@ -176,7 +180,7 @@ def _budgets(model: Codec, codes: Sequence[int] | None) -> list[int]:
 def _check(
     model: Codec,
     data: Splits,
-    features: FeatureNetwork | None,
+    features: FeatureNetwork | ScriptedFeatures | None,
     unordered: Codec | None,
     samples: int,
     test_samples: int,
@@ -194,7 +198,7 @@ def _check(
             f"the data set's samples are {shape} and the model's {tuple(model.sample_shape)}; "
             "evaluate on the data set that the model was trained on"
         )
-    if features is not None and features.sample_shape != shape:
+    if isinstance(features, FeatureNetwork) and features.sample_shape != shape:
         raise InputError(
             f"the features are for samples of shape {features.sample_shape}, the data set's are "
             f"{shape}; train features on this data set with `anytime features`"

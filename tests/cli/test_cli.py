@@ -30,6 +30,7 @@ from anytime_ar.cli import main
 from anytime_ar.cli.main import COMMANDS
 from anytime_ar.cli.parser import config_names, config_path
 from anytime_ar.codes import load_codes
+from anytime_ar.curve import Curve
 from anytime_ar.sampling import DecodeBatch, load
 
 TINY = [
@@ -500,6 +501,35 @@ def test_evaluate_writes_the_curve_and_attaches_it(folder, tmp_path, capsys):
     table = capsys.readouterr().out
     assert max(map(len, table.splitlines()[:6])) <= 80
     assert "unord." in table
+
+
+def test_several_processes_find_what_one_finds(folder, tmp_path, capsys):
+    """With labels, a number of samples that is no multiple of anything, and both baselines."""
+    arguments = ["evaluate", str(folder / "run"), "--features", str(folder / "features")]
+    arguments += ["--unordered", str(folder / "codec"), "--samples", "333", "--codes", "[1,4]"]
+    main([*arguments, "--out", str(tmp_path / "one"), "--json"])
+    expected = json.loads(capsys.readouterr().out)
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
+    done = subprocess.run(
+        [*launch, "-m", "anytime_ar", *arguments, "--out", str(tmp_path / "two"), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)  # of one of them
+    for point in (*expected["points"], *found["points"]):
+        assert point.pop("ms") > 0
+    assert found == expected
+    assert Curve.read(tmp_path / "two" / "curve.json").samples == 333
 
 
 class Pixels(torch.nn.Module):

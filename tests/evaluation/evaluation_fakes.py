@@ -90,6 +90,7 @@ class FakeModel(FakeCodec):
         *,
         codes: int | None = None,
         seed: int = 0,
+        first: int = 0,
         label: Sequence[int] | None = None,
         **choice: float,
     ) -> Tensor:
@@ -97,7 +98,7 @@ class FakeModel(FakeCodec):
         self.asked = label
         self.choices.append(choice)
         generator = torch.Generator().manual_seed(seed)
-        rows = torch.randint(0, len(self.source), (n,), generator=generator)
+        rows = torch.randint(0, len(self.source), (first + n,), generator=generator)[first:]
         coefficients = self.source[rows].flatten(1) @ self.basis
         return (coefficients * 16 + 128).round().clamp(0, 255).long()[:, :codes]
 

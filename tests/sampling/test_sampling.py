@@ -242,3 +242,10 @@ def test_nats_of_what_cannot_be_asked(model: AnytimeModel) -> None:
         model.nats(codes * 0 + V)
     with pytest.raises(InputError, match="has no prior to ask"):
         build_model(with_prior=False).nats(codes)
+
+
+def test_a_draw_may_begin_anywhere_in_a_seed(model: AnytimeModel) -> None:
+    whole = model.sample_codes(9, seed=5)
+    assert torch.equal(model.sample_codes(4, seed=5, first=3), whole[3:7])
+    part = model.draw(2, seed=5, first=6, codes=2)
+    assert torch.equal(part.state.extend().codes, whole[6:8])

@@ -17,6 +17,7 @@ from anytime_ar.sampling import AnytimeModel, ChoiceConfig, DrawOptions
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"codes": 0}, r"codes=0 is no number of codes; pass a whole one from 1"),
     ({"codes": 7}, r"codes=7 is outside 1..6, this model's code length"),
+    ({"first": -1}, "first=-1 is no sample's number; pass one from 0"),
     ({"codes": 1.5}, r"codes=1.5 is no number of codes"),
     ({"seed": -1}, r"seed -1 is outside"),
     ({"label": 3}, r"label 3 is unknown; pass a number in 0..2, or one of cat, dog, owl"),
@@ -44,8 +45,8 @@ def test_bad_options_fail_at_the_call(
 def test_unknown_options_are_refused(model: AnytimeModel, method: str) -> None:
     message = (
         "unknown option cods, sed; the options are "
-        "codes, deadline_s, quality, cancel, min_codes, budget, label, seed, temperature, top_k, "
-        "top_p, guidance"
+        "codes, deadline_s, quality, cancel, min_codes, budget, label, seed, first, "
+        "temperature, top_k, top_p, guidance"
     )
     with pytest.raises(TypeError, match=message):
         getattr(model, method)(2, cods=3, sed=0)

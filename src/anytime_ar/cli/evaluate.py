@@ -1,4 +1,8 @@
-"""Measure a model's quality and cost at every number of codes: table, curve.json, curve.png."""
+"""Measure a model's quality and cost at every number of codes: table, curve.json, curve.png.
+
+`torchrun --nproc-per-node 2 -m anytime_ar evaluate ...` shares the work between processes, which
+give the figures of one.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,8 @@ from anytime_ar.evaluation import (
     table,
     write_report,
 )
+from anytime_ar.evaluation.protocols import silent
+from anytime_ar.evaluation.workers import launched_workers
 from anytime_ar.sampling import AnytimeModel, load
 from anytime_ar.sampling.options import choice_of
 
@@ -81,18 +87,21 @@ def run(arguments: Namespace) -> None:
         features = ScriptedFeatures(path, model.device)
     else:
         features = load_features(path, device=model.device).network
-    with progress_bar("evaluate") as progress:
+    data = load_data(_data(model, arguments.data, arguments.label_key))
+    with launched_workers() as workers, progress_bar("evaluate") as progress:
         curve = evaluate(
             model,
-            load_data(_data(model, arguments.data, arguments.label_key)),
+            data,
             features,
             samples=arguments.samples,
             codes=arguments.codes,
             unordered=unordered,
             seed=arguments.seed,
             choice=choice_options(arguments),
-            progress=progress,
+            progress=progress if workers.rank == 0 else silent,
         )
+    if workers.rank:
+        return  # the first one tells what all have found
     folder = arguments.out or _folder(arguments.model)
     write_report(curve, folder)
     if arguments.attach:

@@ -26,6 +26,7 @@ from anytime_ar.evaluation.protocols import Choice, Codec, Progress, Split, Spli
 from anytime_ar.evaluation.reference import Reference
 from anytime_ar.evaluation.scripted import ScriptedFeatures
 from anytime_ar.evaluation.study import Study, data_of, sampler_of
+from anytime_ar.evaluation.workers import Workers
 
 
 @torch.no_grad()
@@ -44,6 +45,9 @@ def evaluate(
     clock: Callable[[], float] = time.perf_counter,
 ) -> Curve:
     """Measure reconstruction, samples and time at each number of codes, with both baselines.
+
+    Where `torch.distributed` is set up, its processes share the work; all of them get the curve of
+    a single process.
 
     The reference of every Fréchet distance is the test split. The floor is the distance of as many
     training samples, drawn at random, as the test split has (or as the training split has).
@@ -73,6 +77,7 @@ def evaluate(
     classifier = features if isinstance(features, FeatureNetwork) else None
     labels = None if classifier is None else _labels(data, classifier)
     extract = features if classifier is None else _extractor(classifier)
+    workers = Workers()
     study = Study(
         data=data,
         batch_size=batch_size,
@@ -84,9 +89,10 @@ def evaluate(
         picture=_same if classifier is None else classifier.pictures,
         reference=None
         if extract is None
-        else Reference(map(extract, data_of(data.test, batch_size))),
+        else Reference(workers.each(data_of(data.test, batch_size), extract)),
         logits=None if labels is None or classifier is None else _on_its_device(classifier),
         test_labels=labels,
+        workers=workers,
         progress=progress,
         total=len(budgets) * (2 + (sampler is not None) + 2 * (unordered is not None)) + 1,
     )

@@ -137,6 +137,20 @@ class Means:
             self._right += int((self._logits(decoded).argmax(1).cpu() == labels).sum())
             self._read += len(labels)
 
+    def merge(self, other: Means) -> None:
+        """Count what others counted."""
+        self._squares += other._squares
+        self._values += other._values
+        self._count += other._count
+        for name, total in other._sums.items():
+            self._sums[name] += total
+        self._right += other._right
+        self._read += other._read
+
+    def __getstate__(self) -> dict[str, object]:
+        """What is counted: processes hand that to one another, not the classifier."""
+        return self.__dict__ | {"_logits": None, "_measures": ()}
+
     @property
     def mse(self) -> float:
         """Mean over every value of every sample."""

@@ -102,11 +102,12 @@ class Model(Codec, Protocol):
         *,
         codes: int | None = None,
         seed: int = 0,
+        first: int = 0,
         label: Sequence[int] | None = None,
         **choice: float | Sequence[float],
     ) -> Tensor:
-        """int64 [n, k], for n labels or ones of the model's own choice; the codes of a
-        shorter draw are a prefix of a longer one's."""
+        """int64 [n, k] of samples first..first + n - 1, for n labels or ones of the model's own
+        choice; the codes of a shorter draw are a prefix of a longer one's."""
 
     def nats(self, codes: Tensor, *, label: Sequence[int] | None = None) -> Tensor:
         """What the prior pays for each code of int64 [B, k], -ln p: float32 [B, k]."""

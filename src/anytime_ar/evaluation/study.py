@@ -13,8 +13,17 @@ from anytime_ar.curve import BaselinePoint, PCAPoint, psnr
 from anytime_ar.evaluation.measures import Means
 from anytime_ar.evaluation.nearness import QUERIES, nearest_distances
 from anytime_ar.evaluation.pca import fit_pca
-from anytime_ar.evaluation.protocols import Choice, Codec, Model, Progress, Split, Splits
+from anytime_ar.evaluation.protocols import (
+    Batch,
+    Choice,
+    Codec,
+    Model,
+    Progress,
+    Split,
+    Splits,
+)
 from anytime_ar.evaluation.reference import Comparison, Reference
+from anytime_ar.evaluation.workers import Workers
 
 _TIMED_DRAWS = 5
 NATS_SAMPLES = 2000
@@ -42,26 +51,24 @@ class Study:
     """Of the classifier, where its labels are those of the data."""
     test_labels: Tensor | None
     """int64 [N], where the classifier's labels are those of the data."""
+    workers: Workers
     progress: Progress
     total: int
     done: int = field(default=0)
 
     def quality(self, codec: Codec, budgets: Sequence[int], name: str) -> tuple[BaselinePoint, ...]:
         """Reconstruction and, where there is a prior, sample quality at each budget."""
-        encoded = [codec.encode(x).cpu() for x in data_of(self.data.test, self.batch_size)]
+        test = data_of(self.data.test, self.batch_size)
+        encoded = list(self.workers.each(test, lambda x: codec.encode(x).cpu()))
         drawn, labels = self._draw(codec, budgets[-1])
         points = []
         for k in budgets:
-            means = self._means(codec)
-            decoded = self._reconstructions(codec, encoded, k, means)
-            reconstructions = self.compare(decoded, paired=True)
-            for _ in decoded:  # without a reference nobody has consumed them
-                pass
+            means = Means(tuple(codec.sample_shape), codec.sample_rate, self.logits)
+            reconstructions = self._compared(self._reconstructed(codec, encoded, k, means), True)
             self._tick(f"{name}, reconstruction from {k} codes")
             samples, read = None, _Readings(self.logits, labels)
             if drawn is not None:
-                parts = torch.split(drawn[:, :k], self.batch_size)
-                samples = self.compare(read.through(codec.decode(part).cpu() for part in parts))
+                samples = self._compared(self._drawn(codec, drawn[:, :k], read), False)
             self._tick(f"{name}, samples of {k} codes")
             points.append(
                 BaselinePoint(
@@ -125,17 +132,56 @@ class Study:
         if self.test_labels is not None and sampler.labels == self.data.label_names:
             turns = -(-self.samples // len(self.test_labels))
             labels = self.test_labels.repeat(turns)[: self.samples]
-        asked = None if labels is None else labels.tolist()
-        drawn = sampler.sample_codes(
-            self.samples, codes=codes, seed=self.seed, label=asked, **self.choice
-        )
-        return drawn.cpu(), labels
 
-    def _means(self, codec: Codec) -> Means:
-        return Means(tuple(codec.sample_shape), codec.sample_rate, self.logits)
+        def draw(rows: Tensor) -> Tensor:
+            asked = None if labels is None else labels[rows].tolist()
+            return sampler.sample_codes(
+                len(rows),
+                codes=codes,
+                seed=self.seed,
+                first=int(rows[0]),
+                label=asked,
+                **self.choice,
+            ).cpu()
+
+        shares = torch.arange(self.samples).tensor_split(min(self.workers.count, self.samples))
+        return torch.cat(list(self.workers.each(shares, draw))), labels
+
+    def _reconstructed(
+        self, codec: Codec, encoded: Sequence[Tensor], k: int, means: Means
+    ) -> Iterator[Tensor | None]:
+        """Features of the decoded test split, a batch at a time; everything is counted in means."""
+
+        def work(task: tuple[Batch, Tensor]) -> tuple[Tensor | None, Means]:
+            batch, codes = task
+            decoded = codec.decode(codes[:, :k]).cpu()
+            found = Means(tuple(codec.sample_shape), codec.sample_rate, self.logits)
+            found.add(decoded, batch.data, batch.labels)
+            return None if self.features is None else self.features(decoded), found
+
+        batches = self.data.test.batches(self.batch_size)
+        for features, found in self.workers.each(zip(batches, encoded, strict=True), work):
+            means.merge(found)
+            yield features
+
+    def _drawn(self, codec: Codec, codes: Tensor, read: _Readings) -> Iterator[Tensor | None]:
+        """Features of drawn samples, a batch at a time; what the classifier reads is counted."""
+
+        def work(rows: Tensor) -> tuple[Tensor | None, int]:
+            decoded = codec.decode(codes[rows]).cpu()
+            right = read.right(decoded, rows)
+            return None if self.features is None else self.features(decoded), right
+
+        batches = torch.arange(len(codes)).split(self.batch_size)
+        for features, right in self.workers.each(batches, work):
+            read.count(right)
+            yield features
 
     def milliseconds(self, model: Model, k: int, clock: Callable[[], float]) -> float:
-        """Median wall time of one sample of k codes at batch 1."""
+        """Median wall time of one sample of k codes at batch 1, of the first process alone."""
+        return self.workers.first(lambda: self._milliseconds(model, k, clock))
+
+    def _milliseconds(self, model: Model, k: int, clock: Callable[[], float]) -> float:
         times = []
         for draw in range(1 + _TIMED_DRAWS):
             start = clock()
@@ -157,19 +203,22 @@ class Study:
         self._tick("PCA")
         return tuple(PCAPoint(codes=k, mse=errors[k - 1]) for k in budgets if k <= len(errors))
 
-    def compare(self, samples: Iterator[Tensor], *, paired: bool = False) -> Comparison | None:
-        """With the test split, where there are features; `paired` if they are made from it."""
-        if self.reference is None or self.features is None:
+    def compare(self, samples: Iterator[Tensor]) -> Comparison | None:
+        """Samples float32 [B, *sample_shape] at a time with the test split, where there are
+        features."""
+        if self.features is None:
             return None
-        return self.reference.compare((self.features(batch) for batch in samples), paired=paired)
+        return self._compared(self.workers.each(samples, self.features), False)
 
-    def _reconstructions(
-        self, codec: Codec, encoded: Sequence[Tensor], k: int, means: Means
-    ) -> Iterator[Tensor]:
-        for batch, codes in zip(self.data.test.batches(self.batch_size), encoded, strict=True):
-            decoded = codec.decode(codes[:, :k]).cpu()
-            means.add(decoded, batch.data, batch.labels)
-            yield decoded
+    def _compared(self, features: Iterator[Tensor | None], paired: bool) -> Comparison | None:
+        """With the test split, where there are features; `paired` if they are made from it."""
+        if self.reference is None:
+            for _ in features:  # what comes with them is counted all the same
+                pass
+            return None
+        return self.reference.compare(
+            (some for some in features if some is not None), paired=paired
+        )
 
     def _tick(self, what: str) -> None:
         self.done += 1
@@ -177,23 +226,28 @@ class Study:
 
 
 class _Readings:
-    """How often a classifier reads, in samples that pass through, the labels asked for."""
+    """How often a classifier reads the labels asked for."""
 
     def __init__(self, logits: Callable[[Tensor], Tensor] | None, labels: Tensor | None) -> None:
         self._logits, self._labels = logits, labels
-        self._right, self._seen = 0, 0
+        self._right = 0
 
-    def through(self, samples: Iterator[Tensor]) -> Iterator[Tensor]:
-        for batch in samples:
-            if self._logits is not None and self._labels is not None:
-                asked = self._labels[self._seen : self._seen + len(batch)]
-                self._right += int((self._logits(batch).argmax(1).cpu() == asked).sum())
-                self._seen += len(batch)
-            yield batch
+    def right(self, samples: Tensor, rows: Tensor) -> int:
+        """In how many of these samples [B, ...], whose numbers are `rows` [B]."""
+        if self._logits is None or self._labels is None:
+            return 0
+        return int((self._logits(samples).argmax(1).cpu() == self._labels[rows]).sum())
+
+    def count(self, right: int) -> None:
+        """Add to the sum."""
+        self._right += right
 
     @property
     def share(self) -> float | None:
-        return self._right / self._seen if self._seen else None
+        """Of all samples; None where nobody reads them."""
+        if self._logits is None or self._labels is None:
+            return None
+        return self._right / len(self._labels)
 
 
 def sampler_of(codec: Codec) -> Model | None:

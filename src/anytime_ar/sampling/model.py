@@ -246,6 +246,7 @@ class AnytimeModel:
             self.bundle.card,
             self.engine.decoder.code_length,
             n,
+            first=options.get("first", 0),
             seed=options.get("seed"),
             label=options.get("label"),
             choice=choice_of(options, self.bundle.card.choice),

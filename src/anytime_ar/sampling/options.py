@@ -42,6 +42,9 @@ class DrawOptions(BudgetOptions, total=False):
     seed: int | None
     """Sample i of a seed is the same whatever n, and a prefix whatever the budget; None: a fresh
     seed."""
+    first: int
+    """The number of the first sample within the seed, from 0, its default: `n=2, first=5` gives
+    samples 5 and 6."""
     temperature: Along
     """Above 1 more varied, below 1 more typical; 0 takes the most likely code. Where this and
     the next three are not given, `bundle.card.choice` says: 1, None, 1 and 1 for most models."""

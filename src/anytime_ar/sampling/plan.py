@@ -42,27 +42,30 @@ class Plan:
         code_length: int,
         n: int,
         *,
+        first: int = 0,
         seed: int | None,
         label: Label | Sequence[Label] | None,
         choice: ChoiceConfig,
     ) -> Plan:
-        """Settle labels and numbers of n samples.
+        """Settle labels and numbers of samples first..first + n - 1 of a seed.
 
         Raises:
             InputError: a number is out of range, or a label is unknown.
         """
         if n < 1:
             raise InputError(f"cannot draw {n} samples; pass n >= 1")
+        if first < 0:
+            raise InputError(f"first={first} is no sample's number; pass one from 0")
         names = card.data.labels
         if choice.guided and names is None:
             raise InputError(
                 f"guidance {choice.guidance} was given, but this model has no labels; drop it"
             )
         seed = secrets.randbits(64) if seed is None else seed
-        noise = row_noise(seed, range(n), 1 + code_length).numpy()
+        noise = row_noise(seed, range(first, first + n), 1 + code_length).numpy()
         unlabelled = names is None and label is None
         labels = None if unlabelled else _labels(card, label, noise[:, 0])
-        return cls(seed, 0, labels, choice, torch.from_numpy(noise[:, 1:]))
+        return cls(seed, first, labels, choice, torch.from_numpy(noise[:, 1:]))
 
     def __len__(self) -> int:
         return len(self.noise)

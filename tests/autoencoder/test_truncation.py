@@ -24,6 +24,9 @@ from anytime_ar.errors import InputError
         (Truncation.powers_of_two(6), [1, 1, 0, 1, 0, 1]),
         (Truncation.powers_of_two(1), [1]),
         (Truncation.full(3), [0, 0, 1]),
+        (Truncation.uniform(6).in_multiples_of(2), [0, 1, 0, 1, 0, 1]),
+        (Truncation.geometric(4, 0.5).in_multiples_of(2), [0, 4, 0, 1]),
+        (Truncation.full(3).in_multiples_of(1), [0, 0, 1]),
         (Truncation.uniform(4).or_full(0.5), [1, 1, 1, 5]),
         (Truncation.uniform(4).or_full(0.0), [1, 1, 1, 1]),
         (Truncation.uniform(4).or_full(1.0), [0, 0, 0, 1]),
@@ -162,3 +165,11 @@ def test_nothing_else_masks_positions() -> None:
 )
 def test_the_search_for_masks_finds_them(source: str) -> None:
     assert _masks_positions(ast.parse(source))
+
+
+def test_whole_groups_of_codes() -> None:
+    config = TruncationConfig(multiple=2, full_probability=0.5)
+    expected = Truncation.uniform(6).in_multiples_of(2).or_full(0.5)
+    assert torch.equal(config.build(6).pmf, expected.pmf)
+    with pytest.raises(InputError, match="truncation.multiple is 4, and no number of codes that"):
+        TruncationConfig(multiple=4).build(3)

@@ -48,10 +48,11 @@ SOUND_PRESET = NetworkConfig(patch=8, widths=(64, 128, 192), shrink=4, blocks=3,
 class AutoencoderConfig(Config):
     """An ordered autoencoder: networks, code layout, quantizer and fill."""
 
-    layout: Literal["channel", "spatial", "vector", "segment"] = "vector"
+    layout: Literal["channel", "spatial", "residual", "vector", "segment"] = "vector"
     """`channel`: each latent channel is a code (the paper); `spatial`: each position (ordinary
-    VQ-VAE); `vector`: a learned projection to L vectors; `segment`: vectors for the whole, then for
-    each of `segments` parts."""
+    VQ-VAE); `residual`: several of each position, each for what those before it left; `vector`: a
+    learned projection to L vectors; `segment`: vectors for the whole, then for each of `segments`
+    parts."""
     segments: int = Field(1, ge=1)
     """`segment` only: parts along the first axis, for sounds along time."""
     whole_codes: int = Field(1, ge=0)
@@ -97,6 +98,16 @@ class AutoencoderConfig(Config):
             raise ValueError(
                 f"noise_bands is {self.noise_bands}, which needs layout=segment, whole_codes=0 and "
                 "linear_path; set them, or drop it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _residual_hands_on(self) -> Self:
+        quantizer = self.quantizer
+        fits = quantizer.kind == "vq" and quantizer.error_feedback and not quantizer.shared_codebook
+        if self.layout == "residual" and not fits:
+            raise ValueError(
+                "layout=residual needs quantizer.kind=vq with error_feedback and a codebook a level"
             )
         return self
 
@@ -169,6 +180,11 @@ class AutoencoderConfig(Config):
                 )
             fixed_width = len(self.quantizer.levels)
         length = _settle("code_length", self.code_length, fixed_length, self.layout)
+        if self.layout == "residual" and length % positions:
+            raise InputError(
+                f"autoencoder.code_length is {length}, and the map has {positions} positions, with "
+                f"as many codes each; set it to {max(1, length // positions) * positions}"
+            )
         if self.layout == "segment":
             _check_segments(length, self.whole_codes, self.segments, sample_shape[1], network)
         if self.noise_bands:

@@ -3,8 +3,9 @@
 Maps are [B, F, *shape]: two-dimensional for images, one-dimensional for sounds.
 
 `ChannelLayout` is the paper's (section 3.2): each latent channel, flattened, is one code.
-`SpatialLayout` is the ordinary VQ-VAE: each position is one code, in raster order. `VectorLayout`
-projects the whole map to L vectors, so the code width does not depend on the map.
+`SpatialLayout` is the ordinary VQ-VAE: each position is one code, in raster order; in
+`ResidualLayout` it has several, whose sum it is. `VectorLayout` projects the whole map to L
+vectors, so the code width does not depend on the map.
 """
 
 from __future__ import annotations
@@ -58,6 +59,25 @@ class SpatialLayout(Layout):
 
     def to_features(self, vectors: Tensor) -> Tensor:
         return vectors.mT.unflatten(2, self.shape)
+
+
+class ResidualLayout(Layout):
+    """F = D channels; each of the P positions has M codes, whose sum is its vector, level by level:
+    residual quantization (Zeghidour et al. 2021, arXiv 2107.03312). L = M * P.
+
+    The first level gets the vectors, and the quantizer hands on to the others what is missing.
+    """
+
+    def __init__(self, levels: int, code_width: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.features, self.shape, self.levels = code_width, shape, levels
+
+    def to_vectors(self, features: Tensor) -> Tensor:
+        first = features.flatten(2).mT  # [B, P, D]
+        return torch.cat([first, *[torch.zeros_like(first)] * (self.levels - 1)], dim=1)
+
+    def to_features(self, vectors: Tensor) -> Tensor:
+        return vectors.unflatten(1, (self.levels, -1)).sum(1).mT.unflatten(2, self.shape)
 
 
 class FullyConnected(nn.Module):

@@ -18,6 +18,7 @@ from anytime_ar.autoencoder.layouts import (
     ChannelLayout,
     FilledPath,
     Layout,
+    ResidualLayout,
     SegmentLayout,
     SpatialLayout,
     VectorLayout,
@@ -115,6 +116,8 @@ class OrderedAutoencoder(nn.Module):
                 return ChannelLayout(self.code_length, shape)
             case "spatial":
                 return SpatialLayout(self.code_width, shape)
+            case "residual":
+                return ResidualLayout(self.code_length // math.prod(shape), self.code_width, shape)
             case "vector":
                 return VectorLayout(self.code_length, self.code_width, features, shape, hidden)
             case "segment":
@@ -142,7 +145,12 @@ class OrderedAutoencoder(nn.Module):
         return (self.code_length - self.config.whole_codes) // self.config.segments
 
     def _quantizer(self) -> Quantizer:
-        config = self.config
+        config, layout = self.config, self.layout
+        if isinstance(layout, ResidualLayout):
+            positions = math.prod(layout.shape)
+            return SegmentQuantizer(
+                config.quantizer, 0, layout.levels, positions, self.code_width, residual=True
+            )
         if config.layout == "segment" and config.quantizer.kind == "vq":
             return SegmentQuantizer(
                 config.quantizer, config.whole_codes, self._levels, config.segments, self.code_width

@@ -24,6 +24,9 @@ class TruncationConfig(Config):
     """`uniform` is the paper's; `full` never truncates (the ordinary, unordered autoencoder)."""
     ratio: float = Field(0.9, gt=0, allow_inf_nan=False)
     """`geometric` only: p(k + 1) / p(k), above 0."""
+    multiple: int = Field(1, ge=1)
+    """Keep whole groups of so many codes only, as quantizer dropout keeps whole levels of layout
+    residual."""
     full_probability: float = Field(0.5, ge=0, le=1)
     """Keep all codes with this probability, else draw from `distribution`; 0..1."""
 
@@ -38,7 +41,7 @@ class TruncationConfig(Config):
                 base = Truncation.powers_of_two(code_length)
             case "full":
                 base = Truncation.full(code_length)
-        return base.or_full(self.full_probability)
+        return base.in_multiples_of(self.multiple).or_full(self.full_probability)
 
 
 class Truncation:
@@ -96,6 +99,20 @@ class Truncation:
         kept = torch.zeros(code_length)
         kept[-1] = 1
         return cls(kept)
+
+    def in_multiples_of(self, size: int) -> Truncation:
+        """The same, of what is a multiple of `size`.
+
+        Raises:
+            InputError: nothing is.
+        """
+        whole = torch.arange(1, self.code_length + 1) % size == 0
+        if not (self.pmf * whole).any():
+            raise InputError(
+                f"truncation.multiple is {size}, and no number of codes that is kept of "
+                f"{self.code_length} is a multiple of it; choose a divisor of the code length"
+            )
+        return Truncation(self.pmf * whole)
 
     def or_full(self, probability: float) -> Truncation:
         """Keep all codes with `probability` (0..1), else draw from this distribution."""

@@ -21,14 +21,24 @@ class ErrorFeedback(nn.Module):
     Args:
         code_length: L.
         code_width: D.
+        residual: hand on the error of the code before, as it is, instead of learning what to.
     """
 
     earlier: Tensor
+    weight: Tensor
 
-    def __init__(self, code_length: int, code_width: int) -> None:
+    def __init__(self, code_length: int, code_width: int, *, residual: bool = False) -> None:
         super().__init__()
         inputs = code_length * code_width
-        self.weight = nn.Parameter(torch.zeros(code_length, inputs, code_width))  # [L, L * D, D]
+        weight = torch.zeros(code_length, inputs, code_width)  # [L, L * D, D]
+        if residual:
+            for position in range(1, code_length):
+                weight[
+                    position, (position - 1) * code_width : position * code_width
+                ].fill_diagonal_(1)
+            self.register_buffer("weight", weight, persistent=False)
+        else:
+            self.weight = nn.Parameter(weight)
         earlier = torch.ones(code_length, code_length).tril(diagonal=-1)  # [L, L]
         earlier = earlier.repeat_interleave(code_width, dim=1)[..., None]  # [L, L * D, 1]
         self.register_buffer("earlier", earlier, persistent=False)

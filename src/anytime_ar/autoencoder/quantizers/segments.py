@@ -26,15 +26,23 @@ class SegmentQuantizer(Quantizer):
         levels: M, codebooks that the segments share; L = G + M * S.
         segments: S.
         code_width: D.
+        residual: of each segment, each code is there for what the one before it left.
     """
 
     def __init__(
-        self, config: QuantizerConfig, whole: int, levels: int, segments: int, code_width: int
+        self,
+        config: QuantizerConfig,
+        whole: int,
+        levels: int,
+        segments: int,
+        code_width: int,
+        *,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         self.whole_codes, self.levels, self.segments = whole, levels, segments
         self.whole = VectorQuantizer(config, whole, code_width) if whole else None
-        self.local = VectorQuantizer(config, levels, code_width)
+        self.local = VectorQuantizer(config, levels, code_width, residual=residual)
 
     def forward(
         self, vectors: Tensor, kept: Tensor, generator: torch.Generator | None = None

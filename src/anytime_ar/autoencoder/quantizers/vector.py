@@ -22,15 +22,29 @@ AVERAGES = ("usage", "totals")
 
 
 class VectorQuantizer(Quantizer):
-    """P codebooks of V entries of width D, with P = L (one per position) or P = 1 (shared)."""
+    """P codebooks of V entries of width D, with P = L (one per position) or P = 1 (shared).
+
+    Args:
+        config: its size, and how it learns.
+        code_length: L.
+        code_width: D.
+        residual: each code is there for what the one before it left.
+    """
 
     codebooks: Tensor
     usage: Tensor
     totals: Tensor
 
-    def __init__(self, config: QuantizerConfig, code_length: int, code_width: int) -> None:
+    def __init__(
+        self,
+        config: QuantizerConfig,
+        code_length: int,
+        code_width: int,
+        *,
+        residual: bool = False,
+    ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.residual = config, residual
         count = 1 if config.shared_codebook else code_length
         shape = (count, config.vocabulary, code_width)
         codebooks = torch.empty(shape).uniform_(-1, 1) / config.vocabulary
@@ -40,7 +54,7 @@ class VectorQuantizer(Quantizer):
             self.register_buffer("codebooks", codebooks)
         self.feedback: ErrorFeedback | None = None
         if config.error_feedback:
-            self.feedback = ErrorFeedback(code_length, code_width)
+            self.feedback = ErrorFeedback(code_length, code_width, residual=residual)
         # Moving averages of the kept vectors assigned to an entry; `usage` also tells dead entries.
         self.register_buffer("usage", torch.ones(shape[:2]))  # [P, V]
         self.register_buffer("totals", codebooks.clone())  # [P, V, D]
@@ -89,10 +103,23 @@ class VectorQuantizer(Quantizer):
 
     @torch.no_grad()
     def start(self, vectors: Tensor, generator: torch.Generator) -> None:
-        if self.config.start != "random":
+        if self.config.start == "random":
+            return
+        if self.residual:
+            self._start_by_level(vectors.float(), generator)
+        else:
             entries = kmeans(self._by_codebook(vectors.float()), self.config.vocabulary, generator)
             self.codebooks.copy_(entries)
-            self.totals.copy_(entries)
+        self.totals.copy_(self.codebooks)
+
+    def _start_by_level(self, vectors: Tensor, generator: torch.Generator) -> None:
+        """Entries of each level from what those before it leave of vectors [N, L, D]."""
+        left = torch.zeros_like(vectors[:, 0])
+        for level in range(vectors.shape[1]):
+            left = left + vectors[:, level]
+            (entries,) = kmeans(left[None], self.config.vocabulary, generator)
+            self.codebooks[level] = entries
+            left = left - self._nearest_entry(left, level)[1]
 
     def _assign(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors [B, L, D], after error feedback if any, and the numbers of the entries nearest to

@@ -1,0 +1,95 @@
+"""Residual quantization: a position has several codes, each for what those before it left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder
+from anytime_ar.errors import InputError
+
+LEVELS, POSITIONS, D, V = 3, 4, 5, 8
+VALUES: dict[str, Any] = {
+    "layout": "residual",
+    "code_length": LEVELS * POSITIONS,
+    "code_width": D,
+    "fill": "zeros",
+    "quantizer": {"vocabulary": V, "restart_below": 0},
+    "network": {"patch": 2, "widths": [4, 6], "blocks": 1},
+}
+
+
+def images(count: int = 64, seed: int = 0) -> Tensor:
+    return torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.fixture
+def model() -> OrderedAutoencoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = OrderedAutoencoder(AutoencoderConfig.parse(VALUES, origin="test"), (1, 8, 8))
+    made.start([images()], torch.Generator().manual_seed(0))
+    return made.eval()
+
+
+@torch.no_grad()
+def positions(model: OrderedAutoencoder, x: Tensor) -> Tensor:
+    """What the encoder says of each: float32 [B, P, D]."""
+    vectors: Tensor = model.encoder(x)
+    return vectors.flatten(2).mT
+
+
+def test_codes_are_those_of_one_level_after_the_other(model: OrderedAutoencoder) -> None:
+    x = images(seed=1)
+    entries = model.entry_vectors().unflatten(0, (LEVELS, POSITIONS))  # [M, P, V, D]
+    left, expected = positions(model, x), []
+    for level in range(LEVELS):
+        assert torch.equal(entries[level, 0], entries[level, 1])  # one codebook a level
+        nearest = torch.cdist(left, entries[level, 0]).argmin(-1)  # [B, P]
+        left = left - entries[level, 0][nearest]
+        expected.append(nearest)
+    assert torch.equal(model.encode(x), torch.cat(expected, dim=1))
+
+
+def test_a_prefix_is_a_sum_of_what_there_is(model: OrderedAutoencoder) -> None:
+    codes = model.encode(images(seed=1))
+    kept = POSITIONS + 1  # the first level, and one position of the second
+    entries = model.quantizer.lookup(codes)
+    total = entries[:, :POSITIONS].clone()
+    total[:, 0] += entries[:, POSITIONS]
+    with torch.no_grad():
+        expected = model.decoder(total.mT.unflatten(2, (2, 2))).clamp(-1, 1)
+    torch.testing.assert_close(model.decode(codes[:, :kept]), expected)
+
+
+def test_each_level_of_the_start_leaves_less(model: OrderedAutoencoder) -> None:
+    x = images()
+    entries = model.quantizer.lookup(model.encode(x)).unflatten(1, (LEVELS, POSITIONS))
+    left = positions(model, x)[:, None] - entries.cumsum(1)  # [B, M, P, D]
+    errors = left.square().mean((0, 2, 3)).tolist()
+    assert errors[0] > 1.3 * errors[1] > 1.3**2 * errors[2] > 0
+
+
+def test_the_encoder_learns_as_if_nothing_were_quantized(model: OrderedAutoencoder) -> None:
+    vectors = model.encode_vectors(images()).detach().requires_grad_()
+    every = torch.ones(vectors.shape[:2], dtype=torch.bool)
+    quantized = model.quantizer(vectors, every).vectors
+    model.layout.to_features(quantized).sum().backward()
+    assert vectors.grad is not None
+    assert (vectors.grad[:, :POSITIONS] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"code_length": 10}, "code_length is 10, and the map has 4 positions.*; set it to 8"),
+        ({"quantizer": {"error_feedback": False}}, "layout=residual needs quantizer.kind=vq with"),
+        ({"quantizer": {"shared_codebook": True}}, "layout=residual needs quantizer.kind=vq with"),
+    ],
+)
+def test_what_does_not_fit(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        AutoencoderConfig.parse(VALUES | changes, origin="test").resolve((1, 8, 8))

@@ -171,5 +171,5 @@ def test_whole_groups_of_codes() -> None:
     config = TruncationConfig(multiple=2, full_probability=0.5)
     expected = Truncation.uniform(6).in_multiples_of(2).or_full(0.5)
     assert torch.equal(config.build(6).pmf, expected.pmf)
-    with pytest.raises(InputError, match="truncation.multiple is 4, and no number of codes that"):
+    with pytest.raises(InputError, match=r"truncation.multiple is 4, and no number of codes that"):
         TruncationConfig(multiple=4).build(3)

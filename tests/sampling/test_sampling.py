@@ -66,6 +66,31 @@ def test_chunks_bound_the_rows_of_the_prior(
     steps.clear()
     model.sample_codes(4, codes=1, seed=0)
     assert [len(positions) for positions in steps] == [3, 1]
+    steps.clear()
+    model.sample_codes(2, codes=1, seed=0, guidance=2.0)  # of each row there are two
+    assert [len(positions) for positions in steps] == [2, 2]
+
+
+def test_the_rows_of_one_chunk_are_free_before_the_next(
+    model: AnytimeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "ROWS_AT_ONCE", 8)
+    decoder, held, most = model.engine.decoder, [0], [0]
+    allocate, release = decoder.allocate, decoder.release
+
+    def allocating(rows: int) -> Any:
+        held[0] += 1
+        most[0] = max(most[0], held[0])
+        return allocate(rows)
+
+    def releasing(rows: Any) -> None:
+        held[0] -= 1
+        release(rows)
+
+    monkeypatch.setattr(decoder, "allocate", allocating)
+    monkeypatch.setattr(decoder, "release", releasing)
+    model.sample_codes(30, codes=2, seed=0)
+    assert (held, most) == ([0], [1])
 
 
 def test_seeds(model: AnytimeModel) -> None:

@@ -77,10 +77,10 @@ class Engine:
     def __post_init__(self) -> None:
         self._book = CostBook(self.costs_path)
 
-    @property
-    def rows_at_once(self) -> int:
-        """How many rows are drawn together at most."""
-        return max(1, min(ROWS_AT_ONCE, CACHE_BYTES // self.decoder.row_bytes))
+    def most_rows(self, plan: Plan) -> int:
+        """How many rows of a plan are drawn together at most."""
+        places = self._places(plan) // len(plan)
+        return max(1, min(ROWS_AT_ONCE, CACHE_BYTES // (places * self.decoder.row_bytes)))
 
     def warm_up(self, make_plan: Callable[[], Plan]) -> Costs:
         """Time some steps and decodes of a plan, unless that was done; returns its costs."""
@@ -132,7 +132,7 @@ class Engine:
         """Draw a plan within a budget. Mistakes show at the call, drawing begins at the first item.
 
         Args:
-            plan: at most `rows_at_once` rows.
+            plan: at most `most_rows` of it.
             budget: when to stop.
             begin: when the caller began, on the engine's clock; its deadline counts from there, or,
                 where this size was not drawn before, from the end of the measurement.
@@ -148,9 +148,9 @@ class Engine:
             InputError: too many rows at once, a budget that the model does not allow, or a deadline
                 that leaves no time.
         """
-        if len(plan) > self.rows_at_once:
+        if len(plan) > (most := self.most_rows(plan)):
             raise InputError(
-                f"{len(plan)} samples are more than the {self.rows_at_once} that are drawn at once "
+                f"{len(plan)} samples are more than the {most} that are drawn at once "
                 "here; with a deadline, previews or a state, draw fewer, several times"
             )
         limit = self.limit(budget)
@@ -170,17 +170,20 @@ class Engine:
     def in_parts(self, plan: Plan, budget: Budget) -> bool:
         """Whether there are more rows than memory allows at once, and nothing against parts."""
         whole = budget.deadline_s is not None or budget.cancel is not None
-        return len(plan) > self.rows_at_once and not whole
+        return len(plan) > self.most_rows(plan) and not whole
 
     def codes(self, plan: Plan, budget: Budget) -> Tensor:
         """Draw the codes alone, int64 [n, k], of any number of rows if `in_parts` allows it."""
-        size = self.rows_at_once if self.in_parts(plan, budget) else len(plan)
-        parts = []
-        for start in range(0, len(plan), size):
-            part = plan if size >= len(plan) else plan.rows(start, start + size)
-            (moment,) = self.run(part, budget, begin=self.clock(), decoded=False)
-            parts.append(moment.codes)
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if not self.in_parts(plan, budget):
+            return self._codes(plan, budget)
+        size = self.most_rows(plan)
+        starts = range(0, len(plan), size)
+        return torch.cat([self._codes(plan.rows(i, i + size), budget) for i in starts])
+
+    def _codes(self, plan: Plan, budget: Budget) -> Tensor:
+        """Of one part; what it remembered is free again when this returns."""
+        (moment,) = self.run(plan, budget, begin=self.clock(), decoded=False)
+        return moment.codes
 
     def limit(self, budget: Budget) -> Limit:
         """A budget in codes of this model; its deadline is not set yet.

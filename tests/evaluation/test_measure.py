@@ -267,9 +267,20 @@ def test_a_conditional_prior_is_asked_with_labels(basis, splits, features):
     data = FakeSplits(splits.train, splits.test, label_names=names)
     model = FakeModel(basis, source=splits.train.data, labels=names)
     evaluate(model, data, features, samples=20, codes=[1], batch_size=50)
-    asked = [label for _, label in model.scored]
-    assert asked[0] == splits.train.labels[:50].tolist()
-    assert asked[-1] == splits.test.labels[-50:].tolist()
+    labels = {
+        tuple(codes): label
+        for split in (splits.train, splits.test)
+        for codes, label in zip(
+            model.encode(split.data).tolist(), split.labels.tolist(), strict=True
+        )
+    }
+    asked = [
+        (labels[tuple(row)], one)
+        for codes, some in model.scored
+        for row, one in zip(codes.tolist(), some, strict=True)
+    ]
+    assert len(asked) == 600
+    assert all(right == one for right, one in asked)
 
 
 def test_two_runs_give_the_same_figures(model, splits, features):

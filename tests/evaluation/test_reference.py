@@ -127,13 +127,29 @@ def test_a_handful_has_no_error() -> None:
     assert found.fd == pytest.approx(frechet_by_scipy(gaussians(300, 0), gaussians(20, 1)))
 
 
-def test_all_pairs_are_those_of_the_first_samples() -> None:
-    fake = gaussians(KEPT + 100, 1, shift=0.3)
-    reference = Reference([gaussians(500, 0)])
-    whole, first = reference.compare(fake.split(999)), reference.compare([fake[:KEPT]])
-    assert whole.quality.precision == first.quality.precision
-    assert whole.quality.kd == pytest.approx(first.quality.kd)
-    assert whole.fd != first.fd
+def test_all_pairs_are_those_of_samples_from_all_over_the_set() -> None:
+    """Of a set in which one half is unlike the other, as where classes are sorted."""
+    halves = [gaussians(KEPT, 1), gaussians(KEPT, 2, shift=9.0)]
+    reference = Reference(halves)
+    for half in halves:
+        found = reference.compare([half[:1000]]).quality
+        assert found.precision > 0.9
+        assert found.recall < 0.6
+    mixed = torch.cat([halves[0][:500], halves[1][:500]])
+    whole = reference.compare(mixed.split(300)).quality
+    assert whole.precision > 0.9
+    assert abs(whole.kd) < 0.05 * reference.compare([halves[0][:1000]]).quality.kd
+
+
+def test_large_pairs_stay_pairs() -> None:
+    """What is kept of both sides are samples and what these were made from."""
+    real = gaussians(KEPT + 2000, 0)
+    found = Reference(real.split(999)).compare((real + 0.01).split(123), paired=True)
+    assert found.quality.precision == found.quality.recall == 1
+    shuffled = (real + 0.01)[torch.randperm(len(real), generator=torch.Generator().manual_seed(0))]
+    other = Reference([real]).compare([shuffled], paired=True)
+    assert abs(found.quality.kd) < 0.1
+    assert other.quality.kd < -1  # where the wrong pairs are left out, and the right ones counted
 
 
 def test_too_few_samples() -> None:

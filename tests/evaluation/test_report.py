@@ -28,6 +28,16 @@ from anytime_ar.evaluation import (
     write_report,
 )
 
+QUALITY = SetQuality(
+    fd_error=0.1234,
+    kd=-1.5e-5,
+    kd_error=1e-6,
+    precision=0.75,
+    precision_error=0.01,
+    recall=0.5,
+    recall_error=0.01,
+)
+
 
 def point(codes, fd_sample=1.0, mse=0.1, fd_reconstruction=0.5, ms=2.0):
     return CurvePoint(
@@ -168,27 +178,20 @@ def test_the_table_is_aligned_in_eighty_columns(full):
 
 
 def test_sets_have_a_table_of_their_own(full):
-    quality = SetQuality(
-        fd_error=0.1234,
-        kd=-1.5e-5,
-        kd_error=1e-6,
-        precision=0.75,
-        precision_error=0.01,
-        recall=0.5,
-        recall_error=0.01,
-    )
-    small = quality.model_copy(update={"fd_error": None, "kd": 1234.5})
+    small = QUALITY.model_copy(update={"fd_error": None, "kd": 1234.5})
     points = [
-        p.model_copy(update={"reconstructions": small, "samples": quality, "nearness": 0.987})
+        p.model_copy(update={"reconstructions": small, "samples": QUALITY, "nearness": 0.987})
         for p in full.points
     ]
-    costs = {"nats_train": 1.25, "nats_test": 1.5}
+    costs = {"nats_train": 1.25, "nats_test": 1.5, "floor_quality": QUALITY}
     told = table(full.model_copy(update={"points": tuple(points)} | costs))
     lines = told.split("\n\n")[1].splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].split() == ["recon."] * 4 + ["sample"] * 5
     assert " ".join(lines[1].split()) == "codes FD +- KD prec. recall FD +- KD prec. recall near"
     assert " ".join(lines[3].split()) == ("1 - 1.2e+03 0.750 0.500 0.123 -1.5e-05 0.750 0.500 0.99")
+    floor = "Those training samples: FD +- 0.123, KD -1.5e-05, precision 0.750, recall 0.500."
+    assert floor in lines
     assert "A code costs the prior 1.250 nats in training samples, 1.500 in test samples." in lines
 
 
@@ -253,15 +256,7 @@ def test_the_picture_of_a_curve(full):
 
 def test_the_picture_shows_how_far_distances_are_known(full):
     def with_error(error):
-        quality = SetQuality(
-            fd_error=error,
-            kd=0,
-            kd_error=0,
-            precision=1,
-            precision_error=0,
-            recall=1,
-            recall_error=0,
-        )
+        quality = QUALITY.model_copy(update={"fd_error": error})
         points = tuple(point.model_copy(update={"samples": quality}) for point in full.points)
         picture = Image.open(io.BytesIO(draw_curve(full.model_copy(update={"points": points}))))
         return np.asarray(picture.convert("RGB"))

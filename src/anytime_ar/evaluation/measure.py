@@ -126,8 +126,8 @@ def evaluate(
         samples=samples,
         test_samples=test_samples,
         seed=seed,
-        nats_train=study.nats(model, data.train),
-        nats_test=study.nats(model, data.test),
+        nats_train=study.nats(model, data.train, train_samples),
+        nats_test=study.nats(model, data.test, test_samples),
         choice=dict(choice or {}),
         baselines=baselines,
     )

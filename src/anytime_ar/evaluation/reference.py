@@ -19,11 +19,13 @@ from anytime_ar.curve import SetQuality
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation.moments import GROUPS, Gaussian, Moments
 from anytime_ar.evaluation.pairs import Pairs, RealPairs
+from anytime_ar.evaluation.reservoir import Reservoir
 
 REPLICATES = 200
 """Of the bootstrap."""
 KEPT = 5_000
-"""Kernel distance, precision and recall compare all pairs, of the first so many samples."""
+"""Kernel distance, precision and recall compare all pairs, of so many samples at most, drawn at
+random: the first ones of a sorted data set show some classes only."""
 
 
 class Comparison(NamedTuple):
@@ -96,8 +98,8 @@ class Reference:
         )
 
     def _collect(self, features: Iterable[Tensor]) -> tuple[Moments, Tensor]:
-        """Moments of all, and the first of them: float64 [up to KEPT, F]."""
-        moments, kept = None, []
+        """Moments of all, and some of them: float64 [up to KEPT, F]."""
+        moments, kept = None, Reservoir(KEPT)
         for batch in features:
             if not batch.isfinite().all():
                 raise InputError(
@@ -109,13 +111,13 @@ class Reference:
             rows = batch.cpu()
             if moments is None:
                 moments = Moments(self._centre)
-            kept.append(rows[: max(0, KEPT - moments.count)].double())
+            kept.add(rows.double())
             moments.add(rows)
         if moments is None or moments.count < 2:
             raise InputError(
                 f"distances need at least 2 samples, got {0 if moments is None else moments.count}"
             )
-        return moments, torch.cat(kept)
+        return moments, kept.rows
 
 
 def _estimate(figure: Callable[[Tensor], float], count: int) -> tuple[float, float | None]:

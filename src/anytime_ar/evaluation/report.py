@@ -120,6 +120,11 @@ def _footer(curve: Curve) -> list[str]:
     ]
     if curve.lossless_codes is not None:
         lines[-1] += f"Within 2 % of the best from {curve.lossless_codes} codes on."
+    if (floor := curve.floor_quality) is not None:
+        lines.append(
+            f"Those training samples: FD +- {_distance(floor.fd_error)}, KD {_kernel(floor.kd)}, "
+            f"precision {floor.precision:.3f}, recall {floor.recall:.3f}."
+        )
     if curve.points[0].samples is not None:
         lines += [
             "FD +-: its standard error. KD: kernel distance. near: distance to the nearest",

@@ -105,22 +105,25 @@ class Study:
         of_samples, of_tests = (float(some.median()) for some in distances)
         return of_samples / of_tests if of_tests else None  # nothing is nearer than a test sample
 
-    def nats(self, codec: Codec, split: Split) -> float | None:
-        """What its prior pays for a code of the first samples of a split; None without one."""
+    def nats(self, codec: Codec, split: Split, count: int) -> float | None:
+        """What its prior pays for a code of `count` samples of a split or fewer, drawn at random;
+        None without one."""
         sampler = sampler_of(codec)
         if sampler is None:
             return None
-        total, codes = 0.0, 0
-        for batch in split.batches(self.batch_size):
+        known = sampler.labels is not None and sampler.labels == self.data.label_names
+        left = count = min(count, NATS_SAMPLES)
+        total = 0.0
+        batches = split.shuffled(self.batch_size, self.seed)
+        while left:
+            batch = next(batches)
+            x = batch.data[:left]
             asked = None
-            known = sampler.labels is not None and sampler.labels == self.data.label_names
             if batch.labels is not None and known:
-                asked = batch.labels.tolist()
-            costs = sampler.nats(sampler.encode(batch.data), label=asked)
-            total, codes = total + float(costs.double().sum()), codes + costs.numel()
-            if codes >= NATS_SAMPLES * sampler.code_length:
-                break
-        return total / codes
+                asked = batch.labels[: len(x)].tolist()
+            total += float(sampler.nats(sampler.encode(x), label=asked).double().sum())
+            left -= len(x)
+        return total / (count * sampler.code_length)
 
     def _draw(self, codec: Codec, codes: int) -> tuple[Tensor | None, Tensor | None]:
         """Codes of new samples and, where the classifier can read them, the labels asked for:

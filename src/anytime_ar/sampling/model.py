@@ -35,7 +35,7 @@ from anytime_ar.sampling.shared import SharedDraws
 from anytime_ar.sampling.state import DrawState, Preview, draw_previews
 
 LOGITS_AT_ONCE = 2**25
-"""Held by `nats`."""
+"""Logits that `nats` holds at a time."""
 
 
 class AnytimeModel:

@@ -20,8 +20,13 @@ from anytime_ar.errors import InputError
 from anytime_ar.training import TrainConfig, train
 from anytime_ar.training.checkpoint import read_checkpoint
 from anytime_ar.training.objectives import AutoencoderObjective, PriorObjective
+from anytime_ar.training.sharpening import SharpeningObjective
 
-OBJECTIVES: dict[str, Any] = {"autoencoder": AutoencoderObjective, "prior": PriorObjective}
+OBJECTIVES: dict[str, Any] = {
+    "autoencoder": AutoencoderObjective,
+    "sharpening": SharpeningObjective,
+    "prior": PriorObjective,
+}
 
 
 class PowerCut(Exception):
@@ -52,7 +57,7 @@ def disturb(monkeypatch: pytest.MonkeyPatch, stage: str, step: int, how: str) ->
 
 
 def assert_same_run(folder: Path, reference: Path) -> None:
-    for name in ("autoencoder", "prior"):
+    for name in OBJECTIVES:
         groups, record = read_checkpoint(folder / "checkpoints" / f"{name}.safetensors")
         expected, expected_record = read_checkpoint(
             reference / "checkpoints" / f"{name}.safetensors"
@@ -88,7 +93,8 @@ def test_another_seed_gives_other_bytes(
 
 
 @pytest.mark.parametrize(
-    ("stage", "step"), [("autoencoder", 1), ("autoencoder", 7), ("prior", 1), ("prior", 8)]
+    ("stage", "step"),
+    [("autoencoder", 1), ("autoencoder", 7), ("sharpening", 6), ("prior", 1), ("prior", 8)],
 )
 def test_a_power_cut_in_a_step_changes_nothing(
     tmp_path: Path,
@@ -250,7 +256,7 @@ def test_nothing_is_written_when_the_input_is_bad(tmp_path: Path, data: DataSpli
 
 def test_the_log_has_every_figure(uninterrupted: Path) -> None:
     lines = [json.loads(line) for line in (uninterrupted / "log.jsonl").read_text().splitlines()]
-    for stage in ("autoencoder", "prior"):
+    for stage in OBJECTIVES:
         losses = [line for line in lines if line["stage"] == stage and "loss" in line]
         validation = [
             line for line in lines if line["stage"] == stage and "validation_loss" in line

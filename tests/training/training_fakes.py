@@ -19,6 +19,7 @@ from anytime_ar.training import (
     AutoencoderTrainingConfig,
     OptimizerConfig,
     PriorTrainingConfig,
+    SharpeningConfig,
     TrainConfig,
 )
 from anytime_ar.training.log import RunLog
@@ -29,7 +30,7 @@ SAMPLES = 150
 
 
 def tiny(**changes: Any) -> TrainConfig:
-    """A training run of 12 + 12 steps; checkpoints after every one of them."""
+    """A training run of 12 + 12 + 12 steps; checkpoints after every one of them."""
     moving = AugmentationConfig(flip=True, shift=1, rotate=5, scale=0.1)
     optimizer = OptimizerConfig(warmup_steps=3, learning_rate=3e-3)
     values: dict[str, Any] = {
@@ -43,6 +44,9 @@ def tiny(**changes: Any) -> TrainConfig:
         ),
         "autoencoder_training": AutoencoderTrainingConfig(
             steps=12, batch_size=32, start_samples=64, ema_decay=0.8, optimizer=optimizer
+        ),
+        "sharpening": SharpeningConfig(
+            steps=12, batch_size=32, width=4, ema_decay=0.8, optimizer=optimizer
         ),
         "prior": PriorConfig(layers=1, width=16, heads=2, dropout=0.2, label_dropout=0.3),
         "prior_training": PriorTrainingConfig(

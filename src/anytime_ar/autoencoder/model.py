@@ -176,6 +176,12 @@ class OrderedAutoencoder(nn.Module):
             vectors = torch.cat([self.encode_vectors(batch).float() for batch in batches])
             self.quantizer.start(vectors, generator)
 
+    def fix_codes(self) -> None:
+        """Leave only what decodes to be trained: samples keep their codes."""
+        for name, parameter in self.named_parameters():
+            decodes = name == "fill" or name.startswith("decoder.") or ".expand" in name
+            parameter.requires_grad_(decodes)
+
     def inference_state(self) -> dict[str, Tensor]:
         """`state_dict` without the moving averages of codebooks, which only training needs; those
         who load it get them as they are at the start."""

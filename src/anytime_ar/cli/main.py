@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "train an ordered autoencoder and its prior on a data set",
     "features": "train the classifier whose features judge samples",
     "evaluate": "measure quality and cost at every number of codes",
+    "compare": "set the curves of several models side by side",
     "bench": "time codes a second and deadlines on this machine",
     "sample": "draw pictures by codes, by seconds, by quality, or until Ctrl-C",
     "refine": "go on with a draw that was saved or interrupted",

@@ -13,6 +13,8 @@ from anytime_ar.curve import (
     psnr,
 )
 from anytime_ar.evaluation.classifier import FeatureConfig, FeatureNetwork
+from anytime_ar.evaluation.comparison import Comparison, Contender, Dedicated, compare
+from anytime_ar.evaluation.comparison_report import comparison_table, write_comparison
 from anytime_ar.evaluation.features import (
     Features,
     accuracy,
@@ -32,8 +34,11 @@ __all__ = [
     "PCA",
     "BaselinePoint",
     "Baselines",
+    "Comparison",
+    "Contender",
     "Curve",
     "CurvePoint",
+    "Dedicated",
     "FeatureConfig",
     "FeatureNetwork",
     "Features",
@@ -43,6 +48,8 @@ __all__ = [
     "SetQuality",
     "accuracy",
     "as_pictures",
+    "compare",
+    "comparison_table",
     "contact_sheet",
     "draw_curve",
     "evaluate",
@@ -53,6 +60,7 @@ __all__ = [
     "save_features",
     "table",
     "train_features",
+    "write_comparison",
     "write_contact_sheet",
     "write_report",
 ]

@@ -37,12 +37,12 @@ def table(curve: Curve) -> str:
         columns.append(("MSE", "PCA", [_error(pca.get(point.codes)) for point in points]))
     columns.append(("PSNR", "dB", [_fixed(point.psnr, 1) for point in points]))
     if any(point.fd_reconstruction is not None for point in points):
-        distances = [_distance(point.fd_reconstruction) for point in points]
+        distances = [distance(point.fd_reconstruction) for point in points]
         columns.append(("FD", "recon.", distances))
-        columns.append(("FD", "sample", [_distance(point.fd_sample) for point in points]))
+        columns.append(("FD", "sample", [distance(point.fd_sample) for point in points]))
     if any(point.fd_sample is not None for point in unordered.values()):
         lost = [unordered[p.codes].fd_sample if p.codes in unordered else None for p in points]
-        columns.append(("FD", "unord.", [_distance(distance) for distance in lost]))
+        columns.append(("FD", "unord.", [distance(some) for some in lost]))
     columns.append(("ms at", "batch 1", [_fixed(point.ms, 1) for point in points]))
 
     parts = ["\n".join(_aligned(columns))]
@@ -76,7 +76,7 @@ def _of_sets(curve: Curve) -> list[_Column]:
     ):
         if any(sets):
             errors = [None if some is None else some.fd_error for some in sets]
-            columns.append((top, "FD +-", [_distance(error) for error in errors]))
+            columns.append((top, "FD +-", [distance(error) for error in errors]))
             kernels = [None if some is None else some.kd for some in sets]
             columns.append((top, "KD", [_kernel(kernel) for kernel in kernels]))
             shares = [(some.precision, some.recall) if some else (None, None) for some in sets]
@@ -116,13 +116,13 @@ def _footer(curve: Curve) -> list[str]:
     lines = [
         f"FD of {curve.samples:,} drawn against {curve.test_samples:,} test samples; "
         f"floor ({curve.floor_samples:,} training",
-        f"samples): {_distance(curve.floor)}. ",
+        f"samples): {distance(curve.floor)}. ",
     ]
     if curve.lossless_codes is not None:
         lines[-1] += f"Within 2 % of the best from {curve.lossless_codes} codes on."
     if (floor := curve.floor_quality) is not None:
         lines.append(
-            f"Those training samples: FD +- {_distance(floor.fd_error)}, KD {_kernel(floor.kd)}, "
+            f"Those training samples: FD +- {distance(floor.fd_error)}, KD {_kernel(floor.kd)}, "
             f"precision {floor.precision:.3f}, recall {floor.recall:.3f}."
         )
     if curve.points[0].samples is not None:
@@ -158,7 +158,7 @@ def _error(value: float | None) -> str:
     return f"{value:.4f}" if value >= 0.001 else f"{value:.1e}"
 
 
-def _distance(value: float | None) -> str:
+def distance(value: float | None) -> str:
     """Three significant digits in at most six characters."""
     if value is None:
         return _MISSING

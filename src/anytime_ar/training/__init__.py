@@ -1,4 +1,4 @@
-"""Training: the ordered autoencoder, then the prior, to a bundle."""
+"""Training: the ordered autoencoder, its sharpening, then the prior, to a bundle."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from anytime_ar.training.config import (
     AutoencoderTrainingConfig,
     OptimizerConfig,
     PriorTrainingConfig,
+    SharpeningConfig,
     TrainConfig,
 )
 from anytime_ar.training.run import train
@@ -14,6 +15,7 @@ __all__ = [
     "AutoencoderTrainingConfig",
     "OptimizerConfig",
     "PriorTrainingConfig",
+    "SharpeningConfig",
     "TrainConfig",
     "train",
 ]

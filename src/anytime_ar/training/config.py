@@ -19,6 +19,7 @@ class OptimizerConfig(Config):
     """The highest, reached after warm-up."""
     weight_decay: float = Field(1e-4, ge=0)
     """On matrices and convolutions; biases, norms, embeddings and codebooks are left alone."""
+    beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.99, gt=0, lt=1)
     warmup_steps: int = Field(100, ge=0)
     clip_norm: float = Field(1.0, gt=0)
@@ -45,6 +46,24 @@ class AutoencoderTrainingConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Keep a moving average of the weights and use it in the end; None: the last weights."""
+
+
+class SharpeningConfig(Config):
+    """How the decoder goes on learning, against a discriminator of images; see `sharpening`."""
+
+    adversarial_weight: float = Field(0.1, gt=0, allow_inf_nan=False)
+    """Of what the discriminator says, beside the squared error."""
+    gradient_penalty: float = Field(0.1, ge=0, allow_inf_nan=False)
+    """On how steep the discriminator is at real images."""
+    width: int = Field(32, ge=1)
+    """Channels of the discriminator's first convolution, and twice as many in each further one."""
+    truncation: TruncationConfig = TruncationConfig(full_probability=0)
+    """How many codes the decoder sees."""
+    steps: int = Field(4000, ge=1)
+    batch_size: int = Field(64, ge=1)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4, beta1=0.5, clip_norm=10)
+    ema_decay: float = Field(0.999, gt=0, lt=1)
+    """Of the moving average of the weights, which is used in the end."""
 
 
 class PriorTrainingConfig(Config):
@@ -80,7 +99,7 @@ class PriorTrainingConfig(Config):
 
 
 class TrainConfig(Config):
-    """A training run: data, ordered autoencoder, prior, and how it is judged."""
+    """A training run: data, ordered autoencoder, its sharpening, and prior."""
 
     name: str = Field("model", min_length=1)
     """What the model is called in its bundle."""
@@ -90,6 +109,8 @@ class TrainConfig(Config):
     """Of the samples that the autoencoder is trained on."""
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     autoencoder_training: AutoencoderTrainingConfig = AutoencoderTrainingConfig()
+    sharpening: SharpeningConfig | None = None
+    """None: the decoder stays as squared error leaves it. For images."""
     prior: PriorConfig | None = PriorConfig()
     """None: train the autoencoder alone."""
     prior_training: PriorTrainingConfig = PriorTrainingConfig()

@@ -28,4 +28,4 @@ def adamw(module: nn.Module, options: OptimizerConfig) -> torch.optim.Optimizer:
         {"params": decayed, "weight_decay": options.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, options.beta2))
+    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(options.beta1, options.beta2))

@@ -1,8 +1,8 @@
-"""A whole run in a folder: data, both stages, and the bundle at the end; resumable at any moment.
+"""A whole run in a folder: data, all stages, and the bundle at the end; resumable at any moment.
 
 config.yaml                       everything that the run is made of
 log.jsonl                         losses and validation figures
-checkpoints/{autoencoder,prior}.safetensors
+checkpoints/STAGE.safetensors     autoencoder, sharpening, prior
 bundle/                           the model (see `anytime_ar.bundle`)
 """
 
@@ -23,6 +23,7 @@ from anytime_ar.sampling import choose_device
 from anytime_ar.training.config import TrainConfig
 from anytime_ar.training.log import RunLog
 from anytime_ar.training.loop import Stage, Trainer, seeded
+from anytime_ar.training.sharpening import SharpeningStage
 from anytime_ar.training.stages import AutoencoderStage, PriorStage
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ def train(
     _open_folder(folder, config)
     with RunLog(folder / "log.jsonl", show_progress=show_progress) as log:
         _fit(AutoencoderStage(bundle.autoencoder, data, config), config, folder, fabric, log)
+        if config.sharpening is not None:
+            sharpening = SharpeningStage(bundle.autoencoder, data, config)
+            _fit(sharpening, config, folder, fabric, log)
         if bundle.prior is not None:
             stage = PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric)
             _fit(stage, config, folder, fabric, log)
@@ -96,6 +100,10 @@ def describe(config: TrainConfig, data: DataSplits) -> Card:
         raise InputError(
             f"autoencoder_training.spectral_weight is {weight}, and the samples of "
             f"{config.data.name} are no sounds; drop it"
+        )
+    if config.sharpening is not None and len(data.sample_shape) != 3:
+        raise InputError(
+            f"sharpening is for images, and the samples of {config.data.name} are none; drop it"
         )
     names = data.label_names if config.conditional else None
     if config.choice.guided and names is None:

@@ -58,34 +58,41 @@ class AutoencoderStage:
     def batch(self, step: int) -> tuple[Tensor, float]:
         return next(self.batches).data, step / self.steps
 
-    @torch.no_grad()
     def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:
-        """Mean squared error on the validation split, from all codes and from half of them."""
+        """See `reconstruction_errors`."""
         assert isinstance(objective, AutoencoderObjective)
-        model = objective.autoencoder
-        prefixes = {"loss": model.code_length, "half": (model.code_length + 1) // 2}
-        errors = dict.fromkeys(prefixes, 0.0)
-        seen = 0
-        for batch in self.data.validation.batches(ENCODE_BATCH):
-            x = fabric.to_device(batch.data)
-            with fabric.autocast():
-                vectors = model.encode_vectors(x)
-                every = torch.ones(vectors.shape[:2], dtype=torch.bool, device=x.device)
-                quantized = model.quantizer(vectors, every).vectors
-                for name, prefix in prefixes.items():
-                    kept = torch.full((len(x),), prefix, device=x.device)
-                    decoded = model.decode_vectors(quantized, kept).samples
-                    errors[name] += float((decoded.float() - x).square().mean()) * len(x)
-            seen += len(x)
-            if seen >= VALIDATION_SAMPLES:
-                break
-        return {name: error / seen for name, error in errors.items()}
+        return reconstruction_errors(objective.autoencoder, self.data.validation, fabric)
 
     def state_dict(self) -> dict[str, Any]:
         return self.batches.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.batches.load_state_dict(state)
+
+
+@torch.no_grad()
+def reconstruction_errors(
+    model: OrderedAutoencoder, validation: Split, fabric: Fabric
+) -> dict[str, float]:
+    """Mean squared error on the validation split: `loss` from all codes, `half` from half of
+    them."""
+    prefixes = {"loss": model.code_length, "half": (model.code_length + 1) // 2}
+    errors = dict.fromkeys(prefixes, 0.0)
+    seen = 0
+    for batch in validation.batches(ENCODE_BATCH):
+        x = fabric.to_device(batch.data)
+        with fabric.autocast():
+            vectors = model.encode_vectors(x)
+            every = torch.ones(vectors.shape[:2], dtype=torch.bool, device=x.device)
+            quantized = model.quantizer(vectors, every).vectors
+            for name, prefix in prefixes.items():
+                kept = torch.full((len(x),), prefix, device=x.device)
+                decoded = model.decode_vectors(quantized, kept).samples
+                errors[name] += float((decoded.float() - x).square().mean()) * len(x)
+        seen += len(x)
+        if seen >= VALIDATION_SAMPLES:
+            break
+    return {name: error / seen for name, error in errors.items()}
 
 
 class PriorStage:

@@ -1,0 +1,214 @@
+"""Several models side by side: what each gives for the same bits and for the same time.
+
+The number of codes means another thing in every model, so budgets are bits, which is what codes
+cost to store and send, and milliseconds, which is what they cost to draw. A model is judged by the
+mean of its sample FD over all budgets alike: the area under its curve, divided by its width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+from anytime_ar.config import Config
+from anytime_ar.curve import Curve, CurvePoint
+from anytime_ar.errors import InputError
+
+Axis = Literal["bits", "ms"]
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+"""Of the widest budget that all models can use: where the table looks at them."""
+
+
+class Contender(NamedTuple):
+    """A model's measured curve under a name."""
+
+    name: str
+    curve: Curve
+
+
+class Dedicated(NamedTuple):
+    """Models that were trained for one length each, at which alone they are judged: what a model
+    for every length could at best be."""
+
+    name: str
+    curves: tuple[Curve, ...]
+
+
+class Place(Config):
+    """What a model gives for a budget."""
+
+    budget: float
+    """In bits or milliseconds."""
+    codes: int
+    """The most that fit."""
+    fd: float
+    """Sample FD of so many codes."""
+    fd_error: float | None
+    """Standard error of it."""
+
+
+class Standing(Config):
+    """How a model does."""
+
+    name: str
+    area_bits: float
+    """Mean sample FD over budgets, all bits alike."""
+    area_ms: float | None
+    """Mean sample FD over budgets, all milliseconds alike; None where time was not measured."""
+    best_fd: float
+    best_codes: int
+    """The fewest codes that give it."""
+    places: tuple[Place, ...]
+    """At the shares of the widest common budget in bits that a code fits into."""
+
+
+class Match(Config):
+    """The first model beside one that was trained for one length."""
+
+    bits: float
+    """Of the dedicated model."""
+    dedicated: float
+    """Its sample FD."""
+    fd: float
+    """That of the first model for no more bits."""
+
+    @property
+    def ratio(self) -> float:
+        """Of the first model's FD to the dedicated one's."""
+        return self.fd / self.dedicated
+
+
+class Comparison(Config):
+    """Models side by side, the first one against the others."""
+
+    bits: tuple[float, float]
+    """The budgets that every model can use, over which areas are taken."""
+    ms: tuple[float, float] | None
+    standings: tuple[Standing, ...]
+    matches: tuple[Match, ...]
+    """By rising bits; none without dedicated models."""
+
+
+def compare(contenders: Sequence[Contender], dedicated: Dedicated | None = None) -> Comparison:
+    """Judge models by their curves.
+
+    Args:
+        contenders: the first one is compared with the others.
+        dedicated: models for one length each.
+
+    Raises:
+        InputError: fewer than two models, a name twice, a curve without sample FD, curves of other
+            sample counts, or models that share no budget.
+    """
+    _check(contenders, dedicated)
+    curves = [contender.curve for contender in contenders]
+    bits = _common(curves, "bits")
+    timed = all(point.ms is not None for curve in curves for point in curve.points)
+    ms = _common(curves, "ms") if timed else None
+    budgets = [share * bits[1] for share in SHARES]
+    standings = []
+    for name, curve in contenders:
+        best = min(curve.points, key=lambda point: (_fd(point), point.codes))
+        found = ((budget, _affordable(curve, budget)) for budget in budgets)
+        standings.append(
+            Standing(
+                name=name,
+                area_bits=area(trace(curve, "bits"), *bits),
+                area_ms=None if ms is None else area(trace(curve, "ms"), *ms),
+                best_fd=_fd(best),
+                best_codes=best.codes,
+                places=tuple(_place(budget, point) for budget, point in found if point is not None),
+            )
+        )
+    return Comparison(
+        bits=bits,
+        ms=ms,
+        standings=tuple(standings),
+        matches=() if dedicated is None else _matches(curves[0], dedicated),
+    )
+
+
+def trace(curve: Curve, axis: Axis) -> list[tuple[float, float]]:
+    """(budget, sample FD) by rising budget. What more codes took less time, by the noise of the
+    clock, took as long."""
+    found: list[tuple[float, float]] = []
+    for point in curve.points:
+        cost = point.bits if axis == "bits" else point.ms
+        assert cost is not None
+        found.append((max(cost, found[-1][0]) if found else cost, _fd(point)))
+    return found
+
+
+def area(points: Sequence[tuple[float, float]], low: float, high: float) -> float:
+    """Mean height of the line through points, by rising x, between low and high, which it
+    spans."""
+    parts = []
+    for (x, y), (to_x, to_y) in pairwise(points):
+        begin, end = max(x, low), min(to_x, high)
+        if begin < end:
+            middle = ((begin + end) / 2 - x) / (to_x - x)
+            parts.append((end - begin) * (y + (to_y - y) * middle))
+    return math.fsum(parts) / (high - low)
+
+
+def _check(contenders: Sequence[Contender], dedicated: Dedicated | None) -> None:
+    names = [contender.name for contender in contenders]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise InputError(
+            f"a comparison needs two models of different names, got {', '.join(names) or 'none'}"
+        )
+    named = [(contender.name, contender.curve) for contender in contenders]
+    if dedicated is not None:
+        named += [(f"{dedicated.name} {i}", curve) for i, curve in enumerate(dedicated.curves, 1)]
+    for name, curve in named:
+        if any(point.fd_sample is None for point in curve.points):
+            raise InputError(
+                f"the curve of {name} has no sample FD; measure it with `anytime evaluate` and "
+                "features"
+            )
+        if (first := contenders[0].curve).samples != curve.samples:
+            raise InputError(
+                f"the FD of {names[0]} is of {first.samples} samples and that of {name} of "
+                f"{curve.samples}, which cannot be compared; evaluate with the same --samples"
+            )
+
+
+def _common(curves: Sequence[Curve], axis: Axis) -> tuple[float, float]:
+    """From where on every model has a code, to where the first is at its end."""
+    traces = [trace(curve, axis) for curve in curves]
+    low, high = max(points[0][0] for points in traces), min(points[-1][0] for points in traces)
+    if low >= high:
+        raise InputError(
+            f"no budget suits all models: one begins at {low:g} {axis}, and one ends at {high:g}; "
+            "compare models whose codes carry more alike"
+        )
+    return low, high
+
+
+def _affordable(curve: Curve, bits: float) -> CurvePoint | None:
+    """The most codes that fit into bits."""
+    fitting = [point for point in curve.points if point.bits <= bits * (1 + 1e-9)]
+    return fitting[-1] if fitting else None
+
+
+def _place(budget: float, point: CurvePoint) -> Place:
+    quality = point.samples
+    error = None if quality is None else quality.fd_error
+    return Place(budget=budget, codes=point.codes, fd=_fd(point), fd_error=error)
+
+
+def _matches(curve: Curve, dedicated: Dedicated) -> tuple[Match, ...]:
+    found = []
+    for other in dedicated.curves:
+        full = other.points[-1]
+        point = _affordable(curve, full.bits)
+        if point is not None:
+            found.append(Match(bits=full.bits, dedicated=_fd(full), fd=_fd(point)))
+    return tuple(sorted(found, key=lambda match: match.bits))
+
+
+def _fd(point: CurvePoint) -> float:
+    assert point.fd_sample is not None
+    return point.fd_sample

@@ -77,6 +77,11 @@ def run(arguments: Namespace) -> None:
             f"{arguments.model!r} is not a folder of yours to attach a curve to; "
             "copy the model, or leave --attach out"
         )
+    if arguments.out is not None and (arguments.out / "manifest.json").is_file():
+        raise InputError(
+            f"--out {arguments.out} holds a model; leave --out away, or choose another; "
+            "--attach puts the curve into the model"
+        )
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
     unordered = None
     if arguments.unordered is not None:

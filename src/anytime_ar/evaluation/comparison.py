@@ -56,7 +56,7 @@ class Standing(Config):
     area_bits: float
     """Mean sample FD over budgets, all bits alike."""
     area_ms: float | None
-    """Mean sample FD over budgets, all milliseconds alike; None where time was not measured."""
+    """Mean sample FD over budgets, all milliseconds alike; None where `Comparison.ms` is."""
     best_fd: float
     best_codes: int
     """The fewest codes that give it."""
@@ -86,6 +86,7 @@ class Comparison(Config):
     bits: tuple[float, float]
     """The budgets that every model can use, over which areas are taken."""
     ms: tuple[float, float] | None
+    """None where time was not measured, or no time suits all models."""
     standings: tuple[Standing, ...]
     matches: tuple[Match, ...]
     """By rising bits; none without dedicated models."""
@@ -105,6 +106,12 @@ def compare(contenders: Sequence[Contender], dedicated: Dedicated | None = None)
     _check(contenders, dedicated)
     curves = [contender.curve for contender in contenders]
     bits = _common(curves, "bits")
+    if bits is None:
+        first, last = zip(*[(c.points[0].bits, c.points[-1].bits) for c in curves], strict=True)
+        raise InputError(
+            f"no budget suits all models: one begins at {max(first):g} bits, and one ends at "
+            f"{min(last):g}; compare models whose codes carry more alike"
+        )
     timed = all(point.ms is not None for curve in curves for point in curve.points)
     ms = _common(curves, "ms") if timed else None
     budgets = [share * bits[1] for share in SHARES]
@@ -175,16 +182,12 @@ def _check(contenders: Sequence[Contender], dedicated: Dedicated | None) -> None
             )
 
 
-def _common(curves: Sequence[Curve], axis: Axis) -> tuple[float, float]:
-    """From where on every model has a code, to where the first is at its end."""
+def _common(curves: Sequence[Curve], axis: Axis) -> tuple[float, float] | None:
+    """From where on every model has a code, to where the first is at its end; None if that is
+    nowhere."""
     traces = [trace(curve, axis) for curve in curves]
     low, high = max(points[0][0] for points in traces), min(points[-1][0] for points in traces)
-    if low >= high:
-        raise InputError(
-            f"no budget suits all models: one begins at {low:g} {axis}, and one ends at {high:g}; "
-            "compare models whose codes carry more alike"
-        )
-    return low, high
+    return (low, high) if low < high else None
 
 
 def _affordable(curve: Curve, bits: float) -> CurvePoint | None:

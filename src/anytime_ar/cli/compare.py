@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from anytime_ar.bundle import load_bundle
+from anytime_ar.bundle import load_bundle, resolve
 from anytime_ar.cli.options import add_json, show
 from anytime_ar.cli.parser import Parser
 from anytime_ar.curve import Curve
@@ -62,7 +62,7 @@ def curve_at(where: str) -> Curve:
         return Curve.read(path)
     if (path / "curve.json").is_file():
         return Curve.read(path / "curve.json")
-    curve = load_bundle(where).curve
+    curve = load_bundle(resolve(where)).curve
     if curve is None:
         raise InputError(f"{where} has no curve; measure it with `anytime evaluate {where}`")
     return curve

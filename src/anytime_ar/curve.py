@@ -86,6 +86,19 @@ class CurvePoint(BaselinePoint):
     """Median wall time of drawing and decoding one sample at batch 1; None if not measured."""
 
 
+class CodeUse(Config):
+    """How a model uses one of its codes, over the test split."""
+
+    position: int = Field(ge=1)
+    """1 for the first code, up to L."""
+    entropy: Measured
+    """Of the code by itself, in bits; at most log2 V, which is what it carries in `bits`."""
+    used: Share
+    """Of its V entries, those that occur."""
+    nats: Measured | None
+    """What the prior pays for it, given those before it, in nats; None without a prior."""
+
+
 class PCAPoint(Config):
     """Reconstruction from the first k principal components of the training split."""
 
@@ -134,6 +147,8 @@ class Curve(Config):
     """What the prior pays for a code of training samples, in nats; None if not measured."""
     nats_test: Measured | None = None
     """The same of test samples: the more above, the more the prior knows by heart."""
+    code_use: tuple[CodeUse, ...] = ()
+    """By position, all L of them; empty if not measured."""
     choice: dict[str, Finite | tuple[Finite, ...]] = Field({})
     """How their codes were chosen, as far as that was given: temperature, top_k, top_p, guidance,
     each the same for all codes or several values from the first to the last; the rest is as the

@@ -59,6 +59,11 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> N
     _sync_folder(target.parent)
 
 
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Create or replace the file `path`; see `write_atomically`."""
+    write_atomically(path, lambda file: file.write(content))
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` atomically as indented UTF-8 JSON, keys in the order given.
 
@@ -73,7 +78,7 @@ def write_json(path: Path | str, value: Any) -> None:
             f"cannot write {path}: {place}, which JSON cannot hold; leave it out or null"
         )
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
 
 
 def sweep_temporaries(folder: Path | str) -> list[Path]:

@@ -493,7 +493,8 @@ def test_evaluate_writes_the_curve_and_attaches_it(folder, tmp_path, capsys):
     figures = json.loads(capsys.readouterr().out)
     assert [point["codes"] for point in figures["points"]] == [1, 4]
     assert json.loads((tmp_path / "curve.json").read_text()) == figures
-    assert (tmp_path / "curve.png").stat().st_size > 1000
+    for picture in ("curve.png", "codes.png", "samples.png", "changes.png"):
+        assert (tmp_path / picture).stat().st_size > 1000
     curve = load(folder / "run", device="cpu").curve
     assert curve is not None
     assert curve.model_dump(mode="json") == figures

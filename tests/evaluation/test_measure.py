@@ -4,6 +4,7 @@ import itertools
 import math
 
 import pytest
+import scipy.stats
 import torch
 from evaluation_fakes import LENGTH, FakeCodec, FakeModel, FakeSplit, FakeSplits, patterns
 
@@ -260,6 +261,22 @@ def test_the_prior_is_asked_what_both_splits_cost(model, splits, features):
     assert curve.nats_train == pytest.approx(float((train % 7).float().mean()))
     assert curve.nats_test == pytest.approx(float((test % 7).float().mean()))
     assert all(label is None for _, label in model.scored)
+
+
+def test_how_each_code_is_used(model, splits, features):
+    """Entropies by SciPy, of the codes of the test split."""
+    curve = evaluate(model, splits, features, samples=20, codes=[1], batch_size=37)
+    codes = model.encode(splits.test.data)
+    assert [use.position for use in curve.code_use] == list(range(1, LENGTH + 1))
+    for i, use in enumerate(curve.code_use):
+        counts = codes[:, i].bincount(minlength=model.vocabulary).numpy()
+        assert use.entropy == pytest.approx(scipy.stats.entropy(counts, base=2))
+        assert use.used == pytest.approx((counts > 0).mean())
+        assert use.nats == pytest.approx(float((codes[:, i] % 7).float().mean()))
+
+
+def test_without_a_prior_codes_cost_nothing(basis, splits):
+    assert {use.nats for use in evaluate(FakeCodec(basis), splits, None).code_use} == {None}
 
 
 def test_a_conditional_prior_is_asked_with_labels(basis, splits, features):

@@ -26,6 +26,7 @@ from anytime_ar.evaluation import (
     table,
     write_contact_sheet,
     write_report,
+    write_sheets,
 )
 
 QUALITY = SetQuality(
@@ -291,6 +292,24 @@ def test_a_contact_sheet_has_a_row_per_sample_and_a_column_per_budget(model):
     assert torch.equal(shown[:, ::6, ::6], tile)
     assert torch.equal(shown[:, 5::6, 5::6], tile)
     assert (sheet[:, 48:50] == 1).all()
+
+
+def test_what_codes_change_is_shown_beside_the_first_sample(model):
+    codes = model.sample_codes(3, seed=5)
+    sheet = contact_sheet(model, codes, [1, 2, 6], changes=True)
+    first, second, last = (model.decode(codes[1:2, :k])[0] for k in (1, 2, 6))
+    for column, tile in enumerate((first, (second - first) / 2, (last - second) / 2)):
+        shown = sheet[:, 50:98, 50 * column : 50 * column + 48]
+        assert torch.equal(shown[:, ::6, ::6], tile.clamp(-1, 1))
+
+
+def test_sheets_show_what_was_measured_up_to_a_dozen_columns(model, tmp_path):
+    codes = model.sample_codes(2)
+    for budgets, columns in (([1, 6], 2), (list(range(1, 7)) * 5, 12)):
+        assert write_sheets(model, codes, budgets, tmp_path, None) == ["samples.png", "changes.png"]
+        for name in ("samples.png", "changes.png"):
+            with Image.open(tmp_path / name) as image:
+                assert image.width == 50 * columns + 2
 
 
 def test_a_contact_sheet_is_written_with_captions(model, tmp_path):

@@ -38,7 +38,7 @@ from anytime_ar.evaluation.speed import (
     shorter,
     take_turns,
 )
-from anytime_ar.files import write_atomically, write_json
+from anytime_ar.files import write_bytes, write_json
 from anytime_ar.prior import Precision
 from anytime_ar.sampling import AnytimeModel, load
 
@@ -97,7 +97,7 @@ def _speed(arguments: Namespace) -> tuple[dict[str, Any], str]:
     if arguments.out is not None:
         picture = draw_times(by_codes)
         arguments.out.mkdir(parents=True, exist_ok=True)
-        write_atomically(arguments.out / "speed.png", lambda file: file.write(picture))
+        write_bytes(arguments.out / "speed.png", picture)
     figures = {
         "code_length": length,
         "timings": [timing.to_json(length) for timing in timings],

@@ -1,4 +1,4 @@
-"""Measure a model's quality and cost at every number of codes: table, curve.json, curve.png.
+"""Measure a model's quality and cost at every number of codes: table, curve.json, pictures.
 
 `torchrun --nproc-per-node 2 -m anytime_ar evaluate ...` shares the work between processes, which
 give the figures of one.
@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import Namespace
+from torch import Tensor
 
 from anytime_ar.bundle import resolve, save_bundle
 from anytime_ar.cli.features import default_folder
@@ -23,7 +24,7 @@ from anytime_ar.cli.options import (
     show,
 )
 from anytime_ar.cli.parser import Parser
-from anytime_ar.data import DataConfig, load_data
+from anytime_ar.data import DataConfig, DataSplits, load_data
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import (
     FeatureNetwork,
@@ -32,11 +33,15 @@ from anytime_ar.evaluation import (
     load_features,
     table,
     write_report,
+    write_sheets,
 )
 from anytime_ar.evaluation.protocols import silent
 from anytime_ar.evaluation.workers import launched_workers
-from anytime_ar.sampling import AnytimeModel, load
+from anytime_ar.sampling import AnytimeModel, DrawOptions, load
 from anytime_ar.sampling.options import choice_of
+
+SHOWN = 10
+"""Samples in the pictures."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -108,7 +113,11 @@ def run(arguments: Namespace) -> None:
     if workers.rank:
         return  # the first one tells what all have found
     folder = arguments.out or _folder(arguments.model)
-    write_report(curve, folder)
+    written = write_report(curve, folder)
+    budgets = [point.codes for point in curve.points]
+    written += write_sheets(
+        model, _shown(model, data, arguments), budgets, folder, data.sample_rate
+    )
     if arguments.attach:
         card = model.bundle.card
         choice = choice_of(choice_options(arguments), card.choice)
@@ -116,9 +125,20 @@ def run(arguments: Namespace) -> None:
         save_bundle(replace(model.bundle, card=card, curve=curve), resolve(arguments.model))
     show(
         arguments,
-        f"{table(curve)}\n\n{folder}: curve.json and curve.png",
+        f"{table(curve)}\n\n{folder}: {', '.join(written)}",
         **curve.model_dump(mode="json"),
     )
+
+
+def _shown(model: AnytimeModel, data: DataSplits, arguments: Namespace) -> Tensor:
+    """Codes int64 [n, L] of samples to look at: new ones, labels in turn, or of a model without a
+    prior those of the test split."""
+    if not model.can_sample:
+        return model.encode(next(data.test.batches(SHOWN)).data)
+    options = DrawOptions(seed=arguments.seed, **choice_options(arguments))  # type: ignore[typeddict-item]
+    if model.labels is not None:
+        options["label"] = [i % len(model.labels) for i in range(SHOWN)]
+    return model.sample_codes(SHOWN, **options)
 
 
 def _data(model: AnytimeModel, name: str | None, label_key: str | None) -> DataConfig:

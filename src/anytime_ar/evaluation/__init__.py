@@ -28,7 +28,12 @@ from anytime_ar.evaluation.plots import draw_curve
 from anytime_ar.evaluation.reference import Reference
 from anytime_ar.evaluation.report import table, write_report
 from anytime_ar.evaluation.scripted import ScriptedFeatures
-from anytime_ar.evaluation.sheets import as_pictures, contact_sheet, write_contact_sheet
+from anytime_ar.evaluation.sheets import (
+    as_pictures,
+    contact_sheet,
+    write_contact_sheet,
+    write_sheets,
+)
 
 __all__ = [
     "PCA",
@@ -63,4 +68,5 @@ __all__ = [
     "write_comparison",
     "write_contact_sheet",
     "write_report",
+    "write_sheets",
 ]

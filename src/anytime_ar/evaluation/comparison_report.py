@@ -18,7 +18,7 @@ from anytime_ar.evaluation.comparison import (
 )
 from anytime_ar.evaluation.plots import CONFIDENCE
 from anytime_ar.evaluation.report import distance
-from anytime_ar.files import write_atomically, write_json
+from anytime_ar.files import write_bytes, write_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,8 +113,8 @@ def write_comparison(
     text = comparison_markdown(comparison).encode()
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "comparison.json", comparison.model_dump(mode="json"))
-    write_atomically(folder / "comparison.md", lambda file: file.write(text))
-    write_atomically(folder / "comparison.png", lambda file: file.write(picture))
+    write_bytes(folder / "comparison.md", text)
+    write_bytes(folder / "comparison.png", picture)
     return comparison
 
 

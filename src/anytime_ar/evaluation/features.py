@@ -15,7 +15,7 @@ from anytime_ar.config import Config
 from anytime_ar.errors import BundleError, InputError, TrainingError
 from anytime_ar.evaluation.classifier import FeatureConfig, FeatureNetwork
 from anytime_ar.evaluation.protocols import Progress, Split, silent
-from anytime_ar.files import write_atomically, write_json
+from anytime_ar.files import write_bytes, write_json
 
 
 def train_features(
@@ -165,7 +165,7 @@ def save_features(features: Features, folder: Path) -> None:
         sha256=hashlib.sha256(weights).hexdigest(),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "features.safetensors", lambda file: file.write(weights))
+    write_bytes(folder / "features.safetensors", weights)
     write_json(folder / "features.json", card.model_dump(mode="json"))
 
 

@@ -25,7 +25,7 @@ from anytime_ar.evaluation.features import accuracy
 from anytime_ar.evaluation.protocols import Choice, Codec, Progress, Split, Splits, silent
 from anytime_ar.evaluation.reference import Reference
 from anytime_ar.evaluation.scripted import ScriptedFeatures
-from anytime_ar.evaluation.study import Study, data_of, sampler_of
+from anytime_ar.evaluation.study import Study, code_use, data_of, sampler_of
 from anytime_ar.evaluation.workers import Workers
 
 
@@ -100,7 +100,8 @@ def evaluate(
     train_samples = test_samples if data.train.size is None else data.train.size
     floor_samples = 0 if features is None else min(test_samples, train_samples)
     floor = study.compare(_random(data.train, floor_samples, batch_size, seed))
-    ordered = study.quality(model, budgets, "ordered")
+    encoded = study.encoded(model)
+    ordered = study.quality(model, encoded, budgets, "ordered")
     milliseconds = [
         None if sampler is None else study.milliseconds(sampler, k, clock) for k in budgets
     ]
@@ -109,9 +110,13 @@ def evaluate(
         for point, ms in zip(ordered, milliseconds, strict=True)
     )
     baselines = Baselines(
-        unordered=() if unordered is None else study.quality(unordered, budgets, "unordered"),
+        unordered=()
+        if unordered is None
+        else study.quality(unordered, study.encoded(unordered), budgets, "unordered"),
         pca=study.pca(budgets),
     )
+    train_nats = study.nats(model, data.train, train_samples)
+    test_nats = study.nats(model, data.test, test_samples)
     return Curve(
         code_length=model.code_length,
         vocabulary=model.vocabulary,
@@ -126,8 +131,9 @@ def evaluate(
         samples=samples,
         test_samples=test_samples,
         seed=seed,
-        nats_train=study.nats(model, data.train, train_samples),
-        nats_test=study.nats(model, data.test, test_samples),
+        nats_train=None if train_nats is None else float(train_nats.mean()),
+        nats_test=None if test_nats is None else float(test_nats.mean()),
+        code_use=code_use(encoded, model.vocabulary, test_nats),
         choice=dict(choice or {}),
         baselines=baselines,
     )

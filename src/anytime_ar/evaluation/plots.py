@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +12,7 @@ from anytime_ar.evaluation.measures import ALL_MEASURES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CONFIDENCE = 1.96
 """Standard errors on either side that hold 95 %."""
@@ -73,6 +75,34 @@ def draw_curve(curve: Curve) -> bytes:
         _label(axes, measure.title, "")
     if was_read:
         _draw_readings(figure.add_subplot(next(places)), curve)
+    return _png(figure)
+
+
+def draw_code_use(curve: Curve) -> bytes:
+    """How the model uses each of its codes, as PNG: bits by position, and entries that occur."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    use = curve.code_use
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    _line(left, [(some.position, some.entropy) for some in use], "entropy", _BLUE, "o-")
+    costs = [None if some.nats is None else some.nats / math.log(2) for some in use]
+    asked = [(some.position, cost) for some, cost in zip(use, costs, strict=True)]
+    _line(left, asked, "cost to the prior, given those before", _VERMILION, "s-")
+    _level(left, math.log2(curve.vocabulary), "stored plainly")
+    left.set_ylim(bottom=0)
+    _label(left, "What a code tells", "bits")
+    _line(right, [(some.position, some.used) for some in use], "share of entries", _GREEN, "^-")
+    right.set_ylim(0, 1.03)
+    _label(right, "Entries that occur", "")
+    for axes in (left, right):
+        axes.set_xlabel("position of the code", fontsize=11)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
     return picture.getvalue()

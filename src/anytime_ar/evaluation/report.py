@@ -1,4 +1,4 @@
-"""A curve as a table for the terminal, and as curve.json with curve.png in a folder."""
+"""A curve as a table for the terminal, and as curve.json with pictures in a folder."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from anytime_ar.curve import Curve
 from anytime_ar.evaluation.measures import ALL_MEASURES
-from anytime_ar.evaluation.plots import draw_curve
-from anytime_ar.files import write_atomically
+from anytime_ar.evaluation.plots import draw_code_use, draw_curve
+from anytime_ar.files import write_bytes
 
 _MISSING = "-"
 _COMPARED = "snr"
@@ -143,13 +143,16 @@ def _footer(curve: Curve) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def write_report(curve: Curve, folder: Path) -> None:
-    """Write curve.json and curve.png into `folder`, each whole or not at all."""
-    picture = draw_curve(curve)  # before anything is written
+def write_report(curve: Curve, folder: Path) -> list[str]:
+    """Write curve.json, curve.png and, where it was measured, codes.png (how codes are used) into
+    `folder`, each whole or not at all; returns their names."""
+    files = {"curve.json": curve.to_json().encode(), "curve.png": draw_curve(curve)}
+    if curve.code_use:
+        files["codes.png"] = draw_code_use(curve)
     folder.mkdir(parents=True, exist_ok=True)
-    text = curve.to_json().encode()
-    write_atomically(folder / "curve.json", lambda file: file.write(text))
-    write_atomically(folder / "curve.png", lambda file: file.write(picture))
+    for name, content in files.items():
+        write_bytes(folder / name, content)
+    return list(files)
 
 
 def _error(value: float | None) -> str:

@@ -18,6 +18,8 @@ from anytime_ar.spectra import FLOOR, log_mel
 
 GAP = 2
 """Pixels between the tiles of a contact sheet."""
+COLUMNS = 12
+"""Numbers of codes in a row, at most, where nobody chooses."""
 SMALLEST_TILE = 48
 """Smaller samples are enlarged to at least this many pixels."""
 SPECTROGRAM = (96, 160)
@@ -79,7 +81,12 @@ _PICTURES: dict[int, tuple[tuple[int, ...], Callable[[Tensor, int | None], Tenso
 
 @torch.no_grad()
 def contact_sheet(
-    codec: Codec, codes: Tensor, budgets: Sequence[int], *, sample_rate: int | None = None
+    codec: Codec,
+    codes: Tensor,
+    budgets: Sequence[int],
+    *,
+    sample_rate: int | None = None,
+    changes: bool = False,
 ) -> Tensor:
     """Samples sharpening: a row per sample, a column per number of codes; see `as_pictures`.
 
@@ -87,6 +94,8 @@ def contact_sheet(
         codes: int64 [n, k], drawn or encoded.
         budgets: the numbers of codes to decode, each in 1..k, left to right.
         sample_rate: of sounds, in Hz.
+        changes: show, from the second column on, what the codes after those of the column before
+            have added: half the difference, of images as grey where nothing has changed.
 
     Returns:
         float32 [C, H', W'] in [-1, 1]; tiles of at least 48 pixels, each followed by a white gap of
@@ -101,13 +110,36 @@ def contact_sheet(
             f"each has; got {len(codes)} samples and budgets {list(budgets)}"
         )
     columns = []
+    before: Tensor | None = None
     for k in budgets:
-        tiles = as_pictures(codec.decode(codes[:, :k]), sample_rate)  # [n, C, H, W]
+        samples = codec.decode(codes[:, :k])
+        shown = samples if before is None else (samples - before) / 2
+        before = samples if changes else None
+        tiles = as_pictures(shown, sample_rate)  # [n, C, H, W]
         scale = max(1, math.ceil(SMALLEST_TILE / min(tiles.shape[2:])))
         tiles = tiles.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
         tiles = F.pad(tiles, (0, GAP, 0, GAP), value=1.0)
         columns.append(torch.cat(list(tiles), dim=1))  # [C, n·H, W]
     return torch.cat(columns, dim=2)
+
+
+def write_sheets(
+    codec: Codec, codes: Tensor, budgets: Sequence[int], folder: Path, sample_rate: int | None
+) -> list[str]:
+    """Write samples.png, the same samples from rising numbers of codes, and changes.png, what each
+    of these steps adds to them, into `folder`; returns their names.
+
+    Args:
+        codes: int64 [n, L].
+        budgets: rising numbers of codes, of which at most 12 are shown.
+        sample_rate: of sounds, in Hz.
+    """
+    places = np.linspace(0, len(budgets) - 1, min(COLUMNS, len(budgets))).round().astype(int)
+    shown = [budgets[place] for place in places]
+    for name, changes in (("samples.png", False), ("changes.png", True)):
+        sheet = contact_sheet(codec, codes, shown, sample_rate=sample_rate, changes=changes)
+        write_contact_sheet(sheet, shown, folder / name)
+    return ["samples.png", "changes.png"]
 
 
 def write_contact_sheet(sheet: Tensor, budgets: Sequence[int], path: Path) -> None:

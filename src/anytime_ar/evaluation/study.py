@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from anytime_ar.curve import BaselinePoint, PCAPoint, psnr
+from anytime_ar.curve import BaselinePoint, CodeUse, PCAPoint, psnr
 from anytime_ar.evaluation.measures import Means
 from anytime_ar.evaluation.nearness import QUERIES, nearest_distances
 from anytime_ar.evaluation.pca import fit_pca
@@ -56,10 +57,16 @@ class Study:
     total: int
     done: int = field(default=0)
 
-    def quality(self, codec: Codec, budgets: Sequence[int], name: str) -> tuple[BaselinePoint, ...]:
-        """Reconstruction and, where there is a prior, sample quality at each budget."""
+    def encoded(self, codec: Codec) -> list[Tensor]:
+        """Codes int64 [B, L] of the test split, a batch at a time."""
         test = data_of(self.data.test, self.batch_size)
-        encoded = list(self.workers.each(test, lambda x: codec.encode(x).cpu()))
+        return list(self.workers.each(test, lambda x: codec.encode(x).cpu()))
+
+    def quality(
+        self, codec: Codec, encoded: Sequence[Tensor], budgets: Sequence[int], name: str
+    ) -> tuple[BaselinePoint, ...]:
+        """Reconstruction of the encoded test split and, where there is a prior, sample quality at
+        each budget."""
         drawn, labels = self._draw(codec, budgets[-1])
         points = []
         for k in budgets:
@@ -105,15 +112,15 @@ class Study:
         of_samples, of_tests = (float(some.median()) for some in distances)
         return of_samples / of_tests if of_tests else None  # nothing is nearer than a test sample
 
-    def nats(self, codec: Codec, split: Split, count: int) -> float | None:
-        """What its prior pays for a code of `count` samples of a split or fewer, drawn at random;
-        None without one."""
+    def nats(self, codec: Codec, split: Split, count: int) -> Tensor | None:
+        """What its prior pays for each code, float64 [L], in the mean over `count` samples of a
+        split or fewer, drawn at random; None without one."""
         sampler = sampler_of(codec)
         if sampler is None:
             return None
         known = sampler.labels is not None and sampler.labels == self.data.label_names
         left = count = min(count, NATS_SAMPLES)
-        total = 0.0
+        total = torch.zeros(sampler.code_length, dtype=torch.float64)
         batches = split.shuffled(self.batch_size, self.seed)
         while left:
             batch = next(batches)
@@ -121,9 +128,9 @@ class Study:
             asked = None
             if batch.labels is not None and known:
                 asked = batch.labels[: len(x)].tolist()
-            total += float(sampler.nats(sampler.encode(x), label=asked).double().sum())
+            total += sampler.nats(sampler.encode(x), label=asked).double().sum(0).cpu()
             left -= len(x)
-        return total / (count * sampler.code_length)
+        return total / count
 
     def _draw(self, codec: Codec, codes: int) -> tuple[Tensor | None, Tensor | None]:
         """Codes of new samples and, where the classifier can read them, the labels asked for:
@@ -251,6 +258,28 @@ class _Readings:
         if self._logits is None or self._labels is None:
             return None
         return self._right / len(self._labels)
+
+
+def code_use(
+    encoded: Sequence[Tensor], vocabulary: int, nats: Tensor | None
+) -> tuple[CodeUse, ...]:
+    """How each code is used in the encoded test split; `nats` float64 [L] is what each costs a
+    prior."""
+    length = encoded[0].shape[1]
+    counts = torch.zeros(length, vocabulary, dtype=torch.float64)
+    for codes in encoded:
+        counts.scatter_add_(1, codes.T, torch.ones(codes.T.shape, dtype=torch.float64))
+    shares = counts / counts.sum(1, keepdim=True)
+    entropies = -torch.special.xlogy(shares, shares).sum(1) / math.log(2)
+    return tuple(
+        CodeUse(
+            position=i + 1,
+            entropy=max(0.0, float(entropies[i])),
+            used=float((counts[i] > 0).double().mean()),
+            nats=None if nats is None else float(nats[i]),
+        )
+        for i in range(length)
+    )
 
 
 def sampler_of(codec: Codec) -> Model | None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from anytime_ar.codes import check_codes
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
-from anytime_ar.files import write_atomically
+from anytime_ar.files import write_bytes
 from anytime_ar.prior import ChoiceConfig, Precision
 from anytime_ar.sampling.budget import Budget
 from anytime_ar.sampling.draw import Pauses, Stop
@@ -130,7 +130,7 @@ class DrawState:
             choice=self._plan.choice,
         )
         data = save(tensors, metadata={_KEY: header.model_dump_json()})
-        write_atomically(path, lambda file: file.write(data))
+        write_bytes(path, data)
 
     @classmethod
     def load(cls, path: Path | str, engine: Engine) -> DrawState:

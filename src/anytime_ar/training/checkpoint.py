@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from anytime_ar.errors import InputError
-from anytime_ar.files import write_atomically
+from anytime_ar.files import write_bytes
 
 State = dict[str, Tensor]
 
@@ -25,7 +25,7 @@ def write_checkpoint(path: Path, groups: dict[str, State], record: dict[str, Any
         for name, value in state.items()
     }
     data = save(tensors, metadata={"record": json.dumps(record, allow_nan=False)})
-    write_atomically(path, lambda file: file.write(data))
+    write_bytes(path, data)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, State], dict[str, Any]]:

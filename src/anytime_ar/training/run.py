@@ -18,7 +18,7 @@ from anytime_ar.bundle import Bundle, build, load_bundle, save_bundle
 from anytime_ar.card import Card, DataCard
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.errors import InputError
-from anytime_ar.files import sweep_temporaries, write_atomically
+from anytime_ar.files import sweep_temporaries, write_bytes
 from anytime_ar.sampling import choose_device
 from anytime_ar.training.config import TrainConfig
 from anytime_ar.training.log import RunLog
@@ -201,6 +201,6 @@ def _open_folder(folder: Path, config: TrainConfig) -> None:
     sweep_temporaries(folder)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     # First of all: it is what tells a run from a foreign folder.
-    write_atomically(folder / "config.yaml", lambda file: file.write(text.encode()))
+    write_bytes(folder / "config.yaml", text.encode())
     (folder / "checkpoints").mkdir(exist_ok=True)
     sweep_temporaries(folder / "checkpoints")

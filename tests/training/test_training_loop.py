@@ -22,9 +22,14 @@ from anytime_ar.autoencoder.quantizers import VectorQuantizer
 from anytime_ar.errors import InputError, TrainingError
 from anytime_ar.interrupt import interrupts_held
 from anytime_ar.prior import Prior, PriorConfig
-from anytime_ar.training.checkpoint import read_checkpoint, write_checkpoint
+from anytime_ar.training.checkpoint import (
+    optimizer_state,
+    read_checkpoint,
+    restore_optimizer,
+    write_checkpoint,
+)
 from anytime_ar.training.config import OptimizerConfig
-from anytime_ar.training.optimizer import adamw, learning_rate
+from anytime_ar.training.optimizer import learning_rate, optimizer_for
 
 
 def interrupted_at(stage: ToyStage, step: int) -> ToyStage:
@@ -317,7 +322,9 @@ def test_only_matrices_and_convolutions_decay() -> None:
         }
     )
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    optimizer = adamw(model, OptimizerConfig(weight_decay=0.1, learning_rate=0.5, beta2=0.9))
+    optimizer = optimizer_for(
+        model, OptimizerConfig(weight_decay=0.1, learning_rate=0.5, beta2=0.9)
+    )
     groups = {
         group["weight_decay"]: {names[id(p)] for p in group["params"]}
         for group in optimizer.param_groups
@@ -331,3 +338,44 @@ def test_only_matrices_and_convolutions_decay() -> None:
     assert groups[0.0] == set(names.values()) - groups[0.1]
     assert {"quantizer.codebooks", "prior.entries.weight", f"{block}.norm1.weight"} <= groups[0.0]
     assert optimizer.defaults["betas"] == (0.9, 0.9)
+
+
+def test_muon_moves_matrices_and_adamw_the_rest() -> None:
+    """Two optimizers as one do what each does alone, also after a resume."""
+
+    def model() -> nn.Sequential:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 8), nn.ReLU())
+
+    def step(module: nn.Module, *optimizers: torch.optim.Optimizer) -> None:
+        x = torch.linspace(-1, 1, 5 * 16).view(5, 1, 4, 4)
+        module(x).square().sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    options = OptimizerConfig(matrices="muon", weight_decay=0.1, learning_rate=0.02)
+    together, apart = model(), model()
+    both = optimizer_for(together, options)
+    convolution, linear = apart[0], apart[2]
+    groups = [
+        {"params": [convolution.weight], "weight_decay": 0.1},
+        {"params": [convolution.bias, linear.bias], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, lr=0.02, betas=(0.9, 0.99))
+    muon = torch.optim.Muon(
+        [linear.weight], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
+    )
+    for rate in (0.02, 0.02, 0.005, 0.01):
+        for group in [*both.param_groups, *adamw.param_groups, *muon.param_groups]:
+            group["lr"] = rate  # as a schedule does
+        step(together, both)
+        step(apart, adamw, muon)
+        resumed = optimizer_for(together, options)
+        restore_optimizer(resumed, optimizer_state(both))
+        both = resumed
+    for mine, theirs in zip(together.parameters(), apart.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+        assert not torch.equal(mine, torch.zeros_like(mine))
+    assert not torch.equal(together[2].weight, model()[2].weight)

@@ -57,7 +57,7 @@ def tiny(**changes: Any) -> TrainConfig:
             code_noise=0.2,
             validate_every=5,
             ema_decay=0.8,
-            optimizer=optimizer,
+            optimizer=optimizer.model_copy(update={"matrices": "muon"}),
         ),
         "checkpoint_every_minutes": 1e-9,
         "log_every": 4,

@@ -72,14 +72,14 @@ def comparison_markdown(comparison: Comparison) -> str:
         over_bits, bits_ratio, over_ms, ms_ratio, *_ = _means(standing, first)
         cells = [found.get(budget, "-") for budget in budgets]
         rows.append([standing.name, *cells, f"{over_bits} {bits_ratio}", f"{over_ms} {ms_ratio}"])
-    text = _markdown(rows)
+    text = markdown_table(rows)
     if comparison.matches:
         beside = [["bits", "trained for that length", first.name, "ratio"]]
         beside += [
             [f"{match.bits:g}", distance(match.dedicated), distance(match.fd), f"{match.ratio:.2f}"]
             for match in comparison.matches
         ]
-        text += "\n" + _markdown(beside)
+        text += "\n" + markdown_table(beside)
     return text
 
 
@@ -140,7 +140,8 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a Markdown table; the first is its head, and the first column is text."""
     rule = ["---", *["---:"] * (len(rows[0]) - 1)]
     return "".join(f"| {' | '.join(row)} |\n" for row in [rows[0], rule, *rows[1:]])
 

@@ -13,7 +13,11 @@ from anytime_ar.prior import ChoiceConfig, PriorConfig
 
 
 class OptimizerConfig(Config):
-    """AdamW with linear warm-up and cosine decay to zero."""
+    """AdamW or Muon with linear warm-up and cosine decay to zero."""
+
+    matrices: Literal["adamw", "muon"] = "adamw"
+    """What moves the matrices of linear maps: AdamW as all else, or Muon (Jordan et al. 2024), of
+    which a step costs more and brings a Transformer further."""
 
     learning_rate: float = Field(1e-3, gt=0)
     """The highest, reached after warm-up."""
@@ -61,7 +65,7 @@ class SharpeningConfig(Config):
     """How many codes the decoder sees."""
     steps: int = Field(4000, ge=1)
     batch_size: int = Field(64, ge=1)
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4, beta1=0.5, clip_norm=10)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=6e-4, beta1=0.5, clip_norm=10)
     ema_decay: float = Field(0.999, gt=0, lt=1)
     """Of the moving average of the weights, which is used in the end."""
 

@@ -30,7 +30,7 @@ from anytime_ar.training.checkpoint import (
 from anytime_ar.training.config import OptimizerConfig
 from anytime_ar.training.log import RunLog
 from anytime_ar.training.objectives import Losses
-from anytime_ar.training.optimizer import adamw, learning_rate
+from anytime_ar.training.optimizer import learning_rate, optimizer_for
 from anytime_ar.training.progress import Progress
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Trainer:
         self.checkpoint_every_s = checkpoint_every_s
         self.progress = Progress()
         self.module = fabric.to_device(stage.objective)
-        self.optimizer = adamw(self.module, stage.optimizer)
+        self.optimizer = optimizer_for(self.module, stage.optimizer)
         self.average: AveragedModel | None = None
         if stage.ema_decay is not None:
             average = get_ema_multi_avg_fn(stage.ema_decay)

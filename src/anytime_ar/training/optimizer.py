@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,15 +18,57 @@ def learning_rate(options: OptimizerConfig, step: int, steps: int) -> float:
     return options.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def adamw(module: nn.Module, options: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW that decays the weights of linear maps and convolutions only."""
-    decayed = [
-        layer.weight for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)
-    ]
-    chosen = {id(weight) for weight in decayed}
+def optimizer_for(module: nn.Module, options: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW, or Muon for matrices and AdamW for the rest; the weights of linear maps and
+    convolutions alone decay."""
+    matrices = [layer.weight for layer in module.modules() if isinstance(layer, nn.Linear)]
+    kernels = [layer.weight for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    chosen = {id(weight) for weight in [*matrices, *kernels]}
     others = [weight for weight in module.parameters() if id(weight) not in chosen]
+    by_muon = matrices if options.matrices == "muon" else []
     groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": options.weight_decay},
+        {
+            "params": kernels if by_muon else [*matrices, *kernels],
+            "weight_decay": options.weight_decay,
+        },
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(options.beta1, options.beta2))
+    betas = options.beta1, options.beta2
+    adamw = torch.optim.AdamW(groups, lr=options.learning_rate, betas=betas)
+    if not by_muon:
+        return adamw
+    muon = torch.optim.Muon(
+        by_muon,
+        lr=options.learning_rate,
+        weight_decay=options.weight_decay,
+        adjust_lr_fn="match_rms_adamw",  # so that one learning rate suits both
+    )
+    return Together(muon, adamw)
+
+
+class Together(torch.optim.Optimizer):
+    """Several optimizers, each of its own parameters, as one."""
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """The parts work on the groups and the state of the whole."""
+        groups = iter(self.param_groups)
+        for part in self.parts:
+            part.param_groups = [next(groups) for _ in part.param_groups]
+            part.state = self.state
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """A step of each."""
+        assert closure is None
+        for part in self.parts:
+            part.step()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        super().load_state_dict(state_dict)
+        self._share()

@@ -37,6 +37,7 @@ from anytime_ar.evaluation import (
 )
 from anytime_ar.evaluation.protocols import silent
 from anytime_ar.evaluation.workers import launched_workers
+from anytime_ar.files import cache_folder
 from anytime_ar.sampling import AnytimeModel, DrawOptions, load
 from anytime_ar.sampling.options import choice_of
 
@@ -108,6 +109,7 @@ def run(arguments: Namespace) -> None:
             unordered=unordered,
             seed=arguments.seed,
             choice=choice_options(arguments),
+            cache=cache_folder() / "features",
             progress=progress if workers.rank == 0 else silent,
         )
     if workers.rank:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ from anytime_ar.curve import (
     lossless_codes,
 )
 from anytime_ar.errors import InputError
+from anytime_ar.evaluation.cached import FeatureCache
 from anytime_ar.evaluation.classifier import FeatureNetwork
 from anytime_ar.evaluation.features import accuracy
 from anytime_ar.evaluation.protocols import Choice, Codec, Progress, Split, Splits, silent
@@ -41,6 +44,7 @@ def evaluate(
     seed: int = 0,
     choice: Choice | None = None,
     batch_size: int = 256,
+    cache: Path | None = None,
     progress: Progress = silent,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Curve:
@@ -64,6 +68,7 @@ def evaluate(
         choice: temperature, top_k, top_p and guidance of the samples, where they are not the
             model's own; handed on to it.
         batch_size: samples decoded together.
+        cache: folder to keep features of the test split in, for the next evaluation.
         progress: called after every measurement.
         clock: seconds, for `ms`: one sample at batch 1, median of 5 draws after a warm-up.
 
@@ -78,6 +83,13 @@ def evaluate(
     labels = None if classifier is None else _labels(data, classifier)
     extract = features if classifier is None else _extractor(classifier)
     workers = Workers()
+    real = None
+    if features is not None and extract is not None:
+        test = partial(data_of, data.test, batch_size)
+        if cache is None:
+            real = workers.each(test(), extract)
+        else:
+            real = FeatureCache(cache, features, workers).features(test, extract)
     study = Study(
         data=data,
         batch_size=batch_size,
@@ -87,9 +99,7 @@ def evaluate(
         choice=choice or {},
         features=extract,
         picture=_same if classifier is None else classifier.pictures,
-        reference=None
-        if extract is None
-        else Reference(workers.each(data_of(data.test, batch_size), extract)),
+        reference=None if real is None else Reference(real),
         logits=None if labels is None or classifier is None else _on_its_device(classifier),
         test_labels=labels,
         workers=workers,

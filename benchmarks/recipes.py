@@ -1,0 +1,158 @@
+"""What each part of a recipe is worth: one change at a time, judged by the samples.
+
+    python benchmarks/recipes.py benchmarks/recipes/mnist.yaml --data ../shared/data/mnist \
+        --features runs/features/mnist --out runs/recipes/mnist
+
+Trains every variant of a file as far as that says, one after the other, resumed where an earlier
+call stood; several calls share the work where each is told `--only` some of them. Variants that
+differ in the prior alone share their autoencoder. The table has reconstruction and sample FD at
+shares of the codes, and the mean of the sample FD over all bits: the area under the curve.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from anytime_ar.cli.experiment import Experiment
+from anytime_ar.cli.parser import config_path
+from anytime_ar.curve import Curve
+from anytime_ar.data import DataSplits, load_data
+from anytime_ar.evaluation import FeatureNetwork, evaluate, load_features
+from anytime_ar.evaluation.comparison import area, trace
+from anytime_ar.evaluation.report import distance
+from anytime_ar.files import write_bytes, write_json
+from anytime_ar.sampling import AnytimeModel
+from anytime_ar.training import train
+
+SHARES = (0.125, 0.25, 0.4, 0.5, 0.75, 1.0)
+"""Of the code length: where the table looks."""
+LATER = {
+    "name",
+    "prior",
+    "prior_training",
+    "conditional",
+    "choice",
+    "features",
+    "sharpening",
+}
+"""Settings that the first training of the autoencoder does not depend on."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path, help="base, common changes, and variants")
+    parser.add_argument("--data", help="where the data set lies; default: as configured")
+    parser.add_argument("--features", type=Path, required=True)
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--only", nargs="+", help="variants to train; the table has all there are")
+    parser.add_argument("--out", type=Path, default=Path("runs/recipes"))
+    options = parser.parse_args()
+    plan = yaml.safe_load(options.file.read_text(encoding="utf-8"))
+    base = yaml.safe_load(config_path(plan["base"]).read_text(encoding="utf-8"))
+    variants = {
+        name: _config(base, plan.get("common", {}) | (changes or {}), name, options.data)
+        for name, changes in plan["variants"].items()
+    }
+    chosen = options.only or list(variants)
+    data = load_data(variants[chosen[0]].data)
+    network = load_features(options.features).network
+    for name in chosen:
+        _measure(variants[name], variants, data, network, options.out, options.samples)
+    found = {
+        name: Curve.read(options.out / name / "curve.json")
+        for name in variants
+        if (options.out / name / "curve.json").is_file()
+    }
+    text = _table(found)
+    print(text)
+    write_bytes(options.out / "table.txt", f"{text}\n".encode())
+    write_json(options.out / "areas.json", {name: _area(curve) for name, curve in found.items()})
+
+
+def _config(
+    base: dict[str, Any], changes: dict[str, Any], name: str, data: str | None
+) -> Experiment:
+    """A configuration with dotted settings changed."""
+    values = json.loads(json.dumps(base)) | {"name": name}
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        place = values
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    if data is not None:
+        values["data"] = values.get("data", {}) | {"name": data}
+    return Experiment.parse(values, origin=name)
+
+
+def _measure(
+    config: Experiment,
+    others: dict[str, Experiment],
+    data: DataSplits,
+    network: FeatureNetwork,
+    out: Path,
+    samples: int,
+) -> None:
+    folder = out / config.name
+    if (folder / "curve.json").is_file():
+        return
+    print(f"{config.name}:", flush=True)
+    if not (folder / "config.yaml").is_file():
+        _begin_with_a_trained_autoencoder(config, others, out)
+    bundle = train(config, folder, resume=True, device="cpu", data=data)
+    model = AnytimeModel(bundle, device="cpu")
+    curve = evaluate(model, data, network, samples=samples)
+    write_bytes(folder / "curve.json", curve.to_json().encode())
+    print(_table({config.name: curve}), flush=True)
+
+
+def _begin_with_a_trained_autoencoder(
+    config: Experiment, others: dict[str, Experiment], out: Path
+) -> None:
+    """Copy one that was trained by the same settings, if there is one."""
+    wanted = config.model_dump(exclude=LATER)
+    for name, other in others.items():
+        trained = out / name / "checkpoints" / "autoencoder.safetensors"
+        same = other.model_dump(exclude=LATER) == wanted
+        if same and (out / name / "curve.json").is_file():
+            folder = out / config.name
+            (folder / "checkpoints").mkdir(parents=True)
+            shutil.copy(trained, folder / "checkpoints")
+            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+            write_bytes(folder / "config.yaml", text.encode())
+            return
+
+
+def _area(curve: Curve) -> float:
+    points = trace(curve, "bits")
+    return area(points, points[0][0], points[-1][0])
+
+
+def _table(curves: dict[str, Curve]) -> str:
+    """Reconstruction / sample FD at shares of the codes, and what the prior pays."""
+    rows = [["", *[f"{share:g} L" for share in SHARES], "mean", "best", "error", "nats"]]
+    for name, curve in curves.items():
+        points = {point.codes: point for point in curve.points}
+        cells = []
+        for share in SHARES:
+            point = points[max(1, round(share * curve.code_length))]
+            cells.append(f"{distance(point.fd_reconstruction)}/{distance(point.fd_sample)}")
+        best = min(point.fd_sample or 0.0 for point in curve.points)
+        cells += [distance(_area(curve)), distance(best), f"{curve.points[-1].mse:.4f}"]
+        rows.append([name, *cells, f"{curve.nats_test:.3f}"])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

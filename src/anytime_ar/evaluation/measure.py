@@ -70,7 +70,7 @@ def evaluate(
         batch_size: samples decoded together.
         cache: folder to keep features of the test split in, for the next evaluation.
         progress: called after every measurement.
-        clock: seconds, for `ms`: one sample at batch 1, median of 5 draws after a warm-up.
+        clock: seconds, for `ms`: one sample at batch 1, median of 5 to 100 draws after a warm-up.
 
     Raises:
         InputError: a budget out of range, shapes that do not fit, or an empty test split.

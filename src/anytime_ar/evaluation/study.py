@@ -26,7 +26,9 @@ from anytime_ar.evaluation.protocols import (
 from anytime_ar.evaluation.reference import Comparison, Reference
 from anytime_ar.evaluation.workers import Workers
 
-_TIMED_DRAWS = 5
+_TIMED_DRAWS, _MOST_TIMED_DRAWS, _TIMED_S = 5, 100, 0.2
+"""A time is of so many draws at least, and of more until they took so many seconds: a draw of a
+millisecond is short beside what else a machine does."""
 NATS_SAMPLES = 2000
 """Of each split: the prior's costs are known to a thousandth."""
 
@@ -192,15 +194,18 @@ class Study:
         return self.workers.first(lambda: self._milliseconds(model, k, clock))
 
     def _milliseconds(self, model: Model, k: int, clock: Callable[[], float]) -> float:
-        times = []
-        for draw in range(1 + _TIMED_DRAWS):
+        times: list[float] = []
+        for draw in range(-1, _MOST_TIMED_DRAWS):
+            if len(times) >= _TIMED_DRAWS and sum(times) >= _TIMED_S:
+                break
             start = clock()
             model.sample(
-                1, codes=k, seed=self.seed + draw, **self.choice
+                1, codes=k, seed=self.seed + 1 + draw, **self.choice
             ).cpu()  # waits for the device
-            times.append(clock() - start)
+            if draw >= 0:  # the first one warms up
+                times.append(clock() - start)
         self._tick(f"time of {k} codes")
-        return 1000 * statistics.median(times[1:])  # the first draw warms up
+        return 1000 * statistics.median(times)
 
     def pca(self, budgets: Sequence[int]) -> tuple[PCAPoint, ...]:
         """Reconstruction error of PCA, for budgets up to the number of dimensions."""

@@ -33,6 +33,7 @@ METHODS = {
 """Names of the curves that are compared, and what they are called; the first one is ours."""
 FIXED = "fixed-*"
 """Curves of models for one length each."""
+PER_LENGTH = "one model per length"
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 SHARES = (0.125, 0.25, 0.4, 0.5, 0.6, 0.75, 1.0)
 """Of all codes: where reconstructions are looked at."""
@@ -53,7 +54,7 @@ def contenders(data: str) -> tuple[list[Contender], Dedicated | None]:
     fixed = sorted((HERE / "results" / data).glob(f"{FIXED}.json"))
     if not fixed:
         return found, None
-    return found, Dedicated("one model per length", tuple(map(Curve.read, fixed)))
+    return found, Dedicated(PER_LENGTH, tuple(map(Curve.read, fixed)))
 
 
 def samples(data: str) -> str:
@@ -152,6 +153,11 @@ def page() -> str:
             f"{ours.floor_samples:,} training samples against them: {distance(ours.floor)}.\n\n"
             f"![Sample FD of all methods against bits and milliseconds](results/{data}.png)\n\n"
         )
+        measured = curves(data)
+        missing = [title for name, title in METHODS.items() if name not in measured]
+        missing += [] if contenders(data)[1] else [PER_LENGTH]
+        if missing:
+            parts.append(f"Not measured yet: {'; '.join(missing)}.\n\n")
         for name, (make, what) in TABLES.items():
             parts.append(f"### {what} ({title})\n\n{make(data)}\n")
             parts.append(f"`python docs/results.py {data} {name}`\n\n")

@@ -26,6 +26,7 @@ from anytime_ar.curve import Curve
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.evaluation import FeatureNetwork, evaluate, load_features
 from anytime_ar.evaluation.comparison import area, trace
+from anytime_ar.evaluation.comparison_report import aligned
 from anytime_ar.evaluation.report import distance
 from anytime_ar.files import write_bytes, write_json
 from anytime_ar.sampling import AnytimeModel
@@ -147,10 +148,7 @@ def _table(curves: dict[str, Curve]) -> str:
         best = min(point.fd_sample or 0.0 for point in curve.points)
         cells += [distance(_area(curve)), distance(best), f"{curve.points[-1].mse:.4f}"]
         rows.append([name, *cells, f"{curve.nats_test:.3f}"])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    )
+    return aligned(rows)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import Reference
-from anytime_ar.evaluation.reference import KEPT, Comparison
+from anytime_ar.evaluation.reference import KEPT, SetComparison
 
 WIDTH = 12
 
@@ -104,12 +104,12 @@ def test_near_the_floor_errors_are_on_the_safe_side() -> None:
     assert spread < error < 3 * spread
 
 
-def values_of(found: Comparison) -> tuple[float, ...]:
+def values_of(found: SetComparison) -> tuple[float, ...]:
     quality = found.quality
     return found.fd, quality.kd, quality.precision, quality.recall
 
 
-def errors_of(found: Comparison) -> tuple[float, ...]:
+def errors_of(found: SetComparison) -> tuple[float, ...]:
     quality = found.quality
     assert quality.fd_error is not None
     assert quality.kd_error is not None

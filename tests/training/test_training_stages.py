@@ -1,4 +1,4 @@
-"""What the two stages feed to the loop: truncation schemes, codes that are computed once."""
+"""What autoencoder and prior feed to the loop: truncation schemes, codes that are computed once."""
 
 from __future__ import annotations
 

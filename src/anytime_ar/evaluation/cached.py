@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,17 +46,21 @@ class FeatureCache:
     ) -> Iterator[Tensor]:
         """Features float32 [B, F] of samples, as `extract` gives them; `samples` may be called
         several times, and gives the same batches each time."""
-        path = self._folder / f"{_digest(self._network, samples())}.npy"
+        name, sizes = _digest(self._network, samples())
+        path = self._folder / f"{name}.npy"
         if self._workers.first(lambda: path.is_file()):
-            yield from self._kept(path, samples())
+            rows = np.load(path, mmap_mode="r", allow_pickle=False)
+            for end, size in zip(accumulate(sizes), sizes, strict=True):
+                yield torch.from_numpy(np.array(rows[end - size : end]))
             return
         found: list[Tensor] | None = []
+        room = MOST_BYTES
         for some in self._workers.each(samples(), extract):
             yield some
             if found is not None:
                 found.append(some)
-                if sum(part.nbytes for part in found) > MOST_BYTES:
-                    found = None
+                room -= some.nbytes
+                found = found if room >= 0 else None
         if found and self._workers.rank == 0:
             content = torch.cat(found).numpy()
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,14 +69,6 @@ class FeatureCache:
                 np.lib.format.write_array(file, content, allow_pickle=False)
 
             write_atomically(path, write)
-
-    def _kept(self, path: Path, samples: Iterable[Tensor]) -> Iterator[Tensor]:
-        """What is in the file, as large a batch at a time as the samples are."""
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        at = 0
-        for some in samples:
-            yield torch.from_numpy(np.array(rows[at : at + len(some)]))
-            at += len(some)
 
 
 def _identity(features: FeatureNetwork | ScriptedFeatures) -> str:
@@ -90,10 +87,13 @@ def _identity(features: FeatureNetwork | ScriptedFeatures) -> str:
     return digest.hexdigest()
 
 
-def _digest(network: str, samples: Iterable[Tensor]) -> str:
-    """Of a network and the batches that it is given."""
+def _digest(network: str, samples: Iterable[Tensor]) -> tuple[str, list[int]]:
+    """Of a network and the batches that it is given; and the sizes of these, in which features are
+    given back, as sums round differently in others."""
     digest = hashlib.sha256(network.encode())
+    sizes = []
     for some in samples:
         digest.update(str(tuple(some.shape)).encode())
         digest.update(some.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+        sizes.append(len(some))
+    return digest.hexdigest(), sizes

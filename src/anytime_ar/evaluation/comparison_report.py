@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,22 +15,20 @@ from anytime_ar.evaluation.comparison import (
     compare,
     trace,
 )
-from anytime_ar.evaluation.plots import CONFIDENCE
+from anytime_ar.evaluation.plots import PALETTE, band, png
 from anytime_ar.evaluation.report import distance
 from anytime_ar.files import write_bytes, write_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette, told apart with every common colour blindness.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
 _MARKERS = "os^DvP"
 _DEDICATED = "#000000"
 
 
 def comparison_table(comparison: Comparison) -> str:
-    """Two tables in 80 columns for names of up to 14 characters: sample FD for the same bits, and
-    means over budgets with how many times the first model's they are."""
+    """Tables in 80 columns for names of up to 14 characters: sample FD for the same bits; means
+    over budgets, with how many times the first model's they are; dedicated models, if any."""
     first = comparison.standings[0]
     budgets = sorted({place.budget for some in comparison.standings for place in some.places})
     rows = [["sample FD for bits", *[f"{budget:.3g}" for budget in budgets]]]
@@ -40,14 +37,9 @@ def comparison_table(comparison: Comparison) -> str:
         rows.append([standing.name, *[found.get(budget, "-") for budget in budgets]])
     means = [["mean sample FD", "over bits", "", "over ms", "", "best", "codes"]]
     means += [[standing.name, *_means(standing, first)] for standing in comparison.standings]
-    parts = [_aligned(rows), _aligned(means)]
+    parts = [aligned(rows), aligned(means)]
     if comparison.matches:
-        beside = [["trained for one length, of bits", "its FD", first.name, "ratio"]]
-        beside += [
-            [f"{match.bits:g}", distance(match.dedicated), distance(match.fd), f"{match.ratio:.2f}"]
-            for match in comparison.matches
-        ]
-        parts.append(_aligned(beside))
+        parts.append(aligned(_beside(comparison, "trained for one length, of bits", "its FD")))
     low, high = comparison.bits
     footer = f"Means over {low:g} to {high:g} bits"
     if comparison.ms is not None:
@@ -74,12 +66,7 @@ def comparison_markdown(comparison: Comparison) -> str:
         rows.append([standing.name, *cells, f"{over_bits} {bits_ratio}", f"{over_ms} {ms_ratio}"])
     text = markdown_table(rows)
     if comparison.matches:
-        beside = [["bits", "trained for that length", first.name, "ratio"]]
-        beside += [
-            [f"{match.bits:g}", distance(match.dedicated), distance(match.fd), f"{match.ratio:.2f}"]
-            for match in comparison.matches
-        ]
-        text += "\n" + markdown_table(beside)
+        text += "\n" + markdown_table(_beside(comparison, "bits", "trained for that length"))
     return text
 
 
@@ -99,9 +86,7 @@ def draw_comparison(contenders: Sequence[Contender], dedicated: Dedicated | None
     right.set_xlabel("milliseconds for one sample", fontsize=11)
     handles, labels = left.get_legend_handles_labels()
     right.legend(handles, labels, frameon=False, fontsize=10)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    return picture.getvalue()
+    return png(figure)
 
 
 def write_comparison(
@@ -118,6 +103,15 @@ def write_comparison(
     return comparison
 
 
+def _beside(comparison: Comparison, bits: str, dedicated: str) -> list[list[str]]:
+    """The first model beside those trained for one length; `bits` and `dedicated` are heads."""
+    rows = [[bits, dedicated, comparison.standings[0].name, "ratio"]]
+    for match in comparison.matches:
+        distances = [distance(match.dedicated), distance(match.fd)]
+        rows.append([f"{match.bits:g}", *distances, f"{match.ratio:.2f}"])
+    return rows
+
+
 def _means(standing: Standing, first: Standing) -> list[str]:
     cells = [distance(standing.area_bits), _times(standing.area_bits, first.area_bits)]
     if standing.area_ms is None or first.area_ms is None:
@@ -131,7 +125,8 @@ def _times(value: float, unit: float) -> str:
     return f"({value / unit:.2f}x)" if unit else ""
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows in columns, the first one a head; all but the first column to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
@@ -150,17 +145,13 @@ def _draw(
     axes: Axes, contenders: Sequence[Contender], dedicated: Dedicated | None, axis: Axis
 ) -> None:
     for number, (name, curve) in enumerate(contenders):
-        colour, marker = _COLOURS[number % 6], _MARKERS[number % 6]
+        colour, marker = PALETTE[number % 6], _MARKERS[number % 6]
         at, heights = zip(*trace(curve, axis), strict=True)
         size = 4.5 if len(at) <= 40 else 2.5
         axes.plot(at, heights, f"{marker}-", color=colour, label=name, ms=size, lw=1.8)
-        errors = [point.samples.fd_error if point.samples else None for point in curve.points]
-        if all(error is not None for error in errors):
-            reach = [CONFIDENCE * (error or 0.0) for error in errors]
-            # Such an axis has no place for what is not positive.
-            low = [max(h - r, h / 20) for h, r in zip(heights, reach, strict=True)]
-            high = [h + r for h, r in zip(heights, reach, strict=True)]
-            axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
+        errors = [None if p.samples is None else p.samples.fd_error for p in curve.points]
+        known = zip(at, heights, errors, strict=True)
+        band(axes, [(x, y, error) for x, y, error in known if error is not None], colour)
     if dedicated is not None:
         ends = [trace(curve, axis)[-1] for curve in dedicated.curves]
         at, heights = zip(*sorted(ends), strict=True)

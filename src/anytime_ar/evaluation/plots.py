@@ -18,8 +18,10 @@ CONFIDENCE = 1.96
 """Standard errors on either side that hold 95 %."""
 _COLUMNS = 3
 """Pictures in a row, below the first two."""
-# Okabe and Ito's palette, told apart with every common colour blindness.
-_BLUE, _VERMILION, _GREEN, _ORANGE, _GREY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#555555"
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
+"""Of Okabe and Ito, told apart with every common colour blindness."""
+_BLUE, _VERMILION, _GREEN, _ORANGE, *_ = PALETTE
+_GREY = "#555555"
 
 
 def draw_curve(curve: Curve) -> bytes:
@@ -75,7 +77,7 @@ def draw_curve(curve: Curve) -> bytes:
         _label(axes, measure.title, "")
     if was_read:
         _draw_readings(figure.add_subplot(next(places)), curve)
-    return _png(figure)
+    return png(figure)
 
 
 def draw_code_use(curve: Curve) -> bytes:
@@ -99,10 +101,11 @@ def draw_code_use(curve: Curve) -> bytes:
     _label(right, "Entries that occur", "")
     for axes in (left, right):
         axes.set_xlabel("position of the code", fontsize=11)
-    return _png(figure)
+    return png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The picture as a file."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
     return picture.getvalue()
@@ -136,19 +139,25 @@ def _band(
     what: Literal["samples", "reconstructions"],
     colour: str,
 ) -> None:
-    """95 % of the normal distribution about a Fréchet distance, where its error is known."""
+    """About Fréchet distances, where their errors are known; see `band`."""
     told = []
     for point in points:
         quality = point.samples if what == "samples" else point.reconstructions
         distance = point.fd_sample if what == "samples" else point.fd_reconstruction
         if distance is not None and quality is not None and quality.fd_error is not None:
-            told.append((point.codes, distance, CONFIDENCE * quality.fd_error))
+            told.append((point.codes, distance, quality.fd_error))
+    band(axes, told, colour)
+
+
+def band(axes: Axes, told: Sequence[tuple[float, float, float]], colour: str) -> None:
+    """95 % of the normal distribution about each (place, distance, standard error)."""
     if told:
-        codes, distances, reach = zip(*told, strict=True)
+        places, distances, errors = zip(*told, strict=True)
         # Such an axis has no place for what is not positive.
-        low = [max(d - width, d / 20) for d, width in zip(distances, reach, strict=True)]
-        high = [distance + width for distance, width in zip(distances, reach, strict=True)]
-        axes.fill_between(codes, low, high, color=colour, alpha=0.2, linewidth=0)
+        pairs = list(zip(distances, errors, strict=True))
+        low = [max(distance - CONFIDENCE * error, distance / 20) for distance, error in pairs]
+        high = [distance + CONFIDENCE * error for distance, error in pairs]
+        axes.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
 def _level(axes: Axes, value: float, label: str) -> None:

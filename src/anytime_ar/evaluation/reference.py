@@ -28,7 +28,7 @@ KEPT = 5_000
 random: the first ones of a sorted data set show some classes only."""
 
 
-class Comparison(NamedTuple):
+class SetComparison(NamedTuple):
     """A set of samples beside the reference."""
 
     fd: float
@@ -57,7 +57,7 @@ class Reference:
         self._gaussian = Gaussian(*self._moments.gaussian())
         self._pairs = RealPairs(kept)
 
-    def compare(self, features: Iterable[Tensor], *, paired: bool = False) -> Comparison:
+    def compare(self, features: Iterable[Tensor], *, paired: bool = False) -> SetComparison:
         """How far another set is: features float32 [B, F] at a time.
 
         Args:
@@ -84,7 +84,7 @@ class Reference:
         kd, kd_error = _estimate(pairs.kernel_distance, moments.count)
         precision, precision_error = _share(pairs.near)
         recall, recall_error = _share(pairs.reached)
-        return Comparison(
+        return SetComparison(
             fd,
             SetQuality(
                 fd_error=fd_error,

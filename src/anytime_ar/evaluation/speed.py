@@ -7,7 +7,6 @@ of the same weights for the same rows: what no way of drawing with these weights
 
 from __future__ import annotations
 
-import io
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from anytime_ar.errors import InputError, MissingExtraError
+from anytime_ar.evaluation.plots import png
 from anytime_ar.evaluation.protocols import Progress, silent
 from anytime_ar.sampling import AnytimeModel
 
@@ -216,6 +216,4 @@ def draw_times(timings: Sequence[Timing]) -> bytes:
         axes.set_ylim(0)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    return picture.getvalue()
+    return png(figure)

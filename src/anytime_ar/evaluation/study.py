@@ -23,7 +23,7 @@ from anytime_ar.evaluation.protocols import (
     Split,
     Splits,
 )
-from anytime_ar.evaluation.reference import Comparison, Reference
+from anytime_ar.evaluation.reference import Reference, SetComparison
 from anytime_ar.evaluation.workers import Workers
 
 _TIMED_DRAWS, _MOST_TIMED_DRAWS, _TIMED_S = 5, 100, 0.2
@@ -218,14 +218,14 @@ class Study:
         self._tick("PCA")
         return tuple(PCAPoint(codes=k, mse=errors[k - 1]) for k in budgets if k <= len(errors))
 
-    def compare(self, samples: Iterator[Tensor]) -> Comparison | None:
+    def compare(self, samples: Iterator[Tensor]) -> SetComparison | None:
         """Samples float32 [B, *sample_shape] at a time with the test split, where there are
         features."""
         if self.features is None:
             return None
         return self._compared(self.workers.each(samples, self.features), False)
 
-    def _compared(self, features: Iterator[Tensor | None], paired: bool) -> Comparison | None:
+    def _compared(self, features: Iterator[Tensor | None], paired: bool) -> SetComparison | None:
         """With the test split, where there are features; `paired` if they are made from it."""
         if self.reference is None:
             for _ in features:  # what comes with them is counted all the same

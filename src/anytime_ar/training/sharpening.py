@@ -15,7 +15,7 @@ its gradients at real images keeps the discriminator smooth (Mescheder et al. 20
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from anytime_ar.data import DataSplits
 from anytime_ar.training.config import SharpeningConfig, TrainConfig
 from anytime_ar.training.loop import seeded
 from anytime_ar.training.objectives import Losses
-from anytime_ar.training.stages import reconstruction_errors
+from anytime_ar.training.stages import SampleStage
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -132,8 +132,8 @@ class SharpeningObjective(nn.Module):
         return loss
 
 
-class SharpeningStage:
-    """Trains what decodes, on shuffled, augmented samples, between autoencoder and prior."""
+class SharpeningStage(SampleStage):
+    """Trains what decodes, between autoencoder and prior. Its validation errors rise: the price."""
 
     name = "sharpening"
 
@@ -142,28 +142,12 @@ class SharpeningStage:
     ) -> None:
         options = config.sharpening
         assert options is not None
-        self.data = data
-        self.steps, self.optimizer = options.steps, options.optimizer
-        self.validate_every = max(1, options.steps // 10)
-        self.patience: int | None = None  # no figure says when an image is sharp enough
-        self.ema_decay: float | None = options.ema_decay
+        super().__init__(autoencoder, data, config, options)
         with seeded(config.seed, "discriminator"):
-            self.objective: nn.Module = SharpeningObjective(autoencoder, options)
-        self.batches = data.train.shuffled(options.batch_size, config.seed, config.augmentation)
+            self.objective = SharpeningObjective(autoencoder, options)
 
     def begin(self, fabric: Fabric) -> None:
         """Nothing: the decoder goes on from its weights."""
 
     def batch(self, step: int) -> tuple[Tensor, int]:
         return next(self.batches).data, step
-
-    def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:
-        """See `reconstruction_errors`; they rise, which is the price."""
-        assert isinstance(objective, SharpeningObjective)
-        return reconstruction_errors(objective.autoencoder, self.data.validation, fabric)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.batches.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.batches.load_state_dict(state)

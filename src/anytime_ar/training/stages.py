@@ -1,4 +1,7 @@
-"""The two stages of a run: the ordered autoencoder on samples, then the prior on their codes."""
+"""Stages of a run: the ordered autoencoder on samples, and later the prior on their codes.
+
+Between them the decoder may be sharpened; see `sharpening`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,11 @@ from anytime_ar.data import AugmentationConfig, Batch, DataSplits, Split
 from anytime_ar.data.seeding import generator_for
 from anytime_ar.errors import InputError
 from anytime_ar.prior import Prior
-from anytime_ar.training.config import TrainConfig
+from anytime_ar.training.config import (
+    AutoencoderTrainingConfig,
+    SharpeningConfig,
+    TrainConfig,
+)
 from anytime_ar.training.objectives import AutoencoderObjective, PriorObjective
 
 if TYPE_CHECKING:
@@ -26,8 +33,40 @@ VALIDATION_SAMPLES = 2000
 ENCODE_BATCH = 256
 
 
-class AutoencoderStage:
-    """Trains the autoencoder on shuffled, augmented samples."""
+class SampleStage:
+    """What stages that train an autoencoder on shuffled, augmented samples share."""
+
+    patience: int | None = None  # the last weights, whatever validation says
+    objective: nn.Module
+
+    def __init__(
+        self,
+        autoencoder: OrderedAutoencoder,
+        data: DataSplits,
+        config: TrainConfig,
+        options: AutoencoderTrainingConfig | SharpeningConfig,
+    ) -> None:
+        self.autoencoder, self.data, self.config = autoencoder, data, config
+        self.steps, self.optimizer = options.steps, options.optimizer
+        self.validate_every = max(1, options.steps // 10)
+        self.ema_decay = options.ema_decay
+        self.batches = data.train.shuffled(options.batch_size, config.seed, config.augmentation)
+
+    def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:
+        """See `reconstruction_errors`."""
+        model = objective.autoencoder
+        assert isinstance(model, OrderedAutoencoder)
+        return reconstruction_errors(model, self.data.validation, fabric)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.batches.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.batches.load_state_dict(state)
+
+
+class AutoencoderStage(SampleStage):
+    """Trains the autoencoder."""
 
     name = "autoencoder"
 
@@ -35,13 +74,8 @@ class AutoencoderStage:
         self, autoencoder: OrderedAutoencoder, data: DataSplits, config: TrainConfig
     ) -> None:
         options = config.autoencoder_training
-        self.autoencoder, self.data, self.config = autoencoder, data, config
-        self.steps, self.optimizer = options.steps, options.optimizer
-        self.validate_every = max(1, options.steps // 10)
-        self.patience: int | None = None  # the last weights, whatever validation says
-        self.ema_decay = options.ema_decay
-        self.objective: nn.Module = AutoencoderObjective(autoencoder, options)
-        self.batches = data.train.shuffled(options.batch_size, config.seed, config.augmentation)
+        super().__init__(autoencoder, data, config, options)
+        self.objective = AutoencoderObjective(autoencoder, options)
 
     def begin(self, fabric: Fabric) -> None:
         """Choose the first codebook from code vectors of the untrained encoder."""
@@ -57,17 +91,6 @@ class AutoencoderStage:
 
     def batch(self, step: int) -> tuple[Tensor, float]:
         return next(self.batches).data, step / self.steps
-
-    def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:
-        """See `reconstruction_errors`."""
-        assert isinstance(objective, AutoencoderObjective)
-        return reconstruction_errors(objective.autoencoder, self.data.validation, fabric)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.batches.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.batches.load_state_dict(state)
 
 
 @torch.no_grad()

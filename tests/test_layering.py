@@ -43,7 +43,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Works on any model through its public face, so it names no network, quantizer or prior.
     "evaluation": GROUND | {"data", "card", "bundle", "sampling", "training"},
     # Wraps an injected engine; measured curves reach it as data, in the bundle.
-    "serving": GROUND | {"card", "bundle", "sampling"},
+    # Speaks HTTP: all it shares with the server is the protocol.
+    "client": {"errors"},
+    "serving": GROUND | {"data", "card", "bundle", "sampling"},
     "cli": GROUND
     | MODEL
     | {"data", "card", "bundle", "sampling", "training", "evaluation", "serving", "__init__"},

@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "measure quality and cost at every number of codes",
     "compare": "set the curves of several models side by side",
     "bench": "time codes a second and deadlines on this machine",
+    "serve": "serve models over HTTP, with a web page",
     "sample": "draw pictures by codes, by seconds, by quality, or until Ctrl-C",
     "refine": "go on with a draw that was saved or interrupted",
     "encode": "turn pictures into codes",

@@ -10,7 +10,6 @@ from anytime_ar.sampling.loading import load
 from anytime_ar.sampling.model import AnytimeModel
 from anytime_ar.sampling.noise import row_noise
 from anytime_ar.sampling.options import BudgetOptions, DrawOptions
-from anytime_ar.sampling.shared import Finished, SharedDraws
 from anytime_ar.sampling.state import DrawState, Preview
 
 __all__ = [
@@ -22,9 +21,7 @@ __all__ = [
     "DecodeBatch",
     "DrawOptions",
     "DrawState",
-    "Finished",
     "Preview",
-    "SharedDraws",
     "choose_device",
     "load",
     "row_noise",

@@ -112,6 +112,30 @@ def codes_for(quality: float, curve: Curve | None) -> int:
     )
 
 
+def quality_of(codes: int, curve: Curve | None) -> float | None:
+    """The share of full quality that a number of codes has, as `codes_for` counts it.
+
+    Args:
+        codes: 1..L; between two that were measured, the lower one counts.
+        curve: of the model.
+
+    Returns:
+        In [0, 1]; None where it was not measured.
+    """
+    if curve is None or curve.points[-1].codes != curve.code_length:
+        return None
+    reached = [point for point in curve.points if point.codes <= codes]
+    full = curve.points[-1]
+    if not reached:
+        return None
+    loss, best = reached[-1].fd_sample, full.fd_sample
+    if any(point.fd_sample is None for point in curve.points):
+        loss, best = reached[-1].mse, full.mse
+    assert loss is not None
+    assert best is not None
+    return 1.0 if loss <= best else best / loss
+
+
 @dataclass(frozen=True)
 class Limit:
     """A budget settled for one model: what the decode loop asks before every code."""

@@ -37,10 +37,11 @@ class Times:
 
     Args:
         seconds: earlier observations, oldest first.
+        window: how many are remembered.
     """
 
-    def __init__(self, seconds: Iterable[float] = ()) -> None:
-        self._recent = deque(seconds, maxlen=_WINDOW)
+    def __init__(self, seconds: Iterable[float] = (), *, window: int = _WINDOW) -> None:
+        self._recent = deque(seconds, maxlen=window)
         self._sorted = sorted(self._recent)
 
     def __len__(self) -> int:
@@ -49,7 +50,7 @@ class Times:
     def add(self, seconds: float) -> None:
         """Take note of one more."""
         # Kept in order as they come: a draw adds one and asks for quantiles at every step.
-        if len(self._recent) == _WINDOW:
+        if len(self._recent) == self._recent.maxlen:
             del self._sorted[bisect.bisect_left(self._sorted, self._recent[0])]
         self._recent.append(seconds)
         bisect.insort(self._sorted, seconds)

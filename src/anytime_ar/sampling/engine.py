@@ -79,7 +79,7 @@ class Engine:
 
     def most_rows(self, plan: Plan) -> int:
         """How many rows of a plan are drawn together at most."""
-        places = self._places(plan) // len(plan)
+        places = plan.places // len(plan)
         return max(1, min(ROWS_AT_ONCE, CACHE_BYTES // (places * self.decoder.row_bytes)))
 
     def warm_up(self, make_plan: Callable[[], Plan]) -> Costs:
@@ -115,7 +115,7 @@ class Engine:
 
     def _key(self, plan: Plan) -> str:
         """What the times of a plan depend on."""
-        rows = f"{self._places(plan)}/{len(plan)}"
+        rows = f"{plan.places}/{len(plan)}"
         return f"{self.fingerprint()}/{describe(self.decoder)}/{rows}"
 
     def run(
@@ -239,12 +239,8 @@ class Engine:
                 pace.finished(taken_s)
 
     def _start(self, plan: Plan, codes: Tensor | None) -> tuple[DecodeBatch, list[int]]:
-        batch = DecodeBatch(self.decoder, self._places(plan))
+        batch = DecodeBatch(self.decoder, plan.places)
         return batch, batch.join(plan.noise, plan.labels, plan.choice, codes)
-
-    def _places(self, plan: Plan) -> int:
-        """Rows of the batch that a plan takes."""
-        return len(plan) * (2 if plan.labels is not None and plan.choice.guided else 1)
 
 
 def describe(decoder: Decoder[Any]) -> str:

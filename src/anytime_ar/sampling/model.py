@@ -31,7 +31,6 @@ from anytime_ar.sampling.options import (
     pauses_of,
 )
 from anytime_ar.sampling.plan import Label, Plan, label_numbers
-from anytime_ar.sampling.shared import SharedDraws
 from anytime_ar.sampling.state import DrawState, Preview, draw_previews
 
 LOGITS_AT_ONCE = 2**25
@@ -223,20 +222,10 @@ class AnytimeModel:
         """The shortest `deadline_s` that draws of n samples can be relied on to keep here."""
         return self._costs(n, guidance).deadline_s(min_codes)
 
-    def share(self, capacity: int) -> SharedDraws:
-        """An empty batch for up to `capacity` samples, to which draws come and go; see `plan`.
-
-        Raises:
-            InputError: the capacity is not positive.
-        """
-        if capacity < 1:
-            raise InputError(f"capacity={capacity} has room for nothing; pass at least 1")
-        return SharedDraws(self.engine, capacity, lambda n: self.plan(n, seed=0)[0])
-
     def plan(self, n: int = 1, **options: Unpack[DrawOptions]) -> tuple[Plan, Budget]:
         """The checked form of a draw: what its codes depend on, and when it ends.
 
-        `model.share(64).join(*model.plan(2, label="seven", codes=9))` lets a draw join a batch.
+        A `DecodeBatch` draws the rows of many plans together; a server does.
 
         Raises:
             InputError, TypeError: as `sample`.

@@ -70,6 +70,11 @@ class Plan:
     def __len__(self) -> int:
         return len(self.noise)
 
+    @property
+    def places(self) -> int:
+        """Rows of a batch that it takes: a guided sample is drawn with its label and without."""
+        return len(self) * (2 if self.labels is not None and self.choice.guided else 1)
+
     def rows(self, start: int, stop: int) -> Plan:
         """Some of its rows."""
         labels = None if self.labels is None else self.labels[start:stop]

@@ -1,0 +1,95 @@
+"""Serve models over HTTP, with a web page: latency promises are kept under load by drawing fewer
+codes.
+
+`anytime serve mnist` listens at http://127.0.0.1:8000; `anytime serve a=runs/a/bundle mnist` serves
+two models under the names a and mnist. With `--api_key_file`, whose lines are `NAME KEY`, every
+request but /livez needs a key. SIGTERM answers all that is under way, then ends.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from anytime_ar.cli.options import add_device, add_precision
+from anytime_ar.cli.parser import Parser, read_config
+from anytime_ar.errors import InputError, MissingExtraError
+from anytime_ar.sampling import AnytimeModel, load
+
+
+def add_arguments(parser: Parser) -> None:
+    try:
+        from anytime_ar.serving.server import ServerConfig
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"serving needs {error.name}; install it: pip install 'anytime-ar[serve]'"
+        ) from error
+    parser.add_argument("models", nargs="+", help="shipped name, folder, or Hub id; or NAME=WHICH")
+    parser.add_class_arguments(ServerConfig, as_group=False)
+    parser.add_argument("--api_key_file", type=Path | None, help="lines of NAME KEY")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=max(1, (os.cpu_count() or 1) - 1),
+        help="cores that draw; default: all but one",
+    )
+    add_precision(parser)
+    add_device(parser)
+
+
+def run(arguments: Namespace) -> None:
+    import torch
+
+    from anytime_ar.serving.guard import key_digest
+    from anytime_ar.serving.logs import log_event, log_to_stderr
+    from anytime_ar.serving.server import ServerConfig, serve
+
+    if arguments.threads < 1:
+        raise InputError(f"threads={arguments.threads} draws nothing; pass at least 1")
+    config = read_config(ServerConfig, arguments)
+    keys = None
+    if arguments.api_key_file is not None:
+        keys = {key_digest(key): name for name, key in _keys(arguments.api_key_file)}
+    torch.set_num_threads(arguments.threads)
+    models = _load_all(arguments)
+    log_to_stderr()
+
+    def listening(url: str) -> None:
+        print(f"anytime: serving {', '.join(models)} at {url}", flush=True)
+        log_event("listening", url=url, models=[*models], threads=arguments.threads)
+
+    serve(models, config, keys=keys, listening=listening)
+
+
+def _load_all(arguments: Namespace) -> dict[str, AnytimeModel]:
+    models: dict[str, AnytimeModel] = {}
+    for which in arguments.models:
+        given, equals, where = which.partition("=")
+        name = given if equals else Path(which).name
+        if name in models:
+            raise InputError(f"two models are called {name!r}; name one of them: NAME={which}")
+        models[name] = load(where or which, device=arguments.device, precision=arguments.precision)
+    return models
+
+
+def _keys(path: Path) -> list[tuple[str, str]]:
+    """Names and keys of a file; lines that are empty or begin with # are left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}; pass a text file") from error
+    pairs = []
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        if len(words) != 2:
+            raise InputError(f"{path}, line {number}: expected NAME KEY, got {len(words)} words")
+        pairs.append((words[0], words[1]))
+    if not pairs:
+        raise InputError(f"{path}: holds no keys; write lines of NAME KEY")
+    if len({key for _, key in pairs}) < len(pairs):
+        raise InputError(f"{path}: two clients have the same key; give each its own")
+    return pairs

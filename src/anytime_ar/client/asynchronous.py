@@ -1,0 +1,170 @@
+"""The client for programs that do other things meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+
+from anytime_ar.client import protocol
+from anytime_ar.client.protocol import Ask, Call, Drawn, Encoded, Events, Reply, Sampled
+from anytime_ar.client.synchronous import reply_of
+
+
+class AsyncClient:
+    """As `Client`, to be awaited.
+
+    Args:
+        url: of the server.
+        key: that it knows the client by; None: it asks for none.
+        transport: of httpx; None: the network.
+        clock: gives seconds.
+        sleep: waits some.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self._http = httpx.AsyncClient(
+            base_url=url, headers=headers, transport=transport, timeout=None
+        )
+        self._clock, self._sleep = clock, sleep
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._http.aclose()
+
+    async def sample(self, n: int = 1, *, within_s: float | None = None, **options: Any) -> Sampled:
+        """Draw n samples.
+
+        Args:
+            n: number of samples.
+            within_s: seconds for the whole call, of which the server is told what is left at each
+                try; None: no deadline, and no second try.
+            options: `model`, `label`, `seed`, `first`, `codes`, `quality`, `min_codes`,
+                `min_quality`, `temperature`, `top_k`, `top_p`, `guidance`, `with_codes`, `id`; see
+                the server's /openapi.json.
+
+        Raises:
+            RequestFailed: there are no samples, and why.
+        """
+        body = protocol.request_body(n=n, **options)
+        return protocol.sampled(await self._draw("/v1/samples", body, within_s))
+
+    async def refine(self, id: str, *, within_s: float | None = None, **options: Any) -> Sampled:
+        """Go on with a draw; as `sample`."""
+        body = protocol.request_body(**options)
+        return protocol.sampled(await self._draw(f"/v1/samples/{id}/refine", body, within_s))
+
+    async def stream(self, n: int = 1, **options: Any) -> AsyncIterator[Drawn]:
+        """Draw n samples with previews, the last of which is a `Sampled`. Closing the iterator
+        stops the draw.
+
+        Args:
+            n: number of samples.
+            options: as of `sample`, and `deadline_ms` and `previews_per_s`.
+
+        Raises:
+            RequestFailed: at an item: there are no samples, or no more of them.
+        """
+        async for item in self._stream("/v1/samples", protocol.request_body(n=n, **options)):
+            yield item
+
+    async def stream_refined(self, id: str, **options: Any) -> AsyncIterator[Drawn]:
+        """Go on with a draw; as `stream`."""
+        body = protocol.request_body(**options)
+        async for item in self._stream(f"/v1/samples/{id}/refine", body):
+            yield item
+
+    async def stop(self, id: str) -> None:
+        """Stop a draw, whose own call returns what it has; or forget one that has ended."""
+        await self._run(
+            protocol.calling("DELETE", f"/v1/samples/{id}", within_s=None, clock=self._clock)
+        )
+
+    async def encode(self, samples: npt.ArrayLike, *, model: str | None = None) -> Encoded:
+        """Codes of samples, float32 [B, *sample_shape] in [-1, 1]."""
+        body = protocol.encode_body(samples, model)
+        return protocol.encoded(await self._post("/v1/encode", body))
+
+    async def decode(
+        self, codes: Sequence[Sequence[int]] | npt.NDArray[Any], *, model: str | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Samples of any prefix of codes, [B, k]: float32 [B, *sample_shape]."""
+        return protocol.decoded(await self._post("/v1/decode", protocol.decode_body(codes, model)))
+
+    async def models(self) -> list[dict[str, Any]]:
+        """What is served: names, shapes, labels, measured curves."""
+        call = protocol.calling("GET", "/v1/models", within_s=None, clock=self._clock)
+        models: list[dict[str, Any]] = (await self._run(call))["models"]
+        return models
+
+    async def _post(self, path: str, body: dict[str, Any]) -> Any:
+        call = protocol.calling("POST", path, body, within_s=None, clock=self._clock)
+        return await self._run(call)
+
+    async def _draw(self, path: str, body: dict[str, Any], within_s: float | None) -> Any:
+        call = protocol.calling(
+            "POST", path, body, within_s=within_s, clock=self._clock, to_deadline=True
+        )
+        return await self._run(call)
+
+    async def _run(self, call: Call) -> Any:
+        reply: Reply | None = None
+        while True:
+            try:
+                step = call.send(reply)
+            except StopIteration as end:
+                return end.value
+            if isinstance(step, Ask):
+                reply = await self._send(step)
+            else:
+                await self._sleep(step.seconds)
+                reply = None
+
+    async def _send(self, ask: Ask) -> Reply:
+        try:
+            response = await self._http.request(
+                ask.method, ask.path, json=ask.body, timeout=ask.timeout_s
+            )
+        except httpx.TransportError as error:
+            return Reply(0, f"{self._http.base_url}: {error or type(error).__name__}")
+        return reply_of(response)
+
+    async def _stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[Drawn]:
+        events = Events()
+        try:
+            async with self._http.stream("POST", path, json={**body, "stream": True}) as response:
+                if response.status_code != 200:
+                    await response.aread()
+                    raise protocol.failure(reply_of(response))
+                async for line in response.aiter_lines():
+                    for item in events.take(line):
+                        yield item
+        except httpx.TransportError as error:
+            raise protocol.failure(Reply(0, str(error))) from error
+        events.end()

@@ -1,0 +1,166 @@
+"""The client for programs that wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+
+from anytime_ar.client import protocol
+from anytime_ar.client.protocol import Ask, Call, Drawn, Encoded, Events, Reply, Sampled
+
+
+class Client:
+    """Talks to one server.
+
+    Args:
+        url: of the server.
+        key: that it knows the client by; None: it asks for none.
+        transport: of httpx; None: the network.
+        clock: gives seconds.
+        sleep: waits some.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        transport: httpx.BaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self._http = httpx.Client(base_url=url, headers=headers, transport=transport, timeout=None)
+        self._clock, self._sleep = clock, sleep
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    def sample(self, n: int = 1, *, within_s: float | None = None, **options: Any) -> Sampled:
+        """Draw n samples.
+
+        Args:
+            n: number of samples.
+            within_s: seconds for the whole call, of which the server is told what is left at each
+                try; None: no deadline, and no second try.
+            options: `model`, `label`, `seed`, `first`, `codes`, `quality`, `min_codes`,
+                `min_quality`, `temperature`, `top_k`, `top_p`, `guidance`, `with_codes`, `id`; see
+                the server's /openapi.json.
+
+        Raises:
+            RequestFailed: there are no samples, and why.
+        """
+        body = protocol.request_body(n=n, **options)
+        return protocol.sampled(self._draw("/v1/samples", body, within_s))
+
+    def refine(self, id: str, *, within_s: float | None = None, **options: Any) -> Sampled:
+        """Go on with a draw; as `sample`."""
+        body = protocol.request_body(**options)
+        return protocol.sampled(self._draw(f"/v1/samples/{id}/refine", body, within_s))
+
+    def stream(self, n: int = 1, **options: Any) -> Iterator[Drawn]:
+        """Draw n samples with previews, the last of which is a `Sampled`. Closing the iterator
+        stops the draw.
+
+        Args:
+            n: number of samples.
+            options: as of `sample`, and `deadline_ms` and `previews_per_s`.
+
+        Raises:
+            RequestFailed: at an item: there are no samples, or no more of them.
+        """
+        yield from self._stream("/v1/samples", protocol.request_body(n=n, **options))
+
+    def stream_refined(self, id: str, **options: Any) -> Iterator[Drawn]:
+        """Go on with a draw; as `stream`."""
+        yield from self._stream(f"/v1/samples/{id}/refine", protocol.request_body(**options))
+
+    def stop(self, id: str) -> None:
+        """Stop a draw, whose own call returns what it has; or forget one that has ended."""
+        self._run(protocol.calling("DELETE", f"/v1/samples/{id}", within_s=None, clock=self._clock))
+
+    def encode(self, samples: npt.ArrayLike, *, model: str | None = None) -> Encoded:
+        """Codes of samples, float32 [B, *sample_shape] in [-1, 1]."""
+        body = protocol.encode_body(samples, model)
+        return protocol.encoded(self._post("/v1/encode", body))
+
+    def decode(
+        self, codes: Sequence[Sequence[int]] | npt.NDArray[Any], *, model: str | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Samples of any prefix of codes, [B, k]: float32 [B, *sample_shape]."""
+        return protocol.decoded(self._post("/v1/decode", protocol.decode_body(codes, model)))
+
+    def models(self) -> list[dict[str, Any]]:
+        """What is served: names, shapes, labels, measured curves."""
+        call = protocol.calling("GET", "/v1/models", within_s=None, clock=self._clock)
+        models: list[dict[str, Any]] = self._run(call)["models"]
+        return models
+
+    def _post(self, path: str, body: dict[str, Any]) -> Any:
+        call = protocol.calling("POST", path, body, within_s=None, clock=self._clock)
+        return self._run(call)
+
+    def _draw(self, path: str, body: dict[str, Any], within_s: float | None) -> Any:
+        call = protocol.calling(
+            "POST", path, body, within_s=within_s, clock=self._clock, to_deadline=True
+        )
+        return self._run(call)
+
+    def _run(self, call: Call) -> Any:
+        reply: Reply | None = None
+        while True:
+            try:
+                step = call.send(reply)
+            except StopIteration as end:
+                return end.value
+            if isinstance(step, Ask):
+                reply = self._send(step)
+            else:
+                self._sleep(step.seconds)
+                reply = None
+
+    def _send(self, ask: Ask) -> Reply:
+        try:
+            response = self._http.request(
+                ask.method, ask.path, json=ask.body, timeout=ask.timeout_s
+            )
+        except httpx.TransportError as error:
+            return Reply(0, f"{self._http.base_url}: {error or type(error).__name__}")
+        return reply_of(response)
+
+    def _stream(self, path: str, body: dict[str, Any]) -> Iterator[Drawn]:
+        events = Events()
+        try:
+            with self._http.stream("POST", path, json={**body, "stream": True}) as response:
+                if response.status_code != 200:
+                    response.read()
+                    raise protocol.failure(reply_of(response))
+                for line in response.iter_lines():
+                    yield from events.take(line)
+        except httpx.TransportError as error:
+            raise protocol.failure(Reply(0, str(error))) from error
+        events.end()
+
+
+def reply_of(response: httpx.Response) -> Reply:
+    """An answer of httpx."""
+    wait = response.headers.get("Retry-After", "")
+    return Reply(response.status_code, response.text, float(wait) if wait.isdigit() else None)

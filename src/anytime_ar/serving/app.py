@@ -1,0 +1,242 @@
+"""The HTTP API, version 1, as a FastAPI application."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Body, FastAPI, Path, Request
+from fastapi.sse import format_sse_event
+from starlette.responses import Response, StreamingResponse
+
+from anytime_ar.serving.call import Call
+from anytime_ar.serving.computing import Computing
+from anytime_ar.serving.draws import Draws
+from anytime_ar.serving.failures import answer_failures, error_body
+from anytime_ar.serving.jobs import Refused
+from anytime_ar.serving.media import MEDIA_TYPES
+from anytime_ar.serving.page import page_routes
+from anytime_ar.serving.schema import (
+    DecodeAnswer,
+    DecodeRequest,
+    Drawn,
+    EncodeAnswer,
+    EncodeRequest,
+    ErrorAnswer,
+    ModelsAnswer,
+    RefineRequest,
+    SampleAnswer,
+    SampleId,
+    SampleRequest,
+)
+from anytime_ar.serving.served import Models
+from anytime_ar.serving.watch import Watch, watch_routes
+
+MOST_BODY_BYTES = 64 * 2**20
+_KEEP_ALIVE_S = 15.0
+_T = TypeVar("_T")
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": what}
+    for status, what in {
+        401: "The server wants a key, and this is none of them.",
+        404: "There is no such model, or no such draw (any more).",
+        409: "The id is taken, the draw is under way, or it was stopped before its first code.",
+        413: "The body is too large.",
+        422: "The request is wrong, or cannot be met by this model.",
+        431: "The headers are too large.",
+        503: "Not even the least fits now, the server is going down, or the model is broken.",
+        504: "The deadline passed before there were as many codes as the request needs.",
+    }.items()
+}
+_DRAWN: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Samples: as JSON; as the bytes of one, with its figures in headers, where "
+        "`Accept` names its media type; or as server-sent events `preview`, `done` and `error`, "
+        "where `stream` is true.",
+        "content": {
+            "text/event-stream": {},
+            **{kind: {} for kind in MEDIA_TYPES.values()},
+        },
+    }
+}
+
+
+def build_app(models: Models, draws: Draws, computing: Computing, watch: Watch) -> FastAPI:
+    """The application.
+
+    Args:
+        models: that are served.
+        draws: samples.
+        computing: encodes and decodes.
+        watch: what is going on, for operators.
+    """
+    app = FastAPI(
+        title="anytime-ar",
+        version="1",
+        description="Samples that can be cut off after any number of codes.",
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+        max_body_size=MOST_BODY_BYTES,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    answer_failures(app)
+    app.include_router(_routes(models, draws, computing))
+    app.include_router(watch_routes(watch))
+    app.include_router(page_routes())
+    return app
+
+
+def _routes(models: Models, draws: Draws, computing: Computing) -> APIRouter:
+    routes = APIRouter(prefix="/v1", responses=_ERRORS)
+
+    @routes.post("/samples", response_model=SampleAnswer, responses=_DRAWN)
+    async def sample(request: Request, body: SampleRequest) -> Response:
+        """Draw samples, with as many codes as deadline and load allow."""
+        wanted = _wanted_media(request)
+        if wanted is not None and body.format is None:
+            body = body.model_copy(update={"format": wanted})
+        drawing = draws.sample(body, _call(request))
+        return await _answer(request, drawing, stream=body.stream, as_bytes=wanted is not None)
+
+    @routes.post("/samples/{id}/refine", response_model=SampleAnswer, responses=_DRAWN)
+    async def refine(
+        request: Request,
+        id: SampleId,
+        body: Annotated[RefineRequest, Body()] = RefineRequest(),  # noqa: B008 - it is frozen
+    ) -> Response:
+        """Go on with a draw that has ended; its samples sharpen."""
+        wanted = _wanted_media(request)
+        if wanted is not None and body.format is None:
+            body = body.model_copy(update={"format": wanted})
+        drawing = draws.refine(id, body, _call(request))
+        return await _answer(request, drawing, stream=body.stream, as_bytes=wanted is not None)
+
+    @routes.delete(
+        "/samples/{id}",
+        response_model=SampleAnswer,
+        responses={204: {"description": "It had ended, and is forgotten."}},
+    )
+    async def stop(request: Request, id: Annotated[SampleId, Path()]) -> Response:
+        """Stop a draw and return what it has; forget one that has ended."""
+        answer = await draws.stop(id, _call(request))
+        return Response(status_code=204) if answer is None else _json(answer)
+
+    @routes.post("/encode", response_model=EncodeAnswer)
+    async def encode(request: Request, body: EncodeRequest) -> Response:
+        """Turn samples into codes, coarse to fine."""
+        return _json(await _unless_left(request, computing.encode(body, _call(request))))
+
+    @routes.post("/decode", response_model=DecodeAnswer)
+    async def decode(request: Request, body: DecodeRequest) -> Response:
+        """Turn codes, or any prefix of them, into samples."""
+        return _json(await _unless_left(request, computing.decode(body, _call(request))))
+
+    @routes.get("/models")
+    async def list_models() -> ModelsAnswer:
+        """What is served: shapes, labels, and measured quality against codes."""
+        return models.describe()
+
+    return routes
+
+
+def _call(request: Request) -> Call:
+    call: Call = request.state.call
+    return call
+
+
+def _json(answer: Any) -> Response:
+    return Response(answer.model_dump_json(), media_type="application/json")
+
+
+def _wanted_media(request: Request) -> str | None:
+    """The format whose media type the client accepts by name."""
+    accepted = [part.split(";")[0].strip() for part in request.headers.get("accept", "").split(",")]
+    return next((name for name, kind in MEDIA_TYPES.items() if kind in accepted), None)
+
+
+async def _answer(
+    request: Request, drawing: AsyncGenerator[Drawn], *, stream: bool, as_bytes: bool
+) -> Response:
+    if stream:
+        first = await _unless_left(request, anext(drawing))  # a refusal is still an HTTP status
+        return StreamingResponse(
+            _events(first, drawing, _call(request)),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        )
+    answer = await _unless_left(request, _last(drawing))
+    if as_bytes and answer.n == 1:
+        return _bytes(answer)
+    return _json(answer)
+
+
+async def _last(drawing: AsyncGenerator[Drawn]) -> SampleAnswer:
+    async for answer in drawing:
+        if isinstance(answer, SampleAnswer):
+            return answer
+    raise AssertionError("a draw ends with an answer or an error")
+
+
+async def _unless_left(request: Request, work: Awaitable[_T]) -> _T:
+    """Do some work until the client leaves."""
+    task = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Refused("cancelled", "the client has left")
+        return task.result()
+    finally:
+        leaving.cancel()
+        task.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _events(first: Drawn, drawing: AsyncGenerator[Drawn], call: Call) -> AsyncIterator[bytes]:
+    """Server-sent events of a draw, the last of which is `done` or `error`, exactly once."""
+    pending: asyncio.Future[Drawn] | None = None
+    try:
+        yield _event("done" if isinstance(first, SampleAnswer) else "preview", first)
+        last = first
+        while not isinstance(last, SampleAnswer):
+            pending = asyncio.ensure_future(anext(drawing))
+            while not (await asyncio.wait({pending}, timeout=_KEEP_ALIVE_S))[0]:
+                yield format_sse_event(comment="still drawing", data_str=None)
+            try:
+                last = pending.result()
+            except Refused as refused:
+                call.error = refused.reason
+                yield _event("error", error_body(refused.reason, str(refused), refused.retry_s))
+                return
+            yield _event("done" if isinstance(last, SampleAnswer) else "preview", last)
+    finally:
+        if pending is not None and not pending.done():
+            pending.cancel()
+        else:
+            await drawing.aclose()
+
+
+def _event(name: str, data: Any) -> bytes:
+    return format_sse_event(event=name, data_str=data.model_dump_json())
+
+
+def _bytes(answer: SampleAnswer) -> Response:
+    timing = answer.timing
+    headers = {
+        "Anytime-Id": answer.id,
+        "Anytime-Model": answer.model,
+        "Anytime-Seed": str(answer.seed),
+        "Anytime-Codes": f"{answer.codes_drawn}/{answer.code_length}",
+        "Anytime-Stop-Reason": answer.stop_reason,
+        "Server-Timing": f"queue;dur={timing.queue_ms}, sampling;dur={timing.sampling_ms}, "
+        f"decode;dur={timing.decode_ms}",
+    }
+    content = base64.b64decode(answer.samples[0])
+    return Response(content, media_type=MEDIA_TYPES[answer.format], headers=headers)

@@ -1,0 +1,168 @@
+"""What work takes here and now: how long steps and decodes will be, learned while serving.
+
+At the start a few steps are timed, at several numbers of rows and positions, and give the shape: a
+step costs something by itself, something for each row, and more the longer the row's past is. From
+then on every step and decode tells by what factor the machine is off that shape, so that an
+estimate that was wrong from the start, or a machine that slowed down, is put right within a few
+steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls  # type: ignore[import-untyped]
+
+from anytime_ar.sampling.costs import Times
+
+_MANY = 1024
+_RECENT = 5
+_LATEST = 2
+_REMEMBERED = 1024
+_RARE = 0.997
+"""Delays that are rarer than this are not provided for."""
+
+
+class Drift:
+    """The factor by which something takes longer than estimated, and what it is delayed by now and
+    then.
+
+    The factor follows a slower machine within two observations, as deadlines depend on it, and a
+    faster one within three, so that a single quick one does not raise hopes. Delays are seconds:
+    another process that takes the core does not care how long a step is.
+
+    Args:
+        factor: to begin with.
+    """
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self._recent = deque([factor], maxlen=_RECENT)
+        self._delays = Times([0.0], window=_REMEMBERED)
+
+    @property
+    def factor(self) -> float:
+        """To be expected."""
+        recent = sorted(self._recent)
+        latest = list(self._recent)[-_LATEST:]
+        return max(recent[(len(recent) - 1) // 2], sum(latest) / len(latest))
+
+    @property
+    def delay_s(self) -> float:
+        """To be provided for."""
+        return self._delays.quantile(_RARE)
+
+    def add(self, estimated_s: float, seconds: float) -> None:
+        """Take note of what something took that the shape says takes `estimated_s`."""
+        self._delays.add(max(0.0, seconds - estimated_s * self.factor))
+        self._recent.append(seconds / estimated_s)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a step, or a decode, takes on a machine that nothing disturbs, in seconds."""
+
+    step_s: float
+    """By itself."""
+    row_s: float
+    """For each row."""
+    past_s: float
+    """For each code that a row already has."""
+
+    @classmethod
+    def fit(cls, observed: Sequence[tuple[int, int, float]]) -> Shape:
+        """The shape nearest to observations of (rows, codes that they have together, seconds)."""
+        rows, past, seconds = np.array(observed, dtype=float).T
+        # Relative errors: the steps of a few rows count as much as those of many.
+        terms = np.stack([np.ones_like(rows), rows, past], 1) / seconds[:, None]
+        (step_s, row_s, past_s), _ = nnls(terms, np.ones_like(seconds))
+        return cls(float(step_s), float(row_s), float(past_s))
+
+    @property
+    def comfort(self) -> int:
+        """Rows from which on a further one makes a step slower by what it adds, but for a tenth."""
+        if self.row_s == 0:
+            return _MANY
+        return max(1, min(_MANY, math.ceil(10 * self.step_s / self.row_s)))
+
+    def seconds(self, rows: int, past: int = 0) -> float:
+        """Of one step of some rows that have `past` codes together."""
+        return self.step_s + self.row_s * rows + self.past_s * past
+
+
+class Costs:
+    """What steps and decodes of one model take.
+
+    Args:
+        step: of the prior, by rows.
+        decode: of the autoencoder, by samples.
+        places: rows that the batch has room for.
+    """
+
+    def __init__(self, step: Shape, decode: Shape, places: int) -> None:
+        self._step, self._decode, self.places = step, decode, places
+        self.steps, self.decodes = Drift(), Drift()
+
+    @property
+    def comfort(self) -> int:
+        """Rows beyond which more of them at once bring nothing."""
+        return min(self.places, self._step.comfort)
+
+    @property
+    def decoded_at_once(self) -> int:
+        """Samples up to which decodes are quicker together: of more, the first ones would wait for
+        the last."""
+        return self._decode.comfort
+
+    @property
+    def delay_s(self) -> float:
+        """By how much a step and a decode may be late together: each now and then, hardly ever
+        both."""
+        return max(self.steps.delay_s, self.decodes.delay_s)
+
+    def step_s(self, rows: int, past: int) -> float:
+        """A step of some rows that have `past` codes together."""
+        return self._step.seconds(rows, past) * self.steps.factor
+
+    def stepped(self, rows: int, past: int, seconds: float) -> None:
+        """Take note of what a step took."""
+        self.steps.add(self._step.seconds(rows, past), seconds)
+
+    def work_s(self, rows: int, drawn: int, codes: int) -> float:
+        """What it takes of the machine's time to bring rows from `drawn` to `codes` codes, as part
+        of a batch that is full."""
+        more = max(0, codes - drawn)
+        past = more * (drawn + codes - 1) / 2  # summed over the steps
+        each_s = self._step.row_s + self._step.step_s / self.comfort
+        return rows * (more * each_s + past * self._step.past_s) * self.steps.factor
+
+    def decode_s(self, samples: int) -> float:
+        """A decode of some samples."""
+        return self._decode.seconds(samples) * self.decodes.factor
+
+    def decoded(self, samples: int, seconds: float) -> None:
+        """Take note of what a decode took."""
+        self.decodes.add(self._decode.seconds(samples), seconds)
+
+
+class Responses:
+    """What it takes from decoded samples to the end of the response that brings them."""
+
+    def __init__(self) -> None:
+        self._shape, self._drift = Shape(0.0005, 0.0001, 0), Drift()
+
+    @property
+    def delay_s(self) -> float:
+        """By how much it may be late."""
+        return self._drift.delay_s
+
+    def usual_s(self, samples: int) -> float:
+        """Seconds to be kept for a response with some samples."""
+        return self._shape.seconds(samples) * self._drift.factor
+
+    def add(self, samples: int, seconds: float) -> None:
+        """Take note of what one took."""
+        self._drift.add(self._shape.seconds(samples), seconds)

@@ -1,0 +1,121 @@
+"""Errors as the clients of the HTTP API see them: one form for all."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from anytime_ar.errors import InputError
+from anytime_ar.serving.call import Call
+from anytime_ar.serving.draws import Conflict
+from anytime_ar.serving.jobs import Reason, Refused
+from anytime_ar.serving.schema import ErrorAnswer, ErrorBody, ErrorCode
+from anytime_ar.serving.served import Missing
+
+STATUS: dict[Reason, int] = {
+    "overloaded": 503,
+    "draining": 503,
+    "broken": 503,
+    "deadline": 504,
+    "cancelled": 409,
+}
+"""HTTP status by the reason why there is no sample."""
+_HTTP: dict[int, tuple[ErrorCode, str]] = {
+    404: ("not_found", "there is nothing here; see /openapi.json for what there is"),
+    405: ("not_allowed", "this path has other methods; see /openapi.json"),
+    413: ("too_large", "the body is larger than the server takes; send less at once"),
+}
+_MOST_DETAILS = 8
+_LONGEST = 200
+"""Characters of a message of others that are passed on."""
+_log = logging.getLogger(__name__)
+
+
+def error_body(
+    code: ErrorCode,
+    message: str,
+    retry_s: float | None = None,
+    details: list[dict[str, Any]] | None = None,
+) -> ErrorAnswer:
+    """What a client is told."""
+    return ErrorAnswer(
+        error=ErrorBody(code=code, message=message, retry_after_s=retry_s, details=details)
+    )
+
+
+def error_response(
+    status: int,
+    code: ErrorCode,
+    message: str,
+    *,
+    retry_s: float | None = None,
+    details: list[dict[str, Any]] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """An error as the answer to a request."""
+    retry = {} if retry_s is None else {"Retry-After": str(max(1, math.ceil(retry_s)))}
+    body = error_body(code, message, retry_s, details)
+    return Response(
+        body.model_dump_json(),
+        status,
+        media_type="application/json",
+        headers={**retry, **(headers or {})},
+    )
+
+
+def answer_failures(app: FastAPI) -> None:
+    """Let an application answer errors in our form, and tell the log of them."""
+
+    def noted(request: Request, code: str) -> None:
+        call: Call = request.state.call
+        call.error = code
+
+    @app.exception_handler(Refused)
+    async def refused(request: Request, error: Refused) -> Response:
+        noted(request, error.reason)
+        retry_s = error.retry_s if STATUS[error.reason] == 503 else None
+        return error_response(STATUS[error.reason], error.reason, str(error), retry_s=retry_s)
+
+    @app.exception_handler(InputError)
+    async def wrong_input(request: Request, error: InputError) -> Response:
+        status: int = 422
+        code: ErrorCode = "invalid"
+        if isinstance(error, Missing):
+            status, code = 404, "not_found"
+        elif isinstance(error, Conflict):
+            status, code = 409, "conflict"
+        noted(request, code)
+        return error_response(status, code, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        noted(request, "invalid")
+        # What came is not repeated: it can be anything, and of any size.
+        details = [
+            {
+                "where": ".".join(str(part)[:_LONGEST] for part in mistake["loc"]),
+                "what": mistake["msg"][:_LONGEST],
+            }
+            for mistake in error.errors()[:_MOST_DETAILS]
+        ]
+        first = f"{details[0]['where']}: {details[0]['what']}" if details else "cannot be read"
+        return error_response(422, "invalid", f"the request is wrong: {first}", details=details)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        code, message = _HTTP.get(error.status_code, ("invalid", str(error.detail)[:_LONGEST]))
+        noted(request, code)
+        return error_response(error.status_code, code, message, headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        noted(request, "internal")
+        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return error_response(500, "internal", "the server has a fault; its log says which")

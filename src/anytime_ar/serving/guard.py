@@ -1,0 +1,105 @@
+"""What every request passes first: its arrival is noted, its key checked, its headers measured."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from starlette.responses import Response
+
+from anytime_ar.serving.call import Call
+from anytime_ar.serving.failures import error_response
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Observe = Callable[[Call, Scope, int], None]
+
+MOST_HEADER_BYTES = 16 * 1024
+OPEN_PATHS = ("/livez",)
+"""That need no key: whoever restarts the server has none."""
+_CHALLENGE = {"WWW-Authenticate": 'Basic realm="anytime-ar", charset="UTF-8"'}
+
+
+class Guard:
+    """ASGI middleware.
+
+    Args:
+        app: behind it.
+        keys: names of clients by the SHA-256 of their keys; None: everyone may come.
+        clock: the server's.
+        observe: told of every request that has been answered: its path's scope and its status.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        keys: Mapping[bytes, str] | None,
+        clock: Callable[[], float],
+        observe: Observe,
+    ) -> None:
+        self._app, self._keys, self._clock, self._observe = app, keys, clock, observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        call = Call(self._clock, self._clock(), client=(scope.get("client") or ("?",))[0])
+        scope.setdefault("state", {})["call"] = call
+        status = 499  # the client left before there was an answer
+
+        async def noting_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            refusal = self._refusal(scope, call)
+            await (refusal or self._app)(scope, receive, noting_send)
+        finally:
+            self._observe(call, scope, status)
+
+    def _refusal(self, scope: Scope, call: Call) -> Response | None:
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        if sum(len(name) + len(value) for name, value in headers) > MOST_HEADER_BYTES:
+            call.error = "too_large"
+            return error_response(
+                431, "too_large", f"headers take more than {MOST_HEADER_BYTES} bytes; send fewer"
+            )
+        if self._keys is None or scope["path"] in OPEN_PATHS:
+            return None
+        name = self._keys.get(_digest(dict(headers).get(b"authorization", b"")))
+        if name is None:
+            call.error = "unauthorized"
+            return error_response(
+                401,
+                "unauthorized",
+                "send one of the server's keys: Authorization: Bearer KEY",
+                headers=_CHALLENGE,
+            )
+        call.client = name
+        return None
+
+
+def key_digest(key: str) -> bytes:
+    """By which a key is looked up: equal time for all that are wrong."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _digest(authorization: bytes) -> bytes:
+    """Of the key in a header: `Bearer KEY`, or from a browser `Basic` with the key as password."""
+    scheme, _, value = authorization.decode("latin-1").partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            value = base64.b64decode(value, validate=True).decode().partition(":")[2]
+        except (binascii.Error, ValueError):
+            value = ""
+    return key_digest(value.strip())

@@ -1,0 +1,150 @@
+"""What clients ask of the engine, and what they hear of it."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from anytime_ar.errors import AnytimeError
+from anytime_ar.sampling.plan import Plan
+
+StopReason = Literal["complete", "deadline", "load", "cancelled", "drain"]
+"""Why a draw ended: it has all the codes that were asked for, its time was up, others needed the
+room, it was stopped, or the server is going down."""
+
+Reason = Literal["overloaded", "draining", "deadline", "cancelled", "broken"]
+"""Why there is no sample."""
+
+
+class Refused(AnytimeError):
+    """There is no sample, and why.
+
+    Args:
+        reason: for programs.
+        message: for people.
+        retry_s: when trying again may help; None: no use.
+    """
+
+    def __init__(self, reason: Reason, message: str, retry_s: float | None = None) -> None:
+        super().__init__(message)
+        self.reason, self.retry_s = reason, retry_s
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a draw has on its way."""
+
+    codes: Tensor
+    """int64 [n, k]."""
+    data: Tensor
+    """float32 [n, *sample_shape] in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a draw has in the end."""
+
+    codes: Tensor
+    data: Tensor
+    stopped_by: StopReason
+    queue_s: float
+    """From its arrival to its first step."""
+    sampling_s: float
+    """From there to its last."""
+    decode_s: float
+    """Decoding, of all that was decoded together."""
+    at: float
+    """When it was."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a task has computed."""
+
+    result: Tensor
+    queue_s: float
+    compute_s: float
+
+
+Event = Look | Done | Computed | Refused
+"""Any number of looks, then exactly one of the others."""
+Listener = Callable[[Event], None]
+
+
+@dataclass(eq=False, kw_only=True)
+class Job(ABC):
+    """Something with a deadline, of a client."""
+
+    model: str
+    client: str
+    arrival: float
+    """On the engine's clock, as all times."""
+    deadline: float
+    """When the response has to be there."""
+    listener: Listener
+    due: float = math.inf
+    """When its data has to be there for that; the scheduler says."""
+    cancelled: bool = False
+    """Set from any thread; looked at between two codes."""
+
+    @property
+    @abstractmethod
+    def samples(self) -> int:
+        """n, that its response is about."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Draw(Job):
+    """Some samples, with as many codes as load and deadline allow."""
+
+    plan: Plan
+    floor: int
+    """Codes below which it is worth nothing, 1..cap."""
+    cap: int
+    """Codes that were asked for, at most L."""
+    look_every_s: float = math.inf
+    """Seconds from one look to the next; 0: after every code."""
+    codes: Tensor | None = None
+    """int64 [n, k]: what it has while it waits; None: nothing yet."""
+    drawn: int = 0
+    """k."""
+    rows: list[int] = field(default_factory=list)
+    """In the batch; empty while it waits."""
+    joined: float | None = None
+    """When it began to be drawn."""
+    looked: float = -math.inf
+    """When it was looked at last."""
+
+    @property
+    def samples(self) -> int:
+        """n."""
+        return len(self.plan)
+
+    @property
+    def places(self) -> int:
+        """Rows of the batch that it takes."""
+        return self.plan.places
+
+
+@dataclass(eq=False, kw_only=True)
+class Task(Job):
+    """Something else that the model computes, in parts, between two steps."""
+
+    parts: list[Callable[[], Tensor]]
+    """What is left to do; each result is float or int64 [b, ...]."""
+    rows: int
+    """Samples in a part."""
+    kind: str
+    """What is computed, by which its costs are known: `encode`, `decode`."""
+    results: list[Tensor] = field(default_factory=list)
+    began: float | None = None
+
+    @property
+    def samples(self) -> int:
+        """At most, as the last part may be smaller."""
+        return self.rows * (len(self.parts) + len(self.results))

@@ -1,0 +1,76 @@
+"""One JSON object a line, on standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from anytime_ar.serving.call import Call
+
+_log = logging.getLogger(__name__)
+
+
+class JsonLines(logging.Formatter):
+    """Time, level, message, the figures of a record, and what went wrong."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        figures: dict[str, Any] = getattr(record, "figures", {})
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **figures,
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def log_to_stderr() -> None:
+    """Let the server and its libraries log."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    for name in ("anytime_ar", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+    logging.getLogger("anytime_ar").setLevel(logging.INFO)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # what it says at best, we say
+
+
+def log_call(call: Call, method: str, path: str, status: int) -> None:
+    """A request was answered."""
+    figures: dict[str, Any] = {
+        "method": method,
+        "path": path,
+        "status": status,
+        "client": call.client,
+        "ms": _ms(call.clock() - call.arrival),
+    }
+    for name in ("model", "n", "error"):
+        if (value := getattr(call, name)) is not None:
+            figures[name] = value
+    if (done := call.done) is not None:
+        figures |= {
+            "codes": done.codes.shape[1],
+            "codes_asked": call.asked,
+            "stop_reason": done.stopped_by,
+            "queue_ms": _ms(done.queue_s),
+            "sampling_ms": _ms(done.sampling_s),
+            "decode_ms": _ms(done.decode_s),
+        }
+    if call.deadline is not None:
+        figures["late_ms"] = _ms(call.clock() - call.deadline)
+    _log.info("request", extra={"figures": figures})
+
+
+def log_event(message: str, **figures: Any) -> None:
+    """Something happened to the server."""
+    _log.info(message, extra={"figures": figures})
+
+
+def _ms(seconds: float) -> float:
+    return round(1000 * seconds, 3)

@@ -1,0 +1,112 @@
+"""What will be in time and what will not, by what work takes here and now."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from anytime_ar.serving.control import USED, Claim, Demands, share_out, shortage_s
+from anytime_ar.serving.costs import Responses
+from anytime_ar.serving.jobs import Draw, Job, Task
+from anytime_ar.serving.lane import Lane
+from anytime_ar.serving.tasks import TaskCosts
+
+PATIENCE = 0.5
+"""The share of the time that waiting draws have in which they should be gone: the rest is kept for
+those who come later."""
+
+
+class Outlook:
+    """Judges what is drawn and what waits; changes nothing.
+
+    Args:
+        lanes: of the models, by name.
+        clock: the engine's.
+    """
+
+    def __init__(self, lanes: Mapping[str, Lane], clock: Callable[[], float]) -> None:
+        self._lanes, self._clock = lanes, clock
+        self.tasks = TaskCosts(lanes)
+        self.responses = Responses()
+        self._demands = Demands()
+
+    def turn_s(self, newcomer: Draw | None = None) -> float:
+        """What a code of all that is drawn takes, with one more draw if that is given."""
+        return sum(
+            lane.step_s(newcomer if newcomer is not None and newcomer.model == lane.name else None)
+            for lane in self._lanes.values()
+        )
+
+    def spare_s(self, draw: Draw, turn_s: float) -> float:
+        """What is left of a draw's time after its floor, at so much for a code."""
+        codes = max(0, draw.floor - draw.drawn)
+        return draw.due - self._clock() - codes * turn_s - self.decode_s([draw])
+
+    def decode_s(self, draws: Iterable[Draw]) -> float:
+        """What it takes to decode them."""
+        return sum(self._lanes[draw.model].costs.decode_s(draw.samples) for draw in draws)
+
+    def would_hurt(self, draw: Draw, active: Iterable[Draw]) -> bool:
+        """Whether those that have not reached their floor would miss it if this one joined them."""
+        turn_s = self.turn_s(draw)
+        return any(self.spare_s(other, turn_s) < 0 for other in active if other.drawn < other.floor)
+
+    def in_a_hurry(self, active: Sequence[Draw], others_s: float) -> int:
+        """How many of them must be decoded now, nearest deadline first: up to the last one that
+        would be late if there were another turn, nobody gets one.
+
+        Args:
+            active: by due time.
+            others_s: what comes before them in any case.
+        """
+        ready_s = self._clock() + self.turn_s() + others_s
+        count = 0
+        for i, draw in enumerate(active):
+            costs = self._lanes[draw.model].costs
+            ready_s += costs.decode_s(draw.samples)
+            # Steps, decodes and responses are late now and then, and hardly ever together.
+            if ready_s + max(costs.delay_s, self.responses.delay_s) > draw.due:
+                count = i + 1
+        return count
+
+    def shares(self, waiting: Sequence[Job]) -> dict[str, float]:
+        """The share of its extra codes that a client's draws may have; empty where nothing waits,
+        and all may have all."""
+        if not waiting:
+            return {}
+        now = self._clock()
+        left_s = sum(max(0.0, job.due - now) for job in waiting) / len(waiting)
+        within_s = max(PATIENCE * left_s, 1e-6)
+        claims = [self._claim(job, job.due - now) for job in waiting]
+        return share_out(self._demands.at(now), claims, within_s)
+
+    def shortage_s(self, newcomer: Job, others: Iterable[Job]) -> float:
+        """By how much floors come late if a newcomer is taken in; 0 or less if they do not."""
+        now = self._clock()
+        claims = [self._claim(job, job.due - now) for job in [*others, newcomer]]
+        own = [claim for claim in claims if claim.client == newcomer.client]
+        speed = self._demands.speed_for(newcomer.client, now)
+        # It comes in the middle of a turn, and has to wait for that one's end at least.
+        late_s = self.turn_s() + max(shortage_s(claims, USED), shortage_s(own, USED * speed))
+        if isinstance(newcomer, Draw):  # one code comes after the other, however idle the machine
+            turn_s = self._lanes[newcomer.model].alone_s(newcomer)
+            late_s = max(late_s, -self.spare_s(newcomer, turn_s))
+        return late_s
+
+    def note(self, job: Job) -> None:
+        """A client asks for something."""
+        self._demands.note(self._claim(job, 0.0), self._clock())
+
+    def slack_s(self, jobs: Iterable[Job]) -> float:
+        """Time that none of the jobs needs now."""
+        now, turn_s, needed_s, slack_s = self._clock(), self.turn_s(), 0.0, math.inf
+        for job in sorted(jobs, key=lambda job: job.due):
+            needed_s += self._claim(job, 0.0).least_s
+            slack_s = min(slack_s, job.due - now - turn_s - needed_s)
+        return slack_s
+
+    def _claim(self, job: Job, due_s: float) -> Claim:
+        if isinstance(job, Task):
+            return Claim(job.client, self.tasks.seconds(job), 0.0, due_s)
+        assert isinstance(job, Draw)
+        return self._lanes[job.model].claim(job, due_s)

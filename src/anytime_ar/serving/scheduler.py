@@ -1,0 +1,291 @@
+"""Who is drawn, and for how long: continuous batching with budgets that bend.
+
+`Scheduler.turn` is the whole of it: let in what waits, nearest deadline first; draw one code of
+everything that is in; let out what has its codes, and under load also what has its share of them,
+or must be decoded now to be in time. A draw promises at least its floor; it is refused when it
+arrives if that promise cannot be kept, and only then. Nothing here waits or knows about threads, so
+that tests turn it by hand under a clock of their own.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from anytime_ar.serving.jobs import Done, Draw, Job, Look, Refused, StopReason, Task
+from anytime_ar.serving.lane import Lane
+from anytime_ar.serving.outlook import Outlook
+
+Policy = Literal["elastic", "reject", "fixed"]
+"""What gives way under load: numbers of codes; or requests, refused where all their codes do not
+fit; or deadlines, where everything is drawn in full. The last two are for comparison."""
+STALE_S = 1.0
+"""On estimates that nothing has confirmed for so long nobody is refused who harms nobody else."""
+
+
+class Scheduler:
+    """Draws for many at once.
+
+    Args:
+        lanes: of the models, by name.
+        clock: gives seconds.
+        policy: what gives way.
+    """
+
+    def __init__(
+        self,
+        lanes: Mapping[str, Lane],
+        clock: Callable[[], float],
+        *,
+        policy: Policy = "elastic",
+    ) -> None:
+        self.lanes, self.clock, self.policy = dict(lanes), clock, policy
+        self.outlook = Outlook(self.lanes, clock)
+        self.waiting: list[Job] = []
+        self.draining = False
+        self._confirmed = -math.inf
+
+    @property
+    def active(self) -> list[Draw]:
+        """All that is being drawn, nearest deadline first."""
+        draws = [draw for lane in self.lanes.values() for draw in lane.active]
+        return sorted(draws, key=lambda draw: draw.due)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.waiting and not any(lane.active for lane in self.lanes.values())
+
+    def warm_up(self) -> None:
+        """Find out what work takes here, before there is any."""
+        for lane in self.lanes.values():
+            lane.measure()
+        self._confirmed = self.clock()
+
+    def submit(self, job: Job) -> None:
+        """Take a job in.
+
+        Raises:
+            Refused: its floor does not fit, or the server is going down.
+        """
+        if self.draining:
+            raise Refused("draining", "the server is going down; ask another one", retry_s=1)
+        job.due = job.deadline - self.outlook.responses.usual_s(job.samples)
+        if self.policy != "elastic" and isinstance(job, Draw):
+            job.floor = job.cap
+            if self.policy == "fixed":
+                job.due = math.inf
+        self.outlook.note(job)
+        shortage_s = self.outlook.shortage_s(job, [*self.waiting, *self.active])
+        untested = self.idle and self.clock() - self._confirmed > STALE_S
+        if shortage_s > 0 and not untested:
+            raise Refused(
+                "overloaded",
+                f"not even the least that this request needs fits, by {shortage_s:.3f} s; ask for "
+                "less, give it more time, or try again later",
+                retry_s=shortage_s,
+            )
+        self._wait(job)
+
+    def drain(self, until: float) -> None:
+        """Take in nothing more, and be done with all there is at a time."""
+        self.draining = True
+        for job in [*self.waiting, *self.active]:
+            job.due = min(job.due, until)
+        self.waiting.sort(key=lambda job: job.due)
+
+    def turn(self) -> None:
+        """Draw one more code of everything that is in, and deliver what is finished."""
+        self._drop()
+        self._let_in()
+        for lane in self.lanes.values():
+            if lane.active:
+                lane.step()
+                self._confirmed = self.clock()
+        self._let_out()
+        self._show()
+
+    def lose_all(self) -> None:
+        """Give up all jobs, after a failure, and begin afresh."""
+        lost: list[Job] = [*self.waiting, *self.active]
+        self.waiting = []
+        for lane in self.lanes.values():
+            lane.reset()
+        for job in lost:
+            job.listener(Refused("broken", "the model failed; the server's log says how"))
+
+    def probe(self) -> None:
+        """Find out whether models work, and how fast, while there is nothing to do."""
+        for lane in self.lanes.values():
+            lane.probe()
+
+    def _wait(self, job: Job) -> None:
+        bisect.insort(self.waiting, job, key=lambda waiting: waiting.due)
+
+    def _drop(self) -> None:
+        """What need not or cannot be drawn any more."""
+        now, turn_s = self.clock(), self.outlook.turn_s()
+        for job in list(self.waiting):
+            drawn = job if isinstance(job, Draw) and job.drawn else None
+            stop: StopReason | None = None
+            if job.cancelled:
+                stop = "cancelled"
+            elif drawn and drawn.drawn >= drawn.floor and self.outlook.spare_s(drawn, 0) < turn_s:
+                stop = "load"
+            elif now <= job.deadline or math.isinf(job.due):
+                continue
+            self.waiting.remove(job)
+            if drawn and stop:
+                self._finish([(drawn, stop)])
+            elif stop:
+                job.listener(Refused("cancelled", "it was stopped before its first code"))
+            else:
+                job.listener(_too_late())
+
+    def _let_in(self) -> None:
+        full: set[str] = set()
+        for job in list(self.waiting):
+            if isinstance(job, Task):
+                self._compute(job)
+            elif job.model not in full:
+                assert isinstance(job, Draw)
+                if self._must_join(job):
+                    self._make_room(job)
+                if self._may_join(job):
+                    self.waiting.remove(job)
+                    self.lanes[job.model].join(job)
+                else:
+                    full.add(job.model)  # those behind it do not overtake
+
+    def _may_join(self, draw: Draw) -> bool:
+        """Whether there is room, and nobody else is late for it."""
+        room = self.lanes[draw.model].has_room(draw)
+        return room and not self.outlook.would_hurt(draw, self.active)
+
+    def _must_join(self, draw: Draw) -> bool:
+        """Whether it is late for its floor if it waits for some more turns."""
+        turn_s = self.outlook.turn_s()
+        before_s = self.outlook.decode_s(other for other in self.active if other.due <= draw.due)
+        return self.outlook.spare_s(draw, turn_s) < 2 * turn_s + before_s
+
+    def _make_room(self, draw: Draw) -> None:
+        """Let others out until a draw comes in time: those that have their floor, who has most of
+        its share first; then, to be continued later, those that have more time."""
+
+        def enough() -> bool:
+            return (
+                self._may_join(draw) and self.outlook.spare_s(draw, self.outlook.turn_s(draw)) >= 0
+            )
+
+        shares = self.outlook.shares(self.waiting)
+
+        def ahead(other: Draw) -> float:
+            """By how much of its extra codes it is beyond its share."""
+            return _progress(other) - shares.get(other.client, 1.0)
+
+        served = [other for other in self.active if other.drawn >= other.floor]
+        for other in sorted(served, key=ahead, reverse=True):
+            if enough():
+                return
+            self._finish([(other, "load")])
+        for other in reversed(self.active):
+            if other.due <= draw.due or enough():
+                return
+            self.lanes[other.model].leave(other)
+            self._wait(other)
+
+    def _compute(self, task: Task) -> None:
+        """One part of a task, if nobody has to wait for it, or it cannot wait."""
+        costs = self.outlook.tasks
+        urgent = self.clock() + costs.seconds(task) + self.outlook.turn_s() > task.due
+        if not urgent and self._slack_s() < costs.part_s(task):
+            return
+        computed = costs.compute(task, self.clock)
+        if computed is not None:
+            self.waiting.remove(task)
+            task.listener(computed)
+
+    def _slack_s(self) -> float:
+        """Time that no draw needs now."""
+        return self.outlook.slack_s(
+            [*self.active, *(j for j in self.waiting if isinstance(j, Draw))]
+        )
+
+    def _let_out(self) -> None:
+        now, active = self.clock(), self.active
+        shares = self.outlook.shares(self.waiting)
+        ending: list[tuple[Draw, StopReason]] = []
+        going: list[Draw] = []
+        for draw in active:
+            stop = self._why_stop(draw, shares.get(draw.client, 1.0))
+            if stop is not None:
+                ending.append((draw, stop))
+            elif now > draw.deadline and math.isfinite(draw.due):
+                self.lanes[draw.model].leave(draw)
+                draw.listener(_too_late())
+            else:
+                going.append(draw)
+        decode_s = self.outlook.decode_s(draw for draw, _ in ending)
+        hurried = going[: self.outlook.in_a_hurry(going, decode_s)]
+        stop = "drain" if self.draining else "deadline"
+        ending += [(draw, stop) for draw in hurried if draw.drawn >= draw.floor]
+        self._finish(sorted(ending, key=lambda one: one[0].due))
+
+    @staticmethod
+    def _why_stop(draw: Draw, share: float) -> StopReason | None:
+        if draw.cancelled:
+            return "cancelled"
+        if draw.drawn >= draw.cap:
+            return "complete"
+        return "load" if draw.drawn >= draw.floor and _progress(draw) >= share else None
+
+    def _finish(self, ending: list[tuple[Draw, StopReason]]) -> None:
+        """Decode and deliver."""
+        stops = {id(draw): stop for draw, stop in ending}
+        stopped = self.clock()
+        for lane in self.lanes.values():
+            own = [draw for draw, _ in ending if draw.model == lane.name]
+            for draw in own:
+                if draw.rows:
+                    lane.leave(draw)
+            for draw, codes, data, decode_s in lane.decode(own):
+                joined = stopped if draw.joined is None else draw.joined
+                done = Done(
+                    codes,
+                    data,
+                    stops[id(draw)],
+                    queue_s=joined - draw.arrival,
+                    sampling_s=stopped - joined,
+                    decode_s=decode_s,
+                    at=self.clock(),
+                )
+                draw.listener(done)
+
+    def _show(self) -> None:
+        """Looks, where they are due and nobody waits; the first one always, if there is time."""
+        now = self.clock()
+        for draw in self.active:
+            if math.isinf(draw.look_every_s) or now - draw.looked < draw.look_every_s:
+                continue
+            lane, first = self.lanes[draw.model], math.isinf(draw.looked)
+            busy = bool(self.waiting) and not first
+            if busy or self._slack_s() < lane.costs.decode_s(draw.samples):
+                return
+            draw.looked = now
+            for _, codes, data, _ in lane.decode([draw]):
+                draw.listener(Look(codes, data))
+
+
+def _progress(draw: Draw) -> float:
+    """The share of its extra codes that a draw has."""
+    return (draw.drawn - draw.floor) / max(1, draw.cap - draw.floor)
+
+
+def _too_late() -> Refused:
+    return Refused(
+        "deadline",
+        "the deadline passed before there were as many codes as the request needs at least",
+        retry_s=0,
+    )

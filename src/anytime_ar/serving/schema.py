@@ -1,0 +1,273 @@
+"""What goes over the wire: requests, answers and errors of the HTTP API, version 1."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+
+from anytime_ar.config import Config
+from anytime_ar.serving.jobs import StopReason
+from anytime_ar.serving.media import Format
+
+MOST_SAMPLES = 1024
+"""n of one request, whatever the model has room for."""
+Milliseconds = Annotated[float, Field(gt=0, le=3_600_000, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Codes = Annotated[StrictInt, Field(ge=1)]
+Along = (
+    Annotated[float, Field(allow_inf_nan=False)]
+    | Annotated[
+        tuple[Annotated[float, Field(allow_inf_nan=False)], ...],
+        Field(min_length=1, max_length=64),
+    ]
+)
+Label = StrictInt | Annotated[StrictStr, Field(max_length=200)]
+SampleId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
+
+
+class Limits(Config):
+    """How much work a draw may be."""
+
+    codes: Codes | None = None
+    """At most so many codes; none given: all that the model has."""
+    quality: Share | None = None
+    """At most the fewest codes that reach this share of the model's full quality, by its measured
+    curve."""
+    deadline_ms: Milliseconds | None = None
+    """From the arrival of the request to the end of the response. The server has a longest one,
+    which holds where none is given."""
+    min_codes: Codes = 1
+    """The request is worth nothing with fewer: it is refused, or fails, rather than answered."""
+    min_quality: Share | None = None
+    """The same, as a share of full quality."""
+
+
+class Answering(Config):
+    """How samples are answered."""
+
+    format: Format | None = None
+    """Of each sample; none given: png for images, wav for sounds."""
+    stream: bool = False
+    """Answer with server-sent events: any number of `preview`, then `done` or `error`."""
+    previews_per_s: float | None = Field(None, gt=0, le=1000, allow_inf_nan=False)
+    """With `stream`: at most so many previews; none given: one after every code. Under load there
+    are fewer."""
+    with_codes: bool = False
+    """Answer the codes as well."""
+
+
+class SampleRequest(Limits, Answering):
+    """Draw samples."""
+
+    model: str | None = Field(None, max_length=200)
+    """None given: the server's first."""
+    n: Annotated[StrictInt, Field(ge=1, le=MOST_SAMPLES)] = 1
+    label: Label | Annotated[tuple[Label, ...], Field(max_length=MOST_SAMPLES)] | None = None
+    """A class, or one for each sample, by name or number; none given: as in the training data."""
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**64)] | None = None
+    """Equal seeds give equal samples, whatever else the server is doing; none given: a fresh
+    one."""
+    first: Annotated[StrictInt, Field(ge=0, le=2**62)] = 0
+    """The number of the first sample within the seed."""
+    temperature: Along | None = None
+    top_k: Codes | None = None
+    top_p: Along | None = None
+    guidance: Along | None = None
+    id: SampleId | None = None
+    """By which the draw can be stopped and continued; none given: the server chooses one."""
+
+
+class RefineRequest(Limits, Answering):
+    """Continue a draw. `codes` and `min_codes` count from its very first one."""
+
+
+class EncodeRequest(Config):
+    """Turn samples into codes."""
+
+    model: str | None = Field(None, max_length=200)
+    samples: Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_SAMPLES)]
+    """Files in base64: png, webp or jpeg; wav; or npy, float32 in [-1, 1]."""
+
+
+class DecodeRequest(Config):
+    """Turn codes, or any prefix of them, into samples."""
+
+    model: str | None = Field(None, max_length=200)
+    codes: Annotated[
+        tuple[Annotated[tuple[StrictInt, ...], Field(min_length=1)], ...],
+        Field(min_length=1, max_length=MOST_SAMPLES),
+    ]
+    """Of each sample, as many for one as for the other."""
+    format: Format | None = None
+
+
+class Answer(BaseModel):
+    """The base of all that the server says."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class Timing(Answer):
+    """Where the time went, in milliseconds."""
+
+    queue_ms: float
+    """From the arrival of the request to the first code."""
+    sampling_ms: float
+    decode_ms: float
+    total_ms: float
+    """From the arrival to the answer, but for its way."""
+    late_ms: float | None
+    """By how much the deadline was missed; negative: what was left of it; null: there was none."""
+
+
+class Drawn(Answer):
+    """Samples: on their way in a `preview`, or in the end."""
+
+    id: str
+    model: str
+    n: int
+    codes_drawn: int
+    """k, of each sample."""
+    code_length: int
+    """L."""
+    quality: float | None
+    """The share of the model's full quality that so many codes have, by its measured curve; null:
+    not measured."""
+    format: Format
+    samples: list[str]
+    """Files in base64."""
+    codes: list[list[int]] | None = None
+
+
+class SampleAnswer(Drawn):
+    """The end of a draw."""
+
+    seed: int
+    first: int
+    labels: list[str] | None
+    """Of each sample, by name."""
+    stop_reason: StopReason
+    """`complete`: all codes that were asked for; `deadline`: its time was up; `load`: others needed
+    the room; `cancelled`: it was stopped; `drain`: the server is going down."""
+    kept_s: float
+    """Seconds for which it can be continued."""
+    timing: Timing
+
+
+class EncodeAnswer(Answer):
+    """Codes of samples, coarse to fine."""
+
+    model: str
+    codes: list[list[int]]
+    timing: Timing
+
+
+class DecodeAnswer(Answer):
+    """Samples of codes."""
+
+    model: str
+    format: Format
+    samples: list[str]
+    timing: Timing
+
+
+class CurveAnswer(Answer):
+    """Quality and cost at a number of codes, as measured."""
+
+    codes: int
+    quality: float | None
+    fd: float | None
+    """Fréchet distance of samples to the test split."""
+    mse: float | None
+    """Squared error of reconstructions."""
+    ms: float | None
+    """Of one sample by itself, on the machine that measured it."""
+
+
+class ModelAnswer(Answer):
+    """One model of the server."""
+
+    name: str
+    sample_shape: list[int]
+    sample_rate: int | None
+    code_length: int
+    vocabulary: int
+    labels: list[str] | None
+    formats: list[str]
+    """That its samples can be answered in."""
+    slots: int
+    """Rows drawn at once; n of one request is at most that, and half of it with guidance."""
+    curve: list[CurveAnswer]
+    """Empty if it was not measured."""
+
+
+class ModelsAnswer(Answer):
+    """All models of the server, the first one being the usual one."""
+
+    models: list[ModelAnswer]
+
+
+class State(Answer):
+    """Of the server."""
+
+    status: Literal["alive", "ready"]
+
+
+class ModelLoad(Answer):
+    """What goes on in one model."""
+
+    model: str
+    rows: int
+    """That are being drawn."""
+    slots: int
+    """That there is room for."""
+    waiting: int
+    """Jobs that wait for room."""
+    draws_per_s: float
+    """Answered in the last seconds."""
+    granted: float | None
+    """Codes drawn in them, over codes asked for; null: there were none."""
+
+
+class LoadAnswer(Answer):
+    """How much is going on."""
+
+    ready: bool
+    models: list[ModelLoad]
+
+
+ErrorCode = Literal[
+    "overloaded",
+    "draining",
+    "deadline",
+    "cancelled",
+    "broken",
+    "invalid",
+    "unauthorized",
+    "not_found",
+    "conflict",
+    "too_large",
+    "not_ready",
+    "not_allowed",
+    "internal",
+]
+
+
+class ErrorBody(Answer):
+    """What went wrong."""
+
+    code: ErrorCode
+    """For programs."""
+    message: str
+    """For people: what came, what was expected, what to do."""
+    retry_after_s: float | None = None
+    """When trying again may help."""
+    details: list[dict[str, Any]] | None = None
+    """Of an invalid request: at most eight places in it, and what is wrong there."""
+
+
+class ErrorAnswer(Answer):
+    """The only form of an error."""
+
+    error: ErrorBody

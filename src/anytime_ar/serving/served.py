@@ -1,0 +1,88 @@
+"""The models of a server, by the names that clients use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from anytime_ar.errors import InputError
+from anytime_ar.sampling import AnytimeModel
+from anytime_ar.sampling.budget import quality_of
+from anytime_ar.serving.lane import Lane
+from anytime_ar.serving.media import Media, media_of
+from anytime_ar.serving.schema import CurveAnswer, ModelAnswer, ModelsAnswer
+
+
+class Missing(InputError):
+    """There is no such model, or no such draw."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """One model."""
+
+    name: str
+    model: AnytimeModel
+    media: Media
+    slots: int
+    """Rows drawn at once."""
+
+    def quality(self, codes: int) -> float | None:
+        """The share of full quality that so many codes have; None where it was not measured."""
+        return quality_of(codes, self.model.curve)
+
+    def describe(self) -> ModelAnswer:
+        """For clients."""
+        model = self.model
+        points = () if model.curve is None else model.curve.points
+        return ModelAnswer(
+            name=self.name,
+            sample_shape=[*model.sample_shape],
+            sample_rate=model.sample_rate,
+            code_length=model.code_length,
+            vocabulary=model.vocabulary,
+            labels=None if model.labels is None else [*model.labels],
+            formats=[*self.media.formats],
+            slots=self.slots,
+            curve=[
+                CurveAnswer(
+                    codes=point.codes,
+                    quality=self.quality(point.codes),
+                    fd=point.fd_sample,
+                    mse=point.mse,
+                    ms=point.ms,
+                )
+                for point in points
+            ],
+        )
+
+
+class Models:
+    """All models, the usual one first.
+
+    Args:
+        lanes: in which they are drawn.
+    """
+
+    def __init__(self, lanes: Mapping[str, Lane]) -> None:
+        self._served = {
+            name: Served(name, lane.model, media_of(lane.model), lane.slots)
+            for name, lane in lanes.items()
+        }
+
+    def get(self, name: str | None) -> Served:
+        """A model by its name; None: the usual one.
+
+        Raises:
+            Missing: there is none.
+        """
+        name = next(iter(self._served)) if name is None else name
+        if name not in self._served:
+            raise Missing(
+                f"model {name!r} is not served here; choose one of {', '.join(self._served)}"
+            )
+        return self._served[name]
+
+    def describe(self) -> ModelsAnswer:
+        """For clients."""
+        return ModelsAnswer(models=[served.describe() for served in self._served.values()])

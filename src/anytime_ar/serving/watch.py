@@ -1,0 +1,94 @@
+"""For whoever operates the server: is it alive, is it ready, and how much is going on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from anytime_ar.serving.call import Call
+from anytime_ar.serving.failures import error_response
+from anytime_ar.serving.metrics import Metrics
+from anytime_ar.serving.scheduler import Scheduler
+from anytime_ar.serving.schema import ErrorAnswer, LoadAnswer, ModelLoad, State
+
+_MEMORY_S = 3.0
+"""Within which draws count for the load that is shown."""
+
+
+class Watch:
+    """What is going on.
+
+    Args:
+        scheduler: read, never changed.
+        ready: whether requests are taken.
+        clock: the server's.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, ready: Callable[[], bool], clock: Callable[[], float]
+    ) -> None:
+        self._scheduler, self.ready, self._clock = scheduler, ready, clock
+        self.metrics = Metrics(scheduler, ready)
+        self._recent: dict[str, list[tuple[float, int, int]]] = {}  # when, asked, granted
+
+    def note(self, call: Call) -> None:
+        """A draw was answered, or not."""
+        if call.done is None or call.model is None:
+            return
+        n, drawn = call.done.codes.shape
+        recent = self._recent.setdefault(call.model, [])
+        recent.append((call.clock(), n * (call.asked or drawn), n * drawn))
+
+    def load(self) -> LoadAnswer:
+        """What goes on in each model, and how much draws have got lately."""
+        since = self._clock() - _MEMORY_S
+        loads = []
+        waiting = [job.model for job in list(self._scheduler.waiting)]
+        for name, lane in self._scheduler.lanes.items():
+            recent = [one for one in self._recent.get(name, []) if one[0] > since]
+            self._recent[name] = recent
+            asked = sum(one[1] for one in recent)
+            loads.append(
+                ModelLoad(
+                    model=name,
+                    rows=lane.rows,
+                    slots=lane.slots,
+                    waiting=waiting.count(name),
+                    draws_per_s=round(len(recent) / _MEMORY_S, 2),
+                    granted=sum(one[2] for one in recent) / asked if asked else None,
+                )
+            )
+        return LoadAnswer(ready=self.ready(), models=loads)
+
+
+def watch_routes(watch: Watch) -> APIRouter:
+    """Their paths."""
+    routes = APIRouter()
+
+    @routes.get("/livez")
+    async def alive() -> State:
+        """The process answers."""
+        return State(status="alive")
+
+    @routes.get("/readyz", response_model=State, responses={503: {"model": ErrorAnswer}})
+    async def ready() -> Response:
+        """Requests are taken: models are warm and work, and the server is not going down."""
+        if not watch.ready():
+            return error_response(503, "not_ready", "the server takes no requests", retry_s=1)
+        return Response(State(status="ready").model_dump_json(), media_type="application/json")
+
+    @routes.get(
+        "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}
+    )
+    async def metrics() -> Response:
+        """Figures for Prometheus."""
+        return Response(watch.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @routes.get("/v1/load")
+    async def load() -> LoadAnswer:
+        """How much is going on, and what draws get of the codes that they ask for."""
+        return watch.load()
+
+    return routes

@@ -1,0 +1,367 @@
+// The page: draws samples as a stream of previews and shows them sharpen. Each preview is kept, so
+// that the slider also goes back to any number of codes that was seen.
+
+const $ = (id) => document.getElementById(id);
+const SLOW_MS = 110;
+const LOAD_EVERY_MS = 1000;
+const MANY_CODES = 64; // beyond them, not every one is worth a preview
+const PREVIEWS_PER_S = 15;
+
+let models = [];
+let drawing = null; // the one whose samples are shown, see newDrawing
+
+const model = () => models[$("model").selectedIndex];
+
+// ---------------------------------------------------------------- what the server says
+
+async function ask(path, body, options = {}) {
+  const response = await fetch(path, {
+    method: body ? "POST" : "GET",
+    headers: body ? { "Content-Type": "application/json" } : {},
+    body: body && JSON.stringify(body),
+    ...options,
+  });
+  if (!response.ok) {
+    const told = await response.json().catch(() => null);
+    throw new Error(told ? told.error.message : `the server answered ${response.status}`);
+  }
+  return response;
+}
+
+async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    text += value;
+    const parts = text.split("\n\n");
+    text = parts.pop();
+    for (const part of parts) {
+      const field = (name) => part.match(new RegExp(`^${name}: (.*)$`, "m"))?.[1];
+      if (field("event")) yield { name: field("event"), data: JSON.parse(field("data")) };
+    }
+  }
+}
+
+// ---------------------------------------------------------------- drawing
+
+function newDrawing() {
+  return { id: null, frames: [], shown: 0, played: 0, end: null, running: true, frozen: false };
+}
+
+async function run(path, body, mine) {
+  try {
+    const many = model().code_length > MANY_CODES ? { previews_per_s: PREVIEWS_PER_S } : {};
+    const response = await ask(path, { ...body, ...many, stream: true });
+    for await (const event of events(response)) {
+      if (event.name === "error") throw new Error(event.data.error.message);
+      mine.id = event.data.id;
+      mine.frames[event.data.codes_drawn] = event.data;
+      if (event.name === "done") mine.end = event.data;
+    }
+    if (!mine.end) throw new Error("the stream was cut off; try again");
+  } catch (error) {
+    mine.failed = error.message;
+  }
+  mine.running = false;
+}
+
+// Shows previews as they come, in slow motion at a pace that can be followed.
+async function play(mine) {
+  while (mine === drawing && !mine.frozen) {
+    const next = mine.frames.findIndex((frame, codes) => frame && codes > mine.played);
+    if (next > 0) {
+      mine.played = next;
+      show(mine, next);
+      $("codes").value = Math.max($("codes").value, next);
+      await sleep($("slow").checked ? SLOW_MS : 0);
+    } else if (mine.running) {
+      await sleep(10);
+    } else {
+      break;
+    }
+  }
+  if (mine === drawing) settle(mine);
+}
+
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+function begin(path, body, mine) {
+  drawing = mine;
+  mine.running = true;
+  mine.end = mine.failed = null;
+  mine.frozen = false;
+  $("stop").disabled = false;
+  $("refine").disabled = true;
+  say("Drawing …");
+  run(path, body, mine);
+  play(mine);
+}
+
+function draw(event) {
+  event.preventDefault();
+  stopServer(drawing);
+  const body = { model: model().name, n: Number($("count").value), codes: Number($("codes").value) };
+  if ($("label").value !== "") body.label = Number($("label").value);
+  if ($("seed").value !== "") body.seed = Number($("seed").value);
+  if ($("deadline").value !== "") body.deadline_ms = Number($("deadline").value);
+  begin("/v1/samples", body, newDrawing());
+}
+
+function stopServer(mine) {
+  if (mine?.running && mine.id) fetch(`/v1/samples/${mine.id}`, { method: "DELETE" });
+}
+
+function stop() {
+  stopServer(drawing);
+  drawing.frozen = true;
+}
+
+// Goes on playing what is there already, or asks for more codes: up to the slider, or an eighth.
+function refine() {
+  const mine = drawing;
+  if (mine.frames.some((frame, codes) => frame && codes > mine.played)) {
+    mine.frozen = false;
+    $("stop").disabled = false;
+    $("refine").disabled = true;
+    play(mine);
+    return;
+  }
+  const length = model().code_length;
+  const step = Math.max(1, Math.round(length / 8));
+  const wanted = Number($("codes").value) > mine.played ? Number($("codes").value) : mine.played + step;
+  const codes = Math.min(length, wanted);
+  begin(`/v1/samples/${mine.id}/refine`, { codes }, mine);
+}
+
+// ---------------------------------------------------------------- showing
+
+function say(text, wrong = false) {
+  $("status").textContent = text;
+  $("status").classList.toggle("wrong", wrong);
+}
+
+const short = (value) => (value < 10 ? value.toFixed(1) : value.toFixed(0));
+
+const WHY = {
+  complete: "all that was asked for",
+  deadline: "the deadline came",
+  load: "others needed the room",
+  cancelled: "stopped",
+  drain: "the server is going down",
+};
+
+function settle(mine) {
+  $("stop").disabled = true;
+  $("refine").disabled = !mine.id || mine.played >= model().code_length;
+  if (mine.failed) return say(mine.failed, true);
+  if (mine.frozen && mine.played !== mine.end?.codes_drawn) {
+    return say(`Stopped at ${mine.played} of ${model().code_length} codes.`);
+  }
+  const { timing, stop_reason: reason, seed, codes_drawn: codes, code_length: length } = mine.end;
+  const ms = (value) => `${short(value)} ms`;
+  say(
+    `${codes} of ${length} codes in ${ms(timing.total_ms)}: ${WHY[reason]}. ` +
+      `Waiting ${ms(timing.queue_ms)}, drawing ${ms(timing.sampling_ms)}, ` +
+      `decoding ${ms(timing.decode_ms)}; seed ${seed}.`,
+  );
+}
+
+function show(mine, codes) {
+  const frame = mine.frames[codes];
+  const grid = $("samples");
+  const sounds = frame.format === "wav";
+  mine.shown = codes;
+  grid.classList.toggle("sounds", sounds);
+  while (grid.children.length > frame.n) grid.lastChild.remove();
+  while (grid.children.length < frame.n) grid.append(document.createElement("figure"));
+  frame.samples.forEach((sample, i) => {
+    const name = mine.end?.labels ? `${mine.end.labels[i]}, ` : "";
+    (sounds ? showSound : showImage)(grid.children[i], sample, frame, `${name}sample ${i + 1}`);
+  });
+  mark();
+}
+
+function showImage(figure, sample, frame, name) {
+  let image = figure.querySelector("img");
+  if (!image) figure.replaceChildren((image = document.createElement("img")));
+  image.src = `data:image/${frame.format};base64,${sample}`;
+  image.alt = `${name}, ${frame.codes_drawn} codes`;
+}
+
+function showSound(figure, sample, frame, name) {
+  let canvas = figure.querySelector("canvas");
+  if (!canvas) {
+    canvas = document.createElement("canvas");
+    canvas.setAttribute("role", "img");
+    const audio = document.createElement("audio");
+    audio.controls = true;
+    figure.replaceChildren(canvas, audio);
+  }
+  const audio = figure.querySelector("audio");
+  canvas.setAttribute("aria-label", `waveform of ${name}, ${frame.codes_drawn} codes`);
+  audio.setAttribute("aria-label", name);
+  audio.src = `data:audio/wav;base64,${sample}`;
+  const bytes = Uint8Array.from(atob(sample), (letter) => letter.charCodeAt(0));
+  const wave = new Int16Array(bytes.buffer, 44, (bytes.length - 44) >> 1); // after the header
+  const width = (canvas.width = 2 * canvas.clientWidth || 480);
+  const height = (canvas.height = 2 * canvas.clientHeight || 128);
+  const pen = canvas.getContext("2d");
+  pen.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--accent");
+  for (let x = 0; x < width; x += 1) {
+    const part = wave.subarray(
+      Math.floor((x * wave.length) / width),
+      Math.floor(((x + 1) * wave.length) / width) + 1,
+    );
+    const loudest = part.reduce((most, value) => Math.max(most, Math.abs(value)), 0) / 32768;
+    pen.fillRect(x, (height * (1 - loudest)) / 2, 1, Math.max(1, height * loudest));
+  }
+}
+
+// ---------------------------------------------------------------- budget and curve
+
+const X = { left: 8, right: 0, top: 22, bottom: 122, height: 150 }; // right follows the window
+
+function place(points, value, most) {
+  const length = model().code_length;
+  const x = (codes) => X.left + ((X.right - X.left) * (codes - 1)) / Math.max(1, length - 1);
+  const y = (share) => X.bottom - (X.bottom - X.top) * share;
+  return points
+    .filter((point) => value(point) !== null)
+    .map((point) => [x(point.codes), y(value(point) / most)]);
+}
+
+function svg(name, attributes, text) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  if (text) element.textContent = text;
+  return element;
+}
+
+function drawCurve() {
+  const { curve, code_length: length } = model();
+  X.right = $("codes").clientWidth - X.left;
+  $("curve").setAttribute("viewBox", `0 0 ${X.right + X.left} ${X.height}`);
+  const slowest = Math.max(...curve.map((point) => point.ms ?? 0), 1e-9);
+  const path = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${x} ${y}`).join("");
+  const { left, right, top, bottom } = X;
+  const parts = [
+    svg("path", { class: "frame", d: `M${left} ${top}V${bottom}H${right}V${top}`, fill: "none" }),
+    svg("path", { class: "quality", d: path(place(curve, (p) => p.quality, 1)) }),
+    svg("path", { class: "time", d: path(place(curve, (p) => p.ms, slowest)) }),
+    svg("text", { x: left, y: top - 8, class: "of-quality" }, "quality"),
+    svg("text", { x: left, y: bottom + 18 }, "1"),
+    svg("text", { x: right, y: bottom + 18, "text-anchor": "end" }, `${length} codes`),
+    svg("line", { class: "asked", id: "asked", y1: top, y2: bottom }),
+    svg("circle", { class: "here", id: "here", r: 6 }),
+  ];
+  if (slowest > 1e-6) {
+    const told = `time, up to ${short(slowest)} ms`;
+    parts.push(svg("text", { x: right, y: top - 8, "text-anchor": "end", class: "of-time" }, told));
+  }
+  $("curve").replaceChildren(...parts);
+  $("curve").style.display = curve.length ? "" : "none";
+}
+
+const measured = (codes) => model().curve.filter((point) => point.codes <= codes).at(-1);
+
+function mark() {
+  const codes = Number($("codes").value);
+  const point = measured(codes);
+  $("codes-told").textContent = `${codes} of ${model().code_length}`;
+  $("codes").setAttribute("aria-valuetext", `${codes} of ${model().code_length} codes`);
+  if (point) {
+    const percent = point.quality === null ? null : `${Math.round(100 * point.quality)} % of full quality`;
+    const time = point.ms === null ? null : `${short(point.ms)} ms for one sample`;
+    $("curve-told").textContent =
+      `Measured at ${point.codes} codes: ${[percent, time].filter(Boolean).join(", ")}.`;
+    const [[asked]] = place([{ codes, quality: 0 }], (p) => p.quality, 1);
+    $("asked")?.setAttribute("x1", asked);
+    $("asked")?.setAttribute("x2", asked);
+    const here = drawing?.shown ? measured(drawing.shown) : null;
+    $("here").style.display = here ? "" : "none";
+    if (here) {
+      const spot = { codes: drawing.shown, quality: here.quality ?? 0 };
+      const [[x, y]] = place([spot], (p) => p.quality, 1);
+      $("here").setAttribute("cx", x);
+      $("here").setAttribute("cy", y);
+    }
+  } else {
+    $("curve-told").textContent = "The quality of this model was not measured.";
+  }
+}
+
+// Back and forth among what was seen.
+function scrub() {
+  const mine = drawing;
+  if (mine && $("stop").disabled) {
+    const seen = Object.keys(mine.frames).map(Number).filter((k) => k <= $("codes").value);
+    if (seen.length) show(mine, Math.max(...seen));
+  }
+  mark();
+}
+
+function chooseModel() {
+  const { labels, code_length: length, slots } = model();
+  stopServer(drawing);
+  drawing = null;
+  $("samples").replaceChildren();
+  $("stop").disabled = $("refine").disabled = true;
+  $("label-field").hidden = !labels;
+  $("label").replaceChildren(
+    new Option("any", ""),
+    ...(labels ?? []).map((name, i) => new Option(name, i)),
+  );
+  $("count").max = slots;
+  $("codes").max = length;
+  $("codes").value = length;
+  say("Choose what to draw.");
+  drawCurve();
+  mark();
+}
+
+// ---------------------------------------------------------------- load
+
+async function watchLoad() {
+  for (;;) {
+    try {
+      const { ready, models: loads } = await (await ask("/v1/load")).json();
+      const mine = loads.find((load) => load.model === model().name);
+      $("granted").value = mine.granted ?? 1;
+      $("granted-told").textContent =
+        mine.granted === null ? "nothing lately" : `${Math.round(100 * mine.granted)} %`;
+      $("load-told").textContent =
+        `${mine.rows} of ${mine.slots} rows in use, ${mine.waiting} waiting, ` +
+        `${mine.draws_per_s.toFixed(1)} draws a second${ready ? "" : "; the server takes no requests"}.`;
+    } catch (error) {
+      $("load-told").textContent = `The server does not answer: ${error.message}`;
+    }
+    await sleep(LOAD_EVERY_MS);
+  }
+}
+
+// ---------------------------------------------------------------- start
+
+async function start() {
+  try {
+    ({ models } = await (await ask("/v1/models")).json());
+  } catch (error) {
+    say(`The server does not answer: ${error.message}`, true);
+    return;
+  }
+  $("model").replaceChildren(...models.map(({ name }) => new Option(name)));
+  $("model").addEventListener("change", chooseModel);
+  $("form").addEventListener("submit", draw);
+  $("stop").addEventListener("click", stop);
+  $("refine").addEventListener("click", refine);
+  $("codes").addEventListener("input", scrub);
+  window.addEventListener("resize", () => (drawCurve(), mark()));
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !$("stop").disabled) stop();
+  });
+  chooseModel();
+  watchLoad();
+}
+
+start();

@@ -1,0 +1,261 @@
+"""A tiny model whose steps and decodes take as long as a test says, by a clock of its own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anytime_ar.bundle import Bundle, build, introduce
+from anytime_ar.card import Card
+from anytime_ar.curve import Curve, CurvePoint, lossless_codes
+from anytime_ar.prior import Rows
+from anytime_ar.sampling import AnytimeModel
+from anytime_ar.serving.jobs import Done, Draw, Event, Refused
+from anytime_ar.serving.lane import Lane
+from anytime_ar.serving.scheduler import Policy, Scheduler
+
+L, V = 12, 8
+LABELS = ("cat", "dog", "owl")
+STEP_S, ROW_S, DECODE_S = 0.001, 0.0005, 0.002
+
+
+def curve() -> Curve:
+    """Sample FD falls as 1 / k until it is flat from nine codes on."""
+    points = [
+        CurvePoint.parse(
+            {
+                "codes": k,
+                "mse": 1 / k,
+                "psnr": None,
+                "fd_reconstruction": None,
+                "fd_sample": 9 / min(k, 9),
+                "bits": 3.0 * k,
+                "ms": float(k),
+            },
+            origin="test",
+        )
+        for k in range(1, L + 1)
+    ]
+    return Curve(
+        code_length=L,
+        vocabulary=V,
+        points=tuple(points),
+        lossless_codes=lossless_codes(points),
+        floor=None,
+        floor_samples=10,
+        samples=10,
+        test_samples=10,
+        seed=0,
+    )
+
+
+def build_bundle(kind: str = "image", *, seed: int = 0, name: str = "tiny") -> Bundle:
+    """Random weights: gray images of 8 x 8, colour images, or sounds of 48 samples."""
+    shapes = {"image": (1, 8, 8), "colour": (3, 8, 8), "sound": (1, 48)}
+    sound = kind == "sound"
+    autoencoder: dict[str, Any] = {
+        "code_length": L,
+        "code_width": 2,
+        "quantizer": {"vocabulary": V},
+        "network": {"patch": 2, "widths": [4, 6], "blocks": 1, "hidden": 8},
+    }
+    if sound:
+        autoencoder |= {"layout": "segment", "segments": 2, "whole_codes": 0, "linear_path": True}
+    card = Card.parse(
+        {
+            "name": name,
+            "data": {
+                "name": "none",
+                "sample_shape": shapes[kind],
+                "sample_rate": 8000 if sound else None,
+                "labels": LABELS,
+                "label_frequencies": (0.5, 0.3, 0.2),
+            },
+            "autoencoder": autoencoder,
+            "prior": {"layers": 2, "width": 16, "heads": 2},
+        },
+        origin="test",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        bundle = build(card)
+        assert bundle.prior is not None
+        with torch.no_grad():  # weights start small; here labels and codes should matter
+            for weight in bundle.prior.parameters():
+                weight.add_(0.3 * torch.randn_like(weight))
+            for buffer_name, buffer in bundle.autoencoder.quantizer.named_buffers():
+                if buffer_name.endswith("codebooks"):
+                    buffer.normal_()
+        introduce(bundle.autoencoder, bundle.prior)
+    return replace(bundle, curve=curve())
+
+
+class FakeClock:
+    """Stands still unless something takes its time."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TimedModel(AnytimeModel):
+    """Steps and decodes take fake time; everything else takes none.
+
+    Args:
+        pretends: draw nothing at all, for long plays.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        clock: FakeClock,
+        bundle: Bundle | None = None,
+        *,
+        pretends: bool = False,
+    ) -> None:
+        super().__init__(
+            bundle or build_bundle(), device="cpu", costs_path=folder / "costs.json", clock=clock
+        )
+        self.slowness = 1.0
+        self.stalls: Iterator[float] = iter(())
+        """Seconds that steps take longer than they should, one after the other."""
+        self.steps = 0
+        self.fails = False
+        decoder, engine = self.engine.decoder, self.engine
+        real_step, real_decode = decoder.step, engine.decode
+
+        def step(rows: Rows[Any], count: int) -> None:
+            if self.fails:
+                raise RuntimeError("the device is gone")
+            self.steps += 1
+            clock.now += self.slowness * (STEP_S + ROW_S * count) + next(self.stalls, 0.0)
+            if pretends:
+                for slot in range(count):
+                    rows.positions[slot] += 1
+            else:
+                real_step(rows, count)
+
+        def decode(codes: Tensor) -> Tensor:
+            clock.now += self.slowness * DECODE_S * len(codes)
+            return codes[:, :1] if pretends else real_decode(codes)
+
+        decoder.step = step  # type: ignore[method-assign]
+        engine.decode = decode
+
+
+@dataclass
+class Heard:
+    """A draw of a test, and what its client heard."""
+
+    draw: Draw
+    refused_at_once: Refused | None = None
+    events: list[tuple[float, Event]] = field(default_factory=list)
+
+    @property
+    def last(self) -> Event:
+        return self.refused_at_once or self.events[-1][1]
+
+    @property
+    def done(self) -> Done:
+        assert isinstance(self.last, Done), self.last
+        return self.last
+
+
+class Stage:
+    """A scheduler and its clients, under one clock."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        slots: int = 8,
+        policy: Policy = "elastic",
+        models: int = 1,
+        pretends: bool = False,
+    ) -> None:
+        self.clock = FakeClock()
+        bundles = [build_bundle(seed=i, name=f"tiny{i}") for i in range(models)]
+        self.models = [
+            TimedModel(folder, self.clock, bundle, pretends=pretends) for bundle in bundles
+        ]
+        lanes = {
+            model.bundle.card.name: Lane(model.bundle.card.name, model, slots, self.clock)
+            for model in self.models
+        }
+        self.scheduler = Scheduler(lanes, self.clock, policy=policy)
+        self.scheduler.warm_up()
+        self.heard: list[Heard] = []
+
+    def ask(
+        self,
+        n: int = 1,
+        *,
+        deadline_s: float = 10.0,
+        floor: int = 1,
+        cap: int = L,
+        model: int = 0,
+        client: str = "a",
+        arrival: float | None = None,
+        look_every_s: float = float("inf"),
+        given: Tensor | None = None,
+        **options: Any,
+    ) -> Heard:
+        """Submit a draw that arrives now, or did before; with codes that it has already."""
+        options.setdefault("seed", len(self.heard))
+        plan, _ = self.models[model].plan(n, **options)
+        arrival = self.clock.now if arrival is None else arrival
+        draw = Draw(
+            model=self.models[model].bundle.card.name,
+            client=client,
+            arrival=arrival,
+            deadline=arrival + deadline_s,
+            listener=lambda event: heard.events.append((self.clock.now, event)),
+            plan=plan,
+            floor=floor,
+            cap=cap,
+            look_every_s=look_every_s,
+            codes=given,
+            drawn=0 if given is None else given.shape[1],
+        )
+        heard = Heard(draw)
+        self.heard.append(heard)
+        try:
+            self.scheduler.submit(draw)
+        except Refused as refused:
+            heard.refused_at_once = refused
+        return heard
+
+    def run(self) -> None:
+        """Until nothing is left."""
+        while not self.scheduler.idle:
+            self.scheduler.turn()
+
+    def play(self, arrivals: Sequence[tuple[float, dict[str, Any]]]) -> list[Heard]:
+        """Clients that come at times from now, whatever goes on."""
+        begin, came = self.clock.now, []
+        waiting = sorted(arrivals, key=lambda one: one[0])
+        while waiting or not self.scheduler.idle:
+            if self.scheduler.idle:
+                self.clock.now = max(self.clock.now, begin + waiting[0][0])
+            while waiting and begin + waiting[0][0] <= self.clock.now:
+                at, options = waiting.pop(0)
+                came.append(self.ask(arrival=begin + at, **options))
+            if not self.scheduler.idle:
+                self.scheduler.turn()
+        return came
+
+
+def poisson(rate: float, seconds: float, *, seed: int = 0) -> list[float]:
+    """Times of arrivals at random."""
+    draw, times, now = random.Random(seed), [], 0.0
+    while (now := now + draw.expovariate(rate)) < seconds:
+        times.append(now)
+    return times

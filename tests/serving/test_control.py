@@ -1,0 +1,90 @@
+"""What fits, and who gets how much of the rest."""
+
+from __future__ import annotations
+
+import pytest
+
+from anytime_ar.serving.control import USED, Claim, Demand, Demands, share_out, shortage_s
+from anytime_ar.serving.costs import Drift, Responses, Shape
+
+
+def claim(client: str = "a", least: float = 1.0, extra: float = 0.0, due: float = 10.0) -> Claim:
+    return Claim(client, least, extra, due)
+
+
+def test_floors_fit_exactly_up_to_the_last_second() -> None:
+    claims = [claim(least=2, due=5), claim(least=1, due=1), claim(least=2, due=5)]
+    assert shortage_s(claims) == 0  # 1 by 1, 5 by 5
+    assert shortage_s([*claims, claim(least=0.5, due=100)]) == 0  # there is time after them
+    assert shortage_s([*claims, claim(least=0.5, due=5)]) == pytest.approx(0.5)
+    assert shortage_s(claims, speed=0.5) == pytest.approx(5)
+    assert shortage_s([]) < 0
+
+
+def test_what_floors_leave_is_given_away() -> None:
+    demands = {"a": Demand(least=0.2, extra=1.0)}
+    assert share_out(demands, [], 1.0)["a"] == pytest.approx(USED - 0.2)
+    assert share_out({"a": Demand(0.2, 0.1)}, [], 1.0) == {"a": 1.0}
+    assert share_out({"a": Demand(1.2, 1.0)}, [], 1.0) == {"a": 0.0}
+    # What waits has to be worked off besides: 0.1 s a second more for floors, 0.2 for the rest.
+    shares = share_out(demands, [claim(least=0.2, extra=0.4)], within_s=2.0)
+    assert shares["a"] == pytest.approx((USED - 0.3) / 1.2)
+
+
+def test_a_greedy_client_takes_nothing_from_a_modest_one() -> None:
+    demands = {"greedy": Demand(0.2, 8.0), "modest": Demand(0.05, 0.2)}
+    shares = share_out(demands, [], 1.0)
+    assert shares["modest"] == 1.0
+    assert shares["greedy"] == pytest.approx((USED - 0.25 - 0.2) / 8.0)
+    two = share_out({"a": Demand(0.1, 4.0), "b": Demand(0.1, 2.0)}, [], 1.0)
+    assert two["a"] * 4.0 == pytest.approx(two["b"] * 2.0)  # the same time, not the same share
+
+
+def test_clients_keep_what_they_use_and_no_more() -> None:
+    demands = Demands()
+    assert demands.speed_for("a", 0.0) == 1.0
+    demands.note(claim("b", least=0.3), 0.0)
+    assert demands.speed_for("a", 0.0) == pytest.approx(0.7)  # what b does not use is free
+    demands.note(claim("b", least=5.0), 0.0)
+    assert demands.speed_for("a", 0.0) == pytest.approx(0.5)  # and b's part is the half
+    assert demands.speed_for("b", 0.0) == 1.0
+    assert demands.speed_for("a", 60.0) == pytest.approx(1.0)  # it has left
+
+
+def test_the_shape_of_steps_is_found() -> None:
+    true = Shape(0.002, 0.0003, 0.00001)
+    observed = [(r, r * k, true.seconds(r, r * k)) for r in (1, 4, 16) for k in (0, 50, 100)]
+    found = Shape.fit(observed)
+    assert found.seconds(8, 400) == pytest.approx(true.seconds(8, 400), rel=1e-6)
+    assert found.comfort == 67
+    assert Shape(0.001, 0.0, 0.0).comfort == 1024  # another row costs nothing
+
+
+@pytest.mark.parametrize(("factor", "observations"), [(10.0, 2), (0.1, 3)])
+def test_a_wrong_estimate_is_put_right_in_a_few_observations(
+    factor: float, observations: int
+) -> None:
+    drift = Drift()
+    for _ in range(10):
+        drift.add(0.01, 0.01)
+    for _ in range(observations):
+        drift.add(0.01, 0.01 * factor)
+    assert drift.factor == pytest.approx(factor)
+
+
+def test_a_single_quick_step_raises_no_hopes_and_rare_delays_are_kept_apart() -> None:
+    drift = Drift()
+    for i in range(300):
+        drift.add(0.01, 0.03 if i % 50 == 7 else 0.01)
+    assert drift.factor == pytest.approx(1.0)
+    assert drift.delay_s == pytest.approx(0.02)
+    drift.add(0.01, 0.001)
+    assert drift.factor == pytest.approx(1.0)
+
+
+def test_responses_are_learned() -> None:
+    responses = Responses()
+    for _ in range(5):
+        responses.add(10, 0.003)
+    assert responses.usual_s(10) == pytest.approx(0.003)
+    assert responses.usual_s(1) < 0.003

@@ -1,0 +1,323 @@
+"""The scheduler, turned by hand under a clock of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from serving_fakes import DECODE_S, ROW_S, STEP_S, Heard, L, Stage, poisson
+
+from anytime_ar.errors import InputError
+from anytime_ar.serving.control import USED
+from anytime_ar.serving.jobs import Computed, Done, Look, Refused, Task
+from anytime_ar.serving.lane import Lane
+
+SLOTS = 8
+FULL_RATE = SLOTS / (L * (STEP_S + ROW_S * SLOTS) + DECODE_S * SLOTS)
+"""Draws a second with all codes."""
+FLOOR_RATE = SLOTS / (STEP_S + ROW_S * SLOTS + DECODE_S * SLOTS)
+"""And with one."""
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path, slots=SLOTS)
+
+
+def refused(heard: Heard) -> Refused:
+    assert isinstance(heard.last, Refused), heard.last
+    return heard.last
+
+
+def arrivals(rate: float, seconds: float, **options: Any) -> list[tuple[float, dict[str, Any]]]:
+    return [(at, options) for at in poisson(rate, seconds)]
+
+
+def in_time(heards: list[Heard]) -> float:
+    good = [h for h in heards if isinstance(h.last, Done) and h.done.at <= h.draw.deadline]
+    return len(good) / len(heards)
+
+
+def test_draws_get_what_they_get_alone(stage: Stage) -> None:
+    asked: list[dict[str, Any]] = [
+        {"n": 2, "seed": 1, "label": ["cat", "owl"]},
+        {"n": 1, "seed": 2, "cap": 3, "temperature": 0.5},
+        {"n": 2, "seed": 3, "guidance": 2.0},
+        {"n": 1, "seed": 4, "floor": 5},
+    ]
+    heards = []
+    for options in asked:
+        heards.append(stage.ask(**options))
+        stage.scheduler.turn()  # they come one after the other, and leave as they are done
+    stage.run()
+    for heard, options in zip(heards, asked, strict=True):
+        options.pop("floor", None)
+        codes = options.pop("cap", L)
+        alone = stage.models[0].draw(**options, codes=codes)
+        assert torch.equal(heard.done.codes, alone.codes)
+        torch.testing.assert_close(heard.done.data, alone.data)
+        assert heard.done.stopped_by == "complete"
+    assert stage.scheduler.idle
+    assert stage.scheduler.lanes["tiny0"].rows == 0
+
+
+def test_a_deadline_ends_a_draw_with_what_fits(stage: Stage) -> None:
+    heard = stage.ask(deadline_s=0.012, seed=5)
+    stage.run()
+    assert heard.done.stopped_by == "deadline"
+    k = heard.done.codes.shape[1]
+    assert k == 6  # of 1.5 ms each, and 2 ms to decode, and some to answer
+    assert heard.done.at <= heard.draw.deadline
+    assert torch.equal(heard.done.codes, stage.models[0].sample_codes(1, seed=5, codes=k))
+    assert heard.done.queue_s == 0
+    assert heard.done.sampling_s == pytest.approx(6 * 0.0015)
+    assert heard.done.decode_s == pytest.approx(0.002)
+
+
+def test_what_cannot_be_in_time_is_refused_at_once_and_told_when_to_come_back(
+    stage: Stage,
+) -> None:
+    heard = stage.ask(deadline_s=0.010, floor=6)
+    error = refused(heard)
+    assert error.reason == "overloaded"
+    assert error.retry_s is not None
+    assert 0 < error.retry_s < 0.01
+    assert not heard.events  # at once: no turn was needed
+    assert isinstance(stage.ask(deadline_s=0.010, floor=3).refused_at_once, type(None))
+
+
+def test_admission_at_the_boundary_is_exact_and_all_or_nothing(stage: Stage) -> None:
+    """Four draws of two rows fill eight places; the fifth waits, whole, until one has left."""
+    pairs = [stage.ask(2, cap=4) for _ in range(5)]
+    stage.scheduler.turn()
+    assert [bool(pair.draw.rows) for pair in pairs] == [True] * 4 + [False]
+    assert stage.scheduler.lanes["tiny0"].batch.room == 0
+    stage.run()
+    assert all(pair.done.stopped_by in ("complete", "load") for pair in pairs)
+    single = stage.ask(1, cap=4)
+    stage.scheduler.turn()
+    assert len(single.draw.rows) == 1
+
+
+def test_slots_of_the_cancelled_and_the_failed_are_free_again(stage: Stage) -> None:
+    lane = stage.scheduler.lanes["tiny0"]
+    for _ in range(500):
+        heard = stage.ask(3)
+        stage.scheduler.turn()
+        heard.draw.cancelled = True
+        steps = stage.models[0].steps
+        stage.scheduler.turn()
+        assert stage.models[0].steps <= steps + 1
+        assert heard.done.stopped_by == "cancelled"
+    assert (lane.rows, lane.batch.room, stage.scheduler.idle) == (0, SLOTS, True)
+    stage.models[0].fails = True
+    lost = stage.ask(3)
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        stage.scheduler.turn()
+    stage.scheduler.lose_all()
+    assert refused(lost).reason == "broken"
+    stage.models[0].fails = False
+    assert stage.scheduler.idle
+    after = stage.ask(SLOTS)
+    stage.run()
+    assert after.done.stopped_by == "complete"
+
+
+def test_what_is_stopped_before_its_first_code_has_nothing(stage: Stage) -> None:
+    for _ in range(2):
+        stage.ask(SLOTS, floor=L)
+    waiting = stage.ask(1)
+    stage.scheduler.turn()
+    waiting.draw.cancelled = True
+    stage.scheduler.turn()
+    assert refused(waiting).reason == "cancelled"
+
+
+def test_under_load_everyone_gets_fewer_codes_and_nobody_is_late(tmp_path: Path) -> None:
+    figures = {}
+    for load in (0.5, 1.0, 2.0):
+        stage = Stage(tmp_path, slots=SLOTS, pretends=True)
+        heards = stage.play(arrivals(load * FULL_RATE, 4.0, deadline_s=0.3))
+        assert in_time(heards) >= 0.995
+        figures[load] = sum(h.done.codes.shape[1] for h in heards) / len(heards)
+        reasons = {h.done.stopped_by for h in heards}
+        assert "load" in reasons or load < 1
+    assert figures[0.5] > 0.98 * L
+    assert figures[0.5] > figures[1.0] > figures[2.0] > 1
+
+
+def test_beyond_the_floors_some_are_refused_and_the_rest_is_in_time(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, slots=SLOTS, pretends=True)
+    heards = stage.play(arrivals(1.5 * FLOOR_RATE, 3.0, deadline_s=0.3))
+    taken = [h for h in heards if h.refused_at_once is None]
+    assert in_time(taken) >= 0.995
+    assert len(taken) >= 0.9 * USED * FLOOR_RATE * 3.0
+    assert all(refused(h).retry_s for h in heards if h.refused_at_once is not None)
+
+
+@pytest.mark.parametrize(("policy", "share"), [("reject", (0.3, 0.75)), ("fixed", (0.0, 0.3))])
+def test_other_policies_lose_requests(
+    tmp_path: Path, policy: Any, share: tuple[float, float]
+) -> None:
+    stage = Stage(tmp_path, slots=SLOTS, policy=policy, pretends=True)
+    heards = stage.play(arrivals(2.0 * FULL_RATE, 4.0, deadline_s=0.3))
+    assert share[0] <= in_time(heards) <= share[1]
+    done = [h for h in heards if isinstance(h.last, Done)]
+    assert {h.done.codes.shape[1] for h in done} == {L}
+    if policy == "fixed":
+        assert len(done) == len(heards)
+
+
+@pytest.mark.parametrize("factor", [10.0, 0.1])
+def test_estimates_that_are_wrong_tenfold_harm_nobody(tmp_path: Path, factor: float) -> None:
+    """The machine becomes ten times slower, or faster, than was measured."""
+    stage = Stage(tmp_path, slots=SLOTS, pretends=True)
+    if factor < 1:
+        stage.models[0].slowness = 10.0
+        stage.scheduler.warm_up()
+    stage.models[0].slowness = max(1.0, factor)
+    rate = 1.5 * FULL_RATE / stage.models[0].slowness
+    deadline_s = 0.3 * stage.models[0].slowness
+    heards = stage.play(arrivals(rate, 40 / rate, deadline_s=deadline_s, client="b"))
+    assert all(h.refused_at_once is None for h in heards)
+    assert in_time(heards) == 1.0
+
+
+def test_nobody_is_refused_on_stale_estimates(stage: Stage) -> None:
+    stage.models[0].slowness = 10.0  # something else has the machine for a while
+    stage.ask()
+    stage.run()
+    stage.models[0].slowness = 1.0
+    stage.clock.now += 5.0
+    heard = stage.ask(deadline_s=0.010)
+    stage.run()
+    assert heard.done.at <= heard.draw.deadline
+
+
+def test_an_urgent_draw_gets_the_room_of_those_with_time(stage: Stage) -> None:
+    patient = [stage.ask(2, floor=L, seed=i) for i in range(4)]
+    stage.scheduler.turn()
+    urgent = stage.ask(1, deadline_s=0.02, floor=2)
+    stage.run()
+    assert urgent.done.at <= urgent.draw.deadline
+    for i, heard in enumerate(patient):  # set aside for a while, and continued as if nothing was
+        assert heard.done.stopped_by == "complete"
+        assert torch.equal(heard.done.codes, stage.models[0].sample_codes(2, seed=i))
+
+
+def test_joining_does_not_break_promises(stage: Stage) -> None:
+    """Alone its twelve codes take 18 ms and fit; every row beside it makes them slower."""
+    tight = stage.ask(1, deadline_s=0.026, floor=L)
+    stage.scheduler.turn()
+    others = [stage.ask(1) for _ in range(7)]
+    stage.run()
+    assert tight.done.stopped_by == "complete"
+    assert tight.done.at <= tight.draw.deadline
+    assert all(other.done.stopped_by == "complete" for other in others)
+
+
+def test_clients_share_the_machine_fairly(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, slots=SLOTS, pretends=True)
+    flood = arrivals(3.0 * FULL_RATE, 4.0, deadline_s=0.3, client="flood")
+    quiet = [(at, {"deadline_s": 0.3, "client": "quiet"}) for at in poisson(10, 4.0, seed=9)]
+    heards = stage.play(flood + quiet)
+    mean = {
+        name: sum(codes) / len(codes)
+        for name in ("flood", "quiet")
+        if (codes := [h.done.codes.shape[1] for h in heards if h.draw.client == name])
+    }
+    assert mean["quiet"] > 2 * mean["flood"]
+    assert mean["quiet"] > 0.8 * L
+    assert all(h.refused_at_once is None for h in heards if h.draw.client == "quiet")
+
+
+def test_looks_come_after_every_code_and_at_a_rate(stage: Stage) -> None:
+    heard = stage.ask(2, look_every_s=0.0)
+    stage.run()
+    looks = [event for _, event in heard.events if isinstance(event, Look)]
+    assert [look.codes.shape[1] for look in looks] == list(range(1, L))
+    assert all(
+        torch.equal(look.codes, heard.done.codes[:, : look.codes.shape[1]]) for look in looks
+    )
+    rare = stage.ask(1, look_every_s=0.005)
+    stage.run()
+    assert 2 <= len(rare.events) - 1 <= 5
+
+
+def test_nobody_waits_for_looks(stage: Stage) -> None:
+    watched = stage.ask(4, look_every_s=0.0, cap=L)
+    for _ in range(6):
+        stage.ask(4)
+    stage.scheduler.turn()
+    stage.scheduler.turn()
+    looks = [event for _, event in watched.events if isinstance(event, Look)]
+    assert len(looks) == 1  # the first one, and no more while others wait
+
+
+def test_several_models_take_turns(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, slots=4, models=2)
+    heards = [stage.ask(2, model=i % 2, seed=i, deadline_s=1.0) for i in range(4)]
+    stage.run()
+    for i, heard in enumerate(heards):
+        assert torch.equal(heard.done.codes, stage.models[i % 2].sample_codes(2, seed=i))
+
+
+def test_draining_answers_all_and_takes_nothing_more(stage: Stage) -> None:
+    heards = [stage.ask(2) for _ in range(6)]
+    stage.scheduler.turn()
+    until = stage.clock.now + 0.05
+    stage.scheduler.drain(until)
+    late = stage.ask()
+    assert refused(late).reason == "draining"
+    stage.run()
+    assert stage.clock.now <= until
+    assert all(isinstance(h.last, Done) for h in heards)
+    assert {h.done.stopped_by for h in heards} <= {"complete", "drain", "load"}
+    assert "drain" in {h.done.stopped_by for h in heards}
+
+
+def test_a_draw_goes_on_where_it_ended(stage: Stage) -> None:
+    first = stage.ask(2, cap=4, seed=7)
+    stage.run()
+    more = stage.ask(2, cap=9, floor=4, seed=7, given=first.done.codes)
+    stage.run()
+    assert torch.equal(more.done.codes, stage.models[0].sample_codes(2, seed=7, codes=9))
+
+
+def test_tasks_are_done_between_steps_and_wait_for_draws_in_a_hurry(stage: Stage) -> None:
+    model, events = stage.models[0], []
+    codes = model.sample_codes(4, seed=0)
+
+    def decode(part: torch.Tensor) -> torch.Tensor:
+        stage.clock.now += 0.01
+        return model.decode(part)
+
+    def task(deadline_s: float) -> Task:
+        return Task(
+            model="tiny0",
+            client="a",
+            arrival=stage.clock.now,
+            deadline=stage.clock.now + deadline_s,
+            listener=lambda event: events.append((stage.clock.now, event)),
+            parts=[lambda part=part: decode(part) for part in codes.split(2)],
+            rows=2,
+            kind="decode",
+        )
+
+    stage.scheduler.submit(task(10.0))
+    stage.run()
+    (_, computed) = events.pop()
+    assert isinstance(computed, Computed)
+    torch.testing.assert_close(computed.result, model.decode(codes))
+    hurried = stage.ask(1, deadline_s=0.014, floor=6)  # no 10 ms to give away
+    stage.scheduler.submit(task(10.0))
+    stage.run()
+    assert hurried.done.at <= hurried.draw.deadline
+    assert events[0][0] > hurried.done.at
+
+
+def test_lanes_refuse_what_they_cannot_be(stage: Stage) -> None:
+    with pytest.raises(InputError, match="slots=0 has room for nothing"):
+        Lane("x", stage.models[0], 0, stage.clock)

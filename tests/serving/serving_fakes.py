@@ -21,6 +21,7 @@ from anytime_ar.serving.lane import Lane
 from anytime_ar.serving.scheduler import Policy, Scheduler
 
 L, V = 12, 8
+SLOW_L = 400
 LABELS = ("cat", "dog", "owl")
 STEP_S, ROW_S, DECODE_S = 0.001, 0.0005, 0.002
 
@@ -56,11 +57,12 @@ def curve() -> Curve:
 
 
 def build_bundle(kind: str = "image", *, seed: int = 0, name: str = "tiny") -> Bundle:
-    """Random weights: gray images of 8 x 8, colour images, or sounds of 48 samples."""
-    shapes = {"image": (1, 8, 8), "colour": (3, 8, 8), "sound": (1, 48)}
-    sound = kind == "sound"
+    """Random weights: gray images of 8 x 8, colour images, sounds of 48 samples; or gray images
+    whose many codes take their time."""
+    shapes = {"image": (1, 8, 8), "colour": (3, 8, 8), "sound": (1, 48), "slow": (1, 8, 8)}
+    sound, slow = kind == "sound", kind == "slow"
     autoencoder: dict[str, Any] = {
-        "code_length": L,
+        "code_length": SLOW_L if slow else L,
         "code_width": 2,
         "quantizer": {"vocabulary": V},
         "network": {"patch": 2, "widths": [4, 6], "blocks": 1, "hidden": 8},
@@ -78,7 +80,9 @@ def build_bundle(kind: str = "image", *, seed: int = 0, name: str = "tiny") -> B
                 "label_frequencies": (0.5, 0.3, 0.2),
             },
             "autoencoder": autoencoder,
-            "prior": {"layers": 2, "width": 16, "heads": 2},
+            "prior": {"layers": 4, "width": 128, "heads": 4}
+            if slow
+            else {"layers": 2, "width": 16, "heads": 2},
         },
         origin="test",
     )
@@ -93,7 +97,7 @@ def build_bundle(kind: str = "image", *, seed: int = 0, name: str = "tiny") -> B
                 if buffer_name.endswith("codebooks"):
                     buffer.normal_()
         introduce(bundle.autoencoder, bundle.prior)
-    return replace(bundle, curve=curve())
+    return bundle if slow else replace(bundle, curve=curve())
 
 
 class FakeClock:

@@ -7,6 +7,9 @@ import pytest
 from anytime_ar.serving.control import USED, Claim, Demand, Demands, share_out, shortage_s
 from anytime_ar.serving.costs import Drift, Responses, Shape
 
+SOON = 1e-9
+"""Within which nothing that is asked for changes."""
+
 
 def claim(client: str = "a", least: float = 1.0, extra: float = 0.0, due: float = 10.0) -> Claim:
     return Claim(client, least, extra, due)
@@ -23,20 +26,27 @@ def test_floors_fit_exactly_up_to_the_last_second() -> None:
 
 def test_what_floors_leave_is_given_away() -> None:
     demands = {"a": Demand(least=0.2, extra=1.0)}
-    assert share_out(demands, [], 1.0)["a"] == pytest.approx(USED - 0.2)
-    assert share_out({"a": Demand(0.2, 0.1)}, [], 1.0) == {"a": 1.0}
-    assert share_out({"a": Demand(1.2, 1.0)}, [], 1.0) == {"a": 0.0}
+    assert share_out(demands, [], SOON)["a"] == pytest.approx(USED - 0.2)
+    assert share_out({"a": Demand(0.2, 0.1)}, [], SOON) == {"a": 1.0}
+    assert share_out({"a": Demand(1.2, 1.0)}, [], SOON) == {"a": 0.0}
     # What waits has to be worked off besides: 0.1 s a second more for floors, 0.2 for the rest.
-    shares = share_out(demands, [claim(least=0.2, extra=0.4)], within_s=2.0)
+    waiting = [claim(least=0.1 * SOON, extra=0.2 * SOON)]
+    shares = share_out(demands, waiting, SOON)
     assert shares["a"] == pytest.approx((USED - 0.3) / 1.2)
+
+
+def test_a_burst_with_time_enough_is_no_overload() -> None:
+    burst = {"a": Demand(1.0, 10.0)}
+    assert share_out(burst, [claim(least=1.0, extra=10.0)], within_s=60.0) == {"a": 1.0}
+    assert share_out(burst, [claim(least=1.0, extra=10.0)], within_s=6.0)["a"] < 0.5
 
 
 def test_a_greedy_client_takes_nothing_from_a_modest_one() -> None:
     demands = {"greedy": Demand(0.2, 8.0), "modest": Demand(0.05, 0.2)}
-    shares = share_out(demands, [], 1.0)
+    shares = share_out(demands, [], SOON)
     assert shares["modest"] == 1.0
     assert shares["greedy"] == pytest.approx((USED - 0.25 - 0.2) / 8.0)
-    two = share_out({"a": Demand(0.1, 4.0), "b": Demand(0.1, 2.0)}, [], 1.0)
+    two = share_out({"a": Demand(0.1, 4.0), "b": Demand(0.1, 2.0)}, [], SOON)
     assert two["a"] * 4.0 == pytest.approx(two["b"] * 2.0)  # the same time, not the same share
 
 

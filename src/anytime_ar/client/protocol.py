@@ -231,7 +231,8 @@ def encode_body(samples: npt.ArrayLike, model: str | None) -> dict[str, Any]:
     array = np.asarray(samples, dtype=np.float32)
     if array.ndim < 2 or len(array) == 0:
         raise InputError(f"samples have shape {array.shape}; pass [B, *sample_shape], B >= 1")
-    return request_body(samples=[_write(one) for one in array], model=model) | {"format": None}
+    named = {} if model is None else {"model": model}
+    return {"samples": [_write(one) for one in array], **named}
 
 
 def decode_body(

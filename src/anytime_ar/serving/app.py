@@ -15,6 +15,7 @@ from anytime_ar.serving.call import Call
 from anytime_ar.serving.computing import Computing
 from anytime_ar.serving.draws import Draws
 from anytime_ar.serving.failures import answer_failures, error_body
+from anytime_ar.serving.guard import MOST_BODY_BYTES
 from anytime_ar.serving.jobs import Refused
 from anytime_ar.serving.media import MEDIA_TYPES
 from anytime_ar.serving.page import page_routes
@@ -34,7 +35,6 @@ from anytime_ar.serving.schema import (
 from anytime_ar.serving.served import Models
 from anytime_ar.serving.watch import Watch, watch_routes
 
-MOST_BODY_BYTES = 64 * 2**20
 _KEEP_ALIVE_S = 15.0
 _T = TypeVar("_T")
 
@@ -79,7 +79,7 @@ def build_app(models: Models, draws: Draws, computing: Computing, watch: Watch) 
         description="Samples that can be cut off after any number of codes.",
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
-        max_body_size=MOST_BODY_BYTES,
+        max_body_size=MOST_BODY_BYTES,  # of those that do not say their size at first
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     answer_failures(app)

@@ -105,11 +105,13 @@ def share_out(
     """The share of their extra codes that draws get, by client, 0..1.
 
     Args:
-        demands: what goes on coming in.
+        demands: what comes in. That it goes on is believed for as long as it is remembered: much
+            at once, with time enough, is no reason to give less.
         waiting: what there is no room for, to be worked off beside it.
         within_s: the time for that.
     """
-    total = dict(demands)
+    lasts = _MEMORY_S / within_s * -math.expm1(-within_s / _MEMORY_S)
+    total = {client: Demand(lasts * d.least, lasts * d.extra) for client, d in demands.items()}
     for claim in waiting:
         total[claim.client] = total.get(claim.client, Demand()).plus(claim, within_s)
     left, shares = USED, {}

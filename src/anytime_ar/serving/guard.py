@@ -21,6 +21,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Observe = Callable[[Call, Scope, int], None]
 
 MOST_HEADER_BYTES = 16 * 1024
+MOST_BODY_BYTES = 64 * 2**20
 OPEN_PATHS = ("/livez",)
 """That need no key: whoever restarts the server has none."""
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="anytime-ar", charset="UTF-8"'}
@@ -73,6 +74,12 @@ class Guard:
             call.error = "too_large"
             return error_response(
                 431, "too_large", f"headers take more than {MOST_HEADER_BYTES} bytes; send fewer"
+            )
+        length = dict(headers).get(b"content-length", b"")
+        if length.isdigit() and int(length) > MOST_BODY_BYTES:
+            call.error = "too_large"
+            return error_response(
+                413, "too_large", f"the body has more than {MOST_BODY_BYTES} bytes; send less"
             )
         if self._keys is None or scope["path"] in OPEN_PATHS:
             return None

@@ -121,7 +121,7 @@ def serve(
         settings.app = Guard(app, keys=keys, clock=clock, observe=observe)
         worker.start()
         rehearsing = asyncio.ensure_future(_rehearse(draws, models, clock))
-        rehearsing.add_done_callback(lambda _: rehearsed.set())
+        rehearsing.add_done_callback(lambda _: (rehearsed.set(), log_event("ready")))
         await server.serve(sockets=[sock])
 
     with asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:

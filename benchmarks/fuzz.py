@@ -1,0 +1,312 @@
+"""Send a server what nobody would send on purpose, and see that it answers and stays.
+
+    anytime serve mnist --port 8000
+    python benchmarks/fuzz.py http://127.0.0.1:8000 --pid $(pgrep -f "anytime serve")
+
+Half of the requests are made by schemathesis from the server's own OpenAPI document, valid and not;
+the others are bytes that are no HTTP, broken JSON, numbers that are none, wrong types, paths that
+climb, large headers and bodies, and connections that end in the middle. Wrong is: a 5xx other than
+503 and 504, an error of another form than ours, a traceback, no answer, and, with `--pid`, memory
+that grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import socket
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import seed as hypothesis_seed
+from hypothesis.errors import Unsatisfiable
+
+ALLOWED = {503, 504}
+NO_HTTP = "Invalid HTTP request received."
+"""What the HTTP parser says by itself, before there is a request."""
+GROWTH = 1.05
+"""Memory after all but the first fifth of the requests, over that before."""
+
+
+@dataclass
+class Report:
+    """What came of it."""
+
+    requests: int = 0
+    statuses: Counter[int] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    """What the server should not have done, at most a hundred."""
+
+    def note(self, what: str, status: int, text: str) -> None:
+        """An answer."""
+        self.requests += 1
+        self.statuses[status] += 1
+        if status >= 500 and status not in ALLOWED:
+            self.complain(f"{what}: {status} {text[:300]}")
+        elif "Traceback" in text or 'File "' in text:
+            self.complain(f"{what}: a traceback: {text[:300]}")
+        elif status >= 400 and not _is_error(text) and text != NO_HTTP:
+            self.complain(f"{what}: {status} is no error of ours: {text[:300]}")
+
+    def complain(self, what: str) -> None:
+        """Something wrong."""
+        if len(self.wrong) < 100:
+            self.wrong.append(what)
+
+
+def fuzz(
+    url: str, *, requests: int, seed: int, progress: Callable[[int], None] = lambda _: None
+) -> Report:
+    """Send requests of both kinds.
+
+    Args:
+        url: of the server.
+        requests: about how many.
+        seed: of them.
+        progress: told how many have been sent.
+    """
+    report = Report()
+    with httpx.Client(base_url=url, timeout=60.0) as client:
+        _from_schema(client, report, requests // 2, seed, progress)
+        _by_hand(client, url, report, requests - report.requests, seed, progress)
+    return report
+
+
+def _from_schema(
+    client: httpx.Client, report: Report, requests: int, seed: int, progress: Callable[[int], None]
+) -> None:
+    schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
+    operations = [result.ok() for result in schema.get_all_operations()]
+    each = max(1, requests // (2 * len(operations)))
+    for operation in operations:
+        for valid in (True, False):
+            _from_operation(client, report, operation, valid, each, seed, progress)
+
+
+def _from_operation(
+    client: httpx.Client,
+    report: Report,
+    operation: Any,
+    valid: bool,
+    requests: int,
+    seed: int,
+    progress: Callable[[int], None],
+) -> None:
+    mode = schemathesis.GenerationMode.POSITIVE if valid else schemathesis.GenerationMode.NEGATIVE
+
+    @hypothesis_seed(seed)
+    @settings(
+        max_examples=requests,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def send(case: Any) -> None:
+        if valid and isinstance(case.body, dict):
+            for name in ("model", "label", "min_quality", "id"):  # mostly unknown here
+                case.body.pop(name, None)
+            case.body["n"] = min(case.body.get("n", 1), 8)
+        values = case.as_transport_kwargs(base_url=str(client.base_url).rstrip("/"))
+        try:
+            response = client.request(**_for_httpx(values))
+        except (httpx.InvalidURL, httpx.LocalProtocolError, UnicodeError, TypeError, ValueError):
+            return  # what our client cannot send
+        report.note(f"{case.method} {case.path}", response.status_code, _told(response))
+        progress(report.requests)
+
+    try:
+        send()
+    except Unsatisfiable:
+        pass  # of some operations nothing wrong can be made
+
+
+def _for_httpx(values: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of another library: bodies as the bytes that they become."""
+    kept = {name: values[name] for name in ("method", "url", "headers", "params") if name in values}
+    if "json" in values:
+        kept["content"] = json.dumps(values["json"]).encode()
+        kept["headers"] = {**(kept.get("headers") or {}), "Content-Type": "application/json"}
+    elif isinstance(values.get("data"), str | bytes):
+        kept["content"] = values["data"]
+    return kept
+
+
+def _told(response: httpx.Response) -> str:
+    kind = response.headers.get("content-type", "")
+    return response.text if kind.startswith(("application/json", "text/")) else ""
+
+
+def _is_error(text: str) -> bool:
+    try:
+        return {"code", "message"} <= json.loads(text)["error"].keys()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+PATHS = (
+    "/v1/samples",
+    "/v1/encode",
+    "/v1/decode",
+    "/v1/samples/aaaaaaaa/refine",
+    "/v1/samples/../../../etc/passwd",
+    "/v1//samples",
+    "/page/../app.py",
+    "/page/%2e%2e%2fapp.py",
+    "/%00",
+    "/\u2603",
+    "/v1/samples/" + "a" * 3000,
+    "/metrics/../livez",
+)
+METHODS = ("POST", "GET", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE", "NONSENSE")
+NUMBERS = (
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "1e400",
+    "-1",
+    "0",
+    "1.5",
+    "99999999999999999999999",
+    "true",
+    "null",
+    '"7"',
+    "[]",
+    "{}",
+    "[[1]]",
+    '"\\ud800"',
+)
+FIELDS = (
+    "n",
+    "codes",
+    "min_codes",
+    "deadline_ms",
+    "quality",
+    "min_quality",
+    "seed",
+    "first",
+    "label",
+    "temperature",
+    "top_k",
+    "top_p",
+    "guidance",
+    "format",
+    "stream",
+    "previews_per_s",
+    "model",
+    "id",
+    "samples",
+    "nothing",
+)
+
+
+def _bodies(draw: random.Random) -> Iterator[bytes]:
+    for i in itertools.count():
+        names = draw.sample(FIELDS, draw.randint(1, 4))
+        pairs = ", ".join(f'"{name}": {draw.choice(NUMBERS)}' for name in names)
+        yield f"{{{pairs}}}".encode()
+        yield draw.randbytes(draw.randint(0, 200))
+        yield b"[" * draw.choice((10, 1000, 100_000))
+        yield b'{"n": 1' + b" " * draw.randint(0, 5000)
+        yield json.dumps(
+            {"codes": [[draw.randint(-5, 40) for _ in range(draw.randint(0, 30))]]}
+        ).encode()
+        yield json.dumps({"n": draw.randint(1, 8), "codes": 3, "stream": i % 2 == 0}).encode()
+        yield json.dumps({"samples": [draw.choice(("", "AAAA", "%%%", "iVBORw0KGgo="))]}).encode()
+
+
+def _by_hand(
+    client: httpx.Client,
+    url: str,
+    report: Report,
+    requests: int,
+    seed: int,
+    progress: Callable[[int], None],
+) -> None:
+    draw = random.Random(seed)
+    bodies = _bodies(draw)
+    host, port = url.removeprefix("http://").rstrip("/").split(":")
+    for i in range(requests):
+        if i % 5 == 4:
+            _raw(host, int(port), next(bodies), draw, report)
+        else:
+            method, path = draw.choice(METHODS[: 1 + 8 * (i % 3 == 0)]), draw.choice(PATHS)
+            headers = {"Content-Type": draw.choice(("application/json", "text/plain", "nonsense"))}
+            if i % 7 == 0:
+                headers["X-" + "y" * draw.randint(1, 50)] = "z" * draw.choice((10, 5_000, 30_000))
+            response = client.request(method, path, content=next(bodies), headers=headers)
+            text = _told(response) if method != "HEAD" else '{"error": {"code": 0, "message": 0}}'
+            report.note(f"{method} {path[:60]}", response.status_code, text)
+        progress(report.requests)
+
+
+def _raw(host: str, port: int, body: bytes, draw: random.Random, report: Report) -> None:
+    """What is hardly HTTP, or ends in the middle; the server may close, and must not stop."""
+    head = b"POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    message = draw.choice(
+        (
+            draw.randbytes(300),
+            head + b"Content-Length: 100000\r\n\r\n" + body,
+            head + b"Content-Length: -5\r\n\r\n" + body,
+            head + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n" + body,
+            head + b"X-Long: " + b"a" * 200_000 + b"\r\n\r\n",
+            head + b"Content-Length: 2\r\n\r\n{}" * 3,
+            b"GET / HTTP/9.9\r\n\r\n",
+            head,
+        )
+    )
+    report.requests += 1
+    try:
+        with socket.create_connection((host, port), timeout=10) as connection:
+            connection.sendall(message)
+            connection.settimeout(0.05)
+            answer = connection.recv(65536)
+        status = int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/") else 0
+        if status >= 500 and status not in ALLOWED:
+            report.complain(f"raw {message[:60]!r}: {answer[:300]!r}")
+    except (TimeoutError, ConnectionError):
+        pass  # it waits for the rest, or hung up: both are answers
+
+
+def memory_mb(pid: int) -> float:
+    """Resident memory of a process."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("url")
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pid", type=int, help="of the server, to see its memory")
+    options = parser.parse_args()
+    seen: list[tuple[int, float]] = []
+
+    def progress(done: int) -> None:
+        if options.pid is not None and done % 100 == 0:
+            seen.append((done, memory_mb(options.pid)))
+
+    report = fuzz(options.url, requests=options.requests, seed=options.seed, progress=progress)
+    print(f"{report.requests} requests; by status: {dict(sorted(report.statuses.items()))}")
+    if seen:
+        early = [mb for done, mb in seen if done <= report.requests / 5]
+        print(f"memory {max(early):.0f} MB after a fifth, {seen[-1][1]:.0f} MB in the end")
+        if seen[-1][1] > GROWTH * max(early):
+            report.complain("memory grew")
+    print("\n".join(report.wrong) or "nothing wrong")
+    sys.exit(bool(report.wrong))
+
+
+if __name__ == "__main__":
+    main()

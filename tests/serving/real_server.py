@@ -1,0 +1,100 @@
+"""`anytime serve` as a process of its own, with tiny models, as a user would start it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+from serving_fakes import build_bundle
+
+from anytime_ar.bundle import save_bundle
+
+_PATIENCE_S = 60.0
+
+
+def save_models(folder: Path) -> dict[str, Path]:
+    """Bundles: quick ones of images and sounds, and one of images that takes its time."""
+    made = {}
+    for kind in ("image", "colour", "sound", "slow"):
+        bundle = build_bundle(kind, name=kind)
+        made[kind] = folder / kind
+        save_bundle(bundle, made[kind])
+    return made
+
+
+class RealServer:
+    """A server that is running.
+
+    Args:
+        models: as `anytime serve` takes them.
+        options: of the command.
+        logs: where its log goes.
+    """
+
+    def __init__(self, *models: str, options: tuple[str, ...] = (), logs: Path) -> None:
+        self.logs = logs
+        command = [sys.executable, "-m", "anytime_ar", "serve", *models, "--port", "0", *options]
+        with logs.open("w", encoding="utf-8") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert " at http://" in line, line + logs.read_text(encoding="utf-8")
+        self.url = line.rsplit(" at ", 1)[1].strip()
+
+    def ready(self) -> RealServer:
+        """Wait until it takes requests."""
+        wait_for(lambda: "ready" in self.lines("message"), f"a server; see {self.logs}")
+        return self
+
+    def client(self, **headers: str) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers=headers, timeout=_PATIENCE_S)
+
+    def log(self) -> list[dict[str, Any]]:
+        """Its log so far."""
+        return [json.loads(line) for line in self.logs.read_text(encoding="utf-8").splitlines()]
+
+    def lines(self, field: str) -> list[Any]:
+        """One field of each line of the log."""
+        return [line.get(field) for line in self.log()]
+
+    def terminate(self) -> int:
+        """SIGTERM, and its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(_PATIENCE_S)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Look again and again, for a while."""
+    until = time.monotonic() + _PATIENCE_S
+    while not condition():
+        assert time.monotonic() < until, f"waited in vain for {what}"
+        time.sleep(0.002)
+
+
+def events(response: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
+    """Server-sent events of a response, to its end."""
+    found, name = [], ""
+    for line in response.iter_lines():
+        field, _, value = line.partition(": ")
+        if field == "event":
+            name = value
+        elif field == "data":
+            found.append((name, json.loads(value)))
+    return found

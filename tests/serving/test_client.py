@@ -1,0 +1,171 @@
+"""The client: against a transport that fails as told, and against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from real_server import RealServer
+from serving_fakes import L
+
+from anytime_ar.client import AsyncClient, Client, RequestFailed, Sampled
+from anytime_ar.errors import InputError
+from anytime_ar.sampling import AnytimeModel
+
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+class Time:
+    """A clock that sleep moves."""
+
+    def __init__(self) -> None:
+        self.now, self.slept = 50.0, []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def refusal(status: int, code: str, retry: str | None = None) -> httpx.Response:
+    headers = {} if retry is None else {"Retry-After": retry}
+    body = {"error": {"code": code, "message": "told", "retry_after_s": None, "details": None}}
+    return httpx.Response(status, json=body, headers=headers)
+
+
+class Script:
+    """Answers one thing after the other, and keeps what was asked."""
+
+    def __init__(self, *answers: httpx.Response | Exception) -> None:
+        self.answers, self.bodies = list(answers), []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.bodies.append(json.loads(request.content or b"null"))
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def scripted(*answers: httpx.Response | Exception) -> tuple[Client, Script, Time]:
+    script, time = Script(*answers), Time()
+    transport = httpx.MockTransport(script)
+    return Client("http://x", transport=transport, clock=time, sleep=time.sleep), script, time
+
+
+MODELS = httpx.Response(200, json={"models": []})
+
+
+def test_another_try_waits_as_long_as_the_server_says_and_tells_it_what_is_left() -> None:
+    client, script, time = scripted(
+        refusal(503, "overloaded", "2"),
+        httpx.ConnectError("refused"),
+        refusal(422, "invalid"),
+    )
+    with pytest.raises(RequestFailed, match="told") as failed:
+        client.sample(2, within_s=10.0)
+    assert (failed.value.code, failed.value.status) == ("invalid", 422)  # no use to try again
+    assert time.slept[0] == 2.0
+    assert 0 < time.slept[1] < 0.5
+    left = [body["deadline_ms"] for body in script.bodies]
+    assert left == pytest.approx([9990, 7990, 7990 - 1000 * time.slept[1]])
+
+
+def test_tries_end_with_the_time_for_all_of_them() -> None:
+    client, script, time = scripted(*[refusal(503, "overloaded", "1")] * 10)
+    with pytest.raises(RequestFailed) as failed:
+        client.sample(within_s=3.5)
+    assert failed.value.code == "overloaded"
+    assert (len(script.bodies), time.slept) == (4, [1.0, 1.0, 1.0])
+    client, script, time = scripted(refusal(503, "overloaded", "1"))
+    with pytest.raises(RequestFailed):
+        client.sample()  # without a time there is one try
+    assert (len(script.bodies), time.slept) == (1, [])
+    assert "deadline_ms" not in script.bodies[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (httpx.ConnectError("nobody there"), "unreachable"),
+        (httpx.Response(500, text="<html>oh</html>"), "unknown"),
+        (refusal(504, "deadline"), "deadline"),
+    ],
+)
+def test_failures_have_a_code(answer: Any, code: str) -> None:
+    client, _, _ = scripted(answer)
+    with pytest.raises(RequestFailed) as failed:
+        client.models()
+    assert failed.value.code == code
+
+
+def test_a_stream_that_is_cut_off_does_not_look_finished() -> None:
+    client, _, _ = scripted(httpx.Response(200, text="event: preview\n: comment\n\n"))
+    with pytest.raises(RequestFailed, match="cut off before its end"):
+        list(client.stream())
+    with pytest.raises(InputError, match=r"samples have shape \(0,\)"):
+        client.encode([])
+
+
+def test_the_client_draws_refines_streams_encodes_and_decodes(
+    server: RealServer, alone: dict[str, AnytimeModel]
+) -> None:
+    model = alone["image"]
+    with Client(server.url) as client:
+        assert client.models()[0]["name"] == "image"
+        drawn = client.sample(3, label="cat", seed=5, codes=4, within_s=30, with_codes=True)
+        assert (drawn.codes_drawn, drawn.labels, drawn.seed) == (4, ["cat"] * 3, 5)
+        assert drawn.codes is not None
+        expected = model.draw(3, label="cat", seed=5, codes=4)
+        np.testing.assert_array_equal(drawn.codes, expected.codes.numpy())
+        np.testing.assert_allclose(drawn.data, expected.data.numpy(), atol=1e-6)
+        assert client.refine(drawn.id, within_s=30).codes_drawn == L
+        *previews, last = client.stream(2, seed=1)
+        assert [preview.codes_drawn for preview in previews] == list(range(1, L))
+        assert isinstance(last, Sampled)
+        *_, more = client.stream_refined(client.sample(seed=1, codes=2).id, codes=5)
+        assert more.codes_drawn == 5
+        codes = client.encode(drawn.data).codes
+        np.testing.assert_array_equal(codes, model.encode(expected.data).numpy())
+        np.testing.assert_allclose(
+            client.decode(codes[:, :2]), model.decode(model.encode(expected.data)[:, :2]), atol=1e-6
+        )
+        client.stop(drawn.id)
+        with pytest.raises(RequestFailed) as failed:
+            client.refine(drawn.id)
+        assert failed.value.code == "not_found"
+
+
+def test_the_asynchronous_client_does_the_same(
+    server: RealServer, alone: dict[str, AnytimeModel]
+) -> None:
+    async def run() -> None:
+        async with AsyncClient(server.url) as client:
+            several = await asyncio.gather(
+                *(client.sample(2, seed=i, within_s=30) for i in range(8))
+            )
+            for i, drawn in enumerate(several):
+                expected = alone["image"].sample(2, seed=i, codes=drawn.codes_drawn)
+                np.testing.assert_allclose(drawn.data, expected.numpy(), atol=1e-6)
+            first = several[0]
+            if first.codes_drawn < L:
+                assert (await client.refine(first.id)).codes_drawn == L
+            items = [item async for item in client.stream(1, codes=5)]
+            assert [item.codes_drawn for item in items] == [1, 2, 3, 4, 5]
+            refined = [item async for item in client.stream_refined(items[-1].id, codes=7)]
+            assert refined[-1].codes_drawn == 7
+            codes = (await client.encode(first.data)).codes
+            assert (await client.decode(codes)).shape == first.data.shape
+            assert len(await client.models()) == 4
+            await client.stop(items[-1].id)
+            with pytest.raises(RequestFailed):
+                await client.sample(model="nothing")
+
+    asyncio.run(run())

@@ -1,0 +1,422 @@
+"""The API of a real server over real connections."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+from real_server import RealServer, events, wait_for
+from serving_fakes import LABELS, SLOW_L, L
+
+from anytime_ar.sampling import AnytimeModel
+from anytime_ar.serving.guard import MOST_HEADER_BYTES
+
+
+def post(server: RealServer, path: str, body: Any, **headers: str) -> httpx.Response:
+    with server.client(**headers) as client:
+        return client.post(path, json=body)
+
+
+def sample(server: RealServer, **body: Any) -> dict[str, Any]:
+    response = post(server, "/v1/samples", body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def slow_rows(server: RealServer) -> int:
+    """Rows of the slow model that are being drawn."""
+    with server.client() as client:
+        rows: int = client.get("/v1/load").json()["models"][3]["rows"]
+    return rows
+
+
+def jobs(client: httpx.Client) -> tuple[float, ...]:
+    """How many run, and how many wait."""
+    found = re.findall(
+        r"^anytime_(?:draws_running|jobs_waiting) (\S+)", client.get("/metrics").text, re.M
+    )
+    return tuple(map(float, found))
+
+
+def error(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    told: dict[str, Any] = response.json()["error"]
+    assert told["code"] == code
+    return told
+
+
+def test_a_seed_gives_the_codes_that_it_gives_in_python_whatever_else_goes_on(
+    server: RealServer, alone: dict[str, AnytimeModel]
+) -> None:
+    asked = [
+        {"model": kind, "n": 1 + i % 3, "seed": i, "label": LABELS[i % 3], **options}
+        for i in range(24)
+        for kind, options in [
+            [("image", {}), ("sound", {"guidance": 1.5}), ("colour", {"codes": 5})][i % 3]
+        ]
+    ]
+    with ThreadPoolExecutor(12) as pool:
+        background = pool.submit(sample, server, model="slow", n=8)
+        answers = list(pool.map(lambda one: sample(server, **one, with_codes=True), asked))
+        background.result()
+    for one, answer in zip(asked, answers, strict=True):
+        model = alone[one.pop("model")]
+        codes = model.sample_codes(**{**one, "codes": answer["codes_drawn"]})
+        assert answer["codes"] == codes.tolist()
+        assert answer["labels"] == [one["label"]] * one["n"]
+        assert answer["stop_reason"] in ("complete", "load")
+
+
+def test_samples_are_what_the_codes_decode_to(
+    server: RealServer, alone: dict[str, AnytimeModel]
+) -> None:
+    for kind, forms in {"image": ("png", "webp"), "colour": ("png", "webp")}.items():
+        exact = sample(server, model=kind, seed=4, format="npy")
+        data = np.load(io.BytesIO(base64.b64decode(exact["samples"][0])))
+        torch.testing.assert_close(torch.from_numpy(data), alone[kind].sample(1, seed=4)[0])
+        for form in forms:
+            told = sample(server, model=kind, seed=4, format=form)
+            image = np.asarray(Image.open(io.BytesIO(base64.b64decode(told["samples"][0]))))
+            channels = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+            wanted = np.round((data + 1) * 127.5)
+            assert np.abs(channels.astype(float) - wanted).max() <= 1
+    told = sample(server, model="sound", seed=4)
+    assert told["format"] == "wav"
+    wave, rate = soundfile.read(io.BytesIO(base64.b64decode(told["samples"][0])))
+    assert rate == 8000
+    np.testing.assert_allclose(wave, alone["sound"].sample(1, seed=4)[0, 0].numpy(), atol=1e-3)
+
+
+def test_one_sample_comes_as_bytes_where_its_type_is_accepted(server: RealServer) -> None:
+    response = post(server, "/v1/samples", {"seed": 1}, Accept="image/png")
+    assert response.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(response.content)).size == (8, 8)
+    assert response.headers["anytime-codes"] == f"{L}/{L}"
+    assert response.headers["anytime-stop-reason"] == "complete"
+    assert response.headers["anytime-seed"] == "1"
+    several = post(server, "/v1/samples", {"n": 2}, Accept="image/png")
+    assert several.json()["n"] == 2
+
+
+def test_every_answer_says_what_became_of_the_request(server: RealServer) -> None:
+    answer = sample(server, n=2, codes=5, deadline_ms=20_000)
+    assert (answer["codes_drawn"], answer["code_length"], answer["n"]) == (5, L, 2)
+    assert answer["stop_reason"] == "complete"
+    assert answer["quality"] == pytest.approx(5 / 9)
+    timing = answer["timing"]
+    parts = timing["queue_ms"] + timing["sampling_ms"] + timing["decode_ms"]
+    assert 0 < parts <= timing["total_ms"]
+    assert timing["late_ms"] == pytest.approx(timing["total_ms"] - 20_000, abs=1)
+    assert sample(server)["timing"]["late_ms"] is None
+    by_quality = sample(server, quality=0.5)
+    assert by_quality["codes_drawn"] == 5  # the curve: FD 9 / k, flat from 9 on
+
+
+def test_a_stream_has_previews_and_exactly_one_end(
+    server: RealServer, alone: dict[str, AnytimeModel]
+) -> None:
+    body = {"n": 2, "seed": 3, "stream": True, "with_codes": True}
+    with server.client() as client, client.stream("POST", "/v1/samples", json=body) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        found = events(response)
+    names = [name for name, _ in found]
+    assert names == ["preview"] * (L - 1) + ["done"]
+    codes = alone["image"].sample_codes(2, seed=3)
+    for k, (_, data) in enumerate(found, 1):
+        assert data["codes"] == codes[:, :k].tolist()
+        assert len(data["samples"]) == 2
+    assert len({data["id"] for _, data in found}) == 1
+    assert found[-1][1]["stop_reason"] == "complete"
+
+
+def test_a_draw_is_refined_until_it_is_forgotten(
+    server: RealServer, alone: dict[str, AnytimeModel]
+) -> None:
+    first = sample(server, n=2, seed=8, codes=3)
+    path = f"/v1/samples/{first['id']}"
+    more = post(server, f"{path}/refine", {"codes": 7, "with_codes": True}).json()
+    assert more["id"] == first["id"]
+    assert more["codes"] == alone["image"].sample_codes(2, seed=8, codes=7).tolist()
+    less = error(post(server, f"{path}/refine", {"codes": 7}), 422, "invalid")
+    assert "this draw has 7 codes, and 7 were asked for" in less["message"]
+    with server.client() as client:
+        whole = client.post(f"{path}/refine")  # no body: all codes
+        assert whole.json()["codes_drawn"] == L
+        assert client.delete(path).status_code == 204
+        error(client.delete(path), 404, "not_found")
+        error(client.post(f"{path}/refine", json={}), 404, "not_found")
+
+
+def test_a_draw_under_way_is_stopped_from_elsewhere(server: RealServer) -> None:
+    body = {"model": "slow", "n": 16, "id": "stop-me-now", "seed": 1}
+    with ThreadPoolExecutor(1) as pool, server.client() as client:
+        drawing = pool.submit(sample, server, **body)
+        wait_for(lambda: slow_rows(server) > 0, "the draw")
+        error(post(server, "/v1/samples", body), 409, "conflict")
+        error(client.post("/v1/samples/stop-me-now/refine", json={}), 409, "conflict")
+        stopped = client.delete("/v1/samples/stop-me-now").json()
+        answer = drawing.result()
+    assert stopped["stop_reason"] == answer["stop_reason"] == "cancelled"
+    assert 0 < answer["codes_drawn"] == stopped["codes_drawn"] < SLOW_L
+    more = post(server, "/v1/samples/stop-me-now/refine", {"codes": SLOW_L})
+    assert more.json()["codes_drawn"] == SLOW_L
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_work_ends_when_the_client_leaves(server: RealServer, stream: bool) -> None:
+    def granted() -> float:
+        with server.client() as client:
+            text = client.get("/metrics").text
+        found = re.search(r'codes_granted_total\{model="slow"\} (\S+)', text)
+        return float(found[1]) if found else 0.0
+
+    before = granted()
+    body = json.dumps({"model": "slow", "n": 16, "stream": stream})
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as raw:
+        raw.sendall(
+            b"POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%s" % (len(body), body.encode())
+        )
+        wait_for(lambda: slow_rows(server) > 0, "the draw")
+    wait_for(lambda: slow_rows(server) == 0, "its end")
+    assert granted() - before < 16 * SLOW_L
+
+
+def test_what_cannot_be_in_time_is_refused_with_a_time_to_return(server: RealServer) -> None:
+    sample(server, model="slow", codes=2)  # estimates are fresh
+    response = post(
+        server,
+        "/v1/samples",
+        {"model": "slow", "n": 32, "min_codes": SLOW_L, "deadline_ms": 5},
+    )
+    told = error(response, 503, "overloaded")
+    assert int(response.headers["retry-after"]) >= 1
+    assert "not even the least that this request needs fits" in told["message"]
+
+
+def test_encode_and_decode(server: RealServer, alone: dict[str, AnytimeModel]) -> None:
+    for kind, form in (("image", "png"), ("colour", "webp"), ("sound", "wav"), ("image", "npy")):
+        drawn = sample(server, model=kind, n=5, seed=2, format=form)
+        response = post(server, "/v1/encode", {"model": kind, "samples": drawn["samples"]})
+        codes = torch.tensor(response.json()["codes"])
+        exact = sample(server, model=kind, n=5, seed=2, format="npy")["samples"]
+        data = np.stack([np.load(io.BytesIO(base64.b64decode(text))) for text in exact])
+        wanted = alone[kind].encode(torch.from_numpy(data))
+        assert (codes == wanted).float().mean() > (0.999 if form == "npy" else 0.8)
+        body = {"model": kind, "codes": wanted[:, :4].tolist(), "format": "npy"}
+        answer = post(server, "/v1/decode", body).json()
+        decoded = [np.load(io.BytesIO(base64.b64decode(text))) for text in answer["samples"]]
+        expected = alone[kind].decode(wanted[:, :4])
+        torch.testing.assert_close(torch.from_numpy(np.stack(decoded)), expected)
+
+
+def test_models_are_described(server: RealServer) -> None:
+    with server.client() as client:
+        models = client.get("/v1/models").json()["models"]
+    assert [model["name"] for model in models] == ["image", "colour", "sound", "slow"]
+    image, _, sound, slow = models
+    assert (image["sample_shape"], image["code_length"], image["vocabulary"]) == ([1, 8, 8], L, 8)
+    assert image["labels"] == [*LABELS]
+    assert image["formats"] == ["png", "webp", "npy"]
+    assert (sound["sample_rate"], sound["formats"]) == (8000, ["wav", "npy"])
+    assert [point["codes"] for point in image["curve"]] == list(range(1, L + 1))
+    assert image["curve"][2]["quality"] == pytest.approx(1 / 3)
+    assert slow["curve"] == []
+    assert image["slots"] == 32
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"n": 0}, "n: Input should be greater than or equal to 1"),
+        ({"n": True}, "n: Input should be a valid integer"),
+        ({"n": 33}, "n=33 takes 33 rows, and 32 are drawn at once here"),
+        ({"n": 17, "guidance": 2}, "n=17 with guidance takes 34 rows"),
+        ({"codes": L + 1}, f"codes={L + 1} is outside 1..{L}"),
+        ({"codes": 3, "min_codes": 4}, "min_codes=4 is more than codes=3"),
+        ({"label": "fox"}, "label 'fox' is unknown"),
+        ({"label": ["cat"], "n": 2}, "1 labels were given for 2 samples"),
+        ({"format": "wav"}, "format 'wav' does not suit samples of shape"),
+        ({"quality": 1.5}, "quality: Input should be less than or equal to 1"),
+        ({"temperature": -1}, "temperature: must be 0..100"),
+        ({"model": "slow", "quality": 0.5}, "quality was not measured"),
+        ({"deadline_ms": 0}, "deadline_ms: Input should be greater than 0"),
+        ({"sead": 1}, "sead: Extra inputs are not permitted"),
+        ({"id": "../../etc"}, "id: String should match pattern"),
+    ],
+)
+def test_wrong_requests_are_told_what_is_wrong(
+    server: RealServer, body: dict[str, Any], message: str
+) -> None:
+    assert message in error(post(server, "/v1/samples", body), 422, "invalid")["message"]
+
+
+def test_errors_are_short_and_repeat_nothing(server: RealServer) -> None:
+    secret = "do-not-repeat-me"
+    response = post(server, "/v1/samples", {f"{secret}{i}" * 50: secret * 1000 for i in range(100)})
+    assert len(error(response, 422, "invalid")["details"]) == 8
+    assert len(response.content) < 5000
+    assert secret * 20 not in response.text
+    with server.client() as client:
+        headers = {"Content-Type": "application/json"}
+        nan = client.post("/v1/samples", content='{"temperature": NaN}', headers=headers)
+        error(nan, 422, "invalid")
+        error(client.post("/v1/samples", content="{", headers=headers), 422, "invalid")
+        error(client.post("/v1/samples", content=b"\xff\xfe", headers=headers), 422, "invalid")
+        error(client.get("/v1/samples"), 405, "not_allowed")
+        for path in ("/nothing", "/v1/../../etc/passwd", "/page/%2e%2e/app.py", "/v1/samples/x"):
+            assert client.get(path).status_code in (404, 405)
+        big = client.post("/v1/samples", content=b" " * (65 * 2**20), headers=headers)
+        error(big, 413, "too_large")
+        pieces = client.post("/v1/samples", content=[b" " * 2**20] * 65, headers=headers)
+        error(pieces, 413, "too_large")
+        long = client.get("/v1/models", headers={"X-Long": "x" * MOST_HEADER_BYTES})
+        error(long, 431, "too_large")
+    wrong = post(server, "/v1/encode", {"samples": ["bm90aGluZw=="]})
+    assert "samples.0: is no picture" in error(wrong, 422, "invalid")["message"]
+    bomb = io.BytesIO()
+    Image.new("1", (8192, 8192)).save(bomb, "png")
+    response = post(server, "/v1/encode", {"samples": [base64.b64encode(bomb.getvalue()).decode()]})
+    assert "8192 x 8192 are too many pixels" in error(response, 422, "invalid")["message"]
+    response = post(server, "/v1/decode", {"codes": [[0, 8]]})
+    assert "8 is no code of this model" in error(response, 422, "invalid")["message"]
+
+
+def test_figures_for_operators(server: RealServer) -> None:
+    sample(server, codes=2)
+    with server.client() as client:
+        assert client.get("/livez").json() == {"status": "alive"}
+        assert client.get("/readyz").json() == {"status": "ready"}
+        text = client.get("/metrics").text
+        load = client.get("/v1/load").json()
+    for name in (
+        'anytime_requests_total{method="POST",route="/v1/samples",status="200"}',
+        'anytime_stops_total{model="image",reason="complete"}',
+        'anytime_codes_granted_total{model="image"}',
+        'anytime_queue_seconds_count{model="image"}',
+        'anytime_slots{model="image"} 32.0',
+        "anytime_draws_running 0.0",
+        "anytime_ready 1.0",
+    ):
+        assert name in text
+    assert load["ready"]
+    assert load["models"][0]["granted"] == 1.0
+    line = next(line for line in server.log() if line.get("codes") == 2)
+    assert line["message"] == "request"
+    assert {"path", "status", "ms", "model", "stop_reason", "queue_ms", "client"} <= line.keys()
+
+
+def test_the_page_is_whole_by_itself(server: RealServer) -> None:
+    with server.client() as client:
+        page = client.get("/")
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        assert not re.findall(r"https?://", page.text)
+        for path in re.findall(r'(?:href|src)="(/page/[^"]+)"', page.text):
+            file = client.get(path)
+            assert file.status_code == 200
+            again = client.get(path, headers={"If-None-Match": file.headers["etag"]})
+            assert again.status_code == 304
+
+
+def test_keys_open_everything_but_the_pulse(models: dict[str, Path], tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("# who, and by what\nada s3cret\nbob 0ther\n", encoding="utf-8")
+    real = RealServer(
+        str(models["image"]), options=("--api-key-file", str(keys)), logs=tmp_path / "log"
+    ).ready()
+    basic = base64.b64encode(b"anyone:s3cret").decode()
+    with real.client() as client:
+        assert client.get("/livez").status_code == 200
+        for path in ("/", "/readyz", "/metrics", "/v1/models", "/openapi.json", "/nothing"):
+            refused = client.get(path)
+            error(refused, 401, "unauthorized")
+            assert "Basic" in refused.headers["www-authenticate"]
+            for value in ("Bearer wrong", "Bearer", "Basic ???", "s3cret"):
+                assert client.get(path, headers={"Authorization": value}).status_code == 401
+        error(client.post("/v1/samples", json={}), 401, "unauthorized")
+        ada = {"Authorization": "Bearer s3cret"}
+        assert client.get("/", headers={"Authorization": f"Basic {basic}"}).status_code == 200
+        drawn = client.post("/v1/samples", json={"codes": 2}, headers=ada).json()
+        bob = {"Authorization": "Bearer 0ther"}
+        foreign = client.post(f"/v1/samples/{drawn['id']}/refine", json={}, headers=bob)
+        error(foreign, 404, "not_found")
+    assert "ada" in real.lines("client")
+    assert "s3cret" not in real.logs.read_text(encoding="utf-8")
+    assert real.terminate() == 0
+
+
+def test_sigterm_answers_every_stream_with_a_sample(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    real = RealServer(
+        str(models["slow"]),
+        options=("--slots", "32", "--grace-s", "3", "--deadline-s", "600"),
+        logs=tmp_path / "log",
+    ).ready()
+
+    def watch(seed: int) -> list[tuple[str, dict[str, Any]]]:
+        body = {"n": 8, "seed": seed, "stream": True, "previews_per_s": 5, "min_codes": 50}
+        with real.client() as client, client.stream("POST", "/v1/samples", json=body) as response:
+            return events(response)
+
+    with ThreadPoolExecutor(12) as pool, real.client() as client:
+        watching = [pool.submit(watch, seed) for seed in range(8)]
+        waiting = [
+            pool.submit(post, real, "/v1/samples", {"n": 8, "seed": seed, "min_codes": 50})
+            for seed in range(4)
+        ]
+        wait_for(lambda: min(jobs(client)) >= 2, "some to be drawn and some to wait")
+        real.process.terminate()
+        wait_for(lambda: client.get("/readyz").status_code == 503, "the end")
+        error(client.post("/v1/samples", json={}), 503, "draining")
+        ended = [future.result() for future in watching]
+        answers = [future.result() for future in waiting]
+    assert real.terminate() == 0
+    for found in ended:
+        assert [name for name, _ in found].count("done") == 1
+        assert found[-1][0] == "done"
+        assert len(found[-1][1]["samples"]) == 8
+    assert all(answer.status_code == 200 for answer in answers)
+    reasons = {found[-1][1]["stop_reason"] for found in ended}
+    assert reasons <= {"complete", "drain", "load"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{image}", "{image}"], "two models are called 'image'; name one of them"),
+        (["nothing"], "nothing"),
+        (["{image}", "--slots", "0"], "slots"),
+        (["{image}", "--threads", "0"], "threads=0 draws nothing"),
+        (["{image}", "--api-key-file", "/nowhere"], "/nowhere: cannot be read"),
+        (["{image}", "--port", "{taken}"], "cannot listen at 127.0.0.1"),
+    ],
+)
+def test_what_cannot_be_served_is_told_in_a_line(
+    models: dict[str, Path], arguments: list[str], message: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        filled = [one.format(image=models["image"], taken=port) for one in arguments]
+        command = [sys.executable, "-m", "anytime_ar", "serve", *filled]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert message in ended.stderr
+    assert ended.stderr.startswith("anytime: ")
+    assert ended.stderr.count("\n") == 1

@@ -1,0 +1,132 @@
+"""The web page in a real browser: Chromium, as Debian packages it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+from real_server import RealServer
+from serving_fakes import SLOW_L, L
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+REFUSAL = re.compile("Failed to load resource.* status of 50[34]")
+"""What browsers say to the console when a server refuses, whatever the page makes of it."""
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=["wide", "narrow and dark"])
+def page(browser: Browser, server: RealServer, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """The page, which must say nothing to the console and ask nobody else for anything."""
+    narrow = request.param != "wide"
+    page = browser.new_page(
+        viewport={"width": 360 if narrow else 1000, "height": 900},
+        color_scheme="dark" if narrow else "light",
+    )
+    page.set_default_timeout(60_000)
+    expect.set_options(timeout=60_000)
+    said: list[str] = []
+
+    def hear(message: ConsoleMessage) -> None:
+        said.append(f"{message.type}: {message.text}")
+
+    def watch(sent: Request) -> None:
+        if not sent.url.startswith((server.url, "data:")):
+            said.append(f"asked {sent.url}")
+
+    page.on("console", hear)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", watch)
+    page.goto(server.url)
+    expect(page.get_by_label("Model").locator("option")).to_have_count(4)
+    yield page
+    page.close()
+    assert [line for line in said if not REFUSAL.search(line)] == []
+
+
+def drawn(page: Page, codes: int, length: int) -> None:
+    expect(page.get_by_role("status")).to_contain_text(f"{codes} of {length} codes in")
+
+
+def test_samples_sharpen_stop_and_are_refined(page: Page) -> None:
+    page.get_by_label("Label").select_option("owl")
+    page.get_by_role("spinbutton", name="Samples").fill("6")
+    page.get_by_label("Seed").fill("3")
+    page.get_by_role("button", name="Draw").click()
+    images = page.locator("#samples img")
+    expect(images).to_have_count(6)
+    expect(images.first).to_have_attribute("alt", re.compile(r"sample 1, [2-5] codes"))
+    early = images.first.get_attribute("src")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("status")).to_contain_text(re.compile(rf"Stopped at \d+ of {L} codes"))
+    page.get_by_role("button", name="Refine more").click()
+    drawn(page, L, L)
+    expect(images.first).to_have_attribute("alt", f"owl, sample 1, {L} codes")
+    assert images.first.get_attribute("src") != early
+    slider = page.locator("#codes")
+    slider.focus()
+    for _ in range(L - 4):
+        page.keyboard.press("ArrowLeft")  # back to what was seen
+    expect(images.first).to_have_attribute("alt", "owl, sample 1, 4 codes")
+    expect(page.locator("#curve-told")).to_contain_text("44 % of full quality")
+    wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert wide <= 0  # nothing sticks out
+
+
+def test_a_draw_that_takes_its_time_is_stopped_on_the_server(page: Page) -> None:
+    page.get_by_label("Model").select_option("slow")
+    page.get_by_role("spinbutton", name="Samples").fill("32")
+    page.get_by_label("Slow motion").uncheck()
+    page.get_by_role("button", name="Draw").click()
+    expect(page.locator("#samples img")).to_have_count(32)
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("status")).to_contain_text(re.compile(rf"\d+ of {SLOW_L} codes"))
+    expect(page.get_by_role("button", name="Stop")).to_be_disabled()
+    page.get_by_role("button", name="Refine more").click()
+    expect(page.get_by_role("status")).to_contain_text(re.compile(rf"\d+ of {SLOW_L} codes in"))
+
+
+def test_models_are_switched_and_sounds_can_be_played(page: Page) -> None:
+    page.get_by_label("Model").select_option("sound")
+    page.get_by_role("spinbutton", name="Samples").fill("3")
+    page.get_by_role("button", name="Draw").click()
+    drawn(page, L, L)
+    expect(page.locator("#samples audio")).to_have_count(3)
+    assert page.locator("#samples audio").first.evaluate(
+        "audio => new Promise(done => { audio.oncanplay = () => done(true); audio.load(); })"
+    )
+    page.get_by_label("Model").select_option("colour")
+    expect(page.locator("#samples audio")).to_have_count(0)
+    page.get_by_role("button", name="Draw").click()
+    drawn(page, L, L)
+    expect(page.locator("#granted-told")).to_contain_text("100 %")
+
+
+def test_mistakes_are_told(page: Page) -> None:
+    page.get_by_label("Model").select_option("slow")
+    page.get_by_label("Deadline, ms").fill("1")
+    page.get_by_role("button", name="Draw").click()
+    status = page.get_by_role("status")
+    expect(status).to_have_class("wrong")
+    expect(status).to_contain_text(re.compile("fits|deadline passed"))
+
+
+def test_axe_finds_nothing(page: Page) -> None:
+    page.get_by_role("button", name="Draw").click()
+    drawn(page, L, L)
+    page.get_by_label("Model").select_option("sound")
+    page.get_by_role("button", name="Draw").click()
+    drawn(page, L, L)
+    found = Axe().run(page).response["violations"]
+    assert [(one["id"], one["impact"], one["nodes"][0]["html"]) for one in found] == []

@@ -1,0 +1,102 @@
+"""The thread that owns the models."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from real_server import wait_for
+from serving_fakes import L, Stage
+
+from anytime_ar.serving.jobs import Done, Draw, Event, Refused
+from anytime_ar.serving.kept import Keeper
+from anytime_ar.serving.worker import STUCK_S, Worker
+
+
+class Working:
+    def __init__(self, folder: Path) -> None:
+        self.stage = Stage(folder, slots=8)
+        self.worker = Worker(self.stage.scheduler)
+        self.worker.start()
+
+    def ask(self, seed: int = 0) -> queue.Queue[Event]:
+        heard: queue.Queue[Event] = queue.Queue()
+        plan, _ = self.stage.models[0].plan(2, seed=seed)
+        now = self.stage.clock()
+        draw = Draw(
+            model="tiny0",
+            client="a",
+            arrival=now,
+            deadline=now + 100.0,
+            listener=heard.put,
+            plan=plan,
+            floor=1,
+            cap=L,
+        )
+        self.worker.submit(draw)
+        return heard
+
+
+@pytest.fixture
+def working(tmp_path: Path) -> Iterator[Working]:
+    made = Working(tmp_path)
+    wait_for(lambda: made.worker.progresses, "warm models")
+    yield made
+    made.worker.end()
+
+
+def test_jobs_are_done_in_the_thread(working: Working) -> None:
+    heard = [working.ask(seed) for seed in range(6)]
+    for seed, one in enumerate(heard):
+        done = one.get(timeout=60)
+        assert isinstance(done, Done)
+        assert torch.equal(done.codes, working.stage.models[0].sample_codes(2, seed=seed))
+        assert one.empty()
+
+
+def test_a_broken_device_is_reported_and_comes_back(
+    working: Working, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anytime_ar.serving.worker._RETRY_S", 0.01)
+    working.stage.models[0].fails = True
+    lost = working.ask().get(timeout=60)
+    assert isinstance(lost, Refused)
+    assert lost.reason == "broken"
+    wait_for(lambda: not working.worker.progresses, "the failure to be known")
+    refused = working.ask().get(timeout=60)
+    assert isinstance(refused, Refused)
+    assert (refused.reason, refused.retry_s) == ("broken", 0.01)
+    working.stage.models[0].fails = False
+    wait_for(lambda: working.worker.progresses, "the device")
+    assert isinstance(working.ask().get(timeout=60), Done)
+
+
+def test_a_turn_without_end_is_no_progress(working: Working) -> None:
+    working.worker._turn_began = working.stage.clock()
+    assert working.worker.progresses
+    working.stage.clock.now += STUCK_S + 1
+    assert not working.worker.progresses
+    working.worker._turn_began = None
+
+
+def test_kept_draws_are_forgotten_in_time_and_of_too_many_the_oldest(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    heard = stage.ask(2)
+    stage.run()
+    one = 2 * L * (4 + 8)
+    keeper = Keeper(10.0, stage.clock, most_bytes=3 * one)
+    for name in "abcd":
+        keeper.put(name, heard.draw, heard.done.codes)
+        stage.clock.now += 1
+    assert [name for name in "abcd" if keeper.get(name)] == ["b", "c", "d"]
+    kept = keeper.get("c")
+    assert kept is not None
+    assert torch.equal(kept.codes.long(), heard.done.codes)
+    keeper.put("b", heard.draw, heard.done.codes)  # anew: as the latest
+    stage.clock.now += 9
+    assert [name for name in "bcd" if keeper.get(name)] == ["b"]
+    keeper.drop("b")
+    assert len(keeper) == 0

@@ -303,6 +303,7 @@ def test_tasks_are_done_between_steps_and_wait_for_draws_in_a_hurry(stage: Stage
             listener=lambda event: events.append((stage.clock.now, event)),
             parts=[lambda part=part: decode(part) for part in codes.split(2)],
             rows=2,
+            samples=4,
             kind="decode",
         )
 

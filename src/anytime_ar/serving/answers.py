@@ -76,7 +76,7 @@ def timing(event: Done | Computed, call: Call) -> Timing:
 
 def write_all(media: Media, samples: Tensor, kind: str) -> list[str]:
     """Samples as files in base64."""
-    return [base64.b64encode(media.write(sample, kind)).decode() for sample in samples]
+    return [base64.b64encode(file).decode() for file in media.write(samples, kind)]
 
 
 def _labels(served: Served, plan: Plan) -> list[str] | None:

@@ -100,6 +100,7 @@ class Computing:
             listener=listener,
             parts=[part_of(part) for part in rows.split(_AT_ONCE)],
             rows=min(_AT_ONCE, len(rows)),
+            samples=len(rows),
             kind=kind,
         )
         self._worker.submit(task)

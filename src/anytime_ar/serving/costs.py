@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import nnls  # type: ignore[import-untyped]
@@ -23,6 +23,7 @@ _MANY = 1024
 _RECENT = 5
 _LATEST = 2
 _REMEMBERED = 1024
+_AVERAGED = 50
 _RARE = 0.997
 """Delays that are rarer than this are not provided for."""
 
@@ -41,6 +42,7 @@ class Drift:
 
     def __init__(self, factor: float = 1.0) -> None:
         self._recent = deque([factor], maxlen=_RECENT)
+        self._mean = factor
         self._delays = Times([0.0], window=_REMEMBERED)
 
     @property
@@ -51,6 +53,11 @@ class Drift:
         return max(recent[(len(recent) - 1) // 2], sum(latest) / len(latest))
 
     @property
+    def mean(self) -> float:
+        """Over a while: what many of them take is the sum, not so many times the usual one."""
+        return self._mean
+
+    @property
     def delay_s(self) -> float:
         """To be provided for."""
         return self._delays.quantile(_RARE)
@@ -59,6 +66,9 @@ class Drift:
         """Take note of what something took that the shape says takes `estimated_s`."""
         self._delays.add(max(0.0, seconds - estimated_s * self.factor))
         self._recent.append(seconds / estimated_s)
+        self._mean += (seconds / estimated_s - self._mean) / _AVERAGED
+        if not 0.5 < self._mean / self.factor < 2.0:  # something else than before
+            self._mean = self.factor
 
 
 @dataclass(frozen=True)
@@ -105,11 +115,14 @@ class Costs:
     def __init__(self, step: Shape, decode: Shape, places: int) -> None:
         self._step, self._decode, self.places = step, decode, places
         self.steps, self.decodes = Drift(), Drift()
+        self._around_s = 0.0  # of a step, beside the model's own time
 
     @property
     def comfort(self) -> int:
         """Rows beyond which more of them at once bring nothing."""
-        return min(self.places, self._step.comfort)
+        around_s = self._around_s / self.steps.mean
+        whole = replace(self._step, step_s=self._step.step_s + around_s)
+        return min(self.places, whole.comfort)
 
     @property
     def decoded_at_once(self) -> int:
@@ -125,23 +138,33 @@ class Costs:
 
     def step_s(self, rows: int, past: int) -> float:
         """A step of some rows that have `past` codes together."""
-        return self._step.seconds(rows, past) * self.steps.factor
+        return self._step.seconds(rows, past) * self.steps.factor + self._around_s
 
     def stepped(self, rows: int, past: int, seconds: float) -> None:
         """Take note of what a step took."""
         self.steps.add(self._step.seconds(rows, past), seconds)
+
+    def turned(self, around_s: float) -> None:
+        """Take note of what a turn of the scheduler took beside the model's own time."""
+        self._around_s += (around_s - self._around_s) / _AVERAGED
 
     def work_s(self, rows: int, drawn: int, codes: int) -> float:
         """What it takes of the machine's time to bring rows from `drawn` to `codes` codes, as part
         of a batch that is full."""
         more = max(0, codes - drawn)
         past = more * (drawn + codes - 1) / 2  # summed over the steps
-        each_s = self._step.row_s + self._step.step_s / self.comfort
-        return rows * (more * each_s + past * self._step.past_s) * self.steps.factor
+        comfort = self.comfort
+        each_s = self._step.row_s + self._step.step_s / comfort
+        model_s = rows * (more * each_s + past * self._step.past_s) * self.steps.mean
+        return model_s + rows * more * self._around_s / comfort
 
     def decode_s(self, samples: int) -> float:
         """A decode of some samples."""
         return self._decode.seconds(samples) * self.decodes.factor
+
+    def decode_work_s(self, samples: int) -> float:
+        """What a decode takes of the machine's time."""
+        return self._decode.seconds(samples) * self.decodes.mean
 
     def decoded(self, samples: int, seconds: float) -> None:
         """Take note of what a decode took."""

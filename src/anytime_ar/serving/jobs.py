@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -77,7 +76,7 @@ Listener = Callable[[Event], None]
 
 
 @dataclass(eq=False, kw_only=True)
-class Job(ABC):
+class Job:
     """Something with a deadline, of a client."""
 
     model: str
@@ -92,10 +91,8 @@ class Job(ABC):
     cancelled: bool = False
     """Set from any thread; looked at between two codes."""
 
-    @property
-    @abstractmethod
-    def samples(self) -> int:
-        """n, that its response is about."""
+    samples: int
+    """n, that its response is about."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -120,15 +117,13 @@ class Draw(Job):
     looked: float = -math.inf
     """When it was looked at last."""
 
-    @property
-    def samples(self) -> int:
-        """n."""
-        return len(self.plan)
+    samples: int = field(init=False)
+    """n."""
+    places: int = field(init=False)
+    """Rows of the batch that it takes."""
 
-    @property
-    def places(self) -> int:
-        """Rows of the batch that it takes."""
-        return self.plan.places
+    def __post_init__(self) -> None:
+        self.samples, self.places = len(self.plan), self.plan.places
 
 
 @dataclass(eq=False, kw_only=True)
@@ -143,8 +138,3 @@ class Task(Job):
     """What is computed, by which its costs are known: `encode`, `decode`."""
     results: list[Tensor] = field(default_factory=list)
     began: float | None = None
-
-    @property
-    def samples(self) -> int:
-        """At most, as the last part may be smaller."""
-        return self.rows * (len(self.parts) + len(self.results))

@@ -42,6 +42,8 @@ class Lane:
         self.slots = max(1, min(slots, CACHE_BYTES // self._engine.decoder.row_bytes))
         self.batch = DecodeBatch(self._engine.decoder, self.slots)
         self.active: list[Draw] = []
+        self.busy_s = 0.0
+        """That the model has taken for steps and decodes."""
         self.costs = Costs(Shape(1e-3, 0, 0), Shape(1e-3, 0, 0), self.slots)
         """Anything, until they are measured."""
         self.task_s = {"encode": 1e-3, "decode": 1e-3}
@@ -98,7 +100,7 @@ class Lane:
         work_s, drawn, floor = self.costs.work_s, draw.drawn, draw.floor
         return Claim(
             draw.client,
-            work_s(draw.places, drawn, floor) + self.costs.decode_s(draw.samples),
+            work_s(draw.places, drawn, floor) + self.costs.decode_work_s(draw.samples),
             work_s(draw.places, max(drawn, floor), draw.cap),
             due_s,
         )
@@ -129,7 +131,9 @@ class Lane:
         """Draw the next code of all that are in."""
         rows, past, begin = self.rows, self.past, self._clock()
         self.batch.step()
-        self.costs.stepped(rows, past, self._clock() - begin)
+        seconds = self._clock() - begin
+        self.busy_s += seconds
+        self.costs.stepped(rows, past, seconds)
         for draw in self.active:
             draw.drawn += 1
 
@@ -175,7 +179,9 @@ class Lane:
     def _decode(self, codes: Tensor) -> tuple[Tensor, float]:
         begin = self._clock()
         data = self._engine.decode(codes)
-        return data, self._clock() - begin
+        seconds = self._clock() - begin
+        self.busy_s += seconds
+        return data, seconds
 
     def probe(self) -> None:
         """Find out how fast it goes now, while there is nothing else to do."""

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import soundfile  # type: ignore[import-untyped]
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -54,13 +55,11 @@ class Media(ABC):
             )
         return wanted
 
-    def write(self, sample: Tensor, kind: str) -> bytes:
-        """One sample, float32 [*sample_shape] in [-1, 1], as a file."""
+    def write(self, samples: Tensor, kind: str) -> list[bytes]:
+        """Samples, float32 [n, *sample_shape] in [-1, 1], each as a file."""
         if kind != "npy":
-            return self._write(sample, kind)
-        file = io.BytesIO()
-        np.save(file, sample.cpu().numpy())
-        return file.getvalue()
+            return self._write(samples.cpu(), kind)
+        return [_npy(sample) for sample in samples.cpu().numpy()]
 
     def read(self, content: bytes, origin: str) -> Tensor:
         """A file as one sample, float32 [*sample_shape] in [-1, 1].
@@ -89,7 +88,7 @@ class Media(ABC):
         return torch.from_numpy(array)
 
     @abstractmethod
-    def _write(self, sample: Tensor, kind: str) -> bytes: ...
+    def _write(self, samples: Tensor, kind: str) -> list[bytes]: ...
 
     @abstractmethod
     def _read(self, content: bytes, origin: str) -> Tensor: ...
@@ -100,11 +99,13 @@ class Pictures(Media):
 
     formats = ("png", "webp", "npy")
 
-    def _write(self, sample: Tensor, kind: str) -> bytes:
-        pixels = to_uint8(sample.cpu()).permute(1, 2, 0).squeeze(-1).numpy()  # [H, W(, 3)]
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, kind, **({"lossless": True} if kind == "webp" else {}))
-        return file.getvalue()
+    def _write(self, samples: Tensor, kind: str) -> list[bytes]:
+        options = {"lossless": True} if kind == "webp" else {}
+        pixels = to_uint8(samples).permute(0, 2, 3, 1).squeeze(-1).numpy()  # [n, H, W(, 3)]
+        files = [io.BytesIO() for _ in pixels]
+        for file, image in zip(files, pixels, strict=True):
+            Image.fromarray(image).save(file, kind, **options)
+        return [file.getvalue() for file in files]
 
     def _read(self, content: bytes, origin: str) -> Tensor:
         try:
@@ -135,11 +136,12 @@ class Sounds(Media):
         sound = model.bundle.card.training.get("data", {}).get("sound", {})
         self._to_peak = sound.get("loudness") == "peak"
 
-    def _write(self, sample: Tensor, kind: str) -> bytes:
-        file = io.BytesIO()
-        wave = to_int16(sample.cpu().numpy()[0])
-        soundfile.write(file, wave, self._rate, format=kind.upper(), subtype="PCM_16")
-        return file.getvalue()
+    def _write(self, samples: Tensor, kind: str) -> list[bytes]:
+        waves = to_int16(samples[:, 0].numpy())  # [n, T]
+        files = [io.BytesIO() for _ in waves]
+        for file, wave in zip(files, waves, strict=True):
+            soundfile.write(file, wave, self._rate, format=kind.upper(), subtype="PCM_16")
+        return [file.getvalue() for file in files]
 
     def _read(self, content: bytes, origin: str) -> Tensor:
         wave, rate = decode_sound(content, origin)
@@ -155,6 +157,12 @@ class Sounds(Media):
         return torch.nn.functional.pad(
             torch.from_numpy(wave * np.float32(gain)), (0, length - len(wave))
         )[None]
+
+
+def _npy(sample: npt.NDArray[np.float32]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, sample)
+    return file.getvalue()
 
 
 _KINDS: dict[int, type[Media]] = {3: Pictures, 2: Sounds}

@@ -98,14 +98,21 @@ class Scheduler:
 
     def turn(self) -> None:
         """Draw one more code of everything that is in, and deliver what is finished."""
+        begin, busy_s = self.clock(), self._busy_s()
         self._drop()
         self._let_in()
-        for lane in self.lanes.values():
-            if lane.active:
-                lane.step()
-                self._confirmed = self.clock()
+        stepping = [lane for lane in self.lanes.values() if lane.active]
+        for lane in stepping:
+            lane.step()
+            self._confirmed = self.clock()
         self._let_out()
         self._show()
+        around_s = self.clock() - begin - (self._busy_s() - busy_s)
+        for lane in stepping:
+            lane.costs.turned(around_s / len(stepping))
+
+    def _busy_s(self) -> float:
+        return sum(lane.busy_s for lane in self.lanes.values()) + self.outlook.tasks.busy_s
 
     def lose_all(self) -> None:
         """Give up all jobs, after a failure, and begin afresh."""

@@ -32,7 +32,7 @@ from anytime_ar.serving.served import Models
 from anytime_ar.serving.watch import Watch
 from anytime_ar.serving.worker import Worker
 
-_SWITCH_S = 0.0005
+_SWITCH_S = 0.00005
 """How long a thread may keep the others from running: the usual 5 ms are many steps."""
 _DRAW_SHARE = 0.8
 """Of the grace period that is spent on draws; the rest is for their answers."""
@@ -120,9 +120,15 @@ def serve(
 
         settings.app = Guard(app, keys=keys, clock=clock, observe=observe)
         worker.start()
-        rehearsing = asyncio.ensure_future(_rehearse(draws, models, clock))
-        rehearsing.add_done_callback(lambda _: (rehearsed.set(), log_event("ready")))
+
+        async def rehearse() -> None:
+            await _rehearse(draws, models, clock)
+            rehearsed.set()
+            log_event("ready")
+
+        rehearsing = asyncio.ensure_future(rehearse())
         await server.serve(sockets=[sock])
+        rehearsing.cancel()
 
     with asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:
         runner.run(run())

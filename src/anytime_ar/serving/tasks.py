@@ -23,6 +23,8 @@ class TaskCosts:
     def __init__(self, lanes: Mapping[str, Lane]) -> None:
         self._lanes = lanes
         self._row_s: dict[tuple[str, str], Times] = {}
+        self.busy_s = 0.0
+        """That tasks have taken."""
 
     def _times(self, task: Task) -> Times:
         key = task.model, task.kind
@@ -45,6 +47,7 @@ class TaskCosts:
             task.began = begin
         task.results.append(task.parts.pop(0)())
         now = clock()
+        self.busy_s += now - begin
         self._times(task).add((now - begin) / task.rows)
         if task.parts:
             return None

@@ -1,0 +1,300 @@
+"""What a server does under load: ours, and ours as others are, side by side.
+
+    python benchmarks/load.py mnist --n 16 --out runs/load
+
+Requests come at random (Poisson arrivals, whatever the server is doing) at multiples of the rate
+at which it can draw all codes of all of them, with deadlines mixed. Three policies, each a server
+of its own on the same machine, one after the other: elastic, which gives fewer codes; reject, which
+refuses what it cannot draw in full by its deadline; and fixed, which draws everything in full, in
+turn. Latency counts from the moment at which a request should have been sent. Prints a table,
+writes load.json and load.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from matplotlib.figure import Figure
+
+from anytime_ar.files import write_json
+
+POLICIES = ("elastic", "reject", "fixed")
+LOADS = (0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One request, as its client saw it."""
+
+    deadline_s: float
+    latency_s: float
+    status: int
+    codes: int | None = None
+    quality: float | None = None
+    stop_reason: str | None = None
+
+    @property
+    def in_time(self) -> bool:
+        """Whether there is a sample, and by its deadline."""
+        return self.status == 200 and self.latency_s <= self.deadline_s
+
+
+class Connections:
+    """Connections that are kept, as many as there are requests under way. Not httpx: at the rates
+    that are sent here, its own work would take a good part of the machine from the server."""
+
+    def __init__(self, url: str) -> None:
+        self._host, port = url.removeprefix("http://").split(":")
+        self._port = int(port)
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def post(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Status and JSON of an answer."""
+        content = json.dumps(body).encode()
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(content)}\r\n\r\n"
+        )
+        if self._idle:
+            reader, writer = self._idle.pop()
+        else:
+            reader, writer = await asyncio.open_connection(self._host, self._port)
+        writer.write(head.encode() + content)
+        status = int((await reader.readline()).split()[1])
+        length = 0
+        while (line := await reader.readline()) not in (b"\r\n", b""):
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        answer = json.loads(await reader.readexactly(length))
+        self._idle.append((reader, writer))
+        return status, answer
+
+    def close(self) -> None:
+        """All of them."""
+        for _, writer in self._idle:
+            writer.close()
+
+
+class Server:
+    """`anytime serve` as a process."""
+
+    def __init__(self, model: str, policy: str, slots: int, folder: Path) -> None:
+        command = [sys.executable, "-m", "anytime_ar", "serve", f"model={model}", "--port", "0"]
+        command += ["--policy", policy, "--slots", str(slots), "--deadline-s", "60"]
+        with (folder / f"{policy}.log").open("w", encoding="utf-8") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if " at http://" not in line:
+            sys.exit(f"the server did not start; see {folder}/{policy}.log")
+        self.url = line.rsplit(" at ", 1)[1].strip()
+        while httpx.get(f"{self.url}/readyz").status_code != 200:
+            time.sleep(0.1)
+
+    def end(self) -> None:
+        """SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+
+
+async def capacity(url: str, n: int, seconds: float) -> float:
+    """Requests a second that are answered with all codes, as many at once as keep it busy."""
+    connections, end, count = Connections(url), time.perf_counter() + seconds, 0
+
+    async def ask() -> None:
+        nonlocal count
+        while time.perf_counter() < end:
+            await connections.post("/v1/samples", {"n": n})
+            count += 1
+
+    begin = time.perf_counter()
+    await asyncio.gather(*(ask() for _ in range(4)))
+    connections.close()
+    return count / (time.perf_counter() - begin)
+
+
+async def offer(
+    url: str, n: int, rate: float, seconds: float, deadlines_s: Sequence[float], seed: int
+) -> list[Answer]:
+    """Requests that come at random."""
+    draw, connections = random.Random(seed), Connections(url)
+    answers: list[Answer] = []
+
+    async def ask(due: float, deadline_s: float, number: int) -> None:
+        body = {"n": n, "seed": number, "deadline_ms": 1000 * deadline_s}
+        status, told = await connections.post("/v1/samples", body)
+        told = told if status == 200 else {}
+        answers.append(
+            Answer(
+                deadline_s,
+                time.perf_counter() - due,
+                status,
+                told.get("codes_drawn"),
+                told.get("quality"),
+                told.get("stop_reason"),
+            )
+        )
+
+    begin, due, asking = time.perf_counter(), 0.0, []
+    while (due := due + draw.expovariate(rate)) < seconds:
+        await asyncio.sleep(max(0.0, begin + due - time.perf_counter()))
+        deadline_s = draw.choice(deadlines_s)
+        asking.append(asyncio.ensure_future(ask(begin + due, deadline_s, len(asking))))
+    await asyncio.gather(*asking)
+    connections.close()
+    return answers
+
+
+def figures(answers: Sequence[Answer], code_length: int) -> dict[str, Any]:
+    """What became of the requests of one load."""
+    done = [answer for answer in answers if answer.status == 200]
+    latencies = sorted(answer.latency_s for answer in done)
+    lateness = sorted(answer.latency_s - answer.deadline_s for answer in done)
+    reasons = [answer.stop_reason for answer in done]
+
+    def quantile(values: list[float], share: float) -> float | None:
+        return (
+            round(1000 * values[min(len(values) - 1, int(share * len(values)))], 2)
+            if values
+            else None
+        )
+
+    return {
+        "requests": len(answers),
+        "in_time": sum(answer.in_time for answer in answers) / len(answers),
+        "late": (len(done) - sum(answer.in_time for answer in done)) / len(answers),
+        "refused": sum(answer.status == 503 for answer in answers) / len(answers),
+        "failed": sum(answer.status not in (200, 503) for answer in answers) / len(answers),
+        "codes": statistics.mean(a.codes for a in done if a.codes) / code_length if done else None,
+        "quality": statistics.mean(a.quality for a in done if a.quality is not None)
+        if done
+        else None,
+        "p50_ms": quantile(latencies, 0.5),
+        "p99_ms": quantile(latencies, 0.99),
+        "p99_late_ms": quantile(lateness, 0.99),
+        "stops": {str(reason): reasons.count(reason) for reason in sorted(map(str, set(reasons)))},
+    }
+
+
+def table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """For people."""
+    head = f"{'policy':8} {'load':>5} {'sent':>6} {'in time':>8} {'late':>7} {'refused':>8} "
+    lines = [
+        head
+        + f"{'failed':>7} {'codes':>6} {'quality':>8} {'p50 ms':>7} {'p99 ms':>7} {'p99 late':>9}"
+    ]
+
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.1f} %"
+
+    def ms(value: float | None) -> str:
+        return "-" if value is None else f"{value:.0f}"
+
+    for policy, by_load in results.items():
+        for load, row in by_load.items():
+            lines.append(
+                f"{policy:8} {load + 'x':>5} {row['requests']:6d} {percent(row['in_time']):>8} "
+                f"{percent(row['late']):>7} {percent(row['refused']):>8} "
+                f"{percent(row['failed']):>7} {percent(row['codes']):>7} "
+                f"{percent(row['quality']):>8} {ms(row['p50_ms']):>7} {ms(row['p99_ms']):>7} {ms(row['p99_late_ms']):>9}"
+            )
+    return "\n".join(lines)
+
+
+def plot(results: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
+    """Answered in time, codes granted, and latency, against load."""
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for panel, (key, name) in zip(
+        panels,
+        (
+            ("in_time", "answered in time"),
+            ("quality", "quality of the answers"),
+            ("p99_ms", "p99, ms"),
+        ),
+        strict=True,
+    ):
+        for policy, by_load in results.items():
+            loads = [float(load) for load in by_load]
+            values = [math.nan if row[key] is None else row[key] for row in by_load.values()]
+            panel.plot(loads, values, marker="o", label=policy)
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(LOADS, [f"{load:g}x" for load in LOADS])
+        panel.set_xlabel("load, in terms of all codes")
+        panel.set_title(name)
+        panel.grid(alpha=0.3)
+        panel.set_yscale("log") if key == "p99_ms" else panel.set_ylim(0, 1.05)
+    panels[0].legend()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("--n", type=int, default=16, help="samples of a request")
+    parser.add_argument("--slots", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
+    parser.add_argument(
+        "--deadlines-ms", type=float, nargs="+", default=[150.0, 300.0, 600.0], help="drawn from"
+    )
+    parser.add_argument("--loads", type=float, nargs="+", default=LOADS)
+    parser.add_argument("--policies", nargs="+", default=POLICIES, choices=POLICIES)
+    parser.add_argument("--out", type=Path, default=Path("runs/load"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    full_rate = None
+    for policy in options.policies:
+        server = Server(options.model, policy, options.slots, options.out)
+        models = httpx.get(f"{server.url}/v1/models").json()["models"]
+        if full_rate is None:
+            full_rate = asyncio.run(capacity(server.url, options.n, options.seconds / 2))
+            print(f"all codes of {options.n} samples: {full_rate:.1f} requests a second")
+        results[policy] = {}
+        for load in options.loads:
+            answers = asyncio.run(
+                offer(
+                    server.url,
+                    options.n,
+                    load * full_rate,
+                    options.seconds,
+                    [ms / 1000 for ms in options.deadlines_ms],
+                    seed=round(100 * load),
+                )
+            )
+            results[policy][f"{load:g}"] = figures(answers, models[0]["code_length"])
+        server.end()
+    print(table(results))
+    write_json(
+        options.out / "load.json",
+        {
+            "model": options.model,
+            "n": options.n,
+            "slots": options.slots,
+            "seconds": options.seconds,
+            "deadlines_ms": options.deadlines_ms,
+            "cores": os.cpu_count(),
+            "full_rate": full_rate,
+            "results": results,
+        },
+    )
+    plot(results, options.out / "load.png")
+
+
+if __name__ == "__main__":
+    main()

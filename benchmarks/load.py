@@ -70,8 +70,10 @@ class Connections:
             f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(content)}\r\n\r\n"
         )
-        if self._idle:
+        while self._idle:
             reader, writer = self._idle.pop()
+            if not reader.at_eof():  # the server closes those that are idle for some seconds
+                break
         else:
             reader, writer = await asyncio.open_connection(self._host, self._port)
         writer.write(head.encode() + content)

@@ -213,7 +213,8 @@ def table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
                 f"{policy:8} {load + 'x':>5} {row['requests']:6d} {percent(row['in_time']):>8} "
                 f"{percent(row['late']):>7} {percent(row['refused']):>8} "
                 f"{percent(row['failed']):>7} {percent(row['codes']):>7} "
-                f"{percent(row['quality']):>8} {ms(row['p50_ms']):>7} {ms(row['p99_ms']):>7} {ms(row['p99_late_ms']):>9}"
+                f"{percent(row['quality']):>8} {ms(row['p50_ms']):>7} {ms(row['p99_ms']):>7} "
+                f"{ms(row['p99_late_ms']):>9}"
             )
     return "\n".join(lines)
 

@@ -381,7 +381,7 @@ def test_sigterm_answers_every_stream_with_a_sample(
             pool.submit(post, real, "/v1/samples", {"n": 8, "seed": seed, "min_codes": 50})
             for seed in range(4)
         ]
-        wait_for(lambda: min(jobs(client)) >= 2, "some to be drawn and some to wait")
+        wait_for(lambda: sum(jobs(client)) == 12, "all to be drawn or to wait")
         real.process.terminate()
         wait_for(lambda: client.get("/readyz").status_code == 503, "the end")
         error(client.post("/v1/samples", json={}), 503, "draining")

@@ -21,6 +21,8 @@ from typing import NamedTuple, Self
 USED = 0.95
 """How much of the machine's time is given away: a queue that is fed as fast as it is served never
 gets shorter."""
+_KEPT = 0.05
+"""Of the machine, for a client that asks now and then: it comes when the others' queue is full."""
 _MEMORY_S = 1.0
 """How long what clients ask for is remembered."""
 
@@ -93,10 +95,10 @@ class Demands:
 
     def speed_for(self, client: str, now: float) -> float:
         """The share of the machine that a client may count on: all but what the floors of others
-        take, of which each keeps at most an equal part."""
+        take, of which each keeps a little in any case, and at most an equal part."""
         others = [demand.least for name, demand in self.at(now).items() if name != client]
         fair = 1 / (1 + len(others))
-        return 1 - sum(min(least, fair) for least in others)
+        return 1 - sum(min(max(least, _KEPT), fair) for least in others)
 
 
 def share_out(

@@ -43,6 +43,8 @@ class Drift:
     def __init__(self, factor: float = 1.0) -> None:
         self._recent = deque([factor], maxlen=_RECENT)
         self._mean = factor
+        self.seen = False
+        """Whether anything was observed."""
         self._delays = Times([0.0], window=_REMEMBERED)
 
     @property
@@ -65,6 +67,9 @@ class Drift:
     def add(self, estimated_s: float, seconds: float) -> None:
         """Take note of what something took that the shape says takes `estimated_s`."""
         self._delays.add(max(0.0, seconds - estimated_s * self.factor))
+        if not self.seen:  # an observation is worth more than what was given
+            self._recent.clear()
+            self.seen = True
         self._recent.append(seconds / estimated_s)
         self._mean += (seconds / estimated_s - self._mean) / _AVERAGED
         if not 0.5 < self._mean / self.factor < 2.0:  # something else than before
@@ -158,13 +163,19 @@ class Costs:
         model_s = rows * (more * each_s + past * self._step.past_s) * self.steps.mean
         return model_s + rows * more * self._around_s / comfort
 
+    @property
+    def _decoding(self) -> Drift:
+        """What is known of decodes: if none was seen yet, that the machine is as slow as for
+        steps."""
+        return self.decodes if self.decodes.seen else self.steps
+
     def decode_s(self, samples: int) -> float:
         """A decode of some samples."""
-        return self._decode.seconds(samples) * self.decodes.factor
+        return self._decode.seconds(samples) * self._decoding.factor
 
     def decode_work_s(self, samples: int) -> float:
         """What a decode takes of the machine's time."""
-        return self._decode.seconds(samples) * self.decodes.mean
+        return self._decode.seconds(samples) * self._decoding.mean
 
     def decoded(self, samples: int, seconds: float) -> None:
         """Take note of what a decode took."""

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from anytime_ar.serving.call import Call
 from anytime_ar.serving.failures import error_response
+from anytime_ar.serving.lag import Lag
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -34,6 +35,7 @@ class Guard:
         app: behind it.
         keys: names of clients by the SHA-256 of their keys; None: everyone may come.
         clock: the server's.
+        lag: of the thread in which all this is done.
         observe: told of every request that has been answered: its path's scope and its status.
     """
 
@@ -43,16 +45,19 @@ class Guard:
         *,
         keys: Mapping[bytes, str] | None,
         clock: Callable[[], float],
+        lag: Lag,
         observe: Observe,
     ) -> None:
-        self._app, self._keys, self._clock, self._observe = app, keys, clock, observe
+        self._app, self._keys, self._clock = app, keys, clock
+        self._lag, self._observe = lag, observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        call = Call(self._clock, self._clock(), client=(scope.get("client") or ("?",))[0])
+        arrival = self._clock() - self._lag.seconds  # it has waited to be read
+        call = Call(self._clock, arrival, client=(scope.get("client") or ("?",))[0])
         scope.setdefault("state", {})["call"] = call
         status = 499  # the client left before there was an answer
 
@@ -74,6 +79,11 @@ class Guard:
             call.error = "too_large"
             return error_response(
                 431, "too_large", f"headers take more than {MOST_HEADER_BYTES} bytes; send fewer"
+            )
+        if self._lag.too_long and scope["method"] == "POST":
+            call.error = "overloaded"
+            return error_response(
+                503, "overloaded", "more requests come than can be read; try again", retry_s=1
             )
         length = dict(headers).get(b"content-length", b"")
         if length.isdigit() and int(length) > MOST_BODY_BYTES:

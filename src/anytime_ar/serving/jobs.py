@@ -34,6 +34,15 @@ class Refused(AnytimeError):
         self.reason, self.retry_s = reason, retry_s
 
 
+def too_late() -> Refused:
+    """What a job hears whose time is up."""
+    return Refused(
+        "deadline",
+        "the deadline passed before there were as many codes as the request needs at least",
+        retry_s=0,
+    )
+
+
 @dataclass(frozen=True)
 class Look:
     """What a draw has on its way."""
@@ -124,6 +133,11 @@ class Draw(Job):
 
     def __post_init__(self) -> None:
         self.samples, self.places = len(self.plan), self.plan.places
+
+    @property
+    def progress(self) -> float:
+        """The share that it has of its extra codes, those between floor and cap."""
+        return (self.drawn - self.floor) / max(1, self.cap - self.floor)
 
 
 @dataclass(eq=False, kw_only=True)

@@ -10,7 +10,6 @@ from torch import Tensor
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel, DecodeBatch
 from anytime_ar.sampling.engine import CACHE_BYTES
-from anytime_ar.serving.control import Claim
 from anytime_ar.serving.costs import Costs, Shape
 from anytime_ar.serving.jobs import Draw
 
@@ -95,15 +94,12 @@ class Lane:
         """What a step takes with one draw by itself."""
         return self.costs.step_s(draw.places, draw.places * draw.drawn)
 
-    def claim(self, draw: Draw, due_s: float) -> Claim:
-        """What a draw still needs."""
+    def needs(self, draw: Draw) -> tuple[float, float]:
+        """What a draw still needs of the machine's time: until it has its floor and is decoded, and
+        from there to its cap."""
         work_s, drawn, floor = self.costs.work_s, draw.drawn, draw.floor
-        return Claim(
-            draw.client,
-            work_s(draw.places, drawn, floor) + self.costs.decode_work_s(draw.samples),
-            work_s(draw.places, max(drawn, floor), draw.cap),
-            due_s,
-        )
+        least_s = work_s(draw.places, drawn, floor) + self.costs.decode_work_s(draw.samples)
+        return least_s, work_s(draw.places, max(drawn, floor), draw.cap)
 
     def has_room(self, draw: Draw) -> bool:
         """Whether a draw may be drawn beside those that are: while more rows make steps slower

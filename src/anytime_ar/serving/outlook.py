@@ -16,6 +16,11 @@ PATIENCE = 0.5
 those who come later."""
 
 
+PLANNED = 0.9
+"""The share of the time that jobs have in which their floors have to fit: a queue as long as
+promises allow is served at the last moment, where nothing must go wrong."""
+
+
 class Outlook:
     """Judges what is drawn and what waits; changes nothing.
 
@@ -29,6 +34,7 @@ class Outlook:
         self.tasks = TaskCosts(lanes)
         self.responses = Responses()
         self._demands = Demands()
+        self._needs: dict[Job, tuple[float, float]] = {}  # for one turn
 
     def turn_s(self, newcomer: Draw | None = None) -> float:
         """What a code of all that is drawn takes, with one more draw if that is given."""
@@ -45,6 +51,11 @@ class Outlook:
     def decode_s(self, draws: Iterable[Draw]) -> float:
         """What it takes to decode them."""
         return sum(self._lanes[draw.model].costs.decode_s(draw.samples) for draw in draws)
+
+    def ending_s(self, jobs: Iterable[Job]) -> float:
+        """What it takes to decode those that may leave after the next code."""
+        draws = (job for job in jobs if isinstance(job, Draw) and job.rows)
+        return self.decode_s(draw for draw in draws if draw.drawn + 1 >= draw.floor)
 
     def would_hurt(self, draw: Draw, active: Iterable[Draw]) -> bool:
         """Whether those that have not reached their floor would miss it if this one joined them."""
@@ -80,14 +91,15 @@ class Outlook:
         claims = [self._claim(job, job.due - now) for job in waiting]
         return share_out(self._demands.at(now), claims, within_s)
 
-    def shortage_s(self, newcomer: Job, others: Iterable[Job]) -> float:
+    def shortage_s(self, newcomer: Job, others: Sequence[Job]) -> float:
         """By how much floors come late if a newcomer is taken in; 0 or less if they do not."""
         now = self._clock()
-        claims = [self._claim(job, job.due - now) for job in [*others, newcomer]]
+        claims = [self._claim(job, PLANNED * (job.due - now)) for job in [*others, newcomer]]
         own = [claim for claim in claims if claim.client == newcomer.client]
         speed = self._demands.speed_for(newcomer.client, now)
         # It comes in the middle of a turn, and has to wait for that one's end at least.
-        late_s = self.turn_s() + max(shortage_s(claims, USED), shortage_s(own, USED * speed))
+        turn_s = self.turn_s() + self.ending_s(others)
+        late_s = turn_s + max(shortage_s(claims, USED), shortage_s(own, USED * speed))
         if isinstance(newcomer, Draw):  # one code comes after the other, however idle the machine
             turn_s = self._lanes[newcomer.model].alone_s(newcomer)
             late_s = max(late_s, -self.spare_s(newcomer, turn_s))
@@ -105,8 +117,15 @@ class Outlook:
             slack_s = min(slack_s, job.due - now - turn_s - needed_s)
         return slack_s
 
+    def forget(self) -> None:
+        """What jobs need is looked up again: some have had a code since."""
+        self._needs.clear()
+
     def _claim(self, job: Job, due_s: float) -> Claim:
-        if isinstance(job, Task):
-            return Claim(job.client, self.tasks.seconds(job), 0.0, due_s)
-        assert isinstance(job, Draw)
-        return self._lanes[job.model].claim(job, due_s)
+        if job not in self._needs:
+            if isinstance(job, Task):
+                self._needs[job] = self.tasks.seconds(job), 0.0
+            else:
+                assert isinstance(job, Draw)
+                self._needs[job] = self._lanes[job.model].needs(job)
+        return Claim(job.client, *self._needs[job], due_s)

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from anytime_ar.serving.jobs import Done, Draw, Job, Look, Refused, StopReason, Task
+from anytime_ar.serving.jobs import Done, Draw, Job, Look, Refused, StopReason, Task, too_late
 from anytime_ar.serving.lane import Lane
 from anytime_ar.serving.outlook import Outlook
 
@@ -22,7 +22,11 @@ Policy = Literal["elastic", "reject", "fixed"]
 """What gives way under load: numbers of codes; or requests, refused where all their codes do not
 fit; or deadlines, where everything is drawn in full. The last two are for comparison."""
 STALE_S = 1.0
-"""On estimates that nothing has confirmed for so long nobody is refused who harms nobody else."""
+"""Estimates that nothing has confirmed for so long are no reason to refuse anyone, ..."""
+_TESTED_TURNS = 3
+"""... until so many turns have put them right; ..."""
+_UNTESTED_JOBS = 4
+"""... but more than a few at once are not taken on trust."""
 
 
 class Scheduler:
@@ -45,7 +49,9 @@ class Scheduler:
         self.outlook = Outlook(self.lanes, clock)
         self.waiting: list[Job] = []
         self.draining = False
-        self._confirmed = -math.inf
+        self._confirmed = -math.inf  # when something was seen of what work takes
+        self._turns = 0  # since then without a gap
+        self._turned: float | None = None  # when the last turn ended, if it left something
 
     @property
     def active(self) -> list[Draw]:
@@ -62,7 +68,6 @@ class Scheduler:
         """Find out what work takes here, before there is any."""
         for lane in self.lanes.values():
             lane.measure()
-        self._confirmed = self.clock()
 
     def submit(self, job: Job) -> None:
         """Take a job in.
@@ -78,9 +83,12 @@ class Scheduler:
             if self.policy == "fixed":
                 job.due = math.inf
         self.outlook.note(job)
-        shortage_s = self.outlook.shortage_s(job, [*self.waiting, *self.active])
-        untested = self.idle and self.clock() - self._confirmed > STALE_S
-        if shortage_s > 0 and not untested:
+        others = [*self.waiting, *self.active]
+        shortage_s = self.outlook.shortage_s(job, others)
+        if self.clock() - self._confirmed > STALE_S:
+            self._turns = 0
+        trusted = self._turns < _TESTED_TURNS and len(others) < _UNTESTED_JOBS
+        if shortage_s > 0 and not trusted:
             raise Refused(
                 "overloaded",
                 f"not even the least that this request needs fits, by {shortage_s:.3f} s; ask for "
@@ -98,16 +106,22 @@ class Scheduler:
 
     def turn(self) -> None:
         """Draw one more code of everything that is in, and deliver what is finished."""
-        begin, busy_s = self.clock(), self._busy_s()
+        # What was taken in since the last turn belongs to this one.
+        begin = self.clock() if self._turned is None else self._turned
+        busy_s = self._busy_s()
+        self.outlook.forget()
         self._drop()
         self._let_in()
         stepping = [lane for lane in self.lanes.values() if lane.active]
         for lane in stepping:
             lane.step()
             self._confirmed = self.clock()
+        self._turns += bool(stepping)
         self._let_out()
         self._show()
-        around_s = self.clock() - begin - (self._busy_s() - busy_s)
+        now = self.clock()
+        self._turned = None if self.idle else now
+        around_s = now - begin - (self._busy_s() - busy_s)
         for lane in stepping:
             lane.costs.turned(around_s / len(stepping))
 
@@ -149,7 +163,7 @@ class Scheduler:
             elif stop:
                 job.listener(Refused("cancelled", "it was stopped before its first code"))
             else:
-                job.listener(_too_late())
+                job.listener(too_late())
 
     def _let_in(self) -> None:
         full: set[str] = set()
@@ -174,8 +188,8 @@ class Scheduler:
     def _must_join(self, draw: Draw) -> bool:
         """Whether it is late for its floor if it waits for some more turns."""
         turn_s = self.outlook.turn_s()
-        before_s = self.outlook.decode_s(other for other in self.active if other.due <= draw.due)
-        return self.outlook.spare_s(draw, turn_s) < 2 * turn_s + before_s
+        ending_s = self.outlook.ending_s(self.active)
+        return self.outlook.spare_s(draw, turn_s) < 2 * turn_s + ending_s
 
     def _make_room(self, draw: Draw) -> None:
         """Let others out until a draw comes in time: those that have their floor, who has most of
@@ -190,7 +204,7 @@ class Scheduler:
 
         def ahead(other: Draw) -> float:
             """By how much of its extra codes it is beyond its share."""
-            return _progress(other) - shares.get(other.client, 1.0)
+            return other.progress - shares.get(other.client, 1.0)
 
         served = [other for other in self.active if other.drawn >= other.floor]
         for other in sorted(served, key=ahead, reverse=True):
@@ -231,7 +245,7 @@ class Scheduler:
                 ending.append((draw, stop))
             elif now > draw.deadline and math.isfinite(draw.due):
                 self.lanes[draw.model].leave(draw)
-                draw.listener(_too_late())
+                draw.listener(too_late())
             else:
                 going.append(draw)
         decode_s = self.outlook.decode_s(draw for draw, _ in ending)
@@ -246,7 +260,7 @@ class Scheduler:
             return "cancelled"
         if draw.drawn >= draw.cap:
             return "complete"
-        return "load" if draw.drawn >= draw.floor and _progress(draw) >= share else None
+        return "load" if draw.drawn >= draw.floor and draw.progress >= share else None
 
     def _finish(self, ending: list[tuple[Draw, StopReason]]) -> None:
         """Decode and deliver."""
@@ -283,16 +297,3 @@ class Scheduler:
             draw.looked = now
             for _, codes, data, _ in lane.decode([draw]):
                 draw.listener(Look(codes, data))
-
-
-def _progress(draw: Draw) -> float:
-    """The share of its extra codes that a draw has."""
-    return (draw.drawn - draw.floor) / max(1, draw.cap - draw.floor)
-
-
-def _too_late() -> Refused:
-    return Refused(
-        "deadline",
-        "the deadline passed before there were as many codes as the request needs at least",
-        retry_s=0,
-    )

@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import uvicorn
 from pydantic import Field
@@ -23,6 +24,7 @@ from anytime_ar.serving.draws import Draws
 from anytime_ar.serving.guard import Guard, Scope
 from anytime_ar.serving.jobs import Refused
 from anytime_ar.serving.kept import Keeper
+from anytime_ar.serving.lag import Lag
 from anytime_ar.serving.lane import Lane
 from anytime_ar.serving.logs import log_call, log_event
 from anytime_ar.serving.mailroom import Mailroom
@@ -37,6 +39,8 @@ _SWITCH_S = 0.00005
 _DRAW_SHARE = 0.8
 """Of the grace period that is spent on draws; the rest is for their answers."""
 _POLL_S = 0.02
+_WRITERS = 2
+"""Threads that write samples as files: more of them only take Python from the worker's thread."""
 
 
 class ServerConfig(Config):
@@ -95,7 +99,9 @@ def serve(
     )
 
     async def run() -> None:
-        mailroom = Mailroom(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(_WRITERS, "anytime-writer"))
+        mailroom = Mailroom(loop)
         served = Models(lanes)
         keeper = Keeper(config.keep_s, clock)
         draws = Draws(served, worker, mailroom, keeper, longest_s=config.deadline_s)
@@ -118,7 +124,8 @@ def serve(
             watch.metrics.note(call, route, scope["method"], status)
             log_call(call, scope["method"], scope["path"], status)
 
-        settings.app = Guard(app, keys=keys, clock=clock, observe=observe)
+        lag = Lag(clock)
+        settings.app = Guard(app, keys=keys, clock=clock, lag=lag, observe=observe)
         worker.start()
 
         async def rehearse() -> None:
@@ -126,9 +133,10 @@ def serve(
             rehearsed.set()
             log_event("ready")
 
-        rehearsing = asyncio.ensure_future(rehearse())
+        beside = [asyncio.ensure_future(work) for work in (rehearse(), lag.watch())]
         await server.serve(sockets=[sock])
-        rehearsing.cancel()
+        for task in beside:
+            task.cancel()
 
     with asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:
         runner.run(run())

@@ -35,11 +35,13 @@ from anytime_ar.files import write_json
 
 POLICIES = ("elastic", "reject", "fixed")
 LOADS = (0.5, 1.0, 2.0, 4.0, 8.0)
+PATIENCE = 5.0
+"""Deadlines after which a client hangs up."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One request, as its client saw it."""
+    """One request, as its client saw it; status 0: no answer."""
 
     deadline_s: float
     latency_s: float
@@ -139,17 +141,16 @@ async def offer(
 
     async def ask(due: float, deadline_s: float, number: int) -> None:
         body = {"n": n, "seed": number, "deadline_ms": 1000 * deadline_s}
-        status, told = await connections.post("/v1/samples", body)
+        try:
+            async with asyncio.timeout(PATIENCE * deadline_s):
+                status, told = await connections.post("/v1/samples", body)
+        except (ConnectionError, asyncio.IncompleteReadError, TimeoutError):
+            status, told = 0, {}
+        latency_s = time.perf_counter() - due
         told = told if status == 200 else {}
+        codes, quality = told.get("codes_drawn"), told.get("quality")
         answers.append(
-            Answer(
-                deadline_s,
-                time.perf_counter() - due,
-                status,
-                told.get("codes_drawn"),
-                told.get("quality"),
-                told.get("stop_reason"),
-            )
+            Answer(deadline_s, latency_s, status, codes, quality, told.get("stop_reason"))
         )
 
     begin, due, asking = time.perf_counter(), 0.0, []

@@ -22,7 +22,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -30,6 +29,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as hypothesis_seed
 from hypothesis.errors import Unsatisfiable
+from processes import memory_mb
 
 ALLOWED = {503, 504}
 NO_HTTP = "Invalid HTTP request received."
@@ -275,12 +275,6 @@ def _raw(host: str, port: int, body: bytes, draw: random.Random, report: Report)
             report.complain(f"raw {message[:60]!r}: {answer[:300]!r}")
     except (TimeoutError, ConnectionError):
         pass  # it waits for the rest, or hung up: both are answers
-
-
-def memory_mb(pid: int) -> float:
-    """Resident memory of a process."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 def main() -> None:

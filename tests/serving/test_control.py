@@ -16,12 +16,19 @@ def claim(client: str = "a", least: float = 1.0, extra: float = 0.0, due: float 
 
 
 def test_floors_fit_exactly_up_to_the_last_second() -> None:
-    claims = [claim(least=2, due=5), claim(least=1, due=1), claim(least=2, due=5)]
-    assert shortage_s(claims) == 0  # 1 by 1, 5 by 5
-    assert shortage_s([*claims, claim(least=0.5, due=100)]) == 0  # there is time after them
-    assert shortage_s([*claims, claim(least=0.5, due=5)]) == pytest.approx(0.5)
-    assert shortage_s(claims, speed=0.5) == pytest.approx(5)
-    assert shortage_s([]) < 0
+    others = [claim(least=2, due=5), claim(least=1, due=1)]
+    assert shortage_s(others, claim(least=2, due=5)) == 0
+    assert shortage_s(others, claim(least=2.5, due=5)) == pytest.approx(0.5)
+    assert shortage_s(others, claim(least=2.5, due=100)) < 0  # there is time after them
+    assert shortage_s(others, claim(least=2, due=5), speed=0.5) == pytest.approx(5)
+    assert shortage_s(others, claim(least=0.5, due=0.9)) == pytest.approx(0.5)  # by the next one
+    assert shortage_s([], claim(least=1, due=2)) == -1
+
+
+def test_nobody_is_refused_for_what_is_late_without_them() -> None:
+    late = claim(least=1, due=0.1)
+    assert shortage_s([late], claim(least=1, due=10)) == -8
+    assert shortage_s([late], claim(least=1, due=0.05)) > 0.9
 
 
 def test_what_floors_leave_is_given_away() -> None:

@@ -39,17 +39,20 @@ class Claim(NamedTuple):
     """When it has to be finished, from now."""
 
 
-def shortage_s(claims: Iterable[Claim], speed: float = 1.0) -> float:
-    """By how much floors are late at most; 0 or less if all fit.
+def shortage_s(claims: Iterable[Claim], newcomer: Claim, speed: float = 1.0) -> float:
+    """By how much floors are late at most because of a newcomer; 0 or less if all fit.
 
     Args:
-        claims: of all jobs.
-        speed: the share of the machine that there is for them, (0, 1].
+        claims: of all other jobs. Those that are due before the newcomer come first in any case,
+            so that whether they are late is not its fault.
+        newcomer: what is to be taken in.
+        speed: the share of the machine that there is for all of them, (0, 1].
     """
     done_s, worst_s = 0.0, -math.inf
-    for claim in sorted(claims, key=lambda claim: claim.due_s):
+    for claim in sorted([*claims, newcomer], key=lambda claim: claim.due_s):
         done_s += claim.least_s / speed
-        worst_s = max(worst_s, done_s - claim.due_s)
+        if claim.due_s >= newcomer.due_s:
+            worst_s = max(worst_s, done_s - claim.due_s)
     return worst_s
 
 

@@ -94,12 +94,13 @@ class Outlook:
     def shortage_s(self, newcomer: Job, others: Sequence[Job]) -> float:
         """By how much floors come late if a newcomer is taken in; 0 or less if they do not."""
         now = self._clock()
-        claims = [self._claim(job, PLANNED * (job.due - now)) for job in [*others, newcomer]]
+        claims = [self._claim(job, PLANNED * (job.due - now)) for job in others]
+        new = self._claim(newcomer, PLANNED * (newcomer.due - now))
         own = [claim for claim in claims if claim.client == newcomer.client]
         speed = self._demands.speed_for(newcomer.client, now)
         # It comes in the middle of a turn, and has to wait for that one's end at least.
         turn_s = self.turn_s() + self.ending_s(others)
-        late_s = turn_s + max(shortage_s(claims, USED), shortage_s(own, USED * speed))
+        late_s = max(shortage_s(claims, new, USED), shortage_s(own, new, USED * speed)) + turn_s
         if isinstance(newcomer, Draw):  # one code comes after the other, however idle the machine
             turn_s = self._lanes[newcomer.model].alone_s(newcomer)
             late_s = max(late_s, -self.spare_s(newcomer, turn_s))

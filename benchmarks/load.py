@@ -29,9 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import torch
 from matplotlib.figure import Figure
 
 from anytime_ar.files import write_json
+from anytime_ar.sampling import load
 
 POLICIES = ("elastic", "reject", "fixed")
 LOADS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -114,6 +116,19 @@ class Server:
         """SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
+
+
+def bare(model: str, n: int, seconds: float) -> float:
+    """Draws of n samples a second in this process, one after the other, by as many threads as the
+    server has."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))
+    loaded = load(model)
+    loaded.sample(n, seed=0)
+    begin, count = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds:
+        loaded.sample(n, seed=count)
+        count += 1
+    return count / (time.perf_counter() - begin)
 
 
 async def capacity(url: str, n: int, seconds: float) -> float:
@@ -263,25 +278,29 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict[str, dict[str, Any]]] = {}
     full_rate = None
+    bare_rate = bare(options.model, options.n, options.seconds / 2)
     for policy in options.policies:
         server = Server(options.model, policy, options.slots, options.out)
         models = httpx.get(f"{server.url}/v1/models").json()["models"]
         if full_rate is None:
             full_rate = asyncio.run(capacity(server.url, options.n, options.seconds / 2))
-            print(f"all codes of {options.n} samples: {full_rate:.1f} requests a second")
+            print(
+                f"all codes of {options.n} samples: {full_rate:.1f} requests a second, "
+                f"{100 * full_rate / bare_rate:.0f} % of the {bare_rate:.1f} without a server"
+            )
         results[policy] = {}
-        for load in options.loads:
+        for times in options.loads:
             answers = asyncio.run(
                 offer(
                     server.url,
                     options.n,
-                    load * full_rate,
+                    times * full_rate,
                     options.seconds,
                     [ms / 1000 for ms in options.deadlines_ms],
-                    seed=round(100 * load),
+                    seed=round(100 * times),
                 )
             )
-            results[policy][f"{load:g}"] = figures(answers, models[0]["code_length"])
+            results[policy][f"{times:g}"] = figures(answers, models[0]["code_length"])
         server.end()
     print(table(results))
     write_json(
@@ -294,6 +313,7 @@ def main() -> None:
             "deadlines_ms": options.deadlines_ms,
             "cores": os.cpu_count(),
             "full_rate": full_rate,
+            "bare_rate": bare_rate,
             "results": results,
         },
     )

@@ -224,9 +224,9 @@ def table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
         return "-" if value is None else f"{value:.0f}"
 
     for policy, by_load in results.items():
-        for load, row in by_load.items():
+        for times, row in by_load.items():
             lines.append(
-                f"{policy:8} {load + 'x':>5} {row['requests']:6d} {percent(row['in_time']):>8} "
+                f"{policy:8} {times + 'x':>5} {row['requests']:6d} {percent(row['in_time']):>8} "
                 f"{percent(row['late']):>7} {percent(row['refused']):>8} "
                 f"{percent(row['failed']):>7} {percent(row['codes']):>7} "
                 f"{percent(row['quality']):>8} {ms(row['p50_ms']):>7} {ms(row['p99_ms']):>7} "
@@ -249,11 +249,11 @@ def plot(results: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
         strict=True,
     ):
         for policy, by_load in results.items():
-            loads = [float(load) for load in by_load]
+            loads = [float(times) for times in by_load]
             values = [math.nan if row[key] is None else row[key] for row in by_load.values()]
             panel.plot(loads, values, marker="o", label=policy)
         panel.set_xscale("log", base=2)
-        panel.set_xticks(LOADS, [f"{load:g}x" for load in LOADS])
+        panel.set_xticks(LOADS, [f"{times:g}x" for times in LOADS])
         panel.set_xlabel("load, in terms of all codes")
         panel.set_title(name)
         panel.grid(alpha=0.3)

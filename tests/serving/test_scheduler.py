@@ -64,11 +64,11 @@ def test_draws_get_what_they_get_alone(stage: Stage) -> None:
 
 
 def test_a_deadline_ends_a_draw_with_what_fits(stage: Stage) -> None:
-    heard = stage.ask(deadline_s=0.012, seed=5)
+    heard = stage.ask(deadline_s=0.017, seed=5)
     stage.run()
     assert heard.done.stopped_by == "deadline"
     k = heard.done.codes.shape[1]
-    assert k == 6  # of 1.5 ms each, and 2 ms to decode, and some to answer
+    assert k == 6  # of 1.5 ms each, 2 ms to decode, and up to 6 ms to answer
     assert heard.done.at <= heard.draw.deadline
     assert torch.equal(heard.done.codes, stage.models[0].sample_codes(1, seed=5, codes=k))
     assert heard.done.queue_s == 0

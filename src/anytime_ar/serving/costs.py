@@ -24,6 +24,7 @@ _RECENT = 5
 _LATEST = 2
 _REMEMBERED = 1024
 _AVERAGED = 50
+_FIRST_DELAY_S = 0.005
 _RARE = 0.997
 """Delays that are rarer than this are not provided for."""
 
@@ -37,15 +38,15 @@ class Drift:
     another process that takes the core does not care how long a step is.
 
     Args:
-        factor: to begin with.
+        delay_s: to be provided for until much has been seen.
     """
 
-    def __init__(self, factor: float = 1.0) -> None:
-        self._recent = deque([factor], maxlen=_RECENT)
-        self._mean = factor
+    def __init__(self, delay_s: float = 0.0) -> None:
+        self._recent = deque([1.0], maxlen=_RECENT)
+        self._mean = 1.0
         self.seen = False
         """Whether anything was observed."""
-        self._delays = Times([0.0], window=_REMEMBERED)
+        self._delays = Times([delay_s], window=_REMEMBERED)
 
     @property
     def factor(self) -> float:
@@ -186,7 +187,7 @@ class Responses:
     """What it takes from decoded samples to the end of the response that brings them."""
 
     def __init__(self) -> None:
-        self._shape, self._drift = Shape(0.0005, 0.0001, 0), Drift()
+        self._shape, self._drift = Shape(0.0005, 0.0001, 0), Drift(_FIRST_DELAY_S)
 
     @property
     def delay_s(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -130,6 +131,8 @@ def serve(
 
         async def rehearse() -> None:
             await _rehearse(draws, models, clock)
+            gc.collect()
+            gc.freeze()  # what is here stays; to look through it all takes longer than deadlines
             rehearsed.set()
             log_event("ready")
 

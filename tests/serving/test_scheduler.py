@@ -90,6 +90,14 @@ def test_what_cannot_be_in_time_is_refused_at_once_and_told_when_to_come_back(
     assert isinstance(stage.ask(deadline_s=0.010, floor=3).refused_at_once, type(None))
 
 
+def test_nothing_is_left_of_the_refused(stage: Stage) -> None:
+    stage.ask()
+    stage.run()
+    for _ in range(50):
+        assert stage.ask(deadline_s=0.001, floor=L).refused_at_once is not None
+    assert len(stage.scheduler.outlook._needs) <= 1
+
+
 def test_admission_at_the_boundary_is_exact_and_all_or_nothing(stage: Stage) -> None:
     """Four draws of two rows fill eight places; the fifth waits, whole, until one has left."""
     pairs = [stage.ask(2, cap=4) for _ in range(5)]

@@ -96,6 +96,7 @@ class Outlook:
         now = self._clock()
         claims = [self._claim(job, PLANNED * (job.due - now)) for job in others]
         new = self._claim(newcomer, PLANNED * (newcomer.due - now))
+        self._needs.pop(newcomer, None)  # if it is refused, nothing else would forget it
         own = [claim for claim in claims if claim.client == newcomer.client]
         speed = self._demands.speed_for(newcomer.client, now)
         # It comes in the middle of a turn, and has to wait for that one's end at least.

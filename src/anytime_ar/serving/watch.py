@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from fastapi import APIRouter
@@ -31,24 +32,28 @@ class Watch:
     ) -> None:
         self._scheduler, self.ready, self._clock = scheduler, ready, clock
         self.metrics = Metrics(scheduler, ready)
-        self._recent: dict[str, list[tuple[float, int, int]]] = {}  # when, asked, granted
+        self._recent: dict[str, deque[tuple[float, int, int]]] = {}  # when, asked, granted
 
     def note(self, call: Call) -> None:
         """A draw was answered, or not."""
         if call.done is None or call.model is None:
             return
         n, drawn = call.done.codes.shape
-        recent = self._recent.setdefault(call.model, [])
-        recent.append((call.clock(), n * (call.asked or drawn), n * drawn))
+        self._lately(call.model).append((call.clock(), n * (call.asked or drawn), n * drawn))
+
+    def _lately(self, model: str) -> deque[tuple[float, int, int]]:
+        """What draws of a model got, as far as it is remembered."""
+        recent, since = self._recent.setdefault(model, deque()), self._clock() - _MEMORY_S
+        while recent and recent[0][0] <= since:
+            recent.popleft()
+        return recent
 
     def load(self) -> LoadAnswer:
         """What goes on in each model, and how much draws have got lately."""
-        since = self._clock() - _MEMORY_S
         loads = []
         waiting = [job.model for job in list(self._scheduler.waiting)]
         for name, lane in self._scheduler.lanes.items():
-            recent = [one for one in self._recent.get(name, []) if one[0] > since]
-            self._recent[name] = recent
+            recent = self._lately(name)
             asked = sum(one[1] for one in recent)
             loads.append(
                 ModelLoad(

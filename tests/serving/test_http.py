@@ -40,6 +40,14 @@ def sample(server: RealServer, **body: Any) -> dict[str, Any]:
     return answer
 
 
+def test_an_id_is_taken_once_however_many_ask_at_the_same_time(server: RealServer) -> None:
+    body = {"model": "slow", "n": 4, "id": "one-of-many"}
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: post(server, "/v1/samples", body), range(6)))
+    statuses = sorted(answer.status_code for answer in answers)
+    assert statuses == [200] + [409] * 5
+
+
 def slow_rows(server: RealServer) -> int:
     """Rows of the slow model that are being drawn."""
     with server.client() as client:

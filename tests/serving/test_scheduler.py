@@ -289,6 +289,17 @@ def test_draining_answers_all_and_takes_nothing_more(stage: Stage) -> None:
     assert "drain" in {h.done.stopped_by for h in heards}
 
 
+def test_what_cannot_be_had_before_the_end_is_told_then(stage: Stage) -> None:
+    """Else it would be drawn on, and its stream cut off with the process."""
+    heards = [stage.ask(SLOTS, floor=L, deadline_s=60.0) for _ in range(3)]
+    stage.scheduler.turn()
+    until = stage.clock.now + 0.02
+    stage.scheduler.drain(until)
+    stage.run()
+    assert [refused(heard).reason for heard in heards] == ["draining"] * 3
+    assert stage.clock.now <= until + STEP_S + ROW_S * SLOTS
+
+
 def test_a_draw_goes_on_where_it_ended(stage: Stage) -> None:
     first = stage.ask(2, cap=4, seed=7)
     stage.run()

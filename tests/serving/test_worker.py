@@ -17,8 +17,9 @@ from anytime_ar.serving.worker import STUCK_S, Worker
 
 
 class Working:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, fails: bool = False) -> None:
         self.stage = Stage(folder, slots=8)
+        self.stage.models[0].fails = fails
         self.worker = Worker(self.stage.scheduler)
         self.worker.start()
 
@@ -72,6 +73,21 @@ def test_a_broken_device_is_reported_and_comes_back(
     working.stage.models[0].fails = False
     wait_for(lambda: working.worker.progresses, "the device")
     assert isinstance(working.ask().get(timeout=60), Done)
+
+
+def test_a_device_that_is_broken_from_the_start_is_told_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anytime_ar.serving.worker._RETRY_S", 0.01)
+    made = Working(tmp_path, fails=True)
+    first = made.ask().get(timeout=60)  # while it tries to get warm
+    assert isinstance(first, Refused)
+    assert first.reason == "broken"
+    assert not made.worker.progresses
+    made.stage.models[0].fails = False
+    wait_for(lambda: made.worker.progresses, "warm models")
+    assert isinstance(made.ask().get(timeout=60), Done)
+    made.worker.end()
 
 
 def test_a_turn_without_end_is_no_progress(working: Working) -> None:

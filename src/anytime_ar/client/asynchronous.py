@@ -59,19 +59,7 @@ class AsyncClient:
         await self._http.aclose()
 
     async def sample(self, n: int = 1, *, within_s: float | None = None, **options: Any) -> Sampled:
-        """Draw n samples.
-
-        Args:
-            n: number of samples.
-            within_s: seconds for the whole call, of which the server is told what is left at each
-                try; None: no deadline, and no second try.
-            options: `model`, `label`, `seed`, `first`, `codes`, `quality`, `min_codes`,
-                `min_quality`, `temperature`, `top_k`, `top_p`, `guidance`, `with_codes`, `id`; see
-                the server's /openapi.json.
-
-        Raises:
-            RequestFailed: there are no samples, and why.
-        """
+        """See `Client.sample`."""
         body = protocol.request_body(n=n, **options)
         return protocol.sampled(await self._draw("/v1/samples", body, within_s))
 
@@ -81,16 +69,7 @@ class AsyncClient:
         return protocol.sampled(await self._draw(f"/v1/samples/{id}/refine", body, within_s))
 
     async def stream(self, n: int = 1, **options: Any) -> AsyncIterator[Drawn]:
-        """Draw n samples with previews, the last of which is a `Sampled`. Closing the iterator
-        stops the draw.
-
-        Args:
-            n: number of samples.
-            options: as of `sample`, and `deadline_ms` and `previews_per_s`.
-
-        Raises:
-            RequestFailed: at an item: there are no samples, or no more of them.
-        """
+        """See `Client.stream`."""
         async for item in self._stream("/v1/samples", protocol.request_body(n=n, **options)):
             yield item
 

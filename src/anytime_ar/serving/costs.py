@@ -33,8 +33,9 @@ class Drift:
     """The factor by which something takes longer than estimated, and what it is delayed by now and
     then.
 
-    The factor follows a slower machine within two observations, as deadlines depend on it, and a
-    faster one within three, so that a single quick one does not raise hopes. Delays are seconds:
+    The first observation is believed. From then on the factor follows a slower machine within two,
+    as deadlines depend on it, and a faster one within three, so that a single quick one does not
+    raise hopes. Delays are seconds:
     another process that takes the core does not care how long a step is.
 
     Args:

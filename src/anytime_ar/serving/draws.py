@@ -81,7 +81,7 @@ class Draws:
     def sample(self, request: SampleRequest, call: Call) -> AsyncGenerator[Drawn]:
         """Draw samples: any number of previews, where they are asked for, and a `SampleAnswer`.
 
-        Closing the generator stops the draw. Mistakes show at the call, the rest at its items.
+        Closing the generator stops the draw. Mistakes show at the call, the rest at its first item.
 
         Raises:
             InputError: the request cannot be met by this model.
@@ -96,7 +96,7 @@ class Draws:
         _check_room(served, request.n, request.guidance)
         plan, _ = served.model.plan(request.n, seed=seed, first=request.first, **options)
         name = request.id or secrets.token_urlsafe(12)
-        if name in self._underway or self._keeper.get(name) is not None:
+        if self._keeper.get(name) is not None:
             raise Conflict(f"id {name!r} is taken; choose another one, or none")
         return self._start(name, served, plan, None, request, call)
 
@@ -106,9 +106,9 @@ class Draws:
         Raises:
             InputError, Missing, Conflict, Refused: as there.
         """
-        if name in self._underway:
-            raise Conflict(f"draw {name!r} is still under way; wait for its end, or stop it")
         kept = self._keeper.get(name)
+        if kept is None and name in self._underway:
+            raise _under_way(name)
         if kept is None or kept.client != call.client:
             raise _no_draw(name)
         served = self._models.get(kept.model)
@@ -169,7 +169,14 @@ class Draws:
     async def _follow(
         self, draw: Draw, queue: asyncio.Queue[Event], writer: Writer
     ) -> AsyncGenerator[Drawn]:
-        """Submit a draw and answer what is heard of it."""
+        """Submit a draw and answer what is heard of it.
+
+        Raises:
+            Conflict: another one of that name is under way. This is seen here, where the name is
+                taken: two requests can be made before either is begun.
+        """
+        if writer.name in self._underway:
+            raise _under_way(writer.name)
         ended: asyncio.Future[SampleAnswer] = asyncio.get_running_loop().create_future()
         self._underway[writer.name] = _Underway(draw, ended)
         self._worker.submit(draw)
@@ -179,9 +186,10 @@ class Draws:
             while answer is None:
                 match await queue.get():
                     case Look() as look:
-                        yield await writer.drawn(look)
+                        shown = await writer.drawn(look)
                         if writer.call.first_look_s is None:
                             writer.call.first_look_s = writer.call.clock() - draw.arrival
+                        yield shown
                     case Done() as done:
                         writer.call.done = done
                         self._keeper.put(writer.name, draw, done.codes)
@@ -224,6 +232,10 @@ def _floor_and_cap(served: Served, limits: Limits, drawn: int) -> tuple[int, int
             "first ones"
         )
     return max(floor, drawn), cap
+
+
+def _under_way(name: str) -> Conflict:
+    return Conflict(f"draw {name!r} is still under way; wait for its end, or stop it")
 
 
 def _no_draw(name: str) -> Missing:

@@ -34,8 +34,10 @@ class Refused(AnytimeError):
         self.reason, self.retry_s = reason, retry_s
 
 
-def too_late() -> Refused:
-    """What a job hears whose time is up."""
+def too_late(*, draining: bool) -> Refused:
+    """What a job hears whose time is up before it has its floor."""
+    if draining:
+        return Refused("draining", "the server went down before the least that was asked for", 1)
     return Refused(
         "deadline",
         "the deadline passed before there were as many codes as the request needs at least",

@@ -14,15 +14,13 @@ from anytime_ar.serving.tasks import TaskCosts
 PATIENCE = 0.5
 """The share of the time that waiting draws have in which they should be gone: the rest is kept for
 those who come later."""
-
-
 PLANNED = 0.9
 """The share of the time that jobs have in which their floors have to fit: a queue as long as
 promises allow is served at the last moment, where nothing must go wrong."""
 
 
 class Outlook:
-    """Judges what is drawn and what waits; changes nothing.
+    """Judges what is drawn and what waits, and remembers what it learns; changes neither.
 
     Args:
         lanes: of the models, by name.

@@ -101,7 +101,7 @@ class Scheduler:
         """Take in nothing more, and be done with all there is at a time."""
         self.draining = True
         for job in [*self.waiting, *self.active]:
-            job.due = min(job.due, until)
+            job.due, job.deadline = min(job.due, until), min(job.deadline, until)
         self.waiting.sort(key=lambda job: job.due)
 
     def turn(self) -> None:
@@ -163,7 +163,7 @@ class Scheduler:
             elif stop:
                 job.listener(Refused("cancelled", "it was stopped before its first code"))
             else:
-                job.listener(too_late())
+                job.listener(too_late(draining=self.draining))
 
     def _let_in(self) -> None:
         full: set[str] = set()
@@ -245,7 +245,7 @@ class Scheduler:
                 ending.append((draw, stop))
             elif now > draw.deadline and math.isfinite(draw.due):
                 self.lanes[draw.model].leave(draw)
-                draw.listener(too_late())
+                draw.listener(too_late(draining=self.draining))
             else:
                 going.append(draw)
         decode_s = self.outlook.decode_s(draw for draw, _ in ending)

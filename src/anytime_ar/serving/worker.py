@@ -99,12 +99,12 @@ class Worker:
             self._turn_began = None
 
     def _turn(self) -> None:
+        while self._inbox and (self._warm or self._broken):
+            self._inbox.popleft()()
         if not self._warm:
             self._scheduler.warm_up()
             self._warm = True
-        while self._inbox:
-            self._inbox.popleft()()
-        if self._broken:
+        elif self._broken:
             self._scheduler.probe()
         if not self._scheduler.idle:
             self._scheduler.turn()

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import spoiled_server
 from serving_fakes import build_bundle
+from spoiled_server import Device
 
 from anytime_ar.bundle import save_bundle
 
@@ -37,11 +39,21 @@ class RealServer:
         models: as `anytime serve` takes them.
         options: of the command.
         logs: where its log goes.
+        device: that it draws on, if a test spoils that.
     """
 
-    def __init__(self, *models: str, options: tuple[str, ...] = (), logs: Path) -> None:
+    def __init__(
+        self,
+        *models: str,
+        options: tuple[str, ...] = (),
+        logs: Path,
+        device: Device | None = None,
+    ) -> None:
         self.logs = logs
-        command = [sys.executable, "-m", "anytime_ar", "serve", *models, "--port", "0", *options]
+        program = ["-m", "anytime_ar"]
+        if device is not None:
+            program = [spoiled_server.__file__, str(device.folder)]
+        command = [sys.executable, *program, "serve", *models, "--port", "0", *options]
         with logs.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 command,

@@ -16,9 +16,10 @@ from anytime_ar.card import Card
 from anytime_ar.curve import Curve, CurvePoint, lossless_codes
 from anytime_ar.prior import Rows
 from anytime_ar.sampling import AnytimeModel
+from anytime_ar.serving.control import Policy
 from anytime_ar.serving.jobs import Done, Draw, Event, Refused
 from anytime_ar.serving.lane import Lane
-from anytime_ar.serving.scheduler import Policy, Scheduler
+from anytime_ar.serving.scheduler import Scheduler
 
 L, V = 12, 8
 SLOW_L = 400

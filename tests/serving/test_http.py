@@ -9,7 +9,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from serving_fakes import LABELS, SLOW_L, L
 
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.serving.guard import MOST_HEADER_BYTES
-from anytime_ar.serving.scheduler import STALE_S
 
 
 def post(server: RealServer, path: str, body: Any, **headers: str) -> httpx.Response:
@@ -209,22 +207,12 @@ def test_work_ends_when_the_client_leaves(server: RealServer, stream: bool) -> N
 
 
 def test_what_cannot_be_in_time_is_refused_with_a_time_to_return(server: RealServer) -> None:
-    sample(server, model="slow", codes=2)  # estimates are fresh
-    response = post(
-        server,
-        "/v1/samples",
-        {"model": "slow", "n": 32, "min_codes": SLOW_L, "deadline_ms": 5},
-    )
-    told = error(response, 503, "overloaded")
-    assert int(response.headers["retry-after"]) >= 1
-    assert "not even the least that this request needs fits" in told["message"]
-
-
-def test_fewer_codes_than_the_floor_are_an_error_and_no_answer(server: RealServer) -> None:
-    time.sleep(STALE_S + 0.2)  # nobody is refused on estimates of so long ago
-    body = {"model": "slow", "n": 16, "min_codes": SLOW_L, "deadline_ms": 5}
-    told = error(post(server, "/v1/samples", body), 504, "deadline")
-    assert "before there were as many codes as the request needs" in told["message"]
+    for _ in range(2):  # also if nothing else goes on
+        body = {"model": "slow", "n": 32, "min_codes": SLOW_L, "deadline_ms": 20}
+        response = post(server, "/v1/samples", body)
+        told = error(response, 503, "overloaded")
+        assert int(response.headers["retry-after"]) >= 1
+        assert "not even the least that this request needs fits" in told["message"]
 
 
 def test_encode_and_decode(server: RealServer, alone: dict[str, AnytimeModel]) -> None:

@@ -195,6 +195,21 @@ def test_estimates_that_are_wrong_tenfold_harm_nobody(tmp_path: Path, factor: fl
     assert in_time(heards) == 1.0
 
 
+def test_what_is_taken_in_on_trial_is_judged_soon(stage: Stage) -> None:
+    stage.ask()
+    stage.run()
+    stage.clock.now += 5.0
+    fits = stage.ask(deadline_s=0.100)
+    heard = stage.ask(deadline_s=0.019, floor=L)
+    assert heard.refused_at_once is None
+    begin = stage.clock.now
+    stage.run()
+    assert refused(heard).reason == "overloaded"
+    assert heard.events[0][0] < begin + 0.008  # after three codes, and not at its deadline
+    assert fits.done.stopped_by == "complete"
+    assert stage.scheduler.lanes["tiny0"].rows == 0
+
+
 def test_nobody_is_refused_on_stale_estimates(stage: Stage) -> None:
     stage.models[0].slowness = 10.0  # something else has the machine for a while
     stage.ask()

@@ -16,8 +16,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
+Policy = Literal["elastic", "reject", "fixed"]
+"""What gives way under load: numbers of codes; or requests, refused where all their codes do not
+fit; or deadlines, where everything is drawn in full. The last two are for comparison."""
 USED = 0.95
 """How much of the machine's time is given away: a queue that is fed as fast as it is served never
 gets shorter."""

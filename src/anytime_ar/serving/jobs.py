@@ -34,6 +34,16 @@ class Refused(AnytimeError):
         self.reason, self.retry_s = reason, retry_s
 
 
+def overloaded(shortage_s: float) -> Refused:
+    """What a job hears whose floor does not fit, by so many seconds."""
+    return Refused(
+        "overloaded",
+        f"not even the least that this request needs fits, by {shortage_s:.3f} s; ask for less, "
+        "give it more time, or try again later",
+        retry_s=shortage_s,
+    )
+
+
 def too_late(*, draining: bool) -> Refused:
     """What a job hears whose time is up before it has its floor."""
     if draining:
@@ -140,6 +150,14 @@ class Draw(Job):
     def progress(self) -> float:
         """The share that it has of its extra codes, those between floor and cap."""
         return (self.drawn - self.floor) / max(1, self.cap - self.floor)
+
+    def why_stop(self, share: float) -> StopReason | None:
+        """Whether it needs no further code, and why; with a share of its extra codes, 0..1."""
+        if self.cancelled:
+            return "cancelled"
+        if self.drawn >= self.cap:
+            return "complete"
+        return "load" if self.drawn >= self.floor and self.progress >= share else None
 
 
 @dataclass(eq=False, kw_only=True)

@@ -110,11 +110,12 @@ class Outlook:
         self._demands.note(self._claim(job, 0.0), self._clock())
 
     def slack_s(self, jobs: Iterable[Job]) -> float:
-        """Time that none of the jobs needs now."""
+        """Time that none of the draws among them needs now."""
         now, turn_s, needed_s, slack_s = self._clock(), self.turn_s(), 0.0, math.inf
-        for job in sorted(jobs, key=lambda job: job.due):
-            needed_s += self._claim(job, 0.0).least_s
-            slack_s = min(slack_s, job.due - now - turn_s - needed_s)
+        draws = [job for job in jobs if isinstance(job, Draw)]
+        for draw in sorted(draws, key=lambda draw: draw.due):
+            needed_s += self._claim(draw, 0.0).least_s
+            slack_s = min(slack_s, draw.due - now - turn_s - needed_s)
         return slack_s
 
     def forget(self) -> None:

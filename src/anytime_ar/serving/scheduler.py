@@ -12,21 +12,22 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal
 
-from anytime_ar.serving.jobs import Done, Draw, Job, Look, Refused, StopReason, Task, too_late
+from anytime_ar.serving.control import Policy
+from anytime_ar.serving.jobs import (
+    Done,
+    Draw,
+    Job,
+    Look,
+    Refused,
+    StopReason,
+    Task,
+    overloaded,
+    too_late,
+)
 from anytime_ar.serving.lane import Lane
 from anytime_ar.serving.outlook import Outlook
-
-Policy = Literal["elastic", "reject", "fixed"]
-"""What gives way under load: numbers of codes; or requests, refused where all their codes do not
-fit; or deadlines, where everything is drawn in full. The last two are for comparison."""
-STALE_S = 1.0
-"""Estimates that nothing has confirmed for so long are no reason to refuse anyone, ..."""
-_TESTED_TURNS = 3
-"""... until so many turns have put them right; ..."""
-_UNTESTED_JOBS = 4
-"""... but more than a few at once are not taken on trust."""
+from anytime_ar.serving.trial import Trial
 
 
 class Scheduler:
@@ -49,8 +50,7 @@ class Scheduler:
         self.outlook = Outlook(self.lanes, clock)
         self.waiting: list[Job] = []
         self.draining = False
-        self._confirmed = -math.inf  # when something was seen of what work takes
-        self._turns = 0  # since then without a gap
+        self._trial = Trial(clock)
         self._turned: float | None = None  # when the last turn ended, if it left something
 
     @property
@@ -58,6 +58,11 @@ class Scheduler:
         """All that is being drawn, nearest deadline first."""
         draws = [draw for lane in self.lanes.values() for draw in lane.active]
         return sorted(draws, key=lambda draw: draw.due)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All that waits or is drawn."""
+        return [*self.waiting, *self.active]
 
     @property
     def idle(self) -> bool:
@@ -83,24 +88,16 @@ class Scheduler:
             if self.policy == "fixed":
                 job.due = math.inf
         self.outlook.note(job)
-        others = [*self.waiting, *self.active]
+        others = self.jobs
         shortage_s = self.outlook.shortage_s(job, others)
-        if self.clock() - self._confirmed > STALE_S:
-            self._turns = 0
-        trusted = self._turns < _TESTED_TURNS and len(others) < _UNTESTED_JOBS
-        if shortage_s > 0 and not trusted:
-            raise Refused(
-                "overloaded",
-                f"not even the least that this request needs fits, by {shortage_s:.3f} s; ask for "
-                "less, give it more time, or try again later",
-                retry_s=shortage_s,
-            )
+        if shortage_s > 0 and not self._trial.admits(job, len(others)):
+            raise overloaded(shortage_s)
         self._wait(job)
 
     def drain(self, until: float) -> None:
         """Take in nothing more, and be done with all there is at a time."""
         self.draining = True
-        for job in [*self.waiting, *self.active]:
+        for job in self.jobs:
             job.due, job.deadline = min(job.due, until), min(job.deadline, until)
         self.waiting.sort(key=lambda job: job.due)
 
@@ -115,8 +112,8 @@ class Scheduler:
         stepping = [lane for lane in self.lanes.values() if lane.active]
         for lane in stepping:
             lane.step()
-            self._confirmed = self.clock()
-        self._turns += bool(stepping)
+        if stepping:
+            self._judge(self._trial.turned())
         self._let_out()
         self._show()
         now = self.clock()
@@ -130,8 +127,7 @@ class Scheduler:
 
     def lose_all(self) -> None:
         """Give up all jobs, after a failure, and begin afresh."""
-        lost: list[Job] = [*self.waiting, *self.active]
-        self.waiting = []
+        lost, self.waiting = self.jobs, []
         for lane in self.lanes.values():
             lane.reset()
         for job in lost:
@@ -141,6 +137,25 @@ class Scheduler:
         """Find out whether models work, and how fast, while there is nothing to do."""
         for lane in self.lanes.values():
             lane.probe()
+
+    def _judge(self, jobs: list[Job]) -> None:
+        """Those that were taken in on trial, by estimates that have been put right."""
+        for job in jobs:
+            others = self.jobs
+            if job not in others or (isinstance(job, Draw) and job.drawn >= job.floor):
+                continue
+            others.remove(job)
+            shortage_s = self.outlook.shortage_s(job, others)
+            if shortage_s > 0:
+                self._put_out(job)
+                job.listener(overloaded(shortage_s))
+
+    def _put_out(self, job: Job) -> None:
+        """Of the batch, or of what waits."""
+        if isinstance(job, Draw) and job.rows:
+            self.lanes[job.model].leave(job)
+        else:
+            self.waiting.remove(job)
 
     def _wait(self, job: Job) -> None:
         bisect.insort(self.waiting, job, key=lambda waiting: waiting.due)
@@ -221,18 +236,12 @@ class Scheduler:
         """One part of a task, if nobody has to wait for it, or it cannot wait."""
         costs = self.outlook.tasks
         urgent = self.clock() + costs.seconds(task) + self.outlook.turn_s() > task.due
-        if not urgent and self._slack_s() < costs.part_s(task):
+        if not urgent and self.outlook.slack_s(self.jobs) < costs.part_s(task):
             return
         computed = costs.compute(task, self.clock)
         if computed is not None:
             self.waiting.remove(task)
             task.listener(computed)
-
-    def _slack_s(self) -> float:
-        """Time that no draw needs now."""
-        return self.outlook.slack_s(
-            [*self.active, *(j for j in self.waiting if isinstance(j, Draw))]
-        )
 
     def _let_out(self) -> None:
         now, active = self.clock(), self.active
@@ -240,11 +249,11 @@ class Scheduler:
         ending: list[tuple[Draw, StopReason]] = []
         going: list[Draw] = []
         for draw in active:
-            stop = self._why_stop(draw, shares.get(draw.client, 1.0))
+            stop = draw.why_stop(shares.get(draw.client, 1.0))
             if stop is not None:
                 ending.append((draw, stop))
             elif now > draw.deadline and math.isfinite(draw.due):
-                self.lanes[draw.model].leave(draw)
+                self._put_out(draw)
                 draw.listener(too_late(draining=self.draining))
             else:
                 going.append(draw)
@@ -253,14 +262,6 @@ class Scheduler:
         stop = "drain" if self.draining else "deadline"
         ending += [(draw, stop) for draw in hurried if draw.drawn >= draw.floor]
         self._finish(sorted(ending, key=lambda one: one[0].due))
-
-    @staticmethod
-    def _why_stop(draw: Draw, share: float) -> StopReason | None:
-        if draw.cancelled:
-            return "cancelled"
-        if draw.drawn >= draw.cap:
-            return "complete"
-        return "load" if draw.drawn >= draw.floor and draw.progress >= share else None
 
     def _finish(self, ending: list[tuple[Draw, StopReason]]) -> None:
         """Decode and deliver."""
@@ -292,7 +293,7 @@ class Scheduler:
                 continue
             lane, first = self.lanes[draw.model], math.isinf(draw.looked)
             busy = bool(self.waiting) and not first
-            if busy or self._slack_s() < lane.costs.decode_s(draw.samples):
+            if busy or self.outlook.slack_s(self.jobs) < lane.costs.decode_s(draw.samples):
                 return
             draw.looked = now
             for _, codes, data, _ in lane.decode([draw]):

@@ -21,6 +21,7 @@ from anytime_ar.sampling import AnytimeModel
 from anytime_ar.serving.app import build_app
 from anytime_ar.serving.call import Call
 from anytime_ar.serving.computing import Computing
+from anytime_ar.serving.control import Policy
 from anytime_ar.serving.draws import Draws
 from anytime_ar.serving.guard import Guard, Scope
 from anytime_ar.serving.jobs import Refused
@@ -29,17 +30,18 @@ from anytime_ar.serving.lag import Lag
 from anytime_ar.serving.lane import Lane
 from anytime_ar.serving.logs import log_call, log_event
 from anytime_ar.serving.mailroom import Mailroom
-from anytime_ar.serving.scheduler import Policy, Scheduler
+from anytime_ar.serving.scheduler import Scheduler
 from anytime_ar.serving.schema import SampleRequest
 from anytime_ar.serving.served import Models
 from anytime_ar.serving.watch import Watch
-from anytime_ar.serving.worker import Worker
+from anytime_ar.serving.worker import Worker, no_progress
 
 _SWITCH_S = 0.00005
 """How long a thread may keep the others from running: the usual 5 ms are many steps."""
 _DRAW_SHARE = 0.8
 """Of the grace period that is spent on draws; the rest is for their answers."""
 _POLL_S = 0.02
+_WATCH_S = 0.25
 _WRITERS = 2
 """Threads that write samples as files: more of them only take Python from the worker's thread."""
 
@@ -136,15 +138,27 @@ def serve(
             rehearsed.set()
             log_event("ready")
 
-        beside = [asyncio.ensure_future(work) for work in (rehearse(), lag.watch())]
+        works = (rehearse(), lag.watch(), _watch_for_stuck(worker, mailroom))
+        beside = [asyncio.ensure_future(work) for work in works]
         await server.serve(sockets=[sock])
         for task in beside:
             task.cancel()
 
     with asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:
         runner.run(run())
-    worker.end()
-    log_event("ended")
+    log_event("ended" if worker.end() else "ended with a model that is stuck")
+
+
+async def _watch_for_stuck(worker: Worker, mailroom: Mailroom) -> None:
+    """Nobody else would tell those who wait for a model that makes no progress."""
+    was_stuck = False
+    while True:
+        await asyncio.sleep(_WATCH_S)
+        if worker.stuck:
+            mailroom.tell_all(no_progress())
+        if worker.stuck != was_stuck:
+            was_stuck = not was_stuck
+            log_event("stuck: models make no progress" if was_stuck else "models go on")
 
 
 async def _rehearse(draws: Draws, names: Iterable[str], clock: Callable[[], float]) -> None:

@@ -16,6 +16,11 @@ _RETRY_S = 1.0
 _log = logging.getLogger(__name__)
 
 
+def no_progress() -> Refused:
+    """What clients hear while the models are stuck."""
+    return Refused("broken", "the model makes no progress; try again later", STUCK_S)
+
+
 class Worker:
     """Turns a scheduler in a thread of its own.
 
@@ -37,22 +42,30 @@ class Worker:
         """Begin."""
         self._thread.start()
 
-    def end(self) -> None:
-        """Stop after this turn, and wait for that."""
+    def end(self) -> bool:
+        """Stop after this turn, and wait for that; False: it does not end."""
         self._ending = True
         self._post(lambda: None)
-        self._thread.join()
+        self._thread.join(0 if self.stuck else STUCK_S)
+        return not self._thread.is_alive()
+
+    @property
+    def stuck(self) -> bool:
+        """Whether warm models do not come to the end of a turn."""
+        began = self._turn_began
+        return self._warm and began is not None and self._scheduler.clock() - began > STUCK_S
 
     @property
     def progresses(self) -> bool:
         """Whether the models work: not before they are warm."""
-        began = self._turn_began
-        stuck = began is not None and self._scheduler.clock() - began > STUCK_S
-        return self._thread.is_alive() and self._warm and not self._broken and not stuck
+        return self._thread.is_alive() and self._warm and not self._broken and not self.stuck
 
     def submit(self, job: Job) -> None:
         """Hand a job over; what becomes of it, its listener hears, also that it is refused."""
-        self._post(lambda: self._submit(job))
+        if self.stuck:
+            job.listener(no_progress())
+        else:
+            self._post(lambda: self._submit(job))
 
     def cancel(self, job: Job) -> None:
         """Stop a job after the code that is being drawn."""

@@ -1,0 +1,57 @@
+"""When estimates are no reason to refuse anyone.
+
+A machine that was slow a moment ago may be fast now, and an estimate that refuses everybody never
+learns better. So for a few turns after a pause jobs are taken in on trial, whatever the estimates
+say; then these have been put right, and whoever's floor does not fit by them is told so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from anytime_ar.serving.jobs import Job
+
+STALE_S = 0.1
+"""A pause: estimates were confirmed longer ago than this."""
+_TURNS = 3
+"""That put them right, see `costs.Drift`."""
+_MOST_JOBS = 4
+"""More than these at once are not taken on trial."""
+
+
+class Trial:
+    """Keeps jobs that are on trial.
+
+    Args:
+        clock: gives seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._confirmed = -math.inf  # when something was seen of what work takes
+        self._turns = 0  # since then without a pause
+        self._jobs: list[Job] = []
+
+    def admits(self, job: Job, others: int) -> bool:
+        """Take a job in that does not fit by the estimates, if these are old.
+
+        Args:
+            job: to be judged later.
+            others: how many there are already.
+        """
+        if self._clock() - self._confirmed > STALE_S:
+            self._turns = 0
+        admitted = self._turns < _TURNS and others < _MOST_JOBS
+        if admitted:
+            self._jobs.append(job)
+        return admitted
+
+    def turned(self) -> list[Job]:
+        """Take note of a turn with steps; those whose trial is over with it."""
+        self._confirmed = self._clock()
+        self._turns += 1
+        if self._turns < _TURNS:
+            return []
+        judged, self._jobs = self._jobs, []
+        return judged

@@ -1,0 +1,311 @@
+"""What the server promises when places are few, clients leave, and the device misbehaves: a real
+server on a device whose steps take as long as a test says."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from real_server import RealServer, events, wait_for
+from serving_fakes import L
+from spoiled_server import FAILS, STUCK_S, Device
+
+from anytime_ar.sampling import AnytimeModel
+from anytime_ar.serving.trial import STALE_S
+
+SHORT_S = 0.05
+LONG_S = 0.15
+"""Of a step: a test can do something meanwhile."""
+
+
+class Spoiled:
+    """A server with one model, its device, and clients."""
+
+    def __init__(
+        self, folder: Path, model: Path, *, step_s: float, options: tuple[str, ...] = ()
+    ) -> None:
+        self.device = Device(folder / "device", step_s)
+        self.server = RealServer(
+            str(model), options=options, logs=folder / "log", device=self.device
+        ).ready()
+        self.pool = ThreadPoolExecutor(16)
+        self.client = self.server.client()
+
+    def post(self, **body: Any) -> httpx.Response:
+        with self.server.client() as client:
+            return client.post("/v1/samples", json=body)
+
+    def ask(self, **body: Any) -> Future[httpx.Response]:
+        """The same beside others."""
+        return self.pool.submit(self.post, **body)
+
+    def load(self) -> tuple[int, int]:
+        """Rows that are drawn, and jobs that wait."""
+        (model,) = self.client.get("/v1/load").json()["models"]
+        return model["rows"], model["waiting"]
+
+    def wait_for_load(self, rows: int, waiting: int) -> None:
+        wait_for(lambda: self.load() == (rows, waiting), f"{rows} rows and {waiting} that wait")
+
+    def ready(self) -> int:
+        return self.client.get("/readyz").status_code
+
+    @contextmanager
+    def watching(self) -> Iterator[set[tuple[int, int]]]:
+        """All the loads that there are meanwhile."""
+        seen: set[tuple[int, int]] = set()
+        end = threading.Event()
+
+        def watch() -> None:
+            with self.server.client() as client:
+                while not end.is_set():
+                    (model,) = client.get("/v1/load").json()["models"]
+                    seen.add((model["rows"], model["waiting"]))
+
+        watcher = self.pool.submit(watch)
+        yield seen
+        end.set()
+        watcher.result()
+
+    @contextmanager
+    def connection(self, **body: Any) -> Iterator[socket.socket]:
+        """One over which a draw was asked for; at the end it is closed, whatever comes."""
+        host, port = self.server.url.removeprefix("http://").split(":")
+        content = json.dumps(body).encode()
+        with socket.create_connection((host, int(port))) as raw:
+            raw.sendall(
+                b"POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n%s" % (len(content), content)
+            )
+            yield raw
+
+    def end(self) -> None:
+        self.client.close()
+        self.pool.shutdown()
+        assert self.server.terminate() == 0
+
+
+@pytest.fixture(scope="module")
+def four_places(
+    models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Spoiled]:
+    folder = tmp_path_factory.mktemp("spoiled")
+    made = Spoiled(folder, models["image"], step_s=SHORT_S, options=("--slots", "4"))
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def spoiled(four_places: Spoiled) -> Spoiled:
+    """With four places, on a device that is in order, and has been for some steps."""
+    four_places.device.set(SHORT_S)
+    wait_for(lambda: four_places.ready() == 200, "the device")
+    four_places.post()
+    return four_places
+
+
+def codes_of(response: httpx.Response) -> list[list[int]]:
+    assert response.status_code == 200, response.text
+    codes: list[list[int]] = response.json()["codes"]
+    return codes
+
+
+def test_a_draw_of_several_joins_whole_and_at_the_boundary(spoiled: Spoiled) -> None:
+    with spoiled.watching() as seen:
+        first = spoiled.ask(n=3, min_codes=L)
+        spoiled.wait_for_load(3, 0)
+        pair = spoiled.ask(n=2, min_codes=L)
+        spoiled.wait_for_load(3, 1)  # one place is free, and not taken by half of a draw
+        assert len(first.result().json()["samples"]) == 3
+        assert len(pair.result().json()["samples"]) == 2
+    assert {rows for rows, _ in seen} <= {0, 2, 3}
+    with spoiled.watching() as seen:
+        pairs = [spoiled.ask(n=2, min_codes=L) for _ in range(2)]
+        assert all(len(one.result().json()["samples"]) == 2 for one in pairs)
+    assert max(seen) == (4, 0)  # exactly full, and nobody has to wait
+    assert spoiled.post(n=5).status_code == 422
+
+
+def test_many_race_for_one_place(
+    models: dict[str, Path], tmp_path: Path, alone: dict[str, AnytimeModel]
+) -> None:
+    spoiled = Spoiled(tmp_path, models["image"], step_s=0.005, options=("--slots", "1"))
+    with spoiled.watching() as seen:
+        asked = [spoiled.ask(seed=seed, with_codes=True, min_codes=L) for seed in range(12)]
+        answers = [one.result() for one in asked]
+    for seed, answer in enumerate(answers):
+        assert codes_of(answer) == alone["image"].sample_codes(1, seed=seed).tolist()
+    assert max(rows for rows, _ in seen) == 1
+    assert max(waiting for _, waiting in seen) > 1
+    spoiled.end()
+
+
+def test_places_of_the_stopped_the_gone_and_the_failed_are_free_again(spoiled: Spoiled) -> None:
+    stopped = spoiled.ask(n=4, id="stop-me-soon")
+    spoiled.wait_for_load(4, 0)
+    assert spoiled.client.delete("/v1/samples/stop-me-soon").status_code == 200
+    assert stopped.result().json()["stop_reason"] == "cancelled"
+    with spoiled.connection(n=4):
+        spoiled.wait_for_load(4, 0)
+    spoiled.wait_for_load(0, 0)
+    failed = spoiled.ask(n=4)
+    spoiled.wait_for_load(4, 0)
+    spoiled.device.set(FAILS)
+    assert failed.result().json()["error"]["code"] == "broken"
+    spoiled.device.set(0.001)
+    wait_for(lambda: spoiled.ready() == 200, "the device")
+    assert spoiled.load() == (0, 0)
+    whole = spoiled.post(n=4)
+    assert (len(whole.json()["samples"]), whole.json()["codes_drawn"]) == (4, L)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_no_code_is_drawn_for_who_has_left(spoiled: Spoiled, stream: bool) -> None:
+    spoiled.device.set(LONG_S)
+    before = spoiled.device.steps
+    with spoiled.connection(n=2, stream=stream):
+        wait_for(lambda: spoiled.device.steps >= before + 3, "some codes")
+    left = spoiled.device.steps
+    time.sleep(4 * LONG_S)
+    assert spoiled.device.steps <= left + 1
+    assert spoiled.load() == (0, 0)
+
+
+def test_no_code_is_drawn_after_a_stop(spoiled: Spoiled) -> None:
+    spoiled.device.set(LONG_S)
+    before = spoiled.device.steps
+    drawing = spoiled.ask(n=2, id="no-more-of-me")
+    wait_for(lambda: spoiled.device.steps >= before + 3, "some codes")
+    asked = spoiled.device.steps
+    stopped = spoiled.client.delete("/v1/samples/no-more-of-me").json()
+    assert spoiled.device.steps <= asked + 1
+    assert stopped["codes_drawn"] == drawing.result().json()["codes_drawn"] >= 3
+    time.sleep(2 * LONG_S)
+    assert spoiled.device.steps <= asked + 1
+
+
+def test_no_code_is_drawn_that_the_deadline_leaves_no_time_for(spoiled: Spoiled) -> None:
+    spoiled.device.set(LONG_S)
+    spoiled.post(codes=4)  # how long steps are now is known
+    before = spoiled.device.steps
+    answer = spoiled.post(n=2, deadline_ms=6 * 1000 * LONG_S).json()
+    assert answer["stop_reason"] == "deadline"
+    assert spoiled.device.steps == before + answer["codes_drawn"]
+    assert 1 <= answer["codes_drawn"] <= 5
+    time.sleep(2 * LONG_S)
+    assert spoiled.device.steps == before + answer["codes_drawn"]
+
+
+def test_fewer_codes_than_the_floor_are_an_error_and_no_answer(spoiled: Spoiled) -> None:
+    drawing = spoiled.ask(min_codes=L, deadline_ms=2000 * SHORT_S * L)
+    spoiled.wait_for_load(1, 0)
+    spoiled.device.set(0.8 * STUCK_S)  # nobody could know
+    told = drawing.result()
+    assert (told.status_code, told.json()["error"]["code"]) == (504, "deadline")
+    assert "before there were as many codes as the request needs" in told.json()["error"]["message"]
+
+
+def process_status(pid: int, name: str) -> int:
+    """A figure of Linux's /proc/PID/status."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])
+
+
+def test_five_hundred_that_leave_leave_nothing(models: dict[str, Path], tmp_path: Path) -> None:
+    spoiled = Spoiled(tmp_path, models["image"], step_s=0.002, options=("--slots", "16"))
+    pid = spoiled.server.process.pid
+
+    def leave(times: int) -> tuple[int, int, int]:
+        """Threads, open files and KiB of memory after so many."""
+        for i in range(times):
+            body = {"n": 1 + i % 8, "stream": i % 2 == 0, "id": f"leaves-soon-{i}"}
+            with spoiled.connection(**body, **({"deadline_ms": 5} if i % 7 == 0 else {})):
+                time.sleep(i % 6 / 1000)
+                if i % 5 == 0:
+                    spoiled.client.delete(f"/v1/samples/leaves-soon-{i}")
+        spoiled.wait_for_load(0, 0)
+        files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        return process_status(pid, "Threads"), files, process_status(pid, "VmRSS")
+
+    threads, files, memory = leave(100)
+    after = leave(500)
+    assert after[0] <= threads
+    assert after[1] <= files
+    assert after[2] <= 1.02 * memory
+    assert spoiled.post(n=16).json()["codes_drawn"] == L
+    spoiled.end()
+
+
+def test_a_broken_device_is_told_and_comes_back(spoiled: Spoiled) -> None:
+    with spoiled.server.client() as client:
+        with client.stream("POST", "/v1/samples", json={"stream": True}) as response:
+            spoiled.wait_for_load(1, 0)
+            spoiled.device.set(FAILS)
+            *previews, (name, told) = events(response)
+        assert {name for name, _ in previews} <= {"preview"}
+        assert (name, told["error"]["code"]) == ("error", "broken")
+        wait_for(lambda: spoiled.ready() == 503, "the failure to be known")
+        again = spoiled.post()
+        assert (again.status_code, again.json()["error"]["code"]) == (503, "broken")
+        assert int(again.headers["retry-after"]) >= 1
+        assert client.get("/livez").status_code == 200
+        assert "anytime_ready 0.0" in client.get("/metrics").text
+    spoiled.device.set(0.001)
+    wait_for(lambda: spoiled.ready() == 200, "the device")
+    assert spoiled.post().json()["codes_drawn"] == L
+
+
+def test_nobody_waits_for_a_device_that_is_stuck(spoiled: Spoiled) -> None:
+    waiting = spoiled.ask(n=2)
+    spoiled.wait_for_load(2, 0)
+    spoiled.device.set(3600)
+    wait_for(lambda: spoiled.ready() == 503, "it to be noticed")
+    told = waiting.result()
+    assert (told.status_code, told.json()["error"]["code"]) == (503, "broken")
+    assert spoiled.post().json()["error"]["code"] == "broken"
+    encode = spoiled.client.post("/v1/decode", json={"codes": [[0, 1]]})
+    assert encode.json()["error"]["code"] == "broken"
+    assert spoiled.client.get("/livez").status_code == 200
+    spoiled.device.set(0.001)
+    wait_for(lambda: spoiled.ready() == 200, "it to go on")
+    assert spoiled.post().json()["codes_drawn"] == L
+
+
+def test_a_stuck_device_does_not_keep_the_process(models: dict[str, Path], tmp_path: Path) -> None:
+    spoiled = Spoiled(tmp_path, models["image"], step_s=0.05)
+    waiting = spoiled.ask(n=2)
+    spoiled.wait_for_load(2, 0)
+    spoiled.device.set(3600)
+    wait_for(lambda: spoiled.ready() == 503, "it to be noticed")
+    assert waiting.result().status_code == 503
+    spoiled.end()
+
+
+@pytest.mark.parametrize(("measured_s", "true_s"), [(0.01, 0.1), (0.1, 0.01)])
+def test_costs_that_were_measured_tenfold_wrong_harm_nobody(
+    models: dict[str, Path], tmp_path: Path, measured_s: float, true_s: float
+) -> None:
+    """The device becomes ten times slower, or faster, than it was when the server started: nobody
+    is refused, or late, whom it can serve."""
+    spoiled = Spoiled(tmp_path, models["image"], step_s=measured_s, options=("--slots", "16"))
+    spoiled.device.set(true_s)
+    time.sleep(2 * STALE_S)
+    floor = L // 2
+    deadline_ms = 1000 * (true_s * floor + 0.4)  # the slow device has no time for many more
+    asked = []
+    for seed in range(40):
+        asked.append(spoiled.ask(seed=seed, deadline_ms=deadline_ms, min_codes=floor))
+        time.sleep(true_s)
+    answers = [one.result() for one in asked]
+    assert [answer.status_code for answer in answers] == [200] * 40
+    assert max(answer.json()["timing"]["late_ms"] for answer in answers) <= 0
+    spoiled.end()

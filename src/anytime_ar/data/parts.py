@@ -6,6 +6,9 @@ not depend on how many parts its batches are in.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from torch import Tensor
 
 
@@ -30,3 +33,9 @@ class Part:
 
 
 WHOLE = Part()
+
+
+def cut(batch: tuple[Any, ...], count: int) -> Iterator[tuple[Any, ...]]:
+    """A batch in equal parts: its tensors are cut, all else is the same in each."""
+    pieces = [one.chunk(count) if isinstance(one, Tensor) else (one,) * count for one in batch]
+    yield from zip(*pieces, strict=True)

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from anytime_ar.data.parts import cut
 from anytime_ar.data.seeding import generator_for, stable_hash
 from anytime_ar.errors import InputError, TrainingError
 from anytime_ar.interrupt import interrupts_held
@@ -199,7 +200,7 @@ class Trainer:
         wrapped.train()
         optimizer.zero_grad()
         found: list[Losses] = []
-        for turn, some in enumerate(_cut(arguments, self.passes)):
+        for turn, some in enumerate(cut(arguments, self.passes)):
             part = self.ranks.part(turn, self.passes)
             last = turn == self.passes - 1
             # Dropout is drawn for each part, all else for the whole batch.
@@ -291,12 +292,6 @@ def _check_parts(stage: Stage, parts: int) -> None:
                 f"{stage.name}: a batch of {size} cannot be cut into {parts} equal parts, one for "
                 "each process and pass; choose another batch_size, or other numbers of these"
             )
-
-
-def _cut(arguments: tuple[Any, ...], passes: int) -> Iterator[tuple[Any, ...]]:
-    """The arguments of each pass: tensors are cut, all else is the same in each."""
-    cut = [one.chunk(passes) if isinstance(one, Tensor) else (one,) * passes for one in arguments]
-    yield from zip(*cut, strict=True)
 
 
 def _due(step: int, every: int, steps: int) -> bool:

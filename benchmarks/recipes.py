@@ -120,12 +120,13 @@ def _begin_with_a_trained_autoencoder(
     """Copy one that was trained by the same settings, if there is one."""
     wanted = config.model_dump(exclude=LATER)
     for name, other in others.items():
-        trained = out / name / "checkpoints" / "autoencoder.safetensors"
+        trained = sorted((out / name / "checkpoints").glob("autoencoder-*"))
         same = other.model_dump(exclude=LATER) == wanted
         if same and (out / name / "curve.json").is_file():
             folder = out / config.name
             (folder / "checkpoints").mkdir(parents=True)
-            shutil.copy(trained, folder / "checkpoints")
+            for file in trained:
+                shutil.copy(file, folder / "checkpoints")
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
             write_bytes(folder / "config.yaml", text.encode())
             return

@@ -35,7 +35,8 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> N
             must leave the handle open.
 
     Raises:
-        InputError: `path` is a folder, or its folder is missing or cannot be written to.
+        InputError: `path` is a folder, its folder is missing or cannot be written to, or the disk
+            is full.
     """
     target = Path(path)
     if target.is_dir():
@@ -53,6 +54,12 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> N
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(
+            f"cannot write {target}: {error.strerror}; what was there is as it was; make room, or "
+            "choose another folder"
+        ) from error
     except BaseException:  # also an interrupt from the keyboard
         temporary.unlink(missing_ok=True)
         raise

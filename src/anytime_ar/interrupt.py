@@ -1,49 +1,69 @@
-"""Ctrl-C between two steps, where everything stands at the same point."""
+"""Ctrl-C and SIGTERM between two steps, where everything stands at the same point."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
+
+_SAME_S = 1.0
+"""Signals so soon after the first one say the same again: both a terminal and `torchrun` tell their
+processes."""
 
 
 class InterruptFlag:
-    """Set by the first Ctrl-C; the second raises."""
+    """Set by the first signal; a later one raises."""
 
     def __init__(self) -> None:
-        self._set = False
+        self._number: int | None = None
+        self._when = 0.0
 
     def is_set(self) -> bool:
-        """Whether Ctrl-C was pressed."""
-        return self._set
+        """Whether a signal came."""
+        return self._number is not None
 
-    def note(self, number: int, frame: FrameType | None) -> None:
-        """The handler of the signal."""
-        if self._set:
-            signal.default_int_handler(number, frame)
-        self._set = True
+    def note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """The handler of the signals."""
+        if self._number is None:
+            self._number, self._when = number, time.monotonic()
+        elif time.monotonic() - self._when > _SAME_S:
+            raise self.error()
+
+    def error(self) -> BaseException:
+        """What ends the program as the signal would have."""
+        if self._number == signal.SIGTERM:
+            return SystemExit(128 + signal.SIGTERM)
+        return KeyboardInterrupt()
 
 
 @contextmanager
-def interrupts_held() -> Iterator[InterruptFlag]:
-    """Notes Ctrl-C in a flag instead of raising; a second one raises at once.
+def interrupts_held(*, term: bool = False) -> Iterator[InterruptFlag]:
+    """Notes Ctrl-C, and SIGTERM where asked to, in a flag instead of raising; one that comes
+    a while later raises at once.
 
     An interrupt in the middle of a training step leaves some weights updated and some not, and no
     resumed run could make that good; one in the middle of a draw would throw away its codes. Where
-    Ctrl-C is not Python's own KeyboardInterrupt (an application with its own handler, a background
-    job that ignores it, another thread), it stays what it is.
+    a signal has not Python's own handler (an application with its own, a background job that
+    ignores it, another thread), it stays what it is.
     """
     flag = InterruptFlag()
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if ours:
-        signal.signal(signal.SIGINT, flag.note)
+    usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler}
+    if term:
+        usual[signal.SIGTERM] = signal.SIG_DFL
+    ours = {
+        number: handler
+        for number, handler in usual.items()
+        if threading.current_thread() is threading.main_thread()
+        and signal.getsignal(number) is handler
+    }
+    for number in ours:
+        signal.signal(number, flag.note)
     try:
         yield flag
     finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in ours.items():
+            signal.signal(number, handler)

@@ -9,7 +9,7 @@ import torch
 import vector_quantize_pytorch as vq
 from torch import Tensor
 
-from anytime_ar.autoencoder import QuantizerConfig
+from anytime_ar.autoencoder import Alone, QuantizerConfig
 from anytime_ar.autoencoder.quantizers import (
     FiniteScalarQuantizer,
     VectorQuantizer,
@@ -69,7 +69,9 @@ def ragged() -> Tensor:
 
 
 def step(quantizer: VectorQuantizer, x: Tensor, kept: Tensor) -> Any:
-    return quantizer(x, kept, torch.Generator().manual_seed(0))
+    quantized = quantizer(x, kept)
+    quantizer.learn(torch.Generator().manual_seed(0), Alone())
+    return quantized
 
 
 @pytest.mark.parametrize("masked", [False, True])

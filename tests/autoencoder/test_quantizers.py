@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from anytime_ar.autoencoder import QuantizerConfig
-from anytime_ar.autoencoder.quantizers import NoQuantizer, VectorQuantizer, build_quantizer
+from anytime_ar.autoencoder import Alone, QuantizerConfig
+from anytime_ar.autoencoder.quantizers import (
+    NoQuantizer,
+    Quantized,
+    VectorQuantizer,
+    build_quantizer,
+)
 from anytime_ar.errors import InputError
 
 B, L, D, V = 32, 3, 2, 4
@@ -41,6 +48,13 @@ def ragged() -> Tensor:
 EVERY = torch.ones(B, L, dtype=torch.bool)
 
 
+def learn(quantizer: VectorQuantizer, x: Tensor, kept: Tensor, seed: int = 0) -> Quantized:
+    """A step of training."""
+    quantized: Quantized = quantizer(x, kept)
+    quantizer.learn(generator(seed), Alone())
+    return quantized
+
+
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("learned_by", ["ema", "loss"])
 def test_cut_positions_change_nothing(shared: bool, learned_by: str) -> None:
@@ -49,7 +63,7 @@ def test_cut_positions_change_nothing(shared: bool, learned_by: str) -> None:
     for x in (vectors(), torch.where(kept[..., None], vectors(), 100 * vectors(seed=5))):
         quantizer = build(shared_codebook=shared, learned_by=learned_by, restart_below=0.5)
         for step in range(5):
-            out = quantizer(x, kept, generator(step))
+            out = learn(quantizer, x, kept, step)
         outcomes.append((out.loss, out.codes[kept], quantizer.state_dict()))
     (loss, codes, state), (loss2, codes2, state2) = outcomes
     torch.testing.assert_close(loss, loss2)
@@ -63,7 +77,7 @@ def test_a_kept_position_does_change_them() -> None:
     x = vectors()
     moved = torch.where(kept[..., None], x + 1, x)
     one, other = build(), build()
-    assert one(x, kept, generator()).loss != other(moved, kept, generator()).loss
+    assert learn(one, x, kept).loss != learn(other, moved, kept).loss
     assert not torch.equal(one.codebooks, other.codebooks)
 
 
@@ -126,7 +140,7 @@ def test_dead_entries_restart_at_kept_vectors(shared: bool, learned_by: str) -> 
     kept = ragged()
     x = torch.where(kept[..., None], vectors(), 50.0)
     for step in range(8):
-        quantizer(x, kept, generator(step))
+        learn(quantizer, x, kept, step)
         if learned_by == "ema":  # what restarted has a past to match, and stays where it is
             mean = quantizer.totals / quantizer.usage[..., None]
             torch.testing.assert_close(mean, quantizer.codebooks)
@@ -141,7 +155,7 @@ def test_no_restart_where_none_is_asked_for() -> None:
         quantizer.codebooks[:, 3] = 1000.0
         quantizer.totals[:, 3] = 1000.0
     for step in range(200):  # long enough for the count of an unused entry to vanish
-        quantizer(vectors(seed=step), EVERY, generator(step))
+        learn(quantizer, vectors(seed=step), EVERY, step)
     assert (quantizer.codebooks[:, 3] > 990).all()
     assert torch.isfinite(quantizer.codebooks).all()
 
@@ -153,15 +167,61 @@ def test_a_position_that_is_never_kept_stays_as_it_is() -> None:
     before = quantizer.codebooks.clone()
     kept = torch.tensor([True, False, False]).expand(B, L)
     for step in range(60):
-        quantizer(vectors(seed=step), kept, generator(step))
+        learn(quantizer, vectors(seed=step), kept, step)
     torch.testing.assert_close(quantizer.codebooks[1:], before[1:])
     assert not torch.equal(quantizer.codebooks[0], before[0])
 
 
-def test_restarts_need_a_generator() -> None:
-    quantizer = build(restart_below=10.0)
-    with pytest.raises(AssertionError, match="pass a generator"):
-        quantizer(vectors(), EVERY)
+class Between:
+    """The exchange of one of several threads."""
+
+    def __init__(self, rank: int, told: list[Tensor], barrier: threading.Barrier) -> None:
+        self.rank, self.told, self.barrier = rank, told, barrier
+
+    def everyone(self, mine: Tensor) -> list[Tensor]:
+        self.told[self.rank] = mine
+        self.barrier.wait(10)
+        told = list(self.told)
+        self.barrier.wait(10)
+        return told
+
+    def sum(self, mine: Tensor) -> Tensor:
+        return torch.stack(self.everyone(mine)).sum(0)
+
+    def concatenate(self, mine: Tensor, dim: int) -> Tensor:
+        return torch.cat(self.everyone(mine), dim)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_parts_of_a_batch_teach_what_the_batch_teaches(shared: bool) -> None:
+    """In two passes, and in two processes; restarts included."""
+    options = {"shared_codebook": shared, "ema_decay": 0.5, "restart_below": 0.5}
+    whole, passes, *ranks = (build(**options) for _ in range(4))
+    with torch.no_grad():
+        for quantizer in (whole, passes, *ranks):
+            quantizer.codebooks[:, 3] = 1000.0  # never near
+    told, barrier = [torch.empty(0)] * 2, threading.Barrier(2)
+
+    def learn_in_rank(rank: int, x: Tensor, kept: Tensor, seed: int) -> None:
+        ranks[rank](x, kept)
+        ranks[rank].learn(generator(seed), Between(rank, told, barrier))
+
+    for step in range(6):
+        x, kept = vectors(seed=step), ragged()
+        learn(whole, x, kept, step)
+        halves = list(zip(x.chunk(2), kept.chunk(2), strict=True))
+        for half in halves:
+            passes(*half)
+        passes.learn(generator(step), Alone())
+        with ThreadPoolExecutor(2) as pool:
+            both = [
+                pool.submit(learn_in_rank, rank, *half, step) for rank, half in enumerate(halves)
+            ]
+        assert all(one.result() is None for one in both)
+        for quantizer in (passes, *ranks):
+            for name, value in whole.state_dict().items():
+                torch.testing.assert_close(quantizer.state_dict()[name], value, msg=name)
+    assert whole.codebooks.abs().max() < 10  # it was put where vectors are
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -177,7 +237,7 @@ def test_kmeans_start_finds_clusters(shared: bool) -> None:
             break
     assert error < 0.02
     assert torch.equal(quantizer.totals, quantizer.codebooks)
-    quantizer(x, torch.ones(400, L, dtype=torch.bool), generator())  # goes on from there
+    learn(quantizer, x, torch.ones(400, L, dtype=torch.bool))  # goes on from there
     assert (quantizer.lookup(quantizer.encode(x)) - x).square().mean() < 0.02
 
 
@@ -206,10 +266,10 @@ def test_learned_by_loss_improves_under_an_optimizer() -> None:
     quantizer = build(shared_codebook=True, learned_by="loss", restart_below=0)
     optimizer = torch.optim.Adam(quantizer.parameters(), lr=0.05)
     x = vectors(B)
-    first = quantizer(x, EVERY, generator()).loss.item()
+    first = quantizer(x, EVERY).loss.item()
     for _ in range(60):
         optimizer.zero_grad()
-        out = quantizer(x, EVERY, generator())
+        out = quantizer(x, EVERY)
         out.loss.backward()
         optimizer.step()
     assert out.loss.item() < 0.7 * first

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from training_fakes import tiny
+from training_fakes import last, tiny
 
 from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder, TruncationConfig
 from anytime_ar.autoencoder.config import NetworkConfig
@@ -17,7 +17,7 @@ from anytime_ar.bundle import build
 from anytime_ar.data import DataSplits
 from anytime_ar.errors import InputError
 from anytime_ar.training import SharpeningConfig, train
-from anytime_ar.training.checkpoint import read_checkpoint
+from anytime_ar.training.checkpoint import Checkpoints
 from anytime_ar.training.loop import seeded
 from anytime_ar.training.run import describe
 from anytime_ar.training.sharpening import (
@@ -58,8 +58,7 @@ def test_samples_keep_their_codes(tmp_path: Path, data: DataSplits, x: Tensor) -
         assert not torch.allclose(*decoded, atol=1e-3)
     # The prior is trained on codes alone, so it is the same one.
     priors = [
-        read_checkpoint(tmp_path / run / "checkpoints" / "prior.safetensors")[0]["average"]
-        for run in "ab"
+        last(Checkpoints(tmp_path / run / "checkpoints", "prior")).groups["average"] for run in "ab"
     ]
     assert all(torch.equal(priors[0][name], priors[1][name]) for name in priors[0])
 

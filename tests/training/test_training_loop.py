@@ -8,14 +8,13 @@ import signal
 import threading
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import nn
-from training_fakes import ToyStage, fit_toy
+from training_fakes import ToyStage, fit_toy, last
 
 from anytime_ar.autoencoder import QuantizerConfig
 from anytime_ar.autoencoder.quantizers import VectorQuantizer
@@ -23,22 +22,22 @@ from anytime_ar.errors import InputError, TrainingError
 from anytime_ar.interrupt import interrupts_held
 from anytime_ar.prior import Prior, PriorConfig
 from anytime_ar.training.checkpoint import (
+    Checkpoint,
+    Checkpoints,
     optimizer_state,
-    read_checkpoint,
     restore_optimizer,
-    write_checkpoint,
 )
 from anytime_ar.training.config import OptimizerConfig
 from anytime_ar.training.optimizer import learning_rate, optimizer_for
 
 
-def interrupted_at(stage: ToyStage, step: int) -> ToyStage:
-    """The stage, with Ctrl-C pressed while the batch of a step is made."""
+def interrupted_at(stage: ToyStage, step: int, number: int = signal.SIGINT) -> ToyStage:
+    """The stage, with Ctrl-C pressed while the batch of a step is made, or another signal."""
     batch = stage.batch
 
     def pressed(at: int) -> object:
         if at == step:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return batch(at)
 
     stage.batch = pressed  # type: ignore[assignment, method-assign]
@@ -91,11 +90,12 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     stage.toy.spoil[7] = value
     with pytest.raises(
         TrainingError,
-        match=rf"^toy: the loss is {value} at step 8; the checkpoint in .*toy\.safetensors is from "
-        r"before; lower the learning rate \(now at most 0\.05\) and train anew",
+        match=rf"^toy: the loss is {value} at step 8; the checkpoint in "
+        r"\S*toy-00000007\.safetensors is from before; lower the learning rate "
+        r"\(now at most 0\.05\) and train anew",
     ):
         fit_toy(stage, tmp_path, checkpoint_every_s=0)
-    groups, record = read_checkpoint(tmp_path / "toy.safetensors")
+    groups, record = last(Checkpoints(tmp_path, "toy"))
     assert record["progress"]["step"] == 7
     assert torch.equal(groups["module"]["linear.weight"], stage.weights[7])
     assert all(math.isfinite(line["loss"]) for line in lines(tmp_path) if "loss" in line)
@@ -106,7 +106,7 @@ def test_a_failure_before_any_checkpoint_says_so(tmp_path: Path) -> None:
     stage.toy.spoil[1] = math.nan
     with pytest.raises(TrainingError, match="nan at step 2; no checkpoint had been written yet"):
         fit_toy(stage, tmp_path)
-    assert not (tmp_path / "toy.safetensors").exists()
+    assert not list(tmp_path.glob("toy*"))
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
     )
     with pytest.raises(TrainingError, match=r"linear\.weight is not finite after step 5"):
         fit_toy(stage, tmp_path, checkpoint_every_s=0)
-    groups, record = read_checkpoint(tmp_path / "toy.safetensors")
+    groups, record = last(Checkpoints(tmp_path, "toy"))
     assert record["progress"]["step"] == 4
     assert groups["module"]["linear.weight"].isfinite().all()
 
@@ -160,18 +160,18 @@ def test_early_stopping_keeps_the_best_weights(tmp_path: Path, ema_decay: float 
     assert stage.asked == list(range(12))
     shorter = ToyStage(steps=30, ema_decay=ema_decay)
     with pytest.raises(KeyboardInterrupt):
-        fit_toy(interrupted_at(shorter, 5), tmp_path, checkpoint=tmp_path / "shorter")
-    groups, _ = read_checkpoint(tmp_path / "shorter")
+        fit_toy(interrupted_at(shorter, 5), tmp_path, checkpoints=Checkpoints(tmp_path, "shorter"))
+    groups, _ = last(Checkpoints(tmp_path, "shorter"))
     best = {
         None: groups["module"],
         0.9: {k.removeprefix("module."): v for k, v in groups.get("average", {}).items()},
     }[ema_decay]
     assert torch.equal(stage.toy.linear.weight, best["linear.weight"])
-    assert not torch.equal(stage.toy.linear.weight, read_weight(tmp_path / "toy.safetensors"))
+    assert not torch.equal(stage.toy.linear.weight, read_weight(Checkpoints(tmp_path, "toy")))
 
 
-def read_weight(checkpoint: Path) -> torch.Tensor:
-    return read_checkpoint(checkpoint)[0]["module"]["linear.weight"]
+def read_weight(checkpoints: Checkpoints) -> torch.Tensor:
+    return last(checkpoints).groups["module"]["linear.weight"]
 
 
 def test_patience_goes_on_across_a_resume(tmp_path: Path) -> None:
@@ -181,17 +181,17 @@ def test_patience_goes_on_across_a_resume(tmp_path: Path) -> None:
     resumed = ToyStage(steps=30, validate_every=3, patience=2, validation=[4.0, 1.0])
     fit_toy(resumed, tmp_path)
     assert resumed.asked == [10, 11]
-    record = read_checkpoint(tmp_path / "toy.safetensors")[1]["progress"]
-    assert (record["best_step"], record["best_loss"], record["finished"]) == (6, 2.0, True)
-    best = read_checkpoint(tmp_path / "toy.safetensors")[0]["best"]["linear.weight"]
+    record = last(Checkpoints(tmp_path, "toy"))[1]["progress"]
+    assert (record["best_step"], record["best_loss"]) == (6, 2.0)
+    best = last(Checkpoints(tmp_path, "toy"))[0]["best"]["linear.weight"]
     assert torch.equal(resumed.toy.linear.weight, best)
     assert torch.equal(best, stage.weights[6])
 
 
 def test_the_moving_average_is_the_result(tmp_path: Path) -> None:
     stage = ToyStage(ema_decay=0.7)
-    checkpoint = fit_toy(stage, tmp_path)
-    after = [stage.weights[step] for step in range(1, 10)] + [read_weight(checkpoint)]
+    checkpoints = fit_toy(stage, tmp_path)
+    after = [stage.weights[step] for step in range(1, 10)] + [read_weight(checkpoints)]
     expected = after[0]
     for weight in after[1:]:
         expected = 0.7 * expected + 0.3 * weight
@@ -209,8 +209,8 @@ def test_a_loss_scaler_is_resumed_too(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fit_toy(interrupted_at(ToyStage(), 4), tmp_path, fabric=half())
     fit_toy(ToyStage(), tmp_path, fabric=half())
-    assert torch.equal(read_weight(whole), read_weight(tmp_path / "toy.safetensors"))
-    precision = [read_checkpoint(p)[1]["precision"] for p in (whole, tmp_path / "toy.safetensors")]
+    assert torch.equal(read_weight(whole), read_weight(Checkpoints(tmp_path, "toy")))
+    precision = [last(c).record["precision"] for c in (whole, Checkpoints(tmp_path, "toy"))]
     assert precision[0] == precision[1]
     assert precision[0]["scale"] != 2.0**20, "it moved, so that there was something to lose"
 
@@ -233,11 +233,13 @@ def test_seconds_and_checkpoints_go_on_across_a_resume(
     now = -1e6
     saved: list[int] = []
 
-    def write(path: Path, groups: dict[str, Any], record: dict[str, Any]) -> None:
-        saved.append(record["progress"]["step"])
-        write_checkpoint(path, groups, record)
+    write = Checkpoints.write
 
-    monkeypatch.setattr("anytime_ar.training.loop.write_checkpoint", write)
+    def counted(self: Checkpoints, step: int, checkpoint: Checkpoint) -> None:
+        saved.append(step)
+        write(self, step, checkpoint)
+
+    monkeypatch.setattr(Checkpoints, "write", counted)
     fit_toy(ToyStage(), tmp_path, log_every=1, checkpoint_every_s=5.5)
     seconds = [line["seconds"] for line in lines(tmp_path) if "loss" in line]
     assert len(seconds) == 10
@@ -257,32 +259,67 @@ def test_every_step_is_logged_once(tmp_path: Path) -> None:
     assert [line["loss"] for line in logged] == each
 
 
-def test_a_checkpoint_of_another_stage_or_kind_is_refused(tmp_path: Path) -> None:
-    path = fit_toy(ToyStage(), tmp_path)
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    checkpoints = fit_toy(ToyStage(), tmp_path)
     with pytest.raises(
-        InputError, match=r"toy\.safetensors does not fit this configuration .*; re"
+        InputError, match=r"toy-00000010\.safetensors does not fit this configuration .*; re"
     ):
         fit_toy(ToyStage(ema_decay=0.9), tmp_path)
-    groups, record = read_checkpoint(path)
-    del groups["module"]["linear.bias"]
-    write_checkpoint(path, groups, record)
+    checkpoint = last(checkpoints)
+    del checkpoint.groups["module"]["linear.bias"]
+    checkpoints.write(10, checkpoint)
     with pytest.raises(InputError, match=r"does not fit this configuration .*linear\.bias"):
         fit_toy(ToyStage(), tmp_path)
-    path.write_bytes(b"")
-    with pytest.raises(
-        InputError, match=r"is not a readable checkpoint .*; remove it to train thi"
-    ):
-        fit_toy(ToyStage(), tmp_path)
 
 
-def test_a_second_ctrl_c_ends_at_once() -> None:
+def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("anytime_ar.interrupt.time.monotonic", lambda: now)
     with interrupts_held() as interrupted:
         assert not interrupted.is_set()
         signal.raise_signal(signal.SIGINT)
         assert interrupted.is_set()
+        now = 0.1
+        signal.raise_signal(signal.SIGINT)  # of a launcher, which was pressed as well
+        now = 2.0
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_sigterm_ends_a_stage_with_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        fit_toy(interrupted_at(ToyStage(), 4, signal.SIGTERM), tmp_path)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert Checkpoints(tmp_path, "toy").steps() == [5]
+    fit_toy(ToyStage(), tmp_path)
+    (tmp_path / "once").mkdir()
+    whole = fit_toy(ToyStage(), tmp_path / "once")
+    assert torch.equal(read_weight(Checkpoints(tmp_path, "toy")), read_weight(whole))
+
+
+@pytest.mark.parametrize("passes", [2, 4])
+def test_gradients_of_passes_add_up_to_that_of_the_batch(tmp_path: Path, passes: int) -> None:
+    whole, cut = ToyStage(), ToyStage()
+    for stage in (whole, cut):
+        stage.toy.dropout.p = 0.0  # which is drawn for each pass
+    (tmp_path / "whole").mkdir()
+    fit_toy(whole, tmp_path / "whole", log_every=1)
+    fit_toy(cut, tmp_path, log_every=1, passes=passes)
+    torch.testing.assert_close(cut.toy.linear.weight, whole.toy.linear.weight)
+    assert cut.asked == whole.asked
+    assert cut.learned == whole.learned == 10
+    losses = [
+        [line["loss"] for line in lines(folder) if "loss" in line]
+        for folder in (tmp_path, tmp_path / "whole")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-6)
+
+
+def test_a_batch_that_cannot_be_cut_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="toy: a batch of 8 cannot be cut into 3 equal parts"):
+        fit_toy(ToyStage(), tmp_path, passes=3)
 
 
 def test_other_handlers_of_ctrl_c_stay(monkeypatch: pytest.MonkeyPatch) -> None:

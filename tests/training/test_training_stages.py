@@ -29,6 +29,7 @@ from anytime_ar.training import AutoencoderTrainingConfig, TrainConfig, train
 from anytime_ar.training.config import PriorTrainingConfig
 from anytime_ar.training.loop import seeded
 from anytime_ar.training.objectives import AutoencoderObjective, PriorObjective
+from anytime_ar.training.ranks import Ranks
 from anytime_ar.training.run import describe
 from anytime_ar.training.stages import AutoencoderStage, PriorStage
 
@@ -147,7 +148,7 @@ def test_the_error_is_that_of_the_decoded_prefix(data: DataSplits) -> None:
 def test_the_first_codebook_comes_from_the_encoder(data: DataSplits, fabric: Fabric) -> None:
     model = autoencoder_of(data, tiny())
     before = model.quantizer.state_dict()["codebooks"].clone()
-    stage = AutoencoderStage(model, data, tiny())
+    stage = AutoencoderStage(model, data, tiny(), Ranks())
     stage.begin(fabric)
     codebooks = model.quantizer.state_dict()["codebooks"]  # [L, V, D]
     assert not torch.equal(codebooks, before)
@@ -177,7 +178,7 @@ def prior_stage(data: DataSplits, fabric: Fabric, **options: Any) -> PriorStage:
     config = tiny(prior_training=tiny().prior_training.model_copy(update=options))
     bundle = build(describe(config, data))
     assert bundle.prior is not None
-    return PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric)
+    return PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric, Ranks())
 
 
 def test_codes_are_computed_once(tmp_path: Path, data: DataSplits, encoded: list[Tensor]) -> None:
@@ -237,7 +238,7 @@ def test_entries_take_their_traits_from_the_autoencoder(data: DataSplits, fabric
     config = config.model_copy(update={"prior": prior})
     bundle = build(describe(config, data))
     assert bundle.prior is not None
-    PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric)
+    PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric, Ranks())
     codebooks = bundle.autoencoder.quantizer.state_dict()["codebooks"]  # [L, V, D]
     width = codebooks.shape[2]
     traits = bundle.prior.traits.unflatten(0, codebooks.shape[:2])

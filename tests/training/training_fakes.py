@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from anytime_ar.autoencoder import AutoencoderConfig, QuantizerConfig
 from anytime_ar.autoencoder.config import NetworkConfig
-from anytime_ar.data import AugmentationConfig, DataConfig, DataSplits, Split, load_data
+from anytime_ar.data import (
+    WHOLE,
+    AugmentationConfig,
+    DataConfig,
+    DataSplits,
+    Part,
+    Split,
+    load_data,
+)
 from anytime_ar.data.splits import MemorySplit
 from anytime_ar.prior import PriorConfig
 from anytime_ar.training import (
@@ -22,8 +30,10 @@ from anytime_ar.training import (
     SharpeningConfig,
     TrainConfig,
 )
+from anytime_ar.training.checkpoint import Checkpoint, Checkpoints
 from anytime_ar.training.log import RunLog
 from anytime_ar.training.loop import Trainer
+from anytime_ar.training.ranks import Ranks
 
 SAMPLES = 150
 """In the training split: no multiple of a batch, so that epochs end inside batches."""
@@ -88,9 +98,13 @@ class ToyObjective(nn.Module):
         """From the generator of each step, and from the global one that dropout uses."""
 
     def forward(
-        self, x: Tensor, step: int, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        step: int,
+        generator: torch.Generator | None = None,
+        part: Part = WHOLE,
     ) -> dict[str, Tensor]:
-        noise = torch.rand(len(x), 1, generator=generator)
+        noise = part.of(torch.rand(part.whole(len(x)), 1, generator=generator))
         self.drawn.append((float(noise[0]), float(torch.rand(()))))
         error = (self.linear(self.dropout(x)).float() - x.sum(1, keepdim=True) + 0.1 * noise) ** 2
         return {"loss": error.mean() * self.spoil.get(step, 1.0)}
@@ -112,6 +126,8 @@ class ToyStage:
         self.toy.linear.weight.data = torch.tensor([[0.1, -0.2, 0.3]])
         nn.init.zeros_(self.toy.linear.bias)
         self.objective: nn.Module = self.toy
+        self.batch_sizes = (8,)
+        self.learned = 0
         self.asked: list[int] = []
         self.begun = 0
         self.position = 0
@@ -128,6 +144,10 @@ class ToyStage:
         self.weights[step] = self.toy.linear.weight.detach().clone()
         return torch.randn(8, 3, generator=torch.Generator().manual_seed(self.position)), step
 
+    def learn(self, generator: torch.Generator) -> None:
+        del generator
+        self.learned += 1
+
     def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:
         del fabric
         assert not objective.training
@@ -140,15 +160,21 @@ class ToyStage:
         self.position = state["position"]
 
 
-def fit_toy(stage: ToyStage, folder: Path, **options: Any) -> Path:
-    """Train a stage in `folder`; returns the path of its checkpoint."""
+def fit_toy(stage: ToyStage, folder: Path, **options: Any) -> Checkpoints:
+    """Train a stage in `folder`; returns its checkpoints."""
     values: dict[str, Any] = {
         "fabric": Fabric(accelerator="cpu", devices=1),
         "seed": 0,
-        "checkpoint": folder / "toy.safetensors",
+        "checkpoints": Checkpoints(folder, "toy"),
         "checkpoint_every_s": 1e9,
         "log_every": 5,
+        "ranks": Ranks(),
     }
     with RunLog(folder / "log.jsonl", show_progress=False) as log:
         Trainer(stage, log=log, **values | options).fit()
-    return folder / "toy.safetensors"
+    return (values | options)["checkpoints"]
+
+
+def last(checkpoints: Checkpoints) -> Checkpoint:
+    """The last one of a stage."""
+    return checkpoints.read(checkpoints.steps()[0])

@@ -38,9 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: what follows `anytime`; None: those of the process.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # Fabric announces its precision on every run, the Hub each of its retries; our own errors say
-    # what came of it.
-    for library in ("lightning_fabric", "huggingface_hub", "datasets"):
+    # Fabric announces its precision and its processes on every run, the Hub each of its retries;
+    # our own errors say what came of it. (Fabric itself sets its level when it is imported.)
+    fabric = [f"lightning_fabric.utilities.{name}" for name in ("rank_zero", "distributed")]
+    for library in (*fabric, "huggingface_hub", "datasets"):
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
         _dispatch(arguments)
@@ -92,5 +93,7 @@ def _overview() -> str:
 
 
 def _complain(error: AnytimeError, *, code: int) -> None:
+    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0":
+        sys.exit(code)  # of several processes the first one speaks for all
     print(f"anytime: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(code)

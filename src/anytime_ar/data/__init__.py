@@ -5,6 +5,7 @@ from anytime_ar.data.batch import Batch
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.folders import IMAGE_SUFFIXES
 from anytime_ar.data.loading import DataSplits, load_data
+from anytime_ar.data.parts import WHOLE, Part
 from anytime_ar.data.pictures import image_grid, read_image, write_image
 from anytime_ar.data.recordings import Recording, write_recording
 from anytime_ar.data.shuffling import ShuffledBatches
@@ -13,10 +14,12 @@ from anytime_ar.data.splits import Split
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "WHOLE",
     "AugmentationConfig",
     "Batch",
     "DataConfig",
     "DataSplits",
+    "Part",
     "Recording",
     "ShuffledBatches",
     "Split",

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from anytime_ar.config import Config
+from anytime_ar.data.parts import WHOLE, Part
 
 
 class SoundAugmentationConfig(Config):
@@ -47,33 +48,44 @@ class AugmentationConfig(Config):
 NO_AUGMENTATION = AugmentationConfig()
 
 
-def augment(samples: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
+def augment(
+    samples: Tensor, config: AugmentationConfig, generator: torch.Generator, part: Part = WHOLE
+) -> Tensor:
     """Change each sample at random within the bounds of `config`.
 
     Args:
         samples: float32 [B, C, H, W] or [B, 1, T] in [-1, 1], on the CPU.
         generator: the only source of randomness.
+        part: of a batch that the samples are.
 
     Returns:
         The same shape, in [-1, 1]; `samples` itself when `config` changes nothing.
     """
     if samples.ndim == 3:
-        return _change_sounds(samples, config.sound, generator)
+        return _change_sounds(samples, config.sound, generator, part)
     if config.flip:
-        mirrored = torch.rand(len(samples), generator=generator) < 0.5  # [B]
+        mirrored = _draws(1, samples, generator, part)[0] < 0.5  # [B]
         samples = torch.where(mirrored[:, None, None, None], samples.flip(-1), samples)
     if config.shift or config.rotate or config.scale:
-        samples = _affine(samples, config, generator)
+        samples = _affine(samples, config, generator, part)
     return samples
 
 
-def random_crops(sounds: Tensor, length: int, generator: torch.Generator) -> Tensor:
+def _draws(count: int, samples: Tensor, generator: torch.Generator, part: Part) -> Tensor:
+    """Numbers in [0, 1) for each sample: [count, B]."""
+    return part.of(torch.rand(count, part.whole(len(samples)), generator=generator), dim=1)
+
+
+def random_crops(
+    sounds: Tensor, length: int, generator: torch.Generator, part: Part = WHOLE
+) -> Tensor:
     """Cut each sound at random to a length, but not into the silence that follows it.
 
     Args:
         sounds: int16 [B, 1, S]; a sound that ends before S is followed by zeros.
         length: T <= S.
         generator: the only source of randomness.
+        part: of a batch that the sounds are.
 
     Returns:
         int16 [B, 1, T]; `sounds` itself where T = S.
@@ -83,19 +95,20 @@ def random_crops(sounds: Tensor, length: int, generator: torch.Generator) -> Ten
         return sounds
     ends = torch.where(sounds[:, 0] != 0, torch.arange(1, stored + 1), 0).amax(dim=1)  # [B]
     room = (ends - length).clamp_min(0) + 1
-    starts = (torch.rand(batch, generator=generator, dtype=torch.float64) * room).long()
+    draws = torch.rand(part.whole(batch), generator=generator, dtype=torch.float64)
+    starts = (part.of(draws) * room).long()
     places = starts[:, None] + torch.arange(length)  # [B, T]
     return sounds[:, 0].gather(1, places)[:, None]
 
 
 def _change_sounds(
-    sounds: Tensor, config: SoundAugmentationConfig, generator: torch.Generator
+    sounds: Tensor, config: SoundAugmentationConfig, generator: torch.Generator, part: Part
 ) -> Tensor:
     """float32 [B, 1, T] -> the same."""
     if config == SoundAugmentationConfig():
         return sounds
-    batch, _, length = sounds.shape
-    draws = torch.rand(4, batch, generator=generator)  # [4, B] in [0, 1)
+    length = sounds.shape[-1]
+    draws = _draws(4, sounds, generator, part)
     factor = 1 + (draws[0] * 2 - 1) * config.speed  # [B]
     places = torch.arange(length)
     ends = torch.where(sounds[:, 0] != 0, places, 0).amax(dim=1) / factor  # [B], after the change
@@ -124,14 +137,16 @@ def _read_at(lines: Tensor, places: Tensor) -> Tensor:
     return torch.where(inside, b + t * (slope_b + t * (bend + t * twist)), 0)
 
 
-def _affine(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
+def _affine(
+    images: Tensor, config: AugmentationConfig, generator: torch.Generator, part: Part
+) -> Tensor:
     """Rotate, scale and shift by one bilinear sampling; pixels from outside repeat the border.
 
     The border is repeated because its value is the background whatever that is: -1 in MNIST,
     anything in photographs.
     """
-    batch, _, height, width = images.shape
-    draws = torch.rand(4, batch, generator=generator) * 2 - 1  # [4, B] in [-1, 1]
+    height, width = images.shape[2:]
+    draws = _draws(4, images, generator, part) * 2 - 1  # [4, B] in [-1, 1]
     angle = draws[0] * math.radians(config.rotate)  # [B]
     factor = 1 + draws[1] * config.scale  # [B]
     # affine_grid maps output to input positions, hence the inverse factor; its coordinates run over

@@ -3,7 +3,7 @@ from."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,27 @@ class Chunk(NamedTuple):
     """int64 [n]."""
     start: int
     """Where reading began: `chunks(start=start)` gives this chunk again."""
+
+
+class Block(Protocol):
+    """Samples of a split that are shuffled together; each is read when it is taken."""
+
+    start: int
+    """As for a `Chunk`."""
+    labels: Tensor | None
+    """int64 [n]."""
+
+    def __len__(self) -> int:
+        """n."""
+
+    def take(self, places: Tensor) -> Tensor:
+        """Samples as stored, of places int64 [m] in 0..n-1: pictures uint8 [m, C, H, W], sounds
+        int16 [m, 1, S].
+
+        Raises:
+            DataError: one of them cannot be used.
+        """
+        ...
 
 
 def to_float(stored: Tensor) -> Tensor:

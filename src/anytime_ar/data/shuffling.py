@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from anytime_ar.data.augmentation import AugmentationConfig, augment, random_crops
-from anytime_ar.data.batch import Batch, Chunk, to_float
+from anytime_ar.data.batch import Batch, Block, to_float
+from anytime_ar.data.parts import WHOLE, Part
 from anytime_ar.data.seeding import generator_for
 from anytime_ar.errors import DataError, InputError
 
@@ -26,18 +27,20 @@ class ShuffledBatches(Iterator[Batch]):
     """An endless iterator of full batches; made by `Split.shuffled`.
 
     Every sample comes once per epoch. A batch that the epoch cannot fill goes on with the next one,
-    so sets smaller than a batch work too.
+    so sets smaller than a batch work too. Of several processes each reads its part of every batch,
+    and the samples of the others not at all.
     """
 
     def __init__(
         self,
-        blocks: Callable[[int], Iterator[Chunk]],
+        blocks: Callable[[int], Iterator[Block]],
         *,
         origin: str,
         batch_size: int,
         seed: int,
         augmentation: AugmentationConfig,
         crop: int | None = None,
+        part: Part = WHOLE,
     ) -> None:
         """`blocks(start)` reads the split's blocks in stored order from a block's `start` on;
         `crop` is the length T that sounds are cut to, at random."""
@@ -47,12 +50,13 @@ class ShuffledBatches(Iterator[Batch]):
         self._seed = seed
         self._augmentation = augmentation
         self._crop = crop
+        self._part = part
         self._step = 0  # batches given so far
         self._epoch = 0
         self._block_start = 0
         self._taken = 0  # samples already given of the current block
-        self._blocks: Iterator[Chunk] = iter(())
-        self._block: Chunk | None = None  # None: to be read at _block_start
+        self._blocks: Iterator[Block] = iter(())
+        self._block: Block | None = None  # None: to be read at _block_start
         self._order = torch.empty(0, dtype=torch.int64)  # [n] of the current block
 
     def __iter__(self) -> Self:
@@ -61,28 +65,32 @@ class ShuffledBatches(Iterator[Batch]):
     def __next__(self) -> Batch:
         samples: list[Tensor] = []
         labels: list[Tensor] = []
-        missing = self._batch_size
-        while missing:
+        ours = self._part.rows(self._batch_size)
+        filled = 0
+        while filled < self._batch_size:
             block = self._current_block()
-            chosen = self._order[self._taken : self._taken + missing]
-            samples.append(block.samples[chosen])
-            if block.labels is not None:
-                labels.append(block.labels[chosen])
+            chosen = self._order[self._taken : self._taken + self._batch_size - filled]
+            own = chosen[max(0, ours.start - filled) : max(0, ours.stop - filled)]
+            if len(own):
+                samples.append(block.take(own))
+                if block.labels is not None:
+                    labels.append(block.labels[own])
             self._taken += len(chosen)
-            missing -= len(chosen)
+            filled += len(chosen)
         stored = torch.cat(samples)
         if self._crop is not None:
             generator = generator_for("crop", self._seed, self._step)
-            stored = random_crops(stored, self._crop, generator)
+            stored = random_crops(stored, self._crop, generator, self._part)
         data = augment(
             to_float(stored),
             self._augmentation,
             generator_for("augmentation", self._seed, self._step),
+            self._part,
         )
         self._step += 1
         return Batch(data, torch.cat(labels) if labels else None)
 
-    def _current_block(self) -> Chunk:
+    def _current_block(self) -> Block:
         """The block that has samples left, read where needed."""
         if self._block is None:
             self._enter(self._first_block(self._block_start))
@@ -95,7 +103,7 @@ class ShuffledBatches(Iterator[Batch]):
             self._enter(following)
         return self._block
 
-    def _first_block(self, start: int) -> Chunk:
+    def _first_block(self, start: int) -> Block:
         self._blocks = self._read_blocks(start)
         block = next(self._blocks, None)
         if block is None:
@@ -105,11 +113,11 @@ class ShuffledBatches(Iterator[Batch]):
             )
         return block
 
-    def _enter(self, block: Chunk) -> None:
+    def _enter(self, block: Block) -> None:
         self._block = block
         self._block_start = block.start
         generator = generator_for("order", self._seed, self._epoch, block.start)
-        self._order = torch.randperm(len(block.samples), generator=generator)
+        self._order = torch.randperm(len(block), generator=generator)
 
     def state_dict(self) -> dict[str, int]:
         """Where the next batch begins, as plain integers that JSON can hold."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor
 
 from anytime_ar.data.augmentation import NO_AUGMENTATION, AugmentationConfig
-from anytime_ar.data.batch import Batch, Chunk, to_float
+from anytime_ar.data.batch import Batch, Block, Chunk, to_float
+from anytime_ar.data.parts import WHOLE, Part
 from anytime_ar.data.rows import Reader, Row, Rows, Stored
 from anytime_ar.data.shuffling import ShuffledBatches
 from anytime_ar.errors import DataError, InputError
@@ -35,14 +35,13 @@ class Split(ABC):
     def size(self) -> int | None:
         """How many samples there are; None where a stream does not say."""
 
-    @property
-    @abstractmethod
-    def block_size(self) -> int:
-        """How many samples are shuffled together."""
-
     @abstractmethod
     def chunks(self, count: int, start: int = 0) -> Iterator[Chunk]:
         """The samples in order, `count` at a time, from the chunk that began at `start` on."""
+
+    @abstractmethod
+    def blocks(self, start: int = 0) -> Iterator[Block]:
+        """The same, as many at a time as are shuffled together."""
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """One ordered pass; the last batch may be short.
@@ -62,20 +61,28 @@ class Split(ABC):
         batch_size: int,
         seed: int,
         augmentation: AugmentationConfig = NO_AUGMENTATION,
+        part: Part = WHOLE,
     ) -> ShuffledBatches:
-        """Endless full batches, new order every epoch, augmented; the same for the same seed.
+        """Endless full batches, or a part of each, new order every epoch, augmented; the same for
+        the same seed.
 
         Raises:
-            InputError: `batch_size` is below 1.
+            InputError: `batch_size` is below 1, or cannot be cut into so many parts.
         """
         _require_positive(batch_size)
+        if batch_size % part.count:
+            raise InputError(
+                f"batch_size is {batch_size}, which cannot be cut into {part.count} equal parts; "
+                "choose a multiple"
+            )
         return ShuffledBatches(
-            partial(self.chunks, self.block_size),
+            self.blocks,
             origin=self.origin,
             batch_size=batch_size,
             seed=seed,
             augmentation=augmentation,
             crop=self.crop,
+            part=part,
         )
 
 
@@ -102,14 +109,27 @@ class MemorySplit(Split):
     def size(self) -> int:
         return len(self.samples)
 
-    @property
-    def block_size(self) -> int:
-        return len(self.samples)
-
     def chunks(self, count: int, start: int = 0) -> Iterator[Chunk]:
         for at in range(start, len(self.samples), count):
             labels = None if self.labels is None else self.labels[at : at + count]
             yield Chunk(self.samples[at : at + count], labels, at)
+
+    def blocks(self, start: int = 0) -> Iterator[Block]:
+        if start < len(self.samples):
+            yield _StoredBlock(self.samples[start:], self.labels, start)
+
+
+class _StoredBlock:
+    """Of samples in memory."""
+
+    def __init__(self, samples: Tensor, labels: Tensor | None, start: int) -> None:
+        self.samples, self.labels, self.start = samples, labels, start
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def take(self, places: Tensor) -> Tensor:
+        return self.samples[places]
 
 
 class StreamingSplit(Split):
@@ -127,16 +147,33 @@ class StreamingSplit(Split):
     def size(self) -> int | None:
         return self._rows.size
 
-    @property
-    def block_size(self) -> int:
-        return self._block_size
-
     def chunks(self, count: int, start: int = 0) -> Iterator[Chunk]:
+        for block in self._blocks(count, start):
+            yield Chunk(block.take(torch.arange(len(block))), block.labels, block.start)
+
+    def blocks(self, start: int = 0) -> Iterator[Block]:
+        return self._blocks(self._block_size, start)
+
+    def _blocks(self, count: int, start: int) -> Iterator[_RowBlock]:
         rows = self._rows.read(start)
         while taken := list(islice(rows, count)):
-            samples = np.stack([self._reader(row) for row in taken])
-            yield Chunk(torch.from_numpy(samples), _labels(taken), start)
+            yield _RowBlock(taken, self._reader, start)
             start = taken[-1].index + 1
+
+
+class _RowBlock:
+    """Of rows that are decoded when they are taken."""
+
+    def __init__(self, rows: list[Row], reader: Reader, start: int) -> None:
+        self._rows, self._reader, self.start = rows, reader, start
+        self.labels = _labels(rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def take(self, places: Tensor) -> Tensor:
+        rows = [self._rows[place] for place in places.tolist()]
+        return torch.from_numpy(np.stack([self._reader(row) for row in rows]))
 
 
 def _labels(rows: list[Row]) -> Tensor | None:

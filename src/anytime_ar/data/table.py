@@ -107,7 +107,7 @@ def _encoded(value: Any, origin: str) -> Encoded:
         )
     if "://" not in path:
         return Path(path)
-    import fsspec  # type: ignore[import-untyped]
+    import fsspec
 
     with fsspec.open(path, "rb") as file:  # a file of a streamed Hub set
         remote: bytes = file.read()

@@ -9,13 +9,16 @@ from anytime_ar.training.config import (
     SharpeningConfig,
     TrainConfig,
 )
+from anytime_ar.training.processes import Processes, is_first_process
 from anytime_ar.training.run import train
 
 __all__ = [
     "AutoencoderTrainingConfig",
     "OptimizerConfig",
     "PriorTrainingConfig",
+    "Processes",
     "SharpeningConfig",
     "TrainConfig",
+    "is_first_process",
     "train",
 ]

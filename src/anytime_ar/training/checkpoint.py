@@ -1,14 +1,24 @@
-"""Where a run stands, on disk: one safetensors file, written atomically, never a pickle."""
+"""Where a stage stands, on disk: safetensors files, written atomically, never a pickle.
+
+    STAGE-00000400.safetensors    after 400 steps
+    STAGE-00000400.sha256         its SHA-256, as `sha256sum --check` reads it; written after it
+
+The last ones are kept. One that is damaged, which neither safetensors nor JSON would notice, is put
+aside, and the one before it counts.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from anytime_ar.errors import InputError
@@ -17,35 +27,125 @@ from anytime_ar.files import write_bytes
 State = dict[str, Tensor]
 
 
-def write_checkpoint(path: Path, groups: dict[str, State], record: dict[str, Any]) -> None:
-    """Write named groups of tensors and a JSON record, atomically."""
-    tensors = {
-        f"{group}/{name}": value.detach().cpu().contiguous()
-        for group, state in groups.items()
-        for name, value in state.items()
-    }
-    data = save(tensors, metadata={"record": json.dumps(record, allow_nan=False)})
-    write_bytes(path, data)
+class Checkpoint(NamedTuple):
+    """What is on disk."""
+
+    groups: dict[str, State]
+    """Tensors by name, by what they belong to."""
+    record: dict[str, Any]
+    """All else, as JSON can hold it."""
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, State], dict[str, Any]]:
-    """What `write_checkpoint` wrote.
+class Checkpoints:
+    """Those of one stage.
 
-    Raises:
-        InputError: the file is damaged or of another kind.
+    Args:
+        folder: has them of all stages.
+        stage: whose.
+        keep: how many of the last ones stay.
     """
-    groups: dict[str, State] = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            record = json.loads((file.metadata() or {})["record"])
-            for key in file.keys():  # noqa: SIM118 - not a dictionary
+
+    def __init__(self, folder: Path, stage: str, *, keep: int = 2) -> None:
+        self.folder, self.stage, self.keep = folder, stage, keep
+
+    def path(self, step: int) -> Path:
+        """The file of a step."""
+        return self.folder / f"{self.stage}-{step:08}.safetensors"
+
+    def steps(self) -> list[int]:
+        """Of those that were completed, the last one first."""
+        name = re.compile(rf"{re.escape(self.stage)}-(\d{{8,}})\.sha256")
+        found = (name.fullmatch(path.name) for path in self.folder.glob("*.sha256"))
+        return sorted((int(match[1]) for match in found if match), reverse=True)
+
+    def write(self, step: int, checkpoint: Checkpoint) -> None:
+        """Keep one, and no more than the last ones.
+
+        Raises:
+            InputError: the file cannot be written; what was there is as it was.
+        """
+        tensors = {
+            f"{group}/{name}": value.detach().cpu().contiguous()
+            for group, state in checkpoint.groups.items()
+            for name, value in state.items()
+        }
+        record = json.dumps(checkpoint.record, allow_nan=False)
+        data = save(tensors, metadata={"record": record})
+        path = self.path(step)
+        path.with_suffix(".sha256").unlink(missing_ok=True)
+        write_bytes(path, data)
+        digest = hashlib.sha256(data).hexdigest()
+        write_bytes(path.with_suffix(".sha256"), f"{digest}  {path.name}\n".encode())
+        self.prune(self.keep)
+
+    def prune(self, keep: int) -> None:
+        """Remove all but the last ones."""
+        for step in self.steps()[keep:]:
+            self.path(step).with_suffix(".sha256").unlink()
+            self.path(step).unlink(missing_ok=True)
+
+    def newest(self, tell: Callable[[str], None]) -> int | None:
+        """The step of the last one that is whole; None: there are none.
+
+        Args:
+            tell: gets a line for each that is damaged.
+
+        Raises:
+            InputError: all are damaged.
+        """
+        steps = self.steps()
+        for step in steps:
+            try:
+                self.read(step)
+            except InputError as error:
+                aside = self._put_aside(step)
+                tell(f"{error}; it is put aside as {aside.name}, and the one before it counts")
+            else:
+                return step
+        if steps:
+            raise InputError(
+                f"{self.folder}: no checkpoint of the stage {self.stage} is whole; resume once "
+                "more to train this stage anew"
+            )
+        return None
+
+    def read(self, step: int) -> Checkpoint:
+        """The one of a step.
+
+        Raises:
+            InputError: a file is missing, damaged, or of another kind.
+        """
+        path = self.path(step)
+        try:
+            data, told = path.read_bytes(), path.with_suffix(".sha256").read_bytes()
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror})") from error
+        if told != f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode():
+            raise InputError(f"{path} is damaged: its SHA-256 is not what was written")
+        groups: dict[str, State] = {}
+        try:
+            for key, value in load(data).items():
                 group, _, name = key.partition("/")
-                groups.setdefault(group, {})[name] = file.get_tensor(key)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise InputError(
-            f"{path} is not a readable checkpoint ({error}); remove it to train this stage anew"
-        ) from error
-    return groups, record
+                groups.setdefault(group, {})[name] = value
+            record = json.loads(_metadata(data)["record"])
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise InputError(f"{path} is no checkpoint ({error})") from error
+        return Checkpoint(groups, record)
+
+    def _put_aside(self, step: int) -> Path:
+        path = self.path(step)
+        aside = path.with_suffix(".damaged")
+        path.with_suffix(".sha256").unlink()
+        if path.exists():
+            path.replace(aside)
+        return aside
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """Of a safetensors file."""
+    length = int.from_bytes(data[:8], "little")
+    header: dict[str, Any] = json.loads(data[8 : 8 + length])
+    return header["__metadata__"]
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> State:

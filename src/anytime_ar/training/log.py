@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +16,18 @@ from tqdm import tqdm
 
 
 class RunLog:
-    """Appends to a JSONL file; shows progress on standard error unless told not to."""
+    """Appends to a JSONL file; shows progress on standard error unless told not to.
 
-    def __init__(self, path: Path, *, show_progress: bool = True) -> None:
-        self._file = path.open("a", encoding="utf-8")
-        self._show = show_progress
+    Args:
+        path: of the file; None: this process tells nothing.
+        show_progress: whether to draw bars.
+    """
+
+    def __init__(self, path: Path | None, *, show_progress: bool = True) -> None:
+        place = Path(os.devnull) if path is None else path
+        self._file = place.open("a", encoding="utf-8")
+        self._tells = path is not None
+        self._show = show_progress and self._tells
 
     def write(self, **figures: float | str) -> None:
         """One line, with the wall-clock time added."""
@@ -28,6 +37,12 @@ class RunLog:
         }
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
+
+    def tell(self, message: str) -> None:
+        """Something that whoever runs this should know."""
+        self.write(message=message)
+        if self._tells:
+            tqdm.write(f"anytime: {message}", file=sys.stderr)
 
     @contextmanager
     def progress(self, name: str, steps: int, begin: int) -> Iterator[ProgressBar]:

@@ -11,30 +11,26 @@ import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from anytime_ar.data.parts import cut
 from anytime_ar.data.seeding import generator_for, stable_hash
 from anytime_ar.errors import InputError, TrainingError
 from anytime_ar.interrupt import interrupts_held
-from anytime_ar.training.checkpoint import (
-    optimizer_state,
-    read_checkpoint,
-    restore_optimizer,
-    write_checkpoint,
-)
+from anytime_ar.training.checkpoint import Checkpoint, Checkpoints
 from anytime_ar.training.config import OptimizerConfig
 from anytime_ar.training.log import RunLog
 from anytime_ar.training.objectives import Losses
-from anytime_ar.training.optimizer import learning_rate, optimizer_for
-from anytime_ar.training.progress import Progress
+from anytime_ar.training.optimizer import learning_rate
+from anytime_ar.training.ranks import Ranks
+from anytime_ar.training.state import TrainingState
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from lightning_fabric.wrappers import _FabricModule
 
 
 class Stage(Protocol):
@@ -51,12 +47,18 @@ class Stage(Protocol):
     """Of the moving average of the weights that counts in their place; None: no average."""
     optimizer: OptimizerConfig
     objective: nn.Module
+    batch_sizes: tuple[int, ...]
+    """Samples of its batches, of all processes together."""
 
     def begin(self, fabric: Fabric) -> None:
         """Prepare weights before the first step; not called when resuming."""
 
     def batch(self, step: int) -> tuple[Any, ...]:
-        """Arguments of the objective, but for the generator, which comes last."""
+        """This process's part of a batch: arguments of the objective, but for the generator and
+        the part, which come last."""
+
+    def learn(self, generator: torch.Generator) -> None:
+        """What is learned from a batch beside the gradient, before the step of the optimizer."""
 
     def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:
         """Figures for the log; `loss` is the one that early stopping watches."""
@@ -78,16 +80,21 @@ def seeded(*parts: int | str) -> Iterator[torch.Generator]:
 
 
 class Trainer:
-    """Trains one stage, from where its checkpoint stands to its end.
+    """Trains one stage, from where its last checkpoint stands to its end.
 
     Args:
         stage: what to train.
         fabric: device and precision.
         seed: of everything random.
-        checkpoint: file to keep the state in; taken up if it is there already.
+        checkpoints: of the stage; the last one is taken up if there are some already.
         checkpoint_every_s: seconds between two writes.
         log_every: steps between two reports.
         log: gets the reports.
+        ranks: this process and the others.
+        passes: that a process takes over its part of a batch, which need memory for one of them.
+
+    Raises:
+        InputError: a batch cannot be cut into as many parts.
     """
 
     def __init__(
@@ -96,51 +103,75 @@ class Trainer:
         *,
         fabric: Fabric,
         seed: int,
-        checkpoint: Path,
+        checkpoints: Checkpoints,
         checkpoint_every_s: float,
         log_every: int,
         log: RunLog,
+        ranks: Ranks,
+        passes: int = 1,
     ) -> None:
         self.stage, self.fabric, self.seed, self.log = stage, fabric, seed, log
-        self.checkpoint, self.log_every = checkpoint, log_every
+        self.ranks, self.passes = ranks, passes
+        _check_parts(stage, ranks.count * passes)
+        self.checkpoints, self.log_every = checkpoints, log_every
         self.checkpoint_every_s = checkpoint_every_s
-        self.progress = Progress()
-        self.module = fabric.to_device(stage.objective)
-        self.optimizer = optimizer_for(self.module, stage.optimizer)
-        self.average: AveragedModel | None = None
-        if stage.ema_decay is not None:
-            average = get_ema_multi_avg_fn(stage.ema_decay)
-            self.average = AveragedModel(self.module, multi_avg_fn=average)
+        self.state = TrainingState(stage.objective, stage.optimizer, stage.ema_decay, fabric)
 
     def fit(self) -> None:
         """Train to the end; the stage's objective holds the result, in evaluation mode.
 
         Raises:
             TrainingError: the loss is not finite or has diverged; the last good checkpoint stays.
-            InputError: the checkpoint does not fit.
+            InputError: no checkpoint is whole, the last one does not fit, or a new one cannot be
+                written.
         """
-        if self.checkpoint.exists():
-            self._restore()
-        else:
+        step = self._last_step()
+        if step is None:
             with seeded(self.seed, self.stage.name, "begin"):
                 self.stage.begin(self.fabric)
-        if not self.progress.finished:
+        else:
+            self._go_on_from(step)
+        if not self._finished():
             self._train()
-            self.progress.finished = True
             self._save()
-        self._settle()
+        self.ranks.first(lambda: self.checkpoints.prune(1))
+        self.state.settle()
+
+    def _last_step(self) -> int | None:
+        """Of the checkpoint to go on from, the same for all processes."""
+        found: list[int] = []
+
+        def look() -> None:
+            newest = self.checkpoints.newest(self.log.tell)
+            found.extend([] if newest is None else [newest])
+
+        self.ranks.first(look)
+        step = self.ranks.highest(found[0] if found else -1)
+        return None if step < 0 else step
+
+    def _go_on_from(self, step: int) -> None:
+        checkpoint = self.checkpoints.read(step)
+        try:
+            self.state.put_back(checkpoint)
+            self.stage.load_state_dict(checkpoint.record["data"])
+        except (RuntimeError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self.checkpoints.path(step)} does not fit this configuration "
+                f"({textwrap.shorten(str(error), 200)}); "  # torch lists every weight
+                "resume with the configuration of the interrupted run"
+            ) from error
 
     def _train(self) -> None:
-        stage, progress = self.stage, self.progress
-        wrapped, optimizer = self.fabric.setup(self.module, self.optimizer)
+        stage, progress = self.stage, self.state.progress
+        wrapped, optimizer = self.fabric.setup(self.state.module, self.state.optimizer)
         last_save = time.perf_counter()
         begin = last_save - progress.seconds
         recent: list[Losses] = []
         with (
-            interrupts_held() as interrupted,
+            interrupts_held(term=True) as interrupted,
             self.log.progress(stage.name, stage.steps, progress.step) as bar,
         ):
-            while progress.step < stage.steps and not self._exhausted():
+            while not self._finished():
                 recent.append(self._step(wrapped, optimizer))
                 progress.step += 1
                 progress.seconds = time.perf_counter() - begin
@@ -150,56 +181,68 @@ class Trainer:
                     recent = []
                 if validating:
                     self._validate()
-                if (
-                    interrupted.is_set()
-                    or time.perf_counter() - last_save > self.checkpoint_every_s
-                ):
+                # Clocks and signals differ between processes, and all have to do the same.
+                due = time.perf_counter() - last_save > self.checkpoint_every_s
+                ending, saving = self.ranks.any(interrupted.is_set(), due)
+                if ending or saving:
                     self._report(recent)  # a checkpoint must be good
                     recent = []
                     self._save()
                     last_save = time.perf_counter()
-                if interrupted.is_set():
-                    raise KeyboardInterrupt
+                if ending:
+                    raise interrupted.error()
 
-    def _step(self, wrapped: nn.Module, optimizer: torch.optim.Optimizer) -> Losses:
-        step, options = self.progress.step, self.stage.optimizer
+    def _step(self, wrapped: _FabricModule, optimizer: torch.optim.Optimizer) -> Losses:
+        step, options = self.state.progress.step, self.stage.optimizer
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(options, step, self.stage.steps)
         arguments = self.fabric.to_device(self.stage.batch(step))
         wrapped.train()
-        with seeded(self.seed, self.stage.name, step) as generator:
-            losses: Losses = wrapped(*arguments, generator)
         optimizer.zero_grad()
-        self.fabric.backward(losses["loss"])
+        found: list[Losses] = []
+        for turn, some in enumerate(cut(arguments, self.passes)):
+            part = self.ranks.part(turn, self.passes)
+            last = turn == self.passes - 1
+            # Dropout is drawn for each part, all else for the whole batch.
+            generator = generator_for(self.seed, self.stage.name, step)
+            with (
+                seeded(self.seed, self.stage.name, step, part.index),
+                self.fabric.no_backward_sync(wrapped, enabled=not last),
+            ):
+                losses: Losses = wrapped(*some, generator, part)
+                self.fabric.backward(losses["loss"] / self.passes)
+            found.append({name: value.detach() for name, value in losses.items()})
+        self.stage.learn(generator)
         # Gradients that are not finite show in the next loss; asking now would wait for a GPU.
         self.fabric.clip_gradients(
             wrapped, optimizer, max_norm=options.clip_norm, error_if_nonfinite=False
         )
         optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.module)
-        return {name: value.detach() for name, value in losses.items()}
+        if self.state.average is not None:
+            self.state.average.update_parameters(self.state.module)
+        return {name: torch.stack([losses[name] for losses in found]).mean() for name in found[0]}
 
     def _report(self, recent: list[Losses]) -> dict[str, float]:
         """Mean losses since the last report, to the log; refuses what has gone wrong."""
         if not recent:
             return {}
         series = {
-            name: torch.stack([losses[name] for losses in recent]).cpu().double()  # [steps]
+            name: self.ranks.mean(torch.stack([losses[name] for losses in recent])).cpu().double()
             for name in recent[0]
-        }
-        complaint = self.progress.watch(series["loss"])
+        }  # [steps] each
+        progress = self.state.progress
+        complaint = progress.watch(series["loss"])
         if complaint is not None:
             raise self._failure(complaint)
         means = {name: float(values.mean()) for name, values in series.items()}
-        progress = self.progress
         self.log.write(stage=self.stage.name, step=progress.step, seconds=progress.seconds, **means)
         return means
 
     def _failure(self, complaint: str) -> TrainingError:
+        steps = self.checkpoints.steps()
         kept = (
-            f"the checkpoint in {self.checkpoint} is from before"
-            if self.checkpoint.exists()
+            f"the checkpoint in {self.checkpoints.path(steps[0])} is from before"
+            if steps
             else "no checkpoint had been written yet"
         )
         return TrainingError(
@@ -208,8 +251,8 @@ class Trainer:
         )
 
     def _validate(self) -> None:
-        stage, progress = self.stage, self.progress
-        figures = stage.validate(self._trained().eval(), self.fabric)
+        stage, progress = self.stage, self.state.progress
+        figures = stage.validate(self.state.trained.eval(), self.fabric)
         if not math.isfinite(figures["loss"]):
             raise self._failure(f"validation loss is {figures['loss']} after step {progress.step}")
         self.log.write(
@@ -217,68 +260,38 @@ class Trainer:
             step=progress.step,
             **{f"validation_{name}": value for name, value in figures.items()},
         )
-        if stage.patience is not None and figures["loss"] < progress.best_loss:
-            progress.best_loss, progress.best_step = figures["loss"], progress.step
-            progress.best = {
-                name: value.detach().clone() for name, value in self._trained().state_dict().items()
-            }
+        if stage.patience is not None:
+            self.state.keep_best(figures["loss"])
 
-    def _exhausted(self) -> bool:
-        """Whether validation has not improved for as long as patience lasts."""
-        if self.stage.patience is None:
-            return False
-        waited = self.progress.step - self.progress.best_step
-        return waited >= self.stage.patience * self.stage.validate_every
-
-    def _trained(self) -> nn.Module:
-        """The weights that count: the moving average, where there is one."""
-        return self.module if self.average is None else self.average.module
-
-    def _settle(self) -> None:
-        """Leave the weights that count in the objective."""
-        if self.progress.best:
-            self.module.load_state_dict(self.progress.best)
-        elif self.average is not None:
-            self.module.load_state_dict(self.average.module.state_dict())
-        self.module.eval()
+    def _finished(self) -> bool:
+        """Whether all steps are done, or validation has not improved for as long as patience
+        lasts."""
+        stage, progress = self.stage, self.state.progress
+        if progress.step >= stage.steps or stage.patience is None:
+            return progress.step >= stage.steps
+        return progress.step - progress.best_step >= stage.patience * stage.validate_every
 
     def _save(self) -> None:
-        weights = self.module.state_dict()
-        broken = [name for name, weight in weights.items() if not weight.isfinite().all()]
-        if broken:
-            raise self._failure(f"{broken[0]} is not finite after step {self.progress.step}")
-        groups = {
-            "module": weights,
-            "optimizer": optimizer_state(self.optimizer),
-            "best": self.progress.best,
-        }
-        if self.average is not None:
-            groups["average"] = self.average.state_dict()
-        record = {
-            "stage": self.stage.name,
-            "progress": self.progress.record(),
-            "data": self.stage.state_dict(),
-            "precision": self.fabric.strategy.precision.state_dict(),  # of a loss scaler, if any
-        }
-        write_checkpoint(self.checkpoint, groups, record)
+        self.ranks.first(self._write)
 
-    def _restore(self) -> None:
-        groups, record = read_checkpoint(self.checkpoint)
-        try:
-            self.module.load_state_dict(groups["module"])
-            restore_optimizer(self.optimizer, groups.get("optimizer", {}))
-            if self.average is not None:
-                self.average.load_state_dict(groups["average"])
-            best = self.fabric.to_device(groups.get("best", {}))
-            self.progress = Progress.restore(record["progress"], best)
-            self.stage.load_state_dict(record["data"])
-            self.fabric.strategy.precision.load_state_dict(record["precision"])
-        except (RuntimeError, KeyError, TypeError) as error:
+    def _write(self) -> None:
+        step = self.state.progress.step
+        if (name := self.state.broken()) is not None:
+            raise self._failure(f"{name} is not finite after step {step}")
+        groups, record = self.state.take()
+        record |= {"stage": self.stage.name, "data": self.stage.state_dict()}
+        if step not in self.checkpoints.steps():
+            self.checkpoints.write(step, Checkpoint(groups, record))
+
+
+def _check_parts(stage: Stage, parts: int) -> None:
+    """Parts of unequal size would not count alike."""
+    for size in stage.batch_sizes:
+        if size % parts:
             raise InputError(
-                f"{self.checkpoint} does not fit this configuration "
-                f"({textwrap.shorten(str(error), 200)}); "  # torch lists every weight
-                "resume with the configuration of the interrupted run"
-            ) from error
+                f"{stage.name}: a batch of {size} cannot be cut into {parts} equal parts, one for "
+                "each process and pass; choose another batch_size, or other numbers of these"
+            )
 
 
 def _due(step: int, every: int, steps: int) -> bool:

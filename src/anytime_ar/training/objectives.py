@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytime_ar.autoencoder import Decoded, OrderedAutoencoder, Truncation, kept_mask
+from anytime_ar.data import WHOLE, Part
 from anytime_ar.prior import Prior
 from anytime_ar.spectra import spectral_distance
 from anytime_ar.training.config import AutoencoderTrainingConfig
@@ -25,21 +26,25 @@ class AutoencoderObjective(nn.Module):
         self.truncation = config.truncation.build(autoencoder.code_length)
         self.full = Truncation.full(autoencoder.code_length)
 
-    def forward(self, x: Tensor, progress: float, generator: torch.Generator) -> Losses:
-        """Losses of a batch.
+    def forward(
+        self, x: Tensor, progress: float, generator: torch.Generator, part: Part = WHOLE
+    ) -> Losses:
+        """Losses of a batch, or of a part of one: the mean over all parts is that of the batch.
 
         Args:
             x: float32 [B, *sample_shape] in [-1, 1].
             progress: share of the steps done, 0..1.
             generator: CPU randomness of this step.
+            part: of a batch that `x` is.
         """
         model = self.autoencoder
         vectors = model.encode_vectors(x)  # [B, L, D]
         match self.config.scheme:
             case "full_and_prefix":
                 # Encoder and quantizer run once; only the decoder sees each sample twice.
-                full, prefix = self._kept(x, self.full, generator), self._kept(x, None, generator)
-                quantized = model.quantizer(vectors, kept_mask(full, model.code_length), generator)
+                full, _ = self._kept(x, self.full, generator, part)
+                prefix, _ = self._kept(x, None, generator, part)
+                quantized = model.quantizer(vectors, kept_mask(full, model.code_length))
                 decoded = model.decode_vectors(
                     quantized.vectors.repeat(2, 1, 1), torch.cat([full, prefix])
                 )
@@ -55,12 +60,14 @@ class AutoencoderObjective(nn.Module):
                     "quantizer": quantized.loss,
                 }
             case "one_stage":
-                kept = self._kept(x, None, generator)
+                kept, share = self._kept(x, None, generator, part)
             case "two_stage":
-                kept = self._kept(x, self.full if progress < 0.5 else None, generator)
-        quantized = model.quantizer(vectors, kept_mask(kept, model.code_length), generator)
+                truncation = self.full if progress < 0.5 else None
+                kept, share = self._kept(x, truncation, generator, part)
+        quantized = model.quantizer(vectors, kept_mask(kept, model.code_length))
         error = self._error(model.decode_vectors(quantized.vectors, kept), x)
-        return {"loss": error + quantized.loss, "error": error, "quantizer": quantized.loss}
+        loss = quantized.loss * share
+        return {"loss": error + loss, "error": error, "quantizer": loss}
 
     def _error(self, decoded: Decoded, x: Tensor) -> Tensor:
         """Mean squared error of samples and, where noise fills them up, of how loud they should be;
@@ -75,12 +82,17 @@ class AutoencoderObjective(nn.Module):
             error = error + self.config.spectral_weight * distance
         return error
 
-    def _kept(self, x: Tensor, truncation: Truncation | None, generator: torch.Generator) -> Tensor:
-        """Numbers of kept codes, int64 [B]; from the configured p(k) unless told otherwise."""
+    def _kept(
+        self, x: Tensor, truncation: Truncation | None, generator: torch.Generator, part: Part
+    ) -> tuple[Tensor, float]:
+        """Numbers of kept codes, int64 [B], from the configured p(k) unless told otherwise; and how
+        many times as many of them there are as in a part of the batch on average."""
         truncation = truncation or self.truncation
         if self.config.kept_per == "batch":
-            return truncation.sample(1, generator).expand(len(x)).to(x.device)
-        return truncation.sample(len(x), generator).to(x.device)
+            return truncation.sample(1, generator).expand(len(x)).to(x.device), 1.0
+        batch = truncation.sample(part.whole(len(x)), generator)
+        kept = part.of(batch)
+        return kept.to(x.device), float(kept.sum()) * part.count / float(batch.sum())
 
 
 class PriorObjective(nn.Module):
@@ -97,27 +109,33 @@ class PriorObjective(nn.Module):
         self.code_noise = code_noise
 
     def forward(
-        self, codes: Tensor, labels: Tensor | None, generator: torch.Generator | None = None
+        self,
+        codes: Tensor,
+        labels: Tensor | None,
+        generator: torch.Generator | None = None,
+        part: Part = WHOLE,
     ) -> Losses:
         """Losses of int64 [B, L] codes with int64 [B] labels or None.
 
         In training mode, `generator` (CPU) decides which labels are hidden and which codes
-        replaced.
+        replaced; the same for a part as for the batch.
         """
         seen = codes
         if self.training:
             assert generator is not None
             if labels is not None:
-                hidden = _chance(self.prior.config.label_dropout, labels, generator)
+                hidden = _chance(self.prior.config.label_dropout, labels, generator, part)
                 labels = torch.where(hidden, self.prior.no_label, labels)
             if self.code_noise:
-                random = torch.randint(self.prior.vocabulary, codes.shape, generator=generator)
-                replaced = _chance(self.code_noise, codes, generator)
-                seen = torch.where(replaced, random.to(codes.device), codes)
+                shape = part.whole(len(codes)), codes.shape[1]
+                random = torch.randint(self.prior.vocabulary, shape, generator=generator)
+                replaced = _chance(self.code_noise, codes, generator, part)
+                seen = torch.where(replaced, part.of(random).to(codes.device), codes)
         logits = self.prior(seen, labels)  # [B, L, V]
         return {"loss": F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten())}
 
 
-def _chance(probability: float, like: Tensor, generator: torch.Generator) -> Tensor:
-    """bool, shaped and placed as `like`, true with `probability`."""
-    return (torch.rand(like.shape, generator=generator) < probability).to(like.device)
+def _chance(probability: float, like: Tensor, generator: torch.Generator, part: Part) -> Tensor:
+    """bool, shaped and placed as `like`, a part of a batch; true with `probability`."""
+    drawn = torch.rand(part.whole(len(like)), *like.shape[1:], generator=generator)
+    return (part.of(drawn) < probability).to(like.device)

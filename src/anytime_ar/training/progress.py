@@ -29,7 +29,6 @@ class Progress:
     best_loss: float = math.inf
     """Lowest validation loss, where validation ends the stage."""
     best_step: int = 0
-    finished: bool = False
     best: State = field(default_factory=dict)
     """Weights of `best_step`."""
 

@@ -2,14 +2,13 @@
 
 config.yaml                       everything that the run is made of
 log.jsonl                         losses and validation figures
-checkpoints/STAGE.safetensors     autoencoder, sharpening, prior
+checkpoints/                      of the stages autoencoder, sharpening, prior
 bundle/                           the model (see `anytime_ar.bundle`)
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import yaml
@@ -19,15 +18,14 @@ from anytime_ar.card import Card, DataCard
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.errors import InputError
 from anytime_ar.files import sweep_temporaries, write_bytes
-from anytime_ar.sampling import choose_device
+from anytime_ar.training.checkpoint import Checkpoints
 from anytime_ar.training.config import TrainConfig
 from anytime_ar.training.log import RunLog
 from anytime_ar.training.loop import Stage, Trainer, seeded
+from anytime_ar.training.processes import ONE, Processes, start_processes
+from anytime_ar.training.ranks import Ranks
 from anytime_ar.training.sharpening import SharpeningStage
 from anytime_ar.training.stages import AutoencoderStage, PriorStage
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 
 def train(
@@ -38,10 +36,15 @@ def train(
     device: str = "auto",
     show_progress: bool = True,
     data: DataSplits | None = None,
+    processes: Processes = ONE,
 ) -> Bundle:
     """Train an autoencoder and its prior, and write the bundle to `folder`/bundle.
 
-    Ctrl-C ends it after the current step with a checkpoint, a second one at once.
+    Ctrl-C and SIGTERM end it after the current step with a checkpoint, a second one at once.
+
+    Several processes share each batch, here, on several machines, or as `torchrun` started them:
+    each runs the calling program, and the folder has to be in reach of all. However many there are,
+    they learn from the same batches, and losses agree but for rounding and dropout.
 
     Args:
         config: the run.
@@ -50,6 +53,7 @@ def train(
         device: `cpu`, `cuda`, `mps`, or `auto` for the best there is.
         show_progress: draw progress bars on standard error.
         data: the data set of `config.data`, if it is loaded already.
+        processes: how many there are, and what each does at once.
 
     Raises:
         InputError: the data or the configuration cannot be used, or the folder holds another run.
@@ -59,34 +63,40 @@ def train(
     _check_folder(folder, config, resume=resume)  # before the data: a wrong folder costs no wait
     if resume and (folder / "bundle").is_dir():
         return load_bundle(folder / "bundle")  # all done, and perhaps evaluated since
-    fabric = _fabric(device, config.precision)
+    fabric = start_processes(device, config.precision, processes)
+    ranks = Ranks()
     data = data or load_data(config.data)
     card = describe(config, data)
     with seeded(config.seed, "weights"):
         bundle = build(card)
-    _open_folder(folder, config)
-    with RunLog(folder / "log.jsonl", show_progress=show_progress) as log:
-        _fit(AutoencoderStage(bundle.autoencoder, data, config), config, folder, fabric, log)
+    ranks.first(lambda: _open_folder(folder, config))
+    with RunLog(
+        folder / "log.jsonl" if ranks.is_first else None, show_progress=show_progress
+    ) as log:
+
+        def fit(stage: Stage) -> None:
+            trainer = Trainer(
+                stage,
+                fabric=fabric,
+                seed=config.seed,
+                checkpoints=Checkpoints(folder / "checkpoints", stage.name),
+                checkpoint_every_s=60 * config.checkpoint_every_minutes,
+                log_every=config.log_every,
+                log=log,
+                ranks=ranks,
+                passes=processes.passes,
+            )
+            with ranks.losses_told():
+                trainer.fit()
+
+        fit(AutoencoderStage(bundle.autoencoder, data, config, ranks))
         if config.sharpening is not None:
-            sharpening = SharpeningStage(bundle.autoencoder, data, config)
-            _fit(sharpening, config, folder, fabric, log)
+            fit(SharpeningStage(bundle.autoencoder, data, config, ranks))
         if bundle.prior is not None:
-            stage = PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric)
-            _fit(stage, config, folder, fabric, log)
-    save_bundle(bundle, folder / "bundle")
+            fit(PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric, ranks))
+    ranks.first(lambda: save_bundle(bundle, folder / "bundle"))
+    ranks.leave()
     return bundle
-
-
-def _fit(stage: Stage, config: TrainConfig, folder: Path, fabric: Fabric, log: RunLog) -> None:
-    Trainer(
-        stage,
-        fabric=fabric,
-        seed=config.seed,
-        checkpoint=folder / "checkpoints" / f"{stage.name}.safetensors",
-        checkpoint_every_s=60 * config.checkpoint_every_minutes,
-        log_every=config.log_every,
-        log=log,
-    ).fit()
 
 
 def describe(config: TrainConfig, data: DataSplits) -> Card:
@@ -136,17 +146,6 @@ def _frequencies(data: DataSplits, count: int) -> tuple[float, ...]:
         assert batch.labels is not None
         totals += batch.labels.bincount(minlength=count)
     return tuple((totals / totals.sum()).tolist())
-
-
-def _fabric(device: str, precision: str) -> Fabric:
-    from lightning_fabric import Fabric
-
-    chosen = choose_device(device)
-    return Fabric(
-        accelerator=chosen.type,
-        devices=1 if chosen.index is None else [chosen.index],
-        precision=precision,  # type: ignore[arg-type]
-    )
 
 
 def _check_folder(folder: Path, config: TrainConfig, *, resume: bool) -> None:

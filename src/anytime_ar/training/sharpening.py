@@ -23,10 +23,11 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from anytime_ar.autoencoder import OrderedAutoencoder
-from anytime_ar.data import DataSplits
+from anytime_ar.data import WHOLE, DataSplits, Part
 from anytime_ar.training.config import SharpeningConfig, TrainConfig
 from anytime_ar.training.loop import seeded
 from anytime_ar.training.objectives import Losses
+from anytime_ar.training.ranks import Ranks
 from anytime_ar.training.stages import SampleStage
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ class Discriminator(nn.Module):
         self.head = nn.Linear(wider * sides[0] * sides[1], 1)
         self.by_kept = nn.Embedding(code_length + 1, wider)
         nn.init.zeros_(self.by_kept.weight)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for layer in self.body:
+            if isinstance(layer, nn.Conv2d) and layer.in_channels > 1:
+                layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, kept: Tensor) -> Tensor:
         """How real images float [B, C, H, W] from `kept` (int64 [B]) codes are, unbounded: float
@@ -93,15 +96,19 @@ class SharpeningObjective(nn.Module):
         )
         self.truncation = config.truncation.build(autoencoder.code_length)
 
-    def forward(self, x: Tensor, step: int, generator: torch.Generator) -> Losses:
-        """Losses of a batch.
+    def forward(
+        self, x: Tensor, step: int, generator: torch.Generator, part: Part = WHOLE
+    ) -> Losses:
+        """Losses of a batch, or of a part of one.
 
         Args:
             x: float32 [B, C, H, W] in [-1, 1].
             step: of the stage, 0..
             generator: CPU randomness of this step.
+            part: of a batch that `x` is.
         """
-        kept = self.truncation.sample(len(x), generator).to(x.device)
+        drawn_kept = self.truncation.sample(part.whole(len(x)), generator)
+        kept = part.of(drawn_kept).to(x.device)
         model = self.autoencoder
         with torch.no_grad():
             vectors = model.quantizer.lookup(model.quantizer.encode(model.encode_vectors(x)))
@@ -138,11 +145,15 @@ class SharpeningStage(SampleStage):
     name = "sharpening"
 
     def __init__(
-        self, autoencoder: OrderedAutoencoder, data: DataSplits, config: TrainConfig
+        self,
+        autoencoder: OrderedAutoencoder,
+        data: DataSplits,
+        config: TrainConfig,
+        ranks: Ranks,
     ) -> None:
         options = config.sharpening
         assert options is not None
-        super().__init__(autoencoder, data, config, options)
+        super().__init__(autoencoder, data, config, options, ranks)
         with seeded(config.seed, "discriminator"):
             self.objective = SharpeningObjective(autoencoder, options)
 

@@ -24,6 +24,7 @@ from anytime_ar.training.config import (
     TrainConfig,
 )
 from anytime_ar.training.objectives import AutoencoderObjective, PriorObjective
+from anytime_ar.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -45,18 +46,25 @@ class SampleStage:
         data: DataSplits,
         config: TrainConfig,
         options: AutoencoderTrainingConfig | SharpeningConfig,
+        ranks: Ranks,
     ) -> None:
-        self.autoencoder, self.data, self.config = autoencoder, data, config
+        self.autoencoder, self.data, self.config, self.ranks = autoencoder, data, config, ranks
+        self.batch_sizes: tuple[int, ...] = (options.batch_size,)
         self.steps, self.optimizer = options.steps, options.optimizer
         self.validate_every = max(1, options.steps // 10)
         self.ema_decay = options.ema_decay
-        self.batches = data.train.shuffled(options.batch_size, config.seed, config.augmentation)
+        self.batches = data.train.shuffled(
+            options.batch_size, config.seed, config.augmentation, ranks.part()
+        )
 
     def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:
         """See `reconstruction_errors`."""
         model = objective.autoencoder
         assert isinstance(model, OrderedAutoencoder)
-        return reconstruction_errors(model, self.data.validation, fabric)
+        return reconstruction_errors(model, self.data.validation, fabric, self.ranks)
+
+    def learn(self, generator: torch.Generator) -> None:
+        """Nothing beside the gradient."""
 
     def state_dict(self) -> dict[str, Any]:
         return self.batches.state_dict()
@@ -71,10 +79,14 @@ class AutoencoderStage(SampleStage):
     name = "autoencoder"
 
     def __init__(
-        self, autoencoder: OrderedAutoencoder, data: DataSplits, config: TrainConfig
+        self,
+        autoencoder: OrderedAutoencoder,
+        data: DataSplits,
+        config: TrainConfig,
+        ranks: Ranks,
     ) -> None:
         options = config.autoencoder_training
-        super().__init__(autoencoder, data, config, options)
+        super().__init__(autoencoder, data, config, options, ranks)
         self.objective = AutoencoderObjective(autoencoder, options)
 
     def begin(self, fabric: Fabric) -> None:
@@ -92,17 +104,24 @@ class AutoencoderStage(SampleStage):
     def batch(self, step: int) -> tuple[Tensor, float]:
         return next(self.batches).data, step / self.steps
 
+    def learn(self, generator: torch.Generator) -> None:
+        """The statistics of codebooks."""
+        self.autoencoder.quantizer.learn(generator, self.ranks)
+
 
 @torch.no_grad()
 def reconstruction_errors(
-    model: OrderedAutoencoder, validation: Split, fabric: Fabric
+    model: OrderedAutoencoder, validation: Split, fabric: Fabric, ranks: Ranks
 ) -> dict[str, float]:
     """Mean squared error on the validation split: `loss` from all codes, `half` from half of
     them."""
     prefixes = {"loss": model.code_length, "half": (model.code_length + 1) // 2}
     errors = dict.fromkeys(prefixes, 0.0)
     seen = 0
-    for batch in validation.batches(ENCODE_BATCH):
+    for number, batch in enumerate(validation.batches(ENCODE_BATCH)):
+        seen += len(batch.data)
+        if number % ranks.count != ranks.rank:
+            continue
         x = fabric.to_device(batch.data)
         with fabric.autocast():
             vectors = model.encode_vectors(x)
@@ -112,10 +131,10 @@ def reconstruction_errors(
                 kept = torch.full((len(x),), prefix, device=x.device)
                 decoded = model.decode_vectors(quantized, kept).samples
                 errors[name] += float((decoded.float() - x).square().mean()) * len(x)
-        seen += len(x)
         if seen >= VALIDATION_SAMPLES:
             break
-    return {name: error / seen for name, error in errors.items()}
+    totals = ranks.sum(torch.tensor([*errors.values()], dtype=torch.float64, device=fabric.device))
+    return dict(zip(errors, (totals / seen).tolist(), strict=True))
 
 
 class PriorStage:
@@ -130,9 +149,11 @@ class PriorStage:
         data: DataSplits,
         config: TrainConfig,
         fabric: Fabric,
+        ranks: Ranks,
     ) -> None:
         options = config.prior_training
-        self.config = config
+        self.config, self.ranks = config, ranks
+        self.batch_sizes = tuple(round(options.batch_size / share) for share in options.prefixes)
         self.steps, self.optimizer = options.steps, options.optimizer
         self.validate_every = options.validate_every
         self.patience: int | None = options.patience
@@ -142,11 +163,11 @@ class PriorStage:
         introduce(autoencoder, prior)
         conditional = prior.label_count > 0
         self.codes, self.labels = encode_views(
-            autoencoder, data.train, config, conditional=conditional, fabric=fabric
+            autoencoder, data.train, config, conditional=conditional, fabric=fabric, ranks=ranks
         )
         self._shuffled: tuple[int, Tensor] = (-1, torch.empty(0))  # order of the current epoch
         self.validation = _encode(
-            autoencoder, data.validation.batches(ENCODE_BATCH), conditional, fabric
+            autoencoder, data.validation.batches(ENCODE_BATCH), conditional, fabric, ranks
         )
 
     def begin(self, fabric: Fabric) -> None:
@@ -155,11 +176,11 @@ class PriorStage:
     def batch(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Every code sequence once an epoch, in an order that follows from the step alone; as much
         of each as it is the turn of."""
-        options = self.config.prior_training
-        sizes = [round(options.batch_size / share) for share in options.prefixes]
+        options, sizes = self.config.prior_training, self.batch_sizes
         turns, turn = divmod(step, len(sizes))
         first = turns * sum(sizes) + sum(sizes[:turn])
-        wanted = torch.arange(first, first + sizes[turn])
+        rows_here = self.ranks.part().rows(sizes[turn])
+        wanted = first + torch.arange(rows_here.start, rows_here.stop)
         length = math.ceil(options.prefixes[turn] * self.codes.shape[1])
         epochs = wanted // len(self.codes)
         rows = torch.cat(
@@ -177,18 +198,22 @@ class PriorStage:
             self._shuffled = (epoch, torch.randperm(len(self.codes), generator=generator))
         return self._shuffled[1]
 
+    def learn(self, generator: torch.Generator) -> None:
+        """Nothing beside the gradient."""
+
     @torch.no_grad()
     def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:
         """Nats a code on the validation split."""
-        total, seen = 0.0, 0
+        total = torch.zeros((), dtype=torch.float64, device=fabric.device)
         codes, labels = self.validation
-        for at in range(0, len(codes), ENCODE_BATCH):
+        starts = range(0, len(codes), ENCODE_BATCH)
+        for at in starts[self.ranks.rank :: self.ranks.count]:
             part = fabric.to_device(codes[at : at + ENCODE_BATCH].long())
             of = None if labels is None else fabric.to_device(labels[at : at + ENCODE_BATCH])
             with fabric.autocast():
                 loss = objective(part, of)["loss"]
-            total, seen = total + float(loss) * len(part), seen + len(part)
-        return {"loss": total / seen}
+            total += float(loss) * len(part)
+        return {"loss": float(self.ranks.sum(total)) / len(codes)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"sequences": len(self.codes)}
@@ -205,11 +230,12 @@ def encode_views(
     *,
     conditional: bool,
     fabric: Fabric,
+    ranks: Ranks,
 ) -> tuple[Tensor, Tensor | None]:
     """Codes int16 or int32 [N * views, L] of a split, each sample augmented anew in every view."""
     options = config.prior_training
     if options.views == 1 and options.augmentation == AugmentationConfig():
-        return _encode(autoencoder, split.batches(ENCODE_BATCH), conditional, fabric)
+        return _encode(autoencoder, split.batches(ENCODE_BATCH), conditional, fabric, ranks)
     size = split.size
     if size is None:
         raise InputError(
@@ -219,22 +245,30 @@ def encode_views(
     batches = split.shuffled(ENCODE_BATCH, config.seed, options.augmentation)
     wanted = size * options.views
     taken = (next(batches) for _ in range(-(-wanted // ENCODE_BATCH)))
-    codes, labels = _encode(autoencoder, taken, conditional, fabric)
+    codes, labels = _encode(autoencoder, taken, conditional, fabric, ranks)
     return codes[:wanted], None if labels is None else labels[:wanted]
 
 
 @torch.no_grad()
 def _encode(
-    autoencoder: OrderedAutoencoder, batches: Iterable[Batch], conditional: bool, fabric: Fabric
+    autoencoder: OrderedAutoencoder,
+    batches: Iterable[Batch],
+    conditional: bool,
+    fabric: Fabric,
+    ranks: Ranks,
 ) -> tuple[Tensor, Tensor | None]:
+    """Each process encodes its share of the batches, and all get all codes."""
     compact = torch.int16 if autoencoder.vocabulary <= 2**15 else torch.int32
     codes: list[Tensor] = []
     labels: list[Tensor] = []
-    for batch in batches:
-        with fabric.autocast():
-            encoded = autoencoder.encode(fabric.to_device(batch.data))
-        codes.append(encoded.to(compact).cpu())
+    for number, batch in enumerate(batches):
+        encoded = torch.zeros(len(batch.data), autoencoder.code_length, dtype=torch.int64)
+        if number % ranks.count == ranks.rank:
+            with fabric.autocast():
+                encoded = autoencoder.encode(fabric.to_device(batch.data))
+        codes.append(encoded.to(torch.int32).cpu())
         if conditional:
             assert batch.labels is not None
             labels.append(batch.labels)
-    return torch.cat(codes), torch.cat(labels) if conditional else None
+    known = ranks.sum(fabric.to_device(torch.cat(codes))).to(compact).cpu()
+    return known, torch.cat(labels) if conditional else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,20 +21,46 @@ class Quantized(NamedTuple):
     """Scalar: codebook and commitment terms, over kept codes only."""
 
 
+class Exchange(Protocol):
+    """What the processes of a training run tell each other; all of them have to ask alike."""
+
+    def sum(self, mine: Tensor) -> Tensor:
+        """Of what each process has."""
+
+    def concatenate(self, mine: Tensor, dim: int) -> Tensor:
+        """What each process has, in their order."""
+
+
+class Alone:
+    """The exchange of a process that is the only one."""
+
+    def sum(self, mine: Tensor) -> Tensor:
+        return mine
+
+    def concatenate(self, mine: Tensor, dim: int) -> Tensor:  # noqa: ARG002
+        return mine
+
+
 class Quantizer(nn.Module):
     """Maps code vectors float [B, L, D] to codes int64 [B, L] and codes back to vectors."""
 
-    def forward(
-        self, vectors: Tensor, kept: Tensor, generator: torch.Generator | None = None
-    ) -> Quantized:
-        """Quantize, and in training mode learn from the positions that are kept.
+    def forward(self, vectors: Tensor, kept: Tensor) -> Quantized:
+        """Quantize, and in training mode remember the positions that are kept, for `learn`.
 
         Args:
             vectors: float [B, L, D], the encoder's output.
             kept: bool [B, L]; positions that are cut off add nothing to losses and statistics.
-            generator: randomness of training (restarts); needed in training mode only.
         """
         raise NotImplementedError
+
+    def learn(self, generator: torch.Generator, exchange: Exchange) -> None:
+        """Learn from all that was quantized in training mode since the last time: once a step,
+        however many parts and processes its batch is in.
+
+        Args:
+            generator: randomness of restarts, the same in every process.
+            exchange: with the other processes, which quantize their parts of the batch.
+        """
 
     def encode(self, vectors: Tensor) -> Tensor:
         """Codes of the entries nearest to `vectors`: float [B, L, D] -> int64 [B, L]."""
@@ -55,7 +81,6 @@ class NoQuantizer(Quantizer):
         self,
         vectors: Tensor,
         kept: Tensor,  # noqa: ARG002
-        generator: torch.Generator | None = None,  # noqa: ARG002
     ) -> Quantized:
         codes = torch.zeros(vectors.shape[:2], dtype=torch.int64, device=vectors.device)
         return Quantized(vectors, codes, vectors.new_zeros(()))

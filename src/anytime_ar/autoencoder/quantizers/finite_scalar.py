@@ -47,7 +47,6 @@ class FiniteScalarQuantizer(Quantizer):
         self,
         vectors: Tensor,
         kept: Tensor,  # noqa: ARG002
-        generator: torch.Generator | None = None,  # noqa: ARG002
     ) -> Quantized:
         bounded = self._bound(vectors.float())
         rounded = bounded + (bounded.round() - bounded).detach()  # straight-through

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anytime_ar.autoencoder.quantizers.base import Quantized, Quantizer
+from anytime_ar.autoencoder.quantizers.base import Exchange, Quantized, Quantizer
 from anytime_ar.autoencoder.quantizers.config import QuantizerConfig
 from anytime_ar.autoencoder.quantizers.vector import VectorQuantizer
 
@@ -44,21 +44,24 @@ class SegmentQuantizer(Quantizer):
         self.whole = VectorQuantizer(config, whole, code_width) if whole else None
         self.local = VectorQuantizer(config, levels, code_width, residual=residual)
 
-    def forward(
-        self, vectors: Tensor, kept: Tensor, generator: torch.Generator | None = None
-    ) -> Quantized:
+    def forward(self, vectors: Tensor, kept: Tensor) -> Quantized:
         whole, local = self._split(vectors)
         whole_kept, local_kept = self._split(kept)
-        found = self.local(local, local_kept, generator)
+        found = self.local(local, local_kept)
         if self.whole is None:
             return Quantized(self._in_order(found.vectors), self._in_order(found.codes), found.loss)
-        first = self.whole(whole, whole_kept, generator)
+        first = self.whole(whole, whole_kept)
         share = whole_kept.sum() / kept.sum()  # every kept code weighs the same
         return Quantized(
             torch.cat([first.vectors, self._in_order(found.vectors)], dim=1),
             torch.cat([first.codes, self._in_order(found.codes)], dim=1),
             share * first.loss + (1 - share) * found.loss,
         )
+
+    def learn(self, generator: torch.Generator, exchange: Exchange) -> None:
+        self.local.learn(generator, exchange)
+        if self.whole is not None:
+            self.whole.learn(generator, exchange)
 
     def encode(self, vectors: Tensor) -> Tensor:
         whole, local = self._split(vectors)

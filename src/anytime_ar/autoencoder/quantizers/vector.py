@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anytime_ar.autoencoder.quantizers.base import Quantized, Quantizer
+from anytime_ar.autoencoder.quantizers.base import Exchange, Quantized, Quantizer
 from anytime_ar.autoencoder.quantizers.config import QuantizerConfig
 from anytime_ar.autoencoder.quantizers.feedback import ErrorFeedback
 
@@ -58,6 +58,7 @@ class VectorQuantizer(Quantizer):
         # Moving averages of the kept vectors assigned to an entry; `usage` also tells dead entries.
         self.register_buffer("usage", torch.ones(shape[:2]))  # [P, V]
         self.register_buffer("totals", codebooks.clone())  # [P, V, D]
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []  # in this step, to be learned from
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *further: Any) -> None:
         # Where averages were left out as `inference_state` does: as if each entry had been used
@@ -68,9 +69,7 @@ class VectorQuantizer(Quantizer):
             state_dict.setdefault(f"{prefix}totals", codebooks)
         super()._load_from_state_dict(state_dict, prefix, *further)
 
-    def forward(
-        self, vectors: Tensor, kept: Tensor, generator: torch.Generator | None = None
-    ) -> Quantized:
+    def forward(self, vectors: Tensor, kept: Tensor) -> Quantized:
         grouped, indices = self._assign(vectors)  # [P, N, D] and [P, N], with P * N = B * L
         chosen = _gather(self.codebooks, indices)  # [P, N, D]
         weight = self._by_codebook(kept[..., None].float())[..., 0]  # [P, N]
@@ -82,7 +81,7 @@ class VectorQuantizer(Quantizer):
         if self.config.learned_by == "loss":
             loss = loss + over_kept((grouped.detach() - chosen).square())
         if self.training:
-            self._learn(grouped.detach(), indices, weight, generator)
+            self._seen.append((grouped.detach(), indices, weight))
         straight_through = grouped + (chosen - grouped).detach()
         like = vectors.shape
         return Quantized(
@@ -158,11 +157,13 @@ class VectorQuantizer(Quantizer):
             return torch.baddbmm(lengths, grouped, codebooks.mT, alpha=-2).argmin(-1)
 
     @torch.no_grad()
-    def _learn(
-        self, grouped: Tensor, indices: Tensor, weight: Tensor, generator: torch.Generator | None
-    ) -> None:
+    def learn(self, generator: torch.Generator, exchange: Exchange) -> None:
         """Update the moving averages, the codebook if it follows them, and restart dead entries."""
-        counts, sums = _assigned(grouped, indices, weight, self.config.vocabulary)
+        grouped, indices, weight = (torch.cat(parts, 1) for parts in zip(*self._seen, strict=True))
+        self._seen = []
+        counts, sums = map(
+            exchange.sum, _assigned(grouped, indices, weight, self.config.vocabulary)
+        )
         self.usage.lerp_(counts, 1 - self.config.ema_decay)
         self.totals.lerp_(sums, 1 - self.config.ema_decay)
         if self.config.learned_by == "ema":
@@ -171,10 +172,11 @@ class VectorQuantizer(Quantizer):
             self.codebooks.copy_(torch.where(usage > 1e-5, self.totals / usage, self.codebooks))
         if self.config.restart_below:
             even_share = self.usage.mean(-1, keepdim=True)  # [P, 1]
-            some_kept = weight.sum(-1, keepdim=True) > 0  # [P, 1]
+            some_kept = counts.sum(-1, keepdim=True) > 0  # [P, 1]
             dead = (self.usage < self.config.restart_below * even_share) & some_kept  # [P, V]
             if dead.any():
-                self._restart(dead, grouped, weight, even_share, generator)
+                everyone = exchange.concatenate(grouped, 1), exchange.concatenate(weight, 1)
+                self._restart(dead, *everyone, even_share, generator)
 
     def _restart(
         self,
@@ -182,10 +184,9 @@ class VectorQuantizer(Quantizer):
         grouped: Tensor,
         weight: Tensor,
         even_share: Tensor,
-        generator: torch.Generator | None,
+        generator: torch.Generator,
     ) -> None:
         """Move dead entries [P, V] to vectors drawn from those that the batch keeps."""
-        assert generator is not None, "training draws restarts; pass a generator"
         # A position that the batch keeps nowhere has no dead entry, but needs some weights too.
         weight = torch.where(weight.sum(-1, keepdim=True) > 0, weight, torch.ones_like(weight))
         candidates = _gather(grouped, _draw(weight, dead.shape[1], generator))  # [P, V, D]

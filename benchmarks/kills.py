@@ -1,0 +1,155 @@
+"""Kills training runs at random moments and resumes them: each has to end as one that nothing
+disturbed, bit for bit.
+
+    python benchmarks/kills.py --kills 50 --processes 1 2
+
+A run trains all stages of a small model on the embedded digits, with everything random that there
+is. It is killed (SIGKILL, now and then one of two processes alone) after a random time, resumed,
+killed again, until it ends; then its bundle and its checkpoints are compared with those of an
+undisturbed run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from anytime_ar.errors import InputError
+from anytime_ar.evaluation.comparison_report import aligned
+from anytime_ar.files import write_json
+from anytime_ar.training.checkpoint import Checkpoints
+
+CONFIG = """
+name: killed
+data: {name: digits}
+augmentation: {flip: true, rotate: 5}
+autoencoder: {code_length: 8, code_width: 4, quantizer: {vocabulary: 16}}
+autoencoder_training: {steps: 150, batch_size: 32, ema_decay: 0.9}
+sharpening: {steps: 60, batch_size: 32, width: 8}
+prior: {layers: 1, width: 32, heads: 2, dropout: 0.1}
+prior_training: {steps: 100, batch_size: 64, views: 2, augmentation: {shift: 1}, validate_every: 25}
+checkpoint_every_minutes: 0.005
+log_every: 10
+"""
+STAGES = ("autoencoder", "sharpening", "prior")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50, help="for each number of processes")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/kills.json"))
+    options = parser.parse_args()
+    draw = random.Random(options.seed)
+    rows = [["processes", "kills", "runs", "equal", "damaged files", "in the work"]]
+    figures = []
+    for count in options.processes:
+        with tempfile.TemporaryDirectory() as place:
+            found = _play(Path(place), count, options.kills, draw)
+        figures.append(found)
+        rows.append([str(value) for value in found.values()])
+        print(aligned([rows[0], rows[-1]]), flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.out, figures)
+    if any(found["equal"] < found["runs"] or found["damaged"] for found in figures):
+        sys.exit("some runs did not end as the undisturbed one")
+
+
+def _play(place: Path, count: int, kills: int, draw: random.Random) -> dict[str, int]:
+    config = place / "killed.yaml"
+    config.write_text(CONFIG, encoding="utf-8")
+    begin = time.perf_counter()
+    assert _start(config, place / "whole", count).wait() == 0
+    whole_s = time.perf_counter() - begin
+    found = {"processes": count, "kills": 0, "runs": 0, "equal": 0, "damaged": 0, "inside": 0}
+    while found["kills"] < kills:
+        folder = place / f"run{found['runs']}"
+        found["runs"] += 1
+        while True:
+            process = _start(config, folder, count)
+            # Most of a run's time is start-up; kills there would tell little.
+            wait_s = draw.uniform(0.4, 1.0) * whole_s
+            if found["kills"] >= kills:
+                wait_s = 100 * whole_s
+            try:
+                ended = process.wait(wait_s)
+            except subprocess.TimeoutExpired:
+                _kill(process, alone=count > 1 and draw.random() < 0.3, draw=draw)
+                found["kills"] += 1
+                found["inside"] += any((folder / "checkpoints").glob("*.safetensors"))
+                found["damaged"] += _damaged(folder)
+                continue
+            assert ended == 0, f"a run ended with {ended}"
+            break
+        found["equal"] += _same(folder, place / "whole")
+        shutil.rmtree(folder)
+    return found
+
+
+def _start(config: Path, folder: Path, count: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "anytime_ar", "train", str(config), "--out", str(folder)]
+    command += ["--resume", "--devices", str(count), "--device", "cpu"]
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _kill(process: subprocess.Popen[bytes], *, alone: bool, draw: random.Random) -> None:
+    """All processes of a run, or one of them, whose loss the others have to notice."""
+    if alone:
+        children = subprocess.run(
+            ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False
+        )
+        everyone = [process.pid, *map(int, children.stdout.split())]
+        os.kill(draw.choice(everyone), signal.SIGKILL)
+        time.sleep(2)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _damaged(folder: Path) -> int:
+    """Checkpoints that were completed and cannot be read."""
+    count = 0
+    for stage in STAGES:
+        checkpoints = Checkpoints(folder / "checkpoints", stage)
+        for step in checkpoints.steps():
+            try:
+                checkpoints.read(step)
+            except InputError:
+                count += 1
+    return count
+
+
+def _same(folder: Path, whole: Path) -> bool:
+    files = [path.relative_to(whole) for path in (whole / "bundle").iterdir()]
+    same = all((folder / file).read_bytes() == (whole / file).read_bytes() for file in files)
+    for stage in STAGES:
+        ours, theirs = (Checkpoints(place / "checkpoints", stage) for place in (folder, whole))
+        same = same and ours.steps() == theirs.steps()
+        for step in theirs.steps():
+            groups, expected = ours.read(step).groups, theirs.read(step).groups
+            same = same and all(
+                groups[group][name].equal(value)
+                for group, tensors in expected.items()
+                for name, value in tensors.items()
+            )
+    return same
+
+
+if __name__ == "__main__":
+    main()

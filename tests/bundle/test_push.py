@@ -21,6 +21,8 @@ import torch
 from hub_stand_in import TOKEN, Repository, StandIn, stand_in
 
 from anytime_ar.bundle import FILES, Bundle, fingerprint, load_bundle, save_bundle
+from anytime_ar.errors import BundleError, InputError
+from anytime_ar.publishing import push as push_here
 from anytime_ar.sampling import AnytimeModel
 
 BESIDE = {".gitattributes", "README.md", "curve.png", "samples.png"}
@@ -193,12 +195,6 @@ def test_what_cannot_be_pushed_is_told_in_one_line(
     before = hub.files("owner/tiny")
     name = str(saved)
     for arguments, token, reason in (
-        ([name, "tiny"], TOKEN, "'tiny' is no repository of the Hub; pass OWNER/NAME"),
-        (
-            [name, "owner/tiny@v1"],
-            TOKEN,
-            "'owner/tiny@v1' is no repository of the Hub; pass OWNER/",
-        ),
         ([name, "owner/tiny"], None, "cannot push to owner/tiny: it wants a valid token; log in"),
         (
             [name, "owner/tiny"],
@@ -211,7 +207,6 @@ def test_what_cannot_be_pushed_is_told_in_one_line(
             "your token does not permit it; use one that may write to ot",
         ),
         ([name, "owner/tiny", "--private"], TOKEN, "in private: it is public; change that in its"),
-        (["nothing", "owner/tiny"], TOKEN, "no model 'nothing'"),
     ):
         done = hub.run(home, *PUSH, *arguments, token=token)
         assert done.returncode == 2
@@ -228,6 +223,17 @@ def test_what_cannot_be_pushed_is_told_in_one_line(
         "there, and push again"
     )
     before["LICENSE"] = b"free"
-    (saved / "config.json").write_text("{}")
-    assert "has format version None" in hub.run(home, *PUSH, name, "owner/tiny").stderr
     assert hub.files("owner/tiny") == before
+
+
+def test_what_is_no_model_or_no_repository_is_not_pushed(saved: Path) -> None:
+    for repository in ("tiny", "owner/tiny@v1", "owner/tiny/v1"):
+        with pytest.raises(
+            InputError, match=f"^'{repository}' is no repository of the Hub; pass O"
+        ):
+            push_here(saved, repository)
+    with pytest.raises(BundleError, match="no model 'nothing'"):
+        push_here("nothing", "owner/tiny")
+    (saved / "prior.safetensors").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"prior\.safetensors was altered"):
+        push_here(saved, "owner/tiny")

@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "interrupt": set(),
     "files": {"errors"},
+    "hub": {"errors"},
     "kernel": {"errors", "files"},
     "config": {"errors"},
     "codes": {"errors", "files", "config"},
@@ -37,20 +38,32 @@ MAY_IMPORT: dict[str, set[str]] = {
     "autoencoder": GROUND,
     "prior": GROUND,
     "card": GROUND | MODEL,
-    "bundle": GROUND | MODEL | {"card"},
+    "bundle": GROUND | MODEL | {"card", "hub"},
     "sampling": GROUND | MODEL | {"card", "bundle"},
     "training": GROUND | MODEL | {"data", "card", "bundle", "sampling"},
     # Works on any model through its public face, so it names no network, quantizer or prior.
     "evaluation": GROUND | {"data", "card", "bundle", "sampling", "training"},
+    # Shows what was measured; the Hub's own protocol is below, in `hub`.
+    "publishing": {"errors", "files", "hub", "card", "curve", "bundle", "sampling", "evaluation"},
     # Wraps an injected engine; measured curves reach it as data, in the bundle.
     # Speaks HTTP: all it shares with the server is the protocol.
     "client": {"errors"},
     "serving": GROUND | {"data", "card", "bundle", "sampling"},
     "cli": GROUND
     | MODEL
-    | {"data", "card", "bundle", "sampling", "training", "evaluation", "serving", "__init__"},
+    | {
+        "data",
+        "card",
+        "bundle",
+        "sampling",
+        "training",
+        "evaluation",
+        "publishing",
+        "serving",
+        "__init__",
+    },
     # The public face, `import anytime_ar as aar`.
-    "__init__": GROUND | {"bundle", "sampling"},
+    "__init__": GROUND | {"bundle", "sampling", "publishing"},
     "__main__": {"cli"},
 }
 

@@ -14,21 +14,22 @@ After Xu et al., *Anytime Sampling for Autoregressive Models via Ordered Autoenc
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from anytime_ar.publishing import push
     from anytime_ar.sampling import AnytimeModel, Preview, load
 
-__all__ = ["AnytimeModel", "Preview", "load"]
+__all__ = ["AnytimeModel", "Preview", "load", "push"]
 
 
 def __getattr__(name: str) -> object:
     """The public names, loaded on first use: `import anytime_ar` does not wait for torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from anytime_ar import sampling
-
-    return getattr(sampling, name)
+    part = "publishing" if name == "push" else "sampling"
+    return getattr(import_module(f"anytime_ar.{part}"), name)
 
 
 def __dir__() -> list[str]:

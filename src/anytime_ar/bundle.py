@@ -6,8 +6,8 @@
     curve.json                 measured quality against codes, once evaluated
     manifest.json              SHA-256 of every other file
 
-Neither safetensors nor JSON notices a flipped bit, so the manifest is checked before anything is
-read. Pickles are refused unread.
+Neither safetensors nor JSON notices a flipped bit, so the manifest is checked, to the last byte,
+before anything is read. Pickles are refused unread; other files beside these are left alone.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ from torch import Tensor, nn
 from anytime_ar.autoencoder import OrderedAutoencoder
 from anytime_ar.card import Card
 from anytime_ar.curve import Curve
-from anytime_ar.errors import BundleError, InputError, MissingExtraError
-from anytime_ar.files import write_json
+from anytime_ar.errors import BundleError, InputError
+from anytime_ar.files import json_bytes, write_json
+from anytime_ar.hub import fetch, place_of
 from anytime_ar.prior import Prior
 
 FORMAT_VERSION = 1
 _PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _REQUIRED = {"config.json", "manifest.json", "autoencoder.safetensors"}
-_OPTIONAL = {"prior.safetensors", "curve.json"}
+FILES = _REQUIRED | {"prior.safetensors", "curve.json"}
+"""What a bundle may consist of."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,7 @@ def save_bundle(bundle: Bundle, folder: Path | str) -> None:
             save_file({k: v.contiguous() for k, v in weights.items()}, fresh / name)
         if bundle.curve is not None:
             write_json(fresh / "curve.json", bundle.curve.model_dump(mode="json"))
-        write_json(
-            fresh / "manifest.json", {path.name: _sha256(path) for path in sorted(fresh.iterdir())}
-        )
+        write_json(fresh / "manifest.json", _digests(fresh))
         if folder.exists():
             folder.rename(old)
         fresh.rename(folder)
@@ -121,7 +120,7 @@ def _check_replaceable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; choose a folder for the bundle")
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    foreign = sorted(names - _REQUIRED - _OPTIONAL)
+    foreign = sorted(names - FILES)
     if names and (foreign or not names >= _REQUIRED):
         holds = f"also holds {foreign[0]}" if names >= _REQUIRED else "exists and is not a bundle"
         raise InputError(f"{folder} {holds}; choose another folder, nothing was overwritten")
@@ -147,8 +146,8 @@ def load_bundle(folder: Path | str) -> Bundle:
     version = values.get("format_version")
     if version != FORMAT_VERSION:
         raise BundleError(
-            f"{folder} has format version {version!r}, this release reads {FORMAT_VERSION}; "
-            "update anytime-ar, or save the bundle again"
+            f"{folder / 'config.json'} has format version {version!r}, this release reads "
+            f"{FORMAT_VERSION}; update anytime-ar, or save the bundle again"
         )
     _check_manifest(folder)
     try:
@@ -193,7 +192,8 @@ def resolve(name: Path | str) -> Path:
     """The folder of a model: shipped with the package, local, or fetched from the Hub.
 
     Args:
-        name: `"mnist"`, a bundle folder, a folder that `anytime train` wrote, or `"owner/name"`.
+        name: `"mnist"`, a bundle folder, a folder that `anytime train` wrote, or `"owner/name"`,
+            with `@` and a branch, tag or commit for another state than the newest.
 
     Raises:
         BundleError: nothing is found under that name.
@@ -208,9 +208,13 @@ def resolve(name: Path | str) -> Path:
                 f"{path} is a run without a model yet; finish it with `anytime train --resume`"
             )
         return run if run.is_dir() else path
+    place = place_of(str(name))
     # "runs/dmeo" beside a folder "runs" is a mistyped path: do not wait for the Hub to deny it.
-    if _HUB_ID.fullmatch(str(name)) and not path.parent.is_dir():
-        return _from_hub(str(name))
+    if place is not None and not Path(place.repository).parent.is_dir():
+        folder = fetch(place, FILES)
+        if not (folder / "manifest.json").is_file():
+            raise BundleError(f"{place} on the Hub is no bundle: no manifest.json; check the name")
+        return folder
     raise BundleError(
         f"no model {str(name)!r}: neither shipped ({', '.join(shipped()) or 'none'}) nor a folder; "
         "check the path, or pass a Hub id such as owner/name"
@@ -232,44 +236,30 @@ def _stored(network: nn.Module) -> dict[str, Tensor]:
     return network.state_dict()
 
 
-def _from_hub(name: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise MissingExtraError(
-            f'{name!r} is no folder here; to fetch it from the Hub, pip install "anytime-ar[hub]"'
-        ) from error
-    try:
-        files = ["*.json", "*.safetensors"]
-        return Path(snapshot_download(name, allow_patterns=files))
-    except Exception as error:  # errors of its HTTP library come through, and that library changes
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BundleError(
-            f"no model {name!r}: not a folder here, and the Hub says: {reason}; "
-            "check the name and the network"
-        ) from error
+def _digests(folder: Path) -> dict[str, str]:
+    """What belongs into the manifest of the files that are there."""
+    names = sorted(FILES - {"manifest.json"})
+    return {name: _sha256(folder / name) for name in names if (folder / name).is_file()}
 
 
 def _check_manifest(folder: Path) -> None:
-    manifest = _read_json(folder / "manifest.json")
-    present = {path.name for path in folder.iterdir()}
-    unlisted = (_REQUIRED | _OPTIONAL & present) - manifest.keys() - {"manifest.json"}
-    if unlisted:
-        raise BundleError(
-            f"{folder / 'manifest.json'} does not list {min(unlisted)}; get the bundle again"
-        )
-    for name, digest in manifest.items():
-        path = folder / name
-        if Path(name).name != name:
+    path = folder / "manifest.json"
+    listed = _read_json(path)
+    found = _digests(folder)
+    for name in sorted(listed.keys() - FILES | listed.keys() & {"manifest.json"}):
+        raise BundleError(f"{path} lists {name!r}, which is no file of a bundle; refused")
+    for name in sorted(listed.keys() - found.keys()):
+        raise BundleError(f"{folder / name} is missing; get the bundle again")
+    for name in sorted((_REQUIRED | found.keys()) - listed.keys() - {"manifest.json"}):
+        raise BundleError(f"{path} does not list {name}; get the bundle again")
+    for name, digest in found.items():
+        if digest != listed[name]:
             raise BundleError(
-                f"{folder / 'manifest.json'} lists {name!r}, outside the bundle; refused"
+                f"{folder / name} was altered: its SHA-256 is not that in manifest.json; "
+                "get the bundle again"
             )
-        if not path.is_file():
-            raise BundleError(f"{path} is missing; get the bundle again")
-        if _sha256(path) != digest:
-            raise BundleError(
-                f"{path} was altered: its SHA-256 is not the manifest's; get the bundle again"
-            )
+    if path.read_bytes() != json_bytes(found):  # a byte too many, a line end, a key that is twice
+        raise BundleError(f"{path} was altered: it is not as it was written; get the bundle again")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -277,7 +267,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BundleError(f"{path} is missing, so {path.parent} is no complete bundle") from error
-    except ValueError as error:
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not JSON: {error}; get the bundle again") from error
     if not isinstance(values, dict):
         raise BundleError(f"{path} holds a {type(values).__name__}, expected an object")
@@ -290,5 +282,8 @@ def _cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error

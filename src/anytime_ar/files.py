@@ -84,8 +84,12 @@ def write_json(path: Path | str, value: Any) -> None:
         raise InputError(
             f"cannot write {path}: {place}, which JSON cannot hold; leave it out or null"
         )
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_bytes(path, text.encode())
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """What `write_json` writes."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def sweep_temporaries(folder: Path | str) -> list[Path]:

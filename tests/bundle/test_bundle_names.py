@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from anytime_ar.bundle import load_bundle, resolve, shipped
+from anytime_ar.bundle import FILES, load_bundle, resolve, shipped
 from anytime_ar.errors import BundleError, MissingExtraError
 
 
@@ -73,16 +73,20 @@ def test_unknown_names(tmp_path: Path, package: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_hub_name(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, list[str]]] = []
+    asked: list[tuple[str, str | None, list[str]]] = []
 
-    def download(name: str, *, allow_patterns: list[str]) -> str:
-        asked.append((name, allow_patterns))
+    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision, allow_patterns))
         return str(saved)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert load_bundle(resolve("owner/tiny-1.0")).card.name == "tiny"
+    assert load_bundle(resolve("owner/tiny@refs/pr/1")).card.name == "tiny"
     # Only what a bundle is made of is fetched: a pickle does not even arrive.
-    assert asked == [("owner/tiny-1.0", ["*.json", "*.safetensors"])]
+    assert asked == [
+        ("owner/tiny-1.0", None, sorted(FILES)),
+        ("owner/tiny", "refs/pr/1", sorted(FILES)),
+    ]
 
 
 class Timeout(Exception):
@@ -92,11 +96,14 @@ class Timeout(Exception):
 @pytest.mark.parametrize(
     ("failure", "reason"),
     [
-        (LocalEntryNotFoundError("no connection\nand no copy"), "no connection;"),
-        (HFValidationError("bad name"), "bad name;"),
-        (ConnectionError("offline mode"), "offline mode;"),
-        (Timeout("took too long"), "took too long;"),
-        (OSError(), "OSError;"),
+        (
+            LocalEntryNotFoundError("no connection\nand no copy"),
+            "it cannot be reached, and the cache has no complete copy; check the network",
+        ),
+        (HFValidationError("bad name"), "bad name; check the name and the network"),
+        (ConnectionError("offline mode"), "offline mode; check the name and the network"),
+        (Timeout("took too long"), "took too long; check the name and the network"),
+        (OSError(), "OSError; check the name and the network"),
     ],
 )
 def test_a_hub_failure_is_one_line(
@@ -108,8 +115,7 @@ def test_a_hub_failure_is_one_line(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(
         BundleError,
-        match=rf"^no model 'owner/name': not a folder here, and the Hub says: {reason} check the "
-        r"name and the network$",
+        match=rf"^no model 'owner/name': not a folder here, and none from the Hub: {reason}$",
     ):
         resolve("owner/name")
 

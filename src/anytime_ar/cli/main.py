@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": "set the curves of several models side by side",
     "bench": "time codes a second and deadlines on this machine",
     "serve": "serve models over HTTP, with a web page",
+    "push": "upload a model to the Hugging Face Hub, with a model card",
     "sample": "draw pictures by codes, by seconds, by quality, or until Ctrl-C",
     "refine": "go on with a draw that was saved or interrupted",
     "encode": "turn pictures into codes",

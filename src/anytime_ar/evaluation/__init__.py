@@ -31,6 +31,7 @@ from anytime_ar.evaluation.scripted import ScriptedFeatures
 from anytime_ar.evaluation.sheets import (
     as_pictures,
     contact_sheet,
+    shown_budgets,
     write_contact_sheet,
     write_sheets,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "lossless_codes",
     "psnr",
     "save_features",
+    "shown_budgets",
     "table",
     "train_features",
     "write_comparison",

@@ -123,6 +123,12 @@ def contact_sheet(
     return torch.cat(columns, dim=2)
 
 
+def shown_budgets(budgets: Sequence[int]) -> list[int]:
+    """At most 12 of rising numbers of codes, evenly from the first to the last."""
+    places = np.linspace(0, len(budgets) - 1, min(COLUMNS, len(budgets))).round().astype(int)
+    return [budgets[place] for place in places]
+
+
 def write_sheets(
     codec: Codec, codes: Tensor, budgets: Sequence[int], folder: Path, sample_rate: int | None
 ) -> list[str]:
@@ -134,8 +140,7 @@ def write_sheets(
         budgets: rising numbers of codes, of which at most 12 are shown.
         sample_rate: of sounds, in Hz.
     """
-    places = np.linspace(0, len(budgets) - 1, min(COLUMNS, len(budgets))).round().astype(int)
-    shown = [budgets[place] for place in places]
+    shown = shown_budgets(budgets)
     for name, changes in (("samples.png", False), ("changes.png", True)):
         sheet = contact_sheet(codec, codes, shown, sample_rate=sample_rate, changes=changes)
         write_contact_sheet(sheet, shown, folder / name)

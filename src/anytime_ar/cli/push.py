@@ -1,0 +1,34 @@
+"""Upload a model to the Hugging Face Hub, with a card of its measured curve and pictures.
+
+`anytime push runs/mine OWNER/NAME` makes the repository if there is none, and changes it with one
+commit; the model card is written anew. Log in with `hf auth login` before, or set HF_TOKEN.
+"""
+
+from __future__ import annotations
+
+from jsonargparse import Namespace
+
+from anytime_ar.cli.parser import Parser
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("model", help="shipped name, folder, or Hub id")
+    parser.add_argument("repository", help="OWNER/NAME")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--message", type=str | None, help="of the commit")
+    parser.add_argument("--revision", type=str | None, help="branch; made if there is none")
+    parser.add_argument("--license", type=str | None, help="of the model, as apache-2.0")
+
+
+def run(arguments: Namespace) -> None:
+    from anytime_ar.publishing import push
+
+    state = push(
+        arguments.model,
+        arguments.repository,
+        private=arguments.private,
+        message=arguments.message,
+        revision=arguments.revision,
+        license=arguments.license,
+    )
+    print(f"pushed {state}; without the part after @ that is the newest state")

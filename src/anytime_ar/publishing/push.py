@@ -1,0 +1,92 @@
+"""`push`: a bundle, its model card and pictures into a repository of the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from anytime_ar.bundle import FILES, Bundle, load_bundle, resolve
+from anytime_ar.errors import InputError
+from anytime_ar.evaluation import contact_sheet, draw_curve, shown_budgets, write_contact_sheet
+from anytime_ar.files import write_bytes
+from anytime_ar.hub import place_of, upload
+from anytime_ar.publishing.model_card import model_card
+from anytime_ar.sampling import AnytimeModel, DrawOptions
+
+SHOWN = 10
+"""Samples in the picture."""
+_WRITTEN = {"README.md", "curve.png", "samples.png"}
+"""What a push puts beside a bundle."""
+
+
+def push(
+    name: str | Path,
+    repository: str,
+    *,
+    private: bool = False,
+    message: str | None = None,
+    revision: str | None = None,
+    license: str | None = None,
+) -> str:
+    """Upload a model to the Hugging Face Hub with one commit: its bundle, a card and pictures.
+
+    The repository is made if there is none. Its model card is replaced, as are a bundle and
+    pictures of an earlier push; other files stay.
+
+    Args:
+        name: a shipped name, a folder, or a Hub id, as `load` takes it.
+        repository: `"owner/name"`.
+        private: make a new repository private.
+        message: of the commit; None: the name of the model.
+        revision: branch to push to, made if there is none; None: the main one.
+        license: of the model, as the Hub calls it (`"apache-2.0"`); None: the card names none.
+
+    Returns:
+        The Hub id of exactly this state, `"owner/name@commit"`, as `load` takes it.
+
+    Raises:
+        BundleError: there is no such model, or it is damaged.
+        InputError: the repository has no such name, the Hub refuses or cannot be reached.
+        MissingExtraError: the extra `hub` is not installed.
+    """
+    place = place_of(repository)
+    if place is None or place.revision is not None:
+        raise InputError(f"{repository!r} is no repository of the Hub; pass OWNER/NAME")
+    folder = resolve(name)
+    bundle = load_bundle(folder)
+    with TemporaryDirectory() as temporary:
+        beside = Path(temporary)
+        pictures = _draw(bundle, beside)
+        text = model_card(bundle, repository, pictures=pictures, license=license)
+        write_bytes(beside / "README.md", text.encode())
+        files = {path.name: path for path in sorted(folder.iterdir()) if path.name in FILES}
+        files |= {path.name: path for path in sorted(beside.iterdir())}
+        state = upload(
+            place._replace(revision=revision),
+            files,
+            replaces=FILES | _WRITTEN,
+            private=private,
+            message=message or f"Model {bundle.card.name}",
+        )
+    return str(state)
+
+
+def _draw(bundle: Bundle, folder: Path) -> Sequence[str]:
+    """Write samples at rising numbers of codes and the curve, as far as there are any; names."""
+    written = []
+    model = AnytimeModel(bundle, device="cpu")
+    if model.can_sample:
+        options = DrawOptions(seed=0)
+        if model.labels is not None:
+            options["label"] = [i % len(model.labels) for i in range(SHOWN)]
+        codes = model.sample_codes(SHOWN, **options)
+        measured = [point.codes for point in bundle.curve.points] if bundle.curve else None
+        budgets = shown_budgets(measured or range(1, model.code_length + 1))
+        sheet = contact_sheet(model, codes, budgets, sample_rate=model.sample_rate)
+        write_contact_sheet(sheet, budgets, folder / "samples.png")
+        written.append("samples.png")
+    if bundle.curve is not None:
+        write_bytes(folder / "curve.png", draw_curve(bundle.curve))
+        written.append("curve.png")
+    return written

@@ -42,13 +42,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": GROUND | MODEL | {"data", "card", "bundle", "sampling"},
     # Works on any model through its public face, so it names no network, quantizer or prior.
     "evaluation": GROUND | {"data", "card", "bundle", "sampling", "training"},
+    # Samples of models and codes of data sets in files, a shard at a time.
+    "bulk": GROUND | {"prior", "data", "card", "bundle", "sampling"},
     # Wraps an injected engine; measured curves reach it as data, in the bundle.
     # Speaks HTTP: all it shares with the server is the protocol.
     "client": {"errors"},
     "serving": GROUND | {"data", "card", "bundle", "sampling"},
     "cli": GROUND
     | MODEL
-    | {"data", "card", "bundle", "sampling", "training", "evaluation", "serving", "__init__"},
+    | {"data", "card", "bundle", "sampling", "training", "evaluation", "bulk", "serving"}
+    | {"__init__"},
     # The public face, `import anytime_ar as aar`.
     "__init__": GROUND | {"bundle", "sampling"},
     "__main__": {"cli"},

@@ -44,6 +44,17 @@ class Split(ABC):
     def chunks(self, count: int, start: int = 0) -> Iterator[Chunk]:
         """The samples in order, `count` at a time, from the chunk that began at `start` on."""
 
+    @abstractmethod
+    def part(self, start: int, stop: int) -> Batch:
+        """Samples start..stop - 1 of an ordered pass, as far as there are so many.
+
+        Raises:
+            DataError: one of them cannot be used.
+        """
+
+    def _batch(self, chunk: Chunk) -> Batch:
+        return Batch(to_float(chunk.samples[..., : self.crop]), chunk.labels)
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """One ordered pass; the last batch may be short.
 
@@ -52,10 +63,7 @@ class Split(ABC):
             DataError: a sample that is read on the way cannot be used.
         """
         _require_positive(batch_size)
-        return (
-            Batch(to_float(chunk.samples[..., : self.crop]), chunk.labels)
-            for chunk in self.chunks(batch_size)
-        )
+        return map(self._batch, self.chunks(batch_size))
 
     def shuffled(
         self,
@@ -108,8 +116,14 @@ class MemorySplit(Split):
 
     def chunks(self, count: int, start: int = 0) -> Iterator[Chunk]:
         for at in range(start, len(self.samples), count):
-            labels = None if self.labels is None else self.labels[at : at + count]
-            yield Chunk(self.samples[at : at + count], labels, at)
+            yield self._chunk(at, at + count)
+
+    def part(self, start: int, stop: int) -> Batch:
+        return self._batch(self._chunk(start, stop))
+
+    def _chunk(self, start: int, stop: int) -> Chunk:
+        labels = None if self.labels is None else self.labels[start:stop]
+        return Chunk(self.samples[start:stop], labels, start)
 
 
 class StreamingSplit(Split):
@@ -137,6 +151,9 @@ class StreamingSplit(Split):
             samples = np.stack([self._reader(row) for row in taken])
             yield Chunk(torch.from_numpy(samples), _labels(taken), start)
             start = taken[-1].index + 1
+
+    def part(self, start: int, stop: int) -> Batch:
+        return self._batch(next(self.chunks(stop - start, self._rows.index_of(start))))
 
 
 def _labels(rows: list[Row]) -> Tensor | None:

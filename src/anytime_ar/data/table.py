@@ -50,6 +50,9 @@ class TableRows:
                 yield Row(index, _encoded(sample, origin), self._checked(label, origin), origin)
                 index += 1
 
+    def index_of(self, position: int) -> int:
+        return position
+
     def _checked(self, label: int | str | None, origin: str) -> int | None:
         if self._columns.label is None:
             return None
@@ -107,7 +110,7 @@ def _encoded(value: Any, origin: str) -> Encoded:
         )
     if "://" not in path:
         return Path(path)
-    import fsspec  # type: ignore[import-untyped]
+    import fsspec
 
     with fsspec.open(path, "rb") as file:  # a file of a streamed Hub set
         remote: bytes = file.read()

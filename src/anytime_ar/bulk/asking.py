@@ -115,4 +115,6 @@ def _numbers(
         return None
     if isinstance(label, int | str):
         return int(label_numbers(model.bundle.card, label, 1))
+    if len(label) == 0:
+        raise InputError("no labels to give in turn; pass at least one, or None")
     return tuple(label_numbers(model.bundle.card, label, len(label)).tolist())

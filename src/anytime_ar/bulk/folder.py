@@ -5,10 +5,8 @@ On a local disk that takes a rename; object stores show a file once all of it ha
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -59,8 +57,6 @@ class Folder:
                 entries = self._fs.ls(self._path(name), detail=True)
             except FileNotFoundError:
                 return {}
-            if isinstance(self._fs, LocalFileSystem) and Path(self._path(name)).is_file():
-                raise NotADirectoryError(errno.ENOTDIR, "it is a file")
             return {_last(entry["name"]): entry["size"] or 0 for entry in entries}
 
     def read(self, name: str) -> bytes | None:
@@ -122,8 +118,8 @@ class Folder:
             raise
         except Exception as error:  # each file system has its own
             raise InputError(
-                f"cannot {what} {self.url}: {_reason(error)}; choose a folder that can be "
-                f"{'read' if what == 'read' else 'written to'}"
+                f"cannot {what} {self.url}: {_reason(error)}; choose a folder that can be read and "
+                "written to"
             ) from error
 
 

@@ -63,15 +63,11 @@ class ShardMaker:
         return self._opened
 
 
-def ray_records(job: Job, out: str, todo: list[int], pool: Pool) -> Generator[Record]:
-    """Records of shards, as they are completed.
-
-    On the cluster of RAY_ADDRESS, or one that runs on this machine, else on one that ends with it.
+def require_ray() -> Any:
+    """The `ray` module, with `ray.data`.
 
     Raises:
-        MissingExtraError: Ray is not installed.
-        InputError: a worker cannot make a shard.
-        BulkError: Ray cannot go on.
+        MissingExtraError: it is not installed.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -82,6 +78,19 @@ def ray_records(job: Job, out: str, todo: list[int], pool: Pool) -> Generator[Re
         raise MissingExtraError(
             f"engine ray needs {error.name}; install it: pip install 'anytime-ar[ray]'"
         ) from error
+    return ray
+
+
+def ray_records(job: Job, out: str, todo: list[int], pool: Pool) -> Generator[Record]:
+    """Records of shards, as they are completed.
+
+    On the cluster of RAY_ADDRESS, or one that runs on this machine, else on one that ends with it.
+
+    Raises:
+        InputError: a worker cannot make a shard.
+        BulkError: Ray cannot go on.
+    """
+    ray = require_ray()
     ours = _connect(ray, pool)
     try:
         for row in _dataset(ray, job, out, todo, pool).iter_rows():

@@ -11,7 +11,7 @@ from typing import Literal
 from anytime_ar.bulk.folder import Folder
 from anytime_ar.bulk.jobs import Job, Record
 from anytime_ar.bulk.ledger import Ledger
-from anytime_ar.bulk.ray_pool import Pool, ray_records
+from anytime_ar.bulk.ray_pool import Pool, ray_records, require_ray
 from anytime_ar.bulk.work import open_work
 from anytime_ar.errors import BulkError, InputError
 
@@ -75,6 +75,7 @@ def run(
 
     Raises:
         InputError: the folder holds another job or something else, or cannot be used.
+        MissingExtraError: engine ray without Ray.
         BulkError: it cannot go on.
         KeyboardInterrupt: Ctrl-C; what is complete stays.
     """
@@ -83,6 +84,8 @@ def run(
         raise InputError(
             "workers and threads are settings of engine ray; leave them out, or use it"
         )
+    if engine == "ray":
+        require_ray()  # before anything is written
     folder = Folder(out)
     ledger = Ledger(folder, job)
     job, records = ledger.job, ledger.complete(verify=verify)

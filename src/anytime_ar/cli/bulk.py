@@ -124,13 +124,13 @@ def _run(job: Job, arguments: Namespace) -> None:
             progress=progress,
         )
     job, seed = report.job, getattr(report.job, "seed", None)
-    text = f"{out}: {job.samples} samples in {job.shards} shards"
+    text = f"{out}: {job.samples} samples in {job.shards} shard{'' if job.shards == 1 else 's'}"
     text += "" if seed is None else f", seed {seed}"
     if report.made == 0:
         text += "; it was complete"
     else:
         text += (
-            f"; made {report.made} of them in {report.shards} shards and {report.seconds:.1f} s, "
+            f"; made {report.made} in {report.seconds:.1f} s, "
             f"{report.per_s:.0f} a second; a worker makes {report.per_worker_s:.0f} samples, "
             f"{report.codes_per_worker_s:.0f} codes a second"
         )

@@ -45,6 +45,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": GROUND | {"data", "card", "bundle", "sampling", "training"},
     # Shows what was measured; the Hub's own protocol is below, in `hub`.
     "publishing": {"errors", "files", "hub", "card", "curve", "bundle", "sampling", "evaluation"},
+    # Samples of models and codes of data sets in files, a shard at a time.
+    "bulk": GROUND | {"prior", "data", "card", "bundle", "sampling"},
     # Wraps an injected engine; measured curves reach it as data, in the bundle.
     # Speaks HTTP: all it shares with the server is the protocol.
     "client": {"errors"},
@@ -58,6 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "sampling",
         "training",
         "evaluation",
+        "bulk",
         "publishing",
         "serving",
         "__init__",

@@ -29,3 +29,7 @@ class MissingExtraError(InputError):
 
 class TrainingError(AnytimeError):
     """Training cannot go on (a loss that is not finite, say); the last good checkpoint is kept."""
+
+
+class BulkError(AnytimeError):
+    """A bulk job cannot go on; complete shards are kept, and the same job continues after them."""

@@ -57,8 +57,8 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> N
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise InputError(
-            f"cannot write {target}: {error.strerror}; what was there is as it was; make room, or "
-            "choose another folder"
+            f"cannot write {target}: {error.strerror or error}; what was there is as it was; make "
+            "room, or choose another folder"
         ) from error
     except BaseException:  # also an interrupt from the keyboard
         temporary.unlink(missing_ok=True)

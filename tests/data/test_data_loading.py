@@ -76,6 +76,8 @@ def test_held_out_parts_know_their_sizes() -> None:
     assert [part.size for part in parts] == [len(indices) for indices in found]
     assert sorted(index for indices in found for index in indices) == list(range(101))
     assert [row.index for row in parts[2].read(40)] == [i for i in found[2] if i >= 40]
+    for part, indices in zip(parts, found, strict=True):
+        assert [part.index_of(position) for position in range(len(indices))] == indices
 
 
 def test_stored_splits_are_used_and_validation_never_is_the_test_set(
@@ -181,6 +183,12 @@ def test_streaming_gives_what_memory_gives(tmp_path, make_picture, make_parquet)
         for x, y in zip(a.batches(7), b.batches(7), strict=True):
             assert torch.equal(x.data, y.data)
             assert torch.equal(x.labels, y.labels)
+        samples, labels = everything(a)
+        for split in (a, b):
+            part = split.span(1, a.size + 5)
+            assert torch.equal(part.data, samples[1:])
+            assert torch.equal(part.labels, labels[1:])
+            assert torch.equal(split.span(1, 3).data, samples[1:3])
 
 
 def test_hub_set_is_asked_for_by_name(monkeypatch, make_picture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from anytime_ar.data import image_grid, read_image, write_image
 from anytime_ar.data.pictures import GRID_GAP
+from anytime_ar.errors import InputError
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -61,10 +63,10 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch) -> None:
     write_image(path, torch.ones(1, 2, 2))
 
     def save(*_args: object) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", save)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match="No space left on device; what was there is as it was"):
         write_image(path, torch.zeros(1, 2, 2))
     assert list(tmp_path.iterdir()) == [path]
     assert read_image(path).min() == 1.0

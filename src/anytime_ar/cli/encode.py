@@ -2,6 +2,9 @@
 
 A sound may have any length: it is cut into windows that overlap, with a row of codes each. Several
 sounds are rows, and have to fit into one window each.
+
+With `--data` or `--engine`, a whole data set goes into shards of codes, in a folder, or in a bucket
+as `--out s3://bucket/folder`. The same command continues where it was interrupted.
 """
 
 from __future__ import annotations
@@ -10,6 +13,12 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
+from anytime_ar.cli.bulk import (
+    add_bulk_data,
+    add_bulk_options,
+    encode_in_bulk,
+    refuse_bulk_options,
+)
 from anytime_ar.cli.media import media_of
 from anytime_ar.cli.options import add_device, add_json, progress_bar, show
 from anytime_ar.cli.parser import Parser
@@ -20,14 +29,22 @@ from anytime_ar.sampling import load
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="shipped name, folder, or Hub id")
-    parser.add_argument("files", nargs="+", type=Path, help="image or sound files")
-    parser.add_argument("-o", "--out", type=Path | None, help="codes file (.npz) to write")
+    parser.add_argument("files", nargs="*", type=Path, help="image or sound files")
+    parser.add_argument("-o", "--out", type=str | None, help="codes file (.npz) to write")
+    add_bulk_data(parser)
+    add_bulk_options(parser)
     add_device(parser)
     add_json(parser)
 
 
 def run(arguments: Namespace) -> None:
-    out: Path | None = arguments.out
+    if arguments.engine is not None or arguments.data is not None:
+        encode_in_bulk(arguments)
+        return
+    refuse_bulk_options(arguments)
+    if not arguments.files:
+        raise InputError("nothing to encode; pass image or sound files, or --data")
+    out = None if arguments.out is None else Path(arguments.out)
     if out is not None and not out.parent.is_dir():  # before the work, not after it
         raise InputError(f"cannot write {out}: there is no folder {out.parent}; create it first")
     model = load(arguments.model, device=arguments.device)

@@ -20,11 +20,12 @@ from anytime_ar.cli.options import (
     add_json,
     add_precision,
     choice_options,
+    data_of,
     progress_bar,
     show,
 )
 from anytime_ar.cli.parser import Parser
-from anytime_ar.data import DataConfig, DataSplits, load_data
+from anytime_ar.data import DataSplits, load_data
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import (
     FeatureNetwork,
@@ -98,7 +99,7 @@ def run(arguments: Namespace) -> None:
         features = ScriptedFeatures(path, model.device)
     else:
         features = load_features(path, device=model.device).network
-    data = load_data(_data(model, arguments.data, arguments.label_key))
+    data = load_data(data_of(model, arguments.data, arguments.label_key))
     with launched_workers() as workers, progress_bar("evaluate") as progress:
         curve = evaluate(
             model,
@@ -141,16 +142,6 @@ def _shown(model: AnytimeModel, data: DataSplits, arguments: Namespace) -> Tenso
     if model.labels is not None:
         options["label"] = [i % len(model.labels) for i in range(SHOWN)]
     return model.sample_codes(SHOWN, **options)
-
-
-def _data(model: AnytimeModel, name: str | None, label_key: str | None) -> DataConfig:
-    """The data set that a model was trained on, prepared alike; `name` replaces where it lies, and
-    `label_key` what its labels are."""
-    card = model.bundle.card
-    values = card.training.get("data", {"name": card.data.name})
-    config = DataConfig.parse(values, origin=f"data of model {card.name!r}")
-    changes = {"name": name, "label_key": label_key}
-    return config.model_copy(update={key: to for key, to in changes.items() if to is not None})
 
 
 def _folder(model: str) -> Path:

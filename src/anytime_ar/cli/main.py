@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _complain(error, code=2)
     except AnytimeError as error:
         _complain(error, code=1)
-    except KeyboardInterrupt:
-        print("anytime: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"anytime: {str(error) or 'interrupted'}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has left: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,6 +13,7 @@ from jsonargparse import Namespace
 from tqdm import tqdm
 
 from anytime_ar.cli.parser import Parser
+from anytime_ar.data import DataConfig
 from anytime_ar.evaluation.protocols import Progress
 from anytime_ar.prior import Precision
 from anytime_ar.sampling import (
@@ -57,7 +58,7 @@ def add_precision(parser: Parser) -> None:
 def add_drawing(parser: Parser) -> None:
     """What draws, and the files that come of it."""
     parser.add_argument(
-        "--out", type=Path | None, help="file to write; default: samples.png, sounds: samples.wav"
+        "--out", type=str | None, help="file to write; default: samples.png, sounds: samples.wav"
     )
     parser.add_argument("--columns", type=int | None, help="pictures in a row; default: a square")
     add_precision(parser)
@@ -100,14 +101,28 @@ def budget_options(arguments: Namespace, codes: int | None, cancel: CancelFlag) 
 
 def draw_options(model: AnytimeModel, arguments: Namespace) -> DrawOptions:
     """What codes depend on, among parsed arguments."""
-    label = arguments.label
-    if label is not None and label.isdigit() and label not in (model.labels or ()):
-        label = int(label)
     return DrawOptions(
-        label=label,
+        label=wanted_label(model, arguments.label),
         seed=secrets.randbits(32) if arguments.seed is None else arguments.seed,
         **choice_options(arguments),  # type: ignore[typeddict-item]
     )
+
+
+def wanted_label(model: AnytimeModel, label: str | None) -> int | str | None:
+    """The name of a class, or its number where no name is meant."""
+    if label is not None and label.isdigit() and label not in (model.labels or ()):
+        return int(label)
+    return label
+
+
+def data_of(model: AnytimeModel, name: str | None, label_key: str | None = None) -> DataConfig:
+    """The data set that a model was trained on, prepared alike; `name` replaces where it lies, and
+    `label_key` what its labels are."""
+    card = model.bundle.card
+    values = card.training.get("data", {"name": card.data.name})
+    config = DataConfig.parse(values, origin=f"data of model {card.name!r}")
+    changes = {"name": name, "label_key": label_key}
+    return config.model_copy(update={key: to for key, to in changes.items() if to is not None})
 
 
 def choice_options(arguments: Namespace) -> dict[str, Along]:

@@ -64,7 +64,7 @@ class Media(ABC):
     def __init__(self, model: AnytimeModel) -> None:
         self.model = model
 
-    def destination(self, out: Path | None, stem: str) -> Path:
+    def destination(self, out: Path | str | None, stem: str) -> Path:
         """Where to write, checked before there is anything to lose.
 
         Args:
@@ -73,7 +73,7 @@ class Media(ABC):
         Raises:
             InputError: its suffix is that of something else.
         """
-        out = out or Path(stem + self.suffixes[0])
+        out = Path(out or stem + self.suffixes[0])
         if out.suffix.lower() not in self.suffixes:
             raise InputError(
                 f"{out}: cannot write {self.noun} with suffix {out.suffix!r}; "

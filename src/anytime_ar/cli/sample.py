@@ -4,6 +4,9 @@ Pictures come in one grid. A sound becomes `samples.wav`; several become `sample
 with their spectrograms in `samples.png`. Several numbers of codes, as in `--codes "[1,2,4,8]"`,
 give a row per sample, a column per number, and for sounds a file each. Ctrl-C ends the draw, and
 the samples are written with the codes that there are.
+
+With `--engine`, `-n 1000000` samples go into shards in a folder, or in a bucket as
+`--out s3://bucket/folder`. The same command continues where it was interrupted.
 """
 
 from __future__ import annotations
@@ -12,6 +15,12 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
+from anytime_ar.cli.bulk import (
+    add_bulk_options,
+    add_bulk_samples,
+    refuse_bulk_options,
+    sample_in_bulk,
+)
 from anytime_ar.cli.media import media_of
 from anytime_ar.cli.options import (
     add_budget_options,
@@ -36,9 +45,15 @@ def add_arguments(parser: Parser) -> None:
     add_budget_options(parser)
     add_draw_options(parser)
     add_drawing(parser)
+    add_bulk_options(parser)
+    add_bulk_samples(parser)
 
 
 def run(arguments: Namespace) -> None:
+    if arguments.engine is not None:
+        sample_in_bulk(arguments)
+        return
+    refuse_bulk_options(arguments)
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
     media = media_of(model)
     out = media.destination(arguments.out, "samples")

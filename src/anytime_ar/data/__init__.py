@@ -8,6 +8,7 @@ from anytime_ar.data.loading import DataSplits, load_data
 from anytime_ar.data.parts import WHOLE, Part
 from anytime_ar.data.pictures import image_grid, read_image, write_image
 from anytime_ar.data.recordings import Recording, write_recording
+from anytime_ar.data.sample_files import picture_files, sound_files
 from anytime_ar.data.shuffling import ShuffledBatches
 from anytime_ar.data.sounds import peak_gain
 from anytime_ar.data.splits import Split
@@ -26,7 +27,9 @@ __all__ = [
     "image_grid",
     "load_data",
     "peak_gain",
+    "picture_files",
     "read_image",
+    "sound_files",
     "write_image",
     "write_recording",
 ]

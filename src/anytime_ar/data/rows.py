@@ -6,6 +6,7 @@ exactly as the same set in memory is.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +22,8 @@ from anytime_ar.data.seeding import stable_hash
 Encoded = bytes | Path | Image.Image
 """What a file holds, a file, or a picture that is decoded already."""
 
+_FAR = 2**48
+"""More rows than any set has."""
 
 Kind = Literal["image", "sound"]
 """What the samples of a set are."""
@@ -47,6 +50,9 @@ class Rows(Protocol):
 
     def read(self, start: int = 0) -> Iterator[Row]:
         """Rows in stored order, from those with `index >= start` on."""
+
+    def index_of(self, position: int) -> int:
+        """The `index` of the row that comes after so many others."""
 
 
 Stored = npt.NDArray[np.uint8] | npt.NDArray[np.int16]
@@ -86,6 +92,9 @@ class ListedRows:
 
     def read(self, start: int = 0) -> Iterator[Row]:
         return iter(self._rows[start:])
+
+    def index_of(self, position: int) -> int:
+        return position
 
 
 class HoldOut:
@@ -131,9 +140,15 @@ class HeldOutRows:
 
     @property
     def size(self) -> int | None:
-        remaining = self._rows.size
-        if remaining is None:
-            return None
+        size = self._rows.size
+        return None if size is None else self._count_before(size)
+
+    def index_of(self, position: int) -> int:
+        return bisect_right(range(_FAR), position, key=self._count_before) - 1
+
+    def _count_before(self, index: int) -> int:
+        """How many of the first rows of all are among these."""
+        remaining = index
         for hold_out in self._held_out[: self._part]:
             remaining -= hold_out.count_before(remaining)
         if self._part == len(self._held_out):

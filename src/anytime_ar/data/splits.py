@@ -43,6 +43,17 @@ class Split(ABC):
     def blocks(self, start: int = 0) -> Iterator[Block]:
         """The same, as many at a time as are shuffled together."""
 
+    @abstractmethod
+    def span(self, start: int, stop: int) -> Batch:
+        """Samples start..stop - 1 of an ordered pass, as far as there are so many.
+
+        Raises:
+            DataError: one of them cannot be used.
+        """
+
+    def _batch(self, chunk: Chunk) -> Batch:
+        return Batch(to_float(chunk.samples[..., : self.crop]), chunk.labels)
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """One ordered pass; the last batch may be short.
 
@@ -51,10 +62,7 @@ class Split(ABC):
             DataError: a sample that is read on the way cannot be used.
         """
         _require_positive(batch_size)
-        return (
-            Batch(to_float(chunk.samples[..., : self.crop]), chunk.labels)
-            for chunk in self.chunks(batch_size)
-        )
+        return map(self._batch, self.chunks(batch_size))
 
     def shuffled(
         self,
@@ -111,12 +119,19 @@ class MemorySplit(Split):
 
     def chunks(self, count: int, start: int = 0) -> Iterator[Chunk]:
         for at in range(start, len(self.samples), count):
-            labels = None if self.labels is None else self.labels[at : at + count]
-            yield Chunk(self.samples[at : at + count], labels, at)
+            yield self._chunk(at, at + count)
+
+    def span(self, start: int, stop: int) -> Batch:
+        return self._batch(self._chunk(start, stop))
+
+    def _chunk(self, start: int, stop: int) -> Chunk:
+        labels = None if self.labels is None else self.labels[start:stop]
+        return Chunk(self.samples[start:stop], labels, start)
 
     def blocks(self, start: int = 0) -> Iterator[Block]:
         if start < len(self.samples):
-            yield _StoredBlock(self.samples[start:], self.labels, start)
+            rest = self._chunk(start, len(self.samples))
+            yield _StoredBlock(rest.samples, rest.labels, start)
 
 
 class _StoredBlock:
@@ -159,6 +174,9 @@ class StreamingSplit(Split):
         while taken := list(islice(rows, count)):
             yield _RowBlock(taken, self._reader, start)
             start = taken[-1].index + 1
+
+    def span(self, start: int, stop: int) -> Batch:
+        return self._batch(next(self.chunks(stop - start, self._rows.index_of(start))))
 
 
 class _RowBlock:

@@ -50,6 +50,9 @@ class TableRows:
                 yield Row(index, _encoded(sample, origin), self._checked(label, origin), origin)
                 index += 1
 
+    def index_of(self, position: int) -> int:
+        return position
+
     def _checked(self, label: int | str | None, origin: str) -> int | None:
         if self._columns.label is None:
             return None

@@ -8,14 +8,14 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import soundfile  # type: ignore[import-untyped]
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from anytime_ar.data.batch import to_float
-from anytime_ar.data.pixels import cropped_square, decode, to_array, to_uint8, with_channels
-from anytime_ar.data.sounds import decode_sound, peak_gain, to_int16
+from anytime_ar.data.pixels import cropped_square, decode, to_array, with_channels
+from anytime_ar.data.sample_files import picture_files, sound_files
+from anytime_ar.data.sounds import decode_sound, peak_gain
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel
 
@@ -101,11 +101,7 @@ class Pictures(Media):
 
     def _write(self, samples: Tensor, kind: str) -> list[bytes]:
         options = {"lossless": True} if kind == "webp" else {}
-        pixels = to_uint8(samples).permute(0, 2, 3, 1).squeeze(-1).numpy()  # [n, H, W(, 3)]
-        files = [io.BytesIO() for _ in pixels]
-        for file, image in zip(files, pixels, strict=True):
-            Image.fromarray(image).save(file, kind, **options)
-        return [file.getvalue() for file in files]
+        return picture_files(samples, kind, **options)
 
     def _read(self, content: bytes, origin: str) -> Tensor:
         try:
@@ -137,11 +133,7 @@ class Sounds(Media):
         self._to_peak = sound.get("loudness") == "peak"
 
     def _write(self, samples: Tensor, kind: str) -> list[bytes]:
-        waves = to_int16(samples[:, 0].numpy())  # [n, T]
-        files = [io.BytesIO() for _ in waves]
-        for file, wave in zip(files, waves, strict=True):
-            soundfile.write(file, wave, self._rate, format=kind.upper(), subtype="PCM_16")
-        return [file.getvalue() for file in files]
+        return sound_files(samples, self._rate, kind)
 
     def _read(self, content: bytes, origin: str) -> Tensor:
         wave, rate = decode_sound(content, origin)

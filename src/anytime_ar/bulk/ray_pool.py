@@ -1,0 +1,150 @@
+"""The shards of a job on Ray Data: a pool of actors, each of which loads the model once.
+
+An actor that dies is started again, and its shard is made anew. A mistake of the job is no reason
+for that: it comes back as text, and ends the job.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Generator
+from typing import Any, Self
+
+from pydantic import PositiveInt
+
+from anytime_ar.bulk.folder import Folder
+from anytime_ar.bulk.jobs import Job, Record
+from anytime_ar.bulk.work import Work, open_work
+from anytime_ar.config import Config
+from anytime_ar.errors import AnytimeError, BulkError, InputError, MissingExtraError
+
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+
+
+class Pool(Config):
+    """The workers of a job on Ray."""
+
+    workers: PositiveInt | None = None
+    """Processes of engine ray; default: one for every core"""
+    threads: PositiveInt = 1
+    """Cores of each."""
+
+
+class ShardMaker:
+    """One actor."""
+
+    def __init__(self, job: Job, out: str, threads: int) -> None:
+        self._job, self._out, self._threads = job, out, threads
+        self._opened: tuple[Work, Folder] | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        """Make the shards of a batch; JSON of their records, or what is wrong."""
+        answers: dict[str, list[str]] = {"record": [], "error": []}
+        for shard in batch["shard"].tolist():
+            try:
+                work, folder = self._open()
+                record, error = work.make(shard, folder).model_dump_json(), ""
+            except AnytimeError as mistake:
+                record, error = "", str(mistake)
+            answers["record"].append(record)
+            answers["error"].append(error)
+        return answers
+
+    def _open(self) -> tuple[Work, Folder]:
+        """At the first shard and not before: an actor that cannot start is started for ever."""
+        if self._opened is None:
+            import torch
+
+            torch.set_num_threads(self._threads)
+            self._opened = open_work(self._job), Folder(self._out)
+        return self._opened
+
+
+def require_ray() -> Any:
+    """The `ray` module, with `ray.data`.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+        import ray.data
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"engine ray needs {error.name}; install it: pip install 'anytime-ar[ray]'"
+        ) from error
+    return ray
+
+
+def ray_records(job: Job, out: str, todo: list[int], pool: Pool) -> Generator[Record]:
+    """Records of shards, as they are completed.
+
+    On the cluster of RAY_ADDRESS, or one that runs on this machine, else on one that ends with it.
+
+    Raises:
+        InputError: a worker cannot make a shard.
+        BulkError: Ray cannot go on.
+    """
+    ray = require_ray()
+    ours = _connect(ray, pool)
+    try:
+        for row in _dataset(ray, job, out, todo, pool).iter_rows():
+            if row["error"]:
+                raise InputError(row["error"])
+            yield Record.model_validate_json(row["record"])
+    except ray.exceptions.RayError as error:
+        raise BulkError(f"Ray: {str(error).strip().splitlines()[-1]}") from error
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _dataset(ray: Any, job: Job, out: str, todo: list[int], pool: Pool) -> Any:
+    cores = int(ray.cluster_resources().get("CPU", 1))
+    workers = pool.workers or max(1, cores // pool.threads)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # A block for each shard: what is lost with a worker, and what goes to the next that is free.
+    shards = ray.data.from_items(
+        [{"shard": shard} for shard in todo], override_num_blocks=len(todo)
+    )
+    return shards.map_batches(
+        ShardMaker,
+        fn_constructor_args=(job, out, pool.threads),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(todo))),
+        num_cpus=pool.threads,
+        num_gpus=1 if job.device == "cuda" else None,
+    )
+
+
+def _connect(ray: Any, pool: Pool) -> bool:
+    """Whether a cluster had to be started."""
+    if ray.is_initialized():
+        return False
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with _SignalsKept():
+        try:
+            ray.init(address="auto", **quiet)
+        except ConnectionError:
+            cores = max(os.cpu_count() or 1, (pool.workers or 1) * pool.threads)
+            ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+    return True
+
+
+class _SignalsKept:
+    """Ray has a handler of its own for SIGTERM, which ends a process without asking."""
+
+    def __enter__(self) -> Self:
+        self._handler = signal.getsignal(signal.SIGTERM)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler)

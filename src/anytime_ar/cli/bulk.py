@@ -1,0 +1,165 @@
+"""Many samples, or a whole data set, in shards: what `sample` and `encode` do with `--engine`."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, get_args
+
+from jsonargparse import Namespace
+
+from anytime_ar.bulk import EngineName, Job, Layout, Pool, encode_job, run, sample_job
+from anytime_ar.bulk.jobs import Keep, SplitName
+from anytime_ar.cli.options import choice_options, data_of, progress_bar, show, wanted_label
+from anytime_ar.cli.parser import Parser, read_config
+from anytime_ar.errors import InputError
+from anytime_ar.sampling import load
+
+_BULK: dict[str, Any] = {
+    **Layout().model_dump(),
+    **Pool().model_dump(),
+    "verify": False,
+    "keep": "both",
+    "labels_in_turn": False,
+    "split": "train",
+}
+"""Options of bulk jobs alone, with what they are by default."""
+_SINGLE = {"deadline_s": None, "save_state": None, "columns": None, "min_codes": 1}
+"""Options of single draws alone."""
+
+
+def add_bulk_options(parser: Parser) -> None:
+    """`--engine`, and what only matters with it."""
+    parser.add_argument(
+        "--engine",
+        choices=get_args(EngineName),
+        help="write shards into the folder or URL --out: local, here; ray, on many processes",
+    )
+    parser.add_class_arguments(Layout, as_group=False)
+    parser.add_class_arguments(Pool, as_group=False)
+    parser.add_argument(
+        "--verify", action="store_true", help="compare earlier shards with their SHA-256"
+    )
+
+
+def add_bulk_samples(parser: Parser) -> None:
+    """What to write of many samples."""
+    parser.add_argument("--keep", default="both", choices=get_args(Keep), help="in shards")
+    parser.add_argument(
+        "--labels_in_turn", action="store_true", help="in shards: as many of each class"
+    )
+
+
+def add_bulk_data(parser: Parser) -> None:
+    """Which samples to encode in shards."""
+    parser.add_argument(
+        "--data", type=str | None, help="encode a data set in shards; default: the model's own"
+    )
+    parser.add_argument("--split", default="train", choices=get_args(SplitName), help="of it")
+
+
+def refuse_bulk_options(arguments: Namespace) -> None:
+    """Of a command that writes no shards.
+
+    Raises:
+        InputError: one was given.
+    """
+    _refuse(arguments, _BULK, "is for shards; leave it out, or pass --engine")
+
+
+def sample_in_bulk(arguments: Namespace) -> None:
+    """Draw shards of samples."""
+    _refuse(arguments, _SINGLE, "is for a single draw; leave it out, or --engine")
+    if isinstance(arguments.codes, list):
+        raise InputError(f"--codes {arguments.codes}: samples in shards have one number of codes")
+    model = load(arguments.model, device=arguments.device, precision=arguments.precision)
+    label: Any = wanted_label(model, arguments.label)
+    if arguments.labels_in_turn:
+        if label is not None or model.labels is None:
+            why = f"label {label!r} was given" if model.labels else "this model has no labels"
+            raise InputError(f"--labels_in_turn, but {why}; leave one out")
+        label = range(len(model.labels))
+    job = sample_job(
+        arguments.model,
+        model,
+        arguments.n,
+        seed=arguments.seed,
+        codes=arguments.codes,
+        quality=arguments.quality,
+        label=label,
+        keep=arguments.keep,
+        layout=read_config(Layout, arguments),
+        **choice_options(arguments),
+    )
+    _run(job, arguments)
+
+
+def encode_in_bulk(arguments: Namespace) -> None:
+    """Encode a data set into shards of codes."""
+    if arguments.files:
+        raise InputError(f"{arguments.files[0]} was given beside --engine or --data; leave one out")
+    model = load(arguments.model, device=arguments.device)
+    job = encode_job(
+        arguments.model,
+        model,
+        data_of(model, arguments.data),
+        split=arguments.split,
+        layout=read_config(Layout, arguments),
+    )
+    _run(job, arguments)
+
+
+def _run(job: Job, arguments: Namespace) -> None:
+    out: str | None = arguments.out
+    if out is None:
+        raise InputError("shards need --out, a folder or a URL such as s3://bucket/folder")
+    with _terminable(), progress_bar(job.kind) as progress:
+        report = run(
+            job,
+            out,
+            engine=arguments.engine or "local",
+            pool=read_config(Pool, arguments),
+            verify=arguments.verify,
+            progress=progress,
+        )
+    job, seed = report.job, getattr(report.job, "seed", None)
+    text = f"{out}: {job.samples} samples in {job.shards} shard{'' if job.shards == 1 else 's'}"
+    text += "" if seed is None else f", seed {seed}"
+    if report.made == 0:
+        text += "; it was complete"
+    else:
+        text += (
+            f"; made {report.made} in {report.seconds:.1f} s, "
+            f"{report.per_s:.0f} a second; a worker makes {report.per_worker_s:.0f} samples, "
+            f"{report.codes_per_worker_s:.0f} codes a second"
+        )
+    show(
+        arguments,
+        text,
+        out=out,
+        samples=job.samples,
+        shards=job.shards,
+        made=report.made,
+        seconds=round(report.seconds, 4),
+        samples_per_s=round(report.per_s, 1),
+        samples_per_worker_s=round(report.per_worker_s, 1),
+        codes_per_worker_s=round(report.codes_per_worker_s, 1),
+        **({} if seed is None else {"seed": seed}),
+    )
+
+
+def _refuse(arguments: Namespace, defaults: dict[str, Any], why: str) -> None:
+    for name, usual in defaults.items():
+        if name in arguments and arguments[name] != usual:
+            raise InputError(f"--{name} {why}")
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a job as Ctrl-C does, with what it has."""
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)

@@ -1,0 +1,49 @@
+"""Tiny models with random weights on disk, of images and of sounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anytime_ar.bundle import build, introduce, save_bundle
+from anytime_ar.card import Card
+
+L, V = 6, 8
+LABELS = tuple("0123456789")
+RATE = 8000
+SHAPES = {"images": (1, 8, 8), "colours": (3, 8, 8), "sounds": (1, 64)}
+
+
+def save_model(folder: Path, kind: str = "images", *, labelled: bool = True, seed: int = 0) -> str:
+    """The path of a model, whose labels are those of the embedded digits."""
+    data: dict[str, Any] = {"name": "digits", "sample_shape": SHAPES[kind]}
+    if kind == "sounds":
+        data["sample_rate"] = RATE
+    if labelled:
+        data |= {"labels": LABELS, "label_frequencies": tuple((i + 1) / 55 for i in range(10))}
+    values = {
+        "name": "tiny",
+        "data": data,
+        "autoencoder": {
+            "code_length": L,
+            "code_width": 2,
+            "quantizer": {"vocabulary": V},
+            "network": {"patch": 2, "widths": [4, 6], "blocks": 1, "hidden": 8},
+        },
+        "prior": {"layers": 2, "width": 16, "heads": 2},
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        bundle = build(Card.parse(values, origin="test"))
+        assert bundle.prior is not None
+        with torch.no_grad():  # weights start small; here labels and codes should matter
+            for weight in bundle.prior.parameters():
+                weight.add_(0.3 * torch.randn_like(weight))
+            for name, buffer in bundle.autoencoder.quantizer.named_buffers():
+                if name.endswith("codebooks"):
+                    buffer.normal_()
+        introduce(bundle.autoencoder, bundle.prior)
+    save_bundle(bundle, folder)
+    return str(folder)

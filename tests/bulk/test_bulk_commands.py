@@ -1,0 +1,163 @@
+"""Bulk jobs as a user of the command line meets them, here and on Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pyarrow import parquet
+
+from anytime_ar.cli import main
+
+ACTOR = "ray::MapWorker"
+"""How Ray calls a process of the pool."""
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
+    """The one line that a mistake gives."""
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == code
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return str(line)
+
+
+def test_samples_in_bulk(path_of, tmp_path, capsys) -> None:
+    out = str(tmp_path / "out")
+    sample = ["sample", path_of("images"), "-n", "40", "--engine", "local", "--shard-size", "15"]
+    sample += ["--labels-in-turn", "--keep", "codes", "--codes", "4", "--out", out]
+    main([*sample, "--json"])
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["samples"], figures["shards"], figures["made"]) == (40, 3, 40)
+    assert figures["codes_per_worker_s"] == pytest.approx(4 * figures["samples_per_worker_s"], 0.1)
+    main([*sample, "--verify"])  # goes on with the seed that was drawn
+    told = capsys.readouterr().out
+    assert told == f"{out}: 40 samples in 3 shards, seed {figures['seed']}; it was complete\n"
+    job = json.loads((tmp_path / "out" / "job.json").read_text())
+    assert (job["label"], job["keep"], job["codes"]) == (list(range(10)), "codes", 4)
+
+
+def test_a_data_set_in_bulk(path_of, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    main(["encode", path_of("images"), "--data", "digits", "--split", "test", "--out", str(out)])
+    assert f"{out}: 179 samples in 1 shard; made 179 in" in capsys.readouterr().out
+    (shard,) = out.glob("data/test-00000-of-00001.parquet")
+    assert parquet.read_table(shard).column_names == ["index", "label", "codes"]
+    # Without --data, that of the model.
+    main(["encode", path_of("images"), "--engine", "local", "--split", "test", "--out", str(out)])
+    assert "; it was complete" in capsys.readouterr().out
+
+
+def test_mistakes_take_one_line(path_of, tmp_path, capsys) -> None:
+    images, out = path_of("images"), ["--out", str(tmp_path / "out")]
+    sample, engine = ["sample", images, "-n", "4"], ["--engine", "local"]
+    unlabelled = ["sample", path_of("images unlabelled"), *engine, *out, "--labels_in_turn"]
+    for arguments, message in [
+        ([*sample, *engine], "shards need --out, a folder or a URL such as s3://bucket/folder"),
+        ([*sample, *out, "--shard_size", "3"], "--shard_size is for shards; leave it out, or pass"),
+        ([*sample, *out, *engine, "--deadline_s", "1"], "--deadline_s is for a single draw"),
+        (
+            [*sample, *out, *engine, "--codes", "[1,2]"],
+            "samples in shards have one number of codes",
+        ),
+        ([*sample, *out, *engine, "--workers", "2"], "workers and threads are settings of engine"),
+        ([*sample, *out, *engine, "--labels_in_turn", "--label", "3"], "label '3' was given"),
+        (unlabelled, "--labels_in_turn, but this model has no labels; leave one out"),
+        ([*sample, *out, "--engine", "spark"], "spark"),
+        (["encode", images], "nothing to encode; pass image or sound files, or --data"),
+        (["encode", images, "a.png", *engine, *out], "a.png was given beside --engine or --data"),
+        (["encode", images, "a.png", "--verify"], "--verify is for shards"),
+    ]:
+        assert message in fails(arguments, capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_sigterm_ends_a_job_with_what_it_has(path_of, tmp_path) -> None:
+    out = tmp_path / "out"
+    with start(path_of("images"), out, "local", 100_000) as process:
+        until(lambda: complete(out) >= 2, process)
+        process.terminate()
+        told = process.stderr.read()
+    assert process.returncode == 130
+    assert f"of 2000 shards are complete in {out}, and the same command makes the" in told
+    assert complete(out) >= 2
+    assert not (out / "manifest.json").exists()
+
+
+def test_ray_with_a_killed_worker_and_a_killed_driver_gives_what_one_process_gives(
+    path_of, tmp_path, capsys
+) -> None:
+    out, samples = tmp_path / "ray", 10_000
+    with start(path_of("images"), out, "ray", samples) as driver:
+        until(lambda: complete(out) >= 3, driver)
+        worker = next(pid for pid in descendants(driver.pid) if title(pid).startswith(ACTOR))
+        os.kill(worker, signal.SIGKILL)
+        there = complete(out)
+        until(lambda: complete(out) >= there + 3, driver)
+        driver.kill()
+    made = complete(out)
+    assert made < 200, "it ended before it was killed"
+    main(command(path_of("images"), out, "local", samples))  # any engine goes on
+    assert 0 < json.loads(capsys.readouterr().out)["made"] <= samples - made * 50
+    local = tmp_path / "local"
+    main(command(path_of("images"), local, "local", samples))
+    assert (out / "manifest.json").read_bytes() == (local / "manifest.json").read_bytes()
+    assert shards(out) == shards(local)
+
+
+def command(model: str, out: Path, engine: str, samples: int) -> list[str]:
+    workers = ["--workers", "2"] if engine == "ray" else []
+    cut = ["--shard_size", "50", "--seed", "1", "--json", "--out", str(out)]
+    return ["sample", model, "-n", str(samples), "--engine", engine, *workers, *cut]
+
+
+def start(model: str, out: Path, engine: str, samples: int) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-m", "anytime_ar", *command(model, out, engine, samples)]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait for something that a process does; a minute at most."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.stderr.read()  # type: ignore[union-attr]
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.02)
+
+
+def complete(out: Path) -> int:
+    return len(list(out.glob("records/*.json")))
+
+
+def shards(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.glob("data/*")}
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that it started, and those that they did."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            status = (folder / "status").read_text()
+        except OSError:  # it has just ended
+            continue
+        parents[int(folder.name)] = int(status.split("PPid:")[1].split()[0])
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found[1:]
+
+
+def title(pid: int) -> str:
+    """What it calls itself; empty if it has just ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""

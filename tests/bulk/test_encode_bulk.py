@@ -1,0 +1,116 @@
+"""Codes of data sets in shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bulk_models import LABELS, L
+from pyarrow import parquet
+
+from anytime_ar.bulk import EncodeJob, Layout, encode_job, run, sample_job
+from anytime_ar.data import DataConfig, load_data
+from anytime_ar.data.config import SoundConfig
+from anytime_ar.errors import BulkError, InputError
+
+LAYOUT = Layout(shard_size=60, batch_size=32)
+
+
+@pytest.fixture
+def make(path_of, model_of) -> Callable[..., EncodeJob]:
+    def job(kind: str, data: DataConfig, **options: Any) -> EncodeJob:
+        return encode_job(path_of(kind), model_of(kind), data, layout=LAYOUT, **options)
+
+    return job
+
+
+@pytest.fixture
+def drawn(tmp_path, path_of, model_of) -> Callable[..., Path]:
+    """A data set: samples of a tiny model."""
+
+    def draw(kind: str, samples: int) -> Path:
+        job = sample_job(
+            path_of(kind), model_of(kind), samples, seed=0, layout=Layout(shard_size=40)
+        )
+        run(job, str(tmp_path / "set"))
+        return tmp_path / "set"
+
+    return draw
+
+
+def table(folder: Path) -> dict[str, list[Any]]:
+    """All columns of all shards."""
+    columns: dict[str, list[Any]] = {}
+    for path in sorted(folder.glob("data/*")):
+        for name, values in parquet.read_table(path).to_pydict().items():
+            columns.setdefault(name, []).extend(values)
+    return columns
+
+
+def expected(model: Any, data: DataConfig, split: str) -> dict[str, list[Any]]:
+    loaded = getattr(load_data(data), split)
+    columns: dict[str, list[Any]] = {"index": list(range(loaded.size)), "label": [], "codes": []}
+    for batch in loaded.batches(32):
+        columns["label"] += batch.labels.tolist()
+        columns["codes"] += model.encode(batch.data).tolist()
+    return columns
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_codes_of_each_split_of_the_embedded_set(tmp_path, make, model_of, split) -> None:
+    data, out = DataConfig(name="digits"), tmp_path / "out"
+    report = run(make("images", data, split=split), str(out))
+    assert table(out) == expected(model_of("images"), data, split)
+    assert report.made == report.job.samples > 100
+    assert report.codes == report.made * L
+    assert all(path.name.startswith(f"{split}-0") for path in (out / "data").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["images", "sounds"])
+def test_a_set_in_files_is_read_a_shard_at_a_time(tmp_path, make, model_of, drawn, kind) -> None:
+    sound = SoundConfig(seconds=0.008, loudness="as_stored")
+    data, out = DataConfig(name=str(drawn(kind, 150)), sound=sound), tmp_path / "out"
+    job = make(kind, data)
+    assert job.data.streaming
+    run(job, str(out))
+    found = table(out)
+    assert found == expected(model_of(kind), data, "train")
+    assert len(found["index"]) > 2 * LAYOUT.shard_size
+    schema = parquet.read_schema(next((out / "data").iterdir()))
+    assert list(LABELS)[3] in str(schema.metadata)
+
+
+def test_an_interrupted_job_goes_on(tmp_path, make) -> None:
+    data = DataConfig(name="digits")
+    run(make("images", data), str(tmp_path / "whole"))
+    out = tmp_path / "out"
+    run(make("images", data), str(out))
+    for path in (out / "records").iterdir():
+        if int(path.stem) % 3:
+            path.unlink()
+    job = run(make("images", data), str(out)).job
+    assert (out / "manifest.json").read_bytes() == (tmp_path / "whole/manifest.json").read_bytes()
+    with pytest.raises(InputError, match=r"holds another job: data.split_seed is 0 there and 1"):
+        run(make("images", DataConfig(name="digits", split_seed=1)), str(out))
+    with pytest.raises(InputError, match=r"holds another job: .*kind is encode there and sample"):
+        run(sample_job(job.model, *_loaded(job.model)), str(out))
+
+
+def _loaded(path: str) -> tuple[Any, int]:
+    from anytime_ar.sampling import load
+
+    return load(path, device="cpu"), 10
+
+
+def test_sets_that_do_not_fit_or_do_not_last_are_refused(tmp_path, make, drawn) -> None:
+    with pytest.raises(
+        InputError, match=r"digits: samples of shape \(1, 8, 8\) do not fit .*8000 Hz"
+    ):
+        make("sounds", DataConfig(name="digits"))
+    folder = drawn("images", 90)
+    job = make("images", DataConfig(name=str(folder), validation_fraction=0.1))
+    next(folder.glob("data/*-00002-*")).unlink()
+    with pytest.raises(BulkError, match=r"ends at sample .* it has changed since this job began"):
+        run(job, str(tmp_path / "out"))

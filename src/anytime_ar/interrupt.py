@@ -16,9 +16,10 @@ processes."""
 
 
 class InterruptFlag:
-    """Set by the first signal; a later one raises."""
+    """Set by the first signal; one that comes later than so many seconds raises."""
 
-    def __init__(self) -> None:
+    def __init__(self, same_s: float) -> None:
+        self._same_s = same_s
         self._number: int | None = None
         self._when = 0.0
 
@@ -30,7 +31,7 @@ class InterruptFlag:
         """The handler of the signals."""
         if self._number is None:
             self._number, self._when = number, time.monotonic()
-        elif time.monotonic() - self._when > _SAME_S:
+        elif time.monotonic() - self._when >= self._same_s:
             raise self.error()
 
     def error(self) -> BaseException:
@@ -50,7 +51,7 @@ def interrupts_held(*, term: bool = False) -> Iterator[InterruptFlag]:
     a signal has not Python's own handler (an application with its own, a background job that
     ignores it, another thread), it stays what it is.
     """
-    flag = InterruptFlag()
+    flag = InterruptFlag(_SAME_S if term else 0.0)
     usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler}
     if term:
         usual[signal.SIGTERM] = signal.SIG_DFL

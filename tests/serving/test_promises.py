@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -88,10 +88,14 @@ class Spoiled:
             )
             yield raw
 
-    def end(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self.client.close()
         self.pool.shutdown()
-        assert self.server.terminate() == 0
+        code = self.server.terminate()
+        assert code == 0 or any(error)  # what failed is of more interest
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +103,8 @@ def four_places(
     models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Spoiled]:
     folder = tmp_path_factory.mktemp("spoiled")
-    made = Spoiled(folder, models["image"], step_s=SHORT_S, options=("--slots", "4"))
-    yield made
-    made.end()
+    with Spoiled(folder, models["image"], step_s=SHORT_S, options=("--slots", "4")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -138,15 +141,14 @@ def test_a_draw_of_several_joins_whole_and_at_the_boundary(spoiled: Spoiled) -> 
 def test_many_race_for_one_place(
     models: dict[str, Path], tmp_path: Path, alone: dict[str, AnytimeModel]
 ) -> None:
-    spoiled = Spoiled(tmp_path, models["image"], step_s=0.005, options=("--slots", "1"))
-    with spoiled.watching() as seen:
-        asked = [spoiled.ask(seed=seed, with_codes=True, min_codes=L) for seed in range(12)]
-        answers = [one.result() for one in asked]
-    for seed, answer in enumerate(answers):
-        assert codes_of(answer) == alone["image"].sample_codes(1, seed=seed).tolist()
-    assert max(rows for rows, _ in seen) == 1
-    assert max(waiting for _, waiting in seen) > 1
-    spoiled.end()
+    with Spoiled(tmp_path, models["image"], step_s=0.005, options=("--slots", "1")) as spoiled:
+        with spoiled.watching() as seen:
+            asked = [spoiled.ask(seed=seed, with_codes=True, min_codes=L) for seed in range(12)]
+            answers = [one.result() for one in asked]
+        for seed, answer in enumerate(answers):
+            assert codes_of(answer) == alone["image"].sample_codes(1, seed=seed).tolist()
+        assert max(rows for rows, _ in seen) == 1
+        assert max(waiting for _, waiting in seen) > 1
 
 
 def test_places_of_the_stopped_the_gone_and_the_failed_are_free_again(spoiled: Spoiled) -> None:
@@ -221,28 +223,27 @@ def process_status(pid: int, name: str) -> int:
 
 
 def test_five_hundred_that_leave_leave_nothing(models: dict[str, Path], tmp_path: Path) -> None:
-    spoiled = Spoiled(tmp_path, models["image"], step_s=0.002, options=("--slots", "16"))
-    pid = spoiled.server.process.pid
+    with Spoiled(tmp_path, models["image"], step_s=0.002, options=("--slots", "16")) as spoiled:
+        pid = spoiled.server.process.pid
 
-    def leave(times: int) -> tuple[int, int, int]:
-        """Threads, open files and KiB of memory after so many."""
-        for i in range(times):
-            body = {"n": 1 + i % 8, "stream": i % 2 == 0, "id": f"leaves-soon-{i}"}
-            with spoiled.connection(**body, **({"deadline_ms": 5} if i % 7 == 0 else {})):
-                time.sleep(i % 6 / 1000)
-                if i % 5 == 0:
-                    spoiled.client.delete(f"/v1/samples/leaves-soon-{i}")
-        spoiled.wait_for_load(0, 0)
-        files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
-        return process_status(pid, "Threads"), files, process_status(pid, "VmRSS")
+        def leave(times: int) -> tuple[int, int, int]:
+            """Threads, open files and KiB of memory after so many."""
+            for i in range(times):
+                body = {"n": 1 + i % 8, "stream": i % 2 == 0, "id": f"leaves-soon-{i}"}
+                with spoiled.connection(**body, **({"deadline_ms": 5} if i % 7 == 0 else {})):
+                    time.sleep(i % 6 / 1000)
+                    if i % 5 == 0:
+                        spoiled.client.delete(f"/v1/samples/leaves-soon-{i}")
+            spoiled.wait_for_load(0, 0)
+            files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+            return process_status(pid, "Threads"), files, process_status(pid, "VmRSS")
 
-    threads, files, memory = leave(100)
-    after = leave(500)
-    assert after[0] <= threads
-    assert after[1] <= files
-    assert after[2] <= 1.02 * memory
-    assert spoiled.post(n=16).json()["codes_drawn"] == L
-    spoiled.end()
+        threads, files, memory = leave(100)
+        after = leave(500)
+        assert after[0] <= threads + 1  # the second one of those that write pictures
+        assert after[1] <= files
+        assert after[2] <= 1.02 * memory
+        assert spoiled.post(n=16).json()["codes_drawn"] == L
 
 
 def test_a_broken_device_is_told_and_comes_back(spoiled: Spoiled) -> None:
@@ -281,13 +282,12 @@ def test_nobody_waits_for_a_device_that_is_stuck(spoiled: Spoiled) -> None:
 
 
 def test_a_stuck_device_does_not_keep_the_process(models: dict[str, Path], tmp_path: Path) -> None:
-    spoiled = Spoiled(tmp_path, models["image"], step_s=0.05)
-    waiting = spoiled.ask(n=2)
-    spoiled.wait_for_load(2, 0)
-    spoiled.device.set(3600)
-    wait_for(lambda: spoiled.ready() == 503, "it to be noticed")
-    assert waiting.result().status_code == 503
-    spoiled.end()
+    with Spoiled(tmp_path, models["image"], step_s=0.05) as spoiled:
+        waiting = spoiled.ask(n=2)
+        spoiled.wait_for_load(2, 0)
+        spoiled.device.set(3600)
+        wait_for(lambda: spoiled.ready() == 503, "it to be noticed")
+        assert waiting.result().status_code == 503
 
 
 @pytest.mark.parametrize(("measured_s", "true_s"), [(0.01, 0.1), (0.1, 0.01)])
@@ -296,16 +296,17 @@ def test_costs_that_were_measured_tenfold_wrong_harm_nobody(
 ) -> None:
     """The device becomes ten times slower, or faster, than it was when the server started: nobody
     is refused, or late, whom it can serve."""
-    spoiled = Spoiled(tmp_path, models["image"], step_s=measured_s, options=("--slots", "16"))
-    spoiled.device.set(true_s)
-    time.sleep(2 * STALE_S)
-    floor = L // 2
-    deadline_ms = 1000 * (true_s * floor + 0.4)  # the slow device has no time for many more
-    asked = []
-    for seed in range(40):
-        asked.append(spoiled.ask(seed=seed, deadline_ms=deadline_ms, min_codes=floor))
-        time.sleep(true_s)
-    answers = [one.result() for one in asked]
-    assert [answer.status_code for answer in answers] == [200] * 40
-    assert max(answer.json()["timing"]["late_ms"] for answer in answers) <= 0
-    spoiled.end()
+    with Spoiled(
+        tmp_path, models["image"], step_s=measured_s, options=("--slots", "16")
+    ) as spoiled:
+        spoiled.device.set(true_s)
+        time.sleep(2 * STALE_S)
+        floor = L // 2
+        deadline_ms = 1000 * (true_s * floor + 0.4)  # the slow device has no time for many more
+        asked = []
+        for seed in range(40):
+            asked.append(spoiled.ask(seed=seed, deadline_ms=deadline_ms, min_codes=floor))
+            time.sleep(true_s)
+        answers = [one.result() for one in asked]
+        assert [answer.status_code for answer in answers] == [200] * 40
+        assert max(answer.json()["timing"]["late_ms"] for answer in answers) <= 0

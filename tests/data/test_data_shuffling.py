@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from anytime_ar.data import AugmentationConfig, Batch, DataConfig, DataSplits, load_data
+from anytime_ar.data import AugmentationConfig, Batch, DataConfig, DataSplits, Part, load_data
 from anytime_ar.data.augmentation import NO_AUGMENTATION, augment
+from anytime_ar.data.rows import Row, Stored
+from anytime_ar.data.splits import StreamingSplit
+from anytime_ar.errors import InputError
 
 STRONG = AugmentationConfig(flip=True, shift=1.0, rotate=20.0, scale=0.2)
 
@@ -90,6 +93,40 @@ def test_resuming_a_stream_that_skips_held_out_samples(
     resumed = train.shuffled(5, seed=0)
     resumed.load_state_dict(batches.state_dict())
     assert all(equal(a, b) for a, b in zip(islice(batches, 8), islice(resumed, 8), strict=True))
+
+
+@pytest.mark.parametrize("count", [2, 3, 12])
+def test_parts_are_the_batch_and_each_process_reads_its_own(
+    data: DataSplits, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    whole = data.train.shuffled(12, seed=5, augmentation=STRONG)
+    parts = [
+        data.train.shuffled(12, seed=5, augmentation=STRONG, part=Part(index, count))
+        for index in range(count)
+    ]
+    for _ in range(9):  # more than two epochs of 50
+        expected, found = next(whole), [next(part) for part in parts]
+        torch.testing.assert_close(torch.cat([batch.data for batch in found]), expected.data)
+        assert torch.equal(torch.cat([batch.labels for batch in found]), expected.labels)
+        assert parts[0].state_dict() == parts[-1].state_dict() == whole.state_dict()
+    read = 0
+    if isinstance(data.train, StreamingSplit):
+        reader = data.train._reader
+
+        def counted(row: Row) -> Stored:
+            nonlocal read
+            read += 1
+            return reader(row)
+
+        monkeypatch.setattr(data.train, "_reader", counted)
+        for _ in range(5):
+            next(parts[0])
+        assert 0 < read <= 5 * 12 // count  # a block was begun before it was counted
+
+
+def test_a_batch_that_cannot_be_cut_is_refused(data: DataSplits) -> None:
+    with pytest.raises(InputError, match="batch_size is 12, which cannot be cut into 5 equal par"):
+        data.train.shuffled(12, seed=0, part=Part(0, 5))
 
 
 def test_augmentation_is_drawn_anew_in_every_step(make_picture, make_folder) -> None:

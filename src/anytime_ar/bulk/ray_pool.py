@@ -6,12 +6,13 @@ for that: it comes back as text, and ends the job.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import threading
 from collections.abc import Generator
-from typing import Any, Self
+from typing import Any
 
 from pydantic import PositiveInt
 
@@ -28,7 +29,7 @@ class Pool(Config):
     """The workers of a job on Ray."""
 
     workers: PositiveInt | None = None
-    """Processes of engine ray; default: one for every core"""
+    """Processes of engine ray; default: one for every core."""
     threads: PositiveInt = 1
     """Cores of each."""
 
@@ -84,7 +85,7 @@ def require_ray() -> Any:
 def ray_records(job: Job, out: str, todo: list[int], pool: Pool) -> Generator[Record]:
     """Records of shards, as they are completed.
 
-    On the cluster of RAY_ADDRESS, or one that runs on this machine, else on one that ends with it.
+    On the cluster of RAY_ADDRESS, else on one of this machine, which ends with the job.
 
     Raises:
         InputError: a worker cannot make a shard.
@@ -96,7 +97,8 @@ def ray_records(job: Job, out: str, todo: list[int], pool: Pool) -> Generator[Re
         for row in _dataset(ray, job, out, todo, pool).iter_rows():
             if row["error"]:
                 raise InputError(row["error"])
-            yield Record.model_validate_json(row["record"])
+            # Checked: a cluster may have another release of this package.
+            yield Record.parse(json.loads(row["record"]), origin="record of a worker")
     except ray.exceptions.RayError as error:
         raise BulkError(f"Ray: {str(error).strip().splitlines()[-1]}") from error
     finally:
@@ -125,26 +127,25 @@ def _dataset(ray: Any, job: Job, out: str, todo: list[int], pool: Pool) -> Any:
 
 
 def _connect(ray: Any, pool: Pool) -> bool:
-    """Whether a cluster had to be started."""
+    """Whether Ray was not in use here before.
+
+    Raises:
+        InputError: there is no cluster at RAY_ADDRESS.
+    """
     if ray.is_initialized():
         return False
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    with _SignalsKept():
+    handler = signal.getsignal(signal.SIGTERM)
+    if os.environ.get("RAY_ADDRESS"):
         try:
-            ray.init(address="auto", **quiet)
-        except ConnectionError:
-            cores = max(os.cpu_count() or 1, (pool.workers or 1) * pool.threads)
-            ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+            ray.init(**quiet)
+        except ConnectionError as error:
+            raise InputError(
+                f"no Ray cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']}; start it, or unset it"
+            ) from error
+    else:  # not "auto", which joins clusters that end with another job, or are about to
+        cores = max(os.cpu_count() or 1, (pool.workers or 1) * pool.threads)
+        ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # that of Ray ends the process without asking
     return True
-
-
-class _SignalsKept:
-    """Ray has a handler of its own for SIGTERM, which ends a process without asking."""
-
-    def __enter__(self) -> Self:
-        self._handler = signal.getsignal(signal.SIGTERM)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._handler)

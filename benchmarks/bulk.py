@@ -5,8 +5,9 @@
 
 `speed` takes turns, within one run, of one sampler alone, of as many samplers at once as there are
 workers, each a process of its own without Ray, and of Ray. Rates count from the first shard of each
-to the last one of all. On an idle machine the first two differ little; on a busy one the second
-shows what Ray itself costs.
+to the last one of all. On a machine that others use, they tell more about those; so beside them
+stands what they cannot change: the processor time of a sample alone and on Ray, and the share of
+time in which workers were at a shard. The product of both is Ray's share of W samplers.
 
 `kills` runs a job that nothing happens to, and another one, in the middle of which first a worker
 and then the driver get SIGKILL, and which is then run again; and compares their files.
@@ -26,7 +27,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from processes import descendants, title
 from pyarrow import parquet
@@ -38,26 +39,39 @@ ACTOR = "ray::MapWorker"
 """How Ray calls a process of the pool."""
 
 
-def steady_rate(
-    name: str, samples: int, first: int, engine: bulk.EngineName, pool: bulk.Pool, size: int
-) -> float:
-    """Samples a second of one job, from its `first`-th shard on."""
-    job = bulk.sample_job(
-        name, load(name, device="cpu"), samples, seed=0, layout=bulk.Layout(shard_size=size)
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        bulk.run(job, folder, engine=engine, pool=pool)
-        # When each was complete; the driver of Ray hears of it later.
-        times = sorted(path.stat().st_mtime for path in Path(folder).glob("records/*"))
-    return (len(times) - first) * size / (times[-1] - times[first - 1])
+class Pace(NamedTuple):
+    """How a job went, from the first shard of each worker on."""
+
+    rate: float
+    """Samples a second."""
+    cpu_rate: float
+    """Samples a second of processor time."""
+    busy: float
+    """Share of the workers' time that went into shards."""
 
 
-def alone(name: str, samples: int, size: int) -> float:
-    """Samples a second of a sampler in a process of its own."""
+def pace(name: str, samples: int, size: int, workers: int | None = None) -> Pace:
+    """Of one job, on Ray or, without workers, in this process."""
     import torch
 
     torch.set_num_threads(1)
-    return steady_rate(name, samples, 1, "local", bulk.Pool(), size)
+    model = load(name, device="cpu")
+    job = bulk.sample_job(name, model, samples, seed=0, layout=bulk.Layout(shard_size=size))
+    with tempfile.TemporaryDirectory() as folder:
+        if workers is None:
+            bulk.run(job, folder)
+        else:
+            bulk.run(job, folder, engine="ray", pool=bulk.Pool(workers=workers))
+        # When each was complete; the driver of Ray hears of it later.
+        paths = sorted(Path(folder).glob("records/*"), key=lambda path: path.stat().st_mtime)
+        times = [path.stat().st_mtime for path in paths]
+        records = [json.loads(path.read_text()) for path in paths]
+    first = workers or 1
+    span, counted = times[-1] - times[first - 1], records[first:]
+    done = sum(record["rows"] for record in counted)
+    cpu_s = sum(record["cpu_seconds"] for record in counted)
+    work_s = sum(record["seconds"] for record in counted)
+    return Pace(done / span, done / cpu_s, work_s / (first * span))
 
 
 def speed(options: argparse.Namespace) -> dict[str, Any]:
@@ -65,20 +79,28 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
     each = options.samples // workers
     rounds = []
     spawning = multiprocessing.get_context("spawn")
-    print(f"{'one':>8} {'at once':>8} {'ray':>8}   ray / (one x {workers})   ray / at once")
+    heads = f"ray / one x {workers}  ray / at once  by processor time"
+    print(f"{'one':>8} {'at once':>8} {'ray':>8}  {heads}")
     for _ in range(options.rounds):
         with spawning.Pool(workers) as processes:
-            one = processes.apply(alone, (name, each, size))
-            at_once = sum(processes.starmap(alone, [(name, each, size)] * workers))
-        pool = bulk.Pool(workers=workers)
-        ray = steady_rate(name, options.samples, workers, "ray", pool, size)
-        rounds.append({"one": one, "at_once": at_once, "ray": ray})
-        shares = ray / (one * workers), ray / at_once
-        print(f"{one:8.0f} {at_once:8.0f} {ray:8.0f}   {shares[0]:14.2f}   {shares[1]:13.2f}")
-    of_one = sorted(row["ray"] / (row["one"] * workers) for row in rounds)
-    of_many = sorted(row["ray"] / row["at_once"] for row in rounds)
-    for what, found in ((f"one x {workers}", of_one), ("at once", of_many)):
-        print(f"ray / {what}: {median(found):.2f} ({found[0]:.2f} to {found[-1]:.2f})")
+            one = processes.apply(pace, (name, each, size))
+            at_once = sum(p.rate for p in processes.starmap(pace, [(name, each, size)] * workers))
+        ray = pace(name, options.samples, size, workers)
+        shares = {
+            "one": ray.rate / (one.rate * workers),
+            "at_once": ray.rate / at_once,
+            "processor": ray.cpu_rate / one.cpu_rate * ray.busy,
+        }
+        rounds.append(
+            {"one": one._asdict(), "at_once": at_once, "ray": ray._asdict(), "shares": shares}
+        )
+        print(
+            f"{one.rate:8.0f} {at_once:8.0f} {ray.rate:8.0f}  {shares['one']:11.2f}  "
+            f"{shares['at_once']:13.2f}  {shares['processor']:17.2f}"
+        )
+    for what in ("one", "at_once", "processor"):
+        found = sorted(row["shares"][what] for row in rounds)
+        print(f"{what}: {median(found):.2f} ({found[0]:.2f} to {found[-1]:.2f})")
     return {"workers": workers, "samples": options.samples, "rounds": rounds}
 
 

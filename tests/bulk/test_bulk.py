@@ -258,6 +258,18 @@ def test_targets_that_cannot_be_written_are_told(tmp_path, make) -> None:
         run(make(), "nosuch://bucket/x")
 
 
+def test_workers_that_write_elsewhere_are_noticed(tmp_path, make, monkeypatch) -> None:
+    real = Folder.write
+
+    def elsewhere(folder: Folder, name: str, content: bytes) -> None:
+        real(folder, name.replace("data/", "records/"), content)
+
+    monkeypatch.setattr(Folder, "write", elsewhere)
+    with pytest.raises(BulkError, match=r"00000-of-00005.parquet was made, and is not in .*share"):
+        run(make(), str(tmp_path / "out"))
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
 def test_a_full_disk_ends_a_job_that_then_goes_on(tmp_path, make, monkeypatch) -> None:
     real = Folder.write
 

@@ -84,6 +84,7 @@ def test_sigterm_ends_a_job_with_what_it_has(path_of, tmp_path) -> None:
     with start(path_of("images"), out, "local", 100_000) as process:
         until(lambda: complete(out) >= 2, process)
         process.terminate()
+        assert process.stderr is not None
         told = process.stderr.read()
     assert process.returncode == 130
     assert f"of 2000 shards are complete in {out}, and the same command makes the" in told
@@ -102,6 +103,8 @@ def test_ray_with_a_killed_worker_and_a_killed_driver_gives_what_one_process_giv
         there = complete(out)
         until(lambda: complete(out) >= there + 3, driver)
         driver.kill()
+        assert driver.stdout is not None
+        assert driver.stdout.read() == ""  # the dead worker is told elsewhere
     made = complete(out)
     assert made < 200, "it ended before it was killed"
     main(command(path_of("images"), out, "local", samples))  # any engine goes on

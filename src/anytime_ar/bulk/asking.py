@@ -9,8 +9,9 @@ from typing import Any
 
 from anytime_ar.bulk.jobs import EncodeJob, Keep, Layout, SampleJob, SplitName
 from anytime_ar.bulk.work import open_data
-from anytime_ar.bundle import fingerprint
+from anytime_ar.bundle import fingerprint, shipped
 from anytime_ar.data import DataConfig
+from anytime_ar.data.loading import EMBEDDED
 from anytime_ar.errors import InputError
 from anytime_ar.prior import NativeDecoder
 from anytime_ar.sampling import AnytimeModel
@@ -84,7 +85,7 @@ def encode_job(
         InputError: the data set cannot be read, does not fit the model, or does not say its size.
     """
     path = Path(data.name).expanduser()
-    if path.exists():
+    if data.name not in EMBEDDED and path.exists():
         data = data.model_copy(update={"name": str(path.resolve()), "streaming": True})
     size = getattr(open_data(data, model), split).size
     if size is None:
@@ -97,9 +98,9 @@ def encode_job(
 
 
 def _common(name: str | Path, model: AnytimeModel, samples: int, layout: Layout) -> dict[str, Any]:
-    path = Path(name)
+    folder = str(name) not in shipped() and Path(name).is_dir()
     return {
-        "model": str(path.resolve() if path.is_dir() else name),
+        "model": str(Path(name).resolve() if folder else name),
         "fingerprint": fingerprint(model.bundle),
         "device": model.device.type,
         "samples": samples,

@@ -33,6 +33,9 @@ class Folder:
             raise MissingExtraError(f"{url}: {error}") from error
         except Exception as error:  # each file system has its own
             raise InputError(f"{url}: {_reason(error)}; pass a folder, or a URL") from error
+        self._is_local = isinstance(self._fs, LocalFileSystem)
+        self.place: str = self._root if self._is_local else url
+        """The same from any working directory."""
 
     def prepare(self, name: str = "") -> None:
         """Create a folder in it or itself, and remove what killed writers left there.
@@ -42,7 +45,7 @@ class Folder:
         """
         with self._told("write"):
             self._fs.makedirs(self._path(name), exist_ok=True)
-            if isinstance(self._fs, LocalFileSystem):
+            if self._is_local:
                 sweep_temporaries(self._path(name))
 
     def sizes(self, name: str = "") -> dict[str, int]:
@@ -57,7 +60,12 @@ class Folder:
                 entries = self._fs.ls(self._path(name), detail=True)
             except FileNotFoundError:
                 return {}
-            return {_last(entry["name"]): entry["size"] or 0 for entry in entries}
+        here = self._path(name)  # object stores may list the folder itself
+        return {
+            _last(entry["name"]): entry["size"] or 0
+            for entry in entries
+            if entry["name"].strip("/") != here.strip("/")
+        }
 
     def read(self, name: str) -> bytes | None:
         """What a file holds; None if there is none.
@@ -90,7 +98,7 @@ class Folder:
             InputError: it cannot be written.
         """
         with self._told("write"):
-            if isinstance(self._fs, LocalFileSystem):
+            if self._is_local:
                 write_bytes(self._path(name), content)
             else:
                 self._fs.pipe_file(self._path(name), content)

@@ -129,3 +129,5 @@ class Record(Config):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     seconds: float
     """That a worker took for it."""
+    cpu_seconds: float
+    """Of processors, in those."""

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from anytime_ar.bulk.folder import Folder
 from anytime_ar.bulk.jobs import EncodeJob, Job, Record, SampleJob
 from anytime_ar.config import describe
-from anytime_ar.errors import InputError
+from anytime_ar.errors import BulkError, InputError
 
 _JOB, _MANIFEST = "job.json", "manifest.json"
 _ANY_JOB: TypeAdapter[SampleJob | EncodeJob] = TypeAdapter(SampleJob | EncodeJob)
@@ -80,7 +80,18 @@ class Ledger:
         self._folder.remove(_MANIFEST)
 
     def close(self, records: dict[int, Record]) -> None:
-        """Say that the job is complete."""
+        """Say that the job is complete.
+
+        Raises:
+            BulkError: workers have written somewhere else.
+        """
+        sizes = self._folder.sizes("data")
+        missing = {self.job.file(shard) for shard in records} - {f"data/{name}" for name in sizes}
+        if missing:
+            raise BulkError(
+                f"{min(missing)} was made, and is not in {self._folder.url}; choose a folder that "
+                "all workers share"
+            )
         shards = [
             {
                 "file": self.job.file(shard),

@@ -13,7 +13,7 @@ from anytime_ar.bulk.jobs import Job, Record
 from anytime_ar.bulk.ledger import Ledger
 from anytime_ar.bulk.ray_pool import Pool, ray_records, require_ray
 from anytime_ar.bulk.work import open_work
-from anytime_ar.errors import BulkError, InputError
+from anytime_ar.errors import AnytimeError, BulkError, InputError
 
 EngineName = Literal["local", "ray"]
 Progress = Callable[[int, int, str], None]
@@ -95,7 +95,7 @@ def run(
     if todo:
         ledger.reopen()
         local = engine == "local"
-        source = _local(job, folder, todo) if local else ray_records(job, out, todo, pool)
+        source = _local(job, folder, todo) if local else ray_records(job, folder.place, todo, pool)
         try:
             with closing(source):
                 for record in source:
@@ -105,7 +105,7 @@ def run(
                     progress(there, job.samples, "samples")
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted; {_so_far(job, folder, records)}") from None
-        except InputError as error:
+        except AnytimeError as error:
             raise BulkError(f"{error}; {_so_far(job, folder, records)}") from error
     ledger.close(records)
     return Report(

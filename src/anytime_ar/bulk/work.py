@@ -15,7 +15,14 @@ from anytime_ar.bulk.folder import Folder
 from anytime_ar.bulk.formats import FORMATS, Content, Rows, packed
 from anytime_ar.bulk.jobs import EncodeJob, Job, Record, SampleJob
 from anytime_ar.bundle import fingerprint
-from anytime_ar.data import DataConfig, DataSplits, load_data, picture_files, sound_files
+from anytime_ar.data import (
+    DataConfig,
+    DataSplits,
+    Split,
+    load_data,
+    picture_files,
+    sound_files,
+)
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel, DrawOptions, load
 
@@ -47,7 +54,7 @@ class Work(ABC):
 
     def make(self, shard: int, folder: Folder) -> Record:
         """Write a shard, and once it is there, its record."""
-        begin = time.perf_counter()
+        begin, cpu_begin = time.perf_counter(), time.process_time()
         rows, codes = self.rows(self.job.numbers(shard))
         content = FORMATS[self.job.layout.format](rows, self._content)
         folder.write(self.job.file(shard), content)
@@ -58,6 +65,7 @@ class Work(ABC):
             bytes=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
             seconds=round(time.perf_counter() - begin, 4),
+            cpu_seconds=round(time.process_time() - cpu_begin, 4),
         )
         folder.write(self.job.record(shard), record.model_dump_json().encode())
         return record
@@ -113,7 +121,12 @@ class EncodeWork(Work):
 
     def __init__(self, job: EncodeJob, model: AnytimeModel) -> None:
         self._data = open_data(job.data, model)
-        self._split = getattr(self._data, job.part)
+        self._split: Split = getattr(self._data, job.part)
+        if self._split.size != job.samples:
+            raise InputError(
+                f"{self._split.origin}: holds {self._split.size} samples, and {job.samples} at the "
+                "start of this job; encode it anew, into another folder"
+            )
         super().__init__(job, model)
 
     @property
@@ -122,11 +135,6 @@ class EncodeWork(Work):
 
     def rows(self, numbers: range) -> tuple[Rows, int]:
         batch = self._split.span(numbers.start, numbers.stop)
-        if len(batch.data) != len(numbers):
-            raise InputError(
-                f"{self.job.data.name} ends at sample {numbers.start + len(batch.data)} of "
-                f"{self.job.samples}; it has changed since this job began"
-            )
         codes = [self.model.encode(part) for part in batch.data.split(self.job.layout.batch_size)]
         rows = Rows(
             first=numbers.start,

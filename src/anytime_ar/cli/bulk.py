@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, get_args
 
 from jsonargparse import Namespace
@@ -114,7 +115,8 @@ def _run(job: Job, arguments: Namespace) -> None:
     out: str | None = arguments.out
     if out is None:
         raise InputError("shards need --out, a folder or a URL such as s3://bucket/folder")
-    with _terminable(), progress_bar(job.kind) as progress:
+    # Ray tells of workers that died on standard output, which is for figures.
+    with redirect_stdout(sys.stderr), _terminable(), progress_bar(job.kind) as progress:
         report = run(
             job,
             out,

@@ -24,7 +24,7 @@ from anytime_ar.data.splits import Split, StreamingSplit, read_into_memory
 from anytime_ar.errors import DataError
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-_EMBEDDED = {"digits": digits_source, "sounds": sounds_source}
+EMBEDDED = {"digits": digits_source, "sounds": sounds_source}
 
 
 @dataclass(frozen=True)
@@ -105,17 +105,17 @@ def _open(config: DataConfig) -> Source:
             f"data.revision is {config.revision!r}, but {config.name!r} is not a Hub set; leave "
             'data.revision out, or pass a Hub id "owner/name"'
         )
-    if config.name in _EMBEDDED:
-        return _EMBEDDED[config.name]()
+    if config.name in EMBEDDED:
+        return EMBEDDED[config.name]()
     if path.exists():
         return _open_local(config, path)
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
     names = [str(child) for child in beside if not child.name.startswith(".")]
-    close = difflib.get_close_matches(str(path), [*names, *_EMBEDDED], n=3)
+    close = difflib.get_close_matches(str(path), [*names, *EMBEDDED], n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else "check the spelling;"
     raise DataError(
         f"data path {config.name!r} does not exist; {hint} pass an existing file or folder, a Hub "
-        f'id "owner/name", or an embedded set ({", ".join(_EMBEDDED)})'
+        f'id "owner/name", or an embedded set ({", ".join(EMBEDDED)})'
     )
 
 

@@ -45,7 +45,7 @@ class Split(ABC):
 
     @abstractmethod
     def span(self, start: int, stop: int) -> Batch:
-        """Samples start..stop - 1 of an ordered pass, as far as there are so many.
+        """Samples start..stop - 1 of an ordered pass, at least one of which is there.
 
         Raises:
             DataError: one of them cannot be used.

@@ -23,6 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from processes import descendants
+
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation.comparison_report import aligned
 from anytime_ar.files import write_json
@@ -111,11 +113,7 @@ def _start(config: Path, folder: Path, count: int) -> subprocess.Popen[bytes]:
 def _kill(process: subprocess.Popen[bytes], *, alone: bool, draw: random.Random) -> None:
     """All processes of a run, or one of them, whose loss the others have to notice."""
     if alone:
-        children = subprocess.run(
-            ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False
-        )
-        everyone = [process.pid, *map(int, children.stdout.split())]
-        os.kill(draw.choice(everyone), signal.SIGKILL)
+        os.kill(draw.choice([process.pid, *descendants(process.pid)]), signal.SIGKILL)
         time.sleep(2)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

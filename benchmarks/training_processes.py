@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,11 @@ def _train(config: Path, out: Path, count: int) -> dict[str, Any]:
     for stage in STAGES:
         own = [line for line in lines if line.get("stage") == stage and "seconds" in line]
         if own:
-            begin = own[len(own) // 5]
-            # Validations are left out: between two reports there is one at most, and it shows.
-            pairs = zip(own[len(own) // 5 :], own[len(own) // 5 + 1 :], strict=False)
-            seconds = [(b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in pairs]
-            assert begin["step"] < own[-1]["step"]
+            # The median of reports leaves out those with a validation between them.
+            seconds = [
+                (b["seconds"] - a["seconds"]) / (b["step"] - a["step"])
+                for a, b in pairwise(own[len(own) // 5 :])
+            ]
             found[stage] = {"rate": 1 / statistics.median(seconds), "loss": own[-1]["loss"]}
     return found
 

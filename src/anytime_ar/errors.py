@@ -31,5 +31,9 @@ class TrainingError(AnytimeError):
     """Training cannot go on (a loss that is not finite, say); the last good checkpoint is kept."""
 
 
+class ToldElsewhereError(AnytimeError):
+    """Another process of the same run says what is wrong, and says it once."""
+
+
 class BulkError(AnytimeError):
     """A bulk job cannot go on; complete shards are kept, and the same job continues after them."""

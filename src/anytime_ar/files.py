@@ -54,14 +54,13 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> N
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(target)
-    except OSError as error:
+    except BaseException as error:  # also an interrupt from the keyboard
         temporary.unlink(missing_ok=True)
-        raise InputError(
-            f"cannot write {target}: {error.strerror or error}; what was there is as it was; make "
-            "room, or choose another folder"
-        ) from error
-    except BaseException:  # also an interrupt from the keyboard
-        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of `write`
+            raise InputError(
+                f"cannot write {target}: {error.strerror}; what was there is as it was; make room, "
+                "or choose another folder"
+            ) from error
         raise
     _sync_folder(target.parent)
 

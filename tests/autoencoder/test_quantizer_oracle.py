@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 import vector_quantize_pytorch as vq
+from exchanges import Alone
 from torch import Tensor
 
-from anytime_ar.autoencoder import Alone, QuantizerConfig
+from anytime_ar.autoencoder import QuantizerConfig
 from anytime_ar.autoencoder.quantizers import (
     FiniteScalarQuantizer,
     VectorQuantizer,

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from exchanges import Alone, Between
 from torch import Tensor
 
-from anytime_ar.autoencoder import Alone, QuantizerConfig
+from anytime_ar.autoencoder import QuantizerConfig
 from anytime_ar.autoencoder.quantizers import (
     NoQuantizer,
     Quantized,
@@ -170,26 +171,6 @@ def test_a_position_that_is_never_kept_stays_as_it_is() -> None:
         learn(quantizer, vectors(seed=step), kept, step)
     torch.testing.assert_close(quantizer.codebooks[1:], before[1:])
     assert not torch.equal(quantizer.codebooks[0], before[0])
-
-
-class Between:
-    """The exchange of one of several threads."""
-
-    def __init__(self, rank: int, told: list[Tensor], barrier: threading.Barrier) -> None:
-        self.rank, self.told, self.barrier = rank, told, barrier
-
-    def everyone(self, mine: Tensor) -> list[Tensor]:
-        self.told[self.rank] = mine
-        self.barrier.wait(10)
-        told = list(self.told)
-        self.barrier.wait(10)
-        return told
-
-    def sum(self, mine: Tensor) -> Tensor:
-        return torch.stack(self.everyone(mine)).sum(0)
-
-    def concatenate(self, mine: Tensor, dim: int) -> Tensor:
-        return torch.cat(self.everyone(mine), dim)
 
 
 @pytest.mark.parametrize("shared", [True, False])

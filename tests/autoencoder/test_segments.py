@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from exchanges import Alone
 from torch import Tensor
 
-from anytime_ar.autoencoder import Alone, AutoencoderConfig, OrderedAutoencoder
+from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder
 from anytime_ar.autoencoder.laps import lap
 from anytime_ar.autoencoder.native import decode_for
 from anytime_ar.autoencoder.quantizers import QuantizerConfig, SegmentQuantizer

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from anytime_ar.bundle import FILES, load_bundle
+from anytime_ar.bundle import FILES, fingerprint, load_bundle
 from anytime_ar.errors import BundleError
 
 NAMES = sorted(FILES)
@@ -133,6 +133,9 @@ def test_what_json_cannot_nest_is_refused(saved: Path) -> None:
 
 def test_what_lies_beside_a_bundle_is_left_alone(saved: Path) -> None:
     """A model card and pictures, as in a copy of a repository."""
-    for name in ("README.md", "samples.png", ".gitattributes", "notes.json"):
+    names = ("README.md", "samples.png", ".gitattributes", "notes.json")
+    before = fingerprint(load_bundle(saved))
+    for name in names:
         (saved / name).write_text("{}")
-    load_bundle(saved)
+    assert fingerprint(load_bundle(saved)) == before
+    assert [(saved / name).read_text() for name in names] == ["{}"] * 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +210,25 @@ def test_what_is_taken_in_on_trial_is_judged_soon(stage: Stage) -> None:
     assert heard.events[0][0] < begin + 0.008  # after three codes, and not at its deadline
     assert fits.done.stopped_by == "complete"
     assert stage.scheduler.lanes["tiny0"].rows == 0
+
+
+def test_nothing_is_kept_of_what_ends_on_trial(stage: Stage) -> None:
+    """Its client leaves before the first code, so that no turn judges it."""
+    stage.models[0].slowness = 10.0
+    stage.ask()
+    stage.run()
+    gone = []
+    for _ in range(5):
+        stage.clock.now += 5.0
+        heard = stage.ask(deadline_s=0.010)
+        heard.draw.cancelled = True
+        stage.run()
+        assert refused(heard).reason == "cancelled"
+        gone.append(weakref.ref(heard.draw))
+    stage.heard.clear()
+    del heard
+    gc.collect()
+    assert [draw() for draw in gone] == [None] * 5
 
 
 def test_nobody_is_refused_on_stale_estimates(stage: Stage) -> None:

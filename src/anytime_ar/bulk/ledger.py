@@ -11,7 +11,6 @@ A shard without a record, or of another size than that says, is made again.
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -20,6 +19,7 @@ from anytime_ar.bulk.folder import Folder
 from anytime_ar.bulk.jobs import EncodeJob, Job, Record, SampleJob
 from anytime_ar.config import describe
 from anytime_ar.errors import BulkError, InputError
+from anytime_ar.files import json_bytes
 
 _JOB, _MANIFEST = "job.json", "manifest.json"
 _ANY_JOB: TypeAdapter[SampleJob | EncodeJob] = TypeAdapter(SampleJob | EncodeJob)
@@ -49,7 +49,7 @@ class Ledger:
             )
         folder.prepare()
         if stored is None:
-            folder.write(_JOB, _pretty(self.job.model_dump(mode="json")))
+            folder.write(_JOB, json_bytes(self.job.model_dump(mode="json")))
         folder.prepare("data")
         folder.prepare("records")
 
@@ -107,7 +107,7 @@ class Ledger:
             "bytes": sum(record.bytes for record in records.values()),
             "shards": shards,
         }
-        content = _pretty(manifest)
+        content = json_bytes(manifest)
         if self._folder.read(_MANIFEST) != content:
             self._folder.write(_MANIFEST, content)
 
@@ -153,7 +153,3 @@ def _flat(values: dict[str, Any], head: str = "") -> dict[str, Any]:
     for name, value in values.items():
         flat |= _flat(value, f"{head}{name}.") if isinstance(value, dict) else {head + name: value}
     return flat
-
-
-def _pretty(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from anytime_ar.cli.parser import Parser
-from anytime_ar.errors import AnytimeError, InputError
+from anytime_ar.errors import AnytimeError, InputError, ToldElsewhereError
 
 COMMANDS = {
     "demo": "train on digits, sample at every budget, and show table and pictures",
@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _dispatch(arguments)
         sys.stdout.flush()
+    except ToldElsewhereError:
+        sys.exit(1)
     except InputError as error:
         _complain(error, code=2)
     except AnytimeError as error:
@@ -94,7 +96,5 @@ def _overview() -> str:
 
 
 def _complain(error: AnytimeError, *, code: int) -> None:
-    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0":
-        sys.exit(code)  # of several processes the first one speaks for all
     print(f"anytime: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(code)

@@ -111,6 +111,8 @@ class Job:
     """When its data has to be there for that; the scheduler says."""
     cancelled: bool = False
     """Set from any thread; looked at between two codes."""
+    on_trial: bool = False
+    """Taken in although it does not fit by estimates that may be wrong."""
 
     samples: int
     """n, that its response is about."""

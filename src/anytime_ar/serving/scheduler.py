@@ -90,7 +90,8 @@ class Scheduler:
         self.outlook.note(job)
         others = self.jobs
         shortage_s = self.outlook.shortage_s(job, others)
-        if shortage_s > 0 and not self._trial.admits(job, len(others)):
+        job.on_trial = shortage_s > 0
+        if job.on_trial and not self._trial.admits(len(others)):
             raise overloaded(shortage_s)
         self._wait(job)
 
@@ -112,8 +113,8 @@ class Scheduler:
         stepping = [lane for lane in self.lanes.values() if lane.active]
         for lane in stepping:
             lane.step()
-        if stepping:
-            self._judge(self._trial.turned())
+        if stepping and self._trial.ends():
+            self._judge()
         self._let_out()
         self._show()
         now = self.clock()
@@ -138,14 +139,13 @@ class Scheduler:
         for lane in self.lanes.values():
             lane.probe()
 
-    def _judge(self, jobs: list[Job]) -> None:
+    def _judge(self) -> None:
         """Those that were taken in on trial, by estimates that have been put right."""
-        for job in jobs:
-            others = self.jobs
-            if job not in others or (isinstance(job, Draw) and job.drawn >= job.floor):
+        for job in [job for job in self.jobs if job.on_trial]:
+            job.on_trial = False
+            if isinstance(job, Draw) and job.drawn >= job.floor:
                 continue
-            others.remove(job)
-            shortage_s = self.outlook.shortage_s(job, others)
+            shortage_s = self.outlook.shortage_s(job, [o for o in self.jobs if o is not job])
             if shortage_s > 0:
                 self._put_out(job)
                 job.listener(overloaded(shortage_s))

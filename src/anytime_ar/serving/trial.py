@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from anytime_ar.serving.jobs import Job
-
 STALE_S = 0.1
 """A pause: estimates were confirmed longer ago than this."""
 _TURNS = 3
@@ -21,7 +19,7 @@ _MOST_JOBS = 4
 
 
 class Trial:
-    """Keeps jobs that are on trial.
+    """Whether there is one.
 
     Args:
         clock: gives seconds.
@@ -31,27 +29,19 @@ class Trial:
         self._clock = clock
         self._confirmed = -math.inf  # when something was seen of what work takes
         self._turns = 0  # since then without a pause
-        self._jobs: list[Job] = []
 
-    def admits(self, job: Job, others: int) -> bool:
-        """Take a job in that does not fit by the estimates, if these are old.
+    def admits(self, others: int) -> bool:
+        """Whether a job is taken in that does not fit by the estimates.
 
         Args:
-            job: to be judged later.
-            others: how many there are already.
+            others: how many jobs there are already.
         """
         if self._clock() - self._confirmed > STALE_S:
             self._turns = 0
-        admitted = self._turns < _TURNS and others < _MOST_JOBS
-        if admitted:
-            self._jobs.append(job)
-        return admitted
+        return self._turns < _TURNS and others < _MOST_JOBS
 
-    def turned(self) -> list[Job]:
-        """Take note of a turn with steps; those whose trial is over with it."""
+    def ends(self) -> bool:
+        """Take note of a turn with steps; whether the trial is over with it."""
         self._confirmed = self._clock()
         self._turns += 1
-        if self._turns < _TURNS:
-            return []
-        judged, self._jobs = self._jobs, []
-        return judged
+        return self._turns == _TURNS

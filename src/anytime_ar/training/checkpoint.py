@@ -62,7 +62,7 @@ class Checkpoints:
         """Keep one, and no more than the last ones.
 
         Raises:
-            InputError: the file cannot be written; what was there is as it was.
+            InputError: the file cannot be written; those of other steps stay.
         """
         tensors = {
             f"{group}/{name}": value.detach().cpu().contiguous()

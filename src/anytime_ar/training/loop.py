@@ -112,10 +112,20 @@ class Trainer:
     ) -> None:
         self.stage, self.fabric, self.seed, self.log = stage, fabric, seed, log
         self.ranks, self.passes = ranks, passes
-        _check_parts(stage, ranks.count * passes)
+        self._check_parts(ranks.count * passes)
         self.checkpoints, self.log_every = checkpoints, log_every
         self.checkpoint_every_s = checkpoint_every_s
         self.state = TrainingState(stage.objective, stage.optimizer, stage.ema_decay, fabric)
+
+    def _check_parts(self, parts: int) -> None:
+        """Parts of unequal size would not count alike."""
+        for size in self.stage.batch_sizes:
+            if size % parts:
+                uneven = (
+                    f"{self.stage.name}: a batch of {size} cannot be cut into {parts} equal parts, "
+                    "one for each process and pass; choose another batch_size, or other numbers"
+                )
+                raise self.ranks.alike(InputError(uneven))
 
     def fit(self) -> None:
         """Train to the end; the stage's objective holds the result, in evaluation mode.
@@ -155,11 +165,12 @@ class Trainer:
             self.state.put_back(checkpoint)
             self.stage.load_state_dict(checkpoint.record["data"])
         except (RuntimeError, KeyError, TypeError) as error:
-            raise InputError(
+            misfit = InputError(
                 f"{self.checkpoints.path(step)} does not fit this configuration "
                 f"({textwrap.shorten(str(error), 200)}); "  # torch lists every weight
                 "resume with the configuration of the interrupted run"
-            ) from error
+            )
+            raise self.ranks.alike(misfit) from error
 
     def _train(self) -> None:
         stage, progress = self.stage, self.state.progress
@@ -233,7 +244,7 @@ class Trainer:
         progress = self.state.progress
         complaint = progress.watch(series["loss"])
         if complaint is not None:
-            raise self._failure(complaint)
+            raise self.ranks.alike(self._failure(complaint))
         means = {name: float(values.mean()) for name, values in series.items()}
         self.log.write(stage=self.stage.name, step=progress.step, seconds=progress.seconds, **means)
         return means
@@ -254,7 +265,8 @@ class Trainer:
         stage, progress = self.stage, self.state.progress
         figures = stage.validate(self.state.trained.eval(), self.fabric)
         if not math.isfinite(figures["loss"]):
-            raise self._failure(f"validation loss is {figures['loss']} after step {progress.step}")
+            complaint = f"validation loss is {figures['loss']} after step {progress.step}"
+            raise self.ranks.alike(self._failure(complaint))
         self.log.write(
             stage=stage.name,
             step=progress.step,
@@ -278,20 +290,10 @@ class Trainer:
         step = self.state.progress.step
         if (name := self.state.broken()) is not None:
             raise self._failure(f"{name} is not finite after step {step}")
-        groups, record = self.state.take()
-        record |= {"stage": self.stage.name, "data": self.stage.state_dict()}
         if step not in self.checkpoints.steps():
+            groups, record = self.state.take()
+            record |= {"stage": self.stage.name, "data": self.stage.state_dict()}
             self.checkpoints.write(step, Checkpoint(groups, record))
-
-
-def _check_parts(stage: Stage, parts: int) -> None:
-    """Parts of unequal size would not count alike."""
-    for size in stage.batch_sizes:
-        if size % parts:
-            raise InputError(
-                f"{stage.name}: a batch of {size} cannot be cut into {parts} equal parts, one for "
-                "each process and pass; choose another batch_size, or other numbers of these"
-            )
 
 
 def _due(step: int, every: int, steps: int) -> bool:

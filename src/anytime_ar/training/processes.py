@@ -45,8 +45,10 @@ def launched() -> Processes | None:
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that speaks for all."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+    """Whether this process, of those that a launcher has started, is the one that writes."""
+    return all(
+        os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
+    )
 
 
 def start_processes(device: str, precision: str, processes: Processes) -> Fabric:
@@ -61,26 +63,21 @@ def start_processes(device: str, precision: str, processes: Processes) -> Fabric
 
     chosen = choose_device(device)
     asked = launched() or processes
-    if asked.count == 1:
-        return Fabric(
-            accelerator=chosen.type,
-            devices=1 if chosen.index is None else [chosen.index],
-            precision=precision,  # type: ignore[arg-type]
-        )
+    several = asked.count > 1
     there = torch.accelerator.device_count() if chosen.type != "cpu" else asked.devices
     if asked.devices > there:
         raise InputError(
             f"devices is {asked.devices}, and this machine has {there} of {chosen.type}; ask for "
             "fewer"
         )
-    # Codebooks are kept alike by what the processes exchange; DDP need not copy them in every step.
-    strategy = DDPStrategy(forward_sync_buffers=False)
     fabric = Fabric(
         accelerator=chosen.type,
-        devices=asked.devices,
+        devices=asked.devices if several or chosen.index is None else [chosen.index],
         num_nodes=asked.nodes,
-        strategy=strategy,
+        # Codebooks are kept alike by what processes exchange; DDP need not copy them in every step.
+        strategy=DDPStrategy(forward_sync_buffers=False) if several else "auto",
         precision=precision,  # type: ignore[arg-type]
     )
-    fabric.launch()
+    if several:
+        fabric.launch()
     return fabric

@@ -14,7 +14,7 @@ import torch.distributed as distributed
 from torch import Tensor
 
 from anytime_ar.data import Part
-from anytime_ar.errors import AnytimeError, TrainingError
+from anytime_ar.errors import AnytimeError, ToldElsewhereError, TrainingError
 
 
 class Ranks:
@@ -24,9 +24,9 @@ class Ranks:
         shared = distributed.is_available() and distributed.is_initialized()
         self.count: int = distributed.get_world_size() if shared else 1
         self.rank: int = distributed.get_rank() if shared else 0
-        self._control = None
+        self._on_cpu = None  # the group for what lies there, and does not wait for a GPU
         if self.count > 1 and distributed.get_backend() != "gloo":
-            self._control = distributed.new_group(backend="gloo")  # does not wait for a GPU
+            self._on_cpu = distributed.new_group(backend="gloo")
 
     @property
     def is_first(self) -> bool:
@@ -41,9 +41,10 @@ class Ranks:
         """Of what each process has."""
         if self.count == 1:
             return mine
-        total = mine.clone()
-        distributed.all_reduce(total)
-        return total
+        # Gloo knows no int16.
+        total = mine.int() if mine.dtype == torch.int16 else mine.clone()
+        distributed.all_reduce(total, group=self._on_cpu if mine.device.type == "cpu" else None)
+        return total.to(mine.dtype)
 
     def mean(self, mine: Tensor) -> Tensor:
         """Of what each process has."""
@@ -62,7 +63,7 @@ class Ranks:
         if self.count == 1:
             return mine
         answers = torch.tensor(mine, dtype=torch.int32)
-        distributed.all_reduce(answers, distributed.ReduceOp.MAX, group=self._control)
+        distributed.all_reduce(answers, distributed.ReduceOp.MAX, group=self._on_cpu)
         return tuple(map(bool, answers.tolist()))
 
     def highest(self, mine: int) -> int:
@@ -70,14 +71,15 @@ class Ranks:
         if self.count == 1:
             return mine
         said = torch.tensor(mine)
-        distributed.all_reduce(said, distributed.ReduceOp.MAX, group=self._control)
+        distributed.all_reduce(said, distributed.ReduceOp.MAX, group=self._on_cpu)
         return int(said)
 
     def first(self, work: Callable[[], object]) -> None:
         """Let the first process do something while the others wait.
 
         Raises:
-            AnytimeError: it failed there; it tells why, the others that it did.
+            AnytimeError: it failed there, which tells why.
+            ToldElsewhereError: the same, in the others.
         """
         done = False
         try:
@@ -87,10 +89,16 @@ class Ranks:
         finally:
             (failed,) = self.any(not done)
         if failed:
-            raise AnytimeError("the first process failed; see what it says")
+            raise ToldElsewhereError("the first process says what is wrong")
+
+    def alike(self, error: AnytimeError) -> AnytimeError:
+        """What to raise of an error that all processes find: the first one tells it."""
+        return (
+            error if self.is_first else ToldElsewhereError("the first process says what is wrong")
+        )
 
     @contextmanager
-    def losses_told(self) -> Iterator[None]:
+    def the_gone_told(self) -> Iterator[None]:
         """Say plainly that another process is gone, in place of what its connection says.
 
         Raises:

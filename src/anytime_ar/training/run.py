@@ -86,7 +86,7 @@ def train(
                 ranks=ranks,
                 passes=processes.passes,
             )
-            with ranks.losses_told():
+            with ranks.the_gone_told():
                 trainer.fit()
 
         fit(AutoencoderStage(bundle.autoencoder, data, config, ranks))

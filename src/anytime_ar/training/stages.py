@@ -133,7 +133,7 @@ def reconstruction_errors(
                 errors[name] += float((decoded.float() - x).square().mean()) * len(x)
         if seen >= VALIDATION_SAMPLES:
             break
-    totals = ranks.sum(torch.tensor([*errors.values()], dtype=torch.float64, device=fabric.device))
+    totals = ranks.sum(torch.tensor([*errors.values()], dtype=torch.float64))
     return dict(zip(errors, (totals / seen).tolist(), strict=True))
 
 
@@ -204,7 +204,7 @@ class PriorStage:
     @torch.no_grad()
     def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:
         """Nats a code on the validation split."""
-        total = torch.zeros((), dtype=torch.float64, device=fabric.device)
+        total = torch.zeros((), dtype=torch.float64)
         codes, labels = self.validation
         starts = range(0, len(codes), ENCODE_BATCH)
         for at in starts[self.ranks.rank :: self.ranks.count]:
@@ -262,13 +262,12 @@ def _encode(
     codes: list[Tensor] = []
     labels: list[Tensor] = []
     for number, batch in enumerate(batches):
-        encoded = torch.zeros(len(batch.data), autoencoder.code_length, dtype=torch.int64)
+        encoded = torch.zeros(len(batch.data), autoencoder.code_length, dtype=compact)
         if number % ranks.count == ranks.rank:
             with fabric.autocast():
-                encoded = autoencoder.encode(fabric.to_device(batch.data))
-        codes.append(encoded.to(torch.int32).cpu())
+                encoded = autoencoder.encode(fabric.to_device(batch.data)).to(compact).cpu()
+        codes.append(encoded)
         if conditional:
             assert batch.labels is not None
             labels.append(batch.labels)
-    known = ranks.sum(fabric.to_device(torch.cat(codes))).to(compact).cpu()
-    return known, torch.cat(labels) if conditional else None
+    return ranks.sum(torch.cat(codes)), torch.cat(labels) if conditional else None

@@ -6,21 +6,13 @@ the linear autoencoder, whose truncation must recover PCA) share one interface: 
 
 from __future__ import annotations
 
-from anytime_ar.autoencoder.quantizers.base import (
-    Alone,
-    Exchange,
-    NoQuantizer,
-    Quantized,
-    Quantizer,
-)
+from anytime_ar.autoencoder.quantizers.base import NoQuantizer, Quantized, Quantizer
 from anytime_ar.autoencoder.quantizers.config import QuantizerConfig
 from anytime_ar.autoencoder.quantizers.finite_scalar import FiniteScalarQuantizer
 from anytime_ar.autoencoder.quantizers.segments import SegmentQuantizer
 from anytime_ar.autoencoder.quantizers.vector import VectorQuantizer
 
 __all__ = [
-    "Alone",
-    "Exchange",
     "FiniteScalarQuantizer",
     "NoQuantizer",
     "Quantized",

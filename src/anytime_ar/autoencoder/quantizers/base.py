@@ -31,16 +31,6 @@ class Exchange(Protocol):
         """What each process has, in their order."""
 
 
-class Alone:
-    """The exchange of a process that is the only one."""
-
-    def sum(self, mine: Tensor) -> Tensor:
-        return mine
-
-    def concatenate(self, mine: Tensor, dim: int) -> Tensor:  # noqa: ARG002
-        return mine
-
-
 class Quantizer(nn.Module):
     """Maps code vectors float [B, L, D] to codes int64 [B, L] and codes back to vectors."""
 

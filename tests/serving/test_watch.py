@@ -6,17 +6,19 @@ from pathlib import Path
 
 from serving_fakes import L, Stage
 
-from anytime_ar.serving.call import Call
+from anytime_ar.serving.call import Call, Ended
+from anytime_ar.serving.occupancy import occupancy
 from anytime_ar.serving.watch import Watch
 
 
 def test_the_load_is_of_the_last_seconds_and_the_rest_is_forgotten(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
-    watch = Watch(stage.scheduler, lambda: True, stage.clock)
+    watch = Watch(lambda: occupancy(stage.scheduler), lambda: True, stage.clock)
     for _ in range(100):
         heard = stage.ask(2, cap=3)
         stage.run()
-        call = Call(stage.clock, stage.clock(), "a", model="tiny0", asked=L, done=heard.done)
+        ended = Ended.of(heard.done)
+        call = Call(stage.clock, stage.clock(), "a", model="tiny0", asked=L, ended=ended)
         watch.note(call)
         stage.clock.now += 1.0
     assert len(watch._recent["tiny0"]) <= 3  # also if nobody ever looks

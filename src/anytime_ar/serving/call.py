@@ -5,7 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from anytime_ar.serving.jobs import Done
+from anytime_ar.serving.jobs import Done, StopReason
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A draw that was answered, in figures."""
+
+    n: int
+    codes: int
+    """That each sample has."""
+    stopped_by: StopReason
+    queue_s: float
+    sampling_s: float
+    decode_s: float
+
+    @classmethod
+    def of(cls, done: Done) -> Ended:
+        """What the engine told."""
+        n, codes = done.codes.shape
+        return cls(n, codes, done.stopped_by, done.queue_s, done.sampling_s, done.decode_s)
 
 
 @dataclass
@@ -23,8 +42,10 @@ class Call:
     """Codes that were asked for."""
     deadline: float | None = None
     """When the answer had to be there; None: no matter."""
-    done: Done | None = None
+    ended: Ended | None = None
     """How a draw ended."""
+    decoded: float | None = None
+    """When its samples were there, where they were drawn."""
     first_look_s: float | None = None
     """From the arrival to the first preview."""
     error: str | None = None

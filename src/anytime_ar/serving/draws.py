@@ -19,7 +19,7 @@ from anytime_ar.sampling import Budget
 from anytime_ar.sampling.budget import codes_for
 from anytime_ar.sampling.plan import Plan
 from anytime_ar.serving.answers import Writer
-from anytime_ar.serving.call import Call
+from anytime_ar.serving.call import Call, Ended
 from anytime_ar.serving.jobs import Done, Draw, Event, Look, Refused
 from anytime_ar.serving.kept import Keeper
 from anytime_ar.serving.mailroom import Mailroom
@@ -191,7 +191,7 @@ class Draws:
                             writer.call.first_look_s = writer.call.clock() - draw.arrival
                         yield shown
                     case Done() as done:
-                        writer.call.done = done
+                        writer.call.ended, writer.call.decoded = Ended.of(done), done.at
                         self._keeper.put(writer.name, draw, done.codes)
                         answer = await writer.done(done, draw, self._keeper.seconds)
                     case Refused() as refused:

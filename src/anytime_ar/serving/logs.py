@@ -53,14 +53,14 @@ def log_call(call: Call, method: str, path: str, status: int) -> None:
     for name in ("model", "n", "error"):
         if (value := getattr(call, name)) is not None:
             figures[name] = value
-    if (done := call.done) is not None:
+    if (ended := call.ended) is not None:
         figures |= {
-            "codes": done.codes.shape[1],
+            "codes": ended.codes,
             "codes_asked": call.asked,
-            "stop_reason": done.stopped_by,
-            "queue_ms": _ms(done.queue_s),
-            "sampling_ms": _ms(done.sampling_s),
-            "decode_ms": _ms(done.decode_s),
+            "stop_reason": ended.stopped_by,
+            "queue_ms": _ms(ended.queue_s),
+            "sampling_ms": _ms(ended.sampling_s),
+            "decode_ms": _ms(ended.decode_s),
         }
     if call.deadline is not None:
         figures["late_ms"] = _ms(call.clock() - call.deadline)

@@ -8,7 +8,7 @@ from functools import partial
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from anytime_ar.serving.call import Call
-from anytime_ar.serving.scheduler import Scheduler
+from anytime_ar.serving.occupancy import WorkOf
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _SLACK = (*(-seconds for seconds in reversed(_SECONDS)), 0.0, *_SECONDS)
@@ -18,13 +18,12 @@ class Metrics:
     """Counts what is answered and shows what is going on.
 
     Args:
-        scheduler: whose numbers of draws are shown.
+        work: what goes on in each model.
         ready: whether requests are taken.
     """
 
-    def __init__(self, scheduler: Scheduler, ready: Callable[[], bool]) -> None:
+    def __init__(self, work: WorkOf, ready: Callable[[], bool]) -> None:
         self.registry = CollectorRegistry()
-        self._scheduler = scheduler
 
         def counter(name: str, what: str, *labels: str) -> Counter:
             return Counter(f"anytime_{name}", what, labels, registry=self.registry)
@@ -51,14 +50,14 @@ class Metrics:
         self._slack = histogram(
             "deadline_slack_seconds", "What was left of the deadline; negative: missed", _SLACK
         )
-        gauge("draws_running", "Draws under way", lambda: float(len(scheduler.active)))
-        gauge("jobs_waiting", "Jobs that wait for room", lambda: float(len(scheduler.waiting)))
+        gauge("draws_running", "Draws under way", lambda: _sum(work, "draws"))
+        gauge("jobs_waiting", "Jobs that wait for room", lambda: _sum(work, "waiting"))
         gauge("ready", "Whether requests are taken", lambda: float(ready()))
         rows = Gauge("anytime_rows", "Rows being drawn", ["model"], registry=self.registry)
         slots = Gauge("anytime_slots", "Rows there is room for", ["model"], registry=self.registry)
-        for name, lane in scheduler.lanes.items():
-            rows.labels(name).set_function(partial(getattr, lane, "rows"))
-            slots.labels(name).set(lane.slots)
+        for name in work():
+            rows.labels(name).set_function(partial(_of, work, name, "rows"))
+            slots.labels(name).set_function(partial(_of, work, name, "slots"))
 
     def note(self, call: Call, route: str, method: str, status: int) -> None:
         """A request was answered.
@@ -73,18 +72,17 @@ class Metrics:
         self._requests.labels(route, method, str(status)).inc()
         if call.error is not None:
             self._refusals.labels(call.error).inc()
-        if call.done is None or call.model is None:
+        if call.ended is None or call.model is None:
             return
-        model, done = call.model, call.done
-        n, drawn = done.codes.shape
-        asked = call.asked or drawn
-        self._stops.labels(model, done.stopped_by).inc()
-        self._asked.labels(model).inc(n * asked)
-        self._granted.labels(model).inc(n * drawn)
-        self._degraded.labels(model).inc(drawn < asked)
-        self._queue.labels(model).observe(done.queue_s)
-        self._sampling.labels(model).observe(done.sampling_s)
-        self._decode.labels(model).observe(done.decode_s)
+        model, ended = call.model, call.ended
+        asked = call.asked or ended.codes
+        self._stops.labels(model, ended.stopped_by).inc()
+        self._asked.labels(model).inc(ended.n * asked)
+        self._granted.labels(model).inc(ended.n * ended.codes)
+        self._degraded.labels(model).inc(ended.codes < asked)
+        self._queue.labels(model).observe(ended.queue_s)
+        self._sampling.labels(model).observe(ended.sampling_s)
+        self._decode.labels(model).observe(ended.decode_s)
         self._request.labels(model).observe(now - call.arrival)
         if call.first_look_s is not None:
             self._first.labels(model).observe(call.first_look_s)
@@ -94,3 +92,12 @@ class Metrics:
     def text(self) -> bytes:
         """All figures, as Prometheus reads them."""
         return generate_latest(self.registry)
+
+
+def _sum(work: WorkOf, what: str) -> float:
+    """Of all models."""
+    return float(sum(getattr(one, what) for one in work().values()))
+
+
+def _of(work: WorkOf, model: str, what: str) -> float:
+    return float(getattr(work()[model], what))

@@ -4,65 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import uvicorn
 from pydantic import Field
 
-from anytime_ar.config import Config
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.serving.app import build_app
 from anytime_ar.serving.call import Call
-from anytime_ar.serving.computing import Computing
-from anytime_ar.serving.control import Policy
 from anytime_ar.serving.draws import Draws
 from anytime_ar.serving.guard import Guard, Scope
-from anytime_ar.serving.jobs import Refused
-from anytime_ar.serving.kept import Keeper
 from anytime_ar.serving.lag import Lag
-from anytime_ar.serving.lane import Lane
-from anytime_ar.serving.logs import log_call, log_event
-from anytime_ar.serving.mailroom import Mailroom
-from anytime_ar.serving.scheduler import Scheduler
-from anytime_ar.serving.schema import SampleRequest
-from anytime_ar.serving.served import Models
+from anytime_ar.serving.logs import log_event
+from anytime_ar.serving.station import Service, Station
 from anytime_ar.serving.watch import Watch
-from anytime_ar.serving.worker import Worker, no_progress
+from anytime_ar.serving.worker import Worker
 
 _SWITCH_S = 0.00005
 """How long a thread may keep the others from running: the usual 5 ms are many steps."""
 _DRAW_SHARE = 0.8
 """Of the grace period that is spent on draws; the rest is for their answers."""
 _POLL_S = 0.02
-_WATCH_S = 0.25
 _WRITERS = 2
 """Threads that write samples as files: more of them only take Python from the worker's thread."""
 
 
-class ServerConfig(Config):
+class ServerConfig(Service):
     """How to serve."""
 
     host: str = "127.0.0.1"
     """Address to listen at; only this machine by default."""
     port: int = Field(8000, ge=0, le=65535)
     """0: a free one."""
-    slots: int = Field(64, ge=1, le=4096)
-    """Rows of a model drawn at once, as far as memory goes; guided samples take two."""
-    deadline_s: float = Field(30.0, gt=0, allow_inf_nan=False)
-    """The deadline of requests that have none, and the longest one."""
-    keep_s: float = Field(300.0, ge=0, allow_inf_nan=False)
-    """How long a draw can be continued after its end."""
     grace_s: float = Field(10.0, gt=0, allow_inf_nan=False)
     """How long the server may take to end: all draws are answered within it."""
-    policy: Policy = "elastic"
-    """What gives way under load; `elastic` unless to compare."""
 
 
 def serve(
@@ -87,9 +68,6 @@ def serve(
     """
     sock = _listen(config.host, config.port)
     sys.setswitchinterval(_SWITCH_S)
-    lanes = {name: Lane(name, model, config.slots, clock) for name, model in models.items()}
-    scheduler = Scheduler(lanes, clock, policy=config.policy)
-    worker = Worker(scheduler)
     settings = uvicorn.Config(
         lambda: None,
         http="httptools",
@@ -101,75 +79,34 @@ def serve(
         backlog=2048,
     )
 
-    async def run() -> None:
+    async def run() -> Worker:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(_WRITERS, "anytime-writer"))
-        mailroom = Mailroom(loop)
-        served = Models(lanes)
-        keeper = Keeper(config.keep_s, clock)
-        draws = Draws(served, worker, mailroom, keeper, longest_s=config.deadline_s)
-        computing = Computing(served, worker, mailroom, longest_s=config.deadline_s)
+        station = Station(models, config, clock)
+        worker = station.worker
         server = _Server(settings, lambda: listening(_url(sock)))
-        ending = _Ending(server, worker, draws, config.grace_s)
-        rehearsed = asyncio.Event()
-
-        def ready() -> bool:
-            return rehearsed.is_set() and worker.progresses and not ending.begun
-
-        watch = Watch(scheduler, ready, clock)
-        app = build_app(served, draws, computing, watch)
+        ending = _Ending(server, worker, station.draws, config.grace_s)
+        watch = Watch(station.work, lambda: station.ready and not ending.begun, clock)
+        app = build_app(station.models, station.draws, station.computing, watch)
 
         def observe(call: Call, scope: Scope, status: int) -> None:
-            if call.done is not None:
-                worker.note_response(len(call.done.codes), clock() - call.done.at)
-            route = getattr(scope.get("route"), "path", "other")
-            watch.note(call)
-            watch.metrics.note(call, route, scope["method"], status)
-            log_call(call, scope["method"], scope["path"], status)
+            if call.ended is not None and call.decoded is not None:
+                worker.note_response(call.ended.n, clock() - call.decoded)
+            watch.observe(call, scope, status)
 
         lag = Lag(clock)
         settings.app = Guard(app, keys=keys, clock=clock, lag=lag, observe=observe)
         worker.start()
-
-        async def rehearse() -> None:
-            await _rehearse(draws, models, clock)
-            gc.collect()
-            gc.freeze()  # what is here stays; to look through it all takes longer than deadlines
-            rehearsed.set()
-            log_event("ready")
-
-        works = (rehearse(), lag.watch(), _watch_for_stuck(worker, mailroom))
+        works = (station.rehearse(), lag.watch(), station.watch_for_stuck())
         beside = [asyncio.ensure_future(work) for work in works]
         await server.serve(sockets=[sock])
         for task in beside:
             task.cancel()
+        return worker
 
     with asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:
-        runner.run(run())
+        worker = runner.run(run())
     log_event("ended" if worker.end() else "ended with a model that is stuck")
-
-
-async def _watch_for_stuck(worker: Worker, mailroom: Mailroom) -> None:
-    """Nobody else would tell those who wait for a model that makes no progress."""
-    was_stuck = False
-    while True:
-        await asyncio.sleep(_WATCH_S)
-        if worker.stuck:
-            mailroom.tell_all(no_progress())
-        if worker.stuck != was_stuck:
-            was_stuck = not was_stuck
-            log_event("stuck: models make no progress" if was_stuck else "models go on")
-
-
-async def _rehearse(draws: Draws, names: Iterable[str], clock: Callable[[], float]) -> None:
-    """Answer a few requests for nobody: the first ones pay for much that is set up once."""
-    for name in names:
-        for stream in (False, True):
-            request = SampleRequest(model=name, stream=stream, codes=2)
-            call = Call(clock, clock(), client="rehearsal")
-            with contextlib.suppress(Refused):  # nobody promised anything
-                async for _ in draws.sample(request, call):
-                    pass
 
 
 class _Server(uvicorn.Server):

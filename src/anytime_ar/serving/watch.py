@@ -10,8 +10,10 @@ from starlette.responses import Response
 
 from anytime_ar.serving.call import Call
 from anytime_ar.serving.failures import error_response
+from anytime_ar.serving.guard import Scope
+from anytime_ar.serving.logs import log_call
 from anytime_ar.serving.metrics import Metrics
-from anytime_ar.serving.scheduler import Scheduler
+from anytime_ar.serving.occupancy import WorkOf
 from anytime_ar.serving.schema import ErrorAnswer, LoadAnswer, ModelLoad, State
 
 _MEMORY_S = 3.0
@@ -22,24 +24,36 @@ class Watch:
     """What is going on.
 
     Args:
-        scheduler: read, never changed.
+        work: what goes on in each model.
         ready: whether requests are taken.
         clock: the server's.
     """
 
-    def __init__(
-        self, scheduler: Scheduler, ready: Callable[[], bool], clock: Callable[[], float]
-    ) -> None:
-        self._scheduler, self.ready, self._clock = scheduler, ready, clock
-        self.metrics = Metrics(scheduler, ready)
+    def __init__(self, work: WorkOf, ready: Callable[[], bool], clock: Callable[[], float]) -> None:
+        self._work, self.ready, self._clock = work, ready, clock
+        self.metrics = Metrics(work, ready)
         self._recent: dict[str, deque[tuple[float, int, int]]] = {}  # when, asked, granted
+
+    def observe(self, call: Call, scope: Scope, status: int) -> None:
+        """A request was answered.
+
+        Args:
+            call: what came of it.
+            scope: of ASGI.
+            status: of HTTP.
+        """
+        route = getattr(scope.get("route"), "path", "other")
+        self.note(call)
+        self.metrics.note(call, route, scope["method"], status)
+        log_call(call, scope["method"], scope["path"], status)
 
     def note(self, call: Call) -> None:
         """A draw was answered, or not."""
-        if call.done is None or call.model is None:
+        ended = call.ended
+        if ended is None or call.model is None:
             return
-        n, drawn = call.done.codes.shape
-        self._lately(call.model).append((call.clock(), n * (call.asked or drawn), n * drawn))
+        asked = ended.n * (call.asked or ended.codes)
+        self._lately(call.model).append((call.clock(), asked, ended.n * ended.codes))
 
     def _lately(self, model: str) -> deque[tuple[float, int, int]]:
         """What draws of a model got, as far as it is remembered."""
@@ -51,16 +65,15 @@ class Watch:
     def load(self) -> LoadAnswer:
         """What goes on in each model, and how much draws have got lately."""
         loads = []
-        waiting = [job.model for job in list(self._scheduler.waiting)]
-        for name, lane in self._scheduler.lanes.items():
+        for name, work in self._work().items():
             recent = self._lately(name)
             asked = sum(one[1] for one in recent)
             loads.append(
                 ModelLoad(
                     model=name,
-                    rows=lane.rows,
-                    slots=lane.slots,
-                    waiting=waiting.count(name),
+                    rows=work.rows,
+                    slots=work.slots,
+                    waiting=work.waiting,
                     draws_per_s=round(len(recent) / _MEMORY_S, 2),
                     granted=sum(one[2] for one in recent) / asked if asked else None,
                 )

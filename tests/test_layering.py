@@ -19,7 +19,17 @@ ROOT = Path(anytime_ar.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 LONGEST = 300  # lines
 
-GROUND = {"errors", "files", "kernel", "config", "codes", "curve", "interrupt", "spectra"}
+GROUND = {
+    "errors",
+    "files",
+    "kernel",
+    "config",
+    "codes",
+    "curve",
+    "interrupt",
+    "spectra",
+    "ray_cluster",
+}
 MODEL = {"autoencoder", "prior"}
 
 # What each part may import, besides itself. Imports inside functions count as well: being lazy
@@ -34,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codes": {"errors", "files", "config"},
     "curve": {"errors", "files", "config"},
     "spectra": set(),
+    "ray_cluster": {"errors"},
     "data": GROUND,
     "autoencoder": GROUND,
     "prior": GROUND,
@@ -51,6 +62,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Speaks HTTP: all it shares with the server is the protocol.
     "client": {"errors"},
     "serving": GROUND | {"data", "card", "bundle", "sampling"},
+    # Servers on several machines that answer as one.
+    "fleet": GROUND | {"prior", "sampling", "serving"},
     "cli": GROUND
     | MODEL
     | {
@@ -63,6 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "bulk",
         "publishing",
         "serving",
+        "fleet",
         "__init__",
     },
     # The public face, `import anytime_ar as aar`.

@@ -3,7 +3,8 @@ codes.
 
 `anytime serve mnist` listens at http://127.0.0.1:8000; `anytime serve a=runs/a/bundle mnist` serves
 two models under the names a and mnist. With `--api_key_file`, whose lines are `NAME KEY`, every
-request but /livez needs a key. SIGTERM answers all that is under way, then ends.
+request but /livez needs a key. SIGTERM answers all that is under way, then ends. `--engine ray
+--replicas 4` serves from four processes, wherever the cluster of RAY_ADDRESS has room.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from jsonargparse import Namespace
 from anytime_ar.cli.options import add_device, add_precision
 from anytime_ar.cli.parser import Parser, read_config
 from anytime_ar.errors import InputError, MissingExtraError
-from anytime_ar.sampling import AnytimeModel, load
+from anytime_ar.fleet.sources import Source, load_all
 
 
 def add_arguments(parser: Parser) -> None:
@@ -35,43 +36,67 @@ def add_arguments(parser: Parser) -> None:
         default=max(1, (os.cpu_count() or 1) - 1),
         help="cores that draw; default: all but one",
     )
+    parser.add_argument(
+        "--engine",
+        choices=["ray"],
+        help="serve from several processes or machines, by Ray; see docs/serving.md",
+    )
+    parser.add_argument("--replicas", type=int | None, help="servers of engine ray; default: 1")
     add_precision(parser)
     add_device(parser)
 
 
 def run(arguments: Namespace) -> None:
-    import torch
-
     from anytime_ar.serving.guard import key_digest
     from anytime_ar.serving.logs import log_event, log_to_stderr
     from anytime_ar.serving.server import ServerConfig, serve
 
     if arguments.threads < 1:
         raise InputError(f"threads={arguments.threads} draws nothing; pass at least 1")
+    if arguments.replicas is not None and arguments.engine is None:
+        raise InputError(f"replicas={arguments.replicas} is for --engine ray; add it, or drop this")
+    replicas = 1 if arguments.replicas is None else arguments.replicas
+    if replicas < 1:
+        raise InputError(f"replicas={replicas} serves nobody; pass at least 1")
     config = read_config(ServerConfig, arguments)
     keys = None
     if arguments.api_key_file is not None:
         keys = {key_digest(key): name for name, key in _keys(arguments.api_key_file)}
-    torch.set_num_threads(arguments.threads)
-    models = _load_all(arguments)
+    sources = _sources(arguments)
+    models = load_all(sources)  # also where replicas do it again: what is wrong shows here
     log_to_stderr()
 
     def listening(url: str) -> None:
         print(f"anytime: serving {', '.join(models)} at {url}", flush=True)
         log_event("listening", url=url, models=[*models], threads=arguments.threads)
 
-    serve(models, config, keys=keys, listening=listening)
+    if arguments.engine is None:
+        import torch
+
+        torch.set_num_threads(arguments.threads)
+        serve(models, config, keys=keys, listening=listening)
+    else:
+        from anytime_ar.fleet.running import serve_fleet
+
+        serve_fleet(
+            sources,
+            config,
+            replicas=replicas,
+            threads=arguments.threads,
+            keys=keys,
+            listening=listening,
+        )
 
 
-def _load_all(arguments: Namespace) -> dict[str, AnytimeModel]:
-    models: dict[str, AnytimeModel] = {}
+def _sources(arguments: Namespace) -> list[Source]:
+    sources: dict[str, Source] = {}
     for which in arguments.models:
         given, equals, where = which.partition("=")
         name = given if equals else Path(which).name
-        if name in models:
+        if name in sources:
             raise InputError(f"two models are called {name!r}; name one of them: NAME={which}")
-        models[name] = load(where or which, device=arguments.device, precision=arguments.precision)
-    return models
+        sources[name] = Source(name, where or which, arguments.device, arguments.precision)
+    return [*sources.values()]
 
 
 def _keys(path: Path) -> list[tuple[str, str]]:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import APIRouter, Body, FastAPI, Path, Request
 from fastapi.sse import format_sse_event
 from starlette.responses import Response, StreamingResponse
 
 from anytime_ar.serving.call import Call
-from anytime_ar.serving.computing import Computing
-from anytime_ar.serving.draws import Draws
 from anytime_ar.serving.failures import answer_failures, error_body
 from anytime_ar.serving.guard import MOST_BODY_BYTES
 from anytime_ar.serving.jobs import Refused
@@ -32,7 +30,6 @@ from anytime_ar.serving.schema import (
     SampleId,
     SampleRequest,
 )
-from anytime_ar.serving.served import Models
 from anytime_ar.serving.watch import Watch, watch_routes
 
 _KEEP_ALIVE_S = 15.0
@@ -64,7 +61,37 @@ _DRAWN: dict[int | str, dict[str, Any]] = {
 }
 
 
-def build_app(models: Models, draws: Draws, computing: Computing, watch: Watch) -> FastAPI:
+class Catalogue(Protocol):
+    """Models; see `anytime_ar.serving.served.Models`."""
+
+    def describe(self) -> ModelsAnswer:
+        """For clients."""
+
+
+class Drawing(Protocol):
+    """Samples; see `anytime_ar.serving.draws.Draws`."""
+
+    def sample(self, request: SampleRequest, call: Call) -> AsyncGenerator[Drawn]:
+        """Draw some."""
+
+    def refine(self, name: str, request: RefineRequest, call: Call) -> AsyncGenerator[Drawn]:
+        """Go on with a draw."""
+
+    async def stop(self, name: str, call: Call) -> SampleAnswer | None:
+        """Stop it, or forget it."""
+
+
+class Coding(Protocol):
+    """Encodes and decodes; see `anytime_ar.serving.computing.Computing`."""
+
+    async def encode(self, request: EncodeRequest, call: Call) -> EncodeAnswer:
+        """Codes of samples."""
+
+    async def decode(self, request: DecodeRequest, call: Call) -> DecodeAnswer:
+        """Samples of codes."""
+
+
+def build_app(models: Catalogue, draws: Drawing, computing: Coding, watch: Watch) -> FastAPI:
     """The application.
 
     Args:
@@ -89,7 +116,7 @@ def build_app(models: Models, draws: Draws, computing: Computing, watch: Watch) 
     return app
 
 
-def _routes(models: Models, draws: Draws, computing: Computing) -> APIRouter:
+def _routes(models: Catalogue, draws: Drawing, computing: Coding) -> APIRouter:
     routes = APIRouter(prefix="/v1", responses=_ERRORS)
 
     @routes.post("/samples", response_model=SampleAnswer, responses=_DRAWN)

@@ -34,7 +34,7 @@ from anytime_ar.serving.served import Missing, Models, Served
 from anytime_ar.serving.worker import Worker
 
 _OPTIONS = ("label", "temperature", "top_k", "top_p", "guidance")
-_SEED_BITS = 48
+SEED_BITS = 48
 """Of fresh seeds: programs that read JSON numbers as doubles keep them whole."""
 
 
@@ -92,7 +92,7 @@ class Draws:
         options: dict[str, Any] = {
             name: value for name in _OPTIONS if (value := getattr(request, name)) is not None
         }
-        seed = secrets.randbits(_SEED_BITS) if request.seed is None else request.seed
+        seed = secrets.randbits(SEED_BITS) if request.seed is None else request.seed
         _check_room(served, request.n, request.guidance)
         plan, _ = served.model.plan(request.n, seed=seed, first=request.first, **options)
         name = request.id or secrets.token_urlsafe(12)
@@ -108,9 +108,9 @@ class Draws:
         """
         kept = self._keeper.get(name)
         if kept is None and name in self._underway:
-            raise _under_way(name)
+            raise under_way(name)
         if kept is None or kept.client != call.client:
-            raise _no_draw(name)
+            raise no_draw(name)
         served = self._models.get(kept.model)
         return self._start(name, served, kept.plan, kept.codes.long(), request, call)
 
@@ -127,7 +127,7 @@ class Draws:
             return await asyncio.shield(underway.ended)
         kept = self._keeper.get(name)
         if kept is None or kept.client != call.client:
-            raise _no_draw(name)
+            raise no_draw(name)
         self._keeper.drop(name)
         return None
 
@@ -176,7 +176,7 @@ class Draws:
                 taken: two requests can be made before either is begun.
         """
         if writer.name in self._underway:
-            raise _under_way(writer.name)
+            raise under_way(writer.name)
         ended: asyncio.Future[SampleAnswer] = asyncio.get_running_loop().create_future()
         self._underway[writer.name] = _Underway(draw, ended)
         self._worker.submit(draw)
@@ -234,9 +234,11 @@ def _floor_and_cap(served: Served, limits: Limits, drawn: int) -> tuple[int, int
     return max(floor, drawn), cap
 
 
-def _under_way(name: str) -> Conflict:
+def under_way(name: str) -> Conflict:
+    """What who asks for a draw hears that has not ended."""
     return Conflict(f"draw {name!r} is still under way; wait for its end, or stop it")
 
 
-def _no_draw(name: str) -> Missing:
+def no_draw(name: str) -> Missing:
+    """What who asks for a draw hears that there is not."""
     return Missing(f"there is no draw {name!r} (any more); draws are kept for a while only")

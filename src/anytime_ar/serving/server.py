@@ -26,9 +26,9 @@ from anytime_ar.serving.station import Service, Station
 from anytime_ar.serving.watch import Watch
 from anytime_ar.serving.worker import Worker
 
-_SWITCH_S = 0.00005
+SWITCH_S = 0.00005
 """How long a thread may keep the others from running: the usual 5 ms are many steps."""
-_DRAW_SHARE = 0.8
+DRAW_SHARE = 0.8
 """Of the grace period that is spent on draws; the rest is for their answers."""
 _POLL_S = 0.02
 _WRITERS = 2
@@ -66,8 +66,8 @@ def serve(
     Raises:
         InputError: the address cannot be listened at, or a model has no prior.
     """
-    sock = _listen(config.host, config.port)
-    sys.setswitchinterval(_SWITCH_S)
+    sock = listen(config.host, config.port)
+    sys.setswitchinterval(SWITCH_S)
     settings = uvicorn.Config(
         lambda: None,
         http="httptools",
@@ -75,7 +75,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=max(1, round((1 - _DRAW_SHARE) * config.grace_s)),
+        timeout_graceful_shutdown=max(1, round((1 - DRAW_SHARE) * config.grace_s)),
         backlog=2048,
     )
 
@@ -84,7 +84,7 @@ def serve(
         loop.set_default_executor(ThreadPoolExecutor(_WRITERS, "anytime-writer"))
         station = Station(models, config, clock)
         worker = station.worker
-        server = _Server(settings, lambda: listening(_url(sock)))
+        server = _Server(settings, lambda: listening(url_of(sock)))
         ending = _Ending(server, worker, station.draws, config.grace_s)
         watch = Watch(station.work, lambda: station.ready and not ending.begun, clock)
         app = build_app(station.models, station.draws, station.computing, watch)
@@ -155,7 +155,7 @@ class _Ending:
             self._server.should_exit = self._server.force_exit = True
             return
         log_event("draining", draws=len(self._draws))
-        self._worker.drain(_DRAW_SHARE * self._grace_s)
+        self._worker.drain(DRAW_SHARE * self._grace_s)
         self._task = asyncio.ensure_future(self._end())
 
     async def _end(self) -> None:
@@ -167,7 +167,12 @@ class _Ending:
         self._server.should_exit = True
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket at an address.
+
+    Raises:
+        InputError: there is none to be had.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -181,6 +186,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def _url(sock: socket.socket) -> str:
+def url_of(sock: socket.socket) -> str:
+    """Where a socket is reached."""
     host, port = sock.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,100 @@
+"""Which replica takes a request: the one that is soonest done with what it has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from anytime_ar.fleet.messages import State
+
+FRESH_S = 2.0
+"""A replica that has told nothing for this long is not counted on."""
+
+
+@dataclass
+class _Place:
+    """What is known of a replica."""
+
+    state: State | None = None
+    told: float = 0.0
+    """When that was."""
+    sent: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """Of calls under way: when they were sent, and the seconds of the machine that they take."""
+    chosen: int = 0
+    """When it was chosen last, in calls."""
+
+
+class Places:
+    """Remembers what replicas tell of themselves, and what they were sent since.
+
+    Seconds of work count, not requests: one may be sixteen samples in full and the other a code,
+    and machines may differ.
+
+    Args:
+        clock: gives seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._places: dict[str, _Place] = {}
+        self._count = 0
+
+    def told(self, replica: str, state: State) -> None:
+        """Take note of how a replica is."""
+        place = self._places.setdefault(replica, _Place())
+        place.state, place.told = state, self._clock()
+
+    def keep(self, running: Collection[str]) -> None:
+        """Forget all others."""
+        self._places = {name: place for name, place in self._places.items() if name in running}
+
+    def state(self, replica: str) -> State | None:
+        """What a replica has told lately; None: nothing."""
+        return self._places[replica].state if self.silent_s(replica) <= FRESH_S else None
+
+    def send(self, replica: str, work_s: float) -> int:
+        """A call is sent, of so much work; gives the number by which it is taken back."""
+        self._count += 1
+        place = self._places.setdefault(replica, _Place())
+        place.sent[self._count], place.chosen = (self._clock(), work_s), self._count
+        return self._count
+
+    def done(self, replica: str, number: int) -> None:
+        """A call has ended."""
+        if replica in self._places:
+            self._places[replica].sent.pop(number, None)
+
+    def wait_s(self, replica: str) -> float:
+        """What a replica still has to do, as far as is known."""
+        place, now = self._places.get(replica, _Place()), self._clock()
+        since = [(at, work_s) for at, work_s in place.sent.values() if at >= place.told]
+        begun = place.told if place.state is not None else min((at for at, _ in since), default=now)
+        work_s = 0.0 if place.state is None else place.state.backlog_s
+        return max(0.0, work_s + sum(work_s for _, work_s in since) - (now - begun))
+
+    def choose(self, among: Collection[str]) -> str | None:
+        """The one with the least to do, of equals the one that was chosen least lately; None: there
+        is none."""
+
+        def rank(replica: str) -> tuple[bool, float, int]:
+            state = self.state(replica)
+            chosen = self._places.get(replica, _Place()).chosen
+            return state is None or not state.ready, round(self.wait_s(replica), 3), chosen
+
+        return min(among, key=rank, default=None)
+
+    def silent_s(self, replica: str) -> float:
+        """For how long a replica has told nothing; infinite: it never did."""
+        place = self._places.get(replica, _Place())
+        return math.inf if place.state is None else self._clock() - place.told
+
+    def sample_s(self, model: str | None) -> float:
+        """What a sample of a model takes in full, of whichever replica said so last; None: of the
+        usual model."""
+        for place in sorted(self._places.values(), key=lambda place: -place.told):
+            if place.state is not None and place.state.work:
+                work = place.state.work
+                one = work.get(model) if model is not None else next(iter(work.values()))
+                return 0.0 if one is None else one.sample_s
+        return 0.0

@@ -1,0 +1,418 @@
+"""Several stations that are one, in this process: whatever is lost, is drawn again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from serving_fakes import SLOW_L, L, build_bundle
+
+from anytime_ar.errors import InputError
+from anytime_ar.fleet import relay as relaying
+from anytime_ar.fleet.front import FleetComputing, FleetDraws
+from anytime_ar.fleet.held import Held, Holdings
+from anytime_ar.fleet.messages import Mistake, State, Told
+from anytime_ar.fleet.places import FRESH_S, Places
+from anytime_ar.fleet.relay import Lost, Relay
+from anytime_ar.fleet.replica import Replica
+from anytime_ar.sampling import AnytimeModel
+from anytime_ar.serving.call import Call
+from anytime_ar.serving.draws import Conflict
+from anytime_ar.serving.jobs import Refused
+from anytime_ar.serving.occupancy import Occupancy
+from anytime_ar.serving.schema import (
+    DecodeRequest,
+    Drawn,
+    RefineRequest,
+    SampleAnswer,
+    SampleRequest,
+)
+from anytime_ar.serving.served import Missing
+from anytime_ar.serving.station import Service, Station
+
+NAMES = ("a", "b")
+
+
+class FakeCrew:
+    """Replicas in this process, which a test loses."""
+
+    def __init__(self, replicas: dict[str, Replica]) -> None:
+        self.replicas = replicas
+        self.gone: set[str] = set()
+        self.frozen: set[str] = set()
+        self.lives: dict[str, int] = {}
+        """How much a replica still tells before it goes."""
+        self.answers: dict[str, Mistake] = {}
+        """What replicas say to whatever they are asked."""
+        self.calls: list[tuple[str, str, tuple[Any, ...]]] = []
+
+    def running(self) -> frozenset[str]:
+        return frozenset(self.replicas) - self.gone
+
+    async def call(
+        self, replica: str | None, method: str, *arguments: object
+    ) -> AsyncGenerator[Told]:
+        name = replica or min(self.running())
+        if method != "look":
+            self.calls.append((name, method, arguments))
+        if name in self.gone:
+            raise Lost(name)
+        if name in self.frozen:
+            await asyncio.sleep(3600)
+        if name in self.answers and method == "sample":
+            yield Told(name, State(ready=True, work={}), self.answers[name])
+            return
+        async for told in getattr(self.replicas[name], method)(*arguments):
+            if method != "look" and name in self.lives:
+                self.lives[name] -= 1
+                if self.lives[name] < 0:
+                    self.gone.add(name)
+            if name in self.gone:
+                raise Lost(name)
+            yield told
+
+
+class Play:
+    """A fleet of two, and its front."""
+
+    def __init__(self, crew: FakeCrew, service: Service) -> None:
+        self.crew = crew
+        self.relay = Relay(crew, time.perf_counter)
+        self.draws = FleetDraws(self.relay, service, time.perf_counter)
+        self.computing = FleetComputing(self.relay)
+
+    def call(self, client: str = "me") -> Call:
+        return Call(time.perf_counter, time.perf_counter(), client=client)
+
+    async def all_of(self, drawing: AsyncGenerator[Drawn]) -> list[Drawn]:
+        return [drawn async for drawn in drawing]
+
+    async def sample(self, **wanted: Any) -> SampleAnswer:
+        request = SampleRequest(with_codes=True, **wanted)
+        return answer_of(await self.all_of(self.draws.sample(request, self.call())))
+
+    async def refine(self, name: str, **wanted: Any) -> SampleAnswer:
+        request = RefineRequest(with_codes=True, **wanted)
+        return answer_of(await self.all_of(self.draws.refine(name, request, self.call())))
+
+
+def answer_of(told: list[Drawn]) -> SampleAnswer:
+    assert isinstance(told[-1], SampleAnswer)
+    return told[-1]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, AnytimeModel]:
+    return {kind: AnytimeModel(build_bundle(kind), device="cpu") for kind in ("image", "slow")}
+
+
+def play(
+    alone: dict[str, AnytimeModel], scene: Callable[[Play], Awaitable[None]], **service: Any
+) -> None:
+    """A scene with two replicas."""
+
+    async def run() -> None:
+        async with AsyncExitStack() as stack:
+            replicas = {}
+            for name in NAMES:
+                station = Station(alone, Service(**service), time.perf_counter)
+                station.worker.start()
+                stack.callback(station.worker.end)
+                await station.rehearse()
+                replicas[name] = Replica(name, station, time.perf_counter)
+            fleet = Play(FakeCrew(replicas), Service(**service))
+            await fleet.relay.tell_all("look")
+            await scene(fleet)
+
+    asyncio.run(run())
+
+
+def test_draws_are_those_of_the_model_alone_and_go_to_all_replicas(
+    alone: dict[str, AnytimeModel],
+) -> None:
+    async def scene(fleet: Play) -> None:
+        for seed in range(6):
+            answer = await fleet.sample(model="image", seed=seed, n=2)
+            assert answer.codes == alone["image"].sample_codes(2, seed=seed).tolist()
+            assert answer.stop_reason == "complete"
+        assert {name for name, _, _ in fleet.crew.calls} == set(NAMES)
+        assert len(fleet.draws) == 0
+        with pytest.raises(InputError, match="label 'purple' is unknown"):
+            await fleet.sample(model="image", label="purple")
+        with pytest.raises(Missing, match="model 'none' is not served here"):
+            await fleet.sample(model="none")
+        codes = ((1, 2, 3),)
+        decoded = await fleet.computing.decode(
+            DecodeRequest(model="image", codes=codes, format="npy"), fleet.call()
+        )
+        assert decoded.model == "image"
+        assert len(decoded.samples) == 1
+
+    play(alone, scene)
+
+
+def test_a_draw_outlives_its_replica_and_shows_nothing_twice(
+    alone: dict[str, AnytimeModel],
+) -> None:
+    async def scene(fleet: Play) -> None:
+        first = fleet.relay.places.choose(fleet.crew.running())
+        assert first is not None
+        fleet.crew.lives[first] = 3
+        request = SampleRequest(
+            model="slow", seed=5, stream=True, previews_per_s=1000, with_codes=True
+        )
+        told = await fleet.all_of(fleet.draws.sample(request, fleet.call()))
+        assert fleet.crew.gone == {first}
+        drawn = [one.codes_drawn for one in told[:-1]]
+        assert len(drawn) > 3
+        assert drawn == sorted(set(drawn))
+        assert answer_of(told).codes == alone["slow"].sample_codes(1, seed=5).tolist()
+        ids = {one.id for one in told}
+        assert len(ids) == 1  # the same draw, for its client
+
+    play(alone, scene)
+
+
+def test_what_one_has_no_room_for_another_may_and_if_none_has_the_mildest_refusal_counts(
+    alone: dict[str, AnytimeModel],
+) -> None:
+    async def scene(fleet: Play) -> None:
+        busy = {
+            name: Mistake("refused", f"{name} is full", "overloaded", retry_s)
+            for name, retry_s in zip(NAMES, (3.0, 2.0), strict=True)
+        }
+        for name in NAMES:
+            fleet.crew.answers = {name: busy[name]}
+            for seed in range(2):
+                assert (await fleet.sample(model="image", seed=seed)).codes_drawn == L
+        fleet.crew.answers = busy
+        with pytest.raises(Refused, match="b is full") as refused:
+            await fleet.sample(model="image")
+        assert refused.value.retry_s == 2.0
+        fleet.crew.gone = set(NAMES)
+        with pytest.raises(Refused, match="no replica answers") as broken:
+            await fleet.sample(model="image")
+        assert broken.value.reason == "broken"
+
+    play(alone, scene)
+
+
+def test_time_that_was_lost_counts(alone: dict[str, AnytimeModel]) -> None:
+    async def scene(fleet: Play) -> None:
+        call = fleet.call()
+        call.arrival -= 60.0  # longer than anything may take
+        with pytest.raises(Refused) as late:
+            await fleet.all_of(fleet.draws.sample(SampleRequest(model="image"), call))
+        assert late.value.reason in ("deadline", "overloaded")
+        (_, _, arguments) = fleet.crew.calls[-1]
+        assert arguments[-1].elapsed_s > 60.0
+
+    play(alone, scene)
+
+
+def test_a_draw_goes_on_where_it_is_and_elsewhere_if_that_is_lost(
+    alone: dict[str, AnytimeModel],
+) -> None:
+    async def scene(fleet: Play) -> None:
+        whole = alone["image"].sample_codes(2, seed=7, label="owl").tolist()
+        first = await fleet.sample(model="image", seed=7, n=2, label="owl", codes=3)
+        assert first.codes == [row[:3] for row in whole]
+        more = await fleet.refine(first.id, codes=5)
+        assert more.codes == [row[:5] for row in whole]
+        (drew, *_), (refined, method, _) = fleet.crew.calls
+        assert (refined, method) == (drew, "refine")
+        fleet.crew.gone.add(drew)
+        rest = await fleet.refine(first.id)
+        assert rest.codes == whole
+        assert rest.id == first.id
+        assert await fleet.draws.stop(first.id, fleet.call()) is None  # forgotten
+        with pytest.raises(Missing):
+            await fleet.refine(first.id)
+
+    play(alone, scene)
+
+
+def test_another_front_finds_a_draw(alone: dict[str, AnytimeModel]) -> None:
+    async def scene(fleet: Play) -> None:
+        first = await fleet.sample(model="image", seed=7, codes=3)
+        other = Play(fleet.crew, Service())
+        more = await other.refine(first.id)
+        assert more.codes == alone["image"].sample_codes(1, seed=7).tolist()
+        fleet.crew.gone.add(fleet.crew.calls[0][0])  # only the first front could draw it again
+        with pytest.raises(Missing):
+            await Play(fleet.crew, Service()).refine(first.id)
+
+    play(alone, scene)
+
+
+def test_a_draw_can_be_stopped_by_its_client(alone: dict[str, AnytimeModel]) -> None:
+    async def scene(fleet: Play) -> None:
+        request = SampleRequest(
+            model="slow", seed=5, id="mine-alone", stream=True, previews_per_s=1000
+        )
+        draw = fleet.draws.sample(request, fleet.call())
+        await anext(draw)
+        drawing = asyncio.ensure_future(fleet.all_of(draw))
+        with pytest.raises(Missing):
+            await fleet.draws.stop("mine-alone", fleet.call("somebody"))
+        with pytest.raises(Conflict, match="still under way"):
+            await fleet.refine("mine-alone")
+        with pytest.raises(Conflict, match="taken"):
+            await fleet.sample(model="image", id="mine-alone")
+        stopped = await fleet.draws.stop("mine-alone", fleet.call())
+        assert stopped is not None
+        assert stopped.stop_reason == answer_of(await drawing).stop_reason == "cancelled"
+        assert 1 <= stopped.codes_drawn < SLOW_L
+        assert len(fleet.draws) == 0
+
+        later = SampleRequest(model="slow", id="on-its-way")
+        drawing = asyncio.ensure_future(fleet.all_of(fleet.draws.sample(later, fleet.call())))
+        await asyncio.sleep(0)  # no replica knows it yet
+        with pytest.raises(Refused, match="before its first code"):
+            await fleet.draws.stop("on-its-way", fleet.call())
+        with pytest.raises(Refused, match="before its first code"):
+            await drawing
+
+    play(alone, scene)
+
+
+def test_a_client_that_leaves_stops_its_draw(alone: dict[str, AnytimeModel]) -> None:
+    async def scene(fleet: Play) -> None:
+        request = SampleRequest(model="slow", stream=True, previews_per_s=1000)
+        drawing = fleet.draws.sample(request, fleet.call())
+        await anext(drawing)
+        await drawing.aclose()
+        assert len(fleet.draws) == 0
+        until = time.monotonic() + 10
+        while any(one.station.work()["slow"].draws for one in fleet.crew.replicas.values()):
+            assert time.monotonic() < until
+            await asyncio.sleep(0.001)
+
+    play(alone, scene)
+
+
+def test_a_replica_that_hangs_is_given_up(
+    alone: dict[str, AnytimeModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relaying, "_LOOK_S", 0.02)
+    monkeypatch.setattr(relaying, "FRESH_S", 0.1)
+
+    async def scene(fleet: Play) -> None:
+        watching = asyncio.ensure_future(fleet.relay.watch())
+        hangs = fleet.relay.places.choose(fleet.crew.running())
+        assert hangs is not None
+        fleet.crew.frozen.add(hangs)
+        answer = await fleet.sample(model="image", seed=3)
+        assert answer.codes == alone["image"].sample_codes(1, seed=3).tolist()
+        assert [name for name, _, _ in fleet.crew.calls] == [
+            hangs,
+            next(name for name in NAMES if name != hangs),
+        ]
+        watching.cancel()
+
+    play(alone, scene)
+
+
+def test_draining_answers_what_is_under_way(alone: dict[str, AnytimeModel]) -> None:
+    async def scene(fleet: Play) -> None:
+        request = SampleRequest(model="slow", seed=5)
+        drawing = asyncio.ensure_future(fleet.all_of(fleet.draws.sample(request, fleet.call())))
+        while not fleet.crew.calls:
+            await asyncio.sleep(0)
+        fleet.draws.draining = True
+        await fleet.relay.tell_all("drain", 0.2)
+        answer = answer_of(await drawing)
+        assert answer.stop_reason in ("drain", "deadline", "complete")
+        with pytest.raises(Refused) as refused:
+            await fleet.sample(model="image")
+        assert refused.value.reason == "draining"
+
+    play(alone, scene)
+
+
+def state(backlog_s: float, *, ready: bool = True) -> State:
+    work = Occupancy(rows=0, slots=8, draws=0, waiting=0, backlog_s=backlog_s, sample_s=0.25)
+    return State(ready, {"m": work})
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_least_work_is_chosen_and_what_was_sent_since_counts() -> None:
+    clock = Clock()
+    places = Places(clock)
+    places.told("a", state(1.0))
+    places.told("b", state(0.4))
+    assert places.choose(NAMES) == "b"
+    assert places.sample_s("m") == places.sample_s(None) == 0.25
+    assert places.sample_s("other") == 0.0
+    number = places.send("b", 0.7)
+    assert places.choose(NAMES) == "a"
+    places.done("b", number)
+    assert places.choose(NAMES) == "b"
+    clock.now += 0.5  # both work
+    assert (places.wait_s("a"), places.wait_s("b")) == (0.5, 0.0)
+    assert places.choose(()) is None
+    places.told("b", state(0.0, ready=False))
+    assert places.choose(NAMES) == "a"
+    assert places.choose(("b",)) == "b"  # better than nobody
+
+
+def test_equals_take_turns_and_the_silent_come_last() -> None:
+    clock = Clock()
+    places = Places(clock)
+    for name in NAMES:
+        places.told(name, state(0.0))
+    turns = []
+    for _ in range(4):
+        name = places.choose(NAMES)
+        assert name is not None
+        places.done(name, places.send(name, 0.0))
+        turns.append(name)
+    assert turns in (["a", "b", "a", "b"], ["b", "a", "b", "a"])
+    clock.now += FRESH_S + 0.1
+    places.told("b", state(5.0))
+    assert places.state("a") is None
+    assert places.choose(NAMES) == "b"
+    places.keep(["a"])
+    assert places.state("b") is None
+
+
+def test_mistakes_are_the_same_after_their_way() -> None:
+    for error in (
+        Refused("overloaded", "full", 2.0),
+        Missing("no such draw"),
+        Conflict("taken"),
+        InputError("n=0"),
+    ):
+        other = Mistake.of(error).error()
+        assert (type(other), str(other)) == (type(error), str(error))
+    again = Mistake.of(Refused("deadline", "late", None)).error()
+    assert isinstance(again, Refused)
+    assert (again.reason, again.retry_s) == ("deadline", None)
+
+
+def test_draws_are_forgotten_after_a_while() -> None:
+    clock = Clock()
+    holdings = Holdings(10.0, clock)
+    held = Held(SampleRequest(seed=1), "me")
+    holdings.begin("one", held)
+    clock.now += 100.0
+    assert holdings.get("one") is held  # it is under way
+    holdings.end("one", kept=True)
+    assert holdings.get("one") is held
+    clock.now += 10.1
+    assert holdings.get("one") is None
+    holdings.begin("two", replace(held))
+    holdings.end("two", kept=False)
+    assert holdings.get("two") is None

@@ -99,15 +99,15 @@ class Connections:
 class Server:
     """`anytime serve` as a process."""
 
-    def __init__(self, model: str, policy: str, slots: int, folder: Path) -> None:
+    def __init__(self, model: str, log: Path, *options: str) -> None:
         command = [sys.executable, "-m", "anytime_ar", "serve", f"model={model}", "--port", "0"]
-        command += ["--policy", policy, "--slots", str(slots), "--deadline-s", "60"]
-        with (folder / f"{policy}.log").open("w", encoding="utf-8") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        command += ["--deadline-s", "60", *options]
+        with log.open("w", encoding="utf-8") as file:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if " at http://" not in line:
-            sys.exit(f"the server did not start; see {folder}/{policy}.log")
+            sys.exit(f"the server did not start; see {log}")
         self.url = line.rsplit(" at ", 1)[1].strip()
         while httpx.get(f"{self.url}/readyz").status_code != 200:
             time.sleep(0.1)
@@ -280,7 +280,8 @@ def main() -> None:
     full_rate = None
     bare_rate = bare(options.model, options.n, options.seconds / 2)
     for policy in options.policies:
-        server = Server(options.model, policy, options.slots, options.out)
+        log = options.out / f"{policy}.log"
+        server = Server(options.model, log, "--policy", policy, "--slots", str(options.slots))
         models = httpx.get(f"{server.url}/v1/models").json()["models"]
         if full_rate is None:
             full_rate = asyncio.run(capacity(server.url, options.n, options.seconds / 2))

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from ray import serve
@@ -28,6 +29,10 @@ APP = "anytime"
 _ENGINE = "engine"
 _MOST_CALLS = 100_000
 """Of a replica at once: it says itself when it has enough."""
+
+
+_QUIET = {"enable_access_log": False}
+"""We log requests ourselves."""
 
 
 class Engine:
@@ -57,8 +62,18 @@ class Engine:
             aim: the replica that the call was meant for.
         """
         del aim  # what the router goes by
-        async for told in getattr(self._replica, method)(*arguments):
-            yield told
+        async with aclosing(getattr(self._replica, method)(*arguments)) as telling:
+            async for told in telling:
+                yield told
+
+    async def tell_last(self, method: str, *arguments: object, aim: str | None) -> Told:
+        """The same, of which only the last thing is told: a call of Ray that brings one thing costs
+        less than one that may bring many."""
+        last: Told | None = None
+        async for told in self.tell(method, *arguments, aim=aim):
+            last = told
+        assert last is not None
+        return last
 
     def check_health(self) -> None:
         """Ray Serve starts a replica again that fails this a few times.
@@ -78,7 +93,8 @@ class RayCrew:
     """
 
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
-        self._handle: Any = handle.options(stream=True, method_name="tell")
+        self._many: Any = handle.options(stream=True, method_name="tell")
+        self._one: Any = handle.options(method_name="tell_last")
 
     def running(self) -> frozenset[str]:
         """See `Crew`."""
@@ -88,11 +104,16 @@ class RayCrew:
         self, replica: str | None, method: str, *arguments: object
     ) -> AsyncGenerator[Told]:
         """See `Crew`."""
-        response = self._handle.remote(method, *arguments, **{AIM: replica})
+        streams = any(getattr(argument, "stream", False) for argument in arguments)
+        handle = self._many if streams else self._one
+        response = handle.remote(method, *arguments, **{AIM: replica})
         ended = False
         try:
-            async for told in response:
-                yield told
+            if streams:
+                async for told in response:
+                    yield told
+            else:
+                yield await response
             ended = True
         except RayActorError as error:
             ended = True
@@ -129,6 +150,7 @@ def application(
         ray_actor_options={"num_cpus": threads, "num_gpus": 1 if gpu else 0},
         max_ongoing_requests=_MOST_CALLS,
         request_router_config=RequestRouterConfig(request_router_class=AimedRouter),  # type: ignore[arg-type]
+        logging_config=_QUIET,
         health_check_period_s=2,
         health_check_timeout_s=10,
         graceful_shutdown_timeout_s=grace_s,
@@ -156,6 +178,7 @@ def application(
         Front,
         name="front",
         ray_actor_options={"num_cpus": 0},
+        logging_config=_QUIET,
         max_ongoing_requests=_MOST_CALLS,
         graceful_shutdown_timeout_s=grace_s,
         graceful_shutdown_wait_loop_s=0.1,

@@ -70,7 +70,10 @@ def _serve(
 
     from anytime_ar.fleet.ray_serve import APP, application
 
-    serve.start(http_options={"host": config.host, "port": port})
+    serve.start(
+        http_options={"host": config.host, "port": port},
+        logging_config={"enable_access_log": False},
+    )
     front = serve.run(
         application(
             sources, config, keys, replicas=replicas, threads=threads, grace_s=config.grace_s
@@ -82,7 +85,10 @@ def _serve(
     while not ended.wait(_POLL_S):
         pass
     log_event("draining")
-    front.drain.remote(DRAW_SHARE * config.grace_s).result(timeout_s=config.grace_s)
+    try:
+        front.drain.remote(DRAW_SHARE * config.grace_s).result(timeout_s=config.grace_s)
+    except TimeoutError:
+        log_event("the front does not answer; what is under way may be lost")
 
 
 def _leave(serve: Any) -> None:

@@ -1,0 +1,214 @@
+"""A fleet that loses a replica under load.
+
+    python benchmarks/fleet.py mnist --n 4 --replicas 2 --out runs/fleet
+
+Requests come at random to `anytime serve --engine ray`, with deadlines mixed, at a share of what
+the fleet can draw in full. After a third of the time one replica is killed with SIGKILL; Ray starts
+it again. Clients try once more where they get no answer or a refusal, within the deadline of the
+first try. Prints what became of the requests sent before the loss, from the loss until all replicas
+were there again, and after, and of those to a single server without Ray for comparison; writes
+fleet.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from load import Answer, Connections, Server, capacity, figures
+from processes import descendants, title
+
+from anytime_ar.files import write_json
+
+_REPLICA = "ServeReplica:anytime:engine"
+PATIENCE_S = 5.0
+"""Beyond its deadline a client waits so long for an answer."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request, as its client saw it."""
+
+    at: float
+    """When it was sent, from the first one on, in seconds."""
+    tries: int
+    answer: Answer
+
+
+async def ask(url: str, body: dict[str, Any], deadline_s: float) -> tuple[int, Answer]:
+    """Ask, and once more within the same time if there was no sample; tries and answer."""
+    begin, tries = time.perf_counter(), 0
+    status, told = 0, {}
+    while tries < 2 and (tries == 0 or time.perf_counter() - begin < deadline_s):
+        tries += 1
+        left_s = deadline_s - (time.perf_counter() - begin)
+        connections = Connections(url)
+        try:
+            async with asyncio.timeout(left_s + PATIENCE_S):
+                status, told = await connections.post(
+                    "/v1/samples", {**body, "deadline_ms": 1000 * left_s}
+                )
+        except (ConnectionError, asyncio.IncompleteReadError, TimeoutError, IndexError):
+            status, told = 0, {}
+        finally:
+            connections.close()
+        if status == 200:
+            break
+    told = told if status == 200 else {}
+    return tries, Answer(
+        deadline_s,
+        time.perf_counter() - begin,
+        status,
+        told.get("codes_drawn"),
+        told.get("quality"),
+        told.get("stop_reason"),
+    )
+
+
+async def offer(
+    url: str, n: int, rate: float, seconds: float, deadlines_s: Sequence[float]
+) -> list[Asked]:
+    """Requests that come at random."""
+    draw = random.Random(0)
+    found: list[Asked] = []
+
+    async def one(at: float, number: int) -> None:
+        body = {"n": n, "seed": number}
+        tries, answer = await ask(url, body, draw.choice(deadlines_s))
+        found.append(Asked(at, tries, answer))
+
+    begin, due, asking = time.perf_counter(), 0.0, []
+    while (due := due + draw.expovariate(rate)) < seconds:
+        await asyncio.sleep(max(0.0, begin + due - time.perf_counter()))
+        asking.append(asyncio.ensure_future(one(due, len(asking))))
+    await asyncio.gather(*asking)
+    return sorted(found, key=lambda asked: asked.at)
+
+
+async def kill_one(server: Server, replicas: int, after_s: float) -> tuple[float, float]:
+    """When a replica was killed, and when there were as many as before, in seconds from now."""
+    begin = time.perf_counter()
+    await asyncio.sleep(after_s)
+    victims = workers(server)
+    os.kill(victims[0], signal.SIGKILL)
+    killed = time.perf_counter() - begin
+    slots = 0
+    while slots < replicas:  # all of them say how much room they have
+        await asyncio.sleep(0.25)
+        fresh = set(workers(server)) - {victims[0]}
+        load = await asyncio.to_thread(lambda: httpx.get(f"{server.url}/v1/load").json())
+        slots = load["models"][0]["slots"] // 64 if len(fresh) >= replicas else 0
+    return killed, time.perf_counter() - begin
+
+
+def workers(server: Server) -> list[int]:
+    """Processes that draw."""
+    return [pid for pid in descendants(server.process.pid) if _REPLICA in title(pid)]
+
+
+async def play(
+    server: Server, options: argparse.Namespace, rate: float
+) -> tuple[list[Asked], float, float]:
+    """Requests, and the loss of a replica among them."""
+    deadlines_s = [ms / 1000 for ms in options.deadlines_ms]
+    offering = asyncio.ensure_future(
+        offer(server.url, options.n, rate, options.seconds, deadlines_s)
+    )
+    killed, back = await kill_one(server, options.replicas, options.seconds / 3)
+    return await offering, killed, back
+
+
+def row(name: str, asked: Sequence[Asked], code_length: int) -> dict[str, Any]:
+    """Figures of some requests."""
+    found = figures([one.answer for one in asked], code_length) if asked else {}
+    again = sum(one.tries > 1 for one in asked)
+    unanswered = sum(one.answer.status == 0 for one in asked)
+    missed = [
+        [round(one.at, 2), one.tries, one.answer.status, round(one.answer.latency_s, 3)]
+        for one in asked
+        if not one.answer.in_time
+    ]
+    return {
+        "phase": name,
+        "requests": 0,
+        **found,
+        "again": again,
+        "unanswered": unanswered,
+        "missed": missed,
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """For people."""
+    lines = [
+        f"{'':16} {'sent':>6} {'no answer':>9} {'again':>6} {'in time':>8} {'late':>7} "
+        f"{'refused':>8} {'codes':>7} {'p50 ms':>7} {'p99 ms':>7} {'p99 late':>9}"
+    ]
+    for one in rows:
+        if not one["requests"]:
+            continue
+        lines.append(
+            f"{one['phase']:16} {one['requests']:6d} {one['unanswered']:9d} {one['again']:6d} "
+            f"{100 * one['in_time']:6.1f} % {100 * one['late']:5.1f} % {100 * one['refused']:6.1f} "
+            f"% {100 * (one['codes'] or 0):5.1f} % {one['p50_ms'] or 0:7.0f} "
+            f"{one['p99_ms'] or 0:7.0f} {one['p99_late_ms'] or 0:9.0f}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("--n", type=int, default=4, help="samples of a request")
+    parser.add_argument("--replicas", type=int, default=2)
+    parser.add_argument("--load", type=float, default=0.5, help="of what it can draw in full")
+    parser.add_argument("--seconds", type=float, default=90.0)
+    parser.add_argument(
+        "--deadlines-ms", type=float, nargs="+", default=[500.0, 1000.0, 2000.0], help="drawn from"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/fleet"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows, rates = [], {}
+    for name, extra in (
+        ("one server", ("--threads", "1")),
+        ("fleet", ("--threads", "1", "--engine", "ray", "--replicas", str(options.replicas))),
+    ):
+        server = Server(options.model, options.out / f"{name.replace(' ', '-')}.log", *extra)
+        length = httpx.get(f"{server.url}/v1/models").json()["models"][0]["code_length"]
+        rates[name] = asyncio.run(capacity(server.url, options.n, 5.0))
+        print(f"{name}: {rates[name]:.1f} requests of {options.n} samples a second, in full")
+        rate = options.load * rates[name]
+        if name == "fleet":
+            asked, killed, back = asyncio.run(play(server, options, rate))
+            print(f"a replica killed after {killed:.1f} s, there again after {back:.1f} s")
+            before = [one for one in asked if one.at + max(options.deadlines_ms) / 1000 < killed]
+            lost = [one for one in asked if one not in before and one.at < back]
+            after = [one for one in asked if one.at >= back]
+            for phase, some in (("before", before), ("a replica lost", lost), ("after", after)):
+                rows.append(row(phase, some, length))
+        else:
+            deadlines_s = [ms / 1000 for ms in options.deadlines_ms]
+            seconds = options.seconds / 3
+            asked = asyncio.run(offer(server.url, options.n, rate, seconds, deadlines_s))
+            rows.append(row(name, asked, length))
+        server.end()
+    print(table(rows))
+    settings = {key: value for key, value in vars(options).items() if key != "out"}
+    write_json(
+        options.out / "fleet.json",
+        {**settings, "cores": os.cpu_count(), "rates": rates, "rows": rows},
+    )
+
+
+if __name__ == "__main__":
+    main()

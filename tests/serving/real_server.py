@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -76,8 +77,20 @@ class RealServer:
         return httpx.Client(base_url=self.url, headers=headers, timeout=_PATIENCE_S)
 
     def log(self) -> list[dict[str, Any]]:
-        """Its log so far."""
-        return [json.loads(line) for line in self.logs.read_text(encoding="utf-8").splitlines()]
+        """Its log so far; what Ray says between the lines is not JSON."""
+        lines = self.logs.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def workers(self) -> list[int]:
+        """Processes of its replicas, if it is a fleet."""
+        found, parents = [self.process.pid], {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has just ended
+                status = (folder / "status").read_text()
+                parents[int(folder.name)] = int(status.split("PPid:")[1].split()[0])
+        for one in found:
+            found += [child for child, parent in parents.items() if parent == one]
+        return [pid for pid in found if "ServeReplica:anytime:engine" in _title(pid)]
 
     def lines(self, field: str) -> list[Any]:
         """One field of each line of the log."""
@@ -92,6 +105,13 @@ class RealServer:
         return code
 
 
+def _title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
 def wait_for(condition: Callable[[], bool], what: str) -> None:
     """Look again and again, for a while."""
     until = time.monotonic() + _PATIENCE_S
@@ -102,8 +122,13 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 def events(response: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
     """Server-sent events of a response, to its end."""
+    return events_of(b"".join(response.iter_raw()))
+
+
+def events_of(content: bytes) -> list[tuple[str, dict[str, Any]]]:
+    """Server-sent events."""
     found, name = [], ""
-    for line in response.iter_lines():
+    for line in content.decode().splitlines():
         field, _, value = line.partition(": ")
         if field == "event":
             name = value

@@ -1,0 +1,263 @@
+"""How cost grows with code length, width, batch and image size: measured, fitted, extrapolated.
+
+    python benchmarks/scaling.py --out runs/scaling
+
+One thread. For training steps of priors and of autoencoders, and for steps of draws, the time is
+fitted as a fixed part, operations of matrix products at a rate, and numbers that modules put out at
+another: what is not a product waits for memory. Each fit is made without the largest sizes, and
+told how well it foresees them. Operations are counted by PyTorch, not by a formula. Prints tables,
+writes scaling.json. docs/scaling.md says what follows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from anytime_ar.bundle import Bundle, build
+from anytime_ar.card import Card
+from anytime_ar.evaluation.comparison_report import aligned
+from anytime_ar.files import write_json
+from anytime_ar.sampling import AnytimeModel
+from anytime_ar.serving.lane import Lane
+from anytime_ar.training.config import AutoencoderTrainingConfig, OptimizerConfig
+from anytime_ar.training.objectives import AutoencoderObjective, PriorObjective
+from anytime_ar.training.optimizer import optimizer_for
+
+REPEATS = 3
+PRIORS = [  # L, width, layers, batch
+    (16, 128, 4, 64),
+    (64, 128, 4, 32),
+    (64, 256, 4, 8),
+    (64, 256, 4, 32),
+    (64, 256, 8, 16),
+    (128, 256, 4, 16),
+    (256, 128, 4, 16),
+    (64, 512, 4, 16),
+    (256, 256, 4, 16),
+    (64, 512, 8, 32),
+    (256, 512, 6, 16),
+]
+AUTOENCODERS = [  # side of the image, widths, batch
+    (16, (32, 64), 64),
+    (16, (64, 128), 64),
+    (32, (32, 64), 32),
+    (32, (64, 128), 16),
+    (32, (64, 128), 64),
+    (64, (32, 64), 16),
+    (64, (64, 128), 16),
+    (64, (64, 128), 32),
+    (128, (64, 128), 16),
+]
+DRAWS = [(64, 128, 4), (64, 256, 4), (256, 256, 4), (64, 512, 4), (64, 512, 8), (256, 512, 8)]
+HELD_OUT = 2
+"""The largest sizes, which a fit does not see."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one size takes."""
+
+    size: str
+    work: float
+    """Floating-point operations of matrix products."""
+    numbers: float
+    """That modules put out."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What steps take."""
+
+    fixed_s: float
+    rate: float
+    """Operations a second."""
+    numbers_per_s: float
+
+    def seconds(self, point: Point) -> float:
+        """Of a step of some size."""
+        return self.fixed_s + point.work / self.rate + point.numbers / self.numbers_per_s
+
+
+def card(length: int, side: int, prior: tuple[int, int], network: dict[str, Any]) -> Card:
+    """A model of some size; prior: width and layers."""
+    width, layers = prior
+    return Card.parse(
+        {
+            "name": "any",
+            "data": {"name": "none", "sample_shape": (3, side, side)},
+            "autoencoder": {
+                "code_length": length,
+                "code_width": 8,
+                "quantizer": {"vocabulary": 256},
+                "network": network,
+            },
+            "prior": {"width": width, "layers": layers, "heads": width // 64, "dropout": 0.0},
+        },
+        origin="scaling",
+    )
+
+
+def made(length: int, side: int, prior: tuple[int, int], network: dict[str, Any]) -> Bundle:
+    """The same with random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return build(card(length, side, prior, network))
+
+
+def step_of(objective: nn.Module, arguments: Callable[[], tuple[Any, ...]]) -> Callable[[], None]:
+    """A training step, in bfloat16 where PyTorch deems that right."""
+    optimizer = optimizer_for(objective.train(), OptimizerConfig())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = objective(*arguments(), torch.Generator().manual_seed(0))["loss"]
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def measured(size: str, module: nn.Module, step: Callable[[], None]) -> Point:
+    """What a step takes: the median, after a first one, in which it is counted."""
+    numbers = 0
+
+    def count(_: nn.Module, __: object, output: object) -> None:
+        nonlocal numbers
+        numbers += output.numel() if isinstance(output, Tensor) else 0
+
+    leaves = [one for one in module.modules() if not [*one.children()]]
+    hooks = [one.register_forward_hook(count) for one in leaves]
+    with FlopCounterMode(display=False) as counter:
+        step()
+    for hook in hooks:
+        hook.remove()
+    seconds = []
+    for _ in range(REPEATS):
+        begin = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - begin)
+    return Point(size, float(counter.get_total_flops()), numbers, statistics.median(seconds))
+
+
+def priors() -> list[Point]:
+    """Training steps of the prior."""
+    points = []
+    for length, width, layers, batch in PRIORS:
+        bundle = made(length, 32, (width, layers), {"widths": [8, 8], "blocks": 0, "hidden": 8})
+        assert bundle.prior is not None
+        codes = torch.randint(256, (batch, length), generator=torch.Generator().manual_seed(0))
+        objective = PriorObjective(bundle.prior)
+        size = f"L {length}, {layers} x {width}, batch {batch}"
+        step = step_of(objective, lambda c=codes: (c, None))
+        points.append(measured(size, objective, step))
+    return points
+
+
+def autoencoders() -> list[Point]:
+    """Training steps of the autoencoder."""
+    points = []
+    for side, widths, batch in AUTOENCODERS:
+        bundle = made(64, side, (64, 1), {"widths": widths})
+        objective = AutoencoderObjective(bundle.autoencoder, AutoencoderTrainingConfig())
+        images = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
+        bundle.autoencoder.start([images], torch.Generator().manual_seed(0))
+        size = f"{side} x {side}, widths {widths[0]} and {widths[1]}, batch {batch}"
+        step = step_of(objective, lambda x=images: (x, 0.5))
+        points.append(measured(size, objective, step))
+    return points
+
+
+def fitted(points: Sequence[Point]) -> Fit:
+    """The nearest to points, by what it misses them in parts of one."""
+    seconds = np.array([point.seconds for point in points])
+    terms = np.array([[1.0, point.work, point.numbers] for point in points]) / seconds[:, None]
+    (fixed, each, number), _ = nnls(terms, np.ones(len(points)))
+    return Fit(float(fixed), 1 / max(float(each), 1e-15), 1 / max(float(number), 1e-15))
+
+
+def told(name: str, points: Sequence[Point]) -> dict[str, Any]:
+    """Print a table, give the figures."""
+    ordered = sorted(points, key=lambda point: point.work)
+    fit = fitted(ordered[:-HELD_OUT])
+    rows = [[name, "GFLOP", "ms", "GFLOP/s", "fit"]]
+    for place, point in enumerate(ordered):
+        miss = fit.seconds(point) / point.seconds - 1
+        foreseen = " foreseen" if place >= len(ordered) - HELD_OUT else ""
+        rows.append(
+            [
+                point.size,
+                f"{point.work / 1e9:.2f}",
+                f"{1000 * point.seconds:.1f}",
+                f"{point.work / point.seconds / 1e9:.0f}",
+                f"{100 * miss:+.0f} %{foreseen}",
+            ]
+        )
+    print(aligned(rows))
+    print(
+        f"{1000 * fit.fixed_s:.1f} ms, {fit.rate / 1e9:.0f} GFLOP/s, and "
+        f"{fit.numbers_per_s / 1e6:.0f} million numbers a second\n"
+    )
+    return {"fit": asdict(fit), "points": [asdict(point) for point in ordered]}
+
+
+def draws() -> list[dict[str, Any]]:
+    """Steps of draws by rows, and what a sample of all codes takes of the machine."""
+    rows = [["draws", "1 row, ms", "16 rows", "64 rows", "last codes", "a sample, ms", "decode"]]
+    found = []
+    for length, width, layers in DRAWS:
+        bundle = made(length, 32, (width, layers), {})
+        model = AnytimeModel(bundle, device="cpu")
+        lane = Lane("any", model, 64, time.perf_counter)
+        lane.measure()
+        costs = lane.costs
+        steps = {count: costs.step_s(count, count * length // 2) for count in (1, 16, 64)}
+        last = costs.step_s(16, 16 * length)
+        sample_s = costs.work_s(1, 0, length) + costs.decode_work_s(1)
+        size = f"L {length}, {layers} x {width}"
+        found.append(
+            {
+                "size": size,
+                "step_s": steps,
+                "sample_s": sample_s,
+                "decode_s": costs.decode_s(1),
+                "weights": sum(weight.numel() for weight in bundle.prior.parameters())
+                if bundle.prior
+                else 0,
+            }
+        )
+        ms = [1000 * seconds for seconds in (*steps.values(), last, sample_s, costs.decode_s(1))]
+        rows.append([size, *(f"{one:.2f}" for one in ms)])
+    print(aligned(rows))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/scaling"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    figures = {
+        "priors": told("training step, prior", priors()),
+        "autoencoders": told("training step, autoencoder", autoencoders()),
+        "draws": draws(),
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_json(options.out / "scaling.json", figures)
+
+
+if __name__ == "__main__":
+    main()

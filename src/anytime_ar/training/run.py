@@ -21,8 +21,9 @@ from anytime_ar.files import sweep_temporaries, write_bytes
 from anytime_ar.training.checkpoint import Checkpoints
 from anytime_ar.training.config import TrainConfig
 from anytime_ar.training.log import RunLog
-from anytime_ar.training.loop import Stage, Trainer, seeded
+from anytime_ar.training.loop import Trainer, seeded
 from anytime_ar.training.processes import ONE, Processes, start_processes
+from anytime_ar.training.protocols import Stage
 from anytime_ar.training.ranks import Ranks
 from anytime_ar.training.sharpening import SharpeningStage
 from anytime_ar.training.stages import AutoencoderStage, PriorStage

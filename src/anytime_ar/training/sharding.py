@@ -74,7 +74,7 @@ def gathered(state: State, *, keep: bool) -> State:
         keep: whether this process wants them; if not, what it gets is of no use.
     """
     found: State = {}
-    for name, value in state.items():
+    for name, value in sorted(state.items()):  # what was read from a file is in any order
         full = whole(value)
         if keep:
             found[name] = full if full is value else full.cpu()

@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interrupt": set(),
     "files": {"errors"},
     "hub": {"errors"},
+    "ray_cluster": {"errors"},
     "kernel": {"errors", "files"},
     "config": {"errors"},
     "codes": {"errors", "files", "config"},
@@ -40,13 +41,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "card": GROUND | MODEL,
     "bundle": GROUND | MODEL | {"card", "hub"},
     "sampling": GROUND | MODEL | {"card", "bundle"},
-    "training": GROUND | MODEL | {"data", "card", "bundle", "sampling"},
+    "training": GROUND | MODEL | {"data", "card", "bundle", "sampling", "ray_cluster"},
     # Works on any model through its public face, so it names no network, quantizer or prior.
     "evaluation": GROUND | {"data", "card", "bundle", "sampling", "training"},
     # Shows what was measured; the Hub's own protocol is below, in `hub`.
     "publishing": {"errors", "files", "hub", "card", "curve", "bundle", "sampling", "evaluation"},
     # Samples of models and codes of data sets in files, a shard at a time.
-    "bulk": GROUND | {"prior", "data", "card", "bundle", "sampling"},
+    "bulk": GROUND | {"prior", "data", "card", "bundle", "sampling", "ray_cluster"},
     # Wraps an injected engine; measured curves reach it as data, in the bundle.
     # Speaks HTTP: all it shares with the server is the protocol.
     "client": {"errors"},

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import signal
-import threading
 from collections.abc import Generator
 from typing import Any
 
@@ -20,9 +17,8 @@ from anytime_ar.bulk.folder import Folder
 from anytime_ar.bulk.jobs import Job, Record
 from anytime_ar.bulk.work import Work, open_work
 from anytime_ar.config import Config
-from anytime_ar.errors import AnytimeError, BulkError, InputError, MissingExtraError
-
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+from anytime_ar.errors import AnytimeError, BulkError, InputError
+from anytime_ar.ray_cluster import connected, require_ray
 
 
 class Pool(Config):
@@ -64,24 +60,6 @@ class ShardMaker:
         return self._opened
 
 
-def require_ray() -> Any:
-    """The `ray` module, with `ray.data`.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    try:
-        import ray
-        import ray.data
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"engine ray needs {error.name}; install it: pip install 'anytime-ar[ray]'"
-        ) from error
-    return ray
-
-
 def ray_records(job: Job, out: str, todo: list[int], pool: Pool) -> Generator[Record]:
     """Records of shards, as they are completed.
 
@@ -91,19 +69,16 @@ def ray_records(job: Job, out: str, todo: list[int], pool: Pool) -> Generator[Re
         InputError: a worker cannot make a shard.
         BulkError: Ray cannot go on.
     """
-    ray = require_ray()
-    ours = _connect(ray, pool)
-    try:
-        for row in _dataset(ray, job, out, todo, pool).iter_rows():
-            if row["error"]:
-                raise InputError(row["error"])
-            # Checked: a cluster may have another release of this package.
-            yield Record.parse(json.loads(row["record"]), origin="record of a worker")
-    except ray.exceptions.RayError as error:
-        raise BulkError(f"Ray: {str(error).strip().splitlines()[-1]}") from error
-    finally:
-        if ours:
-            ray.shutdown()
+    ray = require_ray("ray.data")
+    with connected(ray, (pool.workers or 1) * pool.threads):
+        try:
+            for row in _dataset(ray, job, out, todo, pool).iter_rows():
+                if row["error"]:
+                    raise InputError(row["error"])
+                # Checked: a cluster may have another release of this package.
+                yield Record.parse(json.loads(row["record"]), origin="record of a worker")
+        except ray.exceptions.RayError as error:
+            raise BulkError(f"Ray: {str(error).strip().splitlines()[-1]}") from error
 
 
 def _dataset(ray: Any, job: Job, out: str, todo: list[int], pool: Pool) -> Any:
@@ -124,28 +99,3 @@ def _dataset(ray: Any, job: Job, out: str, todo: list[int], pool: Pool) -> Any:
         num_cpus=pool.threads,
         num_gpus=1 if job.device == "cuda" else None,
     )
-
-
-def _connect(ray: Any, pool: Pool) -> bool:
-    """Whether Ray was not in use here before.
-
-    Raises:
-        InputError: there is no cluster at RAY_ADDRESS.
-    """
-    if ray.is_initialized():
-        return False
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    handler = signal.getsignal(signal.SIGTERM)
-    if os.environ.get("RAY_ADDRESS"):
-        try:
-            ray.init(**quiet)
-        except ConnectionError as error:
-            raise InputError(
-                f"no Ray cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']}; start it, or unset it"
-            ) from error
-    else:  # not "auto", which joins clusters that end with another job, or are about to
-        cores = max(os.cpu_count() or 1, (pool.workers or 1) * pool.threads)
-        ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # that of Ray ends the process without asking
-    return True

@@ -11,9 +11,10 @@ from typing import Literal
 from anytime_ar.bulk.folder import Folder
 from anytime_ar.bulk.jobs import Job, Record
 from anytime_ar.bulk.ledger import Ledger
-from anytime_ar.bulk.ray_pool import Pool, ray_records, require_ray
+from anytime_ar.bulk.ray_pool import Pool, ray_records
 from anytime_ar.bulk.work import open_work
 from anytime_ar.errors import AnytimeError, BulkError, InputError
+from anytime_ar.ray_cluster import require_ray
 
 EngineName = Literal["local", "ray"]
 Progress = Callable[[int, int, str], None]
@@ -85,7 +86,7 @@ def run(
             "workers and threads are settings of engine ray; leave them out, or use it"
         )
     if engine == "ray":
-        require_ray()  # before anything is written
+        require_ray("ray.data")  # before anything is written
     folder = Folder(out)
     ledger = Ledger(folder, job)
     job, records = ledger.job, ledger.complete(verify=verify)

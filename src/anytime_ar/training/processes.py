@@ -64,6 +64,8 @@ def start_processes(device: str, precision: str, processes: Processes) -> Fabric
     """
     import torch
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from torch import distributed
 
     chosen = choose_device(device)
     asked = launched() or processes
@@ -76,9 +78,11 @@ def start_processes(device: str, precision: str, processes: Processes) -> Fabric
         )
     fabric = Fabric(
         accelerator=chosen.type,
-        devices=asked.devices if several or chosen.index is None else [chosen.index],
+        devices=asked.devices if chosen.index is None or asked.devices > 1 else [chosen.index],
         num_nodes=asked.nodes,
         strategy=_strategy(processes.strategy, asked.count, precision) if several else "auto",
+        # Where processes have met already, no other sign of a launcher counts.
+        plugins=LightningEnvironment() if distributed.is_initialized() else None,
         precision=precision,  # type: ignore[arg-type]
     )
     if several:

@@ -1,0 +1,75 @@
+"""Starting Ray, or joining a cluster of it, without a word; for bulk jobs and training."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from anytime_ar.errors import InputError, MissingExtraError
+
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+
+
+def require_ray(part: str) -> Any:
+    """The `ray` module, with a part of it such as `ray.data`.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+
+        import_module(part)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"engine ray needs {error.name}; install it: pip install 'anytime-ar[ray]'"
+        ) from error
+    return ray
+
+
+@contextmanager
+def connected(ray: Any, cores: int) -> Iterator[None]:
+    """On the cluster of RAY_ADDRESS, else on one of this machine, which ends with the block.
+
+    Args:
+        ray: the module.
+        cores: that workers will take; one of this machine has as many, whether there are or not.
+
+    Raises:
+        InputError: there is no cluster at RAY_ADDRESS.
+    """
+    ours = _connect(ray, cores)
+    try:
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _connect(ray: Any, cores: int) -> bool:
+    """Whether Ray was not in use here before."""
+    if ray.is_initialized():
+        return False
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    handler = signal.getsignal(signal.SIGTERM)
+    if os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(**quiet)
+        except ConnectionError as error:
+            raise InputError(
+                f"no Ray cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']}; start it, or unset it"
+            ) from error
+    else:  # not "auto", which joins clusters that end with another job, or are about to
+        cores = max(os.cpu_count() or 1, cores)
+        ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # that of Ray ends the process without asking
+    return True

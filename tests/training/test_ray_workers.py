@@ -11,6 +11,7 @@ import pytest
 from runs import config_file, descendants, start, trained, wait_for_checkpoint
 from training_fakes import tiny
 
+from anytime_ar.cli import main
 from anytime_ar.errors import InputError, MissingExtraError
 from anytime_ar.training import Processes, Workers, train_on_ray
 from anytime_ar.training.checkpoint import Checkpoints
@@ -64,11 +65,16 @@ def test_what_is_wrong_is_told_once_and_not_tried_again(tmp_path: Path) -> None:
     ]
 
 
-def test_settings_that_do_not_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_do_not_go_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(InputError, match="4 processes are asked for by devices and nodes"):
         train_on_ray(tiny(), tmp_path, processes=Processes(devices=2, nodes=2))
     with pytest.raises(InputError, match="device is mps, and engine ray takes cpu, cuda or auto"):
         train_on_ray(tiny(), tmp_path, device="mps")
+    with pytest.raises(SystemExit):
+        main(["train", "digits", "--out", str(tmp_path / "run"), "--workers", "2"])
+    assert "workers, threads and max_failures are settings of engine ray" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'anytime-ar\[ray\]'"):
         train_on_ray(tiny(), tmp_path, workers=Workers(workers=2))

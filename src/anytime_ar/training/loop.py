@@ -179,7 +179,8 @@ class Trainer:
         for turn, some in enumerate(cut(arguments, self.passes)):
             part = self.ranks.part(turn, self.passes)
             last = turn == self.passes - 1
-            # Dropout is drawn for each part, all else for the whole batch.
+            # Dropout is drawn for each part, all else for the whole batch. Shards are summed in
+            # every pass: to wait, gradients would have to be whole.
             generator = generator_for(self.seed, self.stage.name, step)
             with (
                 seeded(self.seed, self.stage.name, step, part.index),

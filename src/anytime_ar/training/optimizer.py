@@ -50,8 +50,8 @@ def optimizer_for(module: nn.Module, options: OptimizerConfig) -> torch.optim.Op
 
 
 class GatheringMuon(torch.optim.Muon):
-    """Muon for matrices that may be in shards: weights and momentum stay so, and what is to be made
-    orthogonal, which takes a whole matrix, is gathered, one at a time."""
+    """Muon, with Nesterov momentum, for matrices in shards: weights and momentum stay so, and what
+    is to be made orthogonal, which takes a whole matrix, is gathered, one at a time."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

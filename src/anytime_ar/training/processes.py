@@ -29,7 +29,8 @@ class Processes(Config):
 
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """Of several processes: `ddp`: each has all weights; `fsdp`: weights, gradients and moments are
-    in shards, for models that one device has no room to train."""
+    in shards, for models that one device has no room to train (to be judged, weights alone are
+    whole). Checkpoints are the same."""
 
     @property
     def count(self) -> int:

@@ -61,12 +61,12 @@ def train_on_ray(
     Args:
         config, resume, show_progress: see `train`.
         folder: where the run lives, in reach of all machines.
-        device: `cpu`, `cuda`, or `auto`: GPUs, if the cluster has any.
+        device: `cpu`, `cuda`, or `auto`: GPUs, if the cluster has one for each worker.
         processes: what each does at once; how many there are is for `workers` to say.
         workers: how many, and how much they may fail.
 
     Raises:
-        InputError: see `train`; or the cluster has no room.
+        InputError: see `train`; or this machine has too few GPUs.
         MissingExtraError: Ray is not installed.
         TrainingError: see `train`; or workers fail again and again.
     """
@@ -84,8 +84,8 @@ def train_on_ray(
     ray = require_ray("ray.train.torch")
     with (
         redirect_stdout(sys.stderr),  # where Ray tells of workers that died
-        connected(ray, workers.workers * workers.threads),
         TemporaryDirectory(prefix="anytime-", ignore_cleanup_errors=True) as place,
+        connected(ray, workers.workers * workers.threads),
     ):
         device = _device(ray, device, workers)
         open_folder(folder, config)
@@ -125,7 +125,7 @@ def _device(ray: Any, device: str, workers: Workers) -> str:
     """`cpu` or `cuda`."""
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if device == "auto":
-        return "cuda" if gpus else "cpu"
+        return "cuda" if gpus >= workers.workers else "cpu"
     # A cluster may grow.
     if device == "cuda" and gpus < workers.workers and not os.environ.get("RAY_ADDRESS"):
         raise InputError(
@@ -152,7 +152,7 @@ def _follow(ray: Any, trainer: Any, line: Any, folder: Path, workers: Workers) -
     with interrupts_held(term=True) as interrupted:
         fitting.start()
         going = True
-        while going:
+        while going and mistake is None:
             fitting.join(LISTEN_S)
             going = fitting.is_alive()  # before listening, so that nothing said is missed
             said, now, mistake = ray.get(line.hear.remote())
@@ -162,6 +162,8 @@ def _follow(ray: Any, trainer: Any, line: Any, folder: Path, workers: Workers) -
             sys.stderr.write(said)
             sys.stderr.flush()
             if interrupted.is_set() and not asked:
+                if not starts:  # and nobody to write a checkpoint
+                    raise interrupted.error()
                 line.end.remote()
                 asked = True
             if not starts and time.monotonic() - begin > _PATIENCE_S:
@@ -173,21 +175,23 @@ def _follow(ray: Any, trainer: Any, line: Any, folder: Path, workers: Workers) -
     if interrupted.is_set() and not (folder / "bundle").is_dir():
         raise interrupted.error()
     if failed:
-        raise TrainingError(
-            f"workers have failed {workers.max_failures + 1} times, at last so: "
-            f"{_reason(failed[0])}; resume to go on from the last checkpoint"
-        ) from failed[0]
+        raise _failure(failed[0], workers) from failed[0]
 
 
 def _tell(message: str) -> None:
     sys.stderr.write(f"anytime: {message}\n")
 
 
-def _reason(error: Exception) -> str:
-    """Why a run failed, in a line; that others are gone is no reason of its own."""
-    failures = getattr(error, "worker_failures", {})
-    reasons = [_last_line(one) for one in failures.values()] or [_last_line(error)]
-    return next((one for one in reasons if ProcessGoneError.__name__ not in one), reasons[0])
+def _failure(error: Exception, workers: Workers) -> TrainingError:
+    failures = getattr(error, "worker_failures", None)
+    if failures is None:
+        return TrainingError(f"Ray: {_last_line(error)}; resume")
+    # That others are gone is no reason of its own.
+    own = [one for one in failures.values() if ProcessGoneError.__name__ not in str(one)]
+    return TrainingError(
+        f"max_failures is {workers.max_failures}, and workers have failed once more: "
+        f"{_last_line(own[0]) if own else 'one has died'}; resume to go on from the last checkpoint"
+    )
 
 
 def _last_line(error: Exception) -> str:

@@ -83,13 +83,12 @@ def work(task: dict[str, Any]) -> None:
     import ray
     import torch
     from ray.train.torch import get_device
-    from torch import distributed
 
     line, rank = task["line"], int(os.environ["RANK"])
     if rank == 0:
         line.begin.remote()
     if ray.get(line.has_gone_wrong.remote()):
-        return  # the others of the last start were in the middle of something
+        return  # as before; Ray does not know that another start is in vain
     # Ray has given each worker its device already, so to us it is a machine with one.
     os.environ.update(NODE_RANK=str(rank), LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
     if Path(task["working_folder"]).is_dir():  # from which paths of data may start
@@ -112,17 +111,14 @@ def work(task: dict[str, Any]) -> None:
                 show_progress=task["show_progress"],
                 processes=task["processes"],
             )
-    except ProcessGoneError:
-        raise
     except ToldElsewhereError:
         pass
-    except AnytimeError as error:
-        # Another start would end alike. Others may wait for this worker: it takes its leave.
-        ray.get(line.go_wrong.remote(type(error).__name__, str(error)))
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
     except KeyboardInterrupt:
         pass  # as was asked for
+    except AnytimeError as error:
+        if not isinstance(error, ProcessGoneError):
+            ray.get(line.go_wrong.remote(type(error).__name__, str(error)))
+        raise  # others may wait for this one: only Ray can end them
 
 
 @contextmanager

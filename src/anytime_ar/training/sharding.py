@@ -42,9 +42,9 @@ def mesh_of(fabric: Fabric) -> DeviceMesh | None:
     return fabric.strategy.device_mesh["data_parallel"]
 
 
-def shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Leave this process its shards of a module's weights, on its device; the module itself is
-    changed, and only its own forward pass may follow."""
+def shard(module: nn.Module, mesh: DeviceMesh) -> None:
+    """Leave this process its shards of a module's weights, on its device. What follows has to go
+    through the module's own forward pass, not that of a part of it."""
     from torch.distributed.fsdp import fully_shard
 
     for parameter in module.parameters():  # kernels are not, where channels come last
@@ -52,7 +52,6 @@ def shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
     for unit in [one for one in module.modules() if isinstance(one, UNITS)]:
         fully_shard(unit, mesh=mesh)
     fully_shard(module, mesh=mesh)
-    return module
 
 
 def is_sharded(value: Tensor) -> TypeGuard[DTensor]:

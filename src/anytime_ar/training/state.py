@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from anytime_ar.training.checkpoint import (
-    Checkpoint,
-    State,
-)
+from anytime_ar.training.checkpoint import Checkpoint, State
 from anytime_ar.training.config import OptimizerConfig
 from anytime_ar.training.optimizer import optimizer_for, optimizer_state, restore_optimizer
 from anytime_ar.training.progress import Progress
@@ -42,18 +39,18 @@ class TrainingState:
         fabric: Fabric,
     ) -> None:
         self.progress = Progress()
-        self.average: AveragedModel | None = None
-        if ema_decay is not None:
-            self.average = AveragedModel(objective, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
-        self.module = objective
         self._objective, self._fabric = objective, fabric
         mesh = mesh_of(fabric)
         self.is_whole = mesh is None
-        """Whether each process has all weights, of which the objective itself is trained; else it
-        is a copy in shards that is, and the objective only gets what is to be judged or used."""
+        """Whether each process has all weights, and trains the objective itself; else it trains a
+        copy in shards, and the objective, out of the way on the CPU, gets what is to be judged or
+        used."""
+        self.module = objective if self.is_whole else deepcopy(objective.cpu())
+        self.average: AveragedModel | None = None
+        if ema_decay is not None:
+            self.average = AveragedModel(objective, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
         if mesh is not None:
-            self.module = shard(deepcopy(objective), mesh)
-            objective.cpu()
+            shard(self.module, mesh)
             if self.average is not None:
                 shard(self.average.module, mesh)
         self.optimizer = optimizer_for(self.module, optimizer)
@@ -71,7 +68,7 @@ class TrainingState:
             return
         fill(self._objective.to(self._fabric.device), self._trained.state_dict())
         yield self._objective.eval()
-        self._objective.cpu()  # out of the way of the next steps
+        self._objective.cpu()
 
     def keep_best(self, loss: float) -> None:
         """Remember the weights that count, if no validation was better."""

@@ -16,6 +16,7 @@ import time
 from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from traceback import format_exception_only
 from typing import Any
 
 from pydantic import NonNegativeInt, PositiveInt
@@ -152,11 +153,11 @@ def _follow(ray: Any, trainer: Any, line: Any, folder: Path, workers: Workers) -
     with interrupts_held(term=True) as interrupted:
         fitting.start()
         going = True
-        while going and mistake is None:
+        while going:
             fitting.join(LISTEN_S)
             going = fitting.is_alive()  # before listening, so that nothing said is missed
             said, now, mistake = ray.get(line.hear.remote())
-            if now > max(starts, 1):
+            if now > max(starts, 1) and mistake is None:
                 _tell("a worker has died; all go on from the last checkpoint")
             starts = now
             sys.stderr.write(said)
@@ -186,13 +187,18 @@ def _failure(error: Exception, workers: Workers) -> TrainingError:
     failures = getattr(error, "worker_failures", None)
     if failures is None:
         return TrainingError(f"Ray: {_last_line(error)}; resume")
-    # That others are gone is no reason of its own.
-    own = [one for one in failures.values() if ProcessGoneError.__name__ not in str(one)]
+    reasons = [
+        _last_line(one)
+        for one in failures.values()
+        # Why a process is gone nobody knows, Ray, which cannot reach it, no more than the others.
+        if not (hasattr(one, "health_check_failure") or isinstance(one, ProcessGoneError))
+    ]
+    reason = reasons[0] if reasons else "one was killed, or its machine is gone"
     return TrainingError(
-        f"max_failures is {workers.max_failures}, and workers have failed once more: "
-        f"{_last_line(own[0]) if own else 'one has died'}; resume to go on from the last checkpoint"
+        f"max_failures is {workers.max_failures}, and workers have failed once more ({reason}); "
+        "resume to go on from the last checkpoint"
     )
 
 
 def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]
+    return format_exception_only(error)[-1].strip().splitlines()[-1]

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -18,6 +19,8 @@ from anytime_ar.training.run import train
 
 LISTEN_S = 0.2
 """Seconds between two looks at the line, at either end."""
+_TOGETHER_S = 10.0
+"""Seconds within which workers find the same mistake."""
 
 
 class Line:
@@ -27,7 +30,7 @@ class Line:
         self._said: list[str] = []
         self._mistake: tuple[str, str] | None = None
         self._ending = False
-        self._starts = 0
+        self._starts = self._left = 0
 
     def begin(self) -> None:
         """The first worker is there."""
@@ -44,6 +47,14 @@ class Line:
     def has_gone_wrong(self) -> bool:
         """Whether there was one, perhaps at an earlier start."""
         return self._mistake is not None
+
+    def leave(self) -> None:
+        """A worker has nothing more to do."""
+        self._left += 1
+
+    def left(self) -> int:
+        """How many have said so."""
+        return self._left
 
     def end(self) -> None:
         """Workers should end after their step, with a checkpoint."""
@@ -96,6 +107,7 @@ def work(task: dict[str, Any]) -> None:
     torch.set_num_threads(task["threads"])
     device = str(get_device()) if task["device"] == "cuda" else task["device"]
     folder = Path(task["folder"])
+    mistake: AnytimeError | None = None
     try:
         if not (folder / "config.yaml").is_file():
             raise InputError(
@@ -111,14 +123,25 @@ def work(task: dict[str, Any]) -> None:
                 show_progress=task["show_progress"],
                 processes=task["processes"],
             )
-    except ToldElsewhereError:
-        pass
-    except KeyboardInterrupt:
-        pass  # as was asked for
+    except ProcessGoneError:
+        raise
+    except (ToldElsewhereError, KeyboardInterrupt):
+        pass  # said by another; as was asked for
     except AnytimeError as error:
-        if not isinstance(error, ProcessGoneError):
-            ray.get(line.go_wrong.remote(type(error).__name__, str(error)))
-        raise  # others may wait for this one: only Ray can end them
+        ray.get(line.go_wrong.remote(type(error).__name__, str(error)))
+        mistake = error
+    ray.get(line.leave.remote())
+    if mistake is not None and not _all_left(ray, line, int(os.environ["WORLD_SIZE"])):
+        raise mistake  # others wait for this one, and only Ray can end them
+
+
+def _all_left(ray: Any, line: Any, count: int) -> bool:
+    until = time.monotonic() + _TOGETHER_S
+    while ray.get(line.left.remote()) < count:
+        if time.monotonic() > until:
+            return False
+        time.sleep(LISTEN_S)
+    return True
 
 
 @contextmanager

@@ -19,17 +19,7 @@ ROOT = Path(anytime_ar.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 LONGEST = 300  # lines
 
-GROUND = {
-    "errors",
-    "files",
-    "kernel",
-    "config",
-    "codes",
-    "curve",
-    "interrupt",
-    "spectra",
-    "ray_cluster",
-}
+GROUND = {"errors", "files", "kernel", "config", "codes", "curve", "interrupt", "spectra"}
 MODEL = {"autoencoder", "prior"}
 
 # What each part may import, besides itself. Imports inside functions count as well: being lazy
@@ -39,31 +29,31 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interrupt": set(),
     "files": {"errors"},
     "hub": {"errors"},
+    "ray_cluster": {"errors"},
     "kernel": {"errors", "files"},
     "config": {"errors"},
     "codes": {"errors", "files", "config"},
     "curve": {"errors", "files", "config"},
     "spectra": set(),
-    "ray_cluster": {"errors"},
     "data": GROUND,
     "autoencoder": GROUND,
     "prior": GROUND,
     "card": GROUND | MODEL,
     "bundle": GROUND | MODEL | {"card", "hub"},
     "sampling": GROUND | MODEL | {"card", "bundle"},
-    "training": GROUND | MODEL | {"data", "card", "bundle", "sampling"},
+    "training": GROUND | MODEL | {"data", "card", "bundle", "sampling", "ray_cluster"},
     # Works on any model through its public face, so it names no network, quantizer or prior.
     "evaluation": GROUND | {"data", "card", "bundle", "sampling", "training"},
     # Shows what was measured; the Hub's own protocol is below, in `hub`.
     "publishing": {"errors", "files", "hub", "card", "curve", "bundle", "sampling", "evaluation"},
     # Samples of models and codes of data sets in files, a shard at a time.
-    "bulk": GROUND | {"prior", "data", "card", "bundle", "sampling"},
+    "bulk": GROUND | {"prior", "data", "card", "bundle", "sampling", "ray_cluster"},
     # Wraps an injected engine; measured curves reach it as data, in the bundle.
     # Speaks HTTP: all it shares with the server is the protocol.
     "client": {"errors"},
     "serving": GROUND | {"data", "card", "bundle", "sampling"},
     # Servers on several machines that answer as one.
-    "fleet": GROUND | {"prior", "sampling", "serving"},
+    "fleet": GROUND | {"prior", "sampling", "serving", "ray_cluster"},
     "cli": GROUND
     | MODEL
     | {

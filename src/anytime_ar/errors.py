@@ -31,6 +31,10 @@ class TrainingError(AnytimeError):
     """Training cannot go on (a loss that is not finite, say); the last good checkpoint is kept."""
 
 
+class ProcessGoneError(TrainingError):
+    """Another process of the same run has ended, of itself or not; this one cannot go on alone."""
+
+
 class ToldElsewhereError(AnytimeError):
     """Another process of the same run says what is wrong, and says it once."""
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
 from typing import Any
 
@@ -41,6 +42,22 @@ class InterruptFlag:
         return KeyboardInterrupt()
 
 
+_TOLD: ContextVar[InterruptFlag | None] = ContextVar("_TOLD", default=None)
+
+
+@contextmanager
+def interrupts_told() -> Iterator[InterruptFlag]:
+    """A flag that `interrupts_held` gives to this thread in the block, in place of one for signals:
+    for a process whose signals are those of another program, and who is told of interrupts in
+    another way (`note`)."""
+    flag = InterruptFlag(0.0)
+    token = _TOLD.set(flag)
+    try:
+        yield flag
+    finally:
+        _TOLD.reset(token)
+
+
 @contextmanager
 def interrupts_held(*, term: bool = False) -> Iterator[InterruptFlag]:
     """Notes Ctrl-C, and SIGTERM where asked to, in a flag instead of raising; one that comes
@@ -51,6 +68,9 @@ def interrupts_held(*, term: bool = False) -> Iterator[InterruptFlag]:
     a signal has not Python's own handler (an application with its own, a background job that
     ignores it, another thread), it stays what it is.
     """
+    if (told := _TOLD.get()) is not None:
+        yield told
+        return
     flag = InterruptFlag(_SAME_S if term else 0.0)
     usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler}
     if term:

@@ -1,4 +1,4 @@
-"""Ray, quietly: the cluster that RAY_ADDRESS names, or one of this machine for the time being."""
+"""Starting Ray, or joining a cluster of it, without a word."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOT_NICE = {"RAY_worker_niceness": "0"}
 
 
 def require_ray(part: str) -> Any:
-    """The `ray` module, with a part such as `data`.
+    """The `ray` module, with a part of it such as `ray.data`.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -27,38 +27,39 @@ def require_ray(part: str) -> Any:
     for name, value in (_QUIET | _NOT_NICE).items():
         os.environ.setdefault(name, value)
     try:
-        import_module(f"ray.{part}")
-        return import_module("ray")
+        import ray
+
+        import_module(part)
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"engine ray needs {error.name}; install it: pip install 'anytime-ar[ray]'"
         ) from error
+    return ray
 
 
 @contextmanager
-def cluster(part: str, cores: int) -> Iterator[Any]:
-    """The `ray` module, connected; a cluster that was begun for it ends with it.
+def connected(ray: Any, cores: int) -> Iterator[None]:
+    """On the cluster of RAY_ADDRESS, else on one of this machine, which ends with the block.
 
     Args:
-        part: of Ray that is needed.
-        cores: that a cluster of this machine has at least, whether or not it has as many.
+        ray: the module.
+        cores: that workers will take; one of this machine has as many, whether there are or not.
 
     Raises:
         InputError: there is no cluster at RAY_ADDRESS.
-        MissingExtraError: Ray is not installed.
     """
-    ray = require_ray(part)
-    if ray.is_initialized():
-        yield ray
-        return
-    _connect(ray, cores)
+    ours = _connect(ray, cores)
     try:
-        yield ray
+        yield
     finally:
-        ray.shutdown()
+        if ours:
+            ray.shutdown()
 
 
-def _connect(ray: Any, cores: int) -> None:
+def _connect(ray: Any, cores: int) -> bool:
+    """Whether Ray was not in use here before."""
+    if ray.is_initialized():
+        return False
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     handler = signal.getsignal(signal.SIGTERM)
     if os.environ.get("RAY_ADDRESS"):
@@ -73,3 +74,4 @@ def _connect(ray: Any, cores: int) -> None:
         ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # that of Ray ends the process without asking
+    return True

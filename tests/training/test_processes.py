@@ -2,63 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from safetensors.torch import load_file
+from runs import config_file, difference, losses, start, trained, wait_for_checkpoint
 from training_fakes import tiny
 
-from anytime_ar.training import PriorTrainingConfig, TrainConfig
-from anytime_ar.training.checkpoint import Checkpoints
-
-LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-
-
-def config_file(folder: Path, config: TrainConfig) -> Path:
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
-    return path
-
-
-def start(config: Path, out: Path, *options: str, launcher: bool = False) -> Any:
-    command = [sys.executable, *(LAUNCHER if launcher else []), "-m", "anytime_ar", "train"]
-    return subprocess.Popen(
-        [*command, str(config), "--out", str(out), "--device", "cpu", *options],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def trained(*arguments: Any, **options: Any) -> None:
-    process = start(*arguments, **options)
-    out, complaint = process.communicate(timeout=300)
-    assert process.returncode == 0, complaint
-    assert out.count("trained; judge it with") == 1  # one of them speaks
-
-
-def difference(one: Path, other: Path) -> float:
-    """Of the weights of two runs, at most."""
-    most = 0.0
-    for name in ("autoencoder.safetensors", "prior.safetensors"):
-        a, b = (load_file(folder / "bundle" / name) for folder in (one, other))
-        assert a.keys() == b.keys()
-        most = max(most, *(float((a[key] - b[key]).abs().max()) for key in a))
-    return most
-
-
-def losses(folder: Path) -> list[float]:
-    lines = [yaml.safe_load(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
+from anytime_ar.training import PriorTrainingConfig
 
 
 def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
@@ -87,14 +38,9 @@ def test_two_processes_end_together_and_go_on_as_if_nothing_was(tmp_path: Path) 
         tmp_path, tiny(autoencoder_training=steps, prior=None, prior_training=PriorTrainingConfig())
     )
     trained(config, tmp_path / "whole", "--devices", "2")
-    checkpoints = Checkpoints(tmp_path / "cut" / "checkpoints", "autoencoder")
     for number, code in ((signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, None)):
-        before = checkpoints.steps()[:1]
         process = start(config, tmp_path / "cut", "--devices", "2", "--resume")
-        until = time.monotonic() + 120
-        while checkpoints.steps()[:1] in (before, []):
-            assert time.monotonic() < until
-            time.sleep(0.02)
+        wait_for_checkpoint(tmp_path / "cut", "autoencoder")
         process.send_signal(number)
         process.communicate(timeout=120)
         assert process.returncode == (-number if code is None else code)

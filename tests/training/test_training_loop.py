@@ -21,14 +21,14 @@ from anytime_ar.autoencoder.quantizers import VectorQuantizer
 from anytime_ar.errors import InputError, TrainingError
 from anytime_ar.interrupt import interrupts_held
 from anytime_ar.prior import Prior, PriorConfig
-from anytime_ar.training.checkpoint import (
-    Checkpoint,
-    Checkpoints,
+from anytime_ar.training.checkpoint import Checkpoint, Checkpoints
+from anytime_ar.training.config import OptimizerConfig
+from anytime_ar.training.optimizer import (
+    learning_rate,
+    optimizer_for,
     optimizer_state,
     restore_optimizer,
 )
-from anytime_ar.training.config import OptimizerConfig
-from anytime_ar.training.optimizer import learning_rate, optimizer_for
 
 
 def interrupted_at(stage: ToyStage, step: int, number: int = signal.SIGINT) -> ToyStage:

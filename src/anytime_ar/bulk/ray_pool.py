@@ -18,7 +18,7 @@ from anytime_ar.bulk.jobs import Job, Record
 from anytime_ar.bulk.work import Work, open_work
 from anytime_ar.config import Config
 from anytime_ar.errors import AnytimeError, BulkError, InputError
-from anytime_ar.ray_cluster import cluster
+from anytime_ar.ray_cluster import connected, require_ray
 
 
 class Pool(Config):
@@ -69,7 +69,8 @@ def ray_records(job: Job, out: str, todo: list[int], pool: Pool) -> Generator[Re
         InputError: a worker cannot make a shard.
         BulkError: Ray cannot go on.
     """
-    with cluster("data", (pool.workers or 1) * pool.threads) as ray:
+    ray = require_ray("ray.data")
+    with connected(ray, (pool.workers or 1) * pool.threads):
         try:
             for row in _dataset(ray, job, out, todo, pool).iter_rows():
                 if row["error"]:

@@ -86,7 +86,7 @@ def run(
             "workers and threads are settings of engine ray; leave them out, or use it"
         )
     if engine == "ray":
-        require_ray("data")  # before anything is written
+        require_ray("ray.data")  # before anything is written
     folder = Folder(out)
     ledger = Ledger(folder, job)
     job, records = ledger.job, ledger.complete(verify=verify)

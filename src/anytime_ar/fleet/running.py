@@ -10,7 +10,7 @@ from typing import Any
 
 from anytime_ar.errors import InputError
 from anytime_ar.fleet.sources import Source
-from anytime_ar.ray_cluster import cluster
+from anytime_ar.ray_cluster import connected, require_ray
 from anytime_ar.serving.logs import log_event
 from anytime_ar.serving.server import DRAW_SHARE, ServerConfig, listen, url_of
 
@@ -46,7 +46,8 @@ def serve_fleet(
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    with cluster("serve", replicas * threads) as ray:
+    ray = require_ray("ray.serve")
+    with connected(ray, replicas * threads):
         _check_room(ray, replicas, threads)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:

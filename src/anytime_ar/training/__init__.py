@@ -10,6 +10,7 @@ from anytime_ar.training.config import (
     TrainConfig,
 )
 from anytime_ar.training.processes import Processes, is_first_process
+from anytime_ar.training.ray_driver import Workers, train_on_ray
 from anytime_ar.training.run import train
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "Processes",
     "SharpeningConfig",
     "TrainConfig",
+    "Workers",
     "is_first_process",
     "train",
+    "train_on_ray",
 ]

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -34,6 +33,11 @@ class Checkpoint(NamedTuple):
     """Tensors by name, by what they belong to."""
     record: dict[str, Any]
     """All else, as JSON can hold it."""
+
+    def broken(self) -> str | None:
+        """A weight that is not finite, if there is one."""
+        weights = self.groups["module"]
+        return next((name for name, one in weights.items() if not one.isfinite().all()), None)
 
 
 class Checkpoints:
@@ -146,22 +150,3 @@ def _metadata(data: bytes) -> dict[str, str]:
     length = int.from_bytes(data[:8], "little")
     header: dict[str, Any] = json.loads(data[8 : 8 + length])
     return header["__metadata__"]
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
-    """The moments of an optimizer as flat tensors, by parameter number and name."""
-    return {
-        f"{number}.{name}": value
-        for number, moments in optimizer.state_dict()["state"].items()
-        for name, value in moments.items()
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
-    """Give an optimizer the moments of `optimizer_state`."""
-    moments: dict[int, State] = {}
-    for key, value in state.items():
-        number, _, name = key.partition(".")
-        moments.setdefault(int(number), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})

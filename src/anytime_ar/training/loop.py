@@ -11,63 +11,25 @@ import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from anytime_ar.data.parts import cut
 from anytime_ar.data.seeding import generator_for, stable_hash
 from anytime_ar.errors import InputError, TrainingError
 from anytime_ar.interrupt import interrupts_held
 from anytime_ar.training.checkpoint import Checkpoint, Checkpoints
-from anytime_ar.training.config import OptimizerConfig
 from anytime_ar.training.log import RunLog
 from anytime_ar.training.objectives import Losses
 from anytime_ar.training.optimizer import learning_rate
+from anytime_ar.training.protocols import Stage
 from anytime_ar.training.ranks import Ranks
 from anytime_ar.training.state import TrainingState
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from lightning_fabric.wrappers import _FabricModule
-
-
-class Stage(Protocol):
-    """What the loop trains: an objective, its batches and its validation."""
-
-    name: str
-    steps: int
-    validate_every: int
-    """Steps between two validations; the last step is always followed by one."""
-    patience: int | None
-    """Validations without a better loss that end the stage, which then takes its best weights;
-    None: all steps and the last weights."""
-    ema_decay: float | None
-    """Of the moving average of the weights that counts in their place; None: no average."""
-    optimizer: OptimizerConfig
-    objective: nn.Module
-    batch_sizes: tuple[int, ...]
-    """Samples of its batches, of all processes together."""
-
-    def begin(self, fabric: Fabric) -> None:
-        """Prepare weights before the first step; not called when resuming."""
-
-    def batch(self, step: int) -> tuple[Any, ...]:
-        """This process's part of a batch: arguments of the objective, but for the generator and
-        the part, which come last."""
-
-    def learn(self, generator: torch.Generator) -> None:
-        """What is learned from a batch beside the gradient, before the step of the optimizer."""
-
-    def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:
-        """Figures for the log; `loss` is the one that early stopping watches."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the data stands, as JSON can hold it."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
 
 
 @contextmanager
@@ -115,7 +77,7 @@ class Trainer:
         self._check_parts(ranks.count * passes)
         self.checkpoints, self.log_every = checkpoints, log_every
         self.checkpoint_every_s = checkpoint_every_s
-        self.state = TrainingState(stage.objective, stage.optimizer, stage.ema_decay, fabric)
+        self.state: TrainingState  # once weights have begun
 
     def _check_parts(self, parts: int) -> None:
         """Parts of unequal size would not count alike."""
@@ -135,11 +97,14 @@ class Trainer:
             InputError: no checkpoint is whole, the last one does not fit, or a new one cannot be
                 written.
         """
+        stage = self.stage
         step = self._last_step()
+        stage.objective.to(self.fabric.device)
         if step is None:
-            with seeded(self.seed, self.stage.name, "begin"):
-                self.stage.begin(self.fabric)
-        else:
+            with seeded(self.seed, stage.name, "begin"):
+                stage.begin(self.fabric)
+        self.state = TrainingState(stage.objective, stage.optimizer, stage.ema_decay, self.fabric)
+        if step is not None:
             self._go_on_from(step)
         if not self._finished():
             self._train()
@@ -214,16 +179,17 @@ class Trainer:
         for turn, some in enumerate(cut(arguments, self.passes)):
             part = self.ranks.part(turn, self.passes)
             last = turn == self.passes - 1
-            # Dropout is drawn for each part, all else for the whole batch.
+            # Dropout is drawn for each part, all else for the whole batch. Shards are summed in
+            # every pass: to wait, gradients would have to be whole.
             generator = generator_for(self.seed, self.stage.name, step)
             with (
                 seeded(self.seed, self.stage.name, step, part.index),
-                self.fabric.no_backward_sync(wrapped, enabled=not last),
+                self.fabric.no_backward_sync(wrapped, enabled=not last and self.state.is_whole),
             ):
                 losses: Losses = wrapped(*some, generator, part)
                 self.fabric.backward(losses["loss"] / self.passes)
             found.append({name: value.detach() for name, value in losses.items()})
-        self.stage.learn(generator)
+        self.stage.learn(self.state.module, generator)
         # Gradients that are not finite show in the next loss; asking now would wait for a GPU.
         self.fabric.clip_gradients(
             wrapped, optimizer, max_norm=options.clip_norm, error_if_nonfinite=False
@@ -263,7 +229,8 @@ class Trainer:
 
     def _validate(self) -> None:
         stage, progress = self.stage, self.state.progress
-        figures = stage.validate(self.state.trained.eval(), self.fabric)
+        with self.state.judged() as objective:
+            figures = stage.validate(objective, self.fabric)
         if not math.isfinite(figures["loss"]):
             complaint = f"validation loss is {figures['loss']} after step {progress.step}"
             raise self.ranks.alike(self._failure(complaint))
@@ -284,16 +251,16 @@ class Trainer:
         return progress.step - progress.best_step >= stage.patience * stage.validate_every
 
     def _save(self) -> None:
-        self.ranks.first(self._write)
+        taken = self.state.take()  # by all: each has a shard, perhaps
+        self.ranks.first(lambda: self._write(taken))
 
-    def _write(self) -> None:
+    def _write(self, taken: Checkpoint) -> None:
         step = self.state.progress.step
-        if (name := self.state.broken()) is not None:
+        if (name := taken.broken()) is not None:
             raise self._failure(f"{name} is not finite after step {step}")
         if step not in self.checkpoints.steps():
-            groups, record = self.state.take()
-            record |= {"stage": self.stage.name, "data": self.stage.state_dict()}
-            self.checkpoints.write(step, Checkpoint(groups, record))
+            taken.record.update(stage=self.stage.name, data=self.stage.state_dict())
+            self.checkpoints.write(step, taken)
 
 
 def _due(step: int, every: int, steps: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,11 @@ class Processes(Config):
     passes: int = Field(1, ge=1)
     """That a process takes over its part of a batch, whose gradients are accumulated: memory is
     needed for one of them."""
+
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """Of several processes: `ddp`: each has all weights; `fsdp`: weights, gradients and moments are
+    in shards, for models that one device has no room to train (to be judged, weights alone are
+    whole). Checkpoints are the same."""
 
     @property
     def count(self) -> int:
@@ -55,11 +60,13 @@ def start_processes(device: str, precision: str, processes: Processes) -> Fabric
     """Fabric on the devices of this process, the others started as well.
 
     Raises:
-        InputError: there is no such device, or fewer of them.
+        InputError: there is no such device, or fewer of them, or the precision does not go with the
+            strategy.
     """
     import torch
     from lightning_fabric import Fabric
-    from lightning_fabric.strategies.ddp import DDPStrategy
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from torch import distributed
 
     chosen = choose_device(device)
     asked = launched() or processes
@@ -72,12 +79,32 @@ def start_processes(device: str, precision: str, processes: Processes) -> Fabric
         )
     fabric = Fabric(
         accelerator=chosen.type,
-        devices=asked.devices if several or chosen.index is None else [chosen.index],
+        devices=asked.devices if chosen.index is None or asked.devices > 1 else [chosen.index],
         num_nodes=asked.nodes,
-        # Codebooks are kept alike by what processes exchange; DDP need not copy them in every step.
-        strategy=DDPStrategy(forward_sync_buffers=False) if several else "auto",
+        strategy=_strategy(processes.strategy, asked.count, precision) if several else "auto",
+        # Where processes have met already, no other sign of a launcher counts.
+        plugins=LightningEnvironment() if distributed.is_initialized() else None,
         precision=precision,  # type: ignore[arg-type]
     )
     if several:
         fabric.launch()
     return fabric
+
+
+def _strategy(name: Literal["ddp", "fsdp"], count: int, precision: str) -> Any:
+    if name == "ddp":
+        from lightning_fabric.strategies.ddp import DDPStrategy
+
+        # Codebooks are kept alike by what processes exchange; DDP need not copy them in every step.
+        return DDPStrategy(forward_sync_buffers=False)
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+
+    if precision == "16-mixed":  # Fabric does not scale the losses of sharded models
+        raise InputError(
+            "precision is 16-mixed, which strategy fsdp cannot do; set it to bf16-mixed or "
+            "32-true, or choose strategy ddp"
+        )
+    # What is trained is in shards already when it is set up: an optimizer has to know them.
+    return ModelParallelStrategy(
+        lambda module, _: module, data_parallel_size=count, tensor_parallel_size=1
+    )

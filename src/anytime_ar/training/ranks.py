@@ -14,7 +14,7 @@ import torch.distributed as distributed
 from torch import Tensor
 
 from anytime_ar.data import Part
-from anytime_ar.errors import AnytimeError, ToldElsewhereError, TrainingError
+from anytime_ar.errors import AnytimeError, ProcessGoneError, ToldElsewhereError
 
 
 class Ranks:
@@ -102,14 +102,14 @@ class Ranks:
         """Say plainly that another process is gone, in place of what its connection says.
 
         Raises:
-            TrainingError: so it is.
+            ProcessGoneError: so it is.
         """
         try:
             yield
         except RuntimeError as error:
             of_connection = "gloo" in str(error) or isinstance(error, distributed.DistError)
             if self.count > 1 and of_connection:
-                raise TrainingError(
+                raise ProcessGoneError(
                     "another process of this run has ended; see what it says, and resume"
                 ) from error
             raise

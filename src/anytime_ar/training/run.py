@@ -21,8 +21,9 @@ from anytime_ar.files import sweep_temporaries, write_bytes
 from anytime_ar.training.checkpoint import Checkpoints
 from anytime_ar.training.config import TrainConfig
 from anytime_ar.training.log import RunLog
-from anytime_ar.training.loop import Stage, Trainer, seeded
+from anytime_ar.training.loop import Trainer, seeded
 from anytime_ar.training.processes import ONE, Processes, start_processes
+from anytime_ar.training.protocols import Stage
 from anytime_ar.training.ranks import Ranks
 from anytime_ar.training.sharpening import SharpeningStage
 from anytime_ar.training.stages import AutoencoderStage, PriorStage
@@ -60,7 +61,7 @@ def train(
         TrainingError: the loss is not finite or has diverged.
     """
     folder = Path(folder)
-    _check_folder(folder, config, resume=resume)  # before the data: a wrong folder costs no wait
+    check_folder(folder, config, resume=resume)  # before the data: a wrong folder costs no wait
     if resume and (folder / "bundle").is_dir():
         return load_bundle(folder / "bundle")  # all done, and perhaps evaluated since
     fabric = start_processes(device, config.precision, processes)
@@ -69,7 +70,7 @@ def train(
     card = describe(config, data)
     with seeded(config.seed, "weights"):
         bundle = build(card)
-    ranks.first(lambda: _open_folder(folder, config))
+    ranks.first(lambda: open_folder(folder, config))
     with RunLog(
         folder / "log.jsonl" if ranks.is_first else None, show_progress=show_progress
     ) as log:
@@ -148,7 +149,12 @@ def _frequencies(data: DataSplits, count: int) -> tuple[float, ...]:
     return tuple((totals / totals.sum()).tolist())
 
 
-def _check_folder(folder: Path, config: TrainConfig, *, resume: bool) -> None:
+def check_folder(folder: Path, config: TrainConfig, *, resume: bool) -> None:
+    """Whether a run may live in a folder.
+
+    Raises:
+        InputError: it holds another run, or one that is not to be resumed, or something else.
+    """
     written = folder / "config.yaml"
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; choose a folder for the run")
@@ -190,7 +196,12 @@ def _differences(earlier: TrainConfig, config: TrainConfig) -> list[str]:
     ]
 
 
-def _open_folder(folder: Path, config: TrainConfig) -> None:
+def open_folder(folder: Path, config: TrainConfig) -> None:
+    """Make a folder that of a run, by its first process and before anything is written.
+
+    Raises:
+        InputError: it cannot be created.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

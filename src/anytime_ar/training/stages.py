@@ -25,6 +25,7 @@ from anytime_ar.training.config import (
 )
 from anytime_ar.training.objectives import AutoencoderObjective, PriorObjective
 from anytime_ar.training.ranks import Ranks
+from anytime_ar.training.sharding import whole_parameters
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -63,7 +64,7 @@ class SampleStage:
         assert isinstance(model, OrderedAutoencoder)
         return reconstruction_errors(model, self.data.validation, fabric, self.ranks)
 
-    def learn(self, generator: torch.Generator) -> None:
+    def learn(self, objective: nn.Module, generator: torch.Generator) -> None:
         """Nothing beside the gradient."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -104,9 +105,12 @@ class AutoencoderStage(SampleStage):
     def batch(self, step: int) -> tuple[Tensor, float]:
         return next(self.batches).data, step / self.steps
 
-    def learn(self, generator: torch.Generator) -> None:
+    def learn(self, objective: nn.Module, generator: torch.Generator) -> None:
         """The statistics of codebooks."""
-        self.autoencoder.quantizer.learn(generator, self.ranks)
+        model = objective.autoencoder
+        assert isinstance(model, OrderedAutoencoder)
+        with whole_parameters(model.quantizer):
+            model.quantizer.learn(generator, self.ranks)
 
 
 @torch.no_grad()
@@ -198,7 +202,7 @@ class PriorStage:
             self._shuffled = (epoch, torch.randperm(len(self.codes), generator=generator))
         return self._shuffled[1]
 
-    def learn(self, generator: torch.Generator) -> None:
+    def learn(self, objective: nn.Module, generator: torch.Generator) -> None:
         """Nothing beside the gradient."""
 
     @torch.no_grad()

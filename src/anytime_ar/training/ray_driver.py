@@ -1,0 +1,204 @@
+"""A run on Ray Train: its processes are workers of Ray, on one machine or many, and if one dies all
+start again and go on from the last checkpoint.
+
+Ray starts the workers and lets them meet; what they do then is `train`, in the folder of the run,
+which is where all that outlives a worker is. What people should see, mistakes, and the wish to end
+go through an actor, the line, between the program that asked for the run and its workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from traceback import format_exception_only
+from typing import Any
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from anytime_ar import errors
+from anytime_ar.bundle import Bundle, load_bundle
+from anytime_ar.config import Config
+from anytime_ar.errors import InputError, ProcessGoneError, TrainingError
+from anytime_ar.interrupt import interrupts_held
+from anytime_ar.ray_cluster import connected, require_ray
+from anytime_ar.training.config import TrainConfig
+from anytime_ar.training.processes import ONE, Processes
+from anytime_ar.training.ray_worker import LISTEN_S, Line, work
+from anytime_ar.training.run import check_folder, open_folder
+
+_PATIENCE_S = 60.0
+"""Seconds without a worker after which people are told what is waited for."""
+
+
+class Workers(Config):
+    """The processes of a run on Ray, and how much they may fail."""
+
+    workers: PositiveInt = 1
+    """Processes of engine ray, on all machines; of CUDA, each with a GPU."""
+    threads: PositiveInt = 1
+    """Cores of each."""
+    max_failures: NonNegativeInt = 3
+    """Times that workers start again, from the last checkpoint, because one has died."""
+
+
+def train_on_ray(
+    config: TrainConfig,
+    folder: Path | str,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    show_progress: bool = True,
+    processes: Processes = ONE,
+    workers: Workers = Workers(),  # noqa: B008
+) -> Bundle:
+    """`train`, by workers of Ray, on the cluster of RAY_ADDRESS or one of this machine.
+
+    Args:
+        config, resume, show_progress: see `train`.
+        folder: where the run lives, in reach of all machines.
+        device: `cpu`, `cuda`, or `auto`: GPUs, if the cluster has one for each worker.
+        processes: what each does at once; how many there are is for `workers` to say.
+        workers: how many, and how much they may fail.
+
+    Raises:
+        InputError: see `train`; or this machine has too few GPUs.
+        MissingExtraError: Ray is not installed.
+        TrainingError: see `train`; or workers fail again and again.
+    """
+    folder = Path(folder).absolute()
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device is {device}, and engine ray takes cpu, cuda or auto")
+    if processes.count > 1:
+        raise InputError(
+            f"{processes.count} processes are asked for by devices and nodes, which engine ray "
+            "chooses itself; leave them out, and say how many workers there are to be"
+        )
+    check_folder(folder, config, resume=resume)
+    if resume and (folder / "bundle").is_dir():
+        return load_bundle(folder / "bundle")
+    ray = require_ray("ray.train.torch")
+    with (
+        redirect_stdout(sys.stderr),  # where Ray tells of workers that died
+        TemporaryDirectory(prefix="anytime-", ignore_cleanup_errors=True) as place,
+        connected(ray, workers.workers * workers.threads),
+    ):
+        device = _device(ray, device, workers)
+        open_folder(folder, config)
+        line = ray.remote(num_cpus=0)(Line).remote()
+        task = {
+            "config": config,
+            "folder": str(folder),
+            "device": device,
+            "show_progress": show_progress,
+            "processes": processes,
+            "threads": workers.threads,
+            "working_folder": str(Path.cwd()),
+            "line": line,
+        }
+        logging.getLogger("ray.train").setLevel(logging.ERROR)
+        trainer = ray.train.torch.TorchTrainer(
+            work,
+            train_loop_config=task,
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=workers.workers,
+                use_gpu=device == "cuda",
+                resources_per_worker={"CPU": workers.threads},
+            ),
+            run_config=ray.train.RunConfig(
+                storage_path=place,  # Ray wants one; a checkpoint of its own is never made
+                failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
+            ),
+        )
+        try:
+            _follow(ray, trainer, line, folder, workers)
+        except ray.exceptions.RayError as error:
+            raise TrainingError(f"Ray: {_last_line(error)}; resume") from error
+    return load_bundle(folder / "bundle")
+
+
+def _device(ray: Any, device: str, workers: Workers) -> str:
+    """`cpu` or `cuda`."""
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if device == "auto":
+        return "cuda" if gpus >= workers.workers else "cpu"
+    # A cluster may grow.
+    if device == "cuda" and gpus < workers.workers and not os.environ.get("RAY_ADDRESS"):
+        raise InputError(
+            f"workers is {workers.workers}, each with a GPU, and this machine has {gpus}; ask for "
+            "fewer, join a cluster by RAY_ADDRESS, or choose device cpu"
+        )
+    return device
+
+
+def _follow(ray: Any, trainer: Any, line: Any, folder: Path, workers: Workers) -> None:
+    """Let a run be made, and say what it says, to its end."""
+    failed: list[Exception] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:
+            failed.append(error)
+
+    # Not here: Ray would take Ctrl-C for itself.
+    fitting = threading.Thread(target=fit, daemon=True)
+    mistake: tuple[str, str] | None = None
+    starts, asked, begin = 0, False, time.monotonic()
+    with interrupts_held(term=True) as interrupted:
+        fitting.start()
+        going = True
+        while going:
+            fitting.join(LISTEN_S)
+            going = fitting.is_alive()  # before listening, so that nothing said is missed
+            said, now, mistake = ray.get(line.hear.remote())
+            if now > max(starts, 1) and mistake is None:
+                _tell("a worker has died; all go on from the last checkpoint")
+            starts = now
+            sys.stderr.write(said)
+            sys.stderr.flush()
+            if interrupted.is_set() and not asked:
+                if not starts:  # and nobody to write a checkpoint
+                    raise interrupted.error()
+                line.end.remote()
+                asked = True
+            if not starts and time.monotonic() - begin > _PATIENCE_S:
+                _tell(f"waiting for {workers.workers} workers; has the cluster room for them?")
+                begin = float("inf")
+    if mistake is not None:
+        kind, text = mistake
+        raise vars(errors).get(kind, TrainingError)(text)
+    if interrupted.is_set() and not (folder / "bundle").is_dir():
+        raise interrupted.error()
+    if failed:
+        raise _failure(failed[0], workers) from failed[0]
+
+
+def _tell(message: str) -> None:
+    sys.stderr.write(f"anytime: {message}\n")
+
+
+def _failure(error: Exception, workers: Workers) -> TrainingError:
+    failures = getattr(error, "worker_failures", None)
+    if failures is None:
+        return TrainingError(f"Ray: {_last_line(error)}; resume")
+    reasons = [
+        _last_line(one)
+        for one in failures.values()
+        # Why a process is gone nobody knows, Ray, which cannot reach it, no more than the others.
+        if not (hasattr(one, "health_check_failure") or isinstance(one, ProcessGoneError))
+    ]
+    reason = reasons[0] if reasons else "one was killed, or its machine is gone"
+    return TrainingError(
+        f"max_failures is {workers.max_failures}, and workers have failed once more ({reason}); "
+        "resume to go on from the last checkpoint"
+    )
+
+
+def _last_line(error: Exception) -> str:
+    return format_exception_only(error)[-1].strip().splitlines()[-1]

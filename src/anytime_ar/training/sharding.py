@@ -1,0 +1,127 @@
+"""Weights, gradients and moments in shards, one for each process (FSDP2): what memory holds of a
+model is a share of it, and what a layer is made of is gathered where it computes.
+
+Every parameter is cut along its first dimension and becomes a `DTensor`; buffers, above all
+codebooks that follow averages, stay whole and alike in all processes: what they learn from is
+exchanged (see `Quantizer.learn`), and they are small.
+
+All processes have to gather alike, and at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from anytime_ar.autoencoder.networks import ConvDecoder, ConvEncoder
+from anytime_ar.autoencoder.waves import WaveDecoder, WaveEncoder
+from anytime_ar.prior.transformer import Block
+from anytime_ar.training.checkpoint import State
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor
+
+UNITS = (Block, ConvEncoder, ConvDecoder, WaveEncoder, WaveDecoder)
+"""Gathered one at a time. Nobody reads their weights but they themselves, when they are called; all
+else is gathered for the whole of a forward pass, as objectives call methods of what they train and
+read weights that lie deep inside."""
+
+
+def mesh_of(fabric: Fabric) -> DeviceMesh | None:
+    """The processes among which weights are cut; None: each has all of them."""
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+
+    if not isinstance(fabric.strategy, ModelParallelStrategy):
+        return None
+    return fabric.strategy.device_mesh["data_parallel"]
+
+
+def shard(module: nn.Module, mesh: DeviceMesh) -> None:
+    """Leave this process its shards of a module's weights, on its device. What follows has to go
+    through the module's own forward pass, not that of a part of it."""
+    from torch.distributed.fsdp import fully_shard
+
+    for parameter in module.parameters():  # kernels are not, where channels come last
+        parameter.data = parameter.data.contiguous()
+    for unit in [one for one in module.modules() if isinstance(one, UNITS)]:
+        fully_shard(unit, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+
+
+def is_sharded(value: Tensor) -> TypeGuard[DTensor]:
+    """Whether this process has a part of it only."""
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(value, DTensor)
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor, put together if it is in shards."""
+    return value.full_tensor() if is_sharded(value) else value
+
+
+def gathered(state: State, *, keep: bool) -> State:
+    """Whole tensors, on the CPU where they were in shards.
+
+    Args:
+        keep: whether this process wants them; if not, what it gets is of no use.
+    """
+    found: State = {}
+    for name, value in sorted(state.items()):  # what was read from a file is in any order
+        full = whole(value)
+        if keep:
+            found[name] = full if full is value else full.cpu()
+    return found
+
+
+def cut_like(value: Tensor, like: Tensor | None) -> Tensor:
+    """This process's shard of a whole tensor, if another one is in shards."""
+    from torch.distributed.tensor import distribute_tensor
+
+    if like is None or not is_sharded(like) or value.shape != like.shape:
+        return value
+    # No rank is the source: all have read the same.
+    return distribute_tensor(
+        value.to(like.device), like.device_mesh, like.placements, src_data_rank=None
+    )
+
+
+def cut_state(state: State, like: State) -> State:
+    """`cut_like` for each tensor, by name."""
+    return {name: cut_like(value, like.get(name)) for name, value in state.items()}
+
+
+@torch.no_grad()
+def fill(module: nn.Module, state: State) -> None:
+    """Give a module that is whole the weights of one in shards, a tensor at a time."""
+    for name, value in module.state_dict().items():
+        value.copy_(whole(state[name]))
+
+
+@contextmanager
+def whole_parameters(module: nn.Module) -> Iterator[None]:
+    """Put the parameters of a module together for something that writes to them, and cut them
+    again."""
+    names = [name for name, parameter in module.named_parameters() if is_sharded(parameter)]
+    sharded = {name: module.get_parameter(name) for name in names}
+    standing_in = {name: nn.Parameter(whole(one.detach())) for name, one in sharded.items()}
+    _put(module, standing_in)
+    try:
+        yield
+    finally:
+        _put(module, sharded)
+        with torch.no_grad():
+            for name, parameter in sharded.items():
+                parameter.copy_(cut_like(standing_in[name].detach(), parameter))
+
+
+def _put(module: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
+    for name, parameter in parameters.items():
+        path, _, last = name.rpartition(".")
+        setattr(module.get_submodule(path), last, parameter)

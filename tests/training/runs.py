@@ -1,0 +1,84 @@
+"""Runs of several processes, as a user starts them, and what becomes of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import load_file
+
+from anytime_ar.training import TrainConfig
+from anytime_ar.training.checkpoint import Checkpoints
+
+LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def config_file(folder: Path, config: TrainConfig) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
+    return path
+
+
+def start(config: Path, out: Path, *options: str, launcher: bool = False) -> Any:
+    command = [sys.executable, *(LAUNCHER if launcher else []), "-m", "anytime_ar", "train"]
+    return subprocess.Popen(
+        [*command, str(config), "--out", str(out), "--device", "cpu", *options],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def trained(*arguments: Any, **options: Any) -> None:
+    process = start(*arguments, **options)
+    out, complaint = process.communicate(timeout=300)
+    assert process.returncode == 0, complaint
+    assert out.count("trained; judge it with") == 1  # one of them speaks
+
+
+def wait_for_checkpoint(folder: Path, stage: str) -> None:
+    """Of a run that is going on, a new one."""
+    checkpoints = Checkpoints(folder / "checkpoints", stage)
+    before = checkpoints.steps()[:1]
+    until = time.monotonic() + 120
+    while checkpoints.steps()[:1] in (before, []):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def difference(one: Path, other: Path) -> float:
+    """Of the weights of two runs, at most."""
+    most = 0.0
+    for name in ("autoencoder.safetensors", "prior.safetensors"):
+        a, b = (load_file(folder / "bundle" / name) for folder in (one, other))
+        assert a.keys() == b.keys()
+        most = max(most, *(float((a[key] - b[key]).abs().max()) for key in a))
+    return most
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [yaml.safe_load(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [value for line in lines for key, value in line.items() if key.endswith("loss")]
+
+
+def descendants(pid: int, title: str) -> list[int]:
+    """The processes that it started, and those that they did, which call themselves so."""
+    parents, titles = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            status = (folder / "status").read_text()
+            titles[int(folder.name)] = (folder / "cmdline").read_text(errors="replace")
+        except OSError:  # it has just ended
+            continue
+        parents[int(folder.name)] = int(status.split("PPid:")[1].split()[0])
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return [one for one in found[1:] if titles.get(one, "").startswith(title)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -68,3 +69,24 @@ def interrupts_held(*, term: bool = False) -> Iterator[InterruptFlag]:
     finally:
         for number, handler in ours.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def ended_by_term() -> Iterator[None]:
+    """SIGTERM ends the program with exit code 0, until something else handles it.
+
+    Signals that it does not handle do not reach the first process of a container, not even those
+    that would end it.
+    """
+    usual = signal.SIG_DFL
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not usual
+    ):
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)

@@ -34,9 +34,9 @@ RUN apt-get update \
 
 COPY --from=build /opt/anytime /opt/anytime
 
-# Nothing is written but under /cache: the compiled kernel, measured costs, models from the Hub, and
-# what the compiler needs meanwhile. All of it can be made again. Programs are loaded from there, so it
-# must not be mounted with `noexec`.
+# Nothing is written but under /cache: the compiled kernel, models from the Hub, and what is needed
+# for a while. All of it can be had again. The kernel is loaded from there, so it must not be mounted
+# with `noexec`.
 ENV PATH=/opt/anytime/bin:$PATH \
     HOME=/cache \
     XDG_CACHE_HOME=/cache \

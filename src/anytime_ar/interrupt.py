@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -73,10 +73,10 @@ def interrupts_held(*, term: bool = False) -> Iterator[InterruptFlag]:
 
 @contextmanager
 def ended_by_term() -> Iterator[None]:
-    """SIGTERM ends the program with exit code 0, until something else handles it.
+    """SIGTERM ends the program at once, with exit code 0, until something else handles it.
 
     Signals that it does not handle do not reach the first process of a container, not even those
-    that would end it.
+    that would end it. An exception instead would be caught by whatever library is being imported.
     """
     usual = signal.SIG_DFL
     if (
@@ -85,7 +85,7 @@ def ended_by_term() -> Iterator[None]:
     ):
         yield
         return
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
+    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
     try:
         yield
     finally:

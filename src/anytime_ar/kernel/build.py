@@ -92,7 +92,8 @@ def _compile(compiler: str, sources: dict[str, bytes], target: Path) -> None:
             units = [str(Path(folder) / name) for name in sources if name.endswith(".cpp")]
             built = Path(folder) / "kernel.so"
             command = [compiler, *_flags(), "-shared", "-fPIC", "-o", str(built), *units]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            place = {**os.environ, "TMPDIR": folder}  # perhaps nothing else may be written to
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=place)
             if done.returncode != 0:
                 lines = [line for line in done.stderr.splitlines() if "error" in line]
                 raise BuildError(f"{compiler} failed: {(lines or ['no error message'])[0]}")

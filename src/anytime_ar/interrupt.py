@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -88,3 +89,24 @@ def interrupts_held(*, term: bool = False) -> Iterator[InterruptFlag]:
     finally:
         for number, handler in ours.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def ended_by_term() -> Iterator[None]:
+    """SIGTERM ends the program at once, with exit code 0, until something else handles it.
+
+    Signals that it does not handle do not reach the first process of a container, not even those
+    that would end it. An exception instead would be caught by whatever library is being imported.
+    """
+    usual = signal.SIG_DFL
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not usual
+    ):
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)

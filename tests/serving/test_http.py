@@ -339,7 +339,7 @@ def test_the_page_is_whole_by_itself(server: RealServer) -> None:
             assert again.status_code == 304
 
 
-def test_keys_open_everything_but_the_pulse(models: dict[str, Path], tmp_path: Path) -> None:
+def test_keys_open_everything_but_the_probes(models: dict[str, Path], tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("# who, and by what\nada s3cret\nbob 0ther\n", encoding="utf-8")
     real = RealServer(
@@ -348,7 +348,8 @@ def test_keys_open_everything_but_the_pulse(models: dict[str, Path], tmp_path: P
     basic = base64.b64encode(b"anyone:s3cret").decode()
     with real.client() as client:
         assert client.get("/livez").status_code == 200
-        for path in ("/", "/readyz", "/metrics", "/v1/models", "/openapi.json", "/nothing"):
+        assert client.get("/readyz").json() == {"status": "ready"}
+        for path in ("/", "/metrics", "/v1/models", "/openapi.json", "/nothing"):
             refused = client.get(path)
             error(refused, 401, "unauthorized")
             assert "Basic" in refused.headers["www-authenticate"]

@@ -10,10 +10,12 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 
 from anytime_ar.cli.parser import Parser
 from anytime_ar.errors import AnytimeError, InputError, ToldElsewhereError
+from anytime_ar.interrupt import ended_by_term
 
 COMMANDS = {
     "demo": "train on digits, sample at every budget, and show table and pictures",
@@ -73,10 +75,12 @@ def _dispatch(arguments: list[str]) -> None:
     name, *rest = arguments
     if name not in COMMANDS:
         raise InputError(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")
-    module = import_module(f"anytime_ar.cli.{name}")
-    parser = Parser(prog=f"anytime {name}", description=module.__doc__)
-    module.add_arguments(parser)
-    module.run(parser.parse_args(parser.prepare(rest)))
+    # To import and load takes a server seconds, in which there is nothing to bring to an end.
+    with ended_by_term() if name == "serve" else nullcontext():
+        module = import_module(f"anytime_ar.cli.{name}")
+        parser = Parser(prog=f"anytime {name}", description=module.__doc__)
+        module.add_arguments(parser)
+        module.run(parser.parse_args(parser.prepare(rest)))
 
 
 def _overview() -> str:

@@ -31,14 +31,20 @@ def kernel() -> ctypes.CDLL:
     """The kernel, compiled if it was not before.
 
     Raises:
-        BuildError: there is no C++ compiler, or it does not compile the kernel.
+        BuildError: there is no C++ compiler, it does not compile the kernel, or the system does not
+            run programs from the cache folder.
     """
     compiler = _compiler()
     sources = _sources()
     target = cache_folder() / "native" / f"{_key(compiler, sources)}.so"
     if not target.exists():
         _compile(compiler, sources, target)
-    return ctypes.CDLL(str(target))
+    try:
+        return ctypes.CDLL(str(target))
+    except OSError as error:  # a folder mounted with `noexec`, as `docker run --tmpfs` does
+        raise BuildError(
+            f"cannot load {error}; is $XDG_CACHE_HOME mounted with noexec? name another folder"
+        ) from error
 
 
 def _sources() -> dict[str, bytes]:
@@ -86,7 +92,8 @@ def _compile(compiler: str, sources: dict[str, bytes], target: Path) -> None:
             units = [str(Path(folder) / name) for name in sources if name.endswith(".cpp")]
             built = Path(folder) / "kernel.so"
             command = [compiler, *_flags(), "-shared", "-fPIC", "-o", str(built), *units]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            place = {**os.environ, "TMPDIR": folder}  # perhaps nothing else may be written to
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=place)
             if done.returncode != 0:
                 lines = [line for line in done.stderr.splitlines() if "error" in line]
                 raise BuildError(f"{compiler} failed: {(lines or ['no error message'])[0]}")

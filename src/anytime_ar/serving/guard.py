@@ -23,8 +23,9 @@ Observe = Callable[[Call, Scope, int], None]
 
 MOST_HEADER_BYTES = 16 * 1024
 MOST_BODY_BYTES = 64 * 2**20
-OPEN_PATHS = ("/livez",)
-"""That need no key: whoever restarts the server has none."""
+OPEN_PATHS = ("/livez", "/readyz")
+"""That need no key: whoever restarts the server, or sends requests its way, has none. They tell yes
+or no and nothing else."""
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="anytime-ar", charset="UTF-8"'}
 
 

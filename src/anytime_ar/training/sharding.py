@@ -73,11 +73,11 @@ def gathered(state: State, *, keep: bool) -> State:
         keep: whether this process wants them; if not, what it gets is of no use.
     """
     found: State = {}
-    for name, value in sorted(state.items()):  # what was read from a file is in any order
-        full = whole(value)
+    for name in sorted(state):  # what was read from a file is in another order in each process
+        full = whole(state[name])
         if keep:
-            found[name] = full if full is value else full.cpu()
-    return found
+            found[name] = full if full is state[name] else full.cpu()
+    return {name: found[name] for name in state if keep}
 
 
 def cut_like(value: Tensor, like: Tensor | None) -> Tensor:

@@ -4,7 +4,7 @@ codes.
 `anytime serve mnist` listens at http://127.0.0.1:8000; `anytime serve a=runs/a/bundle mnist` serves
 two models under the names a and mnist. With `--api_key_file`, whose lines are `NAME KEY`, every
 request but /livez and /readyz needs a key. SIGTERM answers all that is under way, then ends.
-`--engine ray --replicas 4` serves from four processes, wherever the cluster of RAY_ADDRESS has room.
+`--engine ray --replicas 4` serves from four processes, on the cluster of RAY_ADDRESS or here.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
     python benchmarks/scaling.py --out runs/scaling
 
 One thread. For training steps of priors and of autoencoders, and for steps of draws, the time is
-fitted as a fixed part, operations of matrix products at a rate, and numbers that modules put out at
-another: what is not a product waits for memory. Each fit is made without the largest sizes, and
-told how well it foresees them. Operations are counted by PyTorch, not by a formula. Prints tables,
-writes scaling.json. docs/scaling.md says what follows.
+fitted as operations of matrix products at a rate, numbers that modules put out at another (what is
+not a product waits for memory), scores of attention, and a fixed part. Each fit is made without the
+largest sizes, and told how well it foresees them. Operations are counted by PyTorch, not by a
+formula. Prints tables, writes scaling.json. docs/scaling.md says what follows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from anytime_ar.bundle import Bundle, build
 from anytime_ar.card import Card
 from anytime_ar.evaluation.comparison_report import aligned
 from anytime_ar.files import write_json
+from anytime_ar.memory import keep_memory
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.serving.lane import Lane
 from anytime_ar.training.config import AutoencoderTrainingConfig, OptimizerConfig
@@ -49,16 +50,17 @@ PRIORS = [  # L, width, layers, batch
     (64, 512, 8, 32),
     (256, 512, 6, 16),
 ]
-AUTOENCODERS = [  # side of the image, widths, batch
-    (16, (32, 64), 64),
-    (16, (64, 128), 64),
-    (32, (32, 64), 32),
-    (32, (64, 128), 16),
+AUTOENCODERS = [  # side of the image, widths, batch; smaller maps than these fit into caches
     (32, (64, 128), 64),
     (64, (32, 64), 16),
+    (64, (32, 64), 32),
     (64, (64, 128), 16),
     (64, (64, 128), 32),
+    (128, (32, 64), 8),
+    (128, (64, 128), 4),
+    (128, (64, 128), 8),
     (128, (64, 128), 16),
+    (256, (32, 64), 8),
 ]
 DRAWS = [(64, 128, 4), (64, 256, 4), (256, 256, 4), (64, 512, 4), (64, 512, 8), (256, 512, 8)]
 HELD_OUT = 2
@@ -74,21 +76,29 @@ class Point:
     """Floating-point operations of matrix products."""
     numbers: float
     """That modules put out."""
+    scores: float
+    """Of attention, in all layers and heads."""
     seconds: float
+
+    @property
+    def terms(self) -> list[float]:
+        """What its seconds are made of, in units of about the same size."""
+        return [self.work / 1e9, self.numbers / 1e6, self.scores / 1e6, 1.0]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What steps take."""
+    """Seconds of a step."""
 
-    fixed_s: float
-    rate: float
-    """Operations a second."""
-    numbers_per_s: float
+    for_gflop: float
+    for_million_numbers: float
+    for_million_scores: float
+    fixed: float
 
     def seconds(self, point: Point) -> float:
         """Of a step of some size."""
-        return self.fixed_s + point.work / self.rate + point.numbers / self.numbers_per_s
+        parts = zip(astuple(self), point.terms, strict=True)
+        return sum(each * amount for each, amount in parts)
 
 
 def card(length: int, side: int, prior: tuple[int, int], network: dict[str, Any]) -> Card:
@@ -131,7 +141,7 @@ def step_of(objective: nn.Module, arguments: Callable[[], tuple[Any, ...]]) -> C
     return step
 
 
-def measured(size: str, module: nn.Module, step: Callable[[], None]) -> Point:
+def measured(size: str, module: nn.Module, step: Callable[[], None], scores: float = 0.0) -> Point:
     """What a step takes: the median, after a first one, in which it is counted."""
     numbers = 0
 
@@ -150,7 +160,8 @@ def measured(size: str, module: nn.Module, step: Callable[[], None]) -> Point:
         begin = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - begin)
-    return Point(size, float(counter.get_total_flops()), numbers, statistics.median(seconds))
+    work = float(counter.get_total_flops())
+    return Point(size, work, numbers, scores, statistics.median(seconds))
 
 
 def priors() -> list[Point]:
@@ -163,7 +174,8 @@ def priors() -> list[Point]:
         objective = PriorObjective(bundle.prior)
         size = f"L {length}, {layers} x {width}, batch {batch}"
         step = step_of(objective, lambda c=codes: (c, None))
-        points.append(measured(size, objective, step))
+        scores = float(layers * batch * (width // 64) * length**2)
+        points.append(measured(size, objective, step, scores))
     return points
 
 
@@ -184,9 +196,8 @@ def autoencoders() -> list[Point]:
 def fitted(points: Sequence[Point]) -> Fit:
     """The nearest to points, by what it misses them in parts of one."""
     seconds = np.array([point.seconds for point in points])
-    terms = np.array([[1.0, point.work, point.numbers] for point in points]) / seconds[:, None]
-    (fixed, each, number), _ = nnls(terms, np.ones(len(points)))
-    return Fit(float(fixed), 1 / max(float(each), 1e-15), 1 / max(float(number), 1e-15))
+    terms = np.array([point.terms for point in points]) / seconds[:, None]
+    return Fit(*map(float, nnls(terms, np.ones(len(points)))[0]))
 
 
 def told(name: str, points: Sequence[Point]) -> dict[str, Any]:
@@ -208,8 +219,9 @@ def told(name: str, points: Sequence[Point]) -> dict[str, Any]:
         )
     print(aligned(rows))
     print(
-        f"{1000 * fit.fixed_s:.1f} ms, {fit.rate / 1e9:.0f} GFLOP/s, and "
-        f"{fit.numbers_per_s / 1e6:.0f} million numbers a second\n"
+        f"{1000 * fit.for_gflop:.2f} ms for a GFLOP, {1000 * fit.for_million_numbers:.2f} for a "
+        f"million numbers, {1000 * fit.for_million_scores:.2f} for a million scores, "
+        f"{1000 * fit.fixed:.1f} in any case\n"
     )
     return {"fit": asdict(fit), "points": [asdict(point) for point in ordered]}
 
@@ -250,6 +262,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/scaling"))
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_memory()  # as training does
     figures = {
         "priors": told("training step, prior", priors()),
         "autoencoders": told("training step, autoencoder", autoencoders()),

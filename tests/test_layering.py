@@ -27,6 +27,7 @@ MODEL = {"autoencoder", "prior"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "interrupt": set(),
+    "memory": set(),
     "files": {"errors"},
     "hub": {"errors"},
     "ray_cluster": {"errors"},
@@ -41,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "card": GROUND | MODEL,
     "bundle": GROUND | MODEL | {"card", "hub"},
     "sampling": GROUND | MODEL | {"card", "bundle"},
-    "training": GROUND | MODEL | {"data", "card", "bundle", "sampling", "ray_cluster"},
+    "training": GROUND | MODEL | {"data", "card", "bundle", "sampling", "ray_cluster", "memory"},
     # Works on any model through its public face, so it names no network, quantizer or prior.
     "evaluation": GROUND | {"data", "card", "bundle", "sampling", "training"},
     # Shows what was measured; the Hub's own protocol is below, in `hub`.

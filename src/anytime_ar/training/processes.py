@@ -9,6 +9,7 @@ from pydantic import Field
 
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
+from anytime_ar.memory import keep_memory
 from anytime_ar.sampling import choose_device
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def start_processes(device: str, precision: str, processes: Processes) -> Fabric
     from torch import distributed
 
     chosen = choose_device(device)
+    if chosen.type == "cpu":
+        keep_memory()
     asked = launched() or processes
     several = asked.count > 1
     there = torch.accelerator.device_count() if chosen.type != "cpu" else asked.devices

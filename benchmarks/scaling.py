@@ -4,9 +4,9 @@
 
 One thread. For training steps of priors and of autoencoders, and for steps of draws, the time is
 fitted as operations of matrix products at a rate, numbers that modules put out at another (what is
-not a product waits for memory), scores of attention, and a fixed part. Each fit is made without the
-largest sizes, and told how well it foresees them. Operations are counted by PyTorch, not by a
-formula. Prints tables, writes scaling.json. docs/scaling.md says what follows.
+not a product waits for memory), scores of attention, and weights that the optimizer moves. Each fit
+is made without the largest sizes, and told how well it foresees them. Operations are counted by
+PyTorch, not by a formula. Prints tables, writes scaling.json. docs/scaling.md says what follows.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ PRIORS = [  # L, width, layers, batch
     (64, 512, 8, 32),
     (256, 512, 6, 16),
 ]
-AUTOENCODERS = [  # side of the image, widths, batch; smaller maps than these fit into caches
+AUTOENCODERS = [  # side of the image, widths, batch
+    (32, (64, 128), 16),
     (32, (64, 128), 64),
     (64, (32, 64), 16),
-    (64, (32, 64), 32),
     (64, (64, 128), 16),
-    (64, (64, 128), 32),
-    (128, (32, 64), 8),
+    (64, (64, 128, 128), 32),
+    (64, (32, 64, 128), 32),
     (128, (64, 128), 4),
-    (128, (64, 128), 8),
-    (128, (64, 128), 16),
-    (256, (32, 64), 8),
+    (128, (32, 64, 128), 8),
+    (128, (64, 128, 128), 16),
+    (128, (64, 128, 128, 128), 32),
 ]
 DRAWS = [(64, 128, 4), (64, 256, 4), (256, 256, 4), (64, 512, 4), (64, 512, 8), (256, 512, 8)]
 HELD_OUT = 2
@@ -78,12 +78,14 @@ class Point:
     """That modules put out."""
     scores: float
     """Of attention, in all layers and heads."""
+    weights: int
+    """That the optimizer moves."""
     seconds: float
 
     @property
     def terms(self) -> list[float]:
         """What its seconds are made of, in units of about the same size."""
-        return [self.work / 1e9, self.numbers / 1e6, self.scores / 1e6, 1.0]
+        return [self.work / 1e9, self.numbers / 1e6, self.scores / 1e6, self.weights / 1e6]
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Fit:
     for_gflop: float
     for_million_numbers: float
     for_million_scores: float
-    fixed: float
+    for_million_weights: float
 
     def seconds(self, point: Point) -> float:
         """Of a step of some size."""
@@ -161,7 +163,8 @@ def measured(size: str, module: nn.Module, step: Callable[[], None], scores: flo
         step()
         seconds.append(time.perf_counter() - begin)
     work = float(counter.get_total_flops())
-    return Point(size, work, numbers, scores, statistics.median(seconds))
+    weights = sum(weight.numel() for weight in module.parameters())
+    return Point(size, work, numbers, scores, weights, statistics.median(seconds))
 
 
 def priors() -> list[Point]:
@@ -187,7 +190,7 @@ def autoencoders() -> list[Point]:
         objective = AutoencoderObjective(bundle.autoencoder, AutoencoderTrainingConfig())
         images = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
         bundle.autoencoder.start([images], torch.Generator().manual_seed(0))
-        size = f"{side} x {side}, widths {widths[0]} and {widths[1]}, batch {batch}"
+        size = f"{side} x {side}, widths {', '.join(map(str, widths))}, batch {batch}"
         step = step_of(objective, lambda x=images: (x, 0.5))
         points.append(measured(size, objective, step))
     return points
@@ -221,7 +224,7 @@ def told(name: str, points: Sequence[Point]) -> dict[str, Any]:
     print(
         f"{1000 * fit.for_gflop:.2f} ms for a GFLOP, {1000 * fit.for_million_numbers:.2f} for a "
         f"million numbers, {1000 * fit.for_million_scores:.2f} for a million scores, "
-        f"{1000 * fit.fixed:.1f} in any case\n"
+        f"{1000 * fit.for_million_weights:.2f} for a million weights\n"
     )
     return {"fit": asdict(fit), "points": [asdict(point) for point in ordered]}
 

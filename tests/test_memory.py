@@ -15,7 +15,7 @@ from anytime_ar.memory import keep_memory
 
 {first}
 faults = []
-for _ in range(8):  # the heap grows at first
+for _ in range(24):  # the heap grows at first
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**24)  # 64 MB
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)

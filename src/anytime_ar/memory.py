@@ -5,8 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 
-_MOST_MAPPED, _TRIM_THRESHOLD, _TOP_PAD = -4, -1, -2  # of mallopt(3)
-_MORE_BYTES = 2**28
+_MOST_MAPPED, _TRIM_THRESHOLD = -4, -1  # of mallopt(3)
 
 
 def keep_memory() -> None:
@@ -21,4 +20,3 @@ def keep_memory() -> None:
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(_MOST_MAPPED, 0)
     mallopt(_TRIM_THRESHOLD, -1)
-    mallopt(_TOP_PAD, _MORE_BYTES)

@@ -384,7 +384,7 @@ def test_equals_take_turns_and_the_silent_come_last() -> None:
     places.told("b", state(5.0))
     assert places.state("a") is None
     assert places.choose(NAMES) == "b"
-    places.keep(["a"])
+    places.retain(["a"])
     assert places.state("b") is None
 
 

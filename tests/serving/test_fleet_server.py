@@ -139,5 +139,7 @@ def test_its_end_answers_what_is_under_way(fleet: RealServer, client: httpx.Clie
     assert names[-1] == "done"
     assert set(names[:-1]) <= {"preview"}
     assert fleet.process.wait(60) == 0
+    assert fleet.process.stdout is not None
+    fleet.process.stdout.close()
     assert fleet.workers() == []
     assert "ended" in fleet.lines("message")

@@ -45,7 +45,7 @@ class Places:
         place = self._places.setdefault(replica, _Place())
         place.state, place.told = state, self._clock()
 
-    def keep(self, running: Collection[str]) -> None:
+    def retain(self, running: Collection[str]) -> None:
         """Forget all others."""
         self._places = {name: place for name, place in self._places.items() if name in running}
 

@@ -160,7 +160,7 @@ class Relay:
         looking: dict[str, asyncio.Task[None]] = {}
         while True:
             running = self.crew.running()
-            self.places.keep(running)
+            self.places.retain(running)
             for name in running:
                 if name not in looking or looking[name].done():  # not twice at one that hangs
                     looking[name] = asyncio.ensure_future(self._tell(name, "look"))

@@ -13,9 +13,11 @@ from typing import Any
 
 from anytime_ar.errors import InputError, MissingExtraError
 
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-_NOT_NICE = {"RAY_worker_niceness": "0"}
-"""Workers of Ray give way to everybody else, unless they are told that they are the work."""
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Workers give way to everybody else, unless they are told that they are the work.
+    "RAY_worker_niceness": "0",
+}
 
 
 def require_ray(part: str) -> Any:
@@ -24,7 +26,7 @@ def require_ray(part: str) -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    for name, value in (_QUIET | _NOT_NICE).items():
+    for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     try:
         import ray

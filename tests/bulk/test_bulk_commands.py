@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import descendants, title
 from pyarrow import parquet
 
 from anytime_ar.cli import main
@@ -141,26 +142,3 @@ def complete(out: Path) -> int:
 
 def shards(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.glob("data/*")}
-
-
-def descendants(pid: int) -> list[int]:
-    """The processes that it started, and those that they did."""
-    parents = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            status = (folder / "status").read_text()
-        except OSError:  # it has just ended
-            continue
-        parents[int(folder.name)] = int(status.split("PPid:")[1].split()[0])
-    found = [pid]
-    for one in found:
-        found += [child for child, parent in parents.items() if parent == one]
-    return found[1:]
-
-
-def title(pid: int) -> str:
-    """What it calls itself; empty if it has just ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
-    except OSError:
-        return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -15,6 +14,7 @@ from typing import Any
 
 import httpx
 import spoiled_server
+from processes import descendants, title
 from serving_fakes import build_bundle
 from spoiled_server import Device
 
@@ -83,14 +83,8 @@ class RealServer:
 
     def workers(self) -> list[int]:
         """Processes of its replicas, if it is a fleet."""
-        found, parents = [self.process.pid], {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):  # it has just ended
-                status = (folder / "status").read_text()
-                parents[int(folder.name)] = int(status.split("PPid:")[1].split()[0])
-        for one in found:
-            found += [child for child, parent in parents.items() if parent == one]
-        return [pid for pid in found if "ServeReplica:anytime:engine" in _title(pid)]
+        below = descendants(self.process.pid)
+        return [pid for pid in below if "ServeReplica:anytime:engine" in title(pid)]
 
     def lines(self, field: str) -> list[Any]:
         """One field of each line of the log."""
@@ -103,13 +97,6 @@ class RealServer:
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
-
-
-def _title(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:

@@ -313,6 +313,7 @@ def test_a_replica_that_hangs_is_given_up(
             hangs,
             next(name for name in NAMES if name != hangs),
         ]
+        await asyncio.wait_for(fleet.relay.tell_all("drain", 0.2), 10.0)  # nor waited for
         watching.cancel()
 
     play(alone, scene)

@@ -66,19 +66,3 @@ def difference(one: Path, other: Path) -> float:
 def losses(folder: Path) -> list[float]:
     lines = [yaml.safe_load(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [value for line in lines for key, value in line.items() if key.endswith("loss")]
-
-
-def descendants(pid: int, title: str) -> list[int]:
-    """The processes that it started, and those that they did, which call themselves so."""
-    parents, titles = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            status = (folder / "status").read_text()
-            titles[int(folder.name)] = (folder / "cmdline").read_text(errors="replace")
-        except OSError:  # it has just ended
-            continue
-        parents[int(folder.name)] = int(status.split("PPid:")[1].split()[0])
-    found = [pid]
-    for one in found:
-        found += [child for child, parent in parents.items() if parent == one]
-    return [one for one in found[1:] if titles.get(one, "").startswith(title)]

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import config_file, descendants, start, trained, wait_for_checkpoint
+from processes import descendants, title
+from runs import config_file, start, trained, wait_for_checkpoint
 from training_fakes import tiny
 
 from anytime_ar.cli import main
@@ -34,7 +35,8 @@ def test_a_killed_worker_and_an_ended_program_leave_no_trace(tmp_path: Path) -> 
     )
     process = start(config, tmp_path / "ray", *RAY)
     wait_for_checkpoint(tmp_path / "ray", "sharpening")
-    os.kill(descendants(process.pid, WORKER)[-1], signal.SIGKILL)
+    workers = [pid for pid in descendants(process.pid) if title(pid).startswith(WORKER)]
+    os.kill(workers[-1], signal.SIGKILL)
     wait_for_checkpoint(tmp_path / "ray", "prior")
     process.terminate()
     out, told = process.communicate(timeout=120)

@@ -63,12 +63,13 @@ def run(arguments: Namespace) -> None:
     if arguments.api_key_file is not None:
         keys = {key_digest(key): name for name, key in _keys(arguments.api_key_file)}
     sources = _sources(arguments)
-    models = load_all(sources)  # also where replicas do it again: what is wrong shows here
+    names = [source.name for source in sources]
+    models = load_all(sources)
     log_to_stderr()
 
     def listening(url: str) -> None:
-        print(f"anytime: serving {', '.join(models)} at {url}", flush=True)
-        log_event("listening", url=url, models=[*models], threads=arguments.threads)
+        print(f"anytime: serving {', '.join(names)} at {url}", flush=True)
+        log_event("listening", url=url, models=names, threads=arguments.threads)
 
     if arguments.engine is None:
         import torch
@@ -78,6 +79,7 @@ def run(arguments: Namespace) -> None:
     else:
         from anytime_ar.fleet.running import serve_fleet
 
+        models.clear()  # replicas load their own; what is wrong with them has shown here
         serve_fleet(
             sources,
             config,

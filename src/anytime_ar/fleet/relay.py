@@ -150,9 +150,16 @@ class Relay:
                     await pending
 
     async def tell_all(self, method: str, *arguments: object) -> None:
-        """Call a method of every replica."""
-        calls = (self._tell(name, method, *arguments) for name in self.crew.running())
-        await asyncio.gather(*calls)
+        """Call a method of every replica; those that hang are not waited for."""
+        running = self.crew.running()
+        calls = {asyncio.ensure_future(self._tell(name, method, *arguments)) for name in running}
+        if not calls:
+            return
+        told, hanging = await asyncio.wait(calls, timeout=FRESH_S)
+        for call in hanging:
+            call.cancel()
+        for call in told:
+            call.result()
 
     async def watch(self) -> None:
         """Look at the replicas again and again: at those that are not asked as well, and at what

@@ -253,6 +253,30 @@ def test_an_urgent_draw_gets_the_room_of_those_with_time(stage: Stage) -> None:
         assert torch.equal(heard.done.codes, stage.models[0].sample_codes(2, seed=i))
 
 
+def test_those_that_make_room_are_not_decoded_before_others_that_are_due(stage: Stage) -> None:
+    patient = stage.ask(6)
+    stage.scheduler.turn()
+    tight = stage.ask(1, deadline_s=0.020)
+    stage.scheduler.turn()  # there is time for one more, and to decode one sample, not six
+    urgent = stage.ask(7, deadline_s=0.040)
+    stage.run()
+    assert patient.done.stopped_by == "load"
+    for heard in (tight, urgent):
+        assert heard.done.at <= heard.draw.deadline
+
+
+def test_steps_and_responses_may_be_late_together(stage: Stage) -> None:
+    """Both were before: neither uses up what is kept for the other."""
+    stage.models[0].stalls = iter([0.0, 0.010])
+    stage.ask()
+    stage.run()
+    for late in range(L):
+        stage.models[0].stalls = iter([0.0] * late + [0.010])
+        heard = stage.ask(deadline_s=0.030)
+        stage.run()
+        assert heard.done.at + 0.005 <= heard.draw.deadline
+
+
 def test_joining_does_not_break_promises(stage: Stage) -> None:
     """Alone its twelve codes take 18 ms and fit; every row beside it makes them slower."""
     tight = stage.ask(1, deadline_s=0.026, floor=L)

@@ -71,12 +71,19 @@ class Outlook:
         ready_s = self._clock() + self.turn_s() + others_s
         count = 0
         for i, draw in enumerate(active):
-            costs = self._lanes[draw.model].costs
-            ready_s += costs.decode_s(draw.samples)
-            # Steps, decodes and responses are late now and then, and hardly ever together.
-            if ready_s + max(costs.delay_s, self.responses.delay_s) > draw.due:
+            ready_s += self.decode_s([draw])
+            if ready_s + self._delay_s(draw) > draw.due:
                 count = i + 1
         return count
+
+    def cannot_wait(self, draw: Draw) -> bool:
+        """Whether one that waits must be decoded after the next turn."""
+        return self.spare_s(draw, 0) < 2 * self.turn_s() + self._delay_s(draw)
+
+    def _delay_s(self, draw: Draw) -> float:
+        """What is to be provided for beyond what the end of a draw takes as a rule: the model may
+        be late, and the response as well."""
+        return self._lanes[draw.model].costs.delay_s + self.responses.delay_s
 
     def shares(self, waiting: Sequence[Job]) -> dict[str, float]:
         """The share of its extra codes that a client's draws may have; empty where nothing waits,

@@ -51,6 +51,7 @@ class Scheduler:
         self.waiting: list[Job] = []
         self.draining = False
         self._trial = Trial(clock)
+        self._stopped: list[tuple[Draw, StopReason]] = []  # in this turn, and not decoded yet
         self._turned: float | None = None  # when the last turn ended, if it left something
 
     @property
@@ -128,7 +129,8 @@ class Scheduler:
 
     def lose_all(self) -> None:
         """Give up all jobs, after a failure, and begin afresh."""
-        lost, self.waiting = self.jobs, []
+        lost = [*self.jobs, *(draw for draw, _ in self._stopped)]
+        self.waiting, self._stopped = [], []
         for lane in self.lanes.values():
             lane.reset()
         for job in lost:
@@ -162,19 +164,19 @@ class Scheduler:
 
     def _drop(self) -> None:
         """What need not or cannot be drawn any more."""
-        now, turn_s = self.clock(), self.outlook.turn_s()
+        now = self.clock()
         for job in list(self.waiting):
             drawn = job if isinstance(job, Draw) and job.drawn else None
             stop: StopReason | None = None
             if job.cancelled:
                 stop = "cancelled"
-            elif drawn and drawn.drawn >= drawn.floor and self.outlook.spare_s(drawn, 0) < turn_s:
+            elif drawn and drawn.drawn >= drawn.floor and self.outlook.cannot_wait(drawn):
                 stop = "load"
             elif now <= job.deadline or math.isinf(job.due):
                 continue
             self.waiting.remove(job)
             if drawn and stop:
-                self._finish([(drawn, stop)])
+                self._stopped.append((drawn, stop))
             elif stop:
                 job.listener(Refused("cancelled", "it was stopped before its first code"))
             else:
@@ -211,9 +213,8 @@ class Scheduler:
         its share first; then, to be continued later, those that have more time."""
 
         def enough() -> bool:
-            return (
-                self._may_join(draw) and self.outlook.spare_s(draw, self.outlook.turn_s(draw)) >= 0
-            )
+            spare_s = self.outlook.spare_s(draw, self.outlook.turn_s(draw))
+            return spare_s >= 0 and self._may_join(draw)
 
         shares = self.outlook.shares(self.waiting)
 
@@ -225,7 +226,9 @@ class Scheduler:
         for other in sorted(served, key=ahead, reverse=True):
             if enough():
                 return
-            self._finish([(other, "load")])
+            # Decoded with the rest, nearest deadline first: now, they would all wait for it.
+            self.lanes[other.model].leave(other)
+            self._stopped.append((other, "load"))
         for other in reversed(self.active):
             if other.due <= draw.due or enough():
                 return
@@ -246,7 +249,7 @@ class Scheduler:
     def _let_out(self) -> None:
         now, active = self.clock(), self.active
         shares = self.outlook.shares(self.waiting)
-        ending: list[tuple[Draw, StopReason]] = []
+        ending, self._stopped = self._stopped, []
         going: list[Draw] = []
         for draw in active:
             stop = draw.why_stop(shares.get(draw.client, 1.0))
@@ -274,16 +277,9 @@ class Scheduler:
                     lane.leave(draw)
             for draw, codes, data, decode_s in lane.decode(own):
                 joined = stopped if draw.joined is None else draw.joined
-                done = Done(
-                    codes,
-                    data,
-                    stops[id(draw)],
-                    queue_s=joined - draw.arrival,
-                    sampling_s=stopped - joined,
-                    decode_s=decode_s,
-                    at=self.clock(),
-                )
-                draw.listener(done)
+                queue_s, sampling_s = joined - draw.arrival, stopped - joined
+                at, stop = self.clock(), stops[id(draw)]
+                draw.listener(Done(codes, data, stop, queue_s, sampling_s, decode_s, at))
 
     def _show(self) -> None:
         """Looks, where they are due and nobody waits; the first one always, if there is time."""

@@ -58,6 +58,39 @@ def connected(ray: Any, cores: int) -> Iterator[None]:
             ray.shutdown()
 
 
+def check_workers_device(device: str) -> None:
+    """Before Ray is started.
+
+    Raises:
+        InputError: Ray has no such devices.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device is {device}, and engine ray takes cpu, cuda or auto")
+
+
+def choose_workers_device(ray: Any, device: str, workers: int) -> str:
+    """`cpu` or `cuda` for workers, wherever they are.
+
+    Args:
+        ray: the module, connected.
+        device: `cpu`, `cuda`, or `auto`: GPUs, if the cluster has one for each worker.
+        workers: how many there are to be.
+
+    Raises:
+        InputError: there are fewer GPUs on this machine.
+    """
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if device == "auto":
+        return "cuda" if gpus >= workers else "cpu"
+    # A cluster may grow.
+    if device == "cuda" and gpus < workers and not os.environ.get("RAY_ADDRESS"):
+        raise InputError(
+            f"{workers} workers, each with a GPU, are asked for, and this machine has {gpus}; ask "
+            "for fewer, join a cluster by RAY_ADDRESS, or choose device cpu"
+        )
+    return device
+
+
 def _connect(ray: Any, cores: int) -> bool:
     """Whether Ray was not in use here before."""
     if ray.is_initialized():

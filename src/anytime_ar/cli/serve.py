@@ -10,6 +10,7 @@ request but /livez and /readyz needs a key. SIGTERM answers all that is under wa
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -64,7 +65,9 @@ def run(arguments: Namespace) -> None:
         keys = {key_digest(key): name for name, key in _keys(arguments.api_key_file)}
     sources = _sources(arguments)
     names = [source.name for source in sources]
-    models = load_all(sources)
+    # Replicas load their own, where GPUs are; what is wrong with them shows here.
+    here = [replace(source, device="cpu") for source in sources] if arguments.engine else sources
+    models = load_all(here)
     log_to_stderr()
 
     def listening(url: str) -> None:
@@ -79,7 +82,7 @@ def run(arguments: Namespace) -> None:
     else:
         from anytime_ar.fleet.running import serve_fleet
 
-        models.clear()  # replicas load their own; what is wrong with them has shown here
+        models.clear()
         serve_fleet(
             sources,
             config,

@@ -142,7 +142,7 @@ def application(
         threads: cores of each.
         grace_s: how long one may take to end.
     """
-    gpu = any(source.device.startswith("cuda") for source in sources)
+    gpu = any(source.device == "cuda" for source in sources)
     engine: Any = serve.deployment(
         Engine,
         name=_ENGINE,

@@ -6,11 +6,17 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from anytime_ar.errors import InputError
 from anytime_ar.fleet.sources import Source
-from anytime_ar.ray_cluster import connected, require_ray
+from anytime_ar.ray_cluster import (
+    check_workers_device,
+    choose_workers_device,
+    connected,
+    require_ray,
+)
 from anytime_ar.serving.logs import log_event
 from anytime_ar.serving.server import DRAW_SHARE, ServerConfig, listen, url_of
 
@@ -31,7 +37,8 @@ def serve_fleet(
     On the cluster of RAY_ADDRESS, else on one of this machine, which ends with it.
 
     Args:
-        sources: of the models, the usual one first.
+        sources: of the models, the usual one first; all for the same device, which is `cpu`,
+            `cuda`, or `auto`: GPUs, if the cluster has one for each replica.
         config: how.
         replicas: how many there are.
         threads: cores of each.
@@ -39,8 +46,10 @@ def serve_fleet(
         listening: told the address, once requests are taken there.
 
     Raises:
-        InputError: the cluster has not the cores, or the address cannot be listened at.
+        InputError: the cluster has not the cores or the GPUs, or the address cannot be listened
+            at.
     """
+    check_workers_device(sources[0].device)
     with listen(config.host, config.port) as sock:  # Ray Serve would not say that it cannot
         port, url = sock.getsockname()[1], url_of(sock)
     ended = threading.Event()
@@ -49,9 +58,11 @@ def serve_fleet(
     ray = require_ray("ray.serve")
     with connected(ray, replicas * threads):
         _check_room(ray, replicas, threads)
+        device = choose_workers_device(ray, sources[0].device, replicas)
+        placed = [replace(source, device=device) for source in sources]
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:
-            _serve(sources, config, port, replicas, threads, keys, ended, lambda: listening(url))
+            _serve(placed, config, port, replicas, threads, keys, ended, lambda: listening(url))
         finally:
             _leave(ray.serve)
     log_event("ended")

@@ -9,7 +9,6 @@ go through an actor, the line, between the program that asked for the run and it
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 import time
@@ -26,7 +25,12 @@ from anytime_ar.bundle import Bundle, load_bundle
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError, ProcessGoneError, TrainingError
 from anytime_ar.interrupt import interrupts_held
-from anytime_ar.ray_cluster import connected, require_ray
+from anytime_ar.ray_cluster import (
+    check_workers_device,
+    choose_workers_device,
+    connected,
+    require_ray,
+)
 from anytime_ar.training.config import TrainConfig
 from anytime_ar.training.processes import ONE, Processes
 from anytime_ar.training.ray_worker import LISTEN_S, Line, work
@@ -72,8 +76,7 @@ def train_on_ray(
         TrainingError: see `train`; or workers fail again and again.
     """
     folder = Path(folder).absolute()
-    if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"device is {device}, and engine ray takes cpu, cuda or auto")
+    check_workers_device(device)
     if processes.count > 1:
         raise InputError(
             f"{processes.count} processes are asked for by devices and nodes, which engine ray "
@@ -88,7 +91,7 @@ def train_on_ray(
         TemporaryDirectory(prefix="anytime-", ignore_cleanup_errors=True) as place,
         connected(ray, workers.workers * workers.threads),
     ):
-        device = _device(ray, device, workers)
+        device = choose_workers_device(ray, device, workers.workers)
         open_folder(folder, config)
         line = ray.remote(num_cpus=0)(Line).remote()
         task = {
@@ -120,20 +123,6 @@ def train_on_ray(
         except ray.exceptions.RayError as error:
             raise TrainingError(f"Ray: {_last_line(error)}; resume") from error
     return load_bundle(folder / "bundle")
-
-
-def _device(ray: Any, device: str, workers: Workers) -> str:
-    """`cpu` or `cuda`."""
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    if device == "auto":
-        return "cuda" if gpus >= workers.workers else "cpu"
-    # A cluster may grow.
-    if device == "cuda" and gpus < workers.workers and not os.environ.get("RAY_ADDRESS"):
-        raise InputError(
-            f"workers is {workers.workers}, each with a GPU, and this machine has {gpus}; ask for "
-            "fewer, join a cluster by RAY_ADDRESS, or choose device cpu"
-        )
-    return device
 
 
 def _follow(ray: Any, trainer: Any, line: Any, folder: Path, workers: Workers) -> None:

@@ -7,6 +7,7 @@ on its number alone, so any worker may make any shard, at any time, and it is th
 from __future__ import annotations
 
 import secrets
+from abc import abstractmethod
 from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -47,9 +48,9 @@ class Job(Config):
     layout: Layout = Layout()
 
     @property
+    @abstractmethod
     def split(self) -> SplitName:
         """What the files are named after."""
-        raise NotImplementedError
 
     @property
     def shards(self) -> int:

@@ -1,0 +1,119 @@
+"""What it does to samples how codes are chosen: many ways, side by side, from the same noise.
+
+    python benchmarks/choices.py runs/cifar10 --data ../shared/data/cifar10 \
+        --features runs/features/cifar10 --codes 8 16 36 64 \
+        --choices guidance=1 guidance=2 guidance=1,3 "guidance=2 temperature=1,0.9"
+
+Two numbers are for the first code and the last. Samples are for the labels of the test images in
+turn; in the table are their Fréchet distance to these, with its standard error, and how often the
+classifier reads the label, at each number of codes. Recall falls where variety is lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anytime_ar.cli.options import data_of
+from anytime_ar.data import load_data
+from anytime_ar.evaluation import load_features
+from anytime_ar.evaluation.classifier import FeatureNetwork
+from anytime_ar.evaluation.comparison_report import aligned
+from anytime_ar.evaluation.reference import Reference
+from anytime_ar.files import write_json
+from anytime_ar.sampling import AnytimeModel, load
+
+BATCH = 256
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("--data", help="where the data set lies; default: as trained")
+    parser.add_argument("--features", type=Path, required=True)
+    parser.add_argument("--codes", type=int, nargs="+", required=True)
+    parser.add_argument("--choices", nargs="+", required=True)
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--out", type=Path, default=Path("runs/choices.json"))
+    options = parser.parse_args()
+    model = load(options.model, device="cpu")
+    data = load_data(data_of(model, options.data))
+    network = load_features(options.features).network
+    with torch.no_grad():
+        reference = Reference(network(batch.data) for batch in data.test.batches(BATCH))
+    labels = torch.cat([_given(batch.labels) for batch in data.test.batches(BATCH)])
+    labels = labels.repeat(-(-options.samples // len(labels)))[: options.samples]
+    codes = sorted(options.codes)
+    rows = [["", *[f"{k}" for k in codes], f"recall at {codes[-1]}"]]
+    figures: dict[str, list[dict[str, float | None]]] = {}
+    for text in options.choices:
+        drawn = _draw(model, labels, codes[-1], _parse(text))
+        found = [_judge(model, drawn[:, :k], labels, network, reference) for k in codes]
+        figures[text] = found
+        cells = [
+            f"{one['fd']:.4g} ± {one['fd_error']:.2g}, {100 * (one['read'] or 0):.1f} %"
+            for one in found
+        ]
+        rows.append([text, *cells, f"{found[-1]['recall']:.2f}"])
+        print(aligned([rows[0], rows[-1]]), flush=True)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(options.out, {"codes": codes, "samples": options.samples, "choices": figures})
+    print(f"\n{aligned(rows)}")
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """`guidance=1,2 top_p=0.9` as keyword arguments."""
+    choice: dict[str, Any] = {}
+    for part in text.split():
+        name, _, value = part.partition("=")
+        numbers = [float(number) for number in value.split(",")]
+        choice[name] = numbers[0] if len(numbers) == 1 else numbers
+    return choice
+
+
+def _given(labels: Tensor | None) -> Tensor:
+    if labels is None:
+        raise SystemExit("the data set has no labels")
+    return labels
+
+
+def _draw(model: AnytimeModel, labels: Tensor, codes: int, choice: dict[str, Any]) -> Tensor:
+    parts = []
+    for start in range(0, len(labels), BATCH):
+        label = labels[start : start + BATCH].tolist()
+        parts.append(
+            model.sample_codes(len(label), codes=codes, seed=0, first=start, label=label, **choice)
+        )
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def _judge(
+    model: AnytimeModel,
+    codes: Tensor,
+    labels: Tensor,
+    network: FeatureNetwork,
+    reference: Reference,
+) -> dict[str, float | None]:
+    features, right = [], 0
+    for some, wanted in zip(codes.split(BATCH), labels.split(BATCH), strict=True):
+        samples = model.decode(some)
+        features.append(network(samples))
+        right += int((network.logits(samples).argmax(1) == wanted).sum())
+    found = reference.compare(features)
+    return {
+        "fd": found.fd,
+        "fd_error": found.quality.fd_error,
+        "precision": found.quality.precision,
+        "recall": found.quality.recall,
+        "read": right / len(labels),
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

@@ -37,8 +37,8 @@ PER_LENGTH = "one model per length"
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 SHARES = (0.125, 0.25, 0.4, 0.5, 0.6, 0.75, 1.0)
 """Of all codes: where reconstructions are looked at."""
-
-Table = list[list[str]]
+COLUMNS = 16
+"""Of the table of codes, at most."""
 
 
 def curves(data: str) -> dict[str, Curve]:
@@ -123,12 +123,14 @@ def sets(data: str) -> str:
 
 
 def codes(data: str) -> str:
-    """How our model uses each of its codes."""
-    ours = curves(data)["ordered"]
-    rows = [["code", *[str(use.position) for use in ours.code_use]]]
-    rows.append(["entropy, bits", *[f"{use.entropy:.2f}" for use in ours.code_use]])
-    rows.append(["entries that occur", *[f"{use.used:.0%}" for use in ours.code_use]])
-    rows.append(["cost to the prior, nats", *[_number(use.nats, 2) for use in ours.code_use]])
+    """How our model uses its codes; of long ones, some from the first to the last."""
+    all_codes = curves(data)["ordered"].code_use
+    count = min(len(all_codes), COLUMNS)
+    uses = [all_codes[round(i * (len(all_codes) - 1) / (count - 1))] for i in range(count)]
+    rows = [["code", *[str(use.position) for use in uses]]]
+    rows.append(["entropy, bits", *[f"{use.entropy:.2f}" for use in uses]])
+    rows.append(["entries that occur", *[f"{use.used:.0%}" for use in uses]])
+    rows.append(["cost to the prior, nats", *[_number(use.nats, 2) for use in uses]])
     return markdown_table(rows)
 
 

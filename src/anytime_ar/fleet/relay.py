@@ -17,7 +17,7 @@ from anytime_ar.serving.occupancy import Occupancy
 _LOOK_S = 0.5
 """Between two looks at a replica."""
 _FIRST_WAY_S = 0.005
-_USUAL = 0.95
+_USUAL = 0.99
 """The share of answers whose way is provided for."""
 _WAYS = 2
 """Between client and replica: the front stands between two of about the same length."""

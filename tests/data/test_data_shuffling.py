@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from anytime_ar.data import AugmentationConfig, Batch, DataConfig, DataSplits, Part, load_data
+from anytime_ar.data import (
+    AugmentationConfig,
+    Batch,
+    DataConfig,
+    DataSplits,
+    Part,
+    ReadAhead,
+    load_data,
+)
 from anytime_ar.data.augmentation import NO_AUGMENTATION, augment
-from anytime_ar.data.rows import Row, Stored
+from anytime_ar.data.rows import ListedRows, Row, Stored
 from anytime_ar.data.splits import StreamingSplit
-from anytime_ar.errors import InputError
+from anytime_ar.errors import DataError, InputError
 
 STRONG = AugmentationConfig(flip=True, shift=1.0, rotate=20.0, scale=0.2)
 
@@ -79,6 +89,39 @@ def test_resumed_equals_uninterrupted(data: DataSplits, interrupted_after: int) 
     assert resumed.state_dict() == state
     assert all(equal(a, b) for a, b in zip(expected, islice(resumed, 6), strict=True))
     assert resumed.state_dict() == batches.state_dict()
+
+
+def test_reading_ahead_changes_nothing(data: DataSplits) -> None:
+    """Also where it is resumed: what was read ahead then is read again."""
+    expected = [*islice(data.train.shuffled(7, seed=1), 12)]
+    ahead = ReadAhead(data.train.shuffled(7, seed=1))
+    assert all(equal(*pair) for pair in zip(islice(ahead, 5), expected, strict=False))
+    state = json.loads(json.dumps(ahead.state_dict()))
+    assert all(equal(*pair) for pair in zip(islice(ahead, 3), expected[5:], strict=False))
+    for resumed in (ahead, ReadAhead(data.train.shuffled(7, seed=1))):
+        resumed.load_state_dict(state)
+        assert resumed.state_dict() == state
+        assert all(equal(*pair) for pair in zip(islice(resumed, 7), expected[5:], strict=True))
+
+
+def test_the_next_batch_is_read_while_the_last_one_is_used() -> None:
+    read = [threading.Event() for _ in range(4)]
+
+    def note(row: Row) -> Stored:
+        read[row.index // 2].set()
+        if row.index == 5:
+            raise DataError("row 5 cannot be read")
+        return np.zeros((1, 2, 2), dtype=np.uint8)
+
+    rows = ListedRows([Row(i, b"", None, str(i)) for i in range(8)])
+    batches = ReadAhead(StreamingSplit(rows, note, 2, "test").shuffled(2, seed=0))
+    next(batches)
+    assert read[1].wait(10)
+    assert not read[2].is_set()
+    next(batches)
+    assert read[2].wait(10)  # and fails, which is nothing to who has not asked for it
+    with pytest.raises(DataError, match="row 5"):
+        next(batches)
 
 
 def test_resuming_a_stream_that_skips_held_out_samples(

@@ -1,5 +1,6 @@
 """Images and sounds as batches of float32 in [-1, 1]: digits, Hub sets, parquet, folders."""
 
+from anytime_ar.data.ahead import ReadAhead
 from anytime_ar.data.augmentation import AugmentationConfig
 from anytime_ar.data.batch import Batch
 from anytime_ar.data.config import DataConfig
@@ -21,6 +22,7 @@ __all__ = [
     "DataConfig",
     "DataSplits",
     "Part",
+    "ReadAhead",
     "Recording",
     "ShuffledBatches",
     "Split",

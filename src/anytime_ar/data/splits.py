@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import islice
 
 import numpy as np
@@ -16,6 +19,8 @@ from anytime_ar.data.parts import WHOLE, Part
 from anytime_ar.data.rows import Reader, Row, Rows, Stored
 from anytime_ar.data.shuffling import ShuffledBatches
 from anytime_ar.errors import DataError, InputError
+
+_MOST_DECODERS = 8
 
 
 class Split(ABC):
@@ -191,7 +196,13 @@ class _RowBlock:
 
     def take(self, places: Tensor) -> Tensor:
         rows = [self._rows[place] for place in places.tolist()]
-        return torch.from_numpy(np.stack([self._reader(row) for row in rows]))
+        return torch.from_numpy(np.stack([*_decoders().map(self._reader, rows)]))
+
+
+@cache
+def _decoders() -> ThreadPoolExecutor:
+    """Threads for what decodes files: it lets others compute meanwhile."""
+    return ThreadPoolExecutor(min(_MOST_DECODERS, os.cpu_count() or 1), "anytime-decode")
 
 
 def _labels(rows: list[Row]) -> Tensor | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from anytime_ar.autoencoder import OrderedAutoencoder
 from anytime_ar.bundle import introduce
-from anytime_ar.data import AugmentationConfig, Batch, DataSplits, Split
+from anytime_ar.data import AugmentationConfig, Batch, DataSplits, ReadAhead, Split
 from anytime_ar.data.seeding import generator_for
 from anytime_ar.errors import InputError
 from anytime_ar.prior import Prior
@@ -54,8 +54,8 @@ class SampleStage:
         self.steps, self.optimizer = options.steps, options.optimizer
         self.validate_every = max(1, options.steps // 10)
         self.ema_decay = options.ema_decay
-        self.batches = data.train.shuffled(
-            options.batch_size, config.seed, config.augmentation, ranks.part()
+        self.batches = ReadAhead(
+            data.train.shuffled(options.batch_size, config.seed, config.augmentation, ranks.part())
         )
 
     def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:

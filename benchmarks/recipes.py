@@ -74,7 +74,7 @@ def main() -> None:
     text = _table(found)
     print(text)
     write_bytes(options.out / "table.txt", f"{text}\n".encode())
-    write_json(options.out / "areas.json", {name: _area(curve) for name, curve in found.items()})
+    write_json(options.out / "areas.json", _areas(found))
 
 
 def _config(
@@ -132,14 +132,18 @@ def _begin_with_a_trained_autoencoder(
             return
 
 
-def _area(curve: Curve) -> float:
-    points = trace(curve, "bits")
-    return area(points, points[0][0], points[-1][0])
+def _areas(curves: dict[str, Curve]) -> dict[str, float]:
+    """Mean sample FD over the bits that all of them can have."""
+    traces = {name: trace(curve, "bits") for name, curve in curves.items()}
+    least = max(points[0][0] for points in traces.values())
+    most = min(points[-1][0] for points in traces.values())
+    return {name: area(points, least, most) for name, points in traces.items()}
 
 
 def _table(curves: dict[str, Curve]) -> str:
     """Reconstruction / sample FD at shares of the codes, and what the prior pays."""
     rows = [["", *[f"{share:g} L" for share in SHARES], "mean", "best", "error", "nats"]]
+    areas = _areas(curves)
     for name, curve in curves.items():
         points = {point.codes: point for point in curve.points}
         cells = []
@@ -147,7 +151,7 @@ def _table(curves: dict[str, Curve]) -> str:
             point = points[max(1, round(share * curve.code_length))]
             cells.append(f"{distance(point.fd_reconstruction)}/{distance(point.fd_sample)}")
         best = min(point.fd_sample or 0.0 for point in curve.points)
-        cells += [distance(_area(curve)), distance(best), f"{curve.points[-1].mse:.4f}"]
+        cells += [distance(areas[name]), distance(best), f"{curve.points[-1].mse:.4f}"]
         rows.append([name, *cells, f"{curve.nats_test:.3f}"])
     return aligned(rows)
 

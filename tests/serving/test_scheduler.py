@@ -137,6 +137,23 @@ def test_slots_of_the_cancelled_and_the_failed_are_free_again(stage: Stage) -> N
     assert after.done.stopped_by == "complete"
 
 
+def test_a_decode_that_fails_loses_nobody(stage: Stage) -> None:
+    """Also those that have left the batch for it."""
+    ending, going = stage.ask(cap=1), stage.ask()
+    engine = stage.models[0].engine
+    decode = engine.decode
+    engine.decode = lambda codes: decode(codes.narrow(1, 0, 99))  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError):
+        stage.scheduler.turn()
+    stage.scheduler.lose_all()
+    assert [refused(heard).reason for heard in (ending, going)] == ["broken"] * 2
+    assert len(ending.events) == len(going.events) == 1
+    engine.decode = decode  # type: ignore[method-assign]
+    after = stage.ask(SLOTS)
+    stage.run()
+    assert after.done.stopped_by == "complete"
+
+
 def test_what_is_stopped_before_its_first_code_has_nothing(stage: Stage) -> None:
     for _ in range(2):
         stage.ask(SLOTS, floor=L)

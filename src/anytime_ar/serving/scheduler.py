@@ -51,7 +51,7 @@ class Scheduler:
         self.waiting: list[Job] = []
         self.draining = False
         self._trial = Trial(clock)
-        self._stopped: list[tuple[Draw, StopReason]] = []  # in this turn, and not decoded yet
+        self._stopped: dict[Draw, StopReason] = {}  # in this turn, and not delivered yet
         self._turned: float | None = None  # when the last turn ended, if it left something
 
     @property
@@ -129,8 +129,8 @@ class Scheduler:
 
     def lose_all(self) -> None:
         """Give up all jobs, after a failure, and begin afresh."""
-        lost = [*self.jobs, *(draw for draw, _ in self._stopped)]
-        self.waiting, self._stopped = [], []
+        lost = dict.fromkeys([*self.jobs, *self._stopped])
+        self.waiting, self._stopped = [], {}
         for lane in self.lanes.values():
             lane.reset()
         for job in lost:
@@ -176,7 +176,7 @@ class Scheduler:
                 continue
             self.waiting.remove(job)
             if drawn and stop:
-                self._stopped.append((drawn, stop))
+                self._stopped[drawn] = stop
             elif stop:
                 job.listener(Refused("cancelled", "it was stopped before its first code"))
             else:
@@ -228,7 +228,7 @@ class Scheduler:
                 return
             # Decoded with the rest, nearest deadline first: now, they would all wait for it.
             self.lanes[other.model].leave(other)
-            self._stopped.append((other, "load"))
+            self._stopped[other] = "load"
         for other in reversed(self.active):
             if other.due <= draw.due or enough():
                 return
@@ -249,36 +249,34 @@ class Scheduler:
     def _let_out(self) -> None:
         now, active = self.clock(), self.active
         shares = self.outlook.shares(self.waiting)
-        ending, self._stopped = self._stopped, []
         going: list[Draw] = []
         for draw in active:
             stop = draw.why_stop(shares.get(draw.client, 1.0))
             if stop is not None:
-                ending.append((draw, stop))
+                self._stopped[draw] = stop
             elif now > draw.deadline and math.isfinite(draw.due):
                 self._put_out(draw)
                 draw.listener(too_late(draining=self.draining))
             else:
                 going.append(draw)
-        decode_s = self.outlook.decode_s(draw for draw, _ in ending)
+        decode_s = self.outlook.decode_s(self._stopped)
         hurried = going[: self.outlook.in_a_hurry(going, decode_s)]
         stop = "drain" if self.draining else "deadline"
-        ending += [(draw, stop) for draw in hurried if draw.drawn >= draw.floor]
-        self._finish(sorted(ending, key=lambda one: one[0].due))
+        self._stopped |= {draw: stop for draw in hurried if draw.drawn >= draw.floor}
+        self._finish()
 
-    def _finish(self, ending: list[tuple[Draw, StopReason]]) -> None:
-        """Decode and deliver."""
-        stops = {id(draw): stop for draw, stop in ending}
-        stopped = self.clock()
+    def _finish(self) -> None:
+        """Decode and deliver what has stopped, nearest deadline first."""
+        stopped, ending = self.clock(), sorted(self._stopped, key=lambda draw: draw.due)
         for lane in self.lanes.values():
-            own = [draw for draw, _ in ending if draw.model == lane.name]
+            own = [draw for draw in ending if draw.model == lane.name]
             for draw in own:
                 if draw.rows:
                     lane.leave(draw)
             for draw, codes, data, decode_s in lane.decode(own):
                 joined = stopped if draw.joined is None else draw.joined
                 queue_s, sampling_s = joined - draw.arrival, stopped - joined
-                at, stop = self.clock(), stops[id(draw)]
+                at, stop = self.clock(), self._stopped.pop(draw)
                 draw.listener(Done(codes, data, stop, queue_s, sampling_s, decode_s, at))
 
     def _show(self) -> None:

@@ -6,7 +6,8 @@
 Trains every variant of a file as far as that says, one after the other, resumed where an earlier
 call stood; several calls share the work where each is told `--only` some of them. Variants that
 differ in the prior alone share their autoencoder. The table has reconstruction and sample FD at
-shares of the codes, and the mean of the sample FD over all bits: the area under the curve.
+shares of the codes, and the mean of the sample FD over the bits that all variants in it can have:
+the area under the curve.
 """
 
 from __future__ import annotations

@@ -69,21 +69,22 @@ class Outlook:
             others_s: what comes before them in any case.
         """
         ready_s = self._clock() + self.turn_s() + others_s
+        delays_s = {name: self._delay_s(name) for name in self._lanes}
         count = 0
         for i, draw in enumerate(active):
             ready_s += self.decode_s([draw])
-            if ready_s + self._delay_s(draw) > draw.due:
+            if ready_s + delays_s[draw.model] > draw.due:
                 count = i + 1
         return count
 
     def cannot_wait(self, draw: Draw) -> bool:
         """Whether one that waits must be decoded after the next turn."""
-        return self.spare_s(draw, 0) < 2 * self.turn_s() + self._delay_s(draw)
+        return self.spare_s(draw, 0) < 2 * self.turn_s() + self._delay_s(draw.model)
 
-    def _delay_s(self, draw: Draw) -> float:
+    def _delay_s(self, model: str) -> float:
         """What is to be provided for beyond what the end of a draw takes as a rule: the model may
         be late, and the response as well."""
-        return self._lanes[draw.model].costs.delay_s + self.responses.delay_s
+        return self._lanes[model].costs.delay_s + self.responses.delay_s
 
     def shares(self, waiting: Sequence[Job]) -> dict[str, float]:
         """The share of its extra codes that a client's draws may have; empty where nothing waits,

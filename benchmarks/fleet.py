@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from load import Answer, Connections, Server, capacity, figures
+from load import Answer, figures
 from processes import descendants, title
+from served import Connections, Server
+from throughput import capacity
 
 from anytime_ar.files import write_json
 

@@ -14,14 +14,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import math
 import os
 import random
-import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import torch
 from matplotlib.figure import Figure
+from served import Connections, Server
+from throughput import capacity
 
 from anytime_ar.files import write_json
-from anytime_ar.sampling import load
 
 POLICIES = ("elastic", "reject", "fixed")
 LOADS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -56,95 +52,6 @@ class Answer:
     def in_time(self) -> bool:
         """Whether there is a sample, and by its deadline."""
         return self.status == 200 and self.latency_s <= self.deadline_s
-
-
-class Connections:
-    """Connections that are kept, as many as there are requests under way. Not httpx: at the rates
-    that are sent here, its own work would take a good part of the machine from the server."""
-
-    def __init__(self, url: str) -> None:
-        self._host, port = url.removeprefix("http://").split(":")
-        self._port = int(port)
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-
-    async def post(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Status and JSON of an answer."""
-        content = json.dumps(body).encode()
-        head = (
-            f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(content)}\r\n\r\n"
-        )
-        while self._idle:
-            reader, writer = self._idle.pop()
-            if not reader.at_eof():  # the server closes those that are idle for some seconds
-                break
-        else:
-            reader, writer = await asyncio.open_connection(self._host, self._port)
-        writer.write(head.encode() + content)
-        status = int((await reader.readline()).split()[1])
-        length = 0
-        while (line := await reader.readline()) not in (b"\r\n", b""):
-            if line.lower().startswith(b"content-length:"):
-                length = int(line.split(b":")[1])
-        answer = json.loads(await reader.readexactly(length))
-        self._idle.append((reader, writer))
-        return status, answer
-
-    def close(self) -> None:
-        """All of them."""
-        for _, writer in self._idle:
-            writer.close()
-
-
-class Server:
-    """`anytime serve` as a process."""
-
-    def __init__(self, model: str, log: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "anytime_ar", "serve", f"model={model}", "--port", "0"]
-        command += ["--deadline-s", "60", *options]
-        with log.open("w", encoding="utf-8") as file:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if " at http://" not in line:
-            sys.exit(f"the server did not start; see {log}")
-        self.url = line.rsplit(" at ", 1)[1].strip()
-        while httpx.get(f"{self.url}/readyz").status_code != 200:
-            time.sleep(0.1)
-
-    def end(self) -> None:
-        """SIGTERM."""
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
-
-
-def bare(model: str, n: int, seconds: float) -> float:
-    """Draws of n samples a second in this process, one after the other, by as many threads as the
-    server has."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))
-    loaded = load(model)
-    loaded.sample(n, seed=0)
-    begin, count = time.perf_counter(), 0
-    while time.perf_counter() - begin < seconds:
-        loaded.sample(n, seed=count)
-        count += 1
-    return count / (time.perf_counter() - begin)
-
-
-async def capacity(url: str, n: int, seconds: float) -> float:
-    """Requests a second that are answered with all codes, as many at once as keep it busy."""
-    connections, end, count = Connections(url), time.perf_counter() + seconds, 0
-
-    async def ask() -> None:
-        nonlocal count
-        while time.perf_counter() < end:
-            await connections.post("/v1/samples", {"n": n})
-            count += 1
-
-    begin = time.perf_counter()
-    await asyncio.gather(*(ask() for _ in range(4)))
-    connections.close()
-    return count / (time.perf_counter() - begin)
 
 
 async def offer(
@@ -278,17 +185,13 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict[str, dict[str, Any]]] = {}
     full_rate = None
-    bare_rate = bare(options.model, options.n, options.seconds / 2)
     for policy in options.policies:
         log = options.out / f"{policy}.log"
         server = Server(options.model, log, "--policy", policy, "--slots", str(options.slots))
         models = httpx.get(f"{server.url}/v1/models").json()["models"]
         if full_rate is None:
             full_rate = asyncio.run(capacity(server.url, options.n, options.seconds / 2))
-            print(
-                f"all codes of {options.n} samples: {full_rate:.1f} requests a second, "
-                f"{100 * full_rate / bare_rate:.0f} % of the {bare_rate:.1f} without a server"
-            )
+            print(f"all codes of {options.n} samples: {full_rate:.1f} requests a second")
         results[policy] = {}
         for times in options.loads:
             answers = asyncio.run(
@@ -314,7 +217,6 @@ def main() -> None:
             "deadlines_ms": options.deadlines_ms,
             "cores": os.cpu_count(),
             "full_rate": full_rate,
-            "bare_rate": bare_rate,
             "results": results,
         },
     )

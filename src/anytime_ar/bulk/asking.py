@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anytime_ar.bulk.jobs import EncodeJob, Keep, Layout, SampleJob, SplitName
+from anytime_ar.bulk.jobs import Device, EncodeJob, Keep, Layout, SampleJob, SplitName
 from anytime_ar.bulk.work import open_data
 from anytime_ar.bundle import fingerprint, shipped
 from anytime_ar.data import DataConfig
@@ -29,6 +29,7 @@ def sample_job(
     label: Label | Sequence[Label] | None = None,
     keep: Keep = "both",
     layout: Layout = Layout(),  # noqa: B008
+    device: Device | None = None,
     **choice: Any,
 ) -> SampleJob:
     """A job that draws samples 0..n - 1 of a seed.
@@ -42,6 +43,7 @@ def sample_job(
         label: one class, or several that samples get in turn; None: as in the training data.
         keep: what is written, samples, their codes, or both.
         layout: of the files.
+        device: of workers, `auto` for the best that all of them have; None: that of the model.
         choice: temperature, top_k, top_p and guidance; what is not given is as the model does of
             its own.
 
@@ -51,7 +53,7 @@ def sample_job(
     """
     plan, budget = model.plan(1, codes=codes, quality=quality, seed=seed, **choice)
     native = isinstance(model.engine.decoder, NativeDecoder)
-    values = _common(name, model, samples, layout) | {
+    values = _common(name, model, samples, layout, device) | {
         "seed": seed,
         "codes": model.engine.limit(budget).codes,
         "label": _numbers(model, label),
@@ -70,6 +72,7 @@ def encode_job(
     *,
     split: SplitName = "train",
     layout: Layout = Layout(),  # noqa: B008
+    device: Device | None = None,
 ) -> EncodeJob:
     """A job that encodes a split of a data set.
 
@@ -80,6 +83,7 @@ def encode_job(
             worker loads all, unless they are streamed.
         split: which part of it.
         layout: of the files.
+        device: see `sample_job`.
 
     Raises:
         InputError: the data set cannot be read, does not fit the model, or does not say its size.
@@ -93,16 +97,18 @@ def encode_job(
             f"{data.name} is streamed and does not say how many samples it has; "
             "set data.streaming to false"
         )
-    values = _common(name, model, size, layout) | {"data": data, "part": split}
+    values = _common(name, model, size, layout, device) | {"data": data, "part": split}
     return EncodeJob.parse(values, origin="bulk job")
 
 
-def _common(name: str | Path, model: AnytimeModel, samples: int, layout: Layout) -> dict[str, Any]:
+def _common(
+    name: str | Path, model: AnytimeModel, samples: int, layout: Layout, device: Device | None
+) -> dict[str, Any]:
     folder = str(name) not in shipped() and Path(name).is_dir()
     return {
         "model": str(Path(name).resolve() if folder else name),
         "fingerprint": fingerprint(model.bundle),
-        "device": model.device.type,
+        "device": device or model.device.type,
         "samples": samples,
         "layout": layout,
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -21,6 +22,7 @@ Format = Literal["parquet", "webdataset"]
 SUFFIXES: dict[Format, str] = {"parquet": "parquet", "webdataset": "tar"}
 SplitName = Literal["train", "validation", "test"]
 Keep = Literal["both", "samples", "codes"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 class Layout(Config):
@@ -43,7 +45,9 @@ class Job(Config):
     """Shipped name, folder, or Hub id."""
     fingerprint: str
     """SHA-256 of its weights."""
-    device: Literal["cpu", "cuda", "mps"]
+    device: Device
+    """Of workers; auto: that of the job in the folder, and in a new folder the best that all of
+    them have."""
     samples: PositiveInt
     layout: Layout = Layout()
 
@@ -71,10 +75,13 @@ class Job(Config):
         """The name of the file that says a shard is complete."""
         return f"records/{shard:05d}.json"
 
-    def settled(self, stored: Job | None) -> Self:
+    def settled(self, stored: Job | None, choose_device: Callable[[Device], Device]) -> Self:
         """This job with nothing left open, as the one of its folder has it if there is one."""
-        del stored
-        return self
+        if stored is None:
+            device = choose_device(self.device)
+        else:
+            device = stored.device if self.device == "auto" else self.device
+        return self.model_copy(update={"device": device})
 
 
 class SampleJob(Job):
@@ -91,19 +98,22 @@ class SampleJob(Job):
     choice: ChoiceConfig
     precision: Precision = "float32"
     backend: Literal["native", "portable"]
-    """What draws; the other one rounds otherwise."""
+    """What draws on CPUs, elsewhere always portable; the other one rounds otherwise."""
     keep: Keep = "both"
 
     @property
     def split(self) -> SplitName:
         return "train"
 
-    def settled(self, stored: Job | None) -> Self:
-        if self.seed is not None:
-            return self
-        known = stored.seed if isinstance(stored, SampleJob) else None
-        seed = secrets.randbits(32) if known is None else known
-        return self.model_copy(update={"seed": seed})
+    def settled(self, stored: Job | None, choose_device: Callable[[Device], Device]) -> Self:
+        job = super().settled(stored, choose_device)
+        seed = job.seed
+        if seed is None and isinstance(stored, SampleJob):
+            seed = stored.seed
+        if seed is None:
+            seed = secrets.randbits(32)
+        backend = job.backend if job.device == "cpu" else "portable"
+        return job.model_copy(update={"seed": seed, "backend": backend})
 
 
 class EncodeJob(Job):

@@ -11,12 +11,13 @@ A shard without a record, or of another size than that says, is made again.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from anytime_ar.bulk.folder import Folder
-from anytime_ar.bulk.jobs import EncodeJob, Job, Record, SampleJob
+from anytime_ar.bulk.jobs import Device, EncodeJob, Job, Record, SampleJob
 from anytime_ar.config import describe
 from anytime_ar.errors import BulkError, InputError
 from anytime_ar.files import json_bytes
@@ -33,15 +34,16 @@ class Ledger:
     Args:
         folder: where.
         job: which; what it leaves open is settled here.
+        choose_device: the device of a new job, from the one that is asked for.
 
     Raises:
         InputError: the folder holds another job or something else, or cannot be read or written.
     """
 
-    def __init__(self, folder: Folder, job: Job) -> None:
+    def __init__(self, folder: Folder, job: Job, choose_device: Callable[[Device], Device]) -> None:
         self._folder = folder
         stored = self._stored()
-        self.job = job.settled(stored)
+        self.job = job.settled(stored, choose_device)
         if stored is not None and (differences := _differences(self.job, stored)):
             raise InputError(
                 f"{folder.url} holds another job: {'; '.join(differences)}; "

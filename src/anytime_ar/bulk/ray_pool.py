@@ -9,25 +9,31 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Generator
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, Self, cast
 
 from pydantic import PositiveInt
 
 from anytime_ar.bulk.folder import Folder
-from anytime_ar.bulk.jobs import Job, Record
+from anytime_ar.bulk.jobs import Device, Job, Record
 from anytime_ar.bulk.work import Work, open_work
 from anytime_ar.config import Config
 from anytime_ar.errors import AnytimeError, BulkError, InputError
-from anytime_ar.ray_cluster import connected, require_ray
+from anytime_ar.ray_cluster import (
+    check_workers_device,
+    choose_workers_device,
+    connected,
+    require_ray,
+)
 
 
 class Pool(Config):
     """The workers of a job on Ray."""
 
     workers: PositiveInt | None = None
-    """Processes of engine ray; default: one for every core."""
+    """Processes of engine ray; default: one for every core, or GPU."""
     threads: PositiveInt = 1
-    """Cores of each."""
+    """Cores of each, beside its GPU if it has one."""
 
 
 class ShardMaker:
@@ -60,42 +66,84 @@ class ShardMaker:
         return self._opened
 
 
-def ray_records(job: Job, out: str, todo: list[int], pool: Pool) -> Generator[Record]:
-    """Records of shards, as they are completed.
+class RayPool:
+    """Workers on the cluster of RAY_ADDRESS, else on one of this machine, which ends with the
+    block; joined when there is something to ask of it.
 
-    On the cluster of RAY_ADDRESS, else on one of this machine, which ends with the job.
+    Args:
+        pool: which.
 
     Raises:
-        InputError: a worker cannot make a shard.
-        BulkError: Ray cannot go on.
+        MissingExtraError: Ray is not installed.
     """
-    ray = require_ray("ray.data")
-    with connected(ray, (pool.workers or 1) * pool.threads):
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool, self._ray = pool, require_ray("ray.data")
+        self._connection = ExitStack()
+        self._joined = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def choose_device(self, wanted: Device) -> Device:
+        """What workers compute on.
+
+        Raises:
+            InputError: Ray has no such devices, or this machine has too few of them.
+        """
+        check_workers_device(wanted)
+        self._join()
+        return cast(Device, choose_workers_device(self._ray, wanted, self._pool.workers or 1))
+
+    def records(self, job: Job, out: str, todo: list[int]) -> Generator[Record]:
+        """Records of shards, as they are completed.
+
+        Raises:
+            InputError: a worker cannot make a shard, or has not the device.
+            BulkError: Ray cannot go on.
+        """
+        self.choose_device(job.device)
         try:
-            for row in _dataset(ray, job, out, todo, pool).iter_rows():
+            for row in self._dataset(job, out, todo).iter_rows():
                 if row["error"]:
                     raise InputError(row["error"])
                 # Checked: a cluster may have another release of this package.
                 yield Record.parse(json.loads(row["record"]), origin="record of a worker")
-        except ray.exceptions.RayError as error:
+        except self._ray.exceptions.RayError as error:
             raise BulkError(f"Ray: {str(error).strip().splitlines()[-1]}") from error
 
+    def _join(self) -> None:
+        if not self._joined:
+            cores = (self._pool.workers or 1) * self._pool.threads
+            self._connection.enter_context(connected(self._ray, cores))
+            self._joined = True
 
-def _dataset(ray: Any, job: Job, out: str, todo: list[int], pool: Pool) -> Any:
-    cores = int(ray.cluster_resources().get("CPU", 1))
-    workers = pool.workers or max(1, cores // pool.threads)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    # A block for each shard: what is lost with a worker, and what goes to the next that is free.
-    shards = ray.data.from_items(
-        [{"shard": shard} for shard in todo], override_num_blocks=len(todo)
-    )
-    return shards.map_batches(
-        ShardMaker,
-        fn_constructor_args=(job, out, pool.threads),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(todo))),
-        num_cpus=pool.threads,
-        num_gpus=1 if job.device == "cuda" else None,
-    )
+    def _workers(self, device: Device) -> int:
+        """As many as the cluster has room for, unless it was said how many."""
+        there = self._ray.cluster_resources()
+        rooms = int(there.get("CPU", 1)) // self._pool.threads
+        if device == "cuda":
+            rooms = min(rooms, int(there.get("GPU", 0)))
+        return self._pool.workers or max(1, rooms)
+
+    def _dataset(self, job: Job, out: str, todo: list[int]) -> Any:
+        data = self._ray.data
+        data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        # A block for each shard: what is lost with a worker, and what goes to the next that is
+        # free.
+        shards = data.from_items(
+            [{"shard": shard} for shard in todo], override_num_blocks=len(todo)
+        )
+        workers = min(self._workers(job.device), len(todo))
+        return shards.map_batches(
+            ShardMaker,
+            fn_constructor_args=(job, out, self._pool.threads),
+            batch_size=1,
+            compute=data.ActorPoolStrategy(size=workers),
+            num_cpus=self._pool.threads,
+            num_gpus=1 if job.device == "cuda" else None,
+        )

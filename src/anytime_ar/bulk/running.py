@@ -6,19 +6,51 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, Self, cast
 
 from anytime_ar.bulk.folder import Folder
-from anytime_ar.bulk.jobs import Job, Record
+from anytime_ar.bulk.jobs import Device, Job, Record
 from anytime_ar.bulk.ledger import Ledger
-from anytime_ar.bulk.ray_pool import Pool, ray_records
+from anytime_ar.bulk.ray_pool import Pool, RayPool
 from anytime_ar.bulk.work import open_work
 from anytime_ar.errors import AnytimeError, BulkError, InputError
-from anytime_ar.ray_cluster import require_ray
+from anytime_ar.sampling import choose_device
 
 EngineName = Literal["local", "ray"]
 Progress = Callable[[int, int, str], None]
 """Told how many of how many samples there are."""
+
+
+class Workers(Protocol):
+    """Who makes the shards of a job; see `RayPool` for what each of these does."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def choose_device(self, wanted: Device) -> Device: ...
+
+    def records(self, job: Job, out: str, todo: list[int]) -> Generator[Record]: ...
+
+
+class Here:
+    """This process."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def choose_device(self, wanted: Device) -> Device:
+        """Of auto, the best there is."""
+        return cast(Device, choose_device(wanted).type)
+
+    def records(self, job: Job, out: str, todo: list[int]) -> Generator[Record]:
+        """Records of shards, as they are completed."""
+        work, folder = open_work(job), Folder(out)
+        for shard in todo:
+            yield work.make(shard, folder)
 
 
 def silent(done: int, total: int, what: str) -> None:
@@ -75,7 +107,8 @@ def run(
         progress: called whenever there is another shard.
 
     Raises:
-        InputError: the folder holds another job or something else, or cannot be used.
+        InputError: the folder holds another job or something else, or cannot be used; or there is
+            no such device.
         MissingExtraError: engine ray without Ray.
         BulkError: it cannot go on.
         KeyboardInterrupt: Ctrl-C; what is complete stays.
@@ -85,30 +118,28 @@ def run(
         raise InputError(
             "workers and threads are settings of engine ray; leave them out, or use it"
         )
-    if engine == "ray":
-        require_ray("ray.data")  # before anything is written
-    folder = Folder(out)
-    ledger = Ledger(folder, job)
-    job, records = ledger.job, ledger.complete(verify=verify)
-    todo = [shard for shard in range(job.shards) if shard not in records]
-    there = sum(record.rows for record in records.values())
-    made: list[Record] = []
-    if todo:
-        ledger.reopen()
-        local = engine == "local"
-        source = _local(job, folder, todo) if local else ray_records(job, folder.place, todo, pool)
-        try:
-            with closing(source):
-                for record in source:
-                    made.append(record)
-                    records[record.shard] = record
-                    there += record.rows
-                    progress(there, job.samples, "samples")
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted; {_so_far(job, folder, records)}") from None
-        except AnytimeError as error:
-            raise BulkError(f"{error}; {_so_far(job, folder, records)}") from error
-    ledger.close(records)
+    crew: Workers = Here() if engine == "local" else RayPool(pool)
+    with crew as workers:
+        folder = Folder(out)
+        ledger = Ledger(folder, job, workers.choose_device)
+        job, records = ledger.job, ledger.complete(verify=verify)
+        todo = [shard for shard in range(job.shards) if shard not in records]
+        there = sum(record.rows for record in records.values())
+        made: list[Record] = []
+        if todo:
+            ledger.reopen()
+            try:
+                with closing(workers.records(job, folder.place, todo)) as source:
+                    for record in source:
+                        made.append(record)
+                        records[record.shard] = record
+                        there += record.rows
+                        progress(there, job.samples, "samples")
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"interrupted; {_so_far(job, folder, records)}") from None
+            except AnytimeError as error:
+                raise BulkError(f"{error}; {_so_far(job, folder, records)}") from error
+        ledger.close(records)
     return Report(
         job=job,
         made=sum(record.rows for record in made),
@@ -117,12 +148,6 @@ def run(
         seconds=time.perf_counter() - begin,
         work_s=sum(record.seconds for record in made),
     )
-
-
-def _local(job: Job, folder: Folder, todo: list[int]) -> Generator[Record]:
-    work = open_work(job)
-    for shard in todo:
-        yield work.make(shard, folder)
 
 
 def _so_far(job: Job, folder: Folder, records: dict[int, Record]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 from jsonargparse import Namespace
 
 from anytime_ar.bulk import EngineName, Job, Layout, Pool, encode_job, run, sample_job
-from anytime_ar.bulk.jobs import Keep, SplitName
+from anytime_ar.bulk.jobs import Device, Keep, SplitName
 from anytime_ar.cli.options import choice_options, data_of, progress_bar, show, wanted_label
 from anytime_ar.cli.parser import Parser, read_config
 from anytime_ar.errors import InputError
@@ -74,7 +74,8 @@ def sample_in_bulk(arguments: Namespace) -> None:
     _refuse(arguments, _SINGLE, "is for a single draw; leave it out, or --engine")
     if isinstance(arguments.codes, list):
         raise InputError(f"--codes {arguments.codes}: samples in shards have one number of codes")
-    model = load(arguments.model, device=arguments.device, precision=arguments.precision)
+    device, here = _devices(arguments)
+    model = load(arguments.model, device=here, precision=arguments.precision)
     label: Any = wanted_label(model, arguments.label)
     if arguments.labels_in_turn:
         if label is not None or model.labels is None:
@@ -91,6 +92,7 @@ def sample_in_bulk(arguments: Namespace) -> None:
         label=label,
         keep=arguments.keep,
         layout=read_config(Layout, arguments),
+        device=device,
         **choice_options(arguments),
     )
     _run(job, arguments)
@@ -100,15 +102,23 @@ def encode_in_bulk(arguments: Namespace) -> None:
     """Encode a data set into shards of codes."""
     if arguments.files:
         raise InputError(f"{arguments.files[0]} was given beside --engine or --data; leave one out")
-    model = load(arguments.model, device=arguments.device)
+    device, here = _devices(arguments)
+    model = load(arguments.model, device=here)
     job = encode_job(
         arguments.model,
         model,
         data_of(model, arguments.data),
         split=arguments.split,
         layout=read_config(Layout, arguments),
+        device=device,
     )
     _run(job, arguments)
+
+
+def _devices(arguments: Namespace) -> tuple[Device | None, str]:
+    """That of workers, and that of this process: with Ray it only asks, and needs no GPU."""
+    ray = arguments.engine == "ray"
+    return (arguments.device, "cpu") if ray else (None, arguments.device)
 
 
 def _run(job: Job, arguments: Namespace) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from anytime_ar.errors import InputError
-from anytime_ar.ray_cluster import check_workers_device, choose_workers_device
+from anytime_ar.ray_cluster import check_workers_device, choose_workers_device, connected
 
 
 def cluster(**resources: float) -> Any:
@@ -35,3 +36,18 @@ def test_gpus_that_are_missing_are_told(monkeypatch: pytest.MonkeyPatch) -> None
 def test_devices_that_ray_does_not_have() -> None:
     with pytest.raises(InputError, match="device is mps, and engine ray takes cpu, cuda or auto"):
         check_workers_device("mps")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "ray://[::1]:{}"])
+def test_a_cluster_that_is_not_there_is_told_at_once(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", address.format(port))
+    ray = SimpleNamespace(is_initialized=lambda: False)
+    with (
+        pytest.raises(InputError, match=rf"no Ray cluster at RAY_ADDRESS=\S+:{port} \(.+\); start it"),
+        connected(ray, 1),
+    ):
+        pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 
 from anytime_ar.errors import InputError, MissingExtraError
 
+_ANSWER_S = 10.0
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Workers give way to everybody else, unless they are told that they are the work.
@@ -97,12 +99,13 @@ def _connect(ray: Any, cores: int) -> bool:
         return False
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     handler = signal.getsignal(signal.SIGTERM)
-    if os.environ.get("RAY_ADDRESS"):
+    if address := os.environ.get("RAY_ADDRESS"):
         try:
+            _knock(address)
             ray.init(**quiet)
-        except ConnectionError as error:
+        except OSError as error:
             raise InputError(
-                f"no Ray cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']}; start it, or unset it"
+                f"no Ray cluster at RAY_ADDRESS={address} ({error}); start it, or unset it"
             ) from error
     else:  # not "auto", which joins clusters that end with another job, or are about to
         cores = max(os.cpu_count() or 1, cores)
@@ -110,3 +113,14 @@ def _connect(ray: Any, cores: int) -> bool:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # that of Ray ends the process without asking
     return True
+
+
+def _knock(address: str) -> None:
+    """Ray itself would ask for minutes.
+
+    Raises:
+        OSError: nobody listens there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():  # not of "auto" and the like
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()

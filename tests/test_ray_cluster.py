@@ -47,7 +47,9 @@ def test_a_cluster_that_is_not_there_is_told_at_once(
     monkeypatch.setenv("RAY_ADDRESS", address.format(port))
     ray = SimpleNamespace(is_initialized=lambda: False)
     with (
-        pytest.raises(InputError, match=rf"no Ray cluster at RAY_ADDRESS=\S+:{port} \(.+\); start it"),
+        pytest.raises(
+            InputError, match=rf"no Ray cluster at RAY_ADDRESS=\S+:{port} \(.+\); start it"
+        ),
         connected(ray, 1),
     ):
         pass

@@ -105,6 +105,27 @@ def test_lookup_inverts_encode_on_a_grid() -> None:
     assert len(quantizer.lookup(codes).flatten(0, 1).unique(dim=0)) == 60
 
 
+def test_vectors_that_left_a_grid_are_brought_back() -> None:
+    quantizer = build_quantizer(QuantizerConfig(kind="fsq", levels=(3, 8, 64)), 1, 3)
+    every = quantizer.lookup(torch.arange(3 * 8 * 64)[:, None])
+    grid = (every.min(0).values, every.max(0).values)
+    lost = torch.tensor([[[1e3, -1e3, 1e3]], [[-1e3, 1e3, -1e3]]]).requires_grad_()
+    kept = torch.ones(2, 1, dtype=torch.bool)
+    steps = torch.optim.SGD([lost], lr=1.0)
+    for _ in range(200):  # by the quantizer's own loss: that of the bound has no slope out there
+        steps.zero_grad()
+        out = quantizer(lost, kept)
+        out.loss.backward()
+        steps.step()
+    assert out.loss < 1e-6
+    ends = quantizer(lost, kept).vectors
+    assert torch.equal(ends.max(0).values, grid[1])  # and still reach the outermost levels
+    assert torch.equal(ends.min(0).values, grid[0])
+    cut = torch.tensor([[True], [False]])
+    assert quantizer(torch.zeros(2, 1, 3), kept).loss == 0
+    assert quantizer(lost.detach() * torch.tensor([[[0.0]], [[9.0]]]), cut).loss == 0
+
+
 def test_nearest_entry() -> None:
     quantizer = build(shared_codebook=False)
     x = vectors()

@@ -30,6 +30,6 @@ def build_quantizer(config: QuantizerConfig, code_length: int, code_width: int) 
         case "vq":
             return VectorQuantizer(config, code_length, code_width)
         case "fsq":
-            return FiniteScalarQuantizer(config.levels)
+            return FiniteScalarQuantizer(config.levels, config.commitment)
         case "none":
             return NoQuantizer()

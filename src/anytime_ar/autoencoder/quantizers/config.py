@@ -28,7 +28,8 @@ class QuantizerConfig(Config):
     ema_decay: float = Field(0.99, gt=0, lt=1)
     """`ema` only: share of the old average that one step keeps."""
     commitment: float = Field(0.25, ge=0)
-    """Weight of the loss that pulls the encoder towards its codebook entry."""
+    """Weight of the loss that pulls the encoder towards its codebook entry, or, with `fsq`, back to
+    where the grid is."""
     restart_below: float = Field(0.03, ge=0)
     """Restart an entry whose share of use falls below this part of an even share (1/V); 0:
     never."""

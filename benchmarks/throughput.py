@@ -15,7 +15,6 @@ import asyncio
 import os
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from served import Connections, Server
 from anytime_ar.files import write_json
 from anytime_ar.sampling import AnytimeModel, load
 
+ROUNDS = 5
 AT_ONCE = 4
 """Requests under way: enough for the server never to wait for its clients."""
 
@@ -46,13 +46,9 @@ class Round:
 def bare(model: AnytimeModel, n: int, seconds: float) -> float:
     """Draws of n samples a second in this process."""
     model.sample(n, seed=0)
-    return _rate(lambda number: model.sample(n, seed=number), seconds)
-
-
-def _rate(draw: Callable[[int], object], seconds: float) -> float:
     begin, count = time.perf_counter(), 0
     while time.perf_counter() - begin < seconds:
-        draw(count)
+        model.sample(n, seed=count)
         count += 1
     return count / (time.perf_counter() - begin)
 
@@ -73,16 +69,14 @@ async def capacity(url: str, n: int, seconds: float) -> float:
     return count / (time.perf_counter() - begin)
 
 
-def by_turns(name: str, url: str, n: int, seconds: float, rounds: int = 5) -> list[Round]:
+def by_turns(name: str, url: str, n: int, seconds: float) -> list[Round]:
     """Rounds with a server that has nothing else to do; `seconds` for all of them."""
-    threads = torch.get_num_threads()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))
-    model, turn, results = load(name), seconds / rounds / 3, []
-    for _ in range(rounds):
+    model, turn, results = load(name), seconds / ROUNDS / 3, []
+    for _ in range(ROUNDS):
         served = asyncio.run(capacity(url, n, turn))
         together = AT_ONCE * bare(model, AT_ONCE * n, turn)
         results.append(Round(served, bare(model, n, turn), together))
-    torch.set_num_threads(threads)
     return results
 
 

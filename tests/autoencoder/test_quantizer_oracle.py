@@ -133,7 +133,7 @@ def test_codebook_learned_by_loss() -> None:
 
 @pytest.mark.parametrize("levels", [(8, 5, 5), (3,), (4, 4), (7, 6, 5, 5), (8, 8, 8), (3, 10)])
 def test_finite_scalar(levels: tuple[int, ...]) -> None:
-    mine, oracle = FiniteScalarQuantizer(levels), vq.FSQ(list(levels))
+    mine, oracle = FiniteScalarQuantizer(levels, 0.25), vq.FSQ(list(levels))
     generator = torch.Generator().manual_seed(0)
     x = 3 * torch.randn(64, 5, len(levels), generator=generator)
     other = x.clone().requires_grad_()
@@ -142,6 +142,7 @@ def test_finite_scalar(levels: tuple[int, ...]) -> None:
     quantized, codes = oracle(other)
     assert torch.equal(out.codes, codes.long())
     torch.testing.assert_close(out.vectors, quantized)
+    assert mine(x.clamp(-1, 1), torch.ones(64, 5, dtype=torch.bool)).loss == 0  # all within reach
     weights = torch.randn(out.vectors.shape, generator=generator)
     (out.vectors * weights).sum().backward()
     (quantized * weights).sum().backward()
@@ -153,6 +154,6 @@ def test_finite_scalar(levels: tuple[int, ...]) -> None:
 
 def test_finite_scalar_extremes_stay_on_the_grid() -> None:
     for levels in [(3, 4), (8, 5), (16, 7)]:
-        mine = FiniteScalarQuantizer(levels)
+        mine = FiniteScalarQuantizer(levels, 0.25)
         lowest, highest = mine.encode(torch.tensor([[[-1e4, -1e4]], [[1e4, 1e4]]]))[:, 0].tolist()
         assert (lowest, highest) == (0, levels[0] * levels[1] - 1)

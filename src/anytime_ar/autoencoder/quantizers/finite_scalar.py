@@ -33,49 +33,45 @@ class FiniteScalarQuantizer(Quantizer):
 
     levels: Tensor
     strides: Tensor
+    scale: Tensor
+    offset: Tensor
+    shift: Tensor
+    reach: Tensor
 
-    def __init__(self, levels: tuple[int, ...], commitment: float = 0.25) -> None:
+    def __init__(self, levels: tuple[int, ...], commitment: float) -> None:
         super().__init__()
         self.commitment = commitment
-        strides = [math.prod(levels[:d]) for d in range(len(levels))]
-        self.register_buffer("levels", torch.tensor(levels), persistent=False)
-        self.register_buffer("strides", torch.tensor(strides), persistent=False)
-
-    @property
-    def _half(self) -> Tensor:
-        return (self.levels - 1) * (1 + _MARGIN) / 2
-
-    @property
-    def _offset(self) -> Tensor:
-        """Even counts have no middle value."""
-        return torch.where(self.levels % 2 == 0, 0.5, 0.0)
-
-    def _centered(self, vectors: Tensor) -> Tensor:
-        return vectors + torch.atanh(self._offset / self._half)
+        counts = torch.tensor(levels)
+        half = (counts - 1) * (1 + _MARGIN) / 2
+        offset = torch.where(counts % 2 == 0, 0.5, 0.0)  # even counts have no middle value
+        tables = {
+            "levels": counts,
+            "strides": torch.tensor([math.prod(levels[:d]) for d in range(len(levels))]),
+            "scale": half,
+            "offset": offset,
+            "shift": torch.atanh(offset / half),
+            "reach": torch.atanh((counts / 2 - 1) / half) + BEYOND,
+        }
+        for name, table in tables.items():
+            self.register_buffer(name, table, persistent=False)
 
     def _bound(self, vectors: Tensor) -> Tensor:
         """Squash each dimension so that rounding gives exactly `levels[d]` integers."""
-        return torch.tanh(self._centered(vectors)) * self._half - self._offset
+        return torch.tanh(vectors.float() + self.shift) * self.scale - self.offset
 
-    def _beyond(self, vectors: Tensor) -> Tensor:
-        """By how much each dimension is further out than allowed."""
-        outermost = torch.atanh((self.levels / 2 - 1) / self._half)
-        return (self._centered(vectors).abs() - outermost - BEYOND).clamp(min=0)
-
-    def _digits(self, vectors: Tensor) -> Tensor:
-        """Level of each dimension: float [..., D] -> int64 [..., D] in 0..levels[d]-1."""
-        return self._bound(vectors).round().long() + self.levels // 2
+    def _codes(self, bounded: Tensor) -> Tensor:
+        digits = bounded.round().long() + self.levels // 2  # each in 0..levels[d]-1
+        return (digits * self.strides).sum(-1)
 
     def forward(self, vectors: Tensor, kept: Tensor) -> Quantized:
-        bounded = self._bound(vectors.float())
+        bounded = self._bound(vectors)
         rounded = bounded + (bounded.round() - bounded).detach()  # straight-through
-        codes = self.encode(vectors)
-        squared = self._beyond(vectors.float()).square().mean(-1)
-        loss = self.commitment * (squared * kept).sum() / kept.sum()
-        return Quantized(rounded / (self.levels // 2), codes, loss)
+        beyond = ((vectors.float() + self.shift).abs() - self.reach).clamp(min=0)
+        loss = self.commitment * (beyond.square().mean(-1) * kept).sum() / kept.sum()
+        return Quantized(rounded / (self.levels // 2), self._codes(bounded), loss)
 
     def encode(self, vectors: Tensor) -> Tensor:
-        return (self._digits(vectors.float()) * self.strides).sum(-1)
+        return self._codes(self._bound(vectors))
 
     def lookup(self, codes: Tensor) -> Tensor:
         digits = codes[..., None] // self.strides % self.levels  # [B, k, D]

@@ -122,7 +122,7 @@ def test_a_long_curve_is_told_in_twelve_rows_with_its_errors() -> None:
     assert last.samples is not None
     assert last.samples.fd_error is not None
     assert table[-1][4] == f"{last.fd_sample:.3g} ± {last.samples.fd_error:.2g}"
-    assert "of 10,000 new samples; 10,000 training samples stand at 0.811, the floor" in text
+    assert "of 10,000 new samples; 10,000 training samples stand at 0.810, the floor" in text
     assert "Behind ± stands the standard error." in text
 
 

@@ -230,17 +230,17 @@ def test_costs_are_kept_on_disk(tmp_path: Path) -> None:
     assert third.steps == thorough
 
 
-def test_costs_of_a_faster_hour_are_measured_again(tmp_path: Path) -> None:
-    path = tmp_path / "costs.json"
-    first = TimedModel(path)
-    first.warm_up()
-    second = TimedModel(path)
-    second.step_s = lambda _position: 0.020
-    second.warm_up()
-    assert second.least_deadline_s(min_codes=2) == pytest.approx(0.045)
-    third = TimedModel(path)  # faster again: what was kept is on the safe side
-    third.warm_up()
-    assert third.least_deadline_s(min_codes=2) == pytest.approx(0.045)
+def test_costs_of_another_hour_are_measured_again(tmp_path: Path) -> None:
+    def least_ms(step_s: float) -> float:
+        model = TimedModel(tmp_path / "costs.json")
+        model.step_s = lambda _position: step_s
+        model.warm_up()
+        return 1e3 * model.least_deadline_s(min_codes=2)
+
+    assert least_ms(0.010) == pytest.approx(25)
+    assert least_ms(0.020) == pytest.approx(45)  # busy
+    assert least_ms(0.014) == pytest.approx(45)  # a little faster: kept ones are on the safe side
+    assert least_ms(0.010) == pytest.approx(25)  # quiet: the busy hour's refuse too much
 
 
 def test_costs_of_another_model_are_not_used(tmp_path: Path) -> None:

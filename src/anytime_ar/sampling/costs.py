@@ -26,8 +26,9 @@ _WINDOW = 256
 """Observations kept of each kind."""
 _LATEST = 2
 """Steps of a draw that say how fast it is going now."""
-_SLOWER = 1.25
-"""Beyond this, times of an earlier process no longer hold."""
+_SLOWER, _FASTER = 1.25, 1.6
+"""Beyond these, times of an earlier process no longer hold. Too short a time makes draws late, so
+less is needed to drop one; too long a time costs codes, and refuses deadlines it could keep."""
 _SAFETY = 2.5
 """How many spreads to keep clear of a deadline."""
 
@@ -112,10 +113,10 @@ class Costs:
             for seconds in new.to_tuple():
                 own.add(seconds)
 
-    def is_as_fast_as(self, other: Costs) -> bool:
-        """Whether steps and finishes take no longer than others did."""
+    def agrees_with(self, other: Costs) -> bool:
+        """Whether steps and finishes take no longer than others did, nor far less."""
         return all(
-            own.quantile(0.5) <= _SLOWER * old.quantile(0.5)
+            old.quantile(0.5) / _FASTER <= own.quantile(0.5) <= _SLOWER * old.quantile(0.5)
             for own, old in zip(self._all[1:], other._all[1:], strict=True)
         )
 

@@ -89,7 +89,7 @@ class Engine:
         if costs.warm:
             return costs
         trial = self._trial(make_plan, _TRIAL_DRAWS if costs.known else _WARM_UP_DRAWS)
-        if costs.known and not trial.is_as_fast_as(costs):
+        if costs.known and not trial.agrees_with(costs):
             trial = self._trial(make_plan, _WARM_UP_DRAWS)  # the machine is not what it was
             costs.clear()
         if not costs.known:

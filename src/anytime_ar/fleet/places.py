@@ -74,13 +74,14 @@ class Places:
         return max(0.0, work_s + sum(work_s for _, work_s in since) - (now - begun))
 
     def choose(self, among: Collection[str]) -> str | None:
-        """The one with the least to do, of equals the one that was chosen least lately; None: there
-        is none."""
+        """The one with the least to do, of equals the one that was chosen least lately, of those
+        the first by name; None: there is none."""
 
-        def rank(replica: str) -> tuple[bool, float, int]:
+        def rank(replica: str) -> tuple[bool, float, int, str]:
             state = self.state(replica)
             chosen = self._places.get(replica, _Place()).chosen
-            return state is None or not state.ready, round(self.wait_s(replica), 3), chosen
+            waits = round(self.wait_s(replica), 3)
+            return state is None or not state.ready, waits, chosen, replica
 
         return min(among, key=rank, default=None)
 

@@ -41,23 +41,41 @@ def test_layouts_are_inverses(layout: Layout, features: int, length: int, width:
     assert layout.features == features
 
 
-@pytest.mark.parametrize("shape", [(6,), (6, 4)])
+@pytest.mark.parametrize(("shape", "axis"), [((6,), 0), ((6, 6), 0), ((6, 6), 1)])
 @pytest.mark.parametrize("hidden", [0, 7])
-def test_segments_are_told_apart_by_their_place_alone(shape: tuple[int, ...], hidden: int) -> None:
-    layout = SegmentLayout(2, 4, 3, 5, features=2, shape=shape, hidden=hidden)
+def test_segments_are_told_apart_by_their_place_alone(
+    shape: tuple[int, ...], axis: int, hidden: int
+) -> None:
+    grid = (3,) * len(shape)  # segments of two positions along each axis
+    layout = SegmentLayout(2, 4, 3 ** len(shape), 5, features=2, shape=shape, hidden=hidden)
     x = torch.randn(1, 2, *shape, generator=torch.Generator().manual_seed(0))
-    moved = x.roll(2, dims=2)  # by one of three segments
+    moved = x.roll(2, dims=2 + axis)  # by one segment
     vectors = layout.to_vectors(x)
-    assert vectors.shape == (1, 2 + 4 * 3, 5)
-    levels = vectors[:, 2:].unflatten(1, (4, 3))
+    assert vectors.shape == (1, 2 + 4 * 3 ** len(shape), 5)
+    levels = vectors[:, 2:].unflatten(1, (4, *grid))
     torch.testing.assert_close(
-        layout.to_vectors(moved)[:, 2:].unflatten(1, (4, 3)), levels.roll(1, dims=2)
+        layout.to_vectors(moved)[:, 2:].unflatten(1, (4, *grid)), levels.roll(1, dims=2 + axis)
     )
-    whole, parts = vectors[:, :2], levels.roll(1, dims=2).flatten(1, 2)
+    whole, parts = vectors[:, :2], levels.roll(1, dims=2 + axis).flatten(1, -2)
     still = layout.to_features(torch.cat([whole, torch.zeros_like(parts)], dim=1))
     made = layout.to_features(vectors) - layout.to_features(torch.cat([whole, 0 * parts], dim=1))
     shifted = layout.to_features(torch.cat([whole, parts], dim=1)) - still
-    torch.testing.assert_close(shifted, made.roll(2, dims=2))
+    torch.testing.assert_close(shifted, made.roll(2, dims=2 + axis))
+
+
+@pytest.mark.parametrize("lapped", [False, True])
+@pytest.mark.parametrize(("segments", "shape"), [(3, (6,)), (9, (6, 6)), (4, (8, 8))])
+def test_parts_are_blocks_row_by_row(segments: int, shape: tuple[int, ...], lapped: bool) -> None:
+    layout = SegmentLayout(0, 1, segments, 5, features=2, shape=shape, hidden=0, lapped=lapped)
+    x = torch.randn(1, 2, *shape, generator=torch.Generator().manual_seed(0))
+    parts = layout.parts(x)
+    torch.testing.assert_close(layout.joined(parts), x)
+    torch.testing.assert_close(parts.square().sum(), x.square().sum())
+    if len(shape) == 2 and not lapped:
+        side = shape[0] // layout.grid[0]
+        assert torch.equal(parts[0, 1], x[0, :, :side, side : 2 * side].flatten())
+        below = x[0, :, side : 2 * side, :side].flatten()
+        assert torch.equal(parts[0, layout.grid[0]], below)
 
 
 def test_a_code_of_a_segment_changes_its_segment_alone_and_one_of_the_whole_everything() -> None:
@@ -177,12 +195,12 @@ def test_stride() -> None:
         (
             {"layout": "segment", "segments": 3, "code_length": 7, "code_width": 2},
             (1, 8, 8),
-            "segments is 3, which does not divide the 4 positions of the map",
+            "segments is 3, and a map of 4x4 positions has equal parts for 1, 4, 16; choose one",
         ),
         (
-            {"layout": "segment", "segments": 2, "code_length": 6, "code_width": 2},
+            {"layout": "segment", "segments": 4, "code_length": 7, "code_width": 2},
             (1, 8, 8),
-            "code_length is 6: 1 for the whole leave no .* of 2 segments; set it to 5 or 7",
+            "code_length is 7: 1 for the whole leave no .* of 4 segments; set it to 5 or 9",
         ),
         (
             {"code_length": 3, "code_width": 2},

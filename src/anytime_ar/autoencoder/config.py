@@ -54,7 +54,7 @@ class AutoencoderConfig(Config):
     learned projection to L vectors; `segment`: vectors for the whole, then for each of `segments`
     parts."""
     segments: int = Field(1, ge=1)
-    """`segment` only: parts along the first axis, for sounds along time."""
+    """`segment` only: parts of a sound along time, or blocks of a picture, a square number."""
     whole_codes: int = Field(1, ge=0)
     """`segment` only: how many of the codes, the first ones, describe the whole; with 0, those of
     the first level describe one segment after the other."""
@@ -185,10 +185,10 @@ class AutoencoderConfig(Config):
                 f"autoencoder.code_length is {length}, and the map has {positions} positions, with "
                 f"as many codes each; set it to {max(1, length // positions) * positions}"
             )
-        if self.layout == "segment":
-            _check_segments(length, self.whole_codes, self.segments, sample_shape[1], network)
         if self.noise_bands:
             self._check_noise(sample_shape)
+        if self.layout == "segment":
+            _check_segments(length, self.whole_codes, self.segments, sample_shape, network)
         return self.model_copy(
             update={
                 "network": network,
@@ -209,13 +209,16 @@ def _image_preset(sample_shape: tuple[int, ...]) -> NetworkConfig:
 
 
 def _check_segments(
-    length: int, whole: int, segments: int, side: int, network: NetworkConfig
+    length: int, whole: int, segments: int, sample_shape: tuple[int, ...], network: NetworkConfig
 ) -> None:
-    positions = side // network.stride
-    if positions % segments:
+    positions, axes = sample_shape[1] // network.stride, len(sample_shape) - 1
+    divisors = [count for count in range(1, positions + 1) if positions % count == 0]
+    if segments not in [count**axes for count in divisors]:
+        possible = ", ".join(str(count**axes) for count in divisors)
+        shape = "x".join([str(positions)] * axes)
         raise InputError(
-            f"autoencoder.segments is {segments}, which does not divide the {positions} positions "
-            f"of the map; choose a divisor, or another network"
+            f"autoencoder.segments is {segments}, and a map of {shape} positions has equal parts "
+            f"for {possible}; choose one of these, or another network"
         )
     if length <= whole or (length - whole) % segments:
         below = whole + max(1, (length - whole) // segments) * segments

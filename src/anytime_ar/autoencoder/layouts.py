@@ -132,13 +132,14 @@ class SegmentLayout(Layout):
     """A few vectors for the whole map, and then, level by level, one for each of its segments.
 
     What describes one segment describes any other: their map is shared, like that of a convolution,
-    so that there is more to learn it from, and codes can follow what happens in time. The whole
-    comes first, so that one code gives a complete sample.
+    so that there is more to learn it from, and codes can follow what happens in time, or tell what
+    lies where. The whole comes first, so that one code gives a complete sample.
 
     Args:
         whole: G, vectors for the whole; 0: the first level is the start.
         levels: M, vectors for each segment; L = G + S * M.
-        segments: S, parts of equal length along the first axis of the map.
+        segments: S, parts of equal length of a sound, or square blocks of a picture, row by row: S
+            is a square number.
         hidden: width of a hidden layer in each map; 0: linear.
         lapped: let segments reach into their neighbours; see `laps`.
         beside: values of each segment that a subclass puts beside those of the map.
@@ -160,6 +161,8 @@ class SegmentLayout(Layout):
         super().__init__()
         self.features, self.shape, self.lapped = features, shape, lapped
         self.whole, self.levels, self.segments = whole, levels, segments
+        self.grid = (round(segments ** (1 / len(shape))),) * len(shape)
+        """Segments along each axis."""
         flat = features * math.prod(shape)
         part = flat // segments + beside
         self.project = FullyConnected(flat, hidden, whole * code_width) if whole else None
@@ -177,15 +180,28 @@ class SegmentLayout(Layout):
 
     def parts(self, features: Tensor) -> Tensor:
         """What is coded of each segment of features: [B, F, *shape] -> [B, S, P]."""
-        if self.lapped:
-            features = lap(features, self.segments)
-        return features.unflatten(2, (self.segments, -1)).transpose(1, 2).flatten(2)
+        features = self._lapped(features)
+        axes = len(self.grid)
+        for axis, count in enumerate(self.grid):
+            features = features.unflatten(2 + 2 * axis, (count, -1))  # [B, F, rows, row, ...]
+        places, inside = range(2, 2 + 2 * axes, 2), range(3, 3 + 2 * axes, 2)
+        return features.permute(0, *places, 1, *inside).flatten(1 + axes).flatten(1, axes)
 
     def joined(self, parts: Tensor) -> Tensor:
         """Features of their segments, the inverse of `parts`: [B, S, P] -> [B, F, *shape]."""
-        part_shape = (self.features, self.shape[0] // self.segments, *self.shape[1:])
-        features = parts.unflatten(2, part_shape).transpose(1, 2).flatten(2, 3)
-        return lap(features, self.segments, undo=True) if self.lapped else features
+        axes = len(self.grid)
+        inside = [side // count for side, count in zip(self.shape, self.grid, strict=True)]
+        features = parts.unflatten(2, (self.features, *inside)).unflatten(1, self.grid)
+        pairs = [place for axis in range(axes) for place in (1 + axis, 2 + axes + axis)]
+        features = features.permute(0, 1 + axes, *pairs)  # [B, F, rows, row, ...]
+        for axis in range(axes):
+            features = features.flatten(2 + axis, 3 + axis)
+        return self._lapped(features, undo=True)
+
+    def _lapped(self, features: Tensor, *, undo: bool = False) -> Tensor:
+        for axis, count in enumerate(self.grid if self.lapped else ()):
+            features = lap(features.movedim(2 + axis, 2), count, undo=undo).movedim(2, 2 + axis)
+        return features
 
     def to_features(self, vectors: Tensor) -> Tensor:
         whole, local = vectors.split([self.whole, self.levels * self.segments], dim=1)

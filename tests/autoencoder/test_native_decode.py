@@ -38,6 +38,14 @@ KINDS: dict[str, dict[str, Any]] = {
         "quantizer": {"vocabulary": 4},
         "network": {"patch": 1, "widths": [6, 17, 40], "blocks": 2},
     },
+    "residual": {
+        "layout": "residual",
+        "order": "spread",
+        "code_length": 48,
+        "code_width": 5,
+        "quantizer": {"vocabulary": 6},
+        "network": {"patch": 2, "widths": [8, 12], "blocks": 1},
+    },
     "spatial": {
         "layout": "spatial",
         "quantizer": {"kind": "fsq", "levels": [3, 4]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -9,11 +10,15 @@ import torch
 from torch import Tensor
 
 from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder
+from anytime_ar.autoencoder.layouts import spread
 from anytime_ar.errors import InputError
 
 LEVELS, POSITIONS, D, V = 3, 4, 5, 8
+PLACES = [0, 3, 1, 2]
+"""A corner, the one across, and those between."""
 VALUES: dict[str, Any] = {
     "layout": "residual",
+    "order": "spread",
     "code_length": LEVELS * POSITIONS,
     "code_width": D,
     "fill": "zeros",
@@ -37,9 +42,9 @@ def model() -> OrderedAutoencoder:
 
 @torch.no_grad()
 def positions(model: OrderedAutoencoder, x: Tensor) -> Tensor:
-    """What the encoder says of each: float32 [B, P, D]."""
+    """What the encoder says of each, in the order of codes: float32 [B, P, D]."""
     vectors: Tensor = model.encoder(x)
-    return vectors.flatten(2).mT
+    return vectors.flatten(2).mT[:, PLACES]
 
 
 def test_codes_are_those_of_one_level_after_the_other(model: OrderedAutoencoder) -> None:
@@ -54,15 +59,44 @@ def test_codes_are_those_of_one_level_after_the_other(model: OrderedAutoencoder)
     assert torch.equal(model.encode(x), torch.cat(expected, dim=1))
 
 
+def test_positions_row_by_row_are_the_same_codes_in_another_order(
+    model: OrderedAutoencoder,
+) -> None:
+    rows = OrderedAutoencoder(
+        AutoencoderConfig.parse(VALUES | {"order": "rows"}, origin="test"), (1, 8, 8)
+    )
+    rows.load_state_dict(model.state_dict())
+    x = images(seed=1)
+    spread_out, codes = model.encode(x), rows.eval().encode(x)
+    levels = codes.unflatten(1, (LEVELS, POSITIONS))
+    assert torch.equal(levels[:, :, PLACES].flatten(1), spread_out)
+    torch.testing.assert_close(rows.decode(codes), model.decode(spread_out))
+
+
 def test_a_prefix_is_a_sum_of_what_there_is(model: OrderedAutoencoder) -> None:
     codes = model.encode(images(seed=1))
     kept = POSITIONS + 1  # the first level, and one position of the second
     entries = model.quantizer.lookup(codes)
-    total = entries[:, :POSITIONS].clone()
-    total[:, 0] += entries[:, POSITIONS]
+    total = torch.zeros_like(entries[:, :POSITIONS])
+    total[:, PLACES] = entries[:, :POSITIONS]
+    total[:, PLACES[0]] += entries[:, POSITIONS]
     with torch.no_grad():
         expected = model.decoder(total.mT.unflatten(2, (2, 2))).clamp(-1, 1)
     torch.testing.assert_close(model.decode(codes[:, :kept]), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "apart"),
+    [((4, 4), {4: 2}), ((8, 8), {4: 4, 16: 2}), ((7, 7), {4: 4, 16: 2}), ((8,), {2: 4, 4: 2})],
+)
+def test_the_first_few_positions_are_spread(shape: tuple[int, ...], apart: dict[int, int]) -> None:
+    places = spread(shape)
+    assert places.sort().values.tolist() == [*range(math.prod(shape))]
+    where = torch.stack(torch.unravel_index(places, shape), dim=1)  # [P, axes]
+    for first, least in apart.items():
+        distances = (where[:first, None] - where[None, :first]).abs().amax(2)
+        distances.fill_diagonal_(max(shape))
+        assert distances.min() == least
 
 
 def test_each_level_of_the_start_leaves_less(model: OrderedAutoencoder) -> None:

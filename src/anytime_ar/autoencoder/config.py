@@ -53,6 +53,8 @@ class AutoencoderConfig(Config):
     VQ-VAE); `residual`: several of each position, each for what those before it left; `vector`: a
     learned projection to L vectors; `segment`: vectors for the whole, then for each of `segments`
     parts."""
+    order: Literal["rows", "spread"] = "rows"
+    """`residual` only: positions of a level row by row, or each far from those before it."""
     segments: int = Field(1, ge=1)
     """`segment` only: parts of a sound along time, or blocks of a picture, a square number."""
     whole_codes: int = Field(1, ge=0)

@@ -11,6 +11,7 @@ vectors, so the code width does not depend on the map.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,18 +67,47 @@ class ResidualLayout(Layout):
     residual quantization (Zeghidour et al. 2021, arXiv 2107.03312). L = M * P.
 
     The first level gets the vectors, and the quantizer hands on to the others what is missing.
+
+    Args:
+        levels: M.
+        order: of the positions within a level: row by row, or `spread`, so that a few codes tell a
+            little of everything rather than all of a corner.
     """
 
-    def __init__(self, levels: int, code_width: int, shape: tuple[int, ...]) -> None:
+    places: Tensor
+    turns: Tensor
+
+    def __init__(
+        self, levels: int, code_width: int, shape: tuple[int, ...], order: Literal["rows", "spread"]
+    ) -> None:
         super().__init__()
         self.features, self.shape, self.levels = code_width, shape, levels
+        places = spread(shape) if order == "spread" else torch.arange(math.prod(shape))
+        self.register_buffer("places", places, persistent=False)  # of the codes of a level
+        self.register_buffer("turns", places.argsort(), persistent=False)  # of the positions
 
     def to_vectors(self, features: Tensor) -> Tensor:
-        first = features.flatten(2).mT  # [B, P, D]
+        first = features.flatten(2).mT[:, self.places]  # [B, P, D]
         return torch.cat([first, *[torch.zeros_like(first)] * (self.levels - 1)], dim=1)
 
     def to_features(self, vectors: Tensor) -> Tensor:
-        return vectors.unflatten(1, (self.levels, -1)).sum(1).mT.unflatten(2, self.shape)
+        total = vectors.unflatten(1, (self.levels, -1)).sum(1)[:, self.turns]  # [B, P, D]
+        return total.mT.unflatten(2, self.shape)
+
+
+def spread(shape: tuple[int, ...]) -> Tensor:
+    """Positions of a map, int64 [P], numbered row by row, each far from those before it: the order
+    of thresholds in ordered dithering (Bayer 1973), for any number of axes and any sides."""
+    axes = torch.meshgrid(*[torch.arange(side) for side in shape], indexing="ij")
+    turns = torch.zeros(shape, dtype=torch.int64)
+    for bit in range((max(shape) - 1).bit_length()):
+        # Of 2 x 2 neighbours: one, the one across, and then those between.
+        sides = [axis >> bit & 1 for axis in axes]
+        corner = sum(sides) & 1
+        for side in sides[:-1]:
+            corner = 2 * corner + side
+        turns = turns * 2 ** len(shape) + corner
+    return turns.flatten().argsort(stable=True)
 
 
 class FullyConnected(nn.Module):

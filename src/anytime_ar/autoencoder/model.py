@@ -117,7 +117,8 @@ class OrderedAutoencoder(nn.Module):
             case "spatial":
                 return SpatialLayout(self.code_width, shape)
             case "residual":
-                return ResidualLayout(self.code_length // math.prod(shape), self.code_width, shape)
+                levels = self.code_length // math.prod(shape)
+                return ResidualLayout(levels, self.code_width, shape, self.config.order)
             case "vector":
                 return VectorLayout(self.code_length, self.code_width, features, shape, hidden)
             case "segment":

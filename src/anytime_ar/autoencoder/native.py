@@ -8,13 +8,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from anytime_ar.autoencoder.layouts import ChannelLayout, SpatialLayout, VectorLayout
+from anytime_ar.autoencoder.layouts import (
+    ChannelLayout,
+    ResidualLayout,
+    SpatialLayout,
+    VectorLayout,
+)
 from anytime_ar.autoencoder.model import OrderedAutoencoder
 from anytime_ar.autoencoder.networks import ConvDecoder, ResidualBlock
 from anytime_ar.codes import check_codes
 from anytime_ar.kernel import BuildError, LinearMap, Weights, kernel
 
-_LAYOUTS = {VectorLayout: 0, ChannelLayout: 1, SpatialLayout: 2}
+_LAYOUTS = {VectorLayout: 0, ChannelLayout: 1, SpatialLayout: 2, ResidualLayout: 3}
 _WORK_FOR_THREADS = 2**25
 """Multiplications from which on pictures are shared among threads."""
 
@@ -43,6 +48,7 @@ class _Decoder(ctypes.Structure):
         ("line", LinearMap),
         ("bend", LinearMap),
         ("unbend", LinearMap),
+        ("places", ctypes.c_void_p),
         ("features", ctypes.c_int64),
         ("side", ctypes.c_int64),
         ("first", LinearMap),
@@ -131,6 +137,8 @@ class NativeDecode:
         )
         if isinstance(layout, VectorLayout):
             self._add_expansion(decoder, layout, side)
+        if isinstance(layout, ResidualLayout):
+            decoder.places = self._weights.hold(layout.places)
         assert isinstance(autoencoder.decoder, ConvDecoder)
         self._add_network(decoder, autoencoder.decoder, len(network.widths))
         return decoder

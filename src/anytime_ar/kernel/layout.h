@@ -77,7 +77,7 @@ struct Stage {
 };
 
 // How code vectors [L][D] become features [side²][F].
-enum Layout : int64_t { kVectors = 0, kChannels = 1, kPositions = 2 };
+enum Layout : int64_t { kVectors = 0, kChannels = 1, kPositions = 2, kSums = 3 };
 
 // From codes to pictures.
 struct Decoder {
@@ -85,6 +85,7 @@ struct Decoder {
   const float* entries;       // [L][V][D]
   const float* fill;          // [L][D], in place of codes that are not there
   Linear line, bend, unbend;  // kVectors: line(v) + unbend(relu(bend(v))); bend may be empty
+  const int64_t* places;      // [side²], kSums: positions of the codes of a level
   int64_t features, side;     // F
   Linear first;               // 3x3
   const Stage* stage;         // coarsest first

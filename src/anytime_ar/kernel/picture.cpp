@@ -136,6 +136,14 @@ void to_features(const Decoder& decoder, const float* vectors, int64_t rows, flo
     multiply(decoder.unbend, hidden.get(), rows, After::kAdd, features);
   } else if (decoder.layout == kPositions) {
     std::copy_n(vectors, rows * all, features);
+  } else if (decoder.layout == kSums) {
+    std::fill_n(features, rows * all, 0.0f);
+    for (int64_t row = 0; row < rows; ++row, features += all) {
+      for (int64_t i = 0; i < decoder.code_length; ++i, vectors += decoder.features) {
+        float* sum = features + decoder.places[i % squared(decoder.side)] * decoder.features;
+        for (int64_t j = 0; j < decoder.features; ++j) sum[j] += vectors[j];
+      }
+    }
   } else {
     for (int64_t row = 0; row < rows; ++row, vectors += all, features += all) {
       for (int64_t i = 0; i < all; ++i) {

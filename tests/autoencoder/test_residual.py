@@ -122,6 +122,10 @@ def test_the_encoder_learns_as_if_nothing_were_quantized(model: OrderedAutoencod
         ({"code_length": 10}, "code_length is 10, and the map has 4 positions.*; set it to 8"),
         ({"quantizer": {"error_feedback": False}}, "layout=residual needs quantizer.kind=vq with"),
         ({"quantizer": {"shared_codebook": True}}, "layout=residual needs quantizer.kind=vq with"),
+        (
+            {"layout": "vector"},
+            "order=spread is for layout=residual, not for layout=vector; drop it",
+        ),
     ],
 )
 def test_what_does_not_fit(changes: dict[str, Any], message: str) -> None:

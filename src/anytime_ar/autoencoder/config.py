@@ -114,6 +114,14 @@ class AutoencoderConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _order_is_of_a_level(self) -> Self:
+        if self.order != "rows" and self.layout != "residual":
+            raise ValueError(
+                f"order={self.order} is for layout=residual, not for layout={self.layout}; drop it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _greedy_start_fits(self) -> Self:
         quantizer = self.quantizer
         if quantizer.start == "greedy":

@@ -25,14 +25,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from anytime_ar.autoencoder import OrderedAutoencoder
 from anytime_ar.card import Card
 from anytime_ar.curve import Curve
 from anytime_ar.errors import BundleError, InputError
-from anytime_ar.files import json_bytes, write_json
+from anytime_ar.files import json_bytes, write_bytes, write_json
 from anytime_ar.hub import fetch, place_of
 from anytime_ar.prior import Prior
 
@@ -97,7 +97,8 @@ def save_bundle(bundle: Bundle, folder: Path | str) -> None:
         dtype = getattr(torch, bundle.card.weights)
         for name, module in _networks(bundle).items():
             weights = {k: _cast(v.cpu(), dtype) for k, v in _stored(module).items()}
-            save_file({k: v.contiguous() for k, v in weights.items()}, fresh / name)
+            # Not save_file, which makes files that nobody else may read, whatever the umask.
+            write_bytes(fresh / name, save({k: v.contiguous() for k, v in weights.items()}))
         if bundle.curve is not None:
             write_json(fresh / "curve.json", bundle.curve.model_dump(mode="json"))
         write_json(fresh / "manifest.json", _digests(fresh))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from anytime_ar import bundle as module
 from anytime_ar.bundle import Bundle, build, load_bundle, save_bundle
@@ -68,6 +69,16 @@ def test_a_bundle_comes_back_as_it_was(bundle: Bundle, saved: Path) -> None:
         decoded = bundle.autoencoder.decode(codes[:, :kept])
         assert torch.equal(loaded.autoencoder.decode(codes[:, :kept]), decoded)
     assert torch.equal(logits(loaded, codes), logits(bundle, codes))
+
+
+def test_all_files_may_be_read_by_whom_the_umask_lets(tmp_path: Path, bundle: Bundle) -> None:
+    before = os.umask(0o027)
+    try:
+        save_bundle(bundle, tmp_path / "shared")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "shared").iterdir()}
+    assert modes == dict.fromkeys(modes, 0o640)
 
 
 def test_what_only_training_needs_is_not_stored(bundle: Bundle, saved: Path) -> None:
@@ -298,7 +309,7 @@ def test_a_failure_leaves_the_old_bundle_and_nothing_else(
 
     with monkeypatch.context() as patch:
         if moment == "weights":
-            patch.setattr(module, "save_file", failing(save_file, 2))
+            patch.setattr(module, "save", failing(save, 2))
         elif moment == "manifest":
             patch.setattr(module, "_sha256", failing(module._sha256, 3))
         else:

@@ -13,17 +13,19 @@ from anytime_ar.data import DataConfig, load_data
 from anytime_ar.evaluation.measures import signal_to_noise
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-MNIST, FSDD = DATA / "mnist", DATA / "fsdd"
+CIFAR10, FSDD, MNIST = DATA / "cifar10", DATA / "fsdd", DATA / "mnist"
+LARGEST = {"cifar10": 12_000_000, "fsdd": 8_000_000, "mnist": 8_000_000}
+"""Bytes that a model may take."""
 
 
 def test_what_is_shipped() -> None:
-    assert shipped() == ["fsdd", "mnist"]
+    assert shipped() == sorted(LARGEST)
 
 
 @pytest.mark.parametrize("name", shipped())
 def test_a_shipped_model_is_small_and_measured(name: str) -> None:
     folder = resolve(name)
-    assert sum(path.stat().st_size for path in folder.iterdir()) <= 8_000_000
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= LARGEST[name]
     model = aar.load(name, device="cpu")
     assert model.curve is not None
     assert model.curve.points[-1].codes == model.code_length
@@ -55,6 +57,31 @@ def test_mnist_reconstructs_as_its_curve_says() -> None:
         error = float((model.decode(codes[:, : point.codes]) - x).square().mean())
         assert error == pytest.approx(point.mse, rel=0.001)
     assert torch.equal(codes, model.encode(x))
+
+
+def test_cifar10_draws_what_is_asked_for() -> None:
+    model = aar.load("cifar10", device="cpu")
+    assert model.labels is not None
+    assert "frog" in model.labels
+    x = model.sample(8, label="ship", codes=48, seed=0)
+    assert x.shape == (8, 3, 32, 32)
+    frogs = model.sample(8, label="frog", codes=48, seed=0)
+    # Ships are on blue seas, frogs on leaves and earth.
+    blue, of_frogs = (y[:, 2].mean() - y[:, 0].mean() for y in (x, frogs))
+    assert blue > of_frogs + 0.1
+
+
+def test_cifar10_reconstructs_as_its_curve_says() -> None:
+    if not CIFAR10.is_dir():
+        pytest.skip("no CIFAR-10 beside the repository (../shared/data/cifar10)")
+    model = aar.load("cifar10", device="cpu")
+    assert model.curve is not None
+    data = load_data(DataConfig(name=str(CIFAR10)))
+    x = next(data.test.batches(2000)).data  # a fifth of those that the curve is of, for time
+    codes = model.encode(x)
+    for point in model.curve.points[::5]:
+        error = float((model.decode(codes[:, : point.codes]) - x).square().mean())
+        assert error == pytest.approx(point.mse, rel=0.03)
 
 
 def test_fsdd_draws_what_is_asked_for() -> None:

@@ -15,6 +15,7 @@ from anytime_ar.errors import InputError
 from anytime_ar.serving.control import USED
 from anytime_ar.serving.jobs import Computed, Done, Look, Refused, Task
 from anytime_ar.serving.lane import Lane
+from anytime_ar.serving.trial import STALE_S
 
 SLOTS = 8
 FULL_RATE = SLOTS / (L * (STEP_S + ROW_S * SLOTS) + DECODE_S * SLOTS)
@@ -212,6 +213,26 @@ def test_estimates_that_are_wrong_tenfold_harm_nobody(tmp_path: Path, factor: fl
     heards = stage.play(arrivals(rate, 40 / rate, deadline_s=deadline_s, client="b"))
     assert all(h.refused_at_once is None for h in heards)
     assert in_time(heards) == 1.0
+
+
+@pytest.mark.parametrize(("measured", "true"), [(1.0, 10.0), (10.0, 1.0)])
+def test_floors_that_can_be_had_are_promised_and_kept_whatever_was_measured(
+    tmp_path: Path, measured: float, true: float
+) -> None:
+    """The machine is ten times slower, or faster, than when the server started, and deadlines leave
+    time for the floor and not for much more: by what was measured they leave none, or plenty."""
+    stage = Stage(tmp_path, slots=SLOTS)
+    stage.models[0].slowness = measured
+    stage.scheduler.warm_up()
+    stage.models[0].slowness = true
+    stage.clock.now += 2 * STALE_S
+    floor = L // 2
+    floor_s = floor * (STEP_S + ROW_S) + DECODE_S  # of one alone
+    each_s = (floor * (STEP_S + ROW_S * SLOTS) + DECODE_S * SLOTS) / SLOTS  # in a full batch
+    options = {"deadline_s": 3 * true * floor_s, "floor": floor}
+    heards = stage.play([(2 * true * each_s * i, options) for i in range(40)])
+    assert in_time(heards) == 1.0
+    assert min(h.done.codes.shape[1] for h in heards) >= floor
 
 
 def test_what_is_taken_in_on_trial_is_judged_soon(stage: Stage) -> None:

@@ -251,6 +251,17 @@ def test_shift_moves_by_at_most_its_pixels() -> None:
         assert offset.max() > 1.5
 
 
+def test_moved_images_are_as_sharp_as_before() -> None:
+    """Stripes of four pixels keep their contrast, by however many parts of a pixel they move; by
+    half a pixel the mean of two neighbours would keep 71 % of it."""
+    stripes = (torch.arange(32.0) * torch.pi / 2).sin().expand(200, 1, 32, 32) / 2
+    moved = augment(stripes, AugmentationConfig(shift=1.0), generator())
+    inside = moved[:, 0, 4:-4, 4:-4]
+    contrast = inside.std(dim=(1, 2)) / stripes[0, 0, 4:-4, 4:-4].std()
+    assert contrast.min() > 0.95
+    assert contrast.max() < 1.05
+
+
 def test_rotation_keeps_its_form_on_oblong_images() -> None:
     """A dot 3 pixels right of the centre stays 3 pixels from it, whatever the aspect."""
     image = torch.full((100, 1, 9, 17), -1.0)

@@ -108,6 +108,8 @@ class TrainConfig(Config):
     name: str = Field("model", min_length=1)
     """What the model is called in its bundle."""
     seed: int = Field(0, ge=0)
+    """Of the model; the classifier that judges it has a `features.seed` of its own, so that models
+    of all seeds have one judge."""
     data: DataConfig = DataConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     """Of the samples that the autoencoder is trained on."""

@@ -1,0 +1,71 @@
+"""Whether training images still look like training images, once they are changed at random.
+
+    python benchmarks/augmentations.py cifar10 --data ../shared/data/cifar10 \
+        --features runs/features/cifar10 --codes 38 64 \
+        --changes '{flip: true}' '{flip: true, shift: 2, scale: 0.05}'
+
+A prior learns codes of changed images (`prior_training.augmentation`) and draws such as they are.
+In the table is their Fréchet distance to the test images: of the images themselves, and of what a
+model's autoencoder makes of them at each number of codes. That takes minutes, a prior an hour; how
+much a prior needs such images so as not to learn the training set by heart is not told here.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+
+from anytime_ar.cli.options import data_of
+from anytime_ar.data import AugmentationConfig, load_data
+from anytime_ar.evaluation import load_features
+from anytime_ar.evaluation.comparison_report import aligned
+from anytime_ar.evaluation.reference import Reference
+from anytime_ar.files import write_json
+from anytime_ar.sampling import load
+
+BATCH = 250
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("--data", help="where the data set lies; default: as trained")
+    parser.add_argument("--features", type=Path, required=True)
+    parser.add_argument("--codes", type=int, nargs="+", required=True)
+    parser.add_argument("--changes", nargs="+", required=True)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--out", type=Path, default=Path("runs/augmentations.json"))
+    options = parser.parse_args()
+    model = load(options.model, device="cpu")
+    data = load_data(data_of(model, options.data))
+    network = load_features(options.features).network
+    reference = Reference(network(batch.data) for batch in data.test.batches(BATCH))
+
+    def distance(parts: list[Tensor]) -> float:
+        return reference.compare(network(part) for part in parts).fd
+
+    codes = sorted(options.codes)
+    rows = [["", "images", *[f"{k} codes" for k in codes]]]
+    figures = {}
+    for text in options.changes:
+        config = AugmentationConfig.parse(yaml.safe_load(text), origin=text)
+        batches = data.train.shuffled(BATCH, 0, config)
+        changed = [next(batches).data for _ in range(options.images // BATCH)]
+        encoded = [model.encode(part) for part in changed]
+        found = [distance(changed)]
+        found += [distance([model.decode(part[:, :k]) for part in encoded]) for k in codes]
+        figures[text] = found
+        rows.append([text, *[f"{fd:.3g}" for fd in found]])
+    print(aligned(rows))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.out, {"codes": codes, "images": options.images, "changes": figures})
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

@@ -1,0 +1,140 @@
+"""A model as other classifiers see it than its data set's own.
+
+    python benchmarks/judges.py mnist --data ../shared/data/mnist --codes 1 2 4 6 8 10 12 16
+
+A small convolutional network, after LeNet-5 (LeCun et al., 1998), and a perceptron learn to read
+training images as they are; the library's classifier learns from shifted ones, and is built
+otherwise. In the table are Fréchet distances over their penultimate layers, of reconstructions of
+the test images and of samples for their labels, at each number of codes; the floor is the distance
+of as many training images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from anytime_ar.cli.options import data_of
+from anytime_ar.data import Split, load_data
+from anytime_ar.evaluation.comparison_report import aligned
+from anytime_ar.evaluation.reference import Reference
+from anytime_ar.files import write_json
+from anytime_ar.sampling import AnytimeModel, load
+
+BATCH = 250
+FLOOR_SEED = 1
+"""Of the order in which training images are taken for the floor; training has 0."""
+
+
+class Judge(nn.Module):
+    """[B, C, H, W] -> features [B, F]; `head` makes logits of them."""
+
+    def __init__(self, body: nn.Sequential, features: int, labels: int) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(features, labels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.body(x)
+        return features
+
+
+def convolutional(shape: tuple[int, ...], labels: int) -> Judge:
+    channels, height, width = shape
+    inside = 50 * math.prod(((side - 4) // 2 - 4) // 2 for side in (height, width))
+    body = nn.Sequential(
+        *(nn.Conv2d(channels, 20, 5), nn.MaxPool2d(2), nn.ReLU()),
+        *(nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten()),
+        *(nn.Linear(inside, 128), nn.ReLU()),
+    )
+    return Judge(body, 128, labels)
+
+
+def perceptron(shape: tuple[int, ...], labels: int) -> Judge:
+    body = nn.Sequential(
+        *(nn.Flatten(), nn.Linear(math.prod(shape), 512), nn.ReLU(), nn.Dropout(0.3)),
+        *(nn.Linear(512, 128), nn.ReLU()),
+    )
+    return Judge(body, 128, labels)
+
+
+def taught(judge: Judge, train: Split, steps: int) -> Judge:
+    """The same, having read training images."""
+    optimizer = torch.optim.Adam(judge.parameters(), 1e-3)
+    batches = train.shuffled(128, 0)
+    for _ in range(steps):
+        batch = next(batches)
+        loss = nn.functional.cross_entropy(judge.head(judge(batch.data)), _given(batch.labels))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return judge.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("--data", help="where the data set lies; default: as trained")
+    parser.add_argument("--codes", type=int, nargs="+", required=True)
+    parser.add_argument("--steps", type=int, default=2000, help="of the judges' training")
+    parser.add_argument("--out", type=Path, default=Path("runs/judges.json"))
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    model = load(options.model, device="cpu")
+    data = load_data(data_of(model, options.data))
+    test = list(data.test.batches(BATCH))
+    labels = torch.cat([_given(batch.labels) for batch in test])
+    images = torch.cat([batch.data for batch in test])
+    names = len(data.label_names or ())
+    encoded = torch.cat([model.encode(batch.data) for batch in test])
+    drawn = _drawn(model, labels)
+    figures = {}
+    for name, kind in {"convolutional": convolutional, "perceptron": perceptron}.items():
+        judge = taught(kind(model.sample_shape, names), data.train, options.steps)
+        with torch.no_grad():
+            read = torch.cat([judge.head(judge(some)) for some in images.split(BATCH)]).argmax(1)
+            reference = Reference(judge(some) for some in images.split(BATCH))
+            train = data.train.shuffled(BATCH, FLOOR_SEED)
+            floor = reference.compare(judge(next(train).data) for _ in test).fd
+            rows = [["codes", "reconstructions", "samples", "over the floor"]]
+            points = []
+            for k in sorted(options.codes):
+                of = [reference.compare(_seen(model, c[:, :k], judge)) for c in (encoded, drawn)]
+                rows.append(
+                    [f"{k}", f"{of[0].fd:.3g}", f"{of[1].fd:.3g}", f"{of[1].fd / floor:.2f}"]
+                )
+                points.append({"codes": k, "fd_reconstruction": of[0].fd, "fd_sample": of[1].fd})
+        accuracy = float((read == labels).float().mean())
+        print(f"{name}, test accuracy {accuracy:.1%}, floor {floor:.3g}\n{aligned(rows)}\n")
+        figures[name] = {"test_accuracy": accuracy, "floor": floor, "points": points}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.out, {"model": options.model, "judges": figures})
+
+
+def _drawn(model: AnytimeModel, labels: Tensor) -> Tensor:
+    """All codes of a sample for each label."""
+    parts = [
+        model.sample_codes(len(some), seed=0, first=BATCH * number, label=some.tolist())
+        for number, some in enumerate(labels.split(BATCH))
+    ]
+    return torch.cat(parts)
+
+
+def _seen(model: AnytimeModel, codes: Tensor, judge: Judge) -> Iterable[Tensor]:
+    return (judge(model.decode(some)) for some in codes.split(BATCH))
+
+
+def _given(labels: Tensor | None) -> Tensor:
+    if labels is None:
+        raise SystemExit("the data set has no labels")
+    return labels
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

@@ -28,6 +28,7 @@ from anytime_ar.files import write_json
 from anytime_ar.sampling import load
 
 BATCH = 250
+IMAGES = 10_000
 
 
 @torch.no_grad()
@@ -38,7 +39,6 @@ def main() -> None:
     parser.add_argument("--features", type=Path, required=True)
     parser.add_argument("--codes", type=int, nargs="+", required=True)
     parser.add_argument("--changes", nargs="+", required=True)
-    parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--out", type=Path, default=Path("runs/augmentations.json"))
     options = parser.parse_args()
     model = load(options.model, device="cpu")
@@ -55,7 +55,7 @@ def main() -> None:
     for text in options.changes:
         config = AugmentationConfig.parse(yaml.safe_load(text), origin=text)
         batches = data.train.shuffled(BATCH, 0, config)
-        changed = [next(batches).data for _ in range(options.images // BATCH)]
+        changed = [next(batches).data for _ in range(IMAGES // BATCH)]
         encoded = [model.encode(part) for part in changed]
         found = [distance(changed)]
         found += [distance([model.decode(part[:, :k]) for part in encoded]) for k in codes]
@@ -63,7 +63,7 @@ def main() -> None:
         rows.append([text, *[f"{fd:.3g}" for fd in found]])
     print(aligned(rows))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.out, {"codes": codes, "images": options.images, "changes": figures})
+    write_json(options.out, {"codes": codes, "images": IMAGES, "changes": figures})
 
 
 if __name__ == "__main__":

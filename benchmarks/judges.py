@@ -27,6 +27,8 @@ from anytime_ar.files import write_json
 from anytime_ar.sampling import AnytimeModel, load
 
 BATCH = 250
+STEPS = 2000
+"""Of the judges' training, 128 images each."""
 FLOOR_SEED = 1
 """Of the order in which training images are taken for the floor; training has 0."""
 
@@ -63,11 +65,11 @@ def perceptron(shape: tuple[int, ...], labels: int) -> Judge:
     return Judge(body, 128, labels)
 
 
-def taught(judge: Judge, train: Split, steps: int) -> Judge:
+def taught(judge: Judge, train: Split) -> Judge:
     """The same, having read training images."""
     optimizer = torch.optim.Adam(judge.parameters(), 1e-3)
     batches = train.shuffled(128, 0)
-    for _ in range(steps):
+    for _ in range(STEPS):
         batch = next(batches)
         loss = nn.functional.cross_entropy(judge.head(judge(batch.data)), _given(batch.labels))
         optimizer.zero_grad()
@@ -81,7 +83,6 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--data", help="where the data set lies; default: as trained")
     parser.add_argument("--codes", type=int, nargs="+", required=True)
-    parser.add_argument("--steps", type=int, default=2000, help="of the judges' training")
     parser.add_argument("--out", type=Path, default=Path("runs/judges.json"))
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -95,7 +96,7 @@ def main() -> None:
     drawn = _drawn(model, labels)
     figures = {}
     for name, kind in {"convolutional": convolutional, "perceptron": perceptron}.items():
-        judge = taught(kind(model.sample_shape, names), data.train, options.steps)
+        judge = taught(kind(model.sample_shape, names), data.train)
         with torch.no_grad():
             read = torch.cat([judge.head(judge(some)) for some in images.split(BATCH)]).argmax(1)
             reference = Reference(judge(some) for some in images.split(BATCH))
@@ -104,11 +105,12 @@ def main() -> None:
             rows = [["codes", "reconstructions", "samples", "over the floor"]]
             points = []
             for k in sorted(options.codes):
-                of = [reference.compare(_seen(model, c[:, :k], judge)) for c in (encoded, drawn)]
-                rows.append(
-                    [f"{k}", f"{of[0].fd:.3g}", f"{of[1].fd:.3g}", f"{of[1].fd / floor:.2f}"]
+                recon, sample = (
+                    reference.compare(_seen(model, codes[:, :k], judge)).fd
+                    for codes in (encoded, drawn)
                 )
-                points.append({"codes": k, "fd_reconstruction": of[0].fd, "fd_sample": of[1].fd})
+                rows.append([f"{k}", f"{recon:.3g}", f"{sample:.3g}", f"{sample / floor:.2f}"])
+                points.append({"codes": k, "fd_reconstruction": recon, "fd_sample": sample})
         accuracy = float((read == labels).float().mean())
         print(f"{name}, test accuracy {accuracy:.1%}, floor {floor:.3g}\n{aligned(rows)}\n")
         figures[name] = {"test_accuracy": accuracy, "floor": floor, "points": points}

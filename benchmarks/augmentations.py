@@ -12,37 +12,30 @@ much a prior needs such images so as not to learn the training set by heart is n
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
 import yaml
+from judging import BATCH, parser_of, subject
 from torch import Tensor
 
-from anytime_ar.cli.options import data_of
-from anytime_ar.data import AugmentationConfig, load_data
+from anytime_ar.data import AugmentationConfig
 from anytime_ar.evaluation import load_features
 from anytime_ar.evaluation.comparison_report import aligned
 from anytime_ar.evaluation.reference import Reference
 from anytime_ar.files import write_json
-from anytime_ar.sampling import load
 
-BATCH = 250
 IMAGES = 10_000
 
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model")
-    parser.add_argument("--data", help="where the data set lies; default: as trained")
+    parser = parser_of(__doc__)
     parser.add_argument("--features", type=Path, required=True)
-    parser.add_argument("--codes", type=int, nargs="+", required=True)
     parser.add_argument("--changes", nargs="+", required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/augmentations.json"))
     options = parser.parse_args()
-    model = load(options.model, device="cpu")
-    data = load_data(data_of(model, options.data))
+    model, data = subject(options)
     network = load_features(options.features).network
     reference = Reference(network(batch.data) for batch in data.test.batches(BATCH))
 

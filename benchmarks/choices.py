@@ -11,48 +11,40 @@ classifier reads the label, at each number of codes. Recall falls where variety 
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import torch
+from judging import BATCH, drawn, labels_of, parser_of, subject
 from torch import Tensor
 
-from anytime_ar.cli.options import data_of
-from anytime_ar.data import load_data
 from anytime_ar.evaluation import load_features
 from anytime_ar.evaluation.classifier import FeatureNetwork
 from anytime_ar.evaluation.comparison_report import aligned
 from anytime_ar.evaluation.reference import Reference
 from anytime_ar.files import write_json
-from anytime_ar.sampling import AnytimeModel, load
-
-BATCH = 256
+from anytime_ar.sampling import AnytimeModel
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model")
-    parser.add_argument("--data", help="where the data set lies; default: as trained")
+    parser = parser_of(__doc__)
     parser.add_argument("--features", type=Path, required=True)
-    parser.add_argument("--codes", type=int, nargs="+", required=True)
     parser.add_argument("--choices", nargs="+", required=True)
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--out", type=Path, default=Path("runs/choices.json"))
     options = parser.parse_args()
-    model = load(options.model, device="cpu")
-    data = load_data(data_of(model, options.data))
+    model, data = subject(options)
     network = load_features(options.features).network
     with torch.no_grad():
         reference = Reference(network(batch.data) for batch in data.test.batches(BATCH))
-    labels = torch.cat([_given(batch.labels) for batch in data.test.batches(BATCH)])
+    labels = labels_of(data.test.batches(BATCH))
     labels = labels.repeat(-(-options.samples // len(labels)))[: options.samples]
     codes = sorted(options.codes)
     rows = [["", *[f"{k}" for k in codes], f"recall at {codes[-1]}"]]
     figures: dict[str, list[dict[str, float | None]]] = {}
     for text in options.choices:
-        drawn = _draw(model, labels, codes[-1], _parse(text))
-        found = [_judge(model, drawn[:, :k], labels, network, reference) for k in codes]
+        sampled = drawn(model, labels, codes[-1], **_parse(text))
+        found = [_judge(model, sampled[:, :k], labels, network, reference) for k in codes]
         figures[text] = found
         cells = [
             f"{one['fd']:.4g} ± {one['fd_error']:.2g}, {100 * (one['read'] or 0):.1f} %"
@@ -73,22 +65,6 @@ def _parse(text: str) -> dict[str, Any]:
         numbers = [float(number) for number in value.split(",")]
         choice[name] = numbers[0] if len(numbers) == 1 else numbers
     return choice
-
-
-def _given(labels: Tensor | None) -> Tensor:
-    if labels is None:
-        raise SystemExit("the data set has no labels")
-    return labels
-
-
-def _draw(model: AnytimeModel, labels: Tensor, codes: int, choice: dict[str, Any]) -> Tensor:
-    parts = []
-    for start in range(0, len(labels), BATCH):
-        label = labels[start : start + BATCH].tolist()
-        parts.append(
-            model.sample_codes(len(label), codes=codes, seed=0, first=start, label=label, **choice)
-        )
-    return torch.cat(parts)
 
 
 @torch.no_grad()

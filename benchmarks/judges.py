@@ -11,22 +11,20 @@ of as many training images.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from judging import BATCH, drawn, given, labels_of, parser_of, subject
 from torch import Tensor, nn
 
-from anytime_ar.cli.options import data_of
-from anytime_ar.data import Split, load_data
+from anytime_ar.data import Split
 from anytime_ar.evaluation.comparison_report import aligned
 from anytime_ar.evaluation.reference import Reference
 from anytime_ar.files import write_json
-from anytime_ar.sampling import AnytimeModel, load
+from anytime_ar.sampling import AnytimeModel
 
-BATCH = 250
 STEPS = 2000
 """Of the judges' training, 128 images each."""
 FLOOR_SEED = 1
@@ -71,7 +69,7 @@ def taught(judge: Judge, train: Split) -> Judge:
     batches = train.shuffled(128, 0)
     for _ in range(STEPS):
         batch = next(batches)
-        loss = nn.functional.cross_entropy(judge.head(judge(batch.data)), _given(batch.labels))
+        loss = nn.functional.cross_entropy(judge.head(judge(batch.data)), given(batch.labels))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -79,21 +77,17 @@ def taught(judge: Judge, train: Split) -> Judge:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model")
-    parser.add_argument("--data", help="where the data set lies; default: as trained")
-    parser.add_argument("--codes", type=int, nargs="+", required=True)
+    parser = parser_of(__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/judges.json"))
     options = parser.parse_args()
     torch.manual_seed(0)
-    model = load(options.model, device="cpu")
-    data = load_data(data_of(model, options.data))
+    model, data = subject(options)
     test = list(data.test.batches(BATCH))
-    labels = torch.cat([_given(batch.labels) for batch in test])
+    labels = labels_of(test)
     images = torch.cat([batch.data for batch in test])
     names = len(data.label_names or ())
     encoded = torch.cat([model.encode(batch.data) for batch in test])
-    drawn = _drawn(model, labels)
+    sampled = drawn(model, labels, model.code_length)
     figures = {}
     for name, kind in {"convolutional": convolutional, "perceptron": perceptron}.items():
         judge = taught(kind(model.sample_shape, names), data.train)
@@ -107,7 +101,7 @@ def main() -> None:
             for k in sorted(options.codes):
                 recon, sample = (
                     reference.compare(_seen(model, codes[:, :k], judge)).fd
-                    for codes in (encoded, drawn)
+                    for codes in (encoded, sampled)
                 )
                 rows.append([f"{k}", f"{recon:.3g}", f"{sample:.3g}", f"{sample / floor:.2f}"])
                 points.append({"codes": k, "fd_reconstruction": recon, "fd_sample": sample})
@@ -118,23 +112,8 @@ def main() -> None:
     write_json(options.out, {"model": options.model, "judges": figures})
 
 
-def _drawn(model: AnytimeModel, labels: Tensor) -> Tensor:
-    """All codes of a sample for each label."""
-    parts = [
-        model.sample_codes(len(some), seed=0, first=BATCH * number, label=some.tolist())
-        for number, some in enumerate(labels.split(BATCH))
-    ]
-    return torch.cat(parts)
-
-
 def _seen(model: AnytimeModel, codes: Tensor, judge: Judge) -> Iterable[Tensor]:
     return (judge(model.decode(some)) for some in codes.split(BATCH))
-
-
-def _given(labels: Tensor | None) -> Tensor:
-    if labels is None:
-        raise SystemExit("the data set has no labels")
-    return labels
 
 
 if __name__ == "__main__":

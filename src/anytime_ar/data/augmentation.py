@@ -142,7 +142,8 @@ def _affine(
 ) -> Tensor:
     """Rotate, scale and shift by one bicubic sampling; pixels from outside repeat the border.
 
-    Bilinear sampling blurs: a prior that has learned codes of blurred images draws blurred images.
+    Bilinear sampling would blur what a prior learns from (docs/experiments.md, "Do moved images
+    look like images?").
 
     The border is repeated because its value is the background whatever that is: -1 in MNIST,
     anything in photographs.

@@ -8,7 +8,15 @@ from collections.abc import Iterator
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    Request,
+    Route,
+    expect,
+    sync_playwright,
+)
 from real_server import RealServer
 from serving_fakes import SLOW_L, L
 
@@ -95,6 +103,43 @@ def test_a_draw_that_takes_its_time_is_stopped_on_the_server(page: Page) -> None
     expect(page.get_by_role("button", name="Stop")).to_be_disabled()
     page.get_by_role("button", name="Refine more").click()
     expect(page.get_by_role("status")).to_contain_text(re.compile(rf"\d+ of {SLOW_L} codes in"))
+
+
+def test_refining_waits_for_the_end_of_what_was_stopped(page: Page) -> None:
+    page.get_by_label("Model").select_option("slow")
+    page.get_by_role("spinbutton", name="Samples").fill("32")
+    page.get_by_label("Slow motion").uncheck()
+    stops: list[Route] = []
+    page.route("**/v1/samples/*", lambda route: stops.append(route))  # on its way for a while
+    page.get_by_role("button", name="Draw").click()
+    expect(page.locator("#samples img")).to_have_count(32)
+    with page.expect_request("**/v1/samples/*") as asked:
+        page.evaluate("""async () => {
+            const [stop, refine] = ["stop", "refine"].map((id) => document.getElementById(id));
+            stop.click();
+            while (refine.disabled) await new Promise((resolve) => setTimeout(resolve));
+            refine.click();  // before another preview comes
+        }""")
+    assert asked.value.method == "DELETE"
+    while not stops:
+        page.wait_for_timeout(1)
+    stops[0].continue_()
+    expect(page.get_by_role("status")).to_contain_text(re.compile(rf"\d+ of {SLOW_L} codes in"))
+
+
+def test_what_is_stopped_before_it_has_told_its_name_is_left(page: Page) -> None:
+    asked: list[Route] = []
+    page.route("**/v1/samples", lambda route: asked.append(route))  # never gets there
+    page.get_by_role("button", name="Draw").click()
+    expect(page.get_by_role("status")).to_contain_text("Drawing")
+    with page.expect_event("requestfailed"):
+        page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("status")).to_contain_text(f"Stopped at 0 of {L} codes")
+    expect(page.get_by_role("button", name="Refine more")).to_be_disabled()
+    page.unroute("**/v1/samples")
+    page.get_by_role("button", name="Draw").click()
+    drawn(page, L, L)
+    assert len(asked) == 1
 
 
 def test_models_are_switched_and_sounds_can_be_played(page: Page) -> None:

@@ -47,13 +47,15 @@ async function* events(response) {
 // ---------------------------------------------------------------- drawing
 
 function newDrawing() {
-  return { id: null, frames: [], shown: 0, played: 0, end: null, running: true, frozen: false };
+  const leave = new AbortController();
+  return { id: null, frames: [], shown: 0, played: 0, end: null, frozen: false, leave };
 }
 
 async function run(path, body, mine) {
   try {
     const many = model().code_length > MANY_CODES ? { previews_per_s: PREVIEWS_PER_S } : {};
-    const response = await ask(path, { ...body, ...many, stream: true });
+    const signal = mine.leave.signal;
+    const response = await ask(path, { ...body, ...many, stream: true }, { signal });
     for await (const event of events(response)) {
       if (event.name === "error") throw new Error(event.data.error.message);
       mine.id = event.data.id;
@@ -91,11 +93,15 @@ function begin(path, body, mine) {
   drawing = mine;
   mine.running = true;
   mine.end = mine.failed = null;
+  mine.heard = run(path, body, mine);
+  watch(mine);
+}
+
+function watch(mine) {
   mine.frozen = false;
   $("stop").disabled = false;
   $("refine").disabled = true;
   say("Drawing …");
-  run(path, body, mine);
   play(mine);
 }
 
@@ -109,8 +115,11 @@ function draw(event) {
   begin("/v1/samples", body, newDrawing());
 }
 
+// A draw that has told its name can be gone on with; from one that has not there is nothing to keep.
 function stopServer(mine) {
-  if (mine?.running && mine.id) fetch(`/v1/samples/${mine.id}`, { method: "DELETE" });
+  if (!mine?.running) return;
+  if (mine.id) fetch(`/v1/samples/${mine.id}`, { method: "DELETE" });
+  else mine.leave.abort();
 }
 
 function stop() {
@@ -119,15 +128,13 @@ function stop() {
 }
 
 // Goes on playing what is there already, or asks for more codes: up to the slider, or an eighth.
-function refine() {
+// What was stopped here ends a little later on the server, which goes on only with what has ended.
+async function refine() {
   const mine = drawing;
-  if (mine.frames.some((frame, codes) => frame && codes > mine.played)) {
-    mine.frozen = false;
-    $("stop").disabled = false;
-    $("refine").disabled = true;
-    play(mine);
-    return;
-  }
+  $("refine").disabled = true;
+  await mine.heard;
+  if (mine !== drawing) return;
+  if (mine.frames.some((frame, codes) => frame && codes > mine.played)) return watch(mine);
   const length = model().code_length;
   const step = Math.max(1, Math.round(length / 8));
   const wanted = Number($("codes").value) > mine.played ? Number($("codes").value) : mine.played + step;
@@ -155,10 +162,10 @@ const WHY = {
 function settle(mine) {
   $("stop").disabled = true;
   $("refine").disabled = !mine.id || mine.played >= model().code_length;
-  if (mine.failed) return say(mine.failed, true);
   if (mine.frozen && mine.played !== mine.end?.codes_drawn) {
     return say(`Stopped at ${mine.played} of ${model().code_length} codes.`);
   }
+  if (mine.failed) return say(mine.failed, true);
   const { timing, stop_reason: reason, seed, codes_drawn: codes, code_length: length } = mine.end;
   const ms = (value) => `${short(value)} ms`;
   say(

@@ -2,136 +2,140 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
-#include <memory>
-#include <vector>
 
 #include "layout.h"
-#include "vector.h"
+#include "simd.h"
 
 namespace {
 
 // Keys and values are stored in float32 or, beside lower precisions, in bfloat16.
-using Half = uint16_t __attribute__((vector_size(32)));
-
-Vector load_stored(const float* from) { return load<Vector>(from); }
+Vector load_stored(const float* from) { return load16(from); }
 Vector load_stored(const uint16_t* from) {
-  return bits<Vector>(__builtin_convertvector(load<Half>(from), Integers) << 16);
+  using Halves = uint16_t __attribute__((vector_size(2 * kWidth)));
+  return by_part([&](auto i) {
+    const Halves part = load<Halves>(from + i * kWidth);
+    return bits<Register>(__builtin_convertvector(part, Integers) << 16);
+  });
 }
 void store(float x, float* to) { *to = x; }
 void store(float x, uint16_t* to) { *to = to_bfloat16(x); }
 
 // The first `seen` of `chances` become their softmax; the rest of their last vector becomes 0.
 void softmax(float* chances, int64_t seen) {
-  const Integers lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  const Vector none = Vector{} - 1e30f;
-  Vector most = none;
-  for (int64_t t = 0; t < seen; t += 16) {
-    most = higher(most, lane < static_cast<int32_t>(seen - t) ? load<Vector>(chances + t) : none);
+  constexpr float kNone = -1e30f;
+  Vector most = by_part([](auto) { return all(kNone); });
+  for (int64_t t = 0; t < seen; t += kLanes) {
+    const Vector part = load_some(chances + t, seen - t, kNone);
+    most = by_part([&](auto i) { return higher(most.part[i], part.part[i]); });
   }
   const float highest = most_of(most);
   Vector total = {};
-  for (int64_t t = 0; t < seen; t += 16) {
-    const Vector chance = exponential(load<Vector>(chances + t) - highest);
-    const Vector part = lane < static_cast<int32_t>(seen - t) ? chance : Vector{};
-    total += part;
-    std::memcpy(chances + t, &part, sizeof part);
+  for (int64_t t = 0; t < seen; t += kLanes) {
+    Vector chance = by_part(
+        [&](auto i) { return exponential(load<Register>(chances + t + i * kWidth) - highest); });
+    store16(chance, chances + t);
+    for (int64_t i = seen - t; i < kLanes; ++i) chances[t + i] = 0;
+    chance = load16(chances + t);
+    total = by_part([&](auto i) { return total.part[i] + chance.part[i]; });
   }
   const float inverse = 1.0f / add_lanes(total);
-  for (int64_t t = 0; t < seen; t += 16) {
-    const Vector chance = load<Vector>(chances + t) * inverse;
+  for (int64_t t = 0; t < seen; t += kWidth) {
+    const Register chance = load<Register>(chances + t) * inverse;
     std::memcpy(chances + t, &chance, sizeof chance);
   }
 }
 
-// What the attention of one row needs beside its keys and values.
-struct Attention {
-  explicit Attention(const Prior& prior)
-      : room((prior.length + 15) / 16 * 16),
-        chances(new float[prior.heads * room]()),
-        products(prior.heads) {}
-
-  float* chances_of(int64_t head) { return chances.get() + head * room; }
-
-  int64_t room;
-  std::unique_ptr<float[]> chances;              // [heads][room]: scores, then their softmax
-  std::vector<std::array<Vector, 16>> products;  // by head and position
-};
-
-// Asks the memory for numbers that will be read soon; nothing happens where there are none.
-template <class Stored>
-void fetch(const Stored* from, int64_t count) {
-  constexpr int64_t kLine = 64 / sizeof(Stored);
-  for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(from + i, 0, 2);
+// Asks the memory for a head's numbers, which will be read soon; nothing happens where there are
+// none.
+template <int N, class Stored>
+void fetch(const Stored* from) {
+  for (size_t i = 0; i < kLanes * N; i += 64 / sizeof(Stored)) __builtin_prefetch(from + i, 0, 2);
 }
 
-// Adds the values of T positions from t on, weighted, to what is there for each head of N vectors.
-template <int N, int T, class Stored>
-void add_values(const Prior& prior, Attention& work, int64_t t, const Stored* values, float* to) {
-  for (int64_t head = 0; head < prior.heads; ++head, values += 16 * N, to += 16 * N) {
-    const float* chances = work.chances_of(head) + t;
+// Scores of a head's query, N vectors, with the keys of up to 16 positions, `stride` apart. What
+// lies `ahead` of them is fetched.
+template <int N, class Stored>
+Vector score_keys(const float* q, const Stored* keys, int64_t stride, int64_t count,
+                  int64_t ahead) {
+  Register sums[kLanes] = {};
+  Vector query[N];
+  for (int v = 0; v < N; ++v) query[v] = load16(q + kLanes * v);
+  for (int64_t t = 0; t < count; ++t, keys += stride) {
+    fetch<N>(keys + ahead);
+    Vector sum = load_stored(keys);
+    sum = by_part([&](auto i) { return query[0].part[i] * sum.part[i]; });
+    for (int v = 1; v < N; ++v) {
+      const Vector key = load_stored(keys + kLanes * v);
+      sum = by_part([&](auto i) { return fma(query[v].part[i], key.part[i], sum.part[i]); });
+    }
+    sums[t] = fold(sum);
+  }
+  return add_lanes(sums);
+}
+
+// Adds to N vectors of a head the values of up to 16 positions, each times its chance. What lies
+// `ahead` of them is fetched.
+template <int N, class Stored>
+void add_values(const float* chances, const Stored* values, int64_t stride, int64_t count,
+                int64_t ahead, float* to) {
+  Vector sums[N];
+  for (int v = 0; v < N; ++v) sums[v] = load16(to + kLanes * v);
+  for (int64_t t = 0; t < count; ++t, values += stride) {
+    fetch<N>(values + ahead);
+    const Register chance = all(chances[t]);
     for (int v = 0; v < N; ++v) {
-      Vector sum = load<Vector>(to + 16 * v);
-      for (int i = 0; i < T; ++i)
-        sum += chances[i] * load_stored(values + i * prior.attention + 16 * v);
-      std::memcpy(to + 16 * v, &sum, sizeof sum);
+      const Vector value = load_stored(values + kLanes * v);
+      sums[v] = by_part([&](auto i) { return fma(chance, value.part[i], sums[v].part[i]); });
     }
   }
+  for (int v = 0; v < N; ++v) store16(sums[v], to + kLanes * v);
 }
 
 // Attention of one row with heads of N vectors: writes its key and value at `position` and reads
-// those up to it. [L][A] keys and then [L][A] values are stored, and read from front to back, all
-// heads of a position at once. What a step reads is more than the caches near the processor hold,
-// so values are fetched while keys are used, and keys of the row that comes `next` while values
-// are.
+// those up to it. [L][A] keys and then [L][A] values are stored, and read from front to back, 16
+// positions at a time. What a step reads is more than the caches near the processor hold, so values
+// are fetched while keys are used, and keys of the row that comes `next` while values are.
+// `chances` has room for [heads][L], L filled up to whole vectors.
 template <int N, class Stored>
 void attend(const Prior& prior, const float* qkv, int64_t position, Stored* stored,
-            const Stored* next, Attention& work, float* attended) {
-  const int64_t all = prior.attention, heads = prior.heads, seen = position + 1;
+            const Stored* next, float* chances, float* attended) {
+  const int64_t all = prior.attention, heads = prior.heads, seen = position + 1, wide = kLanes * N;
+  const int64_t room = (prior.length + kLanes - 1) / kLanes * kLanes;
   Stored *keys = stored, *values = stored + prior.length * all;
   for (int64_t i = 0; i < all; ++i) store(qkv[all + i], keys + position * all + i);
   for (int64_t i = 0; i < all; ++i) store(qkv[2 * all + i], values + position * all + i);
-  for (int64_t block = 0; block < seen; block += 16) {
-    for (int64_t t = block; t < std::min(block + 16, seen); ++t) {
-      const float* q = qkv;
-      const Stored* key = keys + t * all;
-      fetch(values + t * all, all);
-      for (int64_t head = 0; head < heads; ++head, q += 16 * N, key += 16 * N) {
-        Vector sum = load<Vector>(q) * load_stored(key);
-        for (int v = 1; v < N; ++v) sum += load<Vector>(q + 16 * v) * load_stored(key + 16 * v);
-        work.products[head][t - block] = sum;
-      }
-    }
+  for (int64_t t = 0; t < seen; t += kLanes) {
+    const int64_t count = std::min<int64_t>(kLanes, seen - t);
     for (int64_t head = 0; head < heads; ++head) {
-      const Vector scores = add_lanes(work.products[head].data());
-      std::memcpy(work.chances_of(head) + block, &scores, sizeof scores);
+      const Stored* from = keys + t * all + head * wide;
+      store16(score_keys<N>(qkv + head * wide, from, all, count, values - keys),
+              chances + head * room + t);
     }
   }
-  for (int64_t head = 0; head < heads; ++head) softmax(work.chances_of(head), seen);
+  for (int64_t head = 0; head < heads; ++head) softmax(chances + head * room, seen);
   std::fill_n(attended, all, 0.0f);
-  int64_t t = 0;
-  for (; t + 4 <= seen; t += 4) {
-    fetch(next + t * all, 4 * all);
-    add_values<N, 4>(prior, work, t, values + t * all, attended);
-  }
-  for (; t < seen; ++t) {
-    fetch(next + t * all, all);
-    add_values<N, 1>(prior, work, t, values + t * all, attended);
+  for (int64_t t = 0; t < seen; t += kLanes) {
+    const int64_t count = std::min<int64_t>(kLanes, seen - t);
+    for (int64_t head = 0; head < heads; ++head) {
+      const Stored* from = values + t * all + head * wide;
+      add_values<N>(chances + head * room + t, from, all, count, next - values,
+                    attended + head * wide);
+    }
   }
 }
 
 template <class Stored>
 void attend(const Prior& prior, const float* qkv, int64_t position, Stored* stored,
-            const Stored* next, Attention& work, float* attended) {
-  switch (prior.attention / prior.heads / 16) {
-    case 1: return attend<1>(prior, qkv, position, stored, next, work, attended);
-    case 2: return attend<2>(prior, qkv, position, stored, next, work, attended);
-    case 3: return attend<3>(prior, qkv, position, stored, next, work, attended);
-    case 4: return attend<4>(prior, qkv, position, stored, next, work, attended);
-    case 5: return attend<5>(prior, qkv, position, stored, next, work, attended);
-    case 6: return attend<6>(prior, qkv, position, stored, next, work, attended);
-    case 7: return attend<7>(prior, qkv, position, stored, next, work, attended);
-    case 8: return attend<8>(prior, qkv, position, stored, next, work, attended);
+            const Stored* next, float* chances, float* attended) {
+  switch (prior.attention / prior.heads / kLanes) {
+    case 1: return attend<1>(prior, qkv, position, stored, next, chances, attended);
+    case 2: return attend<2>(prior, qkv, position, stored, next, chances, attended);
+    case 3: return attend<3>(prior, qkv, position, stored, next, chances, attended);
+    case 4: return attend<4>(prior, qkv, position, stored, next, chances, attended);
+    case 5: return attend<5>(prior, qkv, position, stored, next, chances, attended);
+    case 6: return attend<6>(prior, qkv, position, stored, next, chances, attended);
+    case 7: return attend<7>(prior, qkv, position, stored, next, chances, attended);
+    case 8: return attend<8>(prior, qkv, position, stored, next, chances, attended);
   }
 }
 

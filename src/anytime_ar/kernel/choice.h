@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "layout.h"
-#include "vector.h"
+#include "simd.h"
 
 namespace {
 
@@ -23,7 +23,8 @@ class Chooser {
     const int64_t count = static_cast<int64_t>(chances_.size());
     const float guidance = static_cast<float>(how.guidance);
     for (int64_t i = 0; i < count; ++i) {
-      chances_[i] = unlabelled ? unlabelled[i] + guidance * (logits[i] - unlabelled[i]) : logits[i];
+      chances_[i] =
+          unlabelled ? fma(guidance, logits[i] - unlabelled[i], unlabelled[i]) : logits[i];
     }
     if (how.temperature == 0) {
       return std::max_element(chances_.begin(), chances_.end()) - chances_.begin();

@@ -7,13 +7,13 @@ extern "C" {
 
 enum Precision : int64_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2 };
 
-// A linear map. Weights lie in panels of 32 outputs; within a panel by input, and for bfloat16
-// pairs and for int8 fours of inputs side by side: [out / 32][in / g][32][g] with g = 1, 2, 4.
+// A linear map. Weights lie in panels of P outputs; within a panel by input, and for bfloat16 and
+// int8 groups of g inputs side by side: [out / P][in / g][P][g]. `anytime_layout` tells P and g.
 struct Linear {
   const void* weight;
   const float* bias;    // [out], like the next two filled up to whole panels
   const float* scale;   // [out], int8 only
-  const int32_t* sums;  // [out], int8 only: sums of weights, to take back the offset of inputs
+  const int32_t* sums;  // [out], int8 only: sums of weights, to take back an offset of inputs
   int64_t in, out;
 };
 

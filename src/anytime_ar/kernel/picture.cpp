@@ -48,18 +48,19 @@ struct Maps {
 };
 
 // The 3x3 neighbourhood of every position, zeros beyond the border: [side²][9][channels].
-void gather_neighbours(const float* x, int64_t side, int64_t channels, bool positive, float* to) {
+void gather_neighbours(const float* x, int64_t side, int64_t channels, float* to) {
   for (int64_t row = 0; row < side; ++row) {
     for (int64_t column = 0; column < side; ++column) {
-      for (int64_t place = 0; place < 9; ++place, to += channels) {
-        const int64_t up = row + place / 3 - 1, left = column + place % 3 - 1;
-        if (up < 0 || up >= side || left < 0 || left >= side) {
-          std::fill_n(to, channels, 0.0f);
-        } else if (positive) {
-          rectify(x + (up * side + left) * channels, channels, to);
-        } else {
-          std::copy_n(x + (up * side + left) * channels, channels, to);
+      for (int64_t up = row - 1; up <= row + 1; ++up, to += 3 * channels) {
+        if (up < 0 || up >= side) {
+          std::fill_n(to, 3 * channels, 0.0f);
+          continue;
         }
+        const bool left = column == 0, right = column + 1 == side;  // of three, beyond the border
+        std::fill_n(to, left * channels, 0.0f);
+        std::copy_n(x + (up * side + column - 1 + left) * channels, (3 - left - right) * channels,
+                    to + left * channels);
+        std::fill_n(to + (3 - right) * channels, right * channels, 0.0f);
       }
     }
   }
@@ -67,7 +68,8 @@ void gather_neighbours(const float* x, int64_t side, int64_t channels, bool posi
 
 // x + mix(relu(spread(relu(x))))
 void add_residual(const Residual& block, int64_t side, int64_t width, Maps& maps) {
-  gather_neighbours(maps.x.get(), side, width, true, maps.neighbours.get());
+  rectify(maps.x.get(), squared(side) * width, maps.y.get());
+  gather_neighbours(maps.y.get(), side, width, maps.neighbours.get());
   multiply(block.spread, maps.neighbours.get(), squared(side), After::kRelu, maps.y.get());
   multiply(block.mix, maps.y.get(), squared(side), After::kAdd, maps.x.get());
 }
@@ -89,7 +91,7 @@ void double_side(const Linear& up, int64_t side, Maps& maps) {
 // Features [side][side][F] -> pixels [channels][side * stride][side * stride], within [-1, 1].
 void paint(const Decoder& decoder, const float* features, Maps& maps, float* pixels) {
   int64_t side = decoder.side;
-  gather_neighbours(features, side, decoder.features, false, maps.neighbours.get());
+  gather_neighbours(features, side, decoder.features, maps.neighbours.get());
   multiply(decoder.first, maps.neighbours.get(), squared(side), After::kStore, maps.x.get());
   for (int64_t stage = 0; stage < decoder.stages; ++stage) {
     const Stage& here = decoder.stage[stage];
@@ -102,7 +104,8 @@ void paint(const Decoder& decoder, const float* features, Maps& maps, float* pix
     }
   }
   const int64_t width = decoder.stage[decoder.stages - 1].width, patch = decoder.patch;
-  gather_neighbours(maps.x.get(), side, width, true, maps.neighbours.get());
+  rectify(maps.x.get(), squared(side) * width, maps.y.get());
+  gather_neighbours(maps.y.get(), side, width, maps.neighbours.get());
   multiply(decoder.last, maps.neighbours.get(), squared(side), After::kStore, maps.y.get());
   const float* from = maps.y.get();
   for (int64_t position = 0; position < squared(side); ++position) {
@@ -167,7 +170,7 @@ bool anytime_decode(const Decoder* decoder, const int64_t* codes, int64_t rows, 
   const int64_t flat = decoder->code_length * decoder->code_width;
   const int64_t all = squared(decoder->side) * decoder->features;
   const int64_t size = squared(decoder->side << (decoder->stages - 1)) * decoder->last.out;
-  share_rows(rows, 1, threads, [=](int64_t first, int64_t count) {
+  share_rows(rows, threads, [=](int64_t first, int64_t count) {
     const std::unique_ptr<float[]> vectors(new float[count * flat]),
         features(new float[count * all]);
     for (int64_t row = 0; row < count; ++row) {

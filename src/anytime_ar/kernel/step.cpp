@@ -19,24 +19,39 @@
 #include "choice.h"
 #include "layout.h"
 #include "linear.h"
+#include "simd.h"
 #include "threads.h"
-#include "vector.h"
 
 namespace {
 
 void normalize(const Norm& norm, const float* x, int64_t width, float* y) {
   Vector sum = {};
-  for (int64_t i = 0; i < width; i += 16) sum += load_some(x + i, width - i);
+  for (int64_t i = 0; i < width; i += kLanes) {
+    const Vector part = load_some(x + i, width - i);
+    sum = by_part([&](auto j) { return sum.part[j] + part.part[j]; });
+  }
   const float mean = add_lanes(sum) / width;
   Vector squares = {};
-  for (int64_t i = 0; i < width; i += 16) {
-    Vector d = load_some(x + i, width - i) - mean;
-    for (int64_t j = width - i; j < 16; ++j) d[j] = 0;
-    squares += d * d;
+  for (int64_t i = 0; i < width; i += kLanes) {
+    const Vector part = load_some(x + i, width - i, mean);
+    squares = by_part([&](auto j) {
+      const Register off = part.part[j] - mean;
+      return fma(off, off, squares.part[j]);
+    });
   }
   const float scale = 1.0f / std::sqrt(add_lanes(squares) / width + norm.eps);
-  for (int64_t i = 0; i < width; ++i) y[i] = (x[i] - mean) * scale * norm.weight[i] + norm.bias[i];
+  int64_t i = 0;
+  for (; i + kWidth <= width; i += kWidth) {
+    const Register scaled = (load<Register>(x + i) - mean) * scale;
+    const Register result =
+        fma(scaled, load<Register>(norm.weight + i), load<Register>(norm.bias + i));
+    std::memcpy(y + i, &result, sizeof result);
+  }
+  for (; i < width; ++i) y[i] = fma((x[i] - mean) * scale, norm.weight[i], norm.bias[i]);
 }
+
+// Room for a row of inputs in any number format, with whole vectors.
+int64_t row_bytes(int64_t in) { return 4 * ((in + kLanes - 1) / kLanes * kLanes); }
 
 // Memory of one call, for its rows.
 class Workspace {
@@ -47,9 +62,9 @@ class Workspace {
         qkv(new float[rows * 3 * prior.attention]),
         attended(new float[rows * prior.attention]),
         hidden(new float[rows * prior.hidden]),
-        attention(prior),
+        chances(new float[prior.heads * ((prior.length + kLanes - 1) / kLanes * kLanes)]()),
         converted_(
-            new uint8_t[rows * 2 * padded(std::max({prior.width, prior.attention, prior.hidden}))]),
+            new uint8_t[rows * row_bytes(std::max({prior.width, prior.attention, prior.hidden}))]),
         scales_(new float[rows]) {}
 
   // y = map(x) for rows of x that lie one after the other.
@@ -59,22 +74,23 @@ class Workspace {
       const Inputs inputs = {reinterpret_cast<const uint8_t*>(x), 4 * map.in, nullptr};
       return apply<Float32>(map, inputs, rows, after, y, stride);
     }
-    const int64_t wide = padded(map.in);
-    if (prior.precision == kBfloat16) {
-      auto* low = reinterpret_cast<uint16_t*>(converted_.get());
-      for (int64_t row = 0; row < rows; ++row) {
-        to_bfloat16(x + row * map.in, map.in, low + row * wide);
-      }
-      return apply<Bfloat16>(map, {converted_.get(), 2 * wide, nullptr}, rows, after, y, stride);
-    }
+    const int64_t wide = row_bytes(map.in);
     for (int64_t row = 0; row < rows; ++row) {
-      scales_[row] = to_int8(x + row * map.in, map.in, converted_.get() + row * wide);
+      uint8_t* to = converted_.get() + row * wide;
+      if (prior.precision == kBfloat16) {
+        Bfloat16::convert(x + row * map.in, map.in, to);
+      } else {
+        scales_[row] = Int8::convert(x + row * map.in, map.in, to);
+      }
     }
-    apply<Int8>(map, {converted_.get(), wide, scales_.get()}, rows, after, y, stride);
+    const Inputs inputs = {converted_.get(), wide, scales_.get()};
+    if (prior.precision == kBfloat16) {
+      return apply<Bfloat16>(map, inputs, rows, after, y, stride);
+    }
+    apply<Int8>(map, inputs, rows, after, y, stride);
   }
 
-  std::unique_ptr<float[]> x, normed, qkv, attended, hidden;
-  Attention attention;
+  std::unique_ptr<float[]> x, normed, qkv, attended, hidden, chances;
 
  private:
   std::unique_ptr<uint8_t[]> converted_;
@@ -89,7 +105,8 @@ void embed(const Prior& prior, const Rows& rows, int64_t row, float* x) {
     return;
   }
   const int64_t code = rows.codes[row * prior.length + position - 1];
-  const float* entry = prior.entries + (prior.tables[position - 1] * prior.vocabulary + code) * width;
+  const float* entry =
+      prior.entries + (prior.tables[position - 1] * prior.vocabulary + code) * width;
   const float* place = prior.positions + position * width;
   for (int64_t i = 0; i < width; ++i) x[i] = entry[i] + place[i];
   if (!prior.reminders) return;
@@ -119,7 +136,7 @@ void score(const Prior& prior, const Rows& rows, int64_t first, int64_t count, f
       const Stored* after =
           row + 1 < count ? stored + (row + 1) * row_stride : stored + rows.layer_stride;
       attend(prior, work.qkv.get() + row * 3 * prior.attention, positions[row],
-             stored + row * row_stride, after, work.attention,
+             stored + row * row_stride, after, work.chances.get(),
              work.attended.get() + row * prior.attention);
     }
     work.linear(prior, block.out, work.attended.get(), count, After::kAdd, x, width);
@@ -166,6 +183,13 @@ void choose(const Prior& prior, const Rows& rows, int64_t first, int64_t count,
 
 extern "C" {
 
+// How weights are to lie: outputs of a panel, and inputs of a group for bfloat16 and int8.
+void anytime_layout(int64_t* layout) {
+  layout[0] = kPanel;
+  layout[1] = Bfloat16::kGroup;
+  layout[2] = Int8::kGroup;
+}
+
 // A step of `count` rows from `first` on: fills the cache at their positions, writes logits
 // [count][V] where they are not null, and draws a code for each where `chooses` is not 0 (`first`
 // is 0 then).
@@ -176,7 +200,7 @@ void anytime_step(const Prior* prior, const Rows* rows, int64_t first, int64_t c
     own.reset(new float[count * prior->vocabulary]);
     logits = own.get();
   }
-  share_rows(count, kRows, threads, [=](int64_t row, int64_t part) {
+  share_rows(count, threads, [=](int64_t row, int64_t part) {
     float* out = logits ? logits + row * prior->vocabulary : nullptr;
     if (prior->precision == kFloat32) {
       score<float>(*prior, *rows, first + row, part, out);
@@ -186,13 +210,13 @@ void anytime_step(const Prior* prior, const Rows* rows, int64_t first, int64_t c
   });
   if (!chooses) return;
   // Only now are the logits of all shadows there.
-  share_rows(count, kRows, threads,
+  share_rows(count, threads,
              [=](int64_t row, int64_t part) { choose(*prior, *rows, row, part, logits); });
 }
 
 // The matrix products of a complete draw for some rows and nothing else.
 void anytime_multiply(const Prior* prior, int64_t rows, int64_t threads) {
-  share_rows(rows, kRows, threads, [prior](int64_t, int64_t count) {
+  share_rows(rows, threads, [prior](int64_t, int64_t count) {
     const int64_t widest = std::max({prior->width, prior->attention, prior->hidden});
     const std::unique_ptr<float[]> x(new float[count * widest]());
     const std::unique_ptr<float[]> y(

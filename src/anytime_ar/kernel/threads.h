@@ -3,25 +3,131 @@
 
 #include <algorithm>
 #include <cstdint>
+
+#ifndef __wasm__
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
 #include <thread>
-#include <vector>
+#ifndef _WIN32
+#include <unistd.h>
+#endif
+#endif
 
 namespace {
 
-// Calls run(first row, number of rows) for parts of the rows, one part for each thread, in whole
-// tiles.
+#ifdef __wasm__
+
 template <class Run>
-void share_rows(int64_t rows, int64_t tile, int64_t threads, Run run) {
-  const int64_t tiles = (rows + tile - 1) / tile;
-  threads = std::min(threads, tiles);
-  if (threads <= 1) return run(0, rows);
-  const int64_t share = (tiles + threads - 1) / threads * tile;
-  std::vector<std::thread> others;
-  for (int64_t row = share; row < rows; row += share) {
-    others.emplace_back(run, row, std::min(share, rows - row));
-  }
-  run(0, share);
-  for (std::thread& other : others) other.join();
+void share_rows(int64_t rows, int64_t, Run run) {
+  run(0, rows);
 }
+
+#else
+
+// Threads that wait for work from one call to the next: to start one takes as long as a step of a
+// small prior.
+class Pool {
+ public:
+  // That of this process: a fork has none of its parent's threads. It is never destroyed, since its
+  // threads wait in it to the end.
+  static Pool& here() {
+    static std::atomic<Pool*> pool{nullptr};
+    Pool* found = pool.load();
+    while (!found || found->process_ != process()) {
+      Pool* made = new Pool;
+      if (pool.compare_exchange_strong(found, made)) return *made;
+      delete made;  // another thread was quicker
+    }
+    return *found;
+  }
+
+  // Calls work(context, part) for all parts, by this thread and up to threads - 1 others; by this
+  // one alone while another caller has them.
+  void run(int64_t threads, int64_t parts, void (*work)(void*, int64_t), void* context) {
+    const std::unique_lock<std::mutex> mine(busy_, std::try_to_lock);
+    if (!mine.owns_lock()) {
+      for (int64_t part = 0; part < parts; ++part) work(context, part);
+      return;
+    }
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      work_ = work, context_ = context, parts_ = parts, next_ = 0;
+      wanted_ = std::min(threads, parts) - 1;
+      for (; started_ < wanted_; ++started_) std::thread([this] { serve(); }).detach();
+    }
+    if (wanted_ == 1) {
+      begin_.notify_one();
+    } else {
+      begin_.notify_all();
+    }
+    take_parts(work, context, parts);
+    std::unique_lock<std::mutex> lock(mutex_);
+    wanted_ = 0;  // who has not begun by now need not
+    done_.wait(lock, [this] { return working_ == 0; });
+  }
+
+ private:
+  static int64_t process() {
+#ifdef _WIN32
+    return 0;
+#else
+    return getpid();
+#endif
+  }
+
+  void take_parts(void (*work)(void*, int64_t), void* context, int64_t parts) {
+    for (int64_t part; (part = next_.fetch_add(1)) < parts;) work(context, part);
+  }
+
+  void serve() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      begin_.wait(lock, [this] { return wanted_ > 0; });
+      --wanted_, ++working_;
+      const auto work = work_;
+      const auto context = context_;
+      const int64_t parts = parts_;
+      lock.unlock();
+      take_parts(work, context, parts);
+      lock.lock();
+      if (--working_ == 0) done_.notify_one();
+    }
+  }
+
+  const int64_t process_ = process();
+  std::mutex busy_, mutex_;
+  std::condition_variable begin_, done_;
+  void (*work_)(void*, int64_t) = nullptr;
+  void* context_ = nullptr;
+  int64_t parts_ = 0, started_ = 0, wanted_ = 0, working_ = 0;
+  std::atomic<int64_t> next_{0};
+};
+
+constexpr int64_t kPartsOfThread = 2;    // so that a thread whose core is taken holds up no other
+constexpr int64_t kFewestTogether = 16;  // rows that read weights together are worth more than that
+
+// Calls run(first row, number of rows) for parts of the rows.
+template <class Run>
+void share_rows(int64_t rows, int64_t threads, Run run) {
+  if (threads <= 1 || rows <= 1) return run(0, rows);
+  const int64_t even = (rows + threads - 1) / threads;
+  const int64_t size =
+      std::min(even, std::max(kFewestTogether, (even + kPartsOfThread - 1) / kPartsOfThread));
+  struct Share {
+    int64_t rows, size;
+    Run& run;
+  } share = {rows, size, run};
+  Pool::here().run(
+      threads, (rows + size - 1) / size,
+      [](void* context, int64_t part) {
+        const Share& all = *static_cast<Share*>(context);
+        const int64_t first = part * all.size;
+        all.run(first, std::min(all.size, all.rows - first));
+      },
+      &share);
+}
+
+#endif
 
 }  // namespace

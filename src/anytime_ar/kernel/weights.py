@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_PANEL = 32
-"""Outputs of a linear map whose weights lie together."""
-_GROUP = {"float32": 1, "bfloat16": 2, "int8": 4}
-"""Inputs whose weights lie together."""
+from anytime_ar.kernel.build import kernel
+
+Precision = Literal["float32", "bfloat16", "int8"]
 
 
 class LinearMap(ctypes.Structure):
@@ -33,10 +32,19 @@ class Weights:
 
     Args:
         precision: what weights of linear maps are rounded to.
+
+    Raises:
+        BuildError: there is no kernel on this machine.
     """
 
-    def __init__(self, precision: Literal["float32", "bfloat16", "int8"]) -> None:
+    def __init__(self, precision: Precision) -> None:
         self.precision = precision
+        layout = (ctypes.c_int64 * 3)()
+        kernel().anytime_layout(layout)
+        self._panel, *groups = layout  # outputs, and inputs, whose weights lie together
+        self._group = dict(zip(("float32", "bfloat16", "int8"), (1, *groups), strict=True))[
+            precision
+        ]
         self._held: list[Tensor] = []
 
     def hold(self, tensor: Tensor) -> int:
@@ -46,22 +54,20 @@ class Weights:
         return tensor.data_ptr()
 
     def linear(self, weight: Tensor, bias: Tensor | None = None) -> LinearMap:
-        """A linear map [out, in] in panels [out / 32][in / g][32][g], filled up with zeros."""
+        """Lay out a linear map [out, in] in panels [out / P][in / g][P][g], padded with zeros."""
         outputs, inputs = weight.shape
-        more = pad_up(outputs, _PANEL) - outputs
+        more = pad_up(outputs, self._panel) - outputs
         scale = sums = None
         if self.precision == "int8":
             unit = weight.abs().amax(1).clamp_min(1e-12) / 127
             weight = (weight / unit[:, None]).round()
             sums = self.hold(F.pad(weight.sum(1), (0, more)).to(torch.int32))
             scale = self.hold(F.pad(unit, (0, more)))
-        group = _GROUP[self.precision]
-        padded = inputs if group == 1 else pad_up(inputs, 4)
-        panels = F.pad(weight, (0, padded - inputs, 0, more))
-        panels = panels.unflatten(0, (-1, _PANEL)).unflatten(2, (-1, group)).transpose(1, 2)
+        panels = F.pad(weight, (0, pad_up(inputs, self._group) - inputs, 0, more))
+        panels = panels.unflatten(0, (-1, self._panel)).unflatten(2, (-1, self._group))
         bias = weight.new_zeros(outputs) if bias is None else bias
         return LinearMap(
-            weight=self.hold(panels.to(getattr(torch, self.precision))),
+            weight=self.hold(panels.transpose(1, 2).to(getattr(torch, self.precision))),
             bias=self.hold(F.pad(bias, (0, more))),
             scale=scale,
             sums=sums,

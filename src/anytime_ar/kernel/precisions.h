@@ -1,0 +1,180 @@
+// The number formats of matrix products: how inputs are converted, and how one register of sums
+// grows.
+//
+// Products read inputs in words of `kGroup` numbers and weights in registers that hold `kGroup`
+// inputs of each of their outputs. What a word and a group are depends on the instructions that
+// there are; `weights.py` asks for the group.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
+#include "simd.h"
+
+#if defined(ANYTIME_AVX512) && defined(__AVX512BF16__)
+#define ANYTIME_BF16
+#endif
+#if defined(ANYTIME_AVX512) && defined(__AVX512VNNI__)
+#define ANYTIME_VNNI
+#endif
+
+namespace {
+
+struct Float32 {
+  using Sum = Register;
+  using Weight = Register;
+  using Word = Register;
+  static constexpr int64_t kGroup = 1, kWordBytes = 4, kWeightBytes = 4;
+  static Weight weight(const uint8_t* from) { return load<Register>(from); }
+  static Word word(const uint8_t* from) { return all(load<float>(from)); }
+  static Sum add(Sum sum, const Word& x, const Weight& w) { return fma(x, w, sum); }
+};
+
+#ifdef ANYTIME_BF16
+
+struct Bfloat16 {  // pairs; the instruction has its own order and rounding of their sum
+  using Sum = Register;
+  using Weight = __m512bh;
+  using Word = __m512bh;
+  static constexpr int64_t kGroup = 2, kWordBytes = 4, kWeightBytes = 2;
+  static Weight weight(const uint8_t* from) { return load<__m512bh>(from); }
+  static Word word(const uint8_t* from) { return (__m512bh)_mm512_set1_epi32(load<int32_t>(from)); }
+  static Sum add(Sum sum, const Word& x, const Weight& w) {
+    return (Sum)_mm512_dpbf16_ps((__m512)sum, x, w);
+  }
+  static void convert(const float* x, int64_t in, uint8_t* y) {
+    for (int64_t i = 0; i < (in + 1) / 2 * 2; ++i) {
+      const uint16_t low = i < in ? to_bfloat16(x[i]) : 0;
+      std::memcpy(y + 2 * i, &low, sizeof low);
+    }
+  }
+};
+
+#else
+
+struct Bfloat16 {  // weights are widened as they are read; inputs are rounded, and stay float32
+  struct Pair {
+    Register even, odd;
+  };
+  using Sum = Register;
+  using Weight = Pair;
+  using Word = Pair;
+  static constexpr int64_t kGroup = 2, kWordBytes = 8, kWeightBytes = 2;
+  static Weight weight(const uint8_t* from) {
+    const Integers both = load<Integers>(from);
+    return {bits<Register>(both << 16), bits<Register>(both & static_cast<int32_t>(0xffff0000))};
+  }
+  static Word word(const uint8_t* from) {
+    return {all(load<float>(from)), all(load<float>(from + 4))};
+  }
+  static Sum add(Sum sum, const Word& x, const Weight& w) {
+    return fma(x.odd, w.odd, fma(x.even, w.even, sum));
+  }
+  static void convert(const float* x, int64_t in, uint8_t* y) {
+    for (int64_t i = 0; i < (in + 1) / 2 * 2; ++i) {
+      const float low = i < in ? from_bfloat16(to_bfloat16(x[i])) : 0;
+      std::memcpy(y + 4 * i, &low, sizeof low);
+    }
+  }
+};
+
+#endif
+
+// Products of integers are exact, whichever instruction forms them.
+struct Int8 {
+  using Sum = Integers;
+  using Weight = Integers;
+  using Word = Integers;
+  static constexpr int64_t kWordBytes = 4, kWeightBytes = 1;
+  static Word word(const uint8_t* from) { return all(load<int32_t>(from)); }
+
+#if defined(ANYTIME_VNNI)
+  static constexpr int64_t kGroup = 4;
+  static constexpr int32_t kOffset = 128;  // the instruction wants one side without signs
+  static Weight weight(const uint8_t* from) { return load<Integers>(from); }
+  static Sum add(Sum sum, Word x, Weight w) {
+    return (Sum)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, (__m512i)w);
+  }
+#elif defined(ANYTIME_AVX512)
+  static constexpr int64_t kGroup = 2;
+  static constexpr int32_t kOffset = 0;
+  static Weight weight(const uint8_t* from) {
+    return (Weight)_mm512_cvtepi8_epi16(load<__m256i>(from));
+  }
+  static Sum add(Sum sum, Word x, Weight w) {
+    return sum + (Sum)_mm512_madd_epi16((__m512i)x, (__m512i)w);
+  }
+#elif defined(ANYTIME_AVX2)
+  static constexpr int64_t kGroup = 2;
+  static constexpr int32_t kOffset = 0;
+  static Weight weight(const uint8_t* from) {
+    return (Weight)_mm256_cvtepi8_epi16(load<__m128i>(from));
+  }
+  static Sum add(Sum sum, Word x, Weight w) {
+    return sum + (Sum)_mm256_madd_epi16((__m256i)x, (__m256i)w);
+  }
+#elif defined(__SSE4_1__)
+  static constexpr int64_t kGroup = 2;
+  static constexpr int32_t kOffset = 0;
+  static Weight weight(const uint8_t* from) {
+    return (Weight)_mm_cvtepi8_epi16(_mm_cvtsi64_si128(load<int64_t>(from)));
+  }
+  static Sum add(Sum sum, Word x, Weight w) {
+    return sum + (Sum)_mm_madd_epi16((__m128i)x, (__m128i)w);
+  }
+#elif defined(__ARM_FEATURE_DOTPROD)
+  static constexpr int64_t kGroup = 4;
+  static constexpr int32_t kOffset = 0;
+  static Weight weight(const uint8_t* from) { return load<Integers>(from); }
+  static Sum add(Sum sum, Word x, Weight w) {
+    return (Sum)vdotq_s32((int32x4_t)sum, (int8x16_t)x, (int8x16_t)w);
+  }
+#else
+  using Shorts = int16_t __attribute__((vector_size(4 * kWidth)));
+  using Bytes = int8_t __attribute__((vector_size(2 * kWidth)));
+  static constexpr int64_t kGroup = 2;
+  static constexpr int32_t kOffset = 0;
+  static Weight weight(const uint8_t* from) {
+    return bits<Integers>(__builtin_convertvector(load<Bytes>(from), Shorts));
+  }
+  static Sum add(Sum sum, Word x, Weight w) {
+#if defined(__ARM_NEON)
+    const int16x8_t a = (int16x8_t)x, b = (int16x8_t)w;
+    const int32x4_t low = vmull_s16(vget_low_s16(a), vget_low_s16(b));
+    return sum + (Sum)vpaddq_s32(low, vmull_high_s16(a, b));
+#else
+    return sum + (x << 16 >> 16) * (w << 16 >> 16) + (x >> 16) * (w >> 16);
+#endif
+  }
+#endif
+
+  // Whole numbers within 127 times a scale, which is returned. y has room for whole vectors.
+  static float convert(const float* x, int64_t in, uint8_t* y) {
+    using Number = std::conditional_t<kGroup == 4, uint8_t, int16_t>;
+    Vector most = by_part([](auto) { return all(1e-12f); });
+    for (int64_t i = 0; i < in; i += kLanes) {
+      const Vector part = load_some(x + i, in - i);
+      for (int j = 0; j < kParts; ++j) {
+        most.part[j] = higher(most.part[j], higher(part.part[j], -part.part[j]));
+      }
+    }
+    const float highest = most_of(most), scale = highest / 127.0f;
+    const Register inverse = all(127.0f / highest);
+    for (int64_t i = 0; i < in; i += kLanes) {
+      const Vector part = load_some(x + i, in - i);
+      int32_t whole[kLanes];
+      for (int j = 0; j < kParts; ++j) {
+        const Integers some =
+            __builtin_convertvector(round_product(part.part[j], inverse), Integers);
+        std::memcpy(whole + j * kWidth, &some, sizeof some);
+      }
+      Number numbers[kLanes];
+      for (int j = 0; j < kLanes; ++j) numbers[j] = static_cast<Number>(whole[j] + kOffset);
+      std::memcpy(y + i * sizeof(Number), numbers, sizeof numbers);
+    }
+    return scale;
+  }
+};
+
+}  // namespace

@@ -1,0 +1,247 @@
+// Registers of the instruction set that this is compiled for, vectors of 16 numbers made of them,
+// and the functions that a Transformer needs.
+//
+// Results do not depend on the width of a register: what is added up across lanes is added up in 16
+// lanes, and every fused multiply-add is written as one (`-ffp-contract=off` keeps compilers from
+// adding more). So all instruction sets that have fused multiply-add agree to the last bit; SSE and
+// WebAssembly, which have none, round products and sums apart.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define ANYTIME_AVX512
+constexpr int kWidth = 16;  // float32 numbers of a register
+#elif defined(__AVX2__) && defined(__FMA__)
+#define ANYTIME_AVX2
+constexpr int kWidth = 8;
+#else
+constexpr int kWidth = 4;
+#endif
+
+constexpr int kLanes = 16;  // numbers of a vector
+constexpr int kParts = kLanes / kWidth;
+
+using Register = float __attribute__((vector_size(4 * kWidth)));
+using Integers = int32_t __attribute__((vector_size(4 * kWidth)));
+using Doubles = double __attribute__((vector_size(4 * kWidth)));
+using Longs = int64_t __attribute__((vector_size(4 * kWidth)));
+
+template <class To, class From>
+To load(const From* from) {
+  To to;
+  std::memcpy(&to, from, sizeof to);
+  return to;
+}
+
+template <class To, class From>
+To bits(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  return load<To>(&from);
+}
+
+// a * b + c, rounded once where the instruction set can.
+Register fma(Register a, Register b, Register c) {
+#if defined(ANYTIME_AVX512)
+  return (Register)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(ANYTIME_AVX2)
+  return (Register)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__ARM_NEON)
+  return (Register)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
+Doubles fma(Doubles a, Doubles b, Doubles c) {
+#if defined(ANYTIME_AVX512)
+  return (Doubles)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif defined(ANYTIME_AVX2)
+  return (Doubles)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif defined(__ARM_NEON)
+  return (Doubles)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
+float fma(float a, float b, float c) {
+#if defined(ANYTIME_AVX512) || defined(ANYTIME_AVX2) || defined(__ARM_NEON)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+template <class To, class From, int... I>
+To all(From x, std::integer_sequence<int, I...>) {
+  return To{(static_cast<void>(I), x)...};
+}
+
+// x in every lane. (Adding it to zeros is another number where it is -0.)
+Register all(float x) { return all<Register>(x, std::make_integer_sequence<int, kWidth>()); }
+Integers all(int32_t x) { return all<Integers>(x, std::make_integer_sequence<int, kWidth>()); }
+
+Register higher(Register a, Register b) { return a > b ? a : b; }
+
+template <int... I>
+Register shuffle(Register a, Register b) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, I...);
+#else
+  return __builtin_shuffle(a, b, Integers{I...});
+#endif
+}
+
+// 16 numbers.
+struct Vector {
+  Register part[kParts];
+};
+
+template <class Make, int... I>
+Vector by_part(Make make, std::integer_sequence<int, I...>) {
+  return {{make(std::integral_constant<int, I>())...}};
+}
+
+// A vector by its registers: make(0), make(1), ... with constant numbers, without which GCC leaves
+// registers in memory.
+template <class Make>
+Vector by_part(Make make) {
+  return by_part(make, std::make_integer_sequence<int, kParts>());
+}
+
+Vector load16(const float* from) {
+  return by_part([&](auto i) { return load<Register>(from + i * kWidth); });
+}
+
+void store16(const Vector& x, float* to) {
+  for (int i = 0; i < kParts; ++i) std::memcpy(to + i * kWidth, &x.part[i], sizeof x.part[i]);
+}
+
+// The first `count` numbers, or all 16 if there are more, and `filler` after them.
+Vector load_some(const float* from, int64_t count, float filler = 0) {
+  if (count >= kLanes) return load16(from);
+  float some[kLanes];
+  for (int i = 0; i < kLanes; ++i) some[i] = i < count ? from[i] : filler;
+  return load16(some);
+}
+
+// Lanes of a, then of b, where each group of 2 G lanes becomes one of G: its halves are added.
+template <int G, int... I>
+Register fold(Register a, Register b, std::integer_sequence<int, I...>) {
+  return shuffle<(I / G * 2 * G + I % G)...>(a, b) + shuffle<(I / G * 2 * G + I % G + G)...>(a, b);
+}
+
+// The halves of a vector added up until one register is left.
+Register fold(Vector x) {
+  for (int half = kParts / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) x.part[i] += x.part[i + half];
+  }
+  return x.part[0];
+}
+
+// Lane i of the result is the sum of the lanes of x[i], of 16 registers.
+template <int G = kWidth / 2>
+Vector add_lanes(Register* x) {
+  for (int i = 0; i < G * kParts; ++i) {
+    x[i] = fold<G>(x[2 * i], x[2 * i + 1], std::make_integer_sequence<int, kWidth>());
+  }
+  if constexpr (G > 1) return add_lanes<G / 2>(x);
+  return by_part([&](auto i) { return x[i]; });
+}
+
+template <int By, int... I>
+Register turn(Register x, std::integer_sequence<int, I...>) {
+  return shuffle<((I + By) % kWidth)...>(x, x);
+}
+
+// All 16 numbers combined, in the order in which `add_lanes` of many adds them up.
+template <class Combine>
+float combine(Vector x, Combine two) {
+  for (int half = kParts / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) x.part[i] = two(x.part[i], x.part[i + half]);
+  }
+  constexpr auto lanes = std::make_integer_sequence<int, kWidth>();
+  Register one = x.part[0];
+  if constexpr (kWidth > 8) one = two(one, turn<8>(one, lanes));
+  if constexpr (kWidth > 4) one = two(one, turn<4>(one, lanes));
+  one = two(one, turn<2>(one, lanes));
+  one = two(one, turn<1>(one, lanes));
+  return one[0];
+}
+
+float add_lanes(const Vector& x) {
+  return combine(x, [](Register a, Register b) { return a + b; });
+}
+
+float most_of(const Vector& x) { return combine(x, higher); }
+
+// The whole number next to x * by, for results below 2^22.
+Register round_product(Register x, Register by) {
+  const Register magic = all(12582912.0f);
+  return fma(x, by, magic) - magic;
+}
+
+Register exponential(Register x) {  // Cephes: within 2 units in the last place
+  const Register low = all(-87.0f), high = all(88.0f);
+  x = x < low ? low : x;
+  x = x > high ? high : x;
+  const Register n = round_product(x, all(1.44269504f));
+  const Register r = fma(n, all(2.12194440e-4f), fma(n, all(-0.693359375f), x));
+  Register p = all(1.9875691500e-4f);
+  p = fma(p, r, all(1.3981999507e-3f));
+  p = fma(p, r, all(8.3334519073e-3f));
+  p = fma(p, r, all(4.1665795894e-2f));
+  p = fma(p, r, all(1.6666665459e-1f));
+  p = fma(p, r, all(5.0000001201e-1f));
+  const Register y = fma(p * r, r, r) + 1.0f;
+  return y * bits<Register>((__builtin_convertvector(n, Integers) + 127) << 23);
+}
+
+// Of numbers up to 0, by the Taylor series: within 2 units in the last place; 0 from -708 down.
+Doubles exponential(Doubles x) {
+  const Doubles magic = Doubles{} + 0x1.8p52;  // brings whole numbers into the lowest bits
+  const Doubles shifted = fma(x, Doubles{} + 1.4426950408889634, magic);
+  const Doubles n = shifted - magic;
+  const Doubles r =
+      fma(n, Doubles{} - 0x1.a39ef35793c76p-33, fma(n, Doubles{} - 0x1.62e42feep-1, x));
+  Doubles p = Doubles{} + 1.0 / 479001600;
+  for (double factor : {1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
+                        1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 1.0 / 2, 1.0, 1.0}) {
+    p = fma(p, r, Doubles{} + factor);
+  }
+  const Doubles y = bits<Doubles>(bits<Longs>(p) + (bits<Longs>(shifted) << 52));
+  return x > -708.0 ? y : Doubles{};
+}
+
+Register gelu(Register x) {  // with the error function of Abramowitz and Stegun 7.1.26, to 1.5e-7
+  const Register z = (x < 0 ? -x : x) * 0.70710678f;
+  const Register t = 1.0f / fma(z, all(0.3275911f), all(1.0f));
+  Register p = all(1.061405429f);
+  p = fma(p, t, all(-1.453152027f));
+  p = fma(p, t, all(1.421413741f));
+  p = fma(p, t, all(-0.284496736f));
+  p = fma(p, t, all(0.254829592f));
+  const Register tail = p * t * exponential(-z * z);  // 1 - erf(z)
+  return 0.5f * x * (x < 0 ? tail : 2.0f - tail);
+}
+
+uint16_t to_bfloat16(float x) {  // to the nearest, ties to even
+  const uint32_t u = bits<uint32_t>(x);
+  return static_cast<uint16_t>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+
+float from_bfloat16(uint16_t x) { return bits<float>(static_cast<uint32_t>(x) << 16); }
+
+}  // namespace

@@ -32,6 +32,7 @@ from anytime_ar.cli.parser import config_names, config_path
 from anytime_ar.codes import load_codes
 from anytime_ar.curve import Curve
 from anytime_ar.sampling import DecodeBatch, load
+from caches import fresh_cache
 
 TINY = [
     "--autoencoder.code_length=4",
@@ -57,7 +58,7 @@ TINY = [
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     """Measured times stay out of the home of whoever runs the tests."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(fresh_cache(tmp_path_factory.mktemp("cache"))))
 
 
 @pytest.fixture(scope="module")

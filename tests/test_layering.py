@@ -36,11 +36,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codes": {"errors", "files", "config"},
     "curve": {"errors", "files", "config"},
     "spectra": set(),
+    "uninitialized": set(),
     "data": GROUND,
     "autoencoder": GROUND,
     "prior": GROUND,
     "card": GROUND | MODEL,
-    "bundle": GROUND | MODEL | {"card", "hub"},
+    "bundle": GROUND | MODEL | {"card", "hub", "uninitialized"},
     "sampling": GROUND | MODEL | {"card", "bundle"},
     "training": GROUND | MODEL | {"data", "card", "bundle", "sampling", "ray_cluster", "memory"},
     # Works on any model through its public face, so it names no network, quantizer or prior.

@@ -108,14 +108,55 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     assert files - held == set()
 
 
-def test_importing_the_package_is_light() -> None:
-    """`anytime --help` and a `pytest --collect-only` must not wait for what they do not use."""
-    heavy = {"torch", "datasets", "lightning_fabric", "matplotlib", "sklearn", "torchmetrics"}
-    program = f"import sys, anytime_ar; print(*sorted({heavy!r} & sys.modules.keys()))"
+def loaded_by(program: str) -> set[str]:
+    """The modules that a fresh process has imported once it has run `program`."""
+    lines = [program, "import sys", "print(*sys.modules, file=sys.stderr)"]
     done = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+        [sys.executable, "-W", "ignore", "-c", "\n".join(lines)],
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    assert done.stdout.split() == []
+    return set(done.stderr.split())
+
+
+def test_importing_the_package_is_light() -> None:
+    """A `pytest --collect-only` must not wait for what it does not use."""
+    loaded = loaded_by("import anytime_ar")
+    assert "anytime_ar" in loaded
+    assert loaded & {"torch", "numpy", "pydantic"} == set()
+
+
+def test_help_is_light() -> None:
+    loaded = loaded_by("from anytime_ar.cli import main; main(['--help'])")
+    assert "anytime_ar.cli.main" in loaded
+    assert loaded & {"torch", "numpy", "pydantic", "jsonargparse", "yaml", "PIL"} == set()
+
+
+def test_a_draw_imports_only_what_it_uses(tmp_path: Path) -> None:
+    out = tmp_path / "one.png"
+    loaded = loaded_by(
+        f"from anytime_ar.cli import main; main(['sample', 'mnist', '-n', '1', '--out', '{out}'])"
+    )
+    assert out.exists()
+    training = {"lightning_fabric", "torchmetrics", "sklearn", "scipy", "datasets", "pyarrow"}
+    others = {"matplotlib", "transformers", "huggingface_hub", "ray", "fastapi", "pystoi"}
+    of_torch = {"torch._dynamo", "torch._inductor", "torch.distributed.tensor"}
+    of_pillow = {"PIL.DdsImagePlugin"}  # stands for the formats that nobody asked for
+    assert loaded & (training | others | of_torch | of_pillow) == set()
+
+
+def test_the_garbage_collector_rests_while_a_command_is_imported() -> None:
+    """It would walk through all of torch, several times, and once more at the end."""
+    program = """
+import gc, sys
+from anytime_ar.cli import main
+frozen = []
+gc.callbacks.append(lambda phase, info: frozen.append(gc.get_freeze_count()))
+main(["sample", "--help"])
+assert "torch" in sys.modules and gc.isenabled() and min(frozen, default=10**6) > 10**5, frozen
+"""
+    loaded_by(program)
 
 
 def readme_examples() -> ModuleType:

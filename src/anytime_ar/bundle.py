@@ -35,6 +35,7 @@ from anytime_ar.errors import BundleError, InputError
 from anytime_ar.files import json_bytes, write_bytes, write_json
 from anytime_ar.hub import fetch, place_of
 from anytime_ar.prior import Prior
+from anytime_ar.uninitialized import Uninitialized
 
 FORMAT_VERSION = 1
 _PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
@@ -153,7 +154,8 @@ def load_bundle(folder: Path | str) -> Bundle:
     _check_manifest(folder)
     try:
         card = Card.parse(values, origin=str(folder / "config.json"))
-        bundle = build(card)
+        with Uninitialized():
+            bundle = build(card)
     except InputError as error:
         raise BundleError(str(error)) from error
     for name, module in _networks(bundle).items():

@@ -12,7 +12,7 @@ from anytime_ar.errors import InputError
 class Config(BaseModel):
     """A configuration value. Read it from data of unknown origin with `parse`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def parse(cls, values: dict[str, Any], *, origin: str) -> Self:

@@ -26,6 +26,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
+from caches import fresh_cache
+
 TOKEN = "hf_owner"
 """Of the one user, who may write to owner/*."""
 _PATIENCE_S = 120.0
@@ -113,7 +115,7 @@ class StandIn:
         if token is not None:
             ours["HF_TOKEN"] = token
         inherited = {name: value for name, value in os.environ.items() if name[:3] != "HF_"}
-        return inherited | ours | {"XDG_CACHE_HOME": str(home)} | more
+        return inherited | ours | {"XDG_CACHE_HOME": str(fresh_cache(home))} | more
 
     def run(
         self, home: Path, *arguments: str, token: str | None = TOKEN, **more: str

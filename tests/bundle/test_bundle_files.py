@@ -71,6 +71,12 @@ def test_a_bundle_comes_back_as_it_was(bundle: Bundle, saved: Path) -> None:
     assert torch.equal(logits(loaded, codes), logits(bundle, codes))
 
 
+def test_loading_draws_no_random_weights(saved: Path) -> None:
+    before = torch.random.get_rng_state()
+    load_bundle(saved)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_all_files_may_be_read_by_whom_the_umask_lets(tmp_path: Path, bundle: Bundle) -> None:
     before = os.umask(0o027)
     try:

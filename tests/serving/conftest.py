@@ -21,7 +21,9 @@ def server(
 ) -> Iterator[RealServer]:
     """One that serves all of them."""
     logs = tmp_path_factory.mktemp("logs") / "server.log"
-    real = RealServer(*map(str, models.values()), options=("--slots", "32"), logs=logs)
+    real = RealServer(
+        *map(str, models.values()), options=("--slots", "32", "--deadline-s", "600"), logs=logs
+    )
     yield real.ready()
     assert real.terminate() == 0
 

@@ -20,7 +20,8 @@ from spoiled_server import Device
 
 from anytime_ar.bundle import save_bundle
 
-_PATIENCE_S = 60.0
+PATIENCE_S = 300.0
+"""For what comes at once, or soon on a machine that is slow and busy."""
 
 
 def save_models(folder: Path) -> dict[str, Path]:
@@ -53,7 +54,7 @@ class RealServer:
         self.logs = logs
         program = ["-m", "anytime_ar"]
         if device is not None:
-            program = [spoiled_server.__file__, str(device.folder)]
+            program = [spoiled_server.__file__, str(device.folder), str(device.stuck_s)]
         command = [sys.executable, *program, "serve", *models, "--port", "0", *options]
         with logs.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
@@ -74,7 +75,7 @@ class RealServer:
         return self
 
     def client(self, **headers: str) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers=headers, timeout=_PATIENCE_S)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=PATIENCE_S)
 
     def log(self) -> list[dict[str, Any]]:
         """Its log so far; what Ray says between the lines is not JSON."""
@@ -93,7 +94,7 @@ class RealServer:
     def terminate(self) -> int:
         """SIGTERM, and its exit code."""
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(_PATIENCE_S)
+        code = self.process.wait(PATIENCE_S)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
@@ -101,7 +102,7 @@ class RealServer:
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
     """Look again and again, for a while."""
-    until = time.monotonic() + _PATIENCE_S
+    until = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < until, f"waited in vain for {what}"
         time.sleep(0.002)

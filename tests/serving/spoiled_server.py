@@ -1,9 +1,10 @@
 """`anytime serve`, on a device that a test spoils while it runs.
 
-    python spoiled_server.py DEVICE serve MODEL...
+    python spoiled_server.py DEVICE STUCK_S serve MODEL...
 
 DEVICE is a folder. A step takes as many seconds as its file `step_s` says at the time, longer for
-as long as that grows, and fails while it says `fails`. `steps` has a byte for each step.
+as long as that grows, and fails while it says `fails`. `steps` has a byte for each step. A turn of
+more than STUCK_S seconds counts as stuck.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from anytime_ar.serving import worker
 from anytime_ar.serving.lane import Lane
 
 FAILS = "fails"
-STUCK_S = 0.5
-"""After which a turn counts as stuck here."""
+HELD_S = 3600.0
+"""Of a step: until the test says otherwise."""
 
 
 class Device:
     """The test's end of it."""
 
-    def __init__(self, folder: Path, step_s: float) -> None:
+    def __init__(self, folder: Path, step_s: float, *, stuck_s: float) -> None:
         folder.mkdir()
-        self.folder = folder
+        self.folder, self.stuck_s = folder, stuck_s
         (folder / "steps").touch()
         self.set(step_s)
 
@@ -66,7 +67,7 @@ def spoil(lane: Lane, folder: Path) -> None:
     decoder.step = step  # type: ignore[method-assign]
 
 
-def run(folder: Path) -> None:
+def run(folder: Path, stuck_s: float) -> None:
     real_init = Lane.__init__
 
     def init(self: Lane, *given: Any) -> None:
@@ -74,9 +75,9 @@ def run(folder: Path) -> None:
         spoil(self, folder)
 
     Lane.__init__ = init  # type: ignore[method-assign]
-    worker.STUCK_S = STUCK_S
+    worker.STUCK_S = stuck_s
     main()
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv.pop(1)))
+    run(Path(sys.argv.pop(1)), float(sys.argv.pop(1)))

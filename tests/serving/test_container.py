@@ -23,7 +23,8 @@ import httpx
 import pytest
 import yaml
 from jsonargparse import Namespace
-from real_server import RealServer, wait_for
+from real_server import PATIENCE_S, RealServer, wait_for
+from spoiled_server import HELD_S, Device
 
 from anytime_ar.cli.main import COMMANDS
 from anytime_ar.cli.parser import Parser, read_config
@@ -217,7 +218,13 @@ def healthcheck(url: str) -> int:
 
 
 @pytest.fixture
-def as_in_a_pod(models: dict[str, Path], tmp_path: Path) -> Iterator[RealServer]:
+def device(tmp_path: Path) -> Device:
+    """Steps of no time, and none that is held for too long."""
+    return Device(tmp_path / "device", 0.0, stuck_s=HELD_S)
+
+
+@pytest.fixture
+def as_in_a_pod(models: dict[str, Path], tmp_path: Path, device: Device) -> Iterator[RealServer]:
     """A server with the arguments of a pod, but for where it listens and where its keys are."""
     keys = tmp_path / "keys"
     keys.write_text(f"ada {KEY}\n", encoding="utf-8")
@@ -225,13 +232,17 @@ def as_in_a_pod(models: dict[str, Path], tmp_path: Path) -> Iterator[RealServer]
     assert model == "mnist"
     place = options[options.index("--api-key-file") + 1]
     options = [{"0.0.0.0": "127.0.0.1", place: str(keys)}.get(one, one) for one in options]
-    real = RealServer(str(models["slow"]), options=tuple(options), logs=tmp_path / "log")
+    real = RealServer(
+        str(models["image"]), options=tuple(options), logs=tmp_path / "log", device=device
+    )
     yield real
     real.process.kill()
     real.terminate()
 
 
-def test_probes_answer_without_a_key_and_tell_the_end(as_in_a_pod: RealServer) -> None:
+def test_probes_answer_without_a_key_and_tell_the_end(
+    as_in_a_pod: RealServer, device: Device
+) -> None:
     """Alive all the time; ready from the first request on that is taken, until SIGTERM."""
     real = as_in_a_pod
     alive, ready = (
@@ -247,17 +258,18 @@ def test_probes_answer_without_a_key_and_tell_the_end(as_in_a_pod: RealServer) -
 
         def draw() -> httpx.Response:
             with real.client(Authorization=f"Bearer {KEY}") as client:
-                body = {"n": 64, "deadline_ms": 5000, "min_codes": 50}
-                return client.post("/v1/samples", json=body)
+                return client.post("/v1/samples", json={"n": 2})
 
         with ThreadPoolExecutor(1) as pool:
+            device.set(HELD_S)
             drawing = pool.submit(draw)
             wait_for(lambda: running(real) > 0, "a draw")
             real.process.terminate()
             wait_for(lambda: probe.get(ready).status_code == 503, "the end")
             assert probe.get(alive).status_code == 200
+            device.set(0.0)
             assert drawing.result().status_code == 200
-    assert real.process.wait(60) == 0
+    assert real.process.wait(PATIENCE_S) == 0
     assert healthcheck(real.url) != 0
 
 
@@ -302,5 +314,5 @@ def test_a_server_that_is_told_to_end_while_it_loads_ends_well() -> None:
     wait_for(handled, "SIGTERM to be handled")
     time.sleep(0.2)  # in the middle of imports
     process.terminate()
-    assert process.communicate(timeout=60) == ("", "")
+    assert process.communicate(timeout=PATIENCE_S) == ("", "")
     assert process.returncode == 0

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from real_server import RealServer, events, events_of, wait_for
+from real_server import PATIENCE_S, RealServer, events, events_of, wait_for
 from serving_fakes import SLOW_L
 
 from anytime_ar.sampling import AnytimeModel
@@ -28,6 +28,7 @@ def fleet(
     keys = folder / "keys"
     keys.write_text("a secret-of-a\nb secret-of-b\n")
     options = ("--engine", "ray", "--replicas", "2", "--threads", "1", "--slots", "32")
+    options += ("--deadline-s", "600")  # draws end by their last code, however slow the machine
     real = RealServer(
         str(models["image"]),
         str(models["slow"]),
@@ -101,12 +102,12 @@ def test_no_draw_is_lost_with_a_replica(
         with client.stream("POST", "/v1/samples", json={**body, "stream": True}) as stream:
             parts = stream.iter_raw()
             first = next(parts)
-            under_way.wait(60)
+            under_way.wait(PATIENCE_S)
             return events_of(first + b"".join(parts))
 
     with ThreadPoolExecutor(4) as pool:
         draws = [pool.submit(draw, seed) for seed in range(4)]
-        under_way.wait(60)
+        under_way.wait(PATIENCE_S)
         victim = fleet.workers()[0]
         os.kill(victim, signal.SIGKILL)
         told = [one.result() for one in draws]
@@ -138,7 +139,7 @@ def test_its_end_answers_what_is_under_way(fleet: RealServer, client: httpx.Clie
         names = [line.partition(": ")[2] for line in lines if line.startswith("event")]
     assert names[-1] == "done"
     assert set(names[:-1]) <= {"preview"}
-    assert fleet.process.wait(60) == 0
+    assert fleet.process.wait(PATIENCE_S) == 0
     assert fleet.process.stdout is not None
     fleet.process.stdout.close()
     assert fleet.workers() == []

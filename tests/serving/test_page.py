@@ -42,8 +42,8 @@ def page(browser: Browser, server: RealServer, request: pytest.FixtureRequest) -
         viewport={"width": 360 if narrow else 1000, "height": 900},
         color_scheme="dark" if narrow else "light",
     )
-    page.set_default_timeout(60_000)
-    expect.set_options(timeout=60_000)
+    page.set_default_timeout(300_000)
+    expect.set_options(timeout=300_000)
     said: list[str] = []
 
     def hear(message: ConsoleMessage) -> None:

@@ -15,15 +15,19 @@ from typing import Any, Self
 
 import httpx
 import pytest
-from real_server import RealServer, events, wait_for
+from real_server import PATIENCE_S, RealServer, events, wait_for
 from serving_fakes import L
-from spoiled_server import FAILS, STUCK_S, Device
+from spoiled_server import FAILS, HELD_S, Device
 
 from anytime_ar.sampling import AnytimeModel
 
 SHORT_S = 0.05
 LONG_S = 0.15
 """Of a step: a test can do something meanwhile."""
+HEARD_S = 1.0
+"""After which the server has heard of what a client did, also while a step is held."""
+STUCK_S = 3.0
+"""After which a turn counts as stuck: no step takes so long that is not held."""
 
 
 class Spoiled:
@@ -32,7 +36,7 @@ class Spoiled:
     def __init__(
         self, folder: Path, model: Path, *, step_s: float, options: tuple[str, ...] = ()
     ) -> None:
-        self.device = Device(folder / "device", step_s)
+        self.device = Device(folder / "device", step_s, stuck_s=STUCK_S)
         self.server = RealServer(
             str(model), options=options, logs=folder / "log", device=self.device
         ).ready()
@@ -54,6 +58,20 @@ class Spoiled:
 
     def wait_for_load(self, rows: int, waiting: int) -> None:
         wait_for(lambda: self.load() == (rows, waiting), f"{rows} rows and {waiting} that wait")
+
+    def hold(self) -> None:
+        """Hold a step in the middle of the draw that has just been asked for."""
+        before = self.device.steps
+        wait_for(lambda: self.device.steps >= before + 3, "some codes")
+        self.device.set(HELD_S)
+
+    def draws_nothing_more(self) -> None:
+        """Check that there is no step after the one that is held."""
+        time.sleep(HEARD_S)
+        held = self.device.steps
+        self.device.set(LONG_S)
+        self.wait_for_load(0, 0)
+        assert self.device.steps == held
 
     def ready(self) -> int:
         return self.client.get("/readyz").status_code
@@ -172,26 +190,20 @@ def test_places_of_the_stopped_the_gone_and_the_failed_are_free_again(spoiled: S
 @pytest.mark.parametrize("stream", [True, False])
 def test_no_code_is_drawn_for_who_has_left(spoiled: Spoiled, stream: bool) -> None:
     spoiled.device.set(LONG_S)
-    before = spoiled.device.steps
     with spoiled.connection(n=2, stream=stream):
-        wait_for(lambda: spoiled.device.steps >= before + 3, "some codes")
-    left = spoiled.device.steps
-    time.sleep(4 * LONG_S)
-    assert spoiled.device.steps <= left + 1
-    assert spoiled.load() == (0, 0)
+        spoiled.hold()
+    spoiled.draws_nothing_more()
 
 
 def test_no_code_is_drawn_after_a_stop(spoiled: Spoiled) -> None:
     spoiled.device.set(LONG_S)
-    before = spoiled.device.steps
     drawing = spoiled.ask(n=2, id="no-more-of-me")
-    wait_for(lambda: spoiled.device.steps >= before + 3, "some codes")
-    asked = spoiled.device.steps
-    stopped = spoiled.client.delete("/v1/samples/no-more-of-me").json()
-    assert spoiled.device.steps <= asked + 1
+    spoiled.hold()
+    path = f"{spoiled.server.url}/v1/samples/no-more-of-me"
+    stopping = spoiled.pool.submit(httpx.delete, path, timeout=PATIENCE_S)
+    spoiled.draws_nothing_more()
+    stopped = stopping.result().json()
     assert stopped["codes_drawn"] == drawing.result().json()["codes_drawn"] >= 3
-    time.sleep(2 * LONG_S)
-    assert spoiled.device.steps <= asked + 1
 
 
 def test_no_code_is_drawn_that_the_deadline_leaves_no_time_for(spoiled: Spoiled) -> None:
@@ -267,7 +279,7 @@ def test_a_broken_device_is_told_and_comes_back(spoiled: Spoiled) -> None:
 def test_nobody_waits_for_a_device_that_is_stuck(spoiled: Spoiled) -> None:
     waiting = spoiled.ask(n=2)
     spoiled.wait_for_load(2, 0)
-    spoiled.device.set(3600)
+    spoiled.device.set(HELD_S)
     wait_for(lambda: spoiled.ready() == 503, "it to be noticed")
     told = waiting.result()
     assert (told.status_code, told.json()["error"]["code"]) == (503, "broken")
@@ -284,6 +296,6 @@ def test_a_stuck_device_does_not_keep_the_process(models: dict[str, Path], tmp_p
     with Spoiled(tmp_path, models["image"], step_s=0.05) as spoiled:
         waiting = spoiled.ask(n=2)
         spoiled.wait_for_load(2, 0)
-        spoiled.device.set(3600)
+        spoiled.device.set(HELD_S)
         wait_for(lambda: spoiled.ready() == 503, "it to be noticed")
         assert waiting.result().status_code == 503

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from real_server import wait_for
+from real_server import PATIENCE_S, wait_for
 from serving_fakes import L, Stage
 
 from anytime_ar.serving.jobs import Done, Draw, Event, Refused
@@ -52,7 +52,7 @@ def working(tmp_path: Path) -> Iterator[Working]:
 def test_jobs_are_done_in_the_thread(working: Working) -> None:
     heard = [working.ask(seed) for seed in range(6)]
     for seed, one in enumerate(heard):
-        done = one.get(timeout=60)
+        done = one.get(timeout=PATIENCE_S)
         assert isinstance(done, Done)
         assert torch.equal(done.codes, working.stage.models[0].sample_codes(2, seed=seed))
         assert one.empty()
@@ -63,16 +63,16 @@ def test_a_broken_device_is_reported_and_comes_back(
 ) -> None:
     monkeypatch.setattr("anytime_ar.serving.worker._RETRY_S", 0.01)
     working.stage.models[0].fails = True
-    lost = working.ask().get(timeout=60)
+    lost = working.ask().get(timeout=PATIENCE_S)
     assert isinstance(lost, Refused)
     assert lost.reason == "broken"
     wait_for(lambda: not working.worker.progresses, "the failure to be known")
-    refused = working.ask().get(timeout=60)
+    refused = working.ask().get(timeout=PATIENCE_S)
     assert isinstance(refused, Refused)
     assert (refused.reason, refused.retry_s) == ("broken", 0.01)
     working.stage.models[0].fails = False
     wait_for(lambda: working.worker.progresses, "the device")
-    assert isinstance(working.ask().get(timeout=60), Done)
+    assert isinstance(working.ask().get(timeout=PATIENCE_S), Done)
 
 
 def test_a_device_that_is_broken_from_the_start_is_told_and_comes_back(
@@ -80,13 +80,13 @@ def test_a_device_that_is_broken_from_the_start_is_told_and_comes_back(
 ) -> None:
     monkeypatch.setattr("anytime_ar.serving.worker._RETRY_S", 0.01)
     made = Working(tmp_path, fails=True)
-    first = made.ask().get(timeout=60)  # while it tries to get warm
+    first = made.ask().get(timeout=PATIENCE_S)  # while it tries to get warm
     assert isinstance(first, Refused)
     assert first.reason == "broken"
     assert not made.worker.progresses
     made.stage.models[0].fails = False
     wait_for(lambda: made.worker.progresses, "warm models")
-    assert isinstance(made.ask().get(timeout=60), Done)
+    assert isinstance(made.ask().get(timeout=PATIENCE_S), Done)
     made.worker.end()
 
 

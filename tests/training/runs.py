@@ -38,7 +38,7 @@ def start(config: Path, out: Path, *options: str, launcher: bool = False) -> Any
 
 def trained(*arguments: Any, **options: Any) -> None:
     process = start(*arguments, **options)
-    out, complaint = process.communicate(timeout=300)
+    out, complaint = process.communicate(timeout=900)
     assert process.returncode == 0, complaint
     assert out.count("trained; judge it with") == 1  # one of them speaks
 
@@ -47,7 +47,7 @@ def wait_for_checkpoint(folder: Path, stage: str) -> None:
     """Of a run that is going on, a new one."""
     checkpoints = Checkpoints(folder / "checkpoints", stage)
     before = checkpoints.steps()[:1]
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while checkpoints.steps()[:1] in (before, []):
         assert time.monotonic() < until
         time.sleep(0.02)

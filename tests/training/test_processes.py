@@ -42,7 +42,7 @@ def test_two_processes_end_together_and_go_on_as_if_nothing_was(tmp_path: Path) 
         process = start(config, tmp_path / "cut", "--devices", "2", "--resume")
         wait_for_checkpoint(tmp_path / "cut", "autoencoder")
         process.send_signal(number)
-        process.communicate(timeout=120)
+        process.communicate(timeout=600)
         assert process.returncode == (-number if code is None else code)
     trained(config, tmp_path / "cut", "--devices", "2", "--resume")
     for name in ("autoencoder.safetensors", "manifest.json"):
@@ -53,7 +53,7 @@ def test_two_processes_end_together_and_go_on_as_if_nothing_was(tmp_path: Path) 
 def test_what_is_wrong_is_told_once(tmp_path: Path) -> None:
     config = config_file(tmp_path, tiny())
     process = start(config, tmp_path / "run", "--passes", "3", launcher=True)
-    _, complaint = process.communicate(timeout=120)
+    _, complaint = process.communicate(timeout=600)
     assert process.returncode != 0
     told = [line for line in complaint.splitlines() if line.startswith("anytime: ")]
     assert told == [

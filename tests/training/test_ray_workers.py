@@ -39,7 +39,7 @@ def test_a_killed_worker_and_an_ended_program_leave_no_trace(tmp_path: Path) -> 
     os.kill(workers[-1], signal.SIGKILL)
     wait_for_checkpoint(tmp_path / "ray", "prior")
     process.terminate()
-    out, told = process.communicate(timeout=120)
+    out, told = process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGTERM, told
     assert out == ""
     assert told.count("anytime: a worker has died; all go on from the last checkpoint\n") == 1
@@ -57,7 +57,7 @@ def test_a_killed_worker_and_an_ended_program_leave_no_trace(tmp_path: Path) -> 
 
 def test_what_is_wrong_is_told_once_and_not_tried_again(tmp_path: Path) -> None:
     process = start(config_file(tmp_path, tiny()), tmp_path / "run", *RAY, "--passes", "3")
-    out, told = process.communicate(timeout=120)
+    out, told = process.communicate(timeout=600)
     assert process.returncode == 2
     assert out == ""
     lines = [line for line in told.splitlines() if line.startswith("anytime: ")]

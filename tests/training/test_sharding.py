@@ -71,7 +71,7 @@ def test_runs_go_on_bit_for_bit_and_from_either_to_the_other(tmp_path: Path) -> 
         process = start(config, runs[run], *options, "--resume")
         wait_for_checkpoint(runs[run], stage)
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=120)
+        process.communicate(timeout=600)
         assert not (runs[run] / "bundle").exists()
 
     kill("cut", "sharpening", *SHARDS)
@@ -109,7 +109,7 @@ def test_muon_of_whole_matrices_is_that_of_torch() -> None:
 def test_scaled_losses_are_refused_once(tmp_path: Path) -> None:
     config = config_file(tmp_path, tiny(precision="16-mixed"))
     process = start(config, tmp_path / "run", *SHARDS)
-    _, complaint = process.communicate(timeout=120)
+    _, complaint = process.communicate(timeout=600)
     assert process.returncode == 2
     assert complaint == (
         "anytime: precision is 16-mixed, which strategy fsdp cannot do; set it to bf16-mixed or "

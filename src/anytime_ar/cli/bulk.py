@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from types import FrameType
 from typing import Any, get_args
 
 from jsonargparse import Namespace
@@ -126,7 +127,13 @@ def _run(job: Job, arguments: Namespace) -> None:
     if out is None:
         raise InputError("shards need --out, a folder or a URL such as s3://bucket/folder")
     # Ray tells of workers that died on standard output, which is for figures.
-    with redirect_stdout(sys.stderr), _terminable(), progress_bar(job.kind) as progress:
+    with redirect_stdout(sys.stderr), _interrupts() as came, progress_bar(job.kind) as bar:
+
+        def progress(done: int, total: int, what: str) -> None:
+            bar(done, total, what)
+            if came:
+                raise KeyboardInterrupt
+
         report = run(
             job,
             out,
@@ -168,10 +175,25 @@ def _refuse(arguments: Namespace, defaults: dict[str, Any], why: str) -> None:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends a job as Ctrl-C does, with what it has."""
-    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _interrupts() -> Iterator[list[int]]:
+    """Raise KeyboardInterrupt on Ctrl-C and SIGTERM, and yield a list that has the signals so far.
+
+    Python drops exceptions in destructors, such as those of files of pyarrow. A job that looks at
+    the list ends even if its interrupt was dropped.
+    """
+    came: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        signal.default_int_handler(number, frame)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    # A background job that ignores Ctrl-C goes on doing so.
+    usual = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+    for number in usual:
+        signal.signal(number, interrupt)
     try:
-        yield
+        yield came
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in usual.items():
+            signal.signal(number, handler)

@@ -6,14 +6,15 @@ with a traceback. Heavy imports happen inside the commands, so that `--help` is 
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
+from types import ModuleType
 
-from anytime_ar.cli.parser import Parser
 from anytime_ar.errors import AnytimeError, InputError, ToldElsewhereError
 from anytime_ar.interrupt import ended_by_term
 
@@ -77,10 +78,30 @@ def _dispatch(arguments: list[str]) -> None:
         raise InputError(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")
     # To import and load takes a server seconds, in which there is nothing to bring to an end.
     with ended_by_term() if name == "serve" else nullcontext():
-        module = import_module(f"anytime_ar.cli.{name}")
+        module = _load(name)
+        from anytime_ar.cli.parser import Parser  # takes longer than all that --help needs
+
         parser = Parser(prog=f"anytime {name}", description=module.__doc__)
         module.add_arguments(parser)
         module.run(parser.parse_args(parser.prepare(rest)))
+
+
+def _load(name: str) -> ModuleType:
+    """Import the module of a command.
+
+    What it imports, torch above all, stays until the process ends. In a process of our own the
+    garbage collector pauses meanwhile and does not look at it again, neither later nor at the end:
+    that takes a quarter of the time of `import torch`.
+    """
+    where = f"anytime_ar.cli.{name}"
+    if "torch" in sys.modules:  # a program that calls `main`, whose objects are not ours to freeze
+        return import_module(where)
+    gc.disable()
+    try:
+        return import_module(where)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _overview() -> str:

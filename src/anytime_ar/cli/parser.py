@@ -11,10 +11,14 @@ from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
     ArgumentParser,
     Namespace,
+    set_parsing_settings,
 )
 
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
+
+# The docstrings of a configuration's fields are their help, read for those that a command takes.
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 

@@ -14,7 +14,9 @@ from anytime_ar.data.sounds import to_int16
 from anytime_ar.errors import DataError
 
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
+"""Pillow's format by suffix. Pillow knows it as well, but imports all its formats to tell."""
+IMAGE_SUFFIXES = tuple(IMAGE_FORMATS)
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val"),

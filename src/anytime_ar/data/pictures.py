@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from anytime_ar.data.batch import to_float
-from anytime_ar.data.folders import IMAGE_SUFFIXES
+from anytime_ar.data.folders import IMAGE_FORMATS
 from anytime_ar.data.pixels import (
     cropped_square,
     decode,
@@ -59,10 +59,11 @@ def write_image(path: str | Path, image: Tensor) -> None:
         InputError: unknown suffix, a tensor of another shape, or the path cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
+    encoder = IMAGE_FORMATS.get(path.suffix.lower())
+    if encoder is None:
         raise InputError(
             f"{path}: cannot write a picture with suffix {path.suffix!r}; "
-            f"use one of {', '.join(IMAGE_SUFFIXES)}"
+            f"use one of {', '.join(IMAGE_FORMATS)}"
         )
     if image.ndim != 3 or image.shape[0] not in (1, 3):
         raise InputError(
@@ -71,7 +72,6 @@ def write_image(path: str | Path, image: Tensor) -> None:
         )
     pixels = to_uint8(image.detach().cpu()).permute(1, 2, 0).squeeze(-1).numpy()  # [H, W(, 3)]
     picture = Image.fromarray(pixels)
-    encoder = Image.registered_extensions()[path.suffix.lower()]
     write_atomically(path, lambda file: picture.save(file, encoder))
 
 

@@ -26,7 +26,13 @@ Label = StrictInt | Annotated[StrictStr, Field(max_length=200)]
 SampleId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
 
 
-class Limits(Config):
+class RequestBody(Config):
+    """Base of the bodies of requests. OpenAPI describes their fields by their docstrings."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class Limits(RequestBody):
     """How much work a draw may be."""
 
     codes: Codes | None = None
@@ -43,7 +49,7 @@ class Limits(Config):
     """The same, as a share of full quality."""
 
 
-class Answering(Config):
+class Answering(RequestBody):
     """How samples are answered."""
 
     format: Format | None = None
@@ -82,7 +88,7 @@ class RefineRequest(Limits, Answering):
     """Continue a draw. `codes` and `min_codes` count from its very first one."""
 
 
-class EncodeRequest(Config):
+class EncodeRequest(RequestBody):
     """Turn samples into codes."""
 
     model: str | None = Field(None, max_length=200)
@@ -90,7 +96,7 @@ class EncodeRequest(Config):
     """Files in base64: png, webp or jpeg; wav; or npy, float32 in [-1, 1]."""
 
 
-class DecodeRequest(Config):
+class DecodeRequest(RequestBody):
     """Turn codes, or any prefix of them, into samples."""
 
     model: str | None = Field(None, max_length=200)

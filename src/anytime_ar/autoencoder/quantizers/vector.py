@@ -47,7 +47,7 @@ class VectorQuantizer(Quantizer):
         self.config, self.residual = config, residual
         count = 1 if config.shared_codebook else code_length
         shape = (count, config.vocabulary, code_width)
-        codebooks = torch.empty(shape).uniform_(-1, 1) / config.vocabulary
+        codebooks = nn.init.uniform_(torch.empty(shape), -1, 1) / config.vocabulary
         if config.learned_by == "loss":
             self.codebooks = nn.Parameter(codebooks)  # [P, V, D]
         else:

@@ -1,0 +1,133 @@
+"""Time of whole processes from start to end: what a command costs before it works.
+
+    python benchmarks/startup.py --rounds 9 --out runs/startup.json
+
+Every round runs each command once, so that whatever slows the machine slows all. `first` draws with
+a cache folder that holds the compiled kernel alone, as after installing. Then one process tells
+where the time of a draw goes. Python keeps compiled modules, as `pip install` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from anytime_ar.evaluation.comparison_report import aligned
+from anytime_ar.files import cache_folder, write_json
+
+MODEL = "mnist"
+BASE = "import torch"
+FIRST = "sample, first"
+PARTS = """
+import json, sys, time
+marks = [time.perf_counter()]
+def mark():
+    marks.append(time.perf_counter())
+import torch; mark()
+from anytime_ar import AnytimeModel
+from anytime_ar.bundle import load_bundle, resolve; mark()
+bundle = load_bundle(resolve(sys.argv[1])); mark()
+model = AnytimeModel(bundle, device="cpu"); x = model.sample(1, seed=0); mark()
+model.sample(1, seed=0); mark()
+from anytime_ar.data import write_image; mark()
+write_image(sys.argv[2], x[0]); mark()
+print(json.dumps([after - before for before, after in zip(marks, marks[1:])]))
+"""
+NAMES = ("import torch", "import ours", "read and check", "lay out, draw", "draw again")
+NAMES += ("import pictures", "write PNG")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--out", type=Path, default=Path("runs/startup.json"))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        seconds, parts = _measured(options.rounds, Path(place))
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    rows = [["process", "seconds", f"over {BASE}", "fastest", "slowest"]]
+    for name, taken in seconds.items():
+        figures = (medians[name], medians[name] - medians[BASE], min(taken), max(taken))
+        rows.append([name, *(f"{figure:.3f}" for figure in figures)])
+    print(aligned(rows))
+    inside = {name: statistics.median(taken) for name, taken in parts.items()}
+    print(aligned([["part", "ms"], *([name, f"{1000 * s:.1f}"] for name, s in inside.items())]))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    figures = {"machine": _machine(), "rounds": options.rounds, "seconds": medians, "parts": inside}
+    write_json(options.out, figures)
+
+
+def _measured(rounds: int, place: Path) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds of each round by command, and by part of a draw."""
+    env = {key: to for key, to in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    seconds: dict[str, list[float]] = {}
+    parts: dict[str, list[float]] = {}
+    commands = _commands(place)
+    for number in range(rounds + 1):
+        fresh = place / f"cache{number}"
+        shutil.copytree(cache_folder() / "native", fresh / cache_folder().name / "native")
+        for name, command in commands.items():
+            cache = {"XDG_CACHE_HOME": str(fresh)} if name == FIRST else {}
+            begin = time.perf_counter()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=env | cache)
+            taken = time.perf_counter() - begin
+            if number:  # the first round writes compiled modules and fills the system's caches
+                seconds.setdefault(name, []).append(taken)
+        script = [sys.executable, "-c", PARTS, MODEL, str(place / "part.png")]
+        told = subprocess.run(script, check=True, stdout=subprocess.PIPE, env=env).stdout
+        for name, taken in zip(NAMES, json.loads(told), strict=True):
+            if number:
+                parts.setdefault(name, []).append(taken)
+    return seconds, parts
+
+
+def _commands(place: Path) -> dict[str, list[str]]:
+    """Command lines to time, by name; what they read is made first."""
+    anytime = [sys.executable, "-m", "anytime_ar"]
+    out, state, codes = (str(place / name) for name in ("one.png", "state", "codes.npz"))
+    draw = [*anytime, "sample", MODEL, "-n", "1", "--out", out]
+    library = f"import anytime_ar as aar; aar.load({MODEL!r}).sample(1)"
+    quiet = {"check": True, "stdout": subprocess.DEVNULL}
+    subprocess.run([*draw, "--codes", "2", "--save_state", state], **quiet)
+    subprocess.run([*anytime, "encode", MODEL, out, "--out", codes], **quiet)
+    return {
+        "python": [sys.executable, "-c", "pass"],
+        BASE: [sys.executable, "-c", BASE],
+        "anytime --help": [*anytime, "--help"],
+        "sample --help": [*anytime, "sample", "--help"],
+        "train --help": [*anytime, "train", "--help"],
+        "sample": draw,
+        FIRST: draw,
+        "encode": [*anytime, "encode", MODEL, out],
+        "decode": [*anytime, "decode", MODEL, codes, "--out", out],
+        "refine": [*anytime, "refine", MODEL, state, "--out", out],
+        "load, sample(1)": [sys.executable, "-c", library],
+    }
+
+
+def _machine() -> dict[str, str | int | None]:
+    import torch
+
+    info = Path("/proc/cpuinfo")
+    text = info.read_text(encoding="utf-8") if info.exists() else ""
+    names = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+if __name__ == "__main__":
+    main()

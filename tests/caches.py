@@ -1,0 +1,23 @@
+"""Cache folders for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anytime_ar.files import cache_folder
+
+
+def fresh_cache(place: Path) -> Path:
+    """A folder for `XDG_CACHE_HOME` that has only the compiled kernel, which takes long to make.
+
+    What is compiled there goes to the cache of whoever runs the tests: it depends on nothing that
+    a test could change. Measured times do not.
+    """
+    shared = cache_folder() / "native"
+    shared.mkdir(parents=True, exist_ok=True)
+    ours = place / cache_folder().name
+    ours.mkdir(parents=True, exist_ok=True)
+    link = ours / "native"
+    if not link.exists():
+        link.symlink_to(shared.resolve(), target_is_directory=True)
+    return place

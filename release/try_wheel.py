@@ -2,8 +2,8 @@
 
     python release/try_wheel.py dist/anytime_ar-0.1.0-py3-none-any.whl
 
-The new environment sees the packages of the one that runs this, but takes anytime-ar from the wheel.
-A source distribution is built as well, and a wheel from that, which has no prebuilt kernels.
+The new environment sees the packages of the one that runs this, but takes anytime-ar from the
+wheel. A source distribution is built as well, and a wheel from that, which has no prebuilt kernels.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from anytime_ar.kernel import (
     find_compiler,
     load_kernel,
     machine,
+    prebuilt_instructions,
     processor_features,
     processor_name,
 )
@@ -49,8 +50,14 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    facts = {**_machine(), "kernel": _kernel(), "cache": _cache(), "extras": _extras()}
-    facts |= _speed()
+    facts = {
+        **_machine(),
+        "kernel": _kernel(),
+        "prebuilt": prebuilt_instructions(),
+        "cache": _cache(),
+        "extras": _extras(),
+        **_speed(),
+    }
     facts["faster"] = advice(facts)
     show(arguments, report(facts), **facts)
 
@@ -136,7 +143,8 @@ def _speed() -> dict[str, Any]:
 
 
 def _chosen(models: list[AnytimeModel]) -> dict[str, str]:
-    """Return the backend and precision of a model that is loaded without naming them."""
+    """Return the backend and precision that `load` takes where none are named: the first ones that
+    can be had."""
     return {"backend": models[0].backend, "precision": models[0].precision}
 
 
@@ -194,6 +202,7 @@ def report(facts: dict[str, Any]) -> str:
         _line("instruction sets", ", ".join(facts["instruction_sets"]) or "none that is known"),
         _line("kernel", used if kernel["instructions"] else f"none: {kernel['problem']}"),
         _line("set by variables", settings or "nothing"),
+        _line("prebuilt kernels", ", ".join(facts["prebuilt"]) or "none in this installation"),
         _line("C++ compiler", facts["compiler"] or "none"),
         _line("torch", f"{facts['torch']}, capability {facts['torch_capability']}"),
         _line("CPUs and threads", f"{facts['cpus']} CPUs, {facts['threads']} threads of PyTorch"),

@@ -9,7 +9,13 @@ from anytime_ar.kernel.instructions import (
     processor_features,
     processor_name,
 )
-from anytime_ar.kernel.loading import Kernel, kernel, load_kernel, prebuilt_path
+from anytime_ar.kernel.loading import (
+    Kernel,
+    kernel,
+    load_kernel,
+    prebuilt_instructions,
+    prebuilt_path,
+)
 from anytime_ar.kernel.weights import LinearMap, Weights, pad_up
 
 __all__ = [
@@ -24,6 +30,7 @@ __all__ = [
     "load_kernel",
     "machine",
     "pad_up",
+    "prebuilt_instructions",
     "prebuilt_path",
     "processor_features",
     "processor_name",

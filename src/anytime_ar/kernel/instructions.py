@@ -139,6 +139,6 @@ def chosen_instructions() -> InstructionSet | None:
     problem = "this processor cannot run it" if known else "there is no such instruction set"
     names = ", ".join(isa.name for isa in here) or "none"
     raise InputError(
-        f"ANYTIME_KERNEL_ISA={name}: {problem}; choose one of those that can be had here ({names}), "
-        "or unset it for the best"
+        f"ANYTIME_KERNEL_ISA={name}: {problem}; choose one that can be had here ({names}), or "
+        "unset it for the best"
     )

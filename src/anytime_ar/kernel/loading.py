@@ -15,7 +15,12 @@ from pathlib import Path
 
 from anytime_ar.errors import InputError
 from anytime_ar.kernel.compiling import BuildError, compile_kernel, kernel_sources
-from anytime_ar.kernel.instructions import InstructionSet, chosen_instructions, machine
+from anytime_ar.kernel.instructions import (
+    INSTRUCTION_SETS,
+    InstructionSet,
+    chosen_instructions,
+    machine,
+)
 
 PREBUILT = Path(__file__).parent / "prebuilt"
 """Folder of the prebuilt kernels; `make kernels` fills it."""
@@ -87,6 +92,12 @@ def prebuilt_path(isa: InstructionSet, platform: str | None = None) -> Path:
     system, _, kind = (platform or this_platform()).partition("-")
     digest = hashlib.sha256(b"".join(kernel_sources().values())).hexdigest()[:12]
     return PREBUILT / f"{system}-{kind}-{isa.name}-{digest}.{_SUFFIXES.get(system, 'so')}"
+
+
+def prebuilt_instructions() -> list[str]:
+    """Return the instruction sets for which this installation has prebuilt kernels for this
+    platform."""
+    return [isa.name for isa in INSTRUCTION_SETS if prebuilt_path(isa).exists()]
 
 
 def this_platform() -> str:

@@ -216,7 +216,7 @@ def report(facts: dict[str, Any]) -> str:
             _line(f"  {name}", "installed" if installed else f'pip install "anytime-ar[{name}]"')
         )
     lines += ["", f"Codes a second ({_MODEL})"]
-    lines.append(f"{'':20}" + "".join(f"{f'{rows} rows':>12}" for rows in _ROWS))
+    lines.append(f"{'':20}" + "".join(f"{f'{n} row' + 's' * (n > 1):>12}" for n in _ROWS))
     rates = {(r["backend"], r["precision"], r["rows"]): r["codes_per_s"] for r in facts["rates"]}
     for backend, precision in dict.fromkeys(key[:2] for key in rates):
         figures = "".join(f"{rates[backend, precision, rows]:>12,}" for rows in _ROWS)
@@ -229,5 +229,5 @@ def report(facts: dict[str, Any]) -> str:
 
 def _line(name: str, value: str) -> str:
     """Return a name and its value, wrapped beside it."""
-    first, *rest = textwrap.wrap(value, 60, break_long_words=False, break_on_hyphens=False) or [""]
+    first, *rest = textwrap.wrap(value, 60, break_on_hyphens=False)
     return "\n".join([f"{name:<20}{first}", *(f"{'':20}{line}" for line in rest)])

@@ -81,8 +81,10 @@ def machine() -> str:
 
 def processor_name() -> str:
     """Return the name of this processor, as far as it can be told."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # from version 2.11 on
-    return capabilities.get("cpu_name") or platform.processor() or platform.machine()
+    name = platform.processor() or platform.machine()
+    if hasattr(torch.cpu, "get_capabilities"):  # from version 2.11 on
+        name = torch.cpu.get_capabilities().get("cpu_name") or name
+    return name
 
 
 def processor_features() -> frozenset[str]:

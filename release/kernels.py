@@ -52,15 +52,15 @@ def build(platform: str, isa: InstructionSet, sources: Path) -> Path:
         # Linked without the options of the instruction set, so that Zig compiles its C++ library
         # once for each platform, and for any processor.
         options = ("-Os", "-s", "-shared", "-pthread", "-Wl,--gc-sections")
-        linked = f"{folder}/{target.name}"
-        run_compiler((*zig, *options, "-o", linked, *objects), sources)
-        target.write_bytes(Path(linked).read_bytes())
+        # Without a folder in its name, which libraries of macOS keep.
+        run_compiler((*zig, *options, "-o", target.name, *objects), Path(folder))
+        target.write_bytes((Path(folder) / target.name).read_bytes())
     return target
 
 
-def run_compiler(command: tuple[str, ...], sources: Path) -> None:
-    """Run a compiler in the folder with the sources; end with its messages if it fails."""
-    done = subprocess.run(command, cwd=sources, capture_output=True, text=True, check=False)
+def run_compiler(command: tuple[str, ...], folder: Path) -> None:
+    """Run a compiler in a folder; end with its messages if it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)}\n{done.stderr}")
 

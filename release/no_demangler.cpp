@@ -2,7 +2,7 @@
 // the message of a program that aborts readable. It is as large as half of the kernel.
 #include <cstddef>
 
-extern "C" char* __cxa_demangle(const char*, char*, std::size_t*, int* status) {
+extern "C" __attribute__((visibility("hidden"))) char* __cxa_demangle(const char*, char*, std::size_t*, int* status) {
   if (status) *status = -2;  // not a name that it can read
   return nullptr;
 }

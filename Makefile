@@ -3,6 +3,7 @@
 #   make demo    set up .venv, train on the embedded digits, print the table   (runs/demo/)
 #   make test    set up .venv with the test extra, run the tests
 #   make check   format, lint, types, layering
+#   make wheel   cross-compile the kernel for all platforms, build the wheel      (dist/)
 #   make lock    write requirements/*.txt from what .venv holds
 #   make clean   remove .venv
 #
@@ -14,13 +15,14 @@ SHELL := /bin/sh
 BIN := .venv/bin
 PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+DIST ?= dist
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 TORCH := $(BIN)/python -c 'from importlib.metadata import version; print(version("torch"))'
 
 # Single-threaded torch in each of two workers: the tests' models are too small for more threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test check lock clean
+.PHONY: demo test check kernels digests wheel try-wheel lock clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.core
@@ -34,6 +36,26 @@ check: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PYTEST) -q tests/test_layering.py
+
+# PLATFORMS='linux-x86_64 ...' builds the kernels of these alone.
+kernels: .venv/.dev
+	$(BIN)/python release/kernels.py $(PLATFORMS)
+
+digests: .venv/.dev
+	$(BIN)/python release/digests.py
+
+# The same commit gives the same wheel: files carry the time of the commit. setuptools would also pack
+# what an earlier build has left.
+wheel: kernels
+	rm -rf build
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} \
+	  $(PIP) wheel --no-deps --no-build-isolation --wheel-dir $(DIST) .
+
+try-wheel: .venv/.dev
+	rm -rf runs/wheel
+	$(MAKE) wheel DIST=runs/wheel PLATFORMS="$$($(BIN)/python -c \
+	  'from anytime_ar.kernel.loading import this_platform; print(this_platform())')"
+	$(BIN)/python release/try_wheel.py runs/wheel/*.whl
 
 lock: .venv/.dev
 	$(BIN)/python requirements/lock.py

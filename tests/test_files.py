@@ -14,7 +14,13 @@ from typing import BinaryIO
 import pytest
 
 from anytime_ar.errors import InputError
-from anytime_ar.files import sweep_temporaries, write_atomically, write_json
+from anytime_ar.files import (
+    cache_folder,
+    process_folder,
+    sweep_temporaries,
+    write_atomically,
+    write_json,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -122,3 +128,29 @@ def test_json_refuses_foreign_objects_before_writing(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         write_json(tmp_path / "a.json", {"path": tmp_path})
     assert names(tmp_path) == []
+
+
+def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "named"))
+    assert cache_folder() == tmp_path / "named" / "anytime-ar"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "anytime-ar"
+
+
+def test_without_a_home_the_cache_is_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert cache_folder() == process_folder()
+    assert process_folder().is_dir()
+
+
+def test_the_folder_of_a_process_goes_with_it() -> None:
+    program = "from anytime_ar.files import process_folder; print(process_folder())"
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert not Path(done.stdout.strip()).exists()

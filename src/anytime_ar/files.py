@@ -7,12 +7,16 @@ that is killed leaves at most a temporary file, which `sweep_temporaries` remove
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
 import re
 import secrets
+import shutil
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,8 +26,21 @@ _TEMPORARY = re.compile(r"\.anytime-[0-9a-f]{16}\.tmp")
 
 
 def cache_folder() -> Path:
-    """What can be made again is kept in `$XDG_CACHE_HOME/anytime-ar`, by default under ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anytime-ar"
+    """Return the folder for what can be made again: `$XDG_CACHE_HOME/anytime-ar`, by default under
+    ~/.cache. Where this user has no home folder, it is that of the process."""
+    named = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(named) if named else Path.home() / ".cache") / "anytime-ar"
+    except RuntimeError:  # neither $HOME nor an entry in the list of users
+        return process_folder()
+
+
+@cache
+def process_folder() -> Path:
+    """Return a new folder, which is removed when this process ends."""
+    folder = tempfile.mkdtemp(prefix="anytime-ar-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anytime_ar.kernel.build import BuildError, kernel
+from anytime_ar.kernel import BuildError, kernel
 from anytime_ar.prior import (
     NO_SHADOW,
     ChoiceConfig,

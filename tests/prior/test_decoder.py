@@ -3,6 +3,7 @@ it."""
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import warnings
 from pathlib import Path
@@ -24,7 +25,7 @@ from decoders import (
 from torch import Tensor
 
 from anytime_ar.errors import InputError
-from anytime_ar.kernel.build import kernel
+from anytime_ar.kernel import load_kernel
 from anytime_ar.prior import (
     IS_SHADOW,
     NO_SHADOW,
@@ -341,8 +342,10 @@ def test_the_kernel_is_for_cpus() -> None:
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    kernel.cache_clear()
+    load_kernel.cache_clear()
+    monkeypatch.setenv("ANYTIME_KERNEL", "compiled")
     monkeypatch.setattr(shutil, "which", lambda _name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     try:
         with pytest.raises(InputError, match=r"no C\+\+ compiler is there; install g\+\+ or clang"):
             decoder_for(build(), backend="native")
@@ -366,7 +369,7 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         with pytest.raises(InputError, match=r"cannot load .*\.so.*mounted with noexec"):
             decoder_for(build(), backend="native")
     finally:
-        kernel.cache_clear()
+        load_kernel.cache_clear()
 
 
 @needs_kernel

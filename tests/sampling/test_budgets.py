@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from sampling_models import L, build_bundle, curve, sample_shape
 from timed_models import TimedModel
 
 from anytime_ar.errors import InputError
-from anytime_ar.sampling import AnytimeModel, Budget
+from anytime_ar.kernel import load_kernel
+from anytime_ar.prior import NativeDecoder
+from anytime_ar.sampling import AnytimeModel, Budget, engine
 from anytime_ar.sampling.budget import codes_for
 from anytime_ar.sampling.costs import CostBook, Costs, Pace, Times
 
@@ -304,3 +307,16 @@ def test_times_forget_the_oldest() -> None:
             expected = recent[max(0, math.ceil(share * len(recent)) - 1)]
             assert times.quantile(share) == expected
     assert times.to_tuple() == tuple(seconds[-256:])
+
+
+def test_times_belong_to_the_kernel_they_were_measured_with(
+    model: AnytimeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = model.engine.decoder
+    if not isinstance(decoder, NativeDecoder):
+        pytest.skip("there is no kernel here")
+    here, loaded = engine.describe(decoder), load_kernel()
+    assert loaded.instructions in here
+    for other in (replace(loaded, instructions="mmx"), replace(loaded, origin="found")):
+        monkeypatch.setattr(engine, "load_kernel", lambda other=other: other)
+        assert engine.describe(decoder) != here

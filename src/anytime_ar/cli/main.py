@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": "measure quality and cost at every number of codes",
     "compare": "set the curves of several models side by side",
     "bench": "time codes a second and deadlines on this machine",
+    "doctor": "show what is used here, what is missing, what would be faster",
     "serve": "serve models over HTTP, with a web page",
     "push": "upload a model to the Hugging Face Hub, with a model card",
     "sample": "draw pictures by codes, by seconds, by quality, or until Ctrl-C",

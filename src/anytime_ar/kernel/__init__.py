@@ -2,7 +2,36 @@
 
 from __future__ import annotations
 
-from anytime_ar.kernel.build import BuildError, kernel
+from anytime_ar.kernel.compiling import BuildError, Compiler, find_compiler
+from anytime_ar.kernel.instructions import (
+    available,
+    machine,
+    processor_features,
+    processor_name,
+)
+from anytime_ar.kernel.loading import (
+    Kernel,
+    kernel,
+    load_kernel,
+    prebuilt_instructions,
+    prebuilt_path,
+)
 from anytime_ar.kernel.weights import LinearMap, Weights, pad_up
 
-__all__ = ["BuildError", "LinearMap", "Weights", "kernel", "pad_up"]
+__all__ = [
+    "BuildError",
+    "Compiler",
+    "Kernel",
+    "LinearMap",
+    "Weights",
+    "available",
+    "find_compiler",
+    "kernel",
+    "load_kernel",
+    "machine",
+    "pad_up",
+    "prebuilt_instructions",
+    "prebuilt_path",
+    "processor_features",
+    "processor_name",
+]

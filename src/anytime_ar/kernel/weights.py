@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anytime_ar.kernel.build import kernel
+from anytime_ar.kernel.loading import kernel
 
 Precision = Literal["float32", "bfloat16", "int8"]
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from anytime_ar.curve import Curve
 from anytime_ar.errors import InputError
-from anytime_ar.prior import Decoder
+from anytime_ar.kernel import load_kernel
+from anytime_ar.prior import Decoder, NativeDecoder
 from anytime_ar.sampling.batch import DecodeBatch
 from anytime_ar.sampling.budget import Budget, Limit
 from anytime_ar.sampling.costs import CostBook, Costs, Pace
@@ -244,9 +245,13 @@ class Engine:
 
 
 def describe(decoder: Decoder[Any]) -> str:
-    """What times depend on beside weights and rows: the hardware, the precision, the threads."""
+    """Name what times depend on beside weights and rows: the hardware, the kernel, the precision,
+    the threads."""
     threads = torch.get_num_threads()
     kind = type(decoder).__name__
+    if isinstance(decoder, NativeDecoder):
+        loaded = load_kernel()
+        kind += f" {loaded.instructions}, {loaded.origin}"
     return f"{_hardware(decoder.device)}/{kind}/{decoder.precision}/{threads} threads"
 
 

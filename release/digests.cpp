@@ -1,0 +1,215 @@
+// Run the kernel on random weights and print a digest of what each function computes, so that
+// builds for different instruction sets and by different compilers can be compared.
+//
+// The random numbers come from integers alone: nothing here depends on a mathematical library.
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <vector>
+
+#include "layout.h"
+
+extern "C" {
+void anytime_step(const Prior*, const Rows*, int64_t, int64_t, int64_t, float*, int64_t);
+bool anytime_decode(const Decoder*, const int64_t*, int64_t, int64_t, float*, int64_t);
+}
+
+namespace {
+
+class Random {
+ public:
+  uint32_t bits() {
+    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<uint32_t>(state_ >> 32);
+  }
+  int64_t below(int64_t count) { return bits() % count; }
+  float number(float size) {  // in [-size, size), exact where size is a power of two
+    return (static_cast<int32_t>(bits() >> 8) - 8388608) * (size / 8388608.0f);
+  }
+
+ private:
+  uint64_t state_ = 1;
+};
+
+class Digest {  // FNV-1a
+ public:
+  template <class T>
+  void add(const T* data, size_t count) {
+    const auto* bytes = reinterpret_cast<const uint8_t*>(data);
+    for (size_t i = 0; i < count * sizeof(T); ++i) value_ = (value_ ^ bytes[i]) * 1099511628211u;
+    for (size_t i = 0; i < count; ++i) {
+      if (data[i] - data[i] != 0) std::exit(1);  // NaN or infinite, which would hide differences
+    }
+  }
+  unsigned long long value() const { return value_; }
+
+ private:
+  uint64_t value_ = 14695981039346656037u;
+};
+
+// Random weights, which live as long as this object.
+class Weights {
+ public:
+  explicit Weights(Precision precision) : precision_(precision) {}
+
+  template <class T>
+  T* room(int64_t count) {
+    held_.emplace_back(count * sizeof(T) + 64);
+    auto address = reinterpret_cast<uintptr_t>(held_.back().data());
+    return reinterpret_cast<T*>((address + 63) / 64 * 64);
+  }
+
+  const float* numbers(int64_t count, float size, float offset = 0) {
+    float* to = room<float>(count);
+    for (int64_t i = 0; i < count; ++i) to[i] = offset + random.number(size);
+    return to;
+  }
+
+  // Weights of about 1 / sqrt(in), zeros where panels are filled up.
+  Linear linear(int64_t in, int64_t out) {
+    const int64_t group = precision_ == kFloat32 ? 1 : precision_ == kBfloat16 ? 2 : 4;
+    const int64_t padded = group == 1 ? in : (in + 3) / 4 * 4, wide = (out + 31) / 32 * 32;
+    float size = 1;
+    while (size * size * in > 2) size /= 2;
+    auto* floats = room<float>(padded * wide);
+    auto* halves = room<uint16_t>(padded * wide);
+    auto* bytes = room<int8_t>(padded * wide);
+    auto* sums = room<int32_t>(wide);
+    auto* scale = room<float>(wide);
+    auto* bias = room<float>(wide);
+    for (int64_t o = 0; o < out; ++o) {
+      for (int64_t i = 0; i < in; ++i) {
+        const int64_t place =
+            ((o / 32 * (padded / group) + i / group) * 32 + o % 32) * group + i % group;
+        floats[place] = random.number(size);
+        uint32_t word;
+        std::memcpy(&word, floats + place, sizeof word);
+        halves[place] = static_cast<uint16_t>(word >> 16);
+        bytes[place] = static_cast<int8_t>(random.below(255) - 127);
+        sums[o] += bytes[place];
+      }
+      scale[o] = size / 127;
+      bias[o] = random.number(0.125f);
+    }
+    const void* weight = floats;
+    if (precision_ == kBfloat16) weight = halves;
+    if (precision_ == kInt8) weight = bytes;
+    const bool scaled = precision_ == kInt8;
+    return {weight, bias, scaled ? scale : nullptr, scaled ? sums : nullptr, in, out};
+  }
+
+  Norm norm(int64_t width) { return {numbers(width, 0.25f, 1), numbers(width, 0.125f), 1e-5f}; }
+
+  Random random;
+
+ private:
+  Precision precision_;
+  std::deque<std::vector<uint8_t>> held_;
+};
+
+// Steps of rows with all ways to choose a code, two of them with a shadow.
+unsigned long long step(Precision precision) {
+  constexpr int64_t kLayers = 2, kWidth = 48, kAttention = 64, kHidden = 100, kLength = 20;
+  constexpr int64_t kVocabulary = 37, kLabels = 4, kRows = 11;
+  Weights weights(precision);
+  std::vector<Block> blocks;
+  for (int64_t layer = 0; layer < kLayers; ++layer) {
+    blocks.push_back({weights.norm(kWidth), weights.linear(kWidth, 3 * kAttention),
+                      weights.linear(kAttention, kWidth), weights.norm(kWidth),
+                      weights.linear(kWidth, kHidden), weights.linear(kHidden, kWidth)});
+  }
+  std::vector<Linear> scores;
+  auto* tables = weights.room<int64_t>(kLength);
+  for (int64_t i = 0; i < kLength; ++i) {
+    scores.push_back(weights.linear(kWidth, kVocabulary));
+    tables[i] = i % 2;
+  }
+  Prior prior = {};
+  prior.layers = kLayers, prior.width = kWidth, prior.heads = 2, prior.attention = kAttention;
+  prior.hidden = kHidden, prior.length = kLength, prior.vocabulary = kVocabulary;
+  prior.precision = precision;
+  prior.first = weights.numbers(kLabels * kWidth, 1);
+  prior.entries = weights.numbers(2 * kVocabulary * kWidth, 1);
+  prior.tables = tables;
+  prior.positions = weights.numbers(kLength * kWidth, 1);
+  prior.reminders = weights.numbers(kLabels * kWidth, 1);
+  prior.blocks = blocks.data();
+  prior.norm = weights.norm(kWidth);
+  prior.scores = scores.data();
+
+  auto* choices = weights.room<Choice>(kRows);
+  auto* noise = weights.room<double>(kRows * kLength);
+  auto* labels = weights.room<int64_t>(kRows);
+  for (int64_t row = 0; row < kRows; ++row) {
+    choices[row] = {row == 3 ? 0.0 : row == 4 ? 0.75 : 1.0, row % 3 == 1 ? 0.5 : 1.0, 1.0,
+                    row % 4 == 2 ? 5 : 0, kNoShadow};
+    labels[row] = row % kLabels;
+  }
+  for (int64_t row : {0, 5}) {
+    choices[row].guidance = 1.5, choices[row].shadow = row + 1;
+    choices[row + 1].shadow = kIsShadow;
+  }
+  for (int64_t i = 0; i < kRows * kLength; ++i) noise[i] = weights.random.bits() / 4294967296.0;
+  Rows rows = {};
+  rows.cache = weights.room<float>(kLayers * kRows * 2 * kAttention * kLength);
+  rows.layer_stride = kRows * 2 * kAttention * kLength;
+  rows.labels = labels, rows.noise = noise, rows.choices = choices;
+  rows.codes = weights.room<int64_t>(kRows * kLength);
+  rows.positions = weights.room<int64_t>(kRows);
+
+  Digest digest;
+  std::vector<float> logits(kRows * kVocabulary);
+  for (int64_t position = 0; position < kLength; ++position) {
+    anytime_step(&prior, &rows, 0, kRows, 1, logits.data(), 1 + position % 2);
+    digest.add(logits.data(), logits.size());
+  }
+  digest.add(rows.codes, kRows * kLength);
+  return digest.value();
+}
+
+unsigned long long decode() {
+  constexpr int64_t kLength = 8, kWidth = 6, kVocabulary = 16, kFeatures = 20, kSide = 4;
+  constexpr int64_t kRows = 5, kPatch = 2, kChannels = 3;
+  Weights weights(kFloat32);
+  std::vector<Residual> blocks;
+  for (int64_t width : {24, 16}) {
+    blocks.push_back({weights.linear(9 * width, 12), weights.linear(12, width)});
+  }
+  std::vector<Stage> stages = {{&blocks[0], 1, 24, weights.linear(24, 4 * 16)},
+                               {&blocks[1], 1, 16, Linear{}}};
+  Decoder decoder = {};
+  decoder.code_length = kLength, decoder.code_width = kWidth, decoder.vocabulary = kVocabulary;
+  decoder.layout = kVectors;
+  decoder.entries = weights.numbers(kLength * kVocabulary * kWidth, 1);
+  decoder.fill = weights.numbers(kLength * kWidth, 1);
+  decoder.line = weights.linear(kLength * kWidth, kSide * kSide * kFeatures);
+  decoder.bend = weights.linear(kLength * kWidth, 40);
+  decoder.unbend = weights.linear(40, kSide * kSide * kFeatures);
+  decoder.features = kFeatures, decoder.side = kSide;
+  decoder.first = weights.linear(9 * kFeatures, 24);
+  decoder.stage = stages.data(), decoder.stages = 2;
+  decoder.last = weights.linear(9 * 16, kChannels * kPatch * kPatch);
+  decoder.patch = kPatch;
+
+  Digest digest;
+  for (int64_t kept = 1; kept <= kLength; ++kept) {
+    std::vector<int64_t> codes(kRows * kept);
+    for (int64_t& code : codes) code = weights.random.below(kVocabulary);
+    std::vector<float> pixels(kRows * kChannels * 4 * kSide * kSide * kPatch * kPatch);
+    if (!anytime_decode(&decoder, codes.data(), kRows, kept, pixels.data(), 1 + kept % 2)) return 0;
+    digest.add(pixels.data(), pixels.size());
+  }
+  return digest.value();
+}
+
+}  // namespace
+
+int main() {
+  std::printf("step-float32 %016llx\n", step(kFloat32));
+  std::printf("step-bfloat16 %016llx\n", step(kBfloat16));
+  std::printf("step-int8 %016llx\n", step(kInt8));
+  std::printf("decode-float32 %016llx\n", decode());
+}

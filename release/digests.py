@@ -1,0 +1,99 @@
+"""Compare what the kernel computes between instruction sets and compilers: `make digests`.
+
+Each build runs `digests.cpp`, those for aarch64 under `qemu-aarch64` (Debian: qemu-user). One line
+tells the digests of a build; `*` marks those that differ from the first line. The exit status is 1
+if any does.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from kernels import ZIG, copy_sources, run_compiler
+
+from anytime_ar.kernel import machine
+from anytime_ar.kernel.compiling import FLAGS, find_compiler
+from anytime_ar.kernel.instructions import (
+    INSTRUCTION_SETS,
+    InstructionSet,
+    available,
+    processor_features,
+)
+
+DRIVER = Path(__file__).with_name("digests.cpp")
+Digests = dict[str, str]
+
+
+def build(compiler: tuple[str, ...], isa: InstructionSet, sources: Path, program: Path) -> None:
+    """Compile driver and kernel for an instruction set into a static program."""
+    objects = []
+    for unit in sorted(unit.name for unit in sources.glob("*.cpp")):
+        objects.append(f"{program}-{unit}.o")
+        options = (*FLAGS, *isa.flags, "-Wno-psabi", "-c", "-o", objects[-1])
+        run_compiler((*compiler, *options, unit), sources)
+    run_compiler((*compiler, "-Os", "-static", "-pthread", "-o", str(program), *objects), sources)
+
+
+def digests(program: Path, kind: str) -> Digests:
+    """Run a program and return the digest of each function that it names."""
+    emulator = () if kind == machine() else (f"qemu-{kind}", "-cpu", "max")
+    done = subprocess.run([*emulator, program], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{program.name} failed with exit status {done.returncode}: {done.stderr}")
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+def table(found: dict[str, Digests]) -> tuple[str, bool]:
+    """Return digests by build as text, and whether all are equal."""
+    first = next(iter(found.values()))
+    lines = [f"{'':24}" + "".join(f"{name:<19}" for name in first)]
+    for build_name, by_name in found.items():
+        marked = (value + " *" * (value != first[name]) for name, value in by_name.items())
+        lines.append(f"{build_name:<24}" + "".join(f"{value:<19}" for value in marked))
+    text = "\n".join(line.rstrip() for line in lines)
+    return text, all(by_name == first for by_name in found.values())
+
+
+def main() -> None:
+    """Build, run and compare all instruction sets that this machine can run or emulate."""
+    here = {isa.name for isa in available(machine(), processor_features())}
+    runnable = [
+        isa
+        for isa in INSTRUCTION_SETS
+        if isa.name in here or (isa.machine != machine() and shutil.which(f"qemu-{isa.machine}"))
+    ]
+    builds = [
+        (f"{isa.name}, zig", (*ZIG, "-target", f"{isa.machine}-linux-musl"), isa)
+        for isa in runnable
+    ]
+    local = find_compiler()
+    if local is not None and platform.system() == "Linux":
+        builds += [
+            (f"{isa.name}, {Path(local.command[0]).name}", local.command, isa)
+            for isa in runnable
+            if isa.name in here
+        ]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        sources = Path(folder) / "sources"
+        copy_sources(sources, DRIVER)
+        programs = [Path(folder) / f"program{number}" for number in range(len(builds))]
+        jobs = zip(builds, programs, strict=True)
+        list(pool.map(lambda job: build(job[0][1], job[0][2], sources, job[1]), jobs))
+        found = {
+            name: digests(program, isa.machine)
+            for (name, _, isa), program in zip(builds, programs, strict=True)
+        }
+    text, equal = table(found)
+    print(text)
+    sys.exit(not equal)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Cross-compile the kernel into the package, for platforms and their instruction sets.
+
+    python release/kernels.py                 # all platforms: `make kernels`
+    python release/kernels.py linux-x86_64    # some of them
+
+The compiler is Zig's Clang, from the Python package `ziglang`, with the C libraries of all these
+platforms. The same sources and the same version of it give the same files, byte for byte.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+
+from anytime_ar.kernel.compiling import FLAGS, kernel_sources
+from anytime_ar.kernel.instructions import INSTRUCTION_SETS, InstructionSet
+from anytime_ar.kernel.loading import PREBUILT, prebuilt_path
+
+TARGETS = {
+    "linux-x86_64": "x86_64-linux-gnu.2.17",
+    "linux-aarch64": "aarch64-linux-gnu.2.17",
+    "macos-x86_64": "x86_64-macos.10.15",
+    "macos-aarch64": "aarch64-macos.11.0",
+    "windows-x86_64": "x86_64-windows-gnu",
+    "windows-aarch64": "aarch64-windows-gnu",
+}
+"""Platforms, and what Zig calls them; Linux with the oldest C library that Python wheels allow."""
+ZIG = (sys.executable, "-m", "ziglang", "c++")
+"""The command of the compiler."""
+
+
+def build(platform: str, isa: InstructionSet, sources: Path) -> Path:
+    """Cross-compile one kernel into the package; return its file.
+
+    Args:
+        platform: one of `TARGETS`.
+        isa: one of the kind of processor that the platform has.
+        sources: folder with the C++ files.
+    """
+    target, zig = prebuilt_path(isa, platform), (*ZIG, "-target", TARGETS[platform])
+    units = sorted(unit.name for unit in sources.glob("*.cpp"))
+    with tempfile.TemporaryDirectory() as folder:
+        objects = [f"{folder}/{unit}.o" for unit in units]
+        for unit, compiled in zip(units, objects, strict=True):
+            run_compiler((*zig, *FLAGS, *isa.flags, "-c", "-o", compiled, unit), sources)
+        # Linked without the options of the instruction set, so that Zig compiles its C++ library
+        # once for each platform, and for any processor.
+        options = ("-Os", "-s", "-shared", "-pthread", "-Wl,--gc-sections")
+        # Without a folder in its name, which libraries of macOS keep.
+        run_compiler((*zig, *options, "-o", target.name, *objects), Path(folder))
+        target.write_bytes((Path(folder) / target.name).read_bytes())
+    return target
+
+
+def run_compiler(command: tuple[str, ...], folder: Path) -> None:
+    """Run a compiler in a folder; end with its messages if it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)}\n{done.stderr}")
+
+
+def copy_sources(folder: Path, *more: Path) -> None:
+    """Write the C++ files of the kernel, and more files, into a new folder."""
+    folder.mkdir()
+    for name, source in kernel_sources().items():
+        (folder / name).write_bytes(source)
+    for path in more:
+        shutil.copy(path, folder)
+
+
+def main(platforms: list[str]) -> None:
+    """Build all kernels of these platforms, and remove all that were there."""
+    if unknown := set(platforms) - TARGETS.keys():
+        sys.exit(f"unknown platform {min(unknown)}; choose among {', '.join(TARGETS)}")
+    PREBUILT.mkdir(exist_ok=True)
+    for old in PREBUILT.iterdir():
+        old.unlink()
+    wanted = [
+        (platform, isa)
+        for platform in platforms or TARGETS
+        for isa in INSTRUCTION_SETS
+        if platform.endswith(f"-{isa.machine}")
+    ]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        sources = Path(folder) / "sources"
+        copy_sources(sources, Path(__file__).with_name("no_demangler.cpp"))
+        built = list(pool.map(lambda pair: build(*pair, sources), wanted))
+    for path in built:
+        print(f"{path.stat().st_size:>8}  {path.name}")
+    print(f"{len(built)} kernels by ziglang {version('ziglang')}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,67 @@
+"""Install a wheel where nothing can be compiled or written, and draw: `make try-wheel`.
+
+    python release/try_wheel.py dist/anytime_ar-0.1.0-py3-none-any.whl
+
+The new environment sees the packages of the one that runs this, but takes anytime-ar from the
+wheel. A source distribution is built as well, and a wheel from that, which has no prebuilt kernels.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PROGRAM = """
+import sys
+from pathlib import Path
+import anytime_ar as aar
+from anytime_ar.kernel import load_kernel
+assert Path(aar.__file__).is_relative_to(sys.prefix), f"not from the wheel: {aar.__file__}"
+model = aar.load("mnist", backend="native")
+assert model.sample(4, codes=4, seed=0).shape == (4, 1, 28, 28)
+loaded = load_kernel()
+assert loaded.origin == "prebuilt", loaded
+print(f"drawn with the {loaded.origin} kernel for {loaded.instructions}")
+"""
+SDIST = "import sys, setuptools.build_meta as build; build.build_sdist(sys.argv[1])"
+
+
+def try_wheel(wheel: Path, folder: Path) -> None:
+    """Install a wheel into a new environment in `folder`, and draw there with its best kernel."""
+    environment = folder / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    python = environment / "bin" / "python"
+    find = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    done = subprocess.run([python, "-c", find], check=True, capture_output=True, text=True)
+    (Path(done.stdout.strip()) / "others.pth").write_text(sysconfig.get_path("purelib"))
+    install = ["--no-deps", "--no-index", "--ignore-installed", "--quiet"]
+    pip = [sys.executable, "-m", "pip", "--python", python, "install"]
+    subprocess.run([*pip, *install, wheel], check=True)
+    # Nobody can write below a file, not even root; nothing is found on this path.
+    bare = {"HOME": "/dev/null/home", "PATH": "/dev/null"}
+    subprocess.run([python, "-c", PROGRAM], check=True, env=bare, cwd=folder)
+    subprocess.run([python, "-m", "anytime_ar", "doctor"], check=True, env=bare, cwd=folder)
+
+
+def try_sdist(folder: Path) -> None:
+    """Build a source distribution, and from it a wheel; neither has prebuilt kernels."""
+    subprocess.run([sys.executable, "-c", SDIST, folder], check=True, cwd=ROOT, capture_output=True)
+    (archive,) = folder.glob("*.tar.gz")
+    options = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet", "--wheel-dir", folder]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, archive], check=True)
+    (wheel,) = folder.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "anytime_ar/kernel/step.cpp" in names
+    assert not [name for name in names if name.startswith("anytime_ar/kernel/prebuilt/")]
+    print(f"{archive.name}: builds, without prebuilt kernels")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        try_wheel(Path(sys.argv[1]).resolve(), Path(temporary))
+        try_sdist(Path(temporary))

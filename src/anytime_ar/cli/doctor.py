@@ -1,0 +1,233 @@
+"""Show what anytime-ar uses on this machine, what is missing, and what would make it faster."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+import textwrap
+from typing import Any, get_args
+
+import torch
+from jsonargparse import Namespace
+
+from anytime_ar.cli.options import add_json, show
+from anytime_ar.cli.parser import Parser
+from anytime_ar.errors import InputError
+from anytime_ar.evaluation.speed import ours, take_turns
+from anytime_ar.files import cache_folder
+from anytime_ar.kernel import (
+    BuildError,
+    available,
+    find_compiler,
+    load_kernel,
+    machine,
+    prebuilt_instructions,
+    processor_features,
+    processor_name,
+)
+from anytime_ar.prior import Precision
+from anytime_ar.sampling import AnytimeModel, load
+
+EXTRAS = {
+    "data": ("datasets",),
+    "hub": ("huggingface_hub",),
+    "serve": ("fastapi", "uvicorn", "httptools", "prometheus_client"),
+    "client": ("httpx",),
+    "ray": ("ray",),
+    "bench": ("transformers",),
+}
+"""Optional extras, and the modules that they bring."""
+_MODEL = "mnist"
+_ROWS = (1, 64)
+_ROUNDS = 2
+_WORTH_NAMING = 1.1
+"""How many times as fast another precision must be to be recommended."""
+
+
+def add_arguments(parser: Parser) -> None:
+    add_json(parser)
+
+
+def run(arguments: Namespace) -> None:
+    facts = {
+        **_machine(),
+        "kernel": _kernel(),
+        "prebuilt": prebuilt_instructions(),
+        "cache": _cache(),
+        "extras": _extras(),
+        **_speed(),
+    }
+    facts["faster"] = advice(facts)
+    show(arguments, report(facts), **facts)
+
+
+def _machine() -> dict[str, Any]:
+    compiler = find_compiler()
+    return {
+        "processor": processor_name(),
+        "machine": machine(),
+        "instruction_sets": [isa.name for isa in available(machine(), processor_features())],
+        "cpus": _cpus(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "torch_capability": torch.backends.cpu.get_cpu_capability(),
+        "compiler": None if compiler is None else compiler.version,
+    }
+
+
+def _cpus() -> int:
+    """Return how many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _kernel() -> dict[str, Any]:
+    """Return the kernel in use, or why there is none, and the variables that choose among them."""
+    names = ("ANYTIME_KERNEL", "ANYTIME_KERNEL_ISA")
+    settings = {name: os.environ[name] for name in names if os.environ.get(name)}
+    try:
+        loaded = load_kernel()
+    except (BuildError, InputError) as error:
+        return {"instructions": None, "origin": None, "problem": str(error), "settings": settings}
+    return {
+        "instructions": loaded.instructions,
+        "origin": loaded.origin,
+        "problem": None,
+        "settings": settings,
+    }
+
+
+def _cache() -> dict[str, Any]:
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            writable = True
+    except OSError:
+        writable = False
+    return {"folder": str(folder), "writable": writable}
+
+
+def _extras() -> dict[str, bool]:
+    """Return whether each extra is installed."""
+    return {
+        name: all(importlib.util.find_spec(module) is not None for module in modules)
+        for name, modules in EXTRAS.items()
+    }
+
+
+def _speed() -> dict[str, Any]:
+    """Return what `load` chooses here, and codes a second of everything that it can choose."""
+    models = []
+    for backend in ("native", "portable"):
+        for precision in get_args(Precision):
+            model = load(_MODEL, device="cpu", precision=precision, backend=backend)
+            try:
+                model.engine  # noqa: B018  (made at the first use)
+            except InputError:  # no kernel
+                continue
+            models.append(model)
+    by_name = {ours(model).name: model for model in models}
+    rates = [
+        {
+            "backend": by_name[timing.name].backend,
+            "precision": by_name[timing.name].precision,
+            "rows": timing.rows,
+            "codes_per_s": round(timing.rate(models[0].code_length)),
+        }
+        for timing in take_turns([ours(model) for model in models], _ROWS, rounds=_ROUNDS)
+    ]
+    return {"chosen": _chosen(models), "rates": rates}
+
+
+def _chosen(models: list[AnytimeModel]) -> dict[str, str]:
+    """Return the backend and precision that `load` takes where none are named: the first ones that
+    can be had."""
+    return {"backend": models[0].backend, "precision": models[0].precision}
+
+
+def advice(facts: dict[str, Any]) -> list[str]:
+    """Return what would make drawing faster, by the facts that `run` gathers."""
+    kernel, chosen = facts["kernel"], facts["chosen"]
+    lines = []
+    if kernel["instructions"] is None:
+        lines.append(
+            "The native kernel draws small batches several times faster. Install a wheel with "
+            "prebuilt kernels or a C++ compiler; the problem is named above."
+        )
+    elif (best := facts["instruction_sets"][-1]) != kernel["instructions"]:
+        lines.append(
+            f"ANYTIME_KERNEL_ISA is set, and this processor can do more: unset it for {best}."
+        )
+    if facts["threads"] < facts["cpus"]:
+        lines.append(
+            f"PyTorch uses {facts['threads']} of {facts['cpus']} CPUs; OMP_NUM_THREADS="
+            f"{facts['cpus']} lets large batches use all."
+        )
+    if facts["threads"] > facts["cpus"]:
+        lines.append(
+            f"PyTorch has {facts['threads']} threads for {facts['cpus']} CPUs, which wait for one "
+            f"another; set OMP_NUM_THREADS={facts['cpus']}."
+        )
+    if not facts["cache"]["writable"]:
+        lines.append(
+            "The cache folder cannot be written to, so every process measures this machine "
+            "again and, without a prebuilt kernel, compiles one; set XDG_CACHE_HOME to a folder "
+            "that can."
+        )
+    rates = {
+        rate["precision"]: rate["codes_per_s"]
+        for rate in facts["rates"]
+        if rate["backend"] == chosen["backend"] and rate["rows"] == max(_ROWS)
+    }
+    fastest = max(rates, key=lambda precision: rates[precision])
+    gain = rates[fastest] / rates[chosen["precision"]]
+    if gain >= _WORTH_NAMING:
+        lines.append(
+            f'precision="{fastest}" drew {gain:.1f} times as many codes a second at '
+            f"{max(_ROWS)} rows; now and then a code differs from {chosen['precision']}."
+        )
+    return lines
+
+
+def report(facts: dict[str, Any]) -> str:
+    """Return the facts as text for 80 columns."""
+    kernel, cache, chosen = facts["kernel"], facts["cache"], facts["chosen"]
+    used = f"{kernel['instructions']}, {kernel['origin']}"
+    settings = ", ".join(f"{name}={value}" for name, value in kernel["settings"].items())
+    lines = [
+        _line("processor", f"{facts['processor']} ({facts['machine']})"),
+        _line("instruction sets", ", ".join(facts["instruction_sets"]) or "none that is known"),
+        _line("kernel", used if kernel["instructions"] else f"none: {kernel['problem']}"),
+        _line("set by variables", settings or "nothing"),
+        _line("prebuilt kernels", ", ".join(facts["prebuilt"]) or "none in this installation"),
+        _line("C++ compiler", facts["compiler"] or "none"),
+        _line("torch", f"{facts['torch']}, capability {facts['torch_capability']}"),
+        _line("CPUs and threads", f"{facts['cpus']} CPUs, {facts['threads']} threads of PyTorch"),
+        _line("cache folder", cache["folder"] + ("" if cache["writable"] else " (not writable)")),
+        _line("chosen for drawing", f"{chosen['backend']}, {chosen['precision']}"),
+        "",
+        "Optional extras",
+    ]
+    for name, installed in facts["extras"].items():
+        lines.append(
+            _line(f"  {name}", "installed" if installed else f'pip install "anytime-ar[{name}]"')
+        )
+    lines += ["", f"Codes a second ({_MODEL})"]
+    lines.append(f"{'':20}" + "".join(f"{f'{n} row' + 's' * (n > 1):>12}" for n in _ROWS))
+    rates = {(r["backend"], r["precision"], r["rows"]): r["codes_per_s"] for r in facts["rates"]}
+    for backend, precision in dict.fromkeys(key[:2] for key in rates):
+        figures = "".join(f"{rates[backend, precision, rows]:>12,}" for rows in _ROWS)
+        lines.append(f"  {f'{backend} {precision}':<18}{figures}")
+    lines += ["", "What would make it faster"]
+    for text in facts["faster"] or ["Nothing that this command knows of."]:
+        lines += textwrap.wrap(text, 78, initial_indent="- ", subsequent_indent="  ")
+    return "\n".join(lines)
+
+
+def _line(name: str, value: str) -> str:
+    """Return a name and its value, wrapped beside it."""
+    first, *rest = textwrap.wrap(value, 60, break_on_hyphens=False)
+    return "\n".join([f"{name:<20}{first}", *(f"{'':20}{line}" for line in rest)])

@@ -1,0 +1,146 @@
+"""Instruction sets that the kernel is built for, and those that this processor can run.
+
+`ANYTIME_KERNEL_ISA` names one of them to use instead of the best.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from anytime_ar.errors import InputError
+
+_MACHINES = {"AMD64": "x86_64", "arm64": "aarch64", "ARM64": "aarch64"}
+"""Names that systems use for the same kind of processor."""
+_SPELLINGS = {
+    "sse4_1": "sse4.1",
+    "sse4_2": "sse4.2",
+    "fma3": "fma",
+    "dot": "dotprod",
+    "pni": "sse3",
+    "bmi1": "bmi",
+    "abm": "lzcnt",
+    "asimddp": "dotprod",
+}
+"""Features as PyTorch or Linux spell them, where compilers spell them otherwise."""
+
+_SSE = ("sse3", "ssse3", "sse4.1", "sse4.2", "popcnt")
+_AVX2 = (*_SSE, "avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt")
+_AVX512 = (*_AVX2, "avx512f", "avx512cd", "avx512dq", "avx512bw", "avx512vl")
+_VNNI = (*_AVX512, "avx512vnni")
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """An instruction set that the kernel is compiled for.
+
+    Attributes:
+        name: as in `ANYTIME_KERNEL_ISA`.
+        machine: the kind of processor, `x86_64` or `aarch64`; "" for any other.
+        needs: features that the processor must have, as compilers spell them.
+        flags: options of GCC, Clang and Zig that select it.
+    """
+
+    name: str
+    machine: str
+    needs: tuple[str, ...]
+    flags: tuple[str, ...]
+
+
+def _x86(name: str, needs: tuple[str, ...]) -> InstructionSet:
+    # Features one by one, because GCC before version 11 does not know -march=x86-64-v3.
+    wide = ("-mprefer-vector-width=512",) if "avx512f" in needs else ()
+    return InstructionSet(name, "x86_64", needs, (*(f"-m{feature}" for feature in needs), *wide))
+
+
+INSTRUCTION_SETS = (
+    _x86("sse", _SSE),
+    _x86("avx2", _AVX2),
+    _x86("avx512", _AVX512),
+    _x86("avx512vnni", _VNNI),
+    _x86("avx512bf16", (*_VNNI, "avx512bf16")),
+    # -mcpu=generic+... is the one spelling that GCC, Clang and Zig share.
+    InstructionSet("neon", "aarch64", (), ("-mcpu=generic",)),
+    InstructionSet("dotprod", "aarch64", ("dotprod",), ("-mcpu=generic+dotprod",)),
+    InstructionSet("generic", "", (), ()),
+)
+"""All instruction sets, of each kind of processor the best last."""
+
+
+def machine() -> str:
+    """Return the kind of this processor: `x86_64`, `aarch64`, or what the system calls it."""
+    name = platform.machine()
+    return _MACHINES.get(name, name)
+
+
+def processor_name() -> str:
+    """Return the name of this processor, as far as it can be told."""
+    name = platform.processor() or platform.machine()
+    if hasattr(torch.cpu, "get_capabilities"):  # from version 2.11 on
+        name = torch.cpu.get_capabilities().get("cpu_name") or name
+    return name
+
+
+def processor_features() -> frozenset[str]:
+    """Return the features that this processor and its operating system offer, as compilers spell
+    them."""
+    if sys.platform == "darwin" and machine() == "aarch64":
+        return frozenset({"dotprod"})  # every Mac with such a processor has it
+    if hasattr(torch.cpu, "get_capabilities"):  # from version 2.11 on
+        found = {name for name, value in torch.cpu.get_capabilities().items() if value is True}
+    else:
+        found = _linux_features(Path("/proc/cpuinfo")) or set(_SSE)  # in all since 2009
+    return frozenset(_SPELLINGS.get(name, name.replace("avx512_", "avx512")) for name in found)
+
+
+def _linux_features(cpuinfo: Path) -> set[str]:
+    """Return what Linux lists of the first processor; empty elsewhere."""
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(("flags", "Features")):
+                return set(line.partition(":")[2].split())
+    return set()
+
+
+def available(kind: str, features: Collection[str]) -> tuple[InstructionSet, ...]:
+    """Return the instruction sets that a processor can run, the best last.
+
+    Args:
+        kind: of the processor, see `machine`.
+        features: of the processor, see `processor_features`.
+    """
+    known = {isa.machine for isa in INSTRUCTION_SETS}
+    return tuple(
+        isa
+        for isa in INSTRUCTION_SETS
+        if isa.machine == (kind if kind in known else "") and set(isa.needs) <= set(features)
+    )
+
+
+def chosen_instructions() -> InstructionSet | None:
+    """Return the instruction set to use: the one in `ANYTIME_KERNEL_ISA`, else the best that this
+    processor can run; None if it can run none.
+
+    Raises:
+        InputError: the one asked for is unknown, or this processor cannot run it.
+    """
+    here = available(machine(), processor_features())
+    name = os.environ.get("ANYTIME_KERNEL_ISA")
+    if not name:
+        return here[-1] if here else None
+    for isa in here:
+        if isa.name == name:
+            return isa
+    known = name in {isa.name for isa in INSTRUCTION_SETS}
+    problem = "this processor cannot run it" if known else "there is no such instruction set"
+    names = ", ".join(isa.name for isa in here) or "none"
+    raise InputError(
+        f"ANYTIME_KERNEL_ISA={name}: {problem}; choose one that can be had here ({names}), or "
+        "unset it for the best"
+    )

@@ -1,0 +1,120 @@
+"""Load the kernel: a prebuilt one from the package, or else one compiled on this machine.
+
+`ANYTIME_KERNEL` is `prebuilt` or `compiled` to allow only one of the two.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from anytime_ar.errors import InputError
+from anytime_ar.kernel.compiling import BuildError, compile_kernel, kernel_sources
+from anytime_ar.kernel.instructions import (
+    INSTRUCTION_SETS,
+    InstructionSet,
+    chosen_instructions,
+    machine,
+)
+
+PREBUILT = Path(__file__).parent / "prebuilt"
+"""Folder of the prebuilt kernels; `make kernels` fills it."""
+_SYSTEMS = {"darwin": "macos", "win32": "windows"}
+_SUFFIXES = {"macos": "dylib", "windows": "dll"}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The kernel as loaded into this process.
+
+    Attributes:
+        library: its functions.
+        instructions: name of its instruction set.
+        origin: `prebuilt`, or `compiled by` and the compiler.
+    """
+
+    library: ctypes.CDLL
+    instructions: str
+    origin: str
+
+
+def kernel() -> ctypes.CDLL:
+    """Return the functions of the kernel; see `load_kernel`."""
+    return load_kernel().library
+
+
+@cache
+def load_kernel() -> Kernel:
+    """Load the kernel for the chosen instruction set, once.
+
+    Raises:
+        BuildError: there is no prebuilt kernel that runs here, and none can be compiled.
+        InputError: `ANYTIME_KERNEL` or `ANYTIME_KERNEL_ISA` has a value that cannot be met.
+    """
+    only = os.environ.get("ANYTIME_KERNEL") or None
+    if only not in (None, "prebuilt", "compiled"):
+        raise InputError(
+            f"ANYTIME_KERNEL={only}: expected `prebuilt` or `compiled`; unset it for whichever "
+            "can be had"
+        )
+    isa = chosen_instructions()
+    if isa is None:
+        raise BuildError("this processor has none of the instruction sets of the kernel")
+    if only != "compiled":
+        try:
+            return Kernel(_load_prebuilt(isa), isa.name, "prebuilt")
+        except BuildError:
+            if only == "prebuilt":
+                raise
+    path, compiler = compile_kernel(isa)
+    try:
+        return Kernel(ctypes.CDLL(str(path)), isa.name, f"compiled by {compiler.version}")
+    except OSError as error:  # a folder mounted with `noexec`, as `docker run --tmpfs` does
+        raise BuildError(
+            f"cannot load {error}; is $XDG_CACHE_HOME mounted with noexec? name another folder"
+        ) from error
+
+
+def prebuilt_path(isa: InstructionSet, platform: str | None = None) -> Path:
+    """Return the file of a prebuilt kernel, which need not exist.
+
+    Its name holds a digest of the C++ files, so that a kernel built from others is never loaded.
+
+    Args:
+        isa: its instruction set.
+        platform: such as `linux-x86_64`; None: of this machine.
+    """
+    system, _, kind = (platform or this_platform()).partition("-")
+    digest = hashlib.sha256(b"".join(kernel_sources().values())).hexdigest()[:12]
+    return PREBUILT / f"{system}-{kind}-{isa.name}-{digest}.{_SUFFIXES.get(system, 'so')}"
+
+
+def prebuilt_instructions() -> list[str]:
+    """Return the instruction sets for which this installation has prebuilt kernels for this
+    platform."""
+    return [isa.name for isa in INSTRUCTION_SETS if prebuilt_path(isa).exists()]
+
+
+def this_platform() -> str:
+    """Return system and kind of processor of this machine, such as `linux-x86_64`."""
+    return f"{_SYSTEMS.get(sys.platform, sys.platform)}-{machine()}"
+
+
+def _load_prebuilt(isa: InstructionSet) -> ctypes.CDLL:
+    path = prebuilt_path(isa)
+    if not path.exists():
+        raise BuildError(
+            f"no prebuilt kernel for {this_platform()} with {isa.name} is in this installation; "
+            "install a wheel of anytime-ar, or unset ANYTIME_KERNEL to compile it here"
+        )
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:  # of another C library, such as musl
+        raise BuildError(
+            f"cannot load the prebuilt kernel: {error}; unset ANYTIME_KERNEL to compile it here"
+        ) from error

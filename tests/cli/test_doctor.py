@@ -1,0 +1,115 @@
+"""`anytime doctor`: complete figures, with and without a kernel."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anytime_ar.cli import doctor, main
+from anytime_ar.kernel import compiling, load_kernel, loading
+
+ROOT = Path(__file__).parent.parent.parent
+
+FACTS: dict[str, Any] = {
+    "processor": "a processor with a name that is quite long and goes on and on @ 2.00GHz",
+    "machine": "x86_64",
+    "instruction_sets": ["sse", "avx2"],
+    "cpus": 2,
+    "threads": 2,
+    "torch": "2.13.0",
+    "torch_capability": "AVX2",
+    "compiler": None,
+    "kernel": {"instructions": "avx2", "origin": "prebuilt", "problem": None, "settings": {}},
+    "prebuilt": ["sse", "avx2"],
+    "cache": {"folder": "/home/someone/.cache/anytime-ar", "writable": True},
+    "extras": {"serve": False},
+    "chosen": {"backend": "native", "precision": "float32"},
+    "rates": [
+        {"backend": "native", "precision": precision, "rows": rows, "codes_per_s": 1000}
+        for precision in ("float32", "int8")
+        for rows in (1, 64)
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(doctor, "_ROUNDS", 1)
+    load_kernel.cache_clear()
+    yield
+    load_kernel.cache_clear()
+
+
+def no_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(loading, "PREBUILT", tmp_path)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda _name: None)
+
+
+def test_without_compiler_and_kernel(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_kernel(monkeypatch, tmp_path)
+    main(["doctor", "--json"])
+    facts = json.loads(capsys.readouterr().out)
+    assert facts.keys() == FACTS.keys() | {"faster"}
+    assert facts["compiler"] is None
+    assert facts["prebuilt"] == []
+    assert facts["kernel"]["instructions"] is None
+    assert "no C++ compiler" in facts["kernel"]["problem"]
+    assert facts["chosen"] == {"backend": "portable", "precision": "float32"}
+    assert {(r["backend"], r["precision"], r["rows"]) for r in facts["rates"]} == {
+        ("portable", precision, rows)
+        for precision in ("float32", "bfloat16", "int8")
+        for rows in (1, 64)
+    }
+    assert "wheel with prebuilt kernels" in facts["faster"][0]
+    assert max(map(len, doctor.report(facts).splitlines())) <= 80
+
+
+def test_a_setting_that_cannot_be_met_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ANYTIME_KERNEL_ISA", "mmx")
+    main(["doctor"])
+    printed = capsys.readouterr().out
+    assert "ANYTIME_KERNEL_ISA=mmx" in printed
+    assert "there is no such instruction set" in " ".join(printed.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, []),
+        ({"instruction_sets": ["sse", "avx2", "avx512"]}, ["unset it for avx512"]),
+        ({"threads": 1}, ["OMP_NUM_THREADS=2 lets large batches use all"]),
+        ({"threads": 8}, ["set OMP_NUM_THREADS=2"]),
+        ({"cache": {"folder": "/x", "writable": False}}, ["set XDG_CACHE_HOME"]),
+        (
+            {"rates": [*FACTS["rates"][:3], {**FACTS["rates"][3], "codes_per_s": 2500}]},
+            ['precision="int8" drew 2.5 times as many'],
+        ),
+    ],
+)
+def test_advice_is_given_where_it_is_true(changes: dict[str, Any], expected: list[str]) -> None:
+    given = doctor.advice(FACTS | changes)
+    assert len(given) == len(expected)
+    assert all(part in text for part, text in zip(expected, given, strict=True))
+
+
+def test_the_report_fits_80_columns() -> None:
+    report = doctor.report({**FACTS, "faster": doctor.advice(FACTS)})
+    assert max(map(len, report.splitlines())) <= 80
+    assert 'pip install "anytime-ar[serve]"' in report
+
+
+def test_every_extra_for_users_is_named() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert doctor.EXTRAS.keys() == project["optional-dependencies"].keys() - {"test", "dev"}

@@ -126,5 +126,5 @@ def test_what_the_kernel_does_not_know_decodes_itself() -> None:
     )
     assert decode_for(linear) == linear.decode
     model = build("vector")
-    assert decode_for(model, native=False) == model.decode
-    assert isinstance(decode_for(model), NativeDecode)
+    assert decode_for(model, "portable") == model.decode
+    assert isinstance(decode_for(model, "native"), NativeDecode)

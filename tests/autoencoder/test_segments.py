@@ -184,7 +184,7 @@ def test_a_linear_path_beside_networks_for_images() -> None:
     codes = model.encode(x)
     assert model.decode(codes[:, :2]).shape == x.shape
     # the kernel does not know this path
-    assert decode_for(model, native=True) == model.decode
+    assert decode_for(model, "native") == model.decode
 
 
 @pytest.mark.parametrize("shape", [(2, 24), (1, 28, 3), (3, 12), (1, 4)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from anytime_ar.autoencoder.layouts import (
 )
 from anytime_ar.autoencoder.model import OrderedAutoencoder
 from anytime_ar.autoencoder.networks import ConvDecoder, ResidualBlock
+from anytime_ar.calibration import Calibration, Candidate
 from anytime_ar.codes import check_codes
 from anytime_ar.kernel import BuildError, LinearMap, Weights, kernel
 
@@ -60,23 +62,44 @@ class _Decoder(ctypes.Structure):
 
 
 def decode_for(
-    autoencoder: OrderedAutoencoder, *, native: bool = True
+    autoencoder: OrderedAutoencoder,
+    backend: Literal["auto", "native", "portable"] = "auto",
+    calibration: Calibration | None = None,
 ) -> Callable[[Tensor], Tensor]:
-    """The quickest way to decode: our own kernel, or the autoencoder itself where the kernel does
-    not know its network, for other devices and without a C++ compiler.
+    """Return the way to decode: our own kernel, or the autoencoder itself where the kernel does not
+    know its network, for other devices, and without a kernel.
 
     Args:
         autoencoder: in evaluation mode; its weights must not change any more.
-        native: whether the kernel may be used.
+        backend: `native` for the kernel where it can be had, `portable` for the autoencoder itself,
+            `auto` for the faster one on this machine, as timed at the first use.
+        calibration: where decisions are kept; None: in the cache folder.
     """
     layout = type(autoencoder.layout) in _LAYOUTS and autoencoder.linear_path is None
     known = isinstance(autoencoder.decoder, ConvDecoder) and layout
-    if not native or not known or autoencoder.fill.device.type != "cpu":
+    if backend == "portable" or not known or autoencoder.fill.device.type != "cpu":
         return autoencoder.decode
     try:
-        return NativeDecode(autoencoder)
+        kernel()
     except BuildError:
         return autoencoder.decode
+    ways: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
+        "native": lambda: NativeDecode(autoencoder),
+        "portable": lambda: autoencoder.decode,
+    }
+    if backend == "native":
+        return ways["native"]()
+    shape = autoencoder.config.model_dump_json(include={"layout", "code_width", "network"})
+    key = f"decode of {shape} {autoencoder.code_length} to {autoencoder.sample_shape}"
+
+    def candidate(name: str) -> Candidate:
+        def prepare() -> Callable[[int], object]:
+            decode = ways[name]()
+            return lambda rows: decode(torch.zeros(rows, autoencoder.code_length).long())
+
+        return Candidate(name, prepare)
+
+    return ways[(calibration or Calibration()).fastest(key, [*map(candidate, ways)])]()
 
 
 class NativeDecode:

@@ -13,7 +13,6 @@ from anytime_ar.bundle import fingerprint, shipped
 from anytime_ar.data import DataConfig
 from anytime_ar.data.loading import EMBEDDED
 from anytime_ar.errors import InputError
-from anytime_ar.prior import NativeDecoder
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.sampling.plan import Label, label_numbers
 
@@ -52,14 +51,13 @@ def sample_job(
         TypeError: an option of that name does not exist.
     """
     plan, budget = model.plan(1, codes=codes, quality=quality, seed=seed, **choice)
-    native = isinstance(model.engine.decoder, NativeDecoder)
     values = _common(name, model, samples, layout, device) | {
         "seed": seed,
         "codes": model.engine.limit(budget).codes,
         "label": _numbers(model, label),
         "choice": plan.choice,
         "precision": model.precision,
-        "backend": "native" if native else "portable",
+        "backend": model.backend,
         "keep": keep,
     }
     return SampleJob.parse(values, origin="bulk job")

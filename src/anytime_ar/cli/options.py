@@ -51,7 +51,10 @@ def add_budget_options(parser: Parser) -> None:
 def add_precision(parser: Parser) -> None:
     """`--precision`."""
     parser.add_argument(
-        "--precision", default="float32", choices=get_args(Precision), help="of drawing"
+        "--precision",
+        default="float32",
+        choices=[*get_args(Precision), "auto"],
+        help="of drawing; auto: the fastest here",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from anytime_ar.prior import Precision
+from anytime_ar.prior import PrecisionChoice
 from anytime_ar.sampling import AnytimeModel, load
 
 
@@ -18,7 +18,7 @@ class Source:
     where: str
     """Shipped name, folder, or Hub id."""
     device: str
-    precision: Precision
+    precision: PrecisionChoice
 
 
 def load_all(sources: Sequence[Source]) -> dict[str, AnytimeModel]:

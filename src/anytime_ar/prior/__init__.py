@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anytime_ar.prior.backends import Backend, decoder_for
+from anytime_ar.prior.backends import Backend, PrecisionChoice, decoder_for
 from anytime_ar.prior.choice import IS_SHADOW, NO_SHADOW, ChoiceConfig, RowChoice
 from anytime_ar.prior.config import PriorConfig
 from anytime_ar.prior.decoder import Decoder, Precision
@@ -21,6 +21,7 @@ __all__ = [
     "NativeDecoder",
     "PortableDecoder",
     "Precision",
+    "PrecisionChoice",
     "Prior",
     "PriorConfig",
     "RowChoice",

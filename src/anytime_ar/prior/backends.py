@@ -1,23 +1,33 @@
-"""Which decode path draws from a prior on this machine."""
+"""Which decode path draws from a prior on this machine, and in which precision."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, get_args
 
+from anytime_ar.calibration import Calibration, Candidate
 from anytime_ar.errors import InputError
+from anytime_ar.prior.choice import NO_SHADOW, ChoiceConfig, RowChoice
 from anytime_ar.prior.decoder import Decoder, Precision
 from anytime_ar.prior.native import NativeDecoder, refusal
 from anytime_ar.prior.portable import PortableDecoder
 from anytime_ar.prior.transformer import Prior
 
 Backend = Literal["auto", "native", "portable"]
-"""`native` is our own kernel, for CPUs with a C++ compiler; `portable` are PyTorch's operations;
-`auto` the first where it can be had. They round differently, so now and then a code differs."""
+"""`native` is our own kernel, for CPUs; `portable` are PyTorch's operations; `auto` the faster one
+on this machine, as timed at the first use. They round differently, so now and then a code
+differs."""
+PrecisionChoice = Precision | Literal["auto"]
+"""A precision, or `auto` for the fastest one on this machine, as timed at the first use."""
 
 
 def decoder_for(
-    prior: Prior, precision: Precision = "float32", backend: Backend = "auto"
+    prior: Prior,
+    precision: PrecisionChoice = "float32",
+    backend: Backend = "auto",
+    calibration: Calibration | None = None,
 ) -> Decoder[Any]:
     """Lay a prior out for drawing.
 
@@ -25,18 +35,46 @@ def decoder_for(
         prior: in evaluation mode, on the device to draw on.
         precision: what weights and inputs of matrix products are rounded to.
         backend: see `Backend`.
+        calibration: where decisions are kept; None: in the cache folder.
 
     Raises:
         InputError: the backend cannot be had here, or does not know the precision.
     """
+    device = prior.entries.weight.device
     reason = "it was not asked for" if backend == "portable" else refusal(prior)
-    if reason is None:
-        return NativeDecoder(prior, precision)
-    if backend == "native":
+    if backend == "native" and reason is not None:
         raise InputError(f"backend native cannot draw here: {reason}; pass auto or portable")
-    if backend == "auto" and prior.entries.weight.device.type == "cpu":
+    if backend == "auto" and reason is not None and device.type == "cpu":
         warnings.warn(
             f"drawing without the native kernel, several times slower in small batches: {reason}",
             stacklevel=2,
         )
-    return PortableDecoder(prior, precision)
+    precisions = (precision,) if precision != "auto" else get_args(Precision)
+    if precision == "auto" and device.type != "cpu":
+        precisions = ("float32", "bfloat16")  # int8 is for CPUs
+    ways: dict[str, Callable[[], Decoder[Any]]] = {}
+    for each in precisions:
+        if reason is None:
+            ways[f"native {each}"] = partial(NativeDecoder, prior, each)
+        if reason is not None or backend == "auto":
+            ways[f"portable {each}"] = partial(PortableDecoder, prior, each)
+    size = prior.config.model_dump_json(include={"layers", "width", "heads", "mlp_ratio"})
+    key = f"step of {size} {prior.code_length} x {prior.vocabulary} on {device}"
+    candidates = [Candidate(name, partial(_prepare_step, make)) for name, make in ways.items()]
+    return ways[(calibration or Calibration()).fastest(key, candidates)]()
+
+
+def _prepare_step(make: Callable[[], Decoder[Any]]) -> Callable[[int], object]:
+    """Return what draws one code in the middle of a sample, for a number of rows."""
+    decoder, slots = make(), dict[int, Any]()
+
+    def run(rows: int) -> None:
+        if rows not in slots:
+            slots[rows] = decoder.allocate(rows)
+            for row in range(rows):
+                slots[rows].choices[row] = RowChoice.of(ChoiceConfig(), NO_SHADOW)
+        slots[rows].positions[:rows] = [decoder.code_length // 2] * rows
+        decoder.step(slots[rows], rows)
+        slots[rows].codes[:rows].sum().item()  # waits for the device
+
+    return run

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from anytime_ar.bundle import load_bundle, resolve
-from anytime_ar.prior import Backend, Precision
+from anytime_ar.prior import Backend, PrecisionChoice
 from anytime_ar.sampling.model import AnytimeModel
 
 
@@ -15,7 +15,7 @@ def load(
     name: str | Path,
     *,
     device: str | torch.device = "auto",
-    precision: Precision = "float32",
+    precision: PrecisionChoice = "float32",
     backend: Backend = "auto",
 ) -> AnytimeModel:
     """Load a model: a shipped bundle (`"mnist"`), a folder, or a Hub id (`"owner/name"`).
@@ -23,10 +23,11 @@ def load(
     Args:
         name: see above.
         device: `cpu`, `cuda`, `mps`, or `auto` for the best there is.
-        precision: what weights are rounded to while drawing: `float32`, or, faster, `bfloat16` and
-            `int8`. Another precision draws other samples.
-        backend: `native`, our own kernel for CPUs, compiled at the first use; `portable`, PyTorch's
-            operations; or `auto` for the first where there is a C++ compiler.
+        precision: what weights are rounded to while drawing: `float32`, or, mostly faster,
+            `bfloat16` and `int8`; `auto` for the fastest one here. Another precision draws other
+            samples.
+        backend: `native`, our own kernel for CPUs; `portable`, PyTorch's operations; or `auto` for
+            the faster one here. What `auto` chooses is timed once, and kept in the cache folder.
 
     Raises:
         BundleError: nothing is found under that name, or what is found is refused.

@@ -6,18 +6,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Unpack
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
 
 from anytime_ar.autoencoder import decode_for
 from anytime_ar.bundle import Bundle, fingerprint
+from anytime_ar.calibration import Calibration
 from anytime_ar.codes import check_codes
 from anytime_ar.curve import Curve
 from anytime_ar.errors import InputError
 from anytime_ar.files import cache_folder
-from anytime_ar.prior import Backend, Precision, decoder_for
+from anytime_ar.prior import Backend, NativeDecoder, Precision, PrecisionChoice, decoder_for
 from anytime_ar.sampling.budget import Budget
 from anytime_ar.sampling.costs import Costs
 from anytime_ar.sampling.devices import choose_device
@@ -54,17 +55,18 @@ class AnytimeModel:
         bundle: Bundle,
         *,
         device: str | torch.device = "auto",
-        precision: Precision = "float32",
+        precision: PrecisionChoice = "float32",
         backend: Backend = "auto",
         costs_path: Path | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.bundle = bundle
         self.device = choose_device(device)
-        self.precision, self.backend = precision, backend
+        self._precision, self._backend = precision, backend
         self.autoencoder = bundle.autoencoder.to(self.device).eval()
         self.prior = None if bundle.prior is None else bundle.prior.to(self.device).eval()
         self._costs_path, self._clock = costs_path or cache_folder() / "costs.json", clock
+        self._calibration = Calibration(self._costs_path.with_name("calibration.json"))
 
     @property
     def code_length(self) -> int:
@@ -90,6 +92,16 @@ class AnytimeModel:
     def labels(self) -> tuple[str, ...] | None:
         """Names of the classes of a conditional model, by label; None: unconditional."""
         return self.bundle.card.data.labels
+
+    @property
+    def precision(self) -> Precision:
+        """What weights are rounded to while drawing, chosen where `auto` was asked for."""
+        return self._precision if self._precision != "auto" else self.engine.decoder.precision
+
+    @property
+    def backend(self) -> Literal["native", "portable"]:
+        """What draws, chosen where `auto` was asked for."""
+        return "native" if isinstance(self.engine.decoder, NativeDecoder) else "portable"
 
     @property
     def can_sample(self) -> bool:
@@ -256,7 +268,7 @@ class AnytimeModel:
             )
         return Engine(
             name=self.bundle.card.name,
-            decoder=decoder_for(self.prior, self.precision, self.backend),
+            decoder=decoder_for(self.prior, self._precision, self._backend, self._calibration),
             decode=self._decode_here,
             curve=self.curve,
             fingerprint=lambda: self._fingerprint,
@@ -266,7 +278,7 @@ class AnytimeModel:
 
     @cached_property
     def _decode(self) -> Callable[[Tensor], Tensor]:
-        return decode_for(self.autoencoder, native=self.backend != "portable")
+        return decode_for(self.autoencoder, self._backend, self._calibration)
 
     @cached_property
     def _fingerprint(self) -> str:

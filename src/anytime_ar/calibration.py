@@ -1,0 +1,145 @@
+"""Choose between ways of computing the same thing by timing them on this machine.
+
+A path that is faster on one processor is slower on another, so ours is compared with the plain one
+where it runs. A decision is kept in a file between processes, since the ways round differently:
+what a seed draws on a machine must not change from one process to the next.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from pydantic import PositiveFloat, ValidationError
+
+from anytime_ar.config import Config
+from anytime_ar.errors import InputError
+from anytime_ar.files import cache_folder, write_json
+from anytime_ar.kernel import BuildError, load_kernel, processor_name
+
+ROWS = (1, 16, 64)
+"""Numbers of rows that ways are timed with. One is chosen for all numbers, so that a sample is the
+same in any batch."""
+_ROUNDS = 3
+"""Times that each is timed, by turns, after one that is not counted; the shortest one counts."""
+_HOPELESS = 8.0
+"""How many times as long as the fastest one a way may take before it is not timed any further."""
+_PREFERRED = 1.1
+"""How many times as long as the fastest one the way that is chosen may take: the first such one."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way of computing something.
+
+    Attributes:
+        name: what it is called in the file.
+        prepare: builds it; the function that it returns computes for a number of rows.
+    """
+
+    name: str
+    prepare: Callable[[], Callable[[int], object]]
+
+
+class Decision(Config):
+    """The outcome of a comparison."""
+
+    chosen: str
+    seconds: dict[str, tuple[PositiveFloat, ...]]
+    """By name, for the first of `ROWS`, or for all."""
+
+
+class Calibration:
+    """Decisions by what was compared, kept in a file.
+
+    Args:
+        path: JSON; None: `calibration.json` in the cache folder. A file that does not read as one
+            is replaced; where it cannot be written, every process compares anew.
+        clock: gives seconds.
+    """
+
+    def __init__(
+        self, path: Path | None = None, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._path, self._clock = path or cache_folder() / "calibration.json", clock
+
+    def fastest(self, key: str, candidates: Sequence[Candidate]) -> str:
+        """Return the name of the fastest candidate, or of an earlier one that is nearly as fast.
+
+        Args:
+            key: says what the candidates compute; see `machine_key`, which is added.
+            candidates: what is preferred comes first. One alone is not timed.
+        """
+        if len(candidates) == 1:
+            return candidates[0].name
+        names = [candidate.name for candidate in candidates]
+        key = f"{machine_key()}/{key}/{' '.join(names)}"
+        decision = self._read().get(key)
+        if decision is None or decision.chosen not in names:
+            decision = compare(candidates, self._clock)
+            self._save(key, decision)
+        return decision.chosen
+
+    def _read(self) -> dict[str, Decision]:
+        try:
+            values = json.loads(self._path.read_text(encoding="utf-8"))
+            return {key: Decision.model_validate(value) for key, value in values.items()}
+        except (OSError, ValueError, ValidationError, AttributeError):
+            return {}  # nothing that cannot be timed again
+
+    def _save(self, key: str, decision: Decision) -> None:
+        decisions = self._read() | {key: decision}
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._path, {key: value.model_dump() for key, value in decisions.items()})
+        except (InputError, OSError):
+            return  # a read-only home: the next process compares again
+
+
+def compare(candidates: Sequence[Candidate], clock: Callable[[], float]) -> Decision:
+    """Time candidates by turns, and choose one; see `Calibration.fastest`."""
+    runs = {candidate.name: candidate.prepare() for candidate in candidates}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for rows in ROWS:
+        shortest: dict[str, float] = dict.fromkeys(runs, math.inf)
+        for turn in range(1 + _ROUNDS):
+            for name, run in list(runs.items()):
+                begin = clock()
+                run(rows)
+                if turn > 0:  # the first one pays for memory and caches
+                    shortest[name] = min(shortest[name], max(clock() - begin, 1e-9))
+            if turn > 0:
+                limit = _HOPELESS * min(shortest[name] for name in runs)
+                runs = {name: run for name, run in runs.items() if shortest[name] <= limit}
+        for name, found in shortest.items():
+            if math.isfinite(found):
+                seconds[name].append(found)
+    means = {name: math.prod(seconds[name]) for name in runs}  # geometric, but for the root
+    limit = _PREFERRED ** len(ROWS) * min(means.values())
+    chosen = next(name for name, mean in means.items() if mean <= limit)
+    return Decision(chosen=chosen, seconds={name: tuple(found) for name, found in seconds.items()})
+
+
+def machine_key() -> str:
+    """Name what timings on a CPU depend on beside what is computed: processor, instruction sets,
+    versions and threads."""
+    try:
+        loaded = load_kernel()
+        kernel = f"{loaded.instructions} {loaded.origin}"
+    except BuildError:
+        kernel = "no kernel"
+    torch_set = torch.backends.cpu.get_cpu_capability()
+    threads = torch.get_num_threads()
+    return f"{_software()}/{torch_set}/{kernel}/{threads} threads"
+
+
+@cache
+def _software() -> str:
+    return f"{processor_name()}/{version('anytime-ar')}/torch {torch.__version__}"

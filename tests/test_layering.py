@@ -19,7 +19,17 @@ ROOT = Path(anytime_ar.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 LONGEST = 300  # lines
 
-GROUND = {"errors", "files", "kernel", "config", "codes", "curve", "interrupt", "spectra"}
+GROUND = {
+    "errors",
+    "files",
+    "kernel",
+    "config",
+    "codes",
+    "curve",
+    "interrupt",
+    "spectra",
+    "threads",
+}
 MODEL = {"autoencoder", "prior"}
 
 # What each part may import, besides itself. Imports inside functions count as well: being lazy
@@ -28,9 +38,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "interrupt": set(),
     "memory": set(),
+    "threads": {"errors"},
     "files": {"errors"},
     "hub": {"errors"},
-    "ray_cluster": {"errors"},
+    "ray_cluster": {"errors", "threads"},
     "kernel": {"errors", "files"},
     "config": {"errors"},
     "codes": {"errors", "files", "config"},

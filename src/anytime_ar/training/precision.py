@@ -93,7 +93,7 @@ def bfloat16_is_emulated(clock: Callable[[], float] = time.perf_counter) -> bool
         # Small, and often: of 10 us and on one thread, one of them at least is not disturbed.
         matrix = torch.ones(64, 64, dtype=kind)
         times = []
-        for _ in range(30):
+        for _ in range(100):
             begin = clock()
             torch.mm(matrix, matrix)
             times.append(clock() - begin)

@@ -154,9 +154,14 @@ def one_threaded(name: str) -> ThreadPoolExecutor:
     import torch
 
     own = torch.get_num_threads()
-    thread = ThreadPoolExecutor(1, name, initializer=torch.set_num_threads, initargs=(1,))
-    thread.submit(int).result()  # once it has begun
-    torch.set_num_threads(own)  # what it set is also the default of threads that are yet to come
+
+    def limit() -> None:
+        torch.get_num_threads()  # at its first use, PyTorch gives a thread the default
+        torch.set_num_threads(1)
+
+    thread = ThreadPoolExecutor(1, name)
+    thread.submit(limit).result()
+    torch.set_num_threads(own)  # what the thread set is also the default of those yet to come
     return thread
 
 

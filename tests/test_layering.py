@@ -29,6 +29,7 @@ GROUND = {
     "curve",
     "interrupt",
     "spectra",
+    "threads",
 }
 MODEL = {"autoencoder", "prior"}
 
@@ -38,9 +39,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "interrupt": set(),
     "memory": set(),
+    "threads": {"errors"},
     "files": {"errors"},
     "hub": {"errors"},
-    "ray_cluster": {"errors"},
+    "ray_cluster": {"errors", "threads"},
     "kernel": {"errors", "files"},
     "config": {"errors"},
     "codes": {"errors", "files", "config"},

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from anytime_ar.errors import InputError, MissingExtraError
+from anytime_ar.threads import available_cpus
 
 _ANSWER_S = 10.0
 _SETTINGS = {
@@ -108,7 +109,7 @@ def _connect(ray: Any, cores: int) -> bool:
                 f"no Ray cluster at RAY_ADDRESS={address} ({error}); start it, or unset it"
             ) from error
     else:  # not "auto", which joins clusters that end with another job, or are about to
-        cores = max(os.cpu_count() or 1, cores)
+        cores = max(available_cpus(), cores)
         ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # that of Ray ends the process without asking

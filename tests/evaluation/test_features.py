@@ -20,7 +20,7 @@ from anytime_ar.evaluation import (
 )
 from anytime_ar.evaluation.features import noisy, shifted
 
-TINY = FeatureConfig(width=4, steps=10, batch_size=32)
+TINY = FeatureConfig(width=4, steps=10, batch_size=32, precision="32-true")
 
 
 @pytest.fixture
@@ -219,3 +219,22 @@ def test_a_card_that_is_something_else(folder, text, message):
     (folder / "features.json").write_text(text)
     with pytest.raises(BundleError, match=message):
         load_features(folder)
+
+
+@pytest.mark.parametrize("faster", ["32-true", "bf16-mixed"])
+def test_the_faster_number_format_is_taken_and_kept(splits, tmp_path, monkeypatch, faster):
+    def choose(step, _):
+        step("bf16-mixed")
+        return faster, {}
+
+    monkeypatch.setattr("anytime_ar.evaluation.features.faster_precision", choose)
+    told = train_features(
+        splits.train, TINY.model_copy(update={"precision": faster}), label_count=4
+    )
+    auto = train_features(
+        splits.train, TINY.model_copy(update={"precision": "auto"}), label_count=4
+    )
+    for name, value in told.state_dict().items():
+        assert torch.equal(auto.state_dict()[name], value), "comparing leaves no trace"
+    save_features(Features(auto, 0.5), tmp_path)
+    assert load_features(tmp_path).network.config.precision == faster

@@ -52,7 +52,7 @@ def test_a_killed_worker_and_an_ended_program_leave_no_trace(tmp_path: Path) -> 
         ours, theirs = (tmp_path / run / "bundle" / name for run in ("ours", "ray"))
         assert ours.read_bytes() == theirs.read_bytes()
     left = {path.name for path in (tmp_path / "ray").iterdir()}
-    assert left == {"bundle", "checkpoints", "config.yaml", "log.jsonl"}
+    assert left == {"bundle", "checkpoints", "config.yaml", "decisions.json", "log.jsonl"}
 
 
 def test_what_is_wrong_is_told_once_and_not_tried_again(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_settings_that_do_not_go_together(
         train_on_ray(tiny(), tmp_path, device="mps")
     with pytest.raises(SystemExit):
         main(["train", "digits", "--out", str(tmp_path / "run"), "--workers", "2"])
-    assert "workers, threads and max_failures are settings of engine ray" in capsys.readouterr().err
+    assert "workers and max_failures are settings of engine ray" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'anytime-ar\[ray\]'"):
         train_on_ray(tiny(), tmp_path, workers=Workers(workers=2))

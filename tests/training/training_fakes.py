@@ -69,6 +69,7 @@ def tiny(**changes: Any) -> TrainConfig:
             ema_decay=0.8,
             optimizer=optimizer.model_copy(update={"matrices": "muon"}),
         ),
+        "precision": "bf16-mixed",
         "checkpoint_every_minutes": 1e-9,
         "log_every": 4,
     }

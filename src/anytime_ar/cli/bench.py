@@ -21,7 +21,14 @@ from typing import Any, get_args
 import torch
 from jsonargparse import Namespace
 
-from anytime_ar.cli.options import add_device, add_json, add_precision, progress_bar
+from anytime_ar.cli.options import (
+    add_device,
+    add_json,
+    add_precision,
+    add_threads,
+    progress_bar,
+    use_threads,
+)
 from anytime_ar.cli.parser import Parser
 from anytime_ar.errors import InputError, MissingExtraError
 from anytime_ar.evaluation.deadlines import DeadlineRecord, measure_deadlines
@@ -56,7 +63,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("-n", type=int, default=1, help="samples of a draw, for deadlines")
     parser.add_argument("--draws", type=int, default=1000, help="at each of 8 deadlines")
     parser.add_argument("--neighbours", type=int, default=0, help="busy processes beside it")
-    parser.add_argument("--threads", type=int | None, help="of PyTorch; default: its own choice")
+    add_threads(parser)
     parser.add_argument("--out", type=Path | None, help="folder for JSON and plot")
     add_precision(parser)
     add_device(parser)
@@ -64,8 +71,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
+    use_threads(arguments)
     with _busy(arguments.neighbours):
         figures, text = (_speed if arguments.what == "speed" else _deadlines)(arguments)
     figures = {"model": arguments.model, "machine": _machine(), **figures}

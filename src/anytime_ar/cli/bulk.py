@@ -13,14 +13,22 @@ from jsonargparse import Namespace
 
 from anytime_ar.bulk import EngineName, Job, Layout, Pool, encode_job, run, sample_job
 from anytime_ar.bulk.jobs import Device, Keep, SplitName
-from anytime_ar.cli.options import choice_options, data_of, progress_bar, show, wanted_label
+from anytime_ar.cli.options import (
+    choice_options,
+    data_of,
+    progress_bar,
+    show,
+    use_threads,
+    wanted_label,
+)
 from anytime_ar.cli.parser import Parser, read_config
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import load
+from anytime_ar.threads import check_threads
 
 _BULK: dict[str, Any] = {
     **Layout().model_dump(),
-    **Pool().model_dump(),
+    "workers": None,
     "verify": False,
     "keep": "both",
     "labels_in_turn": False,
@@ -39,7 +47,7 @@ def add_bulk_options(parser: Parser) -> None:
         help="write shards into the folder or URL --out: local, here; ray, on many processes",
     )
     parser.add_class_arguments(Layout, as_group=False)
-    parser.add_class_arguments(Pool, as_group=False)
+    parser.add_class_arguments(Pool, as_group=False, skip={"threads"})
     parser.add_argument(
         "--verify", action="store_true", help="compare earlier shards with their SHA-256"
     )
@@ -119,7 +127,17 @@ def encode_in_bulk(arguments: Namespace) -> None:
 def _devices(arguments: Namespace) -> tuple[Device | None, str]:
     """That of workers, and that of this process: with Ray it only asks, and needs no GPU."""
     ray = arguments.engine == "ray"
+    if not ray:
+        use_threads(arguments)
     return (arguments.device, "cpu") if ray else (None, arguments.device)
+
+
+def _pool(arguments: Namespace) -> Pool:
+    """Return the workers of Ray; in this process, threads are set already."""
+    given = {"workers": arguments.workers}
+    if arguments.engine == "ray" and arguments.threads is not None:
+        given["threads"] = check_threads(arguments.threads)
+    return Pool(**given)
 
 
 def _run(job: Job, arguments: Namespace) -> None:
@@ -138,7 +156,7 @@ def _run(job: Job, arguments: Namespace) -> None:
             job,
             out,
             engine=arguments.engine or "local",
-            pool=read_config(Pool, arguments),
+            pool=_pool(arguments),
             verify=arguments.verify,
             progress=progress,
         )

@@ -12,7 +12,14 @@ import torch
 from jsonargparse import Namespace
 
 from anytime_ar.cli.media import media_of
-from anytime_ar.cli.options import add_device, add_json, progress_bar, show
+from anytime_ar.cli.options import (
+    add_device,
+    add_json,
+    add_threads,
+    progress_bar,
+    show,
+    use_threads,
+)
 from anytime_ar.cli.parser import Parser
 from anytime_ar.cli.pictures import Encoded
 from anytime_ar.codes import load_codes
@@ -28,6 +35,7 @@ def add_arguments(parser: Parser) -> None:
         "--out", type=Path | None, help="file to write; default: decoded.png, sounds: decoded.wav"
     )
     parser.add_argument("--columns", type=int | None, help="pictures in a row; default: a square")
+    add_threads(parser)
     add_device(parser)
     add_json(parser)
 
@@ -39,6 +47,7 @@ def run(arguments: Namespace) -> None:
         kept = arguments.codes
         if not 1 <= kept <= given:
             raise InputError(f"--codes {kept} is outside 1..{given}, the codes given")
+    use_threads(arguments)
     model = load(arguments.model, device=arguments.device)
     _check_windows(encoded, model)
     media = media_of(model)

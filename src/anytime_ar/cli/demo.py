@@ -15,7 +15,14 @@ from anytime_ar.autoencoder import TruncationConfig
 from anytime_ar.cli.experiment import Experiment
 from anytime_ar.cli.features import make_features
 from anytime_ar.cli.media import media_of
-from anytime_ar.cli.options import add_device, add_json, progress_bar, show
+from anytime_ar.cli.options import (
+    add_device,
+    add_json,
+    add_threads,
+    progress_bar,
+    show,
+    use_threads_at_length,
+)
 from anytime_ar.cli.parser import Parser, config_path
 from anytime_ar.data import load_data
 from anytime_ar.errors import InputError
@@ -35,6 +42,7 @@ def add_arguments(parser: Parser) -> None:
         "--out", type=Path | None, help="folder; default runs/demo, with --audio runs/demo-audio"
     )
     parser.add_argument("--seed", type=int, default=0)
+    add_threads(parser)
     add_device(parser)
     add_json(parser)
 
@@ -46,6 +54,7 @@ def run(arguments: Namespace) -> None:
         raise InputError(f"{folder} exists; remove it, or choose another folder with --out")
     values = yaml.safe_load(config_path(name).read_text(encoding="utf-8"))
     experiment = Experiment.parse(values | {"seed": arguments.seed}, origin=f"{name}.yaml")
+    use_threads_at_length(arguments)
     data = load_data(experiment.data)
     begin = time.perf_counter()
     features = make_features(experiment, data, folder / "features", arguments.device)

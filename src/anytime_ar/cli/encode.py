@@ -20,7 +20,14 @@ from anytime_ar.cli.bulk import (
     refuse_bulk_options,
 )
 from anytime_ar.cli.media import media_of
-from anytime_ar.cli.options import add_device, add_json, progress_bar, show
+from anytime_ar.cli.options import (
+    add_device,
+    add_json,
+    add_threads,
+    progress_bar,
+    show,
+    use_threads,
+)
 from anytime_ar.cli.parser import Parser
 from anytime_ar.codes import save_codes
 from anytime_ar.errors import InputError
@@ -33,6 +40,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("-o", "--out", type=str | None, help="codes file (.npz) to write")
     add_bulk_data(parser)
     add_bulk_options(parser)
+    add_threads(parser)
     add_device(parser)
     add_json(parser)
 
@@ -47,6 +55,7 @@ def run(arguments: Namespace) -> None:
     out = None if arguments.out is None else Path(arguments.out)
     if out is not None and not out.parent.is_dir():  # before the work, not after it
         raise InputError(f"cannot write {out}: there is no folder {out.parent}; create it first")
+    use_threads(arguments)
     model = load(arguments.model, device=arguments.device)
     media = media_of(model)
     with progress_bar("encode") as progress:

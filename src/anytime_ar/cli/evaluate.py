@@ -19,10 +19,12 @@ from anytime_ar.cli.options import (
     add_device,
     add_json,
     add_precision,
+    add_threads,
     choice_options,
     data_of,
     progress_bar,
     show,
+    use_threads_at_length,
 )
 from anytime_ar.cli.parser import Parser
 from anytime_ar.data import DataSplits, load_data
@@ -69,6 +71,7 @@ def add_arguments(parser: Parser) -> None:
         help="store the curve in the model, and how codes were chosen if that is given",
     )
     add_precision(parser)
+    add_threads(parser)
     add_device(parser)
     add_json(parser)
 
@@ -89,6 +92,7 @@ def run(arguments: Namespace) -> None:
             f"--out {arguments.out} holds a model; leave --out away, or choose another; "
             "--attach puts the curve into the model"
         )
+    use_threads_at_length(arguments)
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
     unordered = None
     if arguments.unordered is not None:

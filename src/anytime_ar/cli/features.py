@@ -7,7 +7,14 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from anytime_ar.cli.experiment import Experiment
-from anytime_ar.cli.options import add_device, add_json, progress_bar, show
+from anytime_ar.cli.options import (
+    add_device,
+    add_json,
+    add_threads,
+    progress_bar,
+    show,
+    use_threads_at_length,
+)
 from anytime_ar.cli.parser import Parser, read_config
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.evaluation import Features, accuracy, save_features, train_features
@@ -17,6 +24,7 @@ from anytime_ar.sampling import choose_device
 def add_arguments(parser: Parser) -> None:
     parser.add_config(Experiment)
     parser.add_argument("--out", type=Path | None, help="folder; default runs/features/NAME")
+    add_threads(parser)
     add_device(parser)
     add_json(parser)
 
@@ -24,6 +32,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Namespace) -> None:
     experiment = read_config(Experiment, arguments)
     folder = arguments.out or default_folder(experiment.name)
+    use_threads_at_length(arguments)
     features = make_features(experiment, load_data(experiment.data), folder, arguments.device)
     show(
         arguments,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,13 +23,48 @@ from anytime_ar.sampling import (
     CancelFlag,
     ChoiceConfig,
     DrawOptions,
+    choose_device,
 )
 from anytime_ar.sampling.options import Along
+from anytime_ar.threads import set_threads, settle_threads
 
 
 def add_device(parser: Parser) -> None:
     """`--device`."""
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps, or auto")
+
+
+def add_threads(parser: Parser, default: int | None = None, extra: str = "") -> None:
+    """Add `--threads`, with a default or PyTorch's, and more to say of it."""
+    usual = "OMP_NUM_THREADS, or one for each processor that may be used"
+    parser.add_argument(
+        "--threads", type=int | None, default=default, help=f"of PyTorch; default: {extra or usual}"
+    )
+
+
+def use_threads(arguments: Namespace) -> None:
+    """Compute with the threads among parsed arguments."""
+    set_threads(arguments.threads)
+
+
+def use_threads_at_length(arguments: Namespace, *, processes: int = 1) -> None:
+    """Compute with the threads among parsed arguments, or fewer where more are no faster, for
+    minutes and more.
+
+    Args:
+        processes: that share the processors of this machine.
+    """
+    if choose_device(arguments.device).type == "cpu":
+        settle_threads(arguments.threads, _warn, processes=processes)
+    else:
+        set_threads(arguments.threads, processes=processes)
+
+
+def _warn(message: str) -> None:
+    from anytime_ar.training import is_first_process
+
+    if is_first_process():
+        print(f"anytime: {message}", file=sys.stderr)
 
 
 def add_json(parser: Parser) -> None:
@@ -65,6 +101,7 @@ def add_drawing(parser: Parser) -> None:
     )
     parser.add_argument("--columns", type=int | None, help="pictures in a row; default: a square")
     add_precision(parser)
+    add_threads(parser)
     add_device(parser)
     add_json(parser)
 

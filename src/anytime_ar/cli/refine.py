@@ -14,6 +14,7 @@ from anytime_ar.cli.options import (
     add_budget_options,
     add_drawing,
     budget_options,
+    use_threads,
 )
 from anytime_ar.cli.parser import Parser
 from anytime_ar.cli.sample import report, write_samples
@@ -30,6 +31,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
+    use_threads(arguments)
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
     media = media_of(model)
     out = media.destination(arguments.out, "samples")

@@ -29,6 +29,7 @@ from anytime_ar.cli.options import (
     budget_options,
     draw_options,
     show,
+    use_threads,
 )
 from anytime_ar.cli.parser import Parser
 from anytime_ar.cli.pictures import Media, Written
@@ -54,6 +55,7 @@ def run(arguments: Namespace) -> None:
         sample_in_bulk(arguments)
         return
     refuse_bulk_options(arguments)
+    use_threads(arguments)
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
     media = media_of(model)
     out = media.destination(arguments.out, "samples")

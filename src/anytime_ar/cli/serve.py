@@ -9,16 +9,16 @@ request but /livez and /readyz needs a key. SIGTERM answers all that is under wa
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import Namespace
 
-from anytime_ar.cli.options import add_device, add_precision
+from anytime_ar.cli.options import add_device, add_precision, add_threads, use_threads
 from anytime_ar.cli.parser import Parser, read_config
 from anytime_ar.errors import InputError, MissingExtraError
 from anytime_ar.fleet.sources import Source, load_all
+from anytime_ar.threads import available_cpus, check_threads
 
 
 def add_arguments(parser: Parser) -> None:
@@ -31,12 +31,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("models", nargs="+", help="shipped name, folder, or Hub id; or NAME=WHICH")
     parser.add_class_arguments(ServerConfig, as_group=False)
     parser.add_argument("--api_key_file", type=Path | None, help="lines of NAME KEY")
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=max(1, (os.cpu_count() or 1) - 1),
-        help="cores that draw; default: all but one",
-    )
+    add_threads(parser, max(1, available_cpus() - 1), "all but one of those that may be used")
     parser.add_argument(
         "--engine",
         choices=["ray"],
@@ -52,8 +47,7 @@ def run(arguments: Namespace) -> None:
     from anytime_ar.serving.logs import log_event, log_to_stderr
     from anytime_ar.serving.server import ServerConfig, serve
 
-    if arguments.threads < 1:
-        raise InputError(f"threads={arguments.threads} draws nothing; pass at least 1")
+    check_threads(arguments.threads)
     if arguments.replicas is not None and arguments.engine is None:
         raise InputError(f"replicas={arguments.replicas} is for --engine ray; add it, or drop this")
     replicas = 1 if arguments.replicas is None else arguments.replicas
@@ -75,9 +69,7 @@ def run(arguments: Namespace) -> None:
         log_event("listening", url=url, models=names, threads=arguments.threads)
 
     if arguments.engine is None:
-        import torch
-
-        torch.set_num_threads(arguments.threads)
+        use_threads(arguments)
         serve(models, config, keys=keys, listening=listening)
     else:
         from anytime_ar.fleet.running import serve_fleet

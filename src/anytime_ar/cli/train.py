@@ -8,40 +8,70 @@ here, which start again and go on from the last checkpoint if one dies.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import torch
 from jsonargparse import Namespace
 
 from anytime_ar.cli.experiment import Experiment
-from anytime_ar.cli.options import add_device
+from anytime_ar.cli.options import add_device, add_threads, use_threads_at_length
 from anytime_ar.cli.parser import Parser, read_config
 from anytime_ar.errors import InputError
-from anytime_ar.training import Processes, Workers, is_first_process, train, train_on_ray
+from anytime_ar.threads import available_cpus, check_threads, set_threads
+from anytime_ar.training import (
+    Processes,
+    Workers,
+    is_first_process,
+    launched,
+    read_decisions,
+    train,
+    train_on_ray,
+)
 
 
 def add_arguments(parser: Parser) -> None:
     parser.add_config(Experiment)
     parser.add_argument("--out", type=Path | None, help="folder of the run; default runs/NAME")
     parser.add_argument("--resume", action="store_true", help="go on with the run in OUT")
+    add_threads(parser, extra="the processors that may be used; of engine ray, 1 for each worker")
     add_device(parser)
     parser.add_class_arguments(Processes, as_group=False)
     parser.add_argument("--engine", choices=["ray"], help="what runs processes; default: we do")
-    parser.add_class_arguments(Workers, as_group=False)
+    parser.add_class_arguments(Workers, as_group=False, skip={"threads"})
 
 
 def run(arguments: Namespace) -> None:
     config = read_config(Experiment, arguments)
     folder = arguments.out or Path("runs") / config.name
-    processes, workers = read_config(Processes, arguments), read_config(Workers, arguments)
+    processes = read_config(Processes, arguments)
+    workers = Workers(workers=arguments.workers, max_failures=arguments.max_failures)
     options = {"resume": arguments.resume, "device": arguments.device, "processes": processes}
     if arguments.engine == "ray":
+        threads = 1 if arguments.threads is None else check_threads(arguments.threads)
+        workers = workers.model_copy(update={"threads": threads})
         train_on_ray(config, folder, workers=workers, **options)
     elif workers != Workers():
         raise InputError(
-            "workers, threads and max_failures are settings of engine ray; leave them out, or pass "
+            "workers and max_failures are settings of engine ray; leave them out, or pass "
             "--engine ray"
         )
     else:
+        _use_threads(arguments, folder, processes)
         train(config, folder, **options)
     if is_first_process():
         print(f"{folder / 'bundle'}: trained; judge it with `anytime evaluate {folder}`")
+
+
+def _use_threads(arguments: Namespace, folder: Path, processes: Processes) -> None:
+    """Set the threads of a process that trains: a run that is resumed goes on with as many as it
+    was begun with, as results of other numbers differ by rounding."""
+    here = (launched() or processes).devices
+    begun = read_decisions(folder).threads if arguments.resume else None
+    told = arguments.threads is not None or "OMP_NUM_THREADS" in os.environ
+    if begun is not None and not told and begun <= max(1, available_cpus() // here):
+        set_threads(begun)
+    else:
+        use_threads_at_length(arguments, processes=here)
+    if here > 1:  # for the processes that are started from here, which else take a share each
+        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from typing import Any, Self
 
 from anytime_ar.data.batch import Batch
 from anytime_ar.data.shuffling import ShuffledBatches
+from anytime_ar.threads import one_threaded
 
 _Read = tuple[Batch, dict[str, int]]
 """A batch, and where the next one begins."""
@@ -24,7 +25,7 @@ class ReadAhead(Iterator[Batch]):
     def __init__(self, batches: ShuffledBatches) -> None:
         self._batches = batches
         self._state = batches.state_dict()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="anytime-read")
+        self._thread = one_threaded("anytime-read")
         self._next: Future[_Read] | None = None
 
     def __iter__(self) -> Self:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from anytime_ar.data.parts import WHOLE, Part
 from anytime_ar.data.rows import Reader, Row, Rows, Stored
 from anytime_ar.data.shuffling import ShuffledBatches
 from anytime_ar.errors import DataError, InputError
+from anytime_ar.threads import available_cpus
 
 _MOST_DECODERS = 8
 
@@ -202,7 +202,7 @@ class _RowBlock:
 @cache
 def _decoders() -> ThreadPoolExecutor:
     """Threads for what decodes files: it lets others compute meanwhile."""
-    return ThreadPoolExecutor(min(_MOST_DECODERS, os.cpu_count() or 1), "anytime-decode")
+    return ThreadPoolExecutor(min(_MOST_DECODERS, available_cpus()), "anytime-decode")
 
 
 def _labels(rows: list[Row]) -> Tensor | None:

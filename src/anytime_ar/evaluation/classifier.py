@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -47,6 +48,8 @@ class FeatureConfig(Config):
     """Largest level of white noise in training samples, as a share of their own; drawn down to a
     hundredth of it. Sounds need some: without, what the classifier reads hangs on how silent the
     silence is."""
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    """Number format of training, as that of models; `auto`: the faster one, by timing."""
     seed: int = 0
     """Seeds the weights, the order of the samples and the shifts."""
 

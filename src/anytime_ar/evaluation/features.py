@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,6 +18,7 @@ from anytime_ar.errors import BundleError, InputError, TrainingError
 from anytime_ar.evaluation.classifier import FeatureConfig, FeatureNetwork
 from anytime_ar.evaluation.protocols import Progress, Split, silent
 from anytime_ar.files import write_bytes, write_json
+from anytime_ar.training.precision import Unscaled, faster_precision, mixed
 
 
 def train_features(
@@ -27,7 +30,7 @@ def train_features(
     device: torch.device | str = "cpu",
     progress: Progress = silent,
 ) -> FeatureNetwork:
-    """Train a classifier on labelled samples; bfloat16 where the arithmetic is dense.
+    """Train a classifier on labelled samples.
 
     Args:
         train: the data set's training split.
@@ -36,7 +39,7 @@ def train_features(
         progress: called after every step with the loss.
 
     Returns:
-        The network in evaluation mode, on `device`.
+        The network in evaluation mode, on `device`; its configuration names the precision used.
 
     Raises:
         InputError: the data set has no labels, or its samples are too small.
@@ -57,11 +60,15 @@ def train_features(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, total_steps=config.steps + 1, pct_start=0.2
     )
+    precision = config.precision
+    if precision == "auto":
+        precision = _faster(network, batch.data.to(device))
+    network.config = config.model_copy(update={"precision": precision})
     for step in range(1, config.steps + 1):
         labels = _labels(batch.labels).to(device)
         samples = noisy(shifted(batch.data, config.shift, generator), config.noise, generator)
         samples = samples.to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with mixed(device.type) if precision == "bf16-mixed" else nullcontext():
             logits = network.logits(samples)
         loss = nn.functional.cross_entropy(
             logits.float(), labels, label_smoothing=config.label_smoothing
@@ -79,6 +86,18 @@ def train_features(
         if step < config.steps:
             batch = next(batches)
     return network.eval()
+
+
+def _faster(network: FeatureNetwork, samples: Tensor) -> Unscaled:
+    """Time training in float32 and in bfloat16, on a copy of the network."""
+    network = deepcopy(network)
+
+    def step(precision: Unscaled) -> None:
+        with mixed(samples.device.type) if precision == "bf16-mixed" else nullcontext():
+            scores = network.logits(samples)
+        scores.float().square().mean().backward()
+
+    return faster_precision(step, samples.device)[0]
 
 
 def shifted(samples: Tensor, fraction: float, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,8 @@ from anytime_ar.training.config import (
     SharpeningConfig,
     TrainConfig,
 )
-from anytime_ar.training.processes import Processes, is_first_process
+from anytime_ar.training.decisions import read_decisions
+from anytime_ar.training.processes import Processes, is_first_process, launched
 from anytime_ar.training.ray_driver import Workers, train_on_ray
 from anytime_ar.training.run import train
 
@@ -22,6 +23,8 @@ __all__ = [
     "TrainConfig",
     "Workers",
     "is_first_process",
+    "launched",
+    "read_decisions",
     "train",
     "train_on_ray",
 ]

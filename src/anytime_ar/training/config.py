@@ -11,6 +11,9 @@ from anytime_ar.config import Config
 from anytime_ar.data import AugmentationConfig, DataConfig
 from anytime_ar.prior import ChoiceConfig, PriorConfig
 
+TrainingPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
+"""Number formats of training, as Fabric calls them."""
+
 
 class OptimizerConfig(Config):
     """AdamW or Muon with linear warm-up and cosine decay to zero."""
@@ -126,7 +129,9 @@ class TrainConfig(Config):
     """How the model chooses codes where a draw does not say otherwise."""
     weights: Literal["float32", "float16"] = "float32"
     """Number format of the weights in the bundle."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    precision: Literal["auto"] | TrainingPrecision = "auto"
+    """Number format of training: float32, or mixed with bfloat16 or float16; `auto`: of the first
+    two the faster one, which each stage of the run finds by timing and then keeps."""
     checkpoint_every_minutes: float = Field(5.0, gt=0)
     log_every: int = Field(50, ge=1)
     """Steps between two lines of the log; a loss that is not finite is noticed there."""

@@ -58,7 +58,12 @@ def is_first_process() -> bool:
 
 
 def start_processes(device: str, precision: str, processes: Processes) -> Fabric:
-    """Fabric on the devices of this process, the others started as well.
+    """Return Fabric on the devices of this process, and start the other processes.
+
+    Args:
+        device: name, or `auto`.
+        precision: of the run, `auto` or as Fabric calls it; see `StagePrecision`.
+        processes: how many there are.
 
     Raises:
         InputError: there is no such device, or fewer of them, or the precision does not go with the
@@ -68,6 +73,8 @@ def start_processes(device: str, precision: str, processes: Processes) -> Fabric
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from torch import distributed
+
+    from anytime_ar.training.stage_precision import StagePrecision
 
     chosen = choose_device(device)
     if chosen.type == "cpu":
@@ -80,14 +87,18 @@ def start_processes(device: str, precision: str, processes: Processes) -> Fabric
             f"devices is {asked.devices}, and this machine has {there} of {chosen.type}; ask for "
             "fewer"
         )
+    # Fabric has one precision for a run; stages choose theirs, but for the one that scales losses.
+    scaled = precision == "16-mixed" and chosen.type != "cpu"
+    plugins: list[Any] = [] if scaled else [StagePrecision(chosen.type)]
+    if distributed.is_initialized():  # processes have met: no other sign of a launcher counts
+        plugins.append(LightningEnvironment())
     fabric = Fabric(
         accelerator=chosen.type,
         devices=asked.devices if chosen.index is None or asked.devices > 1 else [chosen.index],
         num_nodes=asked.nodes,
         strategy=_strategy(processes.strategy, asked.count, precision) if several else "auto",
-        # Where processes have met already, no other sign of a launcher counts.
-        plugins=LightningEnvironment() if distributed.is_initialized() else None,
-        precision=precision,  # type: ignore[arg-type]
+        plugins=plugins,
+        precision="16-mixed" if scaled else None,
     )
     if several:
         fabric.launch()

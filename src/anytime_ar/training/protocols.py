@@ -38,6 +38,13 @@ class Stage(Protocol):
         """This process's part of a batch: arguments of the objective, but for the generator and
         the part, which come last."""
 
+    def rehearsal(self, rows: int) -> list[tuple[Any, ...]]:
+        """Return batches that take as long as those of training, and take nothing from the data.
+
+        Args:
+            rows: samples of a batch; one batch for each kind of step, as often as it occurs.
+        """
+
     def learn(self, objective: nn.Module, generator: torch.Generator) -> None:
         """What an objective learns from a batch beside the gradient, before the step of the
         optimizer."""

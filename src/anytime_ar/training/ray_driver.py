@@ -82,7 +82,7 @@ def train_on_ray(
             f"{processes.count} processes are asked for by devices and nodes, which engine ray "
             "chooses itself; leave them out, and say how many workers there are to be"
         )
-    check_folder(folder, config, resume=resume)
+    config = check_folder(folder, config, resume=resume)
     if resume and (folder / "bundle").is_dir():
         return load_bundle(folder / "bundle")
     ray = require_ray("ray.train.torch")

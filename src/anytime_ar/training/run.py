@@ -1,6 +1,7 @@
 """A whole run in a folder: data, all stages, and the bundle at the end; resumable at any moment.
 
 config.yaml                       everything that the run is made of
+decisions.json                    what the run has measured and decided (see `decisions`)
 log.jsonl                         losses and validation figures
 checkpoints/                      of the stages autoencoder, sharpening, prior
 bundle/                           the model (see `anytime_ar.bundle`)
@@ -8,7 +9,9 @@ bundle/                           the model (see `anytime_ar.bundle`)
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import yaml
@@ -20,6 +23,7 @@ from anytime_ar.errors import InputError
 from anytime_ar.files import sweep_temporaries, write_bytes
 from anytime_ar.training.checkpoint import Checkpoints
 from anytime_ar.training.config import TrainConfig
+from anytime_ar.training.decisions import Decider, read_decisions
 from anytime_ar.training.log import RunLog
 from anytime_ar.training.loop import Trainer, seeded
 from anytime_ar.training.processes import ONE, Processes, start_processes
@@ -27,6 +31,8 @@ from anytime_ar.training.protocols import Stage
 from anytime_ar.training.ranks import Ranks
 from anytime_ar.training.sharpening import SharpeningStage
 from anytime_ar.training.stages import AutoencoderStage, PriorStage
+
+ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
 
 def train(
@@ -61,7 +67,8 @@ def train(
         TrainingError: the loss is not finite or has diverged.
     """
     folder = Path(folder)
-    check_folder(folder, config, resume=resume)  # before the data: a wrong folder costs no wait
+    # Before the data: a wrong folder costs no wait.
+    config = check_folder(folder, config, resume=resume)
     if resume and (folder / "bundle").is_dir():
         return load_bundle(folder / "bundle")  # all done, and perhaps evaluated since
     fabric = start_processes(device, config.precision, processes)
@@ -74,6 +81,14 @@ def train(
     with RunLog(
         folder / "log.jsonl" if ranks.is_first else None, show_progress=show_progress
     ) as log:
+        decider = Decider(
+            folder,
+            config.precision,
+            fabric=fabric,
+            seed=config.seed,
+            ranks=ranks,
+            passes=processes.passes,
+        )
 
         def fit(stage: Stage) -> None:
             trainer = Trainer(
@@ -88,16 +103,25 @@ def train(
                 passes=processes.passes,
             )
             with ranks.the_gone_told():
+                decider.decide(stage, log)
                 trainer.fit()
 
         fit(AutoencoderStage(bundle.autoencoder, data, config, ranks))
         if config.sharpening is not None:
             fit(SharpeningStage(bundle.autoencoder, data, config, ranks))
         if bundle.prior is not None:
+            # It encodes its codes as the autoencoder was trained.
+            decider.use("autoencoder")
             fit(PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric, ranks))
-    ranks.first(lambda: save_bundle(bundle, folder / "bundle"))
+    ranks.first(lambda: save_bundle(_noted(bundle, folder), folder / "bundle"))
     ranks.leave()
     return bundle
+
+
+def _noted(bundle: Bundle, folder: Path) -> Bundle:
+    """Return the bundle of a run, with the number formats of its training on the card."""
+    training = bundle.card.training | {"precision_by_stage": read_decisions(folder).precision}
+    return replace(bundle, card=bundle.card.model_copy(update={"training": training}))
 
 
 def describe(config: TrainConfig, data: DataSplits) -> Card:
@@ -149,8 +173,9 @@ def _frequencies(data: DataSplits, count: int) -> tuple[float, ...]:
     return tuple((totals / totals.sum()).tolist())
 
 
-def check_folder(folder: Path, config: TrainConfig, *, resume: bool) -> None:
-    """Whether a run may live in a folder.
+def check_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:
+    """Check that a run may live in a folder, and return its configuration: a number format that is
+    left open is as the run there has begun.
 
     Raises:
         InputError: it holds another run, or one that is not to be resumed, or something else.
@@ -161,7 +186,7 @@ def check_folder(folder: Path, config: TrainConfig, *, resume: bool) -> None:
     if not written.exists():
         if folder.is_dir() and any(folder.iterdir()):
             raise InputError(f"{folder} is not empty and holds no run; choose another folder")
-        return
+        return config
     if not resume:
         raise InputError(f"{folder} holds a run already; resume it, or choose another folder")
     try:
@@ -169,11 +194,14 @@ def check_folder(folder: Path, config: TrainConfig, *, resume: bool) -> None:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{written} is damaged; choose another folder") from error
     earlier = type(config).parse(values, origin=str(written))
+    if config.precision == "auto":
+        config = config.model_copy(update={"precision": earlier.precision})
     if earlier != config:
         raise InputError(
             f"{folder} was begun with other settings: {', '.join(_differences(earlier, config))}; "
             "resume with those, or choose another folder"
         )
+    return config
 
 
 def _differences(earlier: TrainConfig, config: TrainConfig) -> list[str]:

@@ -162,3 +162,6 @@ class SharpeningStage(SampleStage):
 
     def batch(self, step: int) -> tuple[Tensor, int]:
         return next(self.batches).data, step
+
+    def rehearsal(self, rows: int) -> list[tuple[Tensor, int]]:
+        return [(self.noise(rows), step) for step in range(PENALTY_EVERY)]

@@ -64,6 +64,11 @@ class SampleStage:
         assert isinstance(model, OrderedAutoencoder)
         return reconstruction_errors(model, self.data.validation, fabric, self.ranks)
 
+    def noise(self, rows: int) -> Tensor:
+        """Return `rows` samples of white noise, which take as long as others."""
+        generator = generator_for(self.config.seed, "rehearsal")
+        return torch.rand(rows, *self.data.sample_shape, generator=generator).mul_(2).sub_(1)
+
     def learn(self, objective: nn.Module, generator: torch.Generator) -> None:
         """Nothing beside the gradient."""
 
@@ -104,6 +109,9 @@ class AutoencoderStage(SampleStage):
 
     def batch(self, step: int) -> tuple[Tensor, float]:
         return next(self.batches).data, step / self.steps
+
+    def rehearsal(self, rows: int) -> list[tuple[Tensor, float]]:
+        return [(self.noise(rows), 0.5)]
 
     def learn(self, objective: nn.Module, generator: torch.Generator) -> None:
         """The statistics of codebooks."""
@@ -195,6 +203,17 @@ class PriorStage:
         )
         codes = self.codes[rows, :length].long()
         return codes, None if self.labels is None else self.labels[rows]
+
+    def rehearsal(self, rows: int) -> list[tuple[Tensor, Tensor | None]]:
+        """Return batches of the first codes: `rows` of the first kind of step, and as many codes of
+        each other."""
+        batches: list[tuple[Tensor, Tensor | None]] = []
+        for size, share in zip(self.batch_sizes, self.config.prior_training.prefixes, strict=True):
+            taken = torch.arange(rows * size // self.batch_sizes[0]) % len(self.codes)
+            length = math.ceil(share * self.codes.shape[1])
+            labels = None if self.labels is None else self.labels[taken]
+            batches.append((self.codes[taken, :length].long(), labels))
+        return batches
 
     def _order(self, epoch: int) -> Tensor:
         if self._shuffled[0] != epoch:

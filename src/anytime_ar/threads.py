@@ -1,0 +1,251 @@
+"""How many threads this process should compute with.
+
+A host may have 64 processors and a container on it 4: as a CPU affinity (`taskset`, SLURM, Docker's
+`--cpuset-cpus`) or as a quota of the control group (`docker --cpus`, Kubernetes). PyTorch's own
+default knows the affinity but not the quota, and threads beyond it are throttled, all of them
+together, for the rest of each period.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from anytime_ar.errors import InputError
+
+_ROUNDS = 5
+"""Times that each number of threads is timed, by turns. Their sum counts, not the best one: what
+threads lose when they wait for each other comes seldom and is long."""
+_ENOUGH_S = 0.5
+"""Seconds after which no further round is begun."""
+
+
+def available_cpus(root: Path = Path("/")) -> int:
+    """Count the processors that this process may use: at least 1.
+
+    Args:
+        root: of the file system that the limits of control groups are read from.
+    """
+    return max(1, min([_scheduled_cpus(), *map(int, _quotas(root))]))
+
+
+def _scheduled_cpus() -> int:
+    """Count the processors that the scheduler may put this process on."""
+    if sys.version_info >= (3, 13):
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS and Windows
+
+
+class _Mount(NamedTuple):
+    """A hierarchy of control groups: the group that is mounted, where, and its controllers."""
+
+    group: str
+    place: str
+    controllers: frozenset[str]
+    """Empty: version 2, which has one hierarchy for all."""
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Yield the processors' worth of time that each control group around this process may use."""
+    own = _lines(root / "proc/self/cgroup")
+    mounts = [mount for line in _lines(root / "proc/self/mountinfo") if (mount := _mount(line))]
+    for _, controllers, group in (line.split(":", 2) for line in own if line.count(":") >= 2):
+        for mount in mounts:
+            if controllers:
+                fits = "cpu" in controllers.split(",") and "cpu" in mount.controllers
+            else:
+                fits = not mount.controllers
+            if not fits:
+                continue
+            # In a container, the group that is mounted is often its own: its path is cut off.
+            inside = "/" if mount.group == "/" else mount.group + "/"
+            below = group.removeprefix(inside) if group.startswith(inside) else ""
+            top = root / mount.place.lstrip("/")
+            here = top / below.lstrip("/")
+            for folder in (here, *here.parents):
+                quota = _quota(folder)
+                if quota is not None:
+                    yield quota
+                if folder == top:
+                    break
+
+
+def _mount(line: str) -> _Mount | None:
+    """Read a line of mountinfo; None: no control groups of processors."""
+    before, dash, after = line.partition(" - ")
+    fields, rest = before.split(), after.split()
+    if not dash or len(fields) < 5 or not rest or rest[0] not in ("cgroup", "cgroup2"):
+        return None
+    # Spaces and the like are written as octal numbers.
+    group, place = (re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), f) for f in fields[3:5])
+    options = frozenset(rest[-1].split(",")) if rest[0] == "cgroup" else frozenset()
+    return _Mount(group, place, options)
+
+
+def _quota(folder: Path) -> float | None:
+    """Return the processors' worth of time that a control group may use; None: no limit."""
+    if words := " ".join(_lines(folder / "cpu.max")).split():
+        limit, period = words[0], words[1] if len(words) > 1 else "100000"
+    else:
+        limit, period = (
+            " ".join(_lines(folder / f"cpu.cfs_{name}_us")) for name in ("quota", "period")
+        )
+    if not limit.isdecimal() or not period.isdecimal() or not int(period):
+        return None  # "max", "-1", or nothing
+    return int(limit) / int(period)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return []
+
+
+def check_threads(threads: int) -> int:
+    """Return a number of threads that was asked for.
+
+    Raises:
+        InputError: it is less than 1.
+    """
+    if threads < 1:
+        raise InputError(f"threads={threads} computes nothing; pass at least 1")
+    return threads
+
+
+def set_threads(asked: int | None = None, *, processes: int = 1) -> int:
+    """Set the threads of PyTorch in this process, for a command, and return their number.
+
+    Args:
+        asked: the number; None: OMP_NUM_THREADS if that is set, else PyTorch's own default, but no
+            more than this process may use.
+        processes: that share what this one may use.
+
+    Raises:
+        InputError: `asked` is less than 1.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    if asked is not None:
+        threads = check_threads(asked)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        threads = max(1, min(threads, available_cpus() // processes))
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
+    return threads
+
+
+def one_threaded(name: str) -> ThreadPoolExecutor:
+    """Start a thread whose PyTorch operations do not start threads of their own.
+
+    OpenMP has a pool of threads for each thread that asks for one, and those of a pool keep their
+    processors busy for a while after each operation. Two pools on two cores made a training step
+    take 34 ms in place of 19.
+    """
+    import torch
+
+    own = torch.get_num_threads()
+
+    def limit() -> None:
+        torch.get_num_threads()  # at its first use, PyTorch gives a thread the default
+        torch.set_num_threads(1)
+
+    thread = ThreadPoolExecutor(1, name)
+    thread.submit(limit).result()
+    torch.set_num_threads(own)  # what the thread set is also the default of those yet to come
+    return thread
+
+
+def settle_threads(
+    asked: int | None,
+    tell: Callable[[str], object],
+    *,
+    processes: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+    work: Callable[[], object] | None = None,
+) -> int:
+    """Set the threads of PyTorch as `set_threads` does, for hours of computation on a CPU: fewer of
+    them where other programs keep the processors busy.
+
+    Threads wait for each other after every operation. One that shares its processor is late, and
+    all wait for it: on two cores that others used, training with two threads took 50 s and with one
+    14 s. So a short computation is timed with all threads and with fewer, and fewer are taken if
+    they are no slower.
+
+    Args:
+        asked: the number, which then stays; None: see `set_threads`.
+        tell: gets a sentence if fewer threads are faster.
+        processes: that share what this one may use.
+        clock: seconds.
+        work: what is timed; None: a few products of matrices.
+
+    Raises:
+        InputError: `asked` is less than 1.
+    """
+    import torch
+
+    threads = set_threads(asked, processes=processes)
+    if threads == 1:
+        return 1
+    work = work or _products()
+    seconds = _timed([threads, 1], clock, work)
+    if seconds[threads] >= seconds[1]:
+        halves = [threads >> halvings for halvings in range(1, threads.bit_length() - 1)]
+        seconds |= _timed(halves, clock, work)
+    best = min(sorted(seconds), key=seconds.__getitem__)
+    chosen = threads if asked is not None or "OMP_NUM_THREADS" in os.environ else best
+    torch.set_num_threads(chosen)
+    if best < threads:
+        tell(
+            f"{threads} threads take {1000 * seconds[threads]:.0f} ms for what {best} do in "
+            f"{1000 * seconds[best]:.0f} ms, as other programs use the processors; "
+            + (
+                f"--threads {best} would be faster"
+                if chosen == threads
+                else f"computing with {best}: --threads {threads} overrides this"
+            )
+        )
+    return chosen
+
+
+def _timed(
+    numbers: list[int], clock: Callable[[], float], work: Callable[[], object]
+) -> dict[int, float]:
+    """Return the mean seconds of `work` by number of threads."""
+    import torch
+
+    spent: dict[int, list[float]] = {number: [] for number in numbers}
+    begin = clock()
+    for _ in range(_ROUNDS):
+        for number, times in spent.items():
+            torch.set_num_threads(number)
+            start = clock()
+            work()
+            times.append(clock() - start)
+        if clock() - begin > _ENOUGH_S:
+            break
+    return {number: sum(times) / len(times) for number, times in spent.items()}
+
+
+def _products() -> Callable[[], object]:
+    """Return a computation of 10 ms that is like training: a hundred short parallel operations."""
+    import torch
+
+    matrix = torch.full((256, 256), 1 / 256)
+
+    def work() -> None:
+        rows = torch.ones(128, 256)
+        for _ in range(50):
+            rows = torch.relu(torch.mm(rows, matrix))
+
+    work()  # what the first call prepares is not timed
+    return work

@@ -1,0 +1,42 @@
+"""The number format of each stage, as a plugin of Fabric, which has one precision for a run.
+
+Apart from `precision`, as importing Fabric takes a while.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from lightning_fabric.plugins import MixedPrecision
+
+from anytime_ar.training.config import TrainingPrecision
+from anytime_ar.training.precision import mixed
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class StagePrecision(MixedPrecision):
+    """float32 or bfloat16 as Fabric's plugin, which a run has one of: each stage sets its own.
+
+    Args:
+        device: type of the device, such as `cpu`.
+    """
+
+    def __init__(self, device: str) -> None:
+        super().__init__("bf16-mixed", device)
+        self.in_bfloat16 = False
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        return mixed(self.device) if self.in_bfloat16 else nullcontext()
+
+    def convert_input(self, data: Any) -> Any:
+        return super().convert_input(data) if self.in_bfloat16 else data
+
+
+def use_precision(fabric: Fabric, precision: TrainingPrecision) -> None:
+    """Let Fabric compute in a number format from now on; `16-mixed` is its own from the start."""
+    plugin = fabric.strategy.precision
+    if isinstance(plugin, StagePrecision):
+        plugin.in_bfloat16 = precision == "bf16-mixed"

@@ -46,6 +46,7 @@ from anytime_ar.evaluation.speed import (
     take_turns,
 )
 from anytime_ar.files import write_bytes, write_json
+from anytime_ar.kernel import BuildError, load_kernel, processor_name
 from anytime_ar.prior import Precision
 from anytime_ar.sampling import AnytimeModel, load
 
@@ -231,8 +232,14 @@ def deadline_table(records: list[DeadlineRecord]) -> str:
 
 
 def _machine() -> dict[str, Any]:
+    try:
+        instructions = load_kernel().instructions
+    except BuildError:
+        instructions = None
     return {
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor_name(),
+        "kernel_instructions": instructions,
+        "torch_instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -1,0 +1,167 @@
+"""Our kernel beside PyTorch's operations, held to one instruction set after the other.
+
+    python benchmarks/instruction_sets.py sse avx2 avx512bf16 --out runs/instruction_sets
+
+Each instruction set has a process of its own, in which kernel and PyTorch are held to it, with one
+thread. By turns, for each shipped model and number of rows: codes drawn, and codes decoded, by
+both. A ratio above 1 says that the kernel is faster: median and range over rounds. Then the codes
+of 1,000 seeds in float32 and int8 are compared between instruction sets, seed by seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+
+from anytime_ar.evaluation.speed import Contender, ratios, take_turns
+from anytime_ar.files import write_json
+from anytime_ar.kernel import load_kernel, processor_name
+from anytime_ar.sampling import AnytimeModel, load
+
+MODELS = ("mnist", "cifar10", "fsdd")
+SEEDS = 1000
+MOST_CODES = 64
+"""Codes of a draw: more, of the sounds, would take hours."""
+HELD = {
+    "sse": ("default", "SSE41"),
+    "avx2": ("avx2", "AVX2"),
+    "avx512": ("avx512", "AVX512_CORE"),
+    "avx512vnni": ("avx512", "AVX512_CORE_VNNI"),
+    "avx512bf16": ("avx512", "AVX512_CORE_BF16"),
+}
+"""By instruction set: what holds PyTorch's own operations to it, and what holds oneDNN."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sets", nargs="*", help=f"of {', '.join(HELD)}; default: all")
+    parser.add_argument("--rows", type=int, nargs="*", default=[1, 4, 16, 64, 256, 1024])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("runs/instruction_sets"))
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # in its process
+    options = parser.parse_args()
+    if options.here:
+        torch.set_num_threads(1)
+        print(json.dumps(measure(options.rows, options.rounds)))
+        return
+    found = {}
+    if unknown := set(options.sets) - HELD.keys():
+        parser.error(f"unknown {min(unknown)}; choose among {', '.join(HELD)}")
+    for name in options.sets or HELD:
+        found[name] = in_process(name, options.rows, options.rounds)
+        print(table(name, found[name]), flush=True)
+    print("\n".join(agreement(found)))
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_json(options.out / "instruction_sets.json", found)
+
+
+def in_process(name: str, rows: list[int], rounds: int) -> dict:
+    """Measure in a process that is held to an instruction set."""
+    aten, onednn = HELD[name]
+    held = {
+        "ANYTIME_KERNEL_ISA": name,
+        "ATEN_CPU_CAPABILITY": aten,
+        "ONEDNN_MAX_CPU_ISA": onednn,
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-W", "ignore", __file__, "--here", "--rounds", str(rounds)]
+    command += ["--rows", *map(str, rows)]
+    done = subprocess.run(
+        command, env=os.environ | held, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def measure(rows: list[int], rounds: int) -> dict:
+    """Time all models, and digest the codes of all seeds."""
+    loaded = load_kernel()
+    return {
+        "processor": processor_name(),
+        "instructions": loaded.instructions,
+        "kernel": loaded.origin,
+        "torch": f"{torch.__version__}, {torch.backends.cpu.get_cpu_capability()}",
+        "rows": [row for name in MODELS for row in timed(name, rows, rounds)],
+        "digests": {
+            f"{name} {precision}": digests(load(name, precision=precision, backend="native"))
+            for name in MODELS
+            for precision in ("float32", "int8")
+        },
+    }
+
+
+def timed(name: str, rows: list[int], rounds: int) -> list[dict]:
+    """Return times of both backends and their ratios, by number of rows."""
+    models = [load(name, backend=backend) for backend in ("native", "portable")]
+    most = min(MOST_CODES, models[0].code_length)
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(
+        models[0].vocabulary, (max(rows), models[0].code_length), generator=generator
+    )
+    found = []
+    for what, make in (
+        ("codes", lambda model: lambda n: model.sample_codes(n, codes=most, seed=0)),
+        ("decode", lambda model: lambda n: model.decode(codes[:n])),
+    ):
+        contenders = [
+            Contender(backend, make(model))
+            for backend, model in zip(("native", "portable"), models, strict=True)
+        ]
+        times = take_turns(contenders, rows, rounds=rounds)
+        for native, portable in zip(times[::2], times[1::2], strict=True):
+            found.append(
+                {
+                    "model": name,
+                    "what": what,
+                    "rows": native.rows,
+                    "native_s": native.seconds,
+                    "portable_s": portable.seconds,
+                    "ratio": ratios(portable, native),
+                }
+            )
+    return found
+
+
+def digests(model: AnytimeModel) -> list[str]:
+    """Return a digest of the codes of each seed."""
+    codes = min(MOST_CODES, model.code_length)
+    drawn = (model.sample_codes(1, codes=codes, seed=seed) for seed in range(SEEDS))
+    return [sha256(one.numpy().tobytes()).hexdigest()[:16] for one in drawn]
+
+
+def table(name: str, found: dict) -> str:
+    """Return the ratios of an instruction set, a line for each model and number of rows."""
+    lines = [f"{name} ({found['processor']}; kernel {found['kernel']}; torch {found['torch']})"]
+    lines.append(f"{'model':<9}{'what':<8}{'rows':>5}{'native ms':>11}{'portable / native':>26}")
+    for row in found["rows"]:
+        least, middle, most = row["ratio"]
+        lines.append(
+            f"{row['model']:<9}{row['what']:<8}{row['rows']:>5}"
+            f"{1000 * sorted(row['native_s'])[len(row['native_s']) // 2]:>11.2f}"
+            f"{middle:>12.2f} ({least:.2f}..{most:.2f})"
+        )
+    return "\n".join(lines)
+
+
+def agreement(found: dict[str, dict]) -> list[str]:
+    """Return how many seeds draw other codes than with the last instruction set."""
+    *others, last = found
+    lines = []
+    for what, expected in found[last]["digests"].items():
+        for name in others:
+            pairs = zip(found[name]["digests"][what], expected, strict=True)
+            differ = sum(a != b for a, b in pairs)
+            lines.append(
+                f"{what}: {differ} of {SEEDS} seeds draw other codes with {name} than {last}"
+            )
+    return lines
+
+
+if __name__ == "__main__":
+    main()

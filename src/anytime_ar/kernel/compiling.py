@@ -14,7 +14,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 
 from anytime_ar.files import cache_folder, process_folder
@@ -62,15 +62,15 @@ def find_compiler() -> Compiler | None:
             return Compiler((found,), _version(found))
     if importlib.util.find_spec("ziglang") is not None:
         command = (sys.executable, "-m", "ziglang", "c++")
-        return Compiler(command, f"zig c++, {_version(*command)}")
+        return Compiler(command, f"zig c++ {metadata.version('ziglang')}")
     return None
 
 
 @cache
-def _version(*command: str) -> str:
+def _version(command: str) -> str:
     """Return the first line of what a compiler says about itself, or else its name."""
-    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
-    return (done.stdout.splitlines() or [Path(command[0]).name])[0]
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
+    return (done.stdout.splitlines() or [Path(command).name])[0]
 
 
 def compile_kernel(isa: InstructionSet) -> tuple[Path, Compiler]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -128,3 +131,37 @@ def test_what_the_kernel_does_not_know_decodes_itself() -> None:
     model = build("vector")
     assert decode_for(model, "portable") == model.decode
     assert isinstance(decode_for(model, "native"), NativeDecode)
+
+
+THREADED = """
+import os, threading
+import torch
+from anytime_ar.autoencoder import NativeDecode
+from anytime_ar.sampling import load
+
+torch.set_num_threads(2)
+decode = NativeDecode(load("mnist").autoencoder)
+codes = torch.randint(32, (200, 16))
+expected = decode(codes)
+found = [None] * 4
+
+def call(i):
+    found[i] = decode(codes)
+
+callers = [threading.Thread(target=call, args=(i,)) for i in range(len(found))]
+for caller in callers:
+    caller.start()
+for caller in callers:
+    caller.join()
+assert all(torch.equal(one, expected) for one in found)
+child = os.fork()
+if child == 0:  # has none of the threads that its parent's kernel started; nor those of PyTorch
+    os._exit(0 if (decode(codes).numpy() == expected.numpy()).all() else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert torch.equal(decode(codes), expected)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_threads_are_shared_by_callers_and_started_anew_in_a_fork() -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", THREADED], check=True, timeout=300)

@@ -29,7 +29,7 @@ FACTS: dict[str, Any] = {
     "prebuilt": ["sse", "avx2"],
     "cache": {"folder": "/home/someone/.cache/anytime-ar", "writable": True},
     "extras": {"serve": False},
-    "chosen": {"backend": "native", "precision": "float32"},
+    "chosen": {"backend": "native", "precision": "float32", "precision_auto": "int8"},
     "rates": [
         {"backend": "native", "precision": precision, "rows": rows, "codes_per_s": 1000}
         for precision in ("float32", "int8")
@@ -64,6 +64,7 @@ def test_without_compiler_and_kernel(
     assert facts["prebuilt"] == []
     assert facts["kernel"]["instructions"] is None
     assert "no C++ compiler" in facts["kernel"]["problem"]
+    assert facts["chosen"].pop("precision_auto") in ("float32", "bfloat16", "int8")
     assert facts["chosen"] == {"backend": "portable", "precision": "float32"}
     assert {(r["backend"], r["precision"], r["rows"]) for r in facts["rates"]} == {
         ("portable", precision, rows)

@@ -27,7 +27,8 @@ from anytime_ar.kernel import (
     processor_name,
 )
 from anytime_ar.prior import Precision
-from anytime_ar.sampling import AnytimeModel, load
+from anytime_ar.sampling import load
+from anytime_ar.threads import available_cpus
 
 EXTRAS = {
     "data": ("datasets",),
@@ -68,19 +69,12 @@ def _machine() -> dict[str, Any]:
         "processor": processor_name(),
         "machine": machine(),
         "instruction_sets": [isa.name for isa in available(machine(), processor_features())],
-        "cpus": _cpus(),
+        "cpus": available_cpus(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "torch_capability": torch.backends.cpu.get_cpu_capability(),
         "compiler": None if compiler is None else compiler.version,
     }
-
-
-def _cpus() -> int:
-    """Return how many CPUs this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _kernel() -> dict[str, Any]:
@@ -119,7 +113,7 @@ def _extras() -> dict[str, bool]:
 
 
 def _speed() -> dict[str, Any]:
-    """Return what `load` chooses here, and codes a second of everything that it can choose."""
+    """Return what `auto` chooses here, and codes a second of everything that it can choose."""
     models = []
     for backend in ("native", "portable"):
         for precision in get_args(Precision):
@@ -139,13 +133,13 @@ def _speed() -> dict[str, Any]:
         }
         for timing in take_turns([ours(model) for model in models], _ROWS, rounds=_ROUNDS)
     ]
-    return {"chosen": _chosen(models), "rates": rates}
-
-
-def _chosen(models: list[AnytimeModel]) -> dict[str, str]:
-    """Return the backend and precision that `load` takes where none are named: the first ones that
-    can be had."""
-    return {"backend": models[0].backend, "precision": models[0].precision}
+    usual, fastest = (load(_MODEL, device="cpu", precision=each) for each in ("float32", "auto"))
+    chosen = {
+        "backend": usual.backend,
+        "precision": usual.precision,
+        "precision_auto": fastest.precision,
+    }
+    return {"chosen": chosen, "rates": rates}
 
 
 def advice(facts: dict[str, Any]) -> list[str]:
@@ -208,6 +202,7 @@ def report(facts: dict[str, Any]) -> str:
         _line("CPUs and threads", f"{facts['cpus']} CPUs, {facts['threads']} threads of PyTorch"),
         _line("cache folder", cache["folder"] + ("" if cache["writable"] else " (not writable)")),
         _line("chosen for drawing", f"{chosen['backend']}, {chosen['precision']}"),
+        _line("precision auto", chosen["precision_auto"]),
         "",
         "Optional extras",
     ]

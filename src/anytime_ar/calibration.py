@@ -133,7 +133,7 @@ def machine_key() -> str:
     try:
         loaded = load_kernel()
         kernel = f"{loaded.instructions} {loaded.origin}"
-    except BuildError:
+    except (BuildError, InputError):  # of variables that ask for what cannot be had
         kernel = "no kernel"
     torch_set = torch.backends.cpu.get_cpu_capability()
     threads = torch.get_num_threads()

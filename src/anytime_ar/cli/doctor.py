@@ -26,7 +26,7 @@ from anytime_ar.kernel import (
     processor_features,
     processor_name,
 )
-from anytime_ar.prior import Precision
+from anytime_ar.prior import Backend, Precision, PrecisionChoice
 from anytime_ar.sampling import load
 from anytime_ar.threads import available_cpus
 
@@ -133,7 +133,11 @@ def _speed() -> dict[str, Any]:
         }
         for timing in take_turns([ours(model) for model in models], _ROWS, rounds=_ROUNDS)
     ]
-    usual, fastest = (load(_MODEL, device="cpu", precision=each) for each in ("float32", "auto"))
+    choice: Backend = "auto" if models[0].backend == "native" else "portable"
+    precisions: tuple[PrecisionChoice, ...] = ("float32", "auto")
+    usual, fastest = (
+        load(_MODEL, device="cpu", precision=each, backend=choice) for each in precisions
+    )
     chosen = {
         "backend": usual.backend,
         "precision": usual.precision,

@@ -44,9 +44,14 @@ struct Bfloat16 {  // pairs; the instruction has its own order and rounding of t
     return (Sum)_mm512_dpbf16_ps((__m512)sum, x, w);
   }
   static void convert(const float* x, int64_t in, uint8_t* y) {
-    for (int64_t i = 0; i < (in + 1) / 2 * 2; ++i) {
-      const uint16_t low = i < in ? to_bfloat16(x[i]) : 0;
-      std::memcpy(y + 2 * i, &low, sizeof low);
+    using Halves = uint16_t __attribute__((vector_size(2 * kWidth)));
+    for (int64_t i = 0; i < in; i += kLanes) {
+      const Vector part = load_some(x + i, in - i);
+      for (int j = 0; j < kParts; ++j) {
+        const Unsigned low = round_to_bfloat16(bits<Unsigned>(part.part[j]));
+        const Halves halves = __builtin_convertvector(low, Halves);
+        std::memcpy(y + 2 * (i + j * kWidth), &halves, sizeof halves);
+      }
     }
   }
 };
@@ -72,9 +77,12 @@ struct Bfloat16 {  // weights are widened as they are read; inputs are rounded, 
     return fma(x.odd, w.odd, fma(x.even, w.even, sum));
   }
   static void convert(const float* x, int64_t in, uint8_t* y) {
-    for (int64_t i = 0; i < (in + 1) / 2 * 2; ++i) {
-      const float low = i < in ? from_bfloat16(to_bfloat16(x[i])) : 0;
-      std::memcpy(y + 4 * i, &low, sizeof low);
+    for (int64_t i = 0; i < in; i += kLanes) {
+      const Vector part = load_some(x + i, in - i);
+      for (int j = 0; j < kParts; ++j) {
+        const Unsigned low = round_to_bfloat16(bits<Unsigned>(part.part[j])) << 16;
+        std::memcpy(y + 4 * (i + j * kWidth), &low, sizeof low);
+      }
     }
   }
 };
@@ -151,7 +159,9 @@ struct Int8 {
 
   // Whole numbers within 127 times a scale, which is returned. y has room for whole vectors.
   static float convert(const float* x, int64_t in, uint8_t* y) {
-    using Number = std::conditional_t<kGroup == 4, uint8_t, int16_t>;
+    constexpr int64_t bytes = kGroup == 4 ? 1 : 2;  // of a number in a word
+    using Number = std::conditional_t<bytes == 1, uint8_t, int16_t>;
+    using Numbers = Number __attribute__((vector_size(bytes * kWidth)));
     Vector most = by_part([](auto) { return all(1e-12f); });
     for (int64_t i = 0; i < in; i += kLanes) {
       const Vector part = load_some(x + i, in - i);
@@ -163,15 +173,12 @@ struct Int8 {
     const Register inverse = all(127.0f / highest);
     for (int64_t i = 0; i < in; i += kLanes) {
       const Vector part = load_some(x + i, in - i);
-      int32_t whole[kLanes];
       for (int j = 0; j < kParts; ++j) {
-        const Integers some =
-            __builtin_convertvector(round_product(part.part[j], inverse), Integers);
-        std::memcpy(whole + j * kWidth, &some, sizeof some);
+        const Register whole = round_product(part.part[j], inverse);
+        const Integers shifted = __builtin_convertvector(whole, Integers) + kOffset;
+        const Numbers numbers = __builtin_convertvector(shifted, Numbers);
+        std::memcpy(y + (i + j * kWidth) * bytes, &numbers, sizeof numbers);
       }
-      Number numbers[kLanes];
-      for (int j = 0; j < kLanes; ++j) numbers[j] = static_cast<Number>(whole[j] + kOffset);
-      std::memcpy(y + i * sizeof(Number), numbers, sizeof numbers);
     }
     return scale;
   }

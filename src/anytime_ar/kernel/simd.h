@@ -35,6 +35,7 @@ constexpr int kParts = kLanes / kWidth;
 
 using Register = float __attribute__((vector_size(4 * kWidth)));
 using Integers = int32_t __attribute__((vector_size(4 * kWidth)));
+using Unsigned = uint32_t __attribute__((vector_size(4 * kWidth)));
 using Doubles = double __attribute__((vector_size(4 * kWidth)));
 using Longs = int64_t __attribute__((vector_size(4 * kWidth)));
 
@@ -237,11 +238,14 @@ Register gelu(Register x) {  // with the error function of Abramowitz and Stegun
   return 0.5f * x * (x < 0 ? tail : 2.0f - tail);
 }
 
-uint16_t to_bfloat16(float x) {  // to the nearest, ties to even
-  const uint32_t u = bits<uint32_t>(x);
-  return static_cast<uint16_t>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+// The bits of bfloat16 numbers, in the lower half: to the nearest, ties to even.
+template <class Bits>
+Bits round_to_bfloat16(Bits u) {
+  return (u + 0x7fff + ((u >> 16) & 1)) >> 16;
 }
 
-float from_bfloat16(uint16_t x) { return bits<float>(static_cast<uint32_t>(x) << 16); }
+uint16_t to_bfloat16(float x) {
+  return static_cast<uint16_t>(round_to_bfloat16(bits<uint32_t>(x)));
+}
 
 }  // namespace

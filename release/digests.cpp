@@ -13,6 +13,7 @@
 #include "layout.h"
 
 extern "C" {
+void anytime_layout(int64_t*);
 void anytime_step(const Prior*, const Rows*, int64_t, int64_t, int64_t, float*, int64_t);
 bool anytime_decode(const Decoder*, const int64_t*, int64_t, int64_t, float*, int64_t);
 }
@@ -70,8 +71,11 @@ class Weights {
 
   // Weights of about 1 / sqrt(in), zeros where panels are filled up.
   Linear linear(int64_t in, int64_t out) {
-    const int64_t group = precision_ == kFloat32 ? 1 : precision_ == kBfloat16 ? 2 : 4;
-    const int64_t padded = group == 1 ? in : (in + 3) / 4 * 4, wide = (out + 31) / 32 * 32;
+    int64_t layout[3];
+    anytime_layout(layout);
+    const int64_t panel = layout[0], group = precision_ == kFloat32 ? 1 : layout[precision_];
+    const int64_t padded = (in + group - 1) / group * group;
+    const int64_t wide = (out + panel - 1) / panel * panel;
     float size = 1;
     while (size * size * in > 2) size /= 2;
     auto* floats = room<float>(padded * wide);
@@ -83,7 +87,7 @@ class Weights {
     for (int64_t o = 0; o < out; ++o) {
       for (int64_t i = 0; i < in; ++i) {
         const int64_t place =
-            ((o / 32 * (padded / group) + i / group) * 32 + o % 32) * group + i % group;
+            ((o / panel * (padded / group) + i / group) * panel + o % panel) * group + i % group;
         floats[place] = random.number(size);
         uint32_t word;
         std::memcpy(&word, floats + place, sizeof word);
@@ -144,8 +148,10 @@ unsigned long long step(Precision precision) {
   auto* noise = weights.room<double>(kRows * kLength);
   auto* labels = weights.room<int64_t>(kRows);
   for (int64_t row = 0; row < kRows; ++row) {
-    choices[row] = {row == 3 ? 0.0 : row == 4 ? 0.75 : 1.0, row % 3 == 1 ? 0.5 : 1.0, 1.0,
-                    row % 4 == 2 ? 5 : 0, kNoShadow};
+    choices[row] = {row == 3   ? 0.0
+                    : row == 4 ? 0.75
+                               : 1.0,
+                    row % 3 == 1 ? 0.5 : 1.0, 1.0, row % 4 == 2 ? 5 : 0, kNoShadow};
     labels[row] = row % kLabels;
   }
   for (int64_t row : {0, 5}) {

@@ -240,10 +240,10 @@ def _products() -> Callable[[], object]:
     """Return a computation of 10 ms that is like training: a hundred short parallel operations."""
     import torch
 
-    matrix = torch.full((256, 256), 1 / 256)
+    matrix = torch.full((256, 256), 1 / 256, device="cpu")
 
     def work() -> None:
-        rows = torch.ones(128, 256)
+        rows = torch.ones(128, 256, device="cpu")
         for _ in range(50):
             rows = torch.relu(torch.mm(rows, matrix))
 

@@ -91,7 +91,7 @@ def bfloat16_is_emulated(clock: Callable[[], float] = time.perf_counter) -> bool
     seconds = {}
     for kind in (torch.float32, torch.bfloat16):
         # Small, and often: of 10 us and on one thread, one of them at least is not disturbed.
-        matrix = torch.ones(64, 64, dtype=kind)
+        matrix = torch.ones(64, 64, dtype=kind, device="cpu")
         times = []
         for _ in range(100):
             begin = clock()

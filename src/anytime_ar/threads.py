@@ -198,9 +198,10 @@ def settle_threads(
         return 1
     work = work or _products()
     seconds = _timed([threads, 1], clock, work)
-    if seconds[threads] >= seconds[1]:
+    if seconds[threads] >= seconds[1]:  # look twice: it may have been for a moment only
         halves = [threads >> halvings for halvings in range(1, threads.bit_length() - 1)]
-        seconds |= _timed(halves, clock, work)
+        again = _timed([threads, *halves, 1], clock, work)
+        seconds = {number: (seconds.get(number, s) + s) / 2 for number, s in again.items()}
     best = min(sorted(seconds), key=seconds.__getitem__)
     chosen = threads if asked is not None or "OMP_NUM_THREADS" in os.environ else best
     torch.set_num_threads(chosen)

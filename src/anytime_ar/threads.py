@@ -202,7 +202,8 @@ def settle_threads(
         halves = [threads >> halvings for halvings in range(1, threads.bit_length() - 1)]
         again = _timed([threads, *halves, 1], clock, work)
         seconds = {number: (seconds.get(number, s) + s) / 2 for number, s in again.items()}
-    best = min(sorted(seconds), key=seconds.__getitem__)
+    better = seconds[threads] < seconds[1]
+    best = threads if better else min(sorted(seconds), key=seconds.__getitem__)
     chosen = threads if asked is not None or "OMP_NUM_THREADS" in os.environ else best
     torch.set_num_threads(chosen)
     if best < threads:

@@ -109,7 +109,7 @@ class NativeDecode:
         autoencoder: a convolutional one on the CPU.
 
     Raises:
-        BuildError: the kernel cannot be compiled.
+        BuildError: there is no kernel on this machine.
     """
 
     @torch.no_grad()

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #ifndef _WIN32
 #include <unistd.h>
@@ -54,13 +55,13 @@ class Pool {
       const std::lock_guard<std::mutex> lock(mutex_);
       work_ = work, context_ = context, parts_ = parts, next_ = 0;
       wanted_ = std::min(threads, parts) - 1;
-      for (; started_ < wanted_; ++started_) std::thread([this] { serve(); }).detach();
+      try {
+        for (; started_ < wanted_; ++started_) std::thread([this] { serve(); }).detach();
+      } catch (const std::system_error&) {  // as many as the system allows
+        wanted_ = started_;
+      }
     }
-    if (wanted_ == 1) {
-      begin_.notify_one();
-    } else {
-      begin_.notify_all();
-    }
+    begin_.notify_all();
     take_parts(work, context, parts);
     std::unique_lock<std::mutex> lock(mutex_);
     wanted_ = 0;  // who has not begun by now need not

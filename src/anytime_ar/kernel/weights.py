@@ -11,8 +11,6 @@ from torch.nn import functional as F
 
 from anytime_ar.kernel.loading import kernel
 
-Precision = Literal["float32", "bfloat16", "int8"]
-
 
 class LinearMap(ctypes.Structure):
     """`Linear` of the kernel."""
@@ -37,7 +35,7 @@ class Weights:
         BuildError: there is no kernel on this machine.
     """
 
-    def __init__(self, precision: Precision) -> None:
+    def __init__(self, precision: Literal["float32", "bfloat16", "int8"]) -> None:
         self.precision = precision
         layout = (ctypes.c_int64 * 3)()
         kernel().anytime_layout(layout)

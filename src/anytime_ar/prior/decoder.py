@@ -1,7 +1,7 @@
 """The decode path of a prior: one code for every row of a batch, from what its earlier ones left.
 
 The same distribution as `Prior.forward`, with weights laid out for products with few rows. There
-are two ways to compute it: `native`, one call into our own kernel, on CPUs with a C++ compiler, and
+are two ways to compute it: `native`, one call into our own kernel, on CPUs, and
 `portable`, operation by operation in PyTorch, everywhere else. Letters as in `transformer`.
 """
 

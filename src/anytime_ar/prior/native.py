@@ -143,7 +143,7 @@ class NativeDecoder(Decoder[NativeRows]):
     """See `Decoder`. `refusal` tells whether there can be one.
 
     Raises:
-        BuildError: the kernel cannot be compiled.
+        BuildError: there is no kernel on this machine.
     """
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from anytime_ar.errors import InputError
 from anytime_ar.prior import Prior, PriorConfig
+from anytime_ar.prior.transformer import Dropout
 
 L, V, LABELS, B = 7, 5, 3, 4
 
@@ -154,6 +155,23 @@ def test_dropout_in_training_only() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         assert not torch.equal(prior(codes()), prior(codes()))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.5, 0.9])
+def test_dropout_takes_its_share_anywhere_and_keeps_the_mean(share: float) -> None:
+    """Sixteen bits at a time of random words: none of the four parts of a word is favoured."""
+    x = torch.ones(3, 33_335, requires_grad=True)  # no whole number of words
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        y = Dropout(share)(x)
+    y.sum().backward()
+    assert torch.equal(y, x.grad)  # either 0 or the scale
+    assert y.unique().tolist() == pytest.approx([0, 1 / (1 - share)])
+    flat = y.detach().flatten()
+    for part in range(4):
+        some = flat[part::4]
+        spread = (share / (1 - share) / len(some)) ** 0.5
+        assert some.mean() == pytest.approx(1, abs=4 * spread)
 
 
 def test_learns_a_small_distribution_exactly() -> None:

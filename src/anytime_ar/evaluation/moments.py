@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 GROUPS = 50
-"""Sample i is in group i modulo this. Sums by group are all that a bootstrap needs, so that memory
+"""Sample i is in group i modulo this. Sums by group are all that their errors need, so that memory
 does not grow with the number of samples."""
 
 

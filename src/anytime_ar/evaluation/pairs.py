@@ -16,7 +16,7 @@ from torch import Tensor
 from anytime_ar.evaluation.moments import GROUPS
 
 NEIGHBOUR = 3
-_ROWS = 512
+_ROWS = 128
 """Of a matrix of all pairs at a time."""
 
 

@@ -64,19 +64,21 @@ def main() -> None:
 
 def in_process(name: str, rows: list[int], rounds: int) -> dict:
     """Measure in a process that is held to an instruction set."""
+    command = [sys.executable, "-W", "ignore", __file__, "--here", "--rounds", str(rounds)]
+    command += ["--rows", *map(str, rows)]
+    done = subprocess.run(command, env=held_to(name), stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def held_to(name: str) -> dict[str, str]:
+    """Return the environment of a process of one thread that is held to an instruction set."""
     aten, onednn = HELD[name]
-    held = {
+    return os.environ | {
         "ANYTIME_KERNEL_ISA": name,
         "ATEN_CPU_CAPABILITY": aten,
         "ONEDNN_MAX_CPU_ISA": onednn,
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-W", "ignore", __file__, "--here", "--rounds", str(rounds)]
-    command += ["--rows", *map(str, rows)]
-    done = subprocess.run(
-        command, env=os.environ | held, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return json.loads(done.stdout)
 
 
 def measure(rows: list[int], rounds: int) -> dict:

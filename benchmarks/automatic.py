@@ -1,0 +1,204 @@
+"""What is chosen automatically on this machine, beside the best of all that could be chosen.
+
+    python benchmarks/automatic.py avx2 avx512bf16 --out runs/automatic
+
+Each instruction set has a process of its own, in which kernel and PyTorch are held to it, with one
+thread. By turns, at each number of rows: codes drawn in float32 and in any precision, and codes
+decoded, in every way there is; then training steps of both stages of two configurations, in float32
+and in bfloat16. One way is chosen for all numbers of rows, so that a sample does not depend on its
+batch; a run chooses for its batch size. A ratio of 1.10 says that what is chosen takes 10 % longer
+than the best: the median over rounds, and the range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from itertools import product
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+import yaml
+from instruction_sets import HELD, held_to
+
+from anytime_ar.cli.experiment import Experiment
+from anytime_ar.cli.parser import config_path
+from anytime_ar.data import DataSplits, load_data
+from anytime_ar.evaluation.comparison_report import aligned
+from anytime_ar.evaluation.speed import Contender, take_turns
+from anytime_ar.files import write_json
+from anytime_ar.kernel import load_kernel, processor_name
+from anytime_ar.prior.decoder import Precision
+from anytime_ar.sampling import load
+from anytime_ar.training import train
+
+CONFIGS = ("digits", "sounds")
+MODELS = ("mnist", "cifar10", "fsdd")
+MOST_CODES = 64
+"""Codes of a draw: more, of the sounds, would take hours."""
+HOPELESS = 10
+"""Times as long as the fastest way, for one row, that a way may take to be timed any further."""
+FORMATS = ("32-true", "bf16-mixed")
+STEP_S = 1.5
+"""Seconds of training that a rate is read from, about."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sets", nargs="+", choices=HELD, help="instruction sets")
+    parser.add_argument("--rows", type=int, nargs="*", default=[1, 16, 256])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=("sampling", "training"))
+    parser.add_argument("--out", type=Path, default=Path("runs/automatic"))
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # in its process
+    options = parser.parse_args()
+    if options.here:
+        torch.set_num_threads(1)
+        print(json.dumps(measure(options)))
+        return
+    found = {}
+    for name in options.sets:
+        command = [sys.executable, "-W", "ignore", __file__, *sys.argv[1:], "--here"]
+        done = subprocess.run(
+            command, env=held_to(name), stdout=subprocess.PIPE, text=True, check=True
+        )
+        found[name] = json.loads(done.stdout.splitlines()[-1])
+        print(table(name, found[name]), flush=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_json(options.out / "automatic.json", found)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Time every way of everything."""
+    loaded = load_kernel()
+    rows = []
+    if options.only != "training":
+        for name in MODELS:
+            rows += sampling(name, options.rows, options.rounds)
+    if options.only != "sampling":
+        for name, size in product(CONFIGS, options.rows):
+            rows += training(name, size, options.rounds)
+    return {
+        "processor": processor_name(),
+        "instructions": loaded.instructions,
+        "torch": f"{torch.__version__}, {torch.backends.cpu.get_cpu_capability()}",
+        "rows": rows,
+    }
+
+
+def sampling(name: str, sizes: list[int], rounds: int) -> list[dict[str, Any]]:
+    """Time draws and decodes of a shipped model."""
+    models = {
+        f"{backend} {precision}": load(name, backend=backend, precision=precision)
+        for backend, precision in product(("native", "portable"), get_args(Precision))
+    }
+    first = next(iter(models.values()))
+    most = min(MOST_CODES, first.code_length)
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(first.vocabulary, (max(sizes), first.code_length), generator=generator)
+    contenders = [
+        Contender(way, lambda n, model=model: model.sample_codes(n, codes=most, seed=0))
+        for way, model in models.items()
+    ]
+    # Emulated products take 100 times as long, of 256 rows minutes: no candidates for the best.
+    once = {one.name: one.seconds[0] for one in take_turns(contenders, [1], rounds=1)}
+    contenders = [each for each in contenders if once[each.name] <= HOPELESS * min(once.values())]
+    times = take_turns(contenders, sizes, rounds=rounds)
+    of_float32 = [timing for timing in times if timing.name.endswith("float32")]
+    free, plain = load(name, precision="auto"), load(name)
+    decoding = {way: models[f"{way} float32"] for way in ("native", "portable")}
+    decoders = [
+        # Again and again, as what ran before leaves caches that a first decode finds cold.
+        Contender(way, lambda n, model=model: [model.decode(codes[:n]) for _ in range(10)])
+        for way, model in ({"automatic": plain} | decoding).items()
+    ]
+    decodes = take_turns(decoders, sizes, rounds=rounds)
+    return [
+        compared(name, what, size, chosen, [each for each in timed if each.rows == size])
+        for what, chosen, timed in (
+            ("codes, float32", f"{plain.backend} float32", of_float32),
+            ("codes, any precision", f"{free.backend} {free.precision}", times),
+            ("decode", "automatic", decodes),
+        )
+        for size in sizes
+    ]
+
+
+def training(name: str, size: int, rounds: int) -> list[dict[str, Any]]:
+    """Time steps of both stages of a configuration at a batch size."""
+    values = yaml.safe_load(config_path(name).read_text(encoding="utf-8"))
+    data = load_data(Experiment.parse(values, origin=name).data)
+    for stage in ("autoencoder_training", "prior_training"):
+        values[stage] |= {"batch_size": size, "steps": 4}
+    values["prior_training"]["views"] = 1
+    values |= {"precision": "auto", "log_every": 1}
+    auto = steps_of(values, data)
+    seconds: dict[str, dict[str, list[float]]] = {stage: {} for stage in auto}
+    for stage in ("autoencoder", "prior"):
+        values[f"{stage}_training"]["steps"] = 4 + round(STEP_S / auto[stage]["seconds"])
+    for turn in range(rounds):
+        for precision in FORMATS if turn % 2 else FORMATS[::-1]:
+            for stage, found in steps_of(values | {"precision": precision}, data).items():
+                seconds[stage].setdefault(precision, []).append(found["seconds"])
+    return [
+        compared(name, f"step of {stage}", size, auto[stage]["precision"], timed)
+        for stage, timed in seconds.items()
+    ]
+
+
+def steps_of(values: dict[str, Any], data: DataSplits) -> dict[str, dict[str, Any]]:
+    """Train for a few steps: seconds of a step, without the first two, and format, by stage."""
+    config = Experiment.parse(values, origin="benchmark")
+    with tempfile.TemporaryDirectory() as place:
+        train(config, place, device="cpu", show_progress=False, data=data)
+        lines = [json.loads(line) for line in (Path(place) / "log.jsonl").open(encoding="utf-8")]
+        found: dict[str, dict[str, Any]] = {}
+        for line in lines:
+            if "precision" in line:
+                found[line["stage"]] = {"precision": line["precision"], "times": []}
+            elif "loss" in line and "step" in line:
+                found[line["stage"]]["times"].append((line["step"], line["seconds"]))
+    for stage in found.values():
+        times = dict(stage["times"])
+        (first, begin), (last, end) = list(times.items())[1], list(times.items())[-1]
+        stage["seconds"] = (end - begin) / (last - first)
+    return found
+
+
+def compared(name: str, what: str, rows: int, chosen: str, timed: Any) -> dict[str, Any]:
+    """Return a row: all times, and what is chosen beside the best."""
+    seconds = timed if isinstance(timed, dict) else {one.name: one.seconds for one in timed}
+    ways = [way for way in seconds if way != "automatic"]
+    best = min(ways, key=lambda way: statistics.median(seconds[way]))
+    ratios = sorted(a / b for a, b in zip(seconds[chosen], seconds[best], strict=True))
+    return {
+        "model": name,
+        "what": what,
+        "rows": rows,
+        "chosen": chosen,
+        "best": best,
+        "ratio": [ratios[0], statistics.median(ratios), ratios[-1]],
+        "seconds": seconds,
+    }
+
+
+def table(name: str, found: dict[str, Any]) -> str:
+    """Return a line for everything that was chosen."""
+    rows = [["model", "what", "rows", "chosen", "best", "chosen / best"]]
+    for row in found["rows"]:
+        least, middle, most = row["ratio"]
+        spread = f"{middle:.2f} ({least:.2f}..{most:.2f})"
+        rows.append(
+            [row["model"], row["what"], str(row["rows"]), row["chosen"], row["best"], spread]
+        )
+    head = f"{name} ({found['processor']}; {found['instructions']}; torch {found['torch']})"
+    return f"{head}\n{aligned(rows)}"
+
+
+if __name__ == "__main__":
+    main()

@@ -12,31 +12,32 @@ WORKDIR /build
 
 # torch comes first and alone, at its pin, as in the Makefile. To pip, a build that says what it is for
 # (2.13.0+cpu) is newer than the plain one of the same version; every later step leaves it as it is.
-COPY requirements/core.txt requirements/test.txt requirements/
+COPY requirements requirements
 RUN pip install --constraint requirements/core.txt --extra-index-url "$TORCH_INDEX" torch
 RUN pip install --requirement requirements/core.txt
 
 # Of the tests' lock, which pins what serving needs as well, nothing else is installed.
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
+COPY release release
+
+# A kernel for each instruction set that a processor may have where the image runs. The compiler stays
+# behind.
+RUN pip install --target /opt/zig --constraint requirements/dev.txt ziglang \
+    && export PYTHONPATH=src:/opt/zig \
+    && python release/kernels.py "$(python -c 'from anytime_ar.kernel.loading import this_platform; print(this_platform())')"
 RUN pip install --no-build-isolation --constraint requirements/test.txt '.[serve,hub]' && pip check
 
 
 FROM python:3.11-slim-bookworm
 
-# The kernel that draws on CPUs is compiled where it runs, for all that the processor there can do: an
-# image comes from one machine and runs on others, so the compiler has to come along.
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends g++ \
-    && rm -rf /var/lib/apt/lists/* \
-    && useradd --uid 10001 --user-group --no-create-home --home-dir /cache anytime \
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /cache anytime \
     && install --directory --owner anytime --group anytime /cache
 
 COPY --from=build /opt/anytime /opt/anytime
 
-# Nothing is written but under /cache: the compiled kernel, models from the Hub, and what is needed
-# for a while. All of it can be had again. The kernel is loaded from there, so it must not be mounted
-# with `noexec`.
+# Nothing is written but under /cache: what was measured, models from the Hub, and what is needed for a
+# while. All of it can be had again.
 ENV PATH=/opt/anytime/bin:$PATH \
     HOME=/cache \
     XDG_CACHE_HOME=/cache \

@@ -306,6 +306,22 @@ def test_other_file_systems_hold_the_same_files(tmp_path, make) -> None:
         store.rm("/bulk-test", recursive=True)
 
 
+def test_sizes_of_what_a_folder_holds(tmp_path) -> None:
+    """Object stores give a folder no size."""
+    folder = Folder("memory://bulk-sizes")
+    try:
+        folder.write("empty", b"")
+        folder.write("two", b"ab")
+        folder.write("below/one", b"a")
+        assert folder.sizes() == {"empty": 0, "two": 2, "below": 0}
+        folder._fs.ls = lambda *_args, **_options: [{"name": "/bulk-sizes/below", "size": None}]
+        assert folder.sizes() == {"below": 0}
+    finally:
+        del folder._fs.ls
+        fsspec.filesystem("memory").rm("/bulk-sizes", recursive=True)
+    assert Folder(str(tmp_path / "nothing")).sizes() == {}
+
+
 def test_our_own_loader_and_datasets_read_shards(tmp_path, make, model_of) -> None:
     out = tmp_path / "out"
     run(make(), str(out))

@@ -18,7 +18,7 @@ from anytime_ar.errors import InputError
 from anytime_ar.kernel import load_kernel
 from anytime_ar.prior import NativeDecoder
 from anytime_ar.sampling import AnytimeModel, Budget, engine
-from anytime_ar.sampling.budget import codes_for
+from anytime_ar.sampling.budget import codes_for, quality_of
 from anytime_ar.sampling.costs import CostBook, Costs, Pace, Times
 
 
@@ -199,6 +199,16 @@ def test_quality_of_a_model(tmp_path: Path) -> None:
         model.draw(2, quality=0.9, min_codes=4)
 
 
+def test_quality_between_two_that_were_measured_is_that_of_the_lower() -> None:
+    measured = curve({2: 20.0, 4: 12.5, 6: 10.0})
+    shares = [quality_of(codes, measured) for codes in range(1, 7)]
+    assert shares == [None, 0.5, 0.5, 0.8, 0.8, 1.0]
+    errors_only = curve({1: None, 3: None, 6: None})  # squared error 1 / k
+    assert [quality_of(codes, errors_only) for codes in (1, 2, 5, 6)] == [1 / 6, 1 / 6, 0.5, 1.0]
+    assert quality_of(6, None) is None
+    assert quality_of(6, curve({1: 50.0, 4: 9.0})) is None
+
+
 def test_cancelling_from_another_thread(timed: TimedModel) -> None:
     flag = threading.Event()
 
@@ -231,6 +241,16 @@ def test_costs_are_kept_on_disk(tmp_path: Path) -> None:
     third = TimedModel(path)
     third.warm_up()
     assert third.steps == thorough
+
+
+@pytest.mark.parametrize(("codes", "steps"), [(3, 3), (L, L), (L + 1, L)])
+def test_a_warm_up_draws_no_more_codes_than_tell(
+    timed: TimedModel, monkeypatch: pytest.MonkeyPatch, codes: int, steps: int
+) -> None:
+    monkeypatch.setattr(engine, "_WARM_UP_CODES", codes)
+    monkeypatch.setattr(engine, "_WARM_UP_DRAWS", 5)
+    timed.warm_up()
+    assert timed.steps == 5 * steps
 
 
 def test_costs_of_another_hour_are_measured_again(tmp_path: Path) -> None:
@@ -294,6 +314,12 @@ def test_one_stall_among_few_is_nothing() -> None:
     assert Times([0.010] * 7 + [1.0]).spread == 0
     assert Times([0.010] * 7 + [0.020, 1.0]).spread == pytest.approx(0.010)
     assert Times([0.010]).spread == 0
+
+
+def test_a_quantile_is_the_shortest_time_that_enough_kept_to() -> None:
+    times = Times([0.4, 0.1, 0.3, 0.2])
+    shares = (0.0, 0.25, 0.26, 0.5, 0.51, 0.75, 0.76, 1.0)
+    assert [times.quantile(share) for share in shares] == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4]
 
 
 def test_times_forget_the_oldest() -> None:

@@ -107,6 +107,19 @@ def test_a_state_keeps_its_value(model: AnytimeModel) -> None:
     assert torch.equal(result.state.extend().codes, model.sample_codes(2, seed=0))
 
 
+def test_seeds_of_a_state_are_those_of_draws(model: AnytimeModel, tmp_path: Path) -> None:
+    path, largest = tmp_path / "draw.safetensors", 2**64 - 1
+    model.draw(2, seed=largest, codes=2).state.save(path)
+    assert torch.equal(model.load_state(path).extend().codes, model.sample_codes(2, seed=largest))
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["anytime_ar_state"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for seed in (-1, 2**64):
+        save_file(tensors, path, metadata={"anytime_ar_state": json.dumps(header | {"seed": seed})})
+        with pytest.raises(InputError, match="seed"):
+            model.load_state(path)
+
+
 def test_another_process_goes_on(tmp_path: Path) -> None:
     save_bundle(build_bundle(), tmp_path / "bundle")
     script = (

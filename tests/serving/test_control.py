@@ -6,6 +6,7 @@ import pytest
 
 from anytime_ar.serving.control import USED, Claim, Demand, Demands, share_out, shortage_s
 from anytime_ar.serving.costs import Drift, Responses, Shape
+from anytime_ar.serving.trial import STALE_S, Trial
 
 SOON = 1e-9
 """Within which nothing that is asked for changes."""
@@ -87,6 +88,30 @@ def test_a_wrong_estimate_is_put_right_in_a_few_observations(
     for _ in range(observations):
         drift.add(0.01, 0.01 * factor)
     assert drift.factor == pytest.approx(factor)
+
+
+def test_a_first_observation_is_believed_and_a_second_one_weighed() -> None:
+    drift = Drift(delay_s=0.004)
+    assert (drift.factor, drift.delay_s, drift.seen) == (1.0, 0.004, False)
+    drift.add(0.01, 0.03)
+    assert (drift.factor, drift.seen) == (pytest.approx(3.0), True)
+    drift.add(0.01, 0.01)
+    assert drift.factor == pytest.approx(2.0)  # of 3 and 1
+
+
+def test_a_trial_begins_after_a_pause_and_ends_after_three_turns() -> None:
+    now = [100.0]
+    trial = Trial(lambda: now[0])
+    for ended in (False, False, True):
+        assert (trial.admits(3), trial.admits(4)) == (True, False)
+        assert trial.ends() is ended
+    assert not trial.admits(0)
+    assert trial.ends() is False  # once
+    now[0] += STALE_S
+    assert not trial.admits(0)
+    now[0] += 0.001
+    assert trial.admits(0)
+    assert [trial.ends() for _ in range(3)] == [False, False, True]
 
 
 def test_a_single_quick_step_raises_no_hopes_and_rare_delays_are_kept_apart() -> None:

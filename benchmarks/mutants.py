@@ -1,0 +1,310 @@
+"""Whether the tests tell: change the core in one place at a time, and see which changes they miss.
+
+    python benchmarks/mutants.py --out runs/mutants                  # 200 of a fixed sample
+    python benchmarks/mutants.py --only sampling/costs.py --sample 40
+
+First the whole test-suite runs once and notes which functions each test file calls. Then one
+operator, number or call statement of a function is changed in a copy of the sources, and the test
+files that call that function run until one fails. Changes are drawn from all that there are with a
+fixed seed. What has been tried stays in the folder, so that a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from anytime_ar.evaluation.comparison_report import aligned
+from anytime_ar.files import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ROOT / "src/anytime_ar"
+CORE = ("sampling", "autoencoder", "prior", "serving", "bundle.py", "evaluation")
+SEED = 0
+LIMIT_S = 900
+"""Of the test files of one change; a change that makes a test hang is noticed."""
+SWAPPED: dict[type, type] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Add,
+    ast.Pow: ast.Mult,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
+
+
+class Mutant(NamedTuple):
+    """One change."""
+
+    path: str
+    """Below `src/anytime_ar`."""
+    number: int
+    """Of the places in this file where something can be changed."""
+    function: str
+    """That it is in, `file:first line`."""
+    line: int
+    before: str
+    after: str
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sample", type=int, default=200, help="changes to try")
+    parser.add_argument("--only", nargs="*", default=CORE, help="files or folders of the sources")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("runs/mutants"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    calls = called(options.out / "calls.json")
+    every = [mutant for path in files(options.only) for mutant in mutants(path)]
+    chosen = random.Random(SEED).sample(every, min(options.sample, len(every)))
+    record = options.out / "mutants.json"
+    results: dict[str, str] = json.loads(record.read_text("utf-8")) if record.exists() else {}
+    copies = [copy_of(options.out / f"sources-{number}") for number in range(options.jobs)]
+    lock = threading.Lock()
+
+    def work(mutant: Mutant) -> None:
+        key = f"{mutant.path}:{mutant.line}: {mutant.before} -> {mutant.after}"
+        if key in results:
+            return
+        with lock:
+            copy = copies.pop()
+        try:
+            found = outcome(mutant, copy, calls.get(mutant.function, {}))
+        finally:
+            with lock:
+                copies.append(copy)
+        with lock:
+            results[key] = found
+            write_json(record, results)
+            print(f"{len(results):>4}  {found:<40} {key}", flush=True)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(work, chosen))
+    print(table(results))
+
+
+def files(only: list[str]) -> list[Path]:
+    """Return the sources that are changed, in order."""
+    places = [SOURCES / name for name in only]
+    return [
+        path
+        for place in places
+        for path in ([place] if place.is_file() else sorted(place.rglob("*.py")))
+    ]
+
+
+def called(record: Path) -> dict[str, dict[str, float]]:
+    """Return which test files call a function, and seconds that each takes; noted once."""
+    if not record.exists():
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "mutants", "-x"]
+        environment = environment_of(ROOT) | {"ANYTIME_CALLS": str(record.resolve())}
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    return json.loads(record.read_text("utf-8"))
+
+
+def environment_of(root: Path) -> dict[str, str]:
+    """Return variables with which Python finds the package in `root`/src."""
+    paths = [str(root / "src"), str(ROOT / "benchmarks")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+
+
+def copy_of(root: Path) -> Path:
+    """Copy the sources to a folder that they may be changed in."""
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(SOURCES, root / "src/anytime_ar", ignore=shutil.ignore_patterns("__pycache__"))
+    return root
+
+
+def outcome(mutant: Mutant, copy: Path, tests: dict[str, float]) -> str:
+    """Return what became of a change: `killed by FILE`, or `survived`."""
+    path = copy / "src/anytime_ar" / mutant.path
+    original = path.read_text("utf-8")
+    # The tests of its own package first, the fastest before the others.
+    own = f"tests/{Path(mutant.path).parts[0].removesuffix('.py')}/"
+    order = sorted(tests, key=lambda name: (not name.startswith(own), tests[name]))
+    if not order:  # reached in other processes alone
+        order = [own if (ROOT / own).is_dir() else "tests"]
+    path.write_text(changed(original, mutant.number), "utf-8")
+    try:
+        for name in order:
+            command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", name]
+            try:
+                done = subprocess.run(
+                    command,
+                    cwd=ROOT,
+                    env=environment_of(copy),
+                    timeout=LIMIT_S,
+                    capture_output=True,
+                )
+            except subprocess.TimeoutExpired:
+                return f"killed by {name}, in time"
+            if done.returncode != 0:
+                return f"killed by {name}"
+    finally:
+        path.write_text(original, "utf-8")
+    return "survived"
+
+
+def table(results: dict[str, str]) -> str:
+    """Return how many changes of each part were noticed, and those that were not."""
+    by_part: dict[str, Counter[bool]] = defaultdict(Counter)
+    for key, found in results.items():
+        for part in (key.split(":")[0].split("/")[0], "all"):
+            by_part[part][found != "survived"] += 1
+    rows = [["part", "changes", "noticed", "share"]]
+    for part in sorted(by_part, key=lambda part: (part == "all", part)):
+        noticed, missed = by_part[part][True], by_part[part][False]
+        share = f"{100 * noticed / (noticed + missed):.0f} %"
+        rows.append([part, str(noticed + missed), str(noticed), share])
+    survivors = [key for key, found in results.items() if found == "survived"]
+    return "\n".join([aligned(rows), *survivors])
+
+
+def mutants(path: Path) -> list[Mutant]:
+    """Return every change of a file."""
+    name = str(path.relative_to(SOURCES))
+    found = []
+    for number, (node, function) in enumerate(places(ast.parse(path.read_text("utf-8")))):
+        after = deepcopy(node)
+        change(after)
+        where = f"{name}:{function}"
+        texts = ast.unparse(node), ast.unparse(after)
+        found.append(Mutant(name, number, where, node.lineno, *texts))
+    return found
+
+
+def changed(source: str, number: int) -> str:
+    """Return a module with one place changed."""
+    tree = ast.parse(source)
+    node, _ = list(places(tree))[number]
+    change(node)
+    return ast.unparse(tree)
+
+
+def places(tree: ast.Module) -> Iterator[tuple[Any, int]]:
+    """Yield what can be changed in functions, and the first line of the function: no messages of
+    errors, types or assertions."""
+    for outer in ast.walk(tree):
+        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = min([outer.lineno, *(each.lineno for each in outer.decorator_list)])
+            yield from ((node, first) for node in _below(outer))
+
+
+def _below(node: ast.AST) -> Iterator[Any]:
+    for field, value in ast.iter_fields(node):
+        if field in ("annotation", "returns", "decorator_list"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if not isinstance(child, ast.AST) or isinstance(
+                child,
+                ast.FunctionDef | ast.AsyncFunctionDef | ast.Raise | ast.Assert | ast.JoinedStr,
+            ):
+                continue
+            if _can_change(child):
+                yield child
+            yield from _below(child)
+
+
+def _can_change(node: ast.AST) -> bool:
+    match node:
+        case ast.Compare(ops=[op]) | ast.BinOp(op=op) | ast.BoolOp(op=op) | ast.AugAssign(op=op):
+            return type(op) in SWAPPED
+        case ast.UnaryOp(op=ast.Not() | ast.USub()):
+            return True
+        case ast.Constant(value=bool() | int() | float()):
+            return True
+        case ast.IfExp() | ast.Expr(value=ast.Call()):
+            return True
+    return False
+
+
+def change(node: Any) -> None:
+    """Change one place of a tree."""
+    match node:
+        case ast.Compare():
+            node.ops = [SWAPPED[type(node.ops[0])]()]
+        case ast.BinOp() | ast.BoolOp() | ast.AugAssign():
+            node.op = SWAPPED[type(node.op)]()
+        case ast.UnaryOp(op=ast.Not()):
+            # `not not x` is x as a truth value.
+            node.operand = ast.UnaryOp(ast.Not(), node.operand)
+        case ast.UnaryOp():
+            node.op = ast.UAdd()
+        case ast.Constant(value=bool() as value):
+            node.value = not value
+        case ast.Constant(value=value):
+            node.value = value + 1 if isinstance(value, int) else 2 * value or 1.0
+        case ast.IfExp():
+            node.body, node.orelse = node.orelse, node.body
+        case ast.Expr():
+            node.value = ast.Constant(None)
+
+
+# As a plugin of pytest (`-p mutants`), this file notes what each test file calls.
+
+_record = os.environ.get("ANYTIME_CALLS")
+_now: list[str] = []
+_calls: dict[str, set[str]] = defaultdict(set)
+_seconds: Counter[str] = Counter()
+
+
+def _profile(frame: Any, event: str, _argument: Any) -> None:
+    if event == "call" and _now:
+        code = frame.f_code
+        if code.co_filename.startswith(str(SOURCES)):
+            name = code.co_filename[len(str(SOURCES)) + 1 :]
+            _calls[f"{name}:{code.co_firstlineno}"].add(_now[0])
+
+
+if _record is not None:
+    threading.setprofile(_profile)
+    sys.setprofile(_profile)
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    _now[:] = [nodeid.split("::")[0]]
+    sys.setprofile(_profile if _record is not None else None)
+
+
+def pytest_runtest_logreport(report: Any) -> None:
+    _seconds[report.nodeid.split("::")[0]] += report.duration
+
+
+def pytest_sessionfinish() -> None:
+    if _record is not None:
+        found = {
+            function: {name: round(_seconds[name], 1) for name in sorted(names)}
+            for function, names in _calls.items()
+        }
+        write_json(Path(_record), found)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,17 +2,20 @@
 
     python release/try_wheel.py dist/anytime_ar-0.1.0-py3-none-any.whl
 
-The new environment sees the packages of the one that runs this, but takes anytime-ar from the
-wheel. A source distribution is built as well, and a wheel from that, which has no prebuilt kernels.
+The new environment has what `pip install anytime-ar` brings, without any extra, linked from the one
+that runs this, and takes anytime-ar from the wheel. A source distribution is built as well, and a
+wheel from that, which has no prebuilt kernels.
 """
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import zipfile
+from importlib.metadata import distribution
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +26,9 @@ import anytime_ar as aar
 from anytime_ar.kernel import load_kernel
 assert Path(aar.__file__).is_relative_to(sys.prefix), f"not from the wheel: {aar.__file__}"
 model = aar.load("mnist", backend="native")
-assert model.sample(4, codes=4, seed=0).shape == (4, 1, 28, 28)
+samples = model.sample(4, codes=4, seed=0)
+assert samples.shape == (4, 1, 28, 28)
+assert model.decode(model.encode(samples)).shape == samples.shape
 loaded = load_kernel()
 assert loaded.origin == "prebuilt", loaded
 print(f"drawn with the {loaded.origin} kernel for {loaded.instructions}")
@@ -38,14 +43,39 @@ def try_wheel(wheel: Path, folder: Path) -> None:
     python = environment / "bin" / "python"
     find = "import sysconfig; print(sysconfig.get_path('purelib'))"
     done = subprocess.run([python, "-c", find], check=True, capture_output=True, text=True)
-    (Path(done.stdout.strip()) / "others.pth").write_text(sysconfig.get_path("purelib"))
+    link_core(Path(done.stdout.strip()))
     install = ["--no-deps", "--no-index", "--ignore-installed", "--quiet"]
     pip = [sys.executable, "-m", "pip", "--python", python, "install"]
     subprocess.run([*pip, *install, wheel], check=True)
     # Nobody can write below a file, not even root; nothing is found on this path.
     bare = {"HOME": "/dev/null/home", "PATH": "/dev/null"}
     subprocess.run([python, "-c", PROGRAM], check=True, env=bare, cwd=folder)
-    subprocess.run([python, "-m", "anytime_ar", "doctor"], check=True, env=bare, cwd=folder)
+    anytime = [python, "-m", "anytime_ar"]
+    subprocess.run([*anytime, "doctor"], check=True, env=bare, cwd=folder)
+    missing = {
+        ("evaluate", "mnist"): "anytime features",
+        ("serve", "mnist"): "pip install",
+        ("sample", "owner/name", "-n", "1"): "pip install",
+    }
+    for command, hint in missing.items():
+        done = subprocess.run(
+            [*anytime, *command], env=bare, cwd=folder, capture_output=True, text=True
+        )
+        said = done.stderr.splitlines()[-1]
+        assert done.returncode == 2, (command, done)
+        assert said.startswith("anytime: "), (command, done.stderr)
+        assert hint in said, (command, said)
+
+
+def link_core(site: Path) -> None:
+    """Link what the core of the package needs, as its lock has it, into a folder of packages."""
+    here = Path(sysconfig.get_path("purelib"))
+    for line in (ROOT / "requirements/core.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            files = distribution(re.split("[=; ]", line)[0]).files or []
+            for name in {file.parts[0] for file in files} - {"..", "__pycache__"}:
+                if not (site / name).exists():
+                    (site / name).symlink_to(here / name)
 
 
 def try_sdist(folder: Path) -> None:

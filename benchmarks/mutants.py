@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/mutants"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    calls = called(options.out / "calls.json")
+    calls = called(options.out / "calls.json", options.jobs)
     every = [mutant for path in files(options.only) for mutant in mutants(path)]
     chosen = random.Random(SEED).sample(every, min(options.sample, len(every)))
     record = options.out / "mutants.json"
@@ -120,12 +120,20 @@ def files(only: list[str]) -> list[Path]:
     ]
 
 
-def called(record: Path) -> dict[str, dict[str, float]]:
+def called(record: Path, jobs: int) -> dict[str, dict[str, float]]:
     """Return which test files call a function, and seconds that each takes; noted once."""
     if not record.exists():
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "mutants", "-x"]
-        environment = environment_of(ROOT) | {"ANYTIME_CALLS": str(record.resolve())}
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "mutants"]
+        command += ["-n", str(jobs), "--dist", "loadfile"]
+        parts = record.parent / "calls"
+        parts.mkdir(exist_ok=True)
+        environment = environment_of(ROOT) | {"ANYTIME_CALLS": str(parts.resolve())}
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
+        found: dict[str, dict[str, float]] = defaultdict(dict)
+        for part in sorted(parts.iterdir()):
+            for function, tests in json.loads(part.read_text("utf-8")).items():
+                found[function] |= tests
+        write_json(record, found)
     return json.loads(record.read_text("utf-8"))
 
 
@@ -303,7 +311,8 @@ def pytest_sessionfinish() -> None:
             function: {name: round(_seconds[name], 1) for name in sorted(names)}
             for function, names in _calls.items()
         }
-        write_json(Path(_record), found)
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "all")
+        write_json(Path(_record) / f"{worker}.json", found)
 
 
 if __name__ == "__main__":

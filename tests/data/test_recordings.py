@@ -109,7 +109,7 @@ BAD = {
     "empty": ("a.wav", wav(noise(0)), "holds no sound at all; copy or record"),
     "nan": ("a.wav", wav(with_nan(), subtype="FLOAT"), rf"sample {BLOCK + 5} is nan; repair"),
     "text": ("a.wav", b"text", r"does not decode as a sound \(Format not recognised\); repair"),
-    "raw": ("a.raw", b"text", r"does not decode as a sound \(samplerate must be specified\)"),
+    "raw": ("a.raw", b"text", r"does not decode as a sound \(Format not recognised\); repair"),
     "short": ("a.wav", wav(noise(1), 48_000), "is shorter than one sample at 8000 Hz; pass"),
 }
 

@@ -33,6 +33,24 @@ class _Size(NamedTuple):
         return min(size + self.beside, 256**self.width - 1).to_bytes(self.width, self.order)
 
 
+class _File(NamedTuple):
+    """What a header is read from."""
+
+    content: BinaryIO
+    size: int
+
+    def read(self, at: int, count: int) -> bytes:
+        """So many bytes, or those that are there."""
+        if at >= self.size:  # a place that no file may have
+            return b""
+        self.content.seek(at)
+        return self.content.read(count)
+
+    def number(self, at: int, width: int, order: Literal["little", "big"]) -> int:
+        """A size; 0 beyond the end."""
+        return int.from_bytes(self.read(at, width), order)
+
+
 class _Container(NamedTuple):
     """Where the samples of a file are, by its header."""
 
@@ -55,19 +73,23 @@ class Verdict(NamedTuple):
 
 def judge(content: BinaryIO) -> Verdict:
     """Compare the header of a sound with the bytes that are there."""
-    size = content.seek(0, io.SEEK_END)
+    file = _File(content, content.seek(0, io.SEEK_END))
+    verdict = _judge(file)
     content.seek(0)
-    head = content.read(4)
+    return verdict
+
+
+def _judge(file: _File) -> Verdict:
+    size, head = file.size, file.read(0, 4)
     if head == b"OggS":
-        return Verdict(_ends_within_a_page(content, size), {})
-    container = _read(content, head)
-    content.seek(0)
+        return Verdict(_ends_within_a_page(file), {})
+    container = _read(file, head)
     if container is None:
         return Verdict(False, {})
     there = size - container.begin
     if there <= 0:
         return Verdict(container.claimed > 0 and not _is_unknown(container.claimed), {})
-    if container.claimed == 0 and not _are_chunks(content, container, size):
+    if container.claimed == 0 and not _are_chunks(file, container):
         return Verdict(False, _corrections(container, there))
     if container.claimed <= there + 1:  # one that counts the byte of padding
         return Verdict(False, {})
@@ -85,69 +107,73 @@ def _corrections(container: _Container, there: int) -> dict[int, bytes]:
     return {size.at: size.written(there) for size in container.sizes}
 
 
-class Corrected(io.RawIOBase):
-    """A file with some bytes of its header replaced."""
+class Corrected:
+    """A file with some bytes of its header replaced, as libsndfile reads it.
+
+    Errors cannot pass through libsndfile: reading ends at one, which is kept.
+    """
 
     def __init__(self, content: BinaryIO, corrections: dict[int, bytes]) -> None:
         self._content = content
         self._corrections = corrections
-
-    def readable(self) -> bool:
-        """See `io.RawIOBase`."""
-        return True
-
-    def seekable(self) -> bool:
-        """See `io.RawIOBase`."""
-        return True
+        self._header = max((at + len(new) for at, new in corrections.items()), default=0)
+        self._size = content.seek(0, io.SEEK_END)
+        self._at = content.seek(0)
+        self.failure: OSError | None = None
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """See `io.RawIOBase`."""
-        return self._content.seek(offset, whence)
+        """Go to a place, or to the end nearest to it."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, min(start + offset, self._size))
+        return self._at
 
     def tell(self) -> int:
-        """See `io.RawIOBase`."""
-        return self._content.tell()
+        """Where reading goes on."""
+        return self._at
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        """See `io.RawIOBase`."""
-        start = self._content.tell()
-        read = bytearray(self._content.read(len(buffer)))
+    def read(self, count: int) -> bytes:
+        """So many bytes, or those that are there."""
+        start = self._at
+        try:
+            self._content.seek(start)
+            read = self._content.read(count)
+        except OSError as error:
+            self.failure = error
+            return b""
+        self._at += len(read)
+        return self._corrected(read, start) if start < self._header else read
+
+    def _corrected(self, read: bytes, start: int) -> bytes:
+        changed = bytearray(read)
         for at, new in self._corrections.items():
             for place, byte in enumerate(new, at - start):
-                if 0 <= place < len(read):
-                    read[place] = byte
-        buffer[: len(read)] = read
-        return len(read)
+                if 0 <= place < len(changed):
+                    changed[place] = byte
+        return bytes(changed)
 
 
-def _read(content: BinaryIO, head: bytes) -> _Container | None:
+def _read(file: _File, head: bytes) -> _Container | None:
     if head in (b"RIFF", b"RIFX"):
-        return _riff(content, "little" if head == b"RIFF" else "big")
+        return _riff(file, "little" if head == b"RIFF" else "big")
     if head in (b"RF64", b"BW64"):
-        return _rf64(content)
+        return _rf64(file)
     if head == b"FORM":
-        return _aiff(content)
+        return _aiff(file)
     if head in (b".snd", b"dns."):
-        return _au(content, "big" if head == b".snd" else "little")
+        return _au(file, "big" if head == b".snd" else "little")
     if head == b"caff":
-        return _caf(content)
+        return _caf(file)
     if head == b"riff":
-        return _w64(content)
+        return _w64(file)
     return None
 
 
-def _number(content: BinaryIO, at: int, width: int, order: Literal["little", "big"]) -> int:
-    content.seek(at)
-    return int.from_bytes(content.read(width), order)
-
-
 def _chunks(
-    content: BinaryIO, at: int, order: Literal["little", "big"], width: Literal[4, 8] = 4
+    file: _File, at: int, order: Literal["little", "big"], width: Literal[4, 8] = 4
 ) -> Iterator[tuple[bytes, int, int]]:
     """Name, where its size is, and size of each chunk; every one begins at an even place."""
     for _ in range(_MOST_CHUNKS):
-        content.seek(at)
-        header = content.read(4 + width)
+        header = file.read(at, 4 + width)
         if len(header) < 4 + width:
             return
         size = int.from_bytes(header[4:], order)
@@ -155,9 +181,9 @@ def _chunks(
         at += 4 + width + size + (size % 2 if width == 4 else 0)
 
 
-def _riff(content: BinaryIO, order: Literal["little", "big"]) -> _Container | None:
-    whole = _number(content, 4, 4, order) + 8
-    for name, at, size in _chunks(content, 12, order):
+def _riff(file: _File, order: Literal["little", "big"]) -> _Container | None:
+    whole = file.number(4, 4, order) + 8
+    for name, at, size in _chunks(file, 12, order):
         if name == b"data":
             begin = at + 4
             sizes = (_Size(at, 4, order), _Size(4, 4, order, beside=begin - 8))
@@ -165,15 +191,15 @@ def _riff(content: BinaryIO, order: Literal["little", "big"]) -> _Container | No
     return None
 
 
-def _rf64(content: BinaryIO) -> _Container | None:
+def _rf64(file: _File) -> _Container | None:
     """RIFF whose true sizes are in a chunk of their own."""
     long_at = 0
-    for name, at, size in _chunks(content, 12, "little"):
+    for name, at, size in _chunks(file, 12, "little"):
         if name == b"ds64":
             long_at = at + 4
         if name == b"data" and long_at:
             begin = at + 4
-            claimed = _number(content, long_at + 8, 8, "little") if size == 2**32 - 1 else size
+            claimed = file.number(long_at + 8, 8, "little") if size == 2**32 - 1 else size
             sizes = (
                 _Size(long_at, 8, "little", beside=begin - 8),
                 _Size(long_at + 8, 8, "little"),
@@ -182,9 +208,9 @@ def _rf64(content: BinaryIO) -> _Container | None:
     return None
 
 
-def _aiff(content: BinaryIO) -> _Container | None:
-    whole = _number(content, 4, 4, "big") + 8
-    for name, at, size in _chunks(content, 12, "big"):
+def _aiff(file: _File) -> _Container | None:
+    whole = file.number(4, 4, "big") + 8
+    for name, at, size in _chunks(file, 12, "big"):
         if name == b"SSND":
             begin = at + 12  # after two numbers that it counts
             sizes = (_Size(at, 4, "big", beside=8), _Size(4, 4, "big", beside=begin - 8))
@@ -193,25 +219,24 @@ def _aiff(content: BinaryIO) -> _Container | None:
     return None
 
 
-def _au(content: BinaryIO, order: Literal["little", "big"]) -> _Container:
-    begin, claimed = _number(content, 4, 4, order), _number(content, 8, 4, order)
+def _au(file: _File, order: Literal["little", "big"]) -> _Container:
+    begin, claimed = file.number(4, 4, order), file.number(8, 4, order)
     return _Container(begin, claimed, (_Size(8, 4, order),))
 
 
-def _caf(content: BinaryIO) -> _Container | None:
-    for name, at, size in _chunks(content, 8, "big", width=8):
+def _caf(file: _File) -> _Container | None:
+    for name, at, size in _chunks(file, 8, "big", width=8):
         if name == b"data":  # after the number of edits
             claimed = size if _is_unknown(size) else max(0, size - 4)
             return _Container(at + 12, claimed, (_Size(at, 8, "big", beside=4),))
     return None
 
 
-def _w64(content: BinaryIO) -> _Container | None:
+def _w64(file: _File) -> _Container | None:
     """Chunks that begin with 16 bytes of name and count their own header, at multiples of 8."""
     at = 40
     for _ in range(_MOST_CHUNKS):
-        content.seek(at)
-        header = content.read(24)
+        header = file.read(at, 24)
         if len(header) < 24:
             return None
         size = int.from_bytes(header[16:], "little")
@@ -224,22 +249,20 @@ def _w64(content: BinaryIO) -> _Container | None:
     return None
 
 
-def _are_chunks(content: BinaryIO, container: _Container, size: int) -> bool:
+def _are_chunks(file: _File, container: _Container) -> bool:
     """Whether what follows a chunk of no samples is other chunks, up to the end."""
     order = container.sizes[0].order
     end = container.begin
-    for name, at, length in _chunks(content, container.begin, order):
+    for name, at, length in _chunks(file, container.begin, order):
         if not (name.isascii() and name.decode().isprintable()):
             return False
         end = at + 4 + length
-    return end > container.begin and end in (size, size - 1, size + 1)
+    return end > container.begin and abs(end - file.size) <= 1
 
 
-def _ends_within_a_page(content: BinaryIO, size: int) -> bool:
+def _ends_within_a_page(file: _File) -> bool:
     """Whether the last page of an Ogg file goes on beyond its end."""
-    content.seek(max(0, size - _LONGEST_PAGE))
-    tail = content.read()
-    content.seek(0)
+    tail = file.read(max(0, file.size - _LONGEST_PAGE), _LONGEST_PAGE)
     page = tail[tail.rfind(b"OggS") :]
     if len(page) < 27 or len(page) < 27 + page[26]:
         return True

@@ -46,21 +46,20 @@ def decode_blocks(encoded: Encoded, origin: str) -> Iterator[tuple[Wave, int]]:
         raise BrokenSampleError(f"{origin}: is not there, or leads nowhere; restore it")
     count = 0
     try:
-        with (
-            encoded.open("rb") if isinstance(encoded, Path) else io.BytesIO(encoded) as content,
-        ):
+        with encoded.open("rb") if isinstance(encoded, Path) else io.BytesIO(encoded) as content:
             cut_short, corrections = judge(content)
-            source = Corrected(content, corrections) if corrections else content
-            promises = not _is_estimate(content)
+            is_estimate = _is_estimate(content)
+            source = Corrected(content, corrections)
             with _Forward(source) as file:
-                promised = file.frames if promises and file.frames < _NO_LENGTH else 0
+                promised = 0 if is_estimate or file.frames >= _NO_LENGTH else file.frames
                 while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
                     wave = block.mean(axis=1)  # [n]
                     _check_finite(wave, count, origin)
                     yield wave, file.samplerate
                     count += len(wave)
-    # TypeError: raw samples, told by the suffix, which do not say their rate.
-    except (OSError, soundfile.LibsndfileError, TypeError) as error:
+            if source.failure is not None:
+                raise source.failure
+    except (OSError, soundfile.LibsndfileError) as error:
         raise BrokenSampleError(
             f"{origin}: does not decode as a sound ({_reason(error)}); repair or replace it"
         ) from error

@@ -36,6 +36,11 @@ def test_mistyped_relative_path_does_not_ask_the_hub(root, monkeypatch) -> None:
     refused(r"does not exist; did you mean", f"{root.parent.name}/picturs")
 
 
+def test_paths_that_no_file_can_have() -> None:
+    refused(r"cannot be looked at \(File name too long\); pass an existing", "x" * 5000)
+    refused(r"does not exist; ", "a\0b")
+
+
 def test_revision_of_a_local_set(root: Path) -> None:
     refused(r"data.revision is 'v1', but .* is not a Hub set; leave", root, revision="v1")
 

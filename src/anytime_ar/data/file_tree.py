@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import stat
+import errno
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from anytime_ar.data.suffixes import READABLE_IMAGES, READABLE_SOUNDS
 from anytime_ar.errors import DataError
@@ -56,7 +58,9 @@ def scan(path: Path, left_out: Counter[str]) -> Folder:
 def _scan(path: Path, left_out: Counter[str], above: tuple[tuple[int, int], ...]) -> Folder:
     found = Folder(path)
     try:
-        about, children = path.stat(), sorted(path.iterdir())
+        about = path.stat()
+        with os.scandir(path) as listed:
+            entries = sorted(listed, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(
             f"{path}: cannot be listed ({error.strerror}); change its permissions, or move it "
@@ -67,41 +71,49 @@ def _scan(path: Path, left_out: Counter[str], above: tuple[tuple[int, int], ...]
         raise DataError(f"{path}: is a link back to a folder above it; move the link elsewhere")
     if len(above) > _DEEPEST:
         raise DataError(f"{path}: lies more than {_DEEPEST} folders deep; pass a folder below")
-    for child in children:
-        if _is_of_the_system(child.name):
+    for entry in entries:
+        if _is_of_the_system(entry.name):
             continue
+        child = path / entry.name
         suffix = child.suffix.lower()
         is_sample = suffix in READABLE_IMAGES or suffix in READABLE_SOUNDS
-        hidden = child.name.startswith(".")
-        kind = _kind(child)
-        if kind == stat.S_IFDIR and not hidden:
+        hidden = entry.name.startswith(".")
+        kind = _kind(entry)
+        if kind == "folder" and not hidden:
             found.folders.append(_scan(child, left_out, (*above, here)))
-        elif hidden and (is_sample or kind == stat.S_IFDIR):
+        elif hidden and (is_sample or kind == "folder"):
             left_out["hidden"] += 1
-        elif kind == 0 and not suffix:  # perhaps a whole class
+        elif kind == "nothing" and not suffix:  # perhaps a whole class
             raise DataError(
                 f"{child}: is a link to {child.readlink()}, which is not there; restore that, or "
                 "move the link elsewhere"
             )
         # A link to nowhere is told as any sample that does not decode.
-        elif is_sample and kind in (0, stat.S_IFREG):
+        elif is_sample and kind in ("nothing", "file"):
             found.files.append(child)
         elif not hidden:
             left_out[suffix or "no suffix"] += 1
     return found
 
 
-def _kind(path: Path) -> int:
-    """The type bits of what a path leads to; 0 where it leads nowhere."""
+def _kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "nothing", "other"]:
+    """What an entry is or leads to; most are told without another look at the disk."""
     try:
-        return stat.S_IFMT(path.stat().st_mode)
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+        entry.stat()
+    except FileNotFoundError:
+        return "nothing"
     except OSError as error:
-        if path.is_symlink():
-            return 0
+        if error.errno == errno.ELOOP:
+            return "nothing"
         raise DataError(
-            f"{path}: cannot be looked at ({error.strerror}); change its permissions, or move it "
-            "elsewhere"
+            f"{entry.path}: cannot be looked at ({error.strerror}); change its permissions, or "
+            "move it elsewhere"
         ) from error
+    return "other"
 
 
 def _is_of_the_system(name: str) -> bool:

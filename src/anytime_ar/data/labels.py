@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from anytime_ar.errors import DataError
 
 MOST_CLASSES = 1 << 16
@@ -61,6 +63,8 @@ def label_value(stored: Any, origin: str) -> Value | None:
     Raises:
         DataError: neither a whole number nor a text.
     """
+    if isinstance(stored, np.generic):
+        stored = stored.item()
     if stored is None:
         return None
     if isinstance(stored, str):

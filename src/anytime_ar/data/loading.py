@@ -179,6 +179,11 @@ def _local(name: str) -> Path:
         return path if path.exists() else path.expanduser()
     except RuntimeError:  # there is no such home
         return path
+    except OSError as error:
+        raise DataError(
+            f"data path {name!r} cannot be looked at ({error.strerror}); pass an existing file or "
+            "folder"
+        ) from error
 
 
 def _open_local(config: DataConfig, path: Path) -> Source:

@@ -76,9 +76,9 @@ def decode(encoded: Encoded, origin: str, most_pixels: int | None = None) -> Ima
         return encoded
     if encoded == b"":
         raise BrokenSampleError(f"{origin}: is empty, and does not decode as an image; fill it in")
-    if isinstance(encoded, Path) and not encoded.is_file():
-        raise BrokenSampleError(f"{origin}: is not there, or leads nowhere; restore it")
     try:
+        if isinstance(encoded, Path) and not encoded.is_file():
+            raise BrokenSampleError(f"{origin}: is not there, or leads nowhere; restore it")
         try:
             image = _decode(encoded, origin, most_pixels)
         except BrokenSampleError:

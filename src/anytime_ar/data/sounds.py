@@ -42,10 +42,10 @@ def decode_blocks(encoded: Encoded, origin: str) -> Iterator[tuple[Wave, int]]:
     assert isinstance(encoded, bytes | Path)
     if encoded == b"":
         raise BrokenSampleError(f"{origin}: is empty, and does not decode as a sound; fill it in")
-    if isinstance(encoded, Path) and not encoded.is_file():
-        raise BrokenSampleError(f"{origin}: is not there, or leads nowhere; restore it")
     count = 0
     try:
+        if isinstance(encoded, Path) and not encoded.is_file():
+            raise BrokenSampleError(f"{origin}: is not there, or leads nowhere; restore it")
         with encoded.open("rb") if isinstance(encoded, Path) else io.BytesIO(encoded) as content:
             cut_short, corrections = judge(content)
             is_estimate = _is_estimate(content)

@@ -104,6 +104,7 @@ def _loaded(path: str) -> tuple[Any, int]:
     return load(path, device="cpu"), 10
 
 
+@pytest.mark.filterwarnings("ignore:.*1 of 3 shards of the train split are not there")
 def test_sets_that_do_not_fit_or_do_not_last_are_refused(tmp_path, make, drawn) -> None:
     with pytest.raises(
         InputError, match=r"digits: samples of shape \(1, 8, 8\) do not fit .*8000 Hz"

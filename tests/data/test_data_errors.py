@@ -36,6 +36,11 @@ def test_mistyped_relative_path_does_not_ask_the_hub(root, monkeypatch) -> None:
     refused(r"does not exist; did you mean", f"{root.parent.name}/picturs")
 
 
+def test_paths_that_no_file_can_have() -> None:
+    refused(r"cannot be looked at \(File name too long\); pass an existing", "x" * 5000)
+    refused(r"does not exist; ", "a\0b")
+
+
 def test_revision_of_a_local_set(root: Path) -> None:
     refused(r"data.revision is 'v1', but .* is not a Hub set; leave", root, revision="v1")
 
@@ -78,7 +83,7 @@ def test_file_that_is_no_data_set(root: Path) -> None:
 def test_truncated_picture(root: Path, streaming: bool) -> None:
     for path in root.iterdir():  # whichever split it is in
         path.write_bytes(path.read_bytes()[:50])
-    refused(r"\d\.png: does not decode as an image \(.*\); replace", root, streaming=streaming)
+    refused(r"\d\.png: does not decode as an image \(.*\); repair", root, streaming=streaming)
 
 
 def test_not_a_picture(root: Path) -> None:
@@ -127,13 +132,13 @@ def test_oblong_and_too_small_for_the_crop(make_picture, make_folder) -> None:
 
 
 def test_pixel_formats(make_folder, make_picture) -> None:
-    root = make_folder({f"{i}.png": make_picture(i, mode="RGBA") for i in range(9)})
-    refused(r"pixel format RGBA has 4 channels, expected 1 or 3; set data.channels", root)
-    data = load_data(DataConfig(name=str(root), channels=3, validation_fraction=0.3))
-    assert data.sample_shape == (3, 4, 4)
+    root = make_folder({f"{i}.tif": make_picture(i) for i in range(9)})
     for path in root.iterdir():
-        Image.new("I;16", (4, 4)).save(path)
-    refused(r"pixel format I;16 is not supported; convert it to 8-bit", root, channels=1)
+        Image.new("F", (4, 4)).save(path)
+    refused(r"pixel format F has no agreed black and white; convert it to 8 or 16 bits", root)
+    for path in root.iterdir():
+        Image.new("I", (4, 4), 300).save(path)
+    refused(r"32-bit integers have no agreed white; convert it to 8 or 16 bits", root)
 
 
 def test_folder_layout(make_folder, make_picture) -> None:
@@ -146,7 +151,7 @@ def test_folder_layout(make_folder, make_picture) -> None:
 def test_empty_split(make_folder, make_picture) -> None:
     root = make_folder({"train/a/0.png": make_picture(0)})
     (root / "test").mkdir()
-    refused(r"test: no samples in this split; add some or remove it", root)
+    refused(r"test: no samples in this split; add some, or move it", root)
 
 
 def test_too_few_images_to_split(make_folder, make_picture) -> None:
@@ -173,12 +178,50 @@ def test_columns(tmp_path, make_picture, make_parquet) -> None:
     refused(r"row \d: .*", path)
 
 
-def test_labels_out_of_range(tmp_path, make_picture, make_parquet) -> None:
-    path = make_parquet(tmp_path / "p.parquet", [make_picture(i) for i in range(9)], [-1] * 9)
-    refused(r"p\.parquet row \d: label -1 is not one of the classes .*data.label_key", path)
-
-
 def test_parquet_without_training_split(tmp_path, make_picture, make_parquet) -> None:
     make_parquet(tmp_path / "test.parquet", [make_picture(0)])
     refused(r"no split called train, only test; pass the path of one parquet file", tmp_path)
     refused(r"other: no such folder; check data.subset", tmp_path, subset="other")
+
+
+def test_every_broken_sample_is_named_at_once_or_left_out(root) -> None:
+    for name in ("0", "4", "7"):
+        (root / f"{name}.png").write_bytes(b"broken")
+    with pytest.raises(
+        DataError, match=r"^3 samples cannot be read: .*; set data.skip_broken"
+    ) as e:
+        load_data(DataConfig(name=str(root), validation_fraction=0.3))
+    assert [f"{name}.png: does not decode" in str(e.value) for name in "047"] == [True] * 3
+    sizes = []
+    for streaming in (False, True):
+        with pytest.warns(UserWarning, match=r"left out 3 broken samples: .*0\.png") as told:
+            data = load_data(
+                DataConfig(
+                    name=str(root), validation_fraction=0.3, skip_broken=True, streaming=streaming
+                )
+            )
+        assert len(told) == 1
+        assert any("3 broken samples" in note for note in data.notes)
+        splits = (data.train, data.validation, data.test)
+        sizes.append([split.size for split in splits])
+        for split in splits:
+            assert sum(len(batch.data) for batch in split.batches(2)) == split.size
+        assert len(next(data.train.shuffled(20, seed=0)).data) == 20
+    assert sizes[0] == sizes[1]
+    assert sum(sizes[0]) == 6
+
+
+def test_many_broken_samples_are_counted(make_folder, make_picture) -> None:
+    root = make_folder({f"{i:02}.png": make_picture(i) for i in range(40)})
+    for path in root.iterdir():
+        path.write_bytes(b"broken")
+    for skip in (False, True):
+        refused(r"samples cannot be read: .*; and \d+ more", root, skip_broken=skip)
+
+
+def test_broken_samples_of_a_stream_are_told_together(root) -> None:
+    data = load_data(DataConfig(name=str(root), validation_fraction=0.3, streaming=True))
+    for path in root.iterdir():
+        path.write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"samples cannot be read: .*0\.png"):
+        list(data.train.batches(4))

@@ -170,11 +170,11 @@ def test_tables_with_labels_as_integers_or_strings(tmp_path: Path, streaming: bo
 CUT = wav(tone())[:-2000]
 NAN = np.array([0.1, np.nan, 0.2], dtype=np.float32)
 BAD: list[tuple[str, bytes, str]] = [
-    ("a.wav", CUT, r"a\.wav: is cut short, after \d+ samples; replace or remove it"),
+    ("a.wav", CUT, r"a\.wav: is cut short, after \d+ samples; copy or record it again"),
     ("a.flac", wav(tone(), kind="FLAC")[:-1000], r"a\.flac: (is cut short|does not decode)"),
-    ("a.wav", wav(np.zeros(0, dtype=np.float32)), r"a\.wav: holds no sound at all; remove it"),
-    ("a.wav", wav(NAN, subtype="FLOAT"), r"a\.wav: sample 1 is nan; repair or remove the file"),
-    ("a.wav", b"not a sound", r"a\.wav: does not decode as a sound \(.*\); replace or remove it"),
+    ("a.wav", wav(np.zeros(0, dtype=np.float32)), r"a\.wav: holds no sound at all; copy or record"),
+    ("a.wav", wav(NAN, subtype="FLOAT"), r"a\.wav: sample 1 is nan; repair or replace"),
+    ("a.wav", b"not a sound", r"a\.wav: does not decode as a sound \(.*\); repair or replace it"),
     ("a.wav", b"", r"a\.wav: does not decode as a sound"),
     ("a.wav", wav(tone(rate=16_000), 16_000), r"a\.wav.* Hz.*; set data\.sound\.sample_rate"),
     ("a.png", b"", r"0\.wav: is a sound, and .*a\.png an image; keep them in different folders"),

@@ -105,11 +105,11 @@ def with_nan() -> np.ndarray:
 
 
 BAD = {
-    "cut": ("a.wav", wav(noise(LONG))[:-2000], r"is cut short, after \d+ samples; replace"),
-    "empty": ("a.wav", wav(noise(0)), "holds no sound at all; remove it"),
+    "cut": ("a.wav", wav(noise(LONG))[:-2000], r"is cut short, after \d+ samples; copy or record"),
+    "empty": ("a.wav", wav(noise(0)), "holds no sound at all; copy or record"),
     "nan": ("a.wav", wav(with_nan(), subtype="FLOAT"), rf"sample {BLOCK + 5} is nan; repair"),
-    "text": ("a.wav", b"text", r"does not decode as a sound \(Format not recognised\); replace"),
-    "raw": ("a.raw", b"text", r"does not decode as a sound \(samplerate must be specified\)"),
+    "text": ("a.wav", b"text", r"does not decode as a sound \(Format not recognised\); repair"),
+    "raw": ("a.raw", b"text", r"does not decode as a sound \(Format not recognised\); repair"),
     "short": ("a.wav", wav(noise(1), 48_000), "is shorter than one sample at 8000 Hz; pass"),
 }
 

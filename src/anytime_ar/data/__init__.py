@@ -4,7 +4,6 @@ from anytime_ar.data.ahead import ReadAhead
 from anytime_ar.data.augmentation import AugmentationConfig
 from anytime_ar.data.batch import Batch
 from anytime_ar.data.config import DataConfig
-from anytime_ar.data.folders import IMAGE_SUFFIXES
 from anytime_ar.data.loading import DataSplits, load_data
 from anytime_ar.data.parts import WHOLE, Part
 from anytime_ar.data.pictures import image_grid, read_image, write_image
@@ -13,6 +12,7 @@ from anytime_ar.data.sample_files import picture_files, sound_files
 from anytime_ar.data.shuffling import ShuffledBatches
 from anytime_ar.data.sounds import peak_gain
 from anytime_ar.data.splits import Split
+from anytime_ar.data.suffixes import IMAGE_SUFFIXES
 
 __all__ = [
     "IMAGE_SUFFIXES",

@@ -1,8 +1,9 @@
-"""Finding the sample and the label among the columns of a Hugging Face data set."""
+"""Finding the sample and the label among the columns of a table."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.rows import Kind
@@ -15,79 +16,98 @@ _ROLES = {"image_key": "image", "sound.key": "sound", "label_key": "label"}
 """What settings name the column of."""
 
 
+class Column(NamedTuple):
+    """What one column of a table holds."""
+
+    holds: Literal["image", "sound", "bytes", "classes", "numbers", "texts", "other"]
+    """`bytes`: of files, alone or with a path, as plain parquet tools write them."""
+    type_name: str
+    """What messages call it."""
+    class_names: tuple[str, ...] = ()
+
+
 class Columns(NamedTuple):
     """The columns to read."""
 
     sample: str
     kind: Kind
     label: str | None
-    label_names: tuple[str, ...] | None
-    """None where the label is a plain integer or a string."""
+    class_names: tuple[str, ...] | None
+    """None where the label is a plain number or a text."""
 
 
-def find_columns(features: dict[str, Any], config: DataConfig, origin: str) -> Columns:
+def find_columns(table: Mapping[str, Column], config: DataConfig, origin: str) -> Columns:
     """Choose by column type, and by usual names where several columns fit.
 
     Raises:
         DataError: no column fits, several do, or the configured one is missing or unsuitable.
     """
-    kind, role, sample = _choose_sample(features, config, origin)
-    label = config.label_key or _choose_label(features, origin)
+    kind, role, sample = _choose_sample(table, config, origin)
+    label = None
+    if config.labels:
+        label = config.label_key or _choose_label(table, origin)
     for setting, key in ((role, sample), ("label_key", label)):
-        if key is not None and key not in features:
+        if key is not None and key not in table:
             raise DataError(
-                f"{origin}: no column {key!r}; set data.{setting} to one of {', '.join(features)}"
+                f"{origin}: no column {key!r}; set data.{setting} to one of {', '.join(table)}"
             )
     if label is None:
         return Columns(sample, kind, None, None)
-    names = _class_names(features[label])
-    if names is None and not _holds(features[label], "int", "uint", "bool", "string"):
+    column = table[label]
+    if column.holds not in ("classes", "numbers", "texts"):
         raise DataError(
-            f"{origin}: column {label!r} holds {features[label]}, not class labels, integers or "
+            f"{origin}: column {label!r} holds {column.type_name}, not class labels, integers or "
             "strings; set data.label_key to another column"
         )
-    return Columns(sample, kind, label, names)
+    return Columns(sample, kind, label, column.class_names if column.holds == "classes" else None)
 
 
 def _choose_sample(
-    features: dict[str, Any], config: DataConfig, origin: str
+    table: Mapping[str, Column], config: DataConfig, origin: str
 ) -> tuple[Kind, str, str]:
     """What the samples are, the setting that names their column, and the column."""
     if config.sound.key is not None:
         return "sound", "sound.key", config.sound.key
     if config.image_key is not None:
         return "image", "image_key", config.image_key
-    sounds = [key for key, feature in features.items() if _holds_sounds(key, feature)]
+    sounds = [
+        key
+        for key, column in table.items()
+        if column.holds == "sound" or (key in SOUND_KEYS and column.holds in ("image", "bytes"))
+    ]
     if sounds:
-        key = _choose(sounds, SOUND_KEYS, "sound.key", features, origin)
+        key = _choose(sounds, SOUND_KEYS, "sound.key", table, origin)
         assert key is not None
         return "sound", "sound.key", key
-    images = [key for key, feature in features.items() if _holds_images(feature)]
-    image = _choose(images, IMAGE_KEYS, "image_key", features, origin)
+    images = [key for key, column in table.items() if column.holds in ("image", "bytes")]
+    image = _choose(images, IMAGE_KEYS, "image_key", table, origin)
     if image is None:
         raise DataError(
-            f"{origin}: no image or sound column among {', '.join(features)}; set data.image_key "
+            f"{origin}: no image or sound column among {', '.join(table)}; set data.image_key "
             "or data.sound.key"
         )
     return "image", "image_key", image
 
 
-def _choose_label(features: dict[str, Any], origin: str) -> str | None:
-    """Class labels are labels whatever their name; plain integers only under a usual name."""
-    classes = [key for key, feature in features.items() if _class_names(feature) is not None]
-    integers = [
-        key
-        for key in LABEL_KEYS
-        if key in features and _holds(features[key], "int", "uint", "bool")
-    ]
-    return _choose(classes or integers, LABEL_KEYS, "label_key", features, origin)
+def _choose_label(table: Mapping[str, Column], origin: str) -> str | None:
+    """Class labels are labels whatever their name; plain numbers only under a usual name."""
+    classes = [key for key, column in table.items() if column.holds == "classes"]
+    numbers = [key for key in LABEL_KEYS if key in table and table[key].holds == "numbers"]
+    return _choose(classes or numbers, LABEL_KEYS, "label_key", table, origin)
+
+
+def unread_texts(table: Mapping[str, Column], chosen: Columns) -> str | None:
+    """A column of texts that is called as labels are and is none unless it is named."""
+    if chosen.label is not None:
+        return None
+    return next((key for key in LABEL_KEYS if key in table and table[key].holds == "texts"), None)
 
 
 def _choose(
     candidates: list[str],
     usual: tuple[str, ...],
     setting: str,
-    features: dict[str, Any],
+    table: Mapping[str, Column],
     origin: str,
 ) -> str | None:
     for key in usual:
@@ -96,34 +116,6 @@ def _choose(
     if len(candidates) > 1:
         raise DataError(
             f"{origin}: {len(candidates)} columns could be the {_ROLES[setting]} "
-            f"({', '.join(candidates)}, of {', '.join(features)}); set data.{setting}"
+            f"({', '.join(candidates)}, of {', '.join(table)}); set data.{setting}"
         )
     return candidates[0] if candidates else None
-
-
-def _holds_images(feature: Any) -> bool:
-    """An image column, or one written by plain parquet tools: bytes, or bytes with a path."""
-    from datasets import Image, Value
-
-    if isinstance(feature, dict):
-        return "bytes" in feature
-    return isinstance(feature, Image) or (isinstance(feature, Value) and feature.dtype == "binary")
-
-
-def _holds_sounds(key: str, feature: Any) -> bool:
-    """A sound column, or bytes under a usual name."""
-    from datasets import Audio
-
-    return isinstance(feature, Audio) or (key in SOUND_KEYS and _holds_images(feature))
-
-
-def _class_names(feature: Any) -> tuple[str, ...] | None:
-    from datasets import ClassLabel
-
-    return tuple(feature.names) if isinstance(feature, ClassLabel) else None
-
-
-def _holds(feature: Any, *types: str) -> bool:
-    from datasets import Value
-
-    return isinstance(feature, Value) and feature.dtype.startswith(types)

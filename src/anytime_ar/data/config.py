@@ -8,6 +8,11 @@ from pydantic import Field
 
 from anytime_ar.config import Config
 
+Layout = Literal["auto", "splits", "classes"]
+"""What the sub-folders of a folder are."""
+Background = Literal["auto", "white", "black"]
+"""What shows through transparent pixels."""
+
 
 class SoundConfig(Config):
     """The steps from stored sounds to mono clips of one rate and length."""
@@ -37,14 +42,24 @@ class DataConfig(Config):
     Hugging Face layout; or a folder of images or sounds whose sub-folders are the classes (a folder
     that is called as an embedded set is: `./sounds`)."""
     subset: str | None = None
-    """Configuration name of a Hub set; for local parquet, the sub-folder to read."""
+    """Configuration name of a Hub set; of a local set, the sub-folder to read."""
     revision: str | None = None
     """Branch, tag or commit of a Hub set."""
+    layout: Layout = "auto"
+    """What the sub-folders of a folder are: `splits` (train, validation, test), or `classes`;
+    `auto` tells by their names, and asks where they may be either."""
     image_key: str | None = None
     """Column that holds the image; found from the column types when not given."""
     label_key: str | None = None
     """Column that holds the label: classes, integers, or (named here) strings; found from the
-    column types when not given."""
+    column types when not given. Null, NaN and -1 mean that there is none, which holds for all or
+    none of a split."""
+    labels: bool = True
+    """Whether labels are read; false leaves them out."""
+    background: Background = "auto"
+    """What transparent pixels are laid over; `auto`: white, or black where what is drawn would be
+    lost on white. Pixels are read as stored: no colour profile is applied, and of several frames
+    or pages the first is read."""
     center_crop: int | None = Field(default=None, ge=1)
     """Side in pixels of the centred square kept before resizing. The usual CelebA at 64x64 is
     `center_crop: 140` (178 keeps the full width) with `size: 64`."""
@@ -54,6 +69,9 @@ class DataConfig(Config):
     """Convert to grayscale (1) or RGB (3); as stored when not given."""
     sound: SoundConfig = SoundConfig()
     """Where the set holds sounds."""
+    skip_broken: bool = False
+    """Leave out samples that do not decode, rather than refuse the set; how many is told once. When
+    streaming, all of the set is decoded once at the start to find them."""
     validation_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
     """Share of the training split that is held out where the source has no validation split, and
     (drawn first) where it has no test split."""

@@ -1,129 +1,174 @@
-"""The embedded digits and sounds, and folders of images or sounds with a sub-folder per class."""
+"""Folders of images or sounds with a sub-folder per class."""
 
 from __future__ import annotations
 
-import io
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-import soundfile  # type: ignore[import-untyped]
-from PIL import Image
-
+from anytime_ar.data.config import Layout
+from anytime_ar.data.file_tree import Folder, counted, scan
 from anytime_ar.data.rows import Kind, ListedRows, Row, Rows, Source
-from anytime_ar.data.sounds import to_int16
+from anytime_ar.data.split_names import SPLIT_NAMES, split_of
+from anytime_ar.data.suffixes import READABLE_SOUNDS
 from anytime_ar.errors import DataError
 
-SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff")
-IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
-"""Pillow's format by suffix. Pillow knows it as well, but imports all its formats to tell."""
-IMAGE_SUFFIXES = tuple(IMAGE_FORMATS)
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val"),
-    "test": ("test",),
-}
-_CLIPS = 1800
-"""As many as there are digits, about."""
 
-
-def digits_source() -> Source:
-    """scikit-learn's 1797 digits, grayscale 8x8; their levels 0..16 become 0..255."""
-    from sklearn.datasets import load_digits
-
-    levels, labels = load_digits(return_X_y=True)  # [1797, 64], [1797]
-    pixels = np.round(levels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    rows = [
-        Row(i, Image.fromarray(pixels[i]), int(labels[i]), f"digits row {i}")
-        for i in range(len(pixels))
-    ]
-    return Source({"train": ListedRows(rows)}, tuple(str(digit) for digit in range(10)))
-
-
-def sounds_source() -> Source:
-    """1800 synthetic clips of 0.3 to 0.5 s at 8 kHz, 225 of each class in turn; see `synthesis`."""
-    from anytime_ar.data.synthesis import CLASSES, SAMPLE_RATE, clip
-
-    rows = []
-    for made in map(clip, range(_CLIPS)):
-        wav = io.BytesIO()
-        soundfile.write(wav, to_int16(made.wave()), SAMPLE_RATE, format="WAV")
-        rows.append(Row(made.index, wav.getvalue(), made.label, f"sounds row {made.index}"))
-    return Source({"train": ListedRows(rows)}, CLASSES, "sound")
-
-
-def folder_source(root: Path) -> Source | None:
+def folder_source(root: Path, layout: Layout) -> Source:
     """Read `root/class/*`, `root/{train,test,...}/class/*`, or either without class folders.
 
-    Returns:
-        None if there is neither image nor sound where this layout has them.
+    Folders inside a class belong to it. A split other than `train` may do without class folders:
+    its samples have no labels.
+
+    Args:
+        layout: whether the sub-folders are splits or classes; `auto` decides by their names.
 
     Raises:
-        DataError: files lie beside class folders, the splits differ in their classes, or there are
-            images as well as sounds.
+        DataError: there is neither image nor sound, or there are both; files lie beside class
+            folders; the splits differ in their classes; or splits and classes cannot be told
+            apart.
     """
-    folders = {
-        split: root / name
-        for split, names in SPLIT_FOLDERS.items()
-        for name in names
-        if (root / name).is_dir()
-    }
-    if "train" not in folders:
-        folders = {"train": root}
-    files = {split: _files_by_class(folder) for split, folder in folders.items()}
-    if not files["train"]:
-        return None
-    classes = sorted(name for name in files["train"] if name is not None)
-    splits: dict[str, Rows] = {}
-    for split, by_class in files.items():
-        for name, paths in by_class.items():
-            if name not in files["train"]:
-                raise DataError(
-                    f"{paths[0]}: its class is not one of {folders['train']} "
-                    f"({', '.join(classes) or 'no class folders'}); use the same class folders in "
-                    "every split"
-                )
-        pairs = [(path, name) for name, paths in by_class.items() for path in paths]
-        rows = [
-            Row(i, path, None if name is None else classes.index(name), str(path))
-            for i, (path, name) in enumerate(pairs)
-        ]
-        if not rows:
-            raise DataError(f"{folders[split]}: no samples in this split; add some or remove it")
-        splits[split] = ListedRows(rows)
-    every = [path for by_class in files.values() for paths in by_class.values() for path in paths]
-    return Source(splits, tuple(classes) or None, _kind(every))
-
-
-def _kind(paths: list[Path]) -> Kind:
-    sounds = [path for path in paths if path.suffix.lower() in SOUND_SUFFIXES]
-    images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
-    if sounds and images:
+    left_out: Counter[str] = Counter()
+    tree = scan(root, left_out)
+    if not any(tree.samples()):
+        holds = f"; it holds {counted(left_out)}" if left_out else ""
         raise DataError(
-            f"{sounds[0]}: is a sound, and {images[0]} an image; keep them in different folders"
+            f"{root}: no images or sounds in this folder{holds}; expected "
+            f"{'/'.join(SPLIT_NAMES)}*.parquet, or files (.png, .jpg, .wav, .flac, ...) in it or "
+            "in one sub-folder per class"
         )
-    return "sound" if sounds else "image"
-
-
-def _files_by_class(folder: Path) -> dict[str | None, list[Path]]:
-    """Sorted files by sorted sub-folder, or under None when `folder` holds them itself."""
-    loose = _samples(folder)
-    by_class: dict[str | None, list[Path]] = {
-        child.name: paths
-        for child in sorted(folder.iterdir())
-        if child.is_dir() and not child.name.startswith(".") and (paths := _samples(child))
-    }
-    if loose and by_class:
-        raise DataError(
-            f"{loose[0]}: lies beside class folders ({', '.join(map(str, by_class))}); move it "
-            "into one of them or remove it"
+    notes: list[str] = []
+    splits = _splits(tree, layout, notes)
+    by_class = {name: _by_class(folder, layout, notes) for name, folder in splits.items()}
+    classes = sorted(name for name in by_class["train"] if name is not None)
+    rows: dict[str, Rows] = {}
+    for split, paths_of in by_class.items():
+        _check_classes(paths_of, classes, splits["train"].path)
+        pairs = [(path, name) for name, paths in paths_of.items() for path in paths]
+        if not pairs:
+            raise DataError(
+                f"{splits[split].path}: no samples in this split; add some, or move it elsewhere"
+            )
+        rows[split] = ListedRows(
+            [
+                Row(i, path, None if name is None else classes.index(name), str(path))
+                for i, (path, name) in enumerate(pairs)
+            ]
         )
-    return {None: loose} if loose else by_class
-
-
-def _samples(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in (*IMAGE_SUFFIXES, *SOUND_SUFFIXES)
-        and not path.name.startswith(".")
+    if left_out:
+        notes.append(f"left out {left_out.total()} files that are no samples: {counted(left_out)}")
+    return Source(
+        rows,
+        tuple(classes) or None,
+        _kind(path for folder in splits.values() for path in folder.samples()),
+        tuple(notes),
     )
+
+
+def _splits(tree: Folder, layout: Layout, notes: list[str]) -> dict[str, Folder]:
+    """The folder of each split; `train` is the tree itself where it has none."""
+    named = [folder for folder in tree.folders if split_of(folder.path.name) is not None]
+    if layout == "classes" or (layout == "auto" and not any(f in named for f in tree.filled())):
+        return {"train": tree}
+    others = [folder for folder in tree.filled() if folder not in named]
+    if others and layout == "auto":
+        raise DataError(
+            f"{tree.path}: {_names(named)} may be splits or classes, beside {_names(others)}; set "
+            "data.layout to classes if all are classes, or to splits to read the first alone"
+        )
+    splits: dict[str, Folder] = {}
+    for folder in named:
+        split = split_of(folder.path.name)
+        assert split is not None
+        if split in splits:
+            raise DataError(
+                f"{tree.path}: {_names([splits[split], folder])} are both the {split} split; join "
+                "them, or move one elsewhere"
+            )
+        splits[split] = folder
+    if "train" not in splits:
+        raise DataError(
+            f"{tree.path}: no folder called train, only {_names(named) or 'others'}; rename one, "
+            "or set data.layout to classes if they are classes"
+        )
+    beside = len(tree.files) + sum(len(list(folder.samples())) for folder in others)
+    if beside:
+        notes.append(f"left out {beside} samples that lie beside the folders of the splits")
+    return {"train": splits["train"]} | splits
+
+
+def _by_class(folder: Folder, layout: Layout, notes: list[str]) -> dict[str | None, list[Path]]:
+    """Sorted files by sorted class, or under None when the folder holds them itself."""
+    classes = folder.filled()
+    if folder.files and classes:
+        raise DataError(
+            f"{folder.files[0]}: lies beside class folders ({_names(classes)}); move it into one "
+            "of them, or elsewhere"
+        )
+    if folder.files:
+        return {None: folder.files}
+    if layout == "auto":
+        _check_depth(folder, classes)
+    if empty := [child for child in folder.folders if child not in classes]:
+        notes.append(f"left out {len(empty)} folders without samples: {_names(empty)}")
+    found: dict[str, list[Path]] = {}
+    for child in classes:
+        found.setdefault(class_name(child.path.name), []).extend(child.samples())
+    return {name: sorted(found[name]) for name in sorted(found)}
+
+
+def _check_depth(folder: Folder, classes: list[Folder]) -> None:
+    """Refuse folders that look like another layout one level down.
+
+    Raises:
+        DataError: the only class holds folders alone, or a class holds splits.
+    """
+    for child in classes:
+        inner = [each for each in child.filled() if split_of(each.path.name) is not None]
+        if inner:
+            raise DataError(
+                f"{inner[0].path}: is named as a split and lies in {child.path}, which would be a "
+                f"class; pass {child.path}, or set data.layout to classes"
+            )
+    if len(classes) == 1 and not classes[0].files and len(classes[0].filled()) > 1:
+        raise DataError(
+            f"{folder.path}: {_names(classes)} would be the only class, and holds "
+            f"{_names(classes[0].filled())}; pass {classes[0].path} if those are the classes, or "
+            "set data.layout to classes"
+        )
+
+
+def _check_classes(paths_of: dict[str | None, list[Path]], classes: list[str], train: Path) -> None:
+    """Refuse classes that training does not know."""
+    for name, paths in paths_of.items():
+        if name is not None and name not in classes:
+            raise DataError(
+                f"{paths[0]}: its class is not one of {train} "
+                f"({', '.join(classes) or 'no class folders'}); use the same class folders in "
+                "every split"
+            )
+
+
+def class_name(name: str) -> str:
+    """One spelling for all of the same name: accents composed, bytes that are no text escaped."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return unicodedata.normalize("NFC", text)
+
+
+def _names(folders: Iterable[Folder]) -> str:
+    names = [folder.path.name for folder in folders]
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _kind(paths: Iterable[Path]) -> Kind:
+    first: dict[Kind, Path] = {}
+    for path in paths:
+        first.setdefault("sound" if path.suffix.lower() in READABLE_SOUNDS else "image", path)
+    if len(first) > 1:
+        raise DataError(
+            f"{first['sound']}: is a sound, and {first['image']} an image; keep them in different "
+            "folders"
+        )
+    return next(iter(first))

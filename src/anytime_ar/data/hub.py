@@ -1,36 +1,36 @@
-"""Hugging Face data sets: from the Hub by id, and parquet files in the same layout."""
+"""Hugging Face data sets from the Hub, by id."""
 
 from __future__ import annotations
 
+import atexit
 import sys
-from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from importlib.util import find_spec
-from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
-from anytime_ar.data.columns import find_columns
+from anytime_ar.data.columns import Column
 from anytime_ar.data.config import DataConfig
-from anytime_ar.data.folders import SPLIT_FOLDERS
-from anytime_ar.data.rows import Rows, Source
-from anytime_ar.data.table import TableRows, batches, first_line
+from anytime_ar.data.rows import Source
+from anytime_ar.data.split_names import split_of
+from anytime_ar.data.table import READ_AT_ONCE, first_line, table_source
 from anytime_ar.errors import DataError, MissingExtraError
 
+_BYTES = ("binary", "large_binary", "binary_view", "fixed_size_binary")
+_TEXTS = ("string", "large_string", "string_view")
 
-def require_datasets() -> Any:
-    """The `datasets` module.
+
+def require_extra(package: str) -> None:
+    """Check that a package of the extra `data` is installed.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: it is not.
     """
-    if "datasets" not in sys.modules and find_spec("datasets") is None:
+    if package not in sys.modules and find_spec(package) is None:
         raise MissingExtraError(
-            'Hub and parquet data sets need the package "datasets": pip install "anytime-ar[data]"'
+            f'Hub and parquet data sets need the package "{package}": '
+            'pip install "anytime-ar[data]"'
         )
-    import datasets
-
-    return datasets
 
 
 def hub_source(config: DataConfig) -> Source:
@@ -40,10 +40,12 @@ def hub_source(config: DataConfig) -> Source:
         DataError: the set is unknown, the Hub cannot be reached, or no column fits.
         MissingExtraError: the extra `data` is not installed.
     """
-    datasets = require_datasets()
+    require_extra("datasets")
+    import datasets
+
     asked = f"datasets.load_dataset({config.name!r}, {config.subset!r})"
     try:
-        tables = datasets.load_dataset(
+        stored = datasets.load_dataset(
             config.name, config.subset, revision=config.revision, streaming=config.streaming
         )
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
@@ -52,133 +54,114 @@ def hub_source(config: DataConfig) -> Source:
             f"({first_line(error)}); check the spelling, data.subset and the network, or pass a "
             "local folder"
         ) from error
-    sizes: dict[str, int | None] = {}
-    for split, table in tables.items():
-        if isinstance(table, datasets.IterableDataset):
-            known = (table.info.splits or {}).get(split)
-            sizes[split] = known.num_examples if known is not None else None
+    tables: dict[str, HubTable] = {}
+    left_out = []
+    for name, table in stored.items():
+        split = split_of(name)
+        if split is None or split in tables:
+            left_out.append(name)
         else:
-            sizes[split] = len(table)
-
-    def origin_in(split: str) -> Callable[[int], str]:
-        return lambda index: f"{config.name} {split} row {index}"
-
-    return _source(config, tables, sizes, {split: origin_in(split) for split in tables})
-
-
-def parquet_source(config: DataConfig, path: Path) -> Source | None:
-    """Read a parquet file (all of it `train`), or a folder of `train*.parquet` and the like.
-
-    The files are streamed even where the samples end up in memory: that is as fast, and leaves no
-    second copy in the library's cache.
-
-    Returns:
-        None if the folder has no parquet file where this layout has them.
-
-    Raises:
-        DataError: a file is not parquet, or there is no training split, or no column fits.
-        MissingExtraError: the extra `data` is not installed.
-    """
-    files = {"train": [path]} if path.is_file() else _parquet_files(config, path)
-    if not files:
-        return None
-    datasets = require_datasets()
-    counts = {split: [_row_count(file) for file in paths] for split, paths in files.items()}
-    tables = datasets.load_dataset(
-        "parquet",
-        data_files={split: [str(file) for file in paths] for split, paths in files.items()},
-        streaming=True,
-    )
-
-    def origin_in(split: str) -> Callable[[int], str]:
-        ends = list(accumulate(counts[split]))
-
-        def origin(index: int) -> str:
-            part = min(bisect_right(ends, index), len(ends) - 1)
-            return f"{files[split][part]} row {index - (ends[part] - counts[split][part])}"
-
-        return origin
-
-    sizes: dict[str, int | None] = {split: sum(count) for split, count in counts.items()}
-    return _source(config, tables, sizes, {split: origin_in(split) for split in files})
-
-
-def _parquet_files(config: DataConfig, root: Path) -> dict[str, list[Path]]:
-    """Sorted files by split, in the folder itself, the configured sub-folder, or `data/`."""
-    if config.subset is not None and not (root / config.subset).is_dir():
-        raise DataError(f"{root / config.subset}: no such folder; check data.subset")
-    for folder in [root / config.subset] if config.subset else [root, root / "data"]:
-        found = {
-            split: paths
-            for split, names in SPLIT_FOLDERS.items()
-            if (paths := sorted({p for name in names for p in folder.glob(f"{name}*.parquet")}))
-        }
-        if found:
-            return found
-    return {}
-
-
-def _row_count(file: Path) -> int:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        rows: int = parquet.read_metadata(file).num_rows
-    except (pyarrow.ArrowException, OSError) as error:
+            tables[split] = HubTable(table, f"{config.name} {name}")
+    if "train" not in tables:
         raise DataError(
-            f"{file}: does not read as parquet ({first_line(error)}); fetch it again"
-        ) from error
-    return rows
-
-
-def _source(
-    config: DataConfig,
-    tables: dict[str, Any],
-    sizes: dict[str, int | None],
-    origins: dict[str, Callable[[int], str]],
-) -> Source:
-    """Rows of the splits we use, under our names for them."""
-    stored = {
-        split: next((name for name in names if name in tables), None)
-        for split, names in SPLIT_FOLDERS.items()
-    }
-    if stored["train"] is None:
-        raise DataError(
-            f"{config.name}: no split called train, only {', '.join(tables)}; pass the path of one "
+            f"{config.name}: no split called train, only {', '.join(stored)}; pass the path of one "
             "parquet file to split it, or rename it"
         )
-    used = {split: name for split, name in stored.items() if name is not None}
-    features = tables[used["train"]].features
-    if features is None:
+    if tables["train"].table.features is None:
         raise DataError(
             f"{config.name}: does not declare its columns, which streaming needs; "
             "set data.streaming to false"
         )
-    columns = find_columns(features, config, config.name)
-    if columns.label is not None and columns.label_names is None:
-        columns = columns._replace(
-            label_names=_named(tables, used.values(), origins, columns.label)
-        )
-    splits: dict[str, Rows] = {
-        split: TableRows(tables[name], columns, sizes[name], origins[name])
-        for split, name in used.items()
-    }
-    return Source(splits, columns.label_names, columns.kind)
+    notes = [f"left out the splits {', '.join(left_out)}"] if left_out else []
+    return table_source(config, tables, notes)
 
 
-def _named(
-    tables: dict[str, Any],
-    used: Iterable[str],
-    origins: dict[str, Callable[[int], str]],
-    key: str,
-) -> tuple[str, ...]:
-    """Names of labels, for which their column is read once: strings in alphabetical order, or "0",
-    "1", ... up to the largest integer."""
-    found: set[int | str] = {0}
-    for name in used:
-        for batch in batches(tables[name].select_columns([key]), 0, origins[name]):
-            found.update(label for label in batch[key] if label is not None)
-    strings = sorted(label for label in found if isinstance(label, str))
-    if strings:
-        return tuple(strings)
-    return tuple(str(label) for label in range(max(map(int, found)) + 1))
+class HubTable:
+    """One `datasets.Dataset` or `IterableDataset`."""
+
+    def __init__(self, table: Any, name: str) -> None:
+        self.table = table
+        self._name = name
+
+    @cached_property
+    def columns(self) -> Mapping[str, Column]:
+        """See `Table`."""
+        features = self.table.features or {}
+        return {key: _column(feature) for key, feature in features.items()}
+
+    @property
+    def size(self) -> int | None:
+        """See `Table`."""
+        import datasets
+
+        if not isinstance(self.table, datasets.IterableDataset):
+            return len(self.table)
+        split = self._name.rsplit(" ", 1)[1]
+        known = (self.table.info.splits or {}).get(split)
+        return known.num_examples if known is not None else None
+
+    def origin(self, index: int) -> str:
+        """See `Table`."""
+        return f"{self._name} row {index}"
+
+    def without(self, key: str) -> str | None:
+        """See `Table`."""
+        return None if key in self.columns else self._name
+
+    def read(self, keys: Sequence[str], start: int = 0) -> Iterator[dict[str, list[Any]]]:
+        """See `Table`."""
+        from datasets.exceptions import DatasetsError
+
+        known = [key for key in keys if key in self.columns] or list(self.columns)[:1]
+        table = self.table.select_columns(known)
+        index = start
+        stored = _undecoded(table).skip(start).iter(batch_size=READ_AT_ONCE)
+        # A stream still open when the interpreter ends fails in pyarrow's teardown; close it
+        # before.
+        atexit.register(stored.close)
+        try:
+            for batch in stored:
+                count = len(next(iter(batch.values())))
+                yield {key: batch[key] if key in batch else [None] * count for key in keys}
+                index += count
+        except (OSError, ValueError, DatasetsError) as error:
+            raise DataError(
+                f"{self.origin(index)}: cannot be read from here on ({first_line(error)}); the "
+                "file is damaged or the connection was lost, fetch it again"
+            ) from error
+        finally:
+            atexit.unregister(stored.close)
+            stored.close()
+
+
+def _undecoded(table: Any) -> Any:
+    """The table with the files of its samples as they are stored."""
+    import datasets
+
+    for key, feature in (table.features or {}).items():
+        for encoded in (datasets.Image, datasets.Audio):
+            if isinstance(feature, encoded):
+                table = table.cast_column(key, encoded(decode=False))
+    return table
+
+
+def _column(feature: Any) -> Column:
+    from datasets import Audio, ClassLabel, Image, Value
+
+    told = str(feature)
+    if isinstance(feature, ClassLabel):
+        return Column("classes", told, tuple(feature.names or ()))
+    if isinstance(feature, Image):
+        return Column("image", told)
+    if isinstance(feature, Audio):
+        return Column("sound", told)
+    if isinstance(feature, dict) and "bytes" in feature:
+        return Column("bytes", told)
+    dtype = feature.dtype if isinstance(feature, Value) else ""
+    if dtype.startswith(_BYTES):
+        return Column("bytes", told)
+    if dtype.startswith(_TEXTS):
+        return Column("texts", told)
+    if dtype.startswith(("int", "uint", "bool", "float")):
+        return Column("numbers", told)
+    return Column("other", told)

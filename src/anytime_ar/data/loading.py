@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from anytime_ar.data.broken import BrokenSamples, ReadableRows, together
 from anytime_ar.data.config import DataConfig
-from anytime_ar.data.folders import (
-    IMAGE_SUFFIXES,
-    SOUND_SUFFIXES,
-    SPLIT_FOLDERS,
-    digits_source,
-    folder_source,
-    sounds_source,
-)
-from anytime_ar.data.hub import hub_source, parquet_source
+from anytime_ar.data.embedded import digits_source, sounds_source
+from anytime_ar.data.folders import folder_source
+from anytime_ar.data.hub import hub_source
+from anytime_ar.data.parquet import is_parquet, parquet_source
 from anytime_ar.data.pixels import ImageReader
-from anytime_ar.data.rows import HeldOutRows, HoldOut, Rows, Source
+from anytime_ar.data.rows import (
+    BrokenSampleError,
+    HeldOutRows,
+    HoldOut,
+    Reader,
+    Row,
+    Rows,
+    Source,
+    UniformRows,
+)
 from anytime_ar.data.sounds import SoundReader
 from anytime_ar.data.splits import Split, StreamingSplit, read_into_memory
 from anytime_ar.errors import DataError
@@ -41,6 +47,8 @@ class DataSplits:
     """Name of each class, or None where the set has no labels."""
     sample_rate: int | None = None
     """Of sounds, in Hz."""
+    notes: tuple[str, ...] = ()
+    """What was left out of the stored set, in words; each is also told as a warning."""
 
 
 def load_data(config: DataConfig) -> DataSplits:
@@ -56,33 +64,78 @@ def load_data(config: DataConfig) -> DataSplits:
     source = _open(config)
     sounds = SoundReader(config.sound) if source.kind == "sound" else None
     reader = sounds or ImageReader(config)
+    broken = BrokenSamples(config.skip_broken)
     shape: tuple[int, ...] = ()
     splits: dict[str, Split] = {}
-    for name, rows in _with_held_out(source, config).items():
+    stored = _with_held_out(source, config)
+    firsts = {
+        name: _first(rows, f"{config.name} {name} split", source) for name, rows in stored.items()
+    }
+    labelled = config.labels and firsts["train"].label is not None
+    for name, rows in stored.items():
         origin = f"{config.name} {name} split"
-        first = next(rows.read(), None)
-        if first is None:
-            raise DataError(
-                f"{origin}: no samples, of {source.splits['train'].size} before train was "
-                "split; add some or change data.validation_fraction"
-            )
-        shape = reader(first).shape
-        crop = None if sounds is None else shape[-1]
+        rows = UniformRows(rows, firsts[name] if labelled else None)
         read = sounds.for_training if sounds is not None and name == "train" else reader
+        if config.streaming and config.skip_broken:
+            rows = ReadableRows(rows, read, broken)
+        shape = _shape(rows, reader, at_once=config.streaming)
+        crop = None if sounds is None else shape[-1]
         splits[name] = (
             StreamingSplit(rows, read, config.shuffle_buffer, origin, crop)
             if config.streaming
-            else read_into_memory(rows, read, origin, crop)
+            else read_into_memory(rows, read, origin, broken, crop)
         )
+    if labelled and firsts["validation"].label is None:
+        raise DataError(
+            f"{firsts['validation'].origin}: the validation split has no labels, and training has; "
+            "label it, move it elsewhere so that a share of training is held out, or set "
+            "data.labels to false"
+        )
+    notes = (*source.notes, *broken.settle())
+    if source.label_names is not None and config.labels and not labelled:
+        notes += ("left out all labels, since the training split has none",)
+    for note in notes:
+        warnings.warn(f"{config.name}: {note}", stacklevel=2)
     return DataSplits(
         config=config,
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
         sample_shape=shape,
-        label_names=source.label_names,
+        label_names=source.label_names if labelled else None,
         sample_rate=None if sounds is None else sounds.sample_rate,
+        notes=notes,
     )
+
+
+def _first(rows: Rows, origin: str, source: Source) -> Row:
+    first = next(iter(rows.read()), None)
+    if first is None:
+        raise DataError(
+            f"{origin}: no samples, of {source.splits['train'].size} before train was "
+            "split; add some or change data.validation_fraction"
+        )
+    return first
+
+
+def _shape(rows: Rows, reader: Reader, at_once: bool) -> tuple[int, ...]:
+    """Of the first sample that decodes.
+
+    Args:
+        at_once: refuse the split where the very first does not.
+
+    Raises:
+        DataError: none does.
+    """
+    errors = []
+    for row in rows.read():
+        try:
+            return reader(row).shape
+        except BrokenSampleError as error:
+            errors.append(error)
+            if at_once:
+                break
+    raise together(errors)
 
 
 def _with_held_out(source: Source, config: DataConfig) -> dict[str, Rows]:
@@ -96,7 +149,7 @@ def _with_held_out(source: Source, config: DataConfig) -> dict[str, Rows]:
 
 
 def _open(config: DataConfig) -> Source:
-    path = Path(config.name).expanduser()
+    path = _local(config.name)
     # "data/mnits" beside a folder "data" is a mistyped path: do not wait for the Hub to deny it.
     if _HUB_ID.fullmatch(config.name) and not path.exists() and not path.parent.is_dir():
         return hub_source(config)
@@ -119,20 +172,28 @@ def _open(config: DataConfig) -> Source:
     )
 
 
+def _local(name: str) -> Path:
+    """The path that a name is, `~` for the home folder where no file is called so."""
+    path = Path(name)
+    try:
+        return path if path.exists() else path.expanduser()
+    except RuntimeError:  # there is no such home
+        return path
+    except OSError as error:
+        raise DataError(
+            f"data path {name!r} cannot be looked at ({error.strerror}); pass an existing file or "
+            "folder"
+        ) from error
+
+
 def _open_local(config: DataConfig, path: Path) -> Source:
-    if path.is_file() and path.suffix != ".parquet":
+    if path.is_file() and not is_parquet(path):
         raise DataError(
             f"{path}: not a parquet file; pass a .parquet file, or a folder of parquet, images or "
             "sounds"
         )
-    source = parquet_source(config, path)
-    if source is None:
-        source = folder_source(path)
-    if source is None:
-        suffixes = ", ".join((*IMAGE_SUFFIXES, *SOUND_SUFFIXES))
-        raise DataError(
-            f"{path}: no images or sounds in this folder; expected "
-            f"{'/'.join(SPLIT_FOLDERS)}*.parquet, or files ({suffixes}) in it or in one sub-folder "
-            "per class"
-        )
-    return source
+    if config.subset is not None:
+        path = path / config.subset
+        if not path.is_dir():
+            raise DataError(f"{path}: no such folder; check data.subset")
+    return parquet_source(config, path) or folder_source(path, config.layout)

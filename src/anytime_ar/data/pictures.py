@@ -10,14 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from anytime_ar.data.batch import to_float
-from anytime_ar.data.folders import IMAGE_FORMATS
-from anytime_ar.data.pixels import (
-    cropped_square,
-    decode,
-    to_array,
-    to_uint8,
-    with_channels,
-)
+from anytime_ar.data.config import Background
+from anytime_ar.data.pixels import read_pixels, to_uint8
+from anytime_ar.data.suffixes import IMAGE_FORMATS
 from anytime_ar.errors import DataError, InputError
 from anytime_ar.files import write_atomically
 
@@ -26,7 +21,11 @@ GRID_GAP = 2
 
 
 def read_image(
-    path: str | Path, *, channels: Literal[1, 3] | None = None, size: int | None = None
+    path: str | Path,
+    *,
+    channels: Literal[1, 3] | None = None,
+    size: int | None = None,
+    background: Background = "auto",
 ) -> Tensor:
     """Read one picture as a batch of one.
 
@@ -34,6 +33,7 @@ def read_image(
         channels: convert to grayscale (1) or RGB (3); as stored when None.
         size: cut the largest centred square and resize it to this many pixels a side; when None,
             the picture must be square.
+        background: what transparent pixels are laid over; see `DataConfig.background`.
 
     Returns:
         float32 [1, C, H, W] in [-1, 1].
@@ -44,8 +44,7 @@ def read_image(
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; pass the path of an image")
-    image = with_channels(decode(path, str(path)), channels, str(path))
-    pixels = to_array(cropped_square(image, None, size, str(path)))
+    pixels = read_pixels(path, str(path), channels=channels, size=size, background=background)
     return to_float(torch.from_numpy(pixels.copy()))[None]
 
 

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import io
-import struct
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from anytime_ar.data.config import DataConfig
-from anytime_ar.data.rows import Encoded, Row
+from anytime_ar.data.config import Background, DataConfig
+from anytime_ar.data.metadata import orientation, without_metadata
+from anytime_ar.data.rows import BrokenSampleError, Encoded, Row
 from anytime_ar.errors import DataError
 
-# A palette is a way to store colours, not a channel count.
-CHANNELS_OF_MODE = {"1": 1, "L": 1, "P": 3, "RGB": 3, "LA": 2, "PA": 4, "RGBA": 4}
 MODE_OF_CHANNELS = {1: "L", 3: "RGB"}
+_GRAY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
+"""Modes of one channel; a palette is a way to store colours."""
+_DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_COLOURS = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+_NEARLY_WHITE = 224
+"""A drawing that is lighter on average would be lost on white."""
+_NOT_OURS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC"})
+"""Formats for which Pillow starts another program, or has no decoder."""
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -26,52 +34,156 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
 
 
-def decode(encoded: Encoded, origin: str) -> Image.Image:
-    """Decode a picture completely and turn it upright.
+def read_pixels(
+    encoded: Encoded,
+    origin: str,
+    *,
+    channels: int | None = None,
+    center_crop: int | None = None,
+    size: int | None = None,
+    background: Background = "auto",
+    most_pixels: int | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Decode a picture to grayscale or RGB, a centred square of it.
+
+    Args:
+        channels: 1 or 3; as stored when None.
+        center_crop: side in pixels of the square that is kept; the largest when None.
+        size: what it is resized to; as it is when None.
+        background: what transparent pixels are laid over.
+        most_pixels: that it may have; as many as Pillow opens without a warning when None.
+
+    Returns:
+        uint8 [C, H, W].
 
     Raises:
-        DataError: it is not a picture, is cut short, or is larger than Pillow agrees to open.
+        BrokenSampleError: it does not decode.
+        DataError: it is too large, or does not fit the other arguments.
+    """
+    image = flattened(decode(encoded, origin, most_pixels), channels, background, origin)
+    return to_array(cropped_square(image, center_crop, size, origin))
+
+
+def decode(encoded: Encoded, origin: str, most_pixels: int | None = None) -> Image.Image:
+    """Decode the first frame of a picture completely and turn it upright.
+
+    Metadata that is out of order is ignored.
+
+    Raises:
+        BrokenSampleError: it is not a picture, is cut short, or has more than `most_pixels`.
     """
     if isinstance(encoded, Image.Image):
         return encoded
+    if encoded == b"":
+        raise BrokenSampleError(f"{origin}: is empty, and does not decode as an image; fill it in")
     try:
-        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return image
-    except (
-        OSError,
-        SyntaxError,  # Pillow's word for a broken PNG chunk
-        ValueError,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"{origin}: does not decode as an image ({reason}); replace or remove it"
+        if isinstance(encoded, Path) and not encoded.is_file():
+            raise BrokenSampleError(f"{origin}: is not there, or leads nowhere; restore it")
+        try:
+            image = _decode(encoded, origin, most_pixels)
+        except BrokenSampleError:
+            raise
+        except Exception:
+            content = encoded if isinstance(encoded, bytes) else encoded.read_bytes()
+            if (bare := without_metadata(content)) is None:
+                raise
+            image = _decode(bare, origin, most_pixels)
+    except BrokenSampleError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BrokenSampleError(f"{origin}: is too large ({error}); send a smaller one") from error
+    # Pillow's decoders raise whatever they stumble on in broken files.
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error).strip() else type(error).__name__
+        if "cannot identify" in reason:
+            reason = "no format that is known"  # and not the address of a buffer
+        raise BrokenSampleError(
+            f"{origin}: does not decode as an image ({reason}); repair or replace it"
         ) from error
+    return image
 
 
-def with_channels(image: Image.Image, channels: int | None, origin: str) -> Image.Image:
-    """Convert to the channel count asked for, or to what the file holds.
+def _decode(encoded: bytes | Path, origin: str, most_pixels: int | None) -> Image.Image:
+    with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+        if image.format in _NOT_OURS:
+            raise BrokenSampleError(
+                f"{origin}: is {image.format}, which is not read; convert it to PNG"
+            )
+        width, height = image.size
+        most = most_pixels or Image.MAX_IMAGE_PIXELS
+        if most is not None and width * height > most:
+            raise BrokenSampleError(
+                f"{origin}: {width} x {height} are too many pixels; pass at most {most}"
+            )
+        image.load()
+        turn = orientation(image)
+        if turn is None:
+            return image
+        turned = image.transpose(turn)
+        turned.format = image.format
+        return turned
+
+
+def flattened(
+    image: Image.Image, channels: int | None, background: Background, origin: str
+) -> Image.Image:
+    """Convert to 8 bits in the channel count asked for, or in what the file holds, without
+    transparency.
 
     Raises:
-        DataError: a pixel format without a plain 8-bit reading.
+        BrokenSampleError: a pixel format without a plain 8-bit reading.
     """
-    stored = CHANNELS_OF_MODE.get(image.mode)
-    if stored is None and image.mode not in ("CMYK", "YCbCr", "LAB", "HSV"):
-        raise DataError(
-            f"{origin}: pixel format {image.mode} is not supported; convert it to 8-bit grayscale "
-            "or RGB"
+    if image.mode not in (*_GRAY, *_COLOURS):
+        raise BrokenSampleError(
+            f"{origin}: pixel format {image.mode} has no agreed black and white; convert it to "
+            "8 or 16 bits"
         )
-    wanted = channels or stored
-    if wanted not in MODE_OF_CHANNELS:
-        raise DataError(
-            f"{origin}: pixel format {image.mode} has {wanted or 'neither 1 nor 3'} channels, "
-            "expected 1 or 3; set data.channels to 1 or 3"
-        )
-    mode = MODE_OF_CHANNELS[wanted]
+    mode = MODE_OF_CHANNELS[channels or (1 if image.mode in _GRAY else 3)]
+    alpha = None
+    if image.mode in _DEEP:
+        image, alpha = _shallow(image, origin)
+    elif image.mode in _WITH_ALPHA or "transparency" in image.info or _has_clear_colours(image):
+        straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
+        image = (image if straight is None else image.convert(straight)).convert("RGBA")
+        alpha = image.getchannel("A")
+        image = image.convert("RGB")
+    if alpha is not None and alpha.getextrema()[0] != 255:
+        image = _over(image, alpha, background, origin)
     return image if image.mode == mode else image.convert(mode)
+
+
+def _has_clear_colours(image: Image.Image) -> bool:
+    """Whether a palette has transparency itself."""
+    return image.palette is not None and image.palette.mode.endswith("A")
+
+
+def _over(
+    image: Image.Image, alpha: Image.Image, background: Background, origin: str
+) -> Image.Image:
+    """Lay a picture over white, or over black where it is nearly white itself."""
+    if alpha.getextrema()[1] == 0 and np.ptp(np.asarray(image)) > 0:
+        raise BrokenSampleError(
+            f"{origin}: is transparent all over, and holds pixels beneath; remove its transparency"
+        )
+    if background == "auto":
+        weights = np.asarray(alpha, dtype=np.float64)
+        light = (np.asarray(image.convert("L")) * weights).sum()
+        background = "black" if light > _NEARLY_WHITE * weights.sum() else "white"
+    return Image.composite(image, Image.new(image.mode, image.size, background), alpha)
+
+
+def _shallow(image: Image.Image, origin: str) -> tuple[Image.Image, Image.Image | None]:
+    """Bring 16 bits to 8; and the transparency of the one level that may be declared clear."""
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # which have no more than 16 bits
+        raise BrokenSampleError(
+            f"{origin}: 32-bit integers have no agreed white; convert it to 8 or 16 bits"
+        )
+    levels = np.asarray(image).astype(np.int64)
+    clear = image.info.get("transparency")
+    alpha = None
+    if isinstance(clear, int):
+        alpha = Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8))
+    return Image.fromarray(((levels + 128) // 257).astype(np.uint8)), alpha
 
 
 def cropped_square(
@@ -123,11 +235,18 @@ class ImageReader:
         """uint8 [C, H, W] of one row.
 
         Raises:
-            DataError: it does not decode, or differs from the first image in channels or size.
+            BrokenSampleError: it does not decode.
+            DataError: it differs from the first image in channels or size.
         """
         config = self._config
-        image = with_channels(decode(row.content, row.origin), config.channels, row.origin)
-        pixels = to_array(cropped_square(image, config.center_crop, config.size, row.origin))
+        pixels = read_pixels(
+            row.content,
+            row.origin,
+            channels=config.channels,
+            center_crop=config.center_crop,
+            size=config.size,
+            background=config.background,
+        )
         if self._first is None:
             self._first = _Reference(pixels.shape, row.origin)
         elif pixels.shape != self._first.shape:

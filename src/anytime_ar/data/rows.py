@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, Protocol
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from anytime_ar.data.seeding import stable_hash
+from anytime_ar.errors import DataError
 
 Encoded = bytes | Path | Image.Image
 """What a file holds, a file, or a picture that is decoded already."""
@@ -59,6 +60,10 @@ Stored = npt.NDArray[np.uint8] | npt.NDArray[np.int16]
 """A picture uint8 [C, H, W], or a sound int16 [1, T]."""
 
 
+class BrokenSampleError(DataError):
+    """A sample that no setting makes readable: it does not decode."""
+
+
 class Reader(Protocol):
     """Decodes rows, and sees to it that all have the shape of the first."""
 
@@ -66,7 +71,8 @@ class Reader(Protocol):
         """The sample of one row.
 
         Raises:
-            DataError: it does not decode, or differs from the first one.
+            BrokenSampleError: it does not decode.
+            DataError: it differs from the first one.
         """
         ...
 
@@ -78,6 +84,8 @@ class Source:
     splits: dict[str, Rows]
     label_names: tuple[str, ...] | None
     kind: Kind = "image"
+    notes: tuple[str, ...] = ()
+    """What was left out, in words."""
 
 
 class ListedRows:
@@ -95,6 +103,39 @@ class ListedRows:
 
     def index_of(self, position: int) -> int:
         return position
+
+
+class UniformRows:
+    """Rows that all have a label, or none: as `like`, which is one of them.
+
+    Args:
+        like: None to leave labels out.
+    """
+
+    def __init__(self, rows: Rows, like: Row | None) -> None:
+        self._rows = rows
+        self._like = like
+
+    @property
+    def size(self) -> int | None:
+        return self._rows.size
+
+    def index_of(self, position: int) -> int:
+        return self._rows.index_of(position)
+
+    def read(self, start: int = 0) -> Iterator[Row]:
+        like = self._like
+        for row in self._rows.read(start):
+            if like is None:
+                yield row if row.label is None else replace(row, label=None)
+                continue
+            if (row.label is None) != (like.label is None):
+                without, beside = (row, like) if row.label is None else (like, row)
+                raise DataError(
+                    f"{without.origin}: has no label, and {beside.origin} of the same split has "
+                    "one; label all samples of a split or none, or set data.labels to false"
+                )
+            yield row
 
 
 class HoldOut:

@@ -13,13 +13,16 @@ import soundfile  # type: ignore[import-untyped]
 import soxr  # type: ignore[import-untyped]
 
 from anytime_ar.data.config import SoundConfig
-from anytime_ar.data.rows import Encoded, Row
+from anytime_ar.data.rows import BrokenSampleError, Encoded, Row
+from anytime_ar.data.sound_header import Corrected, judge
 from anytime_ar.errors import DataError
 
 BLOCK = 1 << 16
 """Samples of each channel that are decoded at once."""
-_PIPED = b"\xff" * 4
-"""The size that a program writes which cannot go back to fill it in."""
+_NO_LENGTH = 2**36 - 1
+"""Samples that no file has: FLAC has 36 bits for them, and 0 where a program could not count."""
+_TAG_WITHIN = 1 << 16
+"""Bytes at the start of an MP3 among which a tag may tell its length."""
 _PEAK = 0.95
 _SILENCE = 1e-4
 """A clip that is nowhere louder is left as it is."""
@@ -34,31 +37,55 @@ def decode_blocks(encoded: Encoded, origin: str) -> Iterator[tuple[Wave, int]]:
         float32 [n] with 1 <= n <= `BLOCK`, and its rate in Hz, the same each time.
 
     Raises:
-        DataError: it is not a sound, is cut short or empty, or holds numbers that are none.
+        BrokenSampleError: it is not a sound, is cut short or empty, or holds numbers that are none.
     """
     assert isinstance(encoded, bytes | Path)
+    if encoded == b"":
+        raise BrokenSampleError(f"{origin}: is empty, and does not decode as a sound; fill it in")
     count = 0
     try:
-        with (
-            encoded.open("rb") if isinstance(encoded, Path) else io.BytesIO(encoded) as content,
-            soundfile.SoundFile(content) as file,
-        ):
-            promised = file.frames
-            while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
-                wave = block.mean(axis=1)  # [n]
-                _check_finite(wave, count, origin)
-                yield wave, file.samplerate
-                count += len(wave)
-            cut_short = count < promised or _is_cut_short(content)
-    # TypeError: raw samples, told by the suffix, which do not say their rate.
-    except (OSError, soundfile.LibsndfileError, TypeError) as error:
-        raise DataError(
-            f"{origin}: does not decode as a sound ({_reason(error)}); replace or remove it"
+        if isinstance(encoded, Path) and not encoded.is_file():
+            raise BrokenSampleError(f"{origin}: is not there, or leads nowhere; restore it")
+        with encoded.open("rb") if isinstance(encoded, Path) else io.BytesIO(encoded) as content:
+            cut_short, corrections = judge(content)
+            is_estimate = _is_estimate(content)
+            source = Corrected(content, corrections)
+            with _Forward(source) as file:
+                promised = 0 if is_estimate or file.frames >= _NO_LENGTH else file.frames
+                while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+                    wave = block.mean(axis=1)  # [n]
+                    _check_finite(wave, count, origin)
+                    yield wave, file.samplerate
+                    count += len(wave)
+            if source.failure is not None:
+                raise source.failure
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise BrokenSampleError(
+            f"{origin}: does not decode as a sound ({_reason(error)}); repair or replace it"
         ) from error
-    if cut_short:
-        raise DataError(f"{origin}: is cut short, after {count} samples; replace or remove it")
+    if cut_short or count < promised:
+        raise BrokenSampleError(
+            f"{origin}: is cut short, after {count} samples; copy or record it again"
+        )
     if count == 0:
-        raise DataError(f"{origin}: holds no sound at all; remove it")
+        raise BrokenSampleError(f"{origin}: holds no sound at all; copy or record it again")
+
+
+class _Forward(soundfile.SoundFile):  # type: ignore[misc]
+    """A sound that is only read forward: libsndfile cannot seek in one of unknown length."""
+
+    def seekable(self) -> bool:
+        """See `soundfile.SoundFile`."""
+        return False
+
+
+def _is_estimate(content: BinaryIO) -> bool:
+    """Whether the length that libsndfile gives is a guess: of an MP3 without a tag."""
+    content.seek(0)
+    head = content.read(_TAG_WITHIN)
+    content.seek(0)
+    is_mp3 = head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")
+    return is_mp3 and not any(tag in head for tag in (b"Xing", b"Info", b"VBRI"))
 
 
 def decode_sound(encoded: Encoded, origin: str) -> tuple[Wave, int]:
@@ -83,18 +110,9 @@ def _reason(error: Exception) -> str:
 def _check_finite(wave: Wave, start: int, origin: str) -> None:
     bad = np.flatnonzero(~np.isfinite(wave))
     if len(bad) > 0:
-        raise DataError(
-            f"{origin}: sample {start + bad[0]} is {wave[bad[0]]}; repair or remove the file"
+        raise BrokenSampleError(
+            f"{origin}: sample {start + bad[0]} is {wave[bad[0]]}; repair or replace the file"
         )
-
-
-def _is_cut_short(content: BinaryIO) -> bool:
-    """Whether a RIFF file ends before it says; libsndfile reads what there is and is content."""
-    size = content.seek(0, io.SEEK_END)
-    content.seek(0)
-    head = content.read(12)
-    riff = head[:4] == b"RIFF" and head[8:] == b"WAVE" and head[4:8] != _PIPED
-    return riff and int.from_bytes(head[4:8], "little") + 8 > size + 1
 
 
 def peak_gain(loudest: float) -> float:

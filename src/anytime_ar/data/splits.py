@@ -14,8 +14,9 @@ from torch import Tensor
 
 from anytime_ar.data.augmentation import NO_AUGMENTATION, AugmentationConfig
 from anytime_ar.data.batch import Batch, Block, Chunk, to_float
+from anytime_ar.data.broken import BrokenSamples, together
 from anytime_ar.data.parts import WHOLE, Part
-from anytime_ar.data.rows import Reader, Row, Rows, Stored
+from anytime_ar.data.rows import BrokenSampleError, Reader, Row, Rows, Stored
 from anytime_ar.data.shuffling import ShuffledBatches
 from anytime_ar.errors import DataError, InputError
 from anytime_ar.threads import available_cpus
@@ -195,8 +196,18 @@ class _RowBlock:
         return len(self._rows)
 
     def take(self, places: Tensor) -> Tensor:
+        """See `Block`; all that is broken among them is told at once."""
         rows = [self._rows[place] for place in places.tolist()]
-        return torch.from_numpy(np.stack([*_decoders().map(self._reader, rows)]))
+        read = [*_decoders().map(self._read, rows)]
+        if broken := [each for each in read if isinstance(each, BrokenSampleError)]:
+            raise together(broken)
+        return torch.from_numpy(np.stack(read))  # type: ignore[arg-type]
+
+    def _read(self, row: Row) -> Stored | BrokenSampleError:
+        try:
+            return self._reader(row)
+        except BrokenSampleError as error:
+            return error
 
 
 @cache
@@ -212,9 +223,12 @@ def _labels(rows: list[Row]) -> Tensor | None:
 
 
 def read_into_memory(
-    rows: Rows, reader: Reader, origin: str, crop: int | None = None
+    rows: Rows, reader: Reader, origin: str, broken: BrokenSamples, crop: int | None = None
 ) -> MemorySplit:
     """Decode every row of a split; `crop` as for `Split`.
+
+    Args:
+        broken: takes note of what does not decode; the split is without it.
 
     Raises:
         DataError: a sample cannot be used, or the split ends early.
@@ -222,21 +236,25 @@ def read_into_memory(
     size = rows.size
     assert size is not None, "only streams have unknown size"
     samples: Stored | None = None  # [N, ...]
-    labels = np.empty(size, dtype=np.int64)  # [N]
-    labelled = True
-    count = 0
-    for count, row in enumerate(rows.read(), start=1):
-        sample = reader(row)
+    labels: list[int] = []
+    count = kept = 0
+    for row in rows.read():
+        count += 1
+        sample = broken.read(reader, row)
+        if sample is None:
+            continue
         if samples is None:
             # Allocated once at full size: stacking a list would need the memory twice.
             samples = np.empty((size, *sample.shape), dtype=sample.dtype)
-        samples[count - 1] = sample
-        if row.label is None:
-            labelled = False
-        else:
-            labels[count - 1] = row.label
+        samples[kept] = sample
+        kept += 1
+        if row.label is not None:
+            labels.append(row.label)
     if samples is None or count != size:
         raise DataError(f"{origin}: holds {count} samples, expected {max(size, 1)}")
     return MemorySplit(
-        torch.from_numpy(samples), torch.from_numpy(labels) if labelled else None, origin, crop
+        torch.from_numpy(samples[:kept]),
+        torch.tensor(labels, dtype=torch.int64) if labels else None,
+        origin,
+        crop,
     )

@@ -1,117 +1,149 @@
-"""Rows of a Hugging Face table, whether it is on disk or streamed."""
+"""Rows of a table, whether it is on disk or streamed from the Hub."""
 
 from __future__ import annotations
 
-import atexit
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from anytime_ar.data.columns import Columns
-from anytime_ar.data.rows import Encoded, Row
+from anytime_ar.data.columns import Column, Columns, find_columns, unread_texts
+from anytime_ar.data.config import DataConfig
+from anytime_ar.data.labels import Classes, different
+from anytime_ar.data.rows import Encoded, Row, Rows, Source
 from anytime_ar.errors import DataError
 
-_READ_AT_ONCE = 256  # rows; one at a time, the library's overhead is three times the decoding
+READ_AT_ONCE = 256  # rows; one at a time, the libraries' overhead is three times the decoding
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
-class TableRows:
-    """Rows of one `datasets.Dataset` or `IterableDataset`, samples left encoded."""
+class Table(Protocol):
+    """One stored split in columns."""
 
-    def __init__(
-        self, table: Any, columns: Columns, size: int | None, origin: Callable[[int], str]
-    ) -> None:
-        """`origin(i)` names row `i` in messages."""
-        import datasets
-
-        for encoded in (datasets.Image, datasets.Audio):
-            if isinstance(table.features[columns.sample], encoded):
-                table = table.cast_column(columns.sample, encoded(decode=False))
-        wanted = [columns.sample] if columns.label is None else [columns.sample, columns.label]
-        self._table = table.select_columns(wanted)
-        self._columns = columns
-        self._size = size
-        self._origin = origin
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """What there is."""
 
     @property
     def size(self) -> int | None:
-        return self._size
+        """How many rows there are, if known without reading them."""
+
+    def origin(self, index: int) -> str:
+        """What messages call a row."""
+
+    def without(self, key: str) -> str | None:
+        """What messages call the part of it that has no such column; None where all have it."""
+
+    def read(self, keys: Sequence[str], start: int = 0) -> Iterator[dict[str, list[Any]]]:
+        """Some columns from row `start` on, some rows at a time; nulls for a column that is not
+        there.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        ...
+
+
+class TableRows:
+    """Rows of one table, samples left encoded."""
+
+    def __init__(self, table: Table, columns: Columns, classes: Classes | None) -> None:
+        self._table = table
+        self._columns = columns
+        self._classes = classes
+
+    @property
+    def size(self) -> int | None:
+        return self._table.size
 
     def read(self, start: int = 0) -> Iterator[Row]:
-        if self._size is not None and start >= self._size:
+        if self.size is not None and start >= self.size:
             return
+        label_key = None if self._classes is None else self._columns.label
+        keys = [key for key in (self._columns.sample, label_key) if key is not None]
         index = start
-        for batch in batches(self._table, start, self._origin):
+        for batch in self._table.read(keys, start):
             samples = batch[self._columns.sample]
-            labels = [None] * len(samples)
-            if self._columns.label is not None:
-                labels = batch[self._columns.label]
+            labels = [None] * len(samples) if label_key is None else batch[label_key]
             for sample, label in zip(samples, labels, strict=True):
-                origin = self._origin(index)
-                yield Row(index, _encoded(sample, origin), self._checked(label, origin), origin)
+                origin = self._table.origin(index)
+                place = None if self._classes is None else self._classes.place(label, origin)
+                yield Row(index, _encoded(sample, origin), place, origin)
                 index += 1
 
     def index_of(self, position: int) -> int:
         return position
 
-    def _checked(self, label: int | str | None, origin: str) -> int | None:
-        if self._columns.label is None:
-            return None
-        names = self._columns.label_names
-        if isinstance(label, str) and names is not None and label in names:
-            return names.index(label)
-        if isinstance(label, int) and label >= 0 and (names is None or label < len(names)):
-            return int(label)
-        raise DataError(
-            f"{origin}: label {label} is not one of the classes "
-            f"{'' if names is None else f'0 to {len(names) - 1}'}; set data.label_key to "
-            "another column, or repair the file"
+
+def table_source(config: DataConfig, tables: Mapping[str, Table], notes: Sequence[str]) -> Source:
+    """Choose the columns of a data set, by those of its training split, and name its classes.
+
+    Raises:
+        DataError: no column fits, or labels are no classes.
+    """
+    columns = find_columns(tables["train"].columns, config, config.name)
+    for table in tables.values():
+        if (part := table.without(columns.sample)) is not None:
+            raise DataError(
+                f"{part}: has no column {columns.sample!r} as the training split has; use the same "
+                "columns everywhere"
+            )
+    notes = list(notes)
+    if config.labels and (key := unread_texts(tables["train"].columns, columns)) is not None:
+        notes.append(
+            f"column {key!r} holds texts and is not read; set data.label_key to it for classes"
         )
+    classes = None
+    if columns.class_names is not None:
+        classes = Classes.named(columns.class_names)
+    elif columns.label is not None:
+        values = different(_stored(tables.values(), columns.label), columns.label)
+        classes = Classes.of_values(values) if values else None
+    splits: dict[str, Rows] = {
+        split: TableRows(table, columns, classes) for split, table in tables.items()
+    }
+    names = None if classes is None else classes.names
+    return Source(splits, names, columns.kind, tuple(notes))
 
 
-def batches(table: Any, start: int, origin: Callable[[int], str]) -> Iterator[dict[str, list[Any]]]:
-    """The table's batches from row `start` on; what the library raises becomes one clear error."""
-    from datasets.exceptions import DatasetsError
-
-    index = start
-    stored = table.skip(start).iter(batch_size=_READ_AT_ONCE)
-    # A stream still open when the interpreter ends fails in pyarrow's teardown; close it before.
-    atexit.register(stored.close)
-    try:
-        for batch in stored:
-            yield batch
-            index += len(next(iter(batch.values())))
-    except (OSError, ValueError, DatasetsError) as error:
-        raise DataError(
-            f"{origin(index)}: cannot be read from here on ({first_line(error)}); the file is "
-            "damaged or the connection was lost, fetch it again"
-        ) from error
-    finally:
-        atexit.unregister(stored.close)
-        stored.close()
+def _stored(tables: Iterable[Table], key: str) -> Iterator[tuple[Any, str]]:
+    """All labels, for which their column is read once."""
+    for table in tables:
+        index = 0
+        for batch in table.read([key]):
+            for label in batch[key]:
+                yield label, table.origin(index)
+                index += 1
 
 
 def first_line(error: Exception) -> str:
     """What an error of another library says, short enough for ours."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return str(error).splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _encoded(value: Any, origin: str) -> Encoded:
-    """The bytes of a sample's cell, fetched where the cell only has a path."""
-    if isinstance(value, bytes):
-        return value
-    content = value.get("bytes") if isinstance(value, dict) else None
+    """The bytes of a sample's cell, fetched where the cell only has a path; none of nothing."""
+    content, path = value, None
+    if isinstance(value, dict):
+        content, path = value.get("bytes"), value.get("path")
     if isinstance(content, bytes):
         return content
-    path = value.get("path") if isinstance(value, dict) else None
+    if content is None and path is None:
+        return b""
     if not isinstance(path, str):
         raise DataError(
             f"{origin}: holds no bytes of an image or sound; repair the file, or set "
             "data.image_key or data.sound.key"
         )
-    if "://" not in path:
+    if not _URL.match(path):
         return Path(path)
     import fsspec
 
-    with fsspec.open(path, "rb") as file:  # a file of a streamed Hub set
-        remote: bytes = file.read()
+    try:
+        with fsspec.open(path, "rb") as file:  # a file of a streamed Hub set
+            remote: bytes = file.read()
+    except Exception as error:  # whatever its protocols raise
+        raise DataError(
+            f"{origin}: {path} cannot be fetched ({first_line(error)}); check the network"
+        ) from error
     return remote

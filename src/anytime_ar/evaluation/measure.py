@@ -169,8 +169,8 @@ def _labels(data: Splits, features: FeatureNetwork) -> Tensor | None:
     """Labels of the test split, int64 [N], where the classifier tells as many classes apart."""
     if data.label_names is None or len(data.label_names) != features.label_count:
         return None
-    found = [batch.labels for batch in data.test.batches(1024)]
-    return torch.cat([labels for labels in found if labels is not None]) if found else None
+    found = [batch.labels for batch in data.test.batches(1024) if batch.labels is not None]
+    return torch.cat(found) if found else None
 
 
 def default_budgets(code_length: int) -> list[int]:

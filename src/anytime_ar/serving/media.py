@@ -9,11 +9,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from anytime_ar.data.batch import to_float
-from anytime_ar.data.pixels import cropped_square, decode, to_array, with_channels
+from anytime_ar.data.pixels import read_pixels
 from anytime_ar.data.sample_files import picture_files, sound_files
 from anytime_ar.data.sounds import decode_sound, peak_gain
 from anytime_ar.errors import InputError
@@ -104,20 +103,11 @@ class Pictures(Media):
         return picture_files(samples, kind, **options)
 
     def _read(self, content: bytes, origin: str) -> Tensor:
-        try:
-            with Image.open(io.BytesIO(content)) as header:
-                width, height = header.size
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise InputError(f"{origin}: is no picture; send png, webp, jpeg or npy") from error
-        if width * height > _MOST_PIXELS:
-            raise InputError(
-                f"{origin}: {width} x {height} are too many pixels; send at most {_MOST_PIXELS}"
-            )
         channels, size = self.sample_shape[0], self.sample_shape[1]
-        image = with_channels(decode(content, origin), channels, origin)
-        return to_float(
-            torch.from_numpy(to_array(cropped_square(image, None, size, origin)).copy())
+        pixels = read_pixels(
+            content, origin, channels=channels, size=size, most_pixels=_MOST_PIXELS
         )
+        return to_float(torch.from_numpy(pixels.copy()))
 
 
 class Sounds(Media):

@@ -1,0 +1,105 @@
+"""From stored labels to classes 0..n-1."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from anytime_ar.errors import DataError
+
+MOST_CLASSES = 1 << 16
+"""Beyond them, a column holds ids or texts."""
+
+Value = int | str
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a set: their names, and which stored value means which."""
+
+    names: tuple[str, ...]
+    places: dict[Value, int]
+
+    @classmethod
+    def named(cls, names: Iterable[str]) -> Classes:
+        """The classes of a column that declares them; it may store numbers or names."""
+        names = tuple(names)
+        numbers: dict[Value, int] = {place: place for place in range(len(names))}
+        return cls(names, numbers | {name: place for place, name in enumerate(names)})
+
+    @classmethod
+    def of_values(cls, values: Iterable[Value]) -> Classes:
+        """A class for each different value, numbers before texts, in order."""
+        # 1.0 and True are 1 by now, so that a value has one spelling.
+        ordered = sorted(values, key=lambda value: (isinstance(value, str), value))
+        return cls(tuple(map(str, ordered)), {value: i for i, value in enumerate(ordered)})
+
+    def place(self, stored: Any, origin: str) -> int | None:
+        """The class that a stored label means; None for no label.
+
+        Raises:
+            DataError: it is none of them.
+        """
+        value = label_value(stored, origin)
+        if value is None:
+            return None
+        if value not in self.places:
+            raise DataError(
+                f"{origin}: label {stored} is not one of the classes 0 to {len(self.names) - 1}; "
+                "set data.label_key to another column, or repair the file"
+            )
+        return self.places[value]
+
+
+def label_value(stored: Any, origin: str) -> Value | None:
+    """One spelling for each label: an integer, or a text with its accents composed. None where
+    there is no label: null, NaN, -1 and the empty text.
+
+    Raises:
+        DataError: neither a whole number nor a text.
+    """
+    if isinstance(stored, np.generic):
+        stored = stored.item()
+    if stored is None:
+        return None
+    if isinstance(stored, str):
+        return unicodedata.normalize("NFC", stored) or None
+    if isinstance(stored, float):
+        if math.isnan(stored):
+            return None
+        if not stored.is_integer():
+            raise DataError(
+                f"{origin}: label {stored} is no whole number; set data.label_key to another "
+                "column, or data.labels to false"
+            )
+    if isinstance(stored, bool | int | float):
+        return None if stored == -1 else int(stored)
+    raise DataError(
+        f"{origin}: label {stored!r} is neither a whole number nor a text; set data.label_key to "
+        "another column, or data.labels to false"
+    )
+
+
+def different(values: Iterable[tuple[Any, str]], key: str) -> set[Value]:
+    """The different labels among stored ones, each with its origin.
+
+    Raises:
+        DataError: there are more than `MOST_CLASSES`.
+    """
+    found: set[Value] = set()
+    for stored, origin in values:
+        value = label_value(stored, origin)
+        if value is not None:
+            found.add(value)
+        if len(found) > MOST_CLASSES:
+            raise DataError(
+                f"{origin}: column {key!r} has more than {MOST_CLASSES} different values up to "
+                "here, which are no classes; set data.label_key to another column, or data.labels "
+                "to false"
+            )
+    return found

@@ -20,6 +20,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 LONGEST = 300  # lines
 
 GROUND = {
+    "ambient",
     "errors",
     "files",
     "calibration",
@@ -28,6 +29,7 @@ GROUND = {
     "codes",
     "curve",
     "interrupt",
+    "samples",
     "spectra",
     "threads",
 }
@@ -36,9 +38,11 @@ MODEL = {"autoencoder", "prior"}
 # What each part may import, besides itself. Imports inside functions count as well: being lazy
 # changes when something is loaded, not who knows whom.
 MAY_IMPORT: dict[str, set[str]] = {
+    "ambient": set(),
     "errors": set(),
     "interrupt": set(),
     "memory": set(),
+    "samples": {"errors"},
     "threads": {"errors"},
     "files": {"errors"},
     "hub": {"errors"},
@@ -49,16 +53,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "curve": {"errors", "files", "config"},
     "calibration": {"errors", "files", "config", "kernel"},
     "spectra": set(),
-    "uninitialized": set(),
+    "uninitialized": {"ambient", "errors"},
+    "manifest": {"errors", "files"},
     "data": GROUND,
     "autoencoder": GROUND,
     "prior": GROUND,
     "card": GROUND | MODEL,
-    "bundle": GROUND | MODEL | {"card", "hub", "uninitialized"},
+    "bundle": GROUND | MODEL | {"card", "hub", "manifest", "uninitialized"},
     "sampling": GROUND | MODEL | {"card", "bundle"},
     "training": GROUND | MODEL | {"data", "card", "bundle", "sampling", "ray_cluster", "memory"},
     # Works on any model through its public face, so it names no network, quantizer or prior.
-    "evaluation": GROUND | {"data", "card", "bundle", "sampling", "training"},
+    "evaluation": GROUND | {"data", "card", "bundle", "sampling", "training", "uninitialized"},
     # Shows what was measured; the Hub's own protocol is below, in `hub`.
     "publishing": {"errors", "files", "hub", "card", "curve", "bundle", "sampling", "evaluation"},
     # Samples of models and codes of data sets in files, a shard at a time.

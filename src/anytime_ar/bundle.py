@@ -13,7 +13,6 @@ before anything is read. Pickles are refused unread; other files beside these ar
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import secrets
 import shutil
@@ -21,27 +20,27 @@ import textwrap
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from anytime_ar.ambient import defaults
 from anytime_ar.autoencoder import OrderedAutoencoder
 from anytime_ar.card import Card
 from anytime_ar.curve import Curve
 from anytime_ar.errors import BundleError, InputError
-from anytime_ar.files import json_bytes, write_bytes, write_json
+from anytime_ar.files import write_bytes, write_json
 from anytime_ar.hub import fetch, place_of
+from anytime_ar.manifest import FILES as FILES
+from anytime_ar.manifest import REQUIRED, check_manifest, digests, read_object
 from anytime_ar.prior import Prior
-from anytime_ar.uninitialized import Uninitialized
+from anytime_ar.uninitialized import Uninitialized, weights_in
 
 FORMAT_VERSION = 1
+_WEIGHTS = ("autoencoder.safetensors", "prior.safetensors")
 _PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
-_REQUIRED = {"config.json", "manifest.json", "autoencoder.safetensors"}
-FILES = _REQUIRED | {"prior.safetensors", "curve.json"}
-"""What a bundle may consist of."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,11 @@ class Bundle:
     prior: Prior | None = None
     curve: Curve | None = None
 
+    def __repr__(self) -> str:
+        return f"Bundle({self.card.name!r}, {describe(self)}, curve={self.curve!r})"
 
+
+@defaults()
 def build(card: Card) -> Bundle:
     """Fresh networks for a card, with random weights.
 
@@ -70,12 +73,29 @@ def build(card: Card) -> Bundle:
     return Bundle(card, autoencoder, prior)
 
 
+def describe(bundle: Bundle) -> str:
+    """Say in a few words of Python what a model is: samples, codes, classes, size."""
+    networks = _networks(bundle).values()
+    weights = sum(weight.numel() for network in networks for weight in network.parameters())
+    return ", ".join(
+        [
+            f"sample_shape={bundle.autoencoder.sample_shape}",
+            f"code_length={bundle.autoencoder.code_length}",
+            f"vocabulary={bundle.autoencoder.vocabulary}",
+            f"labels={bundle.card.label_count or None}",
+            f"parameters={weights:,}",
+            *(["no prior"] if bundle.prior is None else []),
+        ]
+    )
+
+
 def introduce(autoencoder: OrderedAutoencoder, prior: Prior) -> None:
     """Tell a prior what the entries of an autoencoder mean, where it wants to know."""
     if prior.config.traits:
         prior.take_traits(autoencoder.entry_vectors().to(prior.traits.device))
 
 
+@defaults()
 def save_bundle(bundle: Bundle, folder: Path | str) -> None:
     """Write a bundle; a folder that is there is replaced only once the new one is complete.
 
@@ -102,7 +122,7 @@ def save_bundle(bundle: Bundle, folder: Path | str) -> None:
             write_bytes(fresh / name, save({k: v.contiguous() for k, v in weights.items()}))
         if bundle.curve is not None:
             write_json(fresh / "curve.json", bundle.curve.model_dump(mode="json"))
-        write_json(fresh / "manifest.json", _digests(fresh))
+        write_json(fresh / "manifest.json", digests(fresh))
         if folder.exists():
             folder.rename(old)
         fresh.rename(folder)
@@ -123,11 +143,12 @@ def _check_replaceable(folder: Path) -> None:
         raise InputError(f"{folder} is a file; choose a folder for the bundle")
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     foreign = sorted(names - FILES)
-    if names and (foreign or not names >= _REQUIRED):
-        holds = f"also holds {foreign[0]}" if names >= _REQUIRED else "exists and is not a bundle"
+    if names and (foreign or not names >= REQUIRED):
+        holds = f"also holds {foreign[0]}" if names >= REQUIRED else "exists and is not a bundle"
         raise InputError(f"{folder} {holds}; choose another folder, nothing was overwritten")
 
 
+@defaults()
 def load_bundle(folder: Path | str) -> Bundle:
     """Read a bundle, checking every file against the manifest first; in evaluation mode.
 
@@ -144,20 +165,27 @@ def load_bundle(folder: Path | str) -> Bundle:
             f"{folder} holds {', '.join(pickles)}: pickled weights can run code and are not read; "
             "convert them to safetensors"
         )
-    values = _read_json(folder / "config.json")
+    values = read_object(folder / "config.json")
     version = values.get("format_version")
     if version != FORMAT_VERSION:
         raise BundleError(
             f"{folder / 'config.json'} has format version {version!r}, this release reads "
             f"{FORMAT_VERSION}; update anytime-ar, or save the bundle again"
         )
-    _check_manifest(folder)
+    check_manifest(folder)
     try:
         card = Card.parse(values, origin=str(folder / "config.json"))
-        with Uninitialized():
+        names = _WEIGHTS if card.prior is not None else _WEIGHTS[:1]
+        sizes = weights_in([folder / name for name in names])
+        with Uninitialized(folder / "config.json", sizes):
             bundle = build(card)
     except InputError as error:
         raise BundleError(str(error)) from error
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{folder / 'config.json'} describes no network: {textwrap.shorten(str(error), 200)}; "
+            "get the bundle again"
+        ) from error
     for name, module in _networks(bundle).items():
         try:
             stored = load_file(folder / name)
@@ -175,6 +203,7 @@ def load_bundle(folder: Path | str) -> Bundle:
     return Bundle(card, bundle.autoencoder, bundle.prior, curve)
 
 
+@defaults()
 def fingerprint(bundle: Bundle) -> str:
     """SHA-256 of the weights in its files, in hexadecimal: what codes and times depend on."""
     digest = hashlib.sha256()
@@ -226,10 +255,12 @@ def resolve(name: Path | str) -> Path:
 
 def _networks(bundle: Bundle) -> dict[str, nn.Module]:
     """The networks of a bundle by the file of their weights."""
-    networks: dict[str, nn.Module] = {"autoencoder.safetensors": bundle.autoencoder}
-    if bundle.prior is not None:
-        networks["prior.safetensors"] = bundle.prior
-    return networks
+    networks = (bundle.autoencoder, bundle.prior)
+    return {
+        name: network
+        for name, network in zip(_WEIGHTS, networks, strict=True)
+        if network is not None
+    }
 
 
 def _stored(network: nn.Module) -> dict[str, Tensor]:
@@ -239,54 +270,6 @@ def _stored(network: nn.Module) -> dict[str, Tensor]:
     return network.state_dict()
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    """What belongs into the manifest of the files that are there."""
-    names = sorted(FILES - {"manifest.json"})
-    return {name: _sha256(folder / name) for name in names if (folder / name).is_file()}
-
-
-def _check_manifest(folder: Path) -> None:
-    path = folder / "manifest.json"
-    listed = _read_json(path)
-    found = _digests(folder)
-    for name in sorted(listed.keys() - FILES | listed.keys() & {"manifest.json"}):
-        raise BundleError(f"{path} lists {name!r}, which is no file of a bundle; refused")
-    for name in sorted(listed.keys() - found.keys()):
-        raise BundleError(f"{folder / name} is missing; get the bundle again")
-    for name in sorted((_REQUIRED | found.keys()) - listed.keys() - {"manifest.json"}):
-        raise BundleError(f"{path} does not list {name}; get the bundle again")
-    for name, digest in found.items():
-        if digest != listed[name]:
-            raise BundleError(
-                f"{folder / name} was altered: its SHA-256 is not that in manifest.json; "
-                "get the bundle again"
-            )
-    if path.read_bytes() != json_bytes(found):  # a byte too many, a line end, a key that is twice
-        raise BundleError(f"{path} was altered: it is not as it was written; get the bundle again")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BundleError(f"{path} is missing, so {path.parent} is no complete bundle") from error
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is not JSON: {error}; get the bundle again") from error
-    if not isinstance(values, dict):
-        raise BundleError(f"{path} holds a {type(values).__name__}, expected an object")
-    return values
-
-
 def _cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """A weight in another number format; whole numbers keep theirs."""
     return weight.to(dtype) if weight.is_floating_point() else weight
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}") from error

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from anytime_ar.autoencoder import AutoencoderConfig
 from anytime_ar.config import Config
 from anytime_ar.prior import ChoiceConfig, PriorConfig
+
+MOST_NUMBERS = 2**28
+"""Of one sample, 1 GB: no weights say how large what they decode is."""
 
 
 class DataCard(Config):
@@ -25,6 +29,13 @@ class DataCard(Config):
     """Names of the classes; None where there are none."""
     label_frequencies: tuple[float, ...] | None = None
     """Share of each class in the training split, one for each label."""
+
+    @field_validator("sample_shape")
+    @classmethod
+    def _fits_into_memory(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if math.prod(shape) > MOST_NUMBERS:
+            raise ValueError(f"a sample has at most {MOST_NUMBERS:,} numbers, got shape {shape}")
+        return shape
 
     @model_validator(mode="after")
     def _sounds_have_a_rate(self) -> Self:

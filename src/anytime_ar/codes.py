@@ -69,6 +69,28 @@ class CodesFile:
     """The long sound whose windows the rows are; None: each row is a sample."""
 
 
+def as_codes(codes: Any) -> Tensor:
+    """Return codes as int64, whatever format of whole numbers and library they come in.
+
+    Args:
+        codes: a tensor, an array of numpy, or what `numpy.asarray` makes one of.
+
+    Raises:
+        InputError: these are no whole numbers, or rows have different lengths.
+    """
+    if isinstance(codes, Tensor):
+        whole = not codes.is_floating_point() and not codes.is_complex()
+        return codes.long() if whole and codes.dtype != torch.bool else codes
+    try:
+        array = np.asarray(codes)
+    except ValueError as error:
+        raise InputError(f"codes are no array ({error}); cut all rows to one length") from error
+    if array.dtype.kind not in "iu":
+        raise InputError(f"codes are {array.dtype}; pass whole numbers, as encode returns them")
+    # A copy: arrays may be read-only, in another byte order, or reversed.
+    return torch.from_numpy(np.array(array, dtype=np.int64, order="C"))
+
+
 def check_codes(codes: Tensor, *, length: int, vocabulary: int) -> None:
     """Refuse codes that a model with `length` codes of `vocabulary` entries cannot decode.
 
@@ -78,6 +100,18 @@ def check_codes(codes: Tensor, *, length: int, vocabulary: int) -> None:
     Raises:
         InputError: wrong type, rank, prefix length or value; the first bad value is named.
     """
+    check_prefix(codes, length=length)
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < vocabulary:
+        bad = ((codes < 0) | (codes >= vocabulary)).nonzero()  # [bad values, 2]
+        row, position = bad[0].tolist()
+        raise InputError(
+            f"code {int(codes[row, position])} at row {row}, position {position} is out of range; "
+            f"this model's codes are 0..{vocabulary - 1}"
+        )
+
+
+def check_prefix(codes: Tensor, *, length: int) -> None:
+    """Refuse what is no prefix of `length` codes, whatever its values are; see `check_codes`."""
     if codes.dtype != torch.int64:
         raise InputError(f"codes are {codes.dtype}; pass torch.int64, as encode returns them")
     if codes.ndim != 2:
@@ -87,13 +121,6 @@ def check_codes(codes: Tensor, *, length: int, vocabulary: int) -> None:
         raise InputError(f"prefix 0 holds no code; pass 1 <= k <= {length}")
     if prefix > length:
         raise InputError(f"prefix {prefix} exceeds code length {length}; pass k <= {length}")
-    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < vocabulary:
-        bad = ((codes < 0) | (codes >= vocabulary)).nonzero()  # [bad values, 2]
-        row, position = bad[0].tolist()
-        raise InputError(
-            f"code {int(codes[row, position])} at row {row}, position {position} is out of range; "
-            f"this model's codes are 0..{vocabulary - 1}"
-        )
 
 
 def bits(k: int, vocabulary: int) -> float:
@@ -177,6 +204,7 @@ def _read_arrays(path: Path) -> tuple[np.ndarray, str]:
                         f"{path} is no codes file: it holds {sorted(archive.files)}, "
                         "not codes and header"
                     )
+                _check_sizes(archive.zip, path.stat().st_size)
                 packed, header = archive["codes"], archive["header"]
     except InputError:
         raise
@@ -187,3 +215,18 @@ def _read_arrays(path: Path) -> tuple[np.ndarray, str]:
     if packed.dtype.kind != "u" or header.dtype.kind != "U" or header.ndim != 0:
         raise InputError(f"{path} is no codes file: {packed.dtype} codes, {header.dtype} header")
     return packed, str(header)
+
+
+def _check_sizes(archive: zipfile.ZipFile | None, most: int) -> None:
+    """Refuse arrays that claim to be larger than the file, before they get memory.
+
+    Raises:
+        ValueError: which one.
+    """
+    assert archive is not None
+    for entry in archive.infolist():
+        with archive.open(entry) as member:
+            np.lib.format.read_magic(member)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        if max(entry.file_size, math.prod(shape) * dtype.itemsize) > most:
+            raise ValueError(f"{entry.filename} of {shape} {dtype} is larger than the file")

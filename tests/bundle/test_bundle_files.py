@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from anytime_ar import bundle as module
+from anytime_ar import manifest as files
 from anytime_ar.bundle import Bundle, build, load_bundle, save_bundle
 from anytime_ar.errors import BundleError, InputError
 from anytime_ar.files import write_json
@@ -51,7 +52,7 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 def sign(folder: Path) -> None:
     """Make the manifest fit, as if the bundle had been made like this."""
-    manifest = {name: module._sha256(folder / name) for name in names(folder) if name in FILES}
+    manifest = {name: files.sha256(folder / name) for name in names(folder) if name in FILES}
     manifest.pop("manifest.json")
     write_json(folder / "manifest.json", manifest)
 
@@ -317,7 +318,7 @@ def test_a_failure_leaves_the_old_bundle_and_nothing_else(
         if moment == "weights":
             patch.setattr(module, "save", failing(save, 2))
         elif moment == "manifest":
-            patch.setattr(module, "_sha256", failing(module._sha256, 3))
+            patch.setattr(files, "sha256", failing(files.sha256, 3))
         else:
             last = 1 if moment == "first rename" else 2
             patch.setattr(Path, "rename", failing(Path.rename, last))

@@ -11,6 +11,7 @@ from evaluation_fakes import LENGTH, FakeCodec, FakeModel, FakeSplit, FakeSplits
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import Reference, evaluate
 from anytime_ar.evaluation.measure import default_budgets
+from modes import MODES
 
 
 @pytest.fixture
@@ -321,3 +322,11 @@ def test_training_samples_stand_at_the_floor_and_noise_far_off(basis, splits, fe
     assert 0 < real.points[0].fd_sample < 2 * real.floor
     assert noise.points[0].fd_sample > 20 * noise.floor
     assert real.points[0].samples.precision > 0.8 > noise.points[0].samples.precision
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_modes_of_the_caller_change_no_figure(mode, curve, model, unordered, splits, features):
+    with MODES[mode]():
+        found = evaluate(model, splits, features, samples=300, unordered=unordered, batch_size=64)
+    untimed = {"points": {"__all__": {"ms"}}}
+    assert found.model_dump(exclude=untimed) == curve.model_dump(exclude=untimed)

@@ -209,7 +209,7 @@ def test_memory_of_a_finished_draw_serves_the_next_that_fits(backend: Backend) -
     assert decoder.allocate(4) is not rows
     decoder.release(rows)
     decoder.release(decoder.allocate(2))
-    decoder.release(decoder._new_rows(2, decoder.device))  # the larger one is kept
+    decoder.release(decoder._new_rows(2))  # the larger one is kept
     assert decoder.allocate(3) is rows
     assert decoder.allocate(3) is not rows
 

@@ -21,6 +21,7 @@ from anytime_ar.training import TrainConfig, train
 from anytime_ar.training.checkpoint import Checkpoints
 from anytime_ar.training.objectives import AutoencoderObjective, PriorObjective
 from anytime_ar.training.sharpening import SharpeningObjective
+from modes import MODES
 
 OBJECTIVES: dict[str, Any] = {
     "autoencoder": AutoencoderObjective,
@@ -264,3 +265,12 @@ def test_the_global_generators_are_left_alone(tmp_path: Path, data: DataSplits) 
     before = states()
     run(tmp_path / "run", data)
     assert states() == before
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_modes_of_the_caller_change_no_weight(
+    mode: str, tmp_path: Path, data: DataSplits, uninterrupted: Path
+) -> None:
+    with MODES[mode]():
+        run(tmp_path / "run", data)
+    assert_same_run(tmp_path / "run", uninterrupted)

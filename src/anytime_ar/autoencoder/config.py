@@ -222,8 +222,10 @@ def _check_segments(
     length: int, whole: int, segments: int, sample_shape: tuple[int, ...], network: NetworkConfig
 ) -> None:
     positions, axes = sample_shape[1] // network.stride, len(sample_shape) - 1
-    divisors = [count for count in range(1, positions + 1) if positions % count == 0]
-    if segments not in [count**axes for count in divisors]:
+    count = round(segments ** (1 / axes))
+    if count**axes != segments or positions % count:
+        small = [count for count in range(1, math.isqrt(positions) + 1) if positions % count == 0]
+        divisors = sorted({*small, *(positions // count for count in small)})
         possible = ", ".join(str(count**axes) for count in divisors)
         shape = "x".join([str(positions)] * axes)
         raise InputError(

@@ -29,7 +29,7 @@ from anytime_ar.autoencoder.quantizers.vector import AVERAGES
 from anytime_ar.autoencoder.truncation import keep
 from anytime_ar.autoencoder.waves import WaveDecoder, WaveEncoder
 from anytime_ar.codes import check_codes
-from anytime_ar.errors import InputError
+from anytime_ar.samples import check_samples
 
 NETWORKS: dict[int, tuple[type[nn.Module], type[nn.Module]]] = {
     1: (WaveEncoder, WaveDecoder),
@@ -223,13 +223,10 @@ class OrderedAutoencoder(nn.Module):
         """Codes of samples: float [B, *sample_shape] in [-1, 1] -> int64 [B, L], coarse to fine.
 
         Raises:
-            InputError: the shape is not [B, *sample_shape], or the type not float32.
+            InputError: the shape is not [B, *sample_shape], the type not float32, or a number not
+                finite.
         """
-        if x.shape[1:] != self.sample_shape or x.dtype != torch.float32:
-            raise InputError(
-                f"cannot encode a {x.dtype} tensor of shape {tuple(x.shape)}; "
-                f"pass float32 [B, {', '.join(map(str, self.sample_shape))}]"
-            )
+        check_samples(x, self.sample_shape)
         return self.quantizer.encode(self.encode_vectors(x))
 
     @torch.no_grad()

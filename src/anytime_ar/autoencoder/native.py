@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from anytime_ar.ambient import defaults
 from anytime_ar.autoencoder.layouts import (
     ChannelLayout,
     ResidualLayout,
@@ -18,9 +19,18 @@ from anytime_ar.autoencoder.layouts import (
 from anytime_ar.autoencoder.model import OrderedAutoencoder
 from anytime_ar.autoencoder.networks import ConvDecoder, ResidualBlock
 from anytime_ar.calibration import Calibration, Candidate
-from anytime_ar.codes import check_codes
-from anytime_ar.kernel import BuildError, LinearMap, Weights, kernel
+from anytime_ar.codes import check_codes, check_prefix
+from anytime_ar.kernel import (
+    BuildError,
+    LinearMap,
+    Weights,
+    address,
+    check_structures,
+    kernel,
+)
 
+_MOST_ENTRIES = 2**26
+"""Numbers in the table of all entries: those of a large grid of `fsq` are better computed."""
 _LAYOUTS = {VectorLayout: 0, ChannelLayout: 1, SpatialLayout: 2, ResidualLayout: 3}
 _WORK_FOR_THREADS = 2**25
 """Multiplications from which on pictures are shared among threads."""
@@ -76,7 +86,8 @@ def decode_for(
         calibration: where decisions are kept; None: in the cache folder.
     """
     layout = type(autoencoder.layout) in _LAYOUTS and autoencoder.linear_path is None
-    known = isinstance(autoencoder.decoder, ConvDecoder) and layout
+    entries = autoencoder.code_length * autoencoder.vocabulary * autoencoder.code_width
+    known = isinstance(autoencoder.decoder, ConvDecoder) and layout and entries <= _MOST_ENTRIES
     if backend == "portable" or not known or autoencoder.fill.device.type != "cpu":
         return autoencoder.decode
     try:
@@ -95,7 +106,8 @@ def decode_for(
     def candidate(name: str) -> Candidate:
         def prepare() -> Callable[[int], object]:
             decode = ways[name]()
-            return lambda rows: decode(torch.zeros(rows, autoencoder.code_length).long())
+            nothing = torch.zeros(1, autoencoder.code_length, dtype=torch.int64, device="cpu")
+            return lambda rows: decode(nothing.expand(rows, -1))
 
         return Candidate(name, prepare)
 
@@ -112,8 +124,9 @@ class NativeDecode:
         BuildError: there is no kernel on this machine.
     """
 
-    @torch.no_grad()
+    @defaults()
     def __init__(self, autoencoder: OrderedAutoencoder) -> None:
+        check_structures(Linear=LinearMap, Residual=_Residual, Stage=_Stage, Decoder=_Decoder)
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self._run = kernel().anytime_decode
         self._run.argtypes = [pointer, pointer, number, number, pointer, number]
@@ -127,17 +140,15 @@ class NativeDecode:
 
     def __call__(self, codes: Tensor) -> Tensor:
         """See `OrderedAutoencoder.decode`."""
-        sound = (
-            codes.dtype == torch.int64 and codes.ndim == 2 and 0 < codes.shape[1] <= self._length
-        )
-        if sound:
-            rows, kept = codes.shape
-            codes = codes.contiguous()
-            pixels = torch.empty(rows, *self._sample_shape)
-            threads = torch.get_num_threads() if rows * self._work >= _WORK_FOR_THREADS else 1
-            where = codes.data_ptr(), rows, kept, pixels.data_ptr()
-            sound = self._run(self._address, *where, threads)
-        if not sound:
+        check_prefix(codes, length=self._length)
+        rows, kept = codes.shape
+        codes = codes.contiguous()
+        shape = rows, *self._sample_shape
+        pixels = torch.empty(shape, dtype=torch.float32, device="cpu")
+        threads = torch.get_num_threads() if rows * self._work >= _WORK_FOR_THREADS else 1
+        source = address(codes, torch.int64, rows, kept)
+        target = address(pixels, torch.float32, *shape)
+        if not self._run(self._address, source, rows, kept, target, threads):
             check_codes(codes, length=self._length, vocabulary=self._vocabulary)
         return pixels
 
@@ -145,15 +156,15 @@ class NativeDecode:
         network, layout = autoencoder.config.network, autoencoder.layout
         assert network is not None
         side = autoencoder.sample_shape[1] // network.stride
-        every = torch.arange(self._vocabulary)[:, None].expand(-1, self._length)
-        entries = autoencoder.quantizer.lookup(every).transpose(0, 1)  # [L, V, D]
+        entries = autoencoder.entry_vectors()  # [L, V, D]
+        length, width = self._length, autoencoder.code_width
         decoder = _Decoder(
-            code_length=self._length,
-            code_width=autoencoder.code_width,
+            code_length=length,
+            code_width=width,
             vocabulary=self._vocabulary,
             layout=_LAYOUTS[type(layout)],
-            entries=self._weights.hold(entries.float()),
-            fill=self._weights.hold(autoencoder.fill),
+            entries=self._weights.hold(entries, length, self._vocabulary, width),
+            fill=self._weights.hold(autoencoder.fill, length, width),
             features=layout.features,
             side=side,
             patch=network.patch,
@@ -161,7 +172,7 @@ class NativeDecode:
         if isinstance(layout, VectorLayout):
             self._add_expansion(decoder, layout, side)
         if isinstance(layout, ResidualLayout):
-            decoder.places = self._weights.hold(layout.places)
+            decoder.places = self._weights.hold(layout.places, side**2, dtype=torch.int64)
         assert isinstance(autoencoder.decoder, ConvDecoder)
         self._add_network(decoder, autoencoder.decoder, len(network.widths))
         return decoder
@@ -170,7 +181,7 @@ class NativeDecode:
         def by_position(linear: nn.Module) -> LinearMap:
             """Outputs [F, h, w] become [h, w, F]."""
             assert isinstance(linear, nn.Linear)
-            order = torch.arange(linear.out_features).view(layout.features, side**2).T.flatten()
+            order = _count(linear.out_features).view(layout.features, side**2).T.flatten()
             return self._weights.linear(linear.weight[order], linear.bias[order])
 
         decoder.line = by_position(layout.expand.linear)
@@ -197,7 +208,7 @@ class NativeDecode:
                     decoder.last = self._convolution(layer, side)
                 else:
                     # [channels, 2, 2], as a pixel shuffle reads outputs, becomes [2, 2, channels]
-                    order = torch.arange(layer.out_channels).view(-1, 4).T.flatten()
+                    order = _count(layer.out_channels).view(-1, 4).T.flatten()
                     found[-1].up = self._convolution(layer, side, order)
                     blocks, width, side = [], layer.out_channels // 4, 2 * side
         decoder.stage, decoder.stages = (_Stage * stages)(*found), stages
@@ -210,3 +221,8 @@ class NativeDecode:
         self._work += side**2 * layer.weight.numel()
         weight = layer.weight.permute(0, 2, 3, 1).flatten(1)
         return self._weights.linear(weight[order], layer.bias[order])
+
+
+def _count(end: int) -> Tensor:
+    """0..end-1, int64."""
+    return torch.arange(end, dtype=torch.int64, device="cpu")

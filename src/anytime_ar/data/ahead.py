@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from typing import Any, Self
 
+from anytime_ar.ambient import defaults
 from anytime_ar.data.batch import Batch
 from anytime_ar.data.shuffling import ShuffledBatches
 from anytime_ar.threads import one_threaded
@@ -38,6 +39,7 @@ class ReadAhead(Iterator[Batch]):
         self._next = self._thread.submit(self._read)
         return batch
 
+    @defaults()
     def _read(self) -> _Read:
         return next(self._batches), self._batches.state_dict()
 

@@ -13,14 +13,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from anytime_ar.ambient import defaults
 from anytime_ar.config import Config
 from anytime_ar.errors import BundleError, InputError, TrainingError
 from anytime_ar.evaluation.classifier import FeatureConfig, FeatureNetwork
 from anytime_ar.evaluation.protocols import Progress, Split, silent
 from anytime_ar.files import write_bytes, write_json
 from anytime_ar.training.precision import Unscaled, faster_precision, mixed
+from anytime_ar.uninitialized import Uninitialized, weights_in
 
 
+@defaults(grad=True)
 def train_features(
     train: Split,
     config: FeatureConfig,
@@ -188,6 +191,7 @@ def save_features(features: Features, folder: Path) -> None:
     write_json(folder / "features.json", card.model_dump(mode="json"))
 
 
+@defaults()
 def load_features(folder: Path, *, device: torch.device | str = "cpu") -> Features:
     """Read what `save_features` wrote; the network is in evaluation mode.
 
@@ -222,9 +226,12 @@ def load_features(folder: Path, *, device: torch.device | str = "cpu") -> Featur
             f"{folder / 'features.safetensors'} does not match the checksum in features.json; it "
             "was altered or half copied: copy the folder again, or run `anytime features`"
         )
-    with torch.random.fork_rng(devices=[]):  # the first weights are overwritten at once
-        network = FeatureNetwork(card.config, card.sample_shape, card.label_count, card.sample_rate)
     try:
+        stored = weights_in([folder / "features.safetensors"])
+        with Uninitialized(folder / "features.json", stored):
+            network = FeatureNetwork(
+                card.config, card.sample_shape, card.label_count, card.sample_rate
+            )
         network.load_state_dict(load(weights))
     except RuntimeError as error:
         raise BundleError(

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from anytime_ar.ambient import defaults
 from anytime_ar.codes import bits
 from anytime_ar.curve import (
     Baselines,
@@ -32,7 +33,7 @@ from anytime_ar.evaluation.study import Study, code_use, data_of, sampler_of
 from anytime_ar.evaluation.workers import Workers
 
 
-@torch.no_grad()
+@defaults()
 def evaluate(
     model: Codec,
     data: Splits,

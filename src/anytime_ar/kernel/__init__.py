@@ -16,6 +16,7 @@ from anytime_ar.kernel.loading import (
     prebuilt_instructions,
     prebuilt_path,
 )
+from anytime_ar.kernel.memory import address, check_structures
 from anytime_ar.kernel.weights import LinearMap, Weights, pad_up
 
 __all__ = [
@@ -24,7 +25,9 @@ __all__ = [
     "Kernel",
     "LinearMap",
     "Weights",
+    "address",
     "available",
+    "check_structures",
     "find_compiler",
     "kernel",
     "load_kernel",

@@ -190,6 +190,16 @@ void anytime_layout(int64_t* layout) {
   layout[2] = Int8::kGroup;
 }
 
+// Bytes of the structures in layout.h, in the order in which they stand there: callers compare them
+// with their own.
+void anytime_sizes(int64_t* sizes) {
+  for (const int64_t size :
+       {sizeof(Linear), sizeof(Norm), sizeof(Block), sizeof(Prior), sizeof(Choice), sizeof(Rows),
+        sizeof(Residual), sizeof(Stage), sizeof(Decoder)}) {
+    *sizes++ = size;
+  }
+}
+
 // A step of `count` rows from `first` on: fills the cache at their positions, writes logits
 // [count][V] where they are not null, and draws a code for each where `chooses` is not 0 (`first`
 // is 0 then).

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anytime_ar.kernel.loading import kernel
+from anytime_ar.kernel.memory import address
 
 
 class LinearMap(ctypes.Structure):
@@ -45,28 +46,40 @@ class Weights:
         ]
         self._held: list[Tensor] = []
 
-    def hold(self, tensor: Tensor) -> int:
-        """The address of a tensor's numbers, which stay there as long as this object does."""
-        tensor = tensor.detach().contiguous()
+    def hold(self, tensor: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> int:
+        """Return the address of a tensor's numbers, which stay there as long as this object does.
+
+        Args:
+            tensor: on the CPU.
+            shape: that the kernel takes it for.
+            dtype: likewise; numbers of another one are converted.
+
+        Raises:
+            InputError: the shape or the device is another one.
+        """
+        tensor = tensor.detach().to(dtype).contiguous()
         self._held.append(tensor)
-        return tensor.data_ptr()
+        return address(tensor, dtype, *shape)
 
     def linear(self, weight: Tensor, bias: Tensor | None = None) -> LinearMap:
         """Lay out a linear map [out, in] in panels [out / P][in / g][P][g], padded with zeros."""
         outputs, inputs = weight.shape
-        more = pad_up(outputs, self._panel) - outputs
+        whole = pad_up(outputs, self._panel)
+        more = whole - outputs
+        weight = weight.detach().float()
         scale = sums = None
         if self.precision == "int8":
             unit = weight.abs().amax(1).clamp_min(1e-12) / 127
             weight = (weight / unit[:, None]).round()
-            sums = self.hold(F.pad(weight.sum(1), (0, more)).to(torch.int32))
-            scale = self.hold(F.pad(unit, (0, more)))
+            sums = self.hold(F.pad(weight.sum(1), (0, more)), whole, dtype=torch.int32)
+            scale = self.hold(F.pad(unit, (0, more)), whole)
         panels = F.pad(weight, (0, pad_up(inputs, self._group) - inputs, 0, more))
         panels = panels.unflatten(0, (-1, self._panel)).unflatten(2, (-1, self._group))
+        panels = panels.transpose(1, 2)  # [out / P, in / g, P, g]
         bias = weight.new_zeros(outputs) if bias is None else bias
         return LinearMap(
-            weight=self.hold(panels.transpose(1, 2).to(getattr(torch, self.precision))),
-            bias=self.hold(F.pad(bias, (0, more))),
+            weight=self.hold(panels, *panels.shape, dtype=getattr(torch, self.precision)),
+            bias=self.hold(F.pad(bias, (0, more)), whole),
             scale=scale,
             sums=sums,
             inputs=inputs,

@@ -45,7 +45,7 @@ class KVCache:
         """How many rows there is room for."""
         self._heads, self._head_width = heads, head_width
         most = 2 * rows * heads * self._blocks(length) * head_width
-        self._memory = torch.zeros(layers, most, device=device)
+        self._memory = torch.zeros(layers, most, dtype=torch.float32, device=device)
         self.clear()
 
     @property

@@ -205,8 +205,8 @@ def _groups(settings: bytes, device: torch.device) -> tuple[_Group, ...]:
         groups.append(
             _Group(
                 choices[slots[0]],
-                torch.tensor(slots, device=device),
-                torch.tensor(shadows, device=device) if shadows else None,
+                torch.tensor(slots, dtype=torch.int64, device=device),
+                torch.tensor(shadows, dtype=torch.int64, device=device) if shadows else None,
             )
         )
     return tuple(groups)

@@ -8,14 +8,14 @@ are two ways to compute it: `native`, one call into our own kernel, on CPUs, and
 from __future__ import annotations
 
 import abc
-import threading
+from collections import deque
 from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from anytime_ar.prior.rows import Rows
+from anytime_ar.prior.rows import Cache, Rows
 from anytime_ar.prior.transformer import Prior
 
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -52,30 +52,34 @@ class Decoder(abc.ABC, Generic[RowsT]):
         if prior.reminder is not None:
             self._reminders = prior.reminder.weight.detach()
             self._first = self._first + self._reminders
-        self._spare: RowsT | None = None
-        self._lock = threading.Lock()
+        # Threads take and give without a lock, which a fork might find taken for ever.
+        self._spare: deque[RowsT] = deque(maxlen=1)
 
     def allocate(self, rows: int) -> RowsT:
         """Slots for that many rows, or more."""
-        with self._lock:
-            spare, self._spare = self._spare, None
+        spare = self._take_spare()
         if spare is not None and len(spare) >= rows:
             spare.cache.clear()
             return spare
-        return self._new_rows(rows, self.device)
+        return self._new_rows(rows)
 
     def release(self, rows: RowsT) -> None:
         """Take back what nobody uses any more, for the next draw: memory that is fresh from the
         system costs as much time as a good part of the draw."""
         if rows.cache.row_bytes * len(rows) <= SPARE_BYTES:
-            with self._lock:
-                if self._spare is None or len(self._spare) < len(rows):
-                    self._spare = rows
+            spare = self._take_spare()
+            self._spare.append(rows if spare is None or len(spare) < len(rows) else spare)
+
+    def _take_spare(self) -> RowsT | None:
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return None
 
     @cached_property
     def row_bytes(self) -> int:
         """Memory that keys and values of one row take."""
-        return self._new_rows(1, torch.device("meta")).cache.row_bytes
+        return self._new_cache(1, torch.device("meta")).row_bytes
 
     @abc.abstractmethod
     def step(self, rows: RowsT, count: int) -> None:
@@ -110,5 +114,9 @@ class Decoder(abc.ABC, Generic[RowsT]):
         measure drawing against."""
 
     @abc.abstractmethod
-    def _new_rows(self, rows: int, device: torch.device) -> RowsT:
-        """Fresh slots; on the device `meta`, ones without memory."""
+    def _new_rows(self, rows: int) -> RowsT:
+        """Fresh slots."""
+
+    @abc.abstractmethod
+    def _new_cache(self, rows: int, device: torch.device) -> Cache:
+        """A fresh cache; on the device `meta`, one without memory."""

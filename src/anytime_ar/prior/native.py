@@ -8,7 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytime_ar.kernel import BuildError, LinearMap, Weights, kernel, pad_up
+from anytime_ar.ambient import defaults
+from anytime_ar.errors import InputError
+from anytime_ar.kernel import (
+    BuildError,
+    LinearMap,
+    Weights,
+    address,
+    check_structures,
+    kernel,
+    pad_up,
+)
+from anytime_ar.prior.choice import RowChoice
 from anytime_ar.prior.decoder import Decoder, Precision
 from anytime_ar.prior.rows import Rows
 from anytime_ar.prior.transformer import Block, Prior
@@ -109,16 +120,24 @@ class NativeCache:
 
 
 class NativeRows(Rows[NativeCache]):
-    """See `Rows`."""
+    """See `Rows`.
 
-    def __init__(self, cache: NativeCache, code_length: int) -> None:
+    Args:
+        cache: of the decoder.
+        code_length: L.
+        mark: of the decoder, which draws in no other rows.
+    """
+
+    def __init__(self, cache: NativeCache, code_length: int, mark: object) -> None:
         super().__init__(cache, code_length, cache.memory.device)
+        self.mark = mark
+        memory, each = cache.memory, (cache.rows, code_length)
         self._view = _Rows(
-            cache=cache.memory.data_ptr(),
-            layer_stride=cache.memory.stride(0),
-            labels=self.labels.data_ptr(),
-            codes=self.codes.data_ptr(),
-            noise=self.noise.data_ptr(),
+            cache=address(memory, memory.dtype, *memory.shape),
+            layer_stride=memory.stride(0),
+            labels=address(self.labels, torch.int64, cache.rows),
+            codes=address(self.codes, torch.int64, *each),
+            noise=address(self.noise, torch.float64, *each),
             positions=ctypes.addressof(self.positions),
             choices=ctypes.addressof(self.choices),
         )
@@ -146,9 +165,13 @@ class NativeDecoder(Decoder[NativeRows]):
         BuildError: there is no kernel on this machine.
     """
 
-    @torch.no_grad()
+    @defaults()
     def __init__(self, prior: Prior, precision: Precision = "float32") -> None:
         super().__init__(prior, precision)
+        check_structures(
+            Linear=LinearMap, Norm=_Norm, Block=_Block, Prior=_Prior, Choice=RowChoice, Rows=_Rows
+        )
+        self._mark = object()
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self._run, self._multiply = kernel().anytime_step, kernel().anytime_multiply
         self._run.argtypes = [pointer, pointer, number, number, number, pointer, number]
@@ -163,7 +186,7 @@ class NativeDecoder(Decoder[NativeRows]):
         self._call(rows, 0, count, choose=True)
 
     def score(self, rows: NativeRows, count: int) -> Tensor:
-        logits = torch.empty(count, self.vocabulary)
+        logits = torch.empty(count, self.vocabulary, dtype=torch.float32, device="cpu")
         self._call(rows, 0, count, logits=logits)
         return logits
 
@@ -189,19 +212,30 @@ class NativeDecoder(Decoder[NativeRows]):
         logits: Tensor | None = None,
     ) -> None:
         # The kernel reads and writes wherever it is told to.
-        assert 0 <= first < first + count <= len(rows)
-        assert max(rows.positions[first : first + count]) < self.code_length
-        out = None if logits is None else logits.data_ptr()
+        if rows.mark is not self._mark or not 0 <= first < first + count <= len(rows):
+            raise InputError(
+                f"rows {first}..{first + count - 1} are not among the {len(rows)} that this "
+                "decoder gave; use those of its `allocate`"
+            )
+        furthest = max(rows.positions[first : first + count])
+        if furthest >= self.code_length:
+            raise InputError(
+                f"a row has {furthest} codes, and this prior draws {self.code_length}; "
+                "let complete rows leave"
+            )
+        out = None if logits is None else address(logits, torch.float32, count, self.vocabulary)
         self._run(self._address, rows.address, first, count, choose, out, self._threads(count))
 
     def _threads(self, rows: int) -> int:
         return torch.get_num_threads() if rows * self._size >= _WORK_FOR_THREADS else 1
 
-    def _new_rows(self, rows: int, device: torch.device) -> NativeRows:
+    def _new_rows(self, rows: int) -> NativeRows:
+        return NativeRows(self._new_cache(rows, self.device), self.code_length, self._mark)
+
+    def _new_cache(self, rows: int, device: torch.device) -> NativeCache:
         size = 2 * self._prior.attention * self.code_length
         dtype = torch.float32 if self.precision == "float32" else torch.bfloat16
-        cache = NativeCache(self._prior.layers, rows, size, dtype, device)
-        return NativeRows(cache, self.code_length)
+        return NativeCache(self._prior.layers, rows, size, dtype, device)
 
     def _lay_out(self, prior: Prior) -> _Prior:
         config = prior.config
@@ -212,20 +246,23 @@ class NativeDecoder(Decoder[NativeRows]):
         scores = [maps[table] for table in prior.tables.tolist()]
         first = prior.blocks[0]
         assert isinstance(first, Block)
+        length, width = prior.code_length, config.width
+        labels, entries = prior.no_label + 1, len(maps) * prior.vocabulary
+        hold = self._weights.hold
         return _Prior(
             layers=config.layers,
-            width=config.width,
+            width=width,
             heads=config.heads,
             attention=config.heads * pad_up(config.width // config.heads, _VECTOR),
             hidden=first.up.out_features,
-            length=prior.code_length,
+            length=length,
             vocabulary=prior.vocabulary,
             precision=_KINDS[self.precision],
-            first=self._weights.hold(self._first),
-            entries=self._weights.hold(self._entries),
-            tables=self._weights.hold(prior.tables),
-            positions=self._weights.hold(self._positions),
-            reminders=None if self._reminders is None else self._weights.hold(self._reminders),
+            first=hold(self._first, labels, width),
+            entries=hold(self._entries, entries, width),
+            tables=hold(prior.tables, length, dtype=torch.int64),
+            positions=hold(self._positions, length, width),
+            reminders=None if self._reminders is None else hold(self._reminders, labels, width),
             blocks=(_Block * len(blocks))(*blocks),
             norm=self._normalisation(prior.norm),
             scores=(LinearMap * len(scores))(*scores),
@@ -249,4 +286,6 @@ class NativeDecoder(Decoder[NativeRows]):
         )
 
     def _normalisation(self, norm: nn.LayerNorm) -> _Norm:
-        return _Norm(self._weights.hold(norm.weight), self._weights.hold(norm.bias), norm.eps)
+        width = norm.normalized_shape[0]
+        weight, bias = (self._weights.hold(one, width) for one in (norm.weight, norm.bias))
+        return _Norm(weight, bias, norm.eps)

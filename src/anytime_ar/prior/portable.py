@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from anytime_ar.ambient import defaults
 from anytime_ar.prior.cache import KVCache, attend
 from anytime_ar.prior.choice import choose_by_row
 from anytime_ar.prior.decoder import Decoder, Precision
@@ -20,7 +21,7 @@ from anytime_ar.prior.transformer import Block, Prior
 class PortableDecoder(Decoder[Rows[KVCache]]):
     """See `Decoder`."""
 
-    @torch.no_grad()
+    @defaults()
     def __init__(self, prior: Prior, precision: Precision = "float32") -> None:
         super().__init__(prior, precision)
         self._heads = prior.config.heads
@@ -33,16 +34,17 @@ class PortableDecoder(Decoder[Rows[KVCache]]):
         ]
         self._scores = [scores[table] for table in prior.tables.tolist()]  # by position
 
+    @defaults()
     def step(self, rows: Rows[KVCache], count: int) -> None:
         logits = self.score(rows, count).to(rows.noise.device)
-        at = torch.tensor(rows.positions[:count], device=logits.device)[:, None]  # [count, 1]
+        at = _numbers(rows.positions[:count], logits.device)[:, None]  # [count, 1]
         noise = rows.noise[:count].gather(1, at)[:, 0]
         chosen = choose_by_row(logits, noise, rows.choices)
         rows.codes[:count].scatter_(1, at, chosen[:, None])
         for slot in range(count):
             rows.positions[slot] += 1
 
-    @torch.no_grad()
+    @defaults()
     def score(self, rows: Rows[KVCache], count: int) -> Tensor:
         positions, cache = rows.positions[:count], rows.cache
         cache.reserve(max(positions) + 1)
@@ -52,7 +54,7 @@ class PortableDecoder(Decoder[Rows[KVCache]]):
             x = block.step(x, stored[:, :count], place)
         return self._score(self._norm(x), place)
 
-    @torch.no_grad()
+    @defaults()
     def replay(self, rows: Rows[KVCache], first: int, count: int) -> None:
         drawn, cache = rows.positions[first], rows.cache
         cache.reserve(drawn)
@@ -62,12 +64,12 @@ class PortableDecoder(Decoder[Rows[KVCache]]):
         for block, stored in zip(self._blocks, cache.layers, strict=True):
             x = block.replay(x, stored[:, first : first + count], places)
 
-    @torch.no_grad()
+    @defaults()
     def multiply_only(self, rows: int) -> None:
         narrow, wide = self._entries.shape[1], self._blocks[0].hidden
         dtype = self._scores[0].dtype
-        x, hidden = torch.ones(rows, narrow, dtype=dtype), torch.ones(rows, wide, dtype=dtype)
-        x, hidden = x.to(self.device), hidden.to(self.device)
+        x = torch.ones(rows, narrow, dtype=dtype, device=self.device)
+        hidden = torch.ones(rows, wide, dtype=dtype, device=self.device)
         for score in self._scores:
             for block in self._blocks:
                 block.qkv(x)
@@ -76,13 +78,15 @@ class PortableDecoder(Decoder[Rows[KVCache]]):
                 block.down(hidden)
             score(x)
 
-    def _new_rows(self, rows: int, device: torch.device) -> Rows[KVCache]:
+    def _new_rows(self, rows: int) -> Rows[KVCache]:
+        # Codes are chosen in float64, which Apple's GPUs do not have.
+        chooses_on = torch.device("cpu") if self.device.type == "mps" else self.device
+        return Rows(self._new_cache(rows, self.device), self.code_length, chooses_on)
+
+    def _new_cache(self, rows: int, device: torch.device) -> KVCache:
         head_width = self._entries.shape[1] // self._heads
         layers, heads = len(self._blocks), self._heads
-        cache = KVCache(layers, rows, heads, self.code_length, head_width, device)
-        # Codes are chosen in float64, which Apple's GPUs do not have.
-        chooses_on = torch.device("cpu") if device.type == "mps" else device
-        return Rows(cache, self.code_length, chooses_on)
+        return KVCache(layers, rows, heads, self.code_length, head_width, device)
 
     def _inputs(self, rows: Rows[KVCache], first: int, positions: Sequence[int]) -> Tensor:
         """What the first block sees of the rows from `first` on, at these positions: [B, E]."""
@@ -93,7 +97,7 @@ class PortableDecoder(Decoder[Rows[KVCache]]):
         if min(positions) == max(positions):
             at = positions[0]
             return self._embed(codes[:, at - 1], at, labels)
-        mixed = torch.tensor(positions, device=self.device)
+        mixed = _numbers(positions, self.device)
         before = codes.gather(1, (mixed - 1).clamp(min=0)[:, None])[:, 0]
         later = self._embed(before, mixed.clamp(min=1), labels)
         return torch.where(mixed[:, None] == 0, self._first[labels], later)
@@ -130,12 +134,14 @@ class _Place:
     def of(cls, positions: Sequence[int], cache: KVCache, device: torch.device) -> _Place:
         heads, length = cache.layers[0].shape[2:4]
         if min(positions) == max(positions):
-            mask = torch.zeros(1, 1, length, device=device)
+            mask = torch.zeros(1, 1, length, dtype=torch.float32, device=device)
             mask[:, :, positions[0] + 1 :] = -torch.inf
-            return cls(positions, positions[0], torch.empty(0), mask)
-        index = torch.tensor(positions, device=device)
-        later = torch.arange(length, device=device) > index[:, None]  # [B, T]
-        mask = torch.zeros(later.shape, device=device).masked_fill_(later, -torch.inf)
+            return cls(positions, positions[0], _numbers([], device), mask)
+        index = _numbers(positions, device)
+        columns = torch.arange(length, dtype=torch.int64, device=device)
+        later = columns > index[:, None]  # [B, T]
+        mask = torch.zeros(later.shape, dtype=torch.float32, device=device)
+        mask = mask.masked_fill_(later, -torch.inf)
         return cls(positions, None, index, mask.repeat_interleave(heads, 0)[:, None])
 
     def write(self, stored: Tensor, kv: Tensor) -> None:
@@ -143,7 +149,7 @@ class _Place:
         if self.everywhere is not None:
             stored[:, :, :, self.everywhere] = kv
         else:
-            rows = torch.arange(len(self.index), device=self.index.device)
+            rows = torch.arange(len(self.index), dtype=torch.int64, device=self.index.device)
             stored[:, rows, :, self.index] = kv.transpose(0, 1).to(stored.dtype)
 
     def groups(self) -> dict[int, list[int]]:
@@ -152,6 +158,11 @@ class _Place:
         for row, position in enumerate(self.positions):
             groups.setdefault(position, []).append(row)
         return groups
+
+
+def _numbers(positions: Sequence[int], device: torch.device) -> Tensor:
+    """int64 [B]."""
+    return torch.tensor(positions, dtype=torch.int64, device=device)
 
 
 @dataclass(frozen=True)

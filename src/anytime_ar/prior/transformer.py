@@ -83,7 +83,7 @@ def _causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     # 8,192 positions in bfloat16 took 203 ms with it and 24 ms in these steps at T = 35, 183 and
     # 177 ms at T = 256, and 202 and 316 ms at T = 384.
     scores = q @ k.mT * q.shape[-1] ** -0.5  # [B, heads, T, T]
-    later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(diagonal=1)
+    later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(diagonal=1)
     return scores.masked_fill(later, -torch.inf).softmax(-1).to(v.dtype) @ v
 
 
@@ -219,7 +219,7 @@ class Prior(nn.Module):
         first = torch.searchsorted(self.tables, torch.arange(int(self.tables[-1]) + 1))
         vectors = vectors[first.to(vectors.device)].float()  # [tables, V, D]
         lengths = vectors.norm(dim=2)  # [tables, V]
-        rank = lengths.argsort(1).argsort(1) / (self.vocabulary - 1) * (steps - 1)
+        rank = lengths.argsort(1).argsort(1).float() / (self.vocabulary - 1) * (steps - 1)
         # A number for each of some lengths, which overlap, so that what follows may bend.
         near = (1 - (rank[..., None] - torch.arange(steps, device=rank.device)).abs()).clamp_min(0)
         directions = vectors / lengths[..., None].clamp_min(1e-6)

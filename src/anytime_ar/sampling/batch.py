@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from anytime_ar.ambient import defaults
+from anytime_ar.codes import check_codes
 from anytime_ar.errors import InputError
 from anytime_ar.prior import IS_SHADOW, NO_SHADOW, ChoiceConfig, Decoder, RowChoice
 
@@ -24,6 +26,7 @@ class DecodeBatch:
         capacity: how many rows there is room for.
     """
 
+    @defaults()
     def __init__(self, decoder: Decoder[Any], capacity: int) -> None:
         self.decoder, self.capacity = decoder, capacity
         self._rows = decoder.allocate(capacity)
@@ -38,6 +41,7 @@ class DecodeBatch:
         """How many more rows may join; guided ones count twice."""
         return self.capacity - len(self._owners)
 
+    @defaults()
     def join(
         self,
         noise: Tensor,
@@ -57,8 +61,9 @@ class DecodeBatch:
             An id for each row, by which it is asked for later.
 
         Raises:
-            InputError: there is no room.
+            InputError: there is no room, or labels or codes are not of this prior.
         """
+        self._check(labels, codes)
         n = len(noise)
         guided = labels is not None and choice.guided
         if n * (1 + guided) > self.room:
@@ -83,6 +88,15 @@ class DecodeBatch:
         if choice.varies:
             self._varying |= dict.fromkeys(ids, choice)
         return ids
+
+    def _check(self, labels: Tensor | None, codes: Tensor | None) -> None:
+        """Refuse what would be looked up beyond the end of a table."""
+        most = self.decoder.no_label
+        if labels is not None and not ((labels >= 0) & (labels <= most)).all():
+            raise InputError(f"labels {labels.tolist()} are not all in 0..{most}; pass such ones")
+        if codes is not None:
+            vocabulary = self.decoder.vocabulary
+            check_codes(codes, length=self.decoder.code_length, vocabulary=vocabulary)
 
     def _set_choice(self, row: int, choice: ChoiceConfig) -> None:
         """For the next code of a row."""
@@ -111,6 +125,7 @@ class DecodeBatch:
             self._set_choice(row, choice)
         self.decoder.step(self._rows, len(self._owners))
 
+    @defaults()
     def codes(self, ids: Sequence[int]) -> Tensor:
         """Codes so far of rows at the same position: int64 [n, k]."""
         slots = [self._slots[row] for row in ids]

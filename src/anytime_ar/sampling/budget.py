@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from anytime_ar.curve import Curve
 from anytime_ar.errors import InputError
+from anytime_ar.sampling.scalars import plain
 
 
 @runtime_checkable
@@ -39,6 +40,8 @@ class Budget:
     """At least this many codes, whatever the flag says; a deadline has to leave time for them."""
 
     def __post_init__(self) -> None:
+        for name in ("codes", "deadline_s", "quality", "min_codes"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
         for name, count in (("codes", self.codes), ("min_codes", self.min_codes)):
             if count is None:
                 continue

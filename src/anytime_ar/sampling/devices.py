@@ -17,6 +17,6 @@ def choose_device(name: str | torch.device) -> torch.device:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         return torch.device("cpu") if accelerator is None else accelerator
     try:
-        return torch.empty(0, device=name).device
+        return torch.empty(0, dtype=torch.float32, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"device {str(name)!r} is not there; pass cpu or auto") from error

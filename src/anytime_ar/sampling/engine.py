@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from anytime_ar.ambient import defaults, items_under_defaults
 from anytime_ar.curve import Curve
 from anytime_ar.errors import InputError
 from anytime_ar.kernel import load_kernel
@@ -59,6 +61,20 @@ class Moment:
     """To go on from here without doing anything again; only at the end of a draw."""
 
 
+class HasEngine(Protocol):
+    """A model."""
+
+    @property
+    def engine(self) -> Engine:
+        """What draws from it."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its weights."""
+        ...
+
+
 @dataclass
 class Engine:
     """Draws plans from a model, within budgets."""
@@ -69,14 +85,22 @@ class Engine:
     decode: Callable[[Tensor], Tensor]
     """Codes int64 [n, k] -> samples float32 [n, *sample_shape], complete when it returns."""
     curve: Curve | None
-    fingerprint: Callable[[], str]
-    """Of the model's weights."""
+    owner: HasEngine
+    """The model."""
     costs_path: Path
     clock: Callable[[], float] = time.perf_counter
     _book: CostBook = field(init=False)
 
     def __post_init__(self) -> None:
         self._book = CostBook(self.costs_path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy is that of a copy of the model: memory of the kernel is of this process."""
+        return attrgetter("engine"), (self.owner,)
+
+    def fingerprint(self) -> str:
+        """Of the model's weights."""
+        return self.owner.fingerprint
 
     def most_rows(self, plan: Plan) -> int:
         """How many rows of a plan are drawn together at most."""
@@ -173,6 +197,7 @@ class Engine:
         whole = budget.deadline_s is not None or budget.cancel is not None
         return len(plan) > self.most_rows(plan) and not whole
 
+    @defaults()
     def codes(self, plan: Plan, budget: Budget) -> Tensor:
         """Draw the codes alone, int64 [n, k], of any number of rows if `in_parts` allows it."""
         if not self.in_parts(plan, budget):
@@ -209,6 +234,7 @@ class Engine:
                 "pass at least that"
             )
 
+    @items_under_defaults
     def _run(
         self,
         plan: Plan,

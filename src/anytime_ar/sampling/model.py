@@ -6,21 +6,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from anytime_ar.ambient import defaults
 from anytime_ar.autoencoder import decode_for
 from anytime_ar.bundle import Bundle, fingerprint
 from anytime_ar.calibration import Calibration
-from anytime_ar.codes import check_codes
-from anytime_ar.curve import Curve
+from anytime_ar.codes import as_codes, check_codes
 from anytime_ar.errors import InputError
 from anytime_ar.files import cache_folder
 from anytime_ar.prior import Backend, NativeDecoder, Precision, PrecisionChoice, decoder_for
+from anytime_ar.samples import as_samples, check_samples
 from anytime_ar.sampling.budget import Budget
 from anytime_ar.sampling.costs import Costs
+from anytime_ar.sampling.described import Described
 from anytime_ar.sampling.devices import choose_device
 from anytime_ar.sampling.engine import NEVER, ROWS_AT_ONCE, Engine
 from anytime_ar.sampling.options import (
@@ -34,11 +37,14 @@ from anytime_ar.sampling.options import (
 from anytime_ar.sampling.plan import Label, Plan, label_numbers
 from anytime_ar.sampling.state import DrawState, Preview, draw_previews
 
+Codes = Tensor | NDArray[Any] | Sequence[Sequence[int]]
+"""int64 [B, k], or what becomes that."""
+
 LOGITS_AT_ONCE = 2**25
 """Logits that `nats` holds at a time."""
 
 
-class AnytimeModel:
+class AnytimeModel(Described):
     """An ordered autoencoder and its prior, ready to draw samples at any budget.
 
     Args:
@@ -50,6 +56,7 @@ class AnytimeModel:
         clock: gives seconds.
     """
 
+    @defaults()
     def __init__(
         self,
         bundle: Bundle,
@@ -69,31 +76,6 @@ class AnytimeModel:
         self._calibration = Calibration(self._costs_path.with_name("calibration.json"))
 
     @property
-    def code_length(self) -> int:
-        """L, the number of codes of a complete sample."""
-        return self.autoencoder.code_length
-
-    @property
-    def vocabulary(self) -> int:
-        """V, the number of entries that a code chooses from."""
-        return self.autoencoder.vocabulary
-
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """(C, H, W) of images, (C, T) of sounds."""
-        return self.autoencoder.sample_shape
-
-    @property
-    def sample_rate(self) -> int | None:
-        """Of sounds, in Hz; None for images."""
-        return self.bundle.card.data.sample_rate
-
-    @property
-    def labels(self) -> tuple[str, ...] | None:
-        """Names of the classes of a conditional model, by label; None: unconditional."""
-        return self.bundle.card.data.labels
-
-    @property
     def precision(self) -> Precision:
         """What weights are rounded to while drawing, chosen where `auto` was asked for."""
         return self._precision if self._precision != "auto" else self.engine.decoder.precision
@@ -103,36 +85,35 @@ class AnytimeModel:
         """What draws, chosen where `auto` was asked for."""
         return "native" if isinstance(self.engine.decoder, NativeDecoder) else "portable"
 
-    @property
-    def can_sample(self) -> bool:
-        """Whether there is a prior; an autoencoder alone encodes and decodes only."""
-        return self.prior is not None
-
-    @property
-    def curve(self) -> Curve | None:
-        """Measured quality against codes; None if the bundle was not evaluated."""
-        return self.bundle.curve
-
-    def encode(self, x: Tensor) -> Tensor:
+    @defaults()
+    def encode(self, x: Tensor | NDArray[Any]) -> Tensor:
         """Codes of samples: float [B, *sample_shape] in [-1, 1] -> int64 [B, L], coarse to fine.
 
         Raises:
-            InputError: the shape does not fit.
+            InputError: the shape does not fit, or a number is not finite.
         """
+        x = as_samples(x)
+        check_samples(x, self.sample_shape)
+        if not len(x):
+            return torch.empty(0, self.code_length, dtype=torch.int64, device=self.device)
         parts = [self.autoencoder.encode(part.to(self.device)) for part in x.split(ROWS_AT_ONCE)]
         return torch.cat(parts)
 
-    def decode(self, codes: Tensor) -> Tensor:
+    @defaults()
+    def decode(self, codes: Codes) -> Tensor:
         """Samples from any prefix of codes: int64 [B, k] -> float32 [B, *sample_shape] in [-1, 1].
 
         Raises:
             InputError: k is not in 1..L, or a code is outside 0..V-1.
         """
+        codes = as_codes(codes)
         check_codes(codes, length=self.code_length, vocabulary=self.vocabulary)
+        if not len(codes):
+            return torch.empty(0, *self.sample_shape, dtype=torch.float32, device=self.device)
         return torch.cat([self._decode(part.to(self.device)) for part in codes.split(ROWS_AT_ONCE)])
 
-    @torch.no_grad()
-    def nats(self, codes: Tensor, *, label: Label | Sequence[Label] | None = None) -> Tensor:
+    @defaults()
+    def nats(self, codes: Codes, *, label: Label | Sequence[Label] | None = None) -> Tensor:
         """What the prior pays for each code given those before it, -ln p: float32 [B, k].
 
         Args:
@@ -142,6 +123,7 @@ class AnytimeModel:
         Raises:
             InputError: the model has no prior, codes do not fit it, or a label is unknown.
         """
+        codes = as_codes(codes)
         check_codes(codes, length=self.code_length, vocabulary=self.vocabulary)
         if self.prior is None:
             raise InputError(f"model {self.bundle.card.name!r} has no prior to ask")
@@ -214,6 +196,7 @@ class AnytimeModel:
         pauses = pauses_of(previews, previews_per_s, self.code_length)
         return draw_previews(self.engine, plan, budget, pauses, begin=begin)
 
+    @defaults()
     def load_state(self, path: Path | str) -> DrawState:
         """A draw that was saved with `DrawState.save`, to be continued.
 
@@ -234,6 +217,7 @@ class AnytimeModel:
         """The shortest `deadline_s` that draws of n samples can be relied on to keep here."""
         return self._costs(n, guidance).deadline_s(min_codes)
 
+    @defaults()
     def plan(self, n: int = 1, **options: Unpack[DrawOptions]) -> tuple[Plan, Budget]:
         """The checked form of a draw: what its codes depend on, and when it ends.
 
@@ -255,6 +239,7 @@ class AnytimeModel:
         return plan, budget_of(options)
 
     @cached_property
+    @defaults()
     def engine(self) -> Engine:
         """What draws: the prior laid out for it, the decode loop and the cost model.
 
@@ -271,19 +256,28 @@ class AnytimeModel:
             decoder=decoder_for(self.prior, self._precision, self._backend, self._calibration),
             decode=self._decode_here,
             curve=self.curve,
-            fingerprint=lambda: self._fingerprint,
+            owner=self,
             costs_path=self._costs_path,
             clock=self._clock,
         )
 
     @cached_property
+    @defaults()
     def _decode(self) -> Callable[[Tensor], Tensor]:
         return decode_for(self.autoencoder, self._backend, self._calibration)
 
     @cached_property
-    def _fingerprint(self) -> str:
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights, in hexadecimal."""
         return fingerprint(self.bundle)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy needs, here or in another process, which makes the rest anew: memory of the
+        kernel is of this one."""
+        made = ("engine", "_decode")
+        return {name: value for name, value in vars(self).items() if name not in made}
+
+    @defaults()
     def _decode_here(self, codes: Tensor) -> Tensor:
         data = self._decode(codes.to(self.device))
         if self.device.type != "cpu":

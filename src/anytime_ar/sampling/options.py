@@ -11,6 +11,7 @@ from anytime_ar.prior import ChoiceConfig
 from anytime_ar.sampling.budget import Budget, CancelFlag
 from anytime_ar.sampling.draw import Pauses
 from anytime_ar.sampling.plan import Label
+from anytime_ar.sampling.scalars import plain, whole
 
 Along = float | Sequence[float]
 """A number, or several for places at equal distances from the first code to the last, with straight
@@ -93,7 +94,7 @@ def choice_of(options: Mapping[str, Any], usual: ChoiceConfig) -> ChoiceConfig:
     Raises:
         InputError: a number is out of range.
     """
-    given = {name: options[name] for name in _CHOICES if name in options}
+    given = {name: plain(options[name]) for name in _CHOICES if name in options}
     if not given:
         return usual
     return ChoiceConfig.parse(usual.model_dump() | given, origin="sample")
@@ -107,6 +108,7 @@ def pauses_of(
     Raises:
         InputError: a number of codes outside 1..L, a rate that is not positive, or both.
     """
+    previews, previews_per_s = plain(previews), plain(previews_per_s)
     if previews_per_s is not None:
         if previews is not None:
             raise InputError("previews and previews_per_s were given; pass one of them")
@@ -115,6 +117,7 @@ def pauses_of(
         return Pauses(every_s=1 / previews_per_s)
     if previews is None:
         return Pauses(range(1, code_length + 1))
+    previews = [whole("previews", codes) for codes in previews]
     wrong = [codes for codes in previews if not 1 <= codes <= code_length]
     if wrong:
         raise InputError(

@@ -7,9 +7,10 @@ is to be continued later, also on disk.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from anytime_ar.card import Card
 from anytime_ar.errors import InputError
 from anytime_ar.prior import ChoiceConfig
 from anytime_ar.sampling.noise import row_noise
+from anytime_ar.sampling.scalars import plain, whole
 
 Label = int | str
 
@@ -52,6 +54,7 @@ class Plan:
         Raises:
             InputError: a number is out of range, or a label is unknown.
         """
+        n, first = whole("n", n), whole("first", first)
         if n < 1:
             raise InputError(f"cannot draw {n} samples; pass n >= 1")
         if first < 0:
@@ -61,7 +64,7 @@ class Plan:
             raise InputError(
                 f"guidance {choice.guidance} was given, but this model has no labels; drop it"
             )
-        seed = secrets.randbits(64) if seed is None else seed
+        seed = secrets.randbits(64) if seed is None else whole("seed", seed)
         noise = row_noise(seed, range(first, first + n), 1 + code_length).numpy()
         unlabelled = names is None and label is None
         labels = None if unlabelled else _labels(card, label, noise[:, 0])
@@ -99,10 +102,13 @@ def label_numbers(card: Card, label: Label | Sequence[Label], n: int) -> Tensor:
     names = card.data.labels
     if names is None:
         raise InputError(f"label {label!r} was given, but this model has no labels; drop it")
-    asked = [label] * n if isinstance(label, int | str) else list(label)
+    given: Any = plain(label)
+    several = isinstance(given, Iterable) and not isinstance(given, str | bytes)
+    asked = list(given) if several else [given] * n
     if len(asked) != n:
         raise InputError(f"{len(asked)} labels were given for {n} samples; pass one, or {n}")
-    return torch.tensor([_label_number(one, names) for one in asked])
+    numbers = [_label_number(one, names) for one in asked]
+    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
 
 
 @lru_cache
@@ -110,7 +116,13 @@ def _cumulative(frequencies: tuple[float, ...]) -> np.ndarray:
     return np.cumsum(frequencies)
 
 
-def _label_number(label: Label, names: tuple[str, ...]) -> int:
+def _label_number(label: Any, names: tuple[str, ...]) -> int:
+    label = plain(label)
+    if not isinstance(label, int | str) or isinstance(label, bool):
+        raise InputError(
+            f"label {label!r} is a {type(label).__name__}; pass a whole number, as an int, or a "
+            "name"
+        )
     if isinstance(label, str) and label in names:
         return names.index(label)
     if isinstance(label, int) and 0 <= label < len(names):

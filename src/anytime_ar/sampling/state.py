@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
+import torch
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from anytime_ar.ambient import defaults
 from anytime_ar.codes import check_codes
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
@@ -27,7 +29,7 @@ from anytime_ar.files import write_bytes
 from anytime_ar.prior import ChoiceConfig, Precision
 from anytime_ar.sampling.budget import Budget
 from anytime_ar.sampling.draw import Pauses, Stop
-from anytime_ar.sampling.engine import NEVER, Engine, Live, Moment
+from anytime_ar.sampling.engine import NEVER, ROWS_AT_ONCE, Engine, Live, Moment
 from anytime_ar.sampling.noise import row_noise
 from anytime_ar.sampling.options import BudgetOptions, budget_of, check_names, pauses_of
 from anytime_ar.sampling.plan import Plan
@@ -70,6 +72,10 @@ class DrawState:
     def __init__(self, engine: Engine, plan: Plan, codes: Tensor, live: Live | None = None) -> None:
         self._engine, self._plan, self.codes, self._live = engine, plan, codes, live
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy needs, here or in another process: it goes on from its codes."""
+        return vars(self) | {"_live": None}
+
     @property
     def codes_drawn(self) -> int:
         """k."""
@@ -110,6 +116,7 @@ class DrawState:
             )
         return draw_previews(self._engine, self._plan, budget, pauses, begin=begin, state=self)
 
+    @defaults()
     def save(self, path: Path | str) -> None:
         """Write the state to a file, atomically; `AnytimeModel.load_state` reads it.
 
@@ -149,6 +156,7 @@ class DrawState:
             )
         codes, length = tensors["codes"], engine.decoder.code_length
         check_codes(codes, length=length, vocabulary=engine.decoder.vocabulary)
+        _check_rows(path, codes, tensors.get("labels"), engine.decoder.no_label)
         noise = row_noise(header.seed, range(header.first, header.first + len(codes)), 1 + length)
         plan = Plan(header.seed, header.first, tensors.get("labels"), header.choice, noise[:, 1:])
         return cls(engine, plan, codes)
@@ -175,6 +183,7 @@ def draw_previews(
     return (_preview(engine, plan, moment) for moment in moments)
 
 
+@defaults()
 def _preview(engine: Engine, plan: Plan, moment: Moment) -> Preview:
     assert moment.data is not None
     state = DrawState(engine, plan, moment.codes.clone(), moment.live)
@@ -194,7 +203,7 @@ class _Header(Config):
     precision: Precision
     """Of its products; another one rounds otherwise, and would draw other codes."""
     seed: int = Field(ge=0, lt=2**64)
-    first: int = Field(ge=0)
+    first: int = Field(ge=0, lt=2**63)
     choice: ChoiceConfig
 
 
@@ -210,7 +219,12 @@ def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
         raise InputError(f"{path} is no saved state, or is cut short; {hint}") from error
     if text is None or not {"codes"} <= tensors.keys() <= {"codes", "labels"}:
         raise InputError(f"{path} is no saved state; {hint}")
-    values: Any = json.loads(text)
+    try:
+        values: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no saved state: its header is no JSON; {hint}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} is no saved state: its header is no object; {hint}")
     if values.get("format_version") != FORMAT_VERSION:
         raise InputError(
             f"{path} has state format version {values.get('format_version')!r}, and this "
@@ -220,6 +234,22 @@ def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
     if header.sha256 != _sha256(tensors):
         raise InputError(f"{path} was altered: its SHA-256 is another; {hint}")
     return header, tensors
+
+
+def _check_rows(path: Path | str, codes: Tensor, labels: Tensor | None, no_label: int) -> None:
+    """Refuse a state that no draw of this model has."""
+    if len(codes) > ROWS_AT_ONCE:
+        raise InputError(
+            f"{path} has {len(codes)} samples, and states have at most {ROWS_AT_ONCE}; draw fewer"
+        )
+    if labels is None:
+        return
+    fits = labels.dtype == torch.int64 and labels.shape == codes.shape[:1]
+    if not fits or not ((labels >= 0) & (labels < no_label)).all():
+        raise InputError(
+            f"{path} has labels that are not int64 [{len(codes)}] in 0..{no_label - 1}; write it "
+            "again with `anytime sample --save_state`"
+        )
 
 
 def _sha256(tensors: dict[str, Tensor]) -> str:

@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from anytime_ar.ambient import items_under_defaults
 from anytime_ar.errors import InputError
 
 OVERLAP_SHARE = 8
@@ -78,6 +79,7 @@ class Windows:
         """W, the number of windows that cover a sound of so many samples, at least 1."""
         return max(1, math.ceil((samples - self.overlap) / self.hop))
 
+    @items_under_defaults
     def cut(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         """A sound in windows, a batch at a time; silence fills the last one.
 
@@ -88,7 +90,7 @@ class Windows:
             float32 [b, 1, T], 1 <= b <= `WINDOWS_AT_ONCE`.
         """
         covered = 0  # of what is held, by windows that were given before
-        held = torch.zeros(0)
+        held = torch.zeros(0, dtype=torch.float32, device="cpu")
         for block in blocks:
             held = torch.cat([held, block])
             while len(held) >= self.overlap + WINDOWS_AT_ONCE * self.hop:
@@ -103,6 +105,7 @@ class Windows:
         windows = held[: self.overlap + count * self.hop].unfold(0, self.length, self.hop)
         return windows[:, None].contiguous()  # [count, 1, T]; no longer one memory
 
+    @items_under_defaults
     def join(self, batches: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
         """The sound that windows make, without the silence that filled the last one.
 
@@ -113,7 +116,8 @@ class Windows:
         Yields:
             float32 [n], on the CPU.
         """
-        places = (torch.arange(self.overlap) + 0.5) / max(1, self.overlap)
+        places = torch.arange(self.overlap, dtype=torch.float32, device="cpu")
+        places = (places + 0.5) / max(1, self.overlap)
         fade = (1 - torch.cos(math.pi * places)) / 2  # [overlap], from 0 to 1
         ending: Tensor | None = None
         left = samples

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anytime_ar.codes import check_codes
 from anytime_ar.errors import InputError
+from anytime_ar.samples import check_samples
 from anytime_ar.serving.answers import timing, write_all
 from anytime_ar.serving.call import Call
 from anytime_ar.serving.jobs import Computed, Refused, Task
@@ -50,6 +51,7 @@ class Computing:
         """
         served = self._models.get(request.model)
         samples = await asyncio.to_thread(_read_all, served.media, request.samples)
+        check_samples(samples, served.model.sample_shape)  # here, where it is one client's mistake
         done = await self._compute("encode", served, samples, served.model.encode, call)
         return EncodeAnswer(
             model=served.name, codes=done.result.tolist(), timing=timing(done, call)
@@ -70,7 +72,7 @@ class Computing:
         wrong = [code for row in request.codes for code in row if not 0 <= code < highest]
         if wrong:
             raise InputError(f"codes: {wrong[0]} is no code of this model; pass 0..{highest - 1}")
-        codes = torch.tensor(request.codes)
+        codes = torch.tensor(request.codes, dtype=torch.int64, device="cpu")
         check_codes(codes, length=served.model.code_length, vocabulary=highest)
         done = await self._compute("decode", served, codes, served.model.decode, call)
         samples = await asyncio.to_thread(write_all, served.media, done.result, kind)

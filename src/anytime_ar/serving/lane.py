@@ -54,7 +54,8 @@ class Lane:
         length = self._engine.decoder.code_length
         for rows in sorted({min(rows, self.slots) for rows in _TIMED_ROWS}):
             plan = self.model.plan(rows, seed=0, guidance=1.0)[0]
-            codes = torch.zeros(rows, max(1, length - _TIMED_STEPS), dtype=torch.int64)
+            kept = max(1, length - _TIMED_STEPS)
+            codes = torch.zeros(rows, kept, dtype=torch.int64, device="cpu")
             for start in {0, codes.shape[1] if length > 1 else 0}:
                 for _ in range(_REPEATS):
                     batch = DecodeBatch(self._engine.decoder, rows)
@@ -67,7 +68,8 @@ class Lane:
                     decodes.append((rows, 0, self._decode(batch.codes(ids))[1]))
         # The first ones pay for what is set up once.
         self.costs = Costs(Shape.fit(_fastest(steps)), Shape.fit(_fastest(decodes)), self.slots)
-        nothing = torch.zeros(1, *self.model.sample_shape)
+        shape = self.model.sample_shape
+        nothing = torch.zeros(1, *shape, dtype=torch.float32, device="cpu")
         self.task_s = {
             "encode": self._timed(lambda: self.model.encode(nothing)),
             "decode": self.costs.decode_s(1),

@@ -195,6 +195,7 @@ class Trainer:
             wrapped, optimizer, max_norm=options.clip_norm, error_if_nonfinite=False
         )
         optimizer.step()
+        torch.clear_autocast_cache()  # of weights as they were, if a caller has set autocast
         if self.state.average is not None:
             self.state.average.update_parameters(self.state.module)
         return {name: torch.stack([losses[name] for losses in found]).mean() for name in found[0]}

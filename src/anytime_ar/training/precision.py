@@ -58,7 +58,11 @@ def mixed(device: str) -> Iterator[None]:
         torch.autocast(device, dtype=torch.bfloat16),
         _RoundedProducts() if emulated else nullcontext(),
     ):
-        yield
+        try:
+            yield
+        finally:
+            # PyTorch leaves that to the outermost autocast, which may be around the whole run.
+            torch.clear_autocast_cache()
 
 
 class _RoundedProducts(TorchFunctionMode):

@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 import yaml
 
+from anytime_ar.ambient import defaults
 from anytime_ar.bundle import Bundle, build, load_bundle, save_bundle
 from anytime_ar.card import Card, DataCard
 from anytime_ar.data import DataSplits, load_data
@@ -35,6 +36,7 @@ from anytime_ar.training.stages import AutoencoderStage, PriorStage
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
 
+@defaults(grad=True)
 def train(
     config: TrainConfig,
     folder: Path | str,
@@ -170,7 +172,7 @@ def _frequencies(data: DataSplits, count: int) -> tuple[float, ...]:
     for batch in data.train.batches(4096):
         assert batch.labels is not None
         totals += batch.labels.bincount(minlength=count)
-    return tuple((totals / totals.sum()).tolist())
+    return tuple((totals.float() / totals.sum()).tolist())
 
 
 def check_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:

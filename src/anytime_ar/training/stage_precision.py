@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from lightning_fabric.plugins import MixedPrecision
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from anytime_ar.training.config import TrainingPrecision
 from anytime_ar.training.precision import mixed
@@ -33,6 +35,14 @@ class StagePrecision(MixedPrecision):
 
     def convert_input(self, data: Any) -> Any:
         return super().convert_input(data) if self.in_bfloat16 else data
+
+    def convert_output(self, data: Any) -> Any:
+        # Fabric's own would convert to the default dtype of the process.
+        return tree_map_only(Tensor, _full, data)
+
+
+def _full(x: Tensor) -> Tensor:
+    return x.float() if x.is_floating_point() else x
 
 
 def use_precision(fabric: Fabric, precision: TrainingPrecision) -> None:

@@ -42,15 +42,16 @@ class FiniteScalarQuantizer(Quantizer):
         super().__init__()
         self.commitment = commitment
         counts = torch.tensor(levels)
-        half = (counts - 1) * (1 + _MARGIN) / 2
-        offset = torch.where(counts % 2 == 0, 0.5, 0.0)  # even counts have no middle value
+        # Whole numbers beside Python's floats would become the default dtype, whatever it is.
+        half = (counts - 1).float() * (1 + _MARGIN) / 2
+        offset = (counts % 2 == 0).float() / 2  # even counts have no middle value
         tables = {
             "levels": counts,
             "strides": torch.tensor([math.prod(levels[:d]) for d in range(len(levels))]),
             "scale": half,
             "offset": offset,
             "shift": torch.atanh(offset / half),
-            "reach": torch.atanh((counts / 2 - 1) / half) + BEYOND,
+            "reach": torch.atanh((counts.float() / 2 - 1) / half) + BEYOND,
         }
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
@@ -76,4 +77,4 @@ class FiniteScalarQuantizer(Quantizer):
     def lookup(self, codes: Tensor) -> Tensor:
         digits = codes[..., None] // self.strides % self.levels  # [B, k, D]
         half = self.levels // 2
-        return (digits - half) / half
+        return (digits - half).float() / half

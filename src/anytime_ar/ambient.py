@@ -1,0 +1,134 @@
+"""Computing as PyTorch does by default, whatever the caller of this library has set.
+
+The default dtype and the default device, inference mode, autocast and grad mode reach every
+operation of a thread, those of a library as well. A buffer that a kernel reads as float32 must not
+become bfloat16 because a notebook asked for that once, and a cache that is made in inference mode
+cannot be written to outside it. So what this library computes for callers runs in `defaults`.
+
+The default dtype belongs to the whole process, and other threads may rely on what was set. It is
+left alone: factory functions that are called in `defaults` get their dtype and device as arguments.
+
+A forked process has none of its parent's threads, and waits for them for ever where PyTorch shares
+out an operation, as OpenMP does not notice the fork. So it begins with one thread.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, ParamSpec, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+P = ParamSpec("P")
+ItemT = TypeVar("ItemT")
+
+_CPU = torch.device("cpu")
+_FLOATING = {
+    torch.empty,
+    torch.empty_permuted,
+    torch.empty_strided,
+    torch.eye,
+    torch.fft.fftfreq,
+    torch.fft.rfftfreq,
+    torch.bartlett_window,
+    torch.blackman_window,
+    torch.hamming_window,
+    torch.hann_window,
+    torch.kaiser_window,
+    torch.linspace,
+    torch.logspace,
+    torch.ones,
+    torch.rand,
+    torch.randn,
+    torch.scalar_tensor,
+    torch.zeros,
+}
+"""Factory functions whose numbers have the default dtype."""
+_BY_VALUE = {torch.arange, torch.as_tensor, torch.asarray, torch.full, torch.range, torch.tensor}
+"""Those whose numbers have it if the values are Python's floats."""
+_WHOLE = {torch.randint, torch.randperm, torch.tril_indices, torch.triu_indices}
+FACTORIES = _FLOATING | _BY_VALUE | _WHOLE
+"""Functions that make a tensor where none was."""
+
+
+class _Pinned(TorchFunctionMode):
+    """Factory functions make float32 numbers on the CPU where they are not told otherwise."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in FACTORIES:
+            return func(*args, **kwargs)
+        if kwargs.get("device") is None:
+            given = args[0] if args else None  # which as_tensor leaves where it is
+            kwargs = kwargs | {"device": given.device if isinstance(given, Tensor) else _CPU}
+        if kwargs.get("dtype") is None:
+            if func in _FLOATING:
+                kwargs = kwargs | {"dtype": torch.float32}
+            elif func in _BY_VALUE and not (args and hasattr(args[0], "dtype")):
+                made = func(*args, **kwargs)
+                if not made.is_floating_point():
+                    return made
+                kwargs = kwargs | {"dtype": torch.float32}
+        return func(*args, **kwargs)
+
+
+def _compute_alone() -> None:
+    if torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_compute_alone)
+
+
+@contextmanager
+def defaults(*, grad: bool = False) -> Iterator[None]:
+    """Compute without any of the modes that callers set for themselves; see the module.
+
+    Args:
+        grad: whether operations are recorded for gradients.
+    """
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        if torch.is_grad_enabled() != grad:
+            stack.enter_context(torch.set_grad_enabled(grad))
+        for kind in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_dtype() != torch.float32 or torch.get_default_device() != _CPU:
+            stack.enter_context(_Pinned())
+        yield
+
+
+def items_under_defaults(generator: Callable[P, Iterator[ItemT]]) -> Callable[P, Iterator[ItemT]]:
+    """Decorate a generator function to run in `defaults` from one item to the next: its caller has
+    its own modes in between."""
+
+    @functools.wraps(generator)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Iterator[ItemT]:
+        items = generator(*args, **kwargs)
+        end = object()
+        try:
+            while True:
+                with defaults():
+                    item = next(items, end)
+                if item is end:
+                    return
+                yield cast(ItemT, item)
+        finally:
+            with defaults():
+                items.close()  # type: ignore[attr-defined]  # of a generator
+
+    return run

@@ -1,0 +1,66 @@
+"""Checks of what is handed to the kernel, which reads and writes wherever it is told to."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from anytime_ar.errors import InputError
+from anytime_ar.kernel.compiling import BuildError
+from anytime_ar.kernel.loading import kernel
+
+_STRUCTURES = (
+    "Linear",
+    "Norm",
+    "Block",
+    "Prior",
+    "Choice",
+    "Rows",
+    "Residual",
+    "Stage",
+    "Decoder",
+)
+"""Those of layout.h, in the order of `anytime_sizes`."""
+
+
+def address(tensor: Tensor, dtype: torch.dtype, *shape: int) -> int:
+    """Return where the numbers of a tensor lie.
+
+    Args:
+        tensor: contiguous, on the CPU; it has to live as long as the kernel uses the address.
+        dtype: that the kernel takes the numbers for.
+        shape: likewise.
+
+    Raises:
+        InputError: the tensor is another one.
+    """
+    plain = tensor.device.type == "cpu" and tensor.layout == torch.strided
+    if not plain or tensor.dtype != dtype or tensor.shape != shape or not tensor.is_contiguous():
+        raise InputError(
+            f"the kernel takes contiguous {dtype} {list(shape)} on the CPU, got {tensor.dtype} "
+            f"{list(tensor.shape)} with strides {tensor.stride()} on {tensor.device}; "
+            "convert the tensor first"
+        )
+    return tensor.data_ptr()
+
+
+def check_structures(**mirrors: type[ctypes.Structure]) -> None:
+    """Compare the sizes of structures with those of the kernel.
+
+    Args:
+        mirrors: our structures by the names in layout.h.
+
+    Raises:
+        BuildError: one of them has another size.
+    """
+    sizes = (ctypes.c_int64 * len(_STRUCTURES))()
+    kernel().anytime_sizes(sizes)
+    theirs = dict(zip(_STRUCTURES, sizes, strict=True))
+    for name, mirror in mirrors.items():
+        if ctypes.sizeof(mirror) != theirs[name]:
+            raise BuildError(
+                f"{name} takes {theirs[name]} bytes in the kernel and {ctypes.sizeof(mirror)} "
+                "here; install anytime-ar again"
+            )

@@ -1,0 +1,89 @@
+"""The kernel gets the memory that it takes it for, or nothing."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from anytime_ar.errors import InputError
+from anytime_ar.kernel import BuildError, LinearMap, Weights, address, check_structures, load_kernel
+
+try:
+    load_kernel()
+except BuildError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(3, 4, dtype=torch.float64),
+        torch.zeros(3, 4, dtype=torch.bfloat16),
+        torch.zeros(4, 3),
+        torch.zeros(12),
+        torch.zeros(4, 3).T,
+        torch.zeros(3, 8)[:, ::2],
+        torch.zeros(1, 4).expand(3, 4),
+        torch.zeros(3, 4, device="meta"),
+        torch.zeros(3, 4).to_sparse(),
+    ],
+    ids=lambda tensor: f"{tensor.dtype} {tuple(tensor.shape)} {tensor.device} {tensor.layout}",
+)
+def test_other_memory_is_refused(tensor: Tensor) -> None:
+    with pytest.raises(InputError, match=r"the kernel takes contiguous torch.float32 \[3, 4\]"):
+        address(tensor, torch.float32, 3, 4)
+
+
+def test_what_fits_is_where_it_is() -> None:
+    tensor = torch.zeros(3, 4)
+    assert address(tensor, torch.float32, 3, 4) == tensor.data_ptr()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_weights_of_other_formats_are_converted(precision: str, dtype: torch.dtype) -> None:
+    weights = Weights(precision)  # type: ignore[arg-type]
+    found = weights.linear(torch.ones(5, 7, dtype=dtype), torch.arange(5).to(dtype))
+    bias = ctypes.cast(found.bias, ctypes.POINTER(ctypes.c_float))
+    assert [bias[i] for i in range(5)] == [0, 1, 2, 3, 4]
+
+
+def test_structures_of_another_size_are_refused() -> None:
+    check_structures(Linear=LinearMap)
+
+    class Short(ctypes.Structure):
+        _fields_ = LinearMap._fields_[:-1]
+
+    with pytest.raises(BuildError, match="Linear takes 48 bytes in the kernel and 40 here"):
+        check_structures(Linear=Short)
+
+
+MISUSE = """
+import torch
+from anytime_ar.errors import InputError
+from anytime_ar.prior import NativeDecoder, Prior, PriorConfig
+prior = Prior(PriorConfig(layers=1, width=16, heads=2), 4, 8).eval()
+decoder, other = NativeDecoder(prior), NativeDecoder(prior)
+full = decoder.allocate(2)
+full.positions[:2] = [4, 4]
+for misuse in (
+    lambda: decoder.step(other.allocate(2), 1),
+    lambda: decoder.step(decoder.allocate(2), 3),
+    lambda: decoder.step(full, 1),
+):
+    try:
+        misuse()
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_misuse_is_refused_without_assertions_too() -> None:
+    command = [sys.executable, "-O", "-W", "ignore", "-c", MISUSE]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == 3

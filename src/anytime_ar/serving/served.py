@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from anytime_ar.errors import InputError
@@ -78,11 +78,22 @@ class Models:
         """
         name = next(iter(self._served)) if name is None else name
         if name not in self._served:
-            raise Missing(
-                f"model {name!r} is not served here; choose one of {', '.join(self._served)}"
-            )
+            raise no_model(name, self._served)
         return self._served[name]
+
+    def formats(self, name: str | None) -> Sequence[str]:
+        """That samples of a model can be written in, the usual one first.
+
+        Raises:
+            Missing: there is no such model.
+        """
+        return self.get(name).media.formats
 
     def describe(self) -> ModelsAnswer:
         """For clients."""
         return ModelsAnswer(models=[served.describe() for served in self._served.values()])
+
+
+def no_model(name: str, served: Iterable[str]) -> Missing:
+    """What who asks for a model hears that is not served."""
+    return Missing(f"model {name!r} is not served here; choose one of {', '.join(served)}")

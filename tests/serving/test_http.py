@@ -291,6 +291,9 @@ def test_models_are_described(server: RealServer) -> None:
     assert [point["codes"] for point in image["curve"]] == list(range(1, L + 1))
     assert image["curve"][2]["quality"] == pytest.approx(1 / 3)
     assert slow["curve"] == []
+    here = [point["here_ms"] for point in image["curve"]]  # not the 1, 2, ... ms of the curve
+    assert 0 < here[0] < here[-1]
+    assert [point["ms"] for point in image["curve"]] == list(range(1, L + 1))
     assert image["slots"] == 32
 
 

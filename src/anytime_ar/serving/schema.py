@@ -219,6 +219,8 @@ class CurveAnswer(Answer):
     """Squared error of reconstructions."""
     ms: float | None
     """Of one sample by itself, on the machine that measured it."""
+    here_ms: float | None
+    """Of one sample by itself, on the server's machine, by what it has seen; null: nothing yet."""
 
 
 class ModelAnswer(Answer):

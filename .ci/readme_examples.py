@@ -1,17 +1,23 @@
-"""Run the README's examples: its ```bash and ```python blocks, in order, in one temporary folder.
+"""Run the examples of pages: their ```bash and ```python blocks, in order, in a folder for each.
 
 A later block may use the files of an earlier one. A block marked `no-run` in its info string is
-skipped. Ends non-zero if a block fails or hangs, or if there is none to run.
+skipped. One marked `background` is a server: what follows waits until it is ready at the address
+that it prints, and at the end of the page it is ended by SIGTERM. Ends non-zero if a block fails or
+hangs, or if there is none to run.
 """
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +26,7 @@ SECONDS = 600  # for one block
 _BLOCK = re.compile(
     r"^```(?P<language>bash|python)(?P<info>[^\n`]*)\n(?P<source>.*?)^```\s*$", re.M | re.S
 )
+_ADDRESS = re.compile(r" at http://([^\s/:]+):(\d+)")
 
 
 @dataclass(frozen=True)
@@ -27,52 +34,125 @@ class Example:
     line: int
     language: str
     source: str
+    background: bool
+
+
+class Failed(Exception):
+    """What an example did."""
 
 
 def examples(markdown: str) -> list[Example]:
     """The blocks to run, with the line on which each begins."""
     return [
-        Example(markdown.count("\n", 0, m.start()) + 1, m["language"], m["source"])
+        Example(
+            markdown.count("\n", 0, m.start()) + 1,
+            m["language"],
+            m["source"],
+            "background" in m["info"].split(),
+        )
         for m in _BLOCK.finditer(markdown)
         if "no-run" not in m["info"].split()
     ]
 
 
-def run(example: Example, folder: Path) -> int:
-    """The exit code of one block; its output goes where ours goes."""
+def _command(example: Example) -> list[str]:
     if example.language == "bash":
-        command = ["bash", "-euo", "pipefail", "-c", example.source]
-    else:
-        command = [sys.executable, "-c", example.source]
+        return ["bash", "-euo", "pipefail", "-c", example.source]
+    return [sys.executable, "-c", example.source]
+
+
+def _environment() -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "MPLBACKEND": "Agg"}
+    return {**os.environ, "PATH": path, "MPLBACKEND": "Agg"}
+
+
+def run(example: Example, folder: Path) -> None:
+    """Run one block; its output goes where ours goes."""
     try:
         done = subprocess.run(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, timeout=SECONDS
+            _command(example),
+            cwd=folder,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            timeout=SECONDS,
         )
-    except subprocess.TimeoutExpired:
-        print(f"not done after {SECONDS} s", flush=True)
-        return 1
-    return done.returncode
+    except subprocess.TimeoutExpired as error:
+        raise Failed(f"is not done after {SECONDS} s") from error
+    if done.returncode != 0:
+        raise Failed(f"failed with exit code {done.returncode}")
 
 
-def main(readme: Path) -> int:
-    found = examples(readme.read_text(encoding="utf-8"))
+@contextmanager
+def running(example: Example, folder: Path) -> Iterator[None]:
+    """Have a server run that prints its address."""
+    output = folder / f"output-of-line-{example.line}"
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            _command(example),
+            cwd=folder,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        until = time.monotonic() + SECONDS
+        while not _is_ready(output.read_text()):
+            if process.poll() is not None or time.monotonic() > until:
+                raise Failed(f"is not ready: {output.read_text()}")
+            time.sleep(0.1)
+        yield
+        os.killpg(process.pid, signal.SIGTERM)
+        if process.wait(SECONDS) not in (0, -signal.SIGTERM):  # bash may end before what it runs
+            raise Failed(f"ended with exit code {process.returncode}: {output.read_text()}")
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _is_ready(output: str) -> bool:
+    found = _ADDRESS.search(output)
+    if found is None:
+        return False
+    host = "127.0.0.1" if found[1] == "0.0.0.0" else found[1]
+    connection = http.client.HTTPConnection(host, int(found[2]), timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def main(page: Path) -> int:
+    found = examples(page.read_text(encoding="utf-8"))
     if not found:
-        print(f"{readme}: no examples to run")
+        print(f"{page}: no examples to run")
         return 1
     with tempfile.TemporaryDirectory() as folder:
-        for example in found:
-            print(f"--- {readme}:{example.line} ({example.language})\n{example.source}", flush=True)
-            start = time.perf_counter()
-            code = run(example, Path(folder))
-            if code != 0:
-                print(f"{readme}:{example.line}: this example failed with exit code {code}")
-                return 1
-            print(f"--- {time.perf_counter() - start:.1f} s", flush=True)
-    print(f"{readme}: {len(found)} examples ran")
+        example = found[0]
+        try:
+            with ExitStack() as servers:
+                for example in found:
+                    print(
+                        f"--- {page}:{example.line} ({example.language})\n{example.source}",
+                        flush=True,
+                    )
+                    start = time.perf_counter()
+                    if example.background:
+                        servers.enter_context(running(example, Path(folder)))
+                    else:
+                        run(example, Path(folder))
+                    print(f"--- {time.perf_counter() - start:.1f} s", flush=True)
+        except Failed as failed:
+            print(f"{page}:{example.line}: this example {failed}")
+            return 1
+    print(f"{page}: {len(found)} examples ran")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(max(main(Path(page)) for page in sys.argv[1:]))

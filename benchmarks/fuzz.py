@@ -4,8 +4,9 @@
     python benchmarks/fuzz.py http://127.0.0.1:8000 --pid $(pgrep -f "anytime serve")
 
 Half of the requests are made by schemathesis from the server's own OpenAPI document, valid and not;
-the others are bytes that are no HTTP, broken JSON, numbers that are none, wrong types, paths that
-climb, large headers and bodies, and connections that end in the middle. Wrong is: a 5xx other than
+the others are bytes that are no HTTP, broken JSON, numbers that are none, wrong types, pictures and
+sounds that are broken or bombs (`hostile_media`), paths that climb, names of other hosts, large
+headers and bodies, and connections that end in the middle. Wrong is: a 5xx other than
 503 and 504, an error of another form than ours, a traceback, no answer, and, with `--pid`, memory
 that grows.
 """
@@ -13,6 +14,7 @@ that grows.
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import itertools
 import json
@@ -26,6 +28,7 @@ from typing import Any
 
 import httpx
 import schemathesis
+from hostile_media import hostile
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as hypothesis_seed
 from hypothesis.errors import Unsatisfiable
@@ -235,23 +238,38 @@ def _by_hand(
     draw = random.Random(seed)
     bodies = _bodies(draw)
     host, port = url.removeprefix("http://").rstrip("/").split(":")
+    models = [model["name"] for model in client.get("/v1/models").json()["models"]]
     for i in range(requests):
         if i % 5 == 4:
             _raw(host, int(port), next(bodies), draw, report)
+        elif i % 5 == 3:
+            _encode(client, draw.choice(models), draw, report)
         else:
             method, path = draw.choice(METHODS[: 1 + 8 * (i % 3 == 0)]), draw.choice(PATHS)
             headers = {"Content-Type": draw.choice(("application/json", "text/plain", "nonsense"))}
             if i % 7 == 0:
                 headers["X-" + "y" * draw.randint(1, 50)] = "z" * draw.choice((10, 5_000, 30_000))
+            if i % 11 == 0:
+                headers["Host"] = draw.choice(("evil.example", "localhost", "x" * 300, "[", ""))
             response = client.request(method, path, content=next(bodies), headers=headers)
             text = _told(response) if method != "HEAD" else '{"error": {"code": 0, "message": 0}}'
             report.note(f"{method} {path[:60]}", response.status_code, text)
         progress(report.requests)
 
 
+def _encode(client: httpx.Client, model: str, draw: random.Random, report: Report) -> None:
+    """Pictures, sounds and arrays: they are read, or the client is told that they are not."""
+    files = [hostile(draw) for _ in range(draw.choice((1, 1, 1, 3)))]
+    body = {"model": model, "samples": [base64.b64encode(file).decode() for file in files]}
+    response = client.post("/v1/encode", json=body)
+    report.note(f"encode {files[0][:40]!r}", response.status_code, response.text)
+    if response.status_code not in {200, 422, *ALLOWED}:
+        report.complain(f"encode {files[0][:40]!r}: {response.status_code}")
+
+
 def _raw(host: str, port: int, body: bytes, draw: random.Random, report: Report) -> None:
     """What is hardly HTTP, or ends in the middle; the server may close, and must not stop."""
-    head = b"POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = b"POST /v1/samples HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     message = draw.choice(
         (
             draw.randbytes(300),

@@ -188,6 +188,29 @@ def test_the_readme_runner_finds_its_blocks() -> None:
     ]
 
 
+SERVER = """
+import http.server, sys
+class Ready(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+server = http.server.HTTPServer(("127.0.0.1", 0), Ready)
+open("port", "w").write(str(server.server_port))
+print(f"serving at http://127.0.0.1:{server.server_port}", flush=True)
+server.serve_forever()
+"""
+
+
+def test_the_readme_runner_keeps_servers_running_to_the_end_of_the_page(tmp_path: Path) -> None:
+    asks = "import urllib.request as u\nu.urlopen('http://127.0.0.1:' + open('port').read())\n"
+    done = run_readme(tmp_path, f"```python background{SERVER}```\n```python\n{asks}```\n")
+    assert done.returncode == 0, done.stdout
+    assert "2 examples ran" in done.stdout
+    done = run_readme(tmp_path, "```bash background\necho nothing\n```\n")
+    assert done.returncode == 1
+    assert "this example is not ready: nothing" in done.stdout
+
+
 def test_the_readme_runner_shares_one_folder(tmp_path: Path) -> None:
     done = run_readme(
         tmp_path,

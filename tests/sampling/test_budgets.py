@@ -262,8 +262,39 @@ def test_costs_of_another_hour_are_measured_again(tmp_path: Path) -> None:
 
     assert least_ms(0.010) == pytest.approx(25)
     assert least_ms(0.020) == pytest.approx(45)  # busy
-    assert least_ms(0.014) == pytest.approx(45)  # a little faster: kept ones are on the safe side
-    assert least_ms(0.010) == pytest.approx(25)  # quiet: the busy hour's refuse too much
+    assert least_ms(0.014) == pytest.approx(33)  # nobody has confirmed the busy hour's
+    assert least_ms(0.010) == pytest.approx(25)
+    for _ in range(3):
+        assert least_ms(0.0099) == pytest.approx(25, abs=1.1)  # as good as equal
+    assert least_ms(0.0075) == pytest.approx(25, abs=1.1)  # those are sure: on the safe side
+    assert least_ms(0.006) == pytest.approx(17)  # but not for ever
+
+
+def test_costs_of_another_day_are_measured_again(tmp_path: Path) -> None:
+    now = 1e9
+    path = tmp_path / "costs.json"
+
+    def book() -> CostBook:
+        return CostBook(path, now=lambda: now)
+
+    first = book()
+    first.costs("a").add(Costs([0.1], [0.2], [0.3]))
+    first.costs("a").confirmed = 2
+    first.save("a")
+    assert book().costs("a").known
+    assert book().costs("a").confirmed == 2
+    now += 20 * 3600
+    later = book()
+    later.costs("a")
+    later.save("a")  # they were used, and hold
+    now += 20 * 3600
+    assert book().costs("a").known
+    now += 30 * 3600
+    assert not book().costs("a").known
+    now = 1e9 - 3600  # the machine's clock was wrong
+    assert not book().costs("a").known
+    path.write_text('{"a": {"start_s": [1], "step_s": [1], "finish_s": [1]}}')
+    assert not book().costs("a").known  # nobody knows when
 
 
 def test_costs_of_another_model_are_not_used(tmp_path: Path) -> None:

@@ -137,9 +137,10 @@ def test_the_client_draws_refines_streams_encodes_and_decodes(
         np.testing.assert_allclose(
             client.decode(codes[:, :2]), model.decode(model.encode(expected.data)[:, :2]), atol=1e-6
         )
+        assert client.refine(drawn.id).codes_drawn == L  # it has all codes already
         client.stop(drawn.id)
         with pytest.raises(RequestFailed) as failed:
-            client.refine(drawn.id)
+            client.stop(drawn.id)
         assert failed.value.code == "not_found"
 
 

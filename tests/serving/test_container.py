@@ -28,7 +28,7 @@ from spoiled_server import HELD_S, Device
 
 from anytime_ar.cli.main import COMMANDS
 from anytime_ar.cli.parser import Parser, read_config
-from anytime_ar.serving.server import ServerConfig
+from anytime_ar.serving.config import ServerConfig
 from anytime_ar.serving.worker import STUCK_S
 
 ROOT = Path(__file__).parent.parent.parent

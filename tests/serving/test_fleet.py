@@ -23,6 +23,7 @@ from anytime_ar.fleet.relay import Lost, Relay
 from anytime_ar.fleet.replica import Replica
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.serving.call import Call
+from anytime_ar.serving.config import Service
 from anytime_ar.serving.draws import Conflict
 from anytime_ar.serving.jobs import Refused
 from anytime_ar.serving.occupancy import Occupancy
@@ -34,7 +35,7 @@ from anytime_ar.serving.schema import (
     SampleRequest,
 )
 from anytime_ar.serving.served import Missing
-from anytime_ar.serving.station import Service, Station
+from anytime_ar.serving.station import Station
 
 NAMES = ("a", "b")
 
@@ -249,9 +250,11 @@ def test_a_draw_goes_on_where_it_is_and_elsewhere_if_that_is_lost(
         rest = await fleet.refine(first.id)
         assert rest.codes == whole
         assert rest.id == first.id
-        assert await fleet.draws.stop(first.id, fleet.call()) is None  # forgotten
+        assert await fleet.draws.stop(first.id, fleet.call()) is None  # it had ended
         with pytest.raises(Missing):
-            await fleet.refine(first.id)
+            await fleet.draws.stop(first.id, fleet.call())
+        assert (await fleet.refine(first.id)).codes == whole  # the stop was a moment too late
+        assert await fleet.draws.stop(first.id, fleet.call()) is None
 
     play(alone, scene)
 
@@ -430,3 +433,20 @@ def test_draws_are_forgotten_after_a_while() -> None:
     holdings.begin("two", replace(held))
     holdings.end("two", kept=False)
     assert holdings.get("two") is None
+
+
+def test_what_ended_draws_take_is_bounded() -> None:
+    clock = Clock()
+    names = tuple("a" for _ in range(1024))
+    held = Held(SampleRequest(seed=1, label=names, n=1024), "me")
+    holdings = Holdings(10.0, clock, most_bytes=3 * held.nbytes)
+    for name in "abcde":
+        holdings.begin(name, replace(held))
+        holdings.end(name, kept=True)
+    assert [name for name in "abcde" if holdings.get(name)] == ["c", "d", "e"]
+    holdings.begin("d", replace(held))
+    holdings.drop("c")
+    for name in "fg":
+        holdings.begin(name, Held(None, "me"))
+        holdings.end(name, kept=True)
+    assert [name for name in "cdefg" if holdings.get(name)] == ["d", "e", "f", "g"]

@@ -19,11 +19,13 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
-from real_server import RealServer, events, wait_for
+from real_server import RealServer, events, events_of, wait_for
 from serving_fakes import LABELS, SLOW_L, L
 
+from anytime_ar.client import Client
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.serving.guard import MOST_HEADER_BYTES
+from anytime_ar.serving.negotiation import JSON
 
 
 def post(server: RealServer, path: str, body: Any, **headers: str) -> httpx.Response:
@@ -117,8 +119,24 @@ def test_one_sample_comes_as_bytes_where_its_type_is_accepted(server: RealServer
     assert response.headers["anytime-codes"] == f"{L}/{L}"
     assert response.headers["anytime-stop-reason"] == "complete"
     assert response.headers["anytime-seed"] == "1"
+    path = f"/v1/samples/{response.headers['anytime-id']}/refine"
+    again = post(server, path, {}, Accept="image/*")
+    assert (again.headers["content-type"], again.content) == ("image/png", response.content)
+
+
+def test_what_is_accepted_is_answered_or_refused(server: RealServer) -> None:
     several = post(server, "/v1/samples", {"n": 2}, Accept="image/png")
-    assert several.json()["n"] == 2
+    assert "a file holds one sample" in error(several, 406, "not_acceptable")["message"]
+    error(post(server, "/v1/samples", {}, Accept="audio/wav"), 406, "not_acceptable")
+    error(post(server, "/v1/samples", {"stream": True}, Accept=JSON), 406, "not_acceptable")
+    error(post(server, "/v1/decode", {"codes": [[1]]}, Accept="image/png"), 406, "not_acceptable")
+    streamed = post(server, "/v1/samples", {"n": 2}, Accept="text/event-stream")
+    assert streamed.headers["content-type"].startswith("text/event-stream")
+    found = events_of(streamed.content)
+    assert [name for name, _ in found] == ["preview"] * (L - 1) + ["done"]
+    path = f"/v1/samples/{found[0][1]['id']}/refine"
+    error(post(server, path, {}, Accept="image/png"), 406, "not_acceptable")
+    assert post(server, path, {}, Accept=JSON).json()["n"] == 2
 
 
 def test_every_answer_says_what_became_of_the_request(server: RealServer) -> None:
@@ -160,14 +178,44 @@ def test_a_draw_is_refined_until_it_is_forgotten(
     more = post(server, f"{path}/refine", {"codes": 7, "with_codes": True}).json()
     assert more["id"] == first["id"]
     assert more["codes"] == alone["image"].sample_codes(2, seed=8, codes=7).tolist()
-    less = error(post(server, f"{path}/refine", {"codes": 7}), 422, "invalid")
-    assert "this draw has 7 codes, and 7 were asked for" in less["message"]
+    same = post(server, f"{path}/refine", {"codes": 7, "with_codes": True}).json()
+    assert (same["codes"], same["samples"]) == (more["codes"], more["samples"])
+    assert same["stop_reason"] == "complete"
+    less = error(post(server, f"{path}/refine", {"codes": 6}), 422, "invalid")
+    assert "this draw has 7 codes, and 6 were asked for" in less["message"]
     with server.client() as client:
-        whole = client.post(f"{path}/refine")  # no body: all codes
-        assert whole.json()["codes_drawn"] == L
+        whole = client.post(f"{path}/refine").json()  # no body: all codes
+        again = client.post(f"{path}/refine").json()
+        assert whole["codes_drawn"] == again["codes_drawn"] == L
+        assert whole["samples"] == again["samples"]
+        with client.stream("POST", f"{path}/refine", json={"stream": True}) as response:
+            ((name, streamed),) = events(response)
+        assert (name, streamed["samples"]) == ("done", whole["samples"])
         assert client.delete(path).status_code == 204
         error(client.delete(path), 404, "not_found")
-        error(client.post(f"{path}/refine", json={}), 404, "not_found")
+
+
+def test_a_stop_a_moment_too_late_does_not_forget_the_draw(server: RealServer) -> None:
+    body = {"n": 2, "seed": 8, "codes": 3, "stream": True, "id": "stopped-too-late"}
+    with server.client() as client:
+        with client.stream("POST", "/v1/samples", json=body) as response:
+            assert events(response)[-1][0] == "done"
+        assert client.delete("/v1/samples/stopped-too-late").status_code == 204
+        more = client.post("/v1/samples/stopped-too-late/refine", json={"codes": 5})
+        assert (more.status_code, more.json()["codes_drawn"]) == (200, 5)
+        assert client.delete("/v1/samples/stopped-too-late").status_code == 204
+        anew = client.post("/v1/samples", json={"id": "stopped-too-late", "codes": 2})
+        assert (anew.status_code, anew.json()["codes_drawn"]) == (200, 2)
+
+
+@pytest.mark.parametrize(
+    "name", ["unknown-one", "x", "a" * 100, "what.is.it", "%E2%98%83%E2%98%83"]
+)
+def test_a_draw_that_is_not_there_is_not_found(server: RealServer, name: str) -> None:
+    with server.client() as client:
+        told = error(client.delete(f"/v1/samples/{name}"), 404, "not_found")
+        assert "there is no draw" in told["message"]
+        error(client.post(f"/v1/samples/{name}/refine", json={}), 404, "not_found")
 
 
 def test_a_draw_under_way_is_stopped_from_elsewhere(server: RealServer) -> None:
@@ -198,7 +246,7 @@ def test_work_ends_when_the_client_leaves(server: RealServer, stream: bool) -> N
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as raw:
         raw.sendall(
-            b"POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /v1/samples HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%s" % (len(body), body.encode())
         )
         wait_for(lambda: slow_rows(server) > 0, "the draw")
@@ -243,6 +291,9 @@ def test_models_are_described(server: RealServer) -> None:
     assert [point["codes"] for point in image["curve"]] == list(range(1, L + 1))
     assert image["curve"][2]["quality"] == pytest.approx(1 / 3)
     assert slow["curve"] == []
+    here = [point["here_ms"] for point in image["curve"]]  # not the 1, 2, ... ms of the curve
+    assert 0 < here[0] < here[-1]
+    assert [point["ms"] for point in image["curve"]] == list(range(1, L + 1))
     assert image["slots"] == 32
 
 
@@ -303,6 +354,35 @@ def test_errors_are_short_and_repeat_nothing(server: RealServer) -> None:
     assert "8 is no code of this model" in error(response, 422, "invalid")["message"]
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/livez", "/readyz", "/metrics", "/v1/models", "/v1/load", "/", "/page/page.js", "/nothing"],
+)
+def test_head_is_get_without_its_body(server: RealServer, path: str) -> None:
+    with server.client() as client:
+        got, head = client.get(path), client.head(path)
+        assert (head.status_code, head.content) == (got.status_code, b"")
+        for name in ("content-type", "etag", "content-security-policy"):
+            assert head.headers.get(name) == got.headers.get(name)
+        assert int(head.headers["content-length"]) > 0
+        error_of_post = client.head("/v1/samples")
+        assert (error_of_post.status_code, error_of_post.content) == (405, b"")
+
+
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain"])
+def test_a_body_that_is_not_called_json_is_told_the_header(
+    server: RealServer, kind: str | None
+) -> None:
+    headers = {} if kind is None else {"Content-Type": kind}
+    with server.client() as client:
+        for path in ("/v1/samples", "/v1/encode", "/v1/decode", "/v1/samples/aaaaaaaa/refine"):
+            told = error(client.post(path, content=b'{"n": 1}', headers=headers), 415, "invalid")
+            assert "send the header Content-Type: application/json" in told["message"]
+            assert (kind or "no Content-Type") in told["message"]
+        headers["Content-Type"] = "application/vnd.api+json; charset=utf-8"
+        assert client.post("/v1/samples", content=b'{"n": 1}', headers=headers).status_code == 200
+
+
 def test_figures_for_operators(server: RealServer) -> None:
     sample(server, codes=2)
     with server.client() as client:
@@ -341,7 +421,9 @@ def test_the_page_is_whole_by_itself(server: RealServer) -> None:
 
 def test_keys_open_everything_but_the_probes(models: dict[str, Path], tmp_path: Path) -> None:
     keys = tmp_path / "keys"
-    keys.write_text("# who, and by what\nada s3cret\nbob 0ther\n", encoding="utf-8")
+    keys.write_text(
+        "# who, and by what\nada s3cret\nbob 0ther\nzoë schlüssel-鍵\n", encoding="utf-8"
+    )
     real = RealServer(
         str(models["image"]), options=("--api-key-file", str(keys)), logs=tmp_path / "log"
     ).ready()
@@ -362,6 +444,8 @@ def test_keys_open_everything_but_the_probes(models: dict[str, Path], tmp_path: 
         bob = {"Authorization": "Bearer 0ther"}
         foreign = client.post(f"/v1/samples/{drawn['id']}/refine", json={}, headers=bob)
         error(foreign, 404, "not_found")
+    with Client(real.url, key="schlüssel-鍵") as theirs:
+        assert theirs.sample(codes=2).codes_drawn == 2
     assert "ada" in real.lines("client")
     assert "s3cret" not in real.logs.read_text(encoding="utf-8")
     assert real.terminate() == 0

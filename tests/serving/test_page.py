@@ -58,6 +58,7 @@ def page(browser: Browser, server: RealServer, request: pytest.FixtureRequest) -
     page.on("request", watch)
     page.goto(server.url)
     expect(page.get_by_label("Model").locator("option")).to_have_count(4)
+    drawn(page, L, L)  # something, at once
     yield page
     page.close()
     assert [line for line in said if not REFUSAL.search(line)] == []
@@ -65,6 +66,32 @@ def page(browser: Browser, server: RealServer, request: pytest.FixtureRequest) -
 
 def drawn(page: Page, codes: int, length: int) -> None:
     expect(page.get_by_role("status")).to_contain_text(f"{codes} of {length} codes in")
+
+
+def test_it_opens_with_samples_and_the_times_of_this_machine(page: Page) -> None:
+    expect(page.locator("#samples img")).to_have_count(16)
+    told = page.locator("#curve-told").inner_text()
+    assert re.fullmatch(
+        rf"At {L} codes: 100 % of full quality, \S+ m?s for one sample here\.", told
+    )
+    expect(page.locator("#curve")).to_contain_text("time here, up to")
+
+
+def test_nothing_lately_is_an_empty_bar(page: Page) -> None:
+    expect(page.locator("#granted-told")).to_have_text("nothing lately")
+    assert page.locator("#granted").evaluate("meter => meter.value") == 0
+    page.get_by_role("button", name="Draw").click()
+    expect(page.locator("#granted-told")).to_have_text("100 %")
+    assert page.locator("#granted").evaluate("meter => meter.value") == 1
+
+
+def test_codes_are_counted_while_they_come(page: Page) -> None:
+    page.get_by_role("button", name="Draw").click()
+    progress = page.locator("#progress")
+    expect(progress).to_have_text(re.compile(rf"code [1-9] of {L}"))
+    expect(page.get_by_role("status")).to_have_text("Drawing:")
+    drawn(page, L, L)
+    expect(progress).to_have_text("")
 
 
 def test_samples_sharpen_stop_and_are_refined(page: Page) -> None:

@@ -18,16 +18,11 @@ from anytime_ar.cli.options import add_device, add_precision, add_threads, use_t
 from anytime_ar.cli.parser import Parser, read_config
 from anytime_ar.errors import InputError, MissingExtraError
 from anytime_ar.fleet.sources import Source, load_all
+from anytime_ar.serving.config import ServerConfig
 from anytime_ar.threads import available_cpus, check_threads
 
 
 def add_arguments(parser: Parser) -> None:
-    try:
-        from anytime_ar.serving.server import ServerConfig
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"serving needs {error.name}; install it: pip install 'anytime-ar[serve]'"
-        ) from error
     parser.add_argument("models", nargs="+", help="shipped name, folder, or Hub id; or NAME=WHICH")
     parser.add_class_arguments(ServerConfig, as_group=False)
     parser.add_argument("--api_key_file", type=Path | None, help="lines of NAME KEY")
@@ -43,9 +38,14 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    from anytime_ar.serving.guard import key_digest
-    from anytime_ar.serving.logs import log_event, log_to_stderr
-    from anytime_ar.serving.server import ServerConfig, serve
+    try:
+        from anytime_ar.serving.guard import key_digest
+        from anytime_ar.serving.logs import log_event, log_to_stderr
+        from anytime_ar.serving.server import serve
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"serving needs {error.name}; install it: pip install 'anytime-ar[serve]'"
+        ) from error
 
     check_threads(arguments.threads)
     if arguments.replicas is not None and arguments.engine is None:
@@ -99,7 +99,7 @@ def _sources(arguments: Namespace) -> list[Source]:
 def _keys(path: Path) -> list[tuple[str, str]]:
     """Names and keys of a file; lines that are empty or begin with # are left out."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}; pass a text file") from error
     pairs = []

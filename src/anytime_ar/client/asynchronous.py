@@ -6,15 +6,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import httpx
 import numpy as np
 import numpy.typing as npt
 
 from anytime_ar.client import protocol
 from anytime_ar.client.protocol import Ask, Call, Drawn, Encoded, Events, Reply, Sampled
 from anytime_ar.client.synchronous import reply_of
+
+if TYPE_CHECKING:
+    import httpx
 
 
 class AsyncClient:
@@ -26,6 +28,9 @@ class AsyncClient:
         transport: of httpx; None: the network.
         clock: gives seconds.
         sleep: waits some.
+
+    Raises:
+        MissingExtraError: httpx is not installed.
     """
 
     def __init__(
@@ -37,8 +42,9 @@ class AsyncClient:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        self._http = httpx.AsyncClient(
+        headers = {} if key is None else {b"Authorization": f"Bearer {key}".encode()}
+        self._library = protocol.require_httpx()
+        self._http = self._library.AsyncClient(
             base_url=url, headers=headers, transport=transport, timeout=None
         )
         self._clock, self._sleep = clock, sleep
@@ -130,7 +136,7 @@ class AsyncClient:
             response = await self._http.request(
                 ask.method, ask.path, json=ask.body, timeout=ask.timeout_s
             )
-        except httpx.TransportError as error:
+        except self._library.TransportError as error:
             return Reply(0, f"{self._http.base_url}: {error or type(error).__name__}")
         return reply_of(response)
 
@@ -144,6 +150,6 @@ class AsyncClient:
                 async for line in response.aiter_lines():
                     for item in events.take(line):
                         yield item
-        except httpx.TransportError as error:
+        except self._library.TransportError as error:
             raise protocol.failure(Reply(0, str(error))) from error
         events.end()

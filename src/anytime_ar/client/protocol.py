@@ -11,12 +11,13 @@ import io
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from anytime_ar.errors import AnytimeError, InputError
+from anytime_ar.errors import AnytimeError, InputError, MissingExtraError
 
 RETRIED = frozenset({502, 503})
 """HTTP statuses after which another try may help."""
@@ -24,6 +25,21 @@ _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
 _MARGIN_S = 0.01
 """Kept for the way of the answer."""
+
+
+def require_httpx() -> ModuleType:
+    """Import what carries requests; the client can be imported without it, and made only with it.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import httpx
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"the client needs {error.name}; install it: pip install 'anytime-ar[client]'"
+        ) from None
+    return httpx
 
 
 class RequestFailed(AnytimeError):

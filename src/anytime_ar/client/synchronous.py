@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import httpx
 import numpy as np
 import numpy.typing as npt
 
 from anytime_ar.client import protocol
 from anytime_ar.client.protocol import Ask, Call, Drawn, Encoded, Events, Reply, Sampled
+
+if TYPE_CHECKING:
+    import httpx
 
 
 class Client:
@@ -24,6 +26,9 @@ class Client:
         transport: of httpx; None: the network.
         clock: gives seconds.
         sleep: waits some.
+
+    Raises:
+        MissingExtraError: httpx is not installed.
     """
 
     def __init__(
@@ -35,8 +40,11 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        self._http = httpx.Client(base_url=url, headers=headers, transport=transport, timeout=None)
+        headers = {} if key is None else {b"Authorization": f"Bearer {key}".encode()}
+        self._library = protocol.require_httpx()
+        self._http = self._library.Client(
+            base_url=url, headers=headers, transport=transport, timeout=None
+        )
         self._clock, self._sleep = clock, sleep
 
     def __enter__(self) -> Self:
@@ -142,7 +150,7 @@ class Client:
             response = self._http.request(
                 ask.method, ask.path, json=ask.body, timeout=ask.timeout_s
             )
-        except httpx.TransportError as error:
+        except self._library.TransportError as error:
             return Reply(0, f"{self._http.base_url}: {error or type(error).__name__}")
         return reply_of(response)
 
@@ -155,7 +163,7 @@ class Client:
                     raise protocol.failure(reply_of(response))
                 for line in response.iter_lines():
                     yield from events.take(line)
-        except httpx.TransportError as error:
+        except self._library.TransportError as error:
             raise protocol.failure(Reply(0, str(error))) from error
         events.end()
 

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from anytime_ar.fleet.front import FleetComputing, FleetDraws, FleetModels
 from anytime_ar.fleet.relay import Crew, Relay
 from anytime_ar.serving.app import build_app
+from anytime_ar.serving.config import Service
 from anytime_ar.serving.guard import App, Guard, Receive, Scope, Send
+from anytime_ar.serving.hosts import Hosts
 from anytime_ar.serving.lag import Lag
 from anytime_ar.serving.logs import log_event
 from anytime_ar.serving.schema import ModelsAnswer
-from anytime_ar.serving.station import Service
 from anytime_ar.serving.watch import Watch
 
 _POLL_S = 0.02
@@ -26,6 +27,7 @@ class Door:
         crew: reaches replicas.
         service: that they give.
         keys: names of clients by `key_digest` of their keys; None: everyone may come.
+        hosts: names that are answered to.
         clock: gives seconds.
     """
 
@@ -34,9 +36,11 @@ class Door:
         crew: Crew,
         service: Service,
         keys: Mapping[bytes, str] | None,
+        hosts: Hosts,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._crew, self._service, self._keys, self._clock = crew, service, keys, clock
+        self._crew, self._service, self._clock = crew, service, clock
+        self._keys, self._hosts = keys, hosts
         self._app: App | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,7 +79,14 @@ class Door:
         )
         app = build_app(FleetModels(answer), draws, FleetComputing(relay), watch)
         lag = Lag(self._clock)
-        self._app = Guard(app, keys=self._keys, clock=self._clock, lag=lag, observe=watch.observe)
+        self._app = Guard(
+            app,
+            keys=self._keys,
+            hosts=self._hosts,
+            clock=self._clock,
+            lag=lag,
+            observe=watch.observe,
+        )
         return [asyncio.ensure_future(work) for work in (lag.watch(), relay.watch())]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from anytime_ar.fleet.held import Held, Holdings
 from anytime_ar.fleet.messages import Mistake, Told
 from anytime_ar.fleet.relay import Lost, Relay
 from anytime_ar.serving.call import Call
+from anytime_ar.serving.config import Service
 from anytime_ar.serving.draws import SEED_BITS, Conflict, no_draw, under_way
 from anytime_ar.serving.jobs import Refused
 from anytime_ar.serving.logs import log_event
@@ -26,7 +27,7 @@ from anytime_ar.serving.schema import (
     SampleAnswer,
     SampleRequest,
 )
-from anytime_ar.serving.station import Service
+from anytime_ar.serving.served import no_model
 
 _AGAIN_S = 0.01
 
@@ -44,6 +45,14 @@ class FleetModels:
     def describe(self) -> ModelsAnswer:
         """For clients."""
         return self._answer
+
+    def formats(self, name: str | None) -> Sequence[str]:
+        """See `anytime_ar.serving.served.Models.formats`."""
+        formats = {model.name: model.formats for model in self._answer.models}
+        name = next(iter(formats)) if name is None else name
+        if name not in formats:
+            raise no_model(name, formats)
+        return formats[name]
 
 
 class FleetDraws:

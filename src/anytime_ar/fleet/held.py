@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 from anytime_ar.serving.schema import SampleRequest
 
-_MOST = 100_000
-"""Draws that are remembered."""
+MOST_BYTES = 2**27
+"""What draws that have ended take, about."""
+_APIECE = 4096
+_A_LABEL = 256
+"""Bytes of one that a request names, at most."""
 
 
 @dataclass(eq=False)
@@ -24,6 +27,12 @@ class Held:
     until: float | None = None
     """When it is forgotten; None: it is under way."""
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes, at most."""
+        labels = None if self.request is None else self.request.label
+        return _APIECE + _A_LABEL * (len(labels) if isinstance(labels, tuple) else 0)
+
 
 class Holdings:
     """Draws that are under way, and those that have ended a while ago; of too many, the oldest go
@@ -32,10 +41,14 @@ class Holdings:
     Args:
         seconds: for which those that have ended are remembered.
         clock: gives seconds.
+        most_bytes: what those take together.
     """
 
-    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
-        self._seconds, self._clock = seconds, clock
+    def __init__(
+        self, seconds: float, clock: Callable[[], float], most_bytes: int = MOST_BYTES
+    ) -> None:
+        self._seconds, self._clock, self._most_bytes = seconds, clock, most_bytes
+        self._bytes = 0  # of those that have ended
         self._underway: dict[str, Held] = {}
         self._ended: OrderedDict[str, Held] = OrderedDict()
 
@@ -49,9 +62,9 @@ class Holdings:
         now = self._clock()
         while self._ended:
             oldest = next(iter(self._ended.values()))
-            if len(self._ended) <= _MOST and (oldest.until or 0.0) > now:
+            if self._bytes <= self._most_bytes and (oldest.until or 0.0) > now:
                 break
-            self._ended.popitem(last=False)
+            self._bytes -= self._ended.popitem(last=False)[1].nbytes
         return self._underway.get(name) or self._ended.get(name)
 
     def is_underway(self, name: str) -> bool:
@@ -60,7 +73,7 @@ class Holdings:
 
     def begin(self, name: str, held: Held) -> None:
         """A draw is begun, or gone on with."""
-        self._ended.pop(name, None)
+        self.drop(name)
         held.until = None
         self._underway[name] = held
 
@@ -70,7 +83,9 @@ class Holdings:
         if kept:
             held.until = self._clock() + self._seconds
             self._ended[name] = held
+            self._bytes += held.nbytes
 
     def drop(self, name: str) -> None:
         """Forget one that has ended."""
-        self._ended.pop(name, None)
+        if name in self._ended:
+            self._bytes -= self._ended.pop(name).nbytes

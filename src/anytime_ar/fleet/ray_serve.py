@@ -21,9 +21,11 @@ from anytime_ar.fleet.relay import Lost
 from anytime_ar.fleet.replica import Replica
 from anytime_ar.fleet.roster import running_replicas
 from anytime_ar.fleet.sources import Source, load_all
+from anytime_ar.serving.config import Service
+from anytime_ar.serving.hosts import Hosts
 from anytime_ar.serving.logs import log_to_stderr
 from anytime_ar.serving.server import SWITCH_S
-from anytime_ar.serving.station import Service, Station
+from anytime_ar.serving.station import Station
 
 APP = "anytime"
 _ENGINE = "engine"
@@ -127,6 +129,7 @@ def application(
     sources: Sequence[Source],
     service: Service,
     keys: Mapping[bytes, str] | None,
+    hosts: Hosts,
     *,
     replicas: int,
     threads: int,
@@ -138,6 +141,7 @@ def application(
         sources: of the models, the usual one first.
         service: that they give.
         keys: names of clients by `key_digest` of their keys; None: everyone may come.
+        hosts: names that are answered to.
         replicas: how many there are.
         threads: cores of each.
         grace_s: how long one may take to end.
@@ -159,7 +163,8 @@ def application(
 
     def build() -> Door:
         log_to_stderr()
-        return Door(RayCrew(serve.get_deployment_handle(_ENGINE, app_name=APP)), service, keys)
+        crew = RayCrew(serve.get_deployment_handle(_ENGINE, app_name=APP))
+        return Door(crew, service, keys, hosts)
 
     @serve.ingress(build)
     class Front:

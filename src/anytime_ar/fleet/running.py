@@ -17,8 +17,10 @@ from anytime_ar.ray_cluster import (
     connected,
     require_ray,
 )
+from anytime_ar.serving.config import ServerConfig
+from anytime_ar.serving.hosts import Hosts
 from anytime_ar.serving.logs import log_event
-from anytime_ar.serving.server import DRAW_SHARE, ServerConfig, listen, url_of
+from anytime_ar.serving.server import DRAW_SHARE, listen, url_of
 
 _POLL_S = 0.1
 
@@ -46,10 +48,11 @@ def serve_fleet(
         listening: told the address, once requests are taken there.
 
     Raises:
-        InputError: the cluster has not the cores or the GPUs, or the address cannot be listened
-            at.
+        InputError: the cluster has not the cores or the GPUs, the address cannot be listened at, or
+            a name of a host is none.
     """
     check_workers_device(sources[0].device)
+    hosts = Hosts.of(config.host, config.allowed_names)
     with listen(config.host, config.port) as sock:  # Ray Serve would not say that it cannot
         port, url = sock.getsockname()[1], url_of(sock)
     ended = threading.Event()
@@ -62,7 +65,9 @@ def serve_fleet(
         placed = [replace(source, device=device) for source in sources]
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:
-            _serve(placed, config, port, replicas, threads, keys, ended, lambda: listening(url))
+            _serve(
+                placed, config, port, replicas, threads, keys, hosts, ended, lambda: listening(url)
+            )
         finally:
             _leave(ray.serve)
     log_event("ended")
@@ -75,6 +80,7 @@ def _serve(
     replicas: int,
     threads: int,
     keys: Mapping[bytes, str] | None,
+    hosts: Hosts,
     ended: threading.Event,
     listening: Callable[[], None],
 ) -> None:
@@ -88,7 +94,13 @@ def _serve(
     )
     front = serve.run(
         application(
-            sources, config, keys, replicas=replicas, threads=threads, grace_s=config.grace_s
+            sources,
+            config,
+            keys,
+            hosts,
+            replicas=replicas,
+            threads=threads,
+            grace_s=config.grace_s,
         ),
         name=APP,
     )

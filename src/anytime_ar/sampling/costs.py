@@ -11,12 +11,13 @@ from __future__ import annotations
 import bisect
 import json
 import math
+import time
 import warnings
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from pydantic import NonNegativeFloat, ValidationError
+from pydantic import NonNegativeFloat, NonNegativeInt, ValidationError
 
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
@@ -26,9 +27,12 @@ _WINDOW = 256
 """Observations kept of each kind."""
 _LATEST = 2
 """Steps of a draw that say how fast it is going now."""
-_SLOWER, _FASTER = 1.25, 1.6
+_SLOWER, _FASTER = 1.25, (1.1, 1.6)
 """Beyond these, times of an earlier process no longer hold. Too short a time makes draws late, so
-less is needed to drop one; too long a time costs codes, and refuses deadlines it could keep."""
+less is needed to drop one; too long a time costs codes, and refuses deadlines it could keep. How
+much faster it may go now depends on how often those times were confirmed: never, or always."""
+_HELD_S = 86_400.0
+"""Times that are older are measured again."""
 _SAFETY = 2.5
 """How many spreads to keep clear of a deadline."""
 
@@ -77,6 +81,9 @@ class _Record(Config):
     start_s: tuple[NonNegativeFloat, ...]
     step_s: tuple[NonNegativeFloat, ...]
     finish_s: tuple[NonNegativeFloat, ...]
+    confirmed: NonNegativeInt = 0
+    at: NonNegativeFloat = 0.0
+    """When it was written, in seconds since 1970."""
 
 
 class Costs:
@@ -89,8 +96,12 @@ class Costs:
         start_s: Iterable[float] = (),
         step_s: Iterable[float] = (),
         finish_s: Iterable[float] = (),
+        confirmed: int = 0,
     ) -> None:
         self.start, self.step, self.finish = Times(start_s), Times(step_s), Times(finish_s)
+        self.confirmed = confirmed
+        """How many processes found that these times hold, beside the one that began with them: they
+        may have been measured in a moment in which the machine had much else to do."""
         self.warm = False
         """Whether this process has drawn at this size before."""
 
@@ -105,7 +116,7 @@ class Costs:
 
     def clear(self) -> None:
         """Forget all observations."""
-        self.start, self.step, self.finish = Times(), Times(), Times()
+        self.start, self.step, self.finish, self.confirmed = Times(), Times(), Times(), 0
 
     def add(self, other: Costs) -> None:
         """Take over all observations of another one."""
@@ -114,9 +125,12 @@ class Costs:
                 own.add(seconds)
 
     def agrees_with(self, other: Costs) -> bool:
-        """Whether steps and finishes take no longer than others did, nor far less."""
+        """Whether steps and finishes take no longer than others did, nor much less: the less, the
+        more often those were confirmed."""
+        unsure, sure = _FASTER
+        faster = sure - (sure - unsure) / (1 + other.confirmed)
         return all(
-            old.quantile(0.5) / _FASTER <= own.quantile(0.5) <= _SLOWER * old.quantile(0.5)
+            old.quantile(0.5) / faster <= own.quantile(0.5) <= _SLOWER * old.quantile(0.5)
             for own, old in zip(self._all[1:], other._all[1:], strict=True)
         )
 
@@ -199,23 +213,28 @@ class CostBook:
 
     Args:
         path: JSON; a file that does not read as a cost book is replaced at the next `save`.
+        now: seconds since 1970.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
+        self._path, self._now = path, now
         self._costs: dict[str, Costs] = {}
 
     def costs(self, key: str) -> Costs:
-        """Costs under a key, those of an earlier process to begin with."""
+        """Costs under a key, those of an earlier process to begin with unless they are old."""
         if key not in self._costs:
             record = self._read().get(key)
-            self._costs[key] = Costs(**record.model_dump()) if record else Costs()
+            if record is None or not 0 <= self._now() - record.at <= _HELD_S:
+                self._costs[key] = Costs()
+            else:
+                self._costs[key] = Costs(**record.model_dump(exclude={"at"}))
         return self._costs[key]
 
     def save(self, key: str) -> None:
         """Put one entry into the file, beside what other processes have put there."""
         records = self._read()
-        records[key] = _Record(**self._costs[key].record())
+        costs = self._costs[key]
+        records[key] = _Record(**costs.record(), confirmed=costs.confirmed, at=self._now())
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self._path, {k: record.model_dump() for k, record in records.items()})

@@ -114,11 +114,12 @@ class Engine:
         if costs.warm:
             return costs
         trial = self._trial(make_plan, _TRIAL_DRAWS if costs.known else _WARM_UP_DRAWS)
-        if costs.known and not trial.agrees_with(costs):
+        if costs.known and trial.agrees_with(costs):
+            costs.confirmed += 1
+        elif costs.known:
             trial = self._trial(make_plan, _WARM_UP_DRAWS)  # the machine is not what it was
             costs.clear()
-        if not costs.known:
-            costs.add(trial)
+        costs.add(trial)
         costs.warm = True
         self._book.save(self._key(plan))
         return costs

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import APIRouter, Body, FastAPI, Path, Request
@@ -12,53 +13,31 @@ from fastapi.sse import format_sse_event
 from starlette.responses import Response, StreamingResponse
 
 from anytime_ar.serving.call import Call
+from anytime_ar.serving.draws import no_draw
 from anytime_ar.serving.failures import answer_failures, error_body
 from anytime_ar.serving.guard import MOST_BODY_BYTES
 from anytime_ar.serving.jobs import Refused
 from anytime_ar.serving.media import MEDIA_TYPES
+from anytime_ar.serving.negotiation import EVENTS, agree, check_json, check_single
+from anytime_ar.serving.openapi import DRAWN, describe, errors
 from anytime_ar.serving.page import page_routes
 from anytime_ar.serving.schema import (
+    ID_PATTERN,
     DecodeAnswer,
     DecodeRequest,
     Drawn,
     EncodeAnswer,
     EncodeRequest,
-    ErrorAnswer,
     ModelsAnswer,
     RefineRequest,
     SampleAnswer,
-    SampleId,
     SampleRequest,
 )
 from anytime_ar.serving.watch import Watch, watch_routes
 
 _KEEP_ALIVE_S = 15.0
 _T = TypeVar("_T")
-
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorAnswer, "description": what}
-    for status, what in {
-        401: "The server wants a key, and this is none of them.",
-        404: "There is no such model, or no such draw (any more).",
-        409: "The id is taken, the draw is under way, or it was stopped before its first code.",
-        413: "The body is too large.",
-        422: "The request is wrong, or cannot be met by this model.",
-        431: "The headers are too large.",
-        503: "Not even the least fits now, the server is going down, or the model is broken.",
-        504: "The deadline passed before there were as many codes as the request needs.",
-    }.items()
-}
-_DRAWN: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "Samples: as JSON; as the bytes of one, with its figures in headers, where "
-        "`Accept` names its media type; or as server-sent events `preview`, `done` and `error`, "
-        "where `stream` is true.",
-        "content": {
-            "text/event-stream": {},
-            **{kind: {} for kind in MEDIA_TYPES.values()},
-        },
-    }
-}
+DrawId = Annotated[str, Path(description="Of the draw, as its answer or its previews tell it.")]
 
 
 class Catalogue(Protocol):
@@ -66,6 +45,9 @@ class Catalogue(Protocol):
 
     def describe(self) -> ModelsAnswer:
         """For clients."""
+
+    def formats(self, name: str | None) -> Sequence[str]:
+        """That samples of a model can be written in, the usual one first."""
 
 
 class Drawing(Protocol):
@@ -104,12 +86,14 @@ def build_app(models: Catalogue, draws: Drawing, computing: Coding, watch: Watch
         title="anytime-ar",
         version="1",
         description="Samples that can be cut off after any number of codes.",
+        generate_unique_id_function=lambda route: route.name,
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
         max_body_size=MOST_BODY_BYTES,  # of those that do not say their size at first
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     answer_failures(app)
+    describe(app)
     app.include_router(_routes(models, draws, computing))
     app.include_router(watch_routes(watch))
     app.include_router(page_routes())
@@ -117,56 +101,86 @@ def build_app(models: Catalogue, draws: Drawing, computing: Coding, watch: Watch
 
 
 def _routes(models: Catalogue, draws: Drawing, computing: Coding) -> APIRouter:
-    routes = APIRouter(prefix="/v1", responses=_ERRORS)
+    routes = APIRouter(prefix="/v1")
+    drawing_errors = errors(404, 406, 409, 413, 415, 422, 503, 504)
+    coding_errors = errors(404, 406, 413, 415, 422, 503, 504)
 
-    @routes.post("/samples", response_model=SampleAnswer, responses=_DRAWN)
-    async def sample(request: Request, body: SampleRequest) -> Response:
+    @routes.post(
+        "/samples",
+        response_model=SampleAnswer,
+        responses={**drawing_errors, **DRAWN},
+        tags=["samples"],
+    )
+    async def draw_samples(request: Request, body: SampleRequest) -> Response:
         """Draw samples, with as many codes as deadline and load allow."""
-        wanted = _wanted_media(request)
-        if wanted is not None and body.format is None:
-            body = body.model_copy(update={"format": wanted})
+        formats = models.formats(body.model)
+        body, as_bytes = agree(_accept(request), body, formats, body.n)
         drawing = draws.sample(body, _call(request))
-        return await _answer(request, drawing, stream=body.stream, as_bytes=wanted is not None)
+        return await _answer(request, drawing, stream=body.stream, as_bytes=as_bytes)
 
-    @routes.post("/samples/{id}/refine", response_model=SampleAnswer, responses=_DRAWN)
-    async def refine(
+    @routes.post(
+        "/samples/{id}/refine",
+        response_model=SampleAnswer,
+        responses={**drawing_errors, **DRAWN},
+        tags=["samples"],
+    )
+    async def refine_samples(
         request: Request,
-        id: SampleId,
+        id: DrawId,
         body: Annotated[RefineRequest, Body()] = RefineRequest(),  # noqa: B008 - it is frozen
     ) -> Response:
         """Go on with a draw that has ended; its samples sharpen."""
-        wanted = _wanted_media(request)
-        if wanted is not None and body.format is None:
-            body = body.model_copy(update={"format": wanted})
-        drawing = draws.refine(id, body, _call(request))
-        return await _answer(request, drawing, stream=body.stream, as_bytes=wanted is not None)
+        body, as_bytes = agree(_accept(request), body, [*MEDIA_TYPES], None)
+        drawing = draws.refine(_well_formed(id), body, _call(request))
+        if as_bytes:
+            check_single(_call(request).n)
+        return await _answer(request, drawing, stream=body.stream, as_bytes=as_bytes)
 
     @routes.delete(
         "/samples/{id}",
         response_model=SampleAnswer,
-        responses={204: {"description": "It had ended, and is forgotten."}},
+        responses={
+            **errors(404, 406, 409, 422, 503, 504),
+            204: {"description": "It had ended. It is forgotten soon, unless it is gone on with."},
+        },
+        tags=["samples"],
     )
-    async def stop(request: Request, id: Annotated[SampleId, Path()]) -> Response:
-        """Stop a draw and return what it has; forget one that has ended."""
-        answer = await draws.stop(id, _call(request))
+    async def stop_samples(request: Request, id: DrawId) -> Response:
+        """Stop a draw and return what it has; let go one that has ended."""
+        check_json(_accept(request))
+        answer = await draws.stop(_well_formed(id), _call(request))
         return Response(status_code=204) if answer is None else _json(answer)
 
-    @routes.post("/encode", response_model=EncodeAnswer)
+    @routes.post("/encode", response_model=EncodeAnswer, responses=coding_errors, tags=["codes"])
     async def encode(request: Request, body: EncodeRequest) -> Response:
         """Turn samples into codes, coarse to fine."""
+        check_json(_accept(request))
         return _json(await _unless_left(request, computing.encode(body, _call(request))))
 
-    @routes.post("/decode", response_model=DecodeAnswer)
+    @routes.post("/decode", response_model=DecodeAnswer, responses=coding_errors, tags=["codes"])
     async def decode(request: Request, body: DecodeRequest) -> Response:
         """Turn codes, or any prefix of them, into samples."""
+        check_json(_accept(request))
         return _json(await _unless_left(request, computing.decode(body, _call(request))))
 
-    @routes.get("/models")
-    async def list_models() -> ModelsAnswer:
+    @routes.get("/models", responses=errors(406), tags=["server"])
+    async def list_models(request: Request) -> ModelsAnswer:
         """What is served: shapes, labels, and measured quality against codes."""
+        check_json(_accept(request))
         return models.describe()
 
     return routes
+
+
+def _accept(request: Request) -> str:
+    return ",".join(request.headers.getlist("accept"))
+
+
+def _well_formed(id: str) -> str:
+    """The id of a draw; one that none can have is not looked for."""
+    if not re.fullmatch(ID_PATTERN, id):
+        raise no_draw(id)
+    return id
 
 
 def _call(request: Request) -> Call:
@@ -178,12 +192,6 @@ def _json(answer: Any) -> Response:
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
-def _wanted_media(request: Request) -> str | None:
-    """The format whose media type the client accepts by name."""
-    accepted = [part.split(";")[0].strip() for part in request.headers.get("accept", "").split(",")]
-    return next((name for name, kind in MEDIA_TYPES.items() if kind in accepted), None)
-
-
 async def _answer(
     request: Request, drawing: AsyncGenerator[Drawn], *, stream: bool, as_bytes: bool
 ) -> Response:
@@ -191,11 +199,12 @@ async def _answer(
         first = await _unless_left(request, anext(drawing))  # a refusal is still an HTTP status
         return StreamingResponse(
             _events(first, drawing, _call(request)),
-            media_type="text/event-stream",
+            media_type=EVENTS,
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
     answer = await _unless_left(request, _last(drawing))
-    if as_bytes and answer.n == 1:
+    if as_bytes:
+        check_single(answer.n)
         return _bytes(answer)
     return _json(answer)
 

@@ -165,6 +165,12 @@ class Costs:
         model_s = rows * (more * each_s + past * self._step.past_s) * self.steps.mean
         return model_s + rows * more * self._around_s / comfort
 
+    def sample_s(self, places: int, codes: int) -> float:
+        """What one sample in some rows takes by itself, with some codes and decoded."""
+        past = places * codes * (codes - 1) / 2  # summed over the steps
+        steps_s = codes * self._step.seconds(places) + past * self._step.past_s
+        return steps_s * self.steps.mean + codes * self._around_s + self.decode_work_s(1)
+
     @property
     def _decoding(self) -> Drift:
         """What is known of decodes: if none was seen yet, that the machine is as slow as for

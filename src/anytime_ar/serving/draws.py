@@ -96,7 +96,7 @@ class Draws:
         _check_room(served, request.n, request.guidance)
         plan, _ = served.model.plan(request.n, seed=seed, first=request.first, **options)
         name = request.id or secrets.token_urlsafe(12)
-        if self._keeper.get(name) is not None:
+        if self._keeper.has(name):
             raise Conflict(f"id {name!r} is taken; choose another one, or none")
         return self._start(name, served, plan, None, request, call)
 
@@ -115,7 +115,9 @@ class Draws:
         return self._start(name, served, kept.plan, kept.codes.long(), request, call)
 
     async def stop(self, name: str, call: Call) -> SampleAnswer | None:
-        """Stop a draw and return what it has. One that has ended is forgotten: None.
+        """Stop a draw and return what it has. One that has ended is let go: None. A little later it
+        is forgotten, unless it is gone on with: the client may have meant to stop it, a moment too
+        late.
 
         Raises:
             Missing: there is none.
@@ -126,9 +128,9 @@ class Draws:
             self._worker.cancel(underway.draw)
             return await asyncio.shield(underway.ended)
         kept = self._keeper.get(name)
-        if kept is None or kept.client != call.client:
+        if kept is None or kept.client != call.client or not self._keeper.has(name):
             raise no_draw(name)
-        self._keeper.drop(name)
+        self._keeper.let_go(name)
         return None
 
     def _start(
@@ -226,10 +228,10 @@ def _floor_and_cap(served: Served, limits: Limits, drawn: int) -> tuple[int, int
         floor = max(floor, codes_for(limits.min_quality, served.model.curve))
     budget = Budget(codes=limits.codes, quality=limits.quality, min_codes=floor)
     cap = served.model.engine.limit(budget).codes
-    if cap <= drawn:
+    if cap < drawn:
         raise InputError(
-            f"this draw has {drawn} codes, and {cap} were asked for; ask for more, or decode its "
-            "first ones"
+            f"this draw has {drawn} codes, and {cap} were asked for; ask for as many or more, or "
+            f"decode its first {cap}"
         )
     return max(floor, drawn), cap
 
@@ -241,4 +243,4 @@ def under_way(name: str) -> Conflict:
 
 def no_draw(name: str) -> Missing:
     """What who asks for a draw hears that there is not."""
-    return Missing(f"there is no draw {name!r} (any more); draws are kept for a while only")
+    return Missing(f"there is no draw {name[:64]!r} (any more); draws are kept for a while only")

@@ -16,6 +16,7 @@ from anytime_ar.errors import InputError
 from anytime_ar.serving.call import Call
 from anytime_ar.serving.draws import Conflict
 from anytime_ar.serving.jobs import Reason, Refused
+from anytime_ar.serving.negotiation import NotAcceptable
 from anytime_ar.serving.schema import ErrorAnswer, ErrorBody, ErrorCode
 from anytime_ar.serving.served import Missing
 
@@ -91,12 +92,24 @@ def answer_failures(app: FastAPI) -> None:
             status, code = 404, "not_found"
         elif isinstance(error, Conflict):
             status, code = 409, "conflict"
+        elif isinstance(error, NotAcceptable):
+            status, code = 406, "not_acceptable"
         noted(request, code)
         return error_response(status, code, str(error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         noted(request, "invalid")
+        if any(one["loc"] == ("body",) and one["type"] != "missing" for one in error.errors()):
+            kind = request.headers.get("content-type", "")[:_LONGEST]
+            if not _is_json(kind):
+                came = f"has Content-Type {kind!r}" if kind else "has no Content-Type"
+                return error_response(
+                    415,
+                    "invalid",
+                    f"the body is not read as JSON, as the request {came}; send the header "
+                    "Content-Type: application/json",
+                )
         # What came is not repeated: it can be anything, and of any size.
         details = [
             {
@@ -119,3 +132,9 @@ def answer_failures(app: FastAPI) -> None:
         noted(request, "internal")
         _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return error_response(500, "internal", "the server has a fault; its log says which")
+
+
+def _is_json(kind: str) -> bool:
+    """Whether bodies of a media type are read as JSON, as FastAPI does it."""
+    major, _, minor = kind.partition(";")[0].strip().lower().partition("/")
+    return major == "application" and (minor == "json" or minor.endswith("+json"))

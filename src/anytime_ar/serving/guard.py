@@ -1,4 +1,7 @@
-"""What every request passes first: its arrival is noted, its key checked, its headers measured."""
+"""What every request passes first: its arrival is noted, its host and its key checked, its headers
+measured.
+
+HEAD is answered here as well, for all paths at once: as GET, without the body."""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from starlette.responses import Response
 
 from anytime_ar.serving.call import Call
 from anytime_ar.serving.failures import error_response
+from anytime_ar.serving.hosts import Hosts
 from anytime_ar.serving.lag import Lag
 
 Scope = MutableMapping[str, Any]
@@ -26,6 +30,7 @@ MOST_BODY_BYTES = 64 * 2**20
 OPEN_PATHS = ("/livez", "/readyz")
 """That need no key: whoever restarts the server, or sends requests its way, has none. They tell yes
 or no and nothing else."""
+_NOT_SPOKEN = 1003
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="anytime-ar", charset="UTF-8"'}
 
 
@@ -35,6 +40,7 @@ class Guard:
     Args:
         app: behind it.
         keys: names of clients by the SHA-256 of their keys; None: everyone may come.
+        hosts: names that are answered to.
         clock: the server's.
         lag: of the thread in which all this is done.
         observe: told of every request that has been answered: its path's scope and its status.
@@ -45,34 +51,44 @@ class Guard:
         app: App,
         *,
         keys: Mapping[bytes, str] | None,
+        hosts: Hosts,
         clock: Callable[[], float],
         lag: Lag,
         observe: Observe,
     ) -> None:
-        self._app, self._keys, self._clock = app, keys, clock
+        self._app, self._keys, self._hosts, self._clock = app, keys, hosts, clock
         self._lag, self._observe = lag, observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # no path speaks anything else
+            await receive()
+            await send({"type": "websocket.close", "code": _NOT_SPOKEN})
             return
         arrival = self._clock() - self._lag.seconds  # it has waited to be read
         call = Call(self._clock, arrival, client=(scope.get("client") or ("?",))[0])
         scope.setdefault("state", {})["call"] = call
         status = 499  # the client left before there was an answer
+        method = scope["method"]
+        # A copy: the server that calls us still has to know that the method is HEAD.
+        inner = {**scope, "method": "GET" if method == "HEAD" else method}
 
         async def noting_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif method == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         try:
             refusal = self._refusal(scope, call)
-            await (refusal or self._app)(scope, receive, noting_send)
+            await (refusal or self._app)(inner, receive, noting_send)
         finally:
-            self._observe(call, scope, status)
+            self._observe(call, {**inner, "method": method}, status)
 
     def _refusal(self, scope: Scope, call: Call) -> Response | None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
@@ -81,6 +97,15 @@ class Guard:
             return error_response(
                 431, "too_large", f"headers take more than {MOST_HEADER_BYTES} bytes; send fewer"
             )
+        for header, value in headers:
+            if header == b"host" and not self._hosts.answers_to(value.decode("latin-1")):
+                call.error = "wrong_host"
+                return error_response(
+                    421,
+                    "wrong_host",
+                    "this server does not answer to the name in the header Host; if it should, "
+                    "start it with --allowed-hosts NAME",
+                )
         if self._lag.too_long and scope["method"] == "POST":
             call.error = "overloaded"
             return error_response(
@@ -107,17 +132,26 @@ class Guard:
         return None
 
 
-def key_digest(key: str) -> bytes:
-    """By which a key is looked up: equal time for all that are wrong."""
-    return hashlib.sha256(key.encode()).digest()
+def key_digest(key: str | bytes) -> bytes:
+    """By which a key is looked up: equal time for all that are wrong. Text is taken as UTF-8."""
+    return hashlib.sha256(key.encode() if isinstance(key, str) else key).digest()
 
 
 def _digest(authorization: bytes) -> bytes:
-    """Of the key in a header: `Bearer KEY`, or from a browser `Basic` with the key as password."""
-    scheme, _, value = authorization.decode("latin-1").partition(" ")
-    if scheme.lower() == "basic":
+    """Of the key in a header: `Bearer KEY`, or from a browser `Basic` with the key as password.
+
+    The key is bytes, in UTF-8; some clients write headers in Latin-1, which is hardly ever valid
+    UTF-8 as well.
+    """
+    scheme, _, value = authorization.partition(b" ")
+    if scheme.lower() == b"basic":
         try:
-            value = base64.b64decode(value, validate=True).decode().partition(":")[2]
-        except (binascii.Error, ValueError):
-            value = ""
-    return key_digest(value.strip())
+            value = base64.b64decode(value, validate=True).partition(b":")[2]
+        except binascii.Error:
+            value = b""
+    value = value.strip()
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return key_digest(value.decode("latin-1"))
+    return key_digest(value)

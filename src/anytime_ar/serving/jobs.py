@@ -64,6 +64,11 @@ class Look:
     data: Tensor
     """float32 [n, *sample_shape] in [-1, 1]."""
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes."""
+        return self.codes.nbytes + self.data.nbytes
+
 
 @dataclass(frozen=True)
 class Done:

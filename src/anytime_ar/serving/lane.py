@@ -45,6 +45,7 @@ class Lane:
         """That the model has taken for steps and decodes."""
         self.costs = Costs(Shape(1e-3, 0, 0), Shape(1e-3, 0, 0), self.slots)
         """Anything, until they are measured."""
+        self.measured = False
         self.task_s = {"encode": 1e-3, "decode": 1e-3}
         """Seconds a sample of what else clients ask for, likewise."""
 
@@ -74,6 +75,7 @@ class Lane:
             "encode": self._timed(lambda: self.model.encode(nothing)),
             "decode": self.costs.decode_s(1),
         }
+        self.measured = True
 
     @property
     def rows(self) -> int:

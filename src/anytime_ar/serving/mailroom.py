@@ -4,9 +4,45 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from weakref import WeakSet
 
-from anytime_ar.serving.jobs import Event, Listener
+from anytime_ar.serving.jobs import Event, Listener, Look
+
+MOST_BYTES = 2**26
+"""What looks take together that nobody has fetched yet: a client that reads slowly misses some."""
+
+
+class Box(asyncio.Queue[Event]):
+    """A queue for one job. Of looks that are not fetched the oldest are dropped, except the last
+    one: whoever is behind wants to see what there is now.
+
+    Args:
+        room: bytes that its looks may take.
+    """
+
+    def __init__(self, room: Callable[[], int]) -> None:
+        super().__init__()
+        self._room = room
+        self._looks = self._bytes = 0
+        self._ended = False
+
+    def _put(self, event: Event) -> None:
+        if not isinstance(event, Look):
+            self._ended = True
+        elif self._ended:  # nothing comes after the end
+            return
+        else:
+            self._looks, self._bytes = self._looks + 1, self._bytes + event.nbytes
+        super()._put(event)
+        while self._looks > 1 and self._bytes > self._room():
+            self._get()
+
+    def _get(self) -> Event:
+        event = super()._get()
+        if isinstance(event, Look):
+            self._looks, self._bytes = self._looks - 1, self._bytes - event.nbytes
+        return event
 
 
 class Mailroom:
@@ -15,17 +51,18 @@ class Mailroom:
 
     Args:
         loop: of the thread in which the queues are read.
+        most_bytes: of looks that wait in all queues together, about.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._mail: deque[tuple[asyncio.Queue[Event], Event]] = deque()
+    def __init__(self, loop: asyncio.AbstractEventLoop, most_bytes: int = MOST_BYTES) -> None:
+        self._loop, self._most_bytes = loop, most_bytes
+        self._mail: deque[tuple[Box, Event]] = deque()
         self._called = False
-        self._boxes: WeakSet[asyncio.Queue[Event]] = WeakSet()
+        self._boxes: WeakSet[Box] = WeakSet()
 
-    def box(self) -> tuple[asyncio.Queue[Event], Listener]:
+    def box(self) -> tuple[Box, Listener]:
         """A queue, and what puts events into it from another thread."""
-        queue: asyncio.Queue[Event] = asyncio.Queue()
+        queue = Box(lambda: self._most_bytes // max(1, len(self._boxes)))
         self._boxes.add(queue)
 
         def post(event: Event) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 
 from anytime_ar.data.batch import to_float
 from anytime_ar.data.pixels import read_pixels
 from anytime_ar.data.sample_files import picture_files, sound_files
-from anytime_ar.data.sounds import decode_sound, peak_gain
+from anytime_ar.data.sounds import decode_blocks, peak_gain
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel
 
@@ -25,6 +28,8 @@ MEDIA_TYPES: dict[str, str] = {
     "wav": "audio/wav",
     "npy": "application/x-npy",
 }
+_READ_AS = ("PNG", "WEBP", "JPEG", "GIF", "BMP")
+"""What pictures of clients may be, in Pillow's words: it would run programs to read some others."""
 _MOST_PIXELS = 2**24
 """Of a picture that a client sends."""
 _NPY_MAGIC = b"\x93NUMPY"
@@ -73,10 +78,8 @@ class Media(ABC):
         )
 
     def _read_array(self, content: bytes, origin: str) -> Tensor:
-        try:
+        with _reading(f"{origin}: is no .npy file that can be read"):
             array = np.load(io.BytesIO(content), allow_pickle=False)
-        except (ValueError, EOFError, OSError, MemoryError) as error:
-            raise InputError(f"{origin}: is no .npy file that can be read") from error
         if array.shape != self.sample_shape or array.dtype != np.float32:
             raise InputError(
                 f"{origin}: is {array.dtype} {list(array.shape)}; "
@@ -104,9 +107,9 @@ class Pictures(Media):
 
     def _read(self, content: bytes, origin: str) -> Tensor:
         channels, size = self.sample_shape[0], self.sample_shape[1]
-        pixels = read_pixels(
-            content, origin, channels=channels, size=size, most_pixels=_MOST_PIXELS
-        )
+        with _reading(f"{origin}: is no picture that can be read; send png, webp, jpeg or npy"):
+            _check_size(content, origin)
+            pixels = read_pixels(content, origin, channels=channels, size=size)
         return to_float(torch.from_numpy(pixels.copy()))
 
 
@@ -126,19 +129,58 @@ class Sounds(Media):
         return sound_files(samples, self._rate, kind)
 
     def _read(self, content: bytes, origin: str) -> Tensor:
-        wave, rate = decode_sound(content, origin)
-        if rate != self._rate:
-            raise InputError(f"{origin}: has {rate} Hz; resample it to {self._rate} Hz")
-        length = self.sample_shape[1]
-        if len(wave) > length:
-            raise InputError(
-                f"{origin}: has {len(wave)} samples; cut it to at most {length}, or encode it in "
-                "windows with `anytime encode`"
-            )
+        length, blocks, count = self.sample_shape[1], [], 0
+        with _reading(f"{origin}: is no sound that can be read; send wav or npy"):
+            for block, rate in decode_blocks(content, origin):
+                if rate != self._rate:
+                    raise InputError(f"{origin}: has {rate} Hz; resample it to {self._rate} Hz")
+                blocks.append(block)
+                count += len(block)
+                if count > length:  # a small file can hold hours
+                    raise InputError(
+                        f"{origin}: has more than {length} samples; cut it to that, or encode it "
+                        "in windows with `anytime encode`"
+                    )
+        wave = np.concatenate(blocks)
         gain = peak_gain(float(np.abs(wave).max())) if self._to_peak else 1.0
         return torch.nn.functional.pad(
             torch.from_numpy(wave * np.float32(gain)), (0, length - len(wave))
         )[None]
+
+
+def _check_size(content: bytes, origin: str) -> None:
+    """See to it that a picture has not too many pixels, before there is one.
+
+    Raises:
+        InputError: it has.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=_READ_AS) as header:
+            width, height = header.size
+    except Image.DecompressionBombError as error:  # Pillow has a limit of its own
+        raise InputError(
+            f"{origin}: has far too many pixels; send at most {_MOST_PIXELS}"
+        ) from error
+    if width * height > _MOST_PIXELS:
+        raise InputError(
+            f"{origin}: {width} x {height} are too many pixels; send at most {_MOST_PIXELS}"
+        )
+
+
+@contextmanager
+def _reading(message: str) -> Iterator[None]:
+    """Tell a client that its file cannot be read, whatever its library raises: none of them lists
+    the errors that a broken or monstrous file can end in.
+
+    Raises:
+        InputError: with the message; one that is told inside is passed on.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(message) from error
 
 
 def _npy(sample: npt.NDArray[np.float32]) -> bytes:

@@ -170,6 +170,8 @@ class Scheduler:
             stop: StopReason | None = None
             if job.cancelled:
                 stop = "cancelled"
+            elif drawn and drawn.drawn >= drawn.cap:  # it came back with all that it asks for
+                stop = "complete"
             elif drawn and drawn.drawn >= drawn.floor and self.outlook.cannot_wait(drawn):
                 stop = "load"
             elif now <= job.deadline or math.isinf(job.due):

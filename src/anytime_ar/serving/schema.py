@@ -23,13 +23,18 @@ Along = (
     ]
 )
 Label = StrictInt | Annotated[StrictStr, Field(max_length=200)]
-SampleId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
+ID_PATTERN = r"^[A-Za-z0-9_-]{8,64}$"
+SampleId = Annotated[str, Field(pattern=ID_PATTERN)]
 
 
 class RequestBody(Config):
     """Base of the bodies of requests. OpenAPI describes their fields by their docstrings."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+def _example(**values: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [values]})
 
 
 class Limits(RequestBody):
@@ -66,9 +71,12 @@ class Answering(RequestBody):
 class SampleRequest(Limits, Answering):
     """Draw samples."""
 
+    model_config = _example(n=4, label="7", deadline_ms=500, min_codes=4, format="png")
+
     model: str | None = Field(None, max_length=200)
     """None given: the server's first."""
     n: Annotated[StrictInt, Field(ge=1, le=MOST_SAMPLES)] = 1
+    """Number of samples; how many are drawn at once, /v1/models says (`slots`)."""
     label: Label | Annotated[tuple[Label, ...], Field(max_length=MOST_SAMPLES)] | None = None
     """A class, or one for each sample, by name or number; none given: as in the training data."""
     seed: Annotated[StrictInt, Field(ge=0, lt=2**64)] | None = None
@@ -77,9 +85,17 @@ class SampleRequest(Limits, Answering):
     first: Annotated[StrictInt, Field(ge=0, le=2**62)] = 0
     """The number of the first sample within the seed."""
     temperature: Along | None = None
+    """0..100: above 1 more varied, below 1 more typical; 0 takes the most likely code. As all
+    numbers here that may be several: those are for places at equal distances from the first code to
+    the last. None given: as the model's makers found best."""
     top_k: Codes | None = None
+    """Draw from the k most likely codes only."""
     top_p: Along | None = None
+    """Above 0 and up to 1: draw only from the most likely codes that together hold this
+    probability."""
     guidance: Along | None = None
+    """Classifier-free guidance, 0..100: 1 follows the label as trained, above that more strongly, 0
+    ignores it. Anything but 1 doubles the work."""
     id: SampleId | None = None
     """By which the draw can be stopped and continued; none given: the server chooses one."""
 
@@ -87,11 +103,21 @@ class SampleRequest(Limits, Answering):
 class RefineRequest(Limits, Answering):
     """Continue a draw. `codes` and `min_codes` count from its very first one."""
 
+    model_config = _example(codes=16, deadline_ms=500)
+
 
 class EncodeRequest(RequestBody):
     """Turn samples into codes."""
 
+    model_config = _example(
+        samples=[
+            "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJg"
+            "gg=="
+        ]
+    )
+
     model: str | None = Field(None, max_length=200)
+    """None given: the server's first."""
     samples: Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_SAMPLES)]
     """Files in base64: png, webp or jpeg; wav; or npy, float32 in [-1, 1]."""
 
@@ -99,13 +125,17 @@ class EncodeRequest(RequestBody):
 class DecodeRequest(RequestBody):
     """Turn codes, or any prefix of them, into samples."""
 
+    model_config = _example(codes=[[3, 1, 4], [1, 5, 2]], format="png")
+
     model: str | None = Field(None, max_length=200)
+    """None given: the server's first."""
     codes: Annotated[
         tuple[Annotated[tuple[StrictInt, ...], Field(min_length=1)], ...],
         Field(min_length=1, max_length=MOST_SAMPLES),
     ]
     """Of each sample, as many for one as for the other."""
     format: Format | None = None
+    """Of each sample; none given: png for images, wav for sounds."""
 
 
 class Answer(BaseModel):
@@ -134,9 +164,9 @@ class Drawn(Answer):
     model: str
     n: int
     codes_drawn: int
-    """k, of each sample."""
+    """How many codes each sample has."""
     code_length: int
-    """L."""
+    """How many it can have."""
     quality: float | None
     """The share of the model's full quality that so many codes have, by its measured curve; null:
     not measured."""
@@ -189,6 +219,8 @@ class CurveAnswer(Answer):
     """Squared error of reconstructions."""
     ms: float | None
     """Of one sample by itself, on the machine that measured it."""
+    here_ms: float | None
+    """Of one sample by itself, on the server's machine, by what it has seen; null: nothing yet."""
 
 
 class ModelAnswer(Answer):
@@ -214,35 +246,6 @@ class ModelsAnswer(Answer):
     models: list[ModelAnswer]
 
 
-class State(Answer):
-    """Of the server."""
-
-    status: Literal["alive", "ready"]
-
-
-class ModelLoad(Answer):
-    """What goes on in one model."""
-
-    model: str
-    rows: int
-    """That are being drawn."""
-    slots: int
-    """That there is room for."""
-    waiting: int
-    """Jobs that wait for room."""
-    draws_per_s: float
-    """Answered in the last seconds."""
-    granted: float | None
-    """Codes drawn in them, over codes asked for; null: there were none."""
-
-
-class LoadAnswer(Answer):
-    """How much is going on."""
-
-    ready: bool
-    models: list[ModelLoad]
-
-
 ErrorCode = Literal[
     "overloaded",
     "draining",
@@ -251,11 +254,13 @@ ErrorCode = Literal[
     "broken",
     "invalid",
     "unauthorized",
+    "wrong_host",
     "not_found",
     "conflict",
     "too_large",
     "not_ready",
     "not_allowed",
+    "not_acceptable",
     "internal",
 ]
 
@@ -275,5 +280,15 @@ class ErrorBody(Answer):
 
 class ErrorAnswer(Answer):
     """The only form of an error."""
+
+    model_config = _example(
+        error={
+            "code": "overloaded",
+            "message": "not even the least that this request needs fits, by 0.012 s; ask for less, "
+            "give it more time, or try again later",
+            "retry_after_s": 0.012,
+            "details": None,
+        }
+    )
 
     error: ErrorBody

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from anytime_ar.errors import InputError
@@ -24,12 +24,22 @@ class Served:
     name: str
     model: AnytimeModel
     media: Media
-    slots: int
-    """Rows drawn at once."""
+    lane: Lane
+
+    @property
+    def slots(self) -> int:
+        """Rows drawn at once."""
+        return self.lane.slots
 
     def quality(self, codes: int) -> float | None:
         """The share of full quality that so many codes have; None where it was not measured."""
         return quality_of(codes, self.model.curve)
+
+    def _here_ms(self, codes: int) -> float | None:
+        if not self.lane.measured:
+            return None
+        guided = self.model.labels is not None and self.model.bundle.card.choice.guided
+        return round(1000 * self.lane.costs.sample_s(2 if guided else 1, codes), 3)
 
     def describe(self) -> ModelAnswer:
         """For clients."""
@@ -51,6 +61,7 @@ class Served:
                     fd=point.fd_sample,
                     mse=point.mse,
                     ms=point.ms,
+                    here_ms=self._here_ms(point.codes),
                 )
                 for point in points
             ],
@@ -66,7 +77,7 @@ class Models:
 
     def __init__(self, lanes: Mapping[str, Lane]) -> None:
         self._served = {
-            name: Served(name, lane.model, media_of(lane.model), lane.slots)
+            name: Served(name, lane.model, media_of(lane.model), lane)
             for name, lane in lanes.items()
         }
 
@@ -78,11 +89,22 @@ class Models:
         """
         name = next(iter(self._served)) if name is None else name
         if name not in self._served:
-            raise Missing(
-                f"model {name!r} is not served here; choose one of {', '.join(self._served)}"
-            )
+            raise no_model(name, self._served)
         return self._served[name]
+
+    def formats(self, name: str | None) -> Sequence[str]:
+        """That samples of a model can be written in, the usual one first.
+
+        Raises:
+            Missing: there is no such model.
+        """
+        return self.get(name).media.formats
 
     def describe(self) -> ModelsAnswer:
         """For clients."""
         return ModelsAnswer(models=[served.describe() for served in self._served.values()])
+
+
+def no_model(name: str, served: Iterable[str]) -> Missing:
+    """What who asks for a model hears that is not served."""
+    return Missing(f"model {name!r} is not served here; choose one of {', '.join(served)}")

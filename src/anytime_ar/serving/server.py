@@ -12,17 +12,19 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import uvicorn
-from pydantic import Field
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.serving.app import build_app
 from anytime_ar.serving.call import Call
+from anytime_ar.serving.config import ServerConfig
 from anytime_ar.serving.draws import Draws
 from anytime_ar.serving.guard import Guard, Scope
+from anytime_ar.serving.hosts import Hosts
 from anytime_ar.serving.lag import Lag
 from anytime_ar.serving.logs import log_event
-from anytime_ar.serving.station import Service, Station
+from anytime_ar.serving.station import Station
 from anytime_ar.serving.watch import Watch
 from anytime_ar.serving.worker import Worker
 
@@ -33,17 +35,6 @@ DRAW_SHARE = 0.8
 _POLL_S = 0.02
 _WRITERS = 2
 """Threads that write samples as files: more of them only take Python from the worker's thread."""
-
-
-class ServerConfig(Service):
-    """How to serve."""
-
-    host: str = "127.0.0.1"
-    """Address to listen at; only this machine by default."""
-    port: int = Field(8000, ge=0, le=65535)
-    """0: a free one."""
-    grace_s: float = Field(10.0, gt=0, allow_inf_nan=False)
-    """How long the server may take to end: all draws are answered within it."""
 
 
 def serve(
@@ -64,13 +55,16 @@ def serve(
         clock: gives seconds.
 
     Raises:
-        InputError: the address cannot be listened at, or a model has no prior.
+        InputError: the address cannot be listened at, a name of a host is none, or a model has no
+            prior.
     """
+    hosts = Hosts.of(config.host, config.allowed_names)
     sock = listen(config.host, config.port)
     sys.setswitchinterval(SWITCH_S)
     settings = uvicorn.Config(
         lambda: None,
-        http="httptools",
+        http=HttpToolsProtocol,
+        ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -95,7 +89,7 @@ def serve(
             watch.observe(call, scope, status)
 
         lag = Lag(clock)
-        settings.app = Guard(app, keys=keys, clock=clock, lag=lag, observe=observe)
+        settings.app = Guard(app, keys=keys, hosts=hosts, clock=clock, lag=lag, observe=observe)
         worker.start()
         works = (station.rehearse(), lag.watch(), station.watch_for_stuck())
         beside = [asyncio.ensure_future(work) for work in works]

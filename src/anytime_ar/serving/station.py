@@ -7,13 +7,10 @@ import contextlib
 import gc
 from collections.abc import Callable, Mapping
 
-from pydantic import Field
-
-from anytime_ar.config import Config
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.serving.call import Call
 from anytime_ar.serving.computing import Computing
-from anytime_ar.serving.control import Policy
+from anytime_ar.serving.config import Service
 from anytime_ar.serving.draws import Draws
 from anytime_ar.serving.jobs import Refused
 from anytime_ar.serving.kept import Keeper
@@ -27,19 +24,6 @@ from anytime_ar.serving.served import Models
 from anytime_ar.serving.worker import Worker, no_progress
 
 _WATCH_S = 0.25
-
-
-class Service(Config):
-    """What is promised to those who draw."""
-
-    slots: int = Field(64, ge=1, le=4096)
-    """Rows of a model drawn at once, as far as memory goes; guided samples take two."""
-    deadline_s: float = Field(30.0, gt=0, allow_inf_nan=False)
-    """The deadline of requests that have none, and the longest one."""
-    keep_s: float = Field(300.0, ge=0, allow_inf_nan=False)
-    """How long a draw can be continued after its end."""
-    policy: Policy = "elastic"
-    """What gives way under load; `elastic` unless to compare."""
 
 
 class Station:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Literal
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -14,10 +15,40 @@ from anytime_ar.serving.guard import Scope
 from anytime_ar.serving.logs import log_call
 from anytime_ar.serving.metrics import Metrics
 from anytime_ar.serving.occupancy import WorkOf
-from anytime_ar.serving.schema import ErrorAnswer, LoadAnswer, ModelLoad, State
+from anytime_ar.serving.openapi import errors
+from anytime_ar.serving.schema import Answer
 
 _MEMORY_S = 3.0
 """Within which draws count for the load that is shown."""
+
+
+class State(Answer):
+    """Of the server."""
+
+    status: Literal["alive", "ready"]
+
+
+class ModelLoad(Answer):
+    """What goes on in one model."""
+
+    model: str
+    rows: int
+    """That are being drawn."""
+    slots: int
+    """That there is room for."""
+    waiting: int
+    """Jobs that wait for room."""
+    draws_per_s: float
+    """Answered in the last seconds."""
+    granted: float | None
+    """Codes drawn in them, over codes asked for; null: there were none."""
+
+
+class LoadAnswer(Answer):
+    """How much is going on."""
+
+    ready: bool
+    models: list[ModelLoad]
 
 
 class Watch:
@@ -83,28 +114,37 @@ class Watch:
 
 def watch_routes(watch: Watch) -> APIRouter:
     """Their paths."""
-    routes = APIRouter()
+    routes = APIRouter(tags=["server"])
 
-    @routes.get("/livez")
-    async def alive() -> State:
-        """The process answers."""
+    @routes.get("/livez", responses=errors())
+    async def is_alive() -> State:
+        """The process answers. Needs no key."""
         return State(status="alive")
 
-    @routes.get("/readyz", response_model=State, responses={503: {"model": ErrorAnswer}})
-    async def ready() -> Response:
-        """Requests are taken: models are warm and work, and the server is not going down."""
+    @routes.get("/readyz", response_model=State, responses=errors(503))
+    async def is_ready() -> Response:
+        """Requests are taken: models are warm and work, and the server is not going down. Needs no
+        key."""
         if not watch.ready():
             return error_response(503, "not_ready", "the server takes no requests", retry_s=1)
         return Response(State(status="ready").model_dump_json(), media_type="application/json")
 
     @routes.get(
-        "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}
+        "/metrics",
+        response_class=Response,
+        responses={
+            **errors(),
+            200: {
+                "description": "Lines of text, as Prometheus reads them.",
+                "content": {"text/plain": {"schema": {"type": "string"}}},
+            },
+        },
     )
     async def metrics() -> Response:
         """Figures for Prometheus."""
         return Response(watch.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @routes.get("/v1/load")
+    @routes.get("/v1/load", responses=errors())
     async def load() -> LoadAnswer:
         """How much is going on, and what draws get of the codes that they ask for."""
         return watch.load()

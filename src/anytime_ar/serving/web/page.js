@@ -9,6 +9,7 @@ const PREVIEWS_PER_S = 15;
 
 let models = [];
 let drawing = null; // the one whose samples are shown, see newDrawing
+let opened = false; // whether the server has been ready since
 
 const model = () => models[$("model").selectedIndex];
 
@@ -48,7 +49,7 @@ async function* events(response) {
 
 function newDrawing() {
   const leave = new AbortController();
-  return { id: null, frames: [], shown: 0, played: 0, end: null, frozen: false, leave };
+  return { id: null, frames: [], shown: 0, played: 0, wanted: 0, end: null, frozen: false, leave };
 }
 
 async function run(path, body, mine) {
@@ -76,6 +77,7 @@ async function play(mine) {
     if (next > 0) {
       mine.played = next;
       show(mine, next);
+      tellProgress(mine);
       $("codes").value = Math.max($("codes").value, next);
       await sleep($("slow").checked ? SLOW_MS : 0);
     } else if (mine.running) {
@@ -92,6 +94,7 @@ const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 function begin(path, body, mine) {
   drawing = mine;
   mine.running = true;
+  mine.wanted = body.codes;
   mine.end = mine.failed = null;
   mine.heard = run(path, body, mine);
   watch(mine);
@@ -101,7 +104,8 @@ function watch(mine) {
   mine.frozen = false;
   $("stop").disabled = false;
   $("refine").disabled = true;
-  say("Drawing …");
+  say("Drawing:");
+  tellProgress(mine);
   play(mine);
 }
 
@@ -144,12 +148,19 @@ async function refine() {
 
 // ---------------------------------------------------------------- showing
 
+// Beside the status, which screen readers say: they would say nothing else.
+function tellProgress(mine) {
+  $("progress").textContent = `code ${mine.played} of ${mine.wanted}`;
+}
+
 function say(text, wrong = false) {
   $("status").textContent = text;
+  $("progress").textContent = "";
   $("status").classList.toggle("wrong", wrong);
 }
 
 const short = (value) => (value < 10 ? value.toFixed(1) : value.toFixed(0));
+const duration = (ms) => (ms < 1000 ? `${short(ms)} ms` : `${short(ms / 1000)} s`);
 
 const WHY = {
   complete: "all that was asked for",
@@ -167,11 +178,10 @@ function settle(mine) {
   }
   if (mine.failed) return say(mine.failed, true);
   const { timing, stop_reason: reason, seed, codes_drawn: codes, code_length: length } = mine.end;
-  const ms = (value) => `${short(value)} ms`;
   say(
-    `${codes} of ${length} codes in ${ms(timing.total_ms)}: ${WHY[reason]}. ` +
-      `Waiting ${ms(timing.queue_ms)}, drawing ${ms(timing.sampling_ms)}, ` +
-      `decoding ${ms(timing.decode_ms)}; seed ${seed}.`,
+    `${codes} of ${length} codes in ${duration(timing.total_ms)}: ${WHY[reason]}. ` +
+      `Waiting ${duration(timing.queue_ms)}, drawing ${duration(timing.sampling_ms)}, ` +
+      `decoding ${duration(timing.decode_ms)}; seed ${seed}.`,
   );
 }
 
@@ -250,13 +260,13 @@ function drawCurve() {
   const { curve, code_length: length } = model();
   X.right = $("codes").clientWidth - X.left;
   $("curve").setAttribute("viewBox", `0 0 ${X.right + X.left} ${X.height}`);
-  const slowest = Math.max(...curve.map((point) => point.ms ?? 0), 1e-9);
+  const slowest = Math.max(...curve.map((point) => point.here_ms ?? 0), 1e-9);
   const path = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${x} ${y}`).join("");
   const { left, right, top, bottom } = X;
   const parts = [
     svg("path", { class: "frame", d: `M${left} ${top}V${bottom}H${right}V${top}`, fill: "none" }),
     svg("path", { class: "quality", d: path(place(curve, (p) => p.quality, 1)) }),
-    svg("path", { class: "time", d: path(place(curve, (p) => p.ms, slowest)) }),
+    svg("path", { class: "time", d: path(place(curve, (p) => p.here_ms, slowest)) }),
     svg("text", { x: left, y: top - 8, class: "of-quality" }, "quality"),
     svg("text", { x: left, y: bottom + 18 }, "1"),
     svg("text", { x: right, y: bottom + 18, "text-anchor": "end" }, `${length} codes`),
@@ -264,7 +274,7 @@ function drawCurve() {
     svg("circle", { class: "here", id: "here", r: 6 }),
   ];
   if (slowest > 1e-6) {
-    const told = `time, up to ${short(slowest)} ms`;
+    const told = `time here, up to ${duration(slowest)}`;
     parts.push(svg("text", { x: right, y: top - 8, "text-anchor": "end", class: "of-time" }, told));
   }
   $("curve").replaceChildren(...parts);
@@ -280,9 +290,9 @@ function mark() {
   $("codes").setAttribute("aria-valuetext", `${codes} of ${model().code_length} codes`);
   if (point) {
     const percent = point.quality === null ? null : `${Math.round(100 * point.quality)} % of full quality`;
-    const time = point.ms === null ? null : `${short(point.ms)} ms for one sample`;
+    const time = point.here_ms === null ? null : `${duration(point.here_ms)} for one sample here`;
     $("curve-told").textContent =
-      `Measured at ${point.codes} codes: ${[percent, time].filter(Boolean).join(", ")}.`;
+      `At ${point.codes} codes: ${[percent, time].filter(Boolean).join(", ")}.`;
     const [[asked]] = place([{ codes, quality: 0 }], (p) => p.quality, 1);
     $("asked")?.setAttribute("x1", asked);
     $("asked")?.setAttribute("x2", asked);
@@ -321,6 +331,7 @@ function chooseModel() {
     ...(labels ?? []).map((name, i) => new Option(name, i)),
   );
   $("count").max = slots;
+  $("count").value = Math.min($("count").value, Math.max(1, Math.floor(slots / 2)));
   $("codes").max = length;
   $("codes").value = length;
   say("Choose what to draw.");
@@ -335,12 +346,13 @@ async function watchLoad() {
     try {
       const { ready, models: loads } = await (await ask("/v1/load")).json();
       const mine = loads.find((load) => load.model === model().name);
-      $("granted").value = mine.granted ?? 1;
+      $("granted").value = mine.granted ?? 0;
       $("granted-told").textContent =
         mine.granted === null ? "nothing lately" : `${Math.round(100 * mine.granted)} %`;
       $("load-told").textContent =
         `${mine.rows} of ${mine.slots} rows in use, ${mine.waiting} waiting, ` +
         `${mine.draws_per_s.toFixed(1)} draws a second${ready ? "" : "; the server takes no requests"}.`;
+      if (ready && !opened) await open();
     } catch (error) {
       $("load-told").textContent = `The server does not answer: ${error.message}`;
     }
@@ -350,9 +362,22 @@ async function watchLoad() {
 
 // ---------------------------------------------------------------- start
 
+async function loadModels() {
+  ({ models } = await (await ask("/v1/models")).json());
+}
+
+// Once the server is ready, it knows how long things take here. Something is drawn at once.
+async function open() {
+  await loadModels();
+  opened = true;
+  drawCurve();
+  mark();
+  if (!drawing) $("form").requestSubmit();
+}
+
 async function start() {
   try {
-    ({ models } = await (await ask("/v1/models")).json());
+    await loadModels();
   } catch (error) {
     say(`The server does not answer: ${error.message}`, true);
     return;

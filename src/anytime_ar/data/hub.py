@@ -15,7 +15,7 @@ from anytime_ar.data.config import DataConfig
 from anytime_ar.data.folders import SPLIT_FOLDERS
 from anytime_ar.data.rows import Rows, Source
 from anytime_ar.data.table import TableRows, batches, first_line
-from anytime_ar.errors import DataError, MissingExtraError
+from anytime_ar.errors import DataError, MissingExtraError, install_command
 
 
 def require_datasets() -> Any:
@@ -26,7 +26,7 @@ def require_datasets() -> Any:
     """
     if "datasets" not in sys.modules and find_spec("datasets") is None:
         raise MissingExtraError(
-            'Hub and parquet data sets need the package "datasets": pip install "anytime-ar[data]"'
+            f"Hub and parquet data sets need the package datasets: {install_command('data')}"
         )
     import datasets
 

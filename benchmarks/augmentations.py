@@ -1,6 +1,6 @@
 """Whether training images still look like training images, once they are changed at random.
 
-    python benchmarks/augmentations.py cifar10 --data ../shared/data/cifar10 \
+    python benchmarks/augmentations.py cifar10 --data path/to/cifar10 \
         --features runs/features/cifar10 --codes 38 64 \
         --changes '{flip: true}' '{flip: true, shift: 2, scale: 0.05}'
 

@@ -1,6 +1,6 @@
 """What it does to samples how codes are chosen: many ways, side by side, from the same noise.
 
-    python benchmarks/choices.py runs/cifar10 --data ../shared/data/cifar10 \
+    python benchmarks/choices.py runs/cifar10 --data path/to/cifar10 \
         --features runs/features/cifar10 --codes 8 16 36 64 \
         --choices guidance=1 guidance=2 guidance=1,3 "guidance=2 temperature=1,0.9"
 

@@ -1,6 +1,6 @@
 """A model as other classifiers see it than its data set's own.
 
-    python benchmarks/judges.py mnist --data ../shared/data/mnist --codes 1 2 4 6 8 10 12 16
+    python benchmarks/judges.py mnist --data path/to/mnist --codes 1 2 4 6 8 10 12 16
 
 A small convolutional network, after LeNet-5 (LeCun et al., 1998), and a perceptron learn to read
 training images as they are; the library's classifier learns from shifted ones, and is built

@@ -1,6 +1,6 @@
 """Encode and decode long recordings with the command line on one core: time, memory, and borders.
 
-    python benchmarks/long_sound.py fsdd --data ../shared/data/fsdd --out runs/long-sound
+    python benchmarks/long_sound.py fsdd --data path/to/fsdd --out runs/long-sound
 
 Recordings of one and of ten minutes, made of the test clips of a data set, one after the other.
 Told for each: seconds of work for a second of sound, peak memory, and how much the error jumps from

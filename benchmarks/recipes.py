@@ -1,6 +1,6 @@
 """What each part of a recipe is worth: one change at a time, judged by the samples.
 
-    python benchmarks/recipes.py benchmarks/recipes/mnist.yaml --data ../shared/data/mnist \
+    python benchmarks/recipes.py benchmarks/recipes/mnist.yaml --data path/to/mnist \
         --features runs/features/mnist --out runs/recipes/mnist
 
 Trains every variant of a file as far as that says, one after the other, resumed where an earlier

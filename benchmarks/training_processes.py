@@ -1,6 +1,6 @@
 """What a second process is worth in training: steps a second of one and of two, by turns.
 
-    python benchmarks/training_processes.py mnist --data ../shared/data/mnist
+    python benchmarks/training_processes.py mnist --data path/to/mnist
 
 The same configuration, cut to a few hundred steps of each stage, with the same batches; every
 process has one thread. Steps are counted from the log, without start-up and without the first ones.

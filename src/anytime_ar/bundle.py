@@ -31,7 +31,7 @@ from anytime_ar.autoencoder import OrderedAutoencoder
 from anytime_ar.card import Card
 from anytime_ar.curve import Curve
 from anytime_ar.errors import BundleError, InputError
-from anytime_ar.files import write_bytes, write_json
+from anytime_ar.files import check_output, listed, write_bytes, write_json
 from anytime_ar.hub import fetch, place_of
 from anytime_ar.manifest import FILES as FILES
 from anytime_ar.manifest import REQUIRED, check_manifest, digests, read_object
@@ -103,7 +103,7 @@ def save_bundle(bundle: Bundle, folder: Path | str) -> None:
         InputError: the folder holds something other than a bundle, or cannot be written.
     """
     folder = Path(folder).resolve()  # the folder itself moves, not a link to it
-    _check_replaceable(folder)
+    check_replaceable(folder)
     suffix = secrets.token_hex(8)
     fresh = folder.with_name(f".{folder.name}-{suffix}.new")
     old = folder.with_name(f".{folder.name}-{suffix}.old")
@@ -137,11 +137,16 @@ def save_bundle(bundle: Bundle, folder: Path | str) -> None:
             shutil.rmtree(path)
 
 
-def _check_replaceable(folder: Path) -> None:
-    """Refuse to write over anything but an empty folder or a bundle."""
+def check_replaceable(folder: Path) -> None:
+    """Refuse to write over anything but an empty folder or a bundle; system files go with it.
+
+    Raises:
+        InputError: it holds something else, or is a file, or its place cannot be written to.
+    """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; choose a folder for the bundle")
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    check_output(folder.parent, is_folder=True)
+    names = {path.name for path in listed(folder)} if folder.is_dir() else set()
     foreign = sorted(names - FILES)
     if names and (foreign or not names >= REQUIRED):
         holds = f"also holds {foreign[0]}" if names >= REQUIRED else "exists and is not a bundle"
@@ -159,7 +164,7 @@ def load_bundle(folder: Path | str) -> Bundle:
     folder = Path(folder)
     if not folder.is_dir():
         raise BundleError(f"{folder} is not a folder; pass the folder that `anytime train` wrote")
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in _PICKLES)
+    pickles = [path.name for path in listed(folder) if path.suffix.lower() in _PICKLES]
     if pickles:
         raise BundleError(
             f"{folder} holds {', '.join(pickles)}: pickled weights can run code and are not read; "
@@ -237,7 +242,8 @@ def resolve(name: Path | str) -> Path:
         run = path / "bundle"
         if (path / "config.yaml").is_file() and not run.is_dir():
             raise BundleError(
-                f"{path} is a run without a model yet; finish it with `anytime train --resume`"
+                f"{path} is a run without a model yet; finish it with `anytime train --resume "
+                f"{path}`"
             )
         return run if run.is_dir() else path
     place = place_of(str(name))

@@ -5,9 +5,27 @@ Every message names the value that came, what was expected, and the next step. `
 line and exit code 2.
 """
 
+import sys
+from collections.abc import Sequence
+
+DETAIL = "\n  - "
+"""Comes before each detail in the text of an error."""
+
 
 class AnytimeError(Exception):
-    """Base class of every error that anytime-ar raises on purpose."""
+    """Base class of every error that anytime-ar raises on purpose.
+
+    Args:
+        message: one line.
+        details: what belongs to it, for a line each: all settings that differ, say.
+    """
+
+    def __init__(self, message: str = "", details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.details = tuple(details)
+
+    def __str__(self) -> str:
+        return DETAIL.join([super().__str__(), *self.details])
 
 
 class InputError(AnytimeError, ValueError):
@@ -24,7 +42,24 @@ class BundleError(InputError):
 
 
 class MissingExtraError(InputError):
-    """An optional dependency is needed; the message gives the `pip install` that brings it."""
+    """An optional dependency is needed; the message gives the command that brings it."""
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs what an extra asks for into the Python that runs this.
+
+    It names the packages, as anytime-ar itself may come from a clone, a wheel or an index.
+    """
+    import shlex
+    from importlib.metadata import requires
+
+    wanted = []
+    for requirement in requires("anytime-ar") or ():
+        package, _, marker = requirement.partition(";")
+        elsewhere = "sys_platform" in marker and sys.platform == "win32"
+        if marker.replace("'", '"').endswith(f'extra == "{extra}"') and not elsewhere:
+            wanted.append(package.strip())
+    return f"{shlex.quote(sys.executable)} -m pip install {shlex.join(wanted)}"
 
 
 class TrainingError(AnytimeError):

@@ -8,6 +8,7 @@ that is killed leaves at most a temporary file, which `sweep_temporaries` remove
 from __future__ import annotations
 
 import atexit
+import codecs
 import json
 import math
 import os
@@ -27,12 +28,19 @@ _TEMPORARY = re.compile(r"\.anytime-[0-9a-f]{16}\.tmp")
 
 def cache_folder() -> Path:
     """Return the folder for what can be made again: `$XDG_CACHE_HOME/anytime-ar`, by default under
-    ~/.cache. Where this user has no home folder, it is that of the process."""
+    ~/.cache. Where this user has no home folder, it is that of the process; where that cannot be
+    had, one in which nothing can be written."""
     named = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(named) if named else Path.home() / ".cache") / "anytime-ar"
     except RuntimeError:  # neither $HOME nor an entry in the list of users
+        pass
+    try:
         return process_folder()
+    except (
+        OSError
+    ):  # nor one for temporary files: no file can be in this one, and all is made again
+        return Path(os.devnull) / "anytime-ar"
 
 
 @cache
@@ -41,6 +49,29 @@ def process_folder() -> Path:
     folder = tempfile.mkdtemp(prefix="anytime-ar-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
+
+
+def read_text(path: Path | str) -> str:
+    """Return the text of a file that somebody wrote with an editor or by redirection: UTF-8, or the
+    UTF-16 of Windows PowerShell.
+
+    Raises:
+        InputError: it is missing, cannot be read, or is in another encoding.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; pass a text file") from error
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-16" if wide else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}, line {line}: is not UTF-8 text (byte {content[error.start]:#04x}); save it "
+            "as UTF-8"
+        ) from error
 
 
 def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
@@ -80,6 +111,49 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> N
             ) from error
         raise
     _sync_folder(target.parent)
+
+
+def check_output(path: Path | str, *, is_folder: bool = False) -> None:
+    """Refuse a path that cannot be written, before there is work to lose.
+
+    Args:
+        path: of a file, whose folder must exist; or of a folder, which is created later with those
+            above it.
+        is_folder: which of the two.
+
+    Raises:
+        InputError: it exists as the other of the two, or nothing can be written there.
+    """
+    target = Path(path)
+    here = target if is_folder else target.parent
+    if is_folder:
+        while not here.exists() and here != here.parent:
+            here = here.parent
+        if not here.is_dir():
+            raise InputError(f"cannot write into {target}: {here} is a file; choose another folder")
+    elif target.is_dir():
+        raise InputError(f"cannot write {target}: it is a folder; give the path of a file")
+    elif not here.is_dir():
+        raise InputError(f"cannot write {target}: there is no folder {here}; create it first")
+    probe = here / f".anytime-{secrets.token_hex(8)}.tmp"
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"cannot write {target}: {error.strerror}; choose a folder that is writable"
+        ) from error
+
+
+def is_system_file(name: str) -> bool:
+    """Return whether a file system or a file manager puts files of this name anywhere: they belong
+    to nobody's data."""
+    return name in {".DS_Store", "Thumbs.db", "desktop.ini", ".directory"} or name.startswith("._")
+
+
+def listed(folder: Path) -> list[Path]:
+    """Return what is in a folder but system files, sorted."""
+    return sorted(path for path in folder.iterdir() if not is_system_file(path.name))
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from anytime_ar.errors import BundleError, InputError, MissingExtraError
+from anytime_ar.errors import BundleError, InputError, MissingExtraError, install_command
 
 _PLACE = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 
@@ -44,7 +44,7 @@ def fetch(place: Place, files: Collection[str]) -> Path:
             be reached and the cache does not have it.
         MissingExtraError: the extra `hub` is not installed.
     """
-    library = _library(f"{str(place)!r} is no folder here; to fetch it from the Hub")
+    library = require_hub(f"{str(place)!r} is no folder here; to fetch it from the Hub")
     try:
         return Path(
             library.snapshot_download(
@@ -83,7 +83,7 @@ def upload(
             is not.
         MissingExtraError: the extra `hub` is not installed.
     """
-    library = _library("to push to the Hub")
+    library = require_hub("to push to the Hub")
     repository, branch = place
     api = library.HfApi()
     try:
@@ -114,11 +114,18 @@ def upload(
     return Place(repository, commit.oid)
 
 
-def _library(purpose: str) -> ModuleType:
+def require_hub(purpose: str) -> ModuleType:
+    """Return the package `huggingface_hub`.
+
+    Raises:
+        MissingExtraError: the extra `hub` is not installed; the message begins with `purpose`.
+    """
     try:
         import huggingface_hub
     except ImportError as error:
-        raise MissingExtraError(f'{purpose}, pip install "anytime-ar[hub]"') from error
+        raise MissingExtraError(
+            f"{purpose}, install huggingface_hub: {install_command('hub')}"
+        ) from error
     return huggingface_hub
 
 

@@ -92,21 +92,40 @@ def interrupts_held(*, term: bool = False) -> Iterator[InterruptFlag]:
 
 
 @contextmanager
-def ended_by_term() -> Iterator[None]:
-    """SIGTERM ends the program at once, with exit code 0, until something else handles it.
-
-    Signals that it does not handle do not reach the first process of a container, not even those
-    that would end it. An exception instead would be caught by whatever library is being imported.
-    """
-    usual = signal.SIG_DFL
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGTERM) is not usual
-    ):
-        yield
-        return
-    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
+def ended_at_once(number: signal.Signals, code: int, said: bytes = b"") -> Iterator[None]:
+    """In the block, until something else handles it, a signal ends the program at once."""
+    usual = end_at_once(number, code, said)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, usual)
+        if usual is not None:
+            signal.signal(number, usual)
+
+
+def end_at_once(number: signal.Signals, code: int, said: bytes = b"") -> Any:
+    """Have a signal end the program with an exit code; return the handler that it had.
+
+    An exception instead would be caught, or shown, by whatever library is being imported; and
+    SIGTERM that is not handled does not reach the first process of a container at all. Nothing is
+    done, and None returned, where the signal has not Python's own handler, and in other threads.
+
+    Args:
+        number: SIGINT or SIGTERM.
+        code: of the program.
+        said: on standard error.
+    """
+    usual = signal.getsignal(number)
+    if threading.current_thread() is not threading.main_thread() or usual not in (
+        signal.SIG_DFL,
+        signal.default_int_handler,
+    ):
+        return None
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        try:
+            os.write(2, said)
+        finally:  # whether or not somebody hears it
+            os._exit(code)
+
+    signal.signal(number, end)
+    return usual

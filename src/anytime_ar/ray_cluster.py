@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from anytime_ar.errors import InputError, MissingExtraError
+from anytime_ar.errors import InputError, MissingExtraError, install_command
 from anytime_ar.threads import available_cpus
 
 _ANSWER_S = 10.0
@@ -37,7 +37,7 @@ def require_ray(part: str) -> Any:
         import_module(part)
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"engine ray needs {error.name}; install it: pip install 'anytime-ar[ray]'"
+            f"engine ray needs {error.name}; install it: {install_command('ray')}"
         ) from error
     return ray
 

@@ -411,5 +411,5 @@ def test_workers_are_of_ray(tmp_path, make) -> None:
 
 def test_without_ray_it_says_what_to_install(tmp_path, make, monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'anytime-ar\[ray\]'"):
+    with pytest.raises(MissingExtraError, match=r"-m pip install 'ray\["):
         run(make(), str(tmp_path), engine="ray")

@@ -124,6 +124,6 @@ def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(
         MissingExtraError,
-        match=r"'owner/name' is no folder here; .*pip install \"anytime-ar\[hub\]",
+        match=r"'owner/name' is no folder here; .*-m pip install 'huggingface_hub",
     ):
         resolve("owner/name")

@@ -67,7 +67,7 @@ def test_missing_extra(monkeypatch) -> None:
 
     monkeypatch.delitem(sys.modules, "datasets", raising=False)
     monkeypatch.setattr(hub, "find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=r'pip install "anytime-ar\[data\]"'):
+    with pytest.raises(MissingExtraError, match=r"-m pip install 'datasets"):
         load_data(DataConfig(name="ylecun/mnist"))
 
 

@@ -78,6 +78,6 @@ def test_settings_that_do_not_go_together(
         main(["train", "digits", "--out", str(tmp_path / "run"), "--workers", "2"])
     assert "workers and max_failures are settings of engine ray" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'anytime-ar\[ray\]'"):
+    with pytest.raises(MissingExtraError, match=r"-m pip install 'ray\["):
         train_on_ray(tiny(), tmp_path, workers=Workers(workers=2))
     assert not [*tmp_path.iterdir()]

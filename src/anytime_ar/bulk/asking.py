@@ -11,6 +11,7 @@ from anytime_ar.bulk.jobs import Device, EncodeJob, Keep, Layout, SampleJob, Spl
 from anytime_ar.bulk.work import open_data
 from anytime_ar.bundle import fingerprint, shipped
 from anytime_ar.data import DataConfig
+from anytime_ar.data.fingerprint import files_fingerprint
 from anytime_ar.data.loading import EMBEDDED
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel
@@ -95,7 +96,12 @@ def encode_job(
             f"{data.name} is streamed and does not say how many samples it has; "
             "set data.streaming to false"
         )
-    values = _common(name, model, size, layout, device) | {"data": data, "part": split}
+    files = files_fingerprint(data)
+    values = _common(name, model, size, layout, device) | {
+        "data": data,
+        "inputs": None if files is None else str(files),
+        "part": split,
+    }
     return EncodeJob.parse(values, origin="bulk job")
 
 

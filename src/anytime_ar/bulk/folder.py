@@ -5,8 +5,10 @@ On a local disk that takes a rename; object stores show a file once all of it ha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -15,9 +17,12 @@ from fsspec.implementations.local import LocalFileSystem
 from anytime_ar.errors import AnytimeError, InputError, MissingExtraError
 from anytime_ar.files import sweep_temporaries, write_bytes
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
 
 class Folder:
-    """A folder by its path or URL, as `runs/many` or `s3://bucket/many`.
+    """A folder by its path or URL, as `runs/many` or `s3://bucket/many`. What has no scheme is a
+    path, to the letter.
 
     Raises:
         MissingExtraError: its file system needs a package that is not installed.
@@ -28,7 +33,11 @@ class Folder:
         self.url = url
         try:
             self._fs: Any
-            self._fs, self._root = fsspec.core.url_to_fs(url)
+            # fsspec would split a path at "::", and expand "~".
+            if _SCHEME.match(url):
+                self._fs, self._root = fsspec.core.url_to_fs(url)
+            else:
+                self._fs, self._root = LocalFileSystem(), str(Path(url).absolute())
         except ImportError as error:
             raise MissingExtraError(f"{url}: {error}") from error
         except Exception as error:  # each file system has its own
@@ -88,8 +97,9 @@ class Folder:
         """
         paths = [self._path(f"{name}/{file}") for file in self.sizes(name)]
         with self._told("read"):
-            contents: dict[str, bytes] = self._fs.cat(paths) if paths else {}
-        return {_last(path): content for path, content in contents.items()}
+            # Not `cat`, which takes * and [ in a path for a pattern.
+            contents: list[bytes] = self._fs.cat_ranges(paths, None, None, on_error="raise")
+        return {_last(path): content for path, content in zip(paths, contents, strict=True)}
 
     def write(self, name: str, content: bytes) -> None:
         """Create or replace a file.

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from anytime_ar.bulk.jobs import Format
-from anytime_ar.errors import MissingExtraError
+from anytime_ar.errors import MissingExtraError, install_command
 
 _INT16_ENTRIES = 2**15
 
@@ -70,7 +70,7 @@ def parquet_bytes(rows: Rows, content: Content) -> bytes:
         from pyarrow import parquet
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            "parquet needs pyarrow: pip install 'anytime-ar[data]'; or choose webdataset"
+            f"parquet needs pyarrow; install it: {install_command('data')}; or choose webdataset"
         ) from error
     numbers = np.arange(rows.first, rows.first + len(rows))
     columns: dict[str, Any] = {"index": pa.array(numbers, pa.int64())}

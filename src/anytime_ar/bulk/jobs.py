@@ -121,12 +121,20 @@ class EncodeJob(Job):
 
     kind: Literal["encode"] = "encode"
     data: DataConfig
+    inputs: str | None = None
+    """Files of the data set, in short; None: it is embedded, or the Hub's."""
     part: SplitName = "train"
     """The split that is encoded, in its order."""
 
     @property
     def split(self) -> SplitName:
         return self.part
+
+    def settled(self, stored: Job | None, choose_device: Callable[[Device], Device]) -> Self:
+        job = super().settled(stored, choose_device)
+        if isinstance(stored, EncodeJob) and stored.inputs is None:  # of an earlier release
+            job = job.model_copy(update={"inputs": None})
+        return job
 
 
 class Record(Config):

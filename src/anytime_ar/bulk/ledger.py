@@ -20,7 +20,7 @@ from anytime_ar.bulk.folder import Folder
 from anytime_ar.bulk.jobs import Device, EncodeJob, Job, Record, SampleJob
 from anytime_ar.config import describe
 from anytime_ar.errors import BulkError, InputError
-from anytime_ar.files import json_bytes
+from anytime_ar.files import is_system_file, json_bytes
 
 _JOB, _MANIFEST = "job.json", "manifest.json"
 _ANY_JOB: TypeAdapter[SampleJob | EncodeJob] = TypeAdapter(SampleJob | EncodeJob)
@@ -116,7 +116,11 @@ class Ledger:
     def _stored(self) -> Job | None:
         text = self._folder.read(_JOB)
         if text is None:
-            names = {name for name in self._folder.sizes() if not name.startswith(".anytime-")}
+            names = {
+                name
+                for name in self._folder.sizes()
+                if not name.startswith(".anytime-") and not is_system_file(name)
+            }
             if names:
                 raise InputError(
                     f"{self._folder.url} holds {min(names)} and no {_JOB}; choose a new or an "

@@ -45,7 +45,7 @@ from anytime_ar.evaluation.speed import (
     shorter,
     take_turns,
 )
-from anytime_ar.files import write_bytes, write_json
+from anytime_ar.files import check_output, write_bytes, write_json
 from anytime_ar.kernel import BuildError, load_kernel, processor_name
 from anytime_ar.prior import Precision
 from anytime_ar.sampling import AnytimeModel, load
@@ -65,13 +65,17 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--draws", type=int, default=1000, help="at each of 8 deadlines")
     parser.add_argument("--neighbours", type=int, default=0, help="busy processes beside it")
     add_threads(parser)
-    parser.add_argument("--out", type=Path | None, help="folder for JSON and plot")
+    parser.add_argument("--out", type=Path, help="folder for JSON and plot")
     add_precision(parser)
     add_device(parser)
     add_json(parser)
 
 
 def run(arguments: Namespace) -> None:
+    if not arguments.batches or min(arguments.batches) < 1:
+        raise InputError(f"--batches {arguments.batches}: pass rows of 1 and more, as [1,16]")
+    if arguments.out is not None:
+        check_output(arguments.out, is_folder=True)
     use_threads(arguments)
     with _busy(arguments.neighbours):
         figures, text = (_speed if arguments.what == "speed" else _deadlines)(arguments)

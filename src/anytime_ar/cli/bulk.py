@@ -64,7 +64,7 @@ def add_bulk_samples(parser: Parser) -> None:
 def add_bulk_data(parser: Parser) -> None:
     """Which samples to encode in shards."""
     parser.add_argument(
-        "--data", type=str | None, help="encode a data set in shards; default: the model's own"
+        "--data", type=str, help="encode a data set in shards; default: the model's own"
     )
     parser.add_argument("--split", default="train", choices=get_args(SplitName), help="of it")
 

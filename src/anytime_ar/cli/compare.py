@@ -11,11 +11,12 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from anytime_ar.bundle import load_bundle, resolve
-from anytime_ar.cli.options import add_json, show
+from anytime_ar.cli.options import add_json, show, split_name
 from anytime_ar.cli.parser import Parser
 from anytime_ar.curve import Curve
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import Contender, Dedicated, comparison_table, write_comparison
+from anytime_ar.files import check_output
 
 
 def add_arguments(parser: Parser) -> None:
@@ -30,6 +31,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
+    check_output(arguments.out, is_folder=True)
     contenders = [_contender(text) for text in arguments.models]
     dedicated = None
     if arguments.dedicated:
@@ -45,7 +47,7 @@ def run(arguments: Namespace) -> None:
 
 
 def _contender(text: str) -> Contender:
-    name, _, where = text.partition("=")
+    name, where = split_name(text)
     if not name or not where:
         raise InputError(f"{text!r} is no NAME=WHERE; write it as ordered=runs/mnist")
     return Contender(name, curve_at(where))

@@ -6,6 +6,7 @@ sheet of spectrograms.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -26,13 +27,15 @@ from anytime_ar.codes import load_codes
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel, load
 
+_NUMBER = re.compile(r"-?[0-9]{1,4000}")  # Python refuses longer ones
+
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument("source", nargs="+", help="a codes file (.npz), or codes as numbers")
     parser.add_argument("--codes", type=int | None, help="keep only so many of each row's codes")
     parser.add_argument(
-        "--out", type=Path | None, help="file to write; default: decoded.png, sounds: decoded.wav"
+        "--out", type=Path, help="file to write; default: decoded.png, sounds: decoded.wav"
     )
     parser.add_argument("--columns", type=int | None, help="pictures in a row; default: a square")
     add_threads(parser)
@@ -68,7 +71,12 @@ def run(arguments: Namespace) -> None:
 def _read(source: list[str]) -> Encoded:
     """Codes of a file, or of one row of numbers."""
     numbers = " ".join(source).replace(",", " ").split()
-    if all(number.lstrip("-").isdigit() for number in numbers):
+    if not numbers:
+        raise InputError("no codes were given; pass a codes file, or numbers")
+    if all(_NUMBER.fullmatch(number) for number in numbers):
+        for number in numbers:
+            if abs(int(number)) >= 2**63:
+                raise InputError(f"{number} is no code; codes are 0 to the size of the vocabulary")
         return Encoded(torch.tensor([[int(number) for number in numbers]]))
     if len(source) > 1:
         raise InputError(f"expected one codes file or numbers only, got {' '.join(source)!r}")

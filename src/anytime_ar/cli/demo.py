@@ -27,6 +27,7 @@ from anytime_ar.cli.parser import Parser, config_path
 from anytime_ar.data import load_data
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import evaluate, table, write_report
+from anytime_ar.files import check_output
 from anytime_ar.sampling import load
 from anytime_ar.training import train
 
@@ -39,7 +40,7 @@ SAMPLES = {"digits": 10_000, "sounds": 2_000}
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("--audio", action="store_true", help="sounds instead of digits")
     parser.add_argument(
-        "--out", type=Path | None, help="folder; default runs/demo, with --audio runs/demo-audio"
+        "--out", type=Path, help="folder; default runs/demo, with --audio runs/demo-audio"
     )
     parser.add_argument("--seed", type=int, default=0)
     add_threads(parser)
@@ -52,6 +53,7 @@ def run(arguments: Namespace) -> None:
     folder = arguments.out or Path("runs/demo-audio" if arguments.audio else "runs/demo")
     if folder.exists():
         raise InputError(f"{folder} exists; remove it, or choose another folder with --out")
+    check_output(folder, is_folder=True)
     values = yaml.safe_load(config_path(name).read_text(encoding="utf-8"))
     experiment = Experiment.parse(values | {"seed": arguments.seed}, origin=f"{name}.yaml")
     use_threads_at_length(arguments)

@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 
 from anytime_ar.cli.options import add_json, show
 from anytime_ar.cli.parser import Parser
-from anytime_ar.errors import InputError
+from anytime_ar.errors import InputError, install_command
 from anytime_ar.evaluation.speed import ours, take_turns
 from anytime_ar.files import cache_folder
 from anytime_ar.kernel import (
@@ -211,9 +211,8 @@ def report(facts: dict[str, Any]) -> str:
         "Optional extras",
     ]
     for name, installed in facts["extras"].items():
-        lines.append(
-            _line(f"  {name}", "installed" if installed else f'pip install "anytime-ar[{name}]"')
-        )
+        told = "installed" if installed else _command(install_command(name))
+        lines.append(f"  {name:<18}{told}")
     lines += ["", f"Codes a second ({_MODEL})"]
     lines.append(f"{'':20}" + "".join(f"{f'{n} row' + 's' * (n > 1):>12}" for n in _ROWS))
     rates = {(r["backend"], r["precision"], r["rows"]): r["codes_per_s"] for r in facts["rates"]}
@@ -224,6 +223,12 @@ def report(facts: dict[str, Any]) -> str:
     for text in facts["faster"] or ["Nothing that this command knows of."]:
         lines += textwrap.wrap(text, 78, initial_indent="- ", subsequent_indent="  ")
     return "\n".join(lines)
+
+
+def _command(text: str) -> str:
+    """Return a command on as many lines as it needs, as a shell reads them."""
+    words = textwrap.wrap(text, 57, break_long_words=False, break_on_hyphens=False)
+    return f" \\\n{'':22}".join(words)
 
 
 def _line(name: str, value: str) -> str:

@@ -31,13 +31,14 @@ from anytime_ar.cli.options import (
 from anytime_ar.cli.parser import Parser
 from anytime_ar.codes import save_codes
 from anytime_ar.errors import InputError
+from anytime_ar.files import check_output
 from anytime_ar.sampling import load
 
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument("files", nargs="*", type=Path, help="image or sound files")
-    parser.add_argument("-o", "--out", type=str | None, help="codes file (.npz) to write")
+    parser.add_argument("-o", "--out", type=str, help="codes file (.npz) to write")
     add_bulk_data(parser)
     add_bulk_options(parser)
     add_threads(parser)
@@ -53,8 +54,8 @@ def run(arguments: Namespace) -> None:
     if not arguments.files:
         raise InputError("nothing to encode; pass image or sound files, or --data")
     out = None if arguments.out is None else Path(arguments.out)
-    if out is not None and not out.parent.is_dir():  # before the work, not after it
-        raise InputError(f"cannot write {out}: there is no folder {out.parent}; create it first")
+    if out is not None:
+        check_output(out)
     use_threads(arguments)
     model = load(arguments.model, device=arguments.device)
     media = media_of(model)

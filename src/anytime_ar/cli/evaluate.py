@@ -12,8 +12,8 @@ from pathlib import Path
 from jsonargparse import Namespace
 from torch import Tensor
 
-from anytime_ar.bundle import resolve, save_bundle
-from anytime_ar.cli.features import default_folder
+from anytime_ar.bundle import check_replaceable, resolve, save_bundle
+from anytime_ar.cli.features import check_features, default_folder
 from anytime_ar.cli.options import (
     add_choice,
     add_device,
@@ -27,6 +27,7 @@ from anytime_ar.cli.options import (
     use_threads_at_length,
 )
 from anytime_ar.cli.parser import Parser
+from anytime_ar.curve import Curve
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import (
@@ -40,7 +41,7 @@ from anytime_ar.evaluation import (
 )
 from anytime_ar.evaluation.protocols import silent
 from anytime_ar.evaluation.workers import launched_workers
-from anytime_ar.files import cache_folder
+from anytime_ar.files import cache_folder, check_output
 from anytime_ar.sampling import AnytimeModel, DrawOptions, load
 from anytime_ar.sampling.options import choice_of
 
@@ -50,26 +51,30 @@ SHOWN = 10
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="shipped name, folder, or Hub id")
-    parser.add_argument("--data", type=str | None, help="data set; default: the model's own")
+    parser.add_argument(
+        "--data", "--data.name", type=str, help="data set; default: the model's own"
+    )
     parser.add_argument(
         "--features",
-        type=Path | None,
+        type=Path,
         help="folder of `anytime features`, default runs/features/NAME; or a TorchScript file",
     )
     parser.add_argument(
-        "--label_key", type=str | None, help="labels that the features tell apart, if others"
+        "--label_key", type=str, help="labels that the features tell apart, if others"
     )
-    parser.add_argument("--unordered", type=str | None, help="model trained without truncation")
+    parser.add_argument("--unordered", type=str, help="model trained without truncation")
     parser.add_argument("--samples", type=int, default=10_000, help="drawn for the sample FD")
     parser.add_argument("--codes", type=list[int] | None, help="as [4,8,16]; default: all")
     add_choice(parser)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path | None, help="folder for the curve; default: the run's")
+    parser.add_argument("--out", type=Path, help="folder for the curve; default: the run's")
     parser.add_argument(
         "--attach",
         action="store_true",
-        help="store the curve in the model, and how codes were chosen if that is given",
+        help="store the curve in the model, and how codes were chosen if that is given; default: "
+        "the curve in the model of a run",
     )
+    parser.add_argument("--no_attach", action="store_true", help="leave the model as it is")
     add_precision(parser)
     add_threads(parser)
     add_device(parser)
@@ -92,12 +97,19 @@ def run(arguments: Namespace) -> None:
             f"--out {arguments.out} holds a model; leave --out away, or choose another; "
             "--attach puts the curve into the model"
         )
+    path = None if arguments.features is None else check_features(arguments.features)
+    if arguments.attach and arguments.no_attach:
+        raise InputError("--attach and --no-attach contradict each other; leave one out")
+    folder = arguments.out or _folder(arguments.model)
+    check_output(folder, is_folder=True)
+    if arguments.attach or _is_run(arguments.model):
+        check_replaceable(resolve(arguments.model).resolve())
     use_threads_at_length(arguments)
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
     unordered = None
     if arguments.unordered is not None:
         unordered = load(arguments.unordered, device=arguments.device)
-    path = arguments.features or default_folder(model.bundle.card.name)
+    path = path or check_features(default_folder(model.bundle.card.name))
     features: FeatureNetwork | ScriptedFeatures
     if path.is_file():
         features = ScriptedFeatures(path, model.device)
@@ -119,20 +131,21 @@ def run(arguments: Namespace) -> None:
         )
     if workers.rank:
         return  # the first one tells what all have found
-    folder = arguments.out or _folder(arguments.model)
     written = write_report(curve, folder)
     budgets = [point.codes for point in curve.points]
     written += write_sheets(
         model, _shown(model, data, arguments), budgets, folder, data.sample_rate
     )
-    if arguments.attach:
+    attached = arguments.attach or _attaches(arguments, curve, model.curve)
+    if attached:
         card = model.bundle.card
         choice = choice_of(choice_options(arguments), card.choice)
         card = card.model_copy(update={"choice": choice})
         save_bundle(replace(model.bundle, card=card, curve=curve), resolve(arguments.model))
     show(
         arguments,
-        f"{table(curve)}\n\n{folder}: {', '.join(written)}",
+        f"{table(curve)}\n\n{folder}: {', '.join(written)}"
+        + (f"\n{arguments.model}: the model has this curve now" if attached else ""),
         **curve.model_dump(mode="json"),
     )
 
@@ -148,7 +161,22 @@ def _shown(model: AnytimeModel, data: DataSplits, arguments: Namespace) -> Tenso
     return model.sample_codes(SHOWN, **options)
 
 
+def _attaches(arguments: Namespace, curve: Curve, earlier: Curve | None) -> bool:
+    """Whether the model gets the curve without being told so: that of a run does, if the curve is
+    of its own data and its own draws, unless it has one of more samples or of more lengths."""
+    if not _is_run(arguments.model) or arguments.no_attach or arguments.precision != "float32":
+        return False
+    if arguments.data or arguments.label_key or choice_options(arguments):
+        return False
+    return earlier is None or (
+        curve.samples >= earlier.samples and len(curve.points) >= len(earlier.points)
+    )
+
+
+def _is_run(model: str) -> bool:
+    return (Path(model) / "config.yaml").is_file()
+
+
 def _folder(model: str) -> Path:
     """The folder of a run for its own model, else one named after the model."""
-    path = Path(model)
-    return path if (path / "config.yaml").is_file() else Path("runs") / path.name
+    return Path(model) if _is_run(model) else Path("runs") / Path(model).name

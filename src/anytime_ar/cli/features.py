@@ -17,13 +17,15 @@ from anytime_ar.cli.options import (
 )
 from anytime_ar.cli.parser import Parser, read_config
 from anytime_ar.data import DataSplits, load_data
+from anytime_ar.errors import InputError
 from anytime_ar.evaluation import Features, accuracy, save_features, train_features
+from anytime_ar.files import check_output
 from anytime_ar.sampling import choose_device
 
 
 def add_arguments(parser: Parser) -> None:
     parser.add_config(Experiment)
-    parser.add_argument("--out", type=Path | None, help="folder; default runs/features/NAME")
+    parser.add_argument("--out", type=Path, help="folder; default runs/features/NAME")
     add_threads(parser)
     add_device(parser)
     add_json(parser)
@@ -32,6 +34,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Namespace) -> None:
     experiment = read_config(Experiment, arguments)
     folder = arguments.out or default_folder(experiment.name)
+    check_output(folder, is_folder=True)
     use_threads_at_length(arguments)
     features = make_features(experiment, load_data(experiment.data), folder, arguments.device)
     show(
@@ -45,6 +48,25 @@ def run(arguments: Namespace) -> None:
 def default_folder(name: str) -> Path:
     """Where the features for a configuration lie."""
     return Path("runs") / "features" / name
+
+
+def check_features(path: Path) -> Path:
+    """Return a path of features if something is there that may be some.
+
+    Raises:
+        InputError: nothing is, or a folder of something else.
+    """
+    if not path.exists():
+        raise InputError(
+            f"{path}: no such file or folder; train features with `anytime features`, or pass "
+            "--features with a folder of it or a TorchScript file"
+        )
+    if path.is_dir() and not (path / "features.json").is_file():
+        raise InputError(
+            f"{path} has no features.json, so it is not a features folder; make one with "
+            "`anytime features`"
+        )
+    return path
 
 
 def make_features(experiment: Experiment, data: DataSplits, folder: Path, device: str) -> Features:

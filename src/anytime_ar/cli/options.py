@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from anytime_ar.sampling import (
 from anytime_ar.sampling.options import Along
 from anytime_ar.threads import set_threads, settle_threads
 
+_NUMBER = re.compile(r"[0-9]{1,18}")
+
 
 def add_device(parser: Parser) -> None:
     """`--device`."""
@@ -37,8 +40,9 @@ def add_device(parser: Parser) -> None:
 def add_threads(parser: Parser, default: int | None = None, extra: str = "") -> None:
     """Add `--threads`, with a default or PyTorch's, and more to say of it."""
     usual = "OMP_NUM_THREADS, or one for each processor that may be used"
+    kind = int | None if default is None else int
     parser.add_argument(
-        "--threads", type=int | None, default=default, help=f"of PyTorch; default: {extra or usual}"
+        "--threads", type=kind, default=default, help=f"of PyTorch; default: {extra or usual}"
     )
 
 
@@ -81,7 +85,7 @@ def add_budget_options(parser: Parser) -> None:
         "--quality", type=float | None, help="share of full quality, by the measured curve"
     )
     parser.add_argument("--min_codes", type=int, default=1, help="at least so many codes")
-    parser.add_argument("--save_state", type=Path | None, help="file to go on from with refine")
+    parser.add_argument("--save_state", type=Path, help="file to go on from with refine")
 
 
 def add_precision(parser: Parser) -> None:
@@ -97,7 +101,7 @@ def add_precision(parser: Parser) -> None:
 def add_drawing(parser: Parser) -> None:
     """What draws, and the files that come of it."""
     parser.add_argument(
-        "--out", type=str | None, help="file to write; default: samples.png, sounds: samples.wav"
+        "--out", type=str, help="file to write; default: samples.png, sounds: samples.wav"
     )
     parser.add_argument("--columns", type=int | None, help="pictures in a row; default: a square")
     add_precision(parser)
@@ -108,7 +112,7 @@ def add_drawing(parser: Parser) -> None:
 
 def add_draw_options(parser: Parser) -> None:
     """What codes depend on."""
-    parser.add_argument("--label", type=str | None, help="class, by name or number")
+    parser.add_argument("--label", type=str, help="class, by name or number")
     parser.add_argument("--seed", type=int | None, help="default: a fresh one, which is printed")
     add_choice(parser)
 
@@ -150,7 +154,7 @@ def draw_options(model: AnytimeModel, arguments: Namespace) -> DrawOptions:
 
 def wanted_label(model: AnytimeModel, label: str | None) -> int | str | None:
     """The name of a class, or its number where no name is meant."""
-    if label is not None and label.isdigit() and label not in (model.labels or ()):
+    if label is not None and _NUMBER.fullmatch(label) and label not in (model.labels or ()):
         return int(label)
     return label
 
@@ -163,6 +167,15 @@ def data_of(model: AnytimeModel, name: str | None, label_key: str | None = None)
     config = DataConfig.parse(values, origin=f"data of model {card.name!r}")
     changes = {"name": name, "label_key": label_key}
     return config.model_copy(update={key: to for key, to in changes.items() if to is not None})
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """Split NAME=WHERE; the name is empty where there is none. What exists as a path is one, and a
+    name comes before the first slash: `runs/lr=3` is a path as well."""
+    name, equals, where = text.partition("=")
+    if not equals or "/" in name or Path(text).exists():
+        return "", text
+    return name, where
 
 
 def choice_options(arguments: Namespace) -> dict[str, Along]:

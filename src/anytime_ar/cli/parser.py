@@ -1,21 +1,29 @@
-"""Argument parsing with jsonargparse: YAML configurations with overrides, errors in one line."""
+"""Argument parsing with jsonargparse: YAML configurations with overrides, errors in one line, and
+help that names the settings of a configuration only when asked for all of it."""
 
 from __future__ import annotations
 
+import argparse
 import re
+import textwrap
+import types
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any, Never, TypeVar
+from typing import Annotated, Any, Literal, Never, TypeVar, Union, get_args, get_origin
 
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
     ArgumentParser,
+    DefaultHelpFormatter,
     Namespace,
     set_parsing_settings,
 )
 
+from anytime_ar.cli.spelling import did_you_mean
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
+from anytime_ar.files import read_text
 
 # The docstrings of a configuration's fields are their help, read for those that a command takes.
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -24,37 +32,181 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 _OPTION_NAME = re.compile(r"^--([a-z][\w.-]*)")
 _NOISE = re.compile(r"For further information visit \S+|\[type=\w+, input_[^\]]*\]|Parser key ")
+_HELP_ALL = "--help-all"
+
+
+class _Formatter(DefaultHelpFormatter):
+    """Shows types in words."""
+
+    def _get_type_str(self, action: argparse.Action) -> str | None:
+        hint = type_of(action)
+        return None if hint is None else in_words(hint)
+
+
+class _HelpAll(argparse.Action):
+    """Prints the help with everything in it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        assert isinstance(parser, Parser)
+        print(parser.format_help(everything=True), end="")
+        parser.exit()
 
 
 class Parser(ArgumentParser):
     """An `ArgumentParser` that raises `InputError` instead of printing its usage."""
 
-    takes_config = False
+    config: type[Config] | None = None
+    rewrite: Callable[[list[str]], list[str]] | None = None
+    """What a command does with its arguments before they are parsed."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, formatter_class=_Formatter, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> Never:  # noqa: ARG002
-        text = " ".join(_NOISE.sub("", message).split())
-        raise InputError(f"{text}; see `{self.prog} --help`")
+        text = self._wrong_value(message) or " ".join(_NOISE.sub("", message).split())
+        raise InputError(f"{text}{self._meant(message)}; see `{self.prog} --help`")
+
+    def format_help(self, *arguments: Any, everything: bool = False) -> str:
+        """Return the help; settings inside those of a configuration are for `--help-all`."""
+        if self.config is None or everything:
+            return super().format_help(*arguments)
+        fields = self.config.model_fields.items()
+        inside = [name for name, field in fields if _configs(field.annotation)]
+        whole = {name for name, field in fields if isinstance(field.annotation, type)}
+        hidden = [a for a in self._actions if "." in a.dest or a.dest in whole.intersection(inside)]
+        told = [action.help for action in hidden]
+        for action in hidden:
+            action.help = argparse.SUPPRESS
+        try:
+            text = super().format_help(*arguments)
+        finally:
+            for action, help_text in zip(hidden, told, strict=True):
+                action.help = help_text
+        settings = textwrap.fill(
+            f"Settings inside {', '.join(inside)} are given as --data.size 64 and the like; "
+            f"`{self.prog} {_HELP_ALL}` lists them all.",
+            80,
+        )
+        return f"{text}\n{settings}\n"
 
     def add_config(self, config: type[Config]) -> None:
         """Take a configuration: a first argument with its name or file, `--key value` overrides and
         `--print_config`."""
-        self.takes_config = True
+        self.config = config
         self.usage = (
             f"{self.prog} CONFIG [options]   (CONFIG: {', '.join(config_names())}, or a file)"
         )
         self.add_argument("--config", action=ActionConfigFile, help="YAML file of settings")
+        self.add_argument(
+            _HELP_ALL,
+            action=_HelpAll,
+            nargs=0,
+            default=argparse.SUPPRESS,
+            help="Show all settings as well and exit.",
+        )
         self.add_class_arguments(config, as_group=False)
 
     def prepare(self, arguments: list[str]) -> list[str]:
         """Turn a leading configuration name into the option that reads its file, and the hyphens of
         option names into underscores."""
         arguments = [
-            _OPTION_NAME.sub(lambda name: "--" + name[1].replace("-", "_"), argument)
+            argument
+            if argument == _HELP_ALL
+            else _OPTION_NAME.sub(lambda name: "--" + name[1].replace("-", "_"), argument)
             for argument in arguments
         ]
-        if self.takes_config and arguments and not arguments[0].startswith("-"):
-            return ["--config", str(config_path(arguments[0])), *arguments[1:]]
+        if self.config is None:
+            return arguments
+        if arguments and not arguments[0].startswith("-"):
+            arguments = ["--config", str(config_path(arguments[0])), *arguments[1:]]
+        if self.rewrite is not None:
+            arguments = self.rewrite(arguments)
+        for at, argument in enumerate(arguments):
+            if argument == "--config" and at + 1 < len(arguments):
+                arguments[at + 1] = _utf8(arguments[at + 1])
+            elif argument.startswith("--config="):
+                arguments[at] = f"--config={_utf8(argument.removeprefix('--config='))}"
         return arguments
+
+    def _wrong_value(self, message: str) -> str | None:
+        """Return what option expected what, where the parser says it with its own types."""
+        key = re.search(r'Parser key "([^"]+)"', message)
+        value = re.search(r"(?:Given value|Got value): (.*)", message)
+        if key is None:
+            return None
+        action = next((a for a in self._actions if a.dest == key[1]), None)
+        hint = None if action is None else type_of(action)
+        if action is None or value is None or hint is None or _configs(hint):
+            return None
+        should = re.search(r"Input should be ([^\[\n]*)", message)
+        expected = should[1].strip() if should else in_words(hint)
+        name = max(action.option_strings, key=len, default=key[1])
+        return f"{name}: expected {expected}, got {value[1]}"
+
+    def _meant(self, message: str) -> str:
+        """Return the option or setting that a misspelt one is nearest to, as a question."""
+        option = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
+        if option:
+            names = [name for action in self._actions for name in action.option_strings]
+            return did_you_mean(option[1], [*names, *(f"--{key}" for key in self._keys())])
+        setting = re.search(r"option '([^']+)'", message, re.IGNORECASE)
+        if setting and "accept" in message:
+            return did_you_mean(setting[1], {key.rpartition(".")[2] for key in self._keys()})
+        return ""
+
+    def _keys(self) -> Iterator[str]:
+        """Yield the settings of the configuration by their dotted names."""
+        if self.config is not None:
+            yield from _keys_of(self.config)
+
+
+def type_of(action: argparse.Action) -> Any:
+    """Return the type hint of an option; None: it has none."""
+    return action.type if action.type is not None else getattr(action, "_typehint", None)
+
+
+def in_words(hint: Any) -> str:
+    """Return a type hint as `int`, `path or null`, `list of float`, `mean or max`."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if hint is None or hint is type(None):
+        return "null"
+    if origin is Annotated:
+        return in_words(inside[0])
+    if origin is Literal:
+        return " or ".join(str(value) for value in inside)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(in_words, inside)))
+    if origin in (list, tuple):
+        return f"list of {in_words(inside[0])}"
+    if isinstance(hint, type) and issubclass(hint, Path):
+        return "path"
+    if isinstance(hint, type) and issubclass(hint, Config):
+        return "settings"
+    return str(getattr(hint, "__name__", hint))
+
+
+def _configs(hint: Any) -> list[type[Config]]:
+    """Return the configurations that a type hint allows."""
+    if isinstance(hint, type) and issubclass(hint, Config):
+        return [hint]
+    return [config for inside in get_args(hint) for config in _configs(inside)]
+
+
+def _keys_of(config: type[Config], prefix: str = "") -> Iterator[str]:
+    for name, field in config.model_fields.items():
+        yield prefix + name
+        for inside in _configs(field.annotation):
+            yield from _keys_of(inside, f"{prefix}{name}.")
+
+
+def _utf8(config: str) -> str:
+    """Return a configuration file as it is if it is UTF-8, which is all that the parser reads, else
+    its text in place of its path."""
+    path = Path(config)
+    if not path.is_file():
+        return config
+    text = read_text(path)
+    return config if text.encode() == path.read_bytes() else text
 
 
 def config_names() -> list[str]:
@@ -74,7 +226,8 @@ def config_path(name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     raise InputError(
-        f"no configuration {name!r}: neither one of {', '.join(config_names())} nor a file"
+        f"no configuration {name!r}{did_you_mean(name, config_names())}: neither one of "
+        f"{', '.join(config_names())} nor a file"
     )
 
 

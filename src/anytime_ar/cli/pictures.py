@@ -16,6 +16,7 @@ from anytime_ar.data import IMAGE_SUFFIXES, image_grid, read_image, write_image
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import as_pictures, contact_sheet, write_contact_sheet
 from anytime_ar.evaluation.protocols import Progress
+from anytime_ar.files import check_output
 from anytime_ar.sampling import AnytimeModel
 
 
@@ -71,7 +72,7 @@ class Media(ABC):
             out: what was asked for; None: `stem` here, with the suffix of these media.
 
         Raises:
-            InputError: its suffix is that of something else.
+            InputError: its suffix is that of something else, or it cannot be written.
         """
         out = Path(out or stem + self.suffixes[0])
         if out.suffix.lower() not in self.suffixes:
@@ -79,6 +80,7 @@ class Media(ABC):
                 f"{out}: cannot write {self.noun} with suffix {out.suffix!r}; "
                 f"use one of {', '.join(self.suffixes)}"
             )
+        check_output(out)
         return out
 
     @abstractmethod
@@ -116,7 +118,7 @@ class Media(ABC):
         Raises:
             InputError: `out` cannot be written.
         """
-        columns = columns or math.ceil(math.sqrt(len(samples)))
+        columns = min(columns or math.ceil(math.sqrt(len(samples))), len(samples))
         write_image(out, image_grid(as_pictures(samples, self.model.sample_rate), columns))
         return Written(out)
 

@@ -15,9 +15,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument("repository", help="OWNER/NAME")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--message", type=str | None, help="of the commit")
-    parser.add_argument("--revision", type=str | None, help="branch; made if there is none")
-    parser.add_argument("--license", type=str | None, help="of the model, as apache-2.0")
+    parser.add_argument("--message", type=str, help="of the commit")
+    parser.add_argument("--revision", type=str, help="branch; made if there is none")
+    parser.add_argument("--license", type=str, help="of the model, as apache-2.0")
 
 
 def run(arguments: Namespace) -> None:

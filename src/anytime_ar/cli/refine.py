@@ -18,6 +18,7 @@ from anytime_ar.cli.options import (
 )
 from anytime_ar.cli.parser import Parser
 from anytime_ar.cli.sample import report, write_samples
+from anytime_ar.files import check_output
 from anytime_ar.interrupt import interrupts_held
 from anytime_ar.sampling import load
 
@@ -31,6 +32,8 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
+    if arguments.save_state is not None:
+        check_output(arguments.save_state)
     use_threads(arguments)
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
     media = media_of(model)

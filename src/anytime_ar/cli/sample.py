@@ -33,6 +33,7 @@ from anytime_ar.cli.options import (
 )
 from anytime_ar.cli.parser import Parser
 from anytime_ar.cli.pictures import Media, Written
+from anytime_ar.files import check_output
 from anytime_ar.interrupt import interrupts_held
 from anytime_ar.sampling import AnytimeModel, DrawOptions, Preview, load
 
@@ -55,6 +56,8 @@ def run(arguments: Namespace) -> None:
         sample_in_bulk(arguments)
         return
     refuse_bulk_options(arguments)
+    if arguments.save_state is not None:
+        check_output(arguments.save_state)
     use_threads(arguments)
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
     media = media_of(model)

@@ -14,9 +14,16 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from anytime_ar.cli.options import add_device, add_precision, add_threads, use_threads
+from anytime_ar.cli.options import (
+    add_device,
+    add_precision,
+    add_threads,
+    split_name,
+    use_threads,
+)
 from anytime_ar.cli.parser import Parser, read_config
-from anytime_ar.errors import InputError, MissingExtraError
+from anytime_ar.errors import InputError, MissingExtraError, install_command
+from anytime_ar.files import read_text
 from anytime_ar.fleet.sources import Source, load_all
 from anytime_ar.serving.config import ServerConfig
 from anytime_ar.threads import available_cpus, check_threads
@@ -25,7 +32,7 @@ from anytime_ar.threads import available_cpus, check_threads
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("models", nargs="+", help="shipped name, folder, or Hub id; or NAME=WHICH")
     parser.add_class_arguments(ServerConfig, as_group=False)
-    parser.add_argument("--api_key_file", type=Path | None, help="lines of NAME KEY")
+    parser.add_argument("--api_key_file", type=Path, help="lines of NAME KEY")
     add_threads(parser, max(1, available_cpus() - 1), "all but one of those that may be used")
     parser.add_argument(
         "--engine",
@@ -44,7 +51,7 @@ def run(arguments: Namespace) -> None:
         from anytime_ar.serving.server import serve
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"serving needs {error.name}; install it: pip install 'anytime-ar[serve]'"
+            f"serving needs {error.name}; install it: {install_command('serve')}"
         ) from error
 
     check_threads(arguments.threads)
@@ -88,20 +95,17 @@ def run(arguments: Namespace) -> None:
 def _sources(arguments: Namespace) -> list[Source]:
     sources: dict[str, Source] = {}
     for which in arguments.models:
-        given, equals, where = which.partition("=")
-        name = given if equals else Path(which).name
+        given, where = split_name(which)
+        name = given or Path(which).name
         if name in sources:
-            raise InputError(f"two models are called {name!r}; name one of them: NAME={which}")
-        sources[name] = Source(name, where or which, arguments.device, arguments.precision)
+            raise InputError(f"two models are called {name!r}; name one of them: NAME={where}")
+        sources[name] = Source(name, where, arguments.device, arguments.precision)
     return [*sources.values()]
 
 
 def _keys(path: Path) -> list[tuple[str, str]]:
     """Names and keys of a file; lines that are empty or begin with # are left out."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}; pass a text file") from error
+    lines = read_text(path).splitlines()
     pairs = []
     for number, line in enumerate(lines, 1):
         words = line.split()

@@ -32,8 +32,18 @@ from anytime_ar.training import (
 
 def add_arguments(parser: Parser) -> None:
     parser.add_config(Experiment)
-    parser.add_argument("--out", type=Path | None, help="folder of the run; default runs/NAME")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in OUT")
+    parser.add_argument("--out", type=Path, help="folder of the run; default runs/NAME")
+    parser.rewrite = _resumed
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a run, whose settings need not be repeated: --resume runs/x",
+    )
+    parser.add_argument(
+        "--accept_changed_data",
+        action="store_true",
+        help="go on with data that has changed since the run was begun",
+    )
     add_threads(parser, extra="the processors that may be used; of engine ray, 1 for each worker")
     add_device(parser)
     parser.add_class_arguments(Processes, as_group=False)
@@ -41,12 +51,37 @@ def add_arguments(parser: Parser) -> None:
     parser.add_class_arguments(Workers, as_group=False, skip={"threads"})
 
 
+def _resumed(arguments: list[str]) -> list[str]:
+    """Put the configuration and the folder of `--resume runs/x` in its place; other settings are
+    compared with them later."""
+    for at, argument in enumerate(arguments):
+        option, _, run = argument.partition("=")
+        rest = arguments[at + 1 :]
+        if option != "--resume" or not (run or rest) or (not run and rest[0].startswith("-")):
+            continue
+        folder = Path(run or rest.pop(0))
+        if not (folder / "config.yaml").is_file():
+            raise InputError(
+                f"--resume {folder}: no run is there (no config.yaml in this folder); pass the "
+                "folder of a run, as runs/mnist"
+            )
+        # Before all else, so that settings of other options take effect after it and are compared.
+        config = ["--config", str(folder / "config.yaml")]
+        return [*config, *arguments[:at], "--resume", "--out", str(folder), *rest]
+    return arguments
+
+
 def run(arguments: Namespace) -> None:
     config = read_config(Experiment, arguments)
     folder = arguments.out or Path("runs") / config.name
     processes = read_config(Processes, arguments)
     workers = Workers(workers=arguments.workers, max_failures=arguments.max_failures)
-    options = {"resume": arguments.resume, "device": arguments.device, "processes": processes}
+    options = {
+        "resume": arguments.resume,
+        "device": arguments.device,
+        "processes": processes,
+        "accept_changed_data": arguments.accept_changed_data,
+    }
     if arguments.engine == "ray":
         threads = 1 if arguments.threads is None else check_threads(arguments.threads)
         workers = workers.model_copy(update={"threads": threads})

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anytime_ar.errors import AnytimeError, InputError, MissingExtraError
+from anytime_ar.errors import AnytimeError, InputError, MissingExtraError, install_command
 
 RETRIED = frozenset({502, 503})
 """HTTP statuses after which another try may help."""
@@ -37,7 +37,7 @@ def require_httpx() -> ModuleType:
         import httpx
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"the client needs {error.name}; install it: pip install 'anytime-ar[client]'"
+            f"the client needs {error.name}; install it: {install_command('client')}"
         ) from None
     return httpx
 

@@ -14,7 +14,7 @@ from anytime_ar.data.config import DataConfig
 from anytime_ar.data.rows import Source
 from anytime_ar.data.split_names import split_of
 from anytime_ar.data.table import READ_AT_ONCE, first_line, table_source
-from anytime_ar.errors import DataError, MissingExtraError
+from anytime_ar.errors import DataError, MissingExtraError, install_command
 
 _BYTES = ("binary", "large_binary", "binary_view", "fixed_size_binary")
 _TEXTS = ("string", "large_string", "string_view")
@@ -28,8 +28,7 @@ def require_extra(package: str) -> None:
     """
     if package not in sys.modules and find_spec(package) is None:
         raise MissingExtraError(
-            f'Hub and parquet data sets need the package "{package}": '
-            'pip install "anytime-ar[data]"'
+            f"Hub and parquet data sets need the package {package}: {install_command('data')}"
         )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anytime_ar.errors import InputError
 from anytime_ar.evaluation.classifier import FeatureNetwork
 from anytime_ar.evaluation.scripted import ScriptedFeatures
 from anytime_ar.evaluation.workers import Workers
@@ -48,7 +49,7 @@ class FeatureCache:
         several times, and gives the same batches each time."""
         name, sizes = _digest(self._network, samples())
         path = self._folder / f"{name}.npy"
-        if self._workers.first(lambda: path.is_file()):
+        if self._workers.first(lambda: _is_whole(path, sum(sizes))):
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
             for end, size in zip(accumulate(sizes), sizes, strict=True):
                 yield torch.from_numpy(np.array(rows[end - size : end]))
@@ -63,12 +64,23 @@ class FeatureCache:
                 found = found if room >= 0 else None
         if found and self._workers.rank == 0:
             content = torch.cat(found).numpy()
-            path.parent.mkdir(parents=True, exist_ok=True)
 
             def write(file: BinaryIO) -> None:
                 np.lib.format.write_array(file, content, allow_pickle=False)
 
-            write_atomically(path, write)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, write)
+            except (InputError, OSError):
+                return  # a read-only home, or a full disk: they are computed anew each time
+
+
+def _is_whole(path: Path, rows: int) -> bool:
+    """Whether a file holds so many features; what a full disk or a crash has cut does not count."""
+    try:
+        return len(np.load(path, mmap_mode="r", allow_pickle=False)) == rows
+    except (OSError, ValueError, EOFError):
+        return False
 
 
 def _identity(features: FeatureNetwork | ScriptedFeatures) -> str:

@@ -8,6 +8,7 @@ of images are usually told: called with uint8 images [B, 3, H, W] of any size an
 from __future__ import annotations
 
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -29,6 +30,13 @@ class ScriptedFeatures:
 
     def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
         self.path, self.device = path, torch.device(device)
+        if not path.is_file():
+            raise BundleError(f"{path}: no such file; pass a TorchScript file")
+        if not zipfile.is_zipfile(path):
+            raise BundleError(
+                f"{path} is no TorchScript file, which is a zip archive; pass one, or a folder "
+                "that `anytime features` wrote"
+            )
         try:
             with warnings.catch_warnings():
                 # TorchScript is on its way out; the file that everybody compares by is not.
@@ -36,15 +44,15 @@ class ScriptedFeatures:
                 self._network = torch.jit.load(path, map_location=self.device).eval()
         except (RuntimeError, ValueError, OSError) as error:
             raise BundleError(
-                f"{path} is no TorchScript file: {str(error).strip().splitlines()[0]}; pass one, "
-                "or a folder that `anytime features` wrote"
+                f"{path} is a zip archive, but no TorchScript file that this PyTorch reads; pass "
+                "one, or a folder that `anytime features` wrote"
             ) from error
         try:
             found = self(torch.zeros(2, 3, 32, 32))
         except RuntimeError as error:
             raise BundleError(
-                f"{path} does not take uint8 images [B, 3, H, W] and return_features=True: "
-                f"{str(error).strip().splitlines()[-1]}"
+                f"{path} does not take uint8 images [B, 3, H, W] and return_features=True, so it "
+                "gives no features; pass a network such as inception-2015-12-05.pt"
             ) from error
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
             shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from anytime_ar.errors import InputError, MissingExtraError
+from anytime_ar.errors import InputError, MissingExtraError, install_command
 from anytime_ar.evaluation.plots import png
 from anytime_ar.evaluation.protocols import Progress, silent
 from anytime_ar.sampling import AnytimeModel
@@ -135,7 +135,7 @@ def generate(model: AnytimeModel, precision: str, attention: str) -> Contender:
         import transformers
     except ImportError as error:
         raise MissingExtraError(
-            'transformers is not here to compare with; pip install "anytime-ar[bench]"'
+            f"transformers is not here to compare with; install it: {install_command('bench')}"
         ) from error
     transformers.utils.logging.set_verbosity_error()
     size = model.bundle.card.prior

@@ -88,13 +88,13 @@ def compile_kernel(isa: InstructionSet) -> tuple[Path, Compiler]:
         )
     sources = kernel_sources()
     for folder in (cache_folder, process_folder):
-        target = folder() / "native" / f"{_key(compiler, isa, sources)}.so"
         try:
+            target = folder() / "native" / f"{_key(compiler, isa, sources)}.so"
             if not target.exists():
                 _compile(compiler, isa, sources, target)
             return target, compiler
         except OSError as error:
-            problem = f"cannot write {target}: {error.strerror}"
+            problem = f"cannot write the kernel: {error}"
     raise BuildError(problem)
 
 

@@ -109,7 +109,8 @@ def _use(bundle: Bundle, repository: str) -> str:
     width = max(len(call) for call, _ in calls)
     lines += [f"{call:<{width}}  # {what}" for call, what in calls]
     code = "\n".join(lines)
-    return f'```bash\npip install "anytime-ar[hub]"\n```\n\n```python\n{code}\n```'
+    install = "pip install '.[hub]'  # in a clone of anytime-ar"
+    return f"```bash\n{install}\n```\n\n```python\n{code}\n```"
 
 
 def _table(curve: Curve) -> str:

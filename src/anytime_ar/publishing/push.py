@@ -10,7 +10,7 @@ from anytime_ar.bundle import FILES, Bundle, load_bundle, resolve
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import contact_sheet, draw_curve, shown_budgets, write_contact_sheet
 from anytime_ar.files import write_bytes
-from anytime_ar.hub import place_of, upload
+from anytime_ar.hub import place_of, require_hub, upload
 from anytime_ar.publishing.model_card import model_card
 from anytime_ar.sampling import AnytimeModel, DrawOptions
 
@@ -53,6 +53,7 @@ def push(
     place = place_of(repository)
     if place is None or place.revision is not None:
         raise InputError(f"{repository!r} is no repository of the Hub; pass OWNER/NAME")
+    require_hub("to push to the Hub")  # before pictures are drawn
     folder = resolve(name)
     bundle = load_bundle(folder)
     with TemporaryDirectory() as temporary:

@@ -26,7 +26,8 @@ class RunLog:
     def __init__(self, path: Path | None, *, show_progress: bool = True) -> None:
         place = Path(os.devnull) if path is None else path
         self._file = place.open("a", encoding="utf-8")
-        self._tells = path is not None
+        # A service without a console has no standard error.
+        self._tells = path is not None and sys.stderr is not None
         self._show = show_progress and self._tells
 
     def write(self, **figures: float | str) -> None:

@@ -20,9 +20,9 @@ class Processes(Config):
     """How many processes train, and what each does at once. Not a part of a run: it may change from
     one resumption to the next."""
 
-    devices: int = Field(1, ge=1)
+    devices: int = Field(1, ge=1, le=2**16)
     """Of each machine, a process each; on CPUs, processes. Under `torchrun` it decides instead."""
-    nodes: int = Field(1, ge=1)
+    nodes: int = Field(1, ge=1, le=2**16)
     """Machines; each runs the same command with MASTER_ADDR, MASTER_PORT and its NODE_RANK set."""
     passes: int = Field(1, ge=1)
     """That a process takes over its part of a batch, whose gradients are accumulated: memory is

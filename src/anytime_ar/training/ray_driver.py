@@ -60,11 +60,12 @@ def train_on_ray(
     show_progress: bool = True,
     processes: Processes = ONE,
     workers: Workers = Workers(),  # noqa: B008
+    accept_changed_data: bool = False,
 ) -> Bundle:
     """`train`, by workers of Ray, on the cluster of RAY_ADDRESS or one of this machine.
 
     Args:
-        config, resume, show_progress: see `train`.
+        config, resume, show_progress, accept_changed_data: see `train`.
         folder: where the run lives, in reach of all machines.
         device: `cpu`, `cuda`, or `auto`: GPUs, if the cluster has one for each worker.
         processes: what each does at once; how many there are is for `workers` to say.
@@ -100,6 +101,7 @@ def train_on_ray(
             "device": device,
             "show_progress": show_progress,
             "processes": processes,
+            "accept_changed_data": accept_changed_data,
             "threads": workers.threads,
             "working_folder": str(Path.cwd()),
             "line": line,

@@ -87,9 +87,9 @@ def work(task: dict[str, Any]) -> None:
     """What each worker does; what it raises has Ray start all of them again.
 
     Args:
-        task: `config`, `folder`, `device` (cpu or cuda), `show_progress` and `processes` of the
-            run, as `train` takes them; `threads` of a worker; the `working_folder` of the program,
-            and the `line` to it.
+        task: `config`, `folder`, `device` (cpu or cuda), `show_progress`, `processes` and
+            `accept_changed_data` of the run, as `train` takes them; `threads` of a worker; the
+            `working_folder` of the program, and the `line` to it.
     """
     import ray
     import torch
@@ -122,6 +122,7 @@ def work(task: dict[str, Any]) -> None:
                 device=device,
                 show_progress=task["show_progress"],
                 processes=task["processes"],
+                accept_changed_data=task["accept_changed_data"],
             )
     except ProcessGoneError:
         raise

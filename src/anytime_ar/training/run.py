@@ -2,6 +2,7 @@
 
 config.yaml                       everything that the run is made of
 decisions.json                    what the run has measured and decided (see `decisions`)
+data.json                         what tells its data from data that has changed
 log.jsonl                         losses and validation figures
 checkpoints/                      of the stages autoencoder, sharpening, prior
 bundle/                           the model (see `anytime_ar.bundle`)
@@ -15,13 +16,23 @@ from typing import TypeVar
 
 import torch
 import yaml
+from pydantic import ValidationError
 
 from anytime_ar.ambient import defaults
 from anytime_ar.bundle import Bundle, build, load_bundle, save_bundle
 from anytime_ar.card import Card, DataCard
+from anytime_ar.config import describe as describe_mistakes
 from anytime_ar.data import DataSplits, load_data
+from anytime_ar.data.fingerprint import DataFingerprint, fingerprint
 from anytime_ar.errors import InputError
-from anytime_ar.files import sweep_temporaries, write_bytes
+from anytime_ar.files import (
+    check_output,
+    listed,
+    read_text,
+    sweep_temporaries,
+    write_bytes,
+    write_json,
+)
 from anytime_ar.training.checkpoint import Checkpoints
 from anytime_ar.training.config import TrainConfig
 from anytime_ar.training.decisions import Decider, read_decisions
@@ -46,6 +57,7 @@ def train(
     show_progress: bool = True,
     data: DataSplits | None = None,
     processes: Processes = ONE,
+    accept_changed_data: bool = False,
 ) -> Bundle:
     """Train an autoencoder and its prior, and write the bundle to `folder`/bundle.
 
@@ -63,9 +75,11 @@ def train(
         show_progress: draw progress bars on standard error.
         data: the data set of `config.data`, if it is loaded already.
         processes: how many there are, and what each does at once.
+        accept_changed_data: go on with data that is not what the run was begun with.
 
     Raises:
-        InputError: the data or the configuration cannot be used, or the folder holds another run.
+        InputError: the data or the configuration cannot be used, the folder holds another run, or
+            the data has changed since.
         TrainingError: the loss is not finite or has diverged.
     """
     folder = Path(folder)
@@ -80,9 +94,13 @@ def train(
     with seeded(config.seed, "weights"):
         bundle = build(card)
     ranks.first(lambda: open_folder(folder, config))
+    changes: list[str] = []
+    ranks.first(lambda: changes.extend(_check_data(folder, data, accept=accept_changed_data)))
     with RunLog(
         folder / "log.jsonl" if ranks.is_first else None, show_progress=show_progress
     ) as log:
+        for change in changes:
+            log.tell(f"the data has changed: {change}")
         decider = Decider(
             folder,
             config.precision,
@@ -118,6 +136,30 @@ def train(
     ranks.first(lambda: save_bundle(_noted(bundle, folder), folder / "bundle"))
     ranks.leave()
     return bundle
+
+
+def _check_data(folder: Path, data: DataSplits, *, accept: bool) -> list[str]:
+    """Compare the data of a run with that it was begun with; return changes that are accepted."""
+    path, now = folder / "data.json", fingerprint(data)
+    changes: list[str] = []
+    if path.exists():
+        try:
+            earlier = DataFingerprint.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise InputError(
+                f"{path} is damaged ({describe_mistakes(error)}); remove it if the data is as it "
+                "was"
+            ) from error
+        changes = now.changes_since(earlier)
+        if changes and not accept:
+            raise InputError(
+                f"{data.config.name} has changed since {folder} was begun; bring the data back, "
+                "choose another folder, or train on what is there now with --accept-changed-data",
+                changes,
+            )
+    if changes or not path.exists():
+        write_json(path, now.model_dump(mode="json"))
+    return changes
 
 
 def _noted(bundle: Bundle, folder: Path) -> Bundle:
@@ -186,22 +228,29 @@ def check_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; choose a folder for the run")
     if not written.exists():
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and listed(folder):
             raise InputError(f"{folder} is not empty and holds no run; choose another folder")
+        check_output(folder, is_folder=True)
         return config
     if not resume:
-        raise InputError(f"{folder} holds a run already; resume it, or choose another folder")
+        raise InputError(
+            f"{folder} holds a run already; go on with it by `anytime train --resume {folder}`, or "
+            "choose another folder"
+        )
     try:
-        values = yaml.safe_load(written.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.safe_load(read_text(written))
+    except yaml.YAMLError as error:
         raise InputError(f"{written} is damaged; choose another folder") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{written} holds no settings; choose another folder")
     earlier = type(config).parse(values, origin=str(written))
     if config.precision == "auto":
         config = config.model_copy(update={"precision": earlier.precision})
     if earlier != config:
         raise InputError(
-            f"{folder} was begun with other settings: {', '.join(_differences(earlier, config))}; "
-            "resume with those, or choose another folder"
+            f"{folder} was begun with other settings; go on with those by `anytime train --resume "
+            f"{folder}`, or choose another folder",
+            _differences(earlier, config),
         )
     return config
 

@@ -1,0 +1,121 @@
+"""What tells a data set from one that has changed: sizes, labels, and digests of what is there.
+
+Samples in memory are read to the last byte, or, of more than 256 MiB, at even distances. Of streams
+the names and sizes of their local files count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+
+from anytime_ar.config import Config
+from anytime_ar.data.config import DataConfig
+from anytime_ar.data.loading import EMBEDDED, DataSplits
+from anytime_ar.data.splits import MemorySplit, Split
+
+_MOST_BYTES = 2**28
+"""Of a split, that are read."""
+_SHOWN = 10
+"""Labels named in a message."""
+
+
+class FilesFingerprint(Config):
+    """The files of a local data set."""
+
+    count: int
+    bytes: int
+    sha256: str
+    """Of their names in the folder, and sizes."""
+
+    def __str__(self) -> str:
+        return f"{self.count} files of {self.bytes:,} bytes ({self.sha256[:8]})"
+
+
+class SplitFingerprint(Config):
+    """One split."""
+
+    samples: int | None
+    """None: a stream that does not say."""
+    sha256: str | None
+    """Of samples and labels; None: they are not in memory."""
+
+
+class DataFingerprint(Config):
+    """A data set as a run has read it."""
+
+    sample_shape: tuple[int, ...]
+    sample_rate: int | None
+    labels: tuple[str, ...] | None
+    splits: dict[str, SplitFingerprint]
+    files: FilesFingerprint | None
+    """Of a local set that is streamed."""
+
+    def changes_since(self, earlier: DataFingerprint) -> list[str]:
+        """Return what is different now, as `train has 45 samples, had 40`."""
+        changes = []
+        for name, now in self.splits.items():
+            before = earlier.splits.get(name, SplitFingerprint(samples=None, sha256=None))
+            if now.samples != before.samples:
+                changes.append(f"{name} has {now.samples} samples, had {before.samples}")
+            elif None not in (now.sha256, before.sha256) and now.sha256 != before.sha256:
+                changes.append(f"{name} has as many samples as before, but others")
+        if self.labels != earlier.labels:
+            changes.append(f"labels are {_some(self.labels)}; were {_some(earlier.labels)}")
+        if self.sample_shape != earlier.sample_shape:
+            changes.append(f"samples are {self.sample_shape}, were {earlier.sample_shape}")
+        if self.sample_rate != earlier.sample_rate:
+            changes.append(f"sounds have {self.sample_rate} Hz, had {earlier.sample_rate}")
+        if None not in (self.files, earlier.files) and self.files != earlier.files:
+            changes.append(f"there are {self.files}, were {earlier.files}")
+        return changes
+
+
+def fingerprint(data: DataSplits) -> DataFingerprint:
+    """Return the fingerprint of a data set that is loaded."""
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    return DataFingerprint(
+        sample_shape=data.sample_shape,
+        sample_rate=data.sample_rate,
+        labels=data.label_names,
+        splits={name: _split(split) for name, split in splits.items()},
+        files=files_fingerprint(data.config) if data.config.streaming else None,
+    )
+
+
+def files_fingerprint(config: DataConfig) -> FilesFingerprint | None:
+    """Return that of the files of a data set; None: it is embedded, or the Hub's."""
+    root = Path(config.name)
+    if config.name in EMBEDDED or not root.exists():
+        return None
+    paths = [root] if root.is_file() else sorted(p for p in root.rglob("*") if _counts(p, root))
+    digest, size = hashlib.sha256(), 0
+    for path in paths:
+        here = path.stat().st_size
+        name = path.name if path == root else path.relative_to(root).as_posix()
+        digest.update(f"{name}\0{here}\n".encode(errors="surrogateescape"))
+        size += here
+    return FilesFingerprint(count=len(paths), bytes=size, sha256=digest.hexdigest())
+
+
+def _counts(path: Path, root: Path) -> bool:
+    """Whether a path is a file of a data set: hidden ones are not."""
+    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _split(split: Split) -> SplitFingerprint:
+    if not isinstance(split, MemorySplit):
+        return SplitFingerprint(samples=split.size, sha256=None)
+    step = math.ceil(split.samples.nbytes / _MOST_BYTES) or 1
+    digest = hashlib.sha256(split.samples[::step].contiguous().numpy().data)
+    if split.labels is not None:
+        digest.update(split.labels.contiguous().numpy().data)
+    return SplitFingerprint(samples=len(split), sha256=digest.hexdigest())
+
+
+def _some(labels: tuple[str, ...] | None) -> str:
+    if labels is None:
+        return "none"
+    rest = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
+    return ", ".join(labels[:_SHOWN]) + rest

@@ -681,12 +681,14 @@ def test_mistakes_in_data_leave_nothing_behind(capsys, tmp_path):
     assert "no images" in fails([*run, str(empty)], capsys)
     broken = tmp_path / "broken"
     broken.mkdir()
-    Image.new("L", (8, 8)).save(broken / "a.png")
-    (broken / "b.png").write_bytes((broken / "a.png").read_bytes()[:40])
+    for i in range(20):
+        Image.new("L", (8, 8)).save(broken / f"a{i}.png")
+    (broken / "b.png").write_bytes((broken / "a0.png").read_bytes()[:40])
     assert "b.png" in fails([*run, str(broken)], capsys)
     mixed = tmp_path / "mixed"
     mixed.mkdir()
-    Image.new("L", (8, 8)).save(mixed / "a.png")
+    for i in range(20):
+        Image.new("L", (8, 8)).save(mixed / f"a{i}.png")
     Image.new("RGB", (8, 8)).save(mixed / "b.png")
     assert "b.png" in fails([*run, str(mixed)], capsys)
     tiny = tmp_path / "tiny"

@@ -144,6 +144,7 @@ def test_other_colours_are_converted(mode: str) -> None:
     found = pixels(saved(image, "TIFF")) if mode != "HSV" else read_pixels(image, "x")
     assert found.shape == (3, 8, 8)
     assert np.abs(found[:, 0, 0].astype(int) - [200, 10, 10]).max() < 12
+    assert read_pixels(image, "x", channels=1).shape == (1, 8, 8)
 
 
 def test_cmyk_of_photographs() -> None:

@@ -208,6 +208,16 @@ def test_noise_within_headers_gives_a_sound_or_one_error(tmp_path: Path, kind: s
         assert "\n" not in told
 
 
+@pytest.mark.parametrize("size", [20_000_000, 0, 0xFFFFFFFF])
+def test_more_than_a_header_can_count(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "x.wav"
+    with path.open("wb") as file:  # most of it takes no place on the disk
+        file.write(wav(0, size))
+        file.truncate(44 + 2**32 + 20_000_000)
+    with pytest.raises(DataError, match="holds more than 4 GiB, which its header cannot count"):
+        Recording(path, 8000).measure()
+
+
 def test_a_disk_that_fails_is_told(tmp_path: Path, monkeypatch) -> None:
     opened = Path.open
 

@@ -147,6 +147,8 @@ def flattened(
         image = (image if straight is None else image.convert(straight)).convert("RGBA")
         alpha = image.getchannel("A")
         image = image.convert("RGB")
+    elif image.mode == "LAB":  # from which there is no other way
+        image = image.convert("RGB")
     if alpha is not None and alpha.getextrema()[0] != 255:
         image = _over(image, alpha, background, origin)
     return image if image.mode == mode else image.convert(mode)

@@ -8,7 +8,8 @@ count, and libsndfile, which believes some placeholders, is shown their number i
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import BinaryIO, Literal, NamedTuple
 
 _MOST_CHUNKS = 4096
@@ -66,8 +67,9 @@ class _Container(NamedTuple):
 class Verdict(NamedTuple):
     """What a header is worth."""
 
-    cut_short: bool
-    corrections: dict[int, bytes]
+    problem: Literal["cut short", "too long"] | None = None
+    """`too long`: its sizes have no room for all that is there."""
+    corrections: Mapping[int, bytes] = MappingProxyType({})
     """What belongs at which offset, so that all samples are read."""
 
 
@@ -82,21 +84,25 @@ def judge(content: BinaryIO) -> Verdict:
 def _judge(file: _File) -> Verdict:
     size, head = file.size, file.read(0, 4)
     if head == b"OggS":
-        return Verdict(_ends_within_a_page(file), {})
+        return Verdict("cut short" if _ends_within_a_page(file) else None)
     container = _read(file, head)
     if container is None:
-        return Verdict(False, {})
-    there = size - container.begin
+        return Verdict()
+    claimed, there = container.claimed, size - container.begin
+    unknown = _is_unknown(claimed) or (claimed == 0 and not _are_chunks(file, container))
     if there <= 0:
-        return Verdict(container.claimed > 0 and not _is_unknown(container.claimed), {})
-    if container.claimed == 0 and not _are_chunks(file, container):
-        return Verdict(False, _corrections(container, there))
-    if container.claimed <= there + 1:  # one that counts the byte of padding
-        return Verdict(False, {})
-    miscounted = container.claimed in (size, size - 8) or container.whole in (size, size + 1)
-    if miscounted or _is_unknown(container.claimed):
-        return Verdict(False, _corrections(container, there))
-    return Verdict(True, {})
+        return Verdict("cut short" if claimed > 0 and not _is_unknown(claimed) else None)
+    if container.sizes[0].width == 4 and there >= 2**32:
+        wrapped = claimed < there and (there - claimed) % 2**32 < _NEAR
+        if unknown or wrapped:
+            return Verdict("too long")
+    if unknown and (claimed == 0 or claimed > there):
+        return Verdict(corrections=_corrections(container, there))
+    if claimed <= there + 1:  # one that counts the byte of padding
+        return Verdict()
+    if claimed in (size, size - 8) or container.whole in (size, size + 1):  # miscounted
+        return Verdict(corrections=_corrections(container, there))
+    return Verdict("cut short")
 
 
 def _is_unknown(size: int) -> bool:
@@ -113,7 +119,7 @@ class Corrected:
     Errors cannot pass through libsndfile: reading ends at one, which is kept.
     """
 
-    def __init__(self, content: BinaryIO, corrections: dict[int, bytes]) -> None:
+    def __init__(self, content: BinaryIO, corrections: Mapping[int, bytes]) -> None:
         self._content = content
         self._corrections = corrections
         self._header = max((at + len(new) for at, new in corrections.items()), default=0)

@@ -47,7 +47,12 @@ def decode_blocks(encoded: Encoded, origin: str) -> Iterator[tuple[Wave, int]]:
         if isinstance(encoded, Path) and not encoded.is_file():
             raise BrokenSampleError(f"{origin}: is not there, or leads nowhere; restore it")
         with encoded.open("rb") if isinstance(encoded, Path) else io.BytesIO(encoded) as content:
-            cut_short, corrections = judge(content)
+            problem, corrections = judge(content)
+            if problem == "too long":
+                raise BrokenSampleError(
+                    f"{origin}: holds more than 4 GiB, which its header cannot count; store it as "
+                    "FLAC, RF64 or W64"
+                )
             is_estimate = _is_estimate(content)
             source = Corrected(content, corrections)
             with _Forward(source) as file:
@@ -63,7 +68,7 @@ def decode_blocks(encoded: Encoded, origin: str) -> Iterator[tuple[Wave, int]]:
         raise BrokenSampleError(
             f"{origin}: does not decode as a sound ({_reason(error)}); repair or replace it"
         ) from error
-    if cut_short or count < promised:
+    if problem == "cut short" or count < promised:
         raise BrokenSampleError(
             f"{origin}: is cut short, after {count} samples; copy or record it again"
         )

@@ -16,6 +16,7 @@ from jsonargparse import (  # type: ignore[attr-defined]
 
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
+from anytime_ar.yaml_size import check_yaml
 
 # The docstrings of a configuration's fields are their help, read for those that a command takes.
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -72,6 +73,7 @@ def config_path(name: str) -> Path:
     if name in config_names():
         return Path(str(resources.files("anytime_ar") / "configs" / f"{name}.yaml"))
     if Path(name).is_file():
+        check_yaml(Path(name))
         return Path(name)
     raise InputError(
         f"no configuration {name!r}: neither one of {', '.join(config_names())} nor a file"

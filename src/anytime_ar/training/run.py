@@ -32,6 +32,7 @@ from anytime_ar.training.protocols import Stage
 from anytime_ar.training.ranks import Ranks
 from anytime_ar.training.sharpening import SharpeningStage
 from anytime_ar.training.stages import AutoencoderStage, PriorStage
+from anytime_ar.yaml_size import check_yaml
 
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
@@ -191,6 +192,7 @@ def check_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:
         return config
     if not resume:
         raise InputError(f"{folder} holds a run already; resume it, or choose another folder")
+    check_yaml(written)
     try:
         values = yaml.safe_load(written.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -32,6 +32,7 @@ GROUND = {
     "samples",
     "spectra",
     "threads",
+    "yaml_size",
 }
 MODEL = {"autoencoder", "prior"}
 
@@ -44,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "memory": set(),
     "samples": {"errors"},
     "threads": {"errors"},
+    "yaml_size": {"errors"},
     "files": {"errors"},
     "hub": {"errors"},
     "ray_cluster": {"errors", "threads"},
@@ -103,6 +105,34 @@ GLOBAL_SEEDS = {
     "torch.cuda.manual_seed_all",
     "numpy.random.seed",
     "random.seed",
+}
+# What is computed with for callers, or read as raw memory, may not depend on the defaults that they
+# have set for themselves: there, tensors are made of a stated dtype and device.
+STATES_DTYPE_AND_DEVICE = (
+    "sampling",
+    "serving",
+    "kernel",
+    "prior.native",
+    "prior.portable",
+    "prior.cache",
+    "prior.rows",
+    "prior.choice",
+    "autoencoder.native",
+)
+FACTORIES = {
+    f"torch.{name}"
+    for name in (
+        "arange",
+        "as_tensor",
+        "empty",
+        "eye",
+        "full",
+        "hann_window",
+        "linspace",
+        "ones",
+        "tensor",
+        "zeros",
+    )
 }
 # These draw from the global generator unless they are given one.
 RANDOM_DRAWS = {
@@ -199,6 +229,11 @@ def violations(module: str, source: str, *, is_package: bool = False) -> list[st
             found.append(f"{call.lineno}: torch.load reads pickles; use safetensors")
         if name in GLOBAL_SEEDS and call not in shielded:
             found.append(f"{call.lineno}: {name} seeds everyone; pass a generator, or fork_rng")
+        if name in FACTORIES and module.removeprefix(f"{PACKAGE}.").startswith(
+            STATES_DTYPE_AND_DEVICE
+        ):
+            missing = sorted({"dtype", "device"} - keywords)
+            found += [f"{call.lineno}: {name} without {keyword}; state it" for keyword in missing]
         if name in RANDOM_DRAWS and "generator" not in keywords and call not in shielded:
             found.append(f"{call.lineno}: {name} draws from the global generator; pass one")
         if name == "print" and part != "cli":
@@ -267,6 +302,16 @@ def test_module(path: Path) -> None:
         ),
         ("data.images", "import torch\ntorch.randn(3)", "torch.randn draws from the global"),
         ("data.images", "print(1)", "print outside cli"),
+        (
+            "sampling.draw",
+            "import torch\ntorch.zeros(3, device='cpu')",
+            "2: torch.zeros without dtype; state it",
+        ),
+        (
+            "prior.native",
+            "import torch\ntorch.empty(3, dtype=torch.int64)",
+            "2: torch.empty without device; state it",
+        ),
     ],
 )
 def test_the_checker_catches(module: str, source: str, reason: str) -> None:
@@ -285,6 +330,7 @@ def test_the_checker_catches(module: str, source: str, reason: str) -> None:
         ("sampling.draw", "from anytime_ar.prior import x\nfrom anytime_ar import bundle"),
         ("cli.demo", "import anytime_ar\nfrom anytime_ar.evaluation import x\nprint(1)"),
         ("data.images", "\n" * 300),
+        ("data.images", "import torch\ntorch.zeros(3)"),
     ],
 )
 def test_the_checker_lets_pass(module: str, source: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import shutil
@@ -9,7 +10,9 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from importlib.metadata import distribution
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -75,6 +78,78 @@ def test_a_lock_meets_every_requirement(name: str, extra: str | None) -> None:
         version = locked.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement.name} is not in the lock; run `make lock`"
         assert version in requirement.specifier, f"{requirement} is not met by {version}"
+
+
+def third_party_imports() -> dict[str, set[tuple[str, bool]]]:
+    """Modules of ours by the foreign package that they import, and whether when they are loaded."""
+    found: dict[str, set[tuple[str, bool]]] = {}
+    for path in (ROOT / "src").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        later: set[ast.AST] = set()
+        for node in ast.walk(tree):
+            typing = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            if typing or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                later.update(ast.walk(node))
+        for node in ast.walk(tree):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            for name in {name.partition(".")[0] for name in names}:
+                if name not in sys.stdlib_module_names and name != "anytime_ar":
+                    found.setdefault(name, set()).add((module, node not in later))
+    return found
+
+
+def declared(extra: str | None) -> set[str]:
+    """Names of the packages that come with an extra, or with none."""
+    project = pyproject()["project"]
+    lines = project["dependencies"] if extra is None else project["optional-dependencies"][extra]
+    return {canonicalize_name(Requirement(line).name) for line in lines}
+
+
+NEEDED_AT_ONCE = {
+    "serve": ("anytime_ar.serving.",),
+    "client": ("anytime_ar.client.",),
+    "ray": ("anytime_ar.fleet.ray_", "anytime_ar.training.ray_worker"),
+}
+"""Modules that nobody loads without the extra."""
+USED_BY_NAME = {"httptools", "uvloop"}
+"""Packages that another one imports if they are there."""
+
+
+@cache
+def installed() -> Mapping[str, list[str]]:
+    return packages_distributions()
+
+
+def distributions_of(name: str) -> set[str]:
+    found = {canonicalize_name(one) for one in installed().get(name, [])}
+    return found or {canonicalize_name(name)}  # transformers, say, which no test needs
+
+
+def test_every_import_is_declared() -> None:
+    imports = third_party_imports()
+    assert {"torch", "numpy", "fastapi", "scipy"} <= imports.keys()
+    extras = [one for one in pyproject()["project"]["optional-dependencies"] if one != "dev"]
+    for name, uses in imports.items():
+        if distributions_of(name) & declared(None):
+            continue
+        within = [one for one in extras if one != "test" and distributions_of(name) & declared(one)]
+        assert within, f"{name} is declared nowhere; {sorted(uses)} import it"
+        allowed = tuple(prefix for one in within for prefix in NEEDED_AT_ONCE.get(one, ()))
+        for module, at_once in uses:
+            assert not at_once or module.startswith(allowed), (
+                f"{module} imports {name} when it is loaded, and only {within} bring it"
+            )
+
+
+def test_everything_declared_is_imported() -> None:
+    used = {one for name in third_party_imports() for one in distributions_of(name)}
+    for extra in (None, "data", "hub", "serve", "client", "ray", "bench"):
+        assert declared(extra) - used <= USED_BY_NAME
 
 
 def test_the_demo_installs_only_the_core() -> None:

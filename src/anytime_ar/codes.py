@@ -68,6 +68,12 @@ class CodesFile:
     sound: CutSound | None = None
     """The long sound whose windows the rows are; None: each row is a sample."""
 
+    def __repr__(self) -> str:
+        return (
+            f"CodesFile(codes=int64 {list(self.codes.shape)}, model={self.model!r}, "
+            f"length={self.length}, vocabulary={self.vocabulary}, sound={self.sound!r})"
+        )
+
 
 def as_codes(codes: Any) -> Tensor:
     """Return codes as int64, whatever format of whole numbers and library they come in.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reprlib import Repr
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -31,6 +32,12 @@ class Config(BaseModel):
             raise InputError(f"{origin}: {describe(error)}") from error
 
 
+_SHORT = Repr()
+"""Values of unknown origin, in a line."""
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 20, 20
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
+
+
 def describe(error: ValidationError) -> str:
     """All mistakes of a pydantic error in one line: key, what is wrong, and the value that came."""
     mistakes = []
@@ -38,6 +45,10 @@ def describe(error: ValidationError) -> str:
         key = ".".join(str(part) for part in item["loc"])
         what = item["msg"].removeprefix("Value error, ")
         what = what[0].lower() + what[1:]
-        got = "" if item["type"] in ("value_error", "missing") else f" (got {item['input']!r})"
+        got = (
+            ""
+            if item["type"] in ("value_error", "missing")
+            else f" (got {_SHORT.repr(item['input'])})"
+        )
         mistakes.append(f"{key}: {what}{got}" if key else f"{what}{got}")
     return "; ".join(mistakes)

@@ -168,6 +168,26 @@ class Curve(Config):
             )
         return self
 
+    def __repr__(self) -> str:
+        first, last = self.points[0], self.points[-1]
+        return (
+            f"Curve({len(self.points)} budgets, {first.codes} to {last.codes} of "
+            f"{self.code_length} codes: mse {first.mse:.4g} to {last.mse:.4g}, fd_sample "
+            f"{_short(first.fd_sample)} to {_short(last.fd_sample)})"
+        )
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """The curve as a table, for notebooks."""
+        names = ("codes", "bits", "mse", "psnr", "fd_reconstruction", "fd_sample", "ms")
+        lines = [[_short(getattr(point, name)) for name in names] for point in self.points]
+        head = "".join(f"<th>{name}</th>" for name in names)
+        body = "".join(
+            f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells in lines
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
     def to_json(self) -> str:
         """Indented JSON with null for what was not measured; never NaN."""
         return json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
@@ -193,6 +213,10 @@ class Curve(Config):
             return cls.parse(values, origin=str(path))
         except InputError as error:
             raise BundleError(f"{error}; measure it again with `anytime evaluate`") from error
+
+
+def _short(number: float | None) -> str:
+    return "-" if number is None else f"{number:.4g}"
 
 
 def psnr(mse: float) -> float | None:

@@ -354,6 +354,7 @@ def test_only_matrices_and_convolutions_decay() -> None:
     model = nn.ModuleDict(
         {
             "convolution": nn.Conv2d(1, 2, 3),
+            "convolution in time": nn.Conv1d(1, 2, 3),
             "prior": Prior(PriorConfig(layers=1, width=8, heads=2), 3, 4, label_count=2),
             "quantizer": VectorQuantizer(quantizer, 3, 2),
         }
@@ -370,6 +371,7 @@ def test_only_matrices_and_convolutions_decay() -> None:
     block = "prior.blocks.0"
     assert groups[0.1] == {
         "convolution.weight",
+        "convolution in time.weight",
         *(f"{block}.{layer}.weight" for layer in ("qkv", "out", "up", "down")),
     }
     assert groups[0.0] == set(names.values()) - groups[0.1]

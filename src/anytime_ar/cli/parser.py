@@ -24,6 +24,7 @@ from anytime_ar.cli.spelling import did_you_mean
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
 from anytime_ar.files import read_text
+from anytime_ar.yaml_size import check_yaml
 
 # The docstrings of a configuration's fields are their help, read for those that a command takes.
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -224,6 +225,7 @@ def config_path(name: str) -> Path:
     if name in config_names():
         return Path(str(resources.files("anytime_ar") / "configs" / f"{name}.yaml"))
     if Path(name).is_file():
+        check_yaml(Path(name))
         return Path(name)
     raise InputError(
         f"no configuration {name!r}{did_you_mean(name, config_names())}: neither one of "

@@ -36,6 +36,12 @@ class DecodeBatch:
         self._varying: dict[int, ChoiceConfig] = {}  # by id, where it depends on the position
         self._next_id = 0
 
+    def __repr__(self) -> str:
+        taken = len(self._owners)
+        return (
+            f"DecodeBatch({taken} of {self.capacity} rows, code_length={self.decoder.code_length})"
+        )
+
     @property
     def room(self) -> int:
         """How many more rows may join; guided ones count twice."""

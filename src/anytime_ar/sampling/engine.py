@@ -74,6 +74,11 @@ class HasEngine(Protocol):
         """Of its weights."""
         ...
 
+    @property
+    def sample_rate(self) -> int | None:
+        """Of sounds, in Hz."""
+        ...
+
 
 @dataclass
 class Engine:

@@ -47,6 +47,10 @@ LOGITS_AT_ONCE = 2**25
 class AnytimeModel(Described):
     """An ordered autoencoder and its prior, ready to draw samples at any budget.
 
+    Models, results and states can be copied, pickled and sent to other processes. A process that
+    was forked off computes with one thread, since OpenMP would wait for those of its parent;
+    `torch.set_num_threads` asks for more where the parent has not computed.
+
     Args:
         bundle: weights and what belongs to them.
         device: `cpu`, `cuda`, `mps`, or `auto` for the best there is.

@@ -31,6 +31,7 @@ from anytime_ar.sampling.budget import Budget
 from anytime_ar.sampling.draw import Pauses, Stop
 from anytime_ar.sampling.engine import NEVER, ROWS_AT_ONCE, Engine, Live, Moment
 from anytime_ar.sampling.noise import row_noise
+from anytime_ar.sampling.notebook import picture, players
 from anytime_ar.sampling.options import BudgetOptions, budget_of, check_names, pauses_of
 from anytime_ar.sampling.plan import Plan
 
@@ -58,6 +59,19 @@ class Preview:
         """k."""
         return self.codes.shape[1]
 
+    def __repr__(self) -> str:
+        length = self.state._engine.decoder.code_length
+        return (
+            f"Preview({self.codes_drawn} of {length} codes, data=float32 {list(self.data.shape)}, "
+            f"elapsed_s={self.elapsed_s:.4g}, stopped_by={self.stopped_by!r})"
+        )
+
+    def _repr_png_(self) -> bytes | None:
+        return picture(self.data)
+
+    def _repr_html_(self) -> str | None:
+        return players(self.data, self.state._engine.owner.sample_rate)
+
 
 class DrawState:
     """A draw that may be continued. It keeps its value: extending it makes a new one.
@@ -71,6 +85,14 @@ class DrawState:
 
     def __init__(self, engine: Engine, plan: Plan, codes: Tensor, live: Live | None = None) -> None:
         self._engine, self._plan, self.codes, self._live = engine, plan, codes, live
+
+    def __repr__(self) -> str:
+        rows, drawn = self.codes.shape
+        length, plan = self._engine.decoder.code_length, self._plan
+        return (
+            f"DrawState({drawn} of {length} codes of {rows} samples, seed={plan.seed}, "
+            f"first={plan.first})"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy needs, here or in another process: it goes on from its codes."""

@@ -13,6 +13,8 @@ from anytime_ar.training.checkpoint import State
 from anytime_ar.training.config import OptimizerConfig
 from anytime_ar.training.sharding import cut_like, is_sharded, whole
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+
 
 def learning_rate(options: OptimizerConfig, step: int, steps: int) -> float:
     """Linear warm-up, then half a cosine down to zero."""
@@ -24,7 +26,7 @@ def optimizer_for(module: nn.Module, options: OptimizerConfig) -> torch.optim.Op
     """AdamW, or Muon for matrices and AdamW for the rest; the weights of linear maps and
     convolutions alone decay."""
     matrices = [layer.weight for layer in module.modules() if isinstance(layer, nn.Linear)]
-    kernels = [layer.weight for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    kernels = [layer.weight for layer in module.modules() if isinstance(layer, _CONVOLUTIONS)]
     chosen = {id(weight) for weight in [*matrices, *kernels]}
     others = [weight for weight in module.parameters() if id(weight) not in chosen]
     by_muon = matrices if options.matrices == "muon" else []

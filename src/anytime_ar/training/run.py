@@ -43,6 +43,7 @@ from anytime_ar.training.protocols import Stage
 from anytime_ar.training.ranks import Ranks
 from anytime_ar.training.sharpening import SharpeningStage
 from anytime_ar.training.stages import AutoencoderStage, PriorStage
+from anytime_ar.yaml_size import check_yaml
 
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
@@ -237,6 +238,7 @@ def check_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:
             f"{folder} holds a run already; go on with it by `anytime train --resume {folder}`, or "
             "choose another folder"
         )
+    check_yaml(written)
     try:
         values = yaml.safe_load(read_text(written))
     except yaml.YAMLError as error:

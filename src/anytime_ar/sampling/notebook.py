@@ -1,0 +1,70 @@
+"""Samples as notebooks show them: pictures side by side, sounds to be played."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import wave
+
+from torch import Tensor
+
+_MOST_PICTURES, _MOST_SOUNDS = 64, 8
+_GAP = 2
+"""Pixels between pictures."""
+_SMALLEST = 48
+"""Pixels of a side, to which smaller pictures are enlarged by a whole factor."""
+
+
+def picture(samples: Tensor) -> bytes | None:
+    """Return the first samples side by side, as PNG; None: they are no pictures.
+
+    Args:
+        samples: float32 [n, C, H, W] in [-1, 1].
+    """
+    if samples.ndim != 4 or samples.shape[1] not in (1, 3) or not len(samples):
+        return None
+    from PIL import Image
+
+    pixels = samples[:_MOST_PICTURES].detach().cpu().clamp(-1, 1).add(1).mul(127.5).round()
+    tiles = pixels.byte().permute(0, 2, 3, 1).numpy()  # [n, H, W, C]
+    count, height, width, channels = tiles.shape
+    scale = max(1, math.ceil(_SMALLEST / min(height, width)))
+    tiles = tiles.repeat(scale, 1).repeat(scale, 2)
+    across, down = width * scale + _GAP, height * scale + _GAP
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    mode = "L" if channels == 1 else "RGB"
+    sheet = Image.new(mode, (columns * across - _GAP, rows * down - _GAP), "white")
+    for i, tile in enumerate(tiles):
+        one = Image.fromarray(tile[..., 0] if channels == 1 else tile)
+        sheet.paste(one, (i % columns * across, i // columns * down))
+    file = io.BytesIO()
+    sheet.save(file, "PNG")
+    return file.getvalue()
+
+
+def players(samples: Tensor, sample_rate: int | None) -> str | None:
+    """Return the first samples as HTML with a player for each; None: they are no sounds.
+
+    Args:
+        samples: float32 [n, 1, T] in [-1, 1].
+        sample_rate: in Hz.
+    """
+    if samples.ndim != 3 or samples.shape[1] != 1 or sample_rate is None:
+        return None
+    waves = samples[:_MOST_SOUNDS, 0].detach().cpu().clamp(-1, 1).mul(32767).round().short()
+    return "".join(
+        f'<audio controls src="data:audio/wav;base64,{_wav(sound, sample_rate)}"></audio>'
+        for sound in waves
+    )
+
+
+def _wav(sound: Tensor, sample_rate: int) -> str:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(sample_rate)
+        out.writeframes(sound.numpy().astype("<i2").tobytes())
+    return base64.b64encode(file.getvalue()).decode()

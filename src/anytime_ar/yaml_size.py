@@ -1,0 +1,49 @@
+"""How large YAML is once it is read: a few lines of aliases stand for more than memory holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from anytime_ar.errors import InputError
+
+MOST_VALUES, DEEPEST = 100_000, 64
+
+
+def check_yaml(path: Path) -> None:
+    """Refuse a file of settings that would be too large or too deep, without building it.
+
+    What is no YAML is left to whoever reads it.
+
+    Raises:
+        InputError: aliases stand for too much, or for themselves, or values are nested too deeply.
+    """
+    sizes: dict[str, int] = {}  # values, by the anchor of what holds them
+    open_: list[tuple[str | None, int]] = [(None, 0)]  # anchor, and values so far
+    try:
+        for event in yaml.parse(path.read_bytes(), Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.CollectionStartEvent):
+                open_.append((event.anchor, 1))
+                size = 0
+            elif isinstance(event, yaml.CollectionEndEvent):
+                anchor, size = open_.pop()
+                if anchor is not None:
+                    sizes[anchor] = size
+            elif isinstance(event, yaml.AliasEvent):
+                size = sizes.get(event.anchor or "", MOST_VALUES + 1)
+            elif isinstance(event, yaml.ScalarEvent):
+                size = 1
+                if event.anchor is not None:
+                    sizes[event.anchor] = size
+            else:
+                continue
+            anchor, before = open_[-1]
+            open_[-1] = anchor, before + size
+            if before + size > MOST_VALUES or len(open_) > DEEPEST:
+                raise InputError(
+                    f"{path} holds over {MOST_VALUES:,} values, or {DEEPEST} within each other, "
+                    "aliases counted as what they stand for; write settings without them"
+                )
+    except yaml.YAMLError:
+        return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from anytime_ar.serving.control import USED, Claim, Demand, Demands, share_out, shortage_s
-from anytime_ar.serving.costs import Costs, Drift, Responses, Shape
+from anytime_ar.serving.costs import Drift, Responses, Shape
 
 SOON = 1e-9
 """Within which nothing that is asked for changes."""
@@ -105,13 +105,3 @@ def test_responses_are_learned() -> None:
         responses.add(10, 0.003)
     assert responses.usual_s(10) == pytest.approx(0.003)
     assert responses.usual_s(1) < 0.003
-
-
-def test_the_time_of_one_sample_is_this_machines() -> None:
-    costs = Costs(Shape(0.001, 0.0005, 0.00001), Shape(0.002, 0.001, 0), 8)
-    assert costs.sample_s(1, 4) == pytest.approx(4 * 0.0015 + 6 * 0.00001 + 0.003)
-    assert costs.sample_s(2, 4) == pytest.approx(4 * 0.002 + 12 * 0.00001 + 0.003)
-    for _ in range(3):
-        costs.stepped(1, 0, 10 * 0.0015)
-        costs.decoded(1, 10 * 0.003)
-    assert costs.sample_s(1, 4) == pytest.approx(10 * (4 * 0.0015 + 6 * 0.00001 + 0.003))

@@ -29,6 +29,7 @@ from spoiled_server import HELD_S, Device
 from anytime_ar.cli.main import COMMANDS
 from anytime_ar.cli.parser import Parser, read_config
 from anytime_ar.serving.config import ServerConfig
+from anytime_ar.serving.hosts import Hosts
 from anytime_ar.serving.worker import STUCK_S
 
 ROOT = Path(__file__).parent.parent.parent
@@ -131,6 +132,21 @@ def test_all_speak_of_one_port() -> None:
     assert {probe["port"] for probe in probes} == {"http"}
     notes = manifest("Deployment")["spec"]["template"]["metadata"]["annotations"]
     assert notes["prometheus.io/port"] == str(port)
+
+
+def test_whoever_has_to_be_answered_is() -> None:
+    """Probes and clients call a container by addresses; a pod's clients also by names."""
+    _, config = parsed(json.loads(said("CMD")))
+    image = Hosts.of(config.host, config.allowed_names)
+    _, config = parsed(container()["args"])
+    pods = Hosts.of(config.host, config.allowed_names)
+    for host in ("127.0.0.1:8000", "localhost:8080", "10.42.0.7:8000", "[fd00::7]:8000"):
+        assert image.answers_to(host)
+        assert pods.answers_to(host)
+    assert pods.answers_to("anytime.default.svc.cluster.local")
+    assert config.allowed_names == ["*"]
+    assert "--api-key-file" in " ".join(container()["args"])  # which makes that safe
+    assert not image.answers_to("evil.example")
 
 
 def test_times_fit_each_other() -> None:

@@ -496,6 +496,7 @@ def test_sigterm_answers_every_stream_with_a_sample(
         (["{image}", "--threads", "0"], "threads=0 computes nothing"),
         (["{image}", "--api-key-file", "/nowhere"], "/nowhere: cannot be read"),
         (["{image}", "--port", "{taken}"], "cannot listen at 127.0.0.1"),
+        (["{image}", "--allowed-hosts", "http://x.example"], "'http://x.example' is no name"),
     ],
 )
 def test_what_cannot_be_served_is_told_in_a_line(

@@ -86,7 +86,8 @@ class AsyncClient:
             yield item
 
     async def stop(self, id: str) -> None:
-        """Stop a draw, whose own call returns what it has; or forget one that has ended."""
+        """Stop a draw, whose own call returns what it has; or let go of one that has ended, which
+        can be refined for a few seconds more: the stop may have come too late."""
         await self._run(
             protocol.calling("DELETE", f"/v1/samples/{id}", within_s=None, clock=self._clock)
         )

@@ -102,7 +102,8 @@ class Client:
         yield from self._stream(f"/v1/samples/{id}/refine", protocol.request_body(**options))
 
     def stop(self, id: str) -> None:
-        """Stop a draw, whose own call returns what it has; or forget one that has ended."""
+        """Stop a draw, whose own call returns what it has; or let go of one that has ended, which
+        can be refined for a few seconds more: the stop may have come too late."""
         self._run(protocol.calling("DELETE", f"/v1/samples/{id}", within_s=None, clock=self._clock))
 
     def encode(self, samples: npt.ArrayLike, *, model: str | None = None) -> Encoded:

@@ -11,6 +11,7 @@ import anytime_ar as aar
 from anytime_ar.bundle import resolve, shipped
 from anytime_ar.data import DataConfig, load_data
 from anytime_ar.evaluation.measures import signal_to_noise
+from anytime_ar.hub import place_of
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 FSDD = DATA / "fsdd"
@@ -96,3 +97,17 @@ def test_fsdd_reconstructs_as_its_curve_says() -> None:
         assert float((made - x).square().mean()) == pytest.approx(point.mse, rel=0.01)
         ratio = float(signal_to_noise(x, made).mean())
         assert ratio == pytest.approx(point.measures["snr"], abs=0.05)
+
+
+def test_no_shipped_file_names_a_path_outside_the_package() -> None:
+    root = Path(aar.__file__).parent
+    texts = [path for path in root.rglob("*") if path.suffix in (".json", ".yaml", ".py", ".md")]
+    assert len(texts) > 100
+    for path in texts:
+        text = path.read_text(encoding="utf-8")
+        assert "../" not in text, path
+        assert "shared/data" not in text, path
+    for name in ("mnist", "cifar10", "fsdd"):
+        card = aar.load(name, device="cpu").bundle.card
+        assert card.data.name == card.training["data"]["name"]
+        assert place_of(card.data.name) is not None

@@ -1,0 +1,132 @@
+"""Commands in surroundings that nobody planned for, at random.
+
+    python benchmarks/hostile_surroundings.py --count 500 --seed 0 --out runs/hostile_surroundings
+
+Streams are closed, full or know few characters, there is no home, no folder for temporary files, no
+locale, few files may be open, numbers are none. A command has to end with its result, or with one
+line and a documented exit code: no traceback, no crash, no hang. Each violation is printed with its
+number, which makes it again: `--only NUMBER`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from anytime_ar.cli.surroundings import EXIT_CODES, MISTAKE
+from anytime_ar.evaluation.comparison_report import aligned
+from anytime_ar.files import write_json
+
+LIMIT_S = 120
+"""Of one command."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, help="one of them, with what it says")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("runs/hostile_surroundings"))
+    options = parser.parse_args()
+    if options.only is not None:
+        print(*attempt(options.seed, options.only), sep="\n")
+        return
+    print(f"seed {options.seed}")
+    with ThreadPoolExecutor(options.jobs) as pool:
+        answers = list(pool.map(lambda n: attempt(options.seed, n), range(options.count)))
+    violations = [f"{n}: {told}" for n, (answer, told) in enumerate(answers) if answer == VIOLATION]
+    counts = Counter(answer for answer, _ in answers)
+    print(aligned([["answer", "count"], *([name, str(n)] for name, n in sorted(counts.items()))]))
+    print("\n".join(violations) or "no violation")
+    options.out.mkdir(parents=True, exist_ok=True)
+    found = {"seed": options.seed, "counts": counts, "violations": violations}
+    write_json(options.out / "hostile_surroundings.json", found)
+    sys.exit(bool(violations))
+
+
+VIOLATION = "violation"
+
+
+def attempt(seed: int, number: int) -> tuple[str, str]:
+    """Run the command of a number: its exit code or `VIOLATION`, and what it was."""
+    chance = random.Random(f"{seed}/{number}")
+    with tempfile.TemporaryDirectory() as place:
+        return command_in(chance, Path(place))
+
+
+def command_in(chance: random.Random, place: Path) -> tuple[str, str]:
+    """Run one command in surroundings at random."""
+    picture_path = place / "digit.png"
+    Image.new("L", (28, 28), 99).save(picture_path)
+    out = place / chance.choice(["out.png", "é.png", "a[1].png", "missing/out.png"])
+    commands = [
+        ["sample", "mnist", "-n", "1", "--out", str(out)],
+        ["encode", "mnist", str(picture_path)],
+        ["sample", "mnist", "-n", chance.choice(["²", "--5", "1e999", "9" * 20, "0", "x"])],
+        ["--help"],
+        ["sample", "--help"],
+        ["evaluate", str(place / "nothing")],
+        ["train", "digits", "--out", str(picture_path / "run")],
+    ]
+    command = chance.choice(commands)
+    environment = dict(os.environ)
+    shell = []
+    for _ in range(chance.randrange(1, 4)):
+        match chance.randrange(10):
+            case 0:
+                shell.append("exec >&-")
+            case 1:
+                shell.append("exec 2>&-")
+            case 2:
+                shell.append("exec >/dev/full")
+            case 3:
+                environment.pop("HOME", None)
+            case 4:
+                environment["HOME"] = chance.choice(["/nonexistent", "/proc", str(picture_path)])
+            case 5:
+                environment["PYTHONIOENCODING"] = chance.choice(["cp1252", "ascii", "utf-16"])
+            case 6:
+                environment["LC_ALL"] = chance.choice(["C", "POSIX", "tr_TR.UTF-8", "xx"])
+            case 7:
+                shell.append(f"ulimit -n {chance.choice([32, 64, 256])}")
+            case 8:
+                environment["TMPDIR"] = chance.choice(["/nonexistent", str(picture_path)])
+            case _:
+                shell.append("exec <&-")
+    run = [sys.executable, "-m", "anytime_ar", *command]
+    lines = [*shell, 'exec "$@"']
+    begin = time.monotonic()
+    try:
+        done = subprocess.run(
+            ["bash", "-c", "\n".join(lines), "bash", *run],
+            env=environment,
+            cwd=place,
+            capture_output=True,
+            timeout=LIMIT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return VIOLATION, f"{command} {shell}: not done after {LIMIT_S} s"
+    said = done.stderr.decode("utf-8", "replace")
+    changed = {k: v for k, v in environment.items() if os.environ.get(k) != v}
+    told = f"{command} {shell} {changed}: exit {done.returncode}, {said[-300:]!r}"
+    told += f" after {time.monotonic() - begin:.0f} s"
+    wrong = "Traceback" in said or "Exception ignored" in said
+    wrong = wrong or done.returncode not in EXIT_CODES or done.returncode == MISTAKE
+    if done.returncode == 0 and "--out" in command and command[0] == "sample":
+        wrong = wrong or not out.exists()
+    return (VIOLATION if wrong else f"exit {done.returncode}"), told
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+"""A few of the surroundings of `benchmarks/hostile_surroundings.py`."""
+
+from __future__ import annotations
+
+import pytest
+from hostile_surroundings import VIOLATION, attempt
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_command_ends_as_documented_wherever_it_runs(number: int) -> None:
+    answer, told = attempt(0, number)
+    assert answer != VIOLATION, told

@@ -215,8 +215,8 @@ def test_many_broken_samples_are_counted(make_folder, make_picture) -> None:
     root = make_folder({f"{i:02}.png": make_picture(i) for i in range(40)})
     for path in root.iterdir():
         path.write_bytes(b"broken")
-    for skip in (False, True):
-        refused(r"samples cannot be read: .*; and \d+ more", root, skip_broken=skip)
+    for options in ({}, {"skip_broken": True}, {"skip_broken": True, "streaming": True}):
+        refused(r"samples cannot be read: .*; and \d+ more", root, **options)
 
 
 def test_broken_samples_of_a_stream_are_told_together(root) -> None:

@@ -107,6 +107,7 @@ def test_pictures_that_are_transparent_all_over() -> None:
     with pytest.raises(DataError, match="x: is transparent all over, and holds pixels beneath"):
         pixels(saved(hidden))
     assert (pixels(saved(Image.new("RGBA", (4, 4)))) == 255).all()
+    assert (pixels(saved(Image.new("RGBA", (4, 4), (10, 20, 30, 0)))) == 255).all()
 
 
 # Depths and colours

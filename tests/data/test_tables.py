@@ -125,6 +125,18 @@ def test_empty_shards_are_left_out_and_the_damaged_one_is_named(tmp_path: Path) 
         load(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["train", "train-00000-of-00001", "train-0000"])
+def test_empty_files_do_no_harm_whatever_their_name(tmp_path: Path, name: str) -> None:
+    write(tmp_path / f"{name}.parquet", image=BYTES)
+    write(tmp_path / "train-00001-of-00001.parquet", image=pa.array([], pa.binary()))
+    with pytest.warns(UserWarning, match=r"left out train-00001-of-00001\.parquet, which hold no"):
+        data = load(tmp_path)
+    assert data.train.size + data.validation.size + data.test.size == COUNT
+    write(tmp_path / f"{name}.parquet", image=pa.array([], pa.binary()))
+    with pytest.raises(DataError, match="no rows in the train split; fetch it again"):
+        load(tmp_path)
+
+
 def test_empty_cells_are_broken_samples(tmp_path: Path) -> None:
     write(tmp_path / "p.parquet", image=[None, *BYTES[1:5], b"", *BYTES[6:]])
     with pytest.raises(DataError, match=r"2 samples cannot be read: .*row 0: is empty.*row 5: is"):
@@ -145,12 +157,12 @@ def test_a_folder_for_each_split_and_folders_of_spark(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("start", [0, 1, 6, 7, 11, 12, 23])
 def test_reading_begins_anywhere(tmp_path: Path, start: int) -> None:
-    from anytime_ar.data.parquet import ParquetTable
+    from anytime_ar.data.parquet import ParquetTable, look_at
 
     paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
     for path, rows in zip(paths, (range(7), range(7, COUNT)), strict=True):
         parquet.write_table(pa.table({"row": list(rows)}), path, row_group_size=3)
-    table = ParquetTable(paths, [])
+    table = ParquetTable([file for path in paths for file in look_at(path)])
     rows = [row for batch in table.read(["row"], start) for row in batch["row"]]
     assert rows == list(range(start, COUNT))
     assert table.origin(start).endswith(f"row {start if start < 7 else start - 7}")

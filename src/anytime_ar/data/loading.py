@@ -8,6 +8,8 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch.distributed as dist
+
 from anytime_ar.data.broken import BrokenSamples, ReadableRows, together
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.embedded import digits_source, sounds_source
@@ -72,30 +74,31 @@ def load_data(config: DataConfig) -> DataSplits:
         name: _first(rows, f"{config.name} {name} split", source) for name, rows in stored.items()
     }
     labelled = config.labels and firsts["train"].label is not None
-    for name, rows in stored.items():
-        origin = f"{config.name} {name} split"
-        rows = UniformRows(rows, firsts[name] if labelled else None)
-        read = sounds.for_training if sounds is not None and name == "train" else reader
-        if config.streaming and config.skip_broken:
-            rows = ReadableRows(rows, read, broken)
-        shape = _shape(rows, reader, at_once=config.streaming)
-        crop = None if sounds is None else shape[-1]
-        splits[name] = (
-            StreamingSplit(rows, read, config.shuffle_buffer, origin, crop)
-            if config.streaming
-            else read_into_memory(rows, read, origin, broken, crop)
-        )
     if labelled and firsts["validation"].label is None:
         raise DataError(
             f"{firsts['validation'].origin}: the validation split has no labels, and training has; "
             "label it, move it elsewhere so that a share of training is held out, or set "
             "data.labels to false"
         )
+    for name, rows in stored.items():
+        origin = f"{config.name} {name} split"
+        rows = UniformRows(rows, firsts[name] if labelled else None)
+        read = sounds.for_training if sounds is not None and name == "train" else reader
+        shape = _shape(rows, reader, at_once=config.streaming and not config.skip_broken)
+        if config.streaming and config.skip_broken:
+            rows = ReadableRows(rows, read, broken)
+        crop = None if sounds is None else shape[-1]
+        splits[name] = (
+            StreamingSplit(rows, read, config.shuffle_buffer, origin, crop)
+            if config.streaming
+            else read_into_memory(rows, read, origin, broken, crop)
+        )
     notes = (*source.notes, *broken.settle())
     if source.label_names is not None and config.labels and not labelled:
         notes += ("left out all labels, since the training split has none",)
-    for note in notes:
-        warnings.warn(f"{config.name}: {note}", stacklevel=2)
+    if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):  # once of all
+        for note in notes:
+            warnings.warn(f"{config.name}: {note}", stacklevel=2)
     return DataSplits(
         config=config,
         train=splits["train"],

@@ -44,15 +44,18 @@ def parquet_source(config: DataConfig, path: Path) -> Source | None:
             f"{config.name}: no split called train, only {', '.join(files)}; pass the path of one "
             "parquet file to split it, or rename it"
         )
-    require_extra("pyarrow")
-    tables = {split: ParquetTable(paths, notes) for split, paths in files.items()}
-    for split, table in tables.items():
-        if table.size == 0:
+    for split, stored in files.items():
+        if not any(file.rows for file in stored):
             raise DataError(
-                f"{files[split][0]}: no rows in the {split} split; fetch it again, or move it "
+                f"{stored[0].path}: no rows in the {split} split; fetch it again, or move it "
                 "elsewhere"
             )
-    return table_source(config, tables, notes)
+    empty = [file.path for stored in files.values() for file in stored if not file.rows]
+    if empty:
+        notes.append(f"left out {_names(empty)}, which hold no rows")
+    return table_source(
+        config, {split: ParquetTable(stored) for split, stored in files.items()}, notes
+    )
 
 
 def is_parquet(path: Path) -> bool:
@@ -60,12 +63,10 @@ def is_parquet(path: Path) -> bool:
     return path.suffix.lower() == _SUFFIX
 
 
-def _files(path: Path, notes: list[str]) -> dict[str, list[Path]]:
+def _files(path: Path, notes: list[str]) -> dict[str, list[StoredFile]]:
     """Sorted files by split: the file itself, or those in a folder, or else in its `data/`."""
-    if path.is_file():
-        return {"train": [path]}
-    if is_parquet(path):  # a folder, as Spark writes it
-        return {"train": _parquet_in(path)}
+    if path.is_file() or is_parquet(path):
+        return {"train": look_at(path)} if path.exists() else {}
     for folder in (path, path / "data"):
         if folder.is_dir() and (found := _shards(folder, notes)):
             return found
@@ -83,47 +84,47 @@ def _parquet_in(folder: Path) -> list[Path]:
     return [path for path in children if is_parquet(path) and not path.name.startswith(("_", "."))]
 
 
-def _shards(folder: Path, notes: list[str]) -> dict[str, list[Path]]:
+def _shards(folder: Path, notes: list[str]) -> dict[str, list[StoredFile]]:
     """Files by split. A folder that is named as a split stands for the files in it."""
     found: dict[str, dict[Path, Shard]] = {}
     left_out = []
     named = _parquet_in(folder)
     named += [path for path in sorted(folder.iterdir()) if path.is_dir() and shard_of(path.name)]
     for path in named:
-        files = _parquet_in(path) if path.is_dir() else [path]
         shard = shard_of(path.stem if is_parquet(path) else path.name)
-        if not files:
+        if path.is_dir() and not _parquet_in(path):
             continue
         if shard is None:
-            left_out += [path]
+            left_out.append(path)
         else:
             found.setdefault(shard.split, {})[path] = shard
     if not found:
         return {}
     if left_out:
         notes.append(f"left out {_names(left_out)}, which are not named as splits")
+    files: dict[str, list[StoredFile]] = {}
     for split, shards in found.items():
-        _check_shards(folder, split, shards, notes)
-    return {
-        split: [
-            file
-            for path in sorted(shards)
-            for file in (_parquet_in(path) if path.is_dir() else [path])
-        ]
-        for split, shards in found.items()
-    }
+        stored = {path: look_at(path) for path in sorted(shards)}
+        filled = {path for path in stored if any(file.rows for file in stored[path])}
+        _check_shards(folder, split, shards, filled, notes)
+        files[split] = [file for path in stored for file in stored[path]]
+    return files
 
 
-def _check_shards(folder: Path, split: str, shards: dict[Path, Shard], notes: list[str]) -> None:
-    """Refuse files that cannot all be one split, and tell which are missing."""
-    spelt = {(shard.name, shard.number is None, shard.total) for shard in shards.values()}
-    numbers = {shard.number for shard in shards.values()}
-    if len(spelt) > 1 or len(numbers) < len(shards):
+def _check_shards(
+    folder: Path, split: str, shards: dict[Path, Shard], filled: set[Path], notes: list[str]
+) -> None:
+    """Refuse files that cannot all be one split, and tell which are missing. Empty ones do no
+    harm."""
+    told = [shards[path] for path in filled]
+    spelt = {(each.name, each.number is None, each.total) for each in told}
+    if len(spelt) > 1 or len({each.number for each in told}) < len(told):
         raise DataError(
-            f"{folder}: {_names(list(shards))} cannot all be shards of the {split} split; keep one "
-            "set of them there, or pass the path of one"
+            f"{folder}: {_names(sorted(filled))} cannot all be shards of the {split} split; keep "
+            "one set of them there, or pass the path of one"
         )
-    total = next(iter(shards.values())).total
+    total = told[0].total if told else None
+    numbers = {shard.number for shard in shards.values()}
     missing = set(range(total or 0)) - numbers
     # Some count from 1.
     if missing and not (missing == {0} and total in numbers):
@@ -135,7 +136,9 @@ def _names(paths: list[Path]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-class _Stored(NamedTuple):
+class StoredFile(NamedTuple):
+    """What a file says about itself."""
+
     path: Path
     rows: int
     columns: Mapping[str, Column]
@@ -144,16 +147,9 @@ class _Stored(NamedTuple):
 class ParquetTable:
     """Some parquet files, one after the other."""
 
-    def __init__(self, paths: Sequence[Path], notes: list[str]) -> None:
-        """Look at all of them; empty ones are left out, and noted.
-
-        Raises:
-            DataError: one is not parquet.
-        """
-        files = [_look_at(path) for path in paths]
+    def __init__(self, files: Sequence[StoredFile]) -> None:
+        """Empty ones are left out; one at least has rows."""
         self._files = [file for file in files if file.rows]
-        if empty := [file.path for file in files if not file.rows]:
-            notes.append(f"left out {_names(empty)}, which hold no rows")
         self._ends = list(accumulate(file.rows for file in self._files))
 
     @property
@@ -185,7 +181,7 @@ class ParquetTable:
             yield from _read(self._files[part], keys, skipped)
 
 
-def _read(file: _Stored, keys: Sequence[str], start: int) -> Iterator[dict[str, list[Any]]]:
+def _read(file: StoredFile, keys: Sequence[str], start: int) -> Iterator[dict[str, list[Any]]]:
     import pyarrow
     from pyarrow import parquet
 
@@ -228,7 +224,18 @@ def _groups_from(metadata: Any, start: int) -> tuple[list[int], int]:
     return list(range(first, metadata.num_row_groups)), start
 
 
-def _look_at(path: Path) -> _Stored:
+def look_at(path: Path) -> list[StoredFile]:
+    """A file, or all files of a folder, in order.
+
+    Raises:
+        DataError: one is not parquet.
+        MissingExtraError: the extra `data` is not installed.
+    """
+    require_extra("pyarrow")
+    return [_look_at(file) for file in (_parquet_in(path) if path.is_dir() else [path])]
+
+
+def _look_at(path: Path) -> StoredFile:
     import pyarrow
     from pyarrow import parquet
 
@@ -243,7 +250,7 @@ def _look_at(path: Path) -> _Stored:
     if twice:
         raise DataError(f"{path}: has two columns {twice[0]!r}; rename one")
     declared = _declared(schema.metadata or {})
-    return _Stored(
+    return StoredFile(
         path, rows, {field.name: _column(field.type, declared.get(field.name)) for field in schema}
     )
 

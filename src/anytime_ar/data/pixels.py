@@ -163,7 +163,7 @@ def _over(
     image: Image.Image, alpha: Image.Image, background: Background, origin: str
 ) -> Image.Image:
     """Lay a picture over white, or over black where it is nearly white itself."""
-    if alpha.getextrema()[1] == 0 and np.ptp(np.asarray(image)) > 0:
+    if alpha.getextrema()[1] == 0 and np.ptp(np.asarray(image), axis=(0, 1)).any():
         raise BrokenSampleError(
             f"{origin}: is transparent all over, and holds pixels beneath; remove its transparency"
         )

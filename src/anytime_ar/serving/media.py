@@ -12,6 +12,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from anytime_ar.arrays import check_claim
 from anytime_ar.data.batch import to_float
 from anytime_ar.data.pixels import cropped_square, decode, to_array, with_channels
 from anytime_ar.data.sample_files import picture_files, sound_files
@@ -75,6 +76,7 @@ class Media(ABC):
 
     def _read_array(self, content: bytes, origin: str) -> Tensor:
         try:
+            check_claim(io.BytesIO(content), len(content))
             array = np.load(io.BytesIO(content), allow_pickle=False)
         except (ValueError, EOFError, OSError, MemoryError) as error:
             raise InputError(f"{origin}: is no .npy file that can be read") from error

@@ -21,6 +21,7 @@ LONGEST = 300  # lines
 
 GROUND = {
     "ambient",
+    "arrays",
     "errors",
     "files",
     "calibration",
@@ -40,6 +41,7 @@ MODEL = {"autoencoder", "prior"}
 # changes when something is loaded, not who knows whom.
 MAY_IMPORT: dict[str, set[str]] = {
     "ambient": set(),
+    "arrays": set(),
     "errors": set(),
     "interrupt": set(),
     "memory": set(),
@@ -51,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ray_cluster": {"errors", "threads"},
     "kernel": {"errors", "files"},
     "config": {"errors"},
-    "codes": {"errors", "files", "config"},
+    "codes": {"arrays", "errors", "files", "config"},
     "curve": {"errors", "files", "config"},
     "calibration": {"errors", "files", "config", "kernel"},
     "spectra": set(),

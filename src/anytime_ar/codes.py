@@ -23,6 +23,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from anytime_ar.arrays import check_claim
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
 from anytime_ar.files import write_atomically
@@ -177,7 +178,7 @@ def load_codes(path: Path | str) -> CodesFile:
     packed, text = _read_arrays(Path(path))
     try:
         values: Any = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no codes file: its header is not JSON") from error
     if not isinstance(values, dict) or "format_version" not in values:
         raise InputError(f"{path} is no codes file: its header has no format_version")
@@ -231,8 +232,9 @@ def _check_sizes(archive: zipfile.ZipFile | None, most: int) -> None:
     """
     assert archive is not None
     for entry in archive.infolist():
+        if entry.file_size > most:
+            raise ValueError(
+                f"{entry.filename} of {entry.file_size:,} bytes is larger than the file"
+            )
         with archive.open(entry) as member:
-            np.lib.format.read_magic(member)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(member)
-        if max(entry.file_size, math.prod(shape) * dtype.itemsize) > most:
-            raise ValueError(f"{entry.filename} of {shape} {dtype} is larger than the file")
+            check_claim(member, most)

@@ -205,7 +205,7 @@ class Curve(Config):
             raise BundleError(
                 f"{path} does not exist; measure a curve with `anytime evaluate`"
             ) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"{path} is not JSON: {error}") from error
         if not isinstance(values, dict):
             raise BundleError(f"{path} holds a {type(values).__name__}, expected a curve object")

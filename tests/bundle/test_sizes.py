@@ -138,7 +138,7 @@ def test_arrays_are_no_larger_than_their_file(
     tmp_path: Path, shape: tuple[int, ...], name: str
 ) -> None:
     path = write_claim(tmp_path / "codes.npz", shape, name)
-    with pytest.raises(InputError, match=rf"is damaged \({name} of .* is larger than the file\)"):
+    with pytest.raises(InputError, match=r"is damaged \(an array of .* is larger than the file\)"):
         load_codes(path)
 
 
@@ -151,3 +151,22 @@ def test_archives_are_no_larger_than_their_file(tmp_path: Path) -> None:
             np.lib.format.write_array(file, np.array("{}"))
     with pytest.raises(InputError, match=r"codes\.npy of .* is larger than the file"):
         load_codes(tmp_path / "bomb.npz")
+
+
+DEEP = "[" * 10**5 + "]" * 10**5
+
+
+@pytest.mark.parametrize("name", ["config.json", "manifest.json", "curve.json"])
+def test_json_nested_deeply(bundle: Bundle, tmp_path: Path, name: str) -> None:
+    save_bundle(bundle, tmp_path / "deep")
+    (tmp_path / "deep" / name).write_text(DEEP)
+    if name != "manifest.json":
+        sign(tmp_path / "deep")
+    with pytest.raises(BundleError, match=rf"{name} is not JSON"):
+        load_bundle(tmp_path / "deep")
+
+
+def test_codes_with_a_header_nested_deeply(tmp_path: Path) -> None:
+    np.savez(tmp_path / "deep.npz", codes=np.zeros((1, 1), np.uint8), header=np.array(DEEP))
+    with pytest.raises(InputError, match="its header is not JSON"):
+        load_codes(tmp_path / "deep.npz")

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import safe_open, save_file
-from sampling_models import L, build_bundle
+from sampling_models import L, V, build_bundle
 from timed_models import TimedModel
+from torch import Tensor
 
 from anytime_ar.bundle import save_bundle
 from anytime_ar.errors import InputError
-from anytime_ar.sampling import AnytimeModel
+from anytime_ar.sampling import AnytimeModel, DrawState
+from anytime_ar.sampling.state import _sha256
 
 DRAWS: list[dict[str, Any]] = [
     {},
@@ -174,4 +176,52 @@ def test_a_state_of_another_version_is_refused(model: AnytimeModel, tmp_path: Pa
     header["format_version"] = 2
     save_file(tensors, path, metadata={"anytime_ar_state": json.dumps(header)})
     with pytest.raises(InputError, match="state format version 2, and this anytime-ar reads 1"):
+        model.load_state(path)
+
+
+def forged(path: Path, state: DrawState, tensors: dict[str, Tensor], **changes: Any) -> Path:
+    """A file with a true checksum, of what no draw has made."""
+    state.save(path)
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["anytime_ar_state"])
+        stored = {name: file.get_tensor(name) for name in ("codes", "labels")} | tensors
+    header |= {"sha256": _sha256(stored)} | changes
+    save_file(stored, path, metadata={"anytime_ar_state": json.dumps(header)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tensors", "changes", "message"),
+    [
+        ({"labels": torch.tensor([0, 3])}, {}, r"labels that are not int64 \[2\] in 0..2"),
+        ({"labels": torch.tensor([-1, 0])}, {}, "labels that are not"),
+        ({"labels": torch.tensor([0, 10**12])}, {}, "labels that are not"),
+        ({"labels": torch.tensor([0])}, {}, "labels that are not"),
+        ({"labels": torch.tensor([0.0, 1.0])}, {}, "labels that are not"),
+        ({"codes": torch.tensor([[0, V]])}, {}, f"code {V} at row 0, position 1 is out of range"),
+        ({"codes": torch.zeros(2, 0, dtype=torch.int64)}, {}, "prefix 0 holds no code"),
+        ({"codes": torch.zeros(1025, 1, dtype=torch.int64)}, {}, "1025 samples, and states have"),
+        ({}, {"first": 2**63}, "first: input should be less than"),
+        ({}, {"seed": 2**64}, "seed: input should be less than"),
+    ],
+)
+def test_forged_states_are_refused(
+    model: AnytimeModel,
+    tmp_path: Path,
+    tensors: dict[str, Tensor],
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    state = model.draw(2, seed=0, codes=2).state
+    with pytest.raises(InputError, match=message):
+        model.load_state(forged(tmp_path / "forged.safetensors", state, tensors, **changes))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "1", "[" * 10**5 + "]" * 10**5])
+def test_a_header_that_is_something_else(model: AnytimeModel, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "draw.safetensors"
+    save_file(
+        {"codes": torch.zeros(1, 1, dtype=torch.int64)}, path, metadata={"anytime_ar_state": text}
+    )
+    with pytest.raises(InputError, match="is no saved state"):
         model.load_state(path)

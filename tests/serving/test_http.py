@@ -350,6 +350,12 @@ def test_errors_are_short_and_repeat_nothing(server: RealServer) -> None:
     Image.new("1", (8192, 8192)).save(bomb, "png")
     response = post(server, "/v1/encode", {"samples": [base64.b64encode(bomb.getvalue()).decode()]})
     assert "8192 x 8192 are too many pixels" in error(response, 422, "invalid")["message"]
+    claim = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": (10**6, 10**6)}
+    np.lib.format.write_array_header_1_0(claim, header)
+    body = {"samples": [base64.b64encode(claim.getvalue()).decode()]}
+    message = error(post(server, "/v1/encode", body), 422, "invalid")["message"]
+    assert "samples.0: is no .npy file that can be read" in message
     response = post(server, "/v1/decode", {"codes": [[0, 8]]})
     assert "8 is no code of this model" in error(response, 422, "invalid")["message"]
 

@@ -208,7 +208,7 @@ def load_features(folder: Path, *, device: torch.device | str = "cpu") -> Featur
             )
     try:
         values = json.loads((folder / "features.json").read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{folder / 'features.json'} is not JSON: {error}") from error
     version = values.get("format_version") if isinstance(values, dict) else None
     if version != 1:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from anytime_ar.arrays import check_claim
 from anytime_ar.data.batch import to_float
 from anytime_ar.data.pixels import read_pixels
 from anytime_ar.data.sample_files import picture_files, sound_files
@@ -79,6 +80,7 @@ class Media(ABC):
 
     def _read_array(self, content: bytes, origin: str) -> Tensor:
         with _reading(f"{origin}: is no .npy file that can be read"):
+            check_claim(io.BytesIO(content), len(content))
             array = np.load(io.BytesIO(content), allow_pickle=False)
         if array.shape != self.sample_shape or array.dtype != np.float32:
             raise InputError(

@@ -132,7 +132,7 @@ class Checkpoints:
                 group, _, name = key.partition("/")
                 groups.setdefault(group, {})[name] = value
             record = json.loads(_metadata(data)["record"])
-        except (SafetensorError, KeyError, ValueError) as error:
+        except (SafetensorError, KeyError, ValueError, RecursionError) as error:
             raise InputError(f"{path} is no checkpoint ({error})") from error
         return Checkpoint(groups, record)
 

@@ -53,7 +53,7 @@ def read_decisions(folder: Path) -> Decisions:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Decisions()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is damaged ({error}); remove it, and what it held is measured anew"
         ) from error

@@ -7,7 +7,7 @@ import asyncio
 import torch
 
 from anytime_ar.serving.jobs import Done, Event, Look, Refused
-from anytime_ar.serving.mailroom import Box, Mailroom
+from anytime_ar.serving.mailroom import Box, Mailroom, _weigh
 
 MB = 2**20
 
@@ -22,7 +22,7 @@ def done() -> Done:
     return Done(codes, data, "complete", 0.0, 0.0, 0.0, 0.0)
 
 
-def drained(box: Box) -> list[Event]:
+def drained(box: Box[Event]) -> list[Event]:
     return [box.get_nowait() for _ in range(box.qsize())]
 
 
@@ -62,7 +62,7 @@ def test_all_that_read_late_share_the_room() -> None:
 
 
 def test_nothing_comes_after_the_end_and_no_end_is_dropped() -> None:
-    box = Box(lambda: 0)
+    box = Box(_weigh, lambda: 0)
     box.put_nowait(look(1))
     box.put_nowait(Refused("broken", "it is over"))
     for codes in (2, 3, 4):
@@ -74,7 +74,7 @@ def test_nothing_comes_after_the_end_and_no_end_is_dropped() -> None:
 
 def test_who_waits_is_woken() -> None:
     async def run() -> list[int]:
-        box = Box(lambda: 0)
+        box = Box(_weigh, lambda: 0)
         first = asyncio.ensure_future(box.get())
         second = asyncio.ensure_future(box.get())
         await asyncio.sleep(0)

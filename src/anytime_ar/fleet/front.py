@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
+from anytime_ar.fleet.ahead import read_ahead
 from anytime_ar.fleet.held import Held, Holdings
 from anytime_ar.fleet.messages import Mistake, Told
 from anytime_ar.fleet.relay import Lost, Relay
@@ -15,6 +16,7 @@ from anytime_ar.serving.config import Service
 from anytime_ar.serving.draws import SEED_BITS, Conflict, no_draw, under_way
 from anytime_ar.serving.jobs import Refused
 from anytime_ar.serving.logs import log_event
+from anytime_ar.serving.mailroom import MOST_BYTES
 from anytime_ar.serving.schema import (
     DecodeAnswer,
     DecodeRequest,
@@ -106,6 +108,10 @@ class FleetDraws:
                 raise no_draw(name)
             await asyncio.sleep(_AGAIN_S)  # it is on its way to a replica
 
+    def _room(self) -> int:
+        """Bytes that previews of one draw may take until its client fetches them."""
+        return MOST_BYTES // max(1, len(self))
+
     async def _draw(
         self, name: str, held: Held, refining: RefineRequest | None, call: Call
     ) -> AsyncGenerator[Drawn]:
@@ -121,8 +127,11 @@ class FleetDraws:
         answer: SampleAnswer | None = None
         shown = 0
         try:
-            async with aclosing(self._tell(name, held, refining, call)) as telling:
-                async for told in telling:
+            async with (
+                aclosing(self._tell(name, held, refining, call)) as telling,
+                aclosing(read_ahead(telling, self._room)) as ahead,
+            ):
+                async for told in ahead:
                     drawn = _taken(told, call)
                     assert isinstance(drawn, Drawn)
                     if isinstance(drawn, SampleAnswer):

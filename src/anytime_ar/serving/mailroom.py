@@ -5,44 +5,49 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import TypeVar
 from weakref import WeakSet
 
 from anytime_ar.serving.jobs import Event, Listener, Look
 
+_T = TypeVar("_T")
 MOST_BYTES = 2**26
 """What looks take together that nobody has fetched yet: a client that reads slowly misses some."""
 
 
-class Box(asyncio.Queue[Event]):
+class Box(asyncio.Queue[_T]):
     """A queue for one job. Of looks that are not fetched the oldest are dropped, except the last
     one: whoever is behind wants to see what there is now.
 
     Args:
+        weigh: the bytes of a look; None for what is none, and ends the job.
         room: bytes that its looks may take.
     """
 
-    def __init__(self, room: Callable[[], int]) -> None:
+    def __init__(self, weigh: Callable[[_T], int | None], room: Callable[[], int]) -> None:
         super().__init__()
-        self._room = room
+        self._weigh, self._room = weigh, room
         self._looks = self._bytes = 0
         self._ended = False
 
-    def _put(self, event: Event) -> None:
-        if not isinstance(event, Look):
+    def _put(self, item: _T) -> None:
+        nbytes = self._weigh(item)
+        if nbytes is None:
             self._ended = True
         elif self._ended:  # nothing comes after the end
             return
         else:
-            self._looks, self._bytes = self._looks + 1, self._bytes + event.nbytes
-        super()._put(event)
+            self._looks, self._bytes = self._looks + 1, self._bytes + nbytes
+        super()._put(item)
         while self._looks > 1 and self._bytes > self._room():
             self._get()
 
-    def _get(self) -> Event:
-        event = super()._get()
-        if isinstance(event, Look):
-            self._looks, self._bytes = self._looks - 1, self._bytes - event.nbytes
-        return event
+    def _get(self) -> _T:
+        item = super()._get()
+        nbytes = self._weigh(item)
+        if nbytes is not None:
+            self._looks, self._bytes = self._looks - 1, self._bytes - nbytes
+        return item
 
 
 class Mailroom:
@@ -56,13 +61,13 @@ class Mailroom:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most_bytes: int = MOST_BYTES) -> None:
         self._loop, self._most_bytes = loop, most_bytes
-        self._mail: deque[tuple[Box, Event]] = deque()
+        self._mail: deque[tuple[Box[Event], Event]] = deque()
         self._called = False
-        self._boxes: WeakSet[Box] = WeakSet()
+        self._boxes: WeakSet[Box[Event]] = WeakSet()
 
-    def box(self) -> tuple[Box, Listener]:
+    def box(self) -> tuple[Box[Event], Listener]:
         """A queue, and what puts events into it from another thread."""
-        queue = Box(lambda: self._most_bytes // max(1, len(self._boxes)))
+        queue = Box(_weigh, lambda: self._most_bytes // max(1, len(self._boxes)))
         self._boxes.add(queue)
 
         def post(event: Event) -> None:
@@ -83,3 +88,7 @@ class Mailroom:
         while self._mail:
             queue, event = self._mail.popleft()
             queue.put_nowait(event)
+
+
+def _weigh(event: Event) -> int | None:
+    return event.nbytes if isinstance(event, Look) else None

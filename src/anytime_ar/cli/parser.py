@@ -160,6 +160,20 @@ class Parser(ArgumentParser):
             yield from _keys_of(self.config)
 
 
+def to_path(given: str | None) -> Path | None:
+    """The type of options that are paths: taken to the letter, where the parser would read the
+    types `Path` and `str` as YAML, in which `#` begins a comment. Configurations may say None."""
+    return None if given is None else Path(given)
+
+
+def as_given(given: str | None) -> str | None:
+    """The type of options that are paths or URLs, or names; see `to_path`."""
+    return given
+
+
+_WORDS = {to_path: "path", as_given: "text"}
+
+
 def type_of(action: argparse.Action) -> Any:
     """Return the type hint of an option; None: it has none."""
     return action.type if action.type is not None else getattr(action, "_typehint", None)
@@ -178,8 +192,8 @@ def in_words(hint: Any) -> str:
         return " or ".join(dict.fromkeys(map(in_words, inside)))
     if origin in (list, tuple):
         return f"list of {in_words(inside[0])}"
-    if isinstance(hint, type) and issubclass(hint, Path):
-        return "path"
+    if hint in _WORDS:
+        return _WORDS[hint]
     if isinstance(hint, type) and issubclass(hint, Config):
         return "settings"
     return str(getattr(hint, "__name__", hint))

@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Never, TypeVar, Union, get_args, get_origin
 
+import yaml
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
     ArgumentParser,
@@ -33,6 +34,8 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 _OPTION_NAME = re.compile(r"^--([a-z][\w.-]*)")
 _NOISE = re.compile(r"For further information visit \S+|\[type=\w+, input_[^\]]*\]|Parser key ")
 _HELP_ALL = "--help-all"
+_DEEPEST = 100
+"""Nesting of values."""
 
 
 class _Formatter(DefaultHelpFormatter):
@@ -115,6 +118,9 @@ class Parser(ArgumentParser):
             else _OPTION_NAME.sub(lambda name: "--" + name[1].replace("-", "_"), argument)
             for argument in arguments
         ]
+        for argument in arguments:
+            if argument.count("[") + argument.count("{") > _DEEPEST:
+                raise InputError(f"{argument[:20]}...: is nested deeper than any value")
         if self.config is None:
             return arguments
         if arguments and not arguments[0].startswith("-"):
@@ -189,7 +195,8 @@ def in_words(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(str(value) for value in inside)
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(map(in_words, inside)))
+        words = " or ".join(map(in_words, inside)).split(" or ")
+        return " or ".join(dict.fromkeys(words))
     if origin in (list, tuple):
         return f"list of {in_words(inside[0])}"
     if hint in _WORDS:
@@ -220,7 +227,27 @@ def _utf8(config: str) -> str:
     if not path.is_file():
         return config
     text = read_text(path)
+    _check_yaml(text, config)
     return config if text.encode() == path.read_bytes() else text
+
+
+def _check_yaml(text: str, origin: str) -> None:
+    """Refuse what holds no settings; YAML that is nested so deeply that its parser, which is
+    recursive C, crashes; and aliases, with which few characters make more values than memory
+    holds."""
+    depth = 0
+    try:
+        for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            if isinstance(event, yaml.AliasEvent):
+                raise InputError(f"{origin}: *{event.anchor} is an alias; write out what it means")
+            if depth == 0 and isinstance(event, yaml.SequenceStartEvent | yaml.ScalarEvent):
+                raise InputError(f"{origin}: holds no settings; write each as NAME: VALUE")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise InputError(f"{origin}: is nested deeper than {_DEEPEST}; no setting is")
+    except yaml.YAMLError as error:
+        raise InputError(f"{origin} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def config_names() -> list[str]:

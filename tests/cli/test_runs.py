@@ -253,7 +253,9 @@ def test_odd_paths_are_taken_to_the_letter(measured, tmp_path, monkeypatch, caps
     main(["refine", run, f"{ODD}/s#", "--out", "#x.png"])
     main(["encode", run, "#x.png", "-o", f"{ODD}/c%s.npz"])
     main(["decode", run, f"{ODD}/c%s.npz", "--out", "&y.png"])
-    assert {"#x.png", "&y.png", ODD} <= {path.name for path in Path().iterdir()}
+    main(["decode", run, "1", "--out", "caf\udce9.png"])  # Latin-1 on a disk of UTF-8
+    names = {"#x.png", "&y.png", "caf\udce9.png", ODD}
+    assert names <= {path.name for path in Path().iterdir()}
     bulk = ["sample", run, "-n", "4", "--engine", "local", "--out", f"{ODD}/shards", "--seed", "1"]
     main(bulk)
     capsys.readouterr()

@@ -178,6 +178,8 @@ def test_the_overview_and_the_docs_name_every_exit_code(capsys):
             "'\\u65e5' cannot be written in latin-1",
         ),
         (ModuleNotFoundError("no", name="scipy"), FAILED, "the package scipy is missing"),
+        (OverflowError("too large for a C long"), 2, "a number is too large"),
+        (RecursionError("maximum"), 2, "nested too deeply"),
         (ValueError("odd\nand odder"), MISTAKE, "a mistake of anytime-ar: ValueError: odd; set"),
     ],
 )
@@ -255,6 +257,26 @@ POSITIONAL = {
     "encode": ["nothing.png"],
     "evaluate": ["--features", "nothing"],
 }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: " + "[" * 100_000, "nested deeper than 100"),
+        ('{"a":' * 50_000, "nested deeper than 100"),
+        ("a: &a [x, x]\nname: *a\n", "*a is an alias"),
+        ("a: [1\n b: 2", "is not YAML"),
+        ("- 1\n", "odd.yaml: holds no settings"),
+        ("", ""),
+    ],
+)
+def test_odd_configurations(text, said, tmp_path, capsys):
+    (tmp_path / "odd.yaml").write_text(text)
+    code = code_of(["train", str(tmp_path / "odd.yaml"), "--data.name", "no/where"])
+    told = capsys.readouterr().err
+    assert code == 2
+    assert said in told
+    assert len(told.splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", OPTIONS)

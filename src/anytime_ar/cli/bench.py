@@ -15,7 +15,6 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -29,7 +28,7 @@ from anytime_ar.cli.options import (
     progress_bar,
     use_threads,
 )
-from anytime_ar.cli.parser import Parser
+from anytime_ar.cli.parser import Parser, to_path
 from anytime_ar.errors import InputError, MissingExtraError
 from anytime_ar.evaluation.deadlines import DeadlineRecord, measure_deadlines
 from anytime_ar.evaluation.previews import first_preview
@@ -65,7 +64,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--draws", type=int, default=1000, help="at each of 8 deadlines")
     parser.add_argument("--neighbours", type=int, default=0, help="busy processes beside it")
     add_threads(parser)
-    parser.add_argument("--out", type=Path, help="folder for JSON and plot")
+    parser.add_argument("--out", type=to_path, help="folder for JSON and plot")
     add_precision(parser)
     add_device(parser)
     add_json(parser)

@@ -21,7 +21,7 @@ from anytime_ar.cli.options import (
     use_threads,
     wanted_label,
 )
-from anytime_ar.cli.parser import Parser, read_config
+from anytime_ar.cli.parser import Parser, as_given, read_config
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import load
 from anytime_ar.threads import check_threads
@@ -64,7 +64,7 @@ def add_bulk_samples(parser: Parser) -> None:
 def add_bulk_data(parser: Parser) -> None:
     """Which samples to encode in shards."""
     parser.add_argument(
-        "--data", type=str, help="encode a data set in shards; default: the model's own"
+        "--data", type=as_given, help="encode a data set in shards; default: the model's own"
     )
     parser.add_argument("--split", default="train", choices=get_args(SplitName), help="of it")
 

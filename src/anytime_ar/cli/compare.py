@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 
 from anytime_ar.bundle import load_bundle, resolve
 from anytime_ar.cli.options import add_json, show, split_name
-from anytime_ar.cli.parser import Parser
+from anytime_ar.cli.parser import Parser, to_path
 from anytime_ar.curve import Curve
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import Contender, Dedicated, comparison_table, write_comparison
@@ -25,7 +25,7 @@ def add_arguments(parser: Parser) -> None:
         "--dedicated", type=list[str] | None, help="models for one length each, as [runs/a,runs/b]"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("comparison"), help="folder for tables and the picture"
+        "--out", type=to_path, default=Path("comparison"), help="folder for tables and the picture"
     )
     add_json(parser)
 

@@ -7,7 +7,6 @@ sheet of spectrograms.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import torch
 from jsonargparse import Namespace
@@ -21,7 +20,7 @@ from anytime_ar.cli.options import (
     show,
     use_threads,
 )
-from anytime_ar.cli.parser import Parser
+from anytime_ar.cli.parser import Parser, to_path
 from anytime_ar.cli.pictures import Encoded
 from anytime_ar.codes import load_codes
 from anytime_ar.errors import InputError
@@ -35,7 +34,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("source", nargs="+", help="a codes file (.npz), or codes as numbers")
     parser.add_argument("--codes", type=int | None, help="keep only so many of each row's codes")
     parser.add_argument(
-        "--out", type=Path, help="file to write; default: decoded.png, sounds: decoded.wav"
+        "--out", type=to_path, help="file to write; default: decoded.png, sounds: decoded.wav"
     )
     parser.add_argument("--columns", type=int | None, help="pictures in a row; default: a square")
     add_threads(parser)

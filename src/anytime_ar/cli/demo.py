@@ -23,7 +23,7 @@ from anytime_ar.cli.options import (
     show,
     use_threads_at_length,
 )
-from anytime_ar.cli.parser import Parser, config_path
+from anytime_ar.cli.parser import Parser, config_path, to_path
 from anytime_ar.data import load_data
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import evaluate, table, write_report
@@ -40,7 +40,7 @@ SAMPLES = {"digits": 10_000, "sounds": 2_000}
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("--audio", action="store_true", help="sounds instead of digits")
     parser.add_argument(
-        "--out", type=Path, help="folder; default runs/demo, with --audio runs/demo-audio"
+        "--out", type=to_path, help="folder; default runs/demo, with --audio runs/demo-audio"
     )
     parser.add_argument("--seed", type=int, default=0)
     add_threads(parser)

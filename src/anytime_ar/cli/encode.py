@@ -28,7 +28,7 @@ from anytime_ar.cli.options import (
     show,
     use_threads,
 )
-from anytime_ar.cli.parser import Parser
+from anytime_ar.cli.parser import Parser, as_given, to_path
 from anytime_ar.codes import save_codes
 from anytime_ar.errors import InputError
 from anytime_ar.files import check_output
@@ -37,8 +37,8 @@ from anytime_ar.sampling import load
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="shipped name, folder, or Hub id")
-    parser.add_argument("files", nargs="*", type=Path, help="image or sound files")
-    parser.add_argument("-o", "--out", type=str, help="codes file (.npz) to write")
+    parser.add_argument("files", nargs="*", type=to_path, help="image or sound files")
+    parser.add_argument("-o", "--out", type=as_given, help="codes file (.npz) to write")
     add_bulk_data(parser)
     add_bulk_options(parser)
     add_threads(parser)

@@ -26,7 +26,7 @@ from anytime_ar.cli.options import (
     show,
     use_threads_at_length,
 )
-from anytime_ar.cli.parser import Parser
+from anytime_ar.cli.parser import Parser, as_given, to_path
 from anytime_ar.curve import Curve
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.errors import InputError
@@ -52,22 +52,22 @@ SHOWN = 10
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument(
-        "--data", "--data.name", type=str, help="data set; default: the model's own"
+        "--data", "--data.name", type=as_given, help="data set; default: the model's own"
     )
     parser.add_argument(
         "--features",
-        type=Path,
+        type=to_path,
         help="folder of `anytime features`, default runs/features/NAME; or a TorchScript file",
     )
     parser.add_argument(
-        "--label_key", type=str, help="labels that the features tell apart, if others"
+        "--label_key", type=as_given, help="labels that the features tell apart, if others"
     )
-    parser.add_argument("--unordered", type=str, help="model trained without truncation")
+    parser.add_argument("--unordered", type=as_given, help="model trained without truncation")
     parser.add_argument("--samples", type=int, default=10_000, help="drawn for the sample FD")
     parser.add_argument("--codes", type=list[int] | None, help="as [4,8,16]; default: all")
     add_choice(parser)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="folder for the curve; default: the run's")
+    parser.add_argument("--out", type=to_path, help="folder for the curve; default: the run's")
     parser.add_argument(
         "--attach",
         action="store_true",

@@ -15,7 +15,7 @@ from anytime_ar.cli.options import (
     show,
     use_threads_at_length,
 )
-from anytime_ar.cli.parser import Parser, read_config
+from anytime_ar.cli.parser import Parser, read_config, to_path
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import Features, accuracy, save_features, train_features
@@ -25,7 +25,7 @@ from anytime_ar.sampling import choose_device
 
 def add_arguments(parser: Parser) -> None:
     parser.add_config(Experiment)
-    parser.add_argument("--out", type=Path, help="folder; default runs/features/NAME")
+    parser.add_argument("--out", type=to_path, help="folder; default runs/features/NAME")
     add_threads(parser)
     add_device(parser)
     add_json(parser)

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from jsonargparse import Namespace
 from tqdm import tqdm
 
-from anytime_ar.cli.parser import Parser
+from anytime_ar.cli.parser import Parser, as_given, to_path
 from anytime_ar.data import DataConfig
 from anytime_ar.evaluation.protocols import Progress
 from anytime_ar.prior import Precision
@@ -85,7 +85,7 @@ def add_budget_options(parser: Parser) -> None:
         "--quality", type=float | None, help="share of full quality, by the measured curve"
     )
     parser.add_argument("--min_codes", type=int, default=1, help="at least so many codes")
-    parser.add_argument("--save_state", type=Path, help="file to go on from with refine")
+    parser.add_argument("--save_state", type=to_path, help="file to go on from with refine")
 
 
 def add_precision(parser: Parser) -> None:
@@ -101,7 +101,7 @@ def add_precision(parser: Parser) -> None:
 def add_drawing(parser: Parser) -> None:
     """What draws, and the files that come of it."""
     parser.add_argument(
-        "--out", type=str, help="file to write; default: samples.png, sounds: samples.wav"
+        "--out", type=as_given, help="file to write; default: samples.png, sounds: samples.wav"
     )
     parser.add_argument("--columns", type=int | None, help="pictures in a row; default: a square")
     add_precision(parser)
@@ -112,7 +112,7 @@ def add_drawing(parser: Parser) -> None:
 
 def add_draw_options(parser: Parser) -> None:
     """What codes depend on."""
-    parser.add_argument("--label", type=str, help="class, by name or number")
+    parser.add_argument("--label", type=as_given, help="class, by name or number")
     parser.add_argument("--seed", type=int | None, help="default: a fresh one, which is printed")
     add_choice(parser)
 

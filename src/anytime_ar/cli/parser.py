@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Never, TypeVar, Union, get_args, get_origin
 
+import yaml
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
     ArgumentParser,
@@ -34,6 +35,8 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 _OPTION_NAME = re.compile(r"^--([a-z][\w.-]*)")
 _NOISE = re.compile(r"For further information visit \S+|\[type=\w+, input_[^\]]*\]|Parser key ")
 _HELP_ALL = "--help-all"
+_DEEPEST = 100
+"""Nesting of values."""
 
 
 class _Formatter(DefaultHelpFormatter):
@@ -116,6 +119,9 @@ class Parser(ArgumentParser):
             else _OPTION_NAME.sub(lambda name: "--" + name[1].replace("-", "_"), argument)
             for argument in arguments
         ]
+        for argument in arguments:
+            if argument.count("[") + argument.count("{") > _DEEPEST:
+                raise InputError(f"{argument[:20]}...: is nested deeper than any value")
         if self.config is None:
             return arguments
         if arguments and not arguments[0].startswith("-"):
@@ -161,6 +167,20 @@ class Parser(ArgumentParser):
             yield from _keys_of(self.config)
 
 
+def to_path(given: str | None) -> Path | None:
+    """The type of options that are paths: taken to the letter, where the parser would read the
+    types `Path` and `str` as YAML, in which `#` begins a comment. Configurations may say None."""
+    return None if given is None else Path(given)
+
+
+def as_given(given: str | None) -> str | None:
+    """The type of options that are paths or URLs, or names; see `to_path`."""
+    return given
+
+
+_WORDS = {to_path: "path", as_given: "text"}
+
+
 def type_of(action: argparse.Action) -> Any:
     """Return the type hint of an option; None: it has none."""
     return action.type if action.type is not None else getattr(action, "_typehint", None)
@@ -176,11 +196,12 @@ def in_words(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(str(value) for value in inside)
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(map(in_words, inside)))
+        words = " or ".join(map(in_words, inside)).split(" or ")
+        return " or ".join(dict.fromkeys(words))
     if origin in (list, tuple):
         return f"list of {in_words(inside[0])}"
-    if isinstance(hint, type) and issubclass(hint, Path):
-        return "path"
+    if hint in _WORDS:
+        return _WORDS[hint]
     if isinstance(hint, type) and issubclass(hint, Config):
         return "settings"
     return str(getattr(hint, "__name__", hint))
@@ -207,7 +228,27 @@ def _utf8(config: str) -> str:
     if not path.is_file():
         return config
     text = read_text(path)
+    _check_yaml(text, config)
     return config if text.encode() == path.read_bytes() else text
+
+
+def _check_yaml(text: str, origin: str) -> None:
+    """Refuse what holds no settings; YAML that is nested so deeply that its parser, which is
+    recursive C, crashes; and aliases, with which few characters make more values than memory
+    holds."""
+    depth = 0
+    try:
+        for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            if isinstance(event, yaml.AliasEvent):
+                raise InputError(f"{origin}: *{event.anchor} is an alias; write out what it means")
+            if depth == 0 and isinstance(event, yaml.SequenceStartEvent | yaml.ScalarEvent):
+                raise InputError(f"{origin}: holds no settings; write each as NAME: VALUE")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise InputError(f"{origin}: is nested deeper than {_DEEPEST}; no setting is")
+    except yaml.YAMLError as error:
+        raise InputError(f"{origin} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def config_names() -> list[str]:

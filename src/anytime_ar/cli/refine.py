@@ -5,8 +5,6 @@ The codes are those that the draw would have had without the interruption.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from jsonargparse import Namespace
 
 from anytime_ar.cli.media import media_of
@@ -16,7 +14,7 @@ from anytime_ar.cli.options import (
     budget_options,
     use_threads,
 )
-from anytime_ar.cli.parser import Parser
+from anytime_ar.cli.parser import Parser, to_path
 from anytime_ar.cli.sample import report, write_samples
 from anytime_ar.files import check_output
 from anytime_ar.interrupt import interrupts_held
@@ -25,7 +23,7 @@ from anytime_ar.sampling import load
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="the model that drew it: shipped name, folder, or Hub id")
-    parser.add_argument("state", type=Path, help="file written by --save_state")
+    parser.add_argument("state", type=to_path, help="file written by --save_state")
     parser.add_argument("--codes", type=int | None, help="codes per sample; default: all")
     add_budget_options(parser)
     add_drawing(parser)

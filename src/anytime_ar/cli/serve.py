@@ -21,7 +21,7 @@ from anytime_ar.cli.options import (
     split_name,
     use_threads,
 )
-from anytime_ar.cli.parser import Parser, read_config
+from anytime_ar.cli.parser import Parser, read_config, to_path
 from anytime_ar.errors import InputError, MissingExtraError, install_command
 from anytime_ar.files import read_text
 from anytime_ar.fleet.sources import Source, load_all
@@ -32,7 +32,7 @@ from anytime_ar.threads import available_cpus, check_threads
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("models", nargs="+", help="shipped name, folder, or Hub id; or NAME=WHICH")
     parser.add_class_arguments(ServerConfig, as_group=False)
-    parser.add_argument("--api_key_file", type=Path, help="lines of NAME KEY")
+    parser.add_argument("--api_key_file", type=to_path, help="lines of NAME KEY")
     add_threads(parser, max(1, available_cpus() - 1), "all but one of those that may be used")
     parser.add_argument(
         "--engine",

@@ -131,6 +131,8 @@ def explain(error: Exception) -> tuple[str, int]:
             return f"not enough {what} ({_first_line(text)}); {_REMEDY[what]}", FAILED
     if isinstance(error, OverflowError) or "Overflow when unpacking" in text:
         return f"a number is too large ({_first_line(text)}); pass a smaller one", BAD_INPUT
+    if isinstance(error, RecursionError):
+        return "a file or a value is nested too deeply to be read; pass another one", BAD_INPUT
     if isinstance(error, UnicodeEncodeError):
         return (
             f"{error.object!a} cannot be written in {error.encoding}, which this system uses for "

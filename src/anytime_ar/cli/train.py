@@ -16,7 +16,7 @@ from jsonargparse import Namespace
 
 from anytime_ar.cli.experiment import Experiment
 from anytime_ar.cli.options import add_device, add_threads, use_threads_at_length
-from anytime_ar.cli.parser import Parser, read_config
+from anytime_ar.cli.parser import Parser, read_config, to_path
 from anytime_ar.errors import InputError
 from anytime_ar.threads import available_cpus, check_threads, set_threads
 from anytime_ar.training import (
@@ -32,7 +32,7 @@ from anytime_ar.training import (
 
 def add_arguments(parser: Parser) -> None:
     parser.add_config(Experiment)
-    parser.add_argument("--out", type=Path, help="folder of the run; default runs/NAME")
+    parser.add_argument("--out", type=to_path, help="folder of the run; default runs/NAME")
     parser.rewrite = _resumed
     parser.add_argument(
         "--resume",

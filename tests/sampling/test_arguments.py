@@ -13,6 +13,9 @@ from torch import Tensor
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel, Budget
 
+KINDS = ["narrow", "wide", "array", "tensor"]
+"""Names of parameters, which are the same in every process of a test run."""
+
 
 @pytest.mark.parametrize(
     "label",
@@ -66,7 +69,11 @@ def test_other_labels(model: AnytimeModel, label: Any, message: str) -> None:
         model.sample(2, label=label)
 
 
-@pytest.mark.parametrize("number", [np.int64, np.uint8, np.array, torch.tensor], ids=["first", "second", "array", "tensor"])
+@pytest.mark.parametrize(
+    "number",
+    [np.int64, np.uint8, np.array, torch.tensor],
+    ids=["first", "second", "array", "tensor"],
+)
 def test_whole_numbers(model: AnytimeModel, number: Any) -> None:
     wanted = model.draw(2, seed=3, first=1, codes=4, min_codes=1, top_k=5)
     names = {"seed": 3, "first": 1, "codes": 4, "min_codes": 1, "top_k": 5}
@@ -78,7 +85,11 @@ def test_whole_numbers(model: AnytimeModel, number: Any) -> None:
     assert [preview.codes_drawn for preview in previews] == [1, 2, L]
 
 
-@pytest.mark.parametrize("number", [np.float32, np.float64, np.array, torch.tensor], ids=["first", "second", "array", "tensor"])
+@pytest.mark.parametrize(
+    "number",
+    [np.float32, np.float64, np.array, torch.tensor],
+    ids=["first", "second", "array", "tensor"],
+)
 def test_other_numbers(model: AnytimeModel, number: Any) -> None:
     options = {"temperature": 0.5, "top_p": 0.75, "guidance": 2.0}
     wanted = model.sample_codes(2, seed=3, label=1, **options)  # type: ignore[arg-type]

@@ -94,6 +94,12 @@ def test_files_that_are_no_splits_are_told(tmp_path: Path) -> None:
     assert data.train.size + data.validation.size + data.test.size == COUNT
 
 
+def test_no_file_that_is_a_split(tmp_path: Path) -> None:
+    write(tmp_path / "validated.parquet", image=BYTES)
+    with pytest.raises(DataError, match=r"it holds 1 x \.parquet; .*pass the path of one"):
+        load(tmp_path)
+
+
 def test_shards_that_cannot_be_one_split(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", image=BYTES)
     write(tmp_path / "train-00000-of-00002.parquet", image=BYTES)

@@ -268,7 +268,7 @@ READERS: dict[str, Callable[[Random, Path], None]] = {
 
 
 class Hang(BaseException):
-    """An input took too long. It is no `Exception`, so that no reader takes it for one of its own."""
+    """An input took too long. No `Exception`: no reader may take it for an error of its own."""
 
 
 def _hang(*_: object) -> None:

@@ -13,6 +13,7 @@ import argparse
 import io
 import os
 import re
+import signal
 import struct
 import sys
 import tempfile
@@ -37,6 +38,8 @@ from anytime_ar.data.pixels import read_pixels
 from anytime_ar.errors import DataError
 
 Random = np.random.Generator
+LIMIT_S = 30
+"""Of one input."""
 MAY_FAIL = 0.2
 """Chance of what makes an input hostile."""
 
@@ -264,6 +267,14 @@ READERS: dict[str, Callable[[Random, Path], None]] = {
 }
 
 
+class Hang(BaseException):
+    """An input took too long. No `Exception`: no reader may take it for an error of its own."""
+
+
+def _hang(*_: object) -> None:
+    raise Hang
+
+
 def attempt(reader: str, seed: int) -> str:
     """Give a reader the input of one seed.
 
@@ -276,14 +287,18 @@ def attempt(reader: str, seed: int) -> str:
     random = np.random.default_rng([seed, *reader.encode()])
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        signal.signal(signal.SIGALRM, _hang)
+        signal.alarm(LIMIT_S)
         try:
             READERS[reader](random, Path(folder))
         except DataError as error:
             if "\n" in str(error):
                 raise AssertionError(f"{reader} of seed {seed}: {error}") from error
             return "refused"
-        except Exception as error:
+        except (Exception, Hang) as error:
             raise AssertionError(f"{reader} of seed {seed}: {error!r}") from error
+        finally:
+            signal.alarm(0)
     return "read"
 
 

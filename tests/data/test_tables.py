@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,6 +95,12 @@ def test_files_that_are_no_splits_are_told(tmp_path: Path) -> None:
     assert data.train.size + data.validation.size + data.test.size == COUNT
 
 
+def test_no_file_that_is_a_split(tmp_path: Path) -> None:
+    write(tmp_path / "validated.parquet", image=BYTES)
+    with pytest.raises(DataError, match=r"it holds 1 x \.parquet; .*pass the path of one"):
+        load(tmp_path)
+
+
 def test_shards_that_cannot_be_one_split(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", image=BYTES)
     write(tmp_path / "train-00000-of-00002.parquet", image=BYTES)
@@ -134,6 +141,17 @@ def test_empty_files_do_no_harm_whatever_their_name(tmp_path: Path, name: str) -
     assert data.train.size + data.validation.size + data.test.size == COUNT
     write(tmp_path / f"{name}.parquet", image=pa.array([], pa.binary()))
     with pytest.raises(DataError, match="no rows in the train split; fetch it again"):
+        load(tmp_path)
+
+
+def test_pipes_and_links_to_nowhere_are_no_shards(tmp_path: Path) -> None:
+    write(tmp_path / "train-0.parquet", image=BYTES)
+    os.mkfifo(tmp_path / "train-1.parquet")
+    with pytest.raises(DataError, match=r"train-1\.parquet: is not there, or no file; restore"):
+        load(tmp_path)
+    (tmp_path / "train-1.parquet").unlink()
+    (tmp_path / "train-1.parquet").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"train-1\.parquet: is not there, or no file; restore"):
         load(tmp_path)
 
 

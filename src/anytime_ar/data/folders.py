@@ -11,7 +11,7 @@ from pathlib import Path
 from anytime_ar.data.config import Layout
 from anytime_ar.data.file_tree import Folder, counted, scan
 from anytime_ar.data.rows import Kind, ListedRows, Row, Rows, Source
-from anytime_ar.data.split_names import SPLIT_NAMES, split_of
+from anytime_ar.data.split_names import split_of
 from anytime_ar.data.suffixes import READABLE_SOUNDS
 from anytime_ar.errors import DataError
 
@@ -35,9 +35,9 @@ def folder_source(root: Path, layout: Layout) -> Source:
     if not any(tree.samples()):
         holds = f"; it holds {counted(left_out)}" if left_out else ""
         raise DataError(
-            f"{root}: no images or sounds in this folder{holds}; expected "
-            f"{'/'.join(SPLIT_NAMES)}*.parquet, or files (.png, .jpg, .wav, .flac, ...) in it or "
-            "in one sub-folder per class"
+            f"{root}: no images or sounds in this folder{holds}; expected files (.png, .jpg, .wav, "
+            ".flac, ...) in it or in one sub-folder per class, or train.parquet or "
+            "train-00000-of-00002.parquet; of other parquet files pass the path of one"
         )
     notes: list[str] = []
     splits = _splits(tree, layout, notes)

@@ -239,6 +239,8 @@ def _look_at(path: Path) -> StoredFile:
     import pyarrow
     from pyarrow import parquet
 
+    if not path.is_file():  # a pipe would be waited for
+        raise DataError(f"{path}: is not there, or no file; restore it, or move it elsewhere")
     try:
         with path.open("rb") as content, parquet.ParquetFile(content) as stored:
             rows, schema = stored.metadata.num_rows, stored.schema_arrow

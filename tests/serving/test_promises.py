@@ -101,7 +101,8 @@ class Spoiled:
         with socket.create_connection((host, int(port))) as raw:
             raw.sendall(
                 b"POST /v1/samples HTTP/1.1\r\nHost: localhost\r\n"
-                b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(content), content)
+                b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+                % (len(content), content)
             )
             yield raw
 

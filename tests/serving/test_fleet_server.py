@@ -84,7 +84,8 @@ def test_it_answers_as_one_server_does(
 
 def test_it_keeps_clients_apart(fleet: RealServer, client: httpx.Client) -> None:
     with fleet.client() as nobody:
-        assert nobody.get("/livez").status_code == 200
+        assert nobody.get("/livez").status_code == nobody.head("/livez").status_code == 200
+        assert nobody.get("/livez", headers={"Host": "evil.example"}).status_code == 421
         assert nobody.post("/v1/samples", json={}).status_code == 401
     mine = asked(client, model="image")
     with fleet.client(Authorization="Bearer secret-of-b") as other:

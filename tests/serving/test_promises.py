@@ -100,8 +100,9 @@ class Spoiled:
         content = json.dumps(body).encode()
         with socket.create_connection((host, int(port))) as raw:
             raw.sendall(
-                b"POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                b"Content-Length: %d\r\n\r\n%s" % (len(content), content)
+                b"POST /v1/samples HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+                % (len(content), content)
             )
             yield raw
 

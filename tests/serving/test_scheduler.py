@@ -442,3 +442,19 @@ def test_tasks_are_done_between_steps_and_wait_for_draws_in_a_hurry(stage: Stage
 def test_lanes_refuse_what_they_cannot_be(stage: Stage) -> None:
     with pytest.raises(InputError, match="slots=0 has room for nothing"):
         Lane("x", stage.models[0], 0, stage.clock)
+
+
+@pytest.mark.parametrize("codes", [1, 5, L])
+def test_a_draw_that_comes_with_all_its_codes_is_decoded_and_no_more(
+    stage: Stage, codes: int
+) -> None:
+    first = stage.ask(2, seed=7, cap=codes)
+    stage.run()
+    steps, begin = stage.models[0].steps, stage.clock.now
+    again = stage.ask(2, seed=7, cap=codes, floor=codes, given=first.done.codes)
+    stage.run()
+    assert stage.models[0].steps == steps
+    assert stage.clock.now - begin == pytest.approx(2 * DECODE_S)
+    assert again.done.stopped_by == "complete"
+    assert torch.equal(again.done.codes, first.done.codes)
+    torch.testing.assert_close(again.done.data, first.done.data)

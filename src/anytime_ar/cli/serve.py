@@ -3,7 +3,8 @@ codes.
 
 `anytime serve mnist` listens at http://127.0.0.1:8000; `anytime serve a=runs/a/bundle mnist` serves
 two models under the names a and mnist. With `--api_key_file`, whose lines are `NAME KEY`, every
-request but /livez and /readyz needs a key. SIGTERM answers all that is under way, then ends.
+request but /livez and /readyz needs a key. It answers to its own names alone, and to those of
+`--allowed_hosts`; see docs/serving.md. SIGTERM answers all that is under way, then ends.
 `--engine ray --replicas 4` serves from four processes, on the cluster of RAY_ADDRESS or here.
 """
 

@@ -186,6 +186,19 @@ def test_what_can_be_refused_is_refused_before_work(measured, tmp_path, monkeypa
     assert message in fails(["demo", "--out", below], capsys)[0]
     state = str(tmp_path / "no" / "state")
     assert "there is no folder" in fails(["sample", "mnist", "--save-state", state], capsys)[0]
+    assert "columns is 0" in fails(["sample", "mnist", "--columns", "0"], capsys)[0]
+    assert "columns is -1" in fails(["decode", "mnist", "1", "--columns", "-1"], capsys)[0]
+    bulk = ["sample", "mnist", "--engine", "local"]
+    assert "shards need --out" in fails(bulk, capsys)[0]
+
+
+def test_codes_out_of_range_are_refused_before_data_is_read(measured, monkeypatch, capsys):
+    def work(*_, **__):
+        raise AssertionError("too late")
+
+    monkeypatch.setattr("anytime_ar.cli.evaluate.load_data", work)
+    (line,) = fails(evaluate(measured, "--codes", "[99]"), capsys)
+    assert "codes [99] are outside 1..4" in line
 
 
 def test_features_that_are_none_are_told_before_work(measured, tmp_path, monkeypatch, capsys):

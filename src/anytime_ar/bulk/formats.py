@@ -10,6 +10,7 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
@@ -59,19 +60,28 @@ def packed(codes: Tensor, vocabulary: int) -> npt.NDArray[np.signedinteger[Any]]
     return codes.cpu().numpy().astype(dtype)
 
 
-def parquet_bytes(rows: Rows, content: Content) -> bytes:
-    """A table with `index`, and as far as there are any `label`, `image` or `audio`, and `codes`.
+def require_format(name: Format) -> None:
+    """Refuse a format that cannot be written here.
 
     Raises:
-        MissingExtraError: pyarrow is not installed.
+        MissingExtraError: it is parquet, and pyarrow is not installed.
     """
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"parquet needs pyarrow; install it: {install_command('data')}; or choose webdataset"
-        ) from error
+    if name == "parquet":
+        try:
+            import_module("pyarrow.parquet")
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                f"parquet needs pyarrow; install it: {install_command('data')}; or choose "
+                "webdataset"
+            ) from error
+
+
+def parquet_bytes(rows: Rows, content: Content) -> bytes:
+    """A table with `index`, and as far as there are any `label`, `image` or `audio`, `codes`."""
+    require_format("parquet")
+    import pyarrow as pa
+    from pyarrow import parquet
+
     numbers = np.arange(rows.first, rows.first + len(rows))
     columns: dict[str, Any] = {"index": pa.array(numbers, pa.int64())}
     features: dict[str, Any] = {"index": {"dtype": "int64", "_type": "Value"}}

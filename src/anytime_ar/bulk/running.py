@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, Self, cast
 
 from anytime_ar.bulk.folder import Folder
+from anytime_ar.bulk.formats import require_format
 from anytime_ar.bulk.jobs import Device, Job, Record
 from anytime_ar.bulk.ledger import Ledger
 from anytime_ar.bulk.ray_pool import Pool, RayPool
@@ -48,6 +49,7 @@ class Here:
 
     def records(self, job: Job, out: str, todo: list[int]) -> Generator[Record]:
         """Records of shards, as they are completed."""
+        require_format(job.layout.format)
         work, folder = open_work(job), Folder(out)
         for shard in todo:
             yield work.make(shard, folder)

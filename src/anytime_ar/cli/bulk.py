@@ -80,6 +80,7 @@ def refuse_bulk_options(arguments: Namespace) -> None:
 
 def sample_in_bulk(arguments: Namespace) -> None:
     """Draw shards of samples."""
+    _require_out(arguments)
     _refuse(arguments, _SINGLE, "is for a single draw; leave it out, or --engine")
     if isinstance(arguments.codes, list):
         raise InputError(f"--codes {arguments.codes}: samples in shards have one number of codes")
@@ -109,6 +110,7 @@ def sample_in_bulk(arguments: Namespace) -> None:
 
 def encode_in_bulk(arguments: Namespace) -> None:
     """Encode a data set into shards of codes."""
+    _require_out(arguments)
     if arguments.files:
         raise InputError(f"{arguments.files[0]} was given beside --engine or --data; leave one out")
     device, here = _devices(arguments)
@@ -122,6 +124,11 @@ def encode_in_bulk(arguments: Namespace) -> None:
         device=device,
     )
     _run(job, arguments)
+
+
+def _require_out(arguments: Namespace) -> None:
+    if arguments.out is None:
+        raise InputError("shards need --out, a folder or a URL such as s3://bucket/folder")
 
 
 def _devices(arguments: Namespace) -> tuple[Device | None, str]:
@@ -141,9 +148,7 @@ def _pool(arguments: Namespace) -> Pool:
 
 
 def _run(job: Job, arguments: Namespace) -> None:
-    out: str | None = arguments.out
-    if out is None:
-        raise InputError("shards need --out, a folder or a URL such as s3://bucket/folder")
+    out: str = arguments.out
     # Ray tells of workers that died on standard output, which is for figures.
     with redirect_stdout(sys.stderr), _interrupts() as came, progress_bar(job.kind) as bar:
 

@@ -16,6 +16,7 @@ from anytime_ar.cli.options import (
     add_device,
     add_json,
     add_threads,
+    check_columns,
     progress_bar,
     show,
     use_threads,
@@ -49,6 +50,7 @@ def run(arguments: Namespace) -> None:
         kept = arguments.codes
         if not 1 <= kept <= given:
             raise InputError(f"--codes {kept} is outside 1..{given}, the codes given")
+    check_columns(arguments)
     use_threads(arguments)
     model = load(arguments.model, device=arguments.device)
     _check_windows(encoded, model)

@@ -33,6 +33,7 @@ from anytime_ar.errors import InputError
 from anytime_ar.evaluation import (
     FeatureNetwork,
     ScriptedFeatures,
+    budgets_of,
     evaluate,
     load_features,
     table,
@@ -106,6 +107,7 @@ def run(arguments: Namespace) -> None:
         check_replaceable(resolve(arguments.model).resolve())
     use_threads_at_length(arguments)
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
+    budgets_of(model, arguments.codes)  # before the data is read
     unordered = None
     if arguments.unordered is not None:
         unordered = load(arguments.unordered, device=arguments.device)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from anytime_ar.cli.parser import Parser, as_given, to_path
 from anytime_ar.data import DataConfig
+from anytime_ar.errors import InputError
 from anytime_ar.evaluation.protocols import Progress
 from anytime_ar.prior import Precision
 from anytime_ar.sampling import (
@@ -96,6 +97,16 @@ def add_precision(parser: Parser) -> None:
         choices=[*get_args(Precision), "auto"],
         help="of drawing; auto: the fastest here",
     )
+
+
+def check_columns(arguments: Namespace) -> None:
+    """Refuse pictures in no columns, before there are any.
+
+    Raises:
+        InputError: so it is.
+    """
+    if arguments.columns is not None and arguments.columns < 1:
+        raise InputError(f"columns is {arguments.columns}; pass at least 1")
 
 
 def add_drawing(parser: Parser) -> None:

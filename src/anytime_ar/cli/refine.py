@@ -12,6 +12,7 @@ from anytime_ar.cli.options import (
     add_budget_options,
     add_drawing,
     budget_options,
+    check_columns,
     use_threads,
 )
 from anytime_ar.cli.parser import Parser, to_path
@@ -32,6 +33,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Namespace) -> None:
     if arguments.save_state is not None:
         check_output(arguments.save_state)
+    check_columns(arguments)
     use_threads(arguments)
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
     media = media_of(model)

@@ -27,6 +27,7 @@ from anytime_ar.cli.options import (
     add_draw_options,
     add_drawing,
     budget_options,
+    check_columns,
     draw_options,
     show,
     use_threads,
@@ -58,6 +59,7 @@ def run(arguments: Namespace) -> None:
     refuse_bulk_options(arguments)
     if arguments.save_state is not None:
         check_output(arguments.save_state)
+    check_columns(arguments)
     use_threads(arguments)
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
     media = media_of(model)

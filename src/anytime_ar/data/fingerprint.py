@@ -86,7 +86,7 @@ def fingerprint(data: DataSplits) -> DataFingerprint:
 
 def files_fingerprint(config: DataConfig) -> FilesFingerprint | None:
     """Return that of the files of a data set; None: it is embedded, or the Hub's."""
-    root = Path(config.name)
+    root = Path(config.name).expanduser()  # as it is loaded
     if config.name in EMBEDDED or not root.exists():
         return None
     paths = [root] if root.is_file() else sorted(p for p in root.rglob("*") if _counts(p, root))

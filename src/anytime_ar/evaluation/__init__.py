@@ -22,7 +22,7 @@ from anytime_ar.evaluation.features import (
     save_features,
     train_features,
 )
-from anytime_ar.evaluation.measure import evaluate
+from anytime_ar.evaluation.measure import budgets_of, evaluate
 from anytime_ar.evaluation.pca import PCA, fit_pca
 from anytime_ar.evaluation.plots import draw_curve
 from anytime_ar.evaluation.reference import Reference
@@ -54,6 +54,7 @@ __all__ = [
     "SetQuality",
     "accuracy",
     "as_pictures",
+    "budgets_of",
     "compare",
     "comparison_table",
     "contact_sheet",

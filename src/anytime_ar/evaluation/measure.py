@@ -76,7 +76,7 @@ def evaluate(
     Raises:
         InputError: a budget out of range, shapes that do not fit, or an empty test split.
     """
-    budgets = _budgets(model, codes)
+    budgets = budgets_of(model, codes)
     test_samples = _count(data.test)
     _check(model, data, features, unordered, samples, test_samples)
     sampler = sampler_of(model)
@@ -188,7 +188,12 @@ def default_budgets(code_length: int) -> list[int]:
     return sorted(budgets)
 
 
-def _budgets(model: Codec, codes: Sequence[int] | None) -> list[int]:
+def budgets_of(model: Codec, codes: Sequence[int] | None) -> list[int]:
+    """Return the numbers of codes to measure, of those asked for.
+
+    Raises:
+        InputError: one is out of range, or there are none.
+    """
     budgets = default_budgets(model.code_length) if codes is None else sorted(set(codes))
     wrong = [k for k in budgets if not 1 <= k <= model.code_length]
     if wrong or not budgets:

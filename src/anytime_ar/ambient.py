@@ -17,17 +17,20 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ContextDecorator, ExitStack
 from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch._C import _len_torch_function_stack
 from torch.overrides import TorchFunctionMode
 
 P = ParamSpec("P")
 ItemT = TypeVar("ItemT")
 
 _CPU = torch.device("cpu")
+_KINDS = ("cpu", "cuda", "mps", "xpu")
+"""Of devices, for each of which autocast is set by itself."""
 _FLOATING = {
     torch.empty,
     torch.empty_permuted,
@@ -92,24 +95,51 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_compute_alone)
 
 
-@contextmanager
-def defaults(*, grad: bool = False) -> Iterator[None]:
-    """Compute without any of the modes that callers set for themselves; see the module.
+class defaults(ContextDecorator):
+    """Compute without any of the modes that callers set for themselves; see the module. A context
+    manager, and a decorator of functions.
 
     Args:
         grad: whether operations are recorded for gradients.
     """
-    with ExitStack() as stack:
-        if torch.is_inference_mode_enabled():
-            stack.enter_context(torch.inference_mode(False))
-        if torch.is_grad_enabled() != grad:
-            stack.enter_context(torch.set_grad_enabled(grad))
-        for kind in ("cpu", "cuda", "mps", "xpu"):
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
-        if torch.get_default_dtype() != torch.float32 or torch.get_default_device() != _CPU:
-            stack.enter_context(_Pinned())
-        yield
+
+    def __init__(self, *, grad: bool = False) -> None:
+        self._grad = grad
+
+    def _recreate_cm(self) -> defaults:
+        return defaults(grad=self._grad)  # one for each call of a decorated function
+
+    def __enter__(self) -> None:
+        self._modes = _without_modes() if _has_modes() else None
+        self._before = torch.is_grad_enabled()
+        torch.set_grad_enabled(self._grad)
+
+    def __exit__(self, *exception: object) -> None:
+        torch.set_grad_enabled(self._before)
+        if self._modes is not None:
+            self._modes.close()
+
+
+def _has_modes() -> bool:
+    return (
+        torch.is_inference_mode_enabled()
+        or torch.get_default_dtype() != torch.float32
+        or _len_torch_function_stack() > 0  # a default device is one of these
+        or any(map(torch.is_autocast_enabled, _KINDS))
+    )
+
+
+def _without_modes() -> ExitStack:
+    """Leave them, until what is returned is closed."""
+    stack = ExitStack()
+    if torch.is_inference_mode_enabled():
+        stack.enter_context(torch.inference_mode(False))
+    for kind in _KINDS:
+        if torch.is_autocast_enabled(kind):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+    if torch.get_default_dtype() != torch.float32 or torch.get_default_device() != _CPU:
+        stack.enter_context(_Pinned())
+    return stack
 
 
 def items_under_defaults(generator: Callable[P, Iterator[ItemT]]) -> Callable[P, Iterator[ItemT]]:

@@ -115,6 +115,23 @@ def test_modes_of_the_process_reach_no_thread(folder: Path) -> None:
     assert torch.equal(found[0], wanted)
 
 
+@pytest.mark.parametrize("backend", ["native", "portable"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_threads_change_no_code_and_samples_by_rounding(
+    folder: Path, operation: str, backend: Backend
+) -> None:
+    """PyTorch adds up in another order with another number of threads."""
+    model = AnytimeModel(load_bundle(folder), device="cpu", backend=backend)
+    wanted, before = OPERATIONS[operation](model), torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        found = OPERATIONS[operation](model)
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)  # exact where both are whole
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_file_is_the_same(folder: Path, tmp_path: Path, mode: str) -> None:
     wanted = fingerprint(build_bundle())

@@ -130,3 +130,23 @@ def test_memory_goes_back_once_nobody_holds_the_draw(model: AnytimeModel) -> Non
     assert spare is not held
     decoder.release(spare)
     assert torch.equal(model.sample_codes(9, seed=1), expected)  # in used memory
+
+
+@pytest.mark.parametrize(
+    ("labels", "codes", "message"),
+    [
+        ([0, 4], None, r"labels \[0, 4\] are not all in 0..3"),
+        ([-1, 0], None, r"labels \[-1, 0\] are not all in 0..3"),
+        ([0, 0], [[0], [10**9]], "code 1000000000 at row 1, position 0 is out of range"),
+        ([0, 0], [[0], [-1]], "code -1 at row 1"),
+        ([0, 0], [[0] * (L + 1)] * 2, f"prefix {L + 1} exceeds code length {L}"),
+    ],
+)
+def test_what_no_table_has_is_not_looked_up(
+    model: AnytimeModel, labels: list[int], codes: list[list[int]] | None, message: str
+) -> None:
+    batch = DecodeBatch(model.engine.decoder, 2)
+    given = None if codes is None else torch.tensor(codes)
+    with pytest.raises(InputError, match=message):
+        batch.join(row_noise(0, range(2), L), torch.tensor(labels), ChoiceConfig(), given)
+    assert batch.room == 2

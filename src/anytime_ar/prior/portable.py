@@ -138,8 +138,7 @@ class _Place:
             mask[:, :, positions[0] + 1 :] = -torch.inf
             return cls(positions, positions[0], _numbers([], device), mask)
         index = _numbers(positions, device)
-        columns = torch.arange(length, dtype=torch.int64, device=device)
-        later = columns > index[:, None]  # [B, T]
+        later = torch.arange(length, dtype=torch.int64, device=device) > index[:, None]  # [B, T]
         mask = torch.zeros(later.shape, dtype=torch.float32, device=device)
         mask = mask.masked_fill_(later, -torch.inf)
         return cls(positions, None, index, mask.repeat_interleave(heads, 0)[:, None])

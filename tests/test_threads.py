@@ -13,7 +13,13 @@ import torch
 from anytime_ar.cli import main
 from anytime_ar.data import ReadAhead, splits
 from anytime_ar.errors import InputError
-from anytime_ar.threads import available_cpus, one_threaded, set_threads, settle_threads
+from anytime_ar.threads import (
+    available_cpus,
+    one_threaded,
+    set_threads,
+    settle_threads,
+    threads_by_variable,
+)
 
 V2 = "30 24 0:26 {group} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw"
 V1 = "33 31 0:30 {group} /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct"
@@ -123,8 +129,24 @@ def test_threads_are_those_asked_for_or_those_there_are(monkeypatch: pytest.Monk
     assert set_threads(5) == torch.get_num_threads() == 5
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
     assert set_threads() == 5, "what the user has set stays"
-    with pytest.raises(InputError, match="threads=0 computes nothing; pass at least 1"):
-        set_threads(0)
+    for number in (0, -1, 1025, 99_999_999_999):
+        message = f"threads={number} is outside 1..1024; this process may use 3 processors"
+        with pytest.raises(InputError, match=message):
+            set_threads(number)
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [("6", 6), ("4,2", 4), (" 1 ", 1), ("", None), ("0", None), ("x", None), ("-2", None)],
+)
+def test_a_variable_that_is_no_number_of_threads_counts_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, variable: str, expected: int | None
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    assert threads_by_variable() == expected
+    monkeypatch.setattr("anytime_ar.threads.available_cpus", lambda: 3)
+    torch.set_num_threads(8)
+    assert set_threads() == (8 if expected else 3)
 
 
 @pytest.mark.parametrize("command", ["train", "features", "evaluate", "sample", "bench", "demo"])
@@ -136,7 +158,7 @@ def test_a_command_refuses_no_threads(
     with pytest.raises(SystemExit) as ended:
         main([command, *what, *out, "--device", "cpu", "--threads", "0"])
     assert ended.value.code == 2
-    assert "threads=0 computes nothing; pass at least 1" in capsys.readouterr().err
+    assert "threads=0 is outside 1..1024" in capsys.readouterr().err
 
 
 def test_a_thread_of_one_thread_leaves_those_of_others() -> None:

@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 from anytime_ar.errors import InputError
 
+MOST_THREADS = 1024
+"""That may be asked for. OpenMP ends the process where the system has no more."""
 _ROUNDS = 5
 """Times that each number of threads is timed, by turns. Their sum counts, not the best one: what
 threads lose when they wait for each other comes seldom and is long."""
@@ -114,11 +116,21 @@ def check_threads(threads: int) -> int:
     """Return a number of threads that was asked for.
 
     Raises:
-        InputError: it is less than 1.
+        InputError: it is less than 1, or more than any machine computes with.
     """
-    if threads < 1:
-        raise InputError(f"threads={threads} computes nothing; pass at least 1")
+    if not 1 <= threads <= MOST_THREADS:
+        raise InputError(
+            f"threads={threads} is outside 1..{MOST_THREADS}; this process may use "
+            f"{available_cpus()} processors"
+        )
     return threads
+
+
+def threads_by_variable() -> int | None:
+    """Return the threads that OMP_NUM_THREADS asks for; None where it is not set, or is no number
+    of threads, which OpenMP ignores."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() and 1 <= int(first) <= MOST_THREADS else None
 
 
 def set_threads(asked: int | None = None, *, processes: int = 1) -> int:
@@ -130,14 +142,14 @@ def set_threads(asked: int | None = None, *, processes: int = 1) -> int:
         processes: that share what this one may use.
 
     Raises:
-        InputError: `asked` is less than 1.
+        InputError: `asked` is no number of threads.
     """
     import torch
 
     threads = torch.get_num_threads()
     if asked is not None:
         threads = check_threads(asked)
-    elif "OMP_NUM_THREADS" not in os.environ:
+    elif threads_by_variable() is None:
         threads = max(1, min(threads, available_cpus() // processes))
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
@@ -189,7 +201,7 @@ def settle_threads(
         work: what is timed; None: a few products of matrices.
 
     Raises:
-        InputError: `asked` is less than 1.
+        InputError: `asked` is no number of threads.
     """
     import torch
 
@@ -204,7 +216,7 @@ def settle_threads(
         seconds = {number: (seconds.get(number, s) + s) / 2 for number, s in again.items()}
     better = seconds[threads] < seconds[1]
     best = threads if better else min(sorted(seconds), key=seconds.__getitem__)
-    chosen = threads if asked is not None or "OMP_NUM_THREADS" in os.environ else best
+    chosen = threads if asked is not None or threads_by_variable() else best
     torch.set_num_threads(chosen)
     if best < threads:
         tell(

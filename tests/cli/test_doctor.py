@@ -37,6 +37,8 @@ FACTS: dict[str, Any] = {
     ],
 }
 
+NO_KERNEL = {"instructions": None, "origin": None, "problem": "none", "settings": {}}
+
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
@@ -79,6 +81,17 @@ def test_without_compiler_and_kernel(
     assert max(map(len, doctor.report(facts).splitlines())) <= 80
 
 
+def test_a_benchmark_with_a_setting_that_cannot_be_met_does_not_begin(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ANYTIME_KERNEL_ISA", "mmx")
+    monkeypatch.setattr("anytime_ar.cli.bench.load", None)
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "mnist"])
+    assert ended.value.code == 2
+    assert "there is no such instruction set" in capsys.readouterr().err
+
+
 def test_a_setting_that_cannot_be_met_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,6 +99,7 @@ def test_a_setting_that_cannot_be_met_is_told(
     main(["doctor"])
     printed = capsys.readouterr().out
     assert "ANYTIME_KERNEL_ISA=mmx" in printed
+    assert "Unset or correct ANYTIME_KERNEL_ISA" in " ".join(printed.split())
     assert "there is no such instruction set" in " ".join(printed.split())
 
 
@@ -97,6 +111,11 @@ def test_a_setting_that_cannot_be_met_is_told(
         ({"threads": 1}, ["OMP_NUM_THREADS=2 lets large batches use all"]),
         ({"threads": 8}, ["set OMP_NUM_THREADS=2"]),
         ({"cache": {"folder": "/x", "writable": False}}, ["set XDG_CACHE_HOME"]),
+        ({"kernel": NO_KERNEL | {"settings": {"CXX": "x"}}}, ["a C++ compiler"]),
+        (
+            {"kernel": NO_KERNEL | {"settings": {"ANYTIME_KERNEL_ISA": "avx3"}}},
+            ["Unset or correct ANYTIME_KERNEL_ISA"],
+        ),
         (
             {"rates": [*FACTS["rates"][:3], {**FACTS["rates"][3], "codes_per_s": 2500}]},
             ['precision="int8" drew 2.5 times as many'],

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from sampling_models import V, build_model, sample_shape
+from sampling_models import V, build_bundle, build_model, sample_shape
 
 import anytime_ar.sampling.model as sampling_model
 from anytime_ar.card import Card
@@ -50,6 +50,12 @@ def test_unknown_options_are_refused(model: AnytimeModel, method: str) -> None:
     )
     with pytest.raises(TypeError, match=message):
         getattr(model, method)(2, cods=3, sed=0)
+
+
+@pytest.mark.parametrize("option", ["precision", "backend"])
+def test_unknown_ways_to_draw_are_refused(option: str) -> None:
+    with pytest.raises(InputError, match=f"^{option}='foo' is unknown; pass one of .*auto"):
+        AnytimeModel(build_bundle(), device="cpu", **{option: "foo"})  # type: ignore[arg-type]
 
 
 def test_no_samples(model: AnytimeModel) -> None:

@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.context import SpawnProcess
 from typing import Any, get_args
 
@@ -76,6 +76,8 @@ def run(arguments: Namespace) -> None:
     if arguments.out is not None:
         check_output(arguments.out, is_folder=True)
     use_threads(arguments)
+    with suppress(BuildError):  # without a kernel there is less to time; a wrong variable is told
+        load_kernel()
     with _busy(arguments.neighbours):
         figures, text = (_speed if arguments.what == "speed" else _deadlines)(arguments)
     figures = {"model": arguments.model, "machine": _machine(), **figures}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import tempfile
 import textwrap
 from typing import Any, get_args
@@ -11,7 +12,7 @@ from typing import Any, get_args
 import torch
 from jsonargparse import Namespace
 
-from anytime_ar.cli.options import add_json, show
+from anytime_ar.cli.options import add_json, add_threads, show
 from anytime_ar.cli.parser import Parser
 from anytime_ar.errors import InputError, install_command
 from anytime_ar.evaluation.speed import ours, take_turns
@@ -28,7 +29,7 @@ from anytime_ar.kernel import (
 )
 from anytime_ar.prior import Backend, Precision, PrecisionChoice
 from anytime_ar.sampling import load
-from anytime_ar.threads import available_cpus
+from anytime_ar.threads import available_cpus, settle_threads
 
 EXTRAS = {
     "data": ("datasets",),
@@ -39,6 +40,11 @@ EXTRAS = {
     "bench": ("transformers",),
 }
 """Optional extras, and the modules that they bring."""
+VARIABLES = (
+    *("ANYTIME_KERNEL", "ANYTIME_KERNEL_ISA", "CXX", "XDG_CACHE_HOME"),
+    *("OMP_NUM_THREADS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"),
+)
+"""What changes how this machine is used."""
 _MODEL = "mnist"
 _ROWS = (1, 64)
 _ROUNDS = 2
@@ -47,10 +53,13 @@ _WORTH_NAMING = 1.1
 
 
 def add_arguments(parser: Parser) -> None:
+    add_threads(parser)
     add_json(parser)
 
 
 def run(arguments: Namespace) -> None:
+    # As commands compute; with threads that wait for other programs this would take minutes.
+    settle_threads(arguments.threads, lambda told: print(f"anytime: {told}", file=sys.stderr))
     facts = {
         **_machine(),
         "kernel": _kernel(),
@@ -79,8 +88,7 @@ def _machine() -> dict[str, Any]:
 
 def _kernel() -> dict[str, Any]:
     """Return the kernel in use, or why there is none, and the variables that choose among them."""
-    names = ("ANYTIME_KERNEL", "ANYTIME_KERNEL_ISA")
-    settings = {name: os.environ[name] for name in names if os.environ.get(name)}
+    settings = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
     try:
         loaded = load_kernel()
     except (BuildError, InputError) as error:
@@ -150,7 +158,13 @@ def advice(facts: dict[str, Any]) -> list[str]:
     """Return what would make drawing faster, by the facts that `run` gathers."""
     kernel, chosen = facts["kernel"], facts["chosen"]
     lines = []
-    if kernel["instructions"] is None:
+    chosen_by = [name for name in VARIABLES[:2] if name in kernel["settings"]]
+    if kernel["instructions"] is None and chosen_by:
+        lines.append(
+            f"The native kernel draws small batches several times faster. Unset or correct "
+            f"{' and '.join(chosen_by)}; the problem is named above."
+        )
+    elif kernel["instructions"] is None:
         lines.append(
             "The native kernel draws small batches several times faster. Install a wheel with "
             "prebuilt kernels or a C++ compiler; the problem is named above."

@@ -18,7 +18,7 @@ from anytime_ar.cli.experiment import Experiment
 from anytime_ar.cli.options import add_device, add_threads, use_threads_at_length
 from anytime_ar.cli.parser import Parser, read_config, to_path
 from anytime_ar.errors import InputError
-from anytime_ar.threads import available_cpus, check_threads, set_threads
+from anytime_ar.threads import available_cpus, check_threads, set_threads, threads_by_variable
 from anytime_ar.training import (
     Processes,
     Workers,
@@ -103,7 +103,7 @@ def _use_threads(arguments: Namespace, folder: Path, processes: Processes) -> No
     was begun with, as results of other numbers differ by rounding."""
     here = (launched() or processes).devices
     begun = read_decisions(folder).threads if arguments.resume else None
-    told = arguments.threads is not None or "OMP_NUM_THREADS" in os.environ
+    told = arguments.threads is not None or threads_by_variable() is not None
     if begun is not None and not told and begun <= max(1, available_cpus() // here):
         set_threads(begun)
     else:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 from numpy.typing import NDArray
@@ -58,6 +58,9 @@ class AnytimeModel(Described):
         backend: what draws; see `load`.
         costs_path: the file in which measured times are kept between processes, for deadlines.
         clock: gives seconds.
+
+    Raises:
+        InputError: there is no such device, precision or backend.
     """
 
     @defaults()
@@ -71,6 +74,12 @@ class AnytimeModel(Described):
         costs_path: Path | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        for name, value, known in (
+            ("precision", precision, (*get_args(Precision), "auto")),
+            ("backend", backend, get_args(Backend)),
+        ):
+            if value not in known:
+                raise InputError(f"{name}={value!r} is unknown; pass one of {', '.join(known)}")
         self.bundle = bundle
         self.device = choose_device(device)
         self._precision, self._backend = precision, backend

@@ -77,6 +77,18 @@ def test_resume_needs_nothing_but_the_run(tmp_path, capsys):
     assert (run / "bundle" / "prior.safetensors").read_bytes() == before
 
 
+def test_what_was_left_out_of_the_data_is_in_the_log(tmp_path):
+    add(tmp_path / "data" / "a", 0, 20)
+    (tmp_path / "data" / "a" / "notes.txt").write_text("no picture")
+    run = tmp_path / "run"
+    with pytest.warns(UserWarning, match=r"\.txt"):
+        main(["train", write_config(tmp_path), "--out", str(run), "--device", "cpu"])
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["data"] for line in lines if "data" in line] == json.loads(
+        (run / "data.json").read_text()
+    )["left_out"]
+
+
 def test_other_settings_are_refused_with_a_line_each(tmp_path, capsys):
     run = interrupted_run(tmp_path)
     head, *lines = fails(

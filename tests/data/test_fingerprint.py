@@ -62,3 +62,11 @@ def test_files_of_a_stream_count_by_name_and_size(folder: Path) -> None:
     assert files_fingerprint(config) != before
     assert files_fingerprint(DataConfig(name="digits")) is None
     assert files_fingerprint(DataConfig(name="owner/name")) is None
+
+
+def test_what_was_left_out_is_told(folder: Path) -> None:
+    (folder / "a" / "notes.txt").write_text("no picture")
+    with pytest.warns(UserWarning, match=r"\.txt"):
+        data = load_data(DataConfig(name=str(folder)))
+    assert data.notes
+    assert fingerprint(data).left_out == data.notes

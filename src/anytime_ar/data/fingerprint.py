@@ -51,6 +51,8 @@ class DataFingerprint(Config):
     splits: dict[str, SplitFingerprint]
     files: FilesFingerprint | None
     """Of a local set that is streamed."""
+    left_out: tuple[str, ...] = ()
+    """What was not read, in words."""
 
     def changes_since(self, earlier: DataFingerprint) -> list[str]:
         """Return what is different now, as `train has 45 samples, had 40`."""
@@ -81,6 +83,7 @@ def fingerprint(data: DataSplits) -> DataFingerprint:
         labels=data.label_names,
         splits={name: _split(split) for name, split in splits.items()},
         files=files_fingerprint(data.config) if data.config.streaming else None,
+        left_out=data.notes,
     )
 
 

@@ -102,6 +102,8 @@ def train(
     ) as log:
         for change in changes:
             log.tell(f"the data has changed: {change}")
+        for note in data.notes:
+            log.write(data=note)
         decider = Decider(
             folder,
             config.precision,

@@ -23,6 +23,20 @@ PrecisionChoice = Precision | Literal["auto"]
 """A precision, or `auto` for the fastest one on this machine, as timed at the first use."""
 
 
+def check_choices(precision: str, backend: str) -> None:
+    """Refuse names of precisions and backends that there are not.
+
+    Raises:
+        InputError: there is no such one.
+    """
+    for name, value, known in (
+        ("precision", precision, (*get_args(Precision), "auto")),
+        ("backend", backend, get_args(Backend)),
+    ):
+        if value not in known:
+            raise InputError(f"{name}={value!r} is unknown; pass one of {', '.join(known)}")
+
+
 def decoder_for(
     prior: Prior,
     precision: PrecisionChoice = "float32",

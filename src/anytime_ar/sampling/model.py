@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Unpack, get_args
+from typing import Any, Literal, Unpack
 
 import torch
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from anytime_ar.codes import as_codes, check_codes
 from anytime_ar.errors import InputError
 from anytime_ar.files import cache_folder
 from anytime_ar.prior import Backend, NativeDecoder, Precision, PrecisionChoice, decoder_for
+from anytime_ar.prior.backends import check_choices
 from anytime_ar.samples import as_samples, check_samples
 from anytime_ar.sampling.budget import Budget
 from anytime_ar.sampling.costs import Costs
@@ -74,12 +75,7 @@ class AnytimeModel(Described):
         costs_path: Path | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        for name, value, known in (
-            ("precision", precision, (*get_args(Precision), "auto")),
-            ("backend", backend, get_args(Backend)),
-        ):
-            if value not in known:
-                raise InputError(f"{name}={value!r} is unknown; pass one of {', '.join(known)}")
+        check_choices(precision, backend)
         self.bundle = bundle
         self.device = choose_device(device)
         self._precision, self._backend = precision, backend

@@ -180,11 +180,13 @@ def test_processes_that_decide_at_the_same_time_decide_alike(tmp_path: Path) -> 
     assert json.loads((tmp_path / "store.json").read_text()) == {"a": {"x": int(answer)}}
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
+@pytest.mark.parametrize("has_locks", [True, False])
 def test_a_lock_that_is_not_given_up_holds_nobody_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_locks: bool
 ) -> None:
     monkeypatch.setattr(json_store, "_PATIENCE_S", 0.02)
+    if not has_locks:
+        monkeypatch.setitem(sys.modules, "fcntl", None)
     store, other = (JsonStore(tmp_path / "store.json", NUMBERS) for _ in range(2))
     with store._locked():
         assert other.update("a", lambda _: {"x": 1}) == {"x": 1}

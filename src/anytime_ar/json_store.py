@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -106,16 +105,13 @@ class JsonStore(Generic[EntryT]):
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the lock of the file; without it where there are no locks, or it is not given up."""
-        if sys.platform == "win32":
-            yield
-            return
-        import fcntl
-
         # Not the file itself, which every update replaces.
         place = self.path.with_name(f".{self.path.name}.lock")
         try:
+            import fcntl
+
             handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666)
-        except OSError:  # a read-only folder: what is there may still do
+        except (ImportError, OSError):  # Windows; a read-only folder, whose file may still do
             yield
             return
         try:

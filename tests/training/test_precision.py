@@ -175,7 +175,7 @@ def test_an_old_run_goes_on_in_its_own_format(
 def test_another_format_than_that_of_the_run_is_refused(
     data: DataSplits, uninterrupted: Path
 ) -> None:
-    with pytest.raises(InputError, match="precision was bf16-mixed, is 32-true; resume with those"):
+    with pytest.raises(InputError, match="- precision was bf16-mixed, is 32-true"):
         run(uninterrupted, data, tiny(precision="32-true"), resume=True)
 
 

@@ -33,6 +33,11 @@ class Clock:
         return Candidate(name, lambda: run)
 
 
+def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go on as a process that has decided nothing yet."""
+    monkeypatch.setattr("anytime_ar.calibration._decided", {})
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -77,6 +82,7 @@ def test_decisions_are_kept_for_the_same_machine_and_question(
     first = [clock.candidate("a", lambda _rows: 2e-3), clock.candidate("b", lambda _rows: 1e-3)]
     assert calibration.fastest("x", first) == "b"
     now = [clock.candidate("a", lambda _rows: 1e-3), clock.candidate("b", lambda _rows: 2e-3)]
+    another_process(monkeypatch)
     assert Calibration(path, clock).fastest("x", now) == "b"
     assert calibration.fastest("y", now) == "a"
     (key,) = [key for key in json.loads(path.read_text()) if "/x/" in key]
@@ -87,19 +93,79 @@ def test_decisions_are_kept_for_the_same_machine_and_question(
 
 @pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', '{"a": {"chosen": "b"}}', "\x00"])
 def test_a_damaged_file_is_replaced(
-    calibration: Calibration, clock: Clock, tmp_path: Path, text: str
+    calibration: Calibration, clock: Clock, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    path = tmp_path / "cache" / "calibration.json"
+    path = calibration._store.path
     path.parent.mkdir()
     path.write_text(text)
     ways = [clock.candidate("a", lambda _rows: 2e-3), clock.candidate("b", lambda _rows: 1e-3)]
     assert calibration.fastest("x", ways) == "b"
-    assert len(json.loads(path.read_text())) == 1
+    another_process(monkeypatch)
+    quick = [clock.candidate(name, lambda _rows: 1e-3) for name in "ab"]
+    assert Calibration(path, clock).fastest("x", quick) == "b"
 
 
-def test_a_place_that_cannot_be_written_to(clock: Clock) -> None:
+@pytest.mark.parametrize("place", ["file/calibration.json", "folder/calibration.json"])
+def test_where_nothing_can_be_written_a_process_decides_once(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "folder" / "calibration.json").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
     ways = [clock.candidate("a", lambda _rows: 2e-3), clock.candidate("b", lambda _rows: 1e-3)]
-    assert Calibration(Path("/dev/null/calibration.json"), clock).fastest("x", ways) == "b"
+    now = [clock.candidate("a", lambda _rows: 1e-3), clock.candidate("b", lambda _rows: 2e-3)]
+    assert Calibration(tmp_path / place, clock).fastest("x", ways) == "b"
+    runs = len(clock.runs["a"])
+    monkeypatch.chdir(tmp_path)
+    assert Calibration(Path(place), clock).fastest("x", now) == "b", "kept in memory"
+    assert len(clock.runs["a"]) == runs
+    assert Calibration(Path("elsewhere"), clock).fastest("x", now) == "a", "of this file alone"
+    assert Calibration(tmp_path / place, clock).fastest("y", now) == "a"
+
+
+def test_a_process_keeps_to_what_it_has_found(clock: Clock, calibration: Calibration) -> None:
+    ways = [clock.candidate("a", lambda _rows: 2e-3), clock.candidate("b", lambda _rows: 1e-3)]
+    now = [clock.candidate("a", lambda _rows: 1e-3), clock.candidate("b", lambda _rows: 2e-3)]
+    assert calibration.fastest("x", ways) == "b"
+    calibration._store.path.unlink()
+    assert calibration.fastest("x", now) == "b"
+
+
+@pytest.mark.parametrize("theirs", ["a", "no longer there"])
+def test_the_decision_that_is_in_the_file_first_holds(
+    calibration: Calibration, clock: Clock, monkeypatch: pytest.MonkeyPatch, theirs: str
+) -> None:
+    path = calibration._store.path
+    ways = [clock.candidate("a", lambda _rows: 2e-3), clock.candidate("b", lambda _rows: 1e-3)]
+
+    def meanwhile(_rows: int) -> float:
+        """Another process starts and ends while this one measures."""
+        with monkeypatch.context() as other:
+            another_process(other)
+            quick = [clock.candidate(name, lambda _rows: 1e-3) for name in "ab"]
+            assert Calibration(path, clock).fastest("x", quick) == "a"
+        if theirs != "a":  # and damages what it leaves
+            path.write_text(path.read_text().replace('"chosen": "a"', f'"chosen": "{theirs}"'))
+        return 2e-3
+
+    ours = [clock.candidate("a", meanwhile), ways[1]]
+    assert calibration.fastest("x", ours) == ("a" if theirs == "a" else "b")
+    another_process(monkeypatch)
+    third = [clock.candidate("a", lambda _rows: 2e-3), clock.candidate("b", lambda _rows: 2e-3)]
+    assert calibration.fastest("x", third) == ("a" if theirs == "a" else "b")
+
+
+def test_decisions_of_another_version_are_left_alone(
+    calibration: Calibration, clock: Clock
+) -> None:
+    path = calibration._store.path
+    path.parent.mkdir()
+    theirs = {"chosen": "c", "seconds": {}, "novelty": [1]}
+    path.write_text(json.dumps({"theirs": theirs, "endless": {"chosen": "b", "seconds": 1e999}}))
+    ways = [clock.candidate("a", lambda _rows: 2e-3), clock.candidate("b", lambda _rows: 1e-3)]
+    assert calibration.fastest("x", ways) == "b"
+    written = json.loads(path.read_text())
+    assert written["theirs"] == theirs
+    assert len(written) == 2
 
 
 class Decided(Calibration):

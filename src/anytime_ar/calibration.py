@@ -7,7 +7,6 @@ what a seed draws on a machine must not change from one process to the next.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,11 +16,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from pydantic import PositiveFloat, ValidationError
+from pydantic import PositiveFloat, TypeAdapter
 
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
-from anytime_ar.files import cache_folder, write_json
+from anytime_ar.files import cache_folder
+from anytime_ar.json_store import JsonStore
 from anytime_ar.kernel import BuildError, load_kernel, processor_name
 
 ROWS = (1, 16, 64)
@@ -56,8 +56,15 @@ class Decision(Config):
     """By name, for the first of `ROWS`, or for all."""
 
 
+_decided: dict[tuple[Path, str], Decision] = {}
+"""What this process has found, by file and key: it holds even where no file can be written."""
+
+
 class Calibration:
     """Decisions by what was compared, kept in a file.
+
+    Processes that compare at the same time take the decision that is in the file first. A process
+    keeps to what it has found once, whatever becomes of the file.
 
     Args:
         path: JSON; None: `calibration.json` in the cache folder. A file that does not read as one
@@ -68,7 +75,8 @@ class Calibration:
     def __init__(
         self, path: Path | None = None, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        self._path, self._clock = path or cache_folder() / "calibration.json", clock
+        path = (path or cache_folder() / "calibration.json").absolute()
+        self._store, self._clock = JsonStore(path, TypeAdapter(Decision)), clock
 
     def fastest(self, key: str, candidates: Sequence[Candidate]) -> str:
         """Return the name of the fastest candidate, or of an earlier one that is nearly as fast.
@@ -81,26 +89,24 @@ class Calibration:
             return candidates[0].name
         names = [candidate.name for candidate in candidates]
         key = f"{machine_key()}/{key}/{' '.join(names)}"
-        decision = self._read().get(key)
-        if decision is None or decision.chosen not in names:
-            decision = compare(candidates, self._clock)
-            self._save(key, decision)
-        return decision.chosen
+        place = self._store.path, key
+        if place not in _decided:
+            decision = self._store.get(key)
+            if decision is None or decision.chosen not in names:
+                decision = self._settled(key, compare(candidates, self._clock), names)
+            _decided.setdefault(place, decision)  # another thread may have been first
+        return _decided[place].chosen
 
-    def _read(self) -> dict[str, Decision]:
-        try:
-            values = json.loads(self._path.read_text(encoding="utf-8"))
-            return {key: Decision.model_validate(value) for key, value in values.items()}
-        except (OSError, ValueError, ValidationError, AttributeError):
-            return {}  # nothing that cannot be timed again
+    def _settled(self, key: str, own: Decision, names: Sequence[str]) -> Decision:
+        """Return what another process has put into the file since, or put ours there."""
 
-    def _save(self, key: str, decision: Decision) -> None:
-        decisions = self._read() | {key: decision}
+        def first(found: Decision | None) -> Decision:
+            return found if found is not None and found.chosen in names else own
+
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._path, {key: value.model_dump() for key, value in decisions.items()})
-        except (InputError, OSError):
-            return  # a read-only home: the next process compares again
+            return self._store.update(key, first)
+        except InputError:  # a read-only home: the next process compares again
+            return own
 
 
 def compare(candidates: Sequence[Candidate], clock: Callable[[], float]) -> Decision:

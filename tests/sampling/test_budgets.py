@@ -314,6 +314,33 @@ def test_a_cost_book_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         book.save("a")
 
 
+@pytest.mark.parametrize("kind", ["folder", "nested", "endless"])
+def test_a_cost_book_that_cannot_be_read_is_measured_again(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "costs.json"
+    if kind == "folder":
+        path.mkdir()
+    else:
+        times = "[" * 200_000 if kind == "nested" else "[Infinity]"
+        path.write_text(
+            f'{{"a": {{"start_s": {times}, "step_s": [1], "finish_s": [1], "at": 1e9}}}}'
+        )
+    book = CostBook(path, now=lambda: 1e9)
+    assert not book.costs("a").known
+    if kind != "folder":
+        book.costs("a").add(Costs([0.1], [0.2], [0.3]))
+        book.save("a")
+        assert CostBook(path, now=lambda: 1e9).costs("a").known
+
+
+def test_costs_of_another_version_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    path.write_text('{"theirs": {"novelty": 1}}')
+    book = CostBook(path)
+    book.costs("a").step.add(1.0)
+    book.save("a")
+    assert json.loads(path.read_text())["theirs"] == {"novelty": 1}
+
+
 def test_pace() -> None:
     costs = Costs([0.020] * 9, [0.010] * 99 + [0.050], [0.002] * 99 + [0.400])
     assert costs.reserve_s() == pytest.approx(0.010 + 0.002)  # one stall in a hundred is nothing

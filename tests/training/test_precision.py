@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -173,13 +175,40 @@ def test_an_old_run_goes_on_in_its_own_format(
 def test_another_format_than_that_of_the_run_is_refused(
     data: DataSplits, uninterrupted: Path
 ) -> None:
-    with pytest.raises(InputError, match="precision was bf16-mixed, is 32-true; resume with those"):
+    with pytest.raises(InputError, match="- precision was bf16-mixed, is 32-true"):
         run(uninterrupted, data, tiny(precision="32-true"), resume=True)
 
 
 def test_decisions_that_are_damaged_take_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "decisions.json").write_text('{"precision":')
     with pytest.raises(InputError, match=r"decisions\.json is damaged .*; remove it, and what it"):
+        read_decisions(tmp_path)
+
+
+def test_decisions_that_are_nested_too_deep_are_damaged(tmp_path: Path) -> None:
+    (tmp_path / "decisions.json").write_text("[" * 200_000)
+    with pytest.raises(InputError, match=r"decisions\.json is damaged .*; remove it, and what it"):
+        read_decisions(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["folder", *(["pipe"] if os.name == "posix" else [])])
+def test_decisions_that_are_not_a_file_are_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "decisions.json"
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    with pytest.raises(InputError, match=r"decisions\.json is not a file; remove it, and what it"):
+        read_decisions(tmp_path)
+
+
+def test_decisions_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "decisions.json").write_text("{}")
+
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(
+        InputError, match=r"cannot read .*decisions\.json: Perm.*; make it readable"
+    ):
         read_decisions(tmp_path)
 
 

@@ -9,7 +9,6 @@ for the decode grows by as much as the steps did.
 from __future__ import annotations
 
 import bisect
-import json
 import math
 import time
 import warnings
@@ -17,11 +16,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from pydantic import NonNegativeFloat, NonNegativeInt, ValidationError
+from pydantic import NonNegativeFloat, NonNegativeInt, TypeAdapter
 
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
-from anytime_ar.files import write_json
+from anytime_ar.json_store import JsonStore
 
 _WINDOW = 256
 """Observations kept of each kind."""
@@ -217,13 +216,13 @@ class CostBook:
     """
 
     def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
-        self._path, self._now = path, now
+        self._store, self._now = JsonStore(path, TypeAdapter(_Record)), now
         self._costs: dict[str, Costs] = {}
 
     def costs(self, key: str) -> Costs:
         """Costs under a key, those of an earlier process to begin with unless they are old."""
         if key not in self._costs:
-            record = self._read().get(key)
+            record = self._store.get(key)
             if record is None or not 0 <= self._now() - record.at <= _HELD_S:
                 self._costs[key] = Costs()
             else:
@@ -232,24 +231,13 @@ class CostBook:
 
     def save(self, key: str) -> None:
         """Put one entry into the file, beside what other processes have put there."""
-        records = self._read()
         costs = self._costs[key]
-        records[key] = _Record(**costs.record(), confirmed=costs.confirmed, at=self._now())
+        record = _Record(**costs.record(), confirmed=costs.confirmed, at=self._now())
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._path, {k: record.model_dump() for k, record in records.items()})
-        except (InputError, OSError) as error:  # a draw does not depend on it
+            self._store.update(key, lambda _: record)
+        except InputError as error:  # a draw does not depend on it
             warnings.warn(
-                f"could not keep measured times in {self._path}: {error}; "
+                f"could not keep measured times in {self._store.path}: {error}; "
                 "the next process has to measure again",
                 stacklevel=2,
             )
-
-    def _read(self) -> dict[str, _Record]:
-        try:
-            values = json.loads(self._path.read_text(encoding="utf-8"))
-            return {key: _Record.model_validate(value) for key, value in values.items()}
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        except (ValueError, ValidationError, AttributeError):  # nothing that cannot be timed again
-            return {}

@@ -46,13 +46,20 @@ def read_decisions(folder: Path) -> Decisions:
     """Return what a run has decided so far.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: the file is damaged, or cannot be read.
     """
     path = folder / "decisions.json"
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is not a file; remove it, and what it held is measured anew")
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Decisions()
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path}: {error.strerror}; make it readable, or remove it, and what it "
+            "held is measured anew"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is damaged ({error}); remove it, and what it held is measured anew"

@@ -262,9 +262,9 @@ POSITIONAL = {
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: " + "[" * 100_000, "nested deeper than 100"),
-        ('{"a":' * 50_000, "nested deeper than 100"),
-        ("a: &a [x, x]\nname: *a\n", "*a is an alias"),
+        ("a: " + "[" * 100_000, "64 within each other"),
+        ('{"a":' * 50_000, "64 within each other"),
+        ("a: &a [*a, *a]\n", "aliases counted as what they stand for"),
         ("a: [1\n b: 2", "is not YAML"),
         ("- 1\n", "odd.yaml: holds no settings"),
         ("", ""),

@@ -228,25 +228,20 @@ def _utf8(config: str) -> str:
     if not path.is_file():
         return config
     text = read_text(path)
-    _check_yaml(text, config)
+    check_yaml(path)
+    _check_settings(text, config)
     return config if text.encode() == path.read_bytes() else text
 
 
-def _check_yaml(text: str, origin: str) -> None:
-    """Refuse what holds no settings; YAML that is nested so deeply that its parser, which is
-    recursive C, crashes; and aliases, with which few characters make more values than memory
-    holds."""
-    depth = 0
+def _check_settings(text: str, origin: str) -> None:
+    """Refuse what holds no settings, or is no YAML."""
     try:
-        for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            if isinstance(event, yaml.AliasEvent):
-                raise InputError(f"{origin}: *{event.anchor} is an alias; write out what it means")
-            if depth == 0 and isinstance(event, yaml.SequenceStartEvent | yaml.ScalarEvent):
-                raise InputError(f"{origin}: holds no settings; write each as NAME: VALUE")
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > _DEEPEST:
-                raise InputError(f"{origin}: is nested deeper than {_DEEPEST}; no setting is")
+        events = yaml.parse(text, yaml.SafeLoader)
+        root = next((event for event in events if isinstance(event, yaml.NodeEvent)), None)
+        if isinstance(root, yaml.SequenceStartEvent | yaml.ScalarEvent):
+            raise InputError(f"{origin}: holds no settings; write each as NAME: VALUE")
+        for _ in events:
+            pass
     except yaml.YAMLError as error:
         raise InputError(f"{origin} is not YAML: {' '.join(str(error).split())}") from error
 

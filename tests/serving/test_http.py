@@ -499,7 +499,7 @@ def test_sigterm_answers_every_stream_with_a_sample(
         (["{image}", "{image}"], "two models are called 'image'; name one of them"),
         (["nothing"], "nothing"),
         (["{image}", "--slots", "0"], "slots"),
-        (["{image}", "--threads", "0"], "threads=0 computes nothing"),
+        (["{image}", "--threads", "0"], "threads=0 is outside"),
         (["{image}", "--api-key-file", "/nowhere"], "cannot read /nowhere"),
         (["{image}", "--port", "{taken}"], "cannot listen at 127.0.0.1"),
         (["{image}", "--allowed-hosts", "http://x.example"], "'http://x.example' is no name"),

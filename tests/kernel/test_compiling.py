@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -168,7 +169,7 @@ def test_a_lower_prebuilt_kernel_is_better_than_none(
     ],
 )
 def test_the_next_compiler_is_tried_and_failures_are_kept(
-    make: MakeCompiler, body: str, problem: str
+    make: MakeCompiler, body: str, problem: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = make("c++", body)
     for _ in range(3):
@@ -179,6 +180,8 @@ def test_the_next_compiler_is_tried_and_failures_are_kept(
     make("clang++")
     assert load_kernel().origin == "compiled by clang++ 1.0"
     assert count(broken) == 1
+    assert re.search(problem, caplog.messages[-1])
+    assert caplog.messages[-1].endswith("; used clang++ 1.0")
 
 
 def test_messages_are_asked_for_in_english(make: MakeCompiler) -> None:

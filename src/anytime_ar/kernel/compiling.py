@@ -153,12 +153,16 @@ def compile_kernel(isa: InstructionSet) -> tuple[ctypes.CDLL, Compiler]:
                 if attempt in _failures:
                     raise BuildError(_failures[attempt])
                 try:
-                    return _obtain(compiler, isa), compiler
+                    library = _obtain(compiler, isa)
                 except BuildError as error:
                     _failures[attempt] = str(error)
                     raise
             except BuildError as error:
                 problems.append(str(error))
+            else:
+                if problems:
+                    _log.warning("%s; used %s", "; ".join(problems), compiler.version)
+                return library, compiler
     raise BuildError(
         "; ".join(problems)
         or "no C++ compiler is there; install g++ or clang++, or name one in $CXX, or `pip install "
@@ -225,7 +229,9 @@ def _compile(
         with suppress(OSError):  # another process removes it too
             if time.time() - old.stat().st_mtime > _ABANDONED_S:
                 shutil.rmtree(old)
-    _log.warning("compiling the native kernel for this processor, which takes up to a minute, once")
+    _log.warning(
+        "compiling the native kernel with %s, which takes up to a minute", compiler.version
+    )
     with tempfile.TemporaryDirectory(
         dir=parent, prefix=_SCRATCH, ignore_cleanup_errors=True
     ) as folder:

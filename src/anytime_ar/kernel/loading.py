@@ -118,8 +118,8 @@ def _load_prebuilt(isa: InstructionSet) -> ctypes.CDLL:
     path = find_sealed(prebuilt_path(isa))
     if path is None:
         raise BuildError(
-            f"no prebuilt kernel for {this_platform()} with {isa.name} that is whole is in this "
-            "installation; install a wheel of anytime-ar, or unset ANYTIME_KERNEL to compile it "
+            f"no prebuilt kernel for {this_platform()} with {isa.name} is in this installation, or "
+            "it is damaged; install a wheel of anytime-ar, or unset ANYTIME_KERNEL to compile it "
             "here"
         )
     try:

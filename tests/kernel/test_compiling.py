@@ -316,6 +316,7 @@ load_kernel()
         (signal.SIGTERM, "served", 0),
         (signal.SIGHUP, "alone", 129),
         (signal.SIGINT, "alone", -2),
+        (signal.SIGINT, "sample", 130),
     ],
 )
 def test_a_signal_ends_the_compiler_and_leaves_nothing(
@@ -325,6 +326,9 @@ def test_a_signal_ends_the_compiler_and_leaves_nothing(
     pid = tmp_path / "pid"
     make("fake", f'sleep 60 &\necho $$ $! > "{pid}.new"; mv "{pid}.new" "{pid}"\nwait')
     command = [sys.executable, "-c", SIGNALLED, how]
+    if how == "sample":
+        out = str(tmp_path / "a.png")
+        command = [sys.executable, "-m", "anytime_ar", "sample", "mnist", "-n", "1", "--out", out]
     env = os.environ | {"CXX": "fake", "ANYTIME_KERNEL": "compiled"}
     with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL) as process:
         while not pid.exists():

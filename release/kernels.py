@@ -21,6 +21,7 @@ from pathlib import Path
 from anytime_ar.kernel.compiling import FLAGS, kernel_sources
 from anytime_ar.kernel.instructions import INSTRUCTION_SETS, InstructionSet
 from anytime_ar.kernel.loading import PREBUILT, prebuilt_path
+from anytime_ar.kernel.sealed import sealed_path
 
 TARGETS = {
     "linux-x86_64": "x86_64-linux-gnu.2.17",
@@ -54,7 +55,9 @@ def build(platform: str, isa: InstructionSet, sources: Path) -> Path:
         options = ("-Os", "-s", "-shared", "-pthread", "-Wl,--gc-sections")
         # Without a folder in its name, which libraries of macOS keep.
         run_compiler((*zig, *options, "-o", target.name, *objects), Path(folder))
-        target.write_bytes((Path(folder) / target.name).read_bytes())
+        content = (Path(folder) / target.name).read_bytes()
+        target = sealed_path(target, content)
+        target.write_bytes(content)
     return target
 
 

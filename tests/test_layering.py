@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": {"errors"},
     "hub": {"errors"},
     "ray_cluster": {"errors", "threads"},
-    "kernel": {"errors", "files"},
+    "kernel": {"errors", "files", "interrupt"},
     "config": {"errors"},
     "codes": {"arrays", "errors", "files", "config"},
     "curve": {"errors", "files", "config"},

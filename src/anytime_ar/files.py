@@ -28,13 +28,18 @@ _TEMPORARY = re.compile(r"\.anytime-[0-9a-f]{16}\.tmp")
 
 def cache_folder() -> Path:
     """Return the folder for what can be made again: `$XDG_CACHE_HOME/anytime-ar`, by default under
-    ~/.cache. Where this user has no home folder, it is that of the process; where that cannot be
-    had, one in which nothing can be written."""
-    named = os.environ.get("XDG_CACHE_HOME")
+    ~/.cache. A value that is relative, or a literal `~`, is ignored, as the XDG rules ask for: it
+    would name another folder in every working folder. Where this user has no home folder, it is
+    that of the process; where that cannot be had, one in which nothing can be written."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if named.is_absolute():
+        return named / "anytime-ar"
     try:
-        return (Path(named) if named else Path.home() / ".cache") / "anytime-ar"
+        home = Path.home()
     except RuntimeError:  # neither $HOME nor an entry in the list of users
-        pass
+        home = Path()
+    if home.is_absolute():
+        return home / ".cache" / "anytime-ar"
     try:
         return process_folder()
     except (

@@ -6,8 +6,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from types import FrameType
 from typing import Any
@@ -123,9 +123,28 @@ def end_at_once(number: signal.Signals, code: int, said: bytes = b"") -> Any:
 
     def end(_number: int, _frame: FrameType | None) -> None:
         try:
+            for clean in _cleanups:
+                clean()
             os.write(2, said)
         finally:  # whether or not somebody hears it
             os._exit(code)
 
     signal.signal(number, end)
     return usual
+
+
+_cleanups: list[Callable[[], object]] = []
+
+
+@contextmanager
+def cleaned_up(clean: Callable[[], object]) -> Iterator[None]:
+    """In the block, a signal that ends the program at once has this called first; it must not
+    raise. Other signals raise exceptions, or are handled by whoever takes them."""
+    with ExitStack() as stack:
+        for name in ("SIGTERM", "SIGHUP"):  # Windows lacks the second
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                stack.enter_context(ended_at_once(number, 128 + number))
+        _cleanups.append(clean)
+        stack.callback(_cleanups.remove, clean)
+        yield

@@ -5,18 +5,28 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
-from anytime_ar.cli import main
+from anytime_ar.cli import main, surroundings
 from anytime_ar.cli.main import COMMANDS
-from anytime_ar.cli.surroundings import EXIT_CODES, FAILED, MISTAKE, UNTOLD, Output, explain
+from anytime_ar.cli.surroundings import (
+    EXIT_CODES,
+    FAILED,
+    MISTAKE,
+    UNTOLD,
+    Output,
+    explain,
+    tell_as_ours,
+)
 from anytime_ar.errors import InputError, TrainingError
 from anytime_ar.files import cache_folder, process_folder, read_text
 from caches import fresh_cache
@@ -317,3 +327,18 @@ def test_words_that_are_no_codes(codes, tmp_path, monkeypatch, capsys):
     code = code_of(["decode", "mnist", *codes])
     assert code == (0 if codes == ["1,,2"] else 2)
     assert code == 0 or len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_our_warnings_and_logs_look_like_other_messages(monkeypatch, capsys):
+    theirs = []
+    monkeypatch.setattr(warnings, "showwarning", lambda *told: theirs.append(told))
+    logger = logging.getLogger("anytime_ar")
+    monkeypatch.setattr(logger, "handlers", [])
+    tell_as_ours()
+    warn = UserWarning("drawing without\n  the kernel")
+    warnings.showwarning(warn, UserWarning, surroundings.__file__, 3)
+    logging.getLogger("anytime_ar.kernel.compiling").warning("compiling")
+    assert capsys.readouterr().err == "anytime: drawing without the kernel\nanytime: compiling\n"
+    told = UserWarning("theirs"), UserWarning, "/elsewhere/module.py", 3
+    warnings.showwarning(*told)
+    assert theirs == [told]

@@ -13,6 +13,7 @@ from anytime_ar import files
 from anytime_ar.errors import InputError
 from anytime_ar.kernel import BuildError, compiling, load_kernel, loading, prebuilt_path
 from anytime_ar.kernel.instructions import chosen_instructions
+from anytime_ar.kernel.sealed import sealed_path
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,7 @@ def fake_load(path: str) -> str:
 def put_prebuilt(text: str = "prebuilt") -> Path:
     isa = chosen_instructions()
     assert isa is not None
-    path = prebuilt_path(isa)
+    path = sealed_path(prebuilt_path(isa), text.encode())
     path.write_text(text)
     return path
 

@@ -357,17 +357,11 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         broken.write_text("#!/bin/sh\necho 'step.cpp:1: error: no such thing' >&2\nexit 1\n")
         broken.chmod(0o755)
         monkeypatch.setattr(shutil, "which", lambda _name: str(broken))
+        monkeypatch.delenv("CXX", raising=False)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         with pytest.raises(InputError, match=r"failed: step.cpp:1: error: no such thing"):
             decoder_for(build(), backend="native")
         assert list((tmp_path / "anytime-ar" / "native").iterdir()) == []
-        # One that works, but what it compiles cannot be loaded: so it is where nothing may be run.
-        broken.write_text(
-            '#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho > "$2"\n'
-            'case "$TMPDIR" in "$XDG_CACHE_HOME"/*) ;; *) echo error >&2; exit 1;; esac\n'
-        )
-        with pytest.raises(InputError, match=r"cannot load .*\.so.*mounted with noexec"):
-            decoder_for(build(), backend="native")
     finally:
         load_kernel.cache_clear()
 

@@ -25,6 +25,7 @@ from anytime_ar.cli.surroundings import (
     explain,
     occupy_descriptors,
     outputs,
+    tell_as_ours,
 )
 from anytime_ar.errors import DETAIL, InputError, ToldElsewhereError
 from anytime_ar.interrupt import end_at_once, ended_at_once
@@ -60,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             starting.enter_context(ended_at_once(signal.SIGINT, INTERRUPTED, _INTERRUPTED))
             occupy_descriptors()
         with outputs() as told:
+            if ours:
+                tell_as_ours()
             code = _exit_code(list(sys.argv[1:] if arguments is None else arguments), starting)
             told.flush()
             if isinstance(told.error, BrokenPipeError):  # its reader has left: not an error

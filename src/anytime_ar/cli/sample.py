@@ -68,6 +68,8 @@ def run(arguments: Namespace) -> None:
     settings = draw_options(model, arguments)
     if arguments.deadline_s is not None and arguments.n >= 1:
         model.warm_up(arguments.n, guidance=settings.get("guidance"))
+    # Made at the first use, and perhaps compiled for that: with no codes to lose, Ctrl-C ends it.
+    model.engine  # noqa: B018
     with interrupts_held() as interrupted:
         codes = max(asked, default=0) if isinstance(asked, list) else asked
         limits = budget_options(arguments, codes, cancel=interrupted)

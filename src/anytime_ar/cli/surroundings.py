@@ -3,14 +3,18 @@ and errors of the system. None of them ends work that can go on, and none become
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 from anytime_ar.errors import AnytimeError, InputError
 
+_PACKAGE = Path(__file__).parent.parent
 DONE, FAILED, BAD_INPUT, UNTOLD, MISTAKE, INTERRUPTED, READER_LEFT = 0, 1, 2, 3, 70, 130, 141
 EXIT_CODES = {
     DONE: "done",
@@ -104,6 +108,24 @@ def outputs() -> Iterator[Output]:
             for output in streams:
                 output.flush()
             sys.stdout, sys.stderr = before
+
+
+def tell_as_ours() -> None:
+    """Have what anytime-ar warns of and logs told like all else that a command says on standard
+    error; other packages keep their ways."""
+    show = warnings.showwarning
+
+    def ours(message: Warning | str, *place: Any, **more: Any) -> None:
+        """See `warnings.showwarning`."""
+        if Path(place[1]).is_relative_to(_PACKAGE):
+            print(f"anytime: {' '.join(str(message).split())}", file=sys.stderr)
+        else:
+            show(message, *place, **more)
+
+    warnings.showwarning = ours
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("anytime: %(message)s"))
+    logging.getLogger("anytime_ar").addHandler(handler)
 
 
 def occupy_descriptors() -> None:

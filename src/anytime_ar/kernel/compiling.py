@@ -5,20 +5,36 @@ The kernel is plain C++ without PyTorch's headers, and compiles in seconds.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import importlib.util
+import logging
 import os
+import platform
+import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
 
-from anytime_ar.files import cache_folder, process_folder
+from anytime_ar.errors import InputError
+from anytime_ar.files import cache_folder, process_folder, write_bytes
+from anytime_ar.interrupt import cleaned_up
 from anytime_ar.kernel.instructions import InstructionSet
+from anytime_ar.kernel.sealed import find_sealed, sealed_path
+
+_log = logging.getLogger(__name__)
 
 FLAGS = (
     "-O3",
@@ -33,6 +49,13 @@ FLAGS = (
     "-fPIC",
 )
 """Options that every build of the kernel has, beside those of its instruction set."""
+_NO_ROOM = re.compile("No ?space ?left|Disk quota exceeded|Bus error", re.IGNORECASE)
+"""What compilers and linkers say where a disk is full."""
+_NOEXEC = "failed to map segment"
+"""What the loader says where nothing may be run."""
+_SCRATCH = "compiling-"
+_ABANDONED_S = 3600.0
+"""Age from which on the folder of a compilation is one that was killed."""
 
 
 class BuildError(Exception):
@@ -55,76 +78,214 @@ def kernel_sources() -> dict[str, bytes]:
 
 
 def find_compiler() -> Compiler | None:
-    """Return the C++ compiler of this machine: $CXX, c++, g++, clang++, or the one in the Python
-    package `ziglang`; None if there is none."""
-    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
-        if name and (found := shutil.which(name)):
-            return Compiler((found,), _version(found))
-    if importlib.util.find_spec("ziglang") is not None:
-        command = (sys.executable, "-m", "ziglang", "c++")
-        return Compiler(command, f"zig c++ {metadata.version('ziglang')}")
+    """Return the first C++ compiler of this machine that can be run: $CXX, c++, g++, clang++, or
+    the one in the Python package `ziglang`; None if there is none."""
+    for command in _commands():
+        with suppress(BuildError):
+            return _identify(command)
     return None
 
 
+def _commands() -> Iterator[tuple[str, ...]]:
+    """Yield the commands of compilers in the order to try them."""
+    named = os.environ.get("CXX", "").strip()
+    whole = shutil.which(named) if named else None  # a path may have spaces in it
+    if named:
+        yield (whole,) if whole else _words(named)
+    for name in ("c++", "g++", "clang++"):
+        found = shutil.which(name)
+        if found and found != whole:
+            yield (found,)
+    if importlib.util.find_spec("ziglang") is not None:
+        yield (sys.executable, "-m", "ziglang", "c++")
+
+
+def _words(command: str) -> tuple[str, ...]:
+    """Split a command as a shell does: `ccache g++`, `g++ -m64`."""
+    try:
+        return tuple(shlex.split(command))
+    except ValueError:  # a quote that is not closed
+        return (command,)
+
+
 @cache
-def _version(command: str) -> str:
-    """Return the first line of what a compiler says about itself, or else its name."""
-    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
-    return (done.stdout.splitlines() or [Path(command).name])[0]
-
-
-def compile_kernel(isa: InstructionSet) -> tuple[Path, Compiler]:
-    """Compile the kernel for an instruction set, unless that was done; return its file and the
-    compiler. Where the cache folder cannot be written to, the file lasts as long as this process.
+def _identify(command: tuple[str, ...]) -> Compiler:
+    """Ask a compiler what it is: the first line of what it says, or else its name.
 
     Raises:
-        BuildError: there is no C++ compiler, or it does not compile the kernel.
+        BuildError: it cannot be run.
     """
-    compiler = find_compiler()
-    if compiler is None:
-        raise BuildError(
-            "no C++ compiler is there; install g++ or clang++, or name one in $CXX, or "
-            "`pip install ziglang`"
+    if command[1:] == ("-m", "ziglang", "c++"):
+        return Compiler(command, f"zig c++ {metadata.version('ziglang')}")
+    try:
+        done = subprocess.run(
+            [*command, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
         )
+    except OSError as error:  # not there, not for this machine, or a script that names no shell
+        raise BuildError(f"{shlex.join(command)} cannot be run: {error.strerror}") from error
+    return Compiler(command, (done.stdout.splitlines() or [Path(command[0]).name])[0])
+
+
+_lock = threading.Lock()
+_failures: dict[tuple[Compiler, InstructionSet, Path], str] = {}
+"""Compilations that failed in this process: they take long, and would fail again."""
+
+
+def compile_kernel(isa: InstructionSet) -> tuple[ctypes.CDLL, Compiler]:
+    """Compile the kernel for an instruction set, unless that was done, and load it; return it and
+    the compiler, the first one that works. Where the cache folder cannot be written to, or nothing
+    in it may be run, the file lasts as long as this process.
+
+    Raises:
+        BuildError: there is no C++ compiler, or none makes a kernel that can be loaded.
+    """
+    problems = []
+    with _lock:
+        for command in _commands():
+            try:
+                compiler = _identify(command)
+                attempt = compiler, isa, cache_folder()
+                if attempt in _failures:
+                    raise BuildError(_failures[attempt])
+                try:
+                    library = _obtain(compiler, isa)
+                except BuildError as error:
+                    _failures[attempt] = str(error)
+                    raise
+            except BuildError as error:
+                problems.append(str(error))
+            else:
+                if problems:
+                    _log.warning("%s; used %s", "; ".join(problems), compiler.version)
+                return library, compiler
+    raise BuildError(
+        "; ".join(problems)
+        or "no C++ compiler is there; install g++ or clang++, or name one in $CXX, or `pip install "
+        "ziglang`"
+    )
+
+
+def _obtain(compiler: Compiler, isa: InstructionSet) -> ctypes.CDLL:
+    """Load the kernel of a compiler from the cache folder, or else from that of the process; what
+    is not there, or damaged, is compiled."""
     sources = kernel_sources()
+    name = f"{_key(compiler, isa, sources)}.so"
+    content: bytes | None = None
+    problem = ""
     for folder in (cache_folder, process_folder):
         try:
-            target = folder() / "native" / f"{_key(compiler, isa, sources)}.so"
-            if not target.exists():
-                _compile(compiler, isa, sources, target)
-            return target, compiler
-        except OSError as error:
+            path = folder() / "native" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            found = find_sealed(path)
+            cached = found is not None
+            if found is None:
+                content = content or _compile(compiler, isa, sources, path.parent)
+                found = sealed_path(path, content)
+                write_bytes(found, content)
+        except (OSError, InputError) as error:
             problem = f"cannot write the kernel: {error}"
+            continue
+        try:
+            return ctypes.CDLL(str(found))
+        except OSError as error:
+            if _NOEXEC in str(error):  # as `docker run --tmpfs` mounts; elsewhere it may run
+                content = found.read_bytes()
+                problem = (
+                    f"cannot load {error}; is it mounted with noexec? name a folder of another "
+                    "file system in $XDG_CACHE_HOME"
+                )
+            elif cached:  # by a machine with other libraries that shares the folder
+                problem = f"cannot load {error}; remove the file"
+            else:
+                raise BuildError(
+                    f"cannot load what {shlex.join(compiler.command)} has made: {error}"
+                ) from error
     raise BuildError(problem)
 
 
 def _key(compiler: Compiler, isa: InstructionSet, sources: dict[str, bytes]) -> str:
-    """Digest what the compiled kernel depends on: sources, options and compiler."""
+    """Digest what the compiled kernel depends on: sources, options, compiler and C library."""
     digest = hashlib.sha256(b"".join(sources.values()))
-    digest.update(" ".join([compiler.version, isa.machine, *FLAGS, *isa.flags]).encode())
+    told = [*compiler.command[1:], compiler.version, *platform.libc_ver()]
+    digest.update(" ".join([*told, isa.machine, *FLAGS, *isa.flags]).encode())
     return digest.hexdigest()[:24]
 
 
 def _compile(
-    compiler: Compiler, isa: InstructionSet, sources: dict[str, bytes], target: Path
-) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+    compiler: Compiler, isa: InstructionSet, sources: dict[str, bytes], parent: Path
+) -> bytes:
+    """Compile the kernel in a folder inside `parent`, and return the library.
+
+    Raises:
+        BuildError: the compiler fails.
+        OSError: there is no room.
+    """
+    for old in parent.glob(f"{_SCRATCH}*"):
+        with suppress(OSError):  # another process removes it too
+            if time.time() - old.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(old)
+    _log.warning(
+        "compiling the native kernel with %s, which takes up to a minute", compiler.version
+    )
+    with tempfile.TemporaryDirectory(
+        dir=parent, prefix=_SCRATCH, ignore_cleanup_errors=True
+    ) as folder:
         for name, source in sources.items():
             (Path(folder) / name).write_bytes(source)
         units = [name for name in sources if name.endswith(".cpp")]
         command = [*compiler.command, *FLAGS, *isa.flags, "-shared", "-o", "kernel.so", *units]
-        # Perhaps nothing else may be written to.
-        places = {"TMPDIR": folder, "ZIG_GLOBAL_CACHE_DIR": folder, "ZIG_LOCAL_CACHE_DIR": folder}
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=folder,
-            env={**os.environ, **places},
-        )
-        if done.returncode != 0:
-            lines = [line for line in done.stderr.splitlines() if "error" in line]
-            raise BuildError(f"{compiler.command[0]} failed: {(lines or ['no error message'])[0]}")
-        (Path(folder) / "kernel.so").replace(target)  # whole or not at all, also of two processes
+        status, said = _run(command, Path(folder))
+        shown, made = shlex.join(compiler.command), Path(folder) / "kernel.so"
+        if status != 0:
+            if _NO_ROOM.search(said):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(parent))
+            lines = [line.strip() for line in said.splitlines() if line.strip()]
+            last = lines[-1] if lines else f"exit status {status}, without a message"
+            problem = next((line for line in lines if "error" in line.lower()), last)
+            raise BuildError(f"{shown} failed: {problem}")
+        if not made.is_file() or not made.stat().st_size:
+            raise BuildError(f"{shown} says that all is well, but has written no kernel")
+        return made.read_bytes()
+
+
+def _run(command: list[str], folder: Path) -> tuple[int, str]:
+    """Run a compiler; return its exit status and what it says. It ends when we are interrupted."""
+    # Perhaps nothing else may be written to. Messages are looked at, so they are in English.
+    places = dict.fromkeys(("TMPDIR", "ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(folder))
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        cwd=folder,
+        env={**os.environ, **places, "LC_ALL": "C"},
+        start_new_session=True,  # Ctrl-C is for us, not for what we start
+    )
+
+    def end() -> None:
+        """Stop the compiler with all that it has started."""
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            with suppress(ProcessLookupError, PermissionError):  # it has ended
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def clean() -> None:
+        end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    try:
+        with cleaned_up(clean):
+            said, _ = process.communicate()
+    except BaseException:
+        end()
+        process.wait()
+        raise
+    return process.returncode, said

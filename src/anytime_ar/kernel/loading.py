@@ -9,6 +9,7 @@ import ctypes
 import hashlib
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,9 +19,12 @@ from anytime_ar.kernel.compiling import BuildError, compile_kernel, kernel_sourc
 from anytime_ar.kernel.instructions import (
     INSTRUCTION_SETS,
     InstructionSet,
+    available,
     chosen_instructions,
     machine,
+    processor_features,
 )
+from anytime_ar.kernel.sealed import find_sealed
 
 PREBUILT = Path(__file__).parent / "prebuilt"
 """Folder of the prebuilt kernels; `make kernels` fills it."""
@@ -65,23 +69,28 @@ def load_kernel() -> Kernel:
     isa = chosen_instructions()
     if isa is None:
         raise BuildError("this processor has none of the instruction sets of the kernel")
+    problem = None
     if only != "compiled":
         try:
             return Kernel(_load_prebuilt(isa), isa.name, "prebuilt")
-        except BuildError:
-            if only == "prebuilt":
-                raise
-    path, compiler = compile_kernel(isa)
-    try:
-        return Kernel(ctypes.CDLL(str(path)), isa.name, f"compiled by {compiler.version}")
-    except OSError as error:  # a folder mounted with `noexec`, as `docker run --tmpfs` does
-        raise BuildError(
-            f"cannot load {error}; is $XDG_CACHE_HOME mounted with noexec? name another folder"
-        ) from error
+        except BuildError as error:
+            problem = error
+    if only != "prebuilt":
+        try:
+            library, compiler = compile_kernel(isa)
+            return Kernel(library, isa.name, f"compiled by {compiler.version}")
+        except BuildError as error:
+            problem = error
+    if only != "compiled" and not os.environ.get("ANYTIME_KERNEL_ISA"):
+        for lower in reversed(available(machine(), processor_features())):
+            with suppress(BuildError):  # what is wrong with the best one is told
+                return Kernel(_load_prebuilt(lower), lower.name, "prebuilt")
+    assert problem is not None
+    raise problem
 
 
 def prebuilt_path(isa: InstructionSet, platform: str | None = None) -> Path:
-    """Return the file of a prebuilt kernel, which need not exist.
+    """Return the path of a prebuilt kernel, to which `sealed_path` adds the digest of its bytes.
 
     Its name holds a digest of the C++ files, so that a kernel built from others is never loaded.
 
@@ -97,7 +106,7 @@ def prebuilt_path(isa: InstructionSet, platform: str | None = None) -> Path:
 def prebuilt_instructions() -> list[str]:
     """Return the instruction sets for which this installation has prebuilt kernels for this
     platform."""
-    return [isa.name for isa in INSTRUCTION_SETS if prebuilt_path(isa).exists()]
+    return [isa.name for isa in INSTRUCTION_SETS if find_sealed(prebuilt_path(isa))]
 
 
 def this_platform() -> str:
@@ -106,11 +115,12 @@ def this_platform() -> str:
 
 
 def _load_prebuilt(isa: InstructionSet) -> ctypes.CDLL:
-    path = prebuilt_path(isa)
-    if not path.exists():
+    path = find_sealed(prebuilt_path(isa))
+    if path is None:
         raise BuildError(
-            f"no prebuilt kernel for {this_platform()} with {isa.name} is in this installation; "
-            "install a wheel of anytime-ar, or unset ANYTIME_KERNEL to compile it here"
+            f"no prebuilt kernel for {this_platform()} with {isa.name} is in this installation, or "
+            "it is damaged; install a wheel of anytime-ar, or unset ANYTIME_KERNEL to compile it "
+            "here"
         )
     try:
         return ctypes.CDLL(str(path))

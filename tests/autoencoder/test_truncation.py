@@ -149,7 +149,7 @@ def test_nothing_else_masks_positions() -> None:
     users = {
         path.relative_to(root).as_posix()
         for path in root.rglob("*.py")
-        if re.search(r"\.fill\b", path.read_text(encoding="utf-8"))
+        if re.search(r"(?<!textwrap)\.fill\b", path.read_text(encoding="utf-8"))
     }
     # the kernel is handed the fill, and has to give what the model gives
     assert users == {"autoencoder/model.py", "autoencoder/native.py"}

@@ -152,7 +152,7 @@ real = os.fsync
 def fsync(descriptor):
     global calls
     calls += 1
-    if calls == 4 + 4 * 6 + 1:  # two files and six checkpoints of two files; each and its folder
+    if calls == 6 + 4 * 6 + 1:  # three files and six checkpoints of two; each file and its folder
         os.kill(os.getpid(), signal.SIGKILL)
     real(descriptor)
 

@@ -28,6 +28,11 @@ async def read_ahead(
     Raises:
         Exception: what `telling` raises.
     """
+    # The first one in the task of the client, as another task would ask the replica a moment later:
+    # who stops the draw by then would find none, and come back when codes are drawn.
+    first = await anext(telling, None)
+    if first is None:
+        return
     box: Box[_Item] = Box(_weigh, room)
 
     async def read() -> None:
@@ -41,6 +46,7 @@ async def read_ahead(
 
     reading = asyncio.ensure_future(read())
     try:
+        yield first
         while (item := await box.get()) is not None:
             if isinstance(item, Exception):
                 raise item
@@ -49,6 +55,7 @@ async def read_ahead(
         reading.cancel()
         with suppress(asyncio.CancelledError):
             await reading
+        await telling.aclose()  # the task may not have begun
 
 
 def _weigh(item: _Item) -> int | None:

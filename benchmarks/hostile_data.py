@@ -56,6 +56,8 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
+Image.MAX_IMAGE_PIXELS = 2**22  # a header may claim more, which takes minutes to fill
+
 PNG = encoded(Image.new("L", (4, 4), 90), "PNG")
 
 
@@ -173,7 +175,7 @@ def picture(random: Random, folder: Path) -> None:
     path = folder / "x.png"
     path.write_bytes(content if whole else damaged(random, content, 400))
     try:
-        found = read_pixels(path, str(path), size=8, most_pixels=2**22)
+        found = read_pixels(path, str(path), size=8)
     except DataError:
         assert not whole or mode in ("I", "F", "RGBA", "LA"), f"{mode} in {kind} is refused"
         raise

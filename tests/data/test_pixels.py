@@ -274,7 +274,10 @@ def test_cut_files_are_refused(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PCX", "JPEG2000"])
 @pytest.mark.filterwarnings("ignore")
-def test_noise_within_files_gives_a_picture_or_one_error(kind: str) -> None:
+def test_noise_within_files_gives_a_picture_or_one_error(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1 << 20)
     plain = saved(Image.fromarray(RAMP), kind)
     for seed in range(150):
         generator = np.random.default_rng(seed)
@@ -282,7 +285,7 @@ def test_noise_within_files_gives_a_picture_or_one_error(kind: str) -> None:
         for _ in range(generator.integers(1, 6)):
             content[generator.integers(len(content))] = generator.integers(256)
         with suppress(DataError):
-            found = pixels(bytes(content), size=8, most_pixels=1 << 20)
+            found = pixels(bytes(content), size=8)
             assert found.shape in ((1, 8, 8), (3, 8, 8))
 
 

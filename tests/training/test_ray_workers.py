@@ -52,7 +52,8 @@ def test_a_killed_worker_and_an_ended_program_leave_no_trace(tmp_path: Path) -> 
         ours, theirs = (tmp_path / run / "bundle" / name for run in ("ours", "ray"))
         assert ours.read_bytes() == theirs.read_bytes()
     left = {path.name for path in (tmp_path / "ray").iterdir()}
-    assert left == {"bundle", "checkpoints", "config.yaml", "decisions.json", "log.jsonl"}
+    files = {"config.yaml", "data.json", "decisions.json", "log.jsonl"}
+    assert left == {"bundle", "checkpoints"} | files
 
 
 def test_what_is_wrong_is_told_once_and_not_tried_again(tmp_path: Path) -> None:

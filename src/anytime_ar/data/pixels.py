@@ -42,7 +42,6 @@ def read_pixels(
     center_crop: int | None = None,
     size: int | None = None,
     background: Background = "auto",
-    most_pixels: int | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Decode a picture to grayscale or RGB, a centred square of it.
 
@@ -51,7 +50,6 @@ def read_pixels(
         center_crop: side in pixels of the square that is kept; the largest when None.
         size: what it is resized to; as it is when None.
         background: what transparent pixels are laid over.
-        most_pixels: that it may have; as many as Pillow opens without a warning when None.
 
     Returns:
         uint8 [C, H, W].
@@ -60,17 +58,18 @@ def read_pixels(
         BrokenSampleError: it does not decode.
         DataError: it is too large, or does not fit the other arguments.
     """
-    image = flattened(decode(encoded, origin, most_pixels), channels, background, origin)
+    image = flattened(decode(encoded, origin), channels, background, origin)
     return to_array(cropped_square(image, center_crop, size, origin))
 
 
-def decode(encoded: Encoded, origin: str, most_pixels: int | None = None) -> Image.Image:
+def decode(encoded: Encoded, origin: str) -> Image.Image:
     """Decode the first frame of a picture completely and turn it upright.
 
     Metadata that is out of order is ignored.
 
     Raises:
-        BrokenSampleError: it is not a picture, is cut short, or has more than `most_pixels`.
+        BrokenSampleError: it is not a picture, is cut short, or has more pixels than Pillow
+            opens without a warning.
     """
     if isinstance(encoded, Image.Image):
         return encoded
@@ -80,14 +79,14 @@ def decode(encoded: Encoded, origin: str, most_pixels: int | None = None) -> Ima
         if isinstance(encoded, Path) and not encoded.is_file():
             raise BrokenSampleError(f"{origin}: is not there, or leads nowhere; restore it")
         try:
-            image = _decode(encoded, origin, most_pixels)
+            image = _decode(encoded, origin)
         except BrokenSampleError:
             raise
         except Exception:
             content = encoded if isinstance(encoded, bytes) else encoded.read_bytes()
             if (bare := without_metadata(content)) is None:
                 raise
-            image = _decode(bare, origin, most_pixels)
+            image = _decode(bare, origin)
     except BrokenSampleError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -103,14 +102,14 @@ def decode(encoded: Encoded, origin: str, most_pixels: int | None = None) -> Ima
     return image
 
 
-def _decode(encoded: bytes | Path, origin: str, most_pixels: int | None) -> Image.Image:
+def _decode(encoded: bytes | Path, origin: str) -> Image.Image:
     with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
         if image.format in _NOT_OURS:
             raise BrokenSampleError(
                 f"{origin}: is {image.format}, which is not read; convert it to PNG"
             )
         width, height = image.size
-        most = most_pixels or Image.MAX_IMAGE_PIXELS
+        most = Image.MAX_IMAGE_PIXELS
         if most is not None and width * height > most:
             raise BrokenSampleError(
                 f"{origin}: {width} x {height} are too many pixels; pass at most {most}"

@@ -87,3 +87,33 @@ def test_misuse_is_refused_without_assertions_too() -> None:
     command = [sys.executable, "-O", "-W", "ignore", "-c", MISUSE]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert len(done.stdout.splitlines()) == 3
+
+
+EXHAUSTED = """
+import resource, torch
+from anytime_ar.prior import NativeDecoder, Prior, PriorConfig
+torch.set_num_threads(THREADS)
+prior = Prior(PriorConfig(layers=1, width=64, heads=2), 2, 2**15).eval()
+decoder = NativeDecoder(prior)
+rows = decoder.allocate(4096)
+decoder.score(rows, 1)
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + 2**24, resource.RLIM_INFINITY))
+for call in (
+    lambda: decoder.step(rows, 4096),  # its logits alone take 512 MiB
+    lambda: decoder.multiply_only(4096),  # as much, by the threads that share the rows
+):
+    try:
+        call()
+    except MemoryError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as Linux does")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_room_for_working_memory_is_an_error(threads: int) -> None:
+    program = EXHAUSTED.replace("THREADS", str(threads))
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.count("the kernel found no room for its working memory") == 2

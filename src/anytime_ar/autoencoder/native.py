@@ -21,10 +21,12 @@ from anytime_ar.autoencoder.networks import ConvDecoder, ResidualBlock
 from anytime_ar.calibration import Calibration, Candidate
 from anytime_ar.codes import check_codes, check_prefix
 from anytime_ar.kernel import (
+    UNKNOWN_CODE,
     BuildError,
     LinearMap,
     Weights,
     address,
+    check_status,
     check_structures,
     kernel,
 )
@@ -130,7 +132,7 @@ class NativeDecode:
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self._run = kernel().anytime_decode
         self._run.argtypes = [pointer, pointer, number, number, pointer, number]
-        self._run.restype = ctypes.c_bool
+        self._run.restype = number
         self._length, self._vocabulary = autoencoder.code_length, autoencoder.vocabulary
         self._sample_shape = autoencoder.sample_shape
         self._weights = Weights("float32")
@@ -148,7 +150,9 @@ class NativeDecode:
         threads = torch.get_num_threads() if rows * self._work >= _WORK_FOR_THREADS else 1
         source = address(codes, torch.int64, rows, kept)
         target = address(pixels, torch.float32, *shape)
-        if not self._run(self._address, source, rows, kept, target, threads):
+        status = self._run(self._address, source, rows, kept, target, threads)
+        check_status(status)
+        if status == UNKNOWN_CODE:
             check_codes(codes, length=self._length, vocabulary=self._vocabulary)
         return pixels
 

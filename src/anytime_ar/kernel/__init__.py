@@ -16,10 +16,11 @@ from anytime_ar.kernel.loading import (
     prebuilt_instructions,
     prebuilt_path,
 )
-from anytime_ar.kernel.memory import address, check_structures
+from anytime_ar.kernel.memory import UNKNOWN_CODE, address, check_status, check_structures
 from anytime_ar.kernel.weights import LinearMap, Weights, pad_up
 
 __all__ = [
+    "UNKNOWN_CODE",
     "BuildError",
     "Compiler",
     "Kernel",
@@ -27,6 +28,7 @@ __all__ = [
     "Weights",
     "address",
     "available",
+    "check_status",
     "check_structures",
     "find_compiler",
     "kernel",

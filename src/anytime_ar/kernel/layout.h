@@ -94,4 +94,7 @@ struct Decoder {
   int64_t patch;
 };
 
+// How a call ended.
+enum Status : int64_t { kDone = 0, kOutOfMemory = 1, kUnknownCode = 2 };
+
 }  // extern "C"

@@ -23,6 +23,8 @@ _STRUCTURES = (
     "Decoder",
 )
 """Those of layout.h, in the order of `anytime_sizes`."""
+_OUT_OF_MEMORY, UNKNOWN_CODE = 1, 2
+"""Of `Status` in layout.h; 0 is success."""
 
 
 def address(tensor: Tensor, dtype: torch.dtype, *shape: int) -> int:
@@ -64,3 +66,16 @@ def check_structures(**mirrors: type[ctypes.Structure]) -> None:
                 f"{name} takes {theirs[name]} bytes in the kernel and {ctypes.sizeof(mirror)} "
                 "here; install anytime-ar again"
             )
+
+
+def check_status(status: int) -> None:
+    """Raise what a call of the kernel failed with, but for `UNKNOWN_CODE`.
+
+    Args:
+        status: that the call returned.
+
+    Raises:
+        MemoryError: there was no room for its working memory.
+    """
+    if status == _OUT_OF_MEMORY:
+        raise MemoryError("the kernel found no room for its working memory; ask for fewer at once")

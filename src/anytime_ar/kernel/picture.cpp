@@ -160,29 +160,30 @@ void to_features(const Decoder& decoder, const float* vectors, int64_t rows, flo
 
 extern "C" {
 
-// Pictures [rows][channels][height][width] from the first `kept` codes of each row, [rows][kept];
-// false, and nothing is written, if one of them is outside the vocabulary.
-bool anytime_decode(const Decoder* decoder, const int64_t* codes, int64_t rows, int64_t kept,
+// Pictures [rows][channels][height][width] from the first `kept` codes of each row, [rows][kept].
+// Returns a Status: kUnknownCode, and nothing is written, if one of them is outside the vocabulary.
+int64_t anytime_decode(const Decoder* decoder, const int64_t* codes, int64_t rows, int64_t kept,
                     float* pixels, int64_t threads) {
   for (int64_t i = 0; i < rows * kept; ++i) {
-    if (codes[i] < 0 || codes[i] >= decoder->vocabulary) return false;
+    if (codes[i] < 0 || codes[i] >= decoder->vocabulary) return kUnknownCode;
   }
   const int64_t flat = decoder->code_length * decoder->code_width;
   const int64_t all = squared(decoder->side) * decoder->features;
   const int64_t size = squared(decoder->side << (decoder->stages - 1)) * decoder->last.out;
-  share_rows(rows, threads, [=](int64_t first, int64_t count) {
-    const std::unique_ptr<float[]> vectors(new float[count * flat]),
-        features(new float[count * all]);
-    for (int64_t row = 0; row < count; ++row) {
-      look_up(*decoder, codes + (first + row) * kept, kept, vectors.get() + row * flat);
-    }
-    to_features(*decoder, vectors.get(), count, features.get());
-    Maps maps(*decoder);
-    for (int64_t row = 0; row < count; ++row) {
-      paint(*decoder, features.get() + row * all, maps, pixels + (first + row) * size);
-    }
+  return report([=] {
+    share_rows(rows, threads, [=](int64_t first, int64_t count) {
+      const std::unique_ptr<float[]> vectors(new float[count * flat]),
+          features(new float[count * all]);
+      for (int64_t row = 0; row < count; ++row) {
+        look_up(*decoder, codes + (first + row) * kept, kept, vectors.get() + row * flat);
+      }
+      to_features(*decoder, vectors.get(), count, features.get());
+      Maps maps(*decoder);
+      for (int64_t row = 0; row < count; ++row) {
+        paint(*decoder, features.get() + row * all, maps, pixels + (first + row) * size);
+      }
+    });
   });
-  return true;
 }
 
 }  // extern "C"

@@ -202,46 +202,51 @@ void anytime_sizes(int64_t* sizes) {
 
 // A step of `count` rows from `first` on: fills the cache at their positions, writes logits
 // [count][V] where they are not null, and draws a code for each where `chooses` is not 0 (`first`
-// is 0 then).
-void anytime_step(const Prior* prior, const Rows* rows, int64_t first, int64_t count,
+// is 0 then). Returns a Status.
+int64_t anytime_step(const Prior* prior, const Rows* rows, int64_t first, int64_t count,
                   int64_t chooses, float* logits, int64_t threads) {
-  std::unique_ptr<float[]> own;
-  if (chooses && !logits) {
-    own.reset(new float[count * prior->vocabulary]);
-    logits = own.get();
-  }
-  share_rows(count, threads, [=](int64_t row, int64_t part) {
-    float* out = logits ? logits + row * prior->vocabulary : nullptr;
-    if (prior->precision == kFloat32) {
-      score<float>(*prior, *rows, first + row, part, out);
-    } else {
-      score<uint16_t>(*prior, *rows, first + row, part, out);
+  return report([=] {
+    std::unique_ptr<float[]> own;
+    float* scores = logits;
+    if (chooses && !scores) {
+      own.reset(new float[count * prior->vocabulary]);
+      scores = own.get();
     }
+    share_rows(count, threads, [=](int64_t row, int64_t part) {
+      float* out = scores ? scores + row * prior->vocabulary : nullptr;
+      if (prior->precision == kFloat32) {
+        score<float>(*prior, *rows, first + row, part, out);
+      } else {
+        score<uint16_t>(*prior, *rows, first + row, part, out);
+      }
+    });
+    if (!chooses) return;
+    // Only now are the logits of all shadows there.
+    share_rows(count, threads,
+               [=](int64_t row, int64_t part) { choose(*prior, *rows, row, part, scores); });
   });
-  if (!chooses) return;
-  // Only now are the logits of all shadows there.
-  share_rows(count, threads,
-             [=](int64_t row, int64_t part) { choose(*prior, *rows, row, part, logits); });
 }
 
-// The matrix products of a complete draw for some rows and nothing else.
-void anytime_multiply(const Prior* prior, int64_t rows, int64_t threads) {
-  share_rows(rows, threads, [prior](int64_t, int64_t count) {
-    const int64_t widest = std::max({prior->width, prior->attention, prior->hidden});
-    const std::unique_ptr<float[]> x(new float[count * widest]());
-    const std::unique_ptr<float[]> y(
-        new float[count * std::max({3 * prior->attention, widest, prior->vocabulary})]);
-    Workspace work(*prior, count);
-    for (int64_t position = 0; position < prior->length; ++position) {
-      for (int64_t layer = 0; layer < prior->layers; ++layer) {
-        const Block& block = prior->blocks[layer];
-        for (const Linear* map : {&block.qkv, &block.out, &block.up, &block.down}) {
-          work.linear(*prior, *map, x.get(), count, After::kStore, y.get(), map->out);
+// The matrix products of a complete draw for some rows and nothing else. Returns a Status.
+int64_t anytime_multiply(const Prior* prior, int64_t rows, int64_t threads) {
+  return report([=] {
+    share_rows(rows, threads, [prior](int64_t, int64_t count) {
+      const int64_t widest = std::max({prior->width, prior->attention, prior->hidden});
+      const std::unique_ptr<float[]> x(new float[count * widest]());
+      const std::unique_ptr<float[]> y(
+          new float[count * std::max({3 * prior->attention, widest, prior->vocabulary})]);
+      Workspace work(*prior, count);
+      for (int64_t position = 0; position < prior->length; ++position) {
+        for (int64_t layer = 0; layer < prior->layers; ++layer) {
+          const Block& block = prior->blocks[layer];
+          for (const Linear* map : {&block.qkv, &block.out, &block.up, &block.down}) {
+            work.linear(*prior, *map, x.get(), count, After::kStore, y.get(), map->out);
+          }
         }
+        const Linear& scores = prior->scores[position];
+        work.linear(*prior, scores, x.get(), count, After::kStore, y.get(), scores.out);
       }
-      const Linear& scores = prior->scores[position];
-      work.linear(*prior, scores, x.get(), count, After::kStore, y.get(), scores.out);
-    }
+    });
   });
 }
 

@@ -1,4 +1,4 @@
-// Rows shared among threads that never wait for one another.
+// Rows shared among threads that never wait for one another, and how a call ends.
 #pragma once
 
 #include <algorithm>
@@ -8,6 +8,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
 #ifndef _WIN32
@@ -15,9 +16,18 @@
 #endif
 #endif
 
+#include "layout.h"
+
 namespace {
 
 #ifdef __wasm__
+
+// Without exceptions an allocation that fails ends the instance.
+template <class Run>
+int64_t report(Run run) {
+  run();
+  return kDone;
+}
 
 template <class Run>
 void share_rows(int64_t rows, int64_t, Run run) {
@@ -25,6 +35,17 @@ void share_rows(int64_t rows, int64_t, Run run) {
 }
 
 #else
+
+// Calls run() and returns how it ended: callers in C know no exceptions.
+template <class Run>
+int64_t report(Run run) {
+  try {
+    run();
+  } catch (const std::bad_alloc&) {
+    return kOutOfMemory;
+  }
+  return kDone;
+}
 
 // Threads that wait for work from one call to the next: to start one takes as long as a step of a
 // small prior.
@@ -44,7 +65,8 @@ class Pool {
   }
 
   // Calls work(context, part) for all parts, by this thread and up to threads - 1 others; by this
-  // one alone while another caller has them.
+  // one alone while another caller has them. Throws std::bad_alloc, after all have ended, if one of
+  // them did: an exception must not leave a thread.
   void run(int64_t threads, int64_t parts, void (*work)(void*, int64_t), void* context) {
     const std::unique_lock<std::mutex> mine(busy_, std::try_to_lock);
     if (!mine.owns_lock()) {
@@ -53,7 +75,7 @@ class Pool {
     }
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      work_ = work, context_ = context, parts_ = parts, next_ = 0;
+      work_ = work, context_ = context, parts_ = parts, next_ = 0, failed_ = false;
       wanted_ = std::min(threads, parts) - 1;
       try {
         for (; started_ < wanted_; ++started_) std::thread([this] { serve(); }).detach();
@@ -66,6 +88,7 @@ class Pool {
     std::unique_lock<std::mutex> lock(mutex_);
     wanted_ = 0;  // who has not begun by now need not
     done_.wait(lock, [this] { return working_ == 0; });
+    if (failed_) throw std::bad_alloc();
   }
 
  private:
@@ -78,7 +101,13 @@ class Pool {
   }
 
   void take_parts(void (*work)(void*, int64_t), void* context, int64_t parts) {
-    for (int64_t part; (part = next_.fetch_add(1)) < parts;) work(context, part);
+    for (int64_t part; (part = next_.fetch_add(1)) < parts;) {
+      try {
+        work(context, part);
+      } catch (const std::bad_alloc&) {
+        failed_ = true;
+      }
+    }
   }
 
   void serve() {
@@ -103,6 +132,7 @@ class Pool {
   void* context_ = nullptr;
   int64_t parts_ = 0, started_ = 0, wanted_ = 0, working_ = 0;
   std::atomic<int64_t> next_{0};
+  std::atomic<bool> failed_{false};
 };
 
 constexpr int64_t kPartsOfThread = 2;    // so that a thread whose core is taken holds up no other

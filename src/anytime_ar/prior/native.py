@@ -15,6 +15,7 @@ from anytime_ar.kernel import (
     LinearMap,
     Weights,
     address,
+    check_status,
     check_structures,
     kernel,
     pad_up,
@@ -176,7 +177,7 @@ class NativeDecoder(Decoder[NativeRows]):
         self._run, self._multiply = kernel().anytime_step, kernel().anytime_multiply
         self._run.argtypes = [pointer, pointer, number, number, number, pointer, number]
         self._multiply.argtypes = [pointer, number, number]
-        self._run.restype = self._multiply.restype = None
+        self._run.restype = self._multiply.restype = number
         self._weights = Weights(precision)
         self._prior = self._lay_out(prior)
         self._address = ctypes.addressof(self._prior)
@@ -200,7 +201,7 @@ class NativeDecoder(Decoder[NativeRows]):
             rows.positions[slot] += 1
 
     def multiply_only(self, rows: int) -> None:
-        self._multiply(self._address, rows, self._threads(rows))
+        check_status(self._multiply(self._address, rows, self._threads(rows)))
 
     def _call(
         self,
@@ -224,7 +225,8 @@ class NativeDecoder(Decoder[NativeRows]):
                 "let complete rows leave"
             )
         out = None if logits is None else address(logits, torch.float32, count, self.vocabulary)
-        self._run(self._address, rows.address, first, count, choose, out, self._threads(count))
+        threads = self._threads(count)
+        check_status(self._run(self._address, rows.address, first, count, choose, out, threads))
 
     def _threads(self, rows: int) -> int:
         return torch.get_num_threads() if rows * self._size >= _WORK_FOR_THREADS else 1

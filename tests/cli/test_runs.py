@@ -213,6 +213,16 @@ def test_codes_out_of_range_are_refused_before_data_is_read(measured, monkeypatc
     assert "codes [99] are outside 1..4" in line
 
 
+def test_data_that_is_not_there_is_told_before_threads_are_timed(tmp_path, monkeypatch, capsys):
+    def work(*_, **__):
+        raise AssertionError("too late")
+
+    monkeypatch.setattr("anytime_ar.cli.train.use_threads_at_length", work)
+    monkeypatch.chdir(tmp_path)
+    (line,) = fails(["train", "--data.name", "./nowhere"], capsys)
+    assert "data path './nowhere' does not exist" in line
+
+
 def test_features_that_are_none_are_told_before_work(measured, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (line,) = fails(["evaluate", "mnist", "--features", "nothere.pt"], capsys)

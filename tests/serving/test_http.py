@@ -501,7 +501,7 @@ def test_sigterm_answers_every_stream_with_a_sample(
         (["{image}", "--slots", "0"], "slots"),
         (["{image}", "--threads", "0"], "threads=0 is outside"),
         (["{image}", "--api-key-file", "/nowhere"], "cannot read /nowhere"),
-        (["{image}", "--port", "{taken}"], "cannot listen at 127.0.0.1"),
+        (["nothing", "--port", "{taken}"], "cannot listen at 127.0.0.1"),  # before models load
         (["{image}", "--allowed-hosts", "http://x.example"], "'http://x.example' is no name"),
     ],
 )

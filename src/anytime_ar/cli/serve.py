@@ -49,7 +49,7 @@ def run(arguments: Namespace) -> None:
     try:
         from anytime_ar.serving.guard import key_digest
         from anytime_ar.serving.logs import log_event, log_to_stderr
-        from anytime_ar.serving.server import serve
+        from anytime_ar.serving.server import listen, serve
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"serving needs {error.name}; install it: {install_command('serve')}"
@@ -65,6 +65,7 @@ def run(arguments: Namespace) -> None:
     keys = None
     if arguments.api_key_file is not None:
         keys = {key_digest(key): name for name, key in _keys(arguments.api_key_file)}
+    listen(config.host, config.port).close()  # before models are loaded, which takes a while
     sources = _sources(arguments)
     names = [source.name for source in sources]
     # Replicas load their own, where GPUs are; what is wrong with them shows here.

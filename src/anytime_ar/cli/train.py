@@ -17,6 +17,7 @@ from jsonargparse import Namespace
 from anytime_ar.cli.experiment import Experiment
 from anytime_ar.cli.options import add_device, add_threads, use_threads_at_length
 from anytime_ar.cli.parser import Parser, read_config, to_path
+from anytime_ar.data import check_data_path
 from anytime_ar.errors import InputError
 from anytime_ar.threads import available_cpus, check_threads, set_threads, threads_by_variable
 from anytime_ar.training import (
@@ -92,6 +93,7 @@ def run(arguments: Namespace) -> None:
             "--engine ray"
         )
     else:
+        check_data_path(config.data)  # before threads are timed
         _use_threads(arguments, folder, processes)
         train(config, folder, **options)
     if is_first_process():

@@ -4,7 +4,7 @@ from anytime_ar.data.ahead import ReadAhead
 from anytime_ar.data.augmentation import AugmentationConfig
 from anytime_ar.data.batch import Batch
 from anytime_ar.data.config import DataConfig
-from anytime_ar.data.loading import DataSplits, load_data
+from anytime_ar.data.loading import DataSplits, check_data_path, load_data
 from anytime_ar.data.parts import WHOLE, Part
 from anytime_ar.data.pictures import image_grid, read_image, write_image
 from anytime_ar.data.recordings import Recording, write_recording
@@ -26,6 +26,7 @@ __all__ = [
     "Recording",
     "ShuffledBatches",
     "Split",
+    "check_data_path",
     "image_grid",
     "load_data",
     "peak_gain",

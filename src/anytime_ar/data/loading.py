@@ -111,6 +111,30 @@ def load_data(config: DataConfig) -> DataSplits:
     )
 
 
+def check_data_path(config: DataConfig) -> None:
+    """Refuse a data set that is neither here nor possibly on the Hub, before anything is opened.
+
+    Raises:
+        DataError: its name is no existing path, no embedded set and no Hub id.
+    """
+    path = _local(config.name)
+    if config.name in EMBEDDED or path.exists() or _may_be_on_the_hub(config.name, path):
+        return
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    names = [str(child) for child in beside if not child.name.startswith(".")]
+    close = difflib.get_close_matches(str(path), [*names, *EMBEDDED], n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else "check the spelling;"
+    raise DataError(
+        f"data path {config.name!r} does not exist; {hint} pass an existing file or folder, a Hub "
+        f'id "owner/name", or an embedded set ({", ".join(EMBEDDED)})'
+    )
+
+
+def _may_be_on_the_hub(name: str, path: Path) -> bool:
+    # "data/mnits" beside a folder "data" is a mistyped path: do not wait for the Hub to deny it.
+    return bool(_HUB_ID.fullmatch(name)) and not path.exists() and not path.parent.is_dir()
+
+
 def _first(rows: Rows, origin: str, source: Source) -> Row:
     first = next(iter(rows.read()), None)
     if first is None:
@@ -153,8 +177,7 @@ def _with_held_out(source: Source, config: DataConfig) -> dict[str, Rows]:
 
 def _open(config: DataConfig) -> Source:
     path = _local(config.name)
-    # "data/mnits" beside a folder "data" is a mistyped path: do not wait for the Hub to deny it.
-    if _HUB_ID.fullmatch(config.name) and not path.exists() and not path.parent.is_dir():
+    if _may_be_on_the_hub(config.name, path):
         return hub_source(config)
     if config.revision is not None:
         raise DataError(
@@ -163,16 +186,8 @@ def _open(config: DataConfig) -> Source:
         )
     if config.name in EMBEDDED:
         return EMBEDDED[config.name]()
-    if path.exists():
-        return _open_local(config, path)
-    beside = path.parent.iterdir() if path.parent.is_dir() else ()
-    names = [str(child) for child in beside if not child.name.startswith(".")]
-    close = difflib.get_close_matches(str(path), [*names, *EMBEDDED], n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else "check the spelling;"
-    raise DataError(
-        f"data path {config.name!r} does not exist; {hint} pass an existing file or folder, a Hub "
-        f'id "owner/name", or an embedded set ({", ".join(EMBEDDED)})'
-    )
+    check_data_path(config)
+    return _open_local(config, path)
 
 
 def _local(name: str) -> Path:

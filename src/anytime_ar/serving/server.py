@@ -60,6 +60,9 @@ def serve(
     """
     hosts = Hosts.of(config.host, config.allowed_names)
     sock = listen(config.host, config.port)
+    for model in models.values():
+        # Perhaps the kernel has to be compiled. In the event loop a signal would wait for that.
+        _ = model.engine
     sys.setswitchinterval(SWITCH_S)
     settings = uvicorn.Config(
         lambda: None,

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-SECONDS = 600  # for one block
+TIMEOUT_S = 600  # for one block
 
 _BLOCK = re.compile(
     r"^```(?P<language>bash|python)(?P<info>[^\n`]*)\n(?P<source>.*?)^```\s*$", re.M | re.S
@@ -37,7 +37,7 @@ class Example:
     background: bool
 
 
-class Failed(Exception):
+class ExampleError(Exception):
     """What an example did."""
 
 
@@ -74,16 +74,16 @@ def run(example: Example, folder: Path) -> None:
             cwd=folder,
             env=_environment(),
             stdin=subprocess.DEVNULL,
-            timeout=SECONDS,
+            timeout=TIMEOUT_S,
         )
     except subprocess.TimeoutExpired as error:
-        raise Failed(f"is not done after {SECONDS} s") from error
+        raise ExampleError(f"is not done after {TIMEOUT_S} s") from error
     if done.returncode != 0:
-        raise Failed(f"failed with exit code {done.returncode}")
+        raise ExampleError(f"failed with exit code {done.returncode}")
 
 
 @contextmanager
-def running(example: Example, folder: Path) -> Iterator[None]:
+def running_server(example: Example, folder: Path) -> Iterator[None]:
     """Have a server run that prints its address."""
     output = folder / f"output-of-line-{example.line}"
     with output.open("w") as file:
@@ -97,15 +97,15 @@ def running(example: Example, folder: Path) -> Iterator[None]:
             start_new_session=True,
         )
     try:
-        until = time.monotonic() + SECONDS
+        until = time.monotonic() + TIMEOUT_S
         while not _is_ready(output.read_text()):
             if process.poll() is not None or time.monotonic() > until:
-                raise Failed(f"is not ready: {output.read_text()}")
+                raise ExampleError(f"is not ready: {output.read_text()}")
             time.sleep(0.1)
         yield
         os.killpg(process.pid, signal.SIGTERM)
-        if process.wait(SECONDS) not in (0, -signal.SIGTERM):  # bash may end before what it runs
-            raise Failed(f"ended with exit code {process.returncode}: {output.read_text()}")
+        if process.wait(TIMEOUT_S) not in (0, -signal.SIGTERM):  # bash may end before what it runs
+            raise ExampleError(f"ended with exit code {process.returncode}: {output.read_text()}")
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -143,11 +143,11 @@ def main(page: Path) -> int:
                     )
                     start = time.perf_counter()
                     if example.background:
-                        servers.enter_context(running(example, Path(folder)))
+                        servers.enter_context(running_server(example, Path(folder)))
                     else:
                         run(example, Path(folder))
                     print(f"--- {time.perf_counter() - start:.1f} s", flush=True)
-        except Failed as failed:
+        except ExampleError as failed:
             print(f"{page}:{example.line}: this example {failed}")
             return 1
     print(f"{page}: {len(found)} examples ran")

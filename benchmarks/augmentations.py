@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 import yaml
-from judging import BATCH, parser_of, subject
+from judging import BATCH, load_model_and_data, make_parser
 from torch import Tensor
 
 from anytime_ar.data import AugmentationConfig
-from anytime_ar.evaluation import load_features
-from anytime_ar.evaluation.comparison_report import aligned
-from anytime_ar.evaluation.reference import Reference
+from anytime_ar.evaluation import load_feature_extractor
+from anytime_ar.evaluation.comparison_report import align_table
+from anytime_ar.evaluation.reference import ReferenceDistribution
 from anytime_ar.files import write_json
 
 IMAGES = 10_000
@@ -30,14 +30,14 @@ IMAGES = 10_000
 
 @torch.no_grad()
 def main() -> None:
-    parser = parser_of(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--features", type=Path, required=True)
     parser.add_argument("--changes", nargs="+", required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/augmentations.json"))
     options = parser.parse_args()
-    model, data = subject(options)
-    network = load_features(options.features).network
-    reference = Reference(network(batch.data) for batch in data.test.batches(BATCH))
+    model, data = load_model_and_data(options)
+    network = load_feature_extractor(options.features).extractor
+    reference = ReferenceDistribution(network(batch.data) for batch in data.test.batches(BATCH))
 
     def distance(parts: list[Tensor]) -> float:
         return reference.compare(network(part) for part in parts).fd
@@ -54,7 +54,7 @@ def main() -> None:
         found += [distance([model.decode(part[:, :k]) for part in encoded]) for k in codes]
         figures[text] = found
         rows.append([text, *[f"{fd:.3g}" for fd in found]])
-    print(aligned(rows))
+    print(align_table(rows))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, {"codes": codes, "images": IMAGES, "changes": figures})
 

@@ -24,24 +24,24 @@ from typing import Any, get_args
 
 import torch
 import yaml
-from instruction_sets import HELD, held_to
+from instruction_sets import ISA_LIMITS, isa_environment
 
 from anytime_ar.cli.experiment import Experiment
 from anytime_ar.cli.parser import config_path
 from anytime_ar.data import DataSplits, load_data
-from anytime_ar.evaluation.comparison_report import aligned
-from anytime_ar.evaluation.speed import Contender, take_turns
+from anytime_ar.evaluation.comparison_report import align_table
+from anytime_ar.evaluation.speed import BenchmarkCase, time_interleaved
 from anytime_ar.files import write_json
-from anytime_ar.kernel import load_kernel, processor_name
+from anytime_ar.kernel import cpu_name, load_kernel
 from anytime_ar.prior.decoder import Precision
 from anytime_ar.sampling import load
 from anytime_ar.training import train
 
 CONFIGS = ("digits", "sounds")
 MODELS = ("mnist", "cifar10", "fsdd")
-MOST_CODES = 64
+MAX_CODES = 64
 """Codes of a draw: more, of the sounds, would take hours."""
-HOPELESS = 10
+MAX_SLOWDOWN = 10
 """Times as long as the fastest way, for one row, that a way may take to be timed any further."""
 FORMATS = ("32-true", "bf16-mixed")
 STEP_S = 1.5
@@ -50,7 +50,7 @@ STEP_S = 1.5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sets", nargs="+", choices=HELD, help="instruction sets")
+    parser.add_argument("sets", nargs="+", choices=ISA_LIMITS, help="instruction sets")
     parser.add_argument("--rows", type=int, nargs="*", default=[1, 16, 256])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=("sampling", "training"))
@@ -65,7 +65,7 @@ def main() -> None:
     for name in options.sets:
         command = [sys.executable, "-W", "ignore", __file__, *sys.argv[1:], "--here"]
         done = subprocess.run(
-            command, env=held_to(name), stdout=subprocess.PIPE, text=True, check=True
+            command, env=isa_environment(name), stdout=subprocess.PIPE, text=True, check=True
         )
         found[name] = json.loads(done.stdout.splitlines()[-1])
         print(table(name, found[name]), flush=True)
@@ -84,8 +84,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for name, size in product(CONFIGS, options.rows):
             rows += training(name, size, options.rounds)
     return {
-        "processor": processor_name(),
-        "instructions": loaded.instructions,
+        "processor": cpu_name(),
+        "instructions": loaded.instruction_set,
         "torch": f"{torch.__version__}, {torch.backends.cpu.get_cpu_capability()}",
         "rows": rows,
     }
@@ -98,28 +98,30 @@ def sampling(name: str, sizes: list[int], rounds: int) -> list[dict[str, Any]]:
         for backend, precision in product(("native", "portable"), get_args(Precision))
     }
     first = next(iter(models.values()))
-    most = min(MOST_CODES, first.code_length)
+    most = min(MAX_CODES, first.code_length)
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(first.vocabulary, (max(sizes), first.code_length), generator=generator)
     contenders = [
-        Contender(way, lambda n, model=model: model.sample_codes(n, codes=most, seed=0))
+        BenchmarkCase(way, lambda n, model=model: model.sample_codes(n, codes=most, seed=0))
         for way, model in models.items()
     ]
     # Emulated products take 100 times as long, of 256 rows minutes: no candidates for the best.
-    once = {one.name: one.seconds[0] for one in take_turns(contenders, [1], rounds=1)}
-    contenders = [each for each in contenders if once[each.name] <= HOPELESS * min(once.values())]
-    times = take_turns(contenders, sizes, rounds=rounds)
+    once = {one.name: one.seconds[0] for one in time_interleaved(contenders, [1], rounds=1)}
+    contenders = [
+        each for each in contenders if once[each.name] <= MAX_SLOWDOWN * min(once.values())
+    ]
+    times = time_interleaved(contenders, sizes, rounds=rounds)
     of_float32 = [timing for timing in times if timing.name.endswith("float32")]
     free, plain = load(name, precision="auto"), load(name)
     decoding = {way: models[f"{way} float32"] for way in ("native", "portable")}
     decoders = [
         # Again and again, as what ran before leaves caches that a first decode finds cold.
-        Contender(way, lambda n, model=model: [model.decode(codes[:n]) for _ in range(10)])
+        BenchmarkCase(way, lambda n, model=model: [model.decode(codes[:n]) for _ in range(10)])
         for way, model in ({"automatic": plain} | decoding).items()
     ]
-    decodes = take_turns(decoders, sizes, rounds=rounds)
+    decodes = time_interleaved(decoders, sizes, rounds=rounds)
     return [
-        compared(name, what, size, chosen, [each for each in timed if each.rows == size])
+        compare_to_best(name, what, size, chosen, [each for each in timed if each.rows == size])
         for what, chosen, timed in (
             ("codes, float32", f"{plain.backend} float32", of_float32),
             ("codes, any precision", f"{free.backend} {free.precision}", times),
@@ -137,21 +139,23 @@ def training(name: str, size: int, rounds: int) -> list[dict[str, Any]]:
         values[stage] |= {"batch_size": size, "steps": 4}
     values["prior_training"]["views"] = 1
     values |= {"precision": "auto", "log_every": 1}
-    auto = steps_of(values, data)
+    auto = time_training_steps(values, data)
     seconds: dict[str, dict[str, list[float]]] = {stage: {} for stage in auto}
     for stage in ("autoencoder", "prior"):
         values[f"{stage}_training"]["steps"] = 4 + round(STEP_S / auto[stage]["seconds"])
     for turn in range(rounds):
         for precision in FORMATS if turn % 2 else FORMATS[::-1]:
-            for stage, found in steps_of(values | {"precision": precision}, data).items():
+            for stage, found in time_training_steps(
+                values | {"precision": precision}, data
+            ).items():
                 seconds[stage].setdefault(precision, []).append(found["seconds"])
     return [
-        compared(name, f"step of {stage}", size, auto[stage]["precision"], timed)
+        compare_to_best(name, f"step of {stage}", size, auto[stage]["precision"], timed)
         for stage, timed in seconds.items()
     ]
 
 
-def steps_of(values: dict[str, Any], data: DataSplits) -> dict[str, dict[str, Any]]:
+def time_training_steps(values: dict[str, Any], data: DataSplits) -> dict[str, dict[str, Any]]:
     """Train for a few steps: seconds of a step, without the first two, and format, by stage."""
     config = Experiment.parse(values, origin="benchmark")
     with tempfile.TemporaryDirectory() as place:
@@ -170,7 +174,7 @@ def steps_of(values: dict[str, Any], data: DataSplits) -> dict[str, dict[str, An
     return found
 
 
-def compared(name: str, what: str, rows: int, chosen: str, timed: Any) -> dict[str, Any]:
+def compare_to_best(name: str, what: str, rows: int, chosen: str, timed: Any) -> dict[str, Any]:
     """Return a row: all times, and what is chosen beside the best."""
     seconds = timed if isinstance(timed, dict) else {one.name: one.seconds for one in timed}
     ways = [way for way in seconds if way != "automatic"]
@@ -197,7 +201,7 @@ def table(name: str, found: dict[str, Any]) -> str:
             [row["model"], row["what"], str(row["rows"]), row["chosen"], row["best"], spread]
         )
     head = f"{name} ({found['processor']}; {found['instructions']}; torch {found['torch']})"
-    return f"{head}\n{aligned(rows)}"
+    return f"{head}\n{align_table(rows)}"
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from processes import descendants, title
+from processes import command_line, descendants
 from pyarrow import parquet
 
 from anytime_ar import bulk
@@ -39,29 +39,31 @@ ACTOR = "ray::MapWorker"
 """How Ray calls a process of the pool."""
 
 
-class Pace(NamedTuple):
+class WorkerRate(NamedTuple):
     """How a job went, from the first shard of each worker on."""
 
-    rate: float
+    samples_per_s: float
     """Samples a second."""
-    cpu_rate: float
+    samples_per_cpu_s: float
     """Samples a second of processor time."""
-    busy: float
+    utilization: float
     """Share of the workers' time that went into shards."""
 
 
-def pace(name: str, samples: int, size: int, workers: int | None = None) -> Pace:
+def measure_rate(name: str, samples: int, size: int, workers: int | None = None) -> WorkerRate:
     """Of one job, on Ray or, without workers, in this process."""
     import torch
 
     torch.set_num_threads(1)
     model = load(name, device="cpu")
-    job = bulk.sample_job(name, model, samples, seed=0, layout=bulk.Layout(shard_size=size))
+    job = bulk.sample_job(
+        name, model, samples, seed=0, sharding=bulk.ShardingConfig(shard_size=size)
+    )
     with tempfile.TemporaryDirectory() as folder:
         if workers is None:
             bulk.run(job, folder)
         else:
-            bulk.run(job, folder, engine="ray", pool=bulk.Pool(workers=workers))
+            bulk.run(job, folder, engine="ray", pool=bulk.RayPoolConfig(workers=workers))
         # When each was complete; the driver of Ray hears of it later.
         paths = sorted(Path(folder).glob("records/*"), key=lambda path: path.stat().st_mtime)
         times = [path.stat().st_mtime for path in paths]
@@ -71,7 +73,7 @@ def pace(name: str, samples: int, size: int, workers: int | None = None) -> Pace
     done = sum(record["rows"] for record in counted)
     cpu_s = sum(record["cpu_seconds"] for record in counted)
     work_s = sum(record["seconds"] for record in counted)
-    return Pace(done / span, done / cpu_s, work_s / (first * span))
+    return WorkerRate(done / span, done / cpu_s, work_s / (first * span))
 
 
 def speed(options: argparse.Namespace) -> dict[str, Any]:
@@ -83,19 +85,22 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
     print(f"{'one':>8} {'at once':>8} {'ray':>8}  {heads}")
     for _ in range(options.rounds):
         with spawning.Pool(workers) as processes:
-            one = processes.apply(pace, (name, each, size))
-            at_once = sum(p.rate for p in processes.starmap(pace, [(name, each, size)] * workers))
-        ray = pace(name, options.samples, size, workers)
+            one = processes.apply(measure_rate, (name, each, size))
+            at_once = sum(
+                p.samples_per_s
+                for p in processes.starmap(measure_rate, [(name, each, size)] * workers)
+            )
+        ray = measure_rate(name, options.samples, size, workers)
         shares = {
-            "one": ray.rate / (one.rate * workers),
-            "at_once": ray.rate / at_once,
-            "processor": ray.cpu_rate / one.cpu_rate * ray.busy,
+            "one": ray.samples_per_s / (one.samples_per_s * workers),
+            "at_once": ray.samples_per_s / at_once,
+            "processor": ray.samples_per_cpu_s / one.samples_per_cpu_s * ray.utilization,
         }
         rounds.append(
             {"one": one._asdict(), "at_once": at_once, "ray": ray._asdict(), "shares": shares}
         )
         print(
-            f"{one.rate:8.0f} {at_once:8.0f} {ray.rate:8.0f}  {shares['one']:11.2f}  "
+            f"{one.samples_per_s:8.0f} {at_once:8.0f} {ray.samples_per_s:8.0f}  {shares['one']:11.2f}  "
             f"{shares['at_once']:13.2f}  {shares['processor']:17.2f}"
         )
     for what in ("one", "at_once", "processor"):
@@ -123,12 +128,14 @@ def kills(options: argparse.Namespace) -> dict[str, Any]:
             command(options, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as driver:
             wait_for(killed, shards // 4, driver)
-            worker = next(pid for pid in descendants(driver.pid) if title(pid).startswith(ACTOR))
+            worker = next(
+                pid for pid in descendants(driver.pid) if command_line(pid).startswith(ACTOR)
+            )
             os.kill(worker, signal.SIGKILL)
-            print(f"killed worker {worker} after {complete(killed)} of {shards} shards")
+            print(f"killed worker {worker} after {count_complete(killed)} of {shards} shards")
             wait_for(killed, shards // 2, driver)
             driver.kill()
-        print(f"killed the driver after {complete(killed)} of {shards} shards")
+        print(f"killed the driver after {count_complete(killed)} of {shards} shards")
         again = subprocess.run(
             command(options, killed), check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -144,13 +151,13 @@ def kills(options: argparse.Namespace) -> dict[str, Any]:
 
 def wait_for(folder: Path, shards: int, driver: subprocess.Popen[bytes]) -> None:
     """Until so many are complete."""
-    while complete(folder) < shards:
+    while count_complete(folder) < shards:
         if driver.poll() is not None:
             sys.exit(f"the driver ended with {driver.returncode} before it was killed")
         time.sleep(0.05)
 
 
-def complete(folder: Path) -> int:
+def count_complete(folder: Path) -> int:
     """Shards with a record."""
     return len(list(folder.glob("records/*.json")))
 

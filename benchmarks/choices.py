@@ -15,49 +15,49 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from judging import BATCH, drawn, labels_of, parser_of, subject
+from judging import BATCH, collect_labels, load_model_and_data, make_parser, sample_codes_for_labels
 from torch import Tensor
 
-from anytime_ar.evaluation import load_features
-from anytime_ar.evaluation.classifier import FeatureNetwork
-from anytime_ar.evaluation.comparison_report import aligned
-from anytime_ar.evaluation.reference import Reference
+from anytime_ar.evaluation import load_feature_extractor
+from anytime_ar.evaluation.classifier import FeatureExtractor
+from anytime_ar.evaluation.comparison_report import align_table
+from anytime_ar.evaluation.reference import ReferenceDistribution
 from anytime_ar.files import write_json
 from anytime_ar.sampling import AnytimeModel
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--features", type=Path, required=True)
     parser.add_argument("--choices", nargs="+", required=True)
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--out", type=Path, default=Path("runs/choices.json"))
     options = parser.parse_args()
-    model, data = subject(options)
-    network = load_features(options.features).network
+    model, data = load_model_and_data(options)
+    network = load_feature_extractor(options.features).extractor
     with torch.no_grad():
-        reference = Reference(network(batch.data) for batch in data.test.batches(BATCH))
-    labels = labels_of(data.test.batches(BATCH))
+        reference = ReferenceDistribution(network(batch.data) for batch in data.test.batches(BATCH))
+    labels = collect_labels(data.test.batches(BATCH))
     labels = labels.repeat(-(-options.samples // len(labels)))[: options.samples]
     codes = sorted(options.codes)
     rows = [["", *[f"{k}" for k in codes], f"recall at {codes[-1]}"]]
     figures: dict[str, list[dict[str, float | None]]] = {}
     for text in options.choices:
-        sampled = drawn(model, labels, codes[-1], **_parse(text))
-        found = [_judge(model, sampled[:, :k], labels, network, reference) for k in codes]
+        sampled = sample_codes_for_labels(model, labels, codes[-1], **_parse_params(text))
+        found = [_evaluate(model, sampled[:, :k], labels, network, reference) for k in codes]
         figures[text] = found
         cells = [
             f"{one['fd']:.4g} ± {one['fd_error']:.2g}, {100 * (one['read'] or 0):.1f} %"
             for one in found
         ]
         rows.append([text, *cells, f"{found[-1]['recall']:.2f}"])
-        print(aligned([rows[0], rows[-1]]), flush=True)
+        print(align_table([rows[0], rows[-1]]), flush=True)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.out, {"codes": codes, "samples": options.samples, "choices": figures})
-    print(f"\n{aligned(rows)}")
+    print(f"\n{align_table(rows)}")
 
 
-def _parse(text: str) -> dict[str, Any]:
+def _parse_params(text: str) -> dict[str, Any]:
     """`guidance=1,2 top_p=0.9` as keyword arguments."""
     choice: dict[str, Any] = {}
     for part in text.split():
@@ -68,12 +68,12 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _judge(
+def _evaluate(
     model: AnytimeModel,
     codes: Tensor,
     labels: Tensor,
-    network: FeatureNetwork,
-    reference: Reference,
+    network: FeatureExtractor,
+    reference: ReferenceDistribution,
 ) -> dict[str, float | None]:
     features, right = [], 0
     for some, wanted in zip(codes.split(BATCH), labels.split(BATCH), strict=True):

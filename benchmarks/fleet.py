@@ -24,38 +24,40 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from load import Answer, figures
-from processes import descendants, title
-from served import Connections, Server
-from throughput import capacity
+from load import RequestResult, summarize
+from processes import command_line, descendants
+from served import ConnectionPool, ServerProcess
+from throughput import server_rate
 
 from anytime_ar.files import write_json
 
-_REPLICA = "ServeReplica:anytime:engine"
-PATIENCE_S = 5.0
+_REPLICA = "ServeReplica:anytime:replica"
+CLIENT_TIMEOUT_S = 5.0
 """Beyond its deadline a client waits so long for an answer."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class TimedRequest:
     """One request, as its client saw it."""
 
-    at: float
+    sent_s: float
     """When it was sent, from the first one on, in seconds."""
     tries: int
-    answer: Answer
+    result: RequestResult
 
 
-async def ask(url: str, body: dict[str, Any], deadline_s: float) -> tuple[int, Answer]:
+async def send_with_retry(
+    url: str, body: dict[str, Any], deadline_s: float
+) -> tuple[int, RequestResult]:
     """Ask, and once more within the same time if there was no sample; tries and answer."""
     begin, tries = time.perf_counter(), 0
     status, told = 0, {}
     while tries < 2 and (tries == 0 or time.perf_counter() - begin < deadline_s):
         tries += 1
         left_s = deadline_s - (time.perf_counter() - begin)
-        connections = Connections(url)
+        connections = ConnectionPool(url)
         try:
-            async with asyncio.timeout(left_s + PATIENCE_S):
+            async with asyncio.timeout(left_s + CLIENT_TIMEOUT_S):
                 status, told = await connections.post(
                     "/v1/samples", {**body, "deadline_ms": 1000 * left_s}
                 )
@@ -66,7 +68,7 @@ async def ask(url: str, body: dict[str, Any], deadline_s: float) -> tuple[int, A
         if status == 200:
             break
     told = told if status == 200 else {}
-    return tries, Answer(
+    return tries, RequestResult(
         deadline_s,
         time.perf_counter() - begin,
         status,
@@ -76,27 +78,27 @@ async def ask(url: str, body: dict[str, Any], deadline_s: float) -> tuple[int, A
     )
 
 
-async def offer(
+async def send_at_random(
     url: str, n: int, rate: float, seconds: float, deadlines_s: Sequence[float]
-) -> list[Asked]:
+) -> list[TimedRequest]:
     """Requests that come at random."""
     draw = random.Random(0)
-    found: list[Asked] = []
+    found: list[TimedRequest] = []
 
     async def one(at: float, number: int) -> None:
         body = {"n": n, "seed": number}
-        tries, answer = await ask(url, body, draw.choice(deadlines_s))
-        found.append(Asked(at, tries, answer))
+        tries, answer = await send_with_retry(url, body, draw.choice(deadlines_s))
+        found.append(TimedRequest(at, tries, answer))
 
     begin, due, asking = time.perf_counter(), 0.0, []
     while (due := due + draw.expovariate(rate)) < seconds:
         await asyncio.sleep(max(0.0, begin + due - time.perf_counter()))
         asking.append(asyncio.ensure_future(one(due, len(asking))))
     await asyncio.gather(*asking)
-    return sorted(found, key=lambda asked: asked.at)
+    return sorted(found, key=lambda asked: asked.sent_s)
 
 
-async def kill_one(server: Server, replicas: int, after_s: float) -> tuple[float, float]:
+async def kill_one(server: ServerProcess, replicas: int, after_s: float) -> tuple[float, float]:
     """When a replica was killed, and when there were as many as before, in seconds from now."""
     begin = time.perf_counter()
     await asyncio.sleep(after_s)
@@ -112,32 +114,32 @@ async def kill_one(server: Server, replicas: int, after_s: float) -> tuple[float
     return killed, time.perf_counter() - begin
 
 
-def workers(server: Server) -> list[int]:
+def workers(server: ServerProcess) -> list[int]:
     """Processes that draw."""
-    return [pid for pid in descendants(server.process.pid) if _REPLICA in title(pid)]
+    return [pid for pid in descendants(server.process.pid) if _REPLICA in command_line(pid)]
 
 
-async def play(
-    server: Server, options: argparse.Namespace, rate: float
-) -> tuple[list[Asked], float, float]:
+async def run_with_replica_loss(
+    server: ServerProcess, options: argparse.Namespace, rate: float
+) -> tuple[list[TimedRequest], float, float]:
     """Requests, and the loss of a replica among them."""
     deadlines_s = [ms / 1000 for ms in options.deadlines_ms]
     offering = asyncio.ensure_future(
-        offer(server.url, options.n, rate, options.seconds, deadlines_s)
+        send_at_random(server.url, options.n, rate, options.seconds, deadlines_s)
     )
     killed, back = await kill_one(server, options.replicas, options.seconds / 3)
     return await offering, killed, back
 
 
-def row(name: str, asked: Sequence[Asked], code_length: int) -> dict[str, Any]:
+def summarize_phase(name: str, asked: Sequence[TimedRequest], code_length: int) -> dict[str, Any]:
     """Figures of some requests."""
-    found = figures([one.answer for one in asked], code_length) if asked else {}
+    found = summarize([one.result for one in asked], code_length) if asked else {}
     again = sum(one.tries > 1 for one in asked)
-    unanswered = sum(one.answer.status == 0 for one in asked)
+    unanswered = sum(one.result.status == 0 for one in asked)
     missed = [
-        [round(one.at, 2), one.tries, one.answer.status, round(one.answer.latency_s, 3)]
+        [round(one.sent_s, 2), one.tries, one.result.status, round(one.result.latency_s, 3)]
         for one in asked
-        if not one.answer.in_time
+        if not one.result.in_time
     ]
     return {
         "phase": name,
@@ -185,25 +187,27 @@ def main() -> None:
         ("one server", ("--threads", "1")),
         ("fleet", ("--threads", "1", "--engine", "ray", "--replicas", str(options.replicas))),
     ):
-        server = Server(options.model, options.out / f"{name.replace(' ', '-')}.log", *extra)
+        server = ServerProcess(options.model, options.out / f"{name.replace(' ', '-')}.log", *extra)
         length = httpx.get(f"{server.url}/v1/models").json()["models"][0]["code_length"]
-        rates[name] = asyncio.run(capacity(server.url, options.n, 5.0))
+        rates[name] = asyncio.run(server_rate(server.url, options.n, 5.0))
         print(f"{name}: {rates[name]:.1f} requests of {options.n} samples a second, in full")
         rate = options.load * rates[name]
         if name == "fleet":
-            asked, killed, back = asyncio.run(play(server, options, rate))
+            asked, killed, back = asyncio.run(run_with_replica_loss(server, options, rate))
             print(f"a replica killed after {killed:.1f} s, there again after {back:.1f} s")
-            before = [one for one in asked if one.at + max(options.deadlines_ms) / 1000 < killed]
-            lost = [one for one in asked if one not in before and one.at < back]
-            after = [one for one in asked if one.at >= back]
+            before = [
+                one for one in asked if one.sent_s + max(options.deadlines_ms) / 1000 < killed
+            ]
+            lost = [one for one in asked if one not in before and one.sent_s < back]
+            after = [one for one in asked if one.sent_s >= back]
             for phase, some in (("before", before), ("a replica lost", lost), ("after", after)):
-                rows.append(row(phase, some, length))
+                rows.append(summarize_phase(phase, some, length))
         else:
             deadlines_s = [ms / 1000 for ms in options.deadlines_ms]
             seconds = options.seconds / 3
-            asked = asyncio.run(offer(server.url, options.n, rate, seconds, deadlines_s))
-            rows.append(row(name, asked, length))
-        server.end()
+            asked = asyncio.run(send_at_random(server.url, options.n, rate, seconds, deadlines_s))
+            rows.append(summarize_phase(name, asked, length))
+        server.terminate()
     print(table(rows))
     settings = {key: value for key, value in vars(options).items() if key != "out"}
     write_json(

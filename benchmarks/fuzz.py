@@ -28,48 +28,48 @@ from typing import Any
 
 import httpx
 import schemathesis
-from hostile_media import hostile
+from hostile_media import hostile_file
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as hypothesis_seed
 from hypothesis.errors import Unsatisfiable
 from processes import memory_mb
 
 ALLOWED = {503, 504}
-NO_HTTP = "Invalid HTTP request received."
+INVALID_HTTP_TEXT = "Invalid HTTP request received."
 """What the HTTP parser says by itself, before there is a request."""
 GROWTH = 1.05
 """Memory after all but the first fifth of the requests, over that before."""
 
 
 @dataclass
-class Report:
+class FuzzReport:
     """What came of it."""
 
     requests: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
     """What the server should not have done, at most a hundred."""
 
-    def note(self, what: str, status: int, text: str) -> None:
+    def record_response(self, what: str, status: int, text: str) -> None:
         """An answer."""
         self.requests += 1
         self.statuses[status] += 1
         if status >= 500 and status not in ALLOWED:
-            self.complain(f"{what}: {status} {text[:300]}")
+            self.record_violation(f"{what}: {status} {text[:300]}")
         elif "Traceback" in text or 'File "' in text:
-            self.complain(f"{what}: a traceback: {text[:300]}")
-        elif status >= 400 and not _is_error(text) and text != NO_HTTP:
-            self.complain(f"{what}: {status} is no error of ours: {text[:300]}")
+            self.record_violation(f"{what}: a traceback: {text[:300]}")
+        elif status >= 400 and not _is_error(text) and text != INVALID_HTTP_TEXT:
+            self.record_violation(f"{what}: {status} is no error of ours: {text[:300]}")
 
-    def complain(self, what: str) -> None:
+    def record_violation(self, what: str) -> None:
         """Something wrong."""
-        if len(self.wrong) < 100:
-            self.wrong.append(what)
+        if len(self.violations) < 100:
+            self.violations.append(what)
 
 
 def fuzz(
     url: str, *, requests: int, seed: int, progress: Callable[[int], None] = lambda _: None
-) -> Report:
+) -> FuzzReport:
     """Send requests of both kinds.
 
     Args:
@@ -78,15 +78,19 @@ def fuzz(
         seed: of them.
         progress: told how many have been sent.
     """
-    report = Report()
+    report = FuzzReport()
     with httpx.Client(base_url=url, timeout=60.0) as client:
         _from_schema(client, report, requests // 2, seed, progress)
-        _by_hand(client, url, report, requests - report.requests, seed, progress)
+        _from_generators(client, url, report, requests - report.requests, seed, progress)
     return report
 
 
 def _from_schema(
-    client: httpx.Client, report: Report, requests: int, seed: int, progress: Callable[[int], None]
+    client: httpx.Client,
+    report: FuzzReport,
+    requests: int,
+    seed: int,
+    progress: Callable[[int], None],
 ) -> None:
     schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
     operations = [result.ok() for result in schema.get_all_operations()]
@@ -98,7 +102,7 @@ def _from_schema(
 
 def _from_operation(
     client: httpx.Client,
-    report: Report,
+    report: FuzzReport,
     operation: Any,
     valid: bool,
     requests: int,
@@ -126,7 +130,9 @@ def _from_operation(
             response = client.request(**_for_httpx(values))
         except (httpx.InvalidURL, httpx.LocalProtocolError, UnicodeError, TypeError, ValueError):
             return  # what our client cannot send
-        report.note(f"{case.method} {case.path}", response.status_code, _told(response))
+        report.record_response(
+            f"{case.method} {case.path}", response.status_code, _response_text(response)
+        )
         progress(report.requests)
 
     with contextlib.suppress(Unsatisfiable):  # of some operations nothing wrong can be made
@@ -144,7 +150,7 @@ def _for_httpx(values: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _told(response: httpx.Response) -> str:
+def _response_text(response: httpx.Response) -> str:
     kind = response.headers.get("content-type", "")
     return response.text if kind.startswith(("application/json", "text/")) else ""
 
@@ -227,10 +233,10 @@ def _bodies(draw: random.Random) -> Iterator[bytes]:
         yield json.dumps({"samples": [draw.choice(("", "AAAA", "%%%", "iVBORw0KGgo="))]}).encode()
 
 
-def _by_hand(
+def _from_generators(
     client: httpx.Client,
     url: str,
-    report: Report,
+    report: FuzzReport,
     requests: int,
     seed: int,
     progress: Callable[[int], None],
@@ -252,22 +258,26 @@ def _by_hand(
             if i % 11 == 0:
                 headers["Host"] = draw.choice(("evil.example", "localhost", "x" * 300, "[", ""))
             response = client.request(method, path, content=next(bodies), headers=headers)
-            text = _told(response) if method != "HEAD" else '{"error": {"code": 0, "message": 0}}'
-            report.note(f"{method} {path[:60]}", response.status_code, text)
+            text = (
+                _response_text(response)
+                if method != "HEAD"
+                else '{"error": {"code": 0, "message": 0}}'
+            )
+            report.record_response(f"{method} {path[:60]}", response.status_code, text)
         progress(report.requests)
 
 
-def _encode(client: httpx.Client, model: str, draw: random.Random, report: Report) -> None:
+def _encode(client: httpx.Client, model: str, draw: random.Random, report: FuzzReport) -> None:
     """Pictures, sounds and arrays: they are read, or the client is told that they are not."""
-    files = [hostile(draw) for _ in range(draw.choice((1, 1, 1, 3)))]
+    files = [hostile_file(draw) for _ in range(draw.choice((1, 1, 1, 3)))]
     body = {"model": model, "samples": [base64.b64encode(file).decode() for file in files]}
     response = client.post("/v1/encode", json=body)
-    report.note(f"encode {files[0][:40]!r}", response.status_code, response.text)
+    report.record_response(f"encode {files[0][:40]!r}", response.status_code, response.text)
     if response.status_code not in {200, 422, *ALLOWED}:
-        report.complain(f"encode {files[0][:40]!r}: {response.status_code}")
+        report.record_violation(f"encode {files[0][:40]!r}: {response.status_code}")
 
 
-def _raw(host: str, port: int, body: bytes, draw: random.Random, report: Report) -> None:
+def _raw(host: str, port: int, body: bytes, draw: random.Random, report: FuzzReport) -> None:
     """What is hardly HTTP, or ends in the middle; the server may close, and must not stop."""
     head = b"POST /v1/samples HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     message = draw.choice(
@@ -290,7 +300,7 @@ def _raw(host: str, port: int, body: bytes, draw: random.Random, report: Report)
             answer = connection.recv(65536)
         status = int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/") else 0
         if status >= 500 and status not in ALLOWED:
-            report.complain(f"raw {message[:60]!r}: {answer[:300]!r}")
+            report.record_violation(f"raw {message[:60]!r}: {answer[:300]!r}")
     except (TimeoutError, ConnectionError):
         pass  # it waits for the rest, or hung up: both are answers
 
@@ -314,9 +324,9 @@ def main() -> None:
         early = [mb for done, mb in seen if done <= report.requests / 5]
         print(f"memory {max(early):.0f} MB after a fifth, {seen[-1][1]:.0f} MB in the end")
         if seen[-1][1] > GROWTH * max(early):
-            report.complain("memory grew")
-    print("\n".join(report.wrong) or "nothing wrong")
-    sys.exit(bool(report.wrong))
+            report.record_violation("memory grew")
+    print("\n".join(report.violations) or "nothing wrong")
+    sys.exit(bool(report.violations))
 
 
 if __name__ == "__main__":

@@ -33,15 +33,15 @@ import soundfile
 from PIL import Image
 from pyarrow import parquet
 
-from anytime_ar.data import DataConfig, DataSplits, Recording, load_data
-from anytime_ar.data.file_tree import scan
-from anytime_ar.data.pixels import read_pixels
+from anytime_ar.data import AudioFile, DataConfig, DataSplits, load_data
+from anytime_ar.data.file_tree import scan_folder
+from anytime_ar.data.pixels import decode_image
 from anytime_ar.errors import DataError
 
 Random = np.random.Generator
 LIMIT_S = 30
 """Of one input."""
-MAY_FAIL = 0.2
+EXPECTED_ERRORS = 0.2
 """Chance of what makes an input hostile."""
 
 
@@ -83,7 +83,7 @@ def load(path: Path, random: Random, **options: Any) -> tuple[DataSplits, int]:
     return data, count
 
 
-def told(data: DataSplits, what: str) -> int:
+def count_reported(data: DataSplits, what: str) -> int:
     """How many the notes of a set say are left out."""
     return sum(int(each) for note in data.notes for each in re.findall(rf"(\d+) {what}", note))
 
@@ -106,7 +106,7 @@ def fill(folder: Path, random: Random, depth: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sound_name = pick(random, *FILES[:4])
     for i in range(random.integers(0, 7) if depth else random.integers(0, 2) * 4):
-        hostile = random.random() < MAY_FAIL / 4
+        hostile = random.random() < EXPECTED_ERRORS / 4
         name = (pick(random, *FILES) if hostile else sound_name).format(i)
         path = folder / name
         if os.path.lexists(path):
@@ -118,7 +118,7 @@ def fill(folder: Path, random: Random, depth: int) -> None:
             target = pick(random, folder, folder.parent, folder / "nothing", path)
             path.symlink_to(target)
         else:
-            path.write_bytes(PNG if random.random() > MAY_FAIL / 20 else b"broken")
+            path.write_bytes(PNG if random.random() > EXPECTED_ERRORS / 20 else b"broken")
     if depth < 3:
         for name in random.choice(NAMES, random.integers(0, 4 - depth), replace=False):
             if not os.path.lexists(folder / name):
@@ -131,8 +131,11 @@ def tree(random: Random, folder: Path) -> None:
     fill(root, random, 0)
     layout = pick(random, "auto", "auto", "auto", "splits", "classes")
     data, count = load(root, random, layout=layout)
-    every = sum(1 for _ in scan(root, Counter()).samples())
-    assert count + told(data, "samples that lie") + told(data, "broken samples") == every
+    every = sum(1 for _ in scan_folder(root, Counter()).sample_paths())
+    assert (
+        count + count_reported(data, "samples that lie") + count_reported(data, "broken samples")
+        == every
+    )
 
 
 # Pictures
@@ -176,7 +179,7 @@ def picture(random: Random, folder: Path) -> None:
     try:
         # A header may claim more pixels than there is time to fill.
         with patch.object(Image, "MAX_IMAGE_PIXELS", 2**22):
-            found = read_pixels(path, str(path), size=8)
+            found = decode_image(path, str(path), size=8)
     except DataError:
         assert not whole or mode in ("I", "F", "RGBA", "LA"), f"{mode} in {kind} is refused"
         raise
@@ -209,13 +212,13 @@ def sound(random: Random, folder: Path) -> None:
     path = folder / "x.wav"
     path.write_bytes(content)
     try:
-        found = Recording(path, rate).measure()
+        found = AudioFile(path, rate).measure()
     except DataError:
         assert way == "damaged", f"{kind} with {way} is refused"
         raise
     assert np.isfinite(found.peak)
     if way != "damaged" and kind != "MP3":
-        assert found.samples == count
+        assert found.num_samples == count
 
 
 # Tables
@@ -235,8 +238,8 @@ def table(random: Random, folder: Path) -> None:
     kind = pick(random, *(NUMBERS if label == "number" else TEXTS))
     values = pick(random, [0, 1], [1, 2, 3], [20, 90], [-1, 0], [-1], [0, None], [7])
     for name in names:
-        rows = int(random.integers(0, 30)) if random.random() < MAY_FAIL else 12
-        pictures = [PNG if random.random() > MAY_FAIL / 30 else None for _ in range(rows)]
+        rows = int(random.integers(0, 30)) if random.random() < EXPECTED_ERRORS else 12
+        pictures = [PNG if random.random() > EXPECTED_ERRORS / 30 else None for _ in range(rows)]
         image = pa.array(pictures, cells)
         if random.random() < 0.3:
             image = pa.array([{"bytes": each, "path": "x.png"} for each in pictures])
@@ -252,14 +255,14 @@ def table(random: Random, folder: Path) -> None:
         group = int(random.integers(1, 20))
         parquet.write_table(pa.table(columns), root / f"{name}.parquet", row_group_size=group)
         count += rows
-    if random.random() < MAY_FAIL:
+    if random.random() < EXPECTED_ERRORS:
         path = root / f"{names[0]}.parquet"
         path.write_bytes(damaged(random, path.read_bytes(), 10**6))
         count = -1  # nobody knows
     # A path in a cell whose bytes are lost leads nowhere, which is a broken sample.
     data, found = load(root, random, **({"label_key": "label"} if label == "text" else {}))
     if count >= 0:
-        assert found + told(data, "broken samples") == count
+        assert found + count_reported(data, "broken samples") == count
 
 
 READERS: dict[str, Callable[[Random, Path], None]] = {

@@ -21,7 +21,7 @@ ENCODERS = ("OGG", "MP3")
 SIZES = (0, 1, 2, 7, 8, 2**15, 2**16 - 1, 20_000, 2**31 - 1, 2**31, 2**32 - 1)
 
 
-def hostile(draw: random.Random) -> bytes:
+def hostile_file(draw: random.Random) -> bytes:
     """One of all kinds."""
     return draw.choice(_KINDS)(draw)
 

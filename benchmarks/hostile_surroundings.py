@@ -23,8 +23,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from anytime_ar.cli.surroundings import EXIT_CODES, MISTAKE
-from anytime_ar.evaluation.comparison_report import aligned
+from anytime_ar.cli.surroundings import EXIT_CODES, INTERNAL_ERROR
+from anytime_ar.evaluation.comparison_report import align_table
 from anytime_ar.files import write_json
 
 LIMIT_S = 120
@@ -40,14 +40,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/hostile_surroundings"))
     options = parser.parse_args()
     if options.only is not None:
-        print(*attempt(options.seed, options.only), sep="\n")
+        print(*run_case(options.seed, options.only), sep="\n")
         return
     print(f"seed {options.seed}")
     with ThreadPoolExecutor(options.jobs) as pool:
-        answers = list(pool.map(lambda n: attempt(options.seed, n), range(options.count)))
+        answers = list(pool.map(lambda n: run_case(options.seed, n), range(options.count)))
     violations = [f"{n}: {told}" for n, (answer, told) in enumerate(answers) if answer == VIOLATION]
     counts = Counter(answer for answer, _ in answers)
-    print(aligned([["answer", "count"], *([name, str(n)] for name, n in sorted(counts.items()))]))
+    print(
+        align_table([["answer", "count"], *([name, str(n)] for name, n in sorted(counts.items()))])
+    )
     print("\n".join(violations) or "no violation")
     options.out.mkdir(parents=True, exist_ok=True)
     found = {"seed": options.seed, "counts": counts, "violations": violations}
@@ -58,14 +60,14 @@ def main() -> None:
 VIOLATION = "violation"
 
 
-def attempt(seed: int, number: int) -> tuple[str, str]:
+def run_case(seed: int, number: int) -> tuple[str, str]:
     """Run the command of a number: its exit code or `VIOLATION`, and what it was."""
     chance = random.Random(f"{seed}/{number}")
     with tempfile.TemporaryDirectory() as place:
-        return command_in(chance, Path(place))
+        return run_random_command(chance, Path(place))
 
 
-def command_in(chance: random.Random, place: Path) -> tuple[str, str]:
+def run_random_command(chance: random.Random, place: Path) -> tuple[str, str]:
     """Run one command in surroundings at random."""
     picture_path = place / "digit.png"
     Image.new("L", (28, 28), 99).save(picture_path)
@@ -122,7 +124,7 @@ def command_in(chance: random.Random, place: Path) -> tuple[str, str]:
     told = f"{command} {shell} {changed}: exit {done.returncode}, {said[-300:]!r}"
     told += f" after {time.monotonic() - begin:.0f} s"
     wrong = "Traceback" in said or "Exception ignored" in said
-    wrong = wrong or done.returncode not in EXIT_CODES or done.returncode == MISTAKE
+    wrong = wrong or done.returncode not in EXIT_CODES or done.returncode == INTERNAL_ERROR
     if done.returncode == 0 and "--out" in command and command[0] == "sample":
         wrong = wrong or not out.exists()
     return (VIOLATION if wrong else f"exit {done.returncode}"), told

@@ -16,22 +16,29 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from judging import BATCH, drawn, given, labels_of, parser_of, subject
+from judging import (
+    BATCH,
+    collect_labels,
+    load_model_and_data,
+    make_parser,
+    require_labels,
+    sample_codes_for_labels,
+)
 from torch import Tensor, nn
 
 from anytime_ar.data import Split
-from anytime_ar.evaluation.comparison_report import aligned
-from anytime_ar.evaluation.reference import Reference
+from anytime_ar.evaluation.comparison_report import align_table
+from anytime_ar.evaluation.reference import ReferenceDistribution
 from anytime_ar.files import write_json
 from anytime_ar.sampling import AnytimeModel
 
 STEPS = 2000
 """Of the judges' training, 128 images each."""
-FLOOR_SEED = 1
+REFERENCE_SEED = 1
 """Of the order in which training images are taken for the floor; training has 0."""
 
 
-class Judge(nn.Module):
+class JudgeClassifier(nn.Module):
     """[B, C, H, W] -> features [B, F]; `head` makes logits of them."""
 
     def __init__(self, body: nn.Sequential, features: int, labels: int) -> None:
@@ -44,7 +51,7 @@ class Judge(nn.Module):
         return features
 
 
-def convolutional(shape: tuple[int, ...], labels: int) -> Judge:
+def convolutional(shape: tuple[int, ...], labels: int) -> JudgeClassifier:
     channels, height, width = shape
     inside = 50 * math.prod(((side - 4) // 2 - 4) // 2 for side in (height, width))
     body = nn.Sequential(
@@ -52,24 +59,26 @@ def convolutional(shape: tuple[int, ...], labels: int) -> Judge:
         *(nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten()),
         *(nn.Linear(inside, 128), nn.ReLU()),
     )
-    return Judge(body, 128, labels)
+    return JudgeClassifier(body, 128, labels)
 
 
-def perceptron(shape: tuple[int, ...], labels: int) -> Judge:
+def perceptron(shape: tuple[int, ...], labels: int) -> JudgeClassifier:
     body = nn.Sequential(
         *(nn.Flatten(), nn.Linear(math.prod(shape), 512), nn.ReLU(), nn.Dropout(0.3)),
         *(nn.Linear(512, 128), nn.ReLU()),
     )
-    return Judge(body, 128, labels)
+    return JudgeClassifier(body, 128, labels)
 
 
-def taught(judge: Judge, train: Split) -> Judge:
+def train_judge(judge: JudgeClassifier, train: Split) -> JudgeClassifier:
     """The same, having read training images."""
     optimizer = torch.optim.Adam(judge.parameters(), 1e-3)
     batches = train.shuffled(128, 0)
     for _ in range(STEPS):
         batch = next(batches)
-        loss = nn.functional.cross_entropy(judge.head(judge(batch.data)), given(batch.labels))
+        loss = nn.functional.cross_entropy(
+            judge.head(judge(batch.data)), require_labels(batch.labels)
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -77,42 +86,44 @@ def taught(judge: Judge, train: Split) -> Judge:
 
 
 def main() -> None:
-    parser = parser_of(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/judges.json"))
     options = parser.parse_args()
     torch.manual_seed(0)
-    model, data = subject(options)
+    model, data = load_model_and_data(options)
     test = list(data.test.batches(BATCH))
-    labels = labels_of(test)
+    labels = collect_labels(test)
     images = torch.cat([batch.data for batch in test])
     names = len(data.label_names or ())
     encoded = torch.cat([model.encode(batch.data) for batch in test])
-    sampled = drawn(model, labels, model.code_length)
+    sampled = sample_codes_for_labels(model, labels, model.code_length)
     figures = {}
     for name, kind in {"convolutional": convolutional, "perceptron": perceptron}.items():
-        judge = taught(kind(model.sample_shape, names), data.train)
+        judge = train_judge(kind(model.sample_shape, names), data.train)
         with torch.no_grad():
             read = torch.cat([judge.head(judge(some)) for some in images.split(BATCH)]).argmax(1)
-            reference = Reference(judge(some) for some in images.split(BATCH))
-            train = data.train.shuffled(BATCH, FLOOR_SEED)
+            reference = ReferenceDistribution(judge(some) for some in images.split(BATCH))
+            train = data.train.shuffled(BATCH, REFERENCE_SEED)
             floor = reference.compare(judge(next(train).data) for _ in test).fd
             rows = [["codes", "reconstructions", "samples", "over the floor"]]
             points = []
             for k in sorted(options.codes):
                 recon, sample = (
-                    reference.compare(_seen(model, codes[:, :k], judge)).fd
+                    reference.compare(_decoded_features(model, codes[:, :k], judge)).fd
                     for codes in (encoded, sampled)
                 )
                 rows.append([f"{k}", f"{recon:.3g}", f"{sample:.3g}", f"{sample / floor:.2f}"])
                 points.append({"codes": k, "fd_reconstruction": recon, "fd_sample": sample})
         accuracy = float((read == labels).float().mean())
-        print(f"{name}, test accuracy {accuracy:.1%}, floor {floor:.3g}\n{aligned(rows)}\n")
+        print(f"{name}, test accuracy {accuracy:.1%}, floor {floor:.3g}\n{align_table(rows)}\n")
         figures[name] = {"test_accuracy": accuracy, "floor": floor, "points": points}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, {"model": options.model, "judges": figures})
 
 
-def _seen(model: AnytimeModel, codes: Tensor, judge: Judge) -> Iterable[Tensor]:
+def _decoded_features(
+    model: AnytimeModel, codes: Tensor, judge: JudgeClassifier
+) -> Iterable[Tensor]:
     return (judge(model.decode(some)) for some in codes.split(BATCH))
 
 

@@ -9,45 +9,49 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anytime_ar.cli.options import data_of
+from anytime_ar.cli.options import model_data_config
 from anytime_ar.data import Batch, DataSplits, load_data
 from anytime_ar.sampling import AnytimeModel, load
 
 BATCH = 250
 
 
-def parser_of(text: str) -> argparse.ArgumentParser:
+def make_parser(docstring: str) -> argparse.ArgumentParser:
     """Of a benchmark with this docstring: which model, its data, and at which numbers of codes."""
-    parser = argparse.ArgumentParser(description=text.splitlines()[0])
+    parser = argparse.ArgumentParser(description=docstring.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--data", help="where the data set lies; default: as trained")
     parser.add_argument("--codes", type=int, nargs="+", required=True)
     return parser
 
 
-def subject(options: argparse.Namespace) -> tuple[AnytimeModel, DataSplits]:
+def load_model_and_data(options: argparse.Namespace) -> tuple[AnytimeModel, DataSplits]:
     """The model and its data."""
     model = load(options.model, device="cpu")
-    return model, load_data(data_of(model, options.data))
+    return model, load_data(model_data_config(model, options.data))
 
 
-def given(labels: Tensor | None) -> Tensor:
+def require_labels(labels: Tensor | None) -> Tensor:
     if labels is None:
         raise SystemExit("the data set has no labels")
     return labels
 
 
-def labels_of(batches: Iterable[Batch]) -> Tensor:
+def collect_labels(batches: Iterable[Batch]) -> Tensor:
     """Of all samples, int64 [N]."""
-    return torch.cat([given(batch.labels) for batch in batches])
+    return torch.cat([require_labels(batch.labels) for batch in batches])
 
 
-def drawn(model: AnytimeModel, labels: Tensor, codes: int, **choice: Any) -> Tensor:
+def sample_codes_for_labels(
+    model: AnytimeModel, labels: Tensor, codes: int, **sampling_params: Any
+) -> Tensor:
     """A sample's codes for each label, int64 [N, codes]."""
     parts = []
     for start in range(0, len(labels), BATCH):
         label = labels[start : start + BATCH].tolist()
         parts.append(
-            model.sample_codes(len(label), codes=codes, seed=0, first=start, label=label, **choice)
+            model.sample_codes(
+                len(label), codes=codes, seed=0, first=start, label=label, **sampling_params
+            )
         )
     return torch.cat(parts)

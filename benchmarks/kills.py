@@ -26,9 +26,9 @@ from pathlib import Path
 from processes import descendants
 
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation.comparison_report import aligned
+from anytime_ar.evaluation.comparison_report import align_table
 from anytime_ar.files import write_json
-from anytime_ar.training.checkpoint import Checkpoints
+from anytime_ar.training.checkpoint import CheckpointManager
 
 CONFIG = """
 name: killed
@@ -57,28 +57,28 @@ def main() -> None:
     figures = []
     for count in options.processes:
         with tempfile.TemporaryDirectory() as place:
-            found = _play(Path(place), count, options.kills, draw)
+            found = _run_trials(Path(place), count, options.kills, draw)
         figures.append(found)
         rows.append([str(value) for value in found.values()])
-        print(aligned([rows[0], rows[-1]]), flush=True)
+        print(align_table([rows[0], rows[-1]]), flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, figures)
     if any(found["equal"] < found["runs"] or found["damaged"] for found in figures):
         sys.exit("some runs did not end as the undisturbed one")
 
 
-def _play(place: Path, count: int, kills: int, draw: random.Random) -> dict[str, int]:
+def _run_trials(place: Path, count: int, kills: int, draw: random.Random) -> dict[str, int]:
     config = place / "killed.yaml"
     config.write_text(CONFIG, encoding="utf-8")
     begin = time.perf_counter()
-    assert _start(config, place / "whole", count).wait() == 0
+    assert _start_training(config, place / "whole", count).wait() == 0
     whole_s = time.perf_counter() - begin
     found = {"processes": count, "kills": 0, "runs": 0, "equal": 0, "damaged": 0, "inside": 0}
     while found["kills"] < kills:
         folder = place / f"run{found['runs']}"
         found["runs"] += 1
         while True:
-            process = _start(config, folder, count)
+            process = _start_training(config, folder, count)
             # Most of a run's time is start-up; kills there would tell little.
             wait_s = draw.uniform(0.4, 1.0) * whole_s
             if found["kills"] >= kills:
@@ -89,16 +89,16 @@ def _play(place: Path, count: int, kills: int, draw: random.Random) -> dict[str,
                 _kill(process, alone=count > 1 and draw.random() < 0.3, draw=draw)
                 found["kills"] += 1
                 found["inside"] += any((folder / "checkpoints").glob("*.safetensors"))
-                found["damaged"] += _damaged(folder)
+                found["damaged"] += _count_damaged(folder)
                 continue
             assert ended == 0, f"a run ended with {ended}"
             break
-        found["equal"] += _same(folder, place / "whole")
+        found["equal"] += _is_identical(folder, place / "whole")
         shutil.rmtree(folder)
     return found
 
 
-def _start(config: Path, folder: Path, count: int) -> subprocess.Popen[bytes]:
+def _start_training(config: Path, folder: Path, count: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "anytime_ar", "train", str(config), "--out", str(folder)]
     command += ["--resume", "--devices", str(count), "--device", "cpu"]
     return subprocess.Popen(
@@ -120,11 +120,11 @@ def _kill(process: subprocess.Popen[bytes], *, alone: bool, draw: random.Random)
     process.wait()
 
 
-def _damaged(folder: Path) -> int:
+def _count_damaged(folder: Path) -> int:
     """Checkpoints that were completed and cannot be read."""
     count = 0
     for stage in STAGES:
-        checkpoints = Checkpoints(folder / "checkpoints", stage)
+        checkpoints = CheckpointManager(folder / "checkpoints", stage)
         for step in checkpoints.steps():
             try:
                 checkpoints.read(step)
@@ -133,11 +133,13 @@ def _damaged(folder: Path) -> int:
     return count
 
 
-def _same(folder: Path, whole: Path) -> bool:
-    files = [path.relative_to(whole) for path in (whole / "bundle").iterdir()]
-    same = all((folder / file).read_bytes() == (whole / file).read_bytes() for file in files)
+def _is_identical(folder: Path, reference: Path) -> bool:
+    files = [path.relative_to(reference) for path in (reference / "bundle").iterdir()]
+    same = all((folder / file).read_bytes() == (reference / file).read_bytes() for file in files)
     for stage in STAGES:
-        ours, theirs = (Checkpoints(place / "checkpoints", stage) for place in (folder, whole))
+        ours, theirs = (
+            CheckpointManager(place / "checkpoints", stage) for place in (folder, reference)
+        )
         same = same and ours.steps() == theirs.steps()
         for step in theirs.steps():
             groups, expected = ours.read(step).groups, theirs.read(step).groups

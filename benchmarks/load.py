@@ -26,19 +26,19 @@ from typing import Any
 
 import httpx
 from matplotlib.figure import Figure
-from served import Connections, Server
-from throughput import capacity
+from served import ConnectionPool, ServerProcess
+from throughput import server_rate
 
 from anytime_ar.files import write_json
 
 POLICIES = ("elastic", "reject", "fixed")
 LOADS = (0.5, 1.0, 2.0, 4.0, 8.0)
-PATIENCE = 5.0
+CLIENT_TIMEOUT_DEADLINES = 5.0
 """Deadlines after which a client hangs up."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class RequestResult:
     """One request, as its client saw it; status 0: no answer."""
 
     deadline_s: float
@@ -54,17 +54,17 @@ class Answer:
         return self.status == 200 and self.latency_s <= self.deadline_s
 
 
-async def offer(
+async def send_poisson(
     url: str, n: int, rate: float, seconds: float, deadlines_s: Sequence[float], seed: int
-) -> list[Answer]:
+) -> list[RequestResult]:
     """Requests that come at random."""
-    draw, connections = random.Random(seed), Connections(url)
-    answers: list[Answer] = []
+    draw, connections = random.Random(seed), ConnectionPool(url)
+    answers: list[RequestResult] = []
 
     async def ask(due: float, deadline_s: float, number: int) -> None:
         body = {"n": n, "seed": number, "deadline_ms": 1000 * deadline_s}
         try:
-            async with asyncio.timeout(PATIENCE * deadline_s):
+            async with asyncio.timeout(CLIENT_TIMEOUT_DEADLINES * deadline_s):
                 status, told = await connections.post("/v1/samples", body)
         except (ConnectionError, asyncio.IncompleteReadError, TimeoutError):
             status, told = 0, {}
@@ -72,7 +72,7 @@ async def offer(
         told = told if status == 200 else {}
         codes, quality = told.get("codes_drawn"), told.get("quality")
         answers.append(
-            Answer(deadline_s, latency_s, status, codes, quality, told.get("stop_reason"))
+            RequestResult(deadline_s, latency_s, status, codes, quality, told.get("stop_reason"))
         )
 
     begin, due, asking = time.perf_counter(), 0.0, []
@@ -85,7 +85,7 @@ async def offer(
     return answers
 
 
-def figures(answers: Sequence[Answer], code_length: int) -> dict[str, Any]:
+def summarize(answers: Sequence[RequestResult], code_length: int) -> dict[str, Any]:
     """What became of the requests of one load."""
     done = [answer for answer in answers if answer.status == 200]
     latencies = sorted(answer.latency_s for answer in done)
@@ -187,15 +187,17 @@ def main() -> None:
     full_rate = None
     for policy in options.policies:
         log = options.out / f"{policy}.log"
-        server = Server(options.model, log, "--policy", policy, "--slots", str(options.slots))
+        server = ServerProcess(
+            options.model, log, "--policy", policy, "--slots", str(options.slots)
+        )
         models = httpx.get(f"{server.url}/v1/models").json()["models"]
         if full_rate is None:
-            full_rate = asyncio.run(capacity(server.url, options.n, options.seconds / 2))
+            full_rate = asyncio.run(server_rate(server.url, options.n, options.seconds / 2))
             print(f"all codes of {options.n} samples: {full_rate:.1f} requests a second")
         results[policy] = {}
         for times in options.loads:
             answers = asyncio.run(
-                offer(
+                send_poisson(
                     server.url,
                     options.n,
                     times * full_rate,
@@ -204,8 +206,8 @@ def main() -> None:
                     seed=round(100 * times),
                 )
             )
-            results[policy][f"{times:g}"] = figures(answers, models[0]["code_length"])
-        server.end()
+            results[policy][f"{times:g}"] = summarize(answers, models[0]["code_length"])
+        server.terminate()
     print(table(results))
     write_json(
         options.out / "load.json",

@@ -24,7 +24,7 @@ import torch
 
 import anytime_ar as aar
 from anytime_ar.data import DataConfig, load_data
-from anytime_ar.sampling.windows import Windows
+from anytime_ar.sampling.windows import OverlappingWindows
 
 NEAR = 4
 """Samples on either side of a border."""
@@ -81,7 +81,7 @@ def _measure(
     encode_s, encode_mb = _run("encode", name, str(wav), "-o", str(codes))
     decode_s, decode_mb = _run("decode", name, str(codes), "--out", str(decoded))
     made, _ = soundfile.read(decoded, dtype="float32")
-    windows = Windows.of(model)
+    windows = OverlappingWindows.for_codec(model)
     return {
         "minutes": minutes,
         "encode_share": encode_s / seconds,
@@ -116,7 +116,7 @@ def _run(*arguments: str) -> tuple[float, float]:
     return seconds, megabytes
 
 
-def _jumps(error: np.ndarray, windows: Windows) -> float:
+def _jumps(error: np.ndarray, windows: OverlappingWindows) -> float:
     """Mean jump of the error near borders as a multiple of that elsewhere."""
     jumps = np.abs(np.diff(error.astype(np.float64)))
     starts = np.arange(windows.hop, len(error), windows.hop)
@@ -127,7 +127,9 @@ def _jumps(error: np.ndarray, windows: Windows) -> float:
     return float(jumps[chosen].mean() / jumps[~chosen].mean())
 
 
-def _without_fade(model: aar.AnytimeModel, sound: np.ndarray, windows: Windows) -> np.ndarray:
+def _without_fade(
+    model: aar.AnytimeModel, sound: np.ndarray, windows: OverlappingWindows
+) -> np.ndarray:
     """The error where each window simply ends when the next begins."""
     count = (len(sound) - windows.overlap) // windows.hop
     errors = []

@@ -27,16 +27,16 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from anytime_ar.evaluation.comparison_report import aligned
+from anytime_ar.evaluation.comparison_report import align_table
 from anytime_ar.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "src/anytime_ar"
 CORE = ("sampling", "autoencoder", "prior", "serving", "bundle.py", "evaluation")
 SEED = 0
-LIMIT_S = 900
+TIMEOUT_S = 900
 """Of the test files of one change; a change that makes a test hang is noticed."""
-SWAPPED: dict[type, type] = {
+OPERATOR_SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
     ast.Gt: ast.GtE,
@@ -81,8 +81,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/mutants"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    calls = called(options.out / "calls.json", options.jobs)
-    every = [mutant for path in files(options.only) for mutant in mutants(path)]
+    calls = record_calls(options.out / "calls.json", options.jobs)
+    every = [mutant for path in source_files(options.only) for mutant in list_mutants(path)]
     chosen = random.Random(SEED).sample(every, min(options.sample, len(every)))
     record = options.out / "mutants.json"
     results: dict[str, str] = json.loads(record.read_text("utf-8")) if record.exists() else {}
@@ -96,7 +96,7 @@ def main() -> None:
         with lock:
             copy = copies.pop()
         try:
-            found = outcome(mutant, copy, calls.get(mutant.function, {}))
+            found = run_mutant(mutant, copy, calls.get(mutant.function, {}))
         finally:
             with lock:
                 copies.append(copy)
@@ -110,7 +110,7 @@ def main() -> None:
     print(table(results))
 
 
-def files(only: list[str]) -> list[Path]:
+def source_files(only: list[str]) -> list[Path]:
     """Return the sources that are changed, in order."""
     places = [SOURCES / name for name in only]
     return [
@@ -120,7 +120,7 @@ def files(only: list[str]) -> list[Path]:
     ]
 
 
-def called(record: Path, jobs: int) -> dict[str, dict[str, float]]:
+def record_calls(record: Path, jobs: int) -> dict[str, dict[str, float]]:
     """Return which test files call a function, and seconds that each takes; noted once."""
     if not record.exists():
         command = [sys.executable, "-m", "pytest", "-q", "-p", "mutants"]
@@ -150,7 +150,7 @@ def copy_of(root: Path) -> Path:
     return root
 
 
-def outcome(mutant: Mutant, copy: Path, tests: dict[str, float]) -> str:
+def run_mutant(mutant: Mutant, copy: Path, tests: dict[str, float]) -> str:
     """Return what became of a change: `killed by FILE`, or `survived`."""
     path = copy / "src/anytime_ar" / mutant.path
     original = path.read_text("utf-8")
@@ -159,7 +159,7 @@ def outcome(mutant: Mutant, copy: Path, tests: dict[str, float]) -> str:
     order = sorted(tests, key=lambda name: (not name.startswith(own), tests[name]))
     if not order:  # reached in other processes alone
         order = [own if (ROOT / own).is_dir() else "tests"]
-    path.write_text(changed(original, mutant.number), "utf-8")
+    path.write_text(mutated_module(original, mutant.number), "utf-8")
     try:
         for name in order:
             command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", name]
@@ -168,7 +168,7 @@ def outcome(mutant: Mutant, copy: Path, tests: dict[str, float]) -> str:
                     command,
                     cwd=ROOT,
                     env=environment_of(copy),
-                    timeout=LIMIT_S,
+                    timeout=TIMEOUT_S,
                     capture_output=True,
                 )
             except subprocess.TimeoutExpired:
@@ -192,31 +192,31 @@ def table(results: dict[str, str]) -> str:
         share = f"{100 * noticed / (noticed + missed):.0f} %"
         rows.append([part, str(noticed + missed), str(noticed), share])
     survivors = [key for key, found in results.items() if found == "survived"]
-    return "\n".join([aligned(rows), *survivors])
+    return "\n".join([align_table(rows), *survivors])
 
 
-def mutants(path: Path) -> list[Mutant]:
+def list_mutants(path: Path) -> list[Mutant]:
     """Return every change of a file."""
     name = str(path.relative_to(SOURCES))
     found = []
-    for number, (node, function) in enumerate(places(ast.parse(path.read_text("utf-8")))):
+    for number, (node, function) in enumerate(mutable_nodes(ast.parse(path.read_text("utf-8")))):
         after = deepcopy(node)
-        change(after)
+        mutate_node(after)
         where = f"{name}:{function}"
         texts = ast.unparse(node), ast.unparse(after)
         found.append(Mutant(name, number, where, node.lineno, *texts))
     return found
 
 
-def changed(source: str, number: int) -> str:
+def mutated_module(source: str, number: int) -> str:
     """Return a module with one place changed."""
     tree = ast.parse(source)
-    node, _ = list(places(tree))[number]
-    change(node)
+    node, _ = list(mutable_nodes(tree))[number]
+    mutate_node(node)
     return ast.unparse(tree)
 
 
-def places(tree: ast.Module) -> Iterator[tuple[Any, int]]:
+def mutable_nodes(tree: ast.Module) -> Iterator[tuple[Any, int]]:
     """Yield what can be changed in functions, and the first line of the function: no messages of
     errors, types or assertions."""
     for outer in ast.walk(tree):
@@ -243,7 +243,7 @@ def _below(node: ast.AST) -> Iterator[Any]:
 def _can_change(node: ast.AST) -> bool:
     match node:
         case ast.Compare(ops=[op]) | ast.BinOp(op=op) | ast.BoolOp(op=op) | ast.AugAssign(op=op):
-            return type(op) in SWAPPED
+            return type(op) in OPERATOR_SWAPS
         case ast.UnaryOp(op=ast.Not() | ast.USub()):
             return True
         case ast.Constant(value=bool() | int() | float()):
@@ -253,13 +253,13 @@ def _can_change(node: ast.AST) -> bool:
     return False
 
 
-def change(node: Any) -> None:
+def mutate_node(node: Any) -> None:
     """Change one place of a tree."""
     match node:
         case ast.Compare():
-            node.ops = [SWAPPED[type(node.ops[0])]()]
+            node.ops = [OPERATOR_SWAPS[type(node.ops[0])]()]
         case ast.BinOp() | ast.BoolOp() | ast.AugAssign():
-            node.op = SWAPPED[type(node.op)]()
+            node.op = OPERATOR_SWAPS[type(node.op)]()
         case ast.UnaryOp(op=ast.Not()):
             # `not not x` is x as a truth value.
             node.operand = ast.UnaryOp(ast.Not(), node.operand)

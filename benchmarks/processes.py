@@ -10,7 +10,7 @@ def memory_mb(pid: int) -> float:
     return int(_status(pid, "VmRSS:")) / 1024
 
 
-def threads(pid: int) -> int:
+def thread_count(pid: int) -> int:
     """How many."""
     return int(_status(pid, "Threads:"))
 
@@ -29,7 +29,7 @@ def descendants(pid: int) -> list[int]:
     return found[1:]
 
 
-def title(pid: int) -> str:
+def command_line(pid: int) -> str:
     """What it calls itself; empty if it has just ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")

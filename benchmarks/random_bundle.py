@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from anytime_ar.bundle import build, save_bundle
+from anytime_ar.bundle import build_bundle, save_bundle
 from anytime_ar.card import Card
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        save_bundle(build(card), size.folder)
+        save_bundle(build_bundle(card), size.folder)
     print(f"{size.folder}: {card.name}, {size.code_length} codes of {size.vocabulary}")
 
 

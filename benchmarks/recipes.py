@@ -25,17 +25,17 @@ from anytime_ar.cli.experiment import Experiment
 from anytime_ar.cli.parser import config_path
 from anytime_ar.curve import Curve
 from anytime_ar.data import DataSplits, load_data
-from anytime_ar.evaluation import FeatureNetwork, evaluate, load_features
-from anytime_ar.evaluation.comparison import area, trace
-from anytime_ar.evaluation.comparison_report import aligned
-from anytime_ar.evaluation.report import distance
+from anytime_ar.evaluation import FeatureExtractor, evaluate, load_feature_extractor
+from anytime_ar.evaluation.comparison import fd_by_cost, mean_over_interval
+from anytime_ar.evaluation.comparison_report import align_table
+from anytime_ar.evaluation.report import format_distance
 from anytime_ar.files import write_bytes, write_json
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.training import train
 
-SHARES = (0.125, 0.25, 0.4, 0.5, 0.75, 1.0)
+CODE_FRACTIONS = (0.125, 0.25, 0.4, 0.5, 0.75, 1.0)
 """Of the code length: where the table looks."""
-LATER = {
+NON_AUTOENCODER_SETTINGS = {
     "name",
     "prior",
     "prior_training",
@@ -64,9 +64,9 @@ def main() -> None:
     }
     chosen = options.only or list(variants)
     data = load_data(variants[chosen[0]].data)
-    network = load_features(options.features).network
+    network = load_feature_extractor(options.features).extractor
     for name in chosen:
-        _measure(variants[name], variants, data, network, options.out, options.samples)
+        _train_and_evaluate(variants[name], variants, data, network, options.out, options.samples)
     found = {
         name: Curve.read(options.out / name / "curve.json")
         for name in variants
@@ -75,7 +75,7 @@ def main() -> None:
     text = _table(found)
     print(text)
     write_bytes(options.out / "table.txt", f"{text}\n".encode())
-    write_json(options.out / "areas.json", _areas(found))
+    write_json(options.out / "areas.json", _areas_under_curves(found))
 
 
 def _config(
@@ -94,11 +94,11 @@ def _config(
     return Experiment.parse(values, origin=name)
 
 
-def _measure(
+def _train_and_evaluate(
     config: Experiment,
     others: dict[str, Experiment],
     data: DataSplits,
-    network: FeatureNetwork,
+    network: FeatureExtractor,
     out: Path,
     samples: int,
 ) -> None:
@@ -107,7 +107,7 @@ def _measure(
         return
     print(f"{config.name}:", flush=True)
     if not (folder / "config.yaml").is_file():
-        _begin_with_a_trained_autoencoder(config, others, out)
+        _reuse_trained_autoencoder(config, others, out)
     bundle = train(config, folder, resume=True, device="cpu", data=data)
     model = AnytimeModel(bundle, device="cpu")
     curve = evaluate(model, data, network, samples=samples)
@@ -115,14 +115,14 @@ def _measure(
     print(_table({config.name: curve}), flush=True)
 
 
-def _begin_with_a_trained_autoencoder(
+def _reuse_trained_autoencoder(
     config: Experiment, others: dict[str, Experiment], out: Path
 ) -> None:
     """Copy one that was trained by the same settings, if there is one."""
-    wanted = config.model_dump(exclude=LATER)
+    wanted = config.model_dump(exclude=NON_AUTOENCODER_SETTINGS)
     for name, other in others.items():
         trained = sorted((out / name / "checkpoints").glob("autoencoder-*"))
-        same = other.model_dump(exclude=LATER) == wanted
+        same = other.model_dump(exclude=NON_AUTOENCODER_SETTINGS) == wanted
         if same and (out / name / "curve.json").is_file():
             folder = out / config.name
             (folder / "checkpoints").mkdir(parents=True)
@@ -133,28 +133,34 @@ def _begin_with_a_trained_autoencoder(
             return
 
 
-def _areas(curves: dict[str, Curve]) -> dict[str, float]:
+def _areas_under_curves(curves: dict[str, Curve]) -> dict[str, float]:
     """Mean sample FD over the bits that all of them can have."""
-    traces = {name: trace(curve, "bits") for name, curve in curves.items()}
+    traces = {name: fd_by_cost(curve, "bits") for name, curve in curves.items()}
     least = max(points[0][0] for points in traces.values())
     most = min(points[-1][0] for points in traces.values())
-    return {name: area(points, least, most) for name, points in traces.items()}
+    return {name: mean_over_interval(points, least, most) for name, points in traces.items()}
 
 
 def _table(curves: dict[str, Curve]) -> str:
     """Reconstruction / sample FD at shares of the codes, and what the prior pays."""
-    rows = [["", *[f"{share:g} L" for share in SHARES], "mean", "best", "error", "nats"]]
-    areas = _areas(curves)
+    rows = [["", *[f"{share:g} L" for share in CODE_FRACTIONS], "mean", "best", "error", "nats"]]
+    areas = _areas_under_curves(curves)
     for name, curve in curves.items():
         points = {point.codes: point for point in curve.points}
         cells = []
-        for share in SHARES:
+        for share in CODE_FRACTIONS:
             point = points[max(1, round(share * curve.code_length))]
-            cells.append(f"{distance(point.fd_reconstruction)}/{distance(point.fd_sample)}")
+            cells.append(
+                f"{format_distance(point.fd_reconstruction)}/{format_distance(point.fd_sample)}"
+            )
         best = min(point.fd_sample or 0.0 for point in curve.points)
-        cells += [distance(areas[name]), distance(best), f"{curve.points[-1].mse:.4f}"]
+        cells += [
+            format_distance(areas[name]),
+            format_distance(best),
+            f"{curve.points[-1].mse:.4f}",
+        ]
         rows.append([name, *cells, f"{curve.nats_test:.3f}"])
-    return aligned(rows)
+    return align_table(rows)
 
 
 if __name__ == "__main__":

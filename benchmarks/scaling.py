@@ -25,16 +25,16 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from anytime_ar.bundle import Bundle, build
+from anytime_ar.bundle import Bundle, build_bundle
 from anytime_ar.card import Card
-from anytime_ar.evaluation.comparison_report import aligned
+from anytime_ar.evaluation.comparison_report import align_table
 from anytime_ar.files import write_json
-from anytime_ar.memory import keep_memory
+from anytime_ar.memory import disable_memory_trimming
 from anytime_ar.sampling import AnytimeModel
-from anytime_ar.serving.lane import Lane
+from anytime_ar.serving.lane import ModelRunner
 from anytime_ar.training.config import AutoencoderTrainingConfig, OptimizerConfig
 from anytime_ar.training.objectives import AutoencoderObjective, PriorObjective
-from anytime_ar.training.optimizer import optimizer_for
+from anytime_ar.training.optimizer import build_optimizer
 
 REPEATS = 3
 PRIORS = [  # L, width, layers, batch
@@ -63,47 +63,52 @@ AUTOENCODERS = [  # side of the image, widths, batch
     (128, (64, 128, 128, 128), 32),
 ]
 DRAWS = [(64, 128, 4), (64, 256, 4), (256, 256, 4), (64, 512, 4), (64, 512, 8), (256, 512, 8)]
-HELD_OUT = 2
+NUM_HELD_OUT = 2
 """The largest sizes, which a fit does not see."""
 
 
 @dataclass(frozen=True)
-class Point:
+class StepCost:
     """What one size takes."""
 
     size: str
-    work: float
+    flops: float
     """Floating-point operations of matrix products."""
-    numbers: float
+    activations: float
     """That modules put out."""
-    scores: float
+    attention_scores: float
     """Of attention, in all layers and heads."""
-    weights: int
+    parameters: int
     """That the optimizer moves."""
     seconds: float
 
     @property
-    def terms(self) -> list[float]:
+    def regressors(self) -> list[float]:
         """What its seconds are made of, in units of about the same size."""
-        return [self.work / 1e9, self.numbers / 1e6, self.scores / 1e6, self.weights / 1e6]
+        return [
+            self.flops / 1e9,
+            self.activations / 1e6,
+            self.attention_scores / 1e6,
+            self.parameters / 1e6,
+        ]
 
 
 @dataclass(frozen=True)
-class Fit:
+class CostFit:
     """Seconds of a step."""
 
-    for_gflop: float
-    for_million_numbers: float
-    for_million_scores: float
-    for_million_weights: float
+    s_per_gflop: float
+    s_per_million_activations: float
+    s_per_million_scores: float
+    s_per_million_parameters: float
 
-    def seconds(self, point: Point) -> float:
+    def predict_s(self, point: StepCost) -> float:
         """Of a step of some size."""
-        parts = zip(astuple(self), point.terms, strict=True)
+        parts = zip(astuple(self), point.regressors, strict=True)
         return sum(each * amount for each, amount in parts)
 
 
-def card(length: int, side: int, prior: tuple[int, int], network: dict[str, Any]) -> Card:
+def make_card(length: int, side: int, prior: tuple[int, int], network: dict[str, Any]) -> Card:
     """A model of some size; prior: width and layers."""
     width, layers = prior
     return Card.parse(
@@ -122,16 +127,20 @@ def card(length: int, side: int, prior: tuple[int, int], network: dict[str, Any]
     )
 
 
-def made(length: int, side: int, prior: tuple[int, int], network: dict[str, Any]) -> Bundle:
+def random_bundle(
+    length: int, side: int, prior: tuple[int, int], network: dict[str, Any]
+) -> Bundle:
     """The same with random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return build(card(length, side, prior, network))
+        return build_bundle(make_card(length, side, prior, network))
 
 
-def step_of(objective: nn.Module, arguments: Callable[[], tuple[Any, ...]]) -> Callable[[], None]:
+def training_step(
+    objective: nn.Module, arguments: Callable[[], tuple[Any, ...]]
+) -> Callable[[], None]:
     """A training step, in bfloat16 where PyTorch deems that right."""
-    optimizer = optimizer_for(objective.train(), OptimizerConfig())
+    optimizer = build_optimizer(objective.train(), OptimizerConfig())
 
     def step() -> None:
         optimizer.zero_grad()
@@ -143,7 +152,9 @@ def step_of(objective: nn.Module, arguments: Callable[[], tuple[Any, ...]]) -> C
     return step
 
 
-def measured(size: str, module: nn.Module, step: Callable[[], None], scores: float = 0.0) -> Point:
+def measure_step(
+    size: str, module: nn.Module, step: Callable[[], None], scores: float = 0.0
+) -> StepCost:
     """What a step takes: the median, after a first one, in which it is counted."""
     numbers = 0
 
@@ -164,84 +175,86 @@ def measured(size: str, module: nn.Module, step: Callable[[], None], scores: flo
         seconds.append(time.perf_counter() - begin)
     work = float(counter.get_total_flops())
     weights = sum(weight.numel() for weight in module.parameters())
-    return Point(size, work, numbers, scores, weights, statistics.median(seconds))
+    return StepCost(size, work, numbers, scores, weights, statistics.median(seconds))
 
 
-def priors() -> list[Point]:
+def measure_priors() -> list[StepCost]:
     """Training steps of the prior."""
     points = []
     for length, width, layers, batch in PRIORS:
-        bundle = made(length, 32, (width, layers), {"widths": [8, 8], "blocks": 0, "hidden": 8})
+        bundle = random_bundle(
+            length, 32, (width, layers), {"widths": [8, 8], "blocks": 0, "hidden": 8}
+        )
         assert bundle.prior is not None
         codes = torch.randint(256, (batch, length), generator=torch.Generator().manual_seed(0))
         objective = PriorObjective(bundle.prior)
         size = f"L {length}, {layers} x {width}, batch {batch}"
-        step = step_of(objective, lambda c=codes: (c, None))
+        step = training_step(objective, lambda c=codes: (c, None))
         scores = float(layers * batch * (width // 64) * length**2)
-        points.append(measured(size, objective, step, scores))
+        points.append(measure_step(size, objective, step, scores))
     return points
 
 
-def autoencoders() -> list[Point]:
+def measure_autoencoders() -> list[StepCost]:
     """Training steps of the autoencoder."""
     points = []
     for side, widths, batch in AUTOENCODERS:
-        bundle = made(64, side, (64, 1), {"widths": widths})
+        bundle = random_bundle(64, side, (64, 1), {"widths": widths})
         objective = AutoencoderObjective(bundle.autoencoder, AutoencoderTrainingConfig())
         images = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
-        bundle.autoencoder.start([images], torch.Generator().manual_seed(0))
+        bundle.autoencoder.init_codebooks([images], torch.Generator().manual_seed(0))
         size = f"{side} x {side}, widths {', '.join(map(str, widths))}, batch {batch}"
-        step = step_of(objective, lambda x=images: (x, 0.5))
-        points.append(measured(size, objective, step))
+        step = training_step(objective, lambda x=images: (x, 0.5))
+        points.append(measure_step(size, objective, step))
     return points
 
 
-def fitted(points: Sequence[Point]) -> Fit:
+def fit_costs(points: Sequence[StepCost]) -> CostFit:
     """The nearest to points, by what it misses them in parts of one."""
     seconds = np.array([point.seconds for point in points])
-    terms = np.array([point.terms for point in points]) / seconds[:, None]
-    return Fit(*map(float, nnls(terms, np.ones(len(points)))[0]))
+    terms = np.array([point.regressors for point in points]) / seconds[:, None]
+    return CostFit(*map(float, nnls(terms, np.ones(len(points)))[0]))
 
 
-def told(name: str, points: Sequence[Point]) -> dict[str, Any]:
+def report_fit(name: str, points: Sequence[StepCost]) -> dict[str, Any]:
     """Print a table, give the figures."""
-    ordered = sorted(points, key=lambda point: point.work)
-    fit = fitted(ordered[:-HELD_OUT])
+    ordered = sorted(points, key=lambda point: point.flops)
+    fit = fit_costs(ordered[:-NUM_HELD_OUT])
     rows = [[name, "GFLOP", "ms", "GFLOP/s", "fit"]]
     for place, point in enumerate(ordered):
-        miss = fit.seconds(point) / point.seconds - 1
-        foreseen = " foreseen" if place >= len(ordered) - HELD_OUT else ""
+        miss = fit.predict_s(point) / point.seconds - 1
+        foreseen = " foreseen" if place >= len(ordered) - NUM_HELD_OUT else ""
         rows.append(
             [
                 point.size,
-                f"{point.work / 1e9:.2f}",
+                f"{point.flops / 1e9:.2f}",
                 f"{1000 * point.seconds:.1f}",
-                f"{point.work / point.seconds / 1e9:.0f}",
+                f"{point.flops / point.seconds / 1e9:.0f}",
                 f"{100 * miss:+.0f} %{foreseen}",
             ]
         )
-    print(aligned(rows))
+    print(align_table(rows))
     print(
-        f"{1000 * fit.for_gflop:.2f} ms for a GFLOP, {1000 * fit.for_million_numbers:.2f} for a "
-        f"million numbers, {1000 * fit.for_million_scores:.2f} for a million scores, "
-        f"{1000 * fit.for_million_weights:.2f} for a million weights\n"
+        f"{1000 * fit.s_per_gflop:.2f} ms for a GFLOP, {1000 * fit.s_per_million_activations:.2f} for a "
+        f"million numbers, {1000 * fit.s_per_million_scores:.2f} for a million scores, "
+        f"{1000 * fit.s_per_million_parameters:.2f} for a million weights\n"
     )
     return {"fit": asdict(fit), "points": [asdict(point) for point in ordered]}
 
 
-def draws() -> list[dict[str, Any]]:
+def measure_draws() -> list[dict[str, Any]]:
     """Steps of draws by rows, and what a sample of all codes takes of the machine."""
     rows = [["draws", "1 row, ms", "16 rows", "64 rows", "last codes", "a sample, ms", "decode"]]
     found = []
     for length, width, layers in DRAWS:
-        bundle = made(length, 32, (width, layers), {})
+        bundle = random_bundle(length, 32, (width, layers), {})
         model = AnytimeModel(bundle, device="cpu")
-        lane = Lane("any", model, 64, time.perf_counter)
-        lane.measure()
+        lane = ModelRunner("any", model, 64, time.perf_counter)
+        lane.measure_costs()
         costs = lane.costs
         steps = {count: costs.step_s(count, count * length // 2) for count in (1, 16, 64)}
         last = costs.step_s(16, 16 * length)
-        sample_s = costs.work_s(1, 0, length) + costs.decode_work_s(1)
+        sample_s = costs.sampling_work_s(1, 0, length) + costs.decode_work_s(1)
         size = f"L {length}, {layers} x {width}"
         found.append(
             {
@@ -256,7 +269,7 @@ def draws() -> list[dict[str, Any]]:
         )
         ms = [1000 * seconds for seconds in (*steps.values(), last, sample_s, costs.decode_s(1))]
         rows.append([size, *(f"{one:.2f}" for one in ms)])
-    print(aligned(rows))
+    print(align_table(rows))
     return found
 
 
@@ -265,11 +278,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/scaling"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    keep_memory()  # as training does
+    disable_memory_trimming()  # as training does
     figures = {
-        "priors": told("training step, prior", priors()),
-        "autoencoders": told("training step, autoencoder", autoencoders()),
-        "draws": draws(),
+        "priors": report_fit("training step, prior", measure_priors()),
+        "autoencoders": report_fit("training step, autoencoder", measure_autoencoders()),
+        "draws": measure_draws(),
     }
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "scaling.json", figures)

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 
-class Connections:
+class ConnectionPool:
     """Connections that are kept, as many as there are requests under way. Not httpx: at the rates
     that are sent here, its own work would take a good part of the machine from the server."""
 
@@ -52,7 +52,7 @@ class Connections:
             writer.close()
 
 
-class Server:
+class ServerProcess:
     """`anytime serve` as a process."""
 
     def __init__(self, model: str, log: Path, *options: str) -> None:
@@ -68,7 +68,7 @@ class Server:
         while httpx.get(f"{self.url}/readyz").status_code != 200:
             time.sleep(0.1)
 
-    def end(self) -> None:
+    def terminate(self) -> None:
         """SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)

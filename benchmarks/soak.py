@@ -22,47 +22,54 @@ from collections import Counter
 from typing import Any
 
 import httpx
-from processes import memory_mb, threads
+from processes import memory_mb, thread_count
 
-from anytime_ar.client import AsyncClient, RequestFailed, Sampled
+from anytime_ar.client import AsyncClient, RemoteSampleResult, RequestFailed
 
 GROWTH = 1.02
 """What memory may have grown by."""
 EVERY_S = 5.0
 
 
-class Soak:
+class RandomClients:
     """Clients that do something at random until the time is over."""
 
     def __init__(self, url: str, models: list[dict[str, Any]], until: float) -> None:
-        self.url, self.models, self.until = url, models, until
-        self.done: Counter[str] = Counter()
-        self.deeds = (self.sample, self.stream, self.leave, self.refine, self.code, self.err)
+        self.url, self.models, self.end_time = url, models, until
+        self.counts: Counter[str] = Counter()
+        self.actions = (
+            self.sample,
+            self.stream,
+            self.disconnect,
+            self.refine,
+            self.encode_decode,
+            self.send_invalid,
+        )
 
     async def client(self, seed: int, pause_s: float) -> None:
         """One of them."""
         draw = random.Random(seed)
         async with AsyncClient(self.url) as client:
-            while time.monotonic() < self.until:
+            while time.monotonic() < self.end_time:
                 deed = draw.choice(
                     (
                         self.sample,
                         self.sample,
                         self.stream,
-                        self.leave,
+                        self.disconnect,
                         self.refine,
-                        self.code,
-                        self.err,
+                        self.encode_decode,
+                        self.send_invalid,
                     )
                 )
                 try:
                     await deed(client, draw)
-                    self.done[deed.__name__] += 1
+                    self.counts[deed.__name__] += 1
                 except RequestFailed as failed:
-                    self.done[f"{deed.__name__}: {failed.code}"] += 1
+                    self.counts[f"{deed.__name__}: {failed.code}"] += 1
                 await asyncio.sleep(draw.expovariate(1 / pause_s))
 
-    def which(self, draw: random.Random) -> dict[str, Any]:
+    def pick_model_and_codes(self, draw: random.Random) -> dict[str, Any]:
         """A model, and a number of codes that it has."""
         model = draw.choice(self.models)
         return {"model": model["name"], "codes": draw.randint(1, min(64, model["code_length"]))}
@@ -70,17 +77,19 @@ class Soak:
     async def sample(self, client: AsyncClient, draw: random.Random) -> None:
         """With a deadline."""
         await client.sample(
-            draw.randint(1, 8), within_s=draw.choice((0.2, 1, 5)), **self.which(draw)
+            draw.randint(1, 8),
+            deadline_s=draw.choice((0.2, 1, 5)),
+            **self.pick_model_and_codes(draw),
         )
 
     async def stream(self, client: AsyncClient, draw: random.Random) -> None:
         """To the end."""
-        async for _ in client.stream(draw.randint(1, 4), **self.which(draw)):
+        async for _ in client.stream(draw.randint(1, 4), **self.pick_model_and_codes(draw)):
             pass
 
-    async def leave(self, client: AsyncClient, draw: random.Random) -> None:
+    async def disconnect(self, client: AsyncClient, draw: random.Random) -> None:
         """After some previews."""
-        stream = client.stream(4, **self.which(draw))
+        stream = client.stream(4, **self.pick_model_and_codes(draw))
         left = draw.randint(0, 4)
         async for _ in stream:
             left -= 1
@@ -90,22 +99,22 @@ class Soak:
 
     async def refine(self, client: AsyncClient, draw: random.Random) -> None:
         """And forget."""
-        which = self.which(draw)
+        which = self.pick_model_and_codes(draw)
         first = await client.sample(2, **which)
-        assert isinstance(first, Sampled)
+        assert isinstance(first, RemoteSampleResult)
         if first.codes_drawn < first.code_length:
             await client.refine(first.id, codes=first.codes_drawn + 1)
         if draw.random() < 0.5:
             await client.stop(first.id)
 
-    async def code(self, client: AsyncClient, draw: random.Random) -> None:
+    async def encode_decode(self, client: AsyncClient, draw: random.Random) -> None:
         """There and back."""
-        which = self.which(draw)
+        which = self.pick_model_and_codes(draw)
         drawn = await client.sample(3, **which)
         codes = await client.encode(drawn.data, model=which["model"])
         await client.decode(codes.codes[:, : draw.randint(1, 8)], model=which["model"])
 
-    async def err(self, client: AsyncClient, draw: random.Random) -> None:
+    async def send_invalid(self, client: AsyncClient, draw: random.Random) -> None:
         """In one of several ways."""
         await client.sample(**draw.choice(({"n": 0}, {"label": "?"}, {"codes": -1}, {"x": 1})))
 
@@ -114,14 +123,14 @@ async def soak(url: str, pid: int, minutes: float, clients: int, pause_s: float)
     """Memory in MB, every few seconds."""
     models = httpx.get(f"{url}/v1/models").json()["models"]
     end = time.monotonic() + 60 * minutes
-    work = Soak(url, models, end)
+    work = RandomClients(url, models, end)
     tasks = [asyncio.ensure_future(work.client(i, pause_s)) for i in range(clients)]
     seen = []
     while time.monotonic() < end:
         await asyncio.sleep(EVERY_S)
         seen.append(memory_mb(pid))
     await asyncio.gather(*tasks)
-    print(f"done: {dict(sorted(work.done.items()))}")
+    print(f"done: {dict(sorted(work.counts.items()))}")
     return seen
 
 
@@ -139,14 +148,16 @@ def main() -> None:
     url = server.stdout.readline().rsplit(" at ", 1)[1].strip()
     while httpx.get(f"{url}/readyz").status_code != 200:
         time.sleep(0.2)
-    begun = threads(server.pid)
+    begun = thread_count(server.pid)
     seen = asyncio.run(soak(url, server.pid, options.minutes, options.clients, options.pause_s))
     early = statistics.median(seen[len(seen) // 6 : len(seen) // 3])
     late = statistics.median(seen[-max(1, len(seen) // 6) :])
     metrics = httpx.get(f"{url}/metrics").text
     left = re.findall(r"^anytime_(?:rows\{.*\}|draws_running|jobs_waiting) (\S+)", metrics, re.M)
     print(f"memory {early:.0f} MB early, {late:.0f} MB late ({100 * (late / early - 1):+.1f} %)")
-    print(f"threads {begun} at first, {threads(server.pid)} in the end; rows and jobs left: {left}")
+    print(
+        f"threads {begun} at first, {thread_count(server.pid)} in the end; rows and jobs left: {left}"
+    )
     server.send_signal(signal.SIGTERM)
     code = server.wait(60)
     sys.exit(code or late > GROWTH * early or any(float(value) for value in left))

@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from anytime_ar.evaluation.comparison_report import aligned
+from anytime_ar.evaluation.comparison_report import align_table
 from anytime_ar.files import cache_folder, write_json
 
 MODEL = "mnist"
@@ -52,21 +52,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/startup.json"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        seconds, parts = _measured(options.rounds, Path(place))
+        seconds, parts = _measure(options.rounds, Path(place))
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     rows = [["process", "seconds", f"over {BASE}", "fastest", "slowest"]]
     for name, taken in seconds.items():
         figures = (medians[name], medians[name] - medians[BASE], min(taken), max(taken))
         rows.append([name, *(f"{figure:.3f}" for figure in figures)])
-    print(aligned(rows))
+    print(align_table(rows))
     inside = {name: statistics.median(taken) for name, taken in parts.items()}
-    print(aligned([["part", "ms"], *([name, f"{1000 * s:.1f}"] for name, s in inside.items())]))
+    print(align_table([["part", "ms"], *([name, f"{1000 * s:.1f}"] for name, s in inside.items())]))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     figures = {"machine": _machine(), "rounds": options.rounds, "seconds": medians, "parts": inside}
     write_json(options.out, figures)
 
 
-def _measured(rounds: int, place: Path) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+def _measure(rounds: int, place: Path) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Seconds of each round by command, and by part of a draw."""
     env = {key: to for key, to in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     seconds: dict[str, list[float]] = {}

@@ -19,13 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from served import Connections, Server
+from served import ConnectionPool, ServerProcess
 
 from anytime_ar.files import write_json
 from anytime_ar.sampling import AnytimeModel, load
 
 ROUNDS = 5
-AT_ONCE = 4
+CONCURRENCY = 4
 """Requests under way: enough for the server never to wait for its clients."""
 
 
@@ -34,16 +34,16 @@ class Round:
     """Requests a second, each with all codes of its samples."""
 
     served: float
-    one_by_one: float
-    together: float
+    sequential: float
+    batched: float
 
     @property
     def share(self) -> float:
         """Of the engine's rate without a server."""
-        return self.served / max(self.one_by_one, self.together)
+        return self.served / max(self.sequential, self.batched)
 
 
-def bare(model: AnytimeModel, n: int, seconds: float) -> float:
+def direct_rate(model: AnytimeModel, n: int, seconds: float) -> float:
     """Draws of n samples a second in this process."""
     model.sample(n, seed=0)
     begin, count = time.perf_counter(), 0
@@ -53,9 +53,9 @@ def bare(model: AnytimeModel, n: int, seconds: float) -> float:
     return count / (time.perf_counter() - begin)
 
 
-async def capacity(url: str, n: int, seconds: float) -> float:
+async def server_rate(url: str, n: int, seconds: float) -> float:
     """Requests a second that are answered with all codes, as many at once as keep it busy."""
-    connections, end, count = Connections(url), time.perf_counter() + seconds, 0
+    connections, end, count = ConnectionPool(url), time.perf_counter() + seconds, 0
 
     async def ask() -> None:
         nonlocal count
@@ -64,23 +64,23 @@ async def capacity(url: str, n: int, seconds: float) -> float:
             count += 1
 
     begin = time.perf_counter()
-    await asyncio.gather(*(ask() for _ in range(AT_ONCE)))
+    await asyncio.gather(*(ask() for _ in range(CONCURRENCY)))
     connections.close()
     return count / (time.perf_counter() - begin)
 
 
-def by_turns(name: str, url: str, n: int, seconds: float) -> list[Round]:
+def measure_rounds(name: str, url: str, n: int, seconds: float) -> list[Round]:
     """Rounds with a server that has nothing else to do; `seconds` for all of them."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))
     model, turn, results = load(name), seconds / ROUNDS / 3, []
     for _ in range(ROUNDS):
-        served = asyncio.run(capacity(url, n, turn))
-        together = AT_ONCE * bare(model, AT_ONCE * n, turn)
-        results.append(Round(served, bare(model, n, turn), together))
+        served = asyncio.run(server_rate(url, n, turn))
+        together = CONCURRENCY * direct_rate(model, CONCURRENCY * n, turn)
+        results.append(Round(served, direct_rate(model, n, turn), together))
     return results
 
 
-def told(rounds: list[Round], n: int) -> str:
+def summary(rounds: list[Round], n: int) -> str:
     """For people."""
     shares = [one.share for one in rounds]
     served, one_by_one, together = (
@@ -89,7 +89,7 @@ def told(rounds: list[Round], n: int) -> str:
     )
     return (
         f"all codes of {n} samples, requests a second: {served:.1f} served; without a server "
-        f"{one_by_one:.1f} one by one, {together:.1f} with {AT_ONCE} in one batch; share "
+        f"{one_by_one:.1f} one by one, {together:.1f} with {CONCURRENCY} in one batch; share "
         f"{statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"
     )
 
@@ -103,10 +103,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/throughput"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    server = Server(options.model, options.out / "server.log", "--slots", str(options.slots))
-    rounds = by_turns(options.model, server.url, options.n, options.seconds)
-    server.end()
-    print(told(rounds, options.n))
+    server = ServerProcess(options.model, options.out / "server.log", "--slots", str(options.slots))
+    rounds = measure_rounds(options.model, server.url, options.n, options.seconds)
+    server.terminate()
+    print(summary(rounds, options.n))
     write_json(
         options.out / "throughput.json",
         {

@@ -34,9 +34,9 @@ def main() -> None:
     seconds: dict[tuple[int, int], list[float]] = {}
     for number in range(options.rounds):
         for which, (model, curve) in enumerate(zip(models, curves, strict=True)):
-            _drawn(model, curve.code_length, number)  # its weights back into the caches
+            _time_sample(model, curve.code_length, number)  # its weights back into the caches
             for point in curve.points:
-                taken = _drawn(model, point.codes, number)
+                taken = _time_sample(model, point.codes, number)
                 if number:  # the first round pays for what is set up once
                     seconds.setdefault((which, point.codes), []).append(taken)
     for which, (curve, path) in enumerate(zip(curves, paths, strict=True)):
@@ -49,7 +49,7 @@ def main() -> None:
         print(f"{path}: {told}")
 
 
-def _drawn(model: AnytimeModel, codes: int, seed: int) -> float:
+def _time_sample(model: AnytimeModel, codes: int, seed: int) -> float:
     begin = time.perf_counter()
     model.sample(1, seed=seed, codes=codes)
     return time.perf_counter() - begin

@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from anytime_ar.cli.parser import config_path
-from anytime_ar.evaluation.comparison_report import aligned
+from anytime_ar.evaluation.comparison_report import align_table
 from anytime_ar.files import write_json
 
 STAGES = ("autoencoder", "sharpening", "prior")
@@ -41,7 +41,7 @@ def main() -> None:
     options = parser.parse_args()
     found: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as place:
-        config = _shortened(options, Path(place))
+        config = _shorten_config(options, Path(place))
         for number in range(options.rounds):
             for count in (1, 2) if number % 2 == 0 else (2, 1):
                 found[count].append(_train(config, Path(place) / f"{number}-{count}", count))
@@ -61,12 +61,12 @@ def main() -> None:
                 *(f"{loss:.4f}" for loss in losses),
             ]
         )
-    print(aligned(rows))
+    print(align_table(rows))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, figures)
 
 
-def _shortened(options: argparse.Namespace, place: Path) -> Path:
+def _shorten_config(options: argparse.Namespace, place: Path) -> Path:
     values = yaml.safe_load(config_path(options.config).read_text(encoding="utf-8"))
     if options.data is not None:
         values["data"] = values.get("data", {}) | {"name": options.data}

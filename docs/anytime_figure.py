@@ -34,9 +34,9 @@ def columns(model: AnytimeModel) -> list[tuple[str, Preview]]:
         if preview.codes_drawn == 6:
             flag.set()
     found.append(("interrupted\n\n", preview))
-    refined = preview.state.extend(codes=14)
+    refined = preview.state.refine(codes=14)
     found.append(("refined\n\n", refined))
-    found.append(("refined\nagain\n", refined.state.extend()))
+    found.append(("refined\nagain\n", refined.state.refine()))
     return found
 
 

@@ -22,13 +22,13 @@ from pathlib import Path
 
 from kernels import ZIG, copy_sources, run_compiler
 
-from anytime_ar.kernel import machine
+from anytime_ar.kernel import cpu_architecture
 from anytime_ar.kernel.compiling import FLAGS, find_compiler
 from anytime_ar.kernel.instructions import (
     INSTRUCTION_SETS,
     InstructionSet,
-    available,
-    processor_features,
+    available_instruction_sets,
+    cpu_features,
 )
 
 DRIVER = Path(__file__).with_name("digests.cpp")
@@ -47,7 +47,7 @@ def build(compiler: tuple[str, ...], isa: InstructionSet, sources: Path, program
 
 def digests(program: Path, kind: str) -> Digests:
     """Run a program and return the digest of each function that it names."""
-    emulator = () if kind == machine() else (f"qemu-{kind}", "-cpu", "max")
+    emulator = () if kind == cpu_architecture() else (f"qemu-{kind}", "-cpu", "max")
     done = subprocess.run([*emulator, program], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"{program.name} failed with exit status {done.returncode}: {done.stderr}")
@@ -73,14 +73,15 @@ def table(found: dict[str, Digests]) -> tuple[str, bool]:
 
 def main() -> None:
     """Build, run and compare all instruction sets that this machine can run or emulate."""
-    here = {isa.name for isa in available(machine(), processor_features())}
+    here = {isa.name for isa in available_instruction_sets(cpu_architecture(), cpu_features())}
     runnable = [
         isa
         for isa in INSTRUCTION_SETS
-        if isa.name in here or (isa.machine != machine() and shutil.which(f"qemu-{isa.machine}"))
+        if isa.name in here
+        or (isa.architecture != cpu_architecture() and shutil.which(f"qemu-{isa.architecture}"))
     ]
     builds = [
-        (f"{isa.name}, zig", (*ZIG, "-target", f"{isa.machine}-linux-musl"), isa)
+        (f"{isa.name}, zig", (*ZIG, "-target", f"{isa.architecture}-linux-musl"), isa)
         for isa in runnable
     ]
     local = find_compiler()
@@ -97,7 +98,7 @@ def main() -> None:
         jobs = zip(builds, programs, strict=True)
         list(pool.map(lambda job: build(job[0][1], job[0][2], sources, job[1]), jobs))
         found = {
-            name: digests(program, isa.machine)
+            name: digests(program, isa.architecture)
             for (name, _, isa), program in zip(builds, programs, strict=True)
         }
     text, equal = table(found)

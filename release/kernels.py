@@ -21,7 +21,7 @@ from pathlib import Path
 from anytime_ar.kernel.compiling import FLAGS, kernel_sources
 from anytime_ar.kernel.instructions import INSTRUCTION_SETS, InstructionSet
 from anytime_ar.kernel.loading import PREBUILT, prebuilt_path
-from anytime_ar.kernel.sealed import sealed_path
+from anytime_ar.kernel.sealed import checksummed_path
 
 TARGETS = {
     "linux-x86_64": "x86_64-linux-gnu.2.17",
@@ -56,7 +56,7 @@ def build(platform: str, isa: InstructionSet, sources: Path) -> Path:
         # Without a folder in its name, which libraries of macOS keep.
         run_compiler((*zig, *options, "-o", target.name, *objects), Path(folder))
         content = (Path(folder) / target.name).read_bytes()
-        target = sealed_path(target, content)
+        target = checksummed_path(target, content)
         target.write_bytes(content)
     return target
 
@@ -88,7 +88,7 @@ def main(platforms: list[str]) -> None:
         (platform, isa)
         for platform in platforms or TARGETS
         for isa in INSTRUCTION_SETS
-        if platform.endswith(f"-{isa.machine}")
+        if platform.endswith(f"-{isa.architecture}")
     ]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         sources = Path(folder) / "sources"

@@ -31,7 +31,7 @@ assert samples.shape == (4, 1, 28, 28)
 assert model.decode(model.encode(samples)).shape == samples.shape
 loaded = load_kernel()
 assert loaded.origin == "prebuilt", loaded
-print(f"drawn with the {loaded.origin} kernel for {loaded.instructions}")
+print(f"drawn with the {loaded.origin} kernel for {loaded.instruction_set}")
 """
 SDIST = "import sys, setuptools.build_meta as build; build.build_sdist(sys.argv[1])"
 

@@ -16,8 +16,8 @@ import pytest
 from anytime_ar.errors import InputError
 from anytime_ar.files import (
     cache_folder,
-    process_folder,
-    sweep_temporaries,
+    process_temporary_folder,
+    remove_temporary_files,
     write_atomically,
     write_json,
 )
@@ -83,7 +83,7 @@ def test_killed_mid_write_keeps_the_old_file_and_is_swept(tmp_path: Path) -> Non
     assert target.read_bytes() == b"old"
     assert len(names(tmp_path)) == 2
     (tmp_path / "mine.tmp").write_bytes(b"not ours to remove")
-    assert len(sweep_temporaries(tmp_path)) == 1
+    assert len(remove_temporary_files(tmp_path)) == 1
     assert names(tmp_path) == ["a.bin", "mine.tmp"]
 
 
@@ -144,12 +144,14 @@ def test_without_a_home_the_cache_is_of_the_process(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", no_home)
-    assert cache_folder() == process_folder()
-    assert process_folder().is_dir()
+    assert cache_folder() == process_temporary_folder()
+    assert process_temporary_folder().is_dir()
 
 
 def test_the_folder_of_a_process_goes_with_it() -> None:
-    program = "from anytime_ar.files import process_folder; print(process_folder())"
+    program = (
+        "from anytime_ar.files import process_temporary_folder; print(process_temporary_folder())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )

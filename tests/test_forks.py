@@ -11,18 +11,18 @@ import pytest
 FORK = """
 import os, sys, torch
 import anytime_ar as aar
-from anytime_ar.ambient import defaults
+from anytime_ar.ambient import default_torch_modes
 torch.set_num_threads(2)
 model = aar.load("mnist", device="cpu", backend=sys.argv[1])
 x = model.sample(256, seed=0)  # all with the threads of this process
 codes = model.encode(x)
 wanted = model.decode(codes)
-model.nats(codes)
+model.nll(codes)
 tasks = [
     lambda: model.sample(256, seed=0),
     lambda: model.decode(codes),
     lambda: model.encode(x),
-    lambda: model.nats(codes),
+    lambda: model.nll(codes),
     lambda: model.bundle.autoencoder.decode(codes),
 ]
 for task in tasks:

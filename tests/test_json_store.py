@@ -45,7 +45,7 @@ DAMAGE = {
     "nested": text("[" * 200_000),
     "nested entry": text('{"a":' * 200_000),
     "long number": text('{"a": {"x": ' + "1" * 5000 + "}}"),
-    "huge": text('{"a": {"x": 1}}' + " " * json_store._LARGEST),
+    "huge": text('{"a": {"x": 1}}' + " " * json_store._MAX_BYTES),
     **({"unreadable": unreadable, "pipe": pipe, "endless": endless} if os.name == "posix" else {}),
 }
 
@@ -98,7 +98,7 @@ def test_entries_of_another_form_are_kept_as_they_are(tmp_path: Path, foreign: o
 
 
 def test_the_oldest_entries_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_store, "_LARGEST", 200)
+    monkeypatch.setattr(json_store, "_MAX_BYTES", 200)
     path = tmp_path / "store.json"
     store = JsonStore(path, NUMBERS)
     for number in range(50):
@@ -184,7 +184,7 @@ def test_processes_that_decide_at_the_same_time_decide_alike(tmp_path: Path) -> 
 def test_a_lock_that_is_not_given_up_holds_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_locks: bool
 ) -> None:
-    monkeypatch.setattr(json_store, "_PATIENCE_S", 0.02)
+    monkeypatch.setattr(json_store, "_LOCK_TIMEOUT_S", 0.02)
     if not has_locks:
         monkeypatch.setitem(sys.modules, "fcntl", None)
     store, other = (JsonStore(tmp_path / "store.json", NUMBERS) for _ in range(2))

@@ -17,7 +17,7 @@ import anytime_ar
 PACKAGE = "anytime_ar"
 ROOT = Path(anytime_ar.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
-LONGEST = 300  # lines
+MAX_LINES = 300  # lines
 
 GROUND = {
     "ambient",
@@ -198,7 +198,7 @@ def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
             yield node, names.get(head, head) + dot + rest
 
 
-def forked(tree: ast.AST) -> set[ast.AST]:
+def inside_fork_rng(tree: ast.AST) -> set[ast.AST]:
     """The nodes inside `with torch.random.fork_rng(...)`, which puts the global generator back.
 
     Layers initialise from the global generator and take no other, so this is how they are seeded.
@@ -226,7 +226,7 @@ def violations(module: str, source: str, *, is_package: bool = False) -> list[st
             found.append(f"{line}: {part} may not import {target} ({name})")
         if name.split(".")[0] in FORBIDDEN_MODULES:
             found.append(f"{line}: {name} runs code from files; use safetensors or JSON")
-    shielded = forked(tree)
+    shielded = inside_fork_rng(tree)
     for call, name in calls(tree):
         keywords = {keyword.arg for keyword in call.keywords}
         if name == "torch.load":
@@ -245,8 +245,8 @@ def violations(module: str, source: str, *, is_package: bool = False) -> list[st
     if module.rpartition(".")[2] == "utils":
         found.append("1: utils says nothing; name the module after what is in it")
     length = len(source.splitlines())
-    if length > LONGEST:
-        found.append(f"{length}: more than {LONGEST} lines; split it by what it is about")
+    if length > MAX_LINES:
+        found.append(f"{length}: more than {MAX_LINES} lines; split it by what it is about")
     return found
 
 

@@ -11,7 +11,7 @@ import pytest
 FAULTS = """
 import resource
 import torch
-from anytime_ar.memory import keep_memory
+from anytime_ar.memory import disable_memory_trimming
 
 {first}
 faults = []
@@ -32,4 +32,4 @@ def faults(first: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only there is anything to do")
 def test_what_was_freed_is_used_again() -> None:
     assert faults("") > 10
-    assert faults("keep_memory()") == 0
+    assert faults("disable_memory_trimming()") == 0

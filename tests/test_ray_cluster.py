@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from anytime_ar.errors import InputError
-from anytime_ar.ray_cluster import check_workers_device, choose_workers_device, connected
+from anytime_ar.ray_cluster import check_ray_device, choose_ray_device, ray_session
 
 
 def cluster(**resources: float) -> Any:
@@ -22,20 +22,20 @@ def cluster(**resources: float) -> Any:
 )
 def test_workers_have_a_gpu_each_or_none(device: str, gpus: int, chosen: str) -> None:
     ray = cluster(CPU=4.0, **({"GPU": float(gpus)} if gpus else {}))
-    assert choose_workers_device(ray, device, 2) == chosen
+    assert choose_ray_device(ray, device, 2) == chosen
 
 
 def test_gpus_that_are_missing_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(InputError, match=r"2 workers, each with a GPU.* this machine has 1"):
-        choose_workers_device(cluster(GPU=1.0), "cuda", 2)
+        choose_ray_device(cluster(GPU=1.0), "cuda", 2)
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")  # which may grow
-    assert choose_workers_device(cluster(GPU=1.0), "cuda", 2) == "cuda"
+    assert choose_ray_device(cluster(GPU=1.0), "cuda", 2) == "cuda"
 
 
 def test_devices_that_ray_does_not_have() -> None:
     with pytest.raises(InputError, match="device is mps, and engine ray takes cpu, cuda or auto"):
-        check_workers_device("mps")
+        check_ray_device("mps")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "ray://[::1]:{}"])
@@ -50,6 +50,6 @@ def test_a_cluster_that_is_not_there_is_told_at_once(
         pytest.raises(
             InputError, match=rf"no Ray cluster at RAY_ADDRESS=\S+:{port} \(.+\); start it"
         ),
-        connected(ray, 1),
+        ray_session(ray, 1),
     ):
         pass

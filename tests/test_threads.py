@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from anytime_ar.cli import main
-from anytime_ar.data import ReadAhead, splits
+from anytime_ar.data import Prefetcher, splits
 from anytime_ar.errors import InputError
 from anytime_ar.threads import (
     available_cpus,
-    one_threaded,
+    omp_num_threads,
     set_threads,
-    settle_threads,
-    threads_by_variable,
+    single_thread_executor,
+    tune_threads,
 )
 
 V2 = "30 24 0:26 {group} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw"
@@ -107,15 +107,15 @@ def test_a_mount_point_with_a_space(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
 def test_an_affinity_counts_and_not_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    splits._decoders.cache_clear()
+    splits._decode_pool.cache_clear()
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     try:
         assert available_cpus() == 1
-        assert splits._decoders()._max_workers == 1
+        assert splits._decode_pool()._max_workers == 1
     finally:
         os.sched_setaffinity(0, before)
-        splits._decoders.cache_clear()
+        splits._decode_pool.cache_clear()
 
 
 def test_threads_are_those_asked_for_or_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def test_a_variable_that_is_no_number_of_threads_counts_for_nothing(
     monkeypatch: pytest.MonkeyPatch, variable: str, expected: int | None
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", variable)
-    assert threads_by_variable() == expected
+    assert omp_num_threads() == expected
     monkeypatch.setattr("anytime_ar.threads.available_cpus", lambda: 3)
     torch.set_num_threads(8)
     assert set_threads() == (8 if expected else 3)
@@ -163,7 +163,7 @@ def test_a_command_refuses_no_threads(
 
 def test_a_thread_of_one_thread_leaves_those_of_others() -> None:
     torch.set_num_threads(3)
-    with one_threaded("alone") as alone, ThreadPoolExecutor(1) as other:
+    with single_thread_executor("alone") as alone, ThreadPoolExecutor(1) as other:
         assert alone.submit(torch.get_num_threads).result() == 1
         assert torch.get_num_threads() == 3
         assert other.submit(torch.get_num_threads).result() == 3
@@ -180,7 +180,7 @@ def test_batches_are_read_ahead_by_one_thread() -> None:
         def state_dict(self) -> dict[str, int]:
             return {}
 
-    next(ReadAhead(Batches()))  # type: ignore[arg-type]
+    next(Prefetcher(Batches()))  # type: ignore[arg-type]
     assert used[0] == 1
 
 
@@ -199,7 +199,7 @@ class Machine:
             seconds = self.seconds if self.times <= 10 else self.later
             self.now += seconds[torch.get_num_threads()]
 
-        chosen = settle_threads(asked, self.told.append, clock=lambda: self.now, work=work)
+        chosen = tune_threads(asked, self.told.append, clock=lambda: self.now, workload=work)
         assert chosen == torch.get_num_threads()
         return chosen
 

@@ -10,7 +10,7 @@ import yaml
 from anytime_ar.cli.parser import config_path
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
-from anytime_ar.yaml_size import check_yaml
+from anytime_ar.yaml_size import check_yaml_size
 
 
 def laughs(levels: int) -> str:
@@ -53,7 +53,7 @@ def test_what_is_not_passes(text: str, tmp_path: Path) -> None:
 def test_what_is_no_yaml_is_left_to_its_reader(tmp_path: Path) -> None:
     for number, content in enumerate((b"a: [1", b"\xff\xfe\x00", b"caf\xe9: 1", b"a: \x00")):
         (tmp_path / str(number)).write_bytes(content)
-        check_yaml(tmp_path / str(number))
+        check_yaml_size(tmp_path / str(number))
 
 
 class Small(Config):

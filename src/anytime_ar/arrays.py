@@ -8,12 +8,12 @@ from typing import IO
 import numpy as np
 
 
-def check_claim(file: IO[bytes], most: int) -> None:
+def check_npy_size(file: IO[bytes], max_bytes: int) -> None:
     """Refuse an array in the .npy format that cannot be in what it comes in.
 
     Args:
         file: where the array begins; its header is read.
-        most: bytes that there are.
+        max_bytes: bytes that there are.
 
     Raises:
         ValueError: the array says that it is larger, or is none of version 1 of the format.
@@ -21,5 +21,5 @@ def check_claim(file: IO[bytes], most: int) -> None:
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("not version 1.0 of the .npy format")
     shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    if math.prod(shape) * dtype.itemsize > most:
+    if math.prod(shape) * dtype.itemsize > max_bytes:
         raise ValueError(f"an array of {shape} {dtype} is larger than the file")

@@ -26,21 +26,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from anytime_ar.ambient import defaults
+from anytime_ar.ambient import default_torch_modes
 from anytime_ar.autoencoder import OrderedAutoencoder
 from anytime_ar.card import Card
 from anytime_ar.curve import Curve
 from anytime_ar.errors import BundleError, InputError
-from anytime_ar.files import check_output, listed, write_bytes, write_json
-from anytime_ar.hub import fetch, place_of
-from anytime_ar.manifest import FILES as FILES
-from anytime_ar.manifest import REQUIRED, check_manifest, digests, read_object
+from anytime_ar.files import check_output_path, list_files, write_bytes, write_json
+from anytime_ar.hub import download_snapshot, parse_hub_ref
+from anytime_ar.manifest import BUNDLE_FILES as BUNDLE_FILES
+from anytime_ar.manifest import REQUIRED_FILES, check_manifest, file_digests, read_json_object
 from anytime_ar.prior import Prior
-from anytime_ar.uninitialized import Uninitialized, weights_in
+from anytime_ar.uninitialized import SkipInit, stored_size
 
-FORMAT_VERSION = 1
-_WEIGHTS = ("autoencoder.safetensors", "prior.safetensors")
-_PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
+BUNDLE_FORMAT_VERSION = 1
+_WEIGHT_FILES = ("autoencoder.safetensors", "prior.safetensors")
+_PICKLE_SUFFIXES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Bundle:
     curve: Curve | None = None
 
     def __repr__(self) -> str:
-        return f"Bundle({self.card.name!r}, {describe(self)}, curve={self.curve!r})"
+        return f"Bundle({self.card.name!r}, {summarize_bundle(self)}, curve={self.curve!r})"
 
 
-@defaults()
-def build(card: Card) -> Bundle:
+@default_torch_modes()
+def build_bundle(card: Card) -> Bundle:
     """Fresh networks for a card, with random weights.
 
     Raises:
@@ -69,13 +69,13 @@ def build(card: Card) -> Bundle:
     prior = Prior(
         card.prior, autoencoder.code_length, autoencoder.vocabulary, label_count=card.label_count
     )
-    introduce(autoencoder, prior)
+    attach_codebook(autoencoder, prior)
     return Bundle(card, autoencoder, prior)
 
 
-def describe(bundle: Bundle) -> str:
+def summarize_bundle(bundle: Bundle) -> str:
     """Say in a few words of Python what a model is: samples, codes, classes, size."""
-    networks = _networks(bundle).values()
+    networks = _networks_by_file(bundle).values()
     weights = sum(weight.numel() for network in networks for weight in network.parameters())
     return ", ".join(
         [
@@ -89,13 +89,13 @@ def describe(bundle: Bundle) -> str:
     )
 
 
-def introduce(autoencoder: OrderedAutoencoder, prior: Prior) -> None:
+def attach_codebook(autoencoder: OrderedAutoencoder, prior: Prior) -> None:
     """Tell a prior what the entries of an autoencoder mean, where it wants to know."""
     if prior.config.traits:
-        prior.take_traits(autoencoder.entry_vectors().to(prior.traits.device))
+        prior.attach_codebook(autoencoder.codebook_vectors().to(prior.codebook_features.device))
 
 
-@defaults()
+@default_torch_modes()
 def save_bundle(bundle: Bundle, folder: Path | str) -> None:
     """Write a bundle; a folder that is there is replaced only once the new one is complete.
 
@@ -116,13 +116,13 @@ def save_bundle(bundle: Bundle, folder: Path | str) -> None:
     try:
         write_json(fresh / "config.json", bundle.card.model_dump(mode="json"))
         dtype = getattr(torch, bundle.card.weights)
-        for name, module in _networks(bundle).items():
-            weights = {k: _cast(v.cpu(), dtype) for k, v in _stored(module).items()}
+        for name, module in _networks_by_file(bundle).items():
+            weights = {k: _cast(v.cpu(), dtype) for k, v in _inference_state(module).items()}
             # Not save_file, which makes files that nobody else may read, whatever the umask.
             write_bytes(fresh / name, save({k: v.contiguous() for k, v in weights.items()}))
         if bundle.curve is not None:
             write_json(fresh / "curve.json", bundle.curve.model_dump(mode="json"))
-        write_json(fresh / "manifest.json", digests(fresh))
+        write_json(fresh / "manifest.json", file_digests(fresh))
         if folder.exists():
             folder.rename(old)
         fresh.rename(folder)
@@ -145,15 +145,17 @@ def check_replaceable(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; choose a folder for the bundle")
-    check_output(folder.parent, is_folder=True)
-    names = {path.name for path in listed(folder)} if folder.is_dir() else set()
-    foreign = sorted(names - FILES)
-    if names and (foreign or not names >= REQUIRED):
-        holds = f"also holds {foreign[0]}" if names >= REQUIRED else "exists and is not a bundle"
+    check_output_path(folder.parent, is_folder=True)
+    names = {path.name for path in list_files(folder)} if folder.is_dir() else set()
+    foreign = sorted(names - BUNDLE_FILES)
+    if names and (foreign or not names >= REQUIRED_FILES):
+        holds = (
+            f"also holds {foreign[0]}" if names >= REQUIRED_FILES else "exists and is not a bundle"
+        )
         raise InputError(f"{folder} {holds}; choose another folder, nothing was overwritten")
 
 
-@defaults()
+@default_torch_modes()
 def load_bundle(folder: Path | str) -> Bundle:
     """Read a bundle, checking every file against the manifest first; in evaluation mode.
 
@@ -164,26 +166,26 @@ def load_bundle(folder: Path | str) -> Bundle:
     folder = Path(folder)
     if not folder.is_dir():
         raise BundleError(f"{folder} is not a folder; pass the folder that `anytime train` wrote")
-    pickles = [path.name for path in listed(folder) if path.suffix.lower() in _PICKLES]
+    pickles = [path.name for path in list_files(folder) if path.suffix.lower() in _PICKLE_SUFFIXES]
     if pickles:
         raise BundleError(
             f"{folder} holds {', '.join(pickles)}: pickled weights can run code and are not read; "
             "convert them to safetensors"
         )
-    values = read_object(folder / "config.json")
+    values = read_json_object(folder / "config.json")
     version = values.get("format_version")
-    if version != FORMAT_VERSION:
+    if version != BUNDLE_FORMAT_VERSION:
         raise BundleError(
             f"{folder / 'config.json'} has format version {version!r}, this release reads "
-            f"{FORMAT_VERSION}; update anytime-ar, or save the bundle again"
+            f"{BUNDLE_FORMAT_VERSION}; update anytime-ar, or save the bundle again"
         )
     check_manifest(folder)
     try:
         card = Card.parse(values, origin=str(folder / "config.json"))
-        names = _WEIGHTS if card.prior is not None else _WEIGHTS[:1]
-        sizes = weights_in([folder / name for name in names])
-        with Uninitialized(folder / "config.json", sizes):
-            bundle = build(card)
+        names = _WEIGHT_FILES if card.prior is not None else _WEIGHT_FILES[:1]
+        sizes = stored_size([folder / name for name in names])
+        with SkipInit(folder / "config.json", sizes):
+            bundle = build_bundle(card)
     except InputError as error:
         raise BundleError(str(error)) from error
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
@@ -191,7 +193,7 @@ def load_bundle(folder: Path | str) -> Bundle:
             f"{folder / 'config.json'} describes no network: {textwrap.shorten(str(error), 200)}; "
             "get the bundle again"
         ) from error
-    for name, module in _networks(bundle).items():
+    for name, module in _networks_by_file(bundle).items():
         try:
             stored = load_file(folder / name)
             module.load_state_dict({k: _cast(v, torch.float32) for k, v in stored.items()})
@@ -202,30 +204,30 @@ def load_bundle(folder: Path | str) -> Bundle:
             raise BundleError(f"{folder / name} is missing; get the bundle again") from error
         module.eval()
     if bundle.prior is not None:
-        introduce(bundle.autoencoder, bundle.prior)
+        attach_codebook(bundle.autoencoder, bundle.prior)
     curve_path = folder / "curve.json"
     curve = Curve.read(curve_path) if curve_path.exists() else None
     return Bundle(card, bundle.autoencoder, bundle.prior, curve)
 
 
-@defaults()
+@default_torch_modes()
 def fingerprint(bundle: Bundle) -> str:
     """SHA-256 of the weights in its files, in hexadecimal: what codes and times depend on."""
     digest = hashlib.sha256()
-    for file, network in sorted(_networks(bundle).items()):
-        for name, weight in _stored(network).items():
+    for file, network in sorted(_networks_by_file(bundle).items()):
+        for name, weight in _inference_state(network).items():
             digest.update(f"{file} {name}".encode())
             digest.update(weight.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def shipped() -> list[str]:
+def shipped_models() -> list[str]:
     """Names of the bundles that come with the package."""
     root = resources.files("anytime_ar") / "bundles"
     return sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
 
 
-def resolve(name: Path | str) -> Path:
+def find_bundle(name: Path | str) -> Path:
     """The folder of a model: shipped with the package, local, or fetched from the Hub.
 
     Args:
@@ -235,7 +237,7 @@ def resolve(name: Path | str) -> Path:
     Raises:
         BundleError: nothing is found under that name.
     """
-    if str(name) in shipped():
+    if str(name) in shipped_models():
         return Path(str(resources.files("anytime_ar") / "bundles" / str(name)))
     path = Path(name)
     if path.is_dir():
@@ -246,36 +248,36 @@ def resolve(name: Path | str) -> Path:
                 f"{path}`"
             )
         return run if run.is_dir() else path
-    place = place_of(str(name))
+    place = parse_hub_ref(str(name))
     # "runs/dmeo" beside a folder "runs" is a mistyped path: do not wait for the Hub to deny it.
     if place is not None and not Path(place.repository).parent.is_dir():
-        folder = fetch(place, FILES)
+        folder = download_snapshot(place, BUNDLE_FILES)
         if not (folder / "manifest.json").is_file():
             raise BundleError(f"{place} on the Hub is no bundle: no manifest.json; check the name")
         return folder
     raise BundleError(
-        f"no model {str(name)!r}: neither shipped ({', '.join(shipped()) or 'none'}) nor a folder; "
+        f"no model {str(name)!r}: neither shipped ({', '.join(shipped_models()) or 'none'}) nor a folder; "
         "check the path, or pass a Hub id such as owner/name"
     )
 
 
-def _networks(bundle: Bundle) -> dict[str, nn.Module]:
+def _networks_by_file(bundle: Bundle) -> dict[str, nn.Module]:
     """The networks of a bundle by the file of their weights."""
     networks = (bundle.autoencoder, bundle.prior)
     return {
         name: network
-        for name, network in zip(_WEIGHTS, networks, strict=True)
+        for name, network in zip(_WEIGHT_FILES, networks, strict=True)
         if network is not None
     }
 
 
-def _stored(network: nn.Module) -> dict[str, Tensor]:
+def _inference_state(network: nn.Module) -> dict[str, Tensor]:
     """What a bundle keeps of a network."""
     if isinstance(network, OrderedAutoencoder):
         return network.inference_state()
     return network.state_dict()
 
 
-def _cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """A weight in another number format; whole numbers keep theirs."""
-    return weight.to(dtype) if weight.is_floating_point() else weight
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -22,21 +22,21 @@ from anytime_ar.config import Config
 from anytime_ar.errors import InputError
 from anytime_ar.files import cache_folder
 from anytime_ar.json_store import JsonStore
-from anytime_ar.kernel import BuildError, load_kernel, processor_name
+from anytime_ar.kernel import BuildError, cpu_name, load_kernel
 
-ROWS = (1, 16, 64)
+BATCH_SIZES = (1, 16, 64)
 """Numbers of rows that ways are timed with. One is chosen for all numbers, so that a sample is the
 same in any batch."""
-_ROUNDS = 3
+_TIMED_ROUNDS = 3
 """Times that each is timed, by turns, after one that is not counted; the shortest one counts."""
-_HOPELESS = 8.0
+_GIVE_UP_RATIO = 8.0
 """How many times as long as the fastest one a way may take before it is not timed any further."""
-_PREFERRED = 1.1
+_TIE_RATIO = 1.1
 """How many times as long as the fastest one the way that is chosen may take: the first such one."""
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Implementation:
     """A way of computing something.
 
     Attributes:
@@ -48,19 +48,19 @@ class Candidate:
     prepare: Callable[[], Callable[[int], object]]
 
 
-class Decision(Config):
+class AutotuneResult(Config):
     """The outcome of a comparison."""
 
     chosen: str
     seconds: dict[str, tuple[PositiveFloat, ...]]
-    """By name, for the first of `ROWS`, or for all."""
+    """By name, for the first of `BATCH_SIZES`, or for all."""
 
 
-_decided: dict[tuple[Path, str], Decision] = {}
+_results: dict[tuple[Path, str], AutotuneResult] = {}
 """What this process has found, by file and key: it holds even where no file can be written."""
 
 
-class Calibration:
+class Autotuner:
     """Decisions by what was compared, kept in a file.
 
     Processes that compare at the same time take the decision that is in the file first. A process
@@ -76,61 +76,67 @@ class Calibration:
         self, path: Path | None = None, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         path = (path or cache_folder() / "calibration.json").absolute()
-        self._store, self._clock = JsonStore(path, TypeAdapter(Decision)), clock
+        self._store, self._clock = JsonStore(path, TypeAdapter(AutotuneResult)), clock
 
-    def fastest(self, key: str, candidates: Sequence[Candidate]) -> str:
+    def fastest(self, key: str, implementations: Sequence[Implementation]) -> str:
         """Return the name of the fastest candidate, or of an earlier one that is nearly as fast.
 
         Args:
             key: says what the candidates compute; see `machine_key`, which is added.
-            candidates: what is preferred comes first. One alone is not timed.
+            implementations: what is preferred comes first. One alone is not timed.
         """
-        if len(candidates) == 1:
-            return candidates[0].name
-        names = [candidate.name for candidate in candidates]
+        if len(implementations) == 1:
+            return implementations[0].name
+        names = [candidate.name for candidate in implementations]
         key = f"{machine_key()}/{key}/{' '.join(names)}"
         place = self._store.path, key
-        if place not in _decided:
+        if place not in _results:
             decision = self._store.get(key)
             if decision is None or decision.chosen not in names:
-                decision = self._settled(key, compare(candidates, self._clock), names)
-            _decided.setdefault(place, decision)  # another thread may have been first
-        return _decided[place].chosen
+                decision = self._publish(
+                    key, time_implementations(implementations, self._clock), names
+                )
+            _results.setdefault(place, decision)  # another thread may have been first
+        return _results[place].chosen
 
-    def _settled(self, key: str, own: Decision, names: Sequence[str]) -> Decision:
+    def _publish(self, key: str, measured: AutotuneResult, names: Sequence[str]) -> AutotuneResult:
         """Return what another process has put into the file since, or put ours there."""
 
-        def first(found: Decision | None) -> Decision:
-            return found if found is not None and found.chosen in names else own
+        def first(found: AutotuneResult | None) -> AutotuneResult:
+            return found if found is not None and found.chosen in names else measured
 
         try:
             return self._store.update(key, first)
         except InputError:  # a read-only home: the next process compares again
-            return own
+            return measured
 
 
-def compare(candidates: Sequence[Candidate], clock: Callable[[], float]) -> Decision:
-    """Time candidates by turns, and choose one; see `Calibration.fastest`."""
-    runs = {candidate.name: candidate.prepare() for candidate in candidates}
+def time_implementations(
+    implementations: Sequence[Implementation], clock: Callable[[], float]
+) -> AutotuneResult:
+    """Time candidates by turns, and choose one; see `Autotuner.fastest`."""
+    runs = {candidate.name: candidate.prepare() for candidate in implementations}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for rows in ROWS:
+    for rows in BATCH_SIZES:
         shortest: dict[str, float] = dict.fromkeys(runs, math.inf)
-        for turn in range(1 + _ROUNDS):
+        for turn in range(1 + _TIMED_ROUNDS):
             for name, run in list(runs.items()):
                 begin = clock()
                 run(rows)
                 if turn > 0:  # the first one pays for memory and caches
                     shortest[name] = min(shortest[name], max(clock() - begin, 1e-9))
             if turn > 0:
-                limit = _HOPELESS * min(shortest[name] for name in runs)
+                limit = _GIVE_UP_RATIO * min(shortest[name] for name in runs)
                 runs = {name: run for name, run in runs.items() if shortest[name] <= limit}
         for name, found in shortest.items():
             if math.isfinite(found):
                 seconds[name].append(found)
     means = {name: math.prod(seconds[name]) for name in runs}  # geometric, but for the root
-    limit = _PREFERRED ** len(ROWS) * min(means.values())
+    limit = _TIE_RATIO ** len(BATCH_SIZES) * min(means.values())
     chosen = next(name for name, mean in means.items() if mean <= limit)
-    return Decision(chosen=chosen, seconds={name: tuple(found) for name, found in seconds.items()})
+    return AutotuneResult(
+        chosen=chosen, seconds={name: tuple(found) for name, found in seconds.items()}
+    )
 
 
 def machine_key() -> str:
@@ -138,14 +144,14 @@ def machine_key() -> str:
     versions and threads."""
     try:
         loaded = load_kernel()
-        kernel = f"{loaded.instructions} {loaded.origin}"
+        kernel = f"{loaded.instruction_set} {loaded.origin}"
     except (BuildError, InputError):  # of variables that ask for what cannot be had
         kernel = "no kernel"
     torch_set = torch.backends.cpu.get_cpu_capability()
     threads = torch.get_num_threads()
-    return f"{_software()}/{torch_set}/{kernel}/{threads} threads"
+    return f"{_software_key()}/{torch_set}/{kernel}/{threads} threads"
 
 
 @cache
-def _software() -> str:
-    return f"{processor_name()}/{version('anytime-ar')}/torch {torch.__version__}"
+def _software_key() -> str:
+    return f"{cpu_name()}/{version('anytime-ar')}/torch {torch.__version__}"

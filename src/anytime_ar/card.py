@@ -9,9 +9,9 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from anytime_ar.autoencoder import AutoencoderConfig
 from anytime_ar.config import Config
-from anytime_ar.prior import ChoiceConfig, PriorConfig
+from anytime_ar.prior import PriorConfig, SamplingParams
 
-MOST_NUMBERS = 2**28
+MAX_SAMPLE_VALUES = 2**28
 """Of one sample, 1 GB: no weights say how large what they decode is."""
 
 
@@ -32,13 +32,15 @@ class DataCard(Config):
 
     @field_validator("sample_shape")
     @classmethod
-    def _fits_into_memory(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if math.prod(shape) > MOST_NUMBERS:
-            raise ValueError(f"a sample has at most {MOST_NUMBERS:,} numbers, got shape {shape}")
+    def _check_sample_size(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if math.prod(shape) > MAX_SAMPLE_VALUES:
+            raise ValueError(
+                f"a sample has at most {MAX_SAMPLE_VALUES:,} numbers, got shape {shape}"
+            )
         return shape
 
     @model_validator(mode="after")
-    def _sounds_have_a_rate(self) -> Self:
+    def _check_sample_rate(self) -> Self:
         if (len(self.sample_shape) == 2) != (self.sample_rate is not None):
             raise ValueError(
                 f"samples of shape {self.sample_shape} do not go with sample_rate "
@@ -47,7 +49,7 @@ class DataCard(Config):
         return self
 
     @model_validator(mode="after")
-    def _frequencies_belong_to_labels(self) -> Self:
+    def _check_label_frequencies(self) -> Self:
         labels, shares = len(self.labels or ()), len(self.label_frequencies or ())
         if labels != shares:
             raise ValueError(f"{labels} labels need as many label_frequencies, got {shares}")
@@ -63,7 +65,7 @@ class Card(Config):
     autoencoder: AutoencoderConfig
     prior: PriorConfig | None = None
     """None: an autoencoder alone, which encodes and decodes but does not sample."""
-    choice: ChoiceConfig = ChoiceConfig()
+    choice: SamplingParams = SamplingParams()
     """How codes are chosen where a draw does not say otherwise."""
     weights: Literal["float32", "float16"] = "float32"
     """Number format of the stored weights; in memory they are float32."""
@@ -71,7 +73,7 @@ class Card(Config):
     """The configuration of the run that made the model, for the record."""
 
     @model_validator(mode="after")
-    def _guidance_needs_labels(self) -> Self:
+    def _check_guidance(self) -> Self:
         if self.choice.guided and not self.data.labels:
             raise ValueError(
                 f"choice.guidance is {self.choice.guidance}, and the model has no labels; drop it"

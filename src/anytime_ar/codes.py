@@ -23,15 +23,15 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from anytime_ar.arrays import check_claim
+from anytime_ar.arrays import check_npy_size
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
 from anytime_ar.files import write_atomically
 
-FORMAT_VERSION = 1
+CODES_FORMAT_VERSION = 1
 
 
-class CutSound(Config):
+class WindowedAudio(Config):
     """How one sound was cut into the windows whose codes are the rows of a file."""
 
     samples: PositiveInt
@@ -46,12 +46,12 @@ class CutSound(Config):
     """What the sound was multiplied by before it was encoded."""
 
 
-class _Header(Config):
+class _CodesHeader(Config):
     format_version: int
     model: str
     code_length: PositiveInt
     vocabulary: PositiveInt
-    sound: CutSound | None = None
+    sound: WindowedAudio | None = None
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,17 @@ class CodesFile:
     """int64 [B, k], coarse to fine, 0..V-1."""
     model: str
     """The model that made them, as given to `save_codes`."""
-    length: int
+    code_length: int
     """`L`, the code length of that model; k <= L."""
     vocabulary: int
     """`V`, the size of its codebook."""
-    sound: CutSound | None = None
+    windowed_audio: WindowedAudio | None = None
     """The long sound whose windows the rows are; None: each row is a sample."""
 
     def __repr__(self) -> str:
         return (
             f"CodesFile(codes=int64 {list(self.codes.shape)}, model={self.model!r}, "
-            f"length={self.length}, vocabulary={self.vocabulary}, sound={self.sound!r})"
+            f"length={self.code_length}, vocabulary={self.vocabulary}, sound={self.windowed_audio!r})"
         )
 
 
@@ -98,16 +98,16 @@ def as_codes(codes: Any) -> Tensor:
     return torch.from_numpy(np.array(array, dtype=np.int64, order="C"))
 
 
-def check_codes(codes: Tensor, *, length: int, vocabulary: int) -> None:
-    """Refuse codes that a model with `length` codes of `vocabulary` entries cannot decode.
+def check_codes(codes: Tensor, *, code_length: int, vocabulary: int) -> None:
+    """Refuse codes that a model with `code_length` codes of `vocabulary` entries cannot decode.
 
     Args:
-        codes: int64 [B, k] with 1 <= k <= `length` and values 0..`vocabulary`-1.
+        codes: int64 [B, k] with 1 <= k <= `code_length` and values 0..`vocabulary`-1.
 
     Raises:
         InputError: wrong type, rank, prefix length or value; the first bad value is named.
     """
-    check_prefix(codes, length=length)
+    check_prefix(codes, code_length=code_length)
     if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < vocabulary:
         bad = ((codes < 0) | (codes >= vocabulary)).nonzero()  # [bad values, 2]
         row, position = bad[0].tolist()
@@ -117,17 +117,19 @@ def check_codes(codes: Tensor, *, length: int, vocabulary: int) -> None:
         )
 
 
-def check_prefix(codes: Tensor, *, length: int) -> None:
-    """Refuse what is no prefix of `length` codes, whatever its values are; see `check_codes`."""
+def check_prefix(codes: Tensor, *, code_length: int) -> None:
+    """Refuse what is no prefix of `code_length` codes, whatever its values are; see `check_codes`."""
     if codes.dtype != torch.int64:
         raise InputError(f"codes are {codes.dtype}; pass torch.int64, as encode returns them")
     if codes.ndim != 2:
         raise InputError(f"codes have shape {list(codes.shape)}; pass [B, k], one row per sample")
     prefix = codes.shape[1]
     if prefix == 0:
-        raise InputError(f"prefix 0 holds no code; pass 1 <= k <= {length}")
-    if prefix > length:
-        raise InputError(f"prefix {prefix} exceeds code length {length}; pass k <= {length}")
+        raise InputError(f"prefix 0 holds no code; pass 1 <= k <= {code_length}")
+    if prefix > code_length:
+        raise InputError(
+            f"prefix {prefix} exceeds code length {code_length}; pass k <= {code_length}"
+        )
 
 
 def bits(k: int, vocabulary: int) -> float:
@@ -140,29 +142,29 @@ def save_codes(
     codes: Tensor,
     *,
     model: str,
-    length: int,
+    code_length: int,
     vocabulary: int,
-    sound: CutSound | None = None,
+    windowed_audio: WindowedAudio | None = None,
 ) -> None:
     """Write codes to `path` (by custom `*.npz`), atomically.
 
     Args:
-        codes: int64 [B, k], 1 <= k <= `length`, on any device.
+        codes: int64 [B, k], 1 <= k <= `code_length`, on any device.
         model: name of the model that made them.
-        length: `L`, the model's code length.
+        code_length: `L`, the model's code length.
         vocabulary: `V`, the size of its codebook.
-        sound: the long sound whose windows the rows are; None: each row is a sample.
+        windowed_audio: the long sound whose windows the rows are; None: each row is a sample.
 
     Raises:
-        InputError: the codes do not fit `length` and `vocabulary`, or `path` cannot be written.
+        InputError: the codes do not fit `code_length` and `vocabulary`, or `path` cannot be written.
     """
-    check_codes(codes, length=length, vocabulary=vocabulary)
-    header = _Header(
-        format_version=FORMAT_VERSION,
+    check_codes(codes, code_length=code_length, vocabulary=vocabulary)
+    header = _CodesHeader(
+        format_version=CODES_FORMAT_VERSION,
         model=model,
-        code_length=length,
+        code_length=code_length,
         vocabulary=vocabulary,
-        sound=sound,
+        sound=windowed_audio,
     )
     packed = codes.cpu().numpy().astype(np.min_scalar_type(vocabulary - 1))  # unsigned [B, k]
     text = np.array(header.model_dump_json(exclude_none=True))
@@ -182,15 +184,15 @@ def load_codes(path: Path | str) -> CodesFile:
         raise InputError(f"{path} is no codes file: its header is not JSON") from error
     if not isinstance(values, dict) or "format_version" not in values:
         raise InputError(f"{path} is no codes file: its header has no format_version")
-    if values["format_version"] != FORMAT_VERSION:
+    if values["format_version"] != CODES_FORMAT_VERSION:
         raise InputError(
             f"{path} has codes format version {values['format_version']!r}, and this anytime-ar "
-            f"reads {FORMAT_VERSION}; read it with the version that wrote it"
+            f"reads {CODES_FORMAT_VERSION}; read it with the version that wrote it"
         )
-    header = _Header.parse(values, origin=f"{path}, header")
+    header = _CodesHeader.parse(values, origin=f"{path}, header")
     codes = torch.from_numpy(packed.astype(np.int64))  # [B, k]
     try:
-        check_codes(codes, length=header.code_length, vocabulary=header.vocabulary)
+        check_codes(codes, code_length=header.code_length, vocabulary=header.vocabulary)
     except InputError as error:
         raise InputError(f"{path} contradicts its own header: {error}") from error
     return CodesFile(codes, header.model, header.code_length, header.vocabulary, header.sound)
@@ -211,7 +213,7 @@ def _read_arrays(path: Path) -> tuple[np.ndarray, str]:
                         f"{path} is no codes file: it holds {sorted(archive.files)}, "
                         "not codes and header"
                     )
-                _check_sizes(archive.zip, path.stat().st_size)
+                _check_claimed_sizes(archive.zip, path.stat().st_size)
                 packed, header = archive["codes"], archive["header"]
     except InputError:
         raise
@@ -224,7 +226,7 @@ def _read_arrays(path: Path) -> tuple[np.ndarray, str]:
     return packed, str(header)
 
 
-def _check_sizes(archive: zipfile.ZipFile | None, most: int) -> None:
+def _check_claimed_sizes(archive: zipfile.ZipFile | None, max_bytes: int) -> None:
     """Refuse arrays that claim to be larger than the file, before they get memory.
 
     Raises:
@@ -232,9 +234,9 @@ def _check_sizes(archive: zipfile.ZipFile | None, most: int) -> None:
     """
     assert archive is not None
     for entry in archive.infolist():
-        if entry.file_size > most:
+        if entry.file_size > max_bytes:
             raise ValueError(
                 f"{entry.filename} of {entry.file_size:,} bytes is larger than the file"
             )
         with archive.open(entry) as member:
-            check_claim(member, most)
+            check_npy_size(member, max_bytes)

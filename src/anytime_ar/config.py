@@ -29,16 +29,16 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise InputError(f"{origin}: {describe(error)}") from error
+            raise InputError(f"{origin}: {format_validation_error(error)}") from error
 
 
-_SHORT = Repr()
+_TRUNCATED_REPR = Repr()
 """Values of unknown origin, in a line."""
-_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 20, 20
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
+_TRUNCATED_REPR.maxlevel, _TRUNCATED_REPR.maxlist, _TRUNCATED_REPR.maxdict = 3, 20, 20
+_TRUNCATED_REPR.maxstring = _TRUNCATED_REPR.maxother = _TRUNCATED_REPR.maxlong = 200
 
 
-def describe(error: ValidationError) -> str:
+def format_validation_error(error: ValidationError) -> str:
     """All mistakes of a pydantic error in one line: key, what is wrong, and the value that came."""
     mistakes = []
     for item in error.errors(include_url=False):
@@ -48,7 +48,7 @@ def describe(error: ValidationError) -> str:
         got = (
             ""
             if item["type"] in ("value_error", "missing")
-            else f" (got {_SHORT.repr(item['input'])})"
+            else f" (got {_TRUNCATED_REPR.repr(item['input'])})"
         )
         mistakes.append(f"{key}: {what}{got}" if key else f"{what}{got}")
     return "; ".join(mistakes)

@@ -18,84 +18,84 @@ from pydantic import Field, model_validator
 from anytime_ar.config import Config
 from anytime_ar.errors import BundleError, InputError
 
-LOSSLESS = 1.02
+NEAR_LOSSLESS_FD_RATIO = 1.02
 """A sample FD of at most this multiple of the best counts as no loss."""
 
-Measured = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class SetQuality(Config):
+class DistributionMetrics(Config):
     """What tells a set of samples from the test split, beside its Fréchet distance.
 
     Errors are standard errors: how much another set of so many samples would differ, or, of
     reconstructions, another test split. None where there are too few to tell.
     """
 
-    fd_error: Measured | None
+    fd_error: NonNegative | None
     """Of the Fréchet distance."""
     kd: Finite
     """Kernel distance: the squared maximum mean discrepancy with a cubic kernel (KID); unbiased, so
     it can fall below 0."""
-    kd_error: Measured | None
-    precision: Share
+    kd_error: NonNegative | None
+    precision: Fraction
     """Share of the samples that are as near to a test sample as its neighbours are."""
-    precision_error: Measured
-    recall: Share
+    precision_error: NonNegative
+    recall: Fraction
     """Share of the test samples that are as near to a sample as its neighbours are."""
-    recall_error: Measured
+    recall_error: NonNegative
 
 
-class BaselinePoint(Config):
+class QualityPoint(Config):
     """Quality of the unordered autoencoder, cut to a number of codes."""
 
     codes: int = Field(ge=1)
     """k, the number of codes kept."""
-    mse: Measured
+    mse: NonNegative
     """Mean squared error of reconstructions of the test split, on the [-1, 1] scale."""
     psnr: Finite | None
     """`psnr(mse)` in dB; None where the reconstruction is exact."""
-    fd_reconstruction: Measured | None
+    fd_reconstruction: NonNegative | None
     """Fréchet distance of reconstructed test samples to the test split; None if not measured."""
-    fd_sample: Measured | None
+    fd_sample: NonNegative | None
     """Fréchet distance of new samples to the test split; None if not measured."""
-    reconstructions: SetQuality | None = None
+    reconstructions: DistributionMetrics | None = None
     """More about them as a set; None if not measured."""
-    samples: SetQuality | None = None
+    samples: DistributionMetrics | None = None
     """More about the new samples as a set; None if not measured."""
-    nearness: Measured | None = None
+    nearness: NonNegative | None = None
     """Median distance of new samples to their nearest training sample, over that of reconstructions
     of the test split from as many codes: about 1, and below it if samples are copies. None if not
     measured."""
     measures: dict[str, Finite] = Field({})
     """Further figures of reconstructions of the test split, by name: means over samples. For
     sounds, `snr`, `si_sdr` and `mel` in dB, `stft` and `stoi`."""
-    accuracy: Share | None = None
+    accuracy: Fraction | None = None
     """Share of the test split whose label the classifier reads in the reconstruction."""
-    agreement: Share | None = None
+    agreement: Fraction | None = None
     """Share of new samples in which the classifier reads the label that they were drawn for."""
 
 
-class CurvePoint(BaselinePoint):
+class CurvePoint(QualityPoint):
     """Quality and cost of the model at one budget."""
 
-    bits: Measured
+    bits: NonNegative
     """k·log2 V, what k codes carry when stored plainly."""
-    ms: Measured | None
+    ms: NonNegative | None
     """Median wall time of drawing and decoding one sample at batch 1; None if not measured."""
 
 
-class CodeUse(Config):
+class CodebookUsage(Config):
     """How a model uses one of its codes, over the test split."""
 
     position: int = Field(ge=1)
     """1 for the first code, up to L."""
-    entropy: Measured
+    entropy: NonNegative
     """Of the code by itself, in bits; at most log2 V, which is what it carries in `bits`."""
-    used: Share
+    used: Fraction
     """Of its V entries, those that occur."""
-    nats: Measured | None
+    nats: NonNegative | None
     """What the prior pays for it, given those before it, in nats; None without a prior."""
 
 
@@ -104,14 +104,14 @@ class PCAPoint(Config):
 
     codes: int = Field(ge=1)
     """k, the number of components; each is a real number, not a code of log2 V bits."""
-    mse: Measured
+    mse: NonNegative
     """Mean squared error over the test split, on the [-1, 1] scale."""
 
 
 class Baselines(Config):
     """What the curve is compared with, measured in the same run."""
 
-    unordered: tuple[BaselinePoint, ...] = ()
+    unordered: tuple[QualityPoint, ...] = ()
     """The same autoencoder trained without truncation."""
     pca: tuple[PCAPoint, ...] = ()
     """The best linear ordered code."""
@@ -129,11 +129,11 @@ class Curve(Config):
     """By rising number of codes."""
     lossless_codes: int | None
     """The fewest codes whose fd_sample is within 2 % of the best; None if not measured."""
-    floor: Measured | None
+    floor: NonNegative | None
     """Fréchet distance of real training samples to the test split; None if not measured."""
-    floor_quality: SetQuality | None = None
+    floor_quality: DistributionMetrics | None = None
     """More about them as a set; None if not measured."""
-    real_accuracy: Share | None = None
+    real_accuracy: Fraction | None = None
     """Share of the test split itself whose label the classifier reads; None if not measured."""
     floor_samples: int
     """How many training samples the floor was measured on."""
@@ -143,11 +143,11 @@ class Curve(Config):
     """The size of the test split."""
     seed: int
     """Of the samples drawn."""
-    nats_train: Measured | None = None
+    nats_train: NonNegative | None = None
     """What the prior pays for a code of training samples, in nats; None if not measured."""
-    nats_test: Measured | None = None
+    nats_test: NonNegative | None = None
     """The same of test samples: the more above, the more the prior knows by heart."""
-    code_use: tuple[CodeUse, ...] = ()
+    code_use: tuple[CodebookUsage, ...] = ()
     """By position, all L of them; empty if not measured."""
     choice: dict[str, Finite | tuple[Finite, ...]] = Field({})
     """How their codes were chosen, as far as that was given: temperature, top_k, top_p, guidance,
@@ -156,15 +156,15 @@ class Curve(Config):
     baselines: Baselines = Baselines()
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_points(self) -> Self:
         for points in (self.points, self.baselines.unordered, self.baselines.pca):
             codes = [point.codes for point in points]
             if codes != sorted(set(codes)) or codes[-1:] > [self.code_length]:
                 raise ValueError(f"codes must rise and be at most {self.code_length}, got {codes}")
-        if self.lossless_codes != lossless_codes(self.points):
+        if self.lossless_codes != near_lossless_codes(self.points):
             raise ValueError(
                 f"lossless_codes is {self.lossless_codes}, but the points say "
-                f"{lossless_codes(self.points)}"
+                f"{near_lossless_codes(self.points)}"
             )
         return self
 
@@ -173,7 +173,7 @@ class Curve(Config):
         return (
             f"Curve({len(self.points)} budgets, {first.codes} to {last.codes} of "
             f"{self.code_length} codes: mse {first.mse:.4g} to {last.mse:.4g}, fd_sample "
-            f"{_short(first.fd_sample)} to {_short(last.fd_sample)})"
+            f"{_format_number(first.fd_sample)} to {_format_number(last.fd_sample)})"
         )
 
     __str__ = __repr__
@@ -181,7 +181,7 @@ class Curve(Config):
     def _repr_html_(self) -> str:
         """The curve as a table, for notebooks."""
         names = ("codes", "bits", "mse", "psnr", "fd_reconstruction", "fd_sample", "ms")
-        lines = [[_short(getattr(point, name)) for name in names] for point in self.points]
+        lines = [[_format_number(getattr(point, name)) for name in names] for point in self.points]
         head = "".join(f"<th>{name}</th>" for name in names)
         body = "".join(
             f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells in lines
@@ -215,7 +215,7 @@ class Curve(Config):
             raise BundleError(f"{error}; measure it again with `anytime evaluate`") from error
 
 
-def _short(number: float | None) -> str:
+def _format_number(number: float | None) -> str:
     return "-" if number is None else f"{number:.4g}"
 
 
@@ -227,10 +227,10 @@ def psnr(mse: float) -> float | None:
     return 10 * math.log10(4 / mse) if mse > 0 else None
 
 
-def lossless_codes(points: Sequence[BaselinePoint]) -> int | None:
+def near_lossless_codes(points: Sequence[QualityPoint]) -> int | None:
     """The fewest codes whose fd_sample is within 2 % of the best; None if none was measured."""
     measured = [(point.codes, point.fd_sample) for point in points if point.fd_sample is not None]
     if not measured:
         return None
     best = min(distance for _, distance in measured)
-    return min(codes for codes, distance in measured if distance <= LOSSLESS * best)
+    return min(codes for codes, distance in measured if distance <= NEAR_LOSSLESS_FD_RATIO * best)

@@ -8,7 +8,7 @@ line and exit code 2.
 import sys
 from collections.abc import Sequence
 
-DETAIL = "\n  - "
+DETAIL_SEPARATOR = "\n  - "
 """Comes before each detail in the text of an error."""
 
 
@@ -25,7 +25,7 @@ class AnytimeError(Exception):
         self.details = tuple(details)
 
     def __str__(self) -> str:
-        return DETAIL.join([super().__str__(), *self.details])
+        return DETAIL_SEPARATOR.join([super().__str__(), *self.details])
 
 
 class InputError(AnytimeError, ValueError):
@@ -66,11 +66,11 @@ class TrainingError(AnytimeError):
     """Training cannot go on (a loss that is not finite, say); the last good checkpoint is kept."""
 
 
-class ProcessGoneError(TrainingError):
+class PeerExitedError(TrainingError):
     """Another process of the same run has ended, of itself or not; this one cannot go on alone."""
 
 
-class ToldElsewhereError(AnytimeError):
+class ReportedByRankZeroError(AnytimeError):
     """Another process of the same run says what is wrong, and says it once."""
 
 

@@ -2,7 +2,7 @@
 
 The bytes go to a temporary file in the *same* folder (a rename across file systems is a copy, and
 a copy can be cut), are flushed to the disk, and take the name of the target in one step. A process
-that is killed leaves at most a temporary file, which `sweep_temporaries` removes.
+that is killed leaves at most a temporary file, which `remove_temporary_files` removes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def cache_folder() -> Path:
     if home.is_absolute():
         return home / ".cache" / "anytime-ar"
     try:
-        return process_folder()
+        return process_temporary_folder()
     except (
         OSError
     ):  # nor one for temporary files: no file can be in this one, and all is made again
@@ -49,7 +49,7 @@ def cache_folder() -> Path:
 
 
 @cache
-def process_folder() -> Path:
+def process_temporary_folder() -> Path:
     """Return a new folder, which is removed when this process ends."""
     folder = tempfile.mkdtemp(prefix="anytime-ar-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -118,7 +118,7 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> N
     _sync_folder(target.parent)
 
 
-def check_output(path: Path | str, *, is_folder: bool = False) -> None:
+def check_output_path(path: Path | str, *, is_folder: bool = False) -> None:
     """Refuse a path that cannot be written, before there is work to lose.
 
     Args:
@@ -156,7 +156,7 @@ def is_system_file(name: str) -> bool:
     return name in {".DS_Store", "Thumbs.db", "desktop.ini", ".directory"} or name.startswith("._")
 
 
-def listed(folder: Path) -> list[Path]:
+def list_files(folder: Path) -> list[Path]:
     """Return what is in a folder but system files, sorted."""
     return sorted(path for path in folder.iterdir() if not is_system_file(path.name))
 
@@ -174,7 +174,7 @@ def write_json(path: Path | str, value: Any) -> None:
             place), or `path` cannot be written.
         TypeError: `value` contains something else that JSON cannot hold.
     """
-    place = _not_finite(value)
+    place = _find_non_finite(value)
     if place is not None:
         raise InputError(
             f"cannot write {path}: {place}, which JSON cannot hold; leave it out or null"
@@ -187,7 +187,7 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def sweep_temporaries(folder: Path | str) -> list[Path]:
+def remove_temporary_files(folder: Path | str) -> list[Path]:
     """Remove what killed writers left directly in `folder`, and return the removed paths.
 
     Call it where this process is the folder's only writer: at the start of a run, say.
@@ -209,13 +209,13 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _not_finite(value: Any, place: str = "value") -> str | None:
+def _find_non_finite(value: Any, path: str = "value") -> str | None:
     """`"value.points[2].mse is nan"` for the first number that is not finite, else None."""
     if isinstance(value, float) and not math.isfinite(value):
-        return f"{place} is {float(value)}"
+        return f"{path} is {float(value)}"
     items: list[tuple[str, Any]] = []
     if isinstance(value, dict):
-        items = [(f"{place}.{key}", item) for key, item in value.items()]
+        items = [(f"{path}.{key}", item) for key, item in value.items()]
     elif isinstance(value, list | tuple):
-        items = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
-    return next((found for at, item in items if (found := _not_finite(item, at))), None)
+        items = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+    return next((found for at, item in items if (found := _find_non_finite(item, at))), None)

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from anytime_ar.errors import BundleError, InputError, MissingExtraError, install_command
 
-_PLACE = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w.-]+(?:/[\w.-]+)*))?")
+_HUB_REF = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 
 
-class Place(NamedTuple):
+class HubRef(NamedTuple):
     """Where a model is on the Hub; as text `owner/name` or `owner/name@revision`."""
 
     repository: str
@@ -28,13 +28,13 @@ class Place(NamedTuple):
         return self.repository + (f"@{self.revision}" if self.revision is not None else "")
 
 
-def place_of(name: str) -> Place | None:
+def parse_hub_ref(name: str) -> HubRef | None:
     """The place that a name means; None for a name that cannot be one."""
-    found = _PLACE.fullmatch(name)
-    return None if found is None else Place(*found.groups())
+    found = _HUB_REF.fullmatch(name)
+    return None if found is None else HubRef(*found.groups())
 
 
-def fetch(place: Place, files: Collection[str]) -> Path:
+def download_snapshot(ref: HubRef, files: Collection[str]) -> Path:
     """The folder in the Hub's cache with those of `files` that the repository has, and no others.
 
     What the cache has is not fetched again, and does without a network.
@@ -44,37 +44,37 @@ def fetch(place: Place, files: Collection[str]) -> Path:
             be reached and the cache does not have it.
         MissingExtraError: the extra `hub` is not installed.
     """
-    library = require_hub(f"{str(place)!r} is no folder here; to fetch it from the Hub")
+    library = import_huggingface_hub(f"{str(ref)!r} is no folder here; to fetch it from the Hub")
     try:
         return Path(
             library.snapshot_download(
-                place.repository, revision=place.revision, allow_patterns=sorted(files)
+                ref.repository, revision=ref.revision, allow_patterns=sorted(files)
             )
         )
     except Exception as error:  # errors of its HTTP library come through, and that library changes
         raise BundleError(
-            f"no model {str(place)!r}: not a folder here, and none from the Hub: "
-            f"{_reason(error, place)}"
+            f"no model {str(ref)!r}: not a folder here, and none from the Hub: "
+            f"{_explain_hub_error(error, ref)}"
         ) from error
 
 
-def upload(
-    place: Place,
+def upload_files(
+    ref: HubRef,
     files: Mapping[str, Path],
     *,
-    replaces: Collection[str],
+    managed_names: Collection[str],
     private: bool,
     message: str,
-) -> Place:
+) -> HubRef:
     """Put files into a repository with one commit, and return the place of exactly this state.
 
     Readers see the state before or the new one, and an upload that is cut off leaves the former.
     Where nothing would change there is no new commit.
 
     Args:
-        place: the repository, and the branch if it is not the main one; made if there is none.
+        ref: the repository, and the branch if it is not the main one; made if there is none.
         files: what to upload, by name in the repository.
-        replaces: names of which the repository keeps those in `files` alone.
+        managed_names: names of which the repository keeps those in `files` alone.
         private: make the repository private if it is made here.
         message: of the commit.
 
@@ -83,21 +83,21 @@ def upload(
             is not.
         MissingExtraError: the extra `hub` is not installed.
     """
-    library = require_hub("to push to the Hub")
-    repository, branch = place
+    library = import_huggingface_hub("to push to the Hub")
+    repository, branch = ref
     api = library.HfApi()
     try:
         api.create_repo(repository, private=private or None, exist_ok=True)
         if private and not api.model_info(repository).private:
             raise InputError(
-                f"cannot push to {place} in private: it is public; change that in its settings, "
+                f"cannot push to {ref} in private: it is public; change that in its settings, "
                 "or leave private out"
             )
         if branch is not None:
             api.create_branch(repository, branch=branch, exist_ok=True)
         state = api.model_info(repository, revision=branch)
         there = {sibling.rfilename for sibling in state.siblings or ()}
-        gone = sorted(there & set(replaces) - files.keys())
+        gone = sorted(there & set(managed_names) - files.keys())
         changes = [library.CommitOperationAdd(name, path) for name, path in files.items()]
         changes += [library.CommitOperationDelete(name) for name in gone]
         commit = api.create_commit(
@@ -110,11 +110,11 @@ def upload(
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"cannot push to {place}: {_reason(error, place)}") from error
-    return Place(repository, commit.oid)
+        raise InputError(f"cannot push to {ref}: {_explain_hub_error(error, ref)}") from error
+    return HubRef(repository, commit.oid)
 
 
-def require_hub(purpose: str) -> ModuleType:
+def import_huggingface_hub(purpose: str) -> ModuleType:
     """Return the package `huggingface_hub`.
 
     Raises:
@@ -129,7 +129,7 @@ def require_hub(purpose: str) -> ModuleType:
     return huggingface_hub
 
 
-def _reason(error: Exception, place: Place) -> str:
+def _explain_hub_error(error: Exception, ref: HubRef) -> str:
     """What is wrong, and what to do about it, in one line."""
     from huggingface_hub import errors
 
@@ -142,13 +142,13 @@ def _reason(error: Exception, place: Place) -> str:
             "with `hf auth login` or set HF_TOKEN"
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"no revision {place.revision!r}; pass a branch, a tag or a whole commit hash"
+        return f"no revision {ref.revision!r}; pass a branch, a tag or a whole commit hash"
     if isinstance(error, errors.LocalEntryNotFoundError):
         return "it cannot be reached, and the cache has no complete copy; check the network"
     if status == 401:
         return "it wants a valid token; log in with `hf auth login` or set HF_TOKEN"
     if status == 403:
-        return f"your token does not permit it; use one that may write to {place.repository}"
+        return f"your token does not permit it; use one that may write to {ref.repository}"
     if status == 412:
         return "someone else has pushed meanwhile; look at what is there, and push again"
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from types import FrameType
 from typing import Any
 
-_SAME_S = 1.0
+_DEBOUNCE_S = 1.0
 """Signals so soon after the first one say the same again: both a terminal and `torchrun` tell their
 processes."""
 
@@ -20,8 +20,8 @@ processes."""
 class InterruptFlag:
     """Set by the first signal; one that comes later than so many seconds raises."""
 
-    def __init__(self, same_s: float) -> None:
-        self._same_s = same_s
+    def __init__(self, debounce_s: float) -> None:
+        self._debounce_s = debounce_s
         self._number: int | None = None
         self._when = 0.0
 
@@ -29,38 +29,38 @@ class InterruptFlag:
         """Whether a signal came."""
         return self._number is not None
 
-    def note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """The handler of the signals."""
         if self._number is None:
             self._number, self._when = number, time.monotonic()
-        elif time.monotonic() - self._when >= self._same_s:
-            raise self.error()
+        elif time.monotonic() - self._when >= self._debounce_s:
+            raise self.exception()
 
-    def error(self) -> BaseException:
+    def exception(self) -> BaseException:
         """What ends the program as the signal would have."""
         if self._number == signal.SIGTERM:
             return SystemExit(128 + signal.SIGTERM)
         return KeyboardInterrupt()
 
 
-_TOLD: ContextVar[InterruptFlag | None] = ContextVar("_TOLD", default=None)
+_FORWARDED_FLAG: ContextVar[InterruptFlag | None] = ContextVar("_TOLD", default=None)
 
 
 @contextmanager
-def interrupts_told() -> Iterator[InterruptFlag]:
-    """A flag that `interrupts_held` gives to this thread in the block, in place of one for signals:
+def forward_interrupts() -> Iterator[InterruptFlag]:
+    """A flag that `defer_interrupts` gives to this thread in the block, in place of one for signals:
     for a process whose signals are those of another program, and who is told of interrupts in
-    another way (`note`)."""
+    another way (`handle`)."""
     flag = InterruptFlag(0.0)
-    token = _TOLD.set(flag)
+    token = _FORWARDED_FLAG.set(flag)
     try:
         yield flag
     finally:
-        _TOLD.reset(token)
+        _FORWARDED_FLAG.reset(token)
 
 
 @contextmanager
-def interrupts_held(*, term: bool = False) -> Iterator[InterruptFlag]:
+def defer_interrupts(*, term: bool = False) -> Iterator[InterruptFlag]:
     """Notes Ctrl-C, and SIGTERM where asked to, in a flag instead of raising; one that comes
     a while later raises at once.
 
@@ -69,10 +69,10 @@ def interrupts_held(*, term: bool = False) -> Iterator[InterruptFlag]:
     a signal has not Python's own handler (an application with its own, a background job that
     ignores it, another thread), it stays what it is.
     """
-    if (told := _TOLD.get()) is not None:
+    if (told := _FORWARDED_FLAG.get()) is not None:
         yield told
         return
-    flag = InterruptFlag(_SAME_S if term else 0.0)
+    flag = InterruptFlag(_DEBOUNCE_S if term else 0.0)
     usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler}
     if term:
         usual[signal.SIGTERM] = signal.SIG_DFL
@@ -83,7 +83,7 @@ def interrupts_held(*, term: bool = False) -> Iterator[InterruptFlag]:
         and signal.getsignal(number) is handler
     }
     for number in ours:
-        signal.signal(number, flag.note)
+        signal.signal(number, flag.handle)
     try:
         yield flag
     finally:
@@ -92,9 +92,9 @@ def interrupts_held(*, term: bool = False) -> Iterator[InterruptFlag]:
 
 
 @contextmanager
-def ended_at_once(number: signal.Signals, code: int, said: bytes = b"") -> Iterator[None]:
+def exit_on_signal(number: signal.Signals, code: int, message: bytes = b"") -> Iterator[None]:
     """In the block, until something else handles it, a signal ends the program at once."""
-    usual = end_at_once(number, code, said)
+    usual = install_exit_handler(number, code, message)
     try:
         yield
     finally:
@@ -102,7 +102,7 @@ def ended_at_once(number: signal.Signals, code: int, said: bytes = b"") -> Itera
             signal.signal(number, usual)
 
 
-def end_at_once(number: signal.Signals, code: int, said: bytes = b"") -> Any:
+def install_exit_handler(number: signal.Signals, code: int, message: bytes = b"") -> Any:
     """Have a signal end the program with an exit code; return the handler that it had.
 
     An exception instead would be caught, or shown, by whatever library is being imported; and
@@ -112,7 +112,7 @@ def end_at_once(number: signal.Signals, code: int, said: bytes = b"") -> Any:
     Args:
         number: SIGINT or SIGTERM.
         code: of the program.
-        said: on standard error.
+        message: on standard error.
     """
     usual = signal.getsignal(number)
     if threading.current_thread() is not threading.main_thread() or usual not in (
@@ -125,7 +125,7 @@ def end_at_once(number: signal.Signals, code: int, said: bytes = b"") -> Any:
         try:
             for clean in _cleanups:
                 clean()
-            os.write(2, said)
+            os.write(2, message)
         finally:  # whether or not somebody hears it
             os._exit(code)
 
@@ -137,14 +137,14 @@ _cleanups: list[Callable[[], object]] = []
 
 
 @contextmanager
-def cleaned_up(clean: Callable[[], object]) -> Iterator[None]:
+def cleanup_on_signal(cleanup: Callable[[], object]) -> Iterator[None]:
     """In the block, a signal that ends the program at once has this called first; it must not
     raise. Other signals raise exceptions, or are handled by whoever takes them."""
     with ExitStack() as stack:
         for name in ("SIGTERM", "SIGHUP"):  # Windows lacks the second
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                stack.enter_context(ended_at_once(number, 128 + number))
-        _cleanups.append(clean)
-        stack.callback(_cleanups.remove, clean)
+                stack.enter_context(exit_on_signal(number, 128 + number))
+        _cleanups.append(cleanup)
+        stack.callback(_cleanups.remove, cleanup)
         yield

@@ -22,9 +22,9 @@ from anytime_ar.files import write_bytes
 
 EntryT = TypeVar("EntryT")
 
-_LARGEST = 4 * 2**20
+_MAX_BYTES = 4 * 2**20
 """Bytes that a file may have: larger ones are not read, and the oldest entries make room."""
-_PATIENCE_S = 2.0
+_LOCK_TIMEOUT_S = 2.0
 """How long to wait for the lock, which is held for milliseconds unless its holder was stopped."""
 
 
@@ -45,7 +45,7 @@ class JsonStore(Generic[EntryT]):
 
     def get(self, key: str) -> EntryT | None:
         """Return the entry under a key, None if there is none that can be used."""
-        return self._parsed(self._read().get(key))
+        return self._parse(self._read().get(key))
 
     def update(self, key: str, change: Callable[[EntryT | None], EntryT]) -> EntryT:
         """Put what `change` makes of the entry under a key in its place, and return it.
@@ -60,10 +60,10 @@ class JsonStore(Generic[EntryT]):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._locked():
                 entries = self._read()
-                found = self._parsed(entries.pop(key, None))
+                found = self._parse(entries.pop(key, None))
                 entry = change(found)
                 if entry != found:
-                    self._write(entries, _line(key, self._adapter.dump_python(entry)))
+                    self._write(entries, _format_entry(key, self._adapter.dump_python(entry)))
                 return entry
         except OSError as error:
             raise InputError(
@@ -73,27 +73,27 @@ class JsonStore(Generic[EntryT]):
     def _read(self) -> dict[str, Any]:
         try:
             status = self.path.stat()
-            if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
+            if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
                 return {}  # a pipe would never end
             entries = json.loads(self.path.read_bytes())
         except (OSError, ValueError, RecursionError):  # nothing that cannot be measured again
             return {}
         return entries if isinstance(entries, dict) else {}
 
-    def _parsed(self, value: object) -> EntryT | None:
+    def _parse(self, value: object) -> EntryT | None:
         try:
             entry = self._adapter.validate_python(value)
-            _line("", self._adapter.dump_python(entry))  # is finite
+            _format_entry("", self._adapter.dump_python(entry))  # is finite
         except (ValueError, RecursionError):
             return None
         return entry
 
     def _write(self, others: dict[str, Any], last: str) -> None:
         lines = [last]
-        room = _LARGEST - len(last) - 4
+        room = _MAX_BYTES - len(last) - 4
         for key, value in reversed(others.items()):  # the latest first
             try:
-                line = _line(key, value)
+                line = _format_entry(key, value)
             except (ValueError, RecursionError):  # no JSON: not finite, or nested too deep
                 continue
             room -= len(line) + 2
@@ -115,7 +115,7 @@ class JsonStore(Generic[EntryT]):
             yield
             return
         try:
-            end = time.monotonic() + _PATIENCE_S
+            end = time.monotonic() + _LOCK_TIMEOUT_S
             while time.monotonic() < end:
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -129,7 +129,7 @@ class JsonStore(Generic[EntryT]):
             os.close(handle)
 
 
-def _line(key: str, value: object) -> str:
+def _format_entry(key: str, value: object) -> str:
     """An entry as JSON in ASCII, so that any text of a file that was read can be written again.
 
     Raises:

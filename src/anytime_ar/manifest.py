@@ -10,14 +10,14 @@ from typing import Any
 from anytime_ar.errors import BundleError
 from anytime_ar.files import json_bytes
 
-REQUIRED = {"config.json", "manifest.json", "autoencoder.safetensors"}
-FILES = REQUIRED | {"prior.safetensors", "curve.json"}
+REQUIRED_FILES = {"config.json", "manifest.json", "autoencoder.safetensors"}
+BUNDLE_FILES = REQUIRED_FILES | {"prior.safetensors", "curve.json"}
 """What a bundle may consist of."""
 
 
-def digests(folder: Path) -> dict[str, str]:
+def file_digests(folder: Path) -> dict[str, str]:
     """Return what belongs into the manifest of the files that are there."""
-    names = sorted(FILES - {"manifest.json"})
+    names = sorted(BUNDLE_FILES - {"manifest.json"})
     return {name: sha256(folder / name) for name in names if (folder / name).is_file()}
 
 
@@ -28,13 +28,13 @@ def check_manifest(folder: Path) -> None:
         BundleError: a file is missing, altered or foreign; it is named.
     """
     path = folder / "manifest.json"
-    listed = read_object(path)
-    found = digests(folder)
-    for name in sorted(listed.keys() - FILES | listed.keys() & {"manifest.json"}):
+    listed = read_json_object(path)
+    found = file_digests(folder)
+    for name in sorted(listed.keys() - BUNDLE_FILES | listed.keys() & {"manifest.json"}):
         raise BundleError(f"{path} lists {name!r}, which is no file of a bundle; refused")
     for name in sorted(listed.keys() - found.keys()):
         raise BundleError(f"{folder / name} is missing; get the bundle again")
-    for name in sorted((REQUIRED | found.keys()) - listed.keys() - {"manifest.json"}):
+    for name in sorted((REQUIRED_FILES | found.keys()) - listed.keys() - {"manifest.json"}):
         raise BundleError(f"{path} does not list {name}; get the bundle again")
     for name, digest in found.items():
         if digest != listed[name]:
@@ -46,7 +46,7 @@ def check_manifest(folder: Path) -> None:
         raise BundleError(f"{path} was altered: it is not as it was written; get the bundle again")
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """Read the object in a JSON file.
 
     Raises:

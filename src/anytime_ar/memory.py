@@ -5,10 +5,10 @@ from __future__ import annotations
 import ctypes
 import platform
 
-_MOST_MAPPED, _TRIM_THRESHOLD = -4, -1  # of mallopt(3)
+_MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # of mallopt(3)
 
 
-def keep_memory() -> None:
+def disable_memory_trimming() -> None:
     """From now on this process keeps what it has had of memory, for as long as it lives.
 
     A training step on CPUs frees and takes the same large tensors, and the C library of Linux gives
@@ -18,5 +18,5 @@ def keep_memory() -> None:
     if platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt
-    mallopt(_MOST_MAPPED, 0)
+    mallopt(_MMAP_MAX, 0)
     mallopt(_TRIM_THRESHOLD, -1)

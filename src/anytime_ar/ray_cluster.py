@@ -15,8 +15,8 @@ from typing import Any
 from anytime_ar.errors import InputError, MissingExtraError, install_command
 from anytime_ar.threads import available_cpus
 
-_ANSWER_S = 10.0
-_SETTINGS = {
+_CONNECT_TIMEOUT_S = 10.0
+_RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Workers give way to everybody else, unless they are told that they are the work.
     "RAY_worker_niceness": "0",
@@ -29,7 +29,7 @@ def require_ray(part: str) -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    for name, value in _SETTINGS.items():
+    for name, value in _RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         import ray
@@ -43,17 +43,17 @@ def require_ray(part: str) -> Any:
 
 
 @contextmanager
-def connected(ray: Any, cores: int) -> Iterator[None]:
+def ray_session(ray: Any, num_cpus: int) -> Iterator[None]:
     """On the cluster of RAY_ADDRESS, else on one of this machine, which ends with the block.
 
     Args:
         ray: the module.
-        cores: that workers will take; one of this machine has as many, whether there are or not.
+        num_cpus: that workers will take; one of this machine has as many, whether there are or not.
 
     Raises:
         InputError: there is no cluster at RAY_ADDRESS.
     """
-    ours = _connect(ray, cores)
+    ours = _connect(ray, num_cpus)
     try:
         yield
     finally:
@@ -61,7 +61,7 @@ def connected(ray: Any, cores: int) -> Iterator[None]:
             ray.shutdown()
 
 
-def check_workers_device(device: str) -> None:
+def check_ray_device(device: str) -> None:
     """Before Ray is started.
 
     Raises:
@@ -71,24 +71,24 @@ def check_workers_device(device: str) -> None:
         raise InputError(f"device is {device}, and engine ray takes cpu, cuda or auto")
 
 
-def choose_workers_device(ray: Any, device: str, workers: int) -> str:
+def choose_ray_device(ray: Any, device: str, num_workers: int) -> str:
     """`cpu` or `cuda` for workers, wherever they are.
 
     Args:
         ray: the module, connected.
         device: `cpu`, `cuda`, or `auto`: GPUs, if the cluster has one for each worker.
-        workers: how many there are to be.
+        num_workers: how many there are to be.
 
     Raises:
         InputError: there are fewer GPUs on this machine.
     """
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if device == "auto":
-        return "cuda" if gpus >= workers else "cpu"
+        return "cuda" if gpus >= num_workers else "cpu"
     # A cluster may grow.
-    if device == "cuda" and gpus < workers and not os.environ.get("RAY_ADDRESS"):
+    if device == "cuda" and gpus < num_workers and not os.environ.get("RAY_ADDRESS"):
         raise InputError(
-            f"{workers} workers, each with a GPU, are asked for, and this machine has {gpus}; ask "
+            f"{num_workers} workers, each with a GPU, are asked for, and this machine has {gpus}; ask "
             "for fewer, join a cluster by RAY_ADDRESS, or choose device cpu"
         )
     return device
@@ -102,7 +102,7 @@ def _connect(ray: Any, cores: int) -> bool:
     handler = signal.getsignal(signal.SIGTERM)
     if address := os.environ.get("RAY_ADDRESS"):
         try:
-            _knock(address)
+            _check_reachable(address)
             ray.init(**quiet)
         except OSError as error:
             raise InputError(
@@ -116,7 +116,7 @@ def _connect(ray: Any, cores: int) -> bool:
     return True
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Ray itself would ask for minutes.
 
     Raises:
@@ -124,4 +124,4 @@ def _knock(address: str) -> None:
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdecimal():  # not of "auto" and the like
-        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()

@@ -1,7 +1,7 @@
 """Spectra of sounds, as losses, metrics, features and pictures need them.
 
 Magnitudes are those of a full-scale sine: 1.0 at its frequency, whatever the window. What lies
-below `FLOOR` counts as silence, so that the noise of a quiet passage does not weigh as much as what
+below `RMS_FLOOR` counts as silence, so that the noise of a quiet passage does not weigh as much as what
 can be heard.
 """
 
@@ -14,13 +14,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-FLOOR = 1e-3
+AMPLITUDE_FLOOR = 1e-3
 """-60 dB of a full-scale sine."""
-RESOLUTIONS = (64, 128, 256, 512, 1024)
+STFT_WINDOWS = (64, 128, 256, 512, 1024)
 """Window lengths, in samples, of the multi-resolution distance."""
 
 
-def magnitudes(x: Tensor, window: int) -> Tensor:
+def stft_magnitudes(x: Tensor, window: int) -> Tensor:
     """Magnitudes over time, with a Hann window moved by a quarter of its length.
 
     Args:
@@ -43,12 +43,14 @@ def magnitudes(x: Tensor, window: int) -> Tensor:
     return (spectrum.real.square() + spectrum.imag.square() + 1e-12).sqrt()
 
 
-def decibels(magnitude: Tensor) -> Tensor:
-    """20 log10, at least that of `FLOOR`."""
-    return 20 * magnitude.clamp_min(FLOOR).log10()
+def amplitude_to_db(magnitude: Tensor) -> Tensor:
+    """20 log10, at least that of `RMS_FLOOR`."""
+    return 20 * magnitude.clamp_min(AMPLITUDE_FLOOR).log10()
 
 
-def spectral_distance(x: Tensor, other: Tensor, resolutions: Sequence[int] = RESOLUTIONS) -> Tensor:
+def multi_resolution_stft_distance(
+    x: Tensor, other: Tensor, resolutions: Sequence[int] = STFT_WINDOWS
+) -> Tensor:
     """Multi-resolution STFT distance (Yamamoto et al. 2020, arXiv 1910.11480) of each sound.
 
     At each resolution, the relative error of the magnitudes (spectral convergence) plus the mean
@@ -64,17 +66,21 @@ def spectral_distance(x: Tensor, other: Tensor, resolutions: Sequence[int] = RES
     """
     total = torch.zeros(len(x), device=x.device)
     for window in resolutions:
-        real, made = magnitudes(x, window), magnitudes(other, window)
+        real, made = stft_magnitudes(x, window), stft_magnitudes(other, window)
         difference = torch.linalg.vector_norm(real - made, dim=(1, 2))
-        convergence = difference / torch.linalg.vector_norm(real, dim=(1, 2)).clamp_min(FLOOR)
+        convergence = difference / torch.linalg.vector_norm(real, dim=(1, 2)).clamp_min(
+            AMPLITUDE_FLOOR
+        )
         # Not cut off at the floor: what is missing altogether would have no gradient to come back.
-        logarithmic = torch.hypot(made, made.new_tensor(FLOOR)).log()
-        logarithmic = logarithmic - torch.hypot(real, real.new_tensor(FLOOR)).log()
+        logarithmic = torch.hypot(made, made.new_tensor(AMPLITUDE_FLOOR)).log()
+        logarithmic = logarithmic - torch.hypot(real, real.new_tensor(AMPLITUDE_FLOOR)).log()
         total = total + convergence + logarithmic.abs().mean(dim=(1, 2))
     return total / len(resolutions)
 
 
-def log_mel(x: Tensor, sample_rate: int, *, bands: int = 40, window_s: float = 0.032) -> Tensor:
+def log_mel_spectrogram(
+    x: Tensor, sample_rate: int, *, bands: int = 40, window_s: float = 0.032
+) -> Tensor:
     """Loudness by mel band and time, in dB.
 
     Args:
@@ -84,16 +90,16 @@ def log_mel(x: Tensor, sample_rate: int, *, bands: int = 40, window_s: float = 0
         window_s: length of the window in seconds; rounded to a power of two in samples.
 
     Returns:
-        float32 [B, bands, frames], from -60 dB (see `FLOOR`) up.
+        float32 [B, bands, frames], from -60 dB (see `RMS_FLOOR`) up.
     """
     window = 2 ** round(math.log2(window_s * sample_rate))
-    filters = _mel_filters(sample_rate, window, bands).to(x.device)
-    power = filters @ magnitudes(x, window).square()  # [B, bands, frames]
-    return decibels(power.sqrt())
+    filters = _mel_filterbank(sample_rate, window, bands).to(x.device)
+    power = filters @ stft_magnitudes(x, window).square()  # [B, bands, frames]
+    return amplitude_to_db(power.sqrt())
 
 
 @lru_cache
-def _mel_filters(sample_rate: int, window: int, bands: int) -> Tensor:
+def _mel_filterbank(sample_rate: int, window: int, bands: int) -> Tensor:
     """Triangles on the mel scale of O'Shaughnessy, each of height 1: float32 [bands, window/2 + 1].
 
     A band that is narrower than a bin gets the share of the nearest bins.

@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 from anytime_ar.errors import InputError
 
-MOST_THREADS = 1024
+MAX_THREADS = 1024
 """That may be asked for. OpenMP ends the process where the system has no more."""
 _ROUNDS = 5
 """Times that each number of threads is timed, by turns. Their sum counts, not the best one: what
 threads lose when they wait for each other comes seldom and is long."""
-_ENOUGH_S = 0.5
+_TIMING_LIMIT_S = 0.5
 """Seconds after which no further round is begun."""
 
 
@@ -46,19 +46,21 @@ def _scheduled_cpus() -> int:
     return os.cpu_count() or 1  # macOS and Windows
 
 
-class _Mount(NamedTuple):
+class _CgroupMount(NamedTuple):
     """A hierarchy of control groups: the group that is mounted, where, and its controllers."""
 
     group: str
-    place: str
+    mount_point: str
     controllers: frozenset[str]
     """Empty: version 2, which has one hierarchy for all."""
 
 
 def _quotas(root: Path) -> Iterator[float]:
     """Yield the processors' worth of time that each control group around this process may use."""
-    own = _lines(root / "proc/self/cgroup")
-    mounts = [mount for line in _lines(root / "proc/self/mountinfo") if (mount := _mount(line))]
+    own = _read_lines(root / "proc/self/cgroup")
+    mounts = [
+        mount for line in _read_lines(root / "proc/self/mountinfo") if (mount := _parse_mount(line))
+    ]
     for _, controllers, group in (line.split(":", 2) for line in own if line.count(":") >= 2):
         for mount in mounts:
             if controllers:
@@ -70,17 +72,17 @@ def _quotas(root: Path) -> Iterator[float]:
             # In a container, the group that is mounted is often its own: its path is cut off.
             inside = "/" if mount.group == "/" else mount.group + "/"
             below = group.removeprefix(inside) if group.startswith(inside) else ""
-            top = root / mount.place.lstrip("/")
+            top = root / mount.mount_point.lstrip("/")
             here = top / below.lstrip("/")
             for folder in (here, *here.parents):
-                quota = _quota(folder)
+                quota = _read_quota(folder)
                 if quota is not None:
                     yield quota
                 if folder == top:
                     break
 
 
-def _mount(line: str) -> _Mount | None:
+def _parse_mount(line: str) -> _CgroupMount | None:
     """Read a line of mountinfo; None: no control groups of processors."""
     before, dash, after = line.partition(" - ")
     fields, rest = before.split(), after.split()
@@ -89,23 +91,23 @@ def _mount(line: str) -> _Mount | None:
     # Spaces and the like are written as octal numbers.
     group, place = (re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), f) for f in fields[3:5])
     options = frozenset(rest[-1].split(",")) if rest[0] == "cgroup" else frozenset()
-    return _Mount(group, place, options)
+    return _CgroupMount(group, place, options)
 
 
-def _quota(folder: Path) -> float | None:
+def _read_quota(folder: Path) -> float | None:
     """Return the processors' worth of time that a control group may use; None: no limit."""
-    if words := " ".join(_lines(folder / "cpu.max")).split():
+    if words := " ".join(_read_lines(folder / "cpu.max")).split():
         limit, period = words[0], words[1] if len(words) > 1 else "100000"
     else:
         limit, period = (
-            " ".join(_lines(folder / f"cpu.cfs_{name}_us")) for name in ("quota", "period")
+            " ".join(_read_lines(folder / f"cpu.cfs_{name}_us")) for name in ("quota", "period")
         )
     if not limit.isdecimal() or not period.isdecimal() or not int(period):
         return None  # "max", "-1", or nothing
     return int(limit) / int(period)
 
 
-def _lines(path: Path) -> list[str]:
+def _read_lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
@@ -118,45 +120,45 @@ def check_threads(threads: int) -> int:
     Raises:
         InputError: it is less than 1, or more than any machine computes with.
     """
-    if not 1 <= threads <= MOST_THREADS:
+    if not 1 <= threads <= MAX_THREADS:
         raise InputError(
-            f"threads={threads} is outside 1..{MOST_THREADS}; this process may use "
+            f"threads={threads} is outside 1..{MAX_THREADS}; this process may use "
             f"{available_cpus()} processors"
         )
     return threads
 
 
-def threads_by_variable() -> int | None:
+def omp_num_threads() -> int | None:
     """Return the threads that OMP_NUM_THREADS asks for; None where it is not set, or is no number
     of threads, which OpenMP ignores."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(first) if first.isdecimal() and 1 <= int(first) <= MOST_THREADS else None
+    return int(first) if first.isdecimal() and 1 <= int(first) <= MAX_THREADS else None
 
 
-def set_threads(asked: int | None = None, *, processes: int = 1) -> int:
+def set_threads(requested: int | None = None, *, processes: int = 1) -> int:
     """Set the threads of PyTorch in this process, for a command, and return their number.
 
     Args:
-        asked: the number; None: OMP_NUM_THREADS if that is set, else PyTorch's own default, but no
+        requested: the number; None: OMP_NUM_THREADS if that is set, else PyTorch's own default, but no
             more than this process may use.
         processes: that share what this one may use.
 
     Raises:
-        InputError: `asked` is no number of threads.
+        InputError: `requested` is no number of threads.
     """
     import torch
 
     threads = torch.get_num_threads()
-    if asked is not None:
-        threads = check_threads(asked)
-    elif threads_by_variable() is None:
+    if requested is not None:
+        threads = check_threads(requested)
+    elif omp_num_threads() is None:
         threads = max(1, min(threads, available_cpus() // processes))
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
     return threads
 
 
-def one_threaded(name: str) -> ThreadPoolExecutor:
+def single_thread_executor(name: str) -> ThreadPoolExecutor:
     """Start a thread whose PyTorch operations do not start threads of their own.
 
     OpenMP has a pool of threads for each thread that asks for one, and those of a pool keep their
@@ -177,13 +179,13 @@ def one_threaded(name: str) -> ThreadPoolExecutor:
     return thread
 
 
-def settle_threads(
-    asked: int | None,
-    tell: Callable[[str], object],
+def tune_threads(
+    requested: int | None,
+    warn: Callable[[str], object],
     *,
     processes: int = 1,
     clock: Callable[[], float] = time.perf_counter,
-    work: Callable[[], object] | None = None,
+    workload: Callable[[], object] | None = None,
 ) -> int:
     """Set the threads of PyTorch as `set_threads` does, for hours of computation on a CPU: fewer of
     them where other programs keep the processors busy.
@@ -194,32 +196,32 @@ def settle_threads(
     they are no slower.
 
     Args:
-        asked: the number, which then stays; None: see `set_threads`.
-        tell: gets a sentence if fewer threads are faster.
+        requested: the number, which then stays; None: see `set_threads`.
+        warn: gets a sentence if fewer threads are faster.
         processes: that share what this one may use.
         clock: seconds.
-        work: what is timed; None: a few products of matrices.
+        workload: what is timed; None: a few products of matrices.
 
     Raises:
-        InputError: `asked` is no number of threads.
+        InputError: `requested` is no number of threads.
     """
     import torch
 
-    threads = set_threads(asked, processes=processes)
+    threads = set_threads(requested, processes=processes)
     if threads == 1:
         return 1
-    work = work or _products()
-    seconds = _timed([threads, 1], clock, work)
+    workload = workload or _matmul_workload()
+    seconds = _mean_seconds([threads, 1], clock, workload)
     if seconds[threads] >= seconds[1]:  # look twice: it may have been for a moment only
         halves = [threads >> halvings for halvings in range(1, threads.bit_length() - 1)]
-        again = _timed([threads, *halves, 1], clock, work)
+        again = _mean_seconds([threads, *halves, 1], clock, workload)
         seconds = {number: (seconds.get(number, s) + s) / 2 for number, s in again.items()}
     better = seconds[threads] < seconds[1]
     best = threads if better else min(sorted(seconds), key=seconds.__getitem__)
-    chosen = threads if asked is not None or threads_by_variable() else best
+    chosen = threads if requested is not None or omp_num_threads() else best
     torch.set_num_threads(chosen)
     if best < threads:
-        tell(
+        warn(
             f"{threads} threads take {1000 * seconds[threads]:.0f} ms for what {best} do in "
             f"{1000 * seconds[best]:.0f} ms, as other programs use the processors; "
             + (
@@ -231,10 +233,10 @@ def settle_threads(
     return chosen
 
 
-def _timed(
-    numbers: list[int], clock: Callable[[], float], work: Callable[[], object]
+def _mean_seconds(
+    numbers: list[int], clock: Callable[[], float], workload: Callable[[], object]
 ) -> dict[int, float]:
-    """Return the mean seconds of `work` by number of threads."""
+    """Return the mean seconds of `workload` by number of threads."""
     import torch
 
     spent: dict[int, list[float]] = {number: [] for number in numbers}
@@ -243,14 +245,14 @@ def _timed(
         for number, times in spent.items():
             torch.set_num_threads(number)
             start = clock()
-            work()
+            workload()
             times.append(clock() - start)
-        if clock() - begin > _ENOUGH_S:
+        if clock() - begin > _TIMING_LIMIT_S:
             break
     return {number: sum(times) / len(times) for number, times in spent.items()}
 
 
-def _products() -> Callable[[], object]:
+def _matmul_workload() -> Callable[[], object]:
     """Return a computation of 10 ms that is like training: a hundred short parallel operations."""
     import torch
 

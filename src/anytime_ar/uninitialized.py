@@ -19,21 +19,21 @@ from torch.overrides import TorchFunctionMode
 from anytime_ar.ambient import FACTORIES
 from anytime_ar.errors import BundleError
 
-_TIMES = 16
+_MAX_RATIO = 16
 """Numbers and tensors that networks may have for each that is stored: they hold tables and moving
 averages as well."""
-_FREE_NUMBERS, _FREE_TENSORS = 2**25, 2**12
+_FREE_ELEMENTS, _FREE_TENSORS = 2**25, 2**12
 """What they may have of themselves: 128 MB."""
 
 
-class Weights(NamedTuple):
+class StoredSize(NamedTuple):
     """What is stored."""
 
     tensors: int
-    numbers: int
+    elements: int
 
 
-def weights_in(paths: Sequence[Path]) -> Weights:
+def stored_size(paths: Sequence[Path]) -> StoredSize:
     """Count what safetensors files hold, by their headers.
 
     Raises:
@@ -49,10 +49,10 @@ def weights_in(paths: Sequence[Path]) -> Weights:
             raise BundleError(f"{path} is missing; get the bundle again") from error
         except (SafetensorError, OSError) as error:
             raise BundleError(f"{path} does not fit its config.json: {error}") from error
-    return Weights(len(sizes), sum(sizes))
+    return StoredSize(len(sizes), sum(sizes))
 
 
-class Uninitialized(TorchFunctionMode):
+class SkipInit(TorchFunctionMode):
     """Leave out random draws of `torch.nn.init`, a third of the time that loading a model takes.
 
     Networks that are built under it have arbitrary weights, and no random generator moves. Those
@@ -63,12 +63,12 @@ class Uninitialized(TorchFunctionMode):
         stored: what the networks are built for.
     """
 
-    def __init__(self, config: Path, stored: Weights) -> None:
+    def __init__(self, config: Path, stored: StoredSize) -> None:
         super().__init__()
         self._config = config
         self._stored = stored
-        self._numbers = _FREE_NUMBERS + _TIMES * stored.numbers
-        self._tensors = _FREE_TENSORS + _TIMES * stored.tensors
+        self._elements_left = _FREE_ELEMENTS + _MAX_RATIO * stored.elements
+        self._tensors_left = _FREE_TENSORS + _MAX_RATIO * stored.tensors
 
     def __torch_function__(
         self,
@@ -81,12 +81,12 @@ class Uninitialized(TorchFunctionMode):
         if getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"]  # by name, whatever the caller does
         if func in FACTORIES:
-            self._numbers -= func(*args, **kwargs | {"device": torch.device("meta")}).numel()
-            self._tensors -= 1
-            if min(self._numbers, self._tensors) < 0:
+            self._elements_left -= func(*args, **kwargs | {"device": torch.device("meta")}).numel()
+            self._tensors_left -= 1
+            if min(self._elements_left, self._tensors_left) < 0:
                 raise BundleError(
                     f"{self._config} describes networks that are much larger than the "
-                    f"{self._stored.numbers:,} numbers in {self._stored.tensors:,} tensors beside "
+                    f"{self._stored.elements:,} numbers in {self._stored.tensors:,} tensors beside "
                     "it; get the model again"
                 )
         return func(*args, **kwargs)

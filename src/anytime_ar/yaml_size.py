@@ -8,10 +8,10 @@ import yaml
 
 from anytime_ar.errors import InputError
 
-MOST_VALUES, DEEPEST = 100_000, 64
+MAX_YAML_VALUES, MAX_YAML_DEPTH = 100_000, 64
 
 
-def check_yaml(path: Path) -> None:
+def check_yaml_size(path: Path) -> None:
     """Refuse a file of settings that would be too large or too deep, without building it.
 
     What is no YAML is left to whoever reads it.
@@ -31,7 +31,7 @@ def check_yaml(path: Path) -> None:
                 if anchor is not None:
                     sizes[anchor] = size
             elif isinstance(event, yaml.AliasEvent):
-                size = sizes.get(event.anchor or "", MOST_VALUES + 1)
+                size = sizes.get(event.anchor or "", MAX_YAML_VALUES + 1)
             elif isinstance(event, yaml.ScalarEvent):
                 size = 1
                 if event.anchor is not None:
@@ -40,9 +40,9 @@ def check_yaml(path: Path) -> None:
                 continue
             anchor, before = open_[-1]
             open_[-1] = anchor, before + size
-            if before + size > MOST_VALUES or len(open_) > DEEPEST:
+            if before + size > MAX_YAML_VALUES or len(open_) > MAX_YAML_DEPTH:
                 raise InputError(
-                    f"{path} holds over {MOST_VALUES:,} values, or {DEEPEST} within each other, "
+                    f"{path} holds over {MAX_YAML_VALUES:,} values, or {MAX_YAML_DEPTH} within each other, "
                     "aliases counted as what they stand for; write settings without them"
                 )
     except yaml.YAMLError:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder
-from anytime_ar.autoencoder.filling import FLOOR, GAIN, WEIGHT, NoiseFilling
-from anytime_ar.autoencoder.laps import lap
-from anytime_ar.autoencoder.layouts import FilledPath
+from anytime_ar.autoencoder.filling import LOUDNESS_WEIGHT, NOISE_GAIN, RMS_FLOOR, NoiseSubstitution
+from anytime_ar.autoencoder.laps import lapped_transform
+from anytime_ar.autoencoder.layouts import NoiseSubstitutionSkip
 from anytime_ar.errors import InputError
-from anytime_ar.spectra import magnitudes
+from anytime_ar.spectra import stft_magnitudes
 
 SEGMENTS, SIZE, BANDS = 8, 64, 3
 LENGTH = SEGMENTS * SIZE
@@ -41,10 +41,10 @@ def build(**changes: Any) -> OrderedAutoencoder:
         return OrderedAutoencoder(config(**changes), (1, LENGTH)).eval()
 
 
-def filling() -> NoiseFilling:
+def filling() -> NoiseSubstitution:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return NoiseFilling(SEGMENTS, SIZE, BANDS)
+        return NoiseSubstitution(SEGMENTS, SIZE, BANDS)
 
 
 def hum_and_hiss(n: int, seed: int = 0) -> Tensor:
@@ -61,9 +61,11 @@ def hum_and_hiss(n: int, seed: int = 0) -> Tensor:
 def test_a_tone_is_loud_in_its_own_band(frequency: float, band: int | None) -> None:
     """Bands divide what lies above a quarter of the highest frequency evenly."""
     tone = 0.5 * torch.sin(math.pi * frequency * torch.arange(LENGTH))[None, None]
-    parts = lap(tone, SEGMENTS).view(1, SEGMENTS, SIZE)
+    parts = lapped_transform(tone, SEGMENTS).view(1, SEGMENTS, SIZE)
     loudness = filling().loudness(parts)[0, 1:-1]  # [S - 2, bands]; the ends have no neighbour
-    nepers = loudness / WEIGHT + math.log(FLOOR)  # of the root mean square of a coefficient
+    nepers = loudness / LOUDNESS_WEIGHT + math.log(
+        RMS_FLOOR
+    )  # of the root mean square of a coefficient
     for at in range(BANDS):
         if at == band:
             expected = 0.5 * math.log(0.5**2 / 2 * SIZE / (SIZE / 4))  # all in a quarter of them
@@ -76,26 +78,28 @@ def test_silence_has_no_loudness_and_gets_no_noise() -> None:
     silence = torch.zeros(2, SEGMENTS, SIZE)
     fill = filling()
     assert torch.equal(fill.loudness(silence), torch.zeros(2, SEGMENTS, BANDS))
-    assert torch.equal(fill.complete(silence, torch.zeros(2, SEGMENTS, BANDS)), silence)
+    assert torch.equal(fill.fill_noise(silence, torch.zeros(2, SEGMENTS, BANDS)), silence)
 
 
 def test_noise_fills_what_is_lacking_in_its_band_only() -> None:
     fill = filling()
     parts = torch.zeros(1, SEGMENTS, SIZE)
     wanted = torch.zeros(1, SEGMENTS, BANDS)
-    wanted[0, 3, 1] = WEIGHT / 2 * math.log1p(0.1**2 / FLOOR**2)  # rms of 0.1 a coefficient
-    made = fill.complete(parts, wanted) @ fill.sines  # coefficients
+    wanted[0, 3, 1] = (
+        LOUDNESS_WEIGHT / 2 * math.log1p(0.1**2 / RMS_FLOOR**2)
+    )  # rms of 0.1 a coefficient
+    made = fill.fill_noise(parts, wanted) @ fill.dst_basis  # coefficients
     quiet = made.clone()
     quiet[0, 3, SIZE // 2 : 3 * SIZE // 4] = 0
     assert quiet.abs().max() < 1e-6
     level = made[0, 3, SIZE // 2 : 3 * SIZE // 4].square().mean().sqrt().item()
-    assert level == pytest.approx(0.1 * GAIN, rel=0.5)  # sixteen random numbers
+    assert level == pytest.approx(0.1 * NOISE_GAIN, rel=0.5)  # sixteen random numbers
     assert level > 0.01
 
 
 def test_noise_is_never_louder_than_a_sound_can_be() -> None:
     fill = filling()
-    made = fill.complete(torch.zeros(1, SEGMENTS, SIZE), torch.full((1, SEGMENTS, BANDS), 1e3))
+    made = fill.fill_noise(torch.zeros(1, SEGMENTS, SIZE), torch.full((1, SEGMENTS, BANDS), 1e3))
     assert made.isfinite().all()
     assert made.square().mean().sqrt() < 1
 
@@ -104,9 +108,9 @@ def test_what_is_loud_enough_stays_as_it_is() -> None:
     parts = torch.randn(2, SEGMENTS, SIZE, generator=torch.Generator().manual_seed(0))
     fill = filling()
     loudness = fill.loudness(parts)
-    torch.testing.assert_close(fill.complete(parts, loudness), parts, atol=2e-3, rtol=0)
-    torch.testing.assert_close(fill.complete(parts, loudness - 0.1), parts)
-    assert (fill.complete(parts, loudness + 0.3) - parts).square().mean() > 0.01
+    torch.testing.assert_close(fill.fill_noise(parts, loudness), parts, atol=2e-3, rtol=0)
+    torch.testing.assert_close(fill.fill_noise(parts, loudness - 0.1), parts)
+    assert (fill.fill_noise(parts, loudness + 0.3) - parts).square().mean() > 0.01
 
 
 def test_codes_tell_how_loud_noise_is_before_they_tell_its_waveform() -> None:
@@ -115,12 +119,12 @@ def test_codes_tell_how_loud_noise_is_before_they_tell_its_waveform() -> None:
 
     def above(sounds: Tensor) -> Tensor:
         """Level of each segment where there is only hiss: [n, S]."""
-        levels = magnitudes(sounds, SIZE)[:, SIZE // 4 :].square().mean(1).sqrt()
+        levels = stft_magnitudes(sounds, SIZE)[:, SIZE // 4 :].square().mean(1).sqrt()
         return levels[:, :-1].unflatten(1, (SEGMENTS, -1)).mean(2)
 
     errors = {}
     for bands, model in models.items():
-        model.start([x], torch.Generator().manual_seed(0))
+        model.init_codebooks([x], torch.Generator().manual_seed(0))
         codes = model.encode(x)
         made = model.decode(codes[:, : 2 * SEGMENTS])
         errors[bands] = (above(made) - above(x)).abs().mean().item()
@@ -132,14 +136,14 @@ def test_codes_tell_how_loud_noise_is_before_they_tell_its_waveform() -> None:
 @torch.no_grad()
 def test_decoding_adds_noise_up_to_the_coded_loudness() -> None:
     model, x = build(), hum_and_hiss(200)
-    model.start([x], torch.Generator().manual_seed(0))
+    model.init_codebooks([x], torch.Generator().manual_seed(0))
     codes = model.encode(x)[:, : 3 * SEGMENTS]
     vectors = torch.nn.functional.pad(model.quantizer.lookup(codes), (0, 0, 0, SEGMENTS))
     plain, loudness = model.decode_vectors(vectors, torch.full((200,), 3 * SEGMENTS))
     path = model.linear_path
-    assert isinstance(path, FilledPath)
+    assert isinstance(path, NoiseSubstitutionSkip)
     assert loudness is not None
-    assert torch.equal(model.decode(codes), path.filled(plain, loudness).clamp(-1, 1))
+    assert torch.equal(model.decode(codes), path.fill_noise(plain, loudness).clamp(-1, 1))
     before, after, wanted = path.loudness(plain), path.loudness(model.decode(codes)), loudness
     lacking = wanted > before + 0.5
     assert lacking.float().mean() > 0.2

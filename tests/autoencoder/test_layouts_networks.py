@@ -8,13 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from anytime_ar.autoencoder import PRESETS, AutoencoderConfig, NetworkConfig, OrderedAutoencoder
+from anytime_ar.autoencoder import (
+    IMAGE_PRESETS,
+    AutoencoderConfig,
+    NetworkConfig,
+    OrderedAutoencoder,
+)
 from anytime_ar.autoencoder.layouts import (
     ChannelLayout,
     Layout,
+    ProjectionLayout,
     SegmentLayout,
     SpatialLayout,
-    VectorLayout,
 )
 from anytime_ar.errors import InputError
 
@@ -66,10 +71,10 @@ def test_segments_are_told_apart_by_their_place_alone(
 @pytest.mark.parametrize("lapped", [False, True])
 @pytest.mark.parametrize(("segments", "shape"), [(3, (6,)), (9, (6, 6)), (4, (8, 8))])
 def test_parts_are_blocks_row_by_row(segments: int, shape: tuple[int, ...], lapped: bool) -> None:
-    layout = SegmentLayout(0, 1, segments, 5, features=2, shape=shape, hidden=0, lapped=lapped)
+    layout = SegmentLayout(0, 1, segments, 5, features=2, shape=shape, hidden=0, overlapping=lapped)
     x = torch.randn(1, 2, *shape, generator=torch.Generator().manual_seed(0))
-    parts = layout.parts(x)
-    torch.testing.assert_close(layout.joined(parts), x)
+    parts = layout.split_segments(x)
+    torch.testing.assert_close(layout.join_segments(parts), x)
     torch.testing.assert_close(parts.square().sum(), x.square().sum())
     if len(shape) == 2 and not lapped:
         side = shape[0] // layout.grid[0]
@@ -96,7 +101,7 @@ def test_a_code_of_a_segment_changes_its_segment_alone_and_one_of_the_whole_ever
 
 @pytest.mark.parametrize("hidden", [0, 7])
 def test_vector_layout(hidden: int) -> None:
-    layout = VectorLayout(5, 2, features=3, shape=(4, 4), hidden=hidden)
+    layout = ProjectionLayout(5, 2, features=3, shape=(4, 4), hidden=hidden)
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     vectors = layout.to_vectors(x)
     assert vectors.shape == (2, 5, 2)
@@ -135,7 +140,7 @@ def test_spatial_codes_look_at_their_own_patch_in_raster_order(position: int) ->
     assert changed.nonzero().flatten().tolist() == [position]
 
 
-@pytest.mark.parametrize("side", sorted(PRESETS))
+@pytest.mark.parametrize("side", sorted(IMAGE_PRESETS))
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("layout", ["channel", "spatial", "vector"])
 def test_presets(side: int, channels: int, layout: str) -> None:
@@ -145,7 +150,7 @@ def test_presets(side: int, channels: int, layout: str) -> None:
     if layout != "channel":
         values["code_width"] = 2
     model = build(values, side, channels)
-    positions = (side // PRESETS[side].stride) ** 2
+    positions = (side // IMAGE_PRESETS[side].stride) ** 2
     length, width = {
         "channel": (3, positions),
         "spatial": (positions, 2),

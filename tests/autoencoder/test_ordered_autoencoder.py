@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder, keep
+from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder, truncate
 from anytime_ar.errors import InputError
 
 L, V = 5, 6
@@ -53,7 +53,7 @@ def test_every_prefix_decodes_like_kept_vectors(kind: str) -> None:
         kept = torch.full((4,), k)
         with torch.no_grad():
             expected = model.decode_vectors(vectors, kept).samples
-            masked = model.decoder(model.layout.to_features(keep(vectors, kept, model.fill)))
+            masked = model.decoder(model.layout.to_features(truncate(vectors, kept, model.fill)))
         torch.testing.assert_close(x, expected.clamp(-1, 1))
         torch.testing.assert_close(x, masked.clamp(-1, 1))
         outputs.append(x)

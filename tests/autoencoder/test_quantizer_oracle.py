@@ -71,7 +71,7 @@ def ragged() -> Tensor:
 
 def step(quantizer: VectorQuantizer, x: Tensor, kept: Tensor) -> Any:
     quantized = quantizer(x, kept)
-    quantizer.learn(torch.Generator().manual_seed(0), Alone())
+    quantizer.update_codebooks(torch.Generator().manual_seed(0), Alone())
     return quantized
 
 

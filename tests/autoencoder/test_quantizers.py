@@ -52,7 +52,7 @@ EVERY = torch.ones(B, L, dtype=torch.bool)
 def learn(quantizer: VectorQuantizer, x: Tensor, kept: Tensor, seed: int = 0) -> Quantized:
     """A step of training."""
     quantized: Quantized = quantizer(x, kept)
-    quantizer.learn(generator(seed), Alone())
+    quantizer.update_codebooks(generator(seed), Alone())
     return quantized
 
 
@@ -206,7 +206,7 @@ def test_parts_of_a_batch_teach_what_the_batch_teaches(shared: bool) -> None:
 
     def learn_in_rank(rank: int, x: Tensor, kept: Tensor, seed: int) -> None:
         ranks[rank](x, kept)
-        ranks[rank].learn(generator(seed), Between(rank, told, barrier))
+        ranks[rank].update_codebooks(generator(seed), Between(rank, told, barrier))
 
     for step in range(6):
         x, kept = vectors(seed=step), ragged()
@@ -214,7 +214,7 @@ def test_parts_of_a_batch_teach_what_the_batch_teaches(shared: bool) -> None:
         halves = list(zip(x.chunk(2), kept.chunk(2), strict=True))
         for half in halves:
             passes(*half)
-        passes.learn(generator(step), Alone())
+        passes.update_codebooks(generator(step), Alone())
         with ThreadPoolExecutor(2) as pool:
             both = [
                 pool.submit(learn_in_rank, rank, *half, step) for rank, half in enumerate(halves)
@@ -233,7 +233,7 @@ def test_kmeans_start_finds_clusters(shared: bool) -> None:
     x = centres[which] + 0.1 * torch.randn(400, L, D, generator=generator(1))
     quantizer = build(shared_codebook=shared)
     for seed in range(20):  # Lloyd's algorithm may stop in a local optimum: the best of some
-        quantizer.start(x, generator(seed))
+        quantizer.init_codebooks(x, generator(seed))
         error = (quantizer.lookup(quantizer.encode(x)) - x).square().mean()
         if error < 0.02:
             break
@@ -246,14 +246,14 @@ def test_kmeans_start_finds_clusters(shared: bool) -> None:
 def test_kmeans_start_with_fewer_vectors_than_entries() -> None:
     quantizer = build(vocabulary=16)
     x = vectors(5)
-    quantizer.start(x, generator())
+    quantizer.init_codebooks(x, generator())
     torch.testing.assert_close(quantizer.lookup(quantizer.encode(x)), x)
 
 
 def test_random_start_keeps_the_random_entries() -> None:
     quantizer = build(start="random")
     before = quantizer.codebooks.clone()
-    quantizer.start(vectors(), generator())
+    quantizer.init_codebooks(vectors(), generator())
     assert torch.equal(quantizer.codebooks, before)
 
 

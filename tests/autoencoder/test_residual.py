@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder
-from anytime_ar.autoencoder.layouts import spread
+from anytime_ar.autoencoder.layouts import bayer_order
 from anytime_ar.errors import InputError
 
 LEVELS, POSITIONS, D, V = 3, 4, 5, 8
@@ -36,7 +36,7 @@ def model() -> OrderedAutoencoder:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = OrderedAutoencoder(AutoencoderConfig.parse(VALUES, origin="test"), (1, 8, 8))
-    made.start([images()], torch.Generator().manual_seed(0))
+    made.init_codebooks([images()], torch.Generator().manual_seed(0))
     return made.eval()
 
 
@@ -49,7 +49,7 @@ def positions(model: OrderedAutoencoder, x: Tensor) -> Tensor:
 
 def test_codes_are_those_of_one_level_after_the_other(model: OrderedAutoencoder) -> None:
     x = images(seed=1)
-    entries = model.entry_vectors().unflatten(0, (LEVELS, POSITIONS))  # [M, P, V, D]
+    entries = model.codebook_vectors().unflatten(0, (LEVELS, POSITIONS))  # [M, P, V, D]
     left, expected = positions(model, x), []
     for level in range(LEVELS):
         assert torch.equal(entries[level, 0], entries[level, 1])  # one codebook a level
@@ -90,7 +90,7 @@ def test_a_prefix_is_a_sum_of_what_there_is(model: OrderedAutoencoder) -> None:
     [((4, 4), {4: 2}), ((8, 8), {4: 4, 16: 2}), ((7, 7), {4: 4, 16: 2}), ((8,), {2: 4, 4: 2})],
 )
 def test_the_first_few_positions_are_spread(shape: tuple[int, ...], apart: dict[int, int]) -> None:
-    places = spread(shape)
+    places = bayer_order(shape)
     assert places.sort().values.tolist() == [*range(math.prod(shape))]
     where = torch.stack(torch.unravel_index(places, shape), dim=1)  # [P, axes]
     for first, least in apart.items():

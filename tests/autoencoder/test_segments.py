@@ -10,9 +10,9 @@ from exchanges import Alone
 from torch import Tensor
 
 from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder
-from anytime_ar.autoencoder.laps import lap
-from anytime_ar.autoencoder.native import decode_for
-from anytime_ar.autoencoder.quantizers import QuantizerConfig, SegmentQuantizer
+from anytime_ar.autoencoder.laps import lapped_transform
+from anytime_ar.autoencoder.native import make_decode_fn
+from anytime_ar.autoencoder.quantizers import LevelQuantizer, QuantizerConfig
 from anytime_ar.errors import InputError
 
 SEGMENTS, LEVELS, WIDTH, SIDE = 4, 3, 2, 64
@@ -47,8 +47,8 @@ def sounds(n: int, seed: int = 0) -> Tensor:
     return (0.5 * slow + 0.05 * torch.randn(n, SIDE, generator=generator))[:, None]
 
 
-def quantizer(whole: int) -> SegmentQuantizer:
-    made = SegmentQuantizer(
+def quantizer(whole: int) -> LevelQuantizer:
+    made = LevelQuantizer(
         QuantizerConfig(vocabulary=5), whole, levels=LEVELS, segments=SEGMENTS, code_width=WIDTH
     )
     with torch.no_grad():
@@ -96,7 +96,7 @@ def test_only_kept_codes_move_codebooks() -> None:
     vectors = torch.randn(8, 2 + SEGMENTS * LEVELS, WIDTH)
     kept = torch.arange(vectors.shape[1]).expand(8, -1) < 2 + SEGMENTS  # the whole and one level
     made(vectors, kept)
-    made.learn(torch.Generator().manual_seed(0), Alone())
+    made.update_codebooks(torch.Generator().manual_seed(0), Alone())
     assert not torch.allclose(made.whole.codebooks, before[0], atol=1e-5)
     changed = ((made.local.codebooks - before[1]).abs() > 1e-5).flatten(1).any(1)
     assert changed.tolist() == [True, False, False]
@@ -115,10 +115,10 @@ def test_the_networks_start_without_a_say() -> None:
 def test_the_greedy_start_is_a_residual_quantizer() -> None:
     """Level by level as its definition says, and not by the unrolled maps that the model has."""
     model, x = build(), sounds(300)
-    model.start([x[:200], x[200:]], torch.Generator().manual_seed(0))
-    assert isinstance(model.quantizer, SegmentQuantizer)
+    model.init_codebooks([x[:200], x[200:]], torch.Generator().manual_seed(0))
+    assert isinstance(model.quantizer, LevelQuantizer)
     basis = model.linear_path.expand_part.linear.weight.unflatten(1, (LEVELS, WIDTH))  # [P, M, D]
-    left = model.linear_path.parts(x).flatten(0, 1)  # [N * S, P]
+    left = model.linear_path.split_segments(x).flatten(0, 1)  # [N * S, P]
     codes = model.encode(x).view(300, LEVELS, SEGMENTS).transpose(1, 2).flatten(0, 1)  # [N * S, M]
     powers = [left.square().mean().item()]
     for level in range(LEVELS):
@@ -141,7 +141,7 @@ def test_the_greedy_start_follows_its_seed() -> None:
     x = sounds(300)
     models = [build() for _ in range(3)]
     for model, seed in zip(models, (1, 1, 2), strict=True):
-        model.start([x], torch.Generator().manual_seed(seed))
+        model.init_codebooks([x], torch.Generator().manual_seed(seed))
     books = [model.quantizer.state_dict()["local.codebooks"] for model in models]
     assert torch.equal(books[0], books[1])
     assert not torch.equal(books[0], books[2])
@@ -184,23 +184,23 @@ def test_a_linear_path_beside_networks_for_images() -> None:
     codes = model.encode(x)
     assert model.decode(codes[:, :2]).shape == x.shape
     # the kernel does not know this path
-    assert decode_for(model, "native") == model.decode
+    assert make_decode_fn(model, "native") == model.decode
 
 
 @pytest.mark.parametrize("shape", [(2, 24), (1, 28, 3), (3, 12), (1, 4)])
 def test_laps_are_orthogonal_and_undone(shape: tuple[int, ...]) -> None:
     x = torch.randn(5, *shape, generator=torch.Generator().manual_seed(0))
-    turned = lap(x, 4)
+    turned = lapped_transform(x, 4)
     assert turned.shape == x.shape
     torch.testing.assert_close(turned.square().sum((1, 2)), x.square().sum((1, 2)))
-    torch.testing.assert_close(lap(turned, 4, undo=True), x)
-    assert torch.equal(lap(x, 1), x)
+    torch.testing.assert_close(lapped_transform(turned, 4, inverse=True), x)
+    assert torch.equal(lapped_transform(x, 1), x)
 
 
 def test_what_one_segment_adds_fades_out_in_its_neighbours() -> None:
     alone = torch.zeros(1, 1, 64)
     alone[:, :, 16:32] = torch.sin(torch.pi * (torch.arange(16) + 0.5) / 32)  # odd there, even here
-    made = lap(alone, 4, undo=True)[0, 0]
+    made = lapped_transform(alone, 4, inverse=True)[0, 0]
     reached = made.abs() > 1e-6
     assert reached[8:40].all()
     assert not reached[:8].any()

@@ -8,8 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from anytime_ar.autoencoder import AutoencoderConfig, NetworkConfig, OrderedAutoencoder, decode_for
-from anytime_ar.autoencoder.waves import Fold, Unfold, WaveBlock, WaveDecoder, WaveEncoder
+from anytime_ar.autoencoder import (
+    AutoencoderConfig,
+    NetworkConfig,
+    OrderedAutoencoder,
+    make_decode_fn,
+)
+from anytime_ar.autoencoder.waves import (
+    AudioDecoder,
+    AudioEncoder,
+    AudioResidualBlock,
+    PixelShuffle1d,
+    PixelUnshuffle1d,
+)
 from anytime_ar.errors import InputError
 
 SHAPE = (1, 256)
@@ -39,10 +50,10 @@ def sounds(n: int = 3, length: int = SHAPE[1]) -> Tensor:
 
 def test_folding_by_hand() -> None:
     x = torch.arange(12.0).view(1, 2, 6)
-    folded = Fold(3)(x)
+    folded = PixelUnshuffle1d(3)(x)
     assert folded.shape == (1, 6, 2)
     assert folded[0, :, 1].tolist() == [3, 4, 5, 9, 10, 11]  # what lies at the second position
-    assert torch.equal(Unfold(3)(folded), x)
+    assert torch.equal(PixelShuffle1d(3)(folded), x)
 
 
 def test_networks_keep_time_in_place() -> None:
@@ -50,7 +61,7 @@ def test_networks_keep_time_in_place() -> None:
     config = NetworkConfig(patch=4, widths=(6, 8), shrink=4, blocks=1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        encoder, decoder = WaveEncoder(config, 1, 5).eval(), WaveDecoder(config, 1, 5).eval()
+        encoder, decoder = AudioEncoder(config, 1, 5).eval(), AudioDecoder(config, 1, 5).eval()
     x = sounds(1, 1024)
     features = encoder(x)
     assert features.shape == (1, 5, 64)
@@ -67,7 +78,7 @@ def test_networks_keep_time_in_place() -> None:
 
 def test_a_block_starts_as_the_identity() -> None:
     x = sounds().expand(-1, 4, -1)
-    assert torch.equal(WaveBlock(4, dilation=9)(x), x)
+    assert torch.equal(AudioResidualBlock(4, dilation=9)(x), x)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -80,7 +91,7 @@ def test_every_prefix_decodes_to_a_sound(layout: str) -> None:
     decoded = [model.decode(codes[:, :k]) for k in range(1, model.code_length + 1)]
     assert all(y.shape == x.shape and y.abs().max() <= 1 for y in decoded)
     assert len({y.sum().item() for y in decoded}) == model.code_length
-    assert torch.equal(decode_for(model)(codes), decoded[-1])  # the kernel knows images only
+    assert torch.equal(make_decode_fn(model)(codes), decoded[-1])  # the kernel knows images only
 
 
 def test_the_preset_for_sounds() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import descendants, title
+from processes import command_line, descendants
 from pyarrow import parquet
 
 from anytime_ar.cli import main
@@ -43,7 +43,7 @@ def test_samples_in_bulk(path_of, tmp_path, capsys) -> None:
     told = capsys.readouterr().out
     assert told == f"{out}: 40 samples in 3 shards, seed {figures['seed']}; it was complete\n"
     job = json.loads((tmp_path / "out" / "job.json").read_text())
-    assert (job["label"], job["keep"], job["codes"]) == (list(range(10)), "codes", 4)
+    assert (job["label"], job["save"], job["codes"]) == (list(range(10)), "codes", 4)
 
 
 def test_a_data_set_in_bulk(path_of, tmp_path, capsys) -> None:
@@ -126,7 +126,7 @@ def test_ray_with_a_killed_worker_and_a_killed_driver_gives_what_one_process_giv
     out, samples = tmp_path / "ray", 10_000
     with start(path_of("images"), out, "ray", samples) as driver:
         until(lambda: complete(out) >= 3, driver)
-        worker = next(pid for pid in descendants(driver.pid) if title(pid).startswith(ACTOR))
+        worker = next(pid for pid in descendants(driver.pid) if command_line(pid).startswith(ACTOR))
         os.kill(worker, signal.SIGKILL)
         there = complete(out)
         until(lambda: complete(out) >= there + 3, driver)

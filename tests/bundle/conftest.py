@@ -8,7 +8,7 @@ import torch
 
 from anytime_ar.autoencoder import AutoencoderConfig, QuantizerConfig
 from anytime_ar.autoencoder.config import NetworkConfig
-from anytime_ar.bundle import Bundle, build, introduce, save_bundle
+from anytime_ar.bundle import Bundle, attach_codebook, build_bundle, save_bundle
 from anytime_ar.card import Card, DataCard
 from anytime_ar.curve import Curve, CurvePoint
 from anytime_ar.prior import PriorConfig
@@ -60,14 +60,14 @@ def card(request: pytest.FixtureRequest) -> Card:
 @pytest.fixture
 def bundle(card: Card) -> Bundle:
     """Random weights, none of them zero, and a curve."""
-    fresh = build(card)
+    fresh = build_bundle(card)
     generator = torch.Generator().manual_seed(0)
     networks = torch.nn.ModuleList([fresh.autoencoder, fresh.prior or torch.nn.Identity()])
     for value in networks.state_dict().values():
         if value.is_floating_point():
             value.copy_(torch.randn(value.shape, generator=generator) * 0.3)
     if fresh.prior is not None:
-        introduce(fresh.autoencoder, fresh.prior)
+        attach_codebook(fresh.autoencoder, fresh.prior)
     point = CurvePoint(
         codes=3, mse=0.5, psnr=9.0, fd_reconstruction=1.0, fd_sample=2.0, bits=6.0, ms=None
     )

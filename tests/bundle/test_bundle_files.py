@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save, save_file
 
 from anytime_ar import bundle as module
 from anytime_ar import manifest as files
-from anytime_ar.bundle import Bundle, build, load_bundle, save_bundle
+from anytime_ar.bundle import Bundle, build_bundle, load_bundle, save_bundle
 from anytime_ar.errors import BundleError, InputError
 from anytime_ar.files import write_json
 
@@ -360,13 +360,13 @@ def test_other_folders_are_not_overwritten(tmp_path: Path, bundle: Bundle, saved
 
 
 def test_fresh_networks_follow_the_card(bundle: Bundle) -> None:
-    fresh = build(bundle.card)
+    fresh = build_bundle(bundle.card)
     assert fresh.prior is not None
     assert (fresh.prior.code_length, fresh.prior.vocabulary) == (3, 4)
     assert fresh.prior.label_count == 2
     unlabelled = bundle.card.data.model_copy(update={"labels": None})
     card = bundle.card.model_copy(update={"data": unlabelled})
     assert card.label_count == 0
-    network = build(card).prior
+    network = build_bundle(card).prior
     assert network is not None
     assert network.label_count == 0

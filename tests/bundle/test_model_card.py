@@ -12,13 +12,13 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from anytime_ar.bundle import Bundle, load_bundle, resolve, save_bundle
+from anytime_ar.bundle import Bundle, find_bundle, load_bundle, save_bundle
 from anytime_ar.curve import Curve
 from anytime_ar.publishing.model_card import model_card
 
 
 def text_of(bundle: Bundle, *, pictures: tuple[str, ...] = (), license: str | None = None) -> str:
-    return model_card(bundle, "owner/tiny", pictures=pictures, license=license)
+    return model_card(bundle, "owner/tiny", figures=pictures, license=license)
 
 
 def front(text: str) -> ModelCardData:
@@ -113,7 +113,7 @@ def test_the_table_is_the_curve(bundle: Bundle) -> None:
 
 
 def test_a_long_curve_is_told_in_twelve_rows_with_its_errors() -> None:
-    bundle = load_bundle(resolve("mnist"))
+    bundle = load_bundle(find_bundle("mnist"))
     assert bundle.curve is not None
     text = text_of(bundle)
     table = rows(text)[2:]

@@ -19,7 +19,7 @@ from anytime_ar.bundle import Bundle, load_bundle, save_bundle
 from anytime_ar.codes import load_codes
 from anytime_ar.errors import BundleError, InputError
 from anytime_ar.files import write_json
-from anytime_ar.manifest import FILES, digests
+from anytime_ar.manifest import BUNDLE_FILES, file_digests
 
 HUGE = [10**7, 10**10, 10**18, 10**30]
 KEYS = [
@@ -56,7 +56,7 @@ for folder in sys.argv[2:]:
 def sign(folder: Path) -> None:
     """Make the manifest fit, as if the bundle had been made like this."""
     (folder / "manifest.json").unlink()
-    write_json(folder / "manifest.json", digests(folder))
+    write_json(folder / "manifest.json", file_digests(folder))
 
 
 def changed(bundle: Bundle, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -114,7 +114,7 @@ def test_the_refusal_says_what_is_too_large(bundle: Bundle, tmp_path: Path) -> N
 
 def test_what_is_loaded_is_as_it_was(bundle: Bundle, tmp_path: Path) -> None:
     save_bundle(bundle, tmp_path / "good")
-    assert set(digests(tmp_path / "good")) <= FILES
+    assert set(file_digests(tmp_path / "good")) <= BUNDLE_FILES
     found = load_bundle(tmp_path / "good")
     assert found.card == copy.deepcopy(bundle.card)
 

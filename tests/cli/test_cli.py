@@ -24,7 +24,7 @@ import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from anytime_ar.bundle import build, load_bundle, save_bundle
+from anytime_ar.bundle import build_bundle, load_bundle, save_bundle
 from anytime_ar.card import Card
 from anytime_ar.cli import main
 from anytime_ar.cli.main import COMMANDS
@@ -32,7 +32,7 @@ from anytime_ar.cli.parser import config_names, config_path
 from anytime_ar.codes import load_codes
 from anytime_ar.curve import Curve
 from anytime_ar.sampling import DecodeBatch, load
-from caches import fresh_cache
+from caches import make_cache_with_kernel
 
 TINY = [
     "--autoencoder.code_length=4",
@@ -58,7 +58,9 @@ TINY = [
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     """Measured times stay out of the home of whoever runs the tests."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(fresh_cache(tmp_path_factory.mktemp("cache"))))
+    monkeypatch.setenv(
+        "XDG_CACHE_HOME", str(make_cache_with_kernel(tmp_path_factory.mktemp("cache")))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def sounds(tmp_path_factory) -> str:
     }
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        bundle = build(Card.parse(values, origin="test"))
+        bundle = build_bundle(Card.parse(values, origin="test"))
         bundle.autoencoder.quantizer.get_buffer("codebooks").normal_()
     folder = tmp_path_factory.mktemp("sounds") / "beeps"
     save_bundle(bundle, folder)
@@ -262,9 +264,9 @@ def test_a_neighbour_ends_with_the_benchmark_that_was_killed(tmp_path):
     """What keeps a core busy must not outlive its benchmark."""
     script = (
         "import time\n"
-        "from anytime_ar.cli.bench import _busy\n"
+        "from anytime_ar.cli.bench import _busy_processes\n"
         "if __name__ == '__main__':\n"
-        "    with _busy(1) as neighbours:\n"
+        "    with _busy_processes(1) as neighbours:\n"
         "        print(neighbours[0].pid, flush=True)\n"
         "        time.sleep(3600)\n"
     )
@@ -338,16 +340,20 @@ def test_a_long_sound_becomes_codes_and_a_sound_again(sounds, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.endswith("0.50 s, 18 windows of 4 codes, 216 bits, 432 bits per second\n")
     file = load_codes(codes)
-    assert file.sound is not None
-    assert (file.sound.samples, file.sound.overlap, len(file.codes)) == (4000, 32, 18)
-    assert file.sound.gain == pytest.approx(0.95 / 0.2, rel=0.01)
+    assert file.windowed_audio is not None
+    assert (file.windowed_audio.samples, file.windowed_audio.overlap, len(file.codes)) == (
+        4000,
+        32,
+        18,
+    )
+    assert file.windowed_audio.gain == pytest.approx(0.95 / 0.2, rel=0.01)
     model = load(sounds, device="cpu")
     for k in (1, 4):
         main(["decode", sounds, str(codes), "--codes", str(k), "--out", str(out)])
         assert f"back.flac: 0.50 s from {k} of 4 codes" in capsys.readouterr().out
         wave = wave_of(out)
         assert len(wave) == 4000
-        expected = model.decode(file.codes[1:2, :k])[0, 0] / file.sound.gain
+        expected = model.decode(file.codes[1:2, :k])[0, 0] / file.windowed_audio.gain
         assert expected.abs().max() > 0.01
         assert (wave[224 + 32 : 224 + 224] - expected[32:224]).abs().max() < 1e-4
 
@@ -372,7 +378,7 @@ def test_several_short_sounds_are_rows(sounds, tmp_path, capsys):
     codes, out = tmp_path / "rows.npz", tmp_path / "back.wav"
     main(["encode", sounds, str(first), str(second), "-o", str(codes)])
     assert "rows.npz: 0.06 s, 2 sounds of 4 codes, 24 bits" in capsys.readouterr().out
-    assert load_codes(codes).sound is None
+    assert load_codes(codes).windowed_audio is None
     main(["decode", sounds, str(codes), "--codes", "2", "--json", "--out", str(out)])
     figures = json.loads(capsys.readouterr().out)
     folder, sheet = str(tmp_path / "back"), str(tmp_path / "back.png")
@@ -391,7 +397,7 @@ def test_loudness_is_left_alone_where_training_left_it(sounds, tmp_path):
     save_bundle(replace(bundle, card=card), tmp_path / "other")
     codes = tmp_path / "a.npz"
     main(["encode", str(tmp_path / "other"), str(beep(tmp_path / "a.wav", 0.1)), "-o", str(codes)])
-    sound = load_codes(codes).sound
+    sound = load_codes(codes).windowed_audio
     assert sound is not None
     assert sound.gain == 1
 
@@ -758,7 +764,7 @@ def test_demo(tmp_path, monkeypatch, capsys, options, config, noun):
     small.write_text(yaml.safe_dump(values))
     asked = []
     monkeypatch.setattr("anytime_ar.cli.demo.config_path", lambda name: asked.append(name) or small)
-    monkeypatch.setattr("anytime_ar.cli.demo.SAMPLES", {config: 50})
+    monkeypatch.setattr("anytime_ar.cli.demo.NUM_SAMPLES", {config: 50})
     out = tmp_path / "out"
     main(["demo", *options, "--out", str(out), "--device", "cpu"])
     assert asked == [config]

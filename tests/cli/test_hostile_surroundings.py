@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hostile_surroundings import VIOLATION, attempt
+from hostile_surroundings import VIOLATION, run_case
 
 
 @pytest.mark.parametrize("number", range(8))
 def test_a_command_ends_as_documented_wherever_it_runs(number: int) -> None:
-    answer, told = attempt(0, number)
+    answer, told = run_case(0, number)
     assert answer != VIOLATION, told

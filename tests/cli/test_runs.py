@@ -11,7 +11,7 @@ from PIL import Image
 
 from anytime_ar.bundle import load_bundle
 from anytime_ar.cli import main
-from caches import fresh_cache
+from caches import make_cache_with_kernel
 
 CONFIG = """
 name: tiny
@@ -27,7 +27,9 @@ features: {{steps: 10, width: 4, features: 8}}
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     """Measured times stay out of the home of whoever runs the tests."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(fresh_cache(tmp_path_factory.mktemp("cache"))))
+    monkeypatch.setenv(
+        "XDG_CACHE_HOME", str(make_cache_with_kernel(tmp_path_factory.mktemp("cache")))
+    )
 
 
 def add(folder: Path, first: int, end: int) -> None:
@@ -217,7 +219,7 @@ def test_data_that_is_not_there_is_told_before_threads_are_timed(tmp_path, monke
     def work(*_, **__):
         raise AssertionError("too late")
 
-    monkeypatch.setattr("anytime_ar.cli.train.use_threads_at_length", work)
+    monkeypatch.setattr("anytime_ar.cli.train.tune_threads_from", work)
     monkeypatch.chdir(tmp_path)
     (line,) = fails(["train", "--data.name", "./nowhere"], capsys)
     assert "data path './nowhere' does not exist" in line
@@ -321,4 +323,4 @@ def test_shards_of_data_that_changed_are_no_mixture(measured, tmp_path, capsys):
     Image.new("L", (8, 8), 9).save(tmp_path / "data" / "a" / "zz.png")
     (tmp_path / "data" / "a" / "00.png").unlink()  # as many as before
     (line,) = fails(job, capsys)
-    assert "holds another job: inputs is 20 files of" in line
+    assert "holds another job: data_fingerprint is 20 files of" in line

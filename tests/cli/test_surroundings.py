@@ -21,21 +21,23 @@ from anytime_ar.cli.main import COMMANDS
 from anytime_ar.cli.surroundings import (
     EXIT_CODES,
     FAILED,
-    MISTAKE,
-    UNTOLD,
-    Output,
-    explain,
-    tell_as_ours,
+    INTERNAL_ERROR,
+    OUTPUT_FAILED,
+    SafeStream,
+    describe_error,
+    install_message_format,
 )
 from anytime_ar.errors import InputError, TrainingError
-from anytime_ar.files import cache_folder, process_folder, read_text
-from caches import fresh_cache
+from anytime_ar.files import cache_folder, process_temporary_folder, read_text
+from caches import make_cache_with_kernel
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     """Measured times stay out of the home of whoever runs the tests."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(fresh_cache(tmp_path_factory.mktemp("cache"))))
+    monkeypatch.setenv(
+        "XDG_CACHE_HOME", str(make_cache_with_kernel(tmp_path_factory.mktemp("cache")))
+    )
 
 
 def code_of(arguments: list[str]) -> int:
@@ -63,7 +65,7 @@ def test_a_full_stream_loses_no_result(stream, tmp_path, monkeypatch, capsys):
         code = code_of([*DECODE, str(tmp_path / "a.png")])
         assert (tmp_path / "a.png").is_file()
         if stream == "stdout":
-            assert code == UNTOLD
+            assert code == OUTPUT_FAILED
             assert capsys.readouterr().err == (
                 "anytime: done, but standard output cannot be written: No space left on device\n"
             )
@@ -97,7 +99,7 @@ def test_a_narrow_encoding_gets_escapes(encoding, tmp_path, monkeypatch):
 
 def test_names_that_are_no_text_are_written_with_escapes():
     raw = io.BytesIO()
-    output = Output(io.TextIOWrapper(raw, "utf-8"))
+    output = SafeStream(io.TextIOWrapper(raw, "utf-8"))
     output.write("a\udcff.png\n")
     output.flush()
     assert raw.getvalue() == b"a\\udcff.png\n"
@@ -105,7 +107,7 @@ def test_names_that_are_no_text_are_written_with_escapes():
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell of POSIX")
 @pytest.mark.parametrize(
-    ("where", "code"), [(">&-", 0), ("2>&-", 0), (">/dev/full", UNTOLD), ("<&- >&- 2>&-", 0)]
+    ("where", "code"), [(">&-", 0), ("2>&-", 0), (">/dev/full", OUTPUT_FAILED), ("<&- >&- 2>&-", 0)]
 )
 def test_streams_of_a_process(where, code):
     shell = f'exec "$0" -m anytime_ar --help {where}'
@@ -123,8 +125,8 @@ def test_no_file_gets_the_number_of_a_closed_stream():
     script = (
         "import os, sys\n"
         "for number in (0, 1): os.close(number)\n"
-        "from anytime_ar.cli.surroundings import occupy_descriptors\n"
-        "occupy_descriptors()\n"
+        "from anytime_ar.cli.surroundings import reserve_standard_descriptors\n"
+        "reserve_standard_descriptors()\n"
         "sys.exit(os.open('/dev/null', os.O_RDONLY))\n"
     )
     assert in_a_process(script, stderr=subprocess.PIPE).returncode > 2
@@ -140,7 +142,7 @@ def test_ctrl_c_while_importing_ends_with_one_line():
         "        signal.raise_signal(signal.SIGINT)\n"
         "    except BaseException as error:  # as libraries do\n"
         "        raise ImportError from error\n"
-        "sys.modules['anytime_ar.cli.main']._load = load\n"
+        "sys.modules['anytime_ar.cli.main']._import_command = load\n"
         "sys.argv = ['anytime', 'sample', 'mnist']\n"
         "main()\n"
     )
@@ -190,11 +192,15 @@ def test_the_overview_and_the_docs_name_every_exit_code(capsys):
         (ModuleNotFoundError("no", name="scipy"), FAILED, "the package scipy is missing"),
         (OverflowError("too large for a C long"), 2, "a number is too large"),
         (RecursionError("maximum"), 2, "nested too deeply"),
-        (ValueError("odd\nand odder"), MISTAKE, "a mistake of anytime-ar: ValueError: odd; set"),
+        (
+            ValueError("odd\nand odder"),
+            INTERNAL_ERROR,
+            "a mistake of anytime-ar: ValueError: odd; set",
+        ),
     ],
 )
 def test_every_error_has_a_line_and_a_documented_code(error, code, said):
-    text, found = explain(error)
+    text, found = describe_error(error)
     assert found == code
     assert found in EXIT_CODES
     assert said in text
@@ -206,10 +212,10 @@ def test_a_mistake_of_ours_shows_its_place_when_asked(monkeypatch, capsys):
         raise RuntimeError("what nobody foresaw")
 
     monkeypatch.setattr("anytime_ar.cli.decode.run", fail)
-    assert code_of([*DECODE, "a.png"]) == MISTAKE
+    assert code_of([*DECODE, "a.png"]) == INTERNAL_ERROR
     assert "Traceback" not in capsys.readouterr().err
     monkeypatch.setenv("ANYTIME_TRACEBACK", "1")
-    assert code_of([*DECODE, "a.png"]) == MISTAKE
+    assert code_of([*DECODE, "a.png"]) == INTERNAL_ERROR
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -223,7 +229,7 @@ def test_without_a_home_and_a_place_for_temporary_files(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", no_home)
     monkeypatch.setattr("tempfile.mkdtemp", nothing)
-    process_folder.cache_clear()
+    process_temporary_folder.cache_clear()
     folder = cache_folder()
     assert not (folder / "costs.json").is_file()
     with pytest.raises(OSError, match=r"ot a directory|exist"):
@@ -334,7 +340,7 @@ def test_our_warnings_and_logs_look_like_other_messages(monkeypatch, capsys):
     monkeypatch.setattr(warnings, "showwarning", lambda *told: theirs.append(told))
     logger = logging.getLogger("anytime_ar")
     monkeypatch.setattr(logger, "handlers", [])
-    tell_as_ours()
+    install_message_format()
     warn = UserWarning("drawing without\n  the kernel")
     warnings.showwarning(warn, UserWarning, surroundings.__file__, 3)
     logging.getLogger("anytime_ar.kernel.compiling").warning("compiling")

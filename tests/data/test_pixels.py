@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageCms, ImageDraw
 
 from anytime_ar.data import DataConfig, load_data, read_image
-from anytime_ar.data.pixels import decode, read_pixels
+from anytime_ar.data.pixels import decode_image, open_image
 from anytime_ar.errors import DataError
 
 RAMP = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
@@ -28,7 +28,7 @@ def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def pixels(content: bytes, **options: Any) -> np.ndarray:
-    return read_pixels(content, "x", **options)
+    return decode_image(content, "x", **options)
 
 
 def drawing(level: int, mode: str = "RGBA") -> Image.Image:
@@ -142,10 +142,10 @@ def test_other_colours_are_converted(mode: str) -> None:
         image = ImageCms.profileToProfile(red, *profiles, outputMode="LAB")
     else:
         image = red.convert(mode)
-    found = pixels(saved(image, "TIFF")) if mode != "HSV" else read_pixels(image, "x")
+    found = pixels(saved(image, "TIFF")) if mode != "HSV" else decode_image(image, "x")
     assert found.shape == (3, 8, 8)
     assert np.abs(found[:, 0, 0].astype(int) - [200, 10, 10]).max() < 12
-    assert read_pixels(image, "x", channels=1).shape == (1, 8, 8)
+    assert decode_image(image, "x", channels=1).shape == (1, 8, 8)
 
 
 def test_cmyk_of_photographs() -> None:
@@ -304,4 +304,4 @@ def test_monstrous_pictures_are_refused(side: int) -> None:
 def test_other_programs_are_not_started() -> None:
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) print\n"
     with pytest.raises(DataError, match="x: is EPS, which is not read; convert it to PNG"):
-        decode(script, "x")
+        open_image(script, "x")

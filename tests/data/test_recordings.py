@@ -14,12 +14,12 @@ import soundfile
 import soxr
 import torch
 
-from anytime_ar.data import Recording, write_recording
-from anytime_ar.data.sounds import BLOCK
+from anytime_ar.data import AudioFile, write_audio
+from anytime_ar.data.sounds import BLOCK_FRAMES
 from anytime_ar.errors import DataError, InputError
 
 RATE = 8000
-LONG = 2 * BLOCK + 7
+LONG = 2 * BLOCK_FRAMES + 7
 
 
 def noise(samples: int, channels: int = 1) -> np.ndarray:
@@ -34,14 +34,14 @@ def write(path: Path, wave: np.ndarray, rate: int = RATE, subtype: str | None = 
 
 
 def read(path: Path, rate: int = RATE) -> torch.Tensor:
-    return torch.cat(list(Recording(path, rate).blocks()))
+    return torch.cat(list(AudioFile(path, rate).blocks()))
 
 
-@pytest.mark.parametrize("samples", [1, BLOCK - 1, BLOCK, BLOCK + 1, LONG])
+@pytest.mark.parametrize("samples", [1, BLOCK_FRAMES - 1, BLOCK_FRAMES, BLOCK_FRAMES + 1, LONG])
 def test_blocks_are_the_whole(tmp_path: Path, samples: int) -> None:
     wave = noise(samples)
-    blocks = list(Recording(write(tmp_path / "a.wav", wave), RATE).blocks())
-    assert len(blocks) == -(-samples // BLOCK)
+    blocks = list(AudioFile(write(tmp_path / "a.wav", wave), RATE).blocks())
+    assert len(blocks) == -(-samples // BLOCK_FRAMES)
     assert all(block.dtype == torch.float32 and block.ndim == 1 for block in blocks)
     assert torch.equal(torch.cat(blocks), torch.from_numpy(wave[:, 0]))
 
@@ -62,12 +62,12 @@ def test_resampled_in_blocks_as_in_one_piece(tmp_path: Path, rate: int) -> None:
 
 def test_measured_and_read_again(tmp_path: Path) -> None:
     wave = noise(LONG)
-    wave[BLOCK + 5] = -0.75
-    recording = Recording(write(tmp_path / "a.wav", wave), RATE)
+    wave[BLOCK_FRAMES + 5] = -0.75
+    recording = AudioFile(write(tmp_path / "a.wav", wave), RATE)
     assert recording.measure() == (LONG, 0.75)
     assert recording.measure() == (LONG, 0.75)
-    resampled = Recording(recording.path, 2 * RATE)
-    assert resampled.measure().samples == 2 * LONG
+    resampled = AudioFile(recording.path, 2 * RATE)
+    assert resampled.measure().num_samples == 2 * LONG
     assert len(torch.cat(list(resampled.blocks()))) == 2 * LONG
 
 
@@ -83,12 +83,12 @@ def test_a_file_that_was_written_to_a_pipe(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_recording(tmp_path: Path) -> None:
     peaks = []
     for blocks in (4, 32):
-        path = write(tmp_path / f"{blocks}.wav", noise(blocks * BLOCK), 2 * RATE)
+        path = write(tmp_path / f"{blocks}.wav", noise(blocks * BLOCK_FRAMES), 2 * RATE)
         tracemalloc.start()
-        Recording(path, RATE).measure()
+        AudioFile(path, RATE).measure()
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[0] > 4 * BLOCK  # blocks were seen
+    assert peaks[0] > 4 * BLOCK_FRAMES  # blocks were seen
     assert peaks[1] < 1.2 * peaks[0]
 
 
@@ -100,14 +100,18 @@ def wav(wave: np.ndarray, rate: int = RATE, subtype: str = "PCM_16") -> bytes:
 
 def with_nan() -> np.ndarray:
     wave = noise(LONG)
-    wave[BLOCK + 5] = np.nan
+    wave[BLOCK_FRAMES + 5] = np.nan
     return wave
 
 
 BAD = {
     "cut": ("a.wav", wav(noise(LONG))[:-2000], r"is cut short, after \d+ samples; copy or record"),
     "empty": ("a.wav", wav(noise(0)), "holds no sound at all; copy or record"),
-    "nan": ("a.wav", wav(with_nan(), subtype="FLOAT"), rf"sample {BLOCK + 5} is nan; repair"),
+    "nan": (
+        "a.wav",
+        wav(with_nan(), subtype="FLOAT"),
+        rf"sample {BLOCK_FRAMES + 5} is nan; repair",
+    ),
     "text": ("a.wav", b"text", r"does not decode as a sound \(Format not recognised\); repair"),
     "raw": ("a.raw", b"text", r"does not decode as a sound \(Format not recognised\); repair"),
     "short": ("a.wav", wav(noise(1), 48_000), "is shorter than one sample at 8000 Hz; pass"),
@@ -120,21 +124,21 @@ def test_bad_files(tmp_path: Path, name: str) -> None:
     path = tmp_path / file
     path.write_bytes(content)
     with pytest.raises(DataError, match=rf"{file}: {message}"):
-        Recording(path, RATE).measure()
+        AudioFile(path, RATE).measure()
 
 
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.wav: no such file; pass the path of a sound"):
-        Recording(tmp_path / "none.wav", RATE).measure()
+        AudioFile(tmp_path / "none.wav", RATE).measure()
     with pytest.raises(DataError, match=f"{tmp_path.name}: no such file"):
-        Recording(tmp_path, RATE).measure()
+        AudioFile(tmp_path, RATE).measure()
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".WAV"])
 def test_round_trip(tmp_path: Path, suffix: str) -> None:
     wave = torch.from_numpy(noise(LONG)[:, 0])
     path = tmp_path / f"a{suffix}"
-    write_recording(path, wave.split([3, 0, BLOCK + 9, LONG - BLOCK - 12]), RATE)
+    write_audio(path, wave.split([3, 0, BLOCK_FRAMES + 9, LONG - BLOCK_FRAMES - 12]), RATE)
     assert torch.equal(read(path), wave)
     info = soundfile.info(path)
     assert (info.samplerate, info.channels, info.subtype) == (RATE, 1, "PCM_16")
@@ -144,7 +148,7 @@ def test_round_trip(tmp_path: Path, suffix: str) -> None:
 
 def test_vorbis(tmp_path: Path) -> None:
     wave = 0.5 * torch.sin(torch.arange(LONG) * 0.2)
-    write_recording(tmp_path / "a.ogg", [wave], RATE)
+    write_audio(tmp_path / "a.ogg", [wave], RATE)
     back = read(tmp_path / "a.ogg")
     assert len(back) == LONG
     assert (back - wave).abs().max() < 0.05
@@ -152,7 +156,7 @@ def test_vorbis(tmp_path: Path) -> None:
 
 
 def test_values_beyond_the_range_are_clipped(tmp_path: Path) -> None:
-    write_recording(tmp_path / "a.wav", [torch.tensor([-3.0, 3.0, -1.0, 1.0, 0.0])], RATE)
+    write_audio(tmp_path / "a.wav", [torch.tensor([-3.0, 3.0, -1.0, 1.0, 0.0])], RATE)
     top = 1 - 2**-15
     assert read(tmp_path / "a.wav").tolist() == [-1, top, -1, top, 0]
 
@@ -160,13 +164,13 @@ def test_values_beyond_the_range_are_clipped(tmp_path: Path) -> None:
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     block = torch.zeros(3)
     with pytest.raises(InputError, match=r"suffix '\.mp3'; use one of \.wav, \.flac, \.ogg"):
-        write_recording(tmp_path / "a.mp3", [block], RATE)
+        write_audio(tmp_path / "a.mp3", [block], RATE)
     with pytest.raises(InputError, match="choose a folder that exists"):
-        write_recording(tmp_path / "no" / "a.wav", [block], RATE)
+        write_audio(tmp_path / "no" / "a.wav", [block], RATE)
     with pytest.raises(InputError, match=r"cannot write a block of shape \(1, 3\); pass \[n\]"):
-        write_recording(tmp_path / "a.wav", [block, block[None]], RATE)
+        write_audio(tmp_path / "a.wav", [block, block[None]], RATE)
     with pytest.raises(InputError, match=r"a\.flac: FLAC has no 700000 Hz; use \.wav"):
-        write_recording(tmp_path / "a.flac", [block], 700_000)
+        write_audio(tmp_path / "a.flac", [block], 700_000)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -179,7 +183,7 @@ def test_a_failure_on_the_way_keeps_the_old_file(tmp_path: Path) -> None:
         raise DataError("no more")
 
     with pytest.raises(DataError, match="no more"):
-        write_recording(path, failing(), RATE)
+        write_audio(path, failing(), RATE)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == before
 
@@ -190,12 +194,12 @@ def test_blocks_are_written_as_they_come(tmp_path: Path) -> None:
 
     def followed() -> Iterator[torch.Tensor]:
         for _ in range(20):
-            block = torch.zeros(BLOCK + 1)
+            block = torch.zeros(BLOCK_FRAMES + 1)
             alive.append(weakref.ref(block))
             most.append(sum(ref() is not None for ref in alive))
             yield block
             del block
 
-    write_recording(tmp_path / "a.wav", followed(), RATE)
+    write_audio(tmp_path / "a.wav", followed(), RATE)
     assert max(most) <= 2
-    assert soundfile.info(tmp_path / "a.wav").frames == 20 * (BLOCK + 1)
+    assert soundfile.info(tmp_path / "a.wav").frames == 20 * (BLOCK_FRAMES + 1)

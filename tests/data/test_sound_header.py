@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from anytime_ar.data import Recording
-from anytime_ar.data.sound_header import judge
+from anytime_ar.data import AudioFile
+from anytime_ar.data.sound_header import check_header
 from anytime_ar.errors import DataError
 
 COUNT = 4096
@@ -38,14 +38,14 @@ def wav(riff: int, data: int, after: bytes = b"", before: bytes = b"", order: st
 def count(content: bytes, tmp_path: Path, suffix: str = "wav") -> int:
     path = tmp_path / f"x.{suffix}"
     path.write_bytes(content)
-    blocks = list(Recording(path, 8000).blocks())
+    blocks = list(AudioFile(path, 8000).blocks())
     return sum(map(len, blocks))
 
 
 def first(content: bytes, tmp_path: Path) -> np.ndarray:
     path = tmp_path / "x"
     path.write_bytes(content)
-    return next(Recording(path, 8000).blocks()).numpy()
+    return next(AudioFile(path, 8000).blocks()).numpy()
 
 
 LIST = b"LIST" + struct.pack("<I", 4) + b"INFO"
@@ -176,10 +176,10 @@ def test_mp3_without_a_tag_has_no_length_to_believe(tmp_path: Path) -> None:
     bare = content[content.index(b"\xff\xfb", 4) :]
     path = tmp_path / "x.mp3"
     path.write_bytes(bare)
-    assert Recording(path, 44_100).measure().samples > 79_000
+    assert AudioFile(path, 44_100).measure().num_samples > 79_000
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match="is cut short"):
-        Recording(path, 44_100).measure()
+        AudioFile(path, 44_100).measure()
 
 
 def test_ogg_of_a_stream_that_was_left(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_more_than_a_header_can_count(tmp_path: Path, size: int) -> None:
         file.write(wav(0, size))
         file.truncate(44 + 2**32 + 20_000_000)
     with pytest.raises(DataError, match="holds more than 4 GiB, which its header cannot count"):
-        Recording(path, 8000).measure()
+        AudioFile(path, 8000).measure()
 
 
 def test_a_disk_that_fails_is_told(tmp_path: Path, monkeypatch) -> None:
@@ -234,11 +234,11 @@ def test_a_disk_that_fails_is_told(tmp_path: Path, monkeypatch) -> None:
     path.touch()
     monkeypatch.setattr(Path, "open", failing)
     with pytest.raises(DataError, match=r"does not decode as a sound .*Input/output error"):
-        Recording(path, 8000).measure()
+        AudioFile(path, 8000).measure()
 
 
 @pytest.mark.parametrize("head", [b"RIFF", b"RF64", b"FORM", b"caff", b"riff", b".snd", b"OggS"])
 def test_headers_of_nothing(head: bytes) -> None:
     for length in (0, 3, 8, 20, 60):
-        judge(io.BytesIO(head + bytes(length)))
-        judge(io.BytesIO(head + b"\xff" * length))
+        check_header(io.BytesIO(head + bytes(length)))
+        check_header(io.BytesIO(head + b"\xff" * length))

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from anytime_ar.data import DataConfig, load_data
-from anytime_ar.data.synthesis import CLASSES, SAMPLE_RATE, String, Voice, clip
+from anytime_ar.data.synthesis import (
+    CLASSES,
+    SAMPLE_RATE,
+    PluckedString,
+    SungVowel,
+    synthesize_clip,
+)
 
 
 def spectrum(wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -17,20 +23,20 @@ def spectrum(wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("index", range(8))
 def test_a_sound_depends_on_its_index_alone(index: int) -> None:
-    clip(index + 1).wave()  # nothing is shared that another sound would move
-    first, again = clip(index), clip(index)
+    synthesize_clip(index + 1).render()  # nothing is shared that another sound would move
+    first, again = synthesize_clip(index), synthesize_clip(index)
     assert first == again
     assert first.label == index
-    np.testing.assert_array_equal(first.wave(), again.wave())
-    assert not np.array_equal(first.wave()[:2000], clip(index + 8).wave()[:2000])
+    np.testing.assert_array_equal(first.render(), again.render())
+    assert not np.array_equal(first.render()[:2000], synthesize_clip(index + 8).render()[:2000])
 
 
 @pytest.mark.parametrize("index", range(0, 80, 3))
 def test_length_and_level(index: int) -> None:
-    made = clip(index)
-    wave = made.wave()
+    made = synthesize_clip(index)
+    wave = made.render()
     assert wave.dtype == np.float32
-    assert len(wave) == made.samples
+    assert len(wave) == made.num_samples
     assert 0.3 <= len(wave) / SAMPLE_RATE <= 0.5
     assert np.abs(wave).max() == pytest.approx(made.peak)
     assert 0.3 <= made.peak <= 0.9
@@ -40,30 +46,30 @@ def test_length_and_level(index: int) -> None:
 
 @pytest.mark.parametrize("pitch", [77.0, 150.3, 441.0, 587.3])
 def test_a_string_is_in_tune(pitch: float) -> None:
-    string = String(pitch=pitch, decay_s=3, damping=0.1, brightness=1500, position=0.23)
-    hertz, level = spectrum(string.wave(SAMPLE_RATE, np.random.default_rng(0))[400:])
+    string = PluckedString(pitch=pitch, decay_s=3, damping=0.1, brightness=1500, position=0.23)
+    hertz, level = spectrum(string.render(SAMPLE_RATE, np.random.default_rng(0))[400:])
     near = np.abs(hertz / pitch - 1) < 0.3
     assert hertz[near][level[near].argmax()] == pytest.approx(pitch, rel=0.004)
 
 
 def test_a_string_fades_in_the_time_that_it_was_given() -> None:
-    string = String(pitch=200, decay_s=1, damping=1e-6, brightness=2000, position=0.23)
-    wave = string.wave(SAMPLE_RATE, np.random.default_rng(0))
+    string = PluckedString(pitch=200, decay_s=1, damping=1e-6, brightness=2000, position=0.23)
+    wave = string.render(SAMPLE_RATE, np.random.default_rng(0))
     early, late = (np.square(wave[start : start + 800]).mean() for start in (400, 4400))
     assert 10 * np.log10(early / late) == pytest.approx(30, abs=1)  # 60 dB a second
 
 
 def test_a_vowel_is_loudest_at_its_formants() -> None:
-    vowel = Voice(
+    vowel = SungVowel(
         pitch=100,
         glide=1,
         jitter=1e-6,
         formants=(700, 1800, 2600),
         bandwidths=(60, 60, 60),
-        tilt=2000,
-        breath=1e-6,
+        tilt_cutoff_hz=2000,
+        breathiness=1e-6,
     )
-    hertz, level = spectrum(vowel.wave(4000, np.random.default_rng(0)))
+    hertz, level = spectrum(vowel.render(4000, np.random.default_rng(0)))
     for formant in vowel.formants:
         near, between = (
             level[np.abs(hertz - place) < 120].max() for place in (formant, formant + 350)

@@ -11,15 +11,15 @@ import torch
 from evaluation_fakes import FakeModel, FakeSplits
 from torch import Tensor
 
-from anytime_ar.evaluation import FeatureNetwork, cached, evaluate
+from anytime_ar.evaluation import FeatureExtractor, cached, evaluate
 from anytime_ar.evaluation.cached import FeatureCache
-from anytime_ar.evaluation.workers import Workers
+from anytime_ar.evaluation.workers import EvaluationProcesses
 
 
 class Counted:
     """An extractor that counts the samples it was given."""
 
-    def __init__(self, network: FeatureNetwork) -> None:
+    def __init__(self, network: FeatureExtractor) -> None:
         self.network, self.seen = network, 0
 
     @torch.no_grad()
@@ -32,19 +32,19 @@ Run = Callable[..., tuple[list[Tensor], int]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, splits: FakeSplits, features: FeatureNetwork) -> Run:
+def run(tmp_path: Path, splits: FakeSplits, features: FeatureExtractor) -> Run:
     """Features of the test split by way of the cache, and how many had to be computed."""
 
     def compute(
-        network: FeatureNetwork = features, data: Tensor = splits.test.data, size: int = 64
+        network: FeatureExtractor = features, data: Tensor = splits.test.data, size: int = 64
     ) -> tuple[list[Tensor], int]:
         counted = Counted(network)
-        cache = FeatureCache(tmp_path / "cache", network, Workers())
+        cache = FeatureCache(tmp_path / "cache", network, EvaluationProcesses())
 
         def batches() -> Iterator[Tensor]:
             return iter(data.split(size))
 
-        return list(cache.features(batches, counted)), counted.seen
+        return list(cache.get_or_compute(batches, counted)), counted.seen
 
     return compute
 
@@ -60,7 +60,7 @@ def test_features_are_computed_once(run: Run, tmp_path: Path, splits: FakeSplits
 
 
 def test_other_samples_networks_or_batches_are_others(
-    run: Run, splits: FakeSplits, features: FeatureNetwork
+    run: Run, splits: FakeSplits, features: FeatureExtractor
 ) -> None:
     run()
     data = splits.test.data.clone()
@@ -76,10 +76,10 @@ def test_other_samples_networks_or_batches_are_others(
 
 
 def test_an_interrupted_computation_leaves_nothing(
-    tmp_path: Path, splits: FakeSplits, features: FeatureNetwork
+    tmp_path: Path, splits: FakeSplits, features: FeatureExtractor
 ) -> None:
-    cache = FeatureCache(tmp_path / "cache", features, Workers())
-    found = cache.features(lambda: iter(splits.test.data.split(64)), Counted(features))
+    cache = FeatureCache(tmp_path / "cache", features, EvaluationProcesses())
+    found = cache.get_or_compute(lambda: iter(splits.test.data.split(64)), Counted(features))
     next(found)
     found.close()
     assert not (tmp_path / "cache").exists()
@@ -88,16 +88,18 @@ def test_an_interrupted_computation_leaves_nothing(
 def test_what_is_too_large_is_not_kept(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, splits: FakeSplits
 ) -> None:
-    monkeypatch.setattr(cached, "MOST_BYTES", 1000)
+    monkeypatch.setattr(cached, "MAX_BYTES", 1000)
     assert run()[1] == run()[1] == len(splits.test.data)
     assert not (tmp_path / "cache").exists()
 
 
 def test_an_evaluation_with_a_cache_finds_the_same(
-    tmp_path: Path, model: FakeModel, splits: FakeSplits, features: FeatureNetwork
+    tmp_path: Path, model: FakeModel, splits: FakeSplits, features: FeatureExtractor
 ) -> None:
     curves = [
-        evaluate(model, splits, features, samples=40, codes=[2], cache=cache).points[0].fd_sample
+        evaluate(model, splits, features, samples=40, codes=[2], feature_cache=cache)
+        .points[0]
+        .fd_sample
         for cache in (None, tmp_path, tmp_path)
     ]
     assert curves[0] == curves[1] == curves[2]

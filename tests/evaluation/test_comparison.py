@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anytime_ar.curve import Curve, CurvePoint, SetQuality, lossless_codes
+from anytime_ar.curve import Curve, CurvePoint, DistributionMetrics, near_lossless_codes
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import (
-    Contender,
-    Dedicated,
+    Candidate,
+    FixedLengthModels,
     compare,
     comparison_table,
     write_comparison,
 )
-from anytime_ar.evaluation.comparison import area, trace
+from anytime_ar.evaluation.comparison import fd_by_cost, mean_over_interval
 
-QUALITY = SetQuality(
+QUALITY = DistributionMetrics(
     fd_error=0.5,
     kd=0.0,
     kd_error=0.0,
@@ -59,7 +59,7 @@ def curve_of(
         code_length=len(points),
         vocabulary=32,
         points=points,
-        lossless_codes=lossless_codes(points),
+        lossless_codes=near_lossless_codes(points),
         floor=0.5,
         floor_samples=1000,
         samples=samples,
@@ -68,8 +68,8 @@ def curve_of(
     )
 
 
-ORDERED = Contender("ordered", curve_of([40.0, 20.0, 6.0, 4.0, 3.0, 3.5]))
-UNORDERED = Contender("unordered", curve_of([300.0, 250.0, 200.0, 100.0, 50.0, 2.0]))
+ORDERED = Candidate("ordered", curve_of([40.0, 20.0, 6.0, 4.0, 3.0, 3.5]))
+UNORDERED = Candidate("unordered", curve_of([300.0, 250.0, 200.0, 100.0, 50.0, 2.0]))
 
 
 def test_areas_are_those_of_a_fine_quadrature() -> None:
@@ -77,7 +77,7 @@ def test_areas_are_those_of_a_fine_quadrature() -> None:
     for low, high in ((1.0, 8.0), (1.7, 6.1), (2.5, 7.5), (3.0, 3.5)):
         at = np.linspace(low, high, 200_001)
         heights = np.interp(at, [x for x, _ in points], [y for _, y in points])
-        assert area(points, low, high) == pytest.approx(heights.mean(), rel=1e-4)
+        assert mean_over_interval(points, low, high) == pytest.approx(heights.mean(), rel=1e-4)
 
 
 def test_standings_and_what_a_budget_buys() -> None:
@@ -104,7 +104,7 @@ def test_standings_and_what_a_budget_buys() -> None:
 
 
 def test_budgets_are_those_that_all_models_can_use() -> None:
-    wide = Contender("wide", curve_of([30.0, 10.0, 5.0], bits=8.0, ms=[3.0, 4.0, 5.0]))
+    wide = Candidate("wide", curve_of([30.0, 10.0, 5.0], bits=8.0, ms=[3.0, 4.0, 5.0]))
     comparison = compare([ORDERED, wide])
     assert comparison.bits == (8.0, 24.0)
     assert comparison.ms == (3.0, 5.0)
@@ -115,20 +115,22 @@ def test_budgets_are_those_that_all_models_can_use() -> None:
 
 def test_noise_of_the_clock_never_turns_time_back() -> None:
     curve = curve_of([9.0, 5.0, 4.0, 3.0], ms=[1.0, 2.0, 1.9, 2.5])
-    assert [at for at, _ in trace(curve, "ms")] == [1.0, 2.0, 2.0, 2.5]
+    assert [at for at, _ in fd_by_cost(curve, "ms")] == [1.0, 2.0, 2.0, 2.5]
 
 
 def test_a_model_for_every_length_beside_models_for_one() -> None:
-    dedicated = Dedicated("fixed", (curve_of([999.0, 999.0, 999.0, 2.0]), curve_of([99.0, 16.0])))
+    dedicated = FixedLengthModels(
+        "fixed", (curve_of([999.0, 999.0, 999.0, 2.0]), curve_of([99.0, 16.0]))
+    )
     comparison = compare([ORDERED, UNORDERED], dedicated)
-    assert [(m.bits, m.dedicated, m.fd, m.ratio) for m in comparison.matches] == [
+    assert [(m.bits, m.dedicated, m.fd, m.fd_ratio) for m in comparison.matches] == [
         (10.0, 16.0, 20.0, 1.25),
         (20.0, 2.0, 4.0, 2.0),
     ]
 
 
 def test_time_that_was_not_measured_is_left_out() -> None:
-    untimed = Contender("untimed", curve_of([9.0, 8.0], ms=[None, None]))
+    untimed = Candidate("untimed", curve_of([9.0, 8.0], ms=[None, None]))
     comparison = compare([ORDERED, untimed])
     assert comparison.ms is None
     assert [standing.area_ms for standing in comparison.standings] == [None, None]
@@ -140,18 +142,18 @@ def test_time_that_was_not_measured_is_left_out() -> None:
     [
         ([ORDERED], "needs two models of different names, got ordered"),
         ([ORDERED, ORDERED], "got ordered, ordered"),
-        ([ORDERED, Contender("b", curve_of([2.0, None]))], "curve of b has no sample FD"),
-        ([ORDERED, Contender("b", curve_of([2.0, 1.0], samples=9))], "is of 1000 .* b of 9"),
-        ([ORDERED, Contender("b", curve_of([2.0], bits=40.0))], "no budget suits all models"),
+        ([ORDERED, Candidate("b", curve_of([2.0, None]))], "curve of b has no sample FD"),
+        ([ORDERED, Candidate("b", curve_of([2.0, 1.0], samples=9))], "is of 1000 .* b of 9"),
+        ([ORDERED, Candidate("b", curve_of([2.0], bits=40.0))], "no budget suits all models"),
     ],
 )
-def test_what_cannot_be_compared_is_named(contenders: list[Contender], message: str) -> None:
+def test_what_cannot_be_compared_is_named(contenders: list[Candidate], message: str) -> None:
     with pytest.raises(InputError, match=message):
         compare(contenders)
 
 
 def test_files_say_what_the_comparison_says(tmp_path: Path) -> None:
-    dedicated = Dedicated("fixed", (curve_of([99.0, 16.0]),))
+    dedicated = FixedLengthModels("fixed", (curve_of([99.0, 16.0]),))
     comparison = write_comparison([ORDERED, UNORDERED], dedicated, tmp_path / "new")
     written = json.loads((tmp_path / "new" / "comparison.json").read_text())
     assert type(comparison).model_validate(written) == comparison
@@ -167,8 +169,8 @@ def test_files_say_what_the_comparison_says(tmp_path: Path) -> None:
 
 
 def test_the_table_fits_a_terminal() -> None:
-    dedicated = Dedicated("fixed", (curve_of([99.0, 16.0]),))
-    large = Contender("channel, paper", curve_of([123456.0] * 6))
+    dedicated = FixedLengthModels("fixed", (curve_of([99.0, 16.0]),))
+    large = Candidate("channel, paper", curve_of([123456.0] * 6))
     text = comparison_table(compare([ORDERED, large], dedicated))
     assert max(map(len, text.splitlines())) <= 80
     assert math.isclose(

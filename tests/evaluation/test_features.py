@@ -10,28 +10,30 @@ from evaluation_fakes import FakeSplit
 
 from anytime_ar.errors import BundleError, InputError, TrainingError
 from anytime_ar.evaluation import (
-    FeatureConfig,
-    FeatureNetwork,
-    Features,
-    accuracy,
-    load_features,
-    save_features,
-    train_features,
+    FeatureExtractor,
+    FeatureExtractorConfig,
+    TrainedFeatureExtractor,
+    classifier_accuracy,
+    load_feature_extractor,
+    save_feature_extractor,
+    train_feature_extractor,
 )
-from anytime_ar.evaluation.features import noisy, shifted
+from anytime_ar.evaluation.features import add_noise, random_shift
 
-TINY = FeatureConfig(width=4, steps=10, batch_size=32, precision="32-true")
+TINY = FeatureExtractorConfig(width=4, steps=10, batch_size=32, precision="32-true")
 
 
 @pytest.fixture
 def folder(features, tmp_path) -> Path:
-    save_features(Features(features, 0.75), tmp_path / "features")
+    save_feature_extractor(TrainedFeatureExtractor(features, 0.75), tmp_path / "features")
     return tmp_path / "features"
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64), (3, 9, 17)])
 def test_features_and_logits_of_any_image(shape):
-    network = FeatureNetwork(FeatureConfig(width=4, features=16), shape, label_count=5).eval()
+    network = FeatureExtractor(
+        FeatureExtractorConfig(width=4, features=16), shape, label_count=5
+    ).eval()
     x = torch.zeros(2, *shape)
     assert network(x).shape == (2, network.num_features) == (2, 16)
     assert network(x).dtype == torch.float32
@@ -47,15 +49,15 @@ def test_sounds_are_told_apart_by_their_spectra():
     phase = 6.3 * torch.rand(200, 1, generator=generator)
     x = torch.sin(2 * math.pi * pitch * torch.arange(1600) / RATE + phase)[:, None]
     split = FakeSplit(0.5 * x, labels)
-    network = train_features(split, TINY, label_count=2, sample_rate=RATE)
+    network = train_feature_extractor(split, TINY, label_count=2, sample_rate=RATE)
     assert network(x[:3]).shape == (3, network.num_features)
-    assert accuracy(network, split) == 1
+    assert classifier_accuracy(network, split) == 1
 
 
 def test_features_of_sounds_come_back_exactly(tmp_path):
-    network = FeatureNetwork(TINY, (1, 1600), 2, sample_rate=8000).eval()
-    save_features(Features(network, 0.5), tmp_path)
-    loaded = load_features(tmp_path).network
+    network = FeatureExtractor(TINY, (1, 1600), 2, sample_rate=8000).eval()
+    save_feature_extractor(TrainedFeatureExtractor(network, 0.5), tmp_path)
+    loaded = load_feature_extractor(tmp_path).extractor
     assert loaded.sample_rate == 8000
     x = torch.randn(2, 1, 1600, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -65,14 +67,14 @@ def test_features_of_sounds_come_back_exactly(tmp_path):
 def test_shifts_of_sounds_are_in_time():
     x = torch.zeros(64, 1, 100)
     x[:, :, 50] = 1
-    moved = shifted(x, 0.02, torch.Generator().manual_seed(0))
+    moved = random_shift(x, 0.02, torch.Generator().manual_seed(0))
     assert moved.shape == x.shape
     assert set((moved[:, 0].argmax(1) - 50).tolist()) == {-2, -1, 0, 1, 2}
 
 
 def test_the_classifier_learns_the_patterns(features, splits):
     assert not features.training
-    assert accuracy(features, splits.test) >= 0.97
+    assert classifier_accuracy(features, splits.test) >= 0.97
 
 
 def test_digits_are_learned_in_seconds():
@@ -83,23 +85,27 @@ def test_digits_are_learned_in_seconds():
     labels = torch.tensor(digits.target).long()
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     test, train = order[:360], order[360:]
-    config = FeatureConfig(steps=200)
-    network = train_features(FakeSplit(x[train], labels[train]), config, label_count=10)
-    assert accuracy(network, FakeSplit(x[test], labels[test])) >= 0.96
+    config = FeatureExtractorConfig(steps=200)
+    network = train_feature_extractor(FakeSplit(x[train], labels[train]), config, label_count=10)
+    assert classifier_accuracy(network, FakeSplit(x[test], labels[test])) >= 0.96
 
 
 def test_training_is_deterministic_and_leaves_the_global_generator_alone(splits):
     before = torch.get_rng_state()
-    first, second = (train_features(splits.train, TINY, label_count=4) for _ in range(2))
+    first, second = (train_feature_extractor(splits.train, TINY, label_count=4) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first.head.weight, second.head.weight)
-    other = train_features(splits.train, TINY.model_copy(update={"seed": 1}), label_count=4)
+    other = train_feature_extractor(
+        splits.train, TINY.model_copy(update={"seed": 1}), label_count=4
+    )
     assert not torch.equal(first.head.weight, other.head.weight)
 
 
 def test_progress_counts_the_steps(splits):
     seen = []
-    train_features(splits.train, TINY, label_count=4, progress=lambda *step: seen.append(step))
+    train_feature_extractor(
+        splits.train, TINY, label_count=4, progress=lambda *step: seen.append(step)
+    )
     assert [step[:2] for step in seen] == [(step, 10) for step in range(1, 11)]
     assert seen[0][2].startswith("loss ")
 
@@ -107,7 +113,7 @@ def test_progress_counts_the_steps(splits):
 def test_shifts_move_each_image_by_itself_within_bounds():
     x = torch.zeros(64, 1, 16, 16)
     x[:, :, 8, 8] = 1
-    moved = shifted(x, 0.125, torch.Generator().manual_seed(0))
+    moved = random_shift(x, 0.125, torch.Generator().manual_seed(0))
     assert moved.shape == x.shape
     places = moved.flatten(1).argmax(dim=1)
     rows, columns = places // 16 - 8, places % 16 - 8
@@ -119,8 +125,8 @@ def test_shifts_move_each_image_by_itself_within_bounds():
 def test_noise_is_in_proportion_to_each_sample():
     x = torch.stack([torch.full((1, 1000), level) for level in [0.01, 1.0] * 500])
     generator = torch.Generator().manual_seed(0)
-    assert noisy(x, 0.0, generator) is x
-    shares = (noisy(x, 0.5, generator) - x).square().mean((1, 2)).sqrt() / x[:, 0, 0]
+    assert add_noise(x, 0.0, generator) is x
+    shares = (add_noise(x, 0.5, generator) - x).square().mean((1, 2)).sqrt() / x[:, 0, 0]
     assert 0.0045 < shares.min() < 0.006
     assert 0.45 < shares.max() < 0.55
     means = [part.log().mean().item() for part in (shares[::2], shares[1::2])]
@@ -128,13 +134,15 @@ def test_noise_is_in_proportion_to_each_sample():
 
 
 def test_noise_in_training_makes_a_classifier_that_stands_noise(splits):
-    config = FeatureConfig(width=4, steps=60, batch_size=32)
+    config = FeatureExtractorConfig(width=4, steps=60, batch_size=32)
     loud = splits.test.data + 0.4 * torch.randn(
         splits.test.data.shape, generator=torch.Generator().manual_seed(0)
     )
     figures = [
-        accuracy(
-            train_features(splits.train, config.model_copy(update={"noise": noise}), label_count=4),
+        classifier_accuracy(
+            train_feature_extractor(
+                splits.train, config.model_copy(update={"noise": noise}), label_count=4
+            ),
             FakeSplit(loud, splits.test.labels),
         )
         for noise in (0.0, 1.0)
@@ -145,8 +153,8 @@ def test_noise_in_training_makes_a_classifier_that_stands_noise(splits):
 def test_data_without_labels(splits, features):
     blind = FakeSplit(splits.train.data, None)
     for act in (
-        lambda: train_features(blind, TINY, label_count=4),
-        lambda: accuracy(features, blind),
+        lambda: train_feature_extractor(blind, TINY, label_count=4),
+        lambda: classifier_accuracy(features, blind),
     ):
         with pytest.raises(InputError, match=r"no labels .* pass a features folder trained else"):
             act()
@@ -154,19 +162,19 @@ def test_data_without_labels(splits, features):
 
 def test_unsuitable_samples_and_labels():
     with pytest.raises(InputError, match=r"at least 8, .*got \(1, 7, 8\); resize"):
-        FeatureNetwork(TINY, (1, 7, 8), 10)
+        FeatureExtractor(TINY, (1, 7, 8), 10)
     with pytest.raises(InputError, match=r"sounds \(1, T\) of 0.1 s or more, got \(1, 300\)"):
-        FeatureNetwork(TINY, (1, 300), 10, sample_rate=8000)
+        FeatureExtractor(TINY, (1, 300), 10, sample_rate=8000)
     with pytest.raises(InputError, match="features of sounds need their rate"):
-        FeatureNetwork(TINY, (1, 8000), 10)
+        FeatureExtractor(TINY, (1, 8000), 10)
     with pytest.raises(InputError, match="at least 2 labels to tell apart, got 1"):
-        FeatureNetwork(TINY, (1, 8, 8), 1)
+        FeatureExtractor(TINY, (1, 8, 8), 1)
 
 
 def test_a_loss_that_is_not_finite_stops_training(splits):
     broken = FakeSplit(splits.train.data * float("nan"), splits.train.labels)
     with pytest.raises(TrainingError, match="loss is nan at step 1; lower learning_rate"):
-        train_features(broken, TINY, label_count=4)
+        train_feature_extractor(broken, TINY, label_count=4)
 
 
 def test_saved_features_come_back_exactly(folder, features, splits):
@@ -174,7 +182,7 @@ def test_saved_features_come_back_exactly(folder, features, splits):
         "features.json",
         "features.safetensors",
     ]
-    network, test_accuracy = load_features(folder)
+    network, test_accuracy = load_feature_extractor(folder)
     x = splits.test.data[:16]
     assert test_accuracy == 0.75
     assert not network.training
@@ -186,7 +194,7 @@ def test_saved_features_come_back_exactly(folder, features, splits):
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(BundleError, match=f"has no {name}, so it is not a features folder"):
-        load_features(folder)
+        load_feature_extractor(folder)
 
 
 def test_altered_weights_are_refused(folder):
@@ -195,7 +203,7 @@ def test_altered_weights_are_refused(folder):
     weights[-1] ^= 1
     path.write_bytes(weights)
     with pytest.raises(BundleError, match="does not match the checksum"):
-        load_features(folder)
+        load_feature_extractor(folder)
 
 
 @pytest.mark.parametrize(
@@ -211,14 +219,14 @@ def test_a_foreign_card_is_refused(folder, change, message):
     path = folder / "features.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(BundleError, match=message):
-        load_features(folder)
+        load_feature_extractor(folder)
 
 
 @pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "format_version None")])
 def test_a_card_that_is_something_else(folder, text, message):
     (folder / "features.json").write_text(text)
     with pytest.raises(BundleError, match=message):
-        load_features(folder)
+        load_feature_extractor(folder)
 
 
 @pytest.mark.parametrize("faster", ["32-true", "bf16-mixed"])
@@ -228,13 +236,13 @@ def test_the_faster_number_format_is_taken_and_kept(splits, tmp_path, monkeypatc
         return faster, {}
 
     monkeypatch.setattr("anytime_ar.evaluation.features.faster_precision", choose)
-    told = train_features(
+    told = train_feature_extractor(
         splits.train, TINY.model_copy(update={"precision": faster}), label_count=4
     )
-    auto = train_features(
+    auto = train_feature_extractor(
         splits.train, TINY.model_copy(update={"precision": "auto"}), label_count=4
     )
     for name, value in told.state_dict().items():
         assert torch.equal(auto.state_dict()[name], value), "comparing leaves no trace"
-    save_features(Features(auto, 0.5), tmp_path)
-    assert load_features(tmp_path).network.config.precision == faster
+    save_feature_extractor(TrainedFeatureExtractor(auto, 0.5), tmp_path)
+    assert load_feature_extractor(tmp_path).extractor.config.precision == faster

@@ -9,7 +9,7 @@ import torch
 from evaluation_fakes import LENGTH, FakeCodec, FakeModel, FakeSplit, FakeSplits, patterns
 
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation import Reference, evaluate
+from anytime_ar.evaluation import ReferenceDistribution, evaluate
 from anytime_ar.evaluation.measure import default_budgets
 from modes import MODES
 
@@ -21,7 +21,7 @@ def curve(model, unordered, splits, features):
 
 @torch.no_grad()
 def compare(features, real, samples, *, paired=False):
-    return Reference([features(real)]).compare([features(samples)], paired=paired)
+    return ReferenceDistribution([features(real)]).compare([features(samples)], paired=paired)
 
 
 def test_every_budget_is_measured_and_more_codes_are_better(curve, model):
@@ -121,7 +121,7 @@ def test_time_is_the_median_at_batch_one_after_a_warm_up(splits, basis):
 
 def test_a_choice_of_codes_is_what_is_drawn_timed_and_recorded(model, splits, features):
     choice = {"guidance": 2.0, "temperature": 0.9}
-    curve = evaluate(model, splits, features, samples=50, codes=[2, 4], choice=choice)
+    curve = evaluate(model, splits, features, samples=50, codes=[2, 4], sampling_params=choice)
     assert curve.choice == choice
     assert len(model.choices) > 2  # one draw for all distances, and those that are timed
     assert all(given == choice for given in model.choices)

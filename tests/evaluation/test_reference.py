@@ -11,8 +11,8 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation import Reference
-from anytime_ar.evaluation.reference import KEPT, SetComparison
+from anytime_ar.evaluation import ReferenceDistribution
+from anytime_ar.evaluation.reference import MAX_PAIRWISE_SAMPLES, DistributionComparison
 
 WIDTH = 12
 
@@ -52,7 +52,7 @@ CASES = [(0.0, 1.0), (0.3, 1.0), (0.0, 1.5), (1.0, 0.2)]
 @pytest.mark.parametrize(("shift", "scale"), CASES)
 def test_equals_other_implementations(shift: float, scale: float) -> None:
     real, fake = gaussians(300, 0), gaussians(200, 1, shift=shift, scale=scale)
-    found = Reference(real.split(64)).compare(fake.split(50))
+    found = ReferenceDistribution(real.split(64)).compare(fake.split(50))
     assert found.fd == pytest.approx(frechet_by_scipy(real, fake), rel=1e-8)
     assert found.quality.kd == pytest.approx(kernel_by_scikit(real, fake), rel=1e-8, abs=1e-8)
     assert found.quality.precision == pytest.approx(covered_by_scikit(fake, real))
@@ -61,7 +61,7 @@ def test_equals_other_implementations(shift: float, scale: float) -> None:
 
 def test_one_reference_serves_many_sets_in_any_batches() -> None:
     real, fake = gaussians(300, 0), gaussians(200, 1, shift=0.5)
-    reference = Reference([real])
+    reference = ReferenceDistribution([real])
     assert reference.count == 300
     whole = reference.compare([fake]).fd
     assert reference.compare(fake.split(7)).fd == pytest.approx(whole, rel=1e-9)
@@ -73,11 +73,11 @@ def test_one_reference_serves_many_sets_in_any_batches() -> None:
 def test_a_large_mean_does_not_cost_precision() -> None:
     real, fake = gaussians(300, 0, shift=1e4), gaussians(200, 1, shift=1e4 + 0.5)
     expected = frechet_by_scipy(real, fake)
-    assert Reference([real]).compare([fake]).fd == pytest.approx(expected, rel=1e-8)
+    assert ReferenceDistribution([real]).compare([fake]).fd == pytest.approx(expected, rel=1e-8)
 
 
 def test_precision_and_recall_tell_apart_what_is_wrong() -> None:
-    reference = Reference([gaussians(400, 0)])
+    reference = ReferenceDistribution([gaussians(400, 0)])
     narrow = reference.compare([gaussians(400, 1, scale=0.3)]).quality
     assert narrow.precision > 0.95
     assert narrow.recall < 0.3
@@ -86,7 +86,7 @@ def test_precision_and_recall_tell_apart_what_is_wrong() -> None:
 
 
 def test_errors_are_what_seeds_differ_by() -> None:
-    reference = Reference([gaussians(2000, 0)])
+    reference = ReferenceDistribution([gaussians(2000, 0)])
     found = [reference.compare([gaussians(1000, seed, shift=0.7)]) for seed in range(1, 41)]
     errors = np.mean([list(errors_of(comparison)) for comparison in found], axis=0)
     spreads = np.std([list(values_of(comparison)) for comparison in found], axis=0, ddof=1)
@@ -97,19 +97,19 @@ def test_errors_are_what_seeds_differ_by() -> None:
 
 
 def test_errors_hold_near_the_floor() -> None:
-    reference = Reference([gaussians(2000, 0)])
+    reference = ReferenceDistribution([gaussians(2000, 0)])
     found = [reference.compare([gaussians(1000, seed)]) for seed in range(1, 41)]
     spread = np.std([comparison.fd for comparison in found], ddof=1)
     error = np.mean([errors_of(comparison)[0] for comparison in found])
     assert 0.8 * spread < error < 1.8 * spread
 
 
-def values_of(found: SetComparison) -> tuple[float, ...]:
+def values_of(found: DistributionComparison) -> tuple[float, ...]:
     quality = found.quality
     return found.fd, quality.kd, quality.precision, quality.recall
 
 
-def errors_of(found: SetComparison) -> tuple[float, ...]:
+def errors_of(found: DistributionComparison) -> tuple[float, ...]:
     quality = found.quality
     assert quality.fd_error is not None
     assert quality.kd_error is not None
@@ -118,19 +118,21 @@ def errors_of(found: SetComparison) -> tuple[float, ...]:
 
 def test_errors_are_the_same_twice() -> None:
     sets = gaussians(300, 0), gaussians(200, 1)
-    assert Reference([sets[0]]).compare([sets[1]]) == Reference([sets[0]]).compare([sets[1]])
+    assert ReferenceDistribution([sets[0]]).compare([sets[1]]) == ReferenceDistribution(
+        [sets[0]]
+    ).compare([sets[1]])
 
 
 def test_a_handful_has_no_error() -> None:
-    found = Reference([gaussians(300, 0)]).compare([gaussians(20, 1)])
+    found = ReferenceDistribution([gaussians(300, 0)]).compare([gaussians(20, 1)])
     assert found.quality.fd_error is None
     assert found.fd == pytest.approx(frechet_by_scipy(gaussians(300, 0), gaussians(20, 1)))
 
 
 def test_all_pairs_are_those_of_samples_from_all_over_the_set() -> None:
     """Of a set in which one half is unlike the other, as where classes are sorted."""
-    halves = [gaussians(KEPT, 1), gaussians(KEPT, 2, shift=9.0)]
-    reference = Reference(halves)
+    halves = [gaussians(MAX_PAIRWISE_SAMPLES, 1), gaussians(MAX_PAIRWISE_SAMPLES, 2, shift=9.0)]
+    reference = ReferenceDistribution(halves)
     for half in halves:
         found = reference.compare([half[:1000]]).quality
         assert found.precision > 0.9
@@ -143,24 +145,24 @@ def test_all_pairs_are_those_of_samples_from_all_over_the_set() -> None:
 
 def test_large_pairs_stay_pairs() -> None:
     """What is kept of both sides are samples and what these were made from."""
-    real = gaussians(KEPT + 2000, 0)
-    found = Reference(real.split(999)).compare((real + 0.01).split(123), paired=True)
+    real = gaussians(MAX_PAIRWISE_SAMPLES + 2000, 0)
+    found = ReferenceDistribution(real.split(999)).compare((real + 0.01).split(123), paired=True)
     assert found.quality.precision == found.quality.recall == 1
     shuffled = (real + 0.01)[torch.randperm(len(real), generator=torch.Generator().manual_seed(0))]
-    other = Reference([real]).compare([shuffled], paired=True)
+    other = ReferenceDistribution([real]).compare([shuffled], paired=True)
     assert abs(found.quality.kd) < 0.1
     assert other.quality.kd < -1  # where the wrong pairs are left out, and the right ones counted
 
 
 def test_too_few_samples() -> None:
     with pytest.raises(InputError, match="need at least 2 samples, got 1"):
-        Reference([gaussians(1, 0)])
+        ReferenceDistribution([gaussians(1, 0)])
     with pytest.raises(InputError, match="need at least 2 samples, got 0"):
-        Reference([gaussians(9, 0)]).compare([])
+        ReferenceDistribution([gaussians(9, 0)]).compare([])
 
 
 def test_features_that_are_not_finite() -> None:
-    reference = Reference([gaussians(90, 0)])
+    reference = ReferenceDistribution([gaussians(90, 0)])
     with pytest.raises(InputError, match="not finite"):
         reference.compare([gaussians(90, 0) * float("nan")])
     assert reference.compare([gaussians(90, 0)]).fd == pytest.approx(0, abs=1e-6)
@@ -170,8 +172,8 @@ def test_pairs_are_not_compared_with_themselves() -> None:
     """What is left to tell apart from the real set, where each sample is made from one of it."""
     real = gaussians(300, 0)
     made = real + 0.3 * gaussians(300, 1)
-    paired = Reference([real]).compare(made.split(70), paired=True)
-    assert paired.fd == pytest.approx(Reference([real]).compare([made]).fd)
+    paired = ReferenceDistribution([real]).compare(made.split(70), paired=True)
+    assert paired.fd == pytest.approx(ReferenceDistribution([real]).compare([made]).fd)
     products = (made.double() @ real.double().T / WIDTH + 1) ** 3
     across = (products.sum() - products.trace()) / (300 * 299)
     everyone = float(products.mean())
@@ -184,7 +186,7 @@ def test_errors_of_pairs_are_what_real_sets_differ_by() -> None:
     for seed in range(40):
         real = gaussians(1000, seed)
         made = 0.9 * real + 0.1 * gaussians(1000, 100 + seed)
-        found.append(Reference([real]).compare([made], paired=True))
+        found.append(ReferenceDistribution([real]).compare([made], paired=True))
     errors = np.mean([errors_of(comparison)[:2] for comparison in found], axis=0)
     spreads = np.std([values_of(comparison)[:2] for comparison in found], axis=0, ddof=1)
     np.testing.assert_allclose(errors, spreads, rtol=0.35)
@@ -192,4 +194,4 @@ def test_errors_of_pairs_are_what_real_sets_differ_by() -> None:
 
 def test_pairs_need_sets_of_one_size() -> None:
     with pytest.raises(InputError, match="200 samples cannot be made from 300 real ones"):
-        Reference([gaussians(300, 0)]).compare([gaussians(200, 1)], paired=True)
+        ReferenceDistribution([gaussians(300, 0)]).compare([gaussians(200, 1)], paired=True)

@@ -11,7 +11,7 @@ from evaluation_fakes import FakeModel, FakeSplits
 from torch import Tensor, nn
 
 from anytime_ar.errors import BundleError, InputError
-from anytime_ar.evaluation import FeatureNetwork, ScriptedFeatures, evaluate
+from anytime_ar.evaluation import FeatureExtractor, TorchScriptFeatureExtractor, evaluate
 
 
 class StandIn(nn.Module):
@@ -40,17 +40,17 @@ def path(tmp_path: Path) -> Path:
 def test_images_are_handed_over_as_bytes_of_three_colours(path: Path, channels: int) -> None:
     levels = torch.tensor([-1.2, -1.0, 0.0, 1.0, 1.2])
     x = levels[:, None, None, None].expand(5, channels, 9, 9)
-    found = ScriptedFeatures(path)(x)
+    found = TorchScriptFeatureExtractor(path)(x)
     expected = torch.tensor([0, 0, 128, 255, 255]) / 255
     torch.testing.assert_close(found, expected[:, None].expand(5, 27))
 
 
 def test_a_model_is_judged_by_them(
-    path: Path, model: FakeModel, splits: FakeSplits, features: FeatureNetwork
+    path: Path, model: FakeModel, splits: FakeSplits, features: FeatureExtractor
 ) -> None:
     names = ("a", "b", "c", "d")
     data = FakeSplits(splits.train, splits.test, label_names=names)
-    curve = evaluate(model, data, ScriptedFeatures(path), samples=60, codes=[1, 6])
+    curve = evaluate(model, data, TorchScriptFeatureExtractor(path), samples=60, codes=[1, 6])
     first, last = curve.points
     assert first.fd_reconstruction is not None
     assert last.fd_reconstruction is not None
@@ -65,7 +65,7 @@ def test_a_model_is_judged_by_them(
 
 def test_sounds_are_no_images(path: Path) -> None:
     with pytest.raises(InputError, match=r"takes images .*, and these samples are \(1, 64\)"):
-        ScriptedFeatures(path)(torch.zeros(2, 1, 64))
+        TorchScriptFeatureExtractor(path)(torch.zeros(2, 1, 64))
 
 
 class Maps(nn.Module):
@@ -87,11 +87,11 @@ class Plain(nn.Module):
 )
 def test_networks_of_another_kind(tmp_path: Path, module: nn.Module, message: str) -> None:
     with pytest.raises(BundleError, match=message):
-        ScriptedFeatures(saved(module, tmp_path / "other.pt"))
+        TorchScriptFeatureExtractor(saved(module, tmp_path / "other.pt"))
 
 
 def test_files_of_another_kind(tmp_path: Path) -> None:
     wrong = tmp_path / "weights.pt"
     wrong.write_bytes(b"not a network")
     with pytest.raises(BundleError, match="is no TorchScript file"):
-        ScriptedFeatures(wrong)
+        TorchScriptFeatureExtractor(wrong)

@@ -17,8 +17,12 @@ import pytest
 
 from anytime_ar import files
 from anytime_ar.kernel import BuildError, compiling, find_compiler, load_kernel, loading
-from anytime_ar.kernel.instructions import available, machine, processor_features
-from anytime_ar.kernel.sealed import find_sealed, sealed_path
+from anytime_ar.kernel.instructions import (
+    available_instruction_sets,
+    cpu_architecture,
+    cpu_features,
+)
+from anytime_ar.kernel.sealed import checksummed_path, find_intact
 
 MakeCompiler = Callable[..., Path]
 WORKS = 'while [ "$1" != -o ]; do shift; done\necho compiled > "$2"'
@@ -43,7 +47,7 @@ def own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(loading, "PREBUILT", tmp_path / "prebuilt")
     monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda _name: None)
-    monkeypatch.setattr(compiling, "process_folder", lambda: tmp_path / "process")
+    monkeypatch.setattr(compiling, "process_temporary_folder", lambda: tmp_path / "process")
     monkeypatch.setattr(loading.ctypes, "CDLL", take_text)
     load_kernel.cache_clear()
     yield tmp_path / "cache" / "anytime-ar" / "native"
@@ -118,39 +122,40 @@ def test_a_damaged_kernel_is_compiled_anew(
 def test_a_kernel_that_cannot_be_read_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = sealed_path(tmp_path / "a.so", b"whole")
+    path = checksummed_path(tmp_path / "a.so", b"whole")
     path.write_bytes(b"whole")
-    assert find_sealed(tmp_path / "a.so") == path
+    assert find_intact(tmp_path / "a.so") == path
 
     def refuse(_path: Path) -> bytes:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    assert find_sealed(tmp_path / "a.so") is None
+    assert find_intact(tmp_path / "a.so") is None
 
 
 def test_damaged_prebuilt_kernels_are_not_loaded(make: MakeCompiler) -> None:
-    isa = available(machine(), processor_features())[-1]
-    path = sealed_path(loading.prebuilt_path(isa), b"compiled, and longer")
+    isa = available_instruction_sets(cpu_architecture(), cpu_features())[-1]
+    path = checksummed_path(loading.prebuilt_path(isa), b"compiled, and longer")
     path.write_bytes(b"compiled")
-    assert loading.prebuilt_instructions() == []
+    assert loading.prebuilt_instruction_sets() == []
     make("c++")
     assert load_kernel().origin == "compiled by c++ 1.0"
 
 
 @pytest.mark.skipif(
-    len(available(machine(), processor_features())) < 2, reason="one instruction set"
+    len(available_instruction_sets(cpu_architecture(), cpu_features())) < 2,
+    reason="one instruction set",
 )
 @pytest.mark.parametrize("only", ["prebuilt", ""])
 def test_a_lower_prebuilt_kernel_is_better_than_none(
     monkeypatch: pytest.MonkeyPatch, only: str
 ) -> None:
-    lower, best = available(machine(), processor_features())[-2:]
+    lower, best = available_instruction_sets(cpu_architecture(), cpu_features())[-2:]
     for isa, content in ((lower, b"compiled lower"), (best, b"of another C library")):
-        sealed_path(loading.prebuilt_path(isa), content).write_bytes(content)
+        checksummed_path(loading.prebuilt_path(isa), content).write_bytes(content)
     monkeypatch.setenv("ANYTIME_KERNEL", only)
     loaded = load_kernel()
-    assert (loaded.instructions, loaded.origin) == (lower.name, "prebuilt")
+    assert (loaded.instruction_set, loaded.origin) == (lower.name, "prebuilt")
     load_kernel.cache_clear()
     monkeypatch.setenv("ANYTIME_KERNEL_ISA", best.name)
     with pytest.raises(BuildError, match="invalid ELF header" if only else "no C"):
@@ -254,7 +259,7 @@ def test_without_any_place_for_files(monkeypatch: pytest.MonkeyPatch, make: Make
 
     make("c++")
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
-    monkeypatch.setattr(compiling, "process_folder", nothing)
+    monkeypatch.setattr(compiling, "process_temporary_folder", nothing)
     with pytest.raises(BuildError, match=r"cannot write the kernel: .*No usable temporary"):
         load_kernel()
 
@@ -267,7 +272,7 @@ def test_a_relative_cache_folder_is_ignored(
         monkeypatch.setenv("XDG_CACHE_HOME", named)
         assert files.cache_folder() == tmp_path / "home" / ".cache" / "anytime-ar"
     monkeypatch.setenv("HOME", "home")
-    assert files.cache_folder() == files.process_folder()
+    assert files.cache_folder() == files.process_temporary_folder()
 
 
 def test_a_compilation_is_announced_once(
@@ -296,13 +301,13 @@ def test_what_killed_compilations_left_is_removed(own: Path, make: MakeCompiler)
 
 SIGNALLED = """
 import signal, sys
-from anytime_ar.interrupt import ended_at_once
+from anytime_ar.interrupt import exit_on_signal
 from anytime_ar.kernel import load_kernel, loading
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)
 loading.PREBUILT = Path("/dev/null")
 if sys.argv[1] == "served":
-    with ended_at_once(signal.SIGTERM, 0):
+    with exit_on_signal(signal.SIGTERM, 0):
         load_kernel()
 load_kernel()
 """

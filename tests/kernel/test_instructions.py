@@ -11,7 +11,11 @@ import torch
 
 from anytime_ar.errors import InputError
 from anytime_ar.kernel import instructions
-from anytime_ar.kernel.instructions import available, chosen_instructions, processor_features
+from anytime_ar.kernel.instructions import (
+    available_instruction_sets,
+    cpu_features,
+    select_instruction_set,
+)
 
 SSE = {"sse3": True, "ssse3": True, "sse4_1": True, "sse4_2": True, "popcnt": True}
 AVX2 = {**SSE, **dict.fromkeys(("avx", "avx2", "bmi", "bmi2", "f16c", "fma3", "lzcnt"), True)}
@@ -59,14 +63,17 @@ def test_the_best_instruction_set(
     expected: str | None,
 ) -> None:
     pretend(monkeypatch, machine, capabilities)
-    chosen = chosen_instructions()
+    chosen = select_instruction_set()
     assert (None if chosen is None else chosen.name) == expected
 
 
 def test_macs_with_arm_processors_have_products_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, "arm64", {})
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert [isa.name for isa in available("aarch64", processor_features())] == ["neon", "dotprod"]
+    assert [isa.name for isa in available_instruction_sets("aarch64", cpu_features())] == [
+        "neon",
+        "dotprod",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -85,14 +92,14 @@ def test_an_older_torch(
     if cpuinfo is not None:
         (tmp_path / "cpuinfo").write_text(cpuinfo)
     monkeypatch.setattr(instructions, "Path", lambda _name: tmp_path / "cpuinfo")
-    chosen = chosen_instructions()
+    chosen = select_instruction_set()
     assert chosen is not None
     assert chosen.name == expected
 
 
 def test_a_lower_instruction_set_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, "x86_64", VNNI, ANYTIME_KERNEL_ISA="avx2")
-    chosen = chosen_instructions()
+    chosen = select_instruction_set()
     assert chosen is not None
     assert chosen.name == "avx2"
     assert {"-mavx2", "-mfma"} <= set(chosen.flags)
@@ -106,4 +113,4 @@ def test_a_lower_instruction_set_can_be_asked_for(monkeypatch: pytest.MonkeyPatc
 def test_one_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, name: str, problem: str) -> None:
     pretend(monkeypatch, "x86_64", AVX2, ANYTIME_KERNEL_ISA=name)
     with pytest.raises(InputError, match=rf"ISA={name}: {problem}; choose .*\(sse, avx2\)"):
-        chosen_instructions()
+        select_instruction_set()

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from anytime_ar.errors import InputError
-from anytime_ar.kernel import BuildError, LinearMap, Weights, address, check_structures, load_kernel
+from anytime_ar.kernel import (
+    BuildError,
+    LinearMap,
+    PackedWeights,
+    check_struct_sizes,
+    checked_data_ptr,
+    load_kernel,
+)
 
 try:
     load_kernel()
@@ -36,39 +43,39 @@ except BuildError as error:
 )
 def test_other_memory_is_refused(tensor: Tensor) -> None:
     with pytest.raises(InputError, match=r"the kernel takes contiguous torch.float32 \[3, 4\]"):
-        address(tensor, torch.float32, 3, 4)
+        checked_data_ptr(tensor, torch.float32, 3, 4)
 
 
 def test_what_fits_is_where_it_is() -> None:
     tensor = torch.zeros(3, 4)
-    assert address(tensor, torch.float32, 3, 4) == tensor.data_ptr()
+    assert checked_data_ptr(tensor, torch.float32, 3, 4) == tensor.data_ptr()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_weights_of_other_formats_are_converted(precision: str, dtype: torch.dtype) -> None:
-    weights = Weights(precision)  # type: ignore[arg-type]
-    found = weights.linear(torch.ones(5, 7, dtype=dtype), torch.arange(5).to(dtype))
+    weights = PackedWeights(precision)  # type: ignore[arg-type]
+    found = weights.pack_linear(torch.ones(5, 7, dtype=dtype), torch.arange(5).to(dtype))
     bias = ctypes.cast(found.bias, ctypes.POINTER(ctypes.c_float))
     assert [bias[i] for i in range(5)] == [0, 1, 2, 3, 4]
 
 
 def test_structures_of_another_size_are_refused() -> None:
-    check_structures(Linear=LinearMap)
+    check_struct_sizes(Linear=LinearMap)
 
     class Short(ctypes.Structure):
         _fields_ = LinearMap._fields_[:-1]
 
     with pytest.raises(BuildError, match="Linear takes 48 bytes in the kernel and 40 here"):
-        check_structures(Linear=Short)
+        check_struct_sizes(Linear=Short)
 
 
 MISUSE = """
 import torch
 from anytime_ar.errors import InputError
-from anytime_ar.prior import NativeDecoder, Prior, PriorConfig
+from anytime_ar.prior import NativePriorDecoder, Prior, PriorConfig
 prior = Prior(PriorConfig(layers=1, width=16, heads=2), 4, 8).eval()
-decoder, other = NativeDecoder(prior), NativeDecoder(prior)
+decoder, other = NativePriorDecoder(prior), NativePriorDecoder(prior)
 full = decoder.allocate(2)
 full.positions[:2] = [4, 4]
 for misuse in (
@@ -91,17 +98,17 @@ def test_misuse_is_refused_without_assertions_too() -> None:
 
 EXHAUSTED = """
 import resource, torch
-from anytime_ar.prior import NativeDecoder, Prior, PriorConfig
+from anytime_ar.prior import NativePriorDecoder, Prior, PriorConfig
 torch.set_num_threads(THREADS)
 prior = Prior(PriorConfig(layers=1, width=64, heads=2), 2, 2**15).eval()
-decoder = NativeDecoder(prior)
+decoder = NativePriorDecoder(prior)
 rows = decoder.allocate(4096)
-decoder.score(rows, 1)
+decoder.logits(rows, 1)
 held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + 2**24, resource.RLIM_INFINITY))
 for call in (
     lambda: decoder.step(rows, 4096),  # its logits alone take 512 MiB
-    lambda: decoder.multiply_only(4096),  # as much, by the threads that share the rows
+    lambda: decoder.matmul_only(4096),  # as much, by the threads that share the rows
 ):
     try:
         call()

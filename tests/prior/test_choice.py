@@ -10,8 +10,8 @@ from decoders import BACKENDS, fill
 from torch import Tensor
 
 from anytime_ar.errors import InputError
-from anytime_ar.prior import Backend, ChoiceConfig, Prior, PriorConfig, decoder_for
-from anytime_ar.prior.choice import guide
+from anytime_ar.prior import Backend, Prior, PriorConfig, SamplingParams, make_prior_decoder
+from anytime_ar.prior.choice import apply_guidance
 
 N = 20_000
 LOGITS = [0.3, -1.2, 2.0, 0.9, -0.1]
@@ -33,9 +33,9 @@ def chosen_from(logits: list[float], noise: Tensor, backend: Backend, **choice: 
     with torch.no_grad():
         prior.norm.weight.zero_()  # what comes out of the blocks no longer matters
         prior.entry_bias.copy_(torch.tensor([logits]))
-    decoder = decoder_for(prior, backend=backend)
+    decoder = make_prior_decoder(prior, backend=backend)
     rows = decoder.allocate(len(noise))
-    fill(rows, labels=torch.zeros(len(noise), dtype=torch.int64), choice=ChoiceConfig(**choice))
+    fill(rows, labels=torch.zeros(len(noise), dtype=torch.int64), choice=SamplingParams(**choice))
     rows.noise[:, 0] = noise
     decoder.step(rows, len(noise))
     assert set(rows.positions) == {1}
@@ -114,9 +114,9 @@ def test_impossible_entries_are_never_drawn(backend: Backend) -> None:
 
 def test_guidance_by_hand() -> None:
     with_label, without = torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 1.0]])
-    assert guide(with_label, without, 1.0).tolist() == [[2.0, 0.0]]
-    assert guide(with_label, without, 0.0).tolist() == [[1.0, 1.0]]
-    assert guide(with_label, without, 3.0).tolist() == [[4.0, -2.0]]
+    assert apply_guidance(with_label, without, 1.0).tolist() == [[2.0, 0.0]]
+    assert apply_guidance(with_label, without, 0.0).tolist() == [[1.0, 1.0]]
+    assert apply_guidance(with_label, without, 3.0).tolist() == [[4.0, -2.0]]
 
 
 @pytest.mark.parametrize(
@@ -136,18 +136,22 @@ def test_guidance_by_hand() -> None:
 )
 def test_bad_choice(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        ChoiceConfig.parse(values, origin="sample")
+        SamplingParams.parse(values, origin="sample")
 
 
 def test_values_along_the_codes() -> None:
-    choice = ChoiceConfig(temperature=(1.0, 0.0), guidance=(1.0, 5.0, 3.0), top_p=0.5, top_k=7)
-    assert choice.varies
+    choice = SamplingParams(temperature=(1.0, 0.0), guidance=(1.0, 5.0, 3.0), top_p=0.5, top_k=7)
+    assert choice.has_schedule
     assert choice.guided
-    assert choice.at(0, 9) == ChoiceConfig(temperature=1, guidance=1, top_p=0.5, top_k=7)
-    assert choice.at(2, 9) == ChoiceConfig(temperature=0.75, guidance=3, top_p=0.5, top_k=7)
-    assert choice.at(4, 9) == ChoiceConfig(temperature=0.5, guidance=5, top_p=0.5, top_k=7)
-    assert choice.at(8, 9) == ChoiceConfig(temperature=0, guidance=3, top_p=0.5, top_k=7)
-    assert choice.at(0, 1).guidance == 1
-    assert not choice.at(0, 9).varies
-    plain = ChoiceConfig(temperature=0.5)
-    assert plain.at(3, 9) is plain
+    assert choice.at_position(0, 9) == SamplingParams(temperature=1, guidance=1, top_p=0.5, top_k=7)
+    assert choice.at_position(2, 9) == SamplingParams(
+        temperature=0.75, guidance=3, top_p=0.5, top_k=7
+    )
+    assert choice.at_position(4, 9) == SamplingParams(
+        temperature=0.5, guidance=5, top_p=0.5, top_k=7
+    )
+    assert choice.at_position(8, 9) == SamplingParams(temperature=0, guidance=3, top_p=0.5, top_k=7)
+    assert choice.at_position(0, 1).guidance == 1
+    assert not choice.at_position(0, 9).has_schedule
+    plain = SamplingParams(temperature=0.5)
+    assert plain.at_position(3, 9) is plain

@@ -225,8 +225,8 @@ def vectors(seed: int = 0) -> Tensor:
 @torch.no_grad()
 def test_traits_tell_the_length_and_the_direction_of_vectors() -> None:
     prior = with_traits()
-    prior.take_traits(vectors())
-    traits = prior.traits.unflatten(0, (2, V))  # [tables, V, 4 + 2 + 2]
+    prior.attach_codebook(vectors())
+    traits = prior.codebook_features.unflatten(0, (2, V))  # [tables, V, 4 + 2 + 2]
     of_tables = vectors()[[0, 3]]
     lengths = of_tables.norm(dim=2)
     level = (traits[..., :4] * torch.arange(4)).sum(2) / traits[..., :4].sum(2)
@@ -244,13 +244,13 @@ def test_traits_tell_the_length_and_the_direction_of_vectors() -> None:
 def test_traits_are_seen_and_scored() -> None:
     prior, other, x = with_traits(), with_traits(), codes()
     for one in (prior, other):
-        one.take_traits(vectors())
+        one.attach_codebook(vectors())
     assert torch.equal(prior(x), other(x))
-    other.take_traits(vectors(seed=1))
+    other.attach_codebook(vectors(seed=1))
     assert not torch.allclose(prior(x)[:, 0], other(x)[:, 0])  # where no code is seen
-    same = prior.full_entries()
+    same = prior.full_embeddings()
     torch.testing.assert_close(
-        same, prior.widen(torch.cat([prior.traits, prior.entries.weight], 1))
+        same, prior.widen(torch.cat([prior.codebook_features, prior.entries.weight], 1))
     )
 
 
@@ -258,6 +258,6 @@ def test_traits_need_room() -> None:
     with pytest.raises(
         InputError, match=r"prior.traits is 3, and entries .* 2 numbers; set it to 6"
     ):
-        with_traits(traits=3).take_traits(vectors())
+        with_traits(traits=3).attach_codebook(vectors())
     with pytest.raises(InputError, match=r"traits is 3, which needs entry_width"):
         PriorConfig.parse({"traits": 3}, origin="test")

@@ -9,21 +9,21 @@ from typing import Any
 
 import pytest
 import torch
-from sampling_models import L, V, build_bundle, sample_shape
+from sampling_models import L, V, sample_shape, tiny_bundle
 from torch import Tensor
 
-from anytime_ar.ambient import defaults, items_under_defaults
+from anytime_ar.ambient import default_torch_modes, yield_under_default_modes
 from anytime_ar.bundle import fingerprint, load_bundle, save_bundle
-from anytime_ar.prior import Backend, ChoiceConfig
-from anytime_ar.sampling import AnytimeModel, DecodeBatch, row_noise
-from anytime_ar.sampling.windows import Windows, decode_windows, encode_windows
+from anytime_ar.prior import Backend, SamplingParams
+from anytime_ar.sampling import AnytimeModel, DecodeBatch, uniform_noise
+from anytime_ar.sampling.windows import OverlappingWindows, decode_windows, encode_windows
 from modes import MODES
 
 
 @pytest.fixture(scope="module")
 def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(kind) / "bundle"
-    save_bundle(build_bundle(), folder)
+    save_bundle(tiny_bundle(), folder)
     return folder
 
 
@@ -38,9 +38,9 @@ def given_codes() -> Tensor:
 
 
 def batch(model: AnytimeModel) -> list[Tensor]:
-    rows = DecodeBatch(model.engine.decoder, 3)
+    rows = DecodeBatch(model.sampler.decoder, 3)
     labels = torch.tensor([0, 1], dtype=torch.int64, device="cpu")
-    ids = rows.join(row_noise(5, range(2), L), labels, ChoiceConfig())
+    ids = rows.add(uniform_noise(5, range(2), L), labels, SamplingParams())
     for _ in range(L):
         rows.step()
     return [rows.codes(ids)]
@@ -50,15 +50,15 @@ def windows(model: AnytimeModel) -> list[Tensor]:
     if model.sample_rate is None:
         return []
     sound = numbers(1, 150).flatten()
-    cut = Windows.of(model)
-    with defaults():
+    cut = OverlappingWindows.for_codec(model)
+    with default_torch_modes():
         codes = torch.cat(list(encode_windows(model, cut, [sound])))
     return [codes, *decode_windows(model, cut, codes, len(sound))]
 
 
 def state(model: AnytimeModel) -> list[Tensor]:
-    begun = model.draw(2, seed=3, codes=2).state
-    ended = begun.extend()
+    begun = model.generate(2, seed=3, codes=2).state
+    ended = begun.refine()
     return [begun.codes, ended.codes, ended.data]
 
 
@@ -71,7 +71,7 @@ OPERATIONS: dict[str, Callable[[AnytimeModel], list[Tensor]]] = {
     "draw and extend": state,
     "encode": lambda model: [model.encode(numbers(4, *sample_shape()))],
     "decode": lambda model: [model.decode(given_codes()[:, :k]) for k in range(1, L + 1)],
-    "nats": lambda model: [model.nats(given_codes()), model.nats(given_codes(), label="dog")],
+    "nats": lambda model: [model.nll(given_codes()), model.nll(given_codes(), label="dog")],
     "batch": batch,
     "windows": windows,
 }
@@ -134,7 +134,7 @@ def test_threads_change_no_code_and_samples_by_rounding(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_file_is_the_same(folder: Path, tmp_path: Path, mode: str) -> None:
-    wanted = fingerprint(build_bundle())
+    wanted = fingerprint(tiny_bundle())
     with MODES[mode]():
         bundle = load_bundle(folder)
         assert fingerprint(bundle) == wanted
@@ -145,19 +145,19 @@ def test_a_file_is_the_same(folder: Path, tmp_path: Path, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_state_comes_back(folder: Path, tmp_path: Path, mode: str) -> None:
-    model = AnytimeModel(load_bundle(folder), device="cpu", costs_path=tmp_path / "costs.json")
+    model = AnytimeModel(load_bundle(folder), device="cpu", cost_model_path=tmp_path / "costs.json")
     wanted = model.sample(2, seed=4)
     with MODES[mode]():
-        model.draw(2, seed=4, codes=2).state.save(tmp_path / "two.state")
+        model.generate(2, seed=4, codes=2).state.save(tmp_path / "two.state")
         state = model.load_state(tmp_path / "two.state")
-        assert torch.equal(state.extend().data, wanted)
-        assert model.least_deadline_s() > 0
+        assert torch.equal(state.refine().data, wanted)
+        assert model.min_deadline_s() > 0
 
 
 def test_a_generator_has_its_callers_modes_between_items() -> None:
     seen: list[Any] = []
 
-    @items_under_defaults
+    @yield_under_default_modes
     def items() -> Any:
         try:
             for _ in range(2):
@@ -179,7 +179,7 @@ def test_a_generator_has_its_callers_modes_between_items() -> None:
 
 
 def test_what_is_stated_stays() -> None:
-    with MODES["default dtype float64"](), defaults():
+    with MODES["default dtype float64"](), default_torch_modes():
         assert torch.zeros(1, dtype=torch.int64).dtype == torch.int64
         assert torch.zeros(1, device="meta").device.type == "meta"
         assert torch.tensor([1, 2]).dtype == torch.int64

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import safe_open, save_file
-from sampling_models import L, V, build_bundle
+from sampling_models import L, V, tiny_bundle
 from timed_models import TimedModel
 from torch import Tensor
 
 from anytime_ar.bundle import save_bundle
 from anytime_ar.errors import InputError
-from anytime_ar.sampling import AnytimeModel, DrawState
+from anytime_ar.sampling import AnytimeModel, SamplingState
 from anytime_ar.sampling.state import _sha256
 
 DRAWS: list[dict[str, Any]] = [
@@ -32,33 +32,33 @@ DRAWS: list[dict[str, Any]] = [
 def test_extending_equals_the_uninterrupted_draw(
     model: AnytimeModel, tmp_path: Path, k: int, options: dict[str, Any]
 ) -> None:
-    whole = model.draw(5, seed=2, **options)
-    part = model.draw(5, seed=2, codes=k, **options)
+    whole = model.generate(5, seed=2, **options)
+    part = model.generate(5, seed=2, codes=k, **options)
     assert torch.equal(part.codes, whole.codes[:, :k])
     part.state.save(tmp_path / "draw.safetensors")
     loaded = model.load_state(tmp_path / "draw.safetensors")
     # from the live batch, once more from the codes after it was used up, and from disk
     for state in (part.state, part.state, loaded):
         assert state.codes_drawn == k
-        extended = state.extend()
+        extended = state.refine()
         assert torch.equal(extended.codes, whole.codes)
         torch.testing.assert_close(extended.data, whole.data)
-        assert extended.stopped_by == "complete"
+        assert extended.stop_reason == "complete"
 
 
 def test_extending_bit_by_bit(model: AnytimeModel) -> None:
     whole = model.sample_codes(3, seed=0)
-    result = model.draw(3, seed=0, codes=1)
+    result = model.generate(3, seed=0, codes=1)
     for k in range(2, L + 1):
-        result = result.state.extend(codes=k)
+        result = result.state.refine(codes=k)
         assert torch.equal(result.codes, whole[:, :k])
 
 
 def test_extending_the_live_batch_does_nothing_again(tmp_path: Path) -> None:
     timed = TimedModel(tmp_path / "costs.json")
-    result = timed.draw(2, seed=0, codes=4)
+    result = timed.generate(2, seed=0, codes=4)
     assert timed.steps == 4
-    result.state.extend()
+    result.state.refine()
     assert timed.steps == L
 
 
@@ -66,7 +66,7 @@ def test_a_state_in_the_middle_of_a_stream(model: AnytimeModel) -> None:
     whole = model.sample_codes(3, seed=0)
     stream = model.stream(3, seed=0)
     first = next(stream)
-    assert torch.equal(first.state.extend(codes=4).codes, whole[:, :4])
+    assert torch.equal(first.state.refine(codes=4).codes, whole[:, :4])
     assert torch.equal(next(stream).codes, whole[:, :2])  # which went on undisturbed
     *_, last = stream
     assert torch.equal(last.codes, whole)
@@ -74,45 +74,45 @@ def test_a_state_in_the_middle_of_a_stream(model: AnytimeModel) -> None:
 
 def test_streams_of_one_state_do_not_disturb_each_other(model: AnytimeModel) -> None:
     whole = model.sample_codes(3, seed=0)
-    state = model.draw(3, seed=0, codes=2).state
+    state = model.generate(3, seed=0, codes=2).state
     for one, two in zip(state.stream(), state.stream(), strict=True):
         assert torch.equal(one.codes, two.codes)
         assert torch.equal(one.codes, whole[:, : one.codes_drawn])
 
 
 def test_a_state_streams_with_previews(model: AnytimeModel) -> None:
-    state = model.draw(2, seed=0, codes=2).state
+    state = model.generate(2, seed=0, codes=2).state
     assert [p.codes_drawn for p in state.stream()] == [3, 4, 5, 6]
     assert [p.codes_drawn for p in state.stream(previews=[1, 4], codes=5)] == [4, 5]
 
 
 def test_a_deadline_of_an_extension(tmp_path: Path) -> None:
     timed = TimedModel(tmp_path / "costs.json")
-    state = timed.draw(1, seed=0, codes=2).state
+    state = timed.generate(1, seed=0, codes=2).state
     timed.warm_up()
     begin = timed.clock()
-    result = state.extend(deadline_s=0.026)
-    assert (result.codes_drawn, result.stopped_by) == (4, "deadline")
+    result = state.refine(deadline_s=0.026)
+    assert (result.codes_drawn, result.stop_reason) == (4, "deadline")
     assert timed.clock() - begin <= 0.026
 
 
 def test_fewer_codes_than_there_are(model: AnytimeModel) -> None:
-    state = model.draw(2, seed=0, codes=4).state
+    state = model.generate(2, seed=0, codes=4).state
     with pytest.raises(InputError, match="this state has 4 codes, and 3 were asked for"):
-        state.extend(codes=3)
-    assert state.extend(codes=4).codes_drawn == 4
+        state.refine(codes=3)
+    assert state.refine(codes=4).codes_drawn == 4
 
 
 def test_a_state_keeps_its_value(model: AnytimeModel) -> None:
-    result = model.draw(2, seed=0, codes=3)
+    result = model.generate(2, seed=0, codes=3)
     result.codes.fill_(0)
-    assert torch.equal(result.state.extend().codes, model.sample_codes(2, seed=0))
+    assert torch.equal(result.state.refine().codes, model.sample_codes(2, seed=0))
 
 
 def test_seeds_of_a_state_are_those_of_draws(model: AnytimeModel, tmp_path: Path) -> None:
     path, largest = tmp_path / "draw.safetensors", 2**64 - 1
-    model.draw(2, seed=largest, codes=2).state.save(path)
-    assert torch.equal(model.load_state(path).extend().codes, model.sample_codes(2, seed=largest))
+    model.generate(2, seed=largest, codes=2).state.save(path)
+    assert torch.equal(model.load_state(path).refine().codes, model.sample_codes(2, seed=largest))
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["anytime_ar_state"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -123,15 +123,15 @@ def test_seeds_of_a_state_are_those_of_draws(model: AnytimeModel, tmp_path: Path
 
 
 def test_another_process_goes_on(tmp_path: Path) -> None:
-    save_bundle(build_bundle(), tmp_path / "bundle")
+    save_bundle(tiny_bundle(), tmp_path / "bundle")
     script = (
         "import sys, anytime_ar as aar\n"
         "model = aar.load(sys.argv[1], device='cpu')\n"
-        "model.load_state(sys.argv[2]).extend(codes=5).state.save(sys.argv[3])\n"
+        "model.load_state(sys.argv[2]).refine(codes=5).state.save(sys.argv[3])\n"
     )
-    model = AnytimeModel(build_bundle(), device="cpu")
+    model = AnytimeModel(tiny_bundle(), device="cpu")
     part, more = tmp_path / "part.safetensors", tmp_path / "more.safetensors"
-    model.draw(4, seed=5, codes=2, label="cat").state.save(part)
+    model.generate(4, seed=5, codes=2, label="cat").state.save(part)
     command = [sys.executable, "-c", script, str(tmp_path / "bundle"), str(part), str(more)]
     subprocess.run(command, check=True, timeout=600)
     assert torch.equal(
@@ -141,11 +141,11 @@ def test_another_process_goes_on(tmp_path: Path) -> None:
 
 def test_a_state_of_another_model_is_refused(model: AnytimeModel, tmp_path: Path) -> None:
     path = tmp_path / "draw.safetensors"
-    model.draw(2, seed=0, codes=2).state.save(path)
-    other = AnytimeModel(build_bundle(seed=1), device="cpu")
+    model.generate(2, seed=0, codes=2).state.save(path)
+    other = AnytimeModel(tiny_bundle(seed=1), device="cpu")
     with pytest.raises(InputError, match="belongs to another model: 'tiny' in float32"):
         other.load_state(path)
-    rounded = AnytimeModel(build_bundle(), device="cpu", precision="bfloat16")
+    rounded = AnytimeModel(tiny_bundle(), device="cpu", precision="bfloat16")
     with pytest.raises(InputError, match="not 'tiny' in bfloat16"):
         rounded.load_state(path)
 
@@ -154,7 +154,7 @@ def test_files_that_are_no_states(model: AnytimeModel, tmp_path: Path) -> None:
     path = tmp_path / "draw.safetensors"
     with pytest.raises(InputError, match=r"does not exist; write one with `anytime sample"):
         model.load_state(path)
-    model.draw(2, seed=0, codes=2).state.save(path)
+    model.generate(2, seed=0, codes=2).state.save(path)
     data = path.read_bytes()
     path.write_bytes(data[:-1])
     with pytest.raises(InputError, match="is no saved state, or is cut short"):
@@ -169,7 +169,7 @@ def test_files_that_are_no_states(model: AnytimeModel, tmp_path: Path) -> None:
 
 def test_a_state_of_another_version_is_refused(model: AnytimeModel, tmp_path: Path) -> None:
     path = tmp_path / "draw.safetensors"
-    model.draw(2, seed=0, codes=2).state.save(path)
+    model.generate(2, seed=0, codes=2).state.save(path)
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["anytime_ar_state"])
         tensors = {name: file.get_tensor(name) for name in ("codes", "labels")}
@@ -179,7 +179,7 @@ def test_a_state_of_another_version_is_refused(model: AnytimeModel, tmp_path: Pa
         model.load_state(path)
 
 
-def forged(path: Path, state: DrawState, tensors: dict[str, Tensor], **changes: Any) -> Path:
+def forged(path: Path, state: SamplingState, tensors: dict[str, Tensor], **changes: Any) -> Path:
     """A file with a true checksum, of what no draw has made."""
     state.save(path)
     with safe_open(path, framework="pt") as file:
@@ -212,7 +212,7 @@ def test_forged_states_are_refused(
     changes: dict[str, Any],
     message: str,
 ) -> None:
-    state = model.draw(2, seed=0, codes=2).state
+    state = model.generate(2, seed=0, codes=2).state
     with pytest.raises(InputError, match=message):
         model.load_state(forged(tmp_path / "forged.safetensors", state, tensors, **changes))
 

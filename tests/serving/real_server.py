@@ -14,8 +14,8 @@ from typing import Any
 
 import httpx
 import spoiled_server
-from processes import descendants, title
-from serving_fakes import build_bundle
+from processes import command_line, descendants
+from serving_fakes import tiny_bundle
 from spoiled_server import Device
 
 from anytime_ar.bundle import save_bundle
@@ -28,7 +28,7 @@ def save_models(folder: Path) -> dict[str, Path]:
     """Bundles: quick ones of images and sounds, and one of images that takes its time."""
     made = {}
     for kind in ("image", "colour", "sound", "slow"):
-        bundle = build_bundle(kind, name=kind)
+        bundle = tiny_bundle(kind, name=kind)
         made[kind] = folder / kind
         save_bundle(bundle, made[kind])
     return made
@@ -85,7 +85,7 @@ class RealServer:
     def workers(self) -> list[int]:
         """Processes of its replicas, if it is a fleet."""
         below = descendants(self.process.pid)
-        return [pid for pid in below if "ServeReplica:anytime:engine" in title(pid)]
+        return [pid for pid in below if "ServeReplica:anytime:replica" in command_line(pid)]
 
     def lines(self, field: str) -> list[Any]:
         """One field of each line of the log."""

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from anytime_ar.cli import main
-from anytime_ar.prior import Rows
+from anytime_ar.prior import DecodeState
 from anytime_ar.serving import worker
-from anytime_ar.serving.lane import Lane
+from anytime_ar.serving.lane import ModelRunner
 
 FAILS = "fails"
 HELD_S = 3600.0
@@ -45,12 +45,12 @@ class Device:
         return (self.folder / "steps").stat().st_size
 
 
-def spoil(lane: Lane, folder: Path) -> None:
+def spoil(lane: ModelRunner, folder: Path) -> None:
     """Let the steps of a lane go as the folder says."""
-    decoder = lane.model.engine.decoder
+    decoder = lane.model.sampler.decoder
     real_step = decoder.step
 
-    def step(rows: Rows[Any], count: int) -> None:
+    def step(rows: DecodeState[Any], count: int) -> None:
         with (folder / "steps").open("ab") as counted:
             counted.write(b".")
         begin = time.perf_counter()
@@ -68,14 +68,14 @@ def spoil(lane: Lane, folder: Path) -> None:
 
 
 def run(folder: Path, stuck_s: float) -> None:
-    real_init = Lane.__init__
+    real_init = ModelRunner.__init__
 
-    def init(self: Lane, *given: Any) -> None:
+    def init(self: ModelRunner, *given: Any) -> None:
         real_init(self, *given)
         spoil(self, folder)
 
-    Lane.__init__ = init  # type: ignore[method-assign]
-    worker.STUCK_S = stuck_s
+    ModelRunner.__init__ = init  # type: ignore[method-assign]
+    worker.STALL_TIMEOUT_S = stuck_s
     main()
 
 

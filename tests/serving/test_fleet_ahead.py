@@ -7,16 +7,16 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from anytime_ar.fleet.ahead import read_ahead
-from anytime_ar.fleet.messages import Mistake, State, Told
-from anytime_ar.serving.jobs import Refused
-from anytime_ar.serving.schema import Drawn
+from anytime_ar.fleet.ahead import buffer_replies
+from anytime_ar.fleet.messages import RemoteError, ReplicaReply, ReplicaState
+from anytime_ar.serving.jobs import ServingError
+from anytime_ar.serving.schema import PreviewResponse
 
 KB = 1000
 
 
-def preview(codes: int) -> Told:
-    answer = Drawn(
+def preview(codes: int) -> ReplicaReply:
+    answer = PreviewResponse(
         id="a-draw",
         model="m",
         n=1,
@@ -26,10 +26,10 @@ def preview(codes: int) -> Told:
         format="png",
         samples=["x" * KB],
     )
-    return Told("a", State(True, {}), answer)
+    return ReplicaReply("a", ReplicaState(True, {}), answer)
 
 
-END = Told("a", State(True, {}), Mistake("missing", "it is over"))
+END = ReplicaReply("a", ReplicaState(True, {}), RemoteError("not_found", "it is over"))
 
 
 class Source:
@@ -39,7 +39,7 @@ class Source:
         self.previews, self.error = previews, error
         self.told, self.closed = 0, False
 
-    async def tell(self) -> AsyncGenerator[Told]:
+    async def tell(self) -> AsyncGenerator[ReplicaReply]:
         try:
             for codes in range(1, self.previews + 1):
                 self.told = codes
@@ -52,14 +52,14 @@ class Source:
             self.closed = True
 
 
-def codes_of(told: list[Told]) -> list[int]:
-    return [one.answer.codes_drawn for one in told if isinstance(one.answer, Drawn)]
+def codes_of(told: list[ReplicaReply]) -> list[int]:
+    return [one.payload.codes_drawn for one in told if isinstance(one.payload, PreviewResponse)]
 
 
 def test_all_is_read_although_the_client_takes_nothing() -> None:
     async def run() -> None:
         source = Source(50)
-        ahead = read_ahead(source.tell(), lambda: 3 * KB)
+        ahead = buffer_replies(source.tell(), lambda: 3 * KB)
         assert codes_of([await anext(ahead)]) == [1]
         while not source.closed:
             await asyncio.sleep(0)
@@ -72,7 +72,7 @@ def test_all_is_read_although_the_client_takes_nothing() -> None:
 
 def test_a_client_that_keeps_up_misses_nothing() -> None:
     async def run() -> None:
-        told = [one async for one in read_ahead(Source(50).tell(), lambda: 0)]
+        told = [one async for one in buffer_replies(Source(50).tell(), lambda: 0)]
         assert codes_of(told) == [*range(1, 51)]
 
     asyncio.run(run())
@@ -80,11 +80,11 @@ def test_a_client_that_keeps_up_misses_nothing() -> None:
 
 def test_errors_are_raised_after_what_was_told() -> None:
     async def run() -> None:
-        source = Source(2, Refused("broken", "it is over"))
-        ahead = read_ahead(source.tell(), lambda: 9 * KB)
+        source = Source(2, ServingError("broken", "it is over"))
+        ahead = buffer_replies(source.tell(), lambda: 9 * KB)
         found = [await anext(ahead), await anext(ahead)]
         assert codes_of(found) == [1, 2]
-        with pytest.raises(Refused, match="it is over"):
+        with pytest.raises(ServingError, match="it is over"):
             await anext(ahead)
 
     asyncio.run(run())
@@ -93,7 +93,7 @@ def test_errors_are_raised_after_what_was_told() -> None:
 def test_who_leaves_ends_the_telling() -> None:
     async def run() -> None:
         source = Source(10**9)
-        ahead = read_ahead(source.tell(), lambda: 0)
+        ahead = buffer_replies(source.tell(), lambda: 0)
         await anext(ahead)
         await ahead.aclose()
         assert source.closed

@@ -15,6 +15,6 @@ def test_whatever_comes_the_server_answers_and_stays(server: RealServer) -> None
 
     report = fuzz(server.url, requests=400, seed=1)
     assert report.requests >= 400
-    assert report.wrong == []
+    assert report.violations == []
     assert server.process.poll() is None
     assert "internal" not in server.lines("error")

@@ -10,16 +10,19 @@ from typing import Any
 import pytest
 from serving_fakes import FakeClock
 
-from anytime_ar.serving.call import Call
-from anytime_ar.serving.guard import Guard, Message, Receive, Scope, Send, key_digest
-from anytime_ar.serving.hosts import Hosts
-from anytime_ar.serving.lag import MOST_S, Lag
+from anytime_ar.serving.call import RequestContext
+from anytime_ar.serving.guard import Message, Receive, RequestMiddleware, Scope, Send, key_digest
+from anytime_ar.serving.hosts import AllowedHosts
+from anytime_ar.serving.lag import MAX_LAG_S, EventLoopLag
 
-OWN = Hosts.of("127.0.0.1")
+OWN = AllowedHosts.for_server("127.0.0.1")
 
 
 def messages(
-    guard: Guard, method: str, headers: Sequence[tuple[bytes, bytes]] = (), kind: str = "http"
+    guard: RequestMiddleware,
+    method: str,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    kind: str = "http",
 ) -> list[Message]:
     """What a request is answered."""
     sent: list[Message] = []
@@ -36,7 +39,10 @@ def messages(
 
 
 def send_through(
-    guard: Guard, method: str, headers: Sequence[tuple[bytes, bytes]] = (), kind: str = "http"
+    guard: RequestMiddleware,
+    method: str,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    kind: str = "http",
 ) -> int:
     """Status of a request."""
     status: int = messages(guard, method, headers, kind)[0]["status"]
@@ -50,15 +56,20 @@ async def shows_method(scope: Scope, _receive: Receive, send: Send) -> None:
 
 
 def guarded(
-    *, keys: dict[bytes, str] | None = None, hosts: Hosts = OWN, seen: list[Any] | None = None
-) -> Guard:
+    *,
+    keys: dict[bytes, str] | None = None,
+    hosts: AllowedHosts = OWN,
+    seen: list[Any] | None = None,
+) -> RequestMiddleware:
     clock = FakeClock()
 
-    def observe(call: Call, scope: Scope, status: int) -> None:
+    def observe(call: RequestContext, scope: Scope, status: int) -> None:
         if seen is not None:
             seen.append((call.client, scope["method"], status))
 
-    return Guard(shows_method, keys=keys, hosts=hosts, clock=clock, lag=Lag(clock), observe=observe)
+    return RequestMiddleware(
+        shows_method, keys=keys, hosts=hosts, clock=clock, lag=EventLoopLag(clock), observe=observe
+    )
 
 
 def test_head_is_asked_as_get_and_noted_as_head() -> None:
@@ -90,7 +101,7 @@ def test_a_key_in_latin_1_is_the_same_key() -> None:
 
 
 def test_only_own_names_are_answered_to() -> None:
-    guard = guarded(hosts=Hosts.of("127.0.0.1", ["ok.example"]))
+    guard = guarded(hosts=AllowedHosts.for_server("127.0.0.1", ["ok.example"]))
     assert send_through(guard, "GET") == 200  # browsers always say it
     for host, status in ((b"localhost:8000", 200), (b"OK.example", 200), (b"evil.example", 421)):
         assert send_through(guard, "GET", [(b"host", host)]) == status
@@ -104,23 +115,23 @@ def test_websockets_are_closed_whatever_their_name() -> None:
 
 def test_more_requests_than_can_be_read_are_turned_away_at_the_door() -> None:
     clock, observed = FakeClock(), []
-    lag = Lag(clock)
+    lag = EventLoopLag(clock)
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200})
 
-    def observe(call: Call, _scope: Scope, status: int) -> None:
+    def observe(call: RequestContext, _scope: Scope, status: int) -> None:
         observed.append((clock.now - call.arrival, status, call.error))
 
-    guard = Guard(app, keys=None, hosts=OWN, clock=clock, lag=lag, observe=observe)
+    guard = RequestMiddleware(app, keys=None, hosts=OWN, clock=clock, lag=lag, observe=observe)
     assert send_through(guard, "POST") == 200
     lag.seconds = 0.2  # it was there for so long before it was read
     assert send_through(guard, "POST") == 200
-    lag.seconds = MOST_S + 0.1
+    lag.seconds = MAX_LAG_S + 0.1
     assert send_through(guard, "POST") == 503
     assert send_through(guard, "GET") == 200  # operators want to see this
     waited = [round(waited, 6) for waited, _, _ in observed]
-    assert waited == [0.0, 0.2, MOST_S + 0.1, MOST_S + 0.1]
+    assert waited == [0.0, 0.2, MAX_LAG_S + 0.1, MAX_LAG_S + 0.1]
     assert [error for _, _, error in observed] == [None, None, "overloaded", None]
 
 
@@ -128,8 +139,8 @@ def test_lag_is_seen_and_fades() -> None:
     clock = FakeClock()
 
     async def run() -> list[float]:
-        lag = Lag(clock)
-        watching = asyncio.ensure_future(lag.watch())
+        lag = EventLoopLag(clock)
+        watching = asyncio.ensure_future(lag.measure())
         await asyncio.sleep(0)
         clock.now += 1.0  # something kept the loop
         seen = []

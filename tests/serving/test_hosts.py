@@ -8,7 +8,7 @@ import pytest
 from real_server import RealServer
 
 from anytime_ar.errors import InputError
-from anytime_ar.serving.hosts import Hosts
+from anytime_ar.serving.hosts import AllowedHosts
 
 LOCAL = ("localhost", "LOCALHOST:8000", "localhost.", "a.localhost:1", "127.0.0.1", "127.3.2.1:80")
 LOCAL += ("[::1]", "[::1]:8000", "::1", socket.gethostname(), f"{socket.gethostname()}:8000")
@@ -21,33 +21,35 @@ ELSEWHERE = ("192.168.7.9", "10.1.2.3:8000", "[fe80::1]:8000")
 @pytest.mark.parametrize("host", LOCAL)
 @pytest.mark.parametrize("bound", ["127.0.0.1", "::1", "localhost", "0.0.0.0", "10.0.0.7"])
 def test_own_names_are_answered_to(bound: str, host: str) -> None:
-    assert Hosts.of(bound).answers_to(host)
+    assert AllowedHosts.for_server(bound).allows(host)
 
 
 @pytest.mark.parametrize("host", FOREIGN)
 @pytest.mark.parametrize("bound", ["127.0.0.1", "0.0.0.0", "::"])
 def test_names_of_others_are_not(bound: str, host: str) -> None:
-    assert not Hosts.of(bound, ["ok.example"]).answers_to(host)
+    assert not AllowedHosts.for_server(bound, ["ok.example"]).allows(host)
 
 
 @pytest.mark.parametrize("host", ELSEWHERE)
 def test_addresses_are_answered_to_where_the_server_listens_at_all_of_them(host: str) -> None:
-    assert Hosts.of("0.0.0.0").answers_to(host)
-    assert Hosts.of("::").answers_to(host)
-    assert not Hosts.of("127.0.0.1").answers_to(host)
-    assert not Hosts.of("10.0.0.7").answers_to(host)
-    assert Hosts.of("127.0.0.1", [host.split(":8000")[0]]).answers_to(host)
-    assert Hosts.of("10.0.0.7").answers_to("10.0.0.7:8000")
+    assert AllowedHosts.for_server("0.0.0.0").allows(host)
+    assert AllowedHosts.for_server("::").allows(host)
+    assert not AllowedHosts.for_server("127.0.0.1").allows(host)
+    assert not AllowedHosts.for_server("10.0.0.7").allows(host)
+    assert AllowedHosts.for_server("127.0.0.1", [host.split(":8000")[0]]).allows(host)
+    assert AllowedHosts.for_server("10.0.0.7").allows("10.0.0.7:8000")
 
 
 def test_more_names_are_told() -> None:
-    hosts = Hosts.of("127.0.0.1", ["Anytime.example", "*.lab.example"])
+    hosts = AllowedHosts.for_server("127.0.0.1", ["Anytime.example", "*.lab.example"])
     for host in ("anytime.example", "ANYTIME.example:443", "a.lab.example", "a.b.lab.example."):
-        assert hosts.answers_to(host)
+        assert hosts.allows(host)
     for host in ("lab.example", "xlab.example", "b.anytime.example"):
-        assert not hosts.answers_to(host)
-    assert all(Hosts.of("127.0.0.1", ["*"]).answers_to(host) for host in (*LOCAL, *ELSEWHERE))
-    assert Hosts.of("127.0.0.1", ["*"]).answers_to("evil.example")
+        assert not hosts.allows(host)
+    assert all(
+        AllowedHosts.for_server("127.0.0.1", ["*"]).allows(host) for host in (*LOCAL, *ELSEWHERE)
+    )
+    assert AllowedHosts.for_server("127.0.0.1", ["*"]).allows("evil.example")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ def test_more_names_are_told() -> None:
 )
 def test_what_is_no_name_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="is no name of a host; pass names"):
-        Hosts.of("127.0.0.1", [name])
+        AllowedHosts.for_server("127.0.0.1", [name])
 
 
 def test_a_page_that_points_its_name_here_gets_nothing(server: RealServer) -> None:

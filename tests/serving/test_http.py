@@ -24,7 +24,7 @@ from serving_fakes import LABELS, SLOW_L, L
 
 from anytime_ar.client import Client
 from anytime_ar.sampling import AnytimeModel
-from anytime_ar.serving.guard import MOST_HEADER_BYTES
+from anytime_ar.serving.guard import MAX_HEADER_BYTES
 from anytime_ar.serving.negotiation import JSON
 
 
@@ -342,7 +342,7 @@ def test_errors_are_short_and_repeat_nothing(server: RealServer) -> None:
         error(big, 413, "too_large")
         pieces = client.post("/v1/samples", content=[b" " * 2**20] * 65, headers=headers)
         error(pieces, 413, "too_large")
-        long = client.get("/v1/models", headers={"X-Long": "x" * MOST_HEADER_BYTES})
+        long = client.get("/v1/models", headers={"X-Long": "x" * MAX_HEADER_BYTES})
         error(long, 431, "too_large")
     wrong = post(server, "/v1/encode", {"samples": ["bm90aGluZw=="]})
     assert "samples.0: is no picture that can be read" in error(wrong, 422, "invalid")["message"]

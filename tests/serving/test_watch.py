@@ -6,20 +6,22 @@ from pathlib import Path
 
 from serving_fakes import L, Stage
 
-from anytime_ar.serving.call import Call, Ended
-from anytime_ar.serving.occupancy import occupancy
-from anytime_ar.serving.watch import Watch
+from anytime_ar.serving.call import RequestContext, SamplingStats
+from anytime_ar.serving.occupancy import collect_stats
+from anytime_ar.serving.watch import Monitor
 
 
 def test_the_load_is_of_the_last_seconds_and_the_rest_is_forgotten(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
-    watch = Watch(lambda: occupancy(stage.scheduler), lambda: True, stage.clock)
+    watch = Monitor(lambda: collect_stats(stage.scheduler), lambda: True, stage.clock)
     for _ in range(100):
         heard = stage.ask(2, cap=3)
         stage.run()
-        ended = Ended.of(heard.done)
-        call = Call(stage.clock, stage.clock(), "a", model="tiny0", asked=L, ended=ended)
-        watch.note(call)
+        ended = SamplingStats.from_event(heard.done)
+        call = RequestContext(
+            stage.clock, stage.clock(), "a", model="tiny0", codes_requested=L, stats=ended
+        )
+        watch.record(call)
         stage.clock.now += 1.0
     assert len(watch._recent["tiny0"]) <= 3  # also if nobody ever looks
     shown = watch.load().models[0]

@@ -20,11 +20,11 @@ from anytime_ar.bundle import load_bundle
 from anytime_ar.data import DataSplits
 from anytime_ar.errors import InputError
 from anytime_ar.training import precision
-from anytime_ar.training.decisions import Decider, read_decisions
+from anytime_ar.training.decisions import PrecisionAutotuner, read_autotuned_settings
 from anytime_ar.training.log import RunLog
-from anytime_ar.training.precision import faster_precision, mixed
-from anytime_ar.training.processes import ONE, start_processes
-from anytime_ar.training.ranks import Ranks
+from anytime_ar.training.precision import bfloat16_autocast, faster_precision
+from anytime_ar.training.processes import SINGLE_PROCESS, launch_fabric
+from anytime_ar.training.ranks import DistributedContext
 
 CPU = torch.device("cpu")
 
@@ -88,7 +88,7 @@ def test_products_that_are_rounded_are_those_of_bfloat16(monkeypatch: pytest.Mon
         if emulated is None:
             loss = module(x)
         else:
-            with mixed("cpu"):
+            with bfloat16_autocast("cpu"):
                 assert F.linear(x, torch.ones(2, 8)).dtype == torch.bfloat16
                 loss = module(x)
         loss.backward()
@@ -142,15 +142,15 @@ def test_each_stage_chooses_once_and_it_is_written_down(
         disturb(patch, "sharpening", 3 + 3 * 4, "power cut")  # of a comparison, 3 x 4 steps
         with pytest.raises(PowerCut):
             run(folder, data, config)
-    assert read_decisions(folder).precision == {
+    assert read_autotuned_settings(folder).precision == {
         "autoencoder": "32-true",
         "sharpening": "bf16-mixed",
     }
     choosing(monkeypatch, "32-true")  # of the prior; another processor would say what it liked
     run(folder, data, config, resume=True)
     assert_same_run(folder, tmp_path / "whole")
-    assert read_decisions(folder).precision == wanted
-    assert read_decisions(folder).threads == torch.get_num_threads()
+    assert read_autotuned_settings(folder).precision == wanted
+    assert read_autotuned_settings(folder).threads == torch.get_num_threads()
     assert load_bundle(folder / "bundle").card.training["precision_by_stage"] == wanted
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert {one["stage"]: one["precision"] for one in log if "precision" in one} == wanted
@@ -182,13 +182,13 @@ def test_another_format_than_that_of_the_run_is_refused(
 def test_decisions_that_are_damaged_take_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "decisions.json").write_text('{"precision":')
     with pytest.raises(InputError, match=r"decisions\.json is damaged .*; remove it, and what it"):
-        read_decisions(tmp_path)
+        read_autotuned_settings(tmp_path)
 
 
 def test_decisions_that_are_nested_too_deep_are_damaged(tmp_path: Path) -> None:
     (tmp_path / "decisions.json").write_text("[" * 200_000)
     with pytest.raises(InputError, match=r"decisions\.json is damaged .*; remove it, and what it"):
-        read_decisions(tmp_path)
+        read_autotuned_settings(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["folder", *(["pipe"] if os.name == "posix" else [])])
@@ -196,7 +196,7 @@ def test_decisions_that_are_not_a_file_are_refused(tmp_path: Path, kind: str) ->
     path = tmp_path / "decisions.json"
     path.mkdir() if kind == "folder" else os.mkfifo(path)
     with pytest.raises(InputError, match=r"decisions\.json is not a file; remove it, and what it"):
-        read_decisions(tmp_path)
+        read_autotuned_settings(tmp_path)
 
 
 def test_decisions_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,10 +209,10 @@ def test_decisions_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(
         InputError, match=r"cannot read .*decisions\.json: Perm.*; make it readable"
     ):
-        read_decisions(tmp_path)
+        read_autotuned_settings(tmp_path)
 
 
-class SecondRank(Ranks):
+class SecondRank(DistributedContext):
     """Of two processes, the one that hears what the first one has decided."""
 
     rank, count = 1, 2
@@ -230,11 +230,11 @@ class SecondRank(Ranks):
 
 @pytest.mark.parametrize("in_bfloat16", [False, True])
 def test_all_processes_compute_as_the_first_one_says(tmp_path: Path, in_bfloat16: bool) -> None:
-    fabric = start_processes("cpu", "auto", ONE)
+    fabric = launch_fabric("cpu", "auto", SINGLE_PROCESS)
     ranks = SecondRank(int(in_bfloat16))
-    decider = Decider(tmp_path, "auto", fabric=fabric, seed=0, ranks=ranks)
+    decider = PrecisionAutotuner(tmp_path, "auto", fabric=fabric, seed=0, distributed=ranks)
     with RunLog(None, show_progress=False) as log:
-        decider.decide(ToyStage(), log)
+        decider.select(ToyStage(), log)
     with fabric.autocast():
         assert torch.is_autocast_enabled("cpu") == in_bfloat16
     assert not [*tmp_path.iterdir()]

@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import descendants, title
+from processes import command_line, descendants
 from runs import config_file, start, trained, wait_for_checkpoint
 from training_fakes import tiny
 
 from anytime_ar.cli import main
 from anytime_ar.errors import InputError, MissingExtraError
-from anytime_ar.training import Processes, Workers, train_on_ray
-from anytime_ar.training.checkpoint import Checkpoints
+from anytime_ar.training import DistributedConfig, RayTrainConfig, train_on_ray
+from anytime_ar.training.checkpoint import CheckpointManager
 
 RAY = ("--engine", "ray", "--workers", "2")
 WORKER = "ray::RayTrainWorker"
@@ -35,7 +35,7 @@ def test_a_killed_worker_and_an_ended_program_leave_no_trace(tmp_path: Path) -> 
     )
     process = start(config, tmp_path / "ray", *RAY)
     wait_for_checkpoint(tmp_path / "ray", "sharpening")
-    workers = [pid for pid in descendants(process.pid) if title(pid).startswith(WORKER)]
+    workers = [pid for pid in descendants(process.pid) if command_line(pid).startswith(WORKER)]
     os.kill(workers[-1], signal.SIGKILL)
     wait_for_checkpoint(tmp_path / "ray", "prior")
     process.terminate()
@@ -44,7 +44,7 @@ def test_a_killed_worker_and_an_ended_program_leave_no_trace(tmp_path: Path) -> 
     assert out == ""
     assert told.count("anytime: a worker has died; all go on from the last checkpoint\n") == 1
     assert told.count("Traceback") == 0
-    (step, *_) = Checkpoints(tmp_path / "ray" / "checkpoints", "prior").steps()
+    (step, *_) = CheckpointManager(tmp_path / "ray" / "checkpoints", "prior").steps()
     assert step < 150, "it ended before it was told to"
     trained(config, tmp_path / "ray", *RAY, "--resume")
     trained(config, tmp_path / "ours", "--devices", "2")
@@ -72,7 +72,7 @@ def test_settings_that_do_not_go_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(InputError, match="4 processes are asked for by devices and nodes"):
-        train_on_ray(tiny(), tmp_path, processes=Processes(devices=2, nodes=2))
+        train_on_ray(tiny(), tmp_path, distributed_config=DistributedConfig(devices=2, nodes=2))
     with pytest.raises(InputError, match="device is mps, and engine ray takes cpu, cuda or auto"):
         train_on_ray(tiny(), tmp_path, device="mps")
     with pytest.raises(SystemExit):
@@ -80,5 +80,5 @@ def test_settings_that_do_not_go_together(
     assert "workers and max_failures are settings of engine ray" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"-m pip install 'ray\["):
-        train_on_ray(tiny(), tmp_path, workers=Workers(workers=2))
+        train_on_ray(tiny(), tmp_path, workers=RayTrainConfig(workers=2))
     assert not [*tmp_path.iterdir()]

@@ -16,7 +16,7 @@ from training_fakes import tiny
 from anytime_ar.autoencoder import AutoencoderConfig, QuantizerConfig
 from anytime_ar.autoencoder.config import NetworkConfig
 from anytime_ar.training import TrainConfig
-from anytime_ar.training.optimizer import GatheringMuon
+from anytime_ar.training.optimizer import ShardedMuon
 
 SHARDS = ("--devices", "2", "--strategy", "fsdp")
 WHOLE = ("--devices", "2")
@@ -96,7 +96,7 @@ def test_muon_of_whole_matrices_is_that_of_torch() -> None:
     ]
     options: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.3, "adjust_lr_fn": "match_rms_adamw"}
     ours, theirs = matrices
-    optimizers = GatheringMuon(ours, **options), torch.optim.Muon(theirs, **options)
+    optimizers = ShardedMuon(ours, **options), torch.optim.Muon(theirs, **options)
     for seed in range(3):
         gradient = torch.randn(6, 4, generator=torch.Generator().manual_seed(seed))
         for (matrix,), optimizer in zip(matrices, optimizers, strict=True):

@@ -13,30 +13,30 @@ from training_fakes import last, tiny
 
 from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder, TruncationConfig
 from anytime_ar.autoencoder.config import NetworkConfig
-from anytime_ar.bundle import build
+from anytime_ar.bundle import build_bundle
 from anytime_ar.data import DataSplits
 from anytime_ar.errors import InputError
-from anytime_ar.training import SharpeningConfig, train
-from anytime_ar.training.checkpoint import Checkpoints
+from anytime_ar.training import DecoderGANConfig, train
+from anytime_ar.training.checkpoint import CheckpointManager
 from anytime_ar.training.loop import seeded
-from anytime_ar.training.run import describe
+from anytime_ar.training.run import build_card
 from anytime_ar.training.sharpening import (
-    PENALTY_EVERY,
+    R1_INTERVAL,
+    DecoderGANObjective,
     Discriminator,
-    SharpeningObjective,
 )
 
 
-def made(data: DataSplits, **changes: object) -> SharpeningObjective:
+def made(data: DataSplits, **changes: object) -> DecoderGANObjective:
     """An objective over an untrained autoencoder whose discriminator has an opinion."""
-    config = SharpeningConfig.model_validate({"width": 4, **changes})
+    config = DecoderGANConfig.model_validate({"width": 4, **changes})
     with seeded(0, "test"):
-        objective = SharpeningObjective(build(describe(tiny(), data)).autoencoder, config)
+        objective = DecoderGANObjective(build_bundle(build_card(tiny(), data)).autoencoder, config)
         torch.nn.init.normal_(objective.discriminator.by_kept.weight)
     return objective
 
 
-def losses_of(objective: SharpeningObjective, x: Tensor, step: int = 1) -> dict[str, Tensor]:
+def losses_of(objective: DecoderGANObjective, x: Tensor, step: int = 1) -> dict[str, Tensor]:
     losses: dict[str, Tensor] = objective(x, step, torch.Generator().manual_seed(1))
     return losses
 
@@ -58,7 +58,8 @@ def test_samples_keep_their_codes(tmp_path: Path, data: DataSplits, x: Tensor) -
         assert not torch.allclose(*decoded, atol=1e-3)
     # The prior is trained on codes alone, so it is the same one.
     priors = [
-        last(Checkpoints(tmp_path / run / "checkpoints", "prior")).groups["average"] for run in "ab"
+        last(CheckpointManager(tmp_path / run / "checkpoints", "prior")).groups["average"]
+        for run in "ab"
     ]
     assert all(torch.equal(priors[0][name], priors[1][name]) for name in priors[0])
 
@@ -103,7 +104,7 @@ def test_steep_discriminators_pay_every_few_steps(data: DataSplits, x: Tensor) -
     costs = [
         losses_of(objective, x, step)["discriminator"].item()
         - losses_of(free, x, step)["discriminator"].item()
-        for step in range(2 * PENALTY_EVERY)
+        for step in range(2 * R1_INTERVAL)
     ]
     assert [cost > 1e-4 for cost in costs] == [True, False, False, False] * 2
     assert costs[1] == 0
@@ -121,7 +122,7 @@ def test_how_many_codes_it_sees_is_configured(data: DataSplits, x: Tensor) -> No
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 28, 28), (3, 64, 64)])
 def test_discriminators_fit_images(shape: tuple[int, ...]) -> None:
-    network = Discriminator(SharpeningConfig(width=4), shape, code_length=5)
+    network = Discriminator(DecoderGANConfig(width=4), shape, code_length=5)
     torch.nn.init.normal_(network.by_kept.weight)
     x = torch.randn(5, *shape)
     kept = torch.tensor([1, 2, 3, 4, 5])
@@ -136,7 +137,7 @@ def test_nothing_but_what_decodes_is_trained() -> None:
         code_length=4, code_width=3, network=NetworkConfig(widths=(4,), hidden=6), linear_path=True
     )
     model = OrderedAutoencoder(config, (1, 8, 8))
-    model.fix_codes()
+    model.freeze_encoder()
     codes = model.encode_vectors(torch.randn(2, 1, 8, 8))
     assert not codes.requires_grad
     model.decode_vectors(codes, torch.tensor([1, 3])).samples.sum().backward()
@@ -149,4 +150,4 @@ def test_nothing_but_what_decodes_is_trained() -> None:
 def test_sounds_are_not_sharpened(data: DataSplits) -> None:
     sounds = replace(data, sample_shape=(1, 64))
     with pytest.raises(InputError, match="sharpening is for images, and the samples of digits"):
-        describe(tiny(), sounds)
+        build_card(tiny(), sounds)

@@ -19,15 +19,15 @@ from training_fakes import ToyStage, fit_toy, last
 from anytime_ar.autoencoder import QuantizerConfig
 from anytime_ar.autoencoder.quantizers import VectorQuantizer
 from anytime_ar.errors import InputError, TrainingError
-from anytime_ar.interrupt import interrupts_held
+from anytime_ar.interrupt import defer_interrupts
 from anytime_ar.prior import Prior, PriorConfig
-from anytime_ar.training.checkpoint import Checkpoint, Checkpoints
+from anytime_ar.training.checkpoint import Checkpoint, CheckpointManager
 from anytime_ar.training.config import OptimizerConfig
 from anytime_ar.training.optimizer import (
-    learning_rate,
-    optimizer_for,
-    optimizer_state,
-    restore_optimizer,
+    build_optimizer,
+    learning_rate_at,
+    load_optimizer_state,
+    optimizer_state_tensors,
 )
 
 
@@ -95,7 +95,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
         r"\(now at most 0\.05\) and train anew",
     ):
         fit_toy(stage, tmp_path, checkpoint_every_s=0)
-    groups, record = last(Checkpoints(tmp_path, "toy"))
+    groups, record = last(CheckpointManager(tmp_path, "toy"))
     assert record["progress"]["step"] == 7
     assert torch.equal(groups["module"]["linear.weight"], stage.weights[7])
     assert all(math.isfinite(line["loss"]) for line in lines(tmp_path) if "loss" in line)
@@ -117,7 +117,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
     )
     with pytest.raises(TrainingError, match=r"linear\.weight is not finite after step 5"):
         fit_toy(stage, tmp_path, checkpoint_every_s=0)
-    groups, record = last(Checkpoints(tmp_path, "toy"))
+    groups, record = last(CheckpointManager(tmp_path, "toy"))
     assert record["progress"]["step"] == 4
     assert groups["module"]["linear.weight"].isfinite().all()
 
@@ -160,17 +160,19 @@ def test_early_stopping_keeps_the_best_weights(tmp_path: Path, ema_decay: float 
     assert stage.asked == list(range(12))
     shorter = ToyStage(steps=30, ema_decay=ema_decay)
     with pytest.raises(KeyboardInterrupt):
-        fit_toy(interrupted_at(shorter, 5), tmp_path, checkpoints=Checkpoints(tmp_path, "shorter"))
-    groups, _ = last(Checkpoints(tmp_path, "shorter"))
+        fit_toy(
+            interrupted_at(shorter, 5), tmp_path, checkpoints=CheckpointManager(tmp_path, "shorter")
+        )
+    groups, _ = last(CheckpointManager(tmp_path, "shorter"))
     best = {
         None: groups["module"],
         0.9: {k.removeprefix("module."): v for k, v in groups.get("average", {}).items()},
     }[ema_decay]
     assert torch.equal(stage.toy.linear.weight, best["linear.weight"])
-    assert not torch.equal(stage.toy.linear.weight, read_weight(Checkpoints(tmp_path, "toy")))
+    assert not torch.equal(stage.toy.linear.weight, read_weight(CheckpointManager(tmp_path, "toy")))
 
 
-def read_weight(checkpoints: Checkpoints) -> torch.Tensor:
+def read_weight(checkpoints: CheckpointManager) -> torch.Tensor:
     return last(checkpoints).groups["module"]["linear.weight"]
 
 
@@ -181,9 +183,9 @@ def test_patience_goes_on_across_a_resume(tmp_path: Path) -> None:
     resumed = ToyStage(steps=30, validate_every=3, patience=2, validation=[4.0, 1.0])
     fit_toy(resumed, tmp_path)
     assert resumed.asked == [10, 11]
-    record = last(Checkpoints(tmp_path, "toy"))[1]["progress"]
+    record = last(CheckpointManager(tmp_path, "toy"))[1]["progress"]
     assert (record["best_step"], record["best_loss"]) == (6, 2.0)
-    best = last(Checkpoints(tmp_path, "toy"))[0]["best"]["linear.weight"]
+    best = last(CheckpointManager(tmp_path, "toy"))[0]["best"]["linear.weight"]
     assert torch.equal(resumed.toy.linear.weight, best)
     assert torch.equal(best, stage.weights[6])
 
@@ -209,8 +211,8 @@ def test_a_loss_scaler_is_resumed_too(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fit_toy(interrupted_at(ToyStage(), 4), tmp_path, fabric=half())
     fit_toy(ToyStage(), tmp_path, fabric=half())
-    assert torch.equal(read_weight(whole), read_weight(Checkpoints(tmp_path, "toy")))
-    precision = [last(c).record["precision"] for c in (whole, Checkpoints(tmp_path, "toy"))]
+    assert torch.equal(read_weight(whole), read_weight(CheckpointManager(tmp_path, "toy")))
+    precision = [last(c).record["precision"] for c in (whole, CheckpointManager(tmp_path, "toy"))]
     assert precision[0] == precision[1]
     assert precision[0]["scale"] != 2.0**20, "it moved, so that there was something to lose"
 
@@ -233,13 +235,13 @@ def test_seconds_and_checkpoints_go_on_across_a_resume(
     now = -1e6
     saved: list[int] = []
 
-    write = Checkpoints.write
+    write = CheckpointManager.write
 
-    def counted(self: Checkpoints, step: int, checkpoint: Checkpoint) -> None:
+    def counted(self: CheckpointManager, step: int, checkpoint: Checkpoint) -> None:
         saved.append(step)
         write(self, step, checkpoint)
 
-    monkeypatch.setattr(Checkpoints, "write", counted)
+    monkeypatch.setattr(CheckpointManager, "write", counted)
     fit_toy(ToyStage(), tmp_path, log_every=1, checkpoint_every_s=5.5)
     seconds = [line["seconds"] for line in lines(tmp_path) if "loss" in line]
     assert len(seconds) == 10
@@ -275,7 +277,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
 def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("anytime_ar.interrupt.time.monotonic", lambda: now)
-    with interrupts_held(term=True) as interrupted:
+    with defer_interrupts(term=True) as interrupted:
         assert not interrupted.is_set()
         signal.raise_signal(signal.SIGINT)
         assert interrupted.is_set()
@@ -292,11 +294,11 @@ def test_sigterm_ends_a_stage_with_a_checkpoint(tmp_path: Path) -> None:
         fit_toy(interrupted_at(ToyStage(), 4, signal.SIGTERM), tmp_path)
     assert ended.value.code == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert Checkpoints(tmp_path, "toy").steps() == [5]
+    assert CheckpointManager(tmp_path, "toy").steps() == [5]
     fit_toy(ToyStage(), tmp_path)
     (tmp_path / "once").mkdir()
     whole = fit_toy(ToyStage(), tmp_path / "once")
-    assert torch.equal(read_weight(Checkpoints(tmp_path, "toy")), read_weight(whole))
+    assert torch.equal(read_weight(CheckpointManager(tmp_path, "toy")), read_weight(whole))
 
 
 @pytest.mark.parametrize("passes", [2, 4])
@@ -325,20 +327,20 @@ def test_a_batch_that_cannot_be_cut_is_told(tmp_path: Path) -> None:
 def test_other_handlers_of_ctrl_c_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # nohup, or a job in the background
     try:
-        with interrupts_held() as interrupted:
+        with defer_interrupts() as interrupted:
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
             signal.raise_signal(signal.SIGINT)
             assert not interrupted.is_set()
     finally:
         signal.signal(signal.SIGINT, before)
     monkeypatch.setattr(threading, "main_thread", lambda: None)  # as if this were another thread
-    with interrupts_held():
+    with defer_interrupts():
         assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     options = OptimizerConfig(learning_rate=2.0, warmup_steps=4)
-    rates = [learning_rate(options, step, 100) for step in range(101)]
+    rates = [learning_rate_at(options, step, 100) for step in range(101)]
     assert rates[0] == pytest.approx(0.5)
     assert rates[:4] == sorted(rates[:4])
     assert max(rates) == pytest.approx(2.0, rel=0.01)
@@ -346,7 +348,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert 0 < rates[99] < 1e-3
     assert rates[100] == 0.0
-    assert learning_rate(OptimizerConfig(learning_rate=2.0, warmup_steps=0), 0, 100) == 2.0
+    assert learning_rate_at(OptimizerConfig(learning_rate=2.0, warmup_steps=0), 0, 100) == 2.0
 
 
 def test_only_matrices_and_convolutions_decay() -> None:
@@ -360,7 +362,7 @@ def test_only_matrices_and_convolutions_decay() -> None:
         }
     )
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    optimizer = optimizer_for(
+    optimizer = build_optimizer(
         model, OptimizerConfig(weight_decay=0.1, learning_rate=0.5, beta2=0.9)
     )
     groups = {
@@ -396,7 +398,7 @@ def test_muon_moves_matrices_and_adamw_the_rest() -> None:
 
     options = OptimizerConfig(matrices="muon", weight_decay=0.1, learning_rate=0.02)
     together, apart = model(), model()
-    both = optimizer_for(together, options)
+    both = build_optimizer(together, options)
     convolution, linear = apart[0], apart[2]
     groups = [
         {"params": [convolution.weight], "weight_decay": 0.1},
@@ -411,8 +413,8 @@ def test_muon_moves_matrices_and_adamw_the_rest() -> None:
             group["lr"] = rate  # as a schedule does
         step(together, both)
         step(apart, adamw, muon)
-        resumed = optimizer_for(together, options)
-        restore_optimizer(resumed, optimizer_state(both))
+        resumed = build_optimizer(together, options)
+        load_optimizer_state(resumed, optimizer_state_tensors(both))
         both = resumed
     for mine, theirs in zip(together.parameters(), apart.parameters(), strict=True):
         assert torch.equal(mine, theirs)

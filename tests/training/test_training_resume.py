@@ -18,14 +18,14 @@ from anytime_ar.bundle import load_bundle, save_bundle
 from anytime_ar.data import AugmentationConfig, DataSplits
 from anytime_ar.errors import InputError
 from anytime_ar.training import TrainConfig, train
-from anytime_ar.training.checkpoint import Checkpoints
+from anytime_ar.training.checkpoint import CheckpointManager
 from anytime_ar.training.objectives import AutoencoderObjective, PriorObjective
-from anytime_ar.training.sharpening import SharpeningObjective
+from anytime_ar.training.sharpening import DecoderGANObjective
 from modes import MODES
 
 OBJECTIVES: dict[str, Any] = {
     "autoencoder": AutoencoderObjective,
-    "sharpening": SharpeningObjective,
+    "sharpening": DecoderGANObjective,
     "prior": PriorObjective,
 }
 
@@ -59,8 +59,8 @@ def disturb(monkeypatch: pytest.MonkeyPatch, stage: str, step: int, how: str) ->
 
 def assert_same_run(folder: Path, reference: Path) -> None:
     for name in OBJECTIVES:
-        groups, record = last(Checkpoints(folder / "checkpoints", name))
-        expected, expected_record = last(Checkpoints(reference / "checkpoints", name))
+        groups, record = last(CheckpointManager(folder / "checkpoints", name))
+        expected, expected_record = last(CheckpointManager(reference / "checkpoints", name))
         assert {"module", "optimizer", "average"} <= groups.keys() == expected.keys()
         for group, tensors in expected.items():
             assert groups[group].keys() == tensors.keys()
@@ -109,7 +109,7 @@ def test_a_power_cut_in_a_step_changes_nothing(
         with pytest.raises(PowerCut):
             run(folder, data)
     assert not (folder / "bundle").exists()
-    checkpoints = Checkpoints(folder / "checkpoints", stage)
+    checkpoints = CheckpointManager(folder / "checkpoints", stage)
     assert checkpoints.steps() == [*range(step - 1, max(0, step - 3), -1)]
     if step > 1:
         assert last(checkpoints).record["progress"]["step"] == step - 1
@@ -133,7 +133,7 @@ def test_ctrl_c_finishes_the_step_and_writes_a_checkpoint(
         with pytest.raises(KeyboardInterrupt):
             run(folder, data, config)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert Checkpoints(folder / "checkpoints", stage).steps() == [step]
+    assert CheckpointManager(folder / "checkpoints", stage).steps() == [step]
     run(folder, data, config, resume=True)
     for name in ("autoencoder.safetensors", "prior.safetensors"):
         ours, theirs = (f / "bundle" / name for f in (folder, uninterrupted))
@@ -175,7 +175,7 @@ def test_kill_9_while_a_checkpoint_is_written(
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     checkpoints = folder / "checkpoints"
     assert len(list(checkpoints.glob(".anytime-*.tmp"))) == 1
-    assert Checkpoints(checkpoints, "autoencoder").steps()[0] == 6
+    assert CheckpointManager(checkpoints, "autoencoder").steps()[0] == 6
     run(folder, data, resume=True)
     assert not list(folder.rglob(".anytime-*.tmp"))
     assert_same_run(folder, uninterrupted)

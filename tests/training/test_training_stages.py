@@ -20,17 +20,17 @@ from anytime_ar.autoencoder import (
     OrderedAutoencoder,
     TruncationConfig,
 )
-from anytime_ar.bundle import build
+from anytime_ar.bundle import build_bundle
 from anytime_ar.data import AugmentationConfig, DataSplits
 from anytime_ar.data.splits import MemorySplit
 from anytime_ar.errors import InputError
-from anytime_ar.prior import ChoiceConfig
+from anytime_ar.prior import SamplingParams
 from anytime_ar.training import AutoencoderTrainingConfig, TrainConfig, train
 from anytime_ar.training.config import PriorTrainingConfig
 from anytime_ar.training.loop import seeded
 from anytime_ar.training.objectives import AutoencoderObjective, PriorObjective
-from anytime_ar.training.ranks import Ranks
-from anytime_ar.training.run import describe
+from anytime_ar.training.ranks import DistributedContext
+from anytime_ar.training.run import build_card
 from anytime_ar.training.stages import AutoencoderStage, PriorStage
 
 LENGTH = 4
@@ -43,7 +43,7 @@ def fabric() -> Fabric:
 
 def autoencoder_of(data: DataSplits, config: TrainConfig) -> OrderedAutoencoder:
     with seeded(0, "test"):
-        return build(describe(config, data)).autoencoder
+        return build_bundle(build_card(config, data)).autoencoder
 
 
 @pytest.fixture
@@ -148,8 +148,8 @@ def test_the_error_is_that_of_the_decoded_prefix(data: DataSplits) -> None:
 def test_the_first_codebook_comes_from_the_encoder(data: DataSplits, fabric: Fabric) -> None:
     model = autoencoder_of(data, tiny())
     before = model.quantizer.state_dict()["codebooks"].clone()
-    stage = AutoencoderStage(model, data, tiny(), Ranks())
-    stage.begin(fabric)
+    stage = AutoencoderStage(model, data, tiny(), DistributedContext())
+    stage.initialize(fabric)
     codebooks = model.quantizer.state_dict()["codebooks"]  # [L, V, D]
     assert not torch.equal(codebooks, before)
     vectors = model.encode_vectors(next(data.train.batches(SAMPLES)).data).detach()
@@ -176,9 +176,9 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
 def prior_stage(data: DataSplits, fabric: Fabric, **options: Any) -> PriorStage:
     config = tiny(prior_training=tiny().prior_training.model_copy(update=options))
-    bundle = build(describe(config, data))
+    bundle = build_bundle(build_card(config, data))
     assert bundle.prior is not None
-    return PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric, Ranks())
+    return PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric, DistributedContext())
 
 
 def test_codes_are_computed_once(tmp_path: Path, data: DataSplits, encoded: list[Tensor]) -> None:
@@ -236,12 +236,12 @@ def test_entries_take_their_traits_from_the_autoencoder(data: DataSplits, fabric
     assert prior is not None
     prior = prior.model_copy(update={"traits": 8, "entry_width": 4})
     config = config.model_copy(update={"prior": prior})
-    bundle = build(describe(config, data))
+    bundle = build_bundle(build_card(config, data))
     assert bundle.prior is not None
-    PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric, Ranks())
+    PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric, DistributedContext())
     codebooks = bundle.autoencoder.quantizer.state_dict()["codebooks"]  # [L, V, D]
     width = codebooks.shape[2]
-    traits = bundle.prior.traits.unflatten(0, codebooks.shape[:2])
+    traits = bundle.prior.codebook_features.unflatten(0, codebooks.shape[:2])
     directions = traits[..., -2 * width : -width]
     alike = torch.nn.functional.cosine_similarity(directions, codebooks, dim=2)
     torch.testing.assert_close(alike, torch.ones_like(alike))
@@ -287,7 +287,7 @@ def test_a_stream_of_unknown_size_cannot_be_encoded_in_views(
 def test_labels_and_codes_are_hidden_in_training_only(
     data: DataSplits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle = build(describe(tiny(), data))
+    bundle = build_bundle(build_card(tiny(), data))
     assert bundle.prior is not None
     prior = bundle.prior
     seen: list[tuple[Tensor, Tensor]] = []
@@ -335,14 +335,14 @@ def test_a_card_tells_what_the_model_is(uninterrupted: Path, data: DataSplits) -
 def test_images_have_no_losses_of_sounds(data: DataSplits) -> None:
     config = tiny(autoencoder_training=AutoencoderTrainingConfig(spectral_weight=0.5))
     with pytest.raises(InputError, match=r"spectral_weight is 0.5, and .* are no sounds; drop it"):
-        describe(config, data)
+        build_card(config, data)
 
 
 def test_a_model_without_labels_follows_none(data: DataSplits) -> None:
-    config = tiny(choice=ChoiceConfig(guidance=2.0))
-    assert describe(config, data).choice.guidance == 2
+    config = tiny(choice=SamplingParams(guidance=2.0))
+    assert build_card(config, data).choice.guidance == 2
     with pytest.raises(InputError, match=r"choice.guidance is 2.0, and the model will have no"):
-        describe(config.model_copy(update={"conditional": False}), data)
+        build_card(config.model_copy(update={"conditional": False}), data)
 
 
 @pytest.mark.parametrize("scheme", ["one_stage", "full_and_prefix"])

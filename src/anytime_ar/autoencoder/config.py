@@ -34,14 +34,14 @@ class NetworkConfig(Config):
         return self.patch * self.shrink ** (len(self.widths) - 1)
 
 
-PRESETS: dict[int, NetworkConfig] = {
+IMAGE_PRESETS: dict[int, NetworkConfig] = {
     8: NetworkConfig(patch=1, widths=(32, 64), blocks=1, hidden=256),
     28: NetworkConfig(patch=2, widths=(32, 64), blocks=1),
     32: NetworkConfig(patch=2, widths=(64, 96), blocks=1, hidden=1024),
     64: NetworkConfig(patch=4, widths=(64, 96), blocks=2, hidden=1024),
 }
 """Networks that suit an image side."""
-SOUND_PRESET = NetworkConfig(patch=8, widths=(64, 128, 192), shrink=4, blocks=3, hidden=1024)
+AUDIO_PRESET = NetworkConfig(patch=8, widths=(64, 128, 192), shrink=4, blocks=3, hidden=1024)
 """The network for sounds."""
 
 
@@ -77,7 +77,7 @@ class AutoencoderConfig(Config):
     """None: the preset for the image side, or for sounds."""
 
     @model_validator(mode="after")
-    def _linear_is_vector(self) -> Self:
+    def _check_linear_network(self) -> Self:
         if self._is_linear and self.layout != "vector":
             raise ValueError(
                 f"a linear network has no maps for layout={self.layout}; use layout=vector"
@@ -85,7 +85,7 @@ class AutoencoderConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _linear_path_fits(self) -> Self:
+    def _check_linear_skip(self) -> Self:
         if self.linear_path and (self.layout not in ("vector", "segment") or self._is_linear):
             raise ValueError(
                 f"linear_path goes with convolutions and layout=vector or segment, not with "
@@ -94,7 +94,7 @@ class AutoencoderConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _noise_fits(self) -> Self:
+    def _check_noise_bands(self) -> Self:
         segments = self.layout == "segment" and self.whole_codes == 0
         if self.noise_bands and not (segments and self.linear_path):
             raise ValueError(
@@ -104,7 +104,7 @@ class AutoencoderConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _residual_hands_on(self) -> Self:
+    def _check_residual_vq(self) -> Self:
         quantizer = self.quantizer
         fits = quantizer.kind == "vq" and quantizer.error_feedback and not quantizer.shared_codebook
         if self.layout == "residual" and not fits:
@@ -114,7 +114,7 @@ class AutoencoderConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _order_is_of_a_level(self) -> Self:
+    def _check_scan_order(self) -> Self:
         if self.order != "rows" and self.layout != "residual":
             raise ValueError(
                 f"order={self.order} is for layout=residual, not for layout={self.layout}; drop it"
@@ -122,7 +122,7 @@ class AutoencoderConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _greedy_start_fits(self) -> Self:
+    def _check_residual_pca_init(self) -> Self:
         quantizer = self.quantizer
         if quantizer.start == "greedy":
             fits = self.layout == "segment" and self.linear_path and self.whole_codes == 0
@@ -161,7 +161,7 @@ class AutoencoderConfig(Config):
             InputError: the shape does not fit, or a size is missing or contradicts the layout.
         """
         images = len(sample_shape) == 3
-        network = self.network or (_image_preset(sample_shape) if images else SOUND_PRESET)
+        network = self.network or (_image_preset(sample_shape) if images else AUDIO_PRESET)
         if images and sample_shape[1] != sample_shape[2]:
             raise InputError(
                 f"images must be square, got {sample_shape[1]}x{sample_shape[2]}; set data.size"
@@ -189,7 +189,7 @@ class AutoencoderConfig(Config):
                     "values; give as many levels, or use layout=vector"
                 )
             fixed_width = len(self.quantizer.levels)
-        length = _settle("code_length", self.code_length, fixed_length, self.layout)
+        length = _resolve_size("code_length", self.code_length, fixed_length, self.layout)
         if self.layout == "residual" and length % positions:
             raise InputError(
                 f"autoencoder.code_length is {length}, and the map has {positions} positions, with "
@@ -203,23 +203,29 @@ class AutoencoderConfig(Config):
             update={
                 "network": network,
                 "code_length": length,
-                "code_width": _settle("code_width", self.code_width, fixed_width, self.layout),
+                "code_width": _resolve_size(
+                    "code_width", self.code_width, fixed_width, self.layout
+                ),
             }
         )
 
 
 def _image_preset(sample_shape: tuple[int, ...]) -> NetworkConfig:
     _, height, width = sample_shape
-    if height not in PRESETS:
+    if height not in IMAGE_PRESETS:
         raise InputError(
-            f"no network preset for {height}x{width} images (there are {sorted(PRESETS)}); "
+            f"no network preset for {height}x{width} images (there are {sorted(IMAGE_PRESETS)}); "
             "set autoencoder.network, or data.size to one of these"
         )
-    return PRESETS[height]
+    return IMAGE_PRESETS[height]
 
 
 def _check_segments(
-    length: int, whole: int, segments: int, sample_shape: tuple[int, ...], network: NetworkConfig
+    length: int,
+    num_global: int,
+    segments: int,
+    sample_shape: tuple[int, ...],
+    network: NetworkConfig,
 ) -> None:
     positions, axes = sample_shape[1] // network.stride, len(sample_shape) - 1
     count = round(segments ** (1 / axes))
@@ -232,19 +238,19 @@ def _check_segments(
             f"autoencoder.segments is {segments}, and a map of {shape} positions has equal parts "
             f"for {possible}; choose one of these, or another network"
         )
-    if length <= whole or (length - whole) % segments:
-        below = whole + max(1, (length - whole) // segments) * segments
+    if length <= num_global or (length - num_global) % segments:
+        below = num_global + max(1, (length - num_global) // segments) * segments
         raise InputError(
-            f"autoencoder.code_length is {length}: {whole} for the whole leave no equal number for "
+            f"autoencoder.code_length is {length}: {num_global} for the whole leave no equal number for "
             f"each of {segments} segments; set it to {below} or {below + segments}"
         )
 
 
-def _settle(name: str, asked: int | None, fixed: int | None, layout: str) -> int:
-    if asked is None and fixed is None:
+def _resolve_size(name: str, configured: int | None, implied: int | None, layout: str) -> int:
+    if configured is None and implied is None:
         raise InputError(f"autoencoder.{name} is needed for layout={layout}; set it, e.g. to 16")
-    if asked is not None and fixed is not None and asked != fixed:
+    if configured is not None and implied is not None and configured != implied:
         raise InputError(
-            f"autoencoder.{name} is {asked}, but layout={layout} gives {fixed}; drop it"
+            f"autoencoder.{name} is {configured}, but layout={layout} gives {implied}; drop it"
         )
-    return asked if asked is not None else fixed  # type: ignore[return-value]
+    return configured if configured is not None else implied  # type: ignore[return-value]

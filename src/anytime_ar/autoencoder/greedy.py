@@ -18,39 +18,39 @@ import torch
 from torch import Tensor
 
 from anytime_ar.autoencoder.layouts import SegmentLayout
-from anytime_ar.autoencoder.quantizers import SegmentQuantizer
+from anytime_ar.autoencoder.quantizers import LevelQuantizer
 from anytime_ar.autoencoder.quantizers.vector import kmeans
 
-MOST_SEGMENTS = 20_000
+MAX_SEGMENTS = 20_000
 """More add time to k-means, and little else."""
 
 
 @torch.no_grad()
-def start_greedily(
-    path: SegmentLayout,
-    quantizer: SegmentQuantizer,
+def init_residual_pca(
+    linear_skip: SegmentLayout,
+    quantizer: LevelQuantizer,
     x: Tensor,
     generator: torch.Generator,
 ) -> None:
     """Fit a linear path, its error feedback and its codebooks to samples.
 
     Args:
-        path: between samples and code vectors; without vectors for the whole.
+        linear_skip: between samples and code vectors; without vectors for the whole.
         quantizer: of its vectors, with error feedback and a codebook for each level.
         x: float32 [N, *sample_shape].
         generator: chooses segments and first centres; on the CPU.
     """
     local, levels = quantizer.local, quantizer.levels
-    assert path.whole == 0
+    assert linear_skip.num_global == 0
     assert local.feedback is not None
     width, vocabulary = local.codebooks.shape[2], local.codebooks.shape[1]
-    parts = path.parts(x)
+    parts = linear_skip.split_segments(x)
     parts = parts.flatten(0, 1).float()  # [N * S, P]
-    parts = parts[torch.randperm(len(parts), generator=generator)[:MOST_SEGMENTS].to(parts.device)]
-    path.project_part.linear.bias.zero_()
-    path.expand_part.linear.bias.zero_()
-    encoder = path.project_part.linear.weight.unflatten(0, (levels, width))  # [M, D, P]
-    decoder = path.expand_part.linear.weight.unflatten(1, (levels, width))  # [P, M, D]
+    parts = parts[torch.randperm(len(parts), generator=generator)[:MAX_SEGMENTS].to(parts.device)]
+    linear_skip.project_part.linear.bias.zero_()
+    linear_skip.expand_part.linear.bias.zero_()
+    encoder = linear_skip.project_part.linear.weight.unflatten(0, (levels, width))  # [M, D, P]
+    decoder = linear_skip.expand_part.linear.weight.unflatten(1, (levels, width))  # [P, M, D]
     feedback = local.feedback.weight.unflatten(1, (levels, width))  # [M, M, D, D]: from j to m
     left = parts
     maps = torch.eye(parts.shape[1], device=parts.device)  # what is left, of the samples

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 
-def lap(x: Tensor, segments: int, *, undo: bool = False) -> Tensor:
+def lapped_transform(x: Tensor, segments: int, *, inverse: bool = False) -> Tensor:
     """Rotate samples across the borders of segments, or back.
 
     Args:
         x: float [B, C, T, ...], T divisible by `segments`.
         segments: how many there are along T.
-        undo: the inverse.
+        inverse: the inverse.
 
     Returns:
         The same shape; the halves of segments at both ends stay as they are.
@@ -31,7 +31,7 @@ def lap(x: Tensor, segments: int, *, undo: bool = False) -> Tensor:
     if segments == 1 or half == 0:
         return x
     places = (torch.arange(half, device=x.device, dtype=x.dtype) + 0.5) / half
-    angle = (1 - places) * (math.pi / 4) * (-1 if undo else 1)  # from the border outwards
+    angle = (1 - places) * (math.pi / 4) * (-1 if inverse else 1)  # from the border outwards
     angle = angle.view(-1, *[1] * (x.ndim - 3))
     parts = x.unflatten(2, (segments, size))
     before = parts[:, :, :-1, size - half :].flip(3)  # [B, C, borders, half, ...], mirrored

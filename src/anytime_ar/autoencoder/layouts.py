@@ -4,7 +4,7 @@ Maps are [B, F, *shape]: two-dimensional for images, one-dimensional for sounds.
 
 `ChannelLayout` is the paper's (section 3.2): each latent channel, flattened, is one code.
 `SpatialLayout` is the ordinary VQ-VAE: each position is one code, in raster order; in
-`ResidualLayout` it has several, whose sum it is. `VectorLayout` projects the whole map to L
+`ResidualVQLayout` it has several, whose sum it is. `ProjectionLayout` projects the whole map to L
 vectors, so the code width does not depend on the map.
 """
 
@@ -16,8 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from anytime_ar.autoencoder.filling import NoiseFilling
-from anytime_ar.autoencoder.laps import lap
+from anytime_ar.autoencoder.filling import NoiseSubstitution
+from anytime_ar.autoencoder.laps import lapped_transform
 
 
 class Layout(nn.Module):
@@ -62,7 +62,7 @@ class SpatialLayout(Layout):
         return vectors.mT.unflatten(2, self.shape)
 
 
-class ResidualLayout(Layout):
+class ResidualVQLayout(Layout):
     """F = D channels; each of the P positions has M codes, whose sum is its vector, level by level:
     residual quantization (Zeghidour et al. 2021, arXiv 2107.03312). L = M * P.
 
@@ -70,32 +70,40 @@ class ResidualLayout(Layout):
 
     Args:
         levels: M.
-        order: of the positions within a level: row by row, or `spread`, so that a few codes tell a
+        scan_order: of the positions within a level: row by row, or `bayer_order`, so that a few codes tell a
             little of everything rather than all of a corner.
     """
 
-    places: Tensor
-    turns: Tensor
+    permutation: Tensor
+    inverse_permutation: Tensor
 
     def __init__(
-        self, levels: int, code_width: int, shape: tuple[int, ...], order: Literal["rows", "spread"]
+        self,
+        levels: int,
+        code_width: int,
+        shape: tuple[int, ...],
+        scan_order: Literal["rows", "spread"],
     ) -> None:
         super().__init__()
         self.features, self.shape, self.levels = code_width, shape, levels
-        places = spread(shape) if order == "spread" else torch.arange(math.prod(shape))
-        self.register_buffer("places", places, persistent=False)  # of the codes of a level
-        self.register_buffer("turns", places.argsort(), persistent=False)  # of the positions
+        places = bayer_order(shape) if scan_order == "spread" else torch.arange(math.prod(shape))
+        self.register_buffer("permutation", places, persistent=False)  # of the codes of a level
+        self.register_buffer(
+            "inverse_permutation", places.argsort(), persistent=False
+        )  # of the positions
 
     def to_vectors(self, features: Tensor) -> Tensor:
-        first = features.flatten(2).mT[:, self.places]  # [B, P, D]
+        first = features.flatten(2).mT[:, self.permutation]  # [B, P, D]
         return torch.cat([first, *[torch.zeros_like(first)] * (self.levels - 1)], dim=1)
 
     def to_features(self, vectors: Tensor) -> Tensor:
-        total = vectors.unflatten(1, (self.levels, -1)).sum(1)[:, self.turns]  # [B, P, D]
+        total = vectors.unflatten(1, (self.levels, -1)).sum(1)[
+            :, self.inverse_permutation
+        ]  # [B, P, D]
         return total.mT.unflatten(2, self.shape)
 
 
-def spread(shape: tuple[int, ...]) -> Tensor:
+def bayer_order(shape: tuple[int, ...]) -> Tensor:
     """Positions of a map, int64 [P], numbered row by row, each far from those before it: the order
     of thresholds in ordered dithering (Bayer 1973), for any number of axes and any sides."""
     axes = torch.meshgrid(*[torch.arange(side) for side in shape], indexing="ij")
@@ -129,7 +137,7 @@ class FullyConnected(nn.Module):
         return self.linear(x) if self.bend is None else self.linear(x) + self.bend(x)
 
 
-class VectorLayout(Layout):
+class ProjectionLayout(Layout):
     """A learned map from all values to L vectors of width D, and one back.
 
     Args:
@@ -166,18 +174,18 @@ class SegmentLayout(Layout):
     lies where. The whole comes first, so that one code gives a complete sample.
 
     Args:
-        whole: G, vectors for the whole; 0: the first level is the start.
+        num_global: G, vectors for the whole; 0: the first level is the start.
         levels: M, vectors for each segment; L = G + S * M.
         segments: S, parts of equal length of a sound, or square blocks of a picture, row by row: S
             is a square number.
         hidden: width of a hidden layer in each map; 0: linear.
-        lapped: let segments reach into their neighbours; see `laps`.
-        beside: values of each segment that a subclass puts beside those of the map.
+        overlapping: let segments reach into their neighbours; see `laps`.
+        extra_features: values of each segment that a subclass puts beside those of the map.
     """
 
     def __init__(
         self,
-        whole: int,
+        num_global: int,
         levels: int,
         segments: int,
         code_width: int,
@@ -185,68 +193,70 @@ class SegmentLayout(Layout):
         shape: tuple[int, ...],
         hidden: int,
         *,
-        lapped: bool = False,
-        beside: int = 0,
+        overlapping: bool = False,
+        extra_features: int = 0,
     ) -> None:
         super().__init__()
-        self.features, self.shape, self.lapped = features, shape, lapped
-        self.whole, self.levels, self.segments = whole, levels, segments
+        self.features, self.shape, self.overlapping = features, shape, overlapping
+        self.num_global, self.levels, self.segments = num_global, levels, segments
         self.grid = (round(segments ** (1 / len(shape))),) * len(shape)
         """Segments along each axis."""
         flat = features * math.prod(shape)
-        part = flat // segments + beside
-        self.project = FullyConnected(flat, hidden, whole * code_width) if whole else None
-        self.expand = FullyConnected(whole * code_width, hidden, flat) if whole else None
+        part = flat // segments + extra_features
+        self.project = FullyConnected(flat, hidden, num_global * code_width) if num_global else None
+        self.expand = FullyConnected(num_global * code_width, hidden, flat) if num_global else None
         self.project_part = FullyConnected(part, hidden, levels * code_width)
         self.expand_part = FullyConnected(levels * code_width, hidden, part)
 
     def to_vectors(self, features: Tensor) -> Tensor:
-        local = self.project_part(self.parts(features)).unflatten(2, (self.levels, -1))
+        local = self.project_part(self.split_segments(features)).unflatten(2, (self.levels, -1))
         local = local.transpose(1, 2).flatten(1, 2)  # [B, M * S, D]
         if self.project is None:
             return local
-        whole = self.project(features.flatten(1)).unflatten(1, (self.whole, -1))  # [B, G, D]
+        whole = self.project(features.flatten(1)).unflatten(1, (self.num_global, -1))  # [B, G, D]
         return torch.cat([whole, local], dim=1)
 
-    def parts(self, features: Tensor) -> Tensor:
+    def split_segments(self, features: Tensor) -> Tensor:
         """What is coded of each segment of features: [B, F, *shape] -> [B, S, P]."""
-        features = self._lapped(features)
+        features = self._overlap(features)
         axes = len(self.grid)
         for axis, count in enumerate(self.grid):
             features = features.unflatten(2 + 2 * axis, (count, -1))  # [B, F, rows, row, ...]
         places, inside = range(2, 2 + 2 * axes, 2), range(3, 3 + 2 * axes, 2)
         return features.permute(0, *places, 1, *inside).flatten(1 + axes).flatten(1, axes)
 
-    def joined(self, parts: Tensor) -> Tensor:
-        """Features of their segments, the inverse of `parts`: [B, S, P] -> [B, F, *shape]."""
+    def join_segments(self, segments: Tensor) -> Tensor:
+        """Features of their segments, the inverse of `segments`: [B, S, P] -> [B, F, *shape]."""
         axes = len(self.grid)
         inside = [side // count for side, count in zip(self.shape, self.grid, strict=True)]
-        features = parts.unflatten(2, (self.features, *inside)).unflatten(1, self.grid)
+        features = segments.unflatten(2, (self.features, *inside)).unflatten(1, self.grid)
         pairs = [place for axis in range(axes) for place in (1 + axis, 2 + axes + axis)]
         features = features.permute(0, 1 + axes, *pairs)  # [B, F, rows, row, ...]
         for axis in range(axes):
             features = features.flatten(2 + axis, 3 + axis)
-        return self._lapped(features, undo=True)
+        return self._overlap(features, inverse=True)
 
-    def _lapped(self, features: Tensor, *, undo: bool = False) -> Tensor:
-        for axis, count in enumerate(self.grid if self.lapped else ()):
-            features = lap(features.movedim(2 + axis, 2), count, undo=undo).movedim(2, 2 + axis)
+    def _overlap(self, features: Tensor, *, inverse: bool = False) -> Tensor:
+        for axis, count in enumerate(self.grid if self.overlapping else ()):
+            features = lapped_transform(
+                features.movedim(2 + axis, 2), count, inverse=inverse
+            ).movedim(2, 2 + axis)
         return features
 
     def to_features(self, vectors: Tensor) -> Tensor:
-        whole, local = vectors.split([self.whole, self.levels * self.segments], dim=1)
-        features = self.joined(self._decoded_parts(local))
+        whole, local = vectors.split([self.num_global, self.levels * self.segments], dim=1)
+        features = self.join_segments(self._decode_segments(local))
         if self.expand is None:
             return features
         return features + self.expand(whole.flatten(1)).unflatten(1, (self.features, *self.shape))
 
-    def _decoded_parts(self, local: Tensor) -> Tensor:
+    def _decode_segments(self, local: Tensor) -> Tensor:
         """[B, M * S, D] -> [B, S, P]."""
         parts = local.unflatten(1, (self.levels, self.segments)).transpose(1, 2)  # [B, S, M, D]
         return self.expand_part(parts.flatten(2))
 
 
-class FilledPath(SegmentLayout):
+class NoiseSubstitutionSkip(SegmentLayout):
     """Linear maps between the segments of a sound [B, 1, T] and vectors; beside its samples, a
     segment has how loud its bands are, for a decoder that fills them with noise; see `filling`.
 
@@ -258,26 +268,34 @@ class FilledPath(SegmentLayout):
         self, levels: int, segments: int, code_width: int, length: int, bands: int
     ) -> None:
         super().__init__(
-            0, levels, segments, code_width, 1, (length,), hidden=0, lapped=True, beside=bands
+            0,
+            levels,
+            segments,
+            code_width,
+            1,
+            (length,),
+            hidden=0,
+            overlapping=True,
+            extra_features=bands,
         )
-        self.size = length // segments
-        self.filling = NoiseFilling(segments, self.size, bands)
+        self.segment_length = length // segments
+        self.filling = NoiseSubstitution(segments, self.segment_length, bands)
 
-    def parts(self, features: Tensor) -> Tensor:
-        samples = super().parts(features)
+    def split_segments(self, features: Tensor) -> Tensor:
+        samples = super().split_segments(features)
         return torch.cat([samples, self.filling.loudness(samples)], dim=2)
 
-    def joined(self, parts: Tensor) -> Tensor:
-        return super().joined(parts[..., : self.size])
+    def join_segments(self, segments: Tensor) -> Tensor:
+        return super().join_segments(segments[..., : self.segment_length])
 
     def loudness(self, x: Tensor) -> Tensor:
         """Of each band of the segments of a sound: float [B, 1, T] -> [B, S, bands]."""
-        return self.filling.loudness(super().parts(x))
+        return self.filling.loudness(super().split_segments(x))
 
     def decoded_loudness(self, vectors: Tensor) -> Tensor:
         """What vectors say of it: float [B, M * S, D] -> [B, S, bands]."""
-        return self._decoded_parts(vectors)[..., self.size :]
+        return self._decode_segments(vectors)[..., self.segment_length :]
 
-    def filled(self, x: Tensor, loudness: Tensor) -> Tensor:
+    def fill_noise(self, x: Tensor, loudness: Tensor) -> Tensor:
         """A sound [B, 1, T] with noise where it lacks loudness."""
-        return super().joined(self.filling.complete(super().parts(x), loudness))
+        return super().join_segments(self.filling.fill_noise(super().split_segments(x), loudness))

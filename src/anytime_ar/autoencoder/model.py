@@ -13,27 +13,27 @@ import torch
 from torch import Tensor, nn
 
 from anytime_ar.autoencoder.config import AutoencoderConfig
-from anytime_ar.autoencoder.greedy import start_greedily
+from anytime_ar.autoencoder.greedy import init_residual_pca
 from anytime_ar.autoencoder.layouts import (
     ChannelLayout,
-    FilledPath,
     Layout,
-    ResidualLayout,
+    NoiseSubstitutionSkip,
+    ProjectionLayout,
+    ResidualVQLayout,
     SegmentLayout,
     SpatialLayout,
-    VectorLayout,
 )
-from anytime_ar.autoencoder.networks import ConvDecoder, ConvEncoder
-from anytime_ar.autoencoder.quantizers import Quantizer, SegmentQuantizer, build_quantizer
-from anytime_ar.autoencoder.quantizers.vector import AVERAGES
-from anytime_ar.autoencoder.truncation import keep
-from anytime_ar.autoencoder.waves import WaveDecoder, WaveEncoder
+from anytime_ar.autoencoder.networks import ImageDecoder, ImageEncoder
+from anytime_ar.autoencoder.quantizers import LevelQuantizer, Quantizer, build_quantizer
+from anytime_ar.autoencoder.quantizers.vector import EMA_BUFFERS
+from anytime_ar.autoencoder.truncation import truncate
+from anytime_ar.autoencoder.waves import AudioDecoder, AudioEncoder
 from anytime_ar.codes import check_codes
 from anytime_ar.samples import check_samples
 
 NETWORKS: dict[int, tuple[type[nn.Module], type[nn.Module]]] = {
-    1: (WaveEncoder, WaveDecoder),
-    2: (ConvEncoder, ConvDecoder),
+    1: (AudioEncoder, AudioDecoder),
+    2: (ImageEncoder, ImageDecoder),
 }
 """Encoder and decoder by the number of dimensions of a sample beside its channels."""
 
@@ -71,35 +71,37 @@ class OrderedAutoencoder(nn.Module):
         self.code_width: int = config.code_width
         self.vocabulary: int = config.quantizer.size
         if config.network.kind == "linear":
-            self.encoder, self.decoder, self.layout = self._linear()
+            self.encoder, self.decoder, self.layout = self._build_linear()
         else:
-            self.encoder, self.decoder, self.layout = self._convolutional()
+            self.encoder, self.decoder, self.layout = self._build_convolutional()
         self.linear_path: Layout | None = None
         if config.linear_path:
-            self.linear_path = self._path()
-            _silence(self.layout, self.decoder)
-        self.quantizer = self._quantizer()
+            self.linear_path = self._build_linear_skip()
+            _zero_init_output(self.layout, self.decoder)
+        self.quantizer = self._build_quantizer()
         fill = torch.zeros(self.code_length, self.code_width)
         if config.fill == "learned":
             self.fill = nn.Parameter(fill)  # [L, D]
         else:
             self.register_buffer("fill", fill, persistent=False)
 
-    def _linear(self) -> tuple[nn.Module, nn.Module, Layout]:
+    def _build_linear(self) -> tuple[nn.Module, nn.Module, Layout]:
         flat = math.prod(self.sample_shape)
-        layout = VectorLayout(self.code_length, self.code_width, features=flat, shape=(), hidden=0)
+        layout = ProjectionLayout(
+            self.code_length, self.code_width, features=flat, shape=(), hidden=0
+        )
         encoder = nn.Flatten()
         decoder = nn.Unflatten(1, self.sample_shape)
         return encoder, decoder, layout
 
-    def _convolutional(self) -> tuple[nn.Module, nn.Module, Layout]:
+    def _build_convolutional(self) -> tuple[nn.Module, nn.Module, Layout]:
         network = self.config.network
         assert network
         channels, *sides = self.sample_shape
         shape = tuple(side // network.stride for side in sides)
         # A quarter of the widest map is enough to carry the codes, and keeps the two projections of
         # `vector` and `segment` from holding most of the model's weights.
-        layout = self._layout(max(1, network.widths[-1] // 4), shape, network.hidden)
+        layout = self._build_layout(max(1, network.widths[-1] // 4), shape, network.hidden)
         encoder, decoder = NETWORKS[len(shape)]
         return (
             encoder(network, channels, layout.features),
@@ -107,8 +109,8 @@ class OrderedAutoencoder(nn.Module):
             layout,
         )
 
-    def _layout(
-        self, features: int, shape: tuple[int, ...], hidden: int, *, lapped: bool = False
+    def _build_layout(
+        self, features: int, shape: tuple[int, ...], hidden: int, *, overlapping: bool = False
     ) -> Layout:
         """Between maps [B, features, *shape], where the layout leaves that open, and vectors."""
         match self.config.layout:
@@ -118,9 +120,9 @@ class OrderedAutoencoder(nn.Module):
                 return SpatialLayout(self.code_width, shape)
             case "residual":
                 levels = self.code_length // math.prod(shape)
-                return ResidualLayout(levels, self.code_width, shape, self.config.order)
+                return ResidualVQLayout(levels, self.code_width, shape, self.config.order)
             case "vector":
-                return VectorLayout(self.code_length, self.code_width, features, shape, hidden)
+                return ProjectionLayout(self.code_length, self.code_width, features, shape, hidden)
             case "segment":
                 return SegmentLayout(
                     self.config.whole_codes,
@@ -130,35 +132,35 @@ class OrderedAutoencoder(nn.Module):
                     features,
                     shape,
                     hidden,
-                    lapped=lapped,
+                    overlapping=overlapping,
                 )
 
-    def _path(self) -> Layout:
+    def _build_linear_skip(self) -> Layout:
         channels, *sides = self.sample_shape
         if bands := self.config.noise_bands:
             segments = self.config.segments
-            return FilledPath(self._levels, segments, self.code_width, sides[0], bands)
-        return self._layout(channels, tuple(sides), hidden=0, lapped=True)
+            return NoiseSubstitutionSkip(self._levels, segments, self.code_width, sides[0], bands)
+        return self._build_layout(channels, tuple(sides), hidden=0, overlapping=True)
 
     @property
     def _levels(self) -> int:
         """M, codes of each segment."""
         return (self.code_length - self.config.whole_codes) // self.config.segments
 
-    def _quantizer(self) -> Quantizer:
+    def _build_quantizer(self) -> Quantizer:
         config, layout = self.config, self.layout
-        if isinstance(layout, ResidualLayout):
+        if isinstance(layout, ResidualVQLayout):
             positions = math.prod(layout.shape)
-            return SegmentQuantizer(
+            return LevelQuantizer(
                 config.quantizer, 0, layout.levels, positions, self.code_width, residual=True
             )
         if config.layout == "segment" and config.quantizer.kind == "vq":
-            return SegmentQuantizer(
+            return LevelQuantizer(
                 config.quantizer, config.whole_codes, self._levels, config.segments, self.code_width
             )
         return build_quantizer(config.quantizer, self.code_length, self.code_width)
 
-    def start(self, batches: Sequence[Tensor], generator: torch.Generator) -> None:
+    def init_codebooks(self, batches: Sequence[Tensor], generator: torch.Generator) -> None:
         """Choose the first codebooks, before training.
 
         Args:
@@ -167,17 +169,17 @@ class OrderedAutoencoder(nn.Module):
         """
         if self.config.quantizer.start == "greedy":
             assert isinstance(self.linear_path, SegmentLayout)
-            assert isinstance(self.quantizer, SegmentQuantizer)
+            assert isinstance(self.quantizer, LevelQuantizer)
             with torch.autocast(batches[0].device.type, enabled=False):
-                start_greedily(
+                init_residual_pca(
                     self.linear_path, self.quantizer, torch.cat(list(batches)), generator
                 )
             return
         with torch.no_grad():
             vectors = torch.cat([self.encode_vectors(batch).float() for batch in batches])
-            self.quantizer.start(vectors, generator)
+            self.quantizer.init_codebooks(vectors, generator)
 
-    def fix_codes(self) -> None:
+    def freeze_encoder(self) -> None:
         """Leave only what decodes to be trained: samples keep their codes."""
         for name, parameter in self.named_parameters():
             decodes = name == "fill" or name.startswith("decoder.") or ".expand" in name
@@ -187,10 +189,10 @@ class OrderedAutoencoder(nn.Module):
         """`state_dict` without the moving averages of codebooks, which only training needs; those
         who load it get them as they are at the start."""
         state = self.state_dict()
-        return {key: value for key, value in state.items() if key.split(".")[-1] not in AVERAGES}
+        return {key: value for key, value in state.items() if key.split(".")[-1] not in EMA_BUFFERS}
 
     @torch.no_grad()
-    def entry_vectors(self) -> Tensor:
+    def codebook_vectors(self) -> Tensor:
         """What each entry stands for at each position: float32 [L, V, D]."""
         every = torch.arange(self.vocabulary, device=self.fill.device)
         return self.quantizer.lookup(every[:, None].expand(-1, self.code_length)).transpose(0, 1)
@@ -200,15 +202,15 @@ class OrderedAutoencoder(nn.Module):
         vectors = self.layout.to_vectors(self.encoder(x))
         return vectors if self.linear_path is None else vectors + self.linear_path.to_vectors(x)
 
-    def decode_vectors(self, vectors: Tensor, kept: Tensor) -> Decoded:
-        """Samples from the first `kept` (int64 [B]) vectors: float [B, L, D] -> [B,
+    def decode_vectors(self, vectors: Tensor, num_kept: Tensor) -> Decoded:
+        """Samples from the first `num_kept` (int64 [B]) vectors: float [B, L, D] -> [B,
         *sample_shape]."""
-        vectors = keep(vectors, kept, self.fill)
+        vectors = truncate(vectors, num_kept, self.fill)
         x = self.decoder(self.layout.to_features(vectors))
         if self.linear_path is None:
             return Decoded(x, None)
         x = x + self.linear_path.to_features(vectors)
-        if not isinstance(self.linear_path, FilledPath):
+        if not isinstance(self.linear_path, NoiseSubstitutionSkip):
             return Decoded(x, None)
         return Decoded(x, self.linear_path.decoded_loudness(vectors))
 
@@ -216,7 +218,7 @@ class OrderedAutoencoder(nn.Module):
         """What the loudness of decoded samples should be: float [B, 1, T] -> [B, S, bands]; None
         where nothing is filled with noise."""
         path = self.linear_path
-        return path.loudness(x) if isinstance(path, FilledPath) else None
+        return path.loudness(x) if isinstance(path, NoiseSubstitutionSkip) else None
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
@@ -237,20 +239,20 @@ class OrderedAutoencoder(nn.Module):
         Raises:
             InputError: the prefix is empty or longer than L, or a code is outside 0..V-1.
         """
-        check_codes(codes, length=self.code_length, vocabulary=self.vocabulary)
+        check_codes(codes, code_length=self.code_length, vocabulary=self.vocabulary)
         batch, kept = codes.shape
         prefix = self.quantizer.lookup(codes)  # [B, k, D]
         vectors = nn.functional.pad(prefix, (0, 0, 0, self.code_length - kept))  # [B, L, D]
         x, loudness = self.decode_vectors(vectors, torch.full((batch,), kept, device=codes.device))
         if loudness is not None:
-            assert isinstance(self.linear_path, FilledPath)
-            x = self.linear_path.filled(x.float(), loudness.float())
+            assert isinstance(self.linear_path, NoiseSubstitutionSkip)
+            x = self.linear_path.fill_noise(x.float(), loudness.float())
         return x.float().clamp(-1, 1)
 
 
-def _silence(layout: Layout, decoder: nn.Module) -> None:
+def _zero_init_output(layout: Layout, decoder: nn.Module) -> None:
     """Let networks begin without a say, beside a linear path that learns faster."""
-    if isinstance(layout, VectorLayout):
+    if isinstance(layout, ProjectionLayout):
         maps = [layout.project]
     else:
         assert isinstance(layout, SegmentLayout)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from anytime_ar.autoencoder.config import NetworkConfig
 
 
-class ResidualBlock(nn.Module):
+class ImageResidualBlock(nn.Module):
     """A 3x3 and a 1x1 convolution, added to the input: [B, F, h, w] -> the same.
 
     Without normalization: the networks are shallow, train as well without it, and on a CPU it would
@@ -35,10 +35,10 @@ class ResidualBlock(nn.Module):
 
 
 def _blocks(count: int, width: int) -> list[nn.Module]:
-    return [ResidualBlock(width) for _ in range(count)]
+    return [ImageResidualBlock(width) for _ in range(count)]
 
 
-class ConvEncoder(nn.Module):
+class ImageEncoder(nn.Module):
     """Images [B, C, H, W] -> features [B, F, H / stride, W / stride]."""
 
     def __init__(self, config: NetworkConfig, channels: int, features: int) -> None:
@@ -60,7 +60,7 @@ class ConvEncoder(nn.Module):
         return self.layers(x.contiguous(memory_format=torch.channels_last))
 
 
-class ConvDecoder(nn.Module):
+class ImageDecoder(nn.Module):
     """Features [B, F, h, w] -> images [B, C, h * stride, w * stride]."""
 
     def __init__(self, config: NetworkConfig, channels: int, features: int) -> None:

@@ -127,21 +127,21 @@ class Truncation:
         return torch.multinomial(self.pmf, n, replacement=True, generator=generator) + 1
 
 
-def kept_mask(kept: Tensor, code_length: int) -> Tensor:
+def kept_mask(num_kept: Tensor, code_length: int) -> Tensor:
     """Which positions each sample keeps: int64 [B] -> bool [B, L], true at positions < k."""
-    return torch.arange(code_length, device=kept.device) < kept[:, None]
+    return torch.arange(code_length, device=num_kept.device) < num_kept[:, None]
 
 
-def keep(vectors: Tensor, kept: Tensor, fill: Tensor) -> Tensor:
+def truncate(vectors: Tensor, num_kept: Tensor, fill: Tensor) -> Tensor:
     """Keep each sample's first k code vectors and put `fill` in place of the rest.
 
     Args:
         vectors: float [B, L, D].
-        kept: int64 [B], each in 1..L.
+        num_kept: int64 [B], each in 1..L.
         fill: float [L, D], what stands at a position that is cut off.
 
     Returns:
         float [B, L, D].
     """
-    mask = kept_mask(kept, vectors.shape[1])[..., None]  # [B, L, 1]
+    mask = kept_mask(num_kept, vectors.shape[1])[..., None]  # [B, L, 1]
     return torch.where(mask, vectors, fill.to(vectors.dtype))

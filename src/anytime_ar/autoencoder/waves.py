@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from anytime_ar.autoencoder.config import NetworkConfig
 
 _DILATIONS = (1, 3, 9)
-_WIDE = 7
+_OUTER_KERNEL_SIZE = 7
 """Kernel of the first and the last convolution."""
 
 
-class Fold(nn.Module):
+class PixelUnshuffle1d(nn.Module):
     """Puts neighbours in time into channels: [B, C, t * factor] -> [B, C * factor, t]."""
 
     def __init__(self, factor: int) -> None:
@@ -30,8 +30,8 @@ class Fold(nn.Module):
         return x.unflatten(2, (-1, self.factor)).transpose(2, 3).flatten(1, 2)
 
 
-class Unfold(nn.Module):
-    """The inverse of `Fold`: [B, C * factor, t] -> [B, C, t * factor]."""
+class PixelShuffle1d(nn.Module):
+    """The inverse of `PixelUnshuffle1d`: [B, C * factor, t] -> [B, C, t * factor]."""
 
     def __init__(self, factor: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Unfold(nn.Module):
         return x.unflatten(1, (-1, self.factor)).transpose(2, 3).flatten(2)
 
 
-class WaveBlock(nn.Module):
+class AudioResidualBlock(nn.Module):
     """A dilated and a pointwise convolution, added to the input: [B, F, t] -> the same."""
 
     def __init__(self, width: int, dilation: int) -> None:
@@ -57,22 +57,31 @@ class WaveBlock(nn.Module):
 
 
 def _blocks(count: int, width: int) -> list[nn.Module]:
-    return [WaveBlock(width, _DILATIONS[i % len(_DILATIONS)]) for i in range(count)]
+    return [AudioResidualBlock(width, _DILATIONS[i % len(_DILATIONS)]) for i in range(count)]
 
 
-class WaveEncoder(nn.Module):
+class AudioEncoder(nn.Module):
     """Sounds [B, C, T] -> features [B, F, T / stride]."""
 
     def __init__(self, config: NetworkConfig, channels: int, features: int) -> None:
         super().__init__()
         widths, shrink = config.widths, config.shrink
         layers: list[nn.Module] = [
-            Fold(config.patch),
-            nn.Conv1d(channels * config.patch, widths[0], _WIDE, padding=_WIDE // 2),
+            PixelUnshuffle1d(config.patch),
+            nn.Conv1d(
+                channels * config.patch,
+                widths[0],
+                _OUTER_KERNEL_SIZE,
+                padding=_OUTER_KERNEL_SIZE // 2,
+            ),
             *_blocks(config.blocks, widths[0]),
         ]
         for finer, coarser in pairwise(widths):
-            layers += [nn.ELU(), Fold(shrink), nn.Conv1d(finer * shrink, coarser, 3, padding=1)]
+            layers += [
+                nn.ELU(),
+                PixelUnshuffle1d(shrink),
+                nn.Conv1d(finer * shrink, coarser, 3, padding=1),
+            ]
             layers += _blocks(config.blocks, coarser)
         layers += [nn.ELU(), nn.Conv1d(widths[-1], features, 1)]
         self.layers = nn.Sequential(*layers)
@@ -81,7 +90,7 @@ class WaveEncoder(nn.Module):
         return self.layers(x)
 
 
-class WaveDecoder(nn.Module):
+class AudioDecoder(nn.Module):
     """Features [B, F, t] -> sounds [B, C, t * stride]."""
 
     def __init__(self, config: NetworkConfig, channels: int, features: int) -> None:
@@ -95,13 +104,18 @@ class WaveDecoder(nn.Module):
             layers += [
                 nn.ELU(),
                 nn.Conv1d(coarser, finer * shrink, 3, padding=1),
-                Unfold(shrink),
+                PixelShuffle1d(shrink),
                 *_blocks(config.blocks, finer),
             ]
         layers += [
             nn.ELU(),
-            nn.Conv1d(widths[-1], channels * config.patch, _WIDE, padding=_WIDE // 2),
-            Unfold(config.patch),
+            nn.Conv1d(
+                widths[-1],
+                channels * config.patch,
+                _OUTER_KERNEL_SIZE,
+                padding=_OUTER_KERNEL_SIZE // 2,
+            ),
+            PixelShuffle1d(config.patch),
         ]
         self.layers = nn.Sequential(*layers)
 

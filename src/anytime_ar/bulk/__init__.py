@@ -4,18 +4,18 @@ once, whatever is killed on the way."""
 from __future__ import annotations
 
 from anytime_ar.bulk.asking import encode_job, sample_job
-from anytime_ar.bulk.jobs import EncodeJob, Job, Layout, SampleJob
-from anytime_ar.bulk.ray_pool import Pool
-from anytime_ar.bulk.running import EngineName, Report, run
+from anytime_ar.bulk.jobs import BulkJob, EncodeJob, SampleJob, ShardingConfig
+from anytime_ar.bulk.ray_pool import RayPoolConfig
+from anytime_ar.bulk.running import BulkReport, EngineName, run
 
 __all__ = [
+    "BulkJob",
+    "BulkReport",
     "EncodeJob",
     "EngineName",
-    "Job",
-    "Layout",
-    "Pool",
-    "Report",
+    "RayPoolConfig",
     "SampleJob",
+    "ShardingConfig",
     "encode_job",
     "run",
     "sample_job",

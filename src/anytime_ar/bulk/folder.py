@@ -15,12 +15,12 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from anytime_ar.errors import AnytimeError, InputError, MissingExtraError
-from anytime_ar.files import sweep_temporaries, write_bytes
+from anytime_ar.files import remove_temporary_files, write_bytes
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
-class Folder:
+class BulkStorage:
     """A folder by its path or URL, as `runs/many` or `s3://bucket/many`. What has no scheme is a
     path, to the letter.
 
@@ -41,9 +41,9 @@ class Folder:
         except ImportError as error:
             raise MissingExtraError(f"{url}: {error}") from error
         except Exception as error:  # each file system has its own
-            raise InputError(f"{url}: {_reason(error)}; pass a folder, or a URL") from error
+            raise InputError(f"{url}: {_first_line(error)}; pass a folder, or a URL") from error
         self._is_local = isinstance(self._fs, LocalFileSystem)
-        self.place: str = self._root if self._is_local else url
+        self.absolute_url: str = self._root if self._is_local else url
         """The same from any working directory."""
 
     def prepare(self, name: str = "") -> None:
@@ -52,10 +52,10 @@ class Folder:
         Raises:
             InputError: that cannot be done.
         """
-        with self._told("write"):
+        with self._reported_errors("write"):
             self._fs.makedirs(self._path(name), exist_ok=True)
             if self._is_local:
-                sweep_temporaries(self._path(name))
+                remove_temporary_files(self._path(name))
 
     def sizes(self, name: str = "") -> dict[str, int]:
         """Bytes of everything in a folder by its name, of folders 0; empty if there is none.
@@ -63,7 +63,7 @@ class Folder:
         Raises:
             InputError: it cannot be read.
         """
-        with self._told("read"):
+        with self._reported_errors("read"):
             self._fs.invalidate_cache()
             try:
                 entries = self._fs.ls(self._path(name), detail=True)
@@ -71,7 +71,7 @@ class Folder:
                 return {}
         here = self._path(name)  # object stores may list the folder itself
         return {
-            _last(entry["name"]): entry["size"] or 0
+            _basename(entry["name"]): entry["size"] or 0
             for entry in entries
             if entry["name"].strip("/") != here.strip("/")
         }
@@ -82,7 +82,7 @@ class Folder:
         Raises:
             InputError: it cannot be read.
         """
-        with self._told("read"):
+        with self._reported_errors("read"):
             try:
                 content: bytes = self._fs.cat_file(self._path(name))
             except FileNotFoundError:
@@ -96,10 +96,10 @@ class Folder:
             InputError: one cannot be read.
         """
         paths = [self._path(f"{name}/{file}") for file in self.sizes(name)]
-        with self._told("read"):
+        with self._reported_errors("read"):
             # Not `cat`, which takes * and [ in a path for a pattern.
             contents: list[bytes] = self._fs.cat_ranges(paths, None, None, on_error="raise")
-        return {_last(path): content for path, content in zip(paths, contents, strict=True)}
+        return {_basename(path): content for path, content in zip(paths, contents, strict=True)}
 
     def write(self, name: str, content: bytes) -> None:
         """Create or replace a file.
@@ -107,7 +107,7 @@ class Folder:
         Raises:
             InputError: it cannot be written.
         """
-        with self._told("write"):
+        with self._reported_errors("write"):
             if self._is_local:
                 write_bytes(self._path(name), content)
             else:
@@ -119,7 +119,7 @@ class Folder:
         Raises:
             InputError: that cannot be done.
         """
-        with self._told("write"):
+        with self._reported_errors("write"):
             try:
                 self._fs.rm_file(self._path(name))
             except FileNotFoundError:
@@ -129,23 +129,23 @@ class Folder:
         return f"{self._root.rstrip('/')}/{name}".rstrip("/") or "/"
 
     @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
+    def _reported_errors(self, operation: str) -> Iterator[None]:
         try:
             yield
         except AnytimeError:
             raise
         except Exception as error:  # each file system has its own
             raise InputError(
-                f"cannot {what} {self.url}: {_reason(error)}; choose a folder that can be read and "
+                f"cannot {operation} {self.url}: {_first_line(error)}; choose a folder that can be read and "
                 "written to"
             ) from error
 
 
-def _last(path: str) -> str:
+def _basename(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2]
 
 
-def _reason(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """What another library says, in one line."""
     told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return told.strip().splitlines()[0] if told.strip() else type(error).__name__

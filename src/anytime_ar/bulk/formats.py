@@ -17,17 +17,17 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from anytime_ar.bulk.jobs import Format
+from anytime_ar.bulk.jobs import ShardFormat
 from anytime_ar.errors import MissingExtraError, install_command
 
 _INT16_ENTRIES = 2**15
 
 
 @dataclass(frozen=True)
-class Rows:
+class ShardRows:
     """Consecutive samples of a job."""
 
-    first: int
+    first_index: int
     """The number of the first."""
     codes: npt.NDArray[np.signedinteger[Any]] | None
     """[n, k]; None where they are not kept."""
@@ -43,24 +43,24 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Content:
+class ShardSchema:
     """What is the same for all rows of a job."""
 
-    kind: Literal["image", "audio"]
+    modality: Literal["image", "audio"]
     suffix: Literal["png", "wav"]
     """Of the samples as files."""
-    files: Callable[[Tensor], list[bytes]]
+    encode_files: Callable[[Tensor], list[bytes]]
     """Turns samples into them."""
     label_names: tuple[str, ...] | None
 
 
-def packed(codes: Tensor, vocabulary: int) -> npt.NDArray[np.signedinteger[Any]]:
+def pack_codes(codes: Tensor, vocabulary: int) -> npt.NDArray[np.signedinteger[Any]]:
     """Codes int64 [n, k] in the shortest type that parquet readers have in common."""
     dtype = np.int16 if vocabulary <= _INT16_ENTRIES else np.int32
     return codes.cpu().numpy().astype(dtype)
 
 
-def require_format(name: Format) -> None:
+def require_format(name: ShardFormat) -> None:
     """Refuse a format that cannot be written here.
 
     Raises:
@@ -76,24 +76,24 @@ def require_format(name: Format) -> None:
             ) from error
 
 
-def parquet_bytes(rows: Rows, content: Content) -> bytes:
+def parquet_bytes(rows: ShardRows, schema: ShardSchema) -> bytes:
     """A table with `index`, and as far as there are any `label`, `image` or `audio`, `codes`."""
     require_format("parquet")
     import pyarrow as pa
     from pyarrow import parquet
 
-    numbers = np.arange(rows.first, rows.first + len(rows))
+    numbers = np.arange(rows.first_index, rows.first_index + len(rows))
     columns: dict[str, Any] = {"index": pa.array(numbers, pa.int64())}
     features: dict[str, Any] = {"index": {"dtype": "int64", "_type": "Value"}}
     if rows.labels is not None:
         columns["label"] = pa.array(rows.labels, pa.int64())
-        features["label"] = {"names": list(content.label_names or ()), "_type": "ClassLabel"}
+        features["label"] = {"names": list(schema.label_names or ()), "_type": "ClassLabel"}
     if rows.files is not None:
         files = pa.array(rows.files, pa.binary())
-        names = [f"{number:09d}.{content.suffix}" for number in numbers]
+        names = [f"{number:09d}.{schema.suffix}" for number in numbers]
         paths = pa.array(names, pa.string())
-        columns[content.kind] = pa.StructArray.from_arrays([files, paths], ["bytes", "path"])
-        features[content.kind] = {"_type": content.kind.capitalize()}
+        columns[schema.modality] = pa.StructArray.from_arrays([files, paths], ["bytes", "path"])
+        features[schema.modality] = {"_type": schema.modality.capitalize()}
     if rows.codes is not None:
         values = pa.array(rows.codes.reshape(-1))
         ends = np.arange(len(rows) + 1, dtype=np.int32) * rows.codes.shape[1]
@@ -108,36 +108,36 @@ def parquet_bytes(rows: Rows, content: Content) -> bytes:
     return file.getvalue()
 
 
-def tar_bytes(rows: Rows, content: Content) -> bytes:
+def tar_bytes(rows: ShardRows, schema: ShardSchema) -> bytes:
     """A tar file with, for each row, its sample (`.png` or `.wav`), its label (`.cls`), codes
     (`.codes.npy`) and `.json` with its number and label, as far as there are any."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for place in range(len(rows)):
-            for suffix, member in _members(rows, place, content):
-                header = tarfile.TarInfo(f"{rows.first + place:09d}.{suffix}")
+            for suffix, member in _tar_members(rows, place, schema):
+                header = tarfile.TarInfo(f"{rows.first_index + place:09d}.{suffix}")
                 header.size, header.mode = len(member), 0o644
                 tar.addfile(header, io.BytesIO(member))
     return file.getvalue()
 
 
-def _members(rows: Rows, place: int, content: Content) -> Iterator[tuple[str, bytes]]:
+def _tar_members(rows: ShardRows, row: int, schema: ShardSchema) -> Iterator[tuple[str, bytes]]:
     """What there is of one row, by suffix."""
-    about: dict[str, Any] = {"index": rows.first + place}
+    about: dict[str, Any] = {"index": rows.first_index + row}
     if rows.files is not None:
-        yield content.suffix, rows.files[place]
+        yield schema.suffix, rows.files[row]
     if rows.labels is not None:
-        number = rows.labels[place]
-        about |= {"label": number, "name": (content.label_names or ())[number]}
+        number = rows.labels[row]
+        about |= {"label": number, "name": (schema.label_names or ())[number]}
         yield "cls", str(number).encode()
     if rows.codes is not None:
         codes = io.BytesIO()
-        np.save(codes, rows.codes[place], allow_pickle=False)
+        np.save(codes, rows.codes[row], allow_pickle=False)
         yield "codes.npy", codes.getvalue()
     yield "json", json.dumps(about).encode()
 
 
-FORMATS: dict[Format, Callable[[Rows, Content], bytes]] = {
+SHARD_ENCODERS: dict[ShardFormat, Callable[[ShardRows, ShardSchema], bytes]] = {
     "parquet": parquet_bytes,
     "webdataset": tar_bytes,
 }

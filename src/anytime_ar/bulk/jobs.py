@@ -16,19 +16,19 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from anytime_ar.config import Config
 from anytime_ar.data import DataConfig
 from anytime_ar.prior import Precision
-from anytime_ar.sampling import ChoiceConfig
+from anytime_ar.sampling import SamplingParams
 
-Format = Literal["parquet", "webdataset"]
-SUFFIXES: dict[Format, str] = {"parquet": "parquet", "webdataset": "tar"}
+ShardFormat = Literal["parquet", "webdataset"]
+SHARD_SUFFIXES: dict[ShardFormat, str] = {"parquet": "parquet", "webdataset": "tar"}
 SplitName = Literal["train", "validation", "test"]
-Keep = Literal["both", "samples", "codes"]
+SavedContent = Literal["both", "samples", "codes"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
-class Layout(Config):
+class ShardingConfig(Config):
     """How samples are spread over files."""
 
-    format: Format = "parquet"
+    format: ShardFormat = "parquet"
     """parquet in the Hugging Face layout, or tar files of WebDataset."""
     shard_size: PositiveInt = 1000
     """Samples in a file; what is lost when a worker dies."""
@@ -36,7 +36,7 @@ class Layout(Config):
     """Samples drawn or encoded together."""
 
 
-class Job(Config):
+class BulkJob(Config):
     """What jobs of all kinds have in common."""
 
     format_version: Literal[1] = 1
@@ -49,33 +49,33 @@ class Job(Config):
     """Of workers; auto: that of the job in the folder, and in a new folder the best that all of
     them have."""
     samples: PositiveInt
-    layout: Layout = Layout()
+    sharding: ShardingConfig = ShardingConfig()
 
     @property
     @abstractmethod
-    def split(self) -> SplitName:
+    def split_name(self) -> SplitName:
         """What the files are named after."""
 
     @property
-    def shards(self) -> int:
+    def num_shards(self) -> int:
         """How many files there will be."""
-        return -(-self.samples // self.layout.shard_size)
+        return -(-self.samples // self.sharding.shard_size)
 
-    def numbers(self, shard: int) -> range:
+    def sample_indices(self, shard: int) -> range:
         """The samples of a shard."""
-        start = shard * self.layout.shard_size
-        return range(start, min(start + self.layout.shard_size, self.samples))
+        start = shard * self.sharding.shard_size
+        return range(start, min(start + self.sharding.shard_size, self.samples))
 
-    def file(self, shard: int) -> str:
+    def shard_path(self, shard: int) -> str:
         """The name of a shard's file."""
-        suffix = SUFFIXES[self.layout.format]
-        return f"data/{self.split}-{shard:05d}-of-{self.shards:05d}.{suffix}"
+        suffix = SHARD_SUFFIXES[self.sharding.format]
+        return f"data/{self.split_name}-{shard:05d}-of-{self.num_shards:05d}.{suffix}"
 
-    def record(self, shard: int) -> str:
+    def record_path(self, shard: int) -> str:
         """The name of the file that says a shard is complete."""
         return f"records/{shard:05d}.json"
 
-    def settled(self, stored: Job | None, choose_device: Callable[[Device], Device]) -> Self:
+    def resolve(self, stored: BulkJob | None, choose_device: Callable[[Device], Device]) -> Self:
         """This job with nothing left open, as the one of its folder has it if there is one."""
         if stored is None:
             device = choose_device(self.device)
@@ -84,7 +84,7 @@ class Job(Config):
         return self.model_copy(update={"device": device})
 
 
-class SampleJob(Job):
+class SampleJob(BulkJob):
     """Samples drawn from a model."""
 
     kind: Literal["sample"] = "sample"
@@ -95,18 +95,18 @@ class SampleJob(Job):
     label: NonNegativeInt | tuple[NonNegativeInt, ...] | None = None
     """One class, or several that samples get in turn; None: drawn from the training distribution,
     by seed and number."""
-    choice: ChoiceConfig
+    sampling_params: SamplingParams
     precision: Precision = "float32"
     backend: Literal["native", "portable"]
     """What draws on CPUs, elsewhere always portable; the other one rounds otherwise."""
-    keep: Keep = "both"
+    save: SavedContent = "both"
 
     @property
-    def split(self) -> SplitName:
+    def split_name(self) -> SplitName:
         return "train"
 
-    def settled(self, stored: Job | None, choose_device: Callable[[Device], Device]) -> Self:
-        job = super().settled(stored, choose_device)
+    def resolve(self, stored: BulkJob | None, choose_device: Callable[[Device], Device]) -> Self:
+        job = super().resolve(stored, choose_device)
         seed = job.seed
         if seed is None and isinstance(stored, SampleJob):
             seed = stored.seed
@@ -116,28 +116,30 @@ class SampleJob(Job):
         return job.model_copy(update={"seed": seed, "backend": backend})
 
 
-class EncodeJob(Job):
+class EncodeJob(BulkJob):
     """Codes of a data set."""
 
     kind: Literal["encode"] = "encode"
     data: DataConfig
-    inputs: str | None = None
+    data_fingerprint: str | None = None
     """Files of the data set, in short; None: it is embedded, or the Hub's."""
-    part: SplitName = "train"
+    split: SplitName = "train"
     """The split that is encoded, in its order."""
 
     @property
-    def split(self) -> SplitName:
-        return self.part
+    def split_name(self) -> SplitName:
+        return self.split
 
-    def settled(self, stored: Job | None, choose_device: Callable[[Device], Device]) -> Self:
-        job = super().settled(stored, choose_device)
-        if isinstance(stored, EncodeJob) and stored.inputs is None:  # of an earlier release
-            job = job.model_copy(update={"inputs": None})
+    def resolve(self, stored: BulkJob | None, choose_device: Callable[[Device], Device]) -> Self:
+        job = super().resolve(stored, choose_device)
+        if (
+            isinstance(stored, EncodeJob) and stored.data_fingerprint is None
+        ):  # of an earlier release
+            job = job.model_copy(update={"data_fingerprint": None})
         return job
 
 
-class Record(Config):
+class ShardRecord(Config):
     """Says that a shard is complete."""
 
     shard: NonNegativeInt

@@ -14,56 +14,56 @@ from typing import Any, Self, cast
 
 from pydantic import PositiveInt
 
-from anytime_ar.bulk.folder import Folder
-from anytime_ar.bulk.jobs import Device, Job, Record
-from anytime_ar.bulk.work import Work, open_work
+from anytime_ar.bulk.folder import BulkStorage
+from anytime_ar.bulk.jobs import BulkJob, Device, ShardRecord
+from anytime_ar.bulk.work import JobExecutor, load_executor
 from anytime_ar.config import Config
 from anytime_ar.errors import AnytimeError, BulkError, InputError
 from anytime_ar.ray_cluster import (
-    check_workers_device,
-    choose_workers_device,
-    connected,
+    check_ray_device,
+    choose_ray_device,
+    ray_session,
     require_ray,
 )
 
 
-class Pool(Config):
+class RayPoolConfig(Config):
     """The workers of a job on Ray."""
 
     workers: PositiveInt | None = None
-    """Processes of engine ray; default: one for every core, or GPU."""
+    """Ray worker processes; default: one for every core, or GPU."""
     threads: PositiveInt = 1
     """Cores of each, beside its GPU if it has one."""
 
 
-class ShardMaker:
+class ShardWorker:
     """One actor."""
 
-    def __init__(self, job: Job, out: str, threads: int) -> None:
+    def __init__(self, job: BulkJob, out: str, threads: int) -> None:
         self._job, self._out, self._threads = job, out, threads
-        self._opened: tuple[Work, Folder] | None = None
+        self._loaded: tuple[JobExecutor, BulkStorage] | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Make the shards of a batch; JSON of their records, or what is wrong."""
         answers: dict[str, list[str]] = {"record": [], "error": []}
         for shard in batch["shard"].tolist():
             try:
-                work, folder = self._open()
-                record, error = work.make(shard, folder).model_dump_json(), ""
+                work, folder = self._load()
+                record, error = work.write_shard(shard, folder).model_dump_json(), ""
             except AnytimeError as mistake:
                 record, error = "", str(mistake)
             answers["record"].append(record)
             answers["error"].append(error)
         return answers
 
-    def _open(self) -> tuple[Work, Folder]:
+    def _load(self) -> tuple[JobExecutor, BulkStorage]:
         """At the first shard and not before: an actor that cannot start is started for ever."""
-        if self._opened is None:
+        if self._loaded is None:
             import torch
 
             torch.set_num_threads(self._threads)
-            self._opened = open_work(self._job), Folder(self._out)
-        return self._opened
+            self._loaded = load_executor(self._job), BulkStorage(self._out)
+        return self._loaded
 
 
 class RayPool:
@@ -77,16 +77,16 @@ class RayPool:
         MissingExtraError: Ray is not installed.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: RayPoolConfig) -> None:
         self._pool, self._ray = pool, require_ray("ray.data")
-        self._connection = ExitStack()
-        self._joined = False
+        self._exit_stack = ExitStack()
+        self._is_connected = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        self._exit_stack.close()
 
     def choose_device(self, wanted: Device) -> Device:
         """What workers compute on.
@@ -94,11 +94,11 @@ class RayPool:
         Raises:
             InputError: Ray has no such devices, or this machine has too few of them.
         """
-        check_workers_device(wanted)
-        self._join()
-        return cast(Device, choose_workers_device(self._ray, wanted, self._pool.workers or 1))
+        check_ray_device(wanted)
+        self._connect()
+        return cast(Device, choose_ray_device(self._ray, wanted, self._pool.workers or 1))
 
-    def records(self, job: Job, out: str, todo: list[int]) -> Generator[Record]:
+    def run_shards(self, job: BulkJob, out: str, pending: list[int]) -> Generator[ShardRecord]:
         """Records of shards, as they are completed.
 
         Raises:
@@ -107,21 +107,21 @@ class RayPool:
         """
         self.choose_device(job.device)
         try:
-            for row in self._dataset(job, out, todo).iter_rows():
+            for row in self._dataset(job, out, pending).iter_rows():
                 if row["error"]:
                     raise InputError(row["error"])
                 # Checked: a cluster may have another release of this package.
-                yield Record.parse(json.loads(row["record"]), origin="record of a worker")
+                yield ShardRecord.parse(json.loads(row["record"]), origin="record of a worker")
         except self._ray.exceptions.RayError as error:
             raise BulkError(f"Ray: {str(error).strip().splitlines()[-1]}") from error
 
-    def _join(self) -> None:
-        if not self._joined:
+    def _connect(self) -> None:
+        if not self._is_connected:
             cores = (self._pool.workers or 1) * self._pool.threads
-            self._connection.enter_context(connected(self._ray, cores))
-            self._joined = True
+            self._exit_stack.enter_context(ray_session(self._ray, cores))
+            self._is_connected = True
 
-    def _workers(self, device: Device) -> int:
+    def _num_workers(self, device: Device) -> int:
         """As many as the cluster has room for, unless it was said how many."""
         there = self._ray.cluster_resources()
         rooms = int(there.get("CPU", 1)) // self._pool.threads
@@ -129,18 +129,18 @@ class RayPool:
             rooms = min(rooms, int(there.get("GPU", 0)))
         return self._pool.workers or max(1, rooms)
 
-    def _dataset(self, job: Job, out: str, todo: list[int]) -> Any:
+    def _dataset(self, job: BulkJob, out: str, pending: list[int]) -> Any:
         data = self._ray.data
         data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         # A block for each shard: what is lost with a worker, and what goes to the next that is
         # free.
         shards = data.from_items(
-            [{"shard": shard} for shard in todo], override_num_blocks=len(todo)
+            [{"shard": shard} for shard in pending], override_num_blocks=len(pending)
         )
-        workers = min(self._workers(job.device), len(todo))
+        workers = min(self._num_workers(job.device), len(pending))
         return shards.map_batches(
-            ShardMaker,
+            ShardWorker,
             fn_constructor_args=(job, out, self._pool.threads),
             batch_size=1,
             compute=data.ActorPoolStrategy(size=workers),

@@ -8,21 +8,21 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self, cast
 
-from anytime_ar.bulk.folder import Folder
+from anytime_ar.bulk.folder import BulkStorage
 from anytime_ar.bulk.formats import require_format
-from anytime_ar.bulk.jobs import Device, Job, Record
-from anytime_ar.bulk.ledger import Ledger
-from anytime_ar.bulk.ray_pool import Pool, RayPool
-from anytime_ar.bulk.work import open_work
+from anytime_ar.bulk.jobs import BulkJob, Device, ShardRecord
+from anytime_ar.bulk.ledger import JobStore
+from anytime_ar.bulk.ray_pool import RayPool, RayPoolConfig
+from anytime_ar.bulk.work import load_executor
 from anytime_ar.errors import AnytimeError, BulkError, InputError
-from anytime_ar.sampling import choose_device
+from anytime_ar.sampling import resolve_device
 
 EngineName = Literal["local", "ray"]
-Progress = Callable[[int, int, str], None]
+ProgressCallback = Callable[[int, int, str], None]
 """Told how many of how many samples there are."""
 
 
-class Workers(Protocol):
+class WorkerPool(Protocol):
     """Who makes the shards of a job; see `RayPool` for what each of these does."""
 
     def __enter__(self) -> Self: ...
@@ -31,10 +31,10 @@ class Workers(Protocol):
 
     def choose_device(self, wanted: Device) -> Device: ...
 
-    def records(self, job: Job, out: str, todo: list[int]) -> Generator[Record]: ...
+    def run_shards(self, job: BulkJob, out: str, pending: list[int]) -> Generator[ShardRecord]: ...
 
 
-class Here:
+class LocalPool:
     """This process."""
 
     def __enter__(self) -> Self:
@@ -45,59 +45,59 @@ class Here:
 
     def choose_device(self, wanted: Device) -> Device:
         """Of auto, the best there is."""
-        return cast(Device, choose_device(wanted).type)
+        return cast(Device, resolve_device(wanted).type)
 
-    def records(self, job: Job, out: str, todo: list[int]) -> Generator[Record]:
+    def run_shards(self, job: BulkJob, out: str, pending: list[int]) -> Generator[ShardRecord]:
         """Records of shards, as they are completed."""
-        require_format(job.layout.format)
-        work, folder = open_work(job), Folder(out)
-        for shard in todo:
-            yield work.make(shard, folder)
+        require_format(job.sharding.format)
+        work, folder = load_executor(job), BulkStorage(out)
+        for shard in pending:
+            yield work.write_shard(shard, folder)
 
 
-def silent(done: int, total: int, what: str) -> None:
+def no_progress(done: int, total: int, what: str) -> None:
     """The progress callback of those who do not watch."""
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a run did; `made` counts what earlier runs had not done."""
+class BulkReport:
+    """What a run did; `new_samples` counts what earlier runs had not done."""
 
-    job: Job
-    made: int
+    job: BulkJob
+    new_samples: int
     """Samples."""
-    shards: int
-    codes: int
-    seconds: float
+    new_shards: int
+    new_codes: int
+    elapsed_s: float
     """From the call to the end."""
-    work_s: float
+    worker_s: float
     """That workers took for shards, together."""
 
     @property
-    def per_s(self) -> float:
+    def samples_per_s(self) -> float:
         """Samples a second, with everything."""
-        return self.made / self.seconds
+        return self.new_samples / self.elapsed_s
 
     @property
-    def per_worker_s(self) -> float:
+    def samples_per_worker_s(self) -> float:
         """Samples a second of one worker, while it works."""
-        return self.made / self.work_s if self.made else 0.0
+        return self.new_samples / self.worker_s if self.new_samples else 0.0
 
     @property
     def codes_per_worker_s(self) -> float:
         """Codes a second of one worker, while it works."""
-        return self.codes / self.work_s if self.made else 0.0
+        return self.new_codes / self.worker_s if self.new_samples else 0.0
 
 
 def run(
-    job: Job,
+    job: BulkJob,
     out: str,
     *,
     engine: EngineName = "local",
-    pool: Pool = Pool(),  # noqa: B008
+    pool: RayPoolConfig = RayPoolConfig(),  # noqa: B008
     verify: bool = False,
-    progress: Progress = silent,
-) -> Report:
+    progress: ProgressCallback = no_progress,
+) -> BulkReport:
     """Write the shards of a job that a folder does not have yet.
 
     Args:
@@ -116,44 +116,46 @@ def run(
         KeyboardInterrupt: Ctrl-C; what is complete stays.
     """
     begin = time.perf_counter()
-    if engine == "local" and pool != Pool():
+    if engine == "local" and pool != RayPoolConfig():
         raise InputError(
             "workers and threads are settings of engine ray; leave them out, or use it"
         )
-    crew: Workers = Here() if engine == "local" else RayPool(pool)
+    crew: WorkerPool = LocalPool() if engine == "local" else RayPool(pool)
     with crew as workers:
-        folder = Folder(out)
-        ledger = Ledger(folder, job, workers.choose_device)
-        job, records = ledger.job, ledger.complete(verify=verify)
-        todo = [shard for shard in range(job.shards) if shard not in records]
+        folder = BulkStorage(out)
+        ledger = JobStore(folder, job, workers.choose_device)
+        job, records = ledger.job, ledger.completed_shards(verify=verify)
+        todo = [shard for shard in range(job.num_shards) if shard not in records]
         there = sum(record.rows for record in records.values())
-        made: list[Record] = []
+        made: list[ShardRecord] = []
         if todo:
-            ledger.reopen()
+            ledger.mark_incomplete()
             try:
-                with closing(workers.records(job, folder.place, todo)) as source:
+                with closing(workers.run_shards(job, folder.absolute_url, todo)) as source:
                     for record in source:
                         made.append(record)
                         records[record.shard] = record
                         there += record.rows
                         progress(there, job.samples, "samples")
             except KeyboardInterrupt:
-                raise KeyboardInterrupt(f"interrupted; {_so_far(job, folder, records)}") from None
+                raise KeyboardInterrupt(
+                    f"interrupted; {_completion_summary(job, folder, records)}"
+                ) from None
             except AnytimeError as error:
-                raise BulkError(f"{error}; {_so_far(job, folder, records)}") from error
-        ledger.close(records)
-    return Report(
+                raise BulkError(f"{error}; {_completion_summary(job, folder, records)}") from error
+        ledger.mark_complete(records)
+    return BulkReport(
         job=job,
-        made=sum(record.rows for record in made),
-        shards=len(made),
-        codes=sum(record.codes for record in made),
-        seconds=time.perf_counter() - begin,
-        work_s=sum(record.seconds for record in made),
+        new_samples=sum(record.rows for record in made),
+        new_shards=len(made),
+        new_codes=sum(record.codes for record in made),
+        elapsed_s=time.perf_counter() - begin,
+        worker_s=sum(record.seconds for record in made),
     )
 
 
-def _so_far(job: Job, folder: Folder, records: dict[int, Record]) -> str:
+def _completion_summary(job: BulkJob, storage: BulkStorage, records: dict[int, ShardRecord]) -> str:
     return (
-        f"{len(records)} of {job.shards} shards are complete in {folder.url}, and the same command "
+        f"{len(records)} of {job.num_shards} shards are complete in {storage.url}, and the same command "
         "makes the others"
     )

@@ -11,37 +11,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anytime_ar.bulk.folder import Folder
-from anytime_ar.bulk.formats import FORMATS, Content, Rows, packed
-from anytime_ar.bulk.jobs import EncodeJob, Job, Record, SampleJob
+from anytime_ar.bulk.folder import BulkStorage
+from anytime_ar.bulk.formats import SHARD_ENCODERS, ShardRows, ShardSchema, pack_codes
+from anytime_ar.bulk.jobs import BulkJob, EncodeJob, SampleJob, ShardRecord
 from anytime_ar.bundle import fingerprint
 from anytime_ar.data import (
     DataConfig,
     DataSplits,
     Split,
+    encode_audio,
+    encode_images,
     load_data,
-    picture_files,
-    sound_files,
 )
 from anytime_ar.errors import InputError
-from anytime_ar.sampling import AnytimeModel, DrawOptions, load
+from anytime_ar.sampling import AnytimeModel, SampleKwargs, load
 
 
-class Work(ABC):
+class JobExecutor(ABC):
     """A job whose model is loaded.
 
     Raises:
         InputError: the model is another one here, or the data set does not fit it.
     """
 
-    def __init__(self, job: Job, model: AnytimeModel) -> None:
+    def __init__(self, job: BulkJob, model: AnytimeModel) -> None:
         if fingerprint(model.bundle) != job.fingerprint:
             raise InputError(
                 f"model {job.model!r} has other weights than at the start of this job; "
                 "give all workers the same files"
             )
         self.job, self.model = job, model
-        self._content = _content(model, self.label_names)
+        self._schema = _schema_of(model, self.label_names)
 
     @property
     @abstractmethod
@@ -49,16 +49,16 @@ class Work(ABC):
         """Names of the classes of rows."""
 
     @abstractmethod
-    def rows(self, numbers: range) -> tuple[Rows, int]:
+    def compute_rows(self, indices: range) -> tuple[ShardRows, int]:
         """Some samples of the job, and how many codes were drawn or encoded for them."""
 
-    def make(self, shard: int, folder: Folder) -> Record:
+    def write_shard(self, shard: int, storage: BulkStorage) -> ShardRecord:
         """Write a shard, and once it is there, its record."""
         begin, cpu_begin = time.perf_counter(), time.process_time()
-        rows, codes = self.rows(self.job.numbers(shard))
-        content = FORMATS[self.job.layout.format](rows, self._content)
-        folder.write(self.job.file(shard), content)
-        record = Record(
+        rows, codes = self.compute_rows(self.job.sample_indices(shard))
+        content = SHARD_ENCODERS[self.job.sharding.format](rows, self._schema)
+        storage.write(self.job.shard_path(shard), content)
+        record = ShardRecord(
             shard=shard,
             rows=len(rows),
             codes=codes,
@@ -67,11 +67,11 @@ class Work(ABC):
             seconds=round(time.perf_counter() - begin, 4),
             cpu_seconds=round(time.process_time() - cpu_begin, 4),
         )
-        folder.write(self.job.record(shard), record.model_dump_json().encode())
+        storage.write(self.job.record_path(shard), record.model_dump_json().encode())
         return record
 
 
-class SampleWork(Work):
+class SampleJobExecutor(JobExecutor):
     """Draws."""
 
     job: SampleJob
@@ -80,48 +80,48 @@ class SampleWork(Work):
     def label_names(self) -> tuple[str, ...] | None:
         return self.model.labels
 
-    def rows(self, numbers: range) -> tuple[Rows, int]:
+    def compute_rows(self, indices: range) -> tuple[ShardRows, int]:
         codes, labels, files = [], [], []
-        for part in _parts(numbers, self.job.layout.batch_size):
-            plan, budget = self.model.plan(len(part), **self._options(part))
-            drawn = self.model.engine.codes(plan, budget)
+        for part in _batches(indices, self.job.sharding.batch_size):
+            plan, budget = self.model.plan(len(part), **self._draw_options(part))
+            drawn = self.model.sampler.sample_codes(plan, budget)
             codes.append(drawn)
             if plan.labels is not None:
                 labels += plan.labels.tolist()
-            if self.job.keep != "codes":
-                files += self._content.files(self.model.decode(drawn))
-        rows = Rows(
-            first=numbers.start,
-            codes=None if self.job.keep == "samples" else self._packed(codes),
+            if self.job.save != "codes":
+                files += self._schema.encode_files(self.model.decode(drawn))
+        rows = ShardRows(
+            first_index=indices.start,
+            codes=None if self.job.save == "samples" else self._pack(codes),
             labels=labels or None,
             files=files or None,
         )
-        return rows, len(numbers) * self.job.codes
+        return rows, len(indices) * self.job.codes
 
-    def _packed(self, codes: list[Tensor]) -> Any:
-        return packed(torch.cat(codes), self.model.vocabulary)
+    def _pack(self, codes: list[Tensor]) -> Any:
+        return pack_codes(torch.cat(codes), self.model.vocabulary)
 
-    def _options(self, part: range) -> DrawOptions:
+    def _draw_options(self, indices: range) -> SampleKwargs:
         label: Any = self.job.label
         if isinstance(label, tuple):
-            label = [label[number % len(label)] for number in part]
-        return DrawOptions(
+            label = [label[number % len(label)] for number in indices]
+        return SampleKwargs(
             seed=self.job.seed,
-            first=part.start,
+            first=indices.start,
             codes=self.job.codes,
             label=label,
-            **self.job.choice.model_dump(),  # type: ignore[typeddict-item]
+            **self.job.sampling_params.model_dump(),  # type: ignore[typeddict-item]
         )
 
 
-class EncodeWork(Work):
+class EncodeJobExecutor(JobExecutor):
     """Encodes."""
 
     job: EncodeJob
 
     def __init__(self, job: EncodeJob, model: AnytimeModel) -> None:
-        self._data = open_data(job.data, model)
-        self._split: Split = getattr(self._data, job.part)
+        self._data = load_model_data(job.data, model)
+        self._split: Split = getattr(self._data, job.split)
         if self._split.size != job.samples:
             raise InputError(
                 f"{self._split.origin}: holds {self._split.size} samples, and {job.samples} at the "
@@ -133,32 +133,32 @@ class EncodeWork(Work):
     def label_names(self) -> tuple[str, ...] | None:
         return self._data.label_names
 
-    def rows(self, numbers: range) -> tuple[Rows, int]:
-        batch = self._split.span(numbers.start, numbers.stop)
-        codes = [self.model.encode(part) for part in batch.data.split(self.job.layout.batch_size)]
-        rows = Rows(
-            first=numbers.start,
-            codes=packed(torch.cat(codes), self.model.vocabulary),
+    def compute_rows(self, indices: range) -> tuple[ShardRows, int]:
+        batch = self._split.read_range(indices.start, indices.stop)
+        codes = [self.model.encode(part) for part in batch.data.split(self.job.sharding.batch_size)]
+        rows = ShardRows(
+            first_index=indices.start,
+            codes=pack_codes(torch.cat(codes), self.model.vocabulary),
             labels=None if batch.labels is None else batch.labels.tolist(),
             files=None,
         )
-        return rows, len(numbers) * self.model.code_length
+        return rows, len(indices) * self.model.code_length
 
 
-def open_work(job: Job) -> Work:
+def load_executor(job: BulkJob) -> JobExecutor:
     """Load what a job needs.
 
     Raises:
         InputError: it is not there, is another one than at the start, or does not fit.
     """
     if isinstance(job, EncodeJob):
-        return EncodeWork(job, load(job.model, device=job.device))
+        return EncodeJobExecutor(job, load(job.model, device=job.device))
     assert isinstance(job, SampleJob)
     model = load(job.model, device=job.device, precision=job.precision, backend=job.backend)
-    return SampleWork(job, model)
+    return SampleJobExecutor(job, model)
 
 
-def open_data(config: DataConfig, model: AnytimeModel) -> DataSplits:
+def load_model_data(config: DataConfig, model: AnytimeModel) -> DataSplits:
     """Open a data set for a model.
 
     Raises:
@@ -169,22 +169,22 @@ def open_data(config: DataConfig, model: AnytimeModel) -> DataSplits:
     found, wanted = (data.sample_shape, data.sample_rate), (model.sample_shape, model.sample_rate)
     if found != wanted:
         raise InputError(
-            f"{config.name}: samples of shape {found[0]}{_at(found[1])} do not fit the model, "
-            f"which takes {wanted[0]}{_at(wanted[1])}; prepare them as its own data set was"
+            f"{config.name}: samples of shape {found[0]}{_format_rate(found[1])} do not fit the model, "
+            f"which takes {wanted[0]}{_format_rate(wanted[1])}; prepare them as its own data set was"
         )
     return data
 
 
-def _at(rate: int | None) -> str:
+def _format_rate(rate: int | None) -> str:
     return "" if rate is None else f" at {rate} Hz"
 
 
-def _content(model: AnytimeModel, label_names: tuple[str, ...] | None) -> Content:
+def _schema_of(model: AnytimeModel, label_names: tuple[str, ...] | None) -> ShardSchema:
     rate = model.sample_rate
     if rate is None:
-        return Content("image", "png", picture_files, label_names)
-    return Content("audio", "wav", partial(sound_files, sample_rate=rate), label_names)
+        return ShardSchema("image", "png", encode_images, label_names)
+    return ShardSchema("audio", "wav", partial(encode_audio, sample_rate=rate), label_names)
 
 
-def _parts(numbers: range, size: int) -> list[range]:
-    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+def _batches(indices: range, batch_size: int) -> list[range]:
+    return [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]

@@ -26,32 +26,32 @@ from anytime_ar.cli.options import (
     add_precision,
     add_threads,
     progress_bar,
-    use_threads,
+    set_threads_from,
 )
-from anytime_ar.cli.parser import Parser, to_path
+from anytime_ar.cli.parser import Parser, literal_path
 from anytime_ar.errors import InputError, MissingExtraError
-from anytime_ar.evaluation.deadlines import DeadlineRecord, measure_deadlines
-from anytime_ar.evaluation.previews import first_preview
+from anytime_ar.evaluation.deadlines import DeadlineResult, measure_deadlines
+from anytime_ar.evaluation.previews import time_first_preview
 from anytime_ar.evaluation.speed import (
-    FLOOR,
-    Contender,
-    Timing,
-    draw_times,
-    floor,
-    generate,
-    ours,
-    ratios,
-    shorter,
-    take_turns,
+    FLOOR_SUFFIX,
+    BenchmarkCase,
+    BenchmarkTiming,
+    hf_generate_case,
+    matmul_floor_case,
+    plot_times,
+    prefix_case,
+    sample_codes_case,
+    time_interleaved,
+    time_ratios,
 )
-from anytime_ar.files import check_output, write_bytes, write_json
-from anytime_ar.kernel import BuildError, load_kernel, processor_name
+from anytime_ar.files import check_output_path, write_bytes, write_json
+from anytime_ar.kernel import BuildError, cpu_name, load_kernel
 from anytime_ar.prior import Precision
 from anytime_ar.sampling import AnytimeModel, load
 
-_SECONDS = 3.0
+_MIN_TIMING_S = 3.0
 """Draws of few codes and rows take too little time for a few rounds to tell."""
-_PREVIEWS = 100
+_PREVIEW_ROUNDS = 100
 """First previews to time for each number of rows."""
 
 
@@ -64,7 +64,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--draws", type=int, default=1000, help="at each of 8 deadlines")
     parser.add_argument("--neighbours", type=int, default=0, help="busy processes beside it")
     add_threads(parser)
-    parser.add_argument("--out", type=to_path, help="folder for JSON and plot")
+    parser.add_argument("--out", type=literal_path, help="folder for JSON and plot")
     add_precision(parser)
     add_device(parser)
     add_json(parser)
@@ -74,11 +74,11 @@ def run(arguments: Namespace) -> None:
     if not arguments.batches or min(arguments.batches) < 1:
         raise InputError(f"--batches {arguments.batches}: pass rows of 1 and more, as [1,16]")
     if arguments.out is not None:
-        check_output(arguments.out, is_folder=True)
-    use_threads(arguments)
+        check_output_path(arguments.out, is_folder=True)
+    set_threads_from(arguments)
     with suppress(BuildError):  # without a kernel there is less to time; a wrong variable is told
         load_kernel()
-    with _busy(arguments.neighbours):
+    with _busy_processes(arguments.neighbours):
         figures, text = (_speed if arguments.what == "speed" else _deadlines)(arguments)
     figures = {"model": arguments.model, "machine": _machine(), **figures}
     if arguments.out is not None:
@@ -90,24 +90,24 @@ def run(arguments: Namespace) -> None:
 def _speed(arguments: Namespace) -> tuple[dict[str, Any], str]:
     models = list(_models(arguments))
     length = models[0].code_length
-    rivals, missing = _rivals(models[0])
-    contenders = [*map(ours, models), *map(floor, models), *rivals]
+    rivals, missing = _baselines(models[0])
+    contenders = [*map(sample_codes_case, models), *map(matmul_floor_case, models), *rivals]
     with progress_bar("speed") as progress:
-        timings = take_turns(
+        timings = time_interleaved(
             contenders, arguments.batches, rounds=arguments.rounds, progress=progress
         )
     steps = sorted({max(1, round(length * fifth / 5)) for fifth in range(1, 6)})
     with progress_bar("time by codes") as progress:
-        by_codes = take_turns(
-            [shorter(models[0], k) for k in steps],
+        by_codes = time_interleaved(
+            [prefix_case(models[0], k) for k in steps],
             [n for n in arguments.batches if n in (arguments.batches[0], 64)],
             rounds=arguments.rounds,
-            at_least_s=_SECONDS,
+            min_time_s=_MIN_TIMING_S,
             progress=progress,
         )
-    firsts = [first_preview(models[0], n, rounds=_PREVIEWS) for n in arguments.batches]
+    firsts = [time_first_preview(models[0], n, rounds=_PREVIEW_ROUNDS) for n in arguments.batches]
     if arguments.out is not None:
-        picture = draw_times(by_codes)
+        picture = plot_times(by_codes)
         arguments.out.mkdir(parents=True, exist_ok=True)
         write_bytes(arguments.out / "speed.png", picture)
     figures = {
@@ -122,7 +122,12 @@ def _speed(arguments: Namespace) -> tuple[dict[str, Any], str]:
             for first, bare in firsts
         ],
     }
-    lines = [speed_table(timings, length), "", _growth(by_codes), *map(_first_line, firsts)]
+    lines = [
+        speed_table(timings, length),
+        "",
+        _time_ratio_lines(by_codes),
+        *map(_first_preview_line, firsts),
+    ]
     return figures, "\n".join([*lines, *missing])
 
 
@@ -134,17 +139,17 @@ def _models(arguments: Namespace) -> Iterator[AnytimeModel]:
                 arguments.model, device=arguments.device, precision=precision, backend=backend
             )
             try:
-                model.engine  # noqa: B018  (made at the first use)
+                model.sampler  # noqa: B018  (made at the first use)
             except InputError:  # no compiler, or int8 on a GPU: nothing to time
                 continue
             yield model
 
 
-def _rivals(model: AnytimeModel) -> tuple[list[Contender], list[str]]:
+def _baselines(model: AnytimeModel) -> tuple[list[BenchmarkCase], list[str]]:
     """Other ways of drawing, and a line that says why there are none."""
     try:
         return [
-            generate(model, precision, attention)
+            hf_generate_case(model, precision, attention)
             for precision in ("float32", "bfloat16")
             for attention in ("sdpa", "eager")
         ], []
@@ -152,7 +157,7 @@ def _rivals(model: AnytimeModel) -> tuple[list[Contender], list[str]]:
         return [], [str(error)]
 
 
-def speed_table(timings: list[Timing], length: int) -> str:
+def speed_table(timings: list[BenchmarkTiming], length: int) -> str:
     """Codes a second of everything that was timed, with the spread over rounds."""
     lines = [
         f"{'rows':>4}  {'way':<32}{'codes/s':>8}{'slowest..fastest':>18}{'floor':>7}{'generate':>9}"
@@ -164,11 +169,13 @@ def speed_table(timings: list[Timing], length: int) -> str:
         for timing in here:
             slowest, middle, fastest = timing.to_json(length)["codes_per_s"]
             share = times = ""
-            if timing not in rivals and not timing.name.endswith(FLOOR):
+            if timing not in rivals and not timing.name.endswith(FLOOR_SUFFIX):
                 precision = timing.name.split()[0]
-                floors = [t for t in here if t.name.startswith(precision) and FLOOR in t.name]
-                share = f"{100 * ratios(min(floors, key=_median), timing)[1]:.0f} %"
-                times = f"{ratios(rival, timing)[1]:.2f}x" if rival else ""
+                floors = [
+                    t for t in here if t.name.startswith(precision) and FLOOR_SUFFIX in t.name
+                ]
+                share = f"{100 * time_ratios(min(floors, key=_median), timing)[1]:.0f} %"
+                times = f"{time_ratios(rival, timing)[1]:.2f}x" if rival else ""
             spread = f"{slowest:,.0f}..{fastest:,.0f}"
             lines.append(
                 f"{rows:>4}  {timing.name:<32}{middle:>8,.0f}{spread:>18}{share:>7}{times:>9}"
@@ -178,16 +185,16 @@ def speed_table(timings: list[Timing], length: int) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _median(timing: Timing) -> float:
+def _median(timing: BenchmarkTiming) -> float:
     return timing.median_s
 
 
-def _growth(by_codes: list[Timing]) -> str:
+def _time_ratio_lines(by_codes: list[BenchmarkTiming]) -> str:
     """How time grows with codes: ideally by five from a fifth of them to all."""
     lines = []
     for rows in dict.fromkeys(timing.rows for timing in by_codes):
         few, *_, many = [timing for timing in by_codes if timing.rows == rows]
-        least, middle, most = ratios(many, few)
+        least, middle, most = time_ratios(many, few)
         lines.append(
             f"{rows} rows: {many.name} take {middle:.2f} ({least:.2f}..{most:.2f}) times as long "
             f"as {few.name}"
@@ -195,10 +202,10 @@ def _growth(by_codes: list[Timing]) -> str:
     return "\n".join(lines)
 
 
-def _first_line(pair: tuple[Timing, Timing]) -> str:
+def _first_preview_line(pair: tuple[BenchmarkTiming, BenchmarkTiming]) -> str:
     first, bare = pair
     rows = f"{first.rows} row{'' if first.rows == 1 else 's'}"
-    times = ratios(first, bare)[1]
+    times = time_ratios(first, bare)[1]
     return (
         f"{rows}: first preview after {1000 * first.median_s:.2f} ms, {times:.2f} times one step "
         "and one decode"
@@ -218,7 +225,7 @@ def _deadlines(arguments: Namespace) -> tuple[dict[str, Any], str]:
     return figures, deadline_table(records)
 
 
-def deadline_table(records: list[DeadlineRecord]) -> str:
+def deadline_table(records: list[DeadlineResult]) -> str:
     """Misses, finishing times and codes of every deadline."""
     lines = [
         f"{'deadline':>9}{'draws':>7}{'missed':>8}{'p50':>8}{'p99':>8}{'max':>8}"
@@ -231,18 +238,18 @@ def deadline_table(records: list[DeadlineRecord]) -> str:
         lines.append(
             f"{1000 * record.deadline_s:>9.2f}{row['draws']:>7}{row['misses']:>8}"
             f"{p50:>8.1f}{p99:>8.1f}{most:>8.1f}{row['codes']:>8.1f}"
-            f"{row['affordable_codes']:>12.1f}{100 * record.used:>6.0f} %"
+            f"{row['affordable_codes']:>12.1f}{100 * record.utilisation:>6.0f} %"
         )
     return "\n".join(lines)
 
 
 def _machine() -> dict[str, Any]:
     try:
-        instructions = load_kernel().instructions
+        instructions = load_kernel().instruction_set
     except BuildError:
         instructions = None
     return {
-        "processor": processor_name(),
+        "processor": cpu_name(),
         "kernel_instructions": instructions,
         "torch_instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
@@ -252,11 +259,13 @@ def _machine() -> dict[str, Any]:
 
 
 @contextmanager
-def _busy(count: int) -> Iterator[list[SpawnProcess]]:
+def _busy_processes(count: int) -> Iterator[list[SpawnProcess]]:
     """Neighbours that keep a core busy each."""
     context = multiprocessing.get_context("spawn")
     mine = (os.getpid(),)
-    neighbours = [context.Process(target=_spin, args=mine, daemon=True) for _ in range(count)]
+    neighbours = [
+        context.Process(target=_keep_core_busy, args=mine, daemon=True) for _ in range(count)
+    ]
     for neighbour in neighbours:
         neighbour.start()
     try:
@@ -267,7 +276,7 @@ def _busy(count: int) -> Iterator[list[SpawnProcess]]:
             neighbour.join()
 
 
-def _spin(parent: int) -> None:
+def _keep_core_busy(parent: int) -> None:
     """Keep a core busy until the process that asked for it is gone, however it ended."""
     while os.getppid() == parent:
         pass

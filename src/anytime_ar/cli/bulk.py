@@ -11,23 +11,31 @@ from typing import Any, get_args
 
 from jsonargparse import Namespace
 
-from anytime_ar.bulk import EngineName, Job, Layout, Pool, encode_job, run, sample_job
-from anytime_ar.bulk.jobs import Device, Keep, SplitName
-from anytime_ar.cli.options import (
-    choice_options,
-    data_of,
-    progress_bar,
-    show,
-    use_threads,
-    wanted_label,
+from anytime_ar.bulk import (
+    BulkJob,
+    EngineName,
+    RayPoolConfig,
+    ShardingConfig,
+    encode_job,
+    run,
+    sample_job,
 )
-from anytime_ar.cli.parser import Parser, as_given, read_config
+from anytime_ar.bulk.jobs import Device, SavedContent, SplitName
+from anytime_ar.cli.options import (
+    model_data_config,
+    parse_label,
+    print_result,
+    progress_bar,
+    sampling_kwargs_from,
+    set_threads_from,
+)
+from anytime_ar.cli.parser import Parser, literal_text, read_config
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import load
 from anytime_ar.threads import check_threads
 
 _BULK: dict[str, Any] = {
-    **Layout().model_dump(),
+    **ShardingConfig().model_dump(),
     "workers": None,
     "verify": False,
     "keep": "both",
@@ -39,32 +47,32 @@ _SINGLE = {"deadline_s": None, "save_state": None, "columns": None, "min_codes":
 """Options of single draws alone."""
 
 
-def add_bulk_options(parser: Parser) -> None:
+def add_job_options(parser: Parser) -> None:
     """`--engine`, and what only matters with it."""
     parser.add_argument(
         "--engine",
         choices=get_args(EngineName),
         help="write shards into the folder or URL --out: local, here; ray, on many processes",
     )
-    parser.add_class_arguments(Layout, as_group=False)
-    parser.add_class_arguments(Pool, as_group=False, skip={"threads"})
+    parser.add_class_arguments(ShardingConfig, as_group=False)
+    parser.add_class_arguments(RayPoolConfig, as_group=False, skip={"threads"})
     parser.add_argument(
         "--verify", action="store_true", help="compare earlier shards with their SHA-256"
     )
 
 
-def add_bulk_samples(parser: Parser) -> None:
+def add_sample_options(parser: Parser) -> None:
     """What to write of many samples."""
-    parser.add_argument("--keep", default="both", choices=get_args(Keep), help="in shards")
+    parser.add_argument("--keep", default="both", choices=get_args(SavedContent), help="in shards")
     parser.add_argument(
         "--labels_in_turn", action="store_true", help="in shards: as many of each class"
     )
 
 
-def add_bulk_data(parser: Parser) -> None:
+def add_data_options(parser: Parser) -> None:
     """Which samples to encode in shards."""
     parser.add_argument(
-        "--data", type=as_given, help="encode a data set in shards; default: the model's own"
+        "--data", type=literal_text, help="encode a data set in shards; default: the model's own"
     )
     parser.add_argument("--split", default="train", choices=get_args(SplitName), help="of it")
 
@@ -78,7 +86,7 @@ def refuse_bulk_options(arguments: Namespace) -> None:
     _refuse(arguments, _BULK, "is for shards; leave it out, or pass --engine")
 
 
-def sample_in_bulk(arguments: Namespace) -> None:
+def run_sample(arguments: Namespace) -> None:
     """Draw shards of samples."""
     _require_out(arguments)
     _refuse(arguments, _SINGLE, "is for a single draw; leave it out, or --engine")
@@ -86,7 +94,7 @@ def sample_in_bulk(arguments: Namespace) -> None:
         raise InputError(f"--codes {arguments.codes}: samples in shards have one number of codes")
     device, here = _devices(arguments)
     model = load(arguments.model, device=here, precision=arguments.precision)
-    label: Any = wanted_label(model, arguments.label)
+    label: Any = parse_label(model, arguments.label)
     if arguments.labels_in_turn:
         if label is not None or model.labels is None:
             why = f"label {label!r} was given" if model.labels else "this model has no labels"
@@ -100,15 +108,15 @@ def sample_in_bulk(arguments: Namespace) -> None:
         codes=arguments.codes,
         quality=arguments.quality,
         label=label,
-        keep=arguments.keep,
-        layout=read_config(Layout, arguments),
+        save=arguments.keep,
+        sharding=read_config(ShardingConfig, arguments),
         device=device,
-        **choice_options(arguments),
+        **sampling_kwargs_from(arguments),
     )
-    _run(job, arguments)
+    _run_job(job, arguments)
 
 
-def encode_in_bulk(arguments: Namespace) -> None:
+def run_encode(arguments: Namespace) -> None:
     """Encode a data set into shards of codes."""
     _require_out(arguments)
     if arguments.files:
@@ -118,12 +126,12 @@ def encode_in_bulk(arguments: Namespace) -> None:
     job = encode_job(
         arguments.model,
         model,
-        data_of(model, arguments.data),
+        model_data_config(model, arguments.data),
         split=arguments.split,
-        layout=read_config(Layout, arguments),
+        sharding=read_config(ShardingConfig, arguments),
         device=device,
     )
-    _run(job, arguments)
+    _run_job(job, arguments)
 
 
 def _require_out(arguments: Namespace) -> None:
@@ -135,22 +143,22 @@ def _devices(arguments: Namespace) -> tuple[Device | None, str]:
     """That of workers, and that of this process: with Ray it only asks, and needs no GPU."""
     ray = arguments.engine == "ray"
     if not ray:
-        use_threads(arguments)
+        set_threads_from(arguments)
     return (arguments.device, "cpu") if ray else (None, arguments.device)
 
 
-def _pool(arguments: Namespace) -> Pool:
+def _ray_pool_config(arguments: Namespace) -> RayPoolConfig:
     """Return the workers of Ray; in this process, threads are set already."""
     given = {"workers": arguments.workers}
     if arguments.engine == "ray" and arguments.threads is not None:
         given["threads"] = check_threads(arguments.threads)
-    return Pool(**given)
+    return RayPoolConfig(**given)
 
 
-def _run(job: Job, arguments: Namespace) -> None:
+def _run_job(job: BulkJob, arguments: Namespace) -> None:
     out: str = arguments.out
     # Ray tells of workers that died on standard output, which is for figures.
-    with redirect_stdout(sys.stderr), _interrupts() as came, progress_bar(job.kind) as bar:
+    with redirect_stdout(sys.stderr), _raise_on_signals() as came, progress_bar(job.kind) as bar:
 
         def progress(done: int, total: int, what: str) -> None:
             bar(done, total, what)
@@ -161,31 +169,31 @@ def _run(job: Job, arguments: Namespace) -> None:
             job,
             out,
             engine=arguments.engine or "local",
-            pool=_pool(arguments),
+            pool=_ray_pool_config(arguments),
             verify=arguments.verify,
             progress=progress,
         )
     job, seed = report.job, getattr(report.job, "seed", None)
-    text = f"{out}: {job.samples} samples in {job.shards} shard{'' if job.shards == 1 else 's'}"
+    text = f"{out}: {job.samples} samples in {job.num_shards} shard{'' if job.num_shards == 1 else 's'}"
     text += "" if seed is None else f", seed {seed}"
-    if report.made == 0:
+    if report.new_samples == 0:
         text += "; it was complete"
     else:
         text += (
-            f"; made {report.made} in {report.seconds:.1f} s, "
-            f"{report.per_s:.0f} a second; a worker makes {report.per_worker_s:.0f} samples, "
+            f"; made {report.new_samples} in {report.elapsed_s:.1f} s, "
+            f"{report.samples_per_s:.0f} a second; a worker makes {report.samples_per_worker_s:.0f} samples, "
             f"{report.codes_per_worker_s:.0f} codes a second"
         )
-    show(
+    print_result(
         arguments,
         text,
         out=out,
         samples=job.samples,
-        shards=job.shards,
-        made=report.made,
-        seconds=round(report.seconds, 4),
-        samples_per_s=round(report.per_s, 1),
-        samples_per_worker_s=round(report.per_worker_s, 1),
+        shards=job.num_shards,
+        made=report.new_samples,
+        seconds=round(report.elapsed_s, 4),
+        samples_per_s=round(report.samples_per_s, 1),
+        samples_per_worker_s=round(report.samples_per_worker_s, 1),
         codes_per_worker_s=round(report.codes_per_worker_s, 1),
         **({} if seed is None else {"seed": seed}),
     )
@@ -198,7 +206,7 @@ def _refuse(arguments: Namespace, defaults: dict[str, Any], why: str) -> None:
 
 
 @contextmanager
-def _interrupts() -> Iterator[list[int]]:
+def _raise_on_signals() -> Iterator[list[int]]:
     """Raise KeyboardInterrupt on Ctrl-C and SIGTERM, and yield a list that has the signals so far.
 
     Python drops exceptions in destructors, such as those of files of pyarrow. A job that looks at

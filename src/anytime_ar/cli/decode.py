@@ -11,18 +11,18 @@ import re
 import torch
 from jsonargparse import Namespace
 
-from anytime_ar.cli.media import media_of
+from anytime_ar.cli.media import sample_files_for
 from anytime_ar.cli.options import (
     add_device,
     add_json,
     add_threads,
     check_columns,
+    print_result,
     progress_bar,
-    show,
-    use_threads,
+    set_threads_from,
 )
-from anytime_ar.cli.parser import Parser, to_path
-from anytime_ar.cli.pictures import Encoded
+from anytime_ar.cli.parser import Parser, literal_path
+from anytime_ar.cli.pictures import EncodedFiles
 from anytime_ar.codes import load_codes
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel, load
@@ -35,7 +35,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("source", nargs="+", help="a codes file (.npz), or codes as numbers")
     parser.add_argument("--codes", type=int | None, help="keep only so many of each row's codes")
     parser.add_argument(
-        "--out", type=to_path, help="file to write; default: decoded.png, sounds: decoded.wav"
+        "--out", type=literal_path, help="file to write; default: decoded.png, sounds: decoded.wav"
     )
     parser.add_argument("--columns", type=int | None, help="pictures in a row; default: a square")
     add_threads(parser)
@@ -44,32 +44,32 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    encoded = _read(arguments.source)
+    encoded = _read_codes(arguments.source)
     kept = given = encoded.codes.shape[1]
     if arguments.codes is not None:
         kept = arguments.codes
         if not 1 <= kept <= given:
             raise InputError(f"--codes {kept} is outside 1..{given}, the codes given")
     check_columns(arguments)
-    use_threads(arguments)
+    set_threads_from(arguments)
     model = load(arguments.model, device=arguments.device)
     _check_windows(encoded, model)
-    media = media_of(model)
-    out = media.destination(arguments.out, "decoded")
+    media = sample_files_for(model)
+    out = media.output_path(arguments.out, "decoded")
     prefix = encoded._replace(codes=encoded.codes[:, :kept])
     with progress_bar("decode") as progress:
         written, report = media.decode(prefix, out, arguments.columns, progress)
-    show(
+    print_result(
         arguments,
         f"{written}: {report.text} from {kept} of {model.code_length} codes",
-        **written.figures,
-        **report.figures,
+        **written.json_fields,
+        **report.json_fields,
         codes=kept,
         code_length=model.code_length,
     )
 
 
-def _read(source: list[str]) -> Encoded:
+def _read_codes(source: list[str]) -> EncodedFiles:
     """Codes of a file, or of one row of numbers."""
     numbers = " ".join(source).replace(",", " ").split()
     if not numbers:
@@ -78,15 +78,15 @@ def _read(source: list[str]) -> Encoded:
         for number in numbers:
             if abs(int(number)) >= 2**63:
                 raise InputError(f"{number} is no code; codes are 0 to the size of the vocabulary")
-        return Encoded(torch.tensor([[int(number) for number in numbers]]))
+        return EncodedFiles(torch.tensor([[int(number) for number in numbers]]))
     if len(source) > 1:
         raise InputError(f"expected one codes file or numbers only, got {' '.join(source)!r}")
     file = load_codes(source[0])
-    return Encoded(file.codes, file.sound)
+    return EncodedFiles(file.codes, file.windowed_audio)
 
 
-def _check_windows(encoded: Encoded, model: AnytimeModel) -> None:
-    sound = encoded.sound
+def _check_windows(encoded: EncodedFiles, model: AnytimeModel) -> None:
+    sound = encoded.windowed_audio
     if sound is None or (model.sample_shape, model.sample_rate) == (
         (1, sound.window),
         sound.sample_rate,

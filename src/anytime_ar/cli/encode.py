@@ -14,33 +14,33 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from anytime_ar.cli.bulk import (
-    add_bulk_data,
-    add_bulk_options,
-    encode_in_bulk,
+    add_data_options,
+    add_job_options,
     refuse_bulk_options,
+    run_encode,
 )
-from anytime_ar.cli.media import media_of
+from anytime_ar.cli.media import sample_files_for
 from anytime_ar.cli.options import (
     add_device,
     add_json,
     add_threads,
+    print_result,
     progress_bar,
-    show,
-    use_threads,
+    set_threads_from,
 )
-from anytime_ar.cli.parser import Parser, as_given, to_path
+from anytime_ar.cli.parser import Parser, literal_path, literal_text
 from anytime_ar.codes import save_codes
 from anytime_ar.errors import InputError
-from anytime_ar.files import check_output
+from anytime_ar.files import check_output_path
 from anytime_ar.sampling import load
 
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="shipped name, folder, or Hub id")
-    parser.add_argument("files", nargs="*", type=to_path, help="image or sound files")
-    parser.add_argument("-o", "--out", type=as_given, help="codes file (.npz) to write")
-    add_bulk_data(parser)
-    add_bulk_options(parser)
+    parser.add_argument("files", nargs="*", type=literal_path, help="image or sound files")
+    parser.add_argument("-o", "--out", type=literal_text, help="codes file (.npz) to write")
+    add_data_options(parser)
+    add_job_options(parser)
     add_threads(parser)
     add_device(parser)
     add_json(parser)
@@ -48,17 +48,17 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     if arguments.engine is not None or arguments.data is not None:
-        encode_in_bulk(arguments)
+        run_encode(arguments)
         return
     refuse_bulk_options(arguments)
     if not arguments.files:
         raise InputError("nothing to encode; pass image or sound files, or --data")
     out = None if arguments.out is None else Path(arguments.out)
     if out is not None:
-        check_output(out)
-    use_threads(arguments)
+        check_output_path(out)
+    set_threads_from(arguments)
     model = load(arguments.model, device=arguments.device)
-    media = media_of(model)
+    media = sample_files_for(model)
     with progress_bar("encode") as progress:
         encoded = media.encode(arguments.files, progress)
     if out is not None:
@@ -66,9 +66,9 @@ def run(arguments: Namespace) -> None:
             out,
             encoded.codes,
             model=str(arguments.model),
-            length=model.code_length,
+            code_length=model.code_length,
             vocabulary=model.vocabulary,
-            sound=encoded.sound,
+            windowed_audio=encoded.windowed_audio,
         )
-    report = media.describe(encoded, out)
-    show(arguments, report.text, **report.figures)
+    report = media.report_codes(encoded, out)
+    print_result(arguments, report.text, **report.json_fields)

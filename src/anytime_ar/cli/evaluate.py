@@ -12,63 +12,63 @@ from pathlib import Path
 from jsonargparse import Namespace
 from torch import Tensor
 
-from anytime_ar.bundle import check_replaceable, resolve, save_bundle
-from anytime_ar.cli.features import check_features, default_folder
+from anytime_ar.bundle import check_replaceable, find_bundle, save_bundle
+from anytime_ar.cli.features import check_feature_extractor, default_classifier_folder
 from anytime_ar.cli.options import (
-    add_choice,
     add_device,
     add_json,
     add_precision,
+    add_sampling_params,
     add_threads,
-    choice_options,
-    data_of,
+    model_data_config,
+    print_result,
     progress_bar,
-    show,
-    use_threads_at_length,
+    sampling_kwargs_from,
+    tune_threads_from,
 )
-from anytime_ar.cli.parser import Parser, as_given, to_path
+from anytime_ar.cli.parser import Parser, literal_path, literal_text
 from anytime_ar.curve import Curve
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import (
-    FeatureNetwork,
-    ScriptedFeatures,
-    budgets_of,
+    FeatureExtractor,
+    TorchScriptFeatureExtractor,
+    curve_table,
     evaluate,
-    load_features,
-    table,
+    load_feature_extractor,
+    resolve_budgets,
     write_report,
     write_sheets,
 )
-from anytime_ar.evaluation.protocols import silent
-from anytime_ar.evaluation.workers import launched_workers
-from anytime_ar.files import cache_folder, check_output
-from anytime_ar.sampling import AnytimeModel, DrawOptions, load
-from anytime_ar.sampling.options import choice_of
+from anytime_ar.evaluation.protocols import no_progress
+from anytime_ar.evaluation.workers import torchrun_context
+from anytime_ar.files import cache_folder, check_output_path
+from anytime_ar.sampling import AnytimeModel, SampleKwargs, load
+from anytime_ar.sampling.options import sampling_params_from
 
-SHOWN = 10
+NUM_SHOWN = 10
 """Samples in the pictures."""
 
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument(
-        "--data", "--data.name", type=as_given, help="data set; default: the model's own"
+        "--data", "--data.name", type=literal_text, help="data set; default: the model's own"
     )
     parser.add_argument(
         "--features",
-        type=to_path,
+        type=literal_path,
         help="folder of `anytime features`, default runs/features/NAME; or a TorchScript file",
     )
     parser.add_argument(
-        "--label_key", type=as_given, help="labels that the features tell apart, if others"
+        "--label_key", type=literal_text, help="labels that the features tell apart, if others"
     )
-    parser.add_argument("--unordered", type=as_given, help="model trained without truncation")
+    parser.add_argument("--unordered", type=literal_text, help="model trained without truncation")
     parser.add_argument("--samples", type=int, default=10_000, help="drawn for the sample FD")
     parser.add_argument("--codes", type=list[int] | None, help="as [4,8,16]; default: all")
-    add_choice(parser)
+    add_sampling_params(parser)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=to_path, help="folder for the curve; default: the run's")
+    parser.add_argument("--out", type=literal_path, help="folder for the curve; default: the run's")
     parser.add_argument(
         "--attach",
         action="store_true",
@@ -90,7 +90,7 @@ def run(arguments: Namespace) -> None:
         )
     if arguments.attach and not Path(arguments.model).is_dir():
         raise InputError(
-            f"{arguments.model!r} is not a folder of yours to attach a curve to; "
+            f"{arguments.model!r} is not a folder of yours to save a curve in; "
             "copy the model, or leave --attach out"
         )
     if arguments.out is not None and (arguments.out / "manifest.json").is_file():
@@ -98,27 +98,27 @@ def run(arguments: Namespace) -> None:
             f"--out {arguments.out} holds a model; leave --out away, or choose another; "
             "--attach puts the curve into the model"
         )
-    path = None if arguments.features is None else check_features(arguments.features)
+    path = None if arguments.features is None else check_feature_extractor(arguments.features)
     if arguments.attach and arguments.no_attach:
         raise InputError("--attach and --no-attach contradict each other; leave one out")
-    folder = arguments.out or _folder(arguments.model)
-    check_output(folder, is_folder=True)
+    folder = arguments.out or _report_folder(arguments.model)
+    check_output_path(folder, is_folder=True)
     if arguments.attach or _is_run(arguments.model):
-        check_replaceable(resolve(arguments.model).resolve())
-    use_threads_at_length(arguments)
+        check_replaceable(find_bundle(arguments.model).resolve())
+    tune_threads_from(arguments)
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
-    budgets_of(model, arguments.codes)  # before the data is read
+    resolve_budgets(model, arguments.codes)  # before the data is read
     unordered = None
     if arguments.unordered is not None:
         unordered = load(arguments.unordered, device=arguments.device)
-    path = path or check_features(default_folder(model.bundle.card.name))
-    features: FeatureNetwork | ScriptedFeatures
+    path = path or check_feature_extractor(default_classifier_folder(model.bundle.card.name))
+    features: FeatureExtractor | TorchScriptFeatureExtractor
     if path.is_file():
-        features = ScriptedFeatures(path, model.device)
+        features = TorchScriptFeatureExtractor(path, model.device)
     else:
-        features = load_features(path, device=model.device).network
-    data = load_data(data_of(model, arguments.data, arguments.label_key))
-    with launched_workers() as workers, progress_bar("evaluate") as progress:
+        features = load_feature_extractor(path, device=model.device).extractor
+    data = load_data(model_data_config(model, arguments.data, arguments.label_key))
+    with torchrun_context() as workers, progress_bar("evaluate") as progress:
         curve = evaluate(
             model,
             data,
@@ -127,48 +127,48 @@ def run(arguments: Namespace) -> None:
             codes=arguments.codes,
             unordered=unordered,
             seed=arguments.seed,
-            choice=choice_options(arguments),
-            cache=cache_folder() / "features",
-            progress=progress if workers.rank == 0 else silent,
+            sampling_params=sampling_kwargs_from(arguments),
+            feature_cache=cache_folder() / "features",
+            progress=progress if workers.rank == 0 else no_progress,
         )
     if workers.rank:
         return  # the first one tells what all have found
     written = write_report(curve, folder)
     budgets = [point.codes for point in curve.points]
     written += write_sheets(
-        model, _shown(model, data, arguments), budgets, folder, data.sample_rate
+        model, _codes_to_show(model, data, arguments), budgets, folder, data.sample_rate
     )
-    attached = arguments.attach or _attaches(arguments, curve, model.curve)
+    attached = arguments.attach or _saves_curve_by_default(arguments, curve, model.curve)
     if attached:
         card = model.bundle.card
-        choice = choice_of(choice_options(arguments), card.choice)
+        choice = sampling_params_from(sampling_kwargs_from(arguments), card.choice)
         card = card.model_copy(update={"choice": choice})
-        save_bundle(replace(model.bundle, card=card, curve=curve), resolve(arguments.model))
-    show(
+        save_bundle(replace(model.bundle, card=card, curve=curve), find_bundle(arguments.model))
+    print_result(
         arguments,
-        f"{table(curve)}\n\n{folder}: {', '.join(written)}"
+        f"{curve_table(curve)}\n\n{folder}: {', '.join(written)}"
         + (f"\n{arguments.model}: the model has this curve now" if attached else ""),
         **curve.model_dump(mode="json"),
     )
 
 
-def _shown(model: AnytimeModel, data: DataSplits, arguments: Namespace) -> Tensor:
+def _codes_to_show(model: AnytimeModel, data: DataSplits, arguments: Namespace) -> Tensor:
     """Codes int64 [n, L] of samples to look at: new ones, labels in turn, or of a model without a
     prior those of the test split."""
     if not model.can_sample:
-        return model.encode(next(data.test.batches(SHOWN)).data)
-    options = DrawOptions(seed=arguments.seed, **choice_options(arguments))  # type: ignore[typeddict-item]
+        return model.encode(next(data.test.batches(NUM_SHOWN)).data)
+    options = SampleKwargs(seed=arguments.seed, **sampling_kwargs_from(arguments))  # type: ignore[typeddict-item]
     if model.labels is not None:
-        options["label"] = [i % len(model.labels) for i in range(SHOWN)]
-    return model.sample_codes(SHOWN, **options)
+        options["label"] = [i % len(model.labels) for i in range(NUM_SHOWN)]
+    return model.sample_codes(NUM_SHOWN, **options)
 
 
-def _attaches(arguments: Namespace, curve: Curve, earlier: Curve | None) -> bool:
+def _saves_curve_by_default(arguments: Namespace, curve: Curve, earlier: Curve | None) -> bool:
     """Whether the model gets the curve without being told so: that of a run does, if the curve is
     of its own data and its own draws, unless it has one of more samples or of more lengths."""
     if not _is_run(arguments.model) or arguments.no_attach or arguments.precision != "float32":
         return False
-    if arguments.data or arguments.label_key or choice_options(arguments):
+    if arguments.data or arguments.label_key or sampling_kwargs_from(arguments):
         return False
     return earlier is None or (
         curve.samples >= earlier.samples and len(curve.points) >= len(earlier.points)
@@ -179,6 +179,6 @@ def _is_run(model: str) -> bool:
     return (Path(model) / "config.yaml").is_file()
 
 
-def _folder(model: str) -> Path:
+def _report_folder(model: str) -> Path:
     """The folder of a run for its own model, else one named after the model."""
     return Path(model) if _is_run(model) else Path("runs") / Path(model).name

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from anytime_ar.evaluation import FeatureConfig
+from anytime_ar.evaluation import FeatureExtractorConfig
 from anytime_ar.training import TrainConfig
 
 
 class Experiment(TrainConfig):
     """A training run, and the classifier whose features judge its samples."""
 
-    features: FeatureConfig = FeatureConfig()
+    features: FeatureExtractorConfig = FeatureExtractorConfig()

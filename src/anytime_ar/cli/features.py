@@ -11,21 +11,26 @@ from anytime_ar.cli.options import (
     add_device,
     add_json,
     add_threads,
+    print_result,
     progress_bar,
-    show,
-    use_threads_at_length,
+    tune_threads_from,
 )
-from anytime_ar.cli.parser import Parser, read_config, to_path
+from anytime_ar.cli.parser import Parser, literal_path, read_config
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation import Features, accuracy, save_features, train_features
-from anytime_ar.files import check_output
-from anytime_ar.sampling import choose_device
+from anytime_ar.evaluation import (
+    TrainedFeatureExtractor,
+    classifier_accuracy,
+    save_feature_extractor,
+    train_feature_extractor,
+)
+from anytime_ar.files import check_output_path
+from anytime_ar.sampling import resolve_device
 
 
 def add_arguments(parser: Parser) -> None:
     parser.add_config(Experiment)
-    parser.add_argument("--out", type=to_path, help="folder; default runs/features/NAME")
+    parser.add_argument("--out", type=literal_path, help="folder; default runs/features/NAME")
     add_threads(parser)
     add_device(parser)
     add_json(parser)
@@ -33,11 +38,13 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     experiment = read_config(Experiment, arguments)
-    folder = arguments.out or default_folder(experiment.name)
-    check_output(folder, is_folder=True)
-    use_threads_at_length(arguments)
-    features = make_features(experiment, load_data(experiment.data), folder, arguments.device)
-    show(
+    folder = arguments.out or default_classifier_folder(experiment.name)
+    check_output_path(folder, is_folder=True)
+    tune_threads_from(arguments)
+    features = train_and_save_classifier(
+        experiment, load_data(experiment.data), folder, arguments.device
+    )
+    print_result(
         arguments,
         f"{folder}: features of a classifier with {features.test_accuracy:.2%} test accuracy",
         out=str(folder),
@@ -45,12 +52,12 @@ def run(arguments: Namespace) -> None:
     )
 
 
-def default_folder(name: str) -> Path:
+def default_classifier_folder(name: str) -> Path:
     """Where the features for a configuration lie."""
     return Path("runs") / "features" / name
 
 
-def check_features(path: Path) -> Path:
+def check_feature_extractor(path: Path) -> Path:
     """Return a path of features if something is there that may be some.
 
     Raises:
@@ -69,17 +76,19 @@ def check_features(path: Path) -> Path:
     return path
 
 
-def make_features(experiment: Experiment, data: DataSplits, folder: Path, device: str) -> Features:
+def train_and_save_classifier(
+    experiment: Experiment, data: DataSplits, folder: Path, device: str
+) -> TrainedFeatureExtractor:
     """Train the classifier of an experiment and write it to a folder."""
     with progress_bar("features") as progress:
-        network = train_features(
+        network = train_feature_extractor(
             data.train,
             experiment.features,
             label_count=len(data.label_names or ()),
             sample_rate=data.sample_rate,
-            device=choose_device(device),
+            device=resolve_device(device),
             progress=progress,
         )
-    features = Features(network, accuracy(network, data.test))
-    save_features(features, folder)
+    features = TrainedFeatureExtractor(network, classifier_accuracy(network, data.test))
+    save_feature_extractor(features, folder)
     return features

@@ -18,19 +18,19 @@ from types import ModuleType
 
 from anytime_ar.cli.spelling import did_you_mean
 from anytime_ar.cli.surroundings import (
+    BROKEN_PIPE,
     EXIT_CODES,
     INTERRUPTED,
-    READER_LEFT,
-    UNTOLD,
-    explain,
-    occupy_descriptors,
-    outputs,
-    tell_as_ours,
+    OUTPUT_FAILED,
+    describe_error,
+    install_message_format,
+    reserve_standard_descriptors,
+    safe_standard_streams,
 )
-from anytime_ar.errors import DETAIL, InputError, ToldElsewhereError
-from anytime_ar.interrupt import end_at_once, ended_at_once
+from anytime_ar.errors import DETAIL_SEPARATOR, InputError, ReportedByRankZeroError
+from anytime_ar.interrupt import exit_on_signal, install_exit_handler
 
-_INTERRUPTED = b"anytime: interrupted\n"
+_INTERRUPTED_MESSAGE = b"anytime: interrupted\n"
 COMMANDS = {
     "demo": "train on digits, sample at every budget, and show table and pictures",
     "train": "train an ordered autoencoder and its prior on a data set",
@@ -58,48 +58,48 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ours = arguments is None
     with ExitStack() as starting:
         if ours:
-            starting.enter_context(ended_at_once(signal.SIGINT, INTERRUPTED, _INTERRUPTED))
-            occupy_descriptors()
-        with outputs() as told:
+            starting.enter_context(exit_on_signal(signal.SIGINT, INTERRUPTED, _INTERRUPTED_MESSAGE))
+            reserve_standard_descriptors()
+        with safe_standard_streams() as told:
             if ours:
-                tell_as_ours()
+                install_message_format()
             code = _exit_code(list(sys.argv[1:] if arguments is None else arguments), starting)
             told.flush()
             if isinstance(told.error, BrokenPipeError):  # its reader has left: not an error
-                code = code or READER_LEFT
+                code = code or BROKEN_PIPE
             elif told.error is not None and not code:
-                _complain(f"done, but standard output cannot be written: {told.error.strerror}")
-                code = UNTOLD
+                _print_error(f"done, but standard output cannot be written: {told.error.strerror}")
+                code = OUTPUT_FAILED
     if ours:  # libraries would print the traceback of an interrupt while Python ends
-        end_at_once(signal.SIGINT, code or 0)
+        install_exit_handler(signal.SIGINT, code or 0)
     if code is not None:
         sys.exit(code)
 
 
-def _exit_code(arguments: list[str], starting: ExitStack) -> int | None:
-    """Run a command and return its exit code; None: it came to its end. What `starting` holds ends
+def _exit_code(arguments: list[str], startup_handlers: ExitStack) -> int | None:
+    """Run a command and return its exit code; None: it came to its end. What `startup_handlers` holds ends
     when the command begins its work."""
     try:
-        _dispatch(arguments, starting)
+        _dispatch(arguments, startup_handlers)
     except SystemExit as stopped:  # after --help, or by a signal
         if isinstance(stopped.code, str):
             raise
         return stopped.code or 0
-    except ToldElsewhereError:
+    except ReportedByRankZeroError:
         return 1
     except KeyboardInterrupt as error:
-        _complain(str(error) or "interrupted")
+        _print_error(str(error) or "interrupted")
         return INTERRUPTED
     except Exception as error:
         if os.environ.get("ANYTIME_TRACEBACK"):
             sys.excepthook(type(error), error, error.__traceback__)
-        message, code = explain(error)
-        _complain(message)
+        message, code = describe_error(error)
+        _print_error(message)
         return code
     return None
 
 
-def _dispatch(arguments: list[str], starting: ExitStack) -> None:
+def _dispatch(arguments: list[str], startup_handlers: ExitStack) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return
@@ -115,15 +115,15 @@ def _dispatch(arguments: list[str], starting: ExitStack) -> None:
             f"{', '.join(COMMANDS)}"
         )
     # To import and load takes a server seconds, in which there is nothing to bring to an end.
-    with ended_at_once(signal.SIGTERM, 0) if name == "serve" else nullcontext():
+    with exit_on_signal(signal.SIGTERM, 0) if name == "serve" else nullcontext():
         _quiet_libraries()
-        module = _load(name)
+        module = _import_command(name)
         from anytime_ar.cli.parser import Parser  # takes longer than all that --help needs
 
         parser = Parser(prog=f"anytime {name}", description=module.__doc__)
         module.add_arguments(parser)
-        parsed = parser.parse_args(parser.prepare(rest))
-        starting.close()
+        parsed = parser.parse_args(parser.normalize_arguments(rest))
+        startup_handlers.close()
         module.run(parsed)
 
 
@@ -137,7 +137,7 @@ def _quiet_libraries() -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
-def _load(name: str) -> ModuleType:
+def _import_command(name: str) -> ModuleType:
     """Import the module of a command.
 
     What it imports, torch above all, stays until the process ends. In a process of our own the
@@ -174,7 +174,7 @@ def _overview() -> str:
     )
 
 
-def _complain(message: str) -> None:
+def _print_error(message: str) -> None:
     """Say what is wrong in one line, and details of it in one more each."""
-    lines = (" ".join(part.split()) for part in message.split(DETAIL))
-    print(f"anytime: {DETAIL.join(lines)}", file=sys.stderr)
+    lines = (" ".join(part.split()) for part in message.split(DETAIL_SEPARATOR))
+    print(f"anytime: {DETAIL_SEPARATOR.join(lines)}", file=sys.stderr)

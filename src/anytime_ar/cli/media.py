@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from anytime_ar.cli.pictures import Media, Pictures
-from anytime_ar.cli.sounds import Sounds
+from anytime_ar.cli.pictures import ImageFiles, SampleFiles
+from anytime_ar.cli.sounds import AudioFiles
 from anytime_ar.sampling import AnytimeModel
 
-MEDIA: dict[int, type[Media]] = {3: Pictures, 2: Sounds}
+SAMPLE_FILES: dict[int, type[SampleFiles]] = {3: ImageFiles, 2: AudioFiles}
 """By the number of dimensions of a sample."""
 
 
-def media_of(model: AnytimeModel) -> Media:
+def sample_files_for(model: AnytimeModel) -> SampleFiles:
     """What reads and writes the samples of a model."""
-    return MEDIA[len(model.sample_shape)](model)
+    return SAMPLE_FILES[len(model.sample_shape)](model)

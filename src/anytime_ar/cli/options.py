@@ -14,21 +14,21 @@ from typing import Any, get_args
 from jsonargparse import Namespace
 from tqdm import tqdm
 
-from anytime_ar.cli.parser import Parser, as_given, to_path
+from anytime_ar.cli.parser import Parser, literal_path, literal_text
 from anytime_ar.data import DataConfig
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation.protocols import Progress
+from anytime_ar.evaluation.protocols import ProgressCallback
 from anytime_ar.prior import Precision
 from anytime_ar.sampling import (
     AnytimeModel,
-    BudgetOptions,
+    BudgetKwargs,
     CancelFlag,
-    ChoiceConfig,
-    DrawOptions,
-    choose_device,
+    SampleKwargs,
+    SamplingParams,
+    resolve_device,
 )
-from anytime_ar.sampling.options import Along
-from anytime_ar.threads import set_threads, settle_threads
+from anytime_ar.sampling.options import Schedule
+from anytime_ar.threads import set_threads, tune_threads
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
@@ -38,37 +38,40 @@ def add_device(parser: Parser) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps, or auto")
 
 
-def add_threads(parser: Parser, default: int | None = None, extra: str = "") -> None:
+def add_threads(parser: Parser, default: int | None = None, default_help: str = "") -> None:
     """Add `--threads`, with a default or PyTorch's, and more to say of it."""
     usual = "OMP_NUM_THREADS, or one for each processor that may be used"
     kind = int | None if default is None else int
     parser.add_argument(
-        "--threads", type=kind, default=default, help=f"of PyTorch; default: {extra or usual}"
+        "--threads",
+        type=kind,
+        default=default,
+        help=f"of PyTorch; default: {default_help or usual}",
     )
 
 
-def use_threads(arguments: Namespace) -> None:
+def set_threads_from(arguments: Namespace) -> None:
     """Compute with the threads among parsed arguments."""
     set_threads(arguments.threads)
 
 
-def use_threads_at_length(arguments: Namespace, *, processes: int = 1) -> None:
+def tune_threads_from(arguments: Namespace, *, processes: int = 1) -> None:
     """Compute with the threads among parsed arguments, or fewer where more are no faster, for
     minutes and more.
 
     Args:
         processes: that share the processors of this machine.
     """
-    if choose_device(arguments.device).type == "cpu":
-        settle_threads(arguments.threads, _warn, processes=processes)
+    if resolve_device(arguments.device).type == "cpu":
+        tune_threads(arguments.threads, _warn, processes=processes)
     else:
         set_threads(arguments.threads, processes=processes)
 
 
 def _warn(message: str) -> None:
-    from anytime_ar.training import is_first_process
+    from anytime_ar.training import is_rank_zero_process
 
-    if is_first_process():
+    if is_rank_zero_process():
         print(f"anytime: {message}", file=sys.stderr)
 
 
@@ -86,7 +89,7 @@ def add_budget_options(parser: Parser) -> None:
         "--quality", type=float | None, help="share of full quality, by the measured curve"
     )
     parser.add_argument("--min_codes", type=int, default=1, help="at least so many codes")
-    parser.add_argument("--save_state", type=to_path, help="file to go on from with refine")
+    parser.add_argument("--save_state", type=literal_path, help="file to go on from with refine")
 
 
 def add_precision(parser: Parser) -> None:
@@ -109,10 +112,10 @@ def check_columns(arguments: Namespace) -> None:
         raise InputError(f"columns is {arguments.columns}; pass at least 1")
 
 
-def add_drawing(parser: Parser) -> None:
+def add_output_options(parser: Parser) -> None:
     """What draws, and the files that come of it."""
     parser.add_argument(
-        "--out", type=as_given, help="file to write; default: samples.png, sounds: samples.wav"
+        "--out", type=literal_text, help="file to write; default: samples.png, sounds: samples.wav"
     )
     parser.add_argument("--columns", type=int | None, help="pictures in a row; default: a square")
     add_precision(parser)
@@ -121,14 +124,14 @@ def add_drawing(parser: Parser) -> None:
     add_json(parser)
 
 
-def add_draw_options(parser: Parser) -> None:
+def add_sampling_options(parser: Parser) -> None:
     """What codes depend on."""
-    parser.add_argument("--label", type=as_given, help="class, by name or number")
+    parser.add_argument("--label", type=literal_text, help="class, by name or number")
     parser.add_argument("--seed", type=int | None, help="default: a fresh one, which is printed")
-    add_choice(parser)
+    add_sampling_params(parser)
 
 
-def add_choice(parser: Parser) -> None:
+def add_sampling_params(parser: Parser) -> None:
     """How codes are chosen; what is not given is as the model does of its own. Several numbers are
     for places from the first code to the last."""
     parser.add_argument(
@@ -143,9 +146,9 @@ def add_choice(parser: Parser) -> None:
     )
 
 
-def budget_options(arguments: Namespace, codes: int | None, cancel: CancelFlag) -> BudgetOptions:
+def budget_from(arguments: Namespace, codes: int | None, cancel: CancelFlag) -> BudgetKwargs:
     """The limits of a draw among parsed arguments."""
-    return BudgetOptions(
+    return BudgetKwargs(
         codes=codes,
         deadline_s=arguments.deadline_s,
         quality=arguments.quality,
@@ -154,23 +157,25 @@ def budget_options(arguments: Namespace, codes: int | None, cancel: CancelFlag) 
     )
 
 
-def draw_options(model: AnytimeModel, arguments: Namespace) -> DrawOptions:
+def sampling_options_from(model: AnytimeModel, arguments: Namespace) -> SampleKwargs:
     """What codes depend on, among parsed arguments."""
-    return DrawOptions(
-        label=wanted_label(model, arguments.label),
+    return SampleKwargs(
+        label=parse_label(model, arguments.label),
         seed=secrets.randbits(32) if arguments.seed is None else arguments.seed,
-        **choice_options(arguments),  # type: ignore[typeddict-item]
+        **sampling_kwargs_from(arguments),  # type: ignore[typeddict-item]
     )
 
 
-def wanted_label(model: AnytimeModel, label: str | None) -> int | str | None:
+def parse_label(model: AnytimeModel, label: str | None) -> int | str | None:
     """The name of a class, or its number where no name is meant."""
     if label is not None and _NUMBER.fullmatch(label) and label not in (model.labels or ()):
         return int(label)
     return label
 
 
-def data_of(model: AnytimeModel, name: str | None, label_key: str | None = None) -> DataConfig:
+def model_data_config(
+    model: AnytimeModel, name: str | None, label_key: str | None = None
+) -> DataConfig:
     """The data set that a model was trained on, prepared alike; `name` replaces where it lies, and
     `label_key` what its labels are."""
     card = model.bundle.card
@@ -180,7 +185,7 @@ def data_of(model: AnytimeModel, name: str | None, label_key: str | None = None)
     return config.model_copy(update={key: to for key, to in changes.items() if to is not None})
 
 
-def split_name(text: str) -> tuple[str, str]:
+def parse_named_path(text: str) -> tuple[str, str]:
     """Split NAME=WHERE; the name is empty where there is none. What exists as a path is one, and a
     name comes before the first slash: `runs/lr=3` is a path as well."""
     name, equals, where = text.partition("=")
@@ -189,19 +194,19 @@ def split_name(text: str) -> tuple[str, str]:
     return name, where
 
 
-def choice_options(arguments: Namespace) -> dict[str, Along]:
+def sampling_kwargs_from(arguments: Namespace) -> dict[str, Schedule]:
     """How codes are to be chosen, where parsed arguments say so."""
-    given = {name: arguments[name] for name in ChoiceConfig.model_fields}
+    given = {name: arguments[name] for name in SamplingParams.model_fields}
     return {name: value for name, value in given.items() if value is not None}
 
 
-def show(arguments: Namespace, text: str, **figures: Any) -> None:
+def print_result(arguments: Namespace, text: str, **figures: Any) -> None:
     """Print text for people, or figures as JSON where `--json` asks for it."""
     print(json.dumps(figures, allow_nan=False) if arguments.json else text)
 
 
 @contextmanager
-def progress_bar(name: str) -> Iterator[Progress]:
+def progress_bar(name: str) -> Iterator[ProgressCallback]:
     """A bar on standard error for work that reports (done, total, what), once it takes a while."""
     with tqdm(desc=name, dynamic_ncols=True, delay=0.5) as bar:
 

@@ -25,7 +25,7 @@ from anytime_ar.cli.spelling import did_you_mean
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
 from anytime_ar.files import read_text
-from anytime_ar.yaml_size import check_yaml
+from anytime_ar.yaml_size import check_yaml_size
 
 # The docstrings of a configuration's fields are their help, read for those that a command takes.
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -35,7 +35,7 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 _OPTION_NAME = re.compile(r"^--([a-z][\w.-]*)")
 _NOISE = re.compile(r"For further information visit \S+|\[type=\w+, input_[^\]]*\]|Parser key ")
 _HELP_ALL = "--help-all"
-_DEEPEST = 100
+_MAX_NESTING = 100
 """Nesting of values."""
 
 
@@ -43,8 +43,8 @@ class _Formatter(DefaultHelpFormatter):
     """Shows types in words."""
 
     def _get_type_str(self, action: argparse.Action) -> str | None:
-        hint = type_of(action)
-        return None if hint is None else in_words(hint)
+        hint = type_hint_of(action)
+        return None if hint is None else describe_type(hint)
 
 
 class _HelpAll(argparse.Action):
@@ -60,7 +60,7 @@ class Parser(ArgumentParser):
     """An `ArgumentParser` that raises `InputError` instead of printing its usage."""
 
     config: type[Config] | None = None
-    rewrite: Callable[[list[str]], list[str]] | None = None
+    argument_hook: Callable[[list[str]], list[str]] | None = None
     """What a command does with its arguments before they are parsed."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -68,14 +68,14 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Never:  # noqa: ARG002
         text = self._wrong_value(message) or " ".join(_NOISE.sub("", message).split())
-        raise InputError(f"{text}{self._meant(message)}; see `{self.prog} --help`")
+        raise InputError(f"{text}{self._suggestion(message)}; see `{self.prog} --help`")
 
     def format_help(self, *arguments: Any, everything: bool = False) -> str:
         """Return the help; settings inside those of a configuration are for `--help-all`."""
         if self.config is None or everything:
             return super().format_help(*arguments)
         fields = self.config.model_fields.items()
-        inside = [name for name, field in fields if _configs(field.annotation)]
+        inside = [name for name, field in fields if _config_types_in(field.annotation)]
         whole = {name for name, field in fields if isinstance(field.annotation, type)}
         hidden = [a for a in self._actions if "." in a.dest or a.dest in whole.intersection(inside)]
         told = [action.help for action in hidden]
@@ -110,7 +110,7 @@ class Parser(ArgumentParser):
         )
         self.add_class_arguments(config, as_group=False)
 
-    def prepare(self, arguments: list[str]) -> list[str]:
+    def normalize_arguments(self, arguments: list[str]) -> list[str]:
         """Turn a leading configuration name into the option that reads its file, and the hyphens of
         option names into underscores."""
         arguments = [
@@ -120,19 +120,19 @@ class Parser(ArgumentParser):
             for argument in arguments
         ]
         for argument in arguments:
-            if argument.count("[") + argument.count("{") > _DEEPEST:
+            if argument.count("[") + argument.count("{") > _MAX_NESTING:
                 raise InputError(f"{argument[:20]}...: is nested deeper than any value")
         if self.config is None:
             return arguments
         if arguments and not arguments[0].startswith("-"):
             arguments = ["--config", str(config_path(arguments[0])), *arguments[1:]]
-        if self.rewrite is not None:
-            arguments = self.rewrite(arguments)
+        if self.argument_hook is not None:
+            arguments = self.argument_hook(arguments)
         for at, argument in enumerate(arguments):
             if argument == "--config" and at + 1 < len(arguments):
-                arguments[at + 1] = _utf8(arguments[at + 1])
+                arguments[at + 1] = _as_utf8(arguments[at + 1])
             elif argument.startswith("--config="):
-                arguments[at] = f"--config={_utf8(argument.removeprefix('--config='))}"
+                arguments[at] = f"--config={_as_utf8(argument.removeprefix('--config='))}"
         return arguments
 
     def _wrong_value(self, message: str) -> str | None:
@@ -142,95 +142,95 @@ class Parser(ArgumentParser):
         if key is None:
             return None
         action = next((a for a in self._actions if a.dest == key[1]), None)
-        hint = None if action is None else type_of(action)
-        if action is None or value is None or hint is None or _configs(hint):
+        hint = None if action is None else type_hint_of(action)
+        if action is None or value is None or hint is None or _config_types_in(hint):
             return None
         should = re.search(r"Input should be ([^\[\n]*)", message)
-        expected = should[1].strip() if should else in_words(hint)
+        expected = should[1].strip() if should else describe_type(hint)
         name = max(action.option_strings, key=len, default=key[1])
         return f"{name}: expected {expected}, got {value[1]}"
 
-    def _meant(self, message: str) -> str:
+    def _suggestion(self, message: str) -> str:
         """Return the option or setting that a misspelt one is nearest to, as a question."""
         option = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
         if option:
             names = [name for action in self._actions for name in action.option_strings]
-            return did_you_mean(option[1], [*names, *(f"--{key}" for key in self._keys())])
+            return did_you_mean(option[1], [*names, *(f"--{key}" for key in self._config_keys())])
         setting = re.search(r"option '([^']+)'", message, re.IGNORECASE)
         if setting and "accept" in message:
-            return did_you_mean(setting[1], {key.rpartition(".")[2] for key in self._keys()})
+            return did_you_mean(setting[1], {key.rpartition(".")[2] for key in self._config_keys()})
         return ""
 
-    def _keys(self) -> Iterator[str]:
+    def _config_keys(self) -> Iterator[str]:
         """Yield the settings of the configuration by their dotted names."""
         if self.config is not None:
-            yield from _keys_of(self.config)
+            yield from _iter_keys(self.config)
 
 
-def to_path(given: str | None) -> Path | None:
+def literal_path(given: str | None) -> Path | None:
     """The type of options that are paths: taken to the letter, where the parser would read the
     types `Path` and `str` as YAML, in which `#` begins a comment. Configurations may say None."""
     return None if given is None else Path(given)
 
 
-def as_given(given: str | None) -> str | None:
-    """The type of options that are paths or URLs, or names; see `to_path`."""
+def literal_text(given: str | None) -> str | None:
+    """The type of options that are paths or URLs, or names; see `literal_path`."""
     return given
 
 
-_WORDS = {to_path: "path", as_given: "text"}
+_TYPE_NAMES = {literal_path: "path", literal_text: "text"}
 
 
-def type_of(action: argparse.Action) -> Any:
+def type_hint_of(action: argparse.Action) -> Any:
     """Return the type hint of an option; None: it has none."""
     return action.type if action.type is not None else getattr(action, "_typehint", None)
 
 
-def in_words(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
     """Return a type hint as `int`, `path or null`, `list of float`, `mean or max`."""
     origin, inside = get_origin(hint), get_args(hint)
     if hint is None or hint is type(None):
         return "null"
     if origin is Annotated:
-        return in_words(inside[0])
+        return describe_type(inside[0])
     if origin is Literal:
         return " or ".join(str(value) for value in inside)
     if origin in (Union, types.UnionType):
-        words = " or ".join(map(in_words, inside)).split(" or ")
+        words = " or ".join(map(describe_type, inside)).split(" or ")
         return " or ".join(dict.fromkeys(words))
     if origin in (list, tuple):
-        return f"list of {in_words(inside[0])}"
-    if hint in _WORDS:
-        return _WORDS[hint]
+        return f"list of {describe_type(inside[0])}"
+    if hint in _TYPE_NAMES:
+        return _TYPE_NAMES[hint]
     if isinstance(hint, type) and issubclass(hint, Config):
         return "settings"
     return str(getattr(hint, "__name__", hint))
 
 
-def _configs(hint: Any) -> list[type[Config]]:
+def _config_types_in(hint: Any) -> list[type[Config]]:
     """Return the configurations that a type hint allows."""
     if isinstance(hint, type) and issubclass(hint, Config):
         return [hint]
-    return [config for inside in get_args(hint) for config in _configs(inside)]
+    return [config for inside in get_args(hint) for config in _config_types_in(inside)]
 
 
-def _keys_of(config: type[Config], prefix: str = "") -> Iterator[str]:
+def _iter_keys(config: type[Config], prefix: str = "") -> Iterator[str]:
     for name, field in config.model_fields.items():
         yield prefix + name
-        for inside in _configs(field.annotation):
-            yield from _keys_of(inside, f"{prefix}{name}.")
+        for inside in _config_types_in(field.annotation):
+            yield from _iter_keys(inside, f"{prefix}{name}.")
 
 
-def _utf8(config: str) -> str:
+def _as_utf8(path_or_text: str) -> str:
     """Return a configuration file as it is if it is UTF-8, which is all that the parser reads, else
     its text in place of its path."""
-    path = Path(config)
+    path = Path(path_or_text)
     if not path.is_file():
-        return config
+        return path_or_text
     text = read_text(path)
-    check_yaml(path)
-    _check_settings(text, config)
-    return config if text.encode() == path.read_bytes() else text
+    check_yaml_size(path)
+    _check_settings(text, path_or_text)
+    return path_or_text if text.encode() == path.read_bytes() else text
 
 
 def _check_settings(text: str, origin: str) -> None:
@@ -261,7 +261,7 @@ def config_path(name: str) -> Path:
     if name in config_names():
         return Path(str(resources.files("anytime_ar") / "configs" / f"{name}.yaml"))
     if Path(name).is_file():
-        check_yaml(Path(name))
+        check_yaml_size(Path(name))
         return Path(name)
     raise InputError(
         f"no configuration {name!r}{did_you_mean(name, config_names())}: neither one of "
@@ -269,7 +269,9 @@ def config_path(name: str) -> Path:
     )
 
 
-def read_config(kind: type[ConfigT], arguments: Namespace) -> ConfigT:
+def read_config(config_type: type[ConfigT], arguments: Namespace) -> ConfigT:
     """The configuration among parsed arguments."""
     values: dict[str, Any] = arguments.as_dict()
-    return kind.parse({name: values[name] for name in kind.model_fields}, origin="settings")
+    return config_type.parse(
+        {name: values[name] for name in config_type.model_fields}, origin="settings"
+    )

@@ -11,50 +11,50 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from anytime_ar.codes import CutSound
-from anytime_ar.data import IMAGE_SUFFIXES, image_grid, read_image, write_image
+from anytime_ar.codes import WindowedAudio
+from anytime_ar.data import WRITABLE_IMAGE_SUFFIXES, image_grid, read_image, write_image
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation import as_pictures, contact_sheet, write_contact_sheet
-from anytime_ar.evaluation.protocols import Progress
-from anytime_ar.files import check_output
+from anytime_ar.evaluation import as_images, contact_sheet, write_contact_sheet
+from anytime_ar.evaluation.protocols import ProgressCallback
+from anytime_ar.files import check_output_path
 from anytime_ar.sampling import AnytimeModel
 
 
-class Encoded(NamedTuple):
+class EncodedFiles(NamedTuple):
     """What became of files."""
 
     codes: Tensor
     """int64 [B, L]."""
-    sound: CutSound | None = None
+    windowed_audio: WindowedAudio | None = None
     """The long sound whose windows the rows are; None: each row is a file."""
 
 
-class Written(NamedTuple):
+class WrittenFiles(NamedTuple):
     """Where samples went."""
 
-    out: Path
+    path: Path
     """A file, or a folder of files."""
     sheet: Path | None = None
     """The picture beside them."""
 
     def __str__(self) -> str:
-        return str(self.out) if self.sheet is None else f"{self.out}/ and {self.sheet}"
+        return str(self.path) if self.sheet is None else f"{self.path}/ and {self.sheet}"
 
     @property
-    def figures(self) -> dict[str, str]:
+    def json_fields(self) -> dict[str, str]:
         """For `--json`."""
         sheet = {} if self.sheet is None else {"sheet": str(self.sheet)}
-        return {"out": str(self.out)} | sheet
+        return {"out": str(self.path)} | sheet
 
 
-class Report(NamedTuple):
+class CommandReport(NamedTuple):
     """What a command tells, for people and for `--json`."""
 
     text: str
-    figures: dict[str, Any]
+    json_fields: dict[str, Any]
 
 
-class Media(ABC):
+class SampleFiles(ABC):
     """Reads and writes what one model makes. Any samples can be written as a sheet of pictures."""
 
     noun: ClassVar[str]
@@ -65,7 +65,7 @@ class Media(ABC):
     def __init__(self, model: AnytimeModel) -> None:
         self.model = model
 
-    def destination(self, out: Path | str | None, stem: str) -> Path:
+    def output_path(self, out: Path | str | None, stem: str) -> Path:
         """Where to write, checked before there is anything to lose.
 
         Args:
@@ -80,11 +80,11 @@ class Media(ABC):
                 f"{out}: cannot write {self.noun} with suffix {out.suffix!r}; "
                 f"use one of {', '.join(self.suffixes)}"
             )
-        check_output(out)
+        check_output_path(out)
         return out
 
     @abstractmethod
-    def encode(self, paths: Sequence[Path], progress: Progress) -> Encoded:
+    def encode(self, paths: Sequence[Path], progress: ProgressCallback) -> EncodedFiles:
         """Codes of files.
 
         Raises:
@@ -92,37 +92,37 @@ class Media(ABC):
         """
 
     @abstractmethod
-    def describe(self, encoded: Encoded, out: Path | None) -> Report:
-        """What `encode` tells of codes, written to `out` if anywhere."""
+    def report_codes(self, encoded: EncodedFiles, out: Path | None) -> CommandReport:
+        """What `encode` tells of codes, written to `path` if anywhere."""
 
     def decode(
-        self, encoded: Encoded, out: Path, columns: int | None, progress: Progress
-    ) -> tuple[Written, Report]:
+        self, encoded: EncodedFiles, out: Path, columns: int | None, progress: ProgressCallback
+    ) -> tuple[WrittenFiles, CommandReport]:
         """Write what codes, or any prefix of them, decode to; `columns` as in `write`.
 
         Raises:
-            InputError: the codes are not this model's, or `out` cannot be written.
+            InputError: the codes are not this model's, or `path` cannot be written.
         """
         samples = self.model.decode(encoded.codes)
-        count, parts = len(samples), self.parts(encoded)
+        count, parts = len(samples), self.row_noun(encoded)
         progress(count, count, parts)
-        return self.write(samples, out, columns), Report(f"{count} {parts}", {parts: count})
+        return self.write(samples, out, columns), CommandReport(f"{count} {parts}", {parts: count})
 
-    def parts(self, encoded: Encoded) -> str:
+    def row_noun(self, encoded: EncodedFiles) -> str:
         """What rows of codes are called."""
-        return self.noun if encoded.sound is None else "windows"
+        return self.noun if encoded.windowed_audio is None else "windows"
 
-    def write(self, samples: Tensor, out: Path, columns: int | None) -> Written:
+    def write(self, samples: Tensor, out: Path, columns: int | None) -> WrittenFiles:
         """Write samples, of which so many are in a row of a sheet; None: as many as there are rows.
 
         Raises:
-            InputError: `out` cannot be written.
+            InputError: `path` cannot be written.
         """
         columns = min(columns or math.ceil(math.sqrt(len(samples))), len(samples))
-        write_image(out, image_grid(as_pictures(samples, self.model.sample_rate), columns))
-        return Written(out)
+        write_image(out, image_grid(as_images(samples, self.model.sample_rate), columns))
+        return WrittenFiles(out)
 
-    def write_budgets(self, codes: Tensor, budgets: Sequence[int], out: Path) -> Written:
+    def write_budgets(self, codes: Tensor, budgets: Sequence[int], out: Path) -> WrittenFiles:
         """Write samples at several numbers of codes, each a column of a sheet.
 
         Args:
@@ -131,32 +131,34 @@ class Media(ABC):
             out: file.
 
         Raises:
-            InputError: `out` cannot be written.
+            InputError: `path` cannot be written.
         """
         sheet = contact_sheet(self.model, codes, budgets, sample_rate=self.model.sample_rate)
         write_contact_sheet(sheet, budgets, out)
-        return Written(out)
+        return WrittenFiles(out)
 
 
-class Pictures(Media):
+class ImageFiles(SampleFiles):
     """One sheet for any number of samples."""
 
     noun = "pictures"
-    suffixes = IMAGE_SUFFIXES
+    suffixes = WRITABLE_IMAGE_SUFFIXES
 
-    def encode(self, paths: Sequence[Path], progress: Progress) -> Encoded:
+    def encode(self, paths: Sequence[Path], progress: ProgressCallback) -> EncodedFiles:
         channels: Literal[1, 3] = 1 if self.model.sample_shape[0] == 1 else 3
         size = self.model.sample_shape[1]
         pictures = [read_image(path, channels=channels, size=size) for path in paths]
         codes = self.model.encode(torch.cat(pictures)).cpu()
         progress(len(paths), len(paths), self.noun)
-        return Encoded(codes)
+        return EncodedFiles(codes)
 
-    def describe(self, encoded: Encoded, out: Path | None) -> Report:
+    def report_codes(self, encoded: EncodedFiles, out: Path | None) -> CommandReport:
         written = {} if out is None else {"out": str(out)}
-        return Report(lines(encoded.codes), {"codes": encoded.codes.tolist()} | written)
+        return CommandReport(
+            format_codes(encoded.codes), {"codes": encoded.codes.tolist()} | written
+        )
 
 
-def lines(codes: Tensor) -> str:
+def format_codes(codes: Tensor) -> str:
     """Codes as numbers, a line for each row."""
     return "\n".join(" ".join(map(str, row)) for row in codes.tolist())

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from jsonargparse import Namespace
 
-from anytime_ar.cli.parser import Parser, as_given
+from anytime_ar.cli.parser import Parser, literal_text
 
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument("repository", help="OWNER/NAME")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--message", type=as_given, help="of the commit")
-    parser.add_argument("--revision", type=as_given, help="branch; made if there is none")
-    parser.add_argument("--license", type=as_given, help="of the model, as apache-2.0")
+    parser.add_argument("--message", type=literal_text, help="of the commit")
+    parser.add_argument("--revision", type=literal_text, help="branch; made if there is none")
+    parser.add_argument("--license", type=literal_text, help="of the model, as apache-2.0")
 
 
 def run(arguments: Namespace) -> None:

@@ -19,13 +19,13 @@ from anytime_ar.cli.options import (
     add_device,
     add_precision,
     add_threads,
-    split_name,
-    use_threads,
+    parse_named_path,
+    set_threads_from,
 )
-from anytime_ar.cli.parser import Parser, read_config, to_path
+from anytime_ar.cli.parser import Parser, literal_path, read_config
 from anytime_ar.errors import InputError, MissingExtraError, install_command
 from anytime_ar.files import read_text
-from anytime_ar.fleet.sources import Source, load_all
+from anytime_ar.fleet.sources import ModelSource, load_models
 from anytime_ar.serving.config import ServerConfig
 from anytime_ar.threads import available_cpus, check_threads
 
@@ -33,7 +33,7 @@ from anytime_ar.threads import available_cpus, check_threads
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("models", nargs="+", help="shipped name, folder, or Hub id; or NAME=WHICH")
     parser.add_class_arguments(ServerConfig, as_group=False)
-    parser.add_argument("--api_key_file", type=to_path, help="lines of NAME KEY")
+    parser.add_argument("--api_key_file", type=literal_path, help="lines of NAME KEY")
     add_threads(parser, max(1, available_cpus() - 1), "all but one of those that may be used")
     parser.add_argument(
         "--engine",
@@ -64,13 +64,13 @@ def run(arguments: Namespace) -> None:
     config = read_config(ServerConfig, arguments)
     keys = None
     if arguments.api_key_file is not None:
-        keys = {key_digest(key): name for name, key in _keys(arguments.api_key_file)}
+        keys = {key_digest(key): name for name, key in _read_api_keys(arguments.api_key_file)}
     listen(config.host, config.port).close()  # before models are loaded, which takes a while
-    sources = _sources(arguments)
+    sources = _model_sources(arguments)
     names = [source.name for source in sources]
     # Replicas load their own, where GPUs are; what is wrong with them shows here.
     here = [replace(source, device="cpu") for source in sources] if arguments.engine else sources
-    models = load_all(here)
+    models = load_models(here)
     log_to_stderr()
 
     def listening(url: str) -> None:
@@ -78,34 +78,34 @@ def run(arguments: Namespace) -> None:
         log_event("listening", url=url, models=names, threads=arguments.threads)
 
     if arguments.engine is None:
-        use_threads(arguments)
-        serve(models, config, keys=keys, listening=listening)
+        set_threads_from(arguments)
+        serve(models, config, keys=keys, on_listening=listening)
     else:
-        from anytime_ar.fleet.running import serve_fleet
+        from anytime_ar.fleet.running import serve_cluster
 
         models.clear()
-        serve_fleet(
+        serve_cluster(
             sources,
             config,
             replicas=replicas,
-            threads=arguments.threads,
+            threads_per_replica=arguments.threads,
             keys=keys,
-            listening=listening,
+            on_listening=listening,
         )
 
 
-def _sources(arguments: Namespace) -> list[Source]:
-    sources: dict[str, Source] = {}
+def _model_sources(arguments: Namespace) -> list[ModelSource]:
+    sources: dict[str, ModelSource] = {}
     for which in arguments.models:
-        given, where = split_name(which)
+        given, where = parse_named_path(which)
         name = given or Path(which).name
         if name in sources:
             raise InputError(f"two models are called {name!r}; name one of them: NAME={where}")
-        sources[name] = Source(name, where, arguments.device, arguments.precision)
+        sources[name] = ModelSource(name, where, arguments.device, arguments.precision)
     return [*sources.values()]
 
 
-def _keys(path: Path) -> list[tuple[str, str]]:
+def _read_api_keys(path: Path) -> list[tuple[str, str]]:
     """Names and keys of a file; lines that are empty or begin with # are left out."""
     lines = read_text(path).splitlines()
     pairs = []

@@ -8,37 +8,43 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from anytime_ar.cli.pictures import Encoded, Media, Report, Written, lines
-from anytime_ar.codes import CutSound, bits
-from anytime_ar.data import IMAGE_SUFFIXES, Recording, peak_gain, write_recording
-from anytime_ar.data.recordings import FORMATS
+from anytime_ar.cli.pictures import (
+    CommandReport,
+    EncodedFiles,
+    SampleFiles,
+    WrittenFiles,
+    format_codes,
+)
+from anytime_ar.codes import WindowedAudio, bits
+from anytime_ar.data import WRITABLE_IMAGE_SUFFIXES, AudioFile, peak_gain, write_audio
+from anytime_ar.data.recordings import AUDIO_FORMATS
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation.protocols import Progress
+from anytime_ar.evaluation.protocols import ProgressCallback
 from anytime_ar.sampling import AnytimeModel
-from anytime_ar.sampling.windows import Windows, decode_windows, encode_windows
+from anytime_ar.sampling.windows import OverlappingWindows, decode_windows, encode_windows
 
 
-class Sounds(Media):
+class AudioFiles(SampleFiles):
     """A file for each sample, and a sheet of spectrograms where there are several; a recording of
     any length in windows that overlap."""
 
     noun = "sounds"
-    suffixes = (*FORMATS, *IMAGE_SUFFIXES)
+    suffixes = (*AUDIO_FORMATS, *WRITABLE_IMAGE_SUFFIXES)
 
     def __init__(self, model: AnytimeModel) -> None:
         super().__init__(model)
         assert model.sample_rate is not None, "a card of sounds has a rate"
-        self._rate = model.sample_rate
+        self._sample_rate = model.sample_rate
         trained = model.bundle.card.training.get("data", {}).get("sound", {})
-        self._to_peak = trained.get("loudness") == "peak"
+        self._peak_normalize = trained.get("loudness") == "peak"
 
-    def encode(self, paths: Sequence[Path], progress: Progress) -> Encoded:
+    def encode(self, paths: Sequence[Path], progress: ProgressCallback) -> EncodedFiles:
         """One recording of any length; or several that fit a window each, as rows, whose length
         and loudness are not kept."""
-        windows = Windows.of(self.model)
-        recordings = [Recording(path, self._rate) for path in paths]
+        windows = OverlappingWindows.for_codec(self.model)
+        recordings = [AudioFile(path, self._sample_rate) for path in paths]
         if len(recordings) > 1:
-            return Encoded(self._encode_clips(recordings, windows.length, progress))
+            return EncodedFiles(self._encode_short_clips(recordings, windows.length, progress))
         samples, gain = self._measure(recordings[0])
         blocks = (block * gain for block in recordings[0].blocks())
         # All that grows with the sound.
@@ -48,102 +54,106 @@ class Sounds(Media):
             codes[done : done + len(part)] = part
             done += len(part)
             progress(done, len(codes), "windows")
-        sound = CutSound(
+        sound = WindowedAudio(
             samples=samples,
-            sample_rate=self._rate,
+            sample_rate=self._sample_rate,
             window=windows.length,
             overlap=windows.overlap,
             gain=gain,
         )
-        return Encoded(codes, sound)
+        return EncodedFiles(codes, sound)
 
-    def _encode_clips(self, recordings: list[Recording], length: int, progress: Progress) -> Tensor:
+    def _encode_short_clips(
+        self, recordings: list[AudioFile], length: int, progress: ProgressCallback
+    ) -> Tensor:
         clips = []
         for recording in recordings:
-            clips.append(self._clip(recording, length))
+            clips.append(self._read_padded_clip(recording, length))
             progress(len(clips), len(recordings), "files")
         return self.model.encode(torch.stack(clips)).cpu()
 
-    def _measure(self, recording: Recording) -> tuple[int, float]:
+    def _measure(self, recording: AudioFile) -> tuple[int, float]:
         """Length, and the gain that makes it as loud as what the model was trained on."""
         samples, peak = recording.measure()
-        return samples, peak_gain(peak) if self._to_peak else 1.0
+        return samples, peak_gain(peak) if self._peak_normalize else 1.0
 
-    def _clip(self, recording: Recording, length: int) -> Tensor:
+    def _read_padded_clip(self, recording: AudioFile, length: int) -> Tensor:
         """float32 [1, length], silent after the end."""
         samples, gain = self._measure(recording)
         if samples > length:
             raise InputError(
-                f"{recording.path}: lasts {samples / self._rate:.2f} s, and of several sounds each "
-                f"has to fit into {length / self._rate:.2f} s; encode it alone"
+                f"{recording.path}: lasts {samples / self._sample_rate:.2f} s, and of several sounds each "
+                f"has to fit into {length / self._sample_rate:.2f} s; encode it alone"
             )
         wave = torch.cat(list(recording.blocks())) * gain
         return torch.nn.functional.pad(wave, (0, length - samples))[None]
 
-    def describe(self, encoded: Encoded, out: Path | None) -> Report:
+    def report_codes(self, encoded: EncodedFiles, out: Path | None) -> CommandReport:
         count, length = encoded.codes.shape
         samples = count * self.model.sample_shape[1]
-        if encoded.sound is not None:
-            samples = encoded.sound.samples
-        seconds, total = samples / self._rate, count * bits(length, self.model.vocabulary)
+        if encoded.windowed_audio is not None:
+            samples = encoded.windowed_audio.samples
+        seconds, total = samples / self._sample_rate, count * bits(length, self.model.vocabulary)
         figures = {
             "seconds": round(seconds, 4),
-            self.parts(encoded): count,
+            self.row_noun(encoded): count,
             "bits": round(total, 1),
             "bits_per_second": round(total / seconds, 1),
         }
         if out is None:
-            return Report(lines(encoded.codes), figures | {"codes": encoded.codes.tolist()})
+            return CommandReport(
+                format_codes(encoded.codes), figures | {"codes": encoded.codes.tolist()}
+            )
         text = (
-            f"{out}: {seconds:.2f} s, {count} {self.parts(encoded)} of {length} codes, "
+            f"{out}: {seconds:.2f} s, {count} {self.row_noun(encoded)} of {length} codes, "
             f"{total:.0f} bits, {total / seconds:.0f} bits per second"
         )
-        return Report(text, figures | {"out": str(out)})
+        return CommandReport(text, figures | {"out": str(out)})
 
     def decode(
-        self, encoded: Encoded, out: Path, columns: int | None, progress: Progress
-    ) -> tuple[Written, Report]:
+        self, encoded: EncodedFiles, out: Path, columns: int | None, progress: ProgressCallback
+    ) -> tuple[WrittenFiles, CommandReport]:
         codes, sound = encoded
-        if sound is None or out.suffix.lower() in IMAGE_SUFFIXES:
+        if sound is None or out.suffix.lower() in WRITABLE_IMAGE_SUFFIXES:
             return super().decode(encoded, out, columns, progress)
-        windows = Windows(sound.window, sound.overlap)
+        windows = OverlappingWindows(sound.window, sound.overlap)
         blocks = decode_windows(self.model, windows, codes, sound.samples)
-        write_recording(out, _watched(blocks, sound, progress), self._rate)
-        seconds = sound.samples / self._rate
+        write_audio(out, _original_level_blocks(blocks, sound, progress), self._sample_rate)
+        seconds = sound.samples / self._sample_rate
         figures = {"seconds": round(seconds, 4), "windows": len(codes)}
-        return Written(out), Report(f"{seconds:.2f} s", figures)
+        return WrittenFiles(out), CommandReport(f"{seconds:.2f} s", figures)
 
-    def write(self, samples: Tensor, out: Path, columns: int | None) -> Written:
-        if out.suffix.lower() in IMAGE_SUFFIXES:
+    def write(self, samples: Tensor, out: Path, columns: int | None) -> WrittenFiles:
+        if out.suffix.lower() in WRITABLE_IMAGE_SUFFIXES:
             return super().write(samples, out, columns)
         if len(samples) == 1:
-            write_recording(out, [samples[0, 0]], self._rate)
-            return Written(out)
-        folder = _folder(out)
+            write_audio(out, [samples[0, 0]], self._sample_rate)
+            return WrittenFiles(out)
+        folder = _create_folder(out)
         sheet = super().write(samples, out.with_suffix(".png"), columns)
         self._write_each(samples, folder, out.suffix)
-        return Written(folder, sheet.out)
+        return WrittenFiles(folder, sheet.path)
 
-    def write_budgets(self, codes: Tensor, budgets: Sequence[int], out: Path) -> Written:
-        if out.suffix.lower() in IMAGE_SUFFIXES:
+    def write_budgets(self, codes: Tensor, budgets: Sequence[int], out: Path) -> WrittenFiles:
+        if out.suffix.lower() in WRITABLE_IMAGE_SUFFIXES:
             return super().write_budgets(codes, budgets, out)
-        folder, digits = _folder(out), len(str(max(budgets)))
+        folder, digits = _create_folder(out), len(str(max(budgets)))
         sheet = super().write_budgets(codes, budgets, out.with_suffix(".png"))
         for k in budgets:
             self._write_each(
                 self.model.decode(codes[:, :k]), folder, f"-k{k:0{digits}}{out.suffix}"
             )
-        return Written(folder, sheet.out)
+        return WrittenFiles(folder, sheet.path)
 
     def _write_each(self, samples: Tensor, folder: Path, ending: str) -> None:
         """Write 0.wav, 1.wav, ... where the ending is .wav; samples are [n, 1, T]."""
         digits = len(str(len(samples) - 1))
         for number, sample in enumerate(samples):
             path = folder / f"{number:0{digits}}{ending}"
-            write_recording(path, [sample[0]], self._rate)
+            write_audio(path, [sample[0]], self._sample_rate)
 
 
-def _folder(out: Path) -> Path:
+def _create_folder(out: Path) -> Path:
     """Create the folder `samples` where `out` is samples.wav."""
     folder = out.with_suffix("")
     try:
@@ -155,7 +165,9 @@ def _folder(out: Path) -> Path:
     return folder
 
 
-def _watched(blocks: Iterator[Tensor], sound: CutSound, progress: Progress) -> Iterator[Tensor]:
+def _original_level_blocks(
+    blocks: Iterator[Tensor], sound: WindowedAudio, progress: ProgressCallback
+) -> Iterator[Tensor]:
     """Blocks at the loudness that the sound had before it was encoded."""
     done = 0
     for block in blocks:

@@ -15,19 +15,27 @@ from typing import Any, TextIO, cast
 from anytime_ar.errors import AnytimeError, InputError
 
 _PACKAGE = Path(__file__).parent.parent
-DONE, FAILED, BAD_INPUT, UNTOLD, MISTAKE, INTERRUPTED, READER_LEFT = 0, 1, 2, 3, 70, 130, 141
+SUCCESS, FAILED, BAD_INPUT, OUTPUT_FAILED, INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE = (
+    0,
+    1,
+    2,
+    3,
+    70,
+    130,
+    141,
+)
 EXIT_CODES = {
-    DONE: "done",
+    SUCCESS: "done",
     FAILED: "the work failed: no room on a disk or in memory, or no finite loss",
     BAD_INPUT: "an argument, a setting or a file cannot be used",
-    UNTOLD: "done and written to files, but standard output could not be written",
-    MISTAKE: "a mistake of anytime-ar; ANYTIME_TRACEBACK=1 shows where",
+    OUTPUT_FAILED: "done and written to files, but standard output could not be written",
+    INTERNAL_ERROR: "a mistake of anytime-ar; ANYTIME_TRACEBACK=1 shows where",
     INTERRUPTED: "Ctrl-C; SIGTERM: 143",
-    READER_LEFT: "who read standard output has left",
+    BROKEN_PIPE: "who read standard output has left",
 }
 """Exit codes of all commands."""
 
-_SHORT_OF = {
+_RESOURCE_ERRORS = {
     "memory": (
         "allocate memory",
         "out of memory",
@@ -38,14 +46,14 @@ _SHORT_OF = {
     "open files": ("Too many open files",),
 }
 """What libraries say at a limit of the process or the machine; most have no type for it."""
-_REMEDY = {
+_RESOURCE_HINTS = {
     "memory": "ask for less at a time, or see `ulimit -v` and the limits of the container",
     "threads or processes": "see `ulimit -u` and the limits of the container",
     "open files": "see `ulimit -n`",
 }
 
 
-class Output:
+class SafeStream:
     """A text stream for what a command tells, which never fails: what cannot be written is dropped
     and the reason is kept. Characters that its encoding lacks become backslash escapes.
 
@@ -67,7 +75,7 @@ class Output:
             try:
                 self._stream.write(text)
             except OSError as error:
-                self._drop(error)
+                self._discard_rest(error)
         return len(text)
 
     def flush(self) -> None:
@@ -76,9 +84,9 @@ class Output:
             try:
                 self._stream.flush()
             except OSError as error:
-                self._drop(error)
+                self._discard_rest(error)
 
-    def _drop(self, error: OSError) -> None:
+    def _discard_rest(self, error: OSError) -> None:
         """Send what is written from now on, and what is in buffers, nowhere: Python would try once
         more when it ends."""
         self.error = error
@@ -91,7 +99,7 @@ class Output:
 
 
 @contextmanager
-def outputs() -> Iterator[Output]:
+def safe_standard_streams() -> Iterator[SafeStream]:
     """Replace the standard streams by such that never fail in the block; yield standard output."""
     with ExitStack() as stack:
         before = sys.stdout, sys.stderr
@@ -100,7 +108,7 @@ def outputs() -> Iterator[Output]:
             # None: pythonw, services without a console, `>&-`.
             if stream is None or stream.closed:
                 stream = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123
-            streams.append(Output(stream))
+            streams.append(SafeStream(stream))
         sys.stdout, sys.stderr = cast(list[TextIO], streams)
         try:
             yield streams[0]
@@ -110,7 +118,7 @@ def outputs() -> Iterator[Output]:
             sys.stdout, sys.stderr = before
 
 
-def tell_as_ours() -> None:
+def install_message_format() -> None:
     """Have what anytime-ar warns of and logs told like all else that a command says on standard
     error; other packages keep their ways."""
     show = warnings.showwarning
@@ -128,7 +136,7 @@ def tell_as_ours() -> None:
     logging.getLogger("anytime_ar").addHandler(handler)
 
 
-def occupy_descriptors() -> None:
+def reserve_standard_descriptors() -> None:
     """Open the null device in place of standard descriptors that are closed: else the next file
     would get such a number, and in it what libraries print."""
     for number in range(3):
@@ -138,7 +146,7 @@ def occupy_descriptors() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
-def explain(error: Exception) -> tuple[str, int]:
+def describe_error(error: Exception) -> tuple[str, int]:
     """Return what to say of an error that ends a command, and the exit code."""
     if isinstance(error, InputError):
         return str(error), BAD_INPUT
@@ -147,10 +155,10 @@ def explain(error: Exception) -> tuple[str, int]:
     text = str(error).strip()
     if isinstance(error, MemoryError):
         text = text or "a MemoryError"
-        return f"not enough memory ({_first_line(text)}); {_REMEDY['memory']}", FAILED
-    for what, signs in _SHORT_OF.items():
+        return f"not enough memory ({_first_line(text)}); {_RESOURCE_HINTS['memory']}", FAILED
+    for what, signs in _RESOURCE_ERRORS.items():
         if any(sign in text for sign in signs):
-            return f"not enough {what} ({_first_line(text)}); {_REMEDY[what]}", FAILED
+            return f"not enough {what} ({_first_line(text)}); {_RESOURCE_HINTS[what]}", FAILED
     if isinstance(error, OverflowError) or "Overflow when unpacking" in text:
         return f"a number is too large ({_first_line(text)}); pass a smaller one", BAD_INPUT
     if isinstance(error, RecursionError):
@@ -173,7 +181,7 @@ def explain(error: Exception) -> tuple[str, int]:
     return (
         f"a mistake of anytime-ar: {type(error).__name__}: {_first_line(text)}; set "
         "ANYTIME_TRACEBACK=1 to see where, and report it",
-        MISTAKE,
+        INTERNAL_ERROR,
     )
 
 

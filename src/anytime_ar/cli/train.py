@@ -15,17 +15,17 @@ import torch
 from jsonargparse import Namespace
 
 from anytime_ar.cli.experiment import Experiment
-from anytime_ar.cli.options import add_device, add_threads, use_threads_at_length
-from anytime_ar.cli.parser import Parser, read_config, to_path
+from anytime_ar.cli.options import add_device, add_threads, tune_threads_from
+from anytime_ar.cli.parser import Parser, literal_path, read_config
 from anytime_ar.data import check_data_path
 from anytime_ar.errors import InputError
-from anytime_ar.threads import available_cpus, check_threads, set_threads, threads_by_variable
+from anytime_ar.threads import available_cpus, check_threads, omp_num_threads, set_threads
 from anytime_ar.training import (
-    Processes,
-    Workers,
-    is_first_process,
-    launched,
-    read_decisions,
+    DistributedConfig,
+    RayTrainConfig,
+    is_rank_zero_process,
+    read_autotuned_settings,
+    torchrun_config,
     train,
     train_on_ray,
 )
@@ -33,8 +33,8 @@ from anytime_ar.training import (
 
 def add_arguments(parser: Parser) -> None:
     parser.add_config(Experiment)
-    parser.add_argument("--out", type=to_path, help="folder of the run; default runs/NAME")
-    parser.rewrite = _resumed
+    parser.add_argument("--out", type=literal_path, help="folder of the run; default runs/NAME")
+    parser.argument_hook = _expand_resume
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -45,14 +45,16 @@ def add_arguments(parser: Parser) -> None:
         action="store_true",
         help="go on with data that has changed since the run was begun",
     )
-    add_threads(parser, extra="the processors that may be used; of engine ray, 1 for each worker")
+    add_threads(
+        parser, default_help="the processors that may be used; of engine ray, 1 for each worker"
+    )
     add_device(parser)
-    parser.add_class_arguments(Processes, as_group=False)
+    parser.add_class_arguments(DistributedConfig, as_group=False)
     parser.add_argument("--engine", choices=["ray"], help="what runs processes; default: we do")
-    parser.add_class_arguments(Workers, as_group=False, skip={"threads"})
+    parser.add_class_arguments(RayTrainConfig, as_group=False, skip={"threads"})
 
 
-def _resumed(arguments: list[str]) -> list[str]:
+def _expand_resume(arguments: list[str]) -> list[str]:
     """Put the configuration and the folder of `--resume runs/x` in its place; other settings are
     compared with them later."""
     for at, argument in enumerate(arguments):
@@ -75,40 +77,40 @@ def _resumed(arguments: list[str]) -> list[str]:
 def run(arguments: Namespace) -> None:
     config = read_config(Experiment, arguments)
     folder = arguments.out or Path("runs") / config.name
-    processes = read_config(Processes, arguments)
-    workers = Workers(workers=arguments.workers, max_failures=arguments.max_failures)
+    processes = read_config(DistributedConfig, arguments)
+    workers = RayTrainConfig(workers=arguments.workers, max_failures=arguments.max_failures)
     options = {
         "resume": arguments.resume,
         "device": arguments.device,
-        "processes": processes,
+        "distributed_config": processes,
         "accept_changed_data": arguments.accept_changed_data,
     }
     if arguments.engine == "ray":
         threads = 1 if arguments.threads is None else check_threads(arguments.threads)
         workers = workers.model_copy(update={"threads": threads})
         train_on_ray(config, folder, workers=workers, **options)
-    elif workers != Workers():
+    elif workers != RayTrainConfig():
         raise InputError(
             "workers and max_failures are settings of engine ray; leave them out, or pass "
             "--engine ray"
         )
     else:
         check_data_path(config.data)  # before threads are timed
-        _use_threads(arguments, folder, processes)
+        _set_training_threads(arguments, folder, processes)
         train(config, folder, **options)
-    if is_first_process():
+    if is_rank_zero_process():
         print(f"{folder / 'bundle'}: trained; judge it with `anytime evaluate {folder}`")
 
 
-def _use_threads(arguments: Namespace, folder: Path, processes: Processes) -> None:
+def _set_training_threads(arguments: Namespace, folder: Path, processes: DistributedConfig) -> None:
     """Set the threads of a process that trains: a run that is resumed goes on with as many as it
     was begun with, as results of other numbers differ by rounding."""
-    here = (launched() or processes).devices
-    begun = read_decisions(folder).threads if arguments.resume else None
-    told = arguments.threads is not None or threads_by_variable() is not None
+    here = (torchrun_config() or processes).devices
+    begun = read_autotuned_settings(folder).threads if arguments.resume else None
+    told = arguments.threads is not None or omp_num_threads() is not None
     if begun is not None and not told and begun <= max(1, available_cpus() // here):
         set_threads(begun)
     else:
-        use_threads_at_length(arguments, processes=here)
+        tune_threads_from(arguments, processes=here)
     if here > 1:  # for the processes that are started from here, which else take a share each
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))

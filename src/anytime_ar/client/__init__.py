@@ -14,7 +14,14 @@
 """
 
 from anytime_ar.client.asynchronous import AsyncClient
-from anytime_ar.client.protocol import Drawn, Encoded, RequestFailed, Sampled
+from anytime_ar.client.protocol import RemoteCodes, RemotePreview, RemoteSampleResult, RequestFailed
 from anytime_ar.client.synchronous import Client
 
-__all__ = ["AsyncClient", "Client", "Drawn", "Encoded", "RequestFailed", "Sampled"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "RemoteCodes",
+    "RemotePreview",
+    "RemoteSampleResult",
+    "RequestFailed",
+]

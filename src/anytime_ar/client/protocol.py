@@ -19,11 +19,11 @@ import numpy.typing as npt
 
 from anytime_ar.errors import AnytimeError, InputError, MissingExtraError, install_command
 
-RETRIED = frozenset({502, 503})
+RETRY_STATUSES = frozenset({502, 503})
 """HTTP statuses after which another try may help."""
-_FIRST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 2.0
-_MARGIN_S = 0.01
+_INITIAL_BACKOFF_S = 0.05
+_MAX_BACKOFF_S = 2.0
+_DEADLINE_MARGIN_S = 0.01
 """Kept for the way of the answer."""
 
 
@@ -57,7 +57,7 @@ class RequestFailed(AnytimeError):
 
 
 @dataclass(frozen=True)
-class Ask:
+class HTTPRequest:
     """A request to be sent."""
 
     method: str
@@ -68,14 +68,14 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Pause:
+class Backoff:
     """Time to be waited."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
-class Reply:
+class HTTPResponse:
     """What came back."""
 
     status: int
@@ -84,12 +84,12 @@ class Reply:
     retry_after_s: float | None = None
 
 
-Call = Generator[Ask | Pause, Reply | None, Any]
-"""To an `Ask` it is sent a `Reply`, to a `Pause` nothing; it returns what the server answers."""
+RequestFlow = Generator[HTTPRequest | Backoff, HTTPResponse | None, Any]
+"""To an `HTTPRequest` it is sent a `HTTPResponse`, to a `Backoff` nothing; it returns what the server answers."""
 
 
 @dataclass(frozen=True)
-class Drawn:
+class RemotePreview:
     """Samples on their way."""
 
     id: str
@@ -106,7 +106,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Sampled(Drawn):
+class RemoteSampleResult(RemotePreview):
     """The end of a draw."""
 
     seed: int
@@ -114,14 +114,14 @@ class Sampled(Drawn):
     labels: list[str] | None
     stop_reason: str
     """`complete`, `deadline`, `load`, `cancelled` or `drain`."""
-    kept_s: float
+    expires_in_s: float
     """Seconds for which it can be continued."""
     timing: Mapping[str, float | None]
     """Milliseconds."""
 
 
 @dataclass(frozen=True)
-class Encoded:
+class RemoteCodes:
     """Codes of samples."""
 
     model: str
@@ -129,63 +129,63 @@ class Encoded:
     """[B, L], coarse to fine."""
 
 
-def calling(
+def request_flow(
     method: str,
     path: str,
     body: dict[str, Any] | None = None,
     *,
-    within_s: float | None,
+    deadline_s: float | None,
     clock: Callable[[], float],
-    to_deadline: bool = False,
-) -> Call:
+    send_deadline: bool = False,
+) -> RequestFlow:
     """One call with as many tries as time allows.
 
     Args:
         method, path, body: of the request.
-        within_s: seconds for all tries together; None: a single one, without end.
+        deadline_s: seconds for all tries together; None: a single one, without end.
         clock: gives seconds.
-        to_deadline: tell the server what is left of them, as `deadline_ms`.
+        send_deadline: tell the server what is left of them, as `deadline_ms`.
 
     Raises:
         RequestFailed: when it is returned to.
     """
-    end = None if within_s is None else clock() + within_s
-    pause_s = _FIRST_PAUSE_S
+    end = None if deadline_s is None else clock() + deadline_s
+    pause_s = _INITIAL_BACKOFF_S
     while True:
         left_s = None if end is None else max(0.001, end - clock())
-        if to_deadline and left_s is not None:
-            body = {**(body or {}), "deadline_ms": max(1.0, 1000 * (left_s - _MARGIN_S))}
-        reply = yield Ask(method, path, body, left_s)
+        if send_deadline and left_s is not None:
+            body = {**(body or {}), "deadline_ms": max(1.0, 1000 * (left_s - _DEADLINE_MARGIN_S))}
+        reply = yield HTTPRequest(method, path, body, left_s)
         assert reply is not None
         if 200 <= reply.status < 300:
             return json.loads(reply.text) if reply.text else None
-        failed = failure(reply)
+        failed = error_from_response(reply)
         wait_s = pause_s if reply.retry_after_s is None else reply.retry_after_s
-        if reply.status not in {0, *RETRIED} or end is None or clock() + wait_s >= end:
+        if reply.status not in {0, *RETRY_STATUSES} or end is None or clock() + wait_s >= end:
             raise failed
-        yield Pause(wait_s)
-        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        yield Backoff(wait_s)
+        pause_s = min(2 * pause_s, _MAX_BACKOFF_S)
 
 
-def failure(reply: Reply) -> RequestFailed:
+def error_from_response(response: HTTPResponse) -> RequestFailed:
     """What a reply that is no answer says."""
-    if reply.status == 0:
-        return RequestFailed("unreachable", reply.text, None)
+    if response.status == 0:
+        return RequestFailed("unreachable", response.text, None)
     try:
-        error = json.loads(reply.text)["error"]
-        return RequestFailed(error["code"], error["message"], reply.status)
+        error = json.loads(response.text)["error"]
+        return RequestFailed(error["code"], error["message"], response.status)
     except (ValueError, KeyError, TypeError):
-        return RequestFailed("unknown", reply.text[:200], reply.status)
+        return RequestFailed("unknown", response.text[:200], response.status)
 
 
-class Events:
+class EventStreamParser:
     """Server-sent events of a draw, from lines of text."""
 
     def __init__(self) -> None:
         self._name = ""
         self._ended = False
 
-    def take(self, line: str) -> Iterator[Drawn]:
+    def feed(self, line: str) -> Iterator[RemotePreview]:
         """What a line completes.
 
         Raises:
@@ -199,9 +199,9 @@ class Events:
             if self._name == "error":
                 raise RequestFailed(values["error"]["code"], values["error"]["message"], 200)
             self._ended = self._name == "done"
-            yield sampled(values) if self._ended else drawn(values)
+            yield parse_result(values) if self._ended else parse_preview(values)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """The stream has ended.
 
         Raises:
@@ -217,25 +217,25 @@ def request_body(**options: Any) -> dict[str, Any]:
     return {"format": "npy", **given}
 
 
-def drawn(values: dict[str, Any]) -> Drawn:
+def parse_preview(values: dict[str, Any]) -> RemotePreview:
     """A preview."""
-    return Drawn(**_common(values))
+    return RemotePreview(**_preview_fields(values))
 
 
-def sampled(values: dict[str, Any]) -> Sampled:
+def parse_result(values: dict[str, Any]) -> RemoteSampleResult:
     """The end of a draw."""
     names = ("seed", "first", "labels", "stop_reason", "kept_s", "timing")
-    return Sampled(**_common(values), **{name: values[name] for name in names})
+    return RemoteSampleResult(**_preview_fields(values), **{name: values[name] for name in names})
 
 
-def encoded(values: dict[str, Any]) -> Encoded:
+def parse_codes(values: dict[str, Any]) -> RemoteCodes:
     """Codes."""
-    return Encoded(values["model"], np.array(values["codes"], dtype=np.int64))
+    return RemoteCodes(values["model"], np.array(values["codes"], dtype=np.int64))
 
 
-def decoded(values: dict[str, Any]) -> npt.NDArray[np.float32]:
+def parse_samples(values: dict[str, Any]) -> npt.NDArray[np.float32]:
     """Samples, [B, *sample_shape]."""
-    return np.stack([_read(text) for text in values["samples"]])
+    return np.stack([_array_from_base64(text) for text in values["samples"]])
 
 
 def encode_body(samples: npt.ArrayLike, model: str | None) -> dict[str, Any]:
@@ -248,7 +248,7 @@ def encode_body(samples: npt.ArrayLike, model: str | None) -> dict[str, Any]:
     if array.ndim < 2 or len(array) == 0:
         raise InputError(f"samples have shape {array.shape}; pass [B, *sample_shape], B >= 1")
     named = {} if model is None else {"model": model}
-    return {"samples": [_write(one) for one in array], **named}
+    return {"samples": [_array_to_base64(one) for one in array], **named}
 
 
 def decode_body(
@@ -258,21 +258,21 @@ def decode_body(
     return request_body(codes=np.asarray(codes).tolist(), model=model)
 
 
-def _common(values: dict[str, Any]) -> dict[str, Any]:
+def _preview_fields(values: dict[str, Any]) -> dict[str, Any]:
     names = ("id", "model", "codes_drawn", "code_length", "quality")
     codes = values.get("codes")
     return {name: values[name] for name in names} | {
-        "data": decoded(values),
+        "data": parse_samples(values),
         "codes": None if codes is None else np.array(codes, dtype=np.int64),
     }
 
 
-def _read(text: str) -> npt.NDArray[np.float32]:
+def _array_from_base64(text: str) -> npt.NDArray[np.float32]:
     array: npt.NDArray[np.float32] = np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False)
     return array
 
 
-def _write(sample: npt.NDArray[np.float32]) -> str:
+def _array_to_base64(sample: npt.NDArray[np.float32]) -> str:
     file = io.BytesIO()
     np.save(file, sample)
     return base64.b64encode(file.getvalue()).decode()

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from typing import Any, Self
 
-from anytime_ar.ambient import defaults
+from anytime_ar.ambient import default_torch_modes
 from anytime_ar.data.batch import Batch
 from anytime_ar.data.shuffling import ShuffledBatches
-from anytime_ar.threads import one_threaded
+from anytime_ar.threads import single_thread_executor
 
-_Read = tuple[Batch, dict[str, int]]
+_BatchAndState = tuple[Batch, dict[str, int]]
 """A batch, and where the next one begins."""
 
 
-class ReadAhead(Iterator[Batch]):
+class Prefetcher(Iterator[Batch]):
     """The same batches, each read by a thread of its own before it is asked for. What fails there
     is told with the batch that it belongs to.
 
@@ -26,8 +26,8 @@ class ReadAhead(Iterator[Batch]):
     def __init__(self, batches: ShuffledBatches) -> None:
         self._batches = batches
         self._state = batches.state_dict()
-        self._thread = one_threaded("anytime-read")
-        self._next: Future[_Read] | None = None
+        self._thread = single_thread_executor("anytime-read")
+        self._next: Future[_BatchAndState] | None = None
 
     def __iter__(self) -> Self:
         return self
@@ -39,8 +39,8 @@ class ReadAhead(Iterator[Batch]):
         self._next = self._thread.submit(self._read)
         return batch
 
-    @defaults()
-    def _read(self) -> _Read:
+    @default_torch_modes()
+    def _read(self) -> _BatchAndState:
         return next(self._batches), self._batches.state_dict()
 
     def state_dict(self) -> dict[str, int]:

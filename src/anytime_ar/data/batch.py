@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     """int64 [B], or None where the set has no labels."""
 
 
-class Chunk(NamedTuple):
+class StoredChunk(NamedTuple):
     """Consecutive samples of a split as stored."""
 
     samples: Tensor
@@ -29,18 +29,18 @@ class Chunk(NamedTuple):
     """Where reading began: `chunks(start=start)` gives this chunk again."""
 
 
-class Block(Protocol):
+class ShuffleBlock(Protocol):
     """Samples of a split that are shuffled together; each is read when it is taken."""
 
     start: int
-    """As for a `Chunk`."""
+    """As for a `StoredChunk`."""
     labels: Tensor | None
     """int64 [n]."""
 
     def __len__(self) -> int:
         """n."""
 
-    def take(self, places: Tensor) -> Tensor:
+    def take(self, indices: Tensor) -> Tensor:
         """Samples as stored, of places int64 [m] in 0..n-1: pictures uint8 [m, C, H, W], sounds
         int16 [m, 1, S].
 

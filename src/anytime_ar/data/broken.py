@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from anytime_ar.data.rows import BrokenSampleError, Reader, Row, Rows, Stored
+from anytime_ar.data.rows import BrokenSampleError, Row, RowDecoder, SplitRows, StoredArray
 
-_NAMED = 10
+_MAX_NAMED = 10
 
 
-class BrokenSamples:
+class BrokenSampleCollector:
     """What was found broken so far; refused at the end, or left out.
 
     Args:
@@ -20,15 +20,15 @@ class BrokenSamples:
         self._skip = skip
         self._errors: list[BrokenSampleError] = []
 
-    def read(self, reader: Reader, row: Row) -> Stored | None:
+    def decode(self, decoder: RowDecoder, row: Row) -> StoredArray | None:
         """One sample; None, and noted, where it is broken."""
         try:
-            return reader(row)
+            return decoder(row)
         except BrokenSampleError as error:
             self._errors.append(error)
             return None
 
-    def settle(self) -> list[str]:
+    def raise_or_report(self) -> list[str]:
         """Tell what is left out.
 
         Raises:
@@ -37,40 +37,40 @@ class BrokenSamples:
         if not self._errors:
             return []
         if not self._skip:
-            raise together(self._errors, "; set data.skip_broken to leave such samples out")
-        return [f"left out {len(self._errors)} broken samples: {together(self._errors)}"]
+            raise combine_errors(self._errors, "; set data.skip_broken to leave such samples out")
+        return [f"left out {len(self._errors)} broken samples: {combine_errors(self._errors)}"]
 
 
-def together(errors: Sequence[BrokenSampleError], hint: str = "") -> BrokenSampleError:
+def combine_errors(errors: Sequence[BrokenSampleError], hint: str = "") -> BrokenSampleError:
     """One error for several samples: the first are named, the others counted."""
-    first = "; ".join(map(str, errors[:_NAMED]))
-    more = f"; and {len(errors) - _NAMED} more" if len(errors) > _NAMED else ""
+    first = "; ".join(map(str, errors[:_MAX_NAMED]))
+    more = f"; and {len(errors) - _MAX_NAMED} more" if len(errors) > _MAX_NAMED else ""
     count = f"{len(errors)} samples cannot be read: " if len(errors) > 1 else ""
     return BrokenSampleError(f"{count}{first}{more}{hint}")
 
 
-class ReadableRows:
+class DecodableRows:
     """The rows of `rows` that decode; found once, by reading all of them."""
 
-    def __init__(self, rows: Rows, reader: Reader, broken: BrokenSamples) -> None:
+    def __init__(self, rows: SplitRows, decoder: RowDecoder, broken: BrokenSampleCollector) -> None:
         self._rows = rows
         self._indices = []
         self._left_out = set()
         for row in rows.read():
-            if broken.read(reader, row) is None:
+            if broken.decode(decoder, row) is None:
                 self._left_out.add(row.index)
             else:
                 self._indices.append(row.index)
 
     @property
     def size(self) -> int:
-        """See `Rows`."""
+        """See `DecodeState`."""
         return len(self._indices)
 
     def index_of(self, position: int) -> int:
-        """See `Rows`."""
+        """See `DecodeState`."""
         return self._indices[position] if position < self.size else self._rows.index_of(position)
 
     def read(self, start: int = 0) -> Iterator[Row]:
-        """See `Rows`."""
+        """See `DecodeState`."""
         return (row for row in self._rows.read(start) if row.index not in self._left_out)

@@ -8,13 +8,13 @@ from pydantic import Field
 
 from anytime_ar.config import Config
 
-Layout = Literal["auto", "splits", "classes"]
+FolderLayout = Literal["auto", "splits", "classes"]
 """What the sub-folders of a folder are."""
 Background = Literal["auto", "white", "black"]
 """What shows through transparent pixels."""
 
 
-class SoundConfig(Config):
+class AudioConfig(Config):
     """The steps from stored sounds to mono clips of one rate and length."""
 
     key: str | None = None
@@ -45,7 +45,7 @@ class DataConfig(Config):
     """Configuration name of a Hub set; of a local set, the sub-folder to read."""
     revision: str | None = None
     """Branch, tag or commit of a Hub set."""
-    layout: Layout = "auto"
+    layout: FolderLayout = "auto"
     """What the sub-folders of a folder are: `splits` (train, validation, test), or `classes`;
     `auto` tells by their names, and asks where they may be either."""
     image_key: str | None = None
@@ -67,7 +67,7 @@ class DataConfig(Config):
     """Resize to this many pixels a side; without `center_crop`, the largest centred square is."""
     channels: Literal[1, 3] | None = None
     """Convert to grayscale (1) or RGB (3); as stored when not given."""
-    sound: SoundConfig = SoundConfig()
+    sound: AudioConfig = AudioConfig()
     """Where the set holds sounds."""
     skip_broken: bool = False
     """Leave out samples that do not decode, rather than refuse the set; how many is told once. When

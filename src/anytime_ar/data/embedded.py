@@ -8,14 +8,14 @@ import numpy as np
 import soundfile  # type: ignore[import-untyped]
 from PIL import Image
 
-from anytime_ar.data.rows import ListedRows, Row, Source
+from anytime_ar.data.rows import DataSource, InMemoryRows, Row
 from anytime_ar.data.sounds import to_int16
 
-_CLIPS = 1800
+_NUM_CLIPS = 1800
 """As many as there are digits, about."""
 
 
-def digits_source() -> Source:
+def digits_source() -> DataSource:
     """scikit-learn's 1797 digits, grayscale 8x8; their levels 0..16 become 0..255."""
     from sklearn.datasets import load_digits
 
@@ -25,16 +25,16 @@ def digits_source() -> Source:
         Row(i, Image.fromarray(pixels[i]), int(labels[i]), f"digits row {i}")
         for i in range(len(pixels))
     ]
-    return Source({"train": ListedRows(rows)}, tuple(str(digit) for digit in range(10)))
+    return DataSource({"train": InMemoryRows(rows)}, tuple(str(digit) for digit in range(10)))
 
 
-def sounds_source() -> Source:
+def sounds_source() -> DataSource:
     """1800 synthetic clips of 0.3 to 0.5 s at 8 kHz, 225 of each class in turn; see `synthesis`."""
-    from anytime_ar.data.synthesis import CLASSES, SAMPLE_RATE, clip
+    from anytime_ar.data.synthesis import CLASSES, SAMPLE_RATE, synthesize_clip
 
     rows = []
-    for made in map(clip, range(_CLIPS)):
+    for made in map(synthesize_clip, range(_NUM_CLIPS)):
         wav = io.BytesIO()
-        soundfile.write(wav, to_int16(made.wave()), SAMPLE_RATE, format="WAV")
+        soundfile.write(wav, to_int16(made.render()), SAMPLE_RATE, format="WAV")
         rows.append(Row(made.index, wav.getvalue(), made.label, f"sounds row {made.index}"))
-    return Source({"train": ListedRows(rows)}, CLASSES, "sound")
+    return DataSource({"train": InMemoryRows(rows)}, CLASSES, "sound")

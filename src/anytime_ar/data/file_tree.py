@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from anytime_ar.data.suffixes import READABLE_IMAGES, READABLE_SOUNDS
+from anytime_ar.data.suffixes import READABLE_AUDIO_SUFFIXES, READABLE_IMAGE_SUFFIXES
 from anytime_ar.errors import DataError
 
-_SYSTEM = (
+_SYSTEM_NAMES = (
     ".ds_store .localized .directory .git .cache .thumbnails .trash .trashes .spotlight-v100 "
     ".fseventsd .ipynb_checkpoints __macosx @eadir thumbs.db ehthumbs.db desktop.ini "
     "$recycle.bin lost+found"
 )
 """What operating systems and tools leave in folders, in lower case."""
-_DEEPEST = 32
+_MAX_DEPTH = 32
 """Folders in folders."""
 
 
@@ -30,32 +30,32 @@ class Folder:
     path: Path
     files: list[Path] = field(default_factory=list)
     """Samples that lie in it."""
-    folders: list[Folder] = field(default_factory=list)
+    subfolders: list[Folder] = field(default_factory=list)
 
-    def samples(self) -> Iterator[Path]:
+    def sample_paths(self) -> Iterator[Path]:
         """Samples in it and below."""
         yield from self.files
-        for folder in self.folders:
-            yield from folder.samples()
+        for folder in self.subfolders:
+            yield from folder.sample_paths()
 
-    def filled(self) -> list[Folder]:
+    def nonempty_subfolders(self) -> list[Folder]:
         """Sub-folders with samples in or below them."""
-        return [folder for folder in self.folders if any(folder.samples())]
+        return [folder for folder in self.subfolders if any(folder.sample_paths())]
 
 
-def scan(path: Path, left_out: Counter[str]) -> Folder:
+def scan_folder(path: Path, skipped: Counter[str]) -> Folder:
     """Find the samples below a folder; links are followed.
 
     Args:
-        left_out: counts what is neither a sample nor a file of the system, by suffix.
+        skipped: counts what is neither a sample nor a file of the system, by suffix.
 
     Raises:
         DataError: a folder cannot be listed, or a link leads nowhere or back.
     """
-    return _scan(path, left_out, ())
+    return _scan(path, skipped, ())
 
 
-def _scan(path: Path, left_out: Counter[str], above: tuple[tuple[int, int], ...]) -> Folder:
+def _scan(path: Path, skipped: Counter[str], ancestors: tuple[tuple[int, int], ...]) -> Folder:
     found = Folder(path)
     try:
         about = path.stat()
@@ -67,22 +67,22 @@ def _scan(path: Path, left_out: Counter[str], above: tuple[tuple[int, int], ...]
             "elsewhere"
         ) from error
     here = (about.st_dev, about.st_ino)
-    if here in above and about.st_ino:
+    if here in ancestors and about.st_ino:
         raise DataError(f"{path}: is a link back to a folder above it; move the link elsewhere")
-    if len(above) > _DEEPEST:
-        raise DataError(f"{path}: lies more than {_DEEPEST} folders deep; pass a folder below")
+    if len(ancestors) > _MAX_DEPTH:
+        raise DataError(f"{path}: lies more than {_MAX_DEPTH} folders deep; pass a folder below")
     for entry in entries:
-        if _is_of_the_system(entry.name):
+        if _is_system_file(entry.name):
             continue
         child = path / entry.name
         suffix = child.suffix.lower()
-        is_sample = suffix in READABLE_IMAGES or suffix in READABLE_SOUNDS
+        is_sample = suffix in READABLE_IMAGE_SUFFIXES or suffix in READABLE_AUDIO_SUFFIXES
         hidden = entry.name.startswith(".")
-        kind = _kind(entry)
+        kind = _entry_type(entry)
         if kind == "folder" and not hidden:
-            found.folders.append(_scan(child, left_out, (*above, here)))
+            found.subfolders.append(_scan(child, skipped, (*ancestors, here)))
         elif hidden and (is_sample or kind == "folder"):
-            left_out["hidden"] += 1
+            skipped["hidden"] += 1
         elif kind == "nothing" and not suffix:  # perhaps a whole class
             raise DataError(
                 f"{child}: is a link to {child.readlink()}, which is not there; restore that, or "
@@ -92,11 +92,11 @@ def _scan(path: Path, left_out: Counter[str], above: tuple[tuple[int, int], ...]
         elif is_sample and kind in ("nothing", "file"):
             found.files.append(child)
         elif not hidden:
-            left_out[suffix or "no suffix"] += 1
+            skipped[suffix or "no suffix"] += 1
     return found
 
 
-def _kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "nothing", "other"]:
+def _entry_type(entry: os.DirEntry[str]) -> Literal["file", "folder", "nothing", "other"]:
     """What an entry is or leads to; most are told without another look at the disk."""
     try:
         if entry.is_dir():
@@ -116,10 +116,12 @@ def _kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "nothing", "othe
     return "other"
 
 
-def _is_of_the_system(name: str) -> bool:
-    return name.lower() in _SYSTEM.split() or name.startswith(("._", "~$", ".nfs", ".fuse_hidden"))
+def _is_system_file(name: str) -> bool:
+    return name.lower() in _SYSTEM_NAMES.split() or name.startswith(
+        ("._", "~$", ".nfs", ".fuse_hidden")
+    )
 
 
-def counted(left_out: Counter[str]) -> str:
+def format_counts(skipped: Counter[str]) -> str:
     """The counts in words: `3 x .txt, 1 x .csv`."""
-    return ", ".join(f"{count} x {suffix}" for suffix, count in left_out.most_common(12))
+    return ", ".join(f"{count} x {suffix}" for suffix, count in skipped.most_common(12))

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from anytime_ar.config import Config
 from anytime_ar.data.config import DataConfig
-from anytime_ar.data.loading import EMBEDDED, DataSplits
+from anytime_ar.data.loading import EMBEDDED_SOURCES, DataSplits
 from anytime_ar.data.splits import MemorySplit, Split
 
-_MOST_BYTES = 2**28
+_MAX_HASHED_BYTES = 2**28
 """Of a split, that are read."""
-_SHOWN = 10
+_MAX_SHOWN = 10
 """Labels named in a message."""
 
 
@@ -64,7 +64,9 @@ class DataFingerprint(Config):
             elif None not in (now.sha256, before.sha256) and now.sha256 != before.sha256:
                 changes.append(f"{name} has as many samples as before, but others")
         if self.labels != earlier.labels:
-            changes.append(f"labels are {_some(self.labels)}; were {_some(earlier.labels)}")
+            changes.append(
+                f"labels are {_format_labels(self.labels)}; were {_format_labels(earlier.labels)}"
+            )
         if self.sample_shape != earlier.sample_shape:
             changes.append(f"samples are {self.sample_shape}, were {earlier.sample_shape}")
         if self.sample_rate != earlier.sample_rate:
@@ -74,14 +76,14 @@ class DataFingerprint(Config):
         return changes
 
 
-def fingerprint(data: DataSplits) -> DataFingerprint:
+def data_fingerprint(data: DataSplits) -> DataFingerprint:
     """Return the fingerprint of a data set that is loaded."""
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     return DataFingerprint(
         sample_shape=data.sample_shape,
         sample_rate=data.sample_rate,
         labels=data.label_names,
-        splits={name: _split(split) for name, split in splits.items()},
+        splits={name: _split_fingerprint(split) for name, split in splits.items()},
         files=files_fingerprint(data.config) if data.config.streaming else None,
         left_out=data.notes,
     )
@@ -90,9 +92,11 @@ def fingerprint(data: DataSplits) -> DataFingerprint:
 def files_fingerprint(config: DataConfig) -> FilesFingerprint | None:
     """Return that of the files of a data set; None: it is embedded, or the Hub's."""
     root = Path(config.name).expanduser()  # as it is loaded
-    if config.name in EMBEDDED or not root.exists():
+    if config.name in EMBEDDED_SOURCES or not root.exists():
         return None
-    paths = [root] if root.is_file() else sorted(p for p in root.rglob("*") if _counts(p, root))
+    paths = (
+        [root] if root.is_file() else sorted(p for p in root.rglob("*") if _is_data_file(p, root))
+    )
     digest, size = hashlib.sha256(), 0
     for path in paths:
         here = path.stat().st_size
@@ -102,23 +106,23 @@ def files_fingerprint(config: DataConfig) -> FilesFingerprint | None:
     return FilesFingerprint(count=len(paths), bytes=size, sha256=digest.hexdigest())
 
 
-def _counts(path: Path, root: Path) -> bool:
+def _is_data_file(path: Path, root: Path) -> bool:
     """Whether a path is a file of a data set: hidden ones are not."""
     return path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
-def _split(split: Split) -> SplitFingerprint:
+def _split_fingerprint(split: Split) -> SplitFingerprint:
     if not isinstance(split, MemorySplit):
         return SplitFingerprint(samples=split.size, sha256=None)
-    step = math.ceil(split.samples.nbytes / _MOST_BYTES) or 1
+    step = math.ceil(split.samples.nbytes / _MAX_HASHED_BYTES) or 1
     digest = hashlib.sha256(split.samples[::step].contiguous().numpy().data)
     if split.labels is not None:
         digest.update(split.labels.contiguous().numpy().data)
     return SplitFingerprint(samples=len(split), sha256=digest.hexdigest())
 
 
-def _some(labels: tuple[str, ...] | None) -> str:
+def _format_labels(labels: tuple[str, ...] | None) -> str:
     if labels is None:
         return "none"
-    rest = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
-    return ", ".join(labels[:_SHOWN]) + rest
+    rest = f" and {len(labels) - _MAX_SHOWN} more" if len(labels) > _MAX_SHOWN else ""
+    return ", ".join(labels[:_MAX_SHOWN]) + rest

@@ -11,16 +11,16 @@ from typing import Any
 
 from anytime_ar.data.columns import Column
 from anytime_ar.data.config import DataConfig
-from anytime_ar.data.rows import Source
-from anytime_ar.data.split_names import split_of
-from anytime_ar.data.table import READ_AT_ONCE, first_line, table_source
+from anytime_ar.data.rows import DataSource
+from anytime_ar.data.split_names import canonical_split
+from anytime_ar.data.table import READ_BATCH_ROWS, first_line, table_source
 from anytime_ar.errors import DataError, MissingExtraError, install_command
 
-_BYTES = ("binary", "large_binary", "binary_view", "fixed_size_binary")
-_TEXTS = ("string", "large_string", "string_view")
+_BINARY_TYPES = ("binary", "large_binary", "binary_view", "fixed_size_binary")
+_STRING_TYPES = ("string", "large_string", "string_view")
 
 
-def require_extra(package: str) -> None:
+def require_data_extra(package: str) -> None:
     """Check that a package of the extra `data` is installed.
 
     Raises:
@@ -32,14 +32,14 @@ def require_extra(package: str) -> None:
         )
 
 
-def hub_source(config: DataConfig) -> Source:
+def hub_source(config: DataConfig) -> DataSource:
     """Read a data set of the Hub; unless streaming, its files are kept in the local cache.
 
     Raises:
         DataError: the set is unknown, the Hub cannot be reached, or no column fits.
         MissingExtraError: the extra `data` is not installed.
     """
-    require_extra("datasets")
+    require_data_extra("datasets")
     import datasets
 
     asked = f"datasets.load_dataset({config.name!r}, {config.subset!r})"
@@ -56,7 +56,7 @@ def hub_source(config: DataConfig) -> Source:
     tables: dict[str, HubTable] = {}
     left_out = []
     for name, table in stored.items():
-        split = split_of(name)
+        split = canonical_split(name)
         if split is None or split in tables:
             left_out.append(name)
         else:
@@ -103,7 +103,7 @@ class HubTable:
         """See `Table`."""
         return f"{self._name} row {index}"
 
-    def without(self, key: str) -> str | None:
+    def locate_missing_column(self, key: str) -> str | None:
         """See `Table`."""
         return None if key in self.columns else self._name
 
@@ -114,7 +114,7 @@ class HubTable:
         known = [key for key in keys if key in self.columns] or list(self.columns)[:1]
         table = self.table.select_columns(known)
         index = start
-        stored = _undecoded(table).skip(start).iter(batch_size=READ_AT_ONCE)
+        stored = _disable_decoding(table).skip(start).iter(batch_size=READ_BATCH_ROWS)
         # A stream still open when the interpreter ends fails in pyarrow's teardown; close it
         # before.
         atexit.register(stored.close)
@@ -133,7 +133,7 @@ class HubTable:
             stored.close()
 
 
-def _undecoded(table: Any) -> Any:
+def _disable_decoding(table: Any) -> Any:
     """The table with the files of its samples as they are stored."""
     import datasets
 
@@ -157,9 +157,9 @@ def _column(feature: Any) -> Column:
     if isinstance(feature, dict) and "bytes" in feature:
         return Column("bytes", told)
     dtype = feature.dtype if isinstance(feature, Value) else ""
-    if dtype.startswith(_BYTES):
+    if dtype.startswith(_BINARY_TYPES):
         return Column("bytes", told)
-    if dtype.startswith(_TEXTS):
+    if dtype.startswith(_STRING_TYPES):
         return Column("texts", told)
     if dtype.startswith(("int", "uint", "bool", "float")):
         return Column("numbers", told)

@@ -12,51 +12,51 @@ import numpy as np
 
 from anytime_ar.errors import DataError
 
-MOST_CLASSES = 1 << 16
+MAX_CLASSES = 1 << 16
 """Beyond them, a column holds ids or texts."""
 
-Value = int | str
+LabelValue = int | str
 
 
 @dataclass(frozen=True)
-class Classes:
+class LabelEncoder:
     """The classes of a set: their names, and which stored value means which."""
 
     names: tuple[str, ...]
-    places: dict[Value, int]
+    class_of_value: dict[LabelValue, int]
 
     @classmethod
-    def named(cls, names: Iterable[str]) -> Classes:
+    def from_names(cls, names: Iterable[str]) -> LabelEncoder:
         """The classes of a column that declares them; it may store numbers or names."""
         names = tuple(names)
-        numbers: dict[Value, int] = {place: place for place in range(len(names))}
+        numbers: dict[LabelValue, int] = {place: place for place in range(len(names))}
         return cls(names, numbers | {name: place for place, name in enumerate(names)})
 
     @classmethod
-    def of_values(cls, values: Iterable[Value]) -> Classes:
+    def from_values(cls, values: Iterable[LabelValue]) -> LabelEncoder:
         """A class for each different value, numbers before texts, in order."""
         # 1.0 and True are 1 by now, so that a value has one spelling.
         ordered = sorted(values, key=lambda value: (isinstance(value, str), value))
         return cls(tuple(map(str, ordered)), {value: i for i, value in enumerate(ordered)})
 
-    def place(self, stored: Any, origin: str) -> int | None:
+    def encode(self, stored: Any, origin: str) -> int | None:
         """The class that a stored label means; None for no label.
 
         Raises:
             DataError: it is none of them.
         """
-        value = label_value(stored, origin)
+        value = normalize_label(stored, origin)
         if value is None:
             return None
-        if value not in self.places:
+        if value not in self.class_of_value:
             raise DataError(
                 f"{origin}: label {stored} is not one of the classes 0 to {len(self.names) - 1}; "
                 "set data.label_key to another column, or repair the file"
             )
-        return self.places[value]
+        return self.class_of_value[value]
 
 
-def label_value(stored: Any, origin: str) -> Value | None:
+def normalize_label(stored: Any, origin: str) -> LabelValue | None:
     """One spelling for each label: an integer, or a text with its accents composed. None where
     there is no label: null, NaN, -1 and the empty text.
 
@@ -85,20 +85,20 @@ def label_value(stored: Any, origin: str) -> Value | None:
     )
 
 
-def different(values: Iterable[tuple[Any, str]], key: str) -> set[Value]:
+def distinct_values(values: Iterable[tuple[Any, str]], key: str) -> set[LabelValue]:
     """The different labels among stored ones, each with its origin.
 
     Raises:
-        DataError: there are more than `MOST_CLASSES`.
+        DataError: there are more than `MAX_CLASSES`.
     """
-    found: set[Value] = set()
+    found: set[LabelValue] = set()
     for stored, origin in values:
-        value = label_value(stored, origin)
+        value = normalize_label(stored, origin)
         if value is not None:
             found.add(value)
-        if len(found) > MOST_CLASSES:
+        if len(found) > MAX_CLASSES:
             raise DataError(
-                f"{origin}: column {key!r} has more than {MOST_CLASSES} different values up to "
+                f"{origin}: column {key!r} has more than {MAX_CLASSES} different values up to "
                 "here, which are no classes; set data.label_key to another column, or data.labels "
                 "to false"
             )

@@ -10,29 +10,29 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from anytime_ar.data.broken import BrokenSamples, ReadableRows, together
+from anytime_ar.data.broken import BrokenSampleCollector, DecodableRows, combine_errors
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.embedded import digits_source, sounds_source
 from anytime_ar.data.folders import folder_source
 from anytime_ar.data.hub import hub_source
 from anytime_ar.data.parquet import is_parquet, parquet_source
-from anytime_ar.data.pixels import ImageReader
+from anytime_ar.data.pixels import ImageRowDecoder
 from anytime_ar.data.rows import (
     BrokenSampleError,
+    DataSource,
     HeldOutRows,
     HoldOut,
-    Reader,
+    LabelCheckedRows,
     Row,
-    Rows,
-    Source,
-    UniformRows,
+    RowDecoder,
+    SplitRows,
 )
-from anytime_ar.data.sounds import SoundReader
+from anytime_ar.data.sounds import AudioRowDecoder
 from anytime_ar.data.splits import Split, StreamingSplit, read_into_memory
 from anytime_ar.errors import DataError
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-EMBEDDED = {"digits": digits_source, "sounds": sounds_source}
+EMBEDDED_SOURCES = {"digits": digits_source, "sounds": sounds_source}
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,16 @@ def load_data(config: DataConfig) -> DataSplits:
         DataError: there is no such data set, or what it holds cannot be used; names the file.
         MissingExtraError: it needs an extra that is not installed.
     """
-    source = _open(config)
-    sounds = SoundReader(config.sound) if source.kind == "sound" else None
-    reader = sounds or ImageReader(config)
-    broken = BrokenSamples(config.skip_broken)
+    source = _open_source(config)
+    sounds = AudioRowDecoder(config.sound) if source.modality == "sound" else None
+    reader = sounds or ImageRowDecoder(config)
+    broken = BrokenSampleCollector(config.skip_broken)
     shape: tuple[int, ...] = ()
     splits: dict[str, Split] = {}
-    stored = _with_held_out(source, config)
+    stored = _splits_with_held_out(source, config)
     firsts = {
-        name: _first(rows, f"{config.name} {name} split", source) for name, rows in stored.items()
+        name: _first_row(rows, f"{config.name} {name} split", source)
+        for name, rows in stored.items()
     }
     labelled = config.labels and firsts["train"].label is not None
     if labelled and firsts["validation"].label is None:
@@ -82,18 +83,18 @@ def load_data(config: DataConfig) -> DataSplits:
         )
     for name, rows in stored.items():
         origin = f"{config.name} {name} split"
-        rows = UniformRows(rows, firsts[name] if labelled else None)
-        read = sounds.for_training if sounds is not None and name == "train" else reader
-        shape = _shape(rows, reader, at_once=config.streaming and not config.skip_broken)
+        rows = LabelCheckedRows(rows, firsts[name] if labelled else None)
+        read = sounds.decode_for_training if sounds is not None and name == "train" else reader
+        shape = _sample_shape(rows, reader, first_only=config.streaming and not config.skip_broken)
         if config.streaming and config.skip_broken:
-            rows = ReadableRows(rows, read, broken)
+            rows = DecodableRows(rows, read, broken)
         crop = None if sounds is None else shape[-1]
         splits[name] = (
             StreamingSplit(rows, read, config.shuffle_buffer, origin, crop)
             if config.streaming
             else read_into_memory(rows, read, origin, broken, crop)
         )
-    notes = (*source.notes, *broken.settle())
+    notes = (*source.notes, *broken.raise_or_report())
     if source.label_names is not None and config.labels and not labelled:
         notes += ("left out all labels, since the training split has none",)
     if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):  # once of all
@@ -117,16 +118,16 @@ def check_data_path(config: DataConfig) -> None:
     Raises:
         DataError: its name is no existing path, no embedded set and no Hub id.
     """
-    path = _local(config.name)
-    if config.name in EMBEDDED or path.exists() or _may_be_on_the_hub(config.name, path):
+    path = _local_path(config.name)
+    if config.name in EMBEDDED_SOURCES or path.exists() or _may_be_on_the_hub(config.name, path):
         return
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
     names = [str(child) for child in beside if not child.name.startswith(".")]
-    close = difflib.get_close_matches(str(path), [*names, *EMBEDDED], n=3)
+    close = difflib.get_close_matches(str(path), [*names, *EMBEDDED_SOURCES], n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else "check the spelling;"
     raise DataError(
         f"data path {config.name!r} does not exist; {hint} pass an existing file or folder, a Hub "
-        f'id "owner/name", or an embedded set ({", ".join(EMBEDDED)})'
+        f'id "owner/name", or an embedded set ({", ".join(EMBEDDED_SOURCES)})'
     )
 
 
@@ -135,7 +136,7 @@ def _may_be_on_the_hub(name: str, path: Path) -> bool:
     return bool(_HUB_ID.fullmatch(name)) and not path.exists() and not path.parent.is_dir()
 
 
-def _first(rows: Rows, origin: str, source: Source) -> Row:
+def _first_row(rows: SplitRows, origin: str, source: DataSource) -> Row:
     first = next(iter(rows.read()), None)
     if first is None:
         raise DataError(
@@ -145,11 +146,11 @@ def _first(rows: Rows, origin: str, source: Source) -> Row:
     return first
 
 
-def _shape(rows: Rows, reader: Reader, at_once: bool) -> tuple[int, ...]:
+def _sample_shape(rows: SplitRows, decoder: RowDecoder, first_only: bool) -> tuple[int, ...]:
     """Of the first sample that decodes.
 
     Args:
-        at_once: refuse the split where the very first does not.
+        first_only: refuse the split where the very first does not.
 
     Raises:
         DataError: none does.
@@ -157,15 +158,15 @@ def _shape(rows: Rows, reader: Reader, at_once: bool) -> tuple[int, ...]:
     errors = []
     for row in rows.read():
         try:
-            return reader(row).shape
+            return decoder(row).shape
         except BrokenSampleError as error:
             errors.append(error)
-            if at_once:
+            if first_only:
                 break
-    raise together(errors)
+    raise combine_errors(errors)
 
 
-def _with_held_out(source: Source, config: DataConfig) -> dict[str, Rows]:
+def _splits_with_held_out(source: DataSource, config: DataConfig) -> dict[str, SplitRows]:
     train = source.splits["train"]
     missing = [name for name in ("test", "validation") if name not in source.splits]
     hold_outs = [HoldOut(config.validation_fraction, config.split_seed, name) for name in missing]
@@ -175,8 +176,8 @@ def _with_held_out(source: Source, config: DataConfig) -> dict[str, Rows]:
     return {"train": rest, **{k: v for k, v in source.splits.items() if k != "train"}, **parts}
 
 
-def _open(config: DataConfig) -> Source:
-    path = _local(config.name)
+def _open_source(config: DataConfig) -> DataSource:
+    path = _local_path(config.name)
     if _may_be_on_the_hub(config.name, path):
         return hub_source(config)
     if config.revision is not None:
@@ -184,13 +185,13 @@ def _open(config: DataConfig) -> Source:
             f"data.revision is {config.revision!r}, but {config.name!r} is not a Hub set; leave "
             'data.revision out, or pass a Hub id "owner/name"'
         )
-    if config.name in EMBEDDED:
-        return EMBEDDED[config.name]()
+    if config.name in EMBEDDED_SOURCES:
+        return EMBEDDED_SOURCES[config.name]()
     check_data_path(config)
-    return _open_local(config, path)
+    return _open_local_source(config, path)
 
 
-def _local(name: str) -> Path:
+def _local_path(name: str) -> Path:
     """The path that a name is, `~` for the home folder where no file is called so."""
     path = Path(name)
     try:
@@ -204,7 +205,7 @@ def _local(name: str) -> Path:
         ) from error
 
 
-def _open_local(config: DataConfig, path: Path) -> Source:
+def _open_local_source(config: DataConfig, path: Path) -> DataSource:
     if path.is_file() and not is_parquet(path):
         raise DataError(
             f"{path}: not a parquet file; pass a .parquet file, or a folder of parquet, images or "

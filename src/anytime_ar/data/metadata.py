@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from PIL import Image
 
-_ORIENTATION = 0x0112
-_TURNS = {
+_EXIF_ORIENTATION_TAG = 0x0112
+_EXIF_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -18,30 +18,30 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 
 
-def orientation(image: Image.Image) -> Image.Transpose | None:
+def exif_orientation(image: Image.Image) -> Image.Transpose | None:
     """Return how to turn a picture upright by its EXIF; None where it does not say."""
     try:
-        stored = image.getexif().get(_ORIENTATION)
+        stored = image.getexif().get(_EXIF_ORIENTATION_TAG)
     # Pillow raises whatever it stumbles on in metadata that is out of order, which is no reason
     # not to read the pixels.
     except Exception:
         return None
-    return _TURNS.get(stored) if isinstance(stored, int) else None
+    return _EXIF_TRANSPOSES.get(stored) if isinstance(stored, int) else None
 
 
-def without_metadata(content: bytes) -> bytes | None:
+def strip_metadata(content: bytes) -> bytes | None:
     """Return the file with nothing but what its pixels need; None where there is nothing else, or
     the format is another than PNG and JPEG."""
     if content.startswith(_PNG):
-        bare = _bare_png(content)
+        bare = _strip_png(content)
     elif content.startswith(_JPEG):
-        bare = _bare_jpeg(content)
+        bare = _strip_jpeg(content)
     else:
         return None
     return bare if len(bare) < len(content) else None
 
 
-def _bare_png(content: bytes) -> bytes:
+def _strip_png(content: bytes) -> bytes:
     """Critical chunks, whose names begin with a capital, and transparency."""
     kept = [_PNG]
     at = len(_PNG)
@@ -54,7 +54,7 @@ def _bare_png(content: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _bare_jpeg(content: bytes) -> bytes:
+def _strip_jpeg(content: bytes) -> bytes:
     """All up to the scan but comments and application data; of these, JFIF and Adobe say how
     colours are stored."""
     kept = [_JPEG]

@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 
 from anytime_ar.data.columns import Column
 from anytime_ar.data.config import DataConfig
-from anytime_ar.data.hub import require_extra
-from anytime_ar.data.rows import Source
-from anytime_ar.data.split_names import Shard, shard_of
-from anytime_ar.data.table import READ_AT_ONCE, first_line, table_source
+from anytime_ar.data.hub import require_data_extra
+from anytime_ar.data.rows import DataSource
+from anytime_ar.data.split_names import ShardName, parse_shard_name
+from anytime_ar.data.table import READ_BATCH_ROWS, first_line, table_source
 from anytime_ar.errors import DataError
 
 _SUFFIX = ".parquet"
 
 
-def parquet_source(config: DataConfig, path: Path) -> Source | None:
+def parquet_source(config: DataConfig, path: Path) -> DataSource | None:
     """Read a parquet file (all of it `train`), or a folder of `train.parquet`,
     `test-00000-of-00002.parquet` and the like, or of one folder of files for each split.
 
@@ -36,7 +36,7 @@ def parquet_source(config: DataConfig, path: Path) -> Source | None:
         MissingExtraError: the extra `data` is not installed.
     """
     notes: list[str] = []
-    files = _files(path, notes)
+    files = _files_by_split(path, notes)
     if not files:
         return None
     if "train" not in files:
@@ -45,14 +45,14 @@ def parquet_source(config: DataConfig, path: Path) -> Source | None:
             "parquet file to split it, or rename it"
         )
     for split, stored in files.items():
-        if not any(file.rows for file in stored):
+        if not any(file.num_rows for file in stored):
             raise DataError(
                 f"{stored[0].path}: no rows in the {split} split; fetch it again, or move it "
                 "elsewhere"
             )
-    empty = [file.path for stored in files.values() for file in stored if not file.rows]
+    empty = [file.path for stored in files.values() for file in stored if not file.num_rows]
     if empty:
-        notes.append(f"left out {_names(empty)}, which hold no rows")
+        notes.append(f"left out {_format_names(empty)}, which hold no rows")
     return table_source(
         config, {split: ParquetTable(stored) for split, stored in files.items()}, notes
     )
@@ -63,17 +63,17 @@ def is_parquet(path: Path) -> bool:
     return path.suffix.lower() == _SUFFIX
 
 
-def _files(path: Path, notes: list[str]) -> dict[str, list[StoredFile]]:
+def _files_by_split(path: Path, notes: list[str]) -> dict[str, list[ParquetFileInfo]]:
     """Sorted files by split: the file itself, or those in a folder, or else in its `data/`."""
     if path.is_file() or is_parquet(path):
-        return {"train": look_at(path)} if path.exists() else {}
+        return {"train": inspect_parquet(path)} if path.exists() else {}
     for folder in (path, path / "data"):
-        if folder.is_dir() and (found := _shards(folder, notes)):
+        if folder.is_dir() and (found := _files_of_shards(folder, notes)):
             return found
     return {}
 
 
-def _parquet_in(folder: Path) -> list[Path]:
+def _parquet_files_in(folder: Path) -> list[Path]:
     try:
         children = sorted(folder.iterdir())
     except OSError as error:
@@ -84,15 +84,17 @@ def _parquet_in(folder: Path) -> list[Path]:
     return [path for path in children if is_parquet(path) and not path.name.startswith(("_", "."))]
 
 
-def _shards(folder: Path, notes: list[str]) -> dict[str, list[StoredFile]]:
+def _files_of_shards(folder: Path, notes: list[str]) -> dict[str, list[ParquetFileInfo]]:
     """Files by split. A folder that is named as a split stands for the files in it."""
-    found: dict[str, dict[Path, Shard]] = {}
+    found: dict[str, dict[Path, ShardName]] = {}
     left_out = []
-    named = _parquet_in(folder)
-    named += [path for path in sorted(folder.iterdir()) if path.is_dir() and shard_of(path.name)]
+    named = _parquet_files_in(folder)
+    named += [
+        path for path in sorted(folder.iterdir()) if path.is_dir() and parse_shard_name(path.name)
+    ]
     for path in named:
-        shard = shard_of(path.stem if is_parquet(path) else path.name)
-        if path.is_dir() and not _parquet_in(path):
+        shard = parse_shard_name(path.stem if is_parquet(path) else path.name)
+        if path.is_dir() and not _parquet_files_in(path):
             continue
         if shard is None:
             left_out.append(path)
@@ -101,29 +103,29 @@ def _shards(folder: Path, notes: list[str]) -> dict[str, list[StoredFile]]:
     if not found:
         return {}
     if left_out:
-        notes.append(f"left out {_names(left_out)}, which are not named as splits")
-    files: dict[str, list[StoredFile]] = {}
+        notes.append(f"left out {_format_names(left_out)}, which are not named as splits")
+    files: dict[str, list[ParquetFileInfo]] = {}
     for split, shards in found.items():
-        stored = {path: look_at(path) for path in sorted(shards)}
-        filled = {path for path in stored if any(file.rows for file in stored[path])}
+        stored = {path: inspect_parquet(path) for path in sorted(shards)}
+        filled = {path for path in stored if any(file.num_rows for file in stored[path])}
         _check_shards(folder, split, shards, filled, notes)
         files[split] = [file for path in stored for file in stored[path]]
     return files
 
 
 def _check_shards(
-    folder: Path, split: str, shards: dict[Path, Shard], filled: set[Path], notes: list[str]
+    folder: Path, split: str, shards: dict[Path, ShardName], filled: set[Path], notes: list[str]
 ) -> None:
     """Refuse files that cannot all be one split, and tell which are missing. Empty ones do no
     harm."""
     told = [shards[path] for path in filled]
-    spelt = {(each.name, each.number is None, each.total) for each in told}
+    spelt = {(each.spelling, each.number is None, each.num_shards) for each in told}
     if len(spelt) > 1 or len({each.number for each in told}) < len(told):
         raise DataError(
-            f"{folder}: {_names(sorted(filled))} cannot all be shards of the {split} split; keep "
+            f"{folder}: {_format_names(sorted(filled))} cannot all be shards of the {split} split; keep "
             "one set of them there, or pass the path of one"
         )
-    total = told[0].total if told else None
+    total = told[0].num_shards if told else None
     numbers = {shard.number for shard in shards.values()}
     missing = set(range(total or 0)) - numbers
     # Some count from 1.
@@ -131,26 +133,26 @@ def _check_shards(
         notes.append(f"{len(missing)} of {total} shards of the {split} split are not there")
 
 
-def _names(paths: list[Path]) -> str:
+def _format_names(paths: list[Path]) -> str:
     names = [path.name for path in paths]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-class StoredFile(NamedTuple):
+class ParquetFileInfo(NamedTuple):
     """What a file says about itself."""
 
     path: Path
-    rows: int
+    num_rows: int
     columns: Mapping[str, Column]
 
 
 class ParquetTable:
     """Some parquet files, one after the other."""
 
-    def __init__(self, files: Sequence[StoredFile]) -> None:
+    def __init__(self, files: Sequence[ParquetFileInfo]) -> None:
         """Empty ones are left out; one at least has rows."""
-        self._files = [file for file in files if file.rows]
-        self._ends = list(accumulate(file.rows for file in self._files))
+        self._files = [file for file in files if file.num_rows]
+        self._ends = list(accumulate(file.num_rows for file in self._files))
 
     @property
     def columns(self) -> Mapping[str, Column]:
@@ -165,35 +167,37 @@ class ParquetTable:
     def origin(self, index: int) -> str:
         """See `Table`."""
         part = min(bisect_right(self._ends, index), len(self._ends) - 1)
-        return f"{self._files[part].path} row {index - self._begin(part)}"
+        return f"{self._files[part].path} row {index - self._first_row_of(part)}"
 
-    def without(self, key: str) -> str | None:
+    def locate_missing_column(self, key: str) -> str | None:
         """See `Table`."""
         return next((str(file.path) for file in self._files if key not in file.columns), None)
 
-    def _begin(self, part: int) -> int:
-        return self._ends[part] - self._files[part].rows
+    def _first_row_of(self, part: int) -> int:
+        return self._ends[part] - self._files[part].num_rows
 
     def read(self, keys: Sequence[str], start: int = 0) -> Iterator[dict[str, list[Any]]]:
         """See `Table`."""
         for part in range(bisect_right(self._ends, start), len(self._files)):
-            skipped = max(0, start - self._begin(part))
-            yield from _read(self._files[part], keys, skipped)
+            skipped = max(0, start - self._first_row_of(part))
+            yield from _read_file(self._files[part], keys, skipped)
 
 
-def _read(file: StoredFile, keys: Sequence[str], start: int) -> Iterator[dict[str, list[Any]]]:
+def _read_file(
+    file: ParquetFileInfo, keys: Sequence[str], start: int
+) -> Iterator[dict[str, list[Any]]]:
     import pyarrow
     from pyarrow import parquet
 
     known = [key for key in keys if key in file.columns]
     if not known:
-        yield {key: [None] * (file.rows - start) for key in keys}
+        yield {key: [None] * (file.num_rows - start) for key in keys}
         return
     row = start
     try:
         with file.path.open("rb") as content, parquet.ParquetFile(content) as stored:
-            groups, start = _groups_from(stored.metadata, start)
-            for batch in stored.iter_batches(READ_AT_ONCE, row_groups=groups, columns=known):
+            groups, start = _row_groups_from(stored.metadata, start)
+            for batch in stored.iter_batches(READ_BATCH_ROWS, row_groups=groups, columns=known):
                 skipped = min(start, len(batch))
                 start -= skipped
                 batch = batch.slice(skipped)
@@ -215,7 +219,7 @@ def _read(file: StoredFile, keys: Sequence[str], start: int) -> Iterator[dict[st
         ) from error
 
 
-def _groups_from(metadata: Any, start: int) -> tuple[list[int], int]:
+def _row_groups_from(metadata: Any, start: int) -> tuple[list[int], int]:
     """The row groups from row `start` on, and how many rows of the first come before it."""
     first = 0
     while first < metadata.num_row_groups and start >= metadata.row_group(first).num_rows:
@@ -224,18 +228,18 @@ def _groups_from(metadata: Any, start: int) -> tuple[list[int], int]:
     return list(range(first, metadata.num_row_groups)), start
 
 
-def look_at(path: Path) -> list[StoredFile]:
+def inspect_parquet(path: Path) -> list[ParquetFileInfo]:
     """A file, or all files of a folder, in order.
 
     Raises:
         DataError: one is not parquet.
         MissingExtraError: the extra `data` is not installed.
     """
-    require_extra("pyarrow")
-    return [_look_at(file) for file in (_parquet_in(path) if path.is_dir() else [path])]
+    require_data_extra("pyarrow")
+    return [_inspect_file(file) for file in (_parquet_files_in(path) if path.is_dir() else [path])]
 
 
-def _look_at(path: Path) -> StoredFile:
+def _inspect_file(path: Path) -> ParquetFileInfo:
     import pyarrow
     from pyarrow import parquet
 
@@ -251,13 +255,13 @@ def _look_at(path: Path) -> StoredFile:
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if twice:
         raise DataError(f"{path}: has two columns {twice[0]!r}; rename one")
-    declared = _declared(schema.metadata or {})
-    return StoredFile(
+    declared = _declared_features(schema.metadata or {})
+    return ParquetFileInfo(
         path, rows, {field.name: _column(field.type, declared.get(field.name)) for field in schema}
     )
 
 
-def _declared(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+def _declared_features(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
     """What the library `datasets` notes about columns; nothing where that is no such note."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]

@@ -12,30 +12,33 @@ from typing import Any
 from torch import Tensor
 
 
-class Part:
-    """One of `count` equal parts, consecutive samples of a batch."""
+class BatchShard:
+    """One of `num_shards` equal parts, consecutive samples of a batch."""
 
-    def __init__(self, index: int = 0, count: int = 1) -> None:
-        self.index, self.count = index, count
+    def __init__(self, index: int = 0, num_shards: int = 1) -> None:
+        self.index, self.num_shards = index, num_shards
 
-    def whole(self, size: int) -> int:
-        """Samples of the batch, of which this part has `size`."""
-        return size * self.count
+    def global_batch_size(self, shard_size: int) -> int:
+        """Samples of the batch, of which this part has `shard_size`."""
+        return shard_size * self.num_shards
 
-    def of(self, drawn: Tensor, dim: int = 0) -> Tensor:
+    def local_slice(self, values: Tensor, dim: int = 0) -> Tensor:
         """This part of what was drawn for the whole batch."""
-        return drawn.chunk(self.count, dim)[self.index]
+        return values.chunk(self.num_shards, dim)[self.index]
 
-    def rows(self, size: int) -> range:
-        """Of a batch with `size` samples."""
-        share = size // self.count
+    def local_indices(self, batch_size: int) -> range:
+        """Of a batch with `batch_size` samples."""
+        share = batch_size // self.num_shards
         return range(self.index * share, (self.index + 1) * share)
 
 
-WHOLE = Part()
+FULL_BATCH = BatchShard()
 
 
-def cut(batch: tuple[Any, ...], count: int) -> Iterator[tuple[Any, ...]]:
+def split_microbatches(batch: tuple[Any, ...], num_microbatches: int) -> Iterator[tuple[Any, ...]]:
     """A batch in equal parts: its tensors are cut, all else is the same in each."""
-    pieces = [one.chunk(count) if isinstance(one, Tensor) else (one,) * count for one in batch]
+    pieces = [
+        one.chunk(num_microbatches) if isinstance(one, Tensor) else (one,) * num_microbatches
+        for one in batch
+    ]
     yield from zip(*pieces, strict=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anytime_ar.data.batch import to_float
 from anytime_ar.data.config import Background
-from anytime_ar.data.pixels import read_pixels, to_uint8
+from anytime_ar.data.pixels import decode_image, to_uint8
 from anytime_ar.data.suffixes import IMAGE_FORMATS
 from anytime_ar.errors import DataError, InputError
 from anytime_ar.files import write_atomically
@@ -44,7 +44,7 @@ def read_image(
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; pass the path of an image")
-    pixels = read_pixels(path, str(path), channels=channels, size=size, background=background)
+    pixels = decode_image(path, str(path), channels=channels, size=size, background=background)
     return to_float(torch.from_numpy(pixels.copy()))[None]
 
 

@@ -13,19 +13,19 @@ from PIL import Image
 from torch import Tensor
 
 from anytime_ar.data.config import Background, DataConfig
-from anytime_ar.data.metadata import orientation, without_metadata
-from anytime_ar.data.rows import BrokenSampleError, Encoded, Row
+from anytime_ar.data.metadata import exif_orientation, strip_metadata
+from anytime_ar.data.rows import BrokenSampleError, MediaContent, Row
 from anytime_ar.errors import DataError
 
-MODE_OF_CHANNELS = {1: "L", 3: "RGB"}
-_GRAY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
+PILLOW_MODES = {1: "L", 3: "RGB"}
+_GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 """Modes of one channel; a palette is a way to store colours."""
-_DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-_COLOURS = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
-_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-_NEARLY_WHITE = 224
+_HIGH_DEPTH_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+_ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+_NEAR_WHITE_LEVEL = 224
 """A drawing that is lighter on average would be lost on white."""
-_NOT_OURS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC"})
+_UNSUPPORTED_FORMATS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC"})
 """Formats for which Pillow starts another program, or has no decoder."""
 
 
@@ -34,8 +34,8 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
 
 
-def read_pixels(
-    encoded: Encoded,
+def decode_image(
+    encoded: MediaContent,
     origin: str,
     *,
     channels: int | None = None,
@@ -58,11 +58,11 @@ def read_pixels(
         BrokenSampleError: it does not decode.
         DataError: it is too large, or does not fit the other arguments.
     """
-    image = flattened(decode(encoded, origin), channels, background, origin)
-    return to_array(cropped_square(image, center_crop, size, origin))
+    image = convert_channels(open_image(encoded, origin), channels, background, origin)
+    return image_to_array(center_crop_and_resize(image, center_crop, size, origin))
 
 
-def decode(encoded: Encoded, origin: str) -> Image.Image:
+def open_image(encoded: MediaContent, origin: str) -> Image.Image:
     """Decode the first frame of a picture completely and turn it upright.
 
     Metadata that is out of order is ignored.
@@ -79,14 +79,14 @@ def decode(encoded: Encoded, origin: str) -> Image.Image:
         if isinstance(encoded, Path) and not encoded.is_file():
             raise BrokenSampleError(f"{origin}: is not there, or leads nowhere; restore it")
         try:
-            image = _decode(encoded, origin)
+            image = _open_upright(encoded, origin)
         except BrokenSampleError:
             raise
         except Exception:
             content = encoded if isinstance(encoded, bytes) else encoded.read_bytes()
-            if (bare := without_metadata(content)) is None:
+            if (bare := strip_metadata(content)) is None:
                 raise
-            image = _decode(bare, origin)
+            image = _open_upright(bare, origin)
     except BrokenSampleError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -102,9 +102,9 @@ def decode(encoded: Encoded, origin: str) -> Image.Image:
     return image
 
 
-def _decode(encoded: bytes | Path, origin: str) -> Image.Image:
+def _open_upright(encoded: bytes | Path, origin: str) -> Image.Image:
     with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
-        if image.format in _NOT_OURS:
+        if image.format in _UNSUPPORTED_FORMATS:
             raise BrokenSampleError(
                 f"{origin}: is {image.format}, which is not read; convert it to PNG"
             )
@@ -115,7 +115,7 @@ def _decode(encoded: bytes | Path, origin: str) -> Image.Image:
                 f"{origin}: {width} x {height} are too many pixels; pass at most {most}"
             )
         image.load()
-        turn = orientation(image)
+        turn = exif_orientation(image)
         if turn is None:
             return image
         turned = image.transpose(turn)
@@ -123,7 +123,7 @@ def _decode(encoded: bytes | Path, origin: str) -> Image.Image:
         return turned
 
 
-def flattened(
+def convert_channels(
     image: Image.Image, channels: int | None, background: Background, origin: str
 ) -> Image.Image:
     """Convert to 8 bits in the channel count asked for, or in what the file holds, without
@@ -132,16 +132,16 @@ def flattened(
     Raises:
         BrokenSampleError: a pixel format without a plain 8-bit reading.
     """
-    if image.mode not in (*_GRAY, *_COLOURS):
+    if image.mode not in (*_GRAY_MODES, *_COLOUR_MODES):
         raise BrokenSampleError(
             f"{origin}: pixel format {image.mode} has no agreed black and white; convert it to "
             "8 or 16 bits"
         )
-    mode = MODE_OF_CHANNELS[channels or (1 if image.mode in _GRAY else 3)]
+    mode = PILLOW_MODES[channels or (1 if image.mode in _GRAY_MODES else 3)]
     alpha = None
-    if image.mode in _DEEP:
-        image, alpha = _shallow(image, origin)
-    elif image.mode in _WITH_ALPHA or "transparency" in image.info or _has_clear_colours(image):
+    if image.mode in _HIGH_DEPTH_MODES:
+        image, alpha = _to_8_bit(image, origin)
+    elif image.mode in _ALPHA_MODES or "transparency" in image.info or _palette_has_alpha(image):
         straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
         image = (image if straight is None else image.convert(straight)).convert("RGBA")
         alpha = image.getchannel("A")
@@ -149,16 +149,16 @@ def flattened(
     elif image.mode == "LAB":  # from which there is no other way
         image = image.convert("RGB")
     if alpha is not None and alpha.getextrema()[0] != 255:
-        image = _over(image, alpha, background, origin)
+        image = _composite(image, alpha, background, origin)
     return image if image.mode == mode else image.convert(mode)
 
 
-def _has_clear_colours(image: Image.Image) -> bool:
+def _palette_has_alpha(image: Image.Image) -> bool:
     """Whether a palette has transparency itself."""
     return image.palette is not None and image.palette.mode.endswith("A")
 
 
-def _over(
+def _composite(
     image: Image.Image, alpha: Image.Image, background: Background, origin: str
 ) -> Image.Image:
     """Lay a picture over white, or over black where it is nearly white itself."""
@@ -169,11 +169,11 @@ def _over(
     if background == "auto":
         weights = np.asarray(alpha, dtype=np.float64)
         light = (np.asarray(image.convert("L")) * weights).sum()
-        background = "black" if light > _NEARLY_WHITE * weights.sum() else "white"
+        background = "black" if light > _NEAR_WHITE_LEVEL * weights.sum() else "white"
     return Image.composite(image, Image.new(image.mode, image.size, background), alpha)
 
 
-def _shallow(image: Image.Image, origin: str) -> tuple[Image.Image, Image.Image | None]:
+def _to_8_bit(image: Image.Image, origin: str) -> tuple[Image.Image, Image.Image | None]:
     """Bring 16 bits to 8; and the transparency of the one level that may be declared clear."""
     if image.mode == "I" and image.format not in ("PNG", "PPM"):  # which have no more than 16 bits
         raise BrokenSampleError(
@@ -187,7 +187,7 @@ def _shallow(image: Image.Image, origin: str) -> tuple[Image.Image, Image.Image 
     return Image.fromarray(((levels + 128) // 257).astype(np.uint8)), alpha
 
 
-def cropped_square(
+def center_crop_and_resize(
     image: Image.Image, center_crop: int | None, size: int | None, origin: str
 ) -> Image.Image:
     """Cut the centred square, then resize it (bicubic with antialiasing).
@@ -214,23 +214,23 @@ def cropped_square(
     return image
 
 
-def to_array(image: Image.Image) -> npt.NDArray[np.uint8]:
+def image_to_array(image: Image.Image) -> npt.NDArray[np.uint8]:
     """A grayscale or RGB picture as uint8 [C, H, W]."""
     pixels = np.asarray(image, dtype=np.uint8)  # [H, W] or [H, W, 3]
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-class _Reference(NamedTuple):
+class _ReferenceShape(NamedTuple):
     shape: tuple[int, ...]
     origin: str
 
 
-class ImageReader:
+class ImageRowDecoder:
     """Reads rows to arrays, and sees to it that all have the shape of the first."""
 
     def __init__(self, config: DataConfig) -> None:
         self._config = config
-        self._first: _Reference | None = None
+        self._first: _ReferenceShape | None = None
 
     def __call__(self, row: Row) -> npt.NDArray[np.uint8]:
         """uint8 [C, H, W] of one row.
@@ -240,7 +240,7 @@ class ImageReader:
             DataError: it differs from the first image in channels or size.
         """
         config = self._config
-        pixels = read_pixels(
+        pixels = decode_image(
             row.content,
             row.origin,
             channels=config.channels,
@@ -249,13 +249,13 @@ class ImageReader:
             background=config.background,
         )
         if self._first is None:
-            self._first = _Reference(pixels.shape, row.origin)
+            self._first = _ReferenceShape(pixels.shape, row.origin)
         elif pixels.shape != self._first.shape:
-            self._refuse(pixels.shape, row.origin, self._first)
+            self._raise_shape_mismatch(pixels.shape, row.origin, self._first)
         return pixels
 
     @staticmethod
-    def _refuse(shape: tuple[int, ...], origin: str, first: _Reference) -> None:
+    def _raise_shape_mismatch(shape: tuple[int, ...], origin: str, first: _ReferenceShape) -> None:
         if shape[0] != first.shape[0]:
             raise DataError(
                 f"{origin}: {shape[0]} channels, but {first.origin} has {first.shape[0]}; "

@@ -14,25 +14,25 @@ import soxr  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
-from anytime_ar.data.sounds import BLOCK, Wave, decode_blocks, to_int16
+from anytime_ar.data.sounds import BLOCK_FRAMES, Waveform, decode_audio_blocks, to_int16
 from anytime_ar.errors import DataError, InputError
 from anytime_ar.files import write_atomically
 
-FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
+AUDIO_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
 """What is written, by suffix: 16 bits in the first two, Vorbis in the last."""
 
 
-class Extent(NamedTuple):
+class LengthAndPeak(NamedTuple):
     """How long and how loud a recording is."""
 
-    samples: int
+    num_samples: int
     """At the rate asked for, at least 1."""
     peak: float
     """The largest magnitude."""
 
 
 @dataclass(frozen=True)
-class Recording:
+class AudioFile:
     """A sound file as mono at one rate, whatever it holds."""
 
     path: Path
@@ -49,7 +49,9 @@ class Recording:
         if not self.path.is_file():
             raise DataError(f"{self.path}: no such file; pass the path of a sound")
         count = 0
-        for wave in _resampled(decode_blocks(self.path, str(self.path)), self.sample_rate):
+        for wave in _resample_blocks(
+            decode_audio_blocks(self.path, str(self.path)), self.sample_rate
+        ):
             if len(wave) > 0:  # the resampler holds a few back
                 yield torch.from_numpy(wave)
             count += len(wave)
@@ -59,7 +61,7 @@ class Recording:
                 "sound"
             )
 
-    def measure(self) -> Extent:
+    def measure(self) -> LengthAndPeak:
         """Read it once for its length and peak.
 
         Raises:
@@ -69,10 +71,12 @@ class Recording:
         for block in self.blocks():
             samples += len(block)
             peak = max(peak, float(block.abs().max()))
-        return Extent(samples, peak)
+        return LengthAndPeak(samples, peak)
 
 
-def _resampled(blocks: Iterator[tuple[Wave, int]], sample_rate: int) -> Iterator[Wave]:
+def _resample_blocks(
+    blocks: Iterator[tuple[Waveform, int]], sample_rate: int
+) -> Iterator[Waveform]:
     resampler = None
     for wave, rate in blocks:
         if rate == sample_rate:
@@ -84,7 +88,7 @@ def _resampled(blocks: Iterator[tuple[Wave, int]], sample_rate: int) -> Iterator
         yield resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
 
 
-def write_recording(path: str | Path, blocks: Iterable[Tensor], sample_rate: int) -> None:
+def write_audio(path: str | Path, blocks: Iterable[Tensor], sample_rate: int) -> None:
     """Write a mono sound; the format follows the suffix. An existing file is replaced at the end.
 
     Args:
@@ -97,11 +101,11 @@ def write_recording(path: str | Path, blocks: Iterable[Tensor], sample_rate: int
             or the path cannot be written.
     """
     path = Path(path)
-    kind = FORMATS.get(path.suffix.lower())
+    kind = AUDIO_FORMATS.get(path.suffix.lower())
     if kind is None:
         raise InputError(
             f"{path}: cannot write a sound with suffix {path.suffix!r}; "
-            f"use one of {', '.join(FORMATS)}"
+            f"use one of {', '.join(AUDIO_FORMATS)}"
         )
 
     def write(file: BinaryIO) -> None:
@@ -115,7 +119,7 @@ def write_recording(path: str | Path, blocks: Iterable[Tensor], sample_rate: int
                     raise InputError(
                         f"{path}: cannot write a block of shape {tuple(block.shape)}; pass [n]"
                     )
-                for part in block.detach().float().cpu().split(BLOCK):
+                for part in block.detach().float().cpu().split(BLOCK_FRAMES):
                     sound.write(to_int16(part.numpy()))
 
     write_atomically(path, write)

@@ -20,13 +20,13 @@ from PIL import Image
 from anytime_ar.data.seeding import stable_hash
 from anytime_ar.errors import DataError
 
-Encoded = bytes | Path | Image.Image
+MediaContent = bytes | Path | Image.Image
 """What a file holds, a file, or a picture that is decoded already."""
 
-_FAR = 2**48
+_MAX_ROWS = 2**48
 """More rows than any set has."""
 
-Kind = Literal["image", "sound"]
+Modality = Literal["image", "sound"]
 """What the samples of a set are."""
 
 
@@ -35,14 +35,14 @@ class Row:
     """One stored sample."""
 
     index: int
-    """Position in the stored split: `Rows.read(index)` starts here."""
-    content: Encoded
+    """Position in the stored split: `DecodeState.read(index)` starts here."""
+    content: MediaContent
     label: int | None
     origin: str
     """What messages call it: a file, or a file or set with a row number."""
 
 
-class Rows(Protocol):
+class SplitRows(Protocol):
     """One stored split, readable from any position."""
 
     @property
@@ -56,7 +56,7 @@ class Rows(Protocol):
         """The `index` of the row that comes after so many others."""
 
 
-Stored = npt.NDArray[np.uint8] | npt.NDArray[np.int16]
+StoredArray = npt.NDArray[np.uint8] | npt.NDArray[np.int16]
 """A picture uint8 [C, H, W], or a sound int16 [1, T]."""
 
 
@@ -64,10 +64,10 @@ class BrokenSampleError(DataError):
     """A sample that no setting makes readable: it does not decode."""
 
 
-class Reader(Protocol):
+class RowDecoder(Protocol):
     """Decodes rows, and sees to it that all have the shape of the first."""
 
-    def __call__(self, row: Row) -> Stored:
+    def __call__(self, row: Row) -> StoredArray:
         """The sample of one row.
 
         Raises:
@@ -78,17 +78,17 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """All that a data set stores. `splits` has `train`, perhaps `validation` and `test`."""
 
-    splits: dict[str, Rows]
+    splits: dict[str, SplitRows]
     label_names: tuple[str, ...] | None
-    kind: Kind = "image"
+    modality: Modality = "image"
     notes: tuple[str, ...] = ()
     """What was left out, in words."""
 
 
-class ListedRows:
+class InMemoryRows:
     """Rows that are known from the start: files of a folder, an embedded set."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
@@ -105,16 +105,16 @@ class ListedRows:
         return position
 
 
-class UniformRows:
-    """Rows that all have a label, or none: as `like`, which is one of them.
+class LabelCheckedRows:
+    """Rows that all have a label, or none: as `reference`, which is one of them.
 
     Args:
-        like: None to leave labels out.
+        reference: None to leave labels out.
     """
 
-    def __init__(self, rows: Rows, like: Row | None) -> None:
+    def __init__(self, rows: SplitRows, reference: Row | None) -> None:
         self._rows = rows
-        self._like = like
+        self._reference = reference
 
     @property
     def size(self) -> int | None:
@@ -124,7 +124,7 @@ class UniformRows:
         return self._rows.index_of(position)
 
     def read(self, start: int = 0) -> Iterator[Row]:
-        like = self._like
+        like = self._reference
         for row in self._rows.read(start):
             if like is None:
                 yield row if row.label is None else replace(row, label=None)
@@ -150,34 +150,34 @@ class HoldOut:
         self._seed = seed
         self._name = name
 
-    def _chosen(self, run: int) -> int:
+    def _held_out_position(self, run: int) -> int:
         first = -(-run * self._rate.denominator // self._rate.numerator)
         end = -(-(run + 1) * self._rate.denominator // self._rate.numerator)
         return first + stable_hash("hold-out", self._name, self._seed, run) % (end - first)
 
-    def _run(self, position: int) -> int:
+    def _run_of(self, position: int) -> int:
         return position * self._rate.numerator // self._rate.denominator
 
     def __contains__(self, position: int) -> bool:
-        return self._chosen(self._run(position)) == position
+        return self._held_out_position(self._run_of(position)) == position
 
     def count_before(self, position: int) -> int:
         """How many of the positions below this one are held out."""
-        run = self._run(position)
-        return run + (self._chosen(run) < position)
+        run = self._run_of(position)
+        return run + (self._held_out_position(run) < position)
 
 
 class HeldOutRows:
     """The rows of `rows` that a hold-out takes, or leaves. `index` stays that of `rows`."""
 
-    def __init__(self, rows: Rows, held_out: Sequence[HoldOut], part: int) -> None:
-        """`part` is the number of the hold-out whose rows are read; `len(held_out)` for the rest.
+    def __init__(self, rows: SplitRows, hold_outs: Sequence[HoldOut], index: int) -> None:
+        """`index` is the number of the hold-out whose rows are read; `len(held_out)` for the rest.
 
         Each hold-out counts only the rows that those before it have left.
         """
         self._rows = rows
-        self._held_out = held_out
-        self._part = part
+        self._hold_outs = hold_outs
+        self._index = index
 
     @property
     def size(self) -> int | None:
@@ -185,23 +185,25 @@ class HeldOutRows:
         return None if size is None else self._count_before(size)
 
     def index_of(self, position: int) -> int:
-        return bisect_right(range(_FAR), position, key=self._count_before) - 1
+        return bisect_right(range(_MAX_ROWS), position, key=self._count_before) - 1
 
     def _count_before(self, index: int) -> int:
         """How many of the first rows of all are among these."""
         remaining = index
-        for hold_out in self._held_out[: self._part]:
+        for hold_out in self._hold_outs[: self._index]:
             remaining -= hold_out.count_before(remaining)
-        if self._part == len(self._held_out):
+        if self._index == len(self._hold_outs):
             return remaining
-        return self._held_out[self._part].count_before(remaining)
+        return self._hold_outs[self._index].count_before(remaining)
 
     def read(self, start: int = 0) -> Iterator[Row]:
-        return (row for row in self._rows.read(start) if self._part_of(row.index) == self._part)
+        return (
+            row for row in self._rows.read(start) if self._hold_out_of(row.index) == self._index
+        )
 
-    def _part_of(self, position: int) -> int:
-        for part, hold_out in enumerate(self._held_out):
+    def _hold_out_of(self, position: int) -> int:
+        for part, hold_out in enumerate(self._hold_outs):
             if position in hold_out:
                 return part
             position -= hold_out.count_before(position)
-        return len(self._held_out)
+        return len(self._hold_outs)

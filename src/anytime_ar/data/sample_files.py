@@ -13,34 +13,34 @@ from anytime_ar.data.pixels import to_uint8
 from anytime_ar.data.sounds import to_int16
 
 
-def picture_files(images: Tensor, kind: str = "png", **options: Any) -> list[bytes]:
+def encode_images(images: Tensor, format: str = "png", **options: Any) -> list[bytes]:
     """Encode pictures.
 
     Args:
         images: float [n, C, H, W] in [-1, 1], C = 1 or 3.
-        kind: a format of Pillow.
+        format: a format of Pillow.
         options: of that format.
     """
     pixels = to_uint8(images.cpu()).permute(0, 2, 3, 1).squeeze(-1).numpy()  # [n, H, W(, 3)]
     files = []
     for picture in pixels:
         file = io.BytesIO()
-        Image.fromarray(picture).save(file, kind, **options)
+        Image.fromarray(picture).save(file, format, **options)
         files.append(file.getvalue())
     return files
 
 
-def sound_files(sounds: Tensor, sample_rate: int, kind: str = "wav") -> list[bytes]:
+def encode_audio(clips: Tensor, sample_rate: int, format: str = "wav") -> list[bytes]:
     """Encode mono sounds with 16 bits.
 
     Args:
-        sounds: float [n, 1, T] in [-1, 1].
+        clips: float [n, 1, T] in [-1, 1].
         sample_rate: in Hz.
-        kind: a format of libsndfile.
+        format: a format of libsndfile.
     """
     files = []
-    for wave in to_int16(sounds[:, 0].cpu().numpy()):
+    for wave in to_int16(clips[:, 0].cpu().numpy()):
         file = io.BytesIO()
-        soundfile.write(file, wave, sample_rate, format=kind.upper(), subtype="PCM_16")
+        soundfile.write(file, wave, sample_rate, format=format.upper(), subtype="PCM_16")
         files.append(file.getvalue())
     return files

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from anytime_ar.data.augmentation import AugmentationConfig, augment, random_crops
-from anytime_ar.data.batch import Batch, Block, to_float
-from anytime_ar.data.parts import WHOLE, Part
+from anytime_ar.data.batch import Batch, ShuffleBlock, to_float
+from anytime_ar.data.parts import FULL_BATCH, BatchShard
 from anytime_ar.data.seeding import generator_for
 from anytime_ar.errors import DataError, InputError
 
@@ -24,7 +24,7 @@ _POSITION_KEYS = ("step", "epoch", "block_start", "taken")
 
 
 class ShuffledBatches(Iterator[Batch]):
-    """An endless iterator of full batches; made by `Split.shuffled`.
+    """An endless iterator of full batches; made by `EvaluationSplit.shuffled`.
 
     Every sample comes once per epoch. A batch that the epoch cannot fill goes on with the next one,
     so sets smaller than a batch work too. Of several processes each reads its part of every batch,
@@ -33,14 +33,14 @@ class ShuffledBatches(Iterator[Batch]):
 
     def __init__(
         self,
-        blocks: Callable[[int], Iterator[Block]],
+        blocks: Callable[[int], Iterator[ShuffleBlock]],
         *,
         origin: str,
         batch_size: int,
         seed: int,
         augmentation: AugmentationConfig,
         crop: int | None = None,
-        part: Part = WHOLE,
+        shard: BatchShard = FULL_BATCH,
     ) -> None:
         """`blocks(start)` reads the split's blocks in stored order from a block's `start` on;
         `crop` is the length T that sounds are cut to, at random."""
@@ -50,13 +50,13 @@ class ShuffledBatches(Iterator[Batch]):
         self._seed = seed
         self._augmentation = augmentation
         self._crop = crop
-        self._part = part
+        self._shard = shard
         self._step = 0  # batches given so far
         self._epoch = 0
         self._block_start = 0
         self._taken = 0  # samples already given of the current block
-        self._blocks: Iterator[Block] = iter(())
-        self._block: Block | None = None  # None: to be read at _block_start
+        self._blocks: Iterator[ShuffleBlock] = iter(())
+        self._block: ShuffleBlock | None = None  # None: to be read at _block_start
         self._order = torch.empty(0, dtype=torch.int64)  # [n] of the current block
 
     def __iter__(self) -> Self:
@@ -65,7 +65,7 @@ class ShuffledBatches(Iterator[Batch]):
     def __next__(self) -> Batch:
         samples: list[Tensor] = []
         labels: list[Tensor] = []
-        ours = self._part.rows(self._batch_size)
+        ours = self._shard.local_indices(self._batch_size)
         filled = 0
         while filled < self._batch_size:
             block = self._current_block()
@@ -80,30 +80,30 @@ class ShuffledBatches(Iterator[Batch]):
         stored = torch.cat(samples)
         if self._crop is not None:
             generator = generator_for("crop", self._seed, self._step)
-            stored = random_crops(stored, self._crop, generator, self._part)
+            stored = random_crops(stored, self._crop, generator, self._shard)
         data = augment(
             to_float(stored),
             self._augmentation,
             generator_for("augmentation", self._seed, self._step),
-            self._part,
+            self._shard,
         )
         self._step += 1
         return Batch(data, torch.cat(labels) if labels else None)
 
-    def _current_block(self) -> Block:
+    def _current_block(self) -> ShuffleBlock:
         """The block that has samples left, read where needed."""
         if self._block is None:
-            self._enter(self._first_block(self._block_start))
+            self._start_block(self._first_block(self._block_start))
         while self._block is None or self._taken >= len(self._order):
             self._taken = 0
             following = next(self._blocks, None)
             if following is None:
                 self._epoch += 1
                 following = self._first_block(0)
-            self._enter(following)
+            self._start_block(following)
         return self._block
 
-    def _first_block(self, start: int) -> Block:
+    def _first_block(self, start: int) -> ShuffleBlock:
         self._blocks = self._read_blocks(start)
         block = next(self._blocks, None)
         if block is None:
@@ -113,7 +113,7 @@ class ShuffledBatches(Iterator[Batch]):
             )
         return block
 
-    def _enter(self, block: Block) -> None:
+    def _start_block(self, block: ShuffleBlock) -> None:
         self._block = block
         self._block_start = block.start
         generator = generator_for("order", self._seed, self._epoch, block.start)

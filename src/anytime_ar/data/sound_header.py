@@ -12,29 +12,31 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import BinaryIO, Literal, NamedTuple
 
-_MOST_CHUNKS = 4096
-_UNKNOWN = (2**31, 0x7F000000, 2**32)
+_MAX_CHUNKS = 4096
+_PLACEHOLDER_SIZES = (2**31, 0x7F000000, 2**32)
 """Sizes about which placeholders lie; the second is of sox."""
-_NEAR = 2**16
-_LONGEST_PAGE = 27 + 255 + 255 * 255
+_PLACEHOLDER_TOLERANCE = 2**16
+_MAX_OGG_PAGE_BYTES = 27 + 255 + 255 * 255
 """Of Ogg, in bytes."""
 
 
-class _Size(NamedTuple):
+class _SizeField(NamedTuple):
     """A size in a header."""
 
-    at: int
+    offset: int
     width: Literal[4, 8]
-    order: Literal["little", "big"]
-    beside: int = 0
+    byte_order: Literal["little", "big"]
+    extra_bytes: int = 0
     """How many bytes it counts besides the samples."""
 
-    def written(self, size: int) -> bytes:
+    def to_bytes(self, size: int) -> bytes:
         """How it is stored; the largest number where it does not fit."""
-        return min(size + self.beside, 256**self.width - 1).to_bytes(self.width, self.order)
+        return min(size + self.extra_bytes, 256**self.width - 1).to_bytes(
+            self.width, self.byte_order
+        )
 
 
-class _File(NamedTuple):
+class _HeaderReader(NamedTuple):
     """What a header is read from."""
 
     content: BinaryIO
@@ -47,7 +49,7 @@ class _File(NamedTuple):
         self.content.seek(at)
         return self.content.read(count)
 
-    def number(self, at: int, width: int, order: Literal["little", "big"]) -> int:
+    def read_int(self, at: int, width: int, order: Literal["little", "big"]) -> int:
         """A size; 0 beyond the end."""
         return int.from_bytes(self.read(at, width), order)
 
@@ -55,110 +57,115 @@ class _File(NamedTuple):
 class _Container(NamedTuple):
     """Where the samples of a file are, by its header."""
 
-    begin: int
-    claimed: int
+    data_start: int
+    declared_bytes: int
     """Bytes of samples."""
-    sizes: tuple[_Size, ...]
-    """That count the samples; with `beside` for the rest of the file where they count all."""
-    whole: int | None = None
+    size_fields: tuple[_SizeField, ...]
+    """That count the samples; with `extra_bytes` for the rest of the file where they count all."""
+    declared_file_bytes: int | None = None
     """Bytes of the file, by the header."""
 
 
-class Verdict(NamedTuple):
+class HeaderCheck(NamedTuple):
     """What a header is worth."""
 
     problem: Literal["cut short", "too long"] | None = None
     """`too long`: its sizes have no room for all that is there."""
-    corrections: Mapping[int, bytes] = MappingProxyType({})
+    patches: Mapping[int, bytes] = MappingProxyType({})
     """What belongs at which offset, so that all samples are read."""
 
 
-def judge(content: BinaryIO) -> Verdict:
+def check_header(content: BinaryIO) -> HeaderCheck:
     """Compare the header of a sound with the bytes that are there."""
-    file = _File(content, content.seek(0, io.SEEK_END))
-    verdict = _judge(file)
+    file = _HeaderReader(content, content.seek(0, io.SEEK_END))
+    verdict = _check_header(file)
     content.seek(0)
     return verdict
 
 
-def _judge(file: _File) -> Verdict:
+def _check_header(file: _HeaderReader) -> HeaderCheck:
     size, head = file.size, file.read(0, 4)
     if head == b"OggS":
-        return Verdict("cut short" if _ends_within_a_page(file) else None)
-    container = _read(file, head)
+        return HeaderCheck("cut short" if _ends_within_ogg_page(file) else None)
+    container = _read_container(file, head)
     if container is None:
-        return Verdict()
-    claimed, there = container.claimed, size - container.begin
-    unknown = _is_unknown(claimed) or (claimed == 0 and not _are_chunks(file, container))
+        return HeaderCheck()
+    claimed, there = container.declared_bytes, size - container.data_start
+    unknown = _is_placeholder(claimed) or (claimed == 0 and not _is_chunk_sequence(file, container))
     if there <= 0:
-        return Verdict("cut short" if claimed > 0 and not _is_unknown(claimed) else None)
-    if container.sizes[0].width == 4 and there >= 2**32:
-        wrapped = claimed < there and (there - claimed) % 2**32 < _NEAR
+        return HeaderCheck("cut short" if claimed > 0 and not _is_placeholder(claimed) else None)
+    if container.size_fields[0].width == 4 and there >= 2**32:
+        wrapped = claimed < there and (there - claimed) % 2**32 < _PLACEHOLDER_TOLERANCE
         if unknown or wrapped:
-            return Verdict("too long")
+            return HeaderCheck("too long")
     if unknown and (claimed == 0 or claimed > there):
-        return Verdict(corrections=_corrections(container, there))
+        return HeaderCheck(patches=_size_patches(container, there))
     if claimed <= there + 1:  # one that counts the byte of padding
-        return Verdict()
-    if claimed in (size, size - 8) or container.whole in (size, size + 1):  # miscounted
-        return Verdict(corrections=_corrections(container, there))
-    return Verdict("cut short")
+        return HeaderCheck()
+    if claimed in (size, size - 8) or container.declared_file_bytes in (
+        size,
+        size + 1,
+    ):  # miscounted
+        return HeaderCheck(patches=_size_patches(container, there))
+    return HeaderCheck("cut short")
 
 
-def _is_unknown(size: int) -> bool:
-    return size >= 2**62 or any(abs(size - usual) < _NEAR for usual in _UNKNOWN)
+def _is_placeholder(size: int) -> bool:
+    return size >= 2**62 or any(
+        abs(size - usual) < _PLACEHOLDER_TOLERANCE for usual in _PLACEHOLDER_SIZES
+    )
 
 
-def _corrections(container: _Container, there: int) -> dict[int, bytes]:
-    return {size.at: size.written(there) for size in container.sizes}
+def _size_patches(container: _Container, there: int) -> dict[int, bytes]:
+    return {size.offset: size.to_bytes(there) for size in container.size_fields}
 
 
-class Corrected:
+class PatchedFile:
     """A file with some bytes of its header replaced, as libsndfile reads it.
 
     Errors cannot pass through libsndfile: reading ends at one, which is kept.
     """
 
-    def __init__(self, content: BinaryIO, corrections: Mapping[int, bytes]) -> None:
+    def __init__(self, content: BinaryIO, patches: Mapping[int, bytes]) -> None:
         self._content = content
-        self._corrections = corrections
-        self._header = max((at + len(new) for at, new in corrections.items()), default=0)
+        self._patches = patches
+        self._header = max((at + len(new) for at, new in patches.items()), default=0)
         self._size = content.seek(0, io.SEEK_END)
-        self._at = content.seek(0)
+        self._position = content.seek(0)
         self.failure: OSError | None = None
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go to a place, or to the end nearest to it."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, min(start + offset, self._size))
-        return self._at
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, min(start + offset, self._size))
+        return self._position
 
     def tell(self) -> int:
         """Where reading goes on."""
-        return self._at
+        return self._position
 
     def read(self, count: int) -> bytes:
         """So many bytes, or those that are there."""
-        start = self._at
+        start = self._position
         try:
             self._content.seek(start)
             read = self._content.read(count)
         except OSError as error:
             self.failure = error
             return b""
-        self._at += len(read)
-        return self._corrected(read, start) if start < self._header else read
+        self._position += len(read)
+        return self._patch(read, start) if start < self._header else read
 
-    def _corrected(self, read: bytes, start: int) -> bytes:
+    def _patch(self, read: bytes, start: int) -> bytes:
         changed = bytearray(read)
-        for at, new in self._corrections.items():
+        for at, new in self._patches.items():
             for place, byte in enumerate(new, at - start):
                 if 0 <= place < len(changed):
                     changed[place] = byte
         return bytes(changed)
 
 
-def _read(file: _File, head: bytes) -> _Container | None:
+def _read_container(file: _HeaderReader, head: bytes) -> _Container | None:
     if head in (b"RIFF", b"RIFX"):
         return _riff(file, "little" if head == b"RIFF" else "big")
     if head in (b"RF64", b"BW64"):
@@ -175,10 +182,10 @@ def _read(file: _File, head: bytes) -> _Container | None:
 
 
 def _chunks(
-    file: _File, at: int, order: Literal["little", "big"], width: Literal[4, 8] = 4
+    file: _HeaderReader, at: int, order: Literal["little", "big"], width: Literal[4, 8] = 4
 ) -> Iterator[tuple[bytes, int, int]]:
     """Name, where its size is, and size of each chunk; every one begins at an even place."""
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         header = file.read(at, 4 + width)
         if len(header) < 4 + width:
             return
@@ -187,17 +194,17 @@ def _chunks(
         at += 4 + width + size + (size % 2 if width == 4 else 0)
 
 
-def _riff(file: _File, order: Literal["little", "big"]) -> _Container | None:
-    whole = file.number(4, 4, order) + 8
+def _riff(file: _HeaderReader, order: Literal["little", "big"]) -> _Container | None:
+    whole = file.read_int(4, 4, order) + 8
     for name, at, size in _chunks(file, 12, order):
         if name == b"data":
             begin = at + 4
-            sizes = (_Size(at, 4, order), _Size(4, 4, order, beside=begin - 8))
+            sizes = (_SizeField(at, 4, order), _SizeField(4, 4, order, extra_bytes=begin - 8))
             return _Container(begin, size, sizes, whole)
     return None
 
 
-def _rf64(file: _File) -> _Container | None:
+def _rf64(file: _HeaderReader) -> _Container | None:
     """RIFF whose true sizes are in a chunk of their own."""
     long_at = 0
     for name, at, size in _chunks(file, 12, "little"):
@@ -205,70 +212,76 @@ def _rf64(file: _File) -> _Container | None:
             long_at = at + 4
         if name == b"data" and long_at:
             begin = at + 4
-            claimed = file.number(long_at + 8, 8, "little") if size == 2**32 - 1 else size
+            claimed = file.read_int(long_at + 8, 8, "little") if size == 2**32 - 1 else size
             sizes = (
-                _Size(long_at, 8, "little", beside=begin - 8),
-                _Size(long_at + 8, 8, "little"),
+                _SizeField(long_at, 8, "little", extra_bytes=begin - 8),
+                _SizeField(long_at + 8, 8, "little"),
             )
             return _Container(begin, claimed, sizes)
     return None
 
 
-def _aiff(file: _File) -> _Container | None:
-    whole = file.number(4, 4, "big") + 8
+def _aiff(file: _HeaderReader) -> _Container | None:
+    whole = file.read_int(4, 4, "big") + 8
     for name, at, size in _chunks(file, 12, "big"):
         if name == b"SSND":
             begin = at + 12  # after two numbers that it counts
-            sizes = (_Size(at, 4, "big", beside=8), _Size(4, 4, "big", beside=begin - 8))
-            claimed = size if _is_unknown(size) else max(0, size - 8)
+            sizes = (
+                _SizeField(at, 4, "big", extra_bytes=8),
+                _SizeField(4, 4, "big", extra_bytes=begin - 8),
+            )
+            claimed = size if _is_placeholder(size) else max(0, size - 8)
             return _Container(begin, claimed, sizes, whole)
     return None
 
 
-def _au(file: _File, order: Literal["little", "big"]) -> _Container:
-    begin, claimed = file.number(4, 4, order), file.number(8, 4, order)
-    return _Container(begin, claimed, (_Size(8, 4, order),))
+def _au(file: _HeaderReader, order: Literal["little", "big"]) -> _Container:
+    begin, claimed = file.read_int(4, 4, order), file.read_int(8, 4, order)
+    return _Container(begin, claimed, (_SizeField(8, 4, order),))
 
 
-def _caf(file: _File) -> _Container | None:
+def _caf(file: _HeaderReader) -> _Container | None:
     for name, at, size in _chunks(file, 8, "big", width=8):
         if name == b"data":  # after the number of edits
-            claimed = size if _is_unknown(size) else max(0, size - 4)
-            return _Container(at + 12, claimed, (_Size(at, 8, "big", beside=4),))
+            claimed = size if _is_placeholder(size) else max(0, size - 4)
+            return _Container(at + 12, claimed, (_SizeField(at, 8, "big", extra_bytes=4),))
     return None
 
 
-def _w64(file: _File) -> _Container | None:
+def _w64(file: _HeaderReader) -> _Container | None:
     """Chunks that begin with 16 bytes of name and count their own header, at multiples of 8."""
     at = 40
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         header = file.read(at, 24)
         if len(header) < 24:
             return None
         size = int.from_bytes(header[16:], "little")
         if header[:4] == b"data":
             begin = at + 24
-            sizes = (_Size(at + 16, 8, "little", beside=24), _Size(16, 8, "little", beside=begin))
-            claimed = size if _is_unknown(size) else max(0, size - 24)
+            sizes = (
+                _SizeField(at + 16, 8, "little", extra_bytes=24),
+                _SizeField(16, 8, "little", extra_bytes=begin),
+            )
+            claimed = size if _is_placeholder(size) else max(0, size - 24)
             return _Container(begin, claimed, sizes)
         at += max(24, -(-size // 8) * 8)
     return None
 
 
-def _are_chunks(file: _File, container: _Container) -> bool:
+def _is_chunk_sequence(file: _HeaderReader, container: _Container) -> bool:
     """Whether what follows a chunk of no samples is other chunks, up to the end."""
-    order = container.sizes[0].order
-    end = container.begin
-    for name, at, length in _chunks(file, container.begin, order):
+    order = container.size_fields[0].byte_order
+    end = container.data_start
+    for name, at, length in _chunks(file, container.data_start, order):
         if not (name.isascii() and name.decode().isprintable()):
             return False
         end = at + 4 + length
-    return end > container.begin and abs(end - file.size) <= 1
+    return end > container.data_start and abs(end - file.size) <= 1
 
 
-def _ends_within_a_page(file: _File) -> bool:
+def _ends_within_ogg_page(file: _HeaderReader) -> bool:
     """Whether the last page of an Ogg file goes on beyond its end."""
-    tail = file.read(max(0, file.size - _LONGEST_PAGE), _LONGEST_PAGE)
+    tail = file.read(max(0, file.size - _MAX_OGG_PAGE_BYTES), _MAX_OGG_PAGE_BYTES)
     page = tail[tail.rfind(b"OggS") :]
     if len(page) < 27 or len(page) < 27 + page[26]:
         return True

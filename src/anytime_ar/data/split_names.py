@@ -20,26 +20,26 @@ _SHARD = re.compile(
 )
 
 
-class Shard(NamedTuple):
+class ShardName(NamedTuple):
     """What the name of a file says about its place in a data set."""
 
     split: str
-    name: str
+    spelling: str
     """Of the split, as this file spells it."""
     number: int | None
-    total: int | None
+    num_shards: int | None
     """Of shards."""
 
 
-def split_of(name: str) -> str | None:
+def canonical_split(name: str) -> str | None:
     """Return the split that a folder or table is, in either case; None where it is none."""
     return _SPLIT_OF.get(name.lower())
 
 
-def shard_of(stem: str) -> Shard | None:
+def parse_shard_name(stem: str) -> ShardName | None:
     """Read the name of a file, without its suffix; None where it is no part of a split."""
     found = _SHARD.fullmatch(stem.lower())
-    if found is None or (split := split_of(found["name"])) is None:
+    if found is None or (split := canonical_split(found["name"])) is None:
         return None
     number, count = (None if text is None else int(text) for text in found.group("number", "count"))
-    return Shard(split, found["name"], number, count)
+    return ShardName(split, found["name"], number, count)

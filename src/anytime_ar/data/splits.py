@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from anytime_ar.data.augmentation import NO_AUGMENTATION, AugmentationConfig
-from anytime_ar.data.batch import Batch, Block, Chunk, to_float
-from anytime_ar.data.broken import BrokenSamples, together
-from anytime_ar.data.parts import WHOLE, Part
-from anytime_ar.data.rows import BrokenSampleError, Reader, Row, Rows, Stored
+from anytime_ar.data.batch import Batch, ShuffleBlock, StoredChunk, to_float
+from anytime_ar.data.broken import BrokenSampleCollector, combine_errors
+from anytime_ar.data.parts import FULL_BATCH, BatchShard
+from anytime_ar.data.rows import BrokenSampleError, Row, RowDecoder, SplitRows, StoredArray
 from anytime_ar.data.shuffling import ShuffledBatches
 from anytime_ar.errors import DataError, InputError
 from anytime_ar.threads import available_cpus
 
-_MOST_DECODERS = 8
+_MAX_DECODE_THREADS = 8
 
 
 class Split(ABC):
@@ -42,22 +42,22 @@ class Split(ABC):
         """How many samples there are; None where a stream does not say."""
 
     @abstractmethod
-    def chunks(self, count: int, start: int = 0) -> Iterator[Chunk]:
+    def chunks(self, count: int, start: int = 0) -> Iterator[StoredChunk]:
         """The samples in order, `count` at a time, from the chunk that began at `start` on."""
 
     @abstractmethod
-    def blocks(self, start: int = 0) -> Iterator[Block]:
+    def blocks(self, start: int = 0) -> Iterator[ShuffleBlock]:
         """The same, as many at a time as are shuffled together."""
 
     @abstractmethod
-    def span(self, start: int, stop: int) -> Batch:
+    def read_range(self, start: int, stop: int) -> Batch:
         """Samples start..stop - 1 of an ordered pass, at least one of which is there.
 
         Raises:
             DataError: one of them cannot be used.
         """
 
-    def _batch(self, chunk: Chunk) -> Batch:
+    def _batch(self, chunk: StoredChunk) -> Batch:
         return Batch(to_float(chunk.samples[..., : self.crop]), chunk.labels)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
@@ -75,7 +75,7 @@ class Split(ABC):
         batch_size: int,
         seed: int,
         augmentation: AugmentationConfig = NO_AUGMENTATION,
-        part: Part = WHOLE,
+        shard: BatchShard = FULL_BATCH,
     ) -> ShuffledBatches:
         """Endless full batches, or a part of each, new order every epoch, augmented; the same for
         the same seed.
@@ -84,9 +84,9 @@ class Split(ABC):
             InputError: `batch_size` is below 1, or cannot be cut into so many parts.
         """
         _require_positive(batch_size)
-        if batch_size % part.count:
+        if batch_size % shard.num_shards:
             raise InputError(
-                f"batch_size is {batch_size}, which cannot be cut into {part.count} equal parts; "
+                f"batch_size is {batch_size}, which cannot be cut into {shard.num_shards} equal parts; "
                 "choose a multiple"
             )
         return ShuffledBatches(
@@ -96,7 +96,7 @@ class Split(ABC):
             seed=seed,
             augmentation=augmentation,
             crop=self.crop,
-            part=part,
+            shard=shard,
         )
 
 
@@ -123,24 +123,24 @@ class MemorySplit(Split):
     def size(self) -> int:
         return len(self.samples)
 
-    def chunks(self, count: int, start: int = 0) -> Iterator[Chunk]:
+    def chunks(self, count: int, start: int = 0) -> Iterator[StoredChunk]:
         for at in range(start, len(self.samples), count):
             yield self._chunk(at, at + count)
 
-    def span(self, start: int, stop: int) -> Batch:
+    def read_range(self, start: int, stop: int) -> Batch:
         return self._batch(self._chunk(start, stop))
 
-    def _chunk(self, start: int, stop: int) -> Chunk:
+    def _chunk(self, start: int, stop: int) -> StoredChunk:
         labels = None if self.labels is None else self.labels[start:stop]
-        return Chunk(self.samples[start:stop], labels, start)
+        return StoredChunk(self.samples[start:stop], labels, start)
 
-    def blocks(self, start: int = 0) -> Iterator[Block]:
+    def blocks(self, start: int = 0) -> Iterator[ShuffleBlock]:
         if start < len(self.samples):
             rest = self._chunk(start, len(self.samples))
-            yield _StoredBlock(rest.samples, rest.labels, start)
+            yield _MemoryBlock(rest.samples, rest.labels, start)
 
 
-class _StoredBlock:
+class _MemoryBlock:
     """Of samples in memory."""
 
     def __init__(self, samples: Tensor, labels: Tensor | None, start: int) -> None:
@@ -149,83 +149,92 @@ class _StoredBlock:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def take(self, places: Tensor) -> Tensor:
-        return self.samples[places]
+    def take(self, indices: Tensor) -> Tensor:
+        return self.samples[indices]
 
 
 class StreamingSplit(Split):
     """A split read again in every pass; only the current chunk is in memory."""
 
     def __init__(
-        self, rows: Rows, reader: Reader, block_size: int, origin: str, crop: int | None = None
+        self,
+        rows: SplitRows,
+        decoder: RowDecoder,
+        block_size: int,
+        origin: str,
+        crop: int | None = None,
     ) -> None:
         super().__init__(origin, crop)
         self._rows = rows
-        self._reader = reader
+        self._decoder = decoder
         self._block_size = block_size
 
     @property
     def size(self) -> int | None:
         return self._rows.size
 
-    def chunks(self, count: int, start: int = 0) -> Iterator[Chunk]:
+    def chunks(self, count: int, start: int = 0) -> Iterator[StoredChunk]:
         for block in self._blocks(count, start):
-            yield Chunk(block.take(torch.arange(len(block))), block.labels, block.start)
+            yield StoredChunk(block.take(torch.arange(len(block))), block.labels, block.start)
 
-    def blocks(self, start: int = 0) -> Iterator[Block]:
+    def blocks(self, start: int = 0) -> Iterator[ShuffleBlock]:
         return self._blocks(self._block_size, start)
 
-    def _blocks(self, count: int, start: int) -> Iterator[_RowBlock]:
+    def _blocks(self, count: int, start: int) -> Iterator[_LazyBlock]:
         rows = self._rows.read(start)
         while taken := list(islice(rows, count)):
-            yield _RowBlock(taken, self._reader, start)
+            yield _LazyBlock(taken, self._decoder, start)
             start = taken[-1].index + 1
 
-    def span(self, start: int, stop: int) -> Batch:
+    def read_range(self, start: int, stop: int) -> Batch:
         return self._batch(next(self.chunks(stop - start, self._rows.index_of(start))))
 
 
-class _RowBlock:
+class _LazyBlock:
     """Of rows that are decoded when they are taken."""
 
-    def __init__(self, rows: list[Row], reader: Reader, start: int) -> None:
-        self._rows, self._reader, self.start = rows, reader, start
-        self.labels = _labels(rows)
+    def __init__(self, rows: list[Row], decoder: RowDecoder, start: int) -> None:
+        self._rows, self._decoder, self.start = rows, decoder, start
+        self.labels = _label_tensor(rows)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def take(self, places: Tensor) -> Tensor:
-        """See `Block`; all that is broken among them is told at once."""
-        rows = [self._rows[place] for place in places.tolist()]
-        read = [*_decoders().map(self._read, rows)]
+    def take(self, indices: Tensor) -> Tensor:
+        """See `ShuffleBlock`; all that is broken among them is told at once."""
+        rows = [self._rows[place] for place in indices.tolist()]
+        read = [*_decode_pool().map(self._decode, rows)]
         if broken := [each for each in read if isinstance(each, BrokenSampleError)]:
-            raise together(broken)
+            raise combine_errors(broken)
         return torch.from_numpy(np.stack(read))  # type: ignore[arg-type]
 
-    def _read(self, row: Row) -> Stored | BrokenSampleError:
+    def _decode(self, row: Row) -> StoredArray | BrokenSampleError:
         try:
-            return self._reader(row)
+            return self._decoder(row)
         except BrokenSampleError as error:
             return error
 
 
 @cache
-def _decoders() -> ThreadPoolExecutor:
+def _decode_pool() -> ThreadPoolExecutor:
     """Threads for what decodes files: it lets others compute meanwhile."""
-    return ThreadPoolExecutor(min(_MOST_DECODERS, available_cpus()), "anytime-decode")
+    return ThreadPoolExecutor(min(_MAX_DECODE_THREADS, available_cpus()), "anytime-decode")
 
 
-def _labels(rows: list[Row]) -> Tensor | None:
+def _label_tensor(rows: list[Row]) -> Tensor | None:
     """int64 [n], or None where rows carry no label."""
     labels = [row.label for row in rows if row.label is not None]
     return torch.tensor(labels, dtype=torch.int64) if labels else None
 
 
 def read_into_memory(
-    rows: Rows, reader: Reader, origin: str, broken: BrokenSamples, crop: int | None = None
+    rows: SplitRows,
+    decoder: RowDecoder,
+    origin: str,
+    broken: BrokenSampleCollector,
+    crop: int | None = None,
 ) -> MemorySplit:
-    """Decode every row of a split; `crop` as for `Split`.
+    """Decode every row of a split; `crop` as for `EvaluationSplit`.
 
     Args:
         broken: takes note of what does not decode; the split is without it.
@@ -235,12 +244,12 @@ def read_into_memory(
     """
     size = rows.size
     assert size is not None, "only streams have unknown size"
-    samples: Stored | None = None  # [N, ...]
+    samples: StoredArray | None = None  # [N, ...]
     labels: list[int] = []
     count = kept = 0
     for row in rows.read():
         count += 1
-        sample = broken.read(reader, row)
+        sample = broken.decode(decoder, row)
         if sample is None:
             continue
         if samples is None:

@@ -19,18 +19,18 @@ import numpy.typing as npt
 from scipy.signal import lfilter  # type: ignore[import-untyped]
 
 from anytime_ar.data.seeding import stable_hash
-from anytime_ar.data.sounds import Wave
+from anytime_ar.data.sounds import Waveform
 
 SAMPLE_RATE = 8000
 """In Hz."""
-_RINGING = SAMPLE_RATE // 10
+_FFT_PADDING = SAMPLE_RATE // 10
 """Samples in which a vocal tract falls silent, so that its end does not wrap round to the start."""
 
 _Signal = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
-class String:
+class PluckedString:
     """One pluck of a string."""
 
     pitch: float
@@ -45,7 +45,7 @@ class String:
     position: float
     """Where it is plucked, as a share of its length: partials with a node there are missing."""
 
-    def wave(self, samples: int, noise: np.random.Generator) -> _Signal:
+    def render(self, samples: int, noise: np.random.Generator) -> _Signal:
         """float64 [samples], at any level; each pluck draws another burst from `noise`."""
         period = SAMPLE_RATE / self.pitch
         # The loop delays by whole samples, one more in the mean, and the rest, 0.1 to 1.1, in an
@@ -69,7 +69,7 @@ class String:
 
 
 @dataclass(frozen=True)
-class Voice:
+class SungVowel:
     """One vowel, sung by one speaker."""
 
     pitch: float
@@ -82,23 +82,23 @@ class Voice:
     """Resonances of the vocal tract in Hz; those above half the sample rate lift what is below."""
     bandwidths: tuple[float, ...]
     """Of each of them, in Hz."""
-    tilt: float
+    tilt_cutoff_hz: float
     """Frequency in Hz above which the glottal flow falls by 12 dB an octave."""
-    breath: float
+    breathiness: float
     """Level of the noise as a share of that of the glottal flow."""
 
-    def wave(self, samples: int, noise: np.random.Generator) -> _Signal:
+    def render(self, samples: int, noise: np.random.Generator) -> _Signal:
         """float64 [samples], at any level; jitter and breath come from `noise`."""
-        pulses = _pulse_train(self._contour(samples, noise))
-        size = samples + _RINGING
+        pulses = _pulse_train(self._pitch_contour(samples, noise))
+        size = samples + _FFT_PADDING
         hertz = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
-        flow = np.fft.rfft(pulses, size) / (1 + 1j * hertz / self.tilt) ** 2
-        level = self.breath * np.sqrt(np.mean(np.abs(flow) ** 2) / samples)
+        flow = np.fft.rfft(pulses, size) / (1 + 1j * hertz / self.tilt_cutoff_hz) ** 2
+        level = self.breathiness * np.sqrt(np.mean(np.abs(flow) ** 2) / samples)
         source = flow + np.fft.rfft(level * noise.standard_normal(samples), size)
         # The lips radiate changes of the flow, so the level rises with frequency.
-        return np.fft.irfft(source * hertz * 1j * self._tract(hertz), size)[:samples]
+        return np.fft.irfft(source * hertz * 1j * self._vocal_tract_gain(hertz), size)[:samples]
 
-    def _tract(self, hertz: _Signal) -> npt.NDArray[np.complex128]:
+    def _vocal_tract_gain(self, hertz: _Signal) -> npt.NDArray[np.complex128]:
         """Gain of the vocal tract: each formant a resonance, 1 at 0 Hz.
 
         As analogue ones: digital resonators near half the sample rate raise each other.
@@ -109,7 +109,7 @@ class Voice:
             gain *= abs(pole) ** 2 / ((1j * hertz - pole) * (1j * hertz - pole.conjugate()))
         return gain
 
-    def _contour(self, samples: int, noise: np.random.Generator) -> _Signal:
+    def _pitch_contour(self, samples: int, noise: np.random.Generator) -> _Signal:
         """The pitch at each sample in Hz."""
         glide = self.glide ** np.linspace(0, 1, samples)
         every = SAMPLE_RATE // 100  # samples, about one glottal cycle
@@ -131,14 +131,14 @@ def _pulse_train(hertz: _Signal) -> _Signal:
 
 
 @dataclass(frozen=True)
-class Clip:
+class SyntheticClip:
     """One sound of the set, as the numbers that it is made from."""
 
     index: int
     label: int
     """Position in `CLASSES`."""
-    sound: String | Voice
-    samples: int
+    source: PluckedString | SungVowel
+    num_samples: int
     attack_s: float
     """Time in which it rises to full strength."""
     release_s: float
@@ -146,10 +146,10 @@ class Clip:
     peak: float
     """The largest magnitude, below 1."""
 
-    def wave(self) -> Wave:
+    def render(self) -> Waveform:
         """float32 [samples]; the last one is 0."""
-        signal = self.sound.wave(self.samples, _generator("noise", self.index))
-        time = np.arange(self.samples) / SAMPLE_RATE
+        signal = self.source.render(self.num_samples, _generator("noise", self.index))
+        time = np.arange(self.num_samples) / SAMPLE_RATE
         rise = np.clip(time / self.attack_s, 0, 1)
         fall = np.clip((time[-1] - time) / self.release_s, 0, 1)
         signal = signal * np.sin(np.pi / 2 * rise) ** 2 * np.sin(np.pi / 2 * fall) ** 2
@@ -160,14 +160,14 @@ _Range = tuple[float, float]
 """The lowest and the highest value of what is drawn, both above 0."""
 
 
-def _between(bounds: _Range, generator: np.random.Generator) -> float:
+def _log_uniform(bounds: _Range, generator: np.random.Generator) -> float:
     """A number between the two, each octave as likely as the next: ears count in ratios."""
     return math.exp(generator.uniform(math.log(bounds[0]), math.log(bounds[1])))
 
 
 @dataclass(frozen=True)
-class _Strings:
-    """One class of strings; units as in `String`."""
+class _StringClass:
+    """One class of strings; units as in `PluckedString`."""
 
     pitch: _Range
     decay_s: _Range
@@ -176,13 +176,13 @@ class _Strings:
     attack_s: _Range = (0.001, 0.004)
     release_s: _Range = (0.03, 0.1)
 
-    def draw(self, generator: np.random.Generator) -> String:
-        return String(
-            pitch=_between(self.pitch, generator),
-            decay_s=_between(self.decay_s, generator),
-            damping=_between(self.damping, generator),
-            brightness=_between(self.brightness, generator),
-            position=_between((0.1, 0.45), generator),
+    def sample(self, generator: np.random.Generator) -> PluckedString:
+        return PluckedString(
+            pitch=_log_uniform(self.pitch, generator),
+            decay_s=_log_uniform(self.decay_s, generator),
+            damping=_log_uniform(self.damping, generator),
+            brightness=_log_uniform(self.brightness, generator),
+            position=_log_uniform((0.1, 0.45), generator),
         )
 
 
@@ -198,7 +198,7 @@ _BANDWIDTHS = (70, 100, 160, 220, 280)
 
 
 @dataclass(frozen=True)
-class _Vowel:
+class _VowelClass:
     """One vowel, said by anyone."""
 
     formants: tuple[tuple[float, ...], ...]
@@ -206,35 +206,35 @@ class _Vowel:
     attack_s: _Range = (0.02, 0.06)
     release_s: _Range = (0.05, 0.12)
 
-    def draw(self, generator: np.random.Generator) -> Voice:
+    def sample(self, generator: np.random.Generator) -> SungVowel:
         speaker = int(generator.integers(len(_SPEAKERS)))
         pitch, tube = _SPEAKERS[speaker]
         # The higher formants hardly move between vowels: odd multiples, as in an even tube.
         formants = (*self.formants[speaker], 7 * tube, 9 * tube)
-        size = _between((0.95, 1.05), generator)
-        firmness = _between((0.8, 1.4), generator)
-        return Voice(
-            pitch=_between(pitch, generator),
-            glide=_between((0.8, 1.15), generator),
-            jitter=_between((0.002, 0.01), generator),
+        size = _log_uniform((0.95, 1.05), generator)
+        firmness = _log_uniform((0.8, 1.4), generator)
+        return SungVowel(
+            pitch=_log_uniform(pitch, generator),
+            glide=_log_uniform((0.8, 1.15), generator),
+            jitter=_log_uniform((0.002, 0.01), generator),
             formants=tuple(frequency / size for frequency in formants),
             bandwidths=tuple(bandwidth / firmness for bandwidth in _BANDWIDTHS),
-            tilt=_between((100, 400), generator),
-            breath=_between((0.0005, 0.005), generator),
+            tilt_cutoff_hz=_log_uniform((100, 400), generator),
+            breathiness=_log_uniform((0.0005, 0.005), generator),
         )
 
 
-_KINDS: dict[str, _Strings | _Vowel] = {
-    "low string": _Strings((70, 140), (0.8, 4), (0.1, 0.25), (300, 2000)),
-    "high string": _Strings((300, 600), (0.8, 4), (0.03, 0.12), (300, 2000)),
-    "muted string": _Strings((90, 250), (0.12, 0.3), (0.1, 0.25), (300, 2000)),
-    "vowel a": _Vowel(((730, 1090, 2440), (850, 1220, 2810), (1030, 1370, 3170))),
-    "vowel e": _Vowel(((530, 1840, 2480), (610, 2330, 2990), (690, 2610, 3570))),
-    "vowel i": _Vowel(((270, 2290, 3010), (310, 2790, 3310), (370, 3200, 3730))),
-    "vowel o": _Vowel(((570, 840, 2410), (590, 920, 2710), (680, 1060, 3180))),
-    "vowel u": _Vowel(((300, 870, 2240), (370, 950, 2670), (430, 1170, 3260))),
+_SOUND_CLASSES: dict[str, _StringClass | _VowelClass] = {
+    "low string": _StringClass((70, 140), (0.8, 4), (0.1, 0.25), (300, 2000)),
+    "high string": _StringClass((300, 600), (0.8, 4), (0.03, 0.12), (300, 2000)),
+    "muted string": _StringClass((90, 250), (0.12, 0.3), (0.1, 0.25), (300, 2000)),
+    "vowel a": _VowelClass(((730, 1090, 2440), (850, 1220, 2810), (1030, 1370, 3170))),
+    "vowel e": _VowelClass(((530, 1840, 2480), (610, 2330, 2990), (690, 2610, 3570))),
+    "vowel i": _VowelClass(((270, 2290, 3010), (310, 2790, 3310), (370, 3200, 3730))),
+    "vowel o": _VowelClass(((570, 840, 2410), (590, 920, 2710), (680, 1060, 3180))),
+    "vowel u": _VowelClass(((300, 870, 2240), (370, 950, 2670), (430, 1170, 3260))),
 }
-CLASSES = tuple(_KINDS)
+CLASSES = tuple(_SOUND_CLASSES)
 """Strings that ring low or high or are stopped at once; vowels as in hod, head, heed, hawed and
 who'd."""
 
@@ -243,17 +243,17 @@ def _generator(*parts: int | str) -> np.random.Generator:
     return np.random.default_rng(stable_hash("sounds", *parts))
 
 
-def clip(index: int) -> Clip:
+def synthesize_clip(index: int) -> SyntheticClip:
     """Draw sound `index`, 0 or above, of an endless set whose classes take turns."""
     generator = _generator("clip", index)
     label = index % len(CLASSES)
-    kind = _KINDS[CLASSES[label]]
-    return Clip(
+    kind = _SOUND_CLASSES[CLASSES[label]]
+    return SyntheticClip(
         index=index,
         label=label,
-        sound=kind.draw(generator),
-        samples=round(_between((0.3, 0.5), generator) * SAMPLE_RATE),
-        attack_s=_between(kind.attack_s, generator),
-        release_s=_between(kind.release_s, generator),
-        peak=_between((0.3, 0.9), generator),
+        source=kind.sample(generator),
+        num_samples=round(_log_uniform((0.3, 0.5), generator) * SAMPLE_RATE),
+        attack_s=_log_uniform(kind.attack_s, generator),
+        release_s=_log_uniform(kind.release_s, generator),
+        peak=_log_uniform((0.3, 0.9), generator),
     )

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from anytime_ar.data.columns import Column, Columns, find_columns, unread_texts
+from anytime_ar.data.columns import Column, SelectedColumns, select_columns, unused_text_column
 from anytime_ar.data.config import DataConfig
-from anytime_ar.data.labels import Classes, different
-from anytime_ar.data.rows import Encoded, Row, Rows, Source
+from anytime_ar.data.labels import LabelEncoder, distinct_values
+from anytime_ar.data.rows import DataSource, MediaContent, Row, SplitRows
 from anytime_ar.errors import DataError
 
-READ_AT_ONCE = 256  # rows; one at a time, the libraries' overhead is three times the decoding
+READ_BATCH_ROWS = 256  # rows; one at a time, the libraries' overhead is three times the decoding
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -31,7 +31,7 @@ class Table(Protocol):
     def origin(self, index: int) -> str:
         """What messages call a row."""
 
-    def without(self, key: str) -> str | None:
+    def locate_missing_column(self, key: str) -> str | None:
         """What messages call the part of it that has no such column; None where all have it."""
 
     def read(self, keys: Sequence[str], start: int = 0) -> Iterator[dict[str, list[Any]]]:
@@ -47,10 +47,12 @@ class Table(Protocol):
 class TableRows:
     """Rows of one table, samples left encoded."""
 
-    def __init__(self, table: Table, columns: Columns, classes: Classes | None) -> None:
+    def __init__(
+        self, table: Table, columns: SelectedColumns, label_encoder: LabelEncoder | None
+    ) -> None:
         self._table = table
         self._columns = columns
-        self._classes = classes
+        self._label_encoder = label_encoder
 
     @property
     def size(self) -> int | None:
@@ -59,7 +61,7 @@ class TableRows:
     def read(self, start: int = 0) -> Iterator[Row]:
         if self.size is not None and start >= self.size:
             return
-        label_key = None if self._classes is None else self._columns.label
+        label_key = None if self._label_encoder is None else self._columns.label
         keys = [key for key in (self._columns.sample, label_key) if key is not None]
         index = start
         for batch in self._table.read(keys, start):
@@ -67,46 +69,52 @@ class TableRows:
             labels = [None] * len(samples) if label_key is None else batch[label_key]
             for sample, label in zip(samples, labels, strict=True):
                 origin = self._table.origin(index)
-                place = None if self._classes is None else self._classes.place(label, origin)
-                yield Row(index, _encoded(sample, origin), place, origin)
+                place = (
+                    None
+                    if self._label_encoder is None
+                    else self._label_encoder.encode(label, origin)
+                )
+                yield Row(index, _cell_content(sample, origin), place, origin)
                 index += 1
 
     def index_of(self, position: int) -> int:
         return position
 
 
-def table_source(config: DataConfig, tables: Mapping[str, Table], notes: Sequence[str]) -> Source:
+def table_source(
+    config: DataConfig, tables: Mapping[str, Table], notes: Sequence[str]
+) -> DataSource:
     """Choose the columns of a data set, by those of its training split, and name its classes.
 
     Raises:
         DataError: no column fits, or labels are no classes.
     """
-    columns = find_columns(tables["train"].columns, config, config.name)
+    columns = select_columns(tables["train"].columns, config, config.name)
     for table in tables.values():
-        if (part := table.without(columns.sample)) is not None:
+        if (part := table.locate_missing_column(columns.sample)) is not None:
             raise DataError(
                 f"{part}: has no column {columns.sample!r} as the training split has; use the same "
                 "columns everywhere"
             )
     notes = list(notes)
-    if config.labels and (key := unread_texts(tables["train"].columns, columns)) is not None:
+    if config.labels and (key := unused_text_column(tables["train"].columns, columns)) is not None:
         notes.append(
             f"column {key!r} holds texts and is not read; set data.label_key to it for classes"
         )
     classes = None
     if columns.class_names is not None:
-        classes = Classes.named(columns.class_names)
+        classes = LabelEncoder.from_names(columns.class_names)
     elif columns.label is not None:
-        values = different(_stored(tables.values(), columns.label), columns.label)
-        classes = Classes.of_values(values) if values else None
-    splits: dict[str, Rows] = {
+        values = distinct_values(_stored_labels(tables.values(), columns.label), columns.label)
+        classes = LabelEncoder.from_values(values) if values else None
+    splits: dict[str, SplitRows] = {
         split: TableRows(table, columns, classes) for split, table in tables.items()
     }
     names = None if classes is None else classes.names
-    return Source(splits, names, columns.kind, tuple(notes))
+    return DataSource(splits, names, columns.modality, tuple(notes))
 
 
-def _stored(tables: Iterable[Table], key: str) -> Iterator[tuple[Any, str]]:
+def _stored_labels(tables: Iterable[Table], key: str) -> Iterator[tuple[Any, str]]:
     """All labels, for which their column is read once."""
     for table in tables:
         index = 0
@@ -121,7 +129,7 @@ def first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _encoded(value: Any, origin: str) -> Encoded:
+def _cell_content(value: Any, origin: str) -> MediaContent:
     """The bytes of a sample's cell, fetched where the cell only has a path; none of nothing."""
     content, path = value, None
     if isinstance(value, dict):

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation.classifier import FeatureNetwork
-from anytime_ar.evaluation.scripted import ScriptedFeatures
-from anytime_ar.evaluation.workers import Workers
+from anytime_ar.evaluation.classifier import FeatureExtractor
+from anytime_ar.evaluation.scripted import TorchScriptFeatureExtractor
+from anytime_ar.evaluation.workers import EvaluationProcesses
 from anytime_ar.files import write_atomically
 
-MOST_BYTES = 2**30
+MAX_BYTES = 2**30
 """Features that take more are computed each time."""
 
 
@@ -32,37 +32,40 @@ class FeatureCache:
 
     Args:
         folder: created when there is something to keep.
-        features: the network.
-        workers: of which the first one reads the folder for all, and writes to it.
+        extractor: the network.
+        distributed: of which the first one reads the folder for all, and writes to it.
     """
 
     def __init__(
-        self, folder: Path, features: FeatureNetwork | ScriptedFeatures, workers: Workers
+        self,
+        folder: Path,
+        extractor: FeatureExtractor | TorchScriptFeatureExtractor,
+        distributed: EvaluationProcesses,
     ) -> None:
-        self._folder, self._workers = folder, workers
-        self._network = _identity(features)
+        self._folder, self._distributed = folder, distributed
+        self._fingerprint = _extractor_fingerprint(extractor)
 
-    def features(
+    def get_or_compute(
         self, samples: Callable[[], Iterable[Tensor]], extract: Callable[[Tensor], Tensor]
     ) -> Iterator[Tensor]:
         """Features float32 [B, F] of samples, as `extract` gives them; `samples` may be called
         several times, and gives the same batches each time."""
-        name, sizes = _digest(self._network, samples())
+        name, sizes = _fingerprint_samples(self._fingerprint, samples())
         path = self._folder / f"{name}.npy"
-        if self._workers.first(lambda: _is_whole(path, sum(sizes))):
+        if self._distributed.run_on_rank_zero(lambda: _is_complete(path, sum(sizes))):
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
             for end, size in zip(accumulate(sizes), sizes, strict=True):
                 yield torch.from_numpy(np.array(rows[end - size : end]))
             return
         found: list[Tensor] | None = []
-        room = MOST_BYTES
-        for some in self._workers.each(samples(), extract):
+        room = MAX_BYTES
+        for some in self._distributed.map_in_order(samples(), extract):
             yield some
             if found is not None:
                 found.append(some)
                 room -= some.nbytes
                 found = found if room >= 0 else None
-        if found and self._workers.rank == 0:
+        if found and self._distributed.rank == 0:
             content = torch.cat(found).numpy()
 
             def write(file: BinaryIO) -> None:
@@ -75,31 +78,31 @@ class FeatureCache:
                 return  # a read-only home, or a full disk: they are computed anew each time
 
 
-def _is_whole(path: Path, rows: int) -> bool:
+def _is_complete(path: Path, num_rows: int) -> bool:
     """Whether a file holds so many features; what a full disk or a crash has cut does not count."""
     try:
-        return len(np.load(path, mmap_mode="r", allow_pickle=False)) == rows
+        return len(np.load(path, mmap_mode="r", allow_pickle=False)) == num_rows
     except (OSError, ValueError, EOFError):
         return False
 
 
-def _identity(features: FeatureNetwork | ScriptedFeatures) -> str:
+def _extractor_fingerprint(extractor: FeatureExtractor | TorchScriptFeatureExtractor) -> str:
     """What tells networks apart, and the devices they run on, which round differently."""
     digest = hashlib.sha256()
-    if isinstance(features, ScriptedFeatures):
-        digest.update(str(features.device).encode())
-        with features.path.open("rb") as file:
+    if isinstance(extractor, TorchScriptFeatureExtractor):
+        digest.update(str(extractor.device).encode())
+        with extractor.path.open("rb") as file:
             while part := file.read(2**20):
                 digest.update(part)
         return digest.hexdigest()
-    digest.update(f"{features.head.weight.device} {features.config}".encode())
-    for name, value in sorted(features.state_dict().items()):
+    digest.update(f"{extractor.head.weight.device} {extractor.config}".encode())
+    for name, value in sorted(extractor.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def _digest(network: str, samples: Iterable[Tensor]) -> tuple[str, list[int]]:
+def _fingerprint_samples(network: str, samples: Iterable[Tensor]) -> tuple[str, list[int]]:
     """Of a network and the batches that it is given; and the sizes of these, in which features are
     given back, as sums round differently in others."""
     digest = hashlib.sha256(network.encode())

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
-from anytime_ar.spectra import log_mel
+from anytime_ar.spectra import log_mel_spectrogram
 
-SMALLEST_SIDE = 8
+MIN_SIDE = 8
 
 
-class FeatureConfig(Config):
+class FeatureExtractorConfig(Config):
     """The feature network and its training."""
 
     width: int = Field(default=16, ge=4)
@@ -54,7 +54,7 @@ class FeatureConfig(Config):
     """Seeds the weights, the order of the samples and the shifts."""
 
 
-class _Images(nn.Module):
+class _ImageFrontEnd(nn.Module):
     """What the classifier sees of images: all of it."""
 
     def __init__(self, sample_shape: tuple[int, ...], sample_rate: int | None) -> None:
@@ -66,7 +66,7 @@ class _Images(nn.Module):
         return x
 
 
-class _Sounds(nn.Module):
+class _LogMelFrontEnd(nn.Module):
     """What the classifier sees of sounds: loudness by mel band and time, as a picture."""
 
     def __init__(self, sample_shape: tuple[int, ...], sample_rate: int | None) -> None:
@@ -79,15 +79,18 @@ class _Sounds(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            levels = log_mel(x, self.sample_rate)  # [B, 40, frames], -60 dB and above
+            levels = log_mel_spectrogram(x, self.sample_rate)  # [B, 40, frames], -60 dB and above
         return levels[:, None] / 30 + 1
 
 
-_FRONTS: dict[int, type[_Images | _Sounds]] = {3: _Images, 2: _Sounds}
+_FRONT_ENDS: dict[int, type[_ImageFrontEnd | _LogMelFrontEnd]] = {
+    3: _ImageFrontEnd,
+    2: _LogMelFrontEnd,
+}
 """From samples to pictures [B, C, H, W], by the number of dimensions of a sample."""
 
 
-class FeatureNetwork(nn.Module):
+class FeatureExtractor(nn.Module):
     """Convolutions with batch normalisation, halving down to a side of at least 4, then two layers.
 
     Args:
@@ -103,18 +106,18 @@ class FeatureNetwork(nn.Module):
 
     def __init__(
         self,
-        config: FeatureConfig,
+        config: FeatureExtractorConfig,
         sample_shape: tuple[int, ...],
         label_count: int,
         sample_rate: int | None = None,
     ) -> None:
         super().__init__()
-        front = _FRONTS.get(len(sample_shape))
+        front = _FRONT_ENDS.get(len(sample_shape))
         self.front = front(sample_shape, sample_rate) if front else None
-        if self.front is None or min(self.front.shape[1:]) < SMALLEST_SIDE:
+        if self.front is None or min(self.front.shape[1:]) < MIN_SIDE:
             raise InputError(
                 "features need images (C, H, W) with sides of at least "
-                f"{SMALLEST_SIDE}, or sounds (1, T) of 0.1 s or more, got {sample_shape}; "
+                f"{MIN_SIDE}, or sounds (1, T) of 0.1 s or more, got {sample_shape}; "
                 "resize the data set"
             )
         if label_count < 2:
@@ -145,7 +148,7 @@ class FeatureNetwork(nn.Module):
         features: Tensor = self.neck(maps.flatten(1))
         return features.float().relu()
 
-    def pictures(self, x: Tensor) -> Tensor:
+    def to_images(self, x: Tensor) -> Tensor:
         """What features are made of, on the CPU: images as they are, spectra of sounds [B, C, H, W]
         from samples float32 [B, *sample_shape] anywhere."""
         assert self.front is not None

@@ -17,18 +17,18 @@ from anytime_ar.curve import Curve, CurvePoint
 from anytime_ar.errors import InputError
 
 Axis = Literal["bits", "ms"]
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+BUDGET_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 """Of the widest budget that all models can use: where the table looks at them."""
 
 
-class Contender(NamedTuple):
+class Candidate(NamedTuple):
     """A model's measured curve under a name."""
 
     name: str
     curve: Curve
 
 
-class Dedicated(NamedTuple):
+class FixedLengthModels(NamedTuple):
     """Models that were trained for one length each, at which alone they are judged: what a model
     for every length could at best be."""
 
@@ -36,7 +36,7 @@ class Dedicated(NamedTuple):
     curves: tuple[Curve, ...]
 
 
-class Place(Config):
+class BudgetPoint(Config):
     """What a model gives for a budget."""
 
     budget: float
@@ -49,7 +49,7 @@ class Place(Config):
     """Standard error of it."""
 
 
-class Standing(Config):
+class Ranking(Config):
     """How a model does."""
 
     name: str
@@ -60,11 +60,11 @@ class Standing(Config):
     best_fd: float
     best_codes: int
     """The fewest codes that give it."""
-    places: tuple[Place, ...]
+    places: tuple[BudgetPoint, ...]
     """At the shares of the widest common budget in bits that a code fits into."""
 
 
-class Match(Config):
+class FixedLengthMatch(Config):
     """The first model beside one that was trained for one length."""
 
     bits: float
@@ -75,7 +75,7 @@ class Match(Config):
     """That of the first model for no more bits."""
 
     @property
-    def ratio(self) -> float:
+    def fd_ratio(self) -> float:
         """Of the first model's FD to the dedicated one's."""
         return self.fd / self.dedicated
 
@@ -87,25 +87,27 @@ class Comparison(Config):
     """The budgets that every model can use, over which areas are taken."""
     ms: tuple[float, float] | None
     """None where time was not measured, or no time suits all models."""
-    standings: tuple[Standing, ...]
-    matches: tuple[Match, ...]
+    standings: tuple[Ranking, ...]
+    matches: tuple[FixedLengthMatch, ...]
     """By rising bits; none without dedicated models."""
 
 
-def compare(contenders: Sequence[Contender], dedicated: Dedicated | None = None) -> Comparison:
+def compare(
+    candidates: Sequence[Candidate], fixed_length: FixedLengthModels | None = None
+) -> Comparison:
     """Judge models by their curves.
 
     Args:
-        contenders: the first one is compared with the others.
-        dedicated: models for one length each.
+        candidates: the first one is compared with the others.
+        fixed_length: models for one length each.
 
     Raises:
         InputError: fewer than two models, a name twice, a curve without sample FD, curves of other
             sample counts, or models that share no budget.
     """
-    _check(contenders, dedicated)
-    curves = [contender.curve for contender in contenders]
-    bits = _common(curves, "bits")
+    _check(candidates, fixed_length)
+    curves = [contender.curve for contender in candidates]
+    bits = _common_budgets(curves, "bits")
     if bits is None:
         first, last = zip(*[(c.points[0].bits, c.points[-1].bits) for c in curves], strict=True)
         raise InputError(
@@ -113,42 +115,44 @@ def compare(contenders: Sequence[Contender], dedicated: Dedicated | None = None)
             f"{min(last):g}; compare models whose codes carry more alike"
         )
     timed = all(point.ms is not None for curve in curves for point in curve.points)
-    ms = _common(curves, "ms") if timed else None
-    budgets = [share * bits[1] for share in SHARES]
+    ms = _common_budgets(curves, "ms") if timed else None
+    budgets = [share * bits[1] for share in BUDGET_FRACTIONS]
     standings = []
-    for name, curve in contenders:
-        best = min(curve.points, key=lambda point: (_fd(point), point.codes))
-        found = ((budget, _affordable(curve, budget)) for budget in budgets)
+    for name, curve in candidates:
+        best = min(curve.points, key=lambda point: (_sample_fd(point), point.codes))
+        found = ((budget, _largest_within(curve, budget)) for budget in budgets)
         standings.append(
-            Standing(
+            Ranking(
                 name=name,
-                area_bits=area(trace(curve, "bits"), *bits),
-                area_ms=None if ms is None else area(trace(curve, "ms"), *ms),
-                best_fd=_fd(best),
+                area_bits=mean_over_interval(fd_by_cost(curve, "bits"), *bits),
+                area_ms=None if ms is None else mean_over_interval(fd_by_cost(curve, "ms"), *ms),
+                best_fd=_sample_fd(best),
                 best_codes=best.codes,
-                places=tuple(_place(budget, point) for budget, point in found if point is not None),
+                places=tuple(
+                    _budget_point(budget, point) for budget, point in found if point is not None
+                ),
             )
         )
     return Comparison(
         bits=bits,
         ms=ms,
         standings=tuple(standings),
-        matches=() if dedicated is None else _matches(curves[0], dedicated),
+        matches=() if fixed_length is None else _fixed_length_matches(curves[0], fixed_length),
     )
 
 
-def trace(curve: Curve, axis: Axis) -> list[tuple[float, float]]:
+def fd_by_cost(curve: Curve, axis: Axis) -> list[tuple[float, float]]:
     """(budget, sample FD) by rising budget. What more codes took less time, by the noise of the
     clock, took as long."""
     found: list[tuple[float, float]] = []
     for point in curve.points:
         cost = point.bits if axis == "bits" else point.ms
         assert cost is not None
-        found.append((max(cost, found[-1][0]) if found else cost, _fd(point)))
+        found.append((max(cost, found[-1][0]) if found else cost, _sample_fd(point)))
     return found
 
 
-def area(points: Sequence[tuple[float, float]], low: float, high: float) -> float:
+def mean_over_interval(points: Sequence[tuple[float, float]], low: float, high: float) -> float:
     """Mean height of the line through points, by rising x, between low and high, which it
     spans."""
     parts = []
@@ -160,58 +164,64 @@ def area(points: Sequence[tuple[float, float]], low: float, high: float) -> floa
     return math.fsum(parts) / (high - low)
 
 
-def _check(contenders: Sequence[Contender], dedicated: Dedicated | None) -> None:
-    names = [contender.name for contender in contenders]
+def _check(candidates: Sequence[Candidate], fixed_length: FixedLengthModels | None) -> None:
+    names = [contender.name for contender in candidates]
     if len(names) < 2 or len(set(names)) < len(names):
         raise InputError(
             f"a comparison needs two models of different names, got {', '.join(names) or 'none'}"
         )
-    named = [(contender.name, contender.curve) for contender in contenders]
-    if dedicated is not None:
-        named += [(f"{dedicated.name} {i}", curve) for i, curve in enumerate(dedicated.curves, 1)]
+    named = [(contender.name, contender.curve) for contender in candidates]
+    if fixed_length is not None:
+        named += [
+            (f"{fixed_length.name} {i}", curve) for i, curve in enumerate(fixed_length.curves, 1)
+        ]
     for name, curve in named:
         if any(point.fd_sample is None for point in curve.points):
             raise InputError(
                 f"the curve of {name} has no sample FD; measure it with `anytime evaluate` and "
                 "features"
             )
-        if (first := contenders[0].curve).samples != curve.samples:
+        if (first := candidates[0].curve).samples != curve.samples:
             raise InputError(
                 f"the FD of {names[0]} is of {first.samples} samples and that of {name} of "
                 f"{curve.samples}, which cannot be compared; evaluate with the same --samples"
             )
 
 
-def _common(curves: Sequence[Curve], axis: Axis) -> tuple[float, float] | None:
+def _common_budgets(curves: Sequence[Curve], axis: Axis) -> tuple[float, float] | None:
     """From where on every model has a code, to where the first is at its end; None if that is
     nowhere."""
-    traces = [trace(curve, axis) for curve in curves]
+    traces = [fd_by_cost(curve, axis) for curve in curves]
     low, high = max(points[0][0] for points in traces), min(points[-1][0] for points in traces)
     return (low, high) if low < high else None
 
 
-def _affordable(curve: Curve, bits: float) -> CurvePoint | None:
+def _largest_within(curve: Curve, bits: float) -> CurvePoint | None:
     """The most codes that fit into bits."""
     fitting = [point for point in curve.points if point.bits <= bits * (1 + 1e-9)]
     return fitting[-1] if fitting else None
 
 
-def _place(budget: float, point: CurvePoint) -> Place:
+def _budget_point(budget: float, point: CurvePoint) -> BudgetPoint:
     quality = point.samples
     error = None if quality is None else quality.fd_error
-    return Place(budget=budget, codes=point.codes, fd=_fd(point), fd_error=error)
+    return BudgetPoint(budget=budget, codes=point.codes, fd=_sample_fd(point), fd_error=error)
 
 
-def _matches(curve: Curve, dedicated: Dedicated) -> tuple[Match, ...]:
+def _fixed_length_matches(
+    curve: Curve, fixed_length: FixedLengthModels
+) -> tuple[FixedLengthMatch, ...]:
     found = []
-    for other in dedicated.curves:
+    for other in fixed_length.curves:
         full = other.points[-1]
-        point = _affordable(curve, full.bits)
+        point = _largest_within(curve, full.bits)
         if point is not None:
-            found.append(Match(bits=full.bits, dedicated=_fd(full), fd=_fd(point)))
+            found.append(
+                FixedLengthMatch(bits=full.bits, dedicated=_sample_fd(full), fd=_sample_fd(point))
+            )
     return tuple(sorted(found, key=lambda match: match.bits))
 
 
-def _fd(point: CurvePoint) -> float:
+def _sample_fd(point: CurvePoint) -> float:
     assert point.fd_sample is not None
     return point.fd_sample

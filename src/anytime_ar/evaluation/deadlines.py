@@ -14,20 +14,20 @@ from itertools import pairwise
 from typing import Any
 
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation.protocols import Progress, silent
+from anytime_ar.evaluation.protocols import ProgressCallback, no_progress
 from anytime_ar.sampling import AnytimeModel
 
-_TRIALS = 20
-_SETTLING = 100
+_CALIBRATION_DRAWS = 20
+_WARM_UP_DRAWS = 100
 """Draws without and with a deadline before anything is counted."""
 
 
 @dataclass
-class DeadlineRecord:
+class DeadlineResult:
     """What came of the draws at one deadline."""
 
     deadline_s: float
-    finished: list[float] = field(default_factory=list)
+    finish_fractions: list[float] = field(default_factory=list)
     """Time from call to return, as a share of the deadline."""
     codes: list[int] = field(default_factory=list)
     """Codes drawn."""
@@ -37,15 +37,15 @@ class DeadlineRecord:
     @property
     def misses(self) -> int:
         """Draws that came late."""
-        return sum(share > 1 for share in self.finished)
+        return sum(share > 1 for share in self.finish_fractions)
 
     def quantile(self, share: float) -> float:
         """The share of the deadline within which that share of the draws finished."""
-        ordered = sorted(self.finished)
+        ordered = sorted(self.finish_fractions)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
     @property
-    def used(self) -> float:
+    def utilisation(self) -> float:
         """Codes drawn as a share of those that the time could have bought; both are means."""
         return statistics.fmean(self.codes) / statistics.fmean(self.affordable)
 
@@ -53,14 +53,14 @@ class DeadlineRecord:
         """Figures by name."""
         return {
             "deadline_s": round(self.deadline_s, 6),
-            "draws": len(self.finished),
+            "draws": len(self.finish_fractions),
             "misses": self.misses,
             "finished_p50": round(self.quantile(0.5), 4),
             "finished_p99": round(self.quantile(0.99), 4),
-            "finished_max": round(max(self.finished), 4),
+            "finished_max": round(max(self.finish_fractions), 4),
             "codes": round(statistics.fmean(self.codes), 2),
             "affordable_codes": round(statistics.fmean(self.affordable), 2),
-            "used": round(self.used, 4),
+            "used": round(self.utilisation, 4),
         }
 
 
@@ -71,8 +71,8 @@ def measure_deadlines(
     deadlines: int = 8,
     draws: int = 1000,
     clock: Callable[[], float] = time.perf_counter,
-    progress: Progress = silent,
-) -> list[DeadlineRecord]:
+    progress: ProgressCallback = no_progress,
+) -> list[DeadlineResult]:
     """Draw n samples at each of some deadlines, again and again, in turns.
 
     Args:
@@ -92,19 +92,19 @@ def measure_deadlines(
         )
     model.warm_up(n)
     length = model.code_length
-    trials = [_unlimited(model, n, seed, clock) for seed in range(_TRIALS)]
+    trials = [_time_to_each_code(model, n, seed, clock) for seed in range(_CALIBRATION_DRAWS)]
     full_s = statistics.median(trial[-1] for trial in trials)
-    for seed in range(_SETTLING):  # what it takes in the long run, not only in the warm-up
-        model.draw(n, deadline_s=2 * full_s, seed=seed)
-    floor_s = 1.02 * model.least_deadline_s(n)
+    for seed in range(_WARM_UP_DRAWS):  # what it takes in the long run, not only in the warm-up
+        model.generate(n, deadline_s=2 * full_s, seed=seed)
+    floor_s = 1.02 * model.min_deadline_s(n)
     step = (max(full_s, floor_s) - floor_s) / (deadlines - 1)
-    records = [DeadlineRecord(floor_s + i * step) for i in range(deadlines)]
+    records = [DeadlineResult(floor_s + i * step) for i in range(deadlines)]
     for turn in range(draws):
-        done_by = _unlimited(model, n, turn, clock)
+        done_by = _time_to_each_code(model, n, turn, clock)
         for record in records:
             begin = clock()
-            result = model.draw(n, deadline_s=record.deadline_s, seed=turn)
-            record.finished.append((clock() - begin) / record.deadline_s)
+            result = model.generate(n, deadline_s=record.deadline_s, seed=turn)
+            record.finish_fractions.append((clock() - begin) / record.deadline_s)
             record.codes.append(result.codes_drawn)
             affordable = sum(seconds <= record.deadline_s for seconds in done_by)
             record.affordable.append(max(1, min(length, affordable)))
@@ -112,25 +112,27 @@ def measure_deadlines(
     return records
 
 
-class _Watch:
+class _StepClock:
     """A cancel flag that is never set: the loop asks it after every code, and it notes when."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self.asked: list[float] = []
+        self.times: list[float] = []
 
     def is_set(self) -> bool:
-        self.asked.append(self._clock())
+        self.times.append(self._clock())
         return False
 
 
-def _unlimited(model: AnytimeModel, n: int, seed: int, clock: Callable[[], float]) -> list[float]:
+def _time_to_each_code(
+    model: AnytimeModel, n: int, seed: int, clock: Callable[[], float]
+) -> list[float]:
     """Seconds after which an unlimited draw could have returned k decoded codes, for k = 1..L."""
-    watch = _Watch(clock)
+    watch = _StepClock(clock)
     begin = clock()
-    model.draw(n, seed=seed, cancel=watch)
+    model.generate(n, seed=seed, cancel=watch)
     whole_s = clock() - begin
-    drawn_s = [asked - begin for asked in watch.asked]  # after 1..L-1 codes
+    drawn_s = [asked - begin for asked in watch.times]  # after 1..L-1 codes
     if not drawn_s:
         return [whole_s]
     last_step_s = statistics.median(later - early for early, later in pairwise([0.0, *drawn_s]))

@@ -13,26 +13,26 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from anytime_ar.ambient import defaults
+from anytime_ar.ambient import default_torch_modes
 from anytime_ar.config import Config
 from anytime_ar.errors import BundleError, InputError, TrainingError
-from anytime_ar.evaluation.classifier import FeatureConfig, FeatureNetwork
-from anytime_ar.evaluation.protocols import Progress, Split, silent
+from anytime_ar.evaluation.classifier import FeatureExtractor, FeatureExtractorConfig
+from anytime_ar.evaluation.protocols import EvaluationSplit, ProgressCallback, no_progress
 from anytime_ar.files import write_bytes, write_json
-from anytime_ar.training.precision import Unscaled, faster_precision, mixed
-from anytime_ar.uninitialized import Uninitialized, weights_in
+from anytime_ar.training.precision import UnscaledPrecision, bfloat16_autocast, faster_precision
+from anytime_ar.uninitialized import SkipInit, stored_size
 
 
-@defaults(grad=True)
-def train_features(
-    train: Split,
-    config: FeatureConfig,
+@default_torch_modes(grad=True)
+def train_feature_extractor(
+    train: EvaluationSplit,
+    config: FeatureExtractorConfig,
     *,
     label_count: int,
     sample_rate: int | None = None,
     device: torch.device | str = "cpu",
-    progress: Progress = silent,
-) -> FeatureNetwork:
+    progress: ProgressCallback = no_progress,
+) -> FeatureExtractor:
     """Train a classifier on labelled samples.
 
     Args:
@@ -54,7 +54,7 @@ def train_features(
     with torch.random.fork_rng(devices=[]):  # layers initialise from the global generator
         torch.manual_seed(config.seed)
         shape = tuple(batch.data.shape[1:])
-        network = FeatureNetwork(config, shape, label_count, sample_rate)
+        network = FeatureExtractor(config, shape, label_count, sample_rate)
     network.to(device).train()
     generator = torch.Generator().manual_seed(config.seed)
     optimizer = torch.optim.AdamW(
@@ -65,20 +65,22 @@ def train_features(
     )
     precision = config.precision
     if precision == "auto":
-        precision = _faster(network, batch.data.to(device))
+        precision = _faster_precision(network, batch.data.to(device))
     network.config = config.model_copy(update={"precision": precision})
     for step in range(1, config.steps + 1):
-        labels = _labels(batch.labels).to(device)
-        samples = noisy(shifted(batch.data, config.shift, generator), config.noise, generator)
+        labels = _require_labels(batch.labels).to(device)
+        samples = add_noise(
+            random_shift(batch.data, config.shift, generator), config.noise, generator
+        )
         samples = samples.to(device)
-        with mixed(device.type) if precision == "bf16-mixed" else nullcontext():
+        with bfloat16_autocast(device.type) if precision == "bf16-mixed" else nullcontext():
             logits = network.logits(samples)
         loss = nn.functional.cross_entropy(
             logits.float(), labels, label_smoothing=config.label_smoothing
         )
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"the feature classifier's loss is {loss.item()} at step {step}; "
+                f"the feature extractor's loss is {loss.item()} at step {step}; "
                 f"lower learning_rate (now {config.learning_rate})"
             )
         optimizer.zero_grad()
@@ -91,24 +93,24 @@ def train_features(
     return network.eval()
 
 
-def _faster(network: FeatureNetwork, samples: Tensor) -> Unscaled:
+def _faster_precision(extractor: FeatureExtractor, samples: Tensor) -> UnscaledPrecision:
     """Time training in float32 and in bfloat16, on a copy of the network."""
-    network = deepcopy(network)
+    extractor = deepcopy(extractor)
 
-    def step(precision: Unscaled) -> None:
-        with mixed(samples.device.type) if precision == "bf16-mixed" else nullcontext():
-            scores = network.logits(samples)
+    def step(precision: UnscaledPrecision) -> None:
+        with bfloat16_autocast(samples.device.type) if precision == "bf16-mixed" else nullcontext():
+            scores = extractor.logits(samples)
         scores.float().square().mean().backward()
 
     return faster_precision(step, samples.device)[0]
 
 
-def shifted(samples: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
-    """Each sample [B, C, H, W] or [B, C, T] moved by up to `fraction` of each axis, edges
+def random_shift(samples: Tensor, max_fraction: float, generator: torch.Generator) -> Tensor:
+    """Each sample [B, C, H, W] or [B, C, T] moved by up to `max_fraction` of each axis, edges
     repeated."""
     images = samples if samples.ndim == 4 else samples[:, :, None]
     count, _, height, width = images.shape
-    down, right = round(fraction * height), round(fraction * width)
+    down, right = round(max_fraction * height), round(max_fraction * width)
     padded = nn.functional.pad(images, (right, right, down, down), mode="replicate")
     tops = torch.randint(0, 2 * down + 1, (count, 1, 1), generator=generator)
     lefts = torch.randint(0, 2 * right + 1, (count, 1, 1), generator=generator)
@@ -118,17 +120,17 @@ def shifted(samples: Tensor, fraction: float, generator: torch.Generator) -> Ten
     return pixels.permute(0, 3, 1, 2).reshape(samples.shape)
 
 
-def noisy(samples: Tensor, level: float, generator: torch.Generator) -> Tensor:
-    """Each sample [B, ...] with white noise of 0.01 to 1 times `level` times its own level."""
-    if not level:
+def add_noise(samples: Tensor, max_level: float, generator: torch.Generator) -> Tensor:
+    """Each sample [B, ...] with white noise of 0.01 to 1 times `max_level` times its own level."""
+    if not max_level:
         return samples
     each = (len(samples), *[1] * (samples.ndim - 1))
-    share = level * 100 ** -torch.rand(each, generator=generator)
+    share = max_level * 100 ** -torch.rand(each, generator=generator)
     rms = samples.square().mean(tuple(range(1, samples.ndim)), keepdim=True).sqrt()
     return samples + share * rms * torch.randn(samples.shape, generator=generator)
 
 
-def _labels(labels: Tensor | None) -> Tensor:
+def _require_labels(labels: Tensor | None) -> Tensor:
     if labels is None:
         raise InputError(
             "Fréchet distances need features of a classifier, and this data set has no labels to "
@@ -138,26 +140,28 @@ def _labels(labels: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def accuracy(network: FeatureNetwork, split: Split, *, batch_size: int = 512) -> float:
+def classifier_accuracy(
+    extractor: FeatureExtractor, split: EvaluationSplit, *, batch_size: int = 512
+) -> float:
     """The fraction of `split` that the classifier gets right, in [0, 1].
 
     Raises:
         InputError: the data set has no labels.
     """
-    device = network.head.weight.device
+    device = extractor.head.weight.device
     right = seen = 0
     for batch in split.batches(batch_size):
-        guesses = network.logits(batch.data.to(device)).argmax(dim=1).cpu()
-        right += int((guesses == _labels(batch.labels)).sum())
+        guesses = extractor.logits(batch.data.to(device)).argmax(dim=1).cpu()
+        right += int((guesses == _require_labels(batch.labels)).sum())
         seen += len(guesses)
     return right / seen
 
 
-class _Card(Config):
+class _FeatureExtractorCard(Config):
     """features.json: all that is needed to rebuild the network, and what it was measured at."""
 
     format_version: Literal[1] = 1
-    config: FeatureConfig
+    config: FeatureExtractorConfig
     sample_shape: tuple[int, ...] = Field(min_length=2, max_length=3)
     sample_rate: int | None = None
     label_count: int
@@ -165,20 +169,20 @@ class _Card(Config):
     sha256: str
 
 
-class Features(NamedTuple):
+class TrainedFeatureExtractor(NamedTuple):
     """A feature network and how good a classifier it is."""
 
-    network: FeatureNetwork
+    extractor: FeatureExtractor
     test_accuracy: float
 
 
-def save_features(features: Features, folder: Path) -> None:
+def save_feature_extractor(features: TrainedFeatureExtractor, folder: Path) -> None:
     """Write features.safetensors and features.json; each appears whole or not at all."""
     from safetensors.torch import save
 
-    network = features.network
+    network = features.extractor
     weights = save({key: value.cpu().contiguous() for key, value in network.state_dict().items()})
-    card = _Card(
+    card = _FeatureExtractorCard(
         config=network.config,
         sample_shape=network.sample_shape,
         sample_rate=network.sample_rate,
@@ -191,9 +195,11 @@ def save_features(features: Features, folder: Path) -> None:
     write_json(folder / "features.json", card.model_dump(mode="json"))
 
 
-@defaults()
-def load_features(folder: Path, *, device: torch.device | str = "cpu") -> Features:
-    """Read what `save_features` wrote; the network is in evaluation mode.
+@default_torch_modes()
+def load_feature_extractor(
+    folder: Path, *, device: torch.device | str = "cpu"
+) -> TrainedFeatureExtractor:
+    """Read what `save_feature_extractor` wrote; the network is in evaluation mode.
 
     Raises:
         BundleError: a file is missing or altered, or the folder holds something else.
@@ -217,7 +223,7 @@ def load_features(folder: Path, *, device: torch.device | str = "cpu") -> Featur
             "train the features again with `anytime features`"
         )
     try:
-        card = _Card.parse(values, origin=str(folder / "features.json"))
+        card = _FeatureExtractorCard.parse(values, origin=str(folder / "features.json"))
     except InputError as error:
         raise BundleError(str(error)) from error
     weights = (folder / "features.safetensors").read_bytes()
@@ -227,9 +233,9 @@ def load_features(folder: Path, *, device: torch.device | str = "cpu") -> Featur
             "was altered or half copied: copy the folder again, or run `anytime features`"
         )
     try:
-        stored = weights_in([folder / "features.safetensors"])
-        with Uninitialized(folder / "features.json", stored):
-            network = FeatureNetwork(
+        stored = stored_size([folder / "features.safetensors"])
+        with SkipInit(folder / "features.json", stored):
+            network = FeatureExtractor(
                 card.config, card.sample_shape, card.label_count, card.sample_rate
             )
         network.load_state_dict(load(weights))
@@ -237,4 +243,4 @@ def load_features(folder: Path, *, device: torch.device | str = "cpu") -> Featur
         raise BundleError(
             f"{folder / 'features.safetensors'} does not fit the network in features.json"
         ) from error
-    return Features(network.to(device).eval(), card.test_accuracy)
+    return TrainedFeatureExtractor(network.to(device).eval(), card.test_accuracy)

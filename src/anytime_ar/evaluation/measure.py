@@ -14,39 +14,46 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from anytime_ar.ambient import defaults
+from anytime_ar.ambient import default_torch_modes
 from anytime_ar.codes import bits
 from anytime_ar.curve import (
     Baselines,
     Curve,
     CurvePoint,
-    lossless_codes,
+    near_lossless_codes,
 )
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation.cached import FeatureCache
-from anytime_ar.evaluation.classifier import FeatureNetwork
-from anytime_ar.evaluation.features import accuracy
-from anytime_ar.evaluation.protocols import Choice, Codec, Progress, Split, Splits, silent
-from anytime_ar.evaluation.reference import Reference
-from anytime_ar.evaluation.scripted import ScriptedFeatures
-from anytime_ar.evaluation.study import Study, code_use, data_of, sampler_of
-from anytime_ar.evaluation.workers import Workers
+from anytime_ar.evaluation.classifier import FeatureExtractor
+from anytime_ar.evaluation.features import classifier_accuracy
+from anytime_ar.evaluation.protocols import (
+    Codec,
+    EvaluationData,
+    EvaluationSplit,
+    ProgressCallback,
+    SamplingKwargs,
+    no_progress,
+)
+from anytime_ar.evaluation.reference import ReferenceDistribution
+from anytime_ar.evaluation.scripted import TorchScriptFeatureExtractor
+from anytime_ar.evaluation.study import Evaluator, as_generative_model, code_usage, sample_batches
+from anytime_ar.evaluation.workers import EvaluationProcesses
 
 
-@defaults()
+@default_torch_modes()
 def evaluate(
     model: Codec,
-    data: Splits,
-    features: FeatureNetwork | ScriptedFeatures | None,
+    data: EvaluationData,
+    extractor: FeatureExtractor | TorchScriptFeatureExtractor | None,
     *,
     samples: int = 10_000,
     codes: Sequence[int] | None = None,
     unordered: Codec | None = None,
     seed: int = 0,
-    choice: Choice | None = None,
+    sampling_params: SamplingKwargs | None = None,
     batch_size: int = 256,
-    cache: Path | None = None,
-    progress: Progress = silent,
+    feature_cache: Path | None = None,
+    progress: ProgressCallback = no_progress,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Curve:
     """Measure reconstruction, samples and time at each number of codes, with both baselines.
@@ -60,61 +67,63 @@ def evaluate(
     Args:
         model: the ordered model; where it has no prior, its samples and time are left out.
         data: training split (for PCA and the floor) and test split (for all else).
-        features: the network of all distances between sets; None leaves them out.
+        extractor: the network of all distances between sets; None leaves them out.
         samples: how many samples are drawn for fd_sample.
         codes: the budgets to measure; None: see `default_budgets`.
         unordered: the same autoencoder trained without truncation, or None. Where it has a prior
             its samples are measured too.
         seed: of the samples.
-        choice: temperature, top_k, top_p and guidance of the samples, where they are not the
+        sampling_params: temperature, top_k, top_p and guidance of the samples, where they are not the
             model's own; handed on to it.
         batch_size: samples decoded together.
-        cache: folder to keep features of the test split in, for the next evaluation.
+        feature_cache: folder to keep features of the test split in, for the next evaluation.
         progress: called after every measurement.
         clock: seconds, for `ms`: one sample at batch 1, median of 5 to 100 draws after a warm-up.
 
     Raises:
         InputError: a budget out of range, shapes that do not fit, or an empty test split.
     """
-    budgets = budgets_of(model, codes)
-    test_samples = _count(data.test)
-    _check(model, data, features, unordered, samples, test_samples)
-    sampler = sampler_of(model)
-    classifier = features if isinstance(features, FeatureNetwork) else None
-    labels = None if classifier is None else _labels(data, classifier)
-    extract = features if classifier is None else _extractor(classifier)
-    workers = Workers()
+    budgets = resolve_budgets(model, codes)
+    test_samples = _num_samples(data.test)
+    _check(model, data, extractor, unordered, samples, test_samples)
+    sampler = as_generative_model(model)
+    classifier = extractor if isinstance(extractor, FeatureExtractor) else None
+    labels = None if classifier is None else _test_labels(data, classifier)
+    extract = extractor if classifier is None else _features_function(classifier)
+    workers = EvaluationProcesses()
     real = None
-    if features is not None and extract is not None:
-        test = partial(data_of, data.test, batch_size)
-        if cache is None:
-            real = workers.each(test(), extract)
+    if extractor is not None and extract is not None:
+        test = partial(sample_batches, data.test, batch_size)
+        if feature_cache is None:
+            real = workers.map_in_order(test(), extract)
         else:
-            real = FeatureCache(cache, features, workers).features(test, extract)
-    study = Study(
+            real = FeatureCache(feature_cache, extractor, workers).get_or_compute(test, extract)
+    study = Evaluator(
         data=data,
         batch_size=batch_size,
-        test_samples=test_samples,
-        samples=samples,
+        num_test_samples=test_samples,
+        num_samples=samples,
         seed=seed,
-        choice=choice or {},
-        features=extract,
-        picture=_same if classifier is None else classifier.pictures,
-        reference=None if real is None else Reference(real),
-        logits=None if labels is None or classifier is None else _on_its_device(classifier),
+        sampling_params=sampling_params or {},
+        extract_features=extract,
+        to_distance_space=_identity if classifier is None else classifier.to_images,
+        reference=None if real is None else ReferenceDistribution(real),
+        logits=None if labels is None or classifier is None else _logits_function(classifier),
         test_labels=labels,
-        workers=workers,
+        distributed=workers,
         progress=progress,
-        total=len(budgets) * (2 + (sampler is not None) + 2 * (unordered is not None)) + 1,
+        num_steps=len(budgets) * (2 + (sampler is not None) + 2 * (unordered is not None)) + 1,
     )
     # A stream of unknown size is taken to be large; it starts again if it is not.
     train_samples = test_samples if data.train.size is None else data.train.size
-    floor_samples = 0 if features is None else min(test_samples, train_samples)
-    floor = study.compare(_random(data.train, floor_samples, batch_size, seed))
-    encoded = study.encoded(model)
-    ordered = study.quality(model, encoded, budgets, "ordered")
+    floor_samples = 0 if extractor is None else min(test_samples, train_samples)
+    floor = study.compare_to_test_split(
+        _random_samples(data.train, floor_samples, batch_size, seed)
+    )
+    encoded = study.encode_test_split(model)
+    ordered = study.measure_quality(model, encoded, budgets, "ordered")
     milliseconds = [
-        None if sampler is None else study.milliseconds(sampler, k, clock) for k in budgets
+        None if sampler is None else study.time_sample_ms(sampler, k, clock) for k in budgets
     ]
     points = tuple(
         CurvePoint(**dict(point), bits=bits(point.codes, model.vocabulary), ms=ms)
@@ -123,52 +132,54 @@ def evaluate(
     baselines = Baselines(
         unordered=()
         if unordered is None
-        else study.quality(unordered, study.encoded(unordered), budgets, "unordered"),
-        pca=study.pca(budgets),
+        else study.measure_quality(
+            unordered, study.encode_test_split(unordered), budgets, "unordered"
+        ),
+        pca=study.measure_pca(budgets),
     )
-    train_nats = study.nats(model, data.train, train_samples)
-    test_nats = study.nats(model, data.test, test_samples)
+    train_nats = study.per_code_nll(model, data.train, train_samples)
+    test_nats = study.per_code_nll(model, data.test, test_samples)
     return Curve(
         code_length=model.code_length,
         vocabulary=model.vocabulary,
         points=points,
-        lossless_codes=lossless_codes(points),
+        lossless_codes=near_lossless_codes(points),
         floor=None if floor is None else floor.fd,
         floor_quality=None if floor is None else floor.quality,
         real_accuracy=None
         if labels is None or classifier is None
-        else accuracy(classifier, data.test),
+        else classifier_accuracy(classifier, data.test),
         floor_samples=floor_samples,
         samples=samples,
         test_samples=test_samples,
         seed=seed,
         nats_train=None if train_nats is None else float(train_nats.mean()),
         nats_test=None if test_nats is None else float(test_nats.mean()),
-        code_use=code_use(encoded, model.vocabulary, test_nats),
-        choice=dict(choice or {}),
+        code_use=code_usage(encoded, model.vocabulary, test_nats),
+        choice=dict(sampling_params or {}),
         baselines=baselines,
     )
 
 
-def _on_its_device(features: FeatureNetwork) -> Callable[[Tensor], Tensor]:
+def _logits_function(extractor: FeatureExtractor) -> Callable[[Tensor], Tensor]:
     """The classifier, for samples that lie anywhere."""
-    device = features.head.weight.device
-    return lambda samples: features.logits(samples.to(device))
+    device = extractor.head.weight.device
+    return lambda samples: extractor.logits(samples.to(device))
 
 
-def _same(samples: Tensor) -> Tensor:
+def _identity(samples: Tensor) -> Tensor:
     return samples
 
 
-def _extractor(features: FeatureNetwork) -> Callable[[Tensor], Tensor]:
+def _features_function(extractor: FeatureExtractor) -> Callable[[Tensor], Tensor]:
     """The features of samples that lie anywhere, on the CPU."""
-    device = features.head.weight.device
-    return lambda samples: features(samples.to(device)).cpu()
+    device = extractor.head.weight.device
+    return lambda samples: extractor(samples.to(device)).cpu()
 
 
-def _labels(data: Splits, features: FeatureNetwork) -> Tensor | None:
+def _test_labels(data: EvaluationData, extractor: FeatureExtractor) -> Tensor | None:
     """Labels of the test split, int64 [N], where the classifier tells as many classes apart."""
-    if data.label_names is None or len(data.label_names) != features.label_count:
+    if data.label_names is None or len(data.label_names) != extractor.label_count:
         return None
     found = [batch.labels for batch in data.test.batches(1024) if batch.labels is not None]
     return torch.cat(found) if found else None
@@ -188,7 +199,7 @@ def default_budgets(code_length: int) -> list[int]:
     return sorted(budgets)
 
 
-def budgets_of(model: Codec, codes: Sequence[int] | None) -> list[int]:
+def resolve_budgets(model: Codec, codes: Sequence[int] | None) -> list[int]:
     """Return the numbers of codes to measure, of those asked for.
 
     Raises:
@@ -207,8 +218,8 @@ def budgets_of(model: Codec, codes: Sequence[int] | None) -> list[int]:
 
 def _check(
     model: Codec,
-    data: Splits,
-    features: FeatureNetwork | ScriptedFeatures | None,
+    data: EvaluationData,
+    extractor: FeatureExtractor | TorchScriptFeatureExtractor | None,
     unordered: Codec | None,
     samples: int,
     test_samples: int,
@@ -226,9 +237,9 @@ def _check(
             f"the data set's samples are {shape} and the model's {tuple(model.sample_shape)}; "
             "evaluate on the data set that the model was trained on"
         )
-    if isinstance(features, FeatureNetwork) and features.sample_shape != shape:
+    if isinstance(extractor, FeatureExtractor) and extractor.sample_shape != shape:
         raise InputError(
-            f"the features are for samples of shape {features.sample_shape}, the data set's are "
+            f"the features are for samples of shape {extractor.sample_shape}, the data set's are "
             f"{shape}; train features on this data set with `anytime features`"
         )
     if unordered is not None and unordered.code_length != model.code_length:
@@ -238,11 +249,13 @@ def _check(
         )
 
 
-def _count(split: Split) -> int:
-    return sum(len(x) for x in data_of(split, 1024)) if split.size is None else split.size
+def _num_samples(split: EvaluationSplit) -> int:
+    return sum(len(x) for x in sample_batches(split, 1024)) if split.size is None else split.size
 
 
-def _random(split: Split, count: int, batch_size: int, seed: int) -> Iterator[Tensor]:
+def _random_samples(
+    split: EvaluationSplit, count: int, batch_size: int, seed: int
+) -> Iterator[Tensor]:
     """`count` samples drawn at random: the first ones of a sorted data set show one class only."""
     batches = split.shuffled(batch_size, seed)
     while count > 0:

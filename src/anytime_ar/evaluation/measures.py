@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 
 from anytime_ar.errors import InputError
-from anytime_ar.spectra import log_mel, spectral_distance
+from anytime_ar.spectra import log_mel_spectrogram, multi_resolution_stft_distance
 
-SILENT = 1e-9
+SILENCE_ENERGY = 1e-9
 """Energy of a sound, as a sum of squares, below which it counts as silent."""
-STOI_SECONDS = 1.0
+MIN_STOI_SECONDS = 1.0
 """Shorter sounds are repeated to this length: STOI compares stretches of 0.384 s without pauses."""
 
 
 @dataclass(frozen=True)
-class Measure:
+class Metric:
     """A figure of each decoded sample against the original."""
 
     name: str
@@ -35,44 +35,48 @@ class Measure:
     """In tables and pictures, with the unit."""
     digits: int
     """After the point, in tables."""
-    of: Callable[[Tensor, Tensor, int], Tensor]
+    compute: Callable[[Tensor, Tensor, int], Tensor]
     """(original, decoded, sample rate in Hz): two float32 [B, *shape] on the CPU to float [B]."""
 
 
-def signal_to_noise(x: Tensor, decoded: Tensor, _: int = 0) -> Tensor:
+def snr_db(x: Tensor, decoded: Tensor, _: int = 0) -> Tensor:
     """10 log10 of the energy of x over that of the difference, in dB: two [B, 1, T] to [B]."""
     return _ratio_db(x.double(), decoded.double() - x.double())
 
 
-def scale_invariant_ratio(x: Tensor, decoded: Tensor, _: int = 0) -> Tensor:
+def si_sdr_db(x: Tensor, decoded: Tensor, _: int = 0) -> Tensor:
     """SI-SDR in dB: the ratio at the loudness of `decoded`, both without their mean."""
     x, decoded = (wave.double() - wave.double().mean(-1, keepdim=True) for wave in (x, decoded))
-    scale = (x * decoded).sum(-1, keepdim=True) / x.square().sum(-1, keepdim=True).clamp_min(SILENT)
+    scale = (x * decoded).sum(-1, keepdim=True) / x.square().sum(-1, keepdim=True).clamp_min(
+        SILENCE_ENERGY
+    )
     return _ratio_db(scale * x, decoded - scale * x)
 
 
 def _ratio_db(signal: Tensor, noise: Tensor) -> Tensor:
     """Finite also for silence on one side, or both: float64 [B, 1, T] twice to [B]."""
-    energies = (part.flatten(1).square().sum(1).clamp_min(SILENT) for part in (signal, noise))
+    energies = (
+        part.flatten(1).square().sum(1).clamp_min(SILENCE_ENERGY) for part in (signal, noise)
+    )
     return 10 * (next(energies) / next(energies)).log10()
 
 
-def mel_distance(x: Tensor, decoded: Tensor, sample_rate: int) -> Tensor:
+def log_mel_distance(x: Tensor, decoded: Tensor, sample_rate: int) -> Tensor:
     """Mean difference of the log-mel spectra in dB: two [B, 1, T] to [B]."""
-    difference = log_mel(x, sample_rate) - log_mel(decoded, sample_rate)
+    difference = log_mel_spectrogram(x, sample_rate) - log_mel_spectrogram(decoded, sample_rate)
     return difference.abs().mean((1, 2))
 
 
-def intelligibility(x: Tensor, decoded: Tensor, sample_rate: int) -> Tensor:
+def stoi_score(x: Tensor, decoded: Tensor, sample_rate: int) -> Tensor:
     """STOI in about 0..1: two [B, 1, T] to [B]. A sound with too little in it to tell gets 0."""
     from pystoi import stoi  # type: ignore[import-untyped]
 
-    times = math.ceil(STOI_SECONDS * sample_rate / x.shape[-1])
+    times = math.ceil(MIN_STOI_SECONDS * sample_rate / x.shape[-1])
     found = []
     for original, other in zip(
         x[:, 0].double().numpy(), decoded[:, 0].double().numpy(), strict=True
     ):
-        if np.square(original).sum() < SILENT:
+        if np.square(original).sum() < SILENCE_ENERGY:
             found.append(0.0)
             continue
         with warnings.catch_warnings():
@@ -81,26 +85,26 @@ def intelligibility(x: Tensor, decoded: Tensor, sample_rate: int) -> Tensor:
     return torch.tensor(found)
 
 
-MEASURES: dict[int, tuple[Measure, ...]] = {
+METRICS_BY_NDIM: dict[int, tuple[Metric, ...]] = {
     2: (
-        Measure("snr", "SNR dB", 2, signal_to_noise),
-        Measure("si_sdr", "SI-SDR dB", 2, scale_invariant_ratio),
-        Measure("stft", "STFT", 3, lambda x, made, _: spectral_distance(x, made)),
-        Measure("mel", "mel dB", 2, mel_distance),
-        Measure("stoi", "STOI", 3, intelligibility),
+        Metric("snr", "SNR dB", 2, snr_db),
+        Metric("si_sdr", "SI-SDR dB", 2, si_sdr_db),
+        Metric("stft", "STFT", 3, lambda x, made, _: multi_resolution_stft_distance(x, made)),
+        Metric("mel", "mel dB", 2, log_mel_distance),
+        Metric("stoi", "STOI", 3, stoi_score),
     )
 }
 """By the number of dimensions of a sample; images have none yet."""
-ALL_MEASURES = tuple(measure for some in MEASURES.values() for measure in some)
+ALL_METRICS = tuple(measure for some in METRICS_BY_NDIM.values() for measure in some)
 """Of any kind of sample, in the order of tables."""
 
 
-def measures_of(sample_shape: tuple[int, ...]) -> tuple[Measure, ...]:
+def metrics_for(sample_shape: tuple[int, ...]) -> tuple[Metric, ...]:
     """What is measured of samples of a shape."""
-    return MEASURES.get(len(sample_shape), ())
+    return METRICS_BY_NDIM.get(len(sample_shape), ())
 
 
-class Means:
+class MetricAccumulator:
     """Running means over decoded samples: squared error, measures, and what a classifier reads.
 
     Args:
@@ -118,34 +122,36 @@ class Means:
         sample_rate: int | None,
         logits: Callable[[Tensor], Tensor] | None,
     ) -> None:
-        self._measures = measures_of(sample_shape)
-        if self._measures and sample_rate is None:
+        self._metrics = metrics_for(sample_shape)
+        if self._metrics and sample_rate is None:
             raise InputError("measures of sounds need their rate; pass a model with sample_rate")
         self._rate, self._logits = sample_rate or 0, logits
-        self._squares, self._count, self._values = 0.0, 0, 0
-        self._sums = dict.fromkeys((measure.name for measure in self._measures), 0.0)
-        self._right, self._read = 0, 0
+        self._squared_error, self._count, self._values = 0.0, 0, 0
+        self._sums = dict.fromkeys((measure.name for measure in self._metrics), 0.0)
+        self._num_correct, self._num_labelled = 0, 0
 
     def add(self, decoded: Tensor, x: Tensor, labels: Tensor | None) -> None:
         """Count samples float32 [B, *sample_shape], their originals and, if known, labels [B]."""
-        self._squares += float((decoded.double() - x.double()).square().sum())
+        self._squared_error += float((decoded.double() - x.double()).square().sum())
         self._values += x.numel()
         self._count += len(x)
-        for measure in self._measures:
-            self._sums[measure.name] += float(measure.of(x, decoded, self._rate).double().sum())
+        for measure in self._metrics:
+            self._sums[measure.name] += float(
+                measure.compute(x, decoded, self._rate).double().sum()
+            )
         if self._logits is not None and labels is not None:
-            self._right += int((self._logits(decoded).argmax(1).cpu() == labels).sum())
-            self._read += len(labels)
+            self._num_correct += int((self._logits(decoded).argmax(1).cpu() == labels).sum())
+            self._num_labelled += len(labels)
 
-    def merge(self, other: Means) -> None:
+    def merge(self, other: MetricAccumulator) -> None:
         """Count what others counted."""
-        self._squares += other._squares
+        self._squared_error += other._squared_error
         self._values += other._values
         self._count += other._count
         for name, total in other._sums.items():
             self._sums[name] += total
-        self._right += other._right
-        self._read += other._read
+        self._num_correct += other._num_correct
+        self._num_labelled += other._num_labelled
 
     def __getstate__(self) -> dict[str, object]:
         """What is counted: processes hand that to one another, not the classifier."""
@@ -154,14 +160,14 @@ class Means:
     @property
     def mse(self) -> float:
         """Mean over every value of every sample."""
-        return self._squares / self._values
+        return self._squared_error / self._values
 
     @property
-    def measures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Mean over samples, by name."""
         return {name: total / self._count for name, total in self._sums.items()}
 
     @property
-    def accuracy(self) -> float | None:
+    def label_accuracy(self) -> float | None:
         """Share of the samples whose label the classifier reads; None: not measured."""
-        return self._right / self._read if self._read else None
+        return self._num_correct / self._num_labelled if self._num_labelled else None

@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-GROUPS = 50
+NUM_GROUPS = 50
 """Sample i is in group i modulo this. Sums by group are all that their errors need, so that memory
 does not grow with the number of samples."""
 
 
-class Moments:
+class FeatureStatistics:
     """Sums over features, by group: enough for mean and covariance of any mixture of the groups.
 
     Args:
@@ -23,9 +23,9 @@ class Moments:
 
     def __init__(self, centre: Tensor) -> None:
         self._centre = centre
-        self.counts = torch.zeros(GROUPS, dtype=torch.float64)
-        self._sums = torch.zeros(GROUPS, len(centre), dtype=torch.float64)
-        self._products = torch.zeros(GROUPS, len(centre), len(centre), dtype=torch.float64)
+        self.counts = torch.zeros(NUM_GROUPS, dtype=torch.float64)
+        self._sums = torch.zeros(NUM_GROUPS, len(centre), dtype=torch.float64)
+        self._products = torch.zeros(NUM_GROUPS, len(centre), len(centre), dtype=torch.float64)
 
     @property
     def count(self) -> int:
@@ -35,17 +35,17 @@ class Moments:
     def add(self, features: Tensor) -> None:
         """Count features [B, F] of the next samples."""
         first, rows = self.count, features.double() - self._centre
-        for offset in range(min(GROUPS, len(rows))):
-            group, some = (first + offset) % GROUPS, rows[offset::GROUPS]
+        for offset in range(min(NUM_GROUPS, len(rows))):
+            group, some = (first + offset) % NUM_GROUPS, rows[offset::NUM_GROUPS]
             self.counts[group] += len(some)
             self._sums[group] += some.sum(0)
             self._products[group] += some.T @ some
 
-    def gaussian(self, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def mean_and_covariance(self, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean [F], less the centre, and covariance [F, F], where groups count as often as float64
         weights [G] say; None: once."""
         if weights is None:
-            weights = torch.ones(GROUPS, dtype=torch.float64)
+            weights = torch.ones(NUM_GROUPS, dtype=torch.float64)
         count = weights @ self.counts
         mean = weights @ self._sums / count
         scatter = torch.tensordot(weights, self._products, 1) - count * torch.outer(mean, mean)

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from anytime_ar.evaluation.moments import GROUPS
+from anytime_ar.evaluation.moments import NUM_GROUPS
 
-NEIGHBOUR = 3
-_ROWS = 128
+NUM_NEIGHBOURS = 3
+_BLOCK_ROWS = 128
 """Of a matrix of all pairs at a time."""
 
 
-class RealPairs:
+class RealFeatures:
     """The real set, by itself.
 
     Args:
@@ -28,21 +28,28 @@ class RealPairs:
     """
 
     def __init__(self, features: Tensor) -> None:
-        self.features, self.squares = features, features.square().sum(1)
-        self.members = _members(len(features))
-        reach = []
-        within = torch.zeros(GROUPS, GROUPS, dtype=torch.float64)
-        blocks = (some.split(_ROWS) for some in (features, self.squares, self.members))
+        self.features, self.squared_norms = features, features.square().sum(1)
+        self.group_membership = _group_membership(len(features))
+        squared_radii = []
+        within = torch.zeros(NUM_GROUPS, NUM_GROUPS, dtype=torch.float64)
+        blocks = (
+            some.split(_BLOCK_ROWS)
+            for some in (features, self.squared_norms, self.group_membership)
+        )
         for rows, squares, members in zip(*blocks, strict=True):
             products = rows @ features.T
-            within += members.T @ _kernel(products, features) @ self.members
-            reach.append(_reach(_distances(products, squares, self.squares)))
-        self.reach = torch.cat(reach)
+            within += members.T @ _kernel(products, features) @ self.group_membership
+            squared_radii.append(
+                _squared_radii(_squared_distances(products, squares, self.squared_norms))
+            )
+        self.reach = torch.cat(squared_radii)
         """Squared distance of each to its third neighbour: [m]."""
-        self.kernel = KernelSums.within(within, self.members, _kernel(self.squares, features))
+        self.kernel_sums = KernelSums.excluding_self(
+            within, self.group_membership, _kernel(self.squared_norms, features)
+        )
 
 
-class Pairs:
+class PairwiseComparison:
     """Samples with one another and with the real set.
 
     Args:
@@ -52,42 +59,44 @@ class Pairs:
             compared, and in a mixture of groups the real ones are those of the samples.
     """
 
-    def __init__(self, samples: Tensor, real: RealPairs, *, paired: bool = False) -> None:
-        self._paired, self._real = paired, real.kernel
-        membership = _members(len(samples))  # [n, G]
-        within = torch.zeros(GROUPS, GROUPS, dtype=torch.float64)
+    def __init__(self, samples: Tensor, real: RealFeatures, *, paired: bool = False) -> None:
+        self._paired, self._real_kernel_sums = paired, real.kernel_sums
+        membership = _group_membership(len(samples))  # [n, G]
+        within = torch.zeros(NUM_GROUPS, NUM_GROUPS, dtype=torch.float64)
         across = torch.zeros_like(within)
-        all_squares, near = samples.square().sum(1), []
-        reached = torch.zeros(len(real.features), dtype=torch.bool)
-        blocks = (some.split(_ROWS) for some in (samples, all_squares, membership))
+        all_squares, precision_hits = samples.square().sum(1), []
+        recall_hits = torch.zeros(len(real.features), dtype=torch.bool)
+        blocks = (some.split(_BLOCK_ROWS) for some in (samples, all_squares, membership))
         for rows, squares, members in zip(*blocks, strict=True):
             products = rows @ samples.T
-            reach = _reach(_distances(products, squares, all_squares))
+            reach = _squared_radii(_squared_distances(products, squares, all_squares))
             within += members.T @ _kernel(products, samples) @ membership
             products = rows @ real.features.T
-            distances = _distances(products, squares, real.squares)  # [rows, m]
-            near.append((distances <= real.reach).any(1))
-            reached |= (distances <= reach[:, None]).any(0)
-            across += members.T @ _kernel(products, samples) @ real.members
-        self.near = torch.cat(near)
+            distances = _squared_distances(products, squares, real.squared_norms)  # [rows, m]
+            precision_hits.append((distances <= real.reach).any(1))
+            recall_hits |= (distances <= reach[:, None]).any(0)
+            across += members.T @ _kernel(products, samples) @ real.group_membership
+        self.near = torch.cat(precision_hits)
         """Which samples are within reach of a real one: bool [n]."""
-        self.reached = reached
+        self.reached = recall_hits
         """Which real ones are within reach of a sample: bool [m]."""
-        self._samples = KernelSums.within(within, membership, _kernel(all_squares, samples))
+        self._sample_kernel_sums = KernelSums.excluding_self(
+            within, membership, _kernel(all_squares, samples)
+        )
         if paired:
             own = _kernel((samples * real.features).sum(1), samples)
-            self._across = KernelSums.within(across, membership, own)
+            self._cross_kernel_sums = KernelSums.excluding_self(across, membership, own)
         else:
-            counts = torch.outer(membership.sum(0), real.members.sum(0))
-            self._across = KernelSums(across, counts)
+            counts = torch.outer(membership.sum(0), real.group_membership.sum(0))
+            self._cross_kernel_sums = KernelSums(across, counts)
 
     def kernel_distance(self, weights: Tensor) -> float:
         """Where groups of samples count as often as float64 weights [G] say."""
         real = weights if self._paired else torch.ones_like(weights)
         return (
-            self._samples.mean(weights, weights)
-            + self._real.mean(real, real)
-            - 2 * self._across.mean(weights, real)
+            self._sample_kernel_sums.mean(weights, weights)
+            + self._real_kernel_sums.mean(real, real)
+            - 2 * self._cross_kernel_sums.mean(weights, real)
         )
 
 
@@ -101,11 +110,14 @@ class KernelSums:
     """How many pairs that are: float64 [G, G]."""
 
     @classmethod
-    def within(cls, sums: Tensor, members: Tensor, own: Tensor) -> KernelSums:
-        """Where nobody is compared with itself, of which `own` [n] is the kernel."""
-        counts = members.sum(0)
+    def excluding_self(
+        cls, sums: Tensor, group_membership: Tensor, self_kernel: Tensor
+    ) -> KernelSums:
+        """Where nobody is compared with itself, of which `self_kernel` [n] is the kernel."""
+        counts = group_membership.sum(0)
         return cls(
-            sums - torch.diag(members.T @ own), torch.outer(counts, counts) - torch.diag(counts)
+            sums - torch.diag(group_membership.T @ self_kernel),
+            torch.outer(counts, counts) - torch.diag(counts),
         )
 
     def mean(self, rows: Tensor, columns: Tensor) -> float:
@@ -113,9 +125,9 @@ class KernelSums:
         return float((rows @ self.sums @ columns) / (rows @ self.counts @ columns))
 
 
-def _members(count: int) -> Tensor:
+def _group_membership(count: int) -> Tensor:
     """Which group each of so many is in: float64 [count, G]."""
-    return torch.nn.functional.one_hot(torch.arange(count) % GROUPS, GROUPS).double()
+    return torch.nn.functional.one_hot(torch.arange(count) % NUM_GROUPS, NUM_GROUPS).double()
 
 
 def _kernel(products: Tensor, features: Tensor) -> Tensor:
@@ -124,12 +136,12 @@ def _kernel(products: Tensor, features: Tensor) -> Tensor:
     return scaled * scaled * scaled
 
 
-def _distances(products: Tensor, squares: Tensor, others: Tensor) -> Tensor:
+def _squared_distances(products: Tensor, squares: Tensor, others: Tensor) -> Tensor:
     """Squared, of rows [n] and others [m] with these squares and products [n, m]."""
     return (squares[:, None] - 2 * products + others).clamp_min_(0)
 
 
-def _reach(distances: Tensor) -> Tensor:
+def _squared_radii(distances: Tensor) -> Tensor:
     """To the third neighbour, or the last where there are fewer: [n, all] to [n]."""
-    place = min(1 + NEIGHBOUR, distances.shape[1])  # the first is itself, or a twin
+    place = min(1 + NUM_NEIGHBOURS, distances.shape[1])  # the first is itself, or a twin
     return distances.topk(place, dim=1, largest=False).values[:, -1]

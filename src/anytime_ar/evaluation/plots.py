@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from anytime_ar.curve import BaselinePoint, Curve
-from anytime_ar.evaluation.measures import ALL_MEASURES
+from anytime_ar.curve import Curve, QualityPoint
+from anytime_ar.evaluation.measures import ALL_METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,14 +24,14 @@ _BLUE, _VERMILION, _GREEN, _ORANGE, *_ = PALETTE
 _GREY = "#555555"
 
 
-def draw_curve(curve: Curve) -> bytes:
+def plot_curve(curve: Curve) -> bytes:
     """The curve as PNG, against codes: reconstruction error, Fréchet distances, and what else was
     measured."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     points, unordered = curve.points, curve.baselines.unordered
-    measured = [measure for measure in ALL_MEASURES if measure.name in points[0].measures]
+    measured = [measure for measure in ALL_METRICS if measure.name in points[0].measures]
     was_read = any(p.accuracy is not None or p.agreement is not None for p in points)
     rows = 1 + -(-(len(measured) + was_read) // _COLUMNS)
     figure = Figure(figsize=(11, 4.4 + 3.2 * (rows - 1)), layout="constrained")
@@ -40,24 +40,26 @@ def draw_curve(curve: Curve) -> bytes:
         rows, 2 * _COLUMNS, height_ratios=[4.4, *[3.2] * (rows - 1)]
     )  # two pictures in the first row, and as many as columns in the others
     left, right = (figure.add_subplot(grid[0, i * _COLUMNS : (i + 1) * _COLUMNS]) for i in (0, 1))
-    _line(left, [(p.codes, p.mse) for p in points], "ordered", _BLUE, "o-")
-    _line(left, [(p.codes, p.mse) for p in unordered], "unordered", _VERMILION, "s--")
-    _line(left, [(p.codes, p.mse) for p in curve.baselines.pca], "PCA", _GREEN, "^:")
-    _label(left, "Reconstruction of the test split", "mean squared error on [-1, 1]")
-    _logarithmic(left)
+    _plot_line(left, [(p.codes, p.mse) for p in points], "ordered", _BLUE, "o-")
+    _plot_line(left, [(p.codes, p.mse) for p in unordered], "unordered", _VERMILION, "s--")
+    _plot_line(left, [(p.codes, p.mse) for p in curve.baselines.pca], "PCA", _GREEN, "^:")
+    _label_axes(left, "Reconstruction of the test split", "mean squared error on [-1, 1]")
+    _use_log_scale(left)
 
-    _line(right, [(p.codes, p.fd_sample) for p in points], "samples", _BLUE, "o-")
-    _line(right, [(p.codes, p.fd_reconstruction) for p in points], "reconstructions", _ORANGE, "D-")
-    _line(
+    _plot_line(right, [(p.codes, p.fd_sample) for p in points], "samples", _BLUE, "o-")
+    _plot_line(
+        right, [(p.codes, p.fd_reconstruction) for p in points], "reconstructions", _ORANGE, "D-"
+    )
+    _plot_line(
         right, [(p.codes, p.fd_sample) for p in unordered], "unordered samples", _VERMILION, "s--"
     )
-    _band(right, points, "samples", _BLUE)
-    _band(right, points, "reconstructions", _ORANGE)
-    _band(right, unordered, "samples", _VERMILION)
+    _plot_fd_confidence(right, points, "samples", _BLUE)
+    _plot_fd_confidence(right, points, "reconstructions", _ORANGE)
+    _plot_fd_confidence(right, unordered, "samples", _VERMILION)
     if curve.floor:
-        _level(right, curve.floor, "floor: training split")
-    _label(right, "Distance to the test split", "Fréchet distance of classifier features")
-    _logarithmic(right)
+        _plot_level(right, curve.floor, "floor: training split")
+    _label_axes(right, "Distance to the test split", "Fréchet distance of classifier features")
+    _use_log_scale(right)
     if not right.get_legend_handles_labels()[0]:
         right.text(0.5, 0.5, "not measured", ha="center", va="center", transform=right.transAxes)
 
@@ -71,16 +73,16 @@ def draw_curve(curve: Curve) -> bytes:
             (points, "ordered", _BLUE, "o-"),
             (unordered, "unordered", _VERMILION, "s--"),
         ):
-            _line(
+            _plot_line(
                 axes, [(p.codes, p.measures.get(measure.name)) for p in some], label, colour, style
             )
-        _label(axes, measure.title, "")
+        _label_axes(axes, measure.title, "")
     if was_read:
-        _draw_readings(figure.add_subplot(next(places)), curve)
-    return png(figure)
+        _plot_label_accuracy(figure.add_subplot(next(places)), curve)
+    return to_png(figure)
 
 
-def draw_code_use(curve: Curve) -> bytes:
+def plot_code_usage(curve: Curve) -> bytes:
     """How the model uses each of its codes, as PNG: bits by position, and entries that occur."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -89,41 +91,45 @@ def draw_code_use(curve: Curve) -> bytes:
     figure = Figure(figsize=(11, 4), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    _line(left, [(some.position, some.entropy) for some in use], "entropy", _BLUE, "o-")
+    _plot_line(left, [(some.position, some.entropy) for some in use], "entropy", _BLUE, "o-")
     costs = [None if some.nats is None else some.nats / math.log(2) for some in use]
     asked = [(some.position, cost) for some, cost in zip(use, costs, strict=True)]
-    _line(left, asked, "cost to the prior, given those before", _VERMILION, "s-")
-    _level(left, math.log2(curve.vocabulary), "stored plainly")
+    _plot_line(left, asked, "cost to the prior, given those before", _VERMILION, "s-")
+    _plot_level(left, math.log2(curve.vocabulary), "stored plainly")
     left.set_ylim(bottom=0)
-    _label(left, "What a code tells", "bits")
-    _line(right, [(some.position, some.used) for some in use], "share of entries", _GREEN, "^-")
+    _label_axes(left, "What a code tells", "bits")
+    _plot_line(
+        right, [(some.position, some.used) for some in use], "share of entries", _GREEN, "^-"
+    )
     right.set_ylim(0, 1.03)
-    _label(right, "Entries that occur", "")
+    _label_axes(right, "Entries that occur", "")
     for axes in (left, right):
         axes.set_xlabel("position of the code", fontsize=11)
-    return png(figure)
+    return to_png(figure)
 
 
-def png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
     """The picture as a file."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
     return picture.getvalue()
 
 
-def _draw_readings(axes: Axes, curve: Curve) -> None:
+def _plot_label_accuracy(axes: Axes, curve: Curve) -> None:
     """How often the classifier reads the right label."""
     points, unordered = curve.points, curve.baselines.unordered
-    _line(axes, [(p.codes, p.agreement) for p in points], "samples", _BLUE, "o-")
-    _line(axes, [(p.codes, p.accuracy) for p in points], "reconstructions", _ORANGE, "D-")
-    _line(axes, [(p.codes, p.accuracy) for p in unordered], "unordered recon.", _VERMILION, "s--")
+    _plot_line(axes, [(p.codes, p.agreement) for p in points], "samples", _BLUE, "o-")
+    _plot_line(axes, [(p.codes, p.accuracy) for p in points], "reconstructions", _ORANGE, "D-")
+    _plot_line(
+        axes, [(p.codes, p.accuracy) for p in unordered], "unordered recon.", _VERMILION, "s--"
+    )
     if curve.real_accuracy:
-        _level(axes, curve.real_accuracy, "test split")
-    _label(axes, "Share that the classifier reads", "")
+        _plot_level(axes, curve.real_accuracy, "test split")
+    _label_axes(axes, "Share that the classifier reads", "")
     axes.set_ylim(0, 1.03)
 
 
-def _line(
+def _plot_line(
     axes: Axes, points: Sequence[tuple[int, float | None]], label: str, colour: str, style: str
 ) -> None:
     shown = [(codes, value) for codes, value in points if value is not None]
@@ -133,26 +139,28 @@ def _line(
         axes.plot(codes, values, style, color=colour, label=label, markersize=size, linewidth=1.8)
 
 
-def _band(
+def _plot_fd_confidence(
     axes: Axes,
-    points: Sequence[BaselinePoint],
-    what: Literal["samples", "reconstructions"],
+    points: Sequence[QualityPoint],
+    source: Literal["samples", "reconstructions"],
     colour: str,
 ) -> None:
-    """About Fréchet distances, where their errors are known; see `band`."""
+    """About Fréchet distances, where their errors are known; see `plot_confidence_band`."""
     told = []
     for point in points:
-        quality = point.samples if what == "samples" else point.reconstructions
-        distance = point.fd_sample if what == "samples" else point.fd_reconstruction
+        quality = point.samples if source == "samples" else point.reconstructions
+        distance = point.fd_sample if source == "samples" else point.fd_reconstruction
         if distance is not None and quality is not None and quality.fd_error is not None:
             told.append((point.codes, distance, quality.fd_error))
-    band(axes, told, colour)
+    plot_confidence_band(axes, told, colour)
 
 
-def band(axes: Axes, told: Sequence[tuple[float, float, float]], colour: str) -> None:
+def plot_confidence_band(
+    axes: Axes, points: Sequence[tuple[float, float, float]], colour: str
+) -> None:
     """95 % of the normal distribution about each (place, distance, standard error)."""
-    if told:
-        places, distances, errors = zip(*told, strict=True)
+    if points:
+        places, distances, errors = zip(*points, strict=True)
         # Such an axis has no place for what is not positive.
         pairs = list(zip(distances, errors, strict=True))
         low = [max(distance - CONFIDENCE * error, distance / 20) for distance, error in pairs]
@@ -160,11 +168,11 @@ def band(axes: Axes, told: Sequence[tuple[float, float, float]], colour: str) ->
         axes.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
-def _level(axes: Axes, value: float, label: str) -> None:
+def _plot_level(axes: Axes, value: float, label: str) -> None:
     axes.axhline(value, color=_GREY, linestyle=(0, (5, 3)), label=label)
 
 
-def _label(axes: Axes, title: str, quantity: str) -> None:
+def _label_axes(axes: Axes, title: str, quantity: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_title(title, fontsize=13)
@@ -178,7 +186,7 @@ def _label(axes: Axes, title: str, quantity: str) -> None:
         axes.legend(frameon=False, fontsize=10)
 
 
-def _logarithmic(axes: Axes) -> None:
+def _use_log_scale(axes: Axes) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     # Such an axis has no place for an exact zero.

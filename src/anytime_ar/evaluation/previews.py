@@ -7,26 +7,26 @@ import time
 from collections.abc import Callable
 
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation.speed import Timing
+from anytime_ar.evaluation.speed import BenchmarkTiming
 from anytime_ar.sampling import AnytimeModel, DecodeBatch
 
-FIRST = "first preview"
-BARE = "one step and one decode"
+FIRST_PREVIEW = "first preview"
+STEP_AND_DECODE = "one step and one decode"
 
 
-def first_preview(
+def time_first_preview(
     model: AnytimeModel,
-    rows: int,
+    batch_size: int,
     *,
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
-) -> tuple[Timing, Timing]:
+) -> tuple[BenchmarkTiming, BenchmarkTiming]:
     """Time from the call of `stream` to its first preview, and a step with a decode of its own, in
     turns.
 
     Args:
         model: to draw from.
-        rows: samples of each draw.
+        batch_size: samples of each draw.
         rounds: how often; one more, not counted, goes ahead.
         clock: gives seconds.
 
@@ -41,15 +41,17 @@ def first_preview(
     first, bare = [], []
     for seed in range(rounds + 1):
         begin = clock()
-        stream = model.stream(rows, seed=seed)
+        stream = model.stream(batch_size, seed=seed)
         next(stream)
         first.append(clock() - begin)
         del stream
-        plan, _ = model.plan(rows, seed=seed)
-        batch = DecodeBatch(model.engine.decoder, rows)
-        ids = batch.join(plan.noise, plan.labels, plan.choice)
+        plan, _ = model.plan(batch_size, seed=seed)
+        batch = DecodeBatch(model.sampler.decoder, batch_size)
+        ids = batch.add(plan.noise, plan.labels, plan.sampling_params)
         begin = clock()
         batch.step()
-        model.engine.decode(batch.codes(ids))
+        model.sampler.decode(batch.codes(ids))
         bare.append(clock() - begin)
-    return Timing(FIRST, rows, tuple(first[1:])), Timing(BARE, rows, tuple(bare[1:]))
+    return BenchmarkTiming(FIRST_PREVIEW, batch_size, tuple(first[1:])), BenchmarkTiming(
+        STEP_AND_DECODE, batch_size, tuple(bare[1:])
+    )

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 
-class Batch(Protocol):
+class EvaluationBatch(Protocol):
     """Some samples of a data set."""
 
     @property
@@ -24,29 +24,29 @@ class Batch(Protocol):
         """int64 [B], or None where the data set has no labels."""
 
 
-class Split(Protocol):
+class EvaluationSplit(Protocol):
     """One split of a data set."""
 
     @property
     def size(self) -> int | None:
         """The number of samples; None for a stream that does not say."""
 
-    def batches(self, batch_size: int) -> Iterator[Batch]:
+    def batches(self, batch_size: int) -> Iterator[EvaluationBatch]:
         """Every sample once, in the same order each time; the last batch may be smaller."""
 
-    def shuffled(self, batch_size: int, seed: int) -> Iterator[Batch]:
+    def shuffled(self, batch_size: int, seed: int) -> Iterator[EvaluationBatch]:
         """Batches without end, reshuffled every epoch, the same for the same seed."""
 
 
-class Splits(Protocol):
+class EvaluationData(Protocol):
     """The two splits that evaluation reads."""
 
     @property
-    def train(self) -> Split:
+    def train(self) -> EvaluationSplit:
         """What the model, the features and PCA were fitted on."""
 
     @property
-    def test(self) -> Split:
+    def test(self) -> EvaluationSplit:
         """What the model has never seen."""
 
     @property
@@ -80,12 +80,12 @@ class Codec(Protocol):
         """codes[:, :k] for any 1 <= k <= L to float32 [B, *sample_shape], in about [-1, 1]."""
 
 
-Choice = Mapping[str, float | Sequence[float]]
+SamplingKwargs = Mapping[str, float | Sequence[float]]
 """How codes are chosen: keyword arguments of a model's draws, as temperature or guidance."""
 
 
 @runtime_checkable
-class Model(Codec, Protocol):
+class GenerativeModel(Codec, Protocol):
     """A codec with a prior, which can draw new samples."""
 
     @property
@@ -109,7 +109,7 @@ class Model(Codec, Protocol):
         """int64 [n, k] of samples first..first + n - 1, for n labels or ones of the model's own
         choice; the codes of a shorter draw are a prefix of a longer one's."""
 
-    def nats(self, codes: Tensor, *, label: Sequence[int] | None = None) -> Tensor:
+    def nll(self, codes: Tensor, *, label: Sequence[int] | None = None) -> Tensor:
         """What the prior pays for each code of int64 [B, k], -ln p: float32 [B, k]."""
 
     def sample(
@@ -118,12 +118,12 @@ class Model(Codec, Protocol):
         """float32 [n, *sample_shape] from k codes each."""
 
 
-class Progress(Protocol):
+class ProgressCallback(Protocol):
     """Told after every step of long work how far it is."""
 
     def __call__(self, done: int, total: int, what: str) -> None:
         """`done` of `total` steps; `what` names the step just finished."""
 
 
-def silent(done: int, total: int, what: str) -> None:
+def no_progress(done: int, total: int, what: str) -> None:
     """The progress callback of those who do not watch."""

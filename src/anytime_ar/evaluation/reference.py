@@ -15,26 +15,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anytime_ar.curve import SetQuality
+from anytime_ar.curve import DistributionMetrics
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation.moments import GROUPS, Gaussian, Moments
-from anytime_ar.evaluation.pairs import Pairs, RealPairs
+from anytime_ar.evaluation.moments import NUM_GROUPS, FeatureStatistics, Gaussian
+from anytime_ar.evaluation.pairs import PairwiseComparison, RealFeatures
 from anytime_ar.evaluation.reservoir import Reservoir
 
-KEPT = 5_000
+MAX_PAIRWISE_SAMPLES = 5_000
 """Kernel distance, precision and recall compare all pairs, of so many samples at most, drawn at
 random: the first ones of a sorted data set show some classes only."""
 
 
-class SetComparison(NamedTuple):
+class DistributionComparison(NamedTuple):
     """A set of samples beside the reference."""
 
     fd: float
     """Fréchet distance."""
-    quality: SetQuality
+    quality: DistributionMetrics
 
 
-class Reference:
+class ReferenceDistribution:
     """Real samples, measured once and compared with any number of sets.
 
     Distances of finite sets are biased upwards, more so for small sets: compare only figures that
@@ -52,10 +52,12 @@ class Reference:
         self._moments, kept = self._collect(features)
         self.count = self._moments.count
         """The number of real samples."""
-        self._gaussian = Gaussian(*self._moments.gaussian())
-        self._pairs = RealPairs(kept)
+        self._gaussian = Gaussian(*self._moments.mean_and_covariance())
+        self._pairs = RealFeatures(kept)
 
-    def compare(self, features: Iterable[Tensor], *, paired: bool = False) -> SetComparison:
+    def compare(
+        self, features: Iterable[Tensor], *, paired: bool = False
+    ) -> DistributionComparison:
         """How far another set is: features float32 [B, F] at a time.
 
         Args:
@@ -71,20 +73,22 @@ class Reference:
             raise InputError(
                 f"{moments.count} samples cannot be made from {self.count} real ones, one from each"
             )
-        pairs = Pairs(kept, self._pairs, paired=paired)
+        pairs = PairwiseComparison(kept, self._pairs, paired=paired)
 
         def frechet(weights: Tensor) -> float:
             varies = paired and bool((weights != 1).any())
-            real = Gaussian(*self._moments.gaussian(weights)) if varies else self._gaussian
-            return real.frechet_distance(*moments.gaussian(weights))
+            real = (
+                Gaussian(*self._moments.mean_and_covariance(weights)) if varies else self._gaussian
+            )
+            return real.frechet_distance(*moments.mean_and_covariance(weights))
 
-        fd, fd_error = _estimate(frechet, moments.count)
-        kd, kd_error = _estimate(pairs.kernel_distance, moments.count)
-        precision, precision_error = _share(pairs.near)
-        recall, recall_error = _share(pairs.reached)
-        return SetComparison(
+        fd, fd_error = _jackknife(frechet, moments.count)
+        kd, kd_error = _jackknife(pairs.kernel_distance, moments.count)
+        precision, precision_error = _proportion(pairs.near)
+        recall, recall_error = _proportion(pairs.reached)
+        return DistributionComparison(
             fd,
-            SetQuality(
+            DistributionMetrics(
                 fd_error=fd_error,
                 kd=kd,
                 kd_error=kd_error,
@@ -95,9 +99,9 @@ class Reference:
             ),
         )
 
-    def _collect(self, features: Iterable[Tensor]) -> tuple[Moments, Tensor]:
+    def _collect(self, features: Iterable[Tensor]) -> tuple[FeatureStatistics, Tensor]:
         """Moments of all, and some of them: float64 [up to KEPT, F]."""
-        moments, kept = None, Reservoir(KEPT)
+        moments, kept = None, Reservoir(MAX_PAIRWISE_SAMPLES)
         for batch in features:
             if not batch.isfinite().all():
                 raise InputError(
@@ -108,7 +112,7 @@ class Reference:
                 self._centre = batch.double().mean(0).cpu()
             rows = batch.cpu()
             if moments is None:
-                moments = Moments(self._centre)
+                moments = FeatureStatistics(self._centre)
             kept.add(rows.double())
             moments.add(rows)
         if moments is None or moments.count < 2:
@@ -118,17 +122,17 @@ class Reference:
         return moments, kept.rows
 
 
-def _estimate(figure: Callable[[Tensor], float], count: int) -> tuple[float, float | None]:
+def _jackknife(figure: Callable[[Tensor], float], count: int) -> tuple[float, float | None]:
     """A figure of all groups and, where none is empty, its standard error; `figure` is given how
     often each group counts."""
-    value = figure(torch.ones(GROUPS, dtype=torch.float64))
-    if count < GROUPS:
+    value = figure(torch.ones(NUM_GROUPS, dtype=torch.float64))
+    if count < NUM_GROUPS:
         return value, None
-    without = [figure(weights) for weights in 1 - torch.eye(GROUPS, dtype=torch.float64)]
-    return value, (GROUPS - 1) / math.sqrt(GROUPS) * statistics.stdev(without)
+    without = [figure(weights) for weights in 1 - torch.eye(NUM_GROUPS, dtype=torch.float64)]
+    return value, (NUM_GROUPS - 1) / math.sqrt(NUM_GROUPS) * statistics.stdev(without)
 
 
-def _share(hits: Tensor) -> tuple[float, float]:
+def _proportion(hits: Tensor) -> tuple[float, float]:
     """Of bool [n], and its standard error."""
     share = float(hits.double().mean())
     return share, math.sqrt(share * (1 - share) / len(hits))

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anytime_ar.curve import Curve
-from anytime_ar.evaluation.measures import ALL_MEASURES
-from anytime_ar.evaluation.plots import draw_code_use, draw_curve
+from anytime_ar.evaluation.measures import ALL_METRICS
+from anytime_ar.evaluation.plots import plot_code_usage, plot_curve
 from anytime_ar.files import write_bytes
 
 _MISSING = "-"
-_COMPARED = "snr"
+_BASELINE_METRIC = "snr"
 """The measure of which the unordered baseline's is printed too."""
 
 
-def table(curve: Curve) -> str:
+def curve_table(curve: Curve) -> str:
     """The curve in at most 80 columns; a baseline that was not measured has no column.
 
     MSE is on the [-1, 1] scale, PSNR from a peak of 2; `ms` is the median time of one sample at
@@ -28,25 +28,29 @@ def table(curve: Curve) -> str:
     columns: list[_Column] = [
         ("", "codes", [str(point.codes) for point in points]),
         ("", "bits", [f"{point.bits:.0f}" for point in points]),
-        ("MSE", "ordered", [_error(point.mse) for point in points]),
+        ("MSE", "ordered", [_format_mse(point.mse) for point in points]),
     ]
     if unordered:
         errors = [unordered[p.codes].mse if p.codes in unordered else None for p in points]
-        columns.append(("MSE", "unord.", [_error(error) for error in errors]))
+        columns.append(("MSE", "unord.", [_format_mse(error) for error in errors]))
     if pca:
-        columns.append(("MSE", "PCA", [_error(pca.get(point.codes)) for point in points]))
-    columns.append(("PSNR", "dB", [_fixed(point.psnr, 1) for point in points]))
+        columns.append(("MSE", "PCA", [_format_mse(pca.get(point.codes)) for point in points]))
+    columns.append(("PSNR", "dB", [_format_fixed(point.psnr, 1) for point in points]))
     if any(point.fd_reconstruction is not None for point in points):
-        distances = [distance(point.fd_reconstruction) for point in points]
+        distances = [format_distance(point.fd_reconstruction) for point in points]
         columns.append(("FD", "recon.", distances))
-        columns.append(("FD", "sample", [distance(point.fd_sample) for point in points]))
+        columns.append(("FD", "sample", [format_distance(point.fd_sample) for point in points]))
     if any(point.fd_sample is not None for point in unordered.values()):
         lost = [unordered[p.codes].fd_sample if p.codes in unordered else None for p in points]
-        columns.append(("FD", "unord.", [distance(some) for some in lost]))
-    columns.append(("ms at", "batch 1", [_fixed(point.ms, 1) for point in points]))
+        columns.append(("FD", "unord.", [format_distance(some) for some in lost]))
+    columns.append(("ms at", "batch 1", [_format_fixed(point.ms, 1) for point in points]))
 
-    parts = ["\n".join(_aligned(columns))]
-    parts += ["\n".join(_aligned(some)) for some in (_of_sets(curve), _further(curve)) if some]
+    parts = ["\n".join(_align_columns(columns))]
+    parts += [
+        "\n".join(_align_columns(some))
+        for some in (_distribution_columns(curve), _metric_columns(curve))
+        if some
+    ]
     return "\n\n".join(parts) + "\n" + "\n".join(_footer(curve))
 
 
@@ -54,7 +58,7 @@ _Column = tuple[str, str, Sequence[str]]
 """What stands above a column, in two lines, and its cells."""
 
 
-def _aligned(columns: Sequence[_Column]) -> list[str]:
+def _align_columns(columns: Sequence[_Column]) -> list[str]:
     widths = [max(map(len, [top, name, *cells])) for top, name, cells in columns]
     rows = [[top for top, _, _ in columns], [name for _, name, _ in columns]]
     rows += [list(row) for row in zip(*(cells for _, _, cells in columns), strict=True)]
@@ -66,7 +70,7 @@ def _aligned(columns: Sequence[_Column]) -> list[str]:
     return lines
 
 
-def _of_sets(curve: Curve) -> list[_Column]:
+def _distribution_columns(curve: Curve) -> list[_Column]:
     """Columns of what tells sets from the test split; none where nothing does."""
     points = curve.points
     columns: list[_Column] = []
@@ -76,37 +80,45 @@ def _of_sets(curve: Curve) -> list[_Column]:
     ):
         if any(sets):
             errors = [None if some is None else some.fd_error for some in sets]
-            columns.append((top, "FD +-", [distance(error) for error in errors]))
+            columns.append((top, "FD +-", [format_distance(error) for error in errors]))
             kernels = [None if some is None else some.kd for some in sets]
-            columns.append((top, "KD", [_kernel(kernel) for kernel in kernels]))
+            columns.append((top, "KD", [_format_kernel_distance(kernel) for kernel in kernels]))
             shares = [(some.precision, some.recall) if some else (None, None) for some in sets]
-            columns.append((top, "prec.", [_fixed(precision, 3) for precision, _ in shares]))
-            columns.append((top, "recall", [_fixed(recall, 3) for _, recall in shares]))
+            columns.append((top, "prec.", [_format_fixed(precision, 3) for precision, _ in shares]))
+            columns.append((top, "recall", [_format_fixed(recall, 3) for _, recall in shares]))
     if any(point.nearness is not None for point in points):
-        columns.append(("sample", "near", [_fixed(point.nearness, 2) for point in points]))
+        columns.append(("sample", "near", [_format_fixed(point.nearness, 2) for point in points]))
     return [("", "codes", [str(point.codes) for point in points]), *columns] if columns else []
 
 
-def _further(curve: Curve) -> list[_Column]:
+def _metric_columns(curve: Curve) -> list[_Column]:
     """Columns of what is measured beside errors and distances; none where nothing is."""
     points = curve.points
     unordered = {point.codes: point for point in curve.baselines.unordered}
     columns: list[_Column] = []
-    for measure in ALL_MEASURES:
+    for measure in ALL_METRICS:
         title, unit = [*measure.title.split(" "), ""][:2]
-        cells = [_fixed(point.measures.get(measure.name), measure.digits) for point in points]
+        cells = [
+            _format_fixed(point.measures.get(measure.name), measure.digits) for point in points
+        ]
         if any(measure.name in point.measures for point in points):
             columns.append((title, unit, cells))
-        if measure.name == _COMPARED and any(_COMPARED in p.measures for p in unordered.values()):
+        if measure.name == _BASELINE_METRIC and any(
+            _BASELINE_METRIC in p.measures for p in unordered.values()
+        ):
             lost = [
-                unordered[p.codes].measures.get(_COMPARED) if p.codes in unordered else None
+                unordered[p.codes].measures.get(_BASELINE_METRIC) if p.codes in unordered else None
                 for p in points
             ]
-            columns.append(("unord.", unit, [_fixed(value, measure.digits) for value in lost]))
+            columns.append(
+                ("unord.", unit, [_format_fixed(value, measure.digits) for value in lost])
+            )
     if any(point.accuracy is not None for point in points):
-        columns.append(("read in", "recon.", [_percent(point.accuracy) for point in points]))
+        columns.append(("read in", "recon.", [_format_percent(point.accuracy) for point in points]))
     if any(point.agreement is not None for point in points):
-        columns.append(("read in", "sample", [_percent(point.agreement) for point in points]))
+        columns.append(
+            ("read in", "sample", [_format_percent(point.agreement) for point in points])
+        )
     return [("", "codes", [str(point.codes) for point in points]), *columns] if columns else []
 
 
@@ -116,13 +128,13 @@ def _footer(curve: Curve) -> list[str]:
     lines = [
         f"FD of {curve.samples:,} drawn against {curve.test_samples:,} test samples; "
         f"floor ({curve.floor_samples:,} training",
-        f"samples): {distance(curve.floor)}. ",
+        f"samples): {format_distance(curve.floor)}. ",
     ]
     if curve.lossless_codes is not None:
         lines[-1] += f"Within 2 % of the best from {curve.lossless_codes} codes on."
     if (floor := curve.floor_quality) is not None:
         lines.append(
-            f"Those training samples: FD +- {distance(floor.fd_error)}, KD {_kernel(floor.kd)}, "
+            f"Those training samples: FD +- {format_distance(floor.fd_error)}, KD {_format_kernel_distance(floor.kd)}, "
             f"precision {floor.precision:.3f}, recall {floor.recall:.3f}."
         )
     if curve.points[0].samples is not None:
@@ -138,7 +150,7 @@ def _footer(curve: Curve) -> list[str]:
     if curve.real_accuracy is not None:
         lines.append(
             f"Read: labels that the classifier gets right, of the test split itself "
-            f"{_percent(curve.real_accuracy)}."
+            f"{_format_percent(curve.real_accuracy)}."
         )
     return [line.rstrip() for line in lines]
 
@@ -146,22 +158,22 @@ def _footer(curve: Curve) -> list[str]:
 def write_report(curve: Curve, folder: Path) -> list[str]:
     """Write curve.json, curve.png and, where it was measured, codes.png (how codes are used) into
     `folder`, each whole or not at all; returns their names."""
-    files = {"curve.json": curve.to_json().encode(), "curve.png": draw_curve(curve)}
+    files = {"curve.json": curve.to_json().encode(), "curve.png": plot_curve(curve)}
     if curve.code_use:
-        files["codes.png"] = draw_code_use(curve)
+        files["codes.png"] = plot_code_usage(curve)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_bytes(folder / name, content)
     return list(files)
 
 
-def _error(value: float | None) -> str:
+def _format_mse(value: float | None) -> str:
     if value is None:
         return _MISSING
     return f"{value:.4f}" if value >= 0.001 else f"{value:.1e}"
 
 
-def distance(value: float | None) -> str:
+def format_distance(value: float | None) -> str:
     """Three significant digits in at most six characters."""
     if value is None:
         return _MISSING
@@ -170,16 +182,16 @@ def distance(value: float | None) -> str:
     return f"{value:.3f}" if value < 1 else f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
-def _kernel(value: float | None) -> str:
+def _format_kernel_distance(value: float | None) -> str:
     """In at most six characters, of a figure that can be anything above about 0."""
     if value is None:
         return _MISSING
     return f"{value:.1e}" if abs(value) < 0.001 or value >= 1000 else f"{value:.3g}"
 
 
-def _percent(value: float | None) -> str:
+def _format_percent(value: float | None) -> str:
     return _MISSING if value is None else f"{100 * value:.1f} %"
 
 
-def _fixed(value: float | None, digits: int) -> str:
+def _format_fixed(value: float | None, digits: int) -> str:
     return _MISSING if value is None else f"{value:.{digits}f}"

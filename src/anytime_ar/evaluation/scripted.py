@@ -17,7 +17,7 @@ from torch import Tensor
 from anytime_ar.errors import BundleError, InputError
 
 
-class ScriptedFeatures:
+class TorchScriptFeatureExtractor:
     """Maps images to features.
 
     Args:

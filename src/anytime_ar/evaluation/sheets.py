@@ -14,27 +14,27 @@ from torch import Tensor
 from anytime_ar.data import write_image
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation.protocols import Codec
-from anytime_ar.spectra import FLOOR, log_mel
+from anytime_ar.spectra import AMPLITUDE_FLOOR, log_mel_spectrogram
 
 GAP = 2
 """Pixels between the tiles of a contact sheet."""
-COLUMNS = 12
+MAX_COLUMNS = 12
 """Numbers of codes in a row, at most, where nobody chooses."""
-SMALLEST_TILE = 48
+MIN_TILE = 48
 """Smaller samples are enlarged to at least this many pixels."""
 SPECTROGRAM = (96, 160)
 """Height and width of the picture of a sound, in pixels."""
 WINDOW_S = 0.032
 """Of the spectrum: long enough to see the harmonics of a voice, short enough to see its sounds."""
-DARKEST, BRIGHTEST = 20 * math.log10(FLOOR), -10.0
+MIN_DB, MAX_DB = 20 * math.log10(AMPLITUDE_FLOOR), -10.0
 """In dB of a full-scale sine. A voice has nothing louder in any one band."""
 
 
-def as_pictures(samples: Tensor, sample_rate: int | None = None) -> Tensor:
+def as_images(samples: Tensor, sample_rate: int | None = None) -> Tensor:
     """A picture of each sample: images as they are, spectrograms of sounds.
 
     A spectrogram has low frequencies at the bottom, on the mel scale up to half the rate, and grows
-    brighter with the level, from `DARKEST` to `BRIGHTEST`, the same for all.
+    brighter with the level, from `MIN_DB` to `MAX_DB`, the same for all.
 
     Args:
         samples: float32 [n, C, H, W] with C of 1 or 3, or [n, 1, T], in [-1, 1].
@@ -47,7 +47,7 @@ def as_pictures(samples: Tensor, sample_rate: int | None = None) -> Tensor:
         InputError: samples of another shape, or sounds without a rate.
     """
     shape = tuple(samples.shape[1:])
-    channels, make = _PICTURES.get(len(shape), ((), _images))
+    channels, make = _AS_IMAGES_BY_NDIM.get(len(shape), ((), _images))
     if not shape or shape[0] not in channels:
         raise InputError(
             f"a sheet needs samples of shape (1 or 3, H, W), or sounds (1, T), got {shape}"
@@ -65,14 +65,16 @@ def _spectrograms(sounds: Tensor, sample_rate: int | None) -> Tensor:
     if sample_rate is None:
         raise InputError("a sheet of sounds needs their rate; pass sample_rate in Hz")
     height, width = SPECTROGRAM
-    levels = log_mel(sounds, sample_rate, bands=height, window_s=WINDOW_S)  # [n, 96, frames], dB
-    shares = ((levels - DARKEST) / (BRIGHTEST - DARKEST)).clamp(0, 1).flip(1)
+    levels = log_mel_spectrogram(
+        sounds, sample_rate, bands=height, window_s=WINDOW_S
+    )  # [n, 96, frames], dB
+    shares = ((levels - MIN_DB) / (MAX_DB - MIN_DB)).clamp(0, 1).flip(1)
     shares = F.interpolate(shares[:, None], (height, width), mode="bilinear", antialias=True)
     colours = matplotlib.colormaps["magma"](shares[:, 0].numpy())[..., :3]  # [n, 96, 160, 3]
     return torch.from_numpy(colours.astype(np.float32)).permute(0, 3, 1, 2) * 2 - 1
 
 
-_PICTURES: dict[int, tuple[tuple[int, ...], Callable[[Tensor, int | None], Tensor]]] = {
+_AS_IMAGES_BY_NDIM: dict[int, tuple[tuple[int, ...], Callable[[Tensor, int | None], Tensor]]] = {
     3: ((1, 3), _images),
     2: ((1,), _spectrograms),
 }
@@ -86,15 +88,15 @@ def contact_sheet(
     budgets: Sequence[int],
     *,
     sample_rate: int | None = None,
-    changes: bool = False,
+    differences: bool = False,
 ) -> Tensor:
-    """Samples sharpening: a row per sample, a column per number of codes; see `as_pictures`.
+    """Samples sharpening: a row per sample, a column per number of codes; see `as_images`.
 
     Args:
         codes: int64 [n, k], drawn or encoded.
         budgets: the numbers of codes to decode, each in 1..k, left to right.
         sample_rate: of sounds, in Hz.
-        changes: show, from the second column on, what the codes after those of the column before
+        differences: show, from the second column on, what the codes after those of the column before
             have added: half the difference, of images as grey where nothing has changed.
 
     Returns:
@@ -114,18 +116,18 @@ def contact_sheet(
     for k in budgets:
         samples = codec.decode(codes[:, :k])
         shown = samples if before is None else (samples - before) / 2
-        before = samples if changes else None
-        tiles = as_pictures(shown, sample_rate)  # [n, C, H, W]
-        scale = max(1, math.ceil(SMALLEST_TILE / min(tiles.shape[2:])))
+        before = samples if differences else None
+        tiles = as_images(shown, sample_rate)  # [n, C, H, W]
+        scale = max(1, math.ceil(MIN_TILE / min(tiles.shape[2:])))
         tiles = tiles.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
         tiles = F.pad(tiles, (0, GAP, 0, GAP), value=1.0)
         columns.append(torch.cat(list(tiles), dim=1))  # [C, n·H, W]
     return torch.cat(columns, dim=2)
 
 
-def shown_budgets(budgets: Sequence[int]) -> list[int]:
+def evenly_spaced_budgets(budgets: Sequence[int]) -> list[int]:
     """At most 12 of rising numbers of codes, evenly from the first to the last."""
-    places = np.linspace(0, len(budgets) - 1, min(COLUMNS, len(budgets))).round().astype(int)
+    places = np.linspace(0, len(budgets) - 1, min(MAX_COLUMNS, len(budgets))).round().astype(int)
     return [budgets[place] for place in places]
 
 
@@ -140,9 +142,9 @@ def write_sheets(
         budgets: rising numbers of codes, of which at most 12 are shown.
         sample_rate: of sounds, in Hz.
     """
-    shown = shown_budgets(budgets)
+    shown = evenly_spaced_budgets(budgets)
     for name, changes in (("samples.png", False), ("changes.png", True)):
-        sheet = contact_sheet(codec, codes, shown, sample_rate=sample_rate, changes=changes)
+        sheet = contact_sheet(codec, codes, shown, sample_rate=sample_rate, differences=changes)
         write_contact_sheet(sheet, shown, folder / name)
     return ["samples.png", "changes.png"]
 

@@ -16,16 +16,16 @@ from typing import Any
 import torch
 
 from anytime_ar.errors import InputError, MissingExtraError, install_command
-from anytime_ar.evaluation.plots import png
-from anytime_ar.evaluation.protocols import Progress, silent
+from anytime_ar.evaluation.plots import to_png
+from anytime_ar.evaluation.protocols import ProgressCallback, no_progress
 from anytime_ar.sampling import AnytimeModel
 
-FLOOR = "products only"
+FLOOR_SUFFIX = "products only"
 """What the name of a floor ends with."""
 
 
 @dataclass(frozen=True)
-class Contender:
+class BenchmarkCase:
     """A way of drawing the codes of n samples."""
 
     name: str
@@ -34,7 +34,7 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Timing:
+class BenchmarkTiming:
     """What one contender took for one number of rows."""
 
     name: str
@@ -62,22 +62,22 @@ class Timing:
         return self.rows * codes / self.median_s
 
 
-def take_turns(
-    contenders: Sequence[Contender],
-    batches: Sequence[int],
+def time_interleaved(
+    cases: Sequence[BenchmarkCase],
+    batch_sizes: Sequence[int],
     *,
     rounds: int,
-    at_least_s: float = 0.0,
+    min_time_s: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
-    progress: Progress = silent,
-) -> list[Timing]:
+    progress: ProgressCallback = no_progress,
+) -> list[BenchmarkTiming]:
     """Time contenders at every number of rows, in rounds; a first round, not counted, warms up.
 
     Args:
-        contenders: what to time.
-        batches: numbers of rows.
+        cases: what to time.
+        batch_sizes: numbers of rows.
         rounds: how often each has its turn, or more often,
-        at_least_s: until so much time has passed at each number of rows.
+        min_time_s: until so much time has passed at each number of rows.
         clock: gives seconds.
         progress: told after every round.
 
@@ -87,38 +87,40 @@ def take_turns(
     if rounds < 1:
         raise InputError(f"rounds={rounds} times nothing; pass at least 1")
     timings = []
-    for done, rows in enumerate(batches):
-        seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    for done, rows in enumerate(batch_sizes):
+        seconds: dict[str, list[float]] = {contender.name: [] for contender in cases}
         turn, started = 0, clock()
-        while turn <= rounds or clock() - started < at_least_s:
-            for contender in contenders:
+        while turn <= rounds or clock() - started < min_time_s:
+            for contender in cases:
                 begin = clock()
                 contender.run(rows)
                 if turn > 0:
                     seconds[contender.name].append(clock() - begin)
             turn += 1
             now = done * (rounds + 1) + min(turn, rounds + 1)
-            progress(now, len(batches) * (rounds + 1), f"{rows} rows")
-        timings += [Timing(name, rows, tuple(times)) for name, times in seconds.items()]
+            progress(now, len(batch_sizes) * (rounds + 1), f"{rows} rows")
+        timings += [BenchmarkTiming(name, rows, tuple(times)) for name, times in seconds.items()]
     return timings
 
 
-def ours(model: AnytimeModel) -> Contender:
+def sample_codes_case(model: AnytimeModel) -> BenchmarkCase:
     """Drawing as the library does, without decoding."""
-    return Contender(_name(model), lambda n: model.sample_codes(n, seed=0))
+    return BenchmarkCase(_name(model), lambda n: model.sample_codes(n, seed=0))
 
 
-def floor(model: AnytimeModel) -> Contender:
+def matmul_floor_case(model: AnytimeModel) -> BenchmarkCase:
     """The matrix products of a complete draw, and nothing else."""
-    return Contender(f"{_name(model)} {FLOOR}", lambda n: model.engine.decoder.multiply_only(n))
+    return BenchmarkCase(
+        f"{_name(model)} {FLOOR_SUFFIX}", lambda n: model.sampler.decoder.matmul_only(n)
+    )
 
 
 def _name(model: AnytimeModel) -> str:
     return f"{model.precision} {model.backend}"
 
 
-def generate(model: AnytimeModel, precision: str, attention: str) -> Contender:
-    """`generate` of Hugging Face transformers on a Llama of the same size, with its KV cache.
+def hf_generate_case(model: AnytimeModel, precision: str, attention: str) -> BenchmarkCase:
+    """`hf_generate_case` of Hugging Face transformers on a Llama of the same size, with its KV cache.
 
     The same layers, width, heads, entries and length; its three feed-forward matrices have as many
     weights as our two.
@@ -177,22 +179,22 @@ def generate(model: AnytimeModel, precision: str, attention: str) -> Contender:
         assert drawn.shape == (n, 1 + model.code_length)
         drawn.cpu()  # waits for the device
 
-    return Contender(f"generate {precision} {attention}", run)
+    return BenchmarkCase(f"generate {precision} {attention}", run)
 
 
-def shorter(model: AnytimeModel, codes: int) -> Contender:
+def prefix_case(model: AnytimeModel, codes: int) -> BenchmarkCase:
     """Drawing that many codes instead of all."""
-    return Contender(f"{codes} codes", lambda n: model.sample_codes(n, codes=codes, seed=0))
+    return BenchmarkCase(f"{codes} codes", lambda n: model.sample_codes(n, codes=codes, seed=0))
 
 
-def ratios(over: Timing, under: Timing) -> tuple[float, float, float]:
+def time_ratios(over: BenchmarkTiming, under: BenchmarkTiming) -> tuple[float, float, float]:
     """Least, middle and greatest ratio of two contenders' times, by round."""
     by_round = sorted(a / b for a, b in zip(over.seconds, under.seconds, strict=True))
     return by_round[0], statistics.median(by_round), by_round[-1]
 
 
-def draw_times(timings: Sequence[Timing]) -> bytes:
-    """PNG: time of drawing k codes (as `shorter` names them), one line for each number of rows."""
+def plot_times(timings: Sequence[BenchmarkTiming]) -> bytes:
+    """PNG: time of drawing k codes (as `prefix_case` names them), one line for each number of rows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -216,4 +218,4 @@ def draw_times(timings: Sequence[Timing]) -> bytes:
         axes.set_ylim(0)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    return png(figure)
+    return to_png(figure)

@@ -17,48 +17,50 @@ import torch.distributed as distributed
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
-_TURNS = 8
+_ITEMS_PER_EXCHANGE = 8
 """Items that each process works on between two exchanges."""
 
 
-class Workers:
+class EvaluationProcesses:
     """The processes of `torch.distributed`, where it was set up, or this one alone."""
 
     def __init__(self) -> None:
         shared = distributed.is_available() and distributed.is_initialized()
-        self.count: int = distributed.get_world_size() if shared else 1
+        self.world_size: int = distributed.get_world_size() if shared else 1
         self.rank: int = distributed.get_rank() if shared else 0
 
-    def each(self, items: Iterable[ItemT], work: Callable[[ItemT], ResultT]) -> Iterator[ResultT]:
+    def map_in_order(
+        self, items: Iterable[ItemT], work: Callable[[ItemT], ResultT]
+    ) -> Iterator[ResultT]:
         """The result of every item, in order; each is worked on by one process.
 
         All processes have to give the same items, and to take all results.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             yield from map(work, items)
             return
         queue = iter(items)
-        while some := list(islice(queue, _TURNS * self.count)):
-            mine = [work(item) for item in some[self.rank :: self.count]]
-            everyone: list[list[ResultT]] = [[] for _ in range(self.count)]
+        while some := list(islice(queue, _ITEMS_PER_EXCHANGE * self.world_size)):
+            mine = [work(item) for item in some[self.rank :: self.world_size]]
+            everyone: list[list[ResultT]] = [[] for _ in range(self.world_size)]
             distributed.all_gather_object(everyone, mine)
             for place in range(len(some)):
-                yield everyone[place % self.count][place // self.count]
+                yield everyone[place % self.world_size][place // self.world_size]
 
-    def first(self, work: Callable[[], ResultT]) -> ResultT:
+    def run_on_rank_zero(self, work: Callable[[], ResultT]) -> ResultT:
         """The result of what the first process does while the others wait."""
-        (result,) = self.each([None], lambda _: work())
+        (result,) = self.map_in_order([None], lambda _: work())
         return result
 
 
 @contextmanager
-def launched_workers() -> Iterator[Workers]:
+def torchrun_context() -> Iterator[EvaluationProcesses]:
     """The processes that `torchrun` started together, or this one alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Workers()
+        yield EvaluationProcesses()
         return
     distributed.init_process_group("gloo")  # little is exchanged, and it lies on the CPU
     try:
-        yield Workers()
+        yield EvaluationProcesses()
     finally:
         distributed.destroy_process_group()

@@ -9,35 +9,35 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
-from anytime_ar.fleet.messages import Told
-from anytime_ar.serving.mailroom import Box
-from anytime_ar.serving.schema import Drawn, SampleAnswer
+from anytime_ar.fleet.messages import ReplicaReply
+from anytime_ar.serving.mailroom import EventQueue
+from anytime_ar.serving.schema import PreviewResponse, SampleResponse
 
-_Item = Told | Exception | None
+_QueueItem = ReplicaReply | Exception | None
 
 
-async def read_ahead(
-    telling: AsyncGenerator[Told], room: Callable[[], int]
-) -> AsyncGenerator[Told]:
+async def buffer_replies(
+    replies: AsyncGenerator[ReplicaReply], max_bytes: Callable[[], int]
+) -> AsyncGenerator[ReplicaReply]:
     """Give what is told of a draw, without previews that there is no room for.
 
     Args:
-        telling: is read to its end, or until this generator is closed.
-        room: bytes that previews may take that are not fetched.
+        replies: is read to its end, or until this generator is closed.
+        max_bytes: bytes that previews may take that are not fetched.
 
     Raises:
-        Exception: what `telling` raises.
+        Exception: what `replies` raises.
     """
     # The first one in the task of the client, as another task would ask the replica a moment later:
     # who stops the draw by then would find none, and come back when codes are drawn.
-    first = await anext(telling, None)
+    first = await anext(replies, None)
     if first is None:
         return
-    box: Box[_Item] = Box(_weigh, room)
+    box: EventQueue[_QueueItem] = EventQueue(_reply_nbytes, max_bytes)
 
     async def read() -> None:
         try:
-            async for told in telling:
+            async for told in replies:
                 box.put_nowait(told)
         except Exception as error:  # raised again where the draw is followed
             box.put_nowait(error)
@@ -55,12 +55,12 @@ async def read_ahead(
         reading.cancel()
         with suppress(asyncio.CancelledError):
             await reading
-        await telling.aclose()  # the task may not have begun
+        await replies.aclose()  # the task may not have begun
 
 
-def _weigh(item: _Item) -> int | None:
+def _reply_nbytes(item: _QueueItem) -> int | None:
     """The bytes of a preview; None: it is something else."""
-    answer = item.answer if isinstance(item, Told) else None
-    if not isinstance(answer, Drawn) or isinstance(answer, SampleAnswer):
+    answer = item.payload if isinstance(item, ReplicaReply) else None
+    if not isinstance(answer, PreviewResponse) or isinstance(answer, SampleResponse):
         return None
     return sum(map(len, answer.samples))

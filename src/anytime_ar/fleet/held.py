@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 from anytime_ar.serving.schema import SampleRequest
 
-MOST_BYTES = 2**27
+MAX_REGISTRY_BYTES = 2**27
 """What draws that have ended take, about."""
-_APIECE = 4096
-_A_LABEL = 256
+_RECORD_OVERHEAD_BYTES = 4096
+_LABEL_BYTES = 256
 """Bytes of one that a request names, at most."""
 
 
 @dataclass(eq=False)
-class Held:
+class SampleRecord:
     """A draw."""
 
     request: SampleRequest | None
@@ -24,68 +24,70 @@ class Held:
     client: str
     replica: str | None = None
     """That has it."""
-    until: float | None = None
+    expires_at: float | None = None
     """When it is forgotten; None: it is under way."""
 
     @property
     def nbytes(self) -> int:
         """What it takes, at most."""
         labels = None if self.request is None else self.request.label
-        return _APIECE + _A_LABEL * (len(labels) if isinstance(labels, tuple) else 0)
+        return _RECORD_OVERHEAD_BYTES + _LABEL_BYTES * (
+            len(labels) if isinstance(labels, tuple) else 0
+        )
 
 
-class Holdings:
+class InFlightRegistry:
     """Draws that are under way, and those that have ended a while ago; of too many, the oldest go
     early.
 
     Args:
-        seconds: for which those that have ended are remembered.
+        ttl_s: for which those that have ended are remembered.
         clock: gives seconds.
-        most_bytes: what those take together.
+        max_bytes: what those take together.
     """
 
     def __init__(
-        self, seconds: float, clock: Callable[[], float], most_bytes: int = MOST_BYTES
+        self, ttl_s: float, clock: Callable[[], float], max_bytes: int = MAX_REGISTRY_BYTES
     ) -> None:
-        self._seconds, self._clock, self._most_bytes = seconds, clock, most_bytes
+        self._ttl_s, self._clock, self._max_bytes = ttl_s, clock, max_bytes
         self._bytes = 0  # of those that have ended
-        self._underway: dict[str, Held] = {}
-        self._ended: OrderedDict[str, Held] = OrderedDict()
+        self._in_flight: dict[str, SampleRecord] = {}
+        self._finished: OrderedDict[str, SampleRecord] = OrderedDict()
 
     @property
-    def underway(self) -> int:
+    def num_in_flight(self) -> int:
         """How many have not ended."""
-        return len(self._underway)
+        return len(self._in_flight)
 
-    def get(self, name: str) -> Held | None:
+    def get(self, sample_id: str) -> SampleRecord | None:
         """A draw, if it is known."""
         now = self._clock()
-        while self._ended:
-            oldest = next(iter(self._ended.values()))
-            if self._bytes <= self._most_bytes and (oldest.until or 0.0) > now:
+        while self._finished:
+            oldest = next(iter(self._finished.values()))
+            if self._bytes <= self._max_bytes and (oldest.expires_at or 0.0) > now:
                 break
-            self._bytes -= self._ended.popitem(last=False)[1].nbytes
-        return self._underway.get(name) or self._ended.get(name)
+            self._bytes -= self._finished.popitem(last=False)[1].nbytes
+        return self._in_flight.get(sample_id) or self._finished.get(sample_id)
 
-    def is_underway(self, name: str) -> bool:
+    def is_in_flight(self, sample_id: str) -> bool:
         """Whether a draw of that name has not ended."""
-        return name in self._underway
+        return sample_id in self._in_flight
 
-    def begin(self, name: str, held: Held) -> None:
+    def start(self, sample_id: str, record: SampleRecord) -> None:
         """A draw is begun, or gone on with."""
-        self.drop(name)
-        held.until = None
-        self._underway[name] = held
+        self.drop(sample_id)
+        record.expires_at = None
+        self._in_flight[sample_id] = record
 
-    def end(self, name: str, *, kept: bool) -> None:
+    def finish(self, sample_id: str, *, refinable: bool) -> None:
         """It has ended, and can be gone on with if it is kept."""
-        held = self._underway.pop(name)
-        if kept:
-            held.until = self._clock() + self._seconds
-            self._ended[name] = held
+        held = self._in_flight.pop(sample_id)
+        if refinable:
+            held.expires_at = self._clock() + self._ttl_s
+            self._finished[sample_id] = held
             self._bytes += held.nbytes
 
-    def drop(self, name: str) -> None:
+    def drop(self, sample_id: str) -> None:
         """Forget one that has ended."""
-        if name in self._ended:
-            self._bytes -= self._ended.pop(name).nbytes
+        if sample_id in self._finished:
+            self._bytes -= self._finished.pop(sample_id).nbytes

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from anytime_ar.errors import AnytimeError, InputError
-from anytime_ar.serving.call import Ended
-from anytime_ar.serving.draws import Conflict
-from anytime_ar.serving.jobs import Reason, Refused
-from anytime_ar.serving.occupancy import Occupancy
-from anytime_ar.serving.schema import DecodeAnswer, Drawn, EncodeAnswer, ModelsAnswer
-from anytime_ar.serving.served import Missing
+from anytime_ar.serving.call import SamplingStats
+from anytime_ar.serving.draws import ConflictError
+from anytime_ar.serving.jobs import ErrorReason, ServingError
+from anytime_ar.serving.occupancy import ModelStats
+from anytime_ar.serving.schema import DecodeResponse, EncodeResponse, ModelList, PreviewResponse
+from anytime_ar.serving.served import NotFoundError
 
-ELSEWHERE: frozenset[Reason] = frozenset(("overloaded", "draining", "broken"))
+RETRY_ON_OTHER_REPLICA: frozenset[ErrorReason] = frozenset(("overloaded", "draining", "broken"))
 """Refusals that another replica may not share."""
-_KINDS: dict[str, type[InputError]] = {
-    "missing": Missing,
-    "conflict": Conflict,
+_ERROR_TYPES: dict[str, type[InputError]] = {
+    "not_found": NotFoundError,
+    "conflict": ConflictError,
     "invalid": InputError,
 }
 
@@ -34,55 +34,55 @@ class Caller:
 
 
 @dataclass(frozen=True)
-class Mistake:
+class RemoteError:
     """Why there is no answer. Told like an answer: what is raised is a fault, and no answer."""
 
-    kind: Literal["refused", "missing", "conflict", "invalid"]
+    kind: Literal["serving", "not_found", "conflict", "invalid"]
     message: str
-    reason: Reason | None = None
-    retry_s: float | None = None
+    reason: ErrorReason | None = None
+    retry_after_s: float | None = None
 
     @classmethod
-    def of(cls, error: AnytimeError) -> Mistake:
+    def from_exception(cls, error: AnytimeError) -> RemoteError:
         """The same to be sent."""
-        if isinstance(error, Refused):
-            return cls("refused", str(error), error.reason, error.retry_s)
-        if isinstance(error, Missing):
-            return cls("missing", str(error))
-        return cls("conflict" if isinstance(error, Conflict) else "invalid", str(error))
+        if isinstance(error, ServingError):
+            return cls("serving", str(error), error.reason, error.retry_after_s)
+        if isinstance(error, NotFoundError):
+            return cls("not_found", str(error))
+        return cls("conflict" if isinstance(error, ConflictError) else "invalid", str(error))
 
-    def error(self) -> AnytimeError:
+    def to_exception(self) -> AnytimeError:
         """The same to be raised."""
         if self.reason is not None:
-            return Refused(self.reason, self.message, self.retry_s)
-        return _KINDS[self.kind](self.message)
+            return ServingError(self.reason, self.message, self.retry_after_s)
+        return _ERROR_TYPES[self.kind](self.message)
 
 
 @dataclass(frozen=True)
-class State:
+class ReplicaState:
     """How a replica is."""
 
     ready: bool
-    work: Mapping[str, Occupancy]
+    stats: Mapping[str, ModelStats]
     """In each model."""
 
     @property
     def backlog_s(self) -> float:
         """What is left to do, in seconds of its machine."""
-        return sum(one.backlog_s for one in self.work.values())
+        return sum(one.backlog_s for one in self.stats.values())
 
 
 @dataclass(frozen=True)
-class Told:
+class ReplicaReply:
     """One thing that a replica tells."""
 
     replica: str
-    state: State
-    answer: Drawn | EncodeAnswer | DecodeAnswer | ModelsAnswer | Mistake | None
+    state: ReplicaState
+    payload: PreviewResponse | EncodeResponse | DecodeResponse | ModelList | RemoteError | None
     """None: there was nothing to say but how it is."""
-    took_s: float = 0.0
+    replica_s: float = 0.0
     """Since the call reached the replica."""
-    asked: int | None = None
+    codes_requested: int | None = None
     """Codes that were asked for."""
-    ended: Ended | None = None
+    stats: SamplingStats | None = None
     """How a draw ended."""

@@ -6,13 +6,13 @@ from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
-from anytime_ar.fleet.roster import note_running
+from anytime_ar.fleet.roster import set_running_replicas
 
-AIM = "aim"
+TARGET_KWARG = "target_replica"
 """The keyword argument of a call that names its replica."""
 
 
-class AimedRouter(RequestRouter):
+class TargetReplicaRouter(RequestRouter):
     """Sends a call where it is meant to go, and one that is meant for none, or for one that has
     gone, anywhere."""
 
@@ -24,12 +24,12 @@ class AimedRouter(RequestRouter):
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """There are others now."""
         super().update_replicas(replicas)
-        self._note()
+        self._register_running()
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """One has gone."""
         super().on_replica_actor_died(replica_id)
-        self._note()
+        self._register_running()
 
     async def choose_replicas(
         self,
@@ -38,10 +38,10 @@ class AimedRouter(RequestRouter):
     ) -> list[list[RunningReplica]]:
         """See `RequestRouter`."""
         kwargs: dict[Any, Any] = {} if pending_request is None else pending_request.kwargs
-        aim = kwargs.get(AIM)
+        aim = kwargs.get(TARGET_KWARG)
         aimed = [one for one in candidate_replicas if one.replica_id.unique_id == aim]
         return [aimed or candidate_replicas]
 
-    def _note(self) -> None:
+    def _register_running(self) -> None:
         names = (replica_id.unique_id for replica_id in self.curr_replicas)
-        note_running(self._deployment_id.name, names)
+        set_running_replicas(self._deployment_id.name, names)

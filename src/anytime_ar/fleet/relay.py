@@ -7,33 +7,35 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing, suppress
 from typing import Protocol
 
-from anytime_ar.fleet.messages import ELSEWHERE, Caller, Mistake, Told
-from anytime_ar.fleet.places import FRESH_S, Places
-from anytime_ar.sampling.costs import Times
-from anytime_ar.serving.call import Call
+from anytime_ar.fleet.messages import RETRY_ON_OTHER_REPLICA, Caller, RemoteError, ReplicaReply
+from anytime_ar.fleet.places import REPLICA_TIMEOUT_S, LoadBalancer
+from anytime_ar.sampling.costs import LatencyWindow
+from anytime_ar.serving.call import RequestContext
 from anytime_ar.serving.logs import log_event
-from anytime_ar.serving.occupancy import Occupancy
+from anytime_ar.serving.occupancy import ModelStats
 
-_LOOK_S = 0.5
+_STATE_POLL_S = 0.5
 """Between two looks at a replica."""
-_FIRST_WAY_S = 0.005
-_USUAL = 0.99
+_INITIAL_NETWORK_S = 0.005
+_NETWORK_QUANTILE = 0.99
 """The share of answers whose way is provided for."""
-_WAYS = 2
+_NETWORK_HOPS = 2
 """Between client and replica: the front stands between two of about the same length."""
 
 
-class Lost(Exception):
+class ReplicaLostError(Exception):
     """A replica has gone, or tells nothing any more."""
 
 
-class Crew(Protocol):
+class ReplicaPool(Protocol):
     """Reaches replicas."""
 
     def running(self) -> frozenset[str]:
         """Names of those that take calls."""
 
-    def call(self, replica: str | None, method: str, *arguments: object) -> AsyncGenerator[Told]:
+    def call(
+        self, replica: str | None, method: str, *arguments: object
+    ) -> AsyncGenerator[ReplicaReply]:
         """Call a method of one; None: of any, as soon as there is one. Closing the generator gives
         the call up.
 
@@ -42,106 +44,117 @@ class Crew(Protocol):
         """
 
 
-class Relay:
+class Dispatcher:
     """Sends calls where there is most room, and again where they got no answer.
 
     Args:
-        crew: reaches replicas.
+        pool: reaches replicas.
         clock: gives seconds.
     """
 
-    def __init__(self, crew: Crew, clock: Callable[[], float]) -> None:
-        self.crew, self._clock = crew, clock
-        self.places = Places(clock)
-        self._way = Times([_FIRST_WAY_S])
+    def __init__(self, pool: ReplicaPool, clock: Callable[[], float]) -> None:
+        self.pool, self._clock = pool, clock
+        self.load_balancer = LoadBalancer(clock)
+        self._network_s = LatencyWindow([_INITIAL_NETWORK_S])
 
     @property
     def ready(self) -> bool:
         """Whether a replica takes requests."""
-        states = map(self.places.state, self.crew.running())
+        states = map(self.load_balancer.state, self.pool.running())
         return any(state is not None and state.ready for state in states)
 
-    def work(self, models: Iterable[str]) -> dict[str, Occupancy]:
+    def stats(self, models: Iterable[str]) -> dict[str, ModelStats]:
         """What goes on in each of some models, on all replicas together."""
-        states = [state for name in self.crew.running() if (state := self.places.state(name))]
+        states = [
+            state for name in self.pool.running() if (state := self.load_balancer.state(name))
+        ]
         return {
-            model: _together([state.work[model] for state in states if model in state.work])
+            model: _sum_stats([state.stats[model] for state in states if model in state.stats])
             for model in models
         }
 
-    async def ask(
+    async def dispatch(
         self,
         method: str,
         *arguments: object,
-        call: Call,
+        context: RequestContext,
         work_s: float,
-        chosen: Callable[[str], None] | None = None,
-    ) -> AsyncGenerator[Told]:
+        on_chosen: Callable[[str], None] | None = None,
+    ) -> AsyncGenerator[ReplicaReply]:
         """Call one replica after the other, the one with the most room first, until one has
         answered.
 
         Args:
             method: of a replica.
             arguments: of it, but for the caller, which comes last.
-            call: that has to be answered.
+            context: that has to be answered.
             work_s: that it is, in seconds of a machine.
-            chosen: told the name of the replica.
+            on_chosen: told the name of the replica.
 
         Raises:
             Refused: at an item: nobody answers.
         """
         tried: set[str] = set()
-        refusals: list[Mistake] = []
+        refusals: list[RemoteError] = []
         while True:
-            replica = self.places.choose(self.crew.running() - tried)
+            replica = self.load_balancer.choose(self.pool.running() - tried)
             if replica is None:
-                raise _mildest(refusals).error()
+                raise _soonest_retry(refusals).to_exception()
             tried.add(replica)
-            if chosen is not None:
-                chosen(replica)
-            number = self.places.send(replica, work_s)
+            if on_chosen is not None:
+                on_chosen(replica)
+            number = self.load_balancer.start_call(replica, work_s)
             try:
-                async with aclosing(self.at(replica, method, *arguments, call=call)) as telling:
+                async with aclosing(
+                    self.call_replica(replica, method, *arguments, context=context)
+                ) as telling:
                     async for told in telling:
-                        answer = told.answer
-                        if isinstance(answer, Mistake) and answer.reason in ELSEWHERE:
+                        answer = told.payload
+                        if (
+                            isinstance(answer, RemoteError)
+                            and answer.reason in RETRY_ON_OTHER_REPLICA
+                        ):
                             refusals.append(answer)
                             break
                         yield told
                     else:
                         return
-            except Lost as lost:
+            except ReplicaLostError as lost:
                 log_event("a replica is lost; its call goes to another", reason=str(lost))
             finally:
-                self.places.done(replica, number)
+                self.load_balancer.end_call(replica, number)
 
-    async def at(
-        self, replica: str, method: str, *arguments: object, call: Call
-    ) -> AsyncGenerator[Told]:
+    async def call_replica(
+        self, replica: str, method: str, *arguments: object, context: RequestContext
+    ) -> AsyncGenerator[ReplicaReply]:
         """Call one replica.
 
         Raises:
             Lost: at an item: it does not answer.
         """
         sent = self._clock()
-        elapsed_s = sent - call.arrival + _WAYS * self._way.quantile(_USUAL)
-        caller = Caller(call.client, elapsed_s)
-        told: Told | None = None
-        async with aclosing(self.crew.call(replica, method, *arguments, caller)) as telling:
-            while (told := await self._next(telling, replica, sent)) is not None:
-                self.places.told(told.replica, told.state)
-                if told.took_s:
-                    self._way.add(max(0.0, self._clock() - sent - told.took_s))
+        elapsed_s = (
+            sent - context.arrival + _NETWORK_HOPS * self._network_s.quantile(_NETWORK_QUANTILE)
+        )
+        caller = Caller(context.client, elapsed_s)
+        told: ReplicaReply | None = None
+        async with aclosing(self.pool.call(replica, method, *arguments, caller)) as telling:
+            while (told := await self._next_reply(telling, replica, sent)) is not None:
+                self.load_balancer.report(told.replica, told.state)
+                if told.replica_s:
+                    self._network_s.add(max(0.0, self._clock() - sent - told.replica_s))
                 yield told
 
-    async def _next(self, telling: AsyncGenerator[Told], replica: str, sent: float) -> Told | None:
+    async def _next_reply(
+        self, replies: AsyncGenerator[ReplicaReply], replica: str, sent_at: float
+    ) -> ReplicaReply | None:
         """What is told next, unless the replica has become silent; None: that was all."""
-        pending = asyncio.ensure_future(anext(telling, None))
+        pending = asyncio.ensure_future(anext(replies, None))
         try:
-            while not (await asyncio.wait({pending}, timeout=_LOOK_S))[0]:
-                silent_s = min(self._clock() - sent, self.places.silent_s(replica))
-                if silent_s > FRESH_S:
-                    raise Lost(f"{replica} has told nothing for {silent_s:.1f} s")
+            while not (await asyncio.wait({pending}, timeout=_STATE_POLL_S))[0]:
+                silent_s = min(self._clock() - sent_at, self.load_balancer.silence_s(replica))
+                if silent_s > REPLICA_TIMEOUT_S:
+                    raise ReplicaLostError(f"{replica} has told nothing for {silent_s:.1f} s")
             return pending.result()
         finally:
             if not pending.done():
@@ -149,49 +162,49 @@ class Relay:
                 with suppress(asyncio.CancelledError):
                     await pending
 
-    async def tell_all(self, method: str, *arguments: object) -> None:
+    async def broadcast(self, method: str, *arguments: object) -> None:
         """Call a method of every replica; those that hang are not waited for."""
-        running = self.crew.running()
-        calls = {asyncio.ensure_future(self._tell(name, method, *arguments)) for name in running}
+        running = self.pool.running()
+        calls = {asyncio.ensure_future(self._notify(name, method, *arguments)) for name in running}
         if not calls:
             return
-        told, hanging = await asyncio.wait(calls, timeout=FRESH_S)
+        told, hanging = await asyncio.wait(calls, timeout=REPLICA_TIMEOUT_S)
         for call in hanging:
             call.cancel()
         for call in told:
             call.result()
 
-    async def watch(self) -> None:
+    async def poll_replicas(self) -> None:
         """Look at the replicas again and again: at those that are not asked as well, and at what
         other fronts send them."""
         looking: dict[str, asyncio.Task[None]] = {}
         while True:
-            running = self.crew.running()
-            self.places.retain(running)
+            running = self.pool.running()
+            self.load_balancer.retain(running)
             for name in running:
                 if name not in looking or looking[name].done():  # not twice at one that hangs
-                    looking[name] = asyncio.ensure_future(self._tell(name, "look"))
+                    looking[name] = asyncio.ensure_future(self._notify(name, "report_state"))
             looking = {name: task for name, task in looking.items() if name in running}
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_STATE_POLL_S)
 
-    async def _tell(self, replica: str, method: str, *arguments: object) -> None:
-        with suppress(Lost):  # whoever waits for an answer of it hears that
-            async for told in self.crew.call(replica, method, *arguments):
-                self.places.told(told.replica, told.state)
+    async def _notify(self, replica: str, method: str, *arguments: object) -> None:
+        with suppress(ReplicaLostError):  # whoever waits for an answer of it hears that
+            async for told in self.pool.call(replica, method, *arguments):
+                self.load_balancer.report(told.replica, told.state)
 
 
-def _mildest(refusals: list[Mistake]) -> Mistake:
+def _soonest_retry(refusals: list[RemoteError]) -> RemoteError:
     """The refusal that a client hears who got one from every replica."""
     if not refusals:
-        return Mistake("refused", "no replica answers; try again", "broken", 1.0)
-    return min(refusals, key=lambda refusal: refusal.retry_s or 0.0)
+        return RemoteError("serving", "no replica answers; try again", "broken", 1.0)
+    return min(refusals, key=lambda refusal: refusal.retry_after_s or 0.0)
 
 
-def _together(parts: list[Occupancy]) -> Occupancy:
-    return Occupancy(
+def _sum_stats(parts: list[ModelStats]) -> ModelStats:
+    return ModelStats(
         rows=sum(part.rows for part in parts),
         slots=sum(part.slots for part in parts),
-        draws=sum(part.draws for part in parts),
+        running=sum(part.running for part in parts),
         waiting=sum(part.waiting for part in parts),
         backlog_s=sum(part.backlog_s for part in parts),
         sample_s=max((part.sample_s for part in parts), default=0.0),

@@ -6,19 +6,19 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from anytime_ar.errors import InputError
-from anytime_ar.fleet.messages import Caller, Mistake, State, Told
-from anytime_ar.serving.call import Call
-from anytime_ar.serving.jobs import Refused
+from anytime_ar.fleet.messages import Caller, RemoteError, ReplicaReply, ReplicaState
+from anytime_ar.serving.call import RequestContext
+from anytime_ar.serving.jobs import ServingError
 from anytime_ar.serving.schema import (
-    DecodeAnswer,
     DecodeRequest,
-    Drawn,
-    EncodeAnswer,
+    DecodeResponse,
     EncodeRequest,
+    EncodeResponse,
+    PreviewResponse,
     RefineRequest,
     SampleRequest,
 )
-from anytime_ar.serving.station import Station
+from anytime_ar.serving.station import ServingEngine
 
 
 class Replica:
@@ -26,84 +26,98 @@ class Replica:
 
     Args:
         name: among the replicas.
-        station: that it is.
+        engine: that it is.
         clock: gives seconds.
     """
 
-    def __init__(self, name: str, station: Station, clock: Callable[[], float]) -> None:
-        self.name, self.station, self._clock = name, station, clock
+    def __init__(self, name: str, engine: ServingEngine, clock: Callable[[], float]) -> None:
+        self.name, self.engine, self._clock = name, engine, clock
 
-    async def look(self) -> AsyncGenerator[Told]:
+    async def report_state(self) -> AsyncGenerator[ReplicaReply]:
         """How it is."""
-        yield Told(self.name, self._state(), None)
+        yield ReplicaReply(self.name, self._state(), None)
 
-    async def describe(self) -> AsyncGenerator[Told]:
+    async def describe(self) -> AsyncGenerator[ReplicaReply]:
         """What it serves."""
-        yield Told(self.name, self._state(), self.station.models.describe())
+        yield ReplicaReply(self.name, self._state(), self.engine.models.describe())
 
-    async def drain(self, within_s: float) -> AsyncGenerator[Told]:
+    async def drain(self, timeout_s: float) -> AsyncGenerator[ReplicaReply]:
         """Finish all there is within some seconds, and refuse whatever comes."""
-        self.station.worker.drain(within_s)
-        yield Told(self.name, self._state(), None)
+        self.engine.worker.drain(timeout_s)
+        yield ReplicaReply(self.name, self._state(), None)
 
-    def sample(self, request: SampleRequest, caller: Caller) -> AsyncGenerator[Told]:
-        """See `Draws.sample`."""
-        return self._draw(lambda call: self.station.draws.sample(request, call), caller)
+    def sample(self, request: SampleRequest, caller: Caller) -> AsyncGenerator[ReplicaReply]:
+        """See `SampleService.sample`."""
+        return self._stream_replies(
+            lambda call: self.engine.sample_service.sample(request, call), caller
+        )
 
-    def refine(self, name: str, request: RefineRequest, caller: Caller) -> AsyncGenerator[Told]:
-        """See `Draws.refine`."""
-        return self._draw(lambda call: self.station.draws.refine(name, request, call), caller)
+    def refine(
+        self, name: str, request: RefineRequest, caller: Caller
+    ) -> AsyncGenerator[ReplicaReply]:
+        """See `SampleService.refine`."""
+        return self._stream_replies(
+            lambda call: self.engine.sample_service.refine(name, request, call), caller
+        )
 
-    def stop(self, name: str, caller: Caller) -> AsyncGenerator[Told]:
-        """See `Draws.stop`."""
-        return self._answer(lambda call: self.station.draws.stop(name, call), caller)
+    def stop(self, name: str, caller: Caller) -> AsyncGenerator[ReplicaReply]:
+        """See `SampleService.stop`."""
+        return self._single_reply(lambda call: self.engine.sample_service.stop(name, call), caller)
 
-    def encode(self, request: EncodeRequest, caller: Caller) -> AsyncGenerator[Told]:
-        """See `Computing.encode`."""
-        return self._answer(lambda call: self.station.computing.encode(request, call), caller)
+    def encode(self, request: EncodeRequest, caller: Caller) -> AsyncGenerator[ReplicaReply]:
+        """See `CodecService.encode`."""
+        return self._single_reply(
+            lambda call: self.engine.codec_service.encode(request, call), caller
+        )
 
-    def decode(self, request: DecodeRequest, caller: Caller) -> AsyncGenerator[Told]:
-        """See `Computing.decode`."""
-        return self._answer(lambda call: self.station.computing.decode(request, call), caller)
+    def decode(self, request: DecodeRequest, caller: Caller) -> AsyncGenerator[ReplicaReply]:
+        """See `CodecService.decode`."""
+        return self._single_reply(
+            lambda call: self.engine.codec_service.decode(request, call), caller
+        )
 
-    async def _draw(
-        self, begin: Callable[[Call], AsyncGenerator[Drawn]], caller: Caller
-    ) -> AsyncGenerator[Told]:
-        call, came = self._call(caller), self._clock()
+    async def _stream_replies(
+        self, start: Callable[[RequestContext], AsyncGenerator[PreviewResponse]], caller: Caller
+    ) -> AsyncGenerator[ReplicaReply]:
+        call, came = self._context(caller), self._clock()
         try:
-            async with aclosing(begin(call)) as drawing:
+            async with aclosing(start(call)) as drawing:
                 async for drawn in drawing:
-                    if call.ended is not None and call.decoded is not None:
-                        since_s = self._clock() - call.decoded
-                        self.station.worker.note_response(call.ended.n, since_s)
-                    yield self._told(drawn, call, came)
-        except (Refused, InputError) as error:
-            yield self._told(Mistake.of(error), call, came)
+                    if call.stats is not None and call.decoded_at is not None:
+                        since_s = self._clock() - call.decoded_at
+                        self.engine.worker.record_response(call.stats.n, since_s)
+                    yield self._reply(drawn, call, came)
+        except (ServingError, InputError) as error:
+            yield self._reply(RemoteError.from_exception(error), call, came)
 
-    async def _answer(
+    async def _single_reply(
         self,
-        work: Callable[[Call], Awaitable[Drawn | EncodeAnswer | DecodeAnswer | None]],
+        run: Callable[
+            [RequestContext], Awaitable[PreviewResponse | EncodeResponse | DecodeResponse | None]
+        ],
         caller: Caller,
-    ) -> AsyncGenerator[Told]:
-        call, came = self._call(caller), self._clock()
-        answer: Drawn | EncodeAnswer | DecodeAnswer | Mistake | None
+    ) -> AsyncGenerator[ReplicaReply]:
+        call, came = self._context(caller), self._clock()
+        answer: PreviewResponse | EncodeResponse | DecodeResponse | RemoteError | None
         try:
-            answer = await work(call)
-        except (Refused, InputError) as error:
-            answer = Mistake.of(error)
-        yield self._told(answer, call, came)
+            answer = await run(call)
+        except (ServingError, InputError) as error:
+            answer = RemoteError.from_exception(error)
+        yield self._reply(answer, call, came)
 
-    def _call(self, caller: Caller) -> Call:
-        return Call(self._clock, self._clock() - caller.elapsed_s, client=caller.client)
+    def _context(self, caller: Caller) -> RequestContext:
+        return RequestContext(self._clock, self._clock() - caller.elapsed_s, client=caller.client)
 
-    def _told(
+    def _reply(
         self,
-        answer: Drawn | EncodeAnswer | DecodeAnswer | Mistake | None,
-        call: Call,
-        came: float,
-    ) -> Told:
-        took_s = self._clock() - came
-        return Told(self.name, self._state(), answer, took_s, call.asked, call.ended)
+        payload: PreviewResponse | EncodeResponse | DecodeResponse | RemoteError | None,
+        context: RequestContext,
+        arrived_at: float,
+    ) -> ReplicaReply:
+        took_s = self._clock() - arrived_at
+        return ReplicaReply(
+            self.name, self._state(), payload, took_s, context.codes_requested, context.stats
+        )
 
-    def _state(self) -> State:
-        return State(self.station.ready, self.station.work())
+    def _state(self) -> ReplicaState:
+        return ReplicaState(self.engine.ready, self.engine.stats())

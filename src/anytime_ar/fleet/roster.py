@@ -16,6 +16,6 @@ def running_replicas(deployment: str) -> frozenset[str]:
     return _running.get(deployment, frozenset())
 
 
-def note_running(deployment: str, replicas: Iterable[str]) -> None:
+def set_running_replicas(deployment: str, replicas: Iterable[str]) -> None:
     """There are these, and no others."""
     _running[deployment] = frozenset(replicas)

@@ -10,29 +10,29 @@ from dataclasses import replace
 from typing import Any
 
 from anytime_ar.errors import InputError
-from anytime_ar.fleet.sources import Source
+from anytime_ar.fleet.sources import ModelSource
 from anytime_ar.ray_cluster import (
-    check_workers_device,
-    choose_workers_device,
-    connected,
+    check_ray_device,
+    choose_ray_device,
+    ray_session,
     require_ray,
 )
 from anytime_ar.serving.config import ServerConfig
-from anytime_ar.serving.hosts import Hosts
+from anytime_ar.serving.hosts import AllowedHosts
 from anytime_ar.serving.logs import log_event
-from anytime_ar.serving.server import DRAW_SHARE, listen, url_of
+from anytime_ar.serving.server import DRAIN_SHARE, listen, url_of
 
 _POLL_S = 0.1
 
 
-def serve_fleet(
-    sources: Sequence[Source],
+def serve_cluster(
+    sources: Sequence[ModelSource],
     config: ServerConfig,
     *,
     replicas: int,
-    threads: int,
+    threads_per_replica: int,
     keys: Mapping[bytes, str] | None,
-    listening: Callable[[str], None],
+    on_listening: Callable[[str], None],
 ) -> None:
     """Serve models on Ray Serve until SIGTERM or SIGINT.
 
@@ -43,79 +43,87 @@ def serve_fleet(
             `cuda`, or `auto`: GPUs, if the cluster has one for each replica.
         config: how.
         replicas: how many there are.
-        threads: cores of each.
+        threads_per_replica: cores of each.
         keys: names of clients by `key_digest` of their keys; None: everyone may come.
-        listening: told the address, once requests are taken there.
+        on_listening: told the address, once requests are taken there.
 
     Raises:
         InputError: the cluster has not the cores or the GPUs, the address cannot be listened at, or
             a name of a host is none.
     """
-    check_workers_device(sources[0].device)
-    hosts = Hosts.of(config.host, config.allowed_names)
+    check_ray_device(sources[0].device)
+    hosts = AllowedHosts.for_server(config.host, config.allowed_host_names)
     with listen(config.host, config.port) as sock:  # Ray Serve would not say that it cannot
         port, url = sock.getsockname()[1], url_of(sock)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     ray = require_ray("ray.serve")
-    with connected(ray, replicas * threads):
-        _check_room(ray, replicas, threads)
-        device = choose_workers_device(ray, sources[0].device, replicas)
+    with ray_session(ray, replicas * threads_per_replica):
+        _check_cores(ray, replicas, threads_per_replica)
+        device = choose_ray_device(ray, sources[0].device, replicas)
         placed = [replace(source, device=device) for source in sources]
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:
-            _serve(
-                placed, config, port, replicas, threads, keys, hosts, ended, lambda: listening(url)
+            _run_application(
+                placed,
+                config,
+                port,
+                replicas,
+                threads_per_replica,
+                keys,
+                hosts,
+                ended,
+                lambda: on_listening(url),
             )
         finally:
-            _leave(ray.serve)
+            _delete_application(ray.serve)
     log_event("ended")
 
 
-def _serve(
-    sources: Sequence[Source],
+def _run_application(
+    sources: Sequence[ModelSource],
     config: ServerConfig,
     port: int,
     replicas: int,
-    threads: int,
+    threads_per_replica: int,
     keys: Mapping[bytes, str] | None,
-    hosts: Hosts,
-    ended: threading.Event,
-    listening: Callable[[], None],
+    hosts: AllowedHosts,
+    stop_event: threading.Event,
+    on_listening: Callable[[], None],
 ) -> None:
     from ray import serve
 
-    from anytime_ar.fleet.ray_serve import APP, application
+    from anytime_ar.fleet.ray_serve import APP, build_application
 
     serve.start(
         http_options={"host": config.host, "port": port},
         logging_config={"enable_access_log": False},
     )
     front = serve.run(
-        application(
+        build_application(
             sources,
             config,
             keys,
             hosts,
             replicas=replicas,
-            threads=threads,
+            threads_per_replica=threads_per_replica,
             grace_s=config.grace_s,
         ),
         name=APP,
     )
-    listening()
+    on_listening()
     log_event("ready")
-    while not ended.wait(_POLL_S):
+    while not stop_event.wait(_POLL_S):
         pass
     log_event("draining")
     try:
-        front.drain.remote(DRAW_SHARE * config.grace_s).result(timeout_s=config.grace_s)
+        front.drain.remote(DRAIN_SHARE * config.grace_s).result(timeout_s=config.grace_s)
     except TimeoutError:
         log_event("the front does not answer; what is under way may be lost")
 
 
-def _leave(serve: Any) -> None:
+def _delete_application(serve: Any) -> None:
     """Take our application out of Ray Serve, and end that if it has no other."""
     from anytime_ar.fleet.ray_serve import APP
 
@@ -124,10 +132,10 @@ def _leave(serve: Any) -> None:
         serve.shutdown()
 
 
-def _check_room(ray: Any, replicas: int, threads: int) -> None:
+def _check_cores(ray: Any, replicas: int, threads_per_replica: int) -> None:
     cores = int(ray.cluster_resources().get("CPU", 0))
-    if cores < replicas * threads:  # it would wait for ever
+    if cores < replicas * threads_per_replica:  # it would wait for ever
         raise InputError(
-            f"replicas={replicas} of threads={threads} take {replicas * threads} cores, and the "
+            f"replicas={replicas} of threads={threads_per_replica} take {replicas * threads_per_replica} cores, and the "
             f"cluster has {cores}; ask for fewer, or start more machines"
         )

@@ -5,29 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from anytime_ar.prior import PrecisionChoice
+from anytime_ar.prior import PrecisionOption
 from anytime_ar.sampling import AnytimeModel, load
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """Of one model."""
 
     name: str
     """By which clients know it."""
-    where: str
+    location: str
     """Shipped name, folder, or Hub id."""
     device: str
-    precision: PrecisionChoice
+    precision: PrecisionOption
 
 
-def load_all(sources: Sequence[Source]) -> dict[str, AnytimeModel]:
+def load_models(sources: Sequence[ModelSource]) -> dict[str, AnytimeModel]:
     """The models, by name.
 
     Raises:
         InputError: one cannot be loaded.
     """
     return {
-        source.name: load(source.where, device=source.device, precision=source.precision)
+        source.name: load(source.location, device=source.device, precision=source.precision)
         for source in sources
     }

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from anytime_ar.kernel.compiling import BuildError, Compiler, find_compiler
 from anytime_ar.kernel.instructions import (
-    available,
-    machine,
-    processor_features,
-    processor_name,
+    available_instruction_sets,
+    cpu_architecture,
+    cpu_features,
+    cpu_name,
 )
 from anytime_ar.kernel.loading import (
     Kernel,
-    kernel,
+    kernel_library,
     load_kernel,
-    prebuilt_instructions,
+    prebuilt_instruction_sets,
     prebuilt_path,
 )
-from anytime_ar.kernel.memory import UNKNOWN_CODE, address, check_status, check_structures
-from anytime_ar.kernel.weights import LinearMap, Weights, pad_up
+from anytime_ar.kernel.memory import (
+    UNKNOWN_CODE,
+    check_status,
+    check_struct_sizes,
+    checked_data_ptr,
+)
+from anytime_ar.kernel.weights import LinearMap, PackedWeights, round_up
 
 __all__ = [
     "UNKNOWN_CODE",
@@ -25,18 +30,18 @@ __all__ = [
     "Compiler",
     "Kernel",
     "LinearMap",
-    "Weights",
-    "address",
-    "available",
+    "PackedWeights",
+    "available_instruction_sets",
     "check_status",
-    "check_structures",
+    "check_struct_sizes",
+    "checked_data_ptr",
+    "cpu_architecture",
+    "cpu_features",
+    "cpu_name",
     "find_compiler",
-    "kernel",
+    "kernel_library",
     "load_kernel",
-    "machine",
-    "pad_up",
-    "prebuilt_instructions",
+    "prebuilt_instruction_sets",
     "prebuilt_path",
-    "processor_features",
-    "processor_name",
+    "round_up",
 ]

@@ -29,10 +29,10 @@ from importlib import metadata, resources
 from pathlib import Path
 
 from anytime_ar.errors import InputError
-from anytime_ar.files import cache_folder, process_folder, write_bytes
-from anytime_ar.interrupt import cleaned_up
+from anytime_ar.files import cache_folder, process_temporary_folder, write_bytes
+from anytime_ar.interrupt import cleanup_on_signal
 from anytime_ar.kernel.instructions import InstructionSet
-from anytime_ar.kernel.sealed import find_sealed, sealed_path
+from anytime_ar.kernel.sealed import checksummed_path, find_intact
 
 _log = logging.getLogger(__name__)
 
@@ -49,12 +49,12 @@ FLAGS = (
     "-fPIC",
 )
 """Options that every build of the kernel has, beside those of its instruction set."""
-_NO_ROOM = re.compile("No ?space ?left|Disk quota exceeded|Bus error", re.IGNORECASE)
+_DISK_FULL = re.compile("No ?space ?left|Disk quota exceeded|Bus error", re.IGNORECASE)
 """What compilers and linkers say where a disk is full."""
 _NOEXEC = "failed to map segment"
 """What the loader says where nothing may be run."""
-_SCRATCH = "compiling-"
-_ABANDONED_S = 3600.0
+_TEMPORARY_PREFIX = "compiling-"
+_STALE_AFTER_S = 3600.0
 """Age from which on the folder of a compilation is one that was killed."""
 
 
@@ -91,7 +91,7 @@ def _commands() -> Iterator[tuple[str, ...]]:
     named = os.environ.get("CXX", "").strip()
     whole = shutil.which(named) if named else None  # a path may have spaces in it
     if named:
-        yield (whole,) if whole else _words(named)
+        yield (whole,) if whole else _split_command(named)
     for name in ("c++", "g++", "clang++"):
         found = shutil.which(name)
         if found and found != whole:
@@ -100,7 +100,7 @@ def _commands() -> Iterator[tuple[str, ...]]:
         yield (sys.executable, "-m", "ziglang", "c++")
 
 
-def _words(command: str) -> tuple[str, ...]:
+def _split_command(command: str) -> tuple[str, ...]:
     """Split a command as a shell does: `ccache g++`, `g++ -m64`."""
     try:
         return tuple(shlex.split(command))
@@ -153,7 +153,7 @@ def compile_kernel(isa: InstructionSet) -> tuple[ctypes.CDLL, Compiler]:
                 if attempt in _failures:
                     raise BuildError(_failures[attempt])
                 try:
-                    library = _obtain(compiler, isa)
+                    library = _load_or_compile(compiler, isa)
                 except BuildError as error:
                     _failures[attempt] = str(error)
                     raise
@@ -170,22 +170,22 @@ def compile_kernel(isa: InstructionSet) -> tuple[ctypes.CDLL, Compiler]:
     )
 
 
-def _obtain(compiler: Compiler, isa: InstructionSet) -> ctypes.CDLL:
+def _load_or_compile(compiler: Compiler, isa: InstructionSet) -> ctypes.CDLL:
     """Load the kernel of a compiler from the cache folder, or else from that of the process; what
     is not there, or damaged, is compiled."""
     sources = kernel_sources()
     name = f"{_key(compiler, isa, sources)}.so"
     content: bytes | None = None
     problem = ""
-    for folder in (cache_folder, process_folder):
+    for folder in (cache_folder, process_temporary_folder):
         try:
             path = folder() / "native" / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            found = find_sealed(path)
+            found = find_intact(path)
             cached = found is not None
             if found is None:
                 content = content or _compile(compiler, isa, sources, path.parent)
-                found = sealed_path(path, content)
+                found = checksummed_path(path, content)
                 write_bytes(found, content)
         except (OSError, InputError) as error:
             problem = f"cannot write the kernel: {error}"
@@ -212,7 +212,7 @@ def _key(compiler: Compiler, isa: InstructionSet, sources: dict[str, bytes]) -> 
     """Digest what the compiled kernel depends on: sources, options, compiler and C library."""
     digest = hashlib.sha256(b"".join(sources.values()))
     told = [*compiler.command[1:], compiler.version, *platform.libc_ver()]
-    digest.update(" ".join([*told, isa.machine, *FLAGS, *isa.flags]).encode())
+    digest.update(" ".join([*told, isa.architecture, *FLAGS, *isa.flags]).encode())
     return digest.hexdigest()[:24]
 
 
@@ -225,15 +225,15 @@ def _compile(
         BuildError: the compiler fails.
         OSError: there is no room.
     """
-    for old in parent.glob(f"{_SCRATCH}*"):
+    for old in parent.glob(f"{_TEMPORARY_PREFIX}*"):
         with suppress(OSError):  # another process removes it too
-            if time.time() - old.stat().st_mtime > _ABANDONED_S:
+            if time.time() - old.stat().st_mtime > _STALE_AFTER_S:
                 shutil.rmtree(old)
     _log.warning(
         "compiling the native kernel with %s, which takes up to a minute", compiler.version
     )
     with tempfile.TemporaryDirectory(
-        dir=parent, prefix=_SCRATCH, ignore_cleanup_errors=True
+        dir=parent, prefix=_TEMPORARY_PREFIX, ignore_cleanup_errors=True
     ) as folder:
         for name, source in sources.items():
             (Path(folder) / name).write_bytes(source)
@@ -242,7 +242,7 @@ def _compile(
         status, said = _run(command, Path(folder))
         shown, made = shlex.join(compiler.command), Path(folder) / "kernel.so"
         if status != 0:
-            if _NO_ROOM.search(said):
+            if _DISK_FULL.search(said):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(parent))
             lines = [line.strip() for line in said.splitlines() if line.strip()]
             last = lines[-1] if lines else f"exit status {status}, without a message"
@@ -282,7 +282,7 @@ def _run(command: list[str], folder: Path) -> tuple[int, str]:
         shutil.rmtree(folder, ignore_errors=True)
 
     try:
-        with cleaned_up(clean):
+        with cleanup_on_signal(clean):
             said, _ = process.communicate()
     except BaseException:
         end()

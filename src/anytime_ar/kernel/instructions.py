@@ -16,9 +16,9 @@ import torch
 
 from anytime_ar.errors import InputError
 
-_MACHINES = {"AMD64": "x86_64", "arm64": "aarch64", "ARM64": "aarch64"}
+_ARCHITECTURE_ALIASES = {"AMD64": "x86_64", "arm64": "aarch64", "ARM64": "aarch64"}
 """Names that systems use for the same kind of processor."""
-_SPELLINGS = {
+_FEATURE_ALIASES = {
     "sse4_1": "sse4.1",
     "sse4_2": "sse4.2",
     "fma3": "fma",
@@ -48,15 +48,20 @@ class InstructionSet:
     """
 
     name: str
-    machine: str
-    needs: tuple[str, ...]
+    architecture: str
+    required_features: tuple[str, ...]
     flags: tuple[str, ...]
 
 
-def _x86(name: str, needs: tuple[str, ...]) -> InstructionSet:
+def _x86(name: str, required_features: tuple[str, ...]) -> InstructionSet:
     # Features one by one, because GCC before version 11 does not know -march=x86-64-v3.
-    wide = ("-mprefer-vector-width=512",) if "avx512f" in needs else ()
-    return InstructionSet(name, "x86_64", needs, (*(f"-m{feature}" for feature in needs), *wide))
+    wide = ("-mprefer-vector-width=512",) if "avx512f" in required_features else ()
+    return InstructionSet(
+        name,
+        "x86_64",
+        required_features,
+        (*(f"-m{feature}" for feature in required_features), *wide),
+    )
 
 
 INSTRUCTION_SETS = (
@@ -73,13 +78,13 @@ INSTRUCTION_SETS = (
 """All instruction sets, of each kind of processor the best last."""
 
 
-def machine() -> str:
+def cpu_architecture() -> str:
     """Return the kind of this processor: `x86_64`, `aarch64`, or what the system calls it."""
     name = platform.machine()
-    return _MACHINES.get(name, name)
+    return _ARCHITECTURE_ALIASES.get(name, name)
 
 
-def processor_name() -> str:
+def cpu_name() -> str:
     """Return the name of this processor, as far as it can be told."""
     name = platform.processor() or platform.machine()
     if hasattr(torch.cpu, "get_capabilities"):  # from version 2.11 on
@@ -87,16 +92,18 @@ def processor_name() -> str:
     return name
 
 
-def processor_features() -> frozenset[str]:
+def cpu_features() -> frozenset[str]:
     """Return the features that this processor and its operating system offer, as compilers spell
     them."""
-    if sys.platform == "darwin" and machine() == "aarch64":
+    if sys.platform == "darwin" and cpu_architecture() == "aarch64":
         return frozenset({"dotprod"})  # every Mac with such a processor has it
     if hasattr(torch.cpu, "get_capabilities"):  # from version 2.11 on
         found = {name for name, value in torch.cpu.get_capabilities().items() if value is True}
     else:
         found = _linux_features(Path("/proc/cpuinfo")) or set(_SSE)  # in all since 2009
-    return frozenset(_SPELLINGS.get(name, name.replace("avx512_", "avx512")) for name in found)
+    return frozenset(
+        _FEATURE_ALIASES.get(name, name.replace("avx512_", "avx512")) for name in found
+    )
 
 
 def _linux_features(cpuinfo: Path) -> set[str]:
@@ -108,29 +115,32 @@ def _linux_features(cpuinfo: Path) -> set[str]:
     return set()
 
 
-def available(kind: str, features: Collection[str]) -> tuple[InstructionSet, ...]:
+def available_instruction_sets(
+    architecture: str, features: Collection[str]
+) -> tuple[InstructionSet, ...]:
     """Return the instruction sets that a processor can run, the best last.
 
     Args:
-        kind: of the processor, see `machine`.
-        features: of the processor, see `processor_features`.
+        architecture: of the processor, see `architecture`.
+        features: of the processor, see `cpu_features`.
     """
-    known = {isa.machine for isa in INSTRUCTION_SETS}
+    known = {isa.architecture for isa in INSTRUCTION_SETS}
     return tuple(
         isa
         for isa in INSTRUCTION_SETS
-        if isa.machine == (kind if kind in known else "") and set(isa.needs) <= set(features)
+        if isa.architecture == (architecture if architecture in known else "")
+        and set(isa.required_features) <= set(features)
     )
 
 
-def chosen_instructions() -> InstructionSet | None:
+def select_instruction_set() -> InstructionSet | None:
     """Return the instruction set to use: the one in `ANYTIME_KERNEL_ISA`, else the best that this
     processor can run; None if it can run none.
 
     Raises:
         InputError: the one asked for is unknown, or this processor cannot run it.
     """
-    here = available(machine(), processor_features())
+    here = available_instruction_sets(cpu_architecture(), cpu_features())
     name = os.environ.get("ANYTIME_KERNEL_ISA")
     if not name:
         return here[-1] if here else None

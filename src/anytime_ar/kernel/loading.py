@@ -19,12 +19,12 @@ from anytime_ar.kernel.compiling import BuildError, compile_kernel, kernel_sourc
 from anytime_ar.kernel.instructions import (
     INSTRUCTION_SETS,
     InstructionSet,
-    available,
-    chosen_instructions,
-    machine,
-    processor_features,
+    available_instruction_sets,
+    cpu_architecture,
+    cpu_features,
+    select_instruction_set,
 )
-from anytime_ar.kernel.sealed import find_sealed
+from anytime_ar.kernel.sealed import find_intact
 
 PREBUILT = Path(__file__).parent / "prebuilt"
 """Folder of the prebuilt kernels; `make kernels` fills it."""
@@ -43,11 +43,11 @@ class Kernel:
     """
 
     library: ctypes.CDLL
-    instructions: str
+    instruction_set: str
     origin: str
 
 
-def kernel() -> ctypes.CDLL:
+def kernel_library() -> ctypes.CDLL:
     """Return the functions of the kernel; see `load_kernel`."""
     return load_kernel().library
 
@@ -66,7 +66,7 @@ def load_kernel() -> Kernel:
             f"ANYTIME_KERNEL={only}: expected `prebuilt` or `compiled`; unset it for whichever "
             "can be had"
         )
-    isa = chosen_instructions()
+    isa = select_instruction_set()
     if isa is None:
         raise BuildError("this processor has none of the instruction sets of the kernel")
     problem = None
@@ -82,7 +82,7 @@ def load_kernel() -> Kernel:
         except BuildError as error:
             problem = error
     if only != "compiled" and not os.environ.get("ANYTIME_KERNEL_ISA"):
-        for lower in reversed(available(machine(), processor_features())):
+        for lower in reversed(available_instruction_sets(cpu_architecture(), cpu_features())):
             with suppress(BuildError):  # what is wrong with the best one is told
                 return Kernel(_load_prebuilt(lower), lower.name, "prebuilt")
     assert problem is not None
@@ -90,7 +90,7 @@ def load_kernel() -> Kernel:
 
 
 def prebuilt_path(isa: InstructionSet, platform: str | None = None) -> Path:
-    """Return the path of a prebuilt kernel, to which `sealed_path` adds the digest of its bytes.
+    """Return the path of a prebuilt kernel, to which `checksummed_path` adds the digest of its bytes.
 
     Its name holds a digest of the C++ files, so that a kernel built from others is never loaded.
 
@@ -103,19 +103,19 @@ def prebuilt_path(isa: InstructionSet, platform: str | None = None) -> Path:
     return PREBUILT / f"{system}-{kind}-{isa.name}-{digest}.{_SUFFIXES.get(system, 'so')}"
 
 
-def prebuilt_instructions() -> list[str]:
+def prebuilt_instruction_sets() -> list[str]:
     """Return the instruction sets for which this installation has prebuilt kernels for this
     platform."""
-    return [isa.name for isa in INSTRUCTION_SETS if find_sealed(prebuilt_path(isa))]
+    return [isa.name for isa in INSTRUCTION_SETS if find_intact(prebuilt_path(isa))]
 
 
 def this_platform() -> str:
     """Return system and kind of processor of this machine, such as `linux-x86_64`."""
-    return f"{_SYSTEMS.get(sys.platform, sys.platform)}-{machine()}"
+    return f"{_SYSTEMS.get(sys.platform, sys.platform)}-{cpu_architecture()}"
 
 
 def _load_prebuilt(isa: InstructionSet) -> ctypes.CDLL:
-    path = find_sealed(prebuilt_path(isa))
+    path = find_intact(prebuilt_path(isa))
     if path is None:
         raise BuildError(
             f"no prebuilt kernel for {this_platform()} with {isa.name} is in this installation, or "

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from anytime_ar.errors import InputError
 from anytime_ar.kernel.compiling import BuildError
-from anytime_ar.kernel.loading import kernel
+from anytime_ar.kernel.loading import kernel_library
 
-_STRUCTURES = (
+_STRUCT_NAMES = (
     "Linear",
     "Norm",
     "Block",
@@ -27,7 +27,7 @@ _OUT_OF_MEMORY, UNKNOWN_CODE = 1, 2
 """Of `Status` in layout.h; 0 is success."""
 
 
-def address(tensor: Tensor, dtype: torch.dtype, *shape: int) -> int:
+def checked_data_ptr(tensor: Tensor, dtype: torch.dtype, *shape: int) -> int:
     """Return where the numbers of a tensor lie.
 
     Args:
@@ -48,19 +48,19 @@ def address(tensor: Tensor, dtype: torch.dtype, *shape: int) -> int:
     return tensor.data_ptr()
 
 
-def check_structures(**mirrors: type[ctypes.Structure]) -> None:
+def check_struct_sizes(**structures: type[ctypes.Structure]) -> None:
     """Compare the sizes of structures with those of the kernel.
 
     Args:
-        mirrors: our structures by the names in layout.h.
+        structures: our structures by the names in layout.h.
 
     Raises:
         BuildError: one of them has another size.
     """
-    sizes = (ctypes.c_int64 * len(_STRUCTURES))()
-    kernel().anytime_sizes(sizes)
-    theirs = dict(zip(_STRUCTURES, sizes, strict=True))
-    for name, mirror in mirrors.items():
+    sizes = (ctypes.c_int64 * len(_STRUCT_NAMES))()
+    kernel_library().anytime_sizes(sizes)
+    theirs = dict(zip(_STRUCT_NAMES, sizes, strict=True))
+    for name, mirror in structures.items():
         if ctypes.sizeof(mirror) != theirs[name]:
             raise BuildError(
                 f"{name} takes {theirs[name]} bytes in the kernel and {ctypes.sizeof(mirror)} "

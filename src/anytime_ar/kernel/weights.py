@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anytime_ar.kernel.loading import kernel
-from anytime_ar.kernel.memory import address
+from anytime_ar.kernel.loading import kernel_library
+from anytime_ar.kernel.memory import checked_data_ptr
 
 
 class LinearMap(ctypes.Structure):
@@ -26,7 +26,7 @@ class LinearMap(ctypes.Structure):
     )
 
 
-class Weights:
+class PackedWeights:
     """Lays tensors out for the kernel, and keeps what it reads.
 
     Args:
@@ -39,14 +39,14 @@ class Weights:
     def __init__(self, precision: Literal["float32", "bfloat16", "int8"]) -> None:
         self.precision = precision
         layout = (ctypes.c_int64 * 3)()
-        kernel().anytime_layout(layout)
+        kernel_library().anytime_layout(layout)
         self._panel, *groups = layout  # outputs, and inputs, whose weights lie together
         self._group = dict(zip(("float32", "bfloat16", "int8"), (1, *groups), strict=True))[
             precision
         ]
-        self._held: list[Tensor] = []
+        self._tensors: list[Tensor] = []
 
-    def hold(self, tensor: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> int:
+    def keep_alive(self, tensor: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> int:
         """Return the address of a tensor's numbers, which stay there as long as this object does.
 
         Args:
@@ -58,28 +58,28 @@ class Weights:
             InputError: the shape or the device is another one.
         """
         tensor = tensor.detach().to(dtype).contiguous()
-        self._held.append(tensor)
-        return address(tensor, dtype, *shape)
+        self._tensors.append(tensor)
+        return checked_data_ptr(tensor, dtype, *shape)
 
-    def linear(self, weight: Tensor, bias: Tensor | None = None) -> LinearMap:
+    def pack_linear(self, weight: Tensor, bias: Tensor | None = None) -> LinearMap:
         """Lay out a linear map [out, in] in panels [out / P][in / g][P][g], padded with zeros."""
         outputs, inputs = weight.shape
-        whole = pad_up(outputs, self._panel)
+        whole = round_up(outputs, self._panel)
         more = whole - outputs
         weight = weight.detach().float()
         scale = sums = None
         if self.precision == "int8":
             unit = weight.abs().amax(1).clamp_min(1e-12) / 127
             weight = (weight / unit[:, None]).round()
-            sums = self.hold(F.pad(weight.sum(1), (0, more)), whole, dtype=torch.int32)
-            scale = self.hold(F.pad(unit, (0, more)), whole)
-        panels = F.pad(weight, (0, pad_up(inputs, self._group) - inputs, 0, more))
+            sums = self.keep_alive(F.pad(weight.sum(1), (0, more)), whole, dtype=torch.int32)
+            scale = self.keep_alive(F.pad(unit, (0, more)), whole)
+        panels = F.pad(weight, (0, round_up(inputs, self._group) - inputs, 0, more))
         panels = panels.unflatten(0, (-1, self._panel)).unflatten(2, (-1, self._group))
         panels = panels.transpose(1, 2)  # [out / P, in / g, P, g]
         bias = weight.new_zeros(outputs) if bias is None else bias
         return LinearMap(
-            weight=self.hold(panels, *panels.shape, dtype=getattr(torch, self.precision)),
-            bias=self.hold(F.pad(bias, (0, more)), whole),
+            weight=self.keep_alive(panels, *panels.shape, dtype=getattr(torch, self.precision)),
+            bias=self.keep_alive(F.pad(bias, (0, more)), whole),
             scale=scale,
             sums=sums,
             inputs=inputs,
@@ -87,6 +87,6 @@ class Weights:
         )
 
 
-def pad_up(count: int, whole: int) -> int:
-    """`count` rounded up to a multiple of `whole`."""
-    return -(-count // whole) * whole
+def round_up(count: int, multiple: int) -> int:
+    """`count` rounded up to a multiple of `multiple`."""
+    return -(-count // multiple) * multiple

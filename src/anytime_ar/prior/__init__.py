@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from anytime_ar.prior.backends import Backend, PrecisionChoice, decoder_for
-from anytime_ar.prior.choice import IS_SHADOW, NO_SHADOW, ChoiceConfig, RowChoice
+from anytime_ar.prior.backends import Backend, PrecisionOption, make_prior_decoder
+from anytime_ar.prior.choice import (
+    IS_UNCONDITIONAL,
+    NO_UNCONDITIONAL,
+    RowSamplingParams,
+    SamplingParams,
+)
 from anytime_ar.prior.config import PriorConfig
-from anytime_ar.prior.decoder import Decoder, Precision
-from anytime_ar.prior.native import NativeDecoder
-from anytime_ar.prior.portable import PortableDecoder
-from anytime_ar.prior.rows import Cache, Rows
+from anytime_ar.prior.decoder import Precision, PriorDecoder
+from anytime_ar.prior.native import NativePriorDecoder
+from anytime_ar.prior.portable import TorchPriorDecoder
+from anytime_ar.prior.rows import DecodeState, KVCache
 from anytime_ar.prior.transformer import Prior
 
 __all__ = [
-    "IS_SHADOW",
-    "NO_SHADOW",
+    "IS_UNCONDITIONAL",
+    "NO_UNCONDITIONAL",
     "Backend",
-    "Cache",
-    "ChoiceConfig",
-    "Decoder",
-    "NativeDecoder",
-    "PortableDecoder",
+    "DecodeState",
+    "KVCache",
+    "NativePriorDecoder",
     "Precision",
-    "PrecisionChoice",
+    "PrecisionOption",
     "Prior",
     "PriorConfig",
-    "RowChoice",
-    "Rows",
-    "decoder_for",
+    "PriorDecoder",
+    "RowSamplingParams",
+    "SamplingParams",
+    "TorchPriorDecoder",
+    "make_prior_decoder",
 ]

@@ -7,23 +7,23 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, get_args
 
-from anytime_ar.calibration import Calibration, Candidate
+from anytime_ar.calibration import Autotuner, Implementation
 from anytime_ar.errors import InputError
-from anytime_ar.prior.choice import NO_SHADOW, ChoiceConfig, RowChoice
-from anytime_ar.prior.decoder import Decoder, Precision
-from anytime_ar.prior.native import NativeDecoder, refusal
-from anytime_ar.prior.portable import PortableDecoder
+from anytime_ar.prior.choice import NO_UNCONDITIONAL, RowSamplingParams, SamplingParams
+from anytime_ar.prior.decoder import Precision, PriorDecoder
+from anytime_ar.prior.native import NativePriorDecoder, unsupported_reason
+from anytime_ar.prior.portable import TorchPriorDecoder
 from anytime_ar.prior.transformer import Prior
 
 Backend = Literal["auto", "native", "portable"]
 """`native` is our own kernel, for CPUs; `portable` are PyTorch's operations; `auto` the faster one
 on this machine, as timed at the first use. They round differently, so now and then a code
 differs."""
-PrecisionChoice = Precision | Literal["auto"]
+PrecisionOption = Precision | Literal["auto"]
 """A precision, or `auto` for the fastest one on this machine, as timed at the first use."""
 
 
-def check_choices(precision: str, backend: str) -> None:
+def check_decoder_options(precision: str, backend: str) -> None:
     """Refuse names of precisions and backends that there are not.
 
     Raises:
@@ -37,25 +37,25 @@ def check_choices(precision: str, backend: str) -> None:
             raise InputError(f"{name}={value!r} is unknown; pass one of {', '.join(known)}")
 
 
-def decoder_for(
+def make_prior_decoder(
     prior: Prior,
-    precision: PrecisionChoice = "float32",
+    precision: PrecisionOption = "float32",
     backend: Backend = "auto",
-    calibration: Calibration | None = None,
-) -> Decoder[Any]:
+    autotuner: Autotuner | None = None,
+) -> PriorDecoder[Any]:
     """Lay a prior out for drawing.
 
     Args:
         prior: in evaluation mode, on the device to draw on.
         precision: what weights and inputs of matrix products are rounded to.
         backend: see `Backend`.
-        calibration: where decisions are kept; None: in the cache folder.
+        autotuner: where decisions are kept; None: in the cache folder.
 
     Raises:
         InputError: the backend cannot be had here, or does not know the precision.
     """
     device = prior.entries.weight.device
-    reason = "it was not asked for" if backend == "portable" else refusal(prior)
+    reason = "it was not asked for" if backend == "portable" else unsupported_reason(prior)
     if backend == "native" and reason is not None:
         raise InputError(f"backend native cannot draw here: {reason}; pass auto or portable")
     if backend == "auto" and reason is not None and device.type == "cpu":
@@ -66,19 +66,19 @@ def decoder_for(
     precisions = (precision,) if precision != "auto" else get_args(Precision)
     if precision == "auto" and device.type != "cpu":
         precisions = ("float32", "bfloat16")  # int8 is for CPUs
-    ways: dict[str, Callable[[], Decoder[Any]]] = {}
+    ways: dict[str, Callable[[], PriorDecoder[Any]]] = {}
     for each in precisions:
         if reason is None:
-            ways[f"native {each}"] = partial(NativeDecoder, prior, each)
+            ways[f"native {each}"] = partial(NativePriorDecoder, prior, each)
         if reason is not None or backend == "auto":
-            ways[f"portable {each}"] = partial(PortableDecoder, prior, each)
+            ways[f"portable {each}"] = partial(TorchPriorDecoder, prior, each)
     size = prior.config.model_dump_json(include={"layers", "width", "heads", "mlp_ratio"})
     key = f"step of {size} {prior.code_length} x {prior.vocabulary} on {device}"
-    candidates = [Candidate(name, partial(_prepare_step, make)) for name, make in ways.items()]
-    return ways[(calibration or Calibration()).fastest(key, candidates)]()
+    candidates = [Implementation(name, partial(_prepare_step, make)) for name, make in ways.items()]
+    return ways[(autotuner or Autotuner()).fastest(key, candidates)]()
 
 
-def _prepare_step(make: Callable[[], Decoder[Any]]) -> Callable[[int], object]:
+def _prepare_step(make: Callable[[], PriorDecoder[Any]]) -> Callable[[int], object]:
     """Return what draws one code in the middle of a sample, for a number of rows."""
     decoder, slots = make(), dict[int, Any]()
 
@@ -86,7 +86,9 @@ def _prepare_step(make: Callable[[], Decoder[Any]]) -> Callable[[int], object]:
         if rows not in slots:
             slots[rows] = decoder.allocate(rows)
             for row in range(rows):
-                slots[rows].choices[row] = RowChoice.of(ChoiceConfig(), NO_SHADOW)
+                slots[rows].sampling_params[row] = RowSamplingParams.of(
+                    SamplingParams(), NO_UNCONDITIONAL
+                )
         slots[rows].positions[:rows] = [decoder.code_length // 2] * rows
         decoder.step(slots[rows], rows)
         slots[rows].codes[:rows].sum().item()  # waits for the device

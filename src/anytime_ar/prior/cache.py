@@ -7,12 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-_OWN_LOOP_BELOW = 400
+_BMM_LOOP_BELOW = 400
 """PyTorch computes batched products of fewer multiplications than this in a loop of its own, which
 rounds differently from BLAS."""
 
 
-class KVCache:
+class TorchKVCache:
     """Keys and values of every layer, for rows that may stand at different positions.
 
     A value of the caller, never of the prior, so that several draws on one prior do not disturb
@@ -23,7 +23,7 @@ class KVCache:
 
     Args:
         layers: number of layers.
-        rows: how many rows there is room for.
+        capacity: how many rows there is room for.
         heads: number of heads.
         length: L, how many positions there may be.
         head_width: width of a head.
@@ -33,29 +33,29 @@ class KVCache:
     def __init__(
         self,
         layers: int,
-        rows: int,
+        capacity: int,
         heads: int,
         length: int,
         head_width: int,
         device: torch.device,
     ) -> None:
         # a multiple of 16, the width of a vector register, that keeps products above the limit
-        self._block = 16 * math.ceil(_OWN_LOOP_BELOW / (16 * head_width))
-        self.rows = rows
+        self._block = 16 * math.ceil(_BMM_LOOP_BELOW / (16 * head_width))
+        self.capacity = capacity
         """How many rows there is room for."""
         self._heads, self._head_width = heads, head_width
-        most = 2 * rows * heads * self._blocks(length) * head_width
+        most = 2 * capacity * heads * self._blocks(length) * head_width
         self._memory = torch.zeros(layers, most, dtype=torch.float32, device=device)
         self.clear()
 
     @property
     def row_bytes(self) -> int:
         """Memory that one row takes."""
-        return self._memory.nbytes // self.rows
+        return self._memory.nbytes // self.capacity
 
     def clear(self) -> None:
         """Forget everything, keeping the memory: fresh memory costs as much as the draw's sums."""
-        self._lay_out(self._block)
+        self._set_views(self._block)
 
     def reserve(self, positions: int) -> None:
         """Make room for this many positions, keeping what is there."""
@@ -66,9 +66,9 @@ class KVCache:
             kept = old.clone()  # the new order overlaps the old
             new = self._view(memory, positions)
             new[:, :, :, : kept.shape[3]] = kept
-        self._lay_out(positions)
+        self._set_views(positions)
 
-    def move(self, source: int, target: int) -> None:
+    def copy_row(self, source: int, target: int) -> None:
         """Copy one row over another."""
         for layer in self.layers:
             layer[:, target] = layer[:, source]
@@ -76,14 +76,14 @@ class KVCache:
     def _blocks(self, positions: int) -> int:
         return math.ceil(positions / self._block) * self._block
 
-    def _lay_out(self, positions: int) -> None:
+    def _set_views(self, positions: int) -> None:
         self.positions = positions
         """T, how many positions there is room for."""
         self.layers = [self._view(memory, positions) for memory in self._memory]
         """Per layer float32 [2, rows, heads, T, head_width]: keys, then values."""
 
     def _view(self, memory: Tensor, positions: int) -> Tensor:
-        shape = (2, self.rows, self._heads, positions, self._head_width)
+        shape = (2, self.capacity, self._heads, positions, self._head_width)
         return memory[: math.prod(shape)].view(shape)
 
 

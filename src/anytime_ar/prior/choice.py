@@ -14,38 +14,38 @@ from torch import Tensor
 
 from anytime_ar.config import Config
 
-NO_SHADOW, IS_SHADOW = -1, -2
-"""Instead of a slot, see `RowChoice.shadow`."""
+NO_UNCONDITIONAL, IS_UNCONDITIONAL = -1, -2
+"""Instead of a slot, see `RowSamplingParams.shadow`."""
 
 
-_Along = float | tuple[float, ...]
+Schedule = float | tuple[float, ...]
 """A number, or several for places at equal distances from the first code to the last, with straight
 lines between them."""
 
 
-class ChoiceConfig(Config):
+class SamplingParams(Config):
     """How a code is drawn from the prior's logits."""
 
-    temperature: _Along = 1.0
+    temperature: Schedule = 1.0
     """0..100: above 1 more varied, below 1 more typical; 0 takes the most likely code."""
     top_k: int | None = Field(None, ge=1)
     """Only the k most likely entries, and those that tie with the last of them."""
-    top_p: _Along = 1.0
+    top_p: Schedule = 1.0
     """Only the most likely entries that together hold this probability, above 0 and up to 1
     (Holtzman et al. 2020)."""
-    guidance: _Along = 1.0
+    guidance: Schedule = 1.0
     """Classifier-free guidance (Ho & Salimans 2022), 0..100: 1 follows the label as trained, above
     that more strongly, 0 ignores it. Anything but 1 doubles the work."""
 
     @field_validator("temperature", "guidance")
     @classmethod
-    def _is_scale(cls, value: _Along) -> _Along:
-        return _within(value, lambda x: 0 <= x <= 100, "0..100")
+    def _check_scale(cls, value: Schedule) -> Schedule:
+        return _check_range(value, lambda x: 0 <= x <= 100, "0..100")
 
     @field_validator("top_p")
     @classmethod
-    def _is_mass(cls, value: _Along) -> _Along:
-        return _within(value, lambda x: 0 < x <= 1, "above 0 and up to 1")
+    def _check_mass(cls, value: Schedule) -> Schedule:
+        return _check_range(value, lambda x: 0 < x <= 1, "above 0 and up to 1")
 
     @property
     def guided(self) -> bool:
@@ -53,37 +53,37 @@ class ChoiceConfig(Config):
         return self.guidance != 1  # several values never equal it
 
     @property
-    def varies(self) -> bool:
+    def has_schedule(self) -> bool:
         """Whether something depends on the position of a code."""
         return any(isinstance(x, tuple) for x in (self.temperature, self.top_p, self.guidance))
 
-    def at(self, position: int, code_length: int) -> ChoiceConfig:
+    def at_position(self, position: int, code_length: int) -> SamplingParams:
         """What holds for the code at a position, 0..L-1: the same, with one number for each."""
-        return _at(self, position / max(1, code_length - 1)) if self.varies else self
+        return _interpolate(self, position / max(1, code_length - 1)) if self.has_schedule else self
 
 
-def _within(value: _Along, fits: Callable[[float], bool], wanted: str) -> _Along:
+def _check_range(value: Schedule, is_valid: Callable[[float], bool], expected: str) -> Schedule:
     several = value if isinstance(value, tuple) else (value,)
     if not several:
         raise ValueError("an empty list says nothing; pass a number")
-    wrong = [x for x in several if not fits(x)]
+    wrong = [x for x in several if not is_valid(x)]
     if wrong:
-        raise ValueError(f"must be {wanted} (got {wrong[0]})")
+        raise ValueError(f"must be {expected} (got {wrong[0]})")
     return value
 
 
 @lru_cache(maxsize=4096)  # every row of a draw asks for the same ones
-def _at(choice: ChoiceConfig, share: float) -> ChoiceConfig:
+def _interpolate(params: SamplingParams, share: float) -> SamplingParams:
     values = {
         name: float(np.interp(share * (len(value) - 1), range(len(value)), value))
-        for name, value in choice
+        for name, value in params
         if isinstance(value, tuple)
     }
-    return choice.model_copy(update=values)
+    return params.model_copy(update=values)
 
 
-class RowChoice(ctypes.Structure):
-    """`ChoiceConfig` for one row of a batch, laid out for the kernel."""
+class RowSamplingParams(ctypes.Structure):
+    """`SamplingParams` for one row of a batch, laid out for the kernel."""
 
     _fields_ = (
         ("temperature", ctypes.c_double),
@@ -98,21 +98,23 @@ class RowChoice(ctypes.Structure):
     top_k: int
     """0: all entries."""
     shadow: int
-    """The slot of the row that is drawn along without the label, for guidance; `IS_SHADOW` for that
-    row, which takes the code of the guided one; `NO_SHADOW` without guidance."""
+    """The slot of the row that is drawn along without the label, for guidance; `IS_UNCONDITIONAL` for that
+    row, which takes the code of the guided one; `NO_UNCONDITIONAL` without guidance."""
 
     @classmethod
-    def of(cls, config: ChoiceConfig, shadow: int) -> RowChoice:
-        """Settings of a row for one code; see `ChoiceConfig.at`."""
-        return cls(config.temperature, config.top_p, config.guidance, config.top_k or 0, shadow)
+    def of(cls, params: SamplingParams, unconditional_slot: int) -> RowSamplingParams:
+        """Settings of a row for one code; see `SamplingParams.at_position`."""
+        return cls(
+            params.temperature, params.top_p, params.guidance, params.top_k or 0, unconditional_slot
+        )
 
 
-def guide(with_label: Tensor, without_label: Tensor, scale: float) -> Tensor:
+def apply_guidance(with_label: Tensor, without_label: Tensor, scale: float) -> Tensor:
     """Move logits float [B, V] away from those drawn without the label."""
     return without_label + scale * (with_label - without_label)
 
 
-def choose(
+def sample_code(
     logits: Tensor,
     noise: Tensor,
     *,
@@ -125,7 +127,7 @@ def choose(
     Args:
         logits: float [B, V].
         noise: float64 [B] in [0, 1), one number per row.
-        temperature, top_k, top_p: see `ChoiceConfig`.
+        temperature, top_k, top_p: see `SamplingParams`.
 
     Returns:
         int64 [B] in 0..V-1.
@@ -148,62 +150,70 @@ def choose(
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0]
 
 
-def choose_by_row(logits: Tensor, noise: Tensor, choices: ctypes.Array[RowChoice]) -> Tensor:
+def sample_code_by_row(
+    logits: Tensor, noise: Tensor, params: ctypes.Array[RowSamplingParams]
+) -> Tensor:
     """Draw one code per row, each with settings of its own.
 
     Args:
         logits: float [B, V].
         noise: float64 [B] in [0, 1).
-        choices: of B rows or more.
+        params: of B rows or more.
 
     Returns:
         int64 [B] in 0..V-1.
     """
-    groups = _groups(bytes(memoryview(choices)[: len(logits)]), logits.device)
-    if len(groups) == 1 and groups[0].shadows is None:
-        return groups[0].choose(logits, noise)
+    groups = _group_rows(bytes(memoryview(params)[: len(logits)]), logits.device)
+    if len(groups) == 1 and groups[0].unconditional_slots is None:
+        return groups[0].sample(logits, noise)
     chosen = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     for group in groups:
         scores = logits[group.slots]
-        if group.shadows is not None:
-            scores = guide(scores, logits[group.shadows], group.choice.guidance)
-        codes = group.choose(scores, noise[group.slots])
+        if group.unconditional_slots is not None:
+            scores = apply_guidance(
+                scores, logits[group.unconditional_slots], group.params.guidance
+            )
+        codes = group.sample(scores, noise[group.slots])
         chosen[group.slots] = codes
-        if group.shadows is not None:
-            chosen[group.shadows] = codes
+        if group.unconditional_slots is not None:
+            chosen[group.unconditional_slots] = codes
     return chosen
 
 
 @dataclass(frozen=True)
-class _Group:
+class _ParamGroup:
     """Rows with the same settings, by slot."""
 
-    choice: RowChoice
+    params: RowSamplingParams
     slots: Tensor
-    shadows: Tensor | None
+    unconditional_slots: Tensor | None
     """The slots that are drawn along, for guidance."""
 
-    def choose(self, logits: Tensor, noise: Tensor) -> Tensor:
-        how = self.choice
-        return choose(logits, noise, temperature=how.temperature, top_k=how.top_k, top_p=how.top_p)
+    def sample(self, logits: Tensor, noise: Tensor) -> Tensor:
+        how = self.params
+        return sample_code(
+            logits, noise, temperature=how.temperature, top_k=how.top_k, top_p=how.top_p
+        )
 
 
 @lru_cache(maxsize=64)  # they change only where rows join or leave
-def _groups(settings: bytes, device: torch.device) -> tuple[_Group, ...]:
-    """Rows by settings, from the bytes of their `RowChoice`s."""
-    count = len(settings) // ctypes.sizeof(RowChoice)
+def _group_rows(settings: bytes, device: torch.device) -> tuple[_ParamGroup, ...]:
+    """Rows by settings, from the bytes of their `RowSamplingParams`s."""
+    count = len(settings) // ctypes.sizeof(RowSamplingParams)
     members: dict[tuple[float, ...], list[int]] = {}
-    choices = (RowChoice * count).from_buffer_copy(settings)
+    choices = (RowSamplingParams * count).from_buffer_copy(settings)
     for slot, how in enumerate(choices):
-        if how.shadow != IS_SHADOW:
-            guided = how.shadow != NO_SHADOW
+        if how.shadow != IS_UNCONDITIONAL:
+            guided = how.shadow != NO_UNCONDITIONAL
             key = (how.temperature, how.top_k, how.top_p, how.guidance, guided)
             members.setdefault(key, []).append(slot)
     groups = []
     for slots in members.values():
-        shadows = [choices[slot].shadow for slot in slots if choices[slot].shadow != NO_SHADOW]
+        shadows = [
+            choices[slot].shadow for slot in slots if choices[slot].shadow != NO_UNCONDITIONAL
+        ]
         groups.append(
-            _Group(
+            _ParamGroup(
                 choices[slots[0]],
                 torch.tensor(slots, dtype=torch.int64, device=device),
                 torch.tensor(shadows, dtype=torch.int64, device=device) if shadows else None,

@@ -34,7 +34,7 @@ class PriorConfig(Config):
     """Share of training samples whose label is hidden, for classifier-free guidance."""
 
     @model_validator(mode="after")
-    def _traits_need_a_map(self) -> Self:
+    def _codebook_features_need_projection(self) -> Self:
         if self.traits and not self.entry_width:
             raise ValueError(
                 f"traits is {self.traits}, which needs entry_width, e.g. 24; set it, or drop traits"

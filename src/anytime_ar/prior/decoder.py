@@ -15,20 +15,20 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from anytime_ar.prior.rows import Cache, Rows
+from anytime_ar.prior.rows import DecodeState, KVCache
 from anytime_ar.prior.transformer import Prior
 
 Precision = Literal["float32", "bfloat16", "int8"]
 """What weights and the inputs of matrix products are rounded to while drawing. int8 has a scale for
 every output of a map, and for every row of its input."""
 
-SPARE_BYTES = 2**29
+MAX_POOLED_BYTES = 2**29
 """The most memory that is held between draws."""
 
-RowsT = TypeVar("RowsT", bound=Rows[Any])
+StateT = TypeVar("StateT", bound=DecodeState[Any])
 
 
-class Decoder(abc.ABC, Generic[RowsT]):
+class PriorDecoder(abc.ABC, Generic[StateT]):
     """A prior laid out for drawing; to be made anew when the prior's weights have changed.
 
     Every row of a batch may stand at a position of its own, and gets the logits and the code that
@@ -45,34 +45,39 @@ class Decoder(abc.ABC, Generic[RowsT]):
         self.code_length, self.vocabulary = prior.code_length, prior.vocabulary
         self.no_label = prior.no_label
         self.device = prior.entries.weight.device
-        self._entries = prior.full_entries().detach()  # [tables * V, E]
-        self._positions, self._tables = prior.positions.detach(), prior.tables
-        self._first = prior.start.weight.detach() + self._positions[0]  # [labels + 1, E]
-        self._reminders: Tensor | None = None  # [labels + 1, E]
+        self._code_embeddings = prior.full_embeddings().detach()  # [tables * V, E]
+        self._position_embeddings, self._table_of_position = (
+            prior.positions.detach(),
+            prior.table_of_position,
+        )
+        self._first_inputs = (
+            prior.start.weight.detach() + self._position_embeddings[0]
+        )  # [labels + 1, E]
+        self._added_label_embeddings: Tensor | None = None  # [labels + 1, E]
         if prior.reminder is not None:
-            self._reminders = prior.reminder.weight.detach()
-            self._first = self._first + self._reminders
+            self._added_label_embeddings = prior.reminder.weight.detach()
+            self._first_inputs = self._first_inputs + self._added_label_embeddings
         # Threads take and give without a lock, which a fork might find taken for ever.
-        self._spare: deque[RowsT] = deque(maxlen=1)
+        self._pool: deque[StateT] = deque(maxlen=1)
 
-    def allocate(self, rows: int) -> RowsT:
+    def allocate(self, capacity: int) -> StateT:
         """Slots for that many rows, or more."""
-        spare = self._take_spare()
-        if spare is not None and len(spare) >= rows:
+        spare = self._take_pooled()
+        if spare is not None and len(spare) >= capacity:
             spare.cache.clear()
             return spare
-        return self._new_rows(rows)
+        return self._new_state(capacity)
 
-    def release(self, rows: RowsT) -> None:
+    def release(self, state: StateT) -> None:
         """Take back what nobody uses any more, for the next draw: memory that is fresh from the
         system costs as much time as a good part of the draw."""
-        if rows.cache.row_bytes * len(rows) <= SPARE_BYTES:
-            spare = self._take_spare()
-            self._spare.append(rows if spare is None or len(spare) < len(rows) else spare)
+        if state.cache.row_bytes * len(state) <= MAX_POOLED_BYTES:
+            spare = self._take_pooled()
+            self._pool.append(state if spare is None or len(spare) < len(state) else spare)
 
-    def _take_spare(self) -> RowsT | None:
+    def _take_pooled(self) -> StateT | None:
         try:
-            return self._spare.pop()
+            return self._pool.pop()
         except IndexError:
             return None
 
@@ -82,16 +87,16 @@ class Decoder(abc.ABC, Generic[RowsT]):
         return self._new_cache(1, torch.device("meta")).row_bytes
 
     @abc.abstractmethod
-    def step(self, rows: RowsT, count: int) -> None:
+    def step(self, state: StateT, count: int) -> None:
         """Draw the next code of the first `count` rows, none of which may be complete.
 
         Args:
-            rows: the cache of each is filled below its position; codes and positions are updated.
+            state: the cache of each is filled below its position; codes and positions are updated.
             count: how many.
         """
 
     @abc.abstractmethod
-    def score(self, rows: RowsT, count: int) -> Tensor:
+    def logits(self, state: StateT, count: int) -> Tensor:
         """Logits that `step` would choose by; no code is drawn.
 
         Returns:
@@ -99,24 +104,24 @@ class Decoder(abc.ABC, Generic[RowsT]):
         """
 
     @abc.abstractmethod
-    def replay(self, rows: RowsT, first: int, count: int) -> None:
+    def prefill(self, state: StateT, first: int, count: int) -> None:
         """Fill the cache as if the codes of some rows had been drawn, bit for bit.
 
         Args:
-            rows: those from `first` on have labels, codes, and one position, at least 1.
+            state: those from `first` on have labels, codes, and one position, at least 1.
             first: the first of them.
             count: how many.
         """
 
     @abc.abstractmethod
-    def multiply_only(self, rows: int) -> None:
+    def matmul_only(self, rows: int) -> None:
         """The matrix products of a complete draw of `rows` rows and nothing else: a floor to
         measure drawing against."""
 
     @abc.abstractmethod
-    def _new_rows(self, rows: int) -> RowsT:
+    def _new_state(self, capacity: int) -> StateT:
         """Fresh slots."""
 
     @abc.abstractmethod
-    def _new_cache(self, rows: int, device: torch.device) -> Cache:
+    def _new_cache(self, capacity: int, device: torch.device) -> KVCache:
         """A fresh cache; on the device `meta`, one without memory."""

@@ -20,10 +20,10 @@ from torch.nn import functional as F
 from anytime_ar.errors import InputError
 from anytime_ar.prior.decoder import Precision
 
-_ROWS_IN_MIND = 16
+_PACKED_FOR_ROWS = 16
 """oneDNN picks the order of weights for a number of rows. With 1 in mind it takes another product
 for that one row, which rounds differently."""
-_LONGEST_WHOLE_SUM = 1024
+_MAX_UNSPLIT_SUM = 1024
 
 
 class Linear(Protocol):
@@ -34,7 +34,7 @@ class Linear(Protocol):
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
-def lay_out(
+def pack_linear(
     weight: Tensor, bias: Tensor | None, precision: Precision, *, gelu: bool = False
 ) -> Linear:
     """The fastest linear map that there is for a device and precision.
@@ -55,11 +55,11 @@ def lay_out(
     dtype = getattr(torch, precision)
     weight = weight.detach().to(dtype)
     bias = None if bias is None else bias.detach().to(dtype)
-    fast = _onednn_is_there(dtype) and weight.device.type == "cpu"
+    fast = _has_onednn(dtype) and weight.device.type == "cpu"
     return (_PackedLinear if fast else _PlainLinear)(weight, bias, gelu)
 
 
-def _onednn_is_there(dtype: torch.dtype) -> bool:
+def _has_onednn(dtype: torch.dtype) -> bool:
     operators = torch.ops.mkldnn
     return (
         torch.backends.mkldnn.is_available()
@@ -76,15 +76,15 @@ class _PackedLinear:
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool) -> None:
         self.dtype = weight.dtype
         # Longer sums of a single row are split.
-        self._fewest_rows = 2 if weight.shape[1] > _LONGEST_WHOLE_SUM else 1
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_IN_MIND)
+        self._min_rows = 2 if weight.shape[1] > _MAX_UNSPLIT_SUM else 1
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_FOR_ROWS)
         self._bias = bias
         self._after = "gelu" if gelu else "none"
         self._run = torch.ops.mkldnn._linear_pointwise.default
 
     def __call__(self, x: Tensor) -> Tensor:
-        if len(x) < self._fewest_rows:
-            return self(_fill_up(x, self._fewest_rows))[: len(x)]
+        if len(x) < self._min_rows:
+            return self(_pad_rows(x, self._min_rows))[: len(x)]
         result: Tensor = self._run(x, self._weight, self._bias, self._after, [], "none")
         return result
 
@@ -96,12 +96,12 @@ class _PlainLinear:
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool) -> None:
         self.dtype = weight.dtype
         # BLAS multiplies fewer than four rows by other kernels.
-        self._fewest_rows = 4 if weight.device.type == "cpu" else 1
+        self._min_rows = 4 if weight.device.type == "cpu" else 1
         self._weight, self._bias, self._gelu = weight, bias, gelu
 
     def __call__(self, x: Tensor) -> Tensor:
-        if len(x) < self._fewest_rows:
-            return self(_fill_up(x, self._fewest_rows))[: len(x)]
+        if len(x) < self._min_rows:
+            return self(_pad_rows(x, self._min_rows))[: len(x)]
         result = F.linear(x, self._weight, self._bias)
         return F.gelu(result) if self._gelu else result
 
@@ -129,6 +129,6 @@ def _to_int8(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x / scale).round_().to(torch.int8), scale
 
 
-def _fill_up(x: Tensor, fewest: int) -> Tensor:
-    """Repeat the first row until there are `fewest`."""
-    return torch.cat([x, x[:1].expand(fewest - len(x), -1)])
+def _pad_rows(x: Tensor, min_rows: int) -> Tensor:
+    """Repeat the first row until there are `min_rows`."""
+    return torch.cat([x, x[:1].expand(min_rows - len(x), -1)])

@@ -7,10 +7,10 @@ from typing import Generic, Protocol, TypeVar
 
 import torch
 
-from anytime_ar.prior.choice import RowChoice
+from anytime_ar.prior.choice import RowSamplingParams
 
 
-class Cache(Protocol):
+class KVCache(Protocol):
     """What a prior remembers of the rows that it is drawing.
 
     A value of the caller, never of the prior, so that several draws on one prior do not disturb
@@ -18,7 +18,7 @@ class Cache(Protocol):
     """
 
     @property
-    def rows(self) -> int:
+    def capacity(self) -> int:
         """How many rows there is room for."""
         ...
 
@@ -31,15 +31,15 @@ class Cache(Protocol):
         """Forget everything, keeping the memory."""
         ...
 
-    def move(self, source: int, target: int) -> None:
+    def copy_row(self, source: int, target: int) -> None:
         """Copy one row over another."""
         ...
 
 
-CacheT = TypeVar("CacheT", bound=Cache)
+CacheT = TypeVar("CacheT", bound=KVCache)
 
 
-class Rows(Generic[CacheT]):
+class DecodeState(Generic[CacheT]):
     """A slot for each row, in plain memory that a kernel reads and writes as well.
 
     Args:
@@ -49,7 +49,7 @@ class Rows(Generic[CacheT]):
     """
 
     def __init__(self, cache: CacheT, code_length: int, device: torch.device) -> None:
-        capacity = cache.rows
+        capacity = cache.capacity
         self.cache = cache
         self.codes = torch.zeros(capacity, code_length, dtype=torch.int64, device=device)
         """[capacity, L], of each row its first `positions[slot]`."""
@@ -59,17 +59,17 @@ class Rows(Generic[CacheT]):
         """[capacity], in 0..no_label."""
         self.positions = (ctypes.c_int64 * capacity)()
         """How many codes each row has."""
-        self.choices = (RowChoice * capacity)()
+        self.sampling_params = (RowSamplingParams * capacity)()
         """How codes are chosen."""
 
     def __len__(self) -> int:
         """How many slots there are."""
         return len(self.positions)
 
-    def move(self, source: int, target: int) -> None:
+    def copy_row(self, source: int, target: int) -> None:
         """Copy one row over another."""
-        self.cache.move(source, target)
+        self.cache.copy_row(source, target)
         for tensor in (self.codes, self.noise, self.labels):
             tensor[target] = tensor[source]
         self.positions[target] = self.positions[source]
-        self.choices[target] = self.choices[source]
+        self.sampling_params[target] = self.sampling_params[source]

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from anytime_ar.errors import InputError
 from anytime_ar.prior.config import PriorConfig
 
-_TRAIT = 0.75
+_CODEBOOK_FEATURE_SCALE = 0.75
 """Length of what tells the length, and the direction, of a vector."""
 _FUSED_FROM = 256
 """Positions from which on attention on CPUs is faster in one kernel."""
@@ -32,23 +32,23 @@ class Dropout(nn.Module):
     training step of 3 x 96.
 
     Args:
-        share: of the entries, [0, 1).
+        p: of the entries, [0, 1).
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, p: float) -> None:
         super().__init__()
-        self.share = share
+        self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
         """Of any shape."""
         if not self.training or x.device.type != "cpu":
-            return F.dropout(x, self.share, self.training)
-        if self.share == 0:
+            return F.dropout(x, self.p, self.training)
+        if self.p == 0:
             return x
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device="cpu")
         bits = words.random_(-(2**63), None).view(torch.int16)[: x.numel()].view(x.shape)
-        kept = (bits >= round(self.share * 2**16) - 2**15).to(x.dtype)
-        return x * kept.div_(1 - self.share)
+        kept = (bits >= round(self.p * 2**16) - 2**15).to(x.dtype)
+        return x * kept.div_(1 - self.p)
 
 
 class Block(nn.Module):
@@ -97,8 +97,8 @@ class Prior(nn.Module):
         label_count: number of classes; 0 for an unconditional prior.
     """
 
-    tables: Tensor
-    traits: Tensor
+    table_of_position: Tensor
+    codebook_features: Tensor
 
     def __init__(
         self, config: PriorConfig, code_length: int, vocabulary: int, label_count: int = 0
@@ -111,12 +111,12 @@ class Prior(nn.Module):
         following = torch.arange(code_length).flip(0)
         group, place = following // config.shared_entries, following % config.shared_entries
         tables = int(group[0]) + 1
-        self.register_buffer("tables", tables - 1 - group, persistent=False)  # int64 [L]
+        self.register_buffer("table_of_position", tables - 1 - group, persistent=False)  # int64 [L]
         self.entries = nn.Embedding(tables * vocabulary, config.entry_width or width)
         self.entry_bias = nn.Parameter(torch.zeros(tables, vocabulary))
         # Not stored: the autoencoder has them.
         traits = torch.zeros(tables * vocabulary, config.traits)
-        self.register_buffer("traits", traits, persistent=False)
+        self.register_buffer("codebook_features", traits, persistent=False)
         self.widen: nn.Linear | None = None
         if config.entry_width:
             self.widen = nn.Linear(config.traits + config.entry_width, width, bias=False)
@@ -166,9 +166,9 @@ class Prior(nn.Module):
         if labels is None:
             labels = torch.full((batch,), self.no_label, device=self.start.weight.device)
         first = self.start(labels)[:, None]  # [B, 1, E]
-        tables = self.tables[:length]
+        tables = self.table_of_position[:length]
         rows = codes[:, :-1] + tables[:-1] * self.vocabulary
-        rest = self._with_traits(self.entries(rows), self.traits[rows])
+        rest = self._with_codebook_features(self.entries(rows), self.codebook_features[rows])
         rest = rest if self.widen is None else self.widen(rest)  # [B, T - 1, E]
         x = torch.cat([first, rest], dim=1) + self.positions[:length]
         x = self.dropout(x if self.reminder is None else x + self.reminder(labels)[:, None])
@@ -176,11 +176,11 @@ class Prior(nn.Module):
             x = block(x)
         x = self.norm(x)
         x = x if self.widen is None else x @ self.widen.weight
-        entries = self._with_traits(self.entries.weight, self.traits)
+        entries = self._with_codebook_features(self.entries.weight, self.codebook_features)
         table = entries.unflatten(0, (-1, self.vocabulary))[tables]
         return torch.einsum("bte,tve->btv", x, table) + self.entry_bias[tables]
 
-    def nats(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+    def nll(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         """What each code costs given those before it, -ln p: int64 [B, T] to float32 [B, T].
 
         Args:
@@ -190,13 +190,13 @@ class Prior(nn.Module):
         costs = nn.functional.cross_entropy(logits, codes.flatten(), reduction="none")
         return costs.unflatten(0, codes.shape)
 
-    def full_entries(self) -> Tensor:
+    def full_embeddings(self) -> Tensor:
         """The tables at full width: float [tables * V, E]."""
-        entries = self._with_traits(self.entries.weight, self.traits)
+        entries = self._with_codebook_features(self.entries.weight, self.codebook_features)
         return entries if self.widen is None else self.widen(entries)
 
     @torch.no_grad()
-    def take_traits(self, vectors: Tensor) -> None:
+    def attach_codebook(self, vectors: Tensor) -> None:
         """Let entries have the traits of the vectors that they stand for in the autoencoder.
 
         The length of a vector is how strong what it adds is; its direction, in sounds, mostly where
@@ -216,7 +216,9 @@ class Prior(nn.Module):
                 f"prior.traits is {self.config.traits}, and entries stand for vectors of {width} "
                 f"numbers; set it to {2 * width + 2} or more, or to 0"
             )
-        first = torch.searchsorted(self.tables, torch.arange(int(self.tables[-1]) + 1))
+        first = torch.searchsorted(
+            self.table_of_position, torch.arange(int(self.table_of_position[-1]) + 1)
+        )
         vectors = vectors[first.to(vectors.device)].float()  # [tables, V, D]
         lengths = vectors.norm(dim=2)  # [tables, V]
         rank = lengths.argsort(1).argsort(1).float() / (self.vocabulary - 1) * (steps - 1)
@@ -224,8 +226,8 @@ class Prior(nn.Module):
         near = (1 - (rank[..., None] - torch.arange(steps, device=rank.device)).abs()).clamp_min(0)
         directions = vectors / lengths[..., None].clamp_min(1e-6)
         traits = torch.cat([near, directions, directions.abs()], dim=2)
-        self.traits.copy_(_TRAIT * traits.flatten(0, 1))
+        self.codebook_features.copy_(_CODEBOOK_FEATURE_SCALE * traits.flatten(0, 1))
 
-    def _with_traits(self, learned: Tensor, traits: Tensor) -> Tensor:
+    def _with_codebook_features(self, learned: Tensor, features: Tensor) -> Tensor:
         """What is fixed and what is learned of entries, beside each other."""
-        return torch.cat([traits, learned], dim=-1) if self.config.traits else learned
+        return torch.cat([features, learned], dim=-1) if self.config.traits else learned

@@ -8,41 +8,41 @@ from typing import Any, NamedTuple
 from anytime_ar.bundle import Bundle
 from anytime_ar.card import Card
 from anytime_ar.curve import CurvePoint
-from anytime_ar.evaluation.measures import ALL_MEASURES
-from anytime_ar.hub import place_of
+from anytime_ar.evaluation.measures import ALL_METRICS
+from anytime_ar.hub import parse_hub_ref
 
-_DIGITS = 4
+_SIGNIFICANT_DIGITS = 4
 """Significant ones of a figure."""
 
 
-class _Kind(NamedTuple):
+class _HubTask(NamedTuple):
     """How the Hub calls what a model does."""
 
-    generates: str
+    generation: str
     """Its task, with a prior."""
-    reconstructs: str
+    reconstruction: str
     """Its task, without one."""
     tag: str
 
 
-_KINDS = {
-    3: _Kind("unconditional-image-generation", "image-to-image", "image-generation"),
+_HUB_TASKS = {
+    3: _HubTask("unconditional-image-generation", "image-to-image", "image-generation"),
     # The Hub has no task for sounds without a text; this is where they are looked for.
-    2: _Kind("text-to-audio", "audio-to-audio", "audio-generation"),
+    2: _HubTask("text-to-audio", "audio-to-audio", "audio-generation"),
 }
 """By the number of dimensions of a sample."""
 
 
-def metadata(bundle: Bundle, license: str | None) -> dict[str, Any]:
+def model_card_metadata(bundle: Bundle, license: str | None) -> dict[str, Any]:
     """Front matter; what is not known is left out.
 
     Args:
         license: as the Hub calls it; None: not told.
     """
     card = bundle.card
-    kind = _KINDS[len(card.data.sample_shape)]
-    task = kind.reconstructs if card.prior is None else kind.generates
-    data = _data_set(card)
+    kind = _HUB_TASKS[len(card.data.sample_shape)]
+    task = kind.reconstruction if card.prior is None else kind.generation
+    data = _dataset_id(card)
     values: dict[str, Any] = {
         "library_name": "anytime-ar",
         "license": license,
@@ -59,7 +59,7 @@ def metadata(bundle: Bundle, license: str | None) -> dict[str, Any]:
                     {
                         "task": {"type": task},
                         "dataset": {"name": name, "type": data or name, "split": "test"},
-                        "metrics": _metrics(bundle.curve.points[-1]),
+                        "metrics": _metric_results(bundle.curve.points[-1]),
                     }
                 ],
             }
@@ -67,15 +67,15 @@ def metadata(bundle: Bundle, license: str | None) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _data_set(card: Card) -> str | None:
+def _dataset_id(card: Card) -> str | None:
     """The Hub id of the training data; None if it was read from somewhere else."""
     path = Path(card.data.name).expanduser()
-    place = place_of(card.data.name)
+    place = parse_hub_ref(card.data.name)
     here = path.exists() or path.parent.is_dir()
     return None if place is None or place.revision is not None or here else place.repository
 
 
-def _metrics(point: CurvePoint) -> list[dict[str, Any]]:
+def _metric_results(point: CurvePoint) -> list[dict[str, Any]]:
     """The figures of one number of codes, in the Hub's form."""
     found: list[tuple[str, str, float | None]] = [
         ("fd", "Fréchet distance of samples", point.fd_sample),
@@ -88,13 +88,17 @@ def _metrics(point: CurvePoint) -> list[dict[str, Any]]:
             ("precision", "Precision of samples", point.samples.precision),
             ("recall", "Recall of samples", point.samples.recall),
         ]
-    for measure in ALL_MEASURES:
+    for measure in ALL_METRICS:
         title = f"{measure.title} of reconstructions"
         found.append((measure.name, title, point.measures.get(measure.name)))
     found.append(("accuracy", "Labels read in samples", point.agreement))
     codes = f"{point.codes} codes" if point.codes > 1 else "1 code"
     return [
-        {"type": kind, "name": f"{name} ({codes})", "value": float(f"{value:.{_DIGITS}g}")}
+        {
+            "type": kind,
+            "name": f"{name} ({codes})",
+            "value": float(f"{value:.{_SIGNIFICANT_DIGITS}g}"),
+        }
         for kind, name, value in found
         if value is not None
     ]

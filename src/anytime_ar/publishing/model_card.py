@@ -10,44 +10,46 @@ import yaml
 from anytime_ar.bundle import Bundle
 from anytime_ar.card import Card
 from anytime_ar.curve import Curve, CurvePoint
-from anytime_ar.evaluation import shown_budgets
+from anytime_ar.evaluation import evenly_spaced_budgets
 from anytime_ar.evaluation.comparison_report import markdown_table
-from anytime_ar.evaluation.measures import ALL_MEASURES
-from anytime_ar.evaluation.report import distance
-from anytime_ar.publishing.metadata import metadata
-from anytime_ar.sampling.budget import quality_of
+from anytime_ar.evaluation.measures import ALL_METRICS
+from anytime_ar.evaluation.report import format_distance
+from anytime_ar.publishing.metadata import model_card_metadata
+from anytime_ar.sampling.budget import quality_at_codes
 
 PAPER = "https://arxiv.org/abs/2102.11495"
 _MISSING = "-"
-_LABELS = 10
+_MAX_LISTED_LABELS = 10
 """Names of labels that are listed, at most."""
 
 
 def model_card(
-    bundle: Bundle, repository: str, *, pictures: Sequence[str], license: str | None
+    bundle: Bundle, repository: str, *, figures: Sequence[str], license: str | None
 ) -> str:
     """The README.md of a model in a repository of the Hub.
 
     Args:
-        pictures: names of files beside it, of `samples.png` and `curve.png`.
+        figures: names of files beside it, of `samples.png` and `curve.png`.
         license: as the Hub calls it; None: not told.
     """
-    front = yaml.safe_dump(metadata(bundle, license), sort_keys=False, allow_unicode=True)
-    parts = [f"---\n{front}---", f"# {bundle.card.name}", _what(bundle)]
-    if "samples.png" in pictures:
+    front = yaml.safe_dump(
+        model_card_metadata(bundle, license), sort_keys=False, allow_unicode=True
+    )
+    parts = [f"---\n{front}---", f"# {bundle.card.name}", _summary(bundle)]
+    if "samples.png" in figures:
         parts += ["![Samples at rising numbers of codes](samples.png)"]
         parts += ["*Each row is one sample, each column stops after k codes.*"]
-    parts += ["## Use", _use(bundle, repository)]
+    parts += ["## Use", _usage(bundle, repository)]
     if bundle.curve is not None:
-        parts += ["## Measured", _table(bundle.curve), _how(bundle.curve)]
-    if "curve.png" in pictures:
+        parts += ["## Measured", _curve_table(bundle.curve), _measurement_notes(bundle.curve)]
+    if "curve.png" in figures:
         parts += ["![Quality against the number of codes](curve.png)"]
     if bundle.card.training:
         parts += ["## Training", _training(bundle.card)]
     return "\n\n".join(parts) + "\n"
 
 
-def _what(bundle: Bundle) -> str:
+def _summary(bundle: Bundle) -> str:
     card, network = bundle.card, bundle.autoencoder
     length, vocabulary = network.code_length, network.vocabulary
     if card.prior is None:
@@ -66,7 +68,7 @@ def _what(bundle: Bundle) -> str:
         f"- code length L: {length}",
         f"- vocabulary V: {vocabulary}",
         f"- bits: {length * math.log2(vocabulary):.0f}",
-        f"- labels: {_labels(card.data.labels)}",
+        f"- labels: {_format_labels(card.data.labels)}",
     ]
     return (
         f"{what}, for [anytime generation]({PAPER}): {does}. More codes bring more quality, and "
@@ -74,14 +76,14 @@ def _what(bundle: Bundle) -> str:
     )
 
 
-def _labels(labels: Sequence[str] | None) -> str:
+def _format_labels(labels: Sequence[str] | None) -> str:
     if labels is None:
         return "none"
-    more = f", ... ({len(labels)} in all)" if len(labels) > _LABELS else ""
-    return ", ".join(" ".join(label.split()) for label in labels[:_LABELS]) + more
+    more = f", ... ({len(labels)} in all)" if len(labels) > _MAX_LISTED_LABELS else ""
+    return ", ".join(" ".join(label.split()) for label in labels[:_MAX_LISTED_LABELS]) + more
 
 
-def _use(bundle: Bundle, repository: str) -> str:
+def _usage(bundle: Bundle, repository: str) -> str:
     length = bundle.autoencoder.code_length
     kept = max(1, length // 2)
     shape = ", ".join(map(str, bundle.card.data.sample_shape))
@@ -97,7 +99,7 @@ def _use(bundle: Bundle, repository: str) -> str:
             ),
             ("x = model.sample(16, deadline_s=1.0)", "as many codes as fit into a second"),
         ]
-        if quality_of(length, bundle.curve) is not None:
+        if quality_at_codes(length, bundle.curve) is not None:
             calls += [("x = model.sample(16, quality=0.9)", "by the measured curve")]
     else:
         calls += [(f"x = torch.zeros(1, {shape})", "your samples, in [-1, 1]")]
@@ -113,11 +115,11 @@ def _use(bundle: Bundle, repository: str) -> str:
     return f"```bash\n{install}\n```\n\n```python\n{code}\n```"
 
 
-def _table(curve: Curve) -> str:
+def _curve_table(curve: Curve) -> str:
     """The curve as a Markdown table, of at most 12 numbers of codes."""
-    shown = shown_budgets([point.codes for point in curve.points])
+    shown = evenly_spaced_budgets([point.codes for point in curve.points])
     points = [point for point in curve.points if point.codes in shown]
-    measures = [some for some in ALL_MEASURES if any(some.name in p.measures for p in points)]
+    measures = [some for some in ALL_METRICS if any(some.name in p.measures for p in points)]
     heads = ["codes", "bits", "MSE", *[some.title for some in measures]]
     heads += ["FD, reconstructions", "FD, samples", "quality", "ms"]
     rows = [heads]
@@ -129,32 +131,32 @@ def _table(curve: Curve) -> str:
                 f"{point.bits:.0f}",
                 f"{point.mse:.4f}",
                 *[_MISSING if value is None else f"{value:.{digits}f}" for value, digits in told],
-                distance(point.fd_reconstruction),
-                _samples_fd(point),
-                _share(quality_of(point.codes, curve)),
+                format_distance(point.fd_reconstruction),
+                _format_fd_sample(point),
+                _format_percent(quality_at_codes(point.codes, curve)),
                 _MISSING if point.ms is None else f"{point.ms:.1f}",
             ]
         )
     return markdown_table(rows).rstrip()
 
 
-def _samples_fd(point: CurvePoint) -> str:
+def _format_fd_sample(point: CurvePoint) -> str:
     error = point.samples.fd_error if point.samples is not None else None
-    return distance(point.fd_sample) + ("" if error is None else f" ± {error:.2g}")
+    return format_distance(point.fd_sample) + ("" if error is None else f" ± {error:.2g}")
 
 
-def _share(quality: float | None) -> str:
+def _format_percent(quality: float | None) -> str:
     return _MISSING if quality is None else f"{100 * quality:.0f} %"
 
 
-def _how(curve: Curve) -> str:
+def _measurement_notes(curve: Curve) -> str:
     """What the figures are, and how many samples stand behind them."""
     told = [f"MSE is on [-1, 1], of reconstructions of {curve.test_samples:,} test samples."]
     if curve.floor is not None:
         told += [
             "FD is the Fréchet distance to these in the features of a classifier, of their "
             f"reconstructions and of {curve.samples:,} new samples; {curve.floor_samples:,} "
-            f"training samples stand at {distance(curve.floor)}, the floor. Distances in other "
+            f"training samples stand at {format_distance(curve.floor)}, the floor. Distances in other "
             "features, or to another data set, do not compare."
         ]
     if any(point.samples is not None for point in curve.points):

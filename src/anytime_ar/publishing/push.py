@@ -6,17 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from anytime_ar.bundle import FILES, Bundle, load_bundle, resolve
+from anytime_ar.bundle import BUNDLE_FILES, Bundle, find_bundle, load_bundle
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation import contact_sheet, draw_curve, shown_budgets, write_contact_sheet
+from anytime_ar.evaluation import (
+    contact_sheet,
+    evenly_spaced_budgets,
+    plot_curve,
+    write_contact_sheet,
+)
 from anytime_ar.files import write_bytes
-from anytime_ar.hub import place_of, require_hub, upload
+from anytime_ar.hub import import_huggingface_hub, parse_hub_ref, upload_files
 from anytime_ar.publishing.model_card import model_card
-from anytime_ar.sampling import AnytimeModel, DrawOptions
+from anytime_ar.sampling import AnytimeModel, SampleKwargs
 
-SHOWN = 10
+NUM_SHOWN_SAMPLES = 10
 """Samples in the picture."""
-_WRITTEN = {"README.md", "curve.png", "samples.png"}
+_GENERATED_FILES = {"README.md", "curve.png", "samples.png"}
 """What a push puts beside a bundle."""
 
 
@@ -50,44 +55,44 @@ def push(
         InputError: the repository has no such name, the Hub refuses or cannot be reached.
         MissingExtraError: the extra `hub` is not installed.
     """
-    place = place_of(repository)
+    place = parse_hub_ref(repository)
     if place is None or place.revision is not None:
         raise InputError(f"{repository!r} is no repository of the Hub; pass OWNER/NAME")
-    require_hub("to push to the Hub")  # before pictures are drawn
-    folder = resolve(name)
+    import_huggingface_hub("to push to the Hub")  # before pictures are drawn
+    folder = find_bundle(name)
     bundle = load_bundle(folder)
     with TemporaryDirectory() as temporary:
         beside = Path(temporary)
-        pictures = _draw(bundle, beside)
-        text = model_card(bundle, repository, pictures=pictures, license=license)
+        pictures = _write_figures(bundle, beside)
+        text = model_card(bundle, repository, figures=pictures, license=license)
         write_bytes(beside / "README.md", text.encode())
-        files = {path.name: path for path in sorted(folder.iterdir()) if path.name in FILES}
+        files = {path.name: path for path in sorted(folder.iterdir()) if path.name in BUNDLE_FILES}
         files |= {path.name: path for path in sorted(beside.iterdir())}
-        state = upload(
+        state = upload_files(
             place._replace(revision=revision),
             files,
-            replaces=FILES | _WRITTEN,
+            managed_names=BUNDLE_FILES | _GENERATED_FILES,
             private=private,
             message=message or f"Model {bundle.card.name}",
         )
     return str(state)
 
 
-def _draw(bundle: Bundle, folder: Path) -> Sequence[str]:
+def _write_figures(bundle: Bundle, folder: Path) -> Sequence[str]:
     """Write samples at rising numbers of codes and the curve, as far as there are any; names."""
     written = []
     model = AnytimeModel(bundle, device="cpu")
     if model.can_sample:
-        options = DrawOptions(seed=0)
+        options = SampleKwargs(seed=0)
         if model.labels is not None:
-            options["label"] = [i % len(model.labels) for i in range(SHOWN)]
-        codes = model.sample_codes(SHOWN, **options)
+            options["label"] = [i % len(model.labels) for i in range(NUM_SHOWN_SAMPLES)]
+        codes = model.sample_codes(NUM_SHOWN_SAMPLES, **options)
         measured = [point.codes for point in bundle.curve.points] if bundle.curve else None
-        budgets = shown_budgets(measured or range(1, model.code_length + 1))
+        budgets = evenly_spaced_budgets(measured or range(1, model.code_length + 1))
         sheet = contact_sheet(model, codes, budgets, sample_rate=model.sample_rate)
         write_contact_sheet(sheet, budgets, folder / "samples.png")
         written.append("samples.png")
     if bundle.curve is not None:
-        write_bytes(folder / "curve.png", draw_curve(bundle.curve))
+        write_bytes(folder / "curve.png", plot_curve(bundle.curve))
         written.append("curve.png")
     return written

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from anytime_ar.prior import ChoiceConfig
+from anytime_ar.prior import SamplingParams
 from anytime_ar.sampling.batch import DecodeBatch
 from anytime_ar.sampling.budget import Budget, CancelFlag
-from anytime_ar.sampling.devices import choose_device
+from anytime_ar.sampling.devices import resolve_device
 from anytime_ar.sampling.loading import load
 from anytime_ar.sampling.model import AnytimeModel
-from anytime_ar.sampling.noise import row_noise
-from anytime_ar.sampling.options import BudgetOptions, DrawOptions
-from anytime_ar.sampling.state import DrawState, Preview
+from anytime_ar.sampling.noise import uniform_noise
+from anytime_ar.sampling.options import BudgetKwargs, SampleKwargs
+from anytime_ar.sampling.state import Preview, SamplingState
 
 __all__ = [
     "AnytimeModel",
     "Budget",
-    "BudgetOptions",
+    "BudgetKwargs",
     "CancelFlag",
-    "ChoiceConfig",
     "DecodeBatch",
-    "DrawOptions",
-    "DrawState",
     "Preview",
-    "choose_device",
+    "SampleKwargs",
+    "SamplingParams",
+    "SamplingState",
     "load",
-    "row_noise",
+    "resolve_device",
+    "uniform_noise",
 ]

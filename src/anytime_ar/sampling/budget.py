@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from anytime_ar.curve import Curve
 from anytime_ar.errors import InputError
-from anytime_ar.sampling.scalars import plain
+from anytime_ar.sampling.scalars import to_python
 
 
 @runtime_checkable
@@ -33,7 +33,7 @@ class Budget:
     deadline_s: float | None = None
     """Seconds from the call within which the decoded samples are returned."""
     quality: float | None = None
-    """The fewest codes that reach this share of the model's full quality, see `codes_for`."""
+    """The fewest codes that reach this share of the model's full quality, see `codes_for_quality`."""
     cancel: CancelFlag | None = None
     """Looked at before every code."""
     min_codes: int = 1
@@ -41,7 +41,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name in ("codes", "deadline_s", "quality", "min_codes"):
-            object.__setattr__(self, name, plain(getattr(self, name)))
+            object.__setattr__(self, name, to_python(getattr(self, name)))
         for name, count in (("codes", self.codes), ("min_codes", self.min_codes)):
             if count is None:
                 continue
@@ -60,7 +60,7 @@ class Budget:
                 f"cancel={self.cancel!r} has no is_set(); pass a threading.Event or its like"
             )
 
-    def most_codes(self, code_length: int, curve: Curve | None) -> int:
+    def max_codes(self, code_length: int, curve: Curve | None) -> int:
         """The codes that may be drawn at most from a model.
 
         Args:
@@ -78,14 +78,14 @@ class Budget:
                 )
         most = code_length if self.codes is None else self.codes
         if self.quality is not None:
-            most = min(most, codes_for(self.quality, curve))
+            most = min(most, codes_for_quality(self.quality, curve))
         if self.min_codes > most:
             limit = f"codes={most}" if most == self.codes else f"quality={self.quality} ({most})"
             raise InputError(f"min_codes={self.min_codes} is more than {limit}; lower it")
         return most
 
 
-def codes_for(quality: float, curve: Curve | None) -> int:
+def codes_for_quality(quality: float, curve: Curve | None) -> int:
     """The fewest measured codes that reach a share of full quality.
 
     The quality of k codes is the Fréchet distance of samples with all codes, divided by that of
@@ -115,8 +115,8 @@ def codes_for(quality: float, curve: Curve | None) -> int:
     )
 
 
-def quality_of(codes: int, curve: Curve | None) -> float | None:
-    """The share of full quality that a number of codes has, as `codes_for` counts it.
+def quality_at_codes(codes: int, curve: Curve | None) -> float | None:
+    """The share of full quality that a number of codes has, as `codes_for_quality` counts it.
 
     Args:
         codes: 1..L; between two that were measured, the lower one counts.
@@ -140,13 +140,13 @@ def quality_of(codes: int, curve: Curve | None) -> float | None:
 
 
 @dataclass(frozen=True)
-class Limit:
+class ResolvedBudget:
     """A budget settled for one model: what the decode loop asks before every code."""
 
-    codes: int
+    max_codes: int
     """Stop here at the latest, 1..L."""
     min_codes: int = 1
     """Do not stop before."""
-    deadline: float | None = None
+    deadline_at: float | None = None
     """When the decoded samples have to be there, on the clock of the draw."""
     cancel: CancelFlag | None = None

@@ -22,21 +22,21 @@ from anytime_ar.config import Config
 from anytime_ar.errors import InputError
 from anytime_ar.json_store import JsonStore
 
-_WINDOW = 256
+_WINDOW_SIZE = 256
 """Observations kept of each kind."""
-_LATEST = 2
+_LATEST_STEPS = 2
 """Steps of a draw that say how fast it is going now."""
-_SLOWER, _FASTER = 1.25, (1.1, 1.6)
+_MAX_SLOWDOWN, _MAX_SPEEDUP = 1.25, (1.1, 1.6)
 """Beyond these, times of an earlier process no longer hold. Too short a time makes draws late, so
 less is needed to drop one; too long a time costs codes, and refuses deadlines it could keep. How
 much faster it may go now depends on how often those times were confirmed: never, or always."""
-_HELD_S = 86_400.0
+_MAX_AGE_S = 86_400.0
 """Times that are older are measured again."""
-_SAFETY = 2.5
+_SAFETY_SPREADS = 2.5
 """How many spreads to keep clear of a deadline."""
 
 
-class Times:
+class LatencyWindow:
     """Recent observations of one duration, in seconds.
 
     Args:
@@ -44,7 +44,7 @@ class Times:
         window: how many are remembered.
     """
 
-    def __init__(self, seconds: Iterable[float] = (), *, window: int = _WINDOW) -> None:
+    def __init__(self, seconds: Iterable[float] = (), *, window: int = _WINDOW_SIZE) -> None:
         self._recent = deque(seconds, maxlen=window)
         self._sorted = sorted(self._recent)
 
@@ -74,140 +74,149 @@ class Times:
         return tuple(round(seconds, 7) for seconds in self._recent)
 
 
-class _Record(Config):
-    """`Costs` as JSON."""
+class _CostRecord(Config):
+    """`CostModel` as JSON."""
 
-    start_s: tuple[NonNegativeFloat, ...]
+    first_code_s: tuple[NonNegativeFloat, ...]
     step_s: tuple[NonNegativeFloat, ...]
-    finish_s: tuple[NonNegativeFloat, ...]
-    confirmed: NonNegativeInt = 0
-    at: NonNegativeFloat = 0.0
+    decode_s: tuple[NonNegativeFloat, ...]
+    confirmations: NonNegativeInt = 0
+    measured_at: NonNegativeFloat = 0.0
     """When it was written, in seconds since 1970."""
 
 
-class Costs:
+class CostModel:
     """What draws of one number of rows take: the start, from the call to the first code, which
     comes from cold caches; a step, to each further code; and the finish, from the last code to the
     samples."""
 
     def __init__(
         self,
-        start_s: Iterable[float] = (),
+        first_code_s: Iterable[float] = (),
         step_s: Iterable[float] = (),
-        finish_s: Iterable[float] = (),
-        confirmed: int = 0,
+        decode_s: Iterable[float] = (),
+        confirmations: int = 0,
     ) -> None:
-        self.start, self.step, self.finish = Times(start_s), Times(step_s), Times(finish_s)
-        self.confirmed = confirmed
+        self.first_code, self.step, self.decode = (
+            LatencyWindow(first_code_s),
+            LatencyWindow(step_s),
+            LatencyWindow(decode_s),
+        )
+        self.confirmations = confirmations
         """How many processes found that these times hold, beside the one that began with them: they
         may have been measured in a moment in which the machine had much else to do."""
-        self.warm = False
+        self.is_warm = False
         """Whether this process has drawn at this size before."""
 
     @property
-    def known(self) -> bool:
+    def is_measured(self) -> bool:
         """Whether there is anything to go by."""
-        return all(len(times) > 0 for times in self._all)
+        return all(len(times) > 0 for times in self._windows)
 
     @property
-    def _all(self) -> tuple[Times, Times, Times]:
-        return self.start, self.step, self.finish
+    def _windows(self) -> tuple[LatencyWindow, LatencyWindow, LatencyWindow]:
+        return self.first_code, self.step, self.decode
 
     def clear(self) -> None:
         """Forget all observations."""
-        self.start, self.step, self.finish, self.confirmed = Times(), Times(), Times(), 0
+        self.first_code, self.step, self.decode, self.confirmations = (
+            LatencyWindow(),
+            LatencyWindow(),
+            LatencyWindow(),
+            0,
+        )
 
-    def add(self, other: Costs) -> None:
+    def merge(self, other: CostModel) -> None:
         """Take over all observations of another one."""
-        for own, new in zip(self._all, other._all, strict=True):
+        for own, new in zip(self._windows, other._windows, strict=True):
             for seconds in new.to_tuple():
                 own.add(seconds)
 
-    def agrees_with(self, other: Costs) -> bool:
+    def is_consistent_with(self, other: CostModel) -> bool:
         """Whether steps and finishes take no longer than others did, nor much less: the less, the
         more often those were confirmed."""
-        unsure, sure = _FASTER
-        faster = sure - (sure - unsure) / (1 + other.confirmed)
+        unsure, sure = _MAX_SPEEDUP
+        faster = sure - (sure - unsure) / (1 + other.confirmations)
         return all(
-            old.quantile(0.5) / faster <= own.quantile(0.5) <= _SLOWER * old.quantile(0.5)
-            for own, old in zip(self._all[1:], other._all[1:], strict=True)
+            old.quantile(0.5) / faster <= own.quantile(0.5) <= _MAX_SLOWDOWN * old.quantile(0.5)
+            for own, old in zip(self._windows[1:], other._windows[1:], strict=True)
         )
 
-    def least_s(self, codes: int) -> float:
+    def min_latency_s(self, codes: int) -> float:
         """What a draw of some codes takes at best; a shorter deadline cannot be kept."""
         if codes == 0:
-            return self.finish.quantile(0.05)
-        steps_s = self.start.quantile(0.05) + (codes - 1) * self.step.quantile(0.05)
-        return steps_s + self.finish.quantile(0.05)
+            return self.decode.quantile(0.05)
+        steps_s = self.first_code.quantile(0.05) + (codes - 1) * self.step.quantile(0.05)
+        return steps_s + self.decode.quantile(0.05)
 
-    def deadline_s(self, codes: int) -> float:
+    def reliable_deadline_s(self, codes: int) -> float:
         """What a draw of some codes can be relied on to keep to."""
-        usual_s = self.start.quantile(0.5) + (codes - 1) * self.step.quantile(0.5)
+        usual_s = self.first_code.quantile(0.5) + (codes - 1) * self.step.quantile(0.5)
         spread_s = math.hypot(
-            self.start.spread, math.sqrt(codes - 1) * self.step.spread, self.finish.spread
+            self.first_code.spread, math.sqrt(codes - 1) * self.step.spread, self.decode.spread
         )
-        return usual_s + self.finish.quantile(0.5) + _SAFETY * spread_s
+        return usual_s + self.decode.quantile(0.5) + _SAFETY_SPREADS * spread_s
 
     def reserve_s(self, slowdown: float = 1.0) -> float:
         """Time to set aside for one more code and the finish: at worst, but for rare stalls, which
         would otherwise cost every draw that comes after them."""
-        usual_s = self.step.quantile(0.5) + self.finish.quantile(0.5)
+        usual_s = self.step.quantile(0.5) + self.decode.quantile(0.5)
         # Delays of the step and of the finish have nothing to do with one another, so they hardly
         # ever come together at their worst: they add up as spreads do.
-        spread_s = math.hypot(self.step.spread, self.finish.spread)
-        return slowdown * (usual_s + _SAFETY * spread_s)
+        spread_s = math.hypot(self.step.spread, self.decode.spread)
+        return slowdown * (usual_s + _SAFETY_SPREADS * spread_s)
 
-    def record(self) -> dict[str, tuple[float, ...]]:
+    def to_record(self) -> dict[str, tuple[float, ...]]:
         """All observations, as JSON."""
         return {
-            "start_s": self.start.to_tuple(),
+            "first_code_s": self.first_code.to_tuple(),
             "step_s": self.step.to_tuple(),
-            "finish_s": self.finish.to_tuple(),
+            "decode_s": self.decode.to_tuple(),
         }
 
 
-class Pace:
+class LatencyTracker:
     """How one draw gets on, beside what draws of its size usually take.
 
     Args:
-        costs: for its number of rows; the draw adds to them.
+        cost_model: for its number of rows; the draw adds to them.
     """
 
-    def __init__(self, costs: Costs) -> None:
-        self.costs = costs
-        self._usual_s = costs.step.quantile(0.5) if costs.known else math.inf
-        self._latest: deque[float] = deque(maxlen=_LATEST)
-        self._until_step_s: float | None = None
+    def __init__(self, cost_model: CostModel) -> None:
+        self.cost_model = cost_model
+        self._usual_s = cost_model.step.quantile(0.5) if cost_model.is_measured else math.inf
+        self._latest: deque[float] = deque(maxlen=_LATEST_STEPS)
+        self._setup_s: float | None = None
 
-    def started(self, seconds: float) -> None:
+    def record_setup(self, seconds: float) -> None:
         """Take note of what it took until the first step begins."""
-        self._until_step_s = seconds
+        self._setup_s = seconds
 
-    def stepped(self, seconds: float) -> None:
+    def record_step(self, seconds: float) -> None:
         """Take note of what a step took."""
-        if self._until_step_s is not None:
-            self.costs.start.add(self._until_step_s + seconds)
-            self._until_step_s = None
+        if self._setup_s is not None:
+            self.cost_model.first_code.add(self._setup_s + seconds)
+            self._setup_s = None
         else:
-            self.costs.step.add(seconds)
+            self.cost_model.step.add(seconds)
             self._latest.append(seconds)
 
-    def finished(self, seconds: float) -> None:
+    def record_decode(self, seconds: float) -> None:
         """Take note of what the finish took."""
-        self.costs.finish.add(seconds)
+        self.cost_model.decode.add(seconds)
 
-    def one_more_s(self) -> float:
+    def next_code_and_decode_s(self) -> float:
         """What to set aside for one more code and the finish.
 
         When the latest steps of this draw took longer than usual, so will its finish.
         """
         slowdown = 1.0
-        if len(self._latest) == _LATEST:
-            slowdown = max(1.0, sum(self._latest) / _LATEST / self._usual_s)
-        return self.costs.reserve_s(slowdown)
+        if len(self._latest) == _LATEST_STEPS:
+            slowdown = max(1.0, sum(self._latest) / _LATEST_STEPS / self._usual_s)
+        return self.cost_model.reserve_s(slowdown)
 
 
-class CostBook:
+class CostModelStore:
     """Costs by what was timed (model, device, precision, rows), kept in a file between processes.
 
     Args:
@@ -216,23 +225,25 @@ class CostBook:
     """
 
     def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
-        self._store, self._now = JsonStore(path, TypeAdapter(_Record)), now
-        self._costs: dict[str, Costs] = {}
+        self._store, self._now = JsonStore(path, TypeAdapter(_CostRecord)), now
+        self._cost_models: dict[str, CostModel] = {}
 
-    def costs(self, key: str) -> Costs:
+    def cost_model(self, key: str) -> CostModel:
         """Costs under a key, those of an earlier process to begin with unless they are old."""
-        if key not in self._costs:
+        if key not in self._cost_models:
             record = self._store.get(key)
-            if record is None or not 0 <= self._now() - record.at <= _HELD_S:
-                self._costs[key] = Costs()
+            if record is None or not 0 <= self._now() - record.measured_at <= _MAX_AGE_S:
+                self._cost_models[key] = CostModel()
             else:
-                self._costs[key] = Costs(**record.model_dump(exclude={"at"}))
-        return self._costs[key]
+                self._cost_models[key] = CostModel(**record.model_dump(exclude={"measured_at"}))
+        return self._cost_models[key]
 
     def save(self, key: str) -> None:
         """Put one entry into the file, beside what other processes have put there."""
-        costs = self._costs[key]
-        record = _Record(**costs.record(), confirmed=costs.confirmed, at=self._now())
+        costs = self._cost_models[key]
+        record = _CostRecord(
+            **costs.to_record(), confirmations=costs.confirmations, measured_at=self._now()
+        )
         try:
             self._store.update(key, lambda _: record)
         except InputError as error:  # a draw does not depend on it

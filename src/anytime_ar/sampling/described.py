@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from anytime_ar.bundle import Bundle, describe
+from anytime_ar.bundle import Bundle, summarize_bundle
 from anytime_ar.curve import Curve
 
 
-class Described:
+class BundleProperties:
     """The properties of a model that follow from its bundle."""
 
     bundle: Bundle
@@ -50,5 +50,9 @@ class Described:
         return self.bundle.curve
 
     def __repr__(self) -> str:
-        parts = [repr(self.bundle.card.name), describe(self.bundle), f"device={str(self.device)!r}"]
+        parts = [
+            repr(self.bundle.card.name),
+            summarize_bundle(self.bundle),
+            f"device={str(self.device)!r}",
+        ]
         return f"{type(self).__name__}({', '.join(parts)})"

@@ -7,7 +7,7 @@ import torch
 from anytime_ar.errors import InputError
 
 
-def choose_device(name: str | torch.device) -> torch.device:
+def resolve_device(name: str | torch.device) -> torch.device:
     """The device of that name; `auto` is the best there is.
 
     Raises:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from anytime_ar.bundle import load_bundle, resolve
-from anytime_ar.prior import Backend, PrecisionChoice
+from anytime_ar.bundle import find_bundle, load_bundle
+from anytime_ar.prior import Backend, PrecisionOption
 from anytime_ar.sampling.model import AnytimeModel
 
 
@@ -15,7 +15,7 @@ def load(
     name: str | Path,
     *,
     device: str | torch.device = "auto",
-    precision: PrecisionChoice = "float32",
+    precision: PrecisionOption = "float32",
     backend: Backend = "auto",
 ) -> AnytimeModel:
     """Load a model: a shipped bundle (`"mnist"`), a folder, or a Hub id (`"owner/name"`).
@@ -33,5 +33,5 @@ def load(
         BundleError: nothing is found under that name, or what is found is refused.
     """
     return AnytimeModel(
-        load_bundle(resolve(name)), device=device, precision=precision, backend=backend
+        load_bundle(find_bundle(name)), device=device, precision=precision, backend=backend
     )

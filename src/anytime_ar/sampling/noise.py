@@ -15,7 +15,7 @@ from torch import Tensor
 from anytime_ar.errors import InputError
 
 
-class _Philox(threading.local):
+class _PhiloxGenerator(threading.local):
     """One generator for each thread; making one takes longer than the numbers of a row."""
 
     def __init__(self) -> None:
@@ -24,30 +24,30 @@ class _Philox(threading.local):
         self._start = self._bits.state
         self._key = self._start["state"]["key"]
 
-    def write(self, line: np.ndarray, seed: int, row: int) -> None:
+    def fill_uniform(self, out: np.ndarray, seed: int, sample_index: int) -> None:
         """What a generator of its own with key [seed, row] would begin with."""
-        self._key[0], self._key[1] = seed, row
+        self._key[0], self._key[1] = seed, sample_index
         self._bits.state = self._start
-        self._generator.random(out=line)
+        self._generator.random(out=out)
 
 
-_philox = _Philox()
+_philox = _PhiloxGenerator()
 
 
-def row_noise(seed: int, rows: range, columns: int) -> Tensor:
+def uniform_noise(seed: int, sample_indices: range, count: int) -> Tensor:
     """Uniform numbers in [0, 1), one row per sample: float64 [len(rows), columns].
 
     Args:
         seed: 0..2**64-1.
-        rows: indices of the samples within the seed.
-        columns: numbers per sample; asking for more leaves the first ones as they are.
+        sample_indices: indices of the samples within the seed.
+        count: numbers per sample; asking for more leaves the first ones as they are.
 
     Raises:
         InputError: the seed is out of range.
     """
     if not 0 <= seed < 2**64:
         raise InputError(f"seed {seed} is outside 0..2**64-1; pass a non-negative integer")
-    noise = np.empty((len(rows), columns))
-    for line, row in zip(noise, rows, strict=True):
-        _philox.write(line, seed, row)
+    noise = np.empty((len(sample_indices), count))
+    for line, row in zip(noise, sample_indices, strict=True):
+        _philox.fill_uniform(line, seed, row)
     return torch.from_numpy(noise)

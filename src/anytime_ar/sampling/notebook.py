@@ -9,14 +9,14 @@ import wave
 
 from torch import Tensor
 
-_MOST_PICTURES, _MOST_SOUNDS = 64, 8
+_MAX_IMAGES, _MAX_CLIPS = 64, 8
 _GAP = 2
 """Pixels between pictures."""
-_SMALLEST = 48
+_MIN_SIDE = 48
 """Pixels of a side, to which smaller pictures are enlarged by a whole factor."""
 
 
-def picture(samples: Tensor) -> bytes | None:
+def image_grid_png(samples: Tensor) -> bytes | None:
     """Return the first samples side by side, as PNG; None: they are no pictures.
 
     Args:
@@ -26,10 +26,10 @@ def picture(samples: Tensor) -> bytes | None:
         return None
     from PIL import Image
 
-    pixels = samples[:_MOST_PICTURES].detach().cpu().clamp(-1, 1).add(1).mul(127.5).round()
+    pixels = samples[:_MAX_IMAGES].detach().cpu().clamp(-1, 1).add(1).mul(127.5).round()
     tiles = pixels.byte().permute(0, 2, 3, 1).numpy()  # [n, H, W, C]
     count, height, width, channels = tiles.shape
-    scale = max(1, math.ceil(_SMALLEST / min(height, width)))
+    scale = max(1, math.ceil(_MIN_SIDE / min(height, width)))
     tiles = tiles.repeat(scale, 1).repeat(scale, 2)
     across, down = width * scale + _GAP, height * scale + _GAP
     columns = math.ceil(math.sqrt(count))
@@ -44,7 +44,7 @@ def picture(samples: Tensor) -> bytes | None:
     return file.getvalue()
 
 
-def players(samples: Tensor, sample_rate: int | None) -> str | None:
+def audio_players_html(samples: Tensor, sample_rate: int | None) -> str | None:
     """Return the first samples as HTML with a player for each; None: they are no sounds.
 
     Args:
@@ -53,14 +53,14 @@ def players(samples: Tensor, sample_rate: int | None) -> str | None:
     """
     if samples.ndim != 3 or samples.shape[1] != 1 or sample_rate is None:
         return None
-    waves = samples[:_MOST_SOUNDS, 0].detach().cpu().clamp(-1, 1).mul(32767).round().short()
+    waves = samples[:_MAX_CLIPS, 0].detach().cpu().clamp(-1, 1).mul(32767).round().short()
     return "".join(
-        f'<audio controls src="data:audio/wav;base64,{_wav(sound, sample_rate)}"></audio>'
+        f'<audio controls src="data:audio/wav;base64,{_wav_base64(sound, sample_rate)}"></audio>'
         for sound in waves
     )
 
 
-def _wav(sound: Tensor, sample_rate: int) -> str:
+def _wav_base64(sound: Tensor, sample_rate: int) -> str:
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
         out.setnchannels(1)

@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from anytime_ar.errors import InputError
-from anytime_ar.prior import ChoiceConfig
+from anytime_ar.prior import SamplingParams
 from anytime_ar.sampling.budget import Budget, CancelFlag
-from anytime_ar.sampling.draw import Pauses
+from anytime_ar.sampling.draw import PreviewPolicy
 from anytime_ar.sampling.plan import Label
-from anytime_ar.sampling.scalars import plain, whole
+from anytime_ar.sampling.scalars import check_int, to_python
 
-Along = float | Sequence[float]
+Schedule = float | Sequence[float]
 """A number, or several for places at equal distances from the first code to the last, with straight
 lines between them."""
 
 
-class BudgetOptions(TypedDict, total=False):
+class BudgetKwargs(TypedDict, total=False):
     """When a draw ends; with several limits, the first that binds. See `Budget`."""
 
     codes: int | None
@@ -33,7 +33,7 @@ class BudgetOptions(TypedDict, total=False):
     """At least this many codes, whatever else is asked. Default 1."""
 
 
-class DrawOptions(BudgetOptions, total=False):
+class SampleKwargs(BudgetKwargs, total=False):
     """Keyword arguments of `AnytimeModel.sample`, `draw` and `stream`."""
 
     budget: Budget | None
@@ -46,39 +46,39 @@ class DrawOptions(BudgetOptions, total=False):
     first: int
     """The number of the first sample within the seed, from 0, its default: `n=2, first=5` gives
     samples 5 and 6."""
-    temperature: Along
+    temperature: Schedule
     """Above 1 more varied, below 1 more typical; 0 takes the most likely code. Where this and
     the next three are not given, `bundle.card.choice` says: 1, None, 1 and 1 for most models."""
     top_k: int | None
     """Only the k most likely entries of each code."""
-    top_p: Along
+    top_p: Schedule
     """Only the most likely entries that together hold this probability, (0, 1]."""
-    guidance: Along
+    guidance: Schedule
     """Classifier-free guidance: above 1 follows the label more strongly."""
 
 
-_CHOICES = tuple(ChoiceConfig.model_fields)
+_SAMPLING_PARAM_NAMES = tuple(SamplingParams.model_fields)
 
 
-def check_names(options: Mapping[str, Any], known: type) -> None:
+def check_option_names(options: Mapping[str, Any], allowed: type) -> None:
     """Refuse options that do not exist; nothing checks the names of **options at run time.
 
     Raises:
         TypeError: naming them, and those that there are.
     """
-    names = list(known.__annotations__)
+    names = list(allowed.__annotations__)
     unknown = [name for name in options if name not in names]
     if unknown:
         raise TypeError(f"unknown option {', '.join(unknown)}; the options are {', '.join(names)}")
 
 
-def budget_of(options: Mapping[str, Any]) -> Budget:
+def budget_from(options: Mapping[str, Any]) -> Budget:
     """The budget among options.
 
     Raises:
         InputError: a number is out of range, or limits are given beside a budget.
     """
-    limits = {name: options[name] for name in BudgetOptions.__annotations__ if name in options}
+    limits = {name: options[name] for name in BudgetKwargs.__annotations__ if name in options}
     budget = options.get("budget")
     if budget is None:
         return Budget(**limits)
@@ -88,40 +88,40 @@ def budget_of(options: Mapping[str, Any]) -> Budget:
     return budget
 
 
-def choice_of(options: Mapping[str, Any], usual: ChoiceConfig) -> ChoiceConfig:
+def sampling_params_from(options: Mapping[str, Any], defaults: SamplingParams) -> SamplingParams:
     """Temperature, top-k, top-p and guidance among options, and as usual where not.
 
     Raises:
         InputError: a number is out of range.
     """
-    given = {name: plain(options[name]) for name in _CHOICES if name in options}
+    given = {name: to_python(options[name]) for name in _SAMPLING_PARAM_NAMES if name in options}
     if not given:
-        return usual
-    return ChoiceConfig.parse(usual.model_dump() | given, origin="sample")
+        return defaults
+    return SamplingParams.parse(defaults.model_dump() | given, origin="sample")
 
 
-def pauses_of(
+def preview_policy_from(
     previews: Sequence[int] | None, previews_per_s: float | None, code_length: int
-) -> Pauses:
+) -> PreviewPolicy:
     """Where a stream pauses: at those numbers of codes, at a rate, or after every code.
 
     Raises:
         InputError: a number of codes outside 1..L, a rate that is not positive, or both.
     """
-    previews, previews_per_s = plain(previews), plain(previews_per_s)
+    previews, previews_per_s = to_python(previews), to_python(previews_per_s)
     if previews_per_s is not None:
         if previews is not None:
             raise InputError("previews and previews_per_s were given; pass one of them")
         if not 0 < previews_per_s < math.inf:
             raise InputError(f"previews_per_s={previews_per_s} is no rate; pass a positive number")
-        return Pauses(every_s=1 / previews_per_s)
+        return PreviewPolicy(interval_s=1 / previews_per_s)
     if previews is None:
-        return Pauses(range(1, code_length + 1))
-    previews = [whole("previews", codes) for codes in previews]
+        return PreviewPolicy(range(1, code_length + 1))
+    previews = [check_int("previews", codes) for codes in previews]
     wrong = [codes for codes in previews if not 1 <= codes <= code_length]
     if wrong:
         raise InputError(
             f"previews={wrong[0]} is outside 1..{code_length}, this model's code length; "
             "pass numbers in that range"
         )
-    return Pauses(frozenset(previews))
+    return PreviewPolicy(frozenset(previews))

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from anytime_ar.card import Card
 from anytime_ar.errors import InputError
-from anytime_ar.prior import ChoiceConfig
-from anytime_ar.sampling.noise import row_noise
-from anytime_ar.sampling.scalars import plain, whole
+from anytime_ar.prior import SamplingParams
+from anytime_ar.sampling.noise import uniform_noise
+from anytime_ar.sampling.scalars import check_int, to_python
 
 Label = int | str
 
@@ -33,12 +33,12 @@ class Plan:
     first: int
     labels: Tensor | None
     """int64 [n] on the CPU; None for a model without labels."""
-    choice: ChoiceConfig
+    sampling_params: SamplingParams
     noise: Tensor
     """float64 [n, L]: one number for each code."""
 
     @classmethod
-    def of(
+    def create(
         cls,
         card: Card,
         code_length: int,
@@ -47,53 +47,55 @@ class Plan:
         first: int = 0,
         seed: int | None,
         label: Label | Sequence[Label] | None,
-        choice: ChoiceConfig,
+        sampling_params: SamplingParams,
     ) -> Plan:
         """Settle labels and numbers of samples first..first + n - 1 of a seed.
 
         Raises:
             InputError: a number is out of range, or a label is unknown.
         """
-        n, first = whole("n", n), whole("first", first)
+        n, first = check_int("n", n), check_int("first", first)
         if n < 1:
             raise InputError(f"cannot draw {n} samples; pass n >= 1")
         if first < 0:
             raise InputError(f"first={first} is no sample's number; pass one from 0")
         names = card.data.labels
-        if choice.guided and names is None:
+        if sampling_params.guided and names is None:
             raise InputError(
-                f"guidance {choice.guidance} was given, but this model has no labels; drop it"
+                f"guidance {sampling_params.guidance} was given, but this model has no labels; drop it"
             )
-        seed = secrets.randbits(64) if seed is None else whole("seed", seed)
-        noise = row_noise(seed, range(first, first + n), 1 + code_length).numpy()
+        seed = secrets.randbits(64) if seed is None else check_int("seed", seed)
+        noise = uniform_noise(seed, range(first, first + n), 1 + code_length).numpy()
         unlabelled = names is None and label is None
-        labels = None if unlabelled else _labels(card, label, noise[:, 0])
-        return cls(seed, first, labels, choice, torch.from_numpy(noise[:, 1:]))
+        labels = None if unlabelled else _resolve_labels(card, label, noise[:, 0])
+        return cls(seed, first, labels, sampling_params, torch.from_numpy(noise[:, 1:]))
 
     def __len__(self) -> int:
         return len(self.noise)
 
     @property
-    def places(self) -> int:
+    def num_slots(self) -> int:
         """Rows of a batch that it takes: a guided sample is drawn with its label and without."""
-        return len(self) * (2 if self.labels is not None and self.choice.guided else 1)
+        return len(self) * (2 if self.labels is not None and self.sampling_params.guided else 1)
 
-    def rows(self, start: int, stop: int) -> Plan:
+    def slice(self, start: int, stop: int) -> Plan:
         """Some of its rows."""
         labels = None if self.labels is None else self.labels[start:stop]
-        return Plan(self.seed, self.first + start, labels, self.choice, self.noise[start:stop])
+        return Plan(
+            self.seed, self.first + start, labels, self.sampling_params, self.noise[start:stop]
+        )
 
 
-def _labels(card: Card, label: Label | Sequence[Label] | None, noise: np.ndarray) -> Tensor:
+def _resolve_labels(card: Card, label: Label | Sequence[Label] | None, noise: np.ndarray) -> Tensor:
     """Labels int64 [n] by name or number, or, by n numbers in [0, 1), as in the training data."""
     if label is None:
         assert card.data.label_frequencies is not None
-        cumulative = _cumulative(card.data.label_frequencies)
+        cumulative = _cumulative_frequencies(card.data.label_frequencies)
         return torch.from_numpy(cumulative.searchsorted(noise * cumulative[-1], "right"))
-    return label_numbers(card, label, len(noise))
+    return label_indices(card, label, len(noise))
 
 
-def label_numbers(card: Card, label: Label | Sequence[Label], n: int) -> Tensor:
+def label_indices(card: Card, label: Label | Sequence[Label], n: int) -> Tensor:
     """Labels int64 [n] by name or number, one for all or one for each.
 
     Raises:
@@ -102,22 +104,22 @@ def label_numbers(card: Card, label: Label | Sequence[Label], n: int) -> Tensor:
     names = card.data.labels
     if names is None:
         raise InputError(f"label {label!r} was given, but this model has no labels; drop it")
-    given: Any = plain(label)
+    given: Any = to_python(label)
     several = isinstance(given, Iterable) and not isinstance(given, str | bytes)
     asked = list(given) if several else [given] * n
     if len(asked) != n:
         raise InputError(f"{len(asked)} labels were given for {n} samples; pass one, or {n}")
-    numbers = [_label_number(one, names) for one in asked]
+    numbers = [_label_index(one, names) for one in asked]
     return torch.tensor(numbers, dtype=torch.int64, device="cpu")
 
 
 @lru_cache
-def _cumulative(frequencies: tuple[float, ...]) -> np.ndarray:
+def _cumulative_frequencies(frequencies: tuple[float, ...]) -> np.ndarray:
     return np.cumsum(frequencies)
 
 
-def _label_number(label: Any, names: tuple[str, ...]) -> int:
-    label = plain(label)
+def _label_index(label: Any, names: tuple[str, ...]) -> int:
+    label = to_python(label)
     if not isinstance(label, int | str) or isinstance(label, bool):
         raise InputError(
             f"label {label!r} is a {type(label).__name__}; pass a whole number, as an int, or a "

@@ -7,20 +7,20 @@ from typing import Any
 from anytime_ar.errors import InputError
 
 
-def plain(value: Any) -> Any:
+def to_python(value: Any) -> Any:
     """Return scalars and arrays as Python's numbers and lists, and all else as it is."""
     if hasattr(value, "tolist"):
         value = value.tolist()
-    return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
+    return type(value)(map(to_python, value)) if type(value) in (list, tuple) else value
 
 
-def whole(name: str, value: Any) -> int:
+def check_int(name: str, value: Any) -> int:
     """Return a whole number of any kind as Python's.
 
     Raises:
         InputError: it is something else, a float or a truth value say, even if it is equal to one.
     """
-    number = plain(value)
+    number = to_python(value)
     if not isinstance(number, int) or isinstance(number, bool):
         raise InputError(
             f"{name}={number!r} is a {type(number).__name__}; pass a whole number, as an int"

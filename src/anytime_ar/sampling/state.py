@@ -21,22 +21,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from anytime_ar.ambient import defaults
+from anytime_ar.ambient import default_torch_modes
 from anytime_ar.codes import check_codes
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
 from anytime_ar.files import write_bytes
-from anytime_ar.prior import ChoiceConfig, Precision
+from anytime_ar.prior import Precision, SamplingParams
 from anytime_ar.sampling.budget import Budget
-from anytime_ar.sampling.draw import Pauses, Stop
-from anytime_ar.sampling.engine import NEVER, ROWS_AT_ONCE, Engine, Live, Moment
-from anytime_ar.sampling.noise import row_noise
-from anytime_ar.sampling.notebook import picture, players
-from anytime_ar.sampling.options import BudgetOptions, budget_of, check_names, pauses_of
+from anytime_ar.sampling.draw import PreviewPolicy, StopReason
+from anytime_ar.sampling.engine import MAX_ROWS, NO_PREVIEWS, Moment, ResumableBatch, Sampler
+from anytime_ar.sampling.noise import uniform_noise
+from anytime_ar.sampling.notebook import audio_players_html, image_grid_png
+from anytime_ar.sampling.options import (
+    BudgetKwargs,
+    budget_from,
+    check_option_names,
+    preview_policy_from,
+)
 from anytime_ar.sampling.plan import Plan
 
-FORMAT_VERSION = 1
-_KEY = "anytime_ar_state"
+STATE_FORMAT_VERSION = 1
+_METADATA_KEY = "anytime_ar_state"
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,9 @@ class Preview:
     """float32 [n, *sample_shape] in [-1, 1]."""
     elapsed_s: float
     """Seconds since the draw began."""
-    stopped_by: Stop | None
+    stop_reason: StopReason | None
     """Why the draw ended; None: it goes on."""
-    state: DrawState
+    state: SamplingState
     """To continue from here, now or later."""
 
     @property
@@ -60,50 +65,52 @@ class Preview:
         return self.codes.shape[1]
 
     def __repr__(self) -> str:
-        length = self.state._engine.decoder.code_length
+        length = self.state._sampler.decoder.code_length
         return (
             f"Preview({self.codes_drawn} of {length} codes, data=float32 {list(self.data.shape)}, "
-            f"elapsed_s={self.elapsed_s:.4g}, stopped_by={self.stopped_by!r})"
+            f"elapsed_s={self.elapsed_s:.4g}, stopped_by={self.stop_reason!r})"
         )
 
     def _repr_png_(self) -> bytes | None:
-        return picture(self.data)
+        return image_grid_png(self.data)
 
     def _repr_html_(self) -> str | None:
-        return players(self.data, self.state._engine.owner.sample_rate)
+        return audio_players_html(self.data, self.state._sampler.model.sample_rate)
 
 
-class DrawState:
+class SamplingState:
     """A draw that may be continued. It keeps its value: extending it makes a new one.
 
     Args:
-        engine: of the model that draws.
+        sampler: of the model that draws.
         plan: what its codes depend on.
         codes: int64 [n, k], what it has.
-        live: the batch that drew them, where it is still there.
+        resumable: the batch that drew them, where it is still there.
     """
 
-    def __init__(self, engine: Engine, plan: Plan, codes: Tensor, live: Live | None = None) -> None:
-        self._engine, self._plan, self.codes, self._live = engine, plan, codes, live
+    def __init__(
+        self, sampler: Sampler, plan: Plan, codes: Tensor, resumable: ResumableBatch | None = None
+    ) -> None:
+        self._sampler, self._plan, self.codes, self._resumable = sampler, plan, codes, resumable
 
     def __repr__(self) -> str:
         rows, drawn = self.codes.shape
-        length, plan = self._engine.decoder.code_length, self._plan
+        length, plan = self._sampler.decoder.code_length, self._plan
         return (
-            f"DrawState({drawn} of {length} codes of {rows} samples, seed={plan.seed}, "
+            f"SamplingState({drawn} of {length} codes of {rows} samples, seed={plan.seed}, "
             f"first={plan.first})"
         )
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy needs, here or in another process: it goes on from its codes."""
-        return vars(self) | {"_live": None}
+        return vars(self) | {"_resumable": None}
 
     @property
     def codes_drawn(self) -> int:
         """k."""
         return self.codes.shape[1]
 
-    def extend(self, **limits: Unpack[BudgetOptions]) -> Preview:
+    def refine(self, **limits: Unpack[BudgetKwargs]) -> Preview:
         """Continue within a budget of its own, up to all codes where none is given.
 
         `codes` and `min_codes` count from the very first code, seconds from this call.
@@ -112,7 +119,7 @@ class DrawState:
             InputError: the state has more codes than asked for, or a number is out of range.
             TypeError: an option of that name does not exist.
         """
-        (last,) = self._draw(limits, NEVER)
+        (last,) = self._run(limits, NO_PREVIEWS)
         return last
 
     def stream(
@@ -120,25 +127,27 @@ class DrawState:
         *,
         previews: Sequence[int] | None = None,
         previews_per_s: float | None = None,
-        **limits: Unpack[BudgetOptions],
+        **limits: Unpack[BudgetKwargs],
     ) -> Iterator[Preview]:
-        """As `extend`, with previews on the way as `AnytimeModel.stream` gives them."""
-        length = self._engine.decoder.code_length
-        return self._draw(limits, pauses_of(previews, previews_per_s, length))
+        """As `refine`, with previews on the way as `AnytimeModel.stream` gives them."""
+        length = self._sampler.decoder.code_length
+        return self._run(limits, preview_policy_from(previews, previews_per_s, length))
 
-    def _draw(self, limits: BudgetOptions, pauses: Pauses) -> Iterator[Preview]:
-        begin = self._engine.clock()
-        check_names(limits, BudgetOptions)
-        budget = budget_of(limits)
-        most = self._engine.limit(budget).codes
+    def _run(self, limits: BudgetKwargs, pauses: PreviewPolicy) -> Iterator[Preview]:
+        begin = self._sampler.clock()
+        check_option_names(limits, BudgetKwargs)
+        budget = budget_from(limits)
+        most = self._sampler.resolve_budget(budget).max_codes
         if most < self.codes_drawn:
             raise InputError(
                 f"this state has {self.codes_drawn} codes, and {most} were asked for; pass more, "
                 f"or decode its first {most}"
             )
-        return draw_previews(self._engine, self._plan, budget, pauses, begin=begin, state=self)
+        return run_with_previews(
+            self._sampler, self._plan, budget, pauses, started_at=begin, state=self
+        )
 
-    @defaults()
+    @default_torch_modes()
     def save(self, path: Path | str) -> None:
         """Write the state to a file, atomically; `AnytimeModel.load_state` reads it.
 
@@ -148,71 +157,73 @@ class DrawState:
         tensors = {"codes": self.codes.cpu()}
         if self._plan.labels is not None:
             tensors["labels"] = self._plan.labels
-        header = _Header(
-            format_version=FORMAT_VERSION,
+        header = _StateHeader(
+            format_version=STATE_FORMAT_VERSION,
             sha256=_sha256(tensors),
-            model=self._engine.name,
-            fingerprint=self._engine.fingerprint(),
-            precision=self._engine.decoder.precision,
+            model=self._sampler.model_name,
+            fingerprint=self._sampler.fingerprint(),
+            precision=self._sampler.decoder.precision,
             seed=self._plan.seed,
             first=self._plan.first,
-            choice=self._plan.choice,
+            choice=self._plan.sampling_params,
         )
-        data = save(tensors, metadata={_KEY: header.model_dump_json()})
+        data = save(tensors, metadata={_METADATA_KEY: header.model_dump_json()})
         write_bytes(path, data)
 
     @classmethod
-    def load(cls, path: Path | str, engine: Engine) -> DrawState:
+    def load(cls, path: Path | str, sampler: Sampler) -> SamplingState:
         """Read what `save` wrote, to continue it with the same model.
 
         Raises:
             InputError: the file is missing, damaged or something else, or of another model.
         """
-        header, tensors = _read(Path(path))
-        own = engine.fingerprint(), engine.decoder.precision
+        header, tensors = _read_state(Path(path))
+        own = sampler.fingerprint(), sampler.decoder.precision
         if (header.fingerprint, header.precision) != own:
             raise InputError(
                 f"{path} belongs to another model: {header.model!r} in {header.precision} with "
-                f"fingerprint {header.fingerprint[:12]}, not {engine.name!r} in {own[1]} with "
+                f"fingerprint {header.fingerprint[:12]}, not {sampler.model_name!r} in {own[1]} with "
                 f"{own[0][:12]}; load the model that drew it"
             )
-        codes, length = tensors["codes"], engine.decoder.code_length
-        check_codes(codes, length=length, vocabulary=engine.decoder.vocabulary)
-        _check_rows(path, codes, tensors.get("labels"), engine.decoder.no_label)
-        noise = row_noise(header.seed, range(header.first, header.first + len(codes)), 1 + length)
+        codes, length = tensors["codes"], sampler.decoder.code_length
+        check_codes(codes, code_length=length, vocabulary=sampler.decoder.vocabulary)
+        _check_rows(path, codes, tensors.get("labels"), sampler.decoder.no_label)
+        noise = uniform_noise(
+            header.seed, range(header.first, header.first + len(codes)), 1 + length
+        )
         plan = Plan(header.seed, header.first, tensors.get("labels"), header.choice, noise[:, 1:])
-        return cls(engine, plan, codes)
+        return cls(sampler, plan, codes)
 
 
-def draw_previews(
-    engine: Engine,
+def run_with_previews(
+    sampler: Sampler,
     plan: Plan,
     budget: Budget,
-    pauses: Pauses,
+    previews: PreviewPolicy,
     *,
-    begin: float,
-    state: DrawState | None = None,
+    started_at: float,
+    state: SamplingState | None = None,
 ) -> Iterator[Preview]:
-    """Draw a plan within a budget, from the start or from a state; see `Engine.run`."""
-    moments = engine.run(
+    """Draw a plan within a budget, from the start or from a state; see `Sampler.run`."""
+    moments = sampler.run(
         plan,
         budget,
-        begin=begin,
-        pauses=pauses,
+        started_at=started_at,
+        previews=previews,
         codes=None if state is None else state.codes,
-        live=None if state is None else state._live,
+        resumable=None if state is None else state._resumable,
     )
-    return (_preview(engine, plan, moment) for moment in moments)
+    return (_preview(sampler, plan, moment) for moment in moments)
 
 
-@defaults()
-def _preview(engine: Engine, plan: Plan, moment: Moment) -> Preview:
+@default_torch_modes()
+def _preview(sampler: Sampler, plan: Plan, moment: Moment) -> Preview:
     assert moment.data is not None
-    state = DrawState(engine, plan, moment.codes.clone(), moment.live)
-    return Preview(moment.codes, moment.data, moment.elapsed_s, moment.stopped_by, state)
+    state = SamplingState(sampler, plan, moment.codes.clone(), moment.resumable)
+    return Preview(moment.codes, moment.data, moment.elapsed_s, moment.stop_reason, state)
 
 
-class _Header(Config):
+class _StateHeader(Config):
     """What a state's file says of it beside codes and labels."""
 
     format_version: int
@@ -226,14 +237,14 @@ class _Header(Config):
     """Of its products; another one rounds otherwise, and would draw other codes."""
     seed: int = Field(ge=0, lt=2**64)
     first: int = Field(ge=0, lt=2**63)
-    choice: ChoiceConfig
+    choice: SamplingParams
 
 
-def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
+def _read_state(path: Path) -> tuple[_StateHeader, dict[str, Tensor]]:
     hint = "write one with `anytime sample --save_state`"
     try:
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_KEY)
+            text = (file.metadata() or {}).get(_METADATA_KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; {hint}") from error
@@ -247,12 +258,12 @@ def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
         raise InputError(f"{path} is no saved state: its header is no JSON; {hint}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} is no saved state: its header is no object; {hint}")
-    if values.get("format_version") != FORMAT_VERSION:
+    if values.get("format_version") != STATE_FORMAT_VERSION:
         raise InputError(
             f"{path} has state format version {values.get('format_version')!r}, and this "
-            f"anytime-ar reads {FORMAT_VERSION}; read it with the version that wrote it"
+            f"anytime-ar reads {STATE_FORMAT_VERSION}; read it with the version that wrote it"
         )
-    header = _Header.parse(values, origin=f"{path}, header")
+    header = _StateHeader.parse(values, origin=f"{path}, header")
     if header.sha256 != _sha256(tensors):
         raise InputError(f"{path} was altered: its SHA-256 is another; {hint}")
     return header, tensors
@@ -260,9 +271,9 @@ def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
 
 def _check_rows(path: Path | str, codes: Tensor, labels: Tensor | None, no_label: int) -> None:
     """Refuse a state that no draw of this model has."""
-    if len(codes) > ROWS_AT_ONCE:
+    if len(codes) > MAX_ROWS:
         raise InputError(
-            f"{path} has {len(codes)} samples, and states have at most {ROWS_AT_ONCE}; draw fewer"
+            f"{path} has {len(codes)} samples, and states have at most {MAX_ROWS}; draw fewer"
         )
     if labels is None:
         return

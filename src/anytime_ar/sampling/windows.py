@@ -16,15 +16,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from anytime_ar.ambient import items_under_defaults
+from anytime_ar.ambient import yield_under_default_modes
 from anytime_ar.errors import InputError
 
-OVERLAP_SHARE = 8
+OVERLAP_DIVISOR = 8
 """Neighbouring windows share one part in so many."""
-WINDOWS_AT_ONCE = 16
+WINDOW_BATCH_SIZE = 16
 
 
-class WaveCodec(Protocol):
+class SampleCodec(Protocol):
     """What encodes and decodes one window: a model of sounds."""
 
     @property
@@ -39,7 +39,7 @@ class WaveCodec(Protocol):
 
 
 @dataclass(frozen=True)
-class Windows:
+class OverlappingWindows:
     """How a sound is cut.
 
     Raises:
@@ -59,7 +59,7 @@ class Windows:
             )
 
     @classmethod
-    def of(cls, codec: WaveCodec) -> Windows:
+    def for_codec(cls, codec: SampleCodec) -> OverlappingWindows:
         """The windows of a model, of which neighbours share an eighth.
 
         Raises:
@@ -68,7 +68,7 @@ class Windows:
         shape = tuple(codec.sample_shape)
         if len(shape) != 2 or shape[0] != 1:
             raise InputError(f"windows need a model of samples (1, T), got {shape}")
-        return cls(shape[1], shape[1] // OVERLAP_SHARE)
+        return cls(shape[1], shape[1] // OVERLAP_DIVISOR)
 
     @property
     def hop(self) -> int:
@@ -79,23 +79,23 @@ class Windows:
         """W, the number of windows that cover a sound of so many samples, at least 1."""
         return max(1, math.ceil((samples - self.overlap) / self.hop))
 
-    @items_under_defaults
-    def cut(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    @yield_under_default_modes
+    def split(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         """A sound in windows, a batch at a time; silence fills the last one.
 
         Args:
             blocks: float32 [n], any n, one after the other.
 
         Yields:
-            float32 [b, 1, T], 1 <= b <= `WINDOWS_AT_ONCE`.
+            float32 [b, 1, T], 1 <= b <= `WINDOW_BATCH_SIZE`.
         """
         covered = 0  # of what is held, by windows that were given before
         held = torch.zeros(0, dtype=torch.float32, device="cpu")
         for block in blocks:
             held = torch.cat([held, block])
-            while len(held) >= self.overlap + WINDOWS_AT_ONCE * self.hop:
-                yield self._batch(held, WINDOWS_AT_ONCE)
-                held, covered = held[WINDOWS_AT_ONCE * self.hop :].clone(), self.overlap
+            while len(held) >= self.overlap + WINDOW_BATCH_SIZE * self.hop:
+                yield self._batch(held, WINDOW_BATCH_SIZE)
+                held, covered = held[WINDOW_BATCH_SIZE * self.hop :].clone(), self.overlap
         if len(held) > covered:
             count = self.count(len(held))
             missing = self.overlap + count * self.hop - len(held)
@@ -105,8 +105,8 @@ class Windows:
         windows = held[: self.overlap + count * self.hop].unfold(0, self.length, self.hop)
         return windows[:, None].contiguous()  # [count, 1, T]; no longer one memory
 
-    @items_under_defaults
-    def join(self, batches: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
+    @yield_under_default_modes
+    def overlap_add(self, batches: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
         """The sound that windows make, without the silence that filled the last one.
 
         Args:
@@ -136,7 +136,7 @@ class Windows:
 
 
 def encode_windows(
-    codec: WaveCodec, windows: Windows, blocks: Iterable[Tensor]
+    codec: SampleCodec, windows: OverlappingWindows, blocks: Iterable[Tensor]
 ) -> Iterator[Tensor]:
     """Codes of a sound of any length, int64 [b, L] of some windows at a time.
 
@@ -145,11 +145,11 @@ def encode_windows(
         windows: their length and overlap.
         blocks: float32 [n] in [-1, 1], any n, one after the other.
     """
-    return (codec.encode(batch) for batch in windows.cut(blocks))
+    return (codec.encode(batch) for batch in windows.split(blocks))
 
 
 def decode_windows(
-    codec: WaveCodec, windows: Windows, codes: Tensor, samples: int
+    codec: SampleCodec, windows: OverlappingWindows, codes: Tensor, samples: int
 ) -> Iterator[Tensor]:
     """A sound from any prefix of the codes of its windows, float32 [n] at a time.
 
@@ -168,5 +168,5 @@ def decode_windows(
             f"{len(codes)} windows of {windows.length} samples that share {windows.overlap} do not "
             f"make a sound of {samples} samples; pass {expected}"
         )
-    batches = (codec.decode(part) for part in codes.split(WINDOWS_AT_ONCE))
-    return windows.join(batches, samples)
+    batches = (codec.decode(part) for part in codes.split(WINDOW_BATCH_SIZE))
+    return windows.overlap_add(batches, samples)

@@ -9,77 +9,79 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from anytime_ar.sampling.plan import Plan
-from anytime_ar.serving.call import Call
-from anytime_ar.serving.jobs import Computed, Done, Draw, Look
-from anytime_ar.serving.media import Media
-from anytime_ar.serving.schema import Drawn, SampleAnswer, Timing
-from anytime_ar.serving.served import Served
+from anytime_ar.serving.call import RequestContext
+from anytime_ar.serving.jobs import CodecResultEvent, PreviewEvent, ResultEvent, SamplingJob
+from anytime_ar.serving.media import MediaProcessor
+from anytime_ar.serving.schema import PreviewResponse, RequestTiming, SampleResponse
+from anytime_ar.serving.served import ServedModel
 
 
 @dataclass(frozen=True)
-class Writer:
+class ResponseWriter:
     """Writes the answers to one request."""
 
-    name: str
+    sample_id: str
     """The draw's id."""
-    served: Served
-    kind: str
+    served: ServedModel
+    format: str
     """Format of the samples."""
     with_codes: bool
-    call: Call
+    context: RequestContext
 
-    async def drawn(self, event: Look | Done) -> Drawn:
+    async def preview(self, event: PreviewEvent | ResultEvent) -> PreviewResponse:
         """What a draw has."""
-        samples = await asyncio.to_thread(write_all, self.served.media, event.data, self.kind)
+        samples = await asyncio.to_thread(to_base64, self.served.media, event.data, self.format)
         count, codes = event.codes.shape
-        return Drawn(
-            id=self.name,
+        return PreviewResponse(
+            id=self.sample_id,
             model=self.served.name,
             n=count,
             codes_drawn=codes,
             code_length=self.served.model.code_length,
             quality=self.served.quality(codes),
-            format=self.kind,
+            format=self.format,
             samples=samples,
             codes=event.codes.tolist() if self.with_codes else None,
         )
 
-    async def done(self, event: Done, draw: Draw, kept_s: float) -> SampleAnswer:
+    async def result(
+        self, event: ResultEvent, job: SamplingJob, expires_in_s: float
+    ) -> SampleResponse:
         """What a draw has in the end."""
-        drawn = await self.drawn(event)
-        return SampleAnswer(
+        drawn = await self.preview(event)
+        return SampleResponse(
             **dict(drawn),
-            seed=draw.plan.seed,
-            first=draw.plan.first,
-            labels=_labels(self.served, draw.plan),
-            stop_reason=event.stopped_by,
-            kept_s=kept_s,
-            timing=timing(event, self.call),
+            seed=job.plan.seed,
+            first=job.plan.first,
+            labels=_labels(self.served, job.plan),
+            stop_reason=event.stop_reason,
+            expires_in_s=expires_in_s,
+            timing=timing(event, self.context),
         )
 
 
-def timing(event: Done | Computed, call: Call) -> Timing:
+def timing(event: ResultEvent | CodecResultEvent, context: RequestContext) -> RequestTiming:
     """Where the time went."""
-    now = call.clock()
-    if isinstance(event, Done):
+    now = context.clock()
+    if isinstance(event, ResultEvent):
         sampling_s, decode_s = event.sampling_s, event.decode_s
     else:
         sampling_s, decode_s = 0.0, event.compute_s
-    return Timing(
+    return RequestTiming(
         queue_ms=_ms(event.queue_s),
         sampling_ms=_ms(sampling_s),
         decode_ms=_ms(decode_s),
-        total_ms=_ms(now - call.arrival),
-        late_ms=None if call.deadline is None else _ms(now - call.deadline),
+        total_ms=_ms(now - context.arrival),
+        late_ms=None if context.deadline is None else _ms(now - context.deadline),
     )
 
 
-def write_all(media: Media, samples: Tensor, kind: str) -> list[str]:
+def to_base64(media: MediaProcessor, samples: Tensor, format: str) -> list[str]:
     """Samples as files in base64."""
-    return [base64.b64encode(file).decode() for file in media.write(samples, kind)]
+    return [base64.b64encode(file).decode() for file in media.to_bytes(samples, format)]
 
 
-def _labels(served: Served, plan: Plan) -> list[str] | None:
+def _labels(served: ServedModel, plan: Plan) -> list[str] | None:
     names = served.model.labels
     if names is None or plan.labels is None:
         return None

@@ -5,30 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from anytime_ar.serving.jobs import Done, StopReason
+from anytime_ar.serving.jobs import ResultEvent, StopReason
 
 
 @dataclass(frozen=True)
-class Ended:
+class SamplingStats:
     """A draw that was answered, in figures."""
 
     n: int
-    codes: int
+    codes_drawn: int
     """That each sample has."""
-    stopped_by: StopReason
+    stop_reason: StopReason
     queue_s: float
     sampling_s: float
     decode_s: float
 
     @classmethod
-    def of(cls, done: Done) -> Ended:
+    def from_event(cls, done: ResultEvent) -> SamplingStats:
         """What the engine told."""
         n, codes = done.codes.shape
-        return cls(n, codes, done.stopped_by, done.queue_s, done.sampling_s, done.decode_s)
+        return cls(n, codes, done.stop_reason, done.queue_s, done.sampling_s, done.decode_s)
 
 
 @dataclass
-class Call:
+class RequestContext:
     """Filled in by whoever knows."""
 
     clock: Callable[[], float]
@@ -38,15 +38,15 @@ class Call:
     """Whose share it counts towards."""
     model: str | None = None
     n: int | None = None
-    asked: int | None = None
+    codes_requested: int | None = None
     """Codes that were asked for."""
     deadline: float | None = None
     """When the answer had to be there; None: no matter."""
-    ended: Ended | None = None
+    stats: SamplingStats | None = None
     """How a draw ended."""
-    decoded: float | None = None
+    decoded_at: float | None = None
     """When its samples were there, where they were drawn."""
-    first_look_s: float | None = None
+    first_preview_s: float | None = None
     """From the arrival to the first preview."""
     error: str | None = None
     """Why there is no answer."""

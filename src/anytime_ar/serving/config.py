@@ -6,10 +6,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from anytime_ar.config import Config
-from anytime_ar.serving.control import Policy
+from anytime_ar.serving.control import OverloadPolicy
 
 
-class Service(Config):
+class ServingConfig(Config):
     """What is promised to those who draw."""
 
     slots: int = Field(64, ge=1, le=4096)
@@ -18,11 +18,11 @@ class Service(Config):
     """The deadline of requests that have none, and the longest one."""
     keep_s: float = Field(300.0, ge=0, allow_inf_nan=False)
     """How long a draw can be continued after its end."""
-    policy: Policy = "elastic"
+    policy: OverloadPolicy = "elastic"
     """What gives way under load; `elastic` unless to compare."""
 
 
-class ServerConfig(Service):
+class ServerConfig(ServingConfig):
     """How to serve over HTTP."""
 
     host: str = "127.0.0.1"
@@ -37,6 +37,6 @@ class ServerConfig(Service):
     """How long the server may take to end: all draws are answered within it."""
 
     @property
-    def allowed_names(self) -> list[str]:
+    def allowed_host_names(self) -> list[str]:
         """Those of `allowed_hosts`."""
         return [name for part in self.allowed_hosts.split(",") if (name := part.strip())]

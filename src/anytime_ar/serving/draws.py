@@ -16,21 +16,21 @@ from torch import Tensor
 
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import Budget
-from anytime_ar.sampling.budget import codes_for
+from anytime_ar.sampling.budget import codes_for_quality
 from anytime_ar.sampling.plan import Plan
-from anytime_ar.serving.answers import Writer
-from anytime_ar.serving.call import Call, Ended
-from anytime_ar.serving.jobs import Done, Draw, Event, Look, Refused
-from anytime_ar.serving.kept import Keeper
-from anytime_ar.serving.mailroom import Mailroom
+from anytime_ar.serving.answers import ResponseWriter
+from anytime_ar.serving.call import RequestContext, SamplingStats
+from anytime_ar.serving.jobs import JobEvent, PreviewEvent, ResultEvent, SamplingJob, ServingError
+from anytime_ar.serving.kept import SessionStore
+from anytime_ar.serving.mailroom import ThreadBridge
 from anytime_ar.serving.schema import (
-    Drawn,
-    Limits,
+    BudgetParams,
+    PreviewResponse,
     RefineRequest,
-    SampleAnswer,
     SampleRequest,
+    SampleResponse,
 )
-from anytime_ar.serving.served import Missing, Models, Served
+from anytime_ar.serving.served import ModelRegistry, NotFoundError, ServedModel
 from anytime_ar.serving.worker import Worker
 
 _OPTIONS = ("label", "temperature", "top_k", "top_p", "guidance")
@@ -38,48 +38,50 @@ SEED_BITS = 48
 """Of fresh seeds: programs that read JSON numbers as doubles keep them whole."""
 
 
-class Conflict(InputError):
+class ConflictError(InputError):
     """The draw is under way, or its id is taken."""
 
 
 @dataclass
-class _Underway:
+class _InFlight:
     """A draw that has not ended."""
 
-    draw: Draw
-    ended: asyncio.Future[SampleAnswer]
+    job: SamplingJob
+    response: asyncio.Future[SampleResponse]
 
 
-class Draws:
+class SampleService:
     """Answers them.
 
     Args:
         models: of the server.
         worker: draws.
-        mailroom: brings what it tells.
-        keeper: of the draws that have ended.
-        longest_s: the deadline of requests that have none, and the longest one.
+        bridge: brings what it tells.
+        sessions: of the draws that have ended.
+        max_deadline_s: the deadline of requests that have none, and the longest one.
     """
 
     def __init__(
         self,
-        models: Models,
+        models: ModelRegistry,
         worker: Worker,
-        mailroom: Mailroom,
-        keeper: Keeper,
+        bridge: ThreadBridge,
+        sessions: SessionStore,
         *,
-        longest_s: float,
+        max_deadline_s: float,
     ) -> None:
-        self._models, self._worker, self._mailroom = models, worker, mailroom
-        self._keeper, self._longest_s = keeper, longest_s
-        self._underway: dict[str, _Underway] = {}
+        self._models, self._worker, self._bridge = models, worker, bridge
+        self._sessions, self._max_deadline_s = sessions, max_deadline_s
+        self._in_flight: dict[str, _InFlight] = {}
 
     def __len__(self) -> int:
         """How many have not ended."""
-        return len(self._underway)
+        return len(self._in_flight)
 
-    def sample(self, request: SampleRequest, call: Call) -> AsyncGenerator[Drawn]:
-        """Draw samples: any number of previews, where they are asked for, and a `SampleAnswer`.
+    def sample(
+        self, request: SampleRequest, context: RequestContext
+    ) -> AsyncGenerator[PreviewResponse]:
+        """Draw samples: any number of previews, where they are asked for, and a `SampleResponse`.
 
         Closing the generator stops the draw. Mistakes show at the call, the rest at its first item.
 
@@ -93,28 +95,30 @@ class Draws:
             name: value for name in _OPTIONS if (value := getattr(request, name)) is not None
         }
         seed = secrets.randbits(SEED_BITS) if request.seed is None else request.seed
-        _check_room(served, request.n, request.guidance)
+        _check_rows(served, request.n, request.guidance)
         plan, _ = served.model.plan(request.n, seed=seed, first=request.first, **options)
         name = request.id or secrets.token_urlsafe(12)
-        if self._keeper.has(name):
-            raise Conflict(f"id {name!r} is taken; choose another one, or none")
-        return self._start(name, served, plan, None, request, call)
+        if self._sessions.has(name):
+            raise ConflictError(f"id {name!r} is taken; choose another one, or none")
+        return self._start(name, served, plan, None, request, context)
 
-    def refine(self, name: str, request: RefineRequest, call: Call) -> AsyncGenerator[Drawn]:
+    def refine(
+        self, sample_id: str, request: RefineRequest, context: RequestContext
+    ) -> AsyncGenerator[PreviewResponse]:
         """Go on with a draw that has ended; as `sample`.
 
         Raises:
             InputError, Missing, Conflict, Refused: as there.
         """
-        kept = self._keeper.get(name)
-        if kept is None and name in self._underway:
-            raise under_way(name)
-        if kept is None or kept.client != call.client:
-            raise no_draw(name)
+        kept = self._sessions.get(sample_id)
+        if kept is None and sample_id in self._in_flight:
+            raise in_flight_error(sample_id)
+        if kept is None or kept.client != context.client:
+            raise unknown_sample_error(sample_id)
         served = self._models.get(kept.model)
-        return self._start(name, served, kept.plan, kept.codes.long(), request, call)
+        return self._start(sample_id, served, kept.plan, kept.codes.long(), request, context)
 
-    async def stop(self, name: str, call: Call) -> SampleAnswer | None:
+    async def stop(self, sample_id: str, context: RequestContext) -> SampleResponse | None:
         """Stop a draw and return what it has. One that has ended is let go: None. A little later it
         is forgotten, unless it is gone on with: the client may have meant to stop it, a moment too
         late.
@@ -123,85 +127,88 @@ class Draws:
             Missing: there is none.
             Refused: it has nothing.
         """
-        underway = self._underway.get(name)
-        if underway is not None and underway.draw.client == call.client:
-            self._worker.cancel(underway.draw)
-            return await asyncio.shield(underway.ended)
-        kept = self._keeper.get(name)
-        if kept is None or kept.client != call.client or not self._keeper.has(name):
-            raise no_draw(name)
-        self._keeper.let_go(name)
+        underway = self._in_flight.get(sample_id)
+        if underway is not None and underway.job.client == context.client:
+            self._worker.cancel(underway.job)
+            return await asyncio.shield(underway.response)
+        kept = self._sessions.get(sample_id)
+        if kept is None or kept.client != context.client or not self._sessions.has(sample_id):
+            raise unknown_sample_error(sample_id)
+        self._sessions.release(sample_id)
         return None
 
     def _start(
         self,
-        name: str,
-        served: Served,
+        sample_id: str,
+        served: ServedModel,
         plan: Plan,
         codes: Tensor | None,
         request: SampleRequest | RefineRequest,
-        call: Call,
-    ) -> AsyncGenerator[Drawn]:
+        context: RequestContext,
+    ) -> AsyncGenerator[PreviewResponse]:
         drawn = 0 if codes is None else codes.shape[1]
-        floor, cap = _floor_and_cap(served, request, drawn)
-        kind = served.media.check(request.format)
-        within_s = self._longest_s
+        floor, cap = _code_limits(served, request, drawn)
+        kind = served.media.resolve_format(request.format)
+        within_s = self._max_deadline_s
         if request.deadline_ms is not None:
             within_s = min(within_s, request.deadline_ms / 1000)
-            call.deadline = call.arrival + within_s
-        call.model, call.n, call.asked = served.name, len(plan), cap
-        queue, listener = self._mailroom.box()
-        draw = Draw(
+            context.deadline = context.arrival + within_s
+        context.model, context.n, context.codes_requested = served.name, len(plan), cap
+        queue, listener = self._bridge.open_queue()
+        draw = SamplingJob(
             model=served.name,
-            client=call.client,
-            arrival=call.arrival,
-            deadline=call.arrival + within_s,
+            client=context.client,
+            arrival=context.arrival,
+            deadline=context.arrival + within_s,
             listener=listener,
             plan=plan,
-            floor=floor,
-            cap=cap,
+            min_codes=floor,
+            max_codes=cap,
             codes=codes,
-            drawn=drawn,
+            codes_drawn=drawn,
         )
         if request.stream:
-            draw.look_every_s = 1 / request.previews_per_s if request.previews_per_s else 0.0
-        writer = Writer(name, served, kind, request.with_codes, call)
-        return self._follow(draw, queue, writer)
+            draw.preview_interval_s = 1 / request.previews_per_s if request.previews_per_s else 0.0
+        writer = ResponseWriter(sample_id, served, kind, request.with_codes, context)
+        return self._stream_updates(draw, queue, writer)
 
-    async def _follow(
-        self, draw: Draw, queue: asyncio.Queue[Event], writer: Writer
-    ) -> AsyncGenerator[Drawn]:
+    async def _stream_updates(
+        self, job: SamplingJob, queue: asyncio.Queue[JobEvent], writer: ResponseWriter
+    ) -> AsyncGenerator[PreviewResponse]:
         """Submit a draw and answer what is heard of it.
 
         Raises:
             Conflict: another one of that name is under way. This is seen here, where the name is
                 taken: two requests can be made before either is begun.
         """
-        if writer.name in self._underway:
-            raise under_way(writer.name)
-        ended: asyncio.Future[SampleAnswer] = asyncio.get_running_loop().create_future()
-        self._underway[writer.name] = _Underway(draw, ended)
-        self._worker.submit(draw)
-        answer: SampleAnswer | None = None
-        error: BaseException = Refused("cancelled", "the client that asked for it has left")
+        if writer.sample_id in self._in_flight:
+            raise in_flight_error(writer.sample_id)
+        ended: asyncio.Future[SampleResponse] = asyncio.get_running_loop().create_future()
+        self._in_flight[writer.sample_id] = _InFlight(job, ended)
+        self._worker.submit(job)
+        answer: SampleResponse | None = None
+        error: BaseException = ServingError("cancelled", "the client that asked for it has left")
         try:
             while answer is None:
                 match await queue.get():
-                    case Look() as look:
-                        shown = await writer.drawn(look)
-                        if writer.call.first_look_s is None:
-                            writer.call.first_look_s = writer.call.clock() - draw.arrival
+                    case PreviewEvent() as look:
+                        shown = await writer.preview(look)
+                        if writer.context.first_preview_s is None:
+                            writer.context.first_preview_s = writer.context.clock() - job.arrival
                         yield shown
-                    case Done() as done:
-                        writer.call.ended, writer.call.decoded = Ended.of(done), done.at
-                        self._keeper.put(writer.name, draw, done.codes)
-                        answer = await writer.done(done, draw, self._keeper.seconds)
-                    case Refused() as refused:
+                    case ResultEvent() as done:
+                        writer.context.stats, writer.context.decoded_at = (
+                            SamplingStats.from_event(done),
+                            done.decoded_at,
+                        )
+                        self._sessions.put(writer.sample_id, job, done.codes)
+                        answer = await writer.result(done, job, self._sessions.ttl_s)
+                    case ServingError() as refused:
                         error = refused
                         raise refused
         finally:
-            self._worker.cancel(draw)  # does nothing if it has ended
-            del self._underway[writer.name]
+            self._worker.cancel(job)  # does nothing if it has ended
+            del self._in_flight[writer.sample_id]
             if answer is not None:
                 ended.set_result(answer)
             else:
@@ -210,7 +217,7 @@ class Draws:
         yield answer
 
 
-def _check_room(served: Served, n: int, guidance: object) -> None:
+def _check_rows(served: ServedModel, n: int, guidance: object) -> None:
     """Before anything is made for each sample."""
     guided = served.model.bundle.card.choice.guided if guidance is None else guidance != 1
     rows = n * (2 if guided and served.model.labels is not None else 1)
@@ -221,26 +228,28 @@ def _check_room(served: Served, n: int, guidance: object) -> None:
         )
 
 
-def _floor_and_cap(served: Served, limits: Limits, drawn: int) -> tuple[int, int]:
+def _code_limits(served: ServedModel, limits: BudgetParams, codes_drawn: int) -> tuple[int, int]:
     """Codes that a draw needs, and that it may have."""
     floor = limits.min_codes
     if limits.min_quality is not None:
-        floor = max(floor, codes_for(limits.min_quality, served.model.curve))
+        floor = max(floor, codes_for_quality(limits.min_quality, served.model.curve))
     budget = Budget(codes=limits.codes, quality=limits.quality, min_codes=floor)
-    cap = served.model.engine.limit(budget).codes
-    if cap < drawn:
+    cap = served.model.sampler.resolve_budget(budget).max_codes
+    if cap < codes_drawn:
         raise InputError(
-            f"this draw has {drawn} codes, and {cap} were asked for; ask for as many or more, or "
+            f"this draw has {codes_drawn} codes, and {cap} were asked for; ask for as many or more, or "
             f"decode its first {cap}"
         )
-    return max(floor, drawn), cap
+    return max(floor, codes_drawn), cap
 
 
-def under_way(name: str) -> Conflict:
+def in_flight_error(sample_id: str) -> ConflictError:
     """What who asks for a draw hears that has not ended."""
-    return Conflict(f"draw {name!r} is still under way; wait for its end, or stop it")
+    return ConflictError(f"draw {sample_id!r} is still under way; wait for its end, or stop it")
 
 
-def no_draw(name: str) -> Missing:
+def unknown_sample_error(sample_id: str) -> NotFoundError:
     """What who asks for a draw hears that there is not."""
-    return Missing(f"there is no draw {name[:64]!r} (any more); draws are kept for a while only")
+    return NotFoundError(
+        f"there is no draw {sample_id[:64]!r} (any more); draws are kept for a while only"
+    )

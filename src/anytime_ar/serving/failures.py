@@ -13,14 +13,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from anytime_ar.errors import InputError
-from anytime_ar.serving.call import Call
-from anytime_ar.serving.draws import Conflict
-from anytime_ar.serving.jobs import Reason, Refused
-from anytime_ar.serving.negotiation import NotAcceptable
-from anytime_ar.serving.schema import ErrorAnswer, ErrorBody, ErrorCode
-from anytime_ar.serving.served import Missing
+from anytime_ar.serving.call import RequestContext
+from anytime_ar.serving.draws import ConflictError
+from anytime_ar.serving.jobs import ErrorReason, ServingError
+from anytime_ar.serving.negotiation import NotAcceptableError
+from anytime_ar.serving.schema import ErrorBody, ErrorCode, ErrorResponse
+from anytime_ar.serving.served import NotFoundError
 
-STATUS: dict[Reason, int] = {
+HTTP_STATUS: dict[ErrorReason, int] = {
     "overloaded": 503,
     "draining": 503,
     "broken": 503,
@@ -28,13 +28,13 @@ STATUS: dict[Reason, int] = {
     "cancelled": 409,
 }
 """HTTP status by the reason why there is no sample."""
-_HTTP: dict[int, tuple[ErrorCode, str]] = {
+_HTTP_ERRORS: dict[int, tuple[ErrorCode, str]] = {
     404: ("not_found", "there is nothing here; see /openapi.json for what there is"),
     405: ("not_allowed", "this path has other methods; see /openapi.json"),
     413: ("too_large", "the body is larger than the server takes; send less at once"),
 }
-_MOST_DETAILS = 8
-_LONGEST = 200
+_MAX_DETAILS = 8
+_MAX_MESSAGE_CHARS = 200
 """Characters of a message of others that are passed on."""
 _log = logging.getLogger(__name__)
 
@@ -42,12 +42,12 @@ _log = logging.getLogger(__name__)
 def error_body(
     code: ErrorCode,
     message: str,
-    retry_s: float | None = None,
+    retry_after_s: float | None = None,
     details: list[dict[str, Any]] | None = None,
-) -> ErrorAnswer:
+) -> ErrorResponse:
     """What a client is told."""
-    return ErrorAnswer(
-        error=ErrorBody(code=code, message=message, retry_after_s=retry_s, details=details)
+    return ErrorResponse(
+        error=ErrorBody(code=code, message=message, retry_after_s=retry_after_s, details=details)
     )
 
 
@@ -56,13 +56,13 @@ def error_response(
     code: ErrorCode,
     message: str,
     *,
-    retry_s: float | None = None,
+    retry_after_s: float | None = None,
     details: list[dict[str, Any]] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """An error as the answer to a request."""
-    retry = {} if retry_s is None else {"Retry-After": str(max(1, math.ceil(retry_s)))}
-    body = error_body(code, message, retry_s, details)
+    retry = {} if retry_after_s is None else {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
+    body = error_body(code, message, retry_after_s, details)
     return Response(
         body.model_dump_json(),
         status,
@@ -71,28 +71,30 @@ def error_response(
     )
 
 
-def answer_failures(app: FastAPI) -> None:
+def install_error_handlers(app: FastAPI) -> None:
     """Let an application answer errors in our form, and tell the log of them."""
 
     def noted(request: Request, code: str) -> None:
-        call: Call = request.state.call
+        call: RequestContext = request.state.context
         call.error = code
 
-    @app.exception_handler(Refused)
-    async def refused(request: Request, error: Refused) -> Response:
+    @app.exception_handler(ServingError)
+    async def refused(request: Request, error: ServingError) -> Response:
         noted(request, error.reason)
-        retry_s = error.retry_s if STATUS[error.reason] == 503 else None
-        return error_response(STATUS[error.reason], error.reason, str(error), retry_s=retry_s)
+        retry_s = error.retry_after_s if HTTP_STATUS[error.reason] == 503 else None
+        return error_response(
+            HTTP_STATUS[error.reason], error.reason, str(error), retry_after_s=retry_s
+        )
 
     @app.exception_handler(InputError)
     async def wrong_input(request: Request, error: InputError) -> Response:
         status: int = 422
         code: ErrorCode = "invalid"
-        if isinstance(error, Missing):
+        if isinstance(error, NotFoundError):
             status, code = 404, "not_found"
-        elif isinstance(error, Conflict):
+        elif isinstance(error, ConflictError):
             status, code = 409, "conflict"
-        elif isinstance(error, NotAcceptable):
+        elif isinstance(error, NotAcceptableError):
             status, code = 406, "not_acceptable"
         noted(request, code)
         return error_response(status, code, str(error))
@@ -101,7 +103,7 @@ def answer_failures(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         noted(request, "invalid")
         if any(one["loc"] == ("body",) and one["type"] != "missing" for one in error.errors()):
-            kind = request.headers.get("content-type", "")[:_LONGEST]
+            kind = request.headers.get("content-type", "")[:_MAX_MESSAGE_CHARS]
             if not _is_json(kind):
                 came = f"has Content-Type {kind!r}" if kind else "has no Content-Type"
                 return error_response(
@@ -113,17 +115,19 @@ def answer_failures(app: FastAPI) -> None:
         # What came is not repeated: it can be anything, and of any size.
         details = [
             {
-                "where": ".".join(str(part)[:_LONGEST] for part in mistake["loc"]),
-                "what": mistake["msg"][:_LONGEST],
+                "where": ".".join(str(part)[:_MAX_MESSAGE_CHARS] for part in mistake["loc"]),
+                "what": mistake["msg"][:_MAX_MESSAGE_CHARS],
             }
-            for mistake in error.errors()[:_MOST_DETAILS]
+            for mistake in error.errors()[:_MAX_DETAILS]
         ]
         first = f"{details[0]['where']}: {details[0]['what']}" if details else "cannot be read"
         return error_response(422, "invalid", f"the request is wrong: {first}", details=details)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        code, message = _HTTP.get(error.status_code, ("invalid", str(error.detail)[:_LONGEST]))
+        code, message = _HTTP_ERRORS.get(
+            error.status_code, ("invalid", str(error.detail)[:_MAX_MESSAGE_CHARS])
+        )
         noted(request, code)
         return error_response(error.status_code, code, message, headers=error.headers)
 
@@ -134,7 +138,7 @@ def answer_failures(app: FastAPI) -> None:
         return error_response(500, "internal", "the server has a fault; its log says which")
 
 
-def _is_json(kind: str) -> bool:
+def _is_json(media_type: str) -> bool:
     """Whether bodies of a media type are read as JSON, as FastAPI does it."""
-    major, _, minor = kind.partition(";")[0].strip().lower().partition("/")
+    major, _, minor = media_type.partition(";")[0].strip().lower().partition("/")
     return major == "application" and (minor == "json" or minor.endswith("+json"))

@@ -13,28 +13,28 @@ from typing import Any
 
 from starlette.responses import Response
 
-from anytime_ar.serving.call import Call
+from anytime_ar.serving.call import RequestContext
 from anytime_ar.serving.failures import error_response
-from anytime_ar.serving.hosts import Hosts
-from anytime_ar.serving.lag import Lag
+from anytime_ar.serving.hosts import AllowedHosts
+from anytime_ar.serving.lag import EventLoopLag
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Observe = Callable[[Call, Scope, int], None]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+RequestObserver = Callable[[RequestContext, Scope, int], None]
 
-MOST_HEADER_BYTES = 16 * 1024
-MOST_BODY_BYTES = 64 * 2**20
-OPEN_PATHS = ("/livez", "/readyz")
+MAX_HEADER_BYTES = 16 * 1024
+MAX_BODY_BYTES = 64 * 2**20
+UNAUTHENTICATED_PATHS = ("/livez", "/readyz")
 """That need no key: whoever restarts the server, or sends requests its way, has none. They tell yes
 or no and nothing else."""
-_NOT_SPOKEN = 1003
-_CHALLENGE = {"WWW-Authenticate": 'Basic realm="anytime-ar", charset="UTF-8"'}
+_WEBSOCKET_UNSUPPORTED = 1003
+_AUTH_CHALLENGE = {"WWW-Authenticate": 'Basic realm="anytime-ar", charset="UTF-8"'}
 
 
-class Guard:
+class RequestMiddleware:
     """ASGI middleware.
 
     Args:
@@ -48,13 +48,13 @@ class Guard:
 
     def __init__(
         self,
-        app: App,
+        app: ASGIApp,
         *,
         keys: Mapping[bytes, str] | None,
-        hosts: Hosts,
+        hosts: AllowedHosts,
         clock: Callable[[], float],
-        lag: Lag,
-        observe: Observe,
+        lag: EventLoopLag,
+        observe: RequestObserver,
     ) -> None:
         self._app, self._keys, self._hosts, self._clock = app, keys, hosts, clock
         self._lag, self._observe = lag, observe
@@ -66,11 +66,11 @@ class Guard:
             return
         if scope["type"] != "http":  # no path speaks anything else
             await receive()
-            await send({"type": "websocket.close", "code": _NOT_SPOKEN})
+            await send({"type": "websocket.close", "code": _WEBSOCKET_UNSUPPORTED})
             return
         arrival = self._clock() - self._lag.seconds  # it has waited to be read
-        call = Call(self._clock, arrival, client=(scope.get("client") or ("?",))[0])
-        scope.setdefault("state", {})["call"] = call
+        call = RequestContext(self._clock, arrival, client=(scope.get("client") or ("?",))[0])
+        scope.setdefault("state", {})["context"] = call
         status = 499  # the client left before there was an answer
         method = scope["method"]
         # A copy: the server that calls us still has to know that the method is HEAD.
@@ -85,50 +85,50 @@ class Guard:
             await send(message)
 
         try:
-            refusal = self._refusal(scope, call)
+            refusal = self._reject(scope, call)
             await (refusal or self._app)(inner, receive, noting_send)
         finally:
             self._observe(call, {**inner, "method": method}, status)
 
-    def _refusal(self, scope: Scope, call: Call) -> Response | None:
+    def _reject(self, scope: Scope, context: RequestContext) -> Response | None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
-        if sum(len(name) + len(value) for name, value in headers) > MOST_HEADER_BYTES:
-            call.error = "too_large"
+        if sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
+            context.error = "too_large"
             return error_response(
-                431, "too_large", f"headers take more than {MOST_HEADER_BYTES} bytes; send fewer"
+                431, "too_large", f"headers take more than {MAX_HEADER_BYTES} bytes; send fewer"
             )
         for header, value in headers:
-            if header == b"host" and not self._hosts.answers_to(value.decode("latin-1")):
-                call.error = "wrong_host"
+            if header == b"host" and not self._hosts.allows(value.decode("latin-1")):
+                context.error = "wrong_host"
                 return error_response(
                     421,
                     "wrong_host",
                     "this server does not answer to the name in the header Host; if it should, "
                     "start it with --allowed-hosts NAME",
                 )
-        if self._lag.too_long and scope["method"] == "POST":
-            call.error = "overloaded"
+        if self._lag.overloaded and scope["method"] == "POST":
+            context.error = "overloaded"
             return error_response(
-                503, "overloaded", "more requests come than can be read; try again", retry_s=1
+                503, "overloaded", "more requests come than can be read; try again", retry_after_s=1
             )
         length = dict(headers).get(b"content-length", b"")
-        if length.isdigit() and int(length) > MOST_BODY_BYTES:
-            call.error = "too_large"
+        if length.isdigit() and int(length) > MAX_BODY_BYTES:
+            context.error = "too_large"
             return error_response(
-                413, "too_large", f"the body has more than {MOST_BODY_BYTES} bytes; send less"
+                413, "too_large", f"the body has more than {MAX_BODY_BYTES} bytes; send less"
             )
-        if self._keys is None or scope["path"] in OPEN_PATHS:
+        if self._keys is None or scope["path"] in UNAUTHENTICATED_PATHS:
             return None
-        name = self._keys.get(_digest(dict(headers).get(b"authorization", b"")))
+        name = self._keys.get(_authorization_digest(dict(headers).get(b"authorization", b"")))
         if name is None:
-            call.error = "unauthorized"
+            context.error = "unauthorized"
             return error_response(
                 401,
                 "unauthorized",
                 "send one of the server's keys: Authorization: Bearer KEY",
-                headers=_CHALLENGE,
+                headers=_AUTH_CHALLENGE,
             )
-        call.client = name
+        context.client = name
         return None
 
 
@@ -137,7 +137,7 @@ def key_digest(key: str | bytes) -> bytes:
     return hashlib.sha256(key.encode() if isinstance(key, str) else key).digest()
 
 
-def _digest(authorization: bytes) -> bytes:
+def _authorization_digest(authorization: bytes) -> bytes:
     """Of the key in a header: `Bearer KEY`, or from a browser `Basic` with the key as password.
 
     The key is bytes, in UTF-8; some clients write headers in Latin-1, which is hardly ever valid

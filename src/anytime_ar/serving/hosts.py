@@ -16,52 +16,52 @@ from fnmatch import fnmatchcase
 
 from anytime_ar.errors import InputError
 
-_LOCAL = ("localhost", "*.localhost")
+_LOCAL_NAMES = ("localhost", "*.localhost")
 _PORT = re.compile(r":\d*$")
 
 
 @dataclass(frozen=True)
-class Hosts:
+class AllowedHosts:
     """Names that are answered to."""
 
     names: frozenset[str]
     """In lower case; `*.example.org` is all below example.org, `*` is every name."""
-    any_address: bool
+    any_ip: bool
     """Whether all IP addresses are answered to, and not only those that lead from this machine to
     itself. No page has another's address as its name, so this is safe."""
 
     @classmethod
-    def of(cls, bound: str, allowed: Iterable[str] = ()) -> Hosts:
+    def for_server(cls, bind_host: str, allowed: Iterable[str] = ()) -> AllowedHosts:
         """Collect the own names of a server.
 
         Args:
-            bound: the address or name that it listens at.
+            bind_host: the address or name that it listens at.
             allowed: further names.
 
         Raises:
             InputError: one of them is no name.
         """
-        names = {*_LOCAL, _plain(bound), _plain(socket.gethostname())}
+        names = {*_LOCAL_NAMES, _normalise(bind_host), _normalise(socket.gethostname())}
         for name in allowed:
             if not re.fullmatch(r"[\w.*-]+|\[?[0-9a-fA-F:.]+\]?", name) or _has_port(name):
                 raise InputError(
                     f"allowed_hosts: {name!r} is no name of a host; pass names like example.org or "
                     "*.example.org, or * for all, without http:// and without a port"
                 )
-            names.add(_plain(name))
-        address = _address(bound)
+            names.add(_normalise(name))
+        address = _parse_ip(bind_host)
         if address is None or not address.is_loopback:
-            names.add(_plain(socket.getfqdn()))  # may ask the network
+            names.add(_normalise(socket.getfqdn()))  # may ask the network
         return cls(frozenset(names), address is not None and address.is_unspecified)
 
-    def answers_to(self, host: str | None) -> bool:
+    def allows(self, host: str | None) -> bool:
         """Whether the value of a `Host` header is one of them, with or without a port. None: there
         is no such header; programs may leave it out, browsers never do."""
         if host is None:
             return True
-        name = _plain(_PORT.sub("", host) if _has_port(host) else host)
-        address = _address(name)
-        if address is not None and (address.is_loopback or self.any_address):
+        name = _normalise(_PORT.sub("", host) if _has_port(host) else host)
+        address = _parse_ip(name)
+        if address is not None and (address.is_loopback or self.any_ip):
             return True
         return any(fnmatchcase(name, own) for own in self.names)
 
@@ -71,14 +71,14 @@ def _has_port(host: str) -> bool:
     return bool(_PORT.search(host)) and (host.count(":") == 1 or "]:" in host)
 
 
-def _plain(host: str) -> str:
+def _normalise(host: str) -> str:
     """A name as it is compared."""
     name = host.lower().removesuffix(".").removeprefix("[").removesuffix("]")
-    address = _address(name)
+    address = _parse_ip(name)
     return name if address is None else str(address)
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _parse_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """An IP address; None: it is a name."""
     try:
         return ipaddress.ip_address(host)

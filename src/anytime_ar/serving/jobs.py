@@ -16,47 +16,51 @@ StopReason = Literal["complete", "deadline", "load", "cancelled", "drain"]
 """Why a draw ended: it has all the codes that were asked for, its time was up, others needed the
 room, it was stopped, or the server is going down."""
 
-Reason = Literal["overloaded", "draining", "deadline", "cancelled", "broken"]
+ErrorReason = Literal["overloaded", "draining", "deadline", "cancelled", "broken"]
 """Why there is no sample."""
 
 
-class Refused(AnytimeError):
+class ServingError(AnytimeError):
     """There is no sample, and why.
 
     Args:
         reason: for programs.
         message: for people.
-        retry_s: when trying again may help; None: no use.
+        retry_after_s: when trying again may help; None: no use.
     """
 
-    def __init__(self, reason: Reason, message: str, retry_s: float | None = None) -> None:
+    def __init__(
+        self, reason: ErrorReason, message: str, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
-        self.reason, self.retry_s = reason, retry_s
+        self.reason, self.retry_after_s = reason, retry_after_s
 
 
-def overloaded(shortage_s: float) -> Refused:
+def overloaded_error(lateness_s: float) -> ServingError:
     """What a job hears whose floor does not fit, by so many seconds."""
-    return Refused(
+    return ServingError(
         "overloaded",
-        f"not even the least that this request needs fits, by {shortage_s:.3f} s; ask for less, "
+        f"not even the least that this request needs fits, by {lateness_s:.3f} s; ask for less, "
         "give it more time, or try again later",
-        retry_s=shortage_s,
+        retry_after_s=lateness_s,
     )
 
 
-def too_late(*, draining: bool) -> Refused:
+def deadline_error(*, draining: bool) -> ServingError:
     """What a job hears whose time is up before it has its floor."""
     if draining:
-        return Refused("draining", "the server went down before the least that was asked for", 1)
-    return Refused(
+        return ServingError(
+            "draining", "the server went down before the least that was asked for", 1
+        )
+    return ServingError(
         "deadline",
         "the deadline passed before there were as many codes as the request needs at least",
-        retry_s=0,
+        retry_after_s=0,
     )
 
 
 @dataclass(frozen=True)
-class Look:
+class PreviewEvent:
     """What a draw has on its way."""
 
     codes: Tensor
@@ -71,24 +75,24 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Done:
+class ResultEvent:
     """What a draw has in the end."""
 
     codes: Tensor
     data: Tensor
-    stopped_by: StopReason
+    stop_reason: StopReason
     queue_s: float
     """From its arrival to its first step."""
     sampling_s: float
     """From there to its last."""
     decode_s: float
     """Decoding, of all that was decoded together."""
-    at: float
+    decoded_at: float
     """When it was."""
 
 
 @dataclass(frozen=True)
-class Computed:
+class CodecResultEvent:
     """What a task has computed."""
 
     result: Tensor
@@ -96,9 +100,9 @@ class Computed:
     compute_s: float
 
 
-Event = Look | Done | Computed | Refused
+JobEvent = PreviewEvent | ResultEvent | CodecResultEvent | ServingError
 """Any number of looks, then exactly one of the others."""
-Listener = Callable[[Event], None]
+Listener = Callable[[JobEvent], None]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -112,70 +116,74 @@ class Job:
     deadline: float
     """When the response has to be there."""
     listener: Listener
-    due: float = math.inf
+    data_due: float = math.inf
     """When its data has to be there for that; the scheduler says."""
     cancelled: bool = False
     """Set from any thread; looked at between two codes."""
-    on_trial: bool = False
+    on_probation: bool = False
     """Taken in although it does not fit by estimates that may be wrong."""
 
-    samples: int
+    num_samples: int
     """n, that its response is about."""
 
 
 @dataclass(eq=False, kw_only=True)
-class Draw(Job):
+class SamplingJob(Job):
     """Some samples, with as many codes as load and deadline allow."""
 
     plan: Plan
-    floor: int
+    min_codes: int
     """Codes below which it is worth nothing, 1..cap."""
-    cap: int
+    max_codes: int
     """Codes that were asked for, at most L."""
-    look_every_s: float = math.inf
+    preview_interval_s: float = math.inf
     """Seconds from one look to the next; 0: after every code."""
     codes: Tensor | None = None
     """int64 [n, k]: what it has while it waits; None: nothing yet."""
-    drawn: int = 0
+    codes_drawn: int = 0
     """k."""
     rows: list[int] = field(default_factory=list)
     """In the batch; empty while it waits."""
-    joined: float | None = None
+    started_at: float | None = None
     """When it began to be drawn."""
-    looked: float = -math.inf
+    last_preview_at: float = -math.inf
     """When it was looked at last."""
 
-    samples: int = field(init=False)
+    num_samples: int = field(init=False)
     """n."""
-    places: int = field(init=False)
+    num_slots: int = field(init=False)
     """Rows of the batch that it takes."""
 
     def __post_init__(self) -> None:
-        self.samples, self.places = len(self.plan), self.plan.places
+        self.num_samples, self.num_slots = len(self.plan), self.plan.num_slots
 
     @property
-    def progress(self) -> float:
+    def extra_progress(self) -> float:
         """The share that it has of its extra codes, those between floor and cap."""
-        return (self.drawn - self.floor) / max(1, self.cap - self.floor)
+        return (self.codes_drawn - self.min_codes) / max(1, self.max_codes - self.min_codes)
 
-    def why_stop(self, share: float) -> StopReason | None:
+    def check_stop(self, extra_share: float) -> StopReason | None:
         """Whether it needs no further code, and why; with a share of its extra codes, 0..1."""
         if self.cancelled:
             return "cancelled"
-        if self.drawn >= self.cap:
+        if self.codes_drawn >= self.max_codes:
             return "complete"
-        return "load" if self.drawn >= self.floor and self.progress >= share else None
+        return (
+            "load"
+            if self.codes_drawn >= self.min_codes and self.extra_progress >= extra_share
+            else None
+        )
 
 
 @dataclass(eq=False, kw_only=True)
-class Task(Job):
+class CodecJob(Job):
     """Something else that the model computes, in parts, between two steps."""
 
-    parts: list[Callable[[], Tensor]]
+    chunks: list[Callable[[], Tensor]]
     """What is left to do; each result is float or int64 [b, ...]."""
-    rows: int
+    chunk_size: int
     """Samples in a part."""
-    kind: str
+    operation: str
     """What is computed, by which its costs are known: `encode`, `decode`."""
     results: list[Tensor] = field(default_factory=list)
-    began: float | None = None
+    started_at: float | None = None

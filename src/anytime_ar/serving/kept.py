@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from anytime_ar.sampling.plan import Plan
-from anytime_ar.serving.jobs import Draw
+from anytime_ar.serving.jobs import SamplingJob
 
-MOST_BYTES = 2**27
-LET_GO_S = 5.0
+MAX_SESSION_BYTES = 2**27
+RELEASE_GRACE_S = 5.0
 """For which a draw can still be continued that a client has let go."""
-APIECE = 8192
+SESSION_OVERHEAD_BYTES = 8192
 """Bytes of a draw beside its numbers, at most; most of them are short, so that this counts."""
 
 
 @dataclass(frozen=True)
-class Kept:
+class Session:
     """One draw."""
 
     model: str
@@ -31,68 +31,71 @@ class Kept:
 
 
 @dataclass
-class _Entry:
-    kept: Kept
-    until: float
+class _SessionEntry:
+    session: Session
+    expires_at: float
     nbytes: int
-    let_go: bool = False
+    released: bool = False
 
 
-class Keeper:
+class SessionStore:
     """Keeps draws for some seconds; of too many, the oldest go early.
 
     Args:
-        seconds: how long.
+        ttl_s: how long.
         clock: gives seconds.
-        most_bytes: what all of them take at most.
+        max_bytes: what all of them take at most.
     """
 
     def __init__(
-        self, seconds: float, clock: Callable[[], float], most_bytes: int = MOST_BYTES
+        self, ttl_s: float, clock: Callable[[], float], max_bytes: int = MAX_SESSION_BYTES
     ) -> None:
-        self.seconds, self._clock, self._most_bytes = seconds, clock, most_bytes
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self.ttl_s, self._clock, self._max_bytes = ttl_s, clock, max_bytes
+        self._entries: OrderedDict[str, _SessionEntry] = OrderedDict()
         """Those that go first come first."""
         self._bytes = 0
 
     def __len__(self) -> int:
-        self._forget()
+        self._evict()
         return len(self._entries)
 
-    def put(self, name: str, draw: Draw, codes: Tensor) -> None:
+    def put(self, sample_id: str, job: SamplingJob, codes: Tensor) -> None:
         """Keep the codes (int64 [n, k]) of a draw under a name, in place of what was there."""
-        self._drop(name)
+        self._drop(sample_id)
         small = codes.to(torch.int32)
-        kept = Kept(draw.model, draw.client, draw.plan, small)
-        nbytes = APIECE + small.nbytes + draw.plan.noise.nbytes
-        self._entries[name] = _Entry(kept, self._clock() + self.seconds, nbytes)
+        kept = Session(job.model, job.client, job.plan, small)
+        nbytes = SESSION_OVERHEAD_BYTES + small.nbytes + job.plan.noise.nbytes
+        self._entries[sample_id] = _SessionEntry(kept, self._clock() + self.ttl_s, nbytes)
         self._bytes += nbytes
-        self._forget()
+        self._evict()
 
-    def get(self, name: str) -> Kept | None:
+    def get(self, sample_id: str) -> Session | None:
         """A draw, if it is still there."""
-        self._forget()
-        entry = self._entries.get(name)
-        return None if entry is None or entry.until <= self._clock() else entry.kept
+        self._evict()
+        entry = self._entries.get(sample_id)
+        return None if entry is None or entry.expires_at <= self._clock() else entry.session
 
-    def has(self, name: str) -> bool:
+    def has(self, sample_id: str) -> bool:
         """Whether a draw is there, and not let go."""
-        return self.get(name) is not None and not self._entries[name].let_go
+        return self.get(sample_id) is not None and not self._entries[sample_id].released
 
-    def let_go(self, name: str) -> None:
+    def release(self, sample_id: str) -> None:
         """Forget a draw soon, unless it is put again."""
-        entry = self._entries[name]
-        entry.until, entry.let_go = min(entry.until, self._clock() + LET_GO_S), True
-        self._entries.move_to_end(name, last=False)
+        entry = self._entries[sample_id]
+        entry.expires_at, entry.released = (
+            min(entry.expires_at, self._clock() + RELEASE_GRACE_S),
+            True,
+        )
+        self._entries.move_to_end(sample_id, last=False)
 
-    def _drop(self, name: str) -> None:
-        if name in self._entries:
-            self._bytes -= self._entries.pop(name).nbytes
+    def _drop(self, sample_id: str) -> None:
+        if sample_id in self._entries:
+            self._bytes -= self._entries.pop(sample_id).nbytes
 
-    def _forget(self) -> None:
+    def _evict(self) -> None:
         now = self._clock()
         while self._entries:
             name, entry = next(iter(self._entries.items()))
-            if entry.until > now and self._bytes <= self._most_bytes:
+            if entry.expires_at > now and self._bytes <= self._max_bytes:
                 return
             self._drop(name)

@@ -6,13 +6,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-MOST_S = 0.5
+MAX_LAG_S = 0.5
 """Behind by more than this, requests are turned away at the door, at a tenth of their cost."""
-_EVERY_S = 0.01
-_FADING = 0.8
+_LAG_INTERVAL_S = 0.01
+_LAG_DECAY = 0.8
 
 
-class Lag:
+class EventLoopLag:
     """Watches the event loop.
 
     Args:
@@ -25,14 +25,14 @@ class Lag:
         """That a request waits, about, until it is looked at."""
 
     @property
-    def too_long(self) -> bool:
+    def overloaded(self) -> bool:
         """Whether there is more to do than can be done."""
-        return self.seconds > MOST_S
+        return self.seconds > MAX_LAG_S
 
-    async def watch(self) -> None:
+    async def measure(self) -> None:
         """Until it is cancelled."""
         while True:
             begin = self._clock()
-            await asyncio.sleep(_EVERY_S)
-            late_s = max(0.0, self._clock() - begin - _EVERY_S)
-            self.seconds = max(late_s, _FADING * self.seconds)
+            await asyncio.sleep(_LAG_INTERVAL_S)
+            late_s = max(0.0, self._clock() - begin - _LAG_INTERVAL_S)
+            self.seconds = max(late_s, _LAG_DECAY * self.seconds)

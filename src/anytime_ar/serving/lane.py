@@ -9,16 +9,16 @@ from torch import Tensor
 
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel, DecodeBatch
-from anytime_ar.sampling.engine import CACHE_BYTES
-from anytime_ar.serving.costs import Costs, Shape
-from anytime_ar.serving.jobs import Draw
+from anytime_ar.sampling.engine import MAX_CACHE_BYTES
+from anytime_ar.serving.costs import BatchCostModel, LinearCost
+from anytime_ar.serving.jobs import SamplingJob
 
-_TIMED_ROWS = (1, 4, 16)
-_TIMED_STEPS = 5
-_REPEATS = 3
+_MEASURED_ROWS = (1, 4, 16)
+_MEASURED_STEPS = 5
+_MEASURED_REPEATS = 3
 
 
-class Lane:
+class ModelRunner:
     """Draws of one model that share their steps.
 
     Args:
@@ -37,107 +37,111 @@ class Lane:
         if slots < 1:
             raise InputError(f"slots={slots} has room for nothing; pass at least 1")
         self.name, self.model, self._clock = name, model, clock
-        self._engine = model.engine
-        self.slots = max(1, min(slots, CACHE_BYTES // self._engine.decoder.row_bytes))
+        self._engine = model.sampler
+        self.slots = max(1, min(slots, MAX_CACHE_BYTES // self._engine.decoder.row_bytes))
         self.batch = DecodeBatch(self._engine.decoder, self.slots)
-        self.active: list[Draw] = []
+        self.active: list[SamplingJob] = []
         self.busy_s = 0.0
         """That the model has taken for steps and decodes."""
-        self.costs = Costs(Shape(1e-3, 0, 0), Shape(1e-3, 0, 0), self.slots)
+        self.costs = BatchCostModel(LinearCost(1e-3, 0, 0), LinearCost(1e-3, 0, 0), self.slots)
         """Anything, until they are measured."""
         self.measured = False
-        self.task_s = {"encode": 1e-3, "decode": 1e-3}
+        self.codec_s = {"encode": 1e-3, "decode": 1e-3}
         """Seconds a sample of what else clients ask for, likewise."""
 
-    def measure(self) -> None:
+    def measure_costs(self) -> None:
         """Time steps of several sizes, at the first codes and at the last, and the rest."""
         steps, decodes = [], []
         length = self._engine.decoder.code_length
-        for rows in sorted({min(rows, self.slots) for rows in _TIMED_ROWS}):
+        for rows in sorted({min(rows, self.slots) for rows in _MEASURED_ROWS}):
             plan = self.model.plan(rows, seed=0, guidance=1.0)[0]
-            kept = max(1, length - _TIMED_STEPS)
+            kept = max(1, length - _MEASURED_STEPS)
             codes = torch.zeros(rows, kept, dtype=torch.int64, device="cpu")
             for start in {0, codes.shape[1] if length > 1 else 0}:
-                for _ in range(_REPEATS):
+                for _ in range(_MEASURED_REPEATS):
                     batch = DecodeBatch(self._engine.decoder, rows)
                     given = codes[:, :start] if start else None
-                    ids = batch.join(plan.noise, plan.labels, plan.choice, given)
-                    for drawn in range(start, min(start + _TIMED_STEPS, length)):
+                    ids = batch.add(plan.noise, plan.labels, plan.sampling_params, given)
+                    for drawn in range(start, min(start + _MEASURED_STEPS, length)):
                         begin = self._clock()
                         batch.step()
                         steps.append((rows, rows * drawn, self._clock() - begin))
                     decodes.append((rows, 0, self._decode(batch.codes(ids))[1]))
         # The first ones pay for what is set up once.
-        self.costs = Costs(Shape.fit(_fastest(steps)), Shape.fit(_fastest(decodes)), self.slots)
+        self.costs = BatchCostModel(
+            LinearCost.fit(_fastest(steps)), LinearCost.fit(_fastest(decodes)), self.slots
+        )
         shape = self.model.sample_shape
         nothing = torch.zeros(1, *shape, dtype=torch.float32, device="cpu")
-        self.task_s = {
-            "encode": self._timed(lambda: self.model.encode(nothing)),
+        self.codec_s = {
+            "encode": self._time(lambda: self.model.encode(nothing)),
             "decode": self.costs.decode_s(1),
         }
         self.measured = True
 
     @property
-    def rows(self) -> int:
+    def num_rows(self) -> int:
         """Rows that are being drawn."""
-        return self.slots - self.batch.room
+        return self.slots - self.batch.free_slots
 
     @property
-    def past(self) -> int:
+    def past_codes(self) -> int:
         """Codes that they have together."""
-        return sum(draw.places * draw.drawn for draw in self.active)
+        return sum(draw.num_slots * draw.codes_drawn for draw in self.active)
 
-    def step_s(self, draw: Draw | None = None) -> float:
+    def step_s(self, job: SamplingJob | None = None) -> float:
         """What the next step takes, with one more draw if that is given; 0 without any."""
-        rows, past = self.rows, self.past
-        if draw is not None:
-            rows, past = rows + draw.places, past + draw.places * draw.drawn
+        rows, past = self.num_rows, self.past_codes
+        if job is not None:
+            rows, past = rows + job.num_slots, past + job.num_slots * job.codes_drawn
         return self.costs.step_s(rows, past) if rows else 0.0
 
-    def alone_s(self, draw: Draw) -> float:
+    def step_alone_s(self, job: SamplingJob) -> float:
         """What a step takes with one draw by itself."""
-        return self.costs.step_s(draw.places, draw.places * draw.drawn)
+        return self.costs.step_s(job.num_slots, job.num_slots * job.codes_drawn)
 
-    def needs(self, draw: Draw) -> tuple[float, float]:
+    def remaining_work_s(self, job: SamplingJob) -> tuple[float, float]:
         """What a draw still needs of the machine's time: until it has its floor and is decoded, and
         from there to its cap."""
-        work_s, drawn, floor = self.costs.work_s, draw.drawn, draw.floor
-        least_s = work_s(draw.places, drawn, floor) + self.costs.decode_work_s(draw.samples)
-        return least_s, work_s(draw.places, max(drawn, floor), draw.cap)
+        work_s, drawn, floor = self.costs.sampling_work_s, job.codes_drawn, job.min_codes
+        least_s = work_s(job.num_slots, drawn, floor) + self.costs.decode_work_s(job.num_samples)
+        return least_s, work_s(job.num_slots, max(drawn, floor), job.max_codes)
 
-    def has_room(self, draw: Draw) -> bool:
+    def has_room(self, job: SamplingJob) -> bool:
         """Whether a draw may be drawn beside those that are: while more rows make steps slower
         and nothing else, they wait, as long as there are others."""
-        rows = self.rows + draw.places
-        return rows <= self.slots and (rows <= self.costs.comfort or not self.active)
+        rows = self.num_rows + job.num_slots
+        return rows <= self.slots and (rows <= self.costs.saturation_rows or not self.active)
 
-    def join(self, draw: Draw) -> None:
+    def add(self, job: SamplingJob) -> None:
         """Let a draw in; there is room for it."""
-        plan = draw.plan
-        draw.rows = self.batch.join(plan.noise, plan.labels, plan.choice, draw.codes)
-        draw.codes = None
-        self.active.append(draw)
-        if draw.joined is None:
-            draw.joined = self._clock()
+        plan = job.plan
+        job.rows = self.batch.add(plan.noise, plan.labels, plan.sampling_params, job.codes)
+        job.codes = None
+        self.active.append(job)
+        if job.started_at is None:
+            job.started_at = self._clock()
 
-    def leave(self, draw: Draw) -> None:
+    def remove(self, job: SamplingJob) -> None:
         """Let a draw out; it keeps its codes."""
-        draw.codes = self.codes(draw)
-        self.batch.leave(draw.rows)
-        draw.rows = []
-        self.active.remove(draw)
+        job.codes = self.codes(job)
+        self.batch.remove(job.rows)
+        job.rows = []
+        self.active.remove(job)
 
     def step(self) -> None:
         """Draw the next code of all that are in."""
-        rows, past, begin = self.rows, self.past, self._clock()
+        rows, past, begin = self.num_rows, self.past_codes, self._clock()
         self.batch.step()
         seconds = self._clock() - begin
         self.busy_s += seconds
-        self.costs.stepped(rows, past, seconds)
+        self.costs.observe_step(rows, past, seconds)
         for draw in self.active:
-            draw.drawn += 1
+            draw.codes_drawn += 1
 
-    def decode(self, draws: Sequence[Draw]) -> Iterator[tuple[Draw, Tensor, Tensor, float]]:
+    def decode(
+        self, jobs: Sequence[SamplingJob]
+    ) -> Iterator[tuple[SamplingJob, Tensor, Tensor, float]]:
         """Decode what draws have, the first ones first, and with each as many of equal length as
         are quicker together.
 
@@ -145,14 +149,14 @@ class Lane:
             each draw, its codes int64 [n, k], its data float32 [n, *sample_shape], and the seconds
             that the decode took.
         """
-        left = list(draws)
+        left = list(jobs)
         while left:
-            together: list[Draw] = []
+            together: list[SamplingJob] = []
             samples = 0
             for draw in left:
-                samples += draw.samples
-                if draw.drawn == left[0].drawn and (
-                    not together or samples <= self.costs.decoded_at_once
+                samples += draw.num_samples
+                if draw.codes_drawn == left[0].codes_drawn and (
+                    not together or samples <= self.costs.decode_batch_size
                 ):
                     together.append(draw)
             left = [draw for draw in left if draw not in together]
@@ -160,15 +164,15 @@ class Lane:
                 draw.codes if draw.codes is not None else self.codes(draw) for draw in together
             ]
             data, seconds = self._decode(torch.cat(codes))
-            self.costs.decoded(len(data), seconds)
-            parts = data.split([draw.samples for draw in together])
+            self.costs.observe_decode(len(data), seconds)
+            parts = data.split([draw.num_samples for draw in together])
             yield from zip(together, codes, parts, [seconds] * len(together), strict=True)
 
-    def codes(self, draw: Draw) -> Tensor:
+    def codes(self, job: SamplingJob) -> Tensor:
         """What a draw has that is in the batch."""
-        return self.batch.codes(draw.rows)
+        return self.batch.codes(job.rows)
 
-    def _timed(self, work: Callable[[], object]) -> float:
+    def _time(self, work: Callable[[], object]) -> float:
         """Seconds that something takes, the second time."""
         for _ in range(2):
             begin = self._clock()
@@ -186,13 +190,13 @@ class Lane:
     def probe(self) -> None:
         """Find out how fast it goes now, while there is nothing else to do."""
         plan = self.model.plan(1, seed=0, guidance=1.0)[0]
-        ids = self.batch.join(plan.noise, plan.labels, plan.choice)
-        for drawn in range(min(_TIMED_STEPS, self._engine.decoder.code_length)):
+        ids = self.batch.add(plan.noise, plan.labels, plan.sampling_params)
+        for drawn in range(min(_MEASURED_STEPS, self._engine.decoder.code_length)):
             begin = self._clock()
             self.batch.step()
-            self.costs.stepped(1, drawn, self._clock() - begin)
-            self.costs.decoded(1, self._decode(self.batch.codes(ids))[1])
-        self.batch.leave(ids)
+            self.costs.observe_step(1, drawn, self._clock() - begin)
+            self.costs.observe_decode(1, self._decode(self.batch.codes(ids))[1])
+        self.batch.remove(ids)
 
     def reset(self) -> None:
         """Throw the batch away, after a failure."""

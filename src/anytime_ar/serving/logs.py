@@ -8,12 +8,12 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from anytime_ar.serving.call import Call
+from anytime_ar.serving.call import RequestContext
 
 _log = logging.getLogger(__name__)
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """Time, level, message, the figures of a record, and what went wrong."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -33,7 +33,7 @@ class JsonLines(logging.Formatter):
 def log_to_stderr() -> None:
     """Let the server and its libraries log."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonFormatter())
     for name in ("anytime_ar", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
@@ -41,29 +41,29 @@ def log_to_stderr() -> None:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # what it says at best, we say
 
 
-def log_call(call: Call, method: str, path: str, status: int) -> None:
+def log_request(context: RequestContext, method: str, path: str, status: int) -> None:
     """A request was answered."""
     figures: dict[str, Any] = {
         "method": method,
         "path": path,
         "status": status,
-        "client": call.client,
-        "ms": _ms(call.clock() - call.arrival),
+        "client": context.client,
+        "ms": _ms(context.clock() - context.arrival),
     }
     for name in ("model", "n", "error"):
-        if (value := getattr(call, name)) is not None:
+        if (value := getattr(context, name)) is not None:
             figures[name] = value
-    if (ended := call.ended) is not None:
+    if (ended := context.stats) is not None:
         figures |= {
-            "codes": ended.codes,
-            "codes_asked": call.asked,
-            "stop_reason": ended.stopped_by,
+            "codes": ended.codes_drawn,
+            "codes_asked": context.codes_requested,
+            "stop_reason": ended.stop_reason,
             "queue_ms": _ms(ended.queue_s),
             "sampling_ms": _ms(ended.sampling_s),
             "decode_ms": _ms(ended.decode_s),
         }
-    if call.deadline is not None:
-        figures["late_ms"] = _ms(call.clock() - call.deadline)
+    if context.deadline is not None:
+        figures["late_ms"] = _ms(context.clock() - context.deadline)
     _log.info("request", extra={"figures": figures})
 
 

@@ -8,87 +8,89 @@ from collections.abc import Callable
 from typing import TypeVar
 from weakref import WeakSet
 
-from anytime_ar.serving.jobs import Event, Listener, Look
+from anytime_ar.serving.jobs import JobEvent, Listener, PreviewEvent
 
 _T = TypeVar("_T")
-MOST_BYTES = 2**26
+MAX_PREVIEW_BYTES = 2**26
 """What looks take together that nobody has fetched yet: a client that reads slowly misses some."""
 
 
-class Box(asyncio.Queue[_T]):
+class EventQueue(asyncio.Queue[_T]):
     """A queue for one job. Of looks that are not fetched the oldest are dropped, except the last
     one: whoever is behind wants to see what there is now.
 
     Args:
-        weigh: the bytes of a look; None for what is none, and ends the job.
-        room: bytes that its looks may take.
+        preview_bytes: the bytes of a look; None for what is none, and ends the job.
+        max_bytes: bytes that its looks may take.
     """
 
-    def __init__(self, weigh: Callable[[_T], int | None], room: Callable[[], int]) -> None:
+    def __init__(
+        self, preview_bytes: Callable[[_T], int | None], max_bytes: Callable[[], int]
+    ) -> None:
         super().__init__()
-        self._weigh, self._room = weigh, room
-        self._looks = self._bytes = 0
+        self._preview_bytes, self._max_bytes = preview_bytes, max_bytes
+        self._previews = self._bytes = 0
         self._ended = False
 
     def _put(self, item: _T) -> None:
-        nbytes = self._weigh(item)
+        nbytes = self._preview_bytes(item)
         if nbytes is None:
             self._ended = True
         elif self._ended:  # nothing comes after the end
             return
         else:
-            self._looks, self._bytes = self._looks + 1, self._bytes + nbytes
+            self._previews, self._bytes = self._previews + 1, self._bytes + nbytes
         super()._put(item)
-        while self._looks > 1 and self._bytes > self._room():
+        while self._previews > 1 and self._bytes > self._max_bytes():
             self._get()
 
     def _get(self) -> _T:
         item = super()._get()
-        nbytes = self._weigh(item)
+        nbytes = self._preview_bytes(item)
         if nbytes is not None:
-            self._looks, self._bytes = self._looks - 1, self._bytes - nbytes
+            self._previews, self._bytes = self._previews - 1, self._bytes - nbytes
         return item
 
 
-class Mailroom:
+class ThreadBridge:
     """Brings events to queues, as many at once as there are: waking a thread costs more than a
     step.
 
     Args:
         loop: of the thread in which the queues are read.
-        most_bytes: of looks that wait in all queues together, about.
+        max_bytes: of looks that wait in all queues together, about.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, most_bytes: int = MOST_BYTES) -> None:
-        self._loop, self._most_bytes = loop, most_bytes
-        self._mail: deque[tuple[Box[Event], Event]] = deque()
-        self._called = False
-        self._boxes: WeakSet[Box[Event]] = WeakSet()
+    def __init__(self, loop: asyncio.AbstractEventLoop, max_bytes: int = MAX_PREVIEW_BYTES) -> None:
+        self._loop, self._max_bytes = loop, max_bytes
+        self._pending: deque[tuple[EventQueue[JobEvent], JobEvent]] = deque()
+        self._wakeup_scheduled = False
+        self._queues: WeakSet[EventQueue[JobEvent]] = WeakSet()
 
-    def box(self) -> tuple[Box[Event], Listener]:
+    def open_queue(self) -> tuple[EventQueue[JobEvent], Listener]:
         """A queue, and what puts events into it from another thread."""
-        queue = Box(_weigh, lambda: self._most_bytes // max(1, len(self._boxes)))
-        self._boxes.add(queue)
+        queue = EventQueue(preview_nbytes, lambda: self._max_bytes // max(1, len(self._queues)))
+        self._queues.add(queue)
 
-        def post(event: Event) -> None:
-            self._mail.append((queue, event))
-            if not self._called:
-                self._called = True
+        def post(event: JobEvent) -> None:
+            self._pending.append((queue, event))
+            if not self._wakeup_scheduled:
+                self._wakeup_scheduled = True
                 self._loop.call_soon_threadsafe(self._deliver)
 
         return queue, post
 
-    def tell_all(self, event: Event) -> None:
+    def broadcast(self, event: JobEvent) -> None:
         """Put an event into every queue that somebody still has, from their own thread."""
-        for queue in self._boxes:
+        for queue in self._queues:
             queue.put_nowait(event)
 
     def _deliver(self) -> None:
-        self._called = False  # before looking: what comes now calls again
-        while self._mail:
-            queue, event = self._mail.popleft()
+        self._wakeup_scheduled = False  # before looking: what comes now calls again
+        while self._pending:
+            queue, event = self._pending.popleft()
             queue.put_nowait(event)
 
 
-def _weigh(event: Event) -> int | None:
-    return event.nbytes if isinstance(event, Look) else None
+def preview_nbytes(event: JobEvent) -> int | None:
+    return event.nbytes if isinstance(event, PreviewEvent) else None

@@ -8,19 +8,19 @@ from typing import TypeVar
 
 from anytime_ar.errors import InputError
 from anytime_ar.serving.media import MEDIA_TYPES
-from anytime_ar.serving.schema import Answering
+from anytime_ar.serving.schema import ResponseOptions
 
 JSON = "application/json"
-EVENTS = "text/event-stream"
+EVENT_STREAM = "text/event-stream"
 _QUALITY = re.compile(r"0(\.[0-9]*)?|1(\.0*)?")
-_AnsweringT = TypeVar("_AnsweringT", bound=Answering)
+_OptionsT = TypeVar("_OptionsT", bound=ResponseOptions)
 
 
-class NotAcceptable(InputError):
+class NotAcceptableError(InputError):
     """The client accepts nothing that there is."""
 
 
-def best(accept: str, offers: Sequence[str]) -> str | None:
+def best_media_type(accept: str, offers: Sequence[str]) -> str | None:
     """The media type of an offer that a client likes best: by `q`, then in its own order, then in
     that of the offers; None: it accepts none of them.
 
@@ -45,26 +45,26 @@ def best(accept: str, offers: Sequence[str]) -> str | None:
     return chosen if liking(chosen)[0] > 0 else None
 
 
-def check_json(accept: str) -> None:
+def require_json(accept: str) -> None:
     """See to it that a client takes JSON.
 
     Raises:
         NotAcceptable: it does not.
     """
-    if best(accept, [JSON]) is None:
-        raise NotAcceptable(f"this is answered as {JSON}; accept that")
+    if best_media_type(accept, [JSON]) is None:
+        raise NotAcceptableError(f"this is answered as {JSON}; accept that")
 
 
-def agree(
-    accept: str, body: _AnsweringT, formats: Sequence[str], n: int | None
-) -> tuple[_AnsweringT, bool]:
+def negotiate_response(
+    accept: str, body: _OptionsT, formats: Sequence[str], num_samples: int | None
+) -> tuple[_OptionsT, bool]:
     """Settle how samples are answered.
 
     Args:
         accept: the header.
         body: of the request.
         formats: that the model's samples can be written in.
-        n: number of samples; None: not known yet.
+        num_samples: number of samples; None: not known yet.
 
     Returns:
         the request with what the header says, and whether a sample's bytes are the answer.
@@ -73,33 +73,35 @@ def agree(
         NotAcceptable: the client accepts nothing that there is.
     """
     if body.stream:
-        if best(accept, [EVENTS]) is None:
-            raise NotAcceptable(
-                f"stream=true is answered as {EVENTS}; accept that, or leave stream out"
+        if best_media_type(accept, [EVENT_STREAM]) is None:
+            raise NotAcceptableError(
+                f"stream=true is answered as {EVENT_STREAM}; accept that, or leave stream out"
             )
         return body, False
     kinds = {MEDIA_TYPES[name]: name for name in ([body.format] if body.format else formats)}
-    kind = best(accept, [JSON, EVENTS, *(kinds if n in (None, 1) else ())])
+    kind = best_media_type(
+        accept, [JSON, EVENT_STREAM, *(kinds if num_samples in (None, 1) else ())]
+    )
     if kind is None:
-        if best(accept, [*kinds]) is not None:
-            check_single(n)
-        raise NotAcceptable(
-            f"these samples are answered as {', '.join([JSON, EVENTS, *kinds])}; accept one of them"
+        if best_media_type(accept, [*kinds]) is not None:
+            require_one_sample(num_samples)
+        raise NotAcceptableError(
+            f"these samples are answered as {', '.join([JSON, EVENT_STREAM, *kinds])}; accept one of them"
         )
     if kind not in kinds:
-        return body.model_copy(update={"stream": kind == EVENTS}), False
+        return body.model_copy(update={"stream": kind == EVENT_STREAM}), False
     return body.model_copy(update={"format": kinds[kind]}), True
 
 
-def check_single(n: int | None) -> None:
+def require_one_sample(num_samples: int | None) -> None:
     """See to it that a file is asked for one sample; None: for a number that is not known yet.
 
     Raises:
         NotAcceptable: for several.
     """
-    if n not in (None, 1):
-        raise NotAcceptable(
-            f"a file holds one sample, and these are {n}; ask for n=1, or accept {JSON} or {EVENTS}"
+    if num_samples not in (None, 1):
+        raise NotAcceptableError(
+            f"a file holds one sample, and these are {num_samples}; ask for n=1, or accept {JSON} or {EVENT_STREAM}"
         )
 
 

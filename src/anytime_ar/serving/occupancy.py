@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from anytime_ar.serving.jobs import Draw
+from anytime_ar.serving.jobs import SamplingJob
 from anytime_ar.serving.scheduler import Scheduler
 
 
 @dataclass(frozen=True)
-class Occupancy:
+class ModelStats:
     """Of one model."""
 
     rows: int
     """That are being drawn."""
     slots: int
     """Rows there is room for."""
-    draws: int
+    running: int
     """Under way."""
     waiting: int
     """Jobs that wait for room."""
@@ -27,24 +27,24 @@ class Occupancy:
     """What one more sample with all codes takes of it."""
 
 
-WorkOf = Callable[[], Mapping[str, Occupancy]]
+StatsSource = Callable[[], Mapping[str, ModelStats]]
 """By the names of models."""
 
 
-def occupancy(scheduler: Scheduler) -> dict[str, Occupancy]:
+def collect_stats(scheduler: Scheduler) -> dict[str, ModelStats]:
     """What goes on in a scheduler; may be asked from any thread, of which it disturbs none."""
     waiting = list(scheduler.waiting)
     found = {}
-    for name, lane in scheduler.lanes.items():
+    for name, lane in scheduler.runners.items():
         active, costs = list(lane.active), lane.costs
         own = [job for job in waiting if job.model == name]
-        draws = [job for job in (*active, *own) if isinstance(job, Draw)]
-        found[name] = Occupancy(
-            rows=lane.rows,
+        draws = [job for job in (*active, *own) if isinstance(job, SamplingJob)]
+        found[name] = ModelStats(
+            rows=lane.num_rows,
             slots=lane.slots,
-            draws=len(active),
+            running=len(active),
             waiting=len(own),
-            backlog_s=sum(sum(lane.needs(draw)) for draw in draws),
-            sample_s=costs.work_s(1, 0, lane.model.code_length) + costs.decode_work_s(1),
+            backlog_s=sum(sum(lane.remaining_work_s(draw)) for draw in draws),
+            sample_s=costs.sampling_work_s(1, 0, lane.model.code_length) + costs.decode_work_s(1),
         )
     return found

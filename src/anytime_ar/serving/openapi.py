@@ -7,17 +7,17 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from anytime_ar.serving.guard import OPEN_PATHS
+from anytime_ar.serving.guard import UNAUTHENTICATED_PATHS
 from anytime_ar.serving.media import MEDIA_TYPES
-from anytime_ar.serving.negotiation import EVENTS
-from anytime_ar.serving.schema import Drawn, ErrorAnswer
+from anytime_ar.serving.negotiation import EVENT_STREAM
+from anytime_ar.serving.schema import ErrorResponse, PreviewResponse
 
 TAGS = [
     {"name": "samples", "description": "Draw samples, go on with a draw, stop it."},
     {"name": "codes", "description": "Turn samples into codes, and codes into samples."},
     {"name": "server", "description": "What is served, and how the server is."},
 ]
-SCHEMES = {
+SECURITY_SCHEMES = {
     "key": {
         "type": "http",
         "scheme": "bearer",
@@ -41,14 +41,14 @@ _ERRORS = {
     503: "Not even the least fits now, the server is going down, or the model is broken.",
     504: "The deadline passed before there were as many codes as the request needs.",
 }
-_EVERYWHERE = (421, 431)
+_COMMON_ERRORS = (421, 431)
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe the errors of a route, with those that all have."""
     return {
-        status: {"model": ErrorAnswer, "description": _ERRORS[status]}
-        for status in sorted({*statuses, *_EVERYWHERE})
+        status: {"model": ErrorResponse, "description": _ERRORS[status]}
+        for status in sorted({*statuses, *_COMMON_ERRORS})
     }
 
 
@@ -70,24 +70,24 @@ def _event(name: str, schema: str, what: str) -> dict[str, Any]:
 _UNAUTHORIZED = {
     "description": "The server wants a key, and this is none of them.",
     "headers": {"WWW-Authenticate": {"schema": {"type": "string"}}},
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}},
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}},
 }
-DRAWN: dict[int | str, dict[str, Any]] = {
+SAMPLES_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Samples: as JSON; as the bytes of one, with its figures in headers, where "
         "`Accept` names its media type; or as server-sent events, where `stream` is true or "
         "`Accept` names theirs.",
         "content": {
-            EVENTS: {
+            EVENT_STREAM: {
                 "schema": {
                     "type": "string",
                     "description": "Any number of `preview`, then exactly one `done` or `error`.",
                 },
                 "itemSchema": {
                     "oneOf": [
-                        _event("preview", "Drawn", "What the draw has on its way."),
-                        _event("done", "SampleAnswer", "What it has in the end."),
-                        _event("error", "ErrorAnswer", "Why it has nothing."),
+                        _event("preview", "PreviewResponse", "What the draw has on its way."),
+                        _event("done", "SampleResponse", "What it has in the end."),
+                        _event("error", "ErrorResponse", "Why it has nothing."),
                     ]
                 },
                 "example": 'event: preview\ndata: {"id": "dRaW-1", "codes_drawn": 1, ...}\n\n'
@@ -109,7 +109,7 @@ DRAWN: dict[int | str, dict[str, Any]] = {
 }
 
 
-def describe(app: FastAPI) -> None:
+def install_openapi(app: FastAPI) -> None:
     """Let an application tell of keys and events as well."""
 
     def document() -> dict[str, Any]:
@@ -122,12 +122,12 @@ def describe(app: FastAPI) -> None:
                 tags=TAGS,
             )
             parts = told["components"]
-            parts["schemas"]["Drawn"] = Drawn.model_json_schema()
-            parts["securitySchemes"] = SCHEMES
-            told["security"] = [{name: []} for name in SCHEMES]
+            parts["schemas"]["PreviewResponse"] = PreviewResponse.model_json_schema()
+            parts["securitySchemes"] = SECURITY_SCHEMES
+            told["security"] = [{name: []} for name in SECURITY_SCHEMES]
             for path, operations in told["paths"].items():
                 for operation in operations.values():
-                    if path in OPEN_PATHS:
+                    if path in UNAUTHENTICATED_PATHS:
                         operation["security"] = []
                     else:
                         operation["responses"]["401"] = _UNAUTHORIZED

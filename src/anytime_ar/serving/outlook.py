@@ -5,62 +5,74 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from anytime_ar.serving.control import USED, Claim, Demands, share_out, shortage_s
-from anytime_ar.serving.costs import Responses
-from anytime_ar.serving.jobs import Draw, Job, Task
-from anytime_ar.serving.lane import Lane
-from anytime_ar.serving.tasks import TaskCosts
+from anytime_ar.serving.control import (
+    TARGET_UTILISATION,
+    DemandTracker,
+    JobCost,
+    max_lateness_s,
+    max_min_fair_shares,
+)
+from anytime_ar.serving.costs import ResponseCostModel
+from anytime_ar.serving.jobs import CodecJob, Job, SamplingJob
+from anytime_ar.serving.lane import ModelRunner
+from anytime_ar.serving.tasks import CodecCostModel
 
-PATIENCE = 0.5
+QUEUE_TIME_SHARE = 0.5
 """The share of the time that waiting draws have in which they should be gone: the rest is kept for
 those who come later."""
-PLANNED = 0.9
+ADMISSION_TIME_SHARE = 0.9
 """The share of the time that jobs have in which their floors have to fit: a queue as long as
 promises allow is served at the last moment, where nothing must go wrong."""
 
 
-class Outlook:
+class AdmissionControl:
     """Judges what is drawn and what waits, and remembers what it learns; changes neither.
 
     Args:
-        lanes: of the models, by name.
+        runners: of the models, by name.
         clock: the engine's.
     """
 
-    def __init__(self, lanes: Mapping[str, Lane], clock: Callable[[], float]) -> None:
-        self._lanes, self._clock = lanes, clock
-        self.tasks = TaskCosts(lanes)
-        self.responses = Responses()
-        self._demands = Demands()
-        self._needs: dict[Job, tuple[float, float]] = {}  # for one turn
+    def __init__(self, runners: Mapping[str, ModelRunner], clock: Callable[[], float]) -> None:
+        self._runners, self._clock = runners, clock
+        self.codec_costs = CodecCostModel(runners)
+        self.response_costs = ResponseCostModel()
+        self._demands = DemandTracker()
+        self._job_work: dict[Job, tuple[float, float]] = {}  # for one turn
 
-    def turn_s(self, newcomer: Draw | None = None) -> float:
+    def iteration_s(self, candidate: SamplingJob | None = None) -> float:
         """What a code of all that is drawn takes, with one more draw if that is given."""
         return sum(
-            lane.step_s(newcomer if newcomer is not None and newcomer.model == lane.name else None)
-            for lane in self._lanes.values()
+            lane.step_s(
+                candidate if candidate is not None and candidate.model == lane.name else None
+            )
+            for lane in self._runners.values()
         )
 
-    def spare_s(self, draw: Draw, turn_s: float) -> float:
+    def job_slack_s(self, job: SamplingJob, iteration_s: float) -> float:
         """What is left of a draw's time after its floor, at so much for a code."""
-        codes = max(0, draw.floor - draw.drawn)
-        return draw.due - self._clock() - codes * turn_s - self.decode_s([draw])
+        codes = max(0, job.min_codes - job.codes_drawn)
+        return job.data_due - self._clock() - codes * iteration_s - self.decode_s([job])
 
-    def decode_s(self, draws: Iterable[Draw]) -> float:
+    def decode_s(self, jobs: Iterable[SamplingJob]) -> float:
         """What it takes to decode them."""
-        return sum(self._lanes[draw.model].costs.decode_s(draw.samples) for draw in draws)
+        return sum(self._runners[draw.model].costs.decode_s(draw.num_samples) for draw in jobs)
 
-    def ending_s(self, jobs: Iterable[Job]) -> float:
+    def pending_decode_s(self, jobs: Iterable[Job]) -> float:
         """What it takes to decode those that may leave after the next code."""
-        draws = (job for job in jobs if isinstance(job, Draw) and job.rows)
-        return self.decode_s(draw for draw in draws if draw.drawn + 1 >= draw.floor)
+        draws = (job for job in jobs if isinstance(job, SamplingJob) and job.rows)
+        return self.decode_s(draw for draw in draws if draw.codes_drawn + 1 >= draw.min_codes)
 
-    def would_hurt(self, draw: Draw, active: Iterable[Draw]) -> bool:
+    def would_delay(self, job: SamplingJob, active: Iterable[SamplingJob]) -> bool:
         """Whether those that have not reached their floor would miss it if this one joined them."""
-        turn_s = self.turn_s(draw)
-        return any(self.spare_s(other, turn_s) < 0 for other in active if other.drawn < other.floor)
+        turn_s = self.iteration_s(job)
+        return any(
+            self.job_slack_s(other, turn_s) < 0
+            for other in active
+            if other.codes_drawn < other.min_codes
+        )
 
-    def in_a_hurry(self, active: Sequence[Draw], others_s: float) -> int:
+    def count_urgent(self, active: Sequence[SamplingJob], others_s: float) -> int:
         """How many of them must be decoded now, nearest deadline first: up to the last one that
         would be late if there were another turn, nobody gets one.
 
@@ -68,73 +80,83 @@ class Outlook:
             active: by due time.
             others_s: what comes before them in any case.
         """
-        ready_s = self._clock() + self.turn_s() + others_s
-        delays_s = {name: self._delay_s(name) for name in self._lanes}
+        ready_s = self._clock() + self.iteration_s() + others_s
+        delays_s = {name: self._tail_delay_s(name) for name in self._runners}
         count = 0
         for i, draw in enumerate(active):
             ready_s += self.decode_s([draw])
-            if ready_s + delays_s[draw.model] > draw.due:
+            if ready_s + delays_s[draw.model] > draw.data_due:
                 count = i + 1
         return count
 
-    def cannot_wait(self, draw: Draw) -> bool:
+    def is_urgent(self, job: SamplingJob) -> bool:
         """Whether one that waits must be decoded after the next turn."""
-        return self.spare_s(draw, 0) < 2 * self.turn_s() + self._delay_s(draw.model)
+        return self.job_slack_s(job, 0) < 2 * self.iteration_s() + self._tail_delay_s(job.model)
 
-    def _delay_s(self, model: str) -> float:
+    def _tail_delay_s(self, model: str) -> float:
         """What is to be provided for beyond what the end of a draw takes as a rule: the model may
         be late, and the response as well."""
-        return self._lanes[model].costs.delay_s + self.responses.delay_s
+        return self._runners[model].costs.tail_delay_s + self.response_costs.tail_delay_s
 
-    def shares(self, waiting: Sequence[Job]) -> dict[str, float]:
+    def client_shares(self, waiting: Sequence[Job]) -> dict[str, float]:
         """The share of its extra codes that a client's draws may have; empty where nothing waits,
         and all may have all."""
         if not waiting:
             return {}
         now = self._clock()
-        left_s = sum(max(0.0, job.due - now) for job in waiting) / len(waiting)
-        within_s = max(PATIENCE * left_s, 1e-6)
-        claims = [self._claim(job, job.due - now) for job in waiting]
-        return share_out(self._demands.at(now), claims, within_s)
+        left_s = sum(max(0.0, job.data_due - now) for job in waiting) / len(waiting)
+        within_s = max(QUEUE_TIME_SHARE * left_s, 1e-6)
+        claims = [self._job_cost(job, job.data_due - now) for job in waiting]
+        return max_min_fair_shares(self._demands.current(now), claims, within_s)
 
-    def shortage_s(self, newcomer: Job, others: Sequence[Job]) -> float:
+    def lateness_s(self, candidate: Job, others: Sequence[Job]) -> float:
         """By how much floors come late if a newcomer is taken in; 0 or less if they do not."""
         now = self._clock()
-        claims = [self._claim(job, PLANNED * (job.due - now)) for job in others]
-        new = self._claim(newcomer, PLANNED * (newcomer.due - now))
-        self._needs.pop(newcomer, None)  # if it is refused, nothing else would forget it
-        own = [claim for claim in claims if claim.client == newcomer.client]
-        speed = self._demands.speed_for(newcomer.client, now)
+        claims = [
+            self._job_cost(job, ADMISSION_TIME_SHARE * (job.data_due - now)) for job in others
+        ]
+        new = self._job_cost(candidate, ADMISSION_TIME_SHARE * (candidate.data_due - now))
+        self._job_work.pop(candidate, None)  # if it is refused, nothing else would forget it
+        own = [claim for claim in claims if claim.client == candidate.client]
+        speed = self._demands.guaranteed_speed(candidate.client, now)
         # It comes in the middle of a turn, and has to wait for that one's end at least.
-        turn_s = self.turn_s() + self.ending_s(others)
-        late_s = max(shortage_s(claims, new, USED), shortage_s(own, new, USED * speed)) + turn_s
-        if isinstance(newcomer, Draw):  # one code comes after the other, however idle the machine
-            turn_s = self._lanes[newcomer.model].alone_s(newcomer)
-            late_s = max(late_s, -self.spare_s(newcomer, turn_s))
+        turn_s = self.iteration_s() + self.pending_decode_s(others)
+        late_s = (
+            max(
+                max_lateness_s(claims, new, TARGET_UTILISATION),
+                max_lateness_s(own, new, TARGET_UTILISATION * speed),
+            )
+            + turn_s
+        )
+        if isinstance(
+            candidate, SamplingJob
+        ):  # one code comes after the other, however idle the machine
+            turn_s = self._runners[candidate.model].step_alone_s(candidate)
+            late_s = max(late_s, -self.job_slack_s(candidate, turn_s))
         return late_s
 
-    def note(self, job: Job) -> None:
+    def record_demand(self, job: Job) -> None:
         """A client asks for something."""
-        self._demands.note(self._claim(job, 0.0), self._clock())
+        self._demands.record(self._job_cost(job, 0.0), self._clock())
 
-    def slack_s(self, jobs: Iterable[Job]) -> float:
+    def min_slack_s(self, jobs: Iterable[Job]) -> float:
         """Time that none of the draws among them needs now."""
-        now, turn_s, needed_s, slack_s = self._clock(), self.turn_s(), 0.0, math.inf
-        draws = [job for job in jobs if isinstance(job, Draw)]
-        for draw in sorted(draws, key=lambda draw: draw.due):
-            needed_s += self._claim(draw, 0.0).least_s
-            slack_s = min(slack_s, draw.due - now - turn_s - needed_s)
+        now, turn_s, needed_s, slack_s = self._clock(), self.iteration_s(), 0.0, math.inf
+        draws = [job for job in jobs if isinstance(job, SamplingJob)]
+        for draw in sorted(draws, key=lambda draw: draw.data_due):
+            needed_s += self._job_cost(draw, 0.0).min_s
+            slack_s = min(slack_s, draw.data_due - now - turn_s - needed_s)
         return slack_s
 
-    def forget(self) -> None:
+    def clear_cached_work(self) -> None:
         """What jobs need is looked up again: some have had a code since."""
-        self._needs.clear()
+        self._job_work.clear()
 
-    def _claim(self, job: Job, due_s: float) -> Claim:
-        if job not in self._needs:
-            if isinstance(job, Task):
-                self._needs[job] = self.tasks.seconds(job), 0.0
+    def _job_cost(self, job: Job, due_in_s: float) -> JobCost:
+        if job not in self._job_work:
+            if isinstance(job, CodecJob):
+                self._job_work[job] = self.codec_costs.remaining_s(job), 0.0
             else:
-                assert isinstance(job, Draw)
-                self._needs[job] = self._lanes[job.model].needs(job)
-        return Claim(job.client, *self._needs[job], due_s)
+                assert isinstance(job, SamplingJob)
+                self._job_work[job] = self._runners[job.model].remaining_work_s(job)
+        return JobCost(job.client, *self._job_work[job], due_in_s)

@@ -8,13 +8,13 @@ from importlib import resources
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-_FILES = {
+_PAGE_FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/page/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-_HEADERS = {
+_PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; media-src data:; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'",
@@ -28,14 +28,14 @@ def page_routes() -> APIRouter:
     """Their paths."""
     routes = APIRouter(include_in_schema=False)
     folder = resources.files("anytime_ar.serving") / "web"
-    for path, (name, media_type) in _FILES.items():
-        _add(routes, path, (folder / name).read_bytes(), media_type)
+    for path, (name, media_type) in _PAGE_FILES.items():
+        _add_file(routes, path, (folder / name).read_bytes(), media_type)
     return routes
 
 
-def _add(routes: APIRouter, path: str, content: bytes, media_type: str) -> None:
+def _add_file(routes: APIRouter, path: str, content: bytes, media_type: str) -> None:
     tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-    headers = {**_HEADERS, "ETag": tag}
+    headers = {**_PAGE_HEADERS, "ETag": tag}
 
     @routes.get(path)
     async def file(request: Request) -> Response:

@@ -8,14 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from anytime_ar.config import Config
 from anytime_ar.serving.jobs import StopReason
-from anytime_ar.serving.media import Format
+from anytime_ar.serving.media import SampleFormat
 
-MOST_SAMPLES = 1024
+MAX_SAMPLES = 1024
 """n of one request, whatever the model has room for."""
 Milliseconds = Annotated[float, Field(gt=0, le=3_600_000, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+QualityFraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Codes = Annotated[StrictInt, Field(ge=1)]
-Along = (
+ScheduleField = (
     Annotated[float, Field(allow_inf_nan=False)]
     | Annotated[
         tuple[Annotated[float, Field(allow_inf_nan=False)], ...],
@@ -37,12 +37,12 @@ def _example(**values: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [values]})
 
 
-class Limits(RequestBody):
+class BudgetParams(RequestBody):
     """How much work a draw may be."""
 
     codes: Codes | None = None
     """At most so many codes; none given: all that the model has."""
-    quality: Share | None = None
+    quality: QualityFraction | None = None
     """At most the fewest codes that reach this share of the model's full quality, by its measured
     curve."""
     deadline_ms: Milliseconds | None = None
@@ -50,14 +50,14 @@ class Limits(RequestBody):
     which holds where none is given."""
     min_codes: Codes = 1
     """The request is worth nothing with fewer: it is refused, or fails, rather than answered."""
-    min_quality: Share | None = None
+    min_quality: QualityFraction | None = None
     """The same, as a share of full quality."""
 
 
-class Answering(RequestBody):
+class ResponseOptions(RequestBody):
     """How samples are answered."""
 
-    format: Format | None = None
+    format: SampleFormat | None = None
     """Of each sample; none given: png for images, wav for sounds."""
     stream: bool = False
     """Answer with server-sent events: any number of `preview`, then `done` or `error`."""
@@ -68,39 +68,39 @@ class Answering(RequestBody):
     """Answer the codes as well."""
 
 
-class SampleRequest(Limits, Answering):
+class SampleRequest(BudgetParams, ResponseOptions):
     """Draw samples."""
 
     model_config = _example(n=4, label="7", deadline_ms=500, min_codes=4, format="png")
 
     model: str | None = Field(None, max_length=200)
     """None given: the server's first."""
-    n: Annotated[StrictInt, Field(ge=1, le=MOST_SAMPLES)] = 1
+    n: Annotated[StrictInt, Field(ge=1, le=MAX_SAMPLES)] = 1
     """Number of samples; how many are drawn at once, /v1/models says (`slots`)."""
-    label: Label | Annotated[tuple[Label, ...], Field(max_length=MOST_SAMPLES)] | None = None
+    label: Label | Annotated[tuple[Label, ...], Field(max_length=MAX_SAMPLES)] | None = None
     """A class, or one for each sample, by name or number; none given: as in the training data."""
     seed: Annotated[StrictInt, Field(ge=0, lt=2**64)] | None = None
     """Equal seeds give equal samples, whatever else the server is doing; none given: a fresh
     one."""
     first: Annotated[StrictInt, Field(ge=0, le=2**62)] = 0
     """The number of the first sample within the seed."""
-    temperature: Along | None = None
+    temperature: ScheduleField | None = None
     """0..100: above 1 more varied, below 1 more typical; 0 takes the most likely code. As all
     numbers here that may be several: those are for places at equal distances from the first code to
     the last. None given: as the model's makers found best."""
     top_k: Codes | None = None
     """Draw from the k most likely codes only."""
-    top_p: Along | None = None
+    top_p: ScheduleField | None = None
     """Above 0 and up to 1: draw only from the most likely codes that together hold this
     probability."""
-    guidance: Along | None = None
+    guidance: ScheduleField | None = None
     """Classifier-free guidance, 0..100: 1 follows the label as trained, above that more strongly, 0
     ignores it. Anything but 1 doubles the work."""
     id: SampleId | None = None
     """By which the draw can be stopped and continued; none given: the server chooses one."""
 
 
-class RefineRequest(Limits, Answering):
+class RefineRequest(BudgetParams, ResponseOptions):
     """Continue a draw. `codes` and `min_codes` count from its very first one."""
 
     model_config = _example(codes=16, deadline_ms=500)
@@ -118,7 +118,7 @@ class EncodeRequest(RequestBody):
 
     model: str | None = Field(None, max_length=200)
     """None given: the server's first."""
-    samples: Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_SAMPLES)]
+    samples: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_SAMPLES)]
     """Files in base64: png, webp or jpeg; wav; or npy, float32 in [-1, 1]."""
 
 
@@ -131,20 +131,20 @@ class DecodeRequest(RequestBody):
     """None given: the server's first."""
     codes: Annotated[
         tuple[Annotated[tuple[StrictInt, ...], Field(min_length=1)], ...],
-        Field(min_length=1, max_length=MOST_SAMPLES),
+        Field(min_length=1, max_length=MAX_SAMPLES),
     ]
     """Of each sample, as many for one as for the other."""
-    format: Format | None = None
+    format: SampleFormat | None = None
     """Of each sample; none given: png for images, wav for sounds."""
 
 
-class Answer(BaseModel):
+class ResponseBody(BaseModel):
     """The base of all that the server says."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
-class Timing(Answer):
+class RequestTiming(ResponseBody):
     """Where the time went, in milliseconds."""
 
     queue_ms: float
@@ -157,7 +157,7 @@ class Timing(Answer):
     """By how much the deadline was missed; negative: what was left of it; null: there was none."""
 
 
-class Drawn(Answer):
+class PreviewResponse(ResponseBody):
     """Samples: on their way in a `preview`, or in the end."""
 
     id: str
@@ -170,13 +170,13 @@ class Drawn(Answer):
     quality: float | None
     """The share of the model's full quality that so many codes have, by its measured curve; null:
     not measured."""
-    format: Format
+    format: SampleFormat
     samples: list[str]
     """Files in base64."""
     codes: list[list[int]] | None = None
 
 
-class SampleAnswer(Drawn):
+class SampleResponse(PreviewResponse):
     """The end of a draw."""
 
     seed: int
@@ -186,29 +186,29 @@ class SampleAnswer(Drawn):
     stop_reason: StopReason
     """`complete`: all codes that were asked for; `deadline`: its time was up; `load`: others needed
     the room; `cancelled`: it was stopped; `drain`: the server is going down."""
-    kept_s: float
+    expires_in_s: float
     """Seconds for which it can be continued."""
-    timing: Timing
+    timing: RequestTiming
 
 
-class EncodeAnswer(Answer):
+class EncodeResponse(ResponseBody):
     """Codes of samples, coarse to fine."""
 
     model: str
     codes: list[list[int]]
-    timing: Timing
+    timing: RequestTiming
 
 
-class DecodeAnswer(Answer):
+class DecodeResponse(ResponseBody):
     """Samples of codes."""
 
     model: str
-    format: Format
+    format: SampleFormat
     samples: list[str]
-    timing: Timing
+    timing: RequestTiming
 
 
-class CurveAnswer(Answer):
+class CurvePointInfo(ResponseBody):
     """Quality and cost at a number of codes, as measured."""
 
     codes: int
@@ -223,7 +223,7 @@ class CurveAnswer(Answer):
     """Of one sample by itself, on the server's machine, by what it has seen; null: nothing yet."""
 
 
-class ModelAnswer(Answer):
+class ModelInfo(ResponseBody):
     """One model of the server."""
 
     name: str
@@ -236,14 +236,14 @@ class ModelAnswer(Answer):
     """That its samples can be answered in."""
     slots: int
     """Rows drawn at once; n of one request is at most that, and half of it with guidance."""
-    curve: list[CurveAnswer]
+    curve: list[CurvePointInfo]
     """Empty if it was not measured."""
 
 
-class ModelsAnswer(Answer):
+class ModelList(ResponseBody):
     """All models of the server, the first one being the usual one."""
 
-    models: list[ModelAnswer]
+    models: list[ModelInfo]
 
 
 ErrorCode = Literal[
@@ -265,7 +265,7 @@ ErrorCode = Literal[
 ]
 
 
-class ErrorBody(Answer):
+class ErrorBody(ResponseBody):
     """What went wrong."""
 
     code: ErrorCode
@@ -278,7 +278,7 @@ class ErrorBody(Answer):
     """Of an invalid request: at most eight places in it, and what is wrong there."""
 
 
-class ErrorAnswer(Answer):
+class ErrorResponse(ResponseBody):
     """The only form of an error."""
 
     model_config = _example(

@@ -7,45 +7,45 @@ from dataclasses import dataclass
 
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel
-from anytime_ar.sampling.budget import quality_of
-from anytime_ar.serving.lane import Lane
-from anytime_ar.serving.media import Media, media_of
-from anytime_ar.serving.schema import CurveAnswer, ModelAnswer, ModelsAnswer
+from anytime_ar.sampling.budget import quality_at_codes
+from anytime_ar.serving.lane import ModelRunner
+from anytime_ar.serving.media import MediaProcessor, processor_for
+from anytime_ar.serving.schema import CurvePointInfo, ModelInfo, ModelList
 
 
-class Missing(InputError):
+class NotFoundError(InputError):
     """There is no such model, or no such draw."""
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """One model."""
 
     name: str
     model: AnytimeModel
-    media: Media
-    lane: Lane
+    media: MediaProcessor
+    runner: ModelRunner
 
     @property
     def slots(self) -> int:
         """Rows drawn at once."""
-        return self.lane.slots
+        return self.runner.slots
 
     def quality(self, codes: int) -> float | None:
         """The share of full quality that so many codes have; None where it was not measured."""
-        return quality_of(codes, self.model.curve)
+        return quality_at_codes(codes, self.model.curve)
 
-    def _here_ms(self, codes: int) -> float | None:
-        if not self.lane.measured:
+    def _server_ms(self, codes: int) -> float | None:
+        if not self.runner.measured:
             return None
         guided = self.model.labels is not None and self.model.bundle.card.choice.guided
-        return round(1000 * self.lane.costs.sample_s(2 if guided else 1, codes), 3)
+        return round(1000 * self.runner.costs.sample_s(2 if guided else 1, codes), 3)
 
-    def describe(self) -> ModelAnswer:
+    def describe(self) -> ModelInfo:
         """For clients."""
         model = self.model
         points = () if model.curve is None else model.curve.points
-        return ModelAnswer(
+        return ModelInfo(
             name=self.name,
             sample_shape=[*model.sample_shape],
             sample_rate=model.sample_rate,
@@ -55,33 +55,33 @@ class Served:
             formats=[*self.media.formats],
             slots=self.slots,
             curve=[
-                CurveAnswer(
+                CurvePointInfo(
                     codes=point.codes,
                     quality=self.quality(point.codes),
                     fd=point.fd_sample,
                     mse=point.mse,
                     ms=point.ms,
-                    here_ms=self._here_ms(point.codes),
+                    here_ms=self._server_ms(point.codes),
                 )
                 for point in points
             ],
         )
 
 
-class Models:
+class ModelRegistry:
     """All models, the usual one first.
 
     Args:
-        lanes: in which they are drawn.
+        runners: in which they are drawn.
     """
 
-    def __init__(self, lanes: Mapping[str, Lane]) -> None:
+    def __init__(self, runners: Mapping[str, ModelRunner]) -> None:
         self._served = {
-            name: Served(name, lane.model, media_of(lane.model), lane)
-            for name, lane in lanes.items()
+            name: ServedModel(name, lane.model, processor_for(lane.model), lane)
+            for name, lane in runners.items()
         }
 
-    def get(self, name: str | None) -> Served:
+    def get(self, name: str | None) -> ServedModel:
         """A model by its name; None: the usual one.
 
         Raises:
@@ -89,7 +89,7 @@ class Models:
         """
         name = next(iter(self._served)) if name is None else name
         if name not in self._served:
-            raise no_model(name, self._served)
+            raise unknown_model_error(name, self._served)
         return self._served[name]
 
     def formats(self, name: str | None) -> Sequence[str]:
@@ -100,11 +100,11 @@ class Models:
         """
         return self.get(name).media.formats
 
-    def describe(self) -> ModelsAnswer:
+    def describe(self) -> ModelList:
         """For clients."""
-        return ModelsAnswer(models=[served.describe() for served in self._served.values()])
+        return ModelList(models=[served.describe() for served in self._served.values()])
 
 
-def no_model(name: str, served: Iterable[str]) -> Missing:
+def unknown_model_error(name: str, served: Iterable[str]) -> NotFoundError:
     """What who asks for a model hears that is not served."""
-    return Missing(f"model {name!r} is not served here; choose one of {', '.join(served)}")
+    return NotFoundError(f"model {name!r} is not served here; choose one of {', '.join(served)}")

@@ -17,23 +17,23 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.serving.app import build_app
-from anytime_ar.serving.call import Call
+from anytime_ar.serving.call import RequestContext
 from anytime_ar.serving.config import ServerConfig
-from anytime_ar.serving.draws import Draws
-from anytime_ar.serving.guard import Guard, Scope
-from anytime_ar.serving.hosts import Hosts
-from anytime_ar.serving.lag import Lag
+from anytime_ar.serving.draws import SampleService
+from anytime_ar.serving.guard import RequestMiddleware, Scope
+from anytime_ar.serving.hosts import AllowedHosts
+from anytime_ar.serving.lag import EventLoopLag
 from anytime_ar.serving.logs import log_event
-from anytime_ar.serving.station import Station
-from anytime_ar.serving.watch import Watch
+from anytime_ar.serving.station import ServingEngine
+from anytime_ar.serving.watch import Monitor
 from anytime_ar.serving.worker import Worker
 
-SWITCH_S = 0.00005
+SWITCH_INTERVAL_S = 0.00005
 """How long a thread may keep the others from running: the usual 5 ms are many steps."""
-DRAW_SHARE = 0.8
+DRAIN_SHARE = 0.8
 """Of the grace period that is spent on draws; the rest is for their answers."""
 _POLL_S = 0.02
-_WRITERS = 2
+_WRITER_THREADS = 2
 """Threads that write samples as files: more of them only take Python from the worker's thread."""
 
 
@@ -42,7 +42,7 @@ def serve(
     config: ServerConfig,
     *,
     keys: Mapping[bytes, str] | None,
-    listening: Callable[[str], None],
+    on_listening: Callable[[str], None],
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
     """Serve models until SIGTERM or SIGINT.
@@ -51,16 +51,16 @@ def serve(
         models: with priors, by the names that clients use, the usual one first.
         config: how.
         keys: names of clients by `key_digest` of their keys; None: everyone may come.
-        listening: told the server's address, once it is reached there.
+        on_listening: told the server's address, once it is reached there.
         clock: gives seconds.
 
     Raises:
         InputError: the address cannot be listened at, a name of a host is none, or a model has no
             prior.
     """
-    hosts = Hosts.of(config.host, config.allowed_names)
+    hosts = AllowedHosts.for_server(config.host, config.allowed_host_names)
     sock = listen(config.host, config.port)
-    sys.setswitchinterval(SWITCH_S)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     settings = uvicorn.Config(
         lambda: None,
         http=HttpToolsProtocol,
@@ -69,29 +69,31 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=max(1, round((1 - DRAW_SHARE) * config.grace_s)),
+        timeout_graceful_shutdown=max(1, round((1 - DRAIN_SHARE) * config.grace_s)),
         backlog=2048,
     )
 
     async def run() -> Worker:
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(ThreadPoolExecutor(_WRITERS, "anytime-writer"))
-        station = Station(models, config, clock)
+        loop.set_default_executor(ThreadPoolExecutor(_WRITER_THREADS, "anytime-writer"))
+        station = ServingEngine(models, config, clock)
         worker = station.worker
-        server = _Server(settings, lambda: listening(url_of(sock)))
-        ending = _Ending(server, worker, station.draws, config.grace_s)
-        watch = Watch(station.work, lambda: station.ready and not ending.begun, clock)
-        app = build_app(station.models, station.draws, station.computing, watch)
+        server = _UvicornServer(settings, lambda: on_listening(url_of(sock)))
+        ending = _GracefulShutdown(server, worker, station.sample_service, config.grace_s)
+        watch = Monitor(station.stats, lambda: station.ready and not ending.started, clock)
+        app = build_app(station.models, station.sample_service, station.codec_service, watch)
 
-        def observe(call: Call, scope: Scope, status: int) -> None:
-            if call.ended is not None and call.decoded is not None:
-                worker.note_response(call.ended.n, clock() - call.decoded)
+        def observe(call: RequestContext, scope: Scope, status: int) -> None:
+            if call.stats is not None and call.decoded_at is not None:
+                worker.record_response(call.stats.n, clock() - call.decoded_at)
             watch.observe(call, scope, status)
 
-        lag = Lag(clock)
-        settings.app = Guard(app, keys=keys, hosts=hosts, clock=clock, lag=lag, observe=observe)
+        lag = EventLoopLag(clock)
+        settings.app = RequestMiddleware(
+            app, keys=keys, hosts=hosts, clock=clock, lag=lag, observe=observe
+        )
         worker.start()
-        works = (station.rehearse(), lag.watch(), station.watch_for_stuck())
+        works = (station.warm_up(), lag.measure(), station.watch_for_stalls())
         beside = [asyncio.ensure_future(work) for work in works]
         await server.serve(sockets=[sock])
         for task in beside:
@@ -100,28 +102,28 @@ def serve(
 
     with asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:
         worker = runner.run(run())
-    log_event("ended" if worker.end() else "ended with a model that is stuck")
+    log_event("ended" if worker.stop() else "ended with a model that is stuck")
 
 
-class _Server(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     """One whose end is ours to begin: it would cut streams off, and end by the signal."""
 
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
         super().__init__(config)
-        self._tell = started
+        self._on_started = on_started
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """They are handled by `_Ending`."""
+        """They are handled by `_GracefulShutdown`."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
         await super().startup(sockets)
-        self._tell()
+        self._on_started()
 
 
-class _Ending:
+class _GracefulShutdown:
     """From the first signal to the last answer.
 
     Args:
@@ -131,7 +133,9 @@ class _Ending:
         grace_s: the time for it.
     """
 
-    def __init__(self, server: _Server, worker: Worker, draws: Draws, grace_s: float) -> None:
+    def __init__(
+        self, server: _UvicornServer, worker: Worker, draws: SampleService, grace_s: float
+    ) -> None:
         self._server, self._worker, self._draws = server, worker, draws
         self._grace_s = grace_s
         self._task: asyncio.Task[None] | None = None
@@ -140,7 +144,7 @@ class _Ending:
             loop.add_signal_handler(number, self._signal)
 
     @property
-    def begun(self) -> bool:
+    def started(self) -> bool:
         """Whether the server is going down."""
         return self._task is not None
 
@@ -149,10 +153,10 @@ class _Ending:
             self._server.should_exit = self._server.force_exit = True
             return
         log_event("draining", draws=len(self._draws))
-        self._worker.drain(DRAW_SHARE * self._grace_s)
-        self._task = asyncio.ensure_future(self._end())
+        self._worker.drain(DRAIN_SHARE * self._grace_s)
+        self._task = asyncio.ensure_future(self._drain())
 
-    async def _end(self) -> None:
+    async def _drain(self) -> None:
         rounds = round(self._grace_s / _POLL_S)
         for _ in range(rounds):
             if not len(self._draws):

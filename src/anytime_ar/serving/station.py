@@ -8,30 +8,30 @@ import gc
 from collections.abc import Callable, Mapping
 
 from anytime_ar.sampling import AnytimeModel
-from anytime_ar.serving.call import Call
-from anytime_ar.serving.computing import Computing
-from anytime_ar.serving.config import Service
-from anytime_ar.serving.draws import Draws
-from anytime_ar.serving.jobs import Refused
-from anytime_ar.serving.kept import Keeper
-from anytime_ar.serving.lane import Lane
+from anytime_ar.serving.call import RequestContext
+from anytime_ar.serving.computing import CodecService
+from anytime_ar.serving.config import ServingConfig
+from anytime_ar.serving.draws import SampleService
+from anytime_ar.serving.jobs import ServingError
+from anytime_ar.serving.kept import SessionStore
+from anytime_ar.serving.lane import ModelRunner
 from anytime_ar.serving.logs import log_event
-from anytime_ar.serving.mailroom import Mailroom
-from anytime_ar.serving.occupancy import Occupancy, occupancy
+from anytime_ar.serving.mailroom import ThreadBridge
+from anytime_ar.serving.occupancy import ModelStats, collect_stats
 from anytime_ar.serving.scheduler import Scheduler
 from anytime_ar.serving.schema import SampleRequest
-from anytime_ar.serving.served import Models
-from anytime_ar.serving.worker import Worker, no_progress
+from anytime_ar.serving.served import ModelRegistry
+from anytime_ar.serving.worker import Worker, stalled_error
 
-_WATCH_S = 0.25
+_STALL_POLL_S = 0.25
 
 
-class Station:
+class ServingEngine:
     """Belongs to the event loop in which it is made.
 
     Args:
         models: with priors, by the names that clients use, the usual one first.
-        service: that they get.
+        config: that they get.
         clock: gives seconds.
 
     Raises:
@@ -39,51 +39,59 @@ class Station:
     """
 
     def __init__(
-        self, models: Mapping[str, AnytimeModel], service: Service, clock: Callable[[], float]
+        self, models: Mapping[str, AnytimeModel], config: ServingConfig, clock: Callable[[], float]
     ) -> None:
         self._clock = clock
-        lanes = {name: Lane(name, model, service.slots, clock) for name, model in models.items()}
-        self._scheduler = Scheduler(lanes, clock, policy=service.policy)
+        lanes = {
+            name: ModelRunner(name, model, config.slots, clock) for name, model in models.items()
+        }
+        self._scheduler = Scheduler(lanes, clock, policy=config.policy)
         self.worker = Worker(self._scheduler)
-        self._mailroom = Mailroom(asyncio.get_running_loop())
-        self.models = Models(lanes)
-        longest_s = service.deadline_s
-        keeper = Keeper(service.keep_s, clock)
-        self.draws = Draws(self.models, self.worker, self._mailroom, keeper, longest_s=longest_s)
-        self.computing = Computing(self.models, self.worker, self._mailroom, longest_s=longest_s)
-        self._rehearsed = False
+        self._bridge = ThreadBridge(asyncio.get_running_loop())
+        self.models = ModelRegistry(lanes)
+        longest_s = config.deadline_s
+        keeper = SessionStore(config.keep_s, clock)
+        self.sample_service = SampleService(
+            self.models, self.worker, self._bridge, keeper, max_deadline_s=longest_s
+        )
+        self.codec_service = CodecService(
+            self.models, self.worker, self._bridge, max_deadline_s=longest_s
+        )
+        self._warm = False
 
     @property
     def ready(self) -> bool:
         """Whether models are warm, and work."""
-        return self._rehearsed and self.worker.progresses
+        return self._warm and self.worker.healthy
 
-    def work(self) -> dict[str, Occupancy]:
+    def stats(self) -> dict[str, ModelStats]:
         """What goes on in each model."""
-        return occupancy(self._scheduler)
+        return collect_stats(self._scheduler)
 
-    async def rehearse(self) -> None:
+    async def warm_up(self) -> None:
         """Answer a few requests for nobody: the first ones pay for much that is set up once."""
-        for model in self._scheduler.lanes:
+        for model in self._scheduler.runners:
             for stream in (False, True):
                 request = SampleRequest(model=model, stream=stream, codes=2)
-                call = Call(self._clock, self._clock(), client="rehearsal")
-                with contextlib.suppress(Refused):  # nobody promised anything
-                    async for _ in self.draws.sample(request, call):
+                call = RequestContext(self._clock, self._clock(), client="warm-up")
+                with contextlib.suppress(ServingError):  # nobody promised anything
+                    async for _ in self.sample_service.sample(request, call):
                         pass
         gc.collect()
         gc.freeze()  # what is here stays; to look through it all takes longer than deadlines
-        self._rehearsed = True
+        self._warm = True
         log_event("ready")
 
-    async def watch_for_stuck(self) -> None:
+    async def watch_for_stalls(self) -> None:
         """Nobody else would tell those who wait for a model that makes no progress."""
         was_stuck = False
         while True:
-            await asyncio.sleep(_WATCH_S)
-            stuck = self.worker.stuck
+            await asyncio.sleep(_STALL_POLL_S)
+            stuck = self.worker.stalled
             if stuck:
-                self._mailroom.tell_all(no_progress())
+                self._bridge.broadcast(stalled_error())
             if stuck != was_stuck:
                 was_stuck = stuck
-                log_event("stuck: models make no progress" if stuck else "models go on")
+                log_event(
+                    "stalled: models make no progress" if stuck else "models make progress again"
+                )

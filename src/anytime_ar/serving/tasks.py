@@ -6,49 +6,53 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from anytime_ar.sampling.costs import Times
-from anytime_ar.serving.jobs import Computed, Task
-from anytime_ar.serving.lane import Lane
+from anytime_ar.sampling.costs import LatencyWindow
+from anytime_ar.serving.jobs import CodecJob, CodecResultEvent
+from anytime_ar.serving.lane import ModelRunner
 
-_WINDOW = 32
+_CODEC_WINDOW = 32
 
 
-class TaskCosts:
+class CodecCostModel:
     """What tasks take for each sample, by model and kind.
 
     Args:
-        lanes: of the models, which know what they take to begin with.
+        runners: of the models, which know what they take to begin with.
     """
 
-    def __init__(self, lanes: Mapping[str, Lane]) -> None:
-        self._lanes = lanes
-        self._row_s: dict[tuple[str, str], Times] = {}
+    def __init__(self, runners: Mapping[str, ModelRunner]) -> None:
+        self._runners = runners
+        self._sample_s: dict[tuple[str, str], LatencyWindow] = {}
         self.busy_s = 0.0
         """That tasks have taken."""
 
-    def _times(self, task: Task) -> Times:
-        key = task.model, task.kind
-        if key not in self._row_s:
-            self._row_s[key] = Times([self._lanes[task.model].task_s[task.kind]], window=_WINDOW)
-        return self._row_s[key]
+    def _times(self, job: CodecJob) -> LatencyWindow:
+        key = job.model, job.operation
+        if key not in self._sample_s:
+            self._sample_s[key] = LatencyWindow(
+                [self._runners[job.model].codec_s[job.operation]], window=_CODEC_WINDOW
+            )
+        return self._sample_s[key]
 
-    def part_s(self, task: Task) -> float:
+    def chunk_s(self, job: CodecJob) -> float:
         """The next part of a task."""
-        return task.rows * self._times(task).quantile(0.5)
+        return job.chunk_size * self._times(job).quantile(0.5)
 
-    def seconds(self, task: Task) -> float:
+    def remaining_s(self, job: CodecJob) -> float:
         """All that is left of it."""
-        return len(task.parts) * self.part_s(task)
+        return len(job.chunks) * self.chunk_s(job)
 
-    def compute(self, task: Task, clock: Callable[[], float]) -> Computed | None:
+    def run_chunk(self, job: CodecJob, clock: Callable[[], float]) -> CodecResultEvent | None:
         """Do the next part of a task; returns what came of all of them after the last."""
         begin = clock()
-        if task.began is None:
-            task.began = begin
-        task.results.append(task.parts.pop(0)())
+        if job.started_at is None:
+            job.started_at = begin
+        job.results.append(job.chunks.pop(0)())
         now = clock()
         self.busy_s += now - begin
-        self._times(task).add((now - begin) / task.rows)
-        if task.parts:
+        self._times(job).add((now - begin) / job.chunk_size)
+        if job.chunks:
             return None
-        return Computed(torch.cat(task.results), task.began - task.arrival, now - task.began)
+        return CodecResultEvent(
+            torch.cat(job.results), job.started_at - job.arrival, now - job.started_at
+        )

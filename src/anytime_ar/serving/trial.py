@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 STALE_S = 0.1
 """A pause: estimates were confirmed longer ago than this."""
-_TURNS = 3
+_PROBATION_ITERATIONS = 3
 """That put them right, see `costs.Drift`."""
-_MOST_JOBS = 4
+_MAX_PROBATION_JOBS = 4
 """More than these at once are not taken on trial."""
 
 
-class Trial:
+class Probation:
     """Whether there is one.
 
     Args:
@@ -27,21 +27,21 @@ class Trial:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._confirmed = -math.inf  # when something was seen of what work takes
-        self._turns = 0  # since then without a pause
+        self._confirmed_at = -math.inf  # when something was seen of what work takes
+        self._iterations = 0  # since then without a pause
 
-    def admits(self, others: int) -> bool:
+    def admits(self, num_jobs: int) -> bool:
         """Whether a job is taken in that does not fit by the estimates.
 
         Args:
-            others: how many jobs there are already.
+            num_jobs: how many jobs there are already.
         """
-        if self._clock() - self._confirmed > STALE_S:
-            self._turns = 0
-        return self._turns < _TURNS and others < _MOST_JOBS
+        if self._clock() - self._confirmed_at > STALE_S:
+            self._iterations = 0
+        return self._iterations < _PROBATION_ITERATIONS and num_jobs < _MAX_PROBATION_JOBS
 
-    def ends(self) -> bool:
+    def end_iteration(self) -> bool:
         """Take note of a turn with steps; whether the trial is over with it."""
-        self._confirmed = self._clock()
-        self._turns += 1
-        return self._turns == _TURNS
+        self._confirmed_at = self._clock()
+        self._iterations += 1
+        return self._iterations == _PROBATION_ITERATIONS

@@ -23,24 +23,24 @@ from torch import Tensor
 from anytime_ar.errors import InputError
 from anytime_ar.files import write_bytes
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 
 class Checkpoint(NamedTuple):
     """What is on disk."""
 
-    groups: dict[str, State]
+    groups: dict[str, StateDict]
     """Tensors by name, by what they belong to."""
     record: dict[str, Any]
     """All else, as JSON can hold it."""
 
-    def broken(self) -> str | None:
+    def first_non_finite(self) -> str | None:
         """A weight that is not finite, if there is one."""
         weights = self.groups["module"]
         return next((name for name, one in weights.items() if not one.isfinite().all()), None)
 
 
-class Checkpoints:
+class CheckpointManager:
     """Those of one stage.
 
     Args:
@@ -88,11 +88,11 @@ class Checkpoints:
             self.path(step).with_suffix(".sha256").unlink()
             self.path(step).unlink(missing_ok=True)
 
-    def newest(self, tell: Callable[[str], None]) -> int | None:
+    def latest(self, warn: Callable[[str], None]) -> int | None:
         """The step of the last one that is whole; None: there are none.
 
         Args:
-            tell: gets a line for each that is damaged.
+            warn: gets a line for each that is damaged.
 
         Raises:
             InputError: all are damaged.
@@ -102,8 +102,8 @@ class Checkpoints:
             try:
                 self.read(step)
             except InputError as error:
-                aside = self._put_aside(step)
-                tell(f"{error}; it is put aside as {aside.name}, and the one before it counts")
+                aside = self._quarantine(step)
+                warn(f"{error}; it is put aside as {aside.name}, and the one before it counts")
             else:
                 return step
         if steps:
@@ -126,7 +126,7 @@ class Checkpoints:
             raise InputError(f"{path} cannot be read ({error.strerror})") from error
         if told != f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode():
             raise InputError(f"{path} is damaged: its SHA-256 is not what was written")
-        groups: dict[str, State] = {}
+        groups: dict[str, StateDict] = {}
         try:
             for key, value in load(data).items():
                 group, _, name = key.partition("/")
@@ -136,7 +136,7 @@ class Checkpoints:
             raise InputError(f"{path} is no checkpoint ({error})") from error
         return Checkpoint(groups, record)
 
-    def _put_aside(self, step: int) -> Path:
+    def _quarantine(self, step: int) -> Path:
         path = self.path(step)
         aside = path.with_suffix(".damaged")
         path.with_suffix(".sha256").unlink()

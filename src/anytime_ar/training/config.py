@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from anytime_ar.autoencoder import AutoencoderConfig, TruncationConfig
 from anytime_ar.config import Config
 from anytime_ar.data import AugmentationConfig, DataConfig
-from anytime_ar.prior import ChoiceConfig, PriorConfig
+from anytime_ar.prior import PriorConfig, SamplingParams
 
 TrainingPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
 """Number formats of training, as Fabric calls them."""
@@ -55,7 +55,7 @@ class AutoencoderTrainingConfig(Config):
     """Keep a moving average of the weights and use it in the end; None: the last weights."""
 
 
-class SharpeningConfig(Config):
+class DecoderGANConfig(Config):
     """How the decoder goes on learning, against a discriminator of images; see `sharpening`."""
 
     adversarial_weight: float = Field(0.1, gt=0, allow_inf_nan=False)
@@ -99,10 +99,12 @@ class PriorTrainingConfig(Config):
 
     @field_validator("prefixes")
     @classmethod
-    def _prefixes_are_shares(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
-        if not shares or not all(0 < share <= 1 for share in shares):
-            raise ValueError(f"prefixes must be shares in (0, 1], e.g. [0.25, 1], got {[*shares]}")
-        return shares
+    def _check_prefix_fractions(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
+        if not fractions or not all(0 < share <= 1 for share in fractions):
+            raise ValueError(
+                f"prefixes must be shares in (0, 1], e.g. [0.25, 1], got {[*fractions]}"
+            )
+        return fractions
 
 
 class TrainConfig(Config):
@@ -118,14 +120,14 @@ class TrainConfig(Config):
     """Of the samples that the autoencoder is trained on."""
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     autoencoder_training: AutoencoderTrainingConfig = AutoencoderTrainingConfig()
-    sharpening: SharpeningConfig | None = None
+    sharpening: DecoderGANConfig | None = None
     """None: the decoder stays as squared error leaves it. For images."""
     prior: PriorConfig | None = PriorConfig()
     """None: train the autoencoder alone."""
     prior_training: PriorTrainingConfig = PriorTrainingConfig()
     conditional: bool = True
     """Condition the prior on class labels, where the data has them."""
-    choice: ChoiceConfig = ChoiceConfig()
+    choice: SamplingParams = SamplingParams()
     """How the model chooses codes where a draw does not say otherwise."""
     weights: Literal["float32", "float16"] = "float32"
     """Number format of the weights in the bundle."""

@@ -22,18 +22,18 @@ from anytime_ar.files import write_json
 from anytime_ar.training.config import TrainingPrecision
 from anytime_ar.training.log import RunLog
 from anytime_ar.training.loop import seeded
-from anytime_ar.training.precision import Unscaled, faster_precision
+from anytime_ar.training.precision import UnscaledPrecision, faster_precision
 from anytime_ar.training.protocols import Stage
-from anytime_ar.training.ranks import Ranks
-from anytime_ar.training.sharding import mesh_of
+from anytime_ar.training.ranks import DistributedContext
+from anytime_ar.training.sharding import device_mesh
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-_FORMATS: tuple[TrainingPrecision, ...] = ("32-true", "bf16-mixed", "16-mixed")
+_PRECISIONS: tuple[TrainingPrecision, ...] = ("32-true", "bf16-mixed", "16-mixed")
 
 
-class Decisions(Config):
+class AutotunedSettings(Config):
     """The contents of decisions.json."""
 
     precision: dict[str, TrainingPrecision] = Field(default_factory=dict)
@@ -42,7 +42,7 @@ class Decisions(Config):
     """Of the process that wrote this; results of other numbers differ by rounding."""
 
 
-def read_decisions(folder: Path) -> Decisions:
+def read_autotuned_settings(folder: Path) -> AutotunedSettings:
     """Return what a run has decided so far.
 
     Raises:
@@ -54,7 +54,7 @@ def read_decisions(folder: Path) -> Decisions:
             raise InputError(f"{path} is not a file; remove it, and what it held is measured anew")
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return Decisions()
+        return AutotunedSettings()
     except OSError as error:
         raise InputError(
             f"cannot read {path}: {error.strerror}; make it readable, or remove it, and what it "
@@ -64,77 +64,85 @@ def read_decisions(folder: Path) -> Decisions:
         raise InputError(
             f"{path} is damaged ({error}); remove it, and what it held is measured anew"
         ) from error
-    return Decisions.parse(values, origin=str(path))
+    return AutotunedSettings.parse(values, origin=str(path))
 
 
-class Decider:
+class PrecisionAutotuner:
     """Decides for all processes of a run; the first one measures, reads and writes.
 
     Args:
         folder: of the run.
-        told: number format of the configuration, or `auto`.
+        configured: number format of the configuration, or `auto`.
         fabric: device; computes in the format decided from then on.
         seed: of the run.
-        ranks: this process and the others.
-        passes: parts of its part of a batch that a process takes one at a time.
+        distributed: this process and the others.
+        gradient_accumulation_steps: parts of its part of a batch that a process takes one at a time.
     """
 
     def __init__(
         self,
         folder: Path,
-        told: TrainingPrecision | Literal["auto"],
+        configured: TrainingPrecision | Literal["auto"],
         *,
         fabric: Fabric,
         seed: int,
-        ranks: Ranks,
-        passes: int = 1,
+        distributed: DistributedContext,
+        gradient_accumulation_steps: int = 1,
     ) -> None:
-        self._folder, self._told, self._fabric = folder, told, fabric
-        self._seed, self._ranks, self._passes = seed, ranks, passes
+        self._folder, self._configured, self._fabric = folder, configured, fabric
+        self._seed, self._distributed, self._gradient_accumulation_steps = (
+            seed,
+            distributed,
+            gradient_accumulation_steps,
+        )
         self._by_stage: dict[str, TrainingPrecision] = {}
-        if told == "16-mixed" and fabric.device.type == "cpu":
-            self._told = "bf16-mixed"  # CPUs train in no other format of 16 bits
+        if configured == "16-mixed" and fabric.device.type == "cpu":
+            self._configured = "bf16-mixed"  # CPUs train in no other format of 16 bits
 
-    def decide(self, stage: Stage, log: RunLog) -> None:
+    def select(self, stage: Stage, log: RunLog) -> None:
         """Compute in the number format of a stage, which is measured if nothing says it yet."""
         found: list[int] = []
 
         def look() -> None:
-            before = read_decisions(self._folder)
+            before = read_autotuned_settings(self._folder)
             chosen = before.precision.get(stage.name)
             if chosen is None:
-                chosen = self._measured(stage, log) if self._told == "auto" else self._told
+                chosen = (
+                    self._benchmark(stage, log) if self._configured == "auto" else self._configured
+                )
                 after = {
                     "precision": before.precision | {stage.name: chosen},
                     "threads": before.threads or torch.get_num_threads(),
                 }
                 write_json(self._folder / "decisions.json", after)
                 log.write(stage=stage.name, precision=chosen)
-            found.append(_FORMATS.index(chosen))
+            found.append(_PRECISIONS.index(chosen))
 
-        self._ranks.first(look)
-        self._by_stage[stage.name] = _FORMATS[self._ranks.highest(found[0] if found else -1)]
-        self.use(stage.name)
+        self._distributed.run_on_rank_zero(look)
+        self._by_stage[stage.name] = _PRECISIONS[
+            self._distributed.all_reduce_max(found[0] if found else -1)
+        ]
+        self.apply(stage.name)
 
-    def use(self, stage: str) -> None:
+    def apply(self, stage: str) -> None:
         """Compute in the number format that was decided for a stage, by its name."""
-        from anytime_ar.training.stage_precision import use_precision
+        from anytime_ar.training.stage_precision import set_precision
 
-        use_precision(self._fabric, self._by_stage[stage])
+        set_precision(self._fabric, self._by_stage[stage])
 
-    def _measured(self, stage: Stage, log: RunLog) -> TrainingPrecision:
+    def _benchmark(self, stage: Stage, log: RunLog) -> TrainingPrecision:
         """Time the objective of a stage on batches of its own size, and leave no trace of it."""
-        from anytime_ar.training.stage_precision import use_precision
+        from anytime_ar.training.stage_precision import set_precision
 
         fabric = self._fabric
-        if mesh_of(fabric) is not None and fabric.device.type != "cpu":
+        if device_mesh(fabric) is not None and fabric.device.type != "cpu":
             return "bf16-mixed"  # one device may have no room for a model that is cut in shards
         objective = deepcopy(stage.objective).to(fabric.device).train()
-        part = self._ranks.part(0, self._passes)
-        batches = fabric.to_device(stage.rehearsal(stage.batch_sizes[0] // part.count))
+        part = self._distributed.batch_shard(0, self._gradient_accumulation_steps)
+        batches = fabric.to_device(stage.timing_batches(stage.batch_sizes[0] // part.num_shards))
 
-        def step(precision: Unscaled) -> None:
-            use_precision(fabric, precision)
+        def step(precision: UnscaledPrecision) -> None:
+            set_precision(fabric, precision)
             for batch in batches:
                 arguments = fabric.strategy.precision.convert_input(batch)
                 with seeded(self._seed, stage.name, "rehearsal") as generator, fabric.autocast():

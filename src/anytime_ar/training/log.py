@@ -27,8 +27,8 @@ class RunLog:
         place = Path(os.devnull) if path is None else path
         self._file = place.open("a", encoding="utf-8")
         # A service without a console has no standard error.
-        self._tells = path is not None and sys.stderr is not None
-        self._show = show_progress and self._tells
+        self._is_active = path is not None and sys.stderr is not None
+        self._show = show_progress and self._is_active
 
     def write(self, **figures: float | str) -> None:
         """One line, with the wall-clock time added."""
@@ -39,14 +39,14 @@ class RunLog:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
-    def tell(self, message: str) -> None:
+    def notify(self, message: str) -> None:
         """Something that whoever runs this should know."""
         self.write(message=message)
-        if self._tells:
+        if self._is_active:
             tqdm.write(f"anytime: {message}", file=sys.stderr)
 
     @contextmanager
-    def progress(self, name: str, steps: int, begin: int) -> Iterator[ProgressBar]:
+    def progress_bar(self, name: str, steps: int, begin: int) -> Iterator[ProgressBar]:
         """A bar over the steps of a stage."""
         with tqdm(
             total=steps, initial=begin, desc=name, disable=not self._show, dynamic_ncols=True

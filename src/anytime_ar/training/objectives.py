@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytime_ar.autoencoder import Decoded, OrderedAutoencoder, Truncation, kept_mask
-from anytime_ar.data import WHOLE, Part
+from anytime_ar.data import FULL_BATCH, BatchShard
 from anytime_ar.prior import Prior
-from anytime_ar.spectra import spectral_distance
+from anytime_ar.spectra import multi_resolution_stft_distance
 from anytime_ar.training.config import AutoencoderTrainingConfig
 
 Losses = dict[str, Tensor]
@@ -24,10 +24,10 @@ class AutoencoderObjective(nn.Module):
         self.autoencoder = autoencoder
         self.config = config
         self.truncation = config.truncation.build(autoencoder.code_length)
-        self.full = Truncation.full(autoencoder.code_length)
+        self.full_truncation = Truncation.full(autoencoder.code_length)
 
     def forward(
-        self, x: Tensor, progress: float, generator: torch.Generator, part: Part = WHOLE
+        self, x: Tensor, progress: float, generator: torch.Generator, shard: BatchShard = FULL_BATCH
     ) -> Losses:
         """Losses of a batch, or of a part of one: the mean over all parts is that of the batch.
 
@@ -35,15 +35,15 @@ class AutoencoderObjective(nn.Module):
             x: float32 [B, *sample_shape] in [-1, 1].
             progress: share of the steps done, 0..1.
             generator: CPU randomness of this step.
-            part: of a batch that `x` is.
+            shard: of a batch that `x` is.
         """
         model = self.autoencoder
         vectors = model.encode_vectors(x)  # [B, L, D]
         match self.config.scheme:
             case "full_and_prefix":
                 # Encoder and quantizer run once; only the decoder sees each sample twice.
-                full, _ = self._kept(x, self.full, generator, part)
-                prefix, _ = self._kept(x, None, generator, part)
+                full, _ = self._sample_num_kept(x, self.full_truncation, generator, shard)
+                prefix, _ = self._sample_num_kept(x, None, generator, shard)
                 quantized = model.quantizer(vectors, kept_mask(full, model.code_length))
                 decoded = model.decode_vectors(
                     quantized.vectors.repeat(2, 1, 1), torch.cat([full, prefix])
@@ -51,7 +51,8 @@ class AutoencoderObjective(nn.Module):
                 halves = decoded.samples.chunk(2)
                 levels = (None, None) if decoded.loudness is None else decoded.loudness.chunk(2)
                 error_full, error_prefix = (
-                    self._error(Decoded(*parts), x) for parts in zip(halves, levels, strict=True)
+                    self._reconstruction_loss(Decoded(*parts), x)
+                    for parts in zip(halves, levels, strict=True)
                 )
                 return {
                     "loss": error_full + error_prefix + quantized.loss,
@@ -60,16 +61,16 @@ class AutoencoderObjective(nn.Module):
                     "quantizer": quantized.loss,
                 }
             case "one_stage":
-                kept, share = self._kept(x, None, generator, part)
+                kept, share = self._sample_num_kept(x, None, generator, shard)
             case "two_stage":
-                truncation = self.full if progress < 0.5 else None
-                kept, share = self._kept(x, truncation, generator, part)
+                truncation = self.full_truncation if progress < 0.5 else None
+                kept, share = self._sample_num_kept(x, truncation, generator, shard)
         quantized = model.quantizer(vectors, kept_mask(kept, model.code_length))
-        error = self._error(model.decode_vectors(quantized.vectors, kept), x)
+        error = self._reconstruction_loss(model.decode_vectors(quantized.vectors, kept), x)
         loss = quantized.loss * share
         return {"loss": error + loss, "error": error, "quantizer": loss}
 
-    def _error(self, decoded: Decoded, x: Tensor) -> Tensor:
+    def _reconstruction_loss(self, decoded: Decoded, x: Tensor) -> Tensor:
         """Mean squared error of samples and, where noise fills them up, of how loud they should be;
         and as much of the spectral distance as is configured."""
         samples = decoded.samples.float()
@@ -78,21 +79,25 @@ class AutoencoderObjective(nn.Module):
         if decoded.loudness is not None and wanted is not None:
             error = error + (decoded.loudness.float() - wanted).square().sum() / x.numel()
         if self.config.spectral_weight:
-            distance = spectral_distance(x, samples).mean()
+            distance = multi_resolution_stft_distance(x, samples).mean()
             error = error + self.config.spectral_weight * distance
         return error
 
-    def _kept(
-        self, x: Tensor, truncation: Truncation | None, generator: torch.Generator, part: Part
+    def _sample_num_kept(
+        self,
+        x: Tensor,
+        truncation: Truncation | None,
+        generator: torch.Generator,
+        shard: BatchShard,
     ) -> tuple[Tensor, float]:
         """Numbers of kept codes, int64 [B], from the configured p(k) unless told otherwise; and how
         many times as many of them there are as in a part of the batch on average."""
         truncation = truncation or self.truncation
         if self.config.kept_per == "batch":
             return truncation.sample(1, generator).expand(len(x)).to(x.device), 1.0
-        batch = truncation.sample(part.whole(len(x)), generator)
-        kept = part.of(batch)
-        return kept.to(x.device), float(kept.sum()) * part.count / float(batch.sum())
+        batch = truncation.sample(shard.global_batch_size(len(x)), generator)
+        kept = shard.local_slice(batch)
+        return kept.to(x.device), float(kept.sum()) * shard.num_shards / float(batch.sum())
 
 
 class PriorObjective(nn.Module):
@@ -113,7 +118,7 @@ class PriorObjective(nn.Module):
         codes: Tensor,
         labels: Tensor | None,
         generator: torch.Generator | None = None,
-        part: Part = WHOLE,
+        shard: BatchShard = FULL_BATCH,
     ) -> Losses:
         """Losses of int64 [B, L] codes with int64 [B] labels or None.
 
@@ -124,18 +129,20 @@ class PriorObjective(nn.Module):
         if self.training:
             assert generator is not None
             if labels is not None:
-                hidden = _chance(self.prior.config.label_dropout, labels, generator, part)
+                hidden = _random_mask(self.prior.config.label_dropout, labels, generator, shard)
                 labels = torch.where(hidden, self.prior.no_label, labels)
             if self.code_noise:
-                shape = part.whole(len(codes)), codes.shape[1]
+                shape = shard.global_batch_size(len(codes)), codes.shape[1]
                 random = torch.randint(self.prior.vocabulary, shape, generator=generator)
-                replaced = _chance(self.code_noise, codes, generator, part)
-                seen = torch.where(replaced, part.of(random).to(codes.device), codes)
+                replaced = _random_mask(self.code_noise, codes, generator, shard)
+                seen = torch.where(replaced, shard.local_slice(random).to(codes.device), codes)
         logits = self.prior(seen, labels)  # [B, L, V]
         return {"loss": F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten())}
 
 
-def _chance(probability: float, like: Tensor, generator: torch.Generator, part: Part) -> Tensor:
+def _random_mask(
+    probability: float, like: Tensor, generator: torch.Generator, shard: BatchShard
+) -> Tensor:
     """bool, shaped and placed as `like`, a part of a batch; true with `probability`."""
-    drawn = torch.rand(part.whole(len(like)), *like.shape[1:], generator=generator)
-    return (part.of(drawn) < probability).to(like.device)
+    drawn = torch.rand(shard.global_batch_size(len(like)), *like.shape[1:], generator=generator)
+    return (shard.local_slice(drawn) < probability).to(like.device)

@@ -18,18 +18,18 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-Unscaled = Literal["32-true", "bf16-mixed"]
+UnscaledPrecision = Literal["32-true", "bf16-mixed"]
 """Number formats of training that need no scaling of the loss."""
 
-ADVANTAGE = 0.95
+MAX_TIME_RATIO = 0.95
 """Share of the time in float32 that bfloat16, which is less exact, may take to be chosen."""
-_BUDGET_S = 1.0
+_TIME_BUDGET_S = 1.0
 """Seconds after which a comparison ends, once each format has had two turns."""
-_MOST_TURNS = 8
-_EMULATED = 7.0
+_MAX_ROUNDS = 8
+_EMULATION_SLOWDOWN = 7.0
 """Times as slow as in float32 from which a product is emulated: small ones take 22 times as long
 on AVX2, and 2.3 times with instructions, for what is prepared."""
-_PRODUCTS = {
+_AUTOCAST_FUNCTIONS = {
     F.linear,
     F.conv1d,
     F.conv2d,
@@ -51,12 +51,12 @@ _PRODUCTS = {
 
 
 @contextmanager
-def mixed(device: str) -> Iterator[None]:
+def bfloat16_autocast(device: str) -> Iterator[None]:
     """Compute matrix products and convolutions in bfloat16."""
     emulated = device == "cpu" and bfloat16_is_emulated()
     with (
         torch.autocast(device, dtype=torch.bfloat16),
-        _RoundedProducts() if emulated else nullcontext(),
+        _EmulatedBFloat16() if emulated else nullcontext(),
     ):
         try:
             yield
@@ -65,7 +65,7 @@ def mixed(device: str) -> Iterator[None]:
             torch.clear_autocast_cache()
 
 
-class _RoundedProducts(TorchFunctionMode):
+class _EmulatedBFloat16(TorchFunctionMode):
     """Computes products of bfloat16 numbers in float32, and rounds them: what the instructions of
     other processors do, at a tenth of the time that PyTorch takes to emulate them."""
 
@@ -77,14 +77,14 @@ class _RoundedProducts(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func not in _PRODUCTS or not torch.is_autocast_enabled("cpu"):
+        if func not in _AUTOCAST_FUNCTIONS or not torch.is_autocast_enabled("cpu"):
             return func(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
-            args, kwargs = tree_map_only(Tensor, _rounded, (args, kwargs))
+            args, kwargs = tree_map_only(Tensor, _round_to_bfloat16, (args, kwargs))
             return func(*args, **kwargs).bfloat16()
 
 
-def _rounded(value: Tensor) -> Tensor:
+def _round_to_bfloat16(value: Tensor) -> Tensor:
     return value.bfloat16().float() if value.is_floating_point() else value
 
 
@@ -102,15 +102,15 @@ def bfloat16_is_emulated(clock: Callable[[], float] = time.perf_counter) -> bool
             torch.mm(matrix, matrix)
             times.append(clock() - begin)
         seconds[kind] = min(times)
-    return seconds[torch.bfloat16] > _EMULATED * seconds[torch.float32]
+    return seconds[torch.bfloat16] > _EMULATION_SLOWDOWN * seconds[torch.float32]
 
 
 def faster_precision(
-    step: Callable[[Unscaled], object],
+    step: Callable[[UnscaledPrecision], object],
     device: torch.device,
     *,
     clock: Callable[[], float] = time.perf_counter,
-) -> tuple[Unscaled, dict[str, float]]:
+) -> tuple[UnscaledPrecision, dict[str, float]]:
     """Time a step in float32 and in bfloat16 by turns.
 
     Args:
@@ -122,9 +122,9 @@ def faster_precision(
         `bf16-mixed` if that is clearly faster, else `32-true`; and the best seconds of each.
     """
     seconds: dict[str, float] = {}
-    both: tuple[Unscaled, Unscaled] = ("32-true", "bf16-mixed")
+    both: tuple[UnscaledPrecision, UnscaledPrecision] = ("32-true", "bf16-mixed")
     begin = clock()
-    for turn in range(1 + _MOST_TURNS):
+    for turn in range(1 + _MAX_ROUNDS):
         for precision in both if turn % 2 else both[::-1]:
             start = clock()
             step(precision)
@@ -133,7 +133,7 @@ def faster_precision(
             spent = clock() - start
             if turn:  # what the first one prepares is not timed
                 seconds[precision] = min(seconds.get(precision, spent), spent)
-        if turn >= 2 and clock() - begin > _BUDGET_S:
+        if turn >= 2 and clock() - begin > _TIME_BUDGET_S:
             break
-    chosen = both[seconds["bf16-mixed"] < ADVANTAGE * seconds["32-true"]]
+    chosen = both[seconds["bf16-mixed"] < MAX_TIME_RATIO * seconds["32-true"]]
     return chosen, seconds

@@ -9,14 +9,14 @@ from pydantic import Field
 
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
-from anytime_ar.memory import keep_memory
-from anytime_ar.sampling import choose_device
+from anytime_ar.memory import disable_memory_trimming
+from anytime_ar.sampling import resolve_device
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-class Processes(Config):
+class DistributedConfig(Config):
     """How many processes train, and what each does at once. Not a part of a run: it may change from
     one resumption to the next."""
 
@@ -34,36 +34,36 @@ class Processes(Config):
     whole). Checkpoints are the same."""
 
     @property
-    def count(self) -> int:
+    def world_size(self) -> int:
         """All of them."""
         return self.devices * self.nodes
 
 
-ONE = Processes()
+SINGLE_PROCESS = DistributedConfig()
 
 
-def launched() -> Processes | None:
+def torchrun_config() -> DistributedConfig | None:
     """What a launcher such as `torchrun` has started; None: nothing."""
     if not {"LOCAL_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE"} <= os.environ.keys():
         return None
     devices, count = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    return Processes(devices=devices, nodes=count // devices)
+    return DistributedConfig(devices=devices, nodes=count // devices)
 
 
-def is_first_process() -> bool:
+def is_rank_zero_process() -> bool:
     """Whether this process, of those that a launcher has started, is the one that writes."""
     return all(
         os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
     )
 
 
-def start_processes(device: str, precision: str, processes: Processes) -> Fabric:
+def launch_fabric(device: str, precision: str, distributed_config: DistributedConfig) -> Fabric:
     """Return Fabric on the devices of this process, and start the other processes.
 
     Args:
         device: name, or `auto`.
-        precision: of the run, `auto` or as Fabric calls it; see `StagePrecision`.
-        processes: how many there are.
+        precision: of the run, `auto` or as Fabric calls it; see `SwitchablePrecision`.
+        distributed_config: how many there are.
 
     Raises:
         InputError: there is no such device, or fewer of them, or the precision does not go with the
@@ -74,13 +74,13 @@ def start_processes(device: str, precision: str, processes: Processes) -> Fabric
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from torch import distributed
 
-    from anytime_ar.training.stage_precision import StagePrecision
+    from anytime_ar.training.stage_precision import SwitchablePrecision
 
-    chosen = choose_device(device)
+    chosen = resolve_device(device)
     if chosen.type == "cpu":
-        keep_memory()
-    asked = launched() or processes
-    several = asked.count > 1
+        disable_memory_trimming()
+    asked = torchrun_config() or distributed_config
+    several = asked.world_size > 1
     there = torch.accelerator.device_count() if chosen.type != "cpu" else asked.devices
     if asked.devices > there:
         raise InputError(
@@ -89,14 +89,16 @@ def start_processes(device: str, precision: str, processes: Processes) -> Fabric
         )
     # Fabric has one precision for a run; stages choose theirs, but for the one that scales losses.
     scaled = precision == "16-mixed" and chosen.type != "cpu"
-    plugins: list[Any] = [] if scaled else [StagePrecision(chosen.type)]
+    plugins: list[Any] = [] if scaled else [SwitchablePrecision(chosen.type)]
     if distributed.is_initialized():  # processes have met: no other sign of a launcher counts
         plugins.append(LightningEnvironment())
     fabric = Fabric(
         accelerator=chosen.type,
         devices=asked.devices if chosen.index is None or asked.devices > 1 else [chosen.index],
         num_nodes=asked.nodes,
-        strategy=_strategy(processes.strategy, asked.count, precision) if several else "auto",
+        strategy=_strategy(distributed_config.strategy, asked.world_size, precision)
+        if several
+        else "auto",
         plugins=plugins,
         precision="16-mixed" if scaled else None,
     )

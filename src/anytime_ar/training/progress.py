@@ -8,16 +8,16 @@ from typing import Any
 
 from torch import Tensor
 
-from anytime_ar.training.checkpoint import State
+from anytime_ar.training.checkpoint import StateDict
 
-DIVERGED = 100.0
+DIVERGENCE_RATIO = 100.0
 """A mean loss this many times that of the untrained model will not come back. Far less happens in
 sound runs: quantizer terms grow while a random codebook is found, and the error jumps when the
 paper's second stage begins to truncate."""
 
 
 @dataclass
-class Progress:
+class StageProgress:
     """Counters of a stage and its best weights; saved with every checkpoint."""
 
     step: int = 0
@@ -29,10 +29,10 @@ class Progress:
     best_loss: float = math.inf
     """Lowest validation loss, where validation ends the stage."""
     best_step: int = 0
-    best: State = field(default_factory=dict)
+    best: StateDict = field(default_factory=dict)
     """Weights of `best_step`."""
 
-    def watch(self, losses: Tensor) -> str | None:
+    def check_losses(self, losses: Tensor) -> str | None:
         """What is wrong with the losses float64 [n] of the last n steps, if anything is."""
         broken = (~losses.isfinite()).nonzero()  # [broken, 1]
         if len(broken):
@@ -41,21 +41,21 @@ class Progress:
         if self.step == len(losses):
             self.first_loss = float(losses[0])
         mean = float(losses.mean())
-        if mean > DIVERGED * self.first_loss:
+        if mean > DIVERGENCE_RATIO * self.first_loss:
             return (
                 f"the loss has diverged to {mean:.4g} at step {self.step}, "
                 f"from {self.first_loss:.4g} at step 1"
             )
         return None
 
-    def record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, Any]:
         """All but the weights, as JSON can hold it."""
         numbers = {key: value for key, value in vars(self).items() if key != "best"}
         return {key: None if value == math.inf else value for key, value in numbers.items()}
 
     @classmethod
-    def restore(cls, record: dict[str, Any], best: State) -> Progress:
-        """What `record` wrote, with the weights again."""
+    def from_record(cls, record: dict[str, Any], best: StateDict) -> StageProgress:
+        """What `to_record` wrote, with the weights again."""
         numbers: dict[str, Any] = {
             key: math.inf if value is None else value for key, value in record.items()
         }

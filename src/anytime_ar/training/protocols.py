@@ -31,21 +31,21 @@ class Stage(Protocol):
     batch_sizes: tuple[int, ...]
     """Samples of its batches, of all processes together."""
 
-    def begin(self, fabric: Fabric) -> None:
+    def initialize(self, fabric: Fabric) -> None:
         """Prepare weights before the first step; not called when resuming."""
 
     def batch(self, step: int) -> tuple[Any, ...]:
         """This process's part of a batch: arguments of the objective, but for the generator and
         the part, which come last."""
 
-    def rehearsal(self, rows: int) -> list[tuple[Any, ...]]:
+    def timing_batches(self, batch_size: int) -> list[tuple[Any, ...]]:
         """Return batches that take as long as those of training, and take nothing from the data.
 
         Args:
-            rows: samples of a batch; one batch for each kind of step, as often as it occurs.
+            batch_size: samples of a batch; one batch for each kind of step, as often as it occurs.
         """
 
-    def learn(self, objective: nn.Module, generator: torch.Generator) -> None:
+    def update_codebooks(self, objective: nn.Module, generator: torch.Generator) -> None:
         """What an objective learns from a batch beside the gradient, before the step of the
         optimizer."""
 

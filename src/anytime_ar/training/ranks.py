@@ -13,68 +13,72 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 
-from anytime_ar.data import Part
-from anytime_ar.errors import AnytimeError, ProcessGoneError, ToldElsewhereError
+from anytime_ar.data import BatchShard
+from anytime_ar.errors import AnytimeError, PeerExitedError, ReportedByRankZeroError
 
 
-class Ranks:
+class DistributedContext:
     """The processes of `torch.distributed`, where it was set up, or this one alone."""
 
     def __init__(self) -> None:
         shared = distributed.is_available() and distributed.is_initialized()
-        self.count: int = distributed.get_world_size() if shared else 1
+        self.world_size: int = distributed.get_world_size() if shared else 1
         self.rank: int = distributed.get_rank() if shared else 0
-        self._on_cpu = None  # the group for what lies there, and does not wait for a GPU
-        if self.count > 1 and distributed.get_backend() != "gloo":
-            self._on_cpu = distributed.new_group(backend="gloo")
+        self._cpu_group = None  # the group for what lies there, and does not wait for a GPU
+        if self.world_size > 1 and distributed.get_backend() != "gloo":
+            self._cpu_group = distributed.new_group(backend="gloo")
 
     @property
-    def is_first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
 
-    def part(self, turn: int = 0, turns: int = 1) -> Part:
+    def batch_shard(self, micro_step: int = 0, num_micro_steps: int = 1) -> BatchShard:
         """The part of a batch that is this process's in one of its passes over it."""
-        return Part(self.rank * turns + turn, self.count * turns)
+        return BatchShard(
+            self.rank * num_micro_steps + micro_step, self.world_size * num_micro_steps
+        )
 
-    def sum(self, mine: Tensor) -> Tensor:
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Of what each process has."""
-        if self.count == 1:
-            return mine
+        if self.world_size == 1:
+            return tensor
         # Gloo knows no int16.
-        total = mine.int() if mine.dtype == torch.int16 else mine.clone()
-        distributed.all_reduce(total, group=self._on_cpu if mine.device.type == "cpu" else None)
-        return total.to(mine.dtype)
+        total = tensor.int() if tensor.dtype == torch.int16 else tensor.clone()
+        distributed.all_reduce(
+            total, group=self._cpu_group if tensor.device.type == "cpu" else None
+        )
+        return total.to(tensor.dtype)
 
-    def mean(self, mine: Tensor) -> Tensor:
+    def all_reduce_mean(self, tensor: Tensor) -> Tensor:
         """Of what each process has."""
-        return self.sum(mine) / self.count
+        return self.all_reduce_sum(tensor) / self.world_size
 
-    def concatenate(self, mine: Tensor, dim: int) -> Tensor:
+    def all_gather(self, tensor: Tensor, dim: int) -> Tensor:
         """What each process has, all of the same shape, in their order."""
-        if self.count == 1:
-            return mine
-        everyone = [torch.empty_like(mine) for _ in range(self.count)]
-        distributed.all_gather(everyone, mine.contiguous())
+        if self.world_size == 1:
+            return tensor
+        everyone = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        distributed.all_gather(everyone, tensor.contiguous())
         return torch.cat(everyone, dim)
 
-    def any(self, *mine: bool) -> tuple[bool, ...]:
+    def any_rank(self, *flags: bool) -> tuple[bool, ...]:
         """Of each question, whether any process says yes."""
-        if self.count == 1:
-            return mine
-        answers = torch.tensor(mine, dtype=torch.int32)
-        distributed.all_reduce(answers, distributed.ReduceOp.MAX, group=self._on_cpu)
+        if self.world_size == 1:
+            return flags
+        answers = torch.tensor(flags, dtype=torch.int32)
+        distributed.all_reduce(answers, distributed.ReduceOp.MAX, group=self._cpu_group)
         return tuple(map(bool, answers.tolist()))
 
-    def highest(self, mine: int) -> int:
+    def all_reduce_max(self, value: int) -> int:
         """Of what each process says."""
-        if self.count == 1:
-            return mine
-        said = torch.tensor(mine)
-        distributed.all_reduce(said, distributed.ReduceOp.MAX, group=self._on_cpu)
+        if self.world_size == 1:
+            return value
+        said = torch.tensor(value)
+        distributed.all_reduce(said, distributed.ReduceOp.MAX, group=self._cpu_group)
         return int(said)
 
-    def first(self, work: Callable[[], object]) -> None:
+    def run_on_rank_zero(self, work: Callable[[], object]) -> None:
         """Let the first process do something while the others wait.
 
         Raises:
@@ -83,22 +87,22 @@ class Ranks:
         """
         done = False
         try:
-            if self.is_first:
+            if self.is_rank_zero:
                 work()
             done = True
         finally:
-            (failed,) = self.any(not done)
+            (failed,) = self.any_rank(not done)
         if failed:
-            raise ToldElsewhereError("the first process says what is wrong")
+            raise ReportedByRankZeroError("rank 0 reports what is wrong")
 
-    def alike(self, error: AnytimeError) -> AnytimeError:
+    def same_error_on_all_ranks(self, error: AnytimeError) -> AnytimeError:
         """What to raise of an error that all processes find: the first one tells it."""
         return (
-            error if self.is_first else ToldElsewhereError("the first process says what is wrong")
+            error if self.is_rank_zero else ReportedByRankZeroError("rank 0 reports what is wrong")
         )
 
     @contextmanager
-    def the_gone_told(self) -> Iterator[None]:
+    def report_peer_exit(self) -> Iterator[None]:
         """Say plainly that another process is gone, in place of what its connection says.
 
         Raises:
@@ -108,15 +112,15 @@ class Ranks:
             yield
         except RuntimeError as error:
             of_connection = "gloo" in str(error) or isinstance(error, distributed.DistError)
-            if self.count > 1 and of_connection:
-                raise ProcessGoneError(
+            if self.world_size > 1 and of_connection:
+                raise PeerExitedError(
                     "another process of this run has ended; see what it says, and resume"
                 ) from error
             raise
 
-    def leave(self) -> None:
+    def shut_down(self) -> None:
         """Part from the others; without it processes that end early break the others' last
         exchange."""
-        if self.count > 1:
+        if self.world_size > 1:
             distributed.barrier()
             distributed.destroy_process_group()

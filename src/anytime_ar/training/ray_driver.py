@@ -23,24 +23,24 @@ from pydantic import NonNegativeInt, PositiveInt
 from anytime_ar import errors
 from anytime_ar.bundle import Bundle, load_bundle
 from anytime_ar.config import Config
-from anytime_ar.errors import InputError, ProcessGoneError, TrainingError
-from anytime_ar.interrupt import interrupts_held
+from anytime_ar.errors import InputError, PeerExitedError, TrainingError
+from anytime_ar.interrupt import defer_interrupts
 from anytime_ar.ray_cluster import (
-    check_workers_device,
-    choose_workers_device,
-    connected,
+    check_ray_device,
+    choose_ray_device,
+    ray_session,
     require_ray,
 )
 from anytime_ar.training.config import TrainConfig
-from anytime_ar.training.processes import ONE, Processes
-from anytime_ar.training.ray_worker import LISTEN_S, Line, work
-from anytime_ar.training.run import check_folder, open_folder
+from anytime_ar.training.processes import SINGLE_PROCESS, DistributedConfig
+from anytime_ar.training.ray_worker import POLL_INTERVAL_S, DriverChannel, train_worker
+from anytime_ar.training.run import check_run_folder, create_run_folder
 
-_PATIENCE_S = 60.0
+_WAIT_NOTICE_S = 60.0
 """Seconds without a worker after which people are told what is waited for."""
 
 
-class Workers(Config):
+class RayTrainConfig(Config):
     """The processes of a run on Ray, and how much they may fail."""
 
     workers: PositiveInt = 1
@@ -58,8 +58,8 @@ def train_on_ray(
     resume: bool = False,
     device: str = "auto",
     show_progress: bool = True,
-    processes: Processes = ONE,
-    workers: Workers = Workers(),  # noqa: B008
+    distributed_config: DistributedConfig = SINGLE_PROCESS,
+    workers: RayTrainConfig = RayTrainConfig(),  # noqa: B008
     accept_changed_data: bool = False,
 ) -> Bundle:
     """`train`, by workers of Ray, on the cluster of RAY_ADDRESS or one of this machine.
@@ -68,7 +68,7 @@ def train_on_ray(
         config, resume, show_progress, accept_changed_data: see `train`.
         folder: where the run lives, in reach of all machines.
         device: `cpu`, `cuda`, or `auto`: GPUs, if the cluster has one for each worker.
-        processes: what each does at once; how many there are is for `workers` to say.
+        distributed_config: what each does at once; how many there are is for `workers` to say.
         workers: how many, and how much they may fail.
 
     Raises:
@@ -77,38 +77,38 @@ def train_on_ray(
         TrainingError: see `train`; or workers fail again and again.
     """
     folder = Path(folder).absolute()
-    check_workers_device(device)
-    if processes.count > 1:
+    check_ray_device(device)
+    if distributed_config.world_size > 1:
         raise InputError(
-            f"{processes.count} processes are asked for by devices and nodes, which engine ray "
+            f"{distributed_config.world_size} processes are asked for by devices and nodes, which engine ray "
             "chooses itself; leave them out, and say how many workers there are to be"
         )
-    config = check_folder(folder, config, resume=resume)
+    config = check_run_folder(folder, config, resume=resume)
     if resume and (folder / "bundle").is_dir():
         return load_bundle(folder / "bundle")
     ray = require_ray("ray.train.torch")
     with (
         redirect_stdout(sys.stderr),  # where Ray tells of workers that died
         TemporaryDirectory(prefix="anytime-", ignore_cleanup_errors=True) as place,
-        connected(ray, workers.workers * workers.threads),
+        ray_session(ray, workers.workers * workers.threads),
     ):
-        device = choose_workers_device(ray, device, workers.workers)
-        open_folder(folder, config)
-        line = ray.remote(num_cpus=0)(Line).remote()
+        device = choose_ray_device(ray, device, workers.workers)
+        create_run_folder(folder, config)
+        channel = ray.remote(num_cpus=0)(DriverChannel).remote()
         task = {
             "config": config,
             "folder": str(folder),
             "device": device,
             "show_progress": show_progress,
-            "processes": processes,
+            "distributed_config": distributed_config,
             "accept_changed_data": accept_changed_data,
             "threads": workers.threads,
             "working_folder": str(Path.cwd()),
-            "line": line,
+            "channel": channel,
         }
         logging.getLogger("ray.train").setLevel(logging.ERROR)
         trainer = ray.train.torch.TorchTrainer(
-            work,
+            train_worker,
             train_loop_config=task,
             scaling_config=ray.train.ScalingConfig(
                 num_workers=workers.workers,
@@ -121,13 +121,13 @@ def train_on_ray(
             ),
         )
         try:
-            _follow(ray, trainer, line, folder, workers)
+            _monitor(ray, trainer, channel, folder, workers)
         except ray.exceptions.RayError as error:
             raise TrainingError(f"Ray: {_last_line(error)}; resume") from error
     return load_bundle(folder / "bundle")
 
 
-def _follow(ray: Any, trainer: Any, line: Any, folder: Path, workers: Workers) -> None:
+def _monitor(ray: Any, trainer: Any, channel: Any, folder: Path, workers: RayTrainConfig) -> None:
     """Let a run be made, and say what it says, to its end."""
     failed: list[Exception] = []
 
@@ -141,40 +141,40 @@ def _follow(ray: Any, trainer: Any, line: Any, folder: Path, workers: Workers) -
     fitting = threading.Thread(target=fit, daemon=True)
     mistake: tuple[str, str] | None = None
     starts, asked, begin = 0, False, time.monotonic()
-    with interrupts_held(term=True) as interrupted:
+    with defer_interrupts(term=True) as interrupted:
         fitting.start()
         going = True
         while going:
-            fitting.join(LISTEN_S)
+            fitting.join(POLL_INTERVAL_S)
             going = fitting.is_alive()  # before listening, so that nothing said is missed
-            said, now, mistake = ray.get(line.hear.remote())
+            said, now, mistake = ray.get(channel.poll.remote())
             if now > max(starts, 1) and mistake is None:
-                _tell("a worker has died; all go on from the last checkpoint")
+                _notify("a worker has died; all go on from the last checkpoint")
             starts = now
             sys.stderr.write(said)
             sys.stderr.flush()
             if interrupted.is_set() and not asked:
                 if not starts:  # and nobody to write a checkpoint
-                    raise interrupted.error()
-                line.end.remote()
+                    raise interrupted.exception()
+                channel.request_stop.remote()
                 asked = True
-            if not starts and time.monotonic() - begin > _PATIENCE_S:
-                _tell(f"waiting for {workers.workers} workers; has the cluster room for them?")
+            if not starts and time.monotonic() - begin > _WAIT_NOTICE_S:
+                _notify(f"waiting for {workers.workers} workers; has the cluster room for them?")
                 begin = float("inf")
     if mistake is not None:
         kind, text = mistake
         raise vars(errors).get(kind, TrainingError)(text)
     if interrupted.is_set() and not (folder / "bundle").is_dir():
-        raise interrupted.error()
+        raise interrupted.exception()
     if failed:
-        raise _failure(failed[0], workers) from failed[0]
+        raise _worker_failure(failed[0], workers) from failed[0]
 
 
-def _tell(message: str) -> None:
+def _notify(message: str) -> None:
     sys.stderr.write(f"anytime: {message}\n")
 
 
-def _failure(error: Exception, workers: Workers) -> TrainingError:
+def _worker_failure(error: Exception, workers: RayTrainConfig) -> TrainingError:
     failures = getattr(error, "worker_failures", None)
     if failures is None:
         return TrainingError(f"Ray: {_last_line(error)}; resume")
@@ -182,7 +182,7 @@ def _failure(error: Exception, workers: Workers) -> TrainingError:
         _last_line(one)
         for one in failures.values()
         # Why a process is gone nobody knows, Ray, which cannot reach it, no more than the others.
-        if not (hasattr(one, "health_check_failure") or isinstance(one, ProcessGoneError))
+        if not (hasattr(one, "health_check_failure") or isinstance(one, PeerExitedError))
     ]
     reason = reasons[0] if reasons else "one was killed, or its machine is gone"
     return TrainingError(

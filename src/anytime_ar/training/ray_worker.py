@@ -13,92 +13,92 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from anytime_ar.errors import AnytimeError, InputError, ProcessGoneError, ToldElsewhereError
-from anytime_ar.interrupt import interrupts_told
+from anytime_ar.errors import AnytimeError, InputError, PeerExitedError, ReportedByRankZeroError
+from anytime_ar.interrupt import forward_interrupts
 from anytime_ar.training.run import train
 
-LISTEN_S = 0.2
+POLL_INTERVAL_S = 0.2
 """Seconds between two looks at the line, at either end."""
-_TOGETHER_S = 10.0
+_ERROR_GRACE_S = 10.0
 """Seconds within which workers find the same mistake."""
 
 
-class Line:
+class DriverChannel:
     """An actor between a program and the workers of its run, whichever start they are of."""
 
     def __init__(self) -> None:
-        self._said: list[str] = []
-        self._mistake: tuple[str, str] | None = None
-        self._ending = False
-        self._starts = self._left = 0
+        self._output: list[str] = []
+        self._error: tuple[str, str] | None = None
+        self._stop_requested = False
+        self._num_starts = self._num_finished = 0
 
-    def begin(self) -> None:
+    def report_start(self) -> None:
         """The first worker is there."""
-        self._starts += 1
+        self._num_starts += 1
 
-    def say(self, text: str) -> None:
+    def send_output(self, text: str) -> None:
         """Something for people."""
-        self._said.append(text)
+        self._output.append(text)
 
-    def go_wrong(self, kind: str, text: str) -> None:
+    def report_error(self, kind: str, text: str) -> None:
         """An error of ours; the first one counts."""
-        self._mistake = self._mistake or (kind, text)
+        self._error = self._error or (kind, text)
 
-    def has_gone_wrong(self) -> bool:
+    def has_error(self) -> bool:
         """Whether there was one, perhaps at an earlier start."""
-        return self._mistake is not None
+        return self._error is not None
 
-    def leave(self) -> None:
+    def report_finished(self) -> None:
         """A worker has nothing more to do."""
-        self._left += 1
+        self._num_finished += 1
 
-    def left(self) -> int:
+    def num_finished(self) -> int:
         """How many have said so."""
-        return self._left
+        return self._num_finished
 
-    def end(self) -> None:
+    def request_stop(self) -> None:
         """Workers should end after their step, with a checkpoint."""
-        self._ending = True
+        self._stop_requested = True
 
-    def is_ending(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether they should."""
-        return self._ending
+        return self._stop_requested
 
-    def hear(self) -> tuple[str, int, tuple[str, str] | None]:
+    def poll(self) -> tuple[str, int, tuple[str, str] | None]:
         """What was said since the last time, how often workers have started, and what is wrong."""
-        said, self._said = "".join(self._said), []
-        return said, self._starts, self._mistake
+        said, self._output = "".join(self._output), []
+        return said, self._num_starts, self._error
 
 
-class _Screen(io.TextIOBase):
+class _DriverStderr(io.TextIOBase):
     """Standard error of the program at the other end of the line."""
 
     encoding = "utf-8"
 
-    def __init__(self, line: Any) -> None:
-        self._line = line
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
 
     def write(self, text: str) -> int:
-        self._line.say.remote(text)
+        self._channel.send_output.remote(text)
         return len(text)
 
 
-def work(task: dict[str, Any]) -> None:
+def train_worker(task: dict[str, Any]) -> None:
     """What each worker does; what it raises has Ray start all of them again.
 
     Args:
         task: `config`, `folder`, `device` (cpu or cuda), `show_progress`, `processes` and
             `accept_changed_data` of the run, as `train` takes them; `threads` of a worker; the
-            `working_folder` of the program, and the `line` to it.
+            `working_folder` of the program, and the `channel` to it.
     """
     import ray
     import torch
     from ray.train.torch import get_device
 
-    line, rank = task["line"], int(os.environ["RANK"])
+    channel, rank = task["channel"], int(os.environ["RANK"])
     if rank == 0:
-        line.begin.remote()
-    if ray.get(line.has_gone_wrong.remote()):
+        channel.report_start.remote()
+    if ray.get(channel.has_error.remote()):
         return  # as before; Ray does not know that another start is in vain
     # Ray has given each worker its device already, so to us it is a machine with one.
     os.environ.update(NODE_RANK=str(rank), LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
@@ -114,47 +114,47 @@ def work(task: dict[str, Any]) -> None:
                 f"{folder} is not in reach of {socket.gethostname()}; choose a folder on storage "
                 "that all machines share"
             )
-        with redirect_stderr(_Screen(line)), _told_by(ray, line):
+        with redirect_stderr(_DriverStderr(channel)), _interrupts_from_driver(ray, channel):
             train(
                 task["config"],
                 folder,
                 resume=True,
                 device=device,
                 show_progress=task["show_progress"],
-                processes=task["processes"],
+                distributed_config=task["distributed_config"],
                 accept_changed_data=task["accept_changed_data"],
             )
-    except ProcessGoneError:
+    except PeerExitedError:
         raise
-    except (ToldElsewhereError, KeyboardInterrupt):
+    except (ReportedByRankZeroError, KeyboardInterrupt):
         pass  # said by another; as was asked for
     except AnytimeError as error:
-        ray.get(line.go_wrong.remote(type(error).__name__, str(error)))
+        ray.get(channel.report_error.remote(type(error).__name__, str(error)))
         mistake = error
-    ray.get(line.leave.remote())
-    if mistake is not None and not _all_left(ray, line, int(os.environ["WORLD_SIZE"])):
+    ray.get(channel.report_finished.remote())
+    if mistake is not None and not _all_finished(ray, channel, int(os.environ["WORLD_SIZE"])):
         raise mistake  # others wait for this one, and only Ray can end them
 
 
-def _all_left(ray: Any, line: Any, count: int) -> bool:
-    until = time.monotonic() + _TOGETHER_S
-    while ray.get(line.left.remote()) < count:
+def _all_finished(ray: Any, channel: Any, count: int) -> bool:
+    until = time.monotonic() + _ERROR_GRACE_S
+    while ray.get(channel.num_finished.remote()) < count:
         if time.monotonic() > until:
             return False
-        time.sleep(LISTEN_S)
+        time.sleep(POLL_INTERVAL_S)
     return True
 
 
 @contextmanager
-def _told_by(ray: Any, line: Any) -> Iterator[None]:
+def _interrupts_from_driver(ray: Any, channel: Any) -> Iterator[None]:
     """Let an interrupt come by the line."""
     over = threading.Event()
-    with interrupts_told() as flag:
+    with forward_interrupts() as flag:
 
         def listen() -> None:
-            while not over.wait(LISTEN_S):
-                if ray.get(line.is_ending.remote()):
-                    flag.note(signal.SIGINT, None)
+            while not over.wait(POLL_INTERVAL_S):
+                if ray.get(channel.stop_requested.remote()):
+                    flag.handle(signal.SIGINT, None)
                     return
 
         thread = threading.Thread(target=listen, daemon=True)

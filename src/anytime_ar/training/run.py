@@ -18,37 +18,37 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from anytime_ar.ambient import defaults
-from anytime_ar.bundle import Bundle, build, load_bundle, save_bundle
+from anytime_ar.ambient import default_torch_modes
+from anytime_ar.bundle import Bundle, build_bundle, load_bundle, save_bundle
 from anytime_ar.card import Card, DataCard
-from anytime_ar.config import describe as describe_mistakes
+from anytime_ar.config import format_validation_error as describe_mistakes
 from anytime_ar.data import DataSplits, load_data
-from anytime_ar.data.fingerprint import DataFingerprint, fingerprint
+from anytime_ar.data.fingerprint import DataFingerprint, data_fingerprint
 from anytime_ar.errors import InputError
 from anytime_ar.files import (
-    check_output,
-    listed,
+    check_output_path,
+    list_files,
     read_text,
-    sweep_temporaries,
+    remove_temporary_files,
     write_bytes,
     write_json,
 )
-from anytime_ar.training.checkpoint import Checkpoints
+from anytime_ar.training.checkpoint import CheckpointManager
 from anytime_ar.training.config import TrainConfig
-from anytime_ar.training.decisions import Decider, read_decisions
+from anytime_ar.training.decisions import PrecisionAutotuner, read_autotuned_settings
 from anytime_ar.training.log import RunLog
 from anytime_ar.training.loop import Trainer, seeded
-from anytime_ar.training.processes import ONE, Processes, start_processes
+from anytime_ar.training.processes import SINGLE_PROCESS, DistributedConfig, launch_fabric
 from anytime_ar.training.protocols import Stage
-from anytime_ar.training.ranks import Ranks
-from anytime_ar.training.sharpening import SharpeningStage
+from anytime_ar.training.ranks import DistributedContext
+from anytime_ar.training.sharpening import DecoderGANStage
 from anytime_ar.training.stages import AutoencoderStage, PriorStage
-from anytime_ar.yaml_size import check_yaml
+from anytime_ar.yaml_size import check_yaml_size
 
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
 
-@defaults(grad=True)
+@default_torch_modes(grad=True)
 def train(
     config: TrainConfig,
     folder: Path | str,
@@ -57,7 +57,7 @@ def train(
     device: str = "auto",
     show_progress: bool = True,
     data: DataSplits | None = None,
-    processes: Processes = ONE,
+    distributed_config: DistributedConfig = SINGLE_PROCESS,
     accept_changed_data: bool = False,
 ) -> Bundle:
     """Train an autoencoder and its prior, and write the bundle to `folder`/bundle.
@@ -75,7 +75,7 @@ def train(
         device: `cpu`, `cuda`, `mps`, or `auto` for the best there is.
         show_progress: draw progress bars on standard error.
         data: the data set of `config.data`, if it is loaded already.
-        processes: how many there are, and what each does at once.
+        distributed_config: how many there are, and what each does at once.
         accept_changed_data: go on with data that is not what the run was begun with.
 
     Raises:
@@ -85,32 +85,34 @@ def train(
     """
     folder = Path(folder)
     # Before the data: a wrong folder costs no wait.
-    config = check_folder(folder, config, resume=resume)
+    config = check_run_folder(folder, config, resume=resume)
     if resume and (folder / "bundle").is_dir():
         return load_bundle(folder / "bundle")  # all done, and perhaps evaluated since
-    fabric = start_processes(device, config.precision, processes)
-    ranks = Ranks()
+    fabric = launch_fabric(device, config.precision, distributed_config)
+    distributed = DistributedContext()
     data = data or load_data(config.data)
-    card = describe(config, data)
+    card = build_card(config, data)
     with seeded(config.seed, "weights"):
-        bundle = build(card)
-    ranks.first(lambda: open_folder(folder, config))
+        bundle = build_bundle(card)
+    distributed.run_on_rank_zero(lambda: create_run_folder(folder, config))
     changes: list[str] = []
-    ranks.first(lambda: changes.extend(_check_data(folder, data, accept=accept_changed_data)))
+    distributed.run_on_rank_zero(
+        lambda: changes.extend(_check_data_unchanged(folder, data, accept=accept_changed_data))
+    )
     with RunLog(
-        folder / "log.jsonl" if ranks.is_first else None, show_progress=show_progress
+        folder / "log.jsonl" if distributed.is_rank_zero else None, show_progress=show_progress
     ) as log:
         for change in changes:
-            log.tell(f"the data has changed: {change}")
+            log.notify(f"the data has changed: {change}")
         for note in data.notes:
             log.write(data=note)
-        decider = Decider(
+        decider = PrecisionAutotuner(
             folder,
             config.precision,
             fabric=fabric,
             seed=config.seed,
-            ranks=ranks,
-            passes=processes.passes,
+            distributed=distributed,
+            gradient_accumulation_steps=distributed_config.passes,
         )
 
         def fit(stage: Stage) -> None:
@@ -118,32 +120,34 @@ def train(
                 stage,
                 fabric=fabric,
                 seed=config.seed,
-                checkpoints=Checkpoints(folder / "checkpoints", stage.name),
+                checkpoints=CheckpointManager(folder / "checkpoints", stage.name),
                 checkpoint_every_s=60 * config.checkpoint_every_minutes,
                 log_every=config.log_every,
                 log=log,
-                ranks=ranks,
-                passes=processes.passes,
+                distributed=distributed,
+                gradient_accumulation_steps=distributed_config.passes,
             )
-            with ranks.the_gone_told():
-                decider.decide(stage, log)
+            with distributed.report_peer_exit():
+                decider.select(stage, log)
                 trainer.fit()
 
-        fit(AutoencoderStage(bundle.autoencoder, data, config, ranks))
+        fit(AutoencoderStage(bundle.autoencoder, data, config, distributed))
         if config.sharpening is not None:
-            fit(SharpeningStage(bundle.autoencoder, data, config, ranks))
+            fit(DecoderGANStage(bundle.autoencoder, data, config, distributed))
         if bundle.prior is not None:
             # It encodes its codes as the autoencoder was trained.
-            decider.use("autoencoder")
-            fit(PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric, ranks))
-    ranks.first(lambda: save_bundle(_noted(bundle, folder), folder / "bundle"))
-    ranks.leave()
+            decider.apply("autoencoder")
+            fit(PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric, distributed))
+    distributed.run_on_rank_zero(
+        lambda: save_bundle(_with_precisions(bundle, folder), folder / "bundle")
+    )
+    distributed.shut_down()
     return bundle
 
 
-def _check_data(folder: Path, data: DataSplits, *, accept: bool) -> list[str]:
+def _check_data_unchanged(folder: Path, data: DataSplits, *, accept: bool) -> list[str]:
     """Compare the data of a run with that it was begun with; return changes that are accepted."""
-    path, now = folder / "data.json", fingerprint(data)
+    path, now = folder / "data.json", data_fingerprint(data)
     changes: list[str] = []
     if path.exists():
         try:
@@ -165,13 +169,15 @@ def _check_data(folder: Path, data: DataSplits, *, accept: bool) -> list[str]:
     return changes
 
 
-def _noted(bundle: Bundle, folder: Path) -> Bundle:
+def _with_precisions(bundle: Bundle, folder: Path) -> Bundle:
     """Return the bundle of a run, with the number formats of its training on the card."""
-    training = bundle.card.training | {"precision_by_stage": read_decisions(folder).precision}
+    training = bundle.card.training | {
+        "precision_by_stage": read_autotuned_settings(folder).precision
+    }
     return replace(bundle, card=bundle.card.model_copy(update={"training": training}))
 
 
-def describe(config: TrainConfig, data: DataSplits) -> Card:
+def build_card(config: TrainConfig, data: DataSplits) -> Card:
     """The card of the model that a run will make.
 
     Raises:
@@ -201,7 +207,7 @@ def describe(config: TrainConfig, data: DataSplits) -> Card:
             sample_shape=data.sample_shape,
             sample_rate=data.sample_rate,
             labels=names,
-            label_frequencies=None if names is None else _frequencies(data, len(names)),
+            label_frequencies=None if names is None else _label_frequencies(data, len(names)),
         ),
         autoencoder=autoencoder,
         prior=config.prior,
@@ -211,7 +217,7 @@ def describe(config: TrainConfig, data: DataSplits) -> Card:
     )
 
 
-def _frequencies(data: DataSplits, count: int) -> tuple[float, ...]:
+def _label_frequencies(data: DataSplits, count: int) -> tuple[float, ...]:
     """Share of each class in the training split."""
     totals = torch.zeros(count, dtype=torch.int64)
     for batch in data.train.batches(4096):
@@ -220,7 +226,7 @@ def _frequencies(data: DataSplits, count: int) -> tuple[float, ...]:
     return tuple((totals.float() / totals.sum()).tolist())
 
 
-def check_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:
+def check_run_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:
     """Check that a run may live in a folder, and return its configuration: a number format that is
     left open is as the run there has begun.
 
@@ -231,16 +237,16 @@ def check_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; choose a folder for the run")
     if not written.exists():
-        if folder.is_dir() and listed(folder):
+        if folder.is_dir() and list_files(folder):
             raise InputError(f"{folder} is not empty and holds no run; choose another folder")
-        check_output(folder, is_folder=True)
+        check_output_path(folder, is_folder=True)
         return config
     if not resume:
         raise InputError(
             f"{folder} holds a run already; go on with it by `anytime train --resume {folder}`, or "
             "choose another folder"
         )
-    check_yaml(written)
+    check_yaml_size(written)
     try:
         values = yaml.safe_load(read_text(written))
     except yaml.YAMLError as error:
@@ -254,12 +260,12 @@ def check_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:
         raise InputError(
             f"{folder} was begun with other settings; go on with those by `anytime train --resume "
             f"{folder}`, or choose another folder",
-            _differences(earlier, config),
+            _changed_settings(earlier, config),
         )
     return config
 
 
-def _differences(earlier: TrainConfig, config: TrainConfig) -> list[str]:
+def _changed_settings(earlier: TrainConfig, config: TrainConfig) -> list[str]:
     """`data.size was 28, is 32` for every setting that changed."""
 
     def flat(values: object, prefix: str = "") -> dict[str, object]:
@@ -279,7 +285,7 @@ def _differences(earlier: TrainConfig, config: TrainConfig) -> list[str]:
     ]
 
 
-def open_folder(folder: Path, config: TrainConfig) -> None:
+def create_run_folder(folder: Path, config: TrainConfig) -> None:
     """Make a folder that of a run, by its first process and before anything is written.
 
     Raises:
@@ -291,9 +297,9 @@ def open_folder(folder: Path, config: TrainConfig) -> None:
         raise InputError(
             f"cannot create {folder}: {error.strerror}; choose a folder that is writable"
         ) from error
-    sweep_temporaries(folder)
+    remove_temporary_files(folder)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     # First of all: it is what tells a run from a foreign folder.
     write_bytes(folder / "config.yaml", text.encode())
     (folder / "checkpoints").mkdir(exist_ok=True)
-    sweep_temporaries(folder / "checkpoints")
+    remove_temporary_files(folder / "checkpoints")

@@ -17,23 +17,23 @@ from typing import TYPE_CHECKING, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from anytime_ar.autoencoder.networks import ConvDecoder, ConvEncoder
-from anytime_ar.autoencoder.waves import WaveDecoder, WaveEncoder
+from anytime_ar.autoencoder.networks import ImageDecoder, ImageEncoder
+from anytime_ar.autoencoder.waves import AudioDecoder, AudioEncoder
 from anytime_ar.prior.transformer import Block
-from anytime_ar.training.checkpoint import State
+from anytime_ar.training.checkpoint import StateDict
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor
 
-UNITS = (Block, ConvEncoder, ConvDecoder, WaveEncoder, WaveDecoder)
+FSDP_UNITS = (Block, ImageEncoder, ImageDecoder, AudioEncoder, AudioDecoder)
 """Gathered one at a time. Nobody reads their weights but they themselves, when they are called; all
 else is gathered for the whole of a forward pass, as objectives call methods of what they train and
 read weights that lie deep inside."""
 
 
-def mesh_of(fabric: Fabric) -> DeviceMesh | None:
+def device_mesh(fabric: Fabric) -> DeviceMesh | None:
     """The processes among which weights are cut; None: each has all of them."""
     from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
@@ -42,14 +42,14 @@ def mesh_of(fabric: Fabric) -> DeviceMesh | None:
     return fabric.strategy.device_mesh["data_parallel"]
 
 
-def shard(module: nn.Module, mesh: DeviceMesh) -> None:
+def apply_fsdp(module: nn.Module, mesh: DeviceMesh) -> None:
     """Leave this process its shards of a module's weights, on its device. What follows has to go
     through the module's own forward pass, not that of a part of it."""
     from torch.distributed.fsdp import fully_shard
 
     for parameter in module.parameters():  # kernels are not, where channels come last
         parameter.data = parameter.data.contiguous()
-    for unit in [one for one in module.modules() if isinstance(one, UNITS)]:
+    for unit in [one for one in module.modules() if isinstance(one, FSDP_UNITS)]:
         fully_shard(unit, mesh=mesh)
     fully_shard(module, mesh=mesh)
 
@@ -61,26 +61,26 @@ def is_sharded(value: Tensor) -> TypeGuard[DTensor]:
     return isinstance(value, DTensor)
 
 
-def whole(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     """A tensor, put together if it is in shards."""
     return value.full_tensor() if is_sharded(value) else value
 
 
-def gathered(state: State, *, keep: bool) -> State:
+def gather_full_state(state: StateDict, *, keep: bool) -> StateDict:
     """Whole tensors, on the CPU where they were in shards.
 
     Args:
         keep: whether this process wants them; if not, what it gets is of no use.
     """
-    found: State = {}
+    found: StateDict = {}
     for name in sorted(state):  # what was read from a file is in another order in each process
-        full = whole(state[name])
+        full = full_tensor(state[name])
         if keep:
             found[name] = full if full is state[name] else full.cpu()
     return {name: found[name] for name in state if keep}
 
 
-def cut_like(value: Tensor, like: Tensor | None) -> Tensor:
+def shard_like(value: Tensor, like: Tensor | None) -> Tensor:
     """This process's shard of a whole tensor, if another one is in shards."""
     from torch.distributed.tensor import distribute_tensor
 
@@ -92,36 +92,36 @@ def cut_like(value: Tensor, like: Tensor | None) -> Tensor:
     )
 
 
-def cut_state(state: State, like: State) -> State:
-    """`cut_like` for each tensor, by name."""
-    return {name: cut_like(value, like.get(name)) for name, value in state.items()}
+def shard_state(state: StateDict, like: StateDict) -> StateDict:
+    """`shard_like` for each tensor, by name."""
+    return {name: shard_like(value, like.get(name)) for name, value in state.items()}
 
 
 @torch.no_grad()
-def fill(module: nn.Module, state: State) -> None:
+def copy_full_state(module: nn.Module, state: StateDict) -> None:
     """Give a module that is whole the weights of one in shards, a tensor at a time."""
     for name, value in module.state_dict().items():
-        value.copy_(whole(state[name]))
+        value.copy_(full_tensor(state[name]))
 
 
 @contextmanager
-def whole_parameters(module: nn.Module) -> Iterator[None]:
+def summon_full_params(module: nn.Module) -> Iterator[None]:
     """Put the parameters of a module together for something that writes to them, and cut them
     again."""
     names = [name for name, parameter in module.named_parameters() if is_sharded(parameter)]
     sharded = {name: module.get_parameter(name) for name in names}
-    standing_in = {name: nn.Parameter(whole(one.detach())) for name, one in sharded.items()}
-    _put(module, standing_in)
+    standing_in = {name: nn.Parameter(full_tensor(one.detach())) for name, one in sharded.items()}
+    _set_parameters(module, standing_in)
     try:
         yield
     finally:
-        _put(module, sharded)
+        _set_parameters(module, sharded)
         with torch.no_grad():
             for name, parameter in sharded.items():
-                parameter.copy_(cut_like(standing_in[name].detach(), parameter))
+                parameter.copy_(shard_like(standing_in[name].detach(), parameter))
 
 
-def _put(module: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
+def _set_parameters(module: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
     for name, parameter in parameters.items():
         path, _, last = name.rpartition(".")
         setattr(module.get_submodule(path), last, parameter)

@@ -23,19 +23,19 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from anytime_ar.autoencoder import OrderedAutoencoder
-from anytime_ar.data import WHOLE, DataSplits, Part
-from anytime_ar.training.config import SharpeningConfig, TrainConfig
+from anytime_ar.data import FULL_BATCH, BatchShard, DataSplits
+from anytime_ar.training.config import DecoderGANConfig, TrainConfig
 from anytime_ar.training.loop import seeded
 from anytime_ar.training.objectives import Losses
-from anytime_ar.training.ranks import Ranks
-from anytime_ar.training.stages import SampleStage
+from anytime_ar.training.ranks import DistributedContext
+from anytime_ar.training.stages import ReconstructionStage
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-SMALLEST_MAP = 8
+MIN_MAP_SIZE = 8
 """The discriminator halves images down to at most so many positions a side."""
-PENALTY_EVERY = 4
+R1_INTERVAL = 4
 """Steps from one gradient penalty to the next, which counts as much more (Karras et al. 2020, arXiv
 1912.04958): it costs as much as all the rest."""
 
@@ -50,13 +50,13 @@ class Discriminator(nn.Module):
     """
 
     def __init__(
-        self, config: SharpeningConfig, sample_shape: tuple[int, ...], code_length: int
+        self, config: DecoderGANConfig, sample_shape: tuple[int, ...], code_length: int
     ) -> None:
         super().__init__()
         channels, *sides = sample_shape
         layers: list[nn.Module] = []
         width = channels
-        while max(sides) > SMALLEST_MAP:
+        while max(sides) > MIN_MAP_SIZE:
             wider = config.width if not layers else 2 * width
             layers += [nn.Conv2d(width, wider, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
             width, sides = wider, [side // 2 for side in sides]
@@ -70,15 +70,15 @@ class Discriminator(nn.Module):
             if isinstance(layer, nn.Conv2d) and layer.in_channels > 1:
                 layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, x: Tensor, kept: Tensor) -> Tensor:
-        """How real images float [B, C, H, W] from `kept` (int64 [B]) codes are, unbounded: float
+    def forward(self, x: Tensor, num_kept: Tensor) -> Tensor:
+        """How real images float [B, C, H, W] from `num_kept` (int64 [B]) codes are, unbounded: float
         [B]."""
         maps = self.body(x.contiguous(memory_format=torch.channels_last))
-        for_kept = (maps.mean((2, 3)) * self.by_kept(kept)).sum(1)
+        for_kept = (maps.mean((2, 3)) * self.by_kept(num_kept)).sum(1)
         return (self.head(maps.flatten(1))[:, 0] + for_kept).float()
 
 
-class SharpeningObjective(nn.Module):
+class DecoderGANObjective(nn.Module):
     """Decoder and discriminator, each its own loss, in one step.
 
     Args:
@@ -86,9 +86,9 @@ class SharpeningObjective(nn.Module):
         config: weights of the losses.
     """
 
-    def __init__(self, autoencoder: OrderedAutoencoder, config: SharpeningConfig) -> None:
+    def __init__(self, autoencoder: OrderedAutoencoder, config: DecoderGANConfig) -> None:
         super().__init__()
-        autoencoder.fix_codes()
+        autoencoder.freeze_encoder()
         self.autoencoder = autoencoder
         self.config = config
         self.discriminator = Discriminator(
@@ -97,7 +97,7 @@ class SharpeningObjective(nn.Module):
         self.truncation = config.truncation.build(autoencoder.code_length)
 
     def forward(
-        self, x: Tensor, step: int, generator: torch.Generator, part: Part = WHOLE
+        self, x: Tensor, step: int, generator: torch.Generator, shard: BatchShard = FULL_BATCH
     ) -> Losses:
         """Losses of a batch, or of a part of one.
 
@@ -105,10 +105,10 @@ class SharpeningObjective(nn.Module):
             x: float32 [B, C, H, W] in [-1, 1].
             step: of the stage, 0..
             generator: CPU randomness of this step.
-            part: of a batch that `x` is.
+            shard: of a batch that `x` is.
         """
-        drawn_kept = self.truncation.sample(part.whole(len(x)), generator)
-        kept = part.of(drawn_kept).to(x.device)
+        drawn_kept = self.truncation.sample(shard.global_batch_size(len(x)), generator)
+        kept = shard.local_slice(drawn_kept).to(x.device)
         model = self.autoencoder
         with torch.no_grad():
             vectors = model.quantizer.lookup(model.quantizer.encode(model.encode_vectors(x)))
@@ -126,20 +126,22 @@ class SharpeningObjective(nn.Module):
             "discriminator": discriminator,
         }
 
-    def _discriminator_loss(self, x: Tensor, drawn: Tensor, kept: Tensor, step: int) -> Tensor:
-        penalized = step % PENALTY_EVERY == 0
+    def _discriminator_loss(
+        self, x: Tensor, decoded: Tensor, num_kept: Tensor, step: int
+    ) -> Tensor:
+        penalized = step % R1_INTERVAL == 0
         x = x.float().requires_grad_(penalized)
-        real = self.discriminator(x, kept)
+        real = self.discriminator(x, num_kept)
         loss = F.softplus(-real).mean()
-        loss = loss + F.softplus(self.discriminator(drawn, kept)).mean()
+        loss = loss + F.softplus(self.discriminator(decoded, num_kept)).mean()
         if penalized:
             (slope,) = torch.autograd.grad(real.sum(), x, create_graph=True)
             steepness = slope.square().flatten(1).sum(1).mean()
-            loss = loss + PENALTY_EVERY * self.config.gradient_penalty / 2 * steepness
+            loss = loss + R1_INTERVAL * self.config.gradient_penalty / 2 * steepness
         return loss
 
 
-class SharpeningStage(SampleStage):
+class DecoderGANStage(ReconstructionStage):
     """Trains what decodes, between autoencoder and prior. Its validation errors rise: the price."""
 
     name = "sharpening"
@@ -149,19 +151,19 @@ class SharpeningStage(SampleStage):
         autoencoder: OrderedAutoencoder,
         data: DataSplits,
         config: TrainConfig,
-        ranks: Ranks,
+        distributed: DistributedContext,
     ) -> None:
         options = config.sharpening
         assert options is not None
-        super().__init__(autoencoder, data, config, options, ranks)
+        super().__init__(autoencoder, data, config, options, distributed)
         with seeded(config.seed, "discriminator"):
-            self.objective = SharpeningObjective(autoencoder, options)
+            self.objective = DecoderGANObjective(autoencoder, options)
 
-    def begin(self, fabric: Fabric) -> None:
+    def initialize(self, fabric: Fabric) -> None:
         """Nothing: the decoder goes on from its weights."""
 
     def batch(self, step: int) -> tuple[Tensor, int]:
         return next(self.batches).data, step
 
-    def rehearsal(self, rows: int) -> list[tuple[Tensor, int]]:
-        return [(self.noise(rows), step) for step in range(PENALTY_EVERY)]
+    def timing_batches(self, batch_size: int) -> list[tuple[Tensor, int]]:
+        return [(self.noise_batch(batch_size), step) for step in range(R1_INTERVAL)]

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from anytime_ar.training.config import TrainingPrecision
-from anytime_ar.training.precision import mixed
+from anytime_ar.training.precision import bfloat16_autocast
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-class StagePrecision(MixedPrecision):
+class SwitchablePrecision(MixedPrecision):
     """float32 or bfloat16 as Fabric's plugin, which a run has one of: each stage sets its own.
 
     Args:
@@ -28,25 +28,25 @@ class StagePrecision(MixedPrecision):
 
     def __init__(self, device: str) -> None:
         super().__init__("bf16-mixed", device)
-        self.in_bfloat16 = False
+        self.uses_bfloat16 = False
 
     def forward_context(self) -> AbstractContextManager[Any]:
-        return mixed(self.device) if self.in_bfloat16 else nullcontext()
+        return bfloat16_autocast(self.device) if self.uses_bfloat16 else nullcontext()
 
     def convert_input(self, data: Any) -> Any:
-        return super().convert_input(data) if self.in_bfloat16 else data
+        return super().convert_input(data) if self.uses_bfloat16 else data
 
     def convert_output(self, data: Any) -> Any:
         # Fabric's own would convert to the default dtype of the process.
-        return tree_map_only(Tensor, _full, data)
+        return tree_map_only(Tensor, _to_float32, data)
 
 
-def _full(x: Tensor) -> Tensor:
+def _to_float32(x: Tensor) -> Tensor:
     return x.float() if x.is_floating_point() else x
 
 
-def use_precision(fabric: Fabric, precision: TrainingPrecision) -> None:
+def set_precision(fabric: Fabric, precision: TrainingPrecision) -> None:
     """Let Fabric compute in a number format from now on; `16-mixed` is its own from the start."""
     plugin = fabric.strategy.precision
-    if isinstance(plugin, StagePrecision):
-        plugin.in_bfloat16 = precision == "bf16-mixed"
+    if isinstance(plugin, SwitchablePrecision):
+        plugin.uses_bfloat16 = precision == "bf16-mixed"

@@ -13,29 +13,29 @@ import torch
 from torch import Tensor, nn
 
 from anytime_ar.autoencoder import OrderedAutoencoder
-from anytime_ar.bundle import introduce
-from anytime_ar.data import AugmentationConfig, Batch, DataSplits, ReadAhead, Split
+from anytime_ar.bundle import attach_codebook
+from anytime_ar.data import AugmentationConfig, Batch, DataSplits, Prefetcher, Split
 from anytime_ar.data.seeding import generator_for
 from anytime_ar.errors import InputError
 from anytime_ar.prior import Prior
 from anytime_ar.training.config import (
     AutoencoderTrainingConfig,
-    SharpeningConfig,
+    DecoderGANConfig,
     TrainConfig,
 )
 from anytime_ar.training.objectives import AutoencoderObjective, PriorObjective
-from anytime_ar.training.ranks import Ranks
-from anytime_ar.training.sharding import whole_parameters
+from anytime_ar.training.ranks import DistributedContext
+from anytime_ar.training.sharding import summon_full_params
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 VALIDATION_SAMPLES = 2000
 """Samples that the autoencoder is validated on: enough for two digits, and no wait."""
-ENCODE_BATCH = 256
+ENCODE_BATCH_SIZE = 256
 
 
-class SampleStage:
+class ReconstructionStage:
     """What stages that train an autoencoder on shuffled, augmented samples share."""
 
     patience: int | None = None  # the last weights, whatever validation says
@@ -46,30 +46,37 @@ class SampleStage:
         autoencoder: OrderedAutoencoder,
         data: DataSplits,
         config: TrainConfig,
-        options: AutoencoderTrainingConfig | SharpeningConfig,
-        ranks: Ranks,
+        options: AutoencoderTrainingConfig | DecoderGANConfig,
+        distributed: DistributedContext,
     ) -> None:
-        self.autoencoder, self.data, self.config, self.ranks = autoencoder, data, config, ranks
+        self.autoencoder, self.data, self.config, self.distributed = (
+            autoencoder,
+            data,
+            config,
+            distributed,
+        )
         self.batch_sizes: tuple[int, ...] = (options.batch_size,)
         self.steps, self.optimizer = options.steps, options.optimizer
         self.validate_every = max(1, options.steps // 10)
         self.ema_decay = options.ema_decay
-        self.batches = ReadAhead(
-            data.train.shuffled(options.batch_size, config.seed, config.augmentation, ranks.part())
+        self.batches = Prefetcher(
+            data.train.shuffled(
+                options.batch_size, config.seed, config.augmentation, distributed.batch_shard()
+            )
         )
 
     def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:
         """See `reconstruction_errors`."""
         model = objective.autoencoder
         assert isinstance(model, OrderedAutoencoder)
-        return reconstruction_errors(model, self.data.validation, fabric, self.ranks)
+        return reconstruction_errors(model, self.data.validation, fabric, self.distributed)
 
-    def noise(self, rows: int) -> Tensor:
-        """Return `rows` samples of white noise, which take as long as others."""
+    def noise_batch(self, batch_size: int) -> Tensor:
+        """Return `batch_size` samples of white noise, which take as long as others."""
         generator = generator_for(self.config.seed, "rehearsal")
-        return torch.rand(rows, *self.data.sample_shape, generator=generator).mul_(2).sub_(1)
+        return torch.rand(batch_size, *self.data.sample_shape, generator=generator).mul_(2).sub_(1)
 
-    def learn(self, objective: nn.Module, generator: torch.Generator) -> None:
+    def update_codebooks(self, objective: nn.Module, generator: torch.Generator) -> None:
         """Nothing beside the gradient."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -79,7 +86,7 @@ class SampleStage:
         self.batches.load_state_dict(state)
 
 
-class AutoencoderStage(SampleStage):
+class AutoencoderStage(ReconstructionStage):
     """Trains the autoencoder."""
 
     name = "autoencoder"
@@ -89,13 +96,13 @@ class AutoencoderStage(SampleStage):
         autoencoder: OrderedAutoencoder,
         data: DataSplits,
         config: TrainConfig,
-        ranks: Ranks,
+        distributed: DistributedContext,
     ) -> None:
         options = config.autoencoder_training
-        super().__init__(autoencoder, data, config, options, ranks)
+        super().__init__(autoencoder, data, config, options, distributed)
         self.objective = AutoencoderObjective(autoencoder, options)
 
-    def begin(self, fabric: Fabric) -> None:
+    def initialize(self, fabric: Fabric) -> None:
         """Choose the first codebook from code vectors of the untrained encoder."""
         options = self.config.autoencoder_training
         batches = self.data.train.shuffled(
@@ -105,34 +112,34 @@ class AutoencoderStage(SampleStage):
         samples = [fabric.to_device(next(batches).data) for _ in range(count)]
         generator = generator_for(self.config.seed, self.name, "start")
         with fabric.autocast():
-            self.autoencoder.start(samples, generator)
+            self.autoencoder.init_codebooks(samples, generator)
 
     def batch(self, step: int) -> tuple[Tensor, float]:
         return next(self.batches).data, step / self.steps
 
-    def rehearsal(self, rows: int) -> list[tuple[Tensor, float]]:
-        return [(self.noise(rows), 0.5)]
+    def timing_batches(self, batch_size: int) -> list[tuple[Tensor, float]]:
+        return [(self.noise_batch(batch_size), 0.5)]
 
-    def learn(self, objective: nn.Module, generator: torch.Generator) -> None:
+    def update_codebooks(self, objective: nn.Module, generator: torch.Generator) -> None:
         """The statistics of codebooks."""
         model = objective.autoencoder
         assert isinstance(model, OrderedAutoencoder)
-        with whole_parameters(model.quantizer):
-            model.quantizer.learn(generator, self.ranks)
+        with summon_full_params(model.quantizer):
+            model.quantizer.update_codebooks(generator, self.distributed)
 
 
 @torch.no_grad()
 def reconstruction_errors(
-    model: OrderedAutoencoder, validation: Split, fabric: Fabric, ranks: Ranks
+    model: OrderedAutoencoder, validation: Split, fabric: Fabric, distributed: DistributedContext
 ) -> dict[str, float]:
     """Mean squared error on the validation split: `loss` from all codes, `half` from half of
     them."""
     prefixes = {"loss": model.code_length, "half": (model.code_length + 1) // 2}
     errors = dict.fromkeys(prefixes, 0.0)
     seen = 0
-    for number, batch in enumerate(validation.batches(ENCODE_BATCH)):
+    for number, batch in enumerate(validation.batches(ENCODE_BATCH_SIZE)):
         seen += len(batch.data)
-        if number % ranks.count != ranks.rank:
+        if number % distributed.world_size != distributed.rank:
             continue
         x = fabric.to_device(batch.data)
         with fabric.autocast():
@@ -145,7 +152,7 @@ def reconstruction_errors(
                 errors[name] += float((decoded.float() - x).square().mean()) * len(x)
         if seen >= VALIDATION_SAMPLES:
             break
-    totals = ranks.sum(torch.tensor([*errors.values()], dtype=torch.float64))
+    totals = distributed.all_reduce_sum(torch.tensor([*errors.values()], dtype=torch.float64))
     return dict(zip(errors, (totals / seen).tolist(), strict=True))
 
 
@@ -161,10 +168,10 @@ class PriorStage:
         data: DataSplits,
         config: TrainConfig,
         fabric: Fabric,
-        ranks: Ranks,
+        distributed: DistributedContext,
     ) -> None:
         options = config.prior_training
-        self.config, self.ranks = config, ranks
+        self.config, self.distributed = config, distributed
         self.batch_sizes = tuple(round(options.batch_size / share) for share in options.prefixes)
         self.steps, self.optimizer = options.steps, options.optimizer
         self.validate_every = options.validate_every
@@ -172,17 +179,26 @@ class PriorStage:
         self.ema_decay = options.ema_decay
         self.objective: nn.Module = PriorObjective(prior, options.code_noise)
         autoencoder.to(fabric.device).eval()
-        introduce(autoencoder, prior)
+        attach_codebook(autoencoder, prior)
         conditional = prior.label_count > 0
-        self.codes, self.labels = encode_views(
-            autoencoder, data.train, config, conditional=conditional, fabric=fabric, ranks=ranks
+        self.codes, self.labels = encode_training_split(
+            autoencoder,
+            data.train,
+            config,
+            conditional=conditional,
+            fabric=fabric,
+            distributed=distributed,
         )
-        self._shuffled: tuple[int, Tensor] = (-1, torch.empty(0))  # order of the current epoch
-        self.validation = _encode(
-            autoencoder, data.validation.batches(ENCODE_BATCH), conditional, fabric, ranks
+        self._current_order: tuple[int, Tensor] = (-1, torch.empty(0))  # order of the current epoch
+        self.validation = _encode_batches(
+            autoencoder,
+            data.validation.batches(ENCODE_BATCH_SIZE),
+            conditional,
+            fabric,
+            distributed,
         )
 
-    def begin(self, fabric: Fabric) -> None:
+    def initialize(self, fabric: Fabric) -> None:
         """Nothing: the prior starts from its random weights."""
 
     def batch(self, step: int) -> tuple[Tensor, Tensor | None]:
@@ -191,37 +207,37 @@ class PriorStage:
         options, sizes = self.config.prior_training, self.batch_sizes
         turns, turn = divmod(step, len(sizes))
         first = turns * sum(sizes) + sum(sizes[:turn])
-        rows_here = self.ranks.part().rows(sizes[turn])
+        rows_here = self.distributed.batch_shard().local_indices(sizes[turn])
         wanted = first + torch.arange(rows_here.start, rows_here.stop)
         length = math.ceil(options.prefixes[turn] * self.codes.shape[1])
         epochs = wanted // len(self.codes)
         rows = torch.cat(
             [
-                self._order(int(epoch))[wanted[epochs == epoch] % len(self.codes)]
+                self._epoch_order(int(epoch))[wanted[epochs == epoch] % len(self.codes)]
                 for epoch in epochs.unique()
             ]
         )
         codes = self.codes[rows, :length].long()
         return codes, None if self.labels is None else self.labels[rows]
 
-    def rehearsal(self, rows: int) -> list[tuple[Tensor, Tensor | None]]:
-        """Return batches of the first codes: `rows` of the first kind of step, and as many codes of
+    def timing_batches(self, batch_size: int) -> list[tuple[Tensor, Tensor | None]]:
+        """Return batches of the first codes: `batch_size` of the first kind of step, and as many codes of
         each other."""
         batches: list[tuple[Tensor, Tensor | None]] = []
         for size, share in zip(self.batch_sizes, self.config.prior_training.prefixes, strict=True):
-            taken = torch.arange(rows * size // self.batch_sizes[0]) % len(self.codes)
+            taken = torch.arange(batch_size * size // self.batch_sizes[0]) % len(self.codes)
             length = math.ceil(share * self.codes.shape[1])
             labels = None if self.labels is None else self.labels[taken]
             batches.append((self.codes[taken, :length].long(), labels))
         return batches
 
-    def _order(self, epoch: int) -> Tensor:
-        if self._shuffled[0] != epoch:
+    def _epoch_order(self, epoch: int) -> Tensor:
+        if self._current_order[0] != epoch:
             generator = generator_for(self.config.seed, "code order", epoch)
-            self._shuffled = (epoch, torch.randperm(len(self.codes), generator=generator))
-        return self._shuffled[1]
+            self._current_order = (epoch, torch.randperm(len(self.codes), generator=generator))
+        return self._current_order[1]
 
-    def learn(self, objective: nn.Module, generator: torch.Generator) -> None:
+    def update_codebooks(self, objective: nn.Module, generator: torch.Generator) -> None:
         """Nothing beside the gradient."""
 
     @torch.no_grad()
@@ -229,14 +245,14 @@ class PriorStage:
         """Nats a code on the validation split."""
         total = torch.zeros((), dtype=torch.float64)
         codes, labels = self.validation
-        starts = range(0, len(codes), ENCODE_BATCH)
-        for at in starts[self.ranks.rank :: self.ranks.count]:
-            part = fabric.to_device(codes[at : at + ENCODE_BATCH].long())
-            of = None if labels is None else fabric.to_device(labels[at : at + ENCODE_BATCH])
+        starts = range(0, len(codes), ENCODE_BATCH_SIZE)
+        for at in starts[self.distributed.rank :: self.distributed.world_size]:
+            part = fabric.to_device(codes[at : at + ENCODE_BATCH_SIZE].long())
+            of = None if labels is None else fabric.to_device(labels[at : at + ENCODE_BATCH_SIZE])
             with fabric.autocast():
                 loss = objective(part, of)["loss"]
             total += float(loss) * len(part)
-        return {"loss": float(self.ranks.sum(total)) / len(codes)}
+        return {"loss": float(self.distributed.all_reduce_sum(total)) / len(codes)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"sequences": len(self.codes)}
@@ -246,39 +262,41 @@ class PriorStage:
             raise KeyError(f"{state['sequences']} code sequences then, {len(self.codes)} now")
 
 
-def encode_views(
+def encode_training_split(
     autoencoder: OrderedAutoencoder,
     split: Split,
     config: TrainConfig,
     *,
     conditional: bool,
     fabric: Fabric,
-    ranks: Ranks,
+    distributed: DistributedContext,
 ) -> tuple[Tensor, Tensor | None]:
     """Codes int16 or int32 [N * views, L] of a split, each sample augmented anew in every view."""
     options = config.prior_training
     if options.views == 1 and options.augmentation == AugmentationConfig():
-        return _encode(autoencoder, split.batches(ENCODE_BATCH), conditional, fabric, ranks)
+        return _encode_batches(
+            autoencoder, split.batches(ENCODE_BATCH_SIZE), conditional, fabric, distributed
+        )
     size = split.size
     if size is None:
         raise InputError(
             f"{split.origin} does not say how many samples it has, so it cannot be encoded "
             f"{options.views} times; set prior_training.views to 1 without augmentation"
         )
-    batches = split.shuffled(ENCODE_BATCH, config.seed, options.augmentation)
+    batches = split.shuffled(ENCODE_BATCH_SIZE, config.seed, options.augmentation)
     wanted = size * options.views
-    taken = (next(batches) for _ in range(-(-wanted // ENCODE_BATCH)))
-    codes, labels = _encode(autoencoder, taken, conditional, fabric, ranks)
+    taken = (next(batches) for _ in range(-(-wanted // ENCODE_BATCH_SIZE)))
+    codes, labels = _encode_batches(autoencoder, taken, conditional, fabric, distributed)
     return codes[:wanted], None if labels is None else labels[:wanted]
 
 
 @torch.no_grad()
-def _encode(
+def _encode_batches(
     autoencoder: OrderedAutoencoder,
     batches: Iterable[Batch],
     conditional: bool,
     fabric: Fabric,
-    ranks: Ranks,
+    distributed: DistributedContext,
 ) -> tuple[Tensor, Tensor | None]:
     """Each process encodes its share of the batches, and all get all codes."""
     compact = torch.int16 if autoencoder.vocabulary <= 2**15 else torch.int32
@@ -286,11 +304,11 @@ def _encode(
     labels: list[Tensor] = []
     for number, batch in enumerate(batches):
         encoded = torch.zeros(len(batch.data), autoencoder.code_length, dtype=compact)
-        if number % ranks.count == ranks.rank:
+        if number % distributed.world_size == distributed.rank:
             with fabric.autocast():
                 encoded = autoencoder.encode(fabric.to_device(batch.data)).to(compact).cpu()
         codes.append(encoded)
         if conditional:
             assert batch.labels is not None
             labels.append(batch.labels)
-    return ranks.sum(torch.cat(codes)), torch.cat(labels) if conditional else None
+    return distributed.all_reduce_sum(torch.cat(codes)), torch.cat(labels) if conditional else None

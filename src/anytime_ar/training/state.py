@@ -10,11 +10,21 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from anytime_ar.training.checkpoint import Checkpoint, State
+from anytime_ar.training.checkpoint import Checkpoint, StateDict
 from anytime_ar.training.config import OptimizerConfig
-from anytime_ar.training.optimizer import optimizer_for, optimizer_state, restore_optimizer
-from anytime_ar.training.progress import Progress
-from anytime_ar.training.sharding import cut_state, fill, gathered, mesh_of, shard
+from anytime_ar.training.optimizer import (
+    build_optimizer,
+    load_optimizer_state,
+    optimizer_state_tensors,
+)
+from anytime_ar.training.progress import StageProgress
+from anytime_ar.training.sharding import (
+    apply_fsdp,
+    copy_full_state,
+    device_mesh,
+    gather_full_state,
+    shard_state,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -38,35 +48,37 @@ class TrainingState:
         ema_decay: float | None,
         fabric: Fabric,
     ) -> None:
-        self.progress = Progress()
+        self.progress = StageProgress()
         self._objective, self._fabric = objective, fabric
-        mesh = mesh_of(fabric)
-        self.is_whole = mesh is None
+        mesh = device_mesh(fabric)
+        self.is_replicated = mesh is None
         """Whether each process has all weights, and trains the objective itself; else it trains a
         copy in shards, and the objective, out of the way on the CPU, gets what is to be judged or
         used."""
-        self.module = objective if self.is_whole else deepcopy(objective.cpu())
-        self.average: AveragedModel | None = None
+        self.module = objective if self.is_replicated else deepcopy(objective.cpu())
+        self.ema_model: AveragedModel | None = None
         if ema_decay is not None:
-            self.average = AveragedModel(objective, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+            self.ema_model = AveragedModel(objective, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
         if mesh is not None:
-            shard(self.module, mesh)
-            if self.average is not None:
-                shard(self.average.module, mesh)
-        self.optimizer = optimizer_for(self.module, optimizer)
+            apply_fsdp(self.module, mesh)
+            if self.ema_model is not None:
+                apply_fsdp(self.ema_model.module, mesh)
+        self.optimizer = build_optimizer(self.module, optimizer)
 
     @property
-    def _trained(self) -> nn.Module:
-        return self.module if self.average is None else self.average.module
+    def _evaluated_module(self) -> nn.Module:
+        return self.module if self.ema_model is None else self.ema_model.module
 
     @contextmanager
-    def judged(self) -> Iterator[nn.Module]:
+    def evaluation_weights(self) -> Iterator[nn.Module]:
         """The weights that count, which are the moving average where there is one: whole, for
         processes to use at their own pace, and in evaluation mode."""
-        if self.is_whole:
-            yield self._trained.eval()
+        if self.is_replicated:
+            yield self._evaluated_module.eval()
             return
-        fill(self._objective.to(self._fabric.device), self._trained.state_dict())
+        copy_full_state(
+            self._objective.to(self._fabric.device), self._evaluated_module.state_dict()
+        )
         yield self._objective.eval()
         self._objective.cpu()
 
@@ -76,33 +88,34 @@ class TrainingState:
         if loss < progress.best_loss:
             progress.best_loss, progress.best_step = loss, progress.step
             progress.best = {
-                name: value.detach().clone() for name, value in self._trained.state_dict().items()
+                name: value.detach().clone()
+                for name, value in self._evaluated_module.state_dict().items()
             }
 
-    def settle(self) -> None:
+    def load_final_weights(self) -> None:
         """Leave the weights that count in the objective, in evaluation mode."""
         self._objective.to(self._fabric.device)
-        fill(self._objective, self.progress.best or self._trained.state_dict())
+        copy_full_state(self._objective, self.progress.best or self._evaluated_module.state_dict())
         self._objective.eval()
 
-    def take(self) -> Checkpoint:
+    def to_checkpoint(self) -> Checkpoint:
         """All of it, whole, for the first process; others have to ask as well."""
         groups = {
             "module": self.module.state_dict(),
-            "optimizer": optimizer_state(self.optimizer),
+            "optimizer": optimizer_state_tensors(self.optimizer),
             "best": self.progress.best,
         }
-        if self.average is not None:
-            groups["average"] = self.average.state_dict()
+        if self.ema_model is not None:
+            groups["average"] = self.ema_model.state_dict()
         keep = self._fabric.is_global_zero
-        groups = {name: gathered(state, keep=keep) for name, state in groups.items()}
+        groups = {name: gather_full_state(state, keep=keep) for name, state in groups.items()}
         record = {
-            "progress": self.progress.record(),
+            "progress": self.progress.to_record(),
             "precision": self._fabric.strategy.precision.state_dict(),  # of a loss scaler, if any
         }
         return Checkpoint(groups, record)
 
-    def put_back(self, checkpoint: Checkpoint) -> None:
+    def load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Go on from there.
 
         Raises:
@@ -110,13 +123,13 @@ class TrainingState:
         """
         groups, record = checkpoint
         self._load(self.module, groups["module"])
-        restore_optimizer(self.optimizer, groups.get("optimizer", {}))
-        if self.average is not None:
-            self._load(self.average, groups["average"])
-        best = cut_state(groups.get("best", {}), self._trained.state_dict())
-        self.progress = Progress.restore(record["progress"], self._fabric.to_device(best))
+        load_optimizer_state(self.optimizer, groups.get("optimizer", {}))
+        if self.ema_model is not None:
+            self._load(self.ema_model, groups["average"])
+        best = shard_state(groups.get("best", {}), self._evaluated_module.state_dict())
+        self.progress = StageProgress.from_record(record["progress"], self._fabric.to_device(best))
         self._fabric.strategy.precision.load_state_dict(record["precision"])
 
     @staticmethod
-    def _load(module: nn.Module, state: State) -> None:
-        module.load_state_dict(cut_state(state, module.state_dict()))
+    def _load(module: nn.Module, state: StateDict) -> None:
+        module.load_state_dict(shard_state(state, module.state_dict()))

@@ -9,16 +9,16 @@ from __future__ import annotations
 from anytime_ar.autoencoder.quantizers.base import NoQuantizer, Quantized, Quantizer
 from anytime_ar.autoencoder.quantizers.config import QuantizerConfig
 from anytime_ar.autoencoder.quantizers.finite_scalar import FiniteScalarQuantizer
-from anytime_ar.autoencoder.quantizers.segments import SegmentQuantizer
+from anytime_ar.autoencoder.quantizers.segments import LevelQuantizer
 from anytime_ar.autoencoder.quantizers.vector import VectorQuantizer
 
 __all__ = [
     "FiniteScalarQuantizer",
+    "LevelQuantizer",
     "NoQuantizer",
     "Quantized",
     "Quantizer",
     "QuantizerConfig",
-    "SegmentQuantizer",
     "VectorQuantizer",
     "build_quantizer",
 ]

@@ -21,35 +21,35 @@ class Quantized(NamedTuple):
     """Scalar: codebook and commitment terms, over kept codes only."""
 
 
-class Exchange(Protocol):
+class Collectives(Protocol):
     """What the processes of a training run tell each other; all of them have to ask alike."""
 
-    def sum(self, mine: Tensor) -> Tensor:
+    def all_reduce_sum(self, value: Tensor) -> Tensor:
         """Of what each process has."""
 
-    def concatenate(self, mine: Tensor, dim: int) -> Tensor:
+    def all_gather(self, value: Tensor, dim: int) -> Tensor:
         """What each process has, in their order."""
 
 
 class Quantizer(nn.Module):
     """Maps code vectors float [B, L, D] to codes int64 [B, L] and codes back to vectors."""
 
-    def forward(self, vectors: Tensor, kept: Tensor) -> Quantized:
-        """Quantize, and in training mode remember the positions that are kept, for `learn`.
+    def forward(self, vectors: Tensor, kept_mask: Tensor) -> Quantized:
+        """Quantize, and in training mode remember the positions that are kept, for `update_codebooks`.
 
         Args:
             vectors: float [B, L, D], the encoder's output.
-            kept: bool [B, L]; positions that are cut off add nothing to losses and statistics.
+            kept_mask: bool [B, L]; positions that are cut off add nothing to losses and statistics.
         """
         raise NotImplementedError
 
-    def learn(self, generator: torch.Generator, exchange: Exchange) -> None:
+    def update_codebooks(self, generator: torch.Generator, collectives: Collectives) -> None:
         """Learn from all that was quantized in training mode since the last time: once a step,
         however many parts and processes its batch is in.
 
         Args:
             generator: randomness of restarts, the same in every process.
-            exchange: with the other processes, which quantize their parts of the batch.
+            collectives: with the other processes, which quantize their parts of the batch.
         """
 
     def encode(self, vectors: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class Quantizer(nn.Module):
         """Entries of a prefix: int64 [B, k] -> float32 [B, k, D]."""
         raise NotImplementedError
 
-    def start(self, vectors: Tensor, generator: torch.Generator) -> None:
+    def init_codebooks(self, vectors: Tensor, generator: torch.Generator) -> None:
         """Choose the first codebook from encoder outputs float [N, L, D], before training."""
 
 
@@ -70,7 +70,7 @@ class NoQuantizer(Quantizer):
     def forward(
         self,
         vectors: Tensor,
-        kept: Tensor,  # noqa: ARG002
+        kept_mask: Tensor,  # noqa: ARG002
     ) -> Quantized:
         codes = torch.zeros(vectors.shape[:2], dtype=torch.int64, device=vectors.device)
         return Quantized(vectors, codes, vectors.new_zeros(()))

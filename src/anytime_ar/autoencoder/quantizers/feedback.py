@@ -24,7 +24,7 @@ class ErrorFeedback(nn.Module):
         residual: hand on the error of the code before, as it is, instead of learning what to.
     """
 
-    earlier: Tensor
+    causal_mask: Tensor
     weight: Tensor
 
     def __init__(self, code_length: int, code_width: int, *, residual: bool = False) -> None:
@@ -41,30 +41,30 @@ class ErrorFeedback(nn.Module):
             self.weight = nn.Parameter(weight)
         earlier = torch.ones(code_length, code_length).tril(diagonal=-1)  # [L, L]
         earlier = earlier.repeat_interleave(code_width, dim=1)[..., None]  # [L, L * D, 1]
-        self.register_buffer("earlier", earlier, persistent=False)
+        self.register_buffer("causal_mask", earlier, persistent=False)
 
     def forward(
-        self, vectors: Tensor, nearest: Callable[[Tensor, int], tuple[Tensor, Tensor]]
+        self, vectors: Tensor, nearest_entry: Callable[[Tensor, int], tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor]:
         """Vectors as they are to be quantized, and the entries that they get.
 
         Args:
             vectors: the encoder's output, float32 [B, L, D].
-            nearest: numbers int64 [B] and vectors [B, D] of the entries nearest to vectors [B, D]
+            nearest_entry: numbers int64 [B] and vectors [B, D] of the entries nearest to vectors [B, D]
                 of a position.
 
         Returns:
             float32 [B, L, D] and int64 [B, L].
         """
         with torch.autocast(vectors.device.type, enabled=False):
-            errors, chosen = self._errors(vectors, nearest)  # [B, L * D], [B, L]
+            errors, chosen = self._errors(vectors, nearest_entry)  # [B, L * D], [B, L]
             # Errors are noise to the gradient, so one product serves all positions.
-            shifts = torch.einsum("bj,ljd->bld", errors, self.weight * self.earlier)
+            shifts = torch.einsum("bj,ljd->bld", errors, self.weight * self.causal_mask)
             return vectors + shifts, chosen
 
     @torch.no_grad()
     def _errors(
-        self, vectors: Tensor, nearest: Callable[[Tensor, int], tuple[Tensor, Tensor]]
+        self, vectors: Tensor, nearest_entry: Callable[[Tensor, int], tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor]:
         batch, length, width = vectors.shape
         errors = vectors.new_zeros(batch, length * width)
@@ -72,6 +72,6 @@ class ErrorFeedback(nn.Module):
         for position in range(length):
             here = position * width
             shifted = vectors[:, position] + errors[:, :here] @ self.weight[position, :here]
-            chosen[:, position], entries = nearest(shifted, position)
+            chosen[:, position], entries = nearest_entry(shifted, position)
             errors[:, here : here + width] = shifted - entries
         return errors, chosen

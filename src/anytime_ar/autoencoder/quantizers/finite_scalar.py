@@ -16,7 +16,7 @@ from torch import Tensor
 
 from anytime_ar.autoencoder.quantizers.base import Quantized, Quantizer
 
-BEYOND = 1.0
+SATURATION_MARGIN = 1.0
 """How far is allowed: further out the bound is flat."""
 _MARGIN = 1e-3
 """Keeps the outermost values from rounding one level too far."""
@@ -27,7 +27,7 @@ class FiniteScalarQuantizer(Quantizer):
 
     Args:
         levels: number of values of each of the D dimensions, each >= 3.
-        commitment: weight of the squared distance by which vectors lie more than `BEYOND` from
+        commitment: weight of the squared distance by which vectors lie more than `SATURATION_MARGIN` from
             where the outermost levels begin.
     """
 
@@ -36,7 +36,7 @@ class FiniteScalarQuantizer(Quantizer):
     scale: Tensor
     offset: Tensor
     shift: Tensor
-    reach: Tensor
+    saturation: Tensor
 
     def __init__(self, levels: tuple[int, ...], commitment: float) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class FiniteScalarQuantizer(Quantizer):
             "scale": half,
             "offset": offset,
             "shift": torch.atanh(offset / half),
-            "reach": torch.atanh((counts.float() / 2 - 1) / half) + BEYOND,
+            "saturation": torch.atanh((counts.float() / 2 - 1) / half) + SATURATION_MARGIN,
         }
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
@@ -64,11 +64,11 @@ class FiniteScalarQuantizer(Quantizer):
         digits = bounded.round().long() + self.levels // 2  # each in 0..levels[d]-1
         return (digits * self.strides).sum(-1)
 
-    def forward(self, vectors: Tensor, kept: Tensor) -> Quantized:
+    def forward(self, vectors: Tensor, kept_mask: Tensor) -> Quantized:
         bounded = self._bound(vectors)
         rounded = bounded + (bounded.round() - bounded).detach()  # straight-through
-        beyond = ((vectors.float() + self.shift).abs() - self.reach).clamp(min=0)
-        loss = self.commitment * (beyond.square().mean(-1) * kept).sum() / kept.sum()
+        beyond = ((vectors.float() + self.shift).abs() - self.saturation).clamp(min=0)
+        loss = self.commitment * (beyond.square().mean(-1) * kept_mask).sum() / kept_mask.sum()
         return Quantized(rounded / (self.levels // 2), self._codes(bounded), loss)
 
     def encode(self, vectors: Tensor) -> Tensor:

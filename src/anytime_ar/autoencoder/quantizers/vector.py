@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anytime_ar.autoencoder.quantizers.base import Exchange, Quantized, Quantizer
+from anytime_ar.autoencoder.quantizers.base import Collectives, Quantized, Quantizer
 from anytime_ar.autoencoder.quantizers.config import QuantizerConfig
 from anytime_ar.autoencoder.quantizers.feedback import ErrorFeedback
 
-AVERAGES = ("usage", "totals")
+EMA_BUFFERS = ("usage", "totals")
 """Buffers that only training needs."""
 
 
@@ -58,7 +58,7 @@ class VectorQuantizer(Quantizer):
         # Moving averages of the kept vectors assigned to an entry; `usage` also tells dead entries.
         self.register_buffer("usage", torch.ones(shape[:2]))  # [P, V]
         self.register_buffer("totals", codebooks.clone())  # [P, V, D]
-        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []  # in this step, to be learned from
+        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []  # in this step, to be learned from
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *further: Any) -> None:
         # Where averages were left out as `inference_state` does: as if each entry had been used
@@ -69,10 +69,10 @@ class VectorQuantizer(Quantizer):
             state_dict.setdefault(f"{prefix}totals", codebooks)
         super()._load_from_state_dict(state_dict, prefix, *further)
 
-    def forward(self, vectors: Tensor, kept: Tensor) -> Quantized:
+    def forward(self, vectors: Tensor, kept_mask: Tensor) -> Quantized:
         grouped, indices = self._assign(vectors)  # [P, N, D] and [P, N], with P * N = B * L
         chosen = _gather(self.codebooks, indices)  # [P, N, D]
-        weight = self._by_codebook(kept[..., None].float())[..., 0]  # [P, N]
+        weight = self._by_codebook(kept_mask[..., None].float())[..., 0]  # [P, N]
 
         def over_kept(squared: Tensor) -> Tensor:
             return (squared.mean(-1) * weight).sum() / weight.sum()
@@ -81,7 +81,7 @@ class VectorQuantizer(Quantizer):
         if self.config.learned_by == "loss":
             loss = loss + over_kept((grouped.detach() - chosen).square())
         if self.training:
-            self._seen.append((grouped.detach(), indices, weight))
+            self._pending.append((grouped.detach(), indices, weight))
         straight_through = grouped + (chosen - grouped).detach()
         like = vectors.shape
         return Quantized(
@@ -101,17 +101,17 @@ class VectorQuantizer(Quantizer):
         return self.codebooks[positions, codes]  # [B, k, D]
 
     @torch.no_grad()
-    def start(self, vectors: Tensor, generator: torch.Generator) -> None:
+    def init_codebooks(self, vectors: Tensor, generator: torch.Generator) -> None:
         if self.config.start == "random":
             return
         if self.residual:
-            self._start_by_level(vectors.float(), generator)
+            self._init_residual_levels(vectors.float(), generator)
         else:
             entries = kmeans(self._by_codebook(vectors.float()), self.config.vocabulary, generator)
             self.codebooks.copy_(entries)
         self.totals.copy_(self.codebooks)
 
-    def _start_by_level(self, vectors: Tensor, generator: torch.Generator) -> None:
+    def _init_residual_levels(self, vectors: Tensor, generator: torch.Generator) -> None:
         """Entries of each level from what those before it leave of vectors [N, L, D]."""
         left = torch.zeros_like(vectors[:, 0])
         for level in range(vectors.shape[1]):
@@ -157,12 +157,15 @@ class VectorQuantizer(Quantizer):
             return torch.baddbmm(lengths, grouped, codebooks.mT, alpha=-2).argmin(-1)
 
     @torch.no_grad()
-    def learn(self, generator: torch.Generator, exchange: Exchange) -> None:
+    def update_codebooks(self, generator: torch.Generator, collectives: Collectives) -> None:
         """Update the moving averages, the codebook if it follows them, and restart dead entries."""
-        grouped, indices, weight = (torch.cat(parts, 1) for parts in zip(*self._seen, strict=True))
-        self._seen = []
+        grouped, indices, weight = (
+            torch.cat(parts, 1) for parts in zip(*self._pending, strict=True)
+        )
+        self._pending = []
         counts, sums = map(
-            exchange.sum, _assigned(grouped, indices, weight, self.config.vocabulary)
+            collectives.all_reduce_sum,
+            _cluster_sums(grouped, indices, weight, self.config.vocabulary),
         )
         self.usage.lerp_(counts, 1 - self.config.ema_decay)
         self.totals.lerp_(sums, 1 - self.config.ema_decay)
@@ -175,10 +178,10 @@ class VectorQuantizer(Quantizer):
             some_kept = counts.sum(-1, keepdim=True) > 0  # [P, 1]
             dead = (self.usage < self.config.restart_below * even_share) & some_kept  # [P, V]
             if dead.any():
-                everyone = exchange.concatenate(grouped, 1), exchange.concatenate(weight, 1)
-                self._restart(dead, *everyone, even_share, generator)
+                everyone = collectives.all_gather(grouped, 1), collectives.all_gather(weight, 1)
+                self._restart_dead_codes(dead, *everyone, even_share, generator)
 
-    def _restart(
+    def _restart_dead_codes(
         self,
         dead: Tensor,
         grouped: Tensor,
@@ -189,7 +192,9 @@ class VectorQuantizer(Quantizer):
         """Move dead entries [P, V] to vectors drawn from those that the batch keeps."""
         # A position that the batch keeps nowhere has no dead entry, but needs some weights too.
         weight = torch.where(weight.sum(-1, keepdim=True) > 0, weight, torch.ones_like(weight))
-        candidates = _gather(grouped, _draw(weight, dead.shape[1], generator))  # [P, V, D]
+        candidates = _gather(
+            grouped, _sample_indices(weight, dead.shape[1], generator)
+        )  # [P, V, D]
         self.codebooks.copy_(torch.where(dead[..., None], candidates, self.codebooks))
         self.usage.copy_(torch.where(dead, even_share, self.usage))
         self.totals.copy_(
@@ -197,7 +202,7 @@ class VectorQuantizer(Quantizer):
         )
 
 
-def _draw(
+def _sample_indices(
     weight: Tensor, count: int, generator: torch.Generator, *, replacement: bool = True
 ) -> Tensor:
     """Indices drawn by weight, where the generator lives: [P, N] -> int64 [P, count]."""
@@ -212,7 +217,7 @@ def _gather(table: Tensor, indices: Tensor) -> Tensor:
     return table.gather(1, indices[..., None].expand(-1, -1, table.shape[-1]))
 
 
-def _assigned(
+def _cluster_sums(
     grouped: Tensor, indices: Tensor, weight: Tensor, vocabulary: int
 ) -> tuple[Tensor, Tensor]:
     """How many kept vectors each entry got, [P, V], and their sum, [P, V, D]."""
@@ -228,10 +233,12 @@ def kmeans(
     """Lloyd's algorithm for every codebook at once: [P, N, D] -> [P, V, D]."""
     everyone = torch.ones(grouped.shape[:2], device=grouped.device)
     replacement = grouped.shape[1] < vocabulary
-    entries = _gather(grouped, _draw(everyone, vocabulary, generator, replacement=replacement))
+    entries = _gather(
+        grouped, _sample_indices(everyone, vocabulary, generator, replacement=replacement)
+    )
     for _ in range(iterations):
         indices = torch.cdist(grouped, entries).argmin(-1)
-        counts, sums = _assigned(grouped, indices, everyone, vocabulary)
+        counts, sums = _cluster_sums(grouped, indices, everyone, vocabulary)
         mean = sums / counts.clamp(min=1)[..., None]
         entries = torch.where(counts[..., None] > 0, mean, entries)
     return entries

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from anytime_ar.data import AugmentationConfig
 from anytime_ar.evaluation import load_feature_extractor
-from anytime_ar.evaluation.comparison_report import align_table
 from anytime_ar.evaluation.reference import ReferenceDistribution
+from anytime_ar.evaluation.report import align_table
 from anytime_ar.files import write_json
 
 IMAGES = 10_000

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from anytime_ar.evaluation import load_feature_extractor
 from anytime_ar.evaluation.classifier import FeatureExtractor
-from anytime_ar.evaluation.comparison_report import align_table
 from anytime_ar.evaluation.reference import ReferenceDistribution
+from anytime_ar.evaluation.report import align_table
 from anytime_ar.files import write_json
 from anytime_ar.sampling import AnytimeModel
 

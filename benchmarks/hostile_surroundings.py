@@ -24,7 +24,7 @@ from pathlib import Path
 from PIL import Image
 
 from anytime_ar.cli.surroundings import EXIT_CODES, INTERNAL_ERROR
-from anytime_ar.evaluation.comparison_report import align_table
+from anytime_ar.evaluation.report import align_table
 from anytime_ar.files import write_json
 
 LIMIT_S = 120

@@ -26,7 +26,7 @@ from pathlib import Path
 from processes import descendants
 
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation.comparison_report import align_table
+from anytime_ar.evaluation.report import align_table
 from anytime_ar.files import write_json
 from anytime_ar.training.checkpoint import CheckpointManager
 

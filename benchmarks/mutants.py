@@ -27,7 +27,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from anytime_ar.evaluation.comparison_report import align_table
+from anytime_ar.evaluation.report import align_table
 from anytime_ar.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent

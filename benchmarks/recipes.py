@@ -27,8 +27,7 @@ from anytime_ar.curve import Curve
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.evaluation import FeatureExtractor, evaluate, load_feature_extractor
 from anytime_ar.evaluation.comparison import fd_by_cost, mean_over_interval
-from anytime_ar.evaluation.comparison_report import align_table
-from anytime_ar.evaluation.report import format_distance
+from anytime_ar.evaluation.report import align_table, format_distance
 from anytime_ar.files import write_bytes, write_json
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.training import train

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anytime_ar.bundle import Bundle, build_bundle
 from anytime_ar.card import Card
-from anytime_ar.evaluation.comparison_report import align_table
+from anytime_ar.evaluation.report import align_table
 from anytime_ar.files import write_json
 from anytime_ar.memory import disable_memory_trimming
 from anytime_ar.sampling import AnytimeModel

@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from anytime_ar.evaluation.comparison_report import align_table
+from anytime_ar.evaluation.report import align_table
 from anytime_ar.files import cache_folder, write_json
 
 MODEL = "mnist"

@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from anytime_ar.cli.parser import config_path
-from anytime_ar.evaluation.comparison_report import align_table
+from anytime_ar.evaluation.report import align_table
 from anytime_ar.files import write_json
 
 STAGES = ("autoencoder", "sharpening", "prior")

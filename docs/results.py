@@ -14,11 +14,8 @@ from pathlib import Path
 
 from anytime_ar.curve import Curve
 from anytime_ar.evaluation import Contender, Dedicated, compare
-from anytime_ar.evaluation.comparison_report import (
-    comparison_markdown,
-    draw_comparison,
-    markdown_table,
-)
+from anytime_ar.evaluation.comparison_report import comparison_markdown, draw_comparison
+from anytime_ar.evaluation.report import markdown_table
 from anytime_ar.evaluation.report import distance
 from anytime_ar.files import write_bytes
 

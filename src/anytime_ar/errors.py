@@ -76,3 +76,7 @@ class ReportedByRankZeroError(AnytimeError):
 
 class BulkError(AnytimeError):
     """A bulk job cannot go on; complete shards are kept, and the same job continues after them."""
+
+
+class BrokenSampleError(DataError):
+    """A sample that no setting makes readable: it does not decode."""

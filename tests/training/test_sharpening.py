@@ -15,10 +15,10 @@ from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder, Trunca
 from anytime_ar.autoencoder.config import NetworkConfig
 from anytime_ar.bundle import build_bundle
 from anytime_ar.data import DataSplits
+from anytime_ar.data.seeding import seeded
 from anytime_ar.errors import InputError
 from anytime_ar.training import DecoderGANConfig, train
 from anytime_ar.training.checkpoint import CheckpointManager
-from anytime_ar.training.loop import seeded
 from anytime_ar.training.run import build_card
 from anytime_ar.training.sharpening import (
     R1_INTERVAL,

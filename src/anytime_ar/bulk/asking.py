@@ -14,8 +14,8 @@ from anytime_ar.bulk.jobs import (
     SavedContent,
     ShardingConfig,
     SplitName,
+    load_model_data,
 )
-from anytime_ar.bulk.work import load_model_data
 from anytime_ar.bundle import fingerprint, shipped_models
 from anytime_ar.data import DataConfig
 from anytime_ar.data.fingerprint import files_fingerprint

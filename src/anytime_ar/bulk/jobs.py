@@ -14,9 +14,10 @@ from typing import Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from anytime_ar.config import Config
-from anytime_ar.data import DataConfig
+from anytime_ar.data import DataConfig, DataSplits, load_data
+from anytime_ar.errors import InputError
 from anytime_ar.prior import Precision
-from anytime_ar.sampling import SamplingParams
+from anytime_ar.sampling import AnytimeModel, SamplingParams
 
 ShardFormat = Literal["parquet", "webdataset"]
 SHARD_SUFFIXES: dict[ShardFormat, str] = {"parquet": "parquet", "webdataset": "tar"}
@@ -152,3 +153,24 @@ class ShardRecord(Config):
     """That a worker took for it."""
     cpu_seconds: float
     """Of processors, in those."""
+
+
+def load_model_data(config: DataConfig, model: AnytimeModel) -> DataSplits:
+    """Open a data set for a model.
+
+    Raises:
+        DataError: it cannot be read.
+        InputError: its samples are not of the model's shape, or of another rate.
+    """
+    data = load_data(config)
+    found, wanted = (data.sample_shape, data.sample_rate), (model.sample_shape, model.sample_rate)
+    if found != wanted:
+        raise InputError(
+            f"{config.name}: samples of shape {found[0]}{_format_rate(found[1])} do not fit the model, "
+            f"which takes {wanted[0]}{_format_rate(wanted[1])}; prepare them as its own data set was"
+        )
+    return data
+
+
+def _format_rate(rate: int | None) -> str:
+    return "" if rate is None else f" at {rate} Hz"

@@ -13,15 +13,12 @@ from torch import Tensor
 
 from anytime_ar.bulk.folder import BulkStorage
 from anytime_ar.bulk.formats import SHARD_ENCODERS, ShardRows, ShardSchema, pack_codes
-from anytime_ar.bulk.jobs import BulkJob, EncodeJob, SampleJob, ShardRecord
+from anytime_ar.bulk.jobs import BulkJob, EncodeJob, SampleJob, ShardRecord, load_model_data
 from anytime_ar.bundle import fingerprint
 from anytime_ar.data import (
-    DataConfig,
-    DataSplits,
     Split,
     encode_audio,
     encode_images,
-    load_data,
 )
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel, SampleKwargs, load
@@ -158,25 +155,8 @@ def load_executor(job: BulkJob) -> JobExecutor:
     return SampleJobExecutor(job, model)
 
 
-def load_model_data(config: DataConfig, model: AnytimeModel) -> DataSplits:
-    """Open a data set for a model.
-
-    Raises:
-        DataError: it cannot be read.
-        InputError: its samples are not of the model's shape, or of another rate.
-    """
-    data = load_data(config)
-    found, wanted = (data.sample_shape, data.sample_rate), (model.sample_shape, model.sample_rate)
-    if found != wanted:
-        raise InputError(
-            f"{config.name}: samples of shape {found[0]}{_format_rate(found[1])} do not fit the model, "
-            f"which takes {wanted[0]}{_format_rate(wanted[1])}; prepare them as its own data set was"
-        )
-    return data
 
 
-def _format_rate(rate: int | None) -> str:
-    return "" if rate is None else f" at {rate} Hz"
 
 
 def _schema_of(model: AnytimeModel, label_names: tuple[str, ...] | None) -> ShardSchema:

@@ -17,7 +17,7 @@ from anytime_ar.cli.pictures import (
 )
 from anytime_ar.codes import WindowedAudio, bits
 from anytime_ar.data import WRITABLE_IMAGE_SUFFIXES, AudioFile, peak_gain, write_audio
-from anytime_ar.data.recordings import AUDIO_FORMATS
+from anytime_ar.data.suffixes import AUDIO_FORMATS
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation.protocols import ProgressCallback
 from anytime_ar.sampling import AnytimeModel

@@ -7,10 +7,10 @@ from anytime_ar.data.config import DataConfig
 from anytime_ar.data.loading import DataSplits, check_data_path, load_data
 from anytime_ar.data.parts import FULL_BATCH, BatchShard
 from anytime_ar.data.pictures import image_grid, read_image, write_image
+from anytime_ar.data.pixels import encode_images
 from anytime_ar.data.recordings import AudioFile, write_audio
-from anytime_ar.data.sample_files import encode_audio, encode_images
 from anytime_ar.data.shuffling import ShuffledBatches
-from anytime_ar.data.sounds import peak_gain
+from anytime_ar.data.sounds import encode_audio, peak_gain
 from anytime_ar.data.splits import Split
 from anytime_ar.data.suffixes import WRITABLE_IMAGE_SUFFIXES
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 
@@ -50,8 +49,3 @@ class ShuffleBlock(Protocol):
         ...
 
 
-def to_float(stored: Tensor) -> Tensor:
-    """uint8 0..255 or int16 of any shape to float32 in [-1, 1]; both ends of uint8 are exact."""
-    if stored.dtype == torch.uint8:
-        return stored.to(torch.float32) / 127.5 - 1.0
-    return stored.to(torch.float32) / 32768.0

@@ -7,11 +7,10 @@ from typing import Literal
 from pydantic import Field
 
 from anytime_ar.config import Config
+from anytime_ar.data.suffixes import Background
 
 FolderLayout = Literal["auto", "splits", "classes"]
 """What the sub-folders of a folder are."""
-Background = Literal["auto", "white", "black"]
-"""What shows through transparent pixels."""
 
 
 class AudioConfig(Config):

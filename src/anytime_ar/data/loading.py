@@ -10,26 +10,22 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from anytime_ar.data.broken import BrokenSampleCollector, DecodableRows, combine_errors
+from anytime_ar.data.broken import (
+    AudioRowDecoder,
+    BrokenSampleCollector,
+    DecodableRows,
+    ImageRowDecoder,
+    RowDecoder,
+    combine_errors,
+)
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.embedded import digits_source, sounds_source
 from anytime_ar.data.folders import folder_source
 from anytime_ar.data.hub import hub_source
 from anytime_ar.data.parquet import is_parquet, parquet_source
-from anytime_ar.data.pixels import ImageRowDecoder
-from anytime_ar.data.rows import (
-    BrokenSampleError,
-    DataSource,
-    HeldOutRows,
-    HoldOut,
-    LabelCheckedRows,
-    Row,
-    RowDecoder,
-    SplitRows,
-)
-from anytime_ar.data.sounds import AudioRowDecoder
+from anytime_ar.data.rows import DataSource, HeldOutRows, HoldOut, LabelCheckedRows, Row, SplitRows
 from anytime_ar.data.splits import Split, StreamingSplit, read_into_memory
-from anytime_ar.errors import DataError
+from anytime_ar.errors import BrokenSampleError, DataError
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 EMBEDDED_SOURCES = {"digits": digits_source, "sounds": sounds_source}

@@ -9,10 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from anytime_ar.data.batch import to_float
-from anytime_ar.data.config import Background
-from anytime_ar.data.pixels import decode_image, to_uint8
-from anytime_ar.data.suffixes import IMAGE_FORMATS
+from anytime_ar.data.pixels import decode_image, to_float, to_uint8
+from anytime_ar.data.suffixes import IMAGE_FORMATS, Background
 from anytime_ar.errors import DataError, InputError
 from anytime_ar.files import write_atomically
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from anytime_ar.data.config import Background, DataConfig
 from anytime_ar.data.metadata import exif_orientation, strip_metadata
-from anytime_ar.data.rows import BrokenSampleError, MediaContent, Row
-from anytime_ar.errors import DataError
+from anytime_ar.data.suffixes import Background, MediaContent
+from anytime_ar.errors import BrokenSampleError, DataError
 
 PILLOW_MODES = {1: "L", 3: "RGB"}
 _GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -220,48 +219,29 @@ def image_to_array(image: Image.Image) -> npt.NDArray[np.uint8]:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-class _ReferenceShape(NamedTuple):
-    shape: tuple[int, ...]
-    origin: str
 
 
-class ImageRowDecoder:
-    """Reads rows to arrays, and sees to it that all have the shape of the first."""
 
-    def __init__(self, config: DataConfig) -> None:
-        self._config = config
-        self._first: _ReferenceShape | None = None
 
-    def __call__(self, row: Row) -> npt.NDArray[np.uint8]:
-        """uint8 [C, H, W] of one row.
+def to_float(stored: Tensor) -> Tensor:
+    """uint8 0..255 or int16 of any shape to float32 in [-1, 1]; both ends of uint8 are exact."""
+    if stored.dtype == torch.uint8:
+        return stored.to(torch.float32) / 127.5 - 1.0
+    return stored.to(torch.float32) / 32768.0
 
-        Raises:
-            BrokenSampleError: it does not decode.
-            DataError: it differs from the first image in channels or size.
-        """
-        config = self._config
-        pixels = decode_image(
-            row.content,
-            row.origin,
-            channels=config.channels,
-            center_crop=config.center_crop,
-            size=config.size,
-            background=config.background,
-        )
-        if self._first is None:
-            self._first = _ReferenceShape(pixels.shape, row.origin)
-        elif pixels.shape != self._first.shape:
-            self._raise_shape_mismatch(pixels.shape, row.origin, self._first)
-        return pixels
 
-    @staticmethod
-    def _raise_shape_mismatch(shape: tuple[int, ...], origin: str, first: _ReferenceShape) -> None:
-        if shape[0] != first.shape[0]:
-            raise DataError(
-                f"{origin}: {shape[0]} channels, but {first.origin} has {first.shape[0]}; "
-                "set data.channels to 1 or 3"
-            )
-        raise DataError(
-            f"{origin}: {shape[2]} x {shape[1]}, but {first.origin} is {first.shape[2]} x "
-            f"{first.shape[1]}; set data.size"
-        )
+def encode_images(images: Tensor, format: str = "png", **options: Any) -> list[bytes]:
+    """Encode pictures.
+
+    Args:
+        images: float [n, C, H, W] in [-1, 1], C = 1 or 3.
+        format: a format of Pillow.
+        options: of that format.
+    """
+    pixels = to_uint8(images.cpu()).permute(0, 2, 3, 1).squeeze(-1).numpy()  # [n, H, W(, 3)]
+    files = []
+    for picture in pixels:
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, format, **options)
+        files.append(file.getvalue())
+    return files

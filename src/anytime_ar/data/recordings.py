@@ -15,11 +15,9 @@ import torch
 from torch import Tensor
 
 from anytime_ar.data.sounds import BLOCK_FRAMES, Waveform, decode_audio_blocks, to_int16
+from anytime_ar.data.suffixes import AUDIO_FORMATS
 from anytime_ar.errors import DataError, InputError
 from anytime_ar.files import write_atomically
-
-AUDIO_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
-"""What is written, by suffix: 16 bits in the first two, Vorbis in the last."""
 
 
 class LengthAndPeak(NamedTuple):

@@ -10,18 +10,14 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from anytime_ar.data.seeding import stable_hash
+from anytime_ar.data.suffixes import MediaContent
 from anytime_ar.errors import DataError
-
-MediaContent = bytes | Path | Image.Image
-"""What a file holds, a file, or a picture that is decoded already."""
 
 _MAX_ROWS = 2**48
 """More rows than any set has."""
@@ -60,21 +56,8 @@ StoredArray = npt.NDArray[np.uint8] | npt.NDArray[np.int16]
 """A picture uint8 [C, H, W], or a sound int16 [1, T]."""
 
 
-class BrokenSampleError(DataError):
-    """A sample that no setting makes readable: it does not decode."""
 
 
-class RowDecoder(Protocol):
-    """Decodes rows, and sees to it that all have the shape of the first."""
-
-    def __call__(self, row: Row) -> StoredArray:
-        """The sample of one row.
-
-        Raises:
-            BrokenSampleError: it does not decode.
-            DataError: it differs from the first one.
-        """
-        ...
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -17,3 +19,12 @@ def stable_hash(*parts: int | str) -> int:
 def generator_for(*parts: int | str) -> torch.Generator:
     """A CPU generator for the stream that the parts name, e.g. `("order", seed, epoch)`."""
     return torch.Generator().manual_seed(stable_hash(*parts))
+
+
+@contextmanager
+def seeded(*parts: int | str) -> Iterator[torch.Generator]:
+    """Randomness named by its parts: a CPU generator, and torch's own global state (which
+    initialization and dropout use) set to match and put back afterwards."""
+    with torch.random.fork_rng(range(torch.cuda.device_count())):  # named, or it warns of many
+        torch.manual_seed(stable_hash(*parts))
+        yield generator_for(*parts)

@@ -10,12 +10,11 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 import soundfile  # type: ignore[import-untyped]
-import soxr  # type: ignore[import-untyped]
+from torch import Tensor
 
-from anytime_ar.data.config import AudioConfig
-from anytime_ar.data.rows import BrokenSampleError, MediaContent, Row
 from anytime_ar.data.sound_header import PatchedFile, check_header
-from anytime_ar.errors import DataError
+from anytime_ar.data.suffixes import MediaContent
+from anytime_ar.errors import BrokenSampleError
 
 BLOCK_FRAMES = 1 << 16
 """Samples of each channel that are decoded at once."""
@@ -131,52 +130,19 @@ def to_int16(wave: Waveform) -> npt.NDArray[np.int16]:
     return np.clip(np.round(wave * 32768.0), -32768, 32767).astype(np.int16)
 
 
-class AudioRowDecoder:
-    """Reads rows to clips of one rate and one length.
 
-    Longer clips are cut, shorter ones end in silence. Without `sample_rate` all have to have that
-    of the first.
+
+def encode_audio(clips: Tensor, sample_rate: int, format: str = "wav") -> list[bytes]:
+    """Encode mono sounds with 16 bits.
+
+    Args:
+        clips: float [n, 1, T] in [-1, 1].
+        sample_rate: in Hz.
+        format: a format of libsndfile.
     """
-
-    def __init__(self, config: AudioConfig) -> None:
-        self._config = config
-        self.sample_rate = config.sample_rate
-        """In Hz; None until the first clip tells it."""
-        self._first = ""
-
-    def __call__(self, row: Row) -> npt.NDArray[np.int16]:
-        """int16 [1, T] of one row: its first `seconds`.
-
-        Raises:
-            DataError: it does not decode, or has another rate than the first.
-        """
-        return self._decode(row, self._config.seconds)
-
-    def decode_for_training(self, row: Row) -> npt.NDArray[np.int16]:
-        """int16 [1, S] of one row, S >= T: what clips of length T are cut from; see `__call__`."""
-        seconds = self._config.seconds
-        return self._decode(row, max(seconds, self._config.longest_seconds or seconds))
-
-    def _decode(self, row: Row, seconds: float) -> npt.NDArray[np.int16]:
-        wave, rate = decode_audio(row.content, row.origin)
-        if self.sample_rate is None:
-            self.sample_rate, self._first = rate, row.origin
-        if rate != self.sample_rate:
-            if self._config.sample_rate is None:
-                raise DataError(
-                    f"{row.origin}: {rate} Hz, but {self._first} has {self.sample_rate}; "
-                    "set data.sound.sample_rate"
-                )
-            wave = soxr.resample(wave, rate, self.sample_rate)
-        loudest = float(np.abs(wave).max())
-        if self._config.loudness == "peak":
-            wave = wave * peak_gain(loudest)
-        clip = np.zeros((1, self._length(seconds, self.sample_rate)), dtype=np.int16)
-        kept = wave[: clip.shape[1]]
-        clip[0, : len(kept)] = to_int16(kept)
-        return clip
-
-    def _length(self, seconds: float, sample_rate: int) -> int:
-        """In samples: a multiple of `length_multiple`, at least as long as asked for."""
-        multiple = self._config.length_multiple
-        return -(-round(seconds * sample_rate) // multiple) * multiple
+    files = []
+    for wave in to_int16(clips[:, 0].cpu().numpy()):
+        file = io.BytesIO()
+        soundfile.write(file, wave, sample_rate, format=format.upper(), subtype="PCM_16")
+        files.append(file.getvalue())
+    return files

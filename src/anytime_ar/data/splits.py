@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from anytime_ar.data.augmentation import NO_AUGMENTATION, AugmentationConfig
-from anytime_ar.data.batch import Batch, ShuffleBlock, StoredChunk, to_float
-from anytime_ar.data.broken import BrokenSampleCollector, combine_errors
+from anytime_ar.data.batch import Batch, ShuffleBlock, StoredChunk
+from anytime_ar.data.broken import BrokenSampleCollector, RowDecoder, combine_errors
 from anytime_ar.data.parts import FULL_BATCH, BatchShard
-from anytime_ar.data.rows import BrokenSampleError, Row, RowDecoder, SplitRows, StoredArray
+from anytime_ar.data.pixels import to_float
+from anytime_ar.data.rows import Row, SplitRows, StoredArray
 from anytime_ar.data.shuffling import ShuffledBatches
-from anytime_ar.errors import DataError, InputError
+from anytime_ar.errors import BrokenSampleError, DataError, InputError
 from anytime_ar.threads import available_cpus
 
 _MAX_DECODE_THREADS = 8

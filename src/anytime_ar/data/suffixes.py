@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from PIL import Image
+
 IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
 """Pillow's format by suffix, of pictures that are written. Pillow knows it as well, but imports all
 its formats to tell."""
@@ -21,3 +27,15 @@ READABLE_IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in _IMAGE_NAMES.spli
 """All that Pillow decodes without the help of other programs."""
 READABLE_AUDIO_SUFFIXES = frozenset(f".{suffix}" for suffix in _AUDIO_NAMES.split())
 """All that libsndfile decodes but `.mat`, `.iff` and `.raw`, which are seldom sounds."""
+
+
+MediaContent: TypeAlias = "bytes | Path | Image.Image"
+"""What a file holds, a file, or a picture that is decoded already."""
+
+
+Background = Literal["auto", "white", "black"]
+"""What shows through transparent pixels."""
+
+
+AUDIO_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
+"""What is written, by suffix: 16 bits in the first two, Vorbis in the last."""

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from anytime_ar.data.columns import Column, SelectedColumns, select_columns, unused_text_column
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.labels import LabelEncoder, distinct_values
-from anytime_ar.data.rows import DataSource, MediaContent, Row, SplitRows
+from anytime_ar.data.rows import DataSource, Row, SplitRows
+from anytime_ar.data.suffixes import MediaContent
 from anytime_ar.errors import DataError
 
 READ_BATCH_ROWS = 256  # rows; one at a time, the libraries' overhead is three times the decoding

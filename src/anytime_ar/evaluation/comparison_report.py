@@ -16,7 +16,7 @@ from anytime_ar.evaluation.comparison import (
     fd_by_cost,
 )
 from anytime_ar.evaluation.plots import PALETTE, plot_confidence_band, to_png
-from anytime_ar.evaluation.report import format_distance
+from anytime_ar.evaluation.report import align_table, format_distance, markdown_table
 from anytime_ar.files import write_bytes, write_json
 
 if TYPE_CHECKING:
@@ -131,20 +131,8 @@ def _ratio_text(value: float, reference: float) -> str:
     return f"({value / reference:.2f}x)" if reference else ""
 
 
-def align_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows in columns, the first one a head; all but the first column to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as a Markdown table; the first is its head, and the first column is text."""
-    rule = ["---", *["---:"] * (len(rows[0]) - 1)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in [rows[0], rule, *rows[1:]])
 
 
 def _plot_fd_by_cost(

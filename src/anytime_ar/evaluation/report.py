@@ -195,3 +195,19 @@ def _format_percent(value: float | None) -> str:
 
 def _format_fixed(value: float | None, digits: int) -> str:
     return _MISSING if value is None else f"{value:.{digits}f}"
+
+
+def align_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows in columns, the first one a head; all but the first column to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a Markdown table; the first is its head, and the first column is text."""
+    rule = ["---", *["---:"] * (len(rows[0]) - 1)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [rows[0], rule, *rows[1:]])

@@ -11,9 +11,8 @@ from anytime_ar.bundle import Bundle
 from anytime_ar.card import Card
 from anytime_ar.curve import Curve, CurvePoint
 from anytime_ar.evaluation import evenly_spaced_budgets
-from anytime_ar.evaluation.comparison_report import markdown_table
 from anytime_ar.evaluation.measures import ALL_METRICS
-from anytime_ar.evaluation.report import format_distance
+from anytime_ar.evaluation.report import format_distance, markdown_table
 from anytime_ar.publishing.metadata import model_card_metadata
 from anytime_ar.sampling.budget import quality_at_codes
 

@@ -15,10 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from anytime_ar.arrays import check_npy_size
-from anytime_ar.data.batch import to_float
-from anytime_ar.data.pixels import decode_image
-from anytime_ar.data.sample_files import encode_audio, encode_images
-from anytime_ar.data.sounds import decode_audio_blocks, peak_gain
+from anytime_ar.data.pixels import decode_image, encode_images, to_float
+from anytime_ar.data.sounds import decode_audio_blocks, encode_audio, peak_gain
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel
 

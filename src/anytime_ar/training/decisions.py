@@ -17,11 +17,11 @@ import torch
 from pydantic import Field, PositiveInt
 
 from anytime_ar.config import Config
+from anytime_ar.data.seeding import seeded
 from anytime_ar.errors import InputError
 from anytime_ar.files import write_json
 from anytime_ar.training.config import TrainingPrecision
 from anytime_ar.training.log import RunLog
-from anytime_ar.training.loop import seeded
 from anytime_ar.training.precision import UnscaledPrecision, faster_precision
 from anytime_ar.training.protocols import Stage
 from anytime_ar.training.ranks import DistributedContext

@@ -9,14 +9,12 @@ from __future__ import annotations
 import math
 import textwrap
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
 from anytime_ar.data.parts import split_microbatches
-from anytime_ar.data.seeding import generator_for, stable_hash
+from anytime_ar.data.seeding import generator_for, seeded
 from anytime_ar.errors import InputError, TrainingError
 from anytime_ar.interrupt import defer_interrupts
 from anytime_ar.training.checkpoint import Checkpoint, CheckpointManager
@@ -32,13 +30,6 @@ if TYPE_CHECKING:
     from lightning_fabric.wrappers import _FabricModule
 
 
-@contextmanager
-def seeded(*parts: int | str) -> Iterator[torch.Generator]:
-    """Randomness named by its parts: a CPU generator, and torch's own global state (which
-    initialization and dropout use) set to match and put back afterwards."""
-    with torch.random.fork_rng(range(torch.cuda.device_count())):  # named, or it warns of many
-        torch.manual_seed(stable_hash(*parts))
-        yield generator_for(*parts)
 
 
 class Trainer:

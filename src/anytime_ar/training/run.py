@@ -24,6 +24,7 @@ from anytime_ar.card import Card, DataCard
 from anytime_ar.config import format_validation_error as describe_mistakes
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.data.fingerprint import DataFingerprint, data_fingerprint
+from anytime_ar.data.seeding import seeded
 from anytime_ar.errors import InputError
 from anytime_ar.files import (
     check_output_path,
@@ -37,7 +38,7 @@ from anytime_ar.training.checkpoint import CheckpointManager
 from anytime_ar.training.config import TrainConfig
 from anytime_ar.training.decisions import PrecisionAutotuner, read_autotuned_settings
 from anytime_ar.training.log import RunLog
-from anytime_ar.training.loop import Trainer, seeded
+from anytime_ar.training.loop import Trainer
 from anytime_ar.training.processes import SINGLE_PROCESS, DistributedConfig, launch_fabric
 from anytime_ar.training.protocols import Stage
 from anytime_ar.training.ranks import DistributedContext

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from anytime_ar.autoencoder import OrderedAutoencoder
 from anytime_ar.data import FULL_BATCH, BatchShard, DataSplits
+from anytime_ar.data.seeding import seeded
 from anytime_ar.training.config import DecoderGANConfig, TrainConfig
-from anytime_ar.training.loop import seeded
 from anytime_ar.training.objectives import Losses
 from anytime_ar.training.ranks import DistributedContext
 from anytime_ar.training.stages import ReconstructionStage

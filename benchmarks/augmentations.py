@@ -21,9 +21,9 @@ from torch import Tensor
 
 from anytime_ar.data import AugmentationConfig
 from anytime_ar.evaluation import load_feature_extractor
-from anytime_ar.evaluation.reference import ReferenceDistribution
+from anytime_ar.evaluation.metrics.distribution import ReferenceDistribution
 from anytime_ar.evaluation.report import align_table
-from anytime_ar.files import write_json
+from anytime_ar.runtime.files import write_json
 
 IMAGES = 10_000
 

@@ -19,10 +19,10 @@ from judging import BATCH, collect_labels, load_model_and_data, make_parser, sam
 from torch import Tensor
 
 from anytime_ar.evaluation import load_feature_extractor
-from anytime_ar.evaluation.classifier import FeatureExtractor
-from anytime_ar.evaluation.reference import ReferenceDistribution
+from anytime_ar.evaluation.feature_extractor import FeatureExtractor
+from anytime_ar.evaluation.metrics.distribution import ReferenceDistribution
 from anytime_ar.evaluation.report import align_table
-from anytime_ar.files import write_json
+from anytime_ar.runtime.files import write_json
 from anytime_ar.sampling import AnytimeModel
 
 

@@ -29,7 +29,7 @@ from processes import command_line, descendants
 from served import ConnectionPool, ServerProcess
 from throughput import server_rate
 
-from anytime_ar.files import write_json
+from anytime_ar.runtime.files import write_json
 
 _REPLICA = "ServeReplica:anytime:replica"
 CLIENT_TIMEOUT_S = 5.0

@@ -33,10 +33,11 @@ import soundfile
 from PIL import Image
 from pyarrow import parquet
 
-from anytime_ar.data import AudioFile, DataConfig, DataSplits, load_data
-from anytime_ar.data.file_tree import scan_folder
-from anytime_ar.data.pixels import decode_image
+from anytime_ar.data import DataConfig, DataSplits, load_data
+from anytime_ar.data.sources.folders import scan_folder
 from anytime_ar.errors import DataError
+from anytime_ar.media.audio import AudioFile
+from anytime_ar.media.image import decode_image
 
 Random = np.random.Generator
 LIMIT_S = 30

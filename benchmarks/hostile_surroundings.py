@@ -23,9 +23,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from anytime_ar.cli.surroundings import EXIT_CODES, INTERNAL_ERROR
+from anytime_ar.cli.console import EXIT_CODES, INTERNAL_ERROR
 from anytime_ar.evaluation.report import align_table
-from anytime_ar.files import write_json
+from anytime_ar.runtime.files import write_json
 
 LIMIT_S = 120
 """Of one command."""

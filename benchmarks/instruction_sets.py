@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 
 from anytime_ar.evaluation.speed import BenchmarkCase, time_interleaved, time_ratios
-from anytime_ar.files import write_json
 from anytime_ar.kernel import cpu_name, load_kernel
+from anytime_ar.runtime.files import write_json
 from anytime_ar.sampling import AnytimeModel, load
 
 MODELS = ("mnist", "cifar10", "fsdd")

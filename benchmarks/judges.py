@@ -27,9 +27,9 @@ from judging import (
 from torch import Tensor, nn
 
 from anytime_ar.data import Split
-from anytime_ar.evaluation.reference import ReferenceDistribution
+from anytime_ar.evaluation.metrics.distribution import ReferenceDistribution
 from anytime_ar.evaluation.report import align_table
-from anytime_ar.files import write_json
+from anytime_ar.runtime.files import write_json
 from anytime_ar.sampling import AnytimeModel
 
 STEPS = 2000

@@ -27,7 +27,7 @@ from processes import descendants
 
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation.report import align_table
-from anytime_ar.files import write_json
+from anytime_ar.runtime.files import write_json
 from anytime_ar.training.checkpoint import CheckpointManager
 
 CONFIG = """

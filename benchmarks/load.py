@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from served import ConnectionPool, ServerProcess
 from throughput import server_rate
 
-from anytime_ar.files import write_json
+from anytime_ar.runtime.files import write_json
 
 POLICIES = ("elastic", "reject", "fixed")
 LOADS = (0.5, 1.0, 2.0, 4.0, 8.0)

@@ -24,7 +24,7 @@ import torch
 
 import anytime_ar as aar
 from anytime_ar.data import DataConfig, load_data
-from anytime_ar.sampling.windows import OverlappingWindows
+from anytime_ar.media.windows import OverlappingWindows
 
 NEAR = 4
 """Samples on either side of a border."""

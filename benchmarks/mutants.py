@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anytime_ar.evaluation.report import align_table
-from anytime_ar.files import write_json
+from anytime_ar.runtime.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "src/anytime_ar"

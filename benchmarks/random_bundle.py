@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from anytime_ar.bundle import build_bundle, save_bundle
-from anytime_ar.card import Card
+from anytime_ar.bundle.card import Card
+from anytime_ar.bundle.format import build_bundle, save_bundle
 
 
 def main() -> None:

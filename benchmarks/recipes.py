@@ -21,14 +21,14 @@ from typing import Any
 import torch
 import yaml
 
-from anytime_ar.cli.experiment import Experiment
+from anytime_ar.bundle.curve import Curve
 from anytime_ar.cli.parser import config_path
-from anytime_ar.curve import Curve
+from anytime_ar.cli.train import Experiment
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.evaluation import FeatureExtractor, evaluate, load_feature_extractor
-from anytime_ar.evaluation.comparison import fd_by_cost, mean_over_interval
+from anytime_ar.evaluation.compare import fd_by_cost, mean_over_interval
 from anytime_ar.evaluation.report import align_table, format_distance
-from anytime_ar.files import write_bytes, write_json
+from anytime_ar.runtime.files import write_bytes, write_json
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.training import train
 

@@ -25,16 +25,17 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from anytime_ar.bundle import Bundle, build_bundle
-from anytime_ar.card import Card
+from anytime_ar.bundle.card import Card
+from anytime_ar.bundle.format import Bundle, build_bundle
 from anytime_ar.evaluation.report import align_table
-from anytime_ar.files import write_json
-from anytime_ar.memory import disable_memory_trimming
+from anytime_ar.runtime.files import write_json
+from anytime_ar.runtime.memory import disable_memory_trimming
 from anytime_ar.sampling import AnytimeModel
-from anytime_ar.serving.lane import ModelRunner
+from anytime_ar.serving.engine.runner import ModelRunner
 from anytime_ar.training.config import AutoencoderTrainingConfig, OptimizerConfig
-from anytime_ar.training.objectives import AutoencoderObjective, PriorObjective
 from anytime_ar.training.optimizer import build_optimizer
+from anytime_ar.training.stages.autoencoder import AutoencoderObjective
+from anytime_ar.training.stages.prior import PriorObjective
 
 REPEATS = 3
 PRIORS = [  # L, width, layers, batch

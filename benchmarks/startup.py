@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 from anytime_ar.evaluation.report import align_table
-from anytime_ar.files import cache_folder, write_json
+from anytime_ar.runtime.files import cache_folder, write_json
 
 MODEL = "mnist"
 BASE = "import torch"
@@ -34,7 +34,7 @@ def mark():
     marks.append(time.perf_counter())
 import torch; mark()
 from anytime_ar import AnytimeModel
-from anytime_ar.bundle import load_bundle, resolve; mark()
+from anytime_ar.bundle.format import load_bundle, resolve; mark()
 bundle = load_bundle(resolve(sys.argv[1])); mark()
 model = AnytimeModel(bundle, device="cpu"); x = model.sample(1, seed=0); mark()
 model.sample(1, seed=0); mark()

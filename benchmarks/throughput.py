@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from served import ConnectionPool, ServerProcess
 
-from anytime_ar.files import write_json
+from anytime_ar.runtime.files import write_json
 from anytime_ar.sampling import AnytimeModel, load
 
 ROUNDS = 5

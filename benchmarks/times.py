@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from anytime_ar.curve import Curve
-from anytime_ar.files import write_bytes
+from anytime_ar.bundle.curve import Curve
+from anytime_ar.runtime.files import write_bytes
 from anytime_ar.sampling import AnytimeModel, load
 
 

@@ -25,7 +25,7 @@ import yaml
 
 from anytime_ar.cli.parser import config_path
 from anytime_ar.evaluation.report import align_table
-from anytime_ar.files import write_json
+from anytime_ar.runtime.files import write_json
 
 STAGES = ("autoencoder", "sharpening", "prior")
 

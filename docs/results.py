@@ -12,12 +12,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from anytime_ar.curve import Curve
+from anytime_ar.bundle.curve import Curve
 from anytime_ar.evaluation import Contender, Dedicated, compare
-from anytime_ar.evaluation.comparison_report import comparison_markdown, draw_comparison
-from anytime_ar.evaluation.report import markdown_table
-from anytime_ar.evaluation.report import distance
-from anytime_ar.files import write_bytes
+from anytime_ar.evaluation.compare import comparison_markdown, draw_comparison
+from anytime_ar.evaluation.report import distance, markdown_table
+from anytime_ar.runtime.files import write_bytes
 
 HERE = Path(__file__).parent
 METHODS = {

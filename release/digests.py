@@ -23,8 +23,8 @@ from pathlib import Path
 from kernels import ZIG, copy_sources, run_compiler
 
 from anytime_ar.kernel import cpu_architecture
-from anytime_ar.kernel.compiling import FLAGS, find_compiler
-from anytime_ar.kernel.instructions import (
+from anytime_ar.kernel.build import FLAGS, find_compiler
+from anytime_ar.kernel.instruction_sets import (
     INSTRUCTION_SETS,
     InstructionSet,
     available_instruction_sets,

@@ -18,10 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
-from anytime_ar.kernel.compiling import FLAGS, kernel_sources
-from anytime_ar.kernel.instructions import INSTRUCTION_SETS, InstructionSet
+from anytime_ar.kernel.build import FLAGS, checksummed_path, kernel_sources
+from anytime_ar.kernel.instruction_sets import INSTRUCTION_SETS, InstructionSet
 from anytime_ar.kernel.loading import PREBUILT, prebuilt_path
-from anytime_ar.kernel.sealed import checksummed_path
 
 TARGETS = {
     "linux-x86_64": "x86_64-linux-gnu.2.17",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from anytime_ar.files import cache_folder
 from anytime_ar.kernel import BuildError, load_kernel
+from anytime_ar.runtime.files import cache_folder
 
 
 def make_cache_with_kernel(folder: Path) -> Path:

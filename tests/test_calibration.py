@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from anytime_ar.calibration import BATCH_SIZES, Autotuner, Implementation, machine_key
+from anytime_ar.kernel.autotune import BATCH_SIZES, Autotuner, Implementation, machine_key
 from anytime_ar.prior import (
     NativePriorDecoder,
     Prior,
@@ -41,7 +41,7 @@ class Clock:
 
 def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Go on as a process that has decided nothing yet."""
-    monkeypatch.setattr("anytime_ar.calibration._results", {})
+    monkeypatch.setattr("anytime_ar.kernel.autotune._results", {})
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_decisions_are_kept_for_the_same_machine_and_question(
     assert calibration.fastest("y", now) == "a"
     (key,) = [key for key in json.loads(path.read_text()) if "/x/" in key]
     assert key.startswith(machine_key())
-    monkeypatch.setattr("anytime_ar.calibration.machine_key", lambda: "another machine")
+    monkeypatch.setattr("anytime_ar.kernel.autotune.machine_key", lambda: "another machine")
     assert calibration.fastest("x", now) == "a"
 
 

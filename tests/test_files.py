@@ -14,7 +14,7 @@ from typing import BinaryIO
 import pytest
 
 from anytime_ar.errors import InputError
-from anytime_ar.files import (
+from anytime_ar.runtime.files import (
     cache_folder,
     process_temporary_folder,
     remove_temporary_files,
@@ -72,7 +72,7 @@ def test_killed_mid_write_keeps_the_old_file_and_is_swept(tmp_path: Path) -> Non
     target.write_bytes(b"old")
     program = (
         "import os, signal, sys\n"
-        "from anytime_ar.files import write_atomically\n"
+        "from anytime_ar.runtime.files import write_atomically\n"
         "def write(file):\n"
         "    file.write(b'x' * 100_000)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -149,9 +149,7 @@ def test_without_a_home_the_cache_is_of_the_process(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_folder_of_a_process_goes_with_it() -> None:
-    program = (
-        "from anytime_ar.files import process_temporary_folder; print(process_temporary_folder())"
-    )
+    program = "from anytime_ar.runtime.files import process_temporary_folder; print(process_temporary_folder())"
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )

@@ -11,7 +11,7 @@ import pytest
 FORK = """
 import os, sys, torch
 import anytime_ar as aar
-from anytime_ar.ambient import default_torch_modes
+from anytime_ar.runtime.torch_modes import default_torch_modes
 torch.set_num_threads(2)
 model = aar.load("mnist", device="cpu", backend=sys.argv[1])
 x = model.sample(256, seed=0)  # all with the threads of this process

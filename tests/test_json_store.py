@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from anytime_ar import json_store
 from anytime_ar.errors import InputError
-from anytime_ar.json_store import JsonStore
+from anytime_ar.runtime.json_store import JsonStore
 
 NUMBERS = TypeAdapter(dict[str, float])
 
@@ -157,7 +157,7 @@ ADOPTING = """
 import sys
 from pathlib import Path
 from pydantic import TypeAdapter
-from anytime_ar.json_store import JsonStore
+from anytime_ar.runtime.json_store import JsonStore
 
 print("ready", flush=True)
 sys.stdin.readline()

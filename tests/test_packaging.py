@@ -113,7 +113,7 @@ def declared(extra: str | None) -> set[str]:
 NEEDED_AT_ONCE = {
     "serve": ("anytime_ar.serving.",),
     "client": ("anytime_ar.client.",),
-    "ray": ("anytime_ar.fleet.ray_", "anytime_ar.training.ray_worker"),
+    "ray": ("anytime_ar.serving.cluster.ray_", "anytime_ar.training.ray_launcher"),
 }
 """Modules that nobody loads without the extra."""
 USED_BY_NAME = {"httptools", "uvloop"}

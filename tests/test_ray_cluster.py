@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from anytime_ar.errors import InputError
-from anytime_ar.ray_cluster import check_ray_device, choose_ray_device, ray_session
+from anytime_ar.runtime.ray_cluster import check_ray_device, choose_ray_device, ray_session
 
 
 def cluster(**resources: float) -> Any:

@@ -13,7 +13,7 @@ import torch
 from anytime_ar.cli import main
 from anytime_ar.data import Prefetcher, splits
 from anytime_ar.errors import InputError
-from anytime_ar.threads import (
+from anytime_ar.runtime.threads import (
     available_cpus,
     omp_num_threads,
     set_threads,
@@ -35,7 +35,7 @@ def _threads_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def _large_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anytime_ar.threads._scheduled_cpus", lambda: 64)
+    monkeypatch.setattr("anytime_ar.runtime.threads._scheduled_cpus", lambda: 64)
 
 
 def host(root: Path, group: str, mounts: str, files: dict[str, str]) -> Path:
@@ -119,7 +119,7 @@ def test_an_affinity_counts_and_not_the_machine(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_threads_are_those_asked_for_or_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anytime_ar.threads.available_cpus", lambda: 3)
+    monkeypatch.setattr("anytime_ar.runtime.threads.available_cpus", lambda: 3)
     torch.set_num_threads(8)
     assert set_threads() == torch.get_num_threads() == 3
     torch.set_num_threads(2)
@@ -144,7 +144,7 @@ def test_a_variable_that_is_no_number_of_threads_counts_for_nothing(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", variable)
     assert omp_num_threads() == expected
-    monkeypatch.setattr("anytime_ar.threads.available_cpus", lambda: 3)
+    monkeypatch.setattr("anytime_ar.runtime.threads.available_cpus", lambda: 3)
     torch.set_num_threads(8)
     assert set_threads() == (8 if expected else 3)
 
@@ -206,7 +206,7 @@ class Machine:
 
 @pytest.fixture
 def _four(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anytime_ar.threads.available_cpus", lambda: 4)
+    monkeypatch.setattr("anytime_ar.runtime.threads.available_cpus", lambda: 4)
     torch.set_num_threads(4)
 
 

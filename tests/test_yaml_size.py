@@ -10,7 +10,7 @@ import yaml
 from anytime_ar.cli.parser import config_path
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
-from anytime_ar.yaml_size import check_yaml_size
+from anytime_ar.runtime.size_limits import check_yaml_size
 
 
 def laughs(levels: int) -> str:

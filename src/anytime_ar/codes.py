@@ -23,10 +23,10 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from anytime_ar.arrays import check_npy_size
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
-from anytime_ar.files import write_atomically
+from anytime_ar.runtime.files import write_atomically
+from anytime_ar.runtime.size_limits import check_npy_size
 
 CODES_FORMAT_VERSION = 1
 

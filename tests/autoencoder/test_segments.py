@@ -10,8 +10,8 @@ from exchanges import Alone
 from torch import Tensor
 
 from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder
-from anytime_ar.autoencoder.laps import lapped_transform
-from anytime_ar.autoencoder.native import make_decode_fn
+from anytime_ar.autoencoder.lapped_transform import lapped_transform
+from anytime_ar.autoencoder.native_decoder import make_decode_fn
 from anytime_ar.autoencoder.quantizers import LevelQuantizer, QuantizerConfig
 from anytime_ar.errors import InputError
 

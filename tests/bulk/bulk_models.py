@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from anytime_ar.bundle import attach_codebook, build_bundle, save_bundle
-from anytime_ar.card import Card
+from anytime_ar.bundle.card import Card
+from anytime_ar.bundle.format import attach_codebook, build_bundle, save_bundle
 
 L, V = 6, 8
 LABELS = tuple("0123456789")

@@ -21,8 +21,8 @@ from PIL import Image
 from pyarrow import parquet
 
 from anytime_ar.bulk import RayPoolConfig, SampleJob, ShardingConfig, run, sample_job
-from anytime_ar.bulk.folder import BulkStorage
-from anytime_ar.bulk.ray_pool import ShardWorker
+from anytime_ar.bulk.pools import ShardWorker
+from anytime_ar.bulk.storage import BulkStorage
 from anytime_ar.data import DataConfig, load_data
 from anytime_ar.data.config import AudioConfig
 from anytime_ar.errors import BulkError, InputError, MissingExtraError

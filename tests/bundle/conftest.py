@@ -8,9 +8,9 @@ import torch
 
 from anytime_ar.autoencoder import AutoencoderConfig, QuantizerConfig
 from anytime_ar.autoencoder.config import NetworkConfig
-from anytime_ar.bundle import Bundle, attach_codebook, build_bundle, save_bundle
-from anytime_ar.card import Card, DataCard
-from anytime_ar.curve import Curve, CurvePoint
+from anytime_ar.bundle.card import Card, DataCard
+from anytime_ar.bundle.curve import Curve, CurvePoint
+from anytime_ar.bundle.format import Bundle, attach_codebook, build_bundle, save_bundle
 from anytime_ar.prior import PriorConfig
 
 _IMAGES = {"sample_shape": (1, 8, 8)}

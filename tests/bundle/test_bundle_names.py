@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from anytime_ar.bundle import BUNDLE_FILES, find_bundle, load_bundle, shipped_models
+from anytime_ar.bundle.format import BUNDLE_FILES, find_bundle, load_bundle, shipped_models
 from anytime_ar.errors import BundleError, MissingExtraError
 
 
@@ -21,7 +21,7 @@ def package(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     root = tmp_path / "package"
     shutil.copytree(saved, root / "bundles" / "tiny")
     (root / "bundles" / "README.md").write_text("no bundle")
-    monkeypatch.setattr("anytime_ar.bundle.resources.files", lambda name: root)  # noqa: ARG005
+    monkeypatch.setattr("anytime_ar.bundle.format.resources.files", lambda name: root)  # noqa: ARG005
     return root
 
 
@@ -43,7 +43,7 @@ def test_every_shipped_bundle_loads() -> None:
 def test_a_package_without_bundles_ships_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anytime_ar.bundle.resources.files", lambda name: tmp_path)  # noqa: ARG005
+    monkeypatch.setattr("anytime_ar.bundle.format.resources.files", lambda name: tmp_path)  # noqa: ARG005
     assert shipped_models() == []
 
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from anytime_ar.bundle import Bundle, find_bundle, load_bundle, save_bundle
-from anytime_ar.curve import Curve
+from anytime_ar.bundle.curve import Curve
+from anytime_ar.bundle.format import Bundle, find_bundle, load_bundle, save_bundle
 from anytime_ar.publishing.model_card import model_card
 
 

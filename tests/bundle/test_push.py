@@ -20,7 +20,7 @@ import pytest
 import torch
 from hub_stand_in import TOKEN, Repository, StandIn, stand_in
 
-from anytime_ar.bundle import BUNDLE_FILES, Bundle, fingerprint, load_bundle, save_bundle
+from anytime_ar.bundle.format import BUNDLE_FILES, Bundle, fingerprint, load_bundle, save_bundle
 from anytime_ar.errors import BundleError, InputError
 from anytime_ar.publishing import push as push_here
 from anytime_ar.sampling import AnytimeModel
@@ -31,7 +31,7 @@ PUSH = ("-m", "anytime_ar", "push")
 LOAD = """
 import json, os, sys
 import anytime_ar as aar
-from anytime_ar.bundle import fingerprint
+from anytime_ar.bundle.format import fingerprint
 
 for name, token in json.loads(sys.argv[1]):
     os.environ["HF_TOKEN"] = token

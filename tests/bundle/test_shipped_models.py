@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import anytime_ar as aar
-from anytime_ar.bundle import find_bundle, shipped_models
+from anytime_ar.bundle.format import find_bundle, shipped_models
 from anytime_ar.data import DataConfig, load_data
-from anytime_ar.evaluation.measures import snr_db
-from anytime_ar.hub import parse_hub_ref
+from anytime_ar.evaluation.metrics.reconstruction import snr_db
+from anytime_ar.runtime.hub import parse_hub_ref
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 FSDD = DATA / "fsdd"

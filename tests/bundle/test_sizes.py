@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anytime_ar.bundle import Bundle, load_bundle, save_bundle
+from anytime_ar.bundle.format import BUNDLE_FILES, Bundle, file_digests, load_bundle, save_bundle
 from anytime_ar.codes import load_codes
 from anytime_ar.errors import BundleError, InputError
-from anytime_ar.files import write_json
-from anytime_ar.manifest import BUNDLE_FILES, file_digests
+from anytime_ar.runtime.files import write_json
 
 HUGE = [10**7, 10**10, 10**18, 10**30]
 KEYS = [
@@ -40,7 +39,7 @@ KEYS = [
 LOAD = """
 import json, resource, sys
 from pathlib import Path
-from anytime_ar.bundle import load_bundle
+from anytime_ar.bundle.format import load_bundle
 from anytime_ar.errors import BundleError
 load_bundle(sys.argv[1])  # all that is imported once
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

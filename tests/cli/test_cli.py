@@ -24,13 +24,13 @@ import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from anytime_ar.bundle import build_bundle, load_bundle, save_bundle
-from anytime_ar.card import Card
+from anytime_ar.bundle.card import Card
+from anytime_ar.bundle.curve import Curve
+from anytime_ar.bundle.format import build_bundle, load_bundle, save_bundle
 from anytime_ar.cli import main
 from anytime_ar.cli.main import COMMANDS
 from anytime_ar.cli.parser import config_names, config_path
 from anytime_ar.codes import load_codes
-from anytime_ar.curve import Curve
 from anytime_ar.sampling import DecodeBatch, load
 from caches import make_cache_with_kernel
 

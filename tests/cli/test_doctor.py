@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from anytime_ar.cli import doctor, main
-from anytime_ar.kernel import compiling, load_kernel, loading
+from anytime_ar.kernel import build as compiling
+from anytime_ar.kernel import load_kernel, loading
 
 ROOT = Path(__file__).parent.parent.parent
 

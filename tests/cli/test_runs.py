@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from anytime_ar.bundle import load_bundle
+from anytime_ar.bundle.format import load_bundle
 from anytime_ar.cli import main
 from caches import make_cache_with_kernel
 

@@ -12,19 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from anytime_ar.data import (
-    AugmentationConfig,
-    Batch,
-    BatchShard,
-    DataConfig,
-    DataSplits,
-    Prefetcher,
-    load_data,
-)
+from anytime_ar.data import AugmentationConfig, Batch, DataConfig, DataSplits, Prefetcher, load_data
 from anytime_ar.data.augmentation import NO_AUGMENTATION, augment
 from anytime_ar.data.rows import InMemoryRows, Row, StoredArray
 from anytime_ar.data.splits import StreamingSplit
 from anytime_ar.errors import DataError, InputError
+from anytime_ar.runtime.distributed import BatchShard
 
 STRONG = AugmentationConfig(flip=True, shift=1.0, rotate=20.0, scale=0.2)
 

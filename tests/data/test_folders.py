@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from anytime_ar.data import DataConfig, DataSplits, load_data
-from anytime_ar.data.split_names import ShardName, canonical_split, parse_shard_name
-from anytime_ar.data.suffixes import READABLE_IMAGE_SUFFIXES
+from anytime_ar.data.sources.split_names import ShardName, canonical_split, parse_shard_name
 from anytime_ar.errors import DataError
+from anytime_ar.media.formats import READABLE_IMAGE_SUFFIXES
 
 # Besides: what Pillow names but leaves to other programs or to nobody, or what are films.
 NOT_READ = {

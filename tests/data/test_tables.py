@@ -175,7 +175,7 @@ def test_a_folder_for_each_split_and_folders_of_spark(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("start", [0, 1, 6, 7, 11, 12, 23])
 def test_reading_begins_anywhere(tmp_path: Path, start: int) -> None:
-    from anytime_ar.data.parquet import ParquetTable, inspect_parquet
+    from anytime_ar.data.sources.parquet import ParquetTable, inspect_parquet
 
     paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
     for path, rows in zip(paths, (range(7), range(7, COUNT)), strict=True):

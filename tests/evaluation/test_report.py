@@ -6,24 +6,26 @@ import json
 import numpy as np
 import pytest
 import torch
-from evaluation_fakes import LENGTH, FakeCodec
-from PIL import Image
-from pydantic import ValidationError
-
-from anytime_ar.errors import BundleError, InputError
-from anytime_ar.evaluation import (
+from anytime_ar.bundle.format.curve import (
     Baselines,
     Curve,
     CurvePoint,
     DistributionMetrics,
     PCAPoint,
     QualityPoint,
+    near_lossless_codes,
+    psnr,
+)
+from evaluation_fakes import LENGTH, FakeCodec
+from PIL import Image
+from pydantic import ValidationError
+
+from anytime_ar.errors import BundleError, InputError
+from anytime_ar.evaluation import (
     as_images,
     contact_sheet,
     curve_table,
-    near_lossless_codes,
     plot_curve,
-    psnr,
     write_contact_sheet,
     write_report,
     write_sheets,

@@ -36,7 +36,7 @@ from anytime_ar.prior import (
     TorchPriorDecoder,
     make_prior_decoder,
 )
-from anytime_ar.prior.linear import pack_linear
+from anytime_ar.prior.decoders.packed_linear import pack_linear
 
 # (layers, width, heads), L, V: several blocks of positions, small, odd and wide heads, a long sum
 SIZES = [((2, 16, 2), 70, 5), ((2, 12, 3), 20, 7), ((2, 64, 2), 40, 33), ((1, 512, 8), 20, 40)]
@@ -283,7 +283,9 @@ def test_linear_maps_round_alike_for_any_number_of_rows(
         before = torch.get_num_threads()
         request.addfinalizer(lambda: torch.set_num_threads(before))
         torch.set_num_threads(1)
-        monkeypatch.setattr("anytime_ar.prior.linear._has_onednn", lambda _dtype: False)
+        monkeypatch.setattr(
+            "anytime_ar.prior.decoders.packed_linear._has_onednn", lambda _dtype: False
+        )
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(257, inside, generator=generator)
     weight = torch.randn(outside, inside, generator=generator) / inside**0.5

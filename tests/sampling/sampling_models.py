@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from anytime_ar.bundle import Bundle, attach_codebook, build_bundle
-from anytime_ar.card import Card
-from anytime_ar.curve import Curve, CurvePoint, near_lossless_codes
+from anytime_ar.bundle.card import Card
+from anytime_ar.bundle.curve import Curve, CurvePoint, near_lossless_codes
+from anytime_ar.bundle.format import Bundle, attach_codebook, build_bundle
 from anytime_ar.prior import DecodeState
 from anytime_ar.sampling import AnytimeModel
 

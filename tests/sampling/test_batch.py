@@ -11,7 +11,8 @@ from sampling_models import L
 from torch import Tensor
 
 from anytime_ar.errors import InputError
-from anytime_ar.sampling import AnytimeModel, DecodeBatch, SamplingParams, uniform_noise
+from anytime_ar.prior.sampling_params import SamplingParams
+from anytime_ar.sampling import AnytimeModel, DecodeBatch, uniform_noise
 
 
 @dataclass(frozen=True)

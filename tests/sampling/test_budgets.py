@@ -17,9 +17,10 @@ from timed_models import TimedModel
 from anytime_ar.errors import InputError
 from anytime_ar.kernel import load_kernel
 from anytime_ar.prior import NativePriorDecoder
-from anytime_ar.sampling import AnytimeModel, Budget, engine
+from anytime_ar.sampling import AnytimeModel, Budget
+from anytime_ar.sampling import sampler as engine
 from anytime_ar.sampling.budget import codes_for_quality, quality_at_codes
-from anytime_ar.sampling.costs import CostModel, CostModelStore, LatencyTracker, LatencyWindow
+from anytime_ar.sampling.cost_model import CostModel, CostModelStore, LatencyTracker, LatencyWindow
 
 
 @pytest.fixture

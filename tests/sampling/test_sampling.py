@@ -10,11 +10,12 @@ import torch
 from sampling_models import FREQUENCIES, LABELS, L, V, build_model, sample_shape
 from torch import Tensor
 
-import anytime_ar.sampling.engine as engine
 import anytime_ar.sampling.model as sampling_model
+import anytime_ar.sampling.sampler as engine
 from anytime_ar.errors import InputError
 from anytime_ar.prior import Prior
-from anytime_ar.sampling import AnytimeModel, DecodeBatch, SamplingParams, uniform_noise
+from anytime_ar.prior.sampling_params import SamplingParams
+from anytime_ar.sampling import AnytimeModel, DecodeBatch, uniform_noise
 
 
 def test_shapes_and_range(model: AnytimeModel) -> None:

@@ -10,9 +10,10 @@ import torch
 from sampling_models import V, build_model, sample_shape, tiny_bundle
 
 import anytime_ar.sampling.model as sampling_model
-from anytime_ar.card import Card
+from anytime_ar.bundle.card import Card
 from anytime_ar.errors import InputError
-from anytime_ar.sampling import AnytimeModel, SampleKwargs, SamplingParams
+from anytime_ar.prior.sampling_params import SamplingParams
+from anytime_ar.sampling import AnytimeModel, SampleKwargs
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"codes": 0}, r"codes=0 is no number of codes; pass a whole one from 1"),

@@ -12,16 +12,16 @@ import torch
 from sampling_models import card
 from torch import Tensor
 
-from anytime_ar.bundle import build_bundle
-from anytime_ar.card import Card
+from anytime_ar.bundle.card import Card
+from anytime_ar.bundle.format import build_bundle
 from anytime_ar.errors import InputError
-from anytime_ar.sampling import AnytimeModel
-from anytime_ar.sampling.windows import (
+from anytime_ar.media.windows import (
     WINDOW_BATCH_SIZE,
     OverlappingWindows,
     decode_windows,
     encode_windows,
 )
+from anytime_ar.sampling import AnytimeModel
 
 T = 24
 WINDOWS = OverlappingWindows(T, 3)

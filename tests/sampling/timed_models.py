@@ -9,7 +9,7 @@ from typing import Any
 from sampling_models import tiny_bundle
 from torch import Tensor
 
-from anytime_ar.bundle import Bundle
+from anytime_ar.bundle.format import Bundle
 from anytime_ar.prior import DecodeState
 from anytime_ar.sampling import AnytimeModel
 

@@ -18,7 +18,7 @@ from processes import command_line, descendants
 from serving_fakes import tiny_bundle
 from spoiled_server import Device
 
-from anytime_ar.bundle import save_bundle
+from anytime_ar.bundle.format import save_bundle
 
 PATIENCE_S = 300.0
 """For what comes at once, or soon on a machine that is slow and busy."""

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anytime_ar.bundle import Bundle, attach_codebook, build_bundle
-from anytime_ar.card import Card
-from anytime_ar.curve import Curve, CurvePoint, near_lossless_codes
+from anytime_ar.bundle.card import Card
+from anytime_ar.bundle.curve import Curve, CurvePoint, near_lossless_codes
+from anytime_ar.bundle.format import Bundle, attach_codebook, build_bundle
 from anytime_ar.prior import DecodeState
 from anytime_ar.sampling import AnytimeModel
-from anytime_ar.serving.control import OverloadPolicy
-from anytime_ar.serving.jobs import JobEvent, ResultEvent, SamplingJob, ServingError
-from anytime_ar.serving.lane import ModelRunner
-from anytime_ar.serving.scheduler import Scheduler
+from anytime_ar.serving.engine.fairness import OverloadPolicy
+from anytime_ar.serving.engine.jobs import JobEvent, ResultEvent, SamplingJob, ServingError
+from anytime_ar.serving.engine.runner import ModelRunner
+from anytime_ar.serving.engine.scheduler import Scheduler
 
 L, V = 12, 8
 SLOW_L = 400

@@ -29,8 +29,8 @@ from spoiled_server import HELD_S, Device
 from anytime_ar.cli.main import COMMANDS
 from anytime_ar.cli.parser import Parser, read_config
 from anytime_ar.serving.config import ServerConfig
-from anytime_ar.serving.hosts import AllowedHosts
-from anytime_ar.serving.worker import STALL_TIMEOUT_S
+from anytime_ar.serving.engine.worker import STALL_TIMEOUT_S
+from anytime_ar.serving.http.middleware import AllowedHosts
 
 ROOT = Path(__file__).parent.parent.parent
 KEY = "s3cret"

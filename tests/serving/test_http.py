@@ -24,8 +24,8 @@ from serving_fakes import LABELS, SLOW_L, L
 
 from anytime_ar.client import Client
 from anytime_ar.sampling import AnytimeModel
-from anytime_ar.serving.guard import MAX_HEADER_BYTES
-from anytime_ar.serving.negotiation import JSON
+from anytime_ar.serving.http.middleware import MAX_HEADER_BYTES
+from anytime_ar.serving.http.negotiation import JSON
 
 
 def post(server: RealServer, path: str, body: Any, **headers: str) -> httpx.Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from anytime_ar.serving.negotiation import (
+from anytime_ar.serving.http.negotiation import (
     EVENT_STREAM,
     JSON,
     NotAcceptableError,

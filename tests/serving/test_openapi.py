@@ -9,8 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from anytime_ar.serving.app import build_app
-from anytime_ar.serving.guard import UNAUTHENTICATED_PATHS
+from anytime_ar.serving.http.app import build_app
+from anytime_ar.serving.http.middleware import UNAUTHENTICATED_PATHS
+from anytime_ar.serving.http.monitoring import Monitor
 from anytime_ar.serving.media import MEDIA_TYPES
 from anytime_ar.serving.schema import (
     DecodeRequest,
@@ -19,7 +20,6 @@ from anytime_ar.serving.schema import (
     RefineRequest,
     SampleRequest,
 )
-from anytime_ar.serving.watch import Monitor
 
 NOBODY = cast("Any", None)
 REQUESTS = (SampleRequest, RefineRequest, EncodeRequest, DecodeRequest)

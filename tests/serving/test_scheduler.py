@@ -12,16 +12,16 @@ import torch
 from serving_fakes import DECODE_S, ROW_S, STEP_S, Heard, L, Stage, poisson
 
 from anytime_ar.errors import InputError
-from anytime_ar.serving.control import TARGET_UTILISATION
-from anytime_ar.serving.jobs import (
+from anytime_ar.serving.engine.admission import STALE_S
+from anytime_ar.serving.engine.fairness import TARGET_UTILISATION
+from anytime_ar.serving.engine.jobs import (
     CodecJob,
     CodecResultEvent,
     PreviewEvent,
     ResultEvent,
     ServingError,
 )
-from anytime_ar.serving.lane import ModelRunner
-from anytime_ar.serving.trial import STALE_S
+from anytime_ar.serving.engine.runner import ModelRunner
 
 SLOTS = 8
 FULL_RATE = SLOTS / (L * (STEP_S + ROW_S * SLOTS) + DECODE_S * SLOTS)

@@ -13,9 +13,13 @@ import torch
 from real_server import PATIENCE_S, wait_for
 from serving_fakes import L, Stage
 
-from anytime_ar.serving.jobs import JobEvent, ResultEvent, SamplingJob, ServingError
-from anytime_ar.serving.kept import RELEASE_GRACE_S, SESSION_OVERHEAD_BYTES, SessionStore
-from anytime_ar.serving.worker import STALL_TIMEOUT_S, Worker
+from anytime_ar.serving.engine.jobs import JobEvent, ResultEvent, SamplingJob, ServingError
+from anytime_ar.serving.engine.session_store import (
+    RELEASE_GRACE_S,
+    SESSION_OVERHEAD_BYTES,
+    SessionStore,
+)
+from anytime_ar.serving.engine.worker import STALL_TIMEOUT_S, Worker
 
 
 class Working:
@@ -63,7 +67,7 @@ def test_jobs_are_done_in_the_thread(working: Working) -> None:
 def test_a_broken_device_is_reported_and_comes_back(
     working: Working, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anytime_ar.serving.worker._RETRY_S", 0.01)
+    monkeypatch.setattr("anytime_ar.serving.engine.worker._RETRY_S", 0.01)
     working.stage.models[0].fails = True
     lost = working.ask().get(timeout=PATIENCE_S)
     assert isinstance(lost, ServingError)
@@ -80,7 +84,7 @@ def test_a_broken_device_is_reported_and_comes_back(
 def test_a_device_that_is_broken_from_the_start_is_told_and_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anytime_ar.serving.worker._RETRY_S", 0.01)
+    monkeypatch.setattr("anytime_ar.serving.engine.worker._RETRY_S", 0.01)
     made = Working(tmp_path, fails=True)
     first = made.ask().get(timeout=PATIENCE_S)  # while it tries to get warm
     assert isinstance(first, ServingError)

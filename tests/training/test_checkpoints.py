@@ -156,7 +156,7 @@ def test_a_full_or_read_only_disk_ends_the_stage_cleanly(
         real(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr("anytime_ar.files.os.fsync", full)
+        patch.setattr("anytime_ar.runtime.files.os.fsync", full)
         with pytest.raises(InputError, match=r"cannot write \S+: (No space left|Read-only file)"):
             fit_toy(ToyStage(), tmp_path, checkpoint_every_s=0)
     assert CheckpointManager(tmp_path, "toy").steps() == [2, 1]

@@ -16,15 +16,15 @@ from torch import nn
 from torch.nn import functional as F
 from training_fakes import ToyStage, tiny
 
-from anytime_ar.bundle import load_bundle
+from anytime_ar.bundle.format import load_bundle
 from anytime_ar.data import DataSplits
 from anytime_ar.errors import InputError
-from anytime_ar.training import precision
-from anytime_ar.training.decisions import PrecisionAutotuner, read_autotuned_settings
-from anytime_ar.training.log import RunLog
-from anytime_ar.training.precision import bfloat16_autocast, faster_precision
-from anytime_ar.training.processes import SINGLE_PROCESS, launch_fabric
-from anytime_ar.training.ranks import DistributedContext
+from anytime_ar.runtime import mixed_precision as precision
+from anytime_ar.runtime.distributed import DistributedContext
+from anytime_ar.runtime.mixed_precision import bfloat16_autocast, faster_precision
+from anytime_ar.training.autotune import PrecisionAutotuner, read_autotuned_settings
+from anytime_ar.training.launcher import SINGLE_PROCESS, launch_fabric
+from anytime_ar.training.run_log import RunLog
 
 CPU = torch.device("cpu")
 
@@ -108,7 +108,7 @@ def choosing(monkeypatch: pytest.MonkeyPatch, *answers: str) -> None:
             step(kind)
         return next(given), {"32-true": 1.0, "bf16-mixed": 1.0}
 
-    monkeypatch.setattr("anytime_ar.training.decisions.faster_precision", choose)
+    monkeypatch.setattr("anytime_ar.training.autotune.faster_precision", choose)
 
 
 @pytest.mark.parametrize("kind", ["32-true", "bf16-mixed"])

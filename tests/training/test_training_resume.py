@@ -14,13 +14,14 @@ import pytest
 import torch
 from training_fakes import last, tiny
 
-from anytime_ar.bundle import load_bundle, save_bundle
+from anytime_ar.bundle.format import load_bundle, save_bundle
 from anytime_ar.data import AugmentationConfig, DataSplits
 from anytime_ar.errors import InputError
 from anytime_ar.training import TrainConfig, train
 from anytime_ar.training.checkpoint import CheckpointManager
-from anytime_ar.training.objectives import AutoencoderObjective, PriorObjective
-from anytime_ar.training.sharpening import DecoderGANObjective
+from anytime_ar.training.stages.autoencoder import AutoencoderObjective
+from anytime_ar.training.stages.decoder_gan import DecoderGANObjective
+from anytime_ar.training.stages.prior import PriorObjective
 from modes import MODES
 
 OBJECTIVES: dict[str, Any] = {

@@ -20,18 +20,18 @@ from anytime_ar.autoencoder import (
     OrderedAutoencoder,
     TruncationConfig,
 )
-from anytime_ar.bundle import build_bundle
+from anytime_ar.bundle.format import build_bundle
 from anytime_ar.data import AugmentationConfig, DataSplits
-from anytime_ar.data.seeding import seeded
 from anytime_ar.data.splits import MemorySplit
 from anytime_ar.errors import InputError
 from anytime_ar.prior import SamplingParams
+from anytime_ar.runtime.distributed import DistributedContext
+from anytime_ar.runtime.seeding import seeded
 from anytime_ar.training import AutoencoderTrainingConfig, TrainConfig, train
 from anytime_ar.training.config import PriorTrainingConfig
-from anytime_ar.training.objectives import AutoencoderObjective, PriorObjective
-from anytime_ar.training.ranks import DistributedContext
 from anytime_ar.training.run import build_card
-from anytime_ar.training.stages import AutoencoderStage, PriorStage
+from anytime_ar.training.stages.autoencoder import AutoencoderObjective, AutoencoderStage
+from anytime_ar.training.stages.prior import PriorObjective, PriorStage
 
 LENGTH = 4
 

@@ -12,17 +12,10 @@ from torch import Tensor, nn
 
 from anytime_ar.autoencoder import AutoencoderConfig, QuantizerConfig
 from anytime_ar.autoencoder.config import NetworkConfig
-from anytime_ar.data import (
-    FULL_BATCH,
-    AugmentationConfig,
-    BatchShard,
-    DataConfig,
-    DataSplits,
-    Split,
-    load_data,
-)
+from anytime_ar.data import AugmentationConfig, DataConfig, DataSplits, Split, load_data
 from anytime_ar.data.splits import MemorySplit
 from anytime_ar.prior import PriorConfig
+from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard, DistributedContext
 from anytime_ar.training import (
     AutoencoderTrainingConfig,
     DecoderGANConfig,
@@ -31,9 +24,8 @@ from anytime_ar.training import (
     TrainConfig,
 )
 from anytime_ar.training.checkpoint import Checkpoint, CheckpointManager
-from anytime_ar.training.log import RunLog
-from anytime_ar.training.loop import Trainer
-from anytime_ar.training.ranks import DistributedContext
+from anytime_ar.training.run_log import RunLog
+from anytime_ar.training.trainer import Trainer
 
 SAMPLES = 150
 """In the training split: no multiple of a batch, so that epochs end inside batches."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from anytime_ar.autoencoder.config import IMAGE_PRESETS, AutoencoderConfig, NetworkConfig
 from anytime_ar.autoencoder.model import Decoded, OrderedAutoencoder
-from anytime_ar.autoencoder.native import NativeImageDecoder, make_decode_fn
+from anytime_ar.autoencoder.native_decoder import NativeImageDecoder, make_decode_fn
 from anytime_ar.autoencoder.quantizers import QuantizerConfig
 from anytime_ar.autoencoder.truncation import Truncation, TruncationConfig, kept_mask, truncate
 

@@ -16,8 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from anytime_ar.autoencoder.filling import NoiseSubstitution
-from anytime_ar.autoencoder.laps import lapped_transform
+from anytime_ar.autoencoder.lapped_transform import lapped_transform
+from anytime_ar.autoencoder.noise_substitution import NoiseSubstitution
 
 
 class Layout(nn.Module):

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from anytime_ar.autoencoder.config import AutoencoderConfig
-from anytime_ar.autoencoder.greedy import init_residual_pca
 from anytime_ar.autoencoder.layouts import (
     ChannelLayout,
     Layout,
@@ -23,11 +22,12 @@ from anytime_ar.autoencoder.layouts import (
     SegmentLayout,
     SpatialLayout,
 )
-from anytime_ar.autoencoder.networks import ImageDecoder, ImageEncoder
+from anytime_ar.autoencoder.networks.audio import AudioDecoder, AudioEncoder
+from anytime_ar.autoencoder.networks.image import ImageDecoder, ImageEncoder
 from anytime_ar.autoencoder.quantizers import LevelQuantizer, Quantizer, build_quantizer
 from anytime_ar.autoencoder.quantizers.vector import EMA_BUFFERS
+from anytime_ar.autoencoder.residual_pca_init import init_residual_pca
 from anytime_ar.autoencoder.truncation import truncate
-from anytime_ar.autoencoder.waves import AudioDecoder, AudioEncoder
 from anytime_ar.codes import check_codes
 from anytime_ar.samples import check_samples
 

@@ -3,10 +3,16 @@ once, whatever is killed on the way."""
 
 from __future__ import annotations
 
-from anytime_ar.bulk.asking import encode_job, sample_job
-from anytime_ar.bulk.jobs import BulkJob, EncodeJob, SampleJob, ShardingConfig
-from anytime_ar.bulk.ray_pool import RayPoolConfig
-from anytime_ar.bulk.running import BulkReport, EngineName, run
+from anytime_ar.bulk.jobs import (
+    BulkJob,
+    EncodeJob,
+    SampleJob,
+    ShardingConfig,
+    encode_job,
+    sample_job,
+)
+from anytime_ar.bulk.pools import RayPoolConfig
+from anytime_ar.bulk.runner import BulkReport, EngineName, run
 
 __all__ = [
     "BulkJob",

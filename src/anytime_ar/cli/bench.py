@@ -44,9 +44,9 @@ from anytime_ar.evaluation.speed import (
     time_interleaved,
     time_ratios,
 )
-from anytime_ar.files import check_output_path, write_bytes, write_json
 from anytime_ar.kernel import BuildError, cpu_name, load_kernel
 from anytime_ar.prior import Precision
+from anytime_ar.runtime.files import check_output_path, write_bytes, write_json
 from anytime_ar.sampling import AnytimeModel, load
 
 _MIN_TIMING_S = 3.0

@@ -31,8 +31,8 @@ from anytime_ar.cli.options import (
 )
 from anytime_ar.cli.parser import Parser, literal_text, read_config
 from anytime_ar.errors import InputError
+from anytime_ar.runtime.threads import check_threads
 from anytime_ar.sampling import load
-from anytime_ar.threads import check_threads
 
 _BULK: dict[str, Any] = {
     **ShardingConfig().model_dump(),

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from anytime_ar.bundle import find_bundle, load_bundle
+from anytime_ar.bundle.curve import Curve
+from anytime_ar.bundle.format import find_bundle, load_bundle
 from anytime_ar.cli.options import add_json, parse_named_path, print_result
 from anytime_ar.cli.parser import Parser, literal_path
-from anytime_ar.curve import Curve
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import Candidate, FixedLengthModels, comparison_table, write_comparison
-from anytime_ar.files import check_output_path
+from anytime_ar.runtime.files import check_output_path
 
 
 def add_arguments(parser: Parser) -> None:

@@ -11,7 +11,6 @@ import re
 import torch
 from jsonargparse import Namespace
 
-from anytime_ar.cli.media import sample_files_for
 from anytime_ar.cli.options import (
     add_device,
     add_json,
@@ -22,7 +21,7 @@ from anytime_ar.cli.options import (
     set_threads_from,
 )
 from anytime_ar.cli.parser import Parser, literal_path
-from anytime_ar.cli.pictures import EncodedFiles
+from anytime_ar.cli.sample_files import EncodedFiles, sample_files_for
 from anytime_ar.codes import load_codes
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel, load

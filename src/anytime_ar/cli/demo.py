@@ -12,9 +12,7 @@ import yaml
 from jsonargparse import Namespace
 
 from anytime_ar.autoencoder import TruncationConfig
-from anytime_ar.cli.experiment import Experiment
 from anytime_ar.cli.features import train_and_save_classifier
-from anytime_ar.cli.media import sample_files_for
 from anytime_ar.cli.options import (
     add_device,
     add_json,
@@ -24,10 +22,12 @@ from anytime_ar.cli.options import (
     tune_threads_from,
 )
 from anytime_ar.cli.parser import Parser, config_path, literal_path
+from anytime_ar.cli.sample_files import sample_files_for
+from anytime_ar.cli.train import Experiment
 from anytime_ar.data import load_data
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import curve_table, evaluate, write_report
-from anytime_ar.files import check_output_path
+from anytime_ar.runtime.files import check_output_path
 from anytime_ar.sampling import load
 from anytime_ar.training import train
 

@@ -16,7 +16,6 @@ from anytime_ar.cli.options import add_json, add_threads, print_result
 from anytime_ar.cli.parser import Parser
 from anytime_ar.errors import InputError, install_command
 from anytime_ar.evaluation.speed import sample_codes_case, time_interleaved
-from anytime_ar.files import cache_folder
 from anytime_ar.kernel import (
     BuildError,
     available_instruction_sets,
@@ -28,8 +27,9 @@ from anytime_ar.kernel import (
     prebuilt_instruction_sets,
 )
 from anytime_ar.prior import Backend, Precision, PrecisionOption
+from anytime_ar.runtime.files import cache_folder
+from anytime_ar.runtime.threads import available_cpus, tune_threads
 from anytime_ar.sampling import load
-from anytime_ar.threads import available_cpus, tune_threads
 
 EXTRAS = {
     "data": ("datasets",),

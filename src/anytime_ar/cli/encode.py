@@ -19,7 +19,6 @@ from anytime_ar.cli.bulk import (
     refuse_bulk_options,
     run_encode,
 )
-from anytime_ar.cli.media import sample_files_for
 from anytime_ar.cli.options import (
     add_device,
     add_json,
@@ -29,9 +28,10 @@ from anytime_ar.cli.options import (
     set_threads_from,
 )
 from anytime_ar.cli.parser import Parser, literal_path, literal_text
+from anytime_ar.cli.sample_files import sample_files_for
 from anytime_ar.codes import save_codes
 from anytime_ar.errors import InputError
-from anytime_ar.files import check_output_path
+from anytime_ar.runtime.files import check_output_path
 from anytime_ar.sampling import load
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from jsonargparse import Namespace
 from torch import Tensor
 
-from anytime_ar.bundle import check_replaceable, find_bundle, save_bundle
+from anytime_ar.bundle.curve import Curve
+from anytime_ar.bundle.format import check_replaceable, find_bundle, save_bundle
 from anytime_ar.cli.features import check_feature_extractor, default_classifier_folder
 from anytime_ar.cli.options import (
     add_device,
@@ -27,7 +28,6 @@ from anytime_ar.cli.options import (
     tune_threads_from,
 )
 from anytime_ar.cli.parser import Parser, literal_path, literal_text
-from anytime_ar.curve import Curve
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import (
@@ -41,10 +41,10 @@ from anytime_ar.evaluation import (
     write_sheets,
 )
 from anytime_ar.evaluation.protocols import no_progress
-from anytime_ar.evaluation.workers import torchrun_context
-from anytime_ar.files import cache_folder, check_output_path
+from anytime_ar.runtime.distributed import torchrun_context
+from anytime_ar.runtime.files import cache_folder, check_output_path
 from anytime_ar.sampling import AnytimeModel, SampleKwargs, load
-from anytime_ar.sampling.options import sampling_params_from
+from anytime_ar.sampling.arguments import sampling_params_from
 
 NUM_SHOWN = 10
 """Samples in the pictures."""

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from anytime_ar.cli.experiment import Experiment
 from anytime_ar.cli.options import (
     add_device,
     add_json,
@@ -16,6 +15,7 @@ from anytime_ar.cli.options import (
     tune_threads_from,
 )
 from anytime_ar.cli.parser import Parser, literal_path, read_config
+from anytime_ar.cli.train import Experiment
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import (
@@ -24,8 +24,8 @@ from anytime_ar.evaluation import (
     save_feature_extractor,
     train_feature_extractor,
 )
-from anytime_ar.files import check_output_path
-from anytime_ar.sampling import resolve_device
+from anytime_ar.runtime.devices import resolve_device
+from anytime_ar.runtime.files import check_output_path
 
 
 def add_arguments(parser: Parser) -> None:

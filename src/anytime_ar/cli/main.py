@@ -16,19 +16,19 @@ from contextlib import ExitStack, nullcontext
 from importlib import import_module
 from types import ModuleType
 
-from anytime_ar.cli.spelling import did_you_mean
-from anytime_ar.cli.surroundings import (
+from anytime_ar.cli.console import (
     BROKEN_PIPE,
     EXIT_CODES,
     INTERRUPTED,
     OUTPUT_FAILED,
     describe_error,
+    did_you_mean,
     install_message_format,
     reserve_standard_descriptors,
     safe_standard_streams,
 )
 from anytime_ar.errors import DETAIL_SEPARATOR, InputError, ReportedByRankZeroError
-from anytime_ar.interrupt import exit_on_signal, install_exit_handler
+from anytime_ar.runtime.signals import exit_on_signal, install_exit_handler
 
 _INTERRUPTED_MESSAGE = b"anytime: interrupted\n"
 COMMANDS = {

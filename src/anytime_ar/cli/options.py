@@ -19,16 +19,11 @@ from anytime_ar.data import DataConfig
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation.protocols import ProgressCallback
 from anytime_ar.prior import Precision
-from anytime_ar.sampling import (
-    AnytimeModel,
-    BudgetKwargs,
-    CancelFlag,
-    SampleKwargs,
-    SamplingParams,
-    resolve_device,
-)
-from anytime_ar.sampling.options import Schedule
-from anytime_ar.threads import set_threads, tune_threads
+from anytime_ar.prior.sampling_params import SamplingParams
+from anytime_ar.runtime.devices import resolve_device
+from anytime_ar.runtime.threads import set_threads, tune_threads
+from anytime_ar.sampling import AnytimeModel, BudgetKwargs, CancelFlag, SampleKwargs
+from anytime_ar.sampling.arguments import Schedule
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 

@@ -21,11 +21,11 @@ from jsonargparse import (  # type: ignore[attr-defined]
     set_parsing_settings,
 )
 
-from anytime_ar.cli.spelling import did_you_mean
+from anytime_ar.cli.console import did_you_mean
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
-from anytime_ar.files import read_text
-from anytime_ar.yaml_size import check_yaml_size
+from anytime_ar.runtime.files import read_text
+from anytime_ar.runtime.size_limits import check_yaml_size
 
 # The docstrings of a configuration's fields are their help, read for those that a command takes.
 set_parsing_settings(docstring_parse_attribute_docstrings=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from jsonargparse import Namespace
 
-from anytime_ar.cli.media import sample_files_for
 from anytime_ar.cli.options import (
     add_budget_options,
     add_output_options,
@@ -17,8 +16,9 @@ from anytime_ar.cli.options import (
 )
 from anytime_ar.cli.parser import Parser, literal_path
 from anytime_ar.cli.sample import print_summary, write_samples
-from anytime_ar.files import check_output_path
-from anytime_ar.interrupt import defer_interrupts
+from anytime_ar.cli.sample_files import sample_files_for
+from anytime_ar.runtime.files import check_output_path
+from anytime_ar.runtime.signals import defer_interrupts
 from anytime_ar.sampling import load
 
 

@@ -21,7 +21,6 @@ from anytime_ar.cli.bulk import (
     refuse_bulk_options,
     run_sample,
 )
-from anytime_ar.cli.media import sample_files_for
 from anytime_ar.cli.options import (
     add_budget_options,
     add_output_options,
@@ -33,9 +32,9 @@ from anytime_ar.cli.options import (
     set_threads_from,
 )
 from anytime_ar.cli.parser import Parser
-from anytime_ar.cli.pictures import SampleFiles, WrittenFiles
-from anytime_ar.files import check_output_path
-from anytime_ar.interrupt import defer_interrupts
+from anytime_ar.cli.sample_files import SampleFiles, WrittenFiles, sample_files_for
+from anytime_ar.runtime.files import check_output_path
+from anytime_ar.runtime.signals import defer_interrupts
 from anytime_ar.sampling import AnytimeModel, Preview, SampleKwargs, load
 
 

@@ -24,10 +24,9 @@ from anytime_ar.cli.options import (
 )
 from anytime_ar.cli.parser import Parser, literal_path, read_config
 from anytime_ar.errors import InputError, MissingExtraError, install_command
-from anytime_ar.files import read_text
-from anytime_ar.fleet.sources import ModelSource, load_models
-from anytime_ar.serving.config import ServerConfig
-from anytime_ar.threads import available_cpus, check_threads
+from anytime_ar.runtime.files import read_text
+from anytime_ar.runtime.threads import available_cpus, check_threads
+from anytime_ar.serving.config import ModelSource, ServerConfig, load_models
 
 
 def add_arguments(parser: Parser) -> None:
@@ -47,9 +46,9 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     try:
-        from anytime_ar.serving.guard import key_digest
+        from anytime_ar.serving.http.middleware import key_digest
+        from anytime_ar.serving.http.server import listen, serve
         from anytime_ar.serving.logs import log_event, log_to_stderr
-        from anytime_ar.serving.server import listen, serve
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"serving needs {error.name}; install it: {install_command('serve')}"
@@ -81,7 +80,7 @@ def run(arguments: Namespace) -> None:
         set_threads_from(arguments)
         serve(models, config, keys=keys, on_listening=listening)
     else:
-        from anytime_ar.fleet.running import serve_cluster
+        from anytime_ar.serving.cluster.launcher import serve_cluster
 
         models.clear()
         serve_cluster(

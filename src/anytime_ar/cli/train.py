@@ -14,15 +14,16 @@ from pathlib import Path
 import torch
 from jsonargparse import Namespace
 
-from anytime_ar.cli.experiment import Experiment
 from anytime_ar.cli.options import add_device, add_threads, tune_threads_from
 from anytime_ar.cli.parser import Parser, literal_path, read_config
 from anytime_ar.data import check_data_path
 from anytime_ar.errors import InputError
-from anytime_ar.threads import available_cpus, check_threads, omp_num_threads, set_threads
+from anytime_ar.evaluation import FeatureExtractorConfig
+from anytime_ar.runtime.threads import available_cpus, check_threads, omp_num_threads, set_threads
 from anytime_ar.training import (
     DistributedConfig,
     RayTrainConfig,
+    TrainConfig,
     is_rank_zero_process,
     read_autotuned_settings,
     torchrun_config,
@@ -114,3 +115,9 @@ def _set_training_threads(arguments: Namespace, folder: Path, processes: Distrib
         tune_threads_from(arguments, processes=here)
     if here > 1:  # for the processes that are started from here, which else take a share each
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+
+
+class Experiment(TrainConfig):
+    """A training run, and the classifier whose features judge its samples."""
+
+    features: FeatureExtractorConfig = FeatureExtractorConfig()

@@ -1,18 +1,16 @@
 """Images and sounds as batches of float32 in [-1, 1]: digits, Hub sets, parquet, folders."""
 
-from anytime_ar.data.ahead import Prefetcher
 from anytime_ar.data.augmentation import AugmentationConfig
 from anytime_ar.data.batch import Batch
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.loading import DataSplits, check_data_path, load_data
-from anytime_ar.data.parts import FULL_BATCH, BatchShard
-from anytime_ar.data.pictures import image_grid, read_image, write_image
-from anytime_ar.data.pixels import encode_images
-from anytime_ar.data.recordings import AudioFile, write_audio
+from anytime_ar.data.prefetch import Prefetcher
 from anytime_ar.data.shuffling import ShuffledBatches
-from anytime_ar.data.sounds import encode_audio, peak_gain
 from anytime_ar.data.splits import Split
-from anytime_ar.data.suffixes import WRITABLE_IMAGE_SUFFIXES
+from anytime_ar.media.audio import AudioFile, encode_audio, peak_gain, write_audio
+from anytime_ar.media.formats import WRITABLE_IMAGE_SUFFIXES
+from anytime_ar.media.image import encode_images, image_grid, read_image, write_image
+from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard
 
 __all__ = [
     "FULL_BATCH",

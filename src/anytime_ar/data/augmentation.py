@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from anytime_ar.config import Config
-from anytime_ar.data.parts import FULL_BATCH, BatchShard
+from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard
 
 
 class AudioAugmentationConfig(Config):

@@ -47,5 +47,3 @@ class ShuffleBlock(Protocol):
             DataError: one of them cannot be used.
         """
         ...
-
-

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from anytime_ar.config import Config
-from anytime_ar.data.suffixes import Background
+from anytime_ar.media.formats import Background
 
 FolderLayout = Literal["auto", "splits", "classes"]
 """What the sub-folders of a folder are."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from anytime_ar.data.broken import (
+from anytime_ar.data.config import DataConfig
+from anytime_ar.data.decoding import (
     AudioRowDecoder,
     BrokenSampleCollector,
     DecodableRows,
@@ -18,12 +19,11 @@ from anytime_ar.data.broken import (
     RowDecoder,
     combine_errors,
 )
-from anytime_ar.data.config import DataConfig
-from anytime_ar.data.embedded import digits_source, sounds_source
-from anytime_ar.data.folders import folder_source
-from anytime_ar.data.hub import hub_source
-from anytime_ar.data.parquet import is_parquet, parquet_source
 from anytime_ar.data.rows import DataSource, HeldOutRows, HoldOut, LabelCheckedRows, Row, SplitRows
+from anytime_ar.data.sources.embedded import digits_source, sounds_source
+from anytime_ar.data.sources.folders import folder_source
+from anytime_ar.data.sources.hub import hub_source
+from anytime_ar.data.sources.parquet import is_parquet, parquet_source
 from anytime_ar.data.splits import Split, StreamingSplit, read_into_memory
 from anytime_ar.errors import BrokenSampleError, DataError
 

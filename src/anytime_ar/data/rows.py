@@ -15,9 +15,9 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from anytime_ar.data.seeding import stable_hash
-from anytime_ar.data.suffixes import MediaContent
 from anytime_ar.errors import DataError
+from anytime_ar.media.formats import MediaContent
+from anytime_ar.runtime.seeding import stable_hash
 
 _MAX_ROWS = 2**48
 """More rows than any set has."""
@@ -54,10 +54,6 @@ class SplitRows(Protocol):
 
 StoredArray = npt.NDArray[np.uint8] | npt.NDArray[np.int16]
 """A picture uint8 [C, H, W], or a sound int16 [1, T]."""
-
-
-
-
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from anytime_ar.data.augmentation import AugmentationConfig, augment, random_crops
 from anytime_ar.data.batch import Batch, ShuffleBlock
-from anytime_ar.data.parts import FULL_BATCH, BatchShard
-from anytime_ar.data.pixels import to_float
-from anytime_ar.data.seeding import generator_for
 from anytime_ar.errors import DataError, InputError
+from anytime_ar.media.image import to_float
+from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard
+from anytime_ar.runtime.seeding import generator_for
 
 _POSITION_KEYS = ("step", "epoch", "block_start", "taken")
 

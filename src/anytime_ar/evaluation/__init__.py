@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anytime_ar.curve import (
+from anytime_ar.bundle.curve import (
     Baselines,
     Curve,
     CurvePoint,
@@ -12,22 +12,29 @@ from anytime_ar.curve import (
     near_lossless_codes,
     psnr,
 )
-from anytime_ar.evaluation.classifier import FeatureExtractor, FeatureExtractorConfig
-from anytime_ar.evaluation.comparison import Candidate, Comparison, FixedLengthModels, compare
-from anytime_ar.evaluation.comparison_report import comparison_table, write_comparison
-from anytime_ar.evaluation.features import (
+from anytime_ar.evaluation.compare import (
+    Candidate,
+    Comparison,
+    FixedLengthModels,
+    compare,
+    comparison_table,
+    write_comparison,
+)
+from anytime_ar.evaluation.evaluator import evaluate, resolve_budgets
+from anytime_ar.evaluation.feature_extractor import (
+    FeatureExtractor,
+    FeatureExtractorConfig,
+    TorchScriptFeatureExtractor,
     TrainedFeatureExtractor,
     classifier_accuracy,
     load_feature_extractor,
     save_feature_extractor,
     train_feature_extractor,
 )
-from anytime_ar.evaluation.measure import evaluate, resolve_budgets
-from anytime_ar.evaluation.pca import PCA, fit_pca
+from anytime_ar.evaluation.metrics.distribution import ReferenceDistribution
+from anytime_ar.evaluation.metrics.pca import PCA, fit_pca
 from anytime_ar.evaluation.plots import plot_curve
-from anytime_ar.evaluation.reference import ReferenceDistribution
 from anytime_ar.evaluation.report import curve_table, write_report
-from anytime_ar.evaluation.scripted import TorchScriptFeatureExtractor
 from anytime_ar.evaluation.sheets import (
     as_images,
     contact_sheet,

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from anytime_ar.curve import Curve, QualityPoint
-from anytime_ar.evaluation.measures import ALL_METRICS
+from anytime_ar.bundle.curve import Curve, QualityPoint
+from anytime_ar.evaluation.metrics.reconstruction import ALL_METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from anytime_ar.curve import Curve
-from anytime_ar.evaluation.measures import ALL_METRICS
+from anytime_ar.bundle.curve import Curve
+from anytime_ar.evaluation.metrics.reconstruction import ALL_METRICS
 from anytime_ar.evaluation.plots import plot_code_usage, plot_curve
-from anytime_ar.files import write_bytes
+from anytime_ar.runtime.files import write_bytes
 
 _MISSING = "-"
 _BASELINE_METRIC = "snr"

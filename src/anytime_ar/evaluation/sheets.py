@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anytime_ar.data import write_image
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation.protocols import Codec
-from anytime_ar.spectra import AMPLITUDE_FLOOR, log_mel_spectrogram
+from anytime_ar.media.image import write_image
+from anytime_ar.media.spectra import AMPLITUDE_FLOOR, log_mel_spectrogram
 
 GAP = 2
 """Pixels between the tiles of a contact sheet."""

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from anytime_ar.kernel.compiling import BuildError, Compiler, find_compiler
-from anytime_ar.kernel.instructions import (
+from anytime_ar.kernel.abi import (
+    UNKNOWN_CODE,
+    LinearMap,
+    PackedWeights,
+    check_status,
+    check_struct_sizes,
+    checked_data_ptr,
+    round_up,
+)
+from anytime_ar.kernel.build import BuildError, Compiler, find_compiler
+from anytime_ar.kernel.instruction_sets import (
     available_instruction_sets,
     cpu_architecture,
     cpu_features,
@@ -16,13 +25,6 @@ from anytime_ar.kernel.loading import (
     prebuilt_instruction_sets,
     prebuilt_path,
 )
-from anytime_ar.kernel.memory import (
-    UNKNOWN_CODE,
-    check_status,
-    check_struct_sizes,
-    checked_data_ptr,
-)
-from anytime_ar.kernel.weights import LinearMap, PackedWeights, round_up
 
 __all__ = [
     "UNKNOWN_CODE",

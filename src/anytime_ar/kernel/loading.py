@@ -15,8 +15,8 @@ from functools import cache
 from pathlib import Path
 
 from anytime_ar.errors import InputError
-from anytime_ar.kernel.compiling import BuildError, compile_kernel, kernel_sources
-from anytime_ar.kernel.instructions import (
+from anytime_ar.kernel.build import BuildError, compile_kernel, find_intact, kernel_sources
+from anytime_ar.kernel.instruction_sets import (
     INSTRUCTION_SETS,
     InstructionSet,
     available_instruction_sets,
@@ -24,7 +24,6 @@ from anytime_ar.kernel.instructions import (
     cpu_features,
     select_instruction_set,
 )
-from anytime_ar.kernel.sealed import find_intact
 
 PREBUILT = Path(__file__).parent / "prebuilt"
 """Folder of the prebuilt kernels; `make kernels` fills it."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from anytime_ar.prior.backends import Backend, PrecisionOption, make_prior_decoder
-from anytime_ar.prior.choice import (
+from anytime_ar.prior.decoders.base import DecodeState, KVCache, Precision, PriorDecoder
+from anytime_ar.prior.decoders.native import NativePriorDecoder
+from anytime_ar.prior.decoders.select import Backend, PrecisionOption, make_prior_decoder
+from anytime_ar.prior.decoders.torch import TorchPriorDecoder
+from anytime_ar.prior.sampling_params import (
     IS_UNCONDITIONAL,
     NO_UNCONDITIONAL,
     RowSamplingParams,
     SamplingParams,
 )
-from anytime_ar.prior.config import PriorConfig
-from anytime_ar.prior.decoder import Precision, PriorDecoder
-from anytime_ar.prior.native import NativePriorDecoder
-from anytime_ar.prior.portable import TorchPriorDecoder
-from anytime_ar.prior.rows import DecodeState, KVCache
-from anytime_ar.prior.transformer import Prior
+from anytime_ar.prior.transformer import Prior, PriorConfig
 
 __all__ = [
     "IS_UNCONDITIONAL",

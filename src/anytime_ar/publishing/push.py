@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from anytime_ar.bundle import BUNDLE_FILES, Bundle, find_bundle, load_bundle
+from anytime_ar.bundle.format import BUNDLE_FILES, Bundle, find_bundle, load_bundle
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import (
     contact_sheet,
@@ -14,9 +14,9 @@ from anytime_ar.evaluation import (
     plot_curve,
     write_contact_sheet,
 )
-from anytime_ar.files import write_bytes
-from anytime_ar.hub import import_huggingface_hub, parse_hub_ref, upload_files
 from anytime_ar.publishing.model_card import model_card
+from anytime_ar.runtime.files import write_bytes
+from anytime_ar.runtime.hub import import_huggingface_hub, parse_hub_ref, upload_files
 from anytime_ar.sampling import AnytimeModel, SampleKwargs
 
 NUM_SHOWN_SAMPLES = 10

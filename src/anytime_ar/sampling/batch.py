@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import Tensor
 
-from anytime_ar.ambient import default_torch_modes
 from anytime_ar.codes import check_codes
 from anytime_ar.errors import InputError
 from anytime_ar.prior import (
@@ -22,6 +21,7 @@ from anytime_ar.prior import (
     RowSamplingParams,
     SamplingParams,
 )
+from anytime_ar.runtime.torch_modes import default_torch_modes
 
 
 class DecodeBatch:

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from anytime_ar.curve import Curve
+from anytime_ar.bundle.curve import Curve
+from anytime_ar.config import to_python
 from anytime_ar.errors import InputError
-from anytime_ar.sampling.scalars import to_python
 
 
 @runtime_checkable

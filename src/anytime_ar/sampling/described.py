@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from anytime_ar.bundle import Bundle, summarize_bundle
-from anytime_ar.curve import Curve
+from anytime_ar.bundle.curve import Curve
+from anytime_ar.bundle.format import Bundle, summarize_bundle
 
 
 class BundleProperties:

@@ -12,13 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anytime_ar.ambient import default_torch_modes
 from anytime_ar.autoencoder import make_decode_fn
-from anytime_ar.bundle import Bundle, fingerprint
-from anytime_ar.calibration import Autotuner
+from anytime_ar.bundle.format import Bundle, find_bundle, fingerprint, load_bundle
 from anytime_ar.codes import as_codes, check_codes
 from anytime_ar.errors import InputError
-from anytime_ar.files import cache_folder
+from anytime_ar.kernel.autotune import Autotuner
 from anytime_ar.prior import (
     Backend,
     NativePriorDecoder,
@@ -26,14 +24,12 @@ from anytime_ar.prior import (
     PrecisionOption,
     make_prior_decoder,
 )
-from anytime_ar.prior.backends import check_decoder_options
+from anytime_ar.prior.decoders.select import check_decoder_options
+from anytime_ar.runtime.devices import resolve_device
+from anytime_ar.runtime.files import cache_folder
+from anytime_ar.runtime.torch_modes import default_torch_modes
 from anytime_ar.samples import as_samples, check_samples
-from anytime_ar.sampling.budget import Budget
-from anytime_ar.sampling.costs import CostModel
-from anytime_ar.sampling.described import BundleProperties
-from anytime_ar.sampling.devices import resolve_device
-from anytime_ar.sampling.engine import MAX_ROWS, NO_PREVIEWS, Sampler
-from anytime_ar.sampling.options import (
+from anytime_ar.sampling.arguments import (
     SampleKwargs,
     Schedule,
     budget_from,
@@ -41,8 +37,12 @@ from anytime_ar.sampling.options import (
     preview_policy_from,
     sampling_params_from,
 )
+from anytime_ar.sampling.budget import Budget
+from anytime_ar.sampling.cost_model import CostModel
+from anytime_ar.sampling.described import BundleProperties
 from anytime_ar.sampling.plan import Label, Plan, label_indices
-from anytime_ar.sampling.state import Preview, SamplingState, run_with_previews
+from anytime_ar.sampling.result import Preview, SamplingState, run_with_previews
+from anytime_ar.sampling.sampler import MAX_ROWS, NO_PREVIEWS, Sampler
 
 CodesLike = Tensor | NDArray[Any] | Sequence[Sequence[int]]
 """int64 [B, k], or what becomes that."""
@@ -306,3 +306,29 @@ class AnytimeModel(BundleProperties):
         if guidance is not None:
             options["guidance"] = guidance
         return self.sampler.warm_up(lambda: self.plan(n, **options)[0])
+
+
+def load(
+    name: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    precision: PrecisionOption = "float32",
+    backend: Backend = "auto",
+) -> AnytimeModel:
+    """Load a model: a shipped bundle (`"mnist"`), a folder, or a Hub id (`"owner/name"`).
+
+    Args:
+        name: see above.
+        device: `cpu`, `cuda`, `mps`, or `auto` for the best there is.
+        precision: what weights are rounded to while drawing: `float32`, or, mostly faster,
+            `bfloat16` and `int8`; `auto` for the fastest one here. Another precision draws other
+            samples.
+        backend: `native`, our own kernel for CPUs; `portable`, PyTorch's operations; or `auto` for
+            the faster one here. What `auto` chooses is timed once, and kept in the cache folder.
+
+    Raises:
+        BundleError: nothing is found under that name, or what is found is refused.
+    """
+    return AnytimeModel(
+        load_bundle(find_bundle(name)), device=device, precision=precision, backend=backend
+    )

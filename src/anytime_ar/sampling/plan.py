@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anytime_ar.card import Card
+from anytime_ar.bundle.card import Card
+from anytime_ar.config import check_int, to_python
 from anytime_ar.errors import InputError
 from anytime_ar.prior import SamplingParams
-from anytime_ar.sampling.noise import uniform_noise
-from anytime_ar.sampling.scalars import check_int, to_python
+from anytime_ar.sampling.rng import uniform_noise
 
 Label = int | str
 

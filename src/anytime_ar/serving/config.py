@@ -3,10 +3,15 @@ tell its options wherever it runs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from pydantic import Field
 
 from anytime_ar.config import Config
-from anytime_ar.serving.control import OverloadPolicy
+from anytime_ar.prior import PrecisionOption
+from anytime_ar.sampling import AnytimeModel, load
+from anytime_ar.serving.engine.fairness import OverloadPolicy
 
 
 class ServingConfig(Config):
@@ -40,3 +45,27 @@ class ServerConfig(ServingConfig):
     def allowed_host_names(self) -> list[str]:
         """Those of `allowed_hosts`."""
         return [name for part in self.allowed_hosts.split(",") if (name := part.strip())]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Of one model."""
+
+    name: str
+    """By which clients know it."""
+    location: str
+    """Shipped name, folder, or Hub id."""
+    device: str
+    precision: PrecisionOption
+
+
+def load_models(sources: Sequence[ModelSource]) -> dict[str, AnytimeModel]:
+    """The models, by name.
+
+    Raises:
+        InputError: one cannot be loaded.
+    """
+    return {
+        source.name: load(source.location, device=source.device, precision=source.precision)
+        for source in sources
+    }

@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from anytime_ar.serving.call import RequestContext
+from anytime_ar.serving.engine.jobs import RequestContext
 
 _log = logging.getLogger(__name__)
 

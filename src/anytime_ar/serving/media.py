@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from anytime_ar.arrays import check_npy_size
-from anytime_ar.data.pixels import decode_image, encode_images, to_float
-from anytime_ar.data.sounds import decode_audio_blocks, encode_audio, peak_gain
 from anytime_ar.errors import InputError
+from anytime_ar.media.audio import decode_audio_blocks, encode_audio, peak_gain
+from anytime_ar.media.image import decode_image, encode_images, to_float
+from anytime_ar.runtime.size_limits import check_npy_size
 from anytime_ar.sampling import AnytimeModel
 
 SampleFormat = Literal["png", "webp", "wav", "npy"]

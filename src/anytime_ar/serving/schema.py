@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from anytime_ar.config import Config
-from anytime_ar.serving.jobs import StopReason
+from anytime_ar.serving.engine.jobs import StopReason
 from anytime_ar.serving.media import SampleFormat
 
 MAX_SAMPLES = 1024

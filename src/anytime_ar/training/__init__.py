@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from anytime_ar.training.autotune import read_autotuned_settings
 from anytime_ar.training.config import (
     AutoencoderTrainingConfig,
     DecoderGANConfig,
@@ -9,9 +10,8 @@ from anytime_ar.training.config import (
     PriorTrainingConfig,
     TrainConfig,
 )
-from anytime_ar.training.decisions import read_autotuned_settings
-from anytime_ar.training.processes import DistributedConfig, is_rank_zero_process, torchrun_config
-from anytime_ar.training.ray_driver import RayTrainConfig, train_on_ray
+from anytime_ar.training.launcher import DistributedConfig, is_rank_zero_process, torchrun_config
+from anytime_ar.training.ray_launcher import RayTrainConfig, train_on_ray
 from anytime_ar.training.run import train
 
 __all__ = [

@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from anytime_ar.errors import InputError
-from anytime_ar.files import write_bytes
+from anytime_ar.runtime.files import write_bytes
 
 StateDict = dict[str, Tensor]
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from anytime_ar.training.checkpoint import StateDict
 from anytime_ar.training.config import OptimizerConfig
-from anytime_ar.training.sharding import full_tensor, is_sharded, shard_like
+from anytime_ar.training.fsdp import full_tensor, is_sharded, shard_like
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 

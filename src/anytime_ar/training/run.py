@@ -5,7 +5,7 @@ decisions.json                    what the run has measured and decided (see `de
 data.json                         what tells its data from data that has changed
 log.jsonl                         losses and validation figures
 checkpoints/                      of the stages autoencoder, sharpening, prior
-bundle/                           the model (see `anytime_ar.bundle`)
+bundle/                           the model (see `anytime_ar.bundle.format`)
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from anytime_ar.ambient import default_torch_modes
-from anytime_ar.bundle import Bundle, build_bundle, load_bundle, save_bundle
-from anytime_ar.card import Card, DataCard
+from anytime_ar.bundle.card import Card, DataCard
+from anytime_ar.bundle.format import Bundle, build_bundle, load_bundle, save_bundle
 from anytime_ar.config import format_validation_error as describe_mistakes
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.data.fingerprint import DataFingerprint, data_fingerprint
-from anytime_ar.data.seeding import seeded
 from anytime_ar.errors import InputError
-from anytime_ar.files import (
+from anytime_ar.runtime.distributed import DistributedContext
+from anytime_ar.runtime.files import (
     check_output_path,
     list_files,
     read_text,
@@ -34,17 +33,19 @@ from anytime_ar.files import (
     write_bytes,
     write_json,
 )
+from anytime_ar.runtime.seeding import seeded
+from anytime_ar.runtime.size_limits import check_yaml_size
+from anytime_ar.runtime.torch_modes import default_torch_modes
+from anytime_ar.training.autotune import PrecisionAutotuner, read_autotuned_settings
 from anytime_ar.training.checkpoint import CheckpointManager
 from anytime_ar.training.config import TrainConfig
-from anytime_ar.training.decisions import PrecisionAutotuner, read_autotuned_settings
-from anytime_ar.training.log import RunLog
-from anytime_ar.training.loop import Trainer
-from anytime_ar.training.processes import SINGLE_PROCESS, DistributedConfig, launch_fabric
-from anytime_ar.training.protocols import Stage
-from anytime_ar.training.ranks import DistributedContext
-from anytime_ar.training.sharpening import DecoderGANStage
-from anytime_ar.training.stages import AutoencoderStage, PriorStage
-from anytime_ar.yaml_size import check_yaml_size
+from anytime_ar.training.launcher import SINGLE_PROCESS, DistributedConfig, launch_fabric
+from anytime_ar.training.run_log import RunLog
+from anytime_ar.training.stages.autoencoder import AutoencoderStage
+from anytime_ar.training.stages.base import Stage
+from anytime_ar.training.stages.decoder_gan import DecoderGANStage
+from anytime_ar.training.stages.prior import PriorStage
+from anytime_ar.training.trainer import Trainer
 
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from anytime_ar.autoencoder.quantizers.base import NoQuantizer, Quantized, Quantizer
 from anytime_ar.autoencoder.quantizers.config import QuantizerConfig
 from anytime_ar.autoencoder.quantizers.finite_scalar import FiniteScalarQuantizer
-from anytime_ar.autoencoder.quantizers.segments import LevelQuantizer
+from anytime_ar.autoencoder.quantizers.level import LevelQuantizer
 from anytime_ar.autoencoder.quantizers.vector import VectorQuantizer
 
 __all__ = [

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from anytime_ar.autoencoder.quantizers.base import Collectives, Quantized, Quantizer
 from anytime_ar.autoencoder.quantizers.config import QuantizerConfig
-from anytime_ar.autoencoder.quantizers.feedback import ErrorFeedback
+from anytime_ar.autoencoder.quantizers.error_feedback import ErrorFeedback
 
 EMA_BUFFERS = ("usage", "totals")
 """Buffers that only training needs."""

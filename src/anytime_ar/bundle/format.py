@@ -1,0 +1,357 @@
+"""A model on disk: a folder that describes itself, and the only module that knows its format.
+
+    config.json                what the model is (`Card`), with `format_version`
+    autoencoder.safetensors    weights
+    prior.safetensors
+    curve.json                 measured quality against codes, once evaluated
+    manifest.json              SHA-256 of every other file
+
+Neither safetensors nor JSON notices a flipped bit, so the manifest is checked, to the last byte,
+before anything is read. Pickles are refused unread; other files beside these are left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+import shutil
+import textwrap
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from anytime_ar.autoencoder import OrderedAutoencoder
+from anytime_ar.bundle.card import Card
+from anytime_ar.bundle.curve import Curve
+from anytime_ar.errors import BundleError, InputError
+from anytime_ar.prior import Prior
+from anytime_ar.runtime.files import (
+    check_output_path,
+    json_bytes,
+    list_files,
+    write_bytes,
+    write_json,
+)
+from anytime_ar.runtime.hub import download_snapshot, parse_hub_ref
+from anytime_ar.runtime.skip_init import SkipInit, stored_size
+from anytime_ar.runtime.torch_modes import default_torch_modes
+
+BUNDLE_FORMAT_VERSION = 1
+_WEIGHT_FILES = ("autoencoder.safetensors", "prior.safetensors")
+_PICKLE_SUFFIXES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model in memory, with what belongs to it."""
+
+    card: Card
+    autoencoder: OrderedAutoencoder
+    prior: Prior | None = None
+    curve: Curve | None = None
+
+    def __repr__(self) -> str:
+        return f"Bundle({self.card.name!r}, {summarize_bundle(self)}, curve={self.curve!r})"
+
+
+@default_torch_modes()
+def build_bundle(card: Card) -> Bundle:
+    """Fresh networks for a card, with random weights.
+
+    Raises:
+        InputError: they do not fit each other, or the samples.
+    """
+    autoencoder = OrderedAutoencoder(card.autoencoder, card.data.sample_shape)
+    if card.prior is None:
+        return Bundle(card, autoencoder)
+    prior = Prior(
+        card.prior, autoencoder.code_length, autoencoder.vocabulary, label_count=card.label_count
+    )
+    attach_codebook(autoencoder, prior)
+    return Bundle(card, autoencoder, prior)
+
+
+def summarize_bundle(bundle: Bundle) -> str:
+    """Say in a few words of Python what a model is: samples, codes, classes, size."""
+    networks = _networks_by_file(bundle).values()
+    weights = sum(weight.numel() for network in networks for weight in network.parameters())
+    return ", ".join(
+        [
+            f"sample_shape={bundle.autoencoder.sample_shape}",
+            f"code_length={bundle.autoencoder.code_length}",
+            f"vocabulary={bundle.autoencoder.vocabulary}",
+            f"labels={bundle.card.label_count or None}",
+            f"parameters={weights:,}",
+            *(["no prior"] if bundle.prior is None else []),
+        ]
+    )
+
+
+def attach_codebook(autoencoder: OrderedAutoencoder, prior: Prior) -> None:
+    """Tell a prior what the entries of an autoencoder mean, where it wants to know."""
+    if prior.config.traits:
+        prior.attach_codebook(autoencoder.codebook_vectors().to(prior.codebook_features.device))
+
+
+@default_torch_modes()
+def save_bundle(bundle: Bundle, folder: Path | str) -> None:
+    """Write a bundle; a folder that is there is replaced only once the new one is complete.
+
+    Raises:
+        InputError: the folder holds something other than a bundle, or cannot be written.
+    """
+    folder = Path(folder).resolve()  # the folder itself moves, not a link to it
+    check_replaceable(folder)
+    suffix = secrets.token_hex(8)
+    fresh = folder.with_name(f".{folder.name}-{suffix}.new")
+    old = folder.with_name(f".{folder.name}-{suffix}.old")
+    try:
+        fresh.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {folder}: {error.strerror}; choose a folder that is writable"
+        ) from error
+    try:
+        write_json(fresh / "config.json", bundle.card.model_dump(mode="json"))
+        dtype = getattr(torch, bundle.card.weights)
+        for name, module in _networks_by_file(bundle).items():
+            weights = {k: _cast(v.cpu(), dtype) for k, v in _inference_state(module).items()}
+            # Not save_file, which makes files that nobody else may read, whatever the umask.
+            write_bytes(fresh / name, save({k: v.contiguous() for k, v in weights.items()}))
+        if bundle.curve is not None:
+            write_json(fresh / "curve.json", bundle.curve.model_dump(mode="json"))
+        write_json(fresh / "manifest.json", file_digests(fresh))
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+    except BaseException:  # also an interrupt: leave nothing half-written
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    # The old bundle, and what an earlier process left that was killed while it saved here.
+    for path in folder.parent.iterdir():
+        if re.fullmatch(rf"\.{re.escape(folder.name)}-[0-9a-f]{{16}}\.(new|old)", path.name):
+            shutil.rmtree(path)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse to write over anything but an empty folder or a bundle; system files go with it.
+
+    Raises:
+        InputError: it holds something else, or is a file, or its place cannot be written to.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; choose a folder for the bundle")
+    check_output_path(folder.parent, is_folder=True)
+    names = {path.name for path in list_files(folder)} if folder.is_dir() else set()
+    foreign = sorted(names - BUNDLE_FILES)
+    if names and (foreign or not names >= REQUIRED_FILES):
+        holds = (
+            f"also holds {foreign[0]}" if names >= REQUIRED_FILES else "exists and is not a bundle"
+        )
+        raise InputError(f"{folder} {holds}; choose another folder, nothing was overwritten")
+
+
+@default_torch_modes()
+def load_bundle(folder: Path | str) -> Bundle:
+    """Read a bundle, checking every file against the manifest first; in evaluation mode.
+
+    Raises:
+        BundleError: it is not a bundle, holds pickles, is of an unknown version, or a file is
+            missing or altered.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise BundleError(f"{folder} is not a folder; pass the folder that `anytime train` wrote")
+    pickles = [path.name for path in list_files(folder) if path.suffix.lower() in _PICKLE_SUFFIXES]
+    if pickles:
+        raise BundleError(
+            f"{folder} holds {', '.join(pickles)}: pickled weights can run code and are not read; "
+            "convert them to safetensors"
+        )
+    values = read_json_object(folder / "config.json")
+    version = values.get("format_version")
+    if version != BUNDLE_FORMAT_VERSION:
+        raise BundleError(
+            f"{folder / 'config.json'} has format version {version!r}, this release reads "
+            f"{BUNDLE_FORMAT_VERSION}; update anytime-ar, or save the bundle again"
+        )
+    check_manifest(folder)
+    try:
+        card = Card.parse(values, origin=str(folder / "config.json"))
+        names = _WEIGHT_FILES if card.prior is not None else _WEIGHT_FILES[:1]
+        sizes = stored_size([folder / name for name in names])
+        with SkipInit(folder / "config.json", sizes):
+            bundle = build_bundle(card)
+    except InputError as error:
+        raise BundleError(str(error)) from error
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{folder / 'config.json'} describes no network: {textwrap.shorten(str(error), 200)}; "
+            "get the bundle again"
+        ) from error
+    for name, module in _networks_by_file(bundle).items():
+        try:
+            stored = load_file(folder / name)
+            module.load_state_dict({k: _cast(v, torch.float32) for k, v in stored.items()})
+        except (RuntimeError, SafetensorError) as error:
+            reason = textwrap.shorten(str(error), 200)  # torch lists every weight
+            raise BundleError(f"{folder / name} does not fit its config.json: {reason}") from error
+        except FileNotFoundError as error:
+            raise BundleError(f"{folder / name} is missing; get the bundle again") from error
+        module.eval()
+    if bundle.prior is not None:
+        attach_codebook(bundle.autoencoder, bundle.prior)
+    curve_path = folder / "curve.json"
+    curve = Curve.read(curve_path) if curve_path.exists() else None
+    return Bundle(card, bundle.autoencoder, bundle.prior, curve)
+
+
+@default_torch_modes()
+def fingerprint(bundle: Bundle) -> str:
+    """SHA-256 of the weights in its files, in hexadecimal: what codes and times depend on."""
+    digest = hashlib.sha256()
+    for file, network in sorted(_networks_by_file(bundle).items()):
+        for name, weight in _inference_state(network).items():
+            digest.update(f"{file} {name}".encode())
+            digest.update(weight.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def shipped_models() -> list[str]:
+    """Names of the bundles that come with the package."""
+    root = resources.files("anytime_ar") / "bundles"
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
+
+
+def find_bundle(name: Path | str) -> Path:
+    """The folder of a model: shipped with the package, local, or fetched from the Hub.
+
+    Args:
+        name: `"mnist"`, a bundle folder, a folder that `anytime train` wrote, or `"owner/name"`,
+            with `@` and a branch, tag or commit for another state than the newest.
+
+    Raises:
+        BundleError: nothing is found under that name.
+    """
+    if str(name) in shipped_models():
+        return Path(str(resources.files("anytime_ar") / "bundles" / str(name)))
+    path = Path(name)
+    if path.is_dir():
+        run = path / "bundle"
+        if (path / "config.yaml").is_file() and not run.is_dir():
+            raise BundleError(
+                f"{path} is a run without a model yet; finish it with `anytime train --resume "
+                f"{path}`"
+            )
+        return run if run.is_dir() else path
+    place = parse_hub_ref(str(name))
+    # "runs/dmeo" beside a folder "runs" is a mistyped path: do not wait for the Hub to deny it.
+    if place is not None and not Path(place.repository).parent.is_dir():
+        folder = download_snapshot(place, BUNDLE_FILES)
+        if not (folder / "manifest.json").is_file():
+            raise BundleError(f"{place} on the Hub is no bundle: no manifest.json; check the name")
+        return folder
+    raise BundleError(
+        f"no model {str(name)!r}: neither shipped ({', '.join(shipped_models()) or 'none'}) nor a folder; "
+        "check the path, or pass a Hub id such as owner/name"
+    )
+
+
+def _networks_by_file(bundle: Bundle) -> dict[str, nn.Module]:
+    """The networks of a bundle by the file of their weights."""
+    networks = (bundle.autoencoder, bundle.prior)
+    return {
+        name: network
+        for name, network in zip(_WEIGHT_FILES, networks, strict=True)
+        if network is not None
+    }
+
+
+def _inference_state(network: nn.Module) -> dict[str, Tensor]:
+    """What a bundle keeps of a network."""
+    if isinstance(network, OrderedAutoencoder):
+        return network.inference_state()
+    return network.state_dict()
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight in another number format; whole numbers keep theirs."""
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+REQUIRED_FILES = {"config.json", "manifest.json", "autoencoder.safetensors"}
+BUNDLE_FILES = REQUIRED_FILES | {"prior.safetensors", "curve.json"}
+"""What a bundle may consist of."""
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """Return what belongs into the manifest of the files that are there."""
+    names = sorted(BUNDLE_FILES - {"manifest.json"})
+    return {name: sha256(folder / name) for name in names if (folder / name).is_file()}
+
+
+def check_manifest(folder: Path) -> None:
+    """Compare the files of a bundle with its manifest.
+
+    Raises:
+        BundleError: a file is missing, altered or foreign; it is named.
+    """
+    path = folder / "manifest.json"
+    listed = read_json_object(path)
+    found = file_digests(folder)
+    for name in sorted(listed.keys() - BUNDLE_FILES | listed.keys() & {"manifest.json"}):
+        raise BundleError(f"{path} lists {name!r}, which is no file of a bundle; refused")
+    for name in sorted(listed.keys() - found.keys()):
+        raise BundleError(f"{folder / name} is missing; get the bundle again")
+    for name in sorted((REQUIRED_FILES | found.keys()) - listed.keys() - {"manifest.json"}):
+        raise BundleError(f"{path} does not list {name}; get the bundle again")
+    for name, digest in found.items():
+        if digest != listed[name]:
+            raise BundleError(
+                f"{folder / name} was altered: its SHA-256 is not that in manifest.json; "
+                "get the bundle again"
+            )
+    if path.read_bytes() != json_bytes(found):  # a byte too many, a line end, a key that is twice
+        raise BundleError(f"{path} was altered: it is not as it was written; get the bundle again")
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read the object in a JSON file.
+
+    Raises:
+        BundleError: the file is missing, or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BundleError(f"{path} is missing, so {path.parent} is no complete bundle") from error
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is not JSON: {error}; get the bundle again") from error
+    if not isinstance(values, dict):
+        raise BundleError(f"{path} holds a {type(values).__name__}, expected an object")
+    return values
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        BundleError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,196 @@
+"""Samples that do not decode, gathered so that all of a set are told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import soxr  # type: ignore[import-untyped]
+
+from anytime_ar.data.config import AudioConfig, DataConfig
+from anytime_ar.data.rows import Row, SplitRows, StoredArray
+from anytime_ar.errors import BrokenSampleError, DataError
+from anytime_ar.media.audio import decode_audio, peak_gain, to_int16
+from anytime_ar.media.image import decode_image
+
+_MAX_NAMED = 10
+
+
+class BrokenSampleCollector:
+    """What was found broken so far; refused at the end, or left out.
+
+    Args:
+        skip: leave them out.
+    """
+
+    def __init__(self, skip: bool) -> None:
+        self._skip = skip
+        self._errors: list[BrokenSampleError] = []
+
+    def decode(self, decoder: RowDecoder, row: Row) -> StoredArray | None:
+        """One sample; None, and noted, where it is broken."""
+        try:
+            return decoder(row)
+        except BrokenSampleError as error:
+            self._errors.append(error)
+            return None
+
+    def raise_or_report(self) -> list[str]:
+        """Tell what is left out.
+
+        Raises:
+            BrokenSampleError: there are broken samples, and they are not to be left out.
+        """
+        if not self._errors:
+            return []
+        if not self._skip:
+            raise combine_errors(self._errors, "; set data.skip_broken to leave such samples out")
+        return [f"left out {len(self._errors)} broken samples: {combine_errors(self._errors)}"]
+
+
+def combine_errors(errors: Sequence[BrokenSampleError], hint: str = "") -> BrokenSampleError:
+    """One error for several samples: the first are named, the others counted."""
+    first = "; ".join(map(str, errors[:_MAX_NAMED]))
+    more = f"; and {len(errors) - _MAX_NAMED} more" if len(errors) > _MAX_NAMED else ""
+    count = f"{len(errors)} samples cannot be read: " if len(errors) > 1 else ""
+    return BrokenSampleError(f"{count}{first}{more}{hint}")
+
+
+class DecodableRows:
+    """The rows of `rows` that decode; found once, by reading all of them."""
+
+    def __init__(self, rows: SplitRows, decoder: RowDecoder, broken: BrokenSampleCollector) -> None:
+        self._rows = rows
+        self._indices = []
+        self._left_out = set()
+        for row in rows.read():
+            if broken.decode(decoder, row) is None:
+                self._left_out.add(row.index)
+            else:
+                self._indices.append(row.index)
+
+    @property
+    def size(self) -> int:
+        """See `DecodeState`."""
+        return len(self._indices)
+
+    def index_of(self, position: int) -> int:
+        """See `DecodeState`."""
+        return self._indices[position] if position < self.size else self._rows.index_of(position)
+
+    def read(self, start: int = 0) -> Iterator[Row]:
+        """See `DecodeState`."""
+        return (row for row in self._rows.read(start) if row.index not in self._left_out)
+
+
+class RowDecoder(Protocol):
+    """Decodes rows, and sees to it that all have the shape of the first."""
+
+    def __call__(self, row: Row) -> StoredArray:
+        """The sample of one row.
+
+        Raises:
+            BrokenSampleError: it does not decode.
+            DataError: it differs from the first one.
+        """
+        ...
+
+
+class _ReferenceShape(NamedTuple):
+    shape: tuple[int, ...]
+    origin: str
+
+
+class ImageRowDecoder:
+    """Reads rows to arrays, and sees to it that all have the shape of the first."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self._config = config
+        self._first: _ReferenceShape | None = None
+
+    def __call__(self, row: Row) -> npt.NDArray[np.uint8]:
+        """uint8 [C, H, W] of one row.
+
+        Raises:
+            BrokenSampleError: it does not decode.
+            DataError: it differs from the first image in channels or size.
+        """
+        config = self._config
+        pixels = decode_image(
+            row.content,
+            row.origin,
+            channels=config.channels,
+            center_crop=config.center_crop,
+            size=config.size,
+            background=config.background,
+        )
+        if self._first is None:
+            self._first = _ReferenceShape(pixels.shape, row.origin)
+        elif pixels.shape != self._first.shape:
+            self._raise_shape_mismatch(pixels.shape, row.origin, self._first)
+        return pixels
+
+    @staticmethod
+    def _raise_shape_mismatch(shape: tuple[int, ...], origin: str, first: _ReferenceShape) -> None:
+        if shape[0] != first.shape[0]:
+            raise DataError(
+                f"{origin}: {shape[0]} channels, but {first.origin} has {first.shape[0]}; "
+                "set data.channels to 1 or 3"
+            )
+        raise DataError(
+            f"{origin}: {shape[2]} x {shape[1]}, but {first.origin} is {first.shape[2]} x "
+            f"{first.shape[1]}; set data.size"
+        )
+
+
+class AudioRowDecoder:
+    """Reads rows to clips of one rate and one length.
+
+    Longer clips are cut, shorter ones end in silence. Without `sample_rate` all have to have that
+    of the first.
+    """
+
+    def __init__(self, config: AudioConfig) -> None:
+        self._config = config
+        self.sample_rate = config.sample_rate
+        """In Hz; None until the first clip tells it."""
+        self._first = ""
+
+    def __call__(self, row: Row) -> npt.NDArray[np.int16]:
+        """int16 [1, T] of one row: its first `seconds`.
+
+        Raises:
+            DataError: it does not decode, or has another rate than the first.
+        """
+        return self._decode(row, self._config.seconds)
+
+    def decode_for_training(self, row: Row) -> npt.NDArray[np.int16]:
+        """int16 [1, S] of one row, S >= T: what clips of length T are cut from; see `__call__`."""
+        seconds = self._config.seconds
+        return self._decode(row, max(seconds, self._config.longest_seconds or seconds))
+
+    def _decode(self, row: Row, seconds: float) -> npt.NDArray[np.int16]:
+        wave, rate = decode_audio(row.content, row.origin)
+        if self.sample_rate is None:
+            self.sample_rate, self._first = rate, row.origin
+        if rate != self.sample_rate:
+            if self._config.sample_rate is None:
+                raise DataError(
+                    f"{row.origin}: {rate} Hz, but {self._first} has {self.sample_rate}; "
+                    "set data.sound.sample_rate"
+                )
+            wave = soxr.resample(wave, rate, self.sample_rate)
+        loudest = float(np.abs(wave).max())
+        if self._config.loudness == "peak":
+            wave = wave * peak_gain(loudest)
+        clip = np.zeros((1, self._length(seconds, self.sample_rate)), dtype=np.int16)
+        kept = wave[: clip.shape[1]]
+        clip[0, : len(kept)] = to_int16(kept)
+        return clip
+
+    def _length(self, seconds: float, sample_rate: int) -> int:
+        """In samples: a multiple of `length_multiple`, at least as long as asked for."""
+        multiple = self._config.length_multiple
+        return -(-round(seconds * sample_rate) // multiple) * multiple

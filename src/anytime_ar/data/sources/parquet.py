@@ -1,0 +1,302 @@
+"""Local parquet files in the Hugging Face layout: a file or more for each split.
+
+They are read by pyarrow itself: the library `datasets` takes paths for patterns and URLs.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from anytime_ar.data.config import DataConfig
+from anytime_ar.data.rows import DataSource
+from anytime_ar.data.sources.hub import require_data_extra
+from anytime_ar.data.sources.split_names import ShardName, parse_shard_name
+from anytime_ar.data.sources.tables import READ_BATCH_ROWS, Column, first_line, table_source
+from anytime_ar.errors import DataError
+
+_SUFFIX = ".parquet"
+
+
+def parquet_source(config: DataConfig, path: Path) -> DataSource | None:
+    """Read a parquet file (all of it `train`), or a folder of `train.parquet`,
+    `test-00000-of-00002.parquet` and the like, or of one folder of files for each split.
+
+    Returns:
+        None if the folder has no parquet file where this layout has them.
+
+    Raises:
+        DataError: a file is not parquet, there is no training split, shards do not belong
+            together, or no column fits.
+        MissingExtraError: the extra `data` is not installed.
+    """
+    notes: list[str] = []
+    files = _files_by_split(path, notes)
+    if not files:
+        return None
+    if "train" not in files:
+        raise DataError(
+            f"{config.name}: no split called train, only {', '.join(files)}; pass the path of one "
+            "parquet file to split it, or rename it"
+        )
+    for split, stored in files.items():
+        if not any(file.num_rows for file in stored):
+            raise DataError(
+                f"{stored[0].path}: no rows in the {split} split; fetch it again, or move it "
+                "elsewhere"
+            )
+    empty = [file.path for stored in files.values() for file in stored if not file.num_rows]
+    if empty:
+        notes.append(f"left out {_format_names(empty)}, which hold no rows")
+    return table_source(
+        config, {split: ParquetTable(stored) for split, stored in files.items()}, notes
+    )
+
+
+def is_parquet(path: Path) -> bool:
+    """Tell by its name."""
+    return path.suffix.lower() == _SUFFIX
+
+
+def _files_by_split(path: Path, notes: list[str]) -> dict[str, list[ParquetFileInfo]]:
+    """Sorted files by split: the file itself, or those in a folder, or else in its `data/`."""
+    if path.is_file() or is_parquet(path):
+        return {"train": inspect_parquet(path)} if path.exists() else {}
+    for folder in (path, path / "data"):
+        if folder.is_dir() and (found := _files_of_shards(folder, notes)):
+            return found
+    return {}
+
+
+def _parquet_files_in(folder: Path) -> list[Path]:
+    try:
+        children = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be listed ({error.strerror}); change its permissions, or move it "
+            "elsewhere"
+        ) from error
+    return [path for path in children if is_parquet(path) and not path.name.startswith(("_", "."))]
+
+
+def _files_of_shards(folder: Path, notes: list[str]) -> dict[str, list[ParquetFileInfo]]:
+    """Files by split. A folder that is named as a split stands for the files in it."""
+    found: dict[str, dict[Path, ShardName]] = {}
+    left_out = []
+    named = _parquet_files_in(folder)
+    named += [
+        path for path in sorted(folder.iterdir()) if path.is_dir() and parse_shard_name(path.name)
+    ]
+    for path in named:
+        shard = parse_shard_name(path.stem if is_parquet(path) else path.name)
+        if path.is_dir() and not _parquet_files_in(path):
+            continue
+        if shard is None:
+            left_out.append(path)
+        else:
+            found.setdefault(shard.split, {})[path] = shard
+    if not found:
+        return {}
+    if left_out:
+        notes.append(f"left out {_format_names(left_out)}, which are not named as splits")
+    files: dict[str, list[ParquetFileInfo]] = {}
+    for split, shards in found.items():
+        stored = {path: inspect_parquet(path) for path in sorted(shards)}
+        filled = {path for path in stored if any(file.num_rows for file in stored[path])}
+        _check_shards(folder, split, shards, filled, notes)
+        files[split] = [file for path in stored for file in stored[path]]
+    return files
+
+
+def _check_shards(
+    folder: Path, split: str, shards: dict[Path, ShardName], filled: set[Path], notes: list[str]
+) -> None:
+    """Refuse files that cannot all be one split, and tell which are missing. Empty ones do no
+    harm."""
+    told = [shards[path] for path in filled]
+    spelt = {(each.spelling, each.number is None, each.num_shards) for each in told}
+    if len(spelt) > 1 or len({each.number for each in told}) < len(told):
+        raise DataError(
+            f"{folder}: {_format_names(sorted(filled))} cannot all be shards of the {split} split; keep "
+            "one set of them there, or pass the path of one"
+        )
+    total = told[0].num_shards if told else None
+    numbers = {shard.number for shard in shards.values()}
+    missing = set(range(total or 0)) - numbers
+    # Some count from 1.
+    if missing and not (missing == {0} and total in numbers):
+        notes.append(f"{len(missing)} of {total} shards of the {split} split are not there")
+
+
+def _format_names(paths: list[Path]) -> str:
+    names = [path.name for path in paths]
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+class ParquetFileInfo(NamedTuple):
+    """What a file says about itself."""
+
+    path: Path
+    num_rows: int
+    columns: Mapping[str, Column]
+
+
+class ParquetTable:
+    """Some parquet files, one after the other."""
+
+    def __init__(self, files: Sequence[ParquetFileInfo]) -> None:
+        """Empty ones are left out; one at least has rows."""
+        self._files = [file for file in files if file.num_rows]
+        self._ends = list(accumulate(file.num_rows for file in self._files))
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """See `Table`: those of the first file that has rows."""
+        return self._files[0].columns
+
+    @property
+    def size(self) -> int:
+        """See `Table`."""
+        return self._ends[-1] if self._ends else 0
+
+    def origin(self, index: int) -> str:
+        """See `Table`."""
+        part = min(bisect_right(self._ends, index), len(self._ends) - 1)
+        return f"{self._files[part].path} row {index - self._first_row_of(part)}"
+
+    def locate_missing_column(self, key: str) -> str | None:
+        """See `Table`."""
+        return next((str(file.path) for file in self._files if key not in file.columns), None)
+
+    def _first_row_of(self, part: int) -> int:
+        return self._ends[part] - self._files[part].num_rows
+
+    def read(self, keys: Sequence[str], start: int = 0) -> Iterator[dict[str, list[Any]]]:
+        """See `Table`."""
+        for part in range(bisect_right(self._ends, start), len(self._files)):
+            skipped = max(0, start - self._first_row_of(part))
+            yield from _read_file(self._files[part], keys, skipped)
+
+
+def _read_file(
+    file: ParquetFileInfo, keys: Sequence[str], start: int
+) -> Iterator[dict[str, list[Any]]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    known = [key for key in keys if key in file.columns]
+    if not known:
+        yield {key: [None] * (file.num_rows - start) for key in keys}
+        return
+    row = start
+    try:
+        with file.path.open("rb") as content, parquet.ParquetFile(content) as stored:
+            groups, start = _row_groups_from(stored.metadata, start)
+            for batch in stored.iter_batches(READ_BATCH_ROWS, row_groups=groups, columns=known):
+                skipped = min(start, len(batch))
+                start -= skipped
+                batch = batch.slice(skipped)
+                if not len(batch):
+                    continue
+                # By the place: a dot in a name would lead into a structure.
+                places = {key: batch.schema.get_field_index(key) for key in known}
+                yield {
+                    key: batch.column(places[key]).to_pylist()
+                    if key in places
+                    else [None] * len(batch)
+                    for key in keys
+                }
+                row += len(batch)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            f"{file.path} row {row}: cannot be read from here on ({first_line(error)}); the file "
+            "is damaged, fetch it again"
+        ) from error
+
+
+def _row_groups_from(metadata: Any, start: int) -> tuple[list[int], int]:
+    """The row groups from row `start` on, and how many rows of the first come before it."""
+    first = 0
+    while first < metadata.num_row_groups and start >= metadata.row_group(first).num_rows:
+        start -= metadata.row_group(first).num_rows
+        first += 1
+    return list(range(first, metadata.num_row_groups)), start
+
+
+def inspect_parquet(path: Path) -> list[ParquetFileInfo]:
+    """A file, or all files of a folder, in order.
+
+    Raises:
+        DataError: one is not parquet.
+        MissingExtraError: the extra `data` is not installed.
+    """
+    require_data_extra("pyarrow")
+    return [_inspect_file(file) for file in (_parquet_files_in(path) if path.is_dir() else [path])]
+
+
+def _inspect_file(path: Path) -> ParquetFileInfo:
+    import pyarrow
+    from pyarrow import parquet
+
+    if not path.is_file():  # a pipe would be waited for
+        raise DataError(f"{path}: is not there, or no file; restore it, or move it elsewhere")
+    try:
+        with path.open("rb") as content, parquet.ParquetFile(content) as stored:
+            rows, schema = stored.metadata.num_rows, stored.schema_arrow
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: does not read as parquet ({first_line(error)}); fetch it again"
+        ) from error
+    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if twice:
+        raise DataError(f"{path}: has two columns {twice[0]!r}; rename one")
+    declared = _declared_features(schema.metadata or {})
+    return ParquetFileInfo(
+        path, rows, {field.name: _column(field.type, declared.get(field.name)) for field in schema}
+    )
+
+
+def _declared_features(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """What the library `datasets` notes about columns; nothing where that is no such note."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, LookupError, TypeError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def _column(stored: Any, declared: Any) -> Column:
+    from pyarrow import types
+
+    while types.is_dictionary(stored):
+        stored = stored.value_type
+    noted = declared if isinstance(declared, dict) else {}
+    told = str(stored)
+    holds_bytes = _is_bytes(stored) or (
+        types.is_struct(stored) and any(stored[i].name == "bytes" for i in range(len(stored)))
+    )
+    if holds_bytes:
+        kinds = {"Image": Column("image", told), "Audio": Column("sound", told)}
+        return kinds.get(noted.get("_type", ""), Column("bytes", told))
+    if types.is_integer(stored) and noted.get("_type") == "ClassLabel" and noted.get("names"):
+        return Column("classes", told, tuple(map(str, noted["names"])))
+    if types.is_integer(stored) or types.is_boolean(stored) or types.is_floating(stored):
+        return Column("numbers", told)
+    if types.is_string(stored) or types.is_large_string(stored) or types.is_string_view(stored):
+        return Column("texts", told)
+    return Column("other", told)
+
+
+def _is_bytes(stored: Any) -> bool:
+    from pyarrow import types
+
+    return (
+        types.is_binary(stored)
+        or types.is_large_binary(stored)
+        or types.is_binary_view(stored)
+        or types.is_fixed_size_binary(stored)
+    )

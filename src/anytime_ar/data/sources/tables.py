@@ -1,0 +1,271 @@
+"""Rows of a table, whether it is on disk or streamed from the Hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+from anytime_ar.data.config import DataConfig
+from anytime_ar.data.labels import LabelEncoder, distinct_values
+from anytime_ar.data.rows import DataSource, Modality, Row, SplitRows
+from anytime_ar.errors import DataError
+from anytime_ar.media.formats import MediaContent
+
+READ_BATCH_ROWS = 256  # rows; one at a time, the libraries' overhead is three times the decoding
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+class Table(Protocol):
+    """One stored split in columns."""
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """What there is."""
+
+    @property
+    def size(self) -> int | None:
+        """How many rows there are, if known without reading them."""
+
+    def origin(self, index: int) -> str:
+        """What messages call a row."""
+
+    def locate_missing_column(self, key: str) -> str | None:
+        """What messages call the part of it that has no such column; None where all have it."""
+
+    def read(self, keys: Sequence[str], start: int = 0) -> Iterator[dict[str, list[Any]]]:
+        """Some columns from row `start` on, some rows at a time; nulls for a column that is not
+        there.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        ...
+
+
+class TableRows:
+    """Rows of one table, samples left encoded."""
+
+    def __init__(
+        self, table: Table, columns: SelectedColumns, label_encoder: LabelEncoder | None
+    ) -> None:
+        self._table = table
+        self._columns = columns
+        self._label_encoder = label_encoder
+
+    @property
+    def size(self) -> int | None:
+        return self._table.size
+
+    def read(self, start: int = 0) -> Iterator[Row]:
+        if self.size is not None and start >= self.size:
+            return
+        label_key = None if self._label_encoder is None else self._columns.label
+        keys = [key for key in (self._columns.sample, label_key) if key is not None]
+        index = start
+        for batch in self._table.read(keys, start):
+            samples = batch[self._columns.sample]
+            labels = [None] * len(samples) if label_key is None else batch[label_key]
+            for sample, label in zip(samples, labels, strict=True):
+                origin = self._table.origin(index)
+                place = (
+                    None
+                    if self._label_encoder is None
+                    else self._label_encoder.encode(label, origin)
+                )
+                yield Row(index, _cell_content(sample, origin), place, origin)
+                index += 1
+
+    def index_of(self, position: int) -> int:
+        return position
+
+
+def table_source(
+    config: DataConfig, tables: Mapping[str, Table], notes: Sequence[str]
+) -> DataSource:
+    """Choose the columns of a data set, by those of its training split, and name its classes.
+
+    Raises:
+        DataError: no column fits, or labels are no classes.
+    """
+    columns = select_columns(tables["train"].columns, config, config.name)
+    for table in tables.values():
+        if (part := table.locate_missing_column(columns.sample)) is not None:
+            raise DataError(
+                f"{part}: has no column {columns.sample!r} as the training split has; use the same "
+                "columns everywhere"
+            )
+    notes = list(notes)
+    if config.labels and (key := unused_text_column(tables["train"].columns, columns)) is not None:
+        notes.append(
+            f"column {key!r} holds texts and is not read; set data.label_key to it for classes"
+        )
+    classes = None
+    if columns.class_names is not None:
+        classes = LabelEncoder.from_names(columns.class_names)
+    elif columns.label is not None:
+        values = distinct_values(_stored_labels(tables.values(), columns.label), columns.label)
+        classes = LabelEncoder.from_values(values) if values else None
+    splits: dict[str, SplitRows] = {
+        split: TableRows(table, columns, classes) for split, table in tables.items()
+    }
+    names = None if classes is None else classes.names
+    return DataSource(splits, names, columns.modality, tuple(notes))
+
+
+def _stored_labels(tables: Iterable[Table], key: str) -> Iterator[tuple[Any, str]]:
+    """All labels, for which their column is read once."""
+    for table in tables:
+        index = 0
+        for batch in table.read([key]):
+            for label in batch[key]:
+                yield label, table.origin(index)
+                index += 1
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, short enough for ours."""
+    return str(error).splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _cell_content(value: Any, origin: str) -> MediaContent:
+    """The bytes of a sample's cell, fetched where the cell only has a path; none of nothing."""
+    content, path = value, None
+    if isinstance(value, dict):
+        content, path = value.get("bytes"), value.get("path")
+    if isinstance(content, bytes):
+        return content
+    if content is None and path is None:
+        return b""
+    if not isinstance(path, str):
+        raise DataError(
+            f"{origin}: holds no bytes of an image or sound; repair the file, or set "
+            "data.image_key or data.sound.key"
+        )
+    if not _URL.match(path):
+        return Path(path)
+    import fsspec
+
+    try:
+        with fsspec.open(path, "rb") as file:  # a file of a streamed Hub set
+            remote: bytes = file.read()
+    except Exception as error:  # whatever its protocols raise
+        raise DataError(
+            f"{origin}: {path} cannot be fetched ({first_line(error)}); check the network"
+        ) from error
+    return remote
+
+
+IMAGE_KEYS = ("image", "img")
+AUDIO_KEYS = ("audio", "sound")
+LABEL_KEYS = ("label", "labels", "fine_label")
+_COLUMN_SETTINGS = {"image_key": "image", "sound.key": "sound", "label_key": "label"}
+"""What settings name the column of."""
+
+
+class Column(NamedTuple):
+    """What one column of a table holds."""
+
+    kind: Literal["image", "sound", "bytes", "classes", "numbers", "texts", "other"]
+    """`bytes`: of files, alone or with a path, as plain parquet tools write them."""
+    type_name: str
+    """What messages call it."""
+    class_names: tuple[str, ...] = ()
+
+
+class SelectedColumns(NamedTuple):
+    """The columns to read."""
+
+    sample: str
+    modality: Modality
+    label: str | None
+    class_names: tuple[str, ...] | None
+    """None where the label is a plain number or a text."""
+
+
+def select_columns(table: Mapping[str, Column], config: DataConfig, origin: str) -> SelectedColumns:
+    """Choose by column type, and by usual names where several columns fit.
+
+    Raises:
+        DataError: no column fits, several do, or the configured one is missing or unsuitable.
+    """
+    kind, role, sample = _select_sample_column(table, config, origin)
+    label = None
+    if config.labels:
+        label = config.label_key or _select_label_column(table, origin)
+    for setting, key in ((role, sample), ("label_key", label)):
+        if key is not None and key not in table:
+            raise DataError(
+                f"{origin}: no column {key!r}; set data.{setting} to one of {', '.join(table)}"
+            )
+    if label is None:
+        return SelectedColumns(sample, kind, None, None)
+    column = table[label]
+    if column.kind not in ("classes", "numbers", "texts"):
+        raise DataError(
+            f"{origin}: column {label!r} holds {column.type_name}, not class labels, integers or "
+            "strings; set data.label_key to another column"
+        )
+    return SelectedColumns(
+        sample, kind, label, column.class_names if column.kind == "classes" else None
+    )
+
+
+def _select_sample_column(
+    table: Mapping[str, Column], config: DataConfig, origin: str
+) -> tuple[Modality, str, str]:
+    """What the samples are, the setting that names their column, and the column."""
+    if config.sound.key is not None:
+        return "sound", "sound.key", config.sound.key
+    if config.image_key is not None:
+        return "image", "image_key", config.image_key
+    sounds = [
+        key
+        for key, column in table.items()
+        if column.kind == "sound" or (key in AUDIO_KEYS and column.kind in ("image", "bytes"))
+    ]
+    if sounds:
+        key = _select_by_name(sounds, AUDIO_KEYS, "sound.key", table, origin)
+        assert key is not None
+        return "sound", "sound.key", key
+    images = [key for key, column in table.items() if column.kind in ("image", "bytes")]
+    image = _select_by_name(images, IMAGE_KEYS, "image_key", table, origin)
+    if image is None:
+        raise DataError(
+            f"{origin}: no image or sound column among {', '.join(table)}; set data.image_key "
+            "or data.sound.key"
+        )
+    return "image", "image_key", image
+
+
+def _select_label_column(table: Mapping[str, Column], origin: str) -> str | None:
+    """Class labels are labels whatever their name; plain numbers only under a usual name."""
+    classes = [key for key, column in table.items() if column.kind == "classes"]
+    numbers = [key for key in LABEL_KEYS if key in table and table[key].kind == "numbers"]
+    return _select_by_name(classes or numbers, LABEL_KEYS, "label_key", table, origin)
+
+
+def unused_text_column(table: Mapping[str, Column], chosen: SelectedColumns) -> str | None:
+    """A column of texts that is called as labels are and is none unless it is named."""
+    if chosen.label is not None:
+        return None
+    return next((key for key in LABEL_KEYS if key in table and table[key].kind == "texts"), None)
+
+
+def _select_by_name(
+    candidates: list[str],
+    usual: tuple[str, ...],
+    setting: str,
+    table: Mapping[str, Column],
+    origin: str,
+) -> str | None:
+    for key in usual:
+        if key in candidates:
+            return key
+    if len(candidates) > 1:
+        raise DataError(
+            f"{origin}: {len(candidates)} columns could be the {_COLUMN_SETTINGS[setting]} "
+            f"({', '.join(candidates)}, of {', '.join(table)}); set data.{setting}"
+        )
+    return candidates[0] if candidates else None

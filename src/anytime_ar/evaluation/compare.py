@@ -1,0 +1,367 @@
+"""Several models side by side: what each gives for the same bits and for the same time.
+
+The number of codes means another thing in every model, so budgets are bits, which is what codes
+cost to store and send, and milliseconds, which is what they cost to draw. A model is judged by the
+mean of its sample FD over all budgets alike: the area under its curve, divided by its width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from anytime_ar.bundle.curve import Curve, CurvePoint
+from anytime_ar.config import Config
+from anytime_ar.errors import InputError
+from anytime_ar.evaluation.plots import PALETTE, plot_confidence_band, to_png
+from anytime_ar.evaluation.report import align_table, format_distance, markdown_table
+from anytime_ar.runtime.files import write_bytes, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+Axis = Literal["bits", "ms"]
+BUDGET_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+"""Of the widest budget that all models can use: where the table looks at them."""
+
+
+class Candidate(NamedTuple):
+    """A model's measured curve under a name."""
+
+    name: str
+    curve: Curve
+
+
+class FixedLengthModels(NamedTuple):
+    """Models that were trained for one length each, at which alone they are judged: what a model
+    for every length could at best be."""
+
+    name: str
+    curves: tuple[Curve, ...]
+
+
+class BudgetPoint(Config):
+    """What a model gives for a budget."""
+
+    budget: float
+    """In bits or milliseconds."""
+    codes: int
+    """The most that fit."""
+    fd: float
+    """Sample FD of so many codes."""
+    fd_error: float | None
+    """Standard error of it."""
+
+
+class Ranking(Config):
+    """How a model does."""
+
+    name: str
+    area_bits: float
+    """Mean sample FD over budgets, all bits alike."""
+    area_ms: float | None
+    """Mean sample FD over budgets, all milliseconds alike; None where `Comparison.ms` is."""
+    best_fd: float
+    best_codes: int
+    """The fewest codes that give it."""
+    places: tuple[BudgetPoint, ...]
+    """At the shares of the widest common budget in bits that a code fits into."""
+
+
+class FixedLengthMatch(Config):
+    """The first model beside one that was trained for one length."""
+
+    bits: float
+    """Of the dedicated model."""
+    dedicated: float
+    """Its sample FD."""
+    fd: float
+    """That of the first model for no more bits."""
+
+    @property
+    def fd_ratio(self) -> float:
+        """Of the first model's FD to the dedicated one's."""
+        return self.fd / self.dedicated
+
+
+class Comparison(Config):
+    """Models side by side, the first one against the others."""
+
+    bits: tuple[float, float]
+    """The budgets that every model can use, over which areas are taken."""
+    ms: tuple[float, float] | None
+    """None where time was not measured, or no time suits all models."""
+    standings: tuple[Ranking, ...]
+    matches: tuple[FixedLengthMatch, ...]
+    """By rising bits; none without dedicated models."""
+
+
+def compare(
+    candidates: Sequence[Candidate], fixed_length: FixedLengthModels | None = None
+) -> Comparison:
+    """Judge models by their curves.
+
+    Args:
+        candidates: the first one is compared with the others.
+        fixed_length: models for one length each.
+
+    Raises:
+        InputError: fewer than two models, a name twice, a curve without sample FD, curves of other
+            sample counts, or models that share no budget.
+    """
+    _check(candidates, fixed_length)
+    curves = [contender.curve for contender in candidates]
+    bits = _common_budgets(curves, "bits")
+    if bits is None:
+        first, last = zip(*[(c.points[0].bits, c.points[-1].bits) for c in curves], strict=True)
+        raise InputError(
+            f"no budget suits all models: one begins at {max(first):g} bits, and one ends at "
+            f"{min(last):g}; compare models whose codes carry more alike"
+        )
+    timed = all(point.ms is not None for curve in curves for point in curve.points)
+    ms = _common_budgets(curves, "ms") if timed else None
+    budgets = [share * bits[1] for share in BUDGET_FRACTIONS]
+    standings = []
+    for name, curve in candidates:
+        best = min(curve.points, key=lambda point: (_sample_fd(point), point.codes))
+        found = ((budget, _largest_within(curve, budget)) for budget in budgets)
+        standings.append(
+            Ranking(
+                name=name,
+                area_bits=mean_over_interval(fd_by_cost(curve, "bits"), *bits),
+                area_ms=None if ms is None else mean_over_interval(fd_by_cost(curve, "ms"), *ms),
+                best_fd=_sample_fd(best),
+                best_codes=best.codes,
+                places=tuple(
+                    _budget_point(budget, point) for budget, point in found if point is not None
+                ),
+            )
+        )
+    return Comparison(
+        bits=bits,
+        ms=ms,
+        standings=tuple(standings),
+        matches=() if fixed_length is None else _fixed_length_matches(curves[0], fixed_length),
+    )
+
+
+def fd_by_cost(curve: Curve, axis: Axis) -> list[tuple[float, float]]:
+    """(budget, sample FD) by rising budget. What more codes took less time, by the noise of the
+    clock, took as long."""
+    found: list[tuple[float, float]] = []
+    for point in curve.points:
+        cost = point.bits if axis == "bits" else point.ms
+        assert cost is not None
+        found.append((max(cost, found[-1][0]) if found else cost, _sample_fd(point)))
+    return found
+
+
+def mean_over_interval(points: Sequence[tuple[float, float]], low: float, high: float) -> float:
+    """Mean height of the line through points, by rising x, between low and high, which it
+    spans."""
+    parts = []
+    for (x, y), (to_x, to_y) in pairwise(points):
+        begin, end = max(x, low), min(to_x, high)
+        if begin < end:
+            middle = ((begin + end) / 2 - x) / (to_x - x)
+            parts.append((end - begin) * (y + (to_y - y) * middle))
+    return math.fsum(parts) / (high - low)
+
+
+def _check(candidates: Sequence[Candidate], fixed_length: FixedLengthModels | None) -> None:
+    names = [contender.name for contender in candidates]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise InputError(
+            f"a comparison needs two models of different names, got {', '.join(names) or 'none'}"
+        )
+    named = [(contender.name, contender.curve) for contender in candidates]
+    if fixed_length is not None:
+        named += [
+            (f"{fixed_length.name} {i}", curve) for i, curve in enumerate(fixed_length.curves, 1)
+        ]
+    for name, curve in named:
+        if any(point.fd_sample is None for point in curve.points):
+            raise InputError(
+                f"the curve of {name} has no sample FD; measure it with `anytime evaluate` and "
+                "features"
+            )
+        if (first := candidates[0].curve).samples != curve.samples:
+            raise InputError(
+                f"the FD of {names[0]} is of {first.samples} samples and that of {name} of "
+                f"{curve.samples}, which cannot be compared; evaluate with the same --samples"
+            )
+
+
+def _common_budgets(curves: Sequence[Curve], axis: Axis) -> tuple[float, float] | None:
+    """From where on every model has a code, to where the first is at its end; None if that is
+    nowhere."""
+    traces = [fd_by_cost(curve, axis) for curve in curves]
+    low, high = max(points[0][0] for points in traces), min(points[-1][0] for points in traces)
+    return (low, high) if low < high else None
+
+
+def _largest_within(curve: Curve, bits: float) -> CurvePoint | None:
+    """The most codes that fit into bits."""
+    fitting = [point for point in curve.points if point.bits <= bits * (1 + 1e-9)]
+    return fitting[-1] if fitting else None
+
+
+def _budget_point(budget: float, point: CurvePoint) -> BudgetPoint:
+    quality = point.samples
+    error = None if quality is None else quality.fd_error
+    return BudgetPoint(budget=budget, codes=point.codes, fd=_sample_fd(point), fd_error=error)
+
+
+def _fixed_length_matches(
+    curve: Curve, fixed_length: FixedLengthModels
+) -> tuple[FixedLengthMatch, ...]:
+    found = []
+    for other in fixed_length.curves:
+        full = other.points[-1]
+        point = _largest_within(curve, full.bits)
+        if point is not None:
+            found.append(
+                FixedLengthMatch(bits=full.bits, dedicated=_sample_fd(full), fd=_sample_fd(point))
+            )
+    return tuple(sorted(found, key=lambda match: match.bits))
+
+
+def _sample_fd(point: CurvePoint) -> float:
+    assert point.fd_sample is not None
+    return point.fd_sample
+
+
+_MARKERS = "os^DvP"
+_FIXED_LENGTH_COLOUR = "#000000"
+
+
+def comparison_table(comparison: Comparison) -> str:
+    """Tables in 80 columns for names of up to 14 characters: sample FD for the same bits; means
+    over budgets, with how many times the first model's they are; dedicated models, if any."""
+    first = comparison.standings[0]
+    budgets = sorted({place.budget for some in comparison.standings for place in some.places})
+    rows = [["sample FD for bits", *[f"{budget:.3g}" for budget in budgets]]]
+    for standing in comparison.standings:
+        found = {place.budget: format_distance(place.fd) for place in standing.places}
+        rows.append([standing.name, *[found.get(budget, "-") for budget in budgets]])
+    means = [["mean sample FD", "over bits", "", "over ms", "", "best", "codes"]]
+    means += [[standing.name, *_mean_cells(standing, first)] for standing in comparison.standings]
+    parts = [align_table(rows), align_table(means)]
+    if comparison.matches:
+        parts.append(
+            align_table(_fixed_length_rows(comparison, "trained for one length, of bits", "its FD"))
+        )
+    low, high = comparison.bits
+    footer = f"Means over {low:g} to {high:g} bits"
+    if comparison.ms is not None:
+        footer += " and {:.2f} to {:.2f} ms at batch 1".format(*comparison.ms)
+    parts.append(f"{footer}.")
+    return "\n\n".join(parts)
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """The same as Markdown, with standard errors."""
+    first = comparison.standings[0]
+    budgets = sorted({place.budget for some in comparison.standings for place in some.places})
+    rows = [
+        ["sample FD", *[f"{budget:.3g} bits" for budget in budgets], "mean over bits", "over ms"]
+    ]
+    for standing in comparison.standings:
+        found = {
+            place.budget: format_distance(place.fd)
+            + ("" if place.fd_error is None else f" ± {place.fd_error:.2g}")
+            for place in standing.places
+        }
+        over_bits, bits_ratio, over_ms, ms_ratio, *_ = _mean_cells(standing, first)
+        cells = [found.get(budget, "-") for budget in budgets]
+        rows.append([standing.name, *cells, f"{over_bits} {bits_ratio}", f"{over_ms} {ms_ratio}"])
+    text = markdown_table(rows)
+    if comparison.matches:
+        text += "\n" + markdown_table(
+            _fixed_length_rows(comparison, "bits", "trained for that length")
+        )
+    return text
+
+
+def plot_comparison(
+    candidates: Sequence[Candidate], fixed_length: FixedLengthModels | None = None
+) -> bytes:
+    """Sample FD against bits and against milliseconds as PNG, with 95 % bands."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True)
+    _plot_fd_by_cost(left, candidates, fixed_length, "bits")
+    left.set_ylabel("Fréchet distance of samples", fontsize=11)
+    left.set_xlabel("bits of the codes drawn", fontsize=11)
+    if all(point.ms is not None for some in candidates for point in some.curve.points):
+        _plot_fd_by_cost(right, candidates, fixed_length, "ms")
+    right.set_xlabel("milliseconds for one sample", fontsize=11)
+    handles, labels = left.get_legend_handles_labels()
+    right.legend(handles, labels, frameon=False, fontsize=10)
+    return to_png(figure)
+
+
+def write_comparison(
+    candidates: Sequence[Candidate], fixed_length: FixedLengthModels | None, folder: Path
+) -> Comparison:
+    """Compare, and write comparison.json, comparison.md and comparison.png into `folder`."""
+    comparison = compare(candidates, fixed_length)
+    picture = plot_comparison(candidates, fixed_length)
+    text = comparison_markdown(comparison).encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "comparison.json", comparison.model_dump(mode="json"))
+    write_bytes(folder / "comparison.md", text)
+    write_bytes(folder / "comparison.png", picture)
+    return comparison
+
+
+def _fixed_length_rows(comparison: Comparison, bits: str, fixed_length: str) -> list[list[str]]:
+    """The first model beside those trained for one length; `bits` and `fixed_length` are heads."""
+    rows = [[bits, fixed_length, comparison.standings[0].name, "ratio"]]
+    for match in comparison.matches:
+        distances = [format_distance(match.dedicated), format_distance(match.fd)]
+        rows.append([f"{match.bits:g}", *distances, f"{match.fd_ratio:.2f}"])
+    return rows
+
+
+def _mean_cells(ranking: Ranking, first: Ranking) -> list[str]:
+    cells = [format_distance(ranking.area_bits), _ratio_text(ranking.area_bits, first.area_bits)]
+    if ranking.area_ms is None or first.area_ms is None:
+        cells += ["-", ""]
+    else:
+        cells += [format_distance(ranking.area_ms), _ratio_text(ranking.area_ms, first.area_ms)]
+    return [*cells, format_distance(ranking.best_fd), str(ranking.best_codes)]
+
+
+def _ratio_text(value: float, reference: float) -> str:
+    return f"({value / reference:.2f}x)" if reference else ""
+
+
+def _plot_fd_by_cost(
+    axes: Axes, candidates: Sequence[Candidate], fixed_length: FixedLengthModels | None, axis: Axis
+) -> None:
+    for number, (name, curve) in enumerate(candidates):
+        colour, marker = PALETTE[number % 6], _MARKERS[number % 6]
+        at, heights = zip(*fd_by_cost(curve, axis), strict=True)
+        size = 4.5 if len(at) <= 40 else 2.5
+        axes.plot(at, heights, f"{marker}-", color=colour, label=name, ms=size, lw=1.8)
+        errors = [None if p.samples is None else p.samples.fd_error for p in curve.points]
+        known = zip(at, heights, errors, strict=True)
+        plot_confidence_band(
+            axes, [(x, y, error) for x, y, error in known if error is not None], colour
+        )
+    if fixed_length is not None:
+        ends = [fd_by_cost(curve, axis)[-1] for curve in fixed_length.curves]
+        at, heights = zip(*sorted(ends), strict=True)
+        axes.plot(at, heights, "*", color=_FIXED_LENGTH_COLOUR, label=fixed_length.name, ms=11)
+    axes.set_yscale("log")
+    axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,557 @@
+"""One evaluation under way: what its measurements share, and each of them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from anytime_ar.bundle.curve import (
+    Baselines,
+    CodebookUsage,
+    Curve,
+    CurvePoint,
+    PCAPoint,
+    QualityPoint,
+    near_lossless_codes,
+    psnr,
+)
+from anytime_ar.codes import bits
+from anytime_ar.errors import InputError
+from anytime_ar.evaluation.feature_cache import FeatureCache
+from anytime_ar.evaluation.feature_extractor import (
+    FeatureExtractor,
+    TorchScriptFeatureExtractor,
+    classifier_accuracy,
+)
+from anytime_ar.evaluation.metrics.distribution import DistributionComparison, ReferenceDistribution
+from anytime_ar.evaluation.metrics.memorisation import NUM_QUERIES, nearest_neighbour_distances
+from anytime_ar.evaluation.metrics.pca import fit_pca
+from anytime_ar.evaluation.metrics.reconstruction import MetricAccumulator
+from anytime_ar.evaluation.protocols import (
+    Codec,
+    EvaluationBatch,
+    EvaluationData,
+    EvaluationSplit,
+    GenerativeModel,
+    ProgressCallback,
+    SamplingKwargs,
+    no_progress,
+)
+from anytime_ar.runtime.distributed import EvaluationProcesses
+from anytime_ar.runtime.torch_modes import default_torch_modes
+
+_MIN_TIMED_SAMPLES, _MAX_TIMED_SAMPLES, _MIN_TIMED_S = 5, 100, 0.2
+"""A time is of so many draws at least, and of more until they took so many seconds: a draw of a
+millisecond is short beside what else a machine does."""
+NLL_SAMPLES = 2000
+"""Of each split: the prior's costs are known to a thousandth."""
+
+
+@dataclass
+class Evaluator:
+    """What all measurements of one evaluation share."""
+
+    data: EvaluationData
+    batch_size: int
+    num_test_samples: int
+    num_samples: int
+    seed: int
+    sampling_params: SamplingKwargs
+    """Of samples, as keyword arguments of the model."""
+    extract_features: Callable[[Tensor], Tensor] | None
+    """Of samples anywhere, on the CPU: float32 [B, F]."""
+    to_distance_space: Callable[[Tensor], Tensor]
+    """What samples are compared in one by one; see `nearest_neighbour_distances`."""
+    reference: ReferenceDistribution | None
+    """The test split, where there are features."""
+    logits: Callable[[Tensor], Tensor] | None
+    """Of the classifier, where its labels are those of the data."""
+    test_labels: Tensor | None
+    """int64 [N], where the classifier's labels are those of the data."""
+    distributed: EvaluationProcesses
+    progress: ProgressCallback
+    num_steps: int
+    num_done: int = field(default=0)
+
+    def encode_test_split(self, codec: Codec) -> list[Tensor]:
+        """Codes int64 [B, L] of the test split, a batch at a time."""
+        test = sample_batches(self.data.test, self.batch_size)
+        return list(self.distributed.map_in_order(test, lambda x: codec.encode(x).cpu()))
+
+    def measure_quality(
+        self, codec: Codec, encoded: Sequence[Tensor], budgets: Sequence[int], name: str
+    ) -> tuple[QualityPoint, ...]:
+        """Reconstruction of the encoded test split and, where there is a prior, sample quality at
+        each budget."""
+        drawn, labels = self._sample_codes(codec, budgets[-1])
+        points = []
+        for k in budgets:
+            means = MetricAccumulator(tuple(codec.sample_shape), codec.sample_rate, self.logits)
+            reconstructions = self._compare_features(
+                self._reconstruction_features(codec, encoded, k, means), True
+            )
+            self._advance(f"{name}, reconstruction from {k} codes")
+            samples, read = None, _LabelAccuracy(self.logits, labels)
+            if drawn is not None:
+                samples = self._compare_features(
+                    self._sample_features(codec, drawn[:, :k], read), False
+                )
+            self._advance(f"{name}, samples of {k} codes")
+            points.append(
+                QualityPoint(
+                    codes=k,
+                    mse=means.mse,
+                    psnr=psnr(means.mse),
+                    fd_reconstruction=None if reconstructions is None else reconstructions.fd,
+                    fd_sample=None if samples is None else samples.fd,
+                    reconstructions=None if reconstructions is None else reconstructions.quality,
+                    samples=None if samples is None else samples.quality,
+                    nearness=self._nearest_neighbour_ratio(codec, encoded, drawn, k),
+                    measures=means.metrics,
+                    accuracy=means.label_accuracy,
+                    agreement=read.accuracy,
+                )
+            )
+        return tuple(points)
+
+    def _nearest_neighbour_ratio(
+        self, codec: Codec, encoded: Sequence[Tensor], drawn: Tensor | None, k: int
+    ) -> float | None:
+        if drawn is None:
+            return None
+        tests = torch.cat(list(encoded))
+        last = min(len(tests), len(drawn)) - 1
+        # The same places of both, all over the split: they have the same labels.
+        places = torch.linspace(0, last, min(NUM_QUERIES, 1 + last)).round().long()
+        looked_for = torch.cat([drawn[places, :k], tests[places, :k]])
+        queries = torch.cat(
+            [codec.decode(some).cpu() for some in looked_for.split(self.batch_size)]
+        )
+        training = sample_batches(self.data.train, self.batch_size)
+        distances = nearest_neighbour_distances(queries, training, self.to_distance_space).chunk(2)
+        of_samples, of_tests = (float(some.median()) for some in distances)
+        return of_samples / of_tests if of_tests else None  # nothing is nearer than a test sample
+
+    def per_code_nll(self, codec: Codec, split: EvaluationSplit, count: int) -> Tensor | None:
+        """What its prior pays for each code, float64 [L], in the mean over `add` samples of a
+        split or fewer, drawn at random; None without one."""
+        sampler = as_generative_model(codec)
+        if sampler is None:
+            return None
+        known = sampler.labels is not None and sampler.labels == self.data.label_names
+        left = count = min(count, NLL_SAMPLES)
+        total = torch.zeros(sampler.code_length, dtype=torch.float64)
+        batches = split.shuffled(self.batch_size, self.seed)
+        while left:
+            batch = next(batches)
+            x = batch.data[:left]
+            asked = None
+            if batch.labels is not None and known:
+                asked = batch.labels[: len(x)].tolist()
+            total += sampler.nll(sampler.encode(x), label=asked).double().sum(0).cpu()
+            left -= len(x)
+        return total / count
+
+    def _sample_codes(self, codec: Codec, codes: int) -> tuple[Tensor | None, Tensor | None]:
+        """Codes of new samples and, where the classifier can read them, the labels asked for:
+        those of the test split in turn."""
+        sampler = as_generative_model(codec)
+        if sampler is None or self.reference is None:
+            return None, None
+        labels = None
+        if self.test_labels is not None and sampler.labels == self.data.label_names:
+            turns = -(-self.num_samples // len(self.test_labels))
+            labels = self.test_labels.repeat(turns)[: self.num_samples]
+
+        def draw(rows: Tensor) -> Tensor:
+            asked = None if labels is None else labels[rows].tolist()
+            return sampler.sample_codes(
+                len(rows),
+                codes=codes,
+                seed=self.seed,
+                first=int(rows[0]),
+                label=asked,
+                **self.sampling_params,
+            ).cpu()
+
+        shares = torch.arange(self.num_samples).tensor_split(
+            min(self.distributed.world_size, self.num_samples)
+        )
+        return torch.cat(list(self.distributed.map_in_order(shares, draw))), labels
+
+    def _reconstruction_features(
+        self, codec: Codec, encoded: Sequence[Tensor], k: int, means: MetricAccumulator
+    ) -> Iterator[Tensor | None]:
+        """Features of the decoded test split, a batch at a time; everything is counted in means."""
+
+        def work(task: tuple[EvaluationBatch, Tensor]) -> tuple[Tensor | None, MetricAccumulator]:
+            batch, codes = task
+            decoded = codec.decode(codes[:, :k]).cpu()
+            found = MetricAccumulator(tuple(codec.sample_shape), codec.sample_rate, self.logits)
+            found.add(decoded, batch.data, batch.labels)
+            return None if self.extract_features is None else self.extract_features(decoded), found
+
+        batches = self.data.test.batches(self.batch_size)
+        for features, found in self.distributed.map_in_order(
+            zip(batches, encoded, strict=True), work
+        ):
+            means.merge(found)
+            yield features
+
+    def _sample_features(
+        self, codec: Codec, codes: Tensor, read: _LabelAccuracy
+    ) -> Iterator[Tensor | None]:
+        """Features of drawn samples, a batch at a time; what the classifier reads is counted."""
+
+        def work(rows: Tensor) -> tuple[Tensor | None, int]:
+            decoded = codec.decode(codes[rows]).cpu()
+            right = read.count_correct(decoded, rows)
+            return None if self.extract_features is None else self.extract_features(decoded), right
+
+        batches = torch.arange(len(codes)).split(self.batch_size)
+        for features, right in self.distributed.map_in_order(batches, work):
+            read.add(right)
+            yield features
+
+    def time_sample_ms(self, model: GenerativeModel, k: int, clock: Callable[[], float]) -> float:
+        """Median wall time of one sample of k codes at batch 1, of the first process alone."""
+        return self.distributed.run_on_rank_zero(lambda: self._time_sample_ms(model, k, clock))
+
+    def _time_sample_ms(self, model: GenerativeModel, k: int, clock: Callable[[], float]) -> float:
+        times: list[float] = []
+        for draw in range(-1, _MAX_TIMED_SAMPLES):
+            if len(times) >= _MIN_TIMED_SAMPLES and sum(times) >= _MIN_TIMED_S:
+                break
+            start = clock()
+            model.sample(
+                1, codes=k, seed=self.seed + 1 + draw, **self.sampling_params
+            ).cpu()  # waits for the device
+            if draw >= 0:  # the first one warms up
+                times.append(clock() - start)
+        self._advance(f"time of {k} codes")
+        return 1000 * statistics.median(times)
+
+    def measure_pca(self, budgets: Sequence[int]) -> tuple[PCAPoint, ...]:
+        """Reconstruction error of PCA, for budgets up to the number of dimensions."""
+        train, test = self.data.train, self.data.test
+        fitted = fit_pca(lambda: sample_batches(train, self.batch_size), budgets[-1])
+        total = torch.zeros(fitted.components.shape[1], dtype=torch.float64)
+        for x in sample_batches(test, self.batch_size):
+            total += fitted.squared_errors(x).sum(dim=0)
+        errors = (total / (self.num_test_samples * len(fitted.mean))).tolist()
+        self._advance("PCA")
+        return tuple(PCAPoint(codes=k, mse=errors[k - 1]) for k in budgets if k <= len(errors))
+
+    def compare_to_test_split(self, samples: Iterator[Tensor]) -> DistributionComparison | None:
+        """Samples float32 [B, *sample_shape] at a time with the test split, where there are
+        features."""
+        if self.extract_features is None:
+            return None
+        return self._compare_features(
+            self.distributed.map_in_order(samples, self.extract_features), False
+        )
+
+    def _compare_features(
+        self, features: Iterator[Tensor | None], paired: bool
+    ) -> DistributionComparison | None:
+        """With the test split, where there are features; `paired` if they are made from it."""
+        if self.reference is None:
+            for _ in features:  # what comes with them is counted all the same
+                pass
+            return None
+        return self.reference.compare(
+            (some for some in features if some is not None), paired=paired
+        )
+
+    def _advance(self, what: str) -> None:
+        self.num_done += 1
+        self.progress(self.num_done, self.num_steps, what)
+
+
+class _LabelAccuracy:
+    """How often a classifier reads the labels asked for."""
+
+    def __init__(self, logits: Callable[[Tensor], Tensor] | None, labels: Tensor | None) -> None:
+        self._logits, self._labels = logits, labels
+        self._right = 0
+
+    def count_correct(self, samples: Tensor, rows: Tensor) -> int:
+        """In how many of these samples [B, ...], whose numbers are `rows` [B]."""
+        if self._logits is None or self._labels is None:
+            return 0
+        return int((self._logits(samples).argmax(1).cpu() == self._labels[rows]).sum())
+
+    def add(self, right: int) -> None:
+        """Add to the sum."""
+        self._right += right
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of all samples; None where nobody reads them."""
+        if self._logits is None or self._labels is None:
+            return None
+        return self._right / len(self._labels)
+
+
+def code_usage(
+    encoded: Sequence[Tensor], vocabulary: int, nll: Tensor | None
+) -> tuple[CodebookUsage, ...]:
+    """How each code is used in the encoded test split; `nll` float64 [L] is what each costs a
+    prior."""
+    length = encoded[0].shape[1]
+    counts = torch.zeros(length, vocabulary, dtype=torch.float64)
+    for codes in encoded:
+        counts.scatter_add_(1, codes.T, torch.ones(codes.T.shape, dtype=torch.float64))
+    shares = counts / counts.sum(1, keepdim=True)
+    entropies = -torch.special.xlogy(shares, shares).sum(1) / math.log(2)
+    return tuple(
+        CodebookUsage(
+            position=i + 1,
+            entropy=max(0.0, float(entropies[i])),
+            used=float((counts[i] > 0).double().mean()),
+            nats=None if nll is None else float(nll[i]),
+        )
+        for i in range(length)
+    )
+
+
+def as_generative_model(codec: Codec) -> GenerativeModel | None:
+    """The codec as a model to sample from, where it has a prior."""
+    return codec if isinstance(codec, GenerativeModel) and codec.can_sample else None
+
+
+def sample_batches(split: EvaluationSplit, batch_size: int) -> Iterator[Tensor]:
+    """The samples of a split, in order: float32 [B, *sample_shape] at a time."""
+    return (batch.data for batch in split.batches(batch_size))
+
+
+@default_torch_modes()
+def evaluate(
+    model: Codec,
+    data: EvaluationData,
+    extractor: FeatureExtractor | TorchScriptFeatureExtractor | None,
+    *,
+    samples: int = 10_000,
+    codes: Sequence[int] | None = None,
+    unordered: Codec | None = None,
+    seed: int = 0,
+    sampling_params: SamplingKwargs | None = None,
+    batch_size: int = 256,
+    feature_cache: Path | None = None,
+    progress: ProgressCallback = no_progress,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Curve:
+    """Measure reconstruction, samples and time at each number of codes, with both baselines.
+
+    Where `torch.distributed` is set up, its processes share the work; all of them get the curve of
+    a single process.
+
+    The reference of every Fréchet distance is the test split. The floor is the distance of as many
+    training samples, drawn at random, as the test split has (or as the training split has).
+
+    Args:
+        model: the ordered model; where it has no prior, its samples and time are left out.
+        data: training split (for PCA and the floor) and test split (for all else).
+        extractor: the network of all distances between sets; None leaves them out.
+        samples: how many samples are drawn for fd_sample.
+        codes: the budgets to measure; None: see `default_budgets`.
+        unordered: the same autoencoder trained without truncation, or None. Where it has a prior
+            its samples are measured too.
+        seed: of the samples.
+        sampling_params: temperature, top_k, top_p and guidance of the samples, where they are not the
+            model's own; handed on to it.
+        batch_size: samples decoded together.
+        feature_cache: folder to keep features of the test split in, for the next evaluation.
+        progress: called after every measurement.
+        clock: seconds, for `ms`: one sample at batch 1, median of 5 to 100 draws after a warm-up.
+
+    Raises:
+        InputError: a budget out of range, shapes that do not fit, or an empty test split.
+    """
+    budgets = resolve_budgets(model, codes)
+    test_samples = _num_samples(data.test)
+    _check(model, data, extractor, unordered, samples, test_samples)
+    sampler = as_generative_model(model)
+    classifier = extractor if isinstance(extractor, FeatureExtractor) else None
+    labels = None if classifier is None else _test_labels(data, classifier)
+    extract = extractor if classifier is None else _features_function(classifier)
+    workers = EvaluationProcesses()
+    real = None
+    if extractor is not None and extract is not None:
+        test = partial(sample_batches, data.test, batch_size)
+        if feature_cache is None:
+            real = workers.map_in_order(test(), extract)
+        else:
+            real = FeatureCache(feature_cache, extractor, workers).get_or_compute(test, extract)
+    study = Evaluator(
+        data=data,
+        batch_size=batch_size,
+        num_test_samples=test_samples,
+        num_samples=samples,
+        seed=seed,
+        sampling_params=sampling_params or {},
+        extract_features=extract,
+        to_distance_space=_identity if classifier is None else classifier.to_images,
+        reference=None if real is None else ReferenceDistribution(real),
+        logits=None if labels is None or classifier is None else _logits_function(classifier),
+        test_labels=labels,
+        distributed=workers,
+        progress=progress,
+        num_steps=len(budgets) * (2 + (sampler is not None) + 2 * (unordered is not None)) + 1,
+    )
+    # A stream of unknown size is taken to be large; it starts again if it is not.
+    train_samples = test_samples if data.train.size is None else data.train.size
+    floor_samples = 0 if extractor is None else min(test_samples, train_samples)
+    floor = study.compare_to_test_split(
+        _random_samples(data.train, floor_samples, batch_size, seed)
+    )
+    encoded = study.encode_test_split(model)
+    ordered = study.measure_quality(model, encoded, budgets, "ordered")
+    milliseconds = [
+        None if sampler is None else study.time_sample_ms(sampler, k, clock) for k in budgets
+    ]
+    points = tuple(
+        CurvePoint(**dict(point), bits=bits(point.codes, model.vocabulary), ms=ms)
+        for point, ms in zip(ordered, milliseconds, strict=True)
+    )
+    baselines = Baselines(
+        unordered=()
+        if unordered is None
+        else study.measure_quality(
+            unordered, study.encode_test_split(unordered), budgets, "unordered"
+        ),
+        pca=study.measure_pca(budgets),
+    )
+    train_nats = study.per_code_nll(model, data.train, train_samples)
+    test_nats = study.per_code_nll(model, data.test, test_samples)
+    return Curve(
+        code_length=model.code_length,
+        vocabulary=model.vocabulary,
+        points=points,
+        lossless_codes=near_lossless_codes(points),
+        floor=None if floor is None else floor.fd,
+        floor_quality=None if floor is None else floor.quality,
+        real_accuracy=None
+        if labels is None or classifier is None
+        else classifier_accuracy(classifier, data.test),
+        floor_samples=floor_samples,
+        samples=samples,
+        test_samples=test_samples,
+        seed=seed,
+        nats_train=None if train_nats is None else float(train_nats.mean()),
+        nats_test=None if test_nats is None else float(test_nats.mean()),
+        code_use=code_usage(encoded, model.vocabulary, test_nats),
+        choice=dict(sampling_params or {}),
+        baselines=baselines,
+    )
+
+
+def _logits_function(extractor: FeatureExtractor) -> Callable[[Tensor], Tensor]:
+    """The classifier, for samples that lie anywhere."""
+    device = extractor.head.weight.device
+    return lambda samples: extractor.logits(samples.to(device))
+
+
+def _identity(samples: Tensor) -> Tensor:
+    return samples
+
+
+def _features_function(extractor: FeatureExtractor) -> Callable[[Tensor], Tensor]:
+    """The features of samples that lie anywhere, on the CPU."""
+    device = extractor.head.weight.device
+    return lambda samples: extractor(samples.to(device)).cpu()
+
+
+def _test_labels(data: EvaluationData, extractor: FeatureExtractor) -> Tensor | None:
+    """Labels of the test split, int64 [N], where the classifier tells as many classes apart."""
+    if data.label_names is None or len(data.label_names) != extractor.label_count:
+        return None
+    found = [batch.labels for batch in data.test.batches(1024) if batch.labels is not None]
+    return torch.cat(found) if found else None
+
+
+def default_budgets(code_length: int) -> list[int]:
+    """All numbers of codes up to 64; of longer ones, the twentieths of L, L/16, L/8 and what lies
+    below by powers of two."""
+    if code_length <= 64:
+        return list(range(1, code_length + 1))
+    budgets = {round(code_length * share / 20) for share in range(2, 21)}
+    budgets |= {round(code_length / 16), round(code_length / 8)}
+    power = 1
+    while power < code_length / 16:
+        budgets.add(power)
+        power *= 2
+    return sorted(budgets)
+
+
+def resolve_budgets(model: Codec, codes: Sequence[int] | None) -> list[int]:
+    """Return the numbers of codes to measure, of those asked for.
+
+    Raises:
+        InputError: one is out of range, or there are none.
+    """
+    budgets = default_budgets(model.code_length) if codes is None else sorted(set(codes))
+    wrong = [k for k in budgets if not 1 <= k <= model.code_length]
+    if wrong or not budgets:
+        raise InputError(
+            f"codes {wrong} are outside 1..{model.code_length}, the model's code length"
+            if wrong
+            else "codes is empty; pass at least one number of codes, or None for all"
+        )
+    return budgets
+
+
+def _check(
+    model: Codec,
+    data: EvaluationData,
+    extractor: FeatureExtractor | TorchScriptFeatureExtractor | None,
+    unordered: Codec | None,
+    samples: int,
+    test_samples: int,
+) -> None:
+    if samples < 2:
+        raise InputError(f"samples must be at least 2 for a Fréchet distance, got {samples}")
+    if test_samples < 2 or (data.train.size is not None and data.train.size < 2):
+        raise InputError(
+            f"evaluation needs at least 2 training and 2 test samples, got {data.train.size} and "
+            f"{test_samples}"
+        )
+    shape = tuple(next(data.test.batches(1)).data.shape[1:])
+    if shape != tuple(model.sample_shape):
+        raise InputError(
+            f"the data set's samples are {shape} and the model's {tuple(model.sample_shape)}; "
+            "evaluate on the data set that the model was trained on"
+        )
+    if isinstance(extractor, FeatureExtractor) and extractor.sample_shape != shape:
+        raise InputError(
+            f"the features are for samples of shape {extractor.sample_shape}, the data set's are "
+            f"{shape}; train features on this data set with `anytime features`"
+        )
+    if unordered is not None and unordered.code_length != model.code_length:
+        raise InputError(
+            f"the unordered baseline has {unordered.code_length} codes and the model "
+            f"{model.code_length}; train the baseline with the model's configuration"
+        )
+
+
+def _num_samples(split: EvaluationSplit) -> int:
+    return sum(len(x) for x in sample_batches(split, 1024)) if split.size is None else split.size
+
+
+def _random_samples(
+    split: EvaluationSplit, count: int, batch_size: int, seed: int
+) -> Iterator[Tensor]:
+    """`count` samples drawn at random: the first ones of a sorted data set show one class only."""
+    batches = split.shuffled(batch_size, seed)
+    while count > 0:
+        batch = next(batches).data[:count]
+        count -= len(batch)
+        yield batch

@@ -1,0 +1,162 @@
+"""Checks of what is handed to the kernel, which reads and writes wherever it is told to."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from anytime_ar.errors import InputError
+from anytime_ar.kernel.build import BuildError
+from anytime_ar.kernel.loading import kernel_library
+
+_STRUCT_NAMES = (
+    "Linear",
+    "Norm",
+    "Block",
+    "Prior",
+    "Choice",
+    "Rows",
+    "Residual",
+    "Stage",
+    "Decoder",
+)
+"""Those of layout.h, in the order of `anytime_sizes`."""
+_OUT_OF_MEMORY, UNKNOWN_CODE = 1, 2
+"""Of `Status` in layout.h; 0 is success."""
+
+
+def checked_data_ptr(tensor: Tensor, dtype: torch.dtype, *shape: int) -> int:
+    """Return where the numbers of a tensor lie.
+
+    Args:
+        tensor: contiguous, on the CPU; it has to live as long as the kernel uses the address.
+        dtype: that the kernel takes the numbers for.
+        shape: likewise.
+
+    Raises:
+        InputError: the tensor is another one.
+    """
+    plain = tensor.device.type == "cpu" and tensor.layout == torch.strided
+    if not plain or tensor.dtype != dtype or tensor.shape != shape or not tensor.is_contiguous():
+        raise InputError(
+            f"the kernel takes contiguous {dtype} {list(shape)} on the CPU, got {tensor.dtype} "
+            f"{list(tensor.shape)} with strides {tensor.stride()} on {tensor.device}; "
+            "convert the tensor first"
+        )
+    return tensor.data_ptr()
+
+
+def check_struct_sizes(**structures: type[ctypes.Structure]) -> None:
+    """Compare the sizes of structures with those of the kernel.
+
+    Args:
+        structures: our structures by the names in layout.h.
+
+    Raises:
+        BuildError: one of them has another size.
+    """
+    sizes = (ctypes.c_int64 * len(_STRUCT_NAMES))()
+    kernel_library().anytime_sizes(sizes)
+    theirs = dict(zip(_STRUCT_NAMES, sizes, strict=True))
+    for name, mirror in structures.items():
+        if ctypes.sizeof(mirror) != theirs[name]:
+            raise BuildError(
+                f"{name} takes {theirs[name]} bytes in the kernel and {ctypes.sizeof(mirror)} "
+                "here; install anytime-ar again"
+            )
+
+
+def check_status(status: int) -> None:
+    """Raise what a call of the kernel failed with, but for `UNKNOWN_CODE`.
+
+    Args:
+        status: that the call returned.
+
+    Raises:
+        MemoryError: there was no room for its working memory.
+    """
+    if status == _OUT_OF_MEMORY:
+        raise MemoryError("the kernel found no room for its working memory; ask for fewer at once")
+
+
+class LinearMap(ctypes.Structure):
+    """`Linear` of the kernel."""
+
+    _fields_ = (
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+        ("inputs", ctypes.c_int64),
+        ("outputs", ctypes.c_int64),
+    )
+
+
+class PackedWeights:
+    """Lays tensors out for the kernel, and keeps what it reads.
+
+    Args:
+        precision: what weights of linear maps are rounded to.
+
+    Raises:
+        BuildError: there is no kernel on this machine.
+    """
+
+    def __init__(self, precision: Literal["float32", "bfloat16", "int8"]) -> None:
+        self.precision = precision
+        layout = (ctypes.c_int64 * 3)()
+        kernel_library().anytime_layout(layout)
+        self._panel, *groups = layout  # outputs, and inputs, whose weights lie together
+        self._group = dict(zip(("float32", "bfloat16", "int8"), (1, *groups), strict=True))[
+            precision
+        ]
+        self._tensors: list[Tensor] = []
+
+    def keep_alive(self, tensor: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> int:
+        """Return the address of a tensor's numbers, which stay there as long as this object does.
+
+        Args:
+            tensor: on the CPU.
+            shape: that the kernel takes it for.
+            dtype: likewise; numbers of another one are converted.
+
+        Raises:
+            InputError: the shape or the device is another one.
+        """
+        tensor = tensor.detach().to(dtype).contiguous()
+        self._tensors.append(tensor)
+        return checked_data_ptr(tensor, dtype, *shape)
+
+    def pack_linear(self, weight: Tensor, bias: Tensor | None = None) -> LinearMap:
+        """Lay out a linear map [out, in] in panels [out / P][in / g][P][g], padded with zeros."""
+        outputs, inputs = weight.shape
+        whole = round_up(outputs, self._panel)
+        more = whole - outputs
+        weight = weight.detach().float()
+        scale = sums = None
+        if self.precision == "int8":
+            unit = weight.abs().amax(1).clamp_min(1e-12) / 127
+            weight = (weight / unit[:, None]).round()
+            sums = self.keep_alive(F.pad(weight.sum(1), (0, more)), whole, dtype=torch.int32)
+            scale = self.keep_alive(F.pad(unit, (0, more)), whole)
+        panels = F.pad(weight, (0, round_up(inputs, self._group) - inputs, 0, more))
+        panels = panels.unflatten(0, (-1, self._panel)).unflatten(2, (-1, self._group))
+        panels = panels.transpose(1, 2)  # [out / P, in / g, P, g]
+        bias = weight.new_zeros(outputs) if bias is None else bias
+        return LinearMap(
+            weight=self.keep_alive(panels, *panels.shape, dtype=getattr(torch, self.precision)),
+            bias=self.keep_alive(F.pad(bias, (0, more)), whole),
+            scale=scale,
+            sums=sums,
+            inputs=inputs,
+            outputs=outputs,
+        )
+
+
+def round_up(count: int, multiple: int) -> int:
+    """`count` rounded up to a multiple of `multiple`."""
+    return -(-count // multiple) * multiple

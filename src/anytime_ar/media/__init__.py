@@ -1,0 +1,1 @@
+"""Images and audio as files and bytes: read, write, resample, window, analyse."""

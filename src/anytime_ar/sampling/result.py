@@ -1,0 +1,293 @@
+"""A draw to be looked at and to be continued: what it has, and all that its next codes depend on.
+
+On disk a state is one safetensors file: codes, labels, and a JSON header with the seed, the
+settings and a fingerprint of the model. The numbers that decide the next codes follow from the
+seed, so an extended draw equals one that was never interrupted, code for code, in another process
+as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from anytime_ar.codes import check_codes
+from anytime_ar.config import Config
+from anytime_ar.errors import InputError
+from anytime_ar.media.notebook import audio_players_html, image_grid_png
+from anytime_ar.prior import Precision, SamplingParams
+from anytime_ar.runtime.files import write_bytes
+from anytime_ar.runtime.torch_modes import default_torch_modes
+from anytime_ar.sampling.arguments import (
+    BudgetKwargs,
+    budget_from,
+    check_option_names,
+    preview_policy_from,
+)
+from anytime_ar.sampling.budget import Budget
+from anytime_ar.sampling.loop import PreviewPolicy, StopReason
+from anytime_ar.sampling.plan import Plan
+from anytime_ar.sampling.rng import uniform_noise
+from anytime_ar.sampling.sampler import MAX_ROWS, NO_PREVIEWS, Moment, ResumableBatch, Sampler
+
+STATE_FORMAT_VERSION = 1
+_METADATA_KEY = "anytime_ar_state"
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a draw has: somewhere on its way, or at its end."""
+
+    codes: Tensor
+    """int64 [n, k]."""
+    data: Tensor
+    """float32 [n, *sample_shape] in [-1, 1]."""
+    elapsed_s: float
+    """Seconds since the draw began."""
+    stop_reason: StopReason | None
+    """Why the draw ended; None: it goes on."""
+    state: SamplingState
+    """To continue from here, now or later."""
+
+    @property
+    def codes_drawn(self) -> int:
+        """k."""
+        return self.codes.shape[1]
+
+    def __repr__(self) -> str:
+        length = self.state._sampler.decoder.code_length
+        return (
+            f"Preview({self.codes_drawn} of {length} codes, data=float32 {list(self.data.shape)}, "
+            f"elapsed_s={self.elapsed_s:.4g}, stopped_by={self.stop_reason!r})"
+        )
+
+    def _repr_png_(self) -> bytes | None:
+        return image_grid_png(self.data)
+
+    def _repr_html_(self) -> str | None:
+        return audio_players_html(self.data, self.state._sampler.model.sample_rate)
+
+
+class SamplingState:
+    """A draw that may be continued. It keeps its value: extending it makes a new one.
+
+    Args:
+        sampler: of the model that draws.
+        plan: what its codes depend on.
+        codes: int64 [n, k], what it has.
+        resumable: the batch that drew them, where it is still there.
+    """
+
+    def __init__(
+        self, sampler: Sampler, plan: Plan, codes: Tensor, resumable: ResumableBatch | None = None
+    ) -> None:
+        self._sampler, self._plan, self.codes, self._resumable = sampler, plan, codes, resumable
+
+    def __repr__(self) -> str:
+        rows, drawn = self.codes.shape
+        length, plan = self._sampler.decoder.code_length, self._plan
+        return (
+            f"SamplingState({drawn} of {length} codes of {rows} samples, seed={plan.seed}, "
+            f"first={plan.first})"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy needs, here or in another process: it goes on from its codes."""
+        return vars(self) | {"_resumable": None}
+
+    @property
+    def codes_drawn(self) -> int:
+        """k."""
+        return self.codes.shape[1]
+
+    def refine(self, **limits: Unpack[BudgetKwargs]) -> Preview:
+        """Continue within a budget of its own, up to all codes where none is given.
+
+        `codes` and `min_codes` count from the very first code, seconds from this call.
+
+        Raises:
+            InputError: the state has more codes than asked for, or a number is out of range.
+            TypeError: an option of that name does not exist.
+        """
+        (last,) = self._run(limits, NO_PREVIEWS)
+        return last
+
+    def stream(
+        self,
+        *,
+        previews: Sequence[int] | None = None,
+        previews_per_s: float | None = None,
+        **limits: Unpack[BudgetKwargs],
+    ) -> Iterator[Preview]:
+        """As `refine`, with previews on the way as `AnytimeModel.stream` gives them."""
+        length = self._sampler.decoder.code_length
+        return self._run(limits, preview_policy_from(previews, previews_per_s, length))
+
+    def _run(self, limits: BudgetKwargs, pauses: PreviewPolicy) -> Iterator[Preview]:
+        begin = self._sampler.clock()
+        check_option_names(limits, BudgetKwargs)
+        budget = budget_from(limits)
+        most = self._sampler.resolve_budget(budget).max_codes
+        if most < self.codes_drawn:
+            raise InputError(
+                f"this state has {self.codes_drawn} codes, and {most} were asked for; pass more, "
+                f"or decode its first {most}"
+            )
+        return run_with_previews(
+            self._sampler, self._plan, budget, pauses, started_at=begin, state=self
+        )
+
+    @default_torch_modes()
+    def save(self, path: Path | str) -> None:
+        """Write the state to a file, atomically; `AnytimeModel.load_state` reads it.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        tensors = {"codes": self.codes.cpu()}
+        if self._plan.labels is not None:
+            tensors["labels"] = self._plan.labels
+        header = _StateHeader(
+            format_version=STATE_FORMAT_VERSION,
+            sha256=_sha256(tensors),
+            model=self._sampler.model_name,
+            fingerprint=self._sampler.fingerprint(),
+            precision=self._sampler.decoder.precision,
+            seed=self._plan.seed,
+            first=self._plan.first,
+            choice=self._plan.sampling_params,
+        )
+        data = save(tensors, metadata={_METADATA_KEY: header.model_dump_json()})
+        write_bytes(path, data)
+
+    @classmethod
+    def load(cls, path: Path | str, sampler: Sampler) -> SamplingState:
+        """Read what `save` wrote, to continue it with the same model.
+
+        Raises:
+            InputError: the file is missing, damaged or something else, or of another model.
+        """
+        header, tensors = _read_state(Path(path))
+        own = sampler.fingerprint(), sampler.decoder.precision
+        if (header.fingerprint, header.precision) != own:
+            raise InputError(
+                f"{path} belongs to another model: {header.model!r} in {header.precision} with "
+                f"fingerprint {header.fingerprint[:12]}, not {sampler.model_name!r} in {own[1]} with "
+                f"{own[0][:12]}; load the model that drew it"
+            )
+        codes, length = tensors["codes"], sampler.decoder.code_length
+        check_codes(codes, code_length=length, vocabulary=sampler.decoder.vocabulary)
+        _check_rows(path, codes, tensors.get("labels"), sampler.decoder.no_label)
+        noise = uniform_noise(
+            header.seed, range(header.first, header.first + len(codes)), 1 + length
+        )
+        plan = Plan(header.seed, header.first, tensors.get("labels"), header.choice, noise[:, 1:])
+        return cls(sampler, plan, codes)
+
+
+def run_with_previews(
+    sampler: Sampler,
+    plan: Plan,
+    budget: Budget,
+    previews: PreviewPolicy,
+    *,
+    started_at: float,
+    state: SamplingState | None = None,
+) -> Iterator[Preview]:
+    """Draw a plan within a budget, from the start or from a state; see `Sampler.run`."""
+    moments = sampler.run(
+        plan,
+        budget,
+        started_at=started_at,
+        previews=previews,
+        codes=None if state is None else state.codes,
+        resumable=None if state is None else state._resumable,
+    )
+    return (_preview(sampler, plan, moment) for moment in moments)
+
+
+@default_torch_modes()
+def _preview(sampler: Sampler, plan: Plan, moment: Moment) -> Preview:
+    assert moment.data is not None
+    state = SamplingState(sampler, plan, moment.codes.clone(), moment.resumable)
+    return Preview(moment.codes, moment.data, moment.elapsed_s, moment.stop_reason, state)
+
+
+class _StateHeader(Config):
+    """What a state's file says of it beside codes and labels."""
+
+    format_version: int
+    sha256: str
+    """Of codes and labels, because safetensors does not notice a flipped bit."""
+    model: str
+    """The model's name, for people."""
+    fingerprint: str
+    """Of the model's weights."""
+    precision: Precision
+    """Of its products; another one rounds otherwise, and would draw other codes."""
+    seed: int = Field(ge=0, lt=2**64)
+    first: int = Field(ge=0, lt=2**63)
+    choice: SamplingParams
+
+
+def _read_state(path: Path) -> tuple[_StateHeader, dict[str, Tensor]]:
+    hint = "write one with `anytime sample --save_state`"
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_METADATA_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; {hint}") from error
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is no saved state, or is cut short; {hint}") from error
+    if text is None or not {"codes"} <= tensors.keys() <= {"codes", "labels"}:
+        raise InputError(f"{path} is no saved state; {hint}")
+    try:
+        values: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no saved state: its header is no JSON; {hint}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} is no saved state: its header is no object; {hint}")
+    if values.get("format_version") != STATE_FORMAT_VERSION:
+        raise InputError(
+            f"{path} has state format version {values.get('format_version')!r}, and this "
+            f"anytime-ar reads {STATE_FORMAT_VERSION}; read it with the version that wrote it"
+        )
+    header = _StateHeader.parse(values, origin=f"{path}, header")
+    if header.sha256 != _sha256(tensors):
+        raise InputError(f"{path} was altered: its SHA-256 is another; {hint}")
+    return header, tensors
+
+
+def _check_rows(path: Path | str, codes: Tensor, labels: Tensor | None, no_label: int) -> None:
+    """Refuse a state that no draw of this model has."""
+    if len(codes) > MAX_ROWS:
+        raise InputError(
+            f"{path} has {len(codes)} samples, and states have at most {MAX_ROWS}; draw fewer"
+        )
+    if labels is None:
+        return
+    fits = labels.dtype == torch.int64 and labels.shape == codes.shape[:1]
+    if not fits or not ((labels >= 0) & (labels < no_label)).all():
+        raise InputError(
+            f"{path} has labels that are not int64 [{len(codes)}] in 0..{no_label - 1}; write it "
+            "again with `anytime sample --save_state`"
+        )
+
+
+def _sha256(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

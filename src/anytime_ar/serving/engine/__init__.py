@@ -1,0 +1,1 @@
+"""The serving engine: scheduler, admission control, fairness, model runners, costs, worker thread."""

@@ -1,0 +1,454 @@
+"""Requests to draw samples, to go on with them, and to stop.
+
+Everything here runs in the server's own thread; the worker's thread is reached through jobs and
+their listeners only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import secrets
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anytime_ar.codes import check_codes
+from anytime_ar.errors import InputError
+from anytime_ar.samples import check_samples
+from anytime_ar.sampling import Budget
+from anytime_ar.sampling.budget import codes_for_quality
+from anytime_ar.sampling.plan import Plan
+from anytime_ar.serving.engine.jobs import (
+    CodecJob,
+    CodecResultEvent,
+    JobEvent,
+    PreviewEvent,
+    RequestContext,
+    ResultEvent,
+    SamplingJob,
+    SamplingStats,
+    ServingError,
+)
+from anytime_ar.serving.engine.models import ModelRegistry, NotFoundError, ServedModel
+from anytime_ar.serving.engine.session_store import SessionStore
+from anytime_ar.serving.engine.worker import ThreadBridge, Worker
+from anytime_ar.serving.media import MediaProcessor
+from anytime_ar.serving.schema import (
+    BudgetParams,
+    DecodeRequest,
+    DecodeResponse,
+    EncodeRequest,
+    EncodeResponse,
+    PreviewResponse,
+    RefineRequest,
+    RequestTiming,
+    SampleRequest,
+    SampleResponse,
+)
+
+_OPTIONS = ("label", "temperature", "top_k", "top_p", "guidance")
+SEED_BITS = 48
+"""Of fresh seeds: programs that read JSON numbers as doubles keep them whole."""
+
+
+class ConflictError(InputError):
+    """The draw is under way, or its id is taken."""
+
+
+@dataclass
+class _InFlight:
+    """A draw that has not ended."""
+
+    job: SamplingJob
+    response: asyncio.Future[SampleResponse]
+
+
+class SampleService:
+    """Answers them.
+
+    Args:
+        models: of the server.
+        worker: draws.
+        bridge: brings what it tells.
+        sessions: of the draws that have ended.
+        max_deadline_s: the deadline of requests that have none, and the longest one.
+    """
+
+    def __init__(
+        self,
+        models: ModelRegistry,
+        worker: Worker,
+        bridge: ThreadBridge,
+        sessions: SessionStore,
+        *,
+        max_deadline_s: float,
+    ) -> None:
+        self._models, self._worker, self._bridge = models, worker, bridge
+        self._sessions, self._max_deadline_s = sessions, max_deadline_s
+        self._in_flight: dict[str, _InFlight] = {}
+
+    def __len__(self) -> int:
+        """How many have not ended."""
+        return len(self._in_flight)
+
+    def sample(
+        self, request: SampleRequest, context: RequestContext
+    ) -> AsyncGenerator[PreviewResponse]:
+        """Draw samples: any number of previews, where they are asked for, and a `SampleResponse`.
+
+        Closing the generator stops the draw. Mistakes show at the call, the rest at its first item.
+
+        Raises:
+            InputError: the request cannot be met by this model.
+            Missing, Conflict: see there.
+            Refused: at an item: there will be no samples.
+        """
+        served = self._models.get(request.model)
+        options: dict[str, Any] = {
+            name: value for name in _OPTIONS if (value := getattr(request, name)) is not None
+        }
+        seed = secrets.randbits(SEED_BITS) if request.seed is None else request.seed
+        _check_rows(served, request.n, request.guidance)
+        plan, _ = served.model.plan(request.n, seed=seed, first=request.first, **options)
+        name = request.id or secrets.token_urlsafe(12)
+        if self._sessions.has(name):
+            raise ConflictError(f"id {name!r} is taken; choose another one, or none")
+        return self._start(name, served, plan, None, request, context)
+
+    def refine(
+        self, sample_id: str, request: RefineRequest, context: RequestContext
+    ) -> AsyncGenerator[PreviewResponse]:
+        """Go on with a draw that has ended; as `sample`.
+
+        Raises:
+            InputError, Missing, Conflict, Refused: as there.
+        """
+        kept = self._sessions.get(sample_id)
+        if kept is None and sample_id in self._in_flight:
+            raise in_flight_error(sample_id)
+        if kept is None or kept.client != context.client:
+            raise unknown_sample_error(sample_id)
+        served = self._models.get(kept.model)
+        return self._start(sample_id, served, kept.plan, kept.codes.long(), request, context)
+
+    async def stop(self, sample_id: str, context: RequestContext) -> SampleResponse | None:
+        """Stop a draw and return what it has. One that has ended is let go: None. A little later it
+        is forgotten, unless it is gone on with: the client may have meant to stop it, a moment too
+        late.
+
+        Raises:
+            Missing: there is none.
+            Refused: it has nothing.
+        """
+        underway = self._in_flight.get(sample_id)
+        if underway is not None and underway.job.client == context.client:
+            self._worker.cancel(underway.job)
+            return await asyncio.shield(underway.response)
+        kept = self._sessions.get(sample_id)
+        if kept is None or kept.client != context.client or not self._sessions.has(sample_id):
+            raise unknown_sample_error(sample_id)
+        self._sessions.release(sample_id)
+        return None
+
+    def _start(
+        self,
+        sample_id: str,
+        served: ServedModel,
+        plan: Plan,
+        codes: Tensor | None,
+        request: SampleRequest | RefineRequest,
+        context: RequestContext,
+    ) -> AsyncGenerator[PreviewResponse]:
+        drawn = 0 if codes is None else codes.shape[1]
+        floor, cap = _code_limits(served, request, drawn)
+        kind = served.media.resolve_format(request.format)
+        within_s = self._max_deadline_s
+        if request.deadline_ms is not None:
+            within_s = min(within_s, request.deadline_ms / 1000)
+            context.deadline = context.arrival + within_s
+        context.model, context.n, context.codes_requested = served.name, len(plan), cap
+        queue, listener = self._bridge.open_queue()
+        draw = SamplingJob(
+            model=served.name,
+            client=context.client,
+            arrival=context.arrival,
+            deadline=context.arrival + within_s,
+            listener=listener,
+            plan=plan,
+            min_codes=floor,
+            max_codes=cap,
+            codes=codes,
+            codes_drawn=drawn,
+        )
+        if request.stream:
+            draw.preview_interval_s = 1 / request.previews_per_s if request.previews_per_s else 0.0
+        writer = ResponseWriter(sample_id, served, kind, request.with_codes, context)
+        return self._stream_updates(draw, queue, writer)
+
+    async def _stream_updates(
+        self, job: SamplingJob, queue: asyncio.Queue[JobEvent], writer: ResponseWriter
+    ) -> AsyncGenerator[PreviewResponse]:
+        """Submit a draw and answer what is heard of it.
+
+        Raises:
+            Conflict: another one of that name is under way. This is seen here, where the name is
+                taken: two requests can be made before either is begun.
+        """
+        if writer.sample_id in self._in_flight:
+            raise in_flight_error(writer.sample_id)
+        ended: asyncio.Future[SampleResponse] = asyncio.get_running_loop().create_future()
+        self._in_flight[writer.sample_id] = _InFlight(job, ended)
+        self._worker.submit(job)
+        answer: SampleResponse | None = None
+        error: BaseException = ServingError("cancelled", "the client that asked for it has left")
+        try:
+            while answer is None:
+                match await queue.get():
+                    case PreviewEvent() as look:
+                        shown = await writer.preview(look)
+                        if writer.context.first_preview_s is None:
+                            writer.context.first_preview_s = writer.context.clock() - job.arrival
+                        yield shown
+                    case ResultEvent() as done:
+                        writer.context.stats, writer.context.decoded_at = (
+                            SamplingStats.from_event(done),
+                            done.decoded_at,
+                        )
+                        self._sessions.put(writer.sample_id, job, done.codes)
+                        answer = await writer.result(done, job, self._sessions.ttl_s)
+                    case ServingError() as refused:
+                        error = refused
+                        raise refused
+        finally:
+            self._worker.cancel(job)  # does nothing if it has ended
+            del self._in_flight[writer.sample_id]
+            if answer is not None:
+                ended.set_result(answer)
+            else:
+                ended.set_exception(error)
+                ended.exception()  # nobody has to be waiting for it
+        yield answer
+
+
+def _check_rows(served: ServedModel, n: int, guidance: object) -> None:
+    """Before anything is made for each sample."""
+    guided = served.model.bundle.card.choice.guided if guidance is None else guidance != 1
+    rows = n * (2 if guided and served.model.labels is not None else 1)
+    if rows > served.slots:
+        raise InputError(
+            f"n={n}{' with guidance' if guided else ''} takes {rows} rows, and {served.slots} are "
+            "drawn at once here; ask for fewer, several times"
+        )
+
+
+def _code_limits(served: ServedModel, limits: BudgetParams, codes_drawn: int) -> tuple[int, int]:
+    """Codes that a draw needs, and that it may have."""
+    floor = limits.min_codes
+    if limits.min_quality is not None:
+        floor = max(floor, codes_for_quality(limits.min_quality, served.model.curve))
+    budget = Budget(codes=limits.codes, quality=limits.quality, min_codes=floor)
+    cap = served.model.sampler.resolve_budget(budget).max_codes
+    if cap < codes_drawn:
+        raise InputError(
+            f"this draw has {codes_drawn} codes, and {cap} were asked for; ask for as many or more, or "
+            f"decode its first {cap}"
+        )
+    return max(floor, codes_drawn), cap
+
+
+def in_flight_error(sample_id: str) -> ConflictError:
+    """What who asks for a draw hears that has not ended."""
+    return ConflictError(f"draw {sample_id!r} is still under way; wait for its end, or stop it")
+
+
+def unknown_sample_error(sample_id: str) -> NotFoundError:
+    """What who asks for a draw hears that there is not."""
+    return NotFoundError(
+        f"there is no draw {sample_id[:64]!r} (any more); draws are kept for a while only"
+    )
+
+
+@dataclass(frozen=True)
+class ResponseWriter:
+    """Writes the answers to one request."""
+
+    sample_id: str
+    """The draw's id."""
+    served: ServedModel
+    format: str
+    """Format of the samples."""
+    with_codes: bool
+    context: RequestContext
+
+    async def preview(self, event: PreviewEvent | ResultEvent) -> PreviewResponse:
+        """What a draw has."""
+        samples = await asyncio.to_thread(to_base64, self.served.media, event.data, self.format)
+        count, codes = event.codes.shape
+        return PreviewResponse(
+            id=self.sample_id,
+            model=self.served.name,
+            n=count,
+            codes_drawn=codes,
+            code_length=self.served.model.code_length,
+            quality=self.served.quality(codes),
+            format=self.format,
+            samples=samples,
+            codes=event.codes.tolist() if self.with_codes else None,
+        )
+
+    async def result(
+        self, event: ResultEvent, job: SamplingJob, expires_in_s: float
+    ) -> SampleResponse:
+        """What a draw has in the end."""
+        drawn = await self.preview(event)
+        return SampleResponse(
+            **dict(drawn),
+            seed=job.plan.seed,
+            first=job.plan.first,
+            labels=_labels(self.served, job.plan),
+            stop_reason=event.stop_reason,
+            expires_in_s=expires_in_s,
+            timing=timing(event, self.context),
+        )
+
+
+def timing(event: ResultEvent | CodecResultEvent, context: RequestContext) -> RequestTiming:
+    """Where the time went."""
+    now = context.clock()
+    if isinstance(event, ResultEvent):
+        sampling_s, decode_s = event.sampling_s, event.decode_s
+    else:
+        sampling_s, decode_s = 0.0, event.compute_s
+    return RequestTiming(
+        queue_ms=_ms(event.queue_s),
+        sampling_ms=_ms(sampling_s),
+        decode_ms=_ms(decode_s),
+        total_ms=_ms(now - context.arrival),
+        late_ms=None if context.deadline is None else _ms(now - context.deadline),
+    )
+
+
+def to_base64(media: MediaProcessor, samples: Tensor, format: str) -> list[str]:
+    """Samples as files in base64."""
+    return [base64.b64encode(file).decode() for file in media.to_bytes(samples, format)]
+
+
+def _labels(served: ServedModel, plan: Plan) -> list[str] | None:
+    names = served.model.labels
+    if names is None or plan.labels is None:
+        return None
+    return [names[i] for i in plan.labels.tolist()]
+
+
+def _ms(seconds: float) -> float:
+    return round(1000 * seconds, 3)
+
+
+_CHUNK_SIZE = 4
+"""Samples of a task between two steps."""
+
+
+class CodecService:
+    """Answers them.
+
+    Args:
+        models: of the server.
+        worker: computes.
+        bridge: brings what it tells.
+        max_deadline_s: the deadline.
+    """
+
+    def __init__(
+        self, models: ModelRegistry, worker: Worker, bridge: ThreadBridge, *, max_deadline_s: float
+    ) -> None:
+        self._models, self._worker, self._bridge = models, worker, bridge
+        self._max_deadline_s = max_deadline_s
+
+    async def encode(self, request: EncodeRequest, context: RequestContext) -> EncodeResponse:
+        """Codes of samples.
+
+        Raises:
+            InputError: a sample cannot be read.
+            Missing, Refused: see there.
+        """
+        served = self._models.get(request.model)
+        samples = await asyncio.to_thread(_read_base64, served.media, request.samples)
+        check_samples(samples, served.model.sample_shape)  # here, where it is one client's mistake
+        done = await self._run("encode", served, samples, served.model.encode, context)
+        return EncodeResponse(
+            model=served.name, codes=done.result.tolist(), timing=timing(done, context)
+        )
+
+    async def decode(self, request: DecodeRequest, context: RequestContext) -> DecodeResponse:
+        """Samples of codes.
+
+        Raises:
+            InputError: the codes are not this model's.
+            Missing, Refused: see there.
+        """
+        served = self._models.get(request.model)
+        kind = served.media.resolve_format(request.format)
+        if len({len(row) for row in request.codes}) > 1:
+            raise InputError("codes: rows have different lengths; cut them to the same one")
+        highest = served.model.vocabulary
+        wrong = [code for row in request.codes for code in row if not 0 <= code < highest]
+        if wrong:
+            raise InputError(f"codes: {wrong[0]} is no code of this model; pass 0..{highest - 1}")
+        codes = torch.tensor(request.codes, dtype=torch.int64, device="cpu")
+        check_codes(codes, code_length=served.model.code_length, vocabulary=highest)
+        done = await self._run("decode", served, codes, served.model.decode, context)
+        samples = await asyncio.to_thread(to_base64, served.media, done.result, kind)
+        return DecodeResponse(
+            model=served.name, format=kind, samples=samples, timing=timing(done, context)
+        )
+
+    async def _run(
+        self,
+        operation: str,
+        served: ServedModel,
+        rows: Tensor,
+        work: Callable[[Tensor], Tensor],
+        context: RequestContext,
+    ) -> CodecResultEvent:
+        context.model, context.n = served.name, len(rows)
+        queue, listener = self._bridge.open_queue()
+
+        def part_of(part: Tensor) -> Callable[[], Tensor]:
+            return lambda: work(part).cpu()
+
+        task = CodecJob(
+            model=served.name,
+            client=context.client,
+            arrival=context.arrival,
+            deadline=context.arrival + self._max_deadline_s,
+            listener=listener,
+            chunks=[part_of(part) for part in rows.split(_CHUNK_SIZE)],
+            chunk_size=min(_CHUNK_SIZE, len(rows)),
+            num_samples=len(rows),
+            operation=operation,
+        )
+        self._worker.submit(task)
+        try:
+            event = await queue.get()
+        finally:
+            self._worker.cancel(task)
+        if isinstance(event, ServingError):
+            raise event
+        assert isinstance(event, CodecResultEvent)
+        return event
+
+
+def _read_base64(media: MediaProcessor, samples: tuple[str, ...]) -> Tensor:
+    read = []
+    for i, text in enumerate(samples):
+        try:
+            content = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise InputError(f"samples.{i}: is no base64") from error
+        read.append(media.from_bytes(content, f"samples.{i}"))
+    return torch.stack(read)

@@ -1,0 +1,93 @@
+"""Models and all that draws them, put together: what a server serves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import Callable, Mapping
+
+from anytime_ar.sampling import AnytimeModel
+from anytime_ar.serving.config import ServingConfig
+from anytime_ar.serving.engine.jobs import RequestContext, ServingError
+from anytime_ar.serving.engine.models import ModelRegistry
+from anytime_ar.serving.engine.runner import ModelRunner
+from anytime_ar.serving.engine.scheduler import ModelStats, Scheduler, collect_stats
+from anytime_ar.serving.engine.services import CodecService, SampleService
+from anytime_ar.serving.engine.session_store import SessionStore
+from anytime_ar.serving.engine.worker import ThreadBridge, Worker, stalled_error
+from anytime_ar.serving.logs import log_event
+from anytime_ar.serving.schema import SampleRequest
+
+_STALL_POLL_S = 0.25
+
+
+class ServingEngine:
+    """Belongs to the event loop in which it is made.
+
+    Args:
+        models: with priors, by the names that clients use, the usual one first.
+        config: that they get.
+        clock: gives seconds.
+
+    Raises:
+        InputError: a model has no prior.
+    """
+
+    def __init__(
+        self, models: Mapping[str, AnytimeModel], config: ServingConfig, clock: Callable[[], float]
+    ) -> None:
+        self._clock = clock
+        lanes = {
+            name: ModelRunner(name, model, config.slots, clock) for name, model in models.items()
+        }
+        self._scheduler = Scheduler(lanes, clock, policy=config.policy)
+        self.worker = Worker(self._scheduler)
+        self._bridge = ThreadBridge(asyncio.get_running_loop())
+        self.models = ModelRegistry(lanes)
+        longest_s = config.deadline_s
+        keeper = SessionStore(config.keep_s, clock)
+        self.sample_service = SampleService(
+            self.models, self.worker, self._bridge, keeper, max_deadline_s=longest_s
+        )
+        self.codec_service = CodecService(
+            self.models, self.worker, self._bridge, max_deadline_s=longest_s
+        )
+        self._warm = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether models are warm, and work."""
+        return self._warm and self.worker.healthy
+
+    def stats(self) -> dict[str, ModelStats]:
+        """What goes on in each model."""
+        return collect_stats(self._scheduler)
+
+    async def warm_up(self) -> None:
+        """Answer a few requests for nobody: the first ones pay for much that is set up once."""
+        for model in self._scheduler.runners:
+            for stream in (False, True):
+                request = SampleRequest(model=model, stream=stream, codes=2)
+                call = RequestContext(self._clock, self._clock(), client="warm-up")
+                with contextlib.suppress(ServingError):  # nobody promised anything
+                    async for _ in self.sample_service.sample(request, call):
+                        pass
+        gc.collect()
+        gc.freeze()  # what is here stays; to look through it all takes longer than deadlines
+        self._warm = True
+        log_event("ready")
+
+    async def watch_for_stalls(self) -> None:
+        """Nobody else would tell those who wait for a model that makes no progress."""
+        was_stuck = False
+        while True:
+            await asyncio.sleep(_STALL_POLL_S)
+            stuck = self.worker.stalled
+            if stuck:
+                self._bridge.broadcast(stalled_error())
+            if stuck != was_stuck:
+                was_stuck = stuck
+                log_event(
+                    "stalled: models make no progress" if stuck else "models make progress again"
+                )

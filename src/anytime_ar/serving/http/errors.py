@@ -1,0 +1,143 @@
+"""Errors as the clients of the HTTP API see them: one form for all."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from anytime_ar.errors import InputError
+from anytime_ar.serving.engine.jobs import ErrorReason, RequestContext, ServingError
+from anytime_ar.serving.engine.models import NotFoundError
+from anytime_ar.serving.engine.services import ConflictError
+from anytime_ar.serving.http.negotiation import NotAcceptableError
+from anytime_ar.serving.schema import ErrorBody, ErrorCode, ErrorResponse
+
+HTTP_STATUS: dict[ErrorReason, int] = {
+    "overloaded": 503,
+    "draining": 503,
+    "broken": 503,
+    "deadline": 504,
+    "cancelled": 409,
+}
+"""HTTP status by the reason why there is no sample."""
+_HTTP_ERRORS: dict[int, tuple[ErrorCode, str]] = {
+    404: ("not_found", "there is nothing here; see /openapi.json for what there is"),
+    405: ("not_allowed", "this path has other methods; see /openapi.json"),
+    413: ("too_large", "the body is larger than the server takes; send less at once"),
+}
+_MAX_DETAILS = 8
+_MAX_MESSAGE_CHARS = 200
+"""Characters of a message of others that are passed on."""
+_log = logging.getLogger(__name__)
+
+
+def error_body(
+    code: ErrorCode,
+    message: str,
+    retry_after_s: float | None = None,
+    details: list[dict[str, Any]] | None = None,
+) -> ErrorResponse:
+    """What a client is told."""
+    return ErrorResponse(
+        error=ErrorBody(code=code, message=message, retry_after_s=retry_after_s, details=details)
+    )
+
+
+def error_response(
+    status: int,
+    code: ErrorCode,
+    message: str,
+    *,
+    retry_after_s: float | None = None,
+    details: list[dict[str, Any]] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """An error as the answer to a request."""
+    retry = {} if retry_after_s is None else {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
+    body = error_body(code, message, retry_after_s, details)
+    return Response(
+        body.model_dump_json(),
+        status,
+        media_type="application/json",
+        headers={**retry, **(headers or {})},
+    )
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Let an application answer errors in our form, and tell the log of them."""
+
+    def noted(request: Request, code: str) -> None:
+        call: RequestContext = request.state.context
+        call.error = code
+
+    @app.exception_handler(ServingError)
+    async def refused(request: Request, error: ServingError) -> Response:
+        noted(request, error.reason)
+        retry_s = error.retry_after_s if HTTP_STATUS[error.reason] == 503 else None
+        return error_response(
+            HTTP_STATUS[error.reason], error.reason, str(error), retry_after_s=retry_s
+        )
+
+    @app.exception_handler(InputError)
+    async def wrong_input(request: Request, error: InputError) -> Response:
+        status: int = 422
+        code: ErrorCode = "invalid"
+        if isinstance(error, NotFoundError):
+            status, code = 404, "not_found"
+        elif isinstance(error, ConflictError):
+            status, code = 409, "conflict"
+        elif isinstance(error, NotAcceptableError):
+            status, code = 406, "not_acceptable"
+        noted(request, code)
+        return error_response(status, code, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        noted(request, "invalid")
+        if any(one["loc"] == ("body",) and one["type"] != "missing" for one in error.errors()):
+            kind = request.headers.get("content-type", "")[:_MAX_MESSAGE_CHARS]
+            if not _is_json(kind):
+                came = f"has Content-Type {kind!r}" if kind else "has no Content-Type"
+                return error_response(
+                    415,
+                    "invalid",
+                    f"the body is not read as JSON, as the request {came}; send the header "
+                    "Content-Type: application/json",
+                )
+        # What came is not repeated: it can be anything, and of any size.
+        details = [
+            {
+                "where": ".".join(str(part)[:_MAX_MESSAGE_CHARS] for part in mistake["loc"]),
+                "what": mistake["msg"][:_MAX_MESSAGE_CHARS],
+            }
+            for mistake in error.errors()[:_MAX_DETAILS]
+        ]
+        first = f"{details[0]['where']}: {details[0]['what']}" if details else "cannot be read"
+        return error_response(422, "invalid", f"the request is wrong: {first}", details=details)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        code, message = _HTTP_ERRORS.get(
+            error.status_code, ("invalid", str(error.detail)[:_MAX_MESSAGE_CHARS])
+        )
+        noted(request, code)
+        return error_response(error.status_code, code, message, headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        noted(request, "internal")
+        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return error_response(500, "internal", "the server has a fault; its log says which")
+
+
+def _is_json(media_type: str) -> bool:
+    """Whether bodies of a media type are read as JSON, as FastAPI does it."""
+    major, _, minor = media_type.partition(";")[0].strip().lower().partition("/")
+    return major == "application" and (minor == "json" or minor.endswith("+json"))

@@ -1,0 +1,188 @@
+"""The process: models, worker and HTTP put together, started, and brought to a good end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from anytime_ar.errors import InputError
+from anytime_ar.sampling import AnytimeModel
+from anytime_ar.serving.config import ServerConfig
+from anytime_ar.serving.engine.jobs import RequestContext
+from anytime_ar.serving.engine.services import SampleService
+from anytime_ar.serving.engine.serving_engine import ServingEngine
+from anytime_ar.serving.engine.worker import Worker
+from anytime_ar.serving.http.app import build_app
+from anytime_ar.serving.http.middleware import AllowedHosts, EventLoopLag, RequestMiddleware, Scope
+from anytime_ar.serving.http.monitoring import Monitor
+from anytime_ar.serving.logs import log_event
+
+SWITCH_INTERVAL_S = 0.00005
+"""How long a thread may keep the others from running: the usual 5 ms are many steps."""
+DRAIN_SHARE = 0.8
+"""Of the grace period that is spent on draws; the rest is for their answers."""
+_POLL_S = 0.02
+_WRITER_THREADS = 2
+"""Threads that write samples as files: more of them only take Python from the worker's thread."""
+
+
+def serve(
+    models: Mapping[str, AnytimeModel],
+    config: ServerConfig,
+    *,
+    keys: Mapping[bytes, str] | None,
+    on_listening: Callable[[str], None],
+    clock: Callable[[], float] = time.perf_counter,
+) -> None:
+    """Serve models until SIGTERM or SIGINT.
+
+    Args:
+        models: with priors, by the names that clients use, the usual one first.
+        config: how.
+        keys: names of clients by `key_digest` of their keys; None: everyone may come.
+        on_listening: told the server's address, once it is reached there.
+        clock: gives seconds.
+
+    Raises:
+        InputError: the address cannot be listened at, a name of a host is none, or a model has no
+            prior.
+    """
+    hosts = AllowedHosts.for_server(config.host, config.allowed_host_names)
+    sock = listen(config.host, config.port)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    settings = uvicorn.Config(
+        lambda: None,
+        http=HttpToolsProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round((1 - DRAIN_SHARE) * config.grace_s)),
+        backlog=2048,
+    )
+
+    async def run() -> Worker:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(_WRITER_THREADS, "anytime-writer"))
+        station = ServingEngine(models, config, clock)
+        worker = station.worker
+        server = _UvicornServer(settings, lambda: on_listening(url_of(sock)))
+        ending = _GracefulShutdown(server, worker, station.sample_service, config.grace_s)
+        watch = Monitor(station.stats, lambda: station.ready and not ending.started, clock)
+        app = build_app(station.models, station.sample_service, station.codec_service, watch)
+
+        def observe(call: RequestContext, scope: Scope, status: int) -> None:
+            if call.stats is not None and call.decoded_at is not None:
+                worker.record_response(call.stats.n, clock() - call.decoded_at)
+            watch.observe(call, scope, status)
+
+        lag = EventLoopLag(clock)
+        settings.app = RequestMiddleware(
+            app, keys=keys, hosts=hosts, clock=clock, lag=lag, observe=observe
+        )
+        worker.start()
+        works = (station.warm_up(), lag.measure(), station.watch_for_stalls())
+        beside = [asyncio.ensure_future(work) for work in works]
+        await server.serve(sockets=[sock])
+        for task in beside:
+            task.cancel()
+        return worker
+
+    with asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:
+        worker = runner.run(run())
+    log_event("ended" if worker.stop() else "ended with a model that is stuck")
+
+
+class _UvicornServer(uvicorn.Server):
+    """One whose end is ours to begin: it would cut streams off, and end by the signal."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """They are handled by `_GracefulShutdown`."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        self._on_started()
+
+
+class _GracefulShutdown:
+    """From the first signal to the last answer.
+
+    Args:
+        server: to be ended when there is nothing left to answer.
+        worker: finishes what there is.
+        draws: that are under way.
+        grace_s: the time for it.
+    """
+
+    def __init__(
+        self, server: _UvicornServer, worker: Worker, draws: SampleService, grace_s: float
+    ) -> None:
+        self._server, self._worker, self._draws = server, worker, draws
+        self._grace_s = grace_s
+        self._task: asyncio.Task[None] | None = None
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signal)
+
+    @property
+    def started(self) -> bool:
+        """Whether the server is going down."""
+        return self._task is not None
+
+    def _signal(self) -> None:
+        if self._task is not None:  # a second time: at once
+            self._server.should_exit = self._server.force_exit = True
+            return
+        log_event("draining", draws=len(self._draws))
+        self._worker.drain(DRAIN_SHARE * self._grace_s)
+        self._task = asyncio.ensure_future(self._drain())
+
+    async def _drain(self) -> None:
+        rounds = round(self._grace_s / _POLL_S)
+        for _ in range(rounds):
+            if not len(self._draws):
+                break
+            await asyncio.sleep(_POLL_S)
+        self._server.should_exit = True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket at an address.
+
+    Raises:
+        InputError: there is none to be had.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+    except OSError as error:
+        raise InputError(
+            f"cannot listen at {host}:{port}: {error.strerror or error}; choose another --host or "
+            "--port"
+        ) from error
+    return sock
+
+
+def url_of(sock: socket.socket) -> str:
+    """Where a socket is reached."""
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,458 @@
+"""Several stations that are one, in this process: whatever is lost, is drawn again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from real_server import PATIENCE_S
+from serving_fakes import SLOW_L, L, tiny_bundle
+
+from anytime_ar.errors import InputError
+from anytime_ar.sampling import AnytimeModel
+from anytime_ar.serving.cluster import relay as relaying
+from anytime_ar.serving.cluster.gateway import (
+    GatewayCodecService,
+    GatewaySampleService,
+    InFlightRegistry,
+    SampleRecord,
+)
+from anytime_ar.serving.cluster.load_balancer import (
+    REPLICA_TIMEOUT_S,
+    Dispatcher,
+    LoadBalancer,
+    ReplicaLostError,
+)
+from anytime_ar.serving.cluster.replica import RemoteError, Replica, ReplicaReply, ReplicaState
+from anytime_ar.serving.config import ServingConfig
+from anytime_ar.serving.engine.jobs import RequestContext, ServingError
+from anytime_ar.serving.engine.models import NotFoundError
+from anytime_ar.serving.engine.scheduler import ModelStats
+from anytime_ar.serving.engine.services import ConflictError
+from anytime_ar.serving.engine.serving_engine import ServingEngine
+from anytime_ar.serving.schema import (
+    DecodeRequest,
+    PreviewResponse,
+    RefineRequest,
+    SampleRequest,
+    SampleResponse,
+)
+
+NAMES = ("a", "b")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class FakeCrew:
+    """Replicas in this process, which a test loses."""
+
+    def __init__(self, replicas: dict[str, Replica]) -> None:
+        self.replicas = replicas
+        self.gone: set[str] = set()
+        self.frozen: set[str] = set()
+        self.freezing: Callable[[], None] = lambda: None
+        """What happens when something is asked of one that is frozen."""
+        self.lives: dict[str, int] = {}
+        """How much a replica still tells before it goes."""
+        self.answers: dict[str, RemoteError] = {}
+        """What replicas say to whatever they are asked."""
+        self.calls: list[tuple[str, str, tuple[Any, ...]]] = []
+
+    def running(self) -> frozenset[str]:
+        return frozenset(self.replicas) - self.gone
+
+    async def call(
+        self, replica: str | None, method: str, *arguments: object
+    ) -> AsyncGenerator[ReplicaReply]:
+        name = replica or min(self.running())
+        if method != "report_state":
+            self.calls.append((name, method, arguments))
+        if name in self.gone:
+            raise ReplicaLostError(name)
+        if name in self.frozen:
+            if method != "report_state":
+                self.freezing()
+            await asyncio.sleep(3600)
+        if name in self.answers and method == "sample":
+            yield ReplicaReply(name, ReplicaState(ready=True, stats={}), self.answers[name])
+            return
+        async for told in getattr(self.replicas[name], method)(*arguments):
+            if method != "report_state" and name in self.lives:
+                self.lives[name] -= 1
+                if self.lives[name] < 0:
+                    self.gone.add(name)
+            if name in self.gone:
+                raise ReplicaLostError(name)
+            yield told
+
+
+class Play:
+    """A fleet of two, and its front. Its clock stands still, so that no replica is slow."""
+
+    def __init__(self, crew: FakeCrew, service: ServingConfig) -> None:
+        self.crew = crew
+        self.clock = Clock()
+        self.relay = Dispatcher(crew, self.clock)
+        self.draws = GatewaySampleService(self.relay, service, self.clock)
+        self.computing = GatewayCodecService(self.relay)
+
+    def call(self, client: str = "me") -> RequestContext:
+        return RequestContext(self.clock, self.clock(), client=client)
+
+    async def all_of(self, drawing: AsyncGenerator[PreviewResponse]) -> list[PreviewResponse]:
+        return [drawn async for drawn in drawing]
+
+    async def sample(self, **wanted: Any) -> SampleResponse:
+        request = SampleRequest(with_codes=True, **wanted)
+        return answer_of(await self.all_of(self.draws.sample(request, self.call())))
+
+    async def refine(self, name: str, **wanted: Any) -> SampleResponse:
+        request = RefineRequest(with_codes=True, **wanted)
+        return answer_of(await self.all_of(self.draws.refine(name, request, self.call())))
+
+
+def answer_of(told: list[PreviewResponse]) -> SampleResponse:
+    assert isinstance(told[-1], SampleResponse)
+    return told[-1]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, AnytimeModel]:
+    return {kind: AnytimeModel(tiny_bundle(kind), device="cpu") for kind in ("image", "slow")}
+
+
+def play(
+    alone: dict[str, AnytimeModel], scene: Callable[[Play], Awaitable[None]], **service: Any
+) -> None:
+    """A scene with two replicas."""
+
+    promised = ServingConfig(**{"deadline_s": 600.0, **service})
+
+    async def run() -> None:
+        async with AsyncExitStack() as stack:
+            replicas = {}
+            for name in NAMES:
+                station = ServingEngine(alone, promised, time.perf_counter)
+                station.worker.start()
+                stack.callback(station.worker.stop)
+                await station.warm_up()
+                replicas[name] = Replica(name, station, time.perf_counter)
+            fleet = Play(FakeCrew(replicas), promised)
+            await fleet.relay.broadcast("report_state")
+            await scene(fleet)
+
+    asyncio.run(run())
+
+
+def test_draws_are_those_of_the_model_alone_and_go_to_all_replicas(
+    alone: dict[str, AnytimeModel],
+) -> None:
+    async def scene(fleet: Play) -> None:
+        for seed in range(6):
+            answer = await fleet.sample(model="image", seed=seed, n=2)
+            assert answer.codes == alone["image"].sample_codes(2, seed=seed).tolist()
+            assert answer.stop_reason == "complete"
+        assert {name for name, _, _ in fleet.crew.calls} == set(NAMES)
+        assert len(fleet.draws) == 0
+        with pytest.raises(InputError, match="label 'purple' is unknown"):
+            await fleet.sample(model="image", label="purple")
+        with pytest.raises(NotFoundError, match="model 'none' is not served here"):
+            await fleet.sample(model="none")
+        codes = ((1, 2, 3),)
+        decoded = await fleet.computing.decode(
+            DecodeRequest(model="image", codes=codes, format="npy"), fleet.call()
+        )
+        assert decoded.model == "image"
+        assert len(decoded.samples) == 1
+
+    play(alone, scene)
+
+
+def test_a_draw_outlives_its_replica_and_shows_nothing_twice(
+    alone: dict[str, AnytimeModel],
+) -> None:
+    async def scene(fleet: Play) -> None:
+        first = fleet.relay.load_balancer.choose(fleet.crew.running())
+        assert first is not None
+        fleet.crew.lives[first] = 3
+        request = SampleRequest(
+            model="slow", seed=5, stream=True, previews_per_s=1000, with_codes=True
+        )
+        told = await fleet.all_of(fleet.draws.sample(request, fleet.call()))
+        assert fleet.crew.gone == {first}
+        drawn = [one.codes_drawn for one in told[:-1]]
+        assert len(drawn) > 3
+        assert drawn == sorted(set(drawn))
+        assert answer_of(told).codes == alone["slow"].sample_codes(1, seed=5).tolist()
+        ids = {one.id for one in told}
+        assert len(ids) == 1  # the same draw, for its client
+
+    play(alone, scene)
+
+
+def test_what_one_has_no_room_for_another_may_and_if_none_has_the_mildest_refusal_counts(
+    alone: dict[str, AnytimeModel],
+) -> None:
+    async def scene(fleet: Play) -> None:
+        busy = {
+            name: RemoteError("serving", f"{name} is full", "overloaded", retry_s)
+            for name, retry_s in zip(NAMES, (3.0, 2.0), strict=True)
+        }
+        for name in NAMES:
+            fleet.crew.answers = {name: busy[name]}
+            for seed in range(2):
+                assert (await fleet.sample(model="image", seed=seed)).codes_drawn == L
+        fleet.crew.answers = busy
+        with pytest.raises(ServingError, match="b is full") as refused:
+            await fleet.sample(model="image")
+        assert refused.value.retry_after_s == 2.0
+        fleet.crew.gone = set(NAMES)
+        with pytest.raises(ServingError, match="no replica answers") as broken:
+            await fleet.sample(model="image")
+        assert broken.value.reason == "broken"
+
+    play(alone, scene)
+
+
+def test_time_that_was_lost_counts(alone: dict[str, AnytimeModel]) -> None:
+    async def scene(fleet: Play) -> None:
+        call = fleet.call()
+        call.arrival -= 600.0  # longer than anything may take
+        with pytest.raises(ServingError) as late:
+            await fleet.all_of(fleet.draws.sample(SampleRequest(model="image"), call))
+        assert late.value.reason in ("deadline", "overloaded")
+        (_, _, arguments) = fleet.crew.calls[-1]
+        assert arguments[-1].elapsed_s > 600.0
+
+    play(alone, scene)
+
+
+def test_a_draw_goes_on_where_it_is_and_elsewhere_if_that_is_lost(
+    alone: dict[str, AnytimeModel],
+) -> None:
+    async def scene(fleet: Play) -> None:
+        whole = alone["image"].sample_codes(2, seed=7, label="owl").tolist()
+        first = await fleet.sample(model="image", seed=7, n=2, label="owl", codes=3)
+        assert first.codes == [row[:3] for row in whole]
+        more = await fleet.refine(first.id, codes=5)
+        assert more.codes == [row[:5] for row in whole]
+        (drew, *_), (refined, method, _) = fleet.crew.calls
+        assert (refined, method) == (drew, "refine")
+        fleet.crew.gone.add(drew)
+        rest = await fleet.refine(first.id)
+        assert rest.codes == whole
+        assert rest.id == first.id
+        assert await fleet.draws.stop(first.id, fleet.call()) is None  # it had ended
+        with pytest.raises(NotFoundError):
+            await fleet.draws.stop(first.id, fleet.call())
+        assert (await fleet.refine(first.id)).codes == whole  # the stop was a moment too late
+        assert await fleet.draws.stop(first.id, fleet.call()) is None
+
+    play(alone, scene)
+
+
+def test_another_front_finds_a_draw(alone: dict[str, AnytimeModel]) -> None:
+    async def scene(fleet: Play) -> None:
+        first = await fleet.sample(model="image", seed=7, codes=3)
+        other = Play(fleet.crew, ServingConfig())
+        more = await other.refine(first.id)
+        assert more.codes == alone["image"].sample_codes(1, seed=7).tolist()
+        fleet.crew.gone.add(fleet.crew.calls[0][0])  # only the first front could draw it again
+        with pytest.raises(NotFoundError):
+            await Play(fleet.crew, ServingConfig()).refine(first.id)
+
+    play(alone, scene)
+
+
+def test_a_draw_can_be_stopped_by_its_client(alone: dict[str, AnytimeModel]) -> None:
+    async def scene(fleet: Play) -> None:
+        request = SampleRequest(
+            model="slow", seed=5, id="mine-alone", stream=True, previews_per_s=1000
+        )
+        draw = fleet.draws.sample(request, fleet.call())
+        await anext(draw)
+        drawing = asyncio.ensure_future(fleet.all_of(draw))
+        with pytest.raises(NotFoundError):
+            await fleet.draws.stop("mine-alone", fleet.call("somebody"))
+        with pytest.raises(ConflictError, match="still under way"):
+            await fleet.refine("mine-alone")
+        with pytest.raises(ConflictError, match="taken"):
+            await fleet.sample(model="image", id="mine-alone")
+        stopped = await fleet.draws.stop("mine-alone", fleet.call())
+        assert stopped is not None
+        assert stopped.stop_reason == answer_of(await drawing).stop_reason == "cancelled"
+        assert 1 <= stopped.codes_drawn < SLOW_L
+        assert len(fleet.draws) == 0
+
+        later = SampleRequest(model="slow", id="on-its-way")
+        drawing = asyncio.ensure_future(fleet.all_of(fleet.draws.sample(later, fleet.call())))
+        await asyncio.sleep(0)  # no replica knows it yet
+        with pytest.raises(ServingError, match="before its first code"):
+            await fleet.draws.stop("on-its-way", fleet.call())
+        with pytest.raises(ServingError, match="before its first code"):
+            await drawing
+
+    play(alone, scene)
+
+
+def test_a_client_that_leaves_stops_its_draw(alone: dict[str, AnytimeModel]) -> None:
+    async def scene(fleet: Play) -> None:
+        request = SampleRequest(model="slow", stream=True, previews_per_s=1000)
+        drawing = fleet.draws.sample(request, fleet.call())
+        await anext(drawing)
+        await drawing.aclose()
+        assert len(fleet.draws) == 0
+        until = time.monotonic() + PATIENCE_S
+        while any(one.engine.stats()["slow"].running for one in fleet.crew.replicas.values()):
+            assert time.monotonic() < until
+            await asyncio.sleep(0.001)
+
+    play(alone, scene)
+
+
+def test_a_replica_that_hangs_is_given_up(
+    alone: dict[str, AnytimeModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relaying, "_STATE_POLL_S", 0.02)
+
+    async def scene(fleet: Play) -> None:
+        watching = asyncio.ensure_future(fleet.relay.poll_replicas())
+        hangs = fleet.relay.load_balancer.choose(fleet.crew.running())
+        assert hangs is not None
+        fleet.crew.frozen.add(hangs)
+        fleet.crew.freezing = lambda: fleet.clock.pass_by(REPLICA_TIMEOUT_S + 1.0)
+        answer = await fleet.sample(model="image", seed=3)
+        assert answer.codes == alone["image"].sample_codes(1, seed=3).tolist()
+        assert [name for name, _, _ in fleet.crew.calls] == [
+            hangs,
+            next(name for name in NAMES if name != hangs),
+        ]
+        monkeypatch.setattr(relaying, "REPLICA_TIMEOUT_S", 0.1)
+        await asyncio.wait_for(fleet.relay.broadcast("drain", 0.2), PATIENCE_S)  # nor waited for
+        watching.cancel()
+
+    play(alone, scene)
+
+
+def test_draining_answers_what_is_under_way(alone: dict[str, AnytimeModel]) -> None:
+    async def scene(fleet: Play) -> None:
+        request = SampleRequest(model="slow", seed=5, stream=True, previews_per_s=1000)
+        draw = fleet.draws.sample(request, fleet.call())
+        await anext(draw)
+        drawing = asyncio.ensure_future(fleet.all_of(draw))
+        fleet.draws.draining = True
+        await fleet.relay.broadcast("drain", 0.2)
+        answer = answer_of(await drawing)
+        assert answer.stop_reason in ("drain", "deadline", "complete")
+        with pytest.raises(ServingError) as refused:
+            await fleet.sample(model="image")
+        assert refused.value.reason == "draining"
+
+    play(alone, scene)
+
+
+def state(backlog_s: float, *, ready: bool = True) -> ReplicaState:
+    work = ModelStats(rows=0, slots=8, running=0, waiting=0, backlog_s=backlog_s, sample_s=0.25)
+    return ReplicaState(ready, {"m": work})
+
+
+def test_the_least_work_is_chosen_and_what_was_sent_since_counts() -> None:
+    clock = Clock()
+    places = LoadBalancer(clock)
+    places.report("a", state(1.0))
+    places.report("b", state(0.4))
+    assert places.choose(NAMES) == "b"
+    assert places.sample_s("m") == places.sample_s(None) == 0.25
+    assert places.sample_s("other") == 0.0
+    number = places.start_call("b", 0.7)
+    assert places.choose(NAMES) == "a"
+    places.end_call("b", number)
+    assert places.choose(NAMES) == "b"
+    clock.now += 0.5  # both work
+    assert (places.wait_s("a"), places.wait_s("b")) == (0.5, 0.0)
+    assert places.choose(()) is None
+    places.report("b", state(0.0, ready=False))
+    assert places.choose(NAMES) == "a"
+    assert places.choose(("b",)) == "b"  # better than nobody
+
+
+def test_equals_take_turns_and_the_silent_come_last() -> None:
+    clock = Clock()
+    places = LoadBalancer(clock)
+    for name in NAMES:
+        places.report(name, state(0.0))
+    turns = []
+    for _ in range(4):
+        name = places.choose(NAMES)
+        assert name is not None
+        assert places.choose(NAMES[::-1]) == name  # sets come in the order of their hashes
+        places.end_call(name, places.start_call(name, 0.0))
+        turns.append(name)
+    assert turns == ["a", "b", "a", "b"]
+    clock.now += REPLICA_TIMEOUT_S + 0.1
+    places.report("b", state(5.0))
+    assert places.state("a") is None
+    assert places.choose(NAMES) == "b"
+    places.retain(["a"])
+    assert places.state("b") is None
+
+
+def test_mistakes_are_the_same_after_their_way() -> None:
+    for error in (
+        ServingError("overloaded", "full", 2.0),
+        NotFoundError("no such draw"),
+        ConflictError("taken"),
+        InputError("n=0"),
+    ):
+        other = RemoteError.from_exception(error).to_exception()
+        assert (type(other), str(other)) == (type(error), str(error))
+    again = RemoteError.from_exception(ServingError("deadline", "late", None)).to_exception()
+    assert isinstance(again, ServingError)
+    assert (again.reason, again.retry_after_s) == ("deadline", None)
+
+
+def test_draws_are_forgotten_after_a_while() -> None:
+    clock = Clock()
+    holdings = InFlightRegistry(10.0, clock)
+    held = SampleRecord(SampleRequest(seed=1), "me")
+    holdings.start("one", held)
+    clock.now += 100.0
+    assert holdings.get("one") is held  # it is under way
+    holdings.finish("one", refinable=True)
+    assert holdings.get("one") is held
+    clock.now += 10.1
+    assert holdings.get("one") is None
+    holdings.start("two", replace(held))
+    holdings.finish("two", refinable=False)
+    assert holdings.get("two") is None
+
+
+def test_what_ended_draws_take_is_bounded() -> None:
+    clock = Clock()
+    names = tuple("a" for _ in range(1024))
+    held = SampleRecord(SampleRequest(seed=1, label=names, n=1024), "me")
+    holdings = InFlightRegistry(10.0, clock, max_bytes=3 * held.nbytes)
+    for name in "abcde":
+        holdings.start(name, replace(held))
+        holdings.finish(name, refinable=True)
+    assert [name for name in "abcde" if holdings.get(name)] == ["c", "d", "e"]
+    holdings.start("d", replace(held))
+    holdings.drop("c")
+    for name in "fg":
+        holdings.start(name, SampleRecord(None, "me"))
+        holdings.finish(name, refinable=True)
+    assert [name for name in "cdefg" if holdings.get(name)] == ["d", "e", "f", "g"]

@@ -15,6 +15,9 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import python_api
 
 
 @cache
@@ -39,11 +42,33 @@ def generated() -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
+def changelog() -> str:
+    """Return the changelog, whose links are relative to the repository."""
+    return (HERE.parents[1] / "CHANGELOG.md").read_text("utf-8").replace("](docs/", "](")
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the generated pages."""
-    for path, content in generated()["pages"].items():
+    """Add the generated pages, and replace folders in the navigation by their pages."""
+    pages = {
+        **generated()["pages"],
+        "reference/python.md": python_api.page(),
+        "changelog.md": changelog(),
+    }
+    for path, content in pages.items():
         files.append(File.generated(config, path, content=content))
+    paths = [file.src_uri for file in files.documentation_pages()]
+    config.nav = [_expanded(entry, paths) for entry in config.nav or []]
+    config.nav = [entry for entry in config.nav if [*entry.values()] != [[]]]
     return files
+
+
+def _expanded(entry: dict[str, Any], paths: list[str]) -> dict[str, Any]:
+    """Return an entry of the navigation with the pages of its folder, if it names one."""
+    ((title, target),) = entry.items()
+    if not isinstance(target, str) or not target.endswith("/"):
+        return entry
+    inside = [path for path in paths if path.startswith(target)]
+    return {title: sorted(inside, key=lambda path: (not path.endswith("index.md"), path))}
 
 
 def on_post_build(config: MkDocsConfig) -> None:

@@ -28,6 +28,11 @@ LEARNED_FROM = {
     "cifar10": "[CIFAR-10](https://huggingface.co/datasets/uoft-cs/cifar10)",
     "fsdd": "[Free Spoken Digit Dataset](https://github.com/Jakobovits/free-spoken-digit-dataset)",
 }
+DATA_LICENCE = {
+    "mnist": "see its source",
+    "cifar10": "unknown, by its card on the Hub",
+    "fsdd": "see its source",
+}
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 """Of the code length: where the page shows the curve."""
 
@@ -74,6 +79,8 @@ def _model(folder: Path) -> tuple[list[str], list[str]]:
         f"{full['bits']:,.0f}",
         f"{megabytes:.1f} MB",
         TRAINING_TIME.get(name, "not recorded"),
+        LEARNED_FROM.get(name, card["data"]["name"]),
+        DATA_LICENCE.get(name, "see its source"),
         _number(full["fd_sample"]),
         f"{full['ms']:.3g}",
     ]
@@ -131,7 +138,7 @@ def page() -> str:
         table(
             [
                 "model", "sample", "code length", "vocabulary", "bits",
-                "bundle", "training time", "FD, samples", "ms",
+                "bundle", "training time", "data", "licence of the data", "FD, samples", "ms",
             ],
             [row for row, _ in models],
         ),
@@ -144,7 +151,7 @@ def page() -> str:
         "See [Results](results.md) for other methods.\n",
         "## Licence\n",
         "The models are part of the package and carry its licence, Apache-2.0. "
-        "The data sets are not part of the package. "
+        "The data sets are not part of it and have their own. "
         "Read the terms of a data set at its source before you redistribute models or samples.",
         *(line for _, section in models for line in section),
     ]

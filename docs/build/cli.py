@@ -65,7 +65,9 @@ def _row(action: argparse.Action) -> list[str]:
 
 def kebab_in_prose(text: str) -> str:
     """Write the options that a text names as on the command line."""
-    return " ".join(kebab(word) if word.lstrip("(`'").startswith("--") else word for word in text.split(" "))
+    return " ".join(
+        kebab(word) if word.lstrip("(`'").startswith("--") else word for word in text.split(" ")
+    )
 
 
 def _exit_codes() -> str:
@@ -97,7 +99,10 @@ def page() -> str:
     for name in commands():
         parser = parser_of(name)
         rows = [_row(action) for action in options_of(name)]
-        parts += [f"\n## anytime {name}\n", kebab_in_prose(inspect.cleandoc(parser.description or "")) + "\n"]
+        parts += [
+            f"\n## anytime {name}\n",
+            kebab_in_prose(inspect.cleandoc(parser.description or "")) + "\n",
+        ]
         if parser.config is not None:
             parts.append("It also takes every [configuration key](configuration.md).\n")
         parts.append(table(["option", "value", "default", "meaning"], rows))

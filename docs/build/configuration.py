@@ -7,6 +7,7 @@ import inspect
 import textwrap
 from collections.abc import Iterator
 from importlib import import_module
+from itertools import pairwise
 from typing import Any, get_args
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
@@ -47,7 +48,7 @@ def docstrings(config: Any) -> dict[str, str]:
         if not base.__module__.startswith("anytime_ar"):
             continue
         body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]
-        for field, text in zip(body, body[1:], strict=False):
+        for field, text in pairwise(body):
             if (
                 isinstance(field, ast.AnnAssign)
                 and isinstance(text, ast.Expr)
@@ -68,7 +69,9 @@ def groups(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def keys() -> list[str]:
     """Return every configuration key by its dotted name."""
-    return sorted({prefix + name for prefix, kind in groups(experiment()) for name in kind.model_fields})
+    return sorted(
+        {prefix + name for prefix, kind in groups(experiment()) for name in kind.model_fields}
+    )
 
 
 def _default(field: Any) -> str:
@@ -79,15 +82,21 @@ def _default(field: Any) -> str:
         return "see below"
     if isinstance(value, tuple):
         return f"`{list(value)}`"
-    return {None: "`null`", True: "`true`", False: "`false`"}.get(value, f"`{value}`") if isinstance(
-        value, bool | None
-    ) else f"`{value}`"
+    return (
+        {None: "`null`", True: "`true`", False: "`false`"}.get(value, f"`{value}`")
+        if isinstance(value, bool | None)
+        else f"`{value}`"
+    )
 
 
 def _range(field: Any) -> str:
     """Return the bounds of a field, as `≥ 1, < 2`."""
     signs = [_BOUNDS[type(bound)] for bound in field.metadata if type(bound) in _BOUNDS]
-    values = [getattr(bound, _BOUNDS[type(bound)][1]) for bound in field.metadata if type(bound) in _BOUNDS]
+    values = [
+        getattr(bound, _BOUNDS[type(bound)][1])
+        for bound in field.metadata
+        if type(bound) in _BOUNDS
+    ]
     return ", ".join(f"{sign} {value}" for (sign, _), value in zip(signs, values, strict=True))
 
 
@@ -108,7 +117,9 @@ def page() -> str:
         parts.append(f"\n## {group or 'Top level'}\n")
         parts.append(inspect.cleandoc(kind.__doc__ or "") + "\n")
         if kind in seen:
-            parts.append(f"The keys mean the same as those of [`{seen[kind]}`](#{_anchor(seen[kind])}).\n")
+            parts.append(
+                f"The keys mean the same as those of [`{seen[kind]}`](#{_anchor(seen[kind])}).\n"
+            )
         seen.setdefault(kind, group)
         texts = docstrings(kind)
         rows = [

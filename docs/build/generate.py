@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import cli
 import configuration
 import http_api
+import python_api
+
+import cli
 
 
 def main() -> None:
@@ -23,6 +22,7 @@ def main() -> None:
         "reference/cli.md": cli.page(),
         "reference/configuration.md": configuration.page(),
         "reference/http.md": http_api.page(),
+        "reference/python.md": python_api.page(),
     }
     options = {
         cli.kebab(option)
@@ -30,7 +30,9 @@ def main() -> None:
         for action in cli.options_of(name)
         for option in action.option_strings
     }
-    json.dump({"pages": pages, "options": sorted(options), "keys": configuration.keys()}, sys.stdout)
+    json.dump(
+        {"pages": pages, "options": sorted(options), "keys": configuration.keys()}, sys.stdout
+    )
 
 
 if __name__ == "__main__":

@@ -15,9 +15,6 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-
-import python_api
 
 
 @cache
@@ -51,7 +48,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages, and replace folders in the navigation by their pages."""
     pages = {
         **generated()["pages"],
-        "reference/python.md": python_api.page(),
         "changelog.md": changelog(),
     }
     for path, content in pages.items():
@@ -76,6 +72,8 @@ def on_post_build(config: MkDocsConfig) -> None:
     index = json.loads((Path(config.site_dir) / "search" / "search_index.json").read_text("utf-8"))
     text = "\n".join(f"{entry['title']}\n{entry['text']}" for entry in index["docs"])
     known = generated()
-    missing = [word for word in [*known["options"], *known["keys"]] if f"<code>{word}</code>" not in text]
+    missing = [
+        word for word in [*known["options"], *known["keys"]] if f"<code>{word}</code>" not in text
+    ]
     if missing:
         raise PluginError(f"the search index lacks {len(missing)} words: {', '.join(missing[:10])}")

@@ -1,4 +1,4 @@
-"""Generate docs/reference/http.md: each route and schema of the HTTP API, from its OpenAPI document."""
+"""Generate docs/reference/http.md: each route and schema, from the server's OpenAPI document."""
 
 from __future__ import annotations
 
@@ -62,7 +62,10 @@ def _range(schema: dict[str, Any]) -> str:
 
 
 def _operation(method: str, path: str, operation: dict[str, Any]) -> list[str]:
-    parts = [f"\n### {method.upper()} {path}\n", operation.get("description", operation.get("summary", "")) + "\n"]
+    parts = [
+        f"\n### {method.upper()} {path}\n",
+        operation.get("description", operation.get("summary", "")) + "\n",
+    ]
     if operation.get("security") == []:
         parts.append("Needs no key.\n")
     parameters = operation.get("parameters", [])
@@ -104,7 +107,9 @@ def _schema(name: str, schema: dict[str, Any]) -> list[str]:
         ]
         for field, value in schema.get("properties", {}).items()
     ]
-    return [*parts, table(["field", "type", "range", "default", "meaning"], rows)] if rows else parts
+    return (
+        [*parts, table(["field", "type", "range", "default", "meaning"], rows)] if rows else parts
+    )
 
 
 def page() -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-from markdown import table, type_words
+from tables import table, type_words
 
 
 def kebab(option: str) -> str:

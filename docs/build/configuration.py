@@ -11,8 +11,8 @@ from itertools import pairwise
 from typing import Any, get_args
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
-from markdown import table, type_words
 from pydantic_core import PydanticUndefined
+from tables import table, type_words
 
 _BOUNDS = {
     Ge: ("≥", "ge"),

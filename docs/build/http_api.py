@@ -6,7 +6,7 @@ import inspect
 from importlib import import_module
 from typing import Any
 
-from markdown import table
+from tables import table
 
 
 def document() -> dict[str, Any]:

@@ -323,6 +323,8 @@ load_kernel()
         (signal.SIGHUP, "alone", 129),
         (signal.SIGINT, "alone", -2),
         (signal.SIGINT, "sample", 130),
+        (signal.SIGINT, "serve", 130),
+        (signal.SIGTERM, "serve", 0),
     ],
 )
 def test_a_signal_ends_the_compiler_and_leaves_nothing(
@@ -335,6 +337,8 @@ def test_a_signal_ends_the_compiler_and_leaves_nothing(
     if how == "sample":
         out = str(tmp_path / "a.png")
         command = [sys.executable, "-m", "anytime_ar", "sample", "mnist", "-n", "1", "--out", out]
+    if how == "serve":
+        command = [sys.executable, "-m", "anytime_ar", "serve", "mnist", "--port", "0"]
     env = os.environ | {"CXX": "fake", "ANYTIME_KERNEL": "compiled"}
     with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL) as process:
         while not pid.exists():

@@ -58,6 +58,9 @@ def serve(
     """
     hosts = AllowedHosts.for_server(config.host, config.allowed_host_names)
     sock = listen(config.host, config.port)
+    for model in models.values():
+        # Compile the kernel here if need be: in the event loop a signal would wait for it.
+        _ = model.sampler
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     settings = uvicorn.Config(
         lambda: None,

@@ -121,7 +121,9 @@ def sampling(name: str, sizes: list[int], rounds: int) -> list[dict[str, Any]]:
     ]
     decodes = time_interleaved(decoders, sizes, rounds=rounds)
     return [
-        compare_to_best(name, what, size, chosen, [each for each in timed if each.rows == size])
+        compare_to_best(
+            name, what, size, chosen, [each for each in timed if each.batch_size == size]
+        )
         for what, chosen, timed in (
             ("codes, float32", f"{plain.backend} float32", of_float32),
             ("codes, any precision", f"{free.backend} {free.precision}", times),

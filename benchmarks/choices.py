@@ -83,7 +83,7 @@ def _evaluate(
     found = reference.compare(features)
     return {
         "fd": found.fd,
-        "fd_error": found.quality.fd_error,
+        "fd_error": found.quality.fd_stderr,
         "precision": found.quality.precision,
         "recall": found.quality.recall,
         "read": right / len(labels),

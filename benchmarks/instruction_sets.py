@@ -123,7 +123,7 @@ def time_backends(name: str, rows: list[int], rounds: int) -> list[dict]:
                 {
                     "model": name,
                     "what": what,
-                    "rows": native.rows,
+                    "rows": native.batch_size,
                     "native_s": native.seconds,
                     "portable_s": portable.seconds,
                     "ratio": time_ratios(portable, native),

@@ -158,7 +158,7 @@ def _table(curves: dict[str, Curve]) -> str:
             format_distance(best),
             f"{curve.points[-1].mse:.4f}",
         ]
-        rows.append([name, *cells, f"{curve.nats_test:.3f}"])
+        rows.append([name, *cells, f"{curve.nll_test:.3f}"])
     return align_table(rows)
 
 

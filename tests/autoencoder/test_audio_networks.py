@@ -58,7 +58,7 @@ def test_folding_by_hand() -> None:
 
 def test_networks_keep_time_in_place() -> None:
     """A feature sees samples around its own position, and decodes to them."""
-    config = NetworkConfig(patch=4, widths=(6, 8), shrink=4, blocks=1)
+    config = NetworkConfig(patch=4, widths=(6, 8), downsample=4, blocks=1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder, decoder = AudioEncoder(config, 1, 5).eval(), AudioDecoder(config, 1, 5).eval()

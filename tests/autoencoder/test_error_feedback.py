@@ -12,7 +12,7 @@ L, D, V = 5, 3, 4
 
 
 def quantizer(*, shared: bool = False) -> VectorQuantizer:
-    config = QuantizerConfig(vocabulary=V, shared_codebook=shared, restart_below=0)
+    config = QuantizerConfig(vocabulary=V, shared_codebook=shared, dead_code_threshold=0)
     made = VectorQuantizer(config, L, D)
     generator = torch.Generator().manual_seed(0)
     made.codebooks.copy_(torch.randn(made.codebooks.shape, generator=generator))

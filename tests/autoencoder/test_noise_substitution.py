@@ -145,7 +145,7 @@ def test_decoding_adds_noise_up_to_the_coded_loudness() -> None:
     codes = model.encode(x)[:, : 3 * SEGMENTS]
     vectors = torch.nn.functional.pad(model.quantizer.lookup(codes), (0, 0, 0, SEGMENTS))
     plain, loudness = model.decode_vectors(vectors, torch.full((200,), 3 * SEGMENTS))
-    path = model.linear_path
+    path = model.linear_skip
     assert isinstance(path, NoiseSubstitutionSkip)
     assert loudness is not None
     assert torch.equal(model.decode(codes), path.fill_noise(plain, loudness).clamp(-1, 1))

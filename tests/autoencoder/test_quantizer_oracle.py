@@ -37,7 +37,7 @@ def ours(*, shared: bool, learned_by: str = "ema") -> VectorQuantizer:
     books = torch.randn(quantizer.codebooks.shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         quantizer.codebooks.copy_(books)
-        quantizer.totals.copy_(books)
+        quantizer.embed_avg.copy_(books)
     return quantizer
 
 

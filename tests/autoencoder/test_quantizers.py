@@ -34,7 +34,7 @@ def build(**values: Any) -> VectorQuantizer:
     books = torch.randn(quantizer.codebooks.shape, generator=generator(1))
     with torch.no_grad():
         quantizer.codebooks.copy_(books)
-        quantizer.totals.copy_(books)
+        quantizer.embed_avg.copy_(books)
     return quantizer
 
 
@@ -158,13 +158,13 @@ def test_dead_entries_restart_at_kept_vectors(shared: bool, learned_by: str) -> 
     )
     with torch.no_grad():
         quantizer.codebooks[:, 1:] = 1000.0  # only entry 0 is ever near
-        quantizer.totals[:, 1:] = 1000.0
+        quantizer.embed_avg[:, 1:] = 1000.0
     kept = ragged()
     x = torch.where(kept[..., None], vectors(), 50.0)
     for step in range(8):
         learn(quantizer, x, kept, step)
         if learned_by == "ema":  # what restarted has a past to match, and stays where it is
-            mean = quantizer.totals / quantizer.usage[..., None]
+            mean = quantizer.embed_avg / quantizer.cluster_size[..., None]
             torch.testing.assert_close(mean, quantizer.codebooks)
     assert quantizer.codebooks.abs().max() < 10  # neither 1000 nor a position that is cut off
     used = [len(quantizer.encode(x)[kept[:, i], i].unique()) for i in range(L)]
@@ -175,7 +175,7 @@ def test_no_restart_where_none_is_asked_for() -> None:
     quantizer = build(ema_decay=0.5, restart_below=0)
     with torch.no_grad():
         quantizer.codebooks[:, 3] = 1000.0
-        quantizer.totals[:, 3] = 1000.0
+        quantizer.embed_avg[:, 3] = 1000.0
     for step in range(200):  # long enough for the count of an unused entry to vanish
         learn(quantizer, vectors(seed=step), EVERY, step)
     assert (quantizer.codebooks[:, 3] > 990).all()
@@ -184,8 +184,8 @@ def test_no_restart_where_none_is_asked_for() -> None:
 
 def test_a_position_that_is_never_kept_stays_as_it_is() -> None:
     quantizer = build(ema_decay=0.5, restart_below=0.9)
-    quantizer.usage[:, 0] = 0.01  # an entry out of use, which restarts only at kept vectors
-    quantizer.totals[:, 0] *= 0.01
+    quantizer.cluster_size[:, 0] = 0.01  # an entry out of use, which restarts only at kept vectors
+    quantizer.embed_avg[:, 0] *= 0.01
     before = quantizer.codebooks.clone()
     kept = torch.tensor([True, False, False]).expand(B, L)
     for step in range(60):
@@ -238,7 +238,7 @@ def test_kmeans_start_finds_clusters(shared: bool) -> None:
         if error < 0.02:
             break
     assert error < 0.02
-    assert torch.equal(quantizer.totals, quantizer.codebooks)
+    assert torch.equal(quantizer.embed_avg, quantizer.codebooks)
     learn(quantizer, x, torch.ones(400, L, dtype=torch.bool))  # goes on from there
     assert (quantizer.lookup(quantizer.encode(x)) - x).square().mean() < 0.02
 

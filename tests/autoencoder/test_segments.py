@@ -52,10 +52,10 @@ def quantizer(whole: int) -> LevelQuantizer:
         QuantizerConfig(vocabulary=5), whole, levels=LEVELS, segments=SEGMENTS, code_width=WIDTH
     )
     with torch.no_grad():
-        for part in (made.whole, made.local):
+        for part in (made.global_quantizer, made.level_quantizer):
             if part is not None:
                 part.codebooks.copy_(torch.randn_like(part.codebooks))
-                part.totals.copy_(part.codebooks)
+                part.embed_avg.copy_(part.codebooks)
                 assert part.feedback is not None
                 part.feedback.weight.copy_(0.3 * torch.randn_like(part.feedback.weight))
     return made
@@ -91,25 +91,25 @@ def test_every_prefix_is_looked_up_alike(whole: int) -> None:
 def test_only_kept_codes_move_codebooks() -> None:
     torch.manual_seed(0)
     made = quantizer(whole=2).train()
-    assert made.whole is not None
-    before = made.whole.codebooks.clone(), made.local.codebooks.clone()
+    assert made.global_quantizer is not None
+    before = made.global_quantizer.codebooks.clone(), made.level_quantizer.codebooks.clone()
     vectors = torch.randn(8, 2 + SEGMENTS * LEVELS, WIDTH)
     kept = torch.arange(vectors.shape[1]).expand(8, -1) < 2 + SEGMENTS  # the whole and one level
     made(vectors, kept)
     made.update_codebooks(torch.Generator().manual_seed(0), Alone())
-    assert not torch.allclose(made.whole.codebooks, before[0], atol=1e-5)
-    changed = ((made.local.codebooks - before[1]).abs() > 1e-5).flatten(1).any(1)
+    assert not torch.allclose(made.global_quantizer.codebooks, before[0], atol=1e-5)
+    changed = ((made.level_quantizer.codebooks - before[1]).abs() > 1e-5).flatten(1).any(1)
     assert changed.tolist() == [True, False, False]
 
 
 def test_the_networks_start_without_a_say() -> None:
     model, x = build(), sounds(5)
-    assert model.linear_path is not None
-    assert torch.equal(model.encode_vectors(x), model.linear_path.to_vectors(x))
+    assert model.linear_skip is not None
+    assert torch.equal(model.encode_vectors(x), model.linear_skip.to_vectors(x))
     vectors = torch.randn(5, model.code_length, WIDTH)
     every = torch.full((5,), model.code_length)
     made = model.decode_vectors(vectors, every).samples
-    assert torch.equal(made, model.linear_path.to_features(vectors))
+    assert torch.equal(made, model.linear_skip.to_features(vectors))
 
 
 def test_the_greedy_start_is_a_residual_quantizer() -> None:
@@ -117,14 +117,14 @@ def test_the_greedy_start_is_a_residual_quantizer() -> None:
     model, x = build(), sounds(300)
     model.init_codebooks([x[:200], x[200:]], torch.Generator().manual_seed(0))
     assert isinstance(model.quantizer, LevelQuantizer)
-    basis = model.linear_path.expand_part.linear.weight.unflatten(1, (LEVELS, WIDTH))  # [P, M, D]
-    left = model.linear_path.split_segments(x).flatten(0, 1)  # [N * S, P]
+    basis = model.linear_skip.expand_part.linear.weight.unflatten(1, (LEVELS, WIDTH))  # [P, M, D]
+    left = model.linear_skip.split_segments(x).flatten(0, 1)  # [N * S, P]
     codes = model.encode(x).view(300, LEVELS, SEGMENTS).transpose(1, 2).flatten(0, 1)  # [N * S, M]
     powers = [left.square().mean().item()]
     for level in range(LEVELS):
         directions = basis[:, level]
         torch.testing.assert_close(directions.T @ directions, torch.eye(WIDTH))
-        entries = model.quantizer.local.codebooks[level]
+        entries = model.quantizer.level_quantizer.codebooks[level]
         distances = torch.cdist(left @ directions, entries)
         chosen = distances.gather(1, codes[:, level, None])[:, 0]
         torch.testing.assert_close(chosen, distances.min(1).values, atol=1e-5, rtol=0)
@@ -179,7 +179,7 @@ def test_a_linear_path_beside_networks_for_images() -> None:
         "network": {"patch": 2, "widths": [4], "blocks": 1, "hidden": 6},
     }
     model = OrderedAutoencoder(AutoencoderConfig.parse(values, origin="test"), (1, 8, 8)).eval()
-    assert model.linear_path is not None
+    assert model.linear_skip is not None
     x = torch.rand(3, 1, 8, 8) * 2 - 1
     codes = model.encode(x)
     assert model.decode(codes[:, :2]).shape == x.shape

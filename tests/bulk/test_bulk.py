@@ -355,8 +355,8 @@ def test_sounds(tmp_path, make, model_of, kind) -> None:
     out, layout = tmp_path / "out", ShardingConfig(format=kind, shard_size=5)
     run(make("sounds", 10, sharding=layout), str(out))
     if kind == "parquet":
-        read = AudioConfig(seconds=0.008, loudness="as_stored")
-        data = load_data(DataConfig(name=str(out), sound=read, validation_fraction=0.3))
+        read = AudioConfig(seconds=0.008, normalize="as_stored")
+        data = load_data(DataConfig(name=str(out), audio=read, validation_fraction=0.3))
         assert (data.sample_shape, data.sample_rate) == ((1, 64), RATE)
         content = rows(out)[6]["audio"]["bytes"]
     else:

@@ -75,11 +75,11 @@ def bundle(card: Card) -> Bundle:
         code_length=3,
         vocabulary=4,
         points=(point,),
-        lossless_codes=3,
-        floor=0.1,
-        floor_samples=10,
-        samples=10,
-        test_samples=10,
+        near_lossless_codes=3,
+        fd_train=0.1,
+        num_train_samples=10,
+        num_samples=10,
+        num_test_samples=10,
         seed=0,
     )
     return Bundle(card, fresh.autoencoder.eval(), fresh.prior and fresh.prior.eval(), curve)

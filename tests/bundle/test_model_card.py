@@ -119,9 +119,9 @@ def test_a_long_curve_is_told_in_twelve_rows_with_its_errors() -> None:
     table = rows(text)[2:]
     assert [len(table), table[0][0], table[-1][0]] == [12, "1", "16"]
     last = bundle.curve.points[-1]
-    assert last.samples is not None
-    assert last.samples.fd_error is not None
-    assert table[-1][4] == f"{last.fd_sample:.3g} ± {last.samples.fd_error:.2g}"
+    assert last.sample_metrics is not None
+    assert last.sample_metrics.fd_stderr is not None
+    assert table[-1][4] == f"{last.fd_sample:.3g} ± {last.sample_metrics.fd_stderr:.2g}"
     assert "of 10,000 new samples; 10,000 training samples stand at 0.810, the floor" in text
     assert "Behind ± stands the standard error." in text
 

@@ -96,7 +96,7 @@ def test_fsdd_reconstructs_as_its_curve_says() -> None:
         made = model.decode(codes[:, : point.codes])
         assert float((made - x).square().mean()) == pytest.approx(point.mse, rel=0.01)
         ratio = float(snr_db(x, made).mean())
-        assert ratio == pytest.approx(point.measures["snr"], abs=0.05)
+        assert ratio == pytest.approx(point.metrics["snr"], abs=0.05)
 
 
 def test_no_shipped_file_names_a_path_outside_the_package() -> None:

@@ -569,7 +569,7 @@ def test_several_processes_find_what_one_finds(folder, tmp_path, capsys):
     for point in (*expected["points"], *found["points"]):
         assert point.pop("ms") > 0
     assert found == expected
-    assert Curve.read(tmp_path / "two" / "curve.json").samples == 333
+    assert Curve.read(tmp_path / "two" / "curve.json").num_samples == 333
 
 
 class Pixels(torch.nn.Module):
@@ -774,7 +774,7 @@ def test_demo(tmp_path, monkeypatch, capsys, options, config, noun):
     for name in ("curve.json", "curve.png", "samples.png", "reconstructions.png"):
         assert (out / name).is_file()
     unordered = load(out / "unordered", device="cpu").bundle.card.autoencoder.quantizer
-    assert unordered.start == "kmeans"
+    assert unordered.init == "kmeans"
     if config == "sounds":
         waves = sorted((out / "samples").iterdir())
         assert len(waves) == 8 * 10

@@ -170,7 +170,7 @@ def test_the_model_of_a_run_gets_its_curve(measured, capsys):
     assert capsys.readouterr().out.endswith(f"{measured / 'run'}: the model has this curve now\n")
     curve = load_bundle(bundle).curve
     assert curve is not None
-    assert curve.samples == 20
+    assert curve.num_samples == 20
     main(evaluate(measured, "--samples=10"))  # a worse one does not replace it
     main(evaluate(measured, "--temperature=0.5"))  # nor one of other draws
     assert load_bundle(bundle).curve == curve

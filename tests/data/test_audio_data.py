@@ -42,7 +42,7 @@ def folder(root: Path, files: dict[str, bytes]) -> Path:
 
 def load(root: Path, **values: Any) -> Any:
     sound = {"length_multiple": 1, **values.pop("sound", {})}
-    return load_data(DataConfig(name=str(root), sound=sound, **values))
+    return load_data(DataConfig(name=str(root), audio=sound, **values))
 
 
 def first_clip(root: Path, **sound: Any) -> torch.Tensor:

@@ -32,5 +32,5 @@ def unordered(splits: FakeSplits, basis: Tensor) -> FakeModel:
 
 @pytest.fixture(scope="session")
 def features(splits: FakeSplits) -> FeatureExtractor:
-    config = FeatureExtractorConfig(width=4, features=24, steps=40, batch_size=32)
+    config = FeatureExtractorConfig(width=4, num_features=24, steps=40, batch_size=32)
     return train_feature_extractor(splits.train, config, label_count=LABELS)

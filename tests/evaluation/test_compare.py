@@ -23,13 +23,13 @@ from anytime_ar.evaluation import (
 from anytime_ar.evaluation.compare import fd_by_cost, mean_over_interval
 
 QUALITY = DistributionMetrics(
-    fd_error=0.5,
+    fd_stderr=0.5,
     kd=0.0,
-    kd_error=0.0,
+    kd_stderr=0.0,
     precision=0.5,
-    precision_error=0.0,
+    precision_stderr=0.0,
     recall=0.5,
-    recall_error=0.0,
+    recall_stderr=0.0,
 )
 
 
@@ -50,7 +50,7 @@ def curve_of(
             psnr=10.0,
             fd_reconstruction=1.0,
             fd_sample=value,
-            samples=QUALITY,
+            sample_metrics=QUALITY,
             ms=time,
         )
         for k, (value, time) in enumerate(zip(distances, times, strict=True), 1)
@@ -59,11 +59,11 @@ def curve_of(
         code_length=len(points),
         vocabulary=32,
         points=points,
-        lossless_codes=near_lossless_codes(points),
-        floor=0.5,
-        floor_samples=1000,
-        samples=samples,
-        test_samples=1000,
+        near_lossless_codes=near_lossless_codes(points),
+        fd_train=0.5,
+        num_train_samples=1000,
+        num_samples=samples,
+        num_test_samples=1000,
         seed=0,
     )
 
@@ -84,13 +84,13 @@ def test_standings_and_what_a_budget_buys() -> None:
     comparison = compare([ORDERED, UNORDERED])
     assert comparison.bits == (5.0, 30.0)
     assert comparison.ms == (1.0, 6.0)
-    ordered, unordered = comparison.standings
-    assert ordered.area_bits == pytest.approx((20 + 20 + 6 + 4 + 3 + 3.5 / 2) / 5)
-    assert ordered.area_ms == pytest.approx(ordered.area_bits)
-    assert unordered.area_bits == pytest.approx((150 + 250 + 200 + 100 + 50 + 1) / 5)
+    ordered, unordered = comparison.rankings
+    assert ordered.mean_fd_over_bits == pytest.approx((20 + 20 + 6 + 4 + 3 + 3.5 / 2) / 5)
+    assert ordered.mean_fd_over_ms == pytest.approx(ordered.mean_fd_over_bits)
+    assert unordered.mean_fd_over_bits == pytest.approx((150 + 250 + 200 + 100 + 50 + 1) / 5)
     assert (ordered.best_fd, ordered.best_codes) == (3.0, 5)
     # Tenths of 30 bits, in whole codes of 5; nothing fits into 3 bits.
-    assert [(place.budget, place.codes) for place in ordered.places] == [
+    assert [(place.budget, place.codes) for place in ordered.points] == [
         (pytest.approx(6), 1),
         (pytest.approx(9), 1),
         (pytest.approx(12), 2),
@@ -99,8 +99,8 @@ def test_standings_and_what_a_budget_buys() -> None:
         (pytest.approx(24), 4),
         (pytest.approx(30), 6),
     ]
-    assert [place.fd for place in ordered.places] == [40, 40, 20, 6, 6, 4, 3.5]
-    assert {place.fd_error for place in ordered.places} == {0.5}
+    assert [place.fd for place in ordered.points] == [40, 40, 20, 6, 6, 4, 3.5]
+    assert {place.fd_error for place in ordered.points} == {0.5}
 
 
 def test_budgets_are_those_that_all_models_can_use() -> None:
@@ -108,9 +108,9 @@ def test_budgets_are_those_that_all_models_can_use() -> None:
     comparison = compare([ORDERED, wide])
     assert comparison.bits == (8.0, 24.0)
     assert comparison.ms == (3.0, 5.0)
-    first, second = comparison.standings
-    assert second.area_bits == pytest.approx((30 / 2 + 10 + 5 / 2) / 2)
-    assert first.area_ms == pytest.approx((6 / 2 + 4 + 3 / 2) / 2)
+    first, second = comparison.rankings
+    assert second.mean_fd_over_bits == pytest.approx((30 / 2 + 10 + 5 / 2) / 2)
+    assert first.mean_fd_over_ms == pytest.approx((6 / 2 + 4 + 3 / 2) / 2)
 
 
 def test_noise_of_the_clock_never_turns_time_back() -> None:
@@ -123,7 +123,7 @@ def test_a_model_for_every_length_beside_models_for_one() -> None:
         "fixed", (curve_of([999.0, 999.0, 999.0, 2.0]), curve_of([99.0, 16.0]))
     )
     comparison = compare([ORDERED, UNORDERED], dedicated)
-    assert [(m.bits, m.dedicated, m.fd, m.fd_ratio) for m in comparison.matches] == [
+    assert [(m.bits, m.fixed_length_fd, m.fd, m.fd_ratio) for m in comparison.matches] == [
         (10.0, 16.0, 20.0, 1.25),
         (20.0, 2.0, 4.0, 2.0),
     ]
@@ -133,7 +133,7 @@ def test_time_that_was_not_measured_is_left_out() -> None:
     untimed = Candidate("untimed", curve_of([9.0, 8.0], ms=[None, None]))
     comparison = compare([ORDERED, untimed])
     assert comparison.ms is None
-    assert [standing.area_ms for standing in comparison.standings] == [None, None]
+    assert [standing.mean_fd_over_ms for standing in comparison.rankings] == [None, None]
     assert "ms at batch" not in comparison_table(comparison)
 
 
@@ -161,7 +161,7 @@ def test_files_say_what_the_comparison_says(tmp_path: Path) -> None:
     assert lines[0].startswith("| sample FD | 6 bits | 9 bits |")
     assert lines[2].startswith("| ordered | 40 ± 0.5 | 40 ± 0.5 | 20 ± 0.5 |")
     assert "(1.00x)" in lines[2]
-    ratio = comparison.standings[1].area_bits / comparison.standings[0].area_bits
+    ratio = comparison.rankings[1].mean_fd_over_bits / comparison.rankings[0].mean_fd_over_bits
     assert f"({ratio:.2f}x)" in lines[3]
     assert lines[-1] == "| 10 | 16 | 20 | 1.25 |"
     picture = Image.open(io.BytesIO((tmp_path / "new" / "comparison.png").read_bytes()))

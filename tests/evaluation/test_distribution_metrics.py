@@ -111,9 +111,9 @@ def values_of(found: DistributionComparison) -> tuple[float, ...]:
 
 def errors_of(found: DistributionComparison) -> tuple[float, ...]:
     quality = found.quality
-    assert quality.fd_error is not None
-    assert quality.kd_error is not None
-    return quality.fd_error, quality.kd_error, quality.precision_error, quality.recall_error
+    assert quality.fd_stderr is not None
+    assert quality.kd_stderr is not None
+    return quality.fd_stderr, quality.kd_stderr, quality.precision_stderr, quality.recall_stderr
 
 
 def test_errors_are_the_same_twice() -> None:
@@ -125,7 +125,7 @@ def test_errors_are_the_same_twice() -> None:
 
 def test_a_handful_has_no_error() -> None:
     found = ReferenceDistribution([gaussians(300, 0)]).compare([gaussians(20, 1)])
-    assert found.quality.fd_error is None
+    assert found.quality.fd_stderr is None
     assert found.fd == pytest.approx(frechet_by_scipy(gaussians(300, 0), gaussians(20, 1)))
 
 

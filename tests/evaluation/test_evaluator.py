@@ -80,7 +80,7 @@ def test_the_floor_is_a_random_draw_of_training_images(curve, splits, model, fea
     data = FakeSplits(by_class, splits.test)
     sorted_curve = evaluate(model, data, features, samples=10, codes=[1])
     first = compare(features, splits.test.data, by_class.data[:200]).fd
-    assert sorted_curve.floor < first / 5
+    assert sorted_curve.fd_train < first / 5
 
 
 def test_a_codec_without_a_prior_is_a_baseline_for_reconstruction(model, basis, splits, features):
@@ -96,8 +96,8 @@ def test_without_features_there_are_no_distances(model, splits):
     curve = evaluate(model, splits, None, codes=[2, 4])
     assert [point.codes for point in curve.points] == [2, 4]
     assert all(p.fd_sample is p.fd_reconstruction is None and p.mse > 0 for p in curve.points)
-    assert curve.floor is None
-    assert curve.lossless_codes is None
+    assert curve.fd_train is None
+    assert curve.near_lossless_codes is None
     assert model.draws == []
 
 
@@ -122,11 +122,11 @@ def test_time_is_the_median_at_batch_one_after_a_warm_up(splits, basis):
 def test_a_choice_of_codes_is_what_is_drawn_timed_and_recorded(model, splits, features):
     choice = {"guidance": 2.0, "temperature": 0.9}
     curve = evaluate(model, splits, features, samples=50, codes=[2, 4], sampling_params=choice)
-    assert curve.choice == choice
+    assert curve.sampling_params == choice
     assert len(model.choices) > 2  # one draw for all distances, and those that are timed
     assert all(given == choice for given in model.choices)
     plain = evaluate(model, splits, features, samples=50, codes=[2])
-    assert plain.choice == model.choices[-1] == {}
+    assert plain.sampling_params == model.choices[-1] == {}
 
 
 def test_streams_of_unknown_size_are_measured_alike(curve, model, splits, features):
@@ -134,8 +134,8 @@ def test_streams_of_unknown_size_are_measured_alike(curve, model, splits, featur
     test = FakeSplit(splits.test.data, splits.test.labels, sized=False)
     stream = evaluate(model, FakeSplits(train, test), features, samples=300, batch_size=64)
     assert stream.points[0].mse == pytest.approx(curve.points[0].mse)
-    assert stream.floor == pytest.approx(curve.floor)
-    assert (stream.test_samples, stream.floor_samples) == (200, 200)
+    assert stream.fd_train == pytest.approx(curve.floor)
+    assert (stream.num_test_samples, stream.num_train_samples) == (200, 200)
     assert stream.baselines.pca == curve.baselines.pca
 
 
@@ -202,15 +202,17 @@ def test_what_a_classifier_reads(model, unordered, splits, features):
     made = model.decode(model.encode(splits.test.data)[:, :1])
     with torch.no_grad():
         read = features.logits(made).argmax(1)
-    assert first.accuracy == pytest.approx((read == splits.test.labels).double().mean().item())
-    assert first.accuracy < last.accuracy
-    assert last.accuracy == pytest.approx(curve.real_accuracy, abs=0.02)
-    assert curve.real_accuracy > 0.95
+    assert first.label_accuracy_reconstruction == pytest.approx(
+        (read == splits.test.labels).double().mean().item()
+    )
+    assert first.label_accuracy_reconstruction < last.label_accuracy_reconstruction
+    assert last.label_accuracy_reconstruction == pytest.approx(curve.label_accuracy_test, abs=0.02)
+    assert curve.label_accuracy_test > 0.95
     with torch.no_grad():  # the stand-in draws what it wants, whatever it is asked for
         read = features.logits(model.decode(model.sample_codes(450, seed=0))).argmax(1)
     agreed = read == splits.test.labels.repeat(3)[:450]
-    assert last.agreement == pytest.approx(agreed.double().mean().item())
-    assert [point.agreement for point in curve.baselines.unordered] == [None, None]
+    assert last.label_accuracy_sample == pytest.approx(agreed.double().mean().item())
+    assert [point.label_accuracy_sample for point in curve.baselines.unordered] == [None, None]
 
 
 @pytest.mark.parametrize("names", [None, ("a", "b", "c", "d", "e")])
@@ -220,7 +222,12 @@ def test_nothing_is_read_where_labels_are_not_those_of_the_classifier(
     other = FakeSplits(splits.train, splits.test, label_names=names)
     curve = evaluate(model, other, features, samples=10, codes=[6])
     assert model.asked is None
-    assert curve.real_accuracy is curve.points[0].accuracy is curve.points[0].agreement is None
+    assert (
+        curve.label_accuracy_test
+        is curve.points[0].label_accuracy_reconstruction
+        is curve.points[0].label_accuracy_sample
+        is None
+    )
 
 
 @pytest.mark.parametrize("length", [1, 6, 64, 65, 100, 128, 768])
@@ -252,15 +259,15 @@ def test_copies_of_training_samples_are_told_from_new_ones(basis, splits, featur
     copying = Copying(basis, source=splits.train.data)
     budgets = {"codes": [2, LENGTH], "samples": 100}
     told = [evaluate(model, splits, features, **budgets).points for model in (new, copying)]
-    assert [point.nearness for point in told[0]] == pytest.approx([1, 1], abs=0.1)
-    assert [point.nearness for point in told[1]] == pytest.approx([0, 0], abs=1e-3)
+    assert [point.nn_distance_ratio for point in told[0]] == pytest.approx([1, 1], abs=0.1)
+    assert [point.nn_distance_ratio for point in told[1]] == pytest.approx([0, 0], abs=1e-3)
 
 
 def test_the_prior_is_asked_what_both_splits_cost(model, splits, features):
     curve = evaluate(model, splits, features, samples=20, codes=[1])
     train, test = (model.encode(split.data) for split in (splits.train, splits.test))
-    assert curve.nats_train == pytest.approx(float((train % 7).float().mean()))
-    assert curve.nats_test == pytest.approx(float((test % 7).float().mean()))
+    assert curve.nll_train == pytest.approx(float((train % 7).float().mean()))
+    assert curve.nll_test == pytest.approx(float((test % 7).float().mean()))
     assert all(label is None for _, label in model.scored)
 
 
@@ -268,16 +275,16 @@ def test_how_each_code_is_used(model, splits, features):
     """Entropies by SciPy, of the codes of the test split."""
     curve = evaluate(model, splits, features, samples=20, codes=[1], batch_size=37)
     codes = model.encode(splits.test.data)
-    assert [use.position for use in curve.code_use] == list(range(1, LENGTH + 1))
-    for i, use in enumerate(curve.code_use):
+    assert [use.position for use in curve.codebook_usage] == list(range(1, LENGTH + 1))
+    for i, use in enumerate(curve.codebook_usage):
         counts = codes[:, i].bincount(minlength=model.vocabulary).numpy()
         assert use.entropy == pytest.approx(scipy.stats.entropy(counts, base=2))
-        assert use.used == pytest.approx((counts > 0).mean())
-        assert use.nats == pytest.approx(float((codes[:, i] % 7).float().mean()))
+        assert use.used_fraction == pytest.approx((counts > 0).mean())
+        assert use.nll == pytest.approx(float((codes[:, i] % 7).float().mean()))
 
 
 def test_without_a_prior_codes_cost_nothing(basis, splits):
-    assert {use.nats for use in evaluate(FakeCodec(basis), splits, None).code_use} == {None}
+    assert {use.nll for use in evaluate(FakeCodec(basis), splits, None).codebook_usage} == {None}
 
 
 def test_a_conditional_prior_is_asked_with_labels(basis, splits, features):
@@ -319,9 +326,9 @@ def test_training_samples_stand_at_the_floor_and_noise_far_off(basis, splits, fe
         evaluate(kind(basis, source=splits.train.data), splits, features, samples=200, codes=[1])
         for kind in (Copying, Noise)
     )
-    assert 0 < real.points[0].fd_sample < 2 * real.floor
-    assert noise.points[0].fd_sample > 20 * noise.floor
-    assert real.points[0].samples.precision > 0.8 > noise.points[0].samples.precision
+    assert 0 < real.points[0].fd_sample < 2 * real.fd_train
+    assert noise.points[0].fd_sample > 20 * noise.fd_train
+    assert real.points[0].sample_metrics.precision > 0.8 > noise.points[0].sample_metrics.precision
 
 
 @pytest.mark.parametrize("mode", MODES)

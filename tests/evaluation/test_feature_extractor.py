@@ -32,7 +32,7 @@ def folder(features, tmp_path) -> Path:
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64), (3, 9, 17)])
 def test_features_and_logits_of_any_image(shape):
     network = FeatureExtractor(
-        FeatureExtractorConfig(width=4, features=16), shape, label_count=5
+        FeatureExtractorConfig(width=4, num_features=16), shape, label_count=5
     ).eval()
     x = torch.zeros(2, *shape)
     assert network(x).shape == (2, network.num_features) == (2, 16)

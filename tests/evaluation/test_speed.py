@@ -41,7 +41,7 @@ def test_contenders_take_turns_and_the_first_round_is_not_counted() -> None:
         [contender("a", 1.0), contender("b", 2.0)], [1, 3], rounds=2, clock=clock
     )
     assert calls == [("a", 1), ("b", 1)] * 3 + [("a", 3), ("b", 3)] * 3
-    assert [(t.name, t.rows, t.seconds) for t in timings] == [
+    assert [(t.name, t.batch_size, t.seconds) for t in timings] == [
         ("a", 1, (1.0, 1.0)),
         ("b", 1, (2.0, 2.0)),
         ("a", 3, (3.0, 3.0)),

@@ -55,9 +55,11 @@ def test_a_model_is_judged_by_them(
     assert first.fd_reconstruction is not None
     assert last.fd_reconstruction is not None
     assert last.fd_reconstruction < first.fd_reconstruction / 2
-    assert last.samples is not None
-    assert last.nearness is not None
-    assert last.accuracy is curve.real_accuracy is None  # such a network reads no labels
+    assert last.sample_metrics is not None
+    assert last.nn_distance_ratio is not None
+    assert (
+        last.label_accuracy_reconstruction is curve.label_accuracy_test is None
+    )  # such a network reads no labels
     own = evaluate(model, data, features, samples=60, codes=[6])
     assert last.mse == own.points[0].mse
     assert last.fd_reconstruction != own.points[0].fd_reconstruction

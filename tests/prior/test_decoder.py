@@ -81,7 +81,7 @@ def test_shared_entries_and_labels_are_drawn_as_they_are_trained(
 ) -> None:
     prior = build(**SHARED, label_everywhere=everywhere)
     assert prior.table_of_position.tolist() == [0] * 4 + [1] * 12 + [2] * 12 + [3] * 12
-    assert prior.entries.weight.shape == (4 * prior.vocabulary, 5)
+    assert prior.code_embedding.weight.shape == (4 * prior.vocabulary, 5)
     codes, labels = some_codes(prior, 4), some_labels(4)
     with torch.no_grad():
         whole = prior(codes, labels)

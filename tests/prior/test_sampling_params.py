@@ -32,7 +32,7 @@ def chosen_from(logits: list[float], noise: Tensor, backend: Backend, **choice: 
     prior = Prior(PriorConfig(layers=1, width=8, heads=1), 1, len(logits)).eval()
     with torch.no_grad():
         prior.norm.weight.zero_()  # what comes out of the blocks no longer matters
-        prior.entry_bias.copy_(torch.tensor([logits]))
+        prior.output_bias.copy_(torch.tensor([logits]))
     decoder = make_prior_decoder(prior, backend=backend)
     rows = decoder.allocate(len(noise))
     fill(rows, labels=torch.zeros(len(noise), dtype=torch.int64), choice=SamplingParams(**choice))

@@ -104,11 +104,11 @@ def curve(distances: dict[int, float | None]) -> Curve:
         code_length=L,
         vocabulary=V,
         points=tuple(read),
-        lossless_codes=near_lossless_codes(read),
-        floor=None,
-        floor_samples=10,
-        samples=10,
-        test_samples=10,
+        near_lossless_codes=near_lossless_codes(read),
+        fd_train=None,
+        num_train_samples=10,
+        num_samples=10,
+        num_test_samples=10,
         seed=0,
     )
 

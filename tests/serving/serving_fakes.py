@@ -48,11 +48,11 @@ def curve() -> Curve:
         code_length=L,
         vocabulary=V,
         points=tuple(points),
-        lossless_codes=near_lossless_codes(points),
-        floor=None,
-        floor_samples=10,
-        samples=10,
-        test_samples=10,
+        near_lossless_codes=near_lossless_codes(points),
+        fd_train=None,
+        num_train_samples=10,
+        num_samples=10,
+        num_test_samples=10,
         seed=0,
     )
 

@@ -156,7 +156,7 @@ def test_times_fit_each_other() -> None:
     ends_s = container()["lifecycle"]["preStop"]["sleep"]["seconds"] + 1.2 * config.grace_s
     assert ends_s + STALL_TIMEOUT_S < pod()["terminationGracePeriodSeconds"]
     affinity = manifest("Service")["spec"]["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"]
-    assert affinity > config.keep_s
+    assert affinity > config.session_ttl_s
     startup = container()["startupProbe"]
     assert startup["periodSeconds"] * startup["failureThreshold"] > SHOULD_BE_READY_S
 

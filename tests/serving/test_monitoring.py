@@ -26,6 +26,6 @@ def test_the_load_is_of_the_last_seconds_and_the_rest_is_forgotten(tmp_path: Pat
     assert len(watch._recent["tiny0"]) <= 3  # also if nobody ever looks
     shown = watch.load().models[0]
     assert (shown.model, shown.slots, shown.rows, shown.waiting) == ("tiny0", 8, 0, 0)
-    assert shown.granted == 3 / L
+    assert shown.codes_drawn_share == 3 / L
     stage.clock.now += 10.0
-    assert watch.load().models[0].granted is None
+    assert watch.load().models[0].codes_drawn_share is None

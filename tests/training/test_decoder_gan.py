@@ -32,7 +32,7 @@ def made(data: DataSplits, **changes: object) -> DecoderGANObjective:
     config = DecoderGANConfig.model_validate({"width": 4, **changes})
     with seeded(0, "test"):
         objective = DecoderGANObjective(build_bundle(build_card(tiny(), data)).autoencoder, config)
-        torch.nn.init.normal_(objective.discriminator.by_kept.weight)
+        torch.nn.init.normal_(objective.discriminator.prefix_embedding.weight)
     return objective
 
 
@@ -122,8 +122,8 @@ def test_how_many_codes_it_sees_is_configured(data: DataSplits, x: Tensor) -> No
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 28, 28), (3, 64, 64)])
 def test_discriminators_fit_images(shape: tuple[int, ...]) -> None:
-    network = Discriminator(DecoderGANConfig(width=4), shape, code_length=5)
-    torch.nn.init.normal_(network.by_kept.weight)
+    network = Discriminator(DecoderGANConfig(discriminator_width=4), shape, code_length=5)
+    torch.nn.init.normal_(network.prefix_embedding.weight)
     x = torch.randn(5, *shape)
     kept = torch.tensor([1, 2, 3, 4, 5])
     judged = network(x, kept)
@@ -134,7 +134,7 @@ def test_discriminators_fit_images(shape: tuple[int, ...]) -> None:
 
 def test_nothing_but_what_decodes_is_trained() -> None:
     config = AutoencoderConfig(
-        code_length=4, code_width=3, network=NetworkConfig(widths=(4,), hidden=6), linear_path=True
+        code_length=4, code_width=3, network=NetworkConfig(widths=(4,), hidden=6), linear_skip=True
     )
     model = OrderedAutoencoder(config, (1, 8, 8))
     model.freeze_encoder()

@@ -35,7 +35,7 @@ def exact(**changes: object) -> TrainConfig:
         # A codebook that is a weight, of which the second process has nothing.
         (
             QuantizerConfig(
-                vocabulary=8, learned_by="loss", shared_codebook=True, restart_below=0.9
+                vocabulary=8, codebook_update="loss", shared_codebook=True, dead_code_threshold=0.9
             ),
             (),
         ),

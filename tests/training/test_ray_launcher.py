@@ -25,11 +25,11 @@ WORKER = "ray::RayTrainWorker"
 def test_a_killed_worker_and_an_ended_program_leave_no_trace(tmp_path: Path) -> None:
     """The run is that of two processes of our own, bit for bit."""
     usual = tiny()
-    assert usual.sharpening is not None
+    assert usual.decoder_gan is not None
     config = config_file(
         tmp_path,
         tiny(
-            sharpening=usual.sharpening.model_copy(update={"steps": 60}),
+            sharpening=usual.decoder_gan.model_copy(update={"steps": 60}),
             prior_training=usual.prior_training.model_copy(update={"steps": 150, "patience": 30}),
         ),
     )

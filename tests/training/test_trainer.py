@@ -352,7 +352,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
 
 
 def test_only_matrices_and_convolutions_decay() -> None:
-    quantizer = QuantizerConfig(vocabulary=4, learned_by="loss")
+    quantizer = QuantizerConfig(vocabulary=4, codebook_update="loss")
     model = nn.ModuleDict(
         {
             "convolution": nn.Conv2d(1, 2, 3),
@@ -396,7 +396,7 @@ def test_muon_moves_matrices_and_adamw_the_rest() -> None:
             optimizer.step()
             optimizer.zero_grad()
 
-    options = OptimizerConfig(matrices="muon", weight_decay=0.1, learning_rate=0.02)
+    options = OptimizerConfig(kind="muon", weight_decay=0.1, learning_rate=0.02)
     together, apart = model(), model()
     both = build_optimizer(together, options)
     convolution, linear = apart[0], apart[2]

@@ -333,14 +333,14 @@ def test_a_card_tells_what_the_model_is(uninterrupted: Path, data: DataSplits) -
 
 
 def test_images_have_no_losses_of_sounds(data: DataSplits) -> None:
-    config = tiny(autoencoder_training=AutoencoderTrainingConfig(spectral_weight=0.5))
+    config = tiny(autoencoder_training=AutoencoderTrainingConfig(stft_loss_weight=0.5))
     with pytest.raises(InputError, match=r"spectral_weight is 0.5, and .* are no sounds; drop it"):
         build_card(config, data)
 
 
 def test_a_model_without_labels_follows_none(data: DataSplits) -> None:
     config = tiny(choice=SamplingParams(guidance=2.0))
-    assert build_card(config, data).choice.guidance == 2
+    assert build_card(config, data).sampling_params.guidance == 2
     with pytest.raises(InputError, match=r"choice.guidance is 2.0, and the model will have no"):
         build_card(config.model_copy(update={"conditional": False}), data)
 

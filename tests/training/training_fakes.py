@@ -45,17 +45,17 @@ def tiny(**changes: Any) -> TrainConfig:
             network=NetworkConfig(widths=(4, 8), blocks=1),
         ),
         "autoencoder_training": AutoencoderTrainingConfig(
-            steps=12, batch_size=32, start_samples=64, ema_decay=0.8, optimizer=optimizer
+            steps=12, batch_size=32, codebook_init_samples=64, ema_decay=0.8, optimizer=optimizer
         ),
         "sharpening": DecoderGANConfig(
-            steps=12, batch_size=32, width=4, ema_decay=0.8, optimizer=optimizer
+            steps=12, batch_size=32, discriminator_width=4, ema_decay=0.8, optimizer=optimizer
         ),
         "prior": PriorConfig(layers=1, width=16, heads=2, dropout=0.2, label_dropout=0.3),
         "prior_training": PriorTrainingConfig(
             steps=12,
             batch_size=64,
             augmentation=moving,
-            views=2,
+            augmented_copies=2,
             code_noise=0.2,
             validate_every=5,
             ema_decay=0.8,

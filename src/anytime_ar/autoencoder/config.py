@@ -21,7 +21,7 @@ class NetworkConfig(Config):
     """Pixels per side, or samples, folded into channels before the first convolution."""
     widths: tuple[PositiveInt, ...] = Field((64, 128), min_length=1)
     """Channels at each resolution, finest first."""
-    shrink: int = Field(2, ge=2)
+    downsample: int = Field(2, ge=2)
     """By how much each further resolution is coarser; 2 for images."""
     blocks: int = Field(2, ge=0)
     """Residual blocks at each resolution."""
@@ -31,7 +31,7 @@ class NetworkConfig(Config):
     @property
     def stride(self) -> int:
         """Pixels per side, or samples, that one position of the coarsest map covers."""
-        return self.patch * self.shrink ** (len(self.widths) - 1)
+        return self.patch * self.downsample ** (len(self.widths) - 1)
 
 
 IMAGE_PRESETS: dict[int, NetworkConfig] = {
@@ -41,7 +41,7 @@ IMAGE_PRESETS: dict[int, NetworkConfig] = {
     64: NetworkConfig(patch=4, widths=(64, 96), blocks=2, hidden=1024),
 }
 """Networks that suit an image side."""
-AUDIO_PRESET = NetworkConfig(patch=8, widths=(64, 128, 192), shrink=4, blocks=3, hidden=1024)
+AUDIO_PRESET = NetworkConfig(patch=8, widths=(64, 128, 192), downsample=4, blocks=3, hidden=1024)
 """The network for sounds."""
 
 
@@ -53,14 +53,14 @@ class AutoencoderConfig(Config):
     VQ-VAE); `residual`: several of each position, each for what those before it left; `vector`: a
     learned projection to L vectors; `segment`: vectors for the whole, then for each of `segments`
     parts."""
-    order: Literal["rows", "spread"] = "rows"
+    scan_order: Literal["rows", "spread"] = "rows"
     """`residual` only: positions of a level row by row, or each far from those before it."""
     segments: int = Field(1, ge=1)
     """`segment` only: parts of a sound along time, or blocks of a picture, a square number."""
-    whole_codes: int = Field(1, ge=0)
+    global_codes: int = Field(1, ge=0)
     """`segment` only: how many of the codes, the first ones, describe the whole; with 0, those of
     the first level describe one segment after the other."""
-    linear_path: bool = False
+    linear_skip: bool = False
     """`vector` and `segment`: a linear map from samples to code vectors, and one back, beside the
     networks, which learn what it lacks; segments reach into their neighbours in it."""
     noise_bands: int = Field(0, ge=0)
@@ -86,7 +86,7 @@ class AutoencoderConfig(Config):
 
     @model_validator(mode="after")
     def _check_linear_skip(self) -> Self:
-        if self.linear_path and (self.layout not in ("vector", "segment") or self._is_linear):
+        if self.linear_skip and (self.layout not in ("vector", "segment") or self._is_linear):
             raise ValueError(
                 f"linear_path goes with convolutions and layout=vector or segment, not with "
                 f"layout={self.layout}{' and a linear network' if self._is_linear else ''}; drop it"
@@ -95,8 +95,8 @@ class AutoencoderConfig(Config):
 
     @model_validator(mode="after")
     def _check_noise_bands(self) -> Self:
-        segments = self.layout == "segment" and self.whole_codes == 0
-        if self.noise_bands and not (segments and self.linear_path):
+        segments = self.layout == "segment" and self.global_codes == 0
+        if self.noise_bands and not (segments and self.linear_skip):
             raise ValueError(
                 f"noise_bands is {self.noise_bands}, which needs layout=segment, whole_codes=0 and "
                 "linear_path; set them, or drop it"
@@ -115,17 +115,17 @@ class AutoencoderConfig(Config):
 
     @model_validator(mode="after")
     def _check_scan_order(self) -> Self:
-        if self.order != "rows" and self.layout != "residual":
+        if self.scan_order != "rows" and self.layout != "residual":
             raise ValueError(
-                f"order={self.order} is for layout=residual, not for layout={self.layout}; drop it"
+                f"order={self.scan_order} is for layout=residual, not for layout={self.layout}; drop it"
             )
         return self
 
     @model_validator(mode="after")
     def _check_residual_pca_init(self) -> Self:
         quantizer = self.quantizer
-        if quantizer.start == "greedy":
-            fits = self.layout == "segment" and self.linear_path and self.whole_codes == 0
+        if quantizer.init == "greedy":
+            fits = self.layout == "segment" and self.linear_skip and self.global_codes == 0
             alike = quantizer.kind == "vq" and quantizer.error_feedback
             if not fits or not alike or quantizer.shared_codebook:
                 raise ValueError(
@@ -166,9 +166,9 @@ class AutoencoderConfig(Config):
             raise InputError(
                 f"images must be square, got {sample_shape[1]}x{sample_shape[2]}; set data.size"
             )
-        if images and network.shrink != 2:
+        if images and network.downsample != 2:
             raise InputError(
-                f"autoencoder.network.shrink is {network.shrink}, and images have 2; drop it"
+                f"autoencoder.network.shrink is {network.downsample}, and images have 2; drop it"
             )
         if network.kind == "conv" and sample_shape[1] % network.stride:
             size = "x".join(map(str, sample_shape[1:]))
@@ -198,7 +198,7 @@ class AutoencoderConfig(Config):
         if self.noise_bands:
             self._check_noise(sample_shape)
         if self.layout == "segment":
-            _check_segments(length, self.whole_codes, self.segments, sample_shape, network)
+            _check_segments(length, self.global_codes, self.segments, sample_shape, network)
         return self.model_copy(
             update={
                 "network": network,

@@ -127,14 +127,14 @@ class FullyConnected(nn.Module):
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()
         self.linear = nn.Linear(inputs, outputs)
-        self.bend: nn.Sequential | None = None
+        self.mlp: nn.Sequential | None = None
         if hidden:
             last = nn.Linear(hidden, outputs)
             nn.init.zeros_(last.weight)
-            self.bend = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), last)
+            self.mlp = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), last)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x) if self.bend is None else self.linear(x) + self.bend(x)
+        return self.linear(x) if self.mlp is None else self.linear(x) + self.mlp(x)
 
 
 class ProjectionLayout(Layout):
@@ -258,7 +258,7 @@ class SegmentLayout(Layout):
 
 class NoiseSubstitutionSkip(SegmentLayout):
     """Linear maps between the segments of a sound [B, 1, T] and vectors; beside its samples, a
-    segment has how loud its bands are, for a decoder that fills them with noise; see `filling`.
+    segment has how loud its bands are, for a decoder that fills them with noise; see `noise_substitution`.
 
     Args:
         bands: to tell the loudness of.
@@ -279,18 +279,18 @@ class NoiseSubstitutionSkip(SegmentLayout):
             extra_features=bands,
         )
         self.segment_length = length // segments
-        self.filling = NoiseSubstitution(segments, self.segment_length, bands)
+        self.noise_substitution = NoiseSubstitution(segments, self.segment_length, bands)
 
     def split_segments(self, features: Tensor) -> Tensor:
         samples = super().split_segments(features)
-        return torch.cat([samples, self.filling.loudness(samples)], dim=2)
+        return torch.cat([samples, self.noise_substitution.loudness(samples)], dim=2)
 
     def join_segments(self, segments: Tensor) -> Tensor:
         return super().join_segments(segments[..., : self.segment_length])
 
     def loudness(self, x: Tensor) -> Tensor:
         """Of each band of the segments of a sound: float [B, 1, T] -> [B, S, bands]."""
-        return self.filling.loudness(super().split_segments(x))
+        return self.noise_substitution.loudness(super().split_segments(x))
 
     def decoded_loudness(self, vectors: Tensor) -> Tensor:
         """What vectors say of it: float [B, M * S, D] -> [B, S, bands]."""
@@ -298,4 +298,6 @@ class NoiseSubstitutionSkip(SegmentLayout):
 
     def fill_noise(self, x: Tensor, loudness: Tensor) -> Tensor:
         """A sound [B, 1, T] with noise where it lacks loudness."""
-        return super().join_segments(self.filling.fill_noise(super().split_segments(x), loudness))
+        return super().join_segments(
+            self.noise_substitution.fill_noise(super().split_segments(x), loudness)
+        )

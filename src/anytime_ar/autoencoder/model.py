@@ -74,9 +74,9 @@ class OrderedAutoencoder(nn.Module):
             self.encoder, self.decoder, self.layout = self._build_linear()
         else:
             self.encoder, self.decoder, self.layout = self._build_convolutional()
-        self.linear_path: Layout | None = None
-        if config.linear_path:
-            self.linear_path = self._build_linear_skip()
+        self.linear_skip: Layout | None = None
+        if config.linear_skip:
+            self.linear_skip = self._build_linear_skip()
             _zero_init_output(self.layout, self.decoder)
         self.quantizer = self._build_quantizer()
         fill = torch.zeros(self.code_length, self.code_width)
@@ -120,12 +120,12 @@ class OrderedAutoencoder(nn.Module):
                 return SpatialLayout(self.code_width, shape)
             case "residual":
                 levels = self.code_length // math.prod(shape)
-                return ResidualVQLayout(levels, self.code_width, shape, self.config.order)
+                return ResidualVQLayout(levels, self.code_width, shape, self.config.scan_order)
             case "vector":
                 return ProjectionLayout(self.code_length, self.code_width, features, shape, hidden)
             case "segment":
                 return SegmentLayout(
-                    self.config.whole_codes,
+                    self.config.global_codes,
                     self._levels,
                     self.config.segments,
                     self.code_width,
@@ -145,7 +145,7 @@ class OrderedAutoencoder(nn.Module):
     @property
     def _levels(self) -> int:
         """M, codes of each segment."""
-        return (self.code_length - self.config.whole_codes) // self.config.segments
+        return (self.code_length - self.config.global_codes) // self.config.segments
 
     def _build_quantizer(self) -> Quantizer:
         config, layout = self.config, self.layout
@@ -156,7 +156,11 @@ class OrderedAutoencoder(nn.Module):
             )
         if config.layout == "segment" and config.quantizer.kind == "vq":
             return LevelQuantizer(
-                config.quantizer, config.whole_codes, self._levels, config.segments, self.code_width
+                config.quantizer,
+                config.global_codes,
+                self._levels,
+                config.segments,
+                self.code_width,
             )
         return build_quantizer(config.quantizer, self.code_length, self.code_width)
 
@@ -167,12 +171,12 @@ class OrderedAutoencoder(nn.Module):
             batches: float32 [B, *sample_shape] each.
             generator: of all that is drawn, on the CPU.
         """
-        if self.config.quantizer.start == "greedy":
-            assert isinstance(self.linear_path, SegmentLayout)
+        if self.config.quantizer.init == "greedy":
+            assert isinstance(self.linear_skip, SegmentLayout)
             assert isinstance(self.quantizer, LevelQuantizer)
             with torch.autocast(batches[0].device.type, enabled=False):
                 init_residual_pca(
-                    self.linear_path, self.quantizer, torch.cat(list(batches)), generator
+                    self.linear_skip, self.quantizer, torch.cat(list(batches)), generator
                 )
             return
         with torch.no_grad():
@@ -200,24 +204,24 @@ class OrderedAutoencoder(nn.Module):
     def encode_vectors(self, x: Tensor) -> Tensor:
         """Continuous code vectors of samples: float [B, *sample_shape] -> [B, L, D]."""
         vectors = self.layout.to_vectors(self.encoder(x))
-        return vectors if self.linear_path is None else vectors + self.linear_path.to_vectors(x)
+        return vectors if self.linear_skip is None else vectors + self.linear_skip.to_vectors(x)
 
     def decode_vectors(self, vectors: Tensor, num_kept: Tensor) -> Decoded:
         """Samples from the first `num_kept` (int64 [B]) vectors: float [B, L, D] -> [B,
         *sample_shape]."""
         vectors = truncate(vectors, num_kept, self.fill)
         x = self.decoder(self.layout.to_features(vectors))
-        if self.linear_path is None:
+        if self.linear_skip is None:
             return Decoded(x, None)
-        x = x + self.linear_path.to_features(vectors)
-        if not isinstance(self.linear_path, NoiseSubstitutionSkip):
+        x = x + self.linear_skip.to_features(vectors)
+        if not isinstance(self.linear_skip, NoiseSubstitutionSkip):
             return Decoded(x, None)
-        return Decoded(x, self.linear_path.decoded_loudness(vectors))
+        return Decoded(x, self.linear_skip.decoded_loudness(vectors))
 
     def loudness(self, x: Tensor) -> Tensor | None:
         """What the loudness of decoded samples should be: float [B, 1, T] -> [B, S, bands]; None
         where nothing is filled with noise."""
-        path = self.linear_path
+        path = self.linear_skip
         return path.loudness(x) if isinstance(path, NoiseSubstitutionSkip) else None
 
     @torch.no_grad()
@@ -245,8 +249,8 @@ class OrderedAutoencoder(nn.Module):
         vectors = nn.functional.pad(prefix, (0, 0, 0, self.code_length - kept))  # [B, L, D]
         x, loudness = self.decode_vectors(vectors, torch.full((batch,), kept, device=codes.device))
         if loudness is not None:
-            assert isinstance(self.linear_path, NoiseSubstitutionSkip)
-            x = self.linear_path.fill_noise(x.float(), loudness.float())
+            assert isinstance(self.linear_skip, NoiseSubstitutionSkip)
+            x = self.linear_skip.fill_noise(x.float(), loudness.float())
         return x.float().clamp(-1, 1)
 
 
@@ -258,7 +262,7 @@ def _zero_init_output(layout: Layout, decoder: nn.Module) -> None:
         assert isinstance(layout, SegmentLayout)
         maps = [map_ for map_ in (layout.project, layout.project_part) if map_ is not None]
     convolutions = [m for m in decoder.modules() if isinstance(m, nn.Conv1d | nn.Conv2d)]
-    last = [*(map_.linear for map_ in maps), *(map_.bend[-1] for map_ in maps if map_.bend)]
+    last = [*(map_.linear for map_ in maps), *(map_.mlp[-1] for map_ in maps if map_.mlp)]
     for module in [*last, convolutions[-1]]:
         for parameter in module.parameters():
             nn.init.zeros_(parameter)

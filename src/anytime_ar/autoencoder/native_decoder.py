@@ -87,7 +87,7 @@ def make_decode_fn(
             `auto` for the faster one on this machine, as timed at the first use.
         autotuner: where decisions are kept; None: in the cache folder.
     """
-    layout = type(autoencoder.layout) in _LAYOUT_CODES and autoencoder.linear_path is None
+    layout = type(autoencoder.layout) in _LAYOUT_CODES and autoencoder.linear_skip is None
     entries = autoencoder.code_length * autoencoder.vocabulary * autoencoder.code_width
     known = (
         isinstance(autoencoder.decoder, ImageDecoder)
@@ -202,8 +202,8 @@ class NativeImageDecoder:
             return self._weights.pack_linear(linear.weight[order], linear.bias[order])
 
         decoder.line = by_position(layout.expand.linear)
-        if layout.expand.bend is not None:
-            first, _, last = layout.expand.bend
+        if layout.expand.mlp is not None:
+            first, _, last = layout.expand.mlp
             assert isinstance(first, nn.Linear)
             decoder.bend = self._weights.pack_linear(first.weight, first.bias)
             decoder.unbend = by_position(last)
@@ -219,8 +219,10 @@ class NativeImageDecoder:
         blocks: list[_ResidualBlockStruct] = []
         for layer in rest:
             if isinstance(layer, ImageResidualBlock):
-                spread = self._pack_convolution(layer.spread, side)
-                blocks.append(_ResidualBlockStruct(spread, self._pack_convolution(layer.mix, side)))
+                spread = self._pack_convolution(layer.conv1, side)
+                blocks.append(
+                    _ResidualBlockStruct(spread, self._pack_convolution(layer.conv2, side))
+                )
             elif isinstance(layer, nn.Conv2d):
                 found.append(
                     _StageStruct((_ResidualBlockStruct * len(blocks))(*blocks), len(blocks), width)

@@ -40,7 +40,7 @@ def init_residual_pca(
         x: float32 [N, *sample_shape].
         generator: chooses segments and first centres; on the CPU.
     """
-    local, levels = quantizer.local, quantizer.levels
+    local, levels = quantizer.level_quantizer, quantizer.levels
     assert linear_skip.num_global == 0
     assert local.feedback is not None
     width, vocabulary = local.codebooks.shape[2], local.codebooks.shape[1]
@@ -60,7 +60,7 @@ def init_residual_pca(
         basis = directions[:, -width:].flip(1).float()  # [P, D]
         seen = left @ basis
         centres = kmeans(seen[None], vocabulary, generator)[0]  # [V, D]
-        local.codebooks[level], local.totals[level] = centres, centres
+        local.codebooks[level], local.embed_avg[level] = centres, centres
         encoder[level], decoder[:, level] = basis.T @ maps, basis
         for j, reach in enumerate(earlier):
             feedback[level, j] = (basis.T @ reach).T

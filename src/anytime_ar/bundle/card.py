@@ -65,18 +65,18 @@ class Card(Config):
     autoencoder: AutoencoderConfig
     prior: PriorConfig | None = None
     """None: an autoencoder alone, which encodes and decodes but does not sample."""
-    choice: SamplingParams = SamplingParams()
+    sampling_params: SamplingParams = SamplingParams()
     """How codes are chosen where a draw does not say otherwise."""
-    weights: Literal["float32", "float16"] = "float32"
+    weights_dtype: Literal["float32", "float16"] = "float32"
     """Number format of the stored weights; in memory they are float32."""
     training: dict[str, Any] = Field(default_factory=dict)
     """The configuration of the run that made the model, for the record."""
 
     @model_validator(mode="after")
     def _check_guidance(self) -> Self:
-        if self.choice.guided and not self.data.labels:
+        if self.sampling_params.guided and not self.data.labels:
             raise ValueError(
-                f"choice.guidance is {self.choice.guidance}, and the model has no labels; drop it"
+                f"choice.guidance is {self.sampling_params.guidance}, and the model has no labels; drop it"
             )
         return self
 

@@ -33,18 +33,18 @@ class DistributionMetrics(Config):
     reconstructions, another test split. None where there are too few to tell.
     """
 
-    fd_error: NonNegative | None
+    fd_stderr: NonNegative | None
     """Of the Fréchet distance."""
     kd: Finite
     """Kernel distance: the squared maximum mean discrepancy with a cubic kernel (KID); unbiased, so
     it can fall below 0."""
-    kd_error: NonNegative | None
+    kd_stderr: NonNegative | None
     precision: Fraction
     """Share of the samples that are as near to a test sample as its neighbours are."""
-    precision_error: NonNegative
+    precision_stderr: NonNegative
     recall: Fraction
     """Share of the test samples that are as near to a sample as its neighbours are."""
-    recall_error: NonNegative
+    recall_stderr: NonNegative
 
 
 class QualityPoint(Config):
@@ -60,20 +60,20 @@ class QualityPoint(Config):
     """Fréchet distance of reconstructed test samples to the test split; None if not measured."""
     fd_sample: NonNegative | None
     """Fréchet distance of new samples to the test split; None if not measured."""
-    reconstructions: DistributionMetrics | None = None
+    reconstruction_metrics: DistributionMetrics | None = None
     """More about them as a set; None if not measured."""
-    samples: DistributionMetrics | None = None
+    sample_metrics: DistributionMetrics | None = None
     """More about the new samples as a set; None if not measured."""
-    nearness: NonNegative | None = None
+    nn_distance_ratio: NonNegative | None = None
     """Median distance of new samples to their nearest training sample, over that of reconstructions
     of the test split from as many codes: about 1, and below it if samples are copies. None if not
     measured."""
-    measures: dict[str, Finite] = Field({})
+    metrics: dict[str, Finite] = Field({})
     """Further figures of reconstructions of the test split, by name: means over samples. For
     sounds, `snr`, `si_sdr` and `mel` in dB, `stft` and `stoi`."""
-    accuracy: Fraction | None = None
+    label_accuracy_reconstruction: Fraction | None = None
     """Share of the test split whose label the classifier reads in the reconstruction."""
-    agreement: Fraction | None = None
+    label_accuracy_sample: Fraction | None = None
     """Share of new samples in which the classifier reads the label that they were drawn for."""
 
 
@@ -93,9 +93,9 @@ class CodebookUsage(Config):
     """1 for the first code, up to L."""
     entropy: NonNegative
     """Of the code by itself, in bits; at most log2 V, which is what it carries in `bits`."""
-    used: Fraction
+    used_fraction: Fraction
     """Of its V entries, those that occur."""
-    nats: NonNegative | None
+    nll: NonNegative | None
     """What the prior pays for it, given those before it, in nats; None without a prior."""
 
 
@@ -127,29 +127,29 @@ class Curve(Config):
     """V."""
     points: tuple[CurvePoint, ...] = Field(min_length=1)
     """By rising number of codes."""
-    lossless_codes: int | None
+    near_lossless_codes: int | None
     """The fewest codes whose fd_sample is within 2 % of the best; None if not measured."""
-    floor: NonNegative | None
+    fd_train: NonNegative | None
     """Fréchet distance of real training samples to the test split; None if not measured."""
-    floor_quality: DistributionMetrics | None = None
+    train_metrics: DistributionMetrics | None = None
     """More about them as a set; None if not measured."""
-    real_accuracy: Fraction | None = None
+    label_accuracy_test: Fraction | None = None
     """Share of the test split itself whose label the classifier reads; None if not measured."""
-    floor_samples: int
+    num_train_samples: int
     """How many training samples the floor was measured on."""
-    samples: int
+    num_samples: int
     """How many new samples stand behind each fd_sample."""
-    test_samples: int
+    num_test_samples: int
     """The size of the test split."""
     seed: int
     """Of the samples drawn."""
-    nats_train: NonNegative | None = None
+    nll_train: NonNegative | None = None
     """What the prior pays for a code of training samples, in nats; None if not measured."""
-    nats_test: NonNegative | None = None
+    nll_test: NonNegative | None = None
     """The same of test samples: the more above, the more the prior knows by heart."""
-    code_use: tuple[CodebookUsage, ...] = ()
+    codebook_usage: tuple[CodebookUsage, ...] = ()
     """By position, all L of them; empty if not measured."""
-    choice: dict[str, Finite | tuple[Finite, ...]] = Field({})
+    sampling_params: dict[str, Finite | tuple[Finite, ...]] = Field({})
     """How their codes were chosen, as far as that was given: temperature, top_k, top_p, guidance,
     each the same for all codes or several values from the first to the last; the rest is as the
     model does of its own."""
@@ -161,9 +161,9 @@ class Curve(Config):
             codes = [point.codes for point in points]
             if codes != sorted(set(codes)) or codes[-1:] > [self.code_length]:
                 raise ValueError(f"codes must rise and be at most {self.code_length}, got {codes}")
-        if self.lossless_codes != near_lossless_codes(self.points):
+        if self.near_lossless_codes != near_lossless_codes(self.points):
             raise ValueError(
-                f"lossless_codes is {self.lossless_codes}, but the points say "
+                f"lossless_codes is {self.near_lossless_codes}, but the points say "
                 f"{near_lossless_codes(self.points)}"
             )
         return self

@@ -97,7 +97,7 @@ def summarize_bundle(bundle: Bundle) -> str:
 
 def attach_codebook(autoencoder: OrderedAutoencoder, prior: Prior) -> None:
     """Tell a prior what the entries of an autoencoder mean, where it wants to know."""
-    if prior.config.traits:
+    if prior.config.codebook_features:
         prior.attach_codebook(autoencoder.codebook_vectors().to(prior.codebook_features.device))
 
 
@@ -121,7 +121,7 @@ def save_bundle(bundle: Bundle, folder: Path | str) -> None:
         ) from error
     try:
         write_json(fresh / "config.json", bundle.card.model_dump(mode="json"))
-        dtype = getattr(torch, bundle.card.weights)
+        dtype = getattr(torch, bundle.card.weights_dtype)
         for name, module in _networks_by_file(bundle).items():
             weights = {k: _cast(v.cpu(), dtype) for k, v in _inference_state(module).items()}
             # Not save_file, which makes files that nobody else may read, whatever the umask.
@@ -256,7 +256,7 @@ def find_bundle(name: Path | str) -> Path:
         return run if run.is_dir() else path
     place = parse_hub_ref(str(name))
     # "runs/dmeo" beside a folder "runs" is a mistyped path: do not wait for the Hub to deny it.
-    if place is not None and not Path(place.repository).parent.is_dir():
+    if place is not None and not Path(place.repo_id).parent.is_dir():
         folder = download_snapshot(place, BUNDLE_FILES)
         if not (folder / "manifest.json").is_file():
             raise BundleError(f"{place} on the Hub is no bundle: no manifest.json; check the name")

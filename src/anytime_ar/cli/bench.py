@@ -114,11 +114,11 @@ def _speed(arguments: Namespace) -> tuple[dict[str, Any], str]:
         "code_length": length,
         "timings": [timing.to_json(length) for timing in timings],
         "by_codes": [
-            {"codes": timing.name, "rows": timing.rows, "seconds": timing.seconds}
+            {"codes": timing.name, "rows": timing.batch_size, "seconds": timing.seconds}
             for timing in by_codes
         ],
         "first_previews": [
-            {"rows": first.rows, "seconds": first.seconds, "step_and_decode": bare.seconds}
+            {"rows": first.batch_size, "seconds": first.seconds, "step_and_decode": bare.seconds}
             for first, bare in firsts
         ],
     }
@@ -162,8 +162,8 @@ def speed_table(timings: list[BenchmarkTiming], length: int) -> str:
     lines = [
         f"{'rows':>4}  {'way':<32}{'codes/s':>8}{'slowest..fastest':>18}{'floor':>7}{'generate':>9}"
     ]
-    for rows in dict.fromkeys(timing.rows for timing in timings):
-        here = [timing for timing in timings if timing.rows == rows]
+    for rows in dict.fromkeys(timing.batch_size for timing in timings):
+        here = [timing for timing in timings if timing.batch_size == rows]
         rivals = [timing for timing in here if timing.name.startswith("generate")]
         rival = min(rivals, key=_median, default=None)
         for timing in here:
@@ -192,8 +192,8 @@ def _median(timing: BenchmarkTiming) -> float:
 def _time_ratio_lines(by_codes: list[BenchmarkTiming]) -> str:
     """How time grows with codes: ideally by five from a fifth of them to all."""
     lines = []
-    for rows in dict.fromkeys(timing.rows for timing in by_codes):
-        few, *_, many = [timing for timing in by_codes if timing.rows == rows]
+    for rows in dict.fromkeys(timing.batch_size for timing in by_codes):
+        few, *_, many = [timing for timing in by_codes if timing.batch_size == rows]
         least, middle, most = time_ratios(many, few)
         lines.append(
             f"{rows} rows: {many.name} take {middle:.2f} ({least:.2f}..{most:.2f}) times as long "
@@ -204,7 +204,7 @@ def _time_ratio_lines(by_codes: list[BenchmarkTiming]) -> str:
 
 def _first_preview_line(pair: tuple[BenchmarkTiming, BenchmarkTiming]) -> str:
     first, bare = pair
-    rows = f"{first.rows} row{'' if first.rows == 1 else 's'}"
+    rows = f"{first.batch_size} row{'' if first.batch_size == 1 else 's'}"
     times = time_ratios(first, bare)[1]
     return (
         f"{rows}: first preview after {1000 * first.median_s:.2f} ms, {times:.2f} times one step "

@@ -107,7 +107,7 @@ def unordered_experiment(experiment: Experiment) -> Experiment:
     """The same autoencoder trained without truncation or a start that orders codes by itself, and
     no prior."""
     autoencoder, quantizer = experiment.autoencoder, experiment.autoencoder.quantizer
-    if quantizer.start == "greedy":
+    if quantizer.init == "greedy":
         quantizer = quantizer.model_copy(update={"start": "kmeans", "error_feedback": False})
         autoencoder = autoencoder.model_copy(update={"quantizer": quantizer})
     options = experiment.autoencoder_training

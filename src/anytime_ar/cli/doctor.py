@@ -138,7 +138,7 @@ def _measure_speed() -> dict[str, Any]:
         {
             "backend": by_name[timing.name].backend,
             "precision": by_name[timing.name].precision,
-            "rows": timing.rows,
+            "rows": timing.batch_size,
             "codes_per_s": round(timing.rate(models[0].code_length)),
         }
         for timing in time_interleaved(

@@ -141,7 +141,7 @@ def run(arguments: Namespace) -> None:
     attached = arguments.attach or _saves_curve_by_default(arguments, curve, model.curve)
     if attached:
         card = model.bundle.card
-        choice = sampling_params_from(sampling_kwargs_from(arguments), card.choice)
+        choice = sampling_params_from(sampling_kwargs_from(arguments), card.sampling_params)
         card = card.model_copy(update={"choice": choice})
         save_bundle(replace(model.bundle, card=card, curve=curve), find_bundle(arguments.model))
     print_result(
@@ -171,7 +171,7 @@ def _saves_curve_by_default(arguments: Namespace, curve: Curve, earlier: Curve |
     if arguments.data or arguments.label_key or sampling_kwargs_from(arguments):
         return False
     return earlier is None or (
-        curve.samples >= earlier.samples and len(curve.points) >= len(earlier.points)
+        curve.num_samples >= earlier.num_samples and len(curve.points) >= len(earlier.points)
     )
 
 

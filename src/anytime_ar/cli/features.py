@@ -83,7 +83,7 @@ def train_and_save_classifier(
     with progress_bar("features") as progress:
         network = train_feature_extractor(
             data.train,
-            experiment.features,
+            experiment.feature_extractor,
             label_count=len(data.label_names or ()),
             sample_rate=data.sample_rate,
             device=resolve_device(device),

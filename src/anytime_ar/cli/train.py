@@ -120,4 +120,4 @@ def _set_training_threads(arguments: Namespace, folder: Path, processes: Distrib
 class Experiment(TrainConfig):
     """A training run, and the classifier whose features judge its samples."""
 
-    features: FeatureExtractorConfig = FeatureExtractorConfig()
+    feature_extractor: FeatureExtractorConfig = FeatureExtractorConfig()

@@ -25,9 +25,9 @@ class AudioAugmentationConfig(Config):
     speed: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Largest relative change of speed, which changes the pitch as well: 0.1 draws factors from 0.9
     to 1.1."""
-    loudness_db: float = Field(default=0.0, ge=0.0, le=60.0)
+    attenuation_db: float = Field(default=0.0, ge=0.0, le=60.0)
     """Largest loss of loudness."""
-    invert: bool = False
+    invert_polarity: bool = False
     """Change the sign with probability one half, which nobody hears."""
 
 
@@ -42,7 +42,7 @@ class AugmentationConfig(Config):
     """Largest rotation of an image either way, in degrees."""
     scale: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Largest relative change of an image's size: 0.1 draws factors from 0.9 to 1.1."""
-    sound: AudioAugmentationConfig = AudioAugmentationConfig()
+    audio: AudioAugmentationConfig = AudioAugmentationConfig()
 
 
 NO_AUGMENTATION = AugmentationConfig()
@@ -65,7 +65,7 @@ def augment(
         The same shape, in [-1, 1]; `samples` itself when `config` changes nothing.
     """
     if samples.ndim == 3:
-        return _augment_audio(samples, config.sound, generator, shard)
+        return _augment_audio(samples, config.audio, generator, shard)
     if config.flip:
         mirrored = _uniform_draws(1, samples, generator, shard)[0] < 0.5  # [B]
         samples = torch.where(mirrored[:, None, None, None], samples.flip(-1), samples)
@@ -124,8 +124,8 @@ def _augment_audio(
         delay = delay.round()  # whole samples need no interpolation
     places = (places - delay[:, None]) * factor[:, None]  # [B, T]: where each sample comes from
     clips = _interpolate_cubic(clips[:, 0], places)[:, None]
-    gain = 10 ** (-draws[2] * config.loudness_db / 20)  # [B]
-    if config.invert:
+    gain = 10 ** (-draws[2] * config.attenuation_db / 20)  # [B]
+    if config.invert_polarity:
         gain = torch.where(draws[3] < 0.5, -gain, gain)
     return (clips * gain[:, None, None]).clamp(-1.0, 1.0)  # cubics overshoot
 

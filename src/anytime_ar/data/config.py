@@ -22,12 +22,12 @@ class AudioConfig(Config):
     """Resample to this many Hz; when not given, all clips must have the same rate."""
     seconds: float = Field(default=1.0, gt=0.0, allow_inf_nan=False)
     """Longer clips are cut after so long, shorter ones end in silence."""
-    longest_seconds: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    max_stored_seconds: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
     """So much of a longer clip is kept for training, which cuts `seconds` from it at random; when
     not given, its first `seconds` are all that is seen of it."""
     length_multiple: int = Field(default=64, ge=1)
     """Round the length up to a whole multiple of this many samples, for networks that halve it."""
-    loudness: Literal["peak", "as_stored"] = "peak"
+    normalize: Literal["peak", "as_stored"] = "peak"
     """Scale every clip to the same peak, or leave it as it is."""
 
 
@@ -44,7 +44,7 @@ class DataConfig(Config):
     """Configuration name of a Hub set; of a local set, the sub-folder to read."""
     revision: str | None = None
     """Branch, tag or commit of a Hub set."""
-    layout: FolderLayout = "auto"
+    folder_layout: FolderLayout = "auto"
     """What the sub-folders of a folder are: `splits` (train, validation, test), or `classes`;
     `auto` tells by their names, and asks where they may be either."""
     image_key: str | None = None
@@ -66,7 +66,7 @@ class DataConfig(Config):
     """Resize to this many pixels a side; without `center_crop`, the largest centred square is."""
     channels: Literal[1, 3] | None = None
     """Convert to grayscale (1) or RGB (3); as stored when not given."""
-    sound: AudioConfig = AudioConfig()
+    audio: AudioConfig = AudioConfig()
     """Where the set holds sounds."""
     skip_broken: bool = False
     """Leave out samples that do not decode, rather than refuse the set; how many is told once. When

@@ -169,7 +169,7 @@ class AudioRowDecoder:
     def decode_for_training(self, row: Row) -> npt.NDArray[np.int16]:
         """int16 [1, S] of one row, S >= T: what clips of length T are cut from; see `__call__`."""
         seconds = self._config.seconds
-        return self._decode(row, max(seconds, self._config.longest_seconds or seconds))
+        return self._decode(row, max(seconds, self._config.max_stored_seconds or seconds))
 
     def _decode(self, row: Row, seconds: float) -> npt.NDArray[np.int16]:
         wave, rate = decode_audio(row.content, row.origin)
@@ -183,7 +183,7 @@ class AudioRowDecoder:
                 )
             wave = soxr.resample(wave, rate, self.sample_rate)
         loudest = float(np.abs(wave).max())
-        if self._config.loudness == "peak":
+        if self._config.normalize == "peak":
             wave = wave * peak_gain(loudest)
         clip = np.zeros((1, self._length(seconds, self.sample_rate)), dtype=np.int16)
         kept = wave[: clip.shape[1]]

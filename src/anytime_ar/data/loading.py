@@ -60,7 +60,7 @@ def load_data(config: DataConfig) -> DataSplits:
         MissingExtraError: it needs an extra that is not installed.
     """
     source = _open_source(config)
-    sounds = AudioRowDecoder(config.sound) if source.modality == "sound" else None
+    sounds = AudioRowDecoder(config.audio) if source.modality == "sound" else None
     reader = sounds or ImageRowDecoder(config)
     broken = BrokenSampleCollector(config.skip_broken)
     shape: tuple[int, ...] = ()
@@ -211,4 +211,4 @@ def _open_local_source(config: DataConfig, path: Path) -> DataSource:
         path = path / config.subset
         if not path.is_dir():
             raise DataError(f"{path}: no such folder; check data.subset")
-    return parquet_source(config, path) or folder_source(path, config.layout)
+    return parquet_source(config, path) or folder_source(path, config.folder_layout)

@@ -61,14 +61,14 @@ class Ranking(Config):
     """How a model does."""
 
     name: str
-    area_bits: float
+    mean_fd_over_bits: float
     """Mean sample FD over budgets, all bits alike."""
-    area_ms: float | None
+    mean_fd_over_ms: float | None
     """Mean sample FD over budgets, all milliseconds alike; None where `Comparison.ms` is."""
     best_fd: float
     best_codes: int
     """The fewest codes that give it."""
-    places: tuple[BudgetPoint, ...]
+    points: tuple[BudgetPoint, ...]
     """At the shares of the widest common budget in bits that a code fits into."""
 
 
@@ -77,7 +77,7 @@ class FixedLengthMatch(Config):
 
     bits: float
     """Of the dedicated model."""
-    dedicated: float
+    fixed_length_fd: float
     """Its sample FD."""
     fd: float
     """That of the first model for no more bits."""
@@ -85,7 +85,7 @@ class FixedLengthMatch(Config):
     @property
     def fd_ratio(self) -> float:
         """Of the first model's FD to the dedicated one's."""
-        return self.fd / self.dedicated
+        return self.fd / self.fixed_length_fd
 
 
 class Comparison(Config):
@@ -95,7 +95,7 @@ class Comparison(Config):
     """The budgets that every model can use, over which areas are taken."""
     ms: tuple[float, float] | None
     """None where time was not measured, or no time suits all models."""
-    standings: tuple[Ranking, ...]
+    rankings: tuple[Ranking, ...]
     matches: tuple[FixedLengthMatch, ...]
     """By rising bits; none without dedicated models."""
 
@@ -132,11 +132,13 @@ def compare(
         standings.append(
             Ranking(
                 name=name,
-                area_bits=mean_over_interval(fd_by_cost(curve, "bits"), *bits),
-                area_ms=None if ms is None else mean_over_interval(fd_by_cost(curve, "ms"), *ms),
+                mean_fd_over_bits=mean_over_interval(fd_by_cost(curve, "bits"), *bits),
+                mean_fd_over_ms=None
+                if ms is None
+                else mean_over_interval(fd_by_cost(curve, "ms"), *ms),
                 best_fd=_sample_fd(best),
                 best_codes=best.codes,
-                places=tuple(
+                points=tuple(
                     _budget_point(budget, point) for budget, point in found if point is not None
                 ),
             )
@@ -144,7 +146,7 @@ def compare(
     return Comparison(
         bits=bits,
         ms=ms,
-        standings=tuple(standings),
+        rankings=tuple(standings),
         matches=() if fixed_length is None else _fixed_length_matches(curves[0], fixed_length),
     )
 
@@ -189,10 +191,10 @@ def _check(candidates: Sequence[Candidate], fixed_length: FixedLengthModels | No
                 f"the curve of {name} has no sample FD; measure it with `anytime evaluate` and "
                 "features"
             )
-        if (first := candidates[0].curve).samples != curve.samples:
+        if (first := candidates[0].curve).num_samples != curve.num_samples:
             raise InputError(
-                f"the FD of {names[0]} is of {first.samples} samples and that of {name} of "
-                f"{curve.samples}, which cannot be compared; evaluate with the same --samples"
+                f"the FD of {names[0]} is of {first.num_samples} samples and that of {name} of "
+                f"{curve.num_samples}, which cannot be compared; evaluate with the same --samples"
             )
 
 
@@ -211,8 +213,8 @@ def _largest_within(curve: Curve, bits: float) -> CurvePoint | None:
 
 
 def _budget_point(budget: float, point: CurvePoint) -> BudgetPoint:
-    quality = point.samples
-    error = None if quality is None else quality.fd_error
+    quality = point.sample_metrics
+    error = None if quality is None else quality.fd_stderr
     return BudgetPoint(budget=budget, codes=point.codes, fd=_sample_fd(point), fd_error=error)
 
 
@@ -225,7 +227,9 @@ def _fixed_length_matches(
         point = _largest_within(curve, full.bits)
         if point is not None:
             found.append(
-                FixedLengthMatch(bits=full.bits, dedicated=_sample_fd(full), fd=_sample_fd(point))
+                FixedLengthMatch(
+                    bits=full.bits, fixed_length_fd=_sample_fd(full), fd=_sample_fd(point)
+                )
             )
     return tuple(sorted(found, key=lambda match: match.bits))
 
@@ -242,14 +246,14 @@ _FIXED_LENGTH_COLOUR = "#000000"
 def comparison_table(comparison: Comparison) -> str:
     """Tables in 80 columns for names of up to 14 characters: sample FD for the same bits; means
     over budgets, with how many times the first model's they are; dedicated models, if any."""
-    first = comparison.standings[0]
-    budgets = sorted({place.budget for some in comparison.standings for place in some.places})
+    first = comparison.rankings[0]
+    budgets = sorted({place.budget for some in comparison.rankings for place in some.points})
     rows = [["sample FD for bits", *[f"{budget:.3g}" for budget in budgets]]]
-    for standing in comparison.standings:
-        found = {place.budget: format_distance(place.fd) for place in standing.places}
+    for standing in comparison.rankings:
+        found = {place.budget: format_distance(place.fd) for place in standing.points}
         rows.append([standing.name, *[found.get(budget, "-") for budget in budgets]])
     means = [["mean sample FD", "over bits", "", "over ms", "", "best", "codes"]]
-    means += [[standing.name, *_mean_cells(standing, first)] for standing in comparison.standings]
+    means += [[standing.name, *_mean_cells(standing, first)] for standing in comparison.rankings]
     parts = [align_table(rows), align_table(means)]
     if comparison.matches:
         parts.append(
@@ -265,16 +269,16 @@ def comparison_table(comparison: Comparison) -> str:
 
 def comparison_markdown(comparison: Comparison) -> str:
     """The same as Markdown, with standard errors."""
-    first = comparison.standings[0]
-    budgets = sorted({place.budget for some in comparison.standings for place in some.places})
+    first = comparison.rankings[0]
+    budgets = sorted({place.budget for some in comparison.rankings for place in some.points})
     rows = [
         ["sample FD", *[f"{budget:.3g} bits" for budget in budgets], "mean over bits", "over ms"]
     ]
-    for standing in comparison.standings:
+    for standing in comparison.rankings:
         found = {
             place.budget: format_distance(place.fd)
             + ("" if place.fd_error is None else f" ± {place.fd_error:.2g}")
-            for place in standing.places
+            for place in standing.points
         }
         over_bits, bits_ratio, over_ms, ms_ratio, *_ = _mean_cells(standing, first)
         cells = [found.get(budget, "-") for budget in budgets]
@@ -324,19 +328,25 @@ def write_comparison(
 
 def _fixed_length_rows(comparison: Comparison, bits: str, fixed_length: str) -> list[list[str]]:
     """The first model beside those trained for one length; `bits` and `fixed_length` are heads."""
-    rows = [[bits, fixed_length, comparison.standings[0].name, "ratio"]]
+    rows = [[bits, fixed_length, comparison.rankings[0].name, "ratio"]]
     for match in comparison.matches:
-        distances = [format_distance(match.dedicated), format_distance(match.fd)]
+        distances = [format_distance(match.fixed_length_fd), format_distance(match.fd)]
         rows.append([f"{match.bits:g}", *distances, f"{match.fd_ratio:.2f}"])
     return rows
 
 
 def _mean_cells(ranking: Ranking, first: Ranking) -> list[str]:
-    cells = [format_distance(ranking.area_bits), _ratio_text(ranking.area_bits, first.area_bits)]
-    if ranking.area_ms is None or first.area_ms is None:
+    cells = [
+        format_distance(ranking.mean_fd_over_bits),
+        _ratio_text(ranking.mean_fd_over_bits, first.mean_fd_over_bits),
+    ]
+    if ranking.mean_fd_over_ms is None or first.mean_fd_over_ms is None:
         cells += ["-", ""]
     else:
-        cells += [format_distance(ranking.area_ms), _ratio_text(ranking.area_ms, first.area_ms)]
+        cells += [
+            format_distance(ranking.mean_fd_over_ms),
+            _ratio_text(ranking.mean_fd_over_ms, first.mean_fd_over_ms),
+        ]
     return [*cells, format_distance(ranking.best_fd), str(ranking.best_codes)]
 
 
@@ -352,7 +362,9 @@ def _plot_fd_by_cost(
         at, heights = zip(*fd_by_cost(curve, axis), strict=True)
         size = 4.5 if len(at) <= 40 else 2.5
         axes.plot(at, heights, f"{marker}-", color=colour, label=name, ms=size, lw=1.8)
-        errors = [None if p.samples is None else p.samples.fd_error for p in curve.points]
+        errors = [
+            None if p.sample_metrics is None else p.sample_metrics.fd_stderr for p in curve.points
+        ]
         known = zip(at, heights, errors, strict=True)
         plot_confidence_band(
             axes, [(x, y, error) for x, y, error in known if error is not None], colour

@@ -112,12 +112,14 @@ class Evaluator:
                     psnr=psnr(means.mse),
                     fd_reconstruction=None if reconstructions is None else reconstructions.fd,
                     fd_sample=None if samples is None else samples.fd,
-                    reconstructions=None if reconstructions is None else reconstructions.quality,
-                    samples=None if samples is None else samples.quality,
-                    nearness=self._nearest_neighbour_ratio(codec, encoded, drawn, k),
-                    measures=means.metrics,
-                    accuracy=means.label_accuracy,
-                    agreement=read.accuracy,
+                    reconstruction_metrics=None
+                    if reconstructions is None
+                    else reconstructions.quality,
+                    sample_metrics=None if samples is None else samples.quality,
+                    nn_distance_ratio=self._nearest_neighbour_ratio(codec, encoded, drawn, k),
+                    metrics=means.metrics,
+                    label_accuracy_reconstruction=means.label_accuracy,
+                    label_accuracy_sample=read.accuracy,
                 )
             )
         return tuple(points)
@@ -316,8 +318,8 @@ def code_usage(
         CodebookUsage(
             position=i + 1,
             entropy=max(0.0, float(entropies[i])),
-            used=float((counts[i] > 0).double().mean()),
-            nats=None if nll is None else float(nll[i]),
+            used_fraction=float((counts[i] > 0).double().mean()),
+            nll=None if nll is None else float(nll[i]),
         )
         for i in range(length)
     )
@@ -436,20 +438,20 @@ def evaluate(
         code_length=model.code_length,
         vocabulary=model.vocabulary,
         points=points,
-        lossless_codes=near_lossless_codes(points),
-        floor=None if floor is None else floor.fd,
-        floor_quality=None if floor is None else floor.quality,
-        real_accuracy=None
+        near_lossless_codes=near_lossless_codes(points),
+        fd_train=None if floor is None else floor.fd,
+        train_metrics=None if floor is None else floor.quality,
+        label_accuracy_test=None
         if labels is None or classifier is None
         else classifier_accuracy(classifier, data.test),
-        floor_samples=floor_samples,
-        samples=samples,
-        test_samples=test_samples,
+        num_train_samples=floor_samples,
+        num_samples=samples,
+        num_test_samples=test_samples,
         seed=seed,
-        nats_train=None if train_nats is None else float(train_nats.mean()),
-        nats_test=None if test_nats is None else float(test_nats.mean()),
-        code_use=code_usage(encoded, model.vocabulary, test_nats),
-        choice=dict(sampling_params or {}),
+        nll_train=None if train_nats is None else float(train_nats.mean()),
+        nll_test=None if test_nats is None else float(test_nats.mean()),
+        codebook_usage=code_usage(encoded, model.vocabulary, test_nats),
+        sampling_params=dict(sampling_params or {}),
         baselines=baselines,
     )
 

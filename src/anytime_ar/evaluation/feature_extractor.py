@@ -46,7 +46,7 @@ class FeatureExtractorConfig(Config):
 
     width: int = Field(default=16, ge=4)
     """Channels of the first stage; the last has four times as many."""
-    features: int = Field(default=128, ge=2)
+    num_features: int = Field(default=128, ge=2)
     """F, the size of the penultimate layer."""
     steps: int = Field(default=2500, ge=10)
     """Optimizer steps; fewer than 10 leave no room for the schedule's warm-up."""
@@ -128,8 +128,8 @@ class FeatureExtractor(nn.Module):
         sample_rate: int | None = None,
     ) -> None:
         super().__init__()
-        front = _FRONT_ENDS.get(len(sample_shape))
-        self.front = front(sample_shape, sample_rate) if front else None
+        front_end = _FRONT_ENDS.get(len(sample_shape))
+        self.front = front_end(sample_shape, sample_rate) if front_end else None
         if self.front is None or min(self.front.shape[1:]) < MIN_SIDE:
             raise InputError(
                 "features need images (C, H, W) with sides of at least "
@@ -151,7 +151,7 @@ class FeatureExtractor(nn.Module):
             layers += [_convolution(narrow, wide, stride=2), _convolution(wide, wide, stride=1)]
         self.body = nn.Sequential(*layers)
         side = -(-height // 2**halvings), -(-width // 2**halvings)
-        self.num_features: int = config.features
+        self.num_features: int = config.num_features
         self.neck = nn.Linear(widths[-1] * side[0] * side[1], self.num_features)
         self.head = nn.Linear(self.num_features, label_count)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

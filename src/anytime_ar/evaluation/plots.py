@@ -31,8 +31,11 @@ def plot_curve(curve: Curve) -> bytes:
     from matplotlib.figure import Figure
 
     points, unordered = curve.points, curve.baselines.unordered
-    measured = [measure for measure in ALL_METRICS if measure.name in points[0].measures]
-    was_read = any(p.accuracy is not None or p.agreement is not None for p in points)
+    measured = [measure for measure in ALL_METRICS if measure.name in points[0].metrics]
+    was_read = any(
+        p.label_accuracy_reconstruction is not None or p.label_accuracy_sample is not None
+        for p in points
+    )
     rows = 1 + -(-(len(measured) + was_read) // _COLUMNS)
     figure = Figure(figsize=(11, 4.4 + 3.2 * (rows - 1)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -56,8 +59,8 @@ def plot_curve(curve: Curve) -> bytes:
     _plot_fd_confidence(right, points, "samples", _BLUE)
     _plot_fd_confidence(right, points, "reconstructions", _ORANGE)
     _plot_fd_confidence(right, unordered, "samples", _VERMILION)
-    if curve.floor:
-        _plot_level(right, curve.floor, "floor: training split")
+    if curve.fd_train:
+        _plot_level(right, curve.fd_train, "floor: training split")
     _label_axes(right, "Distance to the test split", "Fréchet distance of classifier features")
     _use_log_scale(right)
     if not right.get_legend_handles_labels()[0]:
@@ -74,7 +77,7 @@ def plot_curve(curve: Curve) -> bytes:
             (unordered, "unordered", _VERMILION, "s--"),
         ):
             _plot_line(
-                axes, [(p.codes, p.measures.get(measure.name)) for p in some], label, colour, style
+                axes, [(p.codes, p.metrics.get(measure.name)) for p in some], label, colour, style
             )
         _label_axes(axes, measure.title, "")
     if was_read:
@@ -87,19 +90,23 @@ def plot_code_usage(curve: Curve) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    use = curve.code_use
+    use = curve.codebook_usage
     figure = Figure(figsize=(11, 4), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     _plot_line(left, [(some.position, some.entropy) for some in use], "entropy", _BLUE, "o-")
-    costs = [None if some.nats is None else some.nats / math.log(2) for some in use]
+    costs = [None if some.nll is None else some.nll / math.log(2) for some in use]
     asked = [(some.position, cost) for some, cost in zip(use, costs, strict=True)]
     _plot_line(left, asked, "cost to the prior, given those before", _VERMILION, "s-")
     _plot_level(left, math.log2(curve.vocabulary), "stored plainly")
     left.set_ylim(bottom=0)
     _label_axes(left, "What a code tells", "bits")
     _plot_line(
-        right, [(some.position, some.used) for some in use], "share of entries", _GREEN, "^-"
+        right,
+        [(some.position, some.used_fraction) for some in use],
+        "share of entries",
+        _GREEN,
+        "^-",
     )
     right.set_ylim(0, 1.03)
     _label_axes(right, "Entries that occur", "")
@@ -118,13 +125,23 @@ def to_png(figure: Figure) -> bytes:
 def _plot_label_accuracy(axes: Axes, curve: Curve) -> None:
     """How often the classifier reads the right label."""
     points, unordered = curve.points, curve.baselines.unordered
-    _plot_line(axes, [(p.codes, p.agreement) for p in points], "samples", _BLUE, "o-")
-    _plot_line(axes, [(p.codes, p.accuracy) for p in points], "reconstructions", _ORANGE, "D-")
+    _plot_line(axes, [(p.codes, p.label_accuracy_sample) for p in points], "samples", _BLUE, "o-")
     _plot_line(
-        axes, [(p.codes, p.accuracy) for p in unordered], "unordered recon.", _VERMILION, "s--"
+        axes,
+        [(p.codes, p.label_accuracy_reconstruction) for p in points],
+        "reconstructions",
+        _ORANGE,
+        "D-",
     )
-    if curve.real_accuracy:
-        _plot_level(axes, curve.real_accuracy, "test split")
+    _plot_line(
+        axes,
+        [(p.codes, p.label_accuracy_reconstruction) for p in unordered],
+        "unordered recon.",
+        _VERMILION,
+        "s--",
+    )
+    if curve.label_accuracy_test:
+        _plot_level(axes, curve.label_accuracy_test, "test split")
     _label_axes(axes, "Share that the classifier reads", "")
     axes.set_ylim(0, 1.03)
 
@@ -148,10 +165,10 @@ def _plot_fd_confidence(
     """About Fréchet distances, where their errors are known; see `plot_confidence_band`."""
     told = []
     for point in points:
-        quality = point.samples if source == "samples" else point.reconstructions
+        quality = point.sample_metrics if source == "samples" else point.reconstruction_metrics
         distance = point.fd_sample if source == "samples" else point.fd_reconstruction
-        if distance is not None and quality is not None and quality.fd_error is not None:
-            told.append((point.codes, distance, quality.fd_error))
+        if distance is not None and quality is not None and quality.fd_stderr is not None:
+            told.append((point.codes, distance, quality.fd_stderr))
     plot_confidence_band(axes, told, colour)
 
 

@@ -75,19 +75,21 @@ def _distribution_columns(curve: Curve) -> list[_Column]:
     points = curve.points
     columns: list[_Column] = []
     for top, sets in (
-        ("recon.", [point.reconstructions for point in points]),
-        ("sample", [point.samples for point in points]),
+        ("recon.", [point.reconstruction_metrics for point in points]),
+        ("sample", [point.sample_metrics for point in points]),
     ):
         if any(sets):
-            errors = [None if some is None else some.fd_error for some in sets]
+            errors = [None if some is None else some.fd_stderr for some in sets]
             columns.append((top, "FD +-", [format_distance(error) for error in errors]))
             kernels = [None if some is None else some.kd for some in sets]
             columns.append((top, "KD", [_format_kernel_distance(kernel) for kernel in kernels]))
             shares = [(some.precision, some.recall) if some else (None, None) for some in sets]
             columns.append((top, "prec.", [_format_fixed(precision, 3) for precision, _ in shares]))
             columns.append((top, "recall", [_format_fixed(recall, 3) for _, recall in shares]))
-    if any(point.nearness is not None for point in points):
-        columns.append(("sample", "near", [_format_fixed(point.nearness, 2) for point in points]))
+    if any(point.nn_distance_ratio is not None for point in points):
+        columns.append(
+            ("sample", "near", [_format_fixed(point.nn_distance_ratio, 2) for point in points])
+        )
     return [("", "codes", [str(point.codes) for point in points]), *columns] if columns else []
 
 
@@ -98,59 +100,67 @@ def _metric_columns(curve: Curve) -> list[_Column]:
     columns: list[_Column] = []
     for measure in ALL_METRICS:
         title, unit = [*measure.title.split(" "), ""][:2]
-        cells = [
-            _format_fixed(point.measures.get(measure.name), measure.digits) for point in points
-        ]
-        if any(measure.name in point.measures for point in points):
+        cells = [_format_fixed(point.metrics.get(measure.name), measure.digits) for point in points]
+        if any(measure.name in point.metrics for point in points):
             columns.append((title, unit, cells))
         if measure.name == _BASELINE_METRIC and any(
-            _BASELINE_METRIC in p.measures for p in unordered.values()
+            _BASELINE_METRIC in p.metrics for p in unordered.values()
         ):
             lost = [
-                unordered[p.codes].measures.get(_BASELINE_METRIC) if p.codes in unordered else None
+                unordered[p.codes].metrics.get(_BASELINE_METRIC) if p.codes in unordered else None
                 for p in points
             ]
             columns.append(
                 ("unord.", unit, [_format_fixed(value, measure.digits) for value in lost])
             )
-    if any(point.accuracy is not None for point in points):
-        columns.append(("read in", "recon.", [_format_percent(point.accuracy) for point in points]))
-    if any(point.agreement is not None for point in points):
+    if any(point.label_accuracy_reconstruction is not None for point in points):
         columns.append(
-            ("read in", "sample", [_format_percent(point.agreement) for point in points])
+            (
+                "read in",
+                "recon.",
+                [_format_percent(point.label_accuracy_reconstruction) for point in points],
+            )
+        )
+    if any(point.label_accuracy_sample is not None for point in points):
+        columns.append(
+            (
+                "read in",
+                "sample",
+                [_format_percent(point.label_accuracy_sample) for point in points],
+            )
         )
     return [("", "codes", [str(point.codes) for point in points]), *columns] if columns else []
 
 
 def _footer(curve: Curve) -> list[str]:
-    if curve.floor is None:
+    if curve.fd_train is None:
         return ["Fréchet distances (FD) were not measured."]
     lines = [
-        f"FD of {curve.samples:,} drawn against {curve.test_samples:,} test samples; "
-        f"floor ({curve.floor_samples:,} training",
-        f"samples): {format_distance(curve.floor)}. ",
+        f"FD of {curve.num_samples:,} drawn against {curve.num_test_samples:,} test samples; "
+        f"floor ({curve.num_train_samples:,} training",
+        f"samples): {format_distance(curve.fd_train)}. ",
     ]
-    if curve.lossless_codes is not None:
-        lines[-1] += f"Within 2 % of the best from {curve.lossless_codes} codes on."
-    if (floor := curve.floor_quality) is not None:
+    if curve.near_lossless_codes is not None:
+        lines[-1] += f"Within 2 % of the best from {curve.near_lossless_codes} codes on."
+    if (floor := curve.train_metrics) is not None:
         lines.append(
-            f"Those training samples: FD +- {format_distance(floor.fd_error)}, KD {_format_kernel_distance(floor.kd)}, "
+            f"Those training samples: FD +- {format_distance(floor.fd_stderr)}, KD {_format_kernel_distance(floor.kd)}, "
             f"precision {floor.precision:.3f}, recall {floor.recall:.3f}."
         )
-    if curve.points[0].samples is not None:
+    if curve.points[0].sample_metrics is not None:
         lines += [
             "FD +-: its standard error. KD: kernel distance. near: distance to the nearest",
             "training sample, over that of reconstructed test samples; below 1: copies.",
         ]
-    if curve.nats_train is not None and curve.nats_test is not None:
+    if curve.nll_train is not None and curve.nll_test is not None:
         lines.append(
-            f"A code costs the prior {curve.nats_train:.3f} nats in training samples, "
-            f"{curve.nats_test:.3f} in test samples."
+            f"A code costs the prior {curve.nll_train:.3f} nats in training samples, "
+            f"{curve.nll_test:.3f} in test samples."
         )
-    if curve.real_accuracy is not None:
+    if curve.label_accuracy_test is not None:
         lines.append(
             f"Read: labels that the classifier gets right, of the test split itself "
-            f"{_format_percent(curve.real_accuracy)}."
+            f"{_format_percent(curve.label_accuracy_test)}."
         )
     return [line.rstrip() for line in lines]
 
@@ -159,7 +169,7 @@ def write_report(curve: Curve, folder: Path) -> list[str]:
     """Write curve.json, curve.png and, where it was measured, codes.png (how codes are used) into
     `folder`, each whole or not at all; returns their names."""
     files = {"curve.json": curve.to_json().encode(), "curve.png": plot_curve(curve)}
-    if curve.code_use:
+    if curve.codebook_usage:
         files["codes.png"] = plot_code_usage(curve)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():

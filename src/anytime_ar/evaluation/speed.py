@@ -38,7 +38,7 @@ class BenchmarkTiming:
     """What one contender took for one number of rows."""
 
     name: str
-    rows: int
+    batch_size: int
     seconds: tuple[float, ...]
     """One number per round."""
 
@@ -49,17 +49,17 @@ class BenchmarkTiming:
 
     def to_json(self, codes: int) -> dict[str, Any]:
         """Figures by name, with codes a second from slowest to fastest round."""
-        rates = sorted(self.rows * codes / seconds for seconds in self.seconds)
+        rates = sorted(self.batch_size * codes / seconds for seconds in self.seconds)
         return {
             "name": self.name,
-            "rows": self.rows,
+            "rows": self.batch_size,
             "seconds": [round(seconds, 6) for seconds in self.seconds],
             "codes_per_s": [round(rate, 1) for rate in (rates[0], self.rate(codes), rates[-1])],
         }
 
     def rate(self, codes: int) -> float:
         """Codes a second in the middle round."""
-        return self.rows * codes / self.median_s
+        return self.batch_size * codes / self.median_s
 
 
 def time_interleaved(
@@ -198,11 +198,11 @@ def plot_times(timings: Sequence[BenchmarkTiming]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    numbers = list(dict.fromkeys(timing.rows for timing in timings))
+    numbers = list(dict.fromkeys(timing.batch_size for timing in timings))
     figure = Figure(figsize=(5 * len(numbers), 4), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, rows in zip(figure.subplots(1, len(numbers), squeeze=False)[0], numbers, strict=True):
-        here = [timing for timing in timings if timing.rows == rows]
+        here = [timing for timing in timings if timing.batch_size == rows]
         codes = [int(timing.name.split()[0]) for timing in here]
         middle = [1000 * timing.median_s for timing in here]
         spread = [

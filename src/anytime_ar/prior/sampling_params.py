@@ -15,7 +15,7 @@ from torch import Tensor
 from anytime_ar.config import Config
 
 NO_UNCONDITIONAL, IS_UNCONDITIONAL = -1, -2
-"""Instead of a slot, see `RowSamplingParams.shadow`."""
+"""Instead of a slot, see `RowSamplingParams.unconditional_slot`."""
 
 
 Schedule = float | tuple[float, ...]
@@ -97,7 +97,7 @@ class RowSamplingParams(ctypes.Structure):
     guidance: float
     top_k: int
     """0: all entries."""
-    shadow: int
+    unconditional_slot: int
     """The slot of the row that is drawn along without the label, for guidance; `IS_UNCONDITIONAL` for that
     row, which takes the code of the guided one; `NO_UNCONDITIONAL` without guidance."""
 

@@ -112,30 +112,37 @@ class Prior(nn.Module):
         width = config.width
         # Entry j of position i is row tables[i] * V + j.
         following = torch.arange(code_length).flip(0)
-        group, place = following // config.shared_entries, following % config.shared_entries
+        group, place = (
+            following // config.positions_per_table,
+            following % config.positions_per_table,
+        )
         tables = int(group[0]) + 1
         self.register_buffer("table_of_position", tables - 1 - group, persistent=False)  # int64 [L]
-        self.entries = nn.Embedding(tables * vocabulary, config.entry_width or width)
-        self.entry_bias = nn.Parameter(torch.zeros(tables, vocabulary))
+        self.code_embedding = nn.Embedding(tables * vocabulary, config.embedding_width or width)
+        self.output_bias = nn.Parameter(torch.zeros(tables, vocabulary))
         # Not stored: the autoencoder has them.
-        traits = torch.zeros(tables * vocabulary, config.traits)
+        traits = torch.zeros(tables * vocabulary, config.codebook_features)
         self.register_buffer("codebook_features", traits, persistent=False)
-        self.widen: nn.Linear | None = None
-        if config.entry_width:
-            self.widen = nn.Linear(config.traits + config.entry_width, width, bias=False)
-        self.positions = nn.Parameter(torch.zeros(code_length, width))
-        self.start = nn.Embedding(label_count + 1, width)  # the last row means "no label"
-        self.reminder = nn.Embedding(label_count + 1, width) if config.label_everywhere else None
+        self.embedding_projection: nn.Linear | None = None
+        if config.embedding_width:
+            self.embedding_projection = nn.Linear(
+                config.codebook_features + config.embedding_width, width, bias=False
+            )
+        self.position_embedding = nn.Parameter(torch.zeros(code_length, width))
+        self.label_embedding = nn.Embedding(label_count + 1, width)  # the last row means "no label"
+        self.added_label_embedding = (
+            nn.Embedding(label_count + 1, width) if config.condition_every_position else None
+        )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.dropout = Dropout(config.dropout)
         self.apply(self._initialize)
-        if config.shared_entries > 1:
+        if config.positions_per_table > 1:
             # Positions begin as the sum of where in a group of neighbours they stand and of which
             # group that is, so that attention finds what is alike in either from the first step on.
-            of_places = nn.init.normal_(torch.empty(config.shared_entries, width), std=0.04)
+            of_places = nn.init.normal_(torch.empty(config.positions_per_table, width), std=0.04)
             of_groups = nn.init.normal_(torch.empty(tables, width), std=0.02)
-            self.positions.data = of_places[place] + of_groups[group]
+            self.position_embedding.data = of_places[place] + of_groups[group]
         for block in self.blocks:  # residual branches start small, as in GPT-2
             assert isinstance(block, Block)
             for branch in (block.out, block.down):
@@ -167,21 +174,27 @@ class Prior(nn.Module):
         if length > self.code_length:
             raise InputError(f"{length} codes exceed code length {self.code_length}; pass fewer")
         if labels is None:
-            labels = torch.full((batch,), self.no_label, device=self.start.weight.device)
-        first = self.start(labels)[:, None]  # [B, 1, E]
+            labels = torch.full((batch,), self.no_label, device=self.label_embedding.weight.device)
+        first = self.label_embedding(labels)[:, None]  # [B, 1, E]
         tables = self.table_of_position[:length]
         rows = codes[:, :-1] + tables[:-1] * self.vocabulary
-        rest = self._with_codebook_features(self.entries(rows), self.codebook_features[rows])
-        rest = rest if self.widen is None else self.widen(rest)  # [B, T - 1, E]
-        x = torch.cat([first, rest], dim=1) + self.positions[:length]
-        x = self.dropout(x if self.reminder is None else x + self.reminder(labels)[:, None])
+        rest = self._with_codebook_features(self.code_embedding(rows), self.codebook_features[rows])
+        rest = (
+            rest if self.embedding_projection is None else self.embedding_projection(rest)
+        )  # [B, T - 1, E]
+        x = torch.cat([first, rest], dim=1) + self.position_embedding[:length]
+        x = self.dropout(
+            x
+            if self.added_label_embedding is None
+            else x + self.added_label_embedding(labels)[:, None]
+        )
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)
-        x = x if self.widen is None else x @ self.widen.weight
-        entries = self._with_codebook_features(self.entries.weight, self.codebook_features)
+        x = x if self.embedding_projection is None else x @ self.embedding_projection.weight
+        entries = self._with_codebook_features(self.code_embedding.weight, self.codebook_features)
         table = entries.unflatten(0, (-1, self.vocabulary))[tables]
-        return torch.einsum("bte,tve->btv", x, table) + self.entry_bias[tables]
+        return torch.einsum("bte,tve->btv", x, table) + self.output_bias[tables]
 
     def nll(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         """What each code costs given those before it, -ln p: int64 [B, T] to float32 [B, T].
@@ -195,8 +208,8 @@ class Prior(nn.Module):
 
     def full_embeddings(self) -> Tensor:
         """The tables at full width: float [tables * V, E]."""
-        entries = self._with_codebook_features(self.entries.weight, self.codebook_features)
-        return entries if self.widen is None else self.widen(entries)
+        entries = self._with_codebook_features(self.code_embedding.weight, self.codebook_features)
+        return entries if self.embedding_projection is None else self.embedding_projection(entries)
 
     @torch.no_grad()
     def attach_codebook(self, vectors: Tensor) -> None:
@@ -213,10 +226,10 @@ class Prior(nn.Module):
             InputError: there are too few traits for 2 D numbers and two more.
         """
         width = vectors.shape[2]
-        steps = self.config.traits - 2 * width
+        steps = self.config.codebook_features - 2 * width
         if steps < 2:
             raise InputError(
-                f"prior.traits is {self.config.traits}, and entries stand for vectors of {width} "
+                f"prior.traits is {self.config.codebook_features}, and entries stand for vectors of {width} "
                 f"numbers; set it to {2 * width + 2} or more, or to 0"
             )
         first = torch.searchsorted(
@@ -233,7 +246,7 @@ class Prior(nn.Module):
 
     def _with_codebook_features(self, learned: Tensor, features: Tensor) -> Tensor:
         """What is fixed and what is learned of entries, beside each other."""
-        return torch.cat([features, learned], dim=-1) if self.config.traits else learned
+        return torch.cat([features, learned], dim=-1) if self.config.codebook_features else learned
 
 
 class PriorConfig(Config):
@@ -246,15 +259,15 @@ class PriorConfig(Config):
     """Hidden width of a feed-forward block, as a multiple of `width`."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """On embeddings, attention outputs and feed-forward outputs."""
-    shared_entries: int = Field(1, ge=1)
+    positions_per_table: int = Field(1, ge=1)
     """So many neighbouring positions, counted from the last, share a table of entries, as the
     segments of one level do in the autoencoder."""
-    entry_width: int | None = Field(None, ge=1)
+    embedding_width: int | None = Field(None, ge=1)
     """Width of the tables before a linear map to `width`; None: the same, and no map."""
-    traits: int = Field(0, ge=0)
+    codebook_features: int = Field(0, ge=0)
     """So many fixed numbers tell of each entry, beside learned ones, what it means in the
-    autoencoder; training takes them from there. Needs `entry_width`."""
-    label_everywhere: bool = False
+    autoencoder; training takes them from there. Needs `embedding_width`."""
+    condition_every_position: bool = False
     """Add the label to the input of every position, not of the first alone, which a long sequence
     is slow to learn to look back to."""
     label_dropout: float = Field(0.1, ge=0, lt=1)
@@ -262,9 +275,9 @@ class PriorConfig(Config):
 
     @model_validator(mode="after")
     def _codebook_features_need_projection(self) -> Self:
-        if self.traits and not self.entry_width:
+        if self.codebook_features and not self.embedding_width:
             raise ValueError(
-                f"traits is {self.traits}, which needs entry_width, e.g. 24; set it, or drop traits"
+                f"traits is {self.codebook_features}, which needs entry_width, e.g. 24; set it, or drop traits"
             )
         return self
 

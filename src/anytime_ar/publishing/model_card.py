@@ -120,12 +120,12 @@ def _curve_table(curve: Curve) -> str:
     """The curve as a Markdown table, of at most 12 numbers of codes."""
     shown = evenly_spaced_budgets([point.codes for point in curve.points])
     points = [point for point in curve.points if point.codes in shown]
-    measures = [some for some in ALL_METRICS if any(some.name in p.measures for p in points)]
+    measures = [some for some in ALL_METRICS if any(some.name in p.metrics for p in points)]
     heads = ["codes", "bits", "MSE", *[some.title for some in measures]]
     heads += ["FD, reconstructions", "FD, samples", "quality", "ms"]
     rows = [heads]
     for point in points:
-        told = [(point.measures.get(some.name), some.digits) for some in measures]
+        told = [(point.metrics.get(some.name), some.digits) for some in measures]
         rows.append(
             [
                 f"{point.codes}",
@@ -142,7 +142,7 @@ def _curve_table(curve: Curve) -> str:
 
 
 def _format_fd_sample(point: CurvePoint) -> str:
-    error = point.samples.fd_error if point.samples is not None else None
+    error = point.sample_metrics.fd_stderr if point.sample_metrics is not None else None
     return format_distance(point.fd_sample) + ("" if error is None else f" ± {error:.2g}")
 
 
@@ -152,20 +152,20 @@ def _format_percent(quality: float | None) -> str:
 
 def _measurement_notes(curve: Curve) -> str:
     """What the figures are, and how many samples stand behind them."""
-    told = [f"MSE is on [-1, 1], of reconstructions of {curve.test_samples:,} test samples."]
-    if curve.floor is not None:
+    told = [f"MSE is on [-1, 1], of reconstructions of {curve.num_test_samples:,} test samples."]
+    if curve.fd_train is not None:
         told += [
             "FD is the Fréchet distance to these in the features of a classifier, of their "
-            f"reconstructions and of {curve.samples:,} new samples; {curve.floor_samples:,} "
-            f"training samples stand at {format_distance(curve.floor)}, the floor. Distances in other "
+            f"reconstructions and of {curve.num_samples:,} new samples; {curve.num_train_samples:,} "
+            f"training samples stand at {format_distance(curve.fd_train)}, the floor. Distances in other "
             "features, or to another data set, do not compare."
         ]
-    if any(point.samples is not None for point in curve.points):
+    if any(point.sample_metrics is not None for point in curve.points):
         told += ["Behind ± stands the standard error."]
     loss = "MSE" if any(point.fd_sample is None for point in curve.points) else "FD of samples"
     told += [f"Quality is the {loss} with all codes over that with so many."]
-    if curve.choice:
-        chosen = ", ".join(f"{name} {value}" for name, value in curve.choice.items())
+    if curve.sampling_params:
+        chosen = ", ".join(f"{name} {value}" for name, value in curve.sampling_params.items())
         told += [f"Samples were drawn with {chosen}."]
     told += ["`ms` is the median time of one sample on the machine that measured."]
     told += [f"Seed {curve.seed}. More figures are in `curve.json`."]
@@ -241,7 +241,7 @@ def _dataset_id(card: Card) -> str | None:
     path = Path(card.data.name).expanduser()
     place = parse_hub_ref(card.data.name)
     here = path.exists() or path.parent.is_dir()
-    return None if place is None or place.revision is not None or here else place.repository
+    return None if place is None or place.revision is not None or here else place.repo_id
 
 
 def _metric_results(point: CurvePoint) -> list[dict[str, Any]]:
@@ -252,15 +252,15 @@ def _metric_results(point: CurvePoint) -> list[dict[str, Any]]:
         ("mse", "MSE of reconstructions", point.mse),
         ("psnr", "PSNR of reconstructions, dB", point.psnr),
     ]
-    if point.samples is not None:
+    if point.sample_metrics is not None:
         found += [
-            ("precision", "Precision of samples", point.samples.precision),
-            ("recall", "Recall of samples", point.samples.recall),
+            ("precision", "Precision of samples", point.sample_metrics.precision),
+            ("recall", "Recall of samples", point.sample_metrics.recall),
         ]
     for measure in ALL_METRICS:
         title = f"{measure.title} of reconstructions"
-        found.append((measure.name, title, point.measures.get(measure.name)))
-    found.append(("accuracy", "Labels read in samples", point.agreement))
+        found.append((measure.name, title, point.metrics.get(measure.name)))
+    found.append(("accuracy", "Labels read in samples", point.label_accuracy_sample))
     codes = f"{point.codes} codes" if point.codes > 1 else "1 code"
     return [
         {

@@ -20,12 +20,12 @@ _HUB_REF = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 class HubRef(NamedTuple):
     """Where a model is on the Hub; as text `owner/name` or `owner/name@revision`."""
 
-    repository: str
+    repo_id: str
     revision: str | None = None
     """Branch, tag or commit; None: the newest state."""
 
     def __str__(self) -> str:
-        return self.repository + (f"@{self.revision}" if self.revision is not None else "")
+        return self.repo_id + (f"@{self.revision}" if self.revision is not None else "")
 
 
 def parse_hub_ref(name: str) -> HubRef | None:
@@ -48,7 +48,7 @@ def download_snapshot(ref: HubRef, files: Collection[str]) -> Path:
     try:
         return Path(
             library.snapshot_download(
-                ref.repository, revision=ref.revision, allow_patterns=sorted(files)
+                ref.repo_id, revision=ref.revision, allow_patterns=sorted(files)
             )
         )
     except Exception as error:  # errors of its HTTP library come through, and that library changes
@@ -148,7 +148,7 @@ def _explain_hub_error(error: Exception, ref: HubRef) -> str:
     if status == 401:
         return "it wants a valid token; log in with `hf auth login` or set HF_TOKEN"
     if status == 403:
-        return f"your token does not permit it; use one that may write to {ref.repository}"
+        return f"your token does not permit it; use one that may write to {ref.repo_id}"
     if status == 412:
         return "someone else has pushed meanwhile; look at what is there, and push again"
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -249,7 +249,7 @@ class AnytimeModel(BundleProperties):
             first=options.get("first", 0),
             seed=options.get("seed"),
             label=options.get("label"),
-            sampling_params=sampling_params_from(options, self.bundle.card.choice),
+            sampling_params=sampling_params_from(options, self.bundle.card.sampling_params),
         )
         return plan, budget_from(options)
 

@@ -165,7 +165,7 @@ class SamplingState:
             precision=self._sampler.decoder.precision,
             seed=self._plan.seed,
             first=self._plan.first,
-            choice=self._plan.sampling_params,
+            sampling_params=self._plan.sampling_params,
         )
         data = save(tensors, metadata={_METADATA_KEY: header.model_dump_json()})
         write_bytes(path, data)
@@ -191,7 +191,9 @@ class SamplingState:
         noise = uniform_noise(
             header.seed, range(header.first, header.first + len(codes)), 1 + length
         )
-        plan = Plan(header.seed, header.first, tensors.get("labels"), header.choice, noise[:, 1:])
+        plan = Plan(
+            header.seed, header.first, tensors.get("labels"), header.sampling_params, noise[:, 1:]
+        )
         return cls(sampler, plan, codes)
 
 
@@ -237,7 +239,7 @@ class _StateHeader(Config):
     """Of its products; another one rounds otherwise, and would draw other codes."""
     seed: int = Field(ge=0, lt=2**64)
     first: int = Field(ge=0, lt=2**63)
-    choice: SamplingParams
+    sampling_params: SamplingParams
 
 
 def _read_state(path: Path) -> tuple[_StateHeader, dict[str, Tensor]]:

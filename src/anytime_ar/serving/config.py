@@ -21,7 +21,7 @@ class ServingConfig(Config):
     """Rows of a model drawn at once, as far as memory goes; guided samples take two."""
     deadline_s: float = Field(30.0, gt=0, allow_inf_nan=False)
     """The deadline of requests that have none, and the longest one."""
-    keep_s: float = Field(300.0, ge=0, allow_inf_nan=False)
+    session_ttl_s: float = Field(300.0, ge=0, allow_inf_nan=False)
     """How long a draw can be continued after its end."""
     policy: OverloadPolicy = "elastic"
     """What gives way under load; `elastic` unless to compare."""

@@ -219,7 +219,7 @@ class CurvePointInfo(ResponseBody):
     """Squared error of reconstructions."""
     ms: float | None
     """Of one sample by itself, on the machine that measured it."""
-    here_ms: float | None
+    server_ms: float | None
     """Of one sample by itself, on the server's machine, by what it has seen; null: nothing yet."""
 
 

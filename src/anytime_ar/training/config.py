@@ -18,7 +18,7 @@ TrainingPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
 class OptimizerConfig(Config):
     """AdamW or Muon with linear warm-up and cosine decay to zero."""
 
-    matrices: Literal["adamw", "muon"] = "adamw"
+    kind: Literal["adamw", "muon"] = "adamw"
     """What moves the matrices of linear maps: AdamW as all else, or Muon (Jordan et al. 2024), of
     which a step costs more and brings a Transformer further."""
 
@@ -42,13 +42,13 @@ class AutoencoderTrainingConfig(Config):
     and from a random prefix in every step, at twice the work of the decoder (with which
     `truncation.full_probability` is best 0)."""
     truncation: TruncationConfig = TruncationConfig()
-    kept_per: Literal["sample", "batch"] = "sample"
+    truncation_per: Literal["sample", "batch"] = "sample"
     """Draw the number of kept codes for each sample, or (paper) once for a batch."""
-    spectral_weight: float = Field(0.0, ge=0, allow_inf_nan=False)
+    stft_loss_weight: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Of the multi-resolution STFT distance of sounds, beside the squared error; 0: without."""
     steps: int = Field(3000, ge=1)
     batch_size: int = Field(128, ge=1)
-    start_samples: int = Field(4096, ge=1)
+    codebook_init_samples: int = Field(4096, ge=1)
     """Samples whose code vectors choose the first codebook."""
     optimizer: OptimizerConfig = OptimizerConfig()
     ema_decay: float | None = Field(None, gt=0, lt=1)
@@ -56,13 +56,13 @@ class AutoencoderTrainingConfig(Config):
 
 
 class DecoderGANConfig(Config):
-    """How the decoder goes on learning, against a discriminator of images; see `sharpening`."""
+    """How the decoder goes on learning, against a discriminator of images; see `decoder_gan`."""
 
     adversarial_weight: float = Field(0.1, gt=0, allow_inf_nan=False)
     """Of what the discriminator says, beside the squared error."""
-    gradient_penalty: float = Field(0.1, ge=0, allow_inf_nan=False)
+    r1_gamma: float = Field(0.1, ge=0, allow_inf_nan=False)
     """On how steep the discriminator is at real images."""
-    width: int = Field(32, ge=1)
+    discriminator_width: int = Field(32, ge=1)
     """Channels of the discriminator's first convolution, and twice as many in each further one."""
     truncation: TruncationConfig = TruncationConfig(full_probability=0)
     """How many codes the decoder sees."""
@@ -78,13 +78,13 @@ class PriorTrainingConfig(Config):
 
     steps: int = Field(3000, ge=1)
     batch_size: int = Field(256, ge=1)
-    prefixes: tuple[float, ...] = (1.0,)
+    prefix_fractions: tuple[float, ...] = (1.0,)
     """Shares of the code length, (0, 1], that the sequences of a step are cut to, by turns. Of
     shorter ones a batch holds more, so that every step sees as many codes: the first ones decide
     what a sample will be, and are cheapest to learn by themselves."""
     augmentation: AugmentationConfig = AugmentationConfig()
     """Of the samples before they are encoded."""
-    views: int = Field(1, ge=1)
+    augmented_copies: int = Field(1, ge=1)
     """How often each training sample is encoded, augmented anew each time."""
     code_noise: float = Field(0.0, ge=0, lt=1)
     """Share of the codes that the prior sees replaced by random entries (never those it
@@ -120,16 +120,16 @@ class TrainConfig(Config):
     """Of the samples that the autoencoder is trained on."""
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     autoencoder_training: AutoencoderTrainingConfig = AutoencoderTrainingConfig()
-    sharpening: DecoderGANConfig | None = None
+    decoder_gan: DecoderGANConfig | None = None
     """None: the decoder stays as squared error leaves it. For images."""
     prior: PriorConfig | None = PriorConfig()
     """None: train the autoencoder alone."""
     prior_training: PriorTrainingConfig = PriorTrainingConfig()
     conditional: bool = True
     """Condition the prior on class labels, where the data has them."""
-    choice: SamplingParams = SamplingParams()
+    sampling_params: SamplingParams = SamplingParams()
     """How the model chooses codes where a draw does not say otherwise."""
-    weights: Literal["float32", "float16"] = "float32"
+    weights_dtype: Literal["float32", "float16"] = "float32"
     """Number format of the weights in the bundle."""
     precision: Literal["auto"] | TrainingPrecision = "auto"
     """Number format of training: float32, or mixed with bfloat16 or float16; `auto`: of the first

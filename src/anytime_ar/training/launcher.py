@@ -24,7 +24,7 @@ class DistributedConfig(Config):
     """Of each machine, a process each; on CPUs, processes. Under `torchrun` it decides instead."""
     nodes: int = Field(1, ge=1, le=2**16)
     """Machines; each runs the same command with MASTER_ADDR, MASTER_PORT and its NODE_RANK set."""
-    passes: int = Field(1, ge=1)
+    gradient_accumulation_steps: int = Field(1, ge=1)
     """That a process takes over its part of a batch, whose gradients are accumulated: memory is
     needed for one of them."""
 

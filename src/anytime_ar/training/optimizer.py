@@ -29,7 +29,7 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.O
     kernels = [layer.weight for layer in module.modules() if isinstance(layer, _CONVOLUTIONS)]
     chosen = {id(weight) for weight in [*matrices, *kernels]}
     others = [weight for weight in module.parameters() if id(weight) not in chosen]
-    by_muon = matrices if config.matrices == "muon" else []
+    by_muon = matrices if config.kind == "muon" else []
     groups: list[dict[str, Any]] = [
         {
             "params": kernels if by_muon else [*matrices, *kernels],

@@ -114,7 +114,7 @@ def train(
             fabric=fabric,
             seed=config.seed,
             distributed=distributed,
-            gradient_accumulation_steps=distributed_config.passes,
+            gradient_accumulation_steps=distributed_config.gradient_accumulation_steps,
         )
 
         def fit(stage: Stage) -> None:
@@ -127,14 +127,14 @@ def train(
                 log_every=config.log_every,
                 log=log,
                 distributed=distributed,
-                gradient_accumulation_steps=distributed_config.passes,
+                gradient_accumulation_steps=distributed_config.gradient_accumulation_steps,
             )
             with distributed.report_peer_exit():
                 decider.select(stage, log)
                 trainer.fit()
 
         fit(AutoencoderStage(bundle.autoencoder, data, config, distributed))
-        if config.sharpening is not None:
+        if config.decoder_gan is not None:
             fit(DecoderGANStage(bundle.autoencoder, data, config, distributed))
         if bundle.prior is not None:
             # It encodes its codes as the autoencoder was trained.
@@ -185,20 +185,20 @@ def build_card(config: TrainConfig, data: DataSplits) -> Card:
     Raises:
         InputError: the samples do not fit the networks.
     """
-    weight = config.autoencoder_training.spectral_weight
+    weight = config.autoencoder_training.stft_loss_weight
     if weight and data.sample_rate is None:
         raise InputError(
             f"autoencoder_training.spectral_weight is {weight}, and the samples of "
             f"{config.data.name} are no sounds; drop it"
         )
-    if config.sharpening is not None and len(data.sample_shape) != 3:
+    if config.decoder_gan is not None and len(data.sample_shape) != 3:
         raise InputError(
             f"sharpening is for images, and the samples of {config.data.name} are none; drop it"
         )
     names = data.label_names if config.conditional else None
-    if config.choice.guided and names is None:
+    if config.sampling_params.guided and names is None:
         raise InputError(
-            f"choice.guidance is {config.choice.guidance}, and the model will have no labels; drop "
+            f"choice.guidance is {config.sampling_params.guidance}, and the model will have no labels; drop "
             "it, or train with labels"
         )
     autoencoder = config.autoencoder.resolve(data.sample_shape)
@@ -213,8 +213,8 @@ def build_card(config: TrainConfig, data: DataSplits) -> Card:
         ),
         autoencoder=autoencoder,
         prior=config.prior,
-        choice=config.choice,
-        weights=config.weights,
+        sampling_params=config.sampling_params,
+        weights_dtype=config.weights_dtype,
         training=config.model_dump(mode="json"),
     )
 

@@ -46,14 +46,14 @@ class AudioResidualBlock(nn.Module):
 
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
-        self.spread = nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation)
-        self.mix = nn.Conv1d(width, width, 1)
-        nn.init.zeros_(self.mix.weight)  # a block starts as the identity
-        assert self.mix.bias is not None
-        nn.init.zeros_(self.mix.bias)
+        self.conv1 = nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation)
+        self.conv2 = nn.Conv1d(width, width, 1)
+        nn.init.zeros_(self.conv2.weight)  # a block starts as the identity
+        assert self.conv2.bias is not None
+        nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.mix(F.elu(self.spread(F.elu(x))))
+        return x + self.conv2(F.elu(self.conv1(F.elu(x))))
 
 
 def _blocks(count: int, width: int) -> list[nn.Module]:
@@ -65,7 +65,7 @@ class AudioEncoder(nn.Module):
 
     def __init__(self, config: NetworkConfig, channels: int, features: int) -> None:
         super().__init__()
-        widths, shrink = config.widths, config.shrink
+        widths, shrink = config.widths, config.downsample
         layers: list[nn.Module] = [
             PixelUnshuffle1d(config.patch),
             nn.Conv1d(
@@ -95,7 +95,7 @@ class AudioDecoder(nn.Module):
 
     def __init__(self, config: NetworkConfig, channels: int, features: int) -> None:
         super().__init__()
-        widths, shrink = config.widths[::-1], config.shrink
+        widths, shrink = config.widths[::-1], config.downsample
         layers: list[nn.Module] = [
             nn.Conv1d(features, widths[0], 3, padding=1),
             *_blocks(config.blocks, widths[0]),

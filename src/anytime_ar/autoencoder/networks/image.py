@@ -26,12 +26,12 @@ class ImageResidualBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.spread = nn.Conv2d(width, width, 3, padding=1)
-        self.mix = nn.Conv2d(width, width, 1)
-        nn.init.zeros_(self.mix.weight)  # a block starts as the identity
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 1)
+        nn.init.zeros_(self.conv2.weight)  # a block starts as the identity
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.mix(F.relu(self.spread(F.relu(x))))
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
 
 def _blocks(count: int, width: int) -> list[nn.Module]:

@@ -20,9 +20,9 @@ class QuantizerConfig(Config):
     """V, entries of a codebook; for `fsq` it follows from `levels`."""
     shared_codebook: bool = False
     """One codebook for all positions (the paper) instead of one per position."""
-    learned_by: Literal["ema", "loss"] = "ema"
+    codebook_update: Literal["ema", "loss"] = "ema"
     """Codebook follows a moving average of the vectors assigned to it, or a loss (the paper)."""
-    start: Literal["kmeans", "random", "greedy"] = "kmeans"
+    init: Literal["kmeans", "random", "greedy"] = "kmeans"
     """First codebook: k-means over a first batch of vectors; random entries (the paper); or, for
     layout=segment with a linear path, `greedy`: each level fitted to what those before it left."""
     ema_decay: float = Field(0.99, gt=0, lt=1)
@@ -30,7 +30,7 @@ class QuantizerConfig(Config):
     commitment: float = Field(0.25, ge=0)
     """Weight of the loss that pulls the encoder towards its codebook entry, or, with `fsq`, back to
     where the grid is."""
-    restart_below: float = Field(0.03, ge=0)
+    dead_code_threshold: float = Field(0.03, ge=0)
     """Restart an entry whose share of use falls below this part of an even share (1/V); 0:
     never."""
     error_feedback: bool = True

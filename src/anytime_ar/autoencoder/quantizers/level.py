@@ -41,16 +41,18 @@ class LevelQuantizer(Quantizer):
     ) -> None:
         super().__init__()
         self.num_global, self.levels, self.segments = num_global, levels, segments
-        self.whole = VectorQuantizer(config, num_global, code_width) if num_global else None
-        self.local = VectorQuantizer(config, levels, code_width, residual=residual)
+        self.global_quantizer = (
+            VectorQuantizer(config, num_global, code_width) if num_global else None
+        )
+        self.level_quantizer = VectorQuantizer(config, levels, code_width, residual=residual)
 
     def forward(self, vectors: Tensor, kept_mask: Tensor) -> Quantized:
         whole, local = self._split(vectors)
         whole_kept, local_kept = self._split(kept_mask)
-        found = self.local(local, local_kept)
-        if self.whole is None:
+        found = self.level_quantizer(local, local_kept)
+        if self.global_quantizer is None:
             return Quantized(self._by_level(found.vectors), self._by_level(found.codes), found.loss)
-        first = self.whole(whole, whole_kept)
+        first = self.global_quantizer(whole, whole_kept)
         share = whole_kept.sum() / kept_mask.sum()  # every kept code weighs the same
         return Quantized(
             torch.cat([first.vectors, self._by_level(found.vectors)], dim=1),
@@ -59,30 +61,34 @@ class LevelQuantizer(Quantizer):
         )
 
     def update_codebooks(self, generator: torch.Generator, collectives: Collectives) -> None:
-        self.local.update_codebooks(generator, collectives)
-        if self.whole is not None:
-            self.whole.update_codebooks(generator, collectives)
+        self.level_quantizer.update_codebooks(generator, collectives)
+        if self.global_quantizer is not None:
+            self.global_quantizer.update_codebooks(generator, collectives)
 
     def encode(self, vectors: Tensor) -> Tensor:
         whole, local = self._split(vectors)
-        codes = self._by_level(self.local.encode(local))
-        return codes if self.whole is None else torch.cat([self.whole.encode(whole), codes], dim=1)
+        codes = self._by_level(self.level_quantizer.encode(local))
+        return (
+            codes
+            if self.global_quantizer is None
+            else torch.cat([self.global_quantizer.encode(whole), codes], dim=1)
+        )
 
     def lookup(self, codes: Tensor) -> Tensor:
         whole, local = codes[:, : self.num_global], codes[:, self.num_global :]
-        found = [] if self.whole is None else [self.whole.lookup(whole)]
+        found = [] if self.global_quantizer is None else [self.global_quantizer.lookup(whole)]
         if count := local.shape[1]:
             local = F.pad(local, (0, -count % self.segments))  # the last level may be unfinished
             rows = self._by_segment(local)
-            found.append(self._by_level(self.local.lookup(rows))[:, :count])
+            found.append(self._by_level(self.level_quantizer.lookup(rows))[:, :count])
         return torch.cat(found, dim=1)
 
     def init_codebooks(self, vectors: Tensor, generator: torch.Generator) -> None:
         whole, local = self._split(vectors)
-        if self.whole is not None:
-            self.whole.init_codebooks(whole, generator)
+        if self.global_quantizer is not None:
+            self.global_quantizer.init_codebooks(whole, generator)
         chosen = torch.randperm(len(local), generator=generator)[: len(vectors)]
-        self.local.init_codebooks(
+        self.level_quantizer.init_codebooks(
             local[chosen.to(local.device)], generator
         )  # as many as there are samples
 

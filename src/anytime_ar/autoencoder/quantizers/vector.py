@@ -32,8 +32,8 @@ class VectorQuantizer(Quantizer):
     """
 
     codebooks: Tensor
-    usage: Tensor
-    totals: Tensor
+    cluster_size: Tensor
+    embed_avg: Tensor
 
     def __init__(
         self,
@@ -48,14 +48,14 @@ class VectorQuantizer(Quantizer):
         count = 1 if config.shared_codebook else code_length
         shape = (count, config.vocabulary, code_width)
         codebooks = nn.init.uniform_(torch.empty(shape), -1, 1) / config.vocabulary
-        if config.learned_by == "loss":
+        if config.codebook_update == "loss":
             self.codebooks = nn.Parameter(codebooks)  # [P, V, D]
         else:
             self.register_buffer("codebooks", codebooks)
         self.feedback: ErrorFeedback | None = None
         if config.error_feedback:
             self.feedback = ErrorFeedback(code_length, code_width, residual=residual)
-        # Moving averages of the kept vectors assigned to an entry; `usage` also tells dead entries.
+        # Moving averages of the kept vectors assigned to an entry; `cluster_size` also tells dead entries.
         self.register_buffer("usage", torch.ones(shape[:2]))  # [P, V]
         self.register_buffer("totals", codebooks.clone())  # [P, V, D]
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []  # in this step, to be learned from
@@ -78,7 +78,7 @@ class VectorQuantizer(Quantizer):
             return (squared.mean(-1) * weight).sum() / weight.sum()
 
         loss = self.config.commitment * over_kept((grouped - chosen.detach()).square())
-        if self.config.learned_by == "loss":
+        if self.config.codebook_update == "loss":
             loss = loss + over_kept((grouped.detach() - chosen).square())
         if self.training:
             self._pending.append((grouped.detach(), indices, weight))
@@ -102,14 +102,14 @@ class VectorQuantizer(Quantizer):
 
     @torch.no_grad()
     def init_codebooks(self, vectors: Tensor, generator: torch.Generator) -> None:
-        if self.config.start == "random":
+        if self.config.init == "random":
             return
         if self.residual:
             self._init_residual_levels(vectors.float(), generator)
         else:
             entries = kmeans(self._by_codebook(vectors.float()), self.config.vocabulary, generator)
             self.codebooks.copy_(entries)
-        self.totals.copy_(self.codebooks)
+        self.embed_avg.copy_(self.codebooks)
 
     def _init_residual_levels(self, vectors: Tensor, generator: torch.Generator) -> None:
         """Entries of each level from what those before it leave of vectors [N, L, D]."""
@@ -167,16 +167,18 @@ class VectorQuantizer(Quantizer):
             collectives.all_reduce_sum,
             _cluster_sums(grouped, indices, weight, self.config.vocabulary),
         )
-        self.usage.lerp_(counts, 1 - self.config.ema_decay)
-        self.totals.lerp_(sums, 1 - self.config.ema_decay)
-        if self.config.learned_by == "ema":
+        self.cluster_size.lerp_(counts, 1 - self.config.ema_decay)
+        self.embed_avg.lerp_(sums, 1 - self.config.ema_decay)
+        if self.config.codebook_update == "ema":
             # An entry that nobody used keeps its place: its average would be 0/0 in the limit.
-            usage = self.usage[..., None]  # [P, V, 1]
-            self.codebooks.copy_(torch.where(usage > 1e-5, self.totals / usage, self.codebooks))
-        if self.config.restart_below:
-            even_share = self.usage.mean(-1, keepdim=True)  # [P, 1]
+            usage = self.cluster_size[..., None]  # [P, V, 1]
+            self.codebooks.copy_(torch.where(usage > 1e-5, self.embed_avg / usage, self.codebooks))
+        if self.config.dead_code_threshold:
+            even_share = self.cluster_size.mean(-1, keepdim=True)  # [P, 1]
             some_kept = counts.sum(-1, keepdim=True) > 0  # [P, 1]
-            dead = (self.usage < self.config.restart_below * even_share) & some_kept  # [P, V]
+            dead = (
+                self.cluster_size < self.config.dead_code_threshold * even_share
+            ) & some_kept  # [P, V]
             if dead.any():
                 everyone = collectives.all_gather(grouped, 1), collectives.all_gather(weight, 1)
                 self._restart_dead_codes(dead, *everyone, even_share, generator)
@@ -196,9 +198,9 @@ class VectorQuantizer(Quantizer):
             grouped, _sample_indices(weight, dead.shape[1], generator)
         )  # [P, V, D]
         self.codebooks.copy_(torch.where(dead[..., None], candidates, self.codebooks))
-        self.usage.copy_(torch.where(dead, even_share, self.usage))
-        self.totals.copy_(
-            torch.where(dead[..., None], candidates * even_share[..., None], self.totals)
+        self.cluster_size.copy_(torch.where(dead, even_share, self.cluster_size))
+        self.embed_avg.copy_(
+            torch.where(dead[..., None], candidates * even_share[..., None], self.embed_avg)
         )
 
 

@@ -216,8 +216,8 @@ def _select_sample_column(
     table: Mapping[str, Column], config: DataConfig, origin: str
 ) -> tuple[Modality, str, str]:
     """What the samples are, the setting that names their column, and the column."""
-    if config.sound.key is not None:
-        return "sound", "sound.key", config.sound.key
+    if config.audio.key is not None:
+        return "sound", "sound.key", config.audio.key
     if config.image_key is not None:
         return "image", "image_key", config.image_key
     sounds = [

@@ -89,13 +89,13 @@ class ReferenceDistribution:
         return DistributionComparison(
             fd,
             DistributionMetrics(
-                fd_error=fd_error,
+                fd_stderr=fd_error,
                 kd=kd,
-                kd_error=kd_error,
+                kd_stderr=kd_error,
                 precision=precision,
-                precision_error=precision_error,
+                precision_stderr=precision_error,
                 recall=recall,
-                recall_error=recall_error,
+                recall_stderr=recall_error,
             ),
         )
 

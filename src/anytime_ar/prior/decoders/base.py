@@ -106,18 +106,18 @@ class PriorDecoder(abc.ABC, Generic[StateT]):
         self.precision = precision
         self.code_length, self.vocabulary = prior.code_length, prior.vocabulary
         self.no_label = prior.no_label
-        self.device = prior.entries.weight.device
+        self.device = prior.code_embedding.weight.device
         self._code_embeddings = prior.full_embeddings().detach()  # [tables * V, E]
         self._position_embeddings, self._table_of_position = (
-            prior.positions.detach(),
+            prior.position_embedding.detach(),
             prior.table_of_position,
         )
         self._first_inputs = (
-            prior.start.weight.detach() + self._position_embeddings[0]
+            prior.label_embedding.weight.detach() + self._position_embeddings[0]
         )  # [labels + 1, E]
         self._added_label_embeddings: Tensor | None = None  # [labels + 1, E]
-        if prior.reminder is not None:
-            self._added_label_embeddings = prior.reminder.weight.detach()
+        if prior.added_label_embedding is not None:
+            self._added_label_embeddings = prior.added_label_embedding.weight.detach()
             self._first_inputs = self._first_inputs + self._added_label_embeddings
         # Threads take and give without a lock, which a fork might find taken for ever.
         self._pool: deque[StateT] = deque(maxlen=1)

@@ -147,8 +147,8 @@ class NativeDecodeState(DecodeState[NativeKVCache]):
 
 def unsupported_reason(prior: Prior) -> str | None:
     """Why the kernel does not draw from a prior; None if it does."""
-    if prior.entries.weight.device.type != "cpu":
-        return f"it is for CPUs, not {prior.entries.weight.device.type}"
+    if prior.code_embedding.weight.device.type != "cpu":
+        return f"it is for CPUs, not {prior.code_embedding.weight.device.type}"
     if prior.config.width > _MAX_HEAD_WIDTH * prior.config.heads:
         return f"heads are {prior.config.width // prior.config.heads} wide, over {_MAX_HEAD_WIDTH}"
     try:
@@ -257,7 +257,7 @@ class NativePriorDecoder(PriorDecoder[NativeDecodeState]):
         blocks = [self._pack_block(block) for block in prior.blocks]
         tables = self._code_embeddings.unflatten(0, (-1, prior.vocabulary))
         linear = self._weights.pack_linear
-        maps = [linear(table, bias) for table, bias in zip(tables, prior.entry_bias, strict=True)]
+        maps = [linear(table, bias) for table, bias in zip(tables, prior.output_bias, strict=True)]
         scores = [maps[table] for table in prior.table_of_position.tolist()]
         first = prior.blocks[0]
         assert isinstance(first, Block)

@@ -54,7 +54,7 @@ def make_prior_decoder(
     Raises:
         InputError: the backend cannot be had here, or does not know the precision.
     """
-    device = prior.entries.weight.device
+    device = prior.code_embedding.weight.device
     reason = "it was not asked for" if backend == "portable" else unsupported_reason(prior)
     if backend == "native" and reason is not None:
         raise InputError(f"backend native cannot draw here: {reason}; pass auto or portable")

@@ -29,7 +29,7 @@ class TorchPriorDecoder(PriorDecoder[DecodeState[TorchKVCache]]):
         tables = self._code_embeddings.unflatten(0, (-1, self.vocabulary))
         scores = [
             pack_linear(table, bias, precision)
-            for table, bias in zip(tables, prior.entry_bias, strict=True)
+            for table, bias in zip(tables, prior.output_bias, strict=True)
         ]
         self._logit_maps = [
             scores[table] for table in prior.table_of_position.tolist()

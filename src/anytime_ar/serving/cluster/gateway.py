@@ -169,7 +169,7 @@ class GatewaySampleService:
         self, dispatcher: Dispatcher, config: ServingConfig, clock: Callable[[], float]
     ) -> None:
         self._dispatcher, self._config, self._clock = dispatcher, config, clock
-        self._registry = InFlightRegistry(config.keep_s, clock)
+        self._registry = InFlightRegistry(config.session_ttl_s, clock)
         self.draining = False
 
     def __len__(self) -> int:

@@ -38,7 +38,7 @@ class ServedModel:
     def _server_ms(self, codes: int) -> float | None:
         if not self.runner.measured:
             return None
-        guided = self.model.labels is not None and self.model.bundle.card.choice.guided
+        guided = self.model.labels is not None and self.model.bundle.card.sampling_params.guided
         return round(1000 * self.runner.costs.sample_s(2 if guided else 1, codes), 3)
 
     def describe(self) -> ModelInfo:
@@ -61,7 +61,7 @@ class ServedModel:
                     fd=point.fd_sample,
                     mse=point.mse,
                     ms=point.ms,
-                    here_ms=self._server_ms(point.codes),
+                    server_ms=self._server_ms(point.codes),
                 )
                 for point in points
             ],

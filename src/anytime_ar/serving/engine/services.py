@@ -237,7 +237,7 @@ class SampleService:
 
 def _check_rows(served: ServedModel, n: int, guidance: object) -> None:
     """Before anything is made for each sample."""
-    guided = served.model.bundle.card.choice.guided if guidance is None else guidance != 1
+    guided = served.model.bundle.card.sampling_params.guided if guidance is None else guidance != 1
     rows = n * (2 if guided and served.model.labels is not None else 1)
     if rows > served.slots:
         raise InputError(

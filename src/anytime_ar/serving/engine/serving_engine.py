@@ -46,7 +46,7 @@ class ServingEngine:
         self._bridge = ThreadBridge(asyncio.get_running_loop())
         self.models = ModelRegistry(lanes)
         longest_s = config.deadline_s
-        keeper = SessionStore(config.keep_s, clock)
+        keeper = SessionStore(config.session_ttl_s, clock)
         self.sample_service = SampleService(
             self.models, self.worker, self._bridge, keeper, max_deadline_s=longest_s
         )

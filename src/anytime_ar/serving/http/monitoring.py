@@ -39,9 +39,9 @@ class ModelLoad(ResponseBody):
     """That there is room for."""
     waiting: int
     """Jobs that wait for room."""
-    draws_per_s: float
+    requests_per_s: float
     """Answered in the last seconds."""
-    granted: float | None
+    codes_drawn_share: float | None
     """Codes drawn in them, over codes asked for; null: there were none."""
 
 
@@ -110,8 +110,8 @@ class Monitor:
                     rows=work.rows,
                     slots=work.slots,
                     waiting=work.waiting,
-                    draws_per_s=round(len(recent) / _LOAD_WINDOW_S, 2),
-                    granted=sum(one[2] for one in recent) / asked if asked else None,
+                    requests_per_s=round(len(recent) / _LOAD_WINDOW_S, 2),
+                    codes_drawn_share=sum(one[2] for one in recent) / asked if asked else None,
                 )
             )
         return LoadResponse(ready=self.ready(), models=loads)

@@ -104,7 +104,7 @@ class AutoencoderStage(ReconstructionStage):
         batches = self.data.train.shuffled(
             options.batch_size, self.config.seed, self.config.augmentation
         )
-        count = -(-options.start_samples // options.batch_size)
+        count = -(-options.codebook_init_samples // options.batch_size)
         samples = [fabric.to_device(next(batches).data) for _ in range(count)]
         generator = generator_for(self.config.seed, self.name, "start")
         with fabric.autocast():
@@ -214,9 +214,9 @@ class AutoencoderObjective(nn.Module):
         wanted = self.autoencoder.loudness(x)
         if decoded.loudness is not None and wanted is not None:
             error = error + (decoded.loudness.float() - wanted).square().sum() / x.numel()
-        if self.config.spectral_weight:
+        if self.config.stft_loss_weight:
             distance = multi_resolution_stft_distance(x, samples).mean()
-            error = error + self.config.spectral_weight * distance
+            error = error + self.config.stft_loss_weight * distance
         return error
 
     def _sample_num_kept(
@@ -229,7 +229,7 @@ class AutoencoderObjective(nn.Module):
         """Numbers of kept codes, int64 [B], from the configured p(k) unless told otherwise; and how
         many times as many of them there are as in a part of the batch on average."""
         truncation = truncation or self.truncation
-        if self.config.kept_per == "batch":
+        if self.config.truncation_per == "batch":
             return truncation.sample(1, generator).expand(len(x)).to(x.device), 1.0
         batch = truncation.sample(shard.global_batch_size(len(x)), generator)
         kept = shard.local_slice(batch)

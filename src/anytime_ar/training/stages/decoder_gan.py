@@ -57,15 +57,15 @@ class Discriminator(nn.Module):
         layers: list[nn.Module] = []
         width = channels
         while max(sides) > MIN_MAP_SIZE:
-            wider = config.width if not layers else 2 * width
+            wider = config.discriminator_width if not layers else 2 * width
             layers += [nn.Conv2d(width, wider, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
             width, sides = wider, [side // 2 for side in sides]
-        wider = 2 * width if layers else config.width
+        wider = 2 * width if layers else config.discriminator_width
         layers += [nn.Conv2d(width, wider, 3, padding=1), nn.LeakyReLU(0.2)]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(wider * sides[0] * sides[1], 1)
-        self.by_kept = nn.Embedding(code_length + 1, wider)
-        nn.init.zeros_(self.by_kept.weight)
+        self.prefix_embedding = nn.Embedding(code_length + 1, wider)
+        nn.init.zeros_(self.prefix_embedding.weight)
         for layer in self.body:
             if isinstance(layer, nn.Conv2d) and layer.in_channels > 1:
                 layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -74,7 +74,7 @@ class Discriminator(nn.Module):
         """How real images float [B, C, H, W] from `num_kept` (int64 [B]) codes are, unbounded: float
         [B]."""
         maps = self.body(x.contiguous(memory_format=torch.channels_last))
-        for_kept = (maps.mean((2, 3)) * self.by_kept(num_kept)).sum(1)
+        for_kept = (maps.mean((2, 3)) * self.prefix_embedding(num_kept)).sum(1)
         return (self.head(maps.flatten(1))[:, 0] + for_kept).float()
 
 
@@ -137,7 +137,7 @@ class DecoderGANObjective(nn.Module):
         if penalized:
             (slope,) = torch.autograd.grad(real.sum(), x, create_graph=True)
             steepness = slope.square().flatten(1).sum(1).mean()
-            loss = loss + R1_INTERVAL * self.config.gradient_penalty / 2 * steepness
+            loss = loss + R1_INTERVAL * self.config.r1_gamma / 2 * steepness
         return loss
 
 
@@ -153,7 +153,7 @@ class DecoderGANStage(ReconstructionStage):
         config: TrainConfig,
         distributed: DistributedContext,
     ) -> None:
-        options = config.sharpening
+        options = config.decoder_gan
         assert options is not None
         super().__init__(autoencoder, data, config, options, distributed)
         with seeded(config.seed, "discriminator"):

@@ -40,7 +40,9 @@ class PriorStage:
     ) -> None:
         options = config.prior_training
         self.config, self.distributed = config, distributed
-        self.batch_sizes = tuple(round(options.batch_size / share) for share in options.prefixes)
+        self.batch_sizes = tuple(
+            round(options.batch_size / share) for share in options.prefix_fractions
+        )
         self.steps, self.optimizer = options.steps, options.optimizer
         self.validate_every = options.validate_every
         self.patience: int | None = options.patience
@@ -77,7 +79,7 @@ class PriorStage:
         first = turns * sum(sizes) + sum(sizes[:turn])
         rows_here = self.distributed.batch_shard().local_indices(sizes[turn])
         wanted = first + torch.arange(rows_here.start, rows_here.stop)
-        length = math.ceil(options.prefixes[turn] * self.codes.shape[1])
+        length = math.ceil(options.prefix_fractions[turn] * self.codes.shape[1])
         epochs = wanted // len(self.codes)
         rows = torch.cat(
             [
@@ -92,7 +94,9 @@ class PriorStage:
         """Return batches of the first codes: `batch_size` of the first kind of step, and as many codes of
         each other."""
         batches: list[tuple[Tensor, Tensor | None]] = []
-        for size, share in zip(self.batch_sizes, self.config.prior_training.prefixes, strict=True):
+        for size, share in zip(
+            self.batch_sizes, self.config.prior_training.prefix_fractions, strict=True
+        ):
             taken = torch.arange(batch_size * size // self.batch_sizes[0]) % len(self.codes)
             length = math.ceil(share * self.codes.shape[1])
             labels = None if self.labels is None else self.labels[taken]
@@ -141,7 +145,7 @@ def encode_training_split(
 ) -> tuple[Tensor, Tensor | None]:
     """Codes int16 or int32 [N * views, L] of a split, each sample augmented anew in every view."""
     options = config.prior_training
-    if options.views == 1 and options.augmentation == AugmentationConfig():
+    if options.augmented_copies == 1 and options.augmentation == AugmentationConfig():
         return _encode_batches(
             autoencoder, split.batches(ENCODE_BATCH_SIZE), conditional, fabric, distributed
         )
@@ -149,10 +153,10 @@ def encode_training_split(
     if size is None:
         raise InputError(
             f"{split.origin} does not say how many samples it has, so it cannot be encoded "
-            f"{options.views} times; set prior_training.views to 1 without augmentation"
+            f"{options.augmented_copies} times; set prior_training.views to 1 without augmentation"
         )
     batches = split.shuffled(ENCODE_BATCH_SIZE, config.seed, options.augmentation)
-    wanted = size * options.views
+    wanted = size * options.augmented_copies
     taken = (next(batches) for _ in range(-(-wanted // ENCODE_BATCH_SIZE)))
     codes, labels = _encode_batches(autoencoder, taken, conditional, fabric, distributed)
     return codes[:wanted], None if labels is None else labels[:wanted]

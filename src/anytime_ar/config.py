@@ -5,15 +5,21 @@ from __future__ import annotations
 from reprlib import Repr
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from anytime_ar.errors import InputError
+from anytime_ar.legacy import upgrade
 
 
 class Config(BaseModel):
     """A configuration value. Read it from data of unknown origin with `parse`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_legacy_names(cls, values: Any) -> Any:
+        return upgrade([base.__name__ for base in cls.__mro__], values)
 
     @classmethod
     def parse(cls, values: dict[str, Any], *, origin: str) -> Self:

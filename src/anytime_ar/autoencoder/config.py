@@ -26,7 +26,7 @@ class NetworkConfig(Config):
     blocks: int = Field(2, ge=0)
     """Residual blocks at each resolution."""
     hidden: int = Field(512, ge=0)
-    """Hidden width between maps and code vectors, for layout=vector; 0: a linear map."""
+    """Hidden width between maps and code vectors, for layout=projection; 0: a linear map."""
 
     @property
     def stride(self) -> int:
@@ -48,12 +48,12 @@ AUDIO_PRESET = NetworkConfig(patch=8, widths=(64, 128, 192), downsample=4, block
 class AutoencoderConfig(Config):
     """An ordered autoencoder: networks, code layout, quantizer and fill."""
 
-    layout: Literal["channel", "spatial", "residual", "vector", "segment"] = "vector"
+    layout: Literal["channel", "spatial", "residual_vq", "projection", "segment"] = "projection"
     """`channel`: each latent channel is a code (the paper); `spatial`: each position (ordinary
     VQ-VAE); `residual`: several of each position, each for what those before it left; `vector`: a
     learned projection to L vectors; `segment`: vectors for the whole, then for each of `segments`
     parts."""
-    scan_order: Literal["rows", "spread"] = "rows"
+    scan_order: Literal["raster", "bayer"] = "raster"
     """`residual` only: positions of a level row by row, or each far from those before it."""
     segments: int = Field(1, ge=1)
     """`segment` only: parts of a sound along time, or blocks of a picture, a square number."""
@@ -78,17 +78,17 @@ class AutoencoderConfig(Config):
 
     @model_validator(mode="after")
     def _check_linear_network(self) -> Self:
-        if self._is_linear and self.layout != "vector":
+        if self._is_linear and self.layout != "projection":
             raise ValueError(
-                f"a linear network has no maps for layout={self.layout}; use layout=vector"
+                f"a linear network has no maps for layout={self.layout}; use layout=projection"
             )
         return self
 
     @model_validator(mode="after")
     def _check_linear_skip(self) -> Self:
-        if self.linear_skip and (self.layout not in ("vector", "segment") or self._is_linear):
+        if self.linear_skip and (self.layout not in ("projection", "segment") or self._is_linear):
             raise ValueError(
-                f"linear_path goes with convolutions and layout=vector or segment, not with "
+                f"linear_skip goes with convolutions and layout=projection or segment, not with "
                 f"layout={self.layout}{' and a linear network' if self._is_linear else ''}; drop it"
             )
         return self
@@ -98,8 +98,8 @@ class AutoencoderConfig(Config):
         segments = self.layout == "segment" and self.global_codes == 0
         if self.noise_bands and not (segments and self.linear_skip):
             raise ValueError(
-                f"noise_bands is {self.noise_bands}, which needs layout=segment, whole_codes=0 and "
-                "linear_path; set them, or drop it"
+                f"noise_bands is {self.noise_bands}, which needs layout=segment, global_codes=0 and "
+                "linear_skip; set them, or drop it"
             )
         return self
 
@@ -107,30 +107,31 @@ class AutoencoderConfig(Config):
     def _check_residual_vq(self) -> Self:
         quantizer = self.quantizer
         fits = quantizer.kind == "vq" and quantizer.error_feedback and not quantizer.shared_codebook
-        if self.layout == "residual" and not fits:
+        if self.layout == "residual_vq" and not fits:
             raise ValueError(
-                "layout=residual needs quantizer.kind=vq with error_feedback and a codebook a level"
+                "layout=residual_vq needs quantizer.kind=vq with error_feedback and a codebook a level"
             )
         return self
 
     @model_validator(mode="after")
     def _check_scan_order(self) -> Self:
-        if self.scan_order != "rows" and self.layout != "residual":
+        if self.scan_order != "raster" and self.layout != "residual_vq":
             raise ValueError(
-                f"order={self.scan_order} is for layout=residual, not for layout={self.layout}; drop it"
+                f"scan_order={self.scan_order} is for layout=residual_vq, not for "
+                f"layout={self.layout}; drop it"
             )
         return self
 
     @model_validator(mode="after")
     def _check_residual_pca_init(self) -> Self:
         quantizer = self.quantizer
-        if quantizer.init == "greedy":
+        if quantizer.init == "residual_pca":
             fits = self.layout == "segment" and self.linear_skip and self.global_codes == 0
             alike = quantizer.kind == "vq" and quantizer.error_feedback
             if not fits or not alike or quantizer.shared_codebook:
                 raise ValueError(
-                    "quantizer.start=greedy needs layout=segment, whole_codes=0, linear_path and "
-                    "kind=vq with error_feedback and a codebook a level; set them, or start=kmeans"
+                    "quantizer.init=residual_pca needs layout=segment, global_codes=0, linear_skip "
+                    "and kind=vq with error_feedback and a codebook a level; set them, or init=kmeans"
                 )
         return self
 
@@ -168,13 +169,13 @@ class AutoencoderConfig(Config):
             )
         if images and network.downsample != 2:
             raise InputError(
-                f"autoencoder.network.shrink is {network.downsample}, and images have 2; drop it"
+                f"autoencoder.network.downsample is {network.downsample}, and images have 2; drop it"
             )
         if network.kind == "conv" and sample_shape[1] % network.stride:
             size = "x".join(map(str, sample_shape[1:]))
             what, setting = f"{size} images", "data.size"
             if not images:
-                what, setting = f"sounds of {size} samples", "data.sound.seconds"
+                what, setting = f"sounds of {size} samples", "data.audio.seconds"
             raise InputError(
                 f"{what} are not divisible by the network's stride {network.stride}; change "
                 f"{setting} or autoencoder.network"
@@ -186,11 +187,11 @@ class AutoencoderConfig(Config):
             if fixed_width not in (None, len(self.quantizer.levels)):
                 raise InputError(
                     f"fsq has {len(self.quantizer.levels)} levels, a channel holds {fixed_width} "
-                    "values; give as many levels, or use layout=vector"
+                    "values; give as many levels, or use layout=projection"
                 )
             fixed_width = len(self.quantizer.levels)
         length = _resolve_size("code_length", self.code_length, fixed_length, self.layout)
-        if self.layout == "residual" and length % positions:
+        if self.layout == "residual_vq" and length % positions:
             raise InputError(
                 f"autoencoder.code_length is {length}, and the map has {positions} positions, with "
                 f"as many codes each; set it to {max(1, length // positions) * positions}"

@@ -82,11 +82,11 @@ class ResidualVQLayout(Layout):
         levels: int,
         code_width: int,
         shape: tuple[int, ...],
-        scan_order: Literal["rows", "spread"],
+        scan_order: Literal["raster", "bayer"],
     ) -> None:
         super().__init__()
         self.features, self.shape, self.levels = code_width, shape, levels
-        places = bayer_order(shape) if scan_order == "spread" else torch.arange(math.prod(shape))
+        places = bayer_order(shape) if scan_order == "bayer" else torch.arange(math.prod(shape))
         self.register_buffer("permutation", places, persistent=False)  # of the codes of a level
         self.register_buffer(
             "inverse_permutation", places.argsort(), persistent=False

@@ -118,10 +118,10 @@ class OrderedAutoencoder(nn.Module):
                 return ChannelLayout(self.code_length, shape)
             case "spatial":
                 return SpatialLayout(self.code_width, shape)
-            case "residual":
+            case "residual_vq":
                 levels = self.code_length // math.prod(shape)
                 return ResidualVQLayout(levels, self.code_width, shape, self.config.scan_order)
-            case "vector":
+            case "projection":
                 return ProjectionLayout(self.code_length, self.code_width, features, shape, hidden)
             case "segment":
                 return SegmentLayout(
@@ -171,7 +171,7 @@ class OrderedAutoencoder(nn.Module):
             batches: float32 [B, *sample_shape] each.
             generator: of all that is drawn, on the CPU.
         """
-        if self.config.quantizer.init == "greedy":
+        if self.config.quantizer.init == "residual_pca":
             assert isinstance(self.linear_skip, SegmentLayout)
             assert isinstance(self.quantizer, LevelQuantizer)
             with torch.autocast(batches[0].device.type, enabled=False):

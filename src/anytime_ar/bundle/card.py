@@ -24,6 +24,9 @@ class DataCard(Config):
     """(C, H, W) of images, (C, T) of sounds."""
     sample_rate: int | None = Field(None, ge=1)
     """Of sounds, in Hz; None: the samples are no sounds."""
+    normalize: Literal["peak", "none"] | None = None
+    """Scaling of recordings before they are encoded: to the peak of training clips, or none; None
+    for images."""
     value_range: tuple[float, float] = (-1.0, 1.0)
     labels: tuple[str, ...] | None = None
     """Names of the classes; None where there are none."""
@@ -59,7 +62,7 @@ class DataCard(Config):
 class Card(Config):
     """What a bundle holds, as written in its config.json."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     name: str
     data: DataCard
     autoencoder: AutoencoderConfig
@@ -72,11 +75,25 @@ class Card(Config):
     training: dict[str, Any] = Field(default_factory=dict)
     """The configuration of the run that made the model, for the record."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_normalize_of_0_1(cls, values: Any) -> Any:
+        """Take the scaling of recordings from the record of training, where version 0.1 has it."""
+        match values:
+            case {
+                "data": {"sample_rate": int()} as data,
+                "training": {"data": {"sound": dict(old)}},
+            }:
+                scaling = "peak" if old.get("loudness") == "peak" else "none"
+                return values | {"data": {"normalize": scaling} | data}
+        return values
+
     @model_validator(mode="after")
     def _check_guidance(self) -> Self:
         if self.sampling_params.guided and not self.data.labels:
             raise ValueError(
-                f"choice.guidance is {self.sampling_params.guidance}, and the model has no labels; drop it"
+                f"sampling_params.guidance is {self.sampling_params.guidance}, and the model has no "
+                "labels; drop it"
             )
         return self
 

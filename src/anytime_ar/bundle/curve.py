@@ -120,7 +120,7 @@ class Baselines(Config):
 class Curve(Config):
     """Quality and cost against the number of codes; the content of curve.json."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     code_length: int = Field(ge=1)
     """L."""
     vocabulary: int = Field(ge=1)
@@ -163,7 +163,7 @@ class Curve(Config):
                 raise ValueError(f"codes must rise and be at most {self.code_length}, got {codes}")
         if self.near_lossless_codes != near_lossless_codes(self.points):
             raise ValueError(
-                f"lossless_codes is {self.near_lossless_codes}, but the points say "
+                f"near_lossless_codes is {self.near_lossless_codes}, but the points say "
                 f"{near_lossless_codes(self.points)}"
             )
         return self

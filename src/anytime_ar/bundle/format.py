@@ -32,6 +32,7 @@ from anytime_ar.autoencoder import OrderedAutoencoder
 from anytime_ar.bundle.card import Card
 from anytime_ar.bundle.curve import Curve
 from anytime_ar.errors import BundleError, InputError
+from anytime_ar.legacy import old_weight_name, upgrade_weights
 from anytime_ar.prior import Prior
 from anytime_ar.runtime.files import (
     check_output_path,
@@ -44,7 +45,7 @@ from anytime_ar.runtime.hub import download_snapshot, parse_hub_ref
 from anytime_ar.runtime.skip_init import SkipInit, stored_size
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
-BUNDLE_FORMAT_VERSION = 1
+BUNDLE_FORMAT_VERSION = 2
 _WEIGHT_FILES = ("autoencoder.safetensors", "prior.safetensors")
 _PICKLE_SUFFIXES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
 
@@ -180,7 +181,7 @@ def load_bundle(folder: Path | str) -> Bundle:
         )
     values = read_json_object(folder / "config.json")
     version = values.get("format_version")
-    if version != BUNDLE_FORMAT_VERSION:
+    if version not in (1, BUNDLE_FORMAT_VERSION):
         raise BundleError(
             f"{folder / 'config.json'} has format version {version!r}, this release reads "
             f"{BUNDLE_FORMAT_VERSION}; update anytime-ar, or save the bundle again"
@@ -202,7 +203,8 @@ def load_bundle(folder: Path | str) -> Bundle:
     for name, module in _networks_by_file(bundle).items():
         try:
             stored = load_file(folder / name)
-            module.load_state_dict({k: _cast(v, torch.float32) for k, v in stored.items()})
+            weights = {k: _cast(v, torch.float32) for k, v in stored.items()}
+            module.load_state_dict(upgrade_weights(weights))
         except (RuntimeError, SafetensorError) as error:
             reason = textwrap.shorten(str(error), 200)  # torch lists every weight
             raise BundleError(f"{folder / name} does not fit its config.json: {reason}") from error
@@ -222,7 +224,7 @@ def fingerprint(bundle: Bundle) -> str:
     digest = hashlib.sha256()
     for file, network in sorted(_networks_by_file(bundle).items()):
         for name, weight in _inference_state(network).items():
-            digest.update(f"{file} {name}".encode())
+            digest.update(f"{file} {old_weight_name(name)}".encode())
             digest.update(weight.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 

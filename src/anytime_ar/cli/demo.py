@@ -107,8 +107,8 @@ def unordered_experiment(experiment: Experiment) -> Experiment:
     """The same autoencoder trained without truncation or a start that orders codes by itself, and
     no prior."""
     autoencoder, quantizer = experiment.autoencoder, experiment.autoencoder.quantizer
-    if quantizer.init == "greedy":
-        quantizer = quantizer.model_copy(update={"start": "kmeans", "error_feedback": False})
+    if quantizer.init == "residual_pca":
+        quantizer = quantizer.model_copy(update={"init": "kmeans", "error_feedback": False})
         autoencoder = autoencoder.model_copy(update={"quantizer": quantizer})
     options = experiment.autoencoder_training
     plain = options.model_copy(

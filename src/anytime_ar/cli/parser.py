@@ -24,6 +24,7 @@ from jsonargparse import (  # type: ignore[attr-defined]
 from anytime_ar.cli.console import did_you_mean
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
+from anytime_ar.legacy import upgrade, warn_renamed
 from anytime_ar.runtime.files import read_text
 from anytime_ar.runtime.size_limits import check_yaml_size
 
@@ -130,9 +131,18 @@ class Parser(ArgumentParser):
             arguments = self.argument_hook(arguments)
         for at, argument in enumerate(arguments):
             if argument == "--config" and at + 1 < len(arguments):
-                arguments[at + 1] = _as_utf8(arguments[at + 1])
+                arguments[at + 1] = _present_settings(self.config, arguments[at + 1])
             elif argument.startswith("--config="):
-                arguments[at] = f"--config={_as_utf8(argument.removeprefix('--config='))}"
+                path = argument.removeprefix("--config=")
+                arguments[at] = f"--config={_present_settings(self.config, path)}"
+            elif argument.startswith("--"):
+                option, equals, value = argument[2:].partition("=")
+                following = arguments[at + 1 : at + 2]
+                given = value if equals else (following[0] if following else "")
+                option, given = _present_option(self.config, option, given)
+                arguments[at] = f"--{option}{equals}{given if equals else ''}"
+                if not equals and following and not following[0].startswith("-"):
+                    arguments[at + 1] = given
         return arguments
 
     def _wrong_value(self, message: str) -> str | None:
@@ -221,16 +231,60 @@ def _iter_keys(config: type[Config], prefix: str = "") -> Iterator[str]:
             yield from _iter_keys(inside, f"{prefix}{name}.")
 
 
-def _as_utf8(path_or_text: str) -> str:
-    """Return a configuration file as it is if it is UTF-8, which is all that the parser reads, else
-    its text in place of its path."""
+def _present_settings(config: type[Config], path_or_text: str) -> str:
+    """Return a configuration file as it is if the parser can read it, else its text.
+
+    The parser reads UTF-8 and present names alone.
+    """
     path = Path(path_or_text)
     if not path.is_file():
         return path_or_text
     text = read_text(path)
     check_yaml_size(path)
     _check_settings(text, path_or_text)
+    values = yaml.safe_load(text)
+    present = _upgrade_settings(config, values)
+    if present != values:
+        return yaml.safe_dump(present, sort_keys=False)
     return path_or_text if text.encode() == path.read_bytes() else text
+
+
+def _upgrade_settings(config: type[Config], values: Any) -> Any:
+    """Return settings under their present names, warning of the others."""
+    if not isinstance(values, dict):
+        return values
+    present = upgrade([base.__name__ for base in config.__mro__], values)
+    for old, new in zip(values, present, strict=True):
+        if old != new:
+            warn_renamed(str(old), str(new))
+    return {name: _upgrade_inside(config, name, value) for name, value in present.items()}
+
+
+def _upgrade_inside(config: type[Config], name: Any, value: Any) -> Any:
+    field = config.model_fields.get(name)
+    inside = [] if field is None else _config_types_in(field.annotation)
+    return _upgrade_settings(inside[0], value) if inside else value
+
+
+def _present_option(config: type[Config], option: str, value: str) -> tuple[str, str]:
+    """Return a dotted option and its value under their present names, warning of others."""
+    owner: type[Config] | None = config
+    names, last = option.split("."), len(option.split(".")) - 1
+    for at, name in enumerate(names):
+        if owner is None:
+            break
+        (renamed,) = upgrade([base.__name__ for base in owner.__mro__], {name: None})
+        names[at] = renamed
+        if at == last:
+            given = {renamed: value}
+            value = str(upgrade([base.__name__ for base in owner.__mro__], given)[renamed])
+        field = owner.model_fields.get(renamed)
+        inside = [] if field is None else _config_types_in(field.annotation)
+        owner = inside[0] if inside else None
+    present = ".".join(names)
+    if present != option:
+        warn_renamed(f"--{option}", f"--{present}")
+    return present, value
 
 
 def _check_settings(text: str, origin: str) -> None:

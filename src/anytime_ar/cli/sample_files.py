@@ -178,8 +178,7 @@ class AudioFiles(SampleFiles):
         super().__init__(model)
         assert model.sample_rate is not None, "a card of sounds has a rate"
         self._sample_rate = model.sample_rate
-        trained = model.bundle.card.training.get("data", {}).get("sound", {})
-        self._peak_normalize = trained.get("loudness") == "peak"
+        self._peak_normalize = model.bundle.card.data.normalize == "peak"
 
     def encode(self, paths: Sequence[Path], progress: ProgressCallback) -> EncodedFiles:
         """One recording of any length; or several that fit a window each, as rows, whose length

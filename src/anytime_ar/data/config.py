@@ -27,7 +27,7 @@ class AudioConfig(Config):
     not given, its first `seconds` are all that is seen of it."""
     length_multiple: int = Field(default=64, ge=1)
     """Round the length up to a whole multiple of this many samples, for networks that halve it."""
-    normalize: Literal["peak", "as_stored"] = "peak"
+    normalize: Literal["peak", "none"] = "peak"
     """Scale every clip to the same peak, or leave it as it is."""
 
 

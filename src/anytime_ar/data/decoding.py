@@ -179,7 +179,7 @@ class AudioRowDecoder:
             if self._config.sample_rate is None:
                 raise DataError(
                     f"{row.origin}: {rate} Hz, but {self._first} has {self.sample_rate}; "
-                    "set data.sound.sample_rate"
+                    "set data.audio.sample_rate"
                 )
             wave = soxr.resample(wave, rate, self.sample_rate)
         loudest = float(np.abs(wave).max())

@@ -60,7 +60,7 @@ def load_data(config: DataConfig) -> DataSplits:
         MissingExtraError: it needs an extra that is not installed.
     """
     source = _open_source(config)
-    sounds = AudioRowDecoder(config.audio) if source.modality == "sound" else None
+    sounds = AudioRowDecoder(config.audio) if source.modality == "audio" else None
     reader = sounds or ImageRowDecoder(config)
     broken = BrokenSampleCollector(config.skip_broken)
     shape: tuple[int, ...] = ()

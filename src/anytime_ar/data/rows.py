@@ -22,7 +22,7 @@ from anytime_ar.runtime.seeding import stable_hash
 _MAX_ROWS = 2**48
 """More rows than any set has."""
 
-Modality = Literal["image", "sound"]
+Modality = Literal["image", "audio"]
 """What the samples of a set are."""
 
 

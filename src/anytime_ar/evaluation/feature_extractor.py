@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from anytime_ar.config import Config
 from anytime_ar.errors import BundleError, InputError, TrainingError
 from anytime_ar.evaluation.protocols import EvaluationSplit, ProgressCallback, no_progress
+from anytime_ar.legacy import upgrade_weights
 from anytime_ar.media.spectra import log_mel_spectrogram
 from anytime_ar.runtime.files import write_bytes, write_json
 from anytime_ar.runtime.mixed_precision import (
@@ -400,7 +401,7 @@ def load_feature_extractor(
             network = FeatureExtractor(
                 card.config, card.sample_shape, card.label_count, card.sample_rate
             )
-        network.load_state_dict(load(weights))
+        network.load_state_dict(upgrade_weights(load(weights)))
     except RuntimeError as error:
         raise BundleError(
             f"{folder / 'features.safetensors'} does not fit the network in features.json"

@@ -67,7 +67,7 @@ class Autotuner:
     keeps to what it has found once, whatever becomes of the file.
 
     Args:
-        path: JSON; None: `calibration.json` in the cache folder. A file that does not read as one
+        path: JSON; None: `autotune.json` in the cache folder. A file that does not read as one
             is replaced; where it cannot be written, every process compares anew.
         clock: gives seconds.
     """
@@ -75,7 +75,7 @@ class Autotuner:
     def __init__(
         self, path: Path | None = None, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        path = (path or cache_folder() / "calibration.json").absolute()
+        path = (path or cache_folder() / "autotune.json").absolute()
         self._store, self._clock = JsonStore(path, TypeAdapter(AutotuneResult)), clock
 
     def fastest(self, key: str, implementations: Sequence[Implementation]) -> str:

@@ -90,7 +90,7 @@ class RowSamplingParams(ctypes.Structure):
         ("top_p", ctypes.c_double),
         ("guidance", ctypes.c_double),
         ("top_k", ctypes.c_int64),
-        ("shadow", ctypes.c_int64),
+        ("unconditional_slot", ctypes.c_int64),
     )
     temperature: float
     top_p: float
@@ -203,14 +203,16 @@ def _group_rows(settings: bytes, device: torch.device) -> tuple[_ParamGroup, ...
     members: dict[tuple[float, ...], list[int]] = {}
     choices = (RowSamplingParams * count).from_buffer_copy(settings)
     for slot, how in enumerate(choices):
-        if how.shadow != IS_UNCONDITIONAL:
-            guided = how.shadow != NO_UNCONDITIONAL
+        if how.unconditional_slot != IS_UNCONDITIONAL:
+            guided = how.unconditional_slot != NO_UNCONDITIONAL
             key = (how.temperature, how.top_k, how.top_p, how.guidance, guided)
             members.setdefault(key, []).append(slot)
     groups = []
     for slots in members.values():
         shadows = [
-            choices[slot].shadow for slot in slots if choices[slot].shadow != NO_UNCONDITIONAL
+            choices[slot].unconditional_slot
+            for slot in slots
+            if choices[slot].unconditional_slot != NO_UNCONDITIONAL
         ]
         groups.append(
             _ParamGroup(

@@ -229,7 +229,8 @@ class Prior(nn.Module):
         steps = self.config.codebook_features - 2 * width
         if steps < 2:
             raise InputError(
-                f"prior.traits is {self.config.codebook_features}, and entries stand for vectors of {width} "
+                f"prior.codebook_features is {self.config.codebook_features}, and entries stand for "
+                f"vectors of {width} "
                 f"numbers; set it to {2 * width + 2} or more, or to 0"
             )
         first = torch.searchsorted(
@@ -277,7 +278,8 @@ class PriorConfig(Config):
     def _codebook_features_need_projection(self) -> Self:
         if self.codebook_features and not self.embedding_width:
             raise ValueError(
-                f"traits is {self.codebook_features}, which needs entry_width, e.g. 24; set it, or drop traits"
+                f"codebook_features is {self.codebook_features}, which needs embedding_width, e.g. 24; "
+                "set it, or drop codebook_features"
             )
         return self
 

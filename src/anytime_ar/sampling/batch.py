@@ -89,11 +89,11 @@ class DecodeBatch:
         for i, row in enumerate(ids):
             self._slots[row] = first + i
             shadow = first + n + i if guided else NO_UNCONDITIONAL
-            self._rows.sampling_params[first + i].shadow = shadow
+            self._rows.sampling_params[first + i].unconditional_slot = shadow
         self._append(ids, noise, labels, codes)
         if guided:
             for shadow in range(first + n, first + 2 * n):
-                self._rows.sampling_params[shadow].shadow = IS_UNCONDITIONAL
+                self._rows.sampling_params[shadow].unconditional_slot = IS_UNCONDITIONAL
             self._append(ids, noise, None, codes)
         for row in ids:
             self._set_params(row, sampling_params)
@@ -115,7 +115,7 @@ class DecodeBatch:
         slot = self._slots[row]
         now = sampling_params.at_position(self._rows.positions[slot], self.decoder.code_length)
         self._rows.sampling_params[slot] = RowSamplingParams.of(
-            now, self._rows.sampling_params[slot].shadow
+            now, self._rows.sampling_params[slot].unconditional_slot
         )
 
     def _append(
@@ -173,4 +173,4 @@ class DecodeBatch:
         if self._slots[owner] == source:
             self._slots[owner] = target
         else:
-            self._rows.sampling_params[self._slots[owner]].shadow = target
+            self._rows.sampling_params[self._slots[owner]].unconditional_slot = target

@@ -88,7 +88,7 @@ class AnytimeModel(BundleProperties):
         self.autoencoder = bundle.autoencoder.to(self.device).eval()
         self.prior = None if bundle.prior is None else bundle.prior.to(self.device).eval()
         self._cost_model_path, self._clock = cost_model_path or cache_folder() / "costs.json", clock
-        self._calibration = Autotuner(self._cost_model_path.with_name("calibration.json"))
+        self._calibration = Autotuner(self._cost_model_path.with_name("autotune.json"))
 
     @property
     def precision(self) -> Precision:

@@ -40,7 +40,7 @@ from anytime_ar.sampling.plan import Plan
 from anytime_ar.sampling.rng import uniform_noise
 from anytime_ar.sampling.sampler import MAX_ROWS, NO_PREVIEWS, Moment, ResumableBatch, Sampler
 
-STATE_FORMAT_VERSION = 1
+STATE_FORMAT_VERSION = 2
 _METADATA_KEY = "anytime_ar_state"
 
 
@@ -260,7 +260,7 @@ def _read_state(path: Path) -> tuple[_StateHeader, dict[str, Tensor]]:
         raise InputError(f"{path} is no saved state: its header is no JSON; {hint}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} is no saved state: its header is no object; {hint}")
-    if values.get("format_version") != STATE_FORMAT_VERSION:
+    if values.get("format_version") not in (1, STATE_FORMAT_VERSION):
         raise InputError(
             f"{path} has state format version {values.get('format_version')!r}, and this "
             f"anytime-ar reads {STATE_FORMAT_VERSION}; read it with the version that wrote it"

@@ -124,8 +124,7 @@ class AudioProcessor(MediaProcessor):
         super().__init__(model)
         assert model.sample_rate is not None
         self._sample_rate = model.sample_rate
-        sound = model.bundle.card.training.get("data", {}).get("sound", {})
-        self._peak_normalize = sound.get("loudness") == "peak"
+        self._peak_normalize = model.bundle.card.data.normalize == "peak"
 
     def _to_bytes(self, samples: Tensor, format: str) -> list[bytes]:
         return encode_audio(samples, self._sample_rate, format)

@@ -1,6 +1,6 @@
 """What a run decides by measurement, on disk, so that it decides once.
 
-    decisions.json      number format by stage, and threads
+    autotune.json       number format by stage, and threads
 
 A run that goes on goes on as it was begun, on whatever machine: it is the run that was not
 interrupted.
@@ -18,6 +18,7 @@ from pydantic import Field, PositiveInt
 
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
+from anytime_ar.legacy import STAGES
 from anytime_ar.runtime.distributed import DistributedContext
 from anytime_ar.runtime.files import write_json
 from anytime_ar.runtime.mixed_precision import UnscaledPrecision, faster_precision
@@ -34,7 +35,7 @@ _PRECISIONS: tuple[TrainingPrecision, ...] = ("32-true", "bf16-mixed", "16-mixed
 
 
 class AutotunedSettings(Config):
-    """The contents of decisions.json."""
+    """The contents of autotune.json."""
 
     precision: dict[str, TrainingPrecision] = Field(default_factory=dict)
     """By stage."""
@@ -48,7 +49,9 @@ def read_autotuned_settings(folder: Path) -> AutotunedSettings:
     Raises:
         InputError: the file is damaged, or cannot be read.
     """
-    path = folder / "decisions.json"
+    path = folder / "autotune.json"
+    if not path.exists() and (folder / "decisions.json").exists():  # of version 0.1
+        path = folder / "decisions.json"
     try:
         if path.exists() and not path.is_file():
             raise InputError(f"{path} is not a file; remove it, and what it held is measured anew")
@@ -105,7 +108,9 @@ class PrecisionAutotuner:
 
         def look() -> None:
             before = read_autotuned_settings(self._folder)
-            chosen = before.precision.get(stage.name)
+            chosen = before.precision.get(stage.name) or before.precision.get(
+                STAGES.get(stage.name, "")
+            )
             if chosen is None:
                 chosen = (
                     self._benchmark(stage, log) if self._configured == "auto" else self._configured
@@ -114,7 +119,7 @@ class PrecisionAutotuner:
                     "precision": before.precision | {stage.name: chosen},
                     "threads": before.threads or torch.get_num_threads(),
                 }
-                write_json(self._folder / "decisions.json", after)
+                write_json(self._folder / "autotune.json", after)
                 log.write(stage=stage.name, precision=chosen)
             found.append(_PRECISIONS.index(chosen))
 

@@ -21,6 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from anytime_ar.errors import InputError
+from anytime_ar.legacy import STAGES, upgrade_weights
 from anytime_ar.runtime.files import write_bytes
 
 StateDict = dict[str, Tensor]
@@ -51,14 +52,16 @@ class CheckpointManager:
 
     def __init__(self, folder: Path, stage: str, *, keep: int = 2) -> None:
         self.folder, self.stage, self.keep = folder, stage, keep
+        self._names = [stage, *([STAGES[stage]] if stage in STAGES else [])]
 
     def path(self, step: int) -> Path:
         """The file of a step."""
-        return self.folder / f"{self.stage}-{step:08}.safetensors"
+        paths = [self.folder / f"{name}-{step:08}.safetensors" for name in self._names]
+        return next((path for path in paths if path.with_suffix(".sha256").exists()), paths[0])
 
     def steps(self) -> list[int]:
         """Of those that were completed, the last one first."""
-        name = re.compile(rf"{re.escape(self.stage)}-(\d{{8,}})\.sha256")
+        name = re.compile(rf"(?:{'|'.join(map(re.escape, self._names))})-(\d{{8,}})\.sha256")
         found = (name.fullmatch(path.name) for path in self.folder.glob("*.sha256"))
         return sorted((int(match[1]) for match in found if match), reverse=True)
 
@@ -131,6 +134,7 @@ class CheckpointManager:
             for key, value in load(data).items():
                 group, _, name = key.partition("/")
                 groups.setdefault(group, {})[name] = value
+            groups = {name: upgrade_weights(state) for name, state in groups.items()}
             record = json.loads(_metadata(data)["record"])
         except (SafetensorError, KeyError, ValueError, RecursionError) as error:
             raise InputError(f"{path} is no checkpoint ({error})") from error

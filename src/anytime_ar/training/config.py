@@ -97,18 +97,18 @@ class PriorTrainingConfig(Config):
     """Keep a moving average of the weights and validate and use it; None: the weights as they
     are."""
 
-    @field_validator("prefixes")
+    @field_validator("prefix_fractions")
     @classmethod
     def _check_prefix_fractions(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
         if not fractions or not all(0 < share <= 1 for share in fractions):
             raise ValueError(
-                f"prefixes must be shares in (0, 1], e.g. [0.25, 1], got {[*fractions]}"
+                f"prefix_fractions must be in (0, 1], e.g. [0.25, 1], got {[*fractions]}"
             )
         return fractions
 
 
 class TrainConfig(Config):
-    """A training run: data, ordered autoencoder, its sharpening, and prior."""
+    """A training run: data, ordered autoencoder, adversarial fine-tuning of its decoder, and prior."""
 
     name: str = Field("model", min_length=1)
     """What the model is called in its bundle."""

@@ -1,10 +1,10 @@
 """A whole run in a folder: data, all stages, and the bundle at the end; resumable at any moment.
 
 config.yaml                       everything that the run is made of
-decisions.json                    what the run has measured and decided (see `decisions`)
+autotune.json                     measured choices: precision by stage, threads (see `autotune`)
 data.json                         what tells its data from data that has changed
 log.jsonl                         losses and validation figures
-checkpoints/                      of the stages autoencoder, sharpening, prior
+checkpoints/                      of the stages autoencoder, decoder_gan, prior
 bundle/                           the model (see `anytime_ar.bundle.format`)
 """
 
@@ -188,17 +188,18 @@ def build_card(config: TrainConfig, data: DataSplits) -> Card:
     weight = config.autoencoder_training.stft_loss_weight
     if weight and data.sample_rate is None:
         raise InputError(
-            f"autoencoder_training.spectral_weight is {weight}, and the samples of "
+            f"autoencoder_training.stft_loss_weight is {weight}, and the samples of "
             f"{config.data.name} are no sounds; drop it"
         )
     if config.decoder_gan is not None and len(data.sample_shape) != 3:
         raise InputError(
-            f"sharpening is for images, and the samples of {config.data.name} are none; drop it"
+            f"decoder_gan is for images, and the samples of {config.data.name} are none; drop it"
         )
     names = data.label_names if config.conditional else None
     if config.sampling_params.guided and names is None:
         raise InputError(
-            f"choice.guidance is {config.sampling_params.guidance}, and the model will have no labels; drop "
+            f"sampling_params.guidance is {config.sampling_params.guidance}, and the model will "
+            "have no labels; drop "
             "it, or train with labels"
         )
     autoencoder = config.autoencoder.resolve(data.sample_shape)
@@ -208,6 +209,7 @@ def build_card(config: TrainConfig, data: DataSplits) -> Card:
             name=config.data.name,
             sample_shape=data.sample_shape,
             sample_rate=data.sample_rate,
+            normalize=None if data.sample_rate is None else config.data.audio.normalize,
             labels=names,
             label_frequencies=None if names is None else _label_frequencies(data, len(names)),
         ),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from anytime_ar.errors import InputError, TrainingError
+from anytime_ar.legacy import STAGES
 from anytime_ar.runtime.distributed import DistributedContext, split_microbatches
 from anytime_ar.runtime.seeding import generator_for, seeded
 from anytime_ar.runtime.signals import defer_interrupts
@@ -60,10 +61,10 @@ class Trainer:
         gradient_accumulation_steps: int = 1,
     ) -> None:
         self.stage, self.fabric, self.seed, self.log = stage, fabric, seed, log
-        self.distributed, self.gradient_accumulation_steps = (
-            distributed,
-            gradient_accumulation_steps,
-        )
+        self.distributed = distributed
+        self.gradient_accumulation_steps = gradient_accumulation_steps
+        # Random streams keep their names, so that a seed trains the same weights in every version.
+        self._stream = STAGES.get(stage.name, stage.name)
         self._check_batch_sizes(distributed.world_size * gradient_accumulation_steps)
         self.checkpoints, self.log_every = checkpoints, log_every
         self.checkpoint_every_s = checkpoint_every_s
@@ -74,8 +75,9 @@ class Trainer:
         for size in self.stage.batch_sizes:
             if size % num_shards:
                 uneven = (
-                    f"{self.stage.name}: a batch of {size} cannot be cut into {num_shards} equal parts, "
-                    "one for each process and gradient accumulation step; choose another batch_size, devices or gradient_accumulation_steps"
+                    f"{self.stage.name}: a batch of {size} cannot be cut into {num_shards} equal "
+                    "parts, one for each process and gradient accumulation step; choose another "
+                    "batch_size, devices or gradient_accumulation_steps"
                 )
                 raise self.distributed.same_error_on_all_ranks(InputError(uneven))
 
@@ -91,7 +93,7 @@ class Trainer:
         step = self._latest_checkpoint_step()
         stage.objective.to(self.fabric.device)
         if step is None:
-            with seeded(self.seed, stage.name, "begin"):
+            with seeded(self.seed, self._stream, "begin"):
                 stage.initialize(self.fabric)
         self.state = TrainingState(stage.objective, stage.optimizer, stage.ema_decay, self.fabric)
         if step is not None:
@@ -173,9 +175,9 @@ class Trainer:
             last = turn == self.gradient_accumulation_steps - 1
             # Dropout is drawn for each part, all else for the whole batch. Shards are summed in
             # every pass: to wait, gradients would have to be whole.
-            generator = generator_for(self.seed, self.stage.name, step)
+            generator = generator_for(self.seed, self._stream, step)
             with (
-                seeded(self.seed, self.stage.name, step, part.index),
+                seeded(self.seed, self._stream, step, part.index),
                 self.fabric.no_backward_sync(
                     wrapped, enabled=not last and self.state.is_replicated
                 ),

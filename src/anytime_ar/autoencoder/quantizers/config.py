@@ -22,7 +22,7 @@ class QuantizerConfig(Config):
     """One codebook for all positions (the paper) instead of one per position."""
     codebook_update: Literal["ema", "loss"] = "ema"
     """Codebook follows a moving average of the vectors assigned to it, or a loss (the paper)."""
-    init: Literal["kmeans", "random", "greedy"] = "kmeans"
+    init: Literal["kmeans", "random", "residual_pca"] = "kmeans"
     """First codebook: k-means over a first batch of vectors; random entries (the paper); or, for
     layout=segment with a linear path, `greedy`: each level fitted to what those before it left."""
     ema_decay: float = Field(0.99, gt=0, lt=1)

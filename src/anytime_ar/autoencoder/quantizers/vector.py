@@ -17,7 +17,7 @@ from anytime_ar.autoencoder.quantizers.base import Collectives, Quantized, Quant
 from anytime_ar.autoencoder.quantizers.config import QuantizerConfig
 from anytime_ar.autoencoder.quantizers.error_feedback import ErrorFeedback
 
-EMA_BUFFERS = ("usage", "totals")
+EMA_BUFFERS = ("cluster_size", "embed_avg")
 """Buffers that only training needs."""
 
 
@@ -56,8 +56,8 @@ class VectorQuantizer(Quantizer):
         if config.error_feedback:
             self.feedback = ErrorFeedback(code_length, code_width, residual=residual)
         # Moving averages of the kept vectors assigned to an entry; `cluster_size` also tells dead entries.
-        self.register_buffer("usage", torch.ones(shape[:2]))  # [P, V]
-        self.register_buffer("totals", codebooks.clone())  # [P, V, D]
+        self.register_buffer("cluster_size", torch.ones(shape[:2]))  # [P, V]
+        self.register_buffer("embed_avg", codebooks.clone())  # [P, V, D]
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []  # in this step, to be learned from
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *further: Any) -> None:
@@ -65,8 +65,8 @@ class VectorQuantizer(Quantizer):
         # once, for itself.
         codebooks = state_dict.get(f"{prefix}codebooks")
         if codebooks is not None:
-            state_dict.setdefault(f"{prefix}usage", torch.ones(codebooks.shape[:2]))
-            state_dict.setdefault(f"{prefix}totals", codebooks)
+            state_dict.setdefault(f"{prefix}cluster_size", torch.ones(codebooks.shape[:2]))
+            state_dict.setdefault(f"{prefix}embed_avg", codebooks)
         super()._load_from_state_dict(state_dict, prefix, *further)
 
     def forward(self, vectors: Tensor, kept_mask: Tensor) -> Quantized:

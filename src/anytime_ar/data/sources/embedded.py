@@ -37,4 +37,4 @@ def sounds_source() -> DataSource:
         wav = io.BytesIO()
         soundfile.write(wav, to_int16(made.render()), SAMPLE_RATE, format="WAV")
         rows.append(Row(made.index, wav.getvalue(), made.label, f"sounds row {made.index}"))
-    return DataSource({"train": InMemoryRows(rows)}, CLASSES, "sound")
+    return DataSource({"train": InMemoryRows(rows)}, CLASSES, "audio")

@@ -82,7 +82,7 @@ def _split_folders(tree: Folder, layout: FolderLayout, notes: list[str]) -> dict
     if others and layout == "auto":
         raise DataError(
             f"{tree.path}: {_format_names(named)} may be splits or classes, beside {_format_names(others)}; set "
-            "data.layout to classes if all are classes, or to splits to read the first alone"
+            "data.folder_layout to classes if all are classes, or to splits to read the first alone"
         )
     splits: dict[str, Folder] = {}
     for folder in named:
@@ -97,7 +97,7 @@ def _split_folders(tree: Folder, layout: FolderLayout, notes: list[str]) -> dict
     if "train" not in splits:
         raise DataError(
             f"{tree.path}: no folder called train, only {_format_names(named) or 'others'}; rename one, "
-            "or set data.layout to classes if they are classes"
+            "or set data.folder_layout to classes if they are classes"
         )
     beside = len(tree.files) + sum(len(list(folder.sample_paths())) for folder in others)
     if beside:
@@ -142,13 +142,13 @@ def _check_depth(folder: Folder, classes: list[Folder]) -> None:
         if inner:
             raise DataError(
                 f"{inner[0].path}: is named as a split and lies in {child.path}, which would be a "
-                f"class; pass {child.path}, or set data.layout to classes"
+                f"class; pass {child.path}, or set data.folder_layout to classes"
             )
     if len(classes) == 1 and not classes[0].files and len(classes[0].nonempty_subfolders()) > 1:
         raise DataError(
             f"{folder.path}: {_format_names(classes)} would be the only class, and holds "
             f"{_format_names(classes[0].nonempty_subfolders())}; pass {classes[0].path} if those are the classes, or "
-            "set data.layout to classes"
+            "set data.folder_layout to classes"
         )
 
 
@@ -178,11 +178,11 @@ def _modality(paths: Iterable[Path]) -> Modality:
     first: dict[Modality, Path] = {}
     for path in paths:
         first.setdefault(
-            "sound" if path.suffix.lower() in READABLE_AUDIO_SUFFIXES else "image", path
+            "audio" if path.suffix.lower() in READABLE_AUDIO_SUFFIXES else "image", path
         )
     if len(first) > 1:
         raise DataError(
-            f"{first['sound']}: is a sound, and {first['image']} an image; keep them in different "
+            f"{first['audio']}: is a sound, and {first['image']} an image; keep them in different "
             "folders"
         )
     return next(iter(first))

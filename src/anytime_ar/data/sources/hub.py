@@ -152,7 +152,7 @@ def _column(feature: Any) -> Column:
     if isinstance(feature, Image):
         return Column("image", told)
     if isinstance(feature, Audio):
-        return Column("sound", told)
+        return Column("audio", told)
     if isinstance(feature, dict) and "bytes" in feature:
         return Column("bytes", told)
     dtype = feature.dtype if isinstance(feature, Value) else ""

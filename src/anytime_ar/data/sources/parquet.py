@@ -280,7 +280,7 @@ def _column(stored: Any, declared: Any) -> Column:
         types.is_struct(stored) and any(stored[i].name == "bytes" for i in range(len(stored)))
     )
     if holds_bytes:
-        kinds = {"Image": Column("image", told), "Audio": Column("sound", told)}
+        kinds = {"Image": Column("image", told), "Audio": Column("audio", told)}
         return kinds.get(noted.get("_type", ""), Column("bytes", told))
     if types.is_integer(stored) and noted.get("_type") == "ClassLabel" and noted.get("names"):
         return Column("classes", told, tuple(map(str, noted["names"])))

@@ -141,7 +141,7 @@ def _cell_content(value: Any, origin: str) -> MediaContent:
     if not isinstance(path, str):
         raise DataError(
             f"{origin}: holds no bytes of an image or sound; repair the file, or set "
-            "data.image_key or data.sound.key"
+            "data.image_key or data.audio.key"
         )
     if not _URL.match(path):
         return Path(path)
@@ -160,14 +160,14 @@ def _cell_content(value: Any, origin: str) -> MediaContent:
 IMAGE_KEYS = ("image", "img")
 AUDIO_KEYS = ("audio", "sound")
 LABEL_KEYS = ("label", "labels", "fine_label")
-_COLUMN_SETTINGS = {"image_key": "image", "sound.key": "sound", "label_key": "label"}
+_COLUMN_SETTINGS = {"image_key": "image", "audio.key": "audio", "label_key": "label"}
 """What settings name the column of."""
 
 
 class Column(NamedTuple):
     """What one column of a table holds."""
 
-    kind: Literal["image", "sound", "bytes", "classes", "numbers", "texts", "other"]
+    kind: Literal["image", "audio", "bytes", "classes", "numbers", "texts", "other"]
     """`bytes`: of files, alone or with a path, as plain parquet tools write them."""
     type_name: str
     """What messages call it."""
@@ -217,24 +217,24 @@ def _select_sample_column(
 ) -> tuple[Modality, str, str]:
     """What the samples are, the setting that names their column, and the column."""
     if config.audio.key is not None:
-        return "sound", "sound.key", config.audio.key
+        return "audio", "audio.key", config.audio.key
     if config.image_key is not None:
         return "image", "image_key", config.image_key
     sounds = [
         key
         for key, column in table.items()
-        if column.kind == "sound" or (key in AUDIO_KEYS and column.kind in ("image", "bytes"))
+        if column.kind == "audio" or (key in AUDIO_KEYS and column.kind in ("image", "bytes"))
     ]
     if sounds:
         key = _select_by_name(sounds, AUDIO_KEYS, "sound.key", table, origin)
         assert key is not None
-        return "sound", "sound.key", key
+        return "audio", "audio.key", key
     images = [key for key, column in table.items() if column.kind in ("image", "bytes")]
     image = _select_by_name(images, IMAGE_KEYS, "image_key", table, origin)
     if image is None:
         raise DataError(
             f"{origin}: no image or sound column among {', '.join(table)}; set data.image_key "
-            "or data.sound.key"
+            "or data.audio.key"
         )
     return "image", "image_key", image
 

@@ -144,7 +144,7 @@ class DecoderGANObjective(nn.Module):
 class DecoderGANStage(ReconstructionStage):
     """Trains what decodes, between autoencoder and prior. Its validation errors rise: the price."""
 
-    name = "sharpening"
+    name = "decoder_gan"
 
     def __init__(
         self,

@@ -1,10 +1,10 @@
-"""Segments that reach into their neighbours: a rotation of samples across every border.
+"""The lapped transform (Malvar 1992): a rotation of samples across the borders of segments.
 
-Codes of segments that merely touch leave a click at each border. The lapped transform of Malvar
-(1992) avoids that without a sample more: each sample after a border is rotated with its mirror
-image before it, by an angle that falls from 45 degrees at the border to 0 in the middle of a
-segment. What lies in one segment afterwards comes, undone, from half of both neighbours too, and
-fades out there. The rotation is orthogonal, so errors keep their size.
+Codes of segments that merely touch leave a click at each border. The lapped transform avoids it
+without additional samples. It rotates each sample after a border with its mirror image before it.
+The angle falls from 45 degrees at the border to 0 in the middle of a segment. So a segment,
+transformed back, reaches into half of both neighbours and fades out there. The rotation is
+orthogonal: errors have the same size before and after it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor
 
 
 def lapped_transform(x: Tensor, segments: int, *, inverse: bool = False) -> Tensor:
-    """Rotate samples across the borders of segments, or back.
+    """Rotate samples across the borders of segments, or rotate them back.
 
     Args:
         x: float [B, C, T, ...], T divisible by `segments`.
-        segments: how many there are along T.
-        inverse: the inverse.
+        segments: number of segments along T.
+        inverse: whether to apply the inverse transform.
 
     Returns:
-        The same shape; the halves of segments at both ends stay as they are.
+        The same shape. The outer halves of the first and the last segment are unchanged.
     """
     size = x.shape[2] // segments
     half = size // 2

@@ -169,7 +169,7 @@ extern "C" {
 // [rows][channels][height][width]. Returns a Status. If a code is outside the vocabulary it is
 // kUnknownCode, and nothing is written.
 int64_t anytime_decode(const Decoder* decoder, const int64_t* codes, int64_t rows, int64_t kept,
-                    float* pixels, int64_t threads) {
+                       float* pixels, int64_t threads) {
   for (int64_t i = 0; i < rows * kept; ++i) {
     if (codes[i] < 0 || codes[i] >= decoder->vocabulary) return kUnknownCode;
   }

@@ -205,7 +205,7 @@ void anytime_sizes(int64_t* sizes) {
 // logits [count][V] unless `logits` is null. If `chooses` is not 0, it samples a code for each row;
 // `first` is 0 then. Returns a Status.
 int64_t anytime_step(const Prior* prior, const Rows* rows, int64_t first, int64_t count,
-                  int64_t chooses, float* logits, int64_t threads) {
+                     int64_t chooses, float* logits, int64_t threads) {
   return report([=] {
     std::unique_ptr<float[]> own;
     float* scores = logits;

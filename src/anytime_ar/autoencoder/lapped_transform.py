@@ -30,15 +30,15 @@ def lapped_transform(x: Tensor, segments: int, *, inverse: bool = False) -> Tens
     half = size // 2
     if segments == 1 or half == 0:
         return x
-    places = (torch.arange(half, device=x.device, dtype=x.dtype) + 0.5) / half
-    angle = (1 - places) * (math.pi / 4) * (-1 if inverse else 1)  # from the border outwards
+    positions = (torch.arange(half, device=x.device, dtype=x.dtype) + 0.5) / half
+    angle = (1 - positions) * (math.pi / 4) * (-1 if inverse else 1)  # from the border outwards
     angle = angle.view(-1, *[1] * (x.ndim - 3))
     parts = x.unflatten(2, (segments, size))
     before = parts[:, :, :-1, size - half :].flip(3)  # [B, C, borders, half, ...], mirrored
     after = parts[:, :, 1:, :half]
-    turned_before = angle.cos() * before + angle.sin() * after
-    turned_after = angle.cos() * after - angle.sin() * before
-    starts = torch.cat([parts[:, :, :1, :half], turned_after], dim=2)
-    ends = torch.cat([turned_before.flip(3), parts[:, :, -1:, size - half :]], dim=2)
+    rotated_before = angle.cos() * before + angle.sin() * after
+    rotated_after = angle.cos() * after - angle.sin() * before
+    starts = torch.cat([parts[:, :, :1, :half], rotated_after], dim=2)
+    ends = torch.cat([rotated_before.flip(3), parts[:, :, -1:, size - half :]], dim=2)
     middles = parts[:, :, :, half : size - half]
     return torch.cat([starts, middles, ends], dim=3).flatten(2, 3)

@@ -110,9 +110,11 @@ class ResidualVQLayout(Layout):
         """Compute the permutation of the scan order."""
         super().__init__()
         self.features, self.shape, self.levels = code_width, shape, levels
-        places = bayer_order(shape) if scan_order == "spread" else torch.arange(math.prod(shape))
-        self.register_buffer("permutation", places, persistent=False)
-        self.register_buffer("inverse_permutation", places.argsort(), persistent=False)
+        permutation = (
+            bayer_order(shape) if scan_order == "spread" else torch.arange(math.prod(shape))
+        )
+        self.register_buffer("permutation", permutation, persistent=False)
+        self.register_buffer("inverse_permutation", permutation.argsort(), persistent=False)
 
     def to_vectors(self, features: Tensor) -> Tensor:
         """Return the features as vectors of the first level, and zeros for the other levels."""
@@ -140,15 +142,15 @@ def bayer_order(shape: tuple[int, ...]) -> Tensor:
         int64 [P], positions in raster numbering.
     """
     axes = torch.meshgrid(*[torch.arange(side) for side in shape], indexing="ij")
-    turns = torch.zeros(shape, dtype=torch.int64)
+    thresholds = torch.zeros(shape, dtype=torch.int64)
     for bit in range((max(shape) - 1).bit_length()):
         # Among 2 x 2 neighbours: a corner, the opposite corner, and then the other two.
         sides = [axis >> bit & 1 for axis in axes]
         corner = sum(sides) & 1
         for side in sides[:-1]:
             corner = 2 * corner + side
-        turns = turns * 2 ** len(shape) + corner
-    return turns.flatten().argsort(stable=True)
+        thresholds = thresholds * 2 ** len(shape) + corner
+    return thresholds.flatten().argsort(stable=True)
 
 
 class FullyConnected(nn.Module):
@@ -262,12 +264,16 @@ class SegmentLayout(Layout):
 
     def to_vectors(self, features: Tensor) -> Tensor:
         """Project features to global vectors, followed by the vectors of each level."""
-        local = self.project_part(self.split_segments(features)).unflatten(2, (self.levels, -1))
-        local = local.transpose(1, 2).flatten(1, 2)  # [B, M * S, D]
+        level_vectors = self.project_part(self.split_segments(features)).unflatten(
+            2, (self.levels, -1)
+        )  # [B, S, M, D]
+        level_vectors = level_vectors.transpose(1, 2).flatten(1, 2)  # [B, M * S, D]
         if self.project is None:
-            return local
-        whole = self.project(features.flatten(1)).unflatten(1, (self.num_global, -1))  # [B, G, D]
-        return torch.cat([whole, local], dim=1)
+            return level_vectors
+        global_vectors = self.project(features.flatten(1)).unflatten(
+            1, (self.num_global, -1)
+        )  # [B, G, D]
+        return torch.cat([global_vectors, level_vectors], dim=1)
 
     def split_segments(self, features: Tensor) -> Tensor:
         """Split features into the P values of each segment: [B, F, *shape] -> [B, S, P]."""
@@ -275,8 +281,8 @@ class SegmentLayout(Layout):
         axes = len(self.grid)
         for axis, count in enumerate(self.grid):
             features = features.unflatten(2 + 2 * axis, (count, -1))  # [B, F, rows, row, ...]
-        places, inside = range(2, 2 + 2 * axes, 2), range(3, 3 + 2 * axes, 2)
-        return features.permute(0, *places, 1, *inside).flatten(1 + axes).flatten(1, axes)
+        outside, inside = range(2, 2 + 2 * axes, 2), range(3, 3 + 2 * axes, 2)
+        return features.permute(0, *outside, 1, *inside).flatten(1 + axes).flatten(1, axes)
 
     def join_segments(self, segments: Tensor) -> Tensor:
         """Join segments to features (inverse of `split_segments`): [B, S, P] -> [B, F, *shape]."""
@@ -299,11 +305,15 @@ class SegmentLayout(Layout):
 
     def to_features(self, vectors: Tensor) -> Tensor:
         """Decode the vectors of segments, and add what the global vectors decode to."""
-        whole, local = vectors.split([self.num_global, self.levels * self.segments], dim=1)
-        features = self.join_segments(self._decode_segments(local))
+        global_vectors, level_vectors = vectors.split(
+            [self.num_global, self.levels * self.segments], dim=1
+        )
+        features = self.join_segments(self._decode_segments(level_vectors))
         if self.expand is None:
             return features
-        return features + self.expand(whole.flatten(1)).unflatten(1, (self.features, *self.shape))
+        return features + self.expand(global_vectors.flatten(1)).unflatten(
+            1, (self.features, *self.shape)
+        )
 
     def _decode_segments(self, local: Tensor) -> Tensor:
         """Decode the vectors of each segment to its values: [B, M * S, D] -> [B, S, P]."""

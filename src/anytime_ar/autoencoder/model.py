@@ -213,7 +213,7 @@ class OrderedAutoencoder(nn.Module):
 
     @torch.no_grad()
     def codebook_vectors(self) -> Tensor:
-        """Return the vector of each codebook entry at each position: float32 [L, V, D]."""
+        """Return the vector of each code at each position: float32 [L, V, D]."""
         every = torch.arange(self.vocabulary, device=self.fill.device)
         return self.quantizer.lookup(every[:, None].expand(-1, self.code_length)).transpose(0, 1)
 
@@ -281,10 +281,12 @@ class OrderedAutoencoder(nn.Module):
             InputError: the prefix is empty or longer than L, or a code is outside 0..V-1.
         """
         check_codes(codes, code_length=self.code_length, vocabulary=self.vocabulary)
-        batch, kept = codes.shape
+        batch, num_kept = codes.shape
         prefix = self.quantizer.lookup(codes)  # [B, k, D]
-        vectors = nn.functional.pad(prefix, (0, 0, 0, self.code_length - kept))  # [B, L, D]
-        x, loudness = self.decode_vectors(vectors, torch.full((batch,), kept, device=codes.device))
+        vectors = nn.functional.pad(prefix, (0, 0, 0, self.code_length - num_kept))  # [B, L, D]
+        x, loudness = self.decode_vectors(
+            vectors, torch.full((batch,), num_kept, device=codes.device)
+        )
         if loudness is not None:
             assert isinstance(self.linear_skip, NoiseSubstitutionSkip)
             x = self.linear_skip.fill_noise(x.float(), loudness.float())

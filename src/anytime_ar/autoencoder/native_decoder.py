@@ -110,24 +110,24 @@ def make_decode_fn(
         kernel_library()
     except BuildError:
         return autoencoder.decode
-    ways: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
+    builders: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
         "native": lambda: NativeImageDecoder(autoencoder),
         "portable": lambda: autoencoder.decode,
     }
     if backend == "native":
-        return ways["native"]()
+        return builders["native"]()
     shape = autoencoder.config.model_dump_json(include={"layout", "code_width", "network"})
     key = f"decode of {shape} {autoencoder.code_length} to {autoencoder.sample_shape}"
 
     def candidate(name: str) -> Implementation:
         def prepare() -> Callable[[int], object]:
-            decode = ways[name]()
-            nothing = torch.zeros(1, autoencoder.code_length, dtype=torch.int64, device="cpu")
-            return lambda rows: decode(nothing.expand(rows, -1))
+            decode = builders[name]()
+            codes = torch.zeros(1, autoencoder.code_length, dtype=torch.int64, device="cpu")
+            return lambda rows: decode(codes.expand(rows, -1))
 
         return Implementation(name, prepare)
 
-    return ways[(autotuner or Autotuner()).fastest(key, [*map(candidate, ways)])]()
+    return builders[(autotuner or Autotuner()).fastest(key, [*map(candidate, builders)])]()
 
 
 class NativeImageDecoder:

@@ -51,8 +51,8 @@ class NoiseSubstitution(nn.Module):
     def __init__(self, segments: int, segment_length: int, bands: int) -> None:
         """Compute the sine basis and the bands, and sample the noise."""
         super().__init__()
-        places = torch.arange(segment_length, dtype=torch.float64) + 0.5
-        sines = torch.sin(math.pi / segment_length * torch.outer(places, places)) * math.sqrt(
+        positions = torch.arange(segment_length, dtype=torch.float64) + 0.5
+        sines = torch.sin(math.pi / segment_length * torch.outer(positions, positions)) * math.sqrt(
             2 / segment_length
         )
         self.register_buffer("dst_basis", sines.float(), persistent=False)
@@ -86,10 +86,13 @@ class NoiseSubstitution(nn.Module):
         Returns:
             float [B, S, P].
         """
-        wanted = RMS_FLOOR**2 * torch.expm1(target_loudness.clamp_min(0) * 2 / LOUDNESS_WEIGHT)
-        wanted = wanted.clamp_max(RMS_CEILING**2)  # sampled codes may ask for any loudness
-        lacking = (wanted - self._band_power(segments)).clamp_min(0).sqrt()  # [B, S, bands]
-        noise = self.noise * (lacking @ (self.band_average > 0).to(segments.dtype).T)
+        target_power = RMS_FLOOR**2 * torch.expm1(
+            target_loudness.clamp_min(0) * 2 / LOUDNESS_WEIGHT
+        )
+        # Sampled codes may ask for any loudness.
+        target_power = target_power.clamp_max(RMS_CEILING**2)
+        missing = (target_power - self._band_power(segments)).clamp_min(0).sqrt()  # [B, S, bands]
+        noise = self.noise * (missing @ (self.band_average > 0).to(segments.dtype).T)
         return segments + NOISE_GAIN * noise @ self.dst_basis
 
     def _band_power(self, segments: Tensor) -> Tensor:

@@ -52,19 +52,19 @@ def init_residual_pca(
     encoder = linear_skip.project_part.linear.weight.unflatten(0, (levels, width))  # [M, D, P]
     decoder = linear_skip.expand_part.linear.weight.unflatten(1, (levels, width))  # [P, M, D]
     feedback = local.feedback.weight.unflatten(1, (levels, width))  # [M, M, D, D]: from j to m
-    left = parts
+    remainder = parts
     maps = torch.eye(parts.shape[1], device=parts.device)  # from a segment to the remainder
     earlier: list[Tensor] = []  # from the error at each level to the remainder: [P, D]
     for level in range(levels):
-        _, directions = torch.linalg.eigh((left.T @ left).double())  # variance rises
+        _, directions = torch.linalg.eigh((remainder.T @ remainder).double())  # variance rises
         basis = directions[:, -width:].flip(1).float()  # [P, D]
-        seen = left @ basis
-        centres = kmeans(seen[None], vocabulary, generator)[0]  # [V, D]
+        projected = remainder @ basis
+        centres = kmeans(projected[None], vocabulary, generator)[0]  # [V, D]
         local.codebooks[level], local.embed_avg[level] = centres, centres
         encoder[level], decoder[:, level] = basis.T @ maps, basis
         for j, reach in enumerate(earlier):
             feedback[level, j] = (basis.T @ reach).T
-        left = left - centres[torch.cdist(seen, centres).argmin(1)] @ basis.T
+        remainder = remainder - centres[torch.cdist(projected, centres).argmin(1)] @ basis.T
 
         def cleared(reach: Tensor, basis: Tensor = basis) -> Tensor:
             return reach - basis @ (basis.T @ reach)

@@ -90,17 +90,17 @@ class Truncation:
     @classmethod
     def powers_of_two(cls, code_length: int) -> Self:
         """Return the uniform distribution over {1, 2, 4, ...} and L."""
-        kept = torch.zeros(code_length)
-        kept[[2**i - 1 for i in range(code_length.bit_length())]] = 1
-        kept[-1] = 1
-        return cls(kept)
+        weights = torch.zeros(code_length)
+        weights[[2**i - 1 for i in range(code_length.bit_length())]] = 1
+        weights[-1] = 1
+        return cls(weights)
 
     @classmethod
     def full(cls, code_length: int) -> Self:
         """Return the distribution without truncation: always k = L."""
-        kept = torch.zeros(code_length)
-        kept[-1] = 1
-        return cls(kept)
+        weights = torch.zeros(code_length)
+        weights[-1] = 1
+        return cls(weights)
 
     def in_multiples_of(self, size: int) -> Truncation:
         """Return this distribution restricted to multiples of `size`.

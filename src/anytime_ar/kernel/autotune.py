@@ -93,15 +93,15 @@ class Autotuner:
             return implementations[0].name
         names = [candidate.name for candidate in implementations]
         key = f"{machine_key()}/{key}/{' '.join(names)}"
-        place = self._store.path, key
-        if place not in _results:
-            decision = self._store.get(key)
-            if decision is None or decision.chosen not in names:
-                decision = self._publish(
+        result_key = self._store.path, key
+        if result_key not in _results:
+            result = self._store.get(key)
+            if result is None or result.chosen not in names:
+                result = self._publish(
                     key, time_implementations(implementations, self._clock), names
                 )
-            _results.setdefault(place, decision)  # another thread may have stored one
-        return _results[place].chosen
+            _results.setdefault(result_key, result)  # another thread may have stored one
+        return _results[result_key].chosen
 
     def _publish(self, key: str, measured: AutotuneResult, names: Sequence[str]) -> AutotuneResult:
         """Return the result that another process has stored since, or store the measured one."""

@@ -96,12 +96,12 @@ def find_compiler() -> Compiler | None:
 def _commands() -> Iterator[tuple[str, ...]]:
     """Yield the commands of compilers in the order to try them."""
     named = os.environ.get("CXX", "").strip()
-    whole = shutil.which(named) if named else None  # a path may contain spaces
+    path = shutil.which(named) if named else None  # a path may contain spaces
     if named:
-        yield (whole,) if whole else _split_command(named)
+        yield (path,) if path else _split_command(named)
     for name in ("c++", "g++", "clang++"):
         found = shutil.which(name)
-        if found and found != whole:
+        if found and found != path:
             yield (found,)
     if importlib.util.find_spec("ziglang") is not None:
         yield (sys.executable, "-m", "ziglang", "c++")
@@ -125,7 +125,7 @@ def _identify(command: tuple[str, ...]) -> Compiler:
     if command[1:] == ("-m", "ziglang", "c++"):
         return Compiler(command, f"zig c++ {metadata.version('ziglang')}")
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             [*command, "--version"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -135,7 +135,7 @@ def _identify(command: tuple[str, ...]) -> Compiler:
         )
     except OSError as error:  # missing, for another machine, or a script without a shell
         raise BuildError(f"{shlex.join(command)} cannot be run: {error.strerror}") from error
-    return Compiler(command, (done.stdout.splitlines() or [Path(command[0]).name])[0])
+    return Compiler(command, (result.stdout.splitlines() or [Path(command[0]).name])[0])
 
 
 _lock = threading.Lock()
@@ -230,8 +230,8 @@ def _load_or_compile(compiler: Compiler, isa: InstructionSet) -> ctypes.CDLL:
 def _key(compiler: Compiler, isa: InstructionSet, sources: dict[str, bytes]) -> str:
     """Return a digest of what the kernel depends on: sources, options, compiler and C library."""
     digest = hashlib.sha256(b"".join(sources.values()))
-    told = [*compiler.command[1:], compiler.version, *platform.libc_ver()]
-    digest.update(" ".join([*told, isa.architecture, *FLAGS, *isa.flags]).encode())
+    parts = [*compiler.command[1:], compiler.version, *platform.libc_ver()]
+    digest.update(" ".join([*parts, isa.architecture, *FLAGS, *isa.flags]).encode())
     return digest.hexdigest()[:24]
 
 
@@ -258,18 +258,18 @@ def _compile(
             (Path(folder) / name).write_bytes(source)
         units = [name for name in sources if name.endswith(".cpp")]
         command = [*compiler.command, *FLAGS, *isa.flags, "-shared", "-o", "kernel.so", *units]
-        status, said = _run(command, Path(folder))
-        shown, made = shlex.join(compiler.command), Path(folder) / "kernel.so"
+        status, output = _run(command, Path(folder))
+        shown, library = shlex.join(compiler.command), Path(folder) / "kernel.so"
         if status != 0:
-            if _DISK_FULL.search(said):
+            if _DISK_FULL.search(output):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(parent))
-            lines = [line.strip() for line in said.splitlines() if line.strip()]
+            lines = [line.strip() for line in output.splitlines() if line.strip()]
             last = lines[-1] if lines else f"exit status {status}, without a message"
             problem = next((line for line in lines if "error" in line.lower()), last)
             raise BuildError(f"{shown} failed: {problem}")
-        if not made.is_file() or not made.stat().st_size:
+        if not library.is_file() or not library.stat().st_size:
             raise BuildError(f"{shown} says that all is well, but has written no kernel")
-        return made.read_bytes()
+        return library.read_bytes()
 
 
 def _run(command: list[str], folder: Path) -> tuple[int, str]:
@@ -279,7 +279,7 @@ def _run(command: list[str], folder: Path) -> tuple[int, str]:
         Its exit status and its output.
     """
     # Other folders may be read-only. The messages must be English, because we search them.
-    places = dict.fromkeys(("TMPDIR", "ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(folder))
+    folders = dict.fromkeys(("TMPDIR", "ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(folder))
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -288,7 +288,7 @@ def _run(command: list[str], folder: Path) -> tuple[int, str]:
         encoding="utf-8",
         errors="replace",
         cwd=folder,
-        env={**os.environ, **places, "LC_ALL": "C"},
+        env={**os.environ, **folders, "LC_ALL": "C"},
         start_new_session=True,  # Ctrl-C reaches this process only
     )
 
@@ -307,12 +307,12 @@ def _run(command: list[str], folder: Path) -> tuple[int, str]:
 
     try:
         with cleanup_on_signal(clean):
-            said, _ = process.communicate()
+            output, _ = process.communicate()
     except BaseException:
         end()
         process.wait()
         raise
-    return process.returncode, said
+    return process.returncode, output
 
 
 def checksummed_path(path: Path, content: bytes) -> Path:

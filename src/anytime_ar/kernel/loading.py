@@ -99,9 +99,9 @@ def prebuilt_path(isa: InstructionSet, platform: str | None = None) -> Path:
         isa: its instruction set.
         platform: such as `linux-x86_64`; None: this machine's.
     """
-    system, _, kind = (platform or this_platform()).partition("-")
+    system, _, architecture = (platform or this_platform()).partition("-")
     digest = hashlib.sha256(b"".join(kernel_sources().values())).hexdigest()[:12]
-    return PREBUILT / f"{system}-{kind}-{isa.name}-{digest}.{_SUFFIXES.get(system, 'so')}"
+    return PREBUILT / f"{system}-{architecture}-{isa.name}-{digest}.{_SUFFIXES.get(system, 'so')}"
 
 
 def prebuilt_instruction_sets() -> list[str]:

@@ -194,7 +194,7 @@ def sample_code_by_row(
     groups = _group_rows(bytes(memoryview(params)[: len(logits)]), logits.device)
     if len(groups) == 1 and groups[0].unconditional_slots is None:
         return groups[0].sample(logits, noise)
-    chosen = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+    sampled = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     for group in groups:
         scores = logits[group.slots]
         if group.unconditional_slots is not None:
@@ -202,10 +202,10 @@ def sample_code_by_row(
                 scores, logits[group.unconditional_slots], group.params.guidance
             )
         codes = group.sample(scores, noise[group.slots])
-        chosen[group.slots] = codes
+        sampled[group.slots] = codes
         if group.unconditional_slots is not None:
-            chosen[group.unconditional_slots] = codes
-    return chosen
+            sampled[group.unconditional_slots] = codes
+    return sampled
 
 
 @dataclass(frozen=True)
@@ -221,9 +221,9 @@ class _ParamGroup:
 
     def sample(self, logits: Tensor, noise: Tensor) -> Tensor:
         """Sample one code for each row of the group."""
-        how = self.params
+        params = self.params
         return sample_code(
-            logits, noise, temperature=how.temperature, top_k=how.top_k, top_p=how.top_p
+            logits, noise, temperature=params.temperature, top_k=params.top_k, top_p=params.top_p
         )
 
 
@@ -232,22 +232,24 @@ def _group_rows(settings: bytes, device: torch.device) -> tuple[_ParamGroup, ...
     """Group rows by sampling parameters, from the bytes of their `RowSamplingParams`."""
     count = len(settings) // ctypes.sizeof(RowSamplingParams)
     members: dict[tuple[float, ...], list[int]] = {}
-    choices = (RowSamplingParams * count).from_buffer_copy(settings)
-    for slot, how in enumerate(choices):
-        if how.shadow != IS_UNCONDITIONAL:
-            guided = how.shadow != NO_UNCONDITIONAL
-            key = (how.temperature, how.top_k, how.top_p, how.guidance, guided)
+    row_params = (RowSamplingParams * count).from_buffer_copy(settings)
+    for slot, row in enumerate(row_params):
+        if row.shadow != IS_UNCONDITIONAL:
+            guided = row.shadow != NO_UNCONDITIONAL
+            key = (row.temperature, row.top_k, row.top_p, row.guidance, guided)
             members.setdefault(key, []).append(slot)
     groups = []
     for slots in members.values():
-        shadows = [
-            choices[slot].shadow for slot in slots if choices[slot].shadow != NO_UNCONDITIONAL
+        unconditional = [
+            row_params[slot].shadow for slot in slots if row_params[slot].shadow != NO_UNCONDITIONAL
         ]
         groups.append(
             _ParamGroup(
-                choices[slots[0]],
+                row_params[slots[0]],
                 torch.tensor(slots, dtype=torch.int64, device=device),
-                torch.tensor(shadows, dtype=torch.int64, device=device) if shadows else None,
+                torch.tensor(unconditional, dtype=torch.int64, device=device)
+                if unconditional
+                else None,
             )
         )
     return tuple(groups)

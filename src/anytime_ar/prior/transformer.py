@@ -131,7 +131,7 @@ class Prior(nn.Module):
         width = config.width
         # The embedding of code j at position i is row table_of_position[i] * V + j.
         following = torch.arange(code_length).flip(0)
-        group, place = (
+        group, member = (
             following // config.positions_per_table,
             following % config.positions_per_table,
         )
@@ -140,8 +140,8 @@ class Prior(nn.Module):
         self.code_embedding = nn.Embedding(tables * vocabulary, config.embedding_width or width)
         self.output_bias = nn.Parameter(torch.zeros(tables, vocabulary))
         # The features are not stored: they follow from the autoencoder.
-        traits = torch.zeros(tables * vocabulary, config.codebook_features)
-        self.register_buffer("codebook_features", traits, persistent=False)
+        features = torch.zeros(tables * vocabulary, config.codebook_features)
+        self.register_buffer("codebook_features", features, persistent=False)
         self.embedding_projection: nn.Linear | None = None
         if config.embedding_width:
             self.embedding_projection = nn.Linear(
@@ -159,9 +159,9 @@ class Prior(nn.Module):
         if config.positions_per_table > 1:
             # The embedding of a position starts as the sum of a vector for its place in the group
             # and a vector for the group. So attention can tell both from the first step on.
-            of_places = nn.init.normal_(torch.empty(config.positions_per_table, width), std=0.04)
+            of_members = nn.init.normal_(torch.empty(config.positions_per_table, width), std=0.04)
             of_groups = nn.init.normal_(torch.empty(tables, width), std=0.02)
-            self.position_embedding.data = of_places[place] + of_groups[group]
+            self.position_embedding.data = of_members[member] + of_groups[group]
         for block in self.blocks:  # residual branches start small, as in GPT-2
             assert isinstance(block, Block)
             for branch in (block.out, block.down):
@@ -267,10 +267,12 @@ class Prior(nn.Module):
         rank = lengths.argsort(1).argsort(1).float() / (self.vocabulary - 1) * (steps - 1)
         # One feature for each of several overlapping ranges of length, so that a linear map of them
         # can be a piecewise linear function of the length.
-        near = (1 - (rank[..., None] - torch.arange(steps, device=rank.device)).abs()).clamp_min(0)
+        length_features = (
+            1 - (rank[..., None] - torch.arange(steps, device=rank.device)).abs()
+        ).clamp_min(0)
         directions = vectors / lengths[..., None].clamp_min(1e-6)
-        traits = torch.cat([near, directions, directions.abs()], dim=2)
-        self.codebook_features.copy_(_CODEBOOK_FEATURE_SCALE * traits.flatten(0, 1))
+        features = torch.cat([length_features, directions, directions.abs()], dim=2)
+        self.codebook_features.copy_(_CODEBOOK_FEATURE_SCALE * features.flatten(0, 1))
 
     def _with_codebook_features(self, learned: Tensor, features: Tensor) -> Tensor:
         """Concatenate codebook features, if any, with learned embeddings."""

@@ -49,17 +49,19 @@ class LevelQuantizer(Quantizer):
 
     def forward(self, vectors: Tensor, kept_mask: Tensor) -> Quantized:
         """Quantize global vectors and the vectors of segments."""
-        whole, local = self._split(vectors)
-        whole_kept, local_kept = self._split(kept_mask)
-        found = self.level_quantizer(local, local_kept)
+        global_vectors, level_vectors = self._split(vectors)
+        global_mask, level_mask = self._split(kept_mask)
+        quantized = self.level_quantizer(level_vectors, level_mask)
         if self.global_quantizer is None:
-            return Quantized(self._by_level(found.vectors), self._by_level(found.codes), found.loss)
-        first = self.global_quantizer(whole, whole_kept)
-        share = whole_kept.sum() / kept_mask.sum()  # by number of codes
+            return Quantized(
+                self._by_level(quantized.vectors), self._by_level(quantized.codes), quantized.loss
+            )
+        global_quantized = self.global_quantizer(global_vectors, global_mask)
+        share = global_mask.sum() / kept_mask.sum()  # by number of codes
         return Quantized(
-            torch.cat([first.vectors, self._by_level(found.vectors)], dim=1),
-            torch.cat([first.codes, self._by_level(found.codes)], dim=1),
-            share * first.loss + (1 - share) * found.loss,
+            torch.cat([global_quantized.vectors, self._by_level(quantized.vectors)], dim=1),
+            torch.cat([global_quantized.codes, self._by_level(quantized.codes)], dim=1),
+            share * global_quantized.loss + (1 - share) * quantized.loss,
         )
 
     def update_codebooks(self, generator: torch.Generator, collectives: Collectives) -> None:
@@ -70,37 +72,42 @@ class LevelQuantizer(Quantizer):
 
     def encode(self, vectors: Tensor) -> Tensor:
         """Return the codes of global vectors, followed by those of each level."""
-        whole, local = self._split(vectors)
-        codes = self._by_level(self.level_quantizer.encode(local))
+        global_vectors, level_vectors = self._split(vectors)
+        codes = self._by_level(self.level_quantizer.encode(level_vectors))
         return (
             codes
             if self.global_quantizer is None
-            else torch.cat([self.global_quantizer.encode(whole), codes], dim=1)
+            else torch.cat([self.global_quantizer.encode(global_vectors), codes], dim=1)
         )
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Return the vectors of a prefix of codes, whose last level may be incomplete."""
-        whole, local = codes[:, : self.num_global], codes[:, self.num_global :]
-        found = [] if self.global_quantizer is None else [self.global_quantizer.lookup(whole)]
-        if count := local.shape[1]:
-            local = F.pad(local, (0, -count % self.segments))  # the last level may be incomplete
-            rows = self._by_segment(local)
+        global_codes, level_codes = codes[:, : self.num_global], codes[:, self.num_global :]
+        found = (
+            [] if self.global_quantizer is None else [self.global_quantizer.lookup(global_codes)]
+        )
+        if count := level_codes.shape[1]:
+            # Pad an incomplete last level.
+            level_codes = F.pad(level_codes, (0, -count % self.segments))
+            rows = self._by_segment(level_codes)
             found.append(self._by_level(self.level_quantizer.lookup(rows))[:, :count])
         return torch.cat(found, dim=1)
 
     def init_codebooks(self, vectors: Tensor, generator: torch.Generator) -> None:
         """Initialise the codebooks of global vectors and of levels."""
-        whole, local = self._split(vectors)
+        global_vectors, level_vectors = self._split(vectors)
         if self.global_quantizer is not None:
-            self.global_quantizer.init_codebooks(whole, generator)
-        chosen = torch.randperm(len(local), generator=generator)[: len(vectors)]
+            self.global_quantizer.init_codebooks(global_vectors, generator)
+        chosen = torch.randperm(len(level_vectors), generator=generator)[: len(vectors)]
         # As many segments as there are samples are enough for the codebooks of levels.
-        self.level_quantizer.init_codebooks(local[chosen.to(local.device)], generator)
+        self.level_quantizer.init_codebooks(
+            level_vectors[chosen.to(level_vectors.device)], generator
+        )
 
     def _split(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Split off the vectors of segments: [B, L, ...] -> [B, G, ...] and [B * S, M, ...]."""
-        whole, local = values[:, : self.num_global], values[:, self.num_global :]
-        return whole, self._by_segment(local)
+        global_values, level_values = values[:, : self.num_global], values[:, self.num_global :]
+        return global_values, self._by_segment(level_values)
 
     def _by_segment(self, values: Tensor) -> Tensor:
         """Reorder by segment: [B, m * S, ...] -> [B * S, m, ...]."""

@@ -95,8 +95,8 @@ StateT = TypeVar("StateT", bound=DecodeState[Any])
 class PriorDecoder(abc.ABC, Generic[StateT]):
     """A prior whose weights are packed for decoding; build a new one when the weights change.
 
-    Each row of a batch may be at a position of its own. Its logits and codes equal to the last bit
-    those that it gets alone.
+    Rows of a batch can be at different positions. Each row gets the logits and codes that it gets
+    alone, to the last bit.
 
     Args:
         prior: in evaluation mode, on the device to decode on.

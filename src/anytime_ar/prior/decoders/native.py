@@ -255,7 +255,7 @@ class NativePriorDecoder(PriorDecoder[NativeDecodeState]):
             InputError: the rows are not of this decoder, or one of them is complete.
             MemoryError: the kernel has no room for its working memory.
         """
-        # The kernel checks no addresses, so check what they come from.
+        # The kernel checks no addresses, so check the arguments here.
         if state.owner is not self._owner or not 0 <= first < first + count <= len(state):
             raise InputError(
                 f"rows {first}..{first + count - 1} are not among the {len(state)} that this "

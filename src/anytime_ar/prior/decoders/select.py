@@ -69,16 +69,18 @@ def make_prior_decoder(
     precisions = (precision,) if precision != "auto" else get_args(Precision)
     if precision == "auto" and device.type != "cpu":
         precisions = ("float32", "bfloat16")  # int8 is for CPUs
-    ways: dict[str, Callable[[], PriorDecoder[Any]]] = {}
+    builders: dict[str, Callable[[], PriorDecoder[Any]]] = {}
     for each in precisions:
         if reason is None:
-            ways[f"native {each}"] = partial(NativePriorDecoder, prior, each)
+            builders[f"native {each}"] = partial(NativePriorDecoder, prior, each)
         if reason is not None or backend == "auto":
-            ways[f"portable {each}"] = partial(TorchPriorDecoder, prior, each)
+            builders[f"portable {each}"] = partial(TorchPriorDecoder, prior, each)
     size = prior.config.model_dump_json(include={"layers", "width", "heads", "mlp_ratio"})
     key = f"step of {size} {prior.code_length} x {prior.vocabulary} on {device}"
-    candidates = [Implementation(name, partial(_prepare_step, make)) for name, make in ways.items()]
-    return ways[(autotuner or Autotuner()).fastest(key, candidates)]()
+    candidates = [
+        Implementation(name, partial(_prepare_step, make)) for name, make in builders.items()
+    ]
+    return builders[(autotuner or Autotuner()).fastest(key, candidates)]()
 
 
 def _prepare_step(make: Callable[[], PriorDecoder[Any]]) -> Callable[[int], object]:

@@ -47,8 +47,8 @@ class TorchPriorDecoder(PriorDecoder[DecodeState[TorchKVCache]]):
         logits = self.logits(state, count).to(state.noise.device)
         at = _int64_tensor(state.positions[:count], logits.device)[:, None]  # [count, 1]
         noise = state.noise[:count].gather(1, at)[:, 0]
-        chosen = sample_code_by_row(logits, noise, state.sampling_params)
-        state.codes[:count].scatter_(1, at, chosen[:, None])
+        sampled = sample_code_by_row(logits, noise, state.sampling_params)
+        state.codes[:count].scatter_(1, at, sampled[:, None])
         for slot in range(count):
             state.positions[slot] += 1
 
@@ -57,11 +57,11 @@ class TorchPriorDecoder(PriorDecoder[DecodeState[TorchKVCache]]):
         """Compute the logits that `step` samples from; see `PriorDecoder.logits`."""
         positions, cache = state.positions[:count], state.cache
         cache.reserve(max(positions) + 1)
-        place = _StepPositions.of(positions, cache, self.device)
+        step_positions = _StepPositions.of(positions, cache, self.device)
         x = self._inputs(state, 0, positions)
         for block, stored in zip(self._blocks, cache.layers, strict=True):
-            x = block.step(x, stored[:, :count], place)
-        return self._project_logits(self._norm(x), place)
+            x = block.step(x, stored[:, :count], step_positions)
+        return self._project_logits(self._norm(x), step_positions)
 
     @default_torch_modes()
     def prefill(self, state: DecodeState[TorchKVCache], first: int, count: int) -> None:
@@ -70,9 +70,11 @@ class TorchPriorDecoder(PriorDecoder[DecodeState[TorchKVCache]]):
         cache.reserve(drawn)
         by_position = [[position] * count for position in range(drawn)]
         x = torch.cat([self._inputs(state, first, positions) for positions in by_position])
-        places = [_StepPositions.of(positions, cache, self.device) for positions in by_position]
+        step_positions = [
+            _StepPositions.of(positions, cache, self.device) for positions in by_position
+        ]
         for block, stored in zip(self._blocks, cache.layers, strict=True):
-            x = block.prefill(x, stored[:, first : first + count], places)
+            x = block.prefill(x, stored[:, first : first + count], step_positions)
 
     @default_torch_modes()
     def matmul_only(self, rows: int) -> None:
@@ -92,8 +94,10 @@ class TorchPriorDecoder(PriorDecoder[DecodeState[TorchKVCache]]):
     def _new_state(self, capacity: int) -> DecodeState[TorchKVCache]:
         """Return a new state with `capacity` slots."""
         # Codes are sampled in float64, which Apple's GPUs do not support.
-        chooses_on = torch.device("cpu") if self.device.type == "mps" else self.device
-        return DecodeState(self._new_cache(capacity, self.device), self.code_length, chooses_on)
+        sampling_device = torch.device("cpu") if self.device.type == "mps" else self.device
+        return DecodeState(
+            self._new_cache(capacity, self.device), self.code_length, sampling_device
+        )
 
     def _new_cache(self, capacity: int, device: torch.device) -> TorchKVCache:
         """Return a new cache; on the device `meta`, one without memory."""
@@ -286,8 +290,10 @@ class _TorchBlock:
             float32 [k * B, E].
         """
         attended = [
-            self._attend(qkv, stored, place)
-            for place, qkv in zip(positions, self._project(x).split(stored.shape[1]), strict=True)
+            self._attend(qkv, stored, step_positions)
+            for step_positions, qkv in zip(
+                positions, self._project(x).split(stored.shape[1]), strict=True
+            )
         ]
         return self._finish(x, torch.cat(attended))
 

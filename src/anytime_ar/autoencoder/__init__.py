@@ -1,4 +1,4 @@
-"""Ordered autoencoder: samples <-> codes whose every prefix decodes to a complete sample."""
+"""The ordered autoencoder: samples to codes, and every prefix of codes to a complete sample."""
 
 from __future__ import annotations
 

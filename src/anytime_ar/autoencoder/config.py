@@ -1,4 +1,4 @@
-"""What an ordered autoencoder is made of, and the presets per image size."""
+"""Configuration of an ordered autoencoder, and network presets for images and audio."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from anytime_ar.errors import InputError
 
 
 class NetworkConfig(Config):
-    """Encoder and decoder, in two dimensions for images and in one for sounds."""
+    """The encoder and decoder networks: two-dimensional for images, one-dimensional for audio."""
 
     kind: Literal["conv", "linear"] = "conv"
-    """`linear`: one affine map each way, whose ordered codes must recover PCA."""
+    """Convolutional networks, or `linear`: one affine map in each direction. The ordered codes
+    of `linear` must recover PCA."""
     patch: int = Field(1, ge=1)
-    """Pixels per side, or samples, folded into channels before the first convolution."""
+    """Pixels per side, or audio samples, folded into channels before the first convolution."""
     widths: tuple[PositiveInt, ...] = Field((64, 128), min_length=1)
-    """Channels at each resolution, finest first."""
+    """Channels at each resolution, from the finest to the coarsest."""
     downsample: int = Field(2, ge=2)
-    """By how much each further resolution is coarser; 2 for images."""
+    """Factor between the sides of neighbouring resolutions; 2 for images."""
     blocks: int = Field(2, ge=0)
-    """Residual blocks at each resolution."""
+    """Number of residual blocks at each resolution."""
     hidden: int = Field(512, ge=0)
-    """Hidden width between maps and code vectors, for layout=projection; 0: a linear map."""
+    """Width of the hidden layer between feature maps and code vectors, for the layouts with
+    learned projections (`vector`, `segment`); 0: a linear map."""
 
     @property
     def stride(self) -> int:
-        """Pixels per side, or samples, that one position of the coarsest map covers."""
+        """Return the pixels per side, or audio samples, per position of the coarsest map."""
         return self.patch * self.downsample ** (len(self.widths) - 1)
 
 
@@ -40,41 +42,50 @@ IMAGE_PRESETS: dict[int, NetworkConfig] = {
     32: NetworkConfig(patch=2, widths=(64, 96), blocks=1, hidden=1024),
     64: NetworkConfig(patch=4, widths=(64, 96), blocks=2, hidden=1024),
 }
-"""Networks that suit an image side."""
+"""Network presets by image side, in pixels."""
 AUDIO_PRESET = NetworkConfig(patch=8, widths=(64, 128, 192), downsample=4, blocks=3, hidden=1024)
-"""The network for sounds."""
+"""The network preset for audio."""
 
 
 class AutoencoderConfig(Config):
     """An ordered autoencoder: networks, code layout, quantizer and fill."""
 
-    layout: Literal["channel", "spatial", "residual_vq", "projection", "segment"] = "projection"
-    """`channel`: each latent channel is a code (the paper); `spatial`: each position (ordinary
-    VQ-VAE); `residual`: several of each position, each for what those before it left; `vector`: a
-    learned projection to L vectors; `segment`: vectors for the whole, then for each of `segments`
-    parts."""
+    layout: Literal["channel", "spatial", "residual_vq", "projection", "segment"] = (
+        "projection"
+    )
+    """What one code describes. `channel`: a latent channel (the paper). `spatial`: a position of
+    the feature map (ordinary VQ-VAE). `residual`: residual vector quantization, several codes
+    for each position. `vector`: a learned projection of the whole map. `segment`: global codes
+    first, then codes for each of `segments` parts."""
     scan_order: Literal["raster", "bayer"] = "raster"
-    """`residual` only: positions of a level row by row, or each far from those before it."""
+    """Order of the positions within a level, for layout `residual`: row by row, or `spread` for
+    Bayer order, in which each position is far from those before it."""
     segments: int = Field(1, ge=1)
-    """`segment` only: parts of a sound along time, or blocks of a picture, a square number."""
+    """Number of segments, for layout `segment`: parts of an audio clip along time, or square
+    blocks of an image. For images it is a square number."""
     global_codes: int = Field(1, ge=0)
-    """`segment` only: how many of the codes, the first ones, describe the whole; with 0, those of
-    the first level describe one segment after the other."""
+    """Number of codes that describe the whole sample, for layout `segment`. They come first;
+    with 0, the codes start with the first level of the segments."""
     linear_skip: bool = False
-    """`vector` and `segment`: a linear map from samples to code vectors, and one back, beside the
-    networks, which learn what it lacks; segments reach into their neighbours in it."""
+    """Add a linear map from samples to code vectors, and one back, beside the networks, for
+    layouts `vector` and `segment`. The networks learn the remainder. Segments of this map
+    overlap."""
     noise_bands: int = Field(0, ge=0)
-    """`segment` with a linear path, for sounds: code how loud so many bands of each segment are,
-    and fill with noise what decoded sounds lack of it; 0: do not."""
+    """Frequency bands per segment for noise substitution, for audio with layout `segment` and a
+    linear skip. Codes carry the loudness of each band, and the decoder fills missing loudness
+    with noise; 0: off."""
     code_length: int | None = Field(None, ge=1)
-    """L; `spatial` takes it from the map, the others need it."""
+    """L, the number of codes of a sample. Layout `spatial` derives it from the feature map; the
+    others need it."""
     code_width: int | None = Field(None, ge=1)
-    """D; `channel` takes it from the map, `fsq` from its levels, the others need it."""
+    """D, the width of a code vector. Layout `channel` derives it from the feature map, and `fsq`
+    from its levels; otherwise it is needed."""
     quantizer: QuantizerConfig = QuantizerConfig()
+    """The quantizer of code vectors, and how its codebooks are learned."""
     fill: Literal["zeros", "learned"] = "learned"
-    """What stands at positions that are cut off: zeros (paper) or a learned vector per position."""
+    """Vectors at truncated positions: zeros (the paper), or one learned vector per position."""
     network: NetworkConfig | None = None
-    """None: the preset for the image side, or for sounds."""
+    """The encoder and decoder networks; None: the preset for the image side, or for audio."""
 
     @model_validator(mode="after")
     def _check_linear_network(self) -> Self:
@@ -117,8 +128,8 @@ class AutoencoderConfig(Config):
     def _check_scan_order(self) -> Self:
         if self.scan_order != "raster" and self.layout != "residual_vq":
             raise ValueError(
-                f"scan_order={self.scan_order} is for layout=residual_vq, not for "
-                f"layout={self.layout}; drop it"
+                f"scan_order={self.scan_order} is for layout=residual_vq, not for layout={self.layout}; "
+                "drop it"
             )
         return self
 
@@ -153,10 +164,10 @@ class AutoencoderConfig(Config):
         return self.network is not None and self.network.kind == "linear"
 
     def resolve(self, sample_shape: tuple[int, ...]) -> Self:
-        """Fill in what follows from the sample shape: network, code length and width.
+        """Return the configuration with network, code length and code width filled in.
 
         Args:
-            sample_shape: (C, H, W) of images, (C, T) of sounds.
+            sample_shape: (C, H, W) of images, (C, T) of audio.
 
         Raises:
             InputError: the shape does not fit, or a size is missing or contradicts the layout.
@@ -242,8 +253,8 @@ def _check_segments(
     if length <= num_global or (length - num_global) % segments:
         below = num_global + max(1, (length - num_global) // segments) * segments
         raise InputError(
-            f"autoencoder.code_length is {length}: {num_global} for the whole leave no equal number for "
-            f"each of {segments} segments; set it to {below} or {below + segments}"
+            f"autoencoder.code_length is {length}: {num_global} for the whole leave no equal "
+            f"number for each of {segments} segments; set it to {below} or {below + segments}"
         )
 
 

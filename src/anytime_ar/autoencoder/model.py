@@ -1,6 +1,7 @@
-"""The ordered autoencoder (paper section 3): samples <-> ordered codes, decodable from any prefix.
+"""The ordered autoencoder (paper section 3): samples to ordered codes, and back from any prefix.
 
-Letters: `B` batch, `L` code length, `D` code width, `V` vocabulary, `k` kept codes (1..L).
+Letters: `B` batch, `L` code length, `D` code width, `V` vocabulary, `k` codes of a prefix (1..L),
+`S` segments.
 """
 
 from __future__ import annotations
@@ -35,24 +36,25 @@ NETWORKS: dict[int, tuple[type[nn.Module], type[nn.Module]]] = {
     1: (AudioEncoder, AudioDecoder),
     2: (ImageEncoder, ImageDecoder),
 }
-"""Encoder and decoder by the number of dimensions of a sample beside its channels."""
+"""Encoder and decoder classes by the number of dimensions of a sample, channels not counted."""
 
 
 class Decoded(NamedTuple):
-    """What code vectors tell, before anything is made up."""
+    """The decoder's output before noise substitution: samples and the coded loudness."""
 
     samples: Tensor
-    """float [B, *sample_shape]."""
+    """Decoded samples, float [B, *sample_shape]."""
     loudness: Tensor | None
-    """float [B, S, bands], up to which noise is to fill a sound; None: nothing is filled."""
+    """Target loudness of each band, float [B, S, bands], in weighted nepers; None: no noise
+    substitution."""
 
 
 class OrderedAutoencoder(nn.Module):
     """Encoder, quantizer and decoder over L ordered codes.
 
     Args:
-        config: sizes that are left open are filled in from the sample shape.
-        sample_shape: (C, H, W) of images, (C, T) of sounds.
+        config: sizes that are left open are derived from the sample shape.
+        sample_shape: (C, H, W) of images, (C, T) of audio.
 
     Raises:
         InputError: the configuration does not fit the sample shape.
@@ -61,6 +63,7 @@ class OrderedAutoencoder(nn.Module):
     fill: Tensor
 
     def __init__(self, config: AutoencoderConfig, sample_shape: tuple[int, ...]) -> None:
+        """Build networks, layout, quantizer and fill from a configuration."""
         super().__init__()
         self.config = config = config.resolve(sample_shape)
         assert config.code_length is not None
@@ -86,6 +89,7 @@ class OrderedAutoencoder(nn.Module):
             self.register_buffer("fill", fill, persistent=False)
 
     def _build_linear(self) -> tuple[nn.Module, nn.Module, Layout]:
+        """Return encoder, decoder and layout of a linear autoencoder."""
         flat = math.prod(self.sample_shape)
         layout = ProjectionLayout(
             self.code_length, self.code_width, features=flat, shape=(), hidden=0
@@ -95,12 +99,13 @@ class OrderedAutoencoder(nn.Module):
         return encoder, decoder, layout
 
     def _build_convolutional(self) -> tuple[nn.Module, nn.Module, Layout]:
+        """Return encoder, decoder and layout of a convolutional autoencoder."""
         network = self.config.network
         assert network
         channels, *sides = self.sample_shape
         shape = tuple(side // network.stride for side in sides)
-        # A quarter of the widest map is enough to carry the codes, and keeps the two projections of
-        # `vector` and `segment` from holding most of the model's weights.
+        # A quarter of the widest map carries the codes well enough. With more features, most of the
+        # model's weights would be in the two projections of `vector` and `segment`.
         layout = self._build_layout(max(1, network.widths[-1] // 4), shape, network.hidden)
         encoder, decoder = NETWORKS[len(shape)]
         return (
@@ -112,7 +117,14 @@ class OrderedAutoencoder(nn.Module):
     def _build_layout(
         self, features: int, shape: tuple[int, ...], hidden: int, *, overlapping: bool = False
     ) -> Layout:
-        """Between maps [B, features, *shape], where the layout leaves that open, and vectors."""
+        """Return the configured layout.
+
+        Args:
+            features: F, channels of the feature map, for layouts that do not fix them.
+            shape: sides of the feature map.
+            hidden: width of a hidden layer in learned projections; 0: linear.
+            overlapping: whether neighbouring segments overlap.
+        """
         match self.config.layout:
             case "channel":
                 return ChannelLayout(self.code_length, shape)
@@ -136,6 +148,7 @@ class OrderedAutoencoder(nn.Module):
                 )
 
     def _build_linear_skip(self) -> Layout:
+        """Return the linear map between samples and code vectors."""
         channels, *sides = self.sample_shape
         if bands := self.config.noise_bands:
             segments = self.config.segments
@@ -144,10 +157,11 @@ class OrderedAutoencoder(nn.Module):
 
     @property
     def _levels(self) -> int:
-        """M, codes of each segment."""
+        """Return M, the number of codes of each segment."""
         return (self.code_length - self.config.global_codes) // self.config.segments
 
     def _build_quantizer(self) -> Quantizer:
+        """Return the quantizer for the configured layout."""
         config, layout = self.config, self.layout
         if isinstance(layout, ResidualVQLayout):
             positions = math.prod(layout.shape)
@@ -165,11 +179,11 @@ class OrderedAutoencoder(nn.Module):
         return build_quantizer(config.quantizer, self.code_length, self.code_width)
 
     def init_codebooks(self, batches: Sequence[Tensor], generator: torch.Generator) -> None:
-        """Choose the first codebooks, before training.
+        """Initialise the codebooks before training.
 
         Args:
             batches: float32 [B, *sample_shape] each.
-            generator: of all that is drawn, on the CPU.
+            generator: source of randomness, on the CPU.
         """
         if self.config.quantizer.init == "residual_pca":
             assert isinstance(self.linear_skip, SegmentLayout)
@@ -184,31 +198,40 @@ class OrderedAutoencoder(nn.Module):
             self.quantizer.init_codebooks(vectors, generator)
 
     def freeze_encoder(self) -> None:
-        """Leave only what decodes to be trained: samples keep their codes."""
+        """Train only the parameters of decoding, so that the codes of samples do not change."""
         for name, parameter in self.named_parameters():
             decodes = name == "fill" or name.startswith("decoder.") or ".expand" in name
             parameter.requires_grad_(decodes)
 
     def inference_state(self) -> dict[str, Tensor]:
-        """`state_dict` without the moving averages of codebooks, which only training needs; those
-        who load it get them as they are at the start."""
+        """Return `state_dict` without the EMA buffers of codebooks, which only training needs.
+
+        Loading such a state sets these buffers to their initial values.
+        """
         state = self.state_dict()
         return {key: value for key, value in state.items() if key.split(".")[-1] not in EMA_BUFFERS}
 
     @torch.no_grad()
     def codebook_vectors(self) -> Tensor:
-        """What each entry stands for at each position: float32 [L, V, D]."""
+        """Return the vector of each code at each position: float32 [L, V, D]."""
         every = torch.arange(self.vocabulary, device=self.fill.device)
         return self.quantizer.lookup(every[:, None].expand(-1, self.code_length)).transpose(0, 1)
 
     def encode_vectors(self, x: Tensor) -> Tensor:
-        """Continuous code vectors of samples: float [B, *sample_shape] -> [B, L, D]."""
+        """Encode samples to continuous code vectors: float [B, *sample_shape] -> [B, L, D]."""
         vectors = self.layout.to_vectors(self.encoder(x))
         return vectors if self.linear_skip is None else vectors + self.linear_skip.to_vectors(x)
 
     def decode_vectors(self, vectors: Tensor, num_kept: Tensor) -> Decoded:
-        """Samples from the first `num_kept` (int64 [B]) vectors: float [B, L, D] -> [B,
-        *sample_shape]."""
+        """Decode a prefix of code vectors to samples.
+
+        Args:
+            vectors: float [B, L, D].
+            num_kept: k of each sample, int64 [B], 1..L; vectors after it are replaced by the fill.
+
+        Returns:
+            Samples float [B, *sample_shape], and the loudness if the model substitutes noise.
+        """
         vectors = truncate(vectors, num_kept, self.fill)
         x = self.decoder(self.layout.to_features(vectors))
         if self.linear_skip is None:
@@ -219,35 +242,51 @@ class OrderedAutoencoder(nn.Module):
         return Decoded(x, self.linear_skip.decoded_loudness(vectors))
 
     def loudness(self, x: Tensor) -> Tensor | None:
-        """What the loudness of decoded samples should be: float [B, 1, T] -> [B, S, bands]; None
-        where nothing is filled with noise."""
+        """Measure the loudness that decoded samples should have: float [B, 1, T] -> [B, S, bands].
+
+        Returns:
+            None if the model does not substitute noise.
+        """
         path = self.linear_skip
         return path.loudness(x) if isinstance(path, NoiseSubstitutionSkip) else None
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Codes of samples: float [B, *sample_shape] in [-1, 1] -> int64 [B, L], coarse to fine.
+        """Encode samples to codes, coarse to fine.
+
+        Args:
+            x: float32 [B, *sample_shape] in [-1, 1].
+
+        Returns:
+            int64 [B, L] in 0..V-1.
 
         Raises:
-            InputError: the shape is not [B, *sample_shape], the type not float32, or a number not
-                finite.
+            InputError: the shape is not [B, *sample_shape], the type is not float32, or a number is
+                not finite.
         """
         check_samples(x, self.sample_shape)
         return self.quantizer.encode(self.encode_vectors(x))
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Samples from a prefix of codes: int64 [B, k], 1 <= k <= L -> float32 [B, *sample_shape]
-        in [-1, 1].
+        """Decode a prefix of codes to complete samples.
+
+        Args:
+            codes: int64 [B, k], 1 <= k <= L.
+
+        Returns:
+            float32 [B, *sample_shape] in [-1, 1].
 
         Raises:
             InputError: the prefix is empty or longer than L, or a code is outside 0..V-1.
         """
         check_codes(codes, code_length=self.code_length, vocabulary=self.vocabulary)
-        batch, kept = codes.shape
+        batch, num_kept = codes.shape
         prefix = self.quantizer.lookup(codes)  # [B, k, D]
-        vectors = nn.functional.pad(prefix, (0, 0, 0, self.code_length - kept))  # [B, L, D]
-        x, loudness = self.decode_vectors(vectors, torch.full((batch,), kept, device=codes.device))
+        vectors = nn.functional.pad(prefix, (0, 0, 0, self.code_length - num_kept))  # [B, L, D]
+        x, loudness = self.decode_vectors(
+            vectors, torch.full((batch,), num_kept, device=codes.device)
+        )
         if loudness is not None:
             assert isinstance(self.linear_skip, NoiseSubstitutionSkip)
             x = self.linear_skip.fill_noise(x.float(), loudness.float())
@@ -255,7 +294,7 @@ class OrderedAutoencoder(nn.Module):
 
 
 def _zero_init_output(layout: Layout, decoder: nn.Module) -> None:
-    """Let networks begin without a say, beside a linear path that learns faster."""
+    """Zero the last layers of the networks, so that the linear skip learns first."""
     if isinstance(layout, ProjectionLayout):
         maps = [layout.project]
     else:

@@ -1,4 +1,4 @@
-"""From codes to pictures in one call into our own kernel, `picture.cpp`."""
+"""Decode codes to images in one call into the native kernel, `picture.cpp`."""
 
 from __future__ import annotations
 
@@ -32,17 +32,23 @@ from anytime_ar.kernel.autotune import Autotuner, Implementation
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
 _MAX_CODEBOOK_NUMBERS = 2**26
-"""Numbers in the table of all entries: those of a large grid of `fsq` are better computed."""
+"""Largest table of codebook vectors, in numbers. A large `fsq` grid exceeds it, and is cheaper
+to compute."""
 _LAYOUT_CODES = {ProjectionLayout: 0, ChannelLayout: 1, SpatialLayout: 2, ResidualVQLayout: 3}
+"""Values of the kernel's enum `Layout`, by layout class."""
 _MIN_WORK_FOR_THREADS = 2**25
-"""Multiplications from which on pictures are shared among threads."""
+"""Multiplications from which on images are shared among threads."""
 
 
 class _ResidualBlockStruct(ctypes.Structure):
+    """The struct `Residual` of layout.h: the two convolutions of a block."""
+
     _fields_ = (("spread", LinearMap), ("mix", LinearMap))
 
 
 class _StageStruct(ctypes.Structure):
+    """The struct `Stage` of layout.h: the layers of one resolution."""
+
     _fields_ = (
         ("block", ctypes.POINTER(_ResidualBlockStruct)),
         ("blocks", ctypes.c_int64),
@@ -52,6 +58,8 @@ class _StageStruct(ctypes.Structure):
 
 
 class _ImageDecoderStruct(ctypes.Structure):
+    """The struct `Decoder` of layout.h: the decoder of an autoencoder."""
+
     _fields_ = (
         ("code_length", ctypes.c_int64),
         ("code_width", ctypes.c_int64),
@@ -78,14 +86,16 @@ def make_decode_fn(
     backend: Literal["auto", "native", "portable"] = "auto",
     autotuner: Autotuner | None = None,
 ) -> Callable[[Tensor], Tensor]:
-    """Return the way to decode: our own kernel, or the autoencoder itself where the kernel does not
-    know its network, for other devices, and without a kernel.
+    """Return a function that decodes codes with the native kernel or with the autoencoder itself.
+
+    The autoencoder decodes on devices other than CPUs, without a kernel, and for networks that the
+    kernel does not implement.
 
     Args:
         autoencoder: in evaluation mode; its weights must not change any more.
-        backend: `native` for the kernel where it can be had, `portable` for the autoencoder itself,
-            `auto` for the faster one on this machine, as timed at the first use.
-        autotuner: where decisions are kept; None: in the cache folder.
+        backend: `native` for the kernel where it is available, `portable` for the autoencoder
+            itself, `auto` for the faster one on this machine, as timed at the first use.
+        autotuner: stores the results of timing; None: in the cache folder.
     """
     layout = type(autoencoder.layout) in _LAYOUT_CODES and autoencoder.linear_skip is None
     entries = autoencoder.code_length * autoencoder.vocabulary * autoencoder.code_width
@@ -100,31 +110,33 @@ def make_decode_fn(
         kernel_library()
     except BuildError:
         return autoencoder.decode
-    ways: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
+    builders: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
         "native": lambda: NativeImageDecoder(autoencoder),
         "portable": lambda: autoencoder.decode,
     }
     if backend == "native":
-        return ways["native"]()
+        return builders["native"]()
     shape = autoencoder.config.model_dump_json(include={"layout", "code_width", "network"})
     key = f"decode of {shape} {autoencoder.code_length} to {autoencoder.sample_shape}"
 
     def candidate(name: str) -> Implementation:
         def prepare() -> Callable[[int], object]:
-            decode = ways[name]()
-            nothing = torch.zeros(1, autoencoder.code_length, dtype=torch.int64, device="cpu")
-            return lambda rows: decode(nothing.expand(rows, -1))
+            decode = builders[name]()
+            codes = torch.zeros(1, autoencoder.code_length, dtype=torch.int64, device="cpu")
+            return lambda rows: decode(codes.expand(rows, -1))
 
         return Implementation(name, prepare)
 
-    return ways[(autotuner or Autotuner()).fastest(key, [*map(candidate, ways)])]()
+    return builders[(autotuner or Autotuner()).fastest(key, [*map(candidate, builders)])]()
 
 
 class NativeImageDecoder:
-    """`OrderedAutoencoder.decode`, equal up to rounding; a row's bits do not depend on the others.
+    """`OrderedAutoencoder.decode` in the native kernel, equal up to rounding.
+
+    The bits of a row do not depend on the other rows of its batch.
 
     Args:
-        autoencoder: a convolutional one on the CPU.
+        autoencoder: a convolutional one for images, on the CPU.
 
     Raises:
         BuildError: there is no kernel on this machine.
@@ -132,6 +144,7 @@ class NativeImageDecoder:
 
     @default_torch_modes()
     def __init__(self, autoencoder: OrderedAutoencoder) -> None:
+        """Pack the weights of the decoder for the kernel."""
         check_struct_sizes(
             Linear=LinearMap,
             Residual=_ResidualBlockStruct,
@@ -145,12 +158,23 @@ class NativeImageDecoder:
         self._length, self._vocabulary = autoencoder.code_length, autoencoder.vocabulary
         self._sample_shape = autoencoder.sample_shape
         self._weights = PackedWeights("float32")
-        self._work = 0  # multiplications for one picture
+        self._work = 0  # multiplications for one image
         self._decoder = self._pack(autoencoder)
         self._address = ctypes.addressof(self._decoder)
 
     def __call__(self, codes: Tensor) -> Tensor:
-        """See `OrderedAutoencoder.decode`."""
+        """Decode a prefix of codes; see `OrderedAutoencoder.decode`.
+
+        Args:
+            codes: int64 [B, k], 1 <= k <= L.
+
+        Returns:
+            float32 [B, C, H, W] in [-1, 1].
+
+        Raises:
+            InputError: the prefix is empty or longer than L, or a code is outside 0..V-1.
+            MemoryError: the kernel has no room for its working memory.
+        """
         check_prefix(codes, code_length=self._length)
         rows, kept = codes.shape
         codes = codes.contiguous()
@@ -166,6 +190,7 @@ class NativeImageDecoder:
         return pixels
 
     def _pack(self, autoencoder: OrderedAutoencoder) -> _ImageDecoderStruct:
+        """Pack the codebooks, the layout and the networks of an autoencoder."""
         network, layout = autoencoder.config.network, autoencoder.layout
         assert network is not None
         side = autoencoder.sample_shape[1] // network.stride
@@ -195,8 +220,10 @@ class NativeImageDecoder:
     def _pack_projection(
         self, decoder: _ImageDecoderStruct, layout: ProjectionLayout, side: int
     ) -> None:
+        """Pack the linear maps of a projection layout."""
+
         def by_position(linear: nn.Module) -> LinearMap:
-            """Outputs [F, h, w] become [h, w, F]."""
+            """Pack a linear map with its outputs [F, h, w] reordered to [h, w, F]."""
             assert isinstance(linear, nn.Linear)
             order = _arange(linear.out_features).view(layout.features, side**2).T.flatten()
             return self._weights.pack_linear(linear.weight[order], linear.bias[order])
@@ -211,6 +238,7 @@ class NativeImageDecoder:
     def _pack_network(
         self, decoder: _ImageDecoderStruct, network: ImageDecoder, stages: int
     ) -> None:
+        """Pack the convolutions of the decoder network, stage by stage."""
         first, *rest = network.layers
         assert isinstance(first, nn.Conv2d)
         side, width = decoder.side, first.out_channels
@@ -230,7 +258,7 @@ class NativeImageDecoder:
                 if len(found) == stages:
                     decoder.last = self._pack_convolution(layer, side)
                 else:
-                    # [channels, 2, 2], as a pixel shuffle reads outputs, becomes [2, 2, channels]
+                    # The order of a pixel shuffle [channels, 2, 2] becomes [2, 2, channels].
                     order = _arange(layer.out_channels).view(-1, 4).T.flatten()
                     found[-1].up = self._pack_convolution(layer, side, order)
                     blocks, width, side = [], layer.out_channels // 4, 2 * side
@@ -239,7 +267,13 @@ class NativeImageDecoder:
     def _pack_convolution(
         self, layer: nn.Conv2d, side: int, output_order: Tensor | slice = slice(None)
     ) -> LinearMap:
-        """Weights [out, in, h, w] as a linear map of [h, w, in]; outputs in another order."""
+        """Pack convolution weights [out, in, h, w] as a linear map of [h, w, in].
+
+        Args:
+            layer: the convolution.
+            side: side of its output, in positions.
+            output_order: indices of the outputs, in the order to pack them.
+        """
         assert layer.bias is not None
         self._work += side**2 * layer.weight.numel()
         weight = layer.weight.permute(0, 2, 3, 1).flatten(1)
@@ -247,5 +281,5 @@ class NativeImageDecoder:
 
 
 def _arange(end: int) -> Tensor:
-    """0..end-1, int64."""
+    """Return the integers 0..end-1 as int64."""
     return torch.arange(end, dtype=torch.int64, device="cpu")

@@ -1,15 +1,15 @@
-"""A start for segments: level by level, the principal components of what earlier levels left.
+"""Initialisation by residual PCA: each level codes principal components of the remainder.
 
-A residual quantizer (Juang & Gray 1982) fitted to the samples themselves. Level m projects what is
-left of a segment, r_m, to its D largest principal components B_m, chooses the nearest of V centres
-q_m found by k-means, and leaves r_m - B_m q_m. Written out with the errors e_j = B_j' r_j - q_j of
-the levels before, as the encoder has to,
+This fits a residual quantizer (Juang & Gray 1982) to the samples themselves. Level m projects the
+remainder r_m of a segment to its D largest principal components B_m. It quantizes the result to the
+nearest of V k-means centres q_m, and leaves the remainder r_m - B_m q_m. The encoder needs this in
+terms of the sample x and the errors e_j = B_j' r_j - q_j of earlier levels:
 
     B_m' r_m = B_m' (I - P_m-1) ... (I - P_1) x  +  sum_j B_m' (I - P_m-1) ... (I - P_j+1) B_j e_j
 
-with P_j = B_j B_j': a linear map of the samples, and error feedback. So the linear path, the
-feedback and the codebooks can start as that quantizer, which orders the codes before the first step
-of training; the networks start without a say.
+with P_j = B_j B_j'. The first term is a linear map of the sample, and the second is error feedback.
+So the linear skip, the feedback and the codebooks can start as that quantizer. It orders the codes
+before the first step of training; the networks start with a zero output.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from anytime_ar.autoencoder.quantizers import LevelQuantizer
 from anytime_ar.autoencoder.quantizers.vector import kmeans
 
 MAX_SEGMENTS = 20_000
-"""More add time to k-means, and little else."""
+"""Largest number of segments to fit to; more of them slow k-means down and change little."""
 
 
 @torch.no_grad()
@@ -32,13 +32,13 @@ def init_residual_pca(
     x: Tensor,
     generator: torch.Generator,
 ) -> None:
-    """Fit a linear path, its error feedback and its codebooks to samples.
+    """Fit a linear skip, its error feedback and its codebooks to samples.
 
     Args:
-        linear_skip: between samples and code vectors; without vectors for the whole.
-        quantizer: of its vectors, with error feedback and a codebook for each level.
+        linear_skip: between samples and code vectors, without global vectors.
+        quantizer: of these vectors, with error feedback and one codebook per level.
         x: float32 [N, *sample_shape].
-        generator: chooses segments and first centres; on the CPU.
+        generator: source of randomness for segments and first centres, on the CPU.
     """
     local, levels = quantizer.level_quantizer, quantizer.levels
     assert linear_skip.num_global == 0
@@ -52,19 +52,19 @@ def init_residual_pca(
     encoder = linear_skip.project_part.linear.weight.unflatten(0, (levels, width))  # [M, D, P]
     decoder = linear_skip.expand_part.linear.weight.unflatten(1, (levels, width))  # [P, M, D]
     feedback = local.feedback.weight.unflatten(1, (levels, width))  # [M, M, D, D]: from j to m
-    left = parts
-    maps = torch.eye(parts.shape[1], device=parts.device)  # what is left, of the samples
-    earlier: list[Tensor] = []  # what is left, of the error at each level: [P, D]
+    remainder = parts
+    maps = torch.eye(parts.shape[1], device=parts.device)  # from a segment to the remainder
+    earlier: list[Tensor] = []  # from the error at each level to the remainder: [P, D]
     for level in range(levels):
-        _, directions = torch.linalg.eigh((left.T @ left).double())  # by rising variance
+        _, directions = torch.linalg.eigh((remainder.T @ remainder).double())  # variance rises
         basis = directions[:, -width:].flip(1).float()  # [P, D]
-        seen = left @ basis
-        centres = kmeans(seen[None], vocabulary, generator)[0]  # [V, D]
+        projected = remainder @ basis
+        centres = kmeans(projected[None], vocabulary, generator)[0]  # [V, D]
         local.codebooks[level], local.embed_avg[level] = centres, centres
         encoder[level], decoder[:, level] = basis.T @ maps, basis
         for j, reach in enumerate(earlier):
             feedback[level, j] = (basis.T @ reach).T
-        left = left - centres[torch.cdist(seen, centres).argmin(1)] @ basis.T
+        remainder = remainder - centres[torch.cdist(projected, centres).argmin(1)] @ basis.T
 
         def cleared(reach: Tensor, basis: Tensor = basis) -> Tensor:
             return reach - basis @ (basis.T @ reach)

@@ -1,4 +1,4 @@
-"""Our own kernel for CPUs: a step of the prior, and pictures from codes, each in one call."""
+"""The native kernel for CPUs: a step of the prior, or the decoding of images, in one call."""
 
 from __future__ import annotations
 

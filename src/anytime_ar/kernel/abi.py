@@ -1,4 +1,4 @@
-"""Checks of what is handed to the kernel, which reads and writes wherever it is told to."""
+"""Conversion of tensors for the kernel, and checks of what it assumes."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _STRUCT_NAMES = (
     "Stage",
     "Decoder",
 )
-"""Those of layout.h, in the order of `anytime_sizes`."""
+"""Names of the structs of layout.h, in the order of `anytime_sizes`."""
 _OUT_OF_MEMORY, UNKNOWN_CODE = 1, 2
-"""Of `Status` in layout.h; 0 is success."""
+"""Values of the enum `Status` of layout.h that report a failure."""
 
 
 def checked_data_ptr(tensor: Tensor, dtype: torch.dtype, *shape: int) -> int:
-    """Return where the numbers of a tensor lie.
+    """Return the address of a tensor's numbers, after checking what the kernel assumes of them.
 
     Args:
-        tensor: contiguous, on the CPU; it has to live as long as the kernel uses the address.
-        dtype: that the kernel takes the numbers for.
-        shape: likewise.
+        tensor: contiguous, on the CPU; it must live as long as the kernel uses the address.
+        dtype: number format that the kernel assumes.
+        shape: shape that the kernel assumes.
 
     Raises:
-        InputError: the tensor is another one.
+        InputError: the tensor has another format, shape, memory layout or device.
     """
     plain = tensor.device.type == "cpu" and tensor.layout == torch.strided
     if not plain or tensor.dtype != dtype or tensor.shape != shape or not tensor.is_contiguous():
@@ -51,13 +51,13 @@ def checked_data_ptr(tensor: Tensor, dtype: torch.dtype, *shape: int) -> int:
 
 
 def check_struct_sizes(**structures: type[ctypes.Structure]) -> None:
-    """Compare the sizes of structures with those of the kernel.
+    """Compare the sizes of ctypes structures with those of the kernel's structs.
 
     Args:
-        structures: our structures by the names in layout.h.
+        structures: ctypes structures by their names in layout.h.
 
     Raises:
-        BuildError: one of them has another size.
+        BuildError: a structure has another size than its struct.
     """
     sizes = (ctypes.c_int64 * len(_STRUCT_NAMES))()
     kernel_library().anytime_sizes(sizes)
@@ -71,20 +71,20 @@ def check_struct_sizes(**structures: type[ctypes.Structure]) -> None:
 
 
 def check_status(status: int) -> None:
-    """Raise what a call of the kernel failed with, but for `UNKNOWN_CODE`.
+    """Raise the error that a call of the kernel reports, except for `UNKNOWN_CODE`.
 
     Args:
-        status: that the call returned.
+        status: the return value of the call.
 
     Raises:
-        MemoryError: there was no room for its working memory.
+        MemoryError: there was no room for the kernel's working memory.
     """
     if status == _OUT_OF_MEMORY:
         raise MemoryError("the kernel found no room for its working memory; ask for fewer at once")
 
 
 class LinearMap(ctypes.Structure):
-    """`Linear` of the kernel."""
+    """The struct `Linear` of layout.h: a linear map."""
 
     _fields_ = (
         ("weight", ctypes.c_void_p),
@@ -97,42 +97,51 @@ class LinearMap(ctypes.Structure):
 
 
 class PackedWeights:
-    """Lays tensors out for the kernel, and keeps what it reads.
+    """Tensors in the memory layout of the kernel, which live as long as this object.
 
     Args:
-        precision: what weights of linear maps are rounded to.
+        precision: number format of the weights of linear maps.
 
     Raises:
         BuildError: there is no kernel on this machine.
     """
 
     def __init__(self, precision: Literal["float32", "bfloat16", "int8"]) -> None:
+        """Ask the kernel for its memory layout of weights."""
         self.precision = precision
         layout = (ctypes.c_int64 * 3)()
         kernel_library().anytime_layout(layout)
-        self._panel, *groups = layout  # outputs, and inputs, whose weights lie together
+        self._panel, *groups = layout  # outputs of a panel, inputs of a group
         self._group = dict(zip(("float32", "bfloat16", "int8"), (1, *groups), strict=True))[
             precision
         ]
         self._tensors: list[Tensor] = []
 
     def keep_alive(self, tensor: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> int:
-        """Return the address of a tensor's numbers, which stay there as long as this object does.
+        """Return the address of a tensor's numbers, valid as long as this object lives.
 
         Args:
             tensor: on the CPU.
-            shape: that the kernel takes it for.
-            dtype: likewise; numbers of another one are converted.
+            shape: shape that the kernel assumes.
+            dtype: number format that the kernel assumes; other formats are converted to it.
 
         Raises:
-            InputError: the shape or the device is another one.
+            InputError: the tensor has another shape or device.
         """
         tensor = tensor.detach().to(dtype).contiguous()
         self._tensors.append(tensor)
         return checked_data_ptr(tensor, dtype, *shape)
 
     def pack_linear(self, weight: Tensor, bias: Tensor | None = None) -> LinearMap:
-        """Lay out a linear map [out, in] in panels [out / P][in / g][P][g], padded with zeros."""
+        """Pack a linear map in panels [out / P][in / g][P][g], padded with zeros.
+
+        Args:
+            weight: float [out, in].
+            bias: float [out]; None: zeros.
+
+        Returns:
+            The struct of the kernel.
+        """
         outputs, inputs = weight.shape
         whole = round_up(outputs, self._panel)
         more = whole - outputs
@@ -158,5 +167,5 @@ class PackedWeights:
 
 
 def round_up(count: int, multiple: int) -> int:
-    """`count` rounded up to a multiple of `multiple`."""
+    """Return `count` rounded up to a multiple of `multiple`."""
     return -(-count // multiple) * multiple

@@ -1,4 +1,4 @@
-// Attention of one row at a time over the keys and values of its earlier positions.
+// Attention of one row at a time over the keys and values of its positions so far.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 
 namespace {
 
-// Keys and values are stored in float32 or, beside lower precisions, in bfloat16.
+// Loads a vector of keys or values: float32, or bfloat16 if the precision is lower.
 Vector load_stored(const float* from) { return load16(from); }
 Vector load_stored(const uint16_t* from) {
   using Halves = uint16_t __attribute__((vector_size(2 * kWidth)));
@@ -17,10 +17,12 @@ Vector load_stored(const uint16_t* from) {
     return bits<Register>(__builtin_convertvector(part, Integers) << 16);
   });
 }
+// Stores a number of a key or value.
 void store(float x, float* to) { *to = x; }
 void store(float x, uint16_t* to) { *to = to_bfloat16(x); }
 
-// The first `seen` of `chances` become their softmax; the rest of their last vector becomes 0.
+// Replaces the first `seen` scores in `chances` by their softmax, and the rest of the last vector
+// by 0.
 void softmax(float* chances, int64_t seen) {
   constexpr float kNone = -1e30f;
   Vector most = by_part([](auto) { return all(kNone); });
@@ -45,15 +47,15 @@ void softmax(float* chances, int64_t seen) {
   }
 }
 
-// Asks the memory for a head's numbers, which will be read soon; nothing happens where there are
-// none.
+// Prefetches a head's key or value, which will be read soon. An address without memory has no
+// effect.
 template <int N, class Stored>
 void fetch(const Stored* from) {
   for (size_t i = 0; i < kLanes * N; i += 64 / sizeof(Stored)) __builtin_prefetch(from + i, 0, 2);
 }
 
-// Scores of a head's query, N vectors, with the keys of up to 16 positions, `stride` apart. What
-// lies `ahead` of them is fetched.
+// Returns the scores of a head's query, N vectors, with the keys of up to 16 positions. Keys are
+// `stride` numbers apart. The numbers at a distance of `ahead` are prefetched.
 template <int N, class Stored>
 Vector score_keys(const float* q, const Stored* keys, int64_t stride, int64_t count,
                   int64_t ahead) {
@@ -73,8 +75,8 @@ Vector score_keys(const float* q, const Stored* keys, int64_t stride, int64_t co
   return add_lanes(sums);
 }
 
-// Adds to N vectors of a head the values of up to 16 positions, each times its chance. What lies
-// `ahead` of them is fetched.
+// Adds to a head's output, N vectors, the values of up to 16 positions, each times its probability.
+// Values are `stride` numbers apart. The numbers at a distance of `ahead` are prefetched.
 template <int N, class Stored>
 void add_values(const float* chances, const Stored* values, int64_t stride, int64_t count,
                 int64_t ahead, float* to) {
@@ -91,11 +93,11 @@ void add_values(const float* chances, const Stored* values, int64_t stride, int6
   for (int v = 0; v < N; ++v) store16(sums[v], to + kLanes * v);
 }
 
-// Attention of one row with heads of N vectors: writes its key and value at `position` and reads
-// those up to it. [L][A] keys and then [L][A] values are stored, and read from front to back, 16
-// positions at a time. What a step reads is more than the caches near the processor hold, so values
-// are fetched while keys are used, and keys of the row that comes `next` while values are.
-// `chances` has room for [heads][L], L filled up to whole vectors.
+// Computes attention of one row with heads of N vectors: writes its key and value at `position`,
+// and reads those up to it. `stored` has [L][A] keys and then [L][A] values, which are read from
+// front to back, 16 positions at a time. A step reads more than the processor's caches hold. So
+// values are prefetched while keys are read, and keys of the `next` row while values are read.
+// `chances` has room for [heads][L] probabilities, with L rounded up to whole vectors.
 template <int N, class Stored>
 void attend(const Prior& prior, const float* qkv, int64_t position, Stored* stored,
             const Stored* next, float* chances, float* attended) {
@@ -124,6 +126,7 @@ void attend(const Prior& prior, const float* qkv, int64_t position, Stored* stor
   }
 }
 
+// Computes attention of one row for any supported width of heads.
 template <class Stored>
 void attend(const Prior& prior, const float* qkv, int64_t position, Stored* stored,
             const Stored* next, float* chances, float* attended) {

@@ -1,8 +1,8 @@
-"""Choose between ways of computing the same thing by timing them on this machine.
+"""Autotuning: time several implementations on this machine, and select the fastest.
 
-A path that is faster on one processor is slower on another, so ours is compared with the plain one
-where it runs. A decision is kept in a file between processes, since the ways round differently:
-what a seed draws on a machine must not change from one process to the next.
+An implementation that is faster on one processor is slower on another, so timing takes place where
+the model runs. Implementations round differently, and the samples of a seed must not change between
+processes. So a file stores the results.
 """
 
 from __future__ import annotations
@@ -25,23 +25,25 @@ from anytime_ar.runtime.files import cache_folder
 from anytime_ar.runtime.json_store import JsonStore
 
 BATCH_SIZES = (1, 16, 64)
-"""Numbers of rows that ways are timed with. One is chosen for all numbers, so that a sample is the
-same in any batch."""
+"""Numbers of rows to time implementations with. One implementation serves all numbers, so that a
+sample is the same in any batch."""
 _TIMED_ROUNDS = 3
-"""Times that each is timed, by turns, after one that is not counted; the shortest one counts."""
+"""Number of timed runs of each implementation, in turns, after a first run that does not count.
+The shortest run counts."""
 _GIVE_UP_RATIO = 8.0
-"""How many times as long as the fastest one a way may take before it is not timed any further."""
+"""Time relative to the fastest implementation above which another one is timed no further."""
 _TIE_RATIO = 1.1
-"""How many times as long as the fastest one the way that is chosen may take: the first such one."""
+"""Time relative to the fastest implementation up to which an earlier one in the list is
+preferred."""
 
 
 @dataclass(frozen=True)
 class Implementation:
-    """A way of computing something.
+    """An implementation to time.
 
     Attributes:
-        name: what it is called in the file.
-        prepare: builds it; the function that it returns computes for a number of rows.
+        name: its name in the file.
+        prepare: builds it, and returns a function that runs it for a number of rows.
     """
 
     name: str
@@ -49,72 +51,80 @@ class Implementation:
 
 
 class AutotuneResult(Config):
-    """The outcome of a comparison."""
+    """The result of timing several implementations."""
 
     chosen: str
+    """Name of the selected implementation."""
     seconds: dict[str, tuple[PositiveFloat, ...]]
-    """By name, for the first of `BATCH_SIZES`, or for all."""
+    """Shortest time by name, in seconds, for all of `BATCH_SIZES`, or fewer for a slow one."""
 
 
 _results: dict[tuple[Path, str], AutotuneResult] = {}
-"""What this process has found, by file and key: it holds even where no file can be written."""
+"""Results of this process, by file and key. They hold even where no file can be written."""
 
 
 class Autotuner:
-    """Decisions by what was compared, kept in a file.
+    """A selection of implementations by timing, with the results stored in a file.
 
-    Processes that compare at the same time take the decision that is in the file first. A process
-    keeps to what it has found once, whatever becomes of the file.
+    If several processes time at once, all take the result that is first in the file. A process does
+    not change a result that it has once used, even if the file changes.
 
     Args:
-        path: JSON; None: `autotune.json` in the cache folder. A file that does not read as one
-            is replaced; where it cannot be written, every process compares anew.
-        clock: gives seconds.
+        path: JSON file; None: `autotune.json` in the cache folder. A file without valid results
+            is replaced. Without write access, every process times anew.
+        clock: returns the time in seconds.
     """
 
     def __init__(
         self, path: Path | None = None, clock: Callable[[], float] = time.perf_counter
     ) -> None:
+        """Open the file of results."""
         path = (path or cache_folder() / "autotune.json").absolute()
         self._store, self._clock = JsonStore(path, TypeAdapter(AutotuneResult)), clock
 
     def fastest(self, key: str, implementations: Sequence[Implementation]) -> str:
-        """Return the name of the fastest candidate, or of an earlier one that is nearly as fast.
+        """Return the name of the fastest implementation, or of an earlier one almost as fast.
 
         Args:
-            key: says what the candidates compute; see `machine_key`, which is added.
-            implementations: what is preferred comes first. One alone is not timed.
+            key: what the implementations compute; `machine_key` is added to it.
+            implementations: in order of preference. A single one is not timed.
         """
         if len(implementations) == 1:
             return implementations[0].name
         names = [candidate.name for candidate in implementations]
         key = f"{machine_key()}/{key}/{' '.join(names)}"
-        place = self._store.path, key
-        if place not in _results:
-            decision = self._store.get(key)
-            if decision is None or decision.chosen not in names:
-                decision = self._publish(
+        result_key = self._store.path, key
+        if result_key not in _results:
+            result = self._store.get(key)
+            if result is None or result.chosen not in names:
+                result = self._publish(
                     key, time_implementations(implementations, self._clock), names
                 )
-            _results.setdefault(place, decision)  # another thread may have been first
-        return _results[place].chosen
+            _results.setdefault(result_key, result)  # another thread may have stored one
+        return _results[result_key].chosen
 
     def _publish(self, key: str, measured: AutotuneResult, names: Sequence[str]) -> AutotuneResult:
-        """Return what another process has put into the file since, or put ours there."""
+        """Return the result that another process has stored since, or store the measured one."""
 
         def first(found: AutotuneResult | None) -> AutotuneResult:
+            """Return the stored result if it is valid, else the measured one."""
             return found if found is not None and found.chosen in names else measured
 
         try:
             return self._store.update(key, first)
-        except InputError:  # a read-only home: the next process compares again
+        except InputError:  # a read-only home: the next process times again
             return measured
 
 
 def time_implementations(
     implementations: Sequence[Implementation], clock: Callable[[], float]
 ) -> AutotuneResult:
-    """Time candidates by turns, and choose one; see `Autotuner.fastest`."""
+    """Time implementations in turns, and select one; see `Autotuner.fastest`.
+
+    Args:
+        implementations: in order of preference.
+        clock: returns the time in seconds.
+    """
     runs = {candidate.name: candidate.prepare() for candidate in implementations}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for rows in BATCH_SIZES:
@@ -123,7 +133,7 @@ def time_implementations(
             for name, run in list(runs.items()):
                 begin = clock()
                 run(rows)
-                if turn > 0:  # the first one pays for memory and caches
+                if turn > 0:  # the first run allocates memory and fills caches
                     shortest[name] = min(shortest[name], max(clock() - begin, 1e-9))
             if turn > 0:
                 limit = _GIVE_UP_RATIO * min(shortest[name] for name in runs)
@@ -131,7 +141,7 @@ def time_implementations(
         for name, found in shortest.items():
             if math.isfinite(found):
                 seconds[name].append(found)
-    means = {name: math.prod(seconds[name]) for name in runs}  # geometric, but for the root
+    means = {name: math.prod(seconds[name]) for name in runs}  # geometric mean without the root
     limit = _TIE_RATIO ** len(BATCH_SIZES) * min(means.values())
     chosen = next(name for name, mean in means.items() if mean <= limit)
     return AutotuneResult(
@@ -140,12 +150,14 @@ def time_implementations(
 
 
 def machine_key() -> str:
-    """Name what timings on a CPU depend on beside what is computed: processor, instruction sets,
-    versions and threads."""
+    """Return a key of what timings depend on beside the computation itself.
+
+    It has the processor, the instruction sets, the versions and the number of threads.
+    """
     try:
         loaded = load_kernel()
         kernel = f"{loaded.instruction_set} {loaded.origin}"
-    except (BuildError, InputError):  # of variables that ask for what cannot be had
+    except (BuildError, InputError):  # environment variables name an unavailable kernel
         kernel = "no kernel"
     torch_set = torch.backends.cpu.get_cpu_capability()
     threads = torch.get_num_threads()
@@ -154,4 +166,5 @@ def machine_key() -> str:
 
 @cache
 def _software_key() -> str:
+    """Return the processor's name, and the versions of anytime-ar and PyTorch."""
     return f"{cpu_name()}/{version('anytime-ar')}/torch {torch.__version__}"

@@ -1,4 +1,4 @@
-"""Compile the kernel on this machine, once: the result is kept in the user's cache folder.
+"""Compile the kernel on this machine once, and store it in the user's cache folder.
 
 The kernel is plain C++ without PyTorch's headers, and compiles in seconds.
 """
@@ -38,47 +38,55 @@ _log = logging.getLogger(__name__)
 FLAGS = (
     "-O3",
     "-std=c++17",
-    # A compiler must not fuse a multiplication with an addition where the source does not: then
-    # the results depend on the instruction set alone.
+    # The compiler must not fuse multiplications with additions where the source does not. So the
+    # results depend on the instruction set alone.
     "-ffp-contract=off",
-    # These two change no result: no caller looks at errno or at floating-point traps.
+    # These two change no result: no caller uses errno or floating-point traps.
     "-fno-math-errno",
     "-fno-trapping-math",
     "-pthread",
     "-fPIC",
 )
-"""Options that every build of the kernel has, beside those of its instruction set."""
+"""Compiler options of every build of the kernel, beside those of its instruction set."""
 _DISK_FULL = re.compile("No ?space ?left|Disk quota exceeded|Bus error", re.IGNORECASE)
-"""What compilers and linkers say where a disk is full."""
+"""Messages of compilers and linkers on a full disk."""
 _NOEXEC = "failed to map segment"
-"""What the loader says where nothing may be run."""
+"""Message of the dynamic loader on a file system mounted with noexec."""
 _TEMPORARY_PREFIX = "compiling-"
+"""Prefix of the folder of a compilation."""
 _STALE_AFTER_S = 3600.0
-"""Age from which on the folder of a compilation is one that was killed."""
+"""Age, in seconds, from which on such a folder is left over from a killed compilation."""
 
 
 class BuildError(Exception):
-    """The kernel cannot be had on this machine; says why."""
+    """Error for a kernel that is not available on this machine; the message says why."""
 
 
 @dataclass(frozen=True)
 class Compiler:
-    """A C++ compiler: the command that calls it, and what it calls itself."""
+    """A C++ compiler.
+
+    Attributes:
+        command: command that calls it.
+        version: name and version that it prints.
+    """
 
     command: tuple[str, ...]
     version: str
 
 
 def kernel_sources() -> dict[str, bytes]:
-    """Return the C++ files of the kernel by name."""
+    """Return the content of the kernel's C++ files, by name."""
     folder = resources.files("anytime_ar.kernel")
     files = sorted(folder.iterdir(), key=lambda file: file.name)
     return {file.name: file.read_bytes() for file in files if file.name.endswith((".h", ".cpp"))}
 
 
 def find_compiler() -> Compiler | None:
-    """Return the first C++ compiler of this machine that can be run: $CXX, c++, g++, clang++, or
-    the one in the Python package `ziglang`; None if there is none."""
+    """Return the first C++ compiler of this machine that runs; None if there is none.
+
+    The order is $CXX, c++, g++, clang++, and the Python package `ziglang`.
+    """
     for command in _commands():
         with suppress(BuildError):
             return _identify(command)
@@ -88,12 +96,12 @@ def find_compiler() -> Compiler | None:
 def _commands() -> Iterator[tuple[str, ...]]:
     """Yield the commands of compilers in the order to try them."""
     named = os.environ.get("CXX", "").strip()
-    whole = shutil.which(named) if named else None  # a path may have spaces in it
+    path = shutil.which(named) if named else None  # a path may contain spaces
     if named:
-        yield (whole,) if whole else _split_command(named)
+        yield (path,) if path else _split_command(named)
     for name in ("c++", "g++", "clang++"):
         found = shutil.which(name)
-        if found and found != whole:
+        if found and found != path:
             yield (found,)
     if importlib.util.find_spec("ziglang") is not None:
         yield (sys.executable, "-m", "ziglang", "c++")
@@ -109,15 +117,15 @@ def _split_command(command: str) -> tuple[str, ...]:
 
 @cache
 def _identify(command: tuple[str, ...]) -> Compiler:
-    """Ask a compiler what it is: the first line of what it says, or else its name.
+    """Ask a compiler for its version: the first line that it prints, or else its name.
 
     Raises:
-        BuildError: it cannot be run.
+        BuildError: the compiler does not run.
     """
     if command[1:] == ("-m", "ziglang", "c++"):
         return Compiler(command, f"zig c++ {metadata.version('ziglang')}")
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             [*command, "--version"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -125,20 +133,27 @@ def _identify(command: tuple[str, ...]) -> Compiler:
             errors="replace",
             check=False,
         )
-    except OSError as error:  # not there, not for this machine, or a script that names no shell
+    except OSError as error:  # missing, for another machine, or a script without a shell
         raise BuildError(f"{shlex.join(command)} cannot be run: {error.strerror}") from error
-    return Compiler(command, (done.stdout.splitlines() or [Path(command[0]).name])[0])
+    return Compiler(command, (result.stdout.splitlines() or [Path(command[0]).name])[0])
 
 
 _lock = threading.Lock()
 _failures: dict[tuple[Compiler, InstructionSet, Path], str] = {}
-"""Compilations that failed in this process: they take long, and would fail again."""
+"""Messages of compilations that failed in this process. They take long, and would fail again."""
 
 
 def compile_kernel(isa: InstructionSet) -> tuple[ctypes.CDLL, Compiler]:
-    """Compile the kernel for an instruction set, unless that was done, and load it; return it and
-    the compiler, the first one that works. Where the cache folder cannot be written to, or nothing
-    in it may be run, the file lasts as long as this process.
+    """Compile and load the kernel for an instruction set, or load it from the cache folder.
+
+    Where the cache folder is not writable, or mounted with noexec, the file lasts as long as this
+    process.
+
+    Args:
+        isa: the instruction set.
+
+    Returns:
+        The kernel, and the first compiler that works.
 
     Raises:
         BuildError: there is no C++ compiler, or none makes a kernel that can be loaded.
@@ -170,8 +185,13 @@ def compile_kernel(isa: InstructionSet) -> tuple[ctypes.CDLL, Compiler]:
 
 
 def _load_or_compile(compiler: Compiler, isa: InstructionSet) -> ctypes.CDLL:
-    """Load the kernel of a compiler from the cache folder, or else from that of the process; what
-    is not there, or damaged, is compiled."""
+    """Load the kernel from the cache folder, or else from the folder of this process.
+
+    A kernel that is missing or damaged is compiled.
+
+    Raises:
+        BuildError: compiling or loading fails.
+    """
     sources = kernel_sources()
     name = f"{_key(compiler, isa, sources)}.so"
     content: bytes | None = None
@@ -192,13 +212,13 @@ def _load_or_compile(compiler: Compiler, isa: InstructionSet) -> ctypes.CDLL:
         try:
             return ctypes.CDLL(str(found))
         except OSError as error:
-            if _NOEXEC in str(error):  # as `docker run --tmpfs` mounts; elsewhere it may run
+            if _NOEXEC in str(error):  # as `docker run --tmpfs` mounts; another folder may work
                 content = found.read_bytes()
                 problem = (
                     f"cannot load {error}; is it mounted with noexec? name a folder of another "
                     "file system in $XDG_CACHE_HOME"
                 )
-            elif cached:  # by a machine with other libraries that shares the folder
+            elif cached:  # compiled by a machine with other libraries that shares the folder
                 problem = f"cannot load {error}; remove the file"
             else:
                 raise BuildError(
@@ -208,21 +228,21 @@ def _load_or_compile(compiler: Compiler, isa: InstructionSet) -> ctypes.CDLL:
 
 
 def _key(compiler: Compiler, isa: InstructionSet, sources: dict[str, bytes]) -> str:
-    """Digest what the compiled kernel depends on: sources, options, compiler and C library."""
+    """Return a digest of what the kernel depends on: sources, options, compiler and C library."""
     digest = hashlib.sha256(b"".join(sources.values()))
-    told = [*compiler.command[1:], compiler.version, *platform.libc_ver()]
-    digest.update(" ".join([*told, isa.architecture, *FLAGS, *isa.flags]).encode())
+    parts = [*compiler.command[1:], compiler.version, *platform.libc_ver()]
+    digest.update(" ".join([*parts, isa.architecture, *FLAGS, *isa.flags]).encode())
     return digest.hexdigest()[:24]
 
 
 def _compile(
     compiler: Compiler, isa: InstructionSet, sources: dict[str, bytes], parent: Path
 ) -> bytes:
-    """Compile the kernel in a folder inside `parent`, and return the library.
+    """Compile the kernel in a temporary folder inside `parent`, and return the library's bytes.
 
     Raises:
         BuildError: the compiler fails.
-        OSError: there is no room.
+        OSError: the disk is full.
     """
     for old in parent.glob(f"{_TEMPORARY_PREFIX}*"):
         with suppress(OSError):  # another process removes it too
@@ -238,24 +258,28 @@ def _compile(
             (Path(folder) / name).write_bytes(source)
         units = [name for name in sources if name.endswith(".cpp")]
         command = [*compiler.command, *FLAGS, *isa.flags, "-shared", "-o", "kernel.so", *units]
-        status, said = _run(command, Path(folder))
-        shown, made = shlex.join(compiler.command), Path(folder) / "kernel.so"
+        status, output = _run(command, Path(folder))
+        shown, library = shlex.join(compiler.command), Path(folder) / "kernel.so"
         if status != 0:
-            if _DISK_FULL.search(said):
+            if _DISK_FULL.search(output):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(parent))
-            lines = [line.strip() for line in said.splitlines() if line.strip()]
+            lines = [line.strip() for line in output.splitlines() if line.strip()]
             last = lines[-1] if lines else f"exit status {status}, without a message"
             problem = next((line for line in lines if "error" in line.lower()), last)
             raise BuildError(f"{shown} failed: {problem}")
-        if not made.is_file() or not made.stat().st_size:
+        if not library.is_file() or not library.stat().st_size:
             raise BuildError(f"{shown} says that all is well, but has written no kernel")
-        return made.read_bytes()
+        return library.read_bytes()
 
 
 def _run(command: list[str], folder: Path) -> tuple[int, str]:
-    """Run a compiler; return its exit status and what it says. It ends when we are interrupted."""
-    # Perhaps nothing else may be written to. Messages are looked at, so they are in English.
-    places = dict.fromkeys(("TMPDIR", "ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(folder))
+    """Run a compiler in a folder, and stop it when this process is interrupted.
+
+    Returns:
+        Its exit status and its output.
+    """
+    # Other folders may be read-only. The messages must be English, because we search them.
+    folders = dict.fromkeys(("TMPDIR", "ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(folder))
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -264,12 +288,12 @@ def _run(command: list[str], folder: Path) -> tuple[int, str]:
         encoding="utf-8",
         errors="replace",
         cwd=folder,
-        env={**os.environ, **places, "LC_ALL": "C"},
-        start_new_session=True,  # Ctrl-C is for us, not for what we start
+        env={**os.environ, **folders, "LC_ALL": "C"},
+        start_new_session=True,  # Ctrl-C reaches this process only
     )
 
     def end() -> None:
-        """Stop the compiler with all that it has started."""
+        """Stop the compiler and all processes that it has started."""
         if sys.platform == "win32":
             process.kill()
         else:
@@ -277,30 +301,31 @@ def _run(command: list[str], folder: Path) -> tuple[int, str]:
                 os.killpg(process.pid, signal.SIGKILL)
 
     def clean() -> None:
+        """Stop the compiler, and remove its folder."""
         end()
         shutil.rmtree(folder, ignore_errors=True)
 
     try:
         with cleanup_on_signal(clean):
-            said, _ = process.communicate()
+            output, _ = process.communicate()
     except BaseException:
         end()
         process.wait()
         raise
-    return process.returncode, said
+    return process.returncode, output
 
 
 def checksummed_path(path: Path, content: bytes) -> Path:
-    """Return the name for a file of this content: `path` with a digest before the suffix."""
+    """Return `path` with a digest of the content before the suffix."""
     return path.with_name(f"{path.stem}-{hashlib.sha256(content).hexdigest()[:16]}{path.suffix}")
 
 
 def find_intact(path: Path) -> Path | None:
-    """Return the file that `checksummed_path` named, if there is one and it is as it was written."""
+    """Return the file named by `checksummed_path` whose content matches its digest, if any."""
     for found in sorted(path.parent.glob(f"{path.stem}-*{path.suffix}")):
         try:
             if found.is_file() and checksummed_path(path, found.read_bytes()) == found:
                 return found
-        except OSError:  # of another user, or on a disk that fails: as good as damaged
+        except OSError:  # another user's, or on a failing disk: treat it as damaged
             continue
     return None

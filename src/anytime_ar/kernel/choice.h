@@ -1,4 +1,4 @@
-// From logits to a code.
+// Sampling of a code from logits.
 #pragma once
 
 #include <algorithm>
@@ -13,12 +13,13 @@
 
 namespace {
 
-// Chooses codes from logits by inverting the cumulative distribution, in float64.
+// Samples codes from logits by inverting the cumulative distribution, in float64.
 class Chooser {
  public:
   explicit Chooser(int64_t vocabulary) : chances_(vocabulary) {}
 
-  // `unlabelled` are the logits of the row's shadow, or null.
+  // Samples a code. `unlabelled` are the logits of the unconditional row of classifier-free
+  // guidance, or null. `noise` in [0, 1) decides the code.
   int64_t choose(const float* logits, const float* unlabelled, const Choice& how, double noise) {
     const int64_t count = static_cast<int64_t>(chances_.size());
     const float guidance = static_cast<float>(how.guidance);
@@ -38,7 +39,7 @@ class Chooser {
     if (how.top_p < 1) keep_nucleus(how.top_p);
     const double threshold = noise * std::accumulate(chances_.begin(), chances_.end(), 0.0);
     double sum = 0;
-    int64_t last = 0;  // where rounding lets no sum exceed the threshold
+    int64_t last = 0;  // if no sum exceeds the threshold because of rounding
     for (int64_t i = 0; i < count; ++i) {
       if (chances_[i] == 0) continue;
       sum += chances_[i];
@@ -49,7 +50,7 @@ class Chooser {
   }
 
  private:
-  // Of scores, less the highest one.
+  // Replaces scores by the exponentials of their distance to the highest one, `most`.
   void exponentials(double most) {
     constexpr int64_t kLanes = sizeof(Doubles) / sizeof(double);
     const int64_t count = static_cast<int64_t>(chances_.size());
@@ -61,7 +62,7 @@ class Chooser {
     for (; i < count; ++i) chances_[i] = exponential(Doubles{} + (chances_[i] - most))[0];
   }
 
-  // Of scores: the k highest and those that tie with the last of them.
+  // Sets all scores to -inf but the k highest and those that tie with the last of them.
   void keep_most_likely(int64_t k) {
     ordered_ = chances_;
     std::nth_element(ordered_.begin(), ordered_.begin() + k - 1, ordered_.end(), std::greater<>());
@@ -71,7 +72,7 @@ class Chooser {
     }
   }
 
-  // Of chances: the fewest that together hold this share.
+  // Sets all probabilities to 0 but the fewest, largest ones that together have this share.
   void keep_nucleus(double share) {
     order_.resize(chances_.size());
     std::iota(order_.begin(), order_.end(), 0);

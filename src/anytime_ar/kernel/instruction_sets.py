@@ -1,4 +1,4 @@
-"""Instruction sets that the kernel is built for, and those that this processor can run.
+"""Instruction sets that the kernel is built for, and those that this processor supports.
 
 `ANYTIME_KERNEL_ISA` names one of them to use instead of the best.
 """
@@ -17,7 +17,7 @@ import torch
 from anytime_ar.errors import InputError
 
 _ARCHITECTURE_ALIASES = {"AMD64": "x86_64", "arm64": "aarch64", "ARM64": "aarch64"}
-"""Names that systems use for the same kind of processor."""
+"""Architecture names of operating systems, and the name used here."""
 _FEATURE_ALIASES = {
     "sse4_1": "sse4.1",
     "sse4_2": "sse4.2",
@@ -28,7 +28,7 @@ _FEATURE_ALIASES = {
     "abm": "lzcnt",
     "asimddp": "dotprod",
 }
-"""Features as PyTorch or Linux spell them, where compilers spell them otherwise."""
+"""Feature names of PyTorch and Linux that differ from those of compilers."""
 
 _SSE = ("sse3", "ssse3", "sse4.1", "sse4.2", "popcnt")
 _AVX2 = (*_SSE, "avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt")
@@ -41,9 +41,9 @@ class InstructionSet:
     """An instruction set that the kernel is compiled for.
 
     Attributes:
-        name: as in `ANYTIME_KERNEL_ISA`.
-        machine: the kind of processor, `x86_64` or `aarch64`; "" for any other.
-        needs: features that the processor must have, as compilers spell them.
+        name: its name, as in `ANYTIME_KERNEL_ISA`.
+        architecture: `x86_64` or `aarch64`; "" for any other.
+        required_features: features that the processor must support, as compilers spell them.
         flags: options of GCC, Clang and Zig that select it.
     """
 
@@ -54,7 +54,8 @@ class InstructionSet:
 
 
 def _x86(name: str, required_features: tuple[str, ...]) -> InstructionSet:
-    # Features one by one, because GCC before version 11 does not know -march=x86-64-v3.
+    """Build an instruction set of x86-64 with the compiler options of its features."""
+    # List the features, because GCC before version 11 does not know -march=x86-64-v3.
     wide = ("-mprefer-vector-width=512",) if "avx512f" in required_features else ()
     return InstructionSet(
         name,
@@ -70,22 +71,22 @@ INSTRUCTION_SETS = (
     _x86("avx512", _AVX512),
     _x86("avx512vnni", _VNNI),
     _x86("avx512bf16", (*_VNNI, "avx512bf16")),
-    # -mcpu=generic+... is the one spelling that GCC, Clang and Zig share.
+    # GCC, Clang and Zig share only the spelling -mcpu=generic+...
     InstructionSet("neon", "aarch64", (), ("-mcpu=generic",)),
     InstructionSet("dotprod", "aarch64", ("dotprod",), ("-mcpu=generic+dotprod",)),
     InstructionSet("generic", "", (), ()),
 )
-"""All instruction sets, of each kind of processor the best last."""
+"""All instruction sets; those of one architecture come in order, the best last."""
 
 
 def cpu_architecture() -> str:
-    """Return the kind of this processor: `x86_64`, `aarch64`, or what the system calls it."""
+    """Return the architecture of this processor: `x86_64`, `aarch64`, or the system's name."""
     name = platform.machine()
     return _ARCHITECTURE_ALIASES.get(name, name)
 
 
 def cpu_name() -> str:
-    """Return the name of this processor, as far as it can be told."""
+    """Return the name of this processor, or a more general one if it is not known."""
     name = platform.processor() or platform.machine()
     if hasattr(torch.cpu, "get_capabilities"):  # from version 2.11 on
         name = torch.cpu.get_capabilities().get("cpu_name") or name
@@ -93,21 +94,22 @@ def cpu_name() -> str:
 
 
 def cpu_features() -> frozenset[str]:
-    """Return the features that this processor and its operating system offer, as compilers spell
-    them."""
+    """Return the features that processor and operating system support, as compilers spell them."""
     if sys.platform == "darwin" and cpu_architecture() == "aarch64":
-        return frozenset({"dotprod"})  # every Mac with such a processor has it
+        return frozenset({"dotprod"})  # every Mac with this architecture has it
     if hasattr(torch.cpu, "get_capabilities"):  # from version 2.11 on
         found = {name for name, value in torch.cpu.get_capabilities().items() if value is True}
     else:
-        found = _linux_features(Path("/proc/cpuinfo")) or set(_SSE)  # in all since 2009
+        found = _linux_features(Path("/proc/cpuinfo")) or set(
+            _SSE
+        )  # in all x86 processors since 2009
     return frozenset(
         _FEATURE_ALIASES.get(name, name.replace("avx512_", "avx512")) for name in found
     )
 
 
 def _linux_features(cpuinfo: Path) -> set[str]:
-    """Return what Linux lists of the first processor; empty elsewhere."""
+    """Return the features that Linux lists for the first processor; empty on other systems."""
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith(("flags", "Features")):
@@ -118,10 +120,10 @@ def _linux_features(cpuinfo: Path) -> set[str]:
 def available_instruction_sets(
     architecture: str, features: Collection[str]
 ) -> tuple[InstructionSet, ...]:
-    """Return the instruction sets that a processor can run, the best last.
+    """Return the instruction sets that a processor supports, the best last.
 
     Args:
-        architecture: of the processor, see `architecture`.
+        architecture: of the processor, see `cpu_architecture`.
         features: of the processor, see `cpu_features`.
     """
     known = {isa.architecture for isa in INSTRUCTION_SETS}
@@ -134,11 +136,12 @@ def available_instruction_sets(
 
 
 def select_instruction_set() -> InstructionSet | None:
-    """Return the instruction set to use: the one in `ANYTIME_KERNEL_ISA`, else the best that this
-    processor can run; None if it can run none.
+    """Return the instruction set to use; None if this processor supports none.
+
+    It is the one that `ANYTIME_KERNEL_ISA` names, or else the best.
 
     Raises:
-        InputError: the one asked for is unknown, or this processor cannot run it.
+        InputError: the named one is unknown, or this processor does not support it.
     """
     here = available_instruction_sets(cpu_architecture(), cpu_features())
     name = os.environ.get("ANYTIME_KERNEL_ISA")

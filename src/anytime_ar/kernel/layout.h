@@ -1,91 +1,95 @@
-// What the caller lays out in memory: weights, and rows in the making.
+// The structs that the caller passes: weights, and the state of the rows of a batch.
 #pragma once
 
 #include <cstdint>
 
 extern "C" {
 
+// The number format of weights and of the inputs of matrix products.
 enum Precision : int64_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2 };
 
-// A linear map. Weights lie in panels of P outputs; within a panel by input, and for bfloat16 and
-// int8 groups of g inputs side by side: [out / P][in / g][P][g]. `anytime_layout` tells P and g.
+// A linear map. Weights are packed in panels of P outputs and groups of g inputs:
+// [out / P][in / g][P][g]. `anytime_layout` returns P and g; for float32, g is 1.
 struct Linear {
   const void* weight;
-  const float* bias;    // [out], like the next two filled up to whole panels
+  const float* bias;    // [out], padded to whole panels like the next two
   const float* scale;   // [out], int8 only
-  const int32_t* sums;  // [out], int8 only: sums of weights, to take back an offset of inputs
+  const int32_t* sums;  // [out], int8 only: sums of weights, to correct for an offset of inputs
   int64_t in, out;
 };
 
+// A layer norm.
 struct Norm {
   const float* weight;
   const float* bias;
   float eps;
 };
 
+// A block of the Transformer.
 struct Block {
   Norm norm1;
-  Linear qkv, out;  // queries are scaled already
+  Linear qkv, out;  // the weights of queries include the scale of attention
   Norm norm2;
   Linear up, down;
 };
 
+// The sizes and weights of a prior.
 struct Prior {
   int64_t layers, width, heads, attention, hidden, length, vocabulary, precision;
   const float* first;      // [labels + 1][E]: inputs at position 0
-  const float* entries;    // [tables][V][E]: added to those at a position, by the code before it
+  const float* entries;    // [tables][V][E]: embeddings of the code before a position
   const int64_t* tables;   // [L]: the table of each position
-  const float* positions;  // [L][E]
-  const float* reminders;  // [labels + 1][E]: added at all positions but 0; null: nothing
+  const float* positions;  // [L][E]: embeddings of positions
+  const float* reminders;  // [labels + 1][E]: embeddings of labels at positions > 0, or null
   const Block* blocks;
   Norm norm;
-  const Linear* scores;  // [length]
+  const Linear* scores;  // [length]: to the logits at each position
 };
 
-// How the codes of a row are chosen.
+// The sampling parameters of a row.
 struct Choice {
   double temperature, top_p, guidance;
-  int64_t top_k;   // 0: all
-  int64_t shadow;  // the row that is drawn along without the label, or one of the next two
+  int64_t top_k;   // 0: all codes
+  int64_t shadow;  // the unconditional row of classifier-free guidance, or one of the next two
 };
-constexpr int64_t kNoShadow = -1, kIsShadow = -2;
+constexpr int64_t kNoShadow = -1, kIsShadow = -2;  // no guidance; this is an unconditional row
 
-// All rows of a batch. A is the width of attention.
+// The state of all rows of a batch. A is the width of attention.
 struct Rows {
-  // [layers][rows][2 A L] float32 numbers or, where the precision is lower, bfloat16 ones; layers
-  // lie `layer_stride` numbers apart
+  // [layers][rows][2 A L], keys and values in float32, or in bfloat16 if the precision is lower.
+  // Layers are `layer_stride` numbers apart.
   void* cache;
   int64_t layer_stride;
   const int64_t* labels;  // [rows]
   int64_t* codes;         // [rows][L]
   const double* noise;    // [rows][L], in [0, 1)
-  int64_t* positions;     // [rows]
-  const Choice* choices;  // [rows]
+  int64_t* positions;     // [rows]: number of codes of each row
+  const Choice* choices;  // [rows]: sampling parameters
 };
 
-// A residual block: a 3x3 and a 1x1 convolution. Inputs of convolutions are ordered by place, then
-// by channel.
+// A residual block: a 3x3 and a 1x1 convolution. Inputs of a convolution are ordered by position,
+// then by channel.
 struct Residual {
   Linear spread, mix;
 };
 
-// All that the decoder of the autoencoder does at one resolution.
+// The layers of the autoencoder's decoder at one resolution.
 struct Stage {
   const Residual* block;
   int64_t blocks, width;
   Linear up;  // 1x1, to the four positions of the next resolution: outputs [2][2][channels]
 };
 
-// How code vectors [L][D] become features [side²][F].
+// How code vectors [L][D] are converted to features [side²][F].
 enum Layout : int64_t { kVectors = 0, kChannels = 1, kPositions = 2, kSums = 3 };
 
-// From codes to pictures.
+// The decoder of an autoencoder, from codes to images.
 struct Decoder {
   int64_t code_length, code_width, vocabulary, layout;
   const float* entries;       // [L][V][D]
-  const float* fill;          // [L][D], in place of codes that are not there
+  const float* fill;          // [L][D], vectors of truncated positions
   Linear line, bend, unbend;  // kVectors: line(v) + unbend(relu(bend(v))); bend may be empty
-  const int64_t* places;      // [side²], kSums: positions of the codes of a level
+  const int64_t* places;      // [side²], kSums: position of each code of a level
   int64_t features, side;     // F
   Linear first;               // 3x3
   const Stage* stage;         // coarsest first

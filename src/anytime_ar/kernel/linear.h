@@ -1,4 +1,4 @@
-// Linear maps of some rows: matrix products in register tiles, and what follows on each result.
+// Linear maps of several rows: matrix products in register tiles, each with an epilogue.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 
 namespace {
 
-// A tile of sums fills the registers: M rows by so many registers of columns.
+// A tile of sums fills the registers: kTileRows rows by kTileRegisters registers of columns.
 #if defined(ANYTIME_AVX512)
 constexpr int kTileRows = 12, kTileRegisters = 2;
 #elif defined(__ARM_NEON)
@@ -17,36 +17,37 @@ constexpr int kTileRows = 6, kTileRegisters = 4;
 #else  // 16 registers
 constexpr int kTileRows = 6, kTileRegisters = 2;
 #endif
-constexpr int64_t kPanel = kTileRegisters * kWidth;  // columns whose weights lie together
+constexpr int64_t kPanel = kTileRegisters * kWidth;  // columns whose weights are packed together
 
-// Rows of a tile: fewer where weights are widened into two registers.
+// Rows of a tile. There are fewer where weights are widened into two registers.
 template <class Kind>
 constexpr int kRowsOf = sizeof(typename Kind::Weight) <= sizeof(Register) ? kTileRows
                         : kTileRows > 6                                   ? kTileRows - 2
                                                                           : 4;
 
-// Inputs of a linear map in the number format of its products: rows of `stride` bytes.
+// The inputs of a linear map in the number format of its products, in rows of `stride` bytes.
 struct Inputs {
   const uint8_t* data;
   int64_t stride;
   const float* scale;  // by row, int8 only
 };
 
+// Returns the number of words of `in` inputs.
 template <class Kind>
 int64_t words_of(int64_t in) {
   return (in + Kind::kGroup - 1) / Kind::kGroup;
 }
 
-// Bytes ahead of what is read that weights are fetched: further than within the page, where
-// processors do it by themselves. Measured with weights from memory: 1.4 to 1.8 times as fast at 4
-// to 16 rows, and slower where few rows leave the processor time enough (up to 2 with AVX2, up to 4
-// with AVX-512).
+// Distance in bytes at which weights are prefetched. It is larger than a page, within which
+// processors prefetch by themselves. With weights from memory it makes 4 to 16 rows 1.4 to 1.8
+// times as fast. It slows down few rows (up to 2 with AVX2, up to 4 with AVX-512), which do not
+// need it.
 constexpr int64_t kAhead = 6144;
 template <int M>
 constexpr bool kFetches = M > kWidth / 4;
 
-// Products of M rows with R registers of columns, of one panel or several, input after input. Kept
-// apart from what uses them, so that all sums stay in registers.
+// Computes the products of M rows with R registers of columns, of one panel or several, input after
+// input. It is not inlined, so that all sums stay in registers.
 template <class Kind, int M, int R>
 __attribute__((noinline)) void multiply(const uint8_t* x, int64_t stride, const uint8_t* panel,
                                         int64_t panel_bytes, int64_t words,
@@ -74,9 +75,10 @@ __attribute__((noinline)) void multiply(const uint8_t* x, int64_t stride, const 
   std::memcpy(result, sum, sizeof sum);
 }
 
+// The epilogue of a product: what follows on each result.
 enum class After { kStore, kGelu, kRelu, kAdd };
 
-// A register of results from its sums.
+// Returns a register of results from its sums.
 Register finish(Register sum, const Inputs&, int, const Linear& map, int64_t column) {
   return sum + load<Register>(map.bias + column);
 }
@@ -86,6 +88,7 @@ Register finish(Integers sum, const Inputs& x, int m, const Linear& map, int64_t
   return fma(scaled, load<Register>(map.scale + column), load<Register>(map.bias + column));
 }
 
+// Computes the results of M rows and R registers of columns, with their epilogue.
 template <class Kind, int M, int R>
 void apply_tile(const Linear& map, const Inputs& x, int64_t panel, After after, float* y,
                 int64_t stride) {
@@ -117,13 +120,14 @@ void apply_tile(const Linear& map, const Inputs& x, int64_t panel, After after, 
 
 using Tile = void (*)(const Linear&, const Inputs&, int64_t, After, float*, int64_t);
 
+// Returns the function for a tile of this number of rows.
 template <class Kind, int R, int... M>
 Tile tile_of(int64_t rows, std::integer_sequence<int, M...>) {
   static constexpr Tile tiles[] = {apply_tile<Kind, M + 1, R>...};
   return tiles[rows - 1];
 }
 
-// The results of R registers of columns, for tiles of rows that are as equal as they can be.
+// Computes the results of R registers of columns, in tiles of rows that differ by one row at most.
 template <class Kind, int R, int kMost>
 void apply_columns(const Linear& map, const Inputs& x, int64_t rows, int64_t panel, After after,
                    float* y, int64_t stride) {
@@ -137,8 +141,8 @@ void apply_columns(const Linear& map, const Inputs& x, int64_t rows, int64_t pan
   }
 }
 
-// y = map(x), by panel, so that weights are read once for all rows. Few rows take several panels
-// together, since products of one panel would wait for one another.
+// Computes y = map(x) panel by panel, so that weights are read once for all rows. With few rows it
+// takes several panels at a time: the products of one panel would wait for one another.
 template <class Kind>
 void apply(const Linear& map, const Inputs& x, int64_t rows, After after, float* y,
            int64_t stride) {

@@ -1,4 +1,4 @@
-"""Load the kernel: a prebuilt one from the package, or else one compiled on this machine.
+"""Load the kernel: a prebuilt one from the package, or one compiled on this machine.
 
 `ANYTIME_KERNEL` is `prebuilt` or `compiled` to allow only one of the two.
 """
@@ -26,9 +26,11 @@ from anytime_ar.kernel.instruction_sets import (
 )
 
 PREBUILT = Path(__file__).parent / "prebuilt"
-"""Folder of the prebuilt kernels; `make kernels` fills it."""
+"""Folder of the prebuilt kernels; `make kernels` builds them."""
 _SYSTEMS = {"darwin": "macos", "win32": "windows"}
+"""Names of operating systems in file names, by `sys.platform`."""
 _SUFFIXES = {"macos": "dylib", "windows": "dll"}
+"""Suffixes of shared libraries, by operating system."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Kernel:
 
     Attributes:
         library: its functions.
-        instructions: name of its instruction set.
+        instruction_set: name of its instruction set.
         origin: `prebuilt`, or `compiled by` and the compiler.
     """
 
@@ -53,10 +55,10 @@ def kernel_library() -> ctypes.CDLL:
 
 @cache
 def load_kernel() -> Kernel:
-    """Load the kernel for the chosen instruction set, once.
+    """Load the kernel for the selected instruction set, once.
 
     Raises:
-        BuildError: there is no prebuilt kernel that runs here, and none can be compiled.
+        BuildError: there is no prebuilt kernel for this machine, and none can be compiled.
         InputError: `ANYTIME_KERNEL` or `ANYTIME_KERNEL_ISA` has a value that cannot be met.
     """
     only = os.environ.get("ANYTIME_KERNEL") or None
@@ -82,38 +84,42 @@ def load_kernel() -> Kernel:
             problem = error
     if only != "compiled" and not os.environ.get("ANYTIME_KERNEL_ISA"):
         for lower in reversed(available_instruction_sets(cpu_architecture(), cpu_features())):
-            with suppress(BuildError):  # what is wrong with the best one is told
+            with suppress(BuildError):  # the error of the best one is raised
                 return Kernel(_load_prebuilt(lower), lower.name, "prebuilt")
     assert problem is not None
     raise problem
 
 
 def prebuilt_path(isa: InstructionSet, platform: str | None = None) -> Path:
-    """Return the path of a prebuilt kernel, to which `checksummed_path` adds the digest of its bytes.
+    """Return the path of a prebuilt kernel, without the digest of `checksummed_path`.
 
-    Its name holds a digest of the C++ files, so that a kernel built from others is never loaded.
+    Its name has a digest of the C++ files, so that a kernel of other sources is never loaded.
 
     Args:
         isa: its instruction set.
-        platform: such as `linux-x86_64`; None: of this machine.
+        platform: such as `linux-x86_64`; None: this machine's.
     """
-    system, _, kind = (platform or this_platform()).partition("-")
+    system, _, architecture = (platform or this_platform()).partition("-")
     digest = hashlib.sha256(b"".join(kernel_sources().values())).hexdigest()[:12]
-    return PREBUILT / f"{system}-{kind}-{isa.name}-{digest}.{_SUFFIXES.get(system, 'so')}"
+    return PREBUILT / f"{system}-{architecture}-{isa.name}-{digest}.{_SUFFIXES.get(system, 'so')}"
 
 
 def prebuilt_instruction_sets() -> list[str]:
-    """Return the instruction sets for which this installation has prebuilt kernels for this
-    platform."""
+    """Return the names of the instruction sets with a prebuilt kernel for this platform."""
     return [isa.name for isa in INSTRUCTION_SETS if find_intact(prebuilt_path(isa))]
 
 
 def this_platform() -> str:
-    """Return system and kind of processor of this machine, such as `linux-x86_64`."""
+    """Return operating system and architecture of this machine, such as `linux-x86_64`."""
     return f"{_SYSTEMS.get(sys.platform, sys.platform)}-{cpu_architecture()}"
 
 
 def _load_prebuilt(isa: InstructionSet) -> ctypes.CDLL:
+    """Load a prebuilt kernel.
+
+    Raises:
+        BuildError: it is missing or damaged, or cannot be loaded.
+    """
     path = find_intact(prebuilt_path(isa))
     if path is None:
         raise BuildError(
@@ -123,7 +129,7 @@ def _load_prebuilt(isa: InstructionSet) -> ctypes.CDLL:
         )
     try:
         return ctypes.CDLL(str(path))
-    except OSError as error:  # of another C library, such as musl
+    except OSError as error:  # built for another C library, such as glibc instead of musl
         raise BuildError(
             f"cannot load the prebuilt kernel: {error}; unset ANYTIME_KERNEL to compile it here"
         ) from error

@@ -1,10 +1,10 @@
-// From codes to pictures: entries of the codebooks, a map to features, and convolutions, as
-// `OrderedAutoencoder.decode` has them.
+// Decoding of codes to images, as in `OrderedAutoencoder.decode`: codebook entries, a map to
+// features, and convolutions.
 //
-// One picture after the other, all that lies between codes and pixels in one call. A network that
-// decodes a single small picture is done in a fraction of a millisecond, in which a framework
-// spends more time on finding its way from one operation to the next, and has more code to fetch
-// than caches hold after a draw. Maps lie [side][side][channels].
+// One call decodes all images, one after the other. The arithmetic of a small image takes a
+// fraction of a millisecond. In a framework, dispatching the operations takes longer than that, and
+// their code no longer fits into the caches after sampling. Maps are stored as
+// [side][side][channels].
 
 #include <algorithm>
 #include <cstdint>
@@ -18,16 +18,18 @@ namespace {
 
 int64_t squared(int64_t x) { return x * x; }
 
+// Computes y = map(x) for rows of x.
 void multiply(const Linear& map, const float* x, int64_t rows, After after, float* y) {
   const Inputs inputs = {reinterpret_cast<const uint8_t*>(x), 4 * map.in, nullptr};
   apply<Float32>(map, inputs, rows, after, y, map.out);
 }
 
+// Computes y = relu(x).
 void rectify(const float* x, int64_t count, float* y) {
   for (int64_t i = 0; i < count; ++i) y[i] = x[i] > 0 ? x[i] : 0;
 }
 
-// Memory for the maps of one picture.
+// The memory for the feature maps of one image.
 struct Maps {
   explicit Maps(const Decoder& decoder) {
     int64_t side = decoder.side, map = squared(side) * decoder.features, around = 9 * map;
@@ -47,7 +49,8 @@ struct Maps {
   std::unique_ptr<float[]> x, y, neighbours;
 };
 
-// The 3x3 neighbourhood of every position, zeros beyond the border: [side²][9][channels].
+// Copies the 3x3 neighbourhood of every position to [side²][9][channels] (im2col), with zeros
+// beyond the border.
 void gather_neighbours(const float* x, int64_t side, int64_t channels, float* to) {
   for (int64_t row = 0; row < side; ++row) {
     for (int64_t column = 0; column < side; ++column) {
@@ -56,7 +59,7 @@ void gather_neighbours(const float* x, int64_t side, int64_t channels, float* to
           std::fill_n(to, 3 * channels, 0.0f);
           continue;
         }
-        const bool left = column == 0, right = column + 1 == side;  // of three, beyond the border
+        const bool left = column == 0, right = column + 1 == side;  // columns beyond the border
         std::fill_n(to, left * channels, 0.0f);
         std::copy_n(x + (up * side + column - 1 + left) * channels, (3 - left - right) * channels,
                     to + left * channels);
@@ -66,7 +69,7 @@ void gather_neighbours(const float* x, int64_t side, int64_t channels, float* to
   }
 }
 
-// x + mix(relu(spread(relu(x))))
+// Adds a residual block to maps.x: x + mix(relu(spread(relu(x)))).
 void add_residual(const Residual& block, int64_t side, int64_t width, Maps& maps) {
   rectify(maps.x.get(), squared(side) * width, maps.y.get());
   gather_neighbours(maps.y.get(), side, width, maps.neighbours.get());
@@ -74,7 +77,8 @@ void add_residual(const Residual& block, int64_t side, int64_t width, Maps& maps
   multiply(block.mix, maps.y.get(), squared(side), After::kAdd, maps.x.get());
 }
 
-// Twice the side: each position's outputs [2][2][channels] become four positions.
+// Doubles the side by a pixel shuffle: each position's outputs [2][2][channels] become four
+// positions.
 void double_side(const Linear& up, int64_t side, Maps& maps) {
   const int64_t channels = up.out / 4;
   multiply(up, maps.x.get(), squared(side), After::kStore, maps.y.get());
@@ -88,7 +92,7 @@ void double_side(const Linear& up, int64_t side, Maps& maps) {
   }
 }
 
-// Features [side][side][F] -> pixels [channels][side * stride][side * stride], within [-1, 1].
+// Decodes features [side][side][F] to pixels [channels][side * stride][side * stride] in [-1, 1].
 void paint(const Decoder& decoder, const float* features, Maps& maps, float* pixels) {
   int64_t side = decoder.side;
   gather_neighbours(features, side, decoder.features, maps.neighbours.get());
@@ -118,7 +122,8 @@ void paint(const Decoder& decoder, const float* features, Maps& maps, float* pix
   }
 }
 
-// Code vectors [L][D] of one row: entries of the first `kept` codes, fill after them.
+// Looks up the code vectors [L][D] of one row: codebook entries of the first `kept` codes, then
+// fill.
 void look_up(const Decoder& decoder, const int64_t* codes, int64_t kept, float* vectors) {
   const int64_t width = decoder.code_width;
   for (int64_t i = 0; i < decoder.code_length; ++i, vectors += width) {
@@ -128,7 +133,7 @@ void look_up(const Decoder& decoder, const int64_t* codes, int64_t kept, float* 
   }
 }
 
-// Features [rows][side²][F] from code vectors [rows][L][D].
+// Converts code vectors [rows][L][D] to features [rows][side²][F].
 void to_features(const Decoder& decoder, const float* vectors, int64_t rows, float* features) {
   const int64_t all = squared(decoder.side) * decoder.features;
   if (decoder.layout == kVectors) {
@@ -160,10 +165,11 @@ void to_features(const Decoder& decoder, const float* vectors, int64_t rows, flo
 
 extern "C" {
 
-// Pictures [rows][channels][height][width] from the first `kept` codes of each row, [rows][kept].
-// Returns a Status: kUnknownCode, and nothing is written, if one of them is outside the vocabulary.
+// Decodes the first `kept` codes of each row, [rows][kept], to images
+// [rows][channels][height][width]. Returns a Status. If a code is outside the vocabulary it is
+// kUnknownCode, and nothing is written.
 int64_t anytime_decode(const Decoder* decoder, const int64_t* codes, int64_t rows, int64_t kept,
-                    float* pixels, int64_t threads) {
+                       float* pixels, int64_t threads) {
   for (int64_t i = 0; i < rows * kept; ++i) {
     if (codes[i] < 0 || codes[i] >= decoder->vocabulary) return kUnknownCode;
   }

@@ -1,9 +1,9 @@
-// The number formats of matrix products: how inputs are converted, and how one register of sums
-// grows.
+// The number formats of matrix products: how inputs are converted, and how products are added to a
+// register of sums.
 //
-// Products read inputs in words of `kGroup` numbers and weights in registers that hold `kGroup`
-// inputs of each of their outputs. What a word and a group are depends on the instructions that
-// there are; `weights.py` asks for the group.
+// Products read inputs in words of `kGroup` numbers, and weights in registers with `kGroup` inputs
+// of each of their outputs. Words and groups depend on the instruction set; `abi.py` asks for the
+// group.
 #pragma once
 
 #include <algorithm>
@@ -21,6 +21,7 @@
 
 namespace {
 
+// float32, one number at a time.
 struct Float32 {
   using Sum = Register;
   using Weight = Register;
@@ -33,7 +34,8 @@ struct Float32 {
 
 #ifdef ANYTIME_BF16
 
-struct Bfloat16 {  // pairs; the instruction has its own order and rounding of their sum
+// bfloat16 in pairs, whose sum the instruction forms in an order and rounding of its own.
+struct Bfloat16 {
   using Sum = Register;
   using Weight = __m512bh;
   using Word = __m512bh;
@@ -58,7 +60,8 @@ struct Bfloat16 {  // pairs; the instruction has its own order and rounding of t
 
 #else
 
-struct Bfloat16 {  // weights are widened as they are read; inputs are rounded, and stay float32
+// bfloat16 weights, widened to float32 as they are read. Inputs are rounded, and stay float32.
+struct Bfloat16 {
   struct Pair {
     Register even, odd;
   };
@@ -89,7 +92,7 @@ struct Bfloat16 {  // weights are widened as they are read; inputs are rounded, 
 
 #endif
 
-// Products of integers are exact, whichever instruction forms them.
+// int8, with integer products, which are exact with every instruction.
 struct Int8 {
   using Sum = Integers;
   using Weight = Integers;
@@ -99,7 +102,7 @@ struct Int8 {
 
 #if defined(ANYTIME_VNNI)
   static constexpr int64_t kGroup = 4;
-  static constexpr int32_t kOffset = 128;  // the instruction wants one side without signs
+  static constexpr int32_t kOffset = 128;  // the instruction takes unsigned inputs
   static Weight weight(const uint8_t* from) { return load<Integers>(from); }
   static Sum add(Sum sum, Word x, Weight w) {
     return (Sum)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, (__m512i)w);
@@ -157,9 +160,9 @@ struct Int8 {
   }
 #endif
 
-  // Whole numbers within 127 times a scale, which is returned. y has room for whole vectors.
+  // Quantizes x to integers within 127, and returns their scale. y has room for whole vectors.
   static float convert(const float* x, int64_t in, uint8_t* y) {
-    constexpr int64_t bytes = kGroup == 4 ? 1 : 2;  // of a number in a word
+    constexpr int64_t bytes = kGroup == 4 ? 1 : 2;  // bytes of a number in a word
     using Number = std::conditional_t<bytes == 1, uint8_t, int16_t>;
     using Numbers = Number __attribute__((vector_size(bytes * kWidth)));
     Vector most = by_part([](auto) { return all(1e-12f); });

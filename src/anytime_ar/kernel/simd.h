@@ -1,10 +1,10 @@
-// Registers of the instruction set that this is compiled for, vectors of 16 numbers made of them,
-// and the functions that a Transformer needs.
+// Registers of the target instruction set, vectors of 16 numbers made of them, and the functions
+// that a Transformer needs.
 //
-// Results do not depend on the width of a register: what is added up across lanes is added up in 16
-// lanes, and every fused multiply-add is written as one (`-ffp-contract=off` keeps compilers from
-// adding more). So all instruction sets that have fused multiply-add agree to the last bit; SSE and
-// WebAssembly, which have none, round products and sums apart.
+// Results do not depend on the width of a register. Sums across lanes are formed in 16 lanes, and
+// every fused multiply-add is explicit (`-ffp-contract=off` prevents others). So all instruction
+// sets with fused multiply-add give the same results to the last bit. SSE and WebAssembly have
+// none, and round products and sums separately.
 #pragma once
 
 #include <cstdint>
@@ -39,6 +39,7 @@ using Unsigned = uint32_t __attribute__((vector_size(4 * kWidth)));
 using Doubles = double __attribute__((vector_size(4 * kWidth)));
 using Longs = int64_t __attribute__((vector_size(4 * kWidth)));
 
+// Reads a value from unaligned memory.
 template <class To, class From>
 To load(const From* from) {
   To to;
@@ -46,13 +47,14 @@ To load(const From* from) {
   return to;
 }
 
+// Returns a value with the same bits and another type.
 template <class To, class From>
 To bits(From from) {
   static_assert(sizeof(To) == sizeof(From));
   return load<To>(&from);
 }
 
-// a * b + c, rounded once where the instruction set can.
+// Returns a * b + c, rounded once if the instruction set supports it.
 Register fma(Register a, Register b, Register c) {
 #if defined(ANYTIME_AVX512)
   return (Register)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -90,12 +92,14 @@ To all(From x, std::integer_sequence<int, I...>) {
   return To{(static_cast<void>(I), x)...};
 }
 
-// x in every lane. (Adding it to zeros is another number where it is -0.)
+// Returns x in every lane. (Adding x to zeros would lose the sign of -0.)
 Register all(float x) { return all<Register>(x, std::make_integer_sequence<int, kWidth>()); }
 Integers all(int32_t x) { return all<Integers>(x, std::make_integer_sequence<int, kWidth>()); }
 
+// Returns the maximum of each lane.
 Register higher(Register a, Register b) { return a > b ? a : b; }
 
+// Returns the lanes I of a, and then b.
 template <int... I>
 Register shuffle(Register a, Register b) {
 #if defined(__clang__) || __GNUC__ >= 12
@@ -105,7 +109,7 @@ Register shuffle(Register a, Register b) {
 #endif
 }
 
-// 16 numbers.
+// A vector of 16 numbers, in one or more registers.
 struct Vector {
   Register part[kParts];
 };
@@ -115,22 +119,24 @@ Vector by_part(Make make, std::integer_sequence<int, I...>) {
   return {{make(std::integral_constant<int, I>())...}};
 }
 
-// A vector by its registers: make(0), make(1), ... with constant numbers, without which GCC leaves
-// registers in memory.
+// Builds a vector from its registers make(0), make(1), ... The arguments are compile-time
+// constants, without which GCC leaves registers in memory.
 template <class Make>
 Vector by_part(Make make) {
   return by_part(make, std::make_integer_sequence<int, kParts>());
 }
 
+// Reads 16 numbers.
 Vector load16(const float* from) {
   return by_part([&](auto i) { return load<Register>(from + i * kWidth); });
 }
 
+// Writes 16 numbers.
 void store16(const Vector& x, float* to) {
   for (int i = 0; i < kParts; ++i) std::memcpy(to + i * kWidth, &x.part[i], sizeof x.part[i]);
 }
 
-// The first `count` numbers, or all 16 if there are more, and `filler` after them.
+// Reads the first `count` numbers, or 16 if there are more, and pads them with `filler`.
 Vector load_some(const float* from, int64_t count, float filler = 0) {
   if (count >= kLanes) return load16(from);
   float some[kLanes];
@@ -138,13 +144,13 @@ Vector load_some(const float* from, int64_t count, float filler = 0) {
   return load16(some);
 }
 
-// Lanes of a, then of b, where each group of 2 G lanes becomes one of G: its halves are added.
+// Adds the halves of each group of 2 G lanes: returns the groups of G lanes of a, then of b.
 template <int G, int... I>
 Register fold(Register a, Register b, std::integer_sequence<int, I...>) {
   return shuffle<(I / G * 2 * G + I % G)...>(a, b) + shuffle<(I / G * 2 * G + I % G + G)...>(a, b);
 }
 
-// The halves of a vector added up until one register is left.
+// Adds the halves of a vector until one register is left.
 Register fold(Vector x) {
   for (int half = kParts / 2; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) x.part[i] += x.part[i + half];
@@ -152,7 +158,7 @@ Register fold(Vector x) {
   return x.part[0];
 }
 
-// Lane i of the result is the sum of the lanes of x[i], of 16 registers.
+// Adds the lanes of each of 16 registers: lane i of the result is the sum of the lanes of x[i].
 template <int G = kWidth / 2>
 Vector add_lanes(Register* x) {
   for (int i = 0; i < G * kParts; ++i) {
@@ -162,12 +168,13 @@ Vector add_lanes(Register* x) {
   return by_part([&](auto i) { return x[i]; });
 }
 
+// Rotates the lanes of a register.
 template <int By, int... I>
 Register turn(Register x, std::integer_sequence<int, I...>) {
   return shuffle<((I + By) % kWidth)...>(x, x);
 }
 
-// All 16 numbers combined, in the order in which `add_lanes` of many adds them up.
+// Combines all 16 numbers, in the order in which `add_lanes` of 16 registers adds them.
 template <class Combine>
 float combine(Vector x, Combine two) {
   for (int half = kParts / 2; half > 0; half /= 2) {
@@ -182,19 +189,22 @@ float combine(Vector x, Combine two) {
   return one[0];
 }
 
+// Returns the sum of 16 numbers.
 float add_lanes(const Vector& x) {
   return combine(x, [](Register a, Register b) { return a + b; });
 }
 
+// Returns the maximum of 16 numbers.
 float most_of(const Vector& x) { return combine(x, higher); }
 
-// The whole number next to x * by, for results below 2^22.
+// Returns x * by rounded to the nearest integer, for results below 2^22.
 Register round_product(Register x, Register by) {
   const Register magic = all(12582912.0f);
   return fma(x, by, magic) - magic;
 }
 
-Register exponential(Register x) {  // Cephes: within 2 units in the last place
+// Returns exp(x) as in Cephes, to 2 units in the last place.
+Register exponential(Register x) {
   const Register low = all(-87.0f), high = all(88.0f);
   x = x < low ? low : x;
   x = x > high ? high : x;
@@ -210,9 +220,9 @@ Register exponential(Register x) {  // Cephes: within 2 units in the last place
   return y * bits<Register>((__builtin_convertvector(n, Integers) + 127) << 23);
 }
 
-// Of numbers up to 0, by the Taylor series: within 2 units in the last place; 0 from -708 down.
+// Returns exp(x) for x <= 0 by the Taylor series, to 2 units in the last place; 0 for x <= -708.
 Doubles exponential(Doubles x) {
-  const Doubles magic = Doubles{} + 0x1.8p52;  // brings whole numbers into the lowest bits
+  const Doubles magic = Doubles{} + 0x1.8p52;  // shifts integers into the lowest bits
   const Doubles shifted = fma(x, Doubles{} + 1.4426950408889634, magic);
   const Doubles n = shifted - magic;
   const Doubles r =
@@ -226,7 +236,8 @@ Doubles exponential(Doubles x) {
   return x > -708.0 ? y : Doubles{};
 }
 
-Register gelu(Register x) {  // with the error function of Abramowitz and Stegun 7.1.26, to 1.5e-7
+// Returns GELU(x), with the error function of Abramowitz and Stegun 7.1.26, to 1.5e-7.
+Register gelu(Register x) {
   const Register z = (x < 0 ? -x : x) * 0.70710678f;
   const Register t = 1.0f / fma(z, all(0.3275911f), all(1.0f));
   Register p = all(1.061405429f);
@@ -238,12 +249,13 @@ Register gelu(Register x) {  // with the error function of Abramowitz and Stegun
   return 0.5f * x * (x < 0 ? tail : 2.0f - tail);
 }
 
-// The bits of bfloat16 numbers, in the lower half: to the nearest, ties to even.
+// Rounds the bits of float32 numbers to bfloat16 in the lower half: to nearest, ties to even.
 template <class Bits>
 Bits round_to_bfloat16(Bits u) {
   return (u + 0x7fff + ((u >> 16) & 1)) >> 16;
 }
 
+// Returns the bits of x rounded to bfloat16.
 uint16_t to_bfloat16(float x) {
   return static_cast<uint16_t>(round_to_bfloat16(bits<uint32_t>(x)));
 }

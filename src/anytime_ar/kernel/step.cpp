@@ -1,15 +1,15 @@
-// One step of the prior for a batch of rows, each at a position of its own: from the codes so far
-// to the next one.
+// One step of the prior for a batch of rows, each at a position of its own: the next code from the
+// codes so far.
 //
-// All that a step does, in one call: between its matrix products a step of a small prior is
-// hundreds of tiny operations, and calling each of them costs several times what it computes.
+// One call does all of a step. Between its matrix products, a step of a small prior has hundreds of
+// tiny operations, and calling each of them takes several times as long as its arithmetic.
 //
-// Every sum that belongs to a row is formed in an order that depends on nothing but the row itself,
-// its products over the inner dimension one after the other. So a row's logits are the same to the
-// last bit alone, in any batch, and beside rows at any positions; and rows can be split among
-// threads that never wait for one another.
+// The order of every sum of a row depends on nothing but the row itself: products over the inner
+// dimension are added one after the other. So a row's logits are the same to the last bit alone and
+// in any batch, whatever the positions of the other rows. And rows can be split among threads that
+// do not wait for one another.
 //
-// Letters: E width, H hidden width of the feed-forward blocks, L code length, V vocabulary.
+// Letters: E width, A width of attention, L code length, V vocabulary.
 
 #include <algorithm>
 #include <cmath>
@@ -24,6 +24,7 @@
 
 namespace {
 
+// Computes y as the layer norm of x.
 void normalize(const Norm& norm, const float* x, int64_t width, float* y) {
   Vector sum = {};
   for (int64_t i = 0; i < width; i += kLanes) {
@@ -50,10 +51,10 @@ void normalize(const Norm& norm, const float* x, int64_t width, float* y) {
   for (; i < width; ++i) y[i] = fma((x[i] - mean) * scale, norm.weight[i], norm.bias[i]);
 }
 
-// Room for a row of inputs in any number format, with whole vectors.
+// Returns the bytes of a row of inputs in any number format, rounded up to whole vectors.
 int64_t row_bytes(int64_t in) { return 4 * ((in + kLanes - 1) / kLanes * kLanes); }
 
-// Memory of one call, for its rows.
+// The working memory of one call, for its rows.
 class Workspace {
  public:
   Workspace(const Prior& prior, int64_t rows)
@@ -67,7 +68,7 @@ class Workspace {
             new uint8_t[rows * row_bytes(std::max({prior.width, prior.attention, prior.hidden}))]),
         scales_(new float[rows]) {}
 
-  // y = map(x) for rows of x that lie one after the other.
+  // Computes y = map(x) for contiguous rows of x, in the prior's precision.
   void linear(const Prior& prior, const Linear& map, const float* x, int64_t rows, After after,
               float* y, int64_t stride) {
     if (prior.precision == kFloat32) {
@@ -97,7 +98,7 @@ class Workspace {
   std::unique_ptr<float[]> scales_;
 };
 
-// What the first block sees of a row.
+// Computes the input of the first block for a row.
 void embed(const Prior& prior, const Rows& rows, int64_t row, float* x) {
   const int64_t position = rows.positions[row], width = prior.width;
   if (position == 0) {
@@ -114,8 +115,8 @@ void embed(const Prior& prior, const Rows& rows, int64_t row, float* x) {
   for (int64_t i = 0; i < width; ++i) x[i] += reminder[i];
 }
 
-// Logits [count][V] of the rows from `first` on, unless they are null, after writing what each row
-// sees into the cache.
+// Writes keys and values of the rows from `first` on into the cache, and computes their logits
+// [count][V], unless `logits` is null.
 template <class Stored>
 void score(const Prior& prior, const Rows& rows, int64_t first, int64_t count, float* logits) {
   const int64_t width = prior.width, row_stride = 2 * prior.attention * prior.length;
@@ -151,7 +152,7 @@ void score(const Prior& prior, const Rows& rows, int64_t first, int64_t count, f
   for (int64_t row = 0; row < count; ++row) {
     normalize(prior.norm, x + row * width, width, work.normed.get() + row * width);
   }
-  for (int64_t row = 0; row < count;) {  // each position has scores of its own
+  for (int64_t row = 0; row < count;) {  // each position has a linear map of its own
     int64_t end = row + 1;
     while (end < count && positions[end] == positions[row]) ++end;
     work.linear(prior, prior.scores[positions[row]], work.normed.get() + row * width, end - row,
@@ -160,8 +161,8 @@ void score(const Prior& prior, const Rows& rows, int64_t first, int64_t count, f
   }
 }
 
-// The next codes of `count` rows from `first` on, but for shadows, which take that of their row.
-// `logits` are those of row 0 and all that follow.
+// Samples the next codes of `count` rows from `first` on. An unconditional row (shadow) gets the
+// code of its guided row. `logits` are those of all rows, from row 0 on.
 void choose(const Prior& prior, const Rows& rows, int64_t first, int64_t count,
             const float* logits) {
   Chooser chooser(prior.vocabulary);
@@ -183,15 +184,15 @@ void choose(const Prior& prior, const Rows& rows, int64_t first, int64_t count,
 
 extern "C" {
 
-// How weights are to lie: outputs of a panel, and inputs of a group for bfloat16 and int8.
+// Returns how to pack weights: outputs of a panel, and inputs of a group for bfloat16 and int8.
 void anytime_layout(int64_t* layout) {
   layout[0] = kPanel;
   layout[1] = Bfloat16::kGroup;
   layout[2] = Int8::kGroup;
 }
 
-// Bytes of the structures in layout.h, in the order in which they stand there: callers compare them
-// with their own.
+// Returns the sizes of the structs in layout.h, in bytes and in their order there. Callers compare
+// them with their own.
 void anytime_sizes(int64_t* sizes) {
   for (const int64_t size :
        {sizeof(Linear), sizeof(Norm), sizeof(Block), sizeof(Prior), sizeof(Choice), sizeof(Rows),
@@ -200,11 +201,11 @@ void anytime_sizes(int64_t* sizes) {
   }
 }
 
-// A step of `count` rows from `first` on: fills the cache at their positions, writes logits
-// [count][V] where they are not null, and draws a code for each where `chooses` is not 0 (`first`
-// is 0 then). Returns a Status.
+// Runs a step of `count` rows from `first` on: fills the cache at their positions, and writes
+// logits [count][V] unless `logits` is null. If `chooses` is not 0, it samples a code for each row;
+// `first` is 0 then. Returns a Status.
 int64_t anytime_step(const Prior* prior, const Rows* rows, int64_t first, int64_t count,
-                  int64_t chooses, float* logits, int64_t threads) {
+                     int64_t chooses, float* logits, int64_t threads) {
   return report([=] {
     std::unique_ptr<float[]> own;
     float* scores = logits;
@@ -221,13 +222,13 @@ int64_t anytime_step(const Prior* prior, const Rows* rows, int64_t first, int64_
       }
     });
     if (!chooses) return;
-    // Only now are the logits of all shadows there.
+    // Sampling needs the logits of all unconditional rows, so it starts after all threads are done.
     share_rows(count, threads,
                [=](int64_t row, int64_t part) { choose(*prior, *rows, row, part, scores); });
   });
 }
 
-// The matrix products of a complete draw for some rows and nothing else. Returns a Status.
+// Computes only the matrix products of complete sequences, for `rows` rows. Returns a Status.
 int64_t anytime_multiply(const Prior* prior, int64_t rows, int64_t threads) {
   return report([=] {
     share_rows(rows, threads, [prior](int64_t, int64_t count) {

@@ -1,4 +1,4 @@
-// Rows shared among threads that never wait for one another, and how a call ends.
+// Distribution of rows among threads that do not wait for one another, and the status of a call.
 #pragma once
 
 #include <algorithm>
@@ -22,13 +22,14 @@ namespace {
 
 #ifdef __wasm__
 
-// Without exceptions an allocation that fails ends the instance.
+// Calls run(). WebAssembly has no exceptions: a failed allocation ends the instance.
 template <class Run>
 int64_t report(Run run) {
   run();
   return kDone;
 }
 
+// Calls run(first row, number of rows) for all rows, without threads.
 template <class Run>
 void share_rows(int64_t rows, int64_t, Run run) {
   run(0, rows);
@@ -36,7 +37,7 @@ void share_rows(int64_t rows, int64_t, Run run) {
 
 #else
 
-// Calls run() and returns how it ended: callers in C know no exceptions.
+// Calls run() and returns a Status, because callers in C cannot catch exceptions.
 template <class Run>
 int64_t report(Run run) {
   try {
@@ -47,26 +48,26 @@ int64_t report(Run run) {
   return kDone;
 }
 
-// Threads that wait for work from one call to the next: to start one takes as long as a step of a
-// small prior.
+// A pool of threads that wait for work between calls. Starting a thread takes as long as a step of
+// a small prior.
 class Pool {
  public:
-  // That of this process: a fork has none of its parent's threads. It is never destroyed, since its
-  // threads wait in it to the end.
+  // Returns the pool of this process: a fork has none of its parent's threads. It is never
+  // destroyed, because its threads wait in it until the process ends.
   static Pool& here() {
     static std::atomic<Pool*> pool{nullptr};
     Pool* found = pool.load();
     while (!found || found->process_ != process()) {
       Pool* made = new Pool;
       if (pool.compare_exchange_strong(found, made)) return *made;
-      delete made;  // another thread was quicker
+      delete made;  // another thread was faster
     }
     return *found;
   }
 
-  // Calls work(context, part) for all parts, by this thread and up to threads - 1 others; by this
-  // one alone while another caller has them. Throws std::bad_alloc, after all have ended, if one of
-  // them did: an exception must not leave a thread.
+  // Calls work(context, part) for all parts, in this thread and up to threads - 1 others. While
+  // another caller uses the pool, this thread works alone. If one of the threads throws
+  // std::bad_alloc, this function throws it after all have ended: it must not leave a thread.
   void run(int64_t threads, int64_t parts, void (*work)(void*, int64_t), void* context) {
     const std::unique_lock<std::mutex> mine(busy_, std::try_to_lock);
     if (!mine.owns_lock()) {
@@ -79,14 +80,14 @@ class Pool {
       wanted_ = std::min(threads, parts) - 1;
       try {
         for (; started_ < wanted_; ++started_) std::thread([this] { serve(); }).detach();
-      } catch (const std::system_error&) {  // as many as the system allows
+      } catch (const std::system_error&) {  // the system allows no more threads
         wanted_ = started_;
       }
     }
     begin_.notify_all();
     take_parts(work, context, parts);
     std::unique_lock<std::mutex> lock(mutex_);
-    wanted_ = 0;  // who has not begun by now need not
+    wanted_ = 0;  // threads that have not begun by now need not begin
     done_.wait(lock, [this] { return working_ == 0; });
     if (failed_) throw std::bad_alloc();
   }
@@ -100,6 +101,7 @@ class Pool {
 #endif
   }
 
+  // Works on parts until none is left.
   void take_parts(void (*work)(void*, int64_t), void* context, int64_t parts) {
     for (int64_t part; (part = next_.fetch_add(1)) < parts;) {
       try {
@@ -110,6 +112,7 @@ class Pool {
     }
   }
 
+  // Waits for work and takes part in it, for ever.
   void serve() {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
@@ -135,10 +138,12 @@ class Pool {
   std::atomic<bool> failed_{false};
 };
 
-constexpr int64_t kPartsOfThread = 2;    // so that a thread whose core is taken holds up no other
-constexpr int64_t kFewestTogether = 16;  // rows that read weights together are worth more than that
+// Parts per thread: with more than one, a thread whose core is busy delays no other.
+constexpr int64_t kPartsOfThread = 2;
+// Smallest part, in rows, unless threads would be idle: rows of a part read weights together.
+constexpr int64_t kFewestTogether = 16;
 
-// Calls run(first row, number of rows) for parts of the rows.
+// Calls run(first row, number of rows) for parts of the rows, on several threads.
 template <class Run>
 void share_rows(int64_t rows, int64_t threads, Run run) {
   if (threads <= 1 || rows <= 1) return run(0, rows);

@@ -1,4 +1,4 @@
-"""The prior: a Transformer that draws ordered codes, coarse to fine."""
+"""The prior: a Transformer that generates ordered codes, coarse to fine."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Encoder and decoder networks, for images and for audio."""
+"""Encoder and decoder networks for images and for audio."""

@@ -1,8 +1,8 @@
-"""Encoder and decoder networks between sounds [B, 1, T] and feature maps [B, F, t].
+"""Encoder and decoder networks between audio [B, C, T] and feature maps [B, F, t].
 
-One-dimensional counterparts of `networks`, after SEANet (Tagliasacchi et al. 2020): dilated
-residual blocks at each resolution, strided convolution down, sub-sample convolution up. Folding
-`patch` samples into channels first keeps the costly full rate out of the network.
+The architecture is that of `networks.image` in one dimension, after SEANet (Tagliasacchi et al.
+2020): dilated residual blocks at each resolution, strided convolution down, sub-sample convolution
+up. Folding `patch` samples into channels first spares the network the costly full rate.
 """
 
 from __future__ import annotations
@@ -15,55 +15,83 @@ from torch.nn import functional as F
 from anytime_ar.autoencoder.config import NetworkConfig
 
 _DILATIONS = (1, 3, 9)
+"""Dilations of consecutive residual blocks, repeated."""
 _OUTER_KERNEL_SIZE = 7
-"""Kernel of the first and the last convolution."""
+"""Kernel size of the first and the last convolution."""
 
 
 class PixelUnshuffle1d(nn.Module):
-    """Puts neighbours in time into channels: [B, C, t * factor] -> [B, C * factor, t]."""
+    """Conversion of neighbouring samples to channels: [B, C, t * factor] -> [B, C * factor, t].
+
+    Args:
+        factor: number of neighbours that become channels.
+    """
 
     def __init__(self, factor: int) -> None:
+        """Set the factor of the downsampling."""
         super().__init__()
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
+        """Move neighbouring samples into channels."""
         return x.unflatten(2, (-1, self.factor)).transpose(2, 3).flatten(1, 2)
 
 
 class PixelShuffle1d(nn.Module):
-    """The inverse of `PixelUnshuffle1d`: [B, C * factor, t] -> [B, C, t * factor]."""
+    """Inverse of `PixelUnshuffle1d`: [B, C * factor, t] -> [B, C, t * factor].
+
+    Args:
+        factor: number of channels that become neighbours.
+    """
 
     def __init__(self, factor: int) -> None:
+        """Set the factor of the upsampling."""
         super().__init__()
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
+        """Move channels to neighbouring samples."""
         return x.unflatten(1, (-1, self.factor)).transpose(2, 3).flatten(2)
 
 
 class AudioResidualBlock(nn.Module):
-    """A dilated and a pointwise convolution, added to the input: [B, F, t] -> the same."""
+    """A dilated and a pointwise convolution, added to the input: [B, F, t] -> [B, F, t].
+
+    Args:
+        width: F.
+        dilation: distance between the samples that the first convolution reads.
+    """
 
     def __init__(self, width: int, dilation: int) -> None:
+        """Build the two convolutions; the block starts as the identity."""
         super().__init__()
         self.conv1 = nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation)
         self.conv2 = nn.Conv1d(width, width, 1)
-        nn.init.zeros_(self.conv2.weight)  # a block starts as the identity
+        nn.init.zeros_(self.conv2.weight)  # so that the block starts as the identity
         assert self.conv2.bias is not None
         nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add the output of the two convolutions to the input."""
         return x + self.conv2(F.elu(self.conv1(F.elu(x))))
 
 
 def _blocks(count: int, width: int) -> list[nn.Module]:
+    """Return `count` residual blocks with the dilations in turn."""
     return [AudioResidualBlock(width, _DILATIONS[i % len(_DILATIONS)]) for i in range(count)]
 
 
 class AudioEncoder(nn.Module):
-    """Sounds [B, C, T] -> features [B, F, T / stride]."""
+    """Network from audio [B, C, T] to features [B, F, T / stride].
+
+    Args:
+        config: sizes of the network.
+        channels: C.
+        features: F.
+    """
 
     def __init__(self, config: NetworkConfig, channels: int, features: int) -> None:
+        """Build the layers, from the finest to the coarsest resolution."""
         super().__init__()
         widths, shrink = config.widths, config.downsample
         layers: list[nn.Module] = [
@@ -87,13 +115,21 @@ class AudioEncoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Encode audio [B, C, T] to features [B, F, T / stride]."""
         return self.layers(x)
 
 
 class AudioDecoder(nn.Module):
-    """Features [B, F, t] -> sounds [B, C, t * stride]."""
+    """Network from features [B, F, t] to audio [B, C, t * stride].
+
+    Args:
+        config: sizes of the network.
+        channels: C.
+        features: F.
+    """
 
     def __init__(self, config: NetworkConfig, channels: int, features: int) -> None:
+        """Build the layers, from the coarsest to the finest resolution."""
         super().__init__()
         widths, shrink = config.widths[::-1], config.downsample
         layers: list[nn.Module] = [
@@ -120,4 +156,5 @@ class AudioDecoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Decode features [B, F, t] to audio [B, C, t * stride]."""
         return self.layers(x)

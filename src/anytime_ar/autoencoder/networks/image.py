@@ -1,9 +1,8 @@
 """Encoder and decoder networks between images [B, C, H, W] and feature maps [B, F, h, w].
 
-The convolutional pair follows the VQ-VAE line: residual blocks at each resolution, strided
-convolution down, sub-pixel convolution up. Folding `patch` x `patch` pixels into channels first
-keeps the costly full resolution out of the network. Memory format is channels-last, which halves
-the time on CPUs.
+The networks follow VQ-VAE: residual blocks at each resolution, strided convolution down, sub-pixel
+convolution up. Folding `patch` x `patch` pixels into channels first spares the network the costly
+full resolution. The memory format is channels-last, which halves the time on CPUs.
 """
 
 from __future__ import annotations
@@ -18,30 +17,43 @@ from anytime_ar.autoencoder.config import NetworkConfig
 
 
 class ImageResidualBlock(nn.Module):
-    """A 3x3 and a 1x1 convolution, added to the input: [B, F, h, w] -> the same.
+    """A 3x3 and a 1x1 convolution, added to the input: [B, F, h, w] -> [B, F, h, w].
 
-    Without normalization: the networks are shallow, train as well without it, and on a CPU it would
-    take as long as the convolutions.
+    There is no normalisation. The networks are shallow and train as well without it; on a CPU it
+    would take as long as the convolutions.
+
+    Args:
+        width: F.
     """
 
     def __init__(self, width: int) -> None:
+        """Build the two convolutions; the block starts as the identity."""
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 1)
-        nn.init.zeros_(self.conv2.weight)  # a block starts as the identity
+        nn.init.zeros_(self.conv2.weight)  # so that the block starts as the identity
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add the output of the two convolutions to the input."""
         return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
 
 def _blocks(count: int, width: int) -> list[nn.Module]:
+    """Return `count` residual blocks of a width."""
     return [ImageResidualBlock(width) for _ in range(count)]
 
 
 class ImageEncoder(nn.Module):
-    """Images [B, C, H, W] -> features [B, F, H / stride, W / stride]."""
+    """Network from images [B, C, H, W] to features [B, F, H / stride, W / stride].
+
+    Args:
+        config: sizes of the network.
+        channels: C.
+        features: F.
+    """
 
     def __init__(self, config: NetworkConfig, channels: int, features: int) -> None:
+        """Build the layers, from the finest to the coarsest resolution."""
         super().__init__()
         widths = config.widths
         layers: list[nn.Module] = [
@@ -57,13 +69,21 @@ class ImageEncoder(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
+        """Encode images [B, C, H, W] to features [B, F, H / stride, W / stride]."""
         return self.layers(x.contiguous(memory_format=torch.channels_last))
 
 
 class ImageDecoder(nn.Module):
-    """Features [B, F, h, w] -> images [B, C, h * stride, w * stride]."""
+    """Network from features [B, F, h, w] to images [B, C, h * stride, w * stride].
+
+    Args:
+        config: sizes of the network.
+        channels: C.
+        features: F.
+    """
 
     def __init__(self, config: NetworkConfig, channels: int, features: int) -> None:
+        """Build the layers, from the coarsest to the finest resolution."""
         super().__init__()
         widths = config.widths[::-1]
         layers: list[nn.Module] = [
@@ -82,4 +102,5 @@ class ImageDecoder(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
+        """Decode features [B, F, h, w] to images [B, C, h * stride, w * stride]."""
         return self.layers(x.contiguous(memory_format=torch.channels_last))

@@ -1,10 +1,9 @@
-"""Error feedback: a code is chosen knowing what the codes before it got wrong.
+"""Error feedback: later codes correct the quantization errors of earlier ones.
 
-An encoder emits all L vectors at once, before any of them is quantized, so what quantization loses
-at the first codes is unknown to the later ones, which are there to refine. Here the errors of
-earlier codes are fed forward through a learned linear map, as a residual quantizer does with the
-identity, so that later codes correct them. Ordering gains the most: with it, order costs hardly any
-quality at full length. Decoding is not concerned: it looks codes up as ever.
+An encoder returns all L vectors before any of them is quantized. So later codes, which should
+refine, do not know what the first codes lose. Here a learned linear map feeds the errors of earlier
+codes forward, as a residual quantizer does with the identity. Ordered codes gain most: with error
+feedback, order costs hardly any quality at full length. Decoding does not change.
 """
 
 from __future__ import annotations
@@ -16,18 +15,22 @@ from torch import Tensor, nn
 
 
 class ErrorFeedback(nn.Module):
-    """Shifts code vectors by a linear map of the quantization errors at earlier positions.
+    """Shift of code vectors by a linear map of the quantization errors at earlier positions.
 
     Args:
         code_length: L.
         code_width: D.
-        residual: hand on the error of the code before, as it is, instead of learning what to.
+        residual: whether to pass on the error of the code before, unchanged, instead of a learned
+            map.
     """
 
     causal_mask: Tensor
+    """Ones for errors of earlier positions, float32 [L, L * D, 1]."""
     weight: Tensor
+    """Linear map from the errors to each position, float32 [L, L * D, D]."""
 
     def __init__(self, code_length: int, code_width: int, *, residual: bool = False) -> None:
+        """Build the causal linear map, which starts at zero unless it is residual."""
         super().__init__()
         inputs = code_length * code_width
         weight = torch.zeros(code_length, inputs, code_width)  # [L, L * D, D]
@@ -46,19 +49,19 @@ class ErrorFeedback(nn.Module):
     def forward(
         self, vectors: Tensor, nearest_entry: Callable[[Tensor, int], tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor]:
-        """Vectors as they are to be quantized, and the entries that they get.
+        """Return the vectors to quantize, and the codes of their nearest entries.
 
         Args:
             vectors: the encoder's output, float32 [B, L, D].
-            nearest_entry: numbers int64 [B] and vectors [B, D] of the entries nearest to vectors [B, D]
-                of a position.
+            nearest_entry: function of vectors [B, D] and their position that returns the codes
+                int64 [B] and vectors [B, D] of the nearest entries.
 
         Returns:
-            float32 [B, L, D] and int64 [B, L].
+            Shifted vectors float32 [B, L, D], and codes int64 [B, L].
         """
         with torch.autocast(vectors.device.type, enabled=False):
             errors, chosen = self._errors(vectors, nearest_entry)  # [B, L * D], [B, L]
-            # Errors are noise to the gradient, so one product serves all positions.
+            # Errors carry no gradient, so one product computes the shifts of all positions.
             shifts = torch.einsum("bj,ljd->bld", errors, self.weight * self.causal_mask)
             return vectors + shifts, chosen
 
@@ -66,6 +69,7 @@ class ErrorFeedback(nn.Module):
     def _errors(
         self, vectors: Tensor, nearest_entry: Callable[[Tensor, int], tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor]:
+        """Quantize each position in turn: return errors [B, L * D] and codes int64 [B, L]."""
         batch, length, width = vectors.shape
         errors = vectors.new_zeros(batch, length * width)
         chosen = torch.zeros(batch, length, dtype=torch.int64, device=vectors.device)

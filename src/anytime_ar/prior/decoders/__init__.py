@@ -1,1 +1,1 @@
-"""Decoders of the prior: the decode path in PyTorch's operations, and in our own kernel."""
+"""Decoders of the prior: PyTorch operations, and the native kernel."""

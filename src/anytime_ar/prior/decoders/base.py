@@ -1,4 +1,4 @@
-"""The rows of a batch in the making: what each is drawn with, and what it has."""
+"""The interface of the prior's decoders, and the state of the rows that they decode."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from anytime_ar.prior.transformer import Prior
 
 
 class KVCache(Protocol):
-    """What a prior remembers of the rows that it is drawing.
+    """The keys and values of the rows of a batch.
 
-    A value of the caller, never of the prior, so that several draws on one prior do not disturb
-    one another.
+    The caller owns the cache, not the prior, so that several batches on one prior do not affect one
+    another.
     """
 
     @property
     def capacity(self) -> int:
-        """How many rows there is room for."""
+        """Return the maximum number of rows."""
         ...
 
     @property
     def row_bytes(self) -> int:
-        """Memory that one row takes."""
+        """Return the memory of one row, in bytes."""
         ...
 
     def clear(self) -> None:
-        """Forget everything, keeping the memory."""
+        """Forget all keys and values, but do not free the memory."""
         ...
 
     def copy_row(self, source: int, target: int) -> None:
@@ -45,30 +45,32 @@ CacheT = TypeVar("CacheT", bound=KVCache)
 
 
 class DecodeState(Generic[CacheT]):
-    """A slot for each row, in plain memory that a kernel reads and writes as well.
+    """The state of a batch: a slot for each row, in plain memory that a kernel can read and write.
 
     Args:
-        cache: has room for as many rows as there will be.
+        cache: has room for all rows.
         code_length: L.
-        device: where codes are chosen.
+        device: device that samples codes.
     """
 
     def __init__(self, cache: CacheT, code_length: int, device: torch.device) -> None:
+        """Allocate a slot for each row of the cache."""
         capacity = cache.capacity
         self.cache = cache
+        """Keys and values of each row."""
         self.codes = torch.zeros(capacity, code_length, dtype=torch.int64, device=device)
-        """[capacity, L], of each row its first `positions[slot]`."""
+        """Codes of each row, int64 [capacity, L]; the first `positions[slot]` are valid."""
         self.noise = torch.zeros(capacity, code_length, dtype=torch.float64, device=device)
-        """In [0, 1), the number that decides each code: [capacity, L]."""
+        """Random number that decides each code, float64 [capacity, L], in [0, 1)."""
         self.labels = torch.zeros(capacity, dtype=torch.int64, device=device)
-        """[capacity], in 0..no_label."""
+        """Label of each row, int64 [capacity], in 0..no_label."""
         self.positions = (ctypes.c_int64 * capacity)()
-        """How many codes each row has."""
+        """Number of codes that each row has, an array of `capacity` integers."""
         self.sampling_params = (RowSamplingParams * capacity)()
-        """How codes are chosen."""
+        """Sampling parameters of each row, an array of `capacity` structs."""
 
     def __len__(self) -> int:
-        """How many slots there are."""
+        """Return the number of slots."""
         return len(self.positions)
 
     def copy_row(self, source: int, target: int) -> None:
@@ -81,28 +83,29 @@ class DecodeState(Generic[CacheT]):
 
 
 Precision = Literal["float32", "bfloat16", "int8"]
-"""What weights and the inputs of matrix products are rounded to while drawing. int8 has a scale for
-every output of a map, and for every row of its input."""
+"""Number format of weights and of the inputs of matrix products while decoding. int8 has one
+scale for each output of a linear map, and one for each row of its input."""
 
 MAX_POOLED_BYTES = 2**29
-"""The most memory that is held between draws."""
+"""Largest memory, in bytes, that a decoder holds between batches."""
 
 StateT = TypeVar("StateT", bound=DecodeState[Any])
 
 
 class PriorDecoder(abc.ABC, Generic[StateT]):
-    """A prior laid out for drawing; to be made anew when the prior's weights have changed.
+    """A prior whose weights are packed for decoding; build a new one when the weights change.
 
-    Every row of a batch may stand at a position of its own, and gets the logits and the code that
-    it would get alone, to the last bit.
+    Rows of a batch can be at different positions. Each row gets the logits and codes that it gets
+    alone, to the last bit.
 
     Args:
-        prior: in evaluation mode, on the device to draw on.
-        precision: what weights and inputs of matrix products are rounded to; sums, norms and the
+        prior: in evaluation mode, on the device to decode on.
+        precision: number format of weights and of inputs of matrix products; sums, norms and the
             residual stream stay in float32.
     """
 
     def __init__(self, prior: Prior, precision: Precision) -> None:
+        """Compute the embeddings that all decoders need."""
         self.precision = precision
         self.code_length, self.vocabulary = prior.code_length, prior.vocabulary
         self.no_label = prior.no_label
@@ -119,11 +122,11 @@ class PriorDecoder(abc.ABC, Generic[StateT]):
         if prior.added_label_embedding is not None:
             self._added_label_embeddings = prior.added_label_embedding.weight.detach()
             self._first_inputs = self._first_inputs + self._added_label_embeddings
-        # Threads take and give without a lock, which a fork might find taken for ever.
+        # A deque needs no lock. A process forked while another thread holds a lock waits for ever.
         self._pool: deque[StateT] = deque(maxlen=1)
 
     def allocate(self, capacity: int) -> StateT:
-        """Slots for that many rows, or more."""
+        """Return cleared slots for `capacity` rows or more."""
         spare = self._take_pooled()
         if spare is not None and len(spare) >= capacity:
             spare.cache.clear()
@@ -131,13 +134,16 @@ class PriorDecoder(abc.ABC, Generic[StateT]):
         return self._new_state(capacity)
 
     def release(self, state: StateT) -> None:
-        """Take back what nobody uses any more, for the next draw: memory that is fresh from the
-        system costs as much time as a good part of the draw."""
+        """Take back a state that nobody uses any more, for the next batch.
+
+        Fresh memory from the system costs as much time as a good part of decoding.
+        """
         if state.cache.row_bytes * len(state) <= MAX_POOLED_BYTES:
             spare = self._take_pooled()
             self._pool.append(state if spare is None or len(spare) < len(state) else spare)
 
     def _take_pooled(self) -> StateT | None:
+        """Return the pooled state, if any, and remove it from the pool."""
         try:
             return self._pool.pop()
         except IndexError:
@@ -145,21 +151,26 @@ class PriorDecoder(abc.ABC, Generic[StateT]):
 
     @cached_property
     def row_bytes(self) -> int:
-        """Memory that keys and values of one row take."""
+        """Return the memory of one row's keys and values, in bytes."""
         return self._new_cache(1, torch.device("meta")).row_bytes
 
     @abc.abstractmethod
     def step(self, state: StateT, count: int) -> None:
-        """Draw the next code of the first `count` rows, none of which may be complete.
+        """Sample the next code of the first `count` rows, none of which may be complete.
 
         Args:
-            state: the cache of each is filled below its position; codes and positions are updated.
-            count: how many.
+            state: the cache of each row is filled below its position; codes and positions are
+                updated.
+            count: number of rows.
         """
 
     @abc.abstractmethod
     def logits(self, state: StateT, count: int) -> Tensor:
-        """Logits that `step` would choose by; no code is drawn.
+        """Compute the logits that `step` samples from, without sampling.
+
+        Args:
+            state: as for `step`, but codes and positions stay as they are.
+            count: number of rows.
 
         Returns:
             float32 [count, V], equal to `Prior.forward(codes)[i, positions[i]]` up to rounding.
@@ -167,23 +178,26 @@ class PriorDecoder(abc.ABC, Generic[StateT]):
 
     @abc.abstractmethod
     def prefill(self, state: StateT, first: int, count: int) -> None:
-        """Fill the cache as if the codes of some rows had been drawn, bit for bit.
+        """Fill the cache as if the codes of some rows had been sampled, bit for bit.
 
         Args:
-            state: those from `first` on have labels, codes, and one position, at least 1.
-            first: the first of them.
-            count: how many.
+            state: rows from `first` on have labels, codes, and the same position, at least 1.
+            first: first of these rows.
+            count: number of rows.
         """
 
     @abc.abstractmethod
     def matmul_only(self, rows: int) -> None:
-        """The matrix products of a complete draw of `rows` rows and nothing else: a floor to
-        measure drawing against."""
+        """Compute only the matrix products of complete sequences, as a lower bound for benchmarks.
+
+        Args:
+            rows: number of sequences.
+        """
 
     @abc.abstractmethod
     def _new_state(self, capacity: int) -> StateT:
-        """Fresh slots."""
+        """Return a new state with `capacity` slots."""
 
     @abc.abstractmethod
     def _new_cache(self, capacity: int, device: torch.device) -> KVCache:
-        """A fresh cache; on the device `meta`, one without memory."""
+        """Return a new cache; on the device `meta`, one without memory."""

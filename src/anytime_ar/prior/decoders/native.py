@@ -1,4 +1,4 @@
-"""The decode path as one call into our own kernel, `step.cpp`."""
+"""Decode the prior with one call per step into the native kernel, `step.cpp`."""
 
 from __future__ import annotations
 
@@ -25,15 +25,18 @@ from anytime_ar.prior.transformer import Block, Prior
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
 _VECTOR_LANES = 16
-"""float32 numbers that the kernel works on at once."""
+"""Number of float32 values in a vector of the kernel."""
 _MAX_HEAD_WIDTH = 128
-"""Of the kernel."""
+"""Largest head width that the kernel supports."""
 _PRECISION_CODES = {"float32": 0, "bfloat16": 1, "int8": 2}
+"""Values of the kernel's enum `Precision`, by name."""
 _MIN_WORK_FOR_THREADS = 2**25
-"""Weights times rows from which on the products of a step are shared among threads."""
+"""Weights times rows from which on a step's products are shared among threads."""
 
 
 class _NormStruct(ctypes.Structure):
+    """The struct `Norm` of layout.h: a layer norm."""
+
     _fields_ = (
         ("weight", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
@@ -42,6 +45,8 @@ class _NormStruct(ctypes.Structure):
 
 
 class _BlockStruct(ctypes.Structure):
+    """The struct `Block` of layout.h: a Transformer block."""
+
     _fields_ = (
         ("norm1", _NormStruct),
         ("qkv", LinearMap),
@@ -53,6 +58,8 @@ class _BlockStruct(ctypes.Structure):
 
 
 class _PriorStruct(ctypes.Structure):
+    """The struct `Prior` of layout.h: sizes and weights of a prior."""
+
     _fields_ = (
         ("layers", ctypes.c_int64),
         ("width", ctypes.c_int64),
@@ -74,6 +81,8 @@ class _PriorStruct(ctypes.Structure):
 
 
 class _DecodeStateStruct(ctypes.Structure):
+    """The struct `Rows` of layout.h: pointers into a `DecodeState`."""
+
     _fields_ = (
         ("cache", ctypes.c_void_p),
         ("layer_stride", ctypes.c_int64),
@@ -86,33 +95,34 @@ class _DecodeStateStruct(ctypes.Structure):
 
 
 class NativeKVCache:
-    """Keys and values, in the order of the kernel.
+    """Keys and values in the kernel's memory layout.
 
     Args:
         layers: number of layers.
-        capacity: how many rows there is room for.
+        capacity: maximum number of rows.
         row_size: numbers of one row and layer.
-        dtype: of the numbers.
-        device: `cpu`, or `meta` for one without memory.
+        dtype: number format of keys and values.
+        device: `cpu`, or `meta` for a cache without memory.
     """
 
     def __init__(
         self, layers: int, capacity: int, row_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
+        """Allocate the memory of all rows."""
         self.memory = torch.zeros(layers, capacity, row_size, dtype=dtype, device=device)
 
     @property
     def capacity(self) -> int:
-        """How many rows there is room for."""
+        """Return the maximum number of rows."""
         return self.memory.shape[1]
 
     @property
     def row_bytes(self) -> int:
-        """Memory that one row takes."""
+        """Return the memory of one row, in bytes."""
         return self.memory.nbytes // self.capacity
 
     def clear(self) -> None:
-        """Nothing to do: rows read no further than they have written."""
+        """Do nothing: the kernel reads no further than it has written."""
 
     def copy_row(self, source: int, target: int) -> None:
         """Copy one row over another."""
@@ -120,17 +130,19 @@ class NativeKVCache:
 
 
 class NativeDecodeState(DecodeState[NativeKVCache]):
-    """See `DecodeState`.
+    """A `DecodeState` whose memory the kernel reads and writes.
 
     Args:
-        cache: of the decoder.
+        cache: cache of the decoder.
         code_length: L.
-        owner: of the decoder, which draws in no other rows.
+        owner: token of the decoder, which accepts no other decoder's states.
     """
 
     def __init__(self, cache: NativeKVCache, code_length: int, owner: object) -> None:
+        """Allocate the slots, and collect their addresses for the kernel."""
         super().__init__(cache, code_length, cache.memory.device)
         self.owner = owner
+        """Token of the decoder that allocated this state."""
         memory, each = cache.memory, (cache.capacity, code_length)
         self._view = _DecodeStateStruct(
             cache=checked_data_ptr(memory, memory.dtype, *memory.shape),
@@ -142,11 +154,11 @@ class NativeDecodeState(DecodeState[NativeKVCache]):
             choices=ctypes.addressof(self.sampling_params),
         )
         self.address = ctypes.addressof(self._view)
-        """Where the kernel finds all of it."""
+        """Address of the kernel's struct `Rows`."""
 
 
 def unsupported_reason(prior: Prior) -> str | None:
-    """Why the kernel does not draw from a prior; None if it does."""
+    """Return why the kernel cannot decode a prior; None if it can."""
     if prior.code_embedding.weight.device.type != "cpu":
         return f"it is for CPUs, not {prior.code_embedding.weight.device.type}"
     if prior.config.width > _MAX_HEAD_WIDTH * prior.config.heads:
@@ -159,7 +171,13 @@ def unsupported_reason(prior: Prior) -> str | None:
 
 
 class NativePriorDecoder(PriorDecoder[NativeDecodeState]):
-    """See `PriorDecoder`. `unsupported_reason` tells whether there can be one.
+    """A `PriorDecoder` that runs in the native kernel.
+
+    `unsupported_reason` says whether the kernel supports a prior.
+
+    Args:
+        prior: in evaluation mode, on the CPU.
+        precision: see `PriorDecoder`.
 
     Raises:
         BuildError: there is no kernel on this machine.
@@ -167,6 +185,7 @@ class NativePriorDecoder(PriorDecoder[NativeDecodeState]):
 
     @default_torch_modes()
     def __init__(self, prior: Prior, precision: Precision = "float32") -> None:
+        """Pack the weights of the prior for the kernel."""
         super().__init__(prior, precision)
         check_struct_sizes(
             Linear=LinearMap,
@@ -191,14 +210,17 @@ class NativePriorDecoder(PriorDecoder[NativeDecodeState]):
         self._size = sum(weight.numel() for weight in prior.blocks.parameters())
 
     def step(self, state: NativeDecodeState, count: int) -> None:
+        """Sample the next code of the first `count` rows; see `PriorDecoder.step`."""
         self._call(state, 0, count, sample=True)
 
     def logits(self, state: NativeDecodeState, count: int) -> Tensor:
+        """Compute the logits that `step` samples from; see `PriorDecoder.logits`."""
         logits = torch.empty(count, self.vocabulary, dtype=torch.float32, device="cpu")
         self._call(state, 0, count, logits=logits)
         return logits
 
     def prefill(self, state: NativeDecodeState, first: int, count: int) -> None:
+        """Fill the cache from codes; see `PriorDecoder.prefill`."""
         slots = range(first, first + count)
         for position in range(state.positions[first]):
             for slot in slots:
@@ -208,6 +230,7 @@ class NativePriorDecoder(PriorDecoder[NativeDecodeState]):
             state.positions[slot] += 1
 
     def matmul_only(self, rows: int) -> None:
+        """Compute only the matrix products; see `PriorDecoder.matmul_only`."""
         check_status(self._run_matmul_only(self._address, rows, self._threads(rows)))
 
     def _call(
@@ -219,7 +242,20 @@ class NativePriorDecoder(PriorDecoder[NativeDecodeState]):
         sample: bool = False,
         logits: Tensor | None = None,
     ) -> None:
-        # The kernel reads and writes wherever it is told to.
+        """Run one step of the kernel.
+
+        Args:
+            state: a state that this decoder allocated.
+            first: first row.
+            count: number of rows.
+            sample: whether to sample a code for each row; `first` is 0 then.
+            logits: tensor to write logits to, float32 [count, V]; None: do not write them.
+
+        Raises:
+            InputError: the rows are not of this decoder, or one of them is complete.
+            MemoryError: the kernel has no room for its working memory.
+        """
+        # The kernel checks no addresses, so check the arguments here.
         if state.owner is not self._owner or not 0 <= first < first + count <= len(state):
             raise InputError(
                 f"rows {first}..{first + count - 1} are not among the {len(state)} that this "
@@ -240,19 +276,23 @@ class NativePriorDecoder(PriorDecoder[NativeDecodeState]):
         check_status(self._run(self._address, state.address, first, count, sample, out, threads))
 
     def _threads(self, rows: int) -> int:
+        """Return the number of threads for a step of `rows` rows."""
         return torch.get_num_threads() if rows * self._size >= _MIN_WORK_FOR_THREADS else 1
 
     def _new_state(self, capacity: int) -> NativeDecodeState:
+        """Return a new state with `capacity` slots."""
         return NativeDecodeState(
             self._new_cache(capacity, self.device), self.code_length, self._owner
         )
 
     def _new_cache(self, capacity: int, device: torch.device) -> NativeKVCache:
+        """Return a new cache; on the device `meta`, one without memory."""
         size = 2 * self._prior.attention * self.code_length
         dtype = torch.float32 if self.precision == "float32" else torch.bfloat16
         return NativeKVCache(self._prior.layers, capacity, size, dtype, device)
 
     def _pack(self, prior: Prior) -> _PriorStruct:
+        """Pack the sizes and weights of a prior into the kernel's struct."""
         config = prior.config
         blocks = [self._pack_block(block) for block in prior.blocks]
         tables = self._code_embeddings.unflatten(0, (-1, prior.vocabulary))
@@ -286,11 +326,11 @@ class NativePriorDecoder(PriorDecoder[NativeDecodeState]):
         )
 
     def _pack_block(self, block: nn.Module) -> _BlockStruct:
+        """Pack the weights of a Transformer block."""
         assert isinstance(block, Block)
         head = block.out.in_features // block.heads
-        missing = (
-            round_up(head, _VECTOR_LANES) - head
-        )  # heads are filled up to whole vectors, with zeros
+        # Heads are padded to whole vectors, with zeros.
+        missing = round_up(head, _VECTOR_LANES) - head
         q, k, v = block.qkv.weight.unflatten(0, (3, block.heads, head))  # [heads, head, E]
         qkv = torch.stack([q * head**-0.5, k, v])  # attention scales queries by this
         qkv = F.pad(qkv, (0, 0, 0, missing)).flatten(0, 2)
@@ -305,6 +345,7 @@ class NativePriorDecoder(PriorDecoder[NativeDecodeState]):
         )
 
     def _pack_norm(self, norm: nn.LayerNorm) -> _NormStruct:
+        """Pack the weights of a layer norm."""
         width = norm.normalized_shape[0]
         weight, bias = (self._weights.keep_alive(one, width) for one in (norm.weight, norm.bias))
         return _NormStruct(weight, bias, norm.eps)

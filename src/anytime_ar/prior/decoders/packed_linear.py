@@ -1,12 +1,12 @@
-"""Linear maps of the portable decode path: weights laid out once, for products with few rows.
+"""Linear maps of the PyTorch decoder: weights packed once, for products with few rows.
 
-`nn.Linear` reads its weights in the order in which training left them. One step of a draw
-multiplies a handful of rows by every weight of the model, so reading them is most of its time, and
-oneDNN reads weights in its own blocked order up to three times as fast.
+`nn.Linear` reads its weights in the order of training. A step of decoding multiplies a few rows by
+every weight of the model, so reading weights takes most of its time. oneDNN reads weights in its
+own blocked order up to three times as fast.
 
-The result for a row does not depend on how many rows there are, to the last bit: that is what makes
-a sample independent of the batch that it was drawn in. Products take other paths for very few rows,
-which round differently, so fewer are filled up.
+The result for a row does not depend on the number of rows, to the last bit. So a sample does not
+depend on its batch. Products of very few rows take other paths, which round differently, so small
+batches are padded.
 """
 
 from __future__ import annotations
@@ -21,28 +21,32 @@ from anytime_ar.errors import InputError
 from anytime_ar.prior.decoders.base import Precision
 
 _PACKED_FOR_ROWS = 16
-"""oneDNN picks the order of weights for a number of rows. With 1 in mind it takes another product
-for that one row, which rounds differently."""
+"""Number of rows that oneDNN orders weights for. For 1 it takes another product for a single
+row, which rounds differently."""
 _MAX_UNSPLIT_SUM = 1024
+"""Number of inputs above which oneDNN splits the sums of a single row."""
 
 
 class Linear(Protocol):
-    """x W^T + b, with GELU where it was built so: [B, in] -> [B, out], both of `dtype`."""
+    """A linear map x W^T + b, with GELU if built so: [B, in] -> [B, out], both of `dtype`."""
 
     dtype: torch.dtype
+    """Number format of inputs and outputs."""
 
-    def __call__(self, x: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply the linear map: [B, in] -> [B, out]."""
+        ...
 
 
 def pack_linear(
     weight: Tensor, bias: Tensor | None, precision: Precision, *, gelu: bool = False
 ) -> Linear:
-    """The fastest linear map that there is for a device and precision.
+    """Pack the fastest linear map for a device and precision.
 
     Args:
-        weight: float32 [out, in], on the device to draw on.
-        bias: float32 [out].
-        precision: what to round both to.
+        weight: float32 [out, in], on the device to decode on.
+        bias: float32 [out]; None: no bias.
+        precision: number format to round both to.
         gelu: whether GELU is applied to the result.
 
     Raises:
@@ -60,6 +64,7 @@ def pack_linear(
 
 
 def _has_onednn(dtype: torch.dtype) -> bool:
+    """Return whether this build of PyTorch has oneDNN's products for a number format."""
     operators = torch.ops.mkldnn
     return (
         torch.backends.mkldnn.is_available()
@@ -71,11 +76,11 @@ def _has_onednn(dtype: torch.dtype) -> bool:
 
 
 class _PackedLinear:
-    """oneDNN on weights in its own order."""
+    """A linear map by oneDNN, with weights in its own order."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool) -> None:
         self.dtype = weight.dtype
-        # Longer sums of a single row are split.
+        # oneDNN splits longer sums of a single row, which changes their rounding.
         self._min_rows = 2 if weight.shape[1] > _MAX_UNSPLIT_SUM else 1
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_FOR_ROWS)
         self._bias = bias
@@ -90,8 +95,10 @@ class _PackedLinear:
 
 
 class _PlainLinear:
-    """PyTorch's own product, for devices and builds without oneDNN. On a CPU with several threads
-    it may round by the number of rows after all."""
+    """A linear map by PyTorch's own product, for devices and builds without oneDNN.
+
+    On a CPU with several threads its rounding may depend on the number of rows.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool) -> None:
         self.dtype = weight.dtype
@@ -107,7 +114,7 @@ class _PlainLinear:
 
 
 class _Int8Linear:
-    """Integer products, which are exact and so depend on nothing beside the row."""
+    """A linear map by integer products, which are exact and so depend on nothing but the row."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool) -> None:
         self.dtype = torch.float32
@@ -124,11 +131,11 @@ class _Int8Linear:
 
 
 def _to_int8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x as int8 times a scale for each row: [B, in] -> [B, in], [B, 1]."""
+    """Quantize rows to int8 with one scale each: [B, in] -> int8 [B, in], float32 [B, 1]."""
     scale = x.abs().amax(-1, keepdim=True).clamp_min_(1e-12).div_(127)
     return (x / scale).round_().to(torch.int8), scale
 
 
 def _pad_rows(x: Tensor, min_rows: int) -> Tensor:
-    """Repeat the first row until there are `min_rows`."""
+    """Repeat the first row until there are `min_rows` rows."""
     return torch.cat([x, x[:1].expand(min_rows - len(x), -1)])

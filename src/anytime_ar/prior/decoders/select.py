@@ -1,4 +1,4 @@
-"""Which decode path draws from a prior on this machine, and in which precision."""
+"""Select the decoder and the precision that generate codes on this machine."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from anytime_ar.prior.sampling_params import NO_UNCONDITIONAL, RowSamplingParams
 from anytime_ar.prior.transformer import Prior
 
 Backend = Literal["auto", "native", "portable"]
-"""`native` is our own kernel, for CPUs; `portable` are PyTorch's operations; `auto` the faster one
-on this machine, as timed at the first use. They round differently, so now and then a code
-differs."""
+"""`native` is the C++ kernel, for CPUs; `portable` is PyTorch; `auto` is the faster one on this
+machine, as timed at the first use. They round differently, so a code differs now and then."""
 PrecisionOption = Precision | Literal["auto"]
 """A precision, or `auto` for the fastest one on this machine, as timed at the first use."""
 
 
 def check_decoder_options(precision: str, backend: str) -> None:
-    """Refuse names of precisions and backends that there are not.
+    """Refuse unknown names of precisions and backends.
+
+    Args:
+        precision: see `PrecisionOption`.
+        backend: see `Backend`.
 
     Raises:
-        InputError: there is no such one.
+        InputError: one of the names is unknown.
     """
     for name, value, known in (
         ("precision", precision, (*get_args(Precision), "auto")),
@@ -43,16 +46,16 @@ def make_prior_decoder(
     backend: Backend = "auto",
     autotuner: Autotuner | None = None,
 ) -> PriorDecoder[Any]:
-    """Lay a prior out for drawing.
+    """Build the decoder of a prior for this machine.
 
     Args:
-        prior: in evaluation mode, on the device to draw on.
-        precision: what weights and inputs of matrix products are rounded to.
+        prior: in evaluation mode, on the device to decode on.
+        precision: number format of weights and of inputs of matrix products.
         backend: see `Backend`.
-        autotuner: where decisions are kept; None: in the cache folder.
+        autotuner: stores the results of timing; None: in the cache folder.
 
     Raises:
-        InputError: the backend cannot be had here, or does not know the precision.
+        InputError: the backend is not available here, or does not support the precision.
     """
     device = prior.code_embedding.weight.device
     reason = "it was not asked for" if backend == "portable" else unsupported_reason(prior)
@@ -66,20 +69,22 @@ def make_prior_decoder(
     precisions = (precision,) if precision != "auto" else get_args(Precision)
     if precision == "auto" and device.type != "cpu":
         precisions = ("float32", "bfloat16")  # int8 is for CPUs
-    ways: dict[str, Callable[[], PriorDecoder[Any]]] = {}
+    builders: dict[str, Callable[[], PriorDecoder[Any]]] = {}
     for each in precisions:
         if reason is None:
-            ways[f"native {each}"] = partial(NativePriorDecoder, prior, each)
+            builders[f"native {each}"] = partial(NativePriorDecoder, prior, each)
         if reason is not None or backend == "auto":
-            ways[f"portable {each}"] = partial(TorchPriorDecoder, prior, each)
+            builders[f"portable {each}"] = partial(TorchPriorDecoder, prior, each)
     size = prior.config.model_dump_json(include={"layers", "width", "heads", "mlp_ratio"})
     key = f"step of {size} {prior.code_length} x {prior.vocabulary} on {device}"
-    candidates = [Implementation(name, partial(_prepare_step, make)) for name, make in ways.items()]
-    return ways[(autotuner or Autotuner()).fastest(key, candidates)]()
+    candidates = [
+        Implementation(name, partial(_prepare_step, make)) for name, make in builders.items()
+    ]
+    return builders[(autotuner or Autotuner()).fastest(key, candidates)]()
 
 
 def _prepare_step(make: Callable[[], PriorDecoder[Any]]) -> Callable[[int], object]:
-    """Return what draws one code in the middle of a sample, for a number of rows."""
+    """Return a function that samples one code in mid-sequence, for a number of rows."""
     decoder, slots = make(), dict[int, Any]()
 
     def run(rows: int) -> None:

@@ -38,8 +38,8 @@ class DataConfig(Config):
     name: str = Field(default="digits", min_length=1)
     """`digits`: 8x8 images of scikit-learn, embedded. `sounds`: synthetic plucked strings and
     vowels of at most 0.5 s at 8 kHz. Otherwise a Hub id `owner/name`, a parquet file or folder in
-    the Hugging Face layout, or a folder of images or audio files with a sub-folder per class. Write
-    `./sounds` for a folder that has the name of an embedded set."""
+    the Hugging Face layout, or a folder of images or audio files. The sub-folders of such a folder
+    are the classes. Write `./sounds` for a folder that has the name of an embedded set."""
     subset: str | None = None
     """Configuration name of a Hub set; for a local set, the sub-folder to read."""
     revision: str | None = None
@@ -75,7 +75,7 @@ class DataConfig(Config):
     """Share of the training split that is held out where the source has no validation split. A
     missing test split is held out first, with the same share."""
     split_seed: int = 0
-    """Seed of the random choice of held-out samples."""
+    """Seed that selects the held-out samples."""
     streaming: bool = False
     """Read from disk or the Hub during training, for sets larger than memory."""
     shuffle_buffer: int = Field(default=8192, ge=1)

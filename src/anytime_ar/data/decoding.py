@@ -157,6 +157,7 @@ class ImageRowDecoder:
 
     @staticmethod
     def _raise_shape_mismatch(shape: tuple[int, ...], origin: str, first: _ReferenceShape) -> None:
+        """Raise an error that names both images, and the setting that helps."""
         if shape[0] != first.shape[0]:
             raise DataError(
                 f"{origin}: {shape[0]} channels, but {first.origin} has {first.shape[0]}; "
@@ -197,6 +198,7 @@ class AudioRowDecoder:
         return self._decode(row, max(seconds, self._config.max_stored_seconds or seconds))
 
     def _decode(self, row: Row, seconds: float) -> npt.NDArray[np.int16]:
+        """Decode, resample and normalize one row to int16 [1, n], and crop or pad it."""
         wave, rate = decode_audio(row.content, row.origin)
         if self.sample_rate is None:
             self.sample_rate, self._first = rate, row.origin

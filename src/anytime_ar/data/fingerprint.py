@@ -113,6 +113,7 @@ def _is_data_file(path: Path, root: Path) -> bool:
 
 
 def _split_fingerprint(split: Split) -> SplitFingerprint:
+    """Return the fingerprint of a split, with a digest if it is in memory."""
     if not isinstance(split, MemorySplit):
         return SplitFingerprint(samples=split.size, sha256=None)
     step = math.ceil(split.samples.nbytes / _MAX_HASHED_BYTES) or 1
@@ -123,6 +124,7 @@ def _split_fingerprint(split: Split) -> SplitFingerprint:
 
 
 def _format_labels(labels: tuple[str, ...] | None) -> str:
+    """Return the labels in words, at most `_MAX_SHOWN` of them."""
     if labels is None:
         return "none"
     rest = f" and {len(labels) - _MAX_SHOWN} more" if len(labels) > _MAX_SHOWN else ""

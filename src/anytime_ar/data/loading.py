@@ -141,6 +141,11 @@ def _may_be_on_the_hub(name: str, path: Path) -> bool:
 
 
 def _first_row(rows: SplitRows, origin: str, source: DataSource) -> Row:
+    """Return the first row of a split.
+
+    Raises:
+        DataError: the split has no rows.
+    """
     first = next(iter(rows.read()), None)
     if first is None:
         raise DataError(
@@ -173,6 +178,7 @@ def _sample_shape(rows: SplitRows, decoder: RowDecoder, first_only: bool) -> tup
 
 
 def _splits_with_held_out(source: DataSource, config: DataConfig) -> dict[str, SplitRows]:
+    """Return the rows of all three splits, holding out of training what the source lacks."""
     train = source.splits["train"]
     missing = [name for name in ("test", "validation") if name not in source.splits]
     hold_outs = [HoldOut(config.validation_fraction, config.split_seed, name) for name in missing]
@@ -183,6 +189,7 @@ def _splits_with_held_out(source: DataSource, config: DataConfig) -> dict[str, S
 
 
 def _open_source(config: DataConfig) -> DataSource:
+    """Open an embedded set, a local path or a Hub set by its name."""
     path = _local_path(config.name)
     if _may_be_on_the_hub(config.name, path):
         return hub_source(config)
@@ -216,6 +223,7 @@ def _local_path(name: str) -> Path:
 
 
 def _open_local_source(config: DataConfig, path: Path) -> DataSource:
+    """Open a parquet file, or a folder of parquet, images or audio files."""
     if path.is_file() and not is_parquet(path):
         raise DataError(
             f"{path}: not a parquet file; pass a .parquet file, or a folder of parquet, images or "

@@ -25,7 +25,7 @@ class Prefetcher(Iterator[Batch]):
     """
 
     def __init__(self, batches: ShuffledBatches) -> None:
-        """Start the reading thread; the first batch is read when it is asked for."""
+        """Start the reading thread; it reads nothing before the first call of `next`."""
         self._batches = batches
         self._state = batches.state_dict()
         self._thread = single_thread_executor("anytime-read")
@@ -45,6 +45,7 @@ class Prefetcher(Iterator[Batch]):
 
     @default_torch_modes()
     def _read(self) -> _BatchAndState:
+        """Return the next batch, and the state after it."""
         return next(self._batches), self._batches.state_dict()
 
     def state_dict(self) -> dict[str, int]:

@@ -28,7 +28,7 @@ Modality = Literal["image", "sound"]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One stored sample."""
+    """One stored sample of a split."""
 
     index: int
     """Position in the stored split: `SplitRows.read(index)` starts here."""
@@ -152,11 +152,13 @@ class HoldOut:
         self._name = name
 
     def _held_out_position(self, run: int) -> int:
+        """Return the one position of a run that is held out."""
         first = -(-run * self._rate.denominator // self._rate.numerator)
         end = -(-(run + 1) * self._rate.denominator // self._rate.numerator)
         return first + stable_hash("hold-out", self._name, self._seed, run) % (end - first)
 
     def _run_of(self, position: int) -> int:
+        """Return the index of the run that a position belongs to."""
         return position * self._rate.numerator // self._rate.denominator
 
     def __contains__(self, position: int) -> bool:
@@ -213,6 +215,7 @@ class HeldOutRows:
         )
 
     def _hold_out_of(self, position: int) -> int:
+        """Return the index of the hold-out that takes a position; `len(hold_outs)` for none."""
         for part, hold_out in enumerate(self._hold_outs):
             if position in hold_out:
                 return part

@@ -120,6 +120,7 @@ class ShuffledBatches(Iterator[Batch]):
         return self._block
 
     def _first_block(self, start: int) -> ShuffleBlock:
+        """Start reading blocks at a position, and return the first one."""
         self._blocks = self._read_blocks(start)
         block = next(self._blocks, None)
         if block is None:
@@ -130,6 +131,7 @@ class ShuffledBatches(Iterator[Batch]):
         return block
 
     def _start_block(self, block: ShuffleBlock) -> None:
+        """Make a block the current one, in its shuffled order."""
         self._block = block
         self._block_start = block.start
         generator = generator_for("order", self._seed, self._epoch, block.start)

@@ -74,6 +74,7 @@ class Split(ABC):
         """
 
     def _batch(self, chunk: StoredChunk) -> Batch:
+        """Return a stored chunk as a float batch, cropped to the beginning of its clips."""
         return Batch(to_float(chunk.samples[..., : self.crop]), chunk.labels)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
@@ -107,7 +108,7 @@ class Split(ABC):
             shard: the shard of each batch to return.
 
         Raises:
-            InputError: `batch_size` is below 1, or not divisible into so many shards.
+            InputError: `batch_size` is below 1, or not a multiple of the number of shards.
         """
         _require_positive(batch_size)
         if batch_size % shard.num_shards:
@@ -127,6 +128,7 @@ class Split(ABC):
 
 
 def _require_positive(batch_size: int) -> None:
+    """Check that a batch size is at least 1."""
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; pass at least 1")
 
@@ -168,6 +170,7 @@ class MemorySplit(Split):
         return self._batch(self._chunk(start, stop))
 
     def _chunk(self, start: int, stop: int) -> StoredChunk:
+        """Return samples start..stop - 1 as a chunk."""
         labels = None if self.labels is None else self.labels[start:stop]
         return StoredChunk(self.samples[start:stop], labels, start)
 
@@ -182,6 +185,7 @@ class _MemoryBlock:
     """A block of samples in memory; see `ShuffleBlock`."""
 
     def __init__(self, samples: Tensor, labels: Tensor | None, start: int) -> None:
+        """Store the samples; nothing is copied."""
         self.samples, self.labels, self.start = samples, labels, start
 
     def __len__(self) -> int:
@@ -233,6 +237,7 @@ class StreamingSplit(Split):
         return self._blocks(self._block_size, start)
 
     def _blocks(self, count: int, start: int) -> Iterator[_LazyBlock]:
+        """Yield blocks of `count` rows, from the row with index `start` on."""
         rows = self._rows.read(start)
         while taken := list(islice(rows, count)):
             yield _LazyBlock(taken, self._decoder, start)
@@ -247,6 +252,7 @@ class _LazyBlock:
     """A block of rows that are decoded when they are taken; see `ShuffleBlock`."""
 
     def __init__(self, rows: list[Row], decoder: RowDecoder, start: int) -> None:
+        """Store the rows; nothing is decoded yet."""
         self._rows, self._decoder, self.start = rows, decoder, start
         self.labels = _label_tensor(rows)
 
@@ -267,6 +273,7 @@ class _LazyBlock:
         return torch.from_numpy(np.stack(read))  # type: ignore[arg-type]
 
     def _decode(self, row: Row) -> StoredArray | BrokenSampleError:
+        """Decode one row, and return the error of a broken sample instead of raising it."""
         try:
             return self._decoder(row)
         except BrokenSampleError as error:

@@ -281,6 +281,7 @@ def write_audio(path: str | Path, blocks: Iterable[Tensor], sample_rate: int) ->
         )
 
     def write(file: BinaryIO) -> None:
+        """Encode the blocks into the open file."""
         try:
             sound = soundfile.SoundFile(file, "w", sample_rate, channels=1, format=kind)
         except soundfile.LibsndfileError as error:

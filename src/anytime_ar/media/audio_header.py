@@ -31,7 +31,7 @@ class _SizeField(NamedTuple):
     """Width of the field, in bytes."""
     byte_order: Literal["little", "big"]
     extra_bytes: int = 0
-    """Bytes that the size counts in addition to the samples."""
+    """Bytes that the size counts in addition to the samples, such as headers."""
 
     def to_bytes(self, size: int) -> bytes:
         """Encode a size of the samples in bytes; the largest number if it does not fit."""
@@ -67,7 +67,7 @@ class _Container(NamedTuple):
     declared_bytes: int
     """Declared size of the samples, in bytes."""
     size_fields: tuple[_SizeField, ...]
-    """Size fields that count the samples, with `extra_bytes` for what else they count."""
+    """Size fields that count the samples, alone or with other bytes (`extra_bytes`)."""
     declared_file_bytes: int | None = None
     """Declared size of the file, in bytes; None if the header has none."""
 
@@ -264,7 +264,7 @@ def _aiff(file: _HeaderReader) -> _Container | None:
 
 
 def _au(file: _HeaderReader, order: Literal["little", "big"]) -> _Container:
-    """Read an AU header: data offset and size at fixed places."""
+    """Read an AU header: data offset and size at fixed offsets."""
     begin, claimed = file.read_int(4, 4, order), file.read_int(8, 4, order)
     return _Container(begin, claimed, (_SizeField(8, 4, order),))
 

@@ -1,7 +1,7 @@
 """Coordinate the processes that train one model together, each with its shard of every batch.
 
-All processes run the same program, and collective operations keep them at the same point of it.
-Rank 0 writes files and shows progress.
+All processes run the same program, synchronized by collective operations. Rank 0 writes files and
+shows progress.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class EvaluationProcesses:
     ) -> Iterator[ResultT]:
         """Yield the result of every item in order; each item is worked on by one process.
 
-        All processes must pass the same items and take all results.
+        All processes must pass the same items and consume all results.
 
         Args:
             items: the items.

@@ -1,9 +1,9 @@
 """Write files atomically: a reader sees the old file or the new one, never half of either.
 
-The bytes go to a temporary file in the *same* folder, because a rename across file systems is a
-copy, and a copy can be cut short. The temporary file is flushed to disk, then renamed to the target
-in one step. A process that is killed leaves at most a temporary file, which
-`remove_temporary_files` removes.
+The bytes go to a temporary file in the *same* folder. A rename across file systems is a copy, and a
+copy can be interrupted. The temporary file is flushed to disk, then renamed to the target in one
+step. A process that is killed leaves at most a temporary file, which `remove_temporary_files`
+removes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def cache_folder() -> Path:
         return home / ".cache" / "anytime-ar"
     try:
         return process_temporary_folder()
-    except OSError:  # no temporary folder either: no file can be in this one, so nothing is cached
+    except OSError:  # no temporary folder either: cache nothing
         return Path(os.devnull) / "anytime-ar"
 
 

@@ -57,9 +57,7 @@ def download_snapshot(ref: HubRef, files: Collection[str]) -> Path:
                 ref.repo_id, revision=ref.revision, allow_patterns=sorted(files)
             )
         )
-    except (
-        Exception
-    ) as error:  # includes errors of its HTTP library, which differs between versions
+    except Exception as error:  # its HTTP library's errors differ between versions
         raise BundleError(
             f"no model {str(ref)!r}: not a folder here, and none from the Hub: "
             f"{_explain_hub_error(error, ref)}"

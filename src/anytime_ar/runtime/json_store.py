@@ -79,6 +79,7 @@ class JsonStore(Generic[EntryT]):
             ) from error
 
     def _read(self) -> dict[str, Any]:
+        """Return all entries of the file, unparsed; none if the file is not usable."""
         try:
             status = self.path.stat()
             if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
@@ -89,6 +90,7 @@ class JsonStore(Generic[EntryT]):
         return entries if isinstance(entries, dict) else {}
 
     def _parse(self, value: object) -> EntryT | None:
+        """Return a stored value as an entry; None if it is missing or invalid."""
         try:
             entry = self._adapter.validate_python(value)
             _format_entry("", self._adapter.dump_python(entry))  # raises if a number is not finite
@@ -97,6 +99,12 @@ class JsonStore(Generic[EntryT]):
         return entry
 
     def _write(self, others: dict[str, Any], last: str) -> None:
+        """Write the file with the changed entry last, without the oldest beyond `_MAX_BYTES`.
+
+        Args:
+            others: the other entries, oldest first.
+            last: the changed entry, as `_format_entry` returns it.
+        """
         lines = [last]
         room = _MAX_BYTES - len(last) - 4
         for key, value in reversed(others.items()):  # latest first

@@ -33,8 +33,6 @@ def seeded(*parts: int | str) -> Iterator[torch.Generator]:
     Yields:
         A CPU generator of the same stream.
     """
-    with torch.random.fork_rng(
-        range(torch.cuda.device_count())
-    ):  # without a list it warns of many devices
+    with torch.random.fork_rng(range(torch.cuda.device_count())):  # a list avoids a warning
         torch.manual_seed(stable_hash(*parts))
         yield generator_for(*parts)

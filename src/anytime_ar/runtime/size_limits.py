@@ -28,9 +28,7 @@ def check_yaml_size(path: Path) -> None:
             deeply.
     """
     sizes: dict[str, int] = {}  # number of values of each anchored node
-    open_: list[tuple[str | None, int]] = [
-        (None, 0)
-    ]  # anchor and number of values of each open node
+    open_: list[tuple[str | None, int]] = [(None, 0)]  # anchor, values so far
     try:
         for event in yaml.parse(path.read_bytes(), Loader=yaml.SafeLoader):
             if isinstance(event, yaml.CollectionStartEvent):
@@ -53,7 +51,8 @@ def check_yaml_size(path: Path) -> None:
             if before + size > MAX_YAML_VALUES or len(open_) > MAX_YAML_DEPTH:
                 raise InputError(
                     f"{path} holds over {MAX_YAML_VALUES:,} values, or {MAX_YAML_DEPTH} within "
-                    "each other, aliases counted as what they stand for; write settings without them"
+                    "each other, aliases counted as what they stand for; write settings without "
+                    "them"
                 )
     except yaml.YAMLError:
         return

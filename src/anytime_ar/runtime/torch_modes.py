@@ -164,6 +164,7 @@ def yield_under_default_modes(
 
     @functools.wraps(generator)
     def run(*args: P.args, **kwargs: P.kwargs) -> Iterator[ItemT]:
+        """Run the generator, and leave its modes before each yield."""
         items = generator(*args, **kwargs)
         end = object()
         try:

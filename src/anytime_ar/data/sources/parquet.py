@@ -200,6 +200,7 @@ class ParquetTable:
         return next((str(file.path) for file in self._files if key not in file.columns), None)
 
     def _first_row_of(self, part: int) -> int:
+        """Return the row number in the table at which a file begins."""
         return self._ends[part] - self._files[part].num_rows
 
     def read(self, keys: Sequence[str], start: int = 0) -> Iterator[dict[str, list[Any]]]:

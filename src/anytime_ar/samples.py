@@ -56,7 +56,7 @@ def check_samples(x: Tensor, sample_shape: tuple[int, ...]) -> None:
         )
     finite = x.isfinite()
     if not finite.all():
-        place = tuple((~finite).nonzero()[0].tolist())
+        index = tuple((~finite).nonzero()[0].tolist())
         raise InputError(
-            f"cannot encode {float(x[place])} at {list(place)}; replace what is not finite first"
+            f"cannot encode {float(x[index])} at {list(index)}; replace what is not finite first"
         )

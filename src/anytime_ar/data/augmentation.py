@@ -118,8 +118,8 @@ def random_crops(
     room = (ends - length).clamp_min(0) + 1
     draws = torch.rand(shard.global_batch_size(batch), generator=generator, dtype=torch.float64)
     starts = (shard.local_slice(draws) * room).long()
-    places = starts[:, None] + torch.arange(length)  # [B, T]
-    return clips[:, 0].gather(1, places)[:, None]
+    indices = starts[:, None] + torch.arange(length)  # [B, T]
+    return clips[:, 0].gather(1, indices)[:, None]
 
 
 def _augment_audio(
@@ -138,13 +138,13 @@ def _augment_audio(
     length = clips.shape[-1]
     draws = _uniform_draws(4, clips, generator, shard)
     factor = 1 + (draws[0] * 2 - 1) * config.speed  # [B]
-    places = torch.arange(length)
-    ends = torch.where(clips[:, 0] != 0, places, 0).amax(dim=1) / factor  # [B], with the new speed
+    positions = torch.arange(length)
+    ends = torch.where(clips[:, 0] != 0, positions, 0).amax(dim=1) / factor  # [B], at new speed
     delay = draws[1] * torch.clamp(length - 1 - ends, 0, config.delay * length)  # [B]
     if not config.speed:
         delay = delay.round()  # a whole number of samples needs no interpolation
-    places = (places - delay[:, None]) * factor[:, None]  # [B, T], read from
-    clips = _interpolate_cubic(clips[:, 0], places)[:, None]
+    positions = (positions - delay[:, None]) * factor[:, None]  # [B, T], source positions
+    clips = _interpolate_cubic(clips[:, 0], positions)[:, None]
     gain = 10 ** (-draws[2] * config.attenuation_db / 20)  # [B]
     if config.invert_polarity:
         gain = torch.where(draws[3] < 0.5, -gain, gain)
@@ -205,5 +205,5 @@ def _random_affine(
         dim=1,
     )  # [B, 2, 3]
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)  # [B, H, W, 2]
-    moved = F.grid_sample(images, grid, "bicubic", padding_mode="border", align_corners=False)
-    return moved.clamp(-1.0, 1.0)  # cubic interpolation overshoots
+    augmented = F.grid_sample(images, grid, "bicubic", padding_mode="border", align_corners=False)
+    return augmented.clamp(-1.0, 1.0)  # cubic interpolation overshoots

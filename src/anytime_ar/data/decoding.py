@@ -213,8 +213,8 @@ class AudioRowDecoder:
         if self._config.normalize == "peak":
             wave = wave * peak_gain(loudest)
         clip = np.zeros((1, self._length(seconds, self.sample_rate)), dtype=np.int16)
-        kept = wave[: clip.shape[1]]
-        clip[0, : len(kept)] = to_int16(kept)
+        cropped = wave[: clip.shape[1]]
+        clip[0, : len(cropped)] = to_int16(cropped)
         return clip
 
     def _length(self, seconds: float, sample_rate: int) -> int:

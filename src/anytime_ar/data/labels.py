@@ -31,8 +31,8 @@ class LabelEncoder:
     def from_names(cls, names: Iterable[str]) -> LabelEncoder:
         """Make an encoder for a column that declares its classes, and stores numbers or names."""
         names = tuple(names)
-        numbers: dict[LabelValue, int] = {place: place for place in range(len(names))}
-        return cls(names, numbers | {name: place for place, name in enumerate(names)})
+        numbers: dict[LabelValue, int] = {i: i for i in range(len(names))}
+        return cls(names, numbers | {name: i for i, name in enumerate(names)})
 
     @classmethod
     def from_values(cls, values: Iterable[LabelValue]) -> LabelEncoder:

@@ -64,8 +64,8 @@ def load_data(config: DataConfig) -> DataSplits:
         MissingExtraError: the data set needs an extra that is not installed.
     """
     source = _open_source(config)
-    sounds = AudioRowDecoder(config.audio) if source.modality == "sound" else None
-    reader = sounds or ImageRowDecoder(config)
+    audio_decoder = AudioRowDecoder(config.audio) if source.modality == "sound" else None
+    decoder = audio_decoder or ImageRowDecoder(config)
     broken = BrokenSampleCollector(config.skip_broken)
     shape: tuple[int, ...] = ()
     splits: dict[str, Split] = {}
@@ -84,15 +84,19 @@ def load_data(config: DataConfig) -> DataSplits:
     for name, rows in stored.items():
         origin = f"{config.name} {name} split"
         rows = LabelCheckedRows(rows, firsts[name] if labelled else None)
-        read = sounds.decode_for_training if sounds is not None and name == "train" else reader
-        shape = _sample_shape(rows, reader, first_only=config.streaming and not config.skip_broken)
+        decode = (
+            audio_decoder.decode_for_training
+            if audio_decoder is not None and name == "train"
+            else decoder
+        )
+        shape = _sample_shape(rows, decoder, first_only=config.streaming and not config.skip_broken)
         if config.streaming and config.skip_broken:
-            rows = DecodableRows(rows, read, broken)
-        crop = None if sounds is None else shape[-1]
+            rows = DecodableRows(rows, decode, broken)
+        crop = None if audio_decoder is None else shape[-1]
         splits[name] = (
-            StreamingSplit(rows, read, config.shuffle_buffer, origin, crop)
+            StreamingSplit(rows, decode, config.shuffle_buffer, origin, crop)
             if config.streaming
-            else read_into_memory(rows, read, origin, broken, crop)
+            else read_into_memory(rows, decode, origin, broken, crop)
         )
     notes = (*source.notes, *broken.raise_or_report())
     if source.label_names is not None and config.labels and not labelled:
@@ -107,7 +111,7 @@ def load_data(config: DataConfig) -> DataSplits:
         test=splits["test"],
         sample_shape=shape,
         label_names=source.label_names if labelled else None,
-        sample_rate=None if sounds is None else sounds.sample_rate,
+        sample_rate=None if audio_decoder is None else audio_decoder.sample_rate,
         notes=notes,
     )
 
@@ -182,10 +186,10 @@ def _splits_with_held_out(source: DataSource, config: DataConfig) -> dict[str, S
     train = source.splits["train"]
     missing = [name for name in ("test", "validation") if name not in source.splits]
     hold_outs = [HoldOut(config.validation_fraction, config.split_seed, name) for name in missing]
-    parts = {name: HeldOutRows(train, hold_outs, part) for part, name in enumerate(missing)}
+    held_out = {name: HeldOutRows(train, hold_outs, part) for part, name in enumerate(missing)}
     rest = HeldOutRows(train, hold_outs, len(missing)) if missing else train
     # Training comes first, so that messages about mixed shapes compare with a training image.
-    return {"train": rest, **{k: v for k, v in source.splits.items() if k != "train"}, **parts}
+    return {"train": rest, **{k: v for k, v in source.splits.items() if k != "train"}, **held_out}
 
 
 def _open_source(config: DataConfig) -> DataSource:

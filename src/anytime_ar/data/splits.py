@@ -266,7 +266,7 @@ class _LazyBlock:
         Raises:
             BrokenSampleError: samples do not decode; one error names all of them.
         """
-        rows = [self._rows[place] for place in indices.tolist()]
+        rows = [self._rows[index] for index in indices.tolist()]
         read = [*_decode_pool().map(self._decode, rows)]
         if broken := [each for each in read if isinstance(each, BrokenSampleError)]:
             raise combine_errors(broken)
@@ -315,7 +315,7 @@ def read_into_memory(
     assert size is not None, "only streams have unknown size"
     samples: StoredArray | None = None  # [N, ...]
     labels: list[int] = []
-    count = kept = 0
+    count = filled = 0
     for row in rows.read():
         count += 1
         sample = broken.decode(decoder, row)
@@ -324,14 +324,14 @@ def read_into_memory(
         if samples is None:
             # Allocate once at full size: stacking a list would need the memory twice.
             samples = np.empty((size, *sample.shape), dtype=sample.dtype)
-        samples[kept] = sample
-        kept += 1
+        samples[filled] = sample
+        filled += 1
         if row.label is not None:
             labels.append(row.label)
     if samples is None or count != size:
         raise DataError(f"{origin}: holds {count} samples, expected {max(size, 1)}")
     return MemorySplit(
-        torch.from_numpy(samples[:kept]),
+        torch.from_numpy(samples[:filled]),
         torch.tensor(labels, dtype=torch.int64) if labels else None,
         origin,
         crop,

@@ -123,8 +123,8 @@ def decode_audio(encoded: MediaContent, origin: str) -> tuple[Waveform, int]:
 
 def _error_text(error: Exception) -> str:
     """Return an error's text without the name that libsndfile has for the source."""
-    told = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
-    return told.rstrip(".") or type(error).__name__
+    text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    return text.rstrip(".") or type(error).__name__
 
 
 def _check_finite(wave: Waveform, start: int, origin: str) -> None:
@@ -283,16 +283,16 @@ def write_audio(path: str | Path, blocks: Iterable[Tensor], sample_rate: int) ->
     def write(file: BinaryIO) -> None:
         """Encode the blocks into the open file."""
         try:
-            sound = soundfile.SoundFile(file, "w", sample_rate, channels=1, format=kind)
+            output = soundfile.SoundFile(file, "w", sample_rate, channels=1, format=kind)
         except soundfile.LibsndfileError as error:
             raise InputError(f"{path}: {kind} has no {sample_rate} Hz; use .wav") from error
-        with sound:
+        with output:
             for block in blocks:
                 if block.ndim != 1:
                     raise InputError(
                         f"{path}: cannot write a block of shape {tuple(block.shape)}; pass [n]"
                     )
                 for part in block.detach().float().cpu().split(BLOCK_FRAMES):
-                    sound.write(to_int16(part.numpy()))
+                    output.write(to_int16(part.numpy()))
 
     write_atomically(path, write)

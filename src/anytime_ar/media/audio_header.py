@@ -84,9 +84,9 @@ class HeaderCheck(NamedTuple):
 def check_header(content: BinaryIO) -> HeaderCheck:
     """Compare an audio file's header with the bytes in the file."""
     file = _HeaderReader(content, content.seek(0, io.SEEK_END))
-    verdict = _check_header(file)
+    result = _check_header(file)
     content.seek(0)
-    return verdict
+    return result
 
 
 def _check_header(file: _HeaderReader) -> HeaderCheck:
@@ -97,19 +97,21 @@ def _check_header(file: _HeaderReader) -> HeaderCheck:
     container = _read_container(file, head)
     if container is None:
         return HeaderCheck()
-    claimed, there = container.declared_bytes, size - container.data_start
-    unknown = _is_placeholder(claimed) or (claimed == 0 and not _is_chunk_sequence(file, container))
+    declared, there = container.declared_bytes, size - container.data_start
+    unknown = _is_placeholder(declared) or (
+        declared == 0 and not _is_chunk_sequence(file, container)
+    )
     if there <= 0:
-        return HeaderCheck("cut short" if claimed > 0 and not _is_placeholder(claimed) else None)
+        return HeaderCheck("cut short" if declared > 0 and not _is_placeholder(declared) else None)
     if container.size_fields[0].width == 4 and there >= 2**32:
-        wrapped = claimed < there and (there - claimed) % 2**32 < _PLACEHOLDER_TOLERANCE
+        wrapped = declared < there and (there - declared) % 2**32 < _PLACEHOLDER_TOLERANCE
         if unknown or wrapped:
             return HeaderCheck("too long")
-    if unknown and (claimed == 0 or claimed > there):
+    if unknown and (declared == 0 or declared > there):
         return HeaderCheck(patches=_size_patches(container, there))
-    if claimed <= there + 1:  # the size may count the byte of padding
+    if declared <= there + 1:  # the size may count the byte of padding
         return HeaderCheck()
-    if claimed in (size, size - 8) or container.declared_file_bytes in (
+    if declared in (size, size - 8) or container.declared_file_bytes in (
         size,
         size + 1,
     ):  # a known miscount
@@ -175,9 +177,9 @@ class PatchedFile:
         """Return the bytes read from offset `start`, with the patches applied."""
         changed = bytearray(read)
         for at, new in self._patches.items():
-            for place, byte in enumerate(new, at - start):
-                if 0 <= place < len(changed):
-                    changed[place] = byte
+            for i, byte in enumerate(new, at - start):
+                if 0 <= i < len(changed):
+                    changed[i] = byte
         return bytes(changed)
 
 
@@ -239,12 +241,12 @@ def _rf64(file: _HeaderReader) -> _Container | None:
             long_at = at + 4
         if name == b"data" and long_at:
             begin = at + 4
-            claimed = file.read_int(long_at + 8, 8, "little") if size == 2**32 - 1 else size
+            declared = file.read_int(long_at + 8, 8, "little") if size == 2**32 - 1 else size
             sizes = (
                 _SizeField(long_at, 8, "little", extra_bytes=begin - 8),
                 _SizeField(long_at + 8, 8, "little"),
             )
-            return _Container(begin, claimed, sizes)
+            return _Container(begin, declared, sizes)
     return None
 
 
@@ -258,23 +260,23 @@ def _aiff(file: _HeaderReader) -> _Container | None:
                 _SizeField(at, 4, "big", extra_bytes=8),
                 _SizeField(4, 4, "big", extra_bytes=begin - 8),
             )
-            claimed = size if _is_placeholder(size) else max(0, size - 8)
-            return _Container(begin, claimed, sizes, whole)
+            declared = size if _is_placeholder(size) else max(0, size - 8)
+            return _Container(begin, declared, sizes, whole)
     return None
 
 
 def _au(file: _HeaderReader, order: Literal["little", "big"]) -> _Container:
     """Read an AU header: data offset and size at fixed offsets."""
-    begin, claimed = file.read_int(4, 4, order), file.read_int(8, 4, order)
-    return _Container(begin, claimed, (_SizeField(8, 4, order),))
+    begin, declared = file.read_int(4, 4, order), file.read_int(8, 4, order)
+    return _Container(begin, declared, (_SizeField(8, 4, order),))
 
 
 def _caf(file: _HeaderReader) -> _Container | None:
     """Read a CAF header: a chunk `data` with a size of 8 bytes."""
     for name, at, size in _chunks(file, 8, "big", width=8):
         if name == b"data":  # after the edit count
-            claimed = size if _is_placeholder(size) else max(0, size - 4)
-            return _Container(at + 12, claimed, (_SizeField(at, 8, "big", extra_bytes=4),))
+            declared = size if _is_placeholder(size) else max(0, size - 4)
+            return _Container(at + 12, declared, (_SizeField(at, 8, "big", extra_bytes=4),))
     return None
 
 
@@ -295,8 +297,8 @@ def _w64(file: _HeaderReader) -> _Container | None:
                 _SizeField(at + 16, 8, "little", extra_bytes=24),
                 _SizeField(16, 8, "little", extra_bytes=begin),
             )
-            claimed = size if _is_placeholder(size) else max(0, size - 24)
-            return _Container(begin, claimed, sizes)
+            declared = size if _is_placeholder(size) else max(0, size - 24)
+            return _Container(begin, declared, sizes)
         at += max(24, -(-size // 8) * 8)
     return None
 

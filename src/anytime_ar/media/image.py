@@ -284,9 +284,9 @@ def encode_images(images: Tensor, format: str = "png", **options: Any) -> list[b
     """
     pixels = to_uint8(images.cpu()).permute(0, 2, 3, 1).squeeze(-1).numpy()  # [n, H, W(, 3)]
     files = []
-    for picture in pixels:
+    for array in pixels:
         file = io.BytesIO()
-        Image.fromarray(picture).save(file, format, **options)
+        Image.fromarray(array).save(file, format, **options)
         files.append(file.getvalue())
     return files
 
@@ -336,15 +336,15 @@ def strip_metadata(content: bytes) -> bytes | None:
 
 def _strip_png(content: bytes) -> bytes:
     """Return the critical chunks, whose names begin with a capital, and transparency."""
-    kept = [_PNG]
+    chunks = [_PNG]
     at = len(_PNG)
     while at + 8 <= len(content):
         end = at + 12 + int.from_bytes(content[at : at + 4], "big")
         name = content[at + 4 : at + 8]
         if name[:1].isupper() or name == b"tRNS":
-            kept.append(content[at:end])
+            chunks.append(content[at:end])
         at = end
-    return b"".join(kept)
+    return b"".join(chunks)
 
 
 def _strip_jpeg(content: bytes) -> bytes:
@@ -352,7 +352,7 @@ def _strip_jpeg(content: bytes) -> bytes:
 
     These two declare how colours are stored.
     """
-    kept = [_JPEG]
+    segments = [_JPEG]
     at = len(_JPEG)
     while content[at : at + 1] == b"\xff" and at + 4 <= len(content):
         marker = content[at + 1]
@@ -363,9 +363,9 @@ def _strip_jpeg(content: bytes) -> bytes:
             break
         end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
         if marker in (0xE0, 0xEE) or not (0xE1 <= marker <= 0xEF or marker == 0xFE):
-            kept.append(content[at:end])
+            segments.append(content[at:end])
         at = end
-    return b"".join([*kept, content[at:]])
+    return b"".join([*segments, content[at:]])
 
 
 GRID_GAP = 2
@@ -425,8 +425,8 @@ def write_image(path: str | Path, image: Tensor) -> None:
             "[3, H, W]"
         )
     pixels = to_uint8(image.detach().cpu()).permute(1, 2, 0).squeeze(-1).numpy()  # [H, W(, 3)]
-    picture = Image.fromarray(pixels)
-    write_atomically(path, lambda file: picture.save(file, encoder))
+    output = Image.fromarray(pixels)
+    write_atomically(path, lambda file: output.save(file, encoder))
 
 
 def image_grid(images: Tensor, columns: int) -> Tensor:

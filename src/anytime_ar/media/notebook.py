@@ -55,17 +55,17 @@ def audio_players_html(samples: Tensor, sample_rate: int | None) -> str | None:
         return None
     waves = samples[:_MAX_CLIPS, 0].detach().cpu().clamp(-1, 1).mul(32767).round().short()
     return "".join(
-        f'<audio controls src="data:audio/wav;base64,{_wav_base64(sound, sample_rate)}"></audio>'
-        for sound in waves
+        f'<audio controls src="data:audio/wav;base64,{_wav_base64(clip, sample_rate)}"></audio>'
+        for clip in waves
     )
 
 
-def _wav_base64(sound: Tensor, sample_rate: int) -> str:
+def _wav_base64(clip: Tensor, sample_rate: int) -> str:
     """Encode a clip int16 [T] as a WAV file in base64."""
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)
         out.setframerate(sample_rate)
-        out.writeframes(sound.numpy().astype("<i2").tobytes())
+        out.writeframes(clip.numpy().astype("<i2").tobytes())
     return base64.b64encode(file.getvalue()).decode()

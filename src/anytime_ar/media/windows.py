@@ -127,21 +127,21 @@ class OverlappingWindows:
         Yields:
             A waveform float32 [n], on the CPU.
         """
-        places = torch.arange(self.overlap, dtype=torch.float32, device="cpu")
-        places = (places + 0.5) / max(1, self.overlap)
-        fade = (1 - torch.cos(math.pi * places)) / 2  # [overlap], from 0 to 1
+        positions = torch.arange(self.overlap, dtype=torch.float32, device="cpu")
+        positions = (positions + 0.5) / max(1, self.overlap)
+        fade = (1 - torch.cos(math.pi * positions)) / 2  # [overlap], from 0 to 1
         ending: Tensor | None = None
         left = samples
         for batch in batches:
             windows = batch.detach().float().cpu()[:, 0]  # [b, T]
-            ahead, heads = windows[:, : self.hop].clone(), windows[:, : self.overlap]
+            outputs, heads = windows[:, : self.hop].clone(), windows[:, : self.overlap]
             ending = heads[:1] if ending is None else ending
             endings = torch.cat([ending, windows[:, self.hop :]])  # [b + 1, overlap]
             # a + fade * (b - a) is exact where both windows are equal.
-            ahead[:, : self.overlap] = torch.lerp(endings[:-1], heads, fade)
+            outputs[:, : self.overlap] = torch.lerp(endings[:-1], heads, fade)
             ending = endings[-1:].clone()
-            yield ahead.flatten()[:left]
-            left = max(0, left - ahead.numel())
+            yield outputs.flatten()[:left]
+            left = max(0, left - outputs.numel())
         if ending is not None and left > 0:
             yield ending.flatten()[:left]
 

@@ -73,9 +73,9 @@ class DistributedContext:
         """
         if self.world_size == 1:
             return tensor
-        everyone = [torch.empty_like(tensor) for _ in range(self.world_size)]
-        distributed.all_gather(everyone, tensor.contiguous())
-        return torch.cat(everyone, dim)
+        gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        distributed.all_gather(gathered, tensor.contiguous())
+        return torch.cat(gathered, dim)
 
     def any_rank(self, *flags: bool) -> tuple[bool, ...]:
         """Return, for each flag, whether it is set on any process."""
@@ -89,9 +89,9 @@ class DistributedContext:
         """Return the largest value of all processes."""
         if self.world_size == 1:
             return value
-        said = torch.tensor(value)
-        distributed.all_reduce(said, distributed.ReduceOp.MAX, group=self._cpu_group)
-        return int(said)
+        largest = torch.tensor(value)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX, group=self._cpu_group)
+        return int(largest)
 
     def run_on_rank_zero(self, work: Callable[[], object]) -> None:
         """Run a function on rank 0 while the other processes wait.
@@ -182,11 +182,11 @@ class EvaluationProcesses:
             return
         queue = iter(items)
         while some := list(islice(queue, _ITEMS_PER_EXCHANGE * self.world_size)):
-            mine = [work(item) for item in some[self.rank :: self.world_size]]
-            everyone: list[list[ResultT]] = [[] for _ in range(self.world_size)]
-            distributed.all_gather_object(everyone, mine)
-            for place in range(len(some)):
-                yield everyone[place % self.world_size][place // self.world_size]
+            results = [work(item) for item in some[self.rank :: self.world_size]]
+            gathered: list[list[ResultT]] = [[] for _ in range(self.world_size)]
+            distributed.all_gather_object(gathered, results)
+            for i in range(len(some)):
+                yield gathered[i % self.world_size][i // self.world_size]
 
     def run_on_rank_zero(self, work: Callable[[], ResultT]) -> ResultT:
         """Run a function on rank 0 while the others wait, and return its result on all of them."""

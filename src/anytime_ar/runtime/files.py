@@ -179,10 +179,10 @@ def write_json(path: Path | str, value: Any) -> None:
             position), or `path` is not writable.
         TypeError: `value` contains something else that JSON cannot hold.
     """
-    place = _find_non_finite(value)
-    if place is not None:
+    position = _find_non_finite(value)
+    if position is not None:
         raise InputError(
-            f"cannot write {path}: {place}, which JSON cannot hold; leave it out or null"
+            f"cannot write {path}: {position}, which JSON cannot hold; leave it out or null"
         )
     write_bytes(path, json_bytes(value))
 

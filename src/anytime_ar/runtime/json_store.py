@@ -122,11 +122,11 @@ class JsonStore(Generic[EntryT]):
     def _locked(self) -> Iterator[None]:
         """Hold the file's lock in the block, or go on without it if it cannot be had in time."""
         # A file of its own, because every update replaces the JSON file.
-        place = self.path.with_name(f".{self.path.name}.lock")
+        lock_path = self.path.with_name(f".{self.path.name}.lock")
         try:
             import fcntl
 
-            handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666)
+            handle = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666)
         except (ImportError, OSError):  # Windows, or a read-only folder
             yield
             return

@@ -79,8 +79,8 @@ def defer_interrupts(*, term: bool = False) -> Iterator[InterruptFlag]:
     Args:
         term: record SIGTERM as well. A second signal then raises only after a second has passed.
     """
-    if (told := _FORWARDED_FLAG.get()) is not None:
-        yield told
+    if (forwarded := _FORWARDED_FLAG.get()) is not None:
+        yield forwarded
         return
     flag = InterruptFlag(_DEBOUNCE_S if term else 0.0)
     usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler}

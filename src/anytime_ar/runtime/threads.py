@@ -92,9 +92,9 @@ def _parse_mount(line: str) -> _CgroupMount | None:
     if not dash or len(fields) < 5 or not rest or rest[0] not in ("cgroup", "cgroup2"):
         return None
     # Spaces and the like are written as octal numbers.
-    group, place = (re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), f) for f in fields[3:5])
+    group, mount_point = (re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), f) for f in fields[3:5])
     options = frozenset(rest[-1].split(",")) if rest[0] == "cgroup" else frozenset()
-    return _CgroupMount(group, place, options)
+    return _CgroupMount(group, mount_point, options)
 
 
 def _read_quota(folder: Path) -> float | None:

@@ -47,14 +47,14 @@ def hub_source(config: DataConfig) -> DataSource:
     require_data_extra("datasets")
     import datasets
 
-    asked = f"datasets.load_dataset({config.name!r}, {config.subset!r})"
+    call = f"datasets.load_dataset({config.name!r}, {config.subset!r})"
     try:
         stored = datasets.load_dataset(
             config.name, config.subset, revision=config.revision, streaming=config.streaming
         )
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"data set {config.name!r}: no such local path, and {asked} failed "
+            f"data set {config.name!r}: no such local path, and {call} failed "
             f"({first_line(error)}); check the spelling, data.subset and the network, or pass a "
             "local folder"
         ) from error

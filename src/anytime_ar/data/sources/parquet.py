@@ -236,10 +236,10 @@ def _read_file(
                 if not len(batch):
                     continue
                 # By index: a dot in a name would select a field of a struct.
-                places = {key: batch.schema.get_field_index(key) for key in known}
+                indices = {key: batch.schema.get_field_index(key) for key in known}
                 yield {
-                    key: batch.column(places[key]).to_pylist()
-                    if key in places
+                    key: batch.column(indices[key]).to_pylist()
+                    if key in indices
                     else [None] * len(batch)
                     for key in keys
                 }

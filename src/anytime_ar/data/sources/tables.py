@@ -82,12 +82,12 @@ class TableRows:
             labels = [None] * len(samples) if label_key is None else batch[label_key]
             for sample, label in zip(samples, labels, strict=True):
                 origin = self._table.origin(index)
-                place = (
+                label_class = (
                     None
                     if self._label_encoder is None
                     else self._label_encoder.encode(label, origin)
                 )
-                yield Row(index, _cell_content(sample, origin), place, origin)
+                yield Row(index, _cell_content(sample, origin), label_class, origin)
                 index += 1
 
     def index_of(self, position: int) -> int:
@@ -255,17 +255,17 @@ def _select_sample_column(
         return "sound", "sound.key", config.audio.key
     if config.image_key is not None:
         return "image", "image_key", config.image_key
-    sounds = [
+    audio_columns = [
         key
         for key, column in table.items()
         if column.kind == "sound" or (key in AUDIO_KEYS and column.kind in ("image", "bytes"))
     ]
-    if sounds:
-        key = _select_by_name(sounds, AUDIO_KEYS, "sound.key", table, origin)
+    if audio_columns:
+        key = _select_by_name(audio_columns, AUDIO_KEYS, "sound.key", table, origin)
         assert key is not None
         return "sound", "sound.key", key
-    images = [key for key, column in table.items() if column.kind in ("image", "bytes")]
-    image = _select_by_name(images, IMAGE_KEYS, "image_key", table, origin)
+    image_columns = [key for key, column in table.items() if column.kind in ("image", "bytes")]
+    image = _select_by_name(image_columns, IMAGE_KEYS, "image_key", table, origin)
     if image is None:
         raise DataError(
             f"{origin}: no image or sound column among {', '.join(table)}; set data.image_key "

@@ -1,4 +1,4 @@
-"""Anytime generation: autoregressive models over ordered codes, cut off after any number of them.
+"""Sample from autoregressive models over ordered codes, stopping after any number of codes.
 
     import anytime_ar as aar
 
@@ -9,7 +9,8 @@
     codes = model.encode(x)                 # int64 [16, L], coarse to fine
     x_hat = model.decode(codes[:, :8])      # any prefix
 
-After Xu et al., *Anytime Sampling for Autoregressive Models via Ordered Autoencoding*, ICLR 2021.
+The method is that of Xu et al., *Anytime Sampling for Autoregressive Models via Ordered
+Autoencoding*, ICLR 2021.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ __all__ = ["AnytimeModel", "Preview", "load", "push"]
 
 
 def __getattr__(name: str) -> object:
-    """The public names, loaded on first use: `import anytime_ar` does not wait for torch."""
+    """Import a public name on first use, so that `import anytime_ar` does not wait for torch.
+
+    Raises:
+        AttributeError: the name is not public.
+    """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     part = "publishing" if name == "push" else "sampling"
@@ -33,4 +38,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
+    """Return the names of the module, with the public names that are not imported yet."""
     return sorted([*globals(), *__all__])

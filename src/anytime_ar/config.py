@@ -1,4 +1,7 @@
-"""The base of every configuration: frozen, validated at construction, unknown keys refused."""
+"""Define the base class of every configuration.
+
+Configurations are frozen, validated at construction, and refuse unknown keys.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from anytime_ar.legacy import upgrade
 
 
 class Config(BaseModel):
-    """A configuration value. Read it from data of unknown origin with `parse`."""
+    """A frozen, validated configuration; `parse` reads one from untrusted data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,10 +26,10 @@ class Config(BaseModel):
 
     @classmethod
     def parse(cls, values: dict[str, Any], *, origin: str) -> Self:
-        """Build from plain data, reporting all mistakes at once.
+        """Build the configuration from plain data, and report all mistakes at once.
 
         Args:
-            values: nested dictionaries as read from YAML or JSON.
+            values: nested dictionaries, as read from YAML or JSON.
             origin: where the values came from, for the message.
 
         Raises:
@@ -39,13 +42,13 @@ class Config(BaseModel):
 
 
 _TRUNCATED_REPR = Repr()
-"""Values of unknown origin, in a line."""
+"""Formatter for untrusted values, which shortens them to one line."""
 _TRUNCATED_REPR.maxlevel, _TRUNCATED_REPR.maxlist, _TRUNCATED_REPR.maxdict = 3, 20, 20
 _TRUNCATED_REPR.maxstring = _TRUNCATED_REPR.maxother = _TRUNCATED_REPR.maxlong = 200
 
 
 def format_validation_error(error: ValidationError) -> str:
-    """All mistakes of a pydantic error in one line: key, what is wrong, and the value that came."""
+    """Return all mistakes of a pydantic error in one line: key, problem and received value."""
     mistakes = []
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"])
@@ -61,17 +64,24 @@ def format_validation_error(error: ValidationError) -> str:
 
 
 def to_python(value: Any) -> Any:
-    """Return scalars and arrays as Python's numbers and lists, and all else as it is."""
+    """Convert NumPy and PyTorch scalars and arrays to Python numbers and lists.
+
+    Other values are returned as they are.
+    """
     if hasattr(value, "tolist"):
         value = value.tolist()
     return type(value)(map(to_python, value)) if type(value) in (list, tuple) else value
 
 
 def check_int(name: str, value: Any) -> int:
-    """Return a whole number of any kind as Python's.
+    """Return an integer of any library as a Python int.
+
+    Args:
+        name: name of the argument, for the message.
+        value: the value to check.
 
     Raises:
-        InputError: it is something else, a float or a truth value say, even if it is equal to one.
+        InputError: it is not an integer; floats and booleans are refused even if they equal one.
     """
     number = to_python(value)
     if not isinstance(number, int) or isinstance(number, bool):

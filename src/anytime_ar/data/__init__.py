@@ -1,4 +1,4 @@
-"""Images and sounds as batches of float32 in [-1, 1]: digits, Hub sets, parquet, folders."""
+"""Load images and audio as float32 batches in [-1, 1]: the Hub, parquet, folders, embedded sets."""
 
 from anytime_ar.data.augmentation import AugmentationConfig
 from anytime_ar.data.batch import Batch

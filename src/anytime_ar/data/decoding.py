@@ -1,4 +1,7 @@
-"""Samples that do not decode, gathered so that all of a set are told at once."""
+"""Decode stored rows to arrays of one shape, and collect the samples that do not decode.
+
+Broken samples are collected so that one error names those of the whole set.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +19,23 @@ from anytime_ar.media.audio import decode_audio, peak_gain, to_int16
 from anytime_ar.media.image import decode_image
 
 _MAX_NAMED = 10
+"""Most broken samples that a message names."""
 
 
 class BrokenSampleCollector:
-    """What was found broken so far; refused at the end, or left out.
+    """A collector of broken samples, which are refused at the end or left out.
 
     Args:
-        skip: leave them out.
+        skip: leave broken samples out instead of refusing them.
     """
 
     def __init__(self, skip: bool) -> None:
+        """Start without broken samples."""
         self._skip = skip
         self._errors: list[BrokenSampleError] = []
 
     def decode(self, decoder: RowDecoder, row: Row) -> StoredArray | None:
-        """One sample; None, and noted, where it is broken."""
+        """Decode one row; collect the error and return None if the sample is broken."""
         try:
             return decoder(row)
         except BrokenSampleError as error:
@@ -38,7 +43,10 @@ class BrokenSampleCollector:
             return None
 
     def raise_or_report(self) -> list[str]:
-        """Tell what is left out.
+        """Refuse the broken samples, or describe those that are left out.
+
+        Returns:
+            One note in words, or none if nothing is left out.
 
         Raises:
             BrokenSampleError: there are broken samples, and they are not to be left out.
@@ -51,7 +59,12 @@ class BrokenSampleCollector:
 
 
 def combine_errors(errors: Sequence[BrokenSampleError], hint: str = "") -> BrokenSampleError:
-    """One error for several samples: the first are named, the others counted."""
+    """Combine the errors of several samples into one, which names the first and counts the others.
+
+    Args:
+        errors: one error for each broken sample; at least one.
+        hint: text to append to the message.
+    """
     first = "; ".join(map(str, errors[:_MAX_NAMED]))
     more = f"; and {len(errors) - _MAX_NAMED} more" if len(errors) > _MAX_NAMED else ""
     count = f"{len(errors)} samples cannot be read: " if len(errors) > 1 else ""
@@ -59,9 +72,16 @@ def combine_errors(errors: Sequence[BrokenSampleError], hint: str = "") -> Broke
 
 
 class DecodableRows:
-    """The rows of `rows` that decode; found once, by reading all of them."""
+    """The rows of a split that decode, found once by reading all of them.
+
+    Args:
+        rows: the rows to filter.
+        decoder: decodes a row.
+        broken: collects the rows that do not decode.
+    """
 
     def __init__(self, rows: SplitRows, decoder: RowDecoder, broken: BrokenSampleCollector) -> None:
+        """Decode every row once to find those that are broken."""
         self._rows = rows
         self._indices = []
         self._left_out = set()
@@ -73,23 +93,23 @@ class DecodableRows:
 
     @property
     def size(self) -> int:
-        """See `DecodeState`."""
+        """Return the number of rows; see `SplitRows`."""
         return len(self._indices)
 
     def index_of(self, position: int) -> int:
-        """See `DecodeState`."""
+        """Return the index of the row at a position; see `SplitRows`."""
         return self._indices[position] if position < self.size else self._rows.index_of(position)
 
     def read(self, start: int = 0) -> Iterator[Row]:
-        """See `DecodeState`."""
+        """Yield the rows that decode, in stored order; see `SplitRows`."""
         return (row for row in self._rows.read(start) if row.index not in self._left_out)
 
 
 class RowDecoder(Protocol):
-    """Decodes rows, and sees to it that all have the shape of the first."""
+    """A decoder of rows, which checks that all have the shape of the first."""
 
     def __call__(self, row: Row) -> StoredArray:
-        """The sample of one row.
+        """Decode the sample of one row.
 
         Raises:
             BrokenSampleError: it does not decode.
@@ -99,19 +119,22 @@ class RowDecoder(Protocol):
 
 
 class _ReferenceShape(NamedTuple):
+    """The shape of the first sample, and its name in messages."""
+
     shape: tuple[int, ...]
     origin: str
 
 
 class ImageRowDecoder:
-    """Reads rows to arrays, and sees to it that all have the shape of the first."""
+    """A decoder of images, which checks that all have the shape of the first."""
 
     def __init__(self, config: DataConfig) -> None:
+        """Store the conversion; the first image sets the shape."""
         self._config = config
         self._first: _ReferenceShape | None = None
 
     def __call__(self, row: Row) -> npt.NDArray[np.uint8]:
-        """uint8 [C, H, W] of one row.
+        """Decode one row to uint8 [C, H, W].
 
         Raises:
             BrokenSampleError: it does not decode.
@@ -134,6 +157,7 @@ class ImageRowDecoder:
 
     @staticmethod
     def _raise_shape_mismatch(shape: tuple[int, ...], origin: str, first: _ReferenceShape) -> None:
+        """Raise an error that names both images, and the setting that helps."""
         if shape[0] != first.shape[0]:
             raise DataError(
                 f"{origin}: {shape[0]} channels, but {first.origin} has {first.shape[0]}; "
@@ -146,32 +170,35 @@ class ImageRowDecoder:
 
 
 class AudioRowDecoder:
-    """Reads rows to clips of one rate and one length.
+    """A decoder of audio to mono clips of one sample rate and one length.
 
-    Longer clips are cut, shorter ones end in silence. Without `sample_rate` all have to have that
-    of the first.
+    Longer clips are cropped, shorter ones are padded with silence. Without `sample_rate`, all clips
+    must have the rate of the first.
     """
 
     def __init__(self, config: AudioConfig) -> None:
+        """Store the conversion; without `sample_rate`, the first clip sets the rate."""
         self._config = config
         self.sample_rate = config.sample_rate
-        """In Hz; None until the first clip tells it."""
+        """Sample rate in Hz; None until the first clip sets it."""
         self._first = ""
 
     def __call__(self, row: Row) -> npt.NDArray[np.int16]:
-        """int16 [1, T] of one row: its first `seconds`.
+        """Decode the first `seconds` of one row to int16 [1, T].
 
         Raises:
-            DataError: it does not decode, or has another rate than the first.
+            BrokenSampleError: it does not decode.
+            DataError: it has another sample rate than the first.
         """
         return self._decode(row, self._config.seconds)
 
     def decode_for_training(self, row: Row) -> npt.NDArray[np.int16]:
-        """int16 [1, S] of one row, S >= T: what clips of length T are cut from; see `__call__`."""
+        """Decode one row to int16 [1, S], S >= T, to crop training clips from; see `__call__`."""
         seconds = self._config.seconds
         return self._decode(row, max(seconds, self._config.max_stored_seconds or seconds))
 
     def _decode(self, row: Row, seconds: float) -> npt.NDArray[np.int16]:
+        """Decode, resample and normalize one row to int16 [1, n], and crop or pad it."""
         wave, rate = decode_audio(row.content, row.origin)
         if self.sample_rate is None:
             self.sample_rate, self._first = rate, row.origin
@@ -186,11 +213,11 @@ class AudioRowDecoder:
         if self._config.normalize == "peak":
             wave = wave * peak_gain(loudest)
         clip = np.zeros((1, self._length(seconds, self.sample_rate)), dtype=np.int16)
-        kept = wave[: clip.shape[1]]
-        clip[0, : len(kept)] = to_int16(kept)
+        cropped = wave[: clip.shape[1]]
+        clip[0, : len(cropped)] = to_int16(cropped)
         return clip
 
     def _length(self, seconds: float, sample_rate: int) -> int:
-        """In samples: a multiple of `length_multiple`, at least as long as asked for."""
+        """Return the clip length in samples, rounded up to a multiple of `length_multiple`."""
         multiple = self._config.length_multiple
         return -(-round(seconds * sample_rate) // multiple) * multiple

@@ -1,4 +1,4 @@
-"""From stored labels to classes 0..n-1."""
+"""Map stored labels to classes 0..n-1."""
 
 from __future__ import annotations
 
@@ -13,37 +13,43 @@ import numpy as np
 from anytime_ar.errors import DataError
 
 MAX_CLASSES = 1 << 16
-"""Beyond them, a column holds ids or texts."""
+"""Largest number of classes; a column with more values holds ids or texts."""
 
 LabelValue = int | str
 
 
 @dataclass(frozen=True)
 class LabelEncoder:
-    """The classes of a set: their names, and which stored value means which."""
+    """An encoder from stored label values to classes."""
 
     names: tuple[str, ...]
+    """Name of each class, in order."""
     class_of_value: dict[LabelValue, int]
+    """Class in 0..n-1 of each stored value."""
 
     @classmethod
     def from_names(cls, names: Iterable[str]) -> LabelEncoder:
-        """The classes of a column that declares them; it may store numbers or names."""
+        """Make an encoder for a column that declares its classes, and stores numbers or names."""
         names = tuple(names)
-        numbers: dict[LabelValue, int] = {place: place for place in range(len(names))}
-        return cls(names, numbers | {name: place for place, name in enumerate(names)})
+        numbers: dict[LabelValue, int] = {i: i for i in range(len(names))}
+        return cls(names, numbers | {name: i for i, name in enumerate(names)})
 
     @classmethod
     def from_values(cls, values: Iterable[LabelValue]) -> LabelEncoder:
-        """A class for each different value, numbers before texts, in order."""
-        # 1.0 and True are 1 by now, so that a value has one spelling.
+        """Make an encoder with a class for each distinct value, sorted, numbers before texts."""
+        # `normalize_label` has made 1.0 and True equal to 1, so that each value has one spelling.
         ordered = sorted(values, key=lambda value: (isinstance(value, str), value))
         return cls(tuple(map(str, ordered)), {value: i for i, value in enumerate(ordered)})
 
     def encode(self, stored: Any, origin: str) -> int | None:
-        """The class that a stored label means; None for no label.
+        """Return the class of a stored label; None for no label.
+
+        Args:
+            stored: the label as stored.
+            origin: name of the sample, for messages.
 
         Raises:
-            DataError: it is none of them.
+            DataError: the label is none of the classes.
         """
         value = normalize_label(stored, origin)
         if value is None:
@@ -57,11 +63,16 @@ class LabelEncoder:
 
 
 def normalize_label(stored: Any, origin: str) -> LabelValue | None:
-    """One spelling for each label: an integer, or a text with its accents composed. None where
-    there is no label: null, NaN, -1 and the empty text.
+    """Return an integer, a text with composed accents (NFC), or None for no label.
+
+    Null, NaN, -1 and the empty text mean no label.
+
+    Args:
+        stored: the label as stored.
+        origin: name of the sample, for messages.
 
     Raises:
-        DataError: neither a whole number nor a text.
+        DataError: the label is neither an integer nor a text.
     """
     if isinstance(stored, np.generic):
         stored = stored.item()
@@ -86,7 +97,11 @@ def normalize_label(stored: Any, origin: str) -> LabelValue | None:
 
 
 def distinct_values(values: Iterable[tuple[Any, str]], key: str) -> set[LabelValue]:
-    """The different labels among stored ones, each with its origin.
+    """Return the distinct labels.
+
+    Args:
+        values: stored labels, each with its origin.
+        key: name of their column, for the message.
 
     Raises:
         DataError: there are more than `MAX_CLASSES`.

@@ -1,4 +1,4 @@
-"""From a data set's name to its three splits."""
+"""Load the three splits of a data set by its name."""
 
 from __future__ import annotations
 
@@ -29,39 +29,43 @@ from anytime_ar.errors import BrokenSampleError, DataError
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 EMBEDDED_SOURCES = {"digits": digits_source, "sounds": sounds_source}
+"""Functions that open the embedded data sets, by name."""
 
 
 @dataclass(frozen=True)
 class DataSplits:
-    """A data set, split so that no sample is in two splits."""
+    """The splits of a data set; no sample is in two of them."""
 
     config: DataConfig
     train: Split
     validation: Split
     test: Split
     sample_shape: tuple[int, ...]
-    """Images (C, H, W), with H = W; sounds (1, T)."""
+    """Shape of a sample: images (C, H, W) with H = W, clips (1, T)."""
     label_names: tuple[str, ...] | None
-    """Name of each class, or None where the set has no labels."""
+    """Name of each class; None if the set has no labels."""
     sample_rate: int | None = None
-    """Of sounds, in Hz."""
+    """Sample rate of clips in Hz; None for images."""
     notes: tuple[str, ...] = ()
-    """What was left out of the stored set, in words; each is also told as a warning."""
+    """Parts of the stored set that were left out, in words; each is also a warning."""
 
 
 def load_data(config: DataConfig) -> DataSplits:
     """Open a data set and split it.
 
-    A split that the source has is used as it is; a missing test split, then a missing validation
+    A split that the source has is used as it is. A missing test split, then a missing validation
     split, is held out of the training split by `split_seed`.
 
+    Args:
+        config: the data set, and the conversion of its samples.
+
     Raises:
-        DataError: there is no such data set, or what it holds cannot be used; names the file.
-        MissingExtraError: it needs an extra that is not installed.
+        DataError: there is no such data set, or its content cannot be used; names the file.
+        MissingExtraError: the data set needs an extra that is not installed.
     """
     source = _open_source(config)
-    sounds = AudioRowDecoder(config.audio) if source.modality == "audio" else None
-    reader = sounds or ImageRowDecoder(config)
+    audio_decoder = AudioRowDecoder(config.audio) if source.modality == "sound" else None
+    decoder = audio_decoder or ImageRowDecoder(config)
     broken = BrokenSampleCollector(config.skip_broken)
     shape: tuple[int, ...] = ()
     splits: dict[str, Split] = {}
@@ -80,20 +84,24 @@ def load_data(config: DataConfig) -> DataSplits:
     for name, rows in stored.items():
         origin = f"{config.name} {name} split"
         rows = LabelCheckedRows(rows, firsts[name] if labelled else None)
-        read = sounds.decode_for_training if sounds is not None and name == "train" else reader
-        shape = _sample_shape(rows, reader, first_only=config.streaming and not config.skip_broken)
+        decode = (
+            audio_decoder.decode_for_training
+            if audio_decoder is not None and name == "train"
+            else decoder
+        )
+        shape = _sample_shape(rows, decoder, first_only=config.streaming and not config.skip_broken)
         if config.streaming and config.skip_broken:
-            rows = DecodableRows(rows, read, broken)
-        crop = None if sounds is None else shape[-1]
+            rows = DecodableRows(rows, decode, broken)
+        crop = None if audio_decoder is None else shape[-1]
         splits[name] = (
-            StreamingSplit(rows, read, config.shuffle_buffer, origin, crop)
+            StreamingSplit(rows, decode, config.shuffle_buffer, origin, crop)
             if config.streaming
-            else read_into_memory(rows, read, origin, broken, crop)
+            else read_into_memory(rows, decode, origin, broken, crop)
         )
     notes = (*source.notes, *broken.raise_or_report())
     if source.label_names is not None and config.labels and not labelled:
         notes += ("left out all labels, since the training split has none",)
-    if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):  # once of all
+    if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):  # rank 0 only
         for note in notes:
             warnings.warn(f"{config.name}: {note}", stacklevel=2)
     return DataSplits(
@@ -103,13 +111,16 @@ def load_data(config: DataConfig) -> DataSplits:
         test=splits["test"],
         sample_shape=shape,
         label_names=source.label_names if labelled else None,
-        sample_rate=None if sounds is None else sounds.sample_rate,
+        sample_rate=None if audio_decoder is None else audio_decoder.sample_rate,
         notes=notes,
     )
 
 
 def check_data_path(config: DataConfig) -> None:
-    """Refuse a data set that is neither here nor possibly on the Hub, before anything is opened.
+    """Check that a data set exists locally or may exist on the Hub, before anything is opened.
+
+    Args:
+        config: the data set.
 
     Raises:
         DataError: its name is no existing path, no embedded set and no Hub id.
@@ -128,11 +139,17 @@ def check_data_path(config: DataConfig) -> None:
 
 
 def _may_be_on_the_hub(name: str, path: Path) -> bool:
-    # "data/mnits" beside a folder "data" is a mistyped path: do not wait for the Hub to deny it.
+    # "data/mnits" beside a folder "data" is a mistyped path: do not wait for the Hub's answer.
+    """Return whether a name is a Hub id and no local path."""
     return bool(_HUB_ID.fullmatch(name)) and not path.exists() and not path.parent.is_dir()
 
 
 def _first_row(rows: SplitRows, origin: str, source: DataSource) -> Row:
+    """Return the first row of a split.
+
+    Raises:
+        DataError: the split has no rows.
+    """
     first = next(iter(rows.read()), None)
     if first is None:
         raise DataError(
@@ -143,13 +160,15 @@ def _first_row(rows: SplitRows, origin: str, source: DataSource) -> Row:
 
 
 def _sample_shape(rows: SplitRows, decoder: RowDecoder, first_only: bool) -> tuple[int, ...]:
-    """Of the first sample that decodes.
+    """Return the shape of the first sample that decodes.
 
     Args:
-        first_only: refuse the split where the very first does not.
+        rows: the rows of the split.
+        decoder: decodes a row.
+        first_only: refuse the split if its first row does not decode.
 
     Raises:
-        DataError: none does.
+        DataError: no row decodes.
     """
     errors = []
     for row in rows.read():
@@ -163,16 +182,18 @@ def _sample_shape(rows: SplitRows, decoder: RowDecoder, first_only: bool) -> tup
 
 
 def _splits_with_held_out(source: DataSource, config: DataConfig) -> dict[str, SplitRows]:
+    """Return the rows of all three splits, holding out of training what the source lacks."""
     train = source.splits["train"]
     missing = [name for name in ("test", "validation") if name not in source.splits]
     hold_outs = [HoldOut(config.validation_fraction, config.split_seed, name) for name in missing]
-    parts = {name: HeldOutRows(train, hold_outs, part) for part, name in enumerate(missing)}
+    held_out = {name: HeldOutRows(train, hold_outs, part) for part, name in enumerate(missing)}
     rest = HeldOutRows(train, hold_outs, len(missing)) if missing else train
-    # Training first, so that messages about mixed shapes compare with a training image.
-    return {"train": rest, **{k: v for k, v in source.splits.items() if k != "train"}, **parts}
+    # Training comes first, so that messages about mixed shapes compare with a training image.
+    return {"train": rest, **{k: v for k, v in source.splits.items() if k != "train"}, **held_out}
 
 
 def _open_source(config: DataConfig) -> DataSource:
+    """Open an embedded set, a local path or a Hub set by its name."""
     path = _local_path(config.name)
     if _may_be_on_the_hub(config.name, path):
         return hub_source(config)
@@ -188,11 +209,15 @@ def _open_source(config: DataConfig) -> DataSource:
 
 
 def _local_path(name: str) -> Path:
-    """The path that a name is, `~` for the home folder where no file is called so."""
+    """Return a name as a path; `~` is the home folder unless a file has that name.
+
+    Raises:
+        DataError: the path cannot be accessed.
+    """
     path = Path(name)
     try:
         return path if path.exists() else path.expanduser()
-    except RuntimeError:  # there is no such home
+    except RuntimeError:  # there is no such home folder
         return path
     except OSError as error:
         raise DataError(
@@ -202,6 +227,7 @@ def _local_path(name: str) -> Path:
 
 
 def _open_local_source(config: DataConfig, path: Path) -> DataSource:
+    """Open a parquet file, or a folder of parquet, images or audio files."""
     if path.is_file() and not is_parquet(path):
         raise DataError(
             f"{path}: not a parquet file; pass a .parquet file, or a folder of parquet, images or "

@@ -1,9 +1,9 @@
-"""Endless shuffled batches that can stop after any batch and go on exactly there.
+"""Iterate over endless shuffled batches, resumable after any batch.
 
-A split is shuffled within blocks: in memory the one block is the whole split, from a stream it is
+A split is shuffled within blocks. In memory, the whole split is one block; a stream has blocks of
 `shuffle_buffer` consecutive samples. The order within a block depends on seed, epoch and block, and
-augmentation on seed and step, so the state is a few integers and resuming replays nothing but the
-reading of one block.
+augmentation depends on seed and step. So the state is a few integers, and resuming only reads one
+block again.
 """
 
 from __future__ import annotations
@@ -25,11 +25,21 @@ _POSITION_KEYS = ("step", "epoch", "block_start", "taken")
 
 
 class ShuffledBatches(Iterator[Batch]):
-    """An endless iterator of full batches; made by `EvaluationSplit.shuffled`.
+    """An endless iterator of full batches, made by `Split.shuffled`.
 
-    Every sample comes once per epoch. A batch that the epoch cannot fill goes on with the next one,
-    so sets smaller than a batch work too. Of several processes each reads its part of every batch,
-    and the samples of the others not at all.
+    Every sample occurs once per epoch. The next epoch fills the rest of an epoch's last batch, so
+    sets smaller than a batch work too. With several processes, each reads its shard of every batch,
+    and no samples of the others.
+
+    Args:
+        blocks: `blocks(start)` yields the split's blocks in stored order, from a block's `start`
+            on.
+        origin: name of the split, for messages.
+        batch_size: number of samples in the global batch.
+        seed: seed of order, crops and augmentation.
+        augmentation: the ranges of random augmentation.
+        crop: length T that clips are cropped to at random; None to use clips as stored.
+        shard: the shard of each batch to read.
     """
 
     def __init__(
@@ -43,8 +53,7 @@ class ShuffledBatches(Iterator[Batch]):
         crop: int | None = None,
         shard: BatchShard = FULL_BATCH,
     ) -> None:
-        """`blocks(start)` reads the split's blocks in stored order from a block's `start` on;
-        `crop` is the length T that sounds are cut to, at random."""
+        """Start at the first batch of the first epoch."""
         self._read_blocks = blocks
         self._origin = origin
         self._batch_size = batch_size
@@ -52,18 +61,24 @@ class ShuffledBatches(Iterator[Batch]):
         self._augmentation = augmentation
         self._crop = crop
         self._shard = shard
-        self._step = 0  # batches given so far
+        self._step = 0  # batches returned so far
         self._epoch = 0
         self._block_start = 0
-        self._taken = 0  # samples already given of the current block
+        self._taken = 0  # samples of the current block already used
         self._blocks: Iterator[ShuffleBlock] = iter(())
-        self._block: ShuffleBlock | None = None  # None: to be read at _block_start
+        self._block: ShuffleBlock | None = None  # None: not read yet, begins at _block_start
         self._order = torch.empty(0, dtype=torch.int64)  # [n] of the current block
 
     def __iter__(self) -> Self:
+        """Return the iterator itself."""
         return self
 
     def __next__(self) -> Batch:
+        """Return this shard of the next batch, cropped and augmented.
+
+        Raises:
+            DataError: a sample cannot be used, or the data set has changed.
+        """
         samples: list[Tensor] = []
         labels: list[Tensor] = []
         ours = self._shard.local_indices(self._batch_size)
@@ -92,7 +107,7 @@ class ShuffledBatches(Iterator[Batch]):
         return Batch(data, torch.cat(labels) if labels else None)
 
     def _current_block(self) -> ShuffleBlock:
-        """The block that has samples left, read where needed."""
+        """Return the block that has samples left, and read the next one if there is none."""
         if self._block is None:
             self._start_block(self._first_block(self._block_start))
         while self._block is None or self._taken >= len(self._order):
@@ -105,6 +120,7 @@ class ShuffledBatches(Iterator[Batch]):
         return self._block
 
     def _first_block(self, start: int) -> ShuffleBlock:
+        """Start reading blocks at a position, and return the first one."""
         self._blocks = self._read_blocks(start)
         block = next(self._blocks, None)
         if block is None:
@@ -115,13 +131,14 @@ class ShuffledBatches(Iterator[Batch]):
         return block
 
     def _start_block(self, block: ShuffleBlock) -> None:
+        """Make a block the current one, in its shuffled order."""
         self._block = block
         self._block_start = block.start
         generator = generator_for("order", self._seed, self._epoch, block.start)
         self._order = torch.randperm(len(block), generator=generator)
 
     def state_dict(self) -> dict[str, int]:
-        """Where the next batch begins, as plain integers that JSON can hold."""
+        """Return the state at which the next batch begins, as integers that JSON can hold."""
         return {
             "seed": self._seed,
             "batch_size": self._batch_size,
@@ -132,10 +149,13 @@ class ShuffledBatches(Iterator[Batch]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after the batch at which `state` was taken.
+        """Resume after the batch at which `state` was taken.
+
+        Args:
+            state: what `state_dict` returned.
 
         Raises:
-            InputError: the state is of another seed or batch size, or is not such a state.
+            InputError: the state has another seed or batch size, or is not such a state.
         """
         expected = {"seed": self._seed, "batch_size": self._batch_size}
         for key, value in expected.items():

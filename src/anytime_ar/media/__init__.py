@@ -1,1 +1,1 @@
-"""Images and audio as files and bytes: read, write, resample, window, analyse."""
+"""Read, write, resample, window and analyse images and audio."""

@@ -1,4 +1,4 @@
-"""From an encoded sound to int16 [1, T]: mono, at one rate, of one length."""
+"""Decode audio files to mono waveforms, and encode waveforms."""
 
 from __future__ import annotations
 
@@ -23,24 +23,32 @@ from anytime_ar.runtime.files import write_atomically
 BLOCK_FRAMES = 1 << 16
 """Samples of each channel that are decoded at once."""
 _UNKNOWN_NUM_FRAMES = 2**36 - 1
-"""Samples that no file has: FLAC has 36 bits for them, and 0 where a program could not count."""
+"""Sample count that means unknown: FLAC has 36 bits for it, and 0 where a writer could not
+count."""
 _MP3_TAG_SEARCH_BYTES = 1 << 16
-"""Bytes at the start of an MP3 among which a tag may tell its length."""
+"""Bytes at the start of an MP3 in which to search for a tag with its length."""
 _TARGET_PEAK = 0.95
+"""Peak of a normalized clip, of a full scale of 1."""
 _SILENCE_PEAK = 1e-4
-"""A clip that is nowhere louder is left as it is."""
+"""Peak at or below which a clip counts as silent, and is not normalized."""
 
 Waveform = npt.NDArray[np.float32]
+"""A mono waveform, float32 [n]."""
 
 
 def decode_audio_blocks(encoded: MediaContent, origin: str) -> Iterator[tuple[Waveform, int]]:
-    """Decode a sound block by block; several channels become their mean.
+    """Decode audio block by block, and average its channels.
+
+    Args:
+        encoded: the file's content, or its path.
+        origin: name of the sample, for messages.
 
     Yields:
-        float32 [n] with 1 <= n <= `BLOCK_FRAMES`, and its rate in Hz, the same each time.
+        A waveform float32 [n] with 1 <= n <= `BLOCK_FRAMES`, and its sample rate in Hz, the same
+        each time.
 
     Raises:
-        BrokenSampleError: it is not a sound, is cut short or empty, or holds numbers that are none.
+        BrokenSampleError: it is not audio, is truncated or empty, or holds NaN or infinity.
     """
     assert isinstance(encoded, bytes | Path)
     if encoded == b"":
@@ -80,15 +88,15 @@ def decode_audio_blocks(encoded: MediaContent, origin: str) -> Iterator[tuple[Wa
 
 
 class _ForwardOnlySoundFile(soundfile.SoundFile):  # type: ignore[misc]
-    """A sound that is only read forward: libsndfile cannot seek in one of unknown length."""
+    """An audio file that is only read forward: libsndfile cannot seek in one of unknown length."""
 
     def seekable(self) -> bool:
-        """See `soundfile.SoundFile`."""
+        """Return False, so that libsndfile does not seek."""
         return False
 
 
 def _is_length_estimated(content: BinaryIO) -> bool:
-    """Whether the length that libsndfile gives is a guess: of an MP3 without a tag."""
+    """Return whether libsndfile only estimates the length: it does for an MP3 without a tag."""
     content.seek(0)
     head = content.read(_MP3_TAG_SEARCH_BYTES)
     content.seek(0)
@@ -97,25 +105,39 @@ def _is_length_estimated(content: BinaryIO) -> bool:
 
 
 def decode_audio(encoded: MediaContent, origin: str) -> tuple[Waveform, int]:
-    """Decode a sound completely; see `decode_audio_blocks`.
+    """Decode audio completely; see `decode_audio_blocks`.
+
+    Args:
+        encoded: the file's content, or its path.
+        origin: name of the sample, for messages.
 
     Returns:
-        float32 [n] with n >= 1, and its rate in Hz.
+        A waveform float32 [n] with n >= 1, and its sample rate in Hz.
 
     Raises:
-        DataError: as `decode_audio_blocks`.
+        BrokenSampleError: as `decode_audio_blocks`.
     """
     blocks, rates = zip(*decode_audio_blocks(encoded, origin), strict=True)
     return np.concatenate(blocks), rates[0]
 
 
 def _error_text(error: Exception) -> str:
-    """What is wrong, without the name that the library has for the source."""
-    told = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
-    return told.rstrip(".") or type(error).__name__
+    """Return an error's text without the name that libsndfile has for the source."""
+    text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    return text.rstrip(".") or type(error).__name__
 
 
 def _check_finite(wave: Waveform, start: int, origin: str) -> None:
+    """Check that a block of a waveform has no NaN or infinity.
+
+    Args:
+        wave: float32 [n].
+        start: position of the block in the audio, in samples.
+        origin: name of the sample, for messages.
+
+    Raises:
+        BrokenSampleError: a sample is not finite; names the first one.
+    """
     bad = np.flatnonzero(~np.isfinite(wave))
     if len(bad) > 0:
         raise BrokenSampleError(
@@ -124,23 +146,32 @@ def _check_finite(wave: Waveform, start: int, origin: str) -> None:
 
 
 def peak_gain(peak: float) -> float:
-    """The factor that brings a sound whose largest magnitude is `peak` to the peak of training
-    clips; 1.0 for silence."""
+    """Return the gain that normalizes audio to the peak of training clips.
+
+    Args:
+        peak: largest magnitude of the audio.
+
+    Returns:
+        1.0 for silence, which is not normalized.
+    """
     return _TARGET_PEAK / peak if peak > _SILENCE_PEAK else 1.0
 
 
 def to_int16(wave: Waveform) -> npt.NDArray[np.int16]:
-    """float in [-1, 1] to the nearest int16; what is beyond is clipped."""
+    """Round a float waveform in [-1, 1] to int16, and clip values beyond the range."""
     return np.clip(np.round(wave * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def encode_audio(clips: Tensor, sample_rate: int, format: str = "wav") -> list[bytes]:
-    """Encode mono sounds with 16 bits.
+    """Encode mono clips with 16 bits.
 
     Args:
         clips: float [n, 1, T] in [-1, 1].
-        sample_rate: in Hz.
+        sample_rate: sample rate in Hz.
         format: a format of libsndfile.
+
+    Returns:
+        The content of one file for each clip.
     """
     files = []
     for wave in to_int16(clips[:, 0].cpu().numpy()):
@@ -151,28 +182,32 @@ def encode_audio(clips: Tensor, sample_rate: int, format: str = "wav") -> list[b
 
 
 class LengthAndPeak(NamedTuple):
-    """How long and how loud a recording is."""
+    """Length and peak of an audio file."""
 
     num_samples: int
-    """At the rate asked for, at least 1."""
+    """Length in samples at the requested rate, at least 1."""
     peak: float
-    """The largest magnitude."""
+    """Largest magnitude of the waveform."""
 
 
 @dataclass(frozen=True)
 class AudioFile:
-    """A sound file as mono at one rate, whatever it holds."""
+    """An audio file, read as mono at one sample rate."""
 
     path: Path
+    """Path of the audio file."""
     sample_rate: int
-    """In Hz; another one is resampled."""
+    """Sample rate in Hz to which the audio is resampled."""
 
     def blocks(self) -> Iterator[Tensor]:
-        """Read it from the start: float32 [n] with n >= 1, one after the other.
+        """Read the file from the start, block by block.
+
+        Yields:
+            A waveform float32 [n] with n >= 1.
 
         Raises:
-            DataError: the file is missing, is not a sound, is cut short or empty, or holds numbers
-                that are none.
+            DataError: the file is missing, is not audio, is truncated or empty, or holds NaN or
+                infinity.
         """
         if not self.path.is_file():
             raise DataError(f"{self.path}: no such file; pass the path of a sound")
@@ -180,7 +215,7 @@ class AudioFile:
         for wave in _resample_blocks(
             decode_audio_blocks(self.path, str(self.path)), self.sample_rate
         ):
-            if len(wave) > 0:  # the resampler holds a few back
+            if len(wave) > 0:  # the resampler buffers a few samples
                 yield torch.from_numpy(wave)
             count += len(wave)
         if count == 0:
@@ -190,7 +225,7 @@ class AudioFile:
             )
 
     def measure(self) -> LengthAndPeak:
-        """Read it once for its length and peak.
+        """Read the file once to measure its length and peak.
 
         Raises:
             DataError: as `blocks`.
@@ -205,6 +240,15 @@ class AudioFile:
 def _resample_blocks(
     blocks: Iterator[tuple[Waveform, int]], sample_rate: int
 ) -> Iterator[Waveform]:
+    """Resample a waveform block by block.
+
+    Args:
+        blocks: waveforms with their sample rate in Hz.
+        sample_rate: target sample rate in Hz.
+
+    Yields:
+        A waveform float32 [n], n >= 0, at the target rate.
+    """
     resampler = None
     for wave, rate in blocks:
         if rate == sample_rate:
@@ -217,16 +261,16 @@ def _resample_blocks(
 
 
 def write_audio(path: str | Path, blocks: Iterable[Tensor], sample_rate: int) -> None:
-    """Write a mono sound; the format follows the suffix. An existing file is replaced at the end.
+    """Write mono audio in the format of the suffix, replacing an existing file at the end.
 
     Args:
         path: `*.wav`, `*.flac` or `*.ogg`.
-        blocks: float [n] in [-1, 1], any n, one after the other; values beyond are clipped.
-        sample_rate: in Hz.
+        blocks: consecutive waveforms, float [n] in [-1, 1], any n; values beyond are clipped.
+        sample_rate: sample rate in Hz.
 
     Raises:
-        InputError: unknown suffix, a block of another shape, a rate that the format does not have,
-            or the path cannot be written.
+        InputError: the suffix is unknown, a block has another shape, the format does not support
+            the rate, or the path is not writable.
     """
     path = Path(path)
     kind = AUDIO_FORMATS.get(path.suffix.lower())
@@ -237,17 +281,18 @@ def write_audio(path: str | Path, blocks: Iterable[Tensor], sample_rate: int) ->
         )
 
     def write(file: BinaryIO) -> None:
+        """Encode the blocks into the open file."""
         try:
-            sound = soundfile.SoundFile(file, "w", sample_rate, channels=1, format=kind)
+            output = soundfile.SoundFile(file, "w", sample_rate, channels=1, format=kind)
         except soundfile.LibsndfileError as error:
             raise InputError(f"{path}: {kind} has no {sample_rate} Hz; use .wav") from error
-        with sound:
+        with output:
             for block in blocks:
                 if block.ndim != 1:
                     raise InputError(
                         f"{path}: cannot write a block of shape {tuple(block.shape)}; pass [n]"
                     )
                 for part in block.detach().float().cpu().split(BLOCK_FRAMES):
-                    sound.write(to_int16(part.numpy()))
+                    output.write(to_int16(part.numpy()))
 
     write_atomically(path, write)

@@ -1,8 +1,8 @@
-"""Whether a sound file holds all that its header says.
+"""Check whether an audio file holds all samples that its header declares.
 
-Programs that write to a pipe cannot go back to fill in sizes, and leave placeholders. So the sizes
-in a header are believed only where they are no placeholders; otherwise the bytes that are there
-count, and libsndfile, which believes some placeholders, is shown their number instead.
+Programs that write to a pipe cannot seek back to fill in sizes, and leave placeholders. A declared
+size is therefore trusted unless it is a placeholder. Otherwise the bytes in the file count.
+libsndfile trusts some placeholders, so it reads a patched header with the actual size.
 """
 
 from __future__ import annotations
@@ -13,139 +13,156 @@ from types import MappingProxyType
 from typing import BinaryIO, Literal, NamedTuple
 
 _MAX_CHUNKS = 4096
+"""Most chunks of a file that are read."""
 _PLACEHOLDER_SIZES = (2**31, 0x7F000000, 2**32)
-"""Sizes about which placeholders lie; the second is of sox."""
+"""Sizes in bytes that placeholders are close to; the second is that of SoX."""
 _PLACEHOLDER_TOLERANCE = 2**16
+"""Largest distance in bytes of a placeholder from a usual one."""
 _MAX_OGG_PAGE_BYTES = 27 + 255 + 255 * 255
-"""Of Ogg, in bytes."""
+"""Largest size of an Ogg page, in bytes."""
 
 
 class _SizeField(NamedTuple):
-    """A size in a header."""
+    """A size field in a header."""
 
     offset: int
+    """Offset of the field in the file, in bytes."""
     width: Literal[4, 8]
+    """Width of the field, in bytes."""
     byte_order: Literal["little", "big"]
     extra_bytes: int = 0
-    """How many bytes it counts besides the samples."""
+    """Bytes that the size counts in addition to the samples, such as headers."""
 
     def to_bytes(self, size: int) -> bytes:
-        """How it is stored; the largest number where it does not fit."""
+        """Encode a size of the samples in bytes; the largest number if it does not fit."""
         return min(size + self.extra_bytes, 256**self.width - 1).to_bytes(
             self.width, self.byte_order
         )
 
 
 class _HeaderReader(NamedTuple):
-    """What a header is read from."""
+    """A reader of bytes and integers at any offset of a file."""
 
     content: BinaryIO
     size: int
+    """Size of the file, in bytes."""
 
     def read(self, at: int, count: int) -> bytes:
-        """So many bytes, or those that are there."""
-        if at >= self.size:  # a place that no file may have
+        """Read `count` bytes from offset `at`, or fewer at the end of the file."""
+        if at >= self.size:  # beyond what a file can seek to
             return b""
         self.content.seek(at)
         return self.content.read(count)
 
     def read_int(self, at: int, width: int, order: Literal["little", "big"]) -> int:
-        """A size; 0 beyond the end."""
+        """Read an unsigned integer of `width` bytes; 0 beyond the end."""
         return int.from_bytes(self.read(at, width), order)
 
 
 class _Container(NamedTuple):
-    """Where the samples of a file are, by its header."""
+    """The position of the samples in a file, as its header declares it."""
 
     data_start: int
+    """Offset of the first sample, in bytes."""
     declared_bytes: int
-    """Bytes of samples."""
+    """Declared size of the samples, in bytes."""
     size_fields: tuple[_SizeField, ...]
-    """That count the samples; with `extra_bytes` for the rest of the file where they count all."""
+    """Size fields that count the samples, alone or with other bytes (`extra_bytes`)."""
     declared_file_bytes: int | None = None
-    """Bytes of the file, by the header."""
+    """Declared size of the file, in bytes; None if the header has none."""
 
 
 class HeaderCheck(NamedTuple):
-    """What a header is worth."""
+    """The result of checking a header."""
 
     problem: Literal["cut short", "too long"] | None = None
-    """`too long`: its sizes have no room for all that is there."""
+    """`cut short`: samples are missing. `too long`: a size field is too small for the file."""
     patches: Mapping[int, bytes] = MappingProxyType({})
-    """What belongs at which offset, so that all samples are read."""
+    """Bytes to replace in the header, by offset, so that all samples are read."""
 
 
 def check_header(content: BinaryIO) -> HeaderCheck:
-    """Compare the header of a sound with the bytes that are there."""
+    """Compare an audio file's header with the bytes in the file."""
     file = _HeaderReader(content, content.seek(0, io.SEEK_END))
-    verdict = _check_header(file)
+    result = _check_header(file)
     content.seek(0)
-    return verdict
+    return result
 
 
 def _check_header(file: _HeaderReader) -> HeaderCheck:
+    """Compare the declared sizes with the file's, and tolerate placeholders and known miscounts."""
     size, head = file.size, file.read(0, 4)
     if head == b"OggS":
         return HeaderCheck("cut short" if _ends_within_ogg_page(file) else None)
     container = _read_container(file, head)
     if container is None:
         return HeaderCheck()
-    claimed, there = container.declared_bytes, size - container.data_start
-    unknown = _is_placeholder(claimed) or (claimed == 0 and not _is_chunk_sequence(file, container))
+    declared, there = container.declared_bytes, size - container.data_start
+    unknown = _is_placeholder(declared) or (
+        declared == 0 and not _is_chunk_sequence(file, container)
+    )
     if there <= 0:
-        return HeaderCheck("cut short" if claimed > 0 and not _is_placeholder(claimed) else None)
+        return HeaderCheck("cut short" if declared > 0 and not _is_placeholder(declared) else None)
     if container.size_fields[0].width == 4 and there >= 2**32:
-        wrapped = claimed < there and (there - claimed) % 2**32 < _PLACEHOLDER_TOLERANCE
+        wrapped = declared < there and (there - declared) % 2**32 < _PLACEHOLDER_TOLERANCE
         if unknown or wrapped:
             return HeaderCheck("too long")
-    if unknown and (claimed == 0 or claimed > there):
+    if unknown and (declared == 0 or declared > there):
         return HeaderCheck(patches=_size_patches(container, there))
-    if claimed <= there + 1:  # one that counts the byte of padding
+    if declared <= there + 1:  # the size may count the byte of padding
         return HeaderCheck()
-    if claimed in (size, size - 8) or container.declared_file_bytes in (
+    if declared in (size, size - 8) or container.declared_file_bytes in (
         size,
         size + 1,
-    ):  # miscounted
+    ):  # a known miscount
         return HeaderCheck(patches=_size_patches(container, there))
     return HeaderCheck("cut short")
 
 
 def _is_placeholder(size: int) -> bool:
+    """Return whether a declared size is a placeholder of a program that could not seek."""
     return size >= 2**62 or any(
         abs(size - usual) < _PLACEHOLDER_TOLERANCE for usual in _PLACEHOLDER_SIZES
     )
 
 
 def _size_patches(container: _Container, there: int) -> dict[int, bytes]:
+    """Return the bytes of each size field for the actual size of the samples, by offset."""
     return {size.offset: size.to_bytes(there) for size in container.size_fields}
 
 
 class PatchedFile:
-    """A file with some bytes of its header replaced, as libsndfile reads it.
+    """A file for libsndfile with some bytes of its header replaced.
 
-    Errors cannot pass through libsndfile: reading ends at one, which is kept.
+    An error cannot pass through libsndfile, so reading ends there and `failure` holds the error.
+
+    Args:
+        content: the file.
+        patches: bytes to replace, by offset.
     """
 
     def __init__(self, content: BinaryIO, patches: Mapping[int, bytes]) -> None:
+        """Go to the start of the file."""
         self._content = content
         self._patches = patches
         self._header = max((at + len(new) for at, new in patches.items()), default=0)
         self._size = content.seek(0, io.SEEK_END)
         self._position = content.seek(0)
         self.failure: OSError | None = None
+        """Error that ended reading; None if there is none."""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place, or to the end nearest to it."""
+        """Seek to an offset, limited to the start and end of the file, and return it."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         self._position = max(0, min(start + offset, self._size))
         return self._position
 
     def tell(self) -> int:
-        """Where reading goes on."""
+        """Return the current offset, in bytes."""
         return self._position
 
     def read(self, count: int) -> bytes:
-        """So many bytes, or those that are there."""
+        """Read `count` bytes, or fewer at the end of the file or at an error."""
         start = self._position
         try:
             self._content.seek(start)
@@ -157,15 +174,17 @@ class PatchedFile:
         return self._patch(read, start) if start < self._header else read
 
     def _patch(self, read: bytes, start: int) -> bytes:
+        """Return the bytes read from offset `start`, with the patches applied."""
         changed = bytearray(read)
         for at, new in self._patches.items():
-            for place, byte in enumerate(new, at - start):
-                if 0 <= place < len(changed):
-                    changed[place] = byte
+            for i, byte in enumerate(new, at - start):
+                if 0 <= i < len(changed):
+                    changed[i] = byte
         return bytes(changed)
 
 
 def _read_container(file: _HeaderReader, head: bytes) -> _Container | None:
+    """Read the header of a known container format; return None for any other."""
     if head in (b"RIFF", b"RIFX"):
         return _riff(file, "little" if head == b"RIFF" else "big")
     if head in (b"RF64", b"BW64"):
@@ -184,7 +203,16 @@ def _read_container(file: _HeaderReader, head: bytes) -> _Container | None:
 def _chunks(
     file: _HeaderReader, at: int, order: Literal["little", "big"], width: Literal[4, 8] = 4
 ) -> Iterator[tuple[bytes, int, int]]:
-    """Name, where its size is, and size of each chunk; every one begins at an even place."""
+    """Yield the name of each chunk, the offset of its size field, and its size.
+
+    Chunks with sizes of 4 bytes begin at even offsets.
+
+    Args:
+        file: the file.
+        at: offset of the first chunk.
+        order: byte order of the sizes.
+        width: width of the sizes, in bytes.
+    """
     for _ in range(_MAX_CHUNKS):
         header = file.read(at, 4 + width)
         if len(header) < 4 + width:
@@ -195,6 +223,7 @@ def _chunks(
 
 
 def _riff(file: _HeaderReader, order: Literal["little", "big"]) -> _Container | None:
+    """Read a RIFF header (WAV): a chunk `data` in a file chunk."""
     whole = file.read_int(4, 4, order) + 8
     for name, at, size in _chunks(file, 12, order):
         if name == b"data":
@@ -205,51 +234,57 @@ def _riff(file: _HeaderReader, order: Literal["little", "big"]) -> _Container | 
 
 
 def _rf64(file: _HeaderReader) -> _Container | None:
-    """RIFF whose true sizes are in a chunk of their own."""
+    """Read an RF64 header: RIFF whose 64-bit sizes are in the chunk `ds64`."""
     long_at = 0
     for name, at, size in _chunks(file, 12, "little"):
         if name == b"ds64":
             long_at = at + 4
         if name == b"data" and long_at:
             begin = at + 4
-            claimed = file.read_int(long_at + 8, 8, "little") if size == 2**32 - 1 else size
+            declared = file.read_int(long_at + 8, 8, "little") if size == 2**32 - 1 else size
             sizes = (
                 _SizeField(long_at, 8, "little", extra_bytes=begin - 8),
                 _SizeField(long_at + 8, 8, "little"),
             )
-            return _Container(begin, claimed, sizes)
+            return _Container(begin, declared, sizes)
     return None
 
 
 def _aiff(file: _HeaderReader) -> _Container | None:
+    """Read an AIFF header: a chunk `SSND` in a file chunk."""
     whole = file.read_int(4, 4, "big") + 8
     for name, at, size in _chunks(file, 12, "big"):
         if name == b"SSND":
-            begin = at + 12  # after two numbers that it counts
+            begin = at + 12  # after two integers that the size counts
             sizes = (
                 _SizeField(at, 4, "big", extra_bytes=8),
                 _SizeField(4, 4, "big", extra_bytes=begin - 8),
             )
-            claimed = size if _is_placeholder(size) else max(0, size - 8)
-            return _Container(begin, claimed, sizes, whole)
+            declared = size if _is_placeholder(size) else max(0, size - 8)
+            return _Container(begin, declared, sizes, whole)
     return None
 
 
 def _au(file: _HeaderReader, order: Literal["little", "big"]) -> _Container:
-    begin, claimed = file.read_int(4, 4, order), file.read_int(8, 4, order)
-    return _Container(begin, claimed, (_SizeField(8, 4, order),))
+    """Read an AU header: data offset and size at fixed offsets."""
+    begin, declared = file.read_int(4, 4, order), file.read_int(8, 4, order)
+    return _Container(begin, declared, (_SizeField(8, 4, order),))
 
 
 def _caf(file: _HeaderReader) -> _Container | None:
+    """Read a CAF header: a chunk `data` with a size of 8 bytes."""
     for name, at, size in _chunks(file, 8, "big", width=8):
-        if name == b"data":  # after the number of edits
-            claimed = size if _is_placeholder(size) else max(0, size - 4)
-            return _Container(at + 12, claimed, (_SizeField(at, 8, "big", extra_bytes=4),))
+        if name == b"data":  # after the edit count
+            declared = size if _is_placeholder(size) else max(0, size - 4)
+            return _Container(at + 12, declared, (_SizeField(at, 8, "big", extra_bytes=4),))
     return None
 
 
 def _w64(file: _HeaderReader) -> _Container | None:
-    """Chunks that begin with 16 bytes of name and count their own header, at multiples of 8."""
+    """Read a W64 header: chunks with names of 16 bytes, whose sizes count their own header.
+
+    Chunks begin at multiples of 8 bytes.
+    """
     at = 40
     for _ in range(_MAX_CHUNKS):
         header = file.read(at, 24)
@@ -262,14 +297,14 @@ def _w64(file: _HeaderReader) -> _Container | None:
                 _SizeField(at + 16, 8, "little", extra_bytes=24),
                 _SizeField(16, 8, "little", extra_bytes=begin),
             )
-            claimed = size if _is_placeholder(size) else max(0, size - 24)
-            return _Container(begin, claimed, sizes)
+            declared = size if _is_placeholder(size) else max(0, size - 24)
+            return _Container(begin, declared, sizes)
         at += max(24, -(-size // 8) * 8)
     return None
 
 
 def _is_chunk_sequence(file: _HeaderReader, container: _Container) -> bool:
-    """Whether what follows a chunk of no samples is other chunks, up to the end."""
+    """Return whether other chunks follow an empty chunk of samples, up to the end of the file."""
     order = container.size_fields[0].byte_order
     end = container.data_start
     for name, at, length in _chunks(file, container.data_start, order):
@@ -280,7 +315,7 @@ def _is_chunk_sequence(file: _HeaderReader, container: _Container) -> bool:
 
 
 def _ends_within_ogg_page(file: _HeaderReader) -> bool:
-    """Whether the last page of an Ogg file goes on beyond its end."""
+    """Return whether an Ogg file ends before its last page does."""
     tail = file.read(max(0, file.size - _MAX_OGG_PAGE_BYTES), _MAX_OGG_PAGE_BYTES)
     page = tail[tail.rfind(b"OggS") :]
     if len(page) < 27 or len(page) < 27 + page[26]:

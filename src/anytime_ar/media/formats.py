@@ -1,4 +1,4 @@
-"""File names of pictures and sounds: the suffixes that Pillow and libsndfile read."""
+"""List the file suffixes of images and audio that Pillow and libsndfile support."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
-"""Pillow's format by suffix, of pictures that are written. Pillow knows it as well, but imports all
-its formats to tell."""
+"""Pillow's format of each writable suffix. Pillow has this table as well, but imports all its
+formats to fill it."""
 WRITABLE_IMAGE_SUFFIXES = tuple(IMAGE_FORMATS)
-"""Of pictures that are written."""
+"""Suffixes of images that can be written."""
 
 _IMAGE_NAMES = (
     "apng avif avifs blp bmp bw cur dcx dds dib fit fits flc fli ftc ftu gbr gif icb icns ico im "
@@ -24,18 +24,19 @@ _AUDIO_NAMES = (
     "sd2 sds sf snd sph svx voc w64 wav wave wve xi"
 )
 READABLE_IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in _IMAGE_NAMES.split())
-"""All that Pillow decodes without the help of other programs."""
+"""Suffixes of images that Pillow decodes without other programs."""
 READABLE_AUDIO_SUFFIXES = frozenset(f".{suffix}" for suffix in _AUDIO_NAMES.split())
-"""All that libsndfile decodes but `.mat`, `.iff` and `.raw`, which are seldom sounds."""
+"""Suffixes of audio that libsndfile decodes, without `.mat`, `.iff` and `.raw`, which are seldom
+audio."""
 
 
 MediaContent: TypeAlias = "bytes | Path | Image.Image"
-"""What a file holds, a file, or a picture that is decoded already."""
+"""The content of a file, its path, or a decoded image."""
 
 
 Background = Literal["auto", "white", "black"]
-"""What shows through transparent pixels."""
+"""Colour behind transparent pixels."""
 
 
 AUDIO_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
-"""What is written, by suffix: 16 bits in the first two, Vorbis in the last."""
+"""libsndfile's format of each writable suffix: 16 bits for the first two, Vorbis for the last."""

@@ -1,4 +1,4 @@
-"""From an encoded picture to uint8 [C, H, W], and between uint8 and float values."""
+"""Decode images to uint8 [C, H, W], convert between uint8 and float, and encode images."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ from anytime_ar.media.formats import IMAGE_FORMATS, Background, MediaContent
 from anytime_ar.runtime.files import write_atomically
 
 PILLOW_MODES = {1: "L", 3: "RGB"}
+"""Pillow's mode for each number of channels."""
 _GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
-"""Modes of one channel; a palette is a way to store colours."""
+"""Pillow's modes of one channel; a palette is a way to store colours."""
 _HIGH_DEPTH_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+"""Pillow's modes of more than 8 bits."""
 _COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+"""Pillow's modes of several channels, and palettes."""
 _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+"""Pillow's modes with an alpha channel."""
 _NEAR_WHITE_LEVEL = 224
-"""A drawing that is lighter on average would be lost on white."""
+"""Mean level above which an image would be invisible on white."""
 _UNSUPPORTED_FORMATS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC"})
 """Formats for which Pillow starts another program, or has no decoder."""
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Float in [-1, 1] of any shape to the nearest uint8; values beyond the range are clipped."""
+    """Round floats in [-1, 1] of any shape to uint8 0..255, and clip values beyond the range."""
     return ((images.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
 
 
@@ -42,33 +46,39 @@ def decode_image(
     size: int | None = None,
     background: Background = "auto",
 ) -> npt.NDArray[np.uint8]:
-    """Decode a picture to grayscale or RGB, a centred square of it.
+    """Decode an image to grayscale or RGB, crop its central square and resize it.
 
     Args:
+        encoded: the file's content, its path, or a decoded image.
+        origin: name of the sample, for messages.
         channels: 1 or 3; as stored when None.
-        center_crop: side in pixels of the square that is kept; the largest when None.
-        size: what it is resized to; as it is when None.
-        background: what transparent pixels are laid over.
+        center_crop: side in pixels of the central square; the largest one when None.
+        size: side in pixels to resize to; not resized when None.
+        background: colour behind transparent pixels.
 
     Returns:
         uint8 [C, H, W].
 
     Raises:
-        BrokenSampleError: it does not decode.
-        DataError: it is too large, or does not fit the other arguments.
+        BrokenSampleError: it does not decode, or has too many pixels.
+        DataError: it does not fit the other arguments.
     """
     image = convert_channels(open_image(encoded, origin), channels, background, origin)
     return image_to_array(center_crop_and_resize(image, center_crop, size, origin))
 
 
 def open_image(encoded: MediaContent, origin: str) -> Image.Image:
-    """Decode the first frame of a picture completely and turn it upright.
+    """Decode the first frame of an image completely, and turn it upright.
 
-    Metadata that is out of order is ignored.
+    Invalid metadata is ignored.
+
+    Args:
+        encoded: the file's content, its path, or a decoded image, which is returned as it is.
+        origin: name of the sample, for messages.
 
     Raises:
-        BrokenSampleError: it is not a picture, is cut short, or has more pixels than Pillow
-            opens without a warning.
+        BrokenSampleError: it is not an image, is truncated, or has more pixels than Pillow opens
+            without a warning.
     """
     if isinstance(encoded, Image.Image):
         return encoded
@@ -90,11 +100,11 @@ def open_image(encoded: MediaContent, origin: str) -> Image.Image:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BrokenSampleError(f"{origin}: is too large ({error}); send a smaller one") from error
-    # Pillow's decoders raise whatever they stumble on in broken files.
+    # Pillow's decoders raise errors of any type on broken files.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error).strip() else type(error).__name__
         if "cannot identify" in reason:
-            reason = "no format that is known"  # and not the address of a buffer
+            reason = "no format that is known"  # instead of the address of a buffer
         raise BrokenSampleError(
             f"{origin}: does not decode as an image ({reason}); repair or replace it"
         ) from error
@@ -102,6 +112,11 @@ def open_image(encoded: MediaContent, origin: str) -> Image.Image:
 
 
 def _open_upright(encoded: bytes | Path, origin: str) -> Image.Image:
+    """Decode an image with its metadata, and turn it upright.
+
+    Raises:
+        BrokenSampleError: the format is not supported, or there are too many pixels.
+    """
     with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
         if image.format in _UNSUPPORTED_FORMATS:
             raise BrokenSampleError(
@@ -125,11 +140,17 @@ def _open_upright(encoded: bytes | Path, origin: str) -> Image.Image:
 def convert_channels(
     image: Image.Image, channels: int | None, background: Background, origin: str
 ) -> Image.Image:
-    """Convert to 8 bits in the channel count asked for, or in what the file holds, without
-    transparency.
+    """Convert an image to 8 bits without transparency, in grayscale or RGB.
+
+    Args:
+        image: a decoded image.
+        channels: 1 or 3; as stored when None.
+        background: colour behind transparent pixels.
+        origin: name of the sample, for messages.
 
     Raises:
-        BrokenSampleError: a pixel format without a plain 8-bit reading.
+        BrokenSampleError: the pixel format has no defined conversion to 8 bits, or the image is
+            fully transparent.
     """
     if image.mode not in (*_GRAY_MODES, *_COLOUR_MODES):
         raise BrokenSampleError(
@@ -145,7 +166,7 @@ def convert_channels(
         image = (image if straight is None else image.convert(straight)).convert("RGBA")
         alpha = image.getchannel("A")
         image = image.convert("RGB")
-    elif image.mode == "LAB":  # from which there is no other way
+    elif image.mode == "LAB":  # Pillow converts it to RGB only
         image = image.convert("RGB")
     if alpha is not None and alpha.getextrema()[0] != 255:
         image = _composite(image, alpha, background, origin)
@@ -153,14 +174,24 @@ def convert_channels(
 
 
 def _palette_has_alpha(image: Image.Image) -> bool:
-    """Whether a palette has transparency itself."""
+    """Return whether an image's palette has transparency itself."""
     return image.palette is not None and image.palette.mode.endswith("A")
 
 
 def _composite(
     image: Image.Image, alpha: Image.Image, background: Background, origin: str
 ) -> Image.Image:
-    """Lay a picture over white, or over black where it is nearly white itself."""
+    """Composite an image over a background; `auto` is white, or black for a nearly white image.
+
+    Args:
+        image: grayscale or RGB.
+        alpha: its transparency, grayscale.
+        background: colour behind transparent pixels.
+        origin: name of the sample, for messages.
+
+    Raises:
+        BrokenSampleError: the image is fully transparent, but has different colours.
+    """
     if alpha.getextrema()[1] == 0 and np.ptp(np.asarray(image), axis=(0, 1)).any():
         raise BrokenSampleError(
             f"{origin}: is transparent all over, and holds pixels beneath; remove its transparency"
@@ -173,8 +204,12 @@ def _composite(
 
 
 def _to_8_bit(image: Image.Image, origin: str) -> tuple[Image.Image, Image.Image | None]:
-    """Bring 16 bits to 8; and the transparency of the one level that may be declared clear."""
-    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # which have no more than 16 bits
+    """Convert 16 bits to 8, and return the alpha channel if one level is declared transparent.
+
+    Raises:
+        BrokenSampleError: the image has 32 bits.
+    """
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # those two have at most 16 bits
         raise BrokenSampleError(
             f"{origin}: 32-bit integers have no agreed white; convert it to 8 or 16 bits"
         )
@@ -189,10 +224,17 @@ def _to_8_bit(image: Image.Image, origin: str) -> tuple[Image.Image, Image.Image
 def center_crop_and_resize(
     image: Image.Image, center_crop: int | None, size: int | None, origin: str
 ) -> Image.Image:
-    """Cut the centred square, then resize it (bicubic with antialiasing).
+    """Crop the central square, then resize it (bicubic with antialiasing).
+
+    Args:
+        image: grayscale or RGB.
+        center_crop: side in pixels of the square; the largest one when None.
+        size: side in pixels to resize to; not resized when None.
+        origin: name of the sample, for messages.
 
     Raises:
-        DataError: smaller than the crop, or not square with neither crop nor size given.
+        DataError: the image is smaller than the crop, or not square with neither crop nor size
+            given.
     """
     width, height = image.size
     if center_crop is None and size is None and width != height:
@@ -214,31 +256,37 @@ def center_crop_and_resize(
 
 
 def image_to_array(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """A grayscale or RGB picture as uint8 [C, H, W]."""
+    """Return a grayscale or RGB image as uint8 [C, H, W]."""
     pixels = np.asarray(image, dtype=np.uint8)  # [H, W] or [H, W, 3]
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def to_float(stored: Tensor) -> Tensor:
-    """uint8 0..255 or int16 of any shape to float32 in [-1, 1]; both ends of uint8 are exact."""
+    """Convert uint8 0..255 or int16 of any shape to float32 in [-1, 1].
+
+    Both ends of uint8 are exact.
+    """
     if stored.dtype == torch.uint8:
         return stored.to(torch.float32) / 127.5 - 1.0
     return stored.to(torch.float32) / 32768.0
 
 
 def encode_images(images: Tensor, format: str = "png", **options: Any) -> list[bytes]:
-    """Encode pictures.
+    """Encode images.
 
     Args:
         images: float [n, C, H, W] in [-1, 1], C = 1 or 3.
         format: a format of Pillow.
-        options: of that format.
+        **options: options of that format.
+
+    Returns:
+        The content of one file for each image.
     """
     pixels = to_uint8(images.cpu()).permute(0, 2, 3, 1).squeeze(-1).numpy()  # [n, H, W(, 3)]
     files = []
-    for picture in pixels:
+    for array in pixels:
         file = io.BytesIO()
-        Image.fromarray(picture).save(file, format, **options)
+        Image.fromarray(array).save(file, format, **options)
         files.append(file.getvalue())
     return files
 
@@ -253,24 +301,30 @@ _EXIF_TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+"""Transpose that turns an image upright, by EXIF orientation."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 
 
 def exif_orientation(image: Image.Image) -> Image.Transpose | None:
-    """Return how to turn a picture upright by its EXIF; None where it does not say."""
+    """Return the transpose that turns an image upright by its EXIF; None if EXIF has none."""
     try:
         stored = image.getexif().get(_EXIF_ORIENTATION_TAG)
-    # Pillow raises whatever it stumbles on in metadata that is out of order, which is no reason
-    # not to read the pixels.
+    # Pillow raises errors of any type on invalid metadata; the pixels are readable all the same.
     except Exception:
         return None
     return _EXIF_TRANSPOSES.get(stored) if isinstance(stored, int) else None
 
 
 def strip_metadata(content: bytes) -> bytes | None:
-    """Return the file with nothing but what its pixels need; None where there is nothing else, or
-    the format is another than PNG and JPEG."""
+    """Return an image file with only what its pixels need.
+
+    Args:
+        content: the content of the file.
+
+    Returns:
+        None if there is nothing to remove, or the format is neither PNG nor JPEG.
+    """
     if content.startswith(_PNG):
         bare = _strip_png(content)
     elif content.startswith(_JPEG):
@@ -281,22 +335,24 @@ def strip_metadata(content: bytes) -> bytes | None:
 
 
 def _strip_png(content: bytes) -> bytes:
-    """Critical chunks, whose names begin with a capital, and transparency."""
-    kept = [_PNG]
+    """Return the critical chunks, whose names begin with a capital, and transparency."""
+    chunks = [_PNG]
     at = len(_PNG)
     while at + 8 <= len(content):
         end = at + 12 + int.from_bytes(content[at : at + 4], "big")
         name = content[at + 4 : at + 8]
         if name[:1].isupper() or name == b"tRNS":
-            kept.append(content[at:end])
+            chunks.append(content[at:end])
         at = end
-    return b"".join(kept)
+    return b"".join(chunks)
 
 
 def _strip_jpeg(content: bytes) -> bytes:
-    """All up to the scan but comments and application data; of these, JFIF and Adobe say how
-    colours are stored."""
-    kept = [_JPEG]
+    """Remove comments and application data before the scan, but not JFIF and Adobe.
+
+    These two declare how colours are stored.
+    """
+    segments = [_JPEG]
     at = len(_JPEG)
     while content[at : at + 1] == b"\xff" and at + 4 <= len(content):
         marker = content[at + 1]
@@ -307,13 +363,13 @@ def _strip_jpeg(content: bytes) -> bytes:
             break
         end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
         if marker in (0xE0, 0xEE) or not (0xE1 <= marker <= 0xEF or marker == 0xFE):
-            kept.append(content[at:end])
+            segments.append(content[at:end])
         at = end
-    return b"".join([*kept, content[at:]])
+    return b"".join([*segments, content[at:]])
 
 
 GRID_GAP = 2
-"""Pixels between the pictures of a grid and round them, white."""
+"""Pixels between the images of a grid, white."""
 
 
 def read_image(
@@ -323,13 +379,14 @@ def read_image(
     size: int | None = None,
     background: Background = "auto",
 ) -> Tensor:
-    """Read one picture as a batch of one.
+    """Read one image as a batch of one.
 
     Args:
+        path: the file to read.
         channels: convert to grayscale (1) or RGB (3); as stored when None.
-        size: cut the largest centred square and resize it to this many pixels a side; when None,
-            the picture must be square.
-        background: what transparent pixels are laid over; see `DataConfig.background`.
+        size: crop the largest central square and resize it to this many pixels a side; when None,
+            the image must be square.
+        background: colour behind transparent pixels; see `DataConfig.background`.
 
     Returns:
         float32 [1, C, H, W] in [-1, 1].
@@ -345,13 +402,15 @@ def read_image(
 
 
 def write_image(path: str | Path, image: Tensor) -> None:
-    """Write a picture; the format follows the suffix. An existing file is replaced at once.
+    """Write an image in the format of the suffix, replacing an existing file atomically.
 
     Args:
+        path: the file to write; the suffix is one of `WRITABLE_IMAGE_SUFFIXES`.
         image: float [C, H, W] in [-1, 1], C = 1 or 3; values beyond the range are clipped.
 
     Raises:
-        InputError: unknown suffix, a tensor of another shape, or the path cannot be written.
+        InputError: the suffix is unknown, the tensor has another shape, or the path is not
+            writable.
     """
     path = Path(path)
     encoder = IMAGE_FORMATS.get(path.suffix.lower())
@@ -366,23 +425,23 @@ def write_image(path: str | Path, image: Tensor) -> None:
             "[3, H, W]"
         )
     pixels = to_uint8(image.detach().cpu()).permute(1, 2, 0).squeeze(-1).numpy()  # [H, W(, 3)]
-    picture = Image.fromarray(pixels)
-    write_atomically(path, lambda file: picture.save(file, encoder))
+    output = Image.fromarray(pixels)
+    write_atomically(path, lambda file: output.save(file, encoder))
 
 
 def image_grid(images: Tensor, columns: int) -> Tensor:
-    """Lay pictures out row by row.
+    """Arrange images in a grid, row by row.
 
     Args:
-        images: float [N, C, H, W] in [-1, 1]; cells that N does not fill stay white.
-        columns: pictures in a row.
+        images: float [N, C, H, W] in [-1, 1]; cells without an image are white.
+        columns: number of images in a row.
 
     Returns:
-        float [C, H', W'] with `H' = rows * (H + GRID_GAP) - GRID_GAP`, and `W'` likewise: one
-        picture comes out as it is, so that it can be encoded again.
+        float [C, H', W'] with `H' = rows * (H + GRID_GAP) - GRID_GAP`, and `W'` likewise. A single
+        image is returned without a border, so that it can be encoded again.
 
     Raises:
-        InputError: no images, another shape, or `columns` below 1.
+        InputError: there are no images, they have another shape, or `columns` is below 1.
     """
     if images.ndim != 4 or len(images) == 0:
         raise InputError(f"images have shape {tuple(images.shape)}; pass [N, C, H, W] with N >= 1")

@@ -1,4 +1,4 @@
-"""Samples as notebooks show them: pictures side by side, sounds to be played."""
+"""Show samples in notebooks: a grid of images, or audio players."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 _MAX_IMAGES, _MAX_CLIPS = 64, 8
 _GAP = 2
-"""Pixels between pictures."""
+"""Pixels between the images of a grid."""
 _MIN_SIDE = 48
-"""Pixels of a side, to which smaller pictures are enlarged by a whole factor."""
+"""Least side in pixels of a shown image; smaller ones are enlarged by an integer factor."""
 
 
 def image_grid_png(samples: Tensor) -> bytes | None:
-    """Return the first samples side by side, as PNG; None: they are no pictures.
+    """Return the first samples side by side as PNG; None if they are not images.
 
     Args:
         samples: float32 [n, C, H, W] in [-1, 1].
@@ -45,26 +45,27 @@ def image_grid_png(samples: Tensor) -> bytes | None:
 
 
 def audio_players_html(samples: Tensor, sample_rate: int | None) -> str | None:
-    """Return the first samples as HTML with a player for each; None: they are no sounds.
+    """Return the first samples as HTML with a player for each; None if they are not audio.
 
     Args:
         samples: float32 [n, 1, T] in [-1, 1].
-        sample_rate: in Hz.
+        sample_rate: sample rate in Hz.
     """
     if samples.ndim != 3 or samples.shape[1] != 1 or sample_rate is None:
         return None
     waves = samples[:_MAX_CLIPS, 0].detach().cpu().clamp(-1, 1).mul(32767).round().short()
     return "".join(
-        f'<audio controls src="data:audio/wav;base64,{_wav_base64(sound, sample_rate)}"></audio>'
-        for sound in waves
+        f'<audio controls src="data:audio/wav;base64,{_wav_base64(clip, sample_rate)}"></audio>'
+        for clip in waves
     )
 
 
-def _wav_base64(sound: Tensor, sample_rate: int) -> str:
+def _wav_base64(clip: Tensor, sample_rate: int) -> str:
+    """Encode a clip int16 [T] as a WAV file in base64."""
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)
         out.setframerate(sample_rate)
-        out.writeframes(sound.numpy().astype("<i2").tobytes())
+        out.writeframes(clip.numpy().astype("<i2").tobytes())
     return base64.b64encode(file.getvalue()).decode()

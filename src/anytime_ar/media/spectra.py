@@ -1,8 +1,8 @@
-"""Spectra of sounds, as losses, metrics, features and pictures need them.
+"""Compute spectra of audio for losses, metrics, feature extractors and plots.
 
-Magnitudes are those of a full-scale sine: 1.0 at its frequency, whatever the window. What lies
-below `RMS_FLOOR` counts as silence, so that the noise of a quiet passage does not weigh as much as what
-can be heard.
+Magnitudes are relative to a full-scale sine, which has 1.0 at its frequency whatever the window.
+Magnitudes below `AMPLITUDE_FLOOR` count as silence, so that noise in a quiet passage does not weigh
+as much as audible content.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 AMPLITUDE_FLOOR = 1e-3
-"""-60 dB of a full-scale sine."""
+"""Magnitude that counts as silence: -60 dB relative to a full-scale sine."""
 STFT_WINDOWS = (64, 128, 256, 512, 1024)
-"""Window lengths, in samples, of the multi-resolution distance."""
+"""Window lengths of the multi-resolution distance, in samples."""
 
 
 def stft_magnitudes(x: Tensor, window: int) -> Tensor:
-    """Magnitudes over time, with a Hann window moved by a quarter of its length.
+    """Return STFT magnitudes over time, with a Hann window and a hop of a quarter of its length.
 
     Args:
         x: float32 [B, 1, T].
-        window: its length in samples.
+        window: window length in samples.
 
     Returns:
         float32 [B, window / 2 + 1, frames].
@@ -36,29 +36,30 @@ def stft_magnitudes(x: Tensor, window: int) -> Tensor:
         window,
         hop_length=window // 4,
         window=hann * (2 / hann.sum()),
-        pad_mode="constant",  # any length, also one shorter than the window
+        pad_mode="constant",  # allows clips shorter than the window
         return_complex=True,
     )
-    # The square root has no slope at zero that a gradient could use.
+    # The square root has no finite gradient at zero.
     return (spectrum.real.square() + spectrum.imag.square() + 1e-12).sqrt()
 
 
 def amplitude_to_db(magnitude: Tensor) -> Tensor:
-    """20 log10, at least that of `RMS_FLOOR`."""
+    """Convert magnitudes to dB (20 log10), clamped to `AMPLITUDE_FLOOR` from below."""
     return 20 * magnitude.clamp_min(AMPLITUDE_FLOOR).log10()
 
 
 def multi_resolution_stft_distance(
     x: Tensor, other: Tensor, resolutions: Sequence[int] = STFT_WINDOWS
 ) -> Tensor:
-    """Multi-resolution STFT distance (Yamamoto et al. 2020, arXiv 1910.11480) of each sound.
+    """Return the multi-resolution STFT distance of each clip from a reference.
 
-    At each resolution, the relative error of the magnitudes (spectral convergence) plus the mean
-    difference of their logarithms, in nepers; the mean over resolutions.
+    The distance is that of Yamamoto et al. 2020, arXiv 1910.11480: at each resolution, the relative
+    error of the magnitudes (spectral convergence), plus the mean difference of their logarithms in
+    nepers; averaged over resolutions.
 
     Args:
         x: float32 [B, 1, T], the reference.
-        other: float32 [B, 1, T].
+        other: float32 [B, 1, T], the clips to compare.
         resolutions: window lengths in samples.
 
     Returns:
@@ -71,7 +72,7 @@ def multi_resolution_stft_distance(
         convergence = difference / torch.linalg.vector_norm(real, dim=(1, 2)).clamp_min(
             AMPLITUDE_FLOOR
         )
-        # Not cut off at the floor: what is missing altogether would have no gradient to come back.
+        # A clamp at the floor would give missing content no gradient; the hypotenuse gives one.
         logarithmic = torch.hypot(made, made.new_tensor(AMPLITUDE_FLOOR)).log()
         logarithmic = logarithmic - torch.hypot(real, real.new_tensor(AMPLITUDE_FLOOR)).log()
         total = total + convergence + logarithmic.abs().mean(dim=(1, 2))
@@ -81,16 +82,16 @@ def multi_resolution_stft_distance(
 def log_mel_spectrogram(
     x: Tensor, sample_rate: int, *, bands: int = 40, window_s: float = 0.032
 ) -> Tensor:
-    """Loudness by mel band and time, in dB.
+    """Return the level in dB by mel band and time.
 
     Args:
         x: float32 [B, 1, T].
-        sample_rate: of x, in Hz.
-        bands: number of mel bands, from 0 Hz to half the rate.
-        window_s: length of the window in seconds; rounded to a power of two in samples.
+        sample_rate: sample rate of `x`, in Hz.
+        bands: number of mel bands, from 0 Hz to half the sample rate.
+        window_s: window length in seconds, rounded to a power of two in samples.
 
     Returns:
-        float32 [B, bands, frames], from -60 dB (see `RMS_FLOOR`) up.
+        float32 [B, bands, frames], at least -60 dB (see `AMPLITUDE_FLOOR`).
     """
     window = 2 ** round(math.log2(window_s * sample_rate))
     filters = _mel_filterbank(sample_rate, window, bands).to(x.device)
@@ -100,12 +101,21 @@ def log_mel_spectrogram(
 
 @lru_cache
 def _mel_filterbank(sample_rate: int, window: int, bands: int) -> Tensor:
-    """Triangles on the mel scale of O'Shaughnessy, each of height 1: float32 [bands, window/2 + 1].
+    """Return triangular filters of height 1 on O'Shaughnessy's mel scale, [bands, window/2 + 1].
 
-    A band that is narrower than a bin gets the share of the nearest bins.
+    A band narrower than a bin has the share of the nearest bins.
+
+    Args:
+        sample_rate: sample rate in Hz.
+        window: window length in samples.
+        bands: number of mel bands.
+
+    Returns:
+        float32 [bands, window / 2 + 1].
     """
 
     def to_mel(hertz: float) -> float:
+        """Convert a frequency in Hz to mel."""
         return 2595 * math.log10(1 + hertz / 700)
 
     mels = torch.linspace(0, to_mel(sample_rate / 2), bands + 2)

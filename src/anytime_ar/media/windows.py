@@ -1,9 +1,10 @@
-"""Sounds of any length through a model of one length: windows that overlap, and their joints.
+"""Split audio of any length into overlapping windows, and overlap-add the decoded windows.
 
-Neighbouring windows share some samples, in which the decoded sound fades from one to the other. The
-weights of the two add up to 1 in amplitude, not in power: both decode the same sound, so they are
-alike, and weights whose squares add up to 1 would make it up to 3 dB louder in the middle. The fade
-is a raised cosine, whose slope starts and ends at zero. Nothing is held that grows with the sound.
+Neighbouring windows share some samples, where the decoded audio cross-fades from one to the other.
+The weights of the two sum to 1 in amplitude, not in power. Both windows decode the same audio, so
+they are correlated, and power weights would be up to 3 dB louder in the middle. The fade is a
+raised cosine, whose slope starts and ends at zero. Memory does not grow with the length of the
+audio.
 """
 
 from __future__ import annotations
@@ -20,38 +21,40 @@ from anytime_ar.errors import InputError
 from anytime_ar.runtime.torch_modes import yield_under_default_modes
 
 OVERLAP_DIVISOR = 8
-"""Neighbouring windows share one part in so many."""
+"""Divisor of the window length that gives the default overlap."""
 WINDOW_BATCH_SIZE = 16
+"""Most windows that are encoded or decoded at once."""
 
 
 class SampleCodec(Protocol):
-    """What encodes and decodes one window: a model of sounds."""
+    """A codec of windows: an audio model."""
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """(1, T)."""
+        """Return the shape (1, T) of a window."""
 
     def encode(self, x: Tensor) -> Tensor:
-        """float32 [B, 1, T] to codes int64 [B, L]."""
+        """Encode float32 [B, 1, T] to codes int64 [B, L]."""
 
     def decode(self, codes: Tensor) -> Tensor:
-        """int64 [B, k] to float32 [B, 1, T]."""
+        """Decode codes int64 [B, k] to float32 [B, 1, T]."""
 
 
 @dataclass(frozen=True)
 class OverlappingWindows:
-    """How a sound is cut.
+    """The length and overlap of the windows into which audio is split.
 
     Raises:
-        InputError: more than half of a window is shared, so that three would meet.
+        InputError: the overlap exceeds half of a window, so that three windows would meet.
     """
 
     length: int
-    """T, in samples."""
+    """Length T of a window, in samples."""
     overlap: int
     """Samples that a window shares with the next, 0..T/2."""
 
     def __post_init__(self) -> None:
+        """Check that the overlap is at most half of a window."""
         if not 0 <= 2 * self.overlap <= self.length:
             raise InputError(
                 f"windows of {self.length} samples cannot share {self.overlap}; "
@@ -60,10 +63,13 @@ class OverlappingWindows:
 
     @classmethod
     def for_codec(cls, codec: SampleCodec) -> OverlappingWindows:
-        """The windows of a model, of which neighbours share an eighth.
+        """Return the windows of a model, which overlap by an eighth.
+
+        Args:
+            codec: an audio model.
 
         Raises:
-            InputError: its samples are not mono sounds.
+            InputError: the model's samples are not mono audio.
         """
         shape = tuple(codec.sample_shape)
         if len(shape) != 2 or shape[0] != 1:
@@ -72,24 +78,28 @@ class OverlappingWindows:
 
     @property
     def hop(self) -> int:
-        """Samples from the start of a window to that of the next."""
+        """Return the samples from the start of one window to the start of the next."""
         return self.length - self.overlap
 
     def count(self, samples: int) -> int:
-        """W, the number of windows that cover a sound of so many samples, at least 1."""
+        """Return the number W >= 1 of windows that cover audio of this length.
+
+        Args:
+            samples: length of the audio, in samples.
+        """
         return max(1, math.ceil((samples - self.overlap) / self.hop))
 
     @yield_under_default_modes
     def split(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """A sound in windows, a batch at a time; silence fills the last one.
+        """Split audio into windows, a batch at a time, and pad the last window with silence.
 
         Args:
-            blocks: float32 [n], any n, one after the other.
+            blocks: consecutive waveforms, float32 [n], any n.
 
         Yields:
-            float32 [b, 1, T], 1 <= b <= `WINDOW_BATCH_SIZE`.
+            Windows float32 [b, 1, T], 1 <= b <= `WINDOW_BATCH_SIZE`.
         """
-        covered = 0  # of what is held, by windows that were given before
+        covered = 0  # samples of `held` that earlier windows contain
         held = torch.zeros(0, dtype=torch.float32, device="cpu")
         for block in blocks:
             held = torch.cat([held, block])
@@ -102,35 +112,36 @@ class OverlappingWindows:
             yield self._batch(torch.nn.functional.pad(held, (0, missing)), count)
 
     def _batch(self, held: Tensor, count: int) -> Tensor:
+        """Return the first `count` windows of a waveform, float32 [count, 1, T]."""
         windows = held[: self.overlap + count * self.hop].unfold(0, self.length, self.hop)
-        return windows[:, None].contiguous()  # [count, 1, T]; no longer one memory
+        return windows[:, None].contiguous()  # [count, 1, T], no longer a view of `held`
 
     @yield_under_default_modes
     def overlap_add(self, batches: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
-        """The sound that windows make, without the silence that filled the last one.
+        """Overlap-add windows to audio, without the padding of the last window.
 
         Args:
-            batches: float32 [b, 1, T], any b >= 1, one after the other.
-            samples: length of the sound.
+            batches: consecutive windows, float32 [b, 1, T], any b >= 1.
+            samples: length of the audio, in samples.
 
         Yields:
-            float32 [n], on the CPU.
+            A waveform float32 [n], on the CPU.
         """
-        places = torch.arange(self.overlap, dtype=torch.float32, device="cpu")
-        places = (places + 0.5) / max(1, self.overlap)
-        fade = (1 - torch.cos(math.pi * places)) / 2  # [overlap], from 0 to 1
+        positions = torch.arange(self.overlap, dtype=torch.float32, device="cpu")
+        positions = (positions + 0.5) / max(1, self.overlap)
+        fade = (1 - torch.cos(math.pi * positions)) / 2  # [overlap], from 0 to 1
         ending: Tensor | None = None
         left = samples
         for batch in batches:
             windows = batch.detach().float().cpu()[:, 0]  # [b, T]
-            ahead, heads = windows[:, : self.hop].clone(), windows[:, : self.overlap]
+            outputs, heads = windows[:, : self.hop].clone(), windows[:, : self.overlap]
             ending = heads[:1] if ending is None else ending
             endings = torch.cat([ending, windows[:, self.hop :]])  # [b + 1, overlap]
-            # Two equal windows give themselves exactly: a + fade * (b - a).
-            ahead[:, : self.overlap] = torch.lerp(endings[:-1], heads, fade)
+            # a + fade * (b - a) is exact where both windows are equal.
+            outputs[:, : self.overlap] = torch.lerp(endings[:-1], heads, fade)
             ending = endings[-1:].clone()
-            yield ahead.flatten()[:left]
-            left = max(0, left - ahead.numel())
+            yield outputs.flatten()[:left]
+            left = max(0, left - outputs.numel())
         if ending is not None and left > 0:
             yield ending.flatten()[:left]
 
@@ -138,12 +149,15 @@ class OverlappingWindows:
 def encode_windows(
     codec: SampleCodec, windows: OverlappingWindows, blocks: Iterable[Tensor]
 ) -> Iterator[Tensor]:
-    """Codes of a sound of any length, int64 [b, L] of some windows at a time.
+    """Encode audio of any length, some windows at a time.
 
     Args:
         codec: encodes windows.
         windows: their length and overlap.
-        blocks: float32 [n] in [-1, 1], any n, one after the other.
+        blocks: consecutive waveforms, float32 [n] in [-1, 1], any n.
+
+    Returns:
+        An iterator of codes int64 [b, L], one row per window.
     """
     return (codec.encode(batch) for batch in windows.split(blocks))
 
@@ -151,16 +165,19 @@ def encode_windows(
 def decode_windows(
     codec: SampleCodec, windows: OverlappingWindows, codes: Tensor, samples: int
 ) -> Iterator[Tensor]:
-    """A sound from any prefix of the codes of its windows, float32 [n] at a time.
+    """Decode audio from any prefix of the codes of its windows.
 
     Args:
         codec: decodes windows.
         windows: their length and overlap, as encoded.
         codes: int64 [W, k].
-        samples: length of the sound.
+        samples: length of the audio, in samples.
+
+    Returns:
+        An iterator of waveforms float32 [n].
 
     Raises:
-        InputError: there are more or fewer windows than the sound has, or the codes do not fit.
+        InputError: there are more or fewer windows than the audio has, or the codes do not fit.
     """
     expected = windows.count(samples)
     if len(codes) != expected:

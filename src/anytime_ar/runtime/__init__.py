@@ -1,1 +1,1 @@
-"""What the package needs of the machine: files, memory, threads, signals, devices, processes."""
+"""Use the machine: files, memory, threads, signals, devices and processes."""

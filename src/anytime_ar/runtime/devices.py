@@ -1,4 +1,4 @@
-"""Devices by name."""
+"""Resolve devices by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from anytime_ar.errors import InputError
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
-    """The device of that name; `auto` is the best there is.
+    """Return the device of a name; `auto` is the accelerator, or the CPU if there is none.
+
+    Args:
+        name: `auto`, or a device of PyTorch.
 
     Raises:
         InputError: there is no such device on this machine.

@@ -1,7 +1,7 @@
-"""The processes that train one model together, each with its part of every batch.
+"""Coordinate the processes that train one model together, each with its shard of every batch.
 
-All of them run the same program; what they tell each other keeps them at the same point of it. The
-first one writes files and shows progress.
+All processes run the same program, synchronized by collective operations. Rank 0 writes files and
+shows progress.
 """
 
 from __future__ import annotations
@@ -20,32 +20,40 @@ from anytime_ar.errors import AnytimeError, PeerExitedError, ReportedByRankZeroE
 
 
 class DistributedContext:
-    """The processes of `torch.distributed`, where it was set up, or this one alone."""
+    """The processes of `torch.distributed` if it is initialized, or this process alone."""
 
     def __init__(self) -> None:
+        """Read rank and world size, and make a group for tensors on the CPU."""
         shared = distributed.is_available() and distributed.is_initialized()
         self.world_size: int = distributed.get_world_size() if shared else 1
+        """Number of processes; 1 without `torch.distributed`."""
         self.rank: int = distributed.get_rank() if shared else 0
-        self._cpu_group = None  # the group for what lies there, and does not wait for a GPU
+        """Index of this process, 0..world_size-1."""
+        self._cpu_group = None  # for tensors on the CPU, which need not wait for a GPU
         if self.world_size > 1 and distributed.get_backend() != "gloo":
             self._cpu_group = distributed.new_group(backend="gloo")
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this is the process that writes."""
+        """Return whether this process writes files and shows progress."""
         return self.rank == 0
 
     def batch_shard(self, micro_step: int = 0, num_micro_steps: int = 1) -> BatchShard:
-        """The part of a batch that is this process's in one of its passes over it."""
+        """Return this process's shard of a global batch for one step of gradient accumulation.
+
+        Args:
+            micro_step: index of the step, 0..num_micro_steps-1.
+            num_micro_steps: number of steps per batch.
+        """
         return BatchShard(
             self.rank * num_micro_steps + micro_step, self.world_size * num_micro_steps
         )
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-        """Of what each process has."""
+        """Return the sum of a tensor over all processes."""
         if self.world_size == 1:
             return tensor
-        # Gloo knows no int16.
+        # Gloo does not support int16.
         total = tensor.int() if tensor.dtype == torch.int16 else tensor.clone()
         distributed.all_reduce(
             total, group=self._cpu_group if tensor.device.type == "cpu" else None
@@ -53,19 +61,24 @@ class DistributedContext:
         return total.to(tensor.dtype)
 
     def all_reduce_mean(self, tensor: Tensor) -> Tensor:
-        """Of what each process has."""
+        """Return the mean of a tensor over all processes."""
         return self.all_reduce_sum(tensor) / self.world_size
 
     def all_gather(self, tensor: Tensor, dim: int) -> Tensor:
-        """What each process has, all of the same shape, in their order."""
+        """Concatenate the tensors of all processes, of the same shape, in the order of ranks.
+
+        Args:
+            tensor: this process's tensor.
+            dim: dimension to concatenate along.
+        """
         if self.world_size == 1:
             return tensor
-        everyone = [torch.empty_like(tensor) for _ in range(self.world_size)]
-        distributed.all_gather(everyone, tensor.contiguous())
-        return torch.cat(everyone, dim)
+        gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        distributed.all_gather(gathered, tensor.contiguous())
+        return torch.cat(gathered, dim)
 
     def any_rank(self, *flags: bool) -> tuple[bool, ...]:
-        """Of each question, whether any process says yes."""
+        """Return, for each flag, whether it is set on any process."""
         if self.world_size == 1:
             return flags
         answers = torch.tensor(flags, dtype=torch.int32)
@@ -73,19 +86,22 @@ class DistributedContext:
         return tuple(map(bool, answers.tolist()))
 
     def all_reduce_max(self, value: int) -> int:
-        """Of what each process says."""
+        """Return the largest value of all processes."""
         if self.world_size == 1:
             return value
-        said = torch.tensor(value)
-        distributed.all_reduce(said, distributed.ReduceOp.MAX, group=self._cpu_group)
-        return int(said)
+        largest = torch.tensor(value)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX, group=self._cpu_group)
+        return int(largest)
 
     def run_on_rank_zero(self, work: Callable[[], object]) -> None:
-        """Let the first process do something while the others wait.
+        """Run a function on rank 0 while the other processes wait.
+
+        Args:
+            work: the function; its result is ignored.
 
         Raises:
-            AnytimeError: it failed there, which tells why.
-            ToldElsewhereError: the same, in the others.
+            AnytimeError: the function failed; rank 0 raises its error.
+            ReportedByRankZeroError: the same, on the other processes.
         """
         done = False
         try:
@@ -98,17 +114,17 @@ class DistributedContext:
             raise ReportedByRankZeroError("rank 0 reports what is wrong")
 
     def same_error_on_all_ranks(self, error: AnytimeError) -> AnytimeError:
-        """What to raise of an error that all processes find: the first one tells it."""
+        """Return the error to raise if all processes find the same one; rank 0 alone reports it."""
         return (
             error if self.is_rank_zero else ReportedByRankZeroError("rank 0 reports what is wrong")
         )
 
     @contextmanager
     def report_peer_exit(self) -> Iterator[None]:
-        """Say plainly that another process is gone, in place of what its connection says.
+        """Replace connection errors in the block by one that says that another process has exited.
 
         Raises:
-            ProcessGoneError: so it is.
+            PeerExitedError: the connection to another process was lost.
         """
         try:
             yield
@@ -121,59 +137,70 @@ class DistributedContext:
             raise
 
     def shut_down(self) -> None:
-        """Part from the others; without it processes that end early break the others' last
-        exchange."""
+        """Wait for all processes, then destroy the process group.
+
+        Without this, a process that ends early breaks the last collective operation of the others.
+        """
         if self.world_size > 1:
             distributed.barrier()
             distributed.destroy_process_group()
 
 
 ItemT = TypeVar("ItemT")
+"""Type of an item to work on."""
 ResultT = TypeVar("ResultT")
+"""Type of an item's result."""
 
 _ITEMS_PER_EXCHANGE = 8
 """Items that each process works on between two exchanges."""
 
 
 class EvaluationProcesses:
-    """The processes of `torch.distributed`, where it was set up, or this one alone."""
+    """The processes of `torch.distributed` if it is initialized, or this process alone."""
 
     def __init__(self) -> None:
+        """Read rank and world size."""
         shared = distributed.is_available() and distributed.is_initialized()
         self.world_size: int = distributed.get_world_size() if shared else 1
+        """Number of processes; 1 without `torch.distributed`."""
         self.rank: int = distributed.get_rank() if shared else 0
+        """Index of this process, 0..world_size-1."""
 
     def map_in_order(
         self, items: Iterable[ItemT], work: Callable[[ItemT], ResultT]
     ) -> Iterator[ResultT]:
-        """The result of every item, in order; each is worked on by one process.
+        """Yield the result of every item in order; each item is worked on by one process.
 
-        All processes have to give the same items, and to take all results.
+        All processes must pass the same items and consume all results.
+
+        Args:
+            items: the items.
+            work: computes the result of an item.
         """
         if self.world_size == 1:
             yield from map(work, items)
             return
         queue = iter(items)
         while some := list(islice(queue, _ITEMS_PER_EXCHANGE * self.world_size)):
-            mine = [work(item) for item in some[self.rank :: self.world_size]]
-            everyone: list[list[ResultT]] = [[] for _ in range(self.world_size)]
-            distributed.all_gather_object(everyone, mine)
-            for place in range(len(some)):
-                yield everyone[place % self.world_size][place // self.world_size]
+            results = [work(item) for item in some[self.rank :: self.world_size]]
+            gathered: list[list[ResultT]] = [[] for _ in range(self.world_size)]
+            distributed.all_gather_object(gathered, results)
+            for i in range(len(some)):
+                yield gathered[i % self.world_size][i // self.world_size]
 
     def run_on_rank_zero(self, work: Callable[[], ResultT]) -> ResultT:
-        """The result of what the first process does while the others wait."""
+        """Run a function on rank 0 while the others wait, and return its result on all of them."""
         (result,) = self.map_in_order([None], lambda _: work())
         return result
 
 
 @contextmanager
 def torchrun_context() -> Iterator[EvaluationProcesses]:
-    """The processes that `torchrun` started together, or this one alone."""
+    """Initialize the processes that `torchrun` started, or use this process alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield EvaluationProcesses()
         return
-    distributed.init_process_group("gloo")  # little is exchanged, and it lies on the CPU
+    distributed.init_process_group("gloo")  # exchanges little, from the CPU
     try:
         yield EvaluationProcesses()
     finally:
@@ -181,30 +208,50 @@ def torchrun_context() -> Iterator[EvaluationProcesses]:
 
 
 class BatchShard:
-    """One of `num_shards` equal parts, consecutive samples of a batch."""
+    """One of `num_shards` equal shards of a batch, each of consecutive samples.
+
+    Args:
+        index: index of the shard, 0..num_shards-1.
+        num_shards: number of shards in the batch.
+    """
 
     def __init__(self, index: int = 0, num_shards: int = 1) -> None:
+        """Store the shard's index and the number of shards; the default is the full batch."""
         self.index, self.num_shards = index, num_shards
 
     def global_batch_size(self, shard_size: int) -> int:
-        """Samples of the batch, of which this part has `shard_size`."""
+        """Return the number of samples in the batch, if this shard has `shard_size`."""
         return shard_size * self.num_shards
 
     def local_slice(self, values: Tensor, dim: int = 0) -> Tensor:
-        """This part of what was drawn for the whole batch."""
+        """Return this shard's part of a tensor for the global batch.
+
+        Args:
+            values: a tensor, with one value for each sample of the batch along `dim`.
+            dim: dimension of the samples.
+        """
         return values.chunk(self.num_shards, dim)[self.index]
 
     def local_indices(self, batch_size: int) -> range:
-        """Of a batch with `batch_size` samples."""
+        """Return the indices of this shard's samples in a batch of `batch_size`."""
         share = batch_size // self.num_shards
         return range(self.index * share, (self.index + 1) * share)
 
 
 FULL_BATCH = BatchShard()
+"""The shard that is the full batch."""
 
 
 def split_microbatches(batch: tuple[Any, ...], num_microbatches: int) -> Iterator[tuple[Any, ...]]:
-    """A batch in equal parts: its tensors are cut, all else is the same in each."""
+    """Split a batch into equal microbatches; values that are not tensors are the same in each.
+
+    Args:
+        batch: tensors [B, ...] and other values.
+        num_microbatches: number of microbatches; B is a multiple of it.
+
+    Yields:
+        A microbatch, with the same fields as the batch.
+    """
     pieces = [
         one.chunk(num_microbatches) if isinstance(one, Tensor) else (one,) * num_microbatches
         for one in batch

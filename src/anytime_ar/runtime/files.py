@@ -1,8 +1,9 @@
-"""Writing files so that a reader sees the old file or the new one, never half of either.
+"""Write files atomically: a reader sees the old file or the new one, never half of either.
 
-The bytes go to a temporary file in the *same* folder (a rename across file systems is a copy, and
-a copy can be cut), are flushed to the disk, and take the name of the target in one step. A process
-that is killed leaves at most a temporary file, which `remove_temporary_files` removes.
+The bytes go to a temporary file in the *same* folder. A rename across file systems is a copy, and a
+copy can be interrupted. The temporary file is flushed to disk, then renamed to the target in one
+step. A process that is killed leaves at most a temporary file, which `remove_temporary_files`
+removes.
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ _TEMPORARY = re.compile(r"\.anytime-[0-9a-f]{16}\.tmp")
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be made again: `$XDG_CACHE_HOME/anytime-ar`, by default under
-    ~/.cache. A value that is relative, or a literal `~`, is ignored, as the XDG rules ask for: it
-    would name another folder in every working folder. Where this user has no home folder, it is
-    that of the process; where that cannot be had, one in which nothing can be written."""
+    """Return the folder for cached files: `$XDG_CACHE_HOME/anytime-ar`, or `~/.cache/anytime-ar`.
+
+    A relative `XDG_CACHE_HOME`, or one with a literal `~`, is ignored as the XDG specification
+    requires: it would name a different folder in every working directory. If the user has no home
+    folder, the process's temporary folder is used. If that cannot be created, the path is one where
+    nothing can be written.
+    """
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if named.is_absolute():
         return named / "anytime-ar"
@@ -42,26 +46,26 @@ def cache_folder() -> Path:
         return home / ".cache" / "anytime-ar"
     try:
         return process_temporary_folder()
-    except (
-        OSError
-    ):  # nor one for temporary files: no file can be in this one, and all is made again
+    except OSError:  # no temporary folder either: cache nothing
         return Path(os.devnull) / "anytime-ar"
 
 
 @cache
 def process_temporary_folder() -> Path:
-    """Return a new folder, which is removed when this process ends."""
+    """Return a new folder that is removed when this process exits."""
     folder = tempfile.mkdtemp(prefix="anytime-ar-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
 
 
 def read_text(path: Path | str) -> str:
-    """Return the text of a file that somebody wrote with an editor or by redirection: UTF-8, or the
-    UTF-16 of Windows PowerShell.
+    """Return the text of a file in UTF-8, or in the UTF-16 that Windows PowerShell writes.
+
+    Args:
+        path: the file to read.
 
     Raises:
-        InputError: it is missing, cannot be read, or is in another encoding.
+        InputError: it is missing, not readable, or in another encoding.
     """
     try:
         content = Path(path).read_bytes()
@@ -80,16 +84,15 @@ def read_text(path: Path | str) -> str:
 
 
 def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
-    """Create or replace the file `path` with what `write` puts into the handle it is given.
+    """Create or replace a file with what `write` writes to its handle.
 
     Args:
         path: the target; its folder must exist.
-        write: gets a binary handle, open for writing and seekable; what it returns is ignored. It
-            must leave the handle open.
+        write: receives a seekable binary handle, open for writing, which it must leave open. Its
+            result is ignored.
 
     Raises:
-        InputError: `path` is a folder, its folder is missing or cannot be written to, or the disk
-            is full.
+        InputError: `path` is a folder, its folder is missing or not writable, or the disk is full.
     """
     target = Path(path)
     if target.is_dir():
@@ -119,15 +122,14 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> N
 
 
 def check_output_path(path: Path | str, *, is_folder: bool = False) -> None:
-    """Refuse a path that cannot be written, before there is work to lose.
+    """Check that a path can be written, before there is work to lose.
 
     Args:
-        path: of a file, whose folder must exist; or of a folder, which is created later with those
-            above it.
-        is_folder: which of the two.
+        path: a file, whose folder must exist; or a folder, which is created later with its parents.
+        is_folder: whether the path is a folder.
 
     Raises:
-        InputError: it exists as the other of the two, or nothing can be written there.
+        InputError: it exists as the other of the two, or is not writable.
     """
     target = Path(path)
     here = target if is_folder else target.parent
@@ -151,46 +153,49 @@ def check_output_path(path: Path | str, *, is_folder: bool = False) -> None:
 
 
 def is_system_file(name: str) -> bool:
-    """Return whether a file system or a file manager puts files of this name anywhere: they belong
-    to nobody's data."""
+    """Return whether file systems or file managers create files of this name in any folder."""
     return name in {".DS_Store", "Thumbs.db", "desktop.ini", ".directory"} or name.startswith("._")
 
 
 def list_files(folder: Path) -> list[Path]:
-    """Return what is in a folder but system files, sorted."""
+    """Return the files and folders in a folder, sorted, without system files."""
     return sorted(path for path in folder.iterdir() if not is_system_file(path.name))
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
-    """Create or replace the file `path`; see `write_atomically`."""
+    """Create or replace a file with these bytes; see `write_atomically`."""
     write_atomically(path, lambda file: file.write(content))
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` atomically as indented UTF-8 JSON, keys in the order given.
+    """Write a value atomically as indented UTF-8 JSON, with keys in the given order.
+
+    Args:
+        path: the target; its folder must exist.
+        value: the value to write.
 
     Raises:
-        InputError: a number is NaN or infinite, which JSON cannot hold (the message gives its
-            place), or `path` cannot be written.
+        InputError: a number is NaN or infinite, which JSON cannot hold (the message names its
+            position), or `path` is not writable.
         TypeError: `value` contains something else that JSON cannot hold.
     """
-    place = _find_non_finite(value)
-    if place is not None:
+    position = _find_non_finite(value)
+    if position is not None:
         raise InputError(
-            f"cannot write {path}: {place}, which JSON cannot hold; leave it out or null"
+            f"cannot write {path}: {position}, which JSON cannot hold; leave it out or null"
         )
     write_bytes(path, json_bytes(value))
 
 
 def json_bytes(value: Any) -> bytes:
-    """What `write_json` writes."""
+    """Return a value as the JSON that `write_json` writes."""
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def remove_temporary_files(folder: Path | str) -> list[Path]:
-    """Remove what killed writers left directly in `folder`, and return the removed paths.
+    """Remove the temporary files of killed writers directly in a folder, and return their paths.
 
-    Call it where this process is the folder's only writer: at the start of a run, say.
+    Call this only where this process is the folder's only writer, such as at the start of a run.
     """
     orphans = sorted(p for p in Path(folder).iterdir() if _TEMPORARY.fullmatch(p.name))
     for orphan in orphans:
@@ -199,7 +204,7 @@ def remove_temporary_files(folder: Path | str) -> list[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut; only POSIX can open a folder."""
+    """Flush a folder to disk, so that the rename survives a power failure; POSIX only."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -210,7 +215,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _find_non_finite(value: Any, path: str = "value") -> str | None:
-    """`"value.points[2].mse is nan"` for the first number that is not finite, else None."""
+    """Return `"value.points[2].mse is nan"` for the first number that is not finite, else None."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"{path} is {float(value)}"
     items: list[tuple[str, Any]] = []

@@ -1,7 +1,7 @@
-"""The Hugging Face Hub: fetching and uploading the files of a model, with errors in one line.
+"""Download and upload the files of a model on the Hugging Face Hub, with errors of one line.
 
-Address, token and cache are where the package `huggingface_hub` looks for them: `HF_ENDPOINT`,
-`HF_TOKEN` or what `hf auth login` has stored, and `HF_HOME`.
+`huggingface_hub` finds endpoint, token and cache: in `HF_ENDPOINT`, in `HF_TOKEN` or what `hf auth
+login` stored, and in `HF_HOME`.
 """
 
 from __future__ import annotations
@@ -18,30 +18,36 @@ _HUB_REF = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 
 
 class HubRef(NamedTuple):
-    """Where a model is on the Hub; as text `owner/name` or `owner/name@revision`."""
+    """A reference to a model on the Hub; as text `owner/name` or `owner/name@revision`."""
 
     repo_id: str
+    """Repository on the Hub, as `owner/name`."""
     revision: str | None = None
-    """Branch, tag or commit; None: the newest state."""
+    """Branch, tag or commit; None for the latest commit."""
 
     def __str__(self) -> str:
+        """Return `owner/name`, with `@revision` if there is one."""
         return self.repo_id + (f"@{self.revision}" if self.revision is not None else "")
 
 
 def parse_hub_ref(name: str) -> HubRef | None:
-    """The place that a name means; None for a name that cannot be one."""
+    """Parse a name as a reference to the Hub; return None if it cannot be one."""
     found = _HUB_REF.fullmatch(name)
     return None if found is None else HubRef(*found.groups())
 
 
 def download_snapshot(ref: HubRef, files: Collection[str]) -> Path:
-    """The folder in the Hub's cache with those of `files` that the repository has, and no others.
+    """Download those of `files` that a repository has, and return their folder in the Hub's cache.
 
-    What the cache has is not fetched again, and does without a network.
+    Files in the cache are not downloaded again, and need no network.
+
+    Args:
+        ref: the repository and revision.
+        files: names of the files.
 
     Raises:
-        BundleError: there is no such repository or revision, it may not be read, or the Hub cannot
-            be reached and the cache does not have it.
+        BundleError: there is no such repository or revision, access is denied, or the Hub cannot be
+            reached and the cache has no copy.
         MissingExtraError: the extra `hub` is not installed.
     """
     library = import_huggingface_hub(f"{str(ref)!r} is no folder here; to fetch it from the Hub")
@@ -51,7 +57,7 @@ def download_snapshot(ref: HubRef, files: Collection[str]) -> Path:
                 ref.repo_id, revision=ref.revision, allow_patterns=sorted(files)
             )
         )
-    except Exception as error:  # errors of its HTTP library come through, and that library changes
+    except Exception as error:  # its HTTP library's errors differ between versions
         raise BundleError(
             f"no model {str(ref)!r}: not a folder here, and none from the Hub: "
             f"{_explain_hub_error(error, ref)}"
@@ -66,21 +72,21 @@ def upload_files(
     private: bool,
     message: str,
 ) -> HubRef:
-    """Put files into a repository with one commit, and return the place of exactly this state.
+    """Upload files to a repository in one commit, and return the reference of that commit.
 
-    Readers see the state before or the new one, and an upload that is cut off leaves the former.
-    Where nothing would change there is no new commit.
+    Readers see the state before or after the commit; an interrupted upload changes nothing. If
+    nothing changes, there is no new commit.
 
     Args:
-        ref: the repository, and the branch if it is not the main one; made if there is none.
-        files: what to upload, by name in the repository.
-        managed_names: names of which the repository keeps those in `files` alone.
-        private: make the repository private if it is made here.
-        message: of the commit.
+        ref: the repository, and the branch if it is not the main one; created if missing.
+        files: paths of the files to upload, by name in the repository.
+        managed_names: names that are removed from the repository if they are not in `files`.
+        private: create the repository as private if it is missing.
+        message: commit message.
 
     Raises:
-        InputError: the Hub refuses it or cannot be reached, or a repository that should be private
-            is not.
+        InputError: the Hub refuses the upload or cannot be reached, or a repository that should be
+            private is public.
         MissingExtraError: the extra `hub` is not installed.
     """
     library = import_huggingface_hub("to push to the Hub")
@@ -105,7 +111,7 @@ def upload_files(
             changes,
             commit_message=message,
             revision=branch,
-            parent_commit=state.sha,  # whatever others push meanwhile is not overwritten
+            parent_commit=state.sha,  # refuses to overwrite a push by others meanwhile
         )
     except InputError:
         raise
@@ -115,10 +121,13 @@ def upload_files(
 
 
 def import_huggingface_hub(purpose: str) -> ModuleType:
-    """Return the package `huggingface_hub`.
+    """Import the package `huggingface_hub`.
+
+    Args:
+        purpose: what it is needed for; the beginning of the message.
 
     Raises:
-        MissingExtraError: the extra `hub` is not installed; the message begins with `purpose`.
+        MissingExtraError: the extra `hub` is not installed.
     """
     try:
         import huggingface_hub
@@ -130,7 +139,7 @@ def import_huggingface_hub(purpose: str) -> ModuleType:
 
 
 def _explain_hub_error(error: Exception, ref: HubRef) -> str:
-    """What is wrong, and what to do about it, in one line."""
+    """Return one line that says what is wrong and what to do next."""
     from huggingface_hub import errors
 
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None

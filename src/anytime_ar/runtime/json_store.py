@@ -1,7 +1,8 @@
-"""Keep entries by key in one JSON file that processes, and versions of this package, share.
+"""Store entries by key in one JSON file, shared by processes and by versions of this package.
 
-For what can be measured again: damage costs a measurement, never an error. Every entry is read by
-itself, and an update keeps those that it does not know, which may belong to another version.
+The store is for values that can be measured again: damage costs a measurement and never raises.
+Every entry is parsed by itself. An update preserves unknown entries, which may belong to another
+version.
 """
 
 from __future__ import annotations
@@ -21,40 +22,47 @@ from anytime_ar.errors import InputError
 from anytime_ar.runtime.files import write_bytes
 
 EntryT = TypeVar("EntryT")
+"""Type of the stored entries."""
 
 _MAX_BYTES = 4 * 2**20
-"""Bytes that a file may have: larger ones are not read, and the oldest entries make room."""
+"""Largest size of the file, in bytes: larger files are not read, and the oldest entries are
+dropped."""
 _LOCK_TIMEOUT_S = 2.0
-"""How long to wait for the lock, which is held for milliseconds unless its holder was stopped."""
+"""Seconds to wait for the lock. Its owner holds it for milliseconds, unless it was stopped."""
 
 
 class JsonStore(Generic[EntryT]):
-    """Entries by key in a JSON file.
+    """A store of entries by key in a JSON file.
 
-    A file that is too large, damaged, unreadable or not regular counts as empty, and is replaced
-    where that is possible.
+    A file that is too large, damaged, unreadable or not regular counts as empty, and is replaced if
+    possible.
 
     Args:
-        path: the file; its folder is created when it is needed.
-        adapter: reads an entry and writes it. Entries it refuses count as missing, and so do those
-            with numbers that are not finite.
+        path: the file; its folder is created when needed.
+        adapter: parses and serializes entries. Entries that it refuses count as missing, as do
+            those with numbers that are not finite.
     """
 
     def __init__(self, path: Path, adapter: TypeAdapter[EntryT]) -> None:
+        """Store path and adapter; nothing is read yet."""
         self.path, self._adapter = path, adapter
 
     def get(self, key: str) -> EntryT | None:
-        """Return the entry under a key, None if there is none that can be used."""
+        """Return the entry of a key; None if there is no valid one."""
         return self._parse(self._read().get(key))
 
     def update(self, key: str, change: Callable[[EntryT | None], EntryT]) -> EntryT:
-        """Put what `change` makes of the entry under a key in its place, and return it.
+        """Replace the entry of a key by what `change` returns for it, and return the new entry.
 
-        No other process updates the file meanwhile, where the system has locks.
+        Other processes cannot update the file meanwhile, if the system has locks. An unchanged
+        entry is not written, so a read-only file suffices for it.
+
+        Args:
+            key: key of the entry.
+            change: receives the old entry, or None, and returns the new one.
 
         Raises:
-            InputError: the new entry cannot be written. What `change` returns unchanged is not
-                written, so a read-only file will do for it.
+            InputError: the new entry cannot be written.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,30 +79,38 @@ class JsonStore(Generic[EntryT]):
             ) from error
 
     def _read(self) -> dict[str, Any]:
+        """Return all entries of the file, unparsed; none if the file is not usable."""
         try:
             status = self.path.stat()
             if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
-                return {}  # a pipe would never end
+                return {}  # reading a pipe would block
             entries = json.loads(self.path.read_bytes())
-        except (OSError, ValueError, RecursionError):  # nothing that cannot be measured again
+        except (OSError, ValueError, RecursionError):  # its values can be measured again
             return {}
         return entries if isinstance(entries, dict) else {}
 
     def _parse(self, value: object) -> EntryT | None:
+        """Return a stored value as an entry; None if it is missing or invalid."""
         try:
             entry = self._adapter.validate_python(value)
-            _format_entry("", self._adapter.dump_python(entry))  # is finite
+            _format_entry("", self._adapter.dump_python(entry))  # raises if a number is not finite
         except (ValueError, RecursionError):
             return None
         return entry
 
     def _write(self, others: dict[str, Any], last: str) -> None:
+        """Write the file with the changed entry last, without the oldest beyond `_MAX_BYTES`.
+
+        Args:
+            others: the other entries, oldest first.
+            last: the changed entry, as `_format_entry` returns it.
+        """
         lines = [last]
         room = _MAX_BYTES - len(last) - 4
-        for key, value in reversed(others.items()):  # the latest first
+        for key, value in reversed(others.items()):  # latest first
             try:
                 line = _format_entry(key, value)
-            except (ValueError, RecursionError):  # no JSON: not finite, or nested too deep
+            except (ValueError, RecursionError):  # not finite, or nested too deeply for JSON
                 continue
             room -= len(line) + 2
             if room < 0:
@@ -104,14 +120,14 @@ class JsonStore(Generic[EntryT]):
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the lock of the file; without it where there are no locks, or it is not given up."""
-        # Not the file itself, which every update replaces.
-        place = self.path.with_name(f".{self.path.name}.lock")
+        """Hold the file's lock in the block, or go on without it if it cannot be had in time."""
+        # A file of its own, because every update replaces the JSON file.
+        lock_path = self.path.with_name(f".{self.path.name}.lock")
         try:
             import fcntl
 
-            handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666)
-        except (ImportError, OSError):  # Windows; a read-only folder, whose file may still do
+            handle = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666)
+        except (ImportError, OSError):  # Windows, or a read-only folder
             yield
             return
         try:
@@ -122,7 +138,7 @@ class JsonStore(Generic[EntryT]):
                     break
                 except BlockingIOError:
                     time.sleep(0.005)
-                except OSError:  # a file system that has no locks
+                except OSError:  # a file system without locks
                     break
             yield
         finally:
@@ -130,7 +146,7 @@ class JsonStore(Generic[EntryT]):
 
 
 def _format_entry(key: str, value: object) -> str:
-    """An entry as JSON in ASCII, so that any text of a file that was read can be written again.
+    """Return an entry as ASCII JSON, so that any text that was read can be written again.
 
     Raises:
         ValueError: a number is not finite.

@@ -1,7 +1,7 @@
-"""Number formats of training: float32, or bfloat16 where autocast finds it safe (`bf16-mixed`).
+"""Choose the precision of training: float32, or bfloat16 where autocast allows it (`bf16-mixed`).
 
-Which is faster depends on the processor and on the network, so a run that is told `auto` times
-both, for each of its stages.
+Which is faster depends on the processor and on the network, so a run with `auto` times both for
+each of its stages.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 UnscaledPrecision = Literal["32-true", "bf16-mixed"]
-"""Number formats of training that need no scaling of the loss."""
+"""Precisions of training that need no loss scaling."""
 
 MAX_TIME_RATIO = 0.95
-"""Share of the time in float32 that bfloat16, which is less exact, may take to be chosen."""
+"""Largest ratio of bfloat16's time to float32's at which the less exact bfloat16 is chosen."""
 _TIME_BUDGET_S = 1.0
-"""Seconds after which a comparison ends, once each format has had two turns."""
+"""Seconds after which a comparison ends, once each precision has been timed twice."""
 _MAX_ROUNDS = 8
+"""Most rounds in which both precisions are timed."""
 _EMULATION_SLOWDOWN = 7.0
-"""Times as slow as in float32 from which a product is emulated: small ones take 22 times as long
-on AVX2, and 2.3 times with instructions, for what is prepared."""
+"""Slowdown relative to float32 above which matrix products count as emulated. Small products take
+22 times as long on AVX2, and 2.3 times as long with instructions for bfloat16, because of setup."""
 _AUTOCAST_FUNCTIONS = {
     F.linear,
     F.conv1d,
@@ -47,12 +48,16 @@ _AUTOCAST_FUNCTIONS = {
     Tensor.bmm,
     torch.einsum,
 }
-"""What autocast computes in bfloat16."""
+"""Functions that autocast computes in bfloat16."""
 
 
 @contextmanager
 def bfloat16_autocast(device: str) -> Iterator[None]:
-    """Compute matrix products and convolutions in bfloat16."""
+    """Compute matrix products and convolutions in the block in bfloat16.
+
+    Args:
+        device: type of the device, such as `cpu` or `cuda`.
+    """
     emulated = device == "cpu" and bfloat16_is_emulated()
     with (
         torch.autocast(device, dtype=torch.bfloat16),
@@ -61,13 +66,16 @@ def bfloat16_autocast(device: str) -> Iterator[None]:
         try:
             yield
         finally:
-            # PyTorch leaves that to the outermost autocast, which may be around the whole run.
+            # PyTorch clears it only in the outermost autocast, which may span the whole run.
             torch.clear_autocast_cache()
 
 
 class _EmulatedBFloat16(TorchFunctionMode):
-    """Computes products of bfloat16 numbers in float32, and rounds them: what the instructions of
-    other processors do, at a tenth of the time that PyTorch takes to emulate them."""
+    """A mode that computes products of bfloat16 numbers in float32, and rounds them.
+
+    The result is that of a processor with bfloat16 instructions, in a tenth of the time of
+    PyTorch's emulation.
+    """
 
     def __torch_function__(
         self,
@@ -76,6 +84,7 @@ class _EmulatedBFloat16(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        """Round the inputs to bfloat16, compute in float32, and round the result."""
         kwargs = kwargs or {}
         if func not in _AUTOCAST_FUNCTIONS or not torch.is_autocast_enabled("cpu"):
             return func(*args, **kwargs)
@@ -85,16 +94,22 @@ class _EmulatedBFloat16(TorchFunctionMode):
 
 
 def _round_to_bfloat16(value: Tensor) -> Tensor:
+    """Round floating-point values to bfloat16, and return them as float32."""
     return value.bfloat16().float() if value.is_floating_point() else value
 
 
 @cache
 def bfloat16_is_emulated(clock: Callable[[], float] = time.perf_counter) -> bool:
-    """Time whether this CPU multiplies bfloat16 numbers by far more slowly than float32, for want
-    of instructions; what it says of itself does not tell what PyTorch makes of it."""
+    """Return whether this CPU lacks instructions for bfloat16, by timing small matrix products.
+
+    The CPU's feature flags do not show what PyTorch makes of them.
+
+    Args:
+        clock: returns the time in seconds.
+    """
     seconds = {}
     for kind in (torch.float32, torch.bfloat16):
-        # Small, and often: of 10 us and on one thread, one of them at least is not disturbed.
+        # Of many products of 10 us on one thread, at least one is not disturbed.
         matrix = torch.ones(64, 64, dtype=kind, device="cpu")
         times = []
         for _ in range(100):
@@ -111,15 +126,15 @@ def faster_precision(
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[UnscaledPrecision, dict[str, float]]:
-    """Time a step in float32 and in bfloat16 by turns.
+    """Time a step alternately in float32 and in bfloat16, and return the faster precision.
 
     Args:
-        step: does it.
-        device: where; waited for.
-        clock: seconds.
+        step: runs one step in a precision.
+        device: the device, which is synchronized after each step.
+        clock: returns the time in seconds.
 
     Returns:
-        `bf16-mixed` if that is clearly faster, else `32-true`; and the best seconds of each.
+        `bf16-mixed` if it is clearly faster, else `32-true`; and the best seconds of each.
     """
     seconds: dict[str, float] = {}
     both: tuple[UnscaledPrecision, UnscaledPrecision] = ("32-true", "bf16-mixed")
@@ -131,7 +146,7 @@ def faster_precision(
             if device.type != "cpu":
                 torch.accelerator.synchronize(device)
             spent = clock() - start
-            if turn:  # what the first one prepares is not timed
+            if turn:  # the first round is warm-up
                 seconds[precision] = min(seconds.get(precision, spent), spent)
         if turn >= 2 and clock() - begin > _TIME_BUDGET_S:
             break

@@ -1,4 +1,4 @@
-"""Starting Ray, or joining a cluster of it, without a word."""
+"""Start Ray, or connect to a cluster, without output."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ from anytime_ar.errors import InputError, MissingExtraError, install_command
 from anytime_ar.runtime.threads import available_cpus
 
 _CONNECT_TIMEOUT_S = 10.0
+"""Seconds to wait for a connection to the cluster."""
 _RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Workers give way to everybody else, unless they are told that they are the work.
+    # Workers otherwise run at a lower priority than all other processes.
     "RAY_worker_niceness": "0",
 }
+"""Environment variables for Ray, unless they are set already."""
 
 
 def require_ray(part: str) -> Any:
-    """The `ray` module, with a part of it such as `ray.data`.
+    """Import the module `ray` and one of its parts.
+
+    Args:
+        part: name of the part, such as `ray.data`.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -44,11 +49,12 @@ def require_ray(part: str) -> Any:
 
 @contextmanager
 def ray_session(ray: Any, num_cpus: int) -> Iterator[None]:
-    """On the cluster of RAY_ADDRESS, else on one of this machine, which ends with the block.
+    """Use the cluster of RAY_ADDRESS in the block, else a local one that ends with the block.
 
     Args:
         ray: the module.
-        num_cpus: that workers will take; one of this machine has as many, whether there are or not.
+        num_cpus: CPUs that workers will reserve; a local cluster declares at least as many, even if
+            the machine has fewer.
 
     Raises:
         InputError: there is no cluster at RAY_ADDRESS.
@@ -62,7 +68,10 @@ def ray_session(ray: Any, num_cpus: int) -> Iterator[None]:
 
 
 def check_ray_device(device: str) -> None:
-    """Before Ray is started.
+    """Check that Ray supports a device, before Ray is started.
+
+    Args:
+        device: name of the device.
 
     Raises:
         InputError: Ray has no such devices.
@@ -72,30 +81,34 @@ def check_ray_device(device: str) -> None:
 
 
 def choose_ray_device(ray: Any, device: str, num_workers: int) -> str:
-    """`cpu` or `cuda` for workers, wherever they are.
+    """Return the device of workers, `cpu` or `cuda`.
 
     Args:
-        ray: the module, connected.
-        device: `cpu`, `cuda`, or `auto`: GPUs, if the cluster has one for each worker.
-        num_workers: how many there are to be.
+        ray: the module, connected to a cluster.
+        device: `cpu`, `cuda`, or `auto`: GPUs if the cluster has one for each worker.
+        num_workers: number of workers.
 
     Raises:
-        InputError: there are fewer GPUs on this machine.
+        InputError: the local machine has fewer GPUs than workers.
     """
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if device == "auto":
         return "cuda" if gpus >= num_workers else "cpu"
-    # A cluster may grow.
+    # A cluster may add machines.
     if device == "cuda" and gpus < num_workers and not os.environ.get("RAY_ADDRESS"):
         raise InputError(
-            f"{num_workers} workers, each with a GPU, are asked for, and this machine has {gpus}; ask "
-            "for fewer, join a cluster by RAY_ADDRESS, or choose device cpu"
+            f"{num_workers} workers, each with a GPU, are asked for, and this machine has {gpus}; "
+            "ask for fewer, join a cluster by RAY_ADDRESS, or choose device cpu"
         )
     return device
 
 
 def _connect(ray: Any, cores: int) -> bool:
-    """Whether Ray was not in use here before."""
+    """Connect to Ray, and return whether this process was not connected before.
+
+    Raises:
+        InputError: there is no cluster at RAY_ADDRESS.
+    """
     if ray.is_initialized():
         return False
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -108,20 +121,20 @@ def _connect(ray: Any, cores: int) -> bool:
             raise InputError(
                 f"no Ray cluster at RAY_ADDRESS={address} ({error}); start it, or unset it"
             ) from error
-    else:  # not "auto", which joins clusters that end with another job, or are about to
+    else:  # not "auto", which joins clusters that may end with another job
         cores = max(available_cpus(), cores)
         ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # that of Ray ends the process without asking
+        signal.signal(signal.SIGTERM, handler)  # Ray's handler ends the process at once
     return True
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself would ask for minutes.
+    """Check that a cluster accepts connections; Ray itself would try for minutes.
 
     Raises:
-        OSError: nobody listens there.
+        OSError: nothing listens at the address.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdecimal():  # not of "auto" and the like
+    if port.isdecimal():  # not for "auto" and the like
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()

@@ -1,4 +1,4 @@
-"""How large YAML is once it is read: a few lines of aliases stand for more than memory holds."""
+"""Limit the size of files once they are read: a few lines of YAML aliases can exceed all memory."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ import yaml
 from anytime_ar.errors import InputError
 
 MAX_YAML_VALUES, MAX_YAML_DEPTH = 100_000, 64
+"""Largest number of values in a YAML file, and deepest nesting, with aliases expanded."""
 
 
 def check_yaml_size(path: Path) -> None:
-    """Refuse a file of settings that would be too large or too deep, without building it.
+    """Check that a YAML file is not too large or too deep, without building its content.
 
-    What is no YAML is left to whoever reads it.
+    A file that is not YAML is left to its reader.
+
+    Args:
+        path: the file to check.
 
     Raises:
-        InputError: aliases stand for too much, or for themselves, or values are nested too deeply.
+        InputError: aliases expand to too many values or to themselves, or values are nested too
+            deeply.
     """
-    sizes: dict[str, int] = {}  # values, by the anchor of what holds them
-    open_: list[tuple[str | None, int]] = [(None, 0)]  # anchor, and values so far
+    sizes: dict[str, int] = {}  # number of values of each anchored node
+    open_: list[tuple[str | None, int]] = [(None, 0)]  # anchor, values so far
     try:
         for event in yaml.parse(path.read_bytes(), Loader=yaml.SafeLoader):
             if isinstance(event, yaml.CollectionStartEvent):
@@ -45,22 +50,23 @@ def check_yaml_size(path: Path) -> None:
             open_[-1] = anchor, before + size
             if before + size > MAX_YAML_VALUES or len(open_) > MAX_YAML_DEPTH:
                 raise InputError(
-                    f"{path} holds over {MAX_YAML_VALUES:,} values, or {MAX_YAML_DEPTH} within each other, "
-                    "aliases counted as what they stand for; write settings without them"
+                    f"{path} holds over {MAX_YAML_VALUES:,} values, or {MAX_YAML_DEPTH} within "
+                    "each other, aliases counted as what they stand for; write settings without "
+                    "them"
                 )
     except yaml.YAMLError:
         return
 
 
 def check_npy_size(file: IO[bytes], max_bytes: int) -> None:
-    """Refuse an array in the .npy format that cannot be in what it comes in.
+    """Check that an array in the .npy format is not larger than its file.
 
     Args:
-        file: where the array begins; its header is read.
-        max_bytes: bytes that there are.
+        file: a handle at the start of the array; its header is read.
+        max_bytes: size of the file, in bytes.
 
     Raises:
-        ValueError: the array says that it is larger, or is none of version 1 of the format.
+        ValueError: the declared array is larger, or not in version 1.0 of the format.
     """
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("not version 1.0 of the .npy format")

@@ -1,8 +1,9 @@
-"""Building networks for weights that are read right after, and no larger than these.
+"""Build networks without initialization for stored weights, and limit their size to these.
 
-A configuration of unknown origin may name any size, and a network of that size would be allocated
-before its first weight is missed. So what is built is counted, and compared with the headers of the
-files beside it: loading is bounded in time and memory by the size of what is loaded.
+A configuration from an unknown origin may name any size, and its network would be allocated before
+its first weight is found to be missing. So parameters are counted as they are built, and compared
+with the headers of the weight files. Time and memory of loading are bounded by the size of the
+files.
 """
 
 from __future__ import annotations
@@ -20,24 +21,29 @@ from anytime_ar.errors import BundleError
 from anytime_ar.runtime.torch_modes import FACTORIES
 
 _MAX_RATIO = 16
-"""Numbers and tensors that networks may have for each that is stored: they hold tables and moving
-averages as well."""
+"""Largest ratio of built to stored elements and tensors: networks have tables and moving averages
+as well."""
 _FREE_ELEMENTS, _FREE_TENSORS = 2**25, 2**12
-"""What they may have of themselves: 128 MB."""
+"""Elements and tensors that networks may have regardless of what is stored; the elements are 128
+MB."""
 
 
 class StoredSize(NamedTuple):
-    """What is stored."""
+    """The number of tensors and elements in weight files."""
 
     tensors: int
     elements: int
+    """Number of elements in all tensors."""
 
 
 def stored_size(paths: Sequence[Path]) -> StoredSize:
-    """Count what safetensors files hold, by their headers.
+    """Count tensors and elements of safetensors files from their headers.
+
+    Args:
+        paths: the weight files.
 
     Raises:
-        BundleError: a file is missing, or something else.
+        BundleError: a file is missing, or is not in this format.
     """
     sizes = []
     for path in paths:
@@ -53,17 +59,18 @@ def stored_size(paths: Sequence[Path]) -> StoredSize:
 
 
 class SkipInit(TorchFunctionMode):
-    """Leave out random draws of `torch.nn.init`, a third of the time that loading a model takes.
+    """A mode that skips the random initialization of `torch.nn.init`, a third of the loading time.
 
-    Networks that are built under it have arbitrary weights, and no random generator moves. Those
-    that are much larger than what is stored raise `BundleError`, before they take memory.
+    Networks that are built in it have arbitrary weights, and no random generator advances. Networks
+    that are much larger than the stored weights raise `BundleError` before they allocate memory.
 
     Args:
-        config: the file that describes them.
-        stored: what the networks are built for.
+        config: the file that describes the networks, for messages.
+        stored: size of the weights for the networks.
     """
 
     def __init__(self, config: Path, stored: StoredSize) -> None:
+        """Compute how many elements and tensors may be built."""
         super().__init__()
         self._config = config
         self._stored = stored
@@ -77,9 +84,14 @@ class SkipInit(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        """Skip initializers, and count the elements of factory functions before they run.
+
+        Raises:
+            BundleError: the networks are much larger than the stored weights.
+        """
         kwargs = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"]  # by name, whatever the caller does
+            return kwargs["tensor"]  # torch.nn.init passes it by name
         if func in FACTORIES:
             self._elements_left -= func(*args, **kwargs | {"device": torch.device("meta")}).numel()
             self._tensors_left -= 1

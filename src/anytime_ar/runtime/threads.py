@@ -1,9 +1,9 @@
-"""How many threads this process should compute with.
+"""Choose the number of threads that this process computes with.
 
 A host may have 64 processors and a container on it 4: as a CPU affinity (`taskset`, SLURM, Docker's
-`--cpuset-cpus`) or as a quota of the control group (`docker --cpus`, Kubernetes). PyTorch's own
-default knows the affinity but not the quota, and threads beyond it are throttled, all of them
-together, for the rest of each period.
+`--cpuset-cpus`) or as a quota of the control group (`docker --cpus`, Kubernetes). PyTorch's default
+respects the affinity but not the quota. With more threads than the quota, all of them are throttled
+for the rest of each period.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ from typing import NamedTuple
 from anytime_ar.errors import InputError
 
 MAX_THREADS = 1024
-"""That may be asked for. OpenMP ends the process where the system has no more."""
+"""Largest number of threads that may be requested; OpenMP ends the process if it cannot start
+them."""
 _ROUNDS = 5
-"""Times that each number of threads is timed, by turns. Their sum counts, not the best one: what
-threads lose when they wait for each other comes seldom and is long."""
+"""Rounds in which each number of threads is timed. The sum counts, not the best time: delays from
+threads that wait for each other are rare and long."""
 _TIMING_LIMIT_S = 0.5
-"""Seconds after which no further round is begun."""
+"""Seconds after which no further round is started."""
 
 
 def available_cpus(root: Path = Path("/")) -> int:
-    """Count the processors that this process may use: at least 1.
+    """Return the number of processors that this process may use, at least 1.
 
     Args:
-        root: of the file system that the limits of control groups are read from.
+        root: root of the file system from which control group limits are read.
     """
     return max(1, min([_scheduled_cpus(), *map(int, _quotas(root))]))
 
 
 def _scheduled_cpus() -> int:
-    """Count the processors that the scheduler may put this process on."""
+    """Return the number of processors that the scheduler may run this process on."""
     if sys.version_info >= (3, 13):
         return os.process_cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
@@ -47,16 +48,18 @@ def _scheduled_cpus() -> int:
 
 
 class _CgroupMount(NamedTuple):
-    """A hierarchy of control groups: the group that is mounted, where, and its controllers."""
+    """A mounted hierarchy of control groups."""
 
     group: str
+    """Path of the control group that is mounted."""
     mount_point: str
+    """Folder where the hierarchy is mounted."""
     controllers: frozenset[str]
-    """Empty: version 2, which has one hierarchy for all."""
+    """Controllers of the hierarchy; empty for version 2, which has one hierarchy for all."""
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Yield the processors' worth of time that each control group around this process may use."""
+    """Yield the CPU quota of each control group around this process, in processors."""
     own = _read_lines(root / "proc/self/cgroup")
     mounts = [
         mount for line in _read_lines(root / "proc/self/mountinfo") if (mount := _parse_mount(line))
@@ -69,7 +72,7 @@ def _quotas(root: Path) -> Iterator[float]:
                 fits = not mount.controllers
             if not fits:
                 continue
-            # In a container, the group that is mounted is often its own: its path is cut off.
+            # In a container, its own group is often the mounted one: remove its path.
             inside = "/" if mount.group == "/" else mount.group + "/"
             below = group.removeprefix(inside) if group.startswith(inside) else ""
             top = root / mount.mount_point.lstrip("/")
@@ -83,19 +86,19 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _parse_mount(line: str) -> _CgroupMount | None:
-    """Read a line of mountinfo; None: no control groups of processors."""
+    """Parse a line of mountinfo; return None if it is no hierarchy of control groups."""
     before, dash, after = line.partition(" - ")
     fields, rest = before.split(), after.split()
     if not dash or len(fields) < 5 or not rest or rest[0] not in ("cgroup", "cgroup2"):
         return None
     # Spaces and the like are written as octal numbers.
-    group, place = (re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), f) for f in fields[3:5])
+    group, mount_point = (re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), f) for f in fields[3:5])
     options = frozenset(rest[-1].split(",")) if rest[0] == "cgroup" else frozenset()
-    return _CgroupMount(group, place, options)
+    return _CgroupMount(group, mount_point, options)
 
 
 def _read_quota(folder: Path) -> float | None:
-    """Return the processors' worth of time that a control group may use; None: no limit."""
+    """Return the CPU quota of a control group in processors; None for no limit."""
     if words := " ".join(_read_lines(folder / "cpu.max")).split():
         limit, period = words[0], words[1] if len(words) > 1 else "100000"
     else:
@@ -108,6 +111,7 @@ def _read_quota(folder: Path) -> float | None:
 
 
 def _read_lines(path: Path) -> list[str]:
+    """Return the lines of a file; none if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
@@ -115,10 +119,10 @@ def _read_lines(path: Path) -> list[str]:
 
 
 def check_threads(threads: int) -> int:
-    """Return a number of threads that was asked for.
+    """Check a requested number of threads, and return it.
 
     Raises:
-        InputError: it is less than 1, or more than any machine computes with.
+        InputError: it is less than 1, or more than `MAX_THREADS`.
     """
     if not 1 <= threads <= MAX_THREADS:
         raise InputError(
@@ -129,22 +133,24 @@ def check_threads(threads: int) -> int:
 
 
 def omp_num_threads() -> int | None:
-    """Return the threads that OMP_NUM_THREADS asks for; None where it is not set, or is no number
-    of threads, which OpenMP ignores."""
+    """Return the number of threads in OMP_NUM_THREADS; None if it is unset or invalid.
+
+    OpenMP ignores invalid values.
+    """
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(first) if first.isdecimal() and 1 <= int(first) <= MAX_THREADS else None
 
 
 def set_threads(requested: int | None = None, *, processes: int = 1) -> int:
-    """Set the threads of PyTorch in this process, for a command, and return their number.
+    """Set PyTorch's number of threads in this process, and return it.
 
     Args:
-        requested: the number; None: OMP_NUM_THREADS if that is set, else PyTorch's own default, but no
-            more than this process may use.
-        processes: that share what this one may use.
+        requested: the number. None: OMP_NUM_THREADS if set, else PyTorch's default, limited to the
+            processors that this process may use.
+        processes: number of processes that share those processors.
 
     Raises:
-        InputError: `requested` is no number of threads.
+        InputError: `requested` is not a valid number of threads.
     """
     import torch
 
@@ -159,23 +165,27 @@ def set_threads(requested: int | None = None, *, processes: int = 1) -> int:
 
 
 def single_thread_executor(name: str) -> ThreadPoolExecutor:
-    """Start a thread whose PyTorch operations do not start threads of their own.
+    """Start a thread whose PyTorch operations use no further threads.
 
-    OpenMP has a pool of threads for each thread that asks for one, and those of a pool keep their
-    processors busy for a while after each operation. Two pools on two cores made a training step
-    take 34 ms in place of 19.
+    OpenMP has a pool of threads for each calling thread, and a pool's threads occupy their
+    processors for a while after each operation. Two pools on two cores made a training step take 34
+    ms instead of 19 ms.
+
+    Args:
+        name: prefix of the thread's name.
     """
     import torch
 
     own = torch.get_num_threads()
 
     def limit() -> None:
-        torch.get_num_threads()  # at its first use, PyTorch gives a thread the default
+        """Limit the operations of this thread to one thread."""
+        torch.get_num_threads()  # the first call in a thread sets its default
         torch.set_num_threads(1)
 
     thread = ThreadPoolExecutor(1, name)
     thread.submit(limit).result()
-    torch.set_num_threads(own)  # what the thread set is also the default of those yet to come
+    torch.set_num_threads(own)  # the limit became the default of future threads
     return thread
 
 
@@ -187,23 +197,25 @@ def tune_threads(
     clock: Callable[[], float] = time.perf_counter,
     workload: Callable[[], object] | None = None,
 ) -> int:
-    """Set the threads of PyTorch as `set_threads` does, for hours of computation on a CPU: fewer of
-    them where other programs keep the processors busy.
+    """Set PyTorch's number of threads for hours of computation on a CPU.
 
-    Threads wait for each other after every operation. One that shares its processor is late, and
-    all wait for it: on two cores that others used, training with two threads took 50 s and with one
-    14 s. So a short computation is timed with all threads and with fewer, and fewer are taken if
-    they are no slower.
+    Threads wait for each other after every operation, so one that shares its processor with another
+    program delays all. On two busy cores, training took 50 s with two threads and 14 s with one. So
+    a short computation is timed with all threads and with fewer, and fewer are used if they are no
+    slower.
 
     Args:
-        requested: the number, which then stays; None: see `set_threads`.
-        warn: gets a sentence if fewer threads are faster.
-        processes: that share what this one may use.
-        clock: seconds.
-        workload: what is timed; None: a few products of matrices.
+        requested: the number, which is then not changed. None: see `set_threads`.
+        warn: receives a sentence if fewer threads are faster.
+        processes: number of processes that share the processors.
+        clock: returns the time in seconds.
+        workload: the computation to time. None: a few matrix products.
+
+    Returns:
+        The number of threads that was set.
 
     Raises:
-        InputError: `requested` is no number of threads.
+        InputError: `requested` is not a valid number of threads.
     """
     import torch
 
@@ -212,7 +224,7 @@ def tune_threads(
         return 1
     workload = workload or _matmul_workload()
     seconds = _mean_seconds([threads, 1], clock, workload)
-    if seconds[threads] >= seconds[1]:  # look twice: it may have been for a moment only
+    if seconds[threads] >= seconds[1]:  # time again: the load may have been brief
         halves = [threads >> halvings for halvings in range(1, threads.bit_length() - 1)]
         again = _mean_seconds([threads, *halves, 1], clock, workload)
         seconds = {number: (seconds.get(number, s) + s) / 2 for number, s in again.items()}
@@ -236,7 +248,7 @@ def tune_threads(
 def _mean_seconds(
     numbers: list[int], clock: Callable[[], float], workload: Callable[[], object]
 ) -> dict[int, float]:
-    """Return the mean seconds of `workload` by number of threads."""
+    """Return the mean time of `workload` in seconds, by number of threads."""
     import torch
 
     spent: dict[int, list[float]] = {number: [] for number in numbers}
@@ -253,15 +265,16 @@ def _mean_seconds(
 
 
 def _matmul_workload() -> Callable[[], object]:
-    """Return a computation of 10 ms that is like training: a hundred short parallel operations."""
+    """Return a computation of 10 ms that resembles training: 100 short parallel operations."""
     import torch
 
     matrix = torch.full((256, 256), 1 / 256, device="cpu")
 
     def work() -> None:
+        """Multiply and rectify a small matrix repeatedly."""
         rows = torch.ones(128, 256, device="cpu")
         for _ in range(50):
             rows = torch.relu(torch.mm(rows, matrix))
 
-    work()  # what the first call prepares is not timed
+    work()  # warm-up
     return work

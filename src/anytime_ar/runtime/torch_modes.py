@@ -1,15 +1,15 @@
-"""Computing as PyTorch does by default, whatever the caller of this library has set.
+"""Compute with PyTorch's default modes, whatever modes the caller has set.
 
-The default dtype and the default device, inference mode, autocast and grad mode reach every
-operation of a thread, those of a library as well. A buffer that a kernel reads as float32 must not
-become bfloat16 because a notebook asked for that once, and a cache that is made in inference mode
-cannot be written to outside it. So what this library computes for callers runs in `default_torch_modes`.
+The default dtype and device, inference mode, autocast and grad mode affect every operation of a
+thread, including those of libraries. A buffer that a kernel reads as float32 must not become
+bfloat16 because a notebook set that as default. A cache made in inference mode cannot be written
+outside it. So this library computes for callers under `default_torch_modes`.
 
-The default dtype belongs to the whole process, and other threads may rely on what was set. It is
-left alone: factory functions that are called in `default_torch_modes` get their dtype and device as arguments.
+The default dtype belongs to the whole process, and other threads may rely on it. It is not changed:
+factory functions that are called under `default_torch_modes` receive dtype and device as arguments.
 
-A forked process has none of its parent's threads, and waits for them for ever where PyTorch shares
-out an operation, as OpenMP does not notice the fork. So it begins with one thread.
+A forked process has none of its parent's threads. OpenMP does not notice the fork, so a parallel
+operation of PyTorch would wait for them forever. A forked process therefore starts with one thread.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from torch._C import _len_torch_function_stack
 from torch.overrides import TorchFunctionMode
 
 P = ParamSpec("P")
+"""Parameters of a decorated generator function."""
 ItemT = TypeVar("ItemT")
+"""Type of the items of a decorated generator."""
 
 _CPU = torch.device("cpu")
 _DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
-"""Of devices, for each of which autocast is set by itself."""
+"""Device types whose autocast state is separate."""
 _FLOATING = {
     torch.empty,
     torch.empty_permuted,
@@ -51,16 +53,17 @@ _FLOATING = {
     torch.scalar_tensor,
     torch.zeros,
 }
-"""Factory functions whose numbers have the default dtype."""
+"""Factory functions whose results have the default dtype."""
 _BY_VALUE = {torch.arange, torch.as_tensor, torch.asarray, torch.full, torch.range, torch.tensor}
-"""Those whose numbers have it if the values are Python's floats."""
+"""Factory functions whose results have the default dtype if the values are Python floats."""
 _INTEGER = {torch.randint, torch.randperm, torch.tril_indices, torch.triu_indices}
+"""Factory functions whose results are integers."""
 FACTORIES = _FLOATING | _BY_VALUE | _INTEGER
-"""Functions that make a tensor where none was."""
+"""Functions that make a new tensor."""
 
 
 class _DefaultFactories(TorchFunctionMode):
-    """Factory functions make float32 numbers on the CPU where they are not told otherwise."""
+    """A mode in which factory functions use float32 on the CPU unless arguments say otherwise."""
 
     def __torch_function__(
         self,
@@ -69,11 +72,12 @@ class _DefaultFactories(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        """Add dtype and device to the arguments of factory functions."""
         kwargs = kwargs or {}
         if func not in FACTORIES:
             return func(*args, **kwargs)
         if kwargs.get("device") is None:
-            given = args[0] if args else None  # which as_tensor leaves where it is
+            given = args[0] if args else None  # as_tensor leaves a tensor on its device
             kwargs = kwargs | {"device": given.device if isinstance(given, Tensor) else _CPU}
         if kwargs.get("dtype") is None:
             if func in _FLOATING:
@@ -87,6 +91,7 @@ class _DefaultFactories(TorchFunctionMode):
 
 
 def _use_one_thread_after_fork() -> None:
+    """Use one thread in a forked process."""
     if torch.get_num_threads() > 1:
         torch.set_num_threads(1)
 
@@ -96,31 +101,35 @@ if hasattr(os, "register_at_fork"):
 
 
 class default_torch_modes(ContextDecorator):
-    """Compute without any of the modes that callers set for themselves; see the module. A context
-    manager, and a decorator of functions.
+    """A context manager and decorator that computes under PyTorch's default modes.
 
     Args:
         grad: whether operations are recorded for gradients.
     """
 
     def __init__(self, *, grad: bool = False) -> None:
+        """Store the grad mode; nothing changes yet."""
         self._grad = grad
 
     def _recreate_cm(self) -> default_torch_modes:
-        return default_torch_modes(grad=self._grad)  # one for each call of a decorated function
+        """Return a new context manager for each call of a decorated function."""
+        return default_torch_modes(grad=self._grad)
 
     def __enter__(self) -> None:
+        """Replace the caller's modes by the defaults."""
         self._modes = _leave_caller_modes() if _has_caller_modes() else None
         self._before = torch.is_grad_enabled()
         torch.set_grad_enabled(self._grad)
 
     def __exit__(self, *exception: object) -> None:
+        """Restore the caller's modes."""
         torch.set_grad_enabled(self._before)
         if self._modes is not None:
             self._modes.close()
 
 
 def _has_caller_modes() -> bool:
+    """Return whether the caller has set any mode."""
     return (
         torch.is_inference_mode_enabled()
         or torch.get_default_dtype() != torch.float32
@@ -130,7 +139,7 @@ def _has_caller_modes() -> bool:
 
 
 def _leave_caller_modes() -> ExitStack:
-    """Leave them, until what is returned is closed."""
+    """Leave the caller's modes until the returned stack is closed."""
     stack = ExitStack()
     if torch.is_inference_mode_enabled():
         stack.enter_context(torch.inference_mode(False))
@@ -145,11 +154,17 @@ def _leave_caller_modes() -> ExitStack:
 def yield_under_default_modes(
     generator: Callable[P, Iterator[ItemT]],
 ) -> Callable[P, Iterator[ItemT]]:
-    """Decorate a generator function to run in `default_torch_modes` from one item to the next: its caller has
-    its own modes in between."""
+    """Decorate a generator function to run under `default_torch_modes` between its items.
+
+    The caller has its own modes back while it uses an item.
+
+    Args:
+        generator: the generator function to decorate.
+    """
 
     @functools.wraps(generator)
     def run(*args: P.args, **kwargs: P.kwargs) -> Iterator[ItemT]:
+        """Run the generator, and leave its modes before each yield."""
         items = generator(*args, **kwargs)
         end = object()
         try:

@@ -1,1 +1,1 @@
-"""Where data sets come from: folders, parquet files, the Hub, and the embedded sets."""
+"""Open data sets from folders, parquet files and the Hub, and the embedded sets."""

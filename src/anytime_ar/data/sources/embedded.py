@@ -1,4 +1,4 @@
-"""The embedded digits and sounds."""
+"""Open the embedded data sets `digits` and `sounds`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from anytime_ar.data.rows import DataSource, InMemoryRows, Row
 from anytime_ar.media.audio import to_int16
 
 _NUM_CLIPS = 1800
-"""As many as there are digits, about."""
+"""Number of synthetic clips, about as many as there are digits."""
 
 
 def digits_source() -> DataSource:
-    """scikit-learn's 1797 digits, grayscale 8x8; their levels 0..16 become 0..255."""
+    """Return scikit-learn's 1797 digits, grayscale 8x8, with levels 0..16 scaled to 0..255."""
     from sklearn.datasets import load_digits
 
     levels, labels = load_digits(return_X_y=True)  # [1797, 64], [1797]
@@ -29,7 +29,10 @@ def digits_source() -> DataSource:
 
 
 def sounds_source() -> DataSource:
-    """1800 synthetic clips of 0.3 to 0.5 s at 8 kHz, 225 of each class in turn; see `synthesis`."""
+    """Return 1800 synthetic clips of 0.3 to 0.5 s at 8 kHz, whose classes take turns.
+
+    Each of the eight classes has 225 clips; see `synthetic_audio`.
+    """
     from anytime_ar.data.sources.synthetic_audio import CLASSES, SAMPLE_RATE, synthesize_clip
 
     rows = []

@@ -1,4 +1,4 @@
-"""Folders of images or sounds with a sub-folder per class."""
+"""Open folders of images or audio files, with a sub-folder per class."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from anytime_ar.media.formats import READABLE_AUDIO_SUFFIXES, READABLE_IMAGE_SUF
 def folder_source(root: Path, layout: FolderLayout) -> DataSource:
     """Read `root/class/*`, `root/{train,test,...}/class/*`, or either without class folders.
 
-    Folders inside a class belong to it. A split other than `train` may do without class folders:
-    its samples have no labels.
+    Folders inside a class folder belong to that class. A split other than `train` may have no class
+    folders; its samples then have no labels.
 
     Args:
+        root: the folder.
         layout: whether the sub-folders are splits or classes; `auto` decides by their names.
 
     Raises:
-        DataError: there is neither image nor sound, or there are both; files lie beside class
-            folders; the splits differ in their classes; or splits and classes cannot be told
-            apart.
+        DataError: there are no samples, or both images and audio; files lie beside class folders;
+            the splits differ in their classes; or the names do not show whether sub-folders are
+            splits or classes.
     """
     left_out: Counter[str] = Counter()
     tree = scan_folder(root, left_out)
@@ -72,7 +73,16 @@ def folder_source(root: Path, layout: FolderLayout) -> DataSource:
 
 
 def _split_folders(tree: Folder, layout: FolderLayout, notes: list[str]) -> dict[str, Folder]:
-    """The folder of each split; `train` is the tree itself where it has none."""
+    """Return the folder of each split; `train` is the tree itself if it has no splits.
+
+    Args:
+        tree: the root folder.
+        layout: whether the sub-folders are splits or classes.
+        notes: receives a note about samples that are left out.
+
+    Raises:
+        DataError: splits and classes are mixed, a split occurs twice, or `train` is missing.
+    """
     named = [folder for folder in tree.subfolders if canonical_split(folder.path.name) is not None]
     if layout == "classes" or (
         layout == "auto" and not any(f in named for f in tree.nonempty_subfolders())
@@ -81,8 +91,9 @@ def _split_folders(tree: Folder, layout: FolderLayout, notes: list[str]) -> dict
     others = [folder for folder in tree.nonempty_subfolders() if folder not in named]
     if others and layout == "auto":
         raise DataError(
-            f"{tree.path}: {_format_names(named)} may be splits or classes, beside {_format_names(others)}; set "
-            "data.folder_layout to classes if all are classes, or to splits to read the first alone"
+            f"{tree.path}: {_format_names(named)} may be splits or classes, beside "
+            f"{_format_names(others)}; set data.layout to classes if all are classes, or to splits "
+            "to read the first alone"
         )
     splits: dict[str, Folder] = {}
     for folder in named:
@@ -90,14 +101,14 @@ def _split_folders(tree: Folder, layout: FolderLayout, notes: list[str]) -> dict
         assert split is not None
         if split in splits:
             raise DataError(
-                f"{tree.path}: {_format_names([splits[split], folder])} are both the {split} split; join "
-                "them, or move one elsewhere"
+                f"{tree.path}: {_format_names([splits[split], folder])} are both the {split} "
+                "split; join them, or move one elsewhere"
             )
         splits[split] = folder
     if "train" not in splits:
         raise DataError(
-            f"{tree.path}: no folder called train, only {_format_names(named) or 'others'}; rename one, "
-            "or set data.folder_layout to classes if they are classes"
+            f"{tree.path}: no folder called train, only {_format_names(named) or 'others'}; rename "
+            "one, or set data.layout to classes if they are classes"
         )
     beside = len(tree.files) + sum(len(list(folder.sample_paths())) for folder in others)
     if beside:
@@ -108,12 +119,21 @@ def _split_folders(tree: Folder, layout: FolderLayout, notes: list[str]) -> dict
 def _paths_by_class(
     folder: Folder, layout: FolderLayout, notes: list[str]
 ) -> dict[str | None, list[Path]]:
-    """Sorted files by sorted class, or under None when the folder holds them itself."""
+    """Return sorted files by sorted class, or under None if the folder holds them itself.
+
+    Args:
+        folder: the folder of a split.
+        layout: whether the sub-folders are splits or classes.
+        notes: receives a note about folders without samples.
+
+    Raises:
+        DataError: files lie beside class folders, or the folders look like another layout.
+    """
     classes = folder.nonempty_subfolders()
     if folder.files and classes:
         raise DataError(
-            f"{folder.files[0]}: lies beside class folders ({_format_names(classes)}); move it into one "
-            "of them, or elsewhere"
+            f"{folder.files[0]}: lies beside class folders ({_format_names(classes)}); move it "
+            "into one of them, or elsewhere"
         )
     if folder.files:
         return {None: folder.files}
@@ -128,10 +148,10 @@ def _paths_by_class(
 
 
 def _check_depth(folder: Folder, classes: list[Folder]) -> None:
-    """Refuse folders that look like another layout one level down.
+    """Check that class folders do not look like another layout one level down.
 
     Raises:
-        DataError: the only class holds folders alone, or a class holds splits.
+        DataError: the only class holds only folders, or a class holds splits.
     """
     for child in classes:
         inner = [
@@ -147,13 +167,17 @@ def _check_depth(folder: Folder, classes: list[Folder]) -> None:
     if len(classes) == 1 and not classes[0].files and len(classes[0].nonempty_subfolders()) > 1:
         raise DataError(
             f"{folder.path}: {_format_names(classes)} would be the only class, and holds "
-            f"{_format_names(classes[0].nonempty_subfolders())}; pass {classes[0].path} if those are the classes, or "
-            "set data.folder_layout to classes"
+            f"{_format_names(classes[0].nonempty_subfolders())}; pass {classes[0].path} if those "
+            "are the classes, or set data.layout to classes"
         )
 
 
 def _check_classes(paths_of: dict[str | None, list[Path]], classes: list[str], train: Path) -> None:
-    """Refuse classes that training does not know."""
+    """Check that the training split has every class of another split.
+
+    Raises:
+        DataError: a class is unknown; names its first file.
+    """
     for name, paths in paths_of.items():
         if name is not None and name not in classes:
             raise DataError(
@@ -164,17 +188,23 @@ def _check_classes(paths_of: dict[str | None, list[Path]], classes: list[str], t
 
 
 def class_name(name: str) -> str:
-    """One spelling for all of the same name: accents composed, bytes that are no text escaped."""
+    """Return a folder's name as text, with composed accents (NFC) and invalid bytes escaped."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return unicodedata.normalize("NFC", text)
 
 
 def _format_names(folders: Iterable[Folder]) -> str:
+    """Return the folders' names in words, at most eight of them."""
     names = [folder.path.name for folder in folders]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _modality(paths: Iterable[Path]) -> Modality:
+    """Return whether the samples are audio or images.
+
+    Raises:
+        DataError: there are both; names the first of each.
+    """
     first: dict[Modality, Path] = {}
     for path in paths:
         first.setdefault(
@@ -193,36 +223,38 @@ _SYSTEM_NAMES = (
     ".fseventsd .ipynb_checkpoints __macosx @eadir thumbs.db ehthumbs.db desktop.ini "
     "$recycle.bin lost+found"
 )
-"""What operating systems and tools leave in folders, in lower case."""
+"""Names of files that operating systems and tools leave in folders, in lower case."""
 _MAX_DEPTH = 32
-"""Folders in folders."""
+"""Most levels of nested folders."""
 
 
 @dataclass
 class Folder:
-    """A folder and all below it, in the order of names."""
+    """A folder and its sub-folders, in the order of their names."""
 
     path: Path
     files: list[Path] = field(default_factory=list)
-    """Samples that lie in it."""
+    """Samples directly in the folder."""
     subfolders: list[Folder] = field(default_factory=list)
+    """Sub-folders that are not hidden."""
 
     def sample_paths(self) -> Iterator[Path]:
-        """Samples in it and below."""
+        """Yield the samples in the folder and below it."""
         yield from self.files
         for folder in self.subfolders:
             yield from folder.sample_paths()
 
     def nonempty_subfolders(self) -> list[Folder]:
-        """Sub-folders with samples in or below them."""
+        """Return the sub-folders with samples in or below them."""
         return [folder for folder in self.subfolders if any(folder.sample_paths())]
 
 
 def scan_folder(path: Path, skipped: Counter[str]) -> Folder:
-    """Find the samples below a folder; links are followed.
+    """Find the samples below a folder, following links.
 
     Args:
-        skipped: counts what is neither a sample nor a file of the system, by suffix.
+        path: the folder.
+        skipped: counts, by suffix, the files that are neither samples nor system files.
 
     Raises:
         DataError: a folder cannot be listed, or a link leads nowhere or back.
@@ -231,6 +263,7 @@ def scan_folder(path: Path, skipped: Counter[str]) -> Folder:
 
 
 def _scan(path: Path, skipped: Counter[str], ancestors: tuple[tuple[int, int], ...]) -> Folder:
+    """Find the samples below a folder whose ancestors are known by device and inode."""
     found = Folder(path)
     try:
         about = path.stat()
@@ -258,12 +291,12 @@ def _scan(path: Path, skipped: Counter[str], ancestors: tuple[tuple[int, int], .
             found.subfolders.append(_scan(child, skipped, (*ancestors, here)))
         elif hidden and (is_sample or kind == "folder"):
             skipped["hidden"] += 1
-        elif kind == "nothing" and not suffix:  # perhaps a whole class
+        elif kind == "nothing" and not suffix:  # it may stand for a whole class
             raise DataError(
                 f"{child}: is a link to {child.readlink()}, which is not there; restore that, or "
                 "move the link elsewhere"
             )
-        # A link to nowhere is told as any sample that does not decode.
+        # A broken link to a file is reported like any sample that does not decode.
         elif is_sample and kind in ("nothing", "file"):
             found.files.append(child)
         elif not hidden:
@@ -272,7 +305,11 @@ def _scan(path: Path, skipped: Counter[str], ancestors: tuple[tuple[int, int], .
 
 
 def _entry_type(entry: os.DirEntry[str]) -> Literal["file", "folder", "nothing", "other"]:
-    """What an entry is or leads to; most are told without another look at the disk."""
+    """Return the type of a directory entry or of its link target, mostly from cached information.
+
+    Raises:
+        DataError: the entry cannot be accessed.
+    """
     try:
         if entry.is_dir():
             return "folder"
@@ -292,11 +329,12 @@ def _entry_type(entry: os.DirEntry[str]) -> Literal["file", "folder", "nothing",
 
 
 def _is_system_file(name: str) -> bool:
+    """Return whether an operating system or a tool leaves files of this name in folders."""
     return name.lower() in _SYSTEM_NAMES.split() or name.startswith(
         ("._", "~$", ".nfs", ".fuse_hidden")
     )
 
 
 def format_counts(skipped: Counter[str]) -> str:
-    """The counts in words: `3 x .txt, 1 x .csv`."""
+    """Return the counts in words: `3 x .txt, 1 x .csv`."""
     return ", ".join(f"{count} x {suffix}" for suffix, count in skipped.most_common(12))

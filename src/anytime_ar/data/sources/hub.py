@@ -1,4 +1,4 @@
-"""Hugging Face data sets from the Hub, by id."""
+"""Open Hugging Face data sets from the Hub by their id."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ _STRING_TYPES = ("string", "large_string", "string_view")
 def require_data_extra(package: str) -> None:
     """Check that a package of the extra `data` is installed.
 
+    Args:
+        package: name of the package.
+
     Raises:
-        MissingExtraError: it is not.
+        MissingExtraError: it is not installed.
     """
     if package not in sys.modules and find_spec(package) is None:
         raise MissingExtraError(
@@ -32,7 +35,10 @@ def require_data_extra(package: str) -> None:
 
 
 def hub_source(config: DataConfig) -> DataSource:
-    """Read a data set of the Hub; unless streaming, its files are kept in the local cache.
+    """Open a data set of the Hub; unless streaming, its files are stored in the local cache.
+
+    Args:
+        config: the data set, whose name is a Hub id.
 
     Raises:
         DataError: the set is unknown, the Hub cannot be reached, or no column fits.
@@ -41,14 +47,14 @@ def hub_source(config: DataConfig) -> DataSource:
     require_data_extra("datasets")
     import datasets
 
-    asked = f"datasets.load_dataset({config.name!r}, {config.subset!r})"
+    call = f"datasets.load_dataset({config.name!r}, {config.subset!r})"
     try:
         stored = datasets.load_dataset(
             config.name, config.subset, revision=config.revision, streaming=config.streaming
         )
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"data set {config.name!r}: no such local path, and {asked} failed "
+            f"data set {config.name!r}: no such local path, and {call} failed "
             f"({first_line(error)}); check the spelling, data.subset and the network, or pass a "
             "local folder"
         ) from error
@@ -75,21 +81,27 @@ def hub_source(config: DataConfig) -> DataSource:
 
 
 class HubTable:
-    """One `datasets.Dataset` or `IterableDataset`."""
+    """A table of the Hub: one `datasets.Dataset` or `IterableDataset`.
+
+    Args:
+        table: the data set of one split.
+        name: name of set and split, for messages.
+    """
 
     def __init__(self, table: Any, name: str) -> None:
+        """Store the table; nothing is read yet."""
         self.table = table
         self._name = name
 
     @cached_property
     def columns(self) -> Mapping[str, Column]:
-        """See `Table`."""
+        """Return the columns by name; see `Table`."""
         features = self.table.features or {}
         return {key: _column(feature) for key, feature in features.items()}
 
     @property
     def size(self) -> int | None:
-        """See `Table`."""
+        """Return the number of rows, if it is known without reading them; see `Table`."""
         import datasets
 
         if not isinstance(self.table, datasets.IterableDataset):
@@ -99,23 +111,27 @@ class HubTable:
         return known.num_examples if known is not None else None
 
     def origin(self, index: int) -> str:
-        """See `Table`."""
+        """Return the name of a row in messages; see `Table`."""
         return f"{self._name} row {index}"
 
     def locate_missing_column(self, key: str) -> str | None:
-        """See `Table`."""
+        """Return the table's name if it lacks a column; see `Table`."""
         return None if key in self.columns else self._name
 
     def read(self, keys: Sequence[str], start: int = 0) -> Iterator[dict[str, list[Any]]]:
-        """See `Table`."""
+        """Yield batches of some columns; see `Table`.
+
+        Raises:
+            DataError: the file is damaged, or the connection was lost.
+        """
         from datasets.exceptions import DatasetsError
 
         known = [key for key in keys if key in self.columns] or list(self.columns)[:1]
         table = self.table.select_columns(known)
         index = start
         stored = _disable_decoding(table).skip(start).iter(batch_size=READ_BATCH_ROWS)
-        # A stream still open when the interpreter ends fails in pyarrow's teardown; close it
-        # before.
+        # A stream that is still open at interpreter exit fails in pyarrow's teardown, so it is
+        # closed before.
         atexit.register(stored.close)
         try:
             for batch in stored:
@@ -133,7 +149,7 @@ class HubTable:
 
 
 def _disable_decoding(table: Any) -> Any:
-    """The table with the files of its samples as they are stored."""
+    """Return the table with its samples as encoded files."""
     import datasets
 
     for key, feature in (table.features or {}).items():
@@ -144,22 +160,23 @@ def _disable_decoding(table: Any) -> Any:
 
 
 def _column(feature: Any) -> Column:
+    """Return the kind of a column from its feature in the library `datasets`."""
     from datasets import Audio, ClassLabel, Image, Value
 
-    told = str(feature)
+    type_name = str(feature)
     if isinstance(feature, ClassLabel):
-        return Column("classes", told, tuple(feature.names or ()))
+        return Column("classes", type_name, tuple(feature.names or ()))
     if isinstance(feature, Image):
-        return Column("image", told)
+        return Column("image", type_name)
     if isinstance(feature, Audio):
-        return Column("audio", told)
+        return Column("sound", type_name)
     if isinstance(feature, dict) and "bytes" in feature:
-        return Column("bytes", told)
+        return Column("bytes", type_name)
     dtype = feature.dtype if isinstance(feature, Value) else ""
     if dtype.startswith(_BINARY_TYPES):
-        return Column("bytes", told)
+        return Column("bytes", type_name)
     if dtype.startswith(_STRING_TYPES):
-        return Column("texts", told)
+        return Column("texts", type_name)
     if dtype.startswith(("int", "uint", "bool", "float")):
-        return Column("numbers", told)
-    return Column("other", told)
+        return Column("numbers", type_name)
+    return Column("other", type_name)

@@ -1,6 +1,6 @@
-"""Local parquet files in the Hugging Face layout: a file or more for each split.
+"""Open local parquet files in the Hugging Face layout, one or more for each split.
 
-They are read by pyarrow itself: the library `datasets` takes paths for patterns and URLs.
+pyarrow reads them directly, because the library `datasets` takes paths for patterns and URLs.
 """
 
 from __future__ import annotations
@@ -23,15 +23,21 @@ _SUFFIX = ".parquet"
 
 
 def parquet_source(config: DataConfig, path: Path) -> DataSource | None:
-    """Read a parquet file (all of it `train`), or a folder of `train.parquet`,
-    `test-00000-of-00002.parquet` and the like, or of one folder of files for each split.
+    """Open a parquet file as the split `train`, or a folder of parquet files.
+
+    The files of a folder are named `train.parquet`, `test-00000-of-00002.parquet` and the like, or
+    lie in one sub-folder for each split.
+
+    Args:
+        config: the data set, and the columns to read.
+        path: the file or folder.
 
     Returns:
-        None if the folder has no parquet file where this layout has them.
+        None if the folder has no parquet file at the expected places.
 
     Raises:
-        DataError: a file is not parquet, there is no training split, shards do not belong
-            together, or no column fits.
+        DataError: a file is not parquet, there is no training split, shards do not belong together,
+            or no column fits.
         MissingExtraError: the extra `data` is not installed.
     """
     notes: list[str] = []
@@ -58,12 +64,12 @@ def parquet_source(config: DataConfig, path: Path) -> DataSource | None:
 
 
 def is_parquet(path: Path) -> bool:
-    """Tell by its name."""
+    """Return whether a file has the suffix of parquet."""
     return path.suffix.lower() == _SUFFIX
 
 
 def _files_by_split(path: Path, notes: list[str]) -> dict[str, list[ParquetFileInfo]]:
-    """Sorted files by split: the file itself, or those in a folder, or else in its `data/`."""
+    """Return sorted files by split: the file itself, or those in a folder, or in its `data/`."""
     if path.is_file() or is_parquet(path):
         return {"train": inspect_parquet(path)} if path.exists() else {}
     for folder in (path, path / "data"):
@@ -73,6 +79,11 @@ def _files_by_split(path: Path, notes: list[str]) -> dict[str, list[ParquetFileI
 
 
 def _parquet_files_in(folder: Path) -> list[Path]:
+    """Return the parquet files directly in a folder, sorted, without hidden ones.
+
+    Raises:
+        DataError: the folder cannot be listed.
+    """
     try:
         children = sorted(folder.iterdir())
     except OSError as error:
@@ -84,7 +95,7 @@ def _parquet_files_in(folder: Path) -> list[Path]:
 
 
 def _files_of_shards(folder: Path, notes: list[str]) -> dict[str, list[ParquetFileInfo]]:
-    """Files by split. A folder that is named as a split stands for the files in it."""
+    """Return files by split; a folder with the name of a split stands for its files."""
     found: dict[str, dict[Path, ShardName]] = {}
     left_out = []
     named = _parquet_files_in(folder)
@@ -115,68 +126,89 @@ def _files_of_shards(folder: Path, notes: list[str]) -> dict[str, list[ParquetFi
 def _check_shards(
     folder: Path, split: str, shards: dict[Path, ShardName], filled: set[Path], notes: list[str]
 ) -> None:
-    """Refuse files that cannot all be one split, and tell which are missing. Empty ones do no
-    harm."""
-    told = [shards[path] for path in filled]
-    spelt = {(each.spelling, each.number is None, each.num_shards) for each in told}
-    if len(spelt) > 1 or len({each.number for each in told}) < len(told):
+    """Check that files can all be shards of one split, and note missing ones; ignore empty ones.
+
+    Args:
+        folder: the folder, for messages.
+        split: name of the split.
+        shards: the files and the parts of their names.
+        filled: the files that have rows.
+        notes: receives a note about missing shards.
+
+    Raises:
+        DataError: names are written differently, or a number occurs twice.
+    """
+    names = [shards[path] for path in filled]
+    spellings = {(each.spelling, each.number is None, each.num_shards) for each in names}
+    if len(spellings) > 1 or len({each.number for each in names}) < len(names):
         raise DataError(
-            f"{folder}: {_format_names(sorted(filled))} cannot all be shards of the {split} split; keep "
-            "one set of them there, or pass the path of one"
+            f"{folder}: {_format_names(sorted(filled))} cannot all be shards of the {split} split; "
+            "keep one set of them there, or pass the path of one"
         )
-    total = told[0].num_shards if told else None
+    total = names[0].num_shards if names else None
     numbers = {shard.number for shard in shards.values()}
     missing = set(range(total or 0)) - numbers
-    # Some count from 1.
+    # Some data sets count shards from 1.
     if missing and not (missing == {0} and total in numbers):
         notes.append(f"{len(missing)} of {total} shards of the {split} split are not there")
 
 
 def _format_names(paths: list[Path]) -> str:
+    """Return the files' names in words, at most eight of them."""
     names = [path.name for path in paths]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 class ParquetFileInfo(NamedTuple):
-    """What a file says about itself."""
+    """The metadata of a parquet file."""
 
     path: Path
     num_rows: int
     columns: Mapping[str, Column]
+    """Kind of each column, by name."""
 
 
 class ParquetTable:
-    """Some parquet files, one after the other."""
+    """Several parquet files as one table, in order.
+
+    Args:
+        files: the files, of which at least one has rows; empty ones are left out.
+    """
 
     def __init__(self, files: Sequence[ParquetFileInfo]) -> None:
-        """Empty ones are left out; one at least has rows."""
+        """Store the files that have rows, and the row number at which each ends."""
         self._files = [file for file in files if file.num_rows]
         self._ends = list(accumulate(file.num_rows for file in self._files))
 
     @property
     def columns(self) -> Mapping[str, Column]:
-        """See `Table`: those of the first file that has rows."""
+        """Return the columns of the first file that has rows; see `Table`."""
         return self._files[0].columns
 
     @property
     def size(self) -> int:
-        """See `Table`."""
+        """Return the number of rows; see `Table`."""
         return self._ends[-1] if self._ends else 0
 
     def origin(self, index: int) -> str:
-        """See `Table`."""
+        """Return the file and the number of a row in it, for messages; see `Table`."""
         part = min(bisect_right(self._ends, index), len(self._ends) - 1)
         return f"{self._files[part].path} row {index - self._first_row_of(part)}"
 
     def locate_missing_column(self, key: str) -> str | None:
-        """See `Table`."""
+        """Return the path of the first file that lacks a column; see `Table`."""
         return next((str(file.path) for file in self._files if key not in file.columns), None)
 
     def _first_row_of(self, part: int) -> int:
+        """Return the row number in the table at which a file begins."""
         return self._ends[part] - self._files[part].num_rows
 
     def read(self, keys: Sequence[str], start: int = 0) -> Iterator[dict[str, list[Any]]]:
-        """See `Table`."""
+        """Yield batches of some columns; see `Table`.
+
+        Raises:
+            DataError: a file is damaged.
+        """
         for part in range(bisect_right(self._ends, start), len(self._files)):
             skipped = max(0, start - self._first_row_of(part))
             yield from _read_file(self._files[part], keys, skipped)
@@ -185,6 +217,7 @@ class ParquetTable:
 def _read_file(
     file: ParquetFileInfo, keys: Sequence[str], start: int
 ) -> Iterator[dict[str, list[Any]]]:
+    """Yield batches of some columns of a file from row `start` on."""
     import pyarrow
     from pyarrow import parquet
 
@@ -202,11 +235,11 @@ def _read_file(
                 batch = batch.slice(skipped)
                 if not len(batch):
                     continue
-                # By the place: a dot in a name would lead into a structure.
-                places = {key: batch.schema.get_field_index(key) for key in known}
+                # By index: a dot in a name would select a field of a struct.
+                indices = {key: batch.schema.get_field_index(key) for key in known}
                 yield {
-                    key: batch.column(places[key]).to_pylist()
-                    if key in places
+                    key: batch.column(indices[key]).to_pylist()
+                    if key in indices
                     else [None] * len(batch)
                     for key in keys
                 }
@@ -219,7 +252,7 @@ def _read_file(
 
 
 def _row_groups_from(metadata: Any, start: int) -> tuple[list[int], int]:
-    """The row groups from row `start` on, and how many rows of the first come before it."""
+    """Return the row groups from row `start` on, and how many rows of the first to skip."""
     first = 0
     while first < metadata.num_row_groups and start >= metadata.row_group(first).num_rows:
         start -= metadata.row_group(first).num_rows
@@ -228,10 +261,13 @@ def _row_groups_from(metadata: Any, start: int) -> tuple[list[int], int]:
 
 
 def inspect_parquet(path: Path) -> list[ParquetFileInfo]:
-    """A file, or all files of a folder, in order.
+    """Read the metadata of a parquet file, or of all those in a folder, in order.
+
+    Args:
+        path: the file or folder.
 
     Raises:
-        DataError: one is not parquet.
+        DataError: a file is not parquet.
         MissingExtraError: the extra `data` is not installed.
     """
     require_data_extra("pyarrow")
@@ -239,10 +275,15 @@ def inspect_parquet(path: Path) -> list[ParquetFileInfo]:
 
 
 def _inspect_file(path: Path) -> ParquetFileInfo:
+    """Read the metadata of one parquet file.
+
+    Raises:
+        DataError: it is not parquet, or has two columns of one name.
+    """
     import pyarrow
     from pyarrow import parquet
 
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # reading a pipe would block
         raise DataError(f"{path}: is not there, or no file; restore it, or move it elsewhere")
     try:
         with path.open("rb") as content, parquet.ParquetFile(content) as stored:
@@ -261,7 +302,7 @@ def _inspect_file(path: Path) -> ParquetFileInfo:
 
 
 def _declared_features(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
-    """What the library `datasets` notes about columns; nothing where that is no such note."""
+    """Return the features that the library `datasets` declares for columns; empty for none."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, LookupError, TypeError):
@@ -270,28 +311,30 @@ def _declared_features(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
 
 
 def _column(stored: Any, declared: Any) -> Column:
+    """Return the kind of a column from its Arrow type and its declared feature."""
     from pyarrow import types
 
     while types.is_dictionary(stored):
         stored = stored.value_type
     noted = declared if isinstance(declared, dict) else {}
-    told = str(stored)
+    type_name = str(stored)
     holds_bytes = _is_bytes(stored) or (
         types.is_struct(stored) and any(stored[i].name == "bytes" for i in range(len(stored)))
     )
     if holds_bytes:
-        kinds = {"Image": Column("image", told), "Audio": Column("audio", told)}
-        return kinds.get(noted.get("_type", ""), Column("bytes", told))
+        kinds = {"Image": Column("image", type_name), "Audio": Column("sound", type_name)}
+        return kinds.get(noted.get("_type", ""), Column("bytes", type_name))
     if types.is_integer(stored) and noted.get("_type") == "ClassLabel" and noted.get("names"):
-        return Column("classes", told, tuple(map(str, noted["names"])))
+        return Column("classes", type_name, tuple(map(str, noted["names"])))
     if types.is_integer(stored) or types.is_boolean(stored) or types.is_floating(stored):
-        return Column("numbers", told)
+        return Column("numbers", type_name)
     if types.is_string(stored) or types.is_large_string(stored) or types.is_string_view(stored):
-        return Column("texts", told)
-    return Column("other", told)
+        return Column("texts", type_name)
+    return Column("other", type_name)
 
 
 def _is_bytes(stored: Any) -> bool:
+    """Return whether an Arrow type holds bytes."""
     from pyarrow import types
 
     return (

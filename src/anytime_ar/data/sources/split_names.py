@@ -1,4 +1,4 @@
-"""The names that make a folder, a file or a table of the Hub one split of a data set.
+"""Recognise the names of folders, files and Hub tables that are splits of a data set.
 
 Only whole names count, and those of shards: `trainval` and `validated` are no splits.
 """
@@ -13,31 +13,34 @@ SPLIT_NAMES = {
     "validation": ("validation", "valid", "val"),
     "test": ("test",),
 }
+"""Accepted spellings of each split's name, in lower case."""
 _SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 _SHARD = re.compile(
     r"(?P<name>[a-z]+)(?:[-_.](?P<number>\d+)(?:[-_.]of[-_.](?P<count>\d+))?"
-    r"(?:-[0-9a-f]{16})?)?"  # the Hub once added a hash
+    r"(?:-[0-9a-f]{16})?)?"  # older Hub files end in a hash
 )
 
 
 class ShardName(NamedTuple):
-    """What the name of a file says about its place in a data set."""
+    """The parts of a shard's file name."""
 
     split: str
+    """Name of the split: train, validation or test."""
     spelling: str
-    """Of the split, as this file spells it."""
+    """Name of the split as the file spells it."""
     number: int | None
+    """Number of the shard; None for an unsharded split."""
     num_shards: int | None
-    """Of shards."""
+    """Total number of shards; None if the name does not give it."""
 
 
 def canonical_split(name: str) -> str | None:
-    """Return the split that a folder or table is, in either case; None where it is none."""
+    """Return the split that a folder's or table's name means, in any case; None for no split."""
     return _SPLIT_OF.get(name.lower())
 
 
 def parse_shard_name(stem: str) -> ShardName | None:
-    """Read the name of a file, without its suffix; None where it is no part of a split."""
+    """Parse a file name without its suffix; return None if it is no part of a split."""
     found = _SHARD.fullmatch(stem.lower())
     if found is None or (split := canonical_split(found["name"])) is None:
         return None

@@ -1,12 +1,12 @@
-"""Short labelled sounds made from a few numbers each: plucked strings and sung vowels.
+"""Synthesize short labelled clips of plucked strings and sung vowels from a few parameters.
 
-Strings follow Karplus and Strong (1983, Digital Synthesis of Plucked-String and Drum Timbres) with
+Strings follow Karplus and Strong (1983, Digital Synthesis of Plucked-String and Drum Timbres), with
 the tuning and the plucking position of Jaffe and Smith (1983, Extensions of the Karplus-Strong
-Plucked-String Algorithm). Vowels are a source and a filter: a glottal pulse train through the
-resonators of Klatt (1980, Software for a Cascade/Parallel Formant Synthesizer), at the formants
-that Peterson and Barney (1952, Control Methods Used in a Study of the Vowels) measured.
+Plucked-String Algorithm). Vowels are source and filter: a glottal pulse train through the
+resonators of Klatt (1980, Software for a Cascade/Parallel Formant Synthesizer). Their formants are
+those that Peterson and Barney measured (1952, Control Methods Used in a Study of the Vowels).
 
-Sound `index` is a pure function of `index`, the same on every machine up to rounding.
+Clip `index` is a pure function of `index`, the same on every machine up to rounding.
 """
 
 from __future__ import annotations
@@ -22,34 +22,40 @@ from anytime_ar.media.audio import Waveform
 from anytime_ar.runtime.seeding import stable_hash
 
 SAMPLE_RATE = 8000
-"""In Hz."""
+"""Sample rate of all clips, in Hz."""
 _FFT_PADDING = SAMPLE_RATE // 10
-"""Samples in which a vocal tract falls silent, so that its end does not wrap round to the start."""
+"""Samples in which a vocal tract decays to silence, so that the end does not wrap to the start."""
 
 _Signal = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class PluckedString:
-    """One pluck of a string."""
+    """The parameters of one plucked string."""
 
     pitch: float
-    """In Hz."""
+    """Fundamental frequency in Hz."""
     decay_s: float
-    """Time in which it would lose 60 dB if it were not damped."""
+    """Time in seconds to lose 60 dB without damping."""
     damping: float
-    """Share, 0 to 0.25, of either neighbour in the mean that each period is smoothed with: high
-    partials fade first."""
+    """Weight, 0 to 0.25, of each neighbour in the average that smooths each period. High partials
+    decay first."""
     brightness: float
     """Frequency in Hz above which the pluck excites less."""
     position: float
-    """Where it is plucked, as a share of its length: partials with a node there are missing."""
+    """Plucking position, as a share of the string's length. Partials with a node there are
+    missing."""
 
     def render(self, samples: int, noise: np.random.Generator) -> _Signal:
-        """float64 [samples], at any level; each pluck draws another burst from `noise`."""
+        """Synthesize the waveform, float64 [samples], at any level.
+
+        Args:
+            samples: length of the waveform, in samples.
+            noise: generates the burst that excites the string.
+        """
         period = SAMPLE_RATE / self.pitch
-        # The loop delays by whole samples, one more in the mean, and the rest, 0.1 to 1.1, in an
-        # all-pass filter, which is exact at the pitch.
+        # The loop delays by an integer number of samples, and the average by one more. An all-pass
+        # filter, exact at the pitch, delays by the remaining 0.1 to 1.1 samples.
         whole = math.floor(period - 1.1)
         rest = period - 1 - whole
         step = 2 * math.pi / period
@@ -62,7 +68,7 @@ class PluckedString:
 
         burst = noise.uniform(-1, 1, math.ceil(period))
         pluck = np.zeros(samples)
-        # The difference of two bursts has no constant part, which the loop would keep longest.
+        # The difference of two bursts has no DC component, which would decay last in the loop.
         pluck[: len(burst)] = burst - np.roll(burst, math.ceil(self.position * period))
         pole = math.exp(-2 * math.pi * self.brightness / SAMPLE_RATE)
         return lfilter([1, allpass], loop, lfilter([1 - pole], [1, -pole], pluck))
@@ -70,38 +76,47 @@ class PluckedString:
 
 @dataclass(frozen=True)
 class SungVowel:
-    """One vowel, sung by one speaker."""
+    """The parameters of one vowel, sung by one speaker."""
 
     pitch: float
-    """At its start, in Hz."""
+    """Fundamental frequency at the start, in Hz."""
     glide: float
-    """The pitch at its end as a multiple of that at its start."""
+    """Pitch at the end, as a multiple of that at the start."""
     jitter: float
-    """Standard deviation of the pitch round its glide, as a share of it."""
+    """Standard deviation of the pitch around its glide, as a share of it."""
     formants: tuple[float, ...]
-    """Resonances of the vocal tract in Hz; those above half the sample rate lift what is below."""
+    """Resonances of the vocal tract in Hz. Those above half the sample rate still raise the level
+    below."""
     bandwidths: tuple[float, ...]
-    """Of each of them, in Hz."""
+    """Bandwidth of each formant, in Hz."""
     tilt_cutoff_hz: float
-    """Frequency in Hz above which the glottal flow falls by 12 dB an octave."""
+    """Frequency in Hz above which the glottal flow falls by 12 dB per octave."""
     breathiness: float
-    """Level of the noise as a share of that of the glottal flow."""
+    """Level of the breath noise, relative to that of the glottal flow."""
 
     def render(self, samples: int, noise: np.random.Generator) -> _Signal:
-        """float64 [samples], at any level; jitter and breath come from `noise`."""
+        """Synthesize the waveform, float64 [samples], at any level.
+
+        Args:
+            samples: length of the waveform, in samples.
+            noise: generates jitter and breath noise.
+        """
         pulses = _pulse_train(self._pitch_contour(samples, noise))
         size = samples + _FFT_PADDING
         hertz = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
         flow = np.fft.rfft(pulses, size) / (1 + 1j * hertz / self.tilt_cutoff_hz) ** 2
         level = self.breathiness * np.sqrt(np.mean(np.abs(flow) ** 2) / samples)
         source = flow + np.fft.rfft(level * noise.standard_normal(samples), size)
-        # The lips radiate changes of the flow, so the level rises with frequency.
+        # The lips radiate the derivative of the flow, so the level rises with frequency.
         return np.fft.irfft(source * hertz * 1j * self._vocal_tract_gain(hertz), size)[:samples]
 
     def _vocal_tract_gain(self, hertz: _Signal) -> npt.NDArray[np.complex128]:
-        """Gain of the vocal tract: each formant a resonance, 1 at 0 Hz.
+        """Return the complex gain of the vocal tract: a product of resonances, each 1 at 0 Hz.
 
-        As analogue ones: digital resonators near half the sample rate raise each other.
+        The resonances are analogue: digital resonators near half the sample rate raise each other.
+
+        Args:
+            hertz: frequencies in Hz.
         """
         gain = np.ones(len(hertz), dtype=np.complex128)
         for frequency, bandwidth in zip(self.formants, self.bandwidths, strict=True):
@@ -110,7 +125,7 @@ class SungVowel:
         return gain
 
     def _pitch_contour(self, samples: int, noise: np.random.Generator) -> _Signal:
-        """The pitch at each sample in Hz."""
+        """Return the pitch at each sample in Hz, float64 [samples]."""
         glide = self.glide ** np.linspace(0, 1, samples)
         every = SAMPLE_RATE // 100  # samples, about one glottal cycle
         points = noise.standard_normal(samples // every + 2)
@@ -119,9 +134,12 @@ class SungVowel:
 
 
 def _pulse_train(hertz: _Signal) -> _Signal:
-    """The sum of all harmonics below half the sample rate, all cosines of the same size.
+    """Return the sum of all harmonics below half the sample rate, as cosines of equal amplitude.
 
-    Pulses put at whole samples would be out of tune and alias.
+    Pulses at integer sample positions would be out of tune and alias.
+
+    Args:
+        hertz: pitch at each sample in Hz.
     """
     harmonics = int(SAMPLE_RATE / 2 / hertz.max())
     half = np.pi * np.cumsum(hertz) / SAMPLE_RATE
@@ -132,22 +150,24 @@ def _pulse_train(hertz: _Signal) -> _Signal:
 
 @dataclass(frozen=True)
 class SyntheticClip:
-    """One sound of the set, as the numbers that it is made from."""
+    """The parameters of one synthetic clip."""
 
     index: int
+    """Position of the clip in the set."""
     label: int
-    """Position in `CLASSES`."""
+    """Class of the clip: a position in `CLASSES`."""
     source: PluckedString | SungVowel
     num_samples: int
+    """Length of the clip, in samples."""
     attack_s: float
-    """Time in which it rises to full strength."""
+    """Time in seconds in which it rises to full level."""
     release_s: float
-    """Time in which it falls to silence, at its end."""
+    """Time in seconds in which it falls to silence, at its end."""
     peak: float
-    """The largest magnitude, below 1."""
+    """Largest magnitude of the waveform, below 1."""
 
     def render(self) -> Waveform:
-        """float32 [samples]; the last one is 0."""
+        """Synthesize the waveform, float32 [samples]; its last sample is 0."""
         signal = self.source.render(self.num_samples, _generator("noise", self.index))
         time = np.arange(self.num_samples) / SAMPLE_RATE
         rise = np.clip(time / self.attack_s, 0, 1)
@@ -157,17 +177,17 @@ class SyntheticClip:
 
 
 _Range = tuple[float, float]
-"""The lowest and the highest value of what is drawn, both above 0."""
+"""Lowest and highest value of a random parameter, both above 0."""
 
 
 def _log_uniform(bounds: _Range, generator: np.random.Generator) -> float:
-    """A number between the two, each octave as likely as the next: ears count in ratios."""
+    """Return a random number with a uniform logarithm, because hearing is logarithmic."""
     return math.exp(generator.uniform(math.log(bounds[0]), math.log(bounds[1])))
 
 
 @dataclass(frozen=True)
 class _StringClass:
-    """One class of strings; units as in `PluckedString`."""
+    """The parameter ranges of one class of strings; units as in `PluckedString`."""
 
     pitch: _Range
     decay_s: _Range
@@ -177,6 +197,7 @@ class _StringClass:
     release_s: _Range = (0.03, 0.1)
 
     def sample(self, generator: np.random.Generator) -> PluckedString:
+        """Return a string with random parameters."""
         return PluckedString(
             pitch=_log_uniform(self.pitch, generator),
             decay_s=_log_uniform(self.decay_s, generator),
@@ -191,25 +212,27 @@ _SPEAKERS: tuple[tuple[_Range, float], ...] = (
     ((180, 260), 600),
     ((220, 310), 700),
 )
-"""Of men, women and children the pitch, and the lowest resonance of the vocal tract as an even
-tube, both in Hz."""
+"""Pitch range, and lowest resonance of the vocal tract as a uniform tube, of men, women and
+children. Both are in Hz."""
 _BANDWIDTHS = (70, 100, 160, 220, 280)
-"""Of the formants, in Hz."""
+"""Bandwidths of the formants, in Hz."""
 
 
 @dataclass(frozen=True)
 class _VowelClass:
-    """One vowel, said by anyone."""
+    """The parameter ranges of one vowel, for all speakers."""
 
     formants: tuple[tuple[float, ...], ...]
-    """The lowest three in Hz, of each of `_SPEAKERS`: averages of Peterson and Barney, table II."""
+    """Lowest three formants in Hz of each of `_SPEAKERS`: averages of Peterson and Barney, table
+    II."""
     attack_s: _Range = (0.02, 0.06)
     release_s: _Range = (0.05, 0.12)
 
     def sample(self, generator: np.random.Generator) -> SungVowel:
+        """Return a vowel of a random speaker with random parameters."""
         speaker = int(generator.integers(len(_SPEAKERS)))
         pitch, tube = _SPEAKERS[speaker]
-        # The higher formants hardly move between vowels: odd multiples, as in an even tube.
+        # The higher formants hardly differ between vowels: odd multiples, as in a uniform tube.
         formants = (*self.formants[speaker], 7 * tube, 9 * tube)
         size = _log_uniform((0.95, 1.05), generator)
         firmness = _log_uniform((0.8, 1.4), generator)
@@ -235,16 +258,17 @@ _SOUND_CLASSES: dict[str, _StringClass | _VowelClass] = {
     "vowel u": _VowelClass(((300, 870, 2240), (370, 950, 2670), (430, 1170, 3260))),
 }
 CLASSES = tuple(_SOUND_CLASSES)
-"""Strings that ring low or high or are stopped at once; vowels as in hod, head, heed, hawed and
-who'd."""
+"""Names of the classes: strings that ring low or high or are muted, and the vowels of hod, head,
+heed, hawed and who'd."""
 
 
 def _generator(*parts: int | str) -> np.random.Generator:
+    """Return a random generator whose stream the parts name."""
     return np.random.default_rng(stable_hash("sounds", *parts))
 
 
 def synthesize_clip(index: int) -> SyntheticClip:
-    """Draw sound `index`, 0 or above, of an endless set whose classes take turns."""
+    """Return clip `index` >= 0 of an endless set whose classes take turns."""
     generator = _generator("clip", index)
     label = index % len(CLASSES)
     kind = _SOUND_CLASSES[CLASSES[label]]

@@ -1,4 +1,4 @@
-"""Rows of a table, whether it is on disk or streamed from the Hub."""
+"""Read the rows of a table, from disk or streamed from the Hub."""
 
 from __future__ import annotations
 
@@ -13,52 +13,65 @@ from anytime_ar.data.rows import DataSource, Modality, Row, SplitRows
 from anytime_ar.errors import DataError
 from anytime_ar.media.formats import MediaContent
 
-READ_BATCH_ROWS = 256  # rows; one at a time, the libraries' overhead is three times the decoding
+READ_BATCH_ROWS = 256
+"""Rows that are read at once; with one at a time, overhead is three times the decoding."""
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 class Table(Protocol):
-    """One stored split in columns."""
+    """One stored split as a table of columns."""
 
     @property
     def columns(self) -> Mapping[str, Column]:
-        """What there is."""
+        """Return the kind of each column, by name."""
 
     @property
     def size(self) -> int | None:
-        """How many rows there are, if known without reading them."""
+        """Return the number of rows; None if it is unknown before they are read."""
 
     def origin(self, index: int) -> str:
-        """What messages call a row."""
+        """Return the name of a row in messages."""
 
     def locate_missing_column(self, key: str) -> str | None:
-        """What messages call the part of it that has no such column; None where all have it."""
+        """Return the name of the part that lacks a column; None if all parts have it."""
 
     def read(self, keys: Sequence[str], start: int = 0) -> Iterator[dict[str, list[Any]]]:
-        """Some columns from row `start` on, some rows at a time; nulls for a column that is not
-        there.
+        """Yield batches of some columns from a row on; a missing column is all None.
+
+        Args:
+            keys: names of the columns.
+            start: number of the first row.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: the table cannot be read.
         """
         ...
 
 
 class TableRows:
-    """Rows of one table, samples left encoded."""
+    """The rows of one table, with encoded samples.
+
+    Args:
+        table: the table of a split.
+        columns: the columns to read.
+        label_encoder: the classes; None to leave labels out.
+    """
 
     def __init__(
         self, table: Table, columns: SelectedColumns, label_encoder: LabelEncoder | None
     ) -> None:
+        """Store the table; nothing is read yet."""
         self._table = table
         self._columns = columns
         self._label_encoder = label_encoder
 
     @property
     def size(self) -> int | None:
+        """Return the number of rows; None if it is unknown before they are read."""
         return self._table.size
 
     def read(self, start: int = 0) -> Iterator[Row]:
+        """Yield the rows from an index on; see `SplitRows`."""
         if self.size is not None and start >= self.size:
             return
         label_key = None if self._label_encoder is None else self._columns.label
@@ -69,25 +82,31 @@ class TableRows:
             labels = [None] * len(samples) if label_key is None else batch[label_key]
             for sample, label in zip(samples, labels, strict=True):
                 origin = self._table.origin(index)
-                place = (
+                label_class = (
                     None
                     if self._label_encoder is None
                     else self._label_encoder.encode(label, origin)
                 )
-                yield Row(index, _cell_content(sample, origin), place, origin)
+                yield Row(index, _cell_content(sample, origin), label_class, origin)
                 index += 1
 
     def index_of(self, position: int) -> int:
+        """Return the position itself, which is the index."""
         return position
 
 
 def table_source(
     config: DataConfig, tables: Mapping[str, Table], notes: Sequence[str]
 ) -> DataSource:
-    """Choose the columns of a data set, by those of its training split, and name its classes.
+    """Select the columns of a data set by its training split, and find its classes.
+
+    Args:
+        config: the data set, and the columns to read.
+        tables: the tables by split.
+        notes: notes on parts that are left out.
 
     Raises:
-        DataError: no column fits, or labels are no classes.
+        DataError: no column fits, or the labels are no classes.
     """
     columns = select_columns(tables["train"].columns, config, config.name)
     for table in tables.values():
@@ -115,7 +134,7 @@ def table_source(
 
 
 def _stored_labels(tables: Iterable[Table], key: str) -> Iterator[tuple[Any, str]]:
-    """All labels, for which their column is read once."""
+    """Yield all stored labels with their origins; this reads their column once."""
     for table in tables:
         index = 0
         for batch in table.read([key]):
@@ -125,12 +144,22 @@ def _stored_labels(tables: Iterable[Table], key: str) -> Iterator[tuple[Any, str
 
 
 def first_line(error: Exception) -> str:
-    """What an error of another library says, short enough for ours."""
+    """Return the first line of another library's error message, or the error's type."""
     return str(error).splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _cell_content(value: Any, origin: str) -> MediaContent:
-    """The bytes of a sample's cell, fetched where the cell only has a path; none of nothing."""
+    """Return the encoded sample in a table cell: bytes, a local path, or a download.
+
+    An empty cell gives empty bytes, which do not decode.
+
+    Args:
+        value: the cell: bytes, a path, or a dictionary with `bytes` and `path`.
+        origin: name of the row, for messages.
+
+    Raises:
+        DataError: the cell holds neither bytes nor a path, or a URL cannot be fetched.
+    """
     content, path = value, None
     if isinstance(value, dict):
         content, path = value.get("bytes"), value.get("path")
@@ -150,7 +179,7 @@ def _cell_content(value: Any, origin: str) -> MediaContent:
     try:
         with fsspec.open(path, "rb") as file:  # a file of a streamed Hub set
             remote: bytes = file.read()
-    except Exception as error:  # whatever its protocols raise
+    except Exception as error:  # its protocols raise errors of any type
         raise DataError(
             f"{origin}: {path} cannot be fetched ({first_line(error)}); check the network"
         ) from error
@@ -160,17 +189,18 @@ def _cell_content(value: Any, origin: str) -> MediaContent:
 IMAGE_KEYS = ("image", "img")
 AUDIO_KEYS = ("audio", "sound")
 LABEL_KEYS = ("label", "labels", "fine_label")
-_COLUMN_SETTINGS = {"image_key": "image", "audio.key": "audio", "label_key": "label"}
-"""What settings name the column of."""
+_COLUMN_SETTINGS = {"image_key": "image", "sound.key": "sound", "label_key": "label"}
+"""Content of the column that each setting names, for messages."""
 
 
 class Column(NamedTuple):
-    """What one column of a table holds."""
+    """The content of one table column."""
 
-    kind: Literal["image", "audio", "bytes", "classes", "numbers", "texts", "other"]
-    """`bytes`: of files, alone or with a path, as plain parquet tools write them."""
+    kind: Literal["image", "sound", "bytes", "classes", "numbers", "texts", "other"]
+    """Kind of the values; `bytes` are encoded files, alone or with a path, as plain parquet tools
+    write them."""
     type_name: str
-    """What messages call it."""
+    """Name of the type in messages."""
     class_names: tuple[str, ...] = ()
 
 
@@ -181,11 +211,16 @@ class SelectedColumns(NamedTuple):
     modality: Modality
     label: str | None
     class_names: tuple[str, ...] | None
-    """None where the label is a plain number or a text."""
+    """Names of the classes; None if the label is a plain number or a text."""
 
 
 def select_columns(table: Mapping[str, Column], config: DataConfig, origin: str) -> SelectedColumns:
-    """Choose by column type, and by usual names where several columns fit.
+    """Select columns by their type, and by usual names if several fit.
+
+    Args:
+        table: kind of each column, by name.
+        config: may name the columns.
+        origin: name of the data set, for messages.
 
     Raises:
         DataError: no column fits, several do, or the configured one is missing or unsuitable.
@@ -215,22 +250,22 @@ def select_columns(table: Mapping[str, Column], config: DataConfig, origin: str)
 def _select_sample_column(
     table: Mapping[str, Column], config: DataConfig, origin: str
 ) -> tuple[Modality, str, str]:
-    """What the samples are, the setting that names their column, and the column."""
+    """Return the modality, the setting that names the sample column, and the column."""
     if config.audio.key is not None:
         return "audio", "audio.key", config.audio.key
     if config.image_key is not None:
         return "image", "image_key", config.image_key
-    sounds = [
+    audio_columns = [
         key
         for key, column in table.items()
         if column.kind == "audio" or (key in AUDIO_KEYS and column.kind in ("image", "bytes"))
     ]
-    if sounds:
-        key = _select_by_name(sounds, AUDIO_KEYS, "sound.key", table, origin)
+    if audio_columns:
+        key = _select_by_name(audio_columns, AUDIO_KEYS, "sound.key", table, origin)
         assert key is not None
-        return "audio", "audio.key", key
-    images = [key for key, column in table.items() if column.kind in ("image", "bytes")]
-    image = _select_by_name(images, IMAGE_KEYS, "image_key", table, origin)
+        return "sound", "sound.key", key
+    image_columns = [key for key, column in table.items() if column.kind in ("image", "bytes")]
+    image = _select_by_name(image_columns, IMAGE_KEYS, "image_key", table, origin)
     if image is None:
         raise DataError(
             f"{origin}: no image or sound column among {', '.join(table)}; set data.image_key "
@@ -240,14 +275,14 @@ def _select_sample_column(
 
 
 def _select_label_column(table: Mapping[str, Column], origin: str) -> str | None:
-    """Class labels are labels whatever their name; plain numbers only under a usual name."""
+    """Return the label column; plain numbers are labels only in a column with a usual name."""
     classes = [key for key, column in table.items() if column.kind == "classes"]
     numbers = [key for key in LABEL_KEYS if key in table and table[key].kind == "numbers"]
     return _select_by_name(classes or numbers, LABEL_KEYS, "label_key", table, origin)
 
 
 def unused_text_column(table: Mapping[str, Column], chosen: SelectedColumns) -> str | None:
-    """A column of texts that is called as labels are and is none unless it is named."""
+    """Return a column of texts with a label's name, which is read only if it is configured."""
     if chosen.label is not None:
         return None
     return next((key for key in LABEL_KEYS if key in table and table[key].kind == "texts"), None)
@@ -260,6 +295,11 @@ def _select_by_name(
     table: Mapping[str, Column],
     origin: str,
 ) -> str | None:
+    """Return the candidate with a usual name, or the only candidate; None for no candidates.
+
+    Raises:
+        DataError: several candidates fit, and none has a usual name.
+    """
     for key in usual:
         if key in candidates:
             return key

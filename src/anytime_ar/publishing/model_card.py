@@ -1,4 +1,4 @@
-"""The model card: a README.md whose front matter the Hub reads, and whose text people read."""
+"""The model card: a README.md with front matter for the Hub and a text for people."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ from anytime_ar.runtime.hub import parse_hub_ref
 from anytime_ar.sampling.budget import quality_at_codes
 
 PAPER = "https://arxiv.org/abs/2102.11495"
+"""Address of the paper (Xu et al. 2021)."""
 _MISSING = "-"
 _MAX_LISTED_LABELS = 10
-"""Names of labels that are listed, at most."""
+"""Maximum number of label names that the card lists."""
 
 
 def model_card(
     bundle: Bundle, repository: str, *, figures: Sequence[str], license: str | None
 ) -> str:
-    """The README.md of a model in a repository of the Hub.
+    """Return the README.md of a model in a repository of the Hub.
 
     Args:
-        figures: names of files beside it, of `samples.png` and `curve.png`.
-        license: as the Hub calls it; None: not told.
+        bundle: model that the card describes.
+        repository: Hub ID of the repository, `"owner/name"`.
+        figures: names of image files in the repository, of `samples.png` and `curve.png`.
+        license: identifier of the licence on the Hub; None: the card names none.
     """
     front = yaml.safe_dump(
         model_card_metadata(bundle, license), sort_keys=False, allow_unicode=True
@@ -117,7 +120,7 @@ def _usage(bundle: Bundle, repository: str) -> str:
 
 
 def _curve_table(curve: Curve) -> str:
-    """The curve as a Markdown table, of at most 12 numbers of codes."""
+    """Return the curve as a Markdown table of at most 12 numbers of codes."""
     shown = evenly_spaced_budgets([point.codes for point in curve.points])
     points = [point for point in curve.points if point.codes in shown]
     measures = [some for some in ALL_METRICS if any(some.name in p.metrics for p in points)]
@@ -151,7 +154,7 @@ def _format_percent(quality: float | None) -> str:
 
 
 def _measurement_notes(curve: Curve) -> str:
-    """What the figures are, and how many samples stand behind them."""
+    """Return notes on the metrics and the numbers of samples behind them."""
     told = [f"MSE is on [-1, 1], of reconstructions of {curve.num_test_samples:,} test samples."]
     if curve.fd_train is not None:
         told += [
@@ -181,32 +184,34 @@ def _training(card: Card) -> str:
 
 
 _SIGNIFICANT_DIGITS = 4
-"""Significant ones of a figure."""
+"""Number of significant digits of a metric."""
 
 
 class _HubTask(NamedTuple):
-    """How the Hub calls what a model does."""
+    """The names of a model's task on the Hub."""
 
     generation: str
-    """Its task, with a prior."""
+    """Task of a model with a prior."""
     reconstruction: str
-    """Its task, without one."""
+    """Task of a model without a prior."""
     tag: str
+    """Tag of the model's repository."""
 
 
 _HUB_TASKS = {
     3: _HubTask("unconditional-image-generation", "image-to-image", "image-generation"),
-    # The Hub has no task for sounds without a text; this is where they are looked for.
+    # The Hub has no task for audio without a text; people look for it under this one.
     2: _HubTask("text-to-audio", "audio-to-audio", "audio-generation"),
 }
-"""By the number of dimensions of a sample."""
+"""Tasks by the number of dimensions of a sample."""
 
 
 def model_card_metadata(bundle: Bundle, license: str | None) -> dict[str, Any]:
-    """Front matter; what is not known is left out.
+    """Return the front matter, without the keys whose values are unknown.
 
     Args:
-        license: as the Hub calls it; None: not told.
+        bundle: model that the card describes.
+        license: identifier of the licence on the Hub; None: the card names none.
     """
     card = bundle.card
     kind = _HUB_TASKS[len(card.data.sample_shape)]
@@ -237,7 +242,7 @@ def model_card_metadata(bundle: Bundle, license: str | None) -> dict[str, Any]:
 
 
 def _dataset_id(card: Card) -> str | None:
-    """The Hub id of the training data; None if it was read from somewhere else."""
+    """Return the Hub ID of the training data; None if the data came from elsewhere."""
     path = Path(card.data.name).expanduser()
     place = parse_hub_ref(card.data.name)
     here = path.exists() or path.parent.is_dir()
@@ -245,7 +250,7 @@ def _dataset_id(card: Card) -> str | None:
 
 
 def _metric_results(point: CurvePoint) -> list[dict[str, Any]]:
-    """The figures of one number of codes, in the Hub's form."""
+    """Return the metrics at one number of codes, in the format of the Hub."""
     found: list[tuple[str, str, float | None]] = [
         ("fd", "Fréchet distance of samples", point.fd_sample),
         ("fd-reconstruction", "Fréchet distance of reconstructions", point.fd_reconstruction),

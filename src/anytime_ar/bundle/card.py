@@ -82,7 +82,8 @@ class Card(Config):
     def _check_guidance(self) -> Self:
         if self.sampling_params.guided and not self.data.labels:
             raise ValueError(
-                f"choice.guidance is {self.sampling_params.guidance}, and the model has no labels; drop it"
+                f"choice.guidance is {self.sampling_params.guidance}, and the model has no labels; "
+                "drop it"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""The bundle: a model as a folder that describes itself. No other module knows its format.
+"""The bundle format: a model on disk, as a folder that describes itself.
 
     config.json                description of the model (`Card`), with `format_version`
     autoencoder.safetensors    weights
@@ -6,9 +6,9 @@
     curve.json                 measured quality against codes, once evaluated
     manifest.json              SHA-256 of every other file
 
-Neither safetensors nor JSON notices a flipped bit. Every byte is therefore checked against the
-manifest before anything is parsed. Pickles are refused without reading them; other files in the
-folder are ignored.
+No other module knows this format. Neither safetensors nor JSON notices a flipped bit, so every byte
+is checked against the manifest before the files are used. Pickles are refused without reading them;
+other files in the folder are ignored.
 """
 
 from __future__ import annotations
@@ -283,8 +283,8 @@ def find_bundle(name: Path | str) -> Path:
             raise BundleError(f"{place} on the Hub is no bundle: no manifest.json; check the name")
         return folder
     raise BundleError(
-        f"no model {str(name)!r}: neither shipped ({', '.join(shipped_models()) or 'none'}) nor a folder; "
-        "check the path, or pass a Hub id such as owner/name"
+        f"no model {str(name)!r}: neither shipped ({', '.join(shipped_models()) or 'none'}) nor a "
+        "folder; check the path, or pass a Hub id such as owner/name"
     )
 
 

@@ -159,8 +159,9 @@ def _measurement_notes(curve: Curve) -> str:
     if curve.fd_train is not None:
         told += [
             "FD is the Fréchet distance to these in the features of a classifier, of their "
-            f"reconstructions and of {curve.num_samples:,} new samples; {curve.num_train_samples:,} "
-            f"training samples stand at {format_distance(curve.fd_train)}, the floor. Distances in other "
+            f"reconstructions and of {curve.num_samples:,} new samples; "
+            f"{curve.num_train_samples:,} training samples stand at "
+            f"{format_distance(curve.fd_train)}, the floor. Distances in other "
             "features, or to another data set, do not compare."
         ]
     if any(point.sample_metrics is not None for point in curve.points):

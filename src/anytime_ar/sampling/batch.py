@@ -41,7 +41,7 @@ class DecodeBatch:
         weakref.finalize(self, decoder.release, self._rows)
         self._slots: dict[int, int] = {}  # by row ID; a guided row has a second, unconditional one
         self._slot_ids: list[int] = []  # row IDs by slot
-        self._scheduled: dict[int, SamplingParams] = {}  # by row ID, where they depend on the position
+        self._scheduled: dict[int, SamplingParams] = {}  # by row ID, with a schedule
         self._next_id = 0
 
     def __repr__(self) -> str:

@@ -56,7 +56,7 @@ class LatencyWindow:
 
     def add(self, seconds: float) -> None:
         """Add one observation, and drop the oldest if the window is full."""
-        # The list stays sorted, because sampling adds one observation and reads quantiles every step.
+        # The list stays sorted, because every step adds one observation and reads quantiles.
         if len(self._recent) == self._recent.maxlen:
             del self._sorted[bisect.bisect_left(self._sorted, self._recent[0])]
         self._recent.append(seconds)

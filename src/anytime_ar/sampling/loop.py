@@ -63,7 +63,8 @@ def decode_loop(
         if stop is None and codes_drawn > start and previews.is_due(codes_drawn, clock() - last):
             yield codes_drawn, None
             last = clock()
-            stop = check_stop(batch, codes_drawn, budget, clock, timer)  # the consumer of the preview took time
+            # The consumer of the preview took time, so check again.
+            stop = check_stop(batch, codes_drawn, budget, clock, timer)
         if stop is not None:
             yield codes_drawn, stop
             return

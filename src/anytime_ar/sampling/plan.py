@@ -76,7 +76,8 @@ class Plan:
         names = card.data.labels
         if sampling_params.guided and names is None:
             raise InputError(
-                f"guidance {sampling_params.guidance} was given, but this model has no labels; drop it"
+                f"guidance {sampling_params.guidance} was given, but this model has no labels; "
+                "drop it"
             )
         seed = secrets.randbits(64) if seed is None else check_int("seed", seed)
         noise = uniform_noise(seed, range(first, first + n), 1 + code_length).numpy()

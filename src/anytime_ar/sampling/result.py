@@ -206,8 +206,8 @@ class SamplingState:
         if (header.fingerprint, header.precision) != own:
             raise InputError(
                 f"{path} belongs to another model: {header.model!r} in {header.precision} with "
-                f"fingerprint {header.fingerprint[:12]}, not {sampler.model_name!r} in {own[1]} with "
-                f"{own[0][:12]}; load the model that drew it"
+                f"fingerprint {header.fingerprint[:12]}, not {sampler.model_name!r} in {own[1]} "
+                f"with {own[0][:12]}; load the model that drew it"
             )
         codes, length = tensors["codes"], sampler.decoder.code_length
         check_codes(codes, code_length=length, vocabulary=sampler.decoder.vocabulary)

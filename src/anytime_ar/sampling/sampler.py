@@ -148,7 +148,8 @@ class Sampler:
         if costs.is_measured and trial.is_consistent_with(costs):
             costs.confirmations += 1
         elif costs.is_measured:
-            trial = self._time_draws(make_plan, _WARM_UP_DRAWS)  # the speed of the machine has changed
+            # The speed of the machine has changed.
+            trial = self._time_draws(make_plan, _WARM_UP_DRAWS)
             costs.clear()
         costs.merge(trial)
         costs.is_warm = True
@@ -285,9 +286,9 @@ class Sampler:
         need_s = cost_model.min_latency_s(min_codes)
         if deadline_s < need_s:
             raise InputError(
-                f"deadline_s={deadline_s:g} is too short: {min_codes} code{'' if min_codes == 1 else 's'} "
-                f"of {n} sample{'' if n == 1 else 's'} take {need_s:.4f} s here; "
-                "pass at least that"
+                f"deadline_s={deadline_s:g} is too short: "
+                f"{min_codes} code{'' if min_codes == 1 else 's'} of {n} sample"
+                f"{'' if n == 1 else 's'} take {need_s:.4f} s here; pass at least that"
             )
 
     @yield_under_default_modes

@@ -275,12 +275,12 @@ def find_bundle(name: Path | str) -> Path:
                 f"{path}`"
             )
         return run if run.is_dir() else path
-    place = parse_hub_ref(str(name))
+    ref = parse_hub_ref(str(name))
     # "runs/dmeo" beside a folder "runs" is a mistyped path: do not ask the Hub for it.
-    if place is not None and not Path(place.repo_id).parent.is_dir():
-        folder = download_snapshot(place, BUNDLE_FILES)
+    if ref is not None and not Path(ref.repo_id).parent.is_dir():
+        folder = download_snapshot(ref, BUNDLE_FILES)
         if not (folder / "manifest.json").is_file():
-            raise BundleError(f"{place} on the Hub is no bundle: no manifest.json; check the name")
+            raise BundleError(f"{ref} on the Hub is no bundle: no manifest.json; check the name")
         return folder
     raise BundleError(
         f"no model {str(name)!r}: neither shipped ({', '.join(shipped_models()) or 'none'}) nor a "

@@ -55,7 +55,7 @@ class BudgetPoint(Config):
     """The sample FD of a model at one budget."""
 
     budget: float
-    """Budget in bits."""
+    """Budget of the codes in bits."""
     codes: int
     """Largest measured number of codes that fits into the budget."""
     fd: float
@@ -126,7 +126,7 @@ def compare(
             the curves have different numbers of samples, or the models share no budget.
     """
     _check(candidates, fixed_length)
-    curves = [contender.curve for contender in candidates]
+    curves = [candidate.curve for candidate in candidates]
     bits = _common_budgets(curves, "bits")
     if bits is None:
         first, last = zip(*[(c.points[0].bits, c.points[-1].bits) for c in curves], strict=True)
@@ -137,11 +137,11 @@ def compare(
     timed = all(point.ms is not None for curve in curves for point in curve.points)
     ms = _common_budgets(curves, "ms") if timed else None
     budgets = [share * bits[1] for share in BUDGET_FRACTIONS]
-    standings = []
+    rankings = []
     for name, curve in candidates:
         best = min(curve.points, key=lambda point: (_sample_fd(point), point.codes))
         found = ((budget, _largest_within(curve, budget)) for budget in budgets)
-        standings.append(
+        rankings.append(
             Ranking(
                 name=name,
                 mean_fd_over_bits=mean_over_interval(fd_by_cost(curve, "bits"), *bits),
@@ -158,7 +158,7 @@ def compare(
     return Comparison(
         bits=bits,
         ms=ms,
-        rankings=tuple(standings),
+        rankings=tuple(rankings),
         matches=() if fixed_length is None else _fixed_length_matches(curves[0], fixed_length),
     )
 
@@ -194,12 +194,12 @@ def mean_over_interval(points: Sequence[tuple[float, float]], low: float, high: 
 
 
 def _check(candidates: Sequence[Candidate], fixed_length: FixedLengthModels | None) -> None:
-    names = [contender.name for contender in candidates]
+    names = [candidate.name for candidate in candidates]
     if len(names) < 2 or len(set(names)) < len(names):
         raise InputError(
             f"a comparison needs two models of different names, got {', '.join(names) or 'none'}"
         )
-    named = [(contender.name, contender.curve) for contender in candidates]
+    named = [(candidate.name, candidate.curve) for candidate in candidates]
     if fixed_length is not None:
         named += [
             (f"{fixed_length.name} {i}", curve) for i, curve in enumerate(fixed_length.curves, 1)
@@ -272,13 +272,13 @@ def comparison_table(comparison: Comparison) -> str:
     their ratio to those of the first model. A third shows fixed-length models, if there are any.
     """
     first = comparison.rankings[0]
-    budgets = sorted({place.budget for some in comparison.rankings for place in some.points})
+    budgets = sorted({point.budget for some in comparison.rankings for point in some.points})
     rows = [["sample FD for bits", *[f"{budget:.3g}" for budget in budgets]]]
-    for standing in comparison.rankings:
-        found = {place.budget: format_distance(place.fd) for place in standing.points}
-        rows.append([standing.name, *[found.get(budget, "-") for budget in budgets]])
+    for ranking in comparison.rankings:
+        found = {point.budget: format_distance(point.fd) for point in ranking.points}
+        rows.append([ranking.name, *[found.get(budget, "-") for budget in budgets]])
     means = [["mean sample FD", "over bits", "", "over ms", "", "best", "codes"]]
-    means += [[standing.name, *_mean_cells(standing, first)] for standing in comparison.rankings]
+    means += [[ranking.name, *_mean_cells(ranking, first)] for ranking in comparison.rankings]
     parts = [align_table(rows), align_table(means)]
     if comparison.matches:
         parts.append(
@@ -295,19 +295,19 @@ def comparison_table(comparison: Comparison) -> str:
 def comparison_markdown(comparison: Comparison) -> str:
     """Return the tables as Markdown, with standard errors."""
     first = comparison.rankings[0]
-    budgets = sorted({place.budget for some in comparison.rankings for place in some.points})
+    budgets = sorted({point.budget for some in comparison.rankings for point in some.points})
     rows = [
         ["sample FD", *[f"{budget:.3g} bits" for budget in budgets], "mean over bits", "over ms"]
     ]
-    for standing in comparison.rankings:
+    for ranking in comparison.rankings:
         found = {
-            place.budget: format_distance(place.fd)
-            + ("" if place.fd_error is None else f" ± {place.fd_error:.2g}")
-            for place in standing.points
+            point.budget: format_distance(point.fd)
+            + ("" if point.fd_error is None else f" ± {point.fd_error:.2g}")
+            for point in ranking.points
         }
-        over_bits, bits_ratio, over_ms, ms_ratio, *_ = _mean_cells(standing, first)
+        over_bits, bits_ratio, over_ms, ms_ratio, *_ = _mean_cells(ranking, first)
         cells = [found.get(budget, "-") for budget in budgets]
-        rows.append([standing.name, *cells, f"{over_bits} {bits_ratio}", f"{over_ms} {ms_ratio}"])
+        rows.append([ranking.name, *cells, f"{over_bits} {bits_ratio}", f"{over_ms} {ms_ratio}"])
     text = markdown_table(rows)
     if comparison.matches:
         text += "\n" + markdown_table(
@@ -342,12 +342,12 @@ def write_comparison(
 ) -> Comparison:
     """Compare, and write comparison.json, comparison.md and comparison.png into `folder`."""
     comparison = compare(candidates, fixed_length)
-    picture = plot_comparison(candidates, fixed_length)
+    plot = plot_comparison(candidates, fixed_length)
     text = comparison_markdown(comparison).encode()
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "comparison.json", comparison.model_dump(mode="json"))
     write_bytes(folder / "comparison.md", text)
-    write_bytes(folder / "comparison.png", picture)
+    write_bytes(folder / "comparison.png", plot)
     return comparison
 
 

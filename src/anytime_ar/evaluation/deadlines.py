@@ -95,13 +95,15 @@ def measure_deadlines(
         )
     model.warm_up(n)
     length = model.code_length
-    trials = [_time_to_each_code(model, n, seed, clock) for seed in range(_CALIBRATION_DRAWS)]
-    full_s = statistics.median(trial[-1] for trial in trials)
+    baseline_times = [
+        _time_to_each_code(model, n, seed, clock) for seed in range(_CALIBRATION_DRAWS)
+    ]
+    full_s = statistics.median(times[-1] for times in baseline_times)
     for seed in range(_WARM_UP_DRAWS):  # reach the steady state before measuring
         model.generate(n, deadline_s=2 * full_s, seed=seed)
-    floor_s = 1.02 * model.min_deadline_s(n)
-    step = (max(full_s, floor_s) - floor_s) / (deadlines - 1)
-    records = [DeadlineResult(floor_s + i * step) for i in range(deadlines)]
+    shortest_s = 1.02 * model.min_deadline_s(n)
+    step = (max(full_s, shortest_s) - shortest_s) / (deadlines - 1)
+    records = [DeadlineResult(shortest_s + i * step) for i in range(deadlines)]
     for turn in range(draws):
         done_by = _time_to_each_code(model, n, turn, clock)
         for record in records:
@@ -139,13 +141,13 @@ def _time_to_each_code(
     model: AnytimeModel, n: int, seed: int, clock: Callable[[], float]
 ) -> list[float]:
     """Return the seconds until k decoded codes without a deadline, for k = 1..L."""
-    watch = _StepClock(clock)
+    step_clock = _StepClock(clock)
     begin = clock()
-    model.generate(n, seed=seed, cancel=watch)
-    whole_s = clock() - begin
-    drawn_s = [asked - begin for asked in watch.times]  # after 1..L-1 codes
+    model.generate(n, seed=seed, cancel=step_clock)
+    total_s = clock() - begin
+    drawn_s = [asked - begin for asked in step_clock.times]  # after 1..L-1 codes
     if not drawn_s:
-        return [whole_s]
+        return [total_s]
     last_step_s = statistics.median(later - early for early, later in pairwise([0.0, *drawn_s]))
-    finish_s = max(0.0, whole_s - drawn_s[-1] - last_step_s)
-    return [seconds + finish_s for seconds in drawn_s] + [whole_s]
+    decode_s = max(0.0, total_s - drawn_s[-1] - last_step_s)
+    return [seconds + decode_s for seconds in drawn_s] + [total_s]

@@ -149,10 +149,10 @@ class Evaluator:
         tests = torch.cat(list(encoded))
         last = min(len(tests), len(drawn)) - 1
         # The same indices of both, all over the split, so that the labels are the same.
-        places = torch.linspace(0, last, min(NUM_QUERIES, 1 + last)).round().long()
-        looked_for = torch.cat([drawn[places, :k], tests[places, :k]])
+        indices = torch.linspace(0, last, min(NUM_QUERIES, 1 + last)).round().long()
+        query_codes = torch.cat([drawn[indices, :k], tests[indices, :k]])
         queries = torch.cat(
-            [codec.decode(some).cpu() for some in looked_for.split(self.batch_size)]
+            [codec.decode(some).cpu() for some in query_codes.split(self.batch_size)]
         )
         training = sample_batches(self.data.train, self.batch_size)
         distances = nearest_neighbour_distances(queries, training, self.to_distance_space).chunk(2)
@@ -180,10 +180,10 @@ class Evaluator:
         while left:
             batch = next(batches)
             x = batch.data[:left]
-            asked = None
+            label = None
             if batch.labels is not None and known:
-                asked = batch.labels[: len(x)].tolist()
-            total += sampler.nll(sampler.encode(x), label=asked).double().sum(0).cpu()
+                label = batch.labels[: len(x)].tolist()
+            total += sampler.nll(sampler.encode(x), label=label).double().sum(0).cpu()
             left -= len(x)
         return total / count
 
@@ -204,13 +204,13 @@ class Evaluator:
             labels = self.test_labels.repeat(turns)[: self.num_samples]
 
         def draw(rows: Tensor) -> Tensor:
-            asked = None if labels is None else labels[rows].tolist()
+            label = None if labels is None else labels[rows].tolist()
             return sampler.sample_codes(
                 len(rows),
                 codes=codes,
                 seed=self.seed,
                 first=int(rows[0]),
-                label=asked,
+                label=label,
                 **self.sampling_params,
             ).cpu()
 
@@ -442,15 +442,15 @@ def evaluate(
     classifier = extractor if isinstance(extractor, FeatureExtractor) else None
     labels = None if classifier is None else _test_labels(data, classifier)
     extract = extractor if classifier is None else _features_function(classifier)
-    workers = EvaluationProcesses()
+    processes = EvaluationProcesses()
     real = None
     if extractor is not None and extract is not None:
         test = partial(sample_batches, data.test, batch_size)
         if feature_cache is None:
-            real = workers.map_in_order(test(), extract)
+            real = processes.map_in_order(test(), extract)
         else:
-            real = FeatureCache(feature_cache, extractor, workers).get_or_compute(test, extract)
-    study = Evaluator(
+            real = FeatureCache(feature_cache, extractor, processes).get_or_compute(test, extract)
+    evaluator = Evaluator(
         data=data,
         batch_size=batch_size,
         num_test_samples=test_samples,
@@ -462,20 +462,20 @@ def evaluate(
         reference=None if real is None else ReferenceDistribution(real),
         logits=None if labels is None or classifier is None else _logits_function(classifier),
         test_labels=labels,
-        distributed=workers,
+        distributed=processes,
         progress=progress,
         num_steps=len(budgets) * (2 + (sampler is not None) + 2 * (unordered is not None)) + 1,
     )
     # A stream of unknown size counts as large enough; a shorter one is repeated.
     train_samples = test_samples if data.train.size is None else data.train.size
-    floor_samples = 0 if extractor is None else min(test_samples, train_samples)
-    floor = study.compare_to_test_split(
-        _random_samples(data.train, floor_samples, batch_size, seed)
+    num_train_samples = 0 if extractor is None else min(test_samples, train_samples)
+    train_comparison = evaluator.compare_to_test_split(
+        _random_samples(data.train, num_train_samples, batch_size, seed)
     )
-    encoded = study.encode_test_split(model)
-    ordered = study.measure_quality(model, encoded, budgets, "ordered")
+    encoded = evaluator.encode_test_split(model)
+    ordered = evaluator.measure_quality(model, encoded, budgets, "ordered")
     milliseconds = [
-        None if sampler is None else study.time_sample_ms(sampler, k, clock) for k in budgets
+        None if sampler is None else evaluator.time_sample_ms(sampler, k, clock) for k in budgets
     ]
     points = tuple(
         CurvePoint(**dict(point), bits=bits(point.codes, model.vocabulary), ms=ms)
@@ -484,30 +484,30 @@ def evaluate(
     baselines = Baselines(
         unordered=()
         if unordered is None
-        else study.measure_quality(
-            unordered, study.encode_test_split(unordered), budgets, "unordered"
+        else evaluator.measure_quality(
+            unordered, evaluator.encode_test_split(unordered), budgets, "unordered"
         ),
-        pca=study.measure_pca(budgets),
+        pca=evaluator.measure_pca(budgets),
     )
-    train_nats = study.per_code_nll(model, data.train, train_samples)
-    test_nats = study.per_code_nll(model, data.test, test_samples)
+    train_nll = evaluator.per_code_nll(model, data.train, train_samples)
+    test_nll = evaluator.per_code_nll(model, data.test, test_samples)
     return Curve(
         code_length=model.code_length,
         vocabulary=model.vocabulary,
         points=points,
         near_lossless_codes=near_lossless_codes(points),
-        fd_train=None if floor is None else floor.fd,
-        train_metrics=None if floor is None else floor.quality,
+        fd_train=None if train_comparison is None else train_comparison.fd,
+        train_metrics=None if train_comparison is None else train_comparison.quality,
         label_accuracy_test=None
         if labels is None or classifier is None
         else classifier_accuracy(classifier, data.test),
-        num_train_samples=floor_samples,
+        num_train_samples=num_train_samples,
         num_samples=samples,
         num_test_samples=test_samples,
         seed=seed,
-        nll_train=None if train_nats is None else float(train_nats.mean()),
-        nll_test=None if test_nats is None else float(test_nats.mean()),
-        codebook_usage=code_usage(encoded, model.vocabulary, test_nats),
+        nll_train=None if train_nll is None else float(train_nll.mean()),
+        nll_test=None if test_nll is None else float(test_nll.mean()),
+        codebook_usage=code_usage(encoded, model.vocabulary, test_nll),
         sampling_params=dict(sampling_params or {}),
         baselines=baselines,
     )

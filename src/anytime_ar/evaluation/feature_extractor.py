@@ -169,8 +169,8 @@ class FeatureExtractor(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute features float32 [B, F] of samples [B, *sample_shape] in [-1, 1]."""
         assert self.front is not None
-        pictures = self.front(x).contiguous(memory_format=torch.channels_last)
-        maps: Tensor = self.body(pictures)  # [B, F, h, w]
+        images = self.front(x).contiguous(memory_format=torch.channels_last)
+        maps: Tensor = self.body(images)  # [B, F, h, w]
         features: Tensor = self.neck(maps.flatten(1))
         return features.float().relu()
 

@@ -34,7 +34,7 @@ def plot_curve(curve: Curve) -> bytes:
     from matplotlib.figure import Figure
 
     points, unordered = curve.points, curve.baselines.unordered
-    measured = [measure for measure in ALL_METRICS if measure.name in points[0].metrics]
+    measured = [metric for metric in ALL_METRICS if metric.name in points[0].metrics]
     was_read = any(
         p.label_accuracy_reconstruction is not None or p.label_accuracy_sample is not None
         for p in points
@@ -69,22 +69,22 @@ def plot_curve(curve: Curve) -> bytes:
     if not right.get_legend_handles_labels()[0]:
         right.text(0.5, 0.5, "not measured", ha="center", va="center", transform=right.transAxes)
 
-    places = (
+    cells = (
         grid[1 + i // _COLUMNS, 2 * (i % _COLUMNS) : 2 * (i % _COLUMNS) + 2]
         for i in range(len(measured) + 1)
     )
-    for measure, place in zip(measured, places, strict=False):
-        axes = figure.add_subplot(place)
+    for metric, cell in zip(measured, cells, strict=False):
+        axes = figure.add_subplot(cell)
         for some, label, colour, style in (
             (points, "ordered", _BLUE, "o-"),
             (unordered, "unordered", _VERMILION, "s--"),
         ):
             _plot_line(
-                axes, [(p.codes, p.metrics.get(measure.name)) for p in some], label, colour, style
+                axes, [(p.codes, p.metrics.get(metric.name)) for p in some], label, colour, style
             )
-        _label_axes(axes, measure.title, "")
+        _label_axes(axes, metric.title, "")
     if was_read:
-        _plot_label_accuracy(figure.add_subplot(next(places)), curve)
+        _plot_label_accuracy(figure.add_subplot(next(cells)), curve)
     return to_png(figure)
 
 
@@ -124,9 +124,9 @@ def plot_code_usage(curve: Curve) -> bytes:
 
 def to_png(figure: Figure) -> bytes:
     """Return a figure as the content of a PNG file."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    return picture.getvalue()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
 
 
 def _plot_label_accuracy(axes: Axes, curve: Curve) -> None:
@@ -170,13 +170,13 @@ def _plot_fd_confidence(
     colour: str,
 ) -> None:
     """Plot confidence bands of Fréchet distances with known standard errors."""
-    told = []
+    band = []
     for point in points:
         quality = point.sample_metrics if source == "samples" else point.reconstruction_metrics
         distance = point.fd_sample if source == "samples" else point.fd_reconstruction
         if distance is not None and quality is not None and quality.fd_stderr is not None:
-            told.append((point.codes, distance, quality.fd_stderr))
-    plot_confidence_band(axes, told, colour)
+            band.append((point.codes, distance, quality.fd_stderr))
+    plot_confidence_band(axes, band, colour)
 
 
 def plot_confidence_band(
@@ -190,12 +190,12 @@ def plot_confidence_band(
         colour: colour of the band.
     """
     if points:
-        places, distances, errors = zip(*points, strict=True)
+        positions, distances, errors = zip(*points, strict=True)
         # A logarithmic axis cannot show values that are not positive.
         pairs = list(zip(distances, errors, strict=True))
         low = [max(distance - CONFIDENCE * error, distance / 20) for distance, error in pairs]
         high = [distance + CONFIDENCE * error for distance, error in pairs]
-        axes.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.fill_between(positions, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
 def _plot_level(axes: Axes, value: float, label: str) -> None:

@@ -99,12 +99,12 @@ def _metric_columns(curve: Curve) -> list[_Column]:
     points = curve.points
     unordered = {point.codes: point for point in curve.baselines.unordered}
     columns: list[_Column] = []
-    for measure in ALL_METRICS:
-        title, unit = [*measure.title.split(" "), ""][:2]
-        cells = [_format_fixed(point.metrics.get(measure.name), measure.digits) for point in points]
-        if any(measure.name in point.metrics for point in points):
+    for metric in ALL_METRICS:
+        title, unit = [*metric.title.split(" "), ""][:2]
+        cells = [_format_fixed(point.metrics.get(metric.name), metric.digits) for point in points]
+        if any(metric.name in point.metrics for point in points):
             columns.append((title, unit, cells))
-        if measure.name == _BASELINE_METRIC and any(
+        if metric.name == _BASELINE_METRIC and any(
             _BASELINE_METRIC in p.metrics for p in unordered.values()
         ):
             lost = [
@@ -112,7 +112,7 @@ def _metric_columns(curve: Curve) -> list[_Column]:
                 for p in points
             ]
             columns.append(
-                ("unord.", unit, [_format_fixed(value, measure.digits) for value in lost])
+                ("unord.", unit, [_format_fixed(value, metric.digits) for value in lost])
             )
     if any(point.label_accuracy_reconstruction is not None for point in points):
         columns.append(
@@ -143,11 +143,11 @@ def _footer(curve: Curve) -> list[str]:
     ]
     if curve.near_lossless_codes is not None:
         lines[-1] += f"Within 2 % of the best from {curve.near_lossless_codes} codes on."
-    if (floor := curve.train_metrics) is not None:
+    if (train := curve.train_metrics) is not None:
         lines.append(
-            f"Those training samples: FD +- {format_distance(floor.fd_stderr)}, "
-            f"KD {_format_kernel_distance(floor.kd)}, "
-            f"precision {floor.precision:.3f}, recall {floor.recall:.3f}."
+            f"Those training samples: FD +- {format_distance(train.fd_stderr)}, "
+            f"KD {_format_kernel_distance(train.kd)}, "
+            f"precision {train.precision:.3f}, recall {train.recall:.3f}."
         )
     if curve.points[0].sample_metrics is not None:
         lines += [

@@ -180,13 +180,13 @@ def write_contact_sheet(sheet: Tensor, budgets: Sequence[int], path: Path) -> No
     pixels = ((sheet + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)  # [H', W', C]
     tiles = Image.fromarray(pixels.squeeze(2).numpy() if len(sheet) == 1 else pixels.numpy())
     header, font = 18, ImageFont.load_default(size=12)
-    picture = Image.new("RGB", (tiles.width + GAP, tiles.height + header), "white")
-    picture.paste(tiles, (GAP, header))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (tiles.width + GAP, tiles.height + header), "white")
+    image.paste(tiles, (GAP, header))
+    draw = ImageDraw.Draw(image)
     pitch = tiles.width / len(budgets)
     for column, k in enumerate(budgets):
         centre = GAP + (column + 0.5) * pitch - GAP / 2
         draw.text((centre, header / 2), f"k={k}", fill="black", font=font, anchor="mm")
     path.parent.mkdir(parents=True, exist_ok=True)
-    values = torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1)
+    values = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1)
     write_image(path, values / 127.5 - 1)

@@ -101,14 +101,14 @@ def time_interleaved(
         raise InputError(f"rounds={rounds} times nothing; pass at least 1")
     timings = []
     for done, rows in enumerate(batch_sizes):
-        seconds: dict[str, list[float]] = {contender.name: [] for contender in cases}
+        seconds: dict[str, list[float]] = {case.name: [] for case in cases}
         turn, started = 0, clock()
         while turn <= rounds or clock() - started < min_time_s:
-            for contender in cases:
+            for case in cases:
                 begin = clock()
-                contender.run(rows)
+                case.run(rows)
                 if turn > 0:
-                    seconds[contender.name].append(clock() - begin)
+                    seconds[case.name].append(clock() - begin)
             turn += 1
             now = done * (rounds + 1) + min(turn, rounds + 1)
             progress(now, len(batch_sizes) * (rounds + 1), f"{rows} rows")

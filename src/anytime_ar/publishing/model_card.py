@@ -89,7 +89,7 @@ def _format_labels(labels: Sequence[str] | None) -> str:
 
 def _usage(bundle: Bundle, repository: str) -> str:
     length = bundle.autoencoder.code_length
-    kept = max(1, length // 2)
+    num_kept = max(1, length // 2)
     shape = ", ".join(map(str, bundle.card.data.sample_shape))
     lines = ["import anytime_ar as aar", ""]
     loads = f'model = aar.load("{repository}")'
@@ -98,8 +98,8 @@ def _usage(bundle: Bundle, repository: str) -> str:
         calls += [
             ("x = model.sample(16, seed=0)", f"float32 [16, {shape}] in [-1, 1]"),
             (
-                f"x = model.sample(16, codes={kept}, seed=0)",
-                f"stops after {kept} of {length} codes",
+                f"x = model.sample(16, codes={num_kept}, seed=0)",
+                f"stops after {num_kept} of {length} codes",
             ),
             ("x = model.sample(16, deadline_s=1.0)", "as many codes as fit into a second"),
         ]
@@ -110,7 +110,7 @@ def _usage(bundle: Bundle, repository: str) -> str:
         lines = ["import torch", "", *lines]
     calls += [
         ("codes = model.encode(x)", f"int64 [n, {length}], coarse to fine"),
-        (f"x_hat = model.decode(codes[:, :{kept}])", "any prefix decodes"),
+        (f"x_hat = model.decode(codes[:, :{num_kept}])", "any prefix decodes"),
     ]
     width = max(len(call) for call, _ in calls)
     lines += [f"{call:<{width}}  # {what}" for call, what in calls]
@@ -123,18 +123,18 @@ def _curve_table(curve: Curve) -> str:
     """Return the curve as a Markdown table of at most 12 numbers of codes."""
     shown = evenly_spaced_budgets([point.codes for point in curve.points])
     points = [point for point in curve.points if point.codes in shown]
-    measures = [some for some in ALL_METRICS if any(some.name in p.metrics for p in points)]
-    heads = ["codes", "bits", "MSE", *[some.title for some in measures]]
+    metrics = [metric for metric in ALL_METRICS if any(metric.name in p.metrics for p in points)]
+    heads = ["codes", "bits", "MSE", *[metric.title for metric in metrics]]
     heads += ["FD, reconstructions", "FD, samples", "quality", "ms"]
     rows = [heads]
     for point in points:
-        told = [(point.metrics.get(some.name), some.digits) for some in measures]
+        values = [(point.metrics.get(metric.name), metric.digits) for metric in metrics]
         rows.append(
             [
                 f"{point.codes}",
                 f"{point.bits:.0f}",
                 f"{point.mse:.4f}",
-                *[_MISSING if value is None else f"{value:.{digits}f}" for value, digits in told],
+                *[_MISSING if value is None else f"{value:.{digits}f}" for value, digits in values],
                 format_distance(point.fd_reconstruction),
                 _format_fd_sample(point),
                 _format_percent(quality_at_codes(point.codes, curve)),
@@ -155,9 +155,9 @@ def _format_percent(quality: float | None) -> str:
 
 def _measurement_notes(curve: Curve) -> str:
     """Return notes on the metrics and the numbers of samples behind them."""
-    told = [f"MSE is on [-1, 1], of reconstructions of {curve.num_test_samples:,} test samples."]
+    notes = [f"MSE is on [-1, 1], of reconstructions of {curve.num_test_samples:,} test samples."]
     if curve.fd_train is not None:
-        told += [
+        notes += [
             "FD is the Fréchet distance to these in the features of a classifier, of their "
             f"reconstructions and of {curve.num_samples:,} new samples; "
             f"{curve.num_train_samples:,} training samples stand at "
@@ -165,15 +165,15 @@ def _measurement_notes(curve: Curve) -> str:
             "features, or to another data set, do not compare."
         ]
     if any(point.sample_metrics is not None for point in curve.points):
-        told += ["Behind ± stands the standard error."]
+        notes += ["Behind ± stands the standard error."]
     loss = "MSE" if any(point.fd_sample is None for point in curve.points) else "FD of samples"
-    told += [f"Quality is the {loss} with all codes over that with so many."]
+    notes += [f"Quality is the {loss} with all codes over that with so many."]
     if curve.sampling_params:
         chosen = ", ".join(f"{name} {value}" for name, value in curve.sampling_params.items())
-        told += [f"Samples were drawn with {chosen}."]
-    told += ["`ms` is the median time of one sample on the machine that measured."]
-    told += [f"Seed {curve.seed}. More figures are in `curve.json`."]
-    return " ".join(told)
+        notes += [f"Samples were drawn with {chosen}."]
+    notes += ["`ms` is the median time of one sample on the machine that measured."]
+    notes += [f"Seed {curve.seed}. More figures are in `curve.json`."]
+    return " ".join(notes)
 
 
 def _training(card: Card) -> str:
@@ -245,9 +245,9 @@ def model_card_metadata(bundle: Bundle, license: str | None) -> dict[str, Any]:
 def _dataset_id(card: Card) -> str | None:
     """Return the Hub ID of the training data; None if the data came from elsewhere."""
     path = Path(card.data.name).expanduser()
-    place = parse_hub_ref(card.data.name)
+    ref = parse_hub_ref(card.data.name)
     here = path.exists() or path.parent.is_dir()
-    return None if place is None or place.revision is not None or here else place.repo_id
+    return None if ref is None or ref.revision is not None or here else ref.repo_id
 
 
 def _metric_results(point: CurvePoint) -> list[dict[str, Any]]:
@@ -263,9 +263,9 @@ def _metric_results(point: CurvePoint) -> list[dict[str, Any]]:
             ("precision", "Precision of samples", point.sample_metrics.precision),
             ("recall", "Recall of samples", point.sample_metrics.recall),
         ]
-    for measure in ALL_METRICS:
-        title = f"{measure.title} of reconstructions"
-        found.append((measure.name, title, point.metrics.get(measure.name)))
+    for metric in ALL_METRICS:
+        title = f"{metric.title} of reconstructions"
+        found.append((metric.name, title, point.metrics.get(metric.name)))
     found.append(("accuracy", "Labels read in samples", point.label_accuracy_sample))
     codes = f"{point.codes} codes" if point.codes > 1 else "1 code"
     return [

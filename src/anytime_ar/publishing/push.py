@@ -56,21 +56,21 @@ def push(
         InputError: the name of the repository is invalid, or the Hub refuses or cannot be reached.
         MissingExtraError: the extra `hub` is not installed.
     """
-    place = parse_hub_ref(repository)
-    if place is None or place.revision is not None:
+    ref = parse_hub_ref(repository)
+    if ref is None or ref.revision is not None:
         raise InputError(f"{repository!r} is no repository of the Hub; pass OWNER/NAME")
     import_huggingface_hub("to push to the Hub")  # fail before figures are made
     folder = find_bundle(name)
     bundle = load_bundle(folder)
     with TemporaryDirectory() as temporary:
-        beside = Path(temporary)
-        pictures = _write_figures(bundle, beside)
-        text = model_card(bundle, repository, figures=pictures, license=license)
-        write_bytes(beside / "README.md", text.encode())
+        generated = Path(temporary)
+        figures = _write_figures(bundle, generated)
+        text = model_card(bundle, repository, figures=figures, license=license)
+        write_bytes(generated / "README.md", text.encode())
         files = {path.name: path for path in sorted(folder.iterdir()) if path.name in BUNDLE_FILES}
-        files |= {path.name: path for path in sorted(beside.iterdir())}
+        files |= {path.name: path for path in sorted(generated.iterdir())}
         state = upload_files(
-            place._replace(revision=revision),
+            ref._replace(revision=revision),
             files,
             managed_names=BUNDLE_FILES | _GENERATED_FILES,
             private=private,

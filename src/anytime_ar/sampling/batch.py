@@ -92,12 +92,12 @@ class DecodeBatch:
         self._next_id += n
         for i, row in enumerate(ids):
             self._slots[row] = first + i
-            shadow = first + n + i if guided else NO_UNCONDITIONAL
-            self._rows.sampling_params[first + i].shadow = shadow
+            unconditional_slot = first + n + i if guided else NO_UNCONDITIONAL
+            self._rows.sampling_params[first + i].shadow = unconditional_slot
         self._append(ids, noise, labels, codes)
         if guided:
-            for shadow in range(first + n, first + 2 * n):
-                self._rows.sampling_params[shadow].shadow = IS_UNCONDITIONAL
+            for unconditional_slot in range(first + n, first + 2 * n):
+                self._rows.sampling_params[unconditional_slot].shadow = IS_UNCONDITIONAL
             self._append(ids, noise, None, codes)
         for row in ids:
             self._set_params(row, sampling_params)
@@ -139,8 +139,8 @@ class DecodeBatch:
     def step(self) -> None:
         """Draw the next code of every row, none of which may be complete."""
         assert self._slot_ids, "an empty batch has nothing to draw"
-        for row, choice in self._scheduled.items():
-            self._set_params(row, choice)
+        for row, sampling_params in self._scheduled.items():
+            self._set_params(row, sampling_params)
         self.decoder.step(self._rows, len(self._slot_ids))
 
     @default_torch_modes()

@@ -11,8 +11,9 @@ from anytime_ar.sampling.budget import ResolvedBudget
 from anytime_ar.sampling.cost_model import LatencyTracker
 
 StopReason = Literal["complete", "codes", "deadline", "cancelled"]
-"""Why sampling ended: all L codes are there, the number of codes of the budget (or of its quality)
-is reached, the deadline leaves no time for another code, or the cancel flag was set."""
+"""Why sampling ended. `complete`: all L codes are there. `codes`: the number of codes of the
+budget, or of its quality, is reached. `deadline`: another code would not fit. `cancelled`: the
+cancel flag was set."""
 
 
 @dataclass(frozen=True)

@@ -242,8 +242,8 @@ class AnytimeModel(BundleProperties):
         """
         begin = self.sampler.clock()
         plan, budget = self.plan(n, **options)
-        pauses = preview_policy_from(previews, previews_per_s, self.code_length)
-        return run_with_previews(self.sampler, plan, budget, pauses, started_at=begin)
+        policy = preview_policy_from(previews, previews_per_s, self.code_length)
+        return run_with_previews(self.sampler, plan, budget, policy, started_at=begin)
 
     @default_torch_modes()
     def load_state(self, path: Path | str) -> SamplingState:

@@ -127,11 +127,11 @@ def label_indices(card: Card, label: Label | Sequence[Label], n: int) -> Tensor:
         raise InputError(f"label {label!r} was given, but this model has no labels; drop it")
     given: Any = to_python(label)
     several = isinstance(given, Iterable) and not isinstance(given, str | bytes)
-    asked = list(given) if several else [given] * n
-    if len(asked) != n:
-        raise InputError(f"{len(asked)} labels were given for {n} samples; pass one, or {n}")
-    numbers = [_label_index(one, names) for one in asked]
-    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
+    labels = list(given) if several else [given] * n
+    if len(labels) != n:
+        raise InputError(f"{len(labels)} labels were given for {n} samples; pass one, or {n}")
+    indices = [_label_index(one, names) for one in labels]
+    return torch.tensor(indices, dtype=torch.int64, device="cpu")
 
 
 @lru_cache

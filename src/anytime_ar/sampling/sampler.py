@@ -131,8 +131,8 @@ class Sampler:
 
     def max_rows(self, plan: Plan) -> int:
         """Return the maximum number of samples of a plan that are drawn together."""
-        places = plan.num_slots // len(plan)
-        return max(1, min(MAX_ROWS, MAX_CACHE_BYTES // (places * self.decoder.row_bytes)))
+        slots_per_sample = plan.num_slots // len(plan)
+        return max(1, min(MAX_ROWS, MAX_CACHE_BYTES // (slots_per_sample * self.decoder.row_bytes)))
 
     def warm_up(self, make_plan: Callable[[], Plan]) -> CostModel:
         """Measure steps and decodes of a plan, unless this process has, and return the cost model.
@@ -144,14 +144,16 @@ class Sampler:
         costs = self._cost_model(plan)
         if costs.is_warm:
             return costs
-        trial = self._time_draws(make_plan, _VERIFY_DRAWS if costs.is_measured else _WARM_UP_DRAWS)
-        if costs.is_measured and trial.is_consistent_with(costs):
+        measured = self._time_draws(
+            make_plan, _VERIFY_DRAWS if costs.is_measured else _WARM_UP_DRAWS
+        )
+        if costs.is_measured and measured.is_consistent_with(costs):
             costs.confirmations += 1
         elif costs.is_measured:
             # The speed of the machine has changed.
-            trial = self._time_draws(make_plan, _WARM_UP_DRAWS)
+            measured = self._time_draws(make_plan, _WARM_UP_DRAWS)
             costs.clear()
-        costs.merge(trial)
+        costs.merge(measured)
         costs.is_warm = True
         self._cost_store.save(self._cost_key(plan))
         return costs
@@ -159,14 +161,16 @@ class Sampler:
     def _time_draws(self, make_plan: Callable[[], Plan], draws: int) -> CostModel:
         """Return the cost model of a number of timed calls."""
         limit = ResolvedBudget(min(_WARM_UP_CODES, self.decoder.code_length))
-        trial = CostModel()
+        cost_model = CostModel()
         for turn in range(draws):
             if turn == 1:  # the first call includes the set-up
-                trial = CostModel()
+                cost_model = CostModel()
             begin = self.clock()
-            for _ in self._run(make_plan(), limit, begin, NO_PREVIEWS, trial, True, None, None):
+            for _ in self._run(
+                make_plan(), limit, begin, NO_PREVIEWS, cost_model, True, None, None
+            ):
                 pass
-        return trial
+        return cost_model
 
     def _cost_model(self, plan: Plan) -> CostModel:
         return self._cost_store.cost_model(self._cost_key(plan))
@@ -233,8 +237,8 @@ class Sampler:
 
         Deadlines and cancel flags are for all samples together, so such a plan is not split.
         """
-        whole = budget.deadline_s is not None or budget.cancel is not None
-        return len(plan) > self.max_rows(plan) and not whole
+        all_at_once = budget.deadline_s is not None or budget.cancel is not None
+        return len(plan) > self.max_rows(plan) and not all_at_once
 
     @default_torch_modes()
     def sample_codes(self, plan: Plan, budget: Budget) -> Tensor:
@@ -303,13 +307,13 @@ class Sampler:
         codes: Tensor | None,
         resumable: ResumableBatch | None,
     ) -> Iterator[Moment]:
-        pace = LatencyTracker(cost_model)
+        tracker = LatencyTracker(cost_model)
         batch, rows = (resumable.take() if resumable else None) or self._create_batch(plan, codes)
         drawn = 0 if codes is None else codes.shape[1]
         seen: tuple[int, Tensor | None] = (0, None)
-        pace.record_setup(self.clock() - started_at)
+        tracker.record_setup(self.clock() - started_at)
         for count, stop in decode_loop(
-            batch, drawn, budget, previews=previews, clock=self.clock, timer=pace
+            batch, drawn, budget, previews=previews, clock=self.clock, timer=tracker
         ):
             now = self.clock()
             codes = batch.codes(rows)
@@ -322,7 +326,7 @@ class Sampler:
             if previews is NO_PREVIEWS:  # no preview to handle: handing over is part of the decode
                 taken_s = self.clock() - now
             if decodes:
-                pace.record_decode(taken_s)
+                tracker.record_decode(taken_s)
 
     def _create_batch(self, plan: Plan, codes: Tensor | None) -> tuple[DecodeBatch, list[int]]:
         batch = DecodeBatch(self.decoder, plan.num_slots)

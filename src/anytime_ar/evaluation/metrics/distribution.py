@@ -51,11 +51,11 @@ class ReferenceDistribution:
     def __init__(self, features: Iterable[Tensor]) -> None:
         """Collect the statistics of the real samples."""
         self._centre: Tensor | None = None
-        self._moments, kept = self._collect(features)
+        self._moments, rows = self._collect(features)
         self.count = self._moments.count
         """Number of real samples behind the distances."""
         self._gaussian = Gaussian(*self._moments.mean_and_covariance())
-        self._pairs = RealFeatures(kept)
+        self._pairs = RealFeatures(rows)
 
     def compare(
         self, features: Iterable[Tensor], *, paired: bool = False
@@ -71,22 +71,22 @@ class ReferenceDistribution:
             InputError: there are fewer than two samples, features are not finite, or paired sets
                 have different sizes.
         """
-        moments, kept = self._collect(features)
-        if paired and moments.count != self.count:
+        sums, rows = self._collect(features)
+        if paired and sums.count != self.count:
             raise InputError(
-                f"{moments.count} samples cannot be made from {self.count} real ones, one from each"
+                f"{sums.count} samples cannot be made from {self.count} real ones, one from each"
             )
-        pairs = PairwiseComparison(kept, self._pairs, paired=paired)
+        pairs = PairwiseComparison(rows, self._pairs, paired=paired)
 
         def frechet(weights: Tensor) -> float:
             varies = paired and bool((weights != 1).any())
             real = (
                 Gaussian(*self._moments.mean_and_covariance(weights)) if varies else self._gaussian
             )
-            return real.frechet_distance(*moments.mean_and_covariance(weights))
+            return real.frechet_distance(*sums.mean_and_covariance(weights))
 
-        fd, fd_error = _jackknife(frechet, moments.count)
-        kd, kd_error = _jackknife(pairs.kernel_distance, moments.count)
+        fd, fd_error = _jackknife(frechet, sums.count)
+        kd, kd_error = _jackknife(pairs.kernel_distance, sums.count)
         precision, precision_error = _proportion(pairs.near)
         recall, recall_error = _proportion(pairs.reached)
         return DistributionComparison(
@@ -107,7 +107,7 @@ class ReferenceDistribution:
 
         The subset is float64 [m, F] with m up to `MAX_PAIRWISE_SAMPLES`.
         """
-        moments, kept = None, Reservoir(MAX_PAIRWISE_SAMPLES)
+        sums, reservoir = None, Reservoir(MAX_PAIRWISE_SAMPLES)
         for batch in features:
             if not batch.isfinite().all():
                 raise InputError(
@@ -117,15 +117,15 @@ class ReferenceDistribution:
             if self._centre is None:
                 self._centre = batch.double().mean(0).cpu()
             rows = batch.cpu()
-            if moments is None:
-                moments = FeatureStatistics(self._centre)
-            kept.add(rows.double())
-            moments.add(rows)
-        if moments is None or moments.count < 2:
+            if sums is None:
+                sums = FeatureStatistics(self._centre)
+            reservoir.add(rows.double())
+            sums.add(rows)
+        if sums is None or sums.count < 2:
             raise InputError(
-                f"distances need at least 2 samples, got {0 if moments is None else moments.count}"
+                f"distances need at least 2 samples, got {0 if sums is None else sums.count}"
             )
-        return moments, kept.rows
+        return sums, reservoir.rows
 
 
 def _jackknife(figure: Callable[[Tensor], float], count: int) -> tuple[float, float | None]:
@@ -151,8 +151,8 @@ def _proportion(hits: Tensor) -> tuple[float, float]:
 class Reservoir:
     """A random subset of the rows added, of a fixed size (Vitter 1985, algorithm R).
 
-    The choice depends on the index of a row in the stream alone. Two streams of the same length
-    therefore keep the same indices in the same order, whatever their batches.
+    Which rows are in the subset depends on their indices in the stream alone. Two streams of the
+    same length therefore give the same indices in the same order, whatever their batches.
 
     Args:
         capacity: maximum number of rows.

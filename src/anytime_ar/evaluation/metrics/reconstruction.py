@@ -161,7 +161,7 @@ class MetricAccumulator:
             raise InputError("measures of sounds need their rate; pass a model with sample_rate")
         self._rate, self._logits = sample_rate or 0, logits
         self._squared_error, self._count, self._values = 0.0, 0, 0
-        self._sums = dict.fromkeys((measure.name for measure in self._metrics), 0.0)
+        self._sums = dict.fromkeys((metric.name for metric in self._metrics), 0.0)
         self._num_correct, self._num_labelled = 0, 0
 
     def add(self, decoded: Tensor, x: Tensor, labels: Tensor | None) -> None:
@@ -175,10 +175,8 @@ class MetricAccumulator:
         self._squared_error += float((decoded.double() - x.double()).square().sum())
         self._values += x.numel()
         self._count += len(x)
-        for measure in self._metrics:
-            self._sums[measure.name] += float(
-                measure.compute(x, decoded, self._rate).double().sum()
-            )
+        for metric in self._metrics:
+            self._sums[metric.name] += float(metric.compute(x, decoded, self._rate).double().sum())
         if self._logits is not None and labels is not None:
             self._num_correct += int((self._logits(decoded).argmax(1).cpu() == labels).sum())
             self._num_labelled += len(labels)

@@ -1,4 +1,4 @@
-"""Bundles: a model on disk, that describes itself, with its measured curve."""
+"""Bundles: models on disk that describe themselves, with their measured curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is, in words and numbers: the content of a bundle's config.json."""
+"""The card of a model: the content of config.json in a bundle."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from anytime_ar.config import Config
 from anytime_ar.prior import PriorConfig, SamplingParams
 
 MAX_SAMPLE_VALUES = 2**28
-"""Of one sample, 1 GB: no weights say how large what they decode is."""
+"""Maximum number of values of one sample, 1 GB as float32: the weights do not limit the size of
+what they decode."""
 
 
 class DataCard(Config):
-    """What a model's samples are."""
+    """Shape, range and labels of a model's samples."""
 
     name: str
-    """The data set that it was trained on."""
+    """Data set that the model was trained on: a name, path or Hub ID."""
     sample_shape: tuple[PositiveInt, ...] = Field(min_length=2, max_length=3)
-    """(C, H, W) of images, (C, T) of sounds."""
+    """Shape of one sample: (C, H, W) of images, (C, T) of audio."""
     sample_rate: int | None = Field(None, ge=1)
-    """Of sounds, in Hz; None: the samples are no sounds."""
-    normalize: Literal["peak", "none"] | None = None
-    """Scaling of recordings before they are encoded: to the peak of training clips, or none; None
-    for images."""
+    """Sampling rate of audio in Hz; None for images."""
     value_range: tuple[float, float] = (-1.0, 1.0)
+    """Lowest and highest value of samples."""
     labels: tuple[str, ...] | None = None
-    """Names of the classes; None where there are none."""
+    """Names of the classes, by label; None without labels."""
     label_frequencies: tuple[float, ...] | None = None
-    """Share of each class in the training split, one for each label."""
+    """Share of each class in the training split, by label; None without labels."""
 
     @field_validator("sample_shape")
     @classmethod
@@ -60,20 +59,24 @@ class DataCard(Config):
 
 
 class Card(Config):
-    """What a bundle holds, as written in its config.json."""
+    """The description of a model, as its config.json holds it."""
 
-    format_version: Literal[2] = 2
+    format_version: Literal[1] = 1
+    """Version of the bundle format, always 1."""
     name: str
+    """Name of the model."""
     data: DataCard
+    """Shape, range and labels of the samples."""
     autoencoder: AutoencoderConfig
+    """Configuration of the autoencoder's networks."""
     prior: PriorConfig | None = None
-    """None: an autoencoder alone, which encodes and decodes but does not sample."""
+    """Configuration of the prior; None for an autoencoder alone, which encodes and decodes only."""
     sampling_params: SamplingParams = SamplingParams()
-    """How codes are chosen where a draw does not say otherwise."""
+    """Default temperature, top-k, top-p and guidance of samples."""
     weights_dtype: Literal["float32", "float16"] = "float32"
     """Number format of the stored weights; in memory they are float32."""
     training: dict[str, Any] = Field(default_factory=dict)
-    """The configuration of the run that made the model, for the record."""
+    """Configuration of the run that trained the model, for the record."""
 
     @model_validator(mode="before")
     @classmethod
@@ -92,12 +95,12 @@ class Card(Config):
     def _check_guidance(self) -> Self:
         if self.sampling_params.guided and not self.data.labels:
             raise ValueError(
-                f"sampling_params.guidance is {self.sampling_params.guidance}, and the model has no "
-                "labels; drop it"
+                f"choice.guidance is {self.sampling_params.guidance}, and the model has no labels; "
+                "drop it"
             )
         return self
 
     @property
     def label_count(self) -> int:
-        """Classes that the prior is conditioned on; 0: none."""
+        """Number of classes that the prior is conditioned on; 0 for none."""
         return len(self.data.labels or ())

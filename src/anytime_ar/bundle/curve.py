@@ -1,7 +1,7 @@
-"""The measured curve: quality and cost of a model at every budget, and of its baselines.
+"""The measured curve: quality and cost of a model and its baselines at each number of codes.
 
-The figures are those of Xu et al. 2021 (arXiv 2102.11495, section 5): reconstruction error and
-Fréchet distance against the number of kept codes. This module holds the record and its JSON form;
+The metrics follow Xu et al. 2021 (arXiv 2102.11495, section 5): reconstruction error and Fréchet
+distance against the number of codes. This module holds the record and its JSON form;
 `anytime_ar.evaluation.evaluate` measures it.
 """
 
@@ -19,7 +19,7 @@ from anytime_ar.config import Config
 from anytime_ar.errors import BundleError, InputError
 
 NEAR_LOSSLESS_FD_RATIO = 1.02
-"""A sample FD of at most this multiple of the best counts as no loss."""
+"""Ratio to the best sample FD up to which a number of codes counts as near lossless."""
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -27,133 +27,143 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class DistributionMetrics(Config):
-    """What tells a set of samples from the test split, beside its Fréchet distance.
+    """Metrics between a set of samples and the test split, besides its Fréchet distance.
 
-    Errors are standard errors: how much another set of so many samples would differ, or, of
-    reconstructions, another test split. None where there are too few to tell.
+    Standard errors say how much the metric varies with another set of as many samples. For
+    reconstructions they say how much it varies with another test split. They are None for too few
+    samples.
     """
 
     fd_stderr: NonNegative | None
-    """Of the Fréchet distance."""
+    """Standard error of the Fréchet distance; None for too few samples."""
     kd: Finite
-    """Kernel distance: the squared maximum mean discrepancy with a cubic kernel (KID); unbiased, so
-    it can fall below 0."""
+    """Kernel distance (KID): the squared maximum mean discrepancy with a cubic kernel. It is
+    unbiased, so it can fall below 0."""
     kd_stderr: NonNegative | None
+    """Standard error of the kernel distance; None for too few samples."""
     precision: Fraction
-    """Share of the samples that are as near to a test sample as its neighbours are."""
+    """Share of the samples within the k-nearest-neighbour radius of a test sample."""
     precision_stderr: NonNegative
+    """Standard error of the precision."""
     recall: Fraction
-    """Share of the test samples that are as near to a sample as its neighbours are."""
+    """Share of the test samples within the k-nearest-neighbour radius of a sample."""
     recall_stderr: NonNegative
+    """Standard error of the recall."""
 
 
 class QualityPoint(Config):
-    """Quality of the unordered autoencoder, cut to a number of codes."""
+    """Quality of an autoencoder and its prior at one number of codes."""
 
     codes: int = Field(ge=1)
-    """k, the number of codes kept."""
+    """Number of codes per sample, k."""
     mse: NonNegative
     """Mean squared error of reconstructions of the test split, on the [-1, 1] scale."""
     psnr: Finite | None
-    """`psnr(mse)` in dB; None where the reconstruction is exact."""
+    """Peak signal-to-noise ratio of reconstructions in dB, `psnr(mse)`; None where the
+    reconstruction is exact."""
     fd_reconstruction: NonNegative | None
     """Fréchet distance of reconstructed test samples to the test split; None if not measured."""
     fd_sample: NonNegative | None
     """Fréchet distance of new samples to the test split; None if not measured."""
     reconstruction_metrics: DistributionMetrics | None = None
-    """More about them as a set; None if not measured."""
+    """Further distribution metrics of the reconstructions; None if not measured."""
     sample_metrics: DistributionMetrics | None = None
-    """More about the new samples as a set; None if not measured."""
+    """Further distribution metrics of the new samples; None if not measured."""
     nn_distance_ratio: NonNegative | None = None
-    """Median distance of new samples to their nearest training sample, over that of reconstructions
-    of the test split from as many codes: about 1, and below it if samples are copies. None if not
-    measured."""
+    """Nearest-neighbour distance ratio, the memorisation check: the median distance of new samples
+    to their nearest training sample, over that of reconstructed test samples of as many codes.
+    About 1; below 1 if samples are copies. None if not measured."""
     metrics: dict[str, Finite] = Field({})
-    """Further figures of reconstructions of the test split, by name: means over samples. For
-    sounds, `snr`, `si_sdr` and `mel` in dB, `stft` and `stoi`."""
+    """Further metrics of reconstructions of the test split, by name, as means over samples. For
+    audio: `snr`, `si_sdr` and `mel` in dB, `stft` and `stoi`."""
     label_accuracy_reconstruction: Fraction | None = None
-    """Share of the test split whose label the classifier reads in the reconstruction."""
+    """Share of the test split whose label the classifier predicts from the reconstruction; None if
+    not measured."""
     label_accuracy_sample: Fraction | None = None
-    """Share of new samples in which the classifier reads the label that they were drawn for."""
+    """Share of new samples whose requested label the classifier predicts; None if not measured."""
 
 
 class CurvePoint(QualityPoint):
-    """Quality and cost of the model at one budget."""
+    """Quality and cost of the model at one number of codes."""
 
     bits: NonNegative
-    """k·log2 V, what k codes carry when stored plainly."""
+    """Size of k codes in bits, k·log2 V, without entropy coding."""
     ms: NonNegative | None
-    """Median wall time of drawing and decoding one sample at batch 1; None if not measured."""
+    """Median wall time in milliseconds of generating one sample at batch 1; None if not
+    measured."""
 
 
 class CodebookUsage(Config):
-    """How a model uses one of its codes, over the test split."""
+    """How a model uses the codebook entries at one position, over the test split."""
 
     position: int = Field(ge=1)
-    """1 for the first code, up to L."""
+    """Position of the code: 1 for the first, L for the last."""
     entropy: NonNegative
-    """Of the code by itself, in bits; at most log2 V, which is what it carries in `bits`."""
+    """Entropy of the code by itself in bits, at most log2 V."""
     used_fraction: Fraction
-    """Of its V entries, those that occur."""
+    """Share of the V entries that occur."""
     nll: NonNegative | None
-    """What the prior pays for it, given those before it, in nats; None without a prior."""
+    """Mean negative log-likelihood of the code given those before it, in nats; None without a
+    prior."""
 
 
 class PCAPoint(Config):
     """Reconstruction from the first k principal components of the training split."""
 
     codes: int = Field(ge=1)
-    """k, the number of components; each is a real number, not a code of log2 V bits."""
+    """Number of components, k; each is a real number, not a code of log2 V bits."""
     mse: NonNegative
     """Mean squared error over the test split, on the [-1, 1] scale."""
 
 
 class Baselines(Config):
-    """What the curve is compared with, measured in the same run."""
+    """Baselines that the same evaluation measured."""
 
     unordered: tuple[QualityPoint, ...] = ()
-    """The same autoencoder trained without truncation."""
+    """Points of the same autoencoder trained without truncation; empty if not measured."""
     pca: tuple[PCAPoint, ...] = ()
-    """The best linear ordered code."""
+    """Points of PCA, the best linear ordered code; empty if not measured."""
 
 
 class Curve(Config):
     """Quality and cost against the number of codes; the content of curve.json."""
 
-    format_version: Literal[2] = 2
+    format_version: Literal[1] = 1
+    """Version of the curve format, always 1."""
     code_length: int = Field(ge=1)
-    """L."""
+    """Number of codes of a whole sample, L."""
     vocabulary: int = Field(ge=1)
-    """V."""
+    """Number of values that a code can take, V."""
     points: tuple[CurvePoint, ...] = Field(min_length=1)
-    """By rising number of codes."""
+    """Points by rising number of codes."""
     near_lossless_codes: int | None
     """The fewest codes whose fd_sample is within 2 % of the best; None if not measured."""
     fd_train: NonNegative | None
     """Fréchet distance of real training samples to the test split; None if not measured."""
     train_metrics: DistributionMetrics | None = None
-    """More about them as a set; None if not measured."""
+    """Further distribution metrics of these training samples; None if not measured."""
     label_accuracy_test: Fraction | None = None
-    """Share of the test split itself whose label the classifier reads; None if not measured."""
+    """Share of the test split whose label the classifier predicts; None if not measured."""
     num_train_samples: int
-    """How many training samples the floor was measured on."""
+    """Number of training samples behind `fd_train`."""
     num_samples: int
-    """How many new samples stand behind each fd_sample."""
+    """Number of new samples behind each fd_sample."""
     num_test_samples: int
-    """The size of the test split."""
+    """Number of samples of the test split."""
     seed: int
-    """Of the samples drawn."""
+    """Random seed of the new samples."""
     nll_train: NonNegative | None = None
-    """What the prior pays for a code of training samples, in nats; None if not measured."""
+    """Mean negative log-likelihood of a code of training samples, in nats; None if not measured."""
     nll_test: NonNegative | None = None
-    """The same of test samples: the more above, the more the prior knows by heart."""
+    """Mean negative log-likelihood of a code of test samples, in nats; None if not measured. It
+    exceeds `nll_train` by more, the more the prior overfits."""
     codebook_usage: tuple[CodebookUsage, ...] = ()
-    """By position, all L of them; empty if not measured."""
+    """Codebook usage at each of the L positions; empty if not measured."""
     sampling_params: dict[str, Finite | tuple[Finite, ...]] = Field({})
-    """How their codes were chosen, as far as that was given: temperature, top_k, top_p, guidance,
-    each the same for all codes or several values from the first to the last; the rest is as the
-    model does of its own."""
+    """Sampling parameters that the evaluation was given: temperature, top_k, top_p and guidance,
+    each a number or a schedule. The others are the bundle's defaults."""
     baselines: Baselines = Baselines()
+    """Points of the baselines, measured in the same evaluation."""
 
     @model_validator(mode="after")
     def _check_points(self) -> Self:
@@ -169,6 +179,7 @@ class Curve(Config):
         return self
 
     def __repr__(self) -> str:
+        """Return the range of codes and of the main metrics."""
         first, last = self.points[0], self.points[-1]
         return (
             f"Curve({len(self.points)} budgets, {first.codes} to {last.codes} of "
@@ -179,7 +190,7 @@ class Curve(Config):
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        """The curve as a table, for notebooks."""
+        """Return the curve as an HTML table, for notebooks."""
         names = ("codes", "bits", "mse", "psnr", "fd_reconstruction", "fd_sample", "ms")
         lines = [[_format_number(getattr(point, name)) for name in names] for point in self.points]
         head = "".join(f"<th>{name}</th>" for name in names)
@@ -189,15 +200,18 @@ class Curve(Config):
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def to_json(self) -> str:
-        """Indented JSON with null for what was not measured; never NaN."""
+        """Return indented JSON, with null for what was not measured and never NaN."""
         return json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def read(cls, path: Path) -> Curve:
         """Read a curve.json.
 
+        Args:
+            path: the file to read.
+
         Raises:
-            BundleError: the file is missing, not JSON, or not a curve that this version knows.
+            BundleError: the file is missing, not JSON, or not a curve of this version.
         """
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -220,15 +234,26 @@ def _format_number(number: float | None) -> str:
 
 
 def psnr(mse: float) -> float | None:
-    """Peak signal-to-noise ratio in dB, 10·log10(4 / mse): the range [-1, 1] is 2 wide.
+    """Return the peak signal-to-noise ratio in dB, 10·log10(4 / mse), of the range [-1, 1].
 
-    None for mse = 0, where it would be infinite.
+    Args:
+        mse: mean squared error on the [-1, 1] scale.
+
+    Returns:
+        The ratio; None for mse = 0, where it would be infinite.
     """
     return 10 * math.log10(4 / mse) if mse > 0 else None
 
 
 def near_lossless_codes(points: Sequence[QualityPoint]) -> int | None:
-    """The fewest codes whose fd_sample is within 2 % of the best; None if none was measured."""
+    """Return the fewest codes whose fd_sample is within 2 % of the best.
+
+    Args:
+        points: points of a curve.
+
+    Returns:
+        The number of codes; None if fd_sample was not measured.
+    """
     measured = [(point.codes, point.fd_sample) for point in points if point.fd_sample is not None]
     if not measured:
         return None

@@ -1,13 +1,14 @@
-"""A model on disk: a folder that describes itself, and the only module that knows its format.
+"""The bundle format: a model on disk, as a folder that describes itself.
 
-    config.json                what the model is (`Card`), with `format_version`
+    config.json                description of the model (`Card`), with `format_version`
     autoencoder.safetensors    weights
-    prior.safetensors
+    prior.safetensors          weights, if there is a prior
     curve.json                 measured quality against codes, once evaluated
     manifest.json              SHA-256 of every other file
 
-Neither safetensors nor JSON notices a flipped bit, so the manifest is checked, to the last byte,
-before anything is read. Pickles are refused unread; other files beside these are left alone.
+No other module knows this format. Neither safetensors nor JSON notices a flipped bit, so every byte
+is checked against the manifest before the files are used. Pickles are refused without reading them;
+other files in the folder are ignored.
 """
 
 from __future__ import annotations
@@ -45,30 +46,39 @@ from anytime_ar.runtime.hub import download_snapshot, parse_hub_ref
 from anytime_ar.runtime.skip_init import SkipInit, stored_size
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
-BUNDLE_FORMAT_VERSION = 2
+BUNDLE_FORMAT_VERSION = 1
+"""Version of the bundle format that this release reads and writes."""
 _WEIGHT_FILES = ("autoencoder.safetensors", "prior.safetensors")
 _PICKLE_SUFFIXES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model in memory, with what belongs to it."""
+    """A model in memory: card, networks and curve."""
 
     card: Card
+    """Description of the model, the content of config.json."""
     autoencoder: OrderedAutoencoder
+    """The autoencoder, with its codebooks."""
     prior: Prior | None = None
+    """The prior over the codes; None for an autoencoder alone."""
     curve: Curve | None = None
+    """The measured curve; None if the bundle was not evaluated."""
 
     def __repr__(self) -> str:
+        """Return name, sizes and curve of the model."""
         return f"Bundle({self.card.name!r}, {summarize_bundle(self)}, curve={self.curve!r})"
 
 
 @default_torch_modes()
 def build_bundle(card: Card) -> Bundle:
-    """Fresh networks for a card, with random weights.
+    """Create the networks of a card, with random weights.
+
+    Args:
+        card: description of the model.
 
     Raises:
-        InputError: they do not fit each other, or the samples.
+        InputError: the networks do not fit each other, or the samples.
     """
     autoencoder = OrderedAutoencoder(card.autoencoder, card.data.sample_shape)
     if card.prior is None:
@@ -81,7 +91,7 @@ def build_bundle(card: Card) -> Bundle:
 
 
 def summarize_bundle(bundle: Bundle) -> str:
-    """Say in a few words of Python what a model is: samples, codes, classes, size."""
+    """Return shapes, sizes and labels of a model as keyword arguments in Python syntax."""
     networks = _networks_by_file(bundle).values()
     weights = sum(weight.numel() for network in networks for weight in network.parameters())
     return ", ".join(
@@ -97,19 +107,23 @@ def summarize_bundle(bundle: Bundle) -> str:
 
 
 def attach_codebook(autoencoder: OrderedAutoencoder, prior: Prior) -> None:
-    """Tell a prior what the entries of an autoencoder mean, where it wants to know."""
+    """Give a prior with codebook features the codebook vectors of its autoencoder."""
     if prior.config.codebook_features:
         prior.attach_codebook(autoencoder.codebook_vectors().to(prior.codebook_features.device))
 
 
 @default_torch_modes()
 def save_bundle(bundle: Bundle, folder: Path | str) -> None:
-    """Write a bundle; a folder that is there is replaced only once the new one is complete.
+    """Write a bundle; an existing one is replaced only after the new one is complete.
+
+    Args:
+        bundle: model to write.
+        folder: folder of the bundle; missing parents are created.
 
     Raises:
         InputError: the folder holds something other than a bundle, or cannot be written.
     """
-    folder = Path(folder).resolve()  # the folder itself moves, not a link to it
+    folder = Path(folder).resolve()  # rename the folder itself, not a link to it
     check_replaceable(folder)
     suffix = secrets.token_hex(8)
     fresh = folder.with_name(f".{folder.name}-{suffix}.new")
@@ -125,7 +139,7 @@ def save_bundle(bundle: Bundle, folder: Path | str) -> None:
         dtype = getattr(torch, bundle.card.weights_dtype)
         for name, module in _networks_by_file(bundle).items():
             weights = {k: _cast(v.cpu(), dtype) for k, v in _inference_state(module).items()}
-            # Not save_file, which makes files that nobody else may read, whatever the umask.
+            # Not save_file, which ignores the umask and makes files that only the owner can read.
             write_bytes(fresh / name, save({k: v.contiguous() for k, v in weights.items()}))
         if bundle.curve is not None:
             write_json(fresh / "curve.json", bundle.curve.model_dump(mode="json"))
@@ -138,17 +152,20 @@ def save_bundle(bundle: Bundle, folder: Path | str) -> None:
             old.rename(folder)
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    # The old bundle, and what an earlier process left that was killed while it saved here.
+    # Delete the old bundle, and remains of a process that was killed while it saved here.
     for path in folder.parent.iterdir():
         if re.fullmatch(rf"\.{re.escape(folder.name)}-[0-9a-f]{{16}}\.(new|old)", path.name):
             shutil.rmtree(path)
 
 
 def check_replaceable(folder: Path) -> None:
-    """Refuse to write over anything but an empty folder or a bundle; system files go with it.
+    """Raise an error unless a folder is missing, empty or a bundle, apart from system files.
+
+    Args:
+        folder: folder that a bundle is to be written to.
 
     Raises:
-        InputError: it holds something else, or is a file, or its place cannot be written to.
+        InputError: the folder holds other files, is a file, or its parent cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; choose a folder for the bundle")
@@ -164,10 +181,13 @@ def check_replaceable(folder: Path) -> None:
 
 @default_torch_modes()
 def load_bundle(folder: Path | str) -> Bundle:
-    """Read a bundle, checking every file against the manifest first; in evaluation mode.
+    """Read a bundle in evaluation mode, after checking every file against the manifest.
+
+    Args:
+        folder: folder of the bundle.
 
     Raises:
-        BundleError: it is not a bundle, holds pickles, is of an unknown version, or a file is
+        BundleError: the folder is not a bundle, holds pickles, has an unknown version, or a file is
             missing or altered.
     """
     folder = Path(folder)
@@ -220,7 +240,7 @@ def load_bundle(folder: Path | str) -> Bundle:
 
 @default_torch_modes()
 def fingerprint(bundle: Bundle) -> str:
-    """SHA-256 of the weights in its files, in hexadecimal: what codes and times depend on."""
+    """Return the SHA-256 of the stored weights in hexadecimal; codes and times depend on them."""
     digest = hashlib.sha256()
     for file, network in sorted(_networks_by_file(bundle).items()):
         for name, weight in _inference_state(network).items():
@@ -230,17 +250,18 @@ def fingerprint(bundle: Bundle) -> str:
 
 
 def shipped_models() -> list[str]:
-    """Names of the bundles that come with the package."""
+    """Return the names of the bundles that come with the package."""
     root = resources.files("anytime_ar") / "bundles"
     return sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
 
 
 def find_bundle(name: Path | str) -> Path:
-    """The folder of a model: shipped with the package, local, or fetched from the Hub.
+    """Return the folder of a model: shipped with the package, local, or downloaded from the Hub.
 
     Args:
-        name: `"mnist"`, a bundle folder, a folder that `anytime train` wrote, or `"owner/name"`,
-            with `@` and a branch, tag or commit for another state than the newest.
+        name: `"mnist"`, a bundle folder, a run folder of `anytime train`, or a Hub ID
+            `"owner/name"`. A Hub ID may end with `@` and a branch, tag or commit; otherwise it
+            means the newest revision.
 
     Raises:
         BundleError: nothing is found under that name.
@@ -256,21 +277,21 @@ def find_bundle(name: Path | str) -> Path:
                 f"{path}`"
             )
         return run if run.is_dir() else path
-    place = parse_hub_ref(str(name))
-    # "runs/dmeo" beside a folder "runs" is a mistyped path: do not wait for the Hub to deny it.
-    if place is not None and not Path(place.repo_id).parent.is_dir():
-        folder = download_snapshot(place, BUNDLE_FILES)
+    ref = parse_hub_ref(str(name))
+    # "runs/dmeo" beside a folder "runs" is a mistyped path: do not ask the Hub for it.
+    if ref is not None and not Path(ref.repo_id).parent.is_dir():
+        folder = download_snapshot(ref, BUNDLE_FILES)
         if not (folder / "manifest.json").is_file():
-            raise BundleError(f"{place} on the Hub is no bundle: no manifest.json; check the name")
+            raise BundleError(f"{ref} on the Hub is no bundle: no manifest.json; check the name")
         return folder
     raise BundleError(
-        f"no model {str(name)!r}: neither shipped ({', '.join(shipped_models()) or 'none'}) nor a folder; "
-        "check the path, or pass a Hub id such as owner/name"
+        f"no model {str(name)!r}: neither shipped ({', '.join(shipped_models()) or 'none'}) nor a "
+        "folder; check the path, or pass a Hub id such as owner/name"
     )
 
 
 def _networks_by_file(bundle: Bundle) -> dict[str, nn.Module]:
-    """The networks of a bundle by the file of their weights."""
+    """Return the networks of a bundle, by the name of their weights file."""
     networks = (bundle.autoencoder, bundle.prior)
     return {
         name: network
@@ -280,24 +301,25 @@ def _networks_by_file(bundle: Bundle) -> dict[str, nn.Module]:
 
 
 def _inference_state(network: nn.Module) -> dict[str, Tensor]:
-    """What a bundle keeps of a network."""
+    """Return the weights of a network that a bundle stores."""
     if isinstance(network, OrderedAutoencoder):
         return network.inference_state()
     return network.state_dict()
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A weight in another number format; whole numbers keep theirs."""
+    """Return a tensor in another floating-point format; integer tensors stay as they are."""
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 REQUIRED_FILES = {"config.json", "manifest.json", "autoencoder.safetensors"}
+"""Names of the files that every bundle has."""
 BUNDLE_FILES = REQUIRED_FILES | {"prior.safetensors", "curve.json"}
-"""What a bundle may consist of."""
+"""Names of all files that a bundle can have."""
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """Return what belongs into the manifest of the files that are there."""
+    """Return the SHA-256 of the files of a bundle, by name: the content of its manifest."""
     names = sorted(BUNDLE_FILES - {"manifest.json"})
     return {name: sha256(folder / name) for name in names if (folder / name).is_file()}
 
@@ -305,8 +327,11 @@ def file_digests(folder: Path) -> dict[str, str]:
 def check_manifest(folder: Path) -> None:
     """Compare the files of a bundle with its manifest.
 
+    Args:
+        folder: folder of the bundle.
+
     Raises:
-        BundleError: a file is missing, altered or foreign; it is named.
+        BundleError: a file is missing, altered or not listed; the message names it.
     """
     path = folder / "manifest.json"
     listed = read_json_object(path)
@@ -323,12 +348,15 @@ def check_manifest(folder: Path) -> None:
                 f"{folder / name} was altered: its SHA-256 is not that in manifest.json; "
                 "get the bundle again"
             )
-    if path.read_bytes() != json_bytes(found):  # a byte too many, a line end, a key that is twice
+    if path.read_bytes() != json_bytes(found):  # an extra byte, a line end, a key twice
         raise BundleError(f"{path} was altered: it is not as it was written; get the bundle again")
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Read the object in a JSON file.
+    """Read a JSON file that holds an object.
+
+    Args:
+        path: the file to read.
 
     Raises:
         BundleError: the file is missing, or holds something else.
@@ -349,8 +377,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal.
 
+    Args:
+        path: the file to read.
+
     Raises:
-        BundleError: it cannot be read.
+        BundleError: the file cannot be read.
     """
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Evaluation: quality and cost against the number of codes, as a table, JSON and pictures."""
+"""Evaluation: quality and cost against the number of codes, as tables, JSON and plots."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Several models side by side: what each gives for the same bits and for the same time.
+"""Comparison of several models at the same bits and at the same time.
 
-The number of codes means another thing in every model, so budgets are bits, which is what codes
-cost to store and send, and milliseconds, which is what they cost to draw. A model is judged by the
-mean of its sample FD over all budgets alike: the area under its curve, divided by its width.
+The number of codes means something else in every model. Budgets are therefore bits, the cost of
+storing and sending codes, or milliseconds, the cost of sampling. A model is judged by its sample
+FD, averaged over all budgets: the area under its curve, divided by the width.
 """
 
 from __future__ import annotations
@@ -25,96 +25,108 @@ if TYPE_CHECKING:
 
 
 Axis = Literal["bits", "ms"]
+"""Cost on the x axis: bits of the codes, or milliseconds for one sample."""
 BUDGET_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-"""Of the widest budget that all models can use: where the table looks at them."""
+"""Budgets of the table, as fractions of the largest budget that all models share."""
 
 
 class Candidate(NamedTuple):
-    """A model's measured curve under a name."""
+    """A model's measured curve and its name."""
 
     name: str
+    """Name of the model in tables and plots."""
     curve: Curve
+    """Measured curve of the model."""
 
 
 class FixedLengthModels(NamedTuple):
-    """Models that were trained for one length each, at which alone they are judged: what a model
-    for every length could at best be."""
+    """Models trained for one length each, and evaluated at that length only.
+
+    They show the quality that a model for every length could reach at best.
+    """
 
     name: str
+    """Common name of the models in plots."""
     curves: tuple[Curve, ...]
+    """Measured curves, of which the last point counts."""
 
 
 class BudgetPoint(Config):
-    """What a model gives for a budget."""
+    """The sample FD of a model at one budget."""
 
     budget: float
-    """In bits or milliseconds."""
+    """Budget of the codes in bits."""
     codes: int
-    """The most that fit."""
+    """Largest measured number of codes that fits into the budget."""
     fd: float
-    """Sample FD of so many codes."""
+    """Sample FD at this number of codes."""
     fd_error: float | None
-    """Standard error of it."""
+    """Standard error of the sample FD; None if not measured."""
 
 
 class Ranking(Config):
-    """How a model does."""
+    """The summary of one model in a comparison."""
 
     name: str
+    """Name of the model in tables and plots."""
     mean_fd_over_bits: float
-    """Mean sample FD over budgets, all bits alike."""
+    """Sample FD averaged over the common interval of bits."""
     mean_fd_over_ms: float | None
-    """Mean sample FD over budgets, all milliseconds alike; None where `Comparison.ms` is."""
+    """Sample FD averaged over the common interval of milliseconds; None where `Comparison.ms` is
+    None."""
     best_fd: float
+    """Lowest sample FD of the curve."""
     best_codes: int
-    """The fewest codes that give it."""
+    """Fewest codes with the lowest sample FD."""
     points: tuple[BudgetPoint, ...]
-    """At the shares of the widest common budget in bits that a code fits into."""
+    """Sample FD at the budgets of `BUDGET_FRACTIONS` into which a code fits."""
 
 
 class FixedLengthMatch(Config):
-    """The first model beside one that was trained for one length."""
+    """The first model and a fixed-length model at the same bits."""
 
     bits: float
-    """Of the dedicated model."""
+    """Bits of the fixed-length model at its full length."""
     fixed_length_fd: float
-    """Its sample FD."""
+    """Sample FD of the fixed-length model."""
     fd: float
-    """That of the first model for no more bits."""
+    """Sample FD of the first model for no more bits."""
 
     @property
     def fd_ratio(self) -> float:
-        """Of the first model's FD to the dedicated one's."""
+        """Ratio of the first model's FD to the FD of the fixed-length model."""
         return self.fd / self.fixed_length_fd
 
 
 class Comparison(Config):
-    """Models side by side, the first one against the others."""
+    """The result of a comparison: the first model against the others."""
 
     bits: tuple[float, float]
-    """The budgets that every model can use, over which areas are taken."""
+    """Lowest and highest budget in bits that all models share; means are over this interval."""
     ms: tuple[float, float] | None
-    """None where time was not measured, or no time suits all models."""
+    """Lowest and highest budget in milliseconds that all models share; None if time was not
+    measured or no interval is shared."""
     rankings: tuple[Ranking, ...]
+    """Summaries of the models, in the given order."""
     matches: tuple[FixedLengthMatch, ...]
-    """By rising bits; none without dedicated models."""
+    """Matches with the fixed-length models by rising bits; empty without such models."""
 
 
 def compare(
     candidates: Sequence[Candidate], fixed_length: FixedLengthModels | None = None
 ) -> Comparison:
-    """Judge models by their curves.
+    """Compare models by their curves.
 
     Args:
-        candidates: the first one is compared with the others.
-        fixed_length: models for one length each.
+        candidates: models; the first one is compared with the others.
+        fixed_length: models trained for one length each; None: no such models.
 
     Raises:
-        InputError: fewer than two models, a name twice, a curve without sample FD, curves of other
-            sample counts, or models that share no budget.
+        InputError: there are fewer than two models, a name occurs twice, a curve has no sample FD,
+            the curves have different numbers of samples, or the models share no budget.
     """
     _check(candidates, fixed_length)
-    curves = [contender.curve for contender in candidates]
+    curves = [candidate.curve for candidate in candidates]
     bits = _common_budgets(curves, "bits")
     if bits is None:
         first, last = zip(*[(c.points[0].bits, c.points[-1].bits) for c in curves], strict=True)
@@ -125,11 +137,11 @@ def compare(
     timed = all(point.ms is not None for curve in curves for point in curve.points)
     ms = _common_budgets(curves, "ms") if timed else None
     budgets = [share * bits[1] for share in BUDGET_FRACTIONS]
-    standings = []
+    rankings = []
     for name, curve in candidates:
         best = min(curve.points, key=lambda point: (_sample_fd(point), point.codes))
         found = ((budget, _largest_within(curve, budget)) for budget in budgets)
-        standings.append(
+        rankings.append(
             Ranking(
                 name=name,
                 mean_fd_over_bits=mean_over_interval(fd_by_cost(curve, "bits"), *bits),
@@ -146,14 +158,16 @@ def compare(
     return Comparison(
         bits=bits,
         ms=ms,
-        rankings=tuple(standings),
+        rankings=tuple(rankings),
         matches=() if fixed_length is None else _fixed_length_matches(curves[0], fixed_length),
     )
 
 
 def fd_by_cost(curve: Curve, axis: Axis) -> list[tuple[float, float]]:
-    """(budget, sample FD) by rising budget. What more codes took less time, by the noise of the
-    clock, took as long."""
+    """Return (cost, sample FD) of the points of a curve, by rising cost.
+
+    Where more codes took less time by the noise of the clock, the longer time counts.
+    """
     found: list[tuple[float, float]] = []
     for point in curve.points:
         cost = point.bits if axis == "bits" else point.ms
@@ -163,8 +177,13 @@ def fd_by_cost(curve: Curve, axis: Axis) -> list[tuple[float, float]]:
 
 
 def mean_over_interval(points: Sequence[tuple[float, float]], low: float, high: float) -> float:
-    """Mean height of the line through points, by rising x, between low and high, which it
-    spans."""
+    """Return the mean height of a piecewise linear line between two x values.
+
+    Args:
+        points: (x, y) of the line, by rising x.
+        low: start of the interval, not below the first x.
+        high: end of the interval, not above the last x.
+    """
     parts = []
     for (x, y), (to_x, to_y) in pairwise(points):
         begin, end = max(x, low), min(to_x, high)
@@ -175,12 +194,12 @@ def mean_over_interval(points: Sequence[tuple[float, float]], low: float, high: 
 
 
 def _check(candidates: Sequence[Candidate], fixed_length: FixedLengthModels | None) -> None:
-    names = [contender.name for contender in candidates]
+    names = [candidate.name for candidate in candidates]
     if len(names) < 2 or len(set(names)) < len(names):
         raise InputError(
             f"a comparison needs two models of different names, got {', '.join(names) or 'none'}"
         )
-    named = [(contender.name, contender.curve) for contender in candidates]
+    named = [(candidate.name, candidate.curve) for candidate in candidates]
     if fixed_length is not None:
         named += [
             (f"{fixed_length.name} {i}", curve) for i, curve in enumerate(fixed_length.curves, 1)
@@ -199,15 +218,17 @@ def _check(candidates: Sequence[Candidate], fixed_length: FixedLengthModels | No
 
 
 def _common_budgets(curves: Sequence[Curve], axis: Axis) -> tuple[float, float] | None:
-    """From where on every model has a code, to where the first is at its end; None if that is
-    nowhere."""
+    """Return the interval of costs that all curves share, None if it is empty.
+
+    It starts where every model has a code, and ends where the first curve ends.
+    """
     traces = [fd_by_cost(curve, axis) for curve in curves]
     low, high = max(points[0][0] for points in traces), min(points[-1][0] for points in traces)
     return (low, high) if low < high else None
 
 
 def _largest_within(curve: Curve, bits: float) -> CurvePoint | None:
-    """The most codes that fit into bits."""
+    """Return the point with the most codes that fit into `bits`, None if none fits."""
     fitting = [point for point in curve.points if point.bits <= bits * (1 + 1e-9)]
     return fitting[-1] if fitting else None
 
@@ -240,20 +261,24 @@ def _sample_fd(point: CurvePoint) -> float:
 
 
 _MARKERS = "os^DvP"
+"""Markers of the candidates in plots, in their order."""
 _FIXED_LENGTH_COLOUR = "#000000"
 
 
 def comparison_table(comparison: Comparison) -> str:
-    """Tables in 80 columns for names of up to 14 characters: sample FD for the same bits; means
-    over budgets, with how many times the first model's they are; dedicated models, if any."""
+    """Return tables in 80 columns, for names of up to 14 characters.
+
+    The first table shows sample FD at the same bits. The second shows means over budgets, with
+    their ratio to those of the first model. A third shows fixed-length models, if there are any.
+    """
     first = comparison.rankings[0]
-    budgets = sorted({place.budget for some in comparison.rankings for place in some.points})
+    budgets = sorted({point.budget for some in comparison.rankings for point in some.points})
     rows = [["sample FD for bits", *[f"{budget:.3g}" for budget in budgets]]]
-    for standing in comparison.rankings:
-        found = {place.budget: format_distance(place.fd) for place in standing.points}
-        rows.append([standing.name, *[found.get(budget, "-") for budget in budgets]])
+    for ranking in comparison.rankings:
+        found = {point.budget: format_distance(point.fd) for point in ranking.points}
+        rows.append([ranking.name, *[found.get(budget, "-") for budget in budgets]])
     means = [["mean sample FD", "over bits", "", "over ms", "", "best", "codes"]]
-    means += [[standing.name, *_mean_cells(standing, first)] for standing in comparison.rankings]
+    means += [[ranking.name, *_mean_cells(ranking, first)] for ranking in comparison.rankings]
     parts = [align_table(rows), align_table(means)]
     if comparison.matches:
         parts.append(
@@ -268,21 +293,21 @@ def comparison_table(comparison: Comparison) -> str:
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """The same as Markdown, with standard errors."""
+    """Return the tables as Markdown, with standard errors."""
     first = comparison.rankings[0]
-    budgets = sorted({place.budget for some in comparison.rankings for place in some.points})
+    budgets = sorted({point.budget for some in comparison.rankings for point in some.points})
     rows = [
         ["sample FD", *[f"{budget:.3g} bits" for budget in budgets], "mean over bits", "over ms"]
     ]
-    for standing in comparison.rankings:
+    for ranking in comparison.rankings:
         found = {
-            place.budget: format_distance(place.fd)
-            + ("" if place.fd_error is None else f" ± {place.fd_error:.2g}")
-            for place in standing.points
+            point.budget: format_distance(point.fd)
+            + ("" if point.fd_error is None else f" ± {point.fd_error:.2g}")
+            for point in ranking.points
         }
-        over_bits, bits_ratio, over_ms, ms_ratio, *_ = _mean_cells(standing, first)
+        over_bits, bits_ratio, over_ms, ms_ratio, *_ = _mean_cells(ranking, first)
         cells = [found.get(budget, "-") for budget in budgets]
-        rows.append([standing.name, *cells, f"{over_bits} {bits_ratio}", f"{over_ms} {ms_ratio}"])
+        rows.append([ranking.name, *cells, f"{over_bits} {bits_ratio}", f"{over_ms} {ms_ratio}"])
     text = markdown_table(rows)
     if comparison.matches:
         text += "\n" + markdown_table(
@@ -294,7 +319,7 @@ def comparison_markdown(comparison: Comparison) -> str:
 def plot_comparison(
     candidates: Sequence[Candidate], fixed_length: FixedLengthModels | None = None
 ) -> bytes:
-    """Sample FD against bits and against milliseconds as PNG, with 95 % bands."""
+    """Return a PNG of sample FD against bits and against milliseconds, with 95 % bands."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -317,17 +342,23 @@ def write_comparison(
 ) -> Comparison:
     """Compare, and write comparison.json, comparison.md and comparison.png into `folder`."""
     comparison = compare(candidates, fixed_length)
-    picture = plot_comparison(candidates, fixed_length)
+    plot = plot_comparison(candidates, fixed_length)
     text = comparison_markdown(comparison).encode()
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "comparison.json", comparison.model_dump(mode="json"))
     write_bytes(folder / "comparison.md", text)
-    write_bytes(folder / "comparison.png", picture)
+    write_bytes(folder / "comparison.png", plot)
     return comparison
 
 
 def _fixed_length_rows(comparison: Comparison, bits: str, fixed_length: str) -> list[list[str]]:
-    """The first model beside those trained for one length; `bits` and `fixed_length` are heads."""
+    """Return rows of the first model and of those trained for one length.
+
+    Args:
+        comparison: result of the comparison.
+        bits: heading of the column of bits.
+        fixed_length: heading of the column of the fixed-length models.
+    """
     rows = [[bits, fixed_length, comparison.rankings[0].name, "ratio"]]
     for match in comparison.matches:
         distances = [format_distance(match.fixed_length_fd), format_distance(match.fd)]

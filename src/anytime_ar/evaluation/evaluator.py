@@ -1,4 +1,4 @@
-"""One evaluation under way: what its measurements share, and each of them."""
+"""The evaluation of one model: its measurements, and the curve that they give."""
 
 from __future__ import annotations
 
@@ -49,48 +49,65 @@ from anytime_ar.runtime.distributed import EvaluationProcesses
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
 _MIN_TIMED_SAMPLES, _MAX_TIMED_SAMPLES, _MIN_TIMED_S = 5, 100, 0.2
-"""A time is of so many draws at least, and of more until they took so many seconds: a draw of a
-millisecond is short beside what else a machine does."""
+"""Minimum and maximum number of timed samples, and minimum seconds of all together: one sample of a
+millisecond is short compared with other activity of the machine."""
 NLL_SAMPLES = 2000
-"""Of each split: the prior's costs are known to a thousandth."""
+"""Number of samples of each split for the prior's likelihood, enough for a precision of a
+thousandth."""
 
 
 @dataclass
 class Evaluator:
-    """What all measurements of one evaluation share."""
+    """The settings and functions that all measurements of one evaluation share."""
 
     data: EvaluationData
+    """Training and test split of the data set."""
     batch_size: int
+    """Number of samples decoded together."""
     num_test_samples: int
+    """Number of samples of the test split."""
     num_samples: int
+    """Number of new samples behind each fd_sample."""
     seed: int
+    """Random seed of the new samples."""
     sampling_params: SamplingKwargs
-    """Of samples, as keyword arguments of the model."""
+    """Sampling parameters of new samples, as keyword arguments of the model."""
     extract_features: Callable[[Tensor], Tensor] | None
-    """Of samples anywhere, on the CPU: float32 [B, F]."""
+    """Maps samples on any device to features float32 [B, F] on the CPU; None: no distances."""
     to_distance_space: Callable[[Tensor], Tensor]
-    """What samples are compared in one by one; see `nearest_neighbour_distances`."""
+    """Maps samples to the space of nearest neighbours; see `nearest_neighbour_distances`."""
     reference: ReferenceDistribution | None
-    """The test split, where there are features."""
+    """Distribution of the test split; None without features."""
     logits: Callable[[Tensor], Tensor] | None
-    """Of the classifier, where its labels are those of the data."""
+    """Maps samples to logits of the classifier; None if its labels are not those of the data."""
     test_labels: Tensor | None
-    """int64 [N], where the classifier's labels are those of the data."""
+    """Labels of the test split, int64 [N]; None if the classifier's labels are not those of the
+    data."""
     distributed: EvaluationProcesses
+    """Processes that share the work."""
     progress: ProgressCallback
+    """Callback after every measurement."""
     num_steps: int
+    """Number of measurements in total."""
     num_done: int = field(default=0)
+    """Number of measurements done so far."""
 
     def encode_test_split(self, codec: Codec) -> list[Tensor]:
-        """Codes int64 [B, L] of the test split, a batch at a time."""
+        """Return codes int64 [B, L] of the test split, one tensor per batch."""
         test = sample_batches(self.data.test, self.batch_size)
         return list(self.distributed.map_in_order(test, lambda x: codec.encode(x).cpu()))
 
     def measure_quality(
         self, codec: Codec, encoded: Sequence[Tensor], budgets: Sequence[int], name: str
     ) -> tuple[QualityPoint, ...]:
-        """Reconstruction of the encoded test split and, where there is a prior, sample quality at
-        each budget."""
+        """Measure reconstructions and, with a prior, new samples at each number of codes.
+
+        Args:
+            codec: model to measure.
+            encoded: codes int64 [B, L] of the test split, one tensor per batch.
+            budgets: numbers of codes, rising, 1..L.
+            name: name of the model in progress messages.
+        """
         drawn, labels = self._sample_codes(codec, budgets[-1])
         points = []
         for k in budgets:
@@ -131,20 +148,28 @@ class Evaluator:
             return None
         tests = torch.cat(list(encoded))
         last = min(len(tests), len(drawn)) - 1
-        # The same places of both, all over the split: they have the same labels.
-        places = torch.linspace(0, last, min(NUM_QUERIES, 1 + last)).round().long()
-        looked_for = torch.cat([drawn[places, :k], tests[places, :k]])
+        # The same indices of both, all over the split, so that the labels are the same.
+        indices = torch.linspace(0, last, min(NUM_QUERIES, 1 + last)).round().long()
+        query_codes = torch.cat([drawn[indices, :k], tests[indices, :k]])
         queries = torch.cat(
-            [codec.decode(some).cpu() for some in looked_for.split(self.batch_size)]
+            [codec.decode(some).cpu() for some in query_codes.split(self.batch_size)]
         )
         training = sample_batches(self.data.train, self.batch_size)
         distances = nearest_neighbour_distances(queries, training, self.to_distance_space).chunk(2)
         of_samples, of_tests = (float(some.median()) for some in distances)
-        return of_samples / of_tests if of_tests else None  # nothing is nearer than a test sample
+        return of_samples / of_tests if of_tests else None  # there is no ratio to a distance of 0
 
     def per_code_nll(self, codec: Codec, split: EvaluationSplit, count: int) -> Tensor | None:
-        """What its prior pays for each code, float64 [L], in the mean over `add` samples of a
-        split or fewer, drawn at random; None without one."""
+        """Return the mean negative log-likelihood of each code in nats, float64 [L].
+
+        Args:
+            codec: model to measure.
+            split: split of the data set, from which samples are drawn at random.
+            count: number of samples, at most `NLL_SAMPLES` of which are used.
+
+        Returns:
+            The means over samples; None for a model without a prior.
+        """
         sampler = as_generative_model(codec)
         if sampler is None:
             return None
@@ -155,16 +180,21 @@ class Evaluator:
         while left:
             batch = next(batches)
             x = batch.data[:left]
-            asked = None
+            label = None
             if batch.labels is not None and known:
-                asked = batch.labels[: len(x)].tolist()
-            total += sampler.nll(sampler.encode(x), label=asked).double().sum(0).cpu()
+                label = batch.labels[: len(x)].tolist()
+            total += sampler.nll(sampler.encode(x), label=label).double().sum(0).cpu()
             left -= len(x)
         return total / count
 
     def _sample_codes(self, codec: Codec, codes: int) -> tuple[Tensor | None, Tensor | None]:
-        """Codes of new samples and, where the classifier can read them, the labels asked for:
-        those of the test split in turn."""
+        """Draw codes of new samples, with the labels of the test split, repeated as needed.
+
+        Returns:
+            Codes int64 [n, k] and labels int64 [n]. Both are None without a prior or features, and
+            the
+            labels are None where the classifier cannot predict them.
+        """
         sampler = as_generative_model(codec)
         if sampler is None or self.reference is None:
             return None, None
@@ -174,13 +204,13 @@ class Evaluator:
             labels = self.test_labels.repeat(turns)[: self.num_samples]
 
         def draw(rows: Tensor) -> Tensor:
-            asked = None if labels is None else labels[rows].tolist()
+            label = None if labels is None else labels[rows].tolist()
             return sampler.sample_codes(
                 len(rows),
                 codes=codes,
                 seed=self.seed,
                 first=int(rows[0]),
-                label=asked,
+                label=label,
                 **self.sampling_params,
             ).cpu()
 
@@ -192,7 +222,7 @@ class Evaluator:
     def _reconstruction_features(
         self, codec: Codec, encoded: Sequence[Tensor], k: int, means: MetricAccumulator
     ) -> Iterator[Tensor | None]:
-        """Features of the decoded test split, a batch at a time; everything is counted in means."""
+        """Yield features of the decoded test split by batch, and add its metrics to `means`."""
 
         def work(task: tuple[EvaluationBatch, Tensor]) -> tuple[Tensor | None, MetricAccumulator]:
             batch, codes = task
@@ -211,7 +241,7 @@ class Evaluator:
     def _sample_features(
         self, codec: Codec, codes: Tensor, read: _LabelAccuracy
     ) -> Iterator[Tensor | None]:
-        """Features of drawn samples, a batch at a time; what the classifier reads is counted."""
+        """Yield features of new samples by batch, and count the predicted labels in `read`."""
 
         def work(rows: Tensor) -> tuple[Tensor | None, int]:
             decoded = codec.decode(codes[rows]).cpu()
@@ -224,7 +254,7 @@ class Evaluator:
             yield features
 
     def time_sample_ms(self, model: GenerativeModel, k: int, clock: Callable[[], float]) -> float:
-        """Median wall time of one sample of k codes at batch 1, of the first process alone."""
+        """Return the median wall time in ms of one sample of k codes, on rank 0 alone."""
         return self.distributed.run_on_rank_zero(lambda: self._time_sample_ms(model, k, clock))
 
     def _time_sample_ms(self, model: GenerativeModel, k: int, clock: Callable[[], float]) -> float:
@@ -235,14 +265,14 @@ class Evaluator:
             start = clock()
             model.sample(
                 1, codes=k, seed=self.seed + 1 + draw, **self.sampling_params
-            ).cpu()  # waits for the device
-            if draw >= 0:  # the first one warms up
+            ).cpu()  # synchronise with the device
+            if draw >= 0:  # the first sample is the warm-up
                 times.append(clock() - start)
         self._advance(f"time of {k} codes")
         return 1000 * statistics.median(times)
 
     def measure_pca(self, budgets: Sequence[int]) -> tuple[PCAPoint, ...]:
-        """Reconstruction error of PCA, for budgets up to the number of dimensions."""
+        """Return the reconstruction errors of PCA, for budgets up to the number of dimensions."""
         train, test = self.data.train, self.data.test
         fitted = fit_pca(lambda: sample_batches(train, self.batch_size), budgets[-1])
         total = torch.zeros(fitted.components.shape[1], dtype=torch.float64)
@@ -253,8 +283,14 @@ class Evaluator:
         return tuple(PCAPoint(codes=k, mse=errors[k - 1]) for k in budgets if k <= len(errors))
 
     def compare_to_test_split(self, samples: Iterator[Tensor]) -> DistributionComparison | None:
-        """Samples float32 [B, *sample_shape] at a time with the test split, where there are
-        features."""
+        """Compare samples with the test split.
+
+        Args:
+            samples: batches float32 [B, *sample_shape].
+
+        Returns:
+            The comparison; None without features.
+        """
         if self.extract_features is None:
             return None
         return self._compare_features(
@@ -264,9 +300,17 @@ class Evaluator:
     def _compare_features(
         self, features: Iterator[Tensor | None], paired: bool
     ) -> DistributionComparison | None:
-        """With the test split, where there are features; `paired` if they are made from it."""
+        """Compare features with the test split.
+
+        Args:
+            features: batches float32 [B, F].
+            paired: whether sample i was made from test sample i.
+
+        Returns:
+            The comparison; None without features.
+        """
         if self.reference is None:
-            for _ in features:  # what comes with them is counted all the same
+            for _ in features:  # iterate, since the generator counts metrics
                 pass
             return None
         return self.reference.compare(
@@ -279,25 +323,31 @@ class Evaluator:
 
 
 class _LabelAccuracy:
-    """How often a classifier reads the labels asked for."""
+    """The share of samples whose requested label a classifier predicts.
+
+    Args:
+        logits: maps samples to logits of the classifier; None: not measured.
+        labels: int64 [n], the labels requested; None: not measured.
+    """
 
     def __init__(self, logits: Callable[[Tensor], Tensor] | None, labels: Tensor | None) -> None:
+        """Start with zero correct predictions."""
         self._logits, self._labels = logits, labels
         self._right = 0
 
     def count_correct(self, samples: Tensor, rows: Tensor) -> int:
-        """In how many of these samples [B, ...], whose numbers are `rows` [B]."""
+        """Return the number of correct predictions for samples [B, ...] of indices `rows` [B]."""
         if self._logits is None or self._labels is None:
             return 0
         return int((self._logits(samples).argmax(1).cpu() == self._labels[rows]).sum())
 
     def add(self, right: int) -> None:
-        """Add to the sum."""
+        """Add a number of correct predictions to the sum."""
         self._right += right
 
     @property
     def accuracy(self) -> float | None:
-        """Of all samples; None where nobody reads them."""
+        """Share of correct predictions, in [0, 1]; None if not measured."""
         if self._logits is None or self._labels is None:
             return None
         return self._right / len(self._labels)
@@ -306,8 +356,13 @@ class _LabelAccuracy:
 def code_usage(
     encoded: Sequence[Tensor], vocabulary: int, nll: Tensor | None
 ) -> tuple[CodebookUsage, ...]:
-    """How each code is used in the encoded test split; `nll` float64 [L] is what each costs a
-    prior."""
+    """Return the usage of the codebook entries at each position.
+
+    Args:
+        encoded: codes int64 [B, L] of the test split, one tensor per batch.
+        vocabulary: V, the number of values of a code.
+        nll: float64 [L], mean negative log-likelihood of each code in nats; None without a prior.
+    """
     length = encoded[0].shape[1]
     counts = torch.zeros(length, vocabulary, dtype=torch.float64)
     for codes in encoded:
@@ -326,12 +381,12 @@ def code_usage(
 
 
 def as_generative_model(codec: Codec) -> GenerativeModel | None:
-    """The codec as a model to sample from, where it has a prior."""
+    """Return the codec as a generative model, None if it has no prior."""
     return codec if isinstance(codec, GenerativeModel) and codec.can_sample else None
 
 
 def sample_batches(split: EvaluationSplit, batch_size: int) -> Iterator[Tensor]:
-    """The samples of a split, in order: float32 [B, *sample_shape] at a time."""
+    """Yield the samples of a split in order, in batches float32 [B, *sample_shape]."""
     return (batch.data for batch in split.batches(batch_size))
 
 
@@ -353,30 +408,32 @@ def evaluate(
 ) -> Curve:
     """Measure reconstruction, samples and time at each number of codes, with both baselines.
 
-    Where `torch.distributed` is set up, its processes share the work; all of them get the curve of
-    a single process.
+    Where `torch.distributed` is initialised, its processes share the work. All of them get the
+    curve that a single process would get.
 
-    The reference of every Fréchet distance is the test split. The floor is the distance of as many
-    training samples, drawn at random, as the test split has (or as the training split has).
+    The reference of every Fréchet distance is the test split. `fd_train` is the distance of random
+    training samples, as many as the test split has (or as the training split has).
 
     Args:
-        model: the ordered model; where it has no prior, its samples and time are left out.
-        data: training split (for PCA and the floor) and test split (for all else).
-        extractor: the network of all distances between sets; None leaves them out.
-        samples: how many samples are drawn for fd_sample.
-        codes: the budgets to measure; None: see `default_budgets`.
-        unordered: the same autoencoder trained without truncation, or None. Where it has a prior
-            its samples are measured too.
-        seed: of the samples.
-        sampling_params: temperature, top_k, top_p and guidance of the samples, where they are not the
-            model's own; handed on to it.
-        batch_size: samples decoded together.
-        feature_cache: folder to keep features of the test split in, for the next evaluation.
+        model: ordered model; without a prior, its samples and time are left out.
+        data: training split (for PCA, `fd_train` and the memorisation check) and test split.
+        extractor: network whose features define the distances between sets; None leaves them out.
+        samples: number of new samples behind each fd_sample, at least 2.
+        codes: numbers of codes to measure, 1..L; None: see `default_budgets`.
+        unordered: the same autoencoder trained without truncation, or None. With a prior, its
+            samples are measured too.
+        seed: random seed of the new samples.
+        sampling_params: temperature, top_k, top_p and guidance of the samples, as keyword arguments
+            of the model; None: the model's defaults.
+        batch_size: number of samples decoded together.
+        feature_cache: folder that stores features of the test split for later evaluations; None: no
+            cache.
         progress: called after every measurement.
-        clock: seconds, for `ms`: one sample at batch 1, median of 5 to 100 draws after a warm-up.
+        clock: returns the time in seconds, for `ms`: one sample at batch 1, the median of 5 to 100
+            samples after a warm-up.
 
     Raises:
-        InputError: a budget out of range, shapes that do not fit, or an empty test split.
+        InputError: a number of codes is out of range, shapes do not fit, or a split is too small.
     """
     budgets = resolve_budgets(model, codes)
     test_samples = _num_samples(data.test)
@@ -385,15 +442,15 @@ def evaluate(
     classifier = extractor if isinstance(extractor, FeatureExtractor) else None
     labels = None if classifier is None else _test_labels(data, classifier)
     extract = extractor if classifier is None else _features_function(classifier)
-    workers = EvaluationProcesses()
+    processes = EvaluationProcesses()
     real = None
     if extractor is not None and extract is not None:
         test = partial(sample_batches, data.test, batch_size)
         if feature_cache is None:
-            real = workers.map_in_order(test(), extract)
+            real = processes.map_in_order(test(), extract)
         else:
-            real = FeatureCache(feature_cache, extractor, workers).get_or_compute(test, extract)
-    study = Evaluator(
+            real = FeatureCache(feature_cache, extractor, processes).get_or_compute(test, extract)
+    evaluator = Evaluator(
         data=data,
         batch_size=batch_size,
         num_test_samples=test_samples,
@@ -405,20 +462,20 @@ def evaluate(
         reference=None if real is None else ReferenceDistribution(real),
         logits=None if labels is None or classifier is None else _logits_function(classifier),
         test_labels=labels,
-        distributed=workers,
+        distributed=processes,
         progress=progress,
         num_steps=len(budgets) * (2 + (sampler is not None) + 2 * (unordered is not None)) + 1,
     )
-    # A stream of unknown size is taken to be large; it starts again if it is not.
+    # A stream of unknown size counts as large enough; a shorter one is repeated.
     train_samples = test_samples if data.train.size is None else data.train.size
-    floor_samples = 0 if extractor is None else min(test_samples, train_samples)
-    floor = study.compare_to_test_split(
-        _random_samples(data.train, floor_samples, batch_size, seed)
+    num_train_samples = 0 if extractor is None else min(test_samples, train_samples)
+    train_comparison = evaluator.compare_to_test_split(
+        _random_samples(data.train, num_train_samples, batch_size, seed)
     )
-    encoded = study.encode_test_split(model)
-    ordered = study.measure_quality(model, encoded, budgets, "ordered")
+    encoded = evaluator.encode_test_split(model)
+    ordered = evaluator.measure_quality(model, encoded, budgets, "ordered")
     milliseconds = [
-        None if sampler is None else study.time_sample_ms(sampler, k, clock) for k in budgets
+        None if sampler is None else evaluator.time_sample_ms(sampler, k, clock) for k in budgets
     ]
     points = tuple(
         CurvePoint(**dict(point), bits=bits(point.codes, model.vocabulary), ms=ms)
@@ -427,37 +484,37 @@ def evaluate(
     baselines = Baselines(
         unordered=()
         if unordered is None
-        else study.measure_quality(
-            unordered, study.encode_test_split(unordered), budgets, "unordered"
+        else evaluator.measure_quality(
+            unordered, evaluator.encode_test_split(unordered), budgets, "unordered"
         ),
-        pca=study.measure_pca(budgets),
+        pca=evaluator.measure_pca(budgets),
     )
-    train_nats = study.per_code_nll(model, data.train, train_samples)
-    test_nats = study.per_code_nll(model, data.test, test_samples)
+    train_nll = evaluator.per_code_nll(model, data.train, train_samples)
+    test_nll = evaluator.per_code_nll(model, data.test, test_samples)
     return Curve(
         code_length=model.code_length,
         vocabulary=model.vocabulary,
         points=points,
         near_lossless_codes=near_lossless_codes(points),
-        fd_train=None if floor is None else floor.fd,
-        train_metrics=None if floor is None else floor.quality,
+        fd_train=None if train_comparison is None else train_comparison.fd,
+        train_metrics=None if train_comparison is None else train_comparison.quality,
         label_accuracy_test=None
         if labels is None or classifier is None
         else classifier_accuracy(classifier, data.test),
-        num_train_samples=floor_samples,
+        num_train_samples=num_train_samples,
         num_samples=samples,
         num_test_samples=test_samples,
         seed=seed,
-        nll_train=None if train_nats is None else float(train_nats.mean()),
-        nll_test=None if test_nats is None else float(test_nats.mean()),
-        codebook_usage=code_usage(encoded, model.vocabulary, test_nats),
+        nll_train=None if train_nll is None else float(train_nll.mean()),
+        nll_test=None if test_nll is None else float(test_nll.mean()),
+        codebook_usage=code_usage(encoded, model.vocabulary, test_nll),
         sampling_params=dict(sampling_params or {}),
         baselines=baselines,
     )
 
 
 def _logits_function(extractor: FeatureExtractor) -> Callable[[Tensor], Tensor]:
-    """The classifier, for samples that lie anywhere."""
+    """Return the classifier's logits as a function of samples on any device."""
     device = extractor.head.weight.device
     return lambda samples: extractor.logits(samples.to(device))
 
@@ -467,13 +524,16 @@ def _identity(samples: Tensor) -> Tensor:
 
 
 def _features_function(extractor: FeatureExtractor) -> Callable[[Tensor], Tensor]:
-    """The features of samples that lie anywhere, on the CPU."""
+    """Return a function from samples on any device to features on the CPU."""
     device = extractor.head.weight.device
     return lambda samples: extractor(samples.to(device)).cpu()
 
 
 def _test_labels(data: EvaluationData, extractor: FeatureExtractor) -> Tensor | None:
-    """Labels of the test split, int64 [N], where the classifier tells as many classes apart."""
+    """Return labels int64 [N] of the test split.
+
+    None if the data set has no labels, or another number of classes than the classifier.
+    """
     if data.label_names is None or len(data.label_names) != extractor.label_count:
         return None
     found = [batch.labels for batch in data.test.batches(1024) if batch.labels is not None]
@@ -481,8 +541,11 @@ def _test_labels(data: EvaluationData, extractor: FeatureExtractor) -> Tensor | 
 
 
 def default_budgets(code_length: int) -> list[int]:
-    """All numbers of codes up to 64; of longer ones, the twentieths of L, L/16, L/8 and what lies
-    below by powers of two."""
+    """Return the numbers of codes to measure by default.
+
+    These are all numbers up to L = 64. For longer codes they are the twentieths of L from L/10 on,
+    L/16, L/8, and the powers of two below L/16.
+    """
     if code_length <= 64:
         return list(range(1, code_length + 1))
     budgets = {round(code_length * share / 20) for share in range(2, 21)}
@@ -495,10 +558,14 @@ def default_budgets(code_length: int) -> list[int]:
 
 
 def resolve_budgets(model: Codec, codes: Sequence[int] | None) -> list[int]:
-    """Return the numbers of codes to measure, of those asked for.
+    """Return the numbers of codes to measure, sorted and checked.
+
+    Args:
+        model: model to measure.
+        codes: numbers of codes, 1..L; None: see `default_budgets`.
 
     Raises:
-        InputError: one is out of range, or there are none.
+        InputError: a number is out of range, or there are none.
     """
     budgets = default_budgets(model.code_length) if codes is None else sorted(set(codes))
     wrong = [k for k in budgets if not 1 <= k <= model.code_length]
@@ -551,7 +618,10 @@ def _num_samples(split: EvaluationSplit) -> int:
 def _random_samples(
     split: EvaluationSplit, count: int, batch_size: int, seed: int
 ) -> Iterator[Tensor]:
-    """`count` samples drawn at random: the first ones of a sorted data set show one class only."""
+    """Yield `count` random samples of a split, in batches float32 [B, *sample_shape].
+
+    The first samples of a sorted data set would be of one class only.
+    """
     batches = split.shuffled(batch_size, seed)
     while count > 0:
         batch = next(batches).data[:count]

@@ -1,8 +1,8 @@
-"""Features of the test split on disk: all evaluations of a data set need the same ones.
+"""A cache on disk for features of the test split, which all evaluations of a data set share.
 
-A large network takes minutes for them. The file is named after what they follow from, the samples
-and the network to the last bit, so that there is nothing to invalidate: another test split or
-another network has another file.
+A large network takes minutes to compute them. The name of a file is a hash of the samples and of
+the network's weights. Another test split or network therefore has another file, and no file is ever
+out of date.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from anytime_ar.runtime.distributed import EvaluationProcesses
 from anytime_ar.runtime.files import write_atomically
 
 MAX_BYTES = 2**30
-"""Features that take more are computed each time."""
+"""Maximum size in bytes of features that are stored."""
 
 
 class FeatureCache:
-    """A folder of features that were computed before.
+    """A folder with features that earlier evaluations computed.
 
     Args:
-        folder: created when there is something to keep.
-        extractor: the network.
-        distributed: of which the first one reads the folder for all, and writes to it.
+        folder: folder of the cache, created at the first write.
+        extractor: network that computes the features.
+        distributed: processes that share the work; rank 0 reads the folder for all and writes to
+            it.
     """
 
     def __init__(
@@ -41,14 +42,19 @@ class FeatureCache:
         extractor: FeatureExtractor | TorchScriptFeatureExtractor,
         distributed: EvaluationProcesses,
     ) -> None:
+        """Compute the fingerprint of the network."""
         self._folder, self._distributed = folder, distributed
         self._fingerprint = _extractor_fingerprint(extractor)
 
     def get_or_compute(
         self, samples: Callable[[], Iterable[Tensor]], extract: Callable[[Tensor], Tensor]
     ) -> Iterator[Tensor]:
-        """Features float32 [B, F] of samples, as `extract` gives them; `samples` may be called
-        several times, and gives the same batches each time."""
+        """Yield features float32 [B, F] of samples, from the cache or from `extract`.
+
+        Args:
+            samples: returns the batches [B, ...] of samples; called twice, with the same result.
+            extract: maps a batch to its features on the CPU.
+        """
         name, sizes = _fingerprint_samples(self._fingerprint, samples())
         path = self._folder / f"{name}.npy"
         if self._distributed.run_on_rank_zero(lambda: _is_complete(path, sum(sizes))):
@@ -74,11 +80,11 @@ class FeatureCache:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, write)
             except (InputError, OSError):
-                return  # a read-only home, or a full disk: they are computed anew each time
+                return  # read-only folder or full disk: compute the features each time
 
 
 def _is_complete(path: Path, num_rows: int) -> bool:
-    """Whether a file holds so many features; what a full disk or a crash has cut does not count."""
+    """Return whether a file holds `num_rows` rows, and was not cut by a full disk or a crash."""
     try:
         return len(np.load(path, mmap_mode="r", allow_pickle=False)) == num_rows
     except (OSError, ValueError, EOFError):
@@ -86,7 +92,10 @@ def _is_complete(path: Path, num_rows: int) -> bool:
 
 
 def _extractor_fingerprint(extractor: FeatureExtractor | TorchScriptFeatureExtractor) -> str:
-    """What tells networks apart, and the devices they run on, which round differently."""
+    """Return a hash of a network's weights and of its device.
+
+    Devices round differently, so their features are not the same.
+    """
     digest = hashlib.sha256()
     if isinstance(extractor, TorchScriptFeatureExtractor):
         digest.update(str(extractor.device).encode())
@@ -102,8 +111,10 @@ def _extractor_fingerprint(extractor: FeatureExtractor | TorchScriptFeatureExtra
 
 
 def _fingerprint_samples(network: str, samples: Iterable[Tensor]) -> tuple[str, list[int]]:
-    """Of a network and the batches that it is given; and the sizes of these, in which features are
-    given back, as sums round differently in others."""
+    """Return a hash of a network and its input batches, and the sizes of the batches.
+
+    The features are returned in batches of the same sizes, as sums round differently in others.
+    """
     digest = hashlib.sha256(network.encode())
     sizes = []
     for some in samples:

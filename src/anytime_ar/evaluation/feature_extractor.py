@@ -1,11 +1,12 @@
-"""A small classifier whose penultimate layer gives the features of the Fréchet distance.
+"""The feature extractor: a small classifier whose penultimate layer defines the Fréchet distance.
 
 FID (Heusel et al. 2017, arXiv 1706.08500) compares images in the feature space of a classifier of
-natural images. For small images a classifier trained on the same data set sees more of what
-matters, needs no download and runs on a CPU. The features are a rectified linear layer over the
-last maps, as in the usual small digit classifier. A global average in its place would forget where
-things are: on MNIST it left 97 % of the variance in the nine directions that tell the classes
-apart, and a distance that hardly sees how a digit is drawn.
+natural images. For small images, a classifier trained on the same data set resolves more of the
+relevant detail. It needs no download and runs on a CPU.
+
+The features are a rectified linear layer over the last feature maps. A global average pool would
+discard positions: on MNIST it left 97 % of the variance in the nine directions that separate the
+classes. The distance then hardly depended on the shape of a digit.
 """
 
 from __future__ import annotations
@@ -40,53 +41,58 @@ from anytime_ar.runtime.skip_init import SkipInit, stored_size
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
 MIN_SIDE = 8
+"""Minimum height and width of the classifier's input, in pixels."""
 
 
 class FeatureExtractorConfig(Config):
-    """The feature network and its training."""
+    """The network and the training of a feature extractor."""
 
     width: int = Field(default=16, ge=4)
-    """Channels of the first stage; the last has four times as many."""
+    """Channels of the first stage; the last stage has four times as many."""
     num_features: int = Field(default=128, ge=2)
-    """F, the size of the penultimate layer."""
+    """Number of features, F: the size of the penultimate layer."""
     steps: int = Field(default=2500, ge=10)
-    """Optimizer steps; fewer than 10 leave no room for the schedule's warm-up."""
+    """Number of optimizer steps; fewer than 10 leave no room for the warm-up of the schedule."""
     batch_size: int = Field(default=128, ge=2)
-    """Samples in a step."""
+    """Number of samples in a step."""
     learning_rate: float = Field(default=0.003, gt=0, allow_inf_nan=False)
-    """Peak of the one-cycle schedule."""
+    """Peak learning rate of the one-cycle schedule."""
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
-    """AdamW's decay."""
+    """Weight decay of AdamW."""
     label_smoothing: float = Field(default=0.02, ge=0, lt=1)
-    """Probability spread over the other labels."""
+    """Probability that label smoothing spreads over the other labels."""
     shift: float = Field(default=0.07, ge=0, lt=0.5)
-    """Random shift of training samples along each axis, as a fraction of it (2 px of 28)."""
+    """Maximum random shift of training samples along each axis, as a fraction of it (2 px of
+    28)."""
     noise: float = Field(default=0.0, ge=0, le=1)
-    """Largest level of white noise in training samples, as a share of their own; drawn down to a
-    hundredth of it. Sounds need some: without, what the classifier reads hangs on how silent the
-    silence is."""
+    """Maximum level of white noise in training samples, as a fraction of their RMS. The level is
+    drawn log-uniformly, down to a hundredth of it. Audio needs some noise: without it, the
+    predicted label depends on the level of silence."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    """Number format of training, as that of models; `auto`: the faster one, by timing."""
+    """Number format of training, as for models; `auto` times both and takes the faster one."""
     seed: int = 0
-    """Seeds the weights, the order of the samples and the shifts."""
+    """Random seed of the weights, of the order of samples, and of augmentation."""
 
 
 class _ImageFrontEnd(nn.Module):
-    """What the classifier sees of images: all of it."""
+    """The classifier's input for images: the images themselves."""
 
     def __init__(self, sample_shape: tuple[int, ...], sample_rate: int | None) -> None:
+        """Take images of any shape (C, H, W)."""
         super().__init__()
         assert sample_rate is None
         self.shape = sample_shape
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the images [B, C, H, W] unchanged."""
         return x
 
 
 class _LogMelFrontEnd(nn.Module):
-    """What the classifier sees of sounds: loudness by mel band and time, as a picture."""
+    """The classifier's input for audio: log-mel spectrograms, as images of one channel."""
 
     def __init__(self, sample_shape: tuple[int, ...], sample_rate: int | None) -> None:
+        """Compute the shape of the spectrogram of a clip."""
         super().__init__()
         if sample_rate is None:
             raise InputError("features of sounds need their rate; pass sample_rate in Hz")
@@ -95,6 +101,7 @@ class _LogMelFrontEnd(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
+        """Convert clips [B, 1, T] to spectrograms [B, 1, 40, frames], -1 at -60 dB."""
         with torch.autocast(x.device.type, enabled=False):
             levels = log_mel_spectrogram(x, self.sample_rate)  # [B, 40, frames], -60 dB and above
         return levels[:, None] / 30 + 1
@@ -104,20 +111,22 @@ _FRONT_ENDS: dict[int, type[_ImageFrontEnd | _LogMelFrontEnd]] = {
     3: _ImageFrontEnd,
     2: _LogMelFrontEnd,
 }
-"""From samples to pictures [B, C, H, W], by the number of dimensions of a sample."""
+"""Modules that convert samples to images [B, C, H, W], by the number of dimensions of a sample."""
 
 
 class FeatureExtractor(nn.Module):
-    """Convolutions with batch normalisation, halving down to a side of at least 4, then two layers.
+    """A convolutional classifier with batch normalisation, whose penultimate layer gives features.
+
+    Strided convolutions halve the maps down to a side of at least 4; two linear layers follow.
 
     Args:
-        config: width of the network.
-        sample_shape: (C, H, W) with sides of at least 8, or (1, T) of sounds.
-        label_count: number of classes.
-        sample_rate: of sounds, in Hz.
+        config: width of the network and number of features.
+        sample_shape: (C, H, W) with sides of at least 8, or (1, T) of audio.
+        label_count: number of classes, at least 2.
+        sample_rate: sampling rate of audio in Hz; None for images.
 
     Raises:
-        InputError: the samples are too small, sounds without a rate, or there are fewer than two
+        InputError: the samples are too small, audio has no sample rate, or there are fewer than two
             labels.
     """
 
@@ -128,6 +137,7 @@ class FeatureExtractor(nn.Module):
         label_count: int,
         sample_rate: int | None = None,
     ) -> None:
+        """Create the layers, with random weights."""
         super().__init__()
         front_end = _FRONT_ENDS.get(len(sample_shape))
         self.front = front_end(sample_shape, sample_rate) if front_end else None
@@ -158,22 +168,30 @@ class FeatureExtractor(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Samples float32 [B, *sample_shape] in [-1, 1] to features float32 [B, F]."""
+        """Compute features float32 [B, F] of samples [B, *sample_shape] in [-1, 1]."""
         assert self.front is not None
-        pictures = self.front(x).contiguous(memory_format=torch.channels_last)
-        maps: Tensor = self.body(pictures)  # [B, F, h, w]
+        images = self.front(x).contiguous(memory_format=torch.channels_last)
+        maps: Tensor = self.body(images)  # [B, F, h, w]
         features: Tensor = self.neck(maps.flatten(1))
         return features.float().relu()
 
     def to_images(self, x: Tensor) -> Tensor:
-        """What features are made of, on the CPU: images as they are, spectra of sounds [B, C, H, W]
-        from samples float32 [B, *sample_shape] anywhere."""
+        """Return the classifier's input on the CPU, float32 [B, C, H, W].
+
+        Images stay as they are, audio becomes spectrograms.
+
+        Args:
+            x: samples float32 [B, *sample_shape] on any device.
+        """
         assert self.front is not None
         return self.front(x.to(self.head.weight.device)).cpu()
 
     def logits(self, x: Tensor) -> Tensor:
-        """Samples float32 [B, *sample_shape] in [-1, 1] to unnormalised log-probabilities
-        [B, labels]."""
+        """Compute logits [B, labels] of samples.
+
+        Args:
+            x: samples float32 [B, *sample_shape] in [-1, 1].
+        """
         scores: Tensor = self.head(self(x))
         return scores
 
@@ -196,16 +214,18 @@ def train_feature_extractor(
     device: torch.device | str = "cpu",
     progress: ProgressCallback = no_progress,
 ) -> FeatureExtractor:
-    """Train a classifier on labelled samples.
+    """Train a classifier on labelled samples, as a feature extractor.
 
     Args:
-        train: the data set's training split.
-        label_count: number of classes; labels are 0 .. label_count - 1.
-        sample_rate: of sounds, in Hz.
-        progress: called after every step with the loss.
+        train: training split of the data set.
+        config: network and training.
+        label_count: number of classes; labels are 0..label_count - 1.
+        sample_rate: sampling rate of audio in Hz; None for images.
+        device: device to train on.
+        progress: called after every step, with the loss.
 
     Returns:
-        The network in evaluation mode, on `device`; its configuration names the precision used.
+        The network in evaluation mode on `device`. Its configuration names the precision used.
 
     Raises:
         InputError: the data set has no labels, or its samples are too small.
@@ -214,7 +234,7 @@ def train_feature_extractor(
     device = torch.device(device)
     batches = train.shuffled(config.batch_size, config.seed)
     batch = next(batches)
-    with torch.random.fork_rng(devices=[]):  # layers initialise from the global generator
+    with torch.random.fork_rng(devices=[]):  # layers use the global generator
         torch.manual_seed(config.seed)
         shape = tuple(batch.data.shape[1:])
         network = FeatureExtractor(config, shape, label_count, sample_rate)
@@ -257,7 +277,7 @@ def train_feature_extractor(
 
 
 def _faster_precision(extractor: FeatureExtractor, samples: Tensor) -> UnscaledPrecision:
-    """Time training in float32 and in bfloat16, on a copy of the network."""
+    """Time training steps in float32 and in bfloat16 on a copy, and return the faster format."""
     extractor = deepcopy(extractor)
 
     def step(precision: UnscaledPrecision) -> None:
@@ -269,8 +289,13 @@ def _faster_precision(extractor: FeatureExtractor, samples: Tensor) -> UnscaledP
 
 
 def random_shift(samples: Tensor, max_fraction: float, generator: torch.Generator) -> Tensor:
-    """Each sample [B, C, H, W] or [B, C, T] moved by up to `max_fraction` of each axis, edges
-    repeated."""
+    """Shift each sample by a random distance along each axis, repeating the edges.
+
+    Args:
+        samples: [B, C, H, W] or [B, C, T].
+        max_fraction: maximum distance as a fraction of the axis, in [0, 0.5).
+        generator: source of the random distances.
+    """
     images = samples if samples.ndim == 4 else samples[:, :, None]
     count, _, height, width = images.shape
     down, right = round(max_fraction * height), round(max_fraction * width)
@@ -284,7 +309,14 @@ def random_shift(samples: Tensor, max_fraction: float, generator: torch.Generato
 
 
 def add_noise(samples: Tensor, max_level: float, generator: torch.Generator) -> Tensor:
-    """Each sample [B, ...] with white noise of 0.01 to 1 times `max_level` times its own level."""
+    """Add white noise of a random level to each sample.
+
+    Args:
+        samples: [B, ...].
+        max_level: maximum RMS of the noise as a fraction of the RMS of the sample; the level is
+            drawn log-uniformly between 0.01 and 1 times this.
+        generator: source of the random numbers.
+    """
     if not max_level:
         return samples
     each = (len(samples), *[1] * (samples.ndim - 1))
@@ -306,7 +338,12 @@ def _require_labels(labels: Tensor | None) -> Tensor:
 def classifier_accuracy(
     extractor: FeatureExtractor, split: EvaluationSplit, *, batch_size: int = 512
 ) -> float:
-    """The fraction of `split` that the classifier gets right, in [0, 1].
+    """Return the share of a split whose labels the classifier predicts, in [0, 1].
+
+    Args:
+        extractor: the classifier.
+        split: split with labels.
+        batch_size: number of samples in a batch.
 
     Raises:
         InputError: the data set has no labels.
@@ -321,26 +358,43 @@ def classifier_accuracy(
 
 
 class _FeatureExtractorCard(Config):
-    """features.json: all that is needed to rebuild the network, and what it was measured at."""
+    """The content of features.json: what rebuilds the network, and its accuracy."""
 
     format_version: Literal[1] = 1
+    """Version of the file format, always 1."""
     config: FeatureExtractorConfig
+    """Network and training of the extractor."""
     sample_shape: tuple[int, ...] = Field(min_length=2, max_length=3)
+    """Shape of one sample: (C, H, W) of images, (1, T) of audio."""
     sample_rate: int | None = None
+    """Sampling rate of audio in Hz; None for images."""
     label_count: int
+    """Number of classes of the classifier."""
     test_accuracy: float = Field(ge=0, le=1)
+    """Accuracy on the test split, in [0, 1]."""
     sha256: str
+    """SHA-256 of features.safetensors, in hexadecimal."""
 
 
 class TrainedFeatureExtractor(NamedTuple):
-    """A feature network and how good a classifier it is."""
+    """A feature extractor and its accuracy as a classifier."""
 
     extractor: FeatureExtractor
+    """The network with its trained weights."""
     test_accuracy: float
+    """Accuracy on the test split, in [0, 1]."""
 
 
 def save_feature_extractor(features: TrainedFeatureExtractor, folder: Path) -> None:
-    """Write features.safetensors and features.json; each appears whole or not at all."""
+    """Write features.safetensors and features.json, each atomically.
+
+    Args:
+        features: extractor to write.
+        folder: folder of the files, created if missing.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
     from safetensors.torch import save
 
     network = features.extractor
@@ -362,7 +416,11 @@ def save_feature_extractor(features: TrainedFeatureExtractor, folder: Path) -> N
 def load_feature_extractor(
     folder: Path, *, device: torch.device | str = "cpu"
 ) -> TrainedFeatureExtractor:
-    """Read what `save_feature_extractor` wrote; the network is in evaluation mode.
+    """Read what `save_feature_extractor` wrote, in evaluation mode.
+
+    Args:
+        folder: folder of the files.
+        device: device of the network.
 
     Raises:
         BundleError: a file is missing or altered, or the folder holds something else.
@@ -410,17 +468,19 @@ def load_feature_extractor(
 
 
 class TorchScriptFeatureExtractor:
-    """Maps images to features.
+    """A feature extractor for images from a TorchScript file, such as Inception.
 
     Args:
-        path: the TorchScript file.
-        device: where it runs.
+        path: TorchScript file; its network takes uint8 images [B, 3, H, W] and
+            `return_features=True`.
+        device: device of the network.
 
     Raises:
-        BundleError: the file cannot be read, or does not give features of images.
+        BundleError: the file cannot be read, or its network returns no features of images.
     """
 
     def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
+        """Load the network and try it on two images."""
         self.path, self.device = path, torch.device(device)
         if not path.is_file():
             raise BundleError(f"{path}: no such file; pass a TorchScript file")
@@ -431,7 +491,7 @@ class TorchScriptFeatureExtractor:
             )
         try:
             with warnings.catch_warnings():
-                # TorchScript is on its way out; the file that everybody compares by is not.
+                # Deprecated by PyTorch, but the reference Inception network is a TorchScript file.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self._network = torch.jit.load(path, map_location=self.device).eval()
         except (RuntimeError, ValueError, OSError) as error:
@@ -452,10 +512,13 @@ class TorchScriptFeatureExtractor:
 
     @torch.no_grad()
     def __call__(self, samples: Tensor) -> Tensor:
-        """float32 [B, C, H, W] in [-1, 1], C of 1 or 3, to float32 [B, F] on the CPU.
+        """Compute features float32 [B, F] on the CPU.
+
+        Args:
+            samples: images float32 [B, C, H, W] in [-1, 1], with C of 1 or 3.
 
         Raises:
-            InputError: the samples are no images.
+            InputError: the samples are not images.
         """
         if samples.ndim != 4 or samples.shape[1] not in (1, 3):
             raise InputError(

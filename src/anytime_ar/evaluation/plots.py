@@ -1,4 +1,4 @@
-"""The picture of an evaluation: quality against the number of codes."""
+"""Plots of an evaluation: quality against the number of codes, and codebook usage."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CONFIDENCE = 1.96
-"""Standard errors on either side that hold 95 %."""
+"""Half-width of a 95 % confidence interval, in standard errors."""
 _COLUMNS = 3
-"""Pictures in a row, below the first two."""
+"""Number of plots in a row, below the first two."""
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
-"""Of Okabe and Ito, told apart with every common colour blindness."""
+"""Colours of Okabe and Ito, distinct for common forms of colour blindness."""
 _BLUE, _VERMILION, _GREEN, _ORANGE, *_ = PALETTE
 _GREY = "#555555"
 
 
 def plot_curve(curve: Curve) -> bytes:
-    """The curve as PNG, against codes: reconstruction error, Fréchet distances, and what else was
-    measured."""
+    """Return a PNG of reconstruction error, Fréchet distances and further metrics against codes.
+
+    Args:
+        curve: curve to plot; metrics that were not measured are left out.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     points, unordered = curve.points, curve.baselines.unordered
-    measured = [measure for measure in ALL_METRICS if measure.name in points[0].metrics]
+    measured = [metric for metric in ALL_METRICS if metric.name in points[0].metrics]
     was_read = any(
         p.label_accuracy_reconstruction is not None or p.label_accuracy_sample is not None
         for p in points
@@ -41,7 +44,7 @@ def plot_curve(curve: Curve) -> bytes:
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
         rows, 2 * _COLUMNS, height_ratios=[4.4, *[3.2] * (rows - 1)]
-    )  # two pictures in the first row, and as many as columns in the others
+    )  # two plots in the first row, `_COLUMNS` in the others
     left, right = (figure.add_subplot(grid[0, i * _COLUMNS : (i + 1) * _COLUMNS]) for i in (0, 1))
     _plot_line(left, [(p.codes, p.mse) for p in points], "ordered", _BLUE, "o-")
     _plot_line(left, [(p.codes, p.mse) for p in unordered], "unordered", _VERMILION, "s--")
@@ -66,27 +69,31 @@ def plot_curve(curve: Curve) -> bytes:
     if not right.get_legend_handles_labels()[0]:
         right.text(0.5, 0.5, "not measured", ha="center", va="center", transform=right.transAxes)
 
-    places = (
+    cells = (
         grid[1 + i // _COLUMNS, 2 * (i % _COLUMNS) : 2 * (i % _COLUMNS) + 2]
         for i in range(len(measured) + 1)
     )
-    for measure, place in zip(measured, places, strict=False):
-        axes = figure.add_subplot(place)
+    for metric, cell in zip(measured, cells, strict=False):
+        axes = figure.add_subplot(cell)
         for some, label, colour, style in (
             (points, "ordered", _BLUE, "o-"),
             (unordered, "unordered", _VERMILION, "s--"),
         ):
             _plot_line(
-                axes, [(p.codes, p.metrics.get(measure.name)) for p in some], label, colour, style
+                axes, [(p.codes, p.metrics.get(metric.name)) for p in some], label, colour, style
             )
-        _label_axes(axes, measure.title, "")
+        _label_axes(axes, metric.title, "")
     if was_read:
-        _plot_label_accuracy(figure.add_subplot(next(places)), curve)
+        _plot_label_accuracy(figure.add_subplot(next(cells)), curve)
     return to_png(figure)
 
 
 def plot_code_usage(curve: Curve) -> bytes:
-    """How the model uses each of its codes, as PNG: bits by position, and entries that occur."""
+    """Return a PNG of codebook usage by position: bits, and the share of entries that occur.
+
+    Args:
+        curve: curve with codebook usage.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -116,14 +123,14 @@ def plot_code_usage(curve: Curve) -> bytes:
 
 
 def to_png(figure: Figure) -> bytes:
-    """The picture as a file."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    return picture.getvalue()
+    """Return a figure as the content of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
 
 
 def _plot_label_accuracy(axes: Axes, curve: Curve) -> None:
-    """How often the classifier reads the right label."""
+    """Plot the share of correctly predicted labels against the number of codes."""
     points, unordered = curve.points, curve.baselines.unordered
     _plot_line(axes, [(p.codes, p.label_accuracy_sample) for p in points], "samples", _BLUE, "o-")
     _plot_line(
@@ -162,27 +169,33 @@ def _plot_fd_confidence(
     source: Literal["samples", "reconstructions"],
     colour: str,
 ) -> None:
-    """About Fréchet distances, where their errors are known; see `plot_confidence_band`."""
-    told = []
+    """Plot confidence bands of Fréchet distances with known standard errors."""
+    band = []
     for point in points:
         quality = point.sample_metrics if source == "samples" else point.reconstruction_metrics
         distance = point.fd_sample if source == "samples" else point.fd_reconstruction
         if distance is not None and quality is not None and quality.fd_stderr is not None:
-            told.append((point.codes, distance, quality.fd_stderr))
-    plot_confidence_band(axes, told, colour)
+            band.append((point.codes, distance, quality.fd_stderr))
+    plot_confidence_band(axes, band, colour)
 
 
 def plot_confidence_band(
     axes: Axes, points: Sequence[tuple[float, float, float]], colour: str
 ) -> None:
-    """95 % of the normal distribution about each (place, distance, standard error)."""
+    """Plot a band of 95 % of the normal distribution.
+
+    Args:
+        axes: axes to plot on, with a logarithmic y axis.
+        points: (x, distance, standard error) by rising x.
+        colour: colour of the band.
+    """
     if points:
-        places, distances, errors = zip(*points, strict=True)
-        # Such an axis has no place for what is not positive.
+        positions, distances, errors = zip(*points, strict=True)
+        # A logarithmic axis cannot show values that are not positive.
         pairs = list(zip(distances, errors, strict=True))
         low = [max(distance - CONFIDENCE * error, distance / 20) for distance, error in pairs]
         high = [distance + CONFIDENCE * error for distance, error in pairs]
-        axes.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.fill_between(positions, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
 def _plot_level(axes: Axes, value: float, label: str) -> None:
@@ -206,10 +219,10 @@ def _label_axes(axes: Axes, title: str, quantity: str) -> None:
 def _use_log_scale(axes: Axes) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    # Such an axis has no place for an exact zero.
+    # A logarithmic axis cannot show an exact zero.
     axes.set_yscale("log", nonpositive="mask")
     low, high = axes.get_ylim()
-    # Within a decade or so the powers of ten alone would leave the axis without labels.
+    # Within a decade or two, powers of ten alone would leave the axis without labels.
     steps = (1.0,) if high / low > 1000 else (1.0, 2.0, 3.0, 5.0)
     axes.yaxis.set_major_locator(LogLocator(subs=steps))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -1,5 +1,7 @@
-"""How long the first preview takes, beside the one step and the one decode that it cannot do
-without."""
+"""Measures the time to the first preview.
+
+It is compared with the one step and the one decode that it requires at least.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from anytime_ar.evaluation.speed import BenchmarkTiming
 from anytime_ar.sampling import AnytimeModel, DecodeBatch
 
 FIRST_PREVIEW = "first preview"
+"""Name of the timing of the first preview."""
 STEP_AND_DECODE = "one step and one decode"
+"""Name of the timing of a step and a decode."""
 
 
 def time_first_preview(
@@ -21,20 +25,19 @@ def time_first_preview(
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[BenchmarkTiming, BenchmarkTiming]:
-    """Time from the call of `stream` to its first preview, and a step with a decode of its own, in
-    turns.
+    """Time the first preview of `stream`, and one step with one decode, alternating.
 
     Args:
-        model: to draw from.
-        batch_size: samples of each draw.
-        rounds: how often; one more, not counted, goes ahead.
-        clock: gives seconds.
+        model: model to measure.
+        batch_size: number of samples per call.
+        rounds: number of timed rounds, at least 1; a warm-up round comes first.
+        clock: returns the time in seconds.
 
     Returns:
-        The first preview, then the step and the decode.
+        The timings of the first preview, and of the step with the decode.
 
     Raises:
-        InputError: no rounds.
+        InputError: `rounds` is below 1.
     """
     if rounds < 1:
         raise InputError(f"rounds={rounds} times nothing; pass at least 1")

@@ -1,4 +1,4 @@
-"""A curve as a table for the terminal, and as curve.json with pictures in a folder."""
+"""A curve as tables for the terminal, and as curve.json with plots in a folder."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from anytime_ar.runtime.files import write_bytes
 
 _MISSING = "-"
 _BASELINE_METRIC = "snr"
-"""The measure of which the unordered baseline's is printed too."""
+"""Name of the metric that is also printed for the unordered baseline."""
 
 
 def curve_table(curve: Curve) -> str:
-    """The curve in at most 80 columns; a baseline that was not measured has no column.
+    """Return the curve as tables of at most 80 columns.
 
-    MSE is on the [-1, 1] scale, PSNR from a peak of 2; `ms` is the median time of one sample at
-    batch 1. A second table is of reconstructions and samples as sets, and a third of what else was
-    measured of reconstructions, and of what the classifier reads in them and in samples.
+    MSE is on the [-1, 1] scale, and PSNR relates to a peak of 2. `ms` is the median time of one
+    sample at batch 1. A second table shows distribution metrics of reconstructions and samples. A
+    third shows further metrics of reconstructions, and label accuracies. Columns without
+    measurements are left out.
     """
     unordered = {point.codes: point for point in curve.baselines.unordered}
     pca = {point.codes: point.mse for point in curve.baselines.pca}
@@ -55,7 +56,7 @@ def curve_table(curve: Curve) -> str:
 
 
 _Column = tuple[str, str, Sequence[str]]
-"""What stands above a column, in two lines, and its cells."""
+"""Two lines of a heading, and the cells of the column."""
 
 
 def _align_columns(columns: Sequence[_Column]) -> list[str]:
@@ -71,7 +72,7 @@ def _align_columns(columns: Sequence[_Column]) -> list[str]:
 
 
 def _distribution_columns(curve: Curve) -> list[_Column]:
-    """Columns of what tells sets from the test split; none where nothing does."""
+    """Return columns of the distribution metrics; empty if not measured."""
     points = curve.points
     columns: list[_Column] = []
     for top, sets in (
@@ -94,16 +95,16 @@ def _distribution_columns(curve: Curve) -> list[_Column]:
 
 
 def _metric_columns(curve: Curve) -> list[_Column]:
-    """Columns of what is measured beside errors and distances; none where nothing is."""
+    """Return columns of further metrics and label accuracies; empty if not measured."""
     points = curve.points
     unordered = {point.codes: point for point in curve.baselines.unordered}
     columns: list[_Column] = []
-    for measure in ALL_METRICS:
-        title, unit = [*measure.title.split(" "), ""][:2]
-        cells = [_format_fixed(point.metrics.get(measure.name), measure.digits) for point in points]
-        if any(measure.name in point.metrics for point in points):
+    for metric in ALL_METRICS:
+        title, unit = [*metric.title.split(" "), ""][:2]
+        cells = [_format_fixed(point.metrics.get(metric.name), metric.digits) for point in points]
+        if any(metric.name in point.metrics for point in points):
             columns.append((title, unit, cells))
-        if measure.name == _BASELINE_METRIC and any(
+        if metric.name == _BASELINE_METRIC and any(
             _BASELINE_METRIC in p.metrics for p in unordered.values()
         ):
             lost = [
@@ -111,7 +112,7 @@ def _metric_columns(curve: Curve) -> list[_Column]:
                 for p in points
             ]
             columns.append(
-                ("unord.", unit, [_format_fixed(value, measure.digits) for value in lost])
+                ("unord.", unit, [_format_fixed(value, metric.digits) for value in lost])
             )
     if any(point.label_accuracy_reconstruction is not None for point in points):
         columns.append(
@@ -142,10 +143,11 @@ def _footer(curve: Curve) -> list[str]:
     ]
     if curve.near_lossless_codes is not None:
         lines[-1] += f"Within 2 % of the best from {curve.near_lossless_codes} codes on."
-    if (floor := curve.train_metrics) is not None:
+    if (train := curve.train_metrics) is not None:
         lines.append(
-            f"Those training samples: FD +- {format_distance(floor.fd_stderr)}, KD {_format_kernel_distance(floor.kd)}, "
-            f"precision {floor.precision:.3f}, recall {floor.recall:.3f}."
+            f"Those training samples: FD +- {format_distance(train.fd_stderr)}, "
+            f"KD {_format_kernel_distance(train.kd)}, "
+            f"precision {train.precision:.3f}, recall {train.recall:.3f}."
         )
     if curve.points[0].sample_metrics is not None:
         lines += [
@@ -166,8 +168,20 @@ def _footer(curve: Curve) -> list[str]:
 
 
 def write_report(curve: Curve, folder: Path) -> list[str]:
-    """Write curve.json, curve.png and, where it was measured, codes.png (how codes are used) into
-    `folder`, each whole or not at all; returns their names."""
+    """Write curve.json and the plots curve.png and codes.png into a folder.
+
+    Each file is written atomically; codes.png (codebook usage) only if it was measured.
+
+    Args:
+        curve: curve to write.
+        folder: folder of the files, created if missing.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
     files = {"curve.json": curve.to_json().encode(), "curve.png": plot_curve(curve)}
     if curve.codebook_usage:
         files["codes.png"] = plot_code_usage(curve)
@@ -184,7 +198,7 @@ def _format_mse(value: float | None) -> str:
 
 
 def format_distance(value: float | None) -> str:
-    """Three significant digits in at most six characters."""
+    """Return a distance with three significant digits, in at most six characters."""
     if value is None:
         return _MISSING
     if value >= 100_000:
@@ -193,7 +207,7 @@ def format_distance(value: float | None) -> str:
 
 
 def _format_kernel_distance(value: float | None) -> str:
-    """In at most six characters, of a figure that can be anything above about 0."""
+    """Return a kernel distance, which can be negative, in at most six characters."""
     if value is None:
         return _MISSING
     return f"{value:.1e}" if abs(value) < 0.001 or value >= 1000 else f"{value:.3g}"
@@ -208,7 +222,12 @@ def _format_fixed(value: float | None, digits: int) -> str:
 
 
 def align_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows in columns, the first one a head; all but the first column to the right."""
+    """Return rows in aligned columns, with a rule below the heading.
+
+    Args:
+        rows: cells, the first row being the heading. The first column is aligned left, the others
+            right.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
@@ -218,6 +237,11 @@ def align_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as a Markdown table; the first is its head, and the first column is text."""
+    """Return rows as a Markdown table.
+
+    Args:
+        rows: cells, the first row being the heading. The first column is aligned left, the others
+            right.
+    """
     rule = ["---", *["---:"] * (len(rows[0]) - 1)]
     return "".join(f"| {' | '.join(row)} |\n" for row in [rows[0], rule, *rows[1:]])

@@ -1,8 +1,8 @@
-"""How fast codes are drawn, beside other ways of drawing them, in one run.
+"""Benchmarks of the speed of sampling codes, against other implementations in the same run.
 
-Everything that is compared takes turns: one round runs each contender once, so that a machine that
-slows down slows all of them. Ratios are formed within rounds. The floor is the bare matrix products
-of the same weights for the same rows: what no way of drawing with these weights can undercut.
+The cases alternate: one round runs each case once, so that a slower machine slows all of them.
+Ratios are formed within rounds. The floor is the bare matrix products of the same weights for the
+same rows. No implementation with these weights can be faster.
 """
 
 from __future__ import annotations
@@ -21,34 +21,41 @@ from anytime_ar.evaluation.protocols import ProgressCallback, no_progress
 from anytime_ar.sampling import AnytimeModel
 
 FLOOR_SUFFIX = "products only"
-"""What the name of a floor ends with."""
+"""Suffix of the name of a floor."""
 
 
 @dataclass(frozen=True)
 class BenchmarkCase:
-    """A way of drawing the codes of n samples."""
+    """An implementation that draws the codes of n samples."""
 
     name: str
+    """Name of the case in reports."""
     run: Callable[[int], object]
     """Draws all codes of n samples and returns when they are there."""
 
 
 @dataclass(frozen=True)
 class BenchmarkTiming:
-    """What one contender took for one number of rows."""
+    """The times of one case at one batch size."""
 
     name: str
+    """Name of the case in reports."""
     batch_size: int
+    """Number of samples per run."""
     seconds: tuple[float, ...]
-    """One number per round."""
+    """Seconds of each round, in order."""
 
     @property
     def median_s(self) -> float:
-        """The round in the middle."""
+        """Median seconds of a round."""
         return statistics.median(self.seconds)
 
     def to_json(self, codes: int) -> dict[str, Any]:
-        """Figures by name, with codes a second from slowest to fastest round."""
+        """Return the results as a JSON object, with codes per second.
+
+        Args:
+            codes: number of codes per sample.
+        """
         rates = sorted(self.batch_size * codes / seconds for seconds in self.seconds)
         return {
             "name": self.name,
@@ -58,7 +65,11 @@ class BenchmarkTiming:
         }
 
     def rate(self, codes: int) -> float:
-        """Codes a second in the middle round."""
+        """Return the codes per second of the median round.
+
+        Args:
+            codes: number of codes per sample.
+        """
         return self.batch_size * codes / self.median_s
 
 
@@ -71,31 +82,33 @@ def time_interleaved(
     clock: Callable[[], float] = time.perf_counter,
     progress: ProgressCallback = no_progress,
 ) -> list[BenchmarkTiming]:
-    """Time contenders at every number of rows, in rounds; a first round, not counted, warms up.
+    """Time cases at every batch size, in rounds that alternate between the cases.
+
+    A first round warms up and does not count.
 
     Args:
-        cases: what to time.
-        batch_sizes: numbers of rows.
-        rounds: how often each has its turn, or more often,
-        min_time_s: until so much time has passed at each number of rows.
-        clock: gives seconds.
-        progress: told after every round.
+        cases: cases to time.
+        batch_sizes: numbers of samples per run.
+        rounds: minimum number of rounds, at least 1.
+        min_time_s: minimum seconds at each batch size; more rounds run until then.
+        clock: returns the time in seconds.
+        progress: called after every round.
 
     Raises:
-        InputError: no rounds.
+        InputError: `rounds` is below 1.
     """
     if rounds < 1:
         raise InputError(f"rounds={rounds} times nothing; pass at least 1")
     timings = []
     for done, rows in enumerate(batch_sizes):
-        seconds: dict[str, list[float]] = {contender.name: [] for contender in cases}
+        seconds: dict[str, list[float]] = {case.name: [] for case in cases}
         turn, started = 0, clock()
         while turn <= rounds or clock() - started < min_time_s:
-            for contender in cases:
+            for case in cases:
                 begin = clock()
-                contender.run(rows)
+                case.run(rows)
                 if turn > 0:
-                    seconds[contender.name].append(clock() - begin)
+                    seconds[case.name].append(clock() - begin)
             turn += 1
             now = done * (rounds + 1) + min(turn, rounds + 1)
             progress(now, len(batch_sizes) * (rounds + 1), f"{rows} rows")
@@ -104,12 +117,12 @@ def time_interleaved(
 
 
 def sample_codes_case(model: AnytimeModel) -> BenchmarkCase:
-    """Drawing as the library does, without decoding."""
+    """Return the case of the library's own sampling, without decoding."""
     return BenchmarkCase(_name(model), lambda n: model.sample_codes(n, seed=0))
 
 
 def matmul_floor_case(model: AnytimeModel) -> BenchmarkCase:
-    """The matrix products of a complete draw, and nothing else."""
+    """Return the floor: the matrix products of sampling all codes, and nothing else."""
     return BenchmarkCase(
         f"{_name(model)} {FLOOR_SUFFIX}", lambda n: model.sampler.decoder.matmul_only(n)
     )
@@ -120,15 +133,15 @@ def _name(model: AnytimeModel) -> str:
 
 
 def hf_generate_case(model: AnytimeModel, precision: str, attention: str) -> BenchmarkCase:
-    """`hf_generate_case` of Hugging Face transformers on a Llama of the same size, with its KV cache.
+    """Return the case of `generate` of Hugging Face transformers, with its KV cache.
 
-    The same layers, width, heads, entries and length; its three feed-forward matrices have as many
-    weights as our two.
+    The network is a Llama with the same layers, width, heads, vocabulary and length. Its three
+    feed-forward matrices have as many weights as our two.
 
     Args:
-        model: whose prior to match.
-        precision: of weights, `float32` or `bfloat16`.
-        attention: `sdpa` or `eager`.
+        model: model whose prior gives the sizes.
+        precision: number format of the weights, `float32` or `bfloat16`.
+        attention: implementation of attention, `sdpa` or `eager`.
 
     Raises:
         MissingExtraError: transformers is not installed.
@@ -142,7 +155,7 @@ def hf_generate_case(model: AnytimeModel, precision: str, attention: str) -> Ben
     transformers.utils.logging.set_verbosity_error()
     size = model.bundle.card.prior
     assert size is not None
-    start = model.vocabulary  # one entry more, to begin with
+    start = model.vocabulary  # one more token, as the first one
     config = transformers.LlamaConfig(
         vocab_size=model.vocabulary + 1,
         hidden_size=size.width,
@@ -177,24 +190,28 @@ def hf_generate_case(model: AnytimeModel, precision: str, attention: str) -> Ben
                 first, attention_mask=torch.ones_like(first), generation_config=settings
             )
         assert drawn.shape == (n, 1 + model.code_length)
-        drawn.cpu()  # waits for the device
+        drawn.cpu()  # synchronise with the device
 
     return BenchmarkCase(f"generate {precision} {attention}", run)
 
 
 def prefix_case(model: AnytimeModel, codes: int) -> BenchmarkCase:
-    """Drawing that many codes instead of all."""
+    """Return the case of sampling the first `codes` codes only."""
     return BenchmarkCase(f"{codes} codes", lambda n: model.sample_codes(n, codes=codes, seed=0))
 
 
 def time_ratios(over: BenchmarkTiming, under: BenchmarkTiming) -> tuple[float, float, float]:
-    """Least, middle and greatest ratio of two contenders' times, by round."""
+    """Return the least, median and greatest ratio of two cases' times, by round."""
     by_round = sorted(a / b for a, b in zip(over.seconds, under.seconds, strict=True))
     return by_round[0], statistics.median(by_round), by_round[-1]
 
 
 def plot_times(timings: Sequence[BenchmarkTiming]) -> bytes:
-    """PNG: time of drawing k codes (as `prefix_case` names them), one line for each number of rows."""
+    """Return a PNG of the time of k codes, with one plot per batch size.
+
+    Args:
+        timings: timings of `prefix_case` cases, whose names give k.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

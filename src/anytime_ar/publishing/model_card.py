@@ -1,4 +1,4 @@
-"""The model card: a README.md whose front matter the Hub reads, and whose text people read."""
+"""The model card: a README.md with front matter for the Hub and a text for people."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ from anytime_ar.runtime.hub import parse_hub_ref
 from anytime_ar.sampling.budget import quality_at_codes
 
 PAPER = "https://arxiv.org/abs/2102.11495"
+"""Address of the paper (Xu et al. 2021)."""
 _MISSING = "-"
 _MAX_LISTED_LABELS = 10
-"""Names of labels that are listed, at most."""
+"""Maximum number of label names that the card lists."""
 
 
 def model_card(
     bundle: Bundle, repository: str, *, figures: Sequence[str], license: str | None
 ) -> str:
-    """The README.md of a model in a repository of the Hub.
+    """Return the README.md of a model in a repository of the Hub.
 
     Args:
-        figures: names of files beside it, of `samples.png` and `curve.png`.
-        license: as the Hub calls it; None: not told.
+        bundle: model that the card describes.
+        repository: Hub ID of the repository, `"owner/name"`.
+        figures: names of image files in the repository, of `samples.png` and `curve.png`.
+        license: identifier of the licence on the Hub; None: the card names none.
     """
     front = yaml.safe_dump(
         model_card_metadata(bundle, license), sort_keys=False, allow_unicode=True
@@ -86,7 +89,7 @@ def _format_labels(labels: Sequence[str] | None) -> str:
 
 def _usage(bundle: Bundle, repository: str) -> str:
     length = bundle.autoencoder.code_length
-    kept = max(1, length // 2)
+    num_kept = max(1, length // 2)
     shape = ", ".join(map(str, bundle.card.data.sample_shape))
     lines = ["import anytime_ar as aar", ""]
     loads = f'model = aar.load("{repository}")'
@@ -95,8 +98,8 @@ def _usage(bundle: Bundle, repository: str) -> str:
         calls += [
             ("x = model.sample(16, seed=0)", f"float32 [16, {shape}] in [-1, 1]"),
             (
-                f"x = model.sample(16, codes={kept}, seed=0)",
-                f"stops after {kept} of {length} codes",
+                f"x = model.sample(16, codes={num_kept}, seed=0)",
+                f"stops after {num_kept} of {length} codes",
             ),
             ("x = model.sample(16, deadline_s=1.0)", "as many codes as fit into a second"),
         ]
@@ -107,7 +110,7 @@ def _usage(bundle: Bundle, repository: str) -> str:
         lines = ["import torch", "", *lines]
     calls += [
         ("codes = model.encode(x)", f"int64 [n, {length}], coarse to fine"),
-        (f"x_hat = model.decode(codes[:, :{kept}])", "any prefix decodes"),
+        (f"x_hat = model.decode(codes[:, :{num_kept}])", "any prefix decodes"),
     ]
     width = max(len(call) for call, _ in calls)
     lines += [f"{call:<{width}}  # {what}" for call, what in calls]
@@ -117,21 +120,21 @@ def _usage(bundle: Bundle, repository: str) -> str:
 
 
 def _curve_table(curve: Curve) -> str:
-    """The curve as a Markdown table, of at most 12 numbers of codes."""
+    """Return the curve as a Markdown table of at most 12 numbers of codes."""
     shown = evenly_spaced_budgets([point.codes for point in curve.points])
     points = [point for point in curve.points if point.codes in shown]
-    measures = [some for some in ALL_METRICS if any(some.name in p.metrics for p in points)]
-    heads = ["codes", "bits", "MSE", *[some.title for some in measures]]
+    metrics = [metric for metric in ALL_METRICS if any(metric.name in p.metrics for p in points)]
+    heads = ["codes", "bits", "MSE", *[metric.title for metric in metrics]]
     heads += ["FD, reconstructions", "FD, samples", "quality", "ms"]
     rows = [heads]
     for point in points:
-        told = [(point.metrics.get(some.name), some.digits) for some in measures]
+        values = [(point.metrics.get(metric.name), metric.digits) for metric in metrics]
         rows.append(
             [
                 f"{point.codes}",
                 f"{point.bits:.0f}",
                 f"{point.mse:.4f}",
-                *[_MISSING if value is None else f"{value:.{digits}f}" for value, digits in told],
+                *[_MISSING if value is None else f"{value:.{digits}f}" for value, digits in values],
                 format_distance(point.fd_reconstruction),
                 _format_fd_sample(point),
                 _format_percent(quality_at_codes(point.codes, curve)),
@@ -151,25 +154,26 @@ def _format_percent(quality: float | None) -> str:
 
 
 def _measurement_notes(curve: Curve) -> str:
-    """What the figures are, and how many samples stand behind them."""
-    told = [f"MSE is on [-1, 1], of reconstructions of {curve.num_test_samples:,} test samples."]
+    """Return notes on the metrics and the numbers of samples behind them."""
+    notes = [f"MSE is on [-1, 1], of reconstructions of {curve.num_test_samples:,} test samples."]
     if curve.fd_train is not None:
-        told += [
+        notes += [
             "FD is the Fréchet distance to these in the features of a classifier, of their "
-            f"reconstructions and of {curve.num_samples:,} new samples; {curve.num_train_samples:,} "
-            f"training samples stand at {format_distance(curve.fd_train)}, the floor. Distances in other "
+            f"reconstructions and of {curve.num_samples:,} new samples; "
+            f"{curve.num_train_samples:,} training samples stand at "
+            f"{format_distance(curve.fd_train)}, the floor. Distances in other "
             "features, or to another data set, do not compare."
         ]
     if any(point.sample_metrics is not None for point in curve.points):
-        told += ["Behind ± stands the standard error."]
+        notes += ["Behind ± stands the standard error."]
     loss = "MSE" if any(point.fd_sample is None for point in curve.points) else "FD of samples"
-    told += [f"Quality is the {loss} with all codes over that with so many."]
+    notes += [f"Quality is the {loss} with all codes over that with so many."]
     if curve.sampling_params:
         chosen = ", ".join(f"{name} {value}" for name, value in curve.sampling_params.items())
-        told += [f"Samples were drawn with {chosen}."]
-    told += ["`ms` is the median time of one sample on the machine that measured."]
-    told += [f"Seed {curve.seed}. More figures are in `curve.json`."]
-    return " ".join(told)
+        notes += [f"Samples were drawn with {chosen}."]
+    notes += ["`ms` is the median time of one sample on the machine that measured."]
+    notes += [f"Seed {curve.seed}. More figures are in `curve.json`."]
+    return " ".join(notes)
 
 
 def _training(card: Card) -> str:
@@ -181,32 +185,34 @@ def _training(card: Card) -> str:
 
 
 _SIGNIFICANT_DIGITS = 4
-"""Significant ones of a figure."""
+"""Number of significant digits of a metric."""
 
 
 class _HubTask(NamedTuple):
-    """How the Hub calls what a model does."""
+    """The names of a model's task on the Hub."""
 
     generation: str
-    """Its task, with a prior."""
+    """Task of a model with a prior."""
     reconstruction: str
-    """Its task, without one."""
+    """Task of a model without a prior."""
     tag: str
+    """Tag of the model's repository."""
 
 
 _HUB_TASKS = {
     3: _HubTask("unconditional-image-generation", "image-to-image", "image-generation"),
-    # The Hub has no task for sounds without a text; this is where they are looked for.
+    # The Hub has no task for audio without a text; people look for it under this one.
     2: _HubTask("text-to-audio", "audio-to-audio", "audio-generation"),
 }
-"""By the number of dimensions of a sample."""
+"""Tasks by the number of dimensions of a sample."""
 
 
 def model_card_metadata(bundle: Bundle, license: str | None) -> dict[str, Any]:
-    """Front matter; what is not known is left out.
+    """Return the front matter, without the keys whose values are unknown.
 
     Args:
-        license: as the Hub calls it; None: not told.
+        bundle: model that the card describes.
+        license: identifier of the licence on the Hub; None: the card names none.
     """
     card = bundle.card
     kind = _HUB_TASKS[len(card.data.sample_shape)]
@@ -237,15 +243,15 @@ def model_card_metadata(bundle: Bundle, license: str | None) -> dict[str, Any]:
 
 
 def _dataset_id(card: Card) -> str | None:
-    """The Hub id of the training data; None if it was read from somewhere else."""
+    """Return the Hub ID of the training data; None if the data came from elsewhere."""
     path = Path(card.data.name).expanduser()
-    place = parse_hub_ref(card.data.name)
+    ref = parse_hub_ref(card.data.name)
     here = path.exists() or path.parent.is_dir()
-    return None if place is None or place.revision is not None or here else place.repo_id
+    return None if ref is None or ref.revision is not None or here else ref.repo_id
 
 
 def _metric_results(point: CurvePoint) -> list[dict[str, Any]]:
-    """The figures of one number of codes, in the Hub's form."""
+    """Return the metrics at one number of codes, in the format of the Hub."""
     found: list[tuple[str, str, float | None]] = [
         ("fd", "Fréchet distance of samples", point.fd_sample),
         ("fd-reconstruction", "Fréchet distance of reconstructions", point.fd_reconstruction),
@@ -257,9 +263,9 @@ def _metric_results(point: CurvePoint) -> list[dict[str, Any]]:
             ("precision", "Precision of samples", point.sample_metrics.precision),
             ("recall", "Recall of samples", point.sample_metrics.recall),
         ]
-    for measure in ALL_METRICS:
-        title = f"{measure.title} of reconstructions"
-        found.append((measure.name, title, point.metrics.get(measure.name)))
+    for metric in ALL_METRICS:
+        title = f"{metric.title} of reconstructions"
+        found.append((metric.name, title, point.metrics.get(metric.name)))
     found.append(("accuracy", "Labels read in samples", point.label_accuracy_sample))
     codes = f"{point.codes} codes" if point.codes > 1 else "1 code"
     return [

@@ -1,4 +1,4 @@
-"""Anytime sampling: draw codes until a budget ends, decode whatever there is, go on later."""
+"""Anytime sampling: draw codes until a budget ends, decode any prefix, refine it later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keyword arguments of a draw, and how they become a budget, settings and pauses."""
+"""Keyword arguments of sampling, converted to a budget, sampling parameters and previews."""
 
 from __future__ import annotations
 
@@ -14,57 +14,67 @@ from anytime_ar.sampling.loop import PreviewPolicy
 from anytime_ar.sampling.plan import Label
 
 Schedule = float | Sequence[float]
-"""A number, or several for places at equal distances from the first code to the last, with straight
-lines between them."""
+"""A number for all codes, or numbers at equal distances from the first code to the last, with
+linear interpolation between them."""
 
 
 class BudgetKwargs(TypedDict, total=False):
-    """When a draw ends; with several limits, the first that binds. See `Budget`."""
+    """Keyword arguments that limit how many codes are drawn; see `Budget`.
+
+    The first limit to be reached ends sampling.
+    """
 
     codes: int | None
-    """k, codes per sample, 1..L, to which the cost is proportional; None: all of them."""
+    """Number of codes per sample, k, 1..L; None: all of them. The cost is proportional to it."""
     deadline_s: float | None
     """Seconds from the call within which the samples are returned, with as many codes as fit."""
     quality: float | None
-    """Share of full quality, (0, 1]: the fewest codes that the measured curve allows."""
+    """Share of the quality at full length, (0, 1]: the measured curve gives the fewest codes that
+    reach it."""
     cancel: CancelFlag | None
-    """Ends the draw within one code once it is set; a `threading.Event`, say."""
+    """Flag that ends sampling within one code once it is set, such as a `threading.Event`."""
     min_codes: int
-    """At least this many codes, whatever else is asked. Default 1."""
+    """Minimum number of codes, 1..L, whatever the other limits say. Default 1."""
 
 
 class SampleKwargs(BudgetKwargs, total=False):
-    """Keyword arguments of `AnytimeModel.sample`, `draw` and `stream`."""
+    """Keyword arguments of `AnytimeModel.sample`, `generate` and `stream`."""
 
     budget: Budget | None
-    """All limits in one value, instead of those above."""
+    """All limits in one `Budget`, instead of the keyword arguments above."""
     label: Label | Sequence[Label] | None
-    """One class or n of them, by number or name; None: drawn from the training distribution."""
+    """One class for all samples or n classes, by index or name; None: random classes at the
+    frequencies of the training split."""
     seed: int | None
-    """Sample i of a seed is the same whatever n, and a prefix whatever the budget; None: a fresh
-    seed."""
+    """Random seed, 0..2**64-1; None: a fresh one. Sample i of a seed is the same for every n, and
+    its codes are a prefix for every budget."""
     first: int
-    """The number of the first sample within the seed, from 0, its default: `n=2, first=5` gives
-    samples 5 and 6."""
+    """Index of the first sample within the seed, from 0 (default): `n=2, first=5` gives samples 5
+    and 6."""
     temperature: Schedule
-    """Above 1 more varied, below 1 more typical; 0 takes the most likely code. Where this and
-    the next three are not given, `bundle.card.choice` says: 1, None, 1 and 1 for most models."""
+    """Divisor of the logits: above 1 for more variety, below 1 for more typical samples; 0 takes
+    the most likely code. The defaults of this and of the next three are the bundle's,
+    `bundle.card.sampling_params`: 1, None, 1 and 1 for most models."""
     top_k: int | None
-    """Only the k most likely entries of each code."""
+    """Number of most likely codebook entries to sample from; None: all."""
     top_p: Schedule
-    """Only the most likely entries that together hold this probability, (0, 1]."""
+    """Probability, (0, 1]: sample from the most likely codebook entries that together hold it."""
     guidance: Schedule
-    """Classifier-free guidance: above 1 follows the label more strongly."""
+    """Scale of classifier-free guidance: above 1, samples follow the label more strongly."""
 
 
 _SAMPLING_PARAM_NAMES = tuple(SamplingParams.model_fields)
 
 
 def check_option_names(options: Mapping[str, Any], allowed: type) -> None:
-    """Refuse options that do not exist; nothing checks the names of **options at run time.
+    """Raise an error for options that do not exist, since Python does not check **options.
+
+    Args:
+        options: keyword arguments of a call.
+        allowed: the TypedDict whose names are valid.
 
     Raises:
-        TypeError: naming them, and those that there are.
+        TypeError: an option does not exist; the message lists the valid ones.
     """
     names = list(allowed.__annotations__)
     unknown = [name for name in options if name not in names]
@@ -73,10 +83,13 @@ def check_option_names(options: Mapping[str, Any], allowed: type) -> None:
 
 
 def budget_from(options: Mapping[str, Any]) -> Budget:
-    """The budget among options.
+    """Return the budget that the options contain.
+
+    Args:
+        options: keyword arguments, see `SampleKwargs`; other names are ignored.
 
     Raises:
-        InputError: a number is out of range, or limits are given beside a budget.
+        InputError: a number is out of range, or the options contain both a budget and limits.
     """
     limits = {name: options[name] for name in BudgetKwargs.__annotations__ if name in options}
     budget = options.get("budget")
@@ -89,7 +102,11 @@ def budget_from(options: Mapping[str, Any]) -> Budget:
 
 
 def sampling_params_from(options: Mapping[str, Any], defaults: SamplingParams) -> SamplingParams:
-    """Temperature, top-k, top-p and guidance among options, and as usual where not.
+    """Return temperature, top-k, top-p and guidance of the options, completed by defaults.
+
+    Args:
+        options: keyword arguments, see `SampleKwargs`; other names are ignored.
+        defaults: values of the parameters that the options do not contain.
 
     Raises:
         InputError: a number is out of range.
@@ -103,10 +120,15 @@ def sampling_params_from(options: Mapping[str, Any], defaults: SamplingParams) -
 def preview_policy_from(
     previews: Sequence[int] | None, previews_per_s: float | None, code_length: int
 ) -> PreviewPolicy:
-    """Where a stream pauses: at those numbers of codes, at a rate, or after every code.
+    """Return when a stream yields previews: at numbers of codes, at a rate, or after every code.
+
+    Args:
+        previews: numbers of codes, 1..L; None: after every code, unless a rate is given.
+        previews_per_s: maximum rate, in previews per second.
+        code_length: L, the number of codes of a whole sample.
 
     Raises:
-        InputError: a number of codes outside 1..L, a rate that is not positive, or both.
+        InputError: a number of codes is outside 1..L, the rate is not positive, or both are given.
     """
     previews, previews_per_s = to_python(previews), to_python(previews_per_s)
     if previews_per_s is not None:

@@ -1,7 +1,8 @@
-"""Rows that are drawn together: one code for each at every step.
+"""A batch of independent rows that grows by one code per row at every step.
 
-Rows are strangers to one another. Each has its own numbers, label, settings and position, joins
-when there is room, leaves when it is done, and gets the codes that it would get alone.
+Each row has its own random numbers, label, sampling parameters and position. Rows are added while
+slots are free and removed when they are complete (continuous batching). The codes of a row do not
+depend on the other rows.
 """
 
 from __future__ import annotations
@@ -25,24 +26,26 @@ from anytime_ar.runtime.torch_modes import default_torch_modes
 
 
 class DecodeBatch:
-    """Draws one code at a time for up to `capacity` rows; a guided row takes the room of two.
+    """A batch that draws one code per row and step; a guided row occupies two slots.
 
     Args:
-        decoder: of the prior to draw from.
-        capacity: how many rows there is room for.
+        decoder: decoder of the prior that gives the probabilities.
+        capacity: number of slots.
     """
 
     @default_torch_modes()
     def __init__(self, decoder: PriorDecoder[Any], capacity: int) -> None:
+        """Allocate the slots in the memory of the decoder."""
         self.decoder, self.capacity = decoder, capacity
         self._rows = decoder.allocate(capacity)
         weakref.finalize(self, decoder.release, self._rows)
-        self._slots: dict[int, int] = {}  # by id; a guided row has a second one, its shadow
-        self._slot_ids: list[int] = []  # ids by slot
-        self._scheduled: dict[int, SamplingParams] = {}  # by id, where it depends on the position
+        self._slots: dict[int, int] = {}  # by row ID; a guided row has a second, unconditional one
+        self._slot_ids: list[int] = []  # row IDs by slot
+        self._scheduled: dict[int, SamplingParams] = {}  # by row ID, with a schedule
         self._next_id = 0
 
     def __repr__(self) -> str:
+        """Return the numbers of occupied slots and of all slots."""
         taken = len(self._slot_ids)
         return (
             f"DecodeBatch({taken} of {self.capacity} rows, code_length={self.decoder.code_length})"
@@ -50,7 +53,7 @@ class DecodeBatch:
 
     @property
     def free_slots(self) -> int:
-        """How many more rows may join; guided ones count twice."""
+        """Number of slots that are free; a guided row needs two."""
         return self.capacity - len(self._slot_ids)
 
     @default_torch_modes()
@@ -61,19 +64,20 @@ class DecodeBatch:
         sampling_params: SamplingParams,
         codes: Tensor | None = None,
     ) -> list[int]:
-        """Take in n rows.
+        """Add n rows to the batch.
 
         Args:
-            noise: float64 [n, L] in [0, 1); see `row_noise`.
-            labels: int64 [n]; None: draw without one.
+            noise: float64 [n, L] in [0, 1), one number per code; see `uniform_noise`.
+            labels: int64 [n]; None: rows without a label.
             sampling_params: temperature, top-k, top-p and guidance of these rows.
-            codes: int64 [n, k], k < L, drawn before; what follows is what would have followed then.
+            codes: int64 [n, k], k < L, drawn earlier; the rows continue after them, with the same
+                codes as without the interruption.
 
         Returns:
-            An id for each row, by which it is asked for later.
+            One ID per row, which the other methods take.
 
         Raises:
-            InputError: there is no room, or labels or codes are not of this prior.
+            InputError: not enough slots are free, or a label or code is out of range.
         """
         self._check_inputs(labels, codes)
         n = len(noise)
@@ -88,12 +92,12 @@ class DecodeBatch:
         self._next_id += n
         for i, row in enumerate(ids):
             self._slots[row] = first + i
-            shadow = first + n + i if guided else NO_UNCONDITIONAL
-            self._rows.sampling_params[first + i].unconditional_slot = shadow
+            unconditional_slot = first + n + i if guided else NO_UNCONDITIONAL
+            self._rows.sampling_params[first + i].shadow = unconditional_slot
         self._append(ids, noise, labels, codes)
         if guided:
-            for shadow in range(first + n, first + 2 * n):
-                self._rows.sampling_params[shadow].unconditional_slot = IS_UNCONDITIONAL
+            for unconditional_slot in range(first + n, first + 2 * n):
+                self._rows.sampling_params[unconditional_slot].shadow = IS_UNCONDITIONAL
             self._append(ids, noise, None, codes)
         for row in ids:
             self._set_params(row, sampling_params)
@@ -102,7 +106,7 @@ class DecodeBatch:
         return ids
 
     def _check_inputs(self, labels: Tensor | None, codes: Tensor | None) -> None:
-        """Refuse what would be looked up beyond the end of a table."""
+        """Raise an error for labels and codes outside the embedding tables."""
         most = self.decoder.no_label
         if labels is not None and not ((labels >= 0) & (labels <= most)).all():
             raise InputError(f"labels {labels.tolist()} are not all in 0..{most}; pass such ones")
@@ -111,7 +115,7 @@ class DecodeBatch:
             check_codes(codes, code_length=self.decoder.code_length, vocabulary=vocabulary)
 
     def _set_params(self, row: int, sampling_params: SamplingParams) -> None:
-        """For the next code of a row."""
+        """Set the sampling parameters of a row for its next code."""
         slot = self._slots[row]
         now = sampling_params.at_position(self._rows.positions[slot], self.decoder.code_length)
         self._rows.sampling_params[slot] = RowSamplingParams.of(
@@ -133,15 +137,15 @@ class DecodeBatch:
             self.decoder.prefill(self._rows, first, n)
 
     def step(self) -> None:
-        """Draw the next code of every row; none of them may be complete."""
+        """Draw the next code of every row, none of which may be complete."""
         assert self._slot_ids, "an empty batch has nothing to draw"
-        for row, choice in self._scheduled.items():
-            self._set_params(row, choice)
+        for row, sampling_params in self._scheduled.items():
+            self._set_params(row, sampling_params)
         self.decoder.step(self._rows, len(self._slot_ids))
 
     @default_torch_modes()
     def codes(self, ids: Sequence[int]) -> Tensor:
-        """Codes so far of rows at the same position: int64 [n, k]."""
+        """Return the codes so far of rows at the same position: int64 [n, k]."""
         slots = [self._slots[row] for row in ids]
         drawn = self._rows.positions[slots[0]]
         if slots == list(range(slots[0], slots[0] + len(slots))):
@@ -149,16 +153,16 @@ class DecodeBatch:
         return self._rows.codes[slots, :drawn]
 
     def codes_drawn(self, row: int) -> int:
-        """How many codes a row has."""
+        """Return the number of codes that a row has."""
         return self._rows.positions[self._slots[row]]
 
     def remove(self, ids: Sequence[int]) -> None:
-        """Let rows go; they cost nothing from now on."""
+        """Remove rows and free their slots, so that they cost nothing any more."""
         gone = set(ids)
         keep = sum(owner not in gone for owner in self._slot_ids)
         holes = [slot for slot in range(keep) if self._slot_ids[slot] in gone]
         movers = [s for s in range(keep, len(self._slot_ids)) if self._slot_ids[s] not in gone]
-        for hole, mover in zip(holes, movers, strict=True):  # the last ones close the holes
+        for hole, mover in zip(holes, movers, strict=True):  # the last rows fill the free slots
             self._move_slot(mover, hole)
         for row in ids:
             del self._slots[row]

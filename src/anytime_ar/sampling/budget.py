@@ -1,4 +1,4 @@
-"""How much work one draw may do: codes, seconds, a share of full quality, or until it is told."""
+"""Limits of sampling: a number of codes, a deadline, a quality, or a cancel flag."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ from anytime_ar.errors import InputError
 
 @runtime_checkable
 class CancelFlag(Protocol):
-    """Tells a draw to stop; a `threading.Event` is one."""
+    """An object that can stop sampling, such as a `threading.Event`."""
 
     def is_set(self) -> bool:
-        """Whether to stop."""
+        """Return whether sampling should stop."""
         ...
 
 
 @dataclass(frozen=True)
 class Budget:
-    """When to stop drawing. With several limits the first that binds ends the draw.
+    """Limits of one call. The first limit to be reached ends sampling.
 
     Raises:
-        InputError: a number that no model could keep to.
+        InputError: a number is out of range for every model.
     """
 
     codes: int | None = None
-    """At most this many codes, 1..L; None: all of them."""
+    """Maximum number of codes, 1..L; None: all of them."""
     deadline_s: float | None = None
     """Seconds from the call within which the decoded samples are returned."""
     quality: float | None = None
-    """The fewest codes that reach this share of the model's full quality, see `codes_for_quality`."""
+    """Share of the quality at full length, (0, 1]: stop at the fewest codes that reach it, see
+    `codes_for_quality`."""
     cancel: CancelFlag | None = None
-    """Looked at before every code."""
+    """Flag that is checked before every code."""
     min_codes: int = 1
-    """At least this many codes, whatever the flag says; a deadline has to leave time for them."""
+    """Minimum number of codes, whatever the flag says; a deadline has to leave time for them."""
 
     def __post_init__(self) -> None:
+        """Convert the numbers to plain Python types and check their ranges."""
         for name in ("codes", "deadline_s", "quality", "min_codes"):
             object.__setattr__(self, name, to_python(getattr(self, name)))
         for name, count in (("codes", self.codes), ("min_codes", self.min_codes)):
@@ -61,14 +63,15 @@ class Budget:
             )
 
     def max_codes(self, code_length: int, curve: Curve | None) -> int:
-        """The codes that may be drawn at most from a model.
+        """Return the largest number of codes that the budget allows for a model.
 
         Args:
-            code_length: L.
-            curve: the model's measured quality, which `quality` needs.
+            code_length: L, the number of codes of a whole sample.
+            curve: the model's measured curve, which `quality` requires.
 
         Raises:
-            InputError: more codes than L, a floor above them, or a quality that was not measured.
+            InputError: `codes` or `min_codes` exceeds L, `min_codes` exceeds the maximum, or the
+                model has no complete curve for `quality`.
         """
         for name, value in (("codes", self.codes), ("min_codes", self.min_codes)):
             if value is not None and value > code_length:
@@ -86,17 +89,18 @@ class Budget:
 
 
 def codes_for_quality(quality: float, curve: Curve | None) -> int:
-    """The fewest measured codes that reach a share of full quality.
+    """Return the fewest measured codes that reach a share of the quality at full length.
 
     The quality of k codes is the Fréchet distance of samples with all codes, divided by that of
-    samples with k; where no samples were measured, squared errors of reconstructions stand in.
+    samples with k codes. Where samples were not measured, the mean squared errors of
+    reconstructions replace the distances.
 
     Args:
-        quality: (0, 1].
-        curve: of the model.
+        quality: share of the quality at full length, (0, 1].
+        curve: the model's measured curve; None: not evaluated.
 
     Raises:
-        InputError: the model has no curve, or it does not reach to all codes.
+        InputError: the model has no curve, or the curve ends before all L codes.
     """
     points = () if curve is None else curve.points
     if curve is None or points[-1].codes != curve.code_length:
@@ -116,14 +120,16 @@ def codes_for_quality(quality: float, curve: Curve | None) -> int:
 
 
 def quality_at_codes(codes: int, curve: Curve | None) -> float | None:
-    """The share of full quality that a number of codes has, as `codes_for_quality` counts it.
+    """Return the share of the quality at full length that a number of codes reaches.
+
+    The inverse of `codes_for_quality`.
 
     Args:
-        codes: 1..L; between two that were measured, the lower one counts.
-        curve: of the model.
+        codes: number of codes, 1..L; between two measured numbers, the lower one counts.
+        curve: the model's measured curve; None: not evaluated.
 
     Returns:
-        In [0, 1]; None where it was not measured.
+        The share in [0, 1]; None where it was not measured.
     """
     if curve is None or curve.points[-1].codes != curve.code_length:
         return None
@@ -141,12 +147,14 @@ def quality_at_codes(codes: int, curve: Curve | None) -> float | None:
 
 @dataclass(frozen=True)
 class ResolvedBudget:
-    """A budget settled for one model: what the decode loop asks before every code."""
+    """A budget in codes of one model, which the decode loop checks before every code."""
 
     max_codes: int
-    """Stop here at the latest, 1..L."""
+    """Number of codes at which sampling stops at the latest, 1..L."""
     min_codes: int = 1
-    """Do not stop before."""
+    """Number of codes before which sampling does not stop."""
     deadline_at: float | None = None
-    """When the decoded samples have to be there, on the clock of the draw."""
+    """Time by which the decoded samples have to be there, in seconds on the clock of the sampler;
+    None: no deadline."""
     cancel: CancelFlag | None = None
+    """Flag that is checked before every code."""

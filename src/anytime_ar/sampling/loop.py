@@ -1,4 +1,4 @@
-"""The decode loop: the one place where codes are drawn, one after the other, until a limit."""
+"""The decode loop: the only loop that draws codes one after the other until a limit."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from anytime_ar.sampling.budget import ResolvedBudget
 from anytime_ar.sampling.cost_model import LatencyTracker
 
 StopReason = Literal["complete", "codes", "deadline", "cancelled"]
-"""Why a draw ended: it has all L codes, the number asked for (or that gives the quality asked for),
-its time is up, or its flag was set."""
+"""Why sampling ended. `complete`: all L codes are there. `codes`: the number of codes of the
+budget, or of its quality, is reached. `deadline`: another code would not fit. `cancelled`: the
+cancel flag was set."""
 
 
 @dataclass(frozen=True)
 class PreviewPolicy:
-    """Where a draw pauses for a look at what there is."""
+    """Positions or times at which sampling pauses for a preview."""
 
     at_codes: Collection[int] = ()
-    """At these numbers of codes."""
+    """Numbers of codes at which to pause."""
     interval_s: float | None = None
-    """And where at least this many seconds have passed since the last."""
+    """Minimum seconds between pauses, in addition to those at `at_codes`; None: no pauses by
+    time."""
 
     def is_due(self, codes_drawn: int, since_s: float) -> bool:
-        """Whether to pause now."""
+        """Return whether to pause at a number of codes, `since_s` seconds after the last pause."""
         return codes_drawn in self.at_codes or (
             self.interval_s is not None and since_s >= self.interval_s
         )
@@ -40,20 +42,20 @@ def decode_loop(
     clock: Callable[[], float],
     timer: LatencyTracker,
 ) -> Iterator[tuple[int, StopReason | None]]:
-    """Draw codes for all rows of a batch until the limit.
+    """Draw codes for all rows of a batch until the budget ends.
 
-    Nothing is computed before the next item is asked for, and closing the generator ends the draw.
+    The generator computes nothing before the next item is requested. Closing it ends sampling.
 
     Args:
-        batch: rows that stand at the same position.
-        codes_drawn: that position.
-        budget: asked before every code.
-        previews: where to yield before the end.
-        clock: gives seconds.
-        timer: told what every step took, and asked whether another fits.
+        batch: rows that are at the same position.
+        codes_drawn: number of codes that each row has at the start.
+        budget: limits, checked before every code.
+        previews: when to yield before the end.
+        clock: returns the time in seconds.
+        timer: records the duration of every step and estimates whether another one fits.
 
     Yields:
-        How many codes there are, and why the draw ends: None at a pause, a reason once, at the end.
+        The number of codes per row, and None at a preview or the stop reason at the end.
     """
     last = clock()
     start = codes_drawn
@@ -62,7 +64,8 @@ def decode_loop(
         if stop is None and codes_drawn > start and previews.is_due(codes_drawn, clock() - last):
             yield codes_drawn, None
             last = clock()
-            stop = check_stop(batch, codes_drawn, budget, clock, timer)  # looking took its time
+            # The consumer of the preview took time, so check again.
+            stop = check_stop(batch, codes_drawn, budget, clock, timer)
         if stop is not None:
             yield codes_drawn, stop
             return
@@ -79,7 +82,15 @@ def check_stop(
     clock: Callable[[], float],
     timer: LatencyTracker,
 ) -> StopReason | None:
-    """Why a draw of `codes_drawn` codes ends here; None: another code may be drawn."""
+    """Return why sampling stops at `codes_drawn` codes; None: draw another code.
+
+    Args:
+        batch: rows that are at the same position.
+        codes_drawn: number of codes that each row has.
+        budget: limits to check.
+        clock: returns the time in seconds.
+        timer: estimates the time of one more code and the decode.
+    """
     if codes_drawn >= budget.max_codes:
         return "complete" if codes_drawn == batch.decoder.code_length else "codes"
     if codes_drawn < budget.min_codes:

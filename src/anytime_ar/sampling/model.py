@@ -1,4 +1,4 @@
-"""`AnytimeModel`: the public face of a bundle. Sample, stream, extend, encode, decode."""
+"""`AnytimeModel`: a bundle that samples, streams, refines, encodes and decodes."""
 
 from __future__ import annotations
 
@@ -45,29 +45,30 @@ from anytime_ar.sampling.result import Preview, SamplingState, run_with_previews
 from anytime_ar.sampling.sampler import MAX_ROWS, NO_PREVIEWS, Sampler
 
 CodesLike = Tensor | NDArray[Any] | Sequence[Sequence[int]]
-"""int64 [B, k], or what becomes that."""
+"""Codes int64 [B, k], as a tensor, an array or nested sequences."""
 
 MAX_LOGITS = 2**25
-"""Logits that `nll` holds at a time."""
+"""Number of logits that `nll` holds in memory at a time, at most."""
 
 
 class AnytimeModel(BundleProperties):
-    """An ordered autoencoder and its prior, ready to draw samples at any budget.
+    """An ordered autoencoder and its prior, ready to sample within any budget.
 
-    Models, results and states can be copied, pickled and sent to other processes. A process that
-    was forked off computes with one thread, since OpenMP would wait for those of its parent;
-    `torch.set_num_threads` asks for more where the parent has not computed.
+    Models, results and states can be copied, pickled and sent to other processes. A forked process
+    computes with one thread, since OpenMP would wait for the threads of the parent. If the parent
+    has not computed yet, `torch.set_num_threads` raises the number.
 
     Args:
-        bundle: weights and what belongs to them.
-        device: `cpu`, `cuda`, `mps`, or `auto` for the best there is.
-        precision: what weights are rounded to while drawing; see `load`.
-        backend: what draws; see `load`.
-        cost_model_path: the file in which measured times are kept between processes, for deadlines.
-        clock: gives seconds.
+        bundle: networks, card and curve.
+        device: `cpu`, `cuda`, `mps`, or `auto` for the best available one.
+        precision: number format of the weights during sampling; see `load`.
+        backend: implementation that draws codes; see `load`.
+        cost_model_path: file that stores measured times across processes, for deadlines; None: a
+            file in the cache folder.
+        clock: returns the time in seconds.
 
     Raises:
-        InputError: there is no such device, precision or backend.
+        InputError: the device, precision or backend does not exist.
     """
 
     @default_torch_modes()
@@ -81,6 +82,7 @@ class AnytimeModel(BundleProperties):
         cost_model_path: Path | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """Move the networks to the device in evaluation mode."""
         check_decoder_options(precision, backend)
         self.bundle = bundle
         self.device = resolve_device(device)
@@ -92,20 +94,23 @@ class AnytimeModel(BundleProperties):
 
     @property
     def precision(self) -> Precision:
-        """What weights are rounded to while drawing, chosen where `auto` was asked for."""
+        """Number format of the weights during sampling; `auto` is resolved."""
         return self._precision if self._precision != "auto" else self.sampler.decoder.precision
 
     @property
     def backend(self) -> Literal["native", "portable"]:
-        """What draws, chosen where `auto` was asked for."""
+        """Implementation that draws codes; `auto` is resolved."""
         return "native" if isinstance(self.sampler.decoder, NativePriorDecoder) else "portable"
 
     @default_torch_modes()
     def encode(self, x: Tensor | NDArray[Any]) -> Tensor:
-        """Codes of samples: float [B, *sample_shape] in [-1, 1] -> int64 [B, L], coarse to fine.
+        """Encode samples: float [B, *sample_shape] in [-1, 1] -> int64 [B, L], coarse to fine.
+
+        Args:
+            x: samples, as a tensor or an array.
 
         Raises:
-            InputError: the shape does not fit, or a number is not finite.
+            InputError: the shape does not fit the model, or a number is not finite.
         """
         x = as_samples(x)
         check_samples(x, self.sample_shape)
@@ -116,7 +121,10 @@ class AnytimeModel(BundleProperties):
 
     @default_torch_modes()
     def decode(self, codes: CodesLike) -> Tensor:
-        """Samples from any prefix of codes: int64 [B, k] -> float32 [B, *sample_shape] in [-1, 1].
+        """Decode any prefix of codes: int64 [B, k] -> float32 [B, *sample_shape] in [-1, 1].
+
+        Args:
+            codes: the first k codes of each sample, 1 <= k <= L.
 
         Raises:
             InputError: k is not in 1..L, or a code is outside 0..V-1.
@@ -129,14 +137,17 @@ class AnytimeModel(BundleProperties):
 
     @default_torch_modes()
     def nll(self, codes: CodesLike, *, label: Label | Sequence[Label] | None = None) -> Tensor:
-        """What the prior pays for each code given those before it, -ln p: float32 [B, k].
+        """Return the negative log-likelihood of each code, given the codes before it.
 
         Args:
             codes: int64 [B, k].
-            label: one class or B of them, by number or name; None: no label.
+            label: one class for all samples or B classes, by index or name; None: no label.
+
+        Returns:
+            float32 [B, k] on the CPU, -ln p in nats.
 
         Raises:
-            InputError: the model has no prior, codes do not fit it, or a label is unknown.
+            InputError: the model has no prior, the codes do not fit it, or a label is unknown.
         """
         codes = as_codes(codes)
         check_codes(codes, code_length=self.code_length, vocabulary=self.vocabulary)
@@ -154,10 +165,14 @@ class AnytimeModel(BundleProperties):
         return torch.cat(costs)
 
     def sample(self, n: int = 1, **options: Unpack[SampleKwargs]) -> Tensor:
-        """Draw n samples: float32 [n, *sample_shape] in [-1, 1]. See `SampleKwargs`.
+        """Generate n samples: float32 [n, *sample_shape] in [-1, 1].
+
+        Args:
+            n: number of samples.
+            options: budget, label, seed and sampling parameters; see `SampleKwargs`.
 
         Raises:
-            InputError: a number is out of range, a label is unknown, or a deadline too short.
+            InputError: a number is out of range, a label is unknown, or a deadline is too short.
             TypeError: an option of that name does not exist.
         """
         begin = self.sampler.clock()
@@ -168,16 +183,33 @@ class AnytimeModel(BundleProperties):
         return last.data
 
     def sample_codes(self, n: int = 1, **options: Unpack[SampleKwargs]) -> Tensor:
-        """Draw the codes of n samples, int64 [n, k], and do not decode them. See `sample`."""
+        """Draw the codes of n samples without decoding them: int64 [n, k].
+
+        Args:
+            n: number of samples.
+            options: as for `sample`, without `deadline_s`.
+
+        Raises:
+            InputError: as for `sample`, or a deadline was given, since it includes decoding.
+            TypeError: an option of that name does not exist.
+        """
         plan, budget = self.plan(n, **options)
         if budget.deadline_s is not None:
             raise InputError("deadline_s includes decoding; use generate, whose result has codes")
         return self.sampler.sample_codes(plan, budget)
 
     def generate(self, n: int = 1, **options: Unpack[SampleKwargs]) -> Preview:
-        """Draw n samples, and tell how many codes they have, why it ended, and how to go on.
+        """Generate n samples, and return them with their codes, stop reason and state.
 
-        The result's `state` extends the draw later, here or in another process; see `sample`.
+        The `state` of the result refines the samples later, here or in another process.
+
+        Args:
+            n: number of samples.
+            options: budget, label, seed and sampling parameters; see `SampleKwargs`.
+
+        Raises:
+            InputError: as for `sample`.
+            TypeError: as for `sample`.
         """
         begin = self.sampler.clock()
         plan, budget = self.plan(n, **options)
@@ -192,54 +224,75 @@ class AnytimeModel(BundleProperties):
         previews_per_s: float | None = None,
         **options: Unpack[SampleKwargs],
     ) -> Iterator[Preview]:
-        """Draw n samples with previews on the way; closing the iterator ends the work.
+        """Generate n samples and yield previews; closing the iterator ends sampling.
 
-        The last preview is what `generate` returns with the same options, and the only one that says
-        why the draw ended. If time runs out while a preview is looked at, it is given once more.
+        The last preview equals the result of `generate` with the same options. It is the only one
+        with a stop reason. If the time runs out while the caller handles a preview, the same codes
+        are yielded once more, with the stop reason.
 
         Args:
             n: number of samples.
-            previews: numbers of codes at which to give one; None: after every code.
-            previews_per_s: give them at this rate instead, at most.
-            options: see `SampleKwargs`.
+            previews: numbers of codes at which to yield one; None: after every code.
+            previews_per_s: yield at this maximum rate instead, in previews per second.
+            options: budget, label, seed and sampling parameters; see `SampleKwargs`.
 
         Raises:
-            InputError, TypeError: as `sample`, at the call.
+            InputError: as for `sample`, raised by the call itself.
+            TypeError: as for `sample`, raised by the call itself.
         """
         begin = self.sampler.clock()
         plan, budget = self.plan(n, **options)
-        pauses = preview_policy_from(previews, previews_per_s, self.code_length)
-        return run_with_previews(self.sampler, plan, budget, pauses, started_at=begin)
+        policy = preview_policy_from(previews, previews_per_s, self.code_length)
+        return run_with_previews(self.sampler, plan, budget, policy, started_at=begin)
 
     @default_torch_modes()
     def load_state(self, path: Path | str) -> SamplingState:
-        """A draw that was saved with `SamplingState.save`, to be continued.
+        """Load a state that `SamplingState.save` wrote, in order to refine it.
+
+        Args:
+            path: file of the state.
 
         Raises:
-            InputError: the file is missing, damaged or something else, or of another model.
+            InputError: the file is missing, damaged, not a state, or of another model.
         """
         return SamplingState.load(path, self.sampler)
 
     def warm_up(self, n: int = 1, *, guidance: Schedule | None = None) -> None:
-        """Time draws of n samples, so that the first deadline of that size is met without delay;
-        otherwise the first call with `deadline_s` does so, before its clock starts. Guidance as
-        in those draws; None: not given there."""
+        """Measure the costs of n samples, so that the first deadline at this size is met at once.
+
+        Without it, the first call with `deadline_s` measures them before its clock starts.
+
+        Args:
+            n: number of samples of later calls.
+            guidance: guidance of later calls; None: the bundle's default.
+        """
         self._measure_costs(n, guidance)
 
     def min_deadline_s(
         self, n: int = 1, *, min_codes: int = 1, guidance: Schedule | None = None
     ) -> float:
-        """The shortest `deadline_s` that draws of n samples can be relied on to keep here."""
+        """Return the shortest `deadline_s` that n samples meet reliably on this machine.
+
+        Args:
+            n: number of samples.
+            min_codes: number of codes that have to fit, 1..L.
+            guidance: guidance of the samples; None: the bundle's default.
+        """
         return self._measure_costs(n, guidance).reliable_deadline_s(min_codes)
 
     @default_torch_modes()
     def plan(self, n: int = 1, **options: Unpack[SampleKwargs]) -> tuple[Plan, Budget]:
-        """The checked form of a draw: what its codes depend on, and when it ends.
+        """Check the arguments of `sample`, and return the plan of the codes and the budget.
 
-        A `DecodeBatch` draws the rows of many plans together; a server does.
+        A `DecodeBatch` can draw the rows of several plans together, as the server does.
+
+        Args:
+            n: number of samples.
+            options: budget, label, seed and sampling parameters; see `SampleKwargs`.
 
         Raises:
-            InputError, TypeError: as `sample`.
+            InputError: as for `sample`.
+            TypeError: as for `sample`.
         """
         check_option_names(options, SampleKwargs)
         plan = Plan.create(
@@ -256,7 +309,7 @@ class AnytimeModel(BundleProperties):
     @cached_property
     @default_torch_modes()
     def sampler(self) -> Sampler:
-        """What draws: the prior laid out for it, the decode loop and the cost model.
+        """The sampler of this model: prior decoder, decode loop and cost model.
 
         Raises:
             InputError: the model has no prior.
@@ -289,8 +342,11 @@ class AnytimeModel(BundleProperties):
         return fingerprint(self.bundle)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy needs, here or in another process, which makes the rest anew: memory of the
-        kernel is of this one."""
+        """Return the attributes that a copy needs.
+
+        Sampler and decoder are left out, since they hold memory of the kernel in this process; the
+        copy creates its own.
+        """
         made = ("sampler", "_decode")
         return {name: value for name, value in vars(self).items() if name not in made}
 
@@ -298,7 +354,7 @@ class AnytimeModel(BundleProperties):
     def _decode_synchronized(self, codes: Tensor) -> Tensor:
         data = self._decode(codes.to(self.device))
         if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)  # a deadline is for finished samples
+            torch.accelerator.synchronize(self.device)  # a deadline includes finished samples
         return data
 
     def _measure_costs(self, n: int, guidance: Schedule | None) -> CostModel:
@@ -315,19 +371,22 @@ def load(
     precision: PrecisionOption = "float32",
     backend: Backend = "auto",
 ) -> AnytimeModel:
-    """Load a model: a shipped bundle (`"mnist"`), a folder, or a Hub id (`"owner/name"`).
+    """Load a model: a shipped bundle (`"mnist"`), a folder, or a Hub ID (`"owner/name"`).
 
     Args:
-        name: see above.
-        device: `cpu`, `cuda`, `mps`, or `auto` for the best there is.
-        precision: what weights are rounded to while drawing: `float32`, or, mostly faster,
-            `bfloat16` and `int8`; `auto` for the fastest one here. Another precision draws other
-            samples.
-        backend: `native`, our own kernel for CPUs; `portable`, PyTorch's operations; or `auto` for
-            the faster one here. What `auto` chooses is timed once, and kept in the cache folder.
+        name: name of a shipped bundle, path of a bundle or run folder, or Hub ID; see
+            `find_bundle`.
+        device: `cpu`, `cuda`, `mps`, or `auto` for the best available one.
+        precision: number format of the weights during sampling: `float32`, or `bfloat16` or `int8`,
+            which are mostly faster; `auto` for the fastest one here. Samples differ between
+            precisions.
+        backend: `native` for our kernel for CPUs, `portable` for PyTorch, or `auto` for the faster
+            one here. The autotuner times the candidates once and stores the result in the cache
+            folder.
 
     Raises:
-        BundleError: nothing is found under that name, or what is found is refused.
+        BundleError: nothing is found under that name, or the bundle is invalid.
+        InputError: the device, precision or backend does not exist.
     """
     return AnytimeModel(
         load_bundle(find_bundle(name)), device=device, precision=precision, backend=backend

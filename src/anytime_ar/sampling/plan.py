@@ -1,7 +1,7 @@
-"""A checked draw: which rows, with which labels, numbers and settings.
+"""The plan of a call: rows, labels, random numbers and sampling parameters, checked.
 
-A plan says what the codes will be, whatever number of them is drawn, and travels with a draw that
-is to be continued later, also on disk.
+A plan determines the codes for every number of codes. A state stores it, also on disk, so that the
+samples can be refined later.
 """
 
 from __future__ import annotations
@@ -23,19 +23,23 @@ from anytime_ar.prior import SamplingParams
 from anytime_ar.sampling.rng import uniform_noise
 
 Label = int | str
+"""A class, by index or name."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows first..first + n - 1 of a seed."""
+    """Samples first..first + n - 1 of a seed, with all that their codes depend on."""
 
     seed: int
+    """Random seed of the samples, 0..2**64-1."""
     first: int
+    """Index of the first sample within the seed."""
     labels: Tensor | None
-    """int64 [n] on the CPU; None for a model without labels."""
+    """Labels int64 [n] on the CPU; None for a model without labels."""
     sampling_params: SamplingParams
+    """Temperature, top-k, top-p and guidance of all rows."""
     noise: Tensor
-    """float64 [n, L]: one number for each code."""
+    """Uniform random numbers float64 [n, L] in [0, 1), one for each code."""
 
     @classmethod
     def create(
@@ -49,7 +53,17 @@ class Plan:
         label: Label | Sequence[Label] | None,
         sampling_params: SamplingParams,
     ) -> Plan:
-        """Settle labels and numbers of samples first..first + n - 1 of a seed.
+        """Resolve labels and random numbers of samples first..first + n - 1 of a seed.
+
+        Args:
+            card: card of the model, with its labels.
+            code_length: L, the number of codes of a whole sample.
+            n: number of samples.
+            first: index of the first sample within the seed.
+            seed: random seed, 0..2**64-1; None: a fresh one.
+            label: one class for all samples or n classes, by index or name; None: random classes at
+                the frequencies of the training split.
+            sampling_params: temperature, top-k, top-p and guidance.
 
         Raises:
             InputError: a number is out of range, or a label is unknown.
@@ -62,7 +76,8 @@ class Plan:
         names = card.data.labels
         if sampling_params.guided and names is None:
             raise InputError(
-                f"guidance {sampling_params.guidance} was given, but this model has no labels; drop it"
+                f"guidance {sampling_params.guidance} was given, but this model has no labels; "
+                "drop it"
             )
         seed = secrets.randbits(64) if seed is None else check_int("seed", seed)
         noise = uniform_noise(seed, range(first, first + n), 1 + code_length).numpy()
@@ -71,15 +86,16 @@ class Plan:
         return cls(seed, first, labels, sampling_params, torch.from_numpy(noise[:, 1:]))
 
     def __len__(self) -> int:
+        """Return the number of samples."""
         return len(self.noise)
 
     @property
     def num_slots(self) -> int:
-        """Rows of a batch that it takes: a guided sample is drawn with its label and without."""
+        """Number of slots of a batch: a guided sample needs two, with and without its label."""
         return len(self) * (2 if self.labels is not None and self.sampling_params.guided else 1)
 
     def slice(self, start: int, stop: int) -> Plan:
-        """Some of its rows."""
+        """Return the plan of samples start..stop - 1 of this plan."""
         labels = None if self.labels is None else self.labels[start:stop]
         return Plan(
             self.seed, self.first + start, labels, self.sampling_params, self.noise[start:stop]
@@ -87,7 +103,7 @@ class Plan:
 
 
 def _resolve_labels(card: Card, label: Label | Sequence[Label] | None, noise: np.ndarray) -> Tensor:
-    """Labels int64 [n] by name or number, or, by n numbers in [0, 1), as in the training data."""
+    """Return labels int64 [n]: those given, or random ones, from `noise` [n] in [0, 1)."""
     if label is None:
         assert card.data.label_frequencies is not None
         cumulative = _cumulative_frequencies(card.data.label_frequencies)
@@ -96,21 +112,26 @@ def _resolve_labels(card: Card, label: Label | Sequence[Label] | None, noise: np
 
 
 def label_indices(card: Card, label: Label | Sequence[Label], n: int) -> Tensor:
-    """Labels int64 [n] by name or number, one for all or one for each.
+    """Return labels int64 [n] by index or name, one for all samples or one for each.
+
+    Args:
+        card: card of the model, with its labels.
+        label: one class or n classes.
+        n: number of samples.
 
     Raises:
-        InputError: there are not n of them, or one is unknown.
+        InputError: the model has no labels, there are not n of them, or one is unknown.
     """
     names = card.data.labels
     if names is None:
         raise InputError(f"label {label!r} was given, but this model has no labels; drop it")
     given: Any = to_python(label)
     several = isinstance(given, Iterable) and not isinstance(given, str | bytes)
-    asked = list(given) if several else [given] * n
-    if len(asked) != n:
-        raise InputError(f"{len(asked)} labels were given for {n} samples; pass one, or {n}")
-    numbers = [_label_index(one, names) for one in asked]
-    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
+    labels = list(given) if several else [given] * n
+    if len(labels) != n:
+        raise InputError(f"{len(labels)} labels were given for {n} samples; pass one, or {n}")
+    indices = [_label_index(one, names) for one in labels]
+    return torch.tensor(indices, dtype=torch.int64, device="cpu")
 
 
 @lru_cache

@@ -1,9 +1,9 @@
-"""A draw to be looked at and to be continued: what it has, and all that its next codes depend on.
+"""Results of sampling, and states from which sampling continues.
 
-On disk a state is one safetensors file: codes, labels, and a JSON header with the seed, the
-settings and a fingerprint of the model. The numbers that decide the next codes follow from the
-seed, so an extended draw equals one that was never interrupted, code for code, in another process
-as well.
+A state on disk is one safetensors file: codes, labels, and a JSON header with the seed, the
+sampling parameters and a fingerprint of the model. The random numbers of the next codes follow from
+the seed. Refined samples therefore equal samples without an interruption, code for code, in every
+process.
 """
 
 from __future__ import annotations
@@ -40,31 +40,33 @@ from anytime_ar.sampling.plan import Plan
 from anytime_ar.sampling.rng import uniform_noise
 from anytime_ar.sampling.sampler import MAX_ROWS, NO_PREVIEWS, Moment, ResumableBatch, Sampler
 
-STATE_FORMAT_VERSION = 2
+STATE_FORMAT_VERSION = 1
+"""Version of the file format of states."""
 _METADATA_KEY = "anytime_ar_state"
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What a draw has: somewhere on its way, or at its end."""
+    """The samples of a call so far: a preview, or the final result."""
 
     codes: Tensor
-    """int64 [n, k]."""
+    """Codes so far, int64 [n, k]."""
     data: Tensor
-    """float32 [n, *sample_shape] in [-1, 1]."""
+    """Decoded samples, float32 [n, *sample_shape] in [-1, 1]."""
     elapsed_s: float
-    """Seconds since the draw began."""
+    """Seconds since the call began."""
     stop_reason: StopReason | None
-    """Why the draw ended; None: it goes on."""
+    """Why sampling ended; None: it goes on."""
     state: SamplingState
-    """To continue from here, now or later."""
+    """State to refine the samples from, now or later."""
 
     @property
     def codes_drawn(self) -> int:
-        """k."""
+        """Number of codes per sample so far, k."""
         return self.codes.shape[1]
 
     def __repr__(self) -> str:
+        """Return sizes, elapsed seconds and stop reason."""
         length = self.state._sampler.decoder.code_length
         return (
             f"Preview({self.codes_drawn} of {length} codes, data=float32 {list(self.data.shape)}, "
@@ -79,21 +81,23 @@ class Preview:
 
 
 class SamplingState:
-    """A draw that may be continued. It keeps its value: extending it makes a new one.
+    """Samples that can be refined. A state does not change: refining returns a new one.
 
     Args:
-        sampler: of the model that draws.
-        plan: what its codes depend on.
-        codes: int64 [n, k], what it has.
-        resumable: the batch that drew them, where it is still there.
+        sampler: sampler of the model that drew the codes.
+        plan: what the codes depend on.
+        codes: int64 [n, k], drawn so far.
+        resumable: batch that drew the codes, if it still exists.
     """
 
     def __init__(
         self, sampler: Sampler, plan: Plan, codes: Tensor, resumable: ResumableBatch | None = None
     ) -> None:
+        """Store the codes and what the next ones depend on."""
         self._sampler, self._plan, self.codes, self._resumable = sampler, plan, codes, resumable
 
     def __repr__(self) -> str:
+        """Return the number of codes, the number of samples and the seed."""
         rows, drawn = self.codes.shape
         length, plan = self._sampler.decoder.code_length, self._plan
         return (
@@ -102,21 +106,24 @@ class SamplingState:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy needs, here or in another process: it goes on from its codes."""
+        """Return the attributes without the batch; a copy continues from its codes."""
         return vars(self) | {"_resumable": None}
 
     @property
     def codes_drawn(self) -> int:
-        """k."""
+        """Number of codes per sample so far, k."""
         return self.codes.shape[1]
 
     def refine(self, **limits: Unpack[BudgetKwargs]) -> Preview:
-        """Continue within a budget of its own, up to all codes where none is given.
+        """Draw more codes within a budget of its own; without one, up to all L codes.
 
-        `codes` and `min_codes` count from the very first code, seconds from this call.
+        Args:
+            limits: see `BudgetKwargs`. `codes` and `min_codes` count from the first code of the
+                sample, `deadline_s` from this call.
 
         Raises:
-            InputError: the state has more codes than asked for, or a number is out of range.
+            InputError: the state has more codes than the budget allows, or a number is out of
+                range.
             TypeError: an option of that name does not exist.
         """
         (last,) = self._run(limits, NO_PREVIEWS)
@@ -129,7 +136,17 @@ class SamplingState:
         previews_per_s: float | None = None,
         **limits: Unpack[BudgetKwargs],
     ) -> Iterator[Preview]:
-        """As `refine`, with previews on the way as `AnytimeModel.stream` gives them."""
+        """Draw more codes as `refine` does, and yield previews.
+
+        Args:
+            previews: numbers of codes at which to yield one; None: after every code.
+            previews_per_s: yield at this maximum rate instead, in previews per second.
+            limits: see `refine`.
+
+        Raises:
+            InputError: as for `refine`, raised by the call itself.
+            TypeError: as for `refine`, raised by the call itself.
+        """
         length = self._sampler.decoder.code_length
         return self._run(limits, preview_policy_from(previews, previews_per_s, length))
 
@@ -150,6 +167,9 @@ class SamplingState:
     @default_torch_modes()
     def save(self, path: Path | str) -> None:
         """Write the state to a file, atomically; `AnytimeModel.load_state` reads it.
+
+        Args:
+            path: file to write, in the safetensors format.
 
         Raises:
             InputError: the file cannot be written.
@@ -172,18 +192,22 @@ class SamplingState:
 
     @classmethod
     def load(cls, path: Path | str, sampler: Sampler) -> SamplingState:
-        """Read what `save` wrote, to continue it with the same model.
+        """Read a state that `save` wrote, in order to refine it with the same model.
+
+        Args:
+            path: file of the state.
+            sampler: sampler of the model that drew the codes.
 
         Raises:
-            InputError: the file is missing, damaged or something else, or of another model.
+            InputError: the file is missing, damaged, not a state, or of another model.
         """
         header, tensors = _read_state(Path(path))
         own = sampler.fingerprint(), sampler.decoder.precision
         if (header.fingerprint, header.precision) != own:
             raise InputError(
                 f"{path} belongs to another model: {header.model!r} in {header.precision} with "
-                f"fingerprint {header.fingerprint[:12]}, not {sampler.model_name!r} in {own[1]} with "
-                f"{own[0][:12]}; load the model that drew it"
+                f"fingerprint {header.fingerprint[:12]}, not {sampler.model_name!r} in {own[1]} "
+                f"with {own[0][:12]}; load the model that drew it"
             )
         codes, length = tensors["codes"], sampler.decoder.code_length
         check_codes(codes, code_length=length, vocabulary=sampler.decoder.vocabulary)
@@ -206,7 +230,19 @@ def run_with_previews(
     started_at: float,
     state: SamplingState | None = None,
 ) -> Iterator[Preview]:
-    """Draw a plan within a budget, from the start or from a state; see `Sampler.run`."""
+    """Sample a plan within a budget, from the start or from a state; see `Sampler.run`.
+
+    Args:
+        sampler: sampler of the model.
+        plan: what the codes depend on.
+        budget: limits of this call.
+        previews: when to yield before the end.
+        started_at: time of the call on the sampler's clock, in seconds.
+        state: state to continue from; None: from the first code.
+
+    Yields:
+        Previews, of which the last one has a stop reason.
+    """
     moments = sampler.run(
         plan,
         budget,
@@ -226,20 +262,25 @@ def _preview(sampler: Sampler, plan: Plan, moment: Moment) -> Preview:
 
 
 class _StateHeader(Config):
-    """What a state's file says of it beside codes and labels."""
+    """The JSON header in a state's file."""
 
     format_version: int
+    """Version of the file format, `STATE_FORMAT_VERSION`."""
     sha256: str
-    """Of codes and labels, because safetensors does not notice a flipped bit."""
+    """SHA-256 of codes and labels, because safetensors does not notice a flipped bit."""
     model: str
-    """The model's name, for people."""
+    """Name of the model, for messages only."""
     fingerprint: str
-    """Of the model's weights."""
+    """SHA-256 of the model's weights."""
     precision: Precision
-    """Of its products; another one rounds otherwise, and would draw other codes."""
+    """Precision of the matrix products; another one rounds differently and would draw other
+    codes."""
     seed: int = Field(ge=0, lt=2**64)
+    """Random seed of the samples, 0..2**64-1."""
     first: int = Field(ge=0, lt=2**63)
+    """Index of the first sample within the seed."""
     sampling_params: SamplingParams
+    """Temperature, top-k, top-p and guidance of the samples."""
 
 
 def _read_state(path: Path) -> tuple[_StateHeader, dict[str, Tensor]]:
@@ -272,7 +313,7 @@ def _read_state(path: Path) -> tuple[_StateHeader, dict[str, Tensor]]:
 
 
 def _check_rows(path: Path | str, codes: Tensor, labels: Tensor | None, no_label: int) -> None:
-    """Refuse a state that no draw of this model has."""
+    """Raise an error for a state that this model cannot have written."""
     if len(codes) > MAX_ROWS:
         raise InputError(
             f"{path} has {len(codes)} samples, and states have at most {MAX_ROWS}; draw fewer"

@@ -1,7 +1,7 @@
-"""One random stream per sample, so that results ignore batch size and budget.
+"""One random stream per sample, so that samples do not depend on batch size or budget.
 
 Sample i of seed s takes its numbers from a counter-based generator (Philox, Salmon et al. 2011)
-with key (s, i): the same alone, in any batch, and for any number of codes.
+with key (s, i). The numbers are the same alone, in every batch, and for every number of codes.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from anytime_ar.errors import InputError
 
 
 class _PhiloxGenerator(threading.local):
-    """One generator for each thread; making one takes longer than the numbers of a row."""
+    """One generator per thread, since creating one takes longer than filling a row."""
 
     def __init__(self) -> None:
+        """Create the generator and remember its initial state."""
         self._bits = np.random.Philox(key=0)
         self._generator = np.random.Generator(self._bits)
         self._start = self._bits.state
         self._key = self._start["state"]["key"]
 
     def fill_uniform(self, out: np.ndarray, seed: int, sample_index: int) -> None:
-        """What a generator of its own with key [seed, row] would begin with."""
+        """Fill `out` with the first numbers of a generator with key [seed, sample_index]."""
         self._key[0], self._key[1] = seed, sample_index
         self._bits.state = self._start
         self._generator.random(out=out)
@@ -35,12 +36,12 @@ _philox = _PhiloxGenerator()
 
 
 def uniform_noise(seed: int, sample_indices: range, count: int) -> Tensor:
-    """Uniform numbers in [0, 1), one row per sample: float64 [len(rows), columns].
+    """Return uniform numbers in [0, 1), one row per sample: float64 [n, count].
 
     Args:
-        seed: 0..2**64-1.
-        sample_indices: indices of the samples within the seed.
-        count: numbers per sample; asking for more leaves the first ones as they are.
+        seed: random seed, 0..2**64-1.
+        sample_indices: indices of the n samples within the seed.
+        count: numbers per sample; a larger count does not change the first ones.
 
     Raises:
         InputError: the seed is out of range.

@@ -1,4 +1,4 @@
-"""Draws plans within budgets: the decode loop with its clock, its costs and its decodes."""
+"""The sampler: runs plans within budgets, with a clock, a cost model and decodes."""
 
 from __future__ import annotations
 
@@ -26,126 +26,157 @@ from anytime_ar.sampling.loop import PreviewPolicy, StopReason, decode_loop
 from anytime_ar.sampling.plan import Plan
 
 MAX_ROWS = 1024
-"""Rows drawn or decoded together at most."""
+"""Maximum number of rows sampled or decoded together."""
 MAX_CACHE_BYTES = 2**30
-"""Keys and values of the rows drawn together take at most this much memory."""
+"""Maximum memory in bytes of the keys and values of rows sampled together."""
 NO_PREVIEWS = PreviewPolicy()
+"""Policy without previews before the end."""
 _WARM_UP_CODES = 16
+"""Number of codes of a timed call, at most."""
 _WARM_UP_DRAWS = 12
+"""Number of timed calls that measure new times."""
 _VERIFY_DRAWS = 4
-"""To see whether times of an earlier process still hold."""
+"""Number of timed calls that check whether times of an earlier process still hold."""
 
 
 class ResumableBatch:
-    """The batch of a draw that may go on, for the first who asks; others begin from its codes."""
+    """The batch of a call that ended, for the first caller that refines its samples.
+
+    Further callers get None and continue from the codes.
+
+    Args:
+        batch: batch that drew the codes.
+        rows: IDs of its rows.
+    """
 
     def __init__(self, batch: DecodeBatch, rows: list[int]) -> None:
+        """Store the batch and the IDs of its rows."""
         self._batch = [(batch, rows)]
 
     def take(self) -> tuple[DecodeBatch, list[int]] | None:
-        """The batch and its rows, once."""
+        """Return the batch and the IDs of its rows at the first call, None afterwards."""
         return self._batch.pop() if self._batch else None
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What a draw has at a pause or at its end."""
+    """The samples of a call at a preview or at the end."""
 
     codes: Tensor
-    """int64 [n, k]."""
+    """Codes so far, int64 [n, k]."""
     data: Tensor | None
-    """float32 [n, *sample_shape]; None where codes alone were asked for."""
+    """Decoded samples, float32 [n, *sample_shape]; None if only codes were requested."""
     stop_reason: StopReason | None
+    """Why sampling ended; None: it goes on."""
     elapsed_s: float
+    """Seconds since the call began."""
     resumable: ResumableBatch | None
-    """To go on from here without doing anything again; only at the end of a draw."""
+    """Batch to continue from without prefill; None before the end of a call."""
 
 
 class SamplerModel(Protocol):
-    """A model."""
+    """The part of a model that the sampler uses."""
 
     @property
     def sampler(self) -> Sampler:
-        """What draws from it."""
+        """The sampler of the model."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Of its weights."""
+        """SHA-256 of the model's weights, in hexadecimal."""
         ...
 
     @property
     def sample_rate(self) -> int | None:
-        """Of sounds, in Hz."""
+        """Sampling rate of audio in Hz; None for images."""
         ...
 
 
 @dataclass
 class Sampler:
-    """Draws plans from a model, within budgets."""
+    """Runs plans on a model, within budgets."""
 
     model_name: str
-    """The model's, for people."""
+    """Name of the model, for messages and files."""
     decoder: PriorDecoder[Any]
+    """Decoder of the prior, which draws the codes."""
     decode: Callable[[Tensor], Tensor]
-    """Codes int64 [n, k] -> samples float32 [n, *sample_shape], complete when it returns."""
+    """Decodes int64 [n, k] to float32 [n, *sample_shape]; the samples are complete when it
+    returns."""
     curve: Curve | None
+    """Measured curve of the model, which `quality` requires; None: not evaluated."""
     model: SamplerModel
-    """The model."""
+    """Model that the sampler belongs to."""
     cost_model_path: Path
+    """File that stores measured times across processes."""
     clock: Callable[[], float] = time.perf_counter
+    """Function that returns the time in seconds."""
     _cost_store: CostModelStore = field(init=False)
 
     def __post_init__(self) -> None:
+        """Open the store of the cost models."""
         self._cost_store = CostModelStore(self.cost_model_path)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy is that of a copy of the model: memory of the kernel is of this process."""
+        """Pickle the sampler as an attribute of its model.
+
+        Memory of the kernel belongs to this process, so a copied model creates its own sampler.
+        """
         return attrgetter("sampler"), (self.model,)
 
     def fingerprint(self) -> str:
-        """Of the model's weights."""
+        """Return the SHA-256 of the model's weights, in hexadecimal."""
         return self.model.fingerprint
 
     def max_rows(self, plan: Plan) -> int:
-        """How many rows of a plan are drawn together at most."""
-        places = plan.num_slots // len(plan)
-        return max(1, min(MAX_ROWS, MAX_CACHE_BYTES // (places * self.decoder.row_bytes)))
+        """Return the maximum number of samples of a plan that are drawn together."""
+        slots_per_sample = plan.num_slots // len(plan)
+        return max(1, min(MAX_ROWS, MAX_CACHE_BYTES // (slots_per_sample * self.decoder.row_bytes)))
 
     def warm_up(self, make_plan: Callable[[], Plan]) -> CostModel:
-        """Time some steps and decodes of a plan, unless that was done; returns its costs."""
+        """Measure steps and decodes of a plan, unless this process has, and return the cost model.
+
+        Args:
+            make_plan: returns the plan; called once more for each timed call.
+        """
         plan = make_plan()
         costs = self._cost_model(plan)
         if costs.is_warm:
             return costs
-        trial = self._time_draws(make_plan, _VERIFY_DRAWS if costs.is_measured else _WARM_UP_DRAWS)
-        if costs.is_measured and trial.is_consistent_with(costs):
+        measured = self._time_draws(
+            make_plan, _VERIFY_DRAWS if costs.is_measured else _WARM_UP_DRAWS
+        )
+        if costs.is_measured and measured.is_consistent_with(costs):
             costs.confirmations += 1
         elif costs.is_measured:
-            trial = self._time_draws(make_plan, _WARM_UP_DRAWS)  # the machine is not what it was
+            # The speed of the machine has changed.
+            measured = self._time_draws(make_plan, _WARM_UP_DRAWS)
             costs.clear()
-        costs.merge(trial)
+        costs.merge(measured)
         costs.is_warm = True
         self._cost_store.save(self._cost_key(plan))
         return costs
 
     def _time_draws(self, make_plan: Callable[[], Plan], draws: int) -> CostModel:
-        """What some draws take."""
+        """Return the cost model of a number of timed calls."""
         limit = ResolvedBudget(min(_WARM_UP_CODES, self.decoder.code_length))
-        trial = CostModel()
+        cost_model = CostModel()
         for turn in range(draws):
-            if turn == 1:  # the first one pays for set-up
-                trial = CostModel()
+            if turn == 1:  # the first call includes the set-up
+                cost_model = CostModel()
             begin = self.clock()
-            for _ in self._run(make_plan(), limit, begin, NO_PREVIEWS, trial, True, None, None):
+            for _ in self._run(
+                make_plan(), limit, begin, NO_PREVIEWS, cost_model, True, None, None
+            ):
                 pass
-        return trial
+        return cost_model
 
     def _cost_model(self, plan: Plan) -> CostModel:
         return self._cost_store.cost_model(self._cost_key(plan))
 
     def _cost_key(self, plan: Plan) -> str:
-        """What the times of a plan depend on."""
+        """Return a key of all that the times of a plan depend on."""
         rows = f"{plan.num_slots}/{len(plan)}"
         return f"{self.fingerprint()}/{decoder_key(self.decoder)}/{rows}"
 
@@ -160,24 +191,27 @@ class Sampler:
         codes: Tensor | None = None,
         resumable: ResumableBatch | None = None,
     ) -> Iterator[Moment]:
-        """Draw a plan within a budget. Mistakes show at the call, drawing begins at the first item.
+        """Sample a plan within a budget.
+
+        Errors are raised by the call itself; sampling begins at the first item.
 
         Args:
-            plan: at most `max_rows` of it.
-            budget: when to stop.
-            started_at: when the caller began, on the engine's clock; its deadline counts from there, or,
-                where this size was not drawn before, from the end of the measurement.
-            previews: where to yield before the end.
+            plan: samples to draw, at most `max_rows` of them.
+            budget: limits of this call.
+            started_at: time of the call on the sampler's clock, in seconds. The deadline counts
+                from there, or from the end of the measurement if this batch size was not measured
+                yet.
+            previews: when to yield before the end.
             decoded: whether to decode what is yielded.
-            codes: int64 [n, k], drawn before; the draw continues after them.
-            resumable: the batch that drew them.
+            codes: int64 [n, k], drawn earlier; sampling continues after them.
+            resumable: batch that drew these codes.
 
         Yields:
-            One moment at every pause, and a last one at the end.
+            The samples at every preview and at the end.
 
         Raises:
-            InputError: too many rows at once, a budget that the model does not allow, or a deadline
-                that leaves no time.
+            InputError: there are too many samples at once, the model does not allow the budget, or
+                the deadline is too short.
         """
         if len(plan) > (most := self.max_rows(plan)):
             raise InputError(
@@ -199,13 +233,24 @@ class Sampler:
         return self._run(plan, limit, started_at, previews, costs, decoded, codes, resumable)
 
     def needs_chunking(self, plan: Plan, budget: Budget) -> bool:
-        """Whether there are more rows than memory allows at once, and nothing against parts."""
-        whole = budget.deadline_s is not None or budget.cancel is not None
-        return len(plan) > self.max_rows(plan) and not whole
+        """Return whether a plan has more samples than memory allows at once and can be split.
+
+        Deadlines and cancel flags are for all samples together, so such a plan is not split.
+        """
+        all_at_once = budget.deadline_s is not None or budget.cancel is not None
+        return len(plan) > self.max_rows(plan) and not all_at_once
 
     @default_torch_modes()
     def sample_codes(self, plan: Plan, budget: Budget) -> Tensor:
-        """Draw the codes alone, int64 [n, k], of any number of rows if `needs_chunking` allows it."""
+        """Draw codes without decoding them, int64 [n, k], in chunks where that is possible.
+
+        Args:
+            plan: samples to draw.
+            budget: limits of this call.
+
+        Raises:
+            InputError: as for `run`.
+        """
         if not self.needs_chunking(plan, budget):
             return self._sample_codes_chunk(plan, budget)
         size = self.max_rows(plan)
@@ -215,15 +260,15 @@ class Sampler:
         )
 
     def _sample_codes_chunk(self, plan: Plan, budget: Budget) -> Tensor:
-        """Of one part; what it remembered is free again when this returns."""
+        """Draw the codes of one chunk, whose memory is free when this returns."""
         (moment,) = self.run(plan, budget, started_at=self.clock(), decoded=False)
         return moment.codes
 
     def resolve_budget(self, budget: Budget) -> ResolvedBudget:
-        """A budget in codes of this model; its deadline is not set yet.
+        """Convert a budget to numbers of codes of this model, without its deadline.
 
         Raises:
-            InputError: the model does not allow it.
+            InputError: the model does not allow the budget.
         """
         most = budget.max_codes(self.decoder.code_length, self.curve)
         return ResolvedBudget(most, budget.min_codes, cancel=budget.cancel)
@@ -231,17 +276,23 @@ class Sampler:
     def check_deadline(
         self, deadline_s: float, min_codes: int, cost_model: CostModel, n: int
     ) -> None:
-        """Refuse a deadline that is too short for the least number of codes of n samples.
+        """Raise an error if a deadline is too short for the minimum number of codes.
+
+        Args:
+            deadline_s: seconds from the call.
+            min_codes: number of codes still to draw, at least 0.
+            cost_model: times at this batch size.
+            n: number of samples, for the message.
 
         Raises:
-            InputError: with the shortest one that would do.
+            InputError: the deadline is too short; the message names the shortest possible one.
         """
         need_s = cost_model.min_latency_s(min_codes)
         if deadline_s < need_s:
             raise InputError(
-                f"deadline_s={deadline_s:g} is too short: {min_codes} code{'' if min_codes == 1 else 's'} "
-                f"of {n} sample{'' if n == 1 else 's'} take {need_s:.4f} s here; "
-                "pass at least that"
+                f"deadline_s={deadline_s:g} is too short: "
+                f"{min_codes} code{'' if min_codes == 1 else 's'} of {n} sample"
+                f"{'' if n == 1 else 's'} take {need_s:.4f} s here; pass at least that"
             )
 
     @yield_under_default_modes
@@ -256,13 +307,13 @@ class Sampler:
         codes: Tensor | None,
         resumable: ResumableBatch | None,
     ) -> Iterator[Moment]:
-        pace = LatencyTracker(cost_model)
+        tracker = LatencyTracker(cost_model)
         batch, rows = (resumable.take() if resumable else None) or self._create_batch(plan, codes)
         drawn = 0 if codes is None else codes.shape[1]
         seen: tuple[int, Tensor | None] = (0, None)
-        pace.record_setup(self.clock() - started_at)
+        tracker.record_setup(self.clock() - started_at)
         for count, stop in decode_loop(
-            batch, drawn, budget, previews=previews, clock=self.clock, timer=pace
+            batch, drawn, budget, previews=previews, clock=self.clock, timer=tracker
         ):
             now = self.clock()
             codes = batch.codes(rows)
@@ -272,12 +323,10 @@ class Sampler:
             taken_s = self.clock() - now
             rest = ResumableBatch(batch, rows) if stop is not None else None
             yield Moment(codes, seen[1], stop, self.clock() - started_at, rest)
-            if (
-                previews is NO_PREVIEWS
-            ):  # nobody looks at it: the time to hand it over belongs to it
+            if previews is NO_PREVIEWS:  # no preview to handle: handing over is part of the decode
                 taken_s = self.clock() - now
             if decodes:
-                pace.record_decode(taken_s)
+                tracker.record_decode(taken_s)
 
     def _create_batch(self, plan: Plan, codes: Tensor | None) -> tuple[DecodeBatch, list[int]]:
         batch = DecodeBatch(self.decoder, plan.num_slots)
@@ -285,8 +334,10 @@ class Sampler:
 
 
 def decoder_key(decoder: PriorDecoder[Any]) -> str:
-    """Name what times depend on beside weights and rows: the hardware, the kernel, the precision,
-    the threads."""
+    """Name all that times depend on besides weights and rows.
+
+    These are hardware, kernel, precision and number of threads.
+    """
     threads = torch.get_num_threads()
     kind = type(decoder).__name__
     if isinstance(decoder, NativePriorDecoder):

@@ -1,8 +1,8 @@
-"""The real side of all distances between sets of samples, over the features of a network.
+"""The reference of all distances between sets of samples, in the feature space of a network.
 
-Errors are standard errors by the jackknife over groups of samples, the reference held: how much a
-figure changes with the seed of the samples. Each group is left out once, which takes one
-eigendecomposition a group (a bootstrap as exact would take 200).
+Standard errors come from the jackknife over groups of samples, with a fixed reference: they say how
+much a metric varies with the seed of the samples. Each group is left out once, which takes one
+eigendecomposition per group. A bootstrap of the same precision would take 200.
 """
 
 from __future__ import annotations
@@ -22,68 +22,71 @@ from anytime_ar.evaluation.metrics.frechet_distance import NUM_GROUPS, FeatureSt
 from anytime_ar.evaluation.metrics.kid_precision_recall import PairwiseComparison, RealFeatures
 
 MAX_PAIRWISE_SAMPLES = 5_000
-"""Kernel distance, precision and recall compare all pairs, of so many samples at most, drawn at
-random: the first ones of a sorted data set show some classes only."""
+"""Maximum number of samples for kernel distance, precision and recall, which compare all pairs. The
+samples are random, as the first ones of a sorted data set are of some classes only."""
 
 
 class DistributionComparison(NamedTuple):
-    """A set of samples beside the reference."""
+    """The distances between a set of samples and the reference."""
 
     fd: float
-    """Fréchet distance."""
+    """Fréchet distance to the reference."""
     quality: DistributionMetrics
+    """Further metrics and standard errors."""
 
 
 class ReferenceDistribution:
-    """Real samples, measured once and compared with any number of sets.
+    """Real samples, processed once and compared with any number of sets.
 
-    Distances of finite sets are biased upwards, more so for small sets: compare only figures that
-    come from the same number of samples.
+    Distances of finite sets are biased upwards, more so for small sets. Compare only distances of
+    the same number of samples.
 
     Args:
-        features: of the real samples, float32 [B, F] at a time.
+        features: batches float32 [B, F] of the real samples.
 
     Raises:
-        InputError: fewer than two samples, or features that are not finite.
+        InputError: there are fewer than two samples, or features are not finite.
     """
 
     def __init__(self, features: Iterable[Tensor]) -> None:
+        """Collect the statistics of the real samples."""
         self._centre: Tensor | None = None
-        self._moments, kept = self._collect(features)
+        self._moments, rows = self._collect(features)
         self.count = self._moments.count
-        """The number of real samples."""
+        """Number of real samples behind the distances."""
         self._gaussian = Gaussian(*self._moments.mean_and_covariance())
-        self._pairs = RealFeatures(kept)
+        self._pairs = RealFeatures(rows)
 
     def compare(
         self, features: Iterable[Tensor], *, paired: bool = False
     ) -> DistributionComparison:
-        """How far another set is: features float32 [B, F] at a time.
+        """Compare another set with the real samples.
 
         Args:
-            features: of the set, in its order.
-            paired: sample i was made from real sample i, as reconstructions are. Errors then say
-                how much a figure changes with the real samples.
+            features: batches float32 [B, F] of the set, in its order.
+            paired: whether sample i was made from real sample i, as reconstructions are. The
+                standard errors then say how much a metric varies with the real samples.
 
         Raises:
-            InputError: as at construction, or paired sets are of different size.
+            InputError: there are fewer than two samples, features are not finite, or paired sets
+                have different sizes.
         """
-        moments, kept = self._collect(features)
-        if paired and moments.count != self.count:
+        sums, rows = self._collect(features)
+        if paired and sums.count != self.count:
             raise InputError(
-                f"{moments.count} samples cannot be made from {self.count} real ones, one from each"
+                f"{sums.count} samples cannot be made from {self.count} real ones, one from each"
             )
-        pairs = PairwiseComparison(kept, self._pairs, paired=paired)
+        pairs = PairwiseComparison(rows, self._pairs, paired=paired)
 
         def frechet(weights: Tensor) -> float:
             varies = paired and bool((weights != 1).any())
             real = (
                 Gaussian(*self._moments.mean_and_covariance(weights)) if varies else self._gaussian
             )
-            return real.frechet_distance(*moments.mean_and_covariance(weights))
+            return real.frechet_distance(*sums.mean_and_covariance(weights))
 
-        fd, fd_error = _jackknife(frechet, moments.count)
-        kd, kd_error = _jackknife(pairs.kernel_distance, moments.count)
+        fd, fd_error = _jackknife(frechet, sums.count)
+        kd, kd_error = _jackknife(pairs.kernel_distance, sums.count)
         precision, precision_error = _proportion(pairs.near)
         recall, recall_error = _proportion(pairs.reached)
         return DistributionComparison(
@@ -100,8 +103,11 @@ class ReferenceDistribution:
         )
 
     def _collect(self, features: Iterable[Tensor]) -> tuple[FeatureStatistics, Tensor]:
-        """Moments of all, and some of them: float64 [up to KEPT, F]."""
-        moments, kept = None, Reservoir(MAX_PAIRWISE_SAMPLES)
+        """Return statistics of all features, and a random subset of them.
+
+        The subset is float64 [m, F] with m up to `MAX_PAIRWISE_SAMPLES`.
+        """
+        sums, reservoir = None, Reservoir(MAX_PAIRWISE_SAMPLES)
         for batch in features:
             if not batch.isfinite().all():
                 raise InputError(
@@ -111,20 +117,24 @@ class ReferenceDistribution:
             if self._centre is None:
                 self._centre = batch.double().mean(0).cpu()
             rows = batch.cpu()
-            if moments is None:
-                moments = FeatureStatistics(self._centre)
-            kept.add(rows.double())
-            moments.add(rows)
-        if moments is None or moments.count < 2:
+            if sums is None:
+                sums = FeatureStatistics(self._centre)
+            reservoir.add(rows.double())
+            sums.add(rows)
+        if sums is None or sums.count < 2:
             raise InputError(
-                f"distances need at least 2 samples, got {0 if moments is None else moments.count}"
+                f"distances need at least 2 samples, got {0 if sums is None else sums.count}"
             )
-        return moments, kept.rows
+        return sums, reservoir.rows
 
 
 def _jackknife(figure: Callable[[Tensor], float], count: int) -> tuple[float, float | None]:
-    """A figure of all groups and, where none is empty, its standard error; `figure` is given how
-    often each group counts."""
+    """Return a metric and its jackknife standard error.
+
+    Args:
+        figure: computes the metric from float64 weights [G] of the groups.
+        count: number of samples; with fewer than G, the standard error is None.
+    """
     value = figure(torch.ones(NUM_GROUPS, dtype=torch.float64))
     if count < NUM_GROUPS:
         return value, None
@@ -133,25 +143,29 @@ def _jackknife(figure: Callable[[Tensor], float], count: int) -> tuple[float, fl
 
 
 def _proportion(hits: Tensor) -> tuple[float, float]:
-    """Of bool [n], and its standard error."""
+    """Return the share of hits, bool [n], and its standard error."""
     share = float(hits.double().mean())
     return share, math.sqrt(share * (1 - share) / len(hits))
 
 
 class Reservoir:
-    """Keeps up to `capacity` rows of what is added (Vitter 1985, algorithm R).
+    """A random subset of the rows added, of a fixed size (Vitter 1985, algorithm R).
 
-    Which ones depends on their number in the stream alone: of two streams of one length, rows of
-    the same numbers are kept, in the same places, however they came in batches.
+    Which rows are in the subset depends on their indices in the stream alone. Two streams of the
+    same length therefore give the same indices in the same order, whatever their batches.
+
+    Args:
+        capacity: maximum number of rows.
     """
 
     def __init__(self, capacity: int) -> None:
+        """Start with an empty subset and a fixed seed."""
         self._capacity, self._seen = capacity, 0
         self._rows: list[Tensor] = []
         self._random = np.random.Generator(np.random.Philox(key=0))
 
     def add(self, rows: Tensor) -> None:
-        """The next rows [B, ...]."""
+        """Add the next rows [B, ...] of the stream."""
         free = max(0, self._capacity - self._seen)
         self._rows += rows[:free].unbind()
         late = range(self._seen + min(free, len(rows)), self._seen + len(rows))
@@ -164,5 +178,5 @@ class Reservoir:
 
     @property
     def rows(self) -> Tensor:
-        """What is kept: [up to capacity, ...]."""
+        """Rows of the subset, [up to capacity, ...]."""
         return torch.stack(self._rows)

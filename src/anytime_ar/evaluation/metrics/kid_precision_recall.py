@@ -1,9 +1,10 @@
-"""What compares all pairs of two sets of features: the kernel distance, precision and recall.
+"""Metrics over all pairs of two sets of features: kernel distance, precision and recall.
 
-The kernel distance is the unbiased squared maximum mean discrepancy with the kernel (x·y / F + 1)³
-(Bińkowski et al. 2018, arXiv 1801.01401). Precision is the share of samples that lie within reach
-of a real one, recall the share of real ones within reach of a sample, where each reaches to its
-third neighbour in its own set (Kynkäänniemi et al. 2019, arXiv 1904.06991).
+The kernel distance (KID) is the unbiased squared maximum mean discrepancy. Its kernel is
+(x·y / F + 1)³ (Bińkowski et al. 2018, arXiv 1801.01401). Precision is the share of samples within
+the radius of a real one. Recall is the share of real samples within the radius of a generated one.
+The radius of a sample is the distance to the third nearest neighbour in its own set (Kynkäänniemi
+et al. 2019, arXiv 1904.06991).
 """
 
 from __future__ import annotations
@@ -16,18 +17,20 @@ from torch import Tensor
 from anytime_ar.evaluation.metrics.frechet_distance import NUM_GROUPS
 
 NUM_NEIGHBOURS = 3
+"""Index of the neighbour whose distance is the radius."""
 _BLOCK_ROWS = 128
-"""Of a matrix of all pairs at a time."""
+"""Number of rows of a matrix of all pairs that are in memory at a time."""
 
 
 class RealFeatures:
-    """The real set, by itself.
+    """The features of the real set, with the sums that involve no other set.
 
     Args:
         features: float64 [m, F].
     """
 
     def __init__(self, features: Tensor) -> None:
+        """Compute radii and kernel sums within the set."""
         self.features, self.squared_norms = features, features.square().sum(1)
         self.group_membership = _group_membership(len(features))
         squared_radii = []
@@ -43,23 +46,24 @@ class RealFeatures:
                 _squared_radii(_squared_distances(products, squares, self.squared_norms))
             )
         self.reach = torch.cat(squared_radii)
-        """Squared distance of each to its third neighbour: [m]."""
+        """Squared k-nearest-neighbour radius of each real sample: [m]."""
         self.kernel_sums = KernelSums.excluding_self(
             within, self.group_membership, _kernel(self.squared_norms, features)
         )
 
 
 class PairwiseComparison:
-    """Samples with one another and with the real set.
+    """All pairs within a set of samples, and between it and the real set.
 
     Args:
         samples: float64 [n, F].
-        real: what they are compared with.
-        paired: each sample was made from the real one of the same number, n = m; the two are not
-            compared, and in a mixture of groups the real ones are those of the samples.
+        real: the real set.
+        paired: whether sample i was made from real sample i, with n = m. Such pairs are not
+            compared, and the weights of groups apply to both sets.
     """
 
     def __init__(self, samples: Tensor, real: RealFeatures, *, paired: bool = False) -> None:
+        """Compute precision hits, recall hits and kernel sums."""
         self._paired, self._real_kernel_sums = paired, real.kernel_sums
         membership = _group_membership(len(samples))  # [n, G]
         within = torch.zeros(NUM_GROUPS, NUM_GROUPS, dtype=torch.float64)
@@ -77,9 +81,9 @@ class PairwiseComparison:
             recall_hits |= (distances <= reach[:, None]).any(0)
             across += members.T @ _kernel(products, samples) @ real.group_membership
         self.near = torch.cat(precision_hits)
-        """Which samples are within reach of a real one: bool [n]."""
+        """Precision hits, bool [n]: samples within the radius of a real one."""
         self.reached = recall_hits
-        """Which real ones are within reach of a sample: bool [m]."""
+        """Recall hits, bool [m]: real samples within the radius of a sample."""
         self._sample_kernel_sums = KernelSums.excluding_self(
             within, membership, _kernel(all_squares, samples)
         )
@@ -91,7 +95,11 @@ class PairwiseComparison:
             self._cross_kernel_sums = KernelSums(across, counts)
 
     def kernel_distance(self, weights: Tensor) -> float:
-        """Where groups of samples count as often as float64 weights [G] say."""
+        """Return the kernel distance of a mixture of the groups.
+
+        Args:
+            weights: float64 [G], how often each group of samples counts.
+        """
         real = weights if self._paired else torch.ones_like(weights)
         return (
             self._sample_kernel_sums.mean(weights, weights)
@@ -102,18 +110,24 @@ class PairwiseComparison:
 
 @dataclass(frozen=True)
 class KernelSums:
-    """The kernel over pairs of two sets, by groups of both."""
+    """The sums of the kernel over pairs of two sets, by the groups of both."""
 
     sums: Tensor
-    """float64 [G, G]."""
+    """Sums of the kernel, float64 [G, G]."""
     counts: Tensor
-    """How many pairs that are: float64 [G, G]."""
+    """Numbers of pairs in the sums, float64 [G, G]."""
 
     @classmethod
     def excluding_self(
         cls, sums: Tensor, group_membership: Tensor, self_kernel: Tensor
     ) -> KernelSums:
-        """Where nobody is compared with itself, of which `self_kernel` [n] is the kernel."""
+        """Return sums without the pairs of a sample and itself.
+
+        Args:
+            sums: sums over all pairs, float64 [G, G].
+            group_membership: float64 [n, G], 1 at the group of each sample.
+            self_kernel: kernel of each sample with itself, [n].
+        """
         counts = group_membership.sum(0)
         return cls(
             sums - torch.diag(group_membership.T @ self_kernel),
@@ -121,27 +135,42 @@ class KernelSums:
         )
 
     def mean(self, rows: Tensor, columns: Tensor) -> float:
-        """Over pairs, where groups count as often as float64 [G] say."""
+        """Return the mean of the kernel over the pairs of a mixture of the groups.
+
+        Args:
+            rows: float64 [G], weights of the groups of the first set.
+            columns: float64 [G], weights of the groups of the second set.
+        """
         return float((rows @ self.sums @ columns) / (rows @ self.counts @ columns))
 
 
 def _group_membership(count: int) -> Tensor:
-    """Which group each of so many is in: float64 [count, G]."""
+    """Return the group of each of `count` samples, one-hot: float64 [count, G]."""
     return torch.nn.functional.one_hot(torch.arange(count) % NUM_GROUPS, NUM_GROUPS).double()
 
 
 def _kernel(products: Tensor, features: Tensor) -> Tensor:
-    """(x·y / F + 1)³ of the products x·y."""
+    """Return the kernel (x·y / F + 1)³ of the products x·y."""
     scaled = products / features.shape[1] + 1
     return scaled * scaled * scaled
 
 
 def _squared_distances(products: Tensor, squares: Tensor, others: Tensor) -> Tensor:
-    """Squared, of rows [n] and others [m] with these squares and products [n, m]."""
+    """Return squared distances [n, m] of two sets.
+
+    Args:
+        products: products x·y, [n, m].
+        squares: squared norms of the first set, [n].
+        others: squared norms of the second set, [m].
+    """
     return (squares[:, None] - 2 * products + others).clamp_min_(0)
 
 
 def _squared_radii(distances: Tensor) -> Tensor:
-    """To the third neighbour, or the last where there are fewer: [n, all] to [n]."""
-    place = min(1 + NUM_NEIGHBOURS, distances.shape[1])  # the first is itself, or a twin
+    """Return the squared k-nearest-neighbour radius of each row: [n, all] to [n].
+
+    With too few neighbours, the distance to the last one counts.
+    """
+    # The first neighbour is the sample itself, or a duplicate.
+    place = min(1 + NUM_NEIGHBOURS, distances.shape[1])
     return distances.topk(place, dim=1, largest=False).values[:, -1]

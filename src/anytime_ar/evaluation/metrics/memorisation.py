@@ -1,4 +1,4 @@
-"""Whether samples are copies: how near the nearest training sample is."""
+"""The memorisation check: distances of samples to their nearest training samples."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import torch
 from torch import Tensor
 
 NUM_QUERIES = 256
-"""Samples that are looked for among all training samples, of each kind."""
+"""Maximum number of samples of each kind that are searched for in the training split."""
 
 
 def nearest_neighbour_distances(
     queries: Tensor, training: Iterable[Tensor], to_distance_space: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Distance of each query to its nearest training sample.
+    """Return the distance of each query to its nearest training sample.
 
     Args:
         queries: float32 [n, *sample_shape].
-        training: all training samples, float32 [B, *sample_shape] at a time.
-        to_distance_space: what distances are measured in: the values themselves of images, spectra of sounds;
-            [B, *sample_shape] to [B, ...].
+        training: batches float32 [B, *sample_shape] of all training samples.
+        to_distance_space: maps [B, *sample_shape] to [B, ...], in which distances are measured: the
+            pixels of images, the spectra of audio.
 
     Returns:
-        float32 [n], Euclidean.
+        Euclidean distances, float32 [n].
     """
     looked_for = to_distance_space(queries).flatten(1)
     nearest = torch.full((len(queries),), torch.inf)

@@ -1,8 +1,8 @@
 """Principal component analysis: the best linear ordered code, as a baseline for reconstruction.
 
 The leading components come from subspace iteration over batches (Halko, Martinsson and Tropp 2011,
-arXiv 0909.4061, section 4.5), so that memory is `dimensions x components` and the full covariance
-of large images is never formed.
+arXiv 0909.4061, section 4.5). Memory is `dimensions x components`; the full covariance of large
+images is never formed.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _PASSES = 6
 
 
 class PCA(NamedTuple):
-    """A mean and orthonormal components, most important first."""
+    """A mean and orthonormal components, the most important first."""
 
     mean: Tensor  # float64 [D]
     components: Tensor  # float64 [D, k]
 
     def squared_errors(self, x: Tensor) -> Tensor:
-        """Squared error of each sample's reconstruction from its first 1, 2, .. k components.
+        """Return the squared error of reconstructions from the first 1, 2, ..., k components.
 
         Args:
-            x: float32 [B, ...], flattened to [B, D].
+            x: samples float32 [B, ...], flattened to [B, D].
 
         Returns:
             float64 [B, k], summed over the D dimensions of a sample; never below 0.
@@ -43,9 +43,9 @@ def fit_pca(batches: Callable[[], Iterable[Tensor]], components: int, *, seed: i
     """Fit the leading components in a few passes over the data.
 
     Args:
-        batches: called once per pass; gives batches float32 [B, ...] of the same samples.
-        components: how many to find; at most the number of dimensions D are returned.
-        seed: of the random start.
+        batches: returns batches float32 [B, ...] of the same samples; called once per pass.
+        components: number of components; at most the number of dimensions D are returned.
+        seed: random seed of the initial basis.
 
     Raises:
         InputError: there are no samples.
@@ -73,7 +73,7 @@ def fit_pca(batches: Callable[[], Iterable[Tensor]], components: int, *, seed: i
 
 
 def _times_scatter(batches: Callable[[], Iterable[Tensor]], mean: Tensor, basis: Tensor) -> Tensor:
-    """The scatter matrix Σ (x - mean)(x - mean)ᵀ times `basis` [D, m]."""
+    """Return the product of the scatter matrix Σ (x - mean)(x - mean)ᵀ and `basis` [D, m]."""
     product = torch.zeros_like(basis)
     for x in batches():
         centred = x.flatten(1).double() - mean  # [B, D]

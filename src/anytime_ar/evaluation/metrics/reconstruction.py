@@ -1,8 +1,8 @@
-"""What is measured of each decoded sample beside its squared error, by kind of sample.
+"""Metrics of reconstructed samples besides the squared error, by kind of sample.
 
-Sounds: signal-to-noise ratio, its scale-invariant form (Le Roux et al. 2019, arXiv 1811.02508), the
+Audio: signal-to-noise ratio, its scale-invariant form (Le Roux et al. 2019, arXiv 1811.02508), the
 multi-resolution STFT distance, the distance of log-mel spectra, and STOI (Taal et al. 2011), an
-estimate of how much of speech is understood.
+estimate of speech intelligibility.
 """
 
 from __future__ import annotations
@@ -20,32 +20,48 @@ from anytime_ar.errors import InputError
 from anytime_ar.media.spectra import log_mel_spectrogram, multi_resolution_stft_distance
 
 SILENCE_ENERGY = 1e-9
-"""Energy of a sound, as a sum of squares, below which it counts as silent."""
+"""Energy of a clip, as a sum of squares, below which it counts as silent."""
 MIN_STOI_SECONDS = 1.0
-"""Shorter sounds are repeated to this length: STOI compares stretches of 0.384 s without pauses."""
+"""Length in seconds to which shorter clips are repeated: STOI compares segments of 0.384 s without
+pauses."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of each decoded sample against the original."""
+    """A metric of each decoded sample against the original."""
 
     name: str
-    """In curve.json."""
+    """Name of the metric in curve.json."""
     title: str
-    """In tables and pictures, with the unit."""
+    """Name and unit of the metric in tables and plots."""
     digits: int
-    """After the point, in tables."""
+    """Number of decimal places in tables."""
     compute: Callable[[Tensor, Tensor, int], Tensor]
-    """(original, decoded, sample rate in Hz): two float32 [B, *shape] on the CPU to float [B]."""
+    """Maps (original, decoded, sample rate in Hz) to the metric: two float32 [B, *sample_shape] on
+    the CPU to float [B]."""
 
 
 def snr_db(x: Tensor, decoded: Tensor, _: int = 0) -> Tensor:
-    """10 log10 of the energy of x over that of the difference, in dB: two [B, 1, T] to [B]."""
+    """Return the signal-to-noise ratio in dB, float64 [B].
+
+    The ratio is 10 log10 of the energy of the original over the energy of the difference.
+
+    Args:
+        x: original clips [B, 1, T].
+        decoded: decoded clips [B, 1, T].
+    """
     return _ratio_db(x.double(), decoded.double() - x.double())
 
 
 def si_sdr_db(x: Tensor, decoded: Tensor, _: int = 0) -> Tensor:
-    """SI-SDR in dB: the ratio at the loudness of `decoded`, both without their mean."""
+    """Return the SI-SDR in dB, float64 [B]: the ratio at the best scale of the original.
+
+    Both signals are taken without their mean.
+
+    Args:
+        x: original clips [B, 1, T].
+        decoded: decoded clips [B, 1, T].
+    """
     x, decoded = (wave.double() - wave.double().mean(-1, keepdim=True) for wave in (x, decoded))
     scale = (x * decoded).sum(-1, keepdim=True) / x.square().sum(-1, keepdim=True).clamp_min(
         SILENCE_ENERGY
@@ -54,7 +70,12 @@ def si_sdr_db(x: Tensor, decoded: Tensor, _: int = 0) -> Tensor:
 
 
 def _ratio_db(signal: Tensor, noise: Tensor) -> Tensor:
-    """Finite also for silence on one side, or both: float64 [B, 1, T] twice to [B]."""
+    """Return the ratio of two energies in dB, finite also for silence: float64 [B].
+
+    Args:
+        signal: float64 [B, 1, T].
+        noise: float64 [B, 1, T].
+    """
     energies = (
         part.flatten(1).square().sum(1).clamp_min(SILENCE_ENERGY) for part in (signal, noise)
     )
@@ -62,13 +83,25 @@ def _ratio_db(signal: Tensor, noise: Tensor) -> Tensor:
 
 
 def log_mel_distance(x: Tensor, decoded: Tensor, sample_rate: int) -> Tensor:
-    """Mean difference of the log-mel spectra in dB: two [B, 1, T] to [B]."""
+    """Return the mean absolute difference of the log-mel spectra in dB, [B].
+
+    Args:
+        x: original clips [B, 1, T].
+        decoded: decoded clips [B, 1, T].
+        sample_rate: sampling rate in Hz.
+    """
     difference = log_mel_spectrogram(x, sample_rate) - log_mel_spectrogram(decoded, sample_rate)
     return difference.abs().mean((1, 2))
 
 
 def stoi_score(x: Tensor, decoded: Tensor, sample_rate: int) -> Tensor:
-    """STOI in about 0..1: two [B, 1, T] to [B]. A sound with too little in it to tell gets 0."""
+    """Return the STOI, in about 0..1: float [B]. Silent clips score 0.
+
+    Args:
+        x: original clips [B, 1, T].
+        decoded: decoded clips [B, 1, T].
+        sample_rate: sampling rate in Hz.
+    """
     from pystoi import stoi  # type: ignore[import-untyped]
 
     times = math.ceil(MIN_STOI_SECONDS * sample_rate / x.shape[-1])
@@ -80,7 +113,7 @@ def stoi_score(x: Tensor, decoded: Tensor, sample_rate: int) -> Tensor:
             found.append(0.0)
             continue
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # too short: it gives 1e-5
+            warnings.simplefilter("ignore", RuntimeWarning)  # too few segments: STOI returns 1e-5
             found.append(float(stoi(np.tile(original, times), np.tile(other, times), sample_rate)))
     return torch.tensor(found)
 
@@ -94,26 +127,26 @@ METRICS_BY_NDIM: dict[int, tuple[Metric, ...]] = {
         Metric("stoi", "STOI", 3, stoi_score),
     )
 }
-"""By the number of dimensions of a sample; images have none yet."""
+"""Metrics by the number of dimensions of a sample; images have none yet."""
 ALL_METRICS = tuple(measure for some in METRICS_BY_NDIM.values() for measure in some)
-"""Of any kind of sample, in the order of tables."""
+"""Metrics of all kinds of samples, in the order of tables."""
 
 
 def metrics_for(sample_shape: tuple[int, ...]) -> tuple[Metric, ...]:
-    """What is measured of samples of a shape."""
+    """Return the metrics of samples of a shape."""
     return METRICS_BY_NDIM.get(len(sample_shape), ())
 
 
 class MetricAccumulator:
-    """Running means over decoded samples: squared error, measures, and what a classifier reads.
+    """Running means over decoded samples: squared error, metrics and label accuracy.
 
     Args:
-        sample_shape: of the samples.
-        sample_rate: of sounds, in Hz.
-        logits: of the classifier, for a batch of samples; None: nobody reads them.
+        sample_shape: shape of one sample.
+        sample_rate: sampling rate of audio in Hz; None for images.
+        logits: maps a batch of samples to logits of the classifier; None: no label accuracy.
 
     Raises:
-        InputError: the measures of such samples need a rate.
+        InputError: the metrics of such samples require a sample rate.
     """
 
     def __init__(
@@ -122,29 +155,34 @@ class MetricAccumulator:
         sample_rate: int | None,
         logits: Callable[[Tensor], Tensor] | None,
     ) -> None:
+        """Start with sums of zero."""
         self._metrics = metrics_for(sample_shape)
         if self._metrics and sample_rate is None:
             raise InputError("measures of sounds need their rate; pass a model with sample_rate")
         self._rate, self._logits = sample_rate or 0, logits
         self._squared_error, self._count, self._values = 0.0, 0, 0
-        self._sums = dict.fromkeys((measure.name for measure in self._metrics), 0.0)
+        self._sums = dict.fromkeys((metric.name for metric in self._metrics), 0.0)
         self._num_correct, self._num_labelled = 0, 0
 
     def add(self, decoded: Tensor, x: Tensor, labels: Tensor | None) -> None:
-        """Count samples float32 [B, *sample_shape], their originals and, if known, labels [B]."""
+        """Add the metrics of a batch to the sums.
+
+        Args:
+            decoded: decoded samples float32 [B, *sample_shape].
+            x: original samples float32 [B, *sample_shape].
+            labels: int64 [B]; None: unknown.
+        """
         self._squared_error += float((decoded.double() - x.double()).square().sum())
         self._values += x.numel()
         self._count += len(x)
-        for measure in self._metrics:
-            self._sums[measure.name] += float(
-                measure.compute(x, decoded, self._rate).double().sum()
-            )
+        for metric in self._metrics:
+            self._sums[metric.name] += float(metric.compute(x, decoded, self._rate).double().sum())
         if self._logits is not None and labels is not None:
             self._num_correct += int((self._logits(decoded).argmax(1).cpu() == labels).sum())
             self._num_labelled += len(labels)
 
     def merge(self, other: MetricAccumulator) -> None:
-        """Count what others counted."""
+        """Add the sums of another accumulator."""
         self._squared_error += other._squared_error
         self._values += other._values
         self._count += other._count
@@ -154,20 +192,20 @@ class MetricAccumulator:
         self._num_labelled += other._num_labelled
 
     def __getstate__(self) -> dict[str, object]:
-        """What is counted: processes hand that to one another, not the classifier."""
+        """Return the sums, which processes exchange, without functions."""
         return self.__dict__ | {"_logits": None, "_measures": ()}
 
     @property
     def mse(self) -> float:
-        """Mean over every value of every sample."""
+        """Mean squared error over every value of every sample."""
         return self._squared_error / self._values
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Mean over samples, by name."""
+        """Means over samples of the metrics, by name."""
         return {name: total / self._count for name, total in self._sums.items()}
 
     @property
     def label_accuracy(self) -> float | None:
-        """Share of the samples whose label the classifier reads; None: not measured."""
+        """Share of the samples whose label the classifier predicts; None if not measured."""
         return self._num_correct / self._num_labelled if self._num_labelled else None

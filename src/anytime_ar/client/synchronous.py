@@ -100,7 +100,7 @@ class Client:
         Args:
             id: Id of the samples.
             deadline_s: Seconds for the whole call with its retries; None: no deadline and no retry.
-            **options: Limits of the request such as `codes` and `quality`, which count from the first
+            **options: Limits of the request such as `codes` and `quality`, counted from the first
                 code of the samples, and `with_codes`; see /openapi.json of the server.
 
         Raises:
@@ -111,7 +111,7 @@ class Client:
         return protocol.parse_result(self._sample(f"/v1/samples/{id}/refine", body, deadline_s))
 
     def stream(self, n: int = 1, **options: Any) -> Iterator[RemotePreview]:
-        """Draw n samples and yield previews of them on the way.
+        """Draw n samples and yield previews of them.
 
         Closing the iterator stops the request.
 
@@ -128,7 +128,7 @@ class Client:
         yield from self._stream("/v1/samples", protocol.request_body(n=n, **options))
 
     def stream_refine(self, id: str, **options: Any) -> Iterator[RemotePreview]:
-        """Refine samples with more codes and yield previews of them on the way.
+        """Refine samples with more codes and yield previews of them.
 
         Args:
             id: Id of the samples.

@@ -55,7 +55,7 @@ class AutoencoderTrainingConfig(Config):
     truncation: TruncationConfig = TruncationConfig()
     """Distribution of the number of kept codes."""
     truncation_per: Literal["sample", "batch"] = "sample"
-    """What shares one number of kept codes: a single `sample`, or the whole `batch` (paper)."""
+    """Whether each `sample` draws its number of kept codes, or the `batch` draws one (paper)."""
     stft_loss_weight: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Weight of the multi-resolution STFT distance of audio, beside the squared error; 0: none."""
     steps: int = Field(3000, ge=1)
@@ -141,8 +141,8 @@ class TrainConfig(Config):
     seed: int = Field(0, ge=0)
     """Seed of all randomness of the training.
 
-    The feature extractor has its own, `feature_extractor.seed`, so that models of all seeds are
-    evaluated alike.
+    The feature extractor has its own, `feature_extractor.seed`, so that the evaluation does not
+    depend on this seed.
     """
     data: DataConfig = DataConfig()
     """Data set and how it is prepared."""

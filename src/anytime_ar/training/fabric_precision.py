@@ -27,7 +27,7 @@ class SwitchablePrecision(MixedPrecision):
     """
 
     def __init__(self, device: str) -> None:
-        """Start with float32."""
+        """Start with float32 as the number format."""
         super().__init__("bf16-mixed", device)
         self.uses_bfloat16 = False
         """Whether forward passes compute in bfloat16."""

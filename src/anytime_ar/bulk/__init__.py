@@ -1,5 +1,7 @@
-"""Bulk work: many samples of a model, or the codes of a whole data set, in shards that are written
-once, whatever is killed on the way."""
+"""Bulk jobs: many samples of a model, or the codes of a data set, written in shards.
+
+A job that is killed resumes with the shards that are missing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker does: it opens a job once, and makes shards of it."""
+"""Executors of bulk jobs: they load a model once and write shards."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from anytime_ar.sampling import AnytimeModel, SampleKwargs, load
 
 
 class JobExecutor(ABC):
-    """A job whose model is loaded.
+    """A bulk job with its loaded model.
 
     Raises:
-        InputError: the model is another one here, or the data set does not fit it.
+        InputError: The model has other weights than the job names, or the data does not fit it.
     """
 
     def __init__(self, job: BulkJob, model: AnytimeModel) -> None:
+        """Check that the model is that of the job."""
         if fingerprint(model.bundle) != job.fingerprint:
             raise InputError(
                 f"model {job.model!r} has other weights than at the start of this job; "
@@ -41,14 +42,18 @@ class JobExecutor(ABC):
     @property
     @abstractmethod
     def label_names(self) -> tuple[str, ...] | None:
-        """Names of the classes of rows."""
+        """Return the names of the classes of the rows; None: rows have no labels."""
 
     @abstractmethod
     def compute_rows(self, indices: range) -> tuple[ShardRows, int]:
-        """Some samples of the job, and how many codes were drawn or encoded for them."""
+        """Compute the rows of consecutive samples of the job.
+
+        Returns:
+            The rows, and the number of codes that were drawn or encoded for them.
+        """
 
     def write_shard(self, shard: int, storage: BulkStorage) -> ShardRecord:
-        """Write a shard, and once it is there, its record."""
+        """Write a shard and then its record, which marks the shard as complete."""
         begin, cpu_begin = time.perf_counter(), time.process_time()
         rows, codes = self.compute_rows(self.job.sample_indices(shard))
         content = SHARD_ENCODERS[self.job.sharding.format](rows, self._schema)
@@ -67,15 +72,17 @@ class JobExecutor(ABC):
 
 
 class SampleJobExecutor(JobExecutor):
-    """Draws."""
+    """An executor that draws samples of a model."""
 
     job: SampleJob
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
+        """Return the names of the model's classes; None: it has no labels."""
         return self.model.labels
 
     def compute_rows(self, indices: range) -> tuple[ShardRows, int]:
+        """Draw the samples with these indices."""
         codes, labels, files = [], [], []
         for part in _batches(indices, self.job.sharding.batch_size):
             plan, budget = self.model.plan(len(part), **self._draw_options(part))
@@ -110,11 +117,12 @@ class SampleJobExecutor(JobExecutor):
 
 
 class EncodeJobExecutor(JobExecutor):
-    """Encodes."""
+    """An executor that encodes a split of a data set."""
 
     job: EncodeJob
 
     def __init__(self, job: EncodeJob, model: AnytimeModel) -> None:
+        """Open the split and check that its size is that of the job."""
         self._data = load_model_data(job.data, model)
         self._split: Split = getattr(self._data, job.split)
         if self._split.size != job.samples:
@@ -126,9 +134,11 @@ class EncodeJobExecutor(JobExecutor):
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
+        """Return the names of the data set's classes; None: it has no labels."""
         return self._data.label_names
 
     def compute_rows(self, indices: range) -> tuple[ShardRows, int]:
+        """Read and encode the samples with these indices."""
         batch = self._split.read_range(indices.start, indices.stop)
         codes = [self.model.encode(part) for part in batch.data.split(self.job.sharding.batch_size)]
         rows = ShardRows(
@@ -141,10 +151,10 @@ class EncodeJobExecutor(JobExecutor):
 
 
 def load_executor(job: BulkJob) -> JobExecutor:
-    """Load what a job needs.
+    """Load the model of a job and open its data.
 
     Raises:
-        InputError: it is not there, is another one than at the start, or does not fit.
+        InputError: Model or data are missing, have changed since the job began, or do not fit.
     """
     if isinstance(job, EncodeJob):
         return EncodeJobExecutor(job, load(job.model, device=job.device))

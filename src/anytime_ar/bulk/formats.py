@@ -1,6 +1,6 @@
-"""Rows as the bytes of a shard: parquet in the Hugging Face layout, or a tar file of WebDataset.
+"""Formats of shards: parquet with Hugging Face metadata, or WebDataset tar files.
 
-Equal rows, equal bytes: there is no time, name of a machine or order of completion in them.
+Equal rows give equal bytes: shards contain no time, no host name and no order of completion.
 """
 
 from __future__ import annotations
@@ -21,22 +21,24 @@ from anytime_ar.bulk.jobs import ShardFormat
 from anytime_ar.errors import MissingExtraError, install_command
 
 _INT16_ENTRIES = 2**15
+"""Largest vocabulary whose codes fit in int16."""
 
 
 @dataclass(frozen=True)
 class ShardRows:
-    """Consecutive samples of a job."""
+    """Consecutive samples of a job, as rows of a shard."""
 
     first_index: int
-    """The number of the first."""
+    """Index of the first sample within the job."""
     codes: npt.NDArray[np.signedinteger[Any]] | None
-    """[n, k]; None where they are not kept."""
+    """Codes, int16 or int32 [n, k]; None: the job does not save codes."""
     labels: list[int] | None
-    """None where there are none."""
+    """Class of each sample, n numbers; None: samples have no labels."""
     files: list[bytes] | None
-    """The samples; None where they are not kept."""
+    """Each sample as the bytes of a file; None: the job does not save samples."""
 
     def __len__(self) -> int:
+        """Return the number of rows, n."""
         kept = self.files if self.codes is None else self.codes
         assert kept is not None
         return len(kept)
@@ -44,27 +46,37 @@ class ShardRows:
 
 @dataclass(frozen=True)
 class ShardSchema:
-    """What is the same for all rows of a job."""
+    """Properties that all rows of a job share."""
 
     modality: Literal["image", "audio"]
+    """Kind of the samples, the name of their parquet column."""
     suffix: Literal["png", "wav"]
-    """Of the samples as files."""
+    """Suffix of the samples' file names."""
     encode_files: Callable[[Tensor], list[bytes]]
-    """Turns samples into them."""
+    """Function from samples [n, *sample_shape] to the bytes of n files."""
     label_names: tuple[str, ...] | None
+    """Names of the classes; None: samples have no labels."""
 
 
 def pack_codes(codes: Tensor, vocabulary: int) -> npt.NDArray[np.signedinteger[Any]]:
-    """Codes int64 [n, k] in the shortest type that parquet readers have in common."""
+    """Convert codes to the smallest type that all parquet readers support.
+
+    Args:
+        codes: Codes, int64 [n, k].
+        vocabulary: Number V of entries of the codebook.
+
+    Returns:
+        Codes, int16 or int32 [n, k].
+    """
     dtype = np.int16 if vocabulary <= _INT16_ENTRIES else np.int32
     return codes.cpu().numpy().astype(dtype)
 
 
 def require_format(name: ShardFormat) -> None:
-    """Refuse a format that cannot be written here.
+    """Check that the packages that a format needs are installed.
 
     Raises:
-        MissingExtraError: it is parquet, and pyarrow is not installed.
+        MissingExtraError: The format is parquet, and pyarrow is not installed.
     """
     if name == "parquet":
         try:
@@ -77,7 +89,13 @@ def require_format(name: ShardFormat) -> None:
 
 
 def parquet_bytes(rows: ShardRows, schema: ShardSchema) -> bytes:
-    """A table with `index`, and as far as there are any `label`, `image` or `audio`, `codes`."""
+    """Return rows as a parquet file.
+
+    Its columns are `index` and, if the rows have them, `label`, `image` or `audio`, and `codes`.
+
+    Raises:
+        MissingExtraError: The package pyarrow is not installed.
+    """
     require_format("parquet")
     import pyarrow as pa
     from pyarrow import parquet
@@ -100,29 +118,32 @@ def parquet_bytes(rows: ShardRows, schema: ShardSchema) -> bytes:
         columns["codes"] = pa.ListArray.from_arrays(pa.array(ends), values)
         value = {"dtype": str(rows.codes.dtype), "_type": "Value"}
         features["codes"] = {"feature": value, "_type": "List"}
-    # Tells `datasets` the names of labels, and that bytes are pictures or sounds.
-    told = json.dumps({"info": {"features": features}})
-    table = pa.table(columns).replace_schema_metadata({"huggingface": told})
+    # The package `datasets` reads label names and the type of the files from this metadata.
+    metadata = json.dumps({"info": {"features": features}})
+    table = pa.table(columns).replace_schema_metadata({"huggingface": metadata})
     file = io.BytesIO()
     parquet.write_table(table, file)
     return file.getvalue()
 
 
 def tar_bytes(rows: ShardRows, schema: ShardSchema) -> bytes:
-    """A tar file with, for each row, its sample (`.png` or `.wav`), its label (`.cls`), codes
-    (`.codes.npy`) and `.json` with its number and label, as far as there are any."""
+    """Return rows as a tar file for WebDataset.
+
+    Each row has a file `.json` with its index and label. If the row has them, files with its sample
+    (`.png` or `.wav`), its label (`.cls`) and its codes (`.codes.npy`) come before.
+    """
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for place in range(len(rows)):
-            for suffix, member in _tar_members(rows, place, schema):
-                header = tarfile.TarInfo(f"{rows.first_index + place:09d}.{suffix}")
+        for row in range(len(rows)):
+            for suffix, member in _tar_members(rows, row, schema):
+                header = tarfile.TarInfo(f"{rows.first_index + row:09d}.{suffix}")
                 header.size, header.mode = len(member), 0o644
                 tar.addfile(header, io.BytesIO(member))
     return file.getvalue()
 
 
 def _tar_members(rows: ShardRows, row: int, schema: ShardSchema) -> Iterator[tuple[str, bytes]]:
-    """What there is of one row, by suffix."""
+    """Yield suffix and content of each file of one row."""
     about: dict[str, Any] = {"index": rows.first_index + row}
     if rows.files is not None:
         yield schema.suffix, rows.files[row]
@@ -141,3 +162,4 @@ SHARD_ENCODERS: dict[ShardFormat, Callable[[ShardRows, ShardSchema], bytes]] = {
     "parquet": parquet_bytes,
     "webdataset": tar_bytes,
 }
+"""Functions that encode rows as a shard, by format."""

@@ -1,11 +1,11 @@
-"""What a folder says about its job: which one it is, and which shards are complete.
+"""State of a bulk job in its folder: settings, complete shards and manifest.
 
-    job.json          the settings; the first file that is written
+    job.json          settings of the job; the first file that is written
     data/             the shards
-    records/          one for each complete shard, written after it
+    records/          one record for each complete shard, written after it
     manifest.json     all shards with their SHA-256; the last file that is written
 
-A shard without a record, or of another size than that says, is made again.
+A shard without a record, or with another size than its record says, is written again.
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ from anytime_ar.runtime.files import is_system_file, json_bytes
 _JOB, _MANIFEST = "job.json", "manifest.json"
 _ANY_JOB: TypeAdapter[SampleJob | EncodeJob] = TypeAdapter(SampleJob | EncodeJob)
 _IGNORED_SETTINGS = {"model"}
-"""Settings that may change between two runs: the fingerprint tells models apart."""
+"""Settings that may change between two runs of a job; the fingerprint identifies the model."""
 
 
 class JobStore:
-    """The folder of a job, new or to be continued.
+    """The state of a job in its folder, new or to be continued.
 
     Args:
-        storage: where.
-        job: which; what it leaves open is settled here.
-        choose_device: the device of a new job, from the one that is asked for.
+        storage: Folder of the job.
+        job: The job; settings that it leaves open are resolved (see `BulkJob.resolve`).
+        choose_device: Function from the requested device to the device of a new job.
 
     Raises:
-        InputError: the folder holds another job or something else, or cannot be read or written.
+        InputError: The folder holds another job or other files, or cannot be read or written.
     """
 
     def __init__(
         self, storage: BulkStorage, job: BulkJob, choose_device: Callable[[Device], Device]
     ) -> None:
+        """Resolve the job, compare it with that of the folder, and prepare the folder."""
         self._storage = storage
         stored = self._load_job()
         self.job = job.resolve(stored, choose_device)
@@ -58,10 +59,10 @@ class JobStore:
         storage.prepare("records")
 
     def completed_shards(self, *, verify: bool) -> dict[int, ShardRecord]:
-        """Records of complete shards, by shard.
+        """Return the records of the complete shards, by number of the shard.
 
         Args:
-            verify: read the shards and compare them with their SHA-256, too.
+            verify: Whether to read the shards and compare their SHA-256 with the records.
         """
         sizes = self._storage.sizes("data")
         found = {}
@@ -80,14 +81,17 @@ class JobStore:
         return found
 
     def mark_incomplete(self) -> None:
-        """Take back that the job is complete."""
+        """Remove the manifest, which marks the job as complete."""
         self._storage.remove(_MANIFEST)
 
     def mark_complete(self, records: dict[int, ShardRecord]) -> None:
-        """Say that the job is complete.
+        """Write the manifest, which marks the job as complete.
+
+        Args:
+            records: Records of all shards, by number of the shard.
 
         Raises:
-            BulkError: workers have written somewhere else.
+            BulkError: A shard is missing, because workers have written to another folder.
         """
         sizes = self._storage.sizes("data")
         missing = {self.job.shard_path(shard) for shard in records} - {
@@ -118,6 +122,11 @@ class JobStore:
             self._storage.write(_MANIFEST, content)
 
     def _load_job(self) -> BulkJob | None:
+        """Read the job of the folder; None: the folder is empty or does not exist.
+
+        Raises:
+            InputError: The folder holds other files, or a job that this release cannot read.
+        """
         text = self._storage.read(_JOB)
         if text is None:
             names = {
@@ -135,13 +144,16 @@ class JobStore:
             return _ANY_JOB.validate_json(text)
         except ValidationError as error:
             raise InputError(
-                f"{self._storage.url}/{_JOB} is no job of this release: {format_validation_error(error)}; "
-                "choose another folder"
+                f"{self._storage.url}/{_JOB} is no job of this release: "
+                f"{format_validation_error(error)}; choose another folder"
             ) from error
 
 
 def _parse_record(text: bytes) -> ShardRecord | None:
-    """None if it was cut short where files can be."""
+    """Parse a record; None: it is incomplete.
+
+    Not every file system writes atomically, so a killed writer can leave an incomplete file.
+    """
     try:
         return ShardRecord.model_validate_json(text)
     except ValidationError:
@@ -149,6 +161,7 @@ def _parse_record(text: bytes) -> ShardRecord | None:
 
 
 def _differences(requested: BulkJob, stored: BulkJob) -> list[str]:
+    """Describe each setting in which two jobs differ."""
     here, there = (
         _flatten(requested.model_dump(mode="json")),
         _flatten(stored.model_dump(mode="json")),
@@ -161,7 +174,7 @@ def _differences(requested: BulkJob, stored: BulkJob) -> list[str]:
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
+    """Flatten nested settings to dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= (

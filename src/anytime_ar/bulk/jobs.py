@@ -1,7 +1,7 @@
-"""What a bulk job is: all that its files depend on, as written in its job.json.
+"""Bulk jobs: all settings that the bytes of their files depend on, as written to job.json.
 
-A job is cut into shards, shard s being samples s * size to (s + 1) * size - 1. Every sample depends
-on its number alone, so any worker may make any shard, at any time, and it is the same bytes.
+A job is split into shards: shard s holds the samples s * shard_size to (s + 1) * shard_size - 1. A
+sample depends on its index alone, so any worker can write any shard, with the same bytes.
 """
 
 from __future__ import annotations
@@ -26,64 +26,80 @@ from anytime_ar.sampling import AnytimeModel
 from anytime_ar.sampling.plan import Label, label_indices
 
 ShardFormat = Literal["parquet", "webdataset"]
+"""File formats of a shard."""
 SHARD_SUFFIXES: dict[ShardFormat, str] = {"parquet": "parquet", "webdataset": "tar"}
+"""Suffixes of shard files, by format."""
 SplitName = Literal["train", "validation", "test"]
+"""Names of the splits of a data set."""
 SavedContent = Literal["both", "samples", "codes"]
+"""Contents of the shards of a sample job."""
 Device = Literal["auto", "cpu", "cuda", "mps"]
+"""Names of the devices of a job."""
 
 
 class ShardingConfig(Config):
-    """How samples are spread over files."""
+    """How the samples of a job are split into files."""
 
     format: ShardFormat = "parquet"
-    """parquet in the Hugging Face layout, or tar files of WebDataset."""
+    """Format of the shards: parquet with Hugging Face metadata, or WebDataset tar files."""
     shard_size: PositiveInt = 1000
-    """Samples in a file; what is lost when a worker dies."""
+    """Samples in a shard, the work that is lost when a worker dies."""
     batch_size: PositiveInt = 256
-    """Samples drawn or encoded together."""
+    """Samples that are drawn or encoded in one batch."""
 
 
 class BulkJob(Config):
-    """What jobs of all kinds have in common."""
+    """Settings that all kinds of bulk jobs share."""
 
     format_version: Literal[1] = 1
+    """Version of the format of job.json."""
     kind: str
+    """Kind of the job, `sample` or `encode`."""
     model: str
-    """Shipped name, folder, or Hub id."""
+    """Where workers find the model: shipped name, folder, or Hub id."""
     fingerprint: str
-    """SHA-256 of its weights."""
+    """Fingerprint of the model, a SHA-256 of its weights."""
     device: Device
-    """Of workers; auto: that of the job in the folder, and in a new folder the best that all of
-    them have."""
+    """Device of the workers.
+
+    `auto`: the device of the job in the folder; in a new folder, the best that all workers have.
+    """
     samples: PositiveInt
+    """Number of samples in the job."""
     sharding: ShardingConfig = ShardingConfig()
+    """How the samples are split into files."""
 
     @property
     @abstractmethod
     def split_name(self) -> SplitName:
-        """What the files are named after."""
+        """Return the split that the shard files are named after."""
 
     @property
     def num_shards(self) -> int:
-        """How many files there will be."""
+        """Return the number of shards of the job."""
         return -(-self.samples // self.sharding.shard_size)
 
     def sample_indices(self, shard: int) -> range:
-        """The samples of a shard."""
+        """Return the indices of the samples in a shard."""
         start = shard * self.sharding.shard_size
         return range(start, min(start + self.sharding.shard_size, self.samples))
 
     def shard_path(self, shard: int) -> str:
-        """The name of a shard's file."""
+        """Return the path of a shard, relative to the folder of the job."""
         suffix = SHARD_SUFFIXES[self.sharding.format]
         return f"data/{self.split_name}-{shard:05d}-of-{self.num_shards:05d}.{suffix}"
 
     def record_path(self, shard: int) -> str:
-        """The name of the file that says a shard is complete."""
+        """Return the path of the record that marks a shard as complete, relative to the folder."""
         return f"records/{shard:05d}.json"
 
     def resolve(self, stored: BulkJob | None, choose_device: Callable[[Device], Device]) -> Self:
-        """This job with nothing left open, as the one of its folder has it if there is one."""
+        """Return this job with all open settings set, from the job in its folder if there is one.
+
+        Args:
+            stored: The job in the folder; None: the folder is new.
+            choose_device: Function from the requested device to the device of a new job.
+        """
         if stored is None:
             device = choose_device(self.device)
         else:
@@ -92,27 +108,35 @@ class BulkJob(Config):
 
 
 class SampleJob(BulkJob):
-    """Samples drawn from a model."""
+    """A bulk job that draws samples of a model."""
 
     kind: Literal["sample"] = "sample"
+    """Kind of the job, always `sample`."""
     seed: NonNegativeInt | None = None
-    """None: that of the job in the folder, and in a new folder a fresh one."""
+    """Seed of the samples; None: that of the job in the folder, in a new folder a random one."""
     codes: PositiveInt
-    """k, for each sample."""
+    """Number k of codes of each sample."""
     label: NonNegativeInt | tuple[NonNegativeInt, ...] | None = None
-    """One class, or several that samples get in turn; None: drawn from the training distribution,
-    by seed and number."""
+    """Class of all samples, or several classes that samples cycle through.
+
+    None: classes are drawn from the training distribution, by seed and index of the sample.
+    """
     sampling_params: SamplingParams
+    """Temperature, top-k, top-p and guidance."""
     precision: Precision = "float32"
+    """Number format in which the prior computes."""
     backend: Literal["native", "portable"]
-    """What draws on CPUs, elsewhere always portable; the other one rounds otherwise."""
+    """Backend on CPUs, as the two round differently; other devices always use `portable`."""
     save: SavedContent = "both"
+    """Contents of the shards: `samples`, their `codes`, or `both`."""
 
     @property
     def split_name(self) -> SplitName:
+        """Return `train`, the split as which samples are stored."""
         return "train"
 
     def resolve(self, stored: BulkJob | None, choose_device: Callable[[Device], Device]) -> Self:
+        """Return this job with device, seed and backend set; see `BulkJob.resolve`."""
         job = super().resolve(stored, choose_device)
         seed = job.seed
         if seed is None and isinstance(stored, SampleJob):
@@ -124,56 +148,64 @@ class SampleJob(BulkJob):
 
 
 class EncodeJob(BulkJob):
-    """Codes of a data set."""
+    """A bulk job that encodes a split of a data set."""
 
     kind: Literal["encode"] = "encode"
+    """Kind of the job, always `encode`."""
     data: DataConfig
+    """Data set and how it is prepared."""
     data_fingerprint: str | None = None
-    """Files of the data set, in short; None: it is embedded, or the Hub's."""
+    """Fingerprint of the files of the data set; None: it is embedded, or on the Hub."""
     split: SplitName = "train"
     """The split that is encoded, in its order."""
 
     @property
     def split_name(self) -> SplitName:
+        """Return the split that is encoded."""
         return self.split
 
     def resolve(self, stored: BulkJob | None, choose_device: Callable[[Device], Device]) -> Self:
+        """Return this job with its device set; see `BulkJob.resolve`."""
         job = super().resolve(stored, choose_device)
-        if (
-            isinstance(stored, EncodeJob) and stored.data_fingerprint is None
-        ):  # of an earlier release
+        # Jobs of earlier releases have no fingerprint of the data.
+        if isinstance(stored, EncodeJob) and stored.data_fingerprint is None:
             job = job.model_copy(update={"data_fingerprint": None})
         return job
 
 
 class ShardRecord(Config):
-    """Says that a shard is complete."""
+    """A record that a shard is complete."""
 
     shard: NonNegativeInt
+    """Number of the shard, from 0."""
     rows: PositiveInt
+    """Number of samples in the shard."""
     codes: NonNegativeInt
-    """Drawn or encoded for them, in all."""
+    """Number of codes drawn or encoded for all rows."""
     bytes: PositiveInt
+    """Size of the file in bytes."""
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """SHA-256 of the file, in hexadecimal."""
     seconds: float
-    """That a worker took for it."""
+    """Seconds that a worker took for the shard."""
     cpu_seconds: float
-    """Of processors, in those."""
+    """CPU seconds of the worker's process in that time."""
 
 
 def load_model_data(config: DataConfig, model: AnytimeModel) -> DataSplits:
-    """Open a data set for a model.
+    """Open a data set and check that its samples fit a model.
 
     Raises:
-        DataError: it cannot be read.
-        InputError: its samples are not of the model's shape, or of another rate.
+        DataError: The data set cannot be read.
+        InputError: Its samples have another shape or sample rate than those of the model.
     """
     data = load_data(config)
     found, wanted = (data.sample_shape, data.sample_rate), (model.sample_shape, model.sample_rate)
     if found != wanted:
         raise InputError(
-            f"{config.name}: samples of shape {found[0]}{_format_rate(found[1])} do not fit the model, "
-            f"which takes {wanted[0]}{_format_rate(wanted[1])}; prepare them as its own data set was"
+            f"{config.name}: samples of shape {found[0]}{_format_rate(found[1])} do not fit the "
+            f"model, which takes {wanted[0]}{_format_rate(wanted[1])}; prepare them as its own "
+            "data set was"
         )
     return data
 
@@ -196,24 +228,25 @@ def sample_job(
     device: Device | None = None,
     **sampling_params: Any,
 ) -> SampleJob:
-    """A job that draws samples 0..n - 1 of a seed.
+    """Build a job that draws the samples 0..num_samples - 1 of a seed.
 
     Args:
-        name: where workers find the model: shipped name, folder, or Hub id.
-        model: what is there.
-        num_samples: n.
-        seed: None: a fresh one; a job that is continued keeps its own.
-        codes, quality: see `SampleKwargs`.
-        label: one class, or several that samples get in turn; None: as in the training data.
-        save: what is written, samples, their codes, or both.
-        sharding: of the files.
-        device: of workers, `auto` for the best that all of them have; None: that of the model.
-        sampling_params: temperature, top_k, top_p and guidance; what is not given is as the model does of
-            its own.
+        name: Where workers find the model: shipped name, folder, or Hub id.
+        model: The loaded model of that name.
+        num_samples: Number of samples in the job.
+        seed: Seed of the samples; None: a random one, or that of a job to be continued.
+        codes: Number of codes of each sample; None: all codes, unless `quality` is given.
+        quality: Share of the full quality, (0, 1], that the curve turns into a number of codes.
+        label: One class, or several that samples cycle through; None: as in the training data.
+        save: Whether to write samples, their codes, or both.
+        sharding: How the samples are split into files.
+        device: Device of the workers; `auto`: the best that all of them have; None: the model's.
+        **sampling_params: Sampling parameters `temperature`, `top_k`, `top_p` and `guidance`; those
+            not given have the defaults of the model.
 
     Raises:
-        InputError: a number is out of range, or a label is unknown.
-        TypeError: an option of that name does not exist.
+        InputError: A number is out of range, or a label is unknown.
+        TypeError: There is no sampling parameter of that name.
     """
     plan, budget = model.plan(1, codes=codes, quality=quality, seed=seed, **sampling_params)
     values = _common_settings(name, model, num_samples, sharding, device) | {
@@ -237,19 +270,20 @@ def encode_job(
     sharding: ShardingConfig = ShardingConfig(),  # noqa: B008
     device: Device | None = None,
 ) -> EncodeJob:
-    """A job that encodes a split of a data set.
+    """Build a job that encodes a split of a data set.
 
     Args:
-        name: where workers find the model: shipped name, folder, or Hub id.
-        model: what is there.
-        data: the set. One that lies here is read as far as a shard needs it; of the Hub's, every
-            worker loads all, unless they are streamed.
-        split: which part of it.
-        sharding: of the files.
-        device: see `sample_job`.
+        name: Where workers find the model: shipped name, folder, or Hub id.
+        model: The loaded model of that name.
+        data: Data set and how it is prepared. A worker reads from a local data set only the samples
+            of its shards. It loads all of a Hub data set, unless `streaming` is set.
+        split: Split of the data set to encode.
+        sharding: How the samples are split into files.
+        device: Device of the workers; `auto`: the best that all of them have; None: the model's.
 
     Raises:
-        InputError: the data set cannot be read, does not fit the model, or does not say its size.
+        DataError: The data set cannot be read.
+        InputError: The data set does not fit the model, or does not give its size.
     """
     path = Path(data.name).expanduser()
     if data.name not in EMBEDDED_SOURCES and path.exists():
@@ -276,6 +310,7 @@ def _common_settings(
     sharding: ShardingConfig,
     device: Device | None,
 ) -> dict[str, Any]:
+    """Return the settings that all kinds of jobs share."""
     folder = str(name) not in shipped_models() and Path(name).is_dir()
     return {
         "model": str(Path(name).resolve() if folder else name),
@@ -289,7 +324,7 @@ def _common_settings(
 def _label_indices(
     model: AnytimeModel, label: Label | Sequence[Label] | None
 ) -> int | tuple[int, ...] | None:
-    """Labels by their numbers."""
+    """Return labels, given by number or name, as numbers."""
     if label is None:
         return None
     if isinstance(label, int | str):

@@ -1,7 +1,7 @@
-"""The shards of a job on Ray Data: a pool of actors, each of which loads the model once.
+"""Worker pool of a bulk job on Ray Data: actors, each of which loads the model once.
 
-An actor that dies is started again, and its shard is made anew. A mistake of the job is no reason
-for that: it comes back as text, and ends the job.
+Ray restarts an actor that dies and repeats its shard. An error of the job itself would occur again,
+so the actor returns its message, and the job ends.
 """
 
 from __future__ import annotations
@@ -28,36 +28,47 @@ from anytime_ar.runtime.ray_cluster import (
 
 
 class RayPoolConfig(Config):
-    """The workers of a job on Ray."""
+    """Number and size of the workers of a job on Ray."""
 
     workers: PositiveInt | None = None
-    """Ray worker processes; default: one for every core, or GPU."""
+    """Ray worker processes; None: as many as cores and GPUs allow."""
     threads: PositiveInt = 1
-    """Cores of each, beside its GPU if it has one."""
+    """CPU cores and threads of each worker, beside its GPU if it has one."""
 
 
 class ShardWorker:
-    """One actor."""
+    """A Ray actor that writes shards of a job."""
 
     def __init__(self, job: BulkJob, out: str, threads: int) -> None:
+        """Store the settings; the first shard loads the model."""
         self._job, self._out, self._threads = job, out, threads
         self._loaded: tuple[JobExecutor, BulkStorage] | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """Make the shards of a batch; JSON of their records, or what is wrong."""
-        answers: dict[str, list[str]] = {"record": [], "error": []}
+        """Write the shards of a batch.
+
+        Args:
+            batch: Numbers of the shards, int64 [n], as `shard`.
+
+        Returns:
+            For each shard, its record as JSON in `record`, or the message of an error in `error`.
+        """
+        results: dict[str, list[str]] = {"record": [], "error": []}
         for shard in batch["shard"].tolist():
             try:
-                work, folder = self._load()
-                record, error = work.write_shard(shard, folder).model_dump_json(), ""
-            except AnytimeError as mistake:
-                record, error = "", str(mistake)
-            answers["record"].append(record)
-            answers["error"].append(error)
-        return answers
+                executor, storage = self._load()
+                record, message = executor.write_shard(shard, storage).model_dump_json(), ""
+            except AnytimeError as error:
+                record, message = "", str(error)
+            results["record"].append(record)
+            results["error"].append(message)
+        return results
 
     def _load(self) -> tuple[JobExecutor, BulkStorage]:
-        """At the first shard and not before: an actor that cannot start is started for ever."""
+        """Return executor and storage, loaded at the first shard.
+
+        Ray would restart an actor without end if its constructor failed.
+        """
         if self._loaded is None:
             import torch
 
@@ -67,74 +78,91 @@ class ShardWorker:
 
 
 class RayPool:
-    """Workers on the cluster of RAY_ADDRESS, else on one of this machine, which ends with the
-    block; joined when there is something to ask of it.
+    """A worker pool on the Ray cluster of RAY_ADDRESS, or on a local one that ends with the block.
+
+    The pool connects to the cluster at its first use.
 
     Args:
-        pool: which.
+        pool: Number and size of the workers.
 
     Raises:
         MissingExtraError: Ray is not installed.
     """
 
     def __init__(self, pool: RayPoolConfig) -> None:
+        """Import Ray without connecting to a cluster."""
         self._pool, self._ray = pool, require_ray("ray.data")
         self._exit_stack = ExitStack()
         self._is_connected = False
 
     def __enter__(self) -> Self:
+        """Return the pool itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Disconnect from the cluster, and stop it if it is local."""
         self._exit_stack.close()
 
     def choose_device(self, wanted: Device) -> Device:
-        """What workers compute on.
+        """Return the device on which workers compute.
+
+        Args:
+            wanted: Requested device; `auto`: CUDA, if the cluster has enough GPUs.
 
         Raises:
-            InputError: Ray has no such devices, or this machine has too few of them.
+            InputError: Ray has no such devices, or too few of them.
         """
         check_ray_device(wanted)
         self._connect()
         return cast(Device, choose_ray_device(self._ray, wanted, self._pool.workers or 1))
 
     def run_shards(self, job: BulkJob, out: str, pending: list[int]) -> Generator[ShardRecord]:
-        """Records of shards, as they are completed.
+        """Write shards and yield their records as they complete.
+
+        Args:
+            job: The job, with all settings set.
+            out: Path or URL of the folder, reachable for all workers.
+            pending: Numbers of the shards to write.
+
+        Yields:
+            The record of each shard, in order of completion.
 
         Raises:
-            InputError: a worker cannot make a shard, or has not the device.
-            BulkError: Ray cannot go on.
+            InputError: A worker cannot write a shard, or lacks the device.
+            BulkError: Ray has failed.
         """
         self.choose_device(job.device)
         try:
             for row in self._dataset(job, out, pending).iter_rows():
                 if row["error"]:
                     raise InputError(row["error"])
-                # Checked: a cluster may have another release of this package.
+                # Validated, because workers may run another release of this package.
                 yield ShardRecord.parse(json.loads(row["record"]), origin="record of a worker")
         except self._ray.exceptions.RayError as error:
             raise BulkError(f"Ray: {str(error).strip().splitlines()[-1]}") from error
 
     def _connect(self) -> None:
+        """Connect to the cluster, unless that is done."""
         if not self._is_connected:
             cores = (self._pool.workers or 1) * self._pool.threads
             self._exit_stack.enter_context(ray_session(self._ray, cores))
             self._is_connected = True
 
     def _num_workers(self, device: Device) -> int:
-        """As many as the cluster has room for, unless it was said how many."""
-        there = self._ray.cluster_resources()
-        rooms = int(there.get("CPU", 1)) // self._pool.threads
+        """Return the configured number of workers, or as many as the cluster has room for."""
+        resources = self._ray.cluster_resources()
+        capacity = int(resources.get("CPU", 1)) // self._pool.threads
         if device == "cuda":
-            rooms = min(rooms, int(there.get("GPU", 0)))
-        return self._pool.workers or max(1, rooms)
+            capacity = min(capacity, int(resources.get("GPU", 0)))
+        return self._pool.workers or max(1, capacity)
 
     def _dataset(self, job: BulkJob, out: str, pending: list[int]) -> Any:
+        """Return a lazy Ray data set that writes the pending shards when it is iterated over."""
         data = self._ray.data
         data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        # A block for each shard: what is lost with a worker, and what goes to the next that is
-        # free.
+        # One block for each shard, so that free workers take one shard at a time, and a worker that
+        # dies loses a single one.
         shards = data.from_items(
             [{"shard": shard} for shard in pending], override_num_blocks=len(pending)
         )

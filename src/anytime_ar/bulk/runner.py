@@ -1,4 +1,4 @@
-"""Runs a job, from the start or from where it was interrupted."""
+"""Run of a bulk job, from its start or from where it was interrupted."""
 
 from __future__ import annotations
 
@@ -18,74 +18,83 @@ from anytime_ar.errors import AnytimeError, BulkError, InputError
 from anytime_ar.runtime.devices import resolve_device
 
 EngineName = Literal["local", "ray"]
+"""Engines that run a job: this process, or workers on Ray."""
 ProgressCallback = Callable[[int, int, str], None]
-"""Told how many of how many samples there are."""
+"""Function that gets the samples done, the samples in all, and their name."""
 
 
 class WorkerPool(Protocol):
-    """Who makes the shards of a job; see `RayPool` for what each of these does."""
+    """A pool of workers that write the shards of a job."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        """Return the pool itself."""
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        """Release the resources of the pool."""
 
-    def choose_device(self, wanted: Device) -> Device: ...
+    def choose_device(self, wanted: Device) -> Device:
+        """Return the device on which workers compute; see `RayPool.choose_device`."""
 
-    def run_shards(self, job: BulkJob, out: str, pending: list[int]) -> Generator[ShardRecord]: ...
+    def run_shards(self, job: BulkJob, out: str, pending: list[int]) -> Generator[ShardRecord]:
+        """Write shards and yield their records; see `RayPool.run_shards`."""
 
 
 class LocalPool:
-    """This process."""
+    """A worker pool that consists of this process."""
 
     def __enter__(self) -> Self:
+        """Return the pool itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        """Do nothing: the pool holds no resources."""
 
     def choose_device(self, wanted: Device) -> Device:
-        """Of auto, the best there is."""
+        """Return the requested device; `auto`: the best of this machine."""
         return cast(Device, resolve_device(wanted).type)
 
     def run_shards(self, job: BulkJob, out: str, pending: list[int]) -> Generator[ShardRecord]:
-        """Records of shards, as they are completed."""
+        """Write shards in this process and yield their records; see `RayPool.run_shards`."""
         require_format(job.sharding.format)
-        work, folder = load_executor(job), BulkStorage(out)
+        executor, storage = load_executor(job), BulkStorage(out)
         for shard in pending:
-            yield work.write_shard(shard, folder)
+            yield executor.write_shard(shard, storage)
 
 
 def no_progress(done: int, total: int, what: str) -> None:
-    """The progress callback of those who do not watch."""
+    """Ignore the progress of a job."""
 
 
 @dataclass(frozen=True)
 class BulkReport:
-    """What a run did; `new_samples` counts what earlier runs had not done."""
+    """Work of one run of a job, without the shards of earlier runs."""
 
     job: BulkJob
+    """The job, with all settings set."""
     new_samples: int
-    """Samples."""
+    """Number of samples that this run wrote."""
     new_shards: int
+    """Number of shards that this run wrote."""
     new_codes: int
+    """Number of codes that this run drew or encoded."""
     elapsed_s: float
-    """From the call to the end."""
+    """Seconds from the call of `run` to its end."""
     worker_s: float
-    """That workers took for shards, together."""
+    """Seconds that shards took, summed over all workers."""
 
     @property
     def samples_per_s(self) -> float:
-        """Samples a second, with everything."""
+        """Return samples per second of the whole run, with start and waiting."""
         return self.new_samples / self.elapsed_s
 
     @property
     def samples_per_worker_s(self) -> float:
-        """Samples a second of one worker, while it works."""
+        """Return samples per second of a worker while it writes shards."""
         return self.new_samples / self.worker_s if self.new_samples else 0.0
 
     @property
     def codes_per_worker_s(self) -> float:
-        """Codes a second of one worker, while it works."""
+        """Return codes per second of a worker while it writes shards."""
         return self.new_codes / self.worker_s if self.new_samples else 0.0
 
 
@@ -98,64 +107,68 @@ def run(
     verify: bool = False,
     progress: ProgressCallback = no_progress,
 ) -> BulkReport:
-    """Write the shards of a job that a folder does not have yet.
+    """Write the shards of a job that its folder does not have yet.
 
     Args:
-        job: see `sample_job` and `encode_job`.
-        out: a folder, by its path or by any URL that fsspec knows; for this job alone.
+        job: The job, built by `sample_job` or `encode_job`.
+        out: Folder of this job alone, as a path or as a URL that fsspec supports.
         engine: `local`, this process; or `ray`, workers on a Ray cluster.
-        pool: the workers of `ray`, and of no other engine.
-        verify: compare what is there with its SHA-256 first.
-        progress: called whenever there is another shard.
+        pool: Number and size of the workers, for engine `ray` only.
+        verify: Whether to compare complete shards with their SHA-256 first.
+        progress: Function that is called after each shard.
+
+    Returns:
+        The work and the speed of this run.
 
     Raises:
-        InputError: the folder holds another job or something else, or cannot be used; or there is
-            no such device.
-        MissingExtraError: engine ray without Ray.
-        BulkError: it cannot go on.
-        KeyboardInterrupt: Ctrl-C; what is complete stays.
+        InputError: The folder holds another job or other files, or cannot be used; or there is no
+            such device.
+        MissingExtraError: The engine is `ray`, and Ray is not installed; or pyarrow is missing.
+        BulkError: A worker or Ray has failed; complete shards stay.
+        KeyboardInterrupt: Ctrl-C; complete shards stay.
     """
     begin = time.perf_counter()
     if engine == "local" and pool != RayPoolConfig():
         raise InputError(
             "workers and threads are settings of engine ray; leave them out, or use it"
         )
-    crew: WorkerPool = LocalPool() if engine == "local" else RayPool(pool)
-    with crew as workers:
-        folder = BulkStorage(out)
-        ledger = JobStore(folder, job, workers.choose_device)
-        job, records = ledger.job, ledger.completed_shards(verify=verify)
-        todo = [shard for shard in range(job.num_shards) if shard not in records]
-        there = sum(record.rows for record in records.values())
-        made: list[ShardRecord] = []
-        if todo:
-            ledger.mark_incomplete()
+    worker_pool: WorkerPool = LocalPool() if engine == "local" else RayPool(pool)
+    with worker_pool as workers:
+        storage = BulkStorage(out)
+        store = JobStore(storage, job, workers.choose_device)
+        job, records = store.job, store.completed_shards(verify=verify)
+        pending = [shard for shard in range(job.num_shards) if shard not in records]
+        num_done = sum(record.rows for record in records.values())
+        new: list[ShardRecord] = []
+        if pending:
+            store.mark_incomplete()
             try:
-                with closing(workers.run_shards(job, folder.absolute_url, todo)) as source:
+                with closing(workers.run_shards(job, storage.absolute_url, pending)) as source:
                     for record in source:
-                        made.append(record)
+                        new.append(record)
                         records[record.shard] = record
-                        there += record.rows
-                        progress(there, job.samples, "samples")
+                        num_done += record.rows
+                        progress(num_done, job.samples, "samples")
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(
-                    f"interrupted; {_completion_summary(job, folder, records)}"
+                    f"interrupted; {_completion_summary(job, storage, records)}"
                 ) from None
             except AnytimeError as error:
-                raise BulkError(f"{error}; {_completion_summary(job, folder, records)}") from error
-        ledger.mark_complete(records)
+                raise BulkError(f"{error}; {_completion_summary(job, storage, records)}") from error
+        store.mark_complete(records)
     return BulkReport(
         job=job,
-        new_samples=sum(record.rows for record in made),
-        new_shards=len(made),
-        new_codes=sum(record.codes for record in made),
+        new_samples=sum(record.rows for record in new),
+        new_shards=len(new),
+        new_codes=sum(record.codes for record in new),
         elapsed_s=time.perf_counter() - begin,
-        worker_s=sum(record.seconds for record in made),
+        worker_s=sum(record.seconds for record in new),
     )
 
 
 def _completion_summary(job: BulkJob, storage: BulkStorage, records: dict[int, ShardRecord]) -> str:
+    """Describe which part of a job is complete, for the message of an interruption."""
     return (
-        f"{len(records)} of {job.num_shards} shards are complete in {storage.url}, and the same command "
-        "makes the others"
+        f"{len(records)} of {job.num_shards} shards are complete in {storage.url}, and the same "
+        "command makes the others"
     )

@@ -1,6 +1,6 @@
-"""A folder on any file system that fsspec knows, in which files appear complete or not at all.
+"""Storage of bulk jobs on any file system that fsspec supports, with atomic writes.
 
-On a local disk that takes a rename; object stores show a file once all of it has arrived.
+On local disks, a rename makes a file visible once it is complete. Object stores do so themselves.
 """
 
 from __future__ import annotations
@@ -21,16 +21,21 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class BulkStorage:
-    """A folder by its path or URL, as `runs/many` or `s3://bucket/many`. What has no scheme is a
-    path, to the letter.
+    """A folder on a local or remote file system.
+
+    Args:
+        url: Path or URL, such as `runs/many` or `s3://bucket/many`. A value without a scheme is a
+            literal path.
 
     Raises:
-        MissingExtraError: its file system needs a package that is not installed.
-        InputError: there is no such file system, or it cannot be reached.
+        MissingExtraError: The file system needs a package that is not installed.
+        InputError: There is no such file system, or it cannot be reached.
     """
 
     def __init__(self, url: str) -> None:
+        """Open the file system of the folder."""
         self.url = url
+        """Path or URL of the folder, as the caller gave it."""
         try:
             self._fs: Any
             # fsspec would split a path at "::", and expand "~".
@@ -40,17 +45,20 @@ class BulkStorage:
                 self._fs, self._root = LocalFileSystem(), str(Path(url).absolute())
         except ImportError as error:
             raise MissingExtraError(f"{url}: {error}") from error
-        except Exception as error:  # each file system has its own
+        except Exception as error:  # each file system raises errors of its own
             raise InputError(f"{url}: {_first_line(error)}; pass a folder, or a URL") from error
         self._is_local = isinstance(self._fs, LocalFileSystem)
         self.absolute_url: str = self._root if self._is_local else url
-        """The same from any working directory."""
+        """Absolute path or URL, valid in any working directory."""
 
     def prepare(self, name: str = "") -> None:
-        """Create a folder in it or itself, and remove what killed writers left there.
+        """Create a subfolder, and remove the temporary files that killed writers left there.
+
+        Args:
+            name: Name of the subfolder; empty: the folder itself.
 
         Raises:
-            InputError: that cannot be done.
+            InputError: The folder cannot be created or written.
         """
         with self._reported_errors("write"):
             self._fs.makedirs(self._path(name), exist_ok=True)
@@ -58,10 +66,16 @@ class BulkStorage:
                 remove_temporary_files(self._path(name))
 
     def sizes(self, name: str = "") -> dict[str, int]:
-        """Bytes of everything in a folder by its name, of folders 0; empty if there is none.
+        """Return the sizes of the files in a subfolder.
+
+        Args:
+            name: Name of the subfolder; empty: the folder itself.
+
+        Returns:
+            Size in bytes by file name, 0 for folders; empty if there is no such subfolder.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: The folder cannot be read.
         """
         with self._reported_errors("read"):
             self._fs.invalidate_cache()
@@ -69,7 +83,7 @@ class BulkStorage:
                 entries = self._fs.ls(self._path(name), detail=True)
             except FileNotFoundError:
                 return {}
-        here = self._path(name)  # object stores may list the folder itself
+        here = self._path(name)  # excluded below: object stores may list the folder itself
         return {
             _basename(entry["name"]): entry["size"] or 0
             for entry in entries
@@ -77,10 +91,10 @@ class BulkStorage:
         }
 
     def read(self, name: str) -> bytes | None:
-        """What a file holds; None if there is none.
+        """Return the content of a file; None: there is no such file.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: The file cannot be read.
         """
         with self._reported_errors("read"):
             try:
@@ -90,22 +104,22 @@ class BulkStorage:
         return content
 
     def read_all(self, name: str) -> dict[str, bytes]:
-        """What all files of a folder hold, by name.
+        """Return the contents of all files in a subfolder, by file name.
 
         Raises:
-            InputError: one cannot be read.
+            InputError: A file cannot be read.
         """
         paths = [self._path(f"{name}/{file}") for file in self.sizes(name)]
         with self._reported_errors("read"):
-            # Not `cat`, which takes * and [ in a path for a pattern.
+            # Not `cat`, which interprets * and [ in a path as a pattern.
             contents: list[bytes] = self._fs.cat_ranges(paths, None, None, on_error="raise")
         return {_basename(path): content for path, content in zip(paths, contents, strict=True)}
 
     def write(self, name: str, content: bytes) -> None:
-        """Create or replace a file.
+        """Create or replace a file atomically.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: The file cannot be written.
         """
         with self._reported_errors("write"):
             if self._is_local:
@@ -114,10 +128,10 @@ class BulkStorage:
                 self._fs.pipe_file(self._path(name), content)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there.
+        """Remove a file, if it exists.
 
         Raises:
-            InputError: that cannot be done.
+            InputError: The file cannot be removed.
         """
         with self._reported_errors("write"):
             try:
@@ -126,26 +140,29 @@ class BulkStorage:
                 return
 
     def _path(self, name: str) -> str:
+        """Return the path of a name in the folder, on its file system."""
         return f"{self._root.rstrip('/')}/{name}".rstrip("/") or "/"
 
     @contextmanager
     def _reported_errors(self, operation: str) -> Iterator[None]:
+        """Raise errors of the file system as `InputError`."""
         try:
             yield
         except AnytimeError:
             raise
-        except Exception as error:  # each file system has its own
+        except Exception as error:  # each file system raises errors of its own
             raise InputError(
-                f"cannot {operation} {self.url}: {_first_line(error)}; choose a folder that can be read and "
-                "written to"
+                f"cannot {operation} {self.url}: {_first_line(error)}; choose a folder that can be "
+                "read and written to"
             ) from error
 
 
 def _basename(path: str) -> str:
+    """Return the last part of a path."""
     return path.rstrip("/").rpartition("/")[2]
 
 
 def _first_line(error: Exception) -> str:
-    """What another library says, in one line."""
-    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return told.strip().splitlines()[0] if told.strip() else type(error).__name__
+    """Return the first line of an error's message, or its type if it has none."""
+    message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return message.strip().splitlines()[0] if message.strip() else type(error).__name__

@@ -1,4 +1,4 @@
-"""The client for programs that do other things meanwhile."""
+"""Asynchronous client of `anytime serve`, for programs with an event loop."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 
 class AsyncClient:
-    """As `Client`, to be awaited.
+    """An asynchronous client of one server, with the methods of `Client` as coroutines.
 
     Args:
-        url: of the server.
-        key: that it knows the client by; None: it asks for none.
-        transport: of httpx; None: the network.
-        clock: gives seconds.
-        sleep: waits some.
+        url: URL of the server, such as `http://127.0.0.1:8000`.
+        key: API key of the client; None: the server asks for none.
+        transport: Transport of httpx, for tests; None: the network.
+        clock: Function that returns a monotonic time in seconds.
+        sleep: Coroutine function that waits a number of seconds.
 
     Raises:
-        MissingExtraError: httpx is not installed.
+        MissingExtraError: The package httpx is not installed.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class AsyncClient:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """Open the HTTP client without connecting to the server."""
         headers = {} if key is None else {b"Authorization": f"Bearer {key}".encode()}
         self._library = protocol.require_httpx()
         self._http = self._library.AsyncClient(
@@ -58,6 +59,7 @@ class AsyncClient:
         self._clock, self._sleep = clock, sleep
 
     async def __aenter__(self) -> Self:
+        """Return the client itself."""
         return self
 
     async def __aexit__(
@@ -66,61 +68,61 @@ class AsyncClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Close the connections of the client."""
         await self.close()
 
     async def close(self) -> None:
-        """Close its connections."""
+        """Close the connections of the client."""
         await self._http.aclose()
 
     async def sample(
         self, n: int = 1, *, deadline_s: float | None = None, **options: Any
     ) -> RemoteSampleResult:
-        """See `Client.sample`."""
+        """Draw n samples; see `Client.sample`."""
         body = protocol.request_body(n=n, **options)
         return protocol.parse_result(await self._sample("/v1/samples", body, deadline_s))
 
     async def refine(
         self, id: str, *, deadline_s: float | None = None, **options: Any
     ) -> RemoteSampleResult:
-        """Go on with a draw; as `sample`."""
+        """Refine samples with more codes; see `Client.refine`."""
         body = protocol.request_body(**options)
         return protocol.parse_result(
             await self._sample(f"/v1/samples/{id}/refine", body, deadline_s)
         )
 
     async def stream(self, n: int = 1, **options: Any) -> AsyncIterator[RemotePreview]:
-        """See `Client.stream`."""
+        """Draw n samples and yield previews; see `Client.stream`."""
         async for item in self._stream("/v1/samples", protocol.request_body(n=n, **options)):
             yield item
 
     async def stream_refine(self, id: str, **options: Any) -> AsyncIterator[RemotePreview]:
-        """Go on with a draw; as `stream`."""
+        """Refine samples and yield previews; see `Client.stream_refine`."""
         body = protocol.request_body(**options)
         async for item in self._stream(f"/v1/samples/{id}/refine", body):
             yield item
 
     async def stop(self, id: str) -> None:
-        """Stop a draw, whose own call returns what it has; or let go of one that has ended, which
-        can be refined for a few seconds more: the stop may have come too late."""
+        """Stop a running request, or release an ended session; see `Client.stop`."""
         await self._run(
             protocol.request_flow("DELETE", f"/v1/samples/{id}", deadline_s=None, clock=self._clock)
         )
 
     async def encode(self, samples: npt.ArrayLike, *, model: str | None = None) -> RemoteCodes:
-        """Codes of samples, float32 [B, *sample_shape] in [-1, 1]."""
+        """Encode samples, float [B, *sample_shape] in [-1, 1]; see `Client.encode`."""
         body = protocol.encode_body(samples, model)
         return protocol.parse_codes(await self._post("/v1/encode", body))
 
     async def decode(
         self, codes: Sequence[Sequence[int]] | npt.NDArray[Any], *, model: str | None = None
     ) -> npt.NDArray[np.float32]:
-        """Samples of any prefix of codes, [B, k]: float32 [B, *sample_shape]."""
+        """Decode prefixes of codes, [B, k], to float32 [B, *sample_shape]; see `Client.decode`."""
         return protocol.parse_samples(
             await self._post("/v1/decode", protocol.decode_body(codes, model))
         )
 
     async def models(self) -> list[dict[str, Any]]:
-        """What is served: names, shapes, labels, measured curves."""
+        """Return the models of the server; see `Client.models`."""
         call = protocol.request_flow("GET", "/v1/models", deadline_s=None, clock=self._clock)
         models: list[dict[str, Any]] = (await self._run(call))["models"]
         return models

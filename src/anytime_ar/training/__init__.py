@@ -1,4 +1,4 @@
-"""Training: the ordered autoencoder, its sharpening, then the prior, to a bundle."""
+"""Training of an ordered autoencoder, its decoder GAN and its prior, up to the bundle."""
 
 from __future__ import annotations
 

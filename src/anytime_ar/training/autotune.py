@@ -1,9 +1,8 @@
-"""What a run decides by measurement, on disk, so that it decides once.
+"""Autotuning of the number format of each stage, saved in the folder of the run.
 
-    autotune.json       number format by stage, and threads
+    decisions.json      number format by stage, and number of threads
 
-A run that goes on goes on as it was begun, on whatever machine: it is the run that was not
-interrupted.
+A resumed run uses the saved settings, on any machine, and so equals an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -35,19 +34,22 @@ _PRECISIONS: tuple[TrainingPrecision, ...] = ("32-true", "bf16-mixed", "16-mixed
 
 
 class AutotunedSettings(Config):
-    """The contents of autotune.json."""
+    """Contents of the file decisions.json."""
 
     precision: dict[str, TrainingPrecision] = Field(default_factory=dict)
-    """By stage."""
+    """Number format of training, by stage."""
     threads: PositiveInt | None = None
-    """Of the process that wrote this; results of other numbers differ by rounding."""
+    """Threads of the process that wrote the file, on which rounding depends; None: not written."""
 
 
 def read_autotuned_settings(folder: Path) -> AutotunedSettings:
-    """Return what a run has decided so far.
+    """Return the settings that a run has autotuned so far.
+
+    Args:
+        folder: Folder of the run.
 
     Raises:
-        InputError: the file is damaged, or cannot be read.
+        InputError: The file is damaged, or cannot be read.
     """
     path = folder / "autotune.json"
     if not path.exists() and (folder / "decisions.json").exists():  # of version 0.1
@@ -71,15 +73,17 @@ def read_autotuned_settings(folder: Path) -> AutotunedSettings:
 
 
 class PrecisionAutotuner:
-    """Decides for all processes of a run; the first one measures, reads and writes.
+    """An autotuner of the number format of each stage.
+
+    Rank zero measures, reads and writes; all processes use its result.
 
     Args:
-        folder: of the run.
-        configured: number format of the configuration, or `auto`.
-        fabric: device; computes in the format decided from then on.
-        seed: of the run.
-        distributed: this process and the others.
-        gradient_accumulation_steps: parts of its part of a batch that a process takes one at a time.
+        folder: Folder of the run.
+        configured: Number format of the configuration, or `auto`.
+        fabric: Fabric, whose precision `select` and `apply` set.
+        seed: Seed of the run.
+        distributed: The processes of the run.
+        gradient_accumulation_steps: Microbatches of a batch shard; timing uses one of them.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class PrecisionAutotuner:
         distributed: DistributedContext,
         gradient_accumulation_steps: int = 1,
     ) -> None:
+        """Replace `16-mixed` by `bf16-mixed` on CPUs."""
         self._folder, self._configured, self._fabric = folder, configured, fabric
         self._seed, self._distributed, self._gradient_accumulation_steps = (
             seed,
@@ -100,10 +105,17 @@ class PrecisionAutotuner:
         )
         self._by_stage: dict[str, TrainingPrecision] = {}
         if configured == "16-mixed" and fabric.device.type == "cpu":
-            self._configured = "bf16-mixed"  # CPUs train in no other format of 16 bits
+            self._configured = "bf16-mixed"  # the only 16-bit format for training on CPUs
 
     def select(self, stage: Stage, log: RunLog) -> None:
-        """Compute in the number format of a stage, which is measured if nothing says it yet."""
+        """Select and set the number format of a stage.
+
+        It is the saved one, else the configured one, else the faster one by timing.
+
+        Args:
+            stage: Stage that will train in this format.
+            log: Log that receives the timings and the result.
+        """
         found: list[int] = []
 
         def look() -> None:
@@ -130,18 +142,18 @@ class PrecisionAutotuner:
         self.apply(stage.name)
 
     def apply(self, stage: str) -> None:
-        """Compute in the number format that was decided for a stage, by its name."""
+        """Set the number format that `select` chose for a stage, by its name."""
         from anytime_ar.training.fabric_precision import set_precision
 
         set_precision(self._fabric, self._by_stage[stage])
 
     def _benchmark(self, stage: Stage, log: RunLog) -> TrainingPrecision:
-        """Time the objective of a stage on batches of its own size, and leave no trace of it."""
+        """Return the faster number format for a stage, timed on a copy of its objective."""
         from anytime_ar.training.fabric_precision import set_precision
 
         fabric = self._fabric
         if device_mesh(fabric) is not None and fabric.device.type != "cpu":
-            return "bf16-mixed"  # one device may have no room for a model that is cut in shards
+            return "bf16-mixed"  # one device may have no room for the full model
         objective = deepcopy(stage.objective).to(fabric.device).train()
         part = self._distributed.batch_shard(0, self._gradient_accumulation_steps)
         batches = fabric.to_device(stage.timing_batches(stage.batch_sizes[0] // part.num_shards))

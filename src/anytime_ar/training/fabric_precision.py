@@ -1,6 +1,6 @@
-"""The number format of each stage, as a plugin of Fabric, which has one precision for a run.
+"""Plugin of Fabric that switches the number format between the stages of a run.
 
-Apart from `precision`, as importing Fabric takes a while.
+The module is separate because it imports Fabric, which is slow.
 """
 
 from __future__ import annotations
@@ -20,24 +20,29 @@ if TYPE_CHECKING:
 
 
 class SwitchablePrecision(MixedPrecision):
-    """float32 or bfloat16 as Fabric's plugin, which a run has one of: each stage sets its own.
+    """A precision plugin that each stage sets to float32 or bfloat16.
 
     Args:
-        device: type of the device, such as `cpu`.
+        device: Type of the device, such as `cpu`.
     """
 
     def __init__(self, device: str) -> None:
+        """Start with float32 as the number format."""
         super().__init__("bf16-mixed", device)
         self.uses_bfloat16 = False
+        """Whether forward passes compute in bfloat16."""
 
     def forward_context(self) -> AbstractContextManager[Any]:
+        """Return the context of a forward pass: autocast to bfloat16, or nothing."""
         return bfloat16_autocast(self.device) if self.uses_bfloat16 else nullcontext()
 
     def convert_input(self, data: Any) -> Any:
+        """Convert the inputs of a forward pass to the number format that is set."""
         return super().convert_input(data) if self.uses_bfloat16 else data
 
     def convert_output(self, data: Any) -> Any:
-        # Fabric's own would convert to the default dtype of the process.
+        """Convert the floating-point outputs of a forward pass to float32."""
+        # Fabric's own method converts to the default dtype of the process.
         return tree_map_only(Tensor, _to_float32, data)
 
 
@@ -46,7 +51,7 @@ def _to_float32(x: Tensor) -> Tensor:
 
 
 def set_precision(fabric: Fabric, precision: TrainingPrecision) -> None:
-    """Let Fabric compute in a number format from now on; `16-mixed` is its own from the start."""
+    """Set the number format of Fabric; no effect with `16-mixed`, which is fixed at the launch."""
     plugin = fabric.strategy.precision
     if isinstance(plugin, SwitchablePrecision):
         plugin.uses_bfloat16 = precision == "bf16-mixed"

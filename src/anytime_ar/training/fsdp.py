@@ -1,11 +1,10 @@
-"""Weights, gradients and moments in shards, one for each process (FSDP2): what memory holds of a
-model is a share of it, and what a layer is made of is gathered where it computes.
+"""Sharded training (FSDP2): each process holds a shard of weights, gradients and optimizer states.
 
-Every parameter is cut along its first dimension and becomes a `DTensor`; buffers, above all
-codebooks that follow averages, stay whole and alike in all processes: what they learn from is
-exchanged (see `Quantizer.learn`), and they are small.
+Every parameter is split along its first dimension and becomes a `DTensor`. The full parameters of a
+layer are gathered while it computes. Buffers, such as codebooks updated by moving averages, are
+small and stay full and equal in all processes (see `Quantizer.update_codebooks`).
 
-All processes have to gather alike, and at the same time.
+Gathering is a collective operation: all processes must call it, in the same order.
 """
 
 from __future__ import annotations
@@ -28,13 +27,15 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 FSDP_UNITS = (Block, ImageEncoder, ImageDecoder, AudioEncoder, AudioDecoder)
-"""Gathered one at a time. Nobody reads their weights but they themselves, when they are called; all
-else is gathered for the whole of a forward pass, as objectives call methods of what they train and
-read weights that lie deep inside."""
+"""Modules that are gathered one at a time, because only their own forward pass reads their weights.
+
+All other parameters are gathered for a whole forward pass: objectives call methods of the models
+and read nested weights.
+"""
 
 
 def device_mesh(fabric: Fabric) -> DeviceMesh | None:
-    """The processes among which weights are cut; None: each has all of them."""
+    """Return the processes between which weights are sharded; None: each holds all weights."""
     from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
     if not isinstance(fabric.strategy, ModelParallelStrategy):
@@ -43,11 +44,13 @@ def device_mesh(fabric: Fabric) -> DeviceMesh | None:
 
 
 def apply_fsdp(module: nn.Module, mesh: DeviceMesh) -> None:
-    """Leave this process its shards of a module's weights, on its device. What follows has to go
-    through the module's own forward pass, not that of a part of it."""
+    """Shard the weights of a module, in place and on the device of this process.
+
+    From then on, call the forward pass of the whole module, not that of a submodule.
+    """
     from torch.distributed.fsdp import fully_shard
 
-    for parameter in module.parameters():  # kernels are not, where channels come last
+    for parameter in module.parameters():  # channels_last kernels are not
         parameter.data = parameter.data.contiguous()
     for unit in [one for one in module.modules() if isinstance(one, FSDP_UNITS)]:
         fully_shard(unit, mesh=mesh)
@@ -55,25 +58,26 @@ def apply_fsdp(module: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def is_sharded(value: Tensor) -> TypeGuard[DTensor]:
-    """Whether this process has a part of it only."""
+    """Return whether a tensor is sharded between the processes."""
     from torch.distributed.tensor import DTensor
 
     return isinstance(value, DTensor)
 
 
 def full_tensor(value: Tensor) -> Tensor:
-    """A tensor, put together if it is in shards."""
+    """Return the full tensor, gathered if it is sharded."""
     return value.full_tensor() if is_sharded(value) else value
 
 
 def gather_full_state(state: StateDict, *, keep: bool) -> StateDict:
-    """Whole tensors, on the CPU where they were in shards.
+    """Gather the full tensors of a state; those that were sharded go to the CPU.
 
     Args:
-        keep: whether this process wants them; if not, what it gets is of no use.
+        state: Tensors by name, sharded or not.
+        keep: Whether this process gets the result; otherwise it gets an empty state.
     """
     found: StateDict = {}
-    for name in sorted(state):  # what was read from a file is in another order in each process
+    for name in sorted(state):  # a state read from a file has another order in each process
         full = full_tensor(state[name])
         if keep:
             found[name] = full if full is state[name] else full.cpu()
@@ -81,33 +85,32 @@ def gather_full_state(state: StateDict, *, keep: bool) -> StateDict:
 
 
 def shard_like(value: Tensor, like: Tensor | None) -> Tensor:
-    """This process's shard of a whole tensor, if another one is in shards."""
+    """Shard a full tensor as `like` is sharded; return it unchanged if `like` is not."""
     from torch.distributed.tensor import distribute_tensor
 
     if like is None or not is_sharded(like) or value.shape != like.shape:
         return value
-    # No rank is the source: all have read the same.
+    # No rank broadcasts its values, because all have read the same file.
     return distribute_tensor(
         value.to(like.device), like.device_mesh, like.placements, src_data_rank=None
     )
 
 
 def shard_state(state: StateDict, like: StateDict) -> StateDict:
-    """`shard_like` for each tensor, by name."""
+    """Shard each full tensor as the tensor of its name in `like` is sharded."""
     return {name: shard_like(value, like.get(name)) for name, value in state.items()}
 
 
 @torch.no_grad()
 def copy_full_state(module: nn.Module, state: StateDict) -> None:
-    """Give a module that is whole the weights of one in shards, a tensor at a time."""
+    """Copy a sharded state into a module with full weights, one tensor at a time."""
     for name, value in module.state_dict().items():
         value.copy_(full_tensor(state[name]))
 
 
 @contextmanager
 def summon_full_params(module: nn.Module) -> Iterator[None]:
-    """Put the parameters of a module together for something that writes to them, and cut them
-    again."""
+    """Gather the full parameters of a module for code that writes to them, then reshard them."""
     names = [name for name, parameter in module.named_parameters() if is_sharded(parameter)]
     sharded = {name: module.get_parameter(name) for name in names}
     standing_in = {name: nn.Parameter(full_tensor(one.detach())) for name, one in sharded.items()}

@@ -1,4 +1,4 @@
-"""Starting the processes of a training run: by ourselves, or as a launcher has done already."""
+"""Start of the processes of a training run, by Fabric or by a launcher such as `torchrun`."""
 
 from __future__ import annotations
 
@@ -17,33 +17,44 @@ if TYPE_CHECKING:
 
 
 class DistributedConfig(Config):
-    """How many processes train, and what each does at once. Not a part of a run: it may change from
-    one resumption to the next."""
+    """Number of training processes, and how they share batches and weights.
+
+    It is no part of the configuration of a run: it may change whenever the run resumes.
+    """
 
     devices: int = Field(1, ge=1, le=2**16)
-    """Of each machine, a process each; on CPUs, processes. Under `torchrun` it decides instead."""
+    """Processes on each machine, one per device; under `torchrun`, its settings apply instead."""
     nodes: int = Field(1, ge=1, le=2**16)
-    """Machines; each runs the same command with MASTER_ADDR, MASTER_PORT and its NODE_RANK set."""
+    """Number of machines.
+
+    Each runs the same command, with MASTER_ADDR, MASTER_PORT and its own NODE_RANK set.
+    """
     gradient_accumulation_steps: int = Field(1, ge=1)
-    """That a process takes over its part of a batch, whose gradients are accumulated: memory is
-    needed for one of them."""
+    """Microbatches into which each process splits its batch shard, to save memory.
+
+    Their gradients are accumulated, so the number does not change the batch.
+    """
 
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    """Of several processes: `ddp`: each has all weights; `fsdp`: weights, gradients and moments are
-    in shards, for models that one device has no room to train (to be judged, weights alone are
-    whole). Checkpoints are the same."""
+    """How several processes hold the weights; checkpoints are the same for both.
+
+    `ddp`: each process holds all weights. `fsdp`: weights, gradients and optimizer states are
+    sharded, for models that are too large to train on one device. For validation, each process
+    gathers the full weights.
+    """
 
     @property
     def world_size(self) -> int:
-        """All of them."""
+        """Return the number of processes on all machines."""
         return self.devices * self.nodes
 
 
 SINGLE_PROCESS = DistributedConfig()
+"""Configuration of a run with one process."""
 
 
 def torchrun_config() -> DistributedConfig | None:
-    """What a launcher such as `torchrun` has started; None: nothing."""
+    """Return the configuration of a launcher such as `torchrun`; None: there is no launcher."""
     if not {"LOCAL_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE"} <= os.environ.keys():
         return None
     devices, count = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
@@ -51,23 +62,23 @@ def torchrun_config() -> DistributedConfig | None:
 
 
 def is_rank_zero_process() -> bool:
-    """Whether this process, of those that a launcher has started, is the one that writes."""
+    """Return whether this process has rank zero among those of a launcher, and so writes files."""
     return all(
         os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
     )
 
 
 def launch_fabric(device: str, precision: str, distributed_config: DistributedConfig) -> Fabric:
-    """Return Fabric on the devices of this process, and start the other processes.
+    """Return Fabric on the device of this process, and start the other processes.
 
     Args:
-        device: name, or `auto`.
-        precision: of the run, `auto` or as Fabric calls it; see `SwitchablePrecision`.
-        distributed_config: how many there are.
+        device: Name of the device, or `auto`.
+        precision: Precision of the run, `auto` or a name of Fabric; see `SwitchablePrecision`.
+        distributed_config: Number of processes and their strategy.
 
     Raises:
-        InputError: there is no such device, or fewer of them, or the precision does not go with the
-            strategy.
+        InputError: There is no such device, or there are too few of them, or the strategy does not
+            support the precision.
     """
     import torch
     from lightning_fabric import Fabric
@@ -87,10 +98,11 @@ def launch_fabric(device: str, precision: str, distributed_config: DistributedCo
             f"devices is {asked.devices}, and this machine has {there} of {chosen.type}; ask for "
             "fewer"
         )
-    # Fabric has one precision for a run; stages choose theirs, but for the one that scales losses.
+    # Fabric has one precision for a run. A plugin lets stages switch it, except 16-mixed, which
+    # needs Fabric's loss scaler.
     scaled = precision == "16-mixed" and chosen.type != "cpu"
     plugins: list[Any] = [] if scaled else [SwitchablePrecision(chosen.type)]
-    if distributed.is_initialized():  # processes have met: no other sign of a launcher counts
+    if distributed.is_initialized():  # ignore what environment variables say of a launcher
         plugins.append(LightningEnvironment())
     fabric = Fabric(
         accelerator=chosen.type,
@@ -111,7 +123,7 @@ def _strategy(name: Literal["ddp", "fsdp"], count: int, precision: str) -> Any:
     if name == "ddp":
         from lightning_fabric.strategies.ddp import DDPStrategy
 
-        # Codebooks are kept alike by what processes exchange; DDP need not copy them in every step.
+        # `Quantizer.update_codebooks` synchronises codebooks: DDP need not copy them.
         return DDPStrategy(forward_sync_buffers=False)
     from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
@@ -120,7 +132,7 @@ def _strategy(name: Literal["ddp", "fsdp"], count: int, precision: str) -> Any:
             "precision is 16-mixed, which strategy fsdp cannot do; set it to bf16-mixed or "
             "32-true, or choose strategy ddp"
         )
-    # What is trained is in shards already when it is set up: an optimizer has to know them.
+    # `apply_fsdp` has sharded the module before, as the optimizer must be built on the shards.
     return ModelParallelStrategy(
         lambda module, _: module, data_parallel_size=count, tensor_parallel_size=1
     )

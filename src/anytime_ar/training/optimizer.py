@@ -1,4 +1,4 @@
-"""The optimizer of every stage and its schedule."""
+"""Optimizers of the stages and the schedule of their learning rate."""
 
 from __future__ import annotations
 
@@ -17,14 +17,22 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
 
 def learning_rate_at(config: OptimizerConfig, step: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine down to zero."""
+    """Return the learning rate at a step: linear warm-up times cosine decay to zero.
+
+    Args:
+        config: Peak learning rate and length of the warm-up.
+        step: Step of the stage, from 0.
+        steps: Number of steps of the stage.
+    """
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
     return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW, or Muon for matrices and AdamW for the rest; the weights of linear maps and
-    convolutions alone decay."""
+    """Build AdamW for all parameters, or Muon for linear weights and AdamW for the rest.
+
+    Only the weights of linear layers and convolutions decay.
+    """
     matrices = [layer.weight for layer in module.modules() if isinstance(layer, nn.Linear)]
     kernels = [layer.weight for layer in module.modules() if isinstance(layer, _CONVOLUTIONS)]
     chosen = {id(weight) for weight in [*matrices, *kernels]}
@@ -46,18 +54,21 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.O
         by_muon,
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
-        adjust_lr_fn="match_rms_adamw",  # so that one learning rate suits both
+        adjust_lr_fn="match_rms_adamw",  # one learning rate suits both optimizers
     )
     return ChainedOptimizer(muon, adamw)
 
 
 class ShardedMuon(torch.optim.Muon):
-    """Muon, with Nesterov momentum, for matrices in shards: weights and momentum stay so, and what
-    is to be made orthogonal, which takes a whole matrix, is gathered, one at a time."""
+    """Muon with Nesterov momentum for sharded matrices.
+
+    Weights and momentum stay sharded. Orthogonalisation needs full updates, which are gathered one
+    at a time.
+    """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """A step of each matrix."""
+        """Update every matrix that has a gradient."""
         assert closure is None
         for group in self.param_groups:
             for matrix in group["params"]:
@@ -71,7 +82,7 @@ class ShardedMuon(torch.optim.Muon):
             state["momentum_buffer"] = torch.zeros_like(gradient)
         state["momentum_buffer"].lerp_(gradient, 1 - momentum)
         update = full_tensor(gradient.lerp(state["momentum_buffer"], momentum))
-        # Torch's own step of a matrix of zeros, and nothing but the step.
+        # A step of torch's Muon from a matrix of zeros yields the update alone.
         step = nn.Parameter(torch.zeros_like(update))
         step.grad = update
         options = {name: group[name] for name in ("lr", "ns_steps", "eps", "adjust_lr_fn")}
@@ -81,15 +92,16 @@ class ShardedMuon(torch.optim.Muon):
 
 
 class ChainedOptimizer(torch.optim.Optimizer):
-    """Several optimizers, each of its own parameters, as one."""
+    """An optimizer that combines several, each with its own parameters."""
 
     def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
+        """Combine the parameter groups of the optimizers, in their order."""
         self.optimizers = optimizers
         super().__init__([group for part in optimizers for group in part.param_groups], {})
         self._share_param_groups()
 
     def _share_param_groups(self) -> None:
-        """The parts work on the groups and the state of the whole."""
+        """Let the combined optimizers use the parameter groups and the state of this one."""
         groups = iter(self.param_groups)
         for part in self.optimizers:
             part.param_groups = [next(groups) for _ in part.param_groups]
@@ -97,19 +109,19 @@ class ChainedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """A step of each."""
+        """Take a step of each optimizer."""
         assert closure is None
         for part in self.optimizers:
             part.step()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore the state that `state_dict` returned."""
         super().load_state_dict(state_dict)
         self._share_param_groups()
 
 
 def optimizer_state_tensors(optimizer: torch.optim.Optimizer) -> StateDict:
-    """The moments of an optimizer as flat tensors, by parameter number and name."""
+    """Return the state of an optimizer as flat tensors, by names such as `3.exp_avg`."""
     return {
         f"{number}.{name}": value
         for number, moments in optimizer.state_dict()["state"].items()
@@ -118,7 +130,7 @@ def optimizer_state_tensors(optimizer: torch.optim.Optimizer) -> StateDict:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: StateDict) -> None:
-    """Give an optimizer the moments of `optimizer_state_tensors`."""
+    """Restore an optimizer's state from `optimizer_state_tensors`, sharded as its parameters."""
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
     moments: dict[int, StateDict] = {}
     for key, value in state.items():

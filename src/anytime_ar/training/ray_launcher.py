@@ -1,9 +1,9 @@
-"""A run on Ray Train: its processes are workers of Ray, on one machine or many, and if one dies all
-start again and go on from the last checkpoint.
+"""Training on Ray Train: if a worker dies, all restart and resume from the last checkpoint.
 
-Ray starts the workers and lets them meet; what they do then is `train`, in the folder of the run,
-which is where all that outlives a worker is. What people should see, mistakes, and the wish to end
-go through an actor, the line, between the program that asked for the run and its workers.
+Ray starts the workers, on one or several machines, and connects them. Each worker runs `train` in
+the folder of the run, which holds all state that must survive a worker. Output, errors and
+requests to stop pass between the driver (the calling program) and the workers through an actor,
+`DriverChannel`.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ from anytime_ar.training.launcher import SINGLE_PROCESS, DistributedConfig
 from anytime_ar.training.run import check_run_folder, create_run_folder, train
 
 _WAIT_NOTICE_S = 60.0
-"""Seconds without a worker after which people are told what is waited for."""
+"""Seconds without a worker before the user sees what the driver waits for."""
 
 
 class RayTrainConfig(Config):
-    """The processes of a run on Ray, and how much they may fail."""
+    """Number and size of the workers of a run on Ray, and how often they may fail."""
 
     workers: PositiveInt = 1
-    """Processes of engine ray, on all machines; of CUDA, each with a GPU."""
+    """Ray worker processes on all machines; on CUDA, each has a GPU."""
     threads: PositiveInt = 1
-    """Cores of each."""
+    """CPU cores and threads of each worker."""
     max_failures: NonNegativeInt = 3
-    """Times that workers start again, from the last checkpoint, because one has died."""
+    """Number of times that all workers restart from the last checkpoint, after one has died."""
 
 
 def train_on_ray(
@@ -72,34 +72,44 @@ def train_on_ray(
     workers: RayTrainConfig = RayTrainConfig(),  # noqa: B008
     accept_changed_data: bool = False,
 ) -> Bundle:
-    """`train`, by workers of Ray, on the cluster of RAY_ADDRESS or one of this machine.
+    """Train as `train` does, on Ray workers, on the cluster of RAY_ADDRESS or on this machine.
 
     Args:
-        config, resume, show_progress, accept_changed_data: see `train`.
-        folder: where the run lives, in reach of all machines.
+        config: Configuration of the run.
+        folder: Folder of the run, on storage that all machines share.
+        resume: Whether to resume a run in the folder; if False, an existing run is refused.
         device: `cpu`, `cuda`, or `auto`: GPUs, if the cluster has one for each worker.
-        distributed_config: what each does at once; how many there are is for `workers` to say.
-        workers: how many, and how much they may fail.
+        show_progress: Whether to show progress bars on standard error.
+        distributed_config: Gradient accumulation and strategy; `workers` sets the number of
+            processes.
+        workers: Number and size of the workers, and how often they may fail.
+        accept_changed_data: Whether to resume although the data has changed.
+
+    Returns:
+        The bundle with the trained model.
 
     Raises:
-        InputError: see `train`; or this machine has too few GPUs.
+        InputError: See `train`; or `distributed_config` asks for several processes, or there are
+            too few GPUs.
         MissingExtraError: Ray is not installed.
-        TrainingError: see `train`; or workers fail again and again.
+        TrainingError: See `train`; or workers have failed more than `max_failures` times.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the workers have written a checkpoint if they had
+            started.
     """
     folder = Path(folder).absolute()
     check_ray_device(device)
     if distributed_config.world_size > 1:
         raise InputError(
-            f"{distributed_config.world_size} processes are asked for by devices and nodes, which engine ray "
-            "chooses itself; leave them out, and say how many workers there are to be"
+            f"{distributed_config.world_size} processes are asked for by devices and nodes, which "
+            "engine ray chooses itself; leave them out, and say how many workers there are to be"
         )
     config = check_run_folder(folder, config, resume=resume)
     if resume and (folder / "bundle").is_dir():
         return load_bundle(folder / "bundle")
     ray = require_ray("ray.train.torch")
     with (
-        redirect_stdout(sys.stderr),  # where Ray tells of workers that died
-        TemporaryDirectory(prefix="anytime-", ignore_cleanup_errors=True) as place,
+        redirect_stdout(sys.stderr),  # Ray reports dead workers on standard output
+        TemporaryDirectory(prefix="anytime-", ignore_cleanup_errors=True) as ray_storage,
         ray_session(ray, workers.workers * workers.threads),
     ):
         device = choose_ray_device(ray, device, workers.workers)
@@ -126,7 +136,7 @@ def train_on_ray(
                 resources_per_worker={"CPU": workers.threads},
             ),
             run_config=ray.train.RunConfig(
-                storage_path=place,  # Ray wants one; a checkpoint of its own is never made
+                storage_path=ray_storage,  # required by Ray, but it holds no checkpoint
                 failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
             ),
         )
@@ -138,7 +148,13 @@ def train_on_ray(
 
 
 def _monitor(ray: Any, trainer: Any, channel: Any, folder: Path, workers: RayTrainConfig) -> None:
-    """Let a run be made, and say what it says, to its end."""
+    """Run the trainer to its end, and pass output and interrupts between workers and user.
+
+    Raises:
+        AnytimeError: An error of a worker, of its own class.
+        KeyboardInterrupt: Ctrl-C or SIGTERM.
+        TrainingError: Workers have failed more than `max_failures` times, or Ray has failed.
+    """
     failed: list[Exception] = []
 
     def fit() -> None:
@@ -147,32 +163,32 @@ def _monitor(ray: Any, trainer: Any, channel: Any, folder: Path, workers: RayTra
         except Exception as error:
             failed.append(error)
 
-    # Not here: Ray would take Ctrl-C for itself.
+    # In a thread, because Ray would handle Ctrl-C itself in the main thread.
     fitting = threading.Thread(target=fit, daemon=True)
-    mistake: tuple[str, str] | None = None
-    starts, asked, begin = 0, False, time.monotonic()
+    worker_error: tuple[str, str] | None = None
+    starts, stop_sent, begin = 0, False, time.monotonic()
     with defer_interrupts(term=True) as interrupted:
         fitting.start()
-        going = True
-        while going:
+        is_running = True
+        while is_running:
             fitting.join(POLL_INTERVAL_S)
-            going = fitting.is_alive()  # before listening, so that nothing said is missed
-            said, now, mistake = ray.get(channel.poll.remote())
-            if now > max(starts, 1) and mistake is None:
+            is_running = fitting.is_alive()  # before polling, so that no output is missed
+            output, now, worker_error = ray.get(channel.poll.remote())
+            if now > max(starts, 1) and worker_error is None:
                 _notify("a worker has died; all go on from the last checkpoint")
             starts = now
-            sys.stderr.write(said)
+            sys.stderr.write(output)
             sys.stderr.flush()
-            if interrupted.is_set() and not asked:
-                if not starts:  # and nobody to write a checkpoint
+            if interrupted.is_set() and not stop_sent:
+                if not starts:  # no worker can write a checkpoint
                     raise interrupted.exception()
                 channel.request_stop.remote()
-                asked = True
+                stop_sent = True
             if not starts and time.monotonic() - begin > _WAIT_NOTICE_S:
                 _notify(f"waiting for {workers.workers} workers; has the cluster room for them?")
                 begin = float("inf")
-    if mistake is not None:
-        kind, text = mistake
+    if worker_error is not None:
+        kind, text = worker_error
         raise vars(errors).get(kind, TrainingError)(text)
     if interrupted.is_set() and not (folder / "bundle").is_dir():
         raise interrupted.exception()
@@ -191,7 +207,7 @@ def _worker_failure(error: Exception, workers: RayTrainConfig) -> TrainingError:
     reasons = [
         _last_line(one)
         for one in failures.values()
-        # Why a process is gone nobody knows, Ray, which cannot reach it, no more than the others.
+        # Neither Ray nor the other workers know why a process that they cannot reach is gone.
         if not (hasattr(one, "health_check_failure") or isinstance(one, PeerExitedError))
     ]
     reason = reasons[0] if reasons else "one was killed, or its machine is gone"
@@ -206,78 +222,90 @@ def _last_line(error: Exception) -> str:
 
 
 POLL_INTERVAL_S = 0.2
-"""Seconds between two looks at the line, at either end."""
+"""Seconds between two polls of the channel, by driver and workers."""
 _ERROR_GRACE_S = 10.0
-"""Seconds within which workers find the same mistake."""
+"""Seconds within which all workers should detect the same error."""
 
 
 class DriverChannel:
-    """An actor between a program and the workers of its run, whichever start they are of."""
+    """A Ray actor that connects a driver with the workers of its run, over all restarts."""
 
     def __init__(self) -> None:
+        """Start without output, errors and requests."""
         self._output: list[str] = []
         self._error: tuple[str, str] | None = None
         self._stop_requested = False
         self._num_starts = self._num_finished = 0
 
     def report_start(self) -> None:
-        """The first worker is there."""
+        """Count a start of the workers; rank zero calls this."""
         self._num_starts += 1
 
     def send_output(self, text: str) -> None:
-        """Something for people."""
+        """Queue text for the standard error of the driver."""
         self._output.append(text)
 
     def report_error(self, kind: str, text: str) -> None:
-        """An error of ours; the first one counts."""
+        """Store the class name and message of an error, unless an earlier one is stored."""
         self._error = self._error or (kind, text)
 
     def has_error(self) -> bool:
-        """Whether there was one, perhaps at an earlier start."""
+        """Return whether a worker has reported an error, also before a restart."""
         return self._error is not None
 
     def report_finished(self) -> None:
-        """A worker has nothing more to do."""
+        """Count a worker that has finished."""
         self._num_finished += 1
 
     def num_finished(self) -> int:
-        """How many have said so."""
+        """Return how many workers have finished, over all restarts."""
         return self._num_finished
 
     def request_stop(self) -> None:
-        """Workers should end after their step, with a checkpoint."""
+        """Ask the workers to stop after the current step, with a checkpoint."""
         self._stop_requested = True
 
     def stop_requested(self) -> bool:
-        """Whether they should."""
+        """Return whether the driver has asked the workers to stop."""
         return self._stop_requested
 
     def poll(self) -> tuple[str, int, tuple[str, str] | None]:
-        """What was said since the last time, how often workers have started, and what is wrong."""
-        said, self._output = "".join(self._output), []
-        return said, self._num_starts, self._error
+        """Return the news for the driver.
+
+        Returns:
+            Text since the last poll, number of starts of the workers, and class name and message of
+            the first error or None.
+        """
+        output, self._output = "".join(self._output), []
+        return output, self._num_starts, self._error
 
 
 class _DriverStderr(io.TextIOBase):
-    """Standard error of the program at the other end of the line."""
+    """A text stream of a worker that writes to the standard error of the driver."""
 
     encoding = "utf-8"
 
     def __init__(self, channel: Any) -> None:
+        """Write through the handle of a `DriverChannel`."""
         self._channel = channel
 
     def write(self, text: str) -> int:
+        """Send text to the driver without waiting; return its length."""
         self._channel.send_output.remote(text)
         return len(text)
 
 
 def train_worker(task: dict[str, Any]) -> None:
-    """What each worker does; what it raises has Ray start all of them again.
+    """Run `train` in a worker; if this raises an error, Ray restarts all workers.
 
     Args:
-        task: `config`, `folder`, `device` (cpu or cuda), `show_progress`, `processes` and
-            `accept_changed_data` of the run, as `train` takes them; `threads` of a worker; the
-            `working_folder` of the program, and the `channel` to it.
+        task: `config`, `folder`, `device` (cpu or cuda), `show_progress`, `distributed_config` and
+            `accept_changed_data`, the arguments of `train`; `threads` of a worker; the
+            `working_folder` of the driver, and the `channel` to it.
+
+    Raises:
+        PeerExitedError: Another worker has died.
+        AnytimeError: This worker has found an error while others still wait for it.
     """
     import ray
     import torch
@@ -287,15 +315,15 @@ def train_worker(task: dict[str, Any]) -> None:
     if rank == 0:
         channel.report_start.remote()
     if ray.get(channel.has_error.remote()):
-        return  # as before; Ray does not know that another start is in vain
-    # Ray has given each worker its device already, so to us it is a machine with one.
+        return  # the error would occur again, but Ray has restarted the workers
+    # Ray assigns each worker its device, so `train` treats a worker as a machine with one device.
     os.environ.update(NODE_RANK=str(rank), LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
-    if Path(task["working_folder"]).is_dir():  # from which paths of data may start
+    if Path(task["working_folder"]).is_dir():  # relative paths of data refer to it
         os.chdir(task["working_folder"])
     torch.set_num_threads(task["threads"])
     device = str(get_device()) if task["device"] == "cuda" else task["device"]
     folder = Path(task["folder"])
-    mistake: AnytimeError | None = None
+    own_error: AnytimeError | None = None
     try:
         if not (folder / "config.yaml").is_file():
             raise InputError(
@@ -315,16 +343,17 @@ def train_worker(task: dict[str, Any]) -> None:
     except PeerExitedError:
         raise
     except (ReportedByRankZeroError, KeyboardInterrupt):
-        pass  # said by another; as was asked for
+        pass  # another worker reports the error; or the driver has asked to stop
     except AnytimeError as error:
         ray.get(channel.report_error.remote(type(error).__name__, str(error)))
-        mistake = error
+        own_error = error
     ray.get(channel.report_finished.remote())
-    if mistake is not None and not _all_finished(ray, channel, int(os.environ["WORLD_SIZE"])):
-        raise mistake  # others wait for this one, and only Ray can end them
+    if own_error is not None and not _all_finished(ray, channel, int(os.environ["WORLD_SIZE"])):
+        raise own_error  # only Ray can end the workers that wait for this one
 
 
 def _all_finished(ray: Any, channel: Any, count: int) -> bool:
+    """Wait for `_ERROR_GRACE_S` until `count` workers have finished; return whether they have."""
     until = time.monotonic() + _ERROR_GRACE_S
     while ray.get(channel.num_finished.remote()) < count:
         if time.monotonic() > until:
@@ -335,7 +364,7 @@ def _all_finished(ray: Any, channel: Any, count: int) -> bool:
 
 @contextmanager
 def _interrupts_from_driver(ray: Any, channel: Any) -> Iterator[None]:
-    """Let an interrupt come by the line."""
+    """Interrupt this worker when the driver asks it to stop."""
     over = threading.Event()
     with forward_interrupts() as flag:
 

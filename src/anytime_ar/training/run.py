@@ -1,11 +1,11 @@
-"""A whole run in a folder: data, all stages, and the bundle at the end; resumable at any moment.
+"""A training run in a folder, from the data to the bundle; it can resume from any step.
 
-config.yaml                       everything that the run is made of
-autotune.json                     measured choices: precision by stage, threads (see `autotune`)
-data.json                         what tells its data from data that has changed
-log.jsonl                         losses and validation figures
-checkpoints/                      of the stages autoencoder, decoder_gan, prior
-bundle/                           the model (see `anytime_ar.bundle.format`)
+config.yaml                   configuration of the run
+decisions.json                autotuned number formats and threads (see `autotune`)
+data.json                     fingerprint of the data, which reveals changes
+log.jsonl                     losses and validation figures
+checkpoints/                  checkpoints of the stages autoencoder, decoder_gan and prior
+bundle/                       the model (see `anytime_ar.bundle.format`)
 """
 
 from __future__ import annotations
@@ -64,32 +64,38 @@ def train(
 ) -> Bundle:
     """Train an autoencoder and its prior, and write the bundle to `folder`/bundle.
 
-    Ctrl-C and SIGTERM end it after the current step with a checkpoint, a second one at once.
+    Ctrl-C or SIGTERM ends the training after the current step, with a checkpoint. A second signal
+    ends it at once.
 
-    Several processes share each batch, here, on several machines, or as `torchrun` started them:
-    each runs the calling program, and the folder has to be in reach of all. However many there are,
-    they learn from the same batches, and losses agree but for rounding and dropout.
+    Several processes share each batch: on this machine, on several machines, or as `torchrun`
+    started them. Each runs the calling program, and all need access to the folder. The batches do
+    not depend on the number of processes; losses differ by rounding and dropout only.
 
     Args:
-        config: the run.
-        folder: where it lives; created.
-        resume: go on with the run that is there, if one is; without it, an existing run is refused.
-        device: `cpu`, `cuda`, `mps`, or `auto` for the best there is.
-        show_progress: draw progress bars on standard error.
-        data: the data set of `config.data`, if it is loaded already.
-        distributed_config: how many there are, and what each does at once.
-        accept_changed_data: go on with data that is not what the run was begun with.
+        config: Configuration of the run.
+        folder: Folder of the run, which is created if it does not exist.
+        resume: Whether to resume a run in the folder; if False, an existing run is refused.
+        device: `cpu`, `cuda`, `mps`, or `auto` for the best device of this machine.
+        show_progress: Whether to show progress bars on standard error.
+        data: The data set of `config.data`, if it is loaded already.
+        distributed_config: Number of processes, and how they share batches and weights.
+        accept_changed_data: Whether to resume although the data has changed.
+
+    Returns:
+        The bundle with the trained model.
 
     Raises:
-        InputError: the data or the configuration cannot be used, the folder holds another run, or
-            the data has changed since.
-        TrainingError: the loss is not finite or has diverged.
+        InputError: The data or the configuration cannot be used, the folder holds another run, or
+            the data has changed since the run began.
+        TrainingError: The loss is not finite or has diverged.
     """
     folder = Path(folder)
-    # Before the data: a wrong folder costs no wait.
+    # Before the data are loaded, so that a wrong folder is refused at once.
     config = check_run_folder(folder, config, resume=resume)
     if resume and (folder / "bundle").is_dir():
-        return load_bundle(folder / "bundle")  # all done, and perhaps evaluated since
+        return load_bundle(
+            folder / "bundle"
+        )  # training is complete; an evaluation may have added a curve
     fabric = launch_fabric(device, config.precision, distributed_config)
     distributed = DistributedContext()
     data = data or load_data(config.data)
@@ -108,7 +114,7 @@ def train(
             log.notify(f"the data has changed: {change}")
         for note in data.notes:
             log.write(data=note)
-        decider = PrecisionAutotuner(
+        autotuner = PrecisionAutotuner(
             folder,
             config.precision,
             fabric=fabric,
@@ -130,15 +136,15 @@ def train(
                 gradient_accumulation_steps=distributed_config.gradient_accumulation_steps,
             )
             with distributed.report_peer_exit():
-                decider.select(stage, log)
+                autotuner.select(stage, log)
                 trainer.fit()
 
         fit(AutoencoderStage(bundle.autoencoder, data, config, distributed))
         if config.decoder_gan is not None:
             fit(DecoderGANStage(bundle.autoencoder, data, config, distributed))
         if bundle.prior is not None:
-            # It encodes its codes as the autoencoder was trained.
-            decider.apply("autoencoder")
+            # The stage encodes the data in the number format of the autoencoder.
+            autotuner.apply("autoencoder")
             fit(PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric, distributed))
     distributed.run_on_rank_zero(
         lambda: save_bundle(_with_precisions(bundle, folder), folder / "bundle")
@@ -148,7 +154,11 @@ def train(
 
 
 def _check_data_unchanged(folder: Path, data: DataSplits, *, accept: bool) -> list[str]:
-    """Compare the data of a run with that it was begun with; return changes that are accepted."""
+    """Return the changes of the data since the run began, if they are accepted.
+
+    Raises:
+        InputError: The data has changed and `accept` is False, or data.json is damaged.
+    """
     path, now = folder / "data.json", data_fingerprint(data)
     changes: list[str] = []
     if path.exists():
@@ -172,7 +182,7 @@ def _check_data_unchanged(folder: Path, data: DataSplits, *, accept: bool) -> li
 
 
 def _with_precisions(bundle: Bundle, folder: Path) -> Bundle:
-    """Return the bundle of a run, with the number formats of its training on the card."""
+    """Return the bundle of a run, with the number format of each stage on its card."""
     training = bundle.card.training | {
         "precision_by_stage": read_autotuned_settings(folder).precision
     }
@@ -180,10 +190,10 @@ def _with_precisions(bundle: Bundle, folder: Path) -> Bundle:
 
 
 def build_card(config: TrainConfig, data: DataSplits) -> Card:
-    """The card of the model that a run will make.
+    """Build the card of the model that a run trains.
 
     Raises:
-        InputError: the samples do not fit the networks.
+        InputError: The configuration does not suit the samples or their labels.
     """
     weight = config.autoencoder_training.stft_loss_weight
     if weight and data.sample_rate is None:
@@ -198,9 +208,8 @@ def build_card(config: TrainConfig, data: DataSplits) -> Card:
     names = data.label_names if config.conditional else None
     if config.sampling_params.guided and names is None:
         raise InputError(
-            f"sampling_params.guidance is {config.sampling_params.guidance}, and the model will "
-            "have no labels; drop "
-            "it, or train with labels"
+            f"choice.guidance is {config.sampling_params.guidance}, and the model will have no "
+            "labels; drop it, or train with labels"
         )
     autoencoder = config.autoencoder.resolve(data.sample_shape)
     return Card(
@@ -222,7 +231,7 @@ def build_card(config: TrainConfig, data: DataSplits) -> Card:
 
 
 def _label_frequencies(data: DataSplits, count: int) -> tuple[float, ...]:
-    """Share of each class in the training split."""
+    """Return the relative frequency of each class in the training split."""
     totals = torch.zeros(count, dtype=torch.int64)
     for batch in data.train.batches(4096):
         assert batch.labels is not None
@@ -231,11 +240,15 @@ def _label_frequencies(data: DataSplits, count: int) -> tuple[float, ...]:
 
 
 def check_run_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:
-    """Check that a run may live in a folder, and return its configuration: a number format that is
-    left open is as the run there has begun.
+    """Check that a folder can hold a run, and return the configuration of the run.
+
+    Args:
+        folder: Folder of the run, new, empty, or with a run.
+        config: Configuration of the run; precision `auto` becomes that of the run in the folder.
+        resume: Whether a run in the folder may be resumed.
 
     Raises:
-        InputError: it holds another run, or one that is not to be resumed, or something else.
+        InputError: The folder holds another run, a run without `resume`, or other files.
     """
     written = folder / "config.yaml"
     if folder.exists() and not folder.is_dir():
@@ -270,7 +283,7 @@ def check_run_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:
 
 
 def _changed_settings(earlier: TrainConfig, config: TrainConfig) -> list[str]:
-    """`data.size was 28, is 32` for every setting that changed."""
+    """Describe every setting that changed, such as `data.size was 28, is 32`."""
 
     def flat(values: object, prefix: str = "") -> dict[str, object]:
         if not isinstance(values, dict):
@@ -290,10 +303,10 @@ def _changed_settings(earlier: TrainConfig, config: TrainConfig) -> list[str]:
 
 
 def create_run_folder(folder: Path, config: TrainConfig) -> None:
-    """Make a folder that of a run, by its first process and before anything is written.
+    """Create the folder of a run and write its configuration; only rank zero may call this.
 
     Raises:
-        InputError: it cannot be created.
+        InputError: The folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -303,7 +316,7 @@ def create_run_folder(folder: Path, config: TrainConfig) -> None:
         ) from error
     remove_temporary_files(folder)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    # First of all: it is what tells a run from a foreign folder.
+    # Written first, because `check_run_folder` recognises a run by this file.
     write_bytes(folder / "config.yaml", text.encode())
     (folder / "checkpoints").mkdir(exist_ok=True)
     remove_temporary_files(folder / "checkpoints")

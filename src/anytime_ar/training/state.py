@@ -1,4 +1,4 @@
-"""All that the training of a stage changes: weights, their average, moments, counters."""
+"""State of a stage in training: weights, their moving average, optimizer state, counters."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 
 class TrainingState:
-    """Of one stage.
+    """State of one stage, which a checkpoint saves and restores.
 
     Args:
-        objective: what is trained, on the device.
-        optimizer: how.
-        ema_decay: of the moving average of the weights that counts in their place; None: no
-            average.
-        fabric: device and precision.
+        objective: Module to train, on the device.
+        optimizer: Configuration of the optimizer.
+        ema_decay: Decay of the moving average of the weights, which replaces them in validation and
+            in the result; None: no average.
+        fabric: Device, precision and strategy.
     """
 
     def __init__(
@@ -49,15 +49,21 @@ class TrainingState:
         ema_decay: float | None,
         fabric: Fabric,
     ) -> None:
+        """Shard the module if the strategy asks for it, and build optimizer and average."""
         self.progress = StageProgress()
+        """Counters of the stage and its best weights."""
         self._objective, self._fabric = objective, fabric
         mesh = device_mesh(fabric)
         self.is_replicated = mesh is None
-        """Whether each process has all weights, and trains the objective itself; else it trains a
-        copy in shards, and the objective, out of the way on the CPU, gets what is to be judged or
-        used."""
+        """Whether each process holds all weights and trains the objective itself.
+
+        Otherwise it trains a sharded copy. The objective waits on the CPU and receives the full
+        weights for validation and at the end.
+        """
         self.module = objective if self.is_replicated else deepcopy(objective.cpu())
+        """Module in training: the objective, or its sharded copy."""
         self.ema_model: AveragedModel | None = None
+        """Moving average of the weights; None: no average."""
         if ema_decay is not None:
             self.ema_model = AveragedModel(objective, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
         if mesh is not None:
@@ -72,8 +78,12 @@ class TrainingState:
 
     @contextmanager
     def evaluation_weights(self) -> Iterator[nn.Module]:
-        """The weights that count, which are the moving average where there is one: whole, for
-        processes to use at their own pace, and in evaluation mode."""
+        """Provide the weights for evaluation: their moving average, or the last ones.
+
+        Yields:
+            The objective in evaluation mode, with full weights, so that processes can use it
+            independently of each other.
+        """
         if self.is_replicated:
             yield self._evaluated_module.eval()
             return
@@ -84,7 +94,7 @@ class TrainingState:
         self._objective.cpu()
 
     def keep_best(self, loss: float) -> None:
-        """Remember the weights that count, if no validation was better."""
+        """Save the weights for evaluation if the validation loss is the lowest so far."""
         progress = self.progress
         if loss < progress.best_loss:
             progress.best_loss, progress.best_step = loss, progress.step
@@ -94,13 +104,16 @@ class TrainingState:
             }
 
     def load_final_weights(self) -> None:
-        """Leave the weights that count in the objective, in evaluation mode."""
+        """Load the best, or else the last, weights into the objective, in evaluation mode."""
         self._objective.to(self._fabric.device)
         copy_full_state(self._objective, self.progress.best or self._evaluated_module.state_dict())
         self._objective.eval()
 
     def to_checkpoint(self) -> Checkpoint:
-        """All of it, whole, for the first process; others have to ask as well."""
+        """Gather the full state for a checkpoint.
+
+        All processes must call this. Only rank zero gets the tensors.
+        """
         groups = {
             "module": self.module.state_dict(),
             "optimizer": optimizer_state_tensors(self.optimizer),
@@ -112,15 +125,17 @@ class TrainingState:
         groups = {name: gather_full_state(state, keep=keep) for name, state in groups.items()}
         record = {
             "progress": self.progress.to_record(),
-            "precision": self._fabric.strategy.precision.state_dict(),  # of a loss scaler, if any
+            "precision": self._fabric.strategy.precision.state_dict(),  # the loss scaler, if any
         }
         return Checkpoint(groups, record)
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Go on from there.
+        """Restore the state from a checkpoint.
 
         Raises:
-            RuntimeError, KeyError, TypeError: it is of another configuration.
+            RuntimeError: A tensor is missing or has another shape, so the configuration differs.
+            KeyError: The checkpoint lacks an item, so the configuration differs.
+            TypeError: The record has other items, so the configuration differs.
         """
         groups, record = checkpoint
         self._load(self.module, groups["module"])
@@ -137,29 +152,36 @@ class TrainingState:
 
 
 DIVERGENCE_RATIO = 100.0
-"""A mean loss this many times that of the untrained model will not come back. Far less happens in
-sound runs: quantizer terms grow while a random codebook is found, and the error jumps when the
-paper's second stage begins to truncate."""
+"""Ratio of the mean loss to that of the untrained model above which training has diverged.
+
+In healthy runs the loss also rises, but far less: quantizer terms grow while the codebook adapts,
+and the error jumps when the second stage of the paper begins to truncate.
+"""
 
 
 @dataclass
 class StageProgress:
-    """Counters of a stage and its best weights; saved with every checkpoint."""
+    """Counters of a stage and its best weights, saved with every checkpoint."""
 
     step: int = 0
-    """Steps done."""
+    """Number of steps done so far."""
     seconds: float = 0.0
-    """Spent in the loop, over all resumptions."""
+    """Seconds in the training loop, over all resumptions."""
     first_loss: float = math.inf
-    """Of step 1, by the untrained model."""
+    """Loss of step 1, by the untrained model."""
     best_loss: float = math.inf
-    """Lowest validation loss, where validation ends the stage."""
+    """Lowest validation loss, in stages with early stopping."""
     best_step: int = 0
+    """Number of steps before the validation with the lowest loss."""
     best: StateDict = field(default_factory=dict)
-    """Weights of `best_step`."""
+    """Weights for evaluation at `best_step`; empty without early stopping."""
 
     def check_losses(self, losses: Tensor) -> str | None:
-        """What is wrong with the losses float64 [n] of the last n steps, if anything is."""
+        """Return why the last losses end the training, or None if they are healthy.
+
+        Args:
+            losses: Losses of the last n steps, float64 [n].
+        """
         broken = (~losses.isfinite()).nonzero()  # [broken, 1]
         if len(broken):
             at = int(broken[0])
@@ -175,13 +197,13 @@ class StageProgress:
         return None
 
     def to_record(self) -> dict[str, Any]:
-        """All but the weights, as JSON can hold it."""
+        """Return the counters as values that JSON can hold, without the weights."""
         numbers = {key: value for key, value in vars(self).items() if key != "best"}
         return {key: None if value == math.inf else value for key, value in numbers.items()}
 
     @classmethod
     def from_record(cls, record: dict[str, Any], best: StateDict) -> StageProgress:
-        """What `to_record` wrote, with the weights again."""
+        """Rebuild the progress from the values of `to_record` and the best weights."""
         numbers: dict[str, Any] = {
             key: math.inf if value is None else value for key, value in record.items()
         }

@@ -1,7 +1,7 @@
-"""The training loop: one stage of a run, from its first or its last checkpointed step to its end.
+"""Training loop of a stage, from its first step or its last checkpoint to its end.
 
-All randomness of a step follows from (seed, stage, step), so a run that was interrupted and resumed
-is the run that was not, bit for bit, and a checkpoint needs no generator states.
+All randomness of a step derives from (seed, stage, step). So a resumed run equals an uninterrupted
+one bit for bit, and checkpoints need no generator states.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 
 
 class Trainer:
-    """Trains one stage, from where its last checkpoint stands to its end.
+    """The training loop of one stage.
 
     Args:
-        stage: what to train.
-        fabric: device and precision.
-        seed: of everything random.
-        checkpoints: of the stage; the last one is taken up if there are some already.
-        checkpoint_every_s: seconds between two writes.
-        log_every: steps between two reports.
-        log: gets the reports.
-        distributed: this process and the others.
-        gradient_accumulation_steps: that a process takes over its part of a batch, which need memory for one of them.
+        stage: Stage to train.
+        fabric: Device, precision and strategy.
+        seed: Seed of all randomness.
+        checkpoints: Checkpoints of the stage; training resumes from the last one, if there is one.
+        checkpoint_every_s: Seconds between two checkpoints.
+        log_every: Steps between two lines of the log.
+        log: Log of the run.
+        distributed: The processes of the run.
+        gradient_accumulation_steps: Microbatches into which each process splits its batch shard.
 
     Raises:
-        InputError: a batch cannot be cut into as many parts.
+        InputError: A batch cannot be split evenly between processes and microbatches.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Trainer:
         distributed: DistributedContext,
         gradient_accumulation_steps: int = 1,
     ) -> None:
+        """Check that every batch splits evenly."""
         self.stage, self.fabric, self.seed, self.log = stage, fabric, seed, log
         self.distributed = distributed
         self.gradient_accumulation_steps = gradient_accumulation_steps
@@ -68,10 +69,10 @@ class Trainer:
         self._check_batch_sizes(distributed.world_size * gradient_accumulation_steps)
         self.checkpoints, self.log_every = checkpoints, log_every
         self.checkpoint_every_s = checkpoint_every_s
-        self.state: TrainingState  # once weights have begun
+        self.state: TrainingState  # built by `fit`, after the weights are initialised
 
     def _check_batch_sizes(self, num_shards: int) -> None:
-        """Parts of unequal size would not count alike."""
+        """Refuse uneven batch shards, whose mean loss would not be that of the batch."""
         for size in self.stage.batch_sizes:
             if size % num_shards:
                 uneven = (
@@ -82,12 +83,12 @@ class Trainer:
                 raise self.distributed.same_error_on_all_ranks(InputError(uneven))
 
     def fit(self) -> None:
-        """Train to the end; the stage's objective holds the result, in evaluation mode.
+        """Train the stage to its end and leave the result in its objective, in evaluation mode.
 
         Raises:
-            TrainingError: the loss is not finite or has diverged; the last good checkpoint stays.
-            InputError: no checkpoint is whole, the last one does not fit, or a new one cannot be
-                written.
+            TrainingError: The loss is not finite or has diverged; the last good checkpoint stays.
+            InputError: All checkpoints are damaged, the last one does not fit the configuration, or
+                a new one cannot be written.
         """
         stage = self.stage
         step = self._latest_checkpoint_step()
@@ -105,7 +106,7 @@ class Trainer:
         self.state.load_final_weights()
 
     def _latest_checkpoint_step(self) -> int | None:
-        """Of the checkpoint to go on from, the same for all processes."""
+        """Return the step of the last intact checkpoint, equal in all processes; None: no such."""
         found: list[int] = []
 
         def look() -> None:
@@ -149,11 +150,11 @@ class Trainer:
                     recent = []
                 if validating:
                     self._validate()
-                # Clocks and signals differ between processes, and all have to do the same.
+                # Clocks and signals differ between processes, which must all take the same branch.
                 due = time.perf_counter() - last_save > self.checkpoint_every_s
                 ending, saving = self.distributed.any_rank(interrupted.is_set(), due)
                 if ending or saving:
-                    self._log_losses(recent)  # a checkpoint must be good
+                    self._log_losses(recent)  # refuses a checkpoint after a bad loss
                     recent = []
                     self._save_checkpoint()
                     last_save = time.perf_counter()
@@ -173,9 +174,9 @@ class Trainer:
         ):
             part = self.distributed.batch_shard(turn, self.gradient_accumulation_steps)
             last = turn == self.gradient_accumulation_steps - 1
-            # Dropout is drawn for each part, all else for the whole batch. Shards are summed in
-            # every pass: to wait, gradients would have to be whole.
-            generator = generator_for(self.seed, self._stream, step)
+            # Dropout is drawn for each shard, all else for the whole batch. Sharded gradients are
+            # reduced in every microbatch, as deferring it would need memory for full gradients.
+            generator = generator_for(self.seed, self.stage.name, step)
             with (
                 seeded(self.seed, self._stream, step, part.index),
                 self.fabric.no_backward_sync(
@@ -186,18 +187,22 @@ class Trainer:
                 self.fabric.backward(losses["loss"] / self.gradient_accumulation_steps)
             found.append({name: value.detach() for name, value in losses.items()})
         self.stage.update_codebooks(self.state.module, generator)
-        # Gradients that are not finite show in the next loss; asking now would wait for a GPU.
+        # Non-finite gradients show in the next loss. A check here would wait for the GPU.
         self.fabric.clip_gradients(
             wrapped, optimizer, max_norm=options.clip_norm, error_if_nonfinite=False
         )
         optimizer.step()
-        torch.clear_autocast_cache()  # of weights as they were, if a caller has set autocast
+        torch.clear_autocast_cache()  # it holds the old weights if a caller has set autocast
         if self.state.ema_model is not None:
             self.state.ema_model.update_parameters(self.state.module)
         return {name: torch.stack([losses[name] for losses in found]).mean() for name in found[0]}
 
     def _log_losses(self, recent: list[Losses]) -> dict[str, float]:
-        """Mean losses since the last report, to the log; refuses what has gone wrong."""
+        """Log and return the mean losses since the last report.
+
+        Raises:
+            TrainingError: The loss is not finite or has diverged.
+        """
         if not recent:
             return {}
         series = {
@@ -242,15 +247,14 @@ class Trainer:
             self.state.keep_best(figures["loss"])
 
     def _is_finished(self) -> bool:
-        """Whether all steps are done, or validation has not improved for as long as patience
-        lasts."""
+        """Return whether all steps are done, or validation has not improved within `patience`."""
         stage, progress = self.stage, self.state.progress
         if progress.step >= stage.steps or stage.patience is None:
             return progress.step >= stage.steps
         return progress.step - progress.best_step >= stage.patience * stage.validate_every
 
     def _save_checkpoint(self) -> None:
-        taken = self.state.to_checkpoint()  # by all: each has a shard, perhaps
+        taken = self.state.to_checkpoint()  # by all processes: each may hold a shard
         self.distributed.run_on_rank_zero(lambda: self._write_checkpoint(taken))
 
     def _write_checkpoint(self, checkpoint: Checkpoint) -> None:

@@ -1,6 +1,6 @@
-"""Stages of a run: the ordered autoencoder on samples, and later the prior on their codes.
+"""Training stage and objective of the ordered autoencoder (paper section 3.1).
 
-Between them the decoder may be sharpened; see `sharpening`.
+The stage `decoder_gan` shares its batches and its validation.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 
 VALIDATION_SAMPLES = 2000
-"""Samples that the autoencoder is validated on: enough for two digits, and no wait."""
+"""Validation samples of the autoencoder, enough for two digits of its error."""
 
 
 class ReconstructionStage:
-    """What stages that train an autoencoder on shuffled, augmented samples share."""
+    """Base class of the stages that train an autoencoder on shuffled, augmented samples."""
 
-    patience: int | None = None  # the last weights, whatever validation says
+    patience: int | None = None  # no early stopping: the last weights are used
     objective: nn.Module
 
     def __init__(
@@ -45,6 +45,7 @@ class ReconstructionStage:
         options: AutoencoderTrainingConfig | DecoderGANConfig,
         distributed: DistributedContext,
     ) -> None:
+        """Start reading the batches of the stage in the background."""
         self.autoencoder, self.data, self.config, self.distributed = (
             autoencoder,
             data,
@@ -62,28 +63,30 @@ class ReconstructionStage:
         )
 
     def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:
-        """See `reconstruction_errors`."""
+        """Return the reconstruction errors on the validation split; see `reconstruction_errors`."""
         model = objective.autoencoder
         assert isinstance(model, OrderedAutoencoder)
         return reconstruction_errors(model, self.data.validation, fabric, self.distributed)
 
     def noise_batch(self, batch_size: int) -> Tensor:
-        """Return `batch_size` samples of white noise, which take as long as others."""
+        """Return white noise for timing: float32 [batch_size, *sample_shape] in [-1, 1]."""
         generator = generator_for(self.config.seed, "rehearsal")
         return torch.rand(batch_size, *self.data.sample_shape, generator=generator).mul_(2).sub_(1)
 
     def update_codebooks(self, objective: nn.Module, generator: torch.Generator) -> None:
-        """Nothing beside the gradient."""
+        """Update nothing; a subclass may override this."""
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the position in the shuffled data."""
         return self.batches.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue the batches at a position in the shuffled data."""
         self.batches.load_state_dict(state)
 
 
 class AutoencoderStage(ReconstructionStage):
-    """Trains the autoencoder."""
+    """The stage that trains the ordered autoencoder."""
 
     name = "autoencoder"
 
@@ -94,12 +97,13 @@ class AutoencoderStage(ReconstructionStage):
         config: TrainConfig,
         distributed: DistributedContext,
     ) -> None:
+        """Build the objective of the stage and start reading its batches."""
         options = config.autoencoder_training
         super().__init__(autoencoder, data, config, options, distributed)
         self.objective = AutoencoderObjective(autoencoder, options)
 
     def initialize(self, fabric: Fabric) -> None:
-        """Choose the first codebook from code vectors of the untrained encoder."""
+        """Initialise the codebooks from code vectors of the untrained encoder."""
         options = self.config.autoencoder_training
         batches = self.data.train.shuffled(
             options.batch_size, self.config.seed, self.config.augmentation
@@ -111,13 +115,15 @@ class AutoencoderStage(ReconstructionStage):
             self.autoencoder.init_codebooks(samples, generator)
 
     def batch(self, step: int) -> tuple[Tensor, float]:
+        """Return this process's samples of a step, and the share of the steps that are done."""
         return next(self.batches).data, step / self.steps
 
     def timing_batches(self, batch_size: int) -> list[tuple[Tensor, float]]:
+        """Return a batch of white noise, at half of the training."""
         return [(self.noise_batch(batch_size), 0.5)]
 
     def update_codebooks(self, objective: nn.Module, generator: torch.Generator) -> None:
-        """The statistics of codebooks."""
+        """Update the codebooks by the statistics of the last batch."""
         model = objective.autoencoder
         assert isinstance(model, OrderedAutoencoder)
         with summon_full_params(model.quantizer):
@@ -128,8 +134,17 @@ class AutoencoderStage(ReconstructionStage):
 def reconstruction_errors(
     model: OrderedAutoencoder, validation: Split, fabric: Fabric, distributed: DistributedContext
 ) -> dict[str, float]:
-    """Mean squared error on the validation split: `loss` from all codes, `half` from half of
-    them."""
+    """Return the mean squared errors of reconstructions of the validation split.
+
+    Args:
+        model: The autoencoder, in evaluation mode.
+        validation: Validation split, of which at most about `VALIDATION_SAMPLES` are used.
+        fabric: Device and precision.
+        distributed: The processes, which share the batches.
+
+    Returns:
+        `loss`, from all codes, and `half`, from the first half of the codes.
+    """
     prefixes = {"loss": model.code_length, "half": (model.code_length + 1) // 2}
     errors = dict.fromkeys(prefixes, 0.0)
     seen = 0
@@ -143,8 +158,8 @@ def reconstruction_errors(
             every = torch.ones(vectors.shape[:2], dtype=torch.bool, device=x.device)
             quantized = model.quantizer(vectors, every).vectors
             for name, prefix in prefixes.items():
-                kept = torch.full((len(x),), prefix, device=x.device)
-                decoded = model.decode_vectors(quantized, kept).samples
+                num_kept = torch.full((len(x),), prefix, device=x.device)
+                decoded = model.decode_vectors(quantized, num_kept).samples
                 errors[name] += float((decoded.float() - x).square().mean()) * len(x)
         if seen >= VALIDATION_SAMPLES:
             break
@@ -153,9 +168,13 @@ def reconstruction_errors(
 
 
 class AutoencoderObjective(nn.Module):
-    """E_x E_k || x - decode(keep(encode(x), k)) ||^2 (paper section 3.1), plus quantizer terms."""
+    """Reconstruction loss of the ordered autoencoder, plus quantizer terms (paper section 3.1).
+
+    The loss is E_x E_k || x - decode(truncate(encode(x), k)) ||^2.
+    """
 
     def __init__(self, autoencoder: OrderedAutoencoder, config: AutoencoderTrainingConfig) -> None:
+        """Build the distribution p(k) of the number of kept codes."""
         super().__init__()
         self.autoencoder = autoencoder
         self.config = config
@@ -165,13 +184,16 @@ class AutoencoderObjective(nn.Module):
     def forward(
         self, x: Tensor, progress: float, generator: torch.Generator, shard: BatchShard = FULL_BATCH
     ) -> Losses:
-        """Losses of a batch, or of a part of one: the mean over all parts is that of the batch.
+        """Return the losses of a batch shard; their mean over all shards is the batch's loss.
 
         Args:
-            x: float32 [B, *sample_shape] in [-1, 1].
-            progress: share of the steps done, 0..1.
-            generator: CPU randomness of this step.
-            shard: of a batch that `x` is.
+            x: Samples, float32 [B, *sample_shape] in [-1, 1].
+            progress: Share of the steps that are done, 0..1.
+            generator: CPU generator of this step.
+            shard: Which shard of the batch `x` is.
+
+        Returns:
+            `loss`, the sum, and its terms: the reconstruction errors and `quantizer`.
         """
         model = self.autoencoder
         vectors = model.encode_vectors(x)  # [B, L, D]
@@ -197,18 +219,21 @@ class AutoencoderObjective(nn.Module):
                     "quantizer": quantized.loss,
                 }
             case "one_stage":
-                kept, share = self._sample_num_kept(x, None, generator, shard)
+                num_kept, share = self._sample_num_kept(x, None, generator, shard)
             case "two_stage":
                 truncation = self.full_truncation if progress < 0.5 else None
-                kept, share = self._sample_num_kept(x, truncation, generator, shard)
-        quantized = model.quantizer(vectors, kept_mask(kept, model.code_length))
-        error = self._reconstruction_loss(model.decode_vectors(quantized.vectors, kept), x)
+                num_kept, share = self._sample_num_kept(x, truncation, generator, shard)
+        quantized = model.quantizer(vectors, kept_mask(num_kept, model.code_length))
+        error = self._reconstruction_loss(model.decode_vectors(quantized.vectors, num_kept), x)
         loss = quantized.loss * share
         return {"loss": error + loss, "error": error, "quantizer": loss}
 
     def _reconstruction_loss(self, decoded: Decoded, x: Tensor) -> Tensor:
-        """Mean squared error of samples and, where noise fills them up, of how loud they should be;
-        and as much of the spectral distance as is configured."""
+        """Return the reconstruction loss of decoded samples.
+
+        It is the mean squared error, plus the error of the band loudness if the decoder substitutes
+        noise, plus the weighted STFT distance.
+        """
         samples = decoded.samples.float()
         error = (samples - x).square().mean()
         wanted = self.autoencoder.loudness(x)
@@ -226,11 +251,21 @@ class AutoencoderObjective(nn.Module):
         generator: torch.Generator,
         shard: BatchShard,
     ) -> tuple[Tensor, float]:
-        """Numbers of kept codes, int64 [B], from the configured p(k) unless told otherwise; and how
-        many times as many of them there are as in a part of the batch on average."""
+        """Draw the numbers of kept codes.
+
+        Args:
+            x: Samples of the shard, [B, *sample_shape].
+            truncation: Distribution p(k); None: the configured one.
+            generator: CPU generator of this step.
+            shard: Which shard of the batch `x` is.
+
+        Returns:
+            The numbers, int64 [B], and their sum relative to the mean sum of a shard.
+        """
         truncation = truncation or self.truncation
         if self.config.truncation_per == "batch":
             return truncation.sample(1, generator).expand(len(x)).to(x.device), 1.0
         batch = truncation.sample(shard.global_batch_size(len(x)), generator)
-        kept = shard.local_slice(batch)
-        return kept.to(x.device), float(kept.sum()) * shard.num_shards / float(batch.sum())
+        num_kept = shard.local_slice(batch)
+        share = float(num_kept.sum()) * shard.num_shards / float(batch.sum())
+        return num_kept.to(x.device), share

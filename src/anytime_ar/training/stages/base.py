@@ -1,4 +1,4 @@
-"""What the training loop asks of a stage."""
+"""Protocol of a training stage, as the training loop uses it."""
 
 from __future__ import annotations
 
@@ -14,53 +14,67 @@ if TYPE_CHECKING:
 
 
 class Stage(Protocol):
-    """What the loop trains: an objective, its batches and its validation."""
+    """A part of a training run: an objective, its batches and its validation."""
 
     name: str
+    """Name of the stage, in the log and in the names of its checkpoints."""
     steps: int
+    """Number of training steps, at most."""
     validate_every: int
-    """Steps between two validations; the last step is always followed by one."""
+    """Steps between two validations; one more validation follows the last step."""
     patience: int | None
-    """Validations without a better loss that end the stage, which then takes its best weights;
-    None: all steps and the last weights."""
+    """Validations without a better loss that end the stage, which then restores its best weights.
+
+    None: train for all steps and use the last weights.
+    """
     ema_decay: float | None
-    """Of the moving average of the weights that counts in their place; None: no average."""
+    """Decay of the moving average of the weights, which replaces them; None: no average."""
     optimizer: OptimizerConfig
+    """Optimizer of the objective and its schedule."""
     objective: nn.Module
-    """To begin from, and in the end the result; between them, another one may be trained."""
+    """Module with the initial weights, and with the trained weights at the end.
+
+    With sharded weights, the loop trains a copy of it.
+    """
     batch_sizes: tuple[int, ...]
-    """Samples of its batches, of all processes together."""
+    """Samples in each kind of batch, over all processes."""
 
     def initialize(self, fabric: Fabric) -> None:
-        """Prepare weights before the first step; not called when resuming."""
+        """Initialise the weights before the first step; not called when a run resumes."""
 
     def batch(self, step: int) -> tuple[Any, ...]:
-        """This process's part of a batch: arguments of the objective, but for the generator and
-        the part, which come last."""
+        """Return this process's shard of the batch of a step.
+
+        Returns:
+            The arguments of the objective, without the generator and the shard, which come last.
+        """
 
     def timing_batches(self, batch_size: int) -> list[tuple[Any, ...]]:
-        """Return batches that take as long as those of training, and take nothing from the data.
+        """Return batches for timing, as costly as those of training, without reading the data.
 
         Args:
-            batch_size: samples of a batch; one batch for each kind of step, as often as it occurs.
+            batch_size: Samples in a batch.
+
+        Returns:
+            A batch for each kind of step, as often as that kind occurs.
         """
 
     def update_codebooks(self, objective: nn.Module, generator: torch.Generator) -> None:
-        """What an objective learns from a batch beside the gradient, before the step of the
-        optimizer."""
+        """Update the codebooks by the statistics of the last batch, before the optimizer step."""
 
     def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:
-        """Figures for the log; `loss` is the one that early stopping watches."""
+        """Return validation figures for the log; early stopping compares the one named `loss`."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the data stands, as JSON can hold it."""
+        """Return the position in the data, as values that JSON can hold."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the position in the data from a `state_dict`."""
 
 
 ENCODE_BATCH_SIZE = 256
+"""Samples that are encoded in one batch."""
 
 
 Losses = dict[str, Tensor]
-"""Scalars by name; `loss` is the one to minimize, the others are for the log."""
+"""Scalar losses by name; training minimises `loss` and logs the others."""

@@ -1,16 +1,15 @@
-"""Sharpening: the decoder learns to draw what squared error only averages.
+"""Adversarial fine-tuning of the decoder of images (Goodfellow et al. 2014, arXiv 1406.2661).
 
-Of few codes, squared error wants the mean of all samples that share them, and a mean of images is
-blurred: on MNIST it is what keeps few codes far from the data, not what the codes lack. Here the
-decoder alone goes on learning, against a discriminator of images (Goodfellow et al. 2014, arXiv
-1406.2661) beside the squared error. Encoder and codebooks stay, so samples keep their codes, and a
-prior of those codes is as good as before.
+From few codes, the squared error is lowest for the mean of all images that share them, which is
+blurred. On MNIST this blur, and not the information in the codes, separates short prefixes from
+the data. So this stage trains the decoder with an adversarial loss beside the squared error.
+Encoder and codebooks are frozen: samples keep their codes, and a prior of these codes stays valid.
 
-The discriminator is told how many codes there are (a projection, Miyato and Koyama 2018, arXiv
-1802.05637), but not which: one that is finds fault with every image, as there is but one of each
-prefix, and the decoder never rests. The squared error keeps images near their codes. A penalty on
-its gradients at real images keeps the discriminator smooth (Mescheder et al. 2018, arXiv
-1801.04406).
+The discriminator is conditioned on the number of codes by projection (Miyato and Koyama 2018,
+arXiv 1802.05637), but not on the codes. Each prefix belongs to a single training image, so a
+discriminator that sees the codes rejects every decoded image, and training does not converge. The
+squared error keeps images close to their codes. R1 regularisation smooths the discriminator
+(Mescheder et al. 2018, arXiv 1801.04406).
 """
 
 from __future__ import annotations
@@ -34,24 +33,28 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 MIN_MAP_SIZE = 8
-"""The discriminator halves images down to at most so many positions a side."""
+"""Largest side of the discriminator's last feature map, in positions."""
 R1_INTERVAL = 4
-"""Steps from one gradient penalty to the next, which counts as much more (Karras et al. 2020, arXiv
-1912.04958): it costs as much as all the rest."""
+"""Steps between two R1 penalties, each with a weight that is larger by this factor.
+
+This is lazy regularisation (Karras et al. 2020, arXiv 1912.04958). A penalty costs as much as the
+rest of a step.
+"""
 
 
 class Discriminator(nn.Module):
-    """Tells real images from decoded ones.
+    """A convolutional discriminator of real and decoded images.
 
     Args:
-        config: its width.
-        sample_shape: (C, H, W).
-        code_length: L.
+        config: Configuration with the width of the network.
+        sample_shape: Shape of an image, (C, H, W).
+        code_length: Number L of codes of a whole sample.
     """
 
     def __init__(
         self, config: DecoderGANConfig, sample_shape: tuple[int, ...], code_length: int
     ) -> None:
+        """Build the layers, with a zero embedding of the number of codes."""
         super().__init__()
         channels, *sides = sample_shape
         layers: list[nn.Module] = []
@@ -71,22 +74,30 @@ class Discriminator(nn.Module):
                 layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, num_kept: Tensor) -> Tensor:
-        """How real images float [B, C, H, W] from `num_kept` (int64 [B]) codes are, unbounded: float
-        [B]."""
+        """Return the discriminator's logits, which are higher for images that look real.
+
+        Args:
+            x: Images, float [B, C, H, W] in [-1, 1].
+            num_kept: Number of codes that each image is decoded from, int64 [B].
+
+        Returns:
+            Logits, float32 [B].
+        """
         maps = self.body(x.contiguous(memory_format=torch.channels_last))
-        for_kept = (maps.mean((2, 3)) * self.prefix_embedding(num_kept)).sum(1)
-        return (self.head(maps.flatten(1))[:, 0] + for_kept).float()
+        projection = (maps.mean((2, 3)) * self.prefix_embedding(num_kept)).sum(1)
+        return (self.head(maps.flatten(1))[:, 0] + projection).float()
 
 
 class DecoderGANObjective(nn.Module):
-    """Decoder and discriminator, each its own loss, in one step.
+    """Losses of decoder and discriminator, which one step updates together.
 
     Args:
-        autoencoder: trained; only what decodes will change.
-        config: weights of the losses.
+        autoencoder: Trained autoencoder; only its decoder changes.
+        config: Weights of the losses and the distribution of the number of codes.
     """
 
     def __init__(self, autoencoder: OrderedAutoencoder, config: DecoderGANConfig) -> None:
+        """Freeze the encoder and build the discriminator."""
         super().__init__()
         autoencoder.freeze_encoder()
         self.autoencoder = autoencoder
@@ -99,26 +110,30 @@ class DecoderGANObjective(nn.Module):
     def forward(
         self, x: Tensor, step: int, generator: torch.Generator, shard: BatchShard = FULL_BATCH
     ) -> Losses:
-        """Losses of a batch, or of a part of one.
+        """Return the losses of a batch shard; their mean over all shards is the batch's loss.
 
         Args:
-            x: float32 [B, C, H, W] in [-1, 1].
-            step: of the stage, 0..
-            generator: CPU randomness of this step.
-            shard: of a batch that `x` is.
+            x: Images, float32 [B, C, H, W] in [-1, 1].
+            step: Step of the stage, from 0.
+            generator: CPU generator of this step.
+            shard: Which shard of the batch `x` is.
+
+        Returns:
+            `loss`, the sum, and its terms `error`, `adversarial` (without its weight) and
+            `discriminator`.
         """
-        drawn_kept = self.truncation.sample(shard.global_batch_size(len(x)), generator)
-        kept = shard.local_slice(drawn_kept).to(x.device)
+        batch_num_kept = self.truncation.sample(shard.global_batch_size(len(x)), generator)
+        num_kept = shard.local_slice(batch_num_kept).to(x.device)
         model = self.autoencoder
         with torch.no_grad():
             vectors = model.quantizer.lookup(model.quantizer.encode(model.encode_vectors(x)))
-        drawn = model.decode_vectors(vectors, kept).samples.float()
-        discriminator = self._discriminator_loss(x, drawn.detach(), kept, step)
-        # Its weights are constants here: this part of the loss is the decoder's alone.
+        decoded = model.decode_vectors(vectors, num_kept).samples.float()
+        discriminator = self._discriminator_loss(x, decoded.detach(), num_kept, step)
+        # The adversarial loss trains the decoder alone: the discriminator's weights are detached.
         fixed = {name: value.detach() for name, value in self.discriminator.named_parameters()}
-        judged = functional_call(self.discriminator, fixed, (drawn, kept))
-        adversarial = F.softplus(-judged).mean()
-        error = (drawn - x).square().mean()
+        logits = functional_call(self.discriminator, fixed, (decoded, num_kept))
+        adversarial = F.softplus(-logits).mean()
+        error = (decoded - x).square().mean()
         return {
             "loss": error + self.config.adversarial_weight * adversarial + discriminator,
             "error": error,
@@ -129,6 +144,7 @@ class DecoderGANObjective(nn.Module):
     def _discriminator_loss(
         self, x: Tensor, decoded: Tensor, num_kept: Tensor, step: int
     ) -> Tensor:
+        """Return the discriminator's loss, with the R1 penalty in every `R1_INTERVAL`th step."""
         penalized = step % R1_INTERVAL == 0
         x = x.float().requires_grad_(penalized)
         real = self.discriminator(x, num_kept)
@@ -142,7 +158,10 @@ class DecoderGANObjective(nn.Module):
 
 
 class DecoderGANStage(ReconstructionStage):
-    """Trains what decodes, between autoencoder and prior. Its validation errors rise: the price."""
+    """The stage that fine-tunes the decoder, between those of the autoencoder and of the prior.
+
+    Its validation errors rise, because the adversarial loss trades squared error for detail.
+    """
 
     name = "decoder_gan"
 
@@ -153,6 +172,7 @@ class DecoderGANStage(ReconstructionStage):
         config: TrainConfig,
         distributed: DistributedContext,
     ) -> None:
+        """Build decoder and discriminator losses, and start reading the batches."""
         options = config.decoder_gan
         assert options is not None
         super().__init__(autoencoder, data, config, options, distributed)
@@ -160,10 +180,12 @@ class DecoderGANStage(ReconstructionStage):
             self.objective = DecoderGANObjective(autoencoder, options)
 
     def initialize(self, fabric: Fabric) -> None:
-        """Nothing: the decoder goes on from its weights."""
+        """Initialise nothing: the decoder continues from its trained weights."""
 
     def batch(self, step: int) -> tuple[Tensor, int]:
+        """Return this process's images of a step, and the step."""
         return next(self.batches).data, step
 
     def timing_batches(self, batch_size: int) -> list[tuple[Tensor, int]]:
+        """Return batches of white noise for as many steps as one R1 penalty serves."""
         return [(self.noise_batch(batch_size), step) for step in range(R1_INTERVAL)]

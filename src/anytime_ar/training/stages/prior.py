@@ -1,4 +1,4 @@
-"""TODO: docstring."""
+"""Training stage and objective of the prior, on the codes of the training split."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class PriorStage:
-    """Trains the prior on codes that are computed once, with early stopping on validation codes."""
+    """The stage that trains the prior on codes that are computed once, with early stopping."""
 
     name = "prior"
 
@@ -38,6 +38,7 @@ class PriorStage:
         fabric: Fabric,
         distributed: DistributedContext,
     ) -> None:
+        """Encode the training and validation splits, and attach the codebook to the prior."""
         options = config.prior_training
         self.config, self.distributed = config, distributed
         self.batch_sizes = tuple(
@@ -59,7 +60,7 @@ class PriorStage:
             fabric=fabric,
             distributed=distributed,
         )
-        self._current_order: tuple[int, Tensor] = (-1, torch.empty(0))  # order of the current epoch
+        self._current_order: tuple[int, Tensor] = (-1, torch.empty(0))  # epoch, order
         self.validation = _encode_batches(
             autoencoder,
             data.validation.batches(ENCODE_BATCH_SIZE),
@@ -69,11 +70,16 @@ class PriorStage:
         )
 
     def initialize(self, fabric: Fabric) -> None:
-        """Nothing: the prior starts from its random weights."""
+        """Initialise nothing: the prior starts from its random weights."""
 
     def batch(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """Every code sequence once an epoch, in an order that follows from the step alone; as much
-        of each as it is the turn of."""
+        """Return this process's shard of the code sequences of a step.
+
+        Each epoch contains every sequence once, in an order that depends on seed and epoch alone.
+
+        Returns:
+            Codes, int64 [n, k] with prefix length k, and labels, int64 [n] or None.
+        """
         options, sizes = self.config.prior_training, self.batch_sizes
         turns, turn = divmod(step, len(sizes))
         first = turns * sum(sizes) + sum(sizes[:turn])
@@ -91,8 +97,15 @@ class PriorStage:
         return codes, None if self.labels is None else self.labels[rows]
 
     def timing_batches(self, batch_size: int) -> list[tuple[Tensor, Tensor | None]]:
-        """Return batches of the first codes: `batch_size` of the first kind of step, and as many codes of
-        each other."""
+        """Return a batch for each prefix length, of the first sequences of the training split.
+
+        Args:
+            batch_size: Sequences in the batch of the first prefix length; the other batches are
+                scaled as in training.
+
+        Returns:
+            Codes, int64 [n, k], and labels, int64 [n] or None, of each batch.
+        """
         batches: list[tuple[Tensor, Tensor | None]] = []
         for size, share in zip(
             self.batch_sizes, self.config.prior_training.prefix_fractions, strict=True
@@ -110,11 +123,11 @@ class PriorStage:
         return self._current_order[1]
 
     def update_codebooks(self, objective: nn.Module, generator: torch.Generator) -> None:
-        """Nothing beside the gradient."""
+        """Update nothing: the prior has no codebooks to learn."""
 
     @torch.no_grad()
     def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:
-        """Nats a code on the validation split."""
+        """Return `loss`, the negative log-likelihood of validation codes in nats per code."""
         total = torch.zeros((), dtype=torch.float64)
         codes, labels = self.validation
         starts = range(0, len(codes), ENCODE_BATCH_SIZE)
@@ -127,9 +140,15 @@ class PriorStage:
         return {"loss": float(self.distributed.all_reduce_sum(total)) / len(codes)}
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the number of code sequences; the step alone determines the position in them."""
         return {"sequences": len(self.codes)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Check that the number of code sequences is that of the checkpoint.
+
+        Raises:
+            KeyError: The numbers differ.
+        """
         if state["sequences"] != len(self.codes):
             raise KeyError(f"{state['sequences']} code sequences then, {len(self.codes)} now")
 
@@ -143,7 +162,23 @@ def encode_training_split(
     fabric: Fabric,
     distributed: DistributedContext,
 ) -> tuple[Tensor, Tensor | None]:
-    """Codes int16 or int32 [N * views, L] of a split, each sample augmented anew in every view."""
+    """Encode a split, with as many augmented copies of each sample as the configuration asks for.
+
+    Args:
+        autoencoder: Trained autoencoder, on the device.
+        split: Split with N samples.
+        config: Configuration of the run, with augmentation and number of copies.
+        conditional: Whether to return labels.
+        fabric: Device and precision.
+        distributed: The processes, which share the batches.
+
+    Returns:
+        Codes, int16 or int32 [N * augmented_copies, L], and labels, int64 [N * augmented_copies],
+        or None if `conditional` is False. Every process gets all of them.
+
+    Raises:
+        InputError: The split does not give its size, which augmented copies need.
+    """
     options = config.prior_training
     if options.augmented_copies == 1 and options.augmentation == AugmentationConfig():
         return _encode_batches(
@@ -170,7 +205,7 @@ def _encode_batches(
     fabric: Fabric,
     distributed: DistributedContext,
 ) -> tuple[Tensor, Tensor | None]:
-    """Each process encodes its share of the batches, and all get all codes."""
+    """Encode batches, each in one of the processes; see `encode_training_split`."""
     compact = torch.int16 if autoencoder.vocabulary <= 2**15 else torch.int32
     codes: list[Tensor] = []
     labels: list[Tensor] = []
@@ -187,14 +222,15 @@ def _encode_batches(
 
 
 class PriorObjective(nn.Module):
-    """Mean negative log-likelihood of codes, in nats a code.
+    """Mean negative log-likelihood of codes, in nats per code.
 
     Args:
-        prior: the Transformer.
-        code_noise: share of the input codes replaced by random entries.
+        prior: The Transformer.
+        code_noise: Share of the input codes that random entries replace, [0, 1).
     """
 
     def __init__(self, prior: Prior, code_noise: float = 0.0) -> None:
+        """Store the prior and the share of noise."""
         super().__init__()
         self.prior = prior
         self.code_noise = code_noise
@@ -206,10 +242,19 @@ class PriorObjective(nn.Module):
         generator: torch.Generator | None = None,
         shard: BatchShard = FULL_BATCH,
     ) -> Losses:
-        """Losses of int64 [B, L] codes with int64 [B] labels or None.
+        """Return the loss of code sequences.
 
-        In training mode, `generator` (CPU) decides which labels are hidden and which codes
-        replaced; the same for a part as for the batch.
+        In training mode, random labels are dropped and random input codes replaced. A sequence
+        gets the same ones whether its batch is sharded or not.
+
+        Args:
+            codes: Codes, int64 [B, L], or a prefix of them.
+            labels: Class labels, int64 [B]; None: unconditional.
+            generator: CPU generator of this step, required in training mode.
+            shard: Which shard of the batch `codes` are.
+
+        Returns:
+            `loss`, in nats per code.
         """
         seen = codes
         if self.training:
@@ -229,6 +274,13 @@ class PriorObjective(nn.Module):
 def _random_mask(
     probability: float, like: Tensor, generator: torch.Generator, shard: BatchShard
 ) -> Tensor:
-    """bool, shaped and placed as `like`, a part of a batch; true with `probability`."""
+    """Return a random mask, True with a probability, the same for a shard as for its batch.
+
+    Args:
+        probability: Probability of True, [0, 1).
+        like: Tensor of the shard, whose shape and device the mask gets.
+        generator: CPU generator of this step.
+        shard: Which shard of the batch `like` is.
+    """
     drawn = torch.rand(shard.global_batch_size(len(like)), *like.shape[1:], generator=generator)
     return (shard.local_slice(drawn) < probability).to(like.device)

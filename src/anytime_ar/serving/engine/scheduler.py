@@ -1,10 +1,16 @@
-"""Who is drawn, and for how long: continuous batching with budgets that bend.
+"""Deadline-aware continuous batching: decide which jobs run and how many codes each gets.
 
-`Scheduler.run_iteration` is the whole of it: let in what waits, nearest deadline first; draw one code of
-everything that is in; let out what has its codes, and under load also what has its share of them,
-or must be decoded now to be in time. A draw promises at least its floor; it is refused when it
-arrives if that promise cannot be kept, and only then. Nothing here waits or knows about threads, so
-that tests turn it by hand under a clock of their own.
+`Scheduler.run_iteration` does four things:
+
+1. It moves waiting jobs into the batch, in order of their deadlines.
+2. It draws one code for every job in the batch.
+3. It removes jobs that have all their codes. Under load it also removes jobs that have their fair
+   share of codes, and jobs that must be decoded now to meet their deadlines.
+4. It decodes the samples of the removed jobs and sends them.
+
+Every admitted job gets its minimum codes. A job for which this is impossible is refused when it
+arrives, and only then. The scheduler neither waits nor uses threads, so that tests run its
+iterations one by one under a clock of their own.
 """
 
 from __future__ import annotations
@@ -31,12 +37,12 @@ from anytime_ar.serving.engine.runner import ModelRunner
 
 
 class Scheduler:
-    """Draws for many at once.
+    """An iteration-level scheduler for the jobs of all clients.
 
     Args:
-        runners: of the models, by name.
-        clock: gives seconds.
-        policy: what gives way.
+        runners: Runners of the models, by name.
+        clock: Clock of the engine, in seconds.
+        policy: What the server gives up under load.
     """
 
     def __init__(
@@ -46,42 +52,41 @@ class Scheduler:
         *,
         policy: OverloadPolicy = "elastic",
     ) -> None:
+        """Start without jobs."""
         self.runners, self.clock, self.policy = dict(runners), clock, policy
         self.admission = AdmissionControl(self.runners, clock)
         self.waiting: list[Job] = []
         self.draining = False
         self._probation = Probation(clock)
-        self._finished: dict[SamplingJob, StopReason] = {}  # in this turn, and not delivered yet
-        self._last_iteration_end: float | None = (
-            None  # when the last turn ended, if it left something
-        )
+        self._finished: dict[SamplingJob, StopReason] = {}  # not delivered yet
+        self._last_iteration_end: float | None = None  # None if the engine was idle then
 
     @property
     def active(self) -> list[SamplingJob]:
-        """All that is being drawn, nearest deadline first."""
+        """Return the running jobs, in order of `data_due`."""
         draws = [draw for lane in self.runners.values() for draw in lane.active]
         return sorted(draws, key=lambda draw: draw.data_due)
 
     @property
     def jobs(self) -> list[Job]:
-        """All that waits or is drawn."""
+        """Return all waiting and running jobs."""
         return [*self.waiting, *self.active]
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do."""
+        """Return whether no job waits or runs."""
         return not self.waiting and not any(lane.active for lane in self.runners.values())
 
     def warm_up(self) -> None:
-        """Find out what work takes here, before there is any."""
+        """Measure the costs of all models before the first job."""
         for lane in self.runners.values():
             lane.measure_costs()
 
     def submit(self, job: Job) -> None:
-        """Take a job in.
+        """Admit a job.
 
         Raises:
-            Refused: its floor does not fit, or the server is going down.
+            ServingError: The minimum codes of the job do not fit, or the server is shutting down.
         """
         if self.draining:
             raise ServingError(
@@ -101,15 +106,15 @@ class Scheduler:
         self._enqueue(job)
 
     def drain(self, until: float) -> None:
-        """Take in nothing more, and be done with all there is at a time."""
+        """Admit no more jobs, and finish all jobs by the time `until`."""
         self.draining = True
         for job in self.jobs:
             job.data_due, job.deadline = min(job.data_due, until), min(job.deadline, until)
         self.waiting.sort(key=lambda job: job.data_due)
 
     def run_iteration(self) -> None:
-        """Draw one more code of everything that is in, and deliver what is finished."""
-        # What was taken in since the last turn belongs to this one.
+        """Draw one more code for every running job, and deliver the finished jobs."""
+        # The time since the last iteration counts as overhead of this one.
         begin = self.clock() if self._last_iteration_end is None else self._last_iteration_end
         busy_s = self._busy_s()
         self.admission.clear_cached_work()
@@ -134,7 +139,7 @@ class Scheduler:
         )
 
     def fail_all(self) -> None:
-        """Give up all jobs, after a failure, and begin afresh."""
+        """End all jobs with an error after a failure, and empty the batches."""
         lost = dict.fromkeys([*self.jobs, *self._finished])
         self.waiting, self._finished = [], {}
         for lane in self.runners.values():
@@ -143,12 +148,12 @@ class Scheduler:
             job.listener(ServingError("broken", "the model failed; the server's log says how"))
 
     def probe(self) -> None:
-        """Find out whether models work, and how fast, while there is nothing to do."""
+        """Run a few steps of each model on no job's behalf, to see if it works and how fast."""
         for lane in self.runners.values():
             lane.probe()
 
     def _end_probation(self) -> None:
-        """Those that were taken in on trial, by estimates that have been put right."""
+        """Check the jobs on probation again, and refuse those that do not fit."""
         for job in [job for job in self.jobs if job.on_probation]:
             job.on_probation = False
             if isinstance(job, SamplingJob) and job.codes_drawn >= job.min_codes:
@@ -159,7 +164,7 @@ class Scheduler:
                 job.listener(overloaded_error(shortage_s))
 
     def _remove(self, job: Job) -> None:
-        """Of the batch, or of what waits."""
+        """Remove a job from the batch or from the waiting jobs."""
         if isinstance(job, SamplingJob) and job.rows:
             self.runners[job.model].remove(job)
         else:
@@ -169,16 +174,15 @@ class Scheduler:
         bisect.insort(self.waiting, job, key=lambda waiting: waiting.data_due)
 
     def _drop_waiting(self) -> None:
-        """What need not or cannot be drawn any more."""
+        """Remove waiting jobs that are cancelled, complete, urgent or past their deadlines."""
         now = self.clock()
         for job in list(self.waiting):
             drawn = job if isinstance(job, SamplingJob) and job.codes_drawn else None
             stop: StopReason | None = None
             if job.cancelled:
                 stop = "cancelled"
-            elif (
-                drawn and drawn.codes_drawn >= drawn.max_codes
-            ):  # it came back with all that it asks for
+            elif drawn and drawn.codes_drawn >= drawn.max_codes:
+                # A request to refine may ask for no more codes than the sample has.
                 stop = "complete"
             elif drawn and drawn.codes_drawn >= drawn.min_codes and self.admission.is_urgent(drawn):
                 stop = "load"
@@ -205,22 +209,25 @@ class Scheduler:
                     self.waiting.remove(job)
                     self.runners[job.model].add(job)
                 else:
-                    full.add(job.model)  # those behind it do not overtake
+                    full.add(job.model)  # later deadlines must not overtake
 
     def _can_run(self, job: SamplingJob) -> bool:
-        """Whether there is room, and nobody else is late for it."""
+        """Return whether a job fits in the batch without making other jobs late."""
         room = self.runners[job.model].has_room(job)
         return room and not self.admission.would_delay(job, self.active)
 
     def _must_run(self, job: SamplingJob) -> bool:
-        """Whether it is late for its floor if it waits for some more turns."""
+        """Return whether a job misses its minimum codes if it waits for two more iterations."""
         turn_s = self.admission.iteration_s()
         ending_s = self.admission.pending_decode_s(self.active)
         return self.admission.job_slack_s(job, turn_s) < 2 * turn_s + ending_s
 
     def _preempt_for(self, job: SamplingJob) -> None:
-        """Let others out until a draw comes in time: those that have their floor, who has most of
-        its share first; then, to be continued later, those that have more time."""
+        """Remove running jobs from the batch until a job can run in time.
+
+        Jobs that have their minimum codes end first, in order of how far they exceed their fair
+        share. Then jobs with later deadlines return to the waiting jobs.
+        """
 
         def enough() -> bool:
             spare_s = self.admission.job_slack_s(job, self.admission.iteration_s(job))
@@ -229,14 +236,14 @@ class Scheduler:
         shares = self.admission.client_shares(self.waiting)
 
         def ahead(other: SamplingJob) -> float:
-            """By how much of its extra codes it is beyond its share."""
+            """Return by how much a job's share of extra codes exceeds its fair share."""
             return other.extra_progress - shares.get(other.client, 1.0)
 
         served = [other for other in self.active if other.codes_drawn >= other.min_codes]
         for other in sorted(served, key=ahead, reverse=True):
             if enough():
                 return
-            # Decoded with the rest, nearest deadline first: now, they would all wait for it.
+            # Decode it later in order of deadlines: a decode here would delay all running jobs.
             self.runners[other.model].remove(other)
             self._finished[other] = "load"
         for other in reversed(self.active):
@@ -246,7 +253,7 @@ class Scheduler:
             self._enqueue(other)
 
     def _run_codec_chunk(self, job: CodecJob) -> None:
-        """One part of a task, if nobody has to wait for it, or it cannot wait."""
+        """Run the next chunk of a codec job if it is urgent or makes no sampling job late."""
         costs = self.admission.codec_costs
         urgent = self.clock() + costs.remaining_s(job) + self.admission.iteration_s() > job.data_due
         if not urgent and self.admission.min_slack_s(self.jobs) < costs.chunk_s(job):
@@ -276,7 +283,7 @@ class Scheduler:
         self._deliver_finished()
 
     def _deliver_finished(self) -> None:
-        """Decode and deliver what has stopped, nearest deadline first."""
+        """Decode the samples of finished jobs and send them, in order of `data_due`."""
         stopped, ending = self.clock(), sorted(self._finished, key=lambda draw: draw.data_due)
         for lane in self.runners.values():
             own = [draw for draw in ending if draw.model == lane.name]
@@ -290,7 +297,10 @@ class Scheduler:
                 draw.listener(ResultEvent(codes, data, stop, queue_s, sampling_s, decode_s, at))
 
     def _send_previews(self) -> None:
-        """Looks, where they are due and nobody waits; the first one always, if there is time."""
+        """Send the previews that are due, if no job waits and none becomes late.
+
+        The first preview of a job is sent even if other jobs wait.
+        """
         now = self.clock()
         for draw in self.active:
             if (
@@ -311,28 +321,31 @@ class Scheduler:
 
 @dataclass(frozen=True)
 class ModelStats:
-    """Of one model."""
+    """Load of one model."""
 
     rows: int
-    """That are being drawn."""
+    """Number of occupied batch rows."""
     slots: int
-    """Rows there is room for."""
+    """Number of rows that the batch has room for."""
     running: int
-    """Under way."""
+    """Number of jobs in the batch."""
     waiting: int
-    """Jobs that wait for room."""
+    """Number of jobs that wait for slots."""
     backlog_s: float
-    """What everything that was asked for, and is not there yet, takes of the machine's time."""
+    """Seconds of the machine's time that the remaining work of all sampling jobs takes."""
     sample_s: float
-    """What one more sample with all codes takes of it."""
+    """Seconds of the machine's time that one more sample with all codes takes."""
 
 
 StatsSource = Callable[[], Mapping[str, ModelStats]]
-"""By the names of models."""
+"""Function that returns the load of each model, by name."""
 
 
 def collect_stats(scheduler: Scheduler) -> dict[str, ModelStats]:
-    """What goes on in a scheduler; may be asked from any thread, of which it disturbs none."""
+    """Return the load of each model, by name.
+
+    It may be called from any thread, and blocks none.
+    """
     waiting = list(scheduler.waiting)
     found = {}
     for name, lane in scheduler.runners.items():

@@ -308,8 +308,8 @@ def _code_limits(served: ServedModel, limits: BudgetParams, codes_drawn: int) ->
     cap = served.model.sampler.resolve_budget(budget).max_codes
     if cap < codes_drawn:
         raise InputError(
-            f"this draw has {codes_drawn} codes, and {cap} were asked for; ask for as many or more, "
-            f"or decode its first {cap}"
+            f"this draw has {codes_drawn} codes, and {cap} were asked for; ask for as many or "
+            f"more, or decode its first {cap}"
         )
     return max(floor, codes_drawn), cap
 
@@ -452,9 +452,8 @@ class CodecService:
         """
         served = self._models.get(request.model)
         samples = await asyncio.to_thread(_read_base64, served.media, request.samples)
-        check_samples(
-            samples, served.model.sample_shape
-        )  # in the worker an error would end all jobs
+        # Check here, as an error in the worker would end all jobs.
+        check_samples(samples, served.model.sample_shape)
         done = await self._run("encode", served, samples, served.model.encode, context)
         return EncodeResponse(
             model=served.name, codes=done.result.tolist(), timing=timing(done, context)

@@ -64,14 +64,14 @@ def log_request(context: RequestContext, method: str, path: str, status: int) ->
     for name in ("model", "n", "error"):
         if (value := getattr(context, name)) is not None:
             figures[name] = value
-    if (ended := context.stats) is not None:
+    if (stats := context.stats) is not None:
         figures |= {
-            "codes": ended.codes_drawn,
+            "codes": stats.codes_drawn,
             "codes_asked": context.codes_requested,
-            "stop_reason": ended.stop_reason,
-            "queue_ms": _ms(ended.queue_s),
-            "sampling_ms": _ms(ended.sampling_s),
-            "decode_ms": _ms(ended.decode_s),
+            "stop_reason": stats.stop_reason,
+            "queue_ms": _ms(stats.queue_s),
+            "sampling_ms": _ms(stats.sampling_s),
+            "decode_ms": _ms(stats.decode_s),
         }
     if context.deadline is not None:
         figures["late_ms"] = _ms(context.clock() - context.deadline)

@@ -47,10 +47,10 @@ class AdmissionControl:
             candidate: Job to add to the running ones; None for none.
         """
         return sum(
-            lane.step_s(
-                candidate if candidate is not None and candidate.model == lane.name else None
+            runner.step_s(
+                candidate if candidate is not None and candidate.model == runner.name else None
             )
-            for lane in self._runners.values()
+            for runner in self._runners.values()
         )
 
     def job_slack_s(self, job: SamplingJob, iteration_s: float) -> float:
@@ -65,18 +65,18 @@ class AdmissionControl:
 
     def decode_s(self, jobs: Iterable[SamplingJob]) -> float:
         """Return the seconds to decode the samples of jobs, one job after the other."""
-        return sum(self._runners[draw.model].costs.decode_s(draw.num_samples) for draw in jobs)
+        return sum(self._runners[job.model].costs.decode_s(job.num_samples) for job in jobs)
 
     def pending_decode_s(self, jobs: Iterable[Job]) -> float:
         """Return the seconds to decode all running jobs that the next code may complete."""
-        draws = (job for job in jobs if isinstance(job, SamplingJob) and job.rows)
-        return self.decode_s(draw for draw in draws if draw.codes_drawn + 1 >= draw.min_codes)
+        sampling_jobs = (job for job in jobs if isinstance(job, SamplingJob) and job.rows)
+        return self.decode_s(job for job in sampling_jobs if job.codes_drawn + 1 >= job.min_codes)
 
     def would_delay(self, job: SamplingJob, active: Iterable[SamplingJob]) -> bool:
         """Return whether adding a job to the batch makes another job miss its minimum codes."""
-        turn_s = self.iteration_s(job)
+        iteration_s = self.iteration_s(job)
         return any(
-            self.job_slack_s(other, turn_s) < 0
+            self.job_slack_s(other, iteration_s) < 0
             for other in active
             if other.codes_drawn < other.min_codes
         )
@@ -93,9 +93,9 @@ class AdmissionControl:
         ready_s = self._clock() + self.iteration_s() + others_s
         delays_s = {name: self._tail_delay_s(name) for name in self._runners}
         count = 0
-        for i, draw in enumerate(active):
-            ready_s += self.decode_s([draw])
-            if ready_s + delays_s[draw.model] > draw.data_due:
+        for i, job in enumerate(active):
+            ready_s += self.decode_s([job])
+            if ready_s + delays_s[job.model] > job.data_due:
                 count = i + 1
         return count
 
@@ -120,9 +120,9 @@ class AdmissionControl:
             return {}
         now = self._clock()
         left_s = sum(max(0.0, job.data_due - now) for job in waiting) / len(waiting)
-        within_s = max(QUEUE_TIME_SHARE * left_s, 1e-6)
-        claims = [self._job_cost(job, job.data_due - now) for job in waiting]
-        return max_min_fair_shares(self._demands.current(now), claims, within_s)
+        period_s = max(QUEUE_TIME_SHARE * left_s, 1e-6)
+        costs = [self._job_cost(job, job.data_due - now) for job in waiting]
+        return max_min_fair_shares(self._demands.current(now), costs, period_s)
 
     def lateness_s(self, candidate: Job, others: Sequence[Job]) -> float:
         """Return by how many seconds minimum codes come late if a job is admitted.
@@ -135,27 +135,25 @@ class AdmissionControl:
             The maximum lateness in seconds, 0 or less if all minimum codes are in time.
         """
         now = self._clock()
-        claims = [
-            self._job_cost(job, ADMISSION_TIME_SHARE * (job.data_due - now)) for job in others
-        ]
+        costs = [self._job_cost(job, ADMISSION_TIME_SHARE * (job.data_due - now)) for job in others]
         new = self._job_cost(candidate, ADMISSION_TIME_SHARE * (candidate.data_due - now))
         self._job_work.pop(candidate, None)  # a refused job must not stay in the cache
-        own = [claim for claim in claims if claim.client == candidate.client]
+        own = [cost for cost in costs if cost.client == candidate.client]
         speed = self._demands.guaranteed_speed(candidate.client, now)
         # The job arrives during an iteration and waits at least for the end of it.
-        turn_s = self.iteration_s() + self.pending_decode_s(others)
+        iteration_s = self.iteration_s() + self.pending_decode_s(others)
         late_s = (
             max(
-                max_lateness_s(claims, new, TARGET_UTILISATION),
+                max_lateness_s(costs, new, TARGET_UTILISATION),
                 max_lateness_s(own, new, TARGET_UTILISATION * speed),
             )
-            + turn_s
+            + iteration_s
         )
         if isinstance(
             candidate, SamplingJob
         ):  # codes come one after the other, even on an idle machine
-            turn_s = self._runners[candidate.model].step_alone_s(candidate)
-            late_s = max(late_s, -self.job_slack_s(candidate, turn_s))
+            iteration_s = self._runners[candidate.model].step_alone_s(candidate)
+            late_s = max(late_s, -self.job_slack_s(candidate, iteration_s))
         return late_s
 
     def record_demand(self, job: Job) -> None:
@@ -164,11 +162,11 @@ class AdmissionControl:
 
     def min_slack_s(self, jobs: Iterable[Job]) -> float:
         """Return the seconds of other work that can run now without making a job late."""
-        now, turn_s, needed_s, slack_s = self._clock(), self.iteration_s(), 0.0, math.inf
-        draws = [job for job in jobs if isinstance(job, SamplingJob)]
-        for draw in sorted(draws, key=lambda draw: draw.data_due):
-            needed_s += self._job_cost(draw, 0.0).min_s
-            slack_s = min(slack_s, draw.data_due - now - turn_s - needed_s)
+        now, iteration_s, needed_s, slack_s = self._clock(), self.iteration_s(), 0.0, math.inf
+        sampling_jobs = [job for job in jobs if isinstance(job, SamplingJob)]
+        for job in sorted(sampling_jobs, key=lambda job: job.data_due):
+            needed_s += self._job_cost(job, 0.0).min_s
+            slack_s = min(slack_s, job.data_due - now - iteration_s - needed_s)
         return slack_s
 
     def clear_cached_work(self) -> None:

@@ -61,10 +61,10 @@ def max_lateness_s(jobs: Iterable[JobCost], candidate: JobCost, speed: float = 1
         The lateness in seconds, 0 or less if all minimum codes fit.
     """
     done_s, worst_s = 0.0, -math.inf
-    for claim in sorted([*jobs, candidate], key=lambda claim: claim.due_in_s):
-        done_s += claim.min_s / speed
-        if claim.due_in_s >= candidate.due_in_s:
-            worst_s = max(worst_s, done_s - claim.due_in_s)
+    for cost in sorted([*jobs, candidate], key=lambda cost: cost.due_in_s):
+        done_s += cost.min_s / speed
+        if cost.due_in_s >= candidate.due_in_s:
+            worst_s = max(worst_s, done_s - cost.due_in_s)
     return worst_s
 
 
@@ -117,7 +117,7 @@ class DemandTracker:
         """
         others = [demand.min_rate for name, demand in self.current(now).items() if name != client]
         fair = 1 / (1 + len(others))
-        return 1 - sum(min(max(least, _MIN_CLIENT_SHARE), fair) for least in others)
+        return 1 - sum(min(max(min_rate, _MIN_CLIENT_SHARE), fair) for min_rate in others)
 
 
 def max_min_fair_shares(
@@ -139,13 +139,13 @@ def max_min_fair_shares(
         client: ClientDemand(lasts * d.min_rate, lasts * d.extra_rate)
         for client, d in demands.items()
     }
-    for claim in waiting:
-        total[claim.client] = total.get(claim.client, ClientDemand()).add(claim, period_s)
+    for cost in waiting:
+        total[cost.client] = total.get(cost.client, ClientDemand()).add(cost, period_s)
     left, shares = TARGET_UTILISATION, {}
     modest_first = sorted(total, key=lambda client: sum(total[client]))
     for i, client in enumerate(modest_first):
-        least, extra = total[client]
-        given = min(least + extra, left / (len(total) - i))
-        shares[client] = min(1.0, max(0.0, given - least) / extra) if extra > 0 else 1.0
-        left -= max(given, least)
+        minimum, extra = total[client]
+        given = min(minimum + extra, left / (len(total) - i))
+        shares[client] = min(1.0, max(0.0, given - minimum) / extra) if extra > 0 else 1.0
+        left -= max(given, minimum)
     return shares

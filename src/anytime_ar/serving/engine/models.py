@@ -89,8 +89,8 @@ class ModelRegistry:
     def __init__(self, runners: Mapping[str, ModelRunner]) -> None:
         """Create the media converter of each model."""
         self._served = {
-            name: ServedModel(name, lane.model, processor_for(lane.model), lane)
-            for name, lane in runners.items()
+            name: ServedModel(name, runner.model, processor_for(runner.model), runner)
+            for name, runner in runners.items()
         }
 
     def get(self, name: str | None) -> ServedModel:

@@ -59,8 +59,8 @@ class ModelRunner:
         length = self._engine.decoder.code_length
         for rows in sorted({min(rows, self.slots) for rows in _MEASURED_ROWS}):
             plan = self.model.plan(rows, seed=0, guidance=1.0)[0]
-            kept = max(1, length - _MEASURED_STEPS)
-            codes = torch.zeros(rows, kept, dtype=torch.int64, device="cpu")
+            num_kept = max(1, length - _MEASURED_STEPS)
+            codes = torch.zeros(rows, num_kept, dtype=torch.int64, device="cpu")
             for start in {0, codes.shape[1] if length > 1 else 0}:
                 for _ in range(_MEASURED_REPEATS):
                     batch = DecodeBatch(self._engine.decoder, rows)
@@ -91,7 +91,7 @@ class ModelRunner:
     @property
     def past_codes(self) -> int:
         """Return the number of codes that all rows in the batch have together."""
-        return sum(draw.num_slots * draw.codes_drawn for draw in self.active)
+        return sum(job.num_slots * job.codes_drawn for job in self.active)
 
     def step_s(self, job: SamplingJob | None = None) -> float:
         """Return the expected seconds of the next step, 0 for an empty batch.
@@ -115,9 +115,9 @@ class ModelRunner:
             The seconds to draw its minimum codes and to decode, and the seconds to draw the
             remaining extra codes.
         """
-        work_s, drawn, floor = self.costs.sampling_work_s, job.codes_drawn, job.min_codes
-        least_s = work_s(job.num_slots, drawn, floor) + self.costs.decode_work_s(job.num_samples)
-        return least_s, work_s(job.num_slots, max(drawn, floor), job.max_codes)
+        work_s, drawn, min_codes = self.costs.sampling_work_s, job.codes_drawn, job.min_codes
+        min_s = work_s(job.num_slots, drawn, min_codes) + self.costs.decode_work_s(job.num_samples)
+        return min_s, work_s(job.num_slots, max(drawn, min_codes), job.max_codes)
 
     def has_room(self, job: SamplingJob) -> bool:
         """Return whether a job may enter the batch.
@@ -151,8 +151,8 @@ class ModelRunner:
         seconds = self._clock() - begin
         self.busy_s += seconds
         self.costs.observe_step(rows, past, seconds)
-        for draw in self.active:
-            draw.codes_drawn += 1
+        for job in self.active:
+            job.codes_drawn += 1
 
     def decode(
         self, jobs: Sequence[SamplingJob]
@@ -173,19 +173,17 @@ class ModelRunner:
         while left:
             together: list[SamplingJob] = []
             samples = 0
-            for draw in left:
-                samples += draw.num_samples
-                if draw.codes_drawn == left[0].codes_drawn and (
+            for job in left:
+                samples += job.num_samples
+                if job.codes_drawn == left[0].codes_drawn and (
                     not together or samples <= self.costs.decode_batch_size
                 ):
-                    together.append(draw)
-            left = [draw for draw in left if draw not in together]
-            codes = [
-                draw.codes if draw.codes is not None else self.codes(draw) for draw in together
-            ]
+                    together.append(job)
+            left = [job for job in left if job not in together]
+            codes = [job.codes if job.codes is not None else self.codes(job) for job in together]
             data, seconds = self._decode(torch.cat(codes))
             self.costs.observe_decode(len(data), seconds)
-            parts = data.split([draw.num_samples for draw in together])
+            parts = data.split([job.num_samples for job in together])
             yield from zip(together, codes, parts, [seconds] * len(together), strict=True)
 
     def codes(self, job: SamplingJob) -> Tensor:

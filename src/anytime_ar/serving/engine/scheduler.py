@@ -64,8 +64,8 @@ class Scheduler:
     @property
     def active(self) -> list[SamplingJob]:
         """Return the running jobs, in order of `data_due`."""
-        draws = [draw for lane in self.runners.values() for draw in lane.active]
-        return sorted(draws, key=lambda draw: draw.data_due)
+        jobs = [job for runner in self.runners.values() for job in runner.active]
+        return sorted(jobs, key=lambda job: job.data_due)
 
     @property
     def jobs(self) -> list[Job]:
@@ -75,12 +75,12 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """Return whether no job waits or runs."""
-        return not self.waiting and not any(lane.active for lane in self.runners.values())
+        return not self.waiting and not any(runner.active for runner in self.runners.values())
 
     def warm_up(self) -> None:
         """Measure the costs of all models before the first job."""
-        for lane in self.runners.values():
-            lane.measure_costs()
+        for runner in self.runners.values():
+            runner.measure_costs()
 
     def submit(self, job: Job) -> None:
         """Admit a job.
@@ -99,10 +99,10 @@ class Scheduler:
                 job.data_due = math.inf
         self.admission.record_demand(job)
         others = self.jobs
-        shortage_s = self.admission.lateness_s(job, others)
-        job.on_probation = shortage_s > 0
+        lateness_s = self.admission.lateness_s(job, others)
+        job.on_probation = lateness_s > 0
         if job.on_probation and not self._probation.admits(len(others)):
-            raise overloaded_error(shortage_s)
+            raise overloaded_error(lateness_s)
         self._enqueue(job)
 
     def drain(self, until: float) -> None:
@@ -120,37 +120,38 @@ class Scheduler:
         self.admission.clear_cached_work()
         self._drop_waiting()
         self._schedule_waiting()
-        stepping = [lane for lane in self.runners.values() if lane.active]
-        for lane in stepping:
-            lane.step()
+        stepping = [runner for runner in self.runners.values() if runner.active]
+        for runner in stepping:
+            runner.step()
         if stepping and self._probation.end_iteration():
             self._end_probation()
         self._stop_running()
         self._send_previews()
         now = self.clock()
         self._last_iteration_end = None if self.idle else now
-        around_s = now - begin - (self._busy_s() - busy_s)
-        for lane in stepping:
-            lane.costs.observe_overhead(around_s / len(stepping))
+        overhead_s = now - begin - (self._busy_s() - busy_s)
+        for runner in stepping:
+            runner.costs.observe_overhead(overhead_s / len(stepping))
 
     def _busy_s(self) -> float:
         return (
-            sum(lane.busy_s for lane in self.runners.values()) + self.admission.codec_costs.busy_s
+            sum(runner.busy_s for runner in self.runners.values())
+            + self.admission.codec_costs.busy_s
         )
 
     def fail_all(self) -> None:
         """End all jobs with an error after a failure, and empty the batches."""
         lost = dict.fromkeys([*self.jobs, *self._finished])
         self.waiting, self._finished = [], {}
-        for lane in self.runners.values():
-            lane.reset()
+        for runner in self.runners.values():
+            runner.reset()
         for job in lost:
             job.listener(ServingError("broken", "the model failed; the server's log says how"))
 
     def probe(self) -> None:
         """Run a few steps of each model on no job's behalf, to see if it works and how fast."""
-        for lane in self.runners.values():
-            lane.probe()
+        for runner in self.runners.values():
+            runner.probe()
 
     def _end_probation(self) -> None:
         """Check the jobs on probation again, and refuse those that do not fit."""
@@ -158,10 +159,10 @@ class Scheduler:
             job.on_probation = False
             if isinstance(job, SamplingJob) and job.codes_drawn >= job.min_codes:
                 continue
-            shortage_s = self.admission.lateness_s(job, [o for o in self.jobs if o is not job])
-            if shortage_s > 0:
+            lateness_s = self.admission.lateness_s(job, [o for o in self.jobs if o is not job])
+            if lateness_s > 0:
                 self._remove(job)
-                job.listener(overloaded_error(shortage_s))
+                job.listener(overloaded_error(lateness_s))
 
     def _remove(self, job: Job) -> None:
         """Remove a job from the batch or from the waiting jobs."""
@@ -218,9 +219,9 @@ class Scheduler:
 
     def _must_run(self, job: SamplingJob) -> bool:
         """Return whether a job misses its minimum codes if it waits for two more iterations."""
-        turn_s = self.admission.iteration_s()
-        ending_s = self.admission.pending_decode_s(self.active)
-        return self.admission.job_slack_s(job, turn_s) < 2 * turn_s + ending_s
+        iteration_s = self.admission.iteration_s()
+        decode_s = self.admission.pending_decode_s(self.active)
+        return self.admission.job_slack_s(job, iteration_s) < 2 * iteration_s + decode_s
 
     def _preempt_for(self, job: SamplingJob) -> None:
         """Remove running jobs from the batch until a job can run in time.
@@ -230,8 +231,8 @@ class Scheduler:
         """
 
         def enough() -> bool:
-            spare_s = self.admission.job_slack_s(job, self.admission.iteration_s(job))
-            return spare_s >= 0 and self._can_run(job)
+            slack_s = self.admission.job_slack_s(job, self.admission.iteration_s(job))
+            return slack_s >= 0 and self._can_run(job)
 
         shares = self.admission.client_shares(self.waiting)
 
@@ -266,35 +267,35 @@ class Scheduler:
     def _stop_running(self) -> None:
         now, active = self.clock(), self.active
         shares = self.admission.client_shares(self.waiting)
-        going: list[SamplingJob] = []
-        for draw in active:
-            stop = draw.check_stop(shares.get(draw.client, 1.0))
+        running: list[SamplingJob] = []
+        for job in active:
+            stop = job.check_stop(shares.get(job.client, 1.0))
             if stop is not None:
-                self._finished[draw] = stop
-            elif now > draw.deadline and math.isfinite(draw.data_due):
-                self._remove(draw)
-                draw.listener(deadline_error(draining=self.draining))
+                self._finished[job] = stop
+            elif now > job.deadline and math.isfinite(job.data_due):
+                self._remove(job)
+                job.listener(deadline_error(draining=self.draining))
             else:
-                going.append(draw)
+                running.append(job)
         decode_s = self.admission.decode_s(self._finished)
-        hurried = going[: self.admission.count_urgent(going, decode_s)]
+        urgent = running[: self.admission.count_urgent(running, decode_s)]
         stop = "drain" if self.draining else "deadline"
-        self._finished |= {draw: stop for draw in hurried if draw.codes_drawn >= draw.min_codes}
+        self._finished |= {job: stop for job in urgent if job.codes_drawn >= job.min_codes}
         self._deliver_finished()
 
     def _deliver_finished(self) -> None:
         """Decode the samples of finished jobs and send them, in order of `data_due`."""
-        stopped, ending = self.clock(), sorted(self._finished, key=lambda draw: draw.data_due)
-        for lane in self.runners.values():
-            own = [draw for draw in ending if draw.model == lane.name]
-            for draw in own:
-                if draw.rows:
-                    lane.remove(draw)
-            for draw, codes, data, decode_s in lane.decode(own):
-                joined = stopped if draw.started_at is None else draw.started_at
-                queue_s, sampling_s = joined - draw.arrival, stopped - joined
-                at, stop = self.clock(), self._finished.pop(draw)
-                draw.listener(ResultEvent(codes, data, stop, queue_s, sampling_s, decode_s, at))
+        stopped, ending = self.clock(), sorted(self._finished, key=lambda job: job.data_due)
+        for runner in self.runners.values():
+            own = [job for job in ending if job.model == runner.name]
+            for job in own:
+                if job.rows:
+                    runner.remove(job)
+            for job, codes, data, decode_s in runner.decode(own):
+                joined = stopped if job.started_at is None else job.started_at
+                queue_s, sampling_s = joined - job.arrival, stopped - joined
+                at, stop = self.clock(), self._finished.pop(job)
+                job.listener(ResultEvent(codes, data, stop, queue_s, sampling_s, decode_s, at))
 
     def _send_previews(self) -> None:
         """Send the previews that are due, if no job waits and none becomes late.
@@ -302,21 +303,21 @@ class Scheduler:
         The first preview of a job is sent even if other jobs wait.
         """
         now = self.clock()
-        for draw in self.active:
+        for job in self.active:
             if (
-                math.isinf(draw.preview_interval_s)
-                or now - draw.last_preview_at < draw.preview_interval_s
+                math.isinf(job.preview_interval_s)
+                or now - job.last_preview_at < job.preview_interval_s
             ):
                 continue
-            lane, first = self.runners[draw.model], math.isinf(draw.last_preview_at)
+            runner, first = self.runners[job.model], math.isinf(job.last_preview_at)
             busy = bool(self.waiting) and not first
-            if busy or self.admission.min_slack_s(self.jobs) < lane.costs.decode_s(
-                draw.num_samples
+            if busy or self.admission.min_slack_s(self.jobs) < runner.costs.decode_s(
+                job.num_samples
             ):
                 return
-            draw.last_preview_at = now
-            for _, codes, data, _ in lane.decode([draw]):
-                draw.listener(PreviewEvent(codes, data))
+            job.last_preview_at = now
+            for _, codes, data, _ in runner.decode([job]):
+                job.listener(PreviewEvent(codes, data))
 
 
 @dataclass(frozen=True)
@@ -348,16 +349,16 @@ def collect_stats(scheduler: Scheduler) -> dict[str, ModelStats]:
     """
     waiting = list(scheduler.waiting)
     found = {}
-    for name, lane in scheduler.runners.items():
-        active, costs = list(lane.active), lane.costs
+    for name, runner in scheduler.runners.items():
+        active, costs = list(runner.active), runner.costs
         own = [job for job in waiting if job.model == name]
-        draws = [job for job in (*active, *own) if isinstance(job, SamplingJob)]
+        sampling_jobs = [job for job in (*active, *own) if isinstance(job, SamplingJob)]
         found[name] = ModelStats(
-            rows=lane.num_rows,
-            slots=lane.slots,
+            rows=runner.num_rows,
+            slots=runner.slots,
             running=len(active),
             waiting=len(own),
-            backlog_s=sum(sum(lane.remaining_work_s(draw)) for draw in draws),
-            sample_s=costs.sampling_work_s(1, 0, lane.model.code_length) + costs.decode_work_s(1),
+            backlog_s=sum(sum(runner.remaining_work_s(job)) for job in sampling_jobs),
+            sample_s=costs.sampling_work_s(1, 0, runner.model.code_length) + costs.decode_work_s(1),
         )
     return found

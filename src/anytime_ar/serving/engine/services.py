@@ -151,13 +151,13 @@ class SampleService:
             ConflictError: The samples are still being generated.
             ServingError: By the generator: the job ends without samples.
         """
-        kept = self._sessions.get(sample_id)
-        if kept is None and sample_id in self._in_flight:
+        session = self._sessions.get(sample_id)
+        if session is None and sample_id in self._in_flight:
             raise in_flight_error(sample_id)
-        if kept is None or kept.client != context.client:
+        if session is None or session.client != context.client:
             raise unknown_sample_error(sample_id)
-        served = self._models.get(kept.model)
-        return self._start(sample_id, served, kept.plan, kept.codes.long(), request, context)
+        served = self._models.get(session.model)
+        return self._start(sample_id, served, session.plan, session.codes.long(), request, context)
 
     async def stop(self, sample_id: str, context: RequestContext) -> SampleResponse | None:
         """Stop a job and return its samples, or release the session of ended samples.
@@ -176,12 +176,12 @@ class SampleService:
             NotFoundError: The client has no samples with this id.
             ServingError: The job has no samples yet.
         """
-        underway = self._in_flight.get(sample_id)
-        if underway is not None and underway.job.client == context.client:
-            self._worker.cancel(underway.job)
-            return await asyncio.shield(underway.response)
-        kept = self._sessions.get(sample_id)
-        if kept is None or kept.client != context.client or not self._sessions.has(sample_id):
+        in_flight = self._in_flight.get(sample_id)
+        if in_flight is not None and in_flight.job.client == context.client:
+            self._worker.cancel(in_flight.job)
+            return await asyncio.shield(in_flight.response)
+        session = self._sessions.get(sample_id)
+        if session is None or session.client != context.client or not self._sessions.has(sample_id):
             raise unknown_sample_error(sample_id)
         self._sessions.release(sample_id)
         return None
@@ -196,30 +196,30 @@ class SampleService:
         context: RequestContext,
     ) -> AsyncGenerator[PreviewResponse]:
         drawn = 0 if codes is None else codes.shape[1]
-        floor, cap = _code_limits(served, request, drawn)
-        kind = served.media.resolve_format(request.format)
-        within_s = self._max_deadline_s
+        min_codes, max_codes = _code_limits(served, request, drawn)
+        format = served.media.resolve_format(request.format)
+        deadline_s = self._max_deadline_s
         if request.deadline_ms is not None:
-            within_s = min(within_s, request.deadline_ms / 1000)
-            context.deadline = context.arrival + within_s
-        context.model, context.n, context.codes_requested = served.name, len(plan), cap
+            deadline_s = min(deadline_s, request.deadline_ms / 1000)
+            context.deadline = context.arrival + deadline_s
+        context.model, context.n, context.codes_requested = served.name, len(plan), max_codes
         queue, listener = self._bridge.open_queue()
-        draw = SamplingJob(
+        job = SamplingJob(
             model=served.name,
             client=context.client,
             arrival=context.arrival,
-            deadline=context.arrival + within_s,
+            deadline=context.arrival + deadline_s,
             listener=listener,
             plan=plan,
-            min_codes=floor,
-            max_codes=cap,
+            min_codes=min_codes,
+            max_codes=max_codes,
             codes=codes,
             codes_drawn=drawn,
         )
         if request.stream:
-            draw.preview_interval_s = 1 / request.previews_per_s if request.previews_per_s else 0.0
-        writer = ResponseWriter(sample_id, served, kind, request.with_codes, context)
-        return self._stream_updates(draw, queue, writer)
+            job.preview_interval_s = 1 / request.previews_per_s if request.previews_per_s else 0.0
+        writer = ResponseWriter(sample_id, served, format, request.with_codes, context)
+        return self._stream_updates(job, queue, writer)
 
     async def _stream_updates(
         self, job: SamplingJob, queue: asyncio.Queue[JobEvent], writer: ResponseWriter
@@ -239,35 +239,35 @@ class SampleService:
         ended: asyncio.Future[SampleResponse] = asyncio.get_running_loop().create_future()
         self._in_flight[writer.sample_id] = _InFlight(job, ended)
         self._worker.submit(job)
-        answer: SampleResponse | None = None
+        response: SampleResponse | None = None
         error: BaseException = ServingError("cancelled", "the client that asked for it has left")
         try:
-            while answer is None:
+            while response is None:
                 match await queue.get():
-                    case PreviewEvent() as look:
-                        shown = await writer.preview(look)
+                    case PreviewEvent() as event:
+                        preview = await writer.preview(event)
                         if writer.context.first_preview_s is None:
                             writer.context.first_preview_s = writer.context.clock() - job.arrival
-                        yield shown
+                        yield preview
                     case ResultEvent() as done:
                         writer.context.stats, writer.context.decoded_at = (
                             SamplingStats.from_event(done),
                             done.decoded_at,
                         )
                         self._sessions.put(writer.sample_id, job, done.codes)
-                        answer = await writer.result(done, job, self._sessions.ttl_s)
+                        response = await writer.result(done, job, self._sessions.ttl_s)
                     case ServingError() as refused:
                         error = refused
                         raise refused
         finally:
             self._worker.cancel(job)  # no effect if the job has ended
             del self._in_flight[writer.sample_id]
-            if answer is not None:
-                ended.set_result(answer)
+            if response is not None:
+                ended.set_result(response)
             else:
                 ended.set_exception(error)
                 ended.exception()  # marks it as retrieved, as perhaps no request waits
-        yield answer
+        yield response
 
 
 def _check_rows(served: ServedModel, n: int, guidance: object) -> None:
@@ -301,17 +301,17 @@ def _code_limits(served: ServedModel, limits: BudgetParams, codes_drawn: int) ->
     Raises:
         InputError: The limits contradict each other, or allow fewer codes than there are.
     """
-    floor = limits.min_codes
+    min_codes = limits.min_codes
     if limits.min_quality is not None:
-        floor = max(floor, codes_for_quality(limits.min_quality, served.model.curve))
-    budget = Budget(codes=limits.codes, quality=limits.quality, min_codes=floor)
-    cap = served.model.sampler.resolve_budget(budget).max_codes
-    if cap < codes_drawn:
+        min_codes = max(min_codes, codes_for_quality(limits.min_quality, served.model.curve))
+    budget = Budget(codes=limits.codes, quality=limits.quality, min_codes=min_codes)
+    max_codes = served.model.sampler.resolve_budget(budget).max_codes
+    if max_codes < codes_drawn:
         raise InputError(
-            f"this draw has {codes_drawn} codes, and {cap} were asked for; ask for as many or "
-            f"more, or decode its first {cap}"
+            f"this draw has {codes_drawn} codes, and {max_codes} were asked for; ask for as many "
+            f"or more, or decode its first {max_codes}"
         )
-    return max(floor, codes_drawn), cap
+    return max(min_codes, codes_drawn), max_codes
 
 
 def in_flight_error(sample_id: str) -> ConflictError:
@@ -501,7 +501,7 @@ class CodecService:
         def part_of(part: Tensor) -> Callable[[], Tensor]:
             return lambda: work(part).cpu()
 
-        task = CodecJob(
+        job = CodecJob(
             model=served.name,
             client=context.client,
             arrival=context.arrival,
@@ -512,11 +512,11 @@ class CodecService:
             num_samples=len(rows),
             operation=operation,
         )
-        self._worker.submit(task)
+        self._worker.submit(job)
         try:
             event = await queue.get()
         finally:
-            self._worker.cancel(task)
+            self._worker.cancel(job)
         if isinstance(event, ServingError):
             raise event
         assert isinstance(event, CodecResultEvent)

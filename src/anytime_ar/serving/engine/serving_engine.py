@@ -39,20 +39,20 @@ class ServingEngine:
     ) -> None:
         """Create the scheduler, the worker and the services. The caller starts the worker."""
         self._clock = clock
-        lanes = {
+        runners = {
             name: ModelRunner(name, model, config.slots, clock) for name, model in models.items()
         }
-        self._scheduler = Scheduler(lanes, clock, policy=config.policy)
+        self._scheduler = Scheduler(runners, clock, policy=config.policy)
         self.worker = Worker(self._scheduler)
         self._bridge = ThreadBridge(asyncio.get_running_loop())
-        self.models = ModelRegistry(lanes)
-        longest_s = config.deadline_s
-        keeper = SessionStore(config.session_ttl_s, clock)
+        self.models = ModelRegistry(runners)
+        max_deadline_s = config.deadline_s
+        sessions = SessionStore(config.session_ttl_s, clock)
         self.sample_service = SampleService(
-            self.models, self.worker, self._bridge, keeper, max_deadline_s=longest_s
+            self.models, self.worker, self._bridge, sessions, max_deadline_s=max_deadline_s
         )
         self.codec_service = CodecService(
-            self.models, self.worker, self._bridge, max_deadline_s=longest_s
+            self.models, self.worker, self._bridge, max_deadline_s=max_deadline_s
         )
         self._warm = False
 
@@ -70,9 +70,9 @@ class ServingEngine:
         for model in self._scheduler.runners:
             for stream in (False, True):
                 request = SampleRequest(model=model, stream=stream, codes=2)
-                call = RequestContext(self._clock, self._clock(), client="warm-up")
+                context = RequestContext(self._clock, self._clock(), client="warm-up")
                 with contextlib.suppress(ServingError):  # warm-up requests may be refused
-                    async for _ in self.sample_service.sample(request, call):
+                    async for _ in self.sample_service.sample(request, context):
                         pass
         gc.collect()
         gc.freeze()  # a collection of these lasting objects takes longer than deadlines
@@ -81,14 +81,14 @@ class ServingEngine:
 
     async def watch_for_stalls(self) -> None:
         """End all waiting requests with an error while a model is stalled, until cancelled."""
-        was_stuck = False
+        was_stalled = False
         while True:
             await asyncio.sleep(_STALL_POLL_S)
-            stuck = self.worker.stalled
-            if stuck:
+            stalled = self.worker.stalled
+            if stalled:
                 self._bridge.broadcast(stalled_error())
-            if stuck != was_stuck:
-                was_stuck = stuck
+            if stalled != was_stalled:
+                was_stalled = stalled
                 log_event(
-                    "stalled: models make no progress" if stuck else "models make progress again"
+                    "stalled: models make no progress" if stalled else "models make progress again"
                 )

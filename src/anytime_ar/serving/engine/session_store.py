@@ -76,9 +76,9 @@ class SessionStore:
         """
         self._drop(sample_id)
         small = codes.to(torch.int32)
-        kept = Session(job.model, job.client, job.plan, small)
+        session = Session(job.model, job.client, job.plan, small)
         nbytes = SESSION_OVERHEAD_BYTES + small.nbytes + job.plan.noise.nbytes
-        self._entries[sample_id] = _SessionEntry(kept, self._clock() + self.ttl_s, nbytes)
+        self._entries[sample_id] = _SessionEntry(session, self._clock() + self.ttl_s, nbytes)
         self._bytes += nbytes
         self._evict()
 

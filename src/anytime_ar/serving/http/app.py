@@ -128,8 +128,8 @@ def _routes(models: ModelsBackend, samples: SamplesBackend, codec: CodecBackend)
         """Generate samples, with as many codes as deadline and load allow."""
         formats = models.formats(body.model)
         body, as_bytes = negotiate_response(_accept(request), body, formats, body.n)
-        drawing = samples.sample(body, _context(request))
-        return await _respond(request, drawing, stream=body.stream, as_bytes=as_bytes)
+        updates = samples.sample(body, _context(request))
+        return await _respond(request, updates, stream=body.stream, as_bytes=as_bytes)
 
     @routes.post(
         "/samples/{id}/refine",
@@ -144,10 +144,10 @@ def _routes(models: ModelsBackend, samples: SamplesBackend, codec: CodecBackend)
     ) -> Response:
         """Refine ended samples with more codes."""
         body, as_bytes = negotiate_response(_accept(request), body, [*MEDIA_TYPES], None)
-        drawing = samples.refine(_check_id(id), body, _context(request))
+        updates = samples.refine(_check_id(id), body, _context(request))
         if as_bytes:
             require_one_sample(_context(request).n)
-        return await _respond(request, drawing, stream=body.stream, as_bytes=as_bytes)
+        return await _respond(request, updates, stream=body.stream, as_bytes=as_bytes)
 
     @routes.delete(
         "/samples/{id}",
@@ -205,8 +205,8 @@ def _check_id(id: str) -> str:
 
 
 def _context(request: Request) -> RequestContext:
-    call: RequestContext = request.state.context
-    return call
+    context: RequestContext = request.state.context
+    return context
 
 
 def _json_response(answer: Any) -> Response:

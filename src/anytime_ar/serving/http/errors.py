@@ -94,8 +94,8 @@ def install_error_handlers(app: FastAPI) -> None:
     """
 
     def noted(request: Request, code: str) -> None:
-        call: RequestContext = request.state.context
-        call.error = code
+        context: RequestContext = request.state.context
+        context.error = code
 
     @app.exception_handler(ServingError)
     async def refused(request: Request, error: ServingError) -> Response:
@@ -134,10 +134,10 @@ def install_error_handlers(app: FastAPI) -> None:
         # Leave out the invalid values: they can be of any content and size.
         details = [
             {
-                "where": ".".join(str(part)[:_MAX_MESSAGE_CHARS] for part in mistake["loc"]),
-                "what": mistake["msg"][:_MAX_MESSAGE_CHARS],
+                "where": ".".join(str(part)[:_MAX_MESSAGE_CHARS] for part in problem["loc"]),
+                "what": problem["msg"][:_MAX_MESSAGE_CHARS],
             }
-            for mistake in error.errors()[:_MAX_DETAILS]
+            for problem in error.errors()[:_MAX_DETAILS]
         ]
         first = f"{details[0]['where']}: {details[0]['what']}" if details else "cannot be read"
         return error_response(422, "invalid", f"the request is wrong: {first}", details=details)

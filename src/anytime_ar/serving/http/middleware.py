@@ -85,8 +85,8 @@ class RequestMiddleware:
             await send({"type": "websocket.close", "code": _WEBSOCKET_UNSUPPORTED})
             return
         arrival = self._clock() - self._lag.seconds  # the request waited for the event loop
-        call = RequestContext(self._clock, arrival, client=(scope.get("client") or ("?",))[0])
-        scope.setdefault("state", {})["context"] = call
+        context = RequestContext(self._clock, arrival, client=(scope.get("client") or ("?",))[0])
+        scope.setdefault("state", {})["context"] = context
         status = 499  # for clients that disconnect before a response
         method = scope["method"]
         # A copy, because uvicorn still reads the method HEAD from the original scope.
@@ -101,10 +101,10 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            refusal = self._reject(scope, call)
+            refusal = self._reject(scope, context)
             await (refusal or self._app)(inner, receive, noting_send)
         finally:
-            self._observe(call, {**inner, "method": method}, status)
+            self._observe(context, {**inner, "method": method}, status)
 
     def _reject(self, scope: Scope, context: RequestContext) -> Response | None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]

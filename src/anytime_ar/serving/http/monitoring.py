@@ -91,9 +91,9 @@ class Monitor:
         ended = context.stats
         if ended is None or context.model is None:
             return
-        asked = ended.n * (context.codes_requested or ended.codes_drawn)
+        requested = ended.n * (context.codes_requested or ended.codes_drawn)
         self._recent_requests(context.model).append(
-            (context.clock(), asked, ended.n * ended.codes_drawn)
+            (context.clock(), requested, ended.n * ended.codes_drawn)
         )
 
     def _recent_requests(self, model: str) -> deque[tuple[float, int, int]]:
@@ -110,17 +110,17 @@ class Monitor:
     def load(self) -> LoadResponse:
         """Return the current load of each model, and the codes that recent requests got."""
         loads = []
-        for name, work in self._stats().items():
+        for name, stats in self._stats().items():
             recent = self._recent_requests(name)
-            asked = sum(one[1] for one in recent)
+            requested, drawn = sum(one[1] for one in recent), sum(one[2] for one in recent)
             loads.append(
                 ModelLoad(
                     model=name,
-                    rows=work.rows,
-                    slots=work.slots,
-                    waiting=work.waiting,
+                    rows=stats.rows,
+                    slots=stats.slots,
+                    waiting=stats.waiting,
                     requests_per_s=round(len(recent) / _LOAD_WINDOW_S, 2),
-                    codes_drawn_share=sum(one[2] for one in recent) / asked if asked else None,
+                    codes_drawn_share=drawn / requested if requested else None,
                 )
             )
         return LoadResponse(ready=self.ready(), models=loads)
@@ -242,11 +242,11 @@ class ServerMetrics:
         if context.stats is None or context.model is None:
             return
         model, ended = context.model, context.stats
-        asked = context.codes_requested or ended.codes_drawn
+        requested = context.codes_requested or ended.codes_drawn
         self._finished.labels(model, ended.stop_reason).inc()
-        self._codes_requested.labels(model).inc(ended.n * asked)
+        self._codes_requested.labels(model).inc(ended.n * requested)
         self._codes_drawn.labels(model).inc(ended.n * ended.codes_drawn)
-        self._degraded.labels(model).inc(ended.codes_drawn < asked)
+        self._degraded.labels(model).inc(ended.codes_drawn < requested)
         self._queue.labels(model).observe(ended.queue_s)
         self._sampling.labels(model).observe(ended.sampling_s)
         self._decode.labels(model).observe(ended.decode_s)

@@ -118,24 +118,24 @@ def install_openapi(app: FastAPI) -> None:
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            told = get_openapi(
+            schema = get_openapi(
                 title=app.title,
                 version=app.version,
                 description=app.description,
                 routes=app.routes,
                 tags=TAGS,
             )
-            parts = told["components"]
+            parts = schema["components"]
             parts["schemas"]["PreviewResponse"] = PreviewResponse.model_json_schema()
             parts["securitySchemes"] = SECURITY_SCHEMES
-            told["security"] = [{name: []} for name in SECURITY_SCHEMES]
-            for path, operations in told["paths"].items():
+            schema["security"] = [{name: []} for name in SECURITY_SCHEMES]
+            for path, operations in schema["paths"].items():
                 for operation in operations.values():
                     if path in UNAUTHENTICATED_PATHS:
                         operation["security"] = []
                     else:
                         operation["responses"]["401"] = _UNAUTHORIZED
-            app.openapi_schema = told
+            app.openapi_schema = schema
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]

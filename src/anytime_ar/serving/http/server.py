@@ -78,27 +78,27 @@ def serve(
     async def run() -> Worker:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(_WRITER_THREADS, "anytime-writer"))
-        station = ServingEngine(models, config, clock)
-        worker = station.worker
+        engine = ServingEngine(models, config, clock)
+        worker = engine.worker
         server = _UvicornServer(settings, lambda: on_listening(url_of(sock)))
-        ending = _GracefulShutdown(server, worker, station.sample_service, config.grace_s)
-        watch = Monitor(station.stats, lambda: station.ready and not ending.started, clock)
-        app = build_app(station.models, station.sample_service, station.codec_service, watch)
+        ending = _GracefulShutdown(server, worker, engine.sample_service, config.grace_s)
+        monitor = Monitor(engine.stats, lambda: engine.ready and not ending.started, clock)
+        app = build_app(engine.models, engine.sample_service, engine.codec_service, monitor)
 
-        def observe(call: RequestContext, scope: Scope, status: int) -> None:
-            if call.stats is not None and call.decoded_at is not None:
-                worker.record_response(call.stats.n, clock() - call.decoded_at)
-            watch.observe(call, scope, status)
+        def observe(context: RequestContext, scope: Scope, status: int) -> None:
+            if context.stats is not None and context.decoded_at is not None:
+                worker.record_response(context.stats.n, clock() - context.decoded_at)
+            monitor.observe(context, scope, status)
 
         lag = EventLoopLag(clock)
         settings.app = RequestMiddleware(
             app, keys=keys, hosts=hosts, clock=clock, lag=lag, observe=observe
         )
         worker.start()
-        works = (station.warm_up(), lag.measure(), station.watch_for_stalls())
-        beside = [asyncio.ensure_future(work) for work in works]
+        coroutines = (engine.warm_up(), lag.measure(), engine.watch_for_stalls())
+        background = [asyncio.ensure_future(work) for work in coroutines]
         await server.serve(sockets=[sock])
-        for task in beside:
+        for task in background:
             task.cancel()
         return worker
 

@@ -149,9 +149,8 @@ class AdmissionControl:
             )
             + iteration_s
         )
-        if isinstance(
-            candidate, SamplingJob
-        ):  # codes come one after the other, even on an idle machine
+        if isinstance(candidate, SamplingJob):
+            # Codes come one after the other, even on an idle machine.
             iteration_s = self._runners[candidate.model].step_alone_s(candidate)
             late_s = max(late_s, -self.job_slack_s(candidate, iteration_s))
         return late_s

@@ -167,7 +167,7 @@ class ModelRunner:
 
         Yields:
             Each job, its codes int64 [n, k], its samples float32 [n, *sample_shape] in [-1, 1], and
-            the seconds of the decode that they are part of.
+            the seconds of their joint decode.
         """
         left = list(jobs)
         while left:
@@ -248,7 +248,7 @@ class CodecCostModel:
     """
 
     def __init__(self, runners: Mapping[str, ModelRunner]) -> None:
-        """Start without observations."""
+        """Start without any observations."""
         self._runners = runners
         self._sample_s: dict[tuple[str, str], LatencyWindow] = {}
         self.busy_s = 0.0

@@ -52,7 +52,7 @@ class Scheduler:
         *,
         policy: OverloadPolicy = "elastic",
     ) -> None:
-        """Start without jobs."""
+        """Start without any jobs."""
         self.runners, self.clock, self.policy = dict(runners), clock, policy
         self.admission = AdmissionControl(self.runners, clock)
         self.waiting: list[Job] = []

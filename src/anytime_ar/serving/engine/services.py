@@ -90,7 +90,7 @@ class SampleService:
         *,
         max_deadline_s: float,
     ) -> None:
-        """Start without jobs."""
+        """Start without any jobs."""
         self._models, self._worker, self._bridge = models, worker, bridge
         self._sessions, self._max_deadline_s = sessions, max_deadline_s
         self._in_flight: dict[str, _InFlight] = {}

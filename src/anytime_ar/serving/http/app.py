@@ -217,9 +217,8 @@ async def _respond(
     request: Request, updates: AsyncGenerator[PreviewResponse], *, stream: bool, as_bytes: bool
 ) -> Response:
     if stream:
-        first = await _cancel_on_disconnect(
-            request, anext(updates)
-        )  # so that a refusal still sets the status
+        # Await the first response here, so that a refusal still sets the HTTP status.
+        first = await _cancel_on_disconnect(request, anext(updates))
         return StreamingResponse(
             _sse_events(first, updates, _context(request)),
             media_type=EVENT_STREAM,

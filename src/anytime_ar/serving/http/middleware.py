@@ -65,7 +65,7 @@ class RequestMiddleware:
         lag: EventLoopLag,
         observe: RequestObserver,
     ) -> None:
-        """Wrap an application."""
+        """Wrap an ASGI application."""
         self._app, self._keys, self._hosts, self._clock = app, keys, hosts, clock
         self._lag, self._observe = lag, observe
 

@@ -185,7 +185,7 @@ class ServerMetrics:
     """
 
     def __init__(self, stats: StatsSource, ready: Callable[[], bool]) -> None:
-        """Register the metrics."""
+        """Register all metrics of the server."""
         self.registry = CollectorRegistry()
 
         def counter(name: str, what: str, *labels: str) -> Counter:

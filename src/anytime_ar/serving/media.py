@@ -1,4 +1,4 @@
-"""Samples as bytes: what goes over the wire."""
+"""Conversion between samples and the files that clients send and receive."""
 
 from __future__ import annotations
 
@@ -27,27 +27,36 @@ MEDIA_TYPES: dict[str, str] = {
     "wav": "audio/wav",
     "npy": "application/x-npy",
 }
+"""Media type of each sample format."""
 _ACCEPTED_IMAGE_FORMATS = ("PNG", "WEBP", "JPEG", "GIF", "BMP")
-"""What pictures of clients may be, in Pillow's words: it would run programs to read some others."""
+"""Pillow's names of the accepted image formats. Pillow runs other programs to read some formats."""
 _MAX_PIXELS = 2**24
-"""Of a picture that a client sends."""
+"""Maximum pixels in an image that a client sends."""
 _NPY_MAGIC = b"\x93NUMPY"
 
 
 class MediaProcessor(ABC):
-    """Turns samples of one model into bytes and back."""
+    """A converter between samples of one model and files.
+
+    Args:
+        model: Model whose samples are converted.
+    """
 
     formats: tuple[str, ...]
-    """That can be asked for, the usual one first."""
+    """Formats that clients can request, the default first."""
 
     def __init__(self, model: AnytimeModel) -> None:
+        """Take the shape of samples from the model."""
         self.sample_shape = model.sample_shape
 
     def resolve_format(self, format: str | None) -> str:
-        """The format to answer in.
+        """Return the format of the samples in a response.
+
+        Args:
+            format: Requested format; None for the default of the model.
 
         Raises:
-            InputError: samples of this model cannot be written in it.
+            InputError: Samples of this model cannot be written in the requested format.
         """
         if format is None:
             return self.formats[0]
@@ -59,16 +68,31 @@ class MediaProcessor(ABC):
         return format
 
     def to_bytes(self, samples: Tensor, format: str) -> list[bytes]:
-        """Samples, float32 [n, *sample_shape] in [-1, 1], each as a file."""
+        """Convert each sample to the bytes of a file.
+
+        Args:
+            samples: float32 [n, *sample_shape] in [-1, 1].
+            format: One of `formats`.
+
+        Returns:
+            The contents of n files.
+        """
         if format != "npy":
             return self._to_bytes(samples.cpu(), format)
         return [_to_npy(sample) for sample in samples.cpu().numpy()]
 
     def from_bytes(self, content: bytes, origin: str) -> Tensor:
-        """A file as one sample, float32 [*sample_shape] in [-1, 1].
+        """Read one sample from the bytes of a file.
+
+        Args:
+            content: Content of a file in any accepted format.
+            origin: Name of the file for error messages.
+
+        Returns:
+            The sample, float32 [*sample_shape] in [-1, 1].
 
         Raises:
-            InputError: it does not decode, or does not fit.
+            InputError: The file cannot be decoded, or does not fit the model.
         """
         return (
             self._from_npy(content, origin)
@@ -97,7 +121,10 @@ class MediaProcessor(ABC):
 
 
 class ImageProcessor(MediaProcessor):
-    """Images, cut to their centred square and resized when they come in."""
+    """A converter for images.
+
+    Images of clients are cropped to the centred square and resized to the size of samples.
+    """
 
     formats = ("png", "webp", "npy")
 
@@ -116,11 +143,18 @@ class ImageProcessor(MediaProcessor):
 
 
 class AudioProcessor(MediaProcessor):
-    """Recordings of one channel, at most as long as a sample; silence follows shorter ones."""
+    """A converter for audio of one channel.
+
+    Audio of clients is at most as long as a sample. Shorter audio is padded with zeros at its end.
+
+    Args:
+        model: Model with a sample rate.
+    """
 
     formats = ("wav", "npy")
 
     def __init__(self, model: AnytimeModel) -> None:
+        """Take the sample rate and the peak normalisation from the model."""
         super().__init__(model)
         assert model.sample_rate is not None
         self._sample_rate = model.sample_rate
@@ -141,7 +175,7 @@ class AudioProcessor(MediaProcessor):
                     )
                 blocks.append(block)
                 count += len(block)
-                if count > length:  # a small file can hold hours
+                if count > length:  # a small compressed file can hold hours of audio
                     raise InputError(
                         f"{origin}: has more than {length} samples; cut it to that, or encode it "
                         "in windows with `anytime encode`"
@@ -154,15 +188,15 @@ class AudioProcessor(MediaProcessor):
 
 
 def _check_pixel_count(content: bytes, origin: str) -> None:
-    """See to it that a picture has not too many pixels, before there is one.
+    """Check the number of pixels in an image file before it is decoded.
 
     Raises:
-        InputError: it has.
+        InputError: The image has more than `_MAX_PIXELS` pixels.
     """
     try:
         with Image.open(io.BytesIO(content), formats=_ACCEPTED_IMAGE_FORMATS) as header:
             width, height = header.size
-    except Image.DecompressionBombError as error:  # Pillow has a limit of its own
+    except Image.DecompressionBombError as error:  # Pillow's own limit
         raise InputError(
             f"{origin}: has far too many pixels; send at most {_MAX_PIXELS}"
         ) from error
@@ -174,11 +208,15 @@ def _check_pixel_count(content: bytes, origin: str) -> None:
 
 @contextmanager
 def _decode_errors_as_input_error(message: str) -> Iterator[None]:
-    """Tell a client that its file cannot be read, whatever its library raises: none of them lists
-    the errors that a broken or monstrous file can end in.
+    """Raise an `InputError` in place of any error of a decoder.
+
+    The decoders do not document which errors a broken or oversized file raises.
+
+    Args:
+        message: Text of the error.
 
     Raises:
-        InputError: with the message; one that is told inside is passed on.
+        InputError: The block raised an error. An `InputError` of the block passes unchanged.
     """
     try:
         yield
@@ -195,9 +233,9 @@ def _to_npy(sample: npt.NDArray[np.float32]) -> bytes:
 
 
 _PROCESSORS: dict[int, type[MediaProcessor]] = {3: ImageProcessor, 2: AudioProcessor}
-"""By the number of dimensions of a sample."""
+"""Class of the converter, by the number of dimensions of a sample."""
 
 
 def processor_for(model: AnytimeModel) -> MediaProcessor:
-    """What reads and writes the samples of a model."""
+    """Return the converter for the samples of a model."""
     return _PROCESSORS[len(model.sample_shape)](model)

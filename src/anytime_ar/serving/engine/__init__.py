@@ -1,1 +1,1 @@
-"""The serving engine: scheduler, admission control, fairness, model runners, costs, worker thread."""
+"""The serving engine: scheduler, admission control, fairness, runners, costs, worker thread."""

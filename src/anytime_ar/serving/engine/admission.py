@@ -1,4 +1,4 @@
-"""What will be in time and what will not, by what work takes here and now."""
+"""Admission control: estimates of which jobs meet their deadlines, and probation for new jobs."""
 
 from __future__ import annotations
 
@@ -17,138 +17,159 @@ from anytime_ar.serving.engine.jobs import CodecJob, Job, SamplingJob
 from anytime_ar.serving.engine.runner import CodecCostModel, ModelRunner
 
 QUEUE_TIME_SHARE = 0.5
-"""The share of the time that waiting draws have in which they should be gone: the rest is kept for
-those who come later."""
+"""Share of the waiting jobs' remaining time in which they should be done. The rest is left for jobs
+that arrive later."""
 ADMISSION_TIME_SHARE = 0.9
-"""The share of the time that jobs have in which their floors have to fit: a queue as long as
-promises allow is served at the last moment, where nothing must go wrong."""
+"""Share of a job's remaining time in which its minimum codes must fit. The rest is a margin: a full
+queue finishes its jobs just before their deadlines."""
 
 
 class AdmissionControl:
-    """Judges what is drawn and what waits, and remembers what it learns; changes neither.
+    """Estimates of slack, lateness and fair shares of jobs. It does not change the jobs.
 
     Args:
-        runners: of the models, by name.
-        clock: the engine's.
+        runners: Runners of the models, by name.
+        clock: Clock of the engine, in seconds.
     """
 
     def __init__(self, runners: Mapping[str, ModelRunner], clock: Callable[[], float]) -> None:
+        """Start with default costs and without any demand."""
         self._runners, self._clock = runners, clock
         self.codec_costs = CodecCostModel(runners)
         self.response_costs = ResponseCostModel()
         self._demands = DemandTracker()
-        self._job_work: dict[Job, tuple[float, float]] = {}  # for one turn
+        self._job_work: dict[Job, tuple[float, float]] = {}  # cached for one iteration
 
     def iteration_s(self, candidate: SamplingJob | None = None) -> float:
-        """What a code of all that is drawn takes, with one more draw if that is given."""
+        """Return the seconds of one iteration, which draws a code for each running job.
+
+        Args:
+            candidate: Job to add to the running ones; None for none.
+        """
         return sum(
-            lane.step_s(
-                candidate if candidate is not None and candidate.model == lane.name else None
+            runner.step_s(
+                candidate if candidate is not None and candidate.model == runner.name else None
             )
-            for lane in self._runners.values()
+            for runner in self._runners.values()
         )
 
     def job_slack_s(self, job: SamplingJob, iteration_s: float) -> float:
-        """What is left of a draw's time after its floor, at so much for a code."""
+        """Return the seconds that a job has left after its minimum codes and their decode.
+
+        Args:
+            job: Job whose slack is wanted.
+            iteration_s: Seconds for each code.
+        """
         codes = max(0, job.min_codes - job.codes_drawn)
         return job.data_due - self._clock() - codes * iteration_s - self.decode_s([job])
 
     def decode_s(self, jobs: Iterable[SamplingJob]) -> float:
-        """What it takes to decode them."""
-        return sum(self._runners[draw.model].costs.decode_s(draw.num_samples) for draw in jobs)
+        """Return the seconds to decode the samples of jobs, one job after the other."""
+        return sum(self._runners[job.model].costs.decode_s(job.num_samples) for job in jobs)
 
     def pending_decode_s(self, jobs: Iterable[Job]) -> float:
-        """What it takes to decode those that may leave after the next code."""
-        draws = (job for job in jobs if isinstance(job, SamplingJob) and job.rows)
-        return self.decode_s(draw for draw in draws if draw.codes_drawn + 1 >= draw.min_codes)
+        """Return the seconds to decode all running jobs that the next code may complete."""
+        sampling_jobs = (job for job in jobs if isinstance(job, SamplingJob) and job.rows)
+        return self.decode_s(job for job in sampling_jobs if job.codes_drawn + 1 >= job.min_codes)
 
     def would_delay(self, job: SamplingJob, active: Iterable[SamplingJob]) -> bool:
-        """Whether those that have not reached their floor would miss it if this one joined them."""
-        turn_s = self.iteration_s(job)
+        """Return whether adding a job to the batch makes another job miss its minimum codes."""
+        iteration_s = self.iteration_s(job)
         return any(
-            self.job_slack_s(other, turn_s) < 0
+            self.job_slack_s(other, iteration_s) < 0
             for other in active
             if other.codes_drawn < other.min_codes
         )
 
     def count_urgent(self, active: Sequence[SamplingJob], others_s: float) -> int:
-        """How many of them must be decoded now, nearest deadline first: up to the last one that
-        would be late if there were another turn, nobody gets one.
+        """Return how many running jobs must be decoded now, counted from the earliest deadline.
+
+        The count includes every job up to the last one that another iteration would make late.
 
         Args:
-            active: by due time.
-            others_s: what comes before them in any case.
+            active: Running jobs in order of `data_due`.
+            others_s: Seconds of work that must be done before these jobs.
         """
         ready_s = self._clock() + self.iteration_s() + others_s
         delays_s = {name: self._tail_delay_s(name) for name in self._runners}
         count = 0
-        for i, draw in enumerate(active):
-            ready_s += self.decode_s([draw])
-            if ready_s + delays_s[draw.model] > draw.data_due:
+        for i, job in enumerate(active):
+            ready_s += self.decode_s([job])
+            if ready_s + delays_s[job.model] > job.data_due:
                 count = i + 1
         return count
 
     def is_urgent(self, job: SamplingJob) -> bool:
-        """Whether one that waits must be decoded after the next turn."""
+        """Return whether a waiting job must be decoded after the next iteration."""
         return self.job_slack_s(job, 0) < 2 * self.iteration_s() + self._tail_delay_s(job.model)
 
     def _tail_delay_s(self, model: str) -> float:
-        """What is to be provided for beyond what the end of a draw takes as a rule: the model may
-        be late, and the response as well."""
+        """Return the rare delay in seconds of a model and of the response together."""
         return self._runners[model].costs.tail_delay_s + self.response_costs.tail_delay_s
 
     def client_shares(self, waiting: Sequence[Job]) -> dict[str, float]:
-        """The share of its extra codes that a client's draws may have; empty where nothing waits,
-        and all may have all."""
+        """Return the share of extra codes that each client's jobs may have, 0..1.
+
+        Args:
+            waiting: Jobs that wait for slots.
+
+        Returns:
+            The share by client. Empty if no job waits: then all jobs may have all their codes.
+        """
         if not waiting:
             return {}
         now = self._clock()
         left_s = sum(max(0.0, job.data_due - now) for job in waiting) / len(waiting)
-        within_s = max(QUEUE_TIME_SHARE * left_s, 1e-6)
-        claims = [self._job_cost(job, job.data_due - now) for job in waiting]
-        return max_min_fair_shares(self._demands.current(now), claims, within_s)
+        period_s = max(QUEUE_TIME_SHARE * left_s, 1e-6)
+        costs = [self._job_cost(job, job.data_due - now) for job in waiting]
+        return max_min_fair_shares(self._demands.current(now), costs, period_s)
 
     def lateness_s(self, candidate: Job, others: Sequence[Job]) -> float:
-        """By how much floors come late if a newcomer is taken in; 0 or less if they do not."""
+        """Return by how many seconds minimum codes come late if a job is admitted.
+
+        Args:
+            candidate: Job to admit.
+            others: All waiting and running jobs.
+
+        Returns:
+            The maximum lateness in seconds, 0 or less if all minimum codes are in time.
+        """
         now = self._clock()
-        claims = [
-            self._job_cost(job, ADMISSION_TIME_SHARE * (job.data_due - now)) for job in others
-        ]
+        costs = [self._job_cost(job, ADMISSION_TIME_SHARE * (job.data_due - now)) for job in others]
         new = self._job_cost(candidate, ADMISSION_TIME_SHARE * (candidate.data_due - now))
-        self._job_work.pop(candidate, None)  # if it is refused, nothing else would forget it
-        own = [claim for claim in claims if claim.client == candidate.client]
+        self._job_work.pop(candidate, None)  # a refused job must not stay in the cache
+        own = [cost for cost in costs if cost.client == candidate.client]
         speed = self._demands.guaranteed_speed(candidate.client, now)
-        # It comes in the middle of a turn, and has to wait for that one's end at least.
-        turn_s = self.iteration_s() + self.pending_decode_s(others)
+        # The job arrives during an iteration and waits at least for the end of it.
+        iteration_s = self.iteration_s() + self.pending_decode_s(others)
         late_s = (
             max(
-                max_lateness_s(claims, new, TARGET_UTILISATION),
+                max_lateness_s(costs, new, TARGET_UTILISATION),
                 max_lateness_s(own, new, TARGET_UTILISATION * speed),
             )
-            + turn_s
+            + iteration_s
         )
-        if isinstance(
-            candidate, SamplingJob
-        ):  # one code comes after the other, however idle the machine
-            turn_s = self._runners[candidate.model].step_alone_s(candidate)
-            late_s = max(late_s, -self.job_slack_s(candidate, turn_s))
+        if isinstance(candidate, SamplingJob):
+            # Codes come one after the other, even on an idle machine.
+            iteration_s = self._runners[candidate.model].step_alone_s(candidate)
+            late_s = max(late_s, -self.job_slack_s(candidate, iteration_s))
         return late_s
 
     def record_demand(self, job: Job) -> None:
-        """A client asks for something."""
+        """Add a job to the demand of its client."""
         self._demands.record(self._job_cost(job, 0.0), self._clock())
 
     def min_slack_s(self, jobs: Iterable[Job]) -> float:
-        """Time that none of the draws among them needs now."""
-        now, turn_s, needed_s, slack_s = self._clock(), self.iteration_s(), 0.0, math.inf
-        draws = [job for job in jobs if isinstance(job, SamplingJob)]
-        for draw in sorted(draws, key=lambda draw: draw.data_due):
-            needed_s += self._job_cost(draw, 0.0).min_s
-            slack_s = min(slack_s, draw.data_due - now - turn_s - needed_s)
+        """Return the seconds of other work that can run now without making a job late."""
+        now, iteration_s, needed_s, slack_s = self._clock(), self.iteration_s(), 0.0, math.inf
+        sampling_jobs = [job for job in jobs if isinstance(job, SamplingJob)]
+        for job in sorted(sampling_jobs, key=lambda job: job.data_due):
+            needed_s += self._job_cost(job, 0.0).min_s
+            slack_s = min(slack_s, job.data_due - now - iteration_s - needed_s)
         return slack_s
 
     def clear_cached_work(self) -> None:
-        """What jobs need is looked up again: some have had a code since."""
+        """Clear the cached costs of jobs, which change with each code."""
         self._job_work.clear()
 
     def _job_cost(self, job: Job, due_in_s: float) -> JobCost:
@@ -162,37 +183,41 @@ class AdmissionControl:
 
 
 STALE_S = 0.1
-"""A pause: estimates were confirmed longer ago than this."""
+"""Seconds without an observed step after which estimates of costs are out of date."""
 _PROBATION_ITERATIONS = 3
-"""That put them right, see `costs.Drift`."""
+"""Iterations that correct the estimates; see `costs.CostCorrection`."""
 _MAX_PROBATION_JOBS = 4
-"""More than these at once are not taken on trial."""
+"""Number of jobs from which on no further job is admitted on probation."""
 
 
 class Probation:
-    """Whether there is one.
+    """Rule by which jobs are admitted although the estimates say that they do not fit.
+
+    After a pause the estimates of costs may be wrong. Jobs are then admitted on probation, for as
+    many iterations as correct the estimates.
 
     Args:
-        clock: gives seconds.
+        clock: Clock of the engine, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
+        """Start without any observation."""
         self._clock = clock
-        self._confirmed_at = -math.inf  # when something was seen of what work takes
-        self._iterations = 0  # since then without a pause
+        self._confirmed_at = -math.inf  # time of the last observed step
+        self._iterations = 0  # iterations since the last pause
 
     def admits(self, num_jobs: int) -> bool:
-        """Whether a job is taken in that does not fit by the estimates.
+        """Return whether to admit a job that does not fit by the estimates.
 
         Args:
-            num_jobs: how many jobs there are already.
+            num_jobs: Number of waiting and running jobs.
         """
         if self._clock() - self._confirmed_at > STALE_S:
             self._iterations = 0
         return self._iterations < _PROBATION_ITERATIONS and num_jobs < _MAX_PROBATION_JOBS
 
     def end_iteration(self) -> bool:
-        """Take note of a turn with steps; whether the trial is over with it."""
+        """Record an iteration with steps, and return whether probation ends with it."""
         self._confirmed_at = self._clock()
         self._iterations += 1
         return self._iterations == _PROBATION_ITERATIONS

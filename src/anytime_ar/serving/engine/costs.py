@@ -1,10 +1,9 @@
-"""What work takes here and now: how long steps and decodes will be, learned while serving.
+"""Cost models of steps, decodes and responses, corrected while serving.
 
-At the start a few steps are timed, at several numbers of rows and positions, and give the shape: a
-step costs something by itself, something for each row, and more the longer the row's past is. From
-then on every step and decode tells by what factor the machine is off that shape, so that an
-estimate that was wrong from the start, or a machine that slowed down, is put right within a few
-steps.
+At the start a few steps are timed, at several numbers of rows and positions. A linear cost is
+fitted to them: a constant, a cost for each row, and a cost for each code that the rows already
+have. From then on every observed step and decode corrects the estimates by a factor. Wrong first
+estimates and a machine that slows down are corrected within a few steps.
 """
 
 from __future__ import annotations
@@ -26,154 +25,196 @@ _DELAY_WINDOW = 1024
 _MEAN_WINDOW = 50
 _INITIAL_DELAY_S = 0.005
 _TAIL_QUANTILE = 0.997
-"""Delays that are rarer than this are not provided for."""
+"""Quantile of delays that schedules allow for. Rarer delays may miss deadlines."""
 
 
 class CostCorrection:
-    """The factor by which something takes longer than estimated, and what it is delayed by now and
-    then.
+    """A correction of cost estimates: the ratio of observed to estimated times, and their delays.
 
-    The first observation is believed. From then on the factor follows a slower machine within two,
-    as deadlines depend on it, and a faster one within three, so that a single quick one does not
-    raise hopes. Delays are seconds:
-    another process that takes the core does not care how long a step is.
+    The first observation replaces the initial factor. From then on the factor follows a slower
+    machine within two observations, as deadlines depend on it. It follows a faster machine within
+    three, so that a single quick observation does not lower the estimates. Delays are in seconds
+    rather than relative: a process that takes the core delays short and long steps alike.
 
     Args:
-        initial_delay_s: to be provided for until much has been seen.
+        initial_delay_s: Delay in seconds to allow for until there are many observations.
     """
 
     def __init__(self, initial_delay_s: float = 0.0) -> None:
+        """Start with factor 1 and the initial delay."""
         self._recent = deque([1.0], maxlen=_MEDIAN_WINDOW)
         self._mean_factor = 1.0
         self.has_observations = False
-        """Whether anything was observed."""
+        """Whether there are observations yet."""
         self._delays = LatencyWindow([initial_delay_s], window=_DELAY_WINDOW)
 
     @property
     def factor(self) -> float:
-        """To be expected."""
+        """Return the factor to expect for the next estimate."""
         recent = sorted(self._recent)
         latest = list(self._recent)[-_LATEST_WINDOW:]
         return max(recent[(len(recent) - 1) // 2], sum(latest) / len(latest))
 
     @property
     def mean_factor(self) -> float:
-        """Over a while: what many of them take is the sum, not so many times the usual one."""
+        """Return the mean factor over many observations.
+
+        The total time of many steps is the sum of their times, which the mean predicts better than
+        the median does.
+        """
         return self._mean_factor
 
     @property
     def tail_delay_s(self) -> float:
-        """To be provided for."""
+        """Return the rare delay in seconds that schedules must allow for."""
         return self._delays.quantile(_TAIL_QUANTILE)
 
     def add(self, estimated_s: float, seconds: float) -> None:
-        """Take note of what something took that the shape says takes `estimated_s`."""
+        """Record an observation.
+
+        Args:
+            estimated_s: Estimate in seconds, before correction.
+            seconds: Observed time in seconds.
+        """
         self._delays.add(max(0.0, seconds - estimated_s * self.factor))
-        if not self.has_observations:  # an observation is worth more than what was given
+        if not self.has_observations:  # drop the initial factor
             self._recent.clear()
             self.has_observations = True
         self._recent.append(seconds / estimated_s)
         self._mean_factor += (seconds / estimated_s - self._mean_factor) / _MEAN_WINDOW
-        if not 0.5 < self._mean_factor / self.factor < 2.0:  # something else than before
+        if not 0.5 < self._mean_factor / self.factor < 2.0:  # the speed has changed
             self._mean_factor = self.factor
 
 
 @dataclass(frozen=True)
 class LinearCost:
-    """What a step, or a decode, takes on a machine that nothing disturbs, in seconds."""
+    """Linear cost in seconds of a step or a decode on an idle machine."""
 
     base_s: float
-    """By itself."""
+    """Constant cost in seconds."""
     per_row_s: float
-    """For each row."""
+    """Seconds for each row."""
     per_past_code_s: float
-    """For each code that a row already has."""
+    """Seconds for each code that the rows already have."""
 
     @classmethod
     def fit(cls, observed: Sequence[tuple[int, int, float]]) -> LinearCost:
-        """The shape nearest to observations of (rows, codes that they have together, seconds)."""
+        """Fit the cost by non-negative least squares.
+
+        Args:
+            observed: (rows, number of codes that all rows have together, seconds) of each
+                observation.
+        """
         rows, past, seconds = np.array(observed, dtype=float).T
-        # Relative errors: the steps of a few rows count as much as those of many.
+        # Minimise relative errors, so that steps of few rows count as much as those of many.
         terms = np.stack([np.ones_like(rows), rows, past], 1) / seconds[:, None]
         (step_s, row_s, past_s), _ = nnls(terms, np.ones_like(seconds))
         return cls(float(step_s), float(row_s), float(past_s))
 
     @property
     def saturation_rows(self) -> int:
-        """Rows from which on a further one makes a step slower by what it adds, but for a tenth."""
+        """Return the number of rows beyond which batching gains almost nothing.
+
+        There the constant cost is at most a tenth of the cost of the rows.
+        """
         if self.per_row_s == 0:
             return _MAX_SATURATION_ROWS
         return max(1, min(_MAX_SATURATION_ROWS, math.ceil(10 * self.base_s / self.per_row_s)))
 
     def seconds(self, rows: int, past_codes: int = 0) -> float:
-        """Of one step of some rows that have `past_codes` codes together."""
+        """Return the cost of one step in seconds.
+
+        Args:
+            rows: Number of rows, or of samples of a decode.
+            past_codes: Number of codes that all rows have together.
+        """
         return self.base_s + self.per_row_s * rows + self.per_past_code_s * past_codes
 
 
 class BatchCostModel:
-    """What steps and decodes of one model take.
+    """Cost model of the steps and decodes of one model.
 
     Args:
-        step: of the prior, by rows.
-        decode: of the autoencoder, by samples.
-        num_slots: rows that the batch has room for.
+        step: Cost of a step of the prior, by rows.
+        decode: Cost of a decode by the autoencoder, by samples.
+        num_slots: Number of rows that the batch has room for.
     """
 
     def __init__(self, step: LinearCost, decode: LinearCost, num_slots: int) -> None:
+        """Start from the fitted costs without corrections."""
         self._step_cost, self._decode_cost, self.num_slots = step, decode, num_slots
         self.step_correction, self.decode_correction = CostCorrection(), CostCorrection()
-        self._overhead_s = 0.0  # of a step, beside the model's own time
+        self._overhead_s = 0.0  # seconds of an iteration outside the model
 
     @property
     def saturation_rows(self) -> int:
-        """Rows beyond which more of them at once bring nothing."""
+        """Return the number of rows beyond which batching gains nothing, at most `num_slots`."""
         around_s = self._overhead_s / self.step_correction.mean_factor
         whole = replace(self._step_cost, base_s=self._step_cost.base_s + around_s)
         return min(self.num_slots, whole.saturation_rows)
 
     @property
     def decode_batch_size(self) -> int:
-        """Samples up to which decodes are quicker together: of more, the first ones would wait for
-        the last."""
+        """Return the number of samples beyond which a joint decode gains nothing.
+
+        In a larger decode the first samples would only wait for the last.
+        """
         return self._decode_cost.saturation_rows
 
     @property
     def tail_delay_s(self) -> float:
-        """By how much a step and a decode may be late together: each now and then, hardly ever
-        both."""
+        """Return the rare delay in seconds of a step and a decode together.
+
+        It is the larger of both, as they are hardly ever delayed together.
+        """
         return max(self.step_correction.tail_delay_s, self.decode_correction.tail_delay_s)
 
     def step_s(self, rows: int, past_codes: int) -> float:
-        """A step of some rows that have `past_codes` codes together."""
+        """Return the expected seconds of a step.
+
+        Args:
+            rows: Number of rows in the batch.
+            past_codes: Number of codes that all rows have together.
+        """
         return (
             self._step_cost.seconds(rows, past_codes) * self.step_correction.factor
             + self._overhead_s
         )
 
     def observe_step(self, rows: int, past_codes: int, seconds: float) -> None:
-        """Take note of what a step took."""
+        """Record the seconds of a step of `rows` rows that have `past_codes` codes together."""
         self.step_correction.add(self._step_cost.seconds(rows, past_codes), seconds)
 
     def observe_overhead(self, overhead_s: float) -> None:
-        """Take note of what a turn of the scheduler took beside the model's own time."""
+        """Record the seconds of an iteration of the scheduler that were spent outside the model."""
         self._overhead_s += (overhead_s - self._overhead_s) / _MEAN_WINDOW
 
     def sampling_work_s(self, rows: int, codes_drawn: int, codes: int) -> float:
-        """What it takes of the machine's time to bring rows from `codes_drawn` to `codes` codes, as part
-        of a batch that is full."""
+        """Return the seconds of the machine's time to draw codes, as part of a full batch.
+
+        Args:
+            rows: Number of rows to draw for.
+            codes_drawn: Number of codes that each row has.
+            codes: Number of codes that each row is to have.
+        """
         more = max(0, codes - codes_drawn)
         past = more * (codes_drawn + codes - 1) / 2  # summed over the steps
-        comfort = self.saturation_rows
-        each_s = self._step_cost.per_row_s + self._step_cost.base_s / comfort
+        saturation_rows = self.saturation_rows
+        each_s = self._step_cost.per_row_s + self._step_cost.base_s / saturation_rows
         model_s = (
             rows
             * (more * each_s + past * self._step_cost.per_past_code_s)
             * self.step_correction.mean_factor
         )
-        return model_s + rows * more * self._overhead_s / comfort
+        return model_s + rows * more * self._overhead_s / saturation_rows
 
     def sample_s(self, rows: int, codes: int) -> float:
-        """What one sample in some rows takes by itself, with some codes and decoded."""
+        """Return the seconds to generate one sample alone.
+
+        Args:
+            rows: Number of rows of the sample: 1, or 2 with guidance.
+            codes: Number of codes of the sample.
+        """
         past = rows * codes * (codes - 1) / 2  # summed over the steps
         steps_s = codes * self._step_cost.seconds(rows) + past * self._step_cost.per_past_code_s
         return (
@@ -184,8 +225,7 @@ class BatchCostModel:
 
     @property
     def _effective_decode_correction(self) -> CostCorrection:
-        """What is known of decodes: if none was seen yet, that the machine is as slow as for
-        steps."""
+        """Return the correction of decodes, or that of steps before the first observed decode."""
         return (
             self.decode_correction
             if self.decode_correction.has_observations
@@ -193,22 +233,23 @@ class BatchCostModel:
         )
 
     def decode_s(self, samples: int) -> float:
-        """A decode of some samples."""
+        """Return the expected seconds of a decode of some samples."""
         return self._decode_cost.seconds(samples) * self._effective_decode_correction.factor
 
     def decode_work_s(self, samples: int) -> float:
-        """What a decode takes of the machine's time."""
+        """Return the mean seconds of the machine's time for a decode of some samples."""
         return self._decode_cost.seconds(samples) * self._effective_decode_correction.mean_factor
 
     def observe_decode(self, samples: int, seconds: float) -> None:
-        """Take note of what a decode took."""
+        """Record the seconds that a decode of some samples took."""
         self.decode_correction.add(self._decode_cost.seconds(samples), seconds)
 
 
 class ResponseCostModel:
-    """What it takes from decoded samples to the end of the response that brings them."""
+    """Cost model of responses, from decoded samples to the end of the HTTP response."""
 
     def __init__(self) -> None:
+        """Start from a default cost and a default delay."""
         self._cost, self._correction = (
             LinearCost(0.0005, 0.0001, 0),
             CostCorrection(_INITIAL_DELAY_S),
@@ -216,13 +257,13 @@ class ResponseCostModel:
 
     @property
     def tail_delay_s(self) -> float:
-        """By how much it may be late."""
+        """Return the rare delay of a response in seconds."""
         return self._correction.tail_delay_s
 
     def expected_s(self, samples: int) -> float:
-        """Seconds to be kept for a response with some samples."""
+        """Return the expected seconds of a response with some samples."""
         return self._cost.seconds(samples) * self._correction.factor
 
     def add(self, samples: int, seconds: float) -> None:
-        """Take note of what one took."""
+        """Record the seconds that a response with some samples took."""
         self._correction.add(self._cost.seconds(samples), seconds)

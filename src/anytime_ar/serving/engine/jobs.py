@@ -1,4 +1,4 @@
-"""What clients ask of the engine, and what they hear of it."""
+"""Jobs of the serving engine, the events that they send, and the errors that end them."""
 
 from __future__ import annotations
 
@@ -13,31 +13,38 @@ from anytime_ar.errors import AnytimeError
 from anytime_ar.sampling.plan import Plan
 
 StopReason = Literal["complete", "deadline", "load", "cancelled", "drain"]
-"""Why a draw ended: it has all the codes that were asked for, its time was up, others needed the
-room, it was stopped, or the server is going down."""
+"""Reason why sampling stopped.
+
+- `complete`: the samples have all requested codes.
+- `deadline`: no time was left.
+- `load`: other requests needed the slots.
+- `cancelled`: the client stopped it.
+- `drain`: the server is shutting down.
+"""
 
 ErrorReason = Literal["overloaded", "draining", "deadline", "cancelled", "broken"]
-"""Why there is no sample."""
+"""Reason why a request ends without samples."""
 
 
 class ServingError(AnytimeError):
-    """There is no sample, and why.
+    """Error for a request that the server refuses or cannot complete.
 
     Args:
-        reason: for programs.
-        message: for people.
-        retry_after_s: when trying again may help; None: no use.
+        reason: Name of the reason, for programs.
+        message: Text for people.
+        retry_after_s: Seconds after which a retry may succeed; None if a retry does not help.
     """
 
     def __init__(
         self, reason: ErrorReason, message: str, retry_after_s: float | None = None
     ) -> None:
+        """Store the reason and the time of a retry beside the message."""
         super().__init__(message)
         self.reason, self.retry_after_s = reason, retry_after_s
 
 
 def overloaded_error(lateness_s: float) -> ServingError:
-    """What a job hears whose floor does not fit, by so many seconds."""
+    """Return the error for a job whose minimum codes would come `lateness_s` seconds too late."""
     return ServingError(
         "overloaded",
         f"not even the least that this request needs fits, by {lateness_s:.3f} s; ask for less, "
@@ -47,7 +54,11 @@ def overloaded_error(lateness_s: float) -> ServingError:
 
 
 def deadline_error(*, draining: bool) -> ServingError:
-    """What a job hears whose time is up before it has its floor."""
+    """Return the error for a job whose deadline passes before it has its minimum codes.
+
+    Args:
+        draining: Whether the deadline comes from the shutdown of the server.
+    """
     if draining:
         return ServingError(
             "draining", "the server went down before the least that was asked for", 1
@@ -61,109 +72,131 @@ def deadline_error(*, draining: bool) -> ServingError:
 
 @dataclass(frozen=True)
 class PreviewEvent:
-    """What a draw has on its way."""
+    """Samples of a job that is still running, decoded from the codes so far."""
 
     codes: Tensor
-    """int64 [n, k]."""
+    """Codes so far, int64 [n, k]."""
     data: Tensor
-    """float32 [n, *sample_shape] in [-1, 1]."""
+    """Decoded samples, float32 [n, *sample_shape] in [-1, 1]."""
 
     @property
     def nbytes(self) -> int:
-        """What it takes."""
+        """Return the memory of the codes and the data in bytes."""
         return self.codes.nbytes + self.data.nbytes
 
 
 @dataclass(frozen=True)
 class ResultEvent:
-    """What a draw has in the end."""
+    """Final samples of a sampling job."""
 
     codes: Tensor
+    """Codes of the samples, int64 [n, k]."""
     data: Tensor
+    """Decoded samples, float32 [n, *sample_shape] in [-1, 1]."""
     stop_reason: StopReason
+    """Reason why sampling stopped."""
     queue_s: float
-    """From its arrival to its first step."""
+    """Seconds from the arrival to the first step."""
     sampling_s: float
-    """From there to its last."""
+    """Seconds from the first step to the last."""
     decode_s: float
-    """Decoding, of all that was decoded together."""
+    """Seconds to decode the whole batch that the samples are part of."""
     decoded_at: float
-    """When it was."""
+    """Time at which the samples were decoded, on the engine's clock."""
 
 
 @dataclass(frozen=True)
 class CodecResultEvent:
-    """What a task has computed."""
+    """Result of a codec job."""
 
     result: Tensor
+    """Codes of an encode job, int64 [n, L], or samples of a decode job, float32
+    [n, *sample_shape] in [-1, 1]."""
     queue_s: float
+    """Seconds from the arrival to the first chunk."""
     compute_s: float
+    """Seconds from the first chunk to the end of the last."""
 
 
 JobEvent = PreviewEvent | ResultEvent | CodecResultEvent | ServingError
-"""Any number of looks, then exactly one of the others."""
+"""Event of a job. A job sends any number of previews, then exactly one of the others."""
 Listener = Callable[[JobEvent], None]
+"""Function that receives the events of a job, in the worker thread."""
 
 
 @dataclass(eq=False, kw_only=True)
 class Job:
-    """Something with a deadline, of a client."""
+    """Work with a deadline that a client requests."""
 
     model: str
+    """Name of the model that does the work."""
     client: str
+    """Name of the client that requests it."""
     arrival: float
-    """On the engine's clock, as all times."""
+    """Time of arrival, on the engine's clock as all times of a job."""
     deadline: float
-    """When the response has to be there."""
+    """Time by which the response must be complete."""
     listener: Listener
+    """Function that receives the events of the job."""
     data_due: float = math.inf
-    """When its data has to be there for that; the scheduler says."""
+    """Time by which the data must be ready to meet the deadline. The scheduler sets it."""
     cancelled: bool = False
-    """Set from any thread; looked at between two codes."""
+    """Whether the job is cancelled. Any thread may set it, and the scheduler reads it between two
+    codes."""
     on_probation: bool = False
-    """Taken in although it does not fit by estimates that may be wrong."""
+    """Whether the job was admitted although it does not fit by estimates that may be wrong."""
 
     num_samples: int
-    """n, that its response is about."""
+    """Number of samples of the request, n."""
 
 
 @dataclass(eq=False, kw_only=True)
 class SamplingJob(Job):
-    """Some samples, with as many codes as load and deadline allow."""
+    """Job that generates samples, with as many codes as load and deadline allow."""
 
     plan: Plan
+    """Noise, labels and sampling parameters of the samples."""
     min_codes: int
-    """Codes below which it is worth nothing, 1..cap."""
+    """Minimum codes of each sample, 1..max_codes. Fewer are of no use to the client."""
     max_codes: int
-    """Codes that were asked for, at most L."""
+    """Number of requested codes of each sample, at most L."""
     preview_interval_s: float = math.inf
-    """Seconds from one look to the next; 0: after every code."""
+    """Seconds between two previews. With 0 there is one after every code."""
     codes: Tensor | None = None
-    """int64 [n, k]: what it has while it waits; None: nothing yet."""
+    """Codes so far while the job waits, int64 [n, k]. None before the first code and while the job
+    is in the batch."""
     codes_drawn: int = 0
-    """k."""
+    """Number of codes so far, k."""
     rows: list[int] = field(default_factory=list)
-    """In the batch; empty while it waits."""
+    """Ids of its rows in the batch. Empty while the job waits."""
     started_at: float | None = None
-    """When it began to be drawn."""
+    """Time at which the job first entered the batch."""
     last_preview_at: float = -math.inf
-    """When it was looked at last."""
+    """Time of the last preview."""
 
     num_samples: int = field(init=False)
-    """n."""
+    """Number of samples, n."""
     num_slots: int = field(init=False)
-    """Rows of the batch that it takes."""
+    """Number of batch rows that the job takes."""
 
     def __post_init__(self) -> None:
+        """Take the numbers of samples and rows from the plan."""
         self.num_samples, self.num_slots = len(self.plan), self.plan.num_slots
 
     @property
     def extra_progress(self) -> float:
-        """The share that it has of its extra codes, those between floor and cap."""
+        """Return the share of extra codes drawn so far; negative below `min_codes`.
+
+        Extra codes are those between `min_codes` and `max_codes`.
+        """
         return (self.codes_drawn - self.min_codes) / max(1, self.max_codes - self.min_codes)
 
     def check_stop(self, extra_share: float) -> StopReason | None:
-        """Whether it needs no further code, and why; with a share of its extra codes, 0..1."""
+        """Return why the job needs no further code; None if it needs one.
+
+        Args:
+            extra_share: Share of its extra codes that the job may have, 0..1.
+        """
         if self.cancelled:
             return "cancelled"
         if self.codes_drawn >= self.max_codes:
@@ -177,57 +210,72 @@ class SamplingJob(Job):
 
 @dataclass(eq=False, kw_only=True)
 class CodecJob(Job):
-    """Something else that the model computes, in parts, between two steps."""
+    """Job that encodes or decodes, in chunks that run between two steps."""
 
     chunks: list[Callable[[], Tensor]]
-    """What is left to do; each result is float or int64 [b, ...]."""
+    """Functions that compute the remaining chunks. Each returns float32 or int64
+    [chunk_size, ...], the last one perhaps fewer samples."""
     chunk_size: int
-    """Samples in a part."""
+    """Number of samples in a chunk."""
     operation: str
-    """What is computed, by which its costs are known: `encode`, `decode`."""
+    """Operation of the job, `encode` or `decode`. Costs are measured for each operation."""
     results: list[Tensor] = field(default_factory=list)
+    """Results of the chunks so far."""
     started_at: float | None = None
+    """Time at which the first chunk started."""
 
 
 @dataclass(frozen=True)
 class SamplingStats:
-    """A draw that was answered, in figures."""
+    """Codes, stop reason and durations of a completed sampling job."""
 
     n: int
+    """Number of samples in the request."""
     codes_drawn: int
-    """That each sample has."""
+    """Number of codes of each sample."""
     stop_reason: StopReason
+    """Reason why sampling stopped."""
     queue_s: float
+    """Seconds from the arrival to the first step."""
     sampling_s: float
+    """Seconds from the first step to the last."""
     decode_s: float
+    """Seconds to decode the whole batch that the samples are part of."""
 
     @classmethod
     def from_event(cls, done: ResultEvent) -> SamplingStats:
-        """What the engine told."""
+        """Take the statistics from the result of a job."""
         n, codes = done.codes.shape
         return cls(n, codes, done.stop_reason, done.queue_s, done.sampling_s, done.decode_s)
 
 
 @dataclass
 class RequestContext:
-    """Filled in by whoever knows."""
+    """State of one HTTP request.
+
+    The middleware creates it. The services and the error handlers fill in what they find out, for
+    the log and the metrics.
+    """
 
     clock: Callable[[], float]
-    """The server's, and of all times here."""
+    """Clock of the server, for all times of the context."""
     arrival: float
+    """Time at which the request arrived."""
     client: str
-    """Whose share it counts towards."""
+    """Name of the client, whose fair share the request counts towards."""
     model: str | None = None
+    """Name of the requested model."""
     n: int | None = None
+    """Number of samples in the request."""
     codes_requested: int | None = None
-    """Codes that were asked for."""
+    """Number of requested codes of each sample."""
     deadline: float | None = None
-    """When the answer had to be there; None: no matter."""
+    """Time by which the response is due. None if the request has no deadline."""
     stats: SamplingStats | None = None
-    """How a draw ended."""
+    """Statistics of the completed sampling job."""
     decoded_at: float | None = None
-    """When its samples were there, where they were drawn."""
+    """Time at which the samples were decoded, on the clock of the process that sampled them."""
     first_preview_s: float | None = None
-    """From the arrival to the first preview."""
+    """Seconds from the arrival to the first preview."""
     error: str | None = None
-    """Why there is no answer."""
+    """Name of the error that the request ends with."""

@@ -1,4 +1,4 @@
-"""The models of a server, by the names that clients use."""
+"""Registry of the models of a server, by the names that clients use."""
 
 from __future__ import annotations
 
@@ -14,25 +14,36 @@ from anytime_ar.serving.schema import CurvePointInfo, ModelInfo, ModelList
 
 
 class NotFoundError(InputError):
-    """There is no such model, or no such draw."""
+    """Error for a name of a model or an id of a sample that does not exist."""
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One model."""
+    """A model with its media converter and its runner."""
 
     name: str
+    """Name by which clients request the model."""
     model: AnytimeModel
+    """Model with a prior and an autoencoder."""
     media: MediaProcessor
+    """Converter between samples of the model and files."""
     runner: ModelRunner
+    """Runner that generates samples of the model."""
 
     @property
     def slots(self) -> int:
-        """Rows drawn at once."""
+        """Return the number of rows that are sampled at once."""
         return self.runner.slots
 
     def quality(self, codes: int) -> float | None:
-        """The share of full quality that so many codes have; None where it was not measured."""
+        """Return the share of the quality at full length that some codes reach.
+
+        Args:
+            codes: Number of codes of each sample.
+
+        Returns:
+            The share by the measured curve, or None if the model has no curve.
+        """
         return quality_at_codes(codes, self.model.curve)
 
     def _server_ms(self, codes: int) -> float | None:
@@ -42,7 +53,7 @@ class ServedModel:
         return round(1000 * self.runner.costs.sample_s(2 if guided else 1, codes), 3)
 
     def describe(self) -> ModelInfo:
-        """For clients."""
+        """Describe the model for clients."""
         model = self.model
         points = () if model.curve is None else model.curve.points
         return ModelInfo(
@@ -69,23 +80,27 @@ class ServedModel:
 
 
 class ModelRegistry:
-    """All models, the usual one first.
+    """The models of a server, the default model first.
 
     Args:
-        runners: in which they are drawn.
+        runners: Runners of the models, by name.
     """
 
     def __init__(self, runners: Mapping[str, ModelRunner]) -> None:
+        """Create the media converter of each model."""
         self._served = {
-            name: ServedModel(name, lane.model, processor_for(lane.model), lane)
-            for name, lane in runners.items()
+            name: ServedModel(name, runner.model, processor_for(runner.model), runner)
+            for name, runner in runners.items()
         }
 
     def get(self, name: str | None) -> ServedModel:
-        """A model by its name; None: the usual one.
+        """Return a model by its name.
+
+        Args:
+            name: Name of the model; None for the default model.
 
         Raises:
-            Missing: there is none.
+            NotFoundError: No model has this name.
         """
         name = next(iter(self._served)) if name is None else name
         if name not in self._served:
@@ -93,18 +108,26 @@ class ModelRegistry:
         return self._served[name]
 
     def formats(self, name: str | None) -> Sequence[str]:
-        """That samples of a model can be written in, the usual one first.
+        """Return the formats that samples of a model can be written in, the default first.
+
+        Args:
+            name: Name of the model; None for the default model.
 
         Raises:
-            Missing: there is no such model.
+            NotFoundError: No model has this name.
         """
         return self.get(name).media.formats
 
     def describe(self) -> ModelList:
-        """For clients."""
+        """Describe all models for clients."""
         return ModelList(models=[served.describe() for served in self._served.values()])
 
 
 def unknown_model_error(name: str, served: Iterable[str]) -> NotFoundError:
-    """What who asks for a model hears that is not served."""
+    """Return the error for a request that names a model that is not served.
+
+    Args:
+        name: Name in the request.
+        served: Names of the served models.
+    """
     return NotFoundError(f"model {name!r} is not served here; choose one of {', '.join(served)}")

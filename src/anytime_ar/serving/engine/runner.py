@@ -1,4 +1,4 @@
-"""One model in the server: its batch, what is in it, and what its work takes."""
+"""Runner of one model: its batch, the jobs in the batch, and the measured costs."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ _MEASURED_REPEATS = 3
 
 
 class ModelRunner:
-    """Draws of one model that share their steps.
+    """A runner of the sampling jobs of one model, which share the steps of one batch.
 
     Args:
-        name: of the model, for clients.
-        model: with a prior.
-        slots: rows drawn at once at most; guided samples take two. Fewer where memory says so.
-        clock: the engine's.
+        name: Name by which clients request the model.
+        model: Model with a prior.
+        slots: Maximum rows that are sampled at once, fewer if memory is short. A sample with
+            guidance takes two rows.
+        clock: Clock of the engine, in seconds.
 
     Raises:
-        InputError: the model has no prior, or there is no room for a single row.
+        InputError: The model has no prior, or `slots` is less than 1.
     """
 
     def __init__(
         self, name: str, model: AnytimeModel, slots: int, clock: Callable[[], float]
     ) -> None:
+        """Create an empty batch. The costs are placeholders until they are measured."""
         if slots < 1:
             raise InputError(f"slots={slots} has room for nothing; pass at least 1")
         self.name, self.model, self._clock = name, model, clock
@@ -43,21 +45,22 @@ class ModelRunner:
         self.batch = DecodeBatch(self._engine.decoder, self.slots)
         self.active: list[SamplingJob] = []
         self.busy_s = 0.0
-        """That the model has taken for steps and decodes."""
+        """Total seconds of steps and decodes."""
         self.costs = BatchCostModel(LinearCost(1e-3, 0, 0), LinearCost(1e-3, 0, 0), self.slots)
-        """Anything, until they are measured."""
+        """Cost model of steps and decodes. Its values are placeholders until `measured`."""
         self.measured = False
+        """Whether the costs have been measured."""
         self.codec_s = {"encode": 1e-3, "decode": 1e-3}
-        """Seconds a sample of what else clients ask for, likewise."""
+        """Seconds a sample to encode and to decode. Placeholders until `measured`."""
 
     def measure_costs(self) -> None:
-        """Time steps of several sizes, at the first codes and at the last, and the rest."""
+        """Measure steps at several batch sizes and positions, and encodes and decodes."""
         steps, decodes = [], []
         length = self._engine.decoder.code_length
         for rows in sorted({min(rows, self.slots) for rows in _MEASURED_ROWS}):
             plan = self.model.plan(rows, seed=0, guidance=1.0)[0]
-            kept = max(1, length - _MEASURED_STEPS)
-            codes = torch.zeros(rows, kept, dtype=torch.int64, device="cpu")
+            num_kept = max(1, length - _MEASURED_STEPS)
+            codes = torch.zeros(rows, num_kept, dtype=torch.int64, device="cpu")
             for start in {0, codes.shape[1] if length > 1 else 0}:
                 for _ in range(_MEASURED_REPEATS):
                     batch = DecodeBatch(self._engine.decoder, rows)
@@ -68,7 +71,7 @@ class ModelRunner:
                         batch.step()
                         steps.append((rows, rows * drawn, self._clock() - begin))
                     decodes.append((rows, 0, self._decode(batch.codes(ids))[1]))
-        # The first ones pay for what is set up once.
+        # Take the fastest: the first steps of each size include one-time initialisation.
         self.costs = BatchCostModel(
             LinearCost.fit(_fastest(steps)), LinearCost.fit(_fastest(decodes)), self.slots
         )
@@ -82,40 +85,51 @@ class ModelRunner:
 
     @property
     def num_rows(self) -> int:
-        """Rows that are being drawn."""
+        """Return the number of occupied rows in the batch."""
         return self.slots - self.batch.free_slots
 
     @property
     def past_codes(self) -> int:
-        """Codes that they have together."""
-        return sum(draw.num_slots * draw.codes_drawn for draw in self.active)
+        """Return the number of codes that all rows in the batch have together."""
+        return sum(job.num_slots * job.codes_drawn for job in self.active)
 
     def step_s(self, job: SamplingJob | None = None) -> float:
-        """What the next step takes, with one more draw if that is given; 0 without any."""
+        """Return the expected seconds of the next step, 0 for an empty batch.
+
+        Args:
+            job: Job to add to the batch; None for none.
+        """
         rows, past = self.num_rows, self.past_codes
         if job is not None:
             rows, past = rows + job.num_slots, past + job.num_slots * job.codes_drawn
         return self.costs.step_s(rows, past) if rows else 0.0
 
     def step_alone_s(self, job: SamplingJob) -> float:
-        """What a step takes with one draw by itself."""
+        """Return the expected seconds of a step with one job alone in the batch."""
         return self.costs.step_s(job.num_slots, job.num_slots * job.codes_drawn)
 
     def remaining_work_s(self, job: SamplingJob) -> tuple[float, float]:
-        """What a draw still needs of the machine's time: until it has its floor and is decoded, and
-        from there to its cap."""
-        work_s, drawn, floor = self.costs.sampling_work_s, job.codes_drawn, job.min_codes
-        least_s = work_s(job.num_slots, drawn, floor) + self.costs.decode_work_s(job.num_samples)
-        return least_s, work_s(job.num_slots, max(drawn, floor), job.max_codes)
+        """Return the seconds of the machine's time that a job still needs.
+
+        Returns:
+            The seconds to draw its minimum codes and to decode, and the seconds to draw the
+            remaining extra codes.
+        """
+        work_s, drawn, min_codes = self.costs.sampling_work_s, job.codes_drawn, job.min_codes
+        min_s = work_s(job.num_slots, drawn, min_codes) + self.costs.decode_work_s(job.num_samples)
+        return min_s, work_s(job.num_slots, max(drawn, min_codes), job.max_codes)
 
     def has_room(self, job: SamplingJob) -> bool:
-        """Whether a draw may be drawn beside those that are: while more rows make steps slower
-        and nothing else, they wait, as long as there are others."""
+        """Return whether a job may enter the batch.
+
+        A job waits if the slots do not suffice. It also waits if other jobs are in the batch and
+        more rows would exceed `saturation_rows`.
+        """
         rows = self.num_rows + job.num_slots
         return rows <= self.slots and (rows <= self.costs.saturation_rows or not self.active)
 
     def add(self, job: SamplingJob) -> None:
-        """Let a draw in; there is room for it."""
+        """Add a job to the batch, which has room for it."""
         plan = job.plan
         job.rows = self.batch.add(plan.noise, plan.labels, plan.sampling_params, job.codes)
         job.codes = None
@@ -124,57 +138,60 @@ class ModelRunner:
             job.started_at = self._clock()
 
     def remove(self, job: SamplingJob) -> None:
-        """Let a draw out; it keeps its codes."""
+        """Remove a job from the batch, and store the codes so far in the job."""
         job.codes = self.codes(job)
         self.batch.remove(job.rows)
         job.rows = []
         self.active.remove(job)
 
     def step(self) -> None:
-        """Draw the next code of all that are in."""
+        """Draw the next code of all jobs in the batch."""
         rows, past, begin = self.num_rows, self.past_codes, self._clock()
         self.batch.step()
         seconds = self._clock() - begin
         self.busy_s += seconds
         self.costs.observe_step(rows, past, seconds)
-        for draw in self.active:
-            draw.codes_drawn += 1
+        for job in self.active:
+            job.codes_drawn += 1
 
     def decode(
         self, jobs: Sequence[SamplingJob]
     ) -> Iterator[tuple[SamplingJob, Tensor, Tensor, float]]:
-        """Decode what draws have, the first ones first, and with each as many of equal length as
-        are quicker together.
+        """Decode the samples of jobs in order.
+
+        Each decode takes the first job that is left, and later jobs with equally many codes, up to
+        `decode_batch_size` samples.
+
+        Args:
+            jobs: Jobs in the order in which they should be decoded.
 
         Yields:
-            each draw, its codes int64 [n, k], its data float32 [n, *sample_shape], and the seconds
-            that the decode took.
+            Each job, its codes int64 [n, k], its samples float32 [n, *sample_shape] in [-1, 1], and
+            the seconds of their joint decode.
         """
         left = list(jobs)
         while left:
             together: list[SamplingJob] = []
             samples = 0
-            for draw in left:
-                samples += draw.num_samples
-                if draw.codes_drawn == left[0].codes_drawn and (
+            for job in left:
+                samples += job.num_samples
+                if job.codes_drawn == left[0].codes_drawn and (
                     not together or samples <= self.costs.decode_batch_size
                 ):
-                    together.append(draw)
-            left = [draw for draw in left if draw not in together]
-            codes = [
-                draw.codes if draw.codes is not None else self.codes(draw) for draw in together
-            ]
+                    together.append(job)
+            left = [job for job in left if job not in together]
+            codes = [job.codes if job.codes is not None else self.codes(job) for job in together]
             data, seconds = self._decode(torch.cat(codes))
             self.costs.observe_decode(len(data), seconds)
-            parts = data.split([draw.num_samples for draw in together])
+            parts = data.split([job.num_samples for job in together])
             yield from zip(together, codes, parts, [seconds] * len(together), strict=True)
 
     def codes(self, job: SamplingJob) -> Tensor:
-        """What a draw has that is in the batch."""
+        """Return the codes of a job in the batch, int64 [n, k]."""
         return self.batch.codes(job.rows)
 
     def _time(self, work: Callable[[], object]) -> float:
-        """Seconds that something takes, the second time."""
+        """Return the seconds of the second of two calls, which excludes one-time initialisation."""
         for _ in range(2):
             begin = self._clock()
             work()
@@ -189,7 +206,7 @@ class ModelRunner:
         return data, seconds
 
     def probe(self) -> None:
-        """Find out how fast it goes now, while there is nothing else to do."""
+        """Measure a few steps and decodes while the batch is empty."""
         plan = self.model.plan(1, seed=0, guidance=1.0)[0]
         ids = self.batch.add(plan.noise, plan.labels, plan.sampling_params)
         for drawn in range(min(_MEASURED_STEPS, self._engine.decoder.code_length)):
@@ -200,13 +217,20 @@ class ModelRunner:
         self.batch.remove(ids)
 
     def reset(self) -> None:
-        """Throw the batch away, after a failure."""
+        """Replace the batch by an empty one after a failure."""
         self.active = []
         self.batch = DecodeBatch(self._engine.decoder, self.slots)
 
 
 def _fastest(observed: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
-    """Of observations that should be the same, the shortest: the rest is somebody else's work."""
+    """Return the shortest of repeated observations, as other processes only lengthen them.
+
+    Args:
+        observed: (rows, past codes, seconds) of each observation.
+
+    Returns:
+        One observation of the same form for each pair of rows and past codes.
+    """
     best: dict[tuple[int, int], float] = {}
     for rows, past, seconds in observed:
         best[rows, past] = min(seconds, best.get((rows, past), seconds))
@@ -217,17 +241,18 @@ _CODEC_WINDOW = 32
 
 
 class CodecCostModel:
-    """What tasks take for each sample, by model and kind.
+    """Cost model of codec jobs, in seconds a sample for each model and operation.
 
     Args:
-        runners: of the models, which know what they take to begin with.
+        runners: Runners of the models by name, whose measured costs are the first estimates.
     """
 
     def __init__(self, runners: Mapping[str, ModelRunner]) -> None:
+        """Start without any observations."""
         self._runners = runners
         self._sample_s: dict[tuple[str, str], LatencyWindow] = {}
         self.busy_s = 0.0
-        """That tasks have taken."""
+        """Total seconds that codec jobs have taken."""
 
     def _times(self, job: CodecJob) -> LatencyWindow:
         key = job.model, job.operation
@@ -238,15 +263,23 @@ class CodecCostModel:
         return self._sample_s[key]
 
     def chunk_s(self, job: CodecJob) -> float:
-        """The next part of a task."""
+        """Return the expected seconds of the next chunk of a job."""
         return job.chunk_size * self._times(job).quantile(0.5)
 
     def remaining_s(self, job: CodecJob) -> float:
-        """All that is left of it."""
+        """Return the expected seconds of all remaining chunks of a job."""
         return len(job.chunks) * self.chunk_s(job)
 
     def run_chunk(self, job: CodecJob, clock: Callable[[], float]) -> CodecResultEvent | None:
-        """Do the next part of a task; returns what came of all of them after the last."""
+        """Run the next chunk of a job.
+
+        Args:
+            job: Job with at least one remaining chunk.
+            clock: Clock of the engine, in seconds.
+
+        Returns:
+            The result of all chunks after the last chunk; None before.
+        """
         begin = clock()
         if job.started_at is None:
             job.started_at = begin

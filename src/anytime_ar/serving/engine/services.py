@@ -1,7 +1,7 @@
-"""Requests to draw samples, to go on with them, and to stop.
+"""Services that sample, refine, stop, encode and decode for clients.
 
-Everything here runs in the server's own thread; the worker's thread is reached through jobs and
-their listeners only.
+All of it runs in the thread of the event loop. Jobs and their listeners are the only connection to
+the worker thread.
 """
 
 from __future__ import annotations
@@ -53,30 +53,32 @@ from anytime_ar.serving.schema import (
 
 _OPTIONS = ("label", "temperature", "top_k", "top_p", "guidance")
 SEED_BITS = 48
-"""Of fresh seeds: programs that read JSON numbers as doubles keep them whole."""
+"""Bits of fresh seeds. Programs that read JSON numbers as doubles represent them exactly."""
 
 
 class ConflictError(InputError):
-    """The draw is under way, or its id is taken."""
+    """Error for an id whose samples are still being generated, or that is taken."""
 
 
 @dataclass
 class _InFlight:
-    """A draw that has not ended."""
+    """A sampling job that has not ended."""
 
     job: SamplingJob
+    """Job that the worker runs."""
     response: asyncio.Future[SampleResponse]
+    """Future of the response, for requests that stop the job."""
 
 
 class SampleService:
-    """Answers them.
+    """A service for requests that sample, refine and stop.
 
     Args:
-        models: of the server.
-        worker: draws.
-        bridge: brings what it tells.
-        sessions: of the draws that have ended.
-        max_deadline_s: the deadline of requests that have none, and the longest one.
+        models: Models of the server.
+        worker: Thread that runs the jobs.
+        bridge: Bridge that brings events from the worker to the event loop.
+        sessions: Sessions of ended samples.
+        max_deadline_s: Longest deadline in seconds, and the default of requests without one.
     """
 
     def __init__(
@@ -88,25 +90,35 @@ class SampleService:
         *,
         max_deadline_s: float,
     ) -> None:
+        """Start without any jobs."""
         self._models, self._worker, self._bridge = models, worker, bridge
         self._sessions, self._max_deadline_s = sessions, max_deadline_s
         self._in_flight: dict[str, _InFlight] = {}
 
     def __len__(self) -> int:
-        """How many have not ended."""
+        """Return the number of sampling jobs that have not ended."""
         return len(self._in_flight)
 
     def sample(
         self, request: SampleRequest, context: RequestContext
     ) -> AsyncGenerator[PreviewResponse]:
-        """Draw samples: any number of previews, where they are asked for, and a `SampleResponse`.
+        """Generate samples.
 
-        Closing the generator stops the draw. Mistakes show at the call, the rest at its first item.
+        Closing the generator cancels the job. Errors of the request are raised by the call, other
+        errors by the generator.
+
+        Args:
+            request: Body of the request.
+            context: State of the HTTP request.
+
+        Returns:
+            A generator of any number of previews, if requested, and a final `SampleResponse`.
 
         Raises:
-            InputError: the request cannot be met by this model.
-            Missing, Conflict: see there.
-            Refused: at an item: there will be no samples.
+            InputError: The model cannot fulfil the request.
+            NotFoundError: The model is not served.
+            ConflictError: The id is taken.
+            ServingError: By the generator: the job ends without samples.
         """
         served = self._models.get(request.model)
         options: dict[str, Any] = {
@@ -123,34 +135,53 @@ class SampleService:
     def refine(
         self, sample_id: str, request: RefineRequest, context: RequestContext
     ) -> AsyncGenerator[PreviewResponse]:
-        """Go on with a draw that has ended; as `sample`.
+        """Refine ended samples with more codes.
+
+        Args:
+            sample_id: Id of the samples.
+            request: Body of the request.
+            context: State of the HTTP request. Only the client of the samples may refine them.
+
+        Returns:
+            A generator of any number of previews, if requested, and a final `SampleResponse`.
 
         Raises:
-            InputError, Missing, Conflict, Refused: as there.
+            InputError: The model cannot fulfil the request.
+            NotFoundError: The client has no samples with this id.
+            ConflictError: The samples are still being generated.
+            ServingError: By the generator: the job ends without samples.
         """
-        kept = self._sessions.get(sample_id)
-        if kept is None and sample_id in self._in_flight:
+        session = self._sessions.get(sample_id)
+        if session is None and sample_id in self._in_flight:
             raise in_flight_error(sample_id)
-        if kept is None or kept.client != context.client:
+        if session is None or session.client != context.client:
             raise unknown_sample_error(sample_id)
-        served = self._models.get(kept.model)
-        return self._start(sample_id, served, kept.plan, kept.codes.long(), request, context)
+        served = self._models.get(session.model)
+        return self._start(sample_id, served, session.plan, session.codes.long(), request, context)
 
     async def stop(self, sample_id: str, context: RequestContext) -> SampleResponse | None:
-        """Stop a draw and return what it has. One that has ended is let go: None. A little later it
-        is forgotten, unless it is gone on with: the client may have meant to stop it, a moment too
-        late.
+        """Stop a job and return its samples, or release the session of ended samples.
+
+        A released session expires after a few seconds unless the samples are refined: the request
+        to stop may have arrived just after the job ended.
+
+        Args:
+            sample_id: Id of the samples.
+            context: State of the HTTP request. Only the client of the samples may stop them.
+
+        Returns:
+            The response with the samples so far; None if the job had ended.
 
         Raises:
-            Missing: there is none.
-            Refused: it has nothing.
+            NotFoundError: The client has no samples with this id.
+            ServingError: The job has no samples yet.
         """
-        underway = self._in_flight.get(sample_id)
-        if underway is not None and underway.job.client == context.client:
-            self._worker.cancel(underway.job)
-            return await asyncio.shield(underway.response)
-        kept = self._sessions.get(sample_id)
-        if kept is None or kept.client != context.client or not self._sessions.has(sample_id):
+        in_flight = self._in_flight.get(sample_id)
+        if in_flight is not None and in_flight.job.client == context.client:
+            self._worker.cancel(in_flight.job)
+            return await asyncio.shield(in_flight.response)
+        session = self._sessions.get(sample_id)
+        if session is None or session.client != context.client or not self._sessions.has(sample_id):
             raise unknown_sample_error(sample_id)
         self._sessions.release(sample_id)
         return None
@@ -165,78 +196,91 @@ class SampleService:
         context: RequestContext,
     ) -> AsyncGenerator[PreviewResponse]:
         drawn = 0 if codes is None else codes.shape[1]
-        floor, cap = _code_limits(served, request, drawn)
-        kind = served.media.resolve_format(request.format)
-        within_s = self._max_deadline_s
+        min_codes, max_codes = _code_limits(served, request, drawn)
+        format = served.media.resolve_format(request.format)
+        deadline_s = self._max_deadline_s
         if request.deadline_ms is not None:
-            within_s = min(within_s, request.deadline_ms / 1000)
-            context.deadline = context.arrival + within_s
-        context.model, context.n, context.codes_requested = served.name, len(plan), cap
+            deadline_s = min(deadline_s, request.deadline_ms / 1000)
+            context.deadline = context.arrival + deadline_s
+        context.model, context.n, context.codes_requested = served.name, len(plan), max_codes
         queue, listener = self._bridge.open_queue()
-        draw = SamplingJob(
+        job = SamplingJob(
             model=served.name,
             client=context.client,
             arrival=context.arrival,
-            deadline=context.arrival + within_s,
+            deadline=context.arrival + deadline_s,
             listener=listener,
             plan=plan,
-            min_codes=floor,
-            max_codes=cap,
+            min_codes=min_codes,
+            max_codes=max_codes,
             codes=codes,
             codes_drawn=drawn,
         )
         if request.stream:
-            draw.preview_interval_s = 1 / request.previews_per_s if request.previews_per_s else 0.0
-        writer = ResponseWriter(sample_id, served, kind, request.with_codes, context)
-        return self._stream_updates(draw, queue, writer)
+            job.preview_interval_s = 1 / request.previews_per_s if request.previews_per_s else 0.0
+        writer = ResponseWriter(sample_id, served, format, request.with_codes, context)
+        return self._stream_updates(job, queue, writer)
 
     async def _stream_updates(
         self, job: SamplingJob, queue: asyncio.Queue[JobEvent], writer: ResponseWriter
     ) -> AsyncGenerator[PreviewResponse]:
-        """Submit a draw and answer what is heard of it.
+        """Submit a job and yield its responses.
+
+        Yields:
+            Any number of previews and a final `SampleResponse`.
 
         Raises:
-            Conflict: another one of that name is under way. This is seen here, where the name is
-                taken: two requests can be made before either is begun.
+            ConflictError: Another job with this id is running. The check is here, where the id is
+                registered: two requests may both be accepted before either job starts.
+            ServingError: The job ends without samples.
         """
         if writer.sample_id in self._in_flight:
             raise in_flight_error(writer.sample_id)
         ended: asyncio.Future[SampleResponse] = asyncio.get_running_loop().create_future()
         self._in_flight[writer.sample_id] = _InFlight(job, ended)
         self._worker.submit(job)
-        answer: SampleResponse | None = None
+        response: SampleResponse | None = None
         error: BaseException = ServingError("cancelled", "the client that asked for it has left")
         try:
-            while answer is None:
+            while response is None:
                 match await queue.get():
-                    case PreviewEvent() as look:
-                        shown = await writer.preview(look)
+                    case PreviewEvent() as event:
+                        preview = await writer.preview(event)
                         if writer.context.first_preview_s is None:
                             writer.context.first_preview_s = writer.context.clock() - job.arrival
-                        yield shown
+                        yield preview
                     case ResultEvent() as done:
                         writer.context.stats, writer.context.decoded_at = (
                             SamplingStats.from_event(done),
                             done.decoded_at,
                         )
                         self._sessions.put(writer.sample_id, job, done.codes)
-                        answer = await writer.result(done, job, self._sessions.ttl_s)
+                        response = await writer.result(done, job, self._sessions.ttl_s)
                     case ServingError() as refused:
                         error = refused
                         raise refused
         finally:
-            self._worker.cancel(job)  # does nothing if it has ended
+            self._worker.cancel(job)  # no effect if the job has ended
             del self._in_flight[writer.sample_id]
-            if answer is not None:
-                ended.set_result(answer)
+            if response is not None:
+                ended.set_result(response)
             else:
                 ended.set_exception(error)
-                ended.exception()  # nobody has to be waiting for it
-        yield answer
+                ended.exception()  # marks it as retrieved, as perhaps no request waits
+        yield response
 
 
 def _check_rows(served: ServedModel, n: int, guidance: object) -> None:
-    """Before anything is made for each sample."""
+    """Check that the rows of a request fit in the batch, before memory is allocated for them.
+
+    Args:
+        served: Model that the request is for.
+        n: Number of samples.
+        guidance: Guidance of the request; None for that of the bundle.
+
+    Raises:
+        InputError: The samples take more rows than the model has slots.
+    """
     guided = served.model.bundle.card.sampling_params.guided if guidance is None else guidance != 1
     rows = n * (2 if guided and served.model.labels is not None else 1)
     if rows > served.slots:
@@ -247,27 +291,36 @@ def _check_rows(served: ServedModel, n: int, guidance: object) -> None:
 
 
 def _code_limits(served: ServedModel, limits: BudgetParams, codes_drawn: int) -> tuple[int, int]:
-    """Codes that a draw needs, and that it may have."""
-    floor = limits.min_codes
+    """Return the minimum and maximum codes of a sampling job.
+
+    Args:
+        served: Model that the request is for.
+        limits: Limits of the request.
+        codes_drawn: Number of codes that the samples have already.
+
+    Raises:
+        InputError: The limits contradict each other, or allow fewer codes than there are.
+    """
+    min_codes = limits.min_codes
     if limits.min_quality is not None:
-        floor = max(floor, codes_for_quality(limits.min_quality, served.model.curve))
-    budget = Budget(codes=limits.codes, quality=limits.quality, min_codes=floor)
-    cap = served.model.sampler.resolve_budget(budget).max_codes
-    if cap < codes_drawn:
+        min_codes = max(min_codes, codes_for_quality(limits.min_quality, served.model.curve))
+    budget = Budget(codes=limits.codes, quality=limits.quality, min_codes=min_codes)
+    max_codes = served.model.sampler.resolve_budget(budget).max_codes
+    if max_codes < codes_drawn:
         raise InputError(
-            f"this draw has {codes_drawn} codes, and {cap} were asked for; ask for as many or more, or "
-            f"decode its first {cap}"
+            f"this draw has {codes_drawn} codes, and {max_codes} were asked for; ask for as many "
+            f"or more, or decode its first {max_codes}"
         )
-    return max(floor, codes_drawn), cap
+    return max(min_codes, codes_drawn), max_codes
 
 
 def in_flight_error(sample_id: str) -> ConflictError:
-    """What who asks for a draw hears that has not ended."""
+    """Return the error for a request whose samples are still being generated."""
     return ConflictError(f"draw {sample_id!r} is still under way; wait for its end, or stop it")
 
 
 def unknown_sample_error(sample_id: str) -> NotFoundError:
-    """What who asks for a draw hears that there is not."""
+    """Return the error for a request with an unknown or expired id."""
     return NotFoundError(
         f"there is no draw {sample_id[:64]!r} (any more); draws are kept for a while only"
     )
@@ -275,18 +328,21 @@ def unknown_sample_error(sample_id: str) -> NotFoundError:
 
 @dataclass(frozen=True)
 class ResponseWriter:
-    """Writes the answers to one request."""
+    """A writer of the responses to one request."""
 
     sample_id: str
-    """The draw's id."""
+    """Id of the samples."""
     served: ServedModel
+    """Model that generates the samples."""
     format: str
-    """Format of the samples."""
+    """File format of each sample."""
     with_codes: bool
+    """Whether responses include the codes."""
     context: RequestContext
+    """State of the HTTP request."""
 
     async def preview(self, event: PreviewEvent | ResultEvent) -> PreviewResponse:
-        """What a draw has."""
+        """Write the samples of an event as a preview."""
         samples = await asyncio.to_thread(to_base64, self.served.media, event.data, self.format)
         count, codes = event.codes.shape
         return PreviewResponse(
@@ -304,7 +360,13 @@ class ResponseWriter:
     async def result(
         self, event: ResultEvent, job: SamplingJob, expires_in_s: float
     ) -> SampleResponse:
-        """What a draw has in the end."""
+        """Write the final response of a job.
+
+        Args:
+            event: Result of the job.
+            job: Job that has ended.
+            expires_in_s: Seconds for which the samples can be refined.
+        """
         drawn = await self.preview(event)
         return SampleResponse(
             **dict(drawn),
@@ -318,7 +380,7 @@ class ResponseWriter:
 
 
 def timing(event: ResultEvent | CodecResultEvent, context: RequestContext) -> RequestTiming:
-    """Where the time went."""
+    """Return the durations of the phases of a request, in milliseconds."""
     now = context.clock()
     if isinstance(event, ResultEvent):
         sampling_s, decode_s = event.sampling_s, event.decode_s
@@ -334,7 +396,13 @@ def timing(event: ResultEvent | CodecResultEvent, context: RequestContext) -> Re
 
 
 def to_base64(media: MediaProcessor, samples: Tensor, format: str) -> list[str]:
-    """Samples as files in base64."""
+    """Convert samples to files in base64.
+
+    Args:
+        media: Media converter of the model.
+        samples: float32 [n, *sample_shape] in [-1, 1].
+        format: File format of each sample.
+    """
     return [base64.b64encode(file).decode() for file in media.to_bytes(samples, format)]
 
 
@@ -350,46 +418,58 @@ def _ms(seconds: float) -> float:
 
 
 _CHUNK_SIZE = 4
-"""Samples of a task between two steps."""
+"""Maximum samples that are encoded or decoded between two steps."""
 
 
 class CodecService:
-    """Answers them.
+    """A service for requests that encode and decode.
 
     Args:
-        models: of the server.
-        worker: computes.
-        bridge: brings what it tells.
-        max_deadline_s: the deadline.
+        models: Models of the server.
+        worker: Thread that runs the jobs.
+        bridge: Bridge that brings events from the worker to the event loop.
+        max_deadline_s: Deadline of every request, in seconds.
     """
 
     def __init__(
         self, models: ModelRegistry, worker: Worker, bridge: ThreadBridge, *, max_deadline_s: float
     ) -> None:
+        """Store the models and the worker."""
         self._models, self._worker, self._bridge = models, worker, bridge
         self._max_deadline_s = max_deadline_s
 
     async def encode(self, request: EncodeRequest, context: RequestContext) -> EncodeResponse:
-        """Codes of samples.
+        """Encode samples to codes.
+
+        Args:
+            request: Body of the request.
+            context: State of the HTTP request.
 
         Raises:
-            InputError: a sample cannot be read.
-            Missing, Refused: see there.
+            InputError: A sample cannot be read.
+            NotFoundError: The model is not served.
+            ServingError: The job was refused or failed.
         """
         served = self._models.get(request.model)
         samples = await asyncio.to_thread(_read_base64, served.media, request.samples)
-        check_samples(samples, served.model.sample_shape)  # here, where it is one client's mistake
+        # Check here, as an error in the worker would end all jobs.
+        check_samples(samples, served.model.sample_shape)
         done = await self._run("encode", served, samples, served.model.encode, context)
         return EncodeResponse(
             model=served.name, codes=done.result.tolist(), timing=timing(done, context)
         )
 
     async def decode(self, request: DecodeRequest, context: RequestContext) -> DecodeResponse:
-        """Samples of codes.
+        """Decode codes to samples.
+
+        Args:
+            request: Body of the request.
+            context: State of the HTTP request.
 
         Raises:
-            InputError: the codes are not this model's.
-            Missing, Refused: see there.
+            InputError: The codes do not fit the model.
+            NotFoundError: The model is not served.
+            ServingError: The job was refused or failed.
         """
         served = self._models.get(request.model)
         kind = served.media.resolve_format(request.format)
@@ -421,7 +501,7 @@ class CodecService:
         def part_of(part: Tensor) -> Callable[[], Tensor]:
             return lambda: work(part).cpu()
 
-        task = CodecJob(
+        job = CodecJob(
             model=served.name,
             client=context.client,
             arrival=context.arrival,
@@ -432,11 +512,11 @@ class CodecService:
             num_samples=len(rows),
             operation=operation,
         )
-        self._worker.submit(task)
+        self._worker.submit(job)
         try:
             event = await queue.get()
         finally:
-            self._worker.cancel(task)
+            self._worker.cancel(job)
         if isinstance(event, ServingError):
             raise event
         assert isinstance(event, CodecResultEvent)

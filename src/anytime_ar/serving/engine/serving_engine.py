@@ -1,4 +1,4 @@
-"""Models and all that draws them, put together: what a server serves."""
+"""The serving engine of one process: models, scheduler, worker thread, sessions and services."""
 
 from __future__ import annotations
 
@@ -23,71 +23,72 @@ _STALL_POLL_S = 0.25
 
 
 class ServingEngine:
-    """Belongs to the event loop in which it is made.
+    """An engine that serves models to the event loop in which it is created.
 
     Args:
-        models: with priors, by the names that clients use, the usual one first.
-        config: that they get.
-        clock: gives seconds.
+        models: Models with priors by the names that clients use, the default model first.
+        config: Limits and overload policy of the engine.
+        clock: Clock of the engine, in seconds.
 
     Raises:
-        InputError: a model has no prior.
+        InputError: A model has no prior.
     """
 
     def __init__(
         self, models: Mapping[str, AnytimeModel], config: ServingConfig, clock: Callable[[], float]
     ) -> None:
+        """Create the scheduler, the worker and the services. The caller starts the worker."""
         self._clock = clock
-        lanes = {
+        runners = {
             name: ModelRunner(name, model, config.slots, clock) for name, model in models.items()
         }
-        self._scheduler = Scheduler(lanes, clock, policy=config.policy)
+        self._scheduler = Scheduler(runners, clock, policy=config.policy)
         self.worker = Worker(self._scheduler)
         self._bridge = ThreadBridge(asyncio.get_running_loop())
-        self.models = ModelRegistry(lanes)
-        longest_s = config.deadline_s
-        keeper = SessionStore(config.session_ttl_s, clock)
+        self.models = ModelRegistry(runners)
+        max_deadline_s = config.deadline_s
+        sessions = SessionStore(config.session_ttl_s, clock)
         self.sample_service = SampleService(
-            self.models, self.worker, self._bridge, keeper, max_deadline_s=longest_s
+            self.models, self.worker, self._bridge, sessions, max_deadline_s=max_deadline_s
         )
         self.codec_service = CodecService(
-            self.models, self.worker, self._bridge, max_deadline_s=longest_s
+            self.models, self.worker, self._bridge, max_deadline_s=max_deadline_s
         )
         self._warm = False
 
     @property
     def ready(self) -> bool:
-        """Whether models are warm, and work."""
+        """Return whether the engine is warmed up and its models work."""
         return self._warm and self.worker.healthy
 
     def stats(self) -> dict[str, ModelStats]:
-        """What goes on in each model."""
+        """Return the load of each model, by name."""
         return collect_stats(self._scheduler)
 
     async def warm_up(self) -> None:
-        """Answer a few requests for nobody: the first ones pay for much that is set up once."""
+        """Run a few requests of its own, as the first requests take longer than later ones."""
         for model in self._scheduler.runners:
             for stream in (False, True):
                 request = SampleRequest(model=model, stream=stream, codes=2)
-                call = RequestContext(self._clock, self._clock(), client="warm-up")
-                with contextlib.suppress(ServingError):  # nobody promised anything
-                    async for _ in self.sample_service.sample(request, call):
+                context = RequestContext(self._clock, self._clock(), client="warm-up")
+                with contextlib.suppress(ServingError):  # warm-up requests may be refused
+                    async for _ in self.sample_service.sample(request, context):
                         pass
         gc.collect()
-        gc.freeze()  # what is here stays; to look through it all takes longer than deadlines
+        gc.freeze()  # a collection of these lasting objects takes longer than deadlines
         self._warm = True
         log_event("ready")
 
     async def watch_for_stalls(self) -> None:
-        """Nobody else would tell those who wait for a model that makes no progress."""
-        was_stuck = False
+        """End all waiting requests with an error while a model is stalled, until cancelled."""
+        was_stalled = False
         while True:
             await asyncio.sleep(_STALL_POLL_S)
-            stuck = self.worker.stalled
-            if stuck:
+            stalled = self.worker.stalled
+            if stalled:
                 self._bridge.broadcast(stalled_error())
-            if stuck != was_stuck:
-                was_stuck = stuck
+            if stalled != was_stalled:
+                was_stalled = stalled
                 log_event(
-                    "stalled: models make no progress" if stuck else "models make progress again"
+                    "stalled: models make no progress" if stalled else "models make progress again"
                 )

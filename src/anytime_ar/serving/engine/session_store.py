@@ -1,4 +1,4 @@
-"""Draws that have ended, kept for a while so that they can be continued."""
+"""Store of the sessions from which ended samples can be refined."""
 
 from __future__ import annotations
 
@@ -13,21 +13,26 @@ from anytime_ar.sampling.plan import Plan
 from anytime_ar.serving.engine.jobs import SamplingJob
 
 MAX_SESSION_BYTES = 2**27
+"""Default limit of the memory of all sessions, in bytes."""
 RELEASE_GRACE_S = 5.0
-"""For which a draw can still be continued that a client has let go."""
+"""Seconds for which a released session can still be refined."""
 SESSION_OVERHEAD_BYTES = 8192
-"""Bytes of a draw beside its numbers, at most; most of them are short, so that this counts."""
+"""Maximum bytes of a session beside its codes and noise. Most sessions have few codes, so that the
+overhead matters."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """One draw."""
+    """State from which the samples of one request can be refined."""
 
     model: str
+    """Name of the model."""
     client: str
+    """Name of the client that owns the samples."""
     plan: Plan
+    """Noise, labels and sampling parameters of the samples."""
     codes: Tensor
-    """int32 [n, k]."""
+    """Codes so far, int32 [n, k]."""
 
 
 @dataclass
@@ -39,48 +44,56 @@ class _SessionEntry:
 
 
 class SessionStore:
-    """Keeps draws for some seconds; of too many, the oldest go early.
+    """A store that drops sessions after some seconds, and the oldest earlier if memory is short.
 
     Args:
-        ttl_s: how long.
-        clock: gives seconds.
-        max_bytes: what all of them take at most.
+        ttl_s: Lifetime of a session in seconds.
+        clock: Clock of the server, in seconds.
+        max_bytes: Maximum memory of all sessions in bytes.
     """
 
     def __init__(
         self, ttl_s: float, clock: Callable[[], float], max_bytes: int = MAX_SESSION_BYTES
     ) -> None:
+        """Create an empty store."""
         self.ttl_s, self._clock, self._max_bytes = ttl_s, clock, max_bytes
         self._entries: OrderedDict[str, _SessionEntry] = OrderedDict()
-        """Those that go first come first."""
+        """Sessions by id, in the order in which they are dropped."""
         self._bytes = 0
 
     def __len__(self) -> int:
+        """Return the number of sessions that have not expired."""
         self._evict()
         return len(self._entries)
 
     def put(self, sample_id: str, job: SamplingJob, codes: Tensor) -> None:
-        """Keep the codes (int64 [n, k]) of a draw under a name, in place of what was there."""
+        """Store a session, in place of an older one with the same id.
+
+        Args:
+            sample_id: Id of the samples.
+            job: Job that generated them.
+            codes: Codes of the samples, int64 [n, k].
+        """
         self._drop(sample_id)
         small = codes.to(torch.int32)
-        kept = Session(job.model, job.client, job.plan, small)
+        session = Session(job.model, job.client, job.plan, small)
         nbytes = SESSION_OVERHEAD_BYTES + small.nbytes + job.plan.noise.nbytes
-        self._entries[sample_id] = _SessionEntry(kept, self._clock() + self.ttl_s, nbytes)
+        self._entries[sample_id] = _SessionEntry(session, self._clock() + self.ttl_s, nbytes)
         self._bytes += nbytes
         self._evict()
 
     def get(self, sample_id: str) -> Session | None:
-        """A draw, if it is still there."""
+        """Return the session of an id; None if there is none or it has expired."""
         self._evict()
         entry = self._entries.get(sample_id)
         return None if entry is None or entry.expires_at <= self._clock() else entry.session
 
     def has(self, sample_id: str) -> bool:
-        """Whether a draw is there, and not let go."""
+        """Return whether an id has a session that is neither expired nor released."""
         return self.get(sample_id) is not None and not self._entries[sample_id].released
 
     def release(self, sample_id: str) -> None:
-        """Forget a draw soon, unless it is put again."""
+        """Let a session expire within `RELEASE_GRACE_S` seconds, unless it is stored again."""
         entry = self._entries[sample_id]
         entry.expires_at, entry.released = (
             min(entry.expires_at, self._clock() + RELEASE_GRACE_S),

@@ -1,4 +1,7 @@
-"""The one thread that owns the models. Nothing else in the server computes or waits for them."""
+"""Worker thread that owns the models, and the bridge that brings its events to the event loop.
+
+No other thread runs a model or waits for one.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +17,25 @@ from anytime_ar.serving.engine.jobs import Job, JobEvent, Listener, PreviewEvent
 from anytime_ar.serving.engine.scheduler import Scheduler
 
 STALL_TIMEOUT_S = 10.0
-"""A turn that takes longer than this makes no progress."""
+"""Seconds after which an iteration counts as stalled."""
 _RETRY_S = 1.0
 _log = logging.getLogger(__name__)
 
 
 def stalled_error() -> ServingError:
-    """What clients hear while the models are stuck."""
+    """Return the error for requests while a model is stalled."""
     return ServingError("broken", "the model makes no progress; try again later", STALL_TIMEOUT_S)
 
 
 class Worker:
-    """Turns a scheduler in a thread of its own.
+    """A thread that runs the iterations of a scheduler.
 
     Args:
-        scheduler: is not touched by anyone else once the thread runs.
+        scheduler: Scheduler that no other thread may change once the worker runs.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
+        """Create the thread without starting it."""
         self._scheduler = scheduler
         self._inbox: deque[Callable[[], object]] = deque()
         self._wake = threading.Condition()
@@ -42,11 +46,15 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="anytime-worker", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the worker thread."""
         self._thread.start()
 
     def stop(self) -> bool:
-        """Stop after this turn, and wait for that; False: it does not end."""
+        """Stop after the current iteration, and wait for its end.
+
+        Returns:
+            Whether the thread has ended. A stalled thread does not end.
+        """
         self._stopping = True
         self._post(lambda: None)
         self._thread.join(0 if self.stalled else STALL_TIMEOUT_S)
@@ -54,7 +62,7 @@ class Worker:
 
     @property
     def stalled(self) -> bool:
-        """Whether warm models do not come to the end of a turn."""
+        """Return whether an iteration takes longer than `STALL_TIMEOUT_S` after the warm-up."""
         began = self._iteration_started_at
         return (
             self._warm and began is not None and self._scheduler.clock() - began > STALL_TIMEOUT_S
@@ -62,29 +70,35 @@ class Worker:
 
     @property
     def healthy(self) -> bool:
-        """Whether the models work: not before they are warm."""
+        """Return whether the models are warmed up and work."""
         return self._thread.is_alive() and self._warm and not self._broken and not self.stalled
 
     def submit(self, job: Job) -> None:
-        """Hand a job over; what becomes of it, its listener hears, also that it is refused."""
+        """Submit a job. Its listener receives all events, including a refusal."""
         if self.stalled:
             job.listener(stalled_error())
         else:
             self._post(lambda: self._submit(job))
 
     def cancel(self, job: Job) -> None:
-        """Stop a job after the code that is being drawn."""
+        """Cancel a job after the code that is being drawn. An ended job is not changed."""
         job.cancelled = True
 
     def drain(self, timeout_s: float) -> None:
-        """Finish all there is within some seconds, and refuse whatever comes."""
+        """Finish all jobs within `timeout_s` seconds, and refuse new ones."""
         self._post(lambda: self._scheduler.drain(self._scheduler.clock() + timeout_s))
 
     def record_response(self, num_samples: int, seconds: float) -> None:
-        """Tell what it took from decoded samples to the end of their response."""
+        """Record the time from decoded samples to the end of their response.
+
+        Args:
+            num_samples: Number of samples in the response.
+            seconds: Seconds from the end of the decode to the end of the response.
+        """
+        # This does not wake the worker: it can wait for the next iteration.
         self._inbox.append(
             lambda: self._scheduler.admission.response_costs.add(num_samples, seconds)
-        )  # wakes nobody
+        )
 
     def _post(self, command: Callable[[], object]) -> None:
         with self._wake:
@@ -112,7 +126,7 @@ class Worker:
             try:
                 self._run_iteration()
                 self._broken = False
-            except Exception:  # whatever a device throws: the server goes on, and says so
+            except Exception:  # a device may raise anything; the server must survive it
                 _log.exception("the models failed; all jobs are given up")
                 self._broken = True
                 self._scheduler.fail_all()
@@ -132,21 +146,24 @@ class Worker:
 
 _T = TypeVar("_T")
 MAX_PREVIEW_BYTES = 2**26
-"""What looks take together that nobody has fetched yet: a client that reads slowly misses some."""
+"""Maximum bytes of unread previews of all jobs. Clients that read slowly miss some previews."""
 
 
 class EventQueue(asyncio.Queue[_T]):
-    """A queue for one job. Of looks that are not fetched the oldest are dropped, except the last
-    one: whoever is behind wants to see what there is now.
+    """A queue of the events of one job, with limited memory for previews.
+
+    Beyond the limit the oldest unread previews are dropped. The latest preview stays in the queue.
 
     Args:
-        preview_bytes: the bytes of a look; None for what is none, and ends the job.
-        max_bytes: bytes that its looks may take.
+        preview_bytes: Function that returns the bytes of a preview, and None for an event that is
+            not a preview and ends the job.
+        max_bytes: Function that returns the maximum bytes of unread previews.
     """
 
     def __init__(
         self, preview_bytes: Callable[[_T], int | None], max_bytes: Callable[[], int]
     ) -> None:
+        """Create an empty queue."""
         super().__init__()
         self._preview_bytes, self._max_bytes = preview_bytes, max_bytes
         self._previews = self._bytes = 0
@@ -156,7 +173,7 @@ class EventQueue(asyncio.Queue[_T]):
         nbytes = self._preview_bytes(item)
         if nbytes is None:
             self._ended = True
-        elif self._ended:  # nothing comes after the end
+        elif self._ended:  # no event follows the last one
             return
         else:
             self._previews, self._bytes = self._previews + 1, self._bytes + nbytes
@@ -173,22 +190,28 @@ class EventQueue(asyncio.Queue[_T]):
 
 
 class ThreadBridge:
-    """Brings events to queues, as many at once as there are: waking a thread costs more than a
-    step.
+    """A bridge that brings events from the worker thread to queues of the event loop.
+
+    One wake-up delivers all pending events, as waking a thread costs more than a step.
 
     Args:
-        loop: of the thread in which the queues are read.
-        max_bytes: of looks that wait in all queues together, about.
+        loop: Event loop in which the queues are read.
+        max_bytes: Approximate maximum bytes of unread previews in all queues.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, max_bytes: int = MAX_PREVIEW_BYTES) -> None:
+        """Create a bridge without queues."""
         self._loop, self._max_bytes = loop, max_bytes
         self._pending: deque[tuple[EventQueue[JobEvent], JobEvent]] = deque()
         self._wakeup_scheduled = False
         self._queues: WeakSet[EventQueue[JobEvent]] = WeakSet()
 
     def open_queue(self) -> tuple[EventQueue[JobEvent], Listener]:
-        """A queue, and what puts events into it from another thread."""
+        """Open a queue for one job.
+
+        Returns:
+            The queue, and a listener that puts events into it from another thread.
+        """
         queue = EventQueue(preview_nbytes, lambda: self._max_bytes // max(1, len(self._queues)))
         self._queues.add(queue)
 
@@ -201,16 +224,17 @@ class ThreadBridge:
         return queue, post
 
     def broadcast(self, event: JobEvent) -> None:
-        """Put an event into every queue that somebody still has, from their own thread."""
+        """Put an event into every open queue. Only the thread of the event loop may call it."""
         for queue in self._queues:
             queue.put_nowait(event)
 
     def _deliver(self) -> None:
-        self._wakeup_scheduled = False  # before looking: what comes now calls again
+        self._wakeup_scheduled = False  # first: later events then schedule a wake-up of their own
         while self._pending:
             queue, event = self._pending.popleft()
             queue.put_nowait(event)
 
 
 def preview_nbytes(event: JobEvent) -> int | None:
+    """Return the bytes of a preview; None for any other event."""
     return event.nbytes if isinstance(event, PreviewEvent) else None

@@ -1,1 +1,1 @@
-"""The HTTP API, version 1, and the process that serves it."""
+"""The HTTP API, version 1, and the server process."""

@@ -1,4 +1,4 @@
-"""The HTTP API, version 1, as a FastAPI application."""
+"""The HTTP API, version 1, and the web page, as a FastAPI application."""
 
 from __future__ import annotations
 
@@ -48,61 +48,61 @@ SampleIdPath = Annotated[
 
 
 class ModelsBackend(Protocol):
-    """Models; see `anytime_ar.serving.engine.models.Models`."""
+    """Interface to the served models; see `anytime_ar.serving.engine.models.ModelRegistry`."""
 
     def describe(self) -> ModelList:
-        """For clients."""
+        """Describe all models for clients."""
 
     def formats(self, name: str | None) -> Sequence[str]:
-        """That samples of a model can be written in, the usual one first."""
+        """Return the formats that samples of a model can be written in, the default first."""
 
 
 class SamplesBackend(Protocol):
-    """Samples; see `anytime_ar.serving.engine.services.Draws`."""
+    """Interface to sampling; see `anytime_ar.serving.engine.services.SampleService`."""
 
     def sample(
         self, request: SampleRequest, context: RequestContext
     ) -> AsyncGenerator[PreviewResponse]:
-        """Draw some."""
+        """Generate samples: previews, if requested, then a `SampleResponse`."""
 
     def refine(
         self, name: str, request: RefineRequest, context: RequestContext
     ) -> AsyncGenerator[PreviewResponse]:
-        """Go on with a draw."""
+        """Refine ended samples: previews, if requested, then a `SampleResponse`."""
 
     async def stop(self, name: str, context: RequestContext) -> SampleResponse | None:
-        """Stop it, or forget it."""
+        """Stop a job and return its samples, or release ended samples and return None."""
 
 
 class CodecBackend(Protocol):
-    """Encodes and decodes; see `anytime_ar.serving.engine.services.Computing`."""
+    """Interface to encoding and decoding; see `anytime_ar.serving.engine.services.CodecService`."""
 
     async def encode(self, request: EncodeRequest, context: RequestContext) -> EncodeResponse:
-        """Codes of samples."""
+        """Encode samples to codes."""
 
     async def decode(self, request: DecodeRequest, context: RequestContext) -> DecodeResponse:
-        """Samples of codes."""
+        """Decode codes to samples."""
 
 
 def build_app(
     models: ModelsBackend, samples: SamplesBackend, codec: CodecBackend, monitor: Monitor
 ) -> FastAPI:
-    """The application.
+    """Build the application.
 
     Args:
-        models: that are served.
-        samples: samples.
-        codec: encodes and decodes.
-        monitor: what is going on, for operators.
+        models: Interface to the served models.
+        samples: Interface to sampling.
+        codec: Interface to encoding and decoding.
+        monitor: Health, load and metrics of the server.
     """
     app = FastAPI(
         title="anytime-ar",
         version="1",
         description="Samples that can be cut off after any number of codes.",
         generate_unique_id_function=lambda route: route.name,
-        docs_url=None,  # its page loads scripts from elsewhere
+        docs_url=None,  # the page would load scripts from a CDN
         redoc_url=None,
-        max_body_size=MAX_BODY_BYTES,  # of those that do not say their size at first
+        max_body_size=MAX_BODY_BYTES,  # for bodies without Content-Length
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     install_error_handlers(app)
@@ -125,11 +125,11 @@ def _routes(models: ModelsBackend, samples: SamplesBackend, codec: CodecBackend)
         tags=["samples"],
     )
     async def draw_samples(request: Request, body: SampleRequest) -> Response:
-        """Draw samples, with as many codes as deadline and load allow."""
+        """Generate samples, with as many codes as deadline and load allow."""
         formats = models.formats(body.model)
         body, as_bytes = negotiate_response(_accept(request), body, formats, body.n)
-        drawing = samples.sample(body, _context(request))
-        return await _respond(request, drawing, stream=body.stream, as_bytes=as_bytes)
+        updates = samples.sample(body, _context(request))
+        return await _respond(request, updates, stream=body.stream, as_bytes=as_bytes)
 
     @routes.post(
         "/samples/{id}/refine",
@@ -142,12 +142,12 @@ def _routes(models: ModelsBackend, samples: SamplesBackend, codec: CodecBackend)
         id: SampleIdPath,
         body: Annotated[RefineRequest, Body()] = RefineRequest(),  # noqa: B008 - it is frozen
     ) -> Response:
-        """Go on with a draw that has ended; its samples sharpen."""
+        """Refine ended samples with more codes."""
         body, as_bytes = negotiate_response(_accept(request), body, [*MEDIA_TYPES], None)
-        drawing = samples.refine(_check_id(id), body, _context(request))
+        updates = samples.refine(_check_id(id), body, _context(request))
         if as_bytes:
             require_one_sample(_context(request).n)
-        return await _respond(request, drawing, stream=body.stream, as_bytes=as_bytes)
+        return await _respond(request, updates, stream=body.stream, as_bytes=as_bytes)
 
     @routes.delete(
         "/samples/{id}",
@@ -159,14 +159,14 @@ def _routes(models: ModelsBackend, samples: SamplesBackend, codec: CodecBackend)
         tags=["samples"],
     )
     async def stop_samples(request: Request, id: SampleIdPath) -> Response:
-        """Stop a draw and return what it has; let go one that has ended."""
+        """Stop sampling and return the samples so far, or release ended samples."""
         require_json(_accept(request))
         answer = await samples.stop(_check_id(id), _context(request))
         return Response(status_code=204) if answer is None else _json_response(answer)
 
     @routes.post("/encode", response_model=EncodeResponse, responses=coding_errors, tags=["codes"])
     async def encode(request: Request, body: EncodeRequest) -> Response:
-        """Turn samples into codes, coarse to fine."""
+        """Encode samples to codes, coarse to fine."""
         require_json(_accept(request))
         return _json_response(
             await _cancel_on_disconnect(request, codec.encode(body, _context(request)))
@@ -174,7 +174,7 @@ def _routes(models: ModelsBackend, samples: SamplesBackend, codec: CodecBackend)
 
     @routes.post("/decode", response_model=DecodeResponse, responses=coding_errors, tags=["codes"])
     async def decode(request: Request, body: DecodeRequest) -> Response:
-        """Turn codes, or any prefix of them, into samples."""
+        """Decode codes, or any prefix of them, to samples."""
         require_json(_accept(request))
         return _json_response(
             await _cancel_on_disconnect(request, codec.decode(body, _context(request)))
@@ -182,7 +182,7 @@ def _routes(models: ModelsBackend, samples: SamplesBackend, codec: CodecBackend)
 
     @routes.get("/models", responses=error_responses(406), tags=["server"])
     async def list_models(request: Request) -> ModelList:
-        """What is served: shapes, labels, and measured quality against codes."""
+        """List the models with their shapes, labels and measured quality by number of codes."""
         require_json(_accept(request))
         return models.describe()
 
@@ -194,15 +194,19 @@ def _accept(request: Request) -> str:
 
 
 def _check_id(id: str) -> str:
-    """The id of a draw; one that none can have is not looked for."""
+    """Return an id, after a check of its form.
+
+    Raises:
+        NotFoundError: No samples can have this id.
+    """
     if not re.fullmatch(ID_PATTERN, id):
         raise unknown_sample_error(id)
     return id
 
 
 def _context(request: Request) -> RequestContext:
-    call: RequestContext = request.state.context
-    return call
+    context: RequestContext = request.state.context
+    return context
 
 
 def _json_response(answer: Any) -> Response:
@@ -213,9 +217,8 @@ async def _respond(
     request: Request, updates: AsyncGenerator[PreviewResponse], *, stream: bool, as_bytes: bool
 ) -> Response:
     if stream:
-        first = await _cancel_on_disconnect(
-            request, anext(updates)
-        )  # a refusal is still an HTTP status
+        # Await the first response here, so that a refusal still sets the HTTP status.
+        first = await _cancel_on_disconnect(request, anext(updates))
         return StreamingResponse(
             _sse_events(first, updates, _context(request)),
             media_type=EVENT_STREAM,
@@ -236,7 +239,11 @@ async def _final_response(updates: AsyncGenerator[PreviewResponse]) -> SampleRes
 
 
 async def _cancel_on_disconnect(request: Request, work: Awaitable[_T]) -> _T:
-    """Do some work until the client leaves."""
+    """Await some work, and cancel it if the client disconnects.
+
+    Raises:
+        ServingError: The client has disconnected.
+    """
     task = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
@@ -257,7 +264,16 @@ async def _wait_for_disconnect(request: Request) -> None:
 async def _sse_events(
     first: PreviewResponse, updates: AsyncGenerator[PreviewResponse], context: RequestContext
 ) -> AsyncIterator[bytes]:
-    """Server-sent events of a draw, the last of which is `done` or `error`, exactly once."""
+    """Format the responses of a job as server-sent events.
+
+    Args:
+        first: First response of the job.
+        updates: Generator of the other responses.
+        context: State of the HTTP request.
+
+    Yields:
+        Any number of `preview` events, then exactly one `done` or `error`, each as bytes.
+    """
     pending: asyncio.Future[PreviewResponse] | None = None
     try:
         yield _sse_event("done" if isinstance(first, SampleResponse) else "preview", first)
@@ -318,7 +334,7 @@ _PAGE_HEADERS = {
 
 
 def page_routes() -> APIRouter:
-    """Their paths."""
+    """Create the routes of the web page and its files."""
     routes = APIRouter(include_in_schema=False)
     folder = resources.files("anytime_ar.serving") / "web"
     for path, (name, media_type) in _PAGE_FILES.items():

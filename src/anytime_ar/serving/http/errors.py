@@ -1,4 +1,4 @@
-"""Errors as the clients of the HTTP API see them: one form for all."""
+"""Error responses of the HTTP API, and the handlers that turn exceptions into them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HTTP_STATUS: dict[ErrorReason, int] = {
     "deadline": 504,
     "cancelled": 409,
 }
-"""HTTP status by the reason why there is no sample."""
+"""HTTP status of each reason why a request ends without samples."""
 _HTTP_ERRORS: dict[int, tuple[ErrorCode, str]] = {
     404: ("not_found", "there is nothing here; see /openapi.json for what there is"),
     405: ("not_allowed", "this path has other methods; see /openapi.json"),
@@ -34,7 +34,7 @@ _HTTP_ERRORS: dict[int, tuple[ErrorCode, str]] = {
 }
 _MAX_DETAILS = 8
 _MAX_MESSAGE_CHARS = 200
-"""Characters of a message of others that are passed on."""
+"""Maximum characters of text from other libraries or clients in a response."""
 _log = logging.getLogger(__name__)
 
 
@@ -44,7 +44,14 @@ def error_body(
     retry_after_s: float | None = None,
     details: list[dict[str, Any]] | None = None,
 ) -> ErrorResponse:
-    """What a client is told."""
+    """Return the body of an error response.
+
+    Args:
+        code: Name of the error, for programs.
+        message: Text for people.
+        retry_after_s: Seconds after which a retry may succeed; None if a retry does not help.
+        details: Invalid fields of the request.
+    """
     return ErrorResponse(
         error=ErrorBody(code=code, message=message, retry_after_s=retry_after_s, details=details)
     )
@@ -59,7 +66,17 @@ def error_response(
     details: list[dict[str, Any]] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """An error as the answer to a request."""
+    """Return an error response.
+
+    Args:
+        status: HTTP status of the response.
+        code: Name of the error, for programs.
+        message: Text for people.
+        retry_after_s: Seconds after which a retry may succeed; None if a retry does not help. It
+            sets the header Retry-After as well.
+        details: Invalid fields of the request.
+        headers: Further headers of the response.
+    """
     retry = {} if retry_after_s is None else {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
     body = error_body(code, message, retry_after_s, details)
     return Response(
@@ -71,11 +88,14 @@ def error_response(
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Let an application answer errors in our form, and tell the log of them."""
+    """Make an application respond to errors with an `ErrorResponse`.
+
+    The handlers store the name of each error in the context of its request, for the log.
+    """
 
     def noted(request: Request, code: str) -> None:
-        call: RequestContext = request.state.context
-        call.error = code
+        context: RequestContext = request.state.context
+        context.error = code
 
     @app.exception_handler(ServingError)
     async def refused(request: Request, error: ServingError) -> Response:
@@ -111,13 +131,13 @@ def install_error_handlers(app: FastAPI) -> None:
                     f"the body is not read as JSON, as the request {came}; send the header "
                     "Content-Type: application/json",
                 )
-        # What came is not repeated: it can be anything, and of any size.
+        # Leave out the invalid values: they can be of any content and size.
         details = [
             {
-                "where": ".".join(str(part)[:_MAX_MESSAGE_CHARS] for part in mistake["loc"]),
-                "what": mistake["msg"][:_MAX_MESSAGE_CHARS],
+                "where": ".".join(str(part)[:_MAX_MESSAGE_CHARS] for part in problem["loc"]),
+                "what": problem["msg"][:_MAX_MESSAGE_CHARS],
             }
-            for mistake in error.errors()[:_MAX_DETAILS]
+            for problem in error.errors()[:_MAX_DETAILS]
         ]
         first = f"{details[0]['where']}: {details[0]['what']}" if details else "cannot be read"
         return error_response(422, "invalid", f"the request is wrong: {first}", details=details)
@@ -138,6 +158,6 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 def _is_json(media_type: str) -> bool:
-    """Whether bodies of a media type are read as JSON, as FastAPI does it."""
+    """Return whether FastAPI reads bodies of a media type as JSON."""
     major, _, minor = media_type.partition(";")[0].strip().lower().partition("/")
     return major == "application" and (minor == "json" or minor.endswith("+json"))

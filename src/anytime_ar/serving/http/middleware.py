@@ -1,7 +1,7 @@
-"""What every request passes first: its arrival is noted, its host and its key checked, its headers
-measured.
+"""ASGI middleware that checks the size, the host and the API key of every request.
 
-HEAD is answered here as well, for all paths at once: as GET, without the body."""
+It records the arrival of requests and turns HEAD into GET without the body, for all paths.
+"""
 
 from __future__ import annotations
 
@@ -31,24 +31,28 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 RequestObserver = Callable[[RequestContext, Scope, int], None]
 
 MAX_HEADER_BYTES = 16 * 1024
+"""Maximum bytes of all headers of a request."""
 MAX_BODY_BYTES = 64 * 2**20
+"""Maximum bytes of the body of a request."""
 UNAUTHENTICATED_PATHS = ("/livez", "/readyz")
-"""That need no key: whoever restarts the server, or sends requests its way, has none. They tell yes
-or no and nothing else."""
+"""Paths that need no API key, as orchestrators and load balancers have none. They reveal only the
+health of the server."""
 _WEBSOCKET_UNSUPPORTED = 1003
 _AUTH_CHALLENGE = {"WWW-Authenticate": 'Basic realm="anytime-ar", charset="UTF-8"'}
 
 
 class RequestMiddleware:
-    """ASGI middleware.
+    """ASGI middleware that checks requests and reports the answered ones.
 
     Args:
-        app: behind it.
-        keys: names of clients by the SHA-256 of their keys; None: everyone may come.
-        hosts: names that are answered to.
-        clock: the server's.
-        lag: of the thread in which all this is done.
-        observe: told of every request that has been answered: its path's scope and its status.
+        app: ASGI application that answers the accepted requests.
+        keys: Names of clients by the SHA-256 of their API keys; None to accept requests without a
+            key.
+        hosts: Host names that the server answers to.
+        clock: Clock of the server, in seconds.
+        lag: Lag of the event loop that reads the requests.
+        observe: Function that is called after each answered request with its context, its ASGI
+            scope and its HTTP status.
     """
 
     def __init__(
@@ -61,24 +65,31 @@ class RequestMiddleware:
         lag: EventLoopLag,
         observe: RequestObserver,
     ) -> None:
+        """Wrap an ASGI application."""
         self._app, self._keys, self._hosts, self._clock = app, keys, hosts, clock
         self._lag, self._observe = lag, observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Handle one ASGI connection.
+
+        Args:
+            scope: ASGI scope of the connection.
+            receive: Function that receives the next ASGI message of the client.
+            send: Function that sends an ASGI message to the client.
+        """
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if scope["type"] != "http":  # no path speaks anything else
+        if scope["type"] != "http":  # WebSocket: no path supports it
             await receive()
             await send({"type": "websocket.close", "code": _WEBSOCKET_UNSUPPORTED})
             return
-        arrival = self._clock() - self._lag.seconds  # it has waited to be read
-        call = RequestContext(self._clock, arrival, client=(scope.get("client") or ("?",))[0])
-        scope.setdefault("state", {})["context"] = call
-        status = 499  # the client left before there was an answer
+        arrival = self._clock() - self._lag.seconds  # the request waited for the event loop
+        context = RequestContext(self._clock, arrival, client=(scope.get("client") or ("?",))[0])
+        scope.setdefault("state", {})["context"] = context
+        status = 499  # for clients that disconnect before a response
         method = scope["method"]
-        # A copy: the server that calls us still has to know that the method is HEAD.
+        # A copy, because uvicorn still reads the method HEAD from the original scope.
         inner = {**scope, "method": "GET" if method == "HEAD" else method}
 
         async def noting_send(message: Message) -> None:
@@ -90,10 +101,10 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            refusal = self._reject(scope, call)
+            refusal = self._reject(scope, context)
             await (refusal or self._app)(inner, receive, noting_send)
         finally:
-            self._observe(call, {**inner, "method": method}, status)
+            self._observe(context, {**inner, "method": method}, status)
 
     def _reject(self, scope: Scope, context: RequestContext) -> Response | None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
@@ -138,15 +149,21 @@ class RequestMiddleware:
 
 
 def key_digest(key: str | bytes) -> bytes:
-    """By which a key is looked up: equal time for all that are wrong. Text is taken as UTF-8."""
+    """Return the SHA-256 digest by which an API key is looked up.
+
+    A look-up by digest takes equally long for all wrong keys. Text is encoded as UTF-8.
+    """
     return hashlib.sha256(key.encode() if isinstance(key, str) else key).digest()
 
 
 def _authorization_digest(authorization: bytes) -> bytes:
-    """Of the key in a header: `Bearer KEY`, or from a browser `Basic` with the key as password.
+    """Return the digest of the API key in the header Authorization.
 
-    The key is bytes, in UTF-8; some clients write headers in Latin-1, which is hardly ever valid
-    UTF-8 as well.
+    The header is `Bearer KEY`, or from browsers `Basic` with the key as password. The key is
+    UTF-8. Some clients write headers in Latin-1, which is hardly ever valid UTF-8 as well.
+
+    Args:
+        authorization: Value of the header; empty without one.
     """
     scheme, _, value = authorization.partition(b" ")
     if scheme.lower() == b"basic":
@@ -168,24 +185,26 @@ _PORT = re.compile(r":\d*$")
 
 @dataclass(frozen=True)
 class AllowedHosts:
-    """Names that are answered to."""
+    """Host names that the server answers to."""
 
     names: frozenset[str]
-    """In lower case; `*.example.org` is all below example.org, `*` is every name."""
+    """Names in lower case. `*.example.org` matches all names below example.org, `*` every name."""
     any_ip: bool
-    """Whether all IP addresses are answered to, and not only those that lead from this machine to
-    itself. No page has another's address as its name, so this is safe."""
+    """Whether all IP addresses are allowed, rather than loopback addresses only. This is safe: DNS
+    rebinding attacks, which the check of names prevents, need a host name."""
 
     @classmethod
     def for_server(cls, bind_host: str, allowed: Iterable[str] = ()) -> AllowedHosts:
-        """Collect the own names of a server.
+        """Collect the names of a server.
+
+        They are localhost, the address that it listens at, the names of the machine, and `allowed`.
 
         Args:
-            bind_host: the address or name that it listens at.
-            allowed: further names.
+            bind_host: Address or host name that the server listens at.
+            allowed: Further host names.
 
         Raises:
-            InputError: one of them is no name.
+            InputError: One of `allowed` is not a host name.
         """
         names = {*_LOCAL_NAMES, _normalise(bind_host), _normalise(socket.gethostname())}
         for name in allowed:
@@ -197,12 +216,16 @@ class AllowedHosts:
             names.add(_normalise(name))
         address = _parse_ip(bind_host)
         if address is None or not address.is_loopback:
-            names.add(_normalise(socket.getfqdn()))  # may ask the network
+            names.add(_normalise(socket.getfqdn()))  # may send a DNS query
         return cls(frozenset(names), address is not None and address.is_unspecified)
 
     def allows(self, host: str | None) -> bool:
-        """Whether the value of a `Host` header is one of them, with or without a port. None: there
-        is no such header; programs may leave it out, browsers never do."""
+        """Return whether the server answers to a host.
+
+        Args:
+            host: Value of the header Host, with or without a port. None if a request has no such
+                header, which is allowed: programs may leave it out, browsers never do.
+        """
         if host is None:
             return True
         name = _normalise(_PORT.sub("", host) if _has_port(host) else host)
@@ -213,19 +236,22 @@ class AllowedHosts:
 
 
 def _has_port(host: str) -> bool:
-    """Whether it ends with a port; the colons of an IPv6 address without brackets are none."""
+    """Return whether a host ends with a port.
+
+    The colons of an IPv6 address without brackets do not count.
+    """
     return bool(_PORT.search(host)) and (host.count(":") == 1 or "]:" in host)
 
 
 def _normalise(host: str) -> str:
-    """A name as it is compared."""
+    """Return a host name in the form in which names are compared."""
     name = host.lower().removesuffix(".").removeprefix("[").removesuffix("]")
     address = _parse_ip(name)
     return name if address is None else str(address)
 
 
 def _parse_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """An IP address; None: it is a name."""
+    """Return the IP address that a host is; None if it is a name."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -233,30 +259,31 @@ def _parse_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None
 
 
 MAX_LAG_S = 0.5
-"""Behind by more than this, requests are turned away at the door, at a tenth of their cost."""
+"""Lag in seconds above which POST requests are refused unread, at a tenth of their cost."""
 _LAG_INTERVAL_S = 0.01
 _LAG_DECAY = 0.8
 
 
 class EventLoopLag:
-    """Watches the event loop.
+    """A measurement of the lag of the event loop.
 
     Args:
-        clock: gives seconds.
+        clock: Clock of the server, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
+        """Start with a lag of 0."""
         self._clock = clock
         self.seconds = 0.0
-        """That a request waits, about, until it is looked at."""
+        """Approximate seconds that a request waits until the event loop reads it."""
 
     @property
     def overloaded(self) -> bool:
-        """Whether there is more to do than can be done."""
+        """Return whether the lag exceeds `MAX_LAG_S`."""
         return self.seconds > MAX_LAG_S
 
     async def measure(self) -> None:
-        """Until it is cancelled."""
+        """Measure the lag until cancelled."""
         while True:
             begin = self._clock()
             await asyncio.sleep(_LAG_INTERVAL_S)

@@ -1,4 +1,4 @@
-"""For whoever operates the server: is it alive, is it ready, and how much is going on."""
+"""Health, load and Prometheus metrics of the server, with their routes."""
 
 from __future__ import annotations
 
@@ -20,61 +20,66 @@ from anytime_ar.serving.logs import log_request
 from anytime_ar.serving.schema import ResponseBody
 
 _LOAD_WINDOW_S = 3.0
-"""Within which draws count for the load that is shown."""
+"""Seconds before now whose requests count for the reported load."""
 
 
 class HealthResponse(ResponseBody):
-    """Of the server."""
+    """Health of the server."""
 
     status: Literal["alive", "ready"]
+    """`alive` from /livez, `ready` from /readyz."""
 
 
 class ModelLoad(ResponseBody):
-    """What goes on in one model."""
+    """Current load of one model."""
 
     model: str
+    """Name of the model."""
     rows: int
-    """That are being drawn."""
+    """Number of occupied batch rows."""
     slots: int
-    """That there is room for."""
+    """Number of rows that the batch has room for."""
     waiting: int
-    """Jobs that wait for room."""
+    """Number of jobs that wait for slots."""
     requests_per_s: float
-    """Answered in the last seconds."""
+    """Completed sampling requests a second, in the last 3 seconds."""
     codes_drawn_share: float | None
-    """Codes drawn in them, over codes asked for; null: there were none."""
+    """Ratio of drawn to requested codes of these requests. null if there were none."""
 
 
 class LoadResponse(ResponseBody):
-    """How much is going on."""
+    """Current load of the server."""
 
     ready: bool
+    """Whether the server accepts requests."""
     models: list[ModelLoad]
+    """Load of each model."""
 
 
 class Monitor:
-    """What is going on.
+    """A monitor that collects health, load and metrics of the server.
 
     Args:
-        stats: what goes on in each model.
-        ready: whether requests are taken.
-        clock: the server's.
+        stats: Function that returns the load of each model.
+        ready: Function that returns whether the server accepts requests.
+        clock: Clock of the server, in seconds.
     """
 
     def __init__(
         self, stats: StatsSource, ready: Callable[[], bool], clock: Callable[[], float]
     ) -> None:
+        """Start without observed requests."""
         self._stats, self.ready, self._clock = stats, ready, clock
         self.metrics = ServerMetrics(stats, ready)
-        self._recent: dict[str, deque[tuple[float, int, int]]] = {}  # when, asked, granted
+        self._recent: dict[str, deque[tuple[float, int, int]]] = {}  # (time, requested, drawn)
 
     def observe(self, context: RequestContext, scope: Scope, status: int) -> None:
-        """A request was answered.
+        """Record and log a request that has been answered.
 
         Args:
-            context: what came of it.
-            scope: of ASGI.
-            status: of HTTP.
+            context: State of the HTTP request.
+            scope: ASGI scope of the request.
+            status: HTTP status of the response.
         """
         route = getattr(scope.get("route"), "path", "other")
         self.record(context)
@@ -82,54 +87,60 @@ class Monitor:
         log_request(context, scope["method"], scope["path"], status)
 
     def record(self, context: RequestContext) -> None:
-        """A draw was answered, or not."""
+        """Add a request to the load of its model, if its sampling job completed."""
         ended = context.stats
         if ended is None or context.model is None:
             return
-        asked = ended.n * (context.codes_requested or ended.codes_drawn)
+        requested = ended.n * (context.codes_requested or ended.codes_drawn)
         self._recent_requests(context.model).append(
-            (context.clock(), asked, ended.n * ended.codes_drawn)
+            (context.clock(), requested, ended.n * ended.codes_drawn)
         )
 
     def _recent_requests(self, model: str) -> deque[tuple[float, int, int]]:
-        """What draws of a model got, as far as it is remembered."""
+        """Return the completed requests of a model in the last `_LOAD_WINDOW_S` seconds.
+
+        Returns:
+            Time, requested codes and drawn codes of each request, of all its samples.
+        """
         recent, since = self._recent.setdefault(model, deque()), self._clock() - _LOAD_WINDOW_S
         while recent and recent[0][0] <= since:
             recent.popleft()
         return recent
 
     def load(self) -> LoadResponse:
-        """What goes on in each model, and how much draws have got lately."""
+        """Return the current load of each model, and the codes that recent requests got."""
         loads = []
-        for name, work in self._stats().items():
+        for name, stats in self._stats().items():
             recent = self._recent_requests(name)
-            asked = sum(one[1] for one in recent)
+            requested, drawn = sum(one[1] for one in recent), sum(one[2] for one in recent)
             loads.append(
                 ModelLoad(
                     model=name,
-                    rows=work.rows,
-                    slots=work.slots,
-                    waiting=work.waiting,
+                    rows=stats.rows,
+                    slots=stats.slots,
+                    waiting=stats.waiting,
                     requests_per_s=round(len(recent) / _LOAD_WINDOW_S, 2),
-                    codes_drawn_share=sum(one[2] for one in recent) / asked if asked else None,
+                    codes_drawn_share=drawn / requested if requested else None,
                 )
             )
         return LoadResponse(ready=self.ready(), models=loads)
 
 
 def monitoring_routes(monitor: Monitor) -> APIRouter:
-    """Their paths."""
+    """Create the routes of health, load and metrics."""
     routes = APIRouter(tags=["server"])
 
     @routes.get("/livez", responses=error_responses())
     async def is_alive() -> HealthResponse:
-        """The process answers. Needs no key."""
+        """Return that the process responds. No API key is needed."""
         return HealthResponse(status="alive")
 
     @routes.get("/readyz", response_model=HealthResponse, responses=error_responses(503))
     async def is_ready() -> Response:
-        """Requests are taken: models are warm and work, and the server is not going down. Needs no
-        key."""
+        """Return whether the server accepts requests. No API key is needed.
+
+        It does if its models are warmed up and work, and it is not shutting down.
+        """
         if not monitor.ready():
             return error_response(503, "not_ready", "the server takes no requests", retry_after_s=1)
         return Response(
@@ -148,14 +159,14 @@ def monitoring_routes(monitor: Monitor) -> APIRouter:
         },
     )
     async def metrics() -> Response:
-        """Figures for Prometheus."""
+        """Return the metrics of the server in the text format of Prometheus."""
         return Response(
             monitor.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
 
     @routes.get("/v1/load", responses=error_responses())
     async def load() -> LoadResponse:
-        """How much is going on, and what draws get of the codes that they ask for."""
+        """Return the load of each model, and the ratio of drawn to requested codes."""
         return monitor.load()
 
     return routes
@@ -166,14 +177,15 @@ _SLACK_SECONDS = (*(-seconds for seconds in reversed(_SECONDS)), 0.0, *_SECONDS)
 
 
 class ServerMetrics:
-    """Counts what is answered and shows what is going on.
+    """Prometheus metrics of requests, sampling jobs and models.
 
     Args:
-        stats: what goes on in each model.
-        ready: whether requests are taken.
+        stats: Function that returns the load of each model.
+        ready: Function that returns whether the server accepts requests.
     """
 
     def __init__(self, stats: StatsSource, ready: Callable[[], bool]) -> None:
+        """Register all metrics of the server."""
         self.registry = CollectorRegistry()
 
         def counter(name: str, what: str, *labels: str) -> Counter:
@@ -215,13 +227,13 @@ class ServerMetrics:
             slots.labels(name).set_function(partial(_value, stats, name, "slots"))
 
     def record_request(self, context: RequestContext, route: str, method: str, status: int) -> None:
-        """A request was answered.
+        """Record a request that has been answered.
 
         Args:
-            context: what came of it.
-            route: its path, with names in place of what varies.
-            method: of HTTP.
-            status: of HTTP.
+            context: State of the HTTP request.
+            route: Path of the route, with the names of its parameters.
+            method: HTTP method of the request.
+            status: HTTP status of the response.
         """
         now = context.clock()
         self._requests.labels(route, method, str(status)).inc()
@@ -230,11 +242,11 @@ class ServerMetrics:
         if context.stats is None or context.model is None:
             return
         model, ended = context.model, context.stats
-        asked = context.codes_requested or ended.codes_drawn
+        requested = context.codes_requested or ended.codes_drawn
         self._finished.labels(model, ended.stop_reason).inc()
-        self._codes_requested.labels(model).inc(ended.n * asked)
+        self._codes_requested.labels(model).inc(ended.n * requested)
         self._codes_drawn.labels(model).inc(ended.n * ended.codes_drawn)
-        self._degraded.labels(model).inc(ended.codes_drawn < asked)
+        self._degraded.labels(model).inc(ended.codes_drawn < requested)
         self._queue.labels(model).observe(ended.queue_s)
         self._sampling.labels(model).observe(ended.sampling_s)
         self._decode.labels(model).observe(ended.decode_s)
@@ -245,12 +257,12 @@ class ServerMetrics:
             self._slack.labels(model).observe(context.deadline - now)
 
     def render(self) -> bytes:
-        """All figures, as Prometheus reads them."""
+        """Return all metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
 
 def _sum(stats: StatsSource, what: str) -> float:
-    """Of all models."""
+    """Return the sum of a field of `ModelStats` over all models."""
     return float(sum(getattr(one, what) for one in stats().values()))
 
 

@@ -1,4 +1,4 @@
-"""In which form samples are answered, by what a client accepts (RFC 9110, 12.5.1)."""
+"""Content negotiation: the form of a response by the header Accept (RFC 9110, section 12.5.1)."""
 
 from __future__ import annotations
 
@@ -17,23 +17,27 @@ _OptionsT = TypeVar("_OptionsT", bound=ResponseOptions)
 
 
 class NotAcceptableError(InputError):
-    """The client accepts nothing that there is."""
+    """Error for a client that accepts no available form of the response."""
 
 
 def best_media_type(accept: str, offers: Sequence[str]) -> str | None:
-    """The media type of an offer that a client likes best: by `q`, then in its own order, then in
-    that of the offers; None: it accepts none of them.
+    """Return the offered media type that a client prefers.
+
+    The order is by `q`, then by the client's own order, then by the order of the offers.
 
     Args:
-        accept: the header; empty: whatever there is.
-        offers: at least one, the usual one first.
+        accept: Value of the header Accept. An empty value accepts everything.
+        offers: Offered media types, at least one, the default first.
+
+    Returns:
+        The preferred media type; None if the client accepts none of the offers.
     """
     ranges = [_range(part) for part in accept.split(",") if part.strip()]
     if not ranges:
         return offers[0]
 
     def liking(offer: str) -> tuple[float, int]:
-        """Of the range that fits it most closely."""
+        """Return the quality and the order of the most specific range that matches an offer."""
         wider = (offer, offer.partition("/")[0] + "/*", "*/*")
         for kind in wider:
             for place, (accepted, quality) in enumerate(ranges):
@@ -46,10 +50,13 @@ def best_media_type(accept: str, offers: Sequence[str]) -> str | None:
 
 
 def require_json(accept: str) -> None:
-    """See to it that a client takes JSON.
+    """Check that a client accepts JSON.
+
+    Args:
+        accept: Value of the header Accept.
 
     Raises:
-        NotAcceptable: it does not.
+        NotAcceptableError: The client does not accept JSON.
     """
     if best_media_type(accept, [JSON]) is None:
         raise NotAcceptableError(f"this is answered as {JSON}; accept that")
@@ -58,19 +65,20 @@ def require_json(accept: str) -> None:
 def negotiate_response(
     accept: str, body: _OptionsT, formats: Sequence[str], num_samples: int | None
 ) -> tuple[_OptionsT, bool]:
-    """Settle how samples are answered.
+    """Choose the form of a response with samples: JSON, server-sent events, or a file.
 
     Args:
-        accept: the header.
-        body: of the request.
-        formats: that the model's samples can be written in.
-        num_samples: number of samples; None: not known yet.
+        accept: Value of the header Accept.
+        body: Body of the request.
+        formats: Formats that samples of the model can be written in.
+        num_samples: Number of samples; None if it is not known yet.
 
     Returns:
-        the request with what the header says, and whether a sample's bytes are the answer.
+        The body with `stream` and `format` as negotiated, and whether the response is the file of
+        one sample.
 
     Raises:
-        NotAcceptable: the client accepts nothing that there is.
+        NotAcceptableError: The client accepts no available form.
     """
     if body.stream:
         if best_media_type(accept, [EVENT_STREAM]) is None:
@@ -86,7 +94,8 @@ def negotiate_response(
         if best_media_type(accept, [*kinds]) is not None:
             require_one_sample(num_samples)
         raise NotAcceptableError(
-            f"these samples are answered as {', '.join([JSON, EVENT_STREAM, *kinds])}; accept one of them"
+            f"these samples are answered as {', '.join([JSON, EVENT_STREAM, *kinds])}; accept one "
+            "of them"
         )
     if kind not in kinds:
         return body.model_copy(update={"stream": kind == EVENT_STREAM}), False
@@ -94,19 +103,27 @@ def negotiate_response(
 
 
 def require_one_sample(num_samples: int | None) -> None:
-    """See to it that a file is asked for one sample; None: for a number that is not known yet.
+    """Check that a response as a file has one sample.
+
+    Args:
+        num_samples: Number of samples; None if it is not known yet, which passes.
 
     Raises:
-        NotAcceptable: for several.
+        NotAcceptableError: There are several samples.
     """
     if num_samples not in (None, 1):
         raise NotAcceptableError(
-            f"a file holds one sample, and these are {num_samples}; ask for n=1, or accept {JSON} or {EVENT_STREAM}"
+            f"a file holds one sample, and these are {num_samples}; ask for n=1, or accept {JSON} "
+            f"or {EVENT_STREAM}"
         )
 
 
 def _range(part: str) -> tuple[str, float]:
-    """One of the ranges of the header, and how much it is liked."""
+    """Parse one media range of the header Accept.
+
+    Returns:
+        The media range in lower case, and its quality `q`, 0..1. An invalid `q` counts as 0.
+    """
     kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
     named = dict(parameter.partition("=")[::2] for parameter in parameters)
     quality = named.get("q", "1")

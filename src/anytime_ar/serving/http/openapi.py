@@ -1,4 +1,4 @@
-"""What /openapi.json tells beyond what the routes say by themselves."""
+"""Additions to /openapi.json: errors, security schemes and server-sent events."""
 
 from __future__ import annotations
 
@@ -45,7 +45,11 @@ _COMMON_ERRORS = (421, 431)
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe the errors of a route, with those that all have."""
+    """Describe the errors of a route, including those of all routes.
+
+    Args:
+        *statuses: HTTP statuses of the errors of the route.
+    """
     return {
         status: {"model": ErrorResponse, "description": _ERRORS[status]}
         for status in sorted({*statuses, *_COMMON_ERRORS})
@@ -110,28 +114,28 @@ SAMPLES_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def install_openapi(app: FastAPI) -> None:
-    """Let an application tell of keys and events as well."""
+    """Add API keys and server-sent events to the OpenAPI document of an application."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            told = get_openapi(
+            schema = get_openapi(
                 title=app.title,
                 version=app.version,
                 description=app.description,
                 routes=app.routes,
                 tags=TAGS,
             )
-            parts = told["components"]
+            parts = schema["components"]
             parts["schemas"]["PreviewResponse"] = PreviewResponse.model_json_schema()
             parts["securitySchemes"] = SECURITY_SCHEMES
-            told["security"] = [{name: []} for name in SECURITY_SCHEMES]
-            for path, operations in told["paths"].items():
+            schema["security"] = [{name: []} for name in SECURITY_SCHEMES]
+            for path, operations in schema["paths"].items():
                 for operation in operations.values():
                     if path in UNAUTHENTICATED_PATHS:
                         operation["security"] = []
                     else:
                         operation["responses"]["401"] = _UNAUTHORIZED
-            app.openapi_schema = told
+            app.openapi_schema = schema
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]

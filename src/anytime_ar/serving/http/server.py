@@ -1,4 +1,4 @@
-"""The process: models, worker and HTTP put together, started, and brought to a good end."""
+"""The server process: start the engine and the HTTP API, and shut both down gracefully."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from anytime_ar.serving.http.monitoring import Monitor
 from anytime_ar.serving.logs import log_event
 
 SWITCH_INTERVAL_S = 0.00005
-"""How long a thread may keep the others from running: the usual 5 ms are many steps."""
+"""Switch interval of Python's threads in seconds. Python's default of 5 ms lasts many steps."""
 DRAIN_SHARE = 0.8
-"""Of the grace period that is spent on draws; the rest is for their answers."""
+"""Share of the grace period for sampling jobs. The rest is for their responses."""
 _POLL_S = 0.02
 _WRITER_THREADS = 2
-"""Threads that write samples as files: more of them only take Python from the worker's thread."""
+"""Threads that write samples as files. More of them would only slow down the worker thread."""
 
 
 def serve(
@@ -46,20 +46,21 @@ def serve(
     """Serve models until SIGTERM or SIGINT.
 
     Args:
-        models: with priors, by the names that clients use, the usual one first.
-        config: how.
-        keys: names of clients by `key_digest` of their keys; None: everyone may come.
-        on_listening: told the server's address, once it is reached there.
-        clock: gives seconds.
+        models: Models with priors by the names that clients use, the default model first.
+        config: Configuration of the server.
+        keys: Names of clients by `key_digest` of their API keys; None to accept requests without a
+            key.
+        on_listening: Function that is called with the server's URL once it accepts connections.
+        clock: Clock of the server, in seconds.
 
     Raises:
-        InputError: the address cannot be listened at, a name of a host is none, or a model has no
-            prior.
+        InputError: The server cannot listen at the address, an allowed host is not a host name, or
+            a model has no prior.
     """
     hosts = AllowedHosts.for_server(config.host, config.allowed_host_names)
     sock = listen(config.host, config.port)
     for model in models.values():
-        # Compile the kernel here if need be: in the event loop a signal would wait for it.
+        # Compile the kernel here if necessary: in the event loop it would block signals.
         _ = model.sampler
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     settings = uvicorn.Config(
@@ -77,27 +78,27 @@ def serve(
     async def run() -> Worker:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(_WRITER_THREADS, "anytime-writer"))
-        station = ServingEngine(models, config, clock)
-        worker = station.worker
+        engine = ServingEngine(models, config, clock)
+        worker = engine.worker
         server = _UvicornServer(settings, lambda: on_listening(url_of(sock)))
-        ending = _GracefulShutdown(server, worker, station.sample_service, config.grace_s)
-        watch = Monitor(station.stats, lambda: station.ready and not ending.started, clock)
-        app = build_app(station.models, station.sample_service, station.codec_service, watch)
+        ending = _GracefulShutdown(server, worker, engine.sample_service, config.grace_s)
+        monitor = Monitor(engine.stats, lambda: engine.ready and not ending.started, clock)
+        app = build_app(engine.models, engine.sample_service, engine.codec_service, monitor)
 
-        def observe(call: RequestContext, scope: Scope, status: int) -> None:
-            if call.stats is not None and call.decoded_at is not None:
-                worker.record_response(call.stats.n, clock() - call.decoded_at)
-            watch.observe(call, scope, status)
+        def observe(context: RequestContext, scope: Scope, status: int) -> None:
+            if context.stats is not None and context.decoded_at is not None:
+                worker.record_response(context.stats.n, clock() - context.decoded_at)
+            monitor.observe(context, scope, status)
 
         lag = EventLoopLag(clock)
         settings.app = RequestMiddleware(
             app, keys=keys, hosts=hosts, clock=clock, lag=lag, observe=observe
         )
         worker.start()
-        works = (station.warm_up(), lag.measure(), station.watch_for_stalls())
-        beside = [asyncio.ensure_future(work) for work in works]
+        coroutines = (engine.warm_up(), lag.measure(), engine.watch_for_stalls())
+        background = [asyncio.ensure_future(work) for work in coroutines]
         await server.serve(sockets=[sock])
-        for task in beside:
+        for task in background:
             task.cancel()
         return worker
 
@@ -107,36 +108,52 @@ def serve(
 
 
 class _UvicornServer(uvicorn.Server):
-    """One whose end is ours to begin: it would cut streams off, and end by the signal."""
+    """A uvicorn server that leaves signals to `_GracefulShutdown`.
+
+    On a signal uvicorn itself would cut streams off, and let the signal end the process.
+
+    Args:
+        config: Settings of uvicorn.
+        on_started: Function that is called once the server accepts connections.
+    """
 
     def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        """Create the server without starting it."""
         super().__init__(config)
         self._on_started = on_started
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """They are handled by `_GracefulShutdown`."""
+        """Leave the signals to `_GracefulShutdown`."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen."""
+        """Accept connections, and report it.
+
+        Args:
+            sockets: Sockets to accept connections from.
+        """
         await super().startup(sockets)
         self._on_started()
 
 
 class _GracefulShutdown:
-    """From the first signal to the last answer.
+    """A graceful shutdown, from the first signal to the last response.
+
+    It handles SIGTERM and SIGINT in the running event loop. A second signal ends the server at
+    once.
 
     Args:
-        server: to be ended when there is nothing left to answer.
-        worker: finishes what there is.
-        draws: that are under way.
-        grace_s: the time for it.
+        server: Server to end after the last response.
+        worker: Thread that finishes the running jobs.
+        draws: Service whose jobs must end first.
+        grace_s: Maximum seconds of the shutdown.
     """
 
     def __init__(
         self, server: _UvicornServer, worker: Worker, draws: SampleService, grace_s: float
     ) -> None:
+        """Install the signal handlers."""
         self._server, self._worker, self._draws = server, worker, draws
         self._grace_s = grace_s
         self._task: asyncio.Task[None] | None = None
@@ -146,11 +163,11 @@ class _GracefulShutdown:
 
     @property
     def started(self) -> bool:
-        """Whether the server is going down."""
+        """Return whether the server is shutting down."""
         return self._task is not None
 
     def _signal(self) -> None:
-        if self._task is not None:  # a second time: at once
+        if self._task is not None:  # second signal: end at once
             self._server.should_exit = self._server.force_exit = True
             return
         log_event("draining", draws=len(self._draws))
@@ -167,10 +184,14 @@ class _GracefulShutdown:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket at an address.
+    """Bind a socket to an address.
+
+    Args:
+        host: Address or host name.
+        port: Port; 0 for a free one.
 
     Raises:
-        InputError: there is none to be had.
+        InputError: The address is invalid or cannot be bound.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -186,6 +207,6 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def url_of(sock: socket.socket) -> str:
-    """Where a socket is reached."""
+    """Return the URL of a bound socket."""
     host, port = sock.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

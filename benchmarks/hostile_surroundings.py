@@ -1,11 +1,11 @@
-"""Commands in surroundings that nobody planned for, at random.
+"""Run commands in random hostile environments, and check how they end.
 
     python benchmarks/hostile_surroundings.py --count 500 --seed 0 --out runs/hostile_surroundings
 
-Streams are closed, full or know few characters, there is no home, no folder for temporary files, no
-locale, few files may be open, numbers are none. A command has to end with its result, or with one
-line and a documented exit code: no traceback, no crash, no hang. Each violation is printed with its
-number, which makes it again: `--only NUMBER`.
+Streams are closed, full or limited to few characters. There is no home, no folder for temporary
+files, or no locale; few files may be open, and numbers are invalid. A command has to end with its
+result, or with one line and a documented exit code: no traceback, no crash, no hang. Each violation
+is printed with its number. `--only NUMBER` repeats it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from anytime_ar.evaluation.report import align_table
 from anytime_ar.runtime.files import write_json
 
 LIMIT_S = 120
-"""Of one command."""
+"""Time limit of one command, in seconds."""
 
 
 def main() -> None:
+    """Run random commands and print the violations."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
@@ -58,17 +59,34 @@ def main() -> None:
 
 
 VIOLATION = "violation"
+"""Outcome of a command that breaks a rule."""
 
 
 def run_case(seed: int, number: int) -> tuple[str, str]:
-    """Run the command of a number: its exit code or `VIOLATION`, and what it was."""
+    """Run the command of a number.
+
+    Args:
+        seed: seed of all commands.
+        number: number of the command.
+
+    Returns:
+        The exit code or `VIOLATION`, and a description of the command.
+    """
     chance = random.Random(f"{seed}/{number}")
     with tempfile.TemporaryDirectory() as place:
         return run_random_command(chance, Path(place))
 
 
 def run_random_command(chance: random.Random, place: Path) -> tuple[str, str]:
-    """Run one command in surroundings at random."""
+    """Run one random command in a random environment.
+
+    Args:
+        chance: random numbers of this command.
+        place: empty folder to run in.
+
+    Returns:
+        The exit code or `VIOLATION`, and a description of the command.
+    """
     picture_path = place / "digit.png"
     Image.new("L", (28, 28), 99).save(picture_path)
     out = place / chance.choice(["out.png", "é.png", "a[1].png", "missing/out.png"])

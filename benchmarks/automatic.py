@@ -114,16 +114,14 @@ def sampling(name: str, sizes: list[int], rounds: int) -> list[dict[str, Any]]:
     most = min(MAX_CODES, first.code_length)
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(first.vocabulary, (max(sizes), first.code_length), generator=generator)
-    contenders = [
+    cases = [
         BenchmarkCase(way, lambda n, model=model: model.sample_codes(n, codes=most, seed=0))
         for way, model in models.items()
     ]
     # Emulated products take 100 times as long, minutes for 256 rows, and are never the best.
-    once = {one.name: one.seconds[0] for one in time_interleaved(contenders, [1], rounds=1)}
-    contenders = [
-        each for each in contenders if once[each.name] <= MAX_SLOWDOWN * min(once.values())
-    ]
-    times = time_interleaved(contenders, sizes, rounds=rounds)
+    once = {one.name: one.seconds[0] for one in time_interleaved(cases, [1], rounds=1)}
+    cases = [each for each in cases if once[each.name] <= MAX_SLOWDOWN * min(once.values())]
+    times = time_interleaved(cases, sizes, rounds=rounds)
     of_float32 = [timing for timing in times if timing.name.endswith("float32")]
     free, plain = load(name, precision="auto"), load(name)
     decoding = {way: models[f"{way} float32"] for way in ("native", "portable")}

@@ -62,30 +62,30 @@ async def send_with_retry(
         The number of tries, and the result.
     """
     begin, tries = time.perf_counter(), 0
-    status, told = 0, {}
+    status, response = 0, {}
     while tries < 2 and (tries == 0 or time.perf_counter() - begin < deadline_s):
         tries += 1
         left_s = deadline_s - (time.perf_counter() - begin)
         connections = ConnectionPool(url)
         try:
             async with asyncio.timeout(left_s + CLIENT_TIMEOUT_S):
-                status, told = await connections.post(
+                status, response = await connections.post(
                     "/v1/samples", {**body, "deadline_ms": 1000 * left_s}
                 )
         except (ConnectionError, asyncio.IncompleteReadError, TimeoutError, IndexError):
-            status, told = 0, {}
+            status, response = 0, {}
         finally:
             connections.close()
         if status == 200:
             break
-    told = told if status == 200 else {}
+    response = response if status == 200 else {}
     return tries, RequestResult(
         deadline_s,
         time.perf_counter() - begin,
         status,
-        told.get("codes_drawn"),
-        told.get("quality"),
-        told.get("stop_reason"),
+        response.get("codes_drawn"),
+        response.get("quality"),
+        response.get("stop_reason"),
     )
 
 
@@ -109,12 +109,12 @@ async def send_at_random(
         tries, answer = await send_with_retry(url, body, draw.choice(deadlines_s))
         found.append(TimedRequest(at, tries, answer))
 
-    begin, due, asking = time.perf_counter(), 0.0, []
+    begin, due, tasks = time.perf_counter(), 0.0, []
     while (due := due + draw.expovariate(rate)) < seconds:
         await asyncio.sleep(max(0.0, begin + due - time.perf_counter()))
-        asking.append(asyncio.ensure_future(one(due, len(asking))))
-    await asyncio.gather(*asking)
-    return sorted(found, key=lambda asked: asked.sent_s)
+        tasks.append(asyncio.ensure_future(one(due, len(tasks))))
+    await asyncio.gather(*tasks)
+    return sorted(found, key=lambda request: request.sent_s)
 
 
 async def kill_one(server: ServerProcess, replicas: int, after_s: float) -> tuple[float, float]:
@@ -168,14 +168,16 @@ async def run_with_replica_loss(
     return await offering, killed, back
 
 
-def summarize_phase(name: str, asked: Sequence[TimedRequest], code_length: int) -> dict[str, Any]:
+def summarize_phase(
+    name: str, requests: Sequence[TimedRequest], code_length: int
+) -> dict[str, Any]:
     """Return the figures of the requests of one phase."""
-    found = summarize([one.result for one in asked], code_length) if asked else {}
-    again = sum(one.tries > 1 for one in asked)
-    unanswered = sum(one.result.status == 0 for one in asked)
+    found = summarize([one.result for one in requests], code_length) if requests else {}
+    again = sum(one.tries > 1 for one in requests)
+    unanswered = sum(one.result.status == 0 for one in requests)
     missed = [
         [round(one.sent_s, 2), one.tries, one.result.status, round(one.result.latency_s, 3)]
-        for one in asked
+        for one in requests
         if not one.result.in_time
     ]
     return {
@@ -231,20 +233,22 @@ def main() -> None:
         print(f"{name}: {rates[name]:.1f} requests of {options.n} samples a second, in full")
         rate = options.load * rates[name]
         if name == "fleet":
-            asked, killed, back = asyncio.run(run_with_replica_loss(server, options, rate))
+            requests, killed, back = asyncio.run(run_with_replica_loss(server, options, rate))
             print(f"a replica killed after {killed:.1f} s, there again after {back:.1f} s")
             before = [
-                one for one in asked if one.sent_s + max(options.deadlines_ms) / 1000 < killed
+                one for one in requests if one.sent_s + max(options.deadlines_ms) / 1000 < killed
             ]
-            lost = [one for one in asked if one not in before and one.sent_s < back]
-            after = [one for one in asked if one.sent_s >= back]
+            lost = [one for one in requests if one not in before and one.sent_s < back]
+            after = [one for one in requests if one.sent_s >= back]
             for phase, some in (("before", before), ("a replica lost", lost), ("after", after)):
                 rows.append(summarize_phase(phase, some, length))
         else:
             deadlines_s = [ms / 1000 for ms in options.deadlines_ms]
             seconds = options.seconds / 3
-            asked = asyncio.run(send_at_random(server.url, options.n, rate, seconds, deadlines_s))
-            rows.append(summarize_phase(name, asked, length))
+            requests = asyncio.run(
+                send_at_random(server.url, options.n, rate, seconds, deadlines_s)
+            )
+            rows.append(summarize_phase(name, requests, length))
         server.terminate()
     print(table(rows))
     settings = {key: value for key, value in vars(options).items() if key != "out"}

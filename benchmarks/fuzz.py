@@ -4,11 +4,15 @@
     python benchmarks/fuzz.py http://127.0.0.1:8000 --pid $(pgrep -f "anytime serve")
 
 schemathesis generates half of the requests from the server's own OpenAPI document, valid and
-invalid ones. The other half are bytes that are not HTTP, broken JSON, invalid numbers, wrong types,
-broken images and audio and decompression bombs (`hostile_media`), path traversal, other host names,
-large headers and bodies, and connections that end early. Violations are a 5xx status other than
-503 and 504, an error in another format than ours, a traceback, no response, and, with `--pid`,
-growing memory.
+invalid ones. The other half are:
+
+- bytes that are not HTTP, and connections that end early;
+- broken JSON, invalid numbers and wrong types;
+- broken images and audio, and decompression bombs (`hostile_media`);
+- path traversal, other host names, large headers and bodies.
+
+Violations are a 5xx status other than 503 and 504, an error in another format than ours, a
+traceback, no response, and, with `--pid`, growing memory.
 """
 
 from __future__ import annotations

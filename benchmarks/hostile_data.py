@@ -350,11 +350,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="inputs for each reader")
     parser.add_argument("--seed", type=int, default=0, help="of the first")
     parser.add_argument("--reader", choices=READERS, action="append", help="all when not given")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     failed = False
-    for reader in asked.reader or READERS:
+    for reader in options.reader or READERS:
         outcomes: Counter[str] = Counter()
-        for outcome in map(partial(_outcome, reader), range(asked.seed, asked.seed + asked.count)):
+        for outcome in map(
+            partial(_outcome, reader), range(options.seed, options.seed + options.count)
+        ):
             outcomes[outcome] += 1
         failed |= outcomes["wrong"] > 0
         print(f"{reader}: " + ", ".join(f"{n} {what}" for what, n in sorted(outcomes.items())))

@@ -110,8 +110,8 @@ def _wav(draw: random.Random) -> bytes:
         draw.choice((0, 1, 2, 65535)),
         bits,
     )
-    told = draw.choice((*SIZES, size))
-    data = struct.pack("<4sI", b"data", told) + draw.randbytes(size)
+    claimed = draw.choice((*SIZES, size))
+    data = struct.pack("<4sI", b"data", claimed) + draw.randbytes(size)
     body = b"WAVE" + struct.pack("<4sI", b"fmt ", draw.choice((0, 16, 18, 2**31))) + form + data
     return struct.pack("<4sI", draw.choice((b"RIFF", b"RIFX", b"RF64")), draw.choice(SIZES)) + body
 
@@ -133,10 +133,10 @@ def _array(draw: random.Random) -> bytes:
     )
     kind = draw.choice(("'<f4'", "'<f8'", "'|O'", "'>f4'", "'|V4'", "'<U9'", "[('a', '<f4')]", "1"))
     header = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
-    told = draw.choice((len(header), 0, 65535))
+    claimed = draw.choice((len(header), 0, 65535))
     body = np.full(64, draw.choice((0.0, 2.0, np.nan)), np.float32).tobytes()
     version = draw.choice((b"\x01\0", b"\x01\0", b"\x09\0"))
-    return b"\x93NUMPY" + version + struct.pack("<H", told) + header + body
+    return b"\x93NUMPY" + version + struct.pack("<H", claimed) + header + body
 
 
 def _damaged(draw: random.Random) -> bytes:

@@ -46,7 +46,11 @@ def main() -> None:
     print(f"seed {options.seed}")
     with ThreadPoolExecutor(options.jobs) as pool:
         answers = list(pool.map(lambda n: run_case(options.seed, n), range(options.count)))
-    violations = [f"{n}: {told}" for n, (answer, told) in enumerate(answers) if answer == VIOLATION]
+    violations = [
+        f"{n}: {description}"
+        for n, (answer, description) in enumerate(answers)
+        if answer == VIOLATION
+    ]
     counts = Counter(answer for answer, _ in answers)
     print(
         align_table([["answer", "count"], *([name, str(n)] for name, n in sorted(counts.items()))])
@@ -139,13 +143,13 @@ def run_random_command(chance: random.Random, place: Path) -> tuple[str, str]:
         return VIOLATION, f"{command} {shell}: not done after {LIMIT_S} s"
     said = done.stderr.decode("utf-8", "replace")
     changed = {k: v for k, v in environment.items() if os.environ.get(k) != v}
-    told = f"{command} {shell} {changed}: exit {done.returncode}, {said[-300:]!r}"
-    told += f" after {time.monotonic() - begin:.0f} s"
+    description = f"{command} {shell} {changed}: exit {done.returncode}, {said[-300:]!r}"
+    description += f" after {time.monotonic() - begin:.0f} s"
     wrong = "Traceback" in said or "Exception ignored" in said
     wrong = wrong or done.returncode not in EXIT_CODES or done.returncode == INTERNAL_ERROR
     if done.returncode == 0 and "--out" in command and command[0] == "sample":
         wrong = wrong or not out.exists()
-    return (VIOLATION if wrong else f"exit {done.returncode}"), told
+    return (VIOLATION if wrong else f"exit {done.returncode}"), description
 
 
 if __name__ == "__main__":

@@ -116,11 +116,11 @@ def time_backends(name: str, rows: list[int], rounds: int) -> list[dict]:
         ("codes", lambda model: lambda n: model.sample_codes(n, codes=most, seed=0)),
         ("decode", lambda model: lambda n: model.decode(codes[:n])),
     ):
-        contenders = [
+        cases = [
             BenchmarkCase(backend, make(model))
             for backend, model in zip(("native", "portable"), models, strict=True)
         ]
-        times = time_interleaved(contenders, rows, rounds=rounds)
+        times = time_interleaved(cases, rows, rounds=rounds)
         for native, portable in zip(times[::2], times[1::2], strict=True):
             found.append(
                 {

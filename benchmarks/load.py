@@ -82,22 +82,24 @@ async def send_poisson(
         body = {"n": n, "seed": number, "deadline_ms": 1000 * deadline_s}
         try:
             async with asyncio.timeout(CLIENT_TIMEOUT_DEADLINES * deadline_s):
-                status, told = await connections.post("/v1/samples", body)
+                status, response = await connections.post("/v1/samples", body)
         except (ConnectionError, asyncio.IncompleteReadError, TimeoutError):
-            status, told = 0, {}
+            status, response = 0, {}
         latency_s = time.perf_counter() - due
-        told = told if status == 200 else {}
-        codes, quality = told.get("codes_drawn"), told.get("quality")
+        response = response if status == 200 else {}
+        codes, quality = response.get("codes_drawn"), response.get("quality")
         answers.append(
-            RequestResult(deadline_s, latency_s, status, codes, quality, told.get("stop_reason"))
+            RequestResult(
+                deadline_s, latency_s, status, codes, quality, response.get("stop_reason")
+            )
         )
 
-    begin, due, asking = time.perf_counter(), 0.0, []
+    begin, due, tasks = time.perf_counter(), 0.0, []
     while (due := due + draw.expovariate(rate)) < seconds:
         await asyncio.sleep(max(0.0, begin + due - time.perf_counter()))
         deadline_s = draw.choice(deadlines_s)
-        asking.append(asyncio.ensure_future(ask(begin + due, deadline_s, len(asking))))
-    await asyncio.gather(*asking)
+        tasks.append(asyncio.ensure_future(ask(begin + due, deadline_s, len(tasks))))
+    await asyncio.gather(*tasks)
     connections.close()
     return answers
 

@@ -2,10 +2,10 @@
 
     python benchmarks/long_sound.py fsdd --data path/to/fsdd --out runs/long-sound
 
-The recordings of one and ten minutes are joined test clips of a data set. For each it reports the
-seconds of work per second of audio, the peak memory, and how much the error jumps from sample to
-sample within 4 samples of a window border, relative to everywhere else. The last column is the same
-for windows joined without a cross-fade, which must be larger.
+The recordings of one and ten minutes are joined test clips of a data set. The table shows the
+seconds of work per second of audio, and the peak memory. It also shows how much the error jumps
+between samples within 4 samples of a window border, relative to everywhere else. The last column is
+the same for windows joined without a cross-fade, which must be larger.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def _sound(clips: np.ndarray, samples: int) -> np.ndarray:
     """Return clips joined without the silence at their ends, float32 [samples]."""
     parts, missing = [], samples
     for clip in cycle(clips):
-        heard = clip[: np.flatnonzero(clip)[-1] + 1] if clip.any() else clip
-        parts.append(heard[:missing])
+        audible = clip[: np.flatnonzero(clip)[-1] + 1] if clip.any() else clip
+        parts.append(audible[:missing])
         missing -= len(parts[-1])
         if missing == 0:
             return np.concatenate(parts)

@@ -280,9 +280,9 @@ def measure_draws() -> list[dict[str, Any]]:
     for length, width, layers in DRAWS:
         bundle = random_bundle(length, 32, (width, layers), {})
         model = AnytimeModel(bundle, device="cpu")
-        lane = ModelRunner("any", model, 64, time.perf_counter)
-        lane.measure_costs()
-        costs = lane.costs
+        runner = ModelRunner("any", model, 64, time.perf_counter)
+        runner.measure_costs()
+        costs = runner.costs
         steps = {count: costs.step_s(count, count * length // 2) for count in (1, 16, 64)}
         last = costs.step_s(16, 16 * length)
         sample_s = costs.sampling_work_s(1, 0, length) + costs.decode_work_s(1)

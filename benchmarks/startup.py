@@ -89,8 +89,8 @@ def _measure(rounds: int, place: Path) -> tuple[dict[str, list[float]], dict[str
             if number:  # the first round compiles modules and fills the caches of the system
                 seconds.setdefault(name, []).append(taken)
         script = [sys.executable, "-c", PARTS, MODEL, str(place / "part.png")]
-        told = subprocess.run(script, check=True, stdout=subprocess.PIPE, env=env).stdout
-        for name, taken in zip(NAMES, json.loads(told), strict=True):
+        output = subprocess.run(script, check=True, stdout=subprocess.PIPE, env=env).stdout
+        for name, taken in zip(NAMES, json.loads(output), strict=True):
             if number:
                 parts.setdefault(name, []).append(taken)
     return seconds, parts

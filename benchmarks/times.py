@@ -46,8 +46,8 @@ def main() -> None:
             for point in curve.points
         )
         write_bytes(path, curve.model_copy(update={"points": points}).to_json().encode())
-        told = " ".join(f"{point.codes}:{point.ms:.2f}" for point in points)
-        print(f"{path}: {told}")
+        summary = " ".join(f"{point.codes}:{point.ms:.2f}" for point in points)
+        print(f"{path}: {summary}")
 
 
 def _time_sample(model: AnytimeModel, codes: int, seed: int) -> float:

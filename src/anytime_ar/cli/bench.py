@@ -1,9 +1,9 @@
 """Time a model on this machine: codes per second (`speed`), or missed deadlines (`deadlines`).
 
-`speed` times all precisions and backends, the bare matrix products of the same weights (the floor),
-and `generate` of Hugging Face transformers on a Llama of the same size. They run interleaved.
-`deadlines` samples with deadlines from the time of one code to the time of all codes. It can run
-beside a number of busy processes.
+`speed` times all precisions and backends, and the bare matrix products of the same weights (the
+floor). It also times `generate` of Hugging Face transformers on a Llama of the same size. All cases
+run interleaved. `deadlines` samples with deadlines from the time of one code to the time of all
+codes. It can run beside a number of busy processes.
 """
 
 from __future__ import annotations

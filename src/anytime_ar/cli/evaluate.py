@@ -170,7 +170,7 @@ def _codes_to_show(model: AnytimeModel, data: DataSplits, arguments: Namespace) 
 
 
 def _saves_curve_by_default(arguments: Namespace, curve: Curve, earlier: Curve | None) -> bool:
-    """Return whether the model of a run stores the curve without being asked.
+    """Return whether the model stores the curve by default, as the model of a run does.
 
     It does if data and sampling parameters are its own, unless its stored curve has more samples or
     more numbers of codes.

@@ -383,7 +383,7 @@ class GatewayCodecService:
 
 
 def _unwrap(reply: ReplicaReply, context: RequestContext) -> object:
-    """Return the payload of a reply and copy what is logged to the request context.
+    """Return the payload of a reply and copy the logged fields to the request context.
 
     Raises:
         AnytimeError: the payload is an error.

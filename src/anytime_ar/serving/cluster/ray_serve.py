@@ -1,4 +1,4 @@
-"""The Ray Serve application: replicas, their pool, and the gateway in front of them."""
+"""The Ray Serve application: the replicas, their pool, and the gateway."""
 
 from __future__ import annotations
 

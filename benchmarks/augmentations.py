@@ -1,13 +1,13 @@
-"""Whether training images still look like training images, once they are changed at random.
+r"""Measure how far augmented training images are from real ones.
 
     python benchmarks/augmentations.py cifar10 --data path/to/cifar10 \
         --features runs/features/cifar10 --codes 38 64 \
         --changes '{flip: true}' '{flip: true, shift: 2, scale: 0.05}'
 
-A prior learns codes of changed images (`prior_training.augmentation`) and draws such as they are.
-In the table is their Fréchet distance to the test images: of the images themselves, and of what a
-model's autoencoder makes of them at each number of codes. That takes minutes, a prior an hour; how
-much a prior needs such images so as not to learn the training set by heart is not told here.
+A prior trained on codes of augmented images (`prior_training.augmentation`) generates such images.
+The table shows the Fréchet distance of augmented images to the test images, and that of their
+reconstructions at each number of codes. This takes minutes, training a prior an hour. It does not
+measure how much augmentation a prior needs against memorisation.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from anytime_ar.evaluation.report import align_table
 from anytime_ar.runtime.files import write_json
 
 IMAGES = 10_000
+"""Number of augmented images per setting."""
 
 
 @torch.no_grad()
 def main() -> None:
+    """Measure each augmentation setting and print the table."""
     parser = make_parser(__doc__)
     parser.add_argument("--features", type=Path, required=True)
     parser.add_argument("--changes", nargs="+", required=True)

@@ -1,13 +1,13 @@
-"""What is chosen automatically on this machine, beside the best of all that could be chosen.
+"""Compare what is selected automatically on this machine with the best of all candidates.
 
     python benchmarks/automatic.py avx2 avx512bf16 --out runs/automatic
 
-Each instruction set has a process of its own, in which kernel and PyTorch are held to it, with one
-thread. By turns, at each number of rows: codes drawn in float32 and in any precision, and codes
-decoded, in every way there is; then training steps of both stages of two configurations, in float32
-and in bfloat16. One way is chosen for all numbers of rows, so that a sample does not depend on its
-batch; a run chooses for its batch size. A ratio of 1.10 says that what is chosen takes 10 % longer
-than the best: the median over rounds, and the range.
+Each instruction set has its own process, in which kernel and PyTorch are limited to it, with one
+thread. For each batch size it times all candidates interleaved: sampling in float32 and in any
+precision, and decoding. Then it times training steps of both stages of two configurations, in
+float32 and in bfloat16. One candidate is selected for all batch sizes, so that a sample does not
+depend on its batch; a training run selects for its batch size. A ratio of 1.10 means that the
+selected candidate takes 10 % longer than the best: median over rounds, and range.
 """
 
 from __future__ import annotations
@@ -38,24 +38,28 @@ from anytime_ar.sampling import load
 from anytime_ar.training import train
 
 CONFIGS = ("digits", "sounds")
+"""Configurations whose training steps are timed."""
 MODELS = ("mnist", "cifar10", "fsdd")
+"""Shipped models whose sampling and decoding are timed."""
 MAX_CODES = 64
-"""Codes of a draw: more, of the sounds, would take hours."""
+"""Maximum number of codes per sample. All codes of the audio model would take hours."""
 MAX_SLOWDOWN = 10
-"""Times as long as the fastest way, for one row, that a way may take to be timed any further."""
+"""Maximum time for one row, relative to the fastest candidate, to be timed further."""
 FORMATS = ("32-true", "bf16-mixed")
+"""Precisions of training steps, as Fabric names them."""
 STEP_S = 1.5
-"""Seconds of training that a rate is read from, about."""
+"""Approximate seconds of training per measurement."""
 
 
 def main() -> None:
+    """Measure each instruction set in its own process and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sets", nargs="+", choices=ISA_LIMITS, help="instruction sets")
     parser.add_argument("--rows", type=int, nargs="*", default=[1, 16, 256])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=("sampling", "training"))
     parser.add_argument("--out", type=Path, default=Path("runs/automatic"))
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # in its process
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # child process
     options = parser.parse_args()
     if options.here:
         torch.set_num_threads(1)
@@ -74,7 +78,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Time every way of everything."""
+    """Time all candidates for sampling, decoding and training."""
     loaded = load_kernel()
     rows = []
     if options.only != "training":
@@ -92,7 +96,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def sampling(name: str, sizes: list[int], rounds: int) -> list[dict[str, Any]]:
-    """Time draws and decodes of a shipped model."""
+    """Time sampling and decoding of a shipped model.
+
+    Args:
+        name: name of the model.
+        sizes: batch sizes.
+        rounds: number of interleaved rounds.
+
+    Returns:
+        A row of the table for each task and batch size.
+    """
     models = {
         f"{backend} {precision}": load(name, backend=backend, precision=precision)
         for backend, precision in product(("native", "portable"), get_args(Precision))
@@ -101,21 +114,19 @@ def sampling(name: str, sizes: list[int], rounds: int) -> list[dict[str, Any]]:
     most = min(MAX_CODES, first.code_length)
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(first.vocabulary, (max(sizes), first.code_length), generator=generator)
-    contenders = [
+    cases = [
         BenchmarkCase(way, lambda n, model=model: model.sample_codes(n, codes=most, seed=0))
         for way, model in models.items()
     ]
-    # Emulated products take 100 times as long, of 256 rows minutes: no candidates for the best.
-    once = {one.name: one.seconds[0] for one in time_interleaved(contenders, [1], rounds=1)}
-    contenders = [
-        each for each in contenders if once[each.name] <= MAX_SLOWDOWN * min(once.values())
-    ]
-    times = time_interleaved(contenders, sizes, rounds=rounds)
+    # Emulated products take 100 times as long, minutes for 256 rows, and are never the best.
+    once = {one.name: one.seconds[0] for one in time_interleaved(cases, [1], rounds=1)}
+    cases = [each for each in cases if once[each.name] <= MAX_SLOWDOWN * min(once.values())]
+    times = time_interleaved(cases, sizes, rounds=rounds)
     of_float32 = [timing for timing in times if timing.name.endswith("float32")]
     free, plain = load(name, precision="auto"), load(name)
     decoding = {way: models[f"{way} float32"] for way in ("native", "portable")}
     decoders = [
-        # Again and again, as what ran before leaves caches that a first decode finds cold.
+        # Repeat, because the first decode finds the caches filled by the previous case.
         BenchmarkCase(way, lambda n, model=model: [model.decode(codes[:n]) for _ in range(10)])
         for way, model in ({"automatic": plain} | decoding).items()
     ]
@@ -134,7 +145,16 @@ def sampling(name: str, sizes: list[int], rounds: int) -> list[dict[str, Any]]:
 
 
 def training(name: str, size: int, rounds: int) -> list[dict[str, Any]]:
-    """Time steps of both stages of a configuration at a batch size."""
+    """Time training steps of both stages of a configuration at a batch size.
+
+    Args:
+        name: name of the configuration.
+        size: batch size.
+        rounds: number of interleaved rounds.
+
+    Returns:
+        A row of the table for each stage.
+    """
     values = yaml.safe_load(config_path(name).read_text(encoding="utf-8"))
     data = load_data(Experiment.parse(values, origin=name).data)
     for stage in ("autoencoder_training", "prior_training"):
@@ -158,7 +178,10 @@ def training(name: str, size: int, rounds: int) -> list[dict[str, Any]]:
 
 
 def time_training_steps(values: dict[str, Any], data: DataSplits) -> dict[str, dict[str, Any]]:
-    """Train for a few steps: seconds of a step, without the first two, and format, by stage."""
+    """Train for a few steps and return the seconds per step and the precision, by stage.
+
+    The first two steps are not counted.
+    """
     config = Experiment.parse(values, origin="benchmark")
     with tempfile.TemporaryDirectory() as place:
         train(config, place, device="cpu", show_progress=False, data=data)
@@ -177,7 +200,7 @@ def time_training_steps(values: dict[str, Any], data: DataSplits) -> dict[str, d
 
 
 def compare_to_best(name: str, what: str, rows: int, chosen: str, timed: Any) -> dict[str, Any]:
-    """Return a row: all times, and what is chosen beside the best."""
+    """Return a table row with all times, and the selected candidate beside the best."""
     seconds = timed if isinstance(timed, dict) else {one.name: one.seconds for one in timed}
     ways = [way for way in seconds if way != "automatic"]
     best = min(ways, key=lambda way: statistics.median(seconds[way]))
@@ -194,7 +217,7 @@ def compare_to_best(name: str, what: str, rows: int, chosen: str, timed: Any) ->
 
 
 def table(name: str, found: dict[str, Any]) -> str:
-    """Return a line for everything that was chosen."""
+    """Return the table of an instruction set, one line for each selection."""
     rows = [["model", "what", "rows", "chosen", "best", "chosen / best"]]
     for row in found["rows"]:
         least, middle, most = row["ratio"]

@@ -1,16 +1,16 @@
-"""Bulk jobs on Ray: how fast beside plain samplers, and what is left after kills.
+"""Measure bulk jobs on Ray: speed compared with plain samplers, and recovery from kills.
 
     python benchmarks/bulk.py speed mnist --workers 2 --rounds 5 --out runs/bulk-speed.json
     python benchmarks/bulk.py kills mnist --samples 100000 --out runs/bulk-kills.json
 
-`speed` takes turns, within one run, of one sampler alone, of as many samplers at once as there are
-workers, each a process of its own without Ray, and of Ray. Rates count from the first shard of each
-to the last one of all. On a machine that others use, they tell more about those; so beside them
-stands what they cannot change: the processor time of a sample alone and on Ray, and the share of
-time in which workers were at a shard. The product of both is Ray's share of W samplers.
+`speed` interleaves three cases: one sampler alone, as many samplers at once as there are workers
+(each a process without Ray), and Ray. A rate counts from the first shard of each worker to the last
+shard of all. On a shared machine such rates vary with the load of others. Two further figures do
+not: the CPU time of a sample alone and on Ray, and the fraction of time that workers spend on
+shards. Their product is the speed of Ray relative to W samplers.
 
-`kills` runs a job that nothing happens to, and another one, in the middle of which first a worker
-and then the driver get SIGKILL, and which is then run again; and compares their files.
+`kills` runs an undisturbed job and a disturbed one, and compares their files. In the disturbed job
+first a worker and then the driver get SIGKILL, and the job is run again.
 """
 
 from __future__ import annotations
@@ -36,22 +36,29 @@ from anytime_ar import bulk
 from anytime_ar.sampling import load
 
 ACTOR = "ray::MapWorker"
-"""How Ray calls a process of the pool."""
+"""Beginning of the command line of a Ray worker process."""
 
 
 class WorkerRate(NamedTuple):
-    """How a job went, from the first shard of each worker on."""
+    """The rates of a job, from the first shard of each worker on."""
 
     samples_per_s: float
-    """Samples a second."""
+    """Samples per second of all workers."""
     samples_per_cpu_s: float
-    """Samples a second of processor time."""
+    """Samples per second of CPU time."""
     utilization: float
-    """Share of the workers' time that went into shards."""
+    """Fraction of the workers' time that is spent on shards, 0..1."""
 
 
 def measure_rate(name: str, samples: int, size: int, workers: int | None = None) -> WorkerRate:
-    """Of one job, on Ray or, without workers, in this process."""
+    """Return the rates of one job on Ray, or without workers in this process.
+
+    Args:
+        name: name of the model.
+        samples: number of samples.
+        size: samples per shard.
+        workers: number of Ray workers; None: this process alone.
+    """
     import torch
 
     torch.set_num_threads(1)
@@ -64,7 +71,7 @@ def measure_rate(name: str, samples: int, size: int, workers: int | None = None)
             bulk.run(job, folder)
         else:
             bulk.run(job, folder, engine="ray", pool=bulk.RayPoolConfig(workers=workers))
-        # When each was complete; the driver of Ray hears of it later.
+        # Times of completion; the Ray driver learns of them later.
         paths = sorted(Path(folder).glob("records/*"), key=lambda path: path.stat().st_mtime)
         times = [path.stat().st_mtime for path in paths]
         records = [json.loads(path.read_text()) for path in paths]
@@ -77,6 +84,7 @@ def measure_rate(name: str, samples: int, size: int, workers: int | None = None)
 
 
 def speed(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the three cases interleaved, print them, and return the figures."""
     name, workers, size = options.model, options.workers, options.shard_size
     each = options.samples // workers
     rounds = []
@@ -100,8 +108,8 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
             {"one": one._asdict(), "at_once": at_once, "ray": ray._asdict(), "shares": shares}
         )
         print(
-            f"{one.samples_per_s:8.0f} {at_once:8.0f} {ray.samples_per_s:8.0f}  {shares['one']:11.2f}  "
-            f"{shares['at_once']:13.2f}  {shares['processor']:17.2f}"
+            f"{one.samples_per_s:8.0f} {at_once:8.0f} {ray.samples_per_s:8.0f}  "
+            f"{shares['one']:11.2f}  {shares['at_once']:13.2f}  {shares['processor']:17.2f}"
         )
     for what in ("one", "at_once", "processor"):
         found = sorted(row["shares"][what] for row in rounds)
@@ -110,12 +118,14 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def command(options: argparse.Namespace, out: Path) -> list[str]:
-    asked = ["sample", options.model, "-n", str(options.samples), "--seed", "1", "--engine", "ray"]
-    asked += ["--workers", str(options.workers), "--shard_size", str(options.shard_size)]
-    return [sys.executable, "-m", "anytime_ar", *asked, "--json", "--out", str(out)]
+    """Return the command line of a bulk job."""
+    args = ["sample", options.model, "-n", str(options.samples), "--seed", "1", "--engine", "ray"]
+    args += ["--workers", str(options.workers), "--shard_size", str(options.shard_size)]
+    return [sys.executable, "-m", "anytime_ar", *args, "--json", "--out", str(out)]
 
 
 def kills(options: argparse.Namespace) -> dict[str, Any]:
+    """Run an undisturbed and a disturbed job, and return the comparison of their files."""
     root = Path(tempfile.mkdtemp(prefix="bulk-kills-"))
     quiet, killed = root / "quiet", root / "killed"
     try:
@@ -150,7 +160,7 @@ def kills(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def wait_for(folder: Path, shards: int, driver: subprocess.Popen[bytes]) -> None:
-    """Until so many are complete."""
+    """Wait until a number of shards are complete."""
     while count_complete(folder) < shards:
         if driver.poll() is not None:
             sys.exit(f"the driver ended with {driver.returncode} before it was killed")
@@ -158,12 +168,12 @@ def wait_for(folder: Path, shards: int, driver: subprocess.Popen[bytes]) -> None
 
 
 def count_complete(folder: Path) -> int:
-    """Shards with a record."""
+    """Return the number of shards with a record."""
     return len(list(folder.glob("records/*.json")))
 
 
 def compare(one: Path, other: Path) -> dict[str, Any]:
-    """Two jobs, shard by shard, and what is in the second."""
+    """Return the differences of two jobs by shard, and the row counts of the second."""
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (one, other)]
     first, second = (
         {shard["file"]: shard["sha256"] for shard in manifest["shards"]} for manifest in manifests
@@ -181,6 +191,7 @@ def compare(one: Path, other: Path) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Run the requested benchmark and write its figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("speed", "kills"))
     parser.add_argument("model")

@@ -1,12 +1,13 @@
-"""What it does to samples how codes are chosen: many ways, side by side, from the same noise.
+r"""Measure how sampling parameters change the samples, with equal random numbers per setting.
 
     python benchmarks/choices.py runs/cifar10 --data path/to/cifar10 \
         --features runs/features/cifar10 --codes 8 16 36 64 \
         --choices guidance=1 guidance=2 guidance=1,3 "guidance=2 temperature=1,0.9"
 
-Two numbers are for the first code and the last. Samples are for the labels of the test images in
-turn; in the table are their Fréchet distance to these, with its standard error, and how often the
-classifier reads the label, at each number of codes. Recall falls where variety is lost.
+Two numbers are a schedule from the first code to the last. The samples have the labels of the test
+images in turn. The table shows, at each number of codes, their Fréchet distance to the test images
+with its standard error, and the label accuracy of the classifier. Recall falls where variety is
+lost.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from anytime_ar.sampling import AnytimeModel
 
 
 def main() -> None:
+    """Sample with each setting and print the table."""
     parser = make_parser(__doc__)
     parser.add_argument("--features", type=Path, required=True)
     parser.add_argument("--choices", nargs="+", required=True)
@@ -58,7 +60,7 @@ def main() -> None:
 
 
 def _parse_params(text: str) -> dict[str, Any]:
-    """`guidance=1,2 top_p=0.9` as keyword arguments."""
+    """Return `guidance=1,2 top_p=0.9` as keyword arguments."""
     choice: dict[str, Any] = {}
     for part in text.split():
         name, _, value = part.partition("=")
@@ -75,6 +77,7 @@ def _evaluate(
     network: FeatureExtractor,
     reference: ReferenceDistribution,
 ) -> dict[str, float | None]:
+    """Return the distribution metrics and the label accuracy of decoded codes."""
     features, right = [], 0
     for some, wanted in zip(codes.split(BATCH), labels.split(BATCH), strict=True):
         samples = model.decode(some)

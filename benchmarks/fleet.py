@@ -1,13 +1,12 @@
-"""A fleet that loses a replica under load.
+"""Measure a cluster that loses a replica under load.
 
     python benchmarks/fleet.py mnist --n 4 --replicas 2 --out runs/fleet
 
-Requests come at random to `anytime serve --engine ray`, with deadlines mixed, at a share of what
-the fleet can draw in full. After a third of the time one replica is killed with SIGKILL; Ray starts
-it again. Clients try once more where they get no answer or a refusal, within the deadline of the
-first try. Prints what became of the requests sent before the loss, from the loss until all replicas
-were there again, and after, and of those to a single server without Ray for comparison; writes
-fleet.json.
+Requests arrive at random at `anytime serve --engine ray`, with mixed deadlines, at a fraction of
+the rate with all codes. After a third of the time one replica gets SIGKILL, and Ray restarts it.
+Clients retry once after a refusal or a lost response, within the deadline of the first try. Prints
+the figures of requests before the loss, until all replicas are back, and after that. For comparison
+it prints those of a single server without Ray. Writes fleet.json.
 """
 
 from __future__ import annotations
@@ -32,56 +31,76 @@ from throughput import server_rate
 from anytime_ar.runtime.files import write_json
 
 _REPLICA = "ServeReplica:anytime:replica"
+"""Part of the command line of a replica process."""
 CLIENT_TIMEOUT_S = 5.0
-"""Beyond its deadline a client waits so long for an answer."""
+"""Seconds that a client waits beyond its deadline."""
 
 
 @dataclass(frozen=True)
 class TimedRequest:
-    """One request, as its client saw it."""
+    """One request as its client sees it, with its send time."""
 
     sent_s: float
-    """When it was sent, from the first one on, in seconds."""
+    """Send time in seconds since the start."""
     tries: int
+    """Number of tries, 1 or 2."""
     result: RequestResult
+    """Result of the last try."""
 
 
 async def send_with_retry(
     url: str, body: dict[str, Any], deadline_s: float
 ) -> tuple[int, RequestResult]:
-    """Ask, and once more within the same time if there was no sample; tries and answer."""
+    """Send a request, and retry once within the deadline if there was no sample.
+
+    Args:
+        url: address of the server.
+        body: body of the request without its deadline.
+        deadline_s: deadline for both tries, in seconds.
+
+    Returns:
+        The number of tries, and the result.
+    """
     begin, tries = time.perf_counter(), 0
-    status, told = 0, {}
+    status, response = 0, {}
     while tries < 2 and (tries == 0 or time.perf_counter() - begin < deadline_s):
         tries += 1
         left_s = deadline_s - (time.perf_counter() - begin)
         connections = ConnectionPool(url)
         try:
             async with asyncio.timeout(left_s + CLIENT_TIMEOUT_S):
-                status, told = await connections.post(
+                status, response = await connections.post(
                     "/v1/samples", {**body, "deadline_ms": 1000 * left_s}
                 )
         except (ConnectionError, asyncio.IncompleteReadError, TimeoutError, IndexError):
-            status, told = 0, {}
+            status, response = 0, {}
         finally:
             connections.close()
         if status == 200:
             break
-    told = told if status == 200 else {}
+    response = response if status == 200 else {}
     return tries, RequestResult(
         deadline_s,
         time.perf_counter() - begin,
         status,
-        told.get("codes_drawn"),
-        told.get("quality"),
-        told.get("stop_reason"),
+        response.get("codes_drawn"),
+        response.get("quality"),
+        response.get("stop_reason"),
     )
 
 
 async def send_at_random(
     url: str, n: int, rate: float, seconds: float, deadlines_s: Sequence[float]
 ) -> list[TimedRequest]:
-    """Requests that come at random."""
+    """Send requests with Poisson arrivals and return them by send time.
+
+    Args:
+        url: address of the server.
+        n: samples per request.
+        rate: mean rate, in requests per second.
+        seconds: duration.
+        deadlines_s: deadlines to pick from at random, in seconds.
+    """
     draw = random.Random(0)
     found: list[TimedRequest] = []
 
@@ -90,23 +109,32 @@ async def send_at_random(
         tries, answer = await send_with_retry(url, body, draw.choice(deadlines_s))
         found.append(TimedRequest(at, tries, answer))
 
-    begin, due, asking = time.perf_counter(), 0.0, []
+    begin, due, tasks = time.perf_counter(), 0.0, []
     while (due := due + draw.expovariate(rate)) < seconds:
         await asyncio.sleep(max(0.0, begin + due - time.perf_counter()))
-        asking.append(asyncio.ensure_future(one(due, len(asking))))
-    await asyncio.gather(*asking)
-    return sorted(found, key=lambda asked: asked.sent_s)
+        tasks.append(asyncio.ensure_future(one(due, len(tasks))))
+    await asyncio.gather(*tasks)
+    return sorted(found, key=lambda request: request.sent_s)
 
 
 async def kill_one(server: ServerProcess, replicas: int, after_s: float) -> tuple[float, float]:
-    """When a replica was killed, and when there were as many as before, in seconds from now."""
+    """Kill a replica and wait until all replicas are back.
+
+    Args:
+        server: the server of the cluster.
+        replicas: number of replicas.
+        after_s: seconds until the kill.
+
+    Returns:
+        Times of the kill and of the recovery, in seconds since the call.
+    """
     begin = time.perf_counter()
     await asyncio.sleep(after_s)
     victims = workers(server)
     os.kill(victims[0], signal.SIGKILL)
     killed = time.perf_counter() - begin
     slots = 0
-    while slots < replicas:  # all of them say how much room they have
+    while slots < replicas:  # until every replica reports its slots
         await asyncio.sleep(0.25)
         fresh = set(workers(server)) - {victims[0]}
         load = await asyncio.to_thread(lambda: httpx.get(f"{server.url}/v1/load").json())
@@ -115,14 +143,23 @@ async def kill_one(server: ServerProcess, replicas: int, after_s: float) -> tupl
 
 
 def workers(server: ServerProcess) -> list[int]:
-    """Processes that draw."""
+    """Return the process ids of the replicas."""
     return [pid for pid in descendants(server.process.pid) if _REPLICA in command_line(pid)]
 
 
 async def run_with_replica_loss(
     server: ServerProcess, options: argparse.Namespace, rate: float
 ) -> tuple[list[TimedRequest], float, float]:
-    """Requests, and the loss of a replica among them."""
+    """Send requests and kill a replica meanwhile.
+
+    Args:
+        server: the server of the cluster.
+        options: parsed arguments.
+        rate: mean rate, in requests per second.
+
+    Returns:
+        The requests, and the times of the kill and of the recovery in seconds.
+    """
     deadlines_s = [ms / 1000 for ms in options.deadlines_ms]
     offering = asyncio.ensure_future(
         send_at_random(server.url, options.n, rate, options.seconds, deadlines_s)
@@ -131,14 +168,16 @@ async def run_with_replica_loss(
     return await offering, killed, back
 
 
-def summarize_phase(name: str, asked: Sequence[TimedRequest], code_length: int) -> dict[str, Any]:
-    """Figures of some requests."""
-    found = summarize([one.result for one in asked], code_length) if asked else {}
-    again = sum(one.tries > 1 for one in asked)
-    unanswered = sum(one.result.status == 0 for one in asked)
+def summarize_phase(
+    name: str, requests: Sequence[TimedRequest], code_length: int
+) -> dict[str, Any]:
+    """Return the figures of the requests of one phase."""
+    found = summarize([one.result for one in requests], code_length) if requests else {}
+    again = sum(one.tries > 1 for one in requests)
+    unanswered = sum(one.result.status == 0 for one in requests)
     missed = [
         [round(one.sent_s, 2), one.tries, one.result.status, round(one.result.latency_s, 3)]
-        for one in asked
+        for one in requests
         if not one.result.in_time
     ]
     return {
@@ -152,7 +191,7 @@ def summarize_phase(name: str, asked: Sequence[TimedRequest], code_length: int) 
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """For people."""
+    """Return the figures of all phases as a table for people."""
     lines = [
         f"{'':16} {'sent':>6} {'no answer':>9} {'again':>6} {'in time':>8} {'late':>7} "
         f"{'refused':>8} {'codes':>7} {'p50 ms':>7} {'p99 ms':>7} {'p99 late':>9}"
@@ -170,6 +209,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
+    """Measure a single server and a cluster, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--n", type=int, default=4, help="samples of a request")
@@ -193,20 +233,22 @@ def main() -> None:
         print(f"{name}: {rates[name]:.1f} requests of {options.n} samples a second, in full")
         rate = options.load * rates[name]
         if name == "fleet":
-            asked, killed, back = asyncio.run(run_with_replica_loss(server, options, rate))
+            requests, killed, back = asyncio.run(run_with_replica_loss(server, options, rate))
             print(f"a replica killed after {killed:.1f} s, there again after {back:.1f} s")
             before = [
-                one for one in asked if one.sent_s + max(options.deadlines_ms) / 1000 < killed
+                one for one in requests if one.sent_s + max(options.deadlines_ms) / 1000 < killed
             ]
-            lost = [one for one in asked if one not in before and one.sent_s < back]
-            after = [one for one in asked if one.sent_s >= back]
+            lost = [one for one in requests if one not in before and one.sent_s < back]
+            after = [one for one in requests if one.sent_s >= back]
             for phase, some in (("before", before), ("a replica lost", lost), ("after", after)):
                 rows.append(summarize_phase(phase, some, length))
         else:
             deadlines_s = [ms / 1000 for ms in options.deadlines_ms]
             seconds = options.seconds / 3
-            asked = asyncio.run(send_at_random(server.url, options.n, rate, seconds, deadlines_s))
-            rows.append(summarize_phase(name, asked, length))
+            requests = asyncio.run(
+                send_at_random(server.url, options.n, rate, seconds, deadlines_s)
+            )
+            rows.append(summarize_phase(name, requests, length))
         server.terminate()
     print(table(rows))
     settings = {key: value for key, value in vars(options).items() if key != "out"}

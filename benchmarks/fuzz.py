@@ -1,14 +1,18 @@
-"""Send a server what nobody would send on purpose, and see that it answers and stays.
+"""Send invalid and hostile requests to a server, and check that it replies and keeps running.
 
     anytime serve mnist --port 8000
     python benchmarks/fuzz.py http://127.0.0.1:8000 --pid $(pgrep -f "anytime serve")
 
-Half of the requests are made by schemathesis from the server's own OpenAPI document, valid and not;
-the others are bytes that are no HTTP, broken JSON, numbers that are none, wrong types, pictures and
-sounds that are broken or bombs (`hostile_media`), paths that climb, names of other hosts, large
-headers and bodies, and connections that end in the middle. Wrong is: a 5xx other than
-503 and 504, an error of another form than ours, a traceback, no answer, and, with `--pid`, memory
-that grows.
+schemathesis generates half of the requests from the server's own OpenAPI document, valid and
+invalid ones. The other half are:
+
+- bytes that are not HTTP, and connections that end early;
+- broken JSON, invalid numbers and wrong types;
+- broken images and audio, and decompression bombs (`hostile_media`);
+- path traversal, other host names, large headers and bodies.
+
+Violations are a 5xx status other than 503 and 504, an error in another format than ours, a
+traceback, no response, and, with `--pid`, growing memory.
 """
 
 from __future__ import annotations
@@ -35,23 +39,32 @@ from hypothesis.errors import Unsatisfiable
 from processes import memory_mb
 
 ALLOWED = {503, 504}
+"""Server error statuses that are not violations."""
 INVALID_HTTP_TEXT = "Invalid HTTP request received."
-"""What the HTTP parser says by itself, before there is a request."""
+"""Response of the HTTP parser itself, before there is a request."""
 GROWTH = 1.05
-"""Memory after all but the first fifth of the requests, over that before."""
+"""Limit of the final memory, relative to the memory in the first fifth of the requests."""
 
 
 @dataclass
 class FuzzReport:
-    """What came of it."""
+    """The counts and violations of one fuzzing run."""
 
     requests: int = 0
+    """Number of requests that were sent."""
     statuses: Counter[int] = field(default_factory=Counter)
+    """Number of responses by status."""
     violations: list[str] = field(default_factory=list)
-    """What the server should not have done, at most a hundred."""
+    """Descriptions of violations, at most a hundred."""
 
     def record_response(self, what: str, status: int, text: str) -> None:
-        """An answer."""
+        """Count a response and record its violations.
+
+        Args:
+            what: description of the request.
+            status: status of the response.
+            text: body of the response, as text.
+        """
         self.requests += 1
         self.statuses[status] += 1
         if status >= 500 and status not in ALLOWED:
@@ -62,7 +75,7 @@ class FuzzReport:
             self.record_violation(f"{what}: {status} is no error of ours: {text[:300]}")
 
     def record_violation(self, what: str) -> None:
-        """Something wrong."""
+        """Record a violation unless there are a hundred."""
         if len(self.violations) < 100:
             self.violations.append(what)
 
@@ -73,10 +86,10 @@ def fuzz(
     """Send requests of both kinds.
 
     Args:
-        url: of the server.
-        requests: about how many.
-        seed: of them.
-        progress: told how many have been sent.
+        url: address of the server.
+        requests: approximate number of requests.
+        seed: seed of the requests.
+        progress: called with the number of requests sent.
     """
     report = FuzzReport()
     with httpx.Client(base_url=url, timeout=60.0) as client:
@@ -92,6 +105,7 @@ def _from_schema(
     seed: int,
     progress: Callable[[int], None],
 ) -> None:
+    """Send requests that schemathesis generates from the OpenAPI document."""
     schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
     operations = [result.ok() for result in schema.get_all_operations()]
     each = max(1, requests // (2 * len(operations)))
@@ -109,6 +123,7 @@ def _from_operation(
     seed: int,
     progress: Callable[[int], None],
 ) -> None:
+    """Send valid or invalid requests for one operation of the OpenAPI document."""
     mode = schemathesis.GenerationMode.POSITIVE if valid else schemathesis.GenerationMode.NEGATIVE
 
     @hypothesis_seed(seed)
@@ -122,25 +137,25 @@ def _from_operation(
     @given(case=operation.as_strategy(generation_mode=mode))
     def send(case: Any) -> None:
         if valid and isinstance(case.body, dict):
-            for name in ("model", "label", "min_quality", "id"):  # mostly unknown here
+            for name in ("model", "label", "min_quality", "id"):  # random values are mostly unknown
                 case.body.pop(name, None)
             case.body["n"] = min(case.body.get("n", 1), 8)
         values = case.as_transport_kwargs(base_url=str(client.base_url).rstrip("/"))
         try:
             response = client.request(**_for_httpx(values))
         except (httpx.InvalidURL, httpx.LocalProtocolError, UnicodeError, TypeError, ValueError):
-            return  # what our client cannot send
+            return  # httpx cannot send this request
         report.record_response(
             f"{case.method} {case.path}", response.status_code, _response_text(response)
         )
         progress(report.requests)
 
-    with contextlib.suppress(Unsatisfiable):  # of some operations nothing wrong can be made
+    with contextlib.suppress(Unsatisfiable):  # some operations have no invalid requests
         send()
 
 
 def _for_httpx(values: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of another library: bodies as the bytes that they become."""
+    """Return the request arguments of another library for httpx, with bodies as bytes."""
     kept = {name: values[name] for name in ("method", "url", "headers", "params") if name in values}
     if "json" in values:
         kept["content"] = json.dumps(values["json"]).encode()
@@ -151,11 +166,13 @@ def _for_httpx(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _response_text(response: httpx.Response) -> str:
+    """Return the body of a text response, else an empty string."""
     kind = response.headers.get("content-type", "")
     return response.text if kind.startswith(("application/json", "text/")) else ""
 
 
 def _is_error(text: str) -> bool:
+    """Return whether a text is an error in the format of the server."""
     try:
         return {"code", "message"} <= json.loads(text)["error"].keys()
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -176,7 +193,9 @@ PATHS = (
     "/v1/samples/" + "a" * 3000,
     "/metrics/../livez",
 )
+"""Request paths, most of them invalid."""
 METHODS = ("POST", "GET", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE", "NONSENSE")
+"""Request methods; the first is valid for most paths."""
 NUMBERS = (
     "NaN",
     "Infinity",
@@ -194,6 +213,7 @@ NUMBERS = (
     "[[1]]",
     '"\\ud800"',
 )
+"""JSON values to put where a number belongs."""
 FIELDS = (
     "n",
     "codes",
@@ -216,9 +236,11 @@ FIELDS = (
     "samples",
     "nothing",
 )
+"""Names of fields in request bodies."""
 
 
 def _bodies(draw: random.Random) -> Iterator[bytes]:
+    """Yield request bodies, most of them invalid."""
     for i in itertools.count():
         names = draw.sample(FIELDS, draw.randint(1, 4))
         pairs = ", ".join(f'"{name}": {draw.choice(NUMBERS)}' for name in names)
@@ -241,6 +263,7 @@ def _from_generators(
     seed: int,
     progress: Callable[[int], None],
 ) -> None:
+    """Send requests from our own generators."""
     draw = random.Random(seed)
     bodies = _bodies(draw)
     host, port = url.removeprefix("http://").rstrip("/").split(":")
@@ -268,7 +291,7 @@ def _from_generators(
 
 
 def _encode(client: httpx.Client, model: str, draw: random.Random, report: FuzzReport) -> None:
-    """Pictures, sounds and arrays: they are read, or the client is told that they are not."""
+    """Send images, audio and arrays, which the server encodes or refuses with a reason."""
     files = [hostile_file(draw) for _ in range(draw.choice((1, 1, 1, 3)))]
     body = {"model": model, "samples": [base64.b64encode(file).decode() for file in files]}
     response = client.post("/v1/encode", json=body)
@@ -278,7 +301,10 @@ def _encode(client: httpx.Client, model: str, draw: random.Random, report: FuzzR
 
 
 def _raw(host: str, port: int, body: bytes, draw: random.Random, report: FuzzReport) -> None:
-    """What is hardly HTTP, or ends in the middle; the server may close, and must not stop."""
+    """Send bytes that are barely HTTP, or that end early.
+
+    The server may close the connection, but must keep running.
+    """
     head = b"POST /v1/samples HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     message = draw.choice(
         (
@@ -302,10 +328,11 @@ def _raw(host: str, port: int, body: bytes, draw: random.Random, report: FuzzRep
         if status >= 500 and status not in ALLOWED:
             report.record_violation(f"raw {message[:60]!r}: {answer[:300]!r}")
     except (TimeoutError, ConnectionError):
-        pass  # it waits for the rest, or hung up: both are answers
+        pass  # the server waits for the rest or closes the connection: both are valid
 
 
 def main() -> None:
+    """Fuzz a server and print the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("url")
     parser.add_argument("--requests", type=int, default=10_000)

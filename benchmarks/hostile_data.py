@@ -1,10 +1,11 @@
-"""Give the readers of data sets hostile input: each is read rightly, or refused in one line.
+"""Give hostile input to the readers of data sets: each is read correctly, or refused in one line.
 
     python benchmarks/hostile_data.py --count 5000 --seed 0
     python benchmarks/hostile_data.py --reader tables --seed 17 --count 1
 
-makes so many folder trees, pictures, sounds and tables, each from its seed alone. What breaks the
-rule is told with its seed, and the exit code is 1. A few of them run with the tests.
+It generates `--count` folder trees, images, audio files and tables, each from its own seed. Inputs
+that break the rule are printed with their seed, and the exit code is 1. A few of them run with the
+tests.
 """
 
 from __future__ import annotations
@@ -41,28 +42,33 @@ from anytime_ar.media.image import decode_image
 
 Random = np.random.Generator
 LIMIT_S = 30
-"""Of one input."""
+"""Time limit of one input, in seconds."""
 EXPECTED_ERRORS = 0.2
-"""Chance of what makes an input hostile."""
+"""Probability of the features that make an input hostile."""
 
 
 def pick(random: Random, *choices: Any) -> Any:
-    """One of them."""
+    """Return one of several values at random."""
     return choices[random.integers(len(choices))]
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """The bytes of a picture file."""
+    """Return an image as the bytes of a file."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
 PNG = encoded(Image.new("L", (4, 4), 90), "PNG")
+"""A small valid image file."""
 
 
 def load(path: Path, random: Random, **options: Any) -> tuple[DataSplits, int]:
-    """Load a data set with some settings, read all of it, and count its samples."""
+    """Load a data set with random settings, read all of it, and count its samples.
+
+    Returns:
+        The splits, and the number of samples that were read.
+    """
     config = DataConfig(
         name=str(path),
         validation_fraction=0.3,
@@ -85,7 +91,7 @@ def load(path: Path, random: Random, **options: Any) -> tuple[DataSplits, int]:
 
 
 def count_reported(data: DataSplits, what: str) -> int:
-    """How many the notes of a set say are left out."""
+    """Return how many samples the notes of a data set report as left out."""
     return sum(int(each) for note in data.notes for each in re.findall(rf"(\d+) {what}", note))
 
 
@@ -96,14 +102,22 @@ NAMES = (
     *("café", unicodedata.normalize("NFD", "café"), "[12]", "a*b", "x::y", "50%", "#", "~", "-c"),
     *(" ", "2024", "data", ".hidden", "__MACOSX", "a.png", "x" * 120, "\udcff", "日本"),
 )
+"""Names of folders, many of them hostile."""
 FILES = (
     *("{}.png", "{}.PNG", "{}.tif", "{}.jfif", "{}.gif", "{}.webp", "{} .png", "{}.é.bmp"),
     *("{}.txt", "{}.heic", "{}", ".{}.png", "._{}.png", ".DS_Store", "Thumbs.db", "{}.parquet"),
 )
+"""Patterns of file names, many of them hostile."""
 
 
 def fill(folder: Path, random: Random, depth: int) -> None:
-    """Make some files in a folder, and some folders."""
+    """Create some files and folders in a folder.
+
+    Args:
+        folder: folder to create and fill.
+        random: random numbers.
+        depth: depth below the root.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     sound_name = pick(random, *FILES[:4])
     for i in range(random.integers(0, 7) if depth else random.integers(0, 2) * 4):
@@ -127,7 +141,7 @@ def fill(folder: Path, random: Random, depth: int) -> None:
 
 
 def tree(random: Random, folder: Path) -> None:
-    """Check that every sample below a folder is read, told or refused."""
+    """Check that every sample below a folder is read, reported or refused."""
     root = folder / pick(random, "set", "run[1]", "a*b", "x::y", "50%20", "~")
     fill(root, random, 0)
     layout = pick(random, "auto", "auto", "auto", "splits", "classes")
@@ -139,14 +153,16 @@ def tree(random: Random, folder: Path) -> None:
     )
 
 
-# Pictures
+# Images
 
 MODES = ("1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr", "I;16", "I", "F")
+"""Pillow modes of generated images."""
 KINDS = ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "TGA", "PCX", "JPEG2000", "SGI", "ICO")
+"""Pillow formats of generated images."""
 
 
 def noise(random: Random, mode: str, size: tuple[int, int]) -> Image.Image:
-    """A picture of random pixels, in any mode."""
+    """Return an image of random pixels in a mode."""
     levels = random.integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
     if mode == "I;16":
         return Image.fromarray(levels[..., 0].astype(np.uint16) * 257)
@@ -154,7 +170,13 @@ def noise(random: Random, mode: str, size: tuple[int, int]) -> Image.Image:
 
 
 def damaged(random: Random, content: bytes, within: int) -> bytes:
-    """A file with some bytes changed, put in or cut off."""
+    """Return a file with some bytes changed, inserted or cut off.
+
+    Args:
+        random: random numbers.
+        content: bytes of the file.
+        within: number of leading bytes among which bytes are changed.
+    """
     changed = bytearray(content)
     for _ in range(random.integers(1, 5)):
         changed[random.integers(min(within, len(changed)))] = random.integers(256)
@@ -167,12 +189,12 @@ def damaged(random: Random, content: bytes, within: int) -> bytes:
 
 
 def picture(random: Random, folder: Path) -> None:
-    """Check that a picture gives pixels of the right shape, and an undamaged one always does."""
+    """Check that an image decodes to the right shape, and that an undamaged one always does."""
     mode, kind = pick(random, *MODES), pick(random, *KINDS)
     size = (int(random.integers(1, 40)), int(random.integers(1, 40)))
     try:
         content = encoded(noise(random, mode, size), kind)
-    except (OSError, ValueError, KeyError):  # there is no such mode in this format
+    except (OSError, ValueError, KeyError):  # the format does not support the mode
         return
     whole = random.random() < 0.3
     path = folder / "x.png"
@@ -188,14 +210,16 @@ def picture(random: Random, folder: Path) -> None:
     assert found.shape in ((1, 8, 8), (3, 8, 8))
 
 
-# Sounds
+# Audio
 
 SOUND_KINDS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3", "VOC")
+"""libsndfile formats of generated audio."""
 PLACEHOLDERS = (0, 8, 2**31 - 1, 2**31, 2**31 + 36, 0x7FFFF000, 0x7F000000, 2**32 - 1)
+"""Sizes that programs write into headers when they do not know the size."""
 
 
 def sound(random: Random, folder: Path) -> None:
-    """Check that a sound gives numbers, and all of them where nothing but sizes is amiss."""
+    """Check that audio decodes to finite numbers, and completely if only header sizes are wrong."""
     kind = pick(random, *SOUND_KINDS)
     count, channels = int(random.integers(1, 5000)), int(random.integers(1, 3))
     wave = np.clip(random.standard_normal((count, channels)) * 0.2, -1, 1)
@@ -225,7 +249,9 @@ def sound(random: Random, folder: Path) -> None:
 # Tables
 
 BYTES_TYPES = (pa.binary(), pa.large_binary(), pa.binary_view())
+"""Arrow types of image columns."""
 TEXTS = (pa.string(), pa.large_string(), pa.string_view())
+"""Arrow types of text labels."""
 NUMBERS = (pa.int8(), pa.uint16(), pa.int64(), pa.float32(), pa.float64())
 
 
@@ -259,8 +285,8 @@ def table(random: Random, folder: Path) -> None:
     if random.random() < EXPECTED_ERRORS:
         path = root / f"{names[0]}.parquet"
         path.write_bytes(damaged(random, path.read_bytes(), 10**6))
-        count = -1  # nobody knows
-    # A path in a cell whose bytes are lost leads nowhere, which is a broken sample.
+        count = -1  # unknown
+    # A cell with a path but without bytes is a broken sample, because the file does not exist.
     data, found = load(root, random, **({"label_key": "label"} if label == "text" else {}))
     if count >= 0:
         assert found + count_reported(data, "broken samples") == count
@@ -272,18 +298,27 @@ READERS: dict[str, Callable[[Random, Path], None]] = {
     "sounds": sound,
     "tables": table,
 }
+"""The check of each reader, by its name."""
 
 
 class Hang(BaseException):
-    """An input took too long. No `Exception`: no reader may take it for an error of its own."""
+    """Signal that an input took too long.
+
+    It is not an `Exception`, so that no reader takes it for an error of its own.
+    """
 
 
 def _hang(*_: object) -> None:
+    """Raise `Hang` when the time limit expires."""
     raise Hang
 
 
 def attempt(reader: str, seed: int) -> str:
     """Give a reader the input of one seed.
+
+    Args:
+        reader: name of the reader.
+        seed: seed of the input.
 
     Returns:
         `read` or `refused`.
@@ -310,16 +345,18 @@ def attempt(reader: str, seed: int) -> str:
 
 
 def main() -> None:
-    """Try as many inputs as asked for, and tell what came of them."""
+    """Try the requested number of inputs and print the outcomes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000, help="inputs for each reader")
     parser.add_argument("--seed", type=int, default=0, help="of the first")
     parser.add_argument("--reader", choices=READERS, action="append", help="all when not given")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     failed = False
-    for reader in asked.reader or READERS:
+    for reader in options.reader or READERS:
         outcomes: Counter[str] = Counter()
-        for outcome in map(partial(_outcome, reader), range(asked.seed, asked.seed + asked.count)):
+        for outcome in map(
+            partial(_outcome, reader), range(options.seed, options.seed + options.count)
+        ):
             outcomes[outcome] += 1
         failed |= outcomes["wrong"] > 0
         print(f"{reader}: " + ", ".join(f"{n} {what}" for what, n in sorted(outcomes.items())))
@@ -327,6 +364,7 @@ def main() -> None:
 
 
 def _outcome(reader: str, seed: int) -> str:
+    """Return the outcome of one input, and print the error of a wrong one."""
     try:
         return attempt(reader, seed)
     except AssertionError as error:

@@ -1,5 +1,8 @@
-"""Pictures, sounds and arrays that nobody would send on purpose: of odd kinds, broken, truncated,
-with headers that promise more than there is, and bombs that are small until they are read."""
+"""Generate hostile images, audio files and arrays for the fuzzer.
+
+They have odd formats, are damaged or truncated, have headers that promise more than there is, or
+are decompression bombs.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,24 @@ import soundfile
 from PIL import Image, PngImagePlugin
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16", "F", "YCbCr", "LAB", "HSV")
+"""Pillow modes of generated images."""
 PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "ICO", "PPM", "TGA", "EPS")
+"""Pillow formats of generated images."""
 SOUNDS = ("WAV", "FLAC", "OGG", "AIFF", "AU", "CAF", "W64", "RF64", "MP3")
+"""libsndfile formats of generated audio."""
 ENCODERS = ("OGG", "MP3")
-"""That libsndfile crashes with where they are given odd rates or channels to write."""
+"""Formats for which libsndfile crashes when it writes odd rates or numbers of channels."""
 SIZES = (0, 1, 2, 7, 8, 2**15, 2**16 - 1, 20_000, 2**31 - 1, 2**31, 2**32 - 1)
+"""Sizes to claim in headers, many at the limits of integers."""
 
 
 def hostile_file(draw: random.Random) -> bytes:
-    """One of all kinds."""
+    """Return a file of a random kind."""
     return draw.choice(_KINDS)(draw)
 
 
 def _picture(draw: random.Random) -> bytes:
-    """Small, of any mode and format, with metadata that may be wrong."""
+    """Return a small image of any mode and format, with metadata that may be invalid."""
     size = draw.choice((1, 3, 8, 60)), draw.choice((1, 3, 8, 60))
     image = Image.new("RGB", size, draw.choice(("red", "black", "white")))
     kind, mode, file = draw.choice(PICTURES), draw.choice(MODES), io.BytesIO()
@@ -39,17 +46,18 @@ def _picture(draw: random.Random) -> bytes:
     try:
         image.convert(mode).save(file, kind, **options)
     except (OSError, ValueError, KeyError, TypeError, SyntaxError, SystemError, struct.error):
-        image.save(file, "PNG")  # Pillow writes no such picture
+        image.save(file, "PNG")  # Pillow cannot write this mode in this format
     return file.getvalue()
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
+    """Return a PNG chunk with a valid checksum."""
     check = struct.pack(">I", zlib.crc32(name + content))
     return struct.pack(">I", len(content)) + name + content + check
 
 
 def _png(draw: random.Random) -> bytes:
-    """With a header of any size, whatever follows."""
+    """Return a PNG whose header claims any size, whatever data follows."""
     width, height = draw.choice(SIZES), draw.choice(SIZES)
     depth, colour = draw.choice((0, 1, 2, 4, 8, 16, 255)), draw.choice((0, 2, 3, 4, 6, 9))
     header = struct.pack(">IIBBBBB", width, height, depth, colour, *draw.choices((0, 1, 9), k=3))
@@ -65,7 +73,7 @@ def _png(draw: random.Random) -> bytes:
 
 
 def _bomb(draw: random.Random) -> bytes:
-    """A true picture of very many pixels in few bytes."""
+    """Return a valid image of very many pixels in few bytes."""
     file = io.BytesIO()
     side = draw.choice((4097, 6000))
     text = PngImagePlugin.PngInfo()
@@ -75,7 +83,7 @@ def _bomb(draw: random.Random) -> bytes:
 
 
 def _sound(draw: random.Random) -> bytes:
-    """Short, of any format, rate and number of channels."""
+    """Return short audio of any format, rate and number of channels."""
     file = io.BytesIO()
     kind, rate = draw.choice(SOUNDS), draw.choice((1, 8000, 44100, 2**31 - 1))
     channels, length = draw.choice((1, 2, 8, 200)), draw.choice((0, 1, 30, 48, 5000))
@@ -90,7 +98,7 @@ def _sound(draw: random.Random) -> bytes:
 
 
 def _wav(draw: random.Random) -> bytes:
-    """With sizes in its header that are not true."""
+    """Return a WAV file with false sizes in its header."""
     channels, rate = draw.choice((0, 1, 2, 65535)), draw.choice(SIZES)
     bits, size = draw.choice((0, 1, 8, 16, 24, 32, 64, 65535)), draw.choice((0, 10, 96, 10_000))
     form = struct.pack(
@@ -102,14 +110,14 @@ def _wav(draw: random.Random) -> bytes:
         draw.choice((0, 1, 2, 65535)),
         bits,
     )
-    told = draw.choice((*SIZES, size))
-    data = struct.pack("<4sI", b"data", told) + draw.randbytes(size)
+    claimed = draw.choice((*SIZES, size))
+    data = struct.pack("<4sI", b"data", claimed) + draw.randbytes(size)
     body = b"WAVE" + struct.pack("<4sI", b"fmt ", draw.choice((0, 16, 18, 2**31))) + form + data
     return struct.pack("<4sI", draw.choice((b"RIFF", b"RIFX", b"RF64")), draw.choice(SIZES)) + body
 
 
 def _flac(draw: random.Random) -> bytes:
-    """That promises any number of samples, and hours of silence in few bytes now and then."""
+    """Return a FLAC file that claims any number of samples, sometimes with minutes of silence."""
     file = io.BytesIO()
     soundfile.write(file, np.zeros(draw.choice((48, 3_000_000))), 8000, format="FLAC")
     content = bytearray(file.getvalue())
@@ -119,20 +127,20 @@ def _flac(draw: random.Random) -> bytes:
 
 
 def _array(draw: random.Random) -> bytes:
-    """With a header that is no shape, or an enormous one."""
+    """Return an NPY file with an invalid or enormous shape in its header."""
     shape = draw.choice(
         ("(10**9,)", "(1, 8, 8)", "(99999999999999, 9)", "(-1,)", "()", "(1,", "'x'", "(" * 500)
     )
     kind = draw.choice(("'<f4'", "'<f8'", "'|O'", "'>f4'", "'|V4'", "'<U9'", "[('a', '<f4')]", "1"))
     header = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
-    told = draw.choice((len(header), 0, 65535))
+    claimed = draw.choice((len(header), 0, 65535))
     body = np.full(64, draw.choice((0.0, 2.0, np.nan)), np.float32).tobytes()
     version = draw.choice((b"\x01\0", b"\x01\0", b"\x09\0"))
-    return b"\x93NUMPY" + version + struct.pack("<H", told) + header + body
+    return b"\x93NUMPY" + version + struct.pack("<H", claimed) + header + body
 
 
 def _damaged(draw: random.Random) -> bytes:
-    """Cut off somewhere, with bytes that are others, or with something behind."""
+    """Return a file that is truncated, has changed bytes, or has bytes appended."""
     content = bytearray(draw.choice((_picture, _png, _sound, _wav, _flac, _array))(draw))
     for _ in range(draw.randint(0, 6)):
         if content:
@@ -152,3 +160,4 @@ _KINDS: tuple[Callable[[random.Random], bytes], ...] = (
     _damaged,
     _damaged,
 )
+"""Generators of all kinds of files; damaged files are twice as likely."""

@@ -1,11 +1,11 @@
-"""Commands in surroundings that nobody planned for, at random.
+"""Run commands in random hostile environments, and check how they end.
 
     python benchmarks/hostile_surroundings.py --count 500 --seed 0 --out runs/hostile_surroundings
 
-Streams are closed, full or know few characters, there is no home, no folder for temporary files, no
-locale, few files may be open, numbers are none. A command has to end with its result, or with one
-line and a documented exit code: no traceback, no crash, no hang. Each violation is printed with its
-number, which makes it again: `--only NUMBER`.
+Streams are closed, full or limited to few characters. There is no home, no folder for temporary
+files, or no locale; few files may be open, and numbers are invalid. A command has to end with its
+result, or with one line and a documented exit code: no traceback, no crash, no hang. Each violation
+is printed with its number. `--only NUMBER` repeats it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from anytime_ar.evaluation.report import align_table
 from anytime_ar.runtime.files import write_json
 
 LIMIT_S = 120
-"""Of one command."""
+"""Time limit of one command, in seconds."""
 
 
 def main() -> None:
+    """Run random commands and print the violations."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
@@ -45,7 +46,11 @@ def main() -> None:
     print(f"seed {options.seed}")
     with ThreadPoolExecutor(options.jobs) as pool:
         answers = list(pool.map(lambda n: run_case(options.seed, n), range(options.count)))
-    violations = [f"{n}: {told}" for n, (answer, told) in enumerate(answers) if answer == VIOLATION]
+    violations = [
+        f"{n}: {description}"
+        for n, (answer, description) in enumerate(answers)
+        if answer == VIOLATION
+    ]
     counts = Counter(answer for answer, _ in answers)
     print(
         align_table([["answer", "count"], *([name, str(n)] for name, n in sorted(counts.items()))])
@@ -58,17 +63,34 @@ def main() -> None:
 
 
 VIOLATION = "violation"
+"""Outcome of a command that breaks a rule."""
 
 
 def run_case(seed: int, number: int) -> tuple[str, str]:
-    """Run the command of a number: its exit code or `VIOLATION`, and what it was."""
+    """Run the command of a number.
+
+    Args:
+        seed: seed of all commands.
+        number: number of the command.
+
+    Returns:
+        The exit code or `VIOLATION`, and a description of the command.
+    """
     chance = random.Random(f"{seed}/{number}")
     with tempfile.TemporaryDirectory() as place:
         return run_random_command(chance, Path(place))
 
 
 def run_random_command(chance: random.Random, place: Path) -> tuple[str, str]:
-    """Run one command in surroundings at random."""
+    """Run one random command in a random environment.
+
+    Args:
+        chance: random numbers of this command.
+        place: empty folder to run in.
+
+    Returns:
+        The exit code or `VIOLATION`, and a description of the command.
+    """
     picture_path = place / "digit.png"
     Image.new("L", (28, 28), 99).save(picture_path)
     out = place / chance.choice(["out.png", "é.png", "a[1].png", "missing/out.png"])
@@ -121,13 +143,13 @@ def run_random_command(chance: random.Random, place: Path) -> tuple[str, str]:
         return VIOLATION, f"{command} {shell}: not done after {LIMIT_S} s"
     said = done.stderr.decode("utf-8", "replace")
     changed = {k: v for k, v in environment.items() if os.environ.get(k) != v}
-    told = f"{command} {shell} {changed}: exit {done.returncode}, {said[-300:]!r}"
-    told += f" after {time.monotonic() - begin:.0f} s"
+    description = f"{command} {shell} {changed}: exit {done.returncode}, {said[-300:]!r}"
+    description += f" after {time.monotonic() - begin:.0f} s"
     wrong = "Traceback" in said or "Exception ignored" in said
     wrong = wrong or done.returncode not in EXIT_CODES or done.returncode == INTERNAL_ERROR
     if done.returncode == 0 and "--out" in command and command[0] == "sample":
         wrong = wrong or not out.exists()
-    return (VIOLATION if wrong else f"exit {done.returncode}"), told
+    return (VIOLATION if wrong else f"exit {done.returncode}"), description
 
 
 if __name__ == "__main__":

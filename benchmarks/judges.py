@@ -1,12 +1,12 @@
-"""A model as other classifiers see it than its data set's own.
+"""Evaluate a model with independent classifiers instead of that of its data set.
 
     python benchmarks/judges.py mnist --data path/to/mnist --codes 1 2 4 6 8 10 12 16
 
-A small convolutional network, after LeNet-5 (LeCun et al., 1998), and a perceptron learn to read
-training images as they are; the library's classifier learns from shifted ones, and is built
-otherwise. In the table are Fréchet distances over their penultimate layers, of reconstructions of
-the test images and of samples for their labels, at each number of codes; the floor is the distance
-of as many training images.
+A small convolutional network, after LeNet-5 (LeCun et al., 1998), and a multilayer perceptron learn
+the training images without augmentation. The library's own classifier learns from shifted images
+and has another architecture. The table shows, at each number of codes, Fréchet distances over their
+penultimate layers: of reconstructions of the test images, and of samples with their labels. The
+floor is the distance of as many training images.
 """
 
 from __future__ import annotations
@@ -33,25 +33,34 @@ from anytime_ar.runtime.files import write_json
 from anytime_ar.sampling import AnytimeModel
 
 STEPS = 2000
-"""Of the judges' training, 128 images each."""
+"""Training steps of each classifier, with 128 images each."""
 REFERENCE_SEED = 1
-"""Of the order in which training images are taken for the floor; training has 0."""
+"""Seed of the order of the training images for the floor; training uses 0."""
 
 
 class JudgeClassifier(nn.Module):
-    """[B, C, H, W] -> features [B, F]; `head` makes logits of them."""
+    """A classifier that maps images [B, C, H, W] to features [B, F]; `head` maps these to logits.
+
+    Args:
+        body: maps images to features.
+        features: number of features F.
+        labels: number of classes.
+    """
 
     def __init__(self, body: nn.Sequential, features: int, labels: int) -> None:
+        """Create a classifier with dropout and a linear head."""
         super().__init__()
         self.body = body
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(features, labels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the features [B, F] of images [B, C, H, W]."""
         features: Tensor = self.body(x)
         return features
 
 
 def convolutional(shape: tuple[int, ...], labels: int) -> JudgeClassifier:
+    """Return a convolutional classifier after LeNet-5 for images of a shape (C, H, W)."""
     channels, height, width = shape
     inside = 50 * math.prod(((side - 4) // 2 - 4) // 2 for side in (height, width))
     body = nn.Sequential(
@@ -63,6 +72,7 @@ def convolutional(shape: tuple[int, ...], labels: int) -> JudgeClassifier:
 
 
 def perceptron(shape: tuple[int, ...], labels: int) -> JudgeClassifier:
+    """Return a classifier with two hidden layers for images of a shape (C, H, W)."""
     body = nn.Sequential(
         *(nn.Flatten(), nn.Linear(math.prod(shape), 512), nn.ReLU(), nn.Dropout(0.3)),
         *(nn.Linear(512, 128), nn.ReLU()),
@@ -71,7 +81,7 @@ def perceptron(shape: tuple[int, ...], labels: int) -> JudgeClassifier:
 
 
 def train_judge(judge: JudgeClassifier, train: Split) -> JudgeClassifier:
-    """The same, having read training images."""
+    """Train a classifier on the training images and return it in evaluation mode."""
     optimizer = torch.optim.Adam(judge.parameters(), 1e-3)
     batches = train.shuffled(128, 0)
     for _ in range(STEPS):
@@ -86,6 +96,7 @@ def train_judge(judge: JudgeClassifier, train: Split) -> JudgeClassifier:
 
 
 def main() -> None:
+    """Train the classifiers, evaluate the model with them, and print the tables."""
     parser = make_parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/judges.json"))
     options = parser.parse_args()
@@ -124,6 +135,7 @@ def main() -> None:
 def _decoded_features(
     model: AnytimeModel, codes: Tensor, judge: JudgeClassifier
 ) -> Iterable[Tensor]:
+    """Yield the features of decoded codes in batches."""
     return (judge(model.decode(some)) for some in codes.split(BATCH))
 
 

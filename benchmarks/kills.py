@@ -1,12 +1,11 @@
-"""Kills training runs at random moments and resumes them: each has to end as one that nothing
-disturbed, bit for bit.
+"""Test crash recovery: kill training runs at random times, resume them, and compare the results.
 
     python benchmarks/kills.py --kills 50 --processes 1 2
 
-A run trains all stages of a small model on the embedded digits, with everything random that there
-is. It is killed (SIGKILL, now and then one of two processes alone) after a random time, resumed,
-killed again, until it ends; then its bundle and its checkpoints are compared with those of an
-undisturbed run.
+A run trains all stages of a small model on the embedded digits, with every source of randomness. It
+gets SIGKILL after a random time (sometimes only one of two processes), is resumed and killed again,
+until it ends. Then its bundle and its checkpoints have to equal those of an undisturbed run, bit
+for bit.
 """
 
 from __future__ import annotations
@@ -42,10 +41,13 @@ prior_training: {steps: 100, batch_size: 64, views: 2, augmentation: {shift: 1},
 checkpoint_every_minutes: 0.005
 log_every: 10
 """
+"""Configuration of the small model."""
 STAGES = ("autoencoder", "sharpening", "prior")
+"""Training stages whose checkpoints are compared."""
 
 
 def main() -> None:
+    """Run the trials and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50, help="for each number of processes")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
@@ -68,6 +70,14 @@ def main() -> None:
 
 
 def _run_trials(place: Path, count: int, kills: int, draw: random.Random) -> dict[str, int]:
+    """Kill and resume runs until there were enough kills, and return the counts.
+
+    Args:
+        place: folder for the runs.
+        count: number of processes per run.
+        kills: number of kills.
+        draw: random numbers.
+    """
     config = place / "killed.yaml"
     config.write_text(CONFIG, encoding="utf-8")
     begin = time.perf_counter()
@@ -79,7 +89,7 @@ def _run_trials(place: Path, count: int, kills: int, draw: random.Random) -> dic
         found["runs"] += 1
         while True:
             process = _start_training(config, folder, count)
-            # Most of a run's time is start-up; kills there would tell little.
+            # Kill late, because a run spends most of its time in startup.
             wait_s = draw.uniform(0.4, 1.0) * whole_s
             if found["kills"] >= kills:
                 wait_s = 100 * whole_s
@@ -99,6 +109,7 @@ def _run_trials(place: Path, count: int, kills: int, draw: random.Random) -> dic
 
 
 def _start_training(config: Path, folder: Path, count: int) -> subprocess.Popen[bytes]:
+    """Start or resume a training run in a process group of its own."""
     command = [sys.executable, "-m", "anytime_ar", "train", str(config), "--out", str(folder)]
     command += ["--resume", "--devices", str(count), "--device", "cpu"]
     return subprocess.Popen(
@@ -111,7 +122,13 @@ def _start_training(config: Path, folder: Path, count: int) -> subprocess.Popen[
 
 
 def _kill(process: subprocess.Popen[bytes], *, alone: bool, draw: random.Random) -> None:
-    """All processes of a run, or one of them, whose loss the others have to notice."""
+    """Kill all processes of a run.
+
+    Args:
+        process: main process of the run.
+        alone: whether to kill one process first, so that the others have to notice its loss.
+        draw: random numbers.
+    """
     if alone:
         os.kill(draw.choice([process.pid, *descendants(process.pid)]), signal.SIGKILL)
         time.sleep(2)
@@ -121,7 +138,7 @@ def _kill(process: subprocess.Popen[bytes], *, alone: bool, draw: random.Random)
 
 
 def _count_damaged(folder: Path) -> int:
-    """Checkpoints that were completed and cannot be read."""
+    """Return the number of completed checkpoints that cannot be read."""
     count = 0
     for stage in STAGES:
         checkpoints = CheckpointManager(folder / "checkpoints", stage)
@@ -134,6 +151,7 @@ def _count_damaged(folder: Path) -> int:
 
 
 def _is_identical(folder: Path, reference: Path) -> bool:
+    """Return whether the bundles and checkpoints of two runs are equal, bit for bit."""
     files = [path.relative_to(reference) for path in (reference / "bundle").iterdir()]
     same = all((folder / file).read_bytes() == (reference / file).read_bytes() for file in files)
     for stage in STAGES:

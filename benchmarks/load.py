@@ -1,13 +1,13 @@
-"""What a server does under load: ours, and ours as others are, side by side.
+"""Load test of the server: compare the elastic policy with those of other servers.
 
     python benchmarks/load.py mnist --n 16 --out runs/load
 
-Requests come at random (Poisson arrivals, whatever the server is doing) at multiples of the rate
-at which it can draw all codes of all of them, with deadlines mixed. Three policies, each a server
-of its own on the same machine, one after the other: elastic, which gives fewer codes; reject, which
-refuses what it cannot draw in full by its deadline; and fixed, which draws everything in full, in
-turn. Latency counts from the moment at which a request should have been sent. Prints a table,
-writes load.json and load.png.
+Requests arrive at random (Poisson arrivals, independent of the server) with mixed deadlines. The
+rates are multiples of the rate at which the server can generate all codes. Each of three policies
+has its own server on the same machine, one after the other. `elastic` gives fewer codes. `reject`
+refuses samples that it cannot complete by the deadline. `fixed` completes everything in order of
+arrival. Latency counts from the scheduled send time of a request. Prints a table, writes load.json
+and load.png.
 """
 
 from __future__ import annotations
@@ -32,32 +32,49 @@ from throughput import server_rate
 from anytime_ar.runtime.files import write_json
 
 POLICIES = ("elastic", "reject", "fixed")
+"""Policies of the server under overload."""
 LOADS = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Request rates, relative to the rate with all codes."""
 CLIENT_TIMEOUT_DEADLINES = 5.0
-"""Deadlines after which a client hangs up."""
+"""Client timeout, as a multiple of the deadline."""
 
 
 @dataclass(frozen=True)
 class RequestResult:
-    """One request, as its client saw it; status 0: no answer."""
+    """The result of one request as its client sees it."""
 
     deadline_s: float
+    """Deadline of the request, in seconds."""
     latency_s: float
+    """Seconds from the scheduled send time to the response."""
     status: int
+    """Status of the response; 0: no response."""
     codes: int | None = None
+    """Number of codes per sample; None: no sample."""
     quality: float | None = None
+    """Quality of the samples by the curve; None: no sample."""
     stop_reason: str | None = None
+    """Reason why the sample ended; None: no sample."""
 
     @property
     def in_time(self) -> bool:
-        """Whether there is a sample, and by its deadline."""
+        """Return whether a sample arrived by its deadline."""
         return self.status == 200 and self.latency_s <= self.deadline_s
 
 
 async def send_poisson(
     url: str, n: int, rate: float, seconds: float, deadlines_s: Sequence[float], seed: int
 ) -> list[RequestResult]:
-    """Requests that come at random."""
+    """Send requests with Poisson arrivals and return their results.
+
+    Args:
+        url: address of the server.
+        n: samples per request.
+        rate: mean rate, in requests per second.
+        seconds: duration.
+        deadlines_s: deadlines to pick from at random, in seconds.
+        seed: seed of the arrivals and deadlines.
+    """
     draw, connections = random.Random(seed), ConnectionPool(url)
     answers: list[RequestResult] = []
 
@@ -65,28 +82,35 @@ async def send_poisson(
         body = {"n": n, "seed": number, "deadline_ms": 1000 * deadline_s}
         try:
             async with asyncio.timeout(CLIENT_TIMEOUT_DEADLINES * deadline_s):
-                status, told = await connections.post("/v1/samples", body)
+                status, response = await connections.post("/v1/samples", body)
         except (ConnectionError, asyncio.IncompleteReadError, TimeoutError):
-            status, told = 0, {}
+            status, response = 0, {}
         latency_s = time.perf_counter() - due
-        told = told if status == 200 else {}
-        codes, quality = told.get("codes_drawn"), told.get("quality")
+        response = response if status == 200 else {}
+        codes, quality = response.get("codes_drawn"), response.get("quality")
         answers.append(
-            RequestResult(deadline_s, latency_s, status, codes, quality, told.get("stop_reason"))
+            RequestResult(
+                deadline_s, latency_s, status, codes, quality, response.get("stop_reason")
+            )
         )
 
-    begin, due, asking = time.perf_counter(), 0.0, []
+    begin, due, tasks = time.perf_counter(), 0.0, []
     while (due := due + draw.expovariate(rate)) < seconds:
         await asyncio.sleep(max(0.0, begin + due - time.perf_counter()))
         deadline_s = draw.choice(deadlines_s)
-        asking.append(asyncio.ensure_future(ask(begin + due, deadline_s, len(asking))))
-    await asyncio.gather(*asking)
+        tasks.append(asyncio.ensure_future(ask(begin + due, deadline_s, len(tasks))))
+    await asyncio.gather(*tasks)
     connections.close()
     return answers
 
 
 def summarize(answers: Sequence[RequestResult], code_length: int) -> dict[str, Any]:
-    """What became of the requests of one load."""
+    """Return the figures of the requests of one load.
+
+    Args:
+        answers: results of the requests.
+        code_length: number of codes of a complete sample.
+    """
     done = [answer for answer in answers if answer.status == 200]
     latencies = sorted(answer.latency_s for answer in done)
     lateness = sorted(answer.latency_s - answer.deadline_s for answer in done)
@@ -117,7 +141,7 @@ def summarize(answers: Sequence[RequestResult], code_length: int) -> dict[str, A
 
 
 def table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """For people."""
+    """Return the figures of all policies and loads as a table for people."""
     head = f"{'policy':8} {'load':>5} {'sent':>6} {'in time':>8} {'late':>7} {'refused':>8} "
     lines = [
         head
@@ -143,7 +167,7 @@ def table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
 
 
 def plot(results: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
-    """Answered in time, codes granted, and latency, against load."""
+    """Plot requests in time, quality, and latency against load."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     panels = figure.subplots(1, 3)
     for panel, (key, name) in zip(
@@ -170,6 +194,7 @@ def plot(results: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
 
 
 def main() -> None:
+    """Run the load test for each policy."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--n", type=int, default=16, help="samples of a request")

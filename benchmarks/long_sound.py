@@ -1,11 +1,11 @@
-"""Encode and decode long recordings with the command line on one core: time, memory, and borders.
+"""Encode and decode long recordings with the command line on one core: time, memory and seams.
 
     python benchmarks/long_sound.py fsdd --data path/to/fsdd --out runs/long-sound
 
-Recordings of one and of ten minutes, made of the test clips of a data set, one after the other.
-Told for each: seconds of work for a second of sound, peak memory, and how much the error jumps from
-sample to sample within 4 samples of where windows begin and end, against the mean of everywhere
-else. Beside it the same windows put together without a fade, which must show.
+The recordings of one and ten minutes are joined test clips of a data set. The table shows the
+seconds of work per second of audio, and the peak memory. It also shows how much the error jumps
+between samples within 4 samples of a window border, relative to everywhere else. The last column is
+the same for windows joined without a cross-fade, which must be larger.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from anytime_ar.data import DataConfig, load_data
 from anytime_ar.media.windows import OverlappingWindows
 
 NEAR = 4
-"""Samples on either side of a border."""
+"""Number of samples on either side of a border."""
 
 
 def main() -> None:
+    """Encode and decode recordings, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--data", help="of test clips; default: the model's own")
@@ -61,11 +62,11 @@ def main() -> None:
 
 
 def _sound(clips: np.ndarray, samples: int) -> np.ndarray:
-    """Clips one after the other, without the silence at their ends: float32 [samples]."""
+    """Return clips joined without the silence at their ends, float32 [samples]."""
     parts, missing = [], samples
     for clip in cycle(clips):
-        heard = clip[: np.flatnonzero(clip)[-1] + 1] if clip.any() else clip
-        parts.append(heard[:missing])
+        audible = clip[: np.flatnonzero(clip)[-1] + 1] if clip.any() else clip
+        parts.append(audible[:missing])
         missing -= len(parts[-1])
         if missing == 0:
             return np.concatenate(parts)
@@ -75,6 +76,7 @@ def _sound(clips: np.ndarray, samples: int) -> np.ndarray:
 def _measure(
     name: str, sound: np.ndarray, model: aar.AnytimeModel, out: Path, minutes: float
 ) -> dict[str, float]:
+    """Encode and decode one recording, and return a row of the table."""
     wav, codes, decoded = (out / f"{minutes:g}{end}" for end in (".wav", ".npz", "-decoded.wav"))
     soundfile.write(wav, sound, model.sample_rate, subtype="FLOAT")
     seconds = len(sound) / model.sample_rate
@@ -102,11 +104,12 @@ seconds = time.perf_counter() - begin
 print(seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
 sys.exit(code)
 """
+"""Script that runs a command on one core and prints its seconds and peak memory."""
 
 
 def _run(*arguments: str) -> tuple[float, float]:
-    """Seconds and peak memory in MB of one command on one core."""
-    # From a small process: a command's peak begins with the memory of the process that starts it.
+    """Return the seconds and the peak memory in MB of one command on one core."""
+    # Start it from a small process: the peak of a child includes the memory of its parent.
     command = [sys.executable, "-c", _RUNNER, sys.executable, "-m", "anytime_ar", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
@@ -117,7 +120,7 @@ def _run(*arguments: str) -> tuple[float, float]:
 
 
 def _jumps(error: np.ndarray, windows: OverlappingWindows) -> float:
-    """Mean jump of the error near borders as a multiple of that elsewhere."""
+    """Return the mean jump of the error near borders, relative to that elsewhere."""
     jumps = np.abs(np.diff(error.astype(np.float64)))
     starts = np.arange(windows.hop, len(error), windows.hop)
     borders = np.concatenate([starts, starts + windows.overlap])
@@ -130,7 +133,7 @@ def _jumps(error: np.ndarray, windows: OverlappingWindows) -> float:
 def _without_fade(
     model: aar.AnytimeModel, sound: np.ndarray, windows: OverlappingWindows
 ) -> np.ndarray:
-    """The error where each window simply ends when the next begins."""
+    """Return the error if each window ends where the next one begins, float32 [samples]."""
     count = (len(sound) - windows.overlap) // windows.hop
     errors = []
     for batch in torch.from_numpy(sound).unfold(0, windows.length, windows.hop)[:count].split(64):

@@ -1,12 +1,12 @@
-"""Whether the tests tell: change the core in one place at a time, and see which changes they miss.
+"""Mutation testing: change the core in one place at a time, and list changes that no test detects.
 
     python benchmarks/mutants.py --out runs/mutants                  # 200 of a fixed sample
-    python benchmarks/mutants.py --only sampling/costs.py --sample 40
+    python benchmarks/mutants.py --only sampling/cost_model.py --sample 40
 
-First the whole test-suite runs once and notes which functions each test file calls. Then one
-operator, number or call statement of a function is changed in a copy of the sources, and the test
-files that call that function run until one fails. Changes are drawn from all that there are with a
-fixed seed. What has been tried stays in the folder, so that a run that was stopped goes on.
+First the whole test suite runs once and records which functions each test file calls. Then one
+operator, number or call statement of a function is changed in a copy of the sources. The test files
+that call the function run until one fails. Mutants are sampled from all possible ones with a fixed
+seed. Results are stored in the folder, so that the next run continues an interrupted one.
 """
 
 from __future__ import annotations
@@ -31,11 +31,15 @@ from anytime_ar.evaluation.report import align_table
 from anytime_ar.runtime.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
+"""Root folder of the repository."""
 SOURCES = ROOT / "src/anytime_ar"
+"""Folder of the package sources."""
 CORE = ("sampling", "autoencoder", "prior", "serving", "bundle.py", "evaluation")
+"""Files and folders that are mutated by default, below `SOURCES`."""
 SEED = 0
+"""Seed of the sample of mutants."""
 TIMEOUT_S = 900
-"""Of the test files of one change; a change that makes a test hang is noticed."""
+"""Time limit for one test file, in seconds; a mutant that makes a test hang is noticed."""
 OPERATOR_SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -57,23 +61,28 @@ OPERATOR_SWAPS: dict[type, type] = {
     ast.And: ast.Or,
     ast.Or: ast.And,
 }
+"""The operator that replaces each operator."""
 
 
 class Mutant(NamedTuple):
-    """One change."""
+    """One change of the sources."""
 
     path: str
-    """Below `src/anytime_ar`."""
+    """Path of the file below `src/anytime_ar`."""
     number: int
-    """Of the places in this file where something can be changed."""
+    """Index of the change among all possible ones in the file."""
     function: str
-    """That it is in, `file:first line`."""
+    """The function that contains the change, as `file:first line`."""
     line: int
+    """Line number of the change."""
     before: str
+    """Source of the changed node before the change."""
     after: str
+    """Source of the changed node after the change."""
 
 
 def main() -> None:
+    """Run the tests on a sample of mutants and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sample", type=int, default=200, help="changes to try")
     parser.add_argument("--only", nargs="*", default=CORE, help="files or folders of the sources")
@@ -111,7 +120,7 @@ def main() -> None:
 
 
 def source_files(only: list[str]) -> list[Path]:
-    """Return the sources that are changed, in order."""
+    """Return the source files to mutate, in order."""
     places = [SOURCES / name for name in only]
     return [
         path
@@ -121,7 +130,12 @@ def source_files(only: list[str]) -> list[Path]:
 
 
 def record_calls(record: Path, jobs: int) -> dict[str, dict[str, float]]:
-    """Return which test files call a function, and seconds that each takes; noted once."""
+    """Return the test files that call each function, with the seconds that each takes.
+
+    Args:
+        record: file that stores the result, which is measured only once.
+        jobs: number of test processes.
+    """
     if not record.exists():
         command = [sys.executable, "-m", "pytest", "-q", "-p", "mutants"]
         command += ["-n", str(jobs), "--dist", "loadfile"]
@@ -138,26 +152,32 @@ def record_calls(record: Path, jobs: int) -> dict[str, dict[str, float]]:
 
 
 def environment_of(root: Path) -> dict[str, str]:
-    """Return variables with which Python finds the package in `root`/src."""
+    """Return environment variables with which Python imports the package from `root`/src."""
     paths = [str(root / "src"), str(ROOT / "benchmarks")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
 
 def copy_of(root: Path) -> Path:
-    """Copy the sources to a folder that they may be changed in."""
+    """Copy the sources to a folder where they can be changed, and return it."""
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(SOURCES, root / "src/anytime_ar", ignore=shutil.ignore_patterns("__pycache__"))
     return root
 
 
 def run_mutant(mutant: Mutant, copy: Path, tests: dict[str, float]) -> str:
-    """Return what became of a change: `killed by FILE`, or `survived`."""
+    """Run the tests on a mutant and return `killed by FILE` or `survived`.
+
+    Args:
+        mutant: the change to make.
+        copy: folder of a copy of the sources.
+        tests: test files that call the function, with their seconds.
+    """
     path = copy / "src/anytime_ar" / mutant.path
     original = path.read_text("utf-8")
-    # The tests of its own package first, the fastest before the others.
+    # Run the tests of its own package first, and fast ones before slow ones.
     own = f"tests/{Path(mutant.path).parts[0].removesuffix('.py')}/"
     order = sorted(tests, key=lambda name: (not name.startswith(own), tests[name]))
-    if not order:  # reached in other processes alone
+    if not order:  # only child processes call the function
         order = [own if (ROOT / own).is_dir() else "tests"]
     path.write_text(mutated_module(original, mutant.number), "utf-8")
     try:
@@ -181,7 +201,7 @@ def run_mutant(mutant: Mutant, copy: Path, tests: dict[str, float]) -> str:
 
 
 def table(results: dict[str, str]) -> str:
-    """Return how many changes of each part were noticed, and those that were not."""
+    """Return how many mutants of each package were noticed, and the survivors."""
     by_part: dict[str, Counter[bool]] = defaultdict(Counter)
     for key, found in results.items():
         for part in (key.split(":")[0].split("/")[0], "all"):
@@ -196,7 +216,7 @@ def table(results: dict[str, str]) -> str:
 
 
 def list_mutants(path: Path) -> list[Mutant]:
-    """Return every change of a file."""
+    """Return every possible mutant of a file."""
     name = str(path.relative_to(SOURCES))
     found = []
     for number, (node, function) in enumerate(mutable_nodes(ast.parse(path.read_text("utf-8")))):
@@ -209,7 +229,7 @@ def list_mutants(path: Path) -> list[Mutant]:
 
 
 def mutated_module(source: str, number: int) -> str:
-    """Return a module with one place changed."""
+    """Return the source of a module with one change."""
     tree = ast.parse(source)
     node, _ = list(mutable_nodes(tree))[number]
     mutate_node(node)
@@ -217,8 +237,10 @@ def mutated_module(source: str, number: int) -> str:
 
 
 def mutable_nodes(tree: ast.Module) -> Iterator[tuple[Any, int]]:
-    """Yield what can be changed in functions, and the first line of the function: no messages of
-    errors, types or assertions."""
+    """Yield each node that can be changed in a function, with the first line of the function.
+
+    Error messages, types and assertions are left out.
+    """
     for outer in ast.walk(tree):
         if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef):
             first = min([outer.lineno, *(each.lineno for each in outer.decorator_list)])
@@ -226,6 +248,7 @@ def mutable_nodes(tree: ast.Module) -> Iterator[tuple[Any, int]]:
 
 
 def _below(node: ast.AST) -> Iterator[Any]:
+    """Yield the nodes below a node that can be changed."""
     for field, value in ast.iter_fields(node):
         if field in ("annotation", "returns", "decorator_list"):
             continue
@@ -241,6 +264,7 @@ def _below(node: ast.AST) -> Iterator[Any]:
 
 
 def _can_change(node: ast.AST) -> bool:
+    """Return whether `mutate_node` can change a node."""
     match node:
         case ast.Compare(ops=[op]) | ast.BinOp(op=op) | ast.BoolOp(op=op) | ast.AugAssign(op=op):
             return type(op) in OPERATOR_SWAPS
@@ -254,7 +278,7 @@ def _can_change(node: ast.AST) -> bool:
 
 
 def mutate_node(node: Any) -> None:
-    """Change one place of a tree."""
+    """Change one node of a syntax tree in place."""
     match node:
         case ast.Compare():
             node.ops = [OPERATOR_SWAPS[type(node.ops[0])]()]
@@ -275,7 +299,7 @@ def mutate_node(node: Any) -> None:
             node.value = ast.Constant(None)
 
 
-# As a plugin of pytest (`-p mutants`), this file notes what each test file calls.
+# As a plugin of pytest (`-p mutants`), this file records what each test file calls.
 
 _record = os.environ.get("ANYTIME_CALLS")
 _now: list[str] = []
@@ -284,6 +308,7 @@ _seconds: Counter[str] = Counter()
 
 
 def _profile(frame: Any, event: str, _argument: Any) -> None:
+    """Record which functions of the package the current test file calls."""
     if event == "call" and _now:
         code = frame.f_code
         if code.co_filename.startswith(str(SOURCES)):
@@ -297,15 +322,18 @@ if _record is not None:
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:
+    """Note the current test file and start profiling."""
     _now[:] = [nodeid.split("::")[0]]
     sys.setprofile(_profile if _record is not None else None)
 
 
 def pytest_runtest_logreport(report: Any) -> None:
+    """Add the duration of a test to its test file."""
     _seconds[report.nodeid.split("::")[0]] += report.duration
 
 
 def pytest_sessionfinish() -> None:
+    """Write the recorded calls and seconds to a file."""
     if _record is not None:
         found = {
             function: {name: round(_seconds[name], 1) for name in sorted(names)}

@@ -1,4 +1,4 @@
-"""What other processes take, as Linux tells."""
+"""Read the resources of other processes from Linux's /proc."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from pathlib import Path
 
 
 def memory_mb(pid: int) -> float:
-    """Resident memory."""
+    """Return the resident memory of a process, in MB."""
     return int(_status(pid, "VmRSS:")) / 1024
 
 
 def thread_count(pid: int) -> int:
-    """How many."""
+    """Return the number of threads of a process."""
     return int(_status(pid, "Threads:"))
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes that it started, and those that they did."""
+    """Return the ids of all child processes of a process, and of their children."""
     parents = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parents[int(folder.name)] = int(_status(int(folder.name), "PPid:"))
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
     found = [pid]
     for one in found:
@@ -30,7 +30,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def command_line(pid: int) -> str:
-    """What it calls itself; empty if it has just ended."""
+    """Return the command line of a process; empty if it has just ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -38,5 +38,6 @@ def command_line(pid: int) -> str:
 
 
 def _status(pid: int, field: str) -> str:
+    """Return the first word of a field of a process's status file."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return status.split(field)[1].split()[0]

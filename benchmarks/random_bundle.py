@@ -1,9 +1,9 @@
-"""Write a bundle with random weights, to time a size that nobody has trained.
+"""Write a bundle with random weights, to time a model size that nobody has trained.
 
     python benchmarks/random_bundle.py runs/authors-size          # the size of the authors' release
     anytime bench runs/authors-size
 
-Drawing does not depend on what the weights are, only on how many there are.
+The time of sampling depends only on the number of weights, not on their values.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from anytime_ar.bundle.format import build_bundle, save_bundle
 
 
 def main() -> None:
+    """Build a bundle of the requested size and save it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, default=6)

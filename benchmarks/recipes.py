@@ -1,13 +1,12 @@
-"""What each part of a recipe is worth: one change at a time, judged by the samples.
+r"""Ablations of a training recipe: one change at a time, evaluated by the samples.
 
     python benchmarks/recipes.py benchmarks/recipes/mnist.yaml --data path/to/mnist \
         --features runs/features/mnist --out runs/recipes/mnist
 
-Trains every variant of a file as far as that says, one after the other, resumed where an earlier
-call stood; several calls share the work where each is told `--only` some of them. Variants that
-differ in the prior alone share their autoencoder. The table has reconstruction and sample FD at
-shares of the codes, and the mean of the sample FD over the bits that all variants in it can have:
-the area under the curve.
+Trains every variant of a file one after the other, and resumes what an earlier call has begun.
+Several calls can split the work with `--only`. Variants that differ only in the prior share their
+autoencoder. The table shows reconstruction and sample FD at fractions of the codes. It also shows
+the mean of the sample FD over the bits that all its variants reach, the area under the curve.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from anytime_ar.sampling import AnytimeModel
 from anytime_ar.training import train
 
 CODE_FRACTIONS = (0.125, 0.25, 0.4, 0.5, 0.75, 1.0)
-"""Of the code length: where the table looks."""
+"""Fractions of the code length that the table shows."""
 NON_AUTOENCODER_SETTINGS = {
     "name",
     "prior",
@@ -43,10 +42,11 @@ NON_AUTOENCODER_SETTINGS = {
     "features",
     "sharpening",
 }
-"""Settings that the first training of the autoencoder does not depend on."""
+"""Settings that do not change the first training of the autoencoder."""
 
 
 def main() -> None:
+    """Train and evaluate the variants, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, help="base, common changes, and variants")
     parser.add_argument("--data", help="where the data set lies; default: as configured")
@@ -80,7 +80,14 @@ def main() -> None:
 def _config(
     base: dict[str, Any], changes: dict[str, Any], name: str, data: str | None
 ) -> Experiment:
-    """A configuration with dotted settings changed."""
+    """Return a configuration with dotted settings changed.
+
+    Args:
+        base: settings to start from.
+        changes: new values by dotted name.
+        name: name of the variant.
+        data: path or name of the data set; None: as configured.
+    """
     values = json.loads(json.dumps(base)) | {"name": name}
     for key, value in changes.items():
         *path, last = key.split(".")
@@ -101,6 +108,7 @@ def _train_and_evaluate(
     out: Path,
     samples: int,
 ) -> None:
+    """Train and evaluate one variant, unless its curve exists."""
     folder = out / config.name
     if (folder / "curve.json").is_file():
         return
@@ -117,7 +125,7 @@ def _train_and_evaluate(
 def _reuse_trained_autoencoder(
     config: Experiment, others: dict[str, Experiment], out: Path
 ) -> None:
-    """Copy one that was trained by the same settings, if there is one."""
+    """Copy the checkpoints of an autoencoder trained with the same settings, if one exists."""
     wanted = config.model_dump(exclude=NON_AUTOENCODER_SETTINGS)
     for name, other in others.items():
         trained = sorted((out / name / "checkpoints").glob("autoencoder-*"))
@@ -133,7 +141,7 @@ def _reuse_trained_autoencoder(
 
 
 def _areas_under_curves(curves: dict[str, Curve]) -> dict[str, float]:
-    """Mean sample FD over the bits that all of them can have."""
+    """Return the mean sample FD of each curve over the bits that all of them reach."""
     traces = {name: fd_by_cost(curve, "bits") for name, curve in curves.items()}
     least = max(points[0][0] for points in traces.values())
     most = min(points[-1][0] for points in traces.values())
@@ -141,7 +149,7 @@ def _areas_under_curves(curves: dict[str, Curve]) -> dict[str, float]:
 
 
 def _table(curves: dict[str, Curve]) -> str:
-    """Reconstruction / sample FD at shares of the codes, and what the prior pays."""
+    """Return the table: FD of reconstructions and samples by fraction of the codes, and the NLL."""
     rows = [["", *[f"{share:g} L" for share in CODE_FRACTIONS], "mean", "best", "error", "nats"]]
     areas = _areas_under_curves(curves)
     for name, curve in curves.items():

@@ -1,12 +1,12 @@
-"""How cost grows with code length, width, batch and image size: measured, fitted, extrapolated.
+"""Measure how cost grows with code length, width, batch and image size, and extrapolate it.
 
     python benchmarks/scaling.py --out runs/scaling
 
-One thread. For training steps of priors and of autoencoders, and for steps of draws, the time is
-fitted as operations of matrix products at a rate, numbers that modules put out at another (what is
-not a product waits for memory), scores of attention, and weights that the optimizer moves. Each fit
-is made without the largest sizes, and told how well it foresees them. Operations are counted by
-PyTorch, not by a formula. Prints tables, writes scaling.json. docs/scaling.md says what follows.
+It uses one thread. It times training steps of priors and autoencoders, and sampling steps. It fits
+the time of training steps as a sum of four costs: FLOPs of matrix products, activations (other
+operations wait for memory), attention scores, and parameters that the optimizer updates. Each fit
+leaves out the largest sizes and reports how well it predicts them. PyTorch counts the FLOPs. Prints
+tables and writes scaling.json. docs/experiments/scaling.md has the conclusions.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from anytime_ar.training.stages.autoencoder import AutoencoderObjective
 from anytime_ar.training.stages.prior import PriorObjective
 
 REPEATS = 3
+"""Number of timed steps of each size."""
 PRIORS = [  # L, width, layers, batch
     (16, 128, 4, 64),
     (64, 128, 4, 32),
@@ -51,6 +52,7 @@ PRIORS = [  # L, width, layers, batch
     (64, 512, 8, 32),
     (256, 512, 6, 16),
 ]
+"""Priors to train: code length, width, layers, batch size."""
 AUTOENCODERS = [  # side of the image, widths, batch
     (32, (64, 128), 16),
     (32, (64, 128), 64),
@@ -63,29 +65,33 @@ AUTOENCODERS = [  # side of the image, widths, batch
     (128, (64, 128, 128), 16),
     (128, (64, 128, 128, 128), 32),
 ]
+"""Autoencoders to train: side of the image, widths, batch size."""
 DRAWS = [(64, 128, 4), (64, 256, 4), (256, 256, 4), (64, 512, 4), (64, 512, 8), (256, 512, 8)]
+"""Priors to sample from: code length, width, layers."""
 NUM_HELD_OUT = 2
-"""The largest sizes, which a fit does not see."""
+"""Number of the largest sizes that a fit leaves out."""
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What one size takes."""
+    """The measured cost of one step at one size."""
 
     size: str
+    """Description of the size for the table."""
     flops: float
-    """Floating-point operations of matrix products."""
+    """FLOPs of all matrix products."""
     activations: float
-    """That modules put out."""
+    """Number of values that all modules output."""
     attention_scores: float
-    """Of attention, in all layers and heads."""
+    """Number of attention scores, in all layers and heads."""
     parameters: int
-    """That the optimizer moves."""
+    """Number of parameters that the optimizer updates."""
     seconds: float
+    """Median time of a step, in seconds."""
 
     @property
     def regressors(self) -> list[float]:
-        """What its seconds are made of, in units of about the same size."""
+        """Return the four costs of the fit, in units of similar magnitude."""
         return [
             self.flops / 1e9,
             self.activations / 1e6,
@@ -96,21 +102,32 @@ class StepCost:
 
 @dataclass(frozen=True)
 class CostFit:
-    """Seconds of a step."""
+    """The fitted coefficients of the time of a step."""
 
     s_per_gflop: float
+    """Seconds per 10^9 FLOPs of matrix products."""
     s_per_million_activations: float
+    """Seconds per million activations."""
     s_per_million_scores: float
+    """Seconds per million attention scores."""
     s_per_million_parameters: float
+    """Seconds per million parameters."""
 
     def predict_s(self, point: StepCost) -> float:
-        """Of a step of some size."""
+        """Return the predicted seconds of a step."""
         parts = zip(astuple(self), point.regressors, strict=True)
         return sum(each * amount for each, amount in parts)
 
 
 def make_card(length: int, side: int, prior: tuple[int, int], network: dict[str, Any]) -> Card:
-    """A model of some size; prior: width and layers."""
+    """Return the card of a model.
+
+    Args:
+        length: code length.
+        side: height and width of the images.
+        prior: width and number of layers of the prior.
+        network: settings of the autoencoder's network.
+    """
     width, layers = prior
     return Card.parse(
         {
@@ -131,7 +148,7 @@ def make_card(length: int, side: int, prior: tuple[int, int], network: dict[str,
 def random_bundle(
     length: int, side: int, prior: tuple[int, int], network: dict[str, Any]
 ) -> Bundle:
-    """The same with random weights."""
+    """Return a bundle with random weights; the arguments are those of `make_card`."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return build_bundle(make_card(length, side, prior, network))
@@ -140,7 +157,12 @@ def random_bundle(
 def training_step(
     objective: nn.Module, arguments: Callable[[], tuple[Any, ...]]
 ) -> Callable[[], None]:
-    """A training step, in bfloat16 where PyTorch deems that right."""
+    """Return a function that runs one training step with bfloat16 autocast.
+
+    Args:
+        objective: module that returns the loss.
+        arguments: returns the arguments of the objective except the generator.
+    """
     optimizer = build_optimizer(objective.train(), OptimizerConfig())
 
     def step() -> None:
@@ -156,7 +178,14 @@ def training_step(
 def measure_step(
     size: str, module: nn.Module, step: Callable[[], None], scores: float = 0.0
 ) -> StepCost:
-    """What a step takes: the median, after a first one, in which it is counted."""
+    """Return the cost of a step: the median time after a first step, which counts operations.
+
+    Args:
+        size: description of the size.
+        module: module whose activations and parameters are counted.
+        step: runs one step.
+        scores: number of attention scores, which PyTorch does not count.
+    """
     numbers = 0
 
     def count(_: nn.Module, __: object, output: object) -> None:
@@ -180,7 +209,7 @@ def measure_step(
 
 
 def measure_priors() -> list[StepCost]:
-    """Training steps of the prior."""
+    """Return the costs of training steps of all priors."""
     points = []
     for length, width, layers, batch in PRIORS:
         bundle = random_bundle(
@@ -197,7 +226,7 @@ def measure_priors() -> list[StepCost]:
 
 
 def measure_autoencoders() -> list[StepCost]:
-    """Training steps of the autoencoder."""
+    """Return the costs of training steps of all autoencoders."""
     points = []
     for side, widths, batch in AUTOENCODERS:
         bundle = random_bundle(64, side, (64, 1), {"widths": widths})
@@ -211,14 +240,14 @@ def measure_autoencoders() -> list[StepCost]:
 
 
 def fit_costs(points: Sequence[StepCost]) -> CostFit:
-    """The nearest to points, by what it misses them in parts of one."""
+    """Return the non-negative fit with the least squared relative errors."""
     seconds = np.array([point.seconds for point in points])
     terms = np.array([point.regressors for point in points]) / seconds[:, None]
     return CostFit(*map(float, nnls(terms, np.ones(len(points)))[0]))
 
 
 def report_fit(name: str, points: Sequence[StepCost]) -> dict[str, Any]:
-    """Print a table, give the figures."""
+    """Fit all but the largest sizes, print a table, and return the figures."""
     ordered = sorted(points, key=lambda point: point.flops)
     fit = fit_costs(ordered[:-NUM_HELD_OUT])
     rows = [[name, "GFLOP", "ms", "GFLOP/s", "fit"]]
@@ -236,23 +265,24 @@ def report_fit(name: str, points: Sequence[StepCost]) -> dict[str, Any]:
         )
     print(align_table(rows))
     print(
-        f"{1000 * fit.s_per_gflop:.2f} ms for a GFLOP, {1000 * fit.s_per_million_activations:.2f} for a "
-        f"million numbers, {1000 * fit.s_per_million_scores:.2f} for a million scores, "
+        f"{1000 * fit.s_per_gflop:.2f} ms for a GFLOP, "
+        f"{1000 * fit.s_per_million_activations:.2f} for a million numbers, "
+        f"{1000 * fit.s_per_million_scores:.2f} for a million scores, "
         f"{1000 * fit.s_per_million_parameters:.2f} for a million weights\n"
     )
     return {"fit": asdict(fit), "points": [asdict(point) for point in ordered]}
 
 
 def measure_draws() -> list[dict[str, Any]]:
-    """Steps of draws by rows, and what a sample of all codes takes of the machine."""
+    """Print and return the times of sampling steps by batch size, and of a complete sample."""
     rows = [["draws", "1 row, ms", "16 rows", "64 rows", "last codes", "a sample, ms", "decode"]]
     found = []
     for length, width, layers in DRAWS:
         bundle = random_bundle(length, 32, (width, layers), {})
         model = AnytimeModel(bundle, device="cpu")
-        lane = ModelRunner("any", model, 64, time.perf_counter)
-        lane.measure_costs()
-        costs = lane.costs
+        runner = ModelRunner("any", model, 64, time.perf_counter)
+        runner.measure_costs()
+        costs = runner.costs
         steps = {count: costs.step_s(count, count * length // 2) for count in (1, 16, 64)}
         last = costs.step_s(16, 16 * length)
         sample_s = costs.sampling_work_s(1, 0, length) + costs.decode_work_s(1)
@@ -275,6 +305,7 @@ def measure_draws() -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    """Measure all sizes and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/scaling"))
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""`anytime serve` as a process, and connections to it, for benchmarks."""
+"""Start `anytime serve` as a process and connect to it, for benchmarks."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ import httpx
 
 
 class ConnectionPool:
-    """Connections that are kept, as many as there are requests under way. Not httpx: at the rates
-    that are sent here, its own work would take a good part of the machine from the server."""
+    """Persistent connections, as many as there are requests in flight.
+
+    At the request rates of the benchmarks, httpx would take much of the machine from the server.
+
+    Args:
+        url: address of the server.
+    """
 
     def __init__(self, url: str) -> None:
+        """Create a pool without connections."""
         self._host, port = url.removeprefix("http://").split(":")
         self._port = int(port)
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def post(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Status and JSON of an answer."""
+        """Send a POST request and return the status and the JSON of the response."""
         content = json.dumps(body).encode()
         head = (
             f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
@@ -32,7 +38,7 @@ class ConnectionPool:
         )
         while self._idle:
             reader, writer = self._idle.pop()
-            if not reader.at_eof():  # the server closes those that are idle for some seconds
+            if not reader.at_eof():  # the server closes connections that are idle for seconds
                 break
         else:
             reader, writer = await asyncio.open_connection(self._host, self._port)
@@ -47,15 +53,22 @@ class ConnectionPool:
         return status, answer
 
     def close(self) -> None:
-        """All of them."""
+        """Close all idle connections."""
         for _, writer in self._idle:
             writer.close()
 
 
 class ServerProcess:
-    """`anytime serve` as a process."""
+    """A running `anytime serve` process.
+
+    Args:
+        model: the model, which is served under the name `model`.
+        log: file for the log of the server.
+        options: further command-line options.
+    """
 
     def __init__(self, model: str, log: Path, *options: str) -> None:
+        """Start the server and wait until it is ready."""
         command = [sys.executable, "-m", "anytime_ar", "serve", f"model={model}", "--port", "0"]
         command += ["--deadline-s", "60", *options]
         with log.open("w", encoding="utf-8") as file:
@@ -69,6 +82,6 @@ class ServerProcess:
             time.sleep(0.1)
 
     def terminate(self) -> None:
-        """SIGTERM."""
+        """Send SIGTERM and wait until the server has ended."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)

@@ -1,10 +1,10 @@
-"""Time of whole processes from start to end: what a command costs before it works.
+"""Time whole processes from start to end: what a command costs before it works.
 
     python benchmarks/startup.py --rounds 9 --out runs/startup.json
 
-Every round runs each command once, so that whatever slows the machine slows all. `first` draws with
-a cache folder that holds the compiled kernel alone, as after installing. Then one process tells
-where the time of a draw goes. Python keeps compiled modules, as `pip install` does.
+Every round runs each command once, so that a slow machine slows all of them. `first` samples with a
+cache folder that holds only the compiled kernel, as after an installation. Then one process reports
+how its time splits into parts. Python stores compiled modules, as after `pip install`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from anytime_ar.evaluation.report import align_table
 from anytime_ar.runtime.files import cache_folder, write_json
 
 MODEL = "mnist"
+"""Shipped model that the commands use."""
 BASE = "import torch"
+"""Process whose time the table subtracts."""
 FIRST = "sample, first"
+"""Name of the command that runs with an almost empty cache folder."""
 PARTS = """
 import json, sys, time
 marks = [time.perf_counter()]
@@ -42,11 +45,14 @@ from anytime_ar.data import write_image; mark()
 write_image(sys.argv[2], x[0]); mark()
 print(json.dumps([after - before for before, after in zip(marks, marks[1:])]))
 """
+"""Script that times the parts of one sample."""
 NAMES = ("import torch", "import ours", "read and check", "lay out, draw", "draw again")
+"""Names of the parts in the order of the script."""
 NAMES += ("import pictures", "write PNG")
 
 
 def main() -> None:
+    """Time all commands and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path, default=Path("runs/startup.json"))
@@ -67,7 +73,7 @@ def main() -> None:
 
 
 def _measure(rounds: int, place: Path) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds of each round by command, and by part of a draw."""
+    """Return the seconds of each round by command, and by part of a sample."""
     env = {key: to for key, to in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     seconds: dict[str, list[float]] = {}
     parts: dict[str, list[float]] = {}
@@ -80,18 +86,18 @@ def _measure(rounds: int, place: Path) -> tuple[dict[str, list[float]], dict[str
             begin = time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=env | cache)
             taken = time.perf_counter() - begin
-            if number:  # the first round writes compiled modules and fills the system's caches
+            if number:  # the first round compiles modules and fills the caches of the system
                 seconds.setdefault(name, []).append(taken)
         script = [sys.executable, "-c", PARTS, MODEL, str(place / "part.png")]
-        told = subprocess.run(script, check=True, stdout=subprocess.PIPE, env=env).stdout
-        for name, taken in zip(NAMES, json.loads(told), strict=True):
+        output = subprocess.run(script, check=True, stdout=subprocess.PIPE, env=env).stdout
+        for name, taken in zip(NAMES, json.loads(output), strict=True):
             if number:
                 parts.setdefault(name, []).append(taken)
     return seconds, parts
 
 
 def _commands(place: Path) -> dict[str, list[str]]:
-    """Command lines to time, by name; what they read is made first."""
+    """Return the command lines to time, by name, and create the files that they read."""
     anytime = [sys.executable, "-m", "anytime_ar"]
     out, state, codes = (str(place / name) for name in ("one.png", "state", "codes.npz"))
     draw = [*anytime, "sample", MODEL, "-n", "1", "--out", out]
@@ -115,6 +121,7 @@ def _commands(place: Path) -> dict[str, list[str]]:
 
 
 def _machine() -> dict[str, str | int | None]:
+    """Return the processor, its instruction set, and the versions in use."""
     import torch
 
     info = Path("/proc/cpuinfo")

@@ -1,11 +1,10 @@
-"""All codes a second: of a server that is kept busy, and of the engine without one.
+"""Compare the throughput of a busy server with that of plain sampling, both with all codes.
 
     python benchmarks/throughput.py mnist --n 16
 
-A round keeps the server busy with requests for all codes, then draws as many at a time without it:
-a request's samples, one request after the other, and those of all requests under way in one batch.
-Both by as many threads as the server has. The share is that of the faster of the two ways, round by
-round: median and range.
+A round keeps the server busy with requests for all codes, then generates the same samples without
+it in two ways: one request after the other, and all requests in flight in one batch. Both use as
+many threads as the server. The share is relative to the faster way, by round: median and range.
 """
 
 from __future__ import annotations
@@ -25,26 +24,30 @@ from anytime_ar.runtime.files import write_json
 from anytime_ar.sampling import AnytimeModel, load
 
 ROUNDS = 5
+"""Number of rounds of the comparison."""
 CONCURRENCY = 4
-"""Requests under way: enough for the server never to wait for its clients."""
+"""Requests in flight, enough that the server never waits for its clients."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """Requests a second, each with all codes of its samples."""
+    """The rates of one round, in requests with all codes per second."""
 
     served: float
+    """Rate of the server, in requests per second."""
     sequential: float
+    """Rate without a server, one request after the other."""
     batched: float
+    """Rate without a server, all requests in flight in one batch."""
 
     @property
     def share(self) -> float:
-        """Of the engine's rate without a server."""
+        """Return the rate of the server relative to the faster rate without it."""
         return self.served / max(self.sequential, self.batched)
 
 
 def direct_rate(model: AnytimeModel, n: int, seconds: float) -> float:
-    """Draws of n samples a second in this process."""
+    """Return how many batches of n samples per second this process generates."""
     model.sample(n, seed=0)
     begin, count = time.perf_counter(), 0
     while time.perf_counter() - begin < seconds:
@@ -54,7 +57,13 @@ def direct_rate(model: AnytimeModel, n: int, seconds: float) -> float:
 
 
 async def server_rate(url: str, n: int, seconds: float) -> float:
-    """Requests a second that are answered with all codes, as many at once as keep it busy."""
+    """Return the rate of requests with all codes of a server that is kept busy.
+
+    Args:
+        url: address of the server.
+        n: samples per request.
+        seconds: duration of the measurement.
+    """
     connections, end, count = ConnectionPool(url), time.perf_counter() + seconds, 0
 
     async def ask() -> None:
@@ -70,7 +79,14 @@ async def server_rate(url: str, n: int, seconds: float) -> float:
 
 
 def measure_rounds(name: str, url: str, n: int, seconds: float) -> list[Round]:
-    """Rounds with a server that has nothing else to do; `seconds` for all of them."""
+    """Measure several rounds with a server that is otherwise idle.
+
+    Args:
+        name: name of the model.
+        url: address of the server.
+        n: samples per request.
+        seconds: duration of all rounds.
+    """
     torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))
     model, turn, results = load(name), seconds / ROUNDS / 3, []
     for _ in range(ROUNDS):
@@ -81,7 +97,7 @@ def measure_rounds(name: str, url: str, n: int, seconds: float) -> list[Round]:
 
 
 def summary(rounds: list[Round], n: int) -> str:
-    """For people."""
+    """Return the medians of the rounds as text for people."""
     shares = [one.share for one in rounds]
     served, one_by_one, together = (
         statistics.median(getattr(one, key) for one in rounds)
@@ -95,6 +111,7 @@ def summary(rounds: list[Round], n: int) -> str:
 
 
 def main() -> None:
+    """Start a server, measure the rounds, and print the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--n", type=int, default=16, help="samples of a request")

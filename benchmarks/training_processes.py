@@ -1,10 +1,10 @@
-"""What a second process is worth in training: steps a second of one and of two, by turns.
+"""Measure what a second training process gains: steps per second of one and of two, interleaved.
 
     python benchmarks/training_processes.py mnist --data path/to/mnist
 
-The same configuration, cut to a few hundred steps of each stage, with the same batches; every
-process has one thread. Steps are counted from the log, without start-up and without the first ones.
-Losses are compared as well: with dropout they agree as those of two seeds do, without it but for
+Both use the same configuration, shortened to a few hundred steps per stage, and the same batches.
+Every process has one thread. Steps are counted from the log, without startup and the first steps.
+Losses are compared as well: with dropout they differ as between two seeds, without it only by
 rounding.
 """
 
@@ -28,9 +28,11 @@ from anytime_ar.evaluation.report import align_table
 from anytime_ar.runtime.files import write_json
 
 STAGES = ("autoencoder", "sharpening", "prior")
+"""Training stages whose steps are counted."""
 
 
 def main() -> None:
+    """Train with one and two processes and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", help="name or file")
     parser.add_argument("--data", help="where the data set lies; default: as configured")
@@ -67,6 +69,7 @@ def main() -> None:
 
 
 def _shorten_config(options: argparse.Namespace, place: Path) -> Path:
+    """Write the configuration with fewer steps, and return its path."""
     values = yaml.safe_load(config_path(options.config).read_text(encoding="utf-8"))
     if options.data is not None:
         values["data"] = values.get("data", {}) | {"name": options.data}
@@ -88,6 +91,7 @@ def _shorten_config(options: argparse.Namespace, place: Path) -> Path:
 
 
 def _train(config: Path, out: Path, count: int) -> dict[str, Any]:
+    """Train with some processes, and return steps per second and the last loss, by stage."""
     command = [sys.executable, "-m", "anytime_ar", "train", str(config), "--out", str(out)]
     subprocess.run(
         [*command, "--devices", str(count), "--device", "cpu"],
@@ -101,7 +105,7 @@ def _train(config: Path, out: Path, count: int) -> dict[str, Any]:
     for stage in STAGES:
         own = [line for line in lines if line.get("stage") == stage and "seconds" in line]
         if own:
-            # The median of reports leaves out those with a validation between them.
+            # The median ignores intervals that include a validation.
             seconds = [
                 (b["seconds"] - a["seconds"]) / (b["step"] - a["step"])
                 for a, b in pairwise(own[len(own) // 5 :])

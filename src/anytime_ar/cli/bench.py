@@ -1,9 +1,9 @@
-"""Time a model on this machine: codes a second (speed), or whether deadlines are kept (deadlines).
+"""Time a model on this machine: codes per second (`speed`), or missed deadlines (`deadlines`).
 
-`speed` lets every precision of ours, the bare matrix products of the same weights (the floor), and
-`generate` of Hugging Face transformers on a Llama of the same size take turns. `deadlines` draws
-again and again with deadlines from the time of one code to that of all, beside as many busy
-processes as are asked for.
+`speed` times all precisions and backends, and the bare matrix products of the same weights (the
+floor). It also times `generate` of Hugging Face transformers on a Llama of the same size. All cases
+run interleaved. `deadlines` samples with deadlines from the time of one code to the time of all
+codes. It can run beside a number of busy processes.
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ from anytime_ar.runtime.files import check_output_path, write_bytes, write_json
 from anytime_ar.sampling import AnytimeModel, load
 
 _MIN_TIMING_S = 3.0
-"""Draws of few codes and rows take too little time for a few rounds to tell."""
+"""Minimum time per measurement, in seconds: a few rounds of short runs are too noisy."""
 _PREVIEW_ROUNDS = 100
-"""First previews to time for each number of rows."""
+"""Number of first previews to time for each batch size."""
 
 
 def add_arguments(parser: Parser) -> None:
+    """Add the options of `anytime bench`."""
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument("what", nargs="?", default="speed", choices=["speed", "deadlines"])
     parser.add_argument("--batches", type=list[int], default=[1, 16, 64, 256], help="for speed")
@@ -71,12 +72,13 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
+    """Run the benchmark, print its table and write its figures."""
     if not arguments.batches or min(arguments.batches) < 1:
         raise InputError(f"--batches {arguments.batches}: pass rows of 1 and more, as [1,16]")
     if arguments.out is not None:
         check_output_path(arguments.out, is_folder=True)
     set_threads_from(arguments)
-    with suppress(BuildError):  # without a kernel there is less to time; a wrong variable is told
+    with suppress(BuildError):  # without a kernel there is less to time; other errors are raised
         load_kernel()
     with _busy_processes(arguments.neighbours):
         figures, text = (_speed if arguments.what == "speed" else _deadlines)(arguments)
@@ -90,11 +92,11 @@ def run(arguments: Namespace) -> None:
 def _speed(arguments: Namespace) -> tuple[dict[str, Any], str]:
     models = list(_models(arguments))
     length = models[0].code_length
-    rivals, missing = _baselines(models[0])
-    contenders = [*map(sample_codes_case, models), *map(matmul_floor_case, models), *rivals]
+    baselines, missing = _baselines(models[0])
+    cases = [*map(sample_codes_case, models), *map(matmul_floor_case, models), *baselines]
     with progress_bar("speed") as progress:
         timings = time_interleaved(
-            contenders, arguments.batches, rounds=arguments.rounds, progress=progress
+            cases, arguments.batches, rounds=arguments.rounds, progress=progress
         )
     steps = sorted({max(1, round(length * fifth / 5)) for fifth in range(1, 6)})
     with progress_bar("time by codes") as progress:
@@ -107,9 +109,9 @@ def _speed(arguments: Namespace) -> tuple[dict[str, Any], str]:
         )
     firsts = [time_first_preview(models[0], n, rounds=_PREVIEW_ROUNDS) for n in arguments.batches]
     if arguments.out is not None:
-        picture = plot_times(by_codes)
+        plot = plot_times(by_codes)
         arguments.out.mkdir(parents=True, exist_ok=True)
-        write_bytes(arguments.out / "speed.png", picture)
+        write_bytes(arguments.out / "speed.png", plot)
     figures = {
         "code_length": length,
         "timings": [timing.to_json(length) for timing in timings],
@@ -132,21 +134,21 @@ def _speed(arguments: Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _models(arguments: Namespace) -> Iterator[AnytimeModel]:
-    """The model in every precision, drawn from by every backend that there is."""
+    """Yield the model in every precision on every available backend."""
     for backend in ("native", "portable"):
         for precision in get_args(Precision):
             model = load(
                 arguments.model, device=arguments.device, precision=precision, backend=backend
             )
             try:
-                model.sampler  # noqa: B018  (made at the first use)
+                model.sampler  # noqa: B018  (created at first use)
             except InputError:  # no compiler, or int8 on a GPU: nothing to time
                 continue
             yield model
 
 
 def _baselines(model: AnytimeModel) -> tuple[list[BenchmarkCase], list[str]]:
-    """Other ways of drawing, and a line that says why there are none."""
+    """Return the baselines of Hugging Face, and a line that says why there are none."""
     try:
         return [
             hf_generate_case(model, precision, attention)
@@ -158,24 +160,29 @@ def _baselines(model: AnytimeModel) -> tuple[list[BenchmarkCase], list[str]]:
 
 
 def speed_table(timings: list[BenchmarkTiming], length: int) -> str:
-    """Codes a second of everything that was timed, with the spread over rounds."""
+    """Return a table of codes per second with the spread over rounds.
+
+    Args:
+        timings: timings of all cases at all batch sizes.
+        length: code length, the number of codes per sample.
+    """
     lines = [
         f"{'rows':>4}  {'way':<32}{'codes/s':>8}{'slowest..fastest':>18}{'floor':>7}{'generate':>9}"
     ]
     for rows in dict.fromkeys(timing.batch_size for timing in timings):
         here = [timing for timing in timings if timing.batch_size == rows]
-        rivals = [timing for timing in here if timing.name.startswith("generate")]
-        rival = min(rivals, key=_median, default=None)
+        baselines = [timing for timing in here if timing.name.startswith("generate")]
+        baseline = min(baselines, key=_median, default=None)
         for timing in here:
             slowest, middle, fastest = timing.to_json(length)["codes_per_s"]
             share = times = ""
-            if timing not in rivals and not timing.name.endswith(FLOOR_SUFFIX):
+            if timing not in baselines and not timing.name.endswith(FLOOR_SUFFIX):
                 precision = timing.name.split()[0]
                 floors = [
                     t for t in here if t.name.startswith(precision) and FLOOR_SUFFIX in t.name
                 ]
                 share = f"{100 * time_ratios(min(floors, key=_median), timing)[1]:.0f} %"
-                times = f"{time_ratios(rival, timing)[1]:.2f}x" if rival else ""
+                times = f"{time_ratios(baseline, timing)[1]:.2f}x" if baseline else ""
             spread = f"{slowest:,.0f}..{fastest:,.0f}"
             lines.append(
                 f"{rows:>4}  {timing.name:<32}{middle:>8,.0f}{spread:>18}{share:>7}{times:>9}"
@@ -186,11 +193,12 @@ def speed_table(timings: list[BenchmarkTiming], length: int) -> str:
 
 
 def _median(timing: BenchmarkTiming) -> float:
+    """Return the median time of a case, in seconds."""
     return timing.median_s
 
 
 def _time_ratio_lines(by_codes: list[BenchmarkTiming]) -> str:
-    """How time grows with codes: ideally by five from a fifth of them to all."""
+    """Return how time grows from a fifth of the codes to all: ideally five times."""
     lines = []
     for rows in dict.fromkeys(timing.batch_size for timing in by_codes):
         few, *_, many = [timing for timing in by_codes if timing.batch_size == rows]
@@ -203,6 +211,7 @@ def _time_ratio_lines(by_codes: list[BenchmarkTiming]) -> str:
 
 
 def _first_preview_line(pair: tuple[BenchmarkTiming, BenchmarkTiming]) -> str:
+    """Return the time of the first preview, beside one step and one decode."""
     first, bare = pair
     rows = f"{first.batch_size} row{'' if first.batch_size == 1 else 's'}"
     times = time_ratios(first, bare)[1]
@@ -226,7 +235,7 @@ def _deadlines(arguments: Namespace) -> tuple[dict[str, Any], str]:
 
 
 def deadline_table(records: list[DeadlineResult]) -> str:
-    """Misses, finishing times and codes of every deadline."""
+    """Return a table of missed deadlines, finish fractions and numbers of codes."""
     lines = [
         f"{'deadline':>9}{'draws':>7}{'missed':>8}{'p50':>8}{'p99':>8}{'max':>8}"
         f"{'codes':>8}{'affordable':>12}{'used':>8}",
@@ -244,6 +253,7 @@ def deadline_table(records: list[DeadlineResult]) -> str:
 
 
 def _machine() -> dict[str, Any]:
+    """Return the processor, instruction sets, threads and versions of this machine."""
     try:
         instructions = load_kernel().instruction_set
     except BuildError:
@@ -260,23 +270,23 @@ def _machine() -> dict[str, Any]:
 
 @contextmanager
 def _busy_processes(count: int) -> Iterator[list[SpawnProcess]]:
-    """Neighbours that keep a core busy each."""
+    """Start processes that keep one core busy each, and end them after the block."""
     context = multiprocessing.get_context("spawn")
     mine = (os.getpid(),)
-    neighbours = [
+    processes = [
         context.Process(target=_keep_core_busy, args=mine, daemon=True) for _ in range(count)
     ]
-    for neighbour in neighbours:
-        neighbour.start()
+    for process in processes:
+        process.start()
     try:
-        yield neighbours
+        yield processes
     finally:
-        for neighbour in neighbours:
-            neighbour.terminate()
-            neighbour.join()
+        for process in processes:
+            process.terminate()
+            process.join()
 
 
 def _keep_core_busy(parent: int) -> None:
-    """Keep a core busy until the process that asked for it is gone, however it ended."""
+    """Keep a core busy until the parent process has ended, however it ended."""
     while os.getppid() == parent:
         pass

@@ -1,4 +1,4 @@
-"""Many samples, or a whole data set, in shards: what `sample` and `encode` do with `--engine`."""
+"""Bulk jobs of `sample` and `encode`, which write many samples or a whole data set as shards."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ _BULK: dict[str, Any] = {
     "labels_in_turn": False,
     "split": "train",
 }
-"""Options of bulk jobs alone, with what they are by default."""
+"""Options for bulk jobs only, with their defaults."""
 _SINGLE = {"deadline_s": None, "save_state": None, "columns": None, "min_codes": 1}
-"""Options of single draws alone."""
+"""Options for single runs only, with their defaults."""
 
 
 def add_job_options(parser: Parser) -> None:
-    """`--engine`, and what only matters with it."""
+    """Add `--engine` and the options of bulk jobs."""
     parser.add_argument(
         "--engine",
         choices=get_args(EngineName),
@@ -62,7 +62,7 @@ def add_job_options(parser: Parser) -> None:
 
 
 def add_sample_options(parser: Parser) -> None:
-    """What to write of many samples."""
+    """Add the options that say what a sampling job writes."""
     parser.add_argument("--keep", default="both", choices=get_args(SavedContent), help="in shards")
     parser.add_argument(
         "--labels_in_turn", action="store_true", help="in shards: as many of each class"
@@ -70,7 +70,7 @@ def add_sample_options(parser: Parser) -> None:
 
 
 def add_data_options(parser: Parser) -> None:
-    """Which samples to encode in shards."""
+    """Add the options that say which samples an encoding job reads."""
     parser.add_argument(
         "--data", type=literal_text, help="encode a data set in shards; default: the model's own"
     )
@@ -78,16 +78,16 @@ def add_data_options(parser: Parser) -> None:
 
 
 def refuse_bulk_options(arguments: Namespace) -> None:
-    """Of a command that writes no shards.
+    """Refuse options of bulk jobs for a command that writes no shards.
 
     Raises:
-        InputError: one was given.
+        InputError: an option of bulk jobs has another value than its default.
     """
     _refuse(arguments, _BULK, "is for shards; leave it out, or pass --engine")
 
 
 def run_sample(arguments: Namespace) -> None:
-    """Draw shards of samples."""
+    """Run a bulk job that writes shards of samples."""
     _require_out(arguments)
     _refuse(arguments, _SINGLE, "is for a single draw; leave it out, or --engine")
     if isinstance(arguments.codes, list):
@@ -117,7 +117,7 @@ def run_sample(arguments: Namespace) -> None:
 
 
 def run_encode(arguments: Namespace) -> None:
-    """Encode a data set into shards of codes."""
+    """Run a bulk job that encodes a data set into shards of codes."""
     _require_out(arguments)
     if arguments.files:
         raise InputError(f"{arguments.files[0]} was given beside --engine or --data; leave one out")
@@ -135,12 +135,16 @@ def run_encode(arguments: Namespace) -> None:
 
 
 def _require_out(arguments: Namespace) -> None:
+    """Refuse a bulk job without `--out`."""
     if arguments.out is None:
         raise InputError("shards need --out, a folder or a URL such as s3://bucket/folder")
 
 
 def _devices(arguments: Namespace) -> tuple[Device | None, str]:
-    """That of workers, and that of this process: with Ray it only asks, and needs no GPU."""
+    """Return the device of the workers and that of this process.
+
+    With Ray this process only prepares the job and needs no GPU.
+    """
     ray = arguments.engine == "ray"
     if not ray:
         set_threads_from(arguments)
@@ -148,7 +152,10 @@ def _devices(arguments: Namespace) -> tuple[Device | None, str]:
 
 
 def _ray_pool_config(arguments: Namespace) -> RayPoolConfig:
-    """Return the workers of Ray; in this process, threads are set already."""
+    """Return the configuration of the Ray workers.
+
+    Only Ray workers take their threads from it. The threads of this process are set already.
+    """
     given = {"workers": arguments.workers}
     if arguments.engine == "ray" and arguments.threads is not None:
         given["threads"] = check_threads(arguments.threads)
@@ -156,13 +163,14 @@ def _ray_pool_config(arguments: Namespace) -> RayPoolConfig:
 
 
 def _run_job(job: BulkJob, arguments: Namespace) -> None:
+    """Run a bulk job and print its report."""
     out: str = arguments.out
-    # Ray tells of workers that died on standard output, which is for figures.
-    with redirect_stdout(sys.stderr), _raise_on_signals() as came, progress_bar(job.kind) as bar:
+    # Ray reports dead workers on standard output, which is for figures.
+    with redirect_stdout(sys.stderr), _raise_on_signals() as signals, progress_bar(job.kind) as bar:
 
         def progress(done: int, total: int, what: str) -> None:
             bar(done, total, what)
-            if came:
+            if signals:
                 raise KeyboardInterrupt
 
         report = run(
@@ -174,14 +182,16 @@ def _run_job(job: BulkJob, arguments: Namespace) -> None:
             progress=progress,
         )
     job, seed = report.job, getattr(report.job, "seed", None)
-    text = f"{out}: {job.samples} samples in {job.num_shards} shard{'' if job.num_shards == 1 else 's'}"
+    shards = f"{job.num_shards} shard{'' if job.num_shards == 1 else 's'}"
+    text = f"{out}: {job.samples} samples in {shards}"
     text += "" if seed is None else f", seed {seed}"
     if report.new_samples == 0:
         text += "; it was complete"
     else:
         text += (
             f"; made {report.new_samples} in {report.elapsed_s:.1f} s, "
-            f"{report.samples_per_s:.0f} a second; a worker makes {report.samples_per_worker_s:.0f} samples, "
+            f"{report.samples_per_s:.0f} a second; a worker makes "
+            f"{report.samples_per_worker_s:.0f} samples, "
             f"{report.codes_per_worker_s:.0f} codes a second"
         )
     print_result(
@@ -200,6 +210,7 @@ def _run_job(job: BulkJob, arguments: Namespace) -> None:
 
 
 def _refuse(arguments: Namespace, defaults: dict[str, Any], why: str) -> None:
+    """Refuse options whose values differ from their defaults."""
     for name, usual in defaults.items():
         if name in arguments and arguments[name] != usual:
             raise InputError(f"--{name} {why}")
@@ -207,24 +218,24 @@ def _refuse(arguments: Namespace, defaults: dict[str, Any], why: str) -> None:
 
 @contextmanager
 def _raise_on_signals() -> Iterator[list[int]]:
-    """Raise KeyboardInterrupt on Ctrl-C and SIGTERM, and yield a list that has the signals so far.
+    """Raise KeyboardInterrupt on Ctrl-C and SIGTERM, and yield the list of signals received so far.
 
-    Python drops exceptions in destructors, such as those of files of pyarrow. A job that looks at
-    the list ends even if its interrupt was dropped.
+    Python drops exceptions in destructors, such as those of pyarrow files. A job that checks the
+    list ends even if its interrupt was dropped.
     """
-    came: list[int] = []
+    signals: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        came.append(number)
+        signals.append(number)
         signal.default_int_handler(number, frame)
 
     numbers = (signal.SIGINT, signal.SIGTERM)
-    # A background job that ignores Ctrl-C goes on doing so.
+    # A background job that ignores Ctrl-C continues to ignore it.
     usual = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
     for number in usual:
         signal.signal(number, interrupt)
     try:
-        yield came
+        yield signals
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)

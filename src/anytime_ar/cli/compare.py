@@ -1,7 +1,7 @@
-"""Compare models by their measured curves: sample quality for the same bits and the same time.
+"""Compare models by their measured curves: sample quality at the same bits and at the same time.
 
-Each model is NAME=WHERE: a curve.json of `anytime evaluate`, the folder that holds it, or a model.
-The first one is compared with the others.
+Each model is NAME=WHERE. WHERE is a curve.json of `anytime evaluate`, its folder, or a model. The
+first model is compared with the others.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from anytime_ar.runtime.files import check_output_path
 
 
 def add_arguments(parser: Parser) -> None:
+    """Add the options of `anytime compare`."""
     parser.add_argument("models", nargs="+", help="two or more, as ordered=runs/mnist")
     parser.add_argument(
         "--dedicated", type=list[str] | None, help="models for one length each, as [runs/a,runs/b]"
@@ -34,13 +35,14 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
+    """Compare the curves of several models, and write tables and a plot."""
     check_output_path(arguments.out, is_folder=True)
-    contenders = [_parse_candidate(text) for text in arguments.models]
-    dedicated = None
+    candidates = [_parse_candidate(text) for text in arguments.models]
+    fixed_length = None
     if arguments.dedicated:
         curves = tuple(load_curve(where) for where in arguments.dedicated)
-        dedicated = FixedLengthModels("trained for one length", curves)
-    comparison = write_comparison(contenders, dedicated, arguments.out)
+        fixed_length = FixedLengthModels("trained for one length", curves)
+    comparison = write_comparison(candidates, fixed_length, arguments.out)
     print_result(
         arguments,
         f"{comparison_table(comparison)}\n\n"
@@ -57,10 +59,11 @@ def _parse_candidate(text: str) -> Candidate:
 
 
 def load_curve(location: str) -> Curve:
-    """The curve in a file, in a folder, or of a model.
+    """Return the curve of a curve.json, of a folder that holds one, or of a model.
 
     Raises:
-        BundleError, InputError: there is none.
+        BundleError: the model cannot be read.
+        InputError: there is no curve.
     """
     path = Path(location)
     if path.suffix == ".json":

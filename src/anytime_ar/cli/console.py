@@ -1,5 +1,8 @@
-"""What a command finds around it: standard streams that are closed, full or know few characters,
-and errors of the system. None of them ends work that can go on, and none becomes a traceback."""
+"""The console of a command: safe standard streams, exit codes and error messages.
+
+Standard streams may be closed, full, or limited to a few characters, and the system may report
+errors. None of these ends work that can continue, and none prints a traceback.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ EXIT_CODES = {
     INTERRUPTED: "Ctrl-C; SIGTERM: 143",
     BROKEN_PIPE: "who read standard output has left",
 }
-"""Exit codes of all commands."""
+"""Exit codes of all commands and their meanings."""
 
 _RESOURCE_ERRORS = {
     "memory": (
@@ -45,29 +48,32 @@ _RESOURCE_ERRORS = {
     "threads or processes": ("can't start new thread", "Resource temporarily unavailable"),
     "open files": ("Too many open files",),
 }
-"""What libraries say at a limit of the process or the machine; most have no type for it."""
+"""Error texts of libraries at a limit of the process or machine. Most have no error type for it."""
 _RESOURCE_HINTS = {
     "memory": "ask for less at a time, or see `ulimit -v` and the limits of the container",
     "threads or processes": "see `ulimit -u` and the limits of the container",
     "open files": "see `ulimit -n`",
 }
+"""What the user can do about each kind of resource limit."""
 
 
 class SafeStream:
-    """A text stream for what a command tells, which never fails: what cannot be written is dropped
-    and the reason is kept. Characters that its encoding lacks become backslash escapes.
+    """A text stream that never fails: it drops what cannot be written and stores the error.
+
+    Characters that its encoding lacks become backslash escapes.
 
     Args:
-        stream: where to.
+        stream: the stream to write to.
     """
 
     def __init__(self, stream: TextIO) -> None:
+        """Wrap a text stream that has not failed yet."""
         self._stream = stream
         self.error: OSError | None = None
-        """Why something could not be written."""
+        """The first error of the stream; None: no error yet."""
 
     def write(self, text: str) -> int:
-        """Write, if that is possible; return the number of characters."""
+        """Write a text if possible, and return its number of characters."""
         encoding = getattr(self._stream, "encoding", None)
         if encoding is not None:
             text = text.encode(encoding, "backslashreplace").decode(encoding)
@@ -79,7 +85,7 @@ class SafeStream:
         return len(text)
 
     def flush(self) -> None:
-        """Flush, if that is possible."""
+        """Flush the stream if possible."""
         if self.error is None:
             try:
                 self._stream.flush()
@@ -87,20 +93,23 @@ class SafeStream:
                 self._discard_rest(error)
 
     def _discard_rest(self, error: OSError) -> None:
-        """Send what is written from now on, and what is in buffers, nowhere: Python would try once
-        more when it ends."""
+        """Redirect further and buffered output to the null device.
+
+        Python would otherwise try to write it again at exit.
+        """
         self.error = error
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self._stream.fileno())
         os.close(null)
 
     def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the wrapped stream."""
         return getattr(self._stream, name)
 
 
 @contextmanager
 def safe_standard_streams() -> Iterator[SafeStream]:
-    """Replace the standard streams by such that never fail in the block; yield standard output."""
+    """Replace the standard streams by safe ones in the block, and yield standard output."""
     with ExitStack() as stack:
         before = sys.stdout, sys.stderr
         streams = []
@@ -119,12 +128,14 @@ def safe_standard_streams() -> Iterator[SafeStream]:
 
 
 def install_message_format() -> None:
-    """Have what anytime-ar warns of and logs told like all else that a command says on standard
-    error; other packages keep their ways."""
+    """Print warnings and logs of anytime-ar in the format of all other messages on standard error.
+
+    Messages of other packages stay as they are.
+    """
     show = warnings.showwarning
 
     def ours(message: Warning | str, *place: Any, **more: Any) -> None:
-        """See `warnings.showwarning`."""
+        """Print one warning; see `warnings.showwarning`."""
         if Path(place[1]).is_relative_to(_PACKAGE):
             print(f"anytime: {' '.join(str(message).split())}", file=sys.stderr)
         else:
@@ -137,8 +148,10 @@ def install_message_format() -> None:
 
 
 def reserve_standard_descriptors() -> None:
-    """Open the null device in place of standard descriptors that are closed: else the next file
-    would get such a number, and in it what libraries print."""
+    """Open the null device for each closed standard descriptor.
+
+    Otherwise the next file would get that number, and libraries would print into it.
+    """
     for number in range(3):
         try:
             os.fstat(number)
@@ -147,7 +160,7 @@ def reserve_standard_descriptors() -> None:
 
 
 def describe_error(error: Exception) -> tuple[str, int]:
-    """Return what to say of an error that ends a command, and the exit code."""
+    """Return the message and the exit code for an error that ends a command."""
     if isinstance(error, InputError):
         return str(error), BAD_INPUT
     if isinstance(error, AnytimeError):
@@ -190,7 +203,7 @@ def _first_line(text: str) -> str:
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    """Return `; did you mean 'sample'?` for the nearest of some words, or nothing."""
+    """Return `, did you mean 'sample'?` for the closest candidate, or an empty string."""
     from difflib import get_close_matches
 
     close = get_close_matches(word, list(candidates), n=1)

@@ -1,5 +1,4 @@
-"""Train on digits or sounds, sample at every budget, and show that quality rises with the number of
-codes."""
+"""Train on digits or audio, sample at every budget, and show how quality rises with the codes."""
 
 from __future__ import annotations
 
@@ -32,12 +31,13 @@ from anytime_ar.sampling import load
 from anytime_ar.training import train
 
 NUM_SHOWN = 10
-"""Samples in the pictures, and as sounds."""
+"""Number of samples that are written as images or clips."""
 NUM_SAMPLES = {"digits": 10_000, "sounds": 2_000}
-"""Drawn for the Fréchet distance."""
+"""Number of samples for the Fréchet distance, by configuration."""
 
 
 def add_arguments(parser: Parser) -> None:
+    """Add the options of `anytime demo`."""
     parser.add_argument("--audio", action="store_true", help="sounds instead of digits")
     parser.add_argument(
         "--out", type=literal_path, help="folder; default runs/demo, with --audio runs/demo-audio"
@@ -49,6 +49,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
+    """Train the models of the demo, evaluate them, and write samples and curve."""
     name = "sounds" if arguments.audio else "digits"
     folder = arguments.out or Path("runs/demo-audio" if arguments.audio else "runs/demo")
     if folder.exists():
@@ -89,23 +90,25 @@ def run(arguments: Namespace) -> None:
     print(f"trained in {seconds:.0f} s", file=sys.stderr)
     print_result(
         arguments,
-        f"{curve_table(curve)}\n\n{folder}: {media.noun} as samples and reconstructions, curve.png, "
-        "curve.json; the model is in ordered/",
+        f"{curve_table(curve)}\n\n{folder}: {media.noun} as samples and reconstructions, "
+        "curve.png, curve.json; the model is in ordered/",
         training_seconds=round(seconds, 1),
         **curve.model_dump(mode="json"),
     )
 
 
 def demo_budgets(code_length: int) -> list[int]:
-    """All numbers of codes up to 16; of longer ones eight, from L/32 to L."""
+    """Return the numbers of codes to show: all up to 16 codes, else eight from L/32 to L."""
     if code_length <= 16:
         return list(range(1, code_length + 1))
     return [math.ceil(code_length * share / 32) for share in (1, 2, 4, 8, 12, 16, 24, 32)]
 
 
 def unordered_experiment(experiment: Experiment) -> Experiment:
-    """The same autoencoder trained without truncation or a start that orders codes by itself, and
-    no prior."""
+    """Return the experiment without ordered codes, as a comparison.
+
+    It trains without truncation, without an initialization that orders codes, and without a prior.
+    """
     autoencoder, quantizer = experiment.autoencoder, experiment.autoencoder.quantizer
     if quantizer.init == "residual_pca":
         quantizer = quantizer.model_copy(update={"init": "kmeans", "error_feedback": False})

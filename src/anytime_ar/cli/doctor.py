@@ -39,27 +39,32 @@ EXTRAS = {
     "ray": ("ray",),
     "bench": ("transformers",),
 }
-"""Optional extras, and the modules that they bring."""
+"""Optional extras and the modules that each installs."""
 ENVIRONMENT_VARIABLES = (
     *("ANYTIME_KERNEL", "ANYTIME_KERNEL_ISA", "CXX", "XDG_CACHE_HOME"),
     *("OMP_NUM_THREADS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"),
 )
-"""What changes how this machine is used."""
+"""Environment variables that change kernel, threads or cache on this machine."""
 _MODEL = "mnist"
+"""Shipped model whose speed is measured."""
 _ROWS = (1, 64)
+"""Batch sizes at which speed is measured."""
 _ROUNDS = 2
+"""Number of rounds of each measurement."""
 _MIN_SPEEDUP = 1.1
-"""How many times as fast another precision must be to be recommended."""
+"""Minimum speedup of another precision to be recommended."""
 
 
 def add_arguments(parser: Parser) -> None:
+    """Add the options of `anytime doctor`."""
     add_threads(parser)
     add_json(parser)
 
 
 def run(arguments: Namespace) -> None:
-    # As commands compute; with threads that wait for other programs this would take minutes.
-    tune_threads(arguments.threads, lambda told: print(f"anytime: {told}", file=sys.stderr))
+    """Collect the facts about this machine and print them with advice."""
+    # Use the threads of other commands; with contended threads this would take minutes.
+    tune_threads(arguments.threads, lambda message: print(f"anytime: {message}", file=sys.stderr))
     facts = {
         **_machine(),
         "kernel": _kernel(),
@@ -73,6 +78,7 @@ def run(arguments: Namespace) -> None:
 
 
 def _machine() -> dict[str, Any]:
+    """Return the processor, its instruction sets, the threads, PyTorch and the compiler."""
     compiler = find_compiler()
     return {
         "processor": cpu_name(),
@@ -89,7 +95,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _kernel() -> dict[str, Any]:
-    """Return the kernel in use, or why there is none, and the variables that choose among them."""
+    """Return the kernel in use, or why there is none, and the variables that select it."""
     settings = {name: os.environ[name] for name in ENVIRONMENT_VARIABLES if os.environ.get(name)}
     try:
         loaded = load_kernel()
@@ -104,6 +110,7 @@ def _kernel() -> dict[str, Any]:
 
 
 def _cache() -> dict[str, Any]:
+    """Return the cache folder and whether it is writable."""
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -123,13 +130,13 @@ def _extras() -> dict[str, bool]:
 
 
 def _measure_speed() -> dict[str, Any]:
-    """Return what `auto` chooses here, and codes a second of everything that it can choose."""
+    """Return what `auto` selects, and codes per second of all backends and precisions."""
     models = []
     for backend in ("native", "portable"):
         for precision in get_args(Precision):
             model = load(_MODEL, device="cpu", precision=precision, backend=backend)
             try:
-                model.sampler  # noqa: B018  (made at the first use)
+                model.sampler  # noqa: B018  (created at first use)
             except InputError:  # no kernel
                 continue
             models.append(model)
@@ -145,10 +152,10 @@ def _measure_speed() -> dict[str, Any]:
             [sample_codes_case(model) for model in models], _ROWS, rounds=_ROUNDS
         )
     ]
-    choice: Backend = "auto" if models[0].backend == "native" else "portable"
+    auto_backend: Backend = "auto" if models[0].backend == "native" else "portable"
     precisions: tuple[PrecisionOption, ...] = ("float32", "auto")
     usual, fastest = (
-        load(_MODEL, device="cpu", precision=each, backend=choice) for each in precisions
+        load(_MODEL, device="cpu", precision=each, backend=auto_backend) for each in precisions
     )
     chosen = {
         "backend": usual.backend,
@@ -159,7 +166,7 @@ def _measure_speed() -> dict[str, Any]:
 
 
 def advice(facts: dict[str, Any]) -> list[str]:
-    """Return what would make drawing faster, by the facts that `run` gathers."""
+    """Return what would make sampling faster, by the facts that `run` collects."""
     kernel, chosen = facts["kernel"], facts["chosen"]
     lines = []
     chosen_by = [name for name in ENVIRONMENT_VARIABLES[:2] if name in kernel["settings"]]
@@ -209,7 +216,7 @@ def advice(facts: dict[str, Any]) -> list[str]:
 
 
 def report(facts: dict[str, Any]) -> str:
-    """Return the facts as text for 80 columns."""
+    """Return the facts as text of 80 columns."""
     kernel, cache, chosen = facts["kernel"], facts["cache"], facts["chosen"]
     used = f"{kernel['instructions']}, {kernel['origin']}"
     settings = ", ".join(f"{name}={value}" for name, value in kernel["settings"].items())
@@ -237,8 +244,8 @@ def report(facts: dict[str, Any]) -> str:
         "Optional extras",
     ]
     for name, installed in facts["extras"].items():
-        told = "installed" if installed else _wrap_command(install_command(name))
-        lines.append(f"  {name:<18}{told}")
+        status = "installed" if installed else _wrap_command(install_command(name))
+        lines.append(f"  {name:<18}{status}")
     lines += ["", f"Codes a second ({_MODEL})"]
     lines.append(f"{'':20}" + "".join(f"{f'{n} row' + 's' * (n > 1):>12}" for n in _ROWS))
     rates = {(r["backend"], r["precision"], r["rows"]): r["codes_per_s"] for r in facts["rates"]}
@@ -258,6 +265,6 @@ def _wrap_command(text: str) -> str:
 
 
 def _format_field(name: str, value: str) -> str:
-    """Return a name and its value, wrapped beside it."""
+    """Return a name and its wrapped value side by side."""
     first, *rest = textwrap.wrap(value, 60, break_on_hyphens=False)
     return "\n".join([f"{name:<20}{first}", *(f"{'':20}{line}" for line in rest)])

@@ -1,10 +1,10 @@
-"""Turn pictures or sounds into codes, coarse to fine: printed, or written to a file.
+"""Encode images or audio into codes, coarse to fine, and print them or write them to a file.
 
-A sound may have any length: it is cut into windows that overlap, with a row of codes each. Several
-sounds are rows, and have to fit into one window each.
+Audio may have any length. It is split into overlapping windows, each of which becomes a row of
+codes. Several clips become one row each, and each has to fit into one window.
 
-With `--data` or `--engine`, a whole data set goes into shards of codes, in a folder, or in a bucket
-as `--out s3://bucket/folder`. The same command continues where it was interrupted.
+With `--data` or `--engine`, a whole data set is encoded into shards in a folder, or in a bucket as
+`--out s3://bucket/folder`. The same command resumes an interrupted job.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from anytime_ar.sampling import load
 
 
 def add_arguments(parser: Parser) -> None:
+    """Add the options of `anytime encode`."""
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument("files", nargs="*", type=literal_path, help="image or sound files")
     parser.add_argument("-o", "--out", type=literal_text, help="codes file (.npz) to write")
@@ -47,6 +48,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
+    """Encode files, or run a bulk job that encodes a data set."""
     if arguments.engine is not None or arguments.data is not None:
         run_encode(arguments)
         return

@@ -1,7 +1,7 @@
-"""Measure a model's quality and cost at every number of codes: table, curve.json, pictures.
+"""Measure a model's quality and cost at every number of codes: table, curve.json and plots.
 
-`torchrun --nproc-per-node 2 -m anytime_ar evaluate ...` shares the work between processes, which
-give the figures of one.
+`torchrun --nproc-per-node 2 -m anytime_ar evaluate ...` splits the work between processes, with the
+same results as one process.
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ from anytime_ar.sampling import AnytimeModel, SampleKwargs, load
 from anytime_ar.sampling.arguments import sampling_params_from
 
 NUM_SHOWN = 10
-"""Samples in the pictures."""
+"""Number of samples in the images."""
 
 
 def add_arguments(parser: Parser) -> None:
+    """Add the options of `anytime evaluate`."""
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument(
         "--data", "--data.name", type=literal_text, help="data set; default: the model's own"
@@ -83,6 +84,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
+    """Evaluate a model, write its curve and images, and store the curve in the model."""
     if arguments.attach and arguments.precision != "float32":
         raise InputError(
             f"a model carries the curve of its float32 draws, not those in {arguments.precision}; "
@@ -132,7 +134,7 @@ def run(arguments: Namespace) -> None:
             progress=progress if workers.rank == 0 else no_progress,
         )
     if workers.rank:
-        return  # the first one tells what all have found
+        return  # rank 0 reports the results of all
     written = write_report(curve, folder)
     budgets = [point.codes for point in curve.points]
     written += write_sheets(
@@ -141,8 +143,10 @@ def run(arguments: Namespace) -> None:
     attached = arguments.attach or _saves_curve_by_default(arguments, curve, model.curve)
     if attached:
         card = model.bundle.card
-        choice = sampling_params_from(sampling_kwargs_from(arguments), card.sampling_params)
-        card = card.model_copy(update={"choice": choice})
+        sampling_params = sampling_params_from(
+            sampling_kwargs_from(arguments), card.sampling_params
+        )
+        card = card.model_copy(update={"choice": sampling_params})
         save_bundle(replace(model.bundle, card=card, curve=curve), find_bundle(arguments.model))
     print_result(
         arguments,
@@ -153,8 +157,10 @@ def run(arguments: Namespace) -> None:
 
 
 def _codes_to_show(model: AnytimeModel, data: DataSplits, arguments: Namespace) -> Tensor:
-    """Codes int64 [n, L] of samples to look at: new ones, labels in turn, or of a model without a
-    prior those of the test split."""
+    """Return codes int64 [n, L] of the samples to show.
+
+    They are new samples with labels in turn, or test samples for a model without a prior.
+    """
     if not model.can_sample:
         return model.encode(next(data.test.batches(NUM_SHOWN)).data)
     options = SampleKwargs(seed=arguments.seed, **sampling_kwargs_from(arguments))  # type: ignore[typeddict-item]
@@ -164,8 +170,11 @@ def _codes_to_show(model: AnytimeModel, data: DataSplits, arguments: Namespace) 
 
 
 def _saves_curve_by_default(arguments: Namespace, curve: Curve, earlier: Curve | None) -> bool:
-    """Whether the model gets the curve without being told so: that of a run does, if the curve is
-    of its own data and its own draws, unless it has one of more samples or of more lengths."""
+    """Return whether the model stores the curve by default, as the model of a run does.
+
+    It does if data and sampling parameters are its own, unless its stored curve has more samples or
+    more numbers of codes.
+    """
     if not _is_run(arguments.model) or arguments.no_attach or arguments.precision != "float32":
         return False
     if arguments.data or arguments.label_key or sampling_kwargs_from(arguments):
@@ -176,9 +185,10 @@ def _saves_curve_by_default(arguments: Namespace, curve: Curve, earlier: Curve |
 
 
 def _is_run(model: str) -> bool:
+    """Return whether a path is the folder of a run."""
     return (Path(model) / "config.yaml").is_file()
 
 
 def _report_folder(model: str) -> Path:
-    """The folder of a run for its own model, else one named after the model."""
+    """Return the folder of a run, or for another model a folder named after it."""
     return Path(model) if _is_run(model) else Path("runs") / Path(model).name

@@ -1,4 +1,4 @@
-"""Train the classifier whose features judge samples: the Fréchet distance of `anytime evaluate`."""
+"""Train the classifier whose features define the Fréchet distance of `anytime evaluate`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from anytime_ar.runtime.files import check_output_path
 
 
 def add_arguments(parser: Parser) -> None:
+    """Add the options of `anytime features`."""
     parser.add_config(Experiment)
     parser.add_argument("--out", type=literal_path, help="folder; default runs/features/NAME")
     add_threads(parser)
@@ -37,6 +38,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
+    """Train the classifier of a configuration and print its accuracy."""
     experiment = read_config(Experiment, arguments)
     folder = arguments.out or default_classifier_folder(experiment.name)
     check_output_path(folder, is_folder=True)
@@ -53,15 +55,15 @@ def run(arguments: Namespace) -> None:
 
 
 def default_classifier_folder(name: str) -> Path:
-    """Where the features for a configuration lie."""
+    """Return the default folder of the classifier of a configuration."""
     return Path("runs") / "features" / name
 
 
 def check_feature_extractor(path: Path) -> Path:
-    """Return a path of features if something is there that may be some.
+    """Return a path that may hold a feature extractor.
 
     Raises:
-        InputError: nothing is, or a folder of something else.
+        InputError: the path does not exist, or is a folder of something else.
     """
     if not path.exists():
         raise InputError(
@@ -79,7 +81,17 @@ def check_feature_extractor(path: Path) -> Path:
 def train_and_save_classifier(
     experiment: Experiment, data: DataSplits, folder: Path, device: str
 ) -> TrainedFeatureExtractor:
-    """Train the classifier of an experiment and write it to a folder."""
+    """Train the classifier of an experiment and save it in a folder.
+
+    Args:
+        experiment: configuration of the classifier.
+        data: data set to train and test on.
+        folder: folder to write to.
+        device: name of the device, or `auto`.
+
+    Returns:
+        The classifier with its accuracy on the test split.
+    """
     with progress_bar("features") as progress:
         network = train_feature_extractor(
             data.train,

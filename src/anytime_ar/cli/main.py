@@ -1,7 +1,7 @@
-"""`anytime COMMAND ...`: parses, calls the library, prints.
+"""`anytime COMMAND ...`: parse the arguments, call the library, print the results.
 
-An error ends with one line on standard error and one of `EXIT_CODES`, never with a traceback. What
-a command has written stays where it is, even if nobody can be told. Heavy imports happen inside the
+An error prints one line on standard error and ends with one of `EXIT_CODES`, never with a
+traceback. Written files stay, even if standard output fails. Heavy imports happen inside the
 commands, so that `--help` is quick.
 """
 
@@ -46,29 +46,32 @@ COMMANDS = {
     "encode": "turn pictures into codes",
     "decode": "turn codes, or any prefix of them, into pictures",
 }
-"""Each command is the module of that name beside this one, with `add_arguments` and `run`."""
+"""Commands and their summaries. Each is a module of this package with `add_arguments` and `run`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exit with its code, unless that is 0 and the caller a program.
+    """Run a command, and exit with its code unless the code is 0 and a program is the caller.
 
     Args:
-        arguments: what follows `anytime`; None: those of the process, which is ours then.
+        arguments: what follows `anytime`; None: the arguments of the process, whose signals and
+            descriptors are then handled as well.
     """
     ours = arguments is None
     with ExitStack() as starting:
         if ours:
             starting.enter_context(exit_on_signal(signal.SIGINT, INTERRUPTED, _INTERRUPTED_MESSAGE))
             reserve_standard_descriptors()
-        with safe_standard_streams() as told:
+        with safe_standard_streams() as stdout:
             if ours:
                 install_message_format()
             code = _exit_code(list(sys.argv[1:] if arguments is None else arguments), starting)
-            told.flush()
-            if isinstance(told.error, BrokenPipeError):  # its reader has left: not an error
+            stdout.flush()
+            if isinstance(stdout.error, BrokenPipeError):  # the reader has closed it: not an error
                 code = code or BROKEN_PIPE
-            elif told.error is not None and not code:
-                _print_error(f"done, but standard output cannot be written: {told.error.strerror}")
+            elif stdout.error is not None and not code:
+                _print_error(
+                    f"done, but standard output cannot be written: {stdout.error.strerror}"
+                )
                 code = OUTPUT_FAILED
     if ours:  # libraries would print the traceback of an interrupt while Python ends
         install_exit_handler(signal.SIGINT, code or 0)
@@ -77,8 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _exit_code(arguments: list[str], startup_handlers: ExitStack) -> int | None:
-    """Run a command and return its exit code; None: it came to its end. What `startup_handlers` holds ends
-    when the command begins its work."""
+    """Run a command and return its exit code; None: it finished.
+
+    Args:
+        arguments: what follows `anytime`.
+        startup_handlers: signal handlers, which are removed before the command runs.
+    """
     try:
         _dispatch(arguments, startup_handlers)
     except SystemExit as stopped:  # after --help, or by a signal
@@ -100,6 +107,7 @@ def _exit_code(arguments: list[str], startup_handlers: ExitStack) -> int | None:
 
 
 def _dispatch(arguments: list[str], startup_handlers: ExitStack) -> None:
+    """Import the module of a command, parse its arguments and run it."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return
@@ -114,11 +122,11 @@ def _dispatch(arguments: list[str], startup_handlers: ExitStack) -> None:
             f"unknown command {name!r}{did_you_mean(name, COMMANDS)}; choose one of "
             f"{', '.join(COMMANDS)}"
         )
-    # To import and load takes a server seconds, in which there is nothing to bring to an end.
+    # A server imports and loads for seconds. SIGTERM may end it at once meanwhile.
     with exit_on_signal(signal.SIGTERM, 0) if name == "serve" else nullcontext():
         _quiet_libraries()
         module = _import_command(name)
-        from anytime_ar.cli.parser import Parser  # takes longer than all that --help needs
+        from anytime_ar.cli.parser import Parser  # this import takes longer than --help
 
         parser = Parser(prog=f"anytime {name}", description=module.__doc__)
         module.add_arguments(parser)
@@ -128,8 +136,10 @@ def _dispatch(arguments: list[str], startup_handlers: ExitStack) -> None:
 
 
 def _quiet_libraries() -> None:
-    """Silence what Fabric says on every run, and the Hub of each of its retries: our own errors say
-    what came of it. (Fabric itself sets its level when it is imported.)"""
+    """Silence routine messages of Fabric, the Hub and `datasets`, whose failures our errors report.
+
+    Fabric sets its own level when it is imported.
+    """
     import logging
 
     fabric = [f"lightning_fabric.utilities.{name}" for name in ("rank_zero", "distributed")]
@@ -140,12 +150,12 @@ def _quiet_libraries() -> None:
 def _import_command(name: str) -> ModuleType:
     """Import the module of a command.
 
-    What it imports, torch above all, stays until the process ends. In a process of our own the
-    garbage collector pauses meanwhile and does not look at it again, neither later nor at the end:
-    that takes a quarter of the time of `import torch`.
+    The imported objects, mostly those of torch, stay until the process ends. In a process of our
+    own the garbage collector pauses during the import and skips these objects later. That saves a
+    quarter of the time of `import torch`.
     """
     where = f"anytime_ar.cli.{name}"
-    if "torch" in sys.modules:  # a program that calls `main`, whose objects are not ours to freeze
+    if "torch" in sys.modules:  # another program calls `main`, so do not freeze its objects
         return import_module(where)
     gc.disable()
     try:
@@ -156,6 +166,7 @@ def _import_command(name: str) -> ModuleType:
 
 
 def _overview() -> str:
+    """Return the help text of `anytime` itself."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
     return "\n".join(
@@ -175,6 +186,6 @@ def _overview() -> str:
 
 
 def _print_error(message: str) -> None:
-    """Say what is wrong in one line, and details of it in one more each."""
+    """Print an error in one line, and each of its details in one more."""
     lines = (" ".join(part.split()) for part in message.split(DETAIL_SEPARATOR))
     print(f"anytime: {DETAIL_SEPARATOR.join(lines)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how to read them."""
 
 from __future__ import annotations
 
@@ -29,12 +29,18 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 def add_device(parser: Parser) -> None:
-    """`--device`."""
+    """Add `--device`, the device to compute on."""
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps, or auto")
 
 
 def add_threads(parser: Parser, default: int | None = None, default_help: str = "") -> None:
-    """Add `--threads`, with a default or PyTorch's, and more to say of it."""
+    """Add `--threads`, the number of PyTorch threads.
+
+    Args:
+        parser: parser of the command.
+        default: default number of threads; None: that of PyTorch.
+        default_help: description of the default.
+    """
     usual = "OMP_NUM_THREADS, or one for each processor that may be used"
     kind = int | None if default is None else int
     parser.add_argument(
@@ -46,16 +52,18 @@ def add_threads(parser: Parser, default: int | None = None, default_help: str = 
 
 
 def set_threads_from(arguments: Namespace) -> None:
-    """Compute with the threads among parsed arguments."""
+    """Set the number of threads from the parsed arguments."""
     set_threads(arguments.threads)
 
 
 def tune_threads_from(arguments: Namespace, *, processes: int = 1) -> None:
-    """Compute with the threads among parsed arguments, or fewer where more are no faster, for
-    minutes and more.
+    """Set the number of threads from the parsed arguments, or fewer where more are not faster.
+
+    The timing pays off for work of minutes or more.
 
     Args:
-        processes: that share the processors of this machine.
+        arguments: parsed arguments with `device` and `threads`.
+        processes: number of processes that share the CPUs of this machine.
     """
     if resolve_device(arguments.device).type == "cpu":
         tune_threads(arguments.threads, _warn, processes=processes)
@@ -64,6 +72,7 @@ def tune_threads_from(arguments: Namespace, *, processes: int = 1) -> None:
 
 
 def _warn(message: str) -> None:
+    """Print a message on standard error, from rank 0 only."""
     from anytime_ar.training import is_rank_zero_process
 
     if is_rank_zero_process():
@@ -71,12 +80,12 @@ def _warn(message: str) -> None:
 
 
 def add_json(parser: Parser) -> None:
-    """`--json`."""
+    """Add `--json`, which prints figures as JSON."""
     parser.add_argument("--json", action="store_true", help="print figures as JSON")
 
 
 def add_budget_options(parser: Parser) -> None:
-    """When a draw ends, beside a number of codes."""
+    """Add the options that end a sample, except the number of codes."""
     parser.add_argument(
         "--deadline_s", type=float | None, help="seconds within which to draw and decode"
     )
@@ -88,7 +97,7 @@ def add_budget_options(parser: Parser) -> None:
 
 
 def add_precision(parser: Parser) -> None:
-    """`--precision`."""
+    """Add `--precision`, the precision of the prior."""
     parser.add_argument(
         "--precision",
         default="float32",
@@ -98,17 +107,17 @@ def add_precision(parser: Parser) -> None:
 
 
 def check_columns(arguments: Namespace) -> None:
-    """Refuse pictures in no columns, before there are any.
+    """Refuse a grid without columns before any images exist.
 
     Raises:
-        InputError: so it is.
+        InputError: `--columns` is below 1.
     """
     if arguments.columns is not None and arguments.columns < 1:
         raise InputError(f"columns is {arguments.columns}; pass at least 1")
 
 
 def add_output_options(parser: Parser) -> None:
-    """What draws, and the files that come of it."""
+    """Add the options for device, precision and output files."""
     parser.add_argument(
         "--out", type=literal_text, help="file to write; default: samples.png, sounds: samples.wav"
     )
@@ -120,15 +129,17 @@ def add_output_options(parser: Parser) -> None:
 
 
 def add_sampling_options(parser: Parser) -> None:
-    """What codes depend on."""
+    """Add the options that determine the codes: label, seed and sampling parameters."""
     parser.add_argument("--label", type=literal_text, help="class, by name or number")
     parser.add_argument("--seed", type=int | None, help="default: a fresh one, which is printed")
     add_sampling_params(parser)
 
 
 def add_sampling_params(parser: Parser) -> None:
-    """How codes are chosen; what is not given is as the model does of its own. Several numbers are
-    for places from the first code to the last."""
+    """Add the sampling parameters, which default to those of the model.
+
+    Several numbers form a schedule from the first code to the last.
+    """
     parser.add_argument(
         "--temperature", type=float | list[float] | None, help="0: most likely codes"
     )
@@ -142,7 +153,13 @@ def add_sampling_params(parser: Parser) -> None:
 
 
 def budget_from(arguments: Namespace, codes: int | None, cancel: CancelFlag) -> BudgetKwargs:
-    """The limits of a draw among parsed arguments."""
+    """Return the budget of the parsed arguments.
+
+    Args:
+        arguments: parsed arguments with the budget options.
+        codes: number of codes per sample; None: all.
+        cancel: flag that stops the sample.
+    """
     return BudgetKwargs(
         codes=codes,
         deadline_s=arguments.deadline_s,
@@ -153,7 +170,10 @@ def budget_from(arguments: Namespace, codes: int | None, cancel: CancelFlag) -> 
 
 
 def sampling_options_from(model: AnytimeModel, arguments: Namespace) -> SampleKwargs:
-    """What codes depend on, among parsed arguments."""
+    """Return the label, the seed and the sampling parameters of the parsed arguments.
+
+    A random seed is taken if none was given.
+    """
     return SampleKwargs(
         label=parse_label(model, arguments.label),
         seed=secrets.randbits(32) if arguments.seed is None else arguments.seed,
@@ -162,7 +182,7 @@ def sampling_options_from(model: AnytimeModel, arguments: Namespace) -> SampleKw
 
 
 def parse_label(model: AnytimeModel, label: str | None) -> int | str | None:
-    """The name of a class, or its number where no name is meant."""
+    """Return the label as a name, or as a number if no label has that name."""
     if label is not None and _NUMBER.fullmatch(label) and label not in (model.labels or ()):
         return int(label)
     return label
@@ -171,8 +191,13 @@ def parse_label(model: AnytimeModel, label: str | None) -> int | str | None:
 def model_data_config(
     model: AnytimeModel, name: str | None, label_key: str | None = None
 ) -> DataConfig:
-    """The data set that a model was trained on, prepared alike; `name` replaces where it lies, and
-    `label_key` what its labels are."""
+    """Return the configuration of the data set that a model was trained on.
+
+    Args:
+        model: the model, whose data settings are used.
+        name: path or name of the data set; None: that of the training.
+        label_key: column or key of the labels; None: that of the training.
+    """
     card = model.bundle.card
     values = card.training.get("data", {"name": card.data.name})
     config = DataConfig.parse(values, origin=f"data of model {card.name!r}")
@@ -181,8 +206,10 @@ def model_data_config(
 
 
 def parse_named_path(text: str) -> tuple[str, str]:
-    """Split NAME=WHERE; the name is empty where there is none. What exists as a path is one, and a
-    name comes before the first slash: `runs/lr=3` is a path as well."""
+    """Split NAME=WHERE into name and location; the name is empty if there is none.
+
+    An existing path is always a location. A name has no slash, so `runs/lr=3` is a location.
+    """
     name, equals, where = text.partition("=")
     if not equals or "/" in name or Path(text).exists():
         return "", text
@@ -190,19 +217,23 @@ def parse_named_path(text: str) -> tuple[str, str]:
 
 
 def sampling_kwargs_from(arguments: Namespace) -> dict[str, Schedule]:
-    """How codes are to be chosen, where parsed arguments say so."""
+    """Return the sampling parameters that the parsed arguments set."""
     given = {name: arguments[name] for name in SamplingParams.model_fields}
     return {name: value for name, value in given.items() if value is not None}
 
 
 def print_result(arguments: Namespace, text: str, **figures: Any) -> None:
-    """Print text for people, or figures as JSON where `--json` asks for it."""
+    """Print text for people, or figures as JSON with `--json`."""
     print(json.dumps(figures, allow_nan=False) if arguments.json else text)
 
 
 @contextmanager
 def progress_bar(name: str) -> Iterator[ProgressCallback]:
-    """A bar on standard error for work that reports (done, total, what), once it takes a while."""
+    """Show a progress bar on standard error if the work takes a while.
+
+    Yields:
+        A callback that takes (done, total, what).
+    """
     with tqdm(desc=name, dynamic_ncols=True, delay=0.5) as bar:
 
         def update(done: int, total: int, what: str) -> None:

@@ -1,5 +1,7 @@
-"""Argument parsing with jsonargparse: YAML configurations with overrides, errors in one line, and
-help that names the settings of a configuration only when asked for all of it."""
+"""Argument parsing with jsonargparse: YAML configurations with overrides, and errors in one line.
+
+The help lists nested settings of a configuration only with `--help-all`.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ from anytime_ar.legacy import upgrade, warn_renamed
 from anytime_ar.runtime.files import read_text
 from anytime_ar.runtime.size_limits import check_yaml_size
 
-# The docstrings of a configuration's fields are their help, read for those that a command takes.
+# The docstrings of configuration fields are the help texts of their options.
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -37,11 +39,11 @@ _OPTION_NAME = re.compile(r"^--([a-z][\w.-]*)")
 _NOISE = re.compile(r"For further information visit \S+|\[type=\w+, input_[^\]]*\]|Parser key ")
 _HELP_ALL = "--help-all"
 _MAX_NESTING = 100
-"""Nesting of values."""
+"""Maximum number of brackets in one argument."""
 
 
 class _Formatter(DefaultHelpFormatter):
-    """Shows types in words."""
+    """A help formatter that describes types in words."""
 
     def _get_type_str(self, action: argparse.Action) -> str | None:
         hint = type_hint_of(action)
@@ -49,9 +51,10 @@ class _Formatter(DefaultHelpFormatter):
 
 
 class _HelpAll(argparse.Action):
-    """Prints the help with everything in it."""
+    """The action of `--help-all`, which prints the help with all settings."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print the complete help and exit."""
         assert isinstance(parser, Parser)
         print(parser.format_help(everything=True), end="")
         parser.exit()
@@ -61,31 +64,34 @@ class Parser(ArgumentParser):
     """An `ArgumentParser` that raises `InputError` instead of printing its usage."""
 
     config: type[Config] | None = None
+    """The configuration that the command reads; None: it reads none."""
     argument_hook: Callable[[list[str]], list[str]] | None = None
-    """What a command does with its arguments before they are parsed."""
+    """Function of a command that rewrites its arguments before they are parsed."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Create a parser whose help describes types in words."""
         super().__init__(*arguments, formatter_class=_Formatter, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> Never:  # noqa: ARG002
+        """Raise `InputError` with the message, a suggestion, and a hint to `--help`."""
         text = self._wrong_value(message) or " ".join(_NOISE.sub("", message).split())
         raise InputError(f"{text}{self._suggestion(message)}; see `{self.prog} --help`")
 
     def format_help(self, *arguments: Any, everything: bool = False) -> str:
-        """Return the help; settings inside those of a configuration are for `--help-all`."""
+        """Return the help, with nested settings only if `everything` is set."""
         if self.config is None or everything:
             return super().format_help(*arguments)
         fields = self.config.model_fields.items()
         inside = [name for name, field in fields if _config_types_in(field.annotation)]
         whole = {name for name, field in fields if isinstance(field.annotation, type)}
         hidden = [a for a in self._actions if "." in a.dest or a.dest in whole.intersection(inside)]
-        told = [action.help for action in hidden]
+        help_texts = [action.help for action in hidden]
         for action in hidden:
             action.help = argparse.SUPPRESS
         try:
             text = super().format_help(*arguments)
         finally:
-            for action, help_text in zip(hidden, told, strict=True):
+            for action, help_text in zip(hidden, help_texts, strict=True):
                 action.help = help_text
         settings = textwrap.fill(
             f"Settings inside {', '.join(inside)} are given as --data.size 64 and the like; "
@@ -95,8 +101,10 @@ class Parser(ArgumentParser):
         return f"{text}\n{settings}\n"
 
     def add_config(self, config: type[Config]) -> None:
-        """Take a configuration: a first argument with its name or file, `--key value` overrides and
-        `--print_config`."""
+        """Add the arguments of a configuration.
+
+        These are a first argument with its name or file, `--key value` and `--print_config`.
+        """
         self.config = config
         self.usage = (
             f"{self.prog} CONFIG [options]   (CONFIG: {', '.join(config_names())}, or a file)"
@@ -112,8 +120,11 @@ class Parser(ArgumentParser):
         self.add_class_arguments(config, as_group=False)
 
     def normalize_arguments(self, arguments: list[str]) -> list[str]:
-        """Turn a leading configuration name into the option that reads its file, and the hyphens of
-        option names into underscores."""
+        """Replace a leading configuration name by `--config FILE`, and hyphens in options by `_`.
+
+        Raises:
+            InputError: an argument is nested too deeply, or there is no such configuration.
+        """
         arguments = [
             argument
             if argument == _HELP_ALL
@@ -146,7 +157,7 @@ class Parser(ArgumentParser):
         return arguments
 
     def _wrong_value(self, message: str) -> str | None:
-        """Return what option expected what, where the parser says it with its own types."""
+        """Return which option expected what, from a message of jsonargparse; None: not known."""
         key = re.search(r'Parser key "([^"]+)"', message)
         value = re.search(r"(?:Given value|Got value): (.*)", message)
         if key is None:
@@ -161,7 +172,7 @@ class Parser(ArgumentParser):
         return f"{name}: expected {expected}, got {value[1]}"
 
     def _suggestion(self, message: str) -> str:
-        """Return the option or setting that a misspelt one is nearest to, as a question."""
+        """Return a question that suggests the closest option or setting for a misspelt one."""
         option = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
         if option:
             names = [name for action in self._actions for name in action.option_strings]
@@ -172,23 +183,26 @@ class Parser(ArgumentParser):
         return ""
 
     def _config_keys(self) -> Iterator[str]:
-        """Yield the settings of the configuration by their dotted names."""
+        """Yield the dotted names of all settings of the configuration."""
         if self.config is not None:
             yield from _iter_keys(self.config)
 
 
 def literal_path(given: str | None) -> Path | None:
-    """The type of options that are paths: taken to the letter, where the parser would read the
-    types `Path` and `str` as YAML, in which `#` begins a comment. Configurations may say None."""
+    """Return the path of an option exactly as given; None: for configurations that set null.
+
+    As a type it avoids `Path`, which the parser reads as YAML, where `#` begins a comment.
+    """
     return None if given is None else Path(given)
 
 
 def literal_text(given: str | None) -> str | None:
-    """The type of options that are paths or URLs, or names; see `literal_path`."""
+    """Return the text of an option exactly as given: a path, URL or name; see `literal_path`."""
     return given
 
 
 _TYPE_NAMES = {literal_path: "path", literal_text: "text"}
+"""What the help calls the types of literal options."""
 
 
 def type_hint_of(action: argparse.Action) -> Any:
@@ -197,7 +211,7 @@ def type_hint_of(action: argparse.Action) -> Any:
 
 
 def describe_type(hint: Any) -> str:
-    """Return a type hint as `int`, `path or null`, `list of float`, `mean or max`."""
+    """Return a type hint in words: `int`, `path or null`, `list of float`, `mean or max`."""
     origin, inside = get_origin(hint), get_args(hint)
     if hint is None or hint is type(None):
         return "null"
@@ -218,23 +232,24 @@ def describe_type(hint: Any) -> str:
 
 
 def _config_types_in(hint: Any) -> list[type[Config]]:
-    """Return the configurations that a type hint allows."""
+    """Return the configuration classes inside a type hint."""
     if isinstance(hint, type) and issubclass(hint, Config):
         return [hint]
     return [config for inside in get_args(hint) for config in _config_types_in(inside)]
 
 
 def _iter_keys(config: type[Config], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of the settings of a configuration, depth first."""
     for name, field in config.model_fields.items():
         yield prefix + name
         for inside in _config_types_in(field.annotation):
             yield from _iter_keys(inside, f"{prefix}{name}.")
 
 
-def _present_settings(config: type[Config], path_or_text: str) -> str:
-    """Return a configuration file as it is if the parser can read it, else its text.
+def _as_utf8(path_or_text: str) -> str:
+    """Return the path of a UTF-8 configuration file, or the text of one in another encoding.
 
-    The parser reads UTF-8 and present names alone.
+    The parser reads only UTF-8 files, but takes text in place of a path.
     """
     path = Path(path_or_text)
     if not path.is_file():
@@ -288,7 +303,7 @@ def _present_option(config: type[Config], option: str, value: str) -> tuple[str,
 
 
 def _check_settings(text: str, origin: str) -> None:
-    """Refuse what holds no settings, or is no YAML."""
+    """Refuse text that is not YAML or that holds no settings."""
     try:
         events = yaml.parse(text, yaml.SafeLoader)
         root = next((event for event in events if isinstance(event, yaml.NodeEvent)), None)
@@ -301,16 +316,16 @@ def _check_settings(text: str, origin: str) -> None:
 
 
 def config_names() -> list[str]:
-    """Names of the configurations that come with the package."""
+    """Return the names of the configurations that come with the package."""
     root = resources.files("anytime_ar") / "configs"
     return sorted(entry.name.removesuffix(".yaml") for entry in root.iterdir())
 
 
 def config_path(name: str) -> Path:
-    """The file of a configuration, by name or path.
+    """Return the file of a configuration by its name or path.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such configuration.
     """
     if name in config_names():
         return Path(str(resources.files("anytime_ar") / "configs" / f"{name}.yaml"))
@@ -324,7 +339,7 @@ def config_path(name: str) -> Path:
 
 
 def read_config(config_type: type[ConfigT], arguments: Namespace) -> ConfigT:
-    """The configuration among parsed arguments."""
+    """Return a configuration from the parsed arguments."""
     values: dict[str, Any] = arguments.as_dict()
     return config_type.parse(
         {name: values[name] for name in config_type.model_fields}, origin="settings"

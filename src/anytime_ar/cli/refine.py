@@ -1,6 +1,6 @@
-"""Go on with a draw that was saved by `anytime sample --save_state`.
+"""Refine samples that `anytime sample --save-state` has saved.
 
-The codes are those that the draw would have had without the interruption.
+The codes equal those of a sample that was never stopped.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from anytime_ar.sampling import load
 
 
 def add_arguments(parser: Parser) -> None:
+    """Add the options of `anytime refine`."""
     parser.add_argument("model", help="the model that drew it: shipped name, folder, or Hub id")
     parser.add_argument("state", type=literal_path, help="file written by --save_state")
     parser.add_argument("--codes", type=int | None, help="codes per sample; default: all")
@@ -31,6 +32,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
+    """Refine saved samples and write them to files."""
     if arguments.save_state is not None:
         check_output_path(arguments.save_state)
     check_columns(arguments)

@@ -1,12 +1,12 @@
 """Draw samples from a model: by codes, by seconds, by quality, or until Ctrl-C.
 
-Pictures come in one grid. A sound becomes `samples.wav`; several become `samples/0.wav` and so on,
-with their spectrograms in `samples.png`. Several numbers of codes, as in `--codes "[1,2,4,8]"`,
-give a row per sample, a column per number, and for sounds a file each. Ctrl-C ends the draw, and
-the samples are written with the codes that there are.
+Images are written as one grid. One audio clip becomes `samples.wav`; several become `samples/0.wav`
+and so on, with their spectrograms in `samples.png`. Several numbers of codes, as in
+`--codes "[1,2,4,8]"`, give a row per sample and a column per number, and for audio a file each.
+Ctrl-C stops sampling and writes the samples with the codes drawn so far.
 
-With `--engine`, `-n 1000000` samples go into shards in a folder, or in a bucket as
-`--out s3://bucket/folder`. The same command continues where it was interrupted.
+With `--engine`, `-n 1000000` samples are written as shards to a folder, or to a bucket as
+`--out s3://bucket/folder`. The same command resumes an interrupted job.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from anytime_ar.sampling import AnytimeModel, Preview, SampleKwargs, load
 
 
 def add_arguments(parser: Parser) -> None:
+    """Add the options of `anytime sample`."""
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument("-n", type=int, default=16, help="number of samples")
     parser.add_argument(
@@ -52,6 +53,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
+    """Generate samples and write them to files, or run a bulk job."""
     if arguments.engine is not None:
         run_sample(arguments)
         return
@@ -63,18 +65,18 @@ def run(arguments: Namespace) -> None:
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
     media = sample_files_for(model)
     out = media.output_path(arguments.out, "samples")
-    asked = arguments.codes
+    requested = arguments.codes
     settings = sampling_options_from(model, arguments)
     if arguments.deadline_s is not None and arguments.n >= 1:
         model.warm_up(arguments.n, guidance=settings.get("guidance"))
-    # Made at the first use, and perhaps compiled for that: with no codes to lose, Ctrl-C ends it.
+    # Create the sampler, and perhaps compile it, while Ctrl-C still ends the command at once.
     model.sampler  # noqa: B018
     with defer_interrupts() as interrupted:
-        codes = max(asked, default=0) if isinstance(asked, list) else asked
+        codes = max(requested, default=0) if isinstance(requested, list) else requested
         limits = budget_from(arguments, codes, cancel=interrupted)
         options: SampleKwargs = {**settings, **limits}
         result = model.generate(arguments.n, **options)
-        columns = asked if isinstance(asked, list) else None
+        columns = requested if isinstance(requested, list) else None
         written = write_samples(media, result, out, arguments, columns)
     print_summary(model, result, written, arguments, seed=settings["seed"])
 
@@ -86,8 +88,15 @@ def write_samples(
     arguments: Namespace,
     code_counts: list[int] | None = None,
 ) -> WrittenFiles:
-    """Write the samples of a result, at each of several numbers of codes if those are given, and
-    its state where that is asked for."""
+    """Write the samples of a result, and its state if requested.
+
+    Args:
+        media: writes the files.
+        result: the samples and their codes.
+        out: file to write.
+        arguments: parsed arguments with `save_state` and `columns`.
+        code_counts: numbers of codes at which to write each sample; None: all that were drawn.
+    """
     if arguments.save_state is not None:
         result.state.save(arguments.save_state)
     if code_counts is None:
@@ -104,7 +113,15 @@ def print_summary(
     *,
     seed: int | None = None,
 ) -> None:
-    """Say what was drawn, in how much time, and why it ended where that was not the plan."""
+    """Print what was generated, in how much time, and why it ended early.
+
+    Args:
+        model: the model that generated the samples.
+        result: the samples and their codes.
+        written: files that were written.
+        arguments: parsed arguments with `json`.
+        seed: seed of the samples; None: it is not printed.
+    """
     ended = {"deadline": ", ended by the deadline", "cancelled": ", interrupted"}
     n, drawn = len(result.data), result.codes_drawn
     print_result(

@@ -1,4 +1,4 @@
-"""Samples as files: what commands need of pictures and sounds, and pictures."""
+"""Read and write samples as image and audio files."""
 
 from __future__ import annotations
 
@@ -24,58 +24,67 @@ from anytime_ar.sampling import AnytimeModel
 
 
 class EncodedFiles(NamedTuple):
-    """What became of files."""
+    """The codes of input files."""
 
     codes: Tensor
-    """int64 [B, L]."""
+    """Codes, coarse to fine, int64 [B, L]."""
     windowed_audio: WindowedAudio | None = None
-    """The long sound whose windows the rows are; None: each row is a file."""
+    """The long recording whose windows are the rows; None: each row is a file."""
 
 
 class WrittenFiles(NamedTuple):
-    """Where samples went."""
+    """The paths of written samples."""
 
     path: Path
-    """A file, or a folder of files."""
+    """The file, or the folder of files."""
     sheet: Path | None = None
-    """The picture beside them."""
+    """The image beside a folder of audio files; None: there is none."""
 
     def __str__(self) -> str:
+        """Return the paths as text for messages."""
         return str(self.path) if self.sheet is None else f"{self.path}/ and {self.sheet}"
 
     @property
     def json_fields(self) -> dict[str, str]:
-        """For `--json`."""
+        """Return the paths as fields of the JSON output."""
         sheet = {} if self.sheet is None else {"sheet": str(self.sheet)}
         return {"out": str(self.path)} | sheet
 
 
 class CommandReport(NamedTuple):
-    """What a command tells, for people and for `--json`."""
+    """The result of a command as text for people and as fields for `--json`."""
 
     text: str
+    """Text for people, of one or more lines."""
     json_fields: dict[str, Any]
+    """Fields of the JSON output."""
 
 
 class SampleFiles(ABC):
-    """Reads and writes what one model makes. Any samples can be written as a sheet of pictures."""
+    """Reads and writes the samples of a model. Any samples can be written as a sheet of images.
+
+    Args:
+        model: the model whose samples are read and written.
+    """
 
     noun: ClassVar[str]
-    """What samples are called."""
+    """What messages call the samples, in the plural."""
     suffixes: ClassVar[tuple[str, ...]]
-    """What can be written; the first by default."""
+    """Suffixes of the files that can be written, the default first."""
 
     def __init__(self, model: AnytimeModel) -> None:
+        """Create a reader and writer for a model."""
         self.model = model
 
     def output_path(self, out: Path | str | None, stem: str) -> Path:
-        """Where to write, checked before there is anything to lose.
+        """Return the path to write to, checked before any samples exist.
 
         Args:
-            out: what was asked for; None: `stem` here, with the suffix of these media.
+            out: the requested path; None: `stem` with the default suffix.
+            stem: path without suffix, for the default.
 
         Raises:
-            InputError: its suffix is that of something else, or it cannot be written.
+            InputError: the suffix belongs to another kind of file, or the path is not writable.
         """
         out = Path(out or stem + self.suffixes[0])
         if out.suffix.lower() not in self.suffixes:
@@ -88,7 +97,11 @@ class SampleFiles(ABC):
 
     @abstractmethod
     def encode(self, paths: Sequence[Path], progress: ProgressCallback) -> EncodedFiles:
-        """Codes of files.
+        """Encode files into codes.
+
+        Args:
+            paths: the files to read.
+            progress: called with what is done, the total, and the unit.
 
         Raises:
             InputError: a file cannot be used.
@@ -96,15 +109,26 @@ class SampleFiles(ABC):
 
     @abstractmethod
     def report_codes(self, encoded: EncodedFiles, out: Path | None) -> CommandReport:
-        """What `encode` tells of codes, written to `path` if anywhere."""
+        """Return the report of the `encode` command.
+
+        Args:
+            encoded: the codes of the files.
+            out: file that the codes were written to; None: they are part of the report.
+        """
 
     def decode(
         self, encoded: EncodedFiles, out: Path, columns: int | None, progress: ProgressCallback
     ) -> tuple[WrittenFiles, CommandReport]:
-        """Write what codes, or any prefix of them, decode to; `columns` as in `write`.
+        """Decode codes, or any prefix of them, and write the samples.
+
+        Args:
+            encoded: the codes to decode.
+            out: file to write.
+            columns: columns of a sheet; None: about as many as rows.
+            progress: called with what is done, the total, and the unit.
 
         Raises:
-            InputError: the codes are not this model's, or `path` cannot be written.
+            InputError: the codes do not fit the model, or `out` cannot be written.
         """
         samples = self.model.decode(encoded.codes)
         count, parts = len(samples), self.row_noun(encoded)
@@ -112,14 +136,19 @@ class SampleFiles(ABC):
         return self.write(samples, out, columns), CommandReport(f"{count} {parts}", {parts: count})
 
     def row_noun(self, encoded: EncodedFiles) -> str:
-        """What rows of codes are called."""
+        """Return what messages call the rows of codes, in the plural."""
         return self.noun if encoded.windowed_audio is None else "windows"
 
     def write(self, samples: Tensor, out: Path, columns: int | None) -> WrittenFiles:
-        """Write samples, of which so many are in a row of a sheet; None: as many as there are rows.
+        """Write samples as a sheet.
+
+        Args:
+            samples: float32 [n, *sample_shape] in [-1, 1].
+            out: file to write.
+            columns: columns of the sheet; None: about as many as rows.
 
         Raises:
-            InputError: `path` cannot be written.
+            InputError: `out` cannot be written.
         """
         columns = min(columns or math.ceil(math.sqrt(len(samples))), len(samples))
         write_image(out, image_grid(as_images(samples, self.model.sample_rate), columns))
@@ -130,11 +159,11 @@ class SampleFiles(ABC):
 
         Args:
             codes: int64 [n, k].
-            budgets: each in 1..k.
-            out: file.
+            budgets: numbers of codes, each in 1..k.
+            out: file to write.
 
         Raises:
-            InputError: `path` cannot be written.
+            InputError: `out` cannot be written.
         """
         sheet = contact_sheet(self.model, codes, budgets, sample_rate=self.model.sample_rate)
         write_contact_sheet(sheet, budgets, out)
@@ -142,20 +171,22 @@ class SampleFiles(ABC):
 
 
 class ImageFiles(SampleFiles):
-    """One sheet for any number of samples."""
+    """Reads image files and writes one sheet for any number of samples."""
 
     noun = "pictures"
     suffixes = WRITABLE_IMAGE_SUFFIXES
 
     def encode(self, paths: Sequence[Path], progress: ProgressCallback) -> EncodedFiles:
+        """Encode image files, a row of codes for each; see `SampleFiles.encode`."""
         channels: Literal[1, 3] = 1 if self.model.sample_shape[0] == 1 else 3
         size = self.model.sample_shape[1]
-        pictures = [read_image(path, channels=channels, size=size) for path in paths]
-        codes = self.model.encode(torch.cat(pictures)).cpu()
+        images = [read_image(path, channels=channels, size=size) for path in paths]
+        codes = self.model.encode(torch.cat(images)).cpu()
         progress(len(paths), len(paths), self.noun)
         return EncodedFiles(codes)
 
     def report_codes(self, encoded: EncodedFiles, out: Path | None) -> CommandReport:
+        """Return the codes as text and as lists; see `SampleFiles.report_codes`."""
         written = {} if out is None else {"out": str(out)}
         return CommandReport(
             format_codes(encoded.codes), {"codes": encoded.codes.tolist()} | written
@@ -163,47 +194,56 @@ class ImageFiles(SampleFiles):
 
 
 def format_codes(codes: Tensor) -> str:
-    """Codes as numbers, a line for each row."""
+    """Return codes as numbers, one line for each row."""
     return "\n".join(" ".join(map(str, row)) for row in codes.tolist())
 
 
 class AudioFiles(SampleFiles):
-    """A file for each sample, and a sheet of spectrograms where there are several; a recording of
-    any length in windows that overlap."""
+    """Reads recordings of any length in overlapping windows, and writes a file for each sample.
+
+    Several samples also become a sheet of spectrograms.
+
+    Args:
+        model: the model whose samples are read and written.
+    """
 
     noun = "sounds"
     suffixes = (*AUDIO_FORMATS, *WRITABLE_IMAGE_SUFFIXES)
 
     def __init__(self, model: AnytimeModel) -> None:
+        """Create a reader and writer for an audio model."""
         super().__init__(model)
         assert model.sample_rate is not None, "a card of sounds has a rate"
         self._sample_rate = model.sample_rate
         self._peak_normalize = model.bundle.card.data.normalize == "peak"
 
     def encode(self, paths: Sequence[Path], progress: ProgressCallback) -> EncodedFiles:
-        """One recording of any length; or several that fit a window each, as rows, whose length
-        and loudness are not kept."""
+        """Encode one recording of any length, or several that fit into one window each.
+
+        Several recordings become one row each. The codes file does not store their length and
+        level.
+        """
         windows = OverlappingWindows.for_codec(self.model)
         recordings = [AudioFile(path, self._sample_rate) for path in paths]
         if len(recordings) > 1:
             return EncodedFiles(self._encode_short_clips(recordings, windows.length, progress))
         samples, gain = self._measure(recordings[0])
         blocks = (block * gain for block in recordings[0].blocks())
-        # All that grows with the sound.
+        # Only the codes grow with the recording.
         codes = torch.empty(windows.count(samples), self.model.code_length, dtype=torch.int64)
         done = 0
         for part in encode_windows(self.model, windows, blocks):
             codes[done : done + len(part)] = part
             done += len(part)
             progress(done, len(codes), "windows")
-        sound = WindowedAudio(
+        audio = WindowedAudio(
             samples=samples,
             sample_rate=self._sample_rate,
             window=windows.length,
             overlap=windows.overlap,
             gain=gain,
         )
-        return EncodedFiles(codes, sound)
+        return EncodedFiles(codes, audio)
 
     def _encode_short_clips(
         self, recordings: list[AudioFile], length: int, progress: ProgressCallback
@@ -215,22 +255,27 @@ class AudioFiles(SampleFiles):
         return self.model.encode(torch.stack(clips)).cpu()
 
     def _measure(self, recording: AudioFile) -> tuple[int, float]:
-        """Length, and the gain that makes it as loud as what the model was trained on."""
+        """Return the number of samples, and the gain to the level of the training data."""
         samples, peak = recording.measure()
         return samples, peak_gain(peak) if self._peak_normalize else 1.0
 
     def _read_padded_clip(self, recording: AudioFile, length: int) -> Tensor:
-        """float32 [1, length], silent after the end."""
+        """Return a clip as float32 [1, length], padded with silence.
+
+        Raises:
+            InputError: the clip is longer than one window.
+        """
         samples, gain = self._measure(recording)
         if samples > length:
             raise InputError(
-                f"{recording.path}: lasts {samples / self._sample_rate:.2f} s, and of several sounds each "
-                f"has to fit into {length / self._sample_rate:.2f} s; encode it alone"
+                f"{recording.path}: lasts {samples / self._sample_rate:.2f} s, and of several "
+                f"sounds each has to fit into {length / self._sample_rate:.2f} s; encode it alone"
             )
         wave = torch.cat(list(recording.blocks())) * gain
         return torch.nn.functional.pad(wave, (0, length - samples))[None]
 
     def report_codes(self, encoded: EncodedFiles, out: Path | None) -> CommandReport:
+        """Return the duration and the bit rate of the codes; see `SampleFiles.report_codes`."""
         count, length = encoded.codes.shape
         samples = count * self.model.sample_shape[1]
         if encoded.windowed_audio is not None:
@@ -255,17 +300,19 @@ class AudioFiles(SampleFiles):
     def decode(
         self, encoded: EncodedFiles, out: Path, columns: int | None, progress: ProgressCallback
     ) -> tuple[WrittenFiles, CommandReport]:
-        codes, sound = encoded
-        if sound is None or out.suffix.lower() in WRITABLE_IMAGE_SUFFIXES:
+        """Decode codes and join the windows of a recording; see `SampleFiles.decode`."""
+        codes, audio = encoded
+        if audio is None or out.suffix.lower() in WRITABLE_IMAGE_SUFFIXES:
             return super().decode(encoded, out, columns, progress)
-        windows = OverlappingWindows(sound.window, sound.overlap)
-        blocks = decode_windows(self.model, windows, codes, sound.samples)
-        write_audio(out, _original_level_blocks(blocks, sound, progress), self._sample_rate)
-        seconds = sound.samples / self._sample_rate
+        windows = OverlappingWindows(audio.window, audio.overlap)
+        blocks = decode_windows(self.model, windows, codes, audio.samples)
+        write_audio(out, _original_level_blocks(blocks, audio, progress), self._sample_rate)
+        seconds = audio.samples / self._sample_rate
         figures = {"seconds": round(seconds, 4), "windows": len(codes)}
         return WrittenFiles(out), CommandReport(f"{seconds:.2f} s", figures)
 
     def write(self, samples: Tensor, out: Path, columns: int | None) -> WrittenFiles:
+        """Write one clip, or a folder of clips with their spectrograms; see `SampleFiles.write`."""
         if out.suffix.lower() in WRITABLE_IMAGE_SUFFIXES:
             return super().write(samples, out, columns)
         if len(samples) == 1:
@@ -277,6 +324,7 @@ class AudioFiles(SampleFiles):
         return WrittenFiles(folder, sheet.path)
 
     def write_budgets(self, codes: Tensor, budgets: Sequence[int], out: Path) -> WrittenFiles:
+        """Write clips at several numbers of codes; see `SampleFiles.write_budgets`."""
         if out.suffix.lower() in WRITABLE_IMAGE_SUFFIXES:
             return super().write_budgets(codes, budgets, out)
         folder, digits = _create_folder(out), len(str(max(budgets)))
@@ -288,7 +336,7 @@ class AudioFiles(SampleFiles):
         return WrittenFiles(folder, sheet.path)
 
     def _write_each(self, samples: Tensor, folder: Path, ending: str) -> None:
-        """Write 0.wav, 1.wav, ... where the ending is .wav; samples are [n, 1, T]."""
+        """Write samples [n, 1, T] as 0.wav, 1.wav and so on, if `ending` is .wav."""
         digits = len(str(len(samples) - 1))
         for number, sample in enumerate(samples):
             path = folder / f"{number:0{digits}}{ending}"
@@ -296,7 +344,11 @@ class AudioFiles(SampleFiles):
 
 
 def _create_folder(out: Path) -> Path:
-    """Create the folder `samples` where `out` is samples.wav."""
+    """Create the folder for several clips: `samples` if `out` is samples.wav.
+
+    Raises:
+        InputError: the folder cannot be created.
+    """
     folder = out.with_suffix("")
     try:
         folder.mkdir(exist_ok=True)
@@ -308,20 +360,20 @@ def _create_folder(out: Path) -> Path:
 
 
 def _original_level_blocks(
-    blocks: Iterator[Tensor], sound: WindowedAudio, progress: ProgressCallback
+    blocks: Iterator[Tensor], audio: WindowedAudio, progress: ProgressCallback
 ) -> Iterator[Tensor]:
-    """Blocks at the loudness that the sound had before it was encoded."""
+    """Yield blocks of audio at the level of the recording before it was encoded."""
     done = 0
     for block in blocks:
-        yield block / sound.gain
+        yield block / audio.gain
         done += len(block)
-        progress(done, sound.samples, "samples")
+        progress(done, audio.samples, "samples")
 
 
 SAMPLE_FILES: dict[int, type[SampleFiles]] = {3: ImageFiles, 2: AudioFiles}
-"""By the number of dimensions of a sample."""
+"""Reader and writer class by the number of dimensions of a sample."""
 
 
 def sample_files_for(model: AnytimeModel) -> SampleFiles:
-    """What reads and writes the samples of a model."""
+    """Return the object that reads and writes the samples of a model."""
     return SAMPLE_FILES[len(model.sample_shape)](model)

@@ -1,10 +1,9 @@
-"""Serve models over HTTP, with a web page: latency promises are kept under load by drawing fewer
-codes.
+"""Serve models over HTTP, with a web page. Under load, samples get fewer codes to meet deadlines.
 
-`anytime serve mnist` listens at http://127.0.0.1:8000; `anytime serve a=runs/a/bundle mnist` serves
-two models under the names a and mnist. With `--api_key_file`, whose lines are `NAME KEY`, every
-request but /livez and /readyz needs a key. It answers to its own names alone, and to those of
-`--allowed_hosts`; see docs/serving.md. SIGTERM answers all that is under way, then ends.
+`anytime serve mnist` listens at http://127.0.0.1:8000. `anytime serve a=runs/a/bundle mnist` serves
+two models under the names a and mnist. With `--api-key-file`, whose lines are `NAME KEY`, every
+request except /livez and /readyz needs a key. The server accepts its own host names and those of
+`--allowed-hosts`; see docs/serving.md. SIGTERM finishes the running requests, then ends the server.
 `--engine ray --replicas 4` serves from four processes, on the cluster of RAY_ADDRESS or here.
 """
 
@@ -30,6 +29,7 @@ from anytime_ar.serving.config import ModelSource, ServerConfig, load_models
 
 
 def add_arguments(parser: Parser) -> None:
+    """Add the options of `anytime serve`."""
     parser.add_argument("models", nargs="+", help="shipped name, folder, or Hub id; or NAME=WHICH")
     parser.add_class_arguments(ServerConfig, as_group=False)
     parser.add_argument("--api_key_file", type=literal_path, help="lines of NAME KEY")
@@ -45,6 +45,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
+    """Serve models until SIGTERM or SIGINT."""
     try:
         from anytime_ar.serving.http.middleware import key_digest
         from anytime_ar.serving.http.server import listen, serve
@@ -67,7 +68,7 @@ def run(arguments: Namespace) -> None:
     listen(config.host, config.port).close()  # before models are loaded, which takes a while
     sources = _model_sources(arguments)
     names = [source.name for source in sources]
-    # Replicas load their own, where GPUs are; what is wrong with them shows here.
+    # Replicas load their own copies, where the GPUs are. Loading here as well reports errors early.
     here = [replace(source, device="cpu") for source in sources] if arguments.engine else sources
     models = load_models(here)
     log_to_stderr()
@@ -94,6 +95,11 @@ def run(arguments: Namespace) -> None:
 
 
 def _model_sources(arguments: Namespace) -> list[ModelSource]:
+    """Return the sources of the models by the names to serve them under.
+
+    Raises:
+        InputError: two models have the same name.
+    """
     sources: dict[str, ModelSource] = {}
     for which in arguments.models:
         given, where = parse_named_path(which)
@@ -105,7 +111,11 @@ def _model_sources(arguments: Namespace) -> list[ModelSource]:
 
 
 def _read_api_keys(path: Path) -> list[tuple[str, str]]:
-    """Names and keys of a file; lines that are empty or begin with # are left out."""
+    """Return the names and keys of a file, without empty lines and lines that begin with #.
+
+    Raises:
+        InputError: a line is malformed, there are no keys, or a key occurs twice.
+    """
     lines = read_text(path).splitlines()
     pairs = []
     for number, line in enumerate(lines, 1):

@@ -1,9 +1,9 @@
-"""Train an ordered autoencoder and its prior; the model ends up in OUT/bundle.
+"""Train an ordered autoencoder and its prior, and write the model to OUT/bundle.
 
-With `--devices 2` two processes share each batch, and the run is the same but for rounding; so does
-`torchrun --nproc-per-node 2 -m anytime_ar train ...`. With `--strategy fsdp` each holds a share of
-the weights. `--engine ray --workers 2` has workers of Ray do it, on the cluster of RAY_ADDRESS or
-here, which start again and go on from the last checkpoint if one dies.
+With `--devices 2` two processes share each batch; the result differs only by rounding. `torchrun
+--nproc-per-node 2 -m anytime_ar train ...` does the same. With `--strategy fsdp` each process holds
+a shard of the weights. `--engine ray --workers 2` trains on Ray workers, on the cluster of
+RAY_ADDRESS or here. If a worker dies, they restart from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from anytime_ar.training import (
 
 
 def add_arguments(parser: Parser) -> None:
+    """Add the options of `anytime train`."""
     parser.add_config(Experiment)
     parser.add_argument("--out", type=literal_path, help="folder of the run; default runs/NAME")
     parser.argument_hook = _expand_resume
@@ -56,8 +57,10 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _expand_resume(arguments: list[str]) -> list[str]:
-    """Put the configuration and the folder of `--resume runs/x` in its place; other settings are
-    compared with them later."""
+    """Replace `--resume runs/x` by the configuration and the folder of that run.
+
+    Other settings stay, and `train` compares them with those of the run.
+    """
     for at, argument in enumerate(arguments):
         option, _, run = argument.partition("=")
         rest = arguments[at + 1 :]
@@ -69,13 +72,14 @@ def _expand_resume(arguments: list[str]) -> list[str]:
                 f"--resume {folder}: no run is there (no config.yaml in this folder); pass the "
                 "folder of a run, as runs/mnist"
             )
-        # Before all else, so that settings of other options take effect after it and are compared.
+        # First, so that later options override the configuration and are compared with the run.
         config = ["--config", str(folder / "config.yaml")]
         return [*config, *arguments[:at], "--resume", "--out", str(folder), *rest]
     return arguments
 
 
 def run(arguments: Namespace) -> None:
+    """Train a model in one process, in several, or on Ray."""
     config = read_config(Experiment, arguments)
     folder = arguments.out or Path("runs") / config.name
     processes = read_config(DistributedConfig, arguments)
@@ -104,20 +108,23 @@ def run(arguments: Namespace) -> None:
 
 
 def _set_training_threads(arguments: Namespace, folder: Path, processes: DistributedConfig) -> None:
-    """Set the threads of a process that trains: a run that is resumed goes on with as many as it
-    was begun with, as results of other numbers differ by rounding."""
+    """Set the number of threads for training.
+
+    A resumed run uses as many as it began with, because other numbers change results by rounding.
+    """
     here = (torchrun_config() or processes).devices
     begun = read_autotuned_settings(folder).threads if arguments.resume else None
-    told = arguments.threads is not None or omp_num_threads() is not None
-    if begun is not None and not told and begun <= max(1, available_cpus() // here):
+    explicit = arguments.threads is not None or omp_num_threads() is not None
+    if begun is not None and not explicit and begun <= max(1, available_cpus() // here):
         set_threads(begun)
     else:
         tune_threads_from(arguments, processes=here)
-    if here > 1:  # for the processes that are started from here, which else take a share each
+    if here > 1:  # for child processes, which would divide the threads again
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 
 class Experiment(TrainConfig):
-    """A training run, and the classifier whose features judge its samples."""
+    """The configuration of a training run and of the classifier that evaluates its samples."""
 
     feature_extractor: FeatureExtractorConfig = FeatureExtractorConfig()
+    """Classifier whose features define the Fréchet distance."""

@@ -1,2 +1,4 @@
-"""Several servers that are one: requests go where there is most room, and survive the loss of a
-replica, as equal seeds give equal samples everywhere."""
+"""Serve models from several replicas behind one gateway, and survive the loss of a replica.
+
+Equal seeds give equal samples on every replica, so another replica can repeat a lost sample.
+"""

@@ -1,4 +1,4 @@
-"""The HTTP API of a fleet, as an ASGI application."""
+"""The HTTP API of a cluster of replicas, as an ASGI application."""
 
 from __future__ import annotations
 
@@ -48,17 +48,20 @@ from anytime_ar.serving.schema import (
 )
 
 _DRAIN_POLL_S = 0.02
+"""Seconds between two checks whether all samples have ended."""
 
 
 class Gateway:
-    """Built at its start, as it has to ask a replica what it serves.
+    """An ASGI application that forwards requests to replicas.
+
+    It builds its routes at startup, because it first asks a replica which models it serves.
 
     Args:
-        pool: reaches replicas.
-        config: that they give.
-        keys: names of clients by `key_digest` of their keys; None: everyone may come.
-        hosts: names that are answered to.
-        clock: gives seconds.
+        pool: calls the replicas.
+        config: settings that the replicas were given.
+        keys: client names by `key_digest` of their API keys; None: every client is accepted.
+        hosts: values of the Host header that the gateway accepts.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -69,12 +72,13 @@ class Gateway:
         hosts: AllowedHosts,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """Create a gateway, which builds its routes at startup."""
         self._pool, self._config, self._clock = pool, config, clock
         self._keys, self._hosts = keys, hosts
         self._app: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Handle one ASGI connection: the lifespan or a request."""
         if scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)
         else:
@@ -82,7 +86,11 @@ class Gateway:
             await self._app(scope, receive, send)
 
     async def drain(self, timeout_s: float) -> None:
-        """Take in nothing more, and be done with all there is within some seconds."""
+        """Refuse new samples and wait until the running ones have ended.
+
+        Args:
+            timeout_s: seconds after which it stops waiting.
+        """
         self._samples.draining = True
         log_event("draining", draws=len(self._samples))
         await self._dispatcher.broadcast("drain", timeout_s)
@@ -92,22 +100,24 @@ class Gateway:
 
     async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        beside = await self._start()
+        background_tasks = await self._start()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        for task in beside:
+        for task in background_tasks:
             task.cancel()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start(self) -> list[asyncio.Future[None]]:
-        relay = self._dispatcher = Dispatcher(self._pool, self._clock)
-        answer = await _describe_models(self._pool, relay)
+        dispatcher = self._dispatcher = Dispatcher(self._pool, self._clock)
+        answer = await _describe_models(self._pool, dispatcher)
         names = [model.name for model in answer.models]
-        draws = self._samples = GatewaySampleService(relay, self._config, self._clock)
-        watch = Monitor(
-            lambda: relay.stats(names), lambda: relay.ready and not draws.draining, self._clock
+        samples = self._samples = GatewaySampleService(dispatcher, self._config, self._clock)
+        monitor = Monitor(
+            lambda: dispatcher.stats(names),
+            lambda: dispatcher.ready and not samples.draining,
+            self._clock,
         )
-        app = build_app(GatewayModels(answer), draws, GatewayCodecService(relay), watch)
+        app = build_app(GatewayModels(answer), samples, GatewayCodecService(dispatcher), monitor)
         lag = EventLoopLag(self._clock)
         self._app = RequestMiddleware(
             app,
@@ -115,39 +125,45 @@ class Gateway:
             hosts=self._hosts,
             clock=self._clock,
             lag=lag,
-            observe=watch.observe,
+            observe=monitor.observe,
         )
-        return [asyncio.ensure_future(work) for work in (lag.measure(), relay.poll_replicas())]
+        return [asyncio.ensure_future(work) for work in (lag.measure(), dispatcher.poll_replicas())]
 
 
 async def _describe_models(pool: ReplicaPool, dispatcher: Dispatcher) -> ModelList:
-    """What the first replica says that it serves."""
-    async for told in pool.call(None, "describe"):
-        dispatcher.load_balancer.report(told.replica, told.state)
-        assert isinstance(told.payload, ModelList)
-        return told.payload
+    """Return the models that the first replica to reply serves."""
+    async for reply in pool.call(None, "describe"):
+        dispatcher.load_balancer.report(reply.replica, reply.state)
+        assert isinstance(reply.payload, ModelList)
+        return reply.payload
     raise AssertionError("a replica describes what it serves")
 
 
 _OWNER_RETRY_S = 0.01
+"""Seconds between two searches for the replica of a sample."""
 
 
 class GatewayModels:
-    """What all replicas serve.
+    """The description of the models that all replicas serve.
 
     Args:
-        models: of one of them.
+        models: description from one of the replicas.
     """
 
     def __init__(self, models: ModelList) -> None:
+        """Store the description of the models."""
         self._models = models
 
     def describe(self) -> ModelList:
-        """For clients."""
+        """Return the description of the models for clients."""
         return self._models
 
     def formats(self, name: str | None) -> Sequence[str]:
-        """See `anytime_ar.serving.engine.models.Models.formats`."""
+        """Return the media formats of a model; None: of the default model.
+
+        Raises:
+            NotFoundError: no model has this name.
+        """
         formats = {model.name: model.formats for model in self._models.models}
         name = next(iter(formats)) if name is None else name
         if name not in formats:
@@ -156,31 +172,39 @@ class GatewayModels:
 
 
 class GatewaySampleService:
-    """Draws samples on replicas. What one has drawn is not lost with it: a draw follows from its
-    request and its seed, so that another replica draws the same again.
+    """Generates samples on replicas and repeats them elsewhere if their replica is lost.
+
+    A sample depends only on its request and its seed, so another replica generates the same one.
 
     Args:
-        dispatcher: to replicas.
-        config: that they give.
-        clock: gives seconds.
+        dispatcher: sends calls to the replicas.
+        config: settings that the replicas were given.
+        clock: returns the time in seconds.
     """
 
     def __init__(
         self, dispatcher: Dispatcher, config: ServingConfig, clock: Callable[[], float]
     ) -> None:
+        """Create a service without samples in flight."""
         self._dispatcher, self._config, self._clock = dispatcher, config, clock
         self._registry = InFlightRegistry(config.session_ttl_s, clock)
         self.draining = False
 
     def __len__(self) -> int:
-        """How many have not ended."""
+        """Return the number of samples in flight."""
         return self._registry.num_in_flight
 
     def sample(
         self, request: SampleRequest, context: RequestContext
     ) -> AsyncGenerator[PreviewResponse]:
-        """See `anytime_ar.serving.engine.services.Draws.sample`; all mistakes but a name that is taken show
-        at the first item."""
+        """Generate samples; see `anytime_ar.serving.engine.services.SampleService.sample`.
+
+        Yields:
+            Previews, if the request asks for a stream, then the result.
+
+        Raises:
+            ConflictError: a sample with this id exists. Other errors are raised at the first item.
+        """
         seed = secrets.randbits(SEED_BITS) if request.seed is None else request.seed
         name = request.id or secrets.token_urlsafe(12)
         request = request.model_copy(update={"seed": seed, "id": name})
@@ -191,31 +215,30 @@ class GatewaySampleService:
     def refine(
         self, sample_id: str, request: RefineRequest, context: RequestContext
     ) -> AsyncGenerator[PreviewResponse]:
-        """See `anytime_ar.serving.engine.services.Draws.refine`."""
-        held = self._registry.get(sample_id) or SampleRecord(
-            None, context.client
-        )  # of another front, perhaps
-        if held.client != context.client:
+        """Refine a sample; see `anytime_ar.serving.engine.services.SampleService.refine`."""
+        # A sample that is not known here may have been requested from another gateway.
+        record = self._registry.get(sample_id) or SampleRecord(None, context.client)
+        if record.client != context.client:
             raise unknown_sample_error(sample_id)
-        return self._stream_updates(sample_id, held, request, context)
+        return self._stream_updates(sample_id, record, request, context)
 
     async def stop(self, sample_id: str, context: RequestContext) -> SampleResponse | None:
-        """See `anytime_ar.serving.engine.services.Draws.stop`."""
+        """Stop a sample; see `anytime_ar.serving.engine.services.SampleService.stop`."""
         while True:
-            held = self._registry.get(sample_id)
-            if held is not None and held.client != context.client:
+            record = self._registry.get(sample_id)
+            if record is not None and record.client != context.client:
                 raise unknown_sample_error(sample_id)
-            async for told in self._owner_replies(held, "stop", sample_id, context=context):
-                answer = _unwrap(told, context)
+            async for reply in self._owner_replies(record, "stop", sample_id, context=context):
+                answer = _unwrap(reply, context)
                 self._registry.drop(sample_id)
                 assert answer is None or isinstance(answer, SampleResponse)
                 return answer
-            if held is None or held.expires_at is not None:
+            if record is None or record.expires_at is not None:
                 raise unknown_sample_error(sample_id)
-            await asyncio.sleep(_OWNER_RETRY_S)  # it is on its way to a replica
+            await asyncio.sleep(_OWNER_RETRY_S)  # the request is on its way to a replica
 
     def _max_preview_bytes(self) -> int:
-        """Bytes that previews of one draw may take until its client fetches them."""
+        """Return how many bytes of unread previews one sample may hold."""
         return MAX_PREVIEW_BYTES // max(1, len(self))
 
     async def _stream_updates(
@@ -244,16 +267,16 @@ class GatewaySampleService:
             async with (
                 aclosing(
                     self._sample_replies(sample_id, record, refine_request, context)
-                ) as telling,
-                aclosing(buffer_replies(telling, self._max_preview_bytes)) as ahead,
+                ) as replies,
+                aclosing(buffer_replies(replies, self._max_preview_bytes)) as buffered,
             ):
-                async for told in ahead:
-                    drawn = _unwrap(told, context)
+                async for reply in buffered:
+                    drawn = _unwrap(reply, context)
                     assert isinstance(drawn, PreviewResponse)
                     if isinstance(drawn, SampleResponse):
                         answer = drawn
                         break
-                    if drawn.codes_drawn > shown:  # not again, if another replica began afresh
+                    if drawn.codes_drawn > shown:  # another replica may repeat previews
                         shown = drawn.codes_drawn
                         if context.first_preview_s is None:
                             context.first_preview_s = self._clock() - context.arrival
@@ -270,15 +293,17 @@ class GatewaySampleService:
         refine_request: RefineRequest | None,
         context: RequestContext,
     ) -> AsyncGenerator[ReplicaReply]:
-        """What the replica tells that has a draw; if there is none, what another one does that
-        draws it from its seed."""
+        """Yield the replies of the replica that holds a sample.
+
+        If no replica holds it, another replica generates the sample again from its seed.
+        """
         request = record.request
         if refine_request is not None:
-            async for told in self._owner_replies(
+            async for reply in self._owner_replies(
                 record, "refine", sample_id, refine_request, context=context
             ):
-                record.replica = told.replica
-                yield told
+                record.replica = reply.replica
+                yield reply
             if request is None:
                 raise unknown_sample_error(sample_id)
             request = request.model_copy(update=dict(refine_request))
@@ -288,58 +313,59 @@ class GatewaySampleService:
             record.replica = replica
 
         work_s = request.n * self._dispatcher.load_balancer.sample_s(request.model)
-        asking = self._dispatcher.dispatch(
+        replies = self._dispatcher.dispatch(
             "sample", request, context=context, work_s=work_s, on_chosen=chosen
         )
-        async with aclosing(asking):
-            async for told in asking:
-                record.replica = told.replica
-                yield told
+        async with aclosing(replies):
+            async for reply in replies:
+                record.replica = reply.replica
+                yield reply
 
     async def _owner_replies(
         self, record: SampleRecord | None, method: str, *arguments: object, context: RequestContext
     ) -> AsyncGenerator[ReplicaReply]:
-        """What the replica tells that has a draw; nothing, if none has it."""
+        """Yield the replies of the replica that holds a sample; nothing if none holds it."""
         known = None if record is None else record.replica
         for replica in self._dispatcher.pool.running() if known is None else (known,):
             try:
                 at = self._dispatcher.call_replica(replica, method, *arguments, context=context)
-                async with aclosing(at) as telling:
-                    async for told in telling:
+                async with aclosing(at) as replies:
+                    async for reply in replies:
                         if (
-                            isinstance(told.payload, RemoteError)
-                            and told.payload.kind == "not_found"
+                            isinstance(reply.payload, RemoteError)
+                            and reply.payload.kind == "not_found"
                         ):
                             break
-                        yield told
-            except ReplicaLostError as lost:
-                log_event("a replica is lost, and the draws that it kept", reason=str(lost))
+                        yield reply
+            except ReplicaLostError as error:
+                log_event("a replica is lost, and the draws that it kept", reason=str(error))
 
     def _set_deadline(self, limits: BudgetParams, context: RequestContext) -> None:
         if limits.deadline_ms is not None:
-            within_s = min(self._config.deadline_s, limits.deadline_ms / 1000)
-            context.deadline = context.arrival + within_s
+            deadline_s = min(self._config.deadline_s, limits.deadline_ms / 1000)
+            context.deadline = context.arrival + deadline_s
 
 
 class GatewayCodecService:
-    """Encodes and decodes on replicas.
+    """Encodes and decodes samples on replicas.
 
     Args:
-        dispatcher: to them.
+        dispatcher: sends calls to the replicas.
     """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
+        """Create a service that calls replicas through a dispatcher."""
         self._dispatcher = dispatcher
 
     async def encode(self, request: EncodeRequest, context: RequestContext) -> EncodeResponse:
-        """See `anytime_ar.serving.engine.services.Computing.encode`."""
+        """Encode samples; see `anytime_ar.serving.engine.services.CodecService.encode`."""
         context.n = len(request.samples)
         answer = await self._dispatch("encode", request, context)
         assert isinstance(answer, EncodeResponse)
         return answer
 
     async def decode(self, request: DecodeRequest, context: RequestContext) -> DecodeResponse:
-        """See `anytime_ar.serving.engine.services.Computing.decode`."""
+        """Decode codes; see `anytime_ar.serving.engine.services.CodecService.decode`."""
         context.n = len(request.codes)
         answer = await self._dispatch("decode", request, context)
         assert isinstance(answer, DecodeResponse)
@@ -350,17 +376,17 @@ class GatewayCodecService:
     ) -> object:
         async with aclosing(
             self._dispatcher.dispatch(method, request, context=context, work_s=0.0)
-        ) as telling:
-            async for told in telling:
-                return _unwrap(told, context)
+        ) as replies:
+            async for reply in replies:
+                return _unwrap(reply, context)
         raise AssertionError("a call ends with an answer or an error")
 
 
 def _unwrap(reply: ReplicaReply, context: RequestContext) -> object:
-    """The answer that was told; what is to be logged of it goes to the call.
+    """Return the payload of a reply and copy the logged fields to the request context.
 
     Raises:
-        AnytimeError: it is a mistake.
+        AnytimeError: the payload is an error.
     """
     context.codes_requested, context.stats = reply.codes_requested, reply.stats
     if isinstance(reply.payload, RemoteError):
@@ -373,27 +399,29 @@ def _unwrap(reply: ReplicaReply, context: RequestContext) -> object:
 
 
 MAX_REGISTRY_BYTES = 2**27
-"""What draws that have ended take, about."""
+"""Approximate memory limit of the records of ended samples, in bytes."""
 _RECORD_OVERHEAD_BYTES = 4096
+"""Upper bound on the size of a record without labels, in bytes."""
 _LABEL_BYTES = 256
-"""Bytes of one that a request names, at most."""
+"""Upper bound on the size of one label of a request, in bytes."""
 
 
 @dataclass(eq=False)
 class SampleRecord:
-    """A draw."""
+    """What the gateway remembers about one sample."""
 
     request: SampleRequest | None
-    """With its seed; None: another front knows it."""
+    """The request with its seed; None: another gateway received it."""
     client: str
+    """Name of the client that sent the request."""
     replica: str | None = None
-    """That has it."""
+    """The replica that holds the sample; None: not chosen yet."""
     expires_at: float | None = None
-    """When it is forgotten; None: it is under way."""
+    """Time at which the record is dropped, on the gateway's clock; None: in flight."""
 
     @property
     def nbytes(self) -> int:
-        """What it takes, at most."""
+        """Return an upper bound on the memory of the record, in bytes."""
         labels = None if self.request is None else self.request.label
         return _RECORD_OVERHEAD_BYTES + _LABEL_BYTES * (
             len(labels) if isinstance(labels, tuple) else 0
@@ -401,30 +429,32 @@ class SampleRecord:
 
 
 class InFlightRegistry:
-    """Draws that are under way, and those that have ended a while ago; of too many, the oldest go
-    early.
+    """The samples in flight, and those that ended recently.
+
+    If ended samples exceed the memory limit, the oldest are dropped first.
 
     Args:
-        ttl_s: for which those that have ended are remembered.
-        clock: gives seconds.
-        max_bytes: what those take together.
+        ttl_s: seconds for which ended samples are remembered.
+        clock: returns the time in seconds.
+        max_bytes: memory limit of the ended samples, in bytes.
     """
 
     def __init__(
         self, ttl_s: float, clock: Callable[[], float], max_bytes: int = MAX_REGISTRY_BYTES
     ) -> None:
+        """Create a registry without samples."""
         self._ttl_s, self._clock, self._max_bytes = ttl_s, clock, max_bytes
-        self._bytes = 0  # of those that have ended
+        self._bytes = 0  # of ended samples
         self._in_flight: dict[str, SampleRecord] = {}
         self._finished: OrderedDict[str, SampleRecord] = OrderedDict()
 
     @property
     def num_in_flight(self) -> int:
-        """How many have not ended."""
+        """Return the number of samples in flight."""
         return len(self._in_flight)
 
     def get(self, sample_id: str) -> SampleRecord | None:
-        """A draw, if it is known."""
+        """Return the record of a sample; None: the id is not known."""
         now = self._clock()
         while self._finished:
             oldest = next(iter(self._finished.values()))
@@ -434,25 +464,30 @@ class InFlightRegistry:
         return self._in_flight.get(sample_id) or self._finished.get(sample_id)
 
     def is_in_flight(self, sample_id: str) -> bool:
-        """Whether a draw of that name has not ended."""
+        """Return whether the sample of this id is in flight."""
         return sample_id in self._in_flight
 
     def start(self, sample_id: str, record: SampleRecord) -> None:
-        """A draw is begun, or gone on with."""
+        """Record that a sample is started or refined."""
         self.drop(sample_id)
         record.expires_at = None
         self._in_flight[sample_id] = record
 
     def finish(self, sample_id: str, *, refinable: bool) -> None:
-        """It has ended, and can be gone on with if it is kept."""
-        held = self._in_flight.pop(sample_id)
+        """Record that a sample has ended.
+
+        Args:
+            sample_id: id of a sample in flight.
+            refinable: whether a replica stores the sample so that it can be refined.
+        """
+        record = self._in_flight.pop(sample_id)
         if refinable:
-            held.expires_at = self._clock() + self._ttl_s
-            self._finished[sample_id] = held
-            self._bytes += held.nbytes
+            record.expires_at = self._clock() + self._ttl_s
+            self._finished[sample_id] = record
+            self._bytes += record.nbytes
 
     def drop(self, sample_id: str) -> None:
-        """Forget one that has ended."""
+        """Remove the record of an ended sample."""
         if sample_id in self._finished:
             self._bytes -= self._finished.pop(sample_id).nbytes
 
@@ -463,35 +498,38 @@ _QueueItem = ReplicaReply | Exception | None
 async def buffer_replies(
     replies: AsyncGenerator[ReplicaReply], max_bytes: Callable[[], int]
 ) -> AsyncGenerator[ReplicaReply]:
-    """Give what is told of a draw, without previews that there is no room for.
+    """Yield the replies about a sample, and drop previews that exceed the memory limit.
 
     Args:
         replies: is read to its end, or until this generator is closed.
-        max_bytes: bytes that previews may take that are not fetched.
+        max_bytes: returns how many bytes of previews may wait for the client.
+
+    Yields:
+        Replies in the order in which they arrive.
 
     Raises:
         Exception: what `replies` raises.
     """
-    # The first one in the task of the client, as another task would ask the replica a moment later:
-    # who stops the draw by then would find none, and come back when codes are drawn.
+    # Read the first reply in the client's task. A new task would call the replica a moment later,
+    # and a stop request that arrives before that would find no sample.
     first = await anext(replies, None)
     if first is None:
         return
-    box: EventQueue[_QueueItem] = EventQueue(_reply_nbytes, max_bytes)
+    queue: EventQueue[_QueueItem] = EventQueue(_reply_nbytes, max_bytes)
 
     async def read() -> None:
         try:
-            async for told in replies:
-                box.put_nowait(told)
-        except Exception as error:  # raised again where the draw is followed
-            box.put_nowait(error)
+            async for reply in replies:
+                queue.put_nowait(reply)
+        except Exception as error:  # raised again in the client's task
+            queue.put_nowait(error)
         else:
-            box.put_nowait(None)
+            queue.put_nowait(None)
 
     reading = asyncio.ensure_future(read())
     try:
         yield first
-        while (item := await box.get()) is not None:
+        while (item := await queue.get()) is not None:
             if isinstance(item, Exception):
                 raise item
             yield item
@@ -499,11 +537,11 @@ async def buffer_replies(
         reading.cancel()
         with suppress(asyncio.CancelledError):
             await reading
-        await replies.aclose()  # the task may not have begun
+        await replies.aclose()  # the task may not have started
 
 
 def _reply_nbytes(item: _QueueItem) -> int | None:
-    """The bytes of a preview; None: it is something else."""
+    """Return the size of a preview in bytes; None: the item is not a preview."""
     answer = item.payload if isinstance(item, ReplicaReply) else None
     if not isinstance(answer, PreviewResponse) or isinstance(answer, SampleResponse):
         return None

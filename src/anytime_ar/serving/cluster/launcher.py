@@ -1,4 +1,4 @@
-"""A fleet from its start to its end."""
+"""Start a cluster on Ray Serve, run it until a signal, and shut it down."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from anytime_ar.serving.http.server import DRAIN_SHARE, listen, url_of
 from anytime_ar.serving.logs import log_event
 
 _POLL_S = 0.1
+"""Seconds between two checks of the stop event."""
 
 
 def serve_cluster(
@@ -35,24 +36,24 @@ def serve_cluster(
 ) -> None:
     """Serve models on Ray Serve until SIGTERM or SIGINT.
 
-    On the cluster of RAY_ADDRESS, else on one of this machine, which ends with it.
+    It uses the cluster of RAY_ADDRESS. Without one it starts a cluster on this machine and ends it.
 
     Args:
-        sources: of the models, the usual one first; all for the same device, which is `cpu`,
+        sources: of the models, the default one first; all for the same device, which is `cpu`,
             `cuda`, or `auto`: GPUs, if the cluster has one for each replica.
-        config: how.
-        replicas: how many there are.
-        threads_per_replica: cores of each.
-        keys: names of clients by `key_digest` of their keys; None: everyone may come.
-        on_listening: told the address, once requests are taken there.
+        config: settings of the server.
+        replicas: number of replicas.
+        threads_per_replica: CPU cores of each replica.
+        keys: client names by `key_digest` of their API keys; None: every client is accepted.
+        on_listening: called with the URL once the server accepts requests.
 
     Raises:
-        InputError: the cluster has not the cores or the GPUs, the address cannot be listened at, or
-            a name of a host is none.
+        InputError: the cluster has too few cores or GPUs, the server cannot listen at the address,
+            or an allowed host name is invalid.
     """
     check_ray_device(sources[0].device)
     hosts = AllowedHosts.for_server(config.host, config.allowed_host_names)
-    with listen(config.host, config.port) as sock:  # Ray Serve would not say that it cannot
+    with listen(config.host, config.port) as sock:  # Ray Serve would not report a taken port
         port, url = sock.getsockname()[1], url_of(sock)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -61,11 +62,11 @@ def serve_cluster(
     with ray_session(ray, replicas * threads_per_replica):
         _check_cores(ray, replicas, threads_per_replica)
         device = choose_ray_device(ray, sources[0].device, replicas)
-        placed = [replace(source, device=device) for source in sources]
+        placed_sources = [replace(source, device=device) for source in sources]
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:
             _run_application(
-                placed,
+                placed_sources,
                 config,
                 port,
                 replicas,
@@ -99,7 +100,7 @@ def _run_application(
         http_options={"host": config.host, "port": port},
         logging_config={"enable_access_log": False},
     )
-    front = serve.run(
+    gateway = serve.run(
         build_application(
             sources,
             config,
@@ -117,13 +118,13 @@ def _run_application(
         pass
     log_event("draining")
     try:
-        front.drain.remote(DRAIN_SHARE * config.grace_s).result(timeout_s=config.grace_s)
+        gateway.drain.remote(DRAIN_SHARE * config.grace_s).result(timeout_s=config.grace_s)
     except TimeoutError:
         log_event("the front does not answer; what is under way may be lost")
 
 
 def _delete_application(serve: Any) -> None:
-    """Take our application out of Ray Serve, and end that if it has no other."""
+    """Delete our application, and shut Ray Serve down if it has no other."""
     from anytime_ar.serving.cluster.ray_serve import APP
 
     serve.delete(APP)
@@ -133,8 +134,9 @@ def _delete_application(serve: Any) -> None:
 
 def _check_cores(ray: Any, replicas: int, threads_per_replica: int) -> None:
     cores = int(ray.cluster_resources().get("CPU", 0))
-    if cores < replicas * threads_per_replica:  # it would wait for ever
+    if cores < replicas * threads_per_replica:  # Ray would wait for ever
         raise InputError(
-            f"replicas={replicas} of threads={threads_per_replica} take {replicas * threads_per_replica} cores, and the "
-            f"cluster has {cores}; ask for fewer, or start more machines"
+            f"replicas={replicas} of threads={threads_per_replica} take "
+            f"{replicas * threads_per_replica} cores, and the cluster has {cores}; ask for "
+            "fewer, or start more machines"
         )

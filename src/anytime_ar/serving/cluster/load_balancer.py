@@ -1,4 +1,4 @@
-"""Which replica takes a request: the one that is soonest done with what it has."""
+"""Choose the replica that finishes its work first, and send requests to it."""
 
 from __future__ import annotations
 
@@ -22,77 +22,93 @@ from anytime_ar.serving.engine.scheduler import ModelStats
 from anytime_ar.serving.logs import log_event
 
 REPLICA_TIMEOUT_S = 2.0
-"""A replica that has told nothing for this long is not counted on."""
+"""Seconds without a reply after which a replica counts as lost."""
 
 
 @dataclass
 class _ReplicaLoad:
-    """What is known of a replica."""
+    """The state and the calls in flight of one replica."""
 
     state: ReplicaState | None = None
+    """The last state that the replica reported; None: none yet."""
     reported_at: float = 0.0
-    """When that was."""
+    """Time of the last report, on the balancer's clock."""
     in_flight: dict[int, tuple[float, float]] = field(default_factory=dict)
-    """Of calls under way: when they were sent, and the seconds of the machine that they take."""
+    """Send time and work in machine seconds of each call in flight, by call id."""
     last_chosen: int = 0
-    """When it was chosen last, in calls."""
+    """Number of the last call to the replica, counted over all replicas."""
 
 
 class LoadBalancer:
-    """Remembers what replicas tell of themselves, and what they were sent since.
+    """Least-work load balancing by reported backlogs and the calls sent since.
 
-    Seconds of work count, not requests: one may be sixteen samples in full and the other a code,
-    and machines may differ.
+    It compares seconds of work, not requests: one request may ask for sixteen complete samples and
+    another for one code, and machines may differ in speed.
 
     Args:
-        clock: gives seconds.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
+        """Create a load balancer that knows no replicas."""
         self._clock = clock
         self._loads: dict[str, _ReplicaLoad] = {}
         self._count = 0
 
     def report(self, replica: str, state: ReplicaState) -> None:
-        """Take note of how a replica is."""
-        place = self._loads.setdefault(replica, _ReplicaLoad())
-        place.state, place.reported_at = state, self._clock()
+        """Record the state that a replica reports."""
+        load = self._loads.setdefault(replica, _ReplicaLoad())
+        load.state, load.reported_at = state, self._clock()
 
     def retain(self, running: Collection[str]) -> None:
-        """Forget all others."""
-        self._loads = {name: place for name, place in self._loads.items() if name in running}
+        """Forget all replicas except the running ones."""
+        self._loads = {name: load for name, load in self._loads.items() if name in running}
 
     def state(self, replica: str) -> ReplicaState | None:
-        """What a replica has told lately; None: nothing."""
+        """Return the state that a replica reported recently; None: there is none."""
         return self._loads[replica].state if self.silence_s(replica) <= REPLICA_TIMEOUT_S else None
 
     def start_call(self, replica: str, work_s: float) -> int:
-        """A call is sent, of so much work; gives the number by which it is taken back."""
+        """Record a call to a replica.
+
+        Args:
+            replica: name of the replica.
+            work_s: work of the call, in seconds of its machine.
+
+        Returns:
+            The call id, which `end_call` takes.
+        """
         self._count += 1
-        place = self._loads.setdefault(replica, _ReplicaLoad())
-        place.in_flight[self._count], place.last_chosen = (self._clock(), work_s), self._count
+        load = self._loads.setdefault(replica, _ReplicaLoad())
+        load.in_flight[self._count], load.last_chosen = (self._clock(), work_s), self._count
         return self._count
 
     def end_call(self, replica: str, call_id: int) -> None:
-        """A call has ended."""
+        """Record that a call has ended."""
         if replica in self._loads:
             self._loads[replica].in_flight.pop(call_id, None)
 
     def wait_s(self, replica: str) -> float:
-        """What a replica still has to do, as far as is known."""
-        place, now = self._loads.get(replica, _ReplicaLoad()), self._clock()
-        since = [(at, work_s) for at, work_s in place.in_flight.values() if at >= place.reported_at]
+        """Return the estimated work left on a replica, in seconds."""
+        load, now = self._loads.get(replica, _ReplicaLoad()), self._clock()
+        since = [(at, work_s) for at, work_s in load.in_flight.values() if at >= load.reported_at]
         begun = (
-            place.reported_at
-            if place.state is not None
+            load.reported_at
+            if load.state is not None
             else min((at for at, _ in since), default=now)
         )
-        work_s = 0.0 if place.state is None else place.state.backlog_s
+        work_s = 0.0 if load.state is None else load.state.backlog_s
         return max(0.0, work_s + sum(work_s for _, work_s in since) - (now - begun))
 
     def choose(self, among: Collection[str]) -> str | None:
-        """The one with the least to do, of equals the one that was chosen least lately, of those
-        the first by name; None: there is none."""
+        """Return the replica with the least work left; None: there is none.
+
+        Ties go to the replica that was chosen least recently, then to the first by name. Replicas
+        that are not ready, or have not reported recently, come last.
+
+        Args:
+            among: names of the candidates.
+        """
 
         def rank(replica: str) -> tuple[bool, float, int, str]:
             state = self.state(replica)
@@ -103,72 +119,87 @@ class LoadBalancer:
         return min(among, key=rank, default=None)
 
     def silence_s(self, replica: str) -> float:
-        """For how long a replica has told nothing; infinite: it never did."""
-        place = self._loads.get(replica, _ReplicaLoad())
-        return math.inf if place.state is None else self._clock() - place.reported_at
+        """Return the seconds since the last report of a replica; infinite: it never reported."""
+        load = self._loads.get(replica, _ReplicaLoad())
+        return math.inf if load.state is None else self._clock() - load.reported_at
 
     def sample_s(self, model: str | None) -> float:
-        """What a sample of a model takes in full, of whichever replica said so last; None: of the
-        usual model."""
-        for place in sorted(self._loads.values(), key=lambda place: -place.reported_at):
-            if place.state is not None and place.state.stats:
-                work = place.state.stats
+        """Return the work of one complete sample, in seconds, by the most recent report.
+
+        Args:
+            model: name of the model; None: the default model.
+
+        Returns:
+            Seconds; 0 if no replica has reported any.
+        """
+        for load in sorted(self._loads.values(), key=lambda load: -load.reported_at):
+            if load.state is not None and load.state.stats:
+                work = load.state.stats
                 one = work.get(model) if model is not None else next(iter(work.values()))
                 return 0.0 if one is None else one.sample_s
         return 0.0
 
 
 _STATE_POLL_S = 0.5
-"""Between two looks at a replica."""
+"""Seconds between two polls of a replica."""
 _INITIAL_NETWORK_S = 0.005
+"""Network time to assume before any is measured, in seconds."""
 _NETWORK_QUANTILE = 0.99
-"""The share of answers whose way is provided for."""
+"""Quantile of the measured network times that deadlines allow for."""
 _NETWORK_HOPS = 2
-"""Between client and replica: the front stands between two of about the same length."""
+"""Network hops between client and replica. The gateway is between two of about the same length."""
 
 
 class ReplicaLostError(Exception):
-    """A replica has gone, or tells nothing any more."""
+    """Error for a call to a replica that has died or stopped replying."""
 
 
 class ReplicaPool(Protocol):
-    """Reaches replicas."""
+    """A way to list running replicas and to call them."""
 
     def running(self) -> frozenset[str]:
-        """Names of those that take calls."""
+        """Return the names of the replicas that accept calls."""
 
     def call(
         self, replica: str | None, method: str, *arguments: object
     ) -> AsyncGenerator[ReplicaReply]:
-        """Call a method of one; None: of any, as soon as there is one. Closing the generator gives
-        the call up.
+        """Call a method of a replica. Closing the generator cancels the call.
+
+        Args:
+            replica: name of the replica; None: any, as soon as one is running.
+            method: name of the method.
+            arguments: positional arguments of the method.
+
+        Yields:
+            Replies of the replica.
 
         Raises:
-            Lost: at an item: there will be no more.
+            ReplicaLostError: the replica is lost; there are no more replies.
         """
 
 
 class Dispatcher:
-    """Sends calls where there is most room, and again where they got no answer.
+    """Sends calls to the replica with the least work, and retries them on others.
 
     Args:
-        pool: reaches replicas.
-        clock: gives seconds.
+        pool: calls the replicas.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, pool: ReplicaPool, clock: Callable[[], float]) -> None:
+        """Create a dispatcher with a load balancer of its own."""
         self.pool, self._clock = pool, clock
         self.load_balancer = LoadBalancer(clock)
         self._network_s = LatencyWindow([_INITIAL_NETWORK_S])
 
     @property
     def ready(self) -> bool:
-        """Whether a replica takes requests."""
+        """Return whether any replica accepts requests."""
         states = map(self.load_balancer.state, self.pool.running())
         return any(state is not None and state.ready for state in states)
 
     def stats(self, models: Iterable[str]) -> dict[str, ModelStats]:
-        """What goes on in each of some models, on all replicas together."""
+        """Return the statistics of each model, summed over all replicas."""
         states = [
             state for name in self.pool.running() if (state := self.load_balancer.state(name))
         ]
@@ -185,18 +216,20 @@ class Dispatcher:
         work_s: float,
         on_chosen: Callable[[str], None] | None = None,
     ) -> AsyncGenerator[ReplicaReply]:
-        """Call one replica after the other, the one with the most room first, until one has
-        answered.
+        """Call replicas in order of least work until one accepts the call.
 
         Args:
-            method: of a replica.
-            arguments: of it, but for the caller, which comes last.
-            context: that has to be answered.
-            work_s: that it is, in seconds of a machine.
-            on_chosen: told the name of the replica.
+            method: name of a method of `Replica`.
+            arguments: arguments of the method except the caller, which is added last.
+            context: context of the request.
+            work_s: work of the call, in seconds of a machine.
+            on_chosen: called with the name of each replica that is tried.
+
+        Yields:
+            Replies of the replica that accepts the call.
 
         Raises:
-            Refused: at an item: nobody answers.
+            ServingError: no replica accepts the call.
         """
         tried: set[str] = set()
         refusals: list[RemoteError] = []
@@ -211,48 +244,61 @@ class Dispatcher:
             try:
                 async with aclosing(
                     self.call_replica(replica, method, *arguments, context=context)
-                ) as telling:
-                    async for told in telling:
-                        answer = told.payload
+                ) as replies:
+                    async for reply in replies:
+                        payload = reply.payload
                         if (
-                            isinstance(answer, RemoteError)
-                            and answer.reason in RETRY_ON_OTHER_REPLICA
+                            isinstance(payload, RemoteError)
+                            and payload.reason in RETRY_ON_OTHER_REPLICA
                         ):
-                            refusals.append(answer)
+                            refusals.append(payload)
                             break
-                        yield told
+                        yield reply
                     else:
                         return
-            except ReplicaLostError as lost:
-                log_event("a replica is lost; its call goes to another", reason=str(lost))
+            except ReplicaLostError as error:
+                log_event("a replica is lost; its call goes to another", reason=str(error))
             finally:
                 self.load_balancer.end_call(replica, number)
 
     async def call_replica(
         self, replica: str, method: str, *arguments: object, context: RequestContext
     ) -> AsyncGenerator[ReplicaReply]:
-        """Call one replica.
+        """Call a method of one replica and record its state and the network time.
+
+        Args:
+            replica: name of the replica.
+            method: name of a method of `Replica`.
+            arguments: arguments of the method except the caller, which is added last.
+            context: context of the request.
+
+        Yields:
+            Replies of the replica.
 
         Raises:
-            Lost: at an item: it does not answer.
+            ReplicaLostError: the replica does not reply.
         """
         sent = self._clock()
         elapsed_s = (
             sent - context.arrival + _NETWORK_HOPS * self._network_s.quantile(_NETWORK_QUANTILE)
         )
         caller = Caller(context.client, elapsed_s)
-        told: ReplicaReply | None = None
-        async with aclosing(self.pool.call(replica, method, *arguments, caller)) as telling:
-            while (told := await self._next_reply(telling, replica, sent)) is not None:
-                self.load_balancer.report(told.replica, told.state)
-                if told.replica_s:
-                    self._network_s.add(max(0.0, self._clock() - sent - told.replica_s))
-                yield told
+        reply: ReplicaReply | None = None
+        async with aclosing(self.pool.call(replica, method, *arguments, caller)) as replies:
+            while (reply := await self._next_reply(replies, replica, sent)) is not None:
+                self.load_balancer.report(reply.replica, reply.state)
+                if reply.replica_s:
+                    self._network_s.add(max(0.0, self._clock() - sent - reply.replica_s))
+                yield reply
 
     async def _next_reply(
         self, replies: AsyncGenerator[ReplicaReply], replica: str, sent_at: float
     ) -> ReplicaReply | None:
-        """What is told next, unless the replica has become silent; None: that was all."""
+        """Return the next reply; None: there are no more.
+
+        Raises:
+            ReplicaLostError: the replica has stopped replying.
+        """
         pending = asyncio.ensure_future(anext(replies, None))
         try:
             while not (await asyncio.wait({pending}, timeout=_STATE_POLL_S))[0]:
@@ -267,44 +313,48 @@ class Dispatcher:
                     await pending
 
     async def broadcast(self, method: str, *arguments: object) -> None:
-        """Call a method of every replica; those that hang are not waited for."""
+        """Call a method of every replica; cancel calls that exceed the timeout."""
         running = self.pool.running()
         calls = {asyncio.ensure_future(self._notify(name, method, *arguments)) for name in running}
         if not calls:
             return
-        told, hanging = await asyncio.wait(calls, timeout=REPLICA_TIMEOUT_S)
+        done, hanging = await asyncio.wait(calls, timeout=REPLICA_TIMEOUT_S)
         for call in hanging:
             call.cancel()
-        for call in told:
+        for call in done:
             call.result()
 
     async def poll_replicas(self) -> None:
-        """Look at the replicas again and again: at those that are not asked as well, and at what
-        other fronts send them."""
-        looking: dict[str, asyncio.Task[None]] = {}
+        """Poll the state of all replicas until cancelled.
+
+        Polling covers idle replicas, and work that other gateways send to them.
+        """
+        polls: dict[str, asyncio.Task[None]] = {}
         while True:
             running = self.pool.running()
             self.load_balancer.retain(running)
             for name in running:
-                if name not in looking or looking[name].done():  # not twice at one that hangs
-                    looking[name] = asyncio.ensure_future(self._notify(name, "report_state"))
-            looking = {name: task for name, task in looking.items() if name in running}
+                if name not in polls or polls[name].done():  # one poll at a time
+                    polls[name] = asyncio.ensure_future(self._notify(name, "report_state"))
+            polls = {name: task for name, task in polls.items() if name in running}
             await asyncio.sleep(_STATE_POLL_S)
 
     async def _notify(self, replica: str, method: str, *arguments: object) -> None:
-        with suppress(ReplicaLostError):  # whoever waits for an answer of it hears that
-            async for told in self.pool.call(replica, method, *arguments):
-                self.load_balancer.report(told.replica, told.state)
+        """Call a method of a replica and record only the state that it reports."""
+        with suppress(ReplicaLostError):  # `call_replica` raises it for calls that wait
+            async for reply in self.pool.call(replica, method, *arguments):
+                self.load_balancer.report(reply.replica, reply.state)
 
 
 def _soonest_retry(refusals: list[RemoteError]) -> RemoteError:
-    """The refusal that a client hears who got one from every replica."""
+    """Return the error for a request that all replicas refused: the one with the shortest wait."""
     if not refusals:
         return RemoteError("serving", "no replica answers; try again", "broken", 1.0)
     return min(refusals, key=lambda refusal: refusal.retry_after_s or 0.0)
 
 
 def _sum_stats(parts: list[ModelStats]) -> ModelStats:
+    """Return the statistics of one model over several replicas."""
     return ModelStats(
         rows=sum(part.rows for part in parts),
         slots=sum(part.slots for part in parts),

@@ -1,4 +1,4 @@
-"""How calls within Ray Serve find the replica that they are meant for."""
+"""Route calls within Ray Serve to the replica that they name."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 from anytime_ar.serving.cluster.replica_registry import set_running_replicas
 
 TARGET_KWARG = "target_replica"
-"""The keyword argument of a call that names its replica."""
+"""Keyword argument of a call that names the target replica."""
 
 
 class TargetReplicaRouter(RequestRouter):
-    """Sends a call where it is meant to go, and one that is meant for none, or for one that has
-    gone, anywhere."""
+    """A Ray Serve router that sends each call to its target replica.
+
+    Calls without a target, or whose target is not running, go to any replica.
+    """
 
     @property
     def supports_rejection_protocol(self) -> bool:
-        """Replicas say themselves, in an answer, what they have no room for."""
+        """Return False, because replicas refuse calls in their replies."""
         return False
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
-        """There are others now."""
+        """Replace the list of running replicas."""
         super().update_replicas(replicas)
         self._register_running()
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
-        """One has gone."""
+        """Remove a replica whose actor has died."""
         super().on_replica_actor_died(replica_id)
         self._register_running()
 
@@ -36,12 +38,13 @@ class TargetReplicaRouter(RequestRouter):
         candidate_replicas: list[RunningReplica],
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
-        """See `RequestRouter`."""
+        """Return the target replica of a request, or all candidates; see `RequestRouter`."""
         kwargs: dict[Any, Any] = {} if pending_request is None else pending_request.kwargs
-        aim = kwargs.get(TARGET_KWARG)
-        aimed = [one for one in candidate_replicas if one.replica_id.unique_id == aim]
-        return [aimed or candidate_replicas]
+        target = kwargs.get(TARGET_KWARG)
+        targeted = [one for one in candidate_replicas if one.replica_id.unique_id == target]
+        return [targeted or candidate_replicas]
 
     def _register_running(self) -> None:
+        """Publish the names of the running replicas to the registry."""
         names = (replica_id.unique_id for replica_id in self.curr_replicas)
         set_running_replicas(self._deployment_id.name, names)

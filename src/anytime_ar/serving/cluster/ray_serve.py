@@ -1,4 +1,4 @@
-"""A fleet on Ray Serve, which places replicas on machines and starts those again that end."""
+"""The Ray Serve application: the replicas, their pool, and the gateway."""
 
 from __future__ import annotations
 
@@ -28,19 +28,20 @@ from anytime_ar.serving.logs import log_to_stderr
 APP = "anytime"
 _REPLICA_DEPLOYMENT = "replica"
 _MAX_ONGOING_CALLS = 100_000
-"""Of a replica at once: it says itself when it has enough."""
+"""Limit of concurrent calls for Ray Serve, which is out of reach: replicas refuse calls first."""
 
 
 _LOGGING = {"enable_access_log": False}
-"""We log requests ourselves."""
+"""Logging settings of Ray Serve without its access log, since the gateway logs requests."""
 
 
 class ReplicaDeployment:
-    """A replica, as Ray Serve knows it."""
+    """The Ray Serve deployment of a replica."""
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self, sources: Sequence[ModelSource], config: ServingConfig, threads: int
     ) -> None:
+        """Load the models, start the serving engine and warm it up."""
         import torch
 
         log_to_stderr()
@@ -59,63 +60,74 @@ class ReplicaDeployment:
         """Call a method of the replica.
 
         Args:
-            method: its name.
-            arguments: of it.
-            target_replica: the replica that the call was meant for.
+            method: name of the method.
+            arguments: positional arguments of the method.
+            target_replica: name of the replica that the call is for.
+
+        Yields:
+            Replies of the replica.
         """
-        del target_replica  # what the router goes by
-        async with aclosing(getattr(self._replica, method)(*arguments)) as telling:
-            async for told in telling:
-                yield told
+        del target_replica  # only the router reads it
+        async with aclosing(getattr(self._replica, method)(*arguments)) as replies:
+            async for reply in replies:
+                yield reply
 
     async def call(
         self, method: str, *arguments: object, target_replica: str | None
     ) -> ReplicaReply:
-        """The same, of which only the last thing is told: a call of Ray that brings one thing costs
-        less than one that may bring many."""
+        """Call a method of the replica and return its last reply.
+
+        Ray makes a call with one result cheaper than a stream.
+
+        Args:
+            method: name of the method.
+            arguments: positional arguments of the method.
+            target_replica: name of the replica that the call is for.
+        """
         last: ReplicaReply | None = None
-        async for told in self.stream(method, *arguments, target_replica=target_replica):
-            last = told
+        async for reply in self.stream(method, *arguments, target_replica=target_replica):
+            last = reply
         assert last is not None
         return last
 
     def check_health(self) -> None:
-        """Ray Serve starts a replica again that fails this a few times.
+        """Report a stalled engine. Ray Serve restarts a replica that fails this a few times.
 
         Raises:
-            RuntimeError: the models do not work.
+            RuntimeError: the models make no progress.
         """
         if not self._engine.worker.healthy:
             raise RuntimeError("the models make no progress")
 
 
 class RayReplicaPool:
-    """Reaches replicas through a handle.
+    """A `ReplicaPool` that calls replicas through a Ray Serve handle.
 
     Args:
-        handle: of their deployment.
+        handle: handle of the deployment of the replicas.
     """
 
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        """Create a pool from a handle of the deployment."""
         self._stream: Any = handle.options(stream=True, method_name="stream")
         self._call: Any = handle.options(method_name="call")
 
     def running(self) -> frozenset[str]:
-        """See `ReplicaPool`."""
+        """Return the names of the running replicas; see `ReplicaPool`."""
         return running_replicas(_REPLICA_DEPLOYMENT)
 
     async def call(
         self, replica: str | None, method: str, *arguments: object
     ) -> AsyncGenerator[ReplicaReply]:
-        """See `ReplicaPool`."""
+        """Call a method of a replica; see `ReplicaPool`."""
         streams = any(getattr(argument, "stream", False) for argument in arguments)
         handle = self._stream if streams else self._call
         response = handle.remote(method, *arguments, **{TARGET_KWARG: replica})
         ended = False
         try:
             if streams:
-                async for told in response:
-                    yield told
+                async for reply in response:
+                    yield reply
             else:
                 yield await response
             ended = True
@@ -137,16 +149,16 @@ def build_application(
     threads_per_replica: int,
     grace_s: float,
 ) -> serve.Application:
-    """All that Ray Serve has to know.
+    """Return the Ray Serve application of a gateway and its replicas.
 
     Args:
-        sources: of the models, the usual one first.
-        config: that they give.
-        keys: names of clients by `key_digest` of their keys; None: everyone may come.
-        hosts: names that are answered to.
-        replicas: how many there are.
-        threads_per_replica: cores of each.
-        grace_s: how long one may take to end.
+        sources: of the models, the default one first.
+        config: settings of the replicas.
+        keys: client names by `key_digest` of their API keys; None: every client is accepted.
+        hosts: values of the Host header that the gateway accepts.
+        replicas: number of replicas.
+        threads_per_replica: CPU cores of each replica.
+        grace_s: seconds that a replica or the gateway may take to shut down.
     """
     gpu = any(source.device == "cuda" for source in sources)
     engine: Any = serve.deployment(
@@ -165,23 +177,25 @@ def build_application(
 
     def build() -> Gateway:
         log_to_stderr()
-        crew = RayReplicaPool(serve.get_deployment_handle(_REPLICA_DEPLOYMENT, app_name=APP))
-        return Gateway(crew, config, keys, hosts)
+        pool = RayReplicaPool(serve.get_deployment_handle(_REPLICA_DEPLOYMENT, app_name=APP))
+        return Gateway(pool, config, keys, hosts)
 
     @serve.ingress(build)
     class GatewayDeployment:
-        """HTTP, for all replicas."""
+        """The Ray Serve deployment of the gateway."""
 
         app: Gateway
+        """The ASGI application, which `serve.ingress` sets."""
 
         def __init__(self, engine: DeploymentHandle[Any]) -> None:
-            del engine  # it is there, and started before
+            """Accept the handle of the replicas, so that Ray starts them first."""
+            del engine  # passed only to start the replicas first
 
         async def drain(self, within_s: float) -> None:
-            """See `Gateway.drain`."""
+            """Drain the gateway; see `Gateway.drain`."""
             await self.app.drain(within_s)
 
-    front: Any = serve.deployment(
+    gateway: Any = serve.deployment(
         GatewayDeployment,
         name="gateway",
         ray_actor_options={"num_cpus": 0},
@@ -190,4 +204,4 @@ def build_application(
         graceful_shutdown_timeout_s=grace_s,
         graceful_shutdown_wait_loop_s=0.1,
     )
-    return front.bind(engine.bind(sources, config, threads_per_replica))
+    return gateway.bind(engine.bind(sources, config, threads_per_replica))

@@ -1,4 +1,4 @@
-"""One replica of a fleet: a station without HTTP."""
+"""One replica of a cluster: a serving engine without HTTP."""
 
 from __future__ import annotations
 
@@ -26,73 +26,85 @@ from anytime_ar.serving.schema import (
 
 
 class Replica:
-    """Answers what `anytime_ar.serving.cluster.gateway` asks: each method tells any number of things.
+    """A serving engine whose methods the gateway calls.
+
+    Each method yields any number of `ReplicaReply` objects.
 
     Args:
-        name: among the replicas.
-        engine: that it is.
-        clock: gives seconds.
+        name: name among the replicas.
+        engine: the serving engine.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, name: str, engine: ServingEngine, clock: Callable[[], float]) -> None:
+        """Create a replica around a serving engine."""
         self.name, self.engine, self._clock = name, engine, clock
 
     async def report_state(self) -> AsyncGenerator[ReplicaReply]:
-        """How it is."""
+        """Yield one reply with the state of the replica."""
         yield ReplicaReply(self.name, self._state(), None)
 
     async def describe(self) -> AsyncGenerator[ReplicaReply]:
-        """What it serves."""
+        """Yield one reply with the description of the served models."""
         yield ReplicaReply(self.name, self._state(), self.engine.models.describe())
 
     async def drain(self, timeout_s: float) -> AsyncGenerator[ReplicaReply]:
-        """Finish all there is within some seconds, and refuse whatever comes."""
+        """Refuse new requests and finish the running ones.
+
+        Args:
+            timeout_s: seconds within which running requests finish.
+
+        Yields:
+            One reply with the state of the replica.
+        """
         self.engine.worker.drain(timeout_s)
         yield ReplicaReply(self.name, self._state(), None)
 
     def sample(self, request: SampleRequest, caller: Caller) -> AsyncGenerator[ReplicaReply]:
-        """See `SampleService.sample`."""
+        """Generate samples and yield replies; see `SampleService.sample`."""
         return self._stream_replies(
-            lambda call: self.engine.sample_service.sample(request, call), caller
+            lambda context: self.engine.sample_service.sample(request, context), caller
         )
 
     def refine(
         self, name: str, request: RefineRequest, caller: Caller
     ) -> AsyncGenerator[ReplicaReply]:
-        """See `SampleService.refine`."""
+        """Refine a sample and yield replies; see `SampleService.refine`."""
         return self._stream_replies(
-            lambda call: self.engine.sample_service.refine(name, request, call), caller
+            lambda context: self.engine.sample_service.refine(name, request, context), caller
         )
 
     def stop(self, name: str, caller: Caller) -> AsyncGenerator[ReplicaReply]:
-        """See `SampleService.stop`."""
-        return self._single_reply(lambda call: self.engine.sample_service.stop(name, call), caller)
+        """Stop a sample and yield one reply; see `SampleService.stop`."""
+        return self._single_reply(
+            lambda context: self.engine.sample_service.stop(name, context), caller
+        )
 
     def encode(self, request: EncodeRequest, caller: Caller) -> AsyncGenerator[ReplicaReply]:
-        """See `CodecService.encode`."""
+        """Encode samples and yield one reply; see `CodecService.encode`."""
         return self._single_reply(
-            lambda call: self.engine.codec_service.encode(request, call), caller
+            lambda context: self.engine.codec_service.encode(request, context), caller
         )
 
     def decode(self, request: DecodeRequest, caller: Caller) -> AsyncGenerator[ReplicaReply]:
-        """See `CodecService.decode`."""
+        """Decode codes and yield one reply; see `CodecService.decode`."""
         return self._single_reply(
-            lambda call: self.engine.codec_service.decode(request, call), caller
+            lambda context: self.engine.codec_service.decode(request, context), caller
         )
 
     async def _stream_replies(
         self, start: Callable[[RequestContext], AsyncGenerator[PreviewResponse]], caller: Caller
     ) -> AsyncGenerator[ReplicaReply]:
-        call, came = self._context(caller), self._clock()
+        context, arrived_at = self._context(caller), self._clock()
         try:
-            async with aclosing(start(call)) as drawing:
-                async for drawn in drawing:
-                    if call.stats is not None and call.decoded_at is not None:
-                        since_s = self._clock() - call.decoded_at
-                        self.engine.worker.record_response(call.stats.n, since_s)
-                    yield self._reply(drawn, call, came)
+            async with aclosing(start(context)) as responses:
+                async for response in responses:
+                    if context.stats is not None and context.decoded_at is not None:
+                        since_s = self._clock() - context.decoded_at
+                        self.engine.worker.record_response(context.stats.n, since_s)
+                    yield self._reply(response, context, arrived_at)
         except (ServingError, InputError) as error:
-            yield self._reply(RemoteError.from_exception(error), call, came)
+            yield self._reply(RemoteError.from_exception(error), context, arrived_at)
 
     async def _single_reply(
         self,
@@ -101,13 +113,13 @@ class Replica:
         ],
         caller: Caller,
     ) -> AsyncGenerator[ReplicaReply]:
-        call, came = self._context(caller), self._clock()
+        context, arrived_at = self._context(caller), self._clock()
         answer: PreviewResponse | EncodeResponse | DecodeResponse | RemoteError | None
         try:
-            answer = await run(call)
+            answer = await run(context)
         except (ServingError, InputError) as error:
             answer = RemoteError.from_exception(error)
-        yield self._reply(answer, call, came)
+        yield self._reply(answer, context, arrived_at)
 
     def _context(self, caller: Caller) -> RequestContext:
         return RequestContext(self._clock, self._clock() - caller.elapsed_s, client=caller.client)
@@ -128,36 +140,47 @@ class Replica:
 
 
 RETRY_ON_OTHER_REPLICA: frozenset[ErrorReason] = frozenset(("overloaded", "draining", "broken"))
-"""Refusals that another replica may not share."""
+"""Reasons of refusal after which another replica may accept the request."""
 _ERROR_TYPES: dict[str, type[InputError]] = {
     "not_found": NotFoundError,
     "conflict": ConflictError,
     "invalid": InputError,
 }
+"""Error class of each kind of `RemoteError`, except `serving`."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, and since when."""
+    """The client of a request and how long ago the request arrived."""
 
     client: str
+    """Name of the client, by its API key."""
     elapsed_s: float
-    """Of the request's time, with what the way back will take: clocks of machines differ, seconds
-    do not."""
+    """Seconds since the request arrived, plus the network time of the response.
+
+    Clocks of machines differ, so a duration is sent instead of a time.
+    """
 
 
 @dataclass(frozen=True)
 class RemoteError:
-    """Why there is no answer. Told like an answer: what is raised is a fault, and no answer."""
+    """An error of a replica as data.
+
+    It is sent as a reply, because an exception would mean that the call itself failed.
+    """
 
     kind: Literal["serving", "not_found", "conflict", "invalid"]
+    """Kind of the error, which determines its class."""
     message: str
+    """Message of the error for the client."""
     reason: ErrorReason | None = None
+    """Reason of a `ServingError`; None: another class of error."""
     retry_after_s: float | None = None
+    """Seconds after which a retry may succeed; None: not known."""
 
     @classmethod
     def from_exception(cls, error: AnytimeError) -> RemoteError:
-        """The same to be sent."""
+        """Convert an exception to an error that can be sent."""
         if isinstance(error, ServingError):
             return cls("serving", str(error), error.reason, error.retry_after_s)
         if isinstance(error, NotFoundError):
@@ -165,7 +188,7 @@ class RemoteError:
         return cls("conflict" if isinstance(error, ConflictError) else "invalid", str(error))
 
     def to_exception(self) -> AnytimeError:
-        """The same to be raised."""
+        """Convert the error to an exception that can be raised."""
         if self.reason is not None:
             return ServingError(self.reason, self.message, self.retry_after_s)
         return _ERROR_TYPES[self.kind](self.message)
@@ -173,29 +196,32 @@ class RemoteError:
 
 @dataclass(frozen=True)
 class ReplicaState:
-    """How a replica is."""
+    """The readiness and the load of a replica."""
 
     ready: bool
+    """Whether the replica accepts requests."""
     stats: Mapping[str, ModelStats]
-    """In each model."""
+    """Statistics of each model, by its name."""
 
     @property
     def backlog_s(self) -> float:
-        """What is left to do, in seconds of its machine."""
+        """Return the work left over all models, in seconds of the machine."""
         return sum(one.backlog_s for one in self.stats.values())
 
 
 @dataclass(frozen=True)
 class ReplicaReply:
-    """One thing that a replica tells."""
+    """One reply of a replica to the gateway."""
 
     replica: str
+    """Name of the replica that replies."""
     state: ReplicaState
+    """State of the replica when it replied."""
     payload: PreviewResponse | EncodeResponse | DecodeResponse | ModelList | RemoteError | None
-    """None: there was nothing to say but how it is."""
+    """Response or error for the client; None: the reply carries the state alone."""
     replica_s: float = 0.0
-    """Since the call reached the replica."""
+    """Seconds since the call reached the replica."""
     codes_requested: int | None = None
-    """Codes that were asked for."""
+    """Codes per sample that the client requested; None: not known."""
     stats: SamplingStats | None = None
-    """How a draw ended."""
+    """Statistics of an ended sample; None: it has not ended."""

@@ -1,7 +1,6 @@
-"""Which replicas this process can call.
+"""The replicas that this process can call, by deployment.
 
-Ray Serve makes its routers by itself, from a copy of their module: a module of its own is what all
-copies share.
+Ray Serve loads its routers from a copy of their module. All copies share this module instead.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ _running: dict[str, frozenset[str]] = {}
 
 
 def running_replicas(deployment: str) -> frozenset[str]:
-    """Names of those of a deployment."""
+    """Return the names of the running replicas of a deployment."""
     return _running.get(deployment, frozenset())
 
 
 def set_running_replicas(deployment: str, replicas: Iterable[str]) -> None:
-    """There are these, and no others."""
+    """Replace the names of the running replicas of a deployment."""
     _running[deployment] = frozenset(replicas)

@@ -50,9 +50,7 @@ AUDIO_PRESET = NetworkConfig(patch=8, widths=(64, 128, 192), downsample=4, block
 class AutoencoderConfig(Config):
     """An ordered autoencoder: networks, code layout, quantizer and fill."""
 
-    layout: Literal["channel", "spatial", "residual_vq", "projection", "segment"] = (
-        "projection"
-    )
+    layout: Literal["channel", "spatial", "residual_vq", "projection", "segment"] = "projection"
     """What one code describes. `channel`: a latent channel (the paper). `spatial`: a position of
     the feature map (ordinary VQ-VAE). `residual`: residual vector quantization, several codes
     for each position. `vector`: a learned projection of the whole map. `segment`: global codes

@@ -25,6 +25,8 @@ class DataCard(Config):
     """Shape of one sample: (C, H, W) of images, (C, T) of audio."""
     sample_rate: int | None = Field(None, ge=1)
     """Sampling rate of audio in Hz; None for images."""
+    normalize: Literal["peak", "none"] | None = None
+    """Scaling of audio before it is encoded: to the peak of training clips, or none; None for images."""
     value_range: tuple[float, float] = (-1.0, 1.0)
     """Lowest and highest value of samples."""
     labels: tuple[str, ...] | None = None
@@ -61,7 +63,7 @@ class DataCard(Config):
 class Card(Config):
     """The description of a model, as its config.json holds it."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     """Version of the bundle format, always 1."""
     name: str
     """Name of the model."""
@@ -95,7 +97,7 @@ class Card(Config):
     def _check_guidance(self) -> Self:
         if self.sampling_params.guided and not self.data.labels:
             raise ValueError(
-                f"choice.guidance is {self.sampling_params.guidance}, and the model has no labels; "
+                f"sampling_params.guidance is {self.sampling_params.guidance}, and the model has no labels; "
                 "drop it"
             )
         return self

@@ -128,7 +128,7 @@ class Baselines(Config):
 class Curve(Config):
     """Quality and cost against the number of codes; the content of curve.json."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     """Version of the curve format, always 1."""
     code_length: int = Field(ge=1)
     """Number of codes of a whole sample, L."""

@@ -46,7 +46,7 @@ from anytime_ar.runtime.hub import download_snapshot, parse_hub_ref
 from anytime_ar.runtime.skip_init import SkipInit, stored_size
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
-BUNDLE_FORMAT_VERSION = 1
+BUNDLE_FORMAT_VERSION = 2
 """Version of the bundle format that this release reads and writes."""
 _WEIGHT_FILES = ("autoencoder.safetensors", "prior.safetensors")
 _PICKLE_SUFFIXES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}

@@ -246,10 +246,10 @@ def _iter_keys(config: type[Config], prefix: str = "") -> Iterator[str]:
             yield from _iter_keys(inside, f"{prefix}{name}.")
 
 
-def _as_utf8(path_or_text: str) -> str:
-    """Return the path of a UTF-8 configuration file, or the text of one in another encoding.
+def _present_settings(config: type[Config], path_or_text: str) -> str:
+    """Return the path of a configuration file that the parser can read, else the text of it.
 
-    The parser reads only UTF-8 files, but takes text in place of a path.
+    The parser reads only UTF-8 files and present names, but takes text in place of a path.
     """
     path = Path(path_or_text)
     if not path.is_file():

@@ -28,7 +28,7 @@ class AudioConfig(Config):
     When not given, only its first `seconds` are used."""
     length_multiple: int = Field(default=64, ge=1)
     """Round the clip length up to a multiple of this many samples, for networks that halve it."""
-    normalize: Literal["peak", "as_stored"] = "peak"
+    normalize: Literal["peak", "none"] = "peak"
     """`peak`: scale every clip to the same peak. `as_stored`: leave the level as it is."""
 
 

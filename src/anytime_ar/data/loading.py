@@ -64,7 +64,7 @@ def load_data(config: DataConfig) -> DataSplits:
         MissingExtraError: the data set needs an extra that is not installed.
     """
     source = _open_source(config)
-    audio_decoder = AudioRowDecoder(config.audio) if source.modality == "sound" else None
+    audio_decoder = AudioRowDecoder(config.audio) if source.modality == "audio" else None
     decoder = audio_decoder or ImageRowDecoder(config)
     broken = BrokenSampleCollector(config.skip_broken)
     shape: tuple[int, ...] = ()

@@ -22,7 +22,7 @@ from anytime_ar.runtime.seeding import stable_hash
 _MAX_ROWS = 2**48
 """Upper bound of rows, larger than any data set."""
 
-Modality = Literal["image", "sound"]
+Modality = Literal["image", "audio"]
 """Kind of the samples of a set."""
 
 

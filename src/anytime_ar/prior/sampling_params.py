@@ -241,7 +241,9 @@ def _group_rows(settings: bytes, device: torch.device) -> tuple[_ParamGroup, ...
     groups = []
     for slots in members.values():
         unconditional = [
-            row_params[slot].unconditional_slot for slot in slots if row_params[slot].unconditional_slot != NO_UNCONDITIONAL
+            row_params[slot].unconditional_slot
+            for slot in slots
+            if row_params[slot].unconditional_slot != NO_UNCONDITIONAL
         ]
         groups.append(
             _ParamGroup(

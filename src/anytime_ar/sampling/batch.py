@@ -93,11 +93,11 @@ class DecodeBatch:
         for i, row in enumerate(ids):
             self._slots[row] = first + i
             unconditional_slot = first + n + i if guided else NO_UNCONDITIONAL
-            self._rows.sampling_params[first + i].shadow = unconditional_slot
+            self._rows.sampling_params[first + i].unconditional_slot = unconditional_slot
         self._append(ids, noise, labels, codes)
         if guided:
             for unconditional_slot in range(first + n, first + 2 * n):
-                self._rows.sampling_params[unconditional_slot].shadow = IS_UNCONDITIONAL
+                self._rows.sampling_params[unconditional_slot].unconditional_slot = IS_UNCONDITIONAL
             self._append(ids, noise, None, codes)
         for row in ids:
             self._set_params(row, sampling_params)

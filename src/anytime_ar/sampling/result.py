@@ -40,7 +40,7 @@ from anytime_ar.sampling.plan import Plan
 from anytime_ar.sampling.rng import uniform_noise
 from anytime_ar.sampling.sampler import MAX_ROWS, NO_PREVIEWS, Moment, ResumableBatch, Sampler
 
-STATE_FORMAT_VERSION = 1
+STATE_FORMAT_VERSION = 2
 """Version of the file format of states."""
 _METADATA_KEY = "anytime_ar_state"
 

@@ -1,6 +1,6 @@
 """Autotuning of the number format of each stage, saved in the folder of the run.
 
-    decisions.json      number format by stage, and number of threads
+    autotune.json       number format by stage, and number of threads
 
 A resumed run uses the saved settings, on any machine, and so equals an uninterrupted run.
 """
@@ -34,7 +34,7 @@ _PRECISIONS: tuple[TrainingPrecision, ...] = ("32-true", "bf16-mixed", "16-mixed
 
 
 class AutotunedSettings(Config):
-    """Contents of the file decisions.json."""
+    """Contents of the file autotune.json."""
 
     precision: dict[str, TrainingPrecision] = Field(default_factory=dict)
     """Number format of training, by stage."""

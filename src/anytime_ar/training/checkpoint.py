@@ -58,11 +58,12 @@ class CheckpointManager:
 
     def path(self, step: int) -> Path:
         """Return the path of the checkpoint of a step."""
-        return self.folder / f"{self.stage}-{step:08}.safetensors"
+        paths = [self.folder / f"{name}-{step:08}.safetensors" for name in self._names]
+        return next((path for path in paths if path.with_suffix(".sha256").exists()), paths[0])
 
     def steps(self) -> list[int]:
         """Return the steps of all complete checkpoints, the last one first."""
-        name = re.compile(rf"{re.escape(self.stage)}-(\d{{8,}})\.sha256")
+        name = re.compile(rf"(?:{'|'.join(map(re.escape, self._names))})-(\d{{8,}})\.sha256")
         found = (name.fullmatch(path.name) for path in self.folder.glob("*.sha256"))
         return sorted((int(match[1]) for match in found if match), reverse=True)
 

@@ -1,7 +1,7 @@
 """A training run in a folder, from the data to the bundle; it can resume from any step.
 
 config.yaml                   configuration of the run
-decisions.json                autotuned number formats and threads (see `autotune`)
+autotune.json                 autotuned number formats and threads (see `autotune`)
 data.json                     fingerprint of the data, which reveals changes
 log.jsonl                     losses and validation figures
 checkpoints/                  checkpoints of the stages autoencoder, decoder_gan and prior
@@ -208,7 +208,7 @@ def build_card(config: TrainConfig, data: DataSplits) -> Card:
     names = data.label_names if config.conditional else None
     if config.sampling_params.guided and names is None:
         raise InputError(
-            f"choice.guidance is {config.sampling_params.guidance}, and the model will have no "
+            f"sampling_params.guidance is {config.sampling_params.guidance}, and the model will have no "
             "labels; drop it, or train with labels"
         )
     autoencoder = config.autoencoder.resolve(data.sample_shape)

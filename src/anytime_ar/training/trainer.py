@@ -176,7 +176,7 @@ class Trainer:
             last = turn == self.gradient_accumulation_steps - 1
             # Dropout is drawn for each shard, all else for the whole batch. Sharded gradients are
             # reduced in every microbatch, as deferring it would need memory for full gradients.
-            generator = generator_for(self.seed, self.stage.name, step)
+            generator = generator_for(self.seed, self._stream, step)
             with (
                 seeded(self.seed, self._stream, step, part.index),
                 self.fabric.no_backward_sync(

@@ -92,7 +92,7 @@ def _split_folders(tree: Folder, layout: FolderLayout, notes: list[str]) -> dict
     if others and layout == "auto":
         raise DataError(
             f"{tree.path}: {_format_names(named)} may be splits or classes, beside "
-            f"{_format_names(others)}; set data.layout to classes if all are classes, or to splits "
+            f"{_format_names(others)}; set data.folder_layout to classes if all are classes, or to splits "
             "to read the first alone"
         )
     splits: dict[str, Folder] = {}
@@ -108,7 +108,7 @@ def _split_folders(tree: Folder, layout: FolderLayout, notes: list[str]) -> dict
     if "train" not in splits:
         raise DataError(
             f"{tree.path}: no folder called train, only {_format_names(named) or 'others'}; rename "
-            "one, or set data.layout to classes if they are classes"
+            "one, or set data.folder_layout to classes if they are classes"
         )
     beside = len(tree.files) + sum(len(list(folder.sample_paths())) for folder in others)
     if beside:
@@ -168,7 +168,7 @@ def _check_depth(folder: Folder, classes: list[Folder]) -> None:
         raise DataError(
             f"{folder.path}: {_format_names(classes)} would be the only class, and holds "
             f"{_format_names(classes[0].nonempty_subfolders())}; pass {classes[0].path} if those "
-            "are the classes, or set data.layout to classes"
+            "are the classes, or set data.folder_layout to classes"
         )
 
 

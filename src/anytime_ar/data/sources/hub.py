@@ -169,7 +169,7 @@ def _column(feature: Any) -> Column:
     if isinstance(feature, Image):
         return Column("image", type_name)
     if isinstance(feature, Audio):
-        return Column("sound", type_name)
+        return Column("audio", type_name)
     if isinstance(feature, dict) and "bytes" in feature:
         return Column("bytes", type_name)
     dtype = feature.dtype if isinstance(feature, Value) else ""

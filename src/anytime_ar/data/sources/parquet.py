@@ -322,7 +322,7 @@ def _column(stored: Any, declared: Any) -> Column:
         types.is_struct(stored) and any(stored[i].name == "bytes" for i in range(len(stored)))
     )
     if holds_bytes:
-        kinds = {"Image": Column("image", type_name), "Audio": Column("sound", type_name)}
+        kinds = {"Image": Column("image", type_name), "Audio": Column("audio", type_name)}
         return kinds.get(noted.get("_type", ""), Column("bytes", type_name))
     if types.is_integer(stored) and noted.get("_type") == "ClassLabel" and noted.get("names"):
         return Column("classes", type_name, tuple(map(str, noted["names"])))

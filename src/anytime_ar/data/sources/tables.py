@@ -189,14 +189,14 @@ def _cell_content(value: Any, origin: str) -> MediaContent:
 IMAGE_KEYS = ("image", "img")
 AUDIO_KEYS = ("audio", "sound")
 LABEL_KEYS = ("label", "labels", "fine_label")
-_COLUMN_SETTINGS = {"image_key": "image", "sound.key": "sound", "label_key": "label"}
+_COLUMN_SETTINGS = {"image_key": "image", "audio.key": "audio", "label_key": "label"}
 """Content of the column that each setting names, for messages."""
 
 
 class Column(NamedTuple):
     """The content of one table column."""
 
-    kind: Literal["image", "sound", "bytes", "classes", "numbers", "texts", "other"]
+    kind: Literal["image", "audio", "bytes", "classes", "numbers", "texts", "other"]
     """Kind of the values; `bytes` are encoded files, alone or with a path, as plain parquet tools
     write them."""
     type_name: str
@@ -263,7 +263,7 @@ def _select_sample_column(
     if audio_columns:
         key = _select_by_name(audio_columns, AUDIO_KEYS, "sound.key", table, origin)
         assert key is not None
-        return "sound", "sound.key", key
+        return "audio", "audio.key", key
     image_columns = [key for key, column in table.items() if column.kind in ("image", "bytes")]
     image = _select_by_name(image_columns, IMAGE_KEYS, "image_key", table, origin)
     if image is None:

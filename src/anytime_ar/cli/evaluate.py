@@ -146,7 +146,7 @@ def run(arguments: Namespace) -> None:
         sampling_params = sampling_params_from(
             sampling_kwargs_from(arguments), card.sampling_params
         )
-        card = card.model_copy(update={"choice": sampling_params})
+        card = card.model_copy(update={"sampling_params": sampling_params})
         save_bundle(replace(model.bundle, card=card, curve=curve), find_bundle(arguments.model))
     print_result(
         arguments,

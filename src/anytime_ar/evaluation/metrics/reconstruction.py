@@ -193,7 +193,7 @@ class MetricAccumulator:
 
     def __getstate__(self) -> dict[str, object]:
         """Return the sums, which processes exchange, without functions."""
-        return self.__dict__ | {"_logits": None, "_measures": ()}
+        return self.__dict__ | {"_logits": None, "_metrics": ()}
 
     @property
     def mse(self) -> float:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from anytime_ar import bundle as module
-from anytime_ar import manifest as files
+from anytime_ar.bundle import format as files
 from anytime_ar.bundle.format import Bundle, build_bundle, load_bundle, save_bundle
 from anytime_ar.errors import BundleError, InputError
 from anytime_ar.runtime.files import write_json

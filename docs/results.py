@@ -19,14 +19,15 @@ from importlib import resources
 from pathlib import Path
 
 from anytime_ar.curve import Curve, CurvePoint
-from anytime_ar.evaluation import Contender, Dedicated, compare
 from anytime_ar.evaluation.comparison_report import (
     comparison_markdown,
     draw_comparison,
     markdown_table,
 )
-from anytime_ar.evaluation.report import distance
 from anytime_ar.files import write_bytes
+
+from anytime_ar.evaluation import Contender, Dedicated, compare
+from anytime_ar.evaluation.report import distance
 
 HERE = Path(__file__).parent
 BUNDLES = Path(str(resources.files("anytime_ar") / "bundles"))

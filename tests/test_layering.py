@@ -38,6 +38,45 @@ def table_of_the_house() -> dict[str, set[str]]:
 
 
 MAY_IMPORT = table_of_the_house()
+NAME = re.compile(r"[A-Za-z_]\w*")
+STILL_MEANS_SOMETHING = {"Folder", "Layout"}
+"""Names of 0.1 that the glossary gives up for one package, and that another one uses."""
+ALIASES = {("sampling.result", "stopped_by")}
+"""Deprecated names that warn, by module."""
+
+
+def renamed_identifiers() -> set[str]:
+    """Names of version 0.1 in the glossary's tables: classes, and others with an underscore.
+
+    Single words like `keep` have other uses, so a test cannot tell whether one has returned.
+    """
+    text = (DOCS / "glossary.md").read_text(encoding="utf-8").partition("words of 0.1 and of 0.2")
+    rows = [line.split(" | ") for line in text[2].splitlines() if line.startswith("| ")]
+    old = {
+        name
+        for cells in rows
+        for part in [cells[0], *CODE.findall(cells[0])]
+        for name in NAME.findall(part)
+        if re.fullmatch(r"([A-Z][a-z]+)+", name) or (part != cells[0] and "_" in name.strip("_"))
+    }
+    now = {name for cells in rows for name in NAME.findall(cells[1])}
+    return old - now - STILL_MEANS_SOMETHING
+
+
+def names_in(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and name of everything that the source defines: classes, functions, variables."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.lineno, node.name
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.attr
+
+
+RENAMED = renamed_identifiers()
 
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 GLOBAL_SEEDS = {
@@ -181,6 +220,13 @@ def violations(module: str, source: str, *, is_package: bool = False) -> list[st
             found.append(f"{call.lineno}: {name} draws from the global generator; pass one")
         if name == "print" and part != "cli":
             found.append(f"{call.lineno}: print outside cli; return it or log it")
+    if part != "legacy":  # which has the table of old names
+        found += [
+            f"{line}: {name} is a name of version 0.1; docs/glossary.md has today's"
+            for line, name in names_in(tree)
+            if name.lstrip("_") in RENAMED
+            and (module.removeprefix(f"{PACKAGE}."), name) not in ALIASES
+        ]
     if module.rpartition(".")[2] == "utils":
         found.append("1: utils says nothing; name the module after what is in it")
     return found
@@ -190,6 +236,11 @@ def test_the_package_was_found() -> None:
     assert {"anytime_ar", "anytime_ar.errors", "anytime_ar.config"} <= {
         module_of(path) for path in MODULES
     }
+
+
+def test_the_glossary_was_read() -> None:
+    assert {"DrawState", "SharpeningConfig", "why_stop", "Mailroom"} <= RENAMED
+    assert not RENAMED & {"Preview", "SampleResult", "deadline_s", "stop_reason"}
 
 
 def test_the_table_has_no_cycle() -> None:
@@ -226,6 +277,9 @@ def test_module(path: Path) -> None:
         ("prior.model", "import anytime_ar", "prior may not import __init__"),
         ("novelty", "import torch", "novelty has no place in the house"),
         ("data.utils", "", "utils says nothing"),
+        ("sampling.draw", "class DrawState: pass", "1: DrawState is a name of version 0.1"),
+        ("autoencoder.model", "def f(entry_width): pass", "1: entry_width is a name of version"),
+        ("sampling.draw", "self._why_stop = 1", "_why_stop is a name of version 0.1"),
         ("data.images", "from torch import load\nload(p)", "2: torch.load reads pickles"),
         ("data.images", "import torch as t\nt.load(p)", "torch.load reads pickles"),
         ("data.images", "import pickle", "pickle runs code"),

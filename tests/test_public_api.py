@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,9 +19,8 @@ def model() -> aar.AnytimeModel:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_warned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _nothing_warned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(legacy, "_warned", set())
-    yield
 
 
 @pytest.mark.parametrize("name", aar.__all__)
@@ -51,7 +50,7 @@ def test_a_stream_ends_with_the_result(model: aar.AnytimeModel) -> None:
         ("model.draw", lambda model: model.draw(1, seed=0, codes=2).codes.shape),
         (
             "state.extend",
-            lambda model: model.generate(1, codes=1).state.extend(codes=2).codes.shape,
+            lambda model: model.generate(codes=1).state.extend(codes=2).codes.shape,
         ),
         ("model.nats", lambda model: model.nats(model.sample_codes(1, codes=2)).shape),
     ],

@@ -330,7 +330,8 @@ def test_a_cost_book_that_cannot_be_read_is_measured_again(tmp_path: Path, kind:
     else:
         times = "[" * 200_000 if kind == "nested" else "[Infinity]"
         path.write_text(
-            f'{{"a": {{"first_code_s": {times}, "step_s": [1], "decode_s": [1], "measured_at": 1e9}}}}'
+            f'{{"a": {{"first_code_s": {times}, "step_s": [1], "decode_s": [1], '
+            '"measured_at": 1e9}}'
         )
     book = CostModelStore(path, now=lambda: 1e9)
     assert not book.cost_model("a").is_measured

@@ -21,6 +21,8 @@ FAST = (
     "media",
     "prior/test_prior.py",
     "prior/test_sampling_params.py",
+    "runtime/test_json_store.py",
+    "runtime/test_size_limits.py",
     "sampling/test_arguments.py",
     "sampling/test_budgets.py",
     "sampling/test_repr.py",
@@ -34,11 +36,9 @@ FAST = (
     "serving/test_scheduler.py",
     "test_codes.py",
     "test_config.py",
-    "test_json_store.py",
     "test_layering.py",
     "test_public_api.py",
     "test_results_page.py",
-    "test_yaml_size.py",
 )
 """Folders and files whose tests need no Ray, browser or compiler, and end soon: `fast`."""
 

@@ -18,8 +18,8 @@ _SOUNDS = {"sample_shape": (1, 64), "sample_rate": 1000}
 _SEGMENTS = {
     "layout": "segment",
     "segments": 1,
-    "whole_codes": 0,
-    "linear_path": True,
+    "global_codes": 0,
+    "linear_skip": True,
     "noise_bands": 2,
 }
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {

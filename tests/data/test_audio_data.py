@@ -195,7 +195,7 @@ def test_bad_files(tmp_path: Path, name: str, content: bytes, message: str) -> N
 
 def test_a_column_that_is_not_there(tmp_path: Path) -> None:
     path = parquet(tmp_path / "train.parquet", [wav(tone())] * 30, label=[0] * 30)
-    with pytest.raises(DataError, match=r"no column 'voice'; set data.sound.key to one of audio"):
+    with pytest.raises(DataError, match=r"no column 'voice'; set data.audio.key to one of audio"):
         load(path, sound={"key": "voice"})
     with pytest.raises(DataError, match=r"no column 'speaker'; set data.label_key"):
         load(path, label_key="speaker")

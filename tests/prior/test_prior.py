@@ -206,7 +206,7 @@ def test_learns_a_small_distribution_exactly() -> None:
     assert (learned - table).abs().max() < 0.02
 
 
-def with_traits(traits: int = 8) -> Prior:
+def with_codebook_features(traits: int = 8) -> Prior:
     """Tables for 3 and 4 positions; entries stand for vectors of 2 numbers."""
     config = PriorConfig(
         layers=2,
@@ -229,7 +229,7 @@ def vectors(seed: int = 0) -> Tensor:
 
 @torch.no_grad()
 def test_traits_tell_the_length_and_the_direction_of_vectors() -> None:
-    prior = with_traits()
+    prior = with_codebook_features()
     prior.attach_codebook(vectors())
     traits = prior.codebook_features.unflatten(0, (2, V))  # [tables, V, 4 + 2 + 2]
     of_tables = vectors()[[0, 3]]
@@ -247,7 +247,7 @@ def test_traits_tell_the_length_and_the_direction_of_vectors() -> None:
 
 @torch.no_grad()
 def test_traits_are_seen_and_scored() -> None:
-    prior, other, x = with_traits(), with_traits(), codes()
+    prior, other, x = with_codebook_features(), with_codebook_features(), codes()
     for one in (prior, other):
         one.attach_codebook(vectors())
     assert torch.equal(prior(x), other(x))
@@ -264,8 +264,8 @@ def test_traits_are_seen_and_scored() -> None:
 
 def test_traits_need_room() -> None:
     with pytest.raises(
-        InputError, match=r"prior.traits is 3, and entries .* 2 numbers; set it to 6"
+        InputError, match=r"prior.codebook_features is 3, and entries .* 2 numbers; set it to 6"
     ):
-        with_traits(traits=3).attach_codebook(vectors())
-    with pytest.raises(InputError, match=r"traits is 3, which needs entry_width"):
+        with_codebook_features(traits=3).attach_codebook(vectors())
+    with pytest.raises(InputError, match=r"codebook_features is 3, which needs embedding_width"):
         PriorConfig.parse({"traits": 3}, origin="test")

@@ -104,7 +104,7 @@ def test_guidance_of_a_model_needs_labels(model: AnytimeModel) -> None:
     values = model.bundle.card.model_dump()
     values["data"] |= {"labels": None, "label_frequencies": None}
     values["choice"] |= {"guidance": 2.0}
-    with pytest.raises(InputError, match=r"choice.guidance is 2.0, and the model has no labels"):
+    with pytest.raises(InputError, match=r"sampling_params.guidance is 2.0, and the model has no labels"):
         Card.parse(values, origin="test")
 
 

@@ -27,7 +27,12 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "sounds": (
         _SOUNDS,
         _SEGMENTS,
-        {"shared_entries": 2, "entry_width": 4, "label_everywhere": True, "traits": 6},
+        {
+            "positions_per_table": 2,
+            "embedding_width": 4,
+            "condition_every_position": True,
+            "codebook_features": 6,
+        },
     ),
 }
 """What differs in the card, between kinds of samples: data, autoencoder and prior."""

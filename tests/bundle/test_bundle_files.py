@@ -15,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
 
-from anytime_ar import bundle as module
 from anytime_ar.bundle import format as files
 from anytime_ar.bundle.format import Bundle, build_bundle, load_bundle, save_bundle
 from anytime_ar.errors import BundleError, InputError
@@ -189,12 +188,12 @@ def test_a_manifest_that_points_elsewhere_is_refused(saved: Path, path: str) -> 
         load_bundle(saved)
 
 
-@pytest.mark.parametrize("version", [2, 0, "1", None])
+@pytest.mark.parametrize("version", [3, 0, "1", None])
 def test_an_unknown_version_is_refused(saved: Path, version: object) -> None:
     edit_json(saved / "config.json", format_version=version)
     sign(saved)
     with pytest.raises(
-        BundleError, match=rf"has format version {version!r}, this release reads 1; update anytime"
+        BundleError, match=rf"has format version {version!r}, this release reads 2; update anytime"
     ):
         load_bundle(saved)
 
@@ -316,7 +315,7 @@ def test_a_failure_leaves_the_old_bundle_and_nothing_else(
 
     with monkeypatch.context() as patch:
         if moment == "weights":
-            patch.setattr(module, "save", failing(save, 2))
+            patch.setattr(files, "save", failing(save, 2))
         elif moment == "manifest":
             patch.setattr(files, "sha256", failing(files.sha256, 3))
         else:

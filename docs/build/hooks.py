@@ -16,7 +16,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 HERE = Path(__file__).parent
-_INFO_STRING = re.compile(r"^(```(?:bash|python)) (?:no-run|background)$", re.M)
+_INFO_STRING = re.compile(r"^( *```(?:bash|python)) (?:no-run|background)$", re.M)
 
 
 @cache

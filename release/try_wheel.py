@@ -1,6 +1,6 @@
 """Install a wheel where nothing can be compiled or written, and sample: `make try-wheel`.
 
-    python release/try_wheel.py dist/anytime_ar-0.1.0-py3-none-any.whl
+    python release/try_wheel.py dist/anytime_ar-0.2.0-py3-none-any.whl
 
 The new environment has what `pip install anytime-ar` installs, without any extra. Its packages are
 links to those of this environment, except anytime-ar, which comes from the wheel. A source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -15,6 +16,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 HERE = Path(__file__).parent
+_INFO_STRING = re.compile(r"^( *```(?:bash|python)) (?:no-run|background)$", re.M)
 
 
 @cache
@@ -42,6 +44,11 @@ def generated() -> dict[str, Any]:
 def changelog() -> str:
     """Return the changelog, whose links are relative to the repository."""
     return (HERE.parents[1] / "CHANGELOG.md").read_text("utf-8").replace("](docs/", "](")
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Remove `no-run` and `background` from code blocks: they are for .ci/readme_examples.py."""
+    return _INFO_STRING.sub(r"\1", markdown)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

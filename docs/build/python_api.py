@@ -19,6 +19,7 @@ GROUPS = {
         "SamplingParams",
         "Preview",
         "SampleResult",
+        "SamplingState",
     ),
     "Networks": ("OrderedAutoencoder", "Prior", "Truncation"),
     "Train, evaluate, share": ("train", "evaluate", "push"),

@@ -19,10 +19,77 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from anytime_ar.autoencoder import OrderedAutoencoder, Truncation
+    from anytime_ar.bundle import shipped_models
+    from anytime_ar.errors import (
+        AnytimeError,
+        BrokenSampleError,
+        BulkError,
+        BundleError,
+        DataError,
+        InputError,
+        MissingExtraError,
+        TrainingError,
+    )
+    from anytime_ar.evaluation import evaluate
+    from anytime_ar.prior import Prior
     from anytime_ar.publishing import push
-    from anytime_ar.sampling import AnytimeModel, Preview, load
+    from anytime_ar.sampling import (
+        AnytimeModel,
+        Budget,
+        Preview,
+        SampleResult,
+        SamplingParams,
+        SamplingState,
+        load,
+    )
+    from anytime_ar.training import train
 
-__all__ = ["AnytimeModel", "Preview", "load", "push"]
+__all__ = [
+    "AnytimeError",
+    "AnytimeModel",
+    "BrokenSampleError",
+    "Budget",
+    "BulkError",
+    "BundleError",
+    "DataError",
+    "InputError",
+    "MissingExtraError",
+    "OrderedAutoencoder",
+    "Preview",
+    "Prior",
+    "SampleResult",
+    "SamplingParams",
+    "SamplingState",
+    "TrainingError",
+    "Truncation",
+    "evaluate",
+    "load",
+    "push",
+    "shipped_models",
+    "train",
+]
+
+_PACKAGES = {
+    "OrderedAutoencoder": "autoencoder",
+    "Truncation": "autoencoder",
+    "shipped_models": "bundle",
+    "evaluate": "evaluation",
+    "Prior": "prior",
+    "push": "publishing",
+    "train": "training",
+} | dict.fromkeys(
+    (
+        "AnytimeModel",
+        "Budget",
+        "Preview",
+        "SampleResult",
+        "SamplingParams",
+        "SamplingState",
+        "load",
+    ),
+    "sampling",
+)
 
 
 def __getattr__(name: str) -> object:
@@ -33,8 +100,9 @@ def __getattr__(name: str) -> object:
     """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    part = "publishing" if name == "push" else "sampling"
-    return getattr(import_module(f"anytime_ar.{part}"), name)
+    package = import_module(f"anytime_ar.{_PACKAGES.get(name, 'errors')}")
+    value: object = getattr(package, name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -161,7 +161,7 @@ def warn_renamed(old: str, new: str) -> None:
         warnings.warn(
             f"{old} is called {new} since version 0.2; the old name goes with 0.3",
             FutureWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
 
 

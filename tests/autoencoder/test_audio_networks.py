@@ -24,9 +24,9 @@ from anytime_ar.autoencoder.networks.audio import (
 from anytime_ar.errors import InputError
 
 SHAPE = (1, 256)
-NETWORK = {"patch": 4, "widths": [6, 8], "shrink": 4, "blocks": 2, "hidden": 10}
+NETWORK = {"patch": 4, "widths": [6, 8], "downsample": 4, "blocks": 2, "hidden": 10}
 LAYOUTS: dict[str, dict[str, Any]] = {
-    "vector": {"code_length": 5, "code_width": 3, "quantizer": {"vocabulary": 6}},
+    "projection": {"code_length": 5, "code_width": 3, "quantizer": {"vocabulary": 6}},
     "channel": {"layout": "channel", "code_length": 5, "quantizer": {"vocabulary": 6}},
     "spatial": {"layout": "spatial", "code_width": 3, "quantizer": {"vocabulary": 6}},
 }
@@ -106,13 +106,13 @@ def test_the_preset_for_sounds() -> None:
         (
             (1, 250),
             NETWORK,
-            "sounds of 250 samples are not divisible by the network's stride 16; change data.sound",
+            "sounds of 250 samples are not divisible by the network's stride 16; change data.audio",
         ),
-        ((1, 16, 16), NETWORK, "autoencoder.network.shrink is 4, and images have 2; drop it"),
+        ((1, 16, 16), NETWORK, "autoencoder.network.downsample is 4, and images have 2; drop it"),
     ],
 )
 def test_shapes_that_do_not_fit(
     shape: tuple[int, ...], network: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        build({**LAYOUTS["vector"], "network": network}, shape)
+        build({**LAYOUTS["projection"], "network": network}, shape)

@@ -142,7 +142,7 @@ def test_spatial_codes_look_at_their_own_patch_in_raster_order(position: int) ->
 
 @pytest.mark.parametrize("side", sorted(IMAGE_PRESETS))
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("layout", ["channel", "spatial", "vector"])
+@pytest.mark.parametrize("layout", ["channel", "spatial", "projection"])
 def test_presets(side: int, channels: int, layout: str) -> None:
     values: dict[str, Any] = {"layout": layout, "quantizer": {"vocabulary": 4}}
     if layout != "spatial":
@@ -154,7 +154,7 @@ def test_presets(side: int, channels: int, layout: str) -> None:
     length, width = {
         "channel": (3, positions),
         "spatial": (positions, 2),
-        "vector": (3, 2),
+        "projection": (3, 2),
     }[layout]
     assert (model.code_length, model.code_width, model.vocabulary) == (length, width, 4)
     x = torch.rand(2, channels, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -182,8 +182,8 @@ def test_stride() -> None:
 @pytest.mark.parametrize(
     ("values", "shape", "message"),
     [
-        ({"code_length": 3}, (1, 8, 8), "autoencoder.code_width is needed for layout=vector"),
-        ({"code_width": 3}, (1, 8, 8), "autoencoder.code_length is needed for layout=vector"),
+        ({"code_length": 3}, (1, 8, 8), "autoencoder.code_width is needed for layout=projection"),
+        ({"code_width": 3}, (1, 8, 8), "autoencoder.code_length is needed for layout=projection"),
         ({"layout": "channel"}, (1, 8, 8), "code_length is needed for layout=channel"),
         ({"layout": "spatial"}, (1, 8, 8), "code_width is needed for layout=spatial"),
         (
@@ -237,7 +237,7 @@ def test_what_does_not_fit(
     [
         (
             {"layout": "channel", "network": {"kind": "linear"}},
-            "a linear network has no maps for layout=channel; use layout=vector",
+            "a linear network has no maps for layout=channel; use layout=projection",
         ),
         ({"network": {"widths": [4, 0]}}, r"network.widths.1: .*greater than 0 \(got 0\)"),
         ({"network": {"widths": []}}, "network.widths"),

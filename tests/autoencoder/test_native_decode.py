@@ -27,7 +27,7 @@ except BuildError as error:
 
 # one resolution and three, no, one and two blocks, odd widths, patches, layouts, quantizers, fills
 KINDS: dict[str, dict[str, Any]] = {
-    "vector": {
+    "projection": {
         "code_length": 5,
         "code_width": 3,
         "quantizer": {"vocabulary": 6},
@@ -46,9 +46,9 @@ KINDS: dict[str, dict[str, Any]] = {
         "quantizer": {"vocabulary": 4},
         "network": {"patch": 1, "widths": [6, 17, 40], "blocks": 2},
     },
-    "residual": {
-        "layout": "residual",
-        "order": "spread",
+    "residual_vq": {
+        "layout": "residual_vq",
+        "scan_order": "bayer",
         "code_length": 48,
         "code_width": 5,
         "quantizer": {"vocabulary": 6},
@@ -119,7 +119,7 @@ def test_a_row_gets_the_same_bits_in_any_batch(kind: str) -> None:
     ],
 )
 def test_bad_codes_are_refused(codes: list[list[int]], message: str) -> None:
-    decode = NativeImageDecoder(build("vector"))
+    decode = NativeImageDecoder(build("projection"))
     with pytest.raises(InputError, match=message):
         decode(torch.tensor(codes, dtype=torch.int64))
     with pytest.raises(InputError, match="codes are torch"):
@@ -133,7 +133,7 @@ def test_what_the_kernel_does_not_know_decodes_itself() -> None:
         (1, 8, 8),
     )
     assert make_decode_fn(linear) == linear.decode
-    model = build("vector")
+    model = build("projection")
     assert make_decode_fn(model, "portable") == model.decode
     assert isinstance(make_decode_fn(model, "native"), NativeImageDecoder)
 

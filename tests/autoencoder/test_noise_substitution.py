@@ -29,12 +29,12 @@ def config(**changes: Any) -> AutoencoderConfig:
     values: dict[str, Any] = {
         "layout": "segment",
         "segments": SEGMENTS,
-        "whole_codes": 0,
-        "linear_path": True,
+        "global_codes": 0,
+        "linear_skip": True,
         "noise_bands": BANDS,
         "code_length": SEGMENTS * 4,
         "code_width": 4,
-        "quantizer": {"vocabulary": 32, "start": "greedy"},
+        "quantizer": {"vocabulary": 32, "init": "residual_pca"},
         "network": {"patch": 2, "widths": [4], "blocks": 0, "hidden": 0},
     }
     return AutoencoderConfig.parse(values | changes, origin="test")
@@ -168,7 +168,7 @@ def test_the_noise_belongs_to_the_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"linear_path": False}, {"whole_codes": SEGMENTS}, {"layout": "vector"}]
+    "changes", [{"linear_skip": False}, {"global_codes": SEGMENTS}, {"layout": "projection"}]
 )
 def test_what_noise_needs(changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="noise_bands is 3, which needs layout=segment"):

@@ -57,12 +57,14 @@ def learn(quantizer: VectorQuantizer, x: Tensor, kept: Tensor, seed: int = 0) ->
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("learned_by", ["ema", "loss"])
-def test_cut_positions_change_nothing(shared: bool, learned_by: str) -> None:
+@pytest.mark.parametrize("codebook_update", ["ema", "loss"])
+def test_cut_positions_change_nothing(shared: bool, codebook_update: str) -> None:
     kept = ragged()
     outcomes = []
     for x in (vectors(), torch.where(kept[..., None], vectors(), 100 * vectors(seed=5))):
-        quantizer = build(shared_codebook=shared, learned_by=learned_by, restart_below=0.5)
+        quantizer = build(
+            shared_codebook=shared, codebook_update=codebook_update, dead_code_threshold=0.5
+        )
         for step in range(5):
             out = learn(quantizer, x, kept, step)
         outcomes.append((out.loss, out.codes[kept], quantizer.state_dict()))
@@ -151,10 +153,13 @@ def test_gradient_passes_straight_through() -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("learned_by", ["ema", "loss"])
-def test_dead_entries_restart_at_kept_vectors(shared: bool, learned_by: str) -> None:
+@pytest.mark.parametrize("codebook_update", ["ema", "loss"])
+def test_dead_entries_restart_at_kept_vectors(shared: bool, codebook_update: str) -> None:
     quantizer = build(
-        shared_codebook=shared, learned_by=learned_by, ema_decay=0.5, restart_below=0.1
+        shared_codebook=shared,
+        codebook_update=codebook_update,
+        ema_decay=0.5,
+        dead_code_threshold=0.1,
     )
     with torch.no_grad():
         quantizer.codebooks[:, 1:] = 1000.0  # only entry 0 is ever near
@@ -163,7 +168,7 @@ def test_dead_entries_restart_at_kept_vectors(shared: bool, learned_by: str) -> 
     x = torch.where(kept[..., None], vectors(), 50.0)
     for step in range(8):
         learn(quantizer, x, kept, step)
-        if learned_by == "ema":  # what restarted has a past to match, and stays where it is
+        if codebook_update == "ema":  # what restarted has a past to match, and stays where it is
             mean = quantizer.embed_avg / quantizer.cluster_size[..., None]
             torch.testing.assert_close(mean, quantizer.codebooks)
     assert quantizer.codebooks.abs().max() < 10  # neither 1000 nor a position that is cut off
@@ -172,7 +177,7 @@ def test_dead_entries_restart_at_kept_vectors(shared: bool, learned_by: str) -> 
 
 
 def test_no_restart_where_none_is_asked_for() -> None:
-    quantizer = build(ema_decay=0.5, restart_below=0)
+    quantizer = build(ema_decay=0.5, dead_code_threshold=0)
     with torch.no_grad():
         quantizer.codebooks[:, 3] = 1000.0
         quantizer.embed_avg[:, 3] = 1000.0
@@ -183,7 +188,7 @@ def test_no_restart_where_none_is_asked_for() -> None:
 
 
 def test_a_position_that_is_never_kept_stays_as_it_is() -> None:
-    quantizer = build(ema_decay=0.5, restart_below=0.9)
+    quantizer = build(ema_decay=0.5, dead_code_threshold=0.9)
     quantizer.cluster_size[:, 0] = 0.01  # an entry out of use, which restarts only at kept vectors
     quantizer.embed_avg[:, 0] *= 0.01
     before = quantizer.codebooks.clone()
@@ -197,7 +202,7 @@ def test_a_position_that_is_never_kept_stays_as_it_is() -> None:
 @pytest.mark.parametrize("shared", [True, False])
 def test_parts_of_a_batch_teach_what_the_batch_teaches(shared: bool) -> None:
     """In two passes, and in two processes; restarts included."""
-    options = {"shared_codebook": shared, "ema_decay": 0.5, "restart_below": 0.5}
+    options = {"shared_codebook": shared, "ema_decay": 0.5, "dead_code_threshold": 0.5}
     whole, passes, *ranks = (build(**options) for _ in range(4))
     with torch.no_grad():
         for quantizer in (whole, passes, *ranks):
@@ -260,12 +265,12 @@ def test_random_start_keeps_the_random_entries() -> None:
 def test_shared_is_one_codebook_and_otherwise_one_per_position() -> None:
     assert build(shared_codebook=True).codebooks.shape == (1, V, D)
     assert build(shared_codebook=False).codebooks.shape == (L, V, D)
-    assert isinstance(build(learned_by="loss").codebooks, torch.nn.Parameter)
-    assert not isinstance(build(learned_by="ema").codebooks, torch.nn.Parameter)
+    assert isinstance(build(codebook_update="loss").codebooks, torch.nn.Parameter)
+    assert not isinstance(build(codebook_update="ema").codebooks, torch.nn.Parameter)
 
 
-def test_learned_by_loss_improves_under_an_optimizer() -> None:
-    quantizer = build(shared_codebook=True, learned_by="loss", restart_below=0)
+def test_codebook_update_loss_improves_under_an_optimizer() -> None:
+    quantizer = build(shared_codebook=True, codebook_update="loss", dead_code_threshold=0)
     optimizer = torch.optim.Adam(quantizer.parameters(), lr=0.05)
     x = vectors(B)
     first = quantizer(x, EVERY).loss.item()

@@ -17,12 +17,12 @@ LEVELS, POSITIONS, D, V = 3, 4, 5, 8
 PLACES = [0, 3, 1, 2]
 """A corner, the one across, and those between."""
 VALUES: dict[str, Any] = {
-    "layout": "residual",
-    "order": "spread",
+    "layout": "residual_vq",
+    "scan_order": "bayer",
     "code_length": LEVELS * POSITIONS,
     "code_width": D,
     "fill": "zeros",
-    "quantizer": {"vocabulary": V, "restart_below": 0},
+    "quantizer": {"vocabulary": V, "dead_code_threshold": 0},
     "network": {"patch": 2, "widths": [4, 6], "blocks": 1},
 }
 
@@ -63,7 +63,7 @@ def test_positions_row_by_row_are_the_same_codes_in_another_order(
     model: OrderedAutoencoder,
 ) -> None:
     rows = OrderedAutoencoder(
-        AutoencoderConfig.parse(VALUES | {"order": "rows"}, origin="test"), (1, 8, 8)
+        AutoencoderConfig.parse(VALUES | {"scan_order": "raster"}, origin="test"), (1, 8, 8)
     )
     rows.load_state_dict(model.state_dict())
     x = images(seed=1)
@@ -120,11 +120,17 @@ def test_the_encoder_learns_as_if_nothing_were_quantized(model: OrderedAutoencod
     ("changes", "message"),
     [
         ({"code_length": 10}, "code_length is 10, and the map has 4 positions.*; set it to 8"),
-        ({"quantizer": {"error_feedback": False}}, "layout=residual needs quantizer.kind=vq with"),
-        ({"quantizer": {"shared_codebook": True}}, "layout=residual needs quantizer.kind=vq with"),
         (
-            {"layout": "vector"},
-            "order=spread is for layout=residual, not for layout=vector; drop it",
+            {"quantizer": {"error_feedback": False}},
+            "layout=residual_vq needs quantizer.kind=vq with",
+        ),
+        (
+            {"quantizer": {"shared_codebook": True}},
+            "layout=residual_vq needs quantizer.kind=vq with",
+        ),
+        (
+            {"layout": "projection"},
+            "scan_order=bayer is for layout=residual_vq, not for layout=projection; drop it",
         ),
     ],
 )

@@ -16,18 +16,18 @@ from anytime_ar.autoencoder.quantizers import LevelQuantizer, QuantizerConfig
 from anytime_ar.errors import InputError
 
 SEGMENTS, LEVELS, WIDTH, SIDE = 4, 3, 2, 64
-NETWORK = {"patch": 2, "widths": [8, 12], "shrink": 4, "blocks": 1, "hidden": 6}
+NETWORK = {"patch": 2, "widths": [8, 12], "downsample": 4, "blocks": 1, "hidden": 6}
 
 
 def config(**changes: Any) -> AutoencoderConfig:
     values: dict[str, Any] = {
         "layout": "segment",
         "segments": SEGMENTS,
-        "whole_codes": 0,
-        "linear_path": True,
+        "global_codes": 0,
+        "linear_skip": True,
         "code_length": SEGMENTS * LEVELS,
         "code_width": WIDTH,
-        "quantizer": {"vocabulary": 8, "start": "greedy"},
+        "quantizer": {"vocabulary": 8, "init": "residual_pca"},
         "network": NETWORK,
     }
     return AutoencoderConfig.parse(values | changes, origin="test")
@@ -112,7 +112,7 @@ def test_the_networks_start_without_a_say() -> None:
     assert torch.equal(made, model.linear_skip.to_features(vectors))
 
 
-def test_the_greedy_start_is_a_residual_quantizer() -> None:
+def test_the_residual_pca_init_is_a_residual_quantizer() -> None:
     """Level by level as its definition says, and not by the unrolled maps that the model has."""
     model, x = build(), sounds(300)
     model.init_codebooks([x[:200], x[200:]], torch.Generator().manual_seed(0))
@@ -137,12 +137,12 @@ def test_the_greedy_start_is_a_residual_quantizer() -> None:
     assert sorted(powers, reverse=True) == powers
 
 
-def test_the_greedy_start_follows_its_seed() -> None:
+def test_the_residual_pca_init_follows_its_seed() -> None:
     x = sounds(300)
     models = [build() for _ in range(3)]
     for model, seed in zip(models, (1, 1, 2), strict=True):
         model.init_codebooks([x], torch.Generator().manual_seed(seed))
-    books = [model.quantizer.state_dict()["local.codebooks"] for model in models]
+    books = [model.quantizer.state_dict()["level_quantizer.codebooks"] for model in models]
     assert torch.equal(books[0], books[1])
     assert not torch.equal(books[0], books[2])
 
@@ -150,29 +150,29 @@ def test_the_greedy_start_follows_its_seed() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"linear_path": False},
-        {"whole_codes": SEGMENTS},
-        {"layout": "vector"},
-        {"quantizer": {"start": "greedy", "error_feedback": False}},
-        {"quantizer": {"start": "greedy", "shared_codebook": True}},
+        {"linear_skip": False},
+        {"global_codes": SEGMENTS},
+        {"layout": "projection"},
+        {"quantizer": {"init": "residual_pca", "error_feedback": False}},
+        {"quantizer": {"init": "residual_pca", "shared_codebook": True}},
     ],
 )
-def test_what_a_greedy_start_needs(changes: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="start=greedy needs layout=segment, whole_codes=0"):
+def test_what_a_residual_pca_init_needs(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="init=residual_pca needs layout=segment, global_codes=0"):
         config(**changes)
 
 
 @pytest.mark.parametrize("layout", ["channel", "spatial"])
-def test_a_linear_path_needs_vectors(layout: str) -> None:
+def test_a_linear_skip_needs_vectors(layout: str) -> None:
     with pytest.raises(InputError, match=f"not with layout={layout}; drop it"):
         config(layout=layout, quantizer={"vocabulary": 8})
 
 
 @torch.no_grad()
-def test_a_linear_path_beside_networks_for_images() -> None:
+def test_a_linear_skip_beside_networks_for_images() -> None:
     values = {
-        "layout": "vector",
-        "linear_path": True,
+        "layout": "projection",
+        "linear_skip": True,
         "code_length": 5,
         "code_width": 2,
         "quantizer": {"vocabulary": 4},

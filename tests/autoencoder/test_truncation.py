@@ -145,14 +145,14 @@ def test_nothing_else_masks_positions() -> None:
         if _masks_positions(ast.parse(path.read_text(encoding="utf-8")))
     }
     # the decoder hides what lies behind a row in the cache, which is no cut of a code
-    assert found == {"autoencoder/truncation.py", "prior/portable.py"}
+    assert found == {"autoencoder/truncation.py", "prior/decoders/torch.py"}
     users = {
         path.relative_to(root).as_posix()
         for path in root.rglob("*.py")
         if re.search(r"(?<!textwrap)\.fill\b", path.read_text(encoding="utf-8"))
     }
     # the kernel is handed the fill, and has to give what the model gives
-    assert users == {"autoencoder/model.py", "autoencoder/native.py"}
+    assert users == {"autoencoder/model.py", "autoencoder/native_decoder.py"}
 
 
 @pytest.mark.parametrize(

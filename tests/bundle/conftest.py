@@ -18,8 +18,8 @@ _SOUNDS = {"sample_shape": (1, 64), "sample_rate": 1000}
 _SEGMENTS = {
     "layout": "segment",
     "segments": 1,
-    "whole_codes": 0,
-    "linear_path": True,
+    "global_codes": 0,
+    "linear_skip": True,
     "noise_bands": 2,
 }
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
@@ -27,7 +27,12 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "sounds": (
         _SOUNDS,
         _SEGMENTS,
-        {"shared_entries": 2, "entry_width": 4, "label_everywhere": True, "traits": 6},
+        {
+            "positions_per_table": 2,
+            "embedding_width": 4,
+            "condition_every_position": True,
+            "codebook_features": 6,
+        },
     ),
 }
 """What differs in the card, between kinds of samples: data, autoencoder and prior."""

@@ -49,7 +49,7 @@ def with_points(bundle: Bundle, **changes: object) -> Bundle:
 
 
 def test_the_front_matter_is_what_the_hub_sorts_by(bundle: Bundle) -> None:
-    bundle = with_points(bundle, fd_sample=2.0, agreement=0.87654)
+    bundle = with_points(bundle, fd_sample=2.0, label_accuracy_sample=0.87654)
     data = front(text_of(bundle, license="cc-by-4.0"))
     is_sound = bundle.card.data.sample_rate is not None
     task = "text-to-audio" if is_sound else "unconditional-image-generation"
@@ -105,7 +105,7 @@ def test_data_of_the_hub_are_linked(
 
 
 def test_the_table_is_the_curve(bundle: Bundle) -> None:
-    head, _, full = rows(text_of(with_points(bundle, measures={"snr": 12.345}, ms=1.23)))
+    head, _, full = rows(text_of(with_points(bundle, metrics={"snr": 12.345}, ms=1.23)))
     assert head == [
         *["codes", "bits", "MSE", "SNR dB", "FD, reconstructions", "FD, samples", "quality", "ms"]
     ]

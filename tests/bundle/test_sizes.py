@@ -32,9 +32,9 @@ KEYS = [
     ("prior", "width"),
     ("prior", "mlp_ratio"),
     ("prior", "heads"),
-    ("prior", "shared_entries"),
-    ("prior", "entry_width"),
-    ("prior", "traits"),
+    ("prior", "positions_per_table"),
+    ("prior", "embedding_width"),
+    ("prior", "codebook_features"),
 ]
 LOAD = """
 import json, resource, sys

@@ -31,7 +31,7 @@ def tones(count: int, cycles: float, sounding: int = 400) -> Tensor:
 
 
 def changed(sounds: Tensor, **how: float) -> Tensor:
-    config = AugmentationConfig(sound=AudioAugmentationConfig.model_validate(how))
+    config = AugmentationConfig(audio=AudioAugmentationConfig.model_validate(how))
     return augment(sounds, config, seeded())
 
 
@@ -72,7 +72,7 @@ def test_speed_changes_pitch_and_length_together() -> None:
 def test_interpolation_keeps_a_sine_a_sine() -> None:
     sounds = tones(1, 20, sounding=LENGTH)
     for seed in range(5):
-        config = AugmentationConfig(sound=AudioAugmentationConfig(speed=0.1))
+        config = AugmentationConfig(audio=AudioAugmentationConfig(speed=0.1))
         moved = augment(sounds, config, seeded(seed))[0, 0]
         factor = 1 + (float(torch.rand(4, 1, generator=seeded(seed))[0]) * 2 - 1) * 0.1
         times = torch.arange(LENGTH) * factor

@@ -41,13 +41,13 @@ def folder(root: Path, files: dict[str, bytes]) -> Path:
 
 
 def load(root: Path, **values: Any) -> Any:
-    sound = {"length_multiple": 1, **values.pop("sound", {})}
-    return load_data(DataConfig(name=str(root), audio=sound, **values))
+    audio = {"length_multiple": 1, **values.pop("audio", {})}
+    return load_data(DataConfig(name=str(root), audio=audio, **values))
 
 
-def first_clip(root: Path, **sound: Any) -> torch.Tensor:
+def first_clip(root: Path, **audio: Any) -> torch.Tensor:
     """float32 [T] of the first training clip."""
-    return next(load(root, sound=sound).train.batches(1)).data[0, 0]
+    return next(load(root, audio=audio).train.batches(1)).data[0, 0]
 
 
 def several(root: Path, content: bytes, name: str = "{}.wav") -> Path:
@@ -63,7 +63,7 @@ def loudest_hertz(wave: torch.Tensor, rate: int) -> float:
 def test_a_folder_of_classes(tmp_path: Path) -> None:
     files = {f"{name}/{i}.wav": wav(tone(hertz)) for name, hertz in (("high", 880), ("low", 220))
              for i in range(15)}  # fmt: skip
-    data = load(folder(tmp_path, files), sound={"seconds": 0.4})
+    data = load(folder(tmp_path, files), audio={"seconds": 0.4})
     assert data.sample_shape == (1, 3200)
     assert data.sample_rate == RATE
     assert data.label_names == ("high", "low")
@@ -78,7 +78,7 @@ def test_a_folder_of_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "suffix"), [("WAV", "wav"), ("FLAC", "flac"), ("OGG", "ogg")])
 def test_formats(tmp_path: Path, kind: str, suffix: str) -> None:
     root = several(tmp_path, wav(tone(), kind=kind), f"{{}}.{suffix}")
-    clip = first_clip(root, seconds=0.5, loudness="as_stored")
+    clip = first_clip(root, seconds=0.5, normalize="none")
     assert loudest_hertz(clip, RATE) == pytest.approx(440, abs=4)
     tolerance = 0.05 if kind == "OGG" else 1e-3
     assert (clip - torch.from_numpy(tone())).abs().max() < tolerance
@@ -97,7 +97,7 @@ def test_short_clips_end_in_silence_and_long_ones_are_cut(tmp_path: Path) -> Non
 def test_channels_become_their_mean(tmp_path: Path) -> None:
     left, right = tone(300, level=0.8), tone(300, level=0.2)
     root = several(tmp_path, wav(np.stack([left, right], axis=1)))
-    clip = first_clip(root, seconds=0.5, loudness="as_stored")
+    clip = first_clip(root, seconds=0.5, normalize="none")
     assert (clip - torch.from_numpy((left + right) / 2)).abs().max() < 1e-3
 
 
@@ -112,7 +112,7 @@ def test_resampling_keeps_the_pitch(tmp_path: Path, rate: int) -> None:
 def test_loudness(tmp_path: Path) -> None:
     quiet = several(tmp_path / "quiet", wav(tone(level=0.01)))
     assert first_clip(quiet, seconds=0.5).abs().max() == pytest.approx(0.95, abs=1e-3)
-    stored = first_clip(quiet, seconds=0.5, loudness="as_stored")
+    stored = first_clip(quiet, seconds=0.5, normalize="none")
     assert stored.abs().max() == pytest.approx(0.01, abs=1e-3)
     silent = several(tmp_path / "silent", wav(np.zeros(4000, dtype=np.float32)))
     assert first_clip(silent, seconds=0.5).abs().max() == 0  # and no division by zero
@@ -120,7 +120,7 @@ def test_loudness(tmp_path: Path) -> None:
 
 def test_shuffled_batches_of_sounds(tmp_path: Path) -> None:
     files = {f"{i}.wav": wav(tone(200 + 20 * i)) for i in range(30)}
-    data = load(folder(tmp_path, files), sound={"seconds": 0.2})
+    data = load(folder(tmp_path, files), audio={"seconds": 0.2})
     batches = data.train.shuffled(8, seed=0)
     once = [next(batches).data for _ in range(3)]
     again = data.train.shuffled(8, seed=0)
@@ -156,12 +156,12 @@ def test_tables_with_labels_as_integers_or_strings(tmp_path: Path, streaming: bo
             label=[i % 4 for i in range(count)],
             speaker=[names[i % 3] for i in range(count)],
         )
-    digits = load(tmp_path, sound={"seconds": 0.1}, streaming=streaming)
+    digits = load(tmp_path, audio={"seconds": 0.1}, streaming=streaming)
     assert digits.label_names == ("0", "1", "2", "3")
     batch = next(digits.test.batches(count))
     assert batch.labels.tolist() == [i % 4 for i in range(count)]
     assert batch.data.shape == (count, 1, 800)
-    speakers = load(tmp_path, sound={"seconds": 0.1}, label_key="speaker", streaming=streaming)
+    speakers = load(tmp_path, audio={"seconds": 0.1}, label_key="speaker", streaming=streaming)
     assert speakers.label_names == ("george", "nicolas", "theo")
     labels = next(speakers.test.batches(count)).labels.tolist()
     assert labels == [speakers.label_names.index(names[i % 3]) for i in range(count)]
@@ -176,7 +176,7 @@ BAD: list[tuple[str, bytes, str]] = [
     ("a.wav", wav(NAN, subtype="FLOAT"), r"a\.wav: sample 1 is nan; repair or replace"),
     ("a.wav", b"not a sound", r"a\.wav: does not decode as a sound \(.*\); repair or replace it"),
     ("a.wav", b"", r"a\.wav: does not decode as a sound"),
-    ("a.wav", wav(tone(rate=16_000), 16_000), r"a\.wav.* Hz.*; set data\.sound\.sample_rate"),
+    ("a.wav", wav(tone(rate=16_000), 16_000), r"a\.wav.* Hz.*; set data\.audio\.sample_rate"),
     ("a.png", b"", r"0\.wav: is a sound, and .*a\.png an image; keep them in different folders"),
 ]
 
@@ -195,8 +195,8 @@ def test_bad_files(tmp_path: Path, name: str, content: bytes, message: str) -> N
 
 def test_a_column_that_is_not_there(tmp_path: Path) -> None:
     path = parquet(tmp_path / "train.parquet", [wav(tone())] * 30, label=[0] * 30)
-    with pytest.raises(DataError, match=r"no column 'voice'; set data.sound.key to one of audio"):
-        load(path, sound={"key": "voice"})
+    with pytest.raises(DataError, match=r"no column 'voice'; set data.audio.key to one of audio"):
+        load(path, audio={"key": "voice"})
     with pytest.raises(DataError, match=r"no column 'speaker'; set data.label_key"):
         load(path, label_key="speaker")
 
@@ -221,8 +221,8 @@ def test_training_cuts_longer_clips_at_random_and_the_rest_sees_their_beginning(
 ) -> None:
     rising = np.linspace(0.1, 0.9, 4000, dtype=np.float32)  # tells where a cut began
     root = several(tmp_path, wav(rising))
-    sound = {"seconds": 0.1, "longest_seconds": 0.4, "loudness": "as_stored"}
-    data = load(root, sound=sound, streaming=streaming)
+    audio = {"seconds": 0.1, "max_stored_seconds": 0.4, "normalize": "none"}
+    data = load(root, audio=audio, streaming=streaming)
     assert data.sample_shape == (1, 800)
     drawn = next(data.train.shuffled(64, seed=0)).data
     assert drawn.shape == (64, 1, 800)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from anytime_ar import files
 from anytime_ar.kernel import BuildError, find_compiler, load_kernel, loading
 from anytime_ar.kernel import build as compiling
 from anytime_ar.kernel.build import checksummed_path, find_intact
@@ -24,6 +23,7 @@ from anytime_ar.kernel.instruction_sets import (
     cpu_architecture,
     cpu_features,
 )
+from anytime_ar.runtime import files
 
 MakeCompiler = Callable[..., Path]
 WORKS = 'while [ "$1" != -o ]; do shift; done\necho compiled > "$2"'

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from anytime_ar import files
 from anytime_ar.errors import InputError
 from anytime_ar.kernel import BuildError, load_kernel, loading, prebuilt_path
 from anytime_ar.kernel import build as compiling
 from anytime_ar.kernel.build import checksummed_path
 from anytime_ar.kernel.instruction_sets import select_instruction_set
+from anytime_ar.runtime import files
 
 
 @pytest.fixture(autouse=True)

@@ -41,7 +41,7 @@ from anytime_ar.prior.decoders.packed_linear import pack_linear
 # (layers, width, heads), L, V: several blocks of positions, small, odd and wide heads, a long sum
 SIZES = [((2, 16, 2), 70, 5), ((2, 12, 3), 20, 7), ((2, 64, 2), 40, 33), ((1, 512, 8), 20, 40)]
 # a first table of 4 positions, then ones of 12; entries narrower than the rest
-SHARED: dict[str, Any] = {"shared_entries": 12, "entry_width": 5, "traits": 3}
+SHARED: dict[str, Any] = {"positions_per_table": 12, "embedding_width": 5, "codebook_features": 3}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -76,10 +76,10 @@ def test_cached_equals_uncached_at_every_position(
     ("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.1), ("int8", 0.2)]
 )
 @pytest.mark.parametrize("everywhere", [False, True])
-def test_shared_entries_and_labels_are_drawn_as_they_are_trained(
+def test_positions_per_table_and_labels_are_drawn_as_they_are_trained(
     precision: Precision, tolerance: float, backend: Backend, everywhere: bool
 ) -> None:
-    prior = build(**SHARED, label_everywhere=everywhere)
+    prior = build(**SHARED, condition_every_position=everywhere)
     assert prior.table_of_position.tolist() == [0] * 4 + [1] * 12 + [2] * 12 + [3] * 12
     assert prior.code_embedding.weight.shape == (4 * prior.vocabulary, 5)
     codes, labels = some_codes(prior, 4), some_labels(4)

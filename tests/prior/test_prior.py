@@ -206,7 +206,7 @@ def test_learns_a_small_distribution_exactly() -> None:
     assert (learned - table).abs().max() < 0.02
 
 
-def with_traits(traits: int = 8) -> Prior:
+def with_codebook_features(features: int = 8) -> Prior:
     """Tables for 3 and 4 positions; entries stand for vectors of 2 numbers."""
     config = PriorConfig(
         layers=2,
@@ -214,7 +214,7 @@ def with_traits(traits: int = 8) -> Prior:
         heads=2,
         positions_per_table=4,
         embedding_width=3,
-        codebook_features=traits,
+        codebook_features=features,
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -228,26 +228,26 @@ def vectors(seed: int = 0) -> Tensor:
 
 
 @torch.no_grad()
-def test_traits_tell_the_length_and_the_direction_of_vectors() -> None:
-    prior = with_traits()
+def test_features_tell_the_length_and_the_direction_of_vectors() -> None:
+    prior = with_codebook_features()
     prior.attach_codebook(vectors())
-    traits = prior.codebook_features.unflatten(0, (2, V))  # [tables, V, 4 + 2 + 2]
+    features = prior.codebook_features.unflatten(0, (2, V))  # [tables, V, 4 + 2 + 2]
     of_tables = vectors()[[0, 3]]
     lengths = of_tables.norm(dim=2)
-    level = (traits[..., :4] * torch.arange(4)).sum(2) / traits[..., :4].sum(2)
+    level = (features[..., :4] * torch.arange(4)).sum(2) / features[..., :4].sum(2)
     assert torch.equal(level.argsort(1), lengths.argsort(1))
     assert level.min() == 0
     assert level.max() == 3
-    directions = traits[..., 4:6]
+    directions = features[..., 4:6]
     scale = directions.norm(dim=2)
     torch.testing.assert_close(scale, torch.full_like(scale, scale[0, 0].item()))
     torch.testing.assert_close(directions / scale[0, 0], of_tables / lengths[..., None])
-    assert torch.equal(traits[..., 6:], directions.abs())
+    assert torch.equal(features[..., 6:], directions.abs())
 
 
 @torch.no_grad()
-def test_traits_are_seen_and_scored() -> None:
-    prior, other, x = with_traits(), with_traits(), codes()
+def test_features_are_seen_and_scored() -> None:
+    prior, other, x = with_codebook_features(), with_codebook_features(), codes()
     for one in (prior, other):
         one.attach_codebook(vectors())
     assert torch.equal(prior(x), other(x))
@@ -262,10 +262,10 @@ def test_traits_are_seen_and_scored() -> None:
     )
 
 
-def test_traits_need_room() -> None:
+def test_features_need_room() -> None:
     with pytest.raises(
-        InputError, match=r"prior.traits is 3, and entries .* 2 numbers; set it to 6"
+        InputError, match=r"prior.codebook_features is 3, and entries .* 2 numbers; set it to 6"
     ):
-        with_traits(traits=3).attach_codebook(vectors())
-    with pytest.raises(InputError, match=r"traits is 3, which needs entry_width"):
-        PriorConfig.parse({"traits": 3}, origin="test")
+        with_codebook_features(features=3).attach_codebook(vectors())
+    with pytest.raises(InputError, match=r"codebook_features is 3, which needs embedding_width"):
+        PriorConfig.parse({"codebook_features": 3}, origin="test")

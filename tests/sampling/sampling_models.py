@@ -34,7 +34,7 @@ CARDS: dict[str, dict[str, Any]] = {
         "autoencoder": {
             "layout": "segment",
             "segments": 2,
-            "whole_codes": 0,
+            "global_codes": 0,
             "linear_path": True,
             "noise_bands": 2,
             "code_length": L,
@@ -46,10 +46,10 @@ CARDS: dict[str, dict[str, Any]] = {
             "layers": 2,
             "width": 16,
             "heads": 2,
-            "shared_entries": 2,
-            "entry_width": 8,
-            "label_everywhere": True,
-            "traits": 6,
+            "positions_per_table": 2,
+            "embedding_width": 8,
+            "condition_every_position": True,
+            "codebook_features": 6,
         },
     },
 }

@@ -17,7 +17,7 @@ from timed_models import TimedModel
 from anytime_ar.errors import InputError
 from anytime_ar.kernel import load_kernel
 from anytime_ar.prior import NativePriorDecoder
-from anytime_ar.sampling import AnytimeModel, Budget
+from anytime_ar.sampling import AnytimeModel, Budget, Preview, SampleResult
 from anytime_ar.sampling import sampler as engine
 from anytime_ar.sampling.budget import codes_for_quality, quality_at_codes
 from anytime_ar.sampling.cost_model import CostModel, CostModelStore, LatencyTracker, LatencyWindow
@@ -110,7 +110,7 @@ def test_a_rare_stall_does_not_spoil_later_draws(timed: TimedModel) -> None:
 def test_the_first_limit_that_binds(timed: TimedModel) -> None:
     flag = threading.Event()
     options: dict[str, Any] = {"seed": 0, "codes": 4, "cancel": flag}
-    assert timed.generate(1, deadline_s=1.0, **options).stop_reason == "codes"
+    assert timed.generate(1, deadline_s=1.0, **options).stop_reason == "complete"
     assert timed.generate(1, deadline_s=0.030, **options).stop_reason == "deadline"
     flag.set()
     result = timed.generate(1, deadline_s=1.0, min_codes=2, **options)
@@ -152,7 +152,8 @@ def test_a_deadline_covers_previews(timed: TimedModel) -> None:
     assert timed.clock() - begin <= 0.050
     # 15 ms a code with its preview: three of them, the last one decoded once
     assert [preview.codes_drawn for preview in previews] == [1, 2, 3]
-    assert [preview.stop_reason for preview in previews] == [None, None, "deadline"]
+    assert [type(preview) for preview in previews] == [Preview, Preview, SampleResult]
+    assert previews[-1].stop_reason == "deadline"
 
 
 def test_the_clock_starts_at_the_call(timed: TimedModel) -> None:
@@ -172,7 +173,8 @@ def test_time_spent_looking_counts(timed: TimedModel) -> None:
     first = next(stream)
     timed.clock.now += 0.080
     (again,) = stream
-    assert (first.stop_reason, again.stop_reason) == (None, "deadline")
+    assert type(first) is Preview
+    assert again.stop_reason == "deadline"
     assert torch.equal(again.data, first.data)
     assert timed.decodes == decodes + 1  # the same codes are not decoded twice
 
@@ -194,7 +196,7 @@ def test_quality_of_a_model(tmp_path: Path) -> None:
     bundle = tiny_bundle(curve=curve({1: 50.0, 2: 20.0, 3: 11.0, 6: 10.0}))
     model = AnytimeModel(bundle, device="cpu", cost_model_path=tmp_path / "costs.json")
     result = model.generate(2, quality=0.9, seed=0)
-    assert (result.codes_drawn, result.stop_reason) == (3, "codes")
+    assert (result.codes_drawn, result.stop_reason) == (3, "complete")
     assert model.sample(2, quality=0.9, seed=0).shape == (2, *sample_shape())
     with pytest.raises(InputError, match=r"min_codes=4 is more than quality=0.9 \(3\)"):
         model.generate(2, quality=0.9, min_codes=4)
@@ -328,7 +330,8 @@ def test_a_cost_book_that_cannot_be_read_is_measured_again(tmp_path: Path, kind:
     else:
         times = "[" * 200_000 if kind == "nested" else "[Infinity]"
         path.write_text(
-            f'{{"a": {{"first_code_s": {times}, "step_s": [1], "decode_s": [1], "measured_at": 1e9}}}}'
+            f'{{"a": {{"first_code_s": {times}, "step_s": [1], "decode_s": [1], '
+            '"measured_at": 1e9}}'
         )
     book = CostModelStore(path, now=lambda: 1e9)
     assert not book.cost_model("a").is_measured

@@ -37,12 +37,17 @@ def test_a_model_and_its_bundle() -> None:
 
 
 def test_results(model: AnytimeModel) -> None:
-    preview = model.generate(2, seed=5, first=1, codes=3)
-    assert repr(preview) == (
-        f"Preview(3 of {L} codes, data=float32 {[2, *sample_shape()]}, "
-        f"elapsed_s={preview.elapsed_s:.4g}, stopped_by='codes')"
+    result = model.generate(2, seed=5, first=1, codes=3)
+    assert repr(result) == (
+        f"SampleResult(3 of {L} codes, data=float32 {[2, *sample_shape()]}, "
+        f"elapsed_s={result.elapsed_s:.4g}, stop_reason='complete')"
     )
-    assert repr(preview.state) == f"SamplingState(3 of {L} codes of 2 samples, seed=5, first=1)"
+    assert repr(result.state) == f"SamplingState(3 of {L} codes of 2 samples, seed=5, first=1)"
+    preview = next(model.stream(2, seed=5))
+    assert repr(preview) == (
+        f"Preview(1 of {L} codes, data=float32 {[2, *sample_shape()]}, "
+        f"elapsed_s={preview.elapsed_s:.4g})"
+    )
 
 
 def test_batches_and_files(model: AnytimeModel) -> None:

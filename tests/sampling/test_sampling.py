@@ -241,7 +241,7 @@ def test_models_sample_in_evaluation_mode(model: AnytimeModel) -> None:
     assert not model.sample(1, seed=0).requires_grad
 
 
-def test_nats_are_what_the_prior_pays(model: AnytimeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nll_are_what_the_prior_pays(model: AnytimeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = model.sample_codes(5, seed=0)
     labels = torch.tensor([0, 1, 2, 0, 1])
     prior = model.prior
@@ -258,7 +258,7 @@ def test_nats_are_what_the_prior_pays(model: AnytimeModel, monkeypatch: pytest.M
     torch.testing.assert_close(model.nll(codes), expected)
 
 
-def test_nats_of_what_cannot_be_asked(model: AnytimeModel) -> None:
+def test_nll_of_what_cannot_be_asked(model: AnytimeModel) -> None:
     codes = model.sample_codes(2, seed=0)
     with pytest.raises(InputError, match="label 'fox' is unknown"):
         model.nll(codes, label="fox")

@@ -66,7 +66,7 @@ def test_no_samples(model: AnytimeModel) -> None:
 
 def test_a_model_may_have_its_own_way_to_choose_codes(model: AnytimeModel) -> None:
     usual = SamplingParams(temperature=0.5, guidance=2.0)
-    card = model.bundle.card.model_copy(update={"choice": usual})
+    card = model.bundle.card.model_copy(update={"sampling_params": usual})
     own = AnytimeModel(replace(model.bundle, card=card), device="cpu")
     plain = model.sample_codes(9, seed=0)
     assert not torch.equal(own.sample_codes(9, seed=0), plain)
@@ -103,8 +103,10 @@ def test_a_choice_goes_from_its_first_value_to_its_last(model: AnytimeModel) -> 
 def test_guidance_of_a_model_needs_labels(model: AnytimeModel) -> None:
     values = model.bundle.card.model_dump()
     values["data"] |= {"labels": None, "label_frequencies": None}
-    values["choice"] |= {"guidance": 2.0}
-    with pytest.raises(InputError, match=r"choice.guidance is 2.0, and the model has no labels"):
+    values["sampling_params"] |= {"guidance": 2.0}
+    with pytest.raises(
+        InputError, match=r"sampling_params.guidance is 2.0, and the model has no labels"
+    ):
         Card.parse(values, origin="test")
 
 

@@ -71,7 +71,7 @@ OPERATIONS: dict[str, Callable[[AnytimeModel], list[Tensor]]] = {
     "draw and extend": state,
     "encode": lambda model: [model.encode(numbers(4, *sample_shape()))],
     "decode": lambda model: [model.decode(given_codes()[:, :k]) for k in range(1, L + 1)],
-    "nats": lambda model: [model.nll(given_codes()), model.nll(given_codes(), label="dog")],
+    "nll": lambda model: [model.nll(given_codes()), model.nll(given_codes(), label="dog")],
     "batch": batch,
     "windows": windows,
 }

@@ -28,7 +28,7 @@ class NetworkConfig(Config):
     """Number of residual blocks at each resolution."""
     hidden: int = Field(512, ge=0)
     """Width of the hidden layer between feature maps and code vectors, for the layouts with
-    learned projections (`vector`, `segment`); 0: a linear map."""
+    learned projections (`projection`, `segment`); 0: a linear map."""
 
     @property
     def stride(self) -> int:
@@ -52,12 +52,12 @@ class AutoencoderConfig(Config):
 
     layout: Literal["channel", "spatial", "residual_vq", "projection", "segment"] = "projection"
     """What one code describes. `channel`: a latent channel (the paper). `spatial`: a position of
-    the feature map (ordinary VQ-VAE). `residual`: residual vector quantization, several codes
-    for each position. `vector`: a learned projection of the whole map. `segment`: global codes
+    the feature map (ordinary VQ-VAE). `residual_vq`: residual vector quantization, several codes
+    for each position. `projection`: a learned projection of the whole map. `segment`: global codes
     first, then codes for each of `segments` parts."""
     scan_order: Literal["raster", "bayer"] = "raster"
-    """Order of the positions within a level, for layout `residual`: row by row, or `spread` for
-    Bayer order, in which each position is far from those before it."""
+    """Order of the positions within a level, for layout `residual_vq`: `raster`, row by row,
+    or `bayer`, in which each position is far from those before it."""
     segments: int = Field(1, ge=1)
     """Number of segments, for layout `segment`: parts of an audio clip along time, or square
     blocks of an image. For images it is a square number."""
@@ -66,7 +66,7 @@ class AutoencoderConfig(Config):
     with 0, the codes start with the first level of the segments."""
     linear_skip: bool = False
     """Add a linear map from samples to code vectors, and one back, beside the networks, for
-    layouts `vector` and `segment`. The networks learn the remainder. Segments of this map
+    layouts `projection` and `segment`. The networks learn the remainder. Segments of this map
     overlap."""
     noise_bands: int = Field(0, ge=0)
     """Frequency bands per segment for noise substitution, for audio with layout `segment` and a
@@ -107,8 +107,8 @@ class AutoencoderConfig(Config):
         segments = self.layout == "segment" and self.global_codes == 0
         if self.noise_bands and not (segments and self.linear_skip):
             raise ValueError(
-                f"noise_bands is {self.noise_bands}, which needs layout=segment, global_codes=0 and "
-                "linear_skip; set them, or drop it"
+                f"noise_bands is {self.noise_bands}, which needs layout=segment, global_codes=0 "
+                "and linear_skip; set them, or drop it"
             )
         return self
 
@@ -118,7 +118,8 @@ class AutoencoderConfig(Config):
         fits = quantizer.kind == "vq" and quantizer.error_feedback and not quantizer.shared_codebook
         if self.layout == "residual_vq" and not fits:
             raise ValueError(
-                "layout=residual_vq needs quantizer.kind=vq with error_feedback and a codebook a level"
+                "layout=residual_vq needs quantizer.kind=vq with error_feedback and a codebook "
+                "a level"
             )
         return self
 
@@ -126,8 +127,8 @@ class AutoencoderConfig(Config):
     def _check_scan_order(self) -> Self:
         if self.scan_order != "raster" and self.layout != "residual_vq":
             raise ValueError(
-                f"scan_order={self.scan_order} is for layout=residual_vq, not for layout={self.layout}; "
-                "drop it"
+                f"scan_order={self.scan_order} is for layout=residual_vq, not for "
+                f"layout={self.layout}; drop it"
             )
         return self
 
@@ -140,7 +141,8 @@ class AutoencoderConfig(Config):
             if not fits or not alike or quantizer.shared_codebook:
                 raise ValueError(
                     "quantizer.init=residual_pca needs layout=segment, global_codes=0, linear_skip "
-                    "and kind=vq with error_feedback and a codebook a level; set them, or init=kmeans"
+                    "and kind=vq with error_feedback and a codebook a level; set them, or "
+                    "init=kmeans"
                 )
         return self
 
@@ -178,7 +180,8 @@ class AutoencoderConfig(Config):
             )
         if images and network.downsample != 2:
             raise InputError(
-                f"autoencoder.network.downsample is {network.downsample}, and images have 2; drop it"
+                f"autoencoder.network.downsample is {network.downsample}, and images have 2; "
+                "drop it"
             )
         if network.kind == "conv" and sample_shape[1] % network.stride:
             size = "x".join(map(str, sample_shape[1:]))

@@ -26,7 +26,10 @@ class DataCard(Config):
     sample_rate: int | None = Field(None, ge=1)
     """Sampling rate of audio in Hz; None for images."""
     normalize: Literal["peak", "none"] | None = None
-    """Scaling of audio before it is encoded: to the peak of training clips, or none; None for images."""
+    """Scaling of audio before it is encoded: to the peak of training clips, or none.
+
+    None for images.
+    """
     value_range: tuple[float, float] = (-1.0, 1.0)
     """Lowest and highest value of samples."""
     labels: tuple[str, ...] | None = None
@@ -97,8 +100,8 @@ class Card(Config):
     def _check_guidance(self) -> Self:
         if self.sampling_params.guided and not self.data.labels:
             raise ValueError(
-                f"sampling_params.guidance is {self.sampling_params.guidance}, and the model has no labels; "
-                "drop it"
+                f"sampling_params.guidance is {self.sampling_params.guidance}, and the model has "
+                "no labels; drop it"
             )
         return self
 

@@ -35,7 +35,7 @@ from anytime_ar.cli.parser import Parser
 from anytime_ar.cli.sample_files import SampleFiles, WrittenFiles, sample_files_for
 from anytime_ar.runtime.files import check_output_path
 from anytime_ar.runtime.signals import defer_interrupts
-from anytime_ar.sampling import AnytimeModel, Preview, SampleKwargs, load
+from anytime_ar.sampling import AnytimeModel, SampleKwargs, SampleResult, load
 
 
 def add_arguments(parser: Parser) -> None:
@@ -83,7 +83,7 @@ def run(arguments: Namespace) -> None:
 
 def write_samples(
     media: SampleFiles,
-    result: Preview,
+    result: SampleResult,
     out: Path,
     arguments: Namespace,
     code_counts: list[int] | None = None,
@@ -107,7 +107,7 @@ def write_samples(
 
 def print_summary(
     model: AnytimeModel,
-    result: Preview,
+    result: SampleResult,
     written: WrittenFiles,
     arguments: Namespace,
     *,
@@ -128,7 +128,7 @@ def print_summary(
         arguments,
         f"{written}: {n} samples of {drawn} of {model.code_length} codes "
         f"in {result.elapsed_s:.2f} s"
-        + ended.get(result.stop_reason or "", "")
+        + ended.get(result.stop_reason, "")
         + ("" if seed is None else f", seed {seed}"),
         **written.json_fields,
         samples=n,

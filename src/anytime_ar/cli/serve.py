@@ -3,7 +3,8 @@
 `anytime serve mnist` listens at http://127.0.0.1:8000. `anytime serve a=runs/a/bundle mnist` serves
 two models under the names a and mnist. With `--api-key-file`, whose lines are `NAME KEY`, every
 request except /livez and /readyz needs a key. The server accepts its own host names and those of
-`--allowed-hosts`; see docs/serving.md. SIGTERM finishes the running requests, then ends the server.
+`--allowed-hosts`; see docs/how-to/serve.md. SIGTERM finishes the running requests, then ends
+the server.
 `--engine ray --replicas 4` serves from four processes, on the cluster of RAY_ADDRESS or here.
 """
 
@@ -37,7 +38,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--engine",
         choices=["ray"],
-        help="serve from several processes or machines, by Ray; see docs/serving.md",
+        help="serve from several processes or machines, by Ray; see docs/how-to/serve.md",
     )
     parser.add_argument("--replicas", type=int | None, help="servers of engine ray; default: 1")
     add_precision(parser)

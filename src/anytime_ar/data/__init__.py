@@ -7,6 +7,7 @@ from anytime_ar.data.loading import DataSplits, check_data_path, load_data
 from anytime_ar.data.prefetch import Prefetcher
 from anytime_ar.data.shuffling import ShuffledBatches
 from anytime_ar.data.splits import Split
+from anytime_ar.legacy import warn_renamed
 from anytime_ar.media.audio import AudioFile, encode_audio, peak_gain, write_audio
 from anytime_ar.media.formats import WRITABLE_IMAGE_SUFFIXES
 from anytime_ar.media.image import encode_images, image_grid, read_image, write_image
@@ -34,3 +35,15 @@ __all__ = [
     "write_audio",
     "write_image",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Return a public class by its name of version 0.1.
+
+    Raises:
+        AttributeError: there was no such name.
+    """
+    if name != "Recording":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warn_renamed("anytime_ar.data.Recording", "anytime_ar.data.AudioFile")
+    return AudioFile

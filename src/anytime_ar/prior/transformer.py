@@ -256,8 +256,8 @@ class Prior(nn.Module):
         steps = self.config.codebook_features - 2 * width
         if steps < 2:
             raise InputError(
-                f"prior.codebook_features is {self.config.codebook_features}, and entries stand for vectors "
-                f"of {width} numbers; set it to {2 * width + 2} or more, or to 0"
+                f"prior.codebook_features is {self.config.codebook_features}, and entries stand "
+                f"for vectors of {width} numbers; set it to {2 * width + 2} or more, or to 0"
             )
         first = torch.searchsorted(
             self.table_of_position, torch.arange(int(self.table_of_position[-1]) + 1)
@@ -310,8 +310,8 @@ class PriorConfig(Config):
     def _codebook_features_need_projection(self) -> Self:
         if self.codebook_features and not self.embedding_width:
             raise ValueError(
-                f"codebook_features is {self.codebook_features}, which needs embedding_width, e.g. 24; set it, or "
-                "drop traits"
+                f"codebook_features is {self.codebook_features}, which needs embedding_width, "
+                "e.g. 24; set it, or drop codebook_features"
             )
         return self
 

@@ -7,8 +7,9 @@ from anytime_ar.runtime.devices import resolve_device
 from anytime_ar.sampling.arguments import BudgetKwargs, SampleKwargs
 from anytime_ar.sampling.batch import DecodeBatch
 from anytime_ar.sampling.budget import Budget, CancelFlag
+from anytime_ar.sampling.loop import StopReason
 from anytime_ar.sampling.model import AnytimeModel, load
-from anytime_ar.sampling.result import Preview, SamplingState
+from anytime_ar.sampling.result import Preview, SampleResult, SamplingState
 from anytime_ar.sampling.rng import uniform_noise
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "DecodeBatch",
     "Preview",
     "SampleKwargs",
+    "SampleResult",
     "SamplingParams",
     "SamplingState",
+    "StopReason",
     "load",
     "resolve_device",
     "uniform_noise",

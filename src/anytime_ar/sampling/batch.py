@@ -24,6 +24,9 @@ from anytime_ar.prior import (
 )
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
+MAX_ROWS = 1024
+"""Maximum number of rows sampled or decoded together."""
+
 
 class DecodeBatch:
     """A batch that draws one code per row and step; a guided row occupies two slots.
@@ -178,3 +181,22 @@ class DecodeBatch:
             self._slots[owner] = target
         else:
             self._rows.sampling_params[self._slots[owner]].unconditional_slot = target
+
+
+class ResumableBatch:
+    """The batch of a call that ended, for the first caller that refines its samples.
+
+    Further callers get None and continue from the codes.
+
+    Args:
+        batch: batch that drew the codes.
+        rows: IDs of its rows.
+    """
+
+    def __init__(self, batch: DecodeBatch, rows: list[int]) -> None:
+        """Store the batch and the IDs of its rows."""
+        self._batch = [(batch, rows)]
+
+    def take(self) -> tuple[DecodeBatch, list[int]] | None:
+        """Return the batch and the IDs of its rows at the first call, None afterwards."""
+        return self._batch.pop() if self._batch else None

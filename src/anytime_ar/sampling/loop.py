@@ -10,10 +10,9 @@ from anytime_ar.sampling.batch import DecodeBatch
 from anytime_ar.sampling.budget import ResolvedBudget
 from anytime_ar.sampling.cost_model import LatencyTracker
 
-StopReason = Literal["complete", "codes", "deadline", "cancelled"]
-"""Why sampling ended. `complete`: all L codes are there. `codes`: the number of codes of the
-budget, or of its quality, is reached. `deadline`: another code would not fit. `cancelled`: the
-cancel flag was set."""
+StopReason = Literal["complete", "deadline", "cancelled"]
+"""Why sampling ended. `complete`: all codes that were asked for are there, by number or quality.
+`deadline`: another code would not fit. `cancelled`: the cancel flag was set."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,10 @@ class PreviewPolicy:
         return codes_drawn in self.at_codes or (
             self.interval_s is not None and since_s >= self.interval_s
         )
+
+
+NO_PREVIEWS = PreviewPolicy()
+"""Policy without previews before the end."""
 
 
 def decode_loop(
@@ -60,12 +63,12 @@ def decode_loop(
     last = clock()
     start = codes_drawn
     while True:
-        stop = check_stop(batch, codes_drawn, budget, clock, timer)
+        stop = check_stop(codes_drawn, budget, clock, timer)
         if stop is None and codes_drawn > start and previews.is_due(codes_drawn, clock() - last):
             yield codes_drawn, None
             last = clock()
             # The consumer of the preview took time, so check again.
-            stop = check_stop(batch, codes_drawn, budget, clock, timer)
+            stop = check_stop(codes_drawn, budget, clock, timer)
         if stop is not None:
             yield codes_drawn, stop
             return
@@ -76,7 +79,6 @@ def decode_loop(
 
 
 def check_stop(
-    batch: DecodeBatch,
     codes_drawn: int,
     budget: ResolvedBudget,
     clock: Callable[[], float],
@@ -85,14 +87,13 @@ def check_stop(
     """Return why sampling stops at `codes_drawn` codes; None: draw another code.
 
     Args:
-        batch: rows that are at the same position.
         codes_drawn: number of codes that each row has.
         budget: limits to check.
         clock: returns the time in seconds.
         timer: estimates the time of one more code and the decode.
     """
     if codes_drawn >= budget.max_codes:
-        return "complete" if codes_drawn == batch.decoder.code_length else "codes"
+        return "complete"
     if codes_drawn < budget.min_codes:
         return None
     if budget.cancel is not None and budget.cancel.is_set():

@@ -13,10 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anytime_ar.autoencoder import make_decode_fn
-from anytime_ar.bundle.format import Bundle, find_bundle, fingerprint, load_bundle
+from anytime_ar.bundle.curve import Curve
+from anytime_ar.bundle.format import (
+    Bundle,
+    find_bundle,
+    fingerprint,
+    load_bundle,
+    summarize_bundle,
+)
 from anytime_ar.codes import as_codes, check_codes
 from anytime_ar.errors import InputError
 from anytime_ar.kernel.autotune import Autotuner
+from anytime_ar.legacy import warn_renamed
 from anytime_ar.prior import (
     Backend,
     NativePriorDecoder,
@@ -37,12 +45,12 @@ from anytime_ar.sampling.arguments import (
     preview_policy_from,
     sampling_params_from,
 )
+from anytime_ar.sampling.batch import MAX_ROWS
 from anytime_ar.sampling.budget import Budget
 from anytime_ar.sampling.cost_model import CostModel
-from anytime_ar.sampling.described import BundleProperties
 from anytime_ar.sampling.plan import Label, Plan, label_indices
-from anytime_ar.sampling.result import Preview, SamplingState, run_with_previews
-from anytime_ar.sampling.sampler import MAX_ROWS, NO_PREVIEWS, Sampler
+from anytime_ar.sampling.result import Preview, SampleResult, SamplingState
+from anytime_ar.sampling.sampler import Sampler
 
 CodesLike = Tensor | NDArray[Any] | Sequence[Sequence[int]]
 """Codes int64 [B, k], as a tensor, an array or nested sequences."""
@@ -51,7 +59,7 @@ MAX_LOGITS = 2**25
 """Number of logits that `nll` holds in memory at a time, at most."""
 
 
-class AnytimeModel(BundleProperties):
+class AnytimeModel:
     """An ordered autoencoder and its prior, ready to sample within any budget.
 
     Models, results and states can be copied, pickled and sent to other processes. A forked process
@@ -91,6 +99,50 @@ class AnytimeModel(BundleProperties):
         self.prior = None if bundle.prior is None else bundle.prior.to(self.device).eval()
         self._cost_model_path, self._clock = cost_model_path or cache_folder() / "costs.json", clock
         self._calibration = Autotuner(self._cost_model_path.with_name("autotune.json"))
+
+    def __repr__(self) -> str:
+        """Return name, sizes and device of the model."""
+        parts = [
+            repr(self.bundle.card.name),
+            summarize_bundle(self.bundle),
+            f"device={str(self.device)!r}",
+        ]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    @property
+    def code_length(self) -> int:
+        """Number of codes of a whole sample, L."""
+        return self.bundle.autoencoder.code_length
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of values that a code can take, V."""
+        return self.bundle.autoencoder.vocabulary
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample: (C, H, W) of images, (C, T) of audio."""
+        return self.bundle.autoencoder.sample_shape
+
+    @property
+    def sample_rate(self) -> int | None:
+        """Sampling rate of audio in Hz; None for images."""
+        return self.bundle.card.data.sample_rate
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Names of the classes, by label; None for an unconditional model."""
+        return self.bundle.card.data.labels
+
+    @property
+    def can_sample(self) -> bool:
+        """Whether there is a prior; an autoencoder alone only encodes and decodes."""
+        return self.bundle.prior is not None
+
+    @property
+    def curve(self) -> Curve | None:
+        """Measured quality against the number of codes; None if the bundle was not evaluated."""
+        return self.bundle.curve
 
     @property
     def precision(self) -> Precision:
@@ -164,6 +216,11 @@ class AnytimeModel(BundleProperties):
             costs.append(self.prior.nll(codes[part].to(self.device), asked).cpu())
         return torch.cat(costs)
 
+    def nats(self, codes: CodesLike, *, label: Label | Sequence[Label] | None = None) -> Tensor:
+        """Call `nll` by its name of version 0.1."""
+        warn_renamed("model.nats", "model.nll")
+        return self.nll(codes, label=label)
+
     def sample(self, n: int = 1, **options: Unpack[SampleKwargs]) -> Tensor:
         """Generate n samples: float32 [n, *sample_shape] in [-1, 1].
 
@@ -179,8 +236,7 @@ class AnytimeModel(BundleProperties):
         plan, budget = self.plan(n, **options)
         if self.sampler.needs_chunking(plan, budget):
             return self.decode(self.sampler.sample_codes(plan, budget))
-        (last,) = run_with_previews(self.sampler, plan, budget, NO_PREVIEWS, started_at=begin)
-        return last.data
+        return self.sampler.run_to_end(plan, budget, started_at=begin).data
 
     def sample_codes(self, n: int = 1, **options: Unpack[SampleKwargs]) -> Tensor:
         """Draw the codes of n samples without decoding them: int64 [n, k].
@@ -198,7 +254,7 @@ class AnytimeModel(BundleProperties):
             raise InputError("deadline_s includes decoding; use generate, whose result has codes")
         return self.sampler.sample_codes(plan, budget)
 
-    def generate(self, n: int = 1, **options: Unpack[SampleKwargs]) -> Preview:
+    def generate(self, n: int = 1, **options: Unpack[SampleKwargs]) -> SampleResult:
         """Generate n samples, and return them with their codes, stop reason and state.
 
         The `state` of the result refines the samples later, here or in another process.
@@ -213,8 +269,12 @@ class AnytimeModel(BundleProperties):
         """
         begin = self.sampler.clock()
         plan, budget = self.plan(n, **options)
-        (last,) = run_with_previews(self.sampler, plan, budget, NO_PREVIEWS, started_at=begin)
-        return last
+        return self.sampler.run_to_end(plan, budget, started_at=begin)
+
+    def draw(self, n: int = 1, **options: Unpack[SampleKwargs]) -> SampleResult:
+        """Call `generate` by its name of version 0.1."""
+        warn_renamed("model.draw", "model.generate")
+        return self.generate(n, **options)
 
     def stream(
         self,
@@ -226,9 +286,9 @@ class AnytimeModel(BundleProperties):
     ) -> Iterator[Preview]:
         """Generate n samples and yield previews; closing the iterator ends sampling.
 
-        The last preview equals the result of `generate` with the same options. It is the only one
-        with a stop reason. If the time runs out while the caller handles a preview, the same codes
-        are yielded once more, with the stop reason.
+        The last item is a `SampleResult`, equal to that of `generate` with the same options. If the
+        time runs out while the caller handles a preview, the same codes are yielded once more, with
+        the stop reason.
 
         Args:
             n: number of samples.
@@ -243,7 +303,7 @@ class AnytimeModel(BundleProperties):
         begin = self.sampler.clock()
         plan, budget = self.plan(n, **options)
         policy = preview_policy_from(previews, previews_per_s, self.code_length)
-        return run_with_previews(self.sampler, plan, budget, policy, started_at=begin)
+        return self.sampler.run(plan, budget, started_at=begin, previews=policy)
 
     @default_torch_modes()
     def load_state(self, path: Path | str) -> SamplingState:
@@ -279,6 +339,13 @@ class AnytimeModel(BundleProperties):
             guidance: guidance of the samples; None: the bundle's default.
         """
         return self._measure_costs(n, guidance).reliable_deadline_s(min_codes)
+
+    def least_deadline_s(
+        self, n: int = 1, *, min_codes: int = 1, guidance: Schedule | None = None
+    ) -> float:
+        """Call `min_deadline_s` by its name of version 0.1."""
+        warn_renamed("model.least_deadline_s", "model.min_deadline_s")
+        return self.min_deadline_s(n, min_codes=min_codes, guidance=guidance)
 
     @default_torch_modes()
     def plan(self, n: int = 1, **options: Unpack[SampleKwargs]) -> tuple[Plan, Budget]:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from pydantic import Field
@@ -24,6 +24,7 @@ from torch import Tensor
 from anytime_ar.codes import check_codes
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
+from anytime_ar.legacy import warn_renamed
 from anytime_ar.media.notebook import audio_players_html, image_grid_png
 from anytime_ar.prior import Precision, SamplingParams
 from anytime_ar.runtime.files import write_bytes
@@ -34,20 +35,23 @@ from anytime_ar.sampling.arguments import (
     check_option_names,
     preview_policy_from,
 )
+from anytime_ar.sampling.batch import MAX_ROWS, DecodeBatch, ResumableBatch
 from anytime_ar.sampling.budget import Budget
-from anytime_ar.sampling.loop import PreviewPolicy, StopReason
+from anytime_ar.sampling.loop import StopReason
 from anytime_ar.sampling.plan import Plan
 from anytime_ar.sampling.rng import uniform_noise
-from anytime_ar.sampling.sampler import MAX_ROWS, NO_PREVIEWS, Moment, ResumableBatch, Sampler
+
+if TYPE_CHECKING:
+    from anytime_ar.sampling.sampler import Sampler
 
 STATE_FORMAT_VERSION = 2
 """Version of the file format of states."""
 _METADATA_KEY = "anytime_ar_state"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Preview:
-    """The samples of a call so far: a preview, or the final result."""
+    """The samples of a call so far, decoded from the codes so far."""
 
     codes: Tensor
     """Codes so far, int64 [n, k]."""
@@ -55,8 +59,6 @@ class Preview:
     """Decoded samples, float32 [n, *sample_shape] in [-1, 1]."""
     elapsed_s: float
     """Seconds since the call began."""
-    stop_reason: StopReason | None
-    """Why sampling ended; None: it goes on."""
     state: SamplingState
     """State to refine the samples from, now or later."""
 
@@ -65,12 +67,21 @@ class Preview:
         """Number of codes per sample so far, k."""
         return self.codes.shape[1]
 
+    @property
+    def stopped_by(self) -> str | None:
+        """Version 0.1's name of `stop_reason`, None before the end."""
+        warn_renamed("result.stopped_by", "result.stop_reason")
+        return getattr(self, "stop_reason", None)
+
     def __repr__(self) -> str:
-        """Return sizes, elapsed seconds and stop reason."""
+        """Return sizes and elapsed seconds."""
+        return f"{type(self).__name__}({self._summary()})"
+
+    def _summary(self) -> str:
         length = self.state._sampler.decoder.code_length
         return (
-            f"Preview({self.codes_drawn} of {length} codes, data=float32 {list(self.data.shape)}, "
-            f"elapsed_s={self.elapsed_s:.4g}, stopped_by={self.stop_reason!r})"
+            f"{self.codes_drawn} of {length} codes, data=float32 {list(self.data.shape)}, "
+            f"elapsed_s={self.elapsed_s:.4g}"
         )
 
     def _repr_png_(self) -> bytes | None:
@@ -78,6 +89,17 @@ class Preview:
 
     def _repr_html_(self) -> str | None:
         return audio_players_html(self.data, self.state._sampler.model.sample_rate)
+
+
+@dataclass(frozen=True, repr=False)
+class SampleResult(Preview):
+    """The samples of a call that ended: the last item of a stream, or what `generate` returns."""
+
+    stop_reason: StopReason
+    """Why sampling ended."""
+
+    def _summary(self) -> str:
+        return f"{super()._summary()}, stop_reason={self.stop_reason!r}"
 
 
 class SamplingState:
@@ -114,7 +136,11 @@ class SamplingState:
         """Number of codes per sample so far, k."""
         return self.codes.shape[1]
 
-    def refine(self, **limits: Unpack[BudgetKwargs]) -> Preview:
+    def take_batch(self) -> tuple[DecodeBatch, list[int]] | None:
+        """Return the batch that drew the codes and its row IDs at the first call, None later."""
+        return None if self._resumable is None else self._resumable.take()
+
+    def refine(self, **limits: Unpack[BudgetKwargs]) -> SampleResult:
         """Draw more codes within a budget of its own; without one, up to all L codes.
 
         Args:
@@ -126,8 +152,14 @@ class SamplingState:
                 range.
             TypeError: an option of that name does not exist.
         """
-        (last,) = self._run(limits, NO_PREVIEWS)
-        return last
+        begin = self._sampler.clock()
+        budget = self._budget(limits)
+        return self._sampler.run_to_end(self._plan, budget, started_at=begin, state=self)
+
+    def extend(self, **limits: Unpack[BudgetKwargs]) -> SampleResult:
+        """Call `refine` by its name of version 0.1."""
+        warn_renamed("state.extend", "state.refine")
+        return self.refine(**limits)
 
     def stream(
         self,
@@ -136,7 +168,7 @@ class SamplingState:
         previews_per_s: float | None = None,
         **limits: Unpack[BudgetKwargs],
     ) -> Iterator[Preview]:
-        """Draw more codes as `refine` does, and yield previews.
+        """Draw more codes as `refine` does, and yield previews and the `SampleResult`.
 
         Args:
             previews: numbers of codes at which to yield one; None: after every code.
@@ -147,11 +179,14 @@ class SamplingState:
             InputError: as for `refine`, raised by the call itself.
             TypeError: as for `refine`, raised by the call itself.
         """
-        length = self._sampler.decoder.code_length
-        return self._run(limits, preview_policy_from(previews, previews_per_s, length))
-
-    def _run(self, limits: BudgetKwargs, pauses: PreviewPolicy) -> Iterator[Preview]:
         begin = self._sampler.clock()
+        length = self._sampler.decoder.code_length
+        policy = preview_policy_from(previews, previews_per_s, length)
+        budget = self._budget(limits)
+        return self._sampler.run(self._plan, budget, started_at=begin, previews=policy, state=self)
+
+    def _budget(self, limits: BudgetKwargs) -> Budget:
+        """Return the budget of a refinement, or raise an error if the state is beyond it."""
         check_option_names(limits, BudgetKwargs)
         budget = budget_from(limits)
         most = self._sampler.resolve_budget(budget).max_codes
@@ -160,9 +195,7 @@ class SamplingState:
                 f"this state has {self.codes_drawn} codes, and {most} were asked for; pass more, "
                 f"or decode its first {most}"
             )
-        return run_with_previews(
-            self._sampler, self._plan, budget, pauses, started_at=begin, state=self
-        )
+        return budget
 
     @default_torch_modes()
     def save(self, path: Path | str) -> None:
@@ -221,46 +254,6 @@ class SamplingState:
         return cls(sampler, plan, codes)
 
 
-def run_with_previews(
-    sampler: Sampler,
-    plan: Plan,
-    budget: Budget,
-    previews: PreviewPolicy,
-    *,
-    started_at: float,
-    state: SamplingState | None = None,
-) -> Iterator[Preview]:
-    """Sample a plan within a budget, from the start or from a state; see `Sampler.run`.
-
-    Args:
-        sampler: sampler of the model.
-        plan: what the codes depend on.
-        budget: limits of this call.
-        previews: when to yield before the end.
-        started_at: time of the call on the sampler's clock, in seconds.
-        state: state to continue from; None: from the first code.
-
-    Yields:
-        Previews, of which the last one has a stop reason.
-    """
-    moments = sampler.run(
-        plan,
-        budget,
-        started_at=started_at,
-        previews=previews,
-        codes=None if state is None else state.codes,
-        resumable=None if state is None else state._resumable,
-    )
-    return (_preview(sampler, plan, moment) for moment in moments)
-
-
-@default_torch_modes()
-def _preview(sampler: Sampler, plan: Plan, moment: Moment) -> Preview:
-    assert moment.data is not None
-    state = SamplingState(sampler, plan, moment.codes.clone(), moment.resumable)
-    return Preview(moment.codes, moment.data, moment.elapsed_s, moment.stop_reason, state)
-
-
 class _StateHeader(Config):
     """The JSON header in a state's file."""
 
@@ -284,7 +277,7 @@ class _StateHeader(Config):
 
 
 def _read_state(path: Path) -> tuple[_StateHeader, dict[str, Tensor]]:
-    hint = "write one with `anytime sample --save_state`"
+    hint = "write one with `anytime sample --save-state`"
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_METADATA_KEY)
@@ -324,7 +317,7 @@ def _check_rows(path: Path | str, codes: Tensor, labels: Tensor | None, no_label
     if not fits or not ((labels >= 0) & (labels < no_label)).all():
         raise InputError(
             f"{path} has labels that are not int64 [{len(codes)}] in 0..{no_label - 1}; write it "
-            "again with `anytime sample --save_state`"
+            "again with `anytime sample --save-state`"
         )
 
 

@@ -19,59 +19,21 @@ from anytime_ar.errors import InputError
 from anytime_ar.kernel import load_kernel
 from anytime_ar.prior import NativePriorDecoder, PriorDecoder
 from anytime_ar.runtime.torch_modes import default_torch_modes, yield_under_default_modes
-from anytime_ar.sampling.batch import DecodeBatch
+from anytime_ar.sampling.batch import MAX_ROWS, DecodeBatch, ResumableBatch
 from anytime_ar.sampling.budget import Budget, ResolvedBudget
 from anytime_ar.sampling.cost_model import CostModel, CostModelStore, LatencyTracker
-from anytime_ar.sampling.loop import PreviewPolicy, StopReason, decode_loop
+from anytime_ar.sampling.loop import NO_PREVIEWS, PreviewPolicy, decode_loop
 from anytime_ar.sampling.plan import Plan
+from anytime_ar.sampling.result import Preview, SampleResult, SamplingState
 
-MAX_ROWS = 1024
-"""Maximum number of rows sampled or decoded together."""
 MAX_CACHE_BYTES = 2**30
 """Maximum memory in bytes of the keys and values of rows sampled together."""
-NO_PREVIEWS = PreviewPolicy()
-"""Policy without previews before the end."""
 _WARM_UP_CODES = 16
 """Number of codes of a timed call, at most."""
 _WARM_UP_DRAWS = 12
 """Number of timed calls that measure new times."""
 _VERIFY_DRAWS = 4
 """Number of timed calls that check whether times of an earlier process still hold."""
-
-
-class ResumableBatch:
-    """The batch of a call that ended, for the first caller that refines its samples.
-
-    Further callers get None and continue from the codes.
-
-    Args:
-        batch: batch that drew the codes.
-        rows: IDs of its rows.
-    """
-
-    def __init__(self, batch: DecodeBatch, rows: list[int]) -> None:
-        """Store the batch and the IDs of its rows."""
-        self._batch = [(batch, rows)]
-
-    def take(self) -> tuple[DecodeBatch, list[int]] | None:
-        """Return the batch and the IDs of its rows at the first call, None afterwards."""
-        return self._batch.pop() if self._batch else None
-
-
-@dataclass(frozen=True)
-class Moment:
-    """The samples of a call at a preview or at the end."""
-
-    codes: Tensor
-    """Codes so far, int64 [n, k]."""
-    data: Tensor | None
-    """Decoded samples, float32 [n, *sample_shape]; None if only codes were requested."""
-    stop_reason: StopReason | None
-    """Why sampling ended; None: it goes on."""
-    elapsed_s: float
-    """Seconds since the call began."""
-    resumable: ResumableBatch | None
-    """Batch to continue from without prefill; None before the end of a call."""
 
 
 class SamplerModel(Protocol):
@@ -166,9 +128,7 @@ class Sampler:
             if turn == 1:  # the first call includes the set-up
                 cost_model = CostModel()
             begin = self.clock()
-            for _ in self._run(
-                make_plan(), limit, begin, NO_PREVIEWS, cost_model, True, None, None
-            ):
+            for _ in self._run(make_plan(), limit, begin, NO_PREVIEWS, cost_model, None):
                 pass
         return cost_model
 
@@ -187,11 +147,9 @@ class Sampler:
         *,
         started_at: float,
         previews: PreviewPolicy = NO_PREVIEWS,
-        decoded: bool = True,
-        codes: Tensor | None = None,
-        resumable: ResumableBatch | None = None,
-    ) -> Iterator[Moment]:
-        """Sample a plan within a budget.
+        state: SamplingState | None = None,
+    ) -> Iterator[Preview]:
+        """Sample a plan within a budget, from the start or from a state.
 
         Errors are raised by the call itself; sampling begins at the first item.
 
@@ -202,22 +160,16 @@ class Sampler:
                 from there, or from the end of the measurement if this batch size was not measured
                 yet.
             previews: when to yield before the end.
-            decoded: whether to decode what is yielded.
-            codes: int64 [n, k], drawn earlier; sampling continues after them.
-            resumable: batch that drew these codes.
+            state: state of the plan to continue from; None: from the first code.
 
         Yields:
-            The samples at every preview and at the end.
+            Previews, and a `SampleResult` at the end.
 
         Raises:
             InputError: there are too many samples at once, the model does not allow the budget, or
                 the deadline is too short.
         """
-        if len(plan) > (most := self.max_rows(plan)):
-            raise InputError(
-                f"{len(plan)} samples are more than the {most} that are drawn at once "
-                "here; with a deadline, previews or a state, draw fewer, several times"
-            )
+        self._check_rows(plan)
         limit = self.resolve_budget(budget)
         costs = CostModel()
         if budget.deadline_s is not None:
@@ -226,11 +178,24 @@ class Sampler:
                 self.warm_up(lambda: plan)
                 started_at = self.clock()
             limit = replace(limit, deadline_at=started_at + budget.deadline_s)
-            drawn = 0 if codes is None else codes.shape[1]
+            drawn = 0 if state is None else state.codes_drawn
             self.check_deadline(
                 budget.deadline_s, max(0, limit.min_codes - drawn), costs, len(plan)
             )
-        return self._run(plan, limit, started_at, previews, costs, decoded, codes, resumable)
+        return self._run(plan, limit, started_at, previews, costs, state)
+
+    def run_to_end(
+        self,
+        plan: Plan,
+        budget: Budget,
+        *,
+        started_at: float,
+        state: SamplingState | None = None,
+    ) -> SampleResult:
+        """Sample a plan within a budget without previews, and return the result; see `run`."""
+        (result,) = self.run(plan, budget, started_at=started_at, state=state)
+        assert isinstance(result, SampleResult)
+        return result
 
     def needs_chunking(self, plan: Plan, budget: Budget) -> bool:
         """Return whether a plan has more samples than memory allows at once and can be split.
@@ -261,8 +226,26 @@ class Sampler:
 
     def _sample_codes_chunk(self, plan: Plan, budget: Budget) -> Tensor:
         """Draw the codes of one chunk, whose memory is free when this returns."""
-        (moment,) = self.run(plan, budget, started_at=self.clock(), decoded=False)
-        return moment.codes
+        self._check_rows(plan)
+        batch, rows = self._create_batch(plan, None)
+        for _ in decode_loop(
+            batch,
+            0,
+            self.resolve_budget(budget),
+            previews=NO_PREVIEWS,
+            clock=self.clock,
+            timer=LatencyTracker(CostModel()),
+        ):
+            pass
+        return batch.codes(rows)
+
+    def _check_rows(self, plan: Plan) -> None:
+        """Raise an error if a plan has more samples than are drawn at once."""
+        if len(plan) > (most := self.max_rows(plan)):
+            raise InputError(
+                f"{len(plan)} samples are more than the {most} that are drawn at once "
+                "here; with a deadline, previews or a state, draw fewer, several times"
+            )
 
     def resolve_budget(self, budget: Budget) -> ResolvedBudget:
         """Convert a budget to numbers of codes of this model, without its deadline.
@@ -303,26 +286,31 @@ class Sampler:
         started_at: float,
         previews: PreviewPolicy,
         cost_model: CostModel,
-        decoded: bool,
-        codes: Tensor | None,
-        resumable: ResumableBatch | None,
-    ) -> Iterator[Moment]:
+        state: SamplingState | None,
+    ) -> Iterator[Preview]:
         tracker = LatencyTracker(cost_model)
-        batch, rows = (resumable.take() if resumable else None) or self._create_batch(plan, codes)
-        drawn = 0 if codes is None else codes.shape[1]
-        seen: tuple[int, Tensor | None] = (0, None)
+        batch, rows = (state and state.take_batch()) or self._create_batch(
+            plan, None if state is None else state.codes
+        )
+        drawn = 0 if state is None else state.codes_drawn
+        decoded_count, data = 0, torch.empty(0, dtype=torch.float32, device=self.decoder.device)
         tracker.record_setup(self.clock() - started_at)
         for count, stop in decode_loop(
             batch, drawn, budget, previews=previews, clock=self.clock, timer=tracker
         ):
             now = self.clock()
             codes = batch.codes(rows)
-            decodes = decoded and seen[0] != count
+            decodes = decoded_count != count
             if decodes:
-                seen = count, self.decode(codes)
+                decoded_count, data = count, self.decode(codes)
             taken_s = self.clock() - now
-            rest = ResumableBatch(batch, rows) if stop is not None else None
-            yield Moment(codes, seen[1], stop, self.clock() - started_at, rest)
+            elapsed_s = self.clock() - started_at
+            if stop is None:
+                reached = SamplingState(self, plan, codes.clone())
+                yield Preview(codes, data, elapsed_s, reached)
+            else:
+                reached = SamplingState(self, plan, codes.clone(), ResumableBatch(batch, rows))
+                yield SampleResult(codes, data, elapsed_s, reached, stop)
             if previews is NO_PREVIEWS:  # no preview to handle: handing over is part of the decode
                 taken_s = self.clock() - now
             if decodes:

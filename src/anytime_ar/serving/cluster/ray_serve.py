@@ -191,9 +191,9 @@ def build_application(
             """Accept the handle of the replicas, so that Ray starts them first."""
             del engine  # passed only to start the replicas first
 
-        async def drain(self, within_s: float) -> None:
+        async def drain(self, timeout_s: float) -> None:
             """Drain the gateway; see `Gateway.drain`."""
-            await self.app.drain(within_s)
+            await self.app.drain(timeout_s)
 
     gateway: Any = serve.deployment(
         GatewayDeployment,

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from anytime_ar import json_store
 from anytime_ar.errors import InputError
+from anytime_ar.runtime import json_store
 from anytime_ar.runtime.json_store import JsonStore
 
 NUMBERS = TypeAdapter(dict[str, float])

@@ -149,7 +149,9 @@ def test_without_a_home_the_cache_is_of_the_process(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_folder_of_a_process_goes_with_it() -> None:
-    program = "from anytime_ar.runtime.files import process_temporary_folder; print(process_temporary_folder())"
+    program = (
+        "from anytime_ar.runtime.files import process_temporary_folder as folder; print(folder())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )

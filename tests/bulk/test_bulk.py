@@ -242,7 +242,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path, make, held) -> None:
 def test_a_job_of_a_later_release_is_refused(tmp_path, make) -> None:
     run(make(), str(tmp_path / "out"))
     path = tmp_path / "out" / "job.json"
-    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
+    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 3'))
     with pytest.raises(InputError, match=r"is no job of this release: .*format_version"):
         run(make(), str(tmp_path / "out"))
 
@@ -355,7 +355,7 @@ def test_sounds(tmp_path, make, model_of, kind) -> None:
     out, layout = tmp_path / "out", ShardingConfig(format=kind, shard_size=5)
     run(make("sounds", 10, sharding=layout), str(out))
     if kind == "parquet":
-        read = AudioConfig(seconds=0.008, normalize="as_stored")
+        read = AudioConfig(seconds=0.008, normalize="none")
         data = load_data(DataConfig(name=str(out), audio=read, validation_fraction=0.3))
         assert (data.sample_shape, data.sample_rate) == ((1, 64), RATE)
         content = rows(out)[6]["audio"]["bytes"]

@@ -62,7 +62,7 @@ def test_without_compiler_and_kernel(
     no_kernel(monkeypatch, tmp_path)
     main(["doctor", "--json"])
     facts = json.loads(capsys.readouterr().out)
-    assert facts.keys() == FACTS.keys() | {"faster"}
+    assert facts.keys() == FACTS.keys() | {"advice"}
     assert facts["compiler"] is None
     assert facts["prebuilt"] == []
     assert facts["kernel"]["instructions"] is None
@@ -78,7 +78,7 @@ def test_without_compiler_and_kernel(
         for precision in ("float32", "bfloat16", "int8")
         for rows in (1, 64)
     }
-    assert "wheel with prebuilt kernels" in facts["faster"][0]
+    assert "wheel with prebuilt kernels" in facts["advice"][0]
     assert max(map(len, doctor.report(facts).splitlines())) <= 80
 
 
@@ -130,7 +130,7 @@ def test_advice_is_given_where_it_is_true(changes: dict[str, Any], expected: lis
 
 
 def test_the_report_fits_80_columns() -> None:
-    report = doctor.report({**FACTS, "faster": doctor.advice(FACTS)})
+    report = doctor.report({**FACTS, "advice": doctor.advice(FACTS)})
     assert max(map(len, report.splitlines())) <= 80
     assert "-m pip install 'fastapi" in " ".join(report.replace("\\\n", "").split())
 

@@ -73,7 +73,7 @@ def run(arguments: Namespace) -> None:
         "extras": _extras(),
         **_measure_speed(),
     }
-    facts["faster"] = advice(facts)
+    facts["advice"] = advice(facts)
     print_result(arguments, report(facts), **facts)
 
 
@@ -253,7 +253,7 @@ def report(facts: dict[str, Any]) -> str:
         figures = "".join(f"{rates[backend, precision, rows]:>12,}" for rows in _ROWS)
         lines.append(f"  {f'{backend} {precision}':<18}{figures}")
     lines += ["", "What would make it faster"]
-    for text in facts["faster"] or ["Nothing that this command knows of."]:
+    for text in facts["advice"] or ["Nothing that this command knows of."]:
         lines += textwrap.wrap(text, 78, initial_indent="- ", subsequent_indent="  ")
     return "\n".join(lines)
 

@@ -602,7 +602,7 @@ def _check(
     if isinstance(extractor, FeatureExtractor) and extractor.sample_shape != shape:
         raise InputError(
             f"the features are for samples of shape {extractor.sample_shape}, the data set's are "
-            f"{shape}; train features on this data set with `anytime features`"
+            f"{shape}; train features on this data set with `anytime train-classifier`"
         )
     if unordered is not None and unordered.code_length != model.code_length:
         raise InputError(

@@ -63,11 +63,11 @@ def test_mistakes_take_one_line(path_of, tmp_path, capsys) -> None:
     sample = ["bulk", "sample", images, "-n", "4"]
     unlabelled = ["bulk", "sample", path_of("images unlabelled"), "-n", "4", *out]
     for arguments, message in [
-        (sample, '"out" is required'),
-        (["bulk", "sample", images, *out], '"num_samples" is required'),
+        (sample, "arguments are required: --out;"),
+        (["bulk", "sample", images, *out], "arguments are required: --num-samples;"),
         (["sample", images, *out, "--shard-size", "3"], "unrecognized arguments: --shard-size"),
         ([*sample, *out, "--deadline-s", "1"], "unrecognized arguments: --deadline-s"),
-        ([*sample, *out, "--codes", "[1,2]"], "--codes: expected int or null, got [1,2]"),
+        ([*sample, *out, "--codes", "[1,2]"], "--codes: expected int or null, got [1, 2]"),
         ([*sample, *out, "--workers", "2"], "workers and threads are settings of engine"),
         ([*sample, *out, "--class-balanced", "--label", "3"], "label '3' was given"),
         (
@@ -75,7 +75,7 @@ def test_mistakes_take_one_line(path_of, tmp_path, capsys) -> None:
             "--class-balanced, but this model has no labels; leave one out",
         ),
         ([*sample, *out, "--engine", "spark"], "spark"),
-        (["encode", images], '"files" is required'),
+        (["encode", images], "arguments are required: files;"),
         (["bulk", "encode", images, "a.png", *out], "unrecognized arguments: a.png"),
         (["encode", images, "a.png", "--verify"], "unrecognized arguments: --verify"),
         (["bulk", "smple"], "unknown command 'bulk smple', did you mean 'bulk sample'?"),

@@ -81,7 +81,12 @@ def sounds(tmp_path_factory) -> str:
     """A tiny model of sounds with random weights, as trained on clips of one peak."""
     values = {
         "name": "beeps",
-        "data": {"name": "none", "sample_shape": (1, WINDOW), "sample_rate": RATE},
+        "data": {
+            "name": "none",
+            "sample_shape": (1, WINDOW),
+            "sample_rate": RATE,
+            "normalize": "peak",
+        },
         "autoencoder": {
             "code_length": 4,
             "code_width": 2,
@@ -89,7 +94,6 @@ def sounds(tmp_path_factory) -> str:
             "network": {"patch": 4, "widths": [4, 8], "blocks": 0, "hidden": 8},
         },
         "prior": {"layers": 1, "width": 8, "heads": 2},
-        "training": {"data": {"audio": {"normalize": "peak"}}},
     }
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -393,7 +397,8 @@ def test_several_short_sounds_are_rows(sounds, tmp_path, capsys):
 
 def test_loudness_is_left_alone_where_training_left_it(sounds, tmp_path):
     bundle = load_bundle(Path(sounds))
-    card = bundle.card.model_copy(update={"training": {}})
+    data = bundle.card.data.model_copy(update={"normalize": "none"})
+    card = bundle.card.model_copy(update={"data": data})
     save_bundle(replace(bundle, card=card), tmp_path / "other")
     codes = tmp_path / "a.npz"
     main(["encode", str(tmp_path / "other"), str(beep(tmp_path / "a.wav", 0.1)), "-o", str(codes)])
@@ -532,7 +537,7 @@ def test_compare_sets_curves_side_by_side(folder, tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told == json.loads((out / "comparison.json").read_text())
     fd = Curve.read(two / "curve.json").points[1].fd_sample
-    assert told["matches"] == [{"bits": 6.0, "dedicated": fd, "fd": fd}]
+    assert told["matches"] == [{"bits": 6.0, "fixed_length_fd": fd, "fd": fd}]
     # Of a model that has none, and of none at all; a folder of a model is no place for a curve.
     assert "no curve; measure it with" in fails(
         ["compare", f"a={folder / 'codec'}", f"b={two}"], capsys

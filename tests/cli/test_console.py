@@ -18,8 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from anytime_ar.cli import console
-from anytime_ar.cli import main
+from anytime_ar.cli import console, main
 from anytime_ar.cli.console import (
     EXIT_CODES,
     FAILED,

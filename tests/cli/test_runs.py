@@ -203,7 +203,7 @@ def test_what_can_be_refused_is_refused_before_work(measured, tmp_path, monkeypa
     assert "columns is 0" in fails(["sample", "mnist", "--columns", "0"], capsys)[0]
     assert "columns is -1" in fails(["decode", "mnist", "1", "--columns", "-1"], capsys)[0]
     bulk = ["bulk", "sample", "mnist", "-n", "1"]
-    assert '"out" is required' in fails(bulk, capsys)[0]
+    assert "arguments are required: --out;" in fails(bulk, capsys)[0]
 
 
 def test_codes_out_of_range_are_refused_before_data_is_read(measured, monkeypatch, capsys):
@@ -240,6 +240,53 @@ def test_features_that_are_none_are_told_before_work(measured, tmp_path, monkeyp
         assert "odd.pt is" in line
         assert "TorchScript file" in line
         assert "PytorchStreamReader" not in line
+
+
+def evaluate_alone(model: str, *options: str) -> list[str]:
+    figures = ["--num-samples", "20", "--codes", "[2,4]", "--device", "cpu"]
+    return ["evaluate", model, *figures, "--out", "curve", *options]
+
+
+def test_a_missing_feature_extractor_is_trained_first(measured, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(evaluate_alone(str(measured / "run"), "--no-save-curve"))
+    told = capsys.readouterr()
+    folder = Path("runs/features/tiny")
+    assert f"anytime: there is no {folder} yet; training it first" in told.err.splitlines()
+    assert (folder / "features.json").is_file()
+    trained = {path.name: path.read_bytes() for path in folder.iterdir()}
+    same = {path.name: path.read_bytes() for path in (measured / "features").iterdir()}
+    assert trained == same
+    main(evaluate_alone(str(measured / "run"), "--no-save-curve"))
+    again = capsys.readouterr()
+    assert "training" not in again.err
+    assert [line.split()[:3] for line in again.out.splitlines()] == [
+        line.split()[:3] for line in told.out.splitlines()
+    ]
+
+
+def test_a_model_alone_takes_the_shipped_configuration_of_its_name(
+    measured, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(measured / "run" / "bundle", "model")
+    (line,) = fails(evaluate_alone("model"), capsys)
+    assert "runs/features/tiny: no such file or folder; train a feature extractor with" in line
+    monkeypatch.setattr("anytime_ar.cli.evaluate.config_names", lambda: ["tiny"])
+    other = (measured / "tiny.yaml").read_text().replace(str(measured / "data"), "no/such/data")
+    Path("shipped.yaml").write_text(other)  # the data is that of the model
+    monkeypatch.setattr("anytime_ar.cli.evaluate.config_path", lambda _: Path("shipped.yaml"))
+    main(evaluate_alone("model"))
+    assert Path("runs/features/tiny/features.json").is_file()
+
+
+def test_several_processes_train_no_feature_extractor(measured, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    (line,) = fails(evaluate_alone(str(measured / "run")), capsys)
+    assert "runs/features/tiny: no such file or folder; train a feature extractor with" in line
+    assert not Path("runs").exists()
 
 
 def test_help_is_short_unless_all_is_asked_for(capsys):

@@ -1,8 +1,7 @@
 """Measure a model's quality and cost at every number of codes: table, curve.json and plots.
 
-Fréchet distances need a feature extractor. Without `--feature-extractor` it is that of `anytime
-train-classifier`. If there is none yet, it is trained first, with the settings of the run or of the
-shipped configuration.
+Fréchet distances need a feature extractor, by default that of `anytime train-classifier`. If there
+is none yet, it is trained first, with the settings of the run or of the shipped configuration.
 
 `torchrun --nproc-per-node 2 -m anytime_ar evaluate ...` splits the work between processes, with the
 same results as one process.

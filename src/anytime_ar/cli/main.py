@@ -33,16 +33,16 @@ from anytime_ar.runtime.signals import exit_on_signal, install_exit_handler
 
 _INTERRUPTED_MESSAGE = b"anytime: interrupted\n"
 COMMANDS = {
-    "demo": "train on digits, sample at every budget, and show table and images",
+    "demo": "train on digits, and show quality at every number of codes",
     "train": "train an ordered autoencoder and its prior on a data set",
     "train-classifier": "train the classifier whose features score samples",
     "evaluate": "measure quality and cost at every number of codes",
     "compare": "set the curves of several models side by side",
     "bench": "time codes a second and deadlines on this machine",
-    "doctor": "show what is used here, what is missing, what would be faster",
+    "doctor": "show what is used, what is missing and what would be faster",
     "serve": "serve models over HTTP, with a web page",
     "push": "upload a model to the Hugging Face Hub, with a model card",
-    "sample": "draw samples by codes, by seconds, by quality, or until Ctrl-C",
+    "sample": "draw samples by codes, seconds or quality, or until Ctrl-C",
     "refine": "continue samples that were saved or interrupted",
     "encode": "turn images or audio into codes",
     "decode": "turn codes, or any prefix of them, into images or audio",
@@ -187,7 +187,7 @@ def _import_command(name: str) -> ModuleType:
 
 def _overview() -> str:
     """Return the help text of `anytime` itself."""
-    width = max(map(len, COMMANDS))
+    width = max(len(str(code)) for code in EXIT_CODES)
     return "\n".join(
         [
             "usage: anytime COMMAND ...",

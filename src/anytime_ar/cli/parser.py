@@ -81,7 +81,8 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Never:  # noqa: ARG002
         """Raise `InputError` with the message, a suggestion, and a hint to `--help`."""
-        text = self._wrong_value(message) or " ".join(_NOISE.sub("", message).split())
+        text = self._wrong_value(message) or self._missing_arguments(message)
+        text = text or " ".join(_NOISE.sub("", message).split())
         raise InputError(
             f"{_kebab_case(text)}{self._suggestion(message)}; see `{self.prog} --help`"
         )
@@ -177,6 +178,15 @@ class Parser(ArgumentParser):
         expected = should[1].strip() if should else describe_type(hint)
         name = max(action.option_strings, key=len, default=key[1])
         return f"{name}: expected {expected}, got {value[1]}"
+
+    def _missing_arguments(self, message: str) -> str | None:
+        """Return which arguments are required; None: the message is about something else."""
+        names = re.search(r"arguments are required: (.*)", message)
+        if names is None:
+            return None
+        options = {a.dest: max(a.option_strings, key=len, default=a.dest) for a in self._actions}
+        missing = [options.get(name, name) for name in names[1].split(", ")]
+        return f"the following arguments are required: {', '.join(missing)}"
 
     def _suggestion(self, message: str) -> str:
         """Return a question that suggests the closest option or setting for a misspelt one."""

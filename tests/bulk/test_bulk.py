@@ -210,8 +210,8 @@ def test_another_job_is_refused_by_its_differences(tmp_path, make) -> None:
     other = make(seed=4, temperature=0.5, sharding=SMALL.model_copy(update={"shard_size": 10}))
     with pytest.raises(
         InputError,
-        match=r"holds another job: sampling_params.temperature is 1.0 there and 0.5 here; seed is 3 "
-        r"there and 4 here; sharding.shard_size is 12 there and 10 here; choose another folder",
+        match=r"holds another job: sampling_params.temperature is 1.0 there and 0.5 here; seed is "
+        r"3 there and 4 here; sharding.shard_size is 12 there and 10 here; choose another folder",
     ):
         run(other, str(out))
     assert files(out) == before

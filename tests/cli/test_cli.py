@@ -381,16 +381,16 @@ def test_several_short_sounds_are_rows(sounds, tmp_path, capsys):
     first, second = beep(tmp_path / "1.wav", 0.02), beep(tmp_path / "2.wav", 0.032, level=0.1)
     codes, out = tmp_path / "rows.npz", tmp_path / "back.wav"
     main(["encode", sounds, str(first), str(second), "-o", str(codes)])
-    assert "rows.npz: 0.06 s, 2 sounds of 4 codes, 24 bits" in capsys.readouterr().out
+    assert "rows.npz: 0.06 s, 2 clips of 4 codes, 24 bits" in capsys.readouterr().out
     assert load_codes(codes).windowed_audio is None
     main(["decode", sounds, str(codes), "--codes", "2", "--json", "--out", str(out)])
     figures = json.loads(capsys.readouterr().out)
     folder, sheet = str(tmp_path / "back"), str(tmp_path / "back.png")
-    assert (figures["out"], figures["sheet"], figures["sounds"]) == (folder, sheet, 2)
+    assert (figures["out"], figures["sheet"], figures["clips"]) == (folder, sheet, 2)
     assert names(tmp_path / "back") == ["0.wav", "1.wav"]
     assert len(wave_of(tmp_path / "back" / "1.wav")) == WINDOW
     long = beep(tmp_path / "long.wav", 0.04)
-    assert "long.wav: lasts 0.04 s, and of several sounds each has to fit into 0.03 s" in fails(
+    assert "long.wav: lasts 0.04 s, and of several clips each has to fit into 0.03 s" in fails(
         ["encode", sounds, str(first), str(long)], capsys
     )
 
@@ -479,10 +479,10 @@ def test_mistakes_with_sounds(sounds, folder, tmp_path, capsys, monkeypatch):
     assert "cannot write no/x.npz: there is no folder no; create it first" in fails(
         ["encode", sounds, "text.wav", "-o", "no/x.npz"], capsys
     )
-    assert "x.mp3: cannot write sounds with suffix '.mp3'; use one of .wav, .flac, .ogg" in fails(
+    assert "x.mp3: cannot write clips with suffix '.mp3'; use one of .wav, .flac, .ogg" in fails(
         ["sample", sounds, "--out", "x.mp3"], capsys
     )
-    assert "x.wav: cannot write pictures with suffix '.wav'; use one of .png" in fails(
+    assert "x.wav: cannot write images with suffix '.wav'; use one of .png" in fails(
         ["sample", str(folder / "run"), "--out", "x.wav"], capsys
     )
     Path("taken").write_text("")
@@ -790,7 +790,7 @@ def test_the_installed_command_ends_with_one_line_and_code_2():
 
 @pytest.mark.parametrize(
     ("options", "config", "noun"),
-    [([], "digits", "pictures"), (["--audio"], "sounds", "sounds")],
+    [([], "digits", "images"), (["--audio"], "sounds", "clips")],
 )
 def test_demo(tmp_path, monkeypatch, capsys, options, config, noun):
     """The whole of it, with training cut to a few steps."""

@@ -19,14 +19,14 @@ ROOT = Path(__file__).parent.parent.parent
 
 FACTS: dict[str, Any] = {
     "processor": "a processor with a name that is quite long and goes on and on @ 2.00GHz",
-    "machine": "x86_64",
+    "architecture": "x86_64",
     "instruction_sets": ["sse", "avx2"],
     "cpus": 2,
     "threads": 2,
     "torch": "2.13.0",
     "torch_capability": "AVX2",
     "compiler": None,
-    "kernel": {"instructions": "avx2", "origin": "prebuilt", "problem": None, "settings": {}},
+    "kernel": {"instruction_set": "avx2", "origin": "prebuilt", "problem": None, "settings": {}},
     "prebuilt": ["sse", "avx2"],
     "cache": {"folder": "/home/someone/.cache/anytime-ar", "writable": True},
     "extras": {"serve": False},
@@ -38,7 +38,7 @@ FACTS: dict[str, Any] = {
     ],
 }
 
-NO_KERNEL = {"instructions": None, "origin": None, "problem": "none", "settings": {}}
+NO_KERNEL = {"instruction_set": None, "origin": None, "problem": "none", "settings": {}}
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def test_without_compiler_and_kernel(
     assert facts.keys() == FACTS.keys() | {"advice"}
     assert facts["compiler"] is None
     assert facts["prebuilt"] == []
-    assert facts["kernel"]["instructions"] is None
+    assert facts["kernel"]["instruction_set"] is None
     assert "no C++ compiler" in facts["kernel"]["problem"]
     assert facts["chosen"]["precision_auto"] in ("float32", "bfloat16", "int8")
     assert facts["chosen"] | {"precision_auto": ""} == {

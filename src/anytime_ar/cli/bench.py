@@ -126,11 +126,15 @@ def _speed(arguments: Namespace) -> tuple[dict[str, Any], str]:
         "code_length": length,
         "timings": [timing.to_json(length) for timing in timings],
         "by_codes": [
-            {"codes": timing.name, "rows": timing.batch_size, "seconds": timing.seconds}
+            {"codes": timing.name, "batch_size": timing.batch_size, "seconds": timing.seconds}
             for timing in by_codes
         ],
         "first_previews": [
-            {"rows": first.batch_size, "seconds": first.seconds, "step_and_decode": bare.seconds}
+            {
+                "batch_size": first.batch_size,
+                "seconds": first.seconds,
+                "step_and_decode": bare.seconds,
+            }
             for first, bare in firsts
         ],
     }
@@ -238,7 +242,7 @@ def _deadlines(arguments: Namespace) -> tuple[dict[str, Any], str]:
             model, n=arguments.num_samples, draws=arguments.draws, progress=progress
         )
     figures = {
-        "rows": arguments.num_samples,
+        "batch_size": arguments.num_samples,
         "precision": arguments.precision,
         "busy_processes": arguments.busy_processes,
         "deadlines": [record.to_json() for record in records],

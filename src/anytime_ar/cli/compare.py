@@ -31,7 +31,7 @@ def add_arguments(parser: Parser) -> None:
         "--out",
         type=literal_path,
         default=Path("comparison"),
-        help="folder for tables and the picture",
+        help="folder for tables and the plot",
     )
     add_json(parser)
 

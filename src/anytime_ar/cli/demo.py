@@ -38,7 +38,7 @@ NUM_SAMPLES = {"digits": 10_000, "sounds": 2_000}
 
 def add_arguments(parser: Parser) -> None:
     """Add the options of `anytime demo`."""
-    parser.add_argument("--audio", action="store_true", help="sounds instead of digits")
+    parser.add_argument("--audio", action="store_true", help="audio instead of digits")
     parser.add_argument(
         "--out", type=literal_path, help="folder; default runs/demo, with --audio runs/demo-audio"
     )

@@ -56,9 +56,9 @@ from anytime_ar.evaluation import (
     write_report,
     write_sheets,
 )
-from anytime_ar.evaluation.protocols import no_progress
 from anytime_ar.runtime.distributed import torchrun_context
 from anytime_ar.runtime.files import cache_folder, check_output_path, read_text
+from anytime_ar.runtime.progress import no_progress
 from anytime_ar.runtime.size_limits import check_yaml_size
 from anytime_ar.sampling import AnytimeModel, SampleKwargs, load
 from anytime_ar.sampling.arguments import sampling_params_from

@@ -17,10 +17,10 @@ from tqdm import tqdm
 from anytime_ar.cli.parser import Parser, literal_path, literal_text
 from anytime_ar.data import DataConfig
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation.protocols import ProgressCallback
 from anytime_ar.prior import Precision
 from anytime_ar.prior.sampling_params import SamplingParams
 from anytime_ar.runtime.devices import resolve_device
+from anytime_ar.runtime.progress import ProgressCallback
 from anytime_ar.runtime.threads import set_threads, tune_threads
 from anytime_ar.sampling import AnytimeModel, BudgetKwargs, CancelFlag, SampleKwargs
 from anytime_ar.sampling.arguments import Schedule

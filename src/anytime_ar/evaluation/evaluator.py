@@ -41,11 +41,10 @@ from anytime_ar.evaluation.protocols import (
     EvaluationData,
     EvaluationSplit,
     GenerativeModel,
-    ProgressCallback,
     SamplingKwargs,
-    no_progress,
 )
 from anytime_ar.runtime.distributed import EvaluationProcesses
+from anytime_ar.runtime.progress import ProgressCallback, no_progress
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
 _MIN_TIMED_SAMPLES, _MAX_TIMED_SAMPLES, _MIN_TIMED_S = 5, 100, 0.2

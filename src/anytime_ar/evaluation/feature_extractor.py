@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from anytime_ar.config import Config
 from anytime_ar.errors import BundleError, InputError, TrainingError
-from anytime_ar.evaluation.protocols import EvaluationSplit, ProgressCallback, no_progress
+from anytime_ar.evaluation.protocols import EvaluationSplit
 from anytime_ar.legacy import upgrade_weights
 from anytime_ar.media.spectra import log_mel_spectrogram
 from anytime_ar.runtime.files import write_bytes, write_json
@@ -37,6 +37,7 @@ from anytime_ar.runtime.mixed_precision import (
     bfloat16_autocast,
     faster_precision,
 )
+from anytime_ar.runtime.progress import ProgressCallback, no_progress
 from anytime_ar.runtime.skip_init import SkipInit, stored_size
 from anytime_ar.runtime.torch_modes import default_torch_modes
 

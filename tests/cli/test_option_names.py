@@ -137,7 +137,7 @@ def test_underscores_are_accepted_and_errors_name_hyphens(capsys):
         for option, shown in [
             ("--top_k=x", "--top-k: expected int or null, got x"),
             ("--top-k=x", "--top-k: expected int or null, got x"),
-            ("--min_code=1", "unrecognized arguments: --min-code=1, did you mean '--min-codes'?"),
+            ("--min_kodes=1", "unrecognized arguments: --min-kodes=1, did you mean '--min-codes'?"),
         ]:
             with pytest.raises(SystemExit):
                 main(["sample", "mnist", option])

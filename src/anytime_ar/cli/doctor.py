@@ -223,7 +223,7 @@ def advice(facts: dict[str, Any]) -> list[str]:
 def report(facts: dict[str, Any]) -> str:
     """Return the facts as text of 80 columns."""
     kernel, cache, chosen = facts["kernel"], facts["cache"], facts["chosen"]
-    used = f"{kernel['instructions']}, {kernel['origin']}"
+    used = f"{kernel['instruction_set']}, {kernel['origin']}"
     settings = ", ".join(f"{name}={value}" for name, value in kernel["settings"].items())
     lines = [
         _format_field("processor", f"{facts['processor']} ({facts['architecture']})"),

@@ -89,7 +89,7 @@ def try_sdist(folder: Path) -> None:
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, archive], check=True)
     (wheel,) = folder.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert "anytime_ar/kernel/step.cpp" in names
+    assert "anytime_ar/kernel/prior_step.cpp" in names
     assert not [name for name in names if name.startswith("anytime_ar/kernel/prebuilt/")]
     print(f"{archive.name}: builds, without prebuilt kernels")
 

@@ -210,7 +210,7 @@ def test_all_that_is_copied_is_there_and_nothing_else() -> None:
     for source in sources:
         assert (ROOT / source).exists(), source
         assert not ignored(source), source
-    assert not ignored("src/anytime_ar/kernel/step.cpp")
+    assert not ignored("src/anytime_ar/kernel/prior_step.cpp")
     for path in ("src/anytime_ar/__pycache__/a.pyc", "src/anytime_ar.egg-info/PKG-INFO"):
         assert ignored(path), path
     for path in (".git/HEAD", ".venv/bin/python", "runs/a/bundle", "tests/conftest.py", "keys"):

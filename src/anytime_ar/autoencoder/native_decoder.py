@@ -1,4 +1,4 @@
-"""Decode codes to images in one call into the native kernel, `picture.cpp`."""
+"""Decode codes to images in one call into the native kernel, `image_decoder.cpp`."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ _MIN_WORK_FOR_THREADS = 2**25
 
 
 class _ResidualBlockStruct(ctypes.Structure):
-    """The struct `Residual` of layout.h: the two convolutions of a block."""
+    """The struct `ResidualBlock` of abi.h: the two convolutions of a block."""
 
     _fields_ = (("spread", LinearMap), ("mix", LinearMap))
 
 
 class _StageStruct(ctypes.Structure):
-    """The struct `Stage` of layout.h: the layers of one resolution."""
+    """The struct `Stage` of abi.h: the layers of one resolution."""
 
     _fields_ = (
         ("block", ctypes.POINTER(_ResidualBlockStruct)),
@@ -58,7 +58,7 @@ class _StageStruct(ctypes.Structure):
 
 
 class _ImageDecoderStruct(ctypes.Structure):
-    """The struct `Decoder` of layout.h: the decoder of an autoencoder."""
+    """The struct `ImageDecoder` of abi.h: the decoder of an autoencoder."""
 
     _fields_ = (
         ("code_length", ctypes.c_int64),
@@ -147,12 +147,12 @@ class NativeImageDecoder:
         """Pack the weights of the decoder for the kernel."""
         check_struct_sizes(
             Linear=LinearMap,
-            Residual=_ResidualBlockStruct,
+            ResidualBlock=_ResidualBlockStruct,
             Stage=_StageStruct,
-            Decoder=_ImageDecoderStruct,
+            ImageDecoder=_ImageDecoderStruct,
         )
         pointer, number = ctypes.c_void_p, ctypes.c_int64
-        self._run = kernel_library().anytime_decode
+        self._run = kernel_library().anytime_decode_images
         self._run.argtypes = [pointer, pointer, number, number, pointer, number]
         self._run.restype = number
         self._length, self._vocabulary = autoencoder.code_length, autoencoder.vocabulary

@@ -18,15 +18,15 @@ _STRUCT_NAMES = (
     "Norm",
     "Block",
     "Prior",
-    "Choice",
-    "Rows",
-    "Residual",
+    "RowSamplingParams",
+    "DecodeState",
+    "ResidualBlock",
     "Stage",
-    "Decoder",
+    "ImageDecoder",
 )
-"""Names of the structs of layout.h, in the order of `anytime_sizes`."""
+"""Names of the structs of abi.h, in the order of `anytime_struct_sizes`."""
 _OUT_OF_MEMORY, UNKNOWN_CODE = 1, 2
-"""Values of the enum `Status` of layout.h that report a failure."""
+"""Values of the enum `Status` of abi.h that report a failure."""
 
 
 def checked_data_ptr(tensor: Tensor, dtype: torch.dtype, *shape: int) -> int:
@@ -54,13 +54,13 @@ def check_struct_sizes(**structures: type[ctypes.Structure]) -> None:
     """Compare the sizes of ctypes structures with those of the kernel's structs.
 
     Args:
-        structures: ctypes structures by their names in layout.h.
+        structures: ctypes structures by their names in abi.h.
 
     Raises:
         BuildError: a structure has another size than its struct.
     """
     sizes = (ctypes.c_int64 * len(_STRUCT_NAMES))()
-    kernel_library().anytime_sizes(sizes)
+    kernel_library().anytime_struct_sizes(sizes)
     theirs = dict(zip(_STRUCT_NAMES, sizes, strict=True))
     for name, mirror in structures.items():
         if ctypes.sizeof(mirror) != theirs[name]:
@@ -84,7 +84,7 @@ def check_status(status: int) -> None:
 
 
 class LinearMap(ctypes.Structure):
-    """The struct `Linear` of layout.h: a linear map."""
+    """The struct `Linear` of abi.h: a linear map."""
 
     _fields_ = (
         ("weight", ctypes.c_void_p),
@@ -110,7 +110,7 @@ class PackedWeights:
         """Ask the kernel for its memory layout of weights."""
         self.precision = precision
         layout = (ctypes.c_int64 * 3)()
-        kernel_library().anytime_layout(layout)
+        kernel_library().anytime_packing(layout)
         self._panel, *groups = layout  # outputs of a panel, inputs of a group
         self._group = dict(zip(("float32", "bfloat16", "int8"), (1, *groups), strict=True))[
             precision

@@ -1,4 +1,4 @@
-"""Decode the prior with one call per step into the native kernel, `step.cpp`."""
+"""Decode the prior with one call per step into the native kernel, `prior_step.cpp`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MIN_WORK_FOR_THREADS = 2**25
 
 
 class _NormStruct(ctypes.Structure):
-    """The struct `Norm` of layout.h: a layer norm."""
+    """The struct `Norm` of abi.h: a layer norm."""
 
     _fields_ = (
         ("weight", ctypes.c_void_p),
@@ -45,7 +45,7 @@ class _NormStruct(ctypes.Structure):
 
 
 class _BlockStruct(ctypes.Structure):
-    """The struct `Block` of layout.h: a Transformer block."""
+    """The struct `Block` of abi.h: a Transformer block."""
 
     _fields_ = (
         ("norm1", _NormStruct),
@@ -58,7 +58,7 @@ class _BlockStruct(ctypes.Structure):
 
 
 class _PriorStruct(ctypes.Structure):
-    """The struct `Prior` of layout.h: sizes and weights of a prior."""
+    """The struct `Prior` of abi.h: sizes and weights of a prior."""
 
     _fields_ = (
         ("layers", ctypes.c_int64),
@@ -81,7 +81,7 @@ class _PriorStruct(ctypes.Structure):
 
 
 class _DecodeStateStruct(ctypes.Structure):
-    """The struct `Rows` of layout.h: pointers into a `DecodeState`."""
+    """The struct `DecodeState` of abi.h: pointers into a `DecodeState`."""
 
     _fields_ = (
         ("cache", ctypes.c_void_p),
@@ -154,7 +154,7 @@ class NativeDecodeState(DecodeState[NativeKVCache]):
             choices=ctypes.addressof(self.sampling_params),
         )
         self.address = ctypes.addressof(self._view)
-        """Address of the kernel's struct `Rows`."""
+        """Address of the kernel's struct `DecodeState`."""
 
 
 def unsupported_reason(prior: Prior) -> str | None:
@@ -192,14 +192,14 @@ class NativePriorDecoder(PriorDecoder[NativeDecodeState]):
             Norm=_NormStruct,
             Block=_BlockStruct,
             Prior=_PriorStruct,
-            Choice=RowSamplingParams,
-            Rows=_DecodeStateStruct,
+            RowSamplingParams=RowSamplingParams,
+            DecodeState=_DecodeStateStruct,
         )
         self._owner = object()
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self._run, self._run_matmul_only = (
-            kernel_library().anytime_step,
-            kernel_library().anytime_multiply,
+            kernel_library().anytime_prior_step,
+            kernel_library().anytime_matmul_only,
         )
         self._run.argtypes = [pointer, pointer, number, number, number, pointer, number]
         self._run_matmul_only.argtypes = [pointer, number, number]

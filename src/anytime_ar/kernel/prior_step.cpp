@@ -16,33 +16,33 @@
 #include <memory>
 
 #include "attention.h"
-#include "choice.h"
-#include "layout.h"
+#include "sampling.h"
+#include "abi.h"
 #include "linear.h"
 #include "simd.h"
-#include "threads.h"
+#include "thread_pool.h"
 
 namespace {
 
 // Computes y as the layer norm of x.
-void normalize(const Norm& norm, const float* x, int64_t width, float* y) {
+void layer_norm(const Norm& norm, const float* x, int64_t width, float* y) {
   Vector sum = {};
-  for (int64_t i = 0; i < width; i += kLanes) {
-    const Vector part = load_some(x + i, width - i);
-    sum = by_part([&](auto j) { return sum.part[j] + part.part[j]; });
+  for (int64_t i = 0; i < width; i += kVectorLanes) {
+    const Vector part = load_partial(x + i, width - i);
+    sum = map_registers([&](auto j) { return sum.part[j] + part.part[j]; });
   }
-  const float mean = add_lanes(sum) / width;
+  const float mean = reduce_add(sum) / width;
   Vector squares = {};
-  for (int64_t i = 0; i < width; i += kLanes) {
-    const Vector part = load_some(x + i, width - i, mean);
-    squares = by_part([&](auto j) {
+  for (int64_t i = 0; i < width; i += kVectorLanes) {
+    const Vector part = load_partial(x + i, width - i, mean);
+    squares = map_registers([&](auto j) {
       const Register off = part.part[j] - mean;
       return fma(off, off, squares.part[j]);
     });
   }
-  const float scale = 1.0f / std::sqrt(add_lanes(squares) / width + norm.eps);
+  const float scale = 1.0f / std::sqrt(reduce_add(squares) / width + norm.eps);
   int64_t i = 0;
-  for (; i + kWidth <= width; i += kWidth) {
+  for (; i + kRegisterLanes <= width; i += kRegisterLanes) {
     const Register scaled = (load<Register>(x + i) - mean) * scale;
     const Register result =
         fma(scaled, load<Register>(norm.weight + i), load<Register>(norm.bias + i));
@@ -52,7 +52,7 @@ void normalize(const Norm& norm, const float* x, int64_t width, float* y) {
 }
 
 // Returns the bytes of a row of inputs in any number format, rounded up to whole vectors.
-int64_t row_bytes(int64_t in) { return 4 * ((in + kLanes - 1) / kLanes * kLanes); }
+int64_t row_bytes(int64_t in) { return 4 * ((in + kVectorLanes - 1) / kVectorLanes * kVectorLanes); }
 
 // The working memory of one call, for its rows.
 class Workspace {
@@ -63,17 +63,17 @@ class Workspace {
         qkv(new float[rows * 3 * prior.attention]),
         attended(new float[rows * prior.attention]),
         hidden(new float[rows * prior.hidden]),
-        chances(new float[prior.heads * ((prior.length + kLanes - 1) / kLanes * kLanes)]()),
+        chances(new float[prior.heads * ((prior.length + kVectorLanes - 1) / kVectorLanes * kVectorLanes)]()),
         converted_(
             new uint8_t[rows * row_bytes(std::max({prior.width, prior.attention, prior.hidden}))]),
         scales_(new float[rows]) {}
 
   // Computes y = map(x) for contiguous rows of x, in the prior's precision.
-  void linear(const Prior& prior, const Linear& map, const float* x, int64_t rows, After after,
+  void linear(const Prior& prior, const Linear& map, const float* x, int64_t rows, Epilogue after,
               float* y, int64_t stride) {
     if (prior.precision == kFloat32) {
       const Inputs inputs = {reinterpret_cast<const uint8_t*>(x), 4 * map.in, nullptr};
-      return apply<Float32>(map, inputs, rows, after, y, stride);
+      return matmul<Float32>(map, inputs, rows, after, y, stride);
     }
     const int64_t wide = row_bytes(map.in);
     for (int64_t row = 0; row < rows; ++row) {
@@ -86,9 +86,9 @@ class Workspace {
     }
     const Inputs inputs = {converted_.get(), wide, scales_.get()};
     if (prior.precision == kBfloat16) {
-      return apply<Bfloat16>(map, inputs, rows, after, y, stride);
+      return matmul<Bfloat16>(map, inputs, rows, after, y, stride);
     }
-    apply<Int8>(map, inputs, rows, after, y, stride);
+    matmul<Int8>(map, inputs, rows, after, y, stride);
   }
 
   std::unique_ptr<float[]> x, normed, qkv, attended, hidden, chances;
@@ -99,7 +99,7 @@ class Workspace {
 };
 
 // Computes the input of the first block for a row.
-void embed(const Prior& prior, const Rows& rows, int64_t row, float* x) {
+void embed(const Prior& prior, const DecodeState& rows, int64_t row, float* x) {
   const int64_t position = rows.positions[row], width = prior.width;
   if (position == 0) {
     std::copy_n(prior.first + rows.labels[row] * width, width, x);
@@ -107,18 +107,18 @@ void embed(const Prior& prior, const Rows& rows, int64_t row, float* x) {
   }
   const int64_t code = rows.codes[row * prior.length + position - 1];
   const float* entry =
-      prior.entries + (prior.tables[position - 1] * prior.vocabulary + code) * width;
+      prior.entries + (prior.table_of_position[position - 1] * prior.vocabulary + code) * width;
   const float* place = prior.positions + position * width;
   for (int64_t i = 0; i < width; ++i) x[i] = entry[i] + place[i];
-  if (!prior.reminders) return;
-  const float* reminder = prior.reminders + rows.labels[row] * width;
+  if (!prior.added_label_embeddings) return;
+  const float* reminder = prior.added_label_embeddings + rows.labels[row] * width;
   for (int64_t i = 0; i < width; ++i) x[i] += reminder[i];
 }
 
 // Writes keys and values of the rows from `first` on into the cache, and computes their logits
 // [count][V], unless `logits` is null.
-template <class Stored>
-void score(const Prior& prior, const Rows& rows, int64_t first, int64_t count, float* logits) {
+template <class CacheElement>
+void score(const Prior& prior, const DecodeState& rows, int64_t first, int64_t count, float* logits) {
   const int64_t width = prior.width, row_stride = 2 * prior.attention * prior.length;
   const int64_t* positions = rows.positions + first;
   Workspace work(prior, count);
@@ -126,57 +126,57 @@ void score(const Prior& prior, const Rows& rows, int64_t first, int64_t count, f
   for (int64_t row = 0; row < count; ++row) embed(prior, rows, first + row, x + row * width);
   for (int64_t layer = 0; layer < prior.layers; ++layer) {
     const Block& block = prior.blocks[layer];
-    Stored* stored =
-        static_cast<Stored*>(rows.cache) + layer * rows.layer_stride + first * row_stride;
+    CacheElement* stored =
+        static_cast<CacheElement*>(rows.cache) + layer * rows.layer_stride + first * row_stride;
     for (int64_t row = 0; row < count; ++row) {
-      normalize(block.norm1, x + row * width, width, work.normed.get() + row * width);
+      layer_norm(block.norm1, x + row * width, width, work.normed.get() + row * width);
     }
-    work.linear(prior, block.qkv, work.normed.get(), count, After::kStore, work.qkv.get(),
+    work.linear(prior, block.qkv, work.normed.get(), count, Epilogue::kStore, work.qkv.get(),
                 3 * prior.attention);
     for (int64_t row = 0; row < count; ++row) {
-      const Stored* after =
+      const CacheElement* after =
           row + 1 < count ? stored + (row + 1) * row_stride : stored + rows.layer_stride;
       attend(prior, work.qkv.get() + row * 3 * prior.attention, positions[row],
              stored + row * row_stride, after, work.chances.get(),
              work.attended.get() + row * prior.attention);
     }
-    work.linear(prior, block.out, work.attended.get(), count, After::kAdd, x, width);
+    work.linear(prior, block.out, work.attended.get(), count, Epilogue::kAdd, x, width);
     for (int64_t row = 0; row < count; ++row) {
-      normalize(block.norm2, x + row * width, width, work.normed.get() + row * width);
+      layer_norm(block.norm2, x + row * width, width, work.normed.get() + row * width);
     }
-    work.linear(prior, block.up, work.normed.get(), count, After::kGelu, work.hidden.get(),
+    work.linear(prior, block.up, work.normed.get(), count, Epilogue::kGelu, work.hidden.get(),
                 prior.hidden);
-    work.linear(prior, block.down, work.hidden.get(), count, After::kAdd, x, width);
+    work.linear(prior, block.down, work.hidden.get(), count, Epilogue::kAdd, x, width);
   }
   if (!logits) return;
   for (int64_t row = 0; row < count; ++row) {
-    normalize(prior.norm, x + row * width, width, work.normed.get() + row * width);
+    layer_norm(prior.norm, x + row * width, width, work.normed.get() + row * width);
   }
   for (int64_t row = 0; row < count;) {  // each position has a linear map of its own
     int64_t end = row + 1;
     while (end < count && positions[end] == positions[row]) ++end;
     work.linear(prior, prior.scores[positions[row]], work.normed.get() + row * width, end - row,
-                After::kStore, logits + row * prior.vocabulary, prior.vocabulary);
+                Epilogue::kStore, logits + row * prior.vocabulary, prior.vocabulary);
     row = end;
   }
 }
 
 // Samples the next codes of `count` rows from `first` on. An unconditional row (shadow) gets the
 // code of its guided row. `logits` are those of all rows, from row 0 on.
-void choose(const Prior& prior, const Rows& rows, int64_t first, int64_t count,
+void sample_codes(const Prior& prior, const DecodeState& rows, int64_t first, int64_t count,
             const float* logits) {
-  Chooser chooser(prior.vocabulary);
+  CodeSampler chooser(prior.vocabulary);
   for (int64_t row = first; row < first + count; ++row) {
-    const Choice& how = rows.choices[row];
-    if (how.shadow == kIsShadow) continue;
-    const bool guided = how.shadow != kNoShadow;
+    const RowSamplingParams& how = rows.sampling_params[row];
+    if (how.unconditional_slot == kIsUnconditional) continue;
+    const bool guided = how.unconditional_slot != kNoUnconditional;
     const int64_t place = row * prior.length + rows.positions[row];
-    const int64_t code = chooser.choose(logits + row * prior.vocabulary,
-                                        guided ? logits + how.shadow * prior.vocabulary : nullptr,
+    const int64_t code = chooser.sample(logits + row * prior.vocabulary,
+                                        guided ? logits + how.unconditional_slot * prior.vocabulary : nullptr,
                                         how, rows.noise[place]);
     rows.codes[place] = code;
     ++rows.positions[row];
-    if (guided) rows.codes[how.shadow * prior.length + rows.positions[how.shadow]++] = code;
+    if (guided) rows.codes[how.unconditional_slot * prior.length + rows.positions[how.unconditional_slot]++] = code;
   }
 }
 
@@ -185,35 +185,35 @@ void choose(const Prior& prior, const Rows& rows, int64_t first, int64_t count,
 extern "C" {
 
 // Returns how to pack weights: outputs of a panel, and inputs of a group for bfloat16 and int8.
-void anytime_layout(int64_t* layout) {
+void anytime_packing(int64_t* layout) {
   layout[0] = kPanel;
   layout[1] = Bfloat16::kGroup;
   layout[2] = Int8::kGroup;
 }
 
-// Returns the sizes of the structs in layout.h, in bytes and in their order there. Callers compare
+// Returns the sizes of the structs in abi.h, in bytes and in their order there. Callers compare
 // them with their own.
-void anytime_sizes(int64_t* sizes) {
+void anytime_struct_sizes(int64_t* sizes) {
   for (const int64_t size :
-       {sizeof(Linear), sizeof(Norm), sizeof(Block), sizeof(Prior), sizeof(Choice), sizeof(Rows),
-        sizeof(Residual), sizeof(Stage), sizeof(Decoder)}) {
+       {sizeof(Linear), sizeof(Norm), sizeof(Block), sizeof(Prior), sizeof(RowSamplingParams), sizeof(DecodeState),
+        sizeof(ResidualBlock), sizeof(Stage), sizeof(ImageDecoder)}) {
     *sizes++ = size;
   }
 }
 
 // Runs a step of `count` rows from `first` on: fills the cache at their positions, and writes
-// logits [count][V] unless `logits` is null. If `chooses` is not 0, it samples a code for each row;
+// logits [count][V] unless `logits` is null. If `sample` is not 0, it samples a code for each row;
 // `first` is 0 then. Returns a Status.
-int64_t anytime_step(const Prior* prior, const Rows* rows, int64_t first, int64_t count,
-                     int64_t chooses, float* logits, int64_t threads) {
-  return report([=] {
+int64_t anytime_prior_step(const Prior* prior, const DecodeState* rows, int64_t first, int64_t count,
+                     int64_t sample, float* logits, int64_t threads) {
+  return catch_bad_alloc([=] {
     std::unique_ptr<float[]> own;
     float* scores = logits;
-    if (chooses && !scores) {
+    if (sample && !scores) {
       own.reset(new float[count * prior->vocabulary]);
       scores = own.get();
     }
-    share_rows(count, threads, [=](int64_t row, int64_t part) {
+    parallel_for_rows(count, threads, [=](int64_t row, int64_t part) {
       float* out = scores ? scores + row * prior->vocabulary : nullptr;
       if (prior->precision == kFloat32) {
         score<float>(*prior, *rows, first + row, part, out);
@@ -221,17 +221,17 @@ int64_t anytime_step(const Prior* prior, const Rows* rows, int64_t first, int64_
         score<uint16_t>(*prior, *rows, first + row, part, out);
       }
     });
-    if (!chooses) return;
+    if (!sample) return;
     // Sampling needs the logits of all unconditional rows, so it starts after all threads are done.
-    share_rows(count, threads,
-               [=](int64_t row, int64_t part) { choose(*prior, *rows, row, part, scores); });
+    parallel_for_rows(count, threads,
+               [=](int64_t row, int64_t part) { sample_codes(*prior, *rows, row, part, scores); });
   });
 }
 
 // Computes only the matrix products of complete sequences, for `rows` rows. Returns a Status.
-int64_t anytime_multiply(const Prior* prior, int64_t rows, int64_t threads) {
-  return report([=] {
-    share_rows(rows, threads, [prior](int64_t, int64_t count) {
+int64_t anytime_matmul_only(const Prior* prior, int64_t rows, int64_t threads) {
+  return catch_bad_alloc([=] {
+    parallel_for_rows(rows, threads, [prior](int64_t, int64_t count) {
       const int64_t widest = std::max({prior->width, prior->attention, prior->hidden});
       const std::unique_ptr<float[]> x(new float[count * widest]());
       const std::unique_ptr<float[]> y(
@@ -241,11 +241,11 @@ int64_t anytime_multiply(const Prior* prior, int64_t rows, int64_t threads) {
         for (int64_t layer = 0; layer < prior->layers; ++layer) {
           const Block& block = prior->blocks[layer];
           for (const Linear* map : {&block.qkv, &block.out, &block.up, &block.down}) {
-            work.linear(*prior, *map, x.get(), count, After::kStore, y.get(), map->out);
+            work.linear(*prior, *map, x.get(), count, Epilogue::kStore, y.get(), map->out);
           }
         }
         const Linear& scores = prior->scores[position];
-        work.linear(*prior, scores, x.get(), count, After::kStore, y.get(), scores.out);
+        work.linear(*prior, scores, x.get(), count, Epilogue::kStore, y.get(), scores.out);
       }
     });
   });

@@ -28,7 +28,7 @@ struct Float32 {
   using Word = Register;
   static constexpr int64_t kGroup = 1, kWordBytes = 4, kWeightBytes = 4;
   static Weight weight(const uint8_t* from) { return load<Register>(from); }
-  static Word word(const uint8_t* from) { return all(load<float>(from)); }
+  static Word word(const uint8_t* from) { return broadcast(load<float>(from)); }
   static Sum add(Sum sum, const Word& x, const Weight& w) { return fma(x, w, sum); }
 };
 
@@ -46,13 +46,13 @@ struct Bfloat16 {
     return (Sum)_mm512_dpbf16_ps((__m512)sum, x, w);
   }
   static void convert(const float* x, int64_t in, uint8_t* y) {
-    using Halves = uint16_t __attribute__((vector_size(2 * kWidth)));
-    for (int64_t i = 0; i < in; i += kLanes) {
-      const Vector part = load_some(x + i, in - i);
-      for (int j = 0; j < kParts; ++j) {
-        const Unsigned low = round_to_bfloat16(bits<Unsigned>(part.part[j]));
+    using Halves = uint16_t __attribute__((vector_size(2 * kRegisterLanes)));
+    for (int64_t i = 0; i < in; i += kVectorLanes) {
+      const Vector part = load_partial(x + i, in - i);
+      for (int j = 0; j < kRegistersPerVector; ++j) {
+        const Unsigned low = round_to_bfloat16(bit_cast<Unsigned>(part.part[j]));
         const Halves halves = __builtin_convertvector(low, Halves);
-        std::memcpy(y + 2 * (i + j * kWidth), &halves, sizeof halves);
+        std::memcpy(y + 2 * (i + j * kRegisterLanes), &halves, sizeof halves);
       }
     }
   }
@@ -71,20 +71,20 @@ struct Bfloat16 {
   static constexpr int64_t kGroup = 2, kWordBytes = 8, kWeightBytes = 2;
   static Weight weight(const uint8_t* from) {
     const Integers both = load<Integers>(from);
-    return {bits<Register>(both << 16), bits<Register>(both & static_cast<int32_t>(0xffff0000))};
+    return {bit_cast<Register>(both << 16), bit_cast<Register>(both & static_cast<int32_t>(0xffff0000))};
   }
   static Word word(const uint8_t* from) {
-    return {all(load<float>(from)), all(load<float>(from + 4))};
+    return {broadcast(load<float>(from)), broadcast(load<float>(from + 4))};
   }
   static Sum add(Sum sum, const Word& x, const Weight& w) {
     return fma(x.odd, w.odd, fma(x.even, w.even, sum));
   }
   static void convert(const float* x, int64_t in, uint8_t* y) {
-    for (int64_t i = 0; i < in; i += kLanes) {
-      const Vector part = load_some(x + i, in - i);
-      for (int j = 0; j < kParts; ++j) {
-        const Unsigned low = round_to_bfloat16(bits<Unsigned>(part.part[j])) << 16;
-        std::memcpy(y + 4 * (i + j * kWidth), &low, sizeof low);
+    for (int64_t i = 0; i < in; i += kVectorLanes) {
+      const Vector part = load_partial(x + i, in - i);
+      for (int j = 0; j < kRegistersPerVector; ++j) {
+        const Unsigned low = round_to_bfloat16(bit_cast<Unsigned>(part.part[j])) << 16;
+        std::memcpy(y + 4 * (i + j * kRegisterLanes), &low, sizeof low);
       }
     }
   }
@@ -98,7 +98,7 @@ struct Int8 {
   using Weight = Integers;
   using Word = Integers;
   static constexpr int64_t kWordBytes = 4, kWeightBytes = 1;
-  static Word word(const uint8_t* from) { return all(load<int32_t>(from)); }
+  static Word word(const uint8_t* from) { return broadcast(load<int32_t>(from)); }
 
 #if defined(ANYTIME_VNNI)
   static constexpr int64_t kGroup = 4;
@@ -142,12 +142,12 @@ struct Int8 {
     return (Sum)vdotq_s32((int32x4_t)sum, (int8x16_t)x, (int8x16_t)w);
   }
 #else
-  using Shorts = int16_t __attribute__((vector_size(4 * kWidth)));
-  using Bytes = int8_t __attribute__((vector_size(2 * kWidth)));
+  using Shorts = int16_t __attribute__((vector_size(4 * kRegisterLanes)));
+  using Bytes = int8_t __attribute__((vector_size(2 * kRegisterLanes)));
   static constexpr int64_t kGroup = 2;
   static constexpr int32_t kOffset = 0;
   static Weight weight(const uint8_t* from) {
-    return bits<Integers>(__builtin_convertvector(load<Bytes>(from), Shorts));
+    return bit_cast<Integers>(__builtin_convertvector(load<Bytes>(from), Shorts));
   }
   static Sum add(Sum sum, Word x, Weight w) {
 #if defined(__ARM_NEON)
@@ -164,23 +164,23 @@ struct Int8 {
   static float convert(const float* x, int64_t in, uint8_t* y) {
     constexpr int64_t bytes = kGroup == 4 ? 1 : 2;  // bytes of a number in a word
     using Number = std::conditional_t<bytes == 1, uint8_t, int16_t>;
-    using Numbers = Number __attribute__((vector_size(bytes * kWidth)));
-    Vector most = by_part([](auto) { return all(1e-12f); });
-    for (int64_t i = 0; i < in; i += kLanes) {
-      const Vector part = load_some(x + i, in - i);
-      for (int j = 0; j < kParts; ++j) {
-        most.part[j] = higher(most.part[j], higher(part.part[j], -part.part[j]));
+    using Numbers = Number __attribute__((vector_size(bytes * kRegisterLanes)));
+    Vector most = map_registers([](auto) { return broadcast(1e-12f); });
+    for (int64_t i = 0; i < in; i += kVectorLanes) {
+      const Vector part = load_partial(x + i, in - i);
+      for (int j = 0; j < kRegistersPerVector; ++j) {
+        most.part[j] = maximum(most.part[j], maximum(part.part[j], -part.part[j]));
       }
     }
-    const float highest = most_of(most), scale = highest / 127.0f;
-    const Register inverse = all(127.0f / highest);
-    for (int64_t i = 0; i < in; i += kLanes) {
-      const Vector part = load_some(x + i, in - i);
-      for (int j = 0; j < kParts; ++j) {
+    const float highest = reduce_max(most), scale = highest / 127.0f;
+    const Register inverse = broadcast(127.0f / highest);
+    for (int64_t i = 0; i < in; i += kVectorLanes) {
+      const Vector part = load_partial(x + i, in - i);
+      for (int j = 0; j < kRegistersPerVector; ++j) {
         const Register whole = round_product(part.part[j], inverse);
         const Integers shifted = __builtin_convertvector(whole, Integers) + kOffset;
         const Numbers numbers = __builtin_convertvector(shifted, Numbers);
-        std::memcpy(y + (i + j * kWidth) * bytes, &numbers, sizeof numbers);
+        std::memcpy(y + (i + j * kRegisterLanes) * bytes, &numbers, sizeof numbers);
       }
     }
     return scale;

@@ -16,7 +16,7 @@
 #endif
 #endif
 
-#include "layout.h"
+#include "abi.h"
 
 namespace {
 
@@ -24,14 +24,14 @@ namespace {
 
 // Calls run(). WebAssembly has no exceptions: a failed allocation ends the instance.
 template <class Run>
-int64_t report(Run run) {
+int64_t catch_bad_alloc(Run run) {
   run();
-  return kDone;
+  return kOk;
 }
 
 // Calls run(first row, number of rows) for all rows, without threads.
 template <class Run>
-void share_rows(int64_t rows, int64_t, Run run) {
+void parallel_for_rows(int64_t rows, int64_t, Run run) {
   run(0, rows);
 }
 
@@ -39,26 +39,26 @@ void share_rows(int64_t rows, int64_t, Run run) {
 
 // Calls run() and returns a Status, because callers in C cannot catch exceptions.
 template <class Run>
-int64_t report(Run run) {
+int64_t catch_bad_alloc(Run run) {
   try {
     run();
   } catch (const std::bad_alloc&) {
     return kOutOfMemory;
   }
-  return kDone;
+  return kOk;
 }
 
 // A pool of threads that wait for work between calls. Starting a thread takes as long as a step of
 // a small prior.
-class Pool {
+class ThreadPool {
  public:
   // Returns the pool of this process: a fork has none of its parent's threads. It is never
   // destroyed, because its threads wait in it until the process ends.
-  static Pool& here() {
-    static std::atomic<Pool*> pool{nullptr};
-    Pool* found = pool.load();
+  static ThreadPool& here() {
+    static std::atomic<ThreadPool*> pool{nullptr};
+    ThreadPool* found = pool.load();
     while (!found || found->process_ != process()) {
-      Pool* made = new Pool;
+      ThreadPool* made = new ThreadPool;
       if (pool.compare_exchange_strong(found, made)) return *made;
       delete made;  // another thread was faster
     }
@@ -77,18 +77,18 @@ class Pool {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       work_ = work, context_ = context, parts_ = parts, next_ = 0, failed_ = false;
-      wanted_ = std::min(threads, parts) - 1;
+      helpers_wanted_ = std::min(threads, parts) - 1;
       try {
-        for (; started_ < wanted_; ++started_) std::thread([this] { serve(); }).detach();
+        for (; started_ < helpers_wanted_; ++started_) std::thread([this] { worker_loop(); }).detach();
       } catch (const std::system_error&) {  // the system allows no more threads
-        wanted_ = started_;
+        helpers_wanted_ = started_;
       }
     }
     begin_.notify_all();
-    take_parts(work, context, parts);
+    run_tasks(work, context, parts);
     std::unique_lock<std::mutex> lock(mutex_);
-    wanted_ = 0;  // threads that have not begun by now need not begin
-    done_.wait(lock, [this] { return working_ == 0; });
+    helpers_wanted_ = 0;  // threads that have not begun by now need not begin
+    done_.wait(lock, [this] { return helpers_running_ == 0; });
     if (failed_) throw std::bad_alloc();
   }
 
@@ -102,7 +102,7 @@ class Pool {
   }
 
   // Works on parts until none is left.
-  void take_parts(void (*work)(void*, int64_t), void* context, int64_t parts) {
+  void run_tasks(void (*work)(void*, int64_t), void* context, int64_t parts) {
     for (int64_t part; (part = next_.fetch_add(1)) < parts;) {
       try {
         work(context, part);
@@ -113,18 +113,18 @@ class Pool {
   }
 
   // Waits for work and takes part in it, for ever.
-  void serve() {
+  void worker_loop() {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
-      begin_.wait(lock, [this] { return wanted_ > 0; });
-      --wanted_, ++working_;
+      begin_.wait(lock, [this] { return helpers_wanted_ > 0; });
+      --helpers_wanted_, ++helpers_running_;
       const auto work = work_;
       const auto context = context_;
       const int64_t parts = parts_;
       lock.unlock();
-      take_parts(work, context, parts);
+      run_tasks(work, context, parts);
       lock.lock();
-      if (--working_ == 0) done_.notify_one();
+      if (--helpers_running_ == 0) done_.notify_one();
     }
   }
 
@@ -133,28 +133,28 @@ class Pool {
   std::condition_variable begin_, done_;
   void (*work_)(void*, int64_t) = nullptr;
   void* context_ = nullptr;
-  int64_t parts_ = 0, started_ = 0, wanted_ = 0, working_ = 0;
+  int64_t parts_ = 0, started_ = 0, helpers_wanted_ = 0, helpers_running_ = 0;
   std::atomic<int64_t> next_{0};
   std::atomic<bool> failed_{false};
 };
 
 // Parts per thread: with more than one, a thread whose core is busy delays no other.
-constexpr int64_t kPartsOfThread = 2;
+constexpr int64_t kTasksPerThread = 2;
 // Smallest part, in rows, unless threads would be idle: rows of a part read weights together.
-constexpr int64_t kFewestTogether = 16;
+constexpr int64_t kMinRowsPerTask = 16;
 
 // Calls run(first row, number of rows) for parts of the rows, on several threads.
 template <class Run>
-void share_rows(int64_t rows, int64_t threads, Run run) {
+void parallel_for_rows(int64_t rows, int64_t threads, Run run) {
   if (threads <= 1 || rows <= 1) return run(0, rows);
   const int64_t even = (rows + threads - 1) / threads;
   const int64_t size =
-      std::min(even, std::max(kFewestTogether, (even + kPartsOfThread - 1) / kPartsOfThread));
+      std::min(even, std::max(kMinRowsPerTask, (even + kTasksPerThread - 1) / kTasksPerThread));
   struct Share {
     int64_t rows, size;
     Run& run;
   } share = {rows, size, run};
-  Pool::here().run(
+  ThreadPool::here().run(
       threads, (rows + size - 1) / size,
       [](void* context, int64_t part) {
         const Share& all = *static_cast<Share*>(context);

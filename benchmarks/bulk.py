@@ -119,8 +119,9 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
 
 def command(options: argparse.Namespace, out: Path) -> list[str]:
     """Return the command line of a bulk job."""
-    args = ["sample", options.model, "-n", str(options.samples), "--seed", "1", "--engine", "ray"]
-    args += ["--workers", str(options.workers), "--shard_size", str(options.shard_size)]
+    args = ["bulk", "sample", options.model, "-n", str(options.samples), "--seed", "1"]
+    args += ["--engine", "ray", "--workers", str(options.workers)]
+    args += ["--shard-size", str(options.shard_size)]
     return [sys.executable, "-m", "anytime_ar", *args, "--json", "--out", str(out)]
 
 

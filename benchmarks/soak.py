@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--pause-s", type=float, default=0.2, help="between deeds, on average")
     options = parser.parse_args()
     command = [sys.executable, "-m", "anytime_ar", "serve", *options.models, "--port", "0"]
-    command += ["--keep-s", "20"]
+    command += ["--session-ttl-s", "20"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert server.stdout is not None
     url = server.stdout.readline().rsplit(" at ", 1)[1].strip()

@@ -103,7 +103,7 @@ def _commands(place: Path) -> dict[str, list[str]]:
     draw = [*anytime, "sample", MODEL, "-n", "1", "--out", out]
     library = f"import anytime_ar as aar; aar.load({MODEL!r}).sample(1)"
     quiet = {"check": True, "stdout": subprocess.DEVNULL}
-    subprocess.run([*draw, "--codes", "2", "--save_state", state], **quiet)
+    subprocess.run([*draw, "--codes", "2", "--save-state", state], **quiet)
     subprocess.run([*anytime, "encode", MODEL, out, "--out", codes], **quiet)
     return {
         "python": [sys.executable, "-c", "pass"],

@@ -31,7 +31,7 @@ def exact(**changes: object) -> TrainConfig:
 @pytest.mark.parametrize(
     ("quantizer", "options"),
     [
-        (QuantizerConfig(vocabulary=8), ("--passes", "2")),
+        (QuantizerConfig(vocabulary=8), ("--gradient-accumulation-steps", "2")),
         # A codebook that is a weight, of which the second process has nothing.
         (
             QuantizerConfig(
@@ -82,7 +82,7 @@ def test_runs_go_on_bit_for_bit_and_from_either_to_the_other(tmp_path: Path) -> 
         ours, theirs = (runs[run] / "bundle" / name for run in ("cut", "whole"))
         assert ours.read_bytes() == theirs.read_bytes()
 
-    trained(config, runs["one"], "--passes", "2", "--resume")
+    trained(config, runs["one"], "--gradient-accumulation-steps", "2", "--resume")
     kill("other", "sharpening", "--devices", "2")
     trained(config, runs["other"], *SHARDS, "--resume")
     for run in ("one", "other"):

@@ -57,7 +57,9 @@ def test_a_killed_worker_and_an_ended_program_leave_no_trace(tmp_path: Path) -> 
 
 
 def test_what_is_wrong_is_told_once_and_not_tried_again(tmp_path: Path) -> None:
-    process = start(config_file(tmp_path, tiny()), tmp_path / "run", *RAY, "--passes", "3")
+    process = start(
+        config_file(tmp_path, tiny()), tmp_path / "run", *RAY, "--gradient-accumulation-steps", "3"
+    )
     out, told = process.communicate(timeout=600)
     assert process.returncode == 2
     assert out == ""

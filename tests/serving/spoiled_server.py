@@ -16,7 +16,7 @@ from typing import Any
 
 from anytime_ar.cli import main
 from anytime_ar.prior import DecodeState
-from anytime_ar.serving import worker
+from anytime_ar.serving.engine import worker
 from anytime_ar.serving.engine.runner import ModelRunner
 
 FAILS = "fails"

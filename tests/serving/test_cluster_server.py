@@ -77,7 +77,10 @@ def test_it_answers_as_one_server_does(
     names = [model["name"] for model in client.get("/v1/models").json()["models"]]
     assert names == ["image", "slow"]
     assert client.get("/readyz").json() == {"status": "ready"}
-    assert 'anytime_stops_total{model="slow",reason="complete"}' in client.get("/metrics").text
+    assert (
+        'anytime_requests_finished_total{model="slow",reason="complete"}'
+        in client.get("/metrics").text
+    )
     load = {one["model"]: one["slots"] for one in client.get("/v1/load").json()["models"]}
     assert load["image"] == 2 * 32  # of both
 

@@ -293,7 +293,7 @@ def running(real: RealServer) -> float:
     """Draws under way."""
     with real.client(Authorization=f"Bearer {KEY}") as client:
         text = client.get("/metrics").text
-    found = re.search(r"^anytime_draws_running (\S+)$", text, re.MULTILINE)
+    found = re.search(r"^anytime_requests_running (\S+)$", text, re.MULTILINE)
     assert found is not None
     return float(found[1])
 

@@ -238,7 +238,7 @@ def test_work_ends_when_the_client_leaves(server: RealServer, stream: bool) -> N
     def granted() -> float:
         with server.client() as client:
             text = client.get("/metrics").text
-        found = re.search(r'codes_granted_total\{model="slow"\} (\S+)', text)
+        found = re.search(r'codes_drawn_total\{model="slow"\} (\S+)', text)
         return float(found[1]) if found else 0.0
 
     before = granted()
@@ -291,7 +291,7 @@ def test_models_are_described(server: RealServer) -> None:
     assert [point["codes"] for point in image["curve"]] == list(range(1, L + 1))
     assert image["curve"][2]["quality"] == pytest.approx(1 / 3)
     assert slow["curve"] == []
-    here = [point["here_ms"] for point in image["curve"]]  # not the 1, 2, ... ms of the curve
+    here = [point["server_ms"] for point in image["curve"]]  # not the 1, 2, ... ms of the curve
     assert 0 < here[0] < here[-1]
     assert [point["ms"] for point in image["curve"]] == list(range(1, L + 1))
     assert image["slots"] == 32
@@ -398,17 +398,17 @@ def test_figures_for_operators(server: RealServer) -> None:
         load = client.get("/v1/load").json()
     for name in (
         'anytime_requests_total{method="POST",route="/v1/samples",status="200"}',
-        'anytime_stops_total{model="image",reason="complete"}',
-        'anytime_codes_granted_total{model="image"}',
+        'anytime_requests_finished_total{model="image",reason="complete"}',
+        'anytime_codes_drawn_total{model="image"}',
         'anytime_queue_seconds_count{model="image"}',
         'anytime_slots{model="image"} 32.0',
-        "anytime_draws_running 0.0",
+        "anytime_requests_running 0.0",
         "anytime_ready 1.0",
     ):
         assert name in text
     assert load["ready"]
-    assert load["models"][0]["granted"] == 1.0
-    line = next(line for line in server.log() if line.get("codes") == 2)
+    assert load["models"][0]["codes_drawn_share"] == 1.0
+    line = next(line for line in server.log() if line.get("codes_drawn") == 2)
     assert line["message"] == "request"
     assert {"path", "status", "ms", "model", "stop_reason", "queue_ms", "client"} <= line.keys()
 

@@ -78,11 +78,11 @@ def test_it_opens_with_samples_and_the_times_of_this_machine(page: Page) -> None
 
 
 def test_nothing_lately_is_an_empty_bar(page: Page) -> None:
-    expect(page.locator("#granted-told")).to_have_text("nothing lately")
-    assert page.locator("#granted").evaluate("meter => meter.value") == 0
+    expect(page.locator("#codes-share-told")).to_have_text("nothing lately")
+    assert page.locator("#codes-share").evaluate("meter => meter.value") == 0
     page.get_by_role("button", name="Draw").click()
-    expect(page.locator("#granted-told")).to_have_text("100 %")
-    assert page.locator("#granted").evaluate("meter => meter.value") == 1
+    expect(page.locator("#codes-share-told")).to_have_text("100 %")
+    assert page.locator("#codes-share").evaluate("meter => meter.value") == 1
 
 
 def test_codes_are_counted_while_they_come(page: Page) -> None:
@@ -182,7 +182,7 @@ def test_models_are_switched_and_sounds_can_be_played(page: Page) -> None:
     expect(page.locator("#samples audio")).to_have_count(0)
     page.get_by_role("button", name="Draw").click()
     drawn(page, L, L)
-    expect(page.locator("#granted-told")).to_contain_text("100 %")
+    expect(page.locator("#codes-share-told")).to_contain_text("100 %")
 
 
 def test_mistakes_are_told(page: Page) -> None:

@@ -92,7 +92,7 @@ class Gateway:
             timeout_s: seconds after which it stops waiting.
         """
         self._samples.draining = True
-        log_event("draining", draws=len(self._samples))
+        log_event("draining", requests=len(self._samples))
         await self._dispatcher.broadcast("drain", timeout_s)
         until = self._clock() + timeout_s
         while len(self._samples) and self._clock() < until:

@@ -134,12 +134,12 @@ def install_error_handlers(app: FastAPI) -> None:
         # Leave out the invalid values: they can be of any content and size.
         details = [
             {
-                "where": ".".join(str(part)[:_MAX_MESSAGE_CHARS] for part in problem["loc"]),
-                "what": problem["msg"][:_MAX_MESSAGE_CHARS],
+                "loc": ".".join(str(part)[:_MAX_MESSAGE_CHARS] for part in problem["loc"]),
+                "msg": problem["msg"][:_MAX_MESSAGE_CHARS],
             }
             for problem in error.errors()[:_MAX_DETAILS]
         ]
-        first = f"{details[0]['where']}: {details[0]['what']}" if details else "cannot be read"
+        first = f"{details[0]['loc']}: {details[0]['msg']}" if details else "cannot be read"
         return error_response(422, "invalid", f"the request is wrong: {first}", details=details)
 
     @app.exception_handler(HTTPException)

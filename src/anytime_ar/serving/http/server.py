@@ -170,7 +170,7 @@ class _GracefulShutdown:
         if self._task is not None:  # second signal: end at once
             self._server.should_exit = self._server.force_exit = True
             return
-        log_event("draining", draws=len(self._draws))
+        log_event("draining", requests=len(self._draws))
         self._worker.drain(DRAIN_SHARE * self._grace_s)
         self._task = asyncio.ensure_future(self._drain())
 

@@ -260,13 +260,13 @@ function drawCurve() {
   const { curve, code_length: length } = model();
   X.right = $("codes").clientWidth - X.left;
   $("curve").setAttribute("viewBox", `0 0 ${X.right + X.left} ${X.height}`);
-  const slowest = Math.max(...curve.map((point) => point.here_ms ?? 0), 1e-9);
+  const slowest = Math.max(...curve.map((point) => point.server_ms ?? 0), 1e-9);
   const path = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${x} ${y}`).join("");
   const { left, right, top, bottom } = X;
   const parts = [
     svg("path", { class: "frame", d: `M${left} ${top}V${bottom}H${right}V${top}`, fill: "none" }),
     svg("path", { class: "quality", d: path(place(curve, (p) => p.quality, 1)) }),
-    svg("path", { class: "time", d: path(place(curve, (p) => p.here_ms, slowest)) }),
+    svg("path", { class: "time", d: path(place(curve, (p) => p.server_ms, slowest)) }),
     svg("text", { x: left, y: top - 8, class: "of-quality" }, "quality"),
     svg("text", { x: left, y: bottom + 18 }, "1"),
     svg("text", { x: right, y: bottom + 18, "text-anchor": "end" }, `${length} codes`),
@@ -290,7 +290,7 @@ function mark() {
   $("codes").setAttribute("aria-valuetext", `${codes} of ${model().code_length} codes`);
   if (point) {
     const percent = point.quality === null ? null : `${Math.round(100 * point.quality)} % of full quality`;
-    const time = point.here_ms === null ? null : `${duration(point.here_ms)} for one sample here`;
+    const time = point.server_ms === null ? null : `${duration(point.server_ms)} for one sample here`;
     $("curve-told").textContent =
       `At ${point.codes} codes: ${[percent, time].filter(Boolean).join(", ")}.`;
     const [[asked]] = place([{ codes, quality: 0 }], (p) => p.quality, 1);
@@ -346,12 +346,12 @@ async function watchLoad() {
     try {
       const { ready, models: loads } = await (await ask("/v1/load")).json();
       const mine = loads.find((load) => load.model === model().name);
-      $("granted").value = mine.granted ?? 0;
-      $("granted-told").textContent =
-        mine.granted === null ? "nothing lately" : `${Math.round(100 * mine.granted)} %`;
+      $("codes-share").value = mine.codes_drawn_share ?? 0;
+      $("codes-share-told").textContent =
+        mine.codes_drawn_share === null ? "nothing lately" : `${Math.round(100 * mine.codes_drawn_share)} %`;
       $("load-told").textContent =
         `${mine.rows} of ${mine.slots} rows in use, ${mine.waiting} waiting, ` +
-        `${mine.draws_per_s.toFixed(1)} draws a second${ready ? "" : "; the server takes no requests"}.`;
+        `${mine.requests_per_s.toFixed(1)} requests a second${ready ? "" : "; the server takes no requests"}.`;
       if (ready && !opened) await open();
     } catch (error) {
       $("load-told").textContent = `The server does not answer: ${error.message}`;

@@ -15,7 +15,7 @@ from serving_fakes import SLOW_L, L, tiny_bundle
 
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel
-from anytime_ar.serving.cluster import relay as relaying
+from anytime_ar.serving.cluster import load_balancer
 from anytime_ar.serving.cluster.gateway import (
     GatewayCodecService,
     GatewaySampleService,
@@ -327,7 +327,7 @@ def test_a_client_that_leaves_stops_its_draw(alone: dict[str, AnytimeModel]) -> 
 def test_a_replica_that_hangs_is_given_up(
     alone: dict[str, AnytimeModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relaying, "_STATE_POLL_S", 0.02)
+    monkeypatch.setattr(load_balancer, "_STATE_POLL_S", 0.02)
 
     async def scene(fleet: Play) -> None:
         watching = asyncio.ensure_future(fleet.relay.poll_replicas())
@@ -341,7 +341,7 @@ def test_a_replica_that_hangs_is_given_up(
             hangs,
             next(name for name in NAMES if name != hangs),
         ]
-        monkeypatch.setattr(relaying, "REPLICA_TIMEOUT_S", 0.1)
+        monkeypatch.setattr(load_balancer, "REPLICA_TIMEOUT_S", 0.1)
         await asyncio.wait_for(fleet.relay.broadcast("drain", 0.2), PATIENCE_S)  # nor waited for
         watching.cancel()
 

@@ -170,7 +170,7 @@ def test_draws_are_those_of_the_model_alone_and_go_to_all_replicas(
         assert len(fleet.draws) == 0
         with pytest.raises(InputError, match="label 'purple' is unknown"):
             await fleet.sample(model="image", label="purple")
-        with pytest.raises(NotFoundError, match="model 'none' is not served here"):
+        with pytest.raises(NotFoundError, match="model 'none' is not served"):
             await fleet.sample(model="none")
         codes = ((1, 2, 3),)
         decoded = await fleet.computing.decode(
@@ -221,7 +221,7 @@ def test_what_one_has_no_room_for_another_may_and_if_none_has_the_mildest_refusa
             await fleet.sample(model="image")
         assert refused.value.retry_after_s == 2.0
         fleet.crew.gone = set(NAMES)
-        with pytest.raises(ServingError, match="no replica answers") as broken:
+        with pytest.raises(ServingError, match="no replica is running") as broken:
             await fleet.sample(model="image")
         assert broken.value.reason == "broken"
 
@@ -288,7 +288,7 @@ def test_a_draw_can_be_stopped_by_its_client(alone: dict[str, AnytimeModel]) -> 
         drawing = asyncio.ensure_future(fleet.all_of(draw))
         with pytest.raises(NotFoundError):
             await fleet.draws.stop("mine-alone", fleet.call("somebody"))
-        with pytest.raises(ConflictError, match="still under way"):
+        with pytest.raises(ConflictError, match="still being generated"):
             await fleet.refine("mine-alone")
         with pytest.raises(ConflictError, match="taken"):
             await fleet.sample(model="image", id="mine-alone")

@@ -225,7 +225,7 @@ def test_fewer_codes_than_the_floor_are_an_error_and_no_answer(spoiled: Spoiled)
     spoiled.device.set(0.8 * STUCK_S)  # nobody could know
     told = drawing.result()
     assert (told.status_code, told.json()["error"]["code"]) == (504, "deadline")
-    assert "before there were as many codes as the request needs" in told.json()["error"]["message"]
+    assert "before the samples had their minimum codes" in told.json()["error"]["message"]
 
 
 def process_status(pid: int, name: str) -> int:

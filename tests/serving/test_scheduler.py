@@ -450,7 +450,7 @@ def test_tasks_are_done_between_steps_and_wait_for_draws_in_a_hurry(stage: Stage
 
 
 def test_lanes_refuse_what_they_cannot_be(stage: Stage) -> None:
-    with pytest.raises(InputError, match="slots=0 has room for nothing"):
+    with pytest.raises(InputError, match="slots=0 leaves no room for a sample"):
         ModelRunner("x", stage.models[0], 0, stage.clock)
 
 

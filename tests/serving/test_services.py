@@ -42,7 +42,7 @@ def test_of_two_requests_made_before_either_begins_one_has_the_id(tmp_path: Path
         )
         waiting = asyncio.ensure_future(anext(first))
         await asyncio.sleep(0)
-        with pytest.raises(ConflictError, match="still under way"):
+        with pytest.raises(ConflictError, match="still being generated"):
             await anext(second)
         assert len(worker.jobs) == len(draws) == 1
         worker.jobs[0].listener(ServingError("broken", "it is over"))

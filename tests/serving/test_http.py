@@ -59,7 +59,7 @@ def slow_rows(server: RealServer) -> int:
 def jobs(client: httpx.Client) -> tuple[float, ...]:
     """How many run, and how many wait."""
     found = re.findall(
-        r"^anytime_(?:draws_running|jobs_waiting) (\S+)", client.get("/metrics").text, re.M
+        r"^anytime_requests_(?:running|waiting) (\S+)", client.get("/metrics").text, re.M
     )
     return tuple(map(float, found))
 

@@ -155,8 +155,8 @@ def _routes(models: ModelsBackend, samples: SamplesBackend, codec: CodecBackend)
         responses={
             **error_responses(404, 406, 409, 422, 503, 504),
             204: {
-                "description": "The samples had ended. Their session is released: it expires in a few "
-                "seconds unless they are refined."
+                "description": "The samples had ended. Their session is released, and expires in "
+                "a few seconds unless they are refined."
             },
         },
         tags=["samples"],

@@ -302,7 +302,7 @@ def test_figures_that_are_spoken_of_exist(server: RealServer) -> None:
     with server.client() as client:
         text = client.get("/metrics").text
     known = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
-    for where in ("deploy/kubernetes.yaml", "docs/containers.md"):
+    for where in ("deploy/kubernetes.yaml", "docs/how-to/containers.md"):
         named = set(re.findall(r"anytime_[a-z_]+", (ROOT / where).read_text(encoding="utf-8")))
         assert named
         assert named <= known

@@ -236,7 +236,7 @@ def healthcheck(url: str) -> int:
 @pytest.fixture
 def device(tmp_path: Path) -> Device:
     """Steps of no time, and none that is held for too long."""
-    return Device(tmp_path / "device", 0.0, stuck_s=HELD_S)
+    return Device(tmp_path / "device", 0.0, stall_timeout_s=HELD_S)
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ class RealServer:
         self.logs = logs
         program = ["-m", "anytime_ar"]
         if device is not None:
-            program = [spoiled_server.__file__, str(device.folder), str(device.stuck_s)]
+            program = [spoiled_server.__file__, str(device.folder), str(device.stall_timeout_s)]
         command = [sys.executable, *program, "serve", *models, "--port", "0", *options]
         with logs.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
@@ -83,7 +83,7 @@ class RealServer:
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     def workers(self) -> list[int]:
-        """Processes of its replicas, if it is a fleet."""
+        """Processes of its replicas, if it is a cluster."""
         below = descendants(self.process.pid)
         return [pid for pid in below if "ServeReplica:anytime:replica" in command_line(pid)]
 

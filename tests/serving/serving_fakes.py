@@ -194,11 +194,11 @@ class Stage:
         self.models = [
             TimedModel(folder, self.clock, bundle, pretends=pretends) for bundle in bundles
         ]
-        lanes = {
+        runners = {
             model.bundle.card.name: ModelRunner(model.bundle.card.name, model, slots, self.clock)
             for model in self.models
         }
-        self.scheduler = Scheduler(lanes, self.clock, policy=policy)
+        self.scheduler = Scheduler(runners, self.clock, policy=policy)
         self.scheduler.warm_up()
         self.heard: list[Heard] = []
 

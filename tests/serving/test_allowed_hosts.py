@@ -56,7 +56,7 @@ def test_more_names_are_told() -> None:
     "name", ["http://a.example", "a.example:80", "a b", "a/b", "a@b", "[::1]:1"]
 )
 def test_what_is_no_name_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match="is no name of a host; pass names"):
+    with pytest.raises(InputError, match="is not a host name; pass names"):
         AllowedHosts.for_server("127.0.0.1", [name])
 
 

@@ -1,4 +1,4 @@
-"""Several stations that are one, in this process: whatever is lost, is drawn again."""
+"""A cluster of replicas in this process: samples of a lost replica are drawn again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from serving_fakes import SLOW_L, L, tiny_bundle
 
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel
-from anytime_ar.serving.cluster import relay as relaying
+from anytime_ar.serving.cluster import load_balancer
 from anytime_ar.serving.cluster.gateway import (
     GatewayCodecService,
     GatewaySampleService,
@@ -57,19 +57,19 @@ class Clock:
         self.now += seconds
 
 
-class FakeCrew:
-    """Replicas in this process, which a test loses."""
+class FakeReplicaPool:
+    """Pool of replicas in this process, which a test can lose or freeze."""
 
     def __init__(self, replicas: dict[str, Replica]) -> None:
         self.replicas = replicas
         self.gone: set[str] = set()
         self.frozen: set[str] = set()
         self.freezing: Callable[[], None] = lambda: None
-        """What happens when something is asked of one that is frozen."""
+        """Called when a frozen replica is called."""
         self.lives: dict[str, int] = {}
-        """How much a replica still tells before it goes."""
+        """Number of replies that a replica still sends before it is lost."""
         self.answers: dict[str, RemoteError] = {}
-        """What replicas say to whatever they are asked."""
+        """Errors that replicas reply with to every request for samples."""
         self.calls: list[tuple[str, str, tuple[Any, ...]]] = []
 
     def running(self) -> frozenset[str]:
@@ -90,25 +90,25 @@ class FakeCrew:
         if name in self.answers and method == "sample":
             yield ReplicaReply(name, ReplicaState(ready=True, stats={}), self.answers[name])
             return
-        async for told in getattr(self.replicas[name], method)(*arguments):
+        async for reply in getattr(self.replicas[name], method)(*arguments):
             if method != "report_state" and name in self.lives:
                 self.lives[name] -= 1
                 if self.lives[name] < 0:
                     self.gone.add(name)
             if name in self.gone:
                 raise ReplicaLostError(name)
-            yield told
+            yield reply
 
 
-class Play:
-    """A fleet of two, and its front. Its clock stands still, so that no replica is slow."""
+class FakeCluster:
+    """Two replicas and their gateway. The clock stands still, so that no replica is slow."""
 
-    def __init__(self, crew: FakeCrew, service: ServingConfig) -> None:
-        self.crew = crew
+    def __init__(self, pool: FakeReplicaPool, service: ServingConfig) -> None:
+        self.pool = pool
         self.clock = Clock()
-        self.relay = Dispatcher(crew, self.clock)
-        self.draws = GatewaySampleService(self.relay, service, self.clock)
-        self.computing = GatewayCodecService(self.relay)
+        self.dispatcher = Dispatcher(pool, self.clock)
+        self.samples = GatewaySampleService(self.dispatcher, service, self.clock)
+        self.codec = GatewayCodecService(self.dispatcher)
 
     def call(self, client: str = "me") -> RequestContext:
         return RequestContext(self.clock, self.clock(), client=client)
@@ -118,16 +118,16 @@ class Play:
 
     async def sample(self, **wanted: Any) -> SampleResponse:
         request = SampleRequest(with_codes=True, **wanted)
-        return answer_of(await self.all_of(self.draws.sample(request, self.call())))
+        return answer_of(await self.all_of(self.samples.sample(request, self.call())))
 
     async def refine(self, name: str, **wanted: Any) -> SampleResponse:
         request = RefineRequest(with_codes=True, **wanted)
-        return answer_of(await self.all_of(self.draws.refine(name, request, self.call())))
+        return answer_of(await self.all_of(self.samples.refine(name, request, self.call())))
 
 
-def answer_of(told: list[PreviewResponse]) -> SampleResponse:
-    assert isinstance(told[-1], SampleResponse)
-    return told[-1]
+def answer_of(replies: list[PreviewResponse]) -> SampleResponse:
+    assert isinstance(replies[-1], SampleResponse)
+    return replies[-1]
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +135,8 @@ def alone() -> dict[str, AnytimeModel]:
     return {kind: AnytimeModel(tiny_bundle(kind), device="cpu") for kind in ("image", "slow")}
 
 
-def play(
-    alone: dict[str, AnytimeModel], scene: Callable[[Play], Awaitable[None]], **service: Any
+def run_scene(
+    alone: dict[str, AnytimeModel], scene: Callable[[FakeCluster], Awaitable[None]], **service: Any
 ) -> None:
     """A scene with two replicas."""
 
@@ -146,14 +146,14 @@ def play(
         async with AsyncExitStack() as stack:
             replicas = {}
             for name in NAMES:
-                station = ServingEngine(alone, promised, time.perf_counter)
-                station.worker.start()
-                stack.callback(station.worker.stop)
-                await station.warm_up()
-                replicas[name] = Replica(name, station, time.perf_counter)
-            fleet = Play(FakeCrew(replicas), promised)
-            await fleet.relay.broadcast("report_state")
-            await scene(fleet)
+                engine = ServingEngine(alone, promised, time.perf_counter)
+                engine.worker.start()
+                stack.callback(engine.worker.stop)
+                await engine.warm_up()
+                replicas[name] = Replica(name, engine, time.perf_counter)
+            cluster = FakeCluster(FakeReplicaPool(replicas), promised)
+            await cluster.dispatcher.broadcast("report_state")
+            await scene(cluster)
 
     asyncio.run(run())
 
@@ -161,208 +161,214 @@ def play(
 def test_draws_are_those_of_the_model_alone_and_go_to_all_replicas(
     alone: dict[str, AnytimeModel],
 ) -> None:
-    async def scene(fleet: Play) -> None:
+    async def scene(cluster: FakeCluster) -> None:
         for seed in range(6):
-            answer = await fleet.sample(model="image", seed=seed, n=2)
+            answer = await cluster.sample(model="image", seed=seed, n=2)
             assert answer.codes == alone["image"].sample_codes(2, seed=seed).tolist()
             assert answer.stop_reason == "complete"
-        assert {name for name, _, _ in fleet.crew.calls} == set(NAMES)
-        assert len(fleet.draws) == 0
+        assert {name for name, _, _ in cluster.pool.calls} == set(NAMES)
+        assert len(cluster.samples) == 0
         with pytest.raises(InputError, match="label 'purple' is unknown"):
-            await fleet.sample(model="image", label="purple")
-        with pytest.raises(NotFoundError, match="model 'none' is not served here"):
-            await fleet.sample(model="none")
+            await cluster.sample(model="image", label="purple")
+        with pytest.raises(NotFoundError, match="model 'none' is not served"):
+            await cluster.sample(model="none")
         codes = ((1, 2, 3),)
-        decoded = await fleet.computing.decode(
-            DecodeRequest(model="image", codes=codes, format="npy"), fleet.call()
+        decoded = await cluster.codec.decode(
+            DecodeRequest(model="image", codes=codes, format="npy"), cluster.call()
         )
         assert decoded.model == "image"
         assert len(decoded.samples) == 1
 
-    play(alone, scene)
+    run_scene(alone, scene)
 
 
 def test_a_draw_outlives_its_replica_and_shows_nothing_twice(
     alone: dict[str, AnytimeModel],
 ) -> None:
-    async def scene(fleet: Play) -> None:
-        first = fleet.relay.load_balancer.choose(fleet.crew.running())
+    async def scene(cluster: FakeCluster) -> None:
+        first = cluster.dispatcher.load_balancer.choose(cluster.pool.running())
         assert first is not None
-        fleet.crew.lives[first] = 3
+        cluster.pool.lives[first] = 3
         request = SampleRequest(
             model="slow", seed=5, stream=True, previews_per_s=1000, with_codes=True
         )
-        told = await fleet.all_of(fleet.draws.sample(request, fleet.call()))
-        assert fleet.crew.gone == {first}
-        drawn = [one.codes_drawn for one in told[:-1]]
+        replies = await cluster.all_of(cluster.samples.sample(request, cluster.call()))
+        assert cluster.pool.gone == {first}
+        drawn = [one.codes_drawn for one in replies[:-1]]
         assert len(drawn) > 3
         assert drawn == sorted(set(drawn))
-        assert answer_of(told).codes == alone["slow"].sample_codes(1, seed=5).tolist()
-        ids = {one.id for one in told}
+        assert answer_of(replies).codes == alone["slow"].sample_codes(1, seed=5).tolist()
+        ids = {one.id for one in replies}
         assert len(ids) == 1  # the same draw, for its client
 
-    play(alone, scene)
+    run_scene(alone, scene)
 
 
 def test_what_one_has_no_room_for_another_may_and_if_none_has_the_mildest_refusal_counts(
     alone: dict[str, AnytimeModel],
 ) -> None:
-    async def scene(fleet: Play) -> None:
+    async def scene(cluster: FakeCluster) -> None:
         busy = {
             name: RemoteError("serving", f"{name} is full", "overloaded", retry_s)
             for name, retry_s in zip(NAMES, (3.0, 2.0), strict=True)
         }
         for name in NAMES:
-            fleet.crew.answers = {name: busy[name]}
+            cluster.pool.answers = {name: busy[name]}
             for seed in range(2):
-                assert (await fleet.sample(model="image", seed=seed)).codes_drawn == L
-        fleet.crew.answers = busy
+                assert (await cluster.sample(model="image", seed=seed)).codes_drawn == L
+        cluster.pool.answers = busy
         with pytest.raises(ServingError, match="b is full") as refused:
-            await fleet.sample(model="image")
+            await cluster.sample(model="image")
         assert refused.value.retry_after_s == 2.0
-        fleet.crew.gone = set(NAMES)
-        with pytest.raises(ServingError, match="no replica answers") as broken:
-            await fleet.sample(model="image")
+        cluster.pool.gone = set(NAMES)
+        with pytest.raises(ServingError, match="no replica is running") as broken:
+            await cluster.sample(model="image")
         assert broken.value.reason == "broken"
 
-    play(alone, scene)
+    run_scene(alone, scene)
 
 
 def test_time_that_was_lost_counts(alone: dict[str, AnytimeModel]) -> None:
-    async def scene(fleet: Play) -> None:
-        call = fleet.call()
+    async def scene(cluster: FakeCluster) -> None:
+        call = cluster.call()
         call.arrival -= 600.0  # longer than anything may take
         with pytest.raises(ServingError) as late:
-            await fleet.all_of(fleet.draws.sample(SampleRequest(model="image"), call))
+            await cluster.all_of(cluster.samples.sample(SampleRequest(model="image"), call))
         assert late.value.reason in ("deadline", "overloaded")
-        (_, _, arguments) = fleet.crew.calls[-1]
+        (_, _, arguments) = cluster.pool.calls[-1]
         assert arguments[-1].elapsed_s > 600.0
 
-    play(alone, scene)
+    run_scene(alone, scene)
 
 
 def test_a_draw_goes_on_where_it_is_and_elsewhere_if_that_is_lost(
     alone: dict[str, AnytimeModel],
 ) -> None:
-    async def scene(fleet: Play) -> None:
+    async def scene(cluster: FakeCluster) -> None:
         whole = alone["image"].sample_codes(2, seed=7, label="owl").tolist()
-        first = await fleet.sample(model="image", seed=7, n=2, label="owl", codes=3)
+        first = await cluster.sample(model="image", seed=7, n=2, label="owl", codes=3)
         assert first.codes == [row[:3] for row in whole]
-        more = await fleet.refine(first.id, codes=5)
+        more = await cluster.refine(first.id, codes=5)
         assert more.codes == [row[:5] for row in whole]
-        (drew, *_), (refined, method, _) = fleet.crew.calls
+        (drew, *_), (refined, method, _) = cluster.pool.calls
         assert (refined, method) == (drew, "refine")
-        fleet.crew.gone.add(drew)
-        rest = await fleet.refine(first.id)
+        cluster.pool.gone.add(drew)
+        rest = await cluster.refine(first.id)
         assert rest.codes == whole
         assert rest.id == first.id
-        assert await fleet.draws.stop(first.id, fleet.call()) is None  # it had ended
+        assert await cluster.samples.stop(first.id, cluster.call()) is None  # it had ended
         with pytest.raises(NotFoundError):
-            await fleet.draws.stop(first.id, fleet.call())
-        assert (await fleet.refine(first.id)).codes == whole  # the stop was a moment too late
-        assert await fleet.draws.stop(first.id, fleet.call()) is None
+            await cluster.samples.stop(first.id, cluster.call())
+        assert (await cluster.refine(first.id)).codes == whole  # the stop was a moment too late
+        assert await cluster.samples.stop(first.id, cluster.call()) is None
 
-    play(alone, scene)
+    run_scene(alone, scene)
 
 
-def test_another_front_finds_a_draw(alone: dict[str, AnytimeModel]) -> None:
-    async def scene(fleet: Play) -> None:
-        first = await fleet.sample(model="image", seed=7, codes=3)
-        other = Play(fleet.crew, ServingConfig())
+def test_another_gateway_finds_a_draw(alone: dict[str, AnytimeModel]) -> None:
+    async def scene(cluster: FakeCluster) -> None:
+        first = await cluster.sample(model="image", seed=7, codes=3)
+        other = FakeCluster(cluster.pool, ServingConfig())
         more = await other.refine(first.id)
         assert more.codes == alone["image"].sample_codes(1, seed=7).tolist()
-        fleet.crew.gone.add(fleet.crew.calls[0][0])  # only the first front could draw it again
+        cluster.pool.gone.add(
+            cluster.pool.calls[0][0]
+        )  # only the first gateway could draw it again
         with pytest.raises(NotFoundError):
-            await Play(fleet.crew, ServingConfig()).refine(first.id)
+            await FakeCluster(cluster.pool, ServingConfig()).refine(first.id)
 
-    play(alone, scene)
+    run_scene(alone, scene)
 
 
 def test_a_draw_can_be_stopped_by_its_client(alone: dict[str, AnytimeModel]) -> None:
-    async def scene(fleet: Play) -> None:
+    async def scene(cluster: FakeCluster) -> None:
         request = SampleRequest(
             model="slow", seed=5, id="mine-alone", stream=True, previews_per_s=1000
         )
-        draw = fleet.draws.sample(request, fleet.call())
+        draw = cluster.samples.sample(request, cluster.call())
         await anext(draw)
-        drawing = asyncio.ensure_future(fleet.all_of(draw))
+        drawing = asyncio.ensure_future(cluster.all_of(draw))
         with pytest.raises(NotFoundError):
-            await fleet.draws.stop("mine-alone", fleet.call("somebody"))
-        with pytest.raises(ConflictError, match="still under way"):
-            await fleet.refine("mine-alone")
+            await cluster.samples.stop("mine-alone", cluster.call("somebody"))
+        with pytest.raises(ConflictError, match="still being generated"):
+            await cluster.refine("mine-alone")
         with pytest.raises(ConflictError, match="taken"):
-            await fleet.sample(model="image", id="mine-alone")
-        stopped = await fleet.draws.stop("mine-alone", fleet.call())
+            await cluster.sample(model="image", id="mine-alone")
+        stopped = await cluster.samples.stop("mine-alone", cluster.call())
         assert stopped is not None
         assert stopped.stop_reason == answer_of(await drawing).stop_reason == "cancelled"
         assert 1 <= stopped.codes_drawn < SLOW_L
-        assert len(fleet.draws) == 0
+        assert len(cluster.samples) == 0
 
         later = SampleRequest(model="slow", id="on-its-way")
-        drawing = asyncio.ensure_future(fleet.all_of(fleet.draws.sample(later, fleet.call())))
+        drawing = asyncio.ensure_future(
+            cluster.all_of(cluster.samples.sample(later, cluster.call()))
+        )
         await asyncio.sleep(0)  # no replica knows it yet
         with pytest.raises(ServingError, match="before its first code"):
-            await fleet.draws.stop("on-its-way", fleet.call())
+            await cluster.samples.stop("on-its-way", cluster.call())
         with pytest.raises(ServingError, match="before its first code"):
             await drawing
 
-    play(alone, scene)
+    run_scene(alone, scene)
 
 
 def test_a_client_that_leaves_stops_its_draw(alone: dict[str, AnytimeModel]) -> None:
-    async def scene(fleet: Play) -> None:
+    async def scene(cluster: FakeCluster) -> None:
         request = SampleRequest(model="slow", stream=True, previews_per_s=1000)
-        drawing = fleet.draws.sample(request, fleet.call())
+        drawing = cluster.samples.sample(request, cluster.call())
         await anext(drawing)
         await drawing.aclose()
-        assert len(fleet.draws) == 0
+        assert len(cluster.samples) == 0
         until = time.monotonic() + PATIENCE_S
-        while any(one.engine.stats()["slow"].running for one in fleet.crew.replicas.values()):
+        while any(one.engine.stats()["slow"].running for one in cluster.pool.replicas.values()):
             assert time.monotonic() < until
             await asyncio.sleep(0.001)
 
-    play(alone, scene)
+    run_scene(alone, scene)
 
 
 def test_a_replica_that_hangs_is_given_up(
     alone: dict[str, AnytimeModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relaying, "_STATE_POLL_S", 0.02)
+    monkeypatch.setattr(load_balancer, "_STATE_POLL_S", 0.02)
 
-    async def scene(fleet: Play) -> None:
-        watching = asyncio.ensure_future(fleet.relay.poll_replicas())
-        hangs = fleet.relay.load_balancer.choose(fleet.crew.running())
+    async def scene(cluster: FakeCluster) -> None:
+        watching = asyncio.ensure_future(cluster.dispatcher.poll_replicas())
+        hangs = cluster.dispatcher.load_balancer.choose(cluster.pool.running())
         assert hangs is not None
-        fleet.crew.frozen.add(hangs)
-        fleet.crew.freezing = lambda: fleet.clock.pass_by(REPLICA_TIMEOUT_S + 1.0)
-        answer = await fleet.sample(model="image", seed=3)
+        cluster.pool.frozen.add(hangs)
+        cluster.pool.freezing = lambda: cluster.clock.pass_by(REPLICA_TIMEOUT_S + 1.0)
+        answer = await cluster.sample(model="image", seed=3)
         assert answer.codes == alone["image"].sample_codes(1, seed=3).tolist()
-        assert [name for name, _, _ in fleet.crew.calls] == [
+        assert [name for name, _, _ in cluster.pool.calls] == [
             hangs,
             next(name for name in NAMES if name != hangs),
         ]
-        monkeypatch.setattr(relaying, "REPLICA_TIMEOUT_S", 0.1)
-        await asyncio.wait_for(fleet.relay.broadcast("drain", 0.2), PATIENCE_S)  # nor waited for
+        monkeypatch.setattr(load_balancer, "REPLICA_TIMEOUT_S", 0.1)
+        await asyncio.wait_for(
+            cluster.dispatcher.broadcast("drain", 0.2), PATIENCE_S
+        )  # nor waited for
         watching.cancel()
 
-    play(alone, scene)
+    run_scene(alone, scene)
 
 
 def test_draining_answers_what_is_under_way(alone: dict[str, AnytimeModel]) -> None:
-    async def scene(fleet: Play) -> None:
+    async def scene(cluster: FakeCluster) -> None:
         request = SampleRequest(model="slow", seed=5, stream=True, previews_per_s=1000)
-        draw = fleet.draws.sample(request, fleet.call())
+        draw = cluster.samples.sample(request, cluster.call())
         await anext(draw)
-        drawing = asyncio.ensure_future(fleet.all_of(draw))
-        fleet.draws.draining = True
-        await fleet.relay.broadcast("drain", 0.2)
+        drawing = asyncio.ensure_future(cluster.all_of(draw))
+        cluster.samples.draining = True
+        await cluster.dispatcher.broadcast("drain", 0.2)
         answer = answer_of(await drawing)
         assert answer.stop_reason in ("drain", "deadline", "complete")
         with pytest.raises(ServingError) as refused:
-            await fleet.sample(model="image")
+            await cluster.sample(model="image")
         assert refused.value.reason == "draining"
 
-    play(alone, scene)
+    run_scene(alone, scene)
 
 
 def state(backlog_s: float, *, ready: bool = True) -> ReplicaState:
@@ -372,43 +378,43 @@ def state(backlog_s: float, *, ready: bool = True) -> ReplicaState:
 
 def test_the_least_work_is_chosen_and_what_was_sent_since_counts() -> None:
     clock = Clock()
-    places = LoadBalancer(clock)
-    places.report("a", state(1.0))
-    places.report("b", state(0.4))
-    assert places.choose(NAMES) == "b"
-    assert places.sample_s("m") == places.sample_s(None) == 0.25
-    assert places.sample_s("other") == 0.0
-    number = places.start_call("b", 0.7)
-    assert places.choose(NAMES) == "a"
-    places.end_call("b", number)
-    assert places.choose(NAMES) == "b"
+    balancer = LoadBalancer(clock)
+    balancer.report("a", state(1.0))
+    balancer.report("b", state(0.4))
+    assert balancer.choose(NAMES) == "b"
+    assert balancer.sample_s("m") == balancer.sample_s(None) == 0.25
+    assert balancer.sample_s("other") == 0.0
+    number = balancer.start_call("b", 0.7)
+    assert balancer.choose(NAMES) == "a"
+    balancer.end_call("b", number)
+    assert balancer.choose(NAMES) == "b"
     clock.now += 0.5  # both work
-    assert (places.wait_s("a"), places.wait_s("b")) == (0.5, 0.0)
-    assert places.choose(()) is None
-    places.report("b", state(0.0, ready=False))
-    assert places.choose(NAMES) == "a"
-    assert places.choose(("b",)) == "b"  # better than nobody
+    assert (balancer.wait_s("a"), balancer.wait_s("b")) == (0.5, 0.0)
+    assert balancer.choose(()) is None
+    balancer.report("b", state(0.0, ready=False))
+    assert balancer.choose(NAMES) == "a"
+    assert balancer.choose(("b",)) == "b"  # better than nobody
 
 
 def test_equals_take_turns_and_the_silent_come_last() -> None:
     clock = Clock()
-    places = LoadBalancer(clock)
+    balancer = LoadBalancer(clock)
     for name in NAMES:
-        places.report(name, state(0.0))
+        balancer.report(name, state(0.0))
     turns = []
     for _ in range(4):
-        name = places.choose(NAMES)
+        name = balancer.choose(NAMES)
         assert name is not None
-        assert places.choose(NAMES[::-1]) == name  # sets come in the order of their hashes
-        places.end_call(name, places.start_call(name, 0.0))
+        assert balancer.choose(NAMES[::-1]) == name  # sets come in the order of their hashes
+        balancer.end_call(name, balancer.start_call(name, 0.0))
         turns.append(name)
     assert turns == ["a", "b", "a", "b"]
     clock.now += REPLICA_TIMEOUT_S + 0.1
-    places.report("b", state(5.0))
-    assert places.state("a") is None
-    assert places.choose(NAMES) == "b"
-    places.retain(["a"])
-    assert places.state("b") is None
+    balancer.report("b", state(5.0))
+    assert balancer.state("a") is None
+    assert balancer.choose(NAMES) == "b"
+    balancer.retain(["a"])
+    assert balancer.state("b") is None
 
 
 def test_mistakes_are_the_same_after_their_way() -> None:
@@ -427,32 +433,32 @@ def test_mistakes_are_the_same_after_their_way() -> None:
 
 def test_draws_are_forgotten_after_a_while() -> None:
     clock = Clock()
-    holdings = InFlightRegistry(10.0, clock)
-    held = SampleRecord(SampleRequest(seed=1), "me")
-    holdings.start("one", held)
+    registry = InFlightRegistry(10.0, clock)
+    record = SampleRecord(SampleRequest(seed=1), "me")
+    registry.start("one", record)
     clock.now += 100.0
-    assert holdings.get("one") is held  # it is under way
-    holdings.finish("one", refinable=True)
-    assert holdings.get("one") is held
+    assert registry.get("one") is record  # it is under way
+    registry.finish("one", refinable=True)
+    assert registry.get("one") is record
     clock.now += 10.1
-    assert holdings.get("one") is None
-    holdings.start("two", replace(held))
-    holdings.finish("two", refinable=False)
-    assert holdings.get("two") is None
+    assert registry.get("one") is None
+    registry.start("two", replace(record))
+    registry.finish("two", refinable=False)
+    assert registry.get("two") is None
 
 
 def test_what_ended_draws_take_is_bounded() -> None:
     clock = Clock()
     names = tuple("a" for _ in range(1024))
-    held = SampleRecord(SampleRequest(seed=1, label=names, n=1024), "me")
-    holdings = InFlightRegistry(10.0, clock, max_bytes=3 * held.nbytes)
+    record = SampleRecord(SampleRequest(seed=1, label=names, n=1024), "me")
+    registry = InFlightRegistry(10.0, clock, max_bytes=3 * record.nbytes)
     for name in "abcde":
-        holdings.start(name, replace(held))
-        holdings.finish(name, refinable=True)
-    assert [name for name in "abcde" if holdings.get(name)] == ["c", "d", "e"]
-    holdings.start("d", replace(held))
-    holdings.drop("c")
+        registry.start(name, replace(record))
+        registry.finish(name, refinable=True)
+    assert [name for name in "abcde" if registry.get(name)] == ["c", "d", "e"]
+    registry.start("d", replace(record))
+    registry.drop("c")
     for name in "fg":
-        holdings.start(name, SampleRecord(None, "me"))
-        holdings.finish(name, refinable=True)
-    assert [name for name in "cdefg" if holdings.get(name)] == ["d", "e", "f", "g"]
+        registry.start(name, SampleRecord(None, "me"))
+        registry.finish(name, refinable=True)
+    assert [name for name in "cdefg" if registry.get(name)] == ["d", "e", "f", "g"]

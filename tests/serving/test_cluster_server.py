@@ -21,10 +21,10 @@ KEY = {"Authorization": "Bearer secret-of-a"}
 
 
 @pytest.fixture(scope="module")
-def fleet(
+def cluster(
     models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RealServer]:
-    folder = tmp_path_factory.mktemp("fleet")
+    folder = tmp_path_factory.mktemp("cluster")
     keys = folder / "keys"
     keys.write_text("a secret-of-a\nb secret-of-b\n")
     options = ("--engine", "ray", "--replicas", "2", "--threads", "1", "--slots", "32")
@@ -33,7 +33,7 @@ def fleet(
         str(models["image"]),
         str(models["slow"]),
         options=(*options, "--api-key-file", str(keys)),
-        logs=folder / "fleet.log",
+        logs=folder / "cluster.log",
     )
     yield real.ready()
     if real.process.poll() is None:
@@ -41,8 +41,8 @@ def fleet(
 
 
 @pytest.fixture
-def client(fleet: RealServer) -> Iterator[httpx.Client]:
-    with fleet.client(**KEY) as one:
+def client(cluster: RealServer) -> Iterator[httpx.Client]:
+    with cluster.client(**KEY) as one:
         yield one
 
 
@@ -77,23 +77,26 @@ def test_it_answers_as_one_server_does(
     names = [model["name"] for model in client.get("/v1/models").json()["models"]]
     assert names == ["image", "slow"]
     assert client.get("/readyz").json() == {"status": "ready"}
-    assert 'anytime_stops_total{model="slow",reason="complete"}' in client.get("/metrics").text
+    assert (
+        'anytime_requests_finished_total{model="slow",reason="complete"}'
+        in client.get("/metrics").text
+    )
     load = {one["model"]: one["slots"] for one in client.get("/v1/load").json()["models"]}
     assert load["image"] == 2 * 32  # of both
 
 
-def test_it_keeps_clients_apart(fleet: RealServer, client: httpx.Client) -> None:
-    with fleet.client() as nobody:
+def test_it_keeps_clients_apart(cluster: RealServer, client: httpx.Client) -> None:
+    with cluster.client() as nobody:
         assert nobody.get("/livez").status_code == nobody.head("/livez").status_code == 200
         assert nobody.get("/livez", headers={"Host": "evil.example"}).status_code == 421
         assert nobody.post("/v1/samples", json={}).status_code == 401
     mine = asked(client, model="image")
-    with fleet.client(Authorization="Bearer secret-of-b") as other:
+    with cluster.client(Authorization="Bearer secret-of-b") as other:
         assert other.post(f"/v1/samples/{mine['id']}/refine", json={}).status_code == 404
 
 
 def test_no_draw_is_lost_with_a_replica(
-    fleet: RealServer, client: httpx.Client, alone: dict[str, AnytimeModel]
+    cluster: RealServer, client: httpx.Client, alone: dict[str, AnytimeModel]
 ) -> None:
     kept = [asked(client, model="image", seed=seed, codes=3) for seed in range(4)]  # on both
     under_way = threading.Barrier(5)
@@ -109,7 +112,7 @@ def test_no_draw_is_lost_with_a_replica(
     with ThreadPoolExecutor(4) as pool:
         draws = [pool.submit(draw, seed) for seed in range(4)]
         under_way.wait(PATIENCE_S)
-        victim = fleet.workers()[0]
+        victim = cluster.workers()[0]
         os.kill(victim, signal.SIGKILL)
         told = [one.result() for one in draws]
     for seed, all_of_it in enumerate(told):
@@ -125,23 +128,23 @@ def test_no_draw_is_lost_with_a_replica(
     wait_for(
         lambda: (
             client.get("/v1/load").json()["models"][0]["slots"] == 64
-            and victim not in fleet.workers()
+            and victim not in cluster.workers()
         ),
         "a replica in its place",
     )
 
 
-def test_its_end_answers_what_is_under_way(fleet: RealServer, client: httpx.Client) -> None:
+def test_its_end_answers_what_is_under_way(cluster: RealServer, client: httpx.Client) -> None:
     body = {"model": "slow", "n": 16, "stream": True, "previews_per_s": 50}
     with client.stream("POST", "/v1/samples", json=body) as stream:
         lines = stream.iter_lines()
         next(lines)
-        fleet.process.send_signal(signal.SIGTERM)
+        cluster.process.send_signal(signal.SIGTERM)
         names = [line.partition(": ")[2] for line in lines if line.startswith("event")]
     assert names[-1] == "done"
     assert set(names[:-1]) <= {"preview"}
-    assert fleet.process.wait(PATIENCE_S) == 0
-    assert fleet.process.stdout is not None
-    fleet.process.stdout.close()
-    assert fleet.workers() == []
-    assert "ended" in fleet.lines("message")
+    assert cluster.process.wait(PATIENCE_S) == 0
+    assert cluster.process.stdout is not None
+    cluster.process.stdout.close()
+    assert cluster.workers() == []
+    assert "ended" in cluster.lines("message")

@@ -236,7 +236,7 @@ def healthcheck(url: str) -> int:
 @pytest.fixture
 def device(tmp_path: Path) -> Device:
     """Steps of no time, and none that is held for too long."""
-    return Device(tmp_path / "device", 0.0, stuck_s=HELD_S)
+    return Device(tmp_path / "device", 0.0, stall_timeout_s=HELD_S)
 
 
 @pytest.fixture
@@ -293,7 +293,7 @@ def running(real: RealServer) -> float:
     """Draws under way."""
     with real.client(Authorization=f"Bearer {KEY}") as client:
         text = client.get("/metrics").text
-    found = re.search(r"^anytime_draws_running (\S+)$", text, re.MULTILINE)
+    found = re.search(r"^anytime_requests_running (\S+)$", text, re.MULTILINE)
     assert found is not None
     return float(found[1])
 

@@ -19,26 +19,28 @@ SOON = 1e-9
 """Within which nothing that is asked for changes."""
 
 
-def claim(client: str = "a", least: float = 1.0, extra: float = 0.0, due: float = 10.0) -> JobCost:
+def job_cost(
+    client: str = "a", least: float = 1.0, extra: float = 0.0, due: float = 10.0
+) -> JobCost:
     return JobCost(client, least, extra, due)
 
 
 def test_floors_fit_exactly_up_to_the_last_second() -> None:
-    others = [claim(least=2, due=5), claim(least=1, due=1)]
-    assert max_lateness_s(others, claim(least=2, due=5)) == 0
-    assert max_lateness_s(others, claim(least=2.5, due=5)) == pytest.approx(0.5)
-    assert max_lateness_s(others, claim(least=2.5, due=100)) < 0  # there is time after them
-    assert max_lateness_s(others, claim(least=2, due=5), speed=0.5) == pytest.approx(5)
-    assert max_lateness_s(others, claim(least=0.5, due=0.9)) == pytest.approx(
+    others = [job_cost(least=2, due=5), job_cost(least=1, due=1)]
+    assert max_lateness_s(others, job_cost(least=2, due=5)) == 0
+    assert max_lateness_s(others, job_cost(least=2.5, due=5)) == pytest.approx(0.5)
+    assert max_lateness_s(others, job_cost(least=2.5, due=100)) < 0  # there is time after them
+    assert max_lateness_s(others, job_cost(least=2, due=5), speed=0.5) == pytest.approx(5)
+    assert max_lateness_s(others, job_cost(least=0.5, due=0.9)) == pytest.approx(
         0.5
     )  # by the next one
-    assert max_lateness_s([], claim(least=1, due=2)) == -1
+    assert max_lateness_s([], job_cost(least=1, due=2)) == -1
 
 
 def test_nobody_is_refused_for_what_is_late_without_them() -> None:
-    late = claim(least=1, due=0.1)
-    assert max_lateness_s([late], claim(least=1, due=10)) == -8
-    assert max_lateness_s([late], claim(least=1, due=0.05)) > 0.9
+    late = job_cost(least=1, due=0.1)
+    assert max_lateness_s([late], job_cost(least=1, due=10)) == -8
+    assert max_lateness_s([late], job_cost(least=1, due=0.05)) > 0.9
 
 
 def test_what_floors_leave_is_given_away() -> None:
@@ -47,15 +49,17 @@ def test_what_floors_leave_is_given_away() -> None:
     assert max_min_fair_shares({"a": ClientDemand(0.2, 0.1)}, [], SOON) == {"a": 1.0}
     assert max_min_fair_shares({"a": ClientDemand(1.2, 1.0)}, [], SOON) == {"a": 0.0}
     # What waits has to be worked off besides: 0.1 s a second more for floors, 0.2 for the rest.
-    waiting = [claim(least=0.1 * SOON, extra=0.2 * SOON)]
+    waiting = [job_cost(least=0.1 * SOON, extra=0.2 * SOON)]
     shares = max_min_fair_shares(demands, waiting, SOON)
     assert shares["a"] == pytest.approx((TARGET_UTILISATION - 0.3) / 1.2)
 
 
 def test_a_burst_with_time_enough_is_no_overload() -> None:
     burst = {"a": ClientDemand(1.0, 10.0)}
-    assert max_min_fair_shares(burst, [claim(least=1.0, extra=10.0)], period_s=60.0) == {"a": 1.0}
-    assert max_min_fair_shares(burst, [claim(least=1.0, extra=10.0)], period_s=6.0)["a"] < 0.5
+    assert max_min_fair_shares(burst, [job_cost(least=1.0, extra=10.0)], period_s=60.0) == {
+        "a": 1.0
+    }
+    assert max_min_fair_shares(burst, [job_cost(least=1.0, extra=10.0)], period_s=6.0)["a"] < 0.5
 
 
 def test_a_greedy_client_takes_nothing_from_a_modest_one() -> None:
@@ -70,9 +74,9 @@ def test_a_greedy_client_takes_nothing_from_a_modest_one() -> None:
 def test_clients_keep_what_they_use_and_no_more() -> None:
     demands = DemandTracker()
     assert demands.guaranteed_speed("a", 0.0) == 1.0
-    demands.record(claim("b", least=0.3), 0.0)
+    demands.record(job_cost("b", least=0.3), 0.0)
     assert demands.guaranteed_speed("a", 0.0) == pytest.approx(0.7)  # what b does not use is free
-    demands.record(claim("b", least=5.0), 0.0)
+    demands.record(job_cost("b", least=5.0), 0.0)
     assert demands.guaranteed_speed("a", 0.0) == pytest.approx(0.5)  # and b's part is the half
     assert demands.guaranteed_speed("b", 0.0) == 1.0
     assert demands.guaranteed_speed("a", 60.0) == pytest.approx(1.0)  # it has left

@@ -27,7 +27,7 @@ OWN = AllowedHosts.for_server("127.0.0.1")
 
 
 def messages(
-    guard: RequestMiddleware,
+    middleware: RequestMiddleware,
     method: str,
     headers: Sequence[tuple[bytes, bytes]] = (),
     kind: str = "http",
@@ -42,18 +42,18 @@ def messages(
         sent.append(message)
 
     scope: dict[str, Any] = {"type": kind, "method": method, "path": "/v1/x", "headers": headers}
-    asyncio.run(guard(scope, receive, send))
+    asyncio.run(middleware(scope, receive, send))
     return sent
 
 
 def send_through(
-    guard: RequestMiddleware,
+    middleware: RequestMiddleware,
     method: str,
     headers: Sequence[tuple[bytes, bytes]] = (),
     kind: str = "http",
 ) -> int:
     """Status of a request."""
-    status: int = messages(guard, method, headers, kind)[0]["status"]
+    status: int = messages(middleware, method, headers, kind)[0]["status"]
     return status
 
 
@@ -63,7 +63,7 @@ async def shows_method(scope: Scope, _receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": scope["method"].encode()})
 
 
-def guarded(
+def with_middleware(
     *,
     keys: dict[bytes, str] | None = None,
     hosts: AllowedHosts = OWN,
@@ -82,42 +82,45 @@ def guarded(
 
 def test_head_is_asked_as_get_and_noted_as_head() -> None:
     seen: list[Any] = []
-    guard = guarded(seen=seen)
-    assert messages(guard, "GET")[1]["body"] == b"GET"
-    assert messages(guard, "HEAD")[1]["body"] == b""
+    middleware = with_middleware(seen=seen)
+    assert messages(middleware, "GET")[1]["body"] == b"GET"
+    assert messages(middleware, "HEAD")[1]["body"] == b""
     assert [method for _, method, _ in seen] == ["GET", "HEAD"]
 
 
 @pytest.mark.parametrize("key", ["s3cret", "schlüssel", "ключ", "鍵", "é"])
 def test_keys_are_compared_as_bytes(key: str) -> None:
     seen: list[Any] = []
-    guard = guarded(keys={key_digest(key): "ada"}, seen=seen)
+    middleware = with_middleware(keys={key_digest(key): "ada"}, seen=seen)
     bearer, basic = b"Bearer " + key.encode(), base64.b64encode(b"who:" + key.encode())
-    assert send_through(guard, "GET", [(b"authorization", bearer)]) == 200
-    assert send_through(guard, "GET", [(b"authorization", b"basic " + basic)]) == 200
+    assert send_through(middleware, "GET", [(b"authorization", bearer)]) == 200
+    assert send_through(middleware, "GET", [(b"authorization", b"basic " + basic)]) == 200
     assert [client for client, *_ in seen] == ["ada", "ada"]
     for wrong in (b"Bearer " + key.encode() + b"\xff", b"Bearer \xff\xfe", b"Basic \xff", b""):
-        assert send_through(guard, "GET", [(b"authorization", wrong)]) == 401
+        assert send_through(middleware, "GET", [(b"authorization", wrong)]) == 401
 
 
 def test_a_key_in_latin_1_is_the_same_key() -> None:
-    guard = guarded(keys={key_digest("schlüssel"): "ada"})
+    middleware = with_middleware(keys={key_digest("schlüssel"): "ada"})
     assert (
-        send_through(guard, "GET", [(b"authorization", "Bearer schlüssel".encode("latin-1"))])
+        send_through(middleware, "GET", [(b"authorization", "Bearer schlüssel".encode("latin-1"))])
         == 200
     )
 
 
 def test_only_own_names_are_answered_to() -> None:
-    guard = guarded(hosts=AllowedHosts.for_server("127.0.0.1", ["ok.example"]))
-    assert send_through(guard, "GET") == 200  # browsers always say it
+    middleware = with_middleware(hosts=AllowedHosts.for_server("127.0.0.1", ["ok.example"]))
+    assert send_through(middleware, "GET") == 200  # browsers always say it
     for host, status in ((b"localhost:8000", 200), (b"OK.example", 200), (b"evil.example", 421)):
-        assert send_through(guard, "GET", [(b"host", host)]) == status
-    assert send_through(guard, "GET", [(b"host", b"localhost"), (b"host", b"evil.example")]) == 421
+        assert send_through(middleware, "GET", [(b"host", host)]) == status
+    assert (
+        send_through(middleware, "GET", [(b"host", b"localhost"), (b"host", b"evil.example")])
+        == 421
+    )
 
 
 def test_websockets_are_closed_whatever_their_name() -> None:
-    (sent,) = messages(guarded(), "GET", [(b"host", b"localhost")], kind="websocket")
+    (sent,) = messages(with_middleware(), "GET", [(b"host", b"localhost")], kind="websocket")
     assert sent["type"] == "websocket.close"
 
 
@@ -131,13 +134,13 @@ def test_more_requests_than_can_be_read_are_turned_away_at_the_door() -> None:
     def observe(call: RequestContext, _scope: Scope, status: int) -> None:
         observed.append((clock.now - call.arrival, status, call.error))
 
-    guard = RequestMiddleware(app, keys=None, hosts=OWN, clock=clock, lag=lag, observe=observe)
-    assert send_through(guard, "POST") == 200
+    middleware = RequestMiddleware(app, keys=None, hosts=OWN, clock=clock, lag=lag, observe=observe)
+    assert send_through(middleware, "POST") == 200
     lag.seconds = 0.2  # it was there for so long before it was read
-    assert send_through(guard, "POST") == 200
+    assert send_through(middleware, "POST") == 200
     lag.seconds = MAX_LAG_S + 0.1
-    assert send_through(guard, "POST") == 503
-    assert send_through(guard, "GET") == 200  # operators want to see this
+    assert send_through(middleware, "POST") == 503
+    assert send_through(middleware, "GET") == 200  # operators want to see this
     waited = [round(waited, 6) for waited, _, _ in observed]
     assert waited == [0.0, 0.2, MAX_LAG_S + 0.1, MAX_LAG_S + 0.1]
     assert [error for _, _, error in observed] == [None, None, "overloaded", None]

@@ -69,11 +69,11 @@ def test_requests_are_answered_as_they_are_accepted(
 @pytest.mark.parametrize(
     ("accept", "options", "message"),
     [
-        ("image/png", {"n": 2}, "a file holds one sample, and these are 2; ask for n=1"),
-        ("audio/wav", {}, "answered as application/json, text/event-stream, image/png"),
-        ("image/png", {"format": "webp"}, "text/event-stream, image/webp; accept one of them"),
-        ("image/png", {"stream": True}, "stream=true is answered as text/event-stream"),
-        ("application/json", {"stream": True}, "accept that, or leave stream out"),
+        ("image/png", {"n": 2}, "a file holds one sample, and the request has 2; pass n=1"),
+        ("audio/wav", {}, "the response can be application/json, text/event-stream, image/png"),
+        ("image/png", {"format": "webp"}, "text/event-stream, image/webp; accept one of these"),
+        ("image/png", {"stream": True}, "the response to stream=true is text/event-stream"),
+        ("application/json", {"stream": True}, "accept it, or omit stream"),
     ],
 )
 def test_what_cannot_be_had_is_refused(
@@ -87,7 +87,7 @@ def test_what_cannot_be_had_is_refused(
 def test_other_answers_are_json() -> None:
     require_json("")
     require_json("text/html, */*;q=0.1")
-    with pytest.raises(NotAcceptableError, match="this is answered as application/json"):
+    with pytest.raises(NotAcceptableError, match="the response is application/json"):
         require_json("image/png")
     require_one_sample(None)
     require_one_sample(1)

@@ -125,7 +125,7 @@ def test_admission_at_the_boundary_is_exact_and_all_or_nothing(stage: Stage) -> 
 
 
 def test_slots_of_the_cancelled_and_the_failed_are_free_again(stage: Stage) -> None:
-    lane = stage.scheduler.runners["tiny0"]
+    runner = stage.scheduler.runners["tiny0"]
     for _ in range(500):
         heard = stage.ask(3)
         stage.scheduler.run_iteration()
@@ -134,7 +134,7 @@ def test_slots_of_the_cancelled_and_the_failed_are_free_again(stage: Stage) -> N
         stage.scheduler.run_iteration()
         assert stage.models[0].steps <= steps + 1
         assert heard.done.stop_reason == "cancelled"
-    assert (lane.num_rows, lane.batch.free_slots, stage.scheduler.idle) == (0, SLOTS, True)
+    assert (runner.num_rows, runner.batch.free_slots, stage.scheduler.idle) == (0, SLOTS, True)
     stage.models[0].fails = True
     lost = stage.ask(3)
     with pytest.raises(RuntimeError, match="the device is gone"):
@@ -355,10 +355,11 @@ def test_clients_share_the_machine_fairly(tmp_path: Path) -> None:
 def test_looks_come_after_every_code_and_at_a_rate(stage: Stage) -> None:
     heard = stage.ask(2, look_every_s=0.0)
     stage.run()
-    looks = [event for _, event in heard.events if isinstance(event, PreviewEvent)]
-    assert [look.codes.shape[1] for look in looks] == list(range(1, L))
+    previews = [event for _, event in heard.events if isinstance(event, PreviewEvent)]
+    assert [preview.codes.shape[1] for preview in previews] == list(range(1, L))
     assert all(
-        torch.equal(look.codes, heard.done.codes[:, : look.codes.shape[1]]) for look in looks
+        torch.equal(preview.codes, heard.done.codes[:, : preview.codes.shape[1]])
+        for preview in previews
     )
     rare = stage.ask(1, look_every_s=0.005)
     stage.run()
@@ -371,8 +372,8 @@ def test_nobody_waits_for_looks(stage: Stage) -> None:
         stage.ask(4)
     stage.scheduler.run_iteration()
     stage.scheduler.run_iteration()
-    looks = [event for _, event in watched.events if isinstance(event, PreviewEvent)]
-    assert len(looks) == 1  # the first one, and no more while others wait
+    previews = [event for _, event in watched.events if isinstance(event, PreviewEvent)]
+    assert len(previews) == 1  # the first one, and no more while others wait
 
 
 def test_several_models_take_turns(tmp_path: Path) -> None:
@@ -450,7 +451,7 @@ def test_tasks_are_done_between_steps_and_wait_for_draws_in_a_hurry(stage: Stage
 
 
 def test_lanes_refuse_what_they_cannot_be(stage: Stage) -> None:
-    with pytest.raises(InputError, match="slots=0 has room for nothing"):
+    with pytest.raises(InputError, match="slots=0 leaves no room for a sample"):
         ModelRunner("x", stage.models[0], 0, stage.clock)
 
 

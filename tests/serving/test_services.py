@@ -30,24 +30,24 @@ def test_of_two_requests_made_before_either_begins_one_has_the_id(tmp_path: Path
     stage, worker = Stage(tmp_path), Idle()
 
     async def play() -> None:
-        mailroom = ThreadBridge(asyncio.get_running_loop())
-        keeper = SessionStore(10.0, stage.clock)
-        draws = SampleService(
-            ModelRegistry(stage.scheduler.runners), worker, mailroom, keeper, max_deadline_s=30.0
+        bridge = ThreadBridge(asyncio.get_running_loop())
+        sessions = SessionStore(10.0, stage.clock)
+        samples = SampleService(
+            ModelRegistry(stage.scheduler.runners), worker, bridge, sessions, max_deadline_s=30.0
         )
         request = SampleRequest(id="one-of-many")
         first, second = (
-            draws.sample(request, RequestContext(stage.clock, stage.clock(), client="a"))
+            samples.sample(request, RequestContext(stage.clock, stage.clock(), client="a"))
             for _ in range(2)
         )
         waiting = asyncio.ensure_future(anext(first))
         await asyncio.sleep(0)
-        with pytest.raises(ConflictError, match="still under way"):
+        with pytest.raises(ConflictError, match="still being generated"):
             await anext(second)
-        assert len(worker.jobs) == len(draws) == 1
+        assert len(worker.jobs) == len(samples) == 1
         worker.jobs[0].listener(ServingError("broken", "it is over"))
         with pytest.raises(ServingError, match="it is over"):
             await waiting
-        assert len(draws) == 0
+        assert len(samples) == 0
 
     asyncio.run(play())

@@ -12,13 +12,13 @@ from anytime_ar.serving.engine.worker import EventQueue, ThreadBridge, preview_n
 MB = 2**20
 
 
-def look(codes: int) -> PreviewEvent:
+def preview(codes: int) -> PreviewEvent:
     """Of one sample, with a megabyte of data."""
     return PreviewEvent(torch.zeros(1, codes, dtype=torch.int64), torch.empty(1, MB // 4))
 
 
 def done() -> ResultEvent:
-    codes, data = look(9).codes, look(9).data
+    codes, data = preview(9).codes, preview(9).data
     return ResultEvent(codes, data, "complete", 0.0, 0.0, 0.0, 0.0)
 
 
@@ -30,11 +30,11 @@ def play(most_bytes: int, boxes: int, events: int) -> list[list[JobEvent]]:
     """What clients find that read nothing before the end."""
 
     async def run() -> list[list[JobEvent]]:
-        mailroom = ThreadBridge(asyncio.get_running_loop(), most_bytes)
-        made = [mailroom.open_queue() for _ in range(boxes)]
+        bridge = ThreadBridge(asyncio.get_running_loop(), most_bytes)
+        made = [bridge.open_queue() for _ in range(boxes)]
         for _, listener in made:
             for codes in range(1, events + 1):
-                listener(look(codes))
+                listener(preview(codes))
             listener(done())
         await asyncio.sleep(0.01)
         return [drained(box) for box, _ in made]
@@ -57,16 +57,16 @@ def test_whoever_reads_late_finds_the_latest_looks_and_the_end() -> None:
 def test_all_that_read_late_share_the_room() -> None:
     found = play(8 * MB + 8000, 4, 20)
     assert [codes_of(one) for one in found] == [[19, 20]] * 4
-    found = play(MB, 16, 20)  # but the latest look is there in any case
+    found = play(MB, 16, 20)  # but the latest preview is there in any case
     assert [codes_of(one) for one in found] == [[20]] * 16
 
 
 def test_nothing_comes_after_the_end_and_no_end_is_dropped() -> None:
     box = EventQueue(preview_nbytes, lambda: 0)
-    box.put_nowait(look(1))
+    box.put_nowait(preview(1))
     box.put_nowait(ServingError("broken", "it is over"))
     for codes in (2, 3, 4):
-        box.put_nowait(look(codes))
+        box.put_nowait(preview(codes))
     found = drained(box)
     assert codes_of(found) == [1]
     assert isinstance(found[-1], ServingError)
@@ -79,9 +79,9 @@ def test_who_waits_is_woken() -> None:
         second = asyncio.ensure_future(box.get())
         await asyncio.sleep(0)
         for codes in (1, 2, 3):
-            box.put_nowait(look(codes))
+            box.put_nowait(preview(codes))
         found = [await first]
-        box.put_nowait(look(4))
+        box.put_nowait(preview(4))
         found.append(await second)
         return codes_of(found)
 

@@ -109,51 +109,51 @@ def test_kept_draws_are_forgotten_in_time_and_of_too_many_the_oldest(tmp_path: P
     heard = stage.ask(2)
     stage.run()
     one = 2 * L * (4 + 8)
-    keeper = SessionStore(10.0, stage.clock, max_bytes=3 * (SESSION_OVERHEAD_BYTES + one))
+    sessions = SessionStore(10.0, stage.clock, max_bytes=3 * (SESSION_OVERHEAD_BYTES + one))
     for name in "abcd":
-        keeper.put(name, heard.draw, heard.done.codes)
+        sessions.put(name, heard.draw, heard.done.codes)
         stage.clock.now += 1
-    assert [name for name in "abcd" if keeper.get(name)] == ["b", "c", "d"]
-    kept = keeper.get("c")
+    assert [name for name in "abcd" if sessions.get(name)] == ["b", "c", "d"]
+    kept = sessions.get("c")
     assert kept is not None
     assert torch.equal(kept.codes.long(), heard.done.codes)
-    keeper.put("b", heard.draw, heard.done.codes)  # anew: as the latest
+    sessions.put("b", heard.draw, heard.done.codes)  # anew: as the latest
     stage.clock.now += 9
-    assert [name for name in "bcd" if keeper.get(name)] == ["b"]
-    assert len(keeper) == 1
+    assert [name for name in "bcd" if sessions.get(name)] == ["b"]
+    assert len(sessions) == 1
     stage.clock.now += 1
-    assert len(keeper) == 0
+    assert len(sessions) == 0
 
 
 def test_draws_that_are_let_go_can_be_put_again_for_a_moment(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     heard = stage.ask(2)
     stage.run()
-    keeper = SessionStore(100.0, stage.clock)
+    sessions = SessionStore(100.0, stage.clock)
     for name in "abcd":
-        keeper.put(name, heard.draw, heard.done.codes)
-    keeper.release("b")
+        sessions.put(name, heard.draw, heard.done.codes)
+    sessions.release("b")
     stage.clock.now += RELEASE_GRACE_S - 1
-    keeper.release("c")
-    assert [name for name in "abcd" if keeper.get(name)] == [*"abcd"]
-    assert [name for name in "abcd" if keeper.has(name)] == ["a", "d"]
-    keeper.put("c", heard.draw, heard.done.codes)
+    sessions.release("c")
+    assert [name for name in "abcd" if sessions.get(name)] == [*"abcd"]
+    assert [name for name in "abcd" if sessions.has(name)] == ["a", "d"]
+    sessions.put("c", heard.draw, heard.done.codes)
     stage.clock.now += 1
-    assert [name for name in "abcd" if keeper.get(name)] == ["a", "c", "d"]
+    assert [name for name in "abcd" if sessions.get(name)] == ["a", "c", "d"]
     stage.clock.now += RELEASE_GRACE_S
-    assert [name for name in "abcd" if keeper.has(name)] == ["a", "c", "d"]
-    assert len(keeper) == 3
+    assert [name for name in "abcd" if sessions.has(name)] == ["a", "c", "d"]
+    assert len(sessions) == 3
 
 
 def test_what_a_kept_draw_takes_is_counted_whole(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     heard = stage.ask(1, top_p=[0.5] * L, temperature=[1.0] * L)
     stage.run()
-    keeper, kept = SessionStore(100.0, stage.clock), 500
+    sessions, kept = SessionStore(100.0, stage.clock), 500
     tracemalloc.start()
     for i in range(kept):
         plan = stage.models[0].plan(1, seed=i, top_p=[0.5] * L, temperature=[1.0] * L)[0]
-        keeper.put(f"a-draw-{i:06}", replace(heard.draw, plan=plan), heard.done.codes.clone())
+        sessions.put(f"a-draw-{i:06}", replace(heard.draw, plan=plan), heard.done.codes.clone())
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     # Tensors are not seen by it: three of them, with their numbers, and two strings beside.

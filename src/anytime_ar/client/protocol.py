@@ -253,7 +253,7 @@ def parse_preview(values: dict[str, Any]) -> RemotePreview:
 
 def parse_result(values: dict[str, Any]) -> RemoteSampleResult:
     """Parse the JSON values of a result."""
-    names = ("seed", "first", "labels", "stop_reason", "kept_s", "timing")
+    names = ("seed", "first", "labels", "stop_reason", "expires_in_s", "timing")
     return RemoteSampleResult(**_preview_fields(values), **{name: values[name] for name in names})
 
 

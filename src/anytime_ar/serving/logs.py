@@ -66,8 +66,8 @@ def log_request(context: RequestContext, method: str, path: str, status: int) ->
             figures[name] = value
     if (stats := context.stats) is not None:
         figures |= {
-            "codes": stats.codes_drawn,
-            "codes_asked": context.codes_requested,
+            "codes_drawn": stats.codes_drawn,
+            "codes_requested": context.codes_requested,
             "stop_reason": stats.stop_reason,
             "queue_ms": _ms(stats.queue_s),
             "sampling_ms": _ms(stats.sampling_s),

@@ -101,7 +101,9 @@ class MediaProcessor(ABC):
         )
 
     def _from_npy(self, content: bytes, origin: str) -> Tensor:
-        with _decode_errors_as_input_error(f"{origin}: is no .npy file that can be read"):
+        with _decode_errors_as_input_error(
+            f"{origin}: cannot be read as a .npy file; send one with float32 in [-1, 1]"
+        ):
             check_npy_size(io.BytesIO(content), len(content))
             array = np.load(io.BytesIO(content), allow_pickle=False)
         if array.shape != self.sample_shape or array.dtype != np.float32:
@@ -110,7 +112,7 @@ class MediaProcessor(ABC):
                 f"pass float32 {[*self.sample_shape]}"
             )
         if not np.isfinite(array).all() or np.abs(array).max() > 1:
-            raise InputError(f"{origin}: has numbers outside [-1, 1]; scale them")
+            raise InputError(f"{origin}: has values outside [-1, 1]; scale them")
         return torch.from_numpy(array)
 
     @abstractmethod
@@ -135,7 +137,7 @@ class ImageProcessor(MediaProcessor):
     def _from_bytes(self, content: bytes, origin: str) -> Tensor:
         channels, size = self.sample_shape[0], self.sample_shape[1]
         with _decode_errors_as_input_error(
-            f"{origin}: is no picture that can be read; send png, webp, jpeg or npy"
+            f"{origin}: cannot be read as an image; send png, webp, jpeg or npy"
         ):
             _check_pixel_count(content, origin)
             pixels = decode_image(content, origin, channels=channels, size=size)
@@ -165,9 +167,7 @@ class AudioProcessor(MediaProcessor):
 
     def _from_bytes(self, content: bytes, origin: str) -> Tensor:
         length, blocks, count = self.sample_shape[1], [], 0
-        with _decode_errors_as_input_error(
-            f"{origin}: is no sound that can be read; send wav or npy"
-        ):
+        with _decode_errors_as_input_error(f"{origin}: cannot be read as audio; send wav or npy"):
             for block, rate in decode_audio_blocks(content, origin):
                 if rate != self._sample_rate:
                     raise InputError(
@@ -197,9 +197,7 @@ def _check_pixel_count(content: bytes, origin: str) -> None:
         with Image.open(io.BytesIO(content), formats=_ACCEPTED_IMAGE_FORMATS) as header:
             width, height = header.size
     except Image.DecompressionBombError as error:  # Pillow's own limit
-        raise InputError(
-            f"{origin}: has far too many pixels; send at most {_MAX_PIXELS}"
-        ) from error
+        raise InputError(f"{origin}: has too many pixels; send at most {_MAX_PIXELS}") from error
     if width * height > _MAX_PIXELS:
         raise InputError(
             f"{origin}: {width} x {height} are too many pixels; send at most {_MAX_PIXELS}"

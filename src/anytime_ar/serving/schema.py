@@ -310,7 +310,7 @@ class ErrorBody(ResponseBody):
     retry_after_s: float | None = None
     """Seconds after which a retry may succeed. null if a retry does not help."""
     details: list[dict[str, Any]] | None = None
-    """Fields of an invalid request, at most eight. `where` is the path of a field, `what` says what
+    """Invalid fields of the request, at most eight. `loc` is the path of a field, `msg` says what
     is wrong with it."""
 
 
@@ -320,8 +320,8 @@ class ErrorResponse(ResponseBody):
     model_config = _example(
         error={
             "code": "overloaded",
-            "message": "not even the least that this request needs fits, by 0.012 s; ask for less, "
-            "give it more time, or try again later",
+            "message": "the server is overloaded: the minimum codes of this request would be "
+            "0.012 s late; lower min_codes or n, allow a longer deadline, or try again later",
             "retry_after_s": 0.012,
             "details": None,
         }

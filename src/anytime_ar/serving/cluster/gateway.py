@@ -92,7 +92,7 @@ class Gateway:
             timeout_s: seconds after which it stops waiting.
         """
         self._samples.draining = True
-        log_event("draining", draws=len(self._samples))
+        log_event("draining", requests=len(self._samples))
         await self._dispatcher.broadcast("drain", timeout_s)
         until = self._clock() + timeout_s
         while len(self._samples) and self._clock() < until:
@@ -136,7 +136,7 @@ async def _describe_models(pool: ReplicaPool, dispatcher: Dispatcher) -> ModelLi
         dispatcher.load_balancer.report(reply.replica, reply.state)
         assert isinstance(reply.payload, ModelList)
         return reply.payload
-    raise AssertionError("a replica describes what it serves")
+    raise AssertionError("a replica replies with the description of its models")
 
 
 _OWNER_RETRY_S = 0.01
@@ -253,7 +253,7 @@ class GatewaySampleService:
         self._set_deadline(limits, context)
         if self.draining:
             raise ServingError(
-                "draining", "the server is going down; ask another one", retry_after_s=1
+                "draining", "the server is shutting down; try another server", retry_after_s=1
             )
         if self._registry.get(sample_id) not in (None, record) or self._registry.is_in_flight(
             sample_id
@@ -338,7 +338,7 @@ class GatewaySampleService:
                             break
                         yield reply
             except ReplicaLostError as error:
-                log_event("a replica is lost, and the draws that it kept", reason=str(error))
+                log_event("a replica is lost, and its sessions with it", reason=str(error))
 
     def _set_deadline(self, limits: BudgetParams, context: RequestContext) -> None:
         if limits.deadline_ms is not None:
@@ -379,7 +379,7 @@ class GatewayCodecService:
         ) as replies:
             async for reply in replies:
                 return _unwrap(reply, context)
-        raise AssertionError("a call ends with an answer or an error")
+        raise AssertionError("a call ends with a reply or an error")
 
 
 def _unwrap(reply: ReplicaReply, context: RequestContext) -> object:

@@ -120,7 +120,7 @@ def _run_application(
     try:
         gateway.drain.remote(DRAIN_SHARE * config.grace_s).result(timeout_s=config.grace_s)
     except TimeoutError:
-        log_event("the front does not answer; what is under way may be lost")
+        log_event("the gateway does not reply; running requests may be lost")
 
 
 def _delete_application(serve: Any) -> None:
@@ -136,7 +136,7 @@ def _check_cores(ray: Any, replicas: int, threads_per_replica: int) -> None:
     cores = int(ray.cluster_resources().get("CPU", 0))
     if cores < replicas * threads_per_replica:  # Ray would wait for ever
         raise InputError(
-            f"replicas={replicas} of threads={threads_per_replica} take "
-            f"{replicas * threads_per_replica} cores, and the cluster has {cores}; ask for "
-            "fewer, or start more machines"
+            f"replicas={replicas} with threads={threads_per_replica} need "
+            f"{replicas * threads_per_replica} cores, and the cluster has {cores}; pass fewer, or "
+            "add machines"
         )

@@ -304,7 +304,9 @@ class Dispatcher:
             while not (await asyncio.wait({pending}, timeout=_STATE_POLL_S))[0]:
                 silent_s = min(self._clock() - sent_at, self.load_balancer.silence_s(replica))
                 if silent_s > REPLICA_TIMEOUT_S:
-                    raise ReplicaLostError(f"{replica} has told nothing for {silent_s:.1f} s")
+                    raise ReplicaLostError(
+                        f"{replica} has not reported its state for {silent_s:.1f} s"
+                    )
             return pending.result()
         finally:
             if not pending.done():
@@ -349,7 +351,7 @@ class Dispatcher:
 def _soonest_retry(refusals: list[RemoteError]) -> RemoteError:
     """Return the error for a request that all replicas refused: the one with the shortest wait."""
     if not refusals:
-        return RemoteError("serving", "no replica answers; try again", "broken", 1.0)
+        return RemoteError("serving", "no replica is running; try again later", "broken", 1.0)
     return min(refusals, key=lambda refusal: refusal.retry_after_s or 0.0)
 
 

@@ -47,8 +47,8 @@ def overloaded_error(lateness_s: float) -> ServingError:
     """Return the error for a job whose minimum codes would come `lateness_s` seconds too late."""
     return ServingError(
         "overloaded",
-        f"not even the least that this request needs fits, by {lateness_s:.3f} s; ask for less, "
-        "give it more time, or try again later",
+        f"the server is overloaded: the minimum codes of this request would be {lateness_s:.3f} s "
+        "late; lower min_codes or n, allow a longer deadline, or try again later",
         retry_after_s=lateness_s,
     )
 
@@ -61,11 +61,14 @@ def deadline_error(*, draining: bool) -> ServingError:
     """
     if draining:
         return ServingError(
-            "draining", "the server went down before the least that was asked for", 1
+            "draining",
+            "the server shut down before the samples had their minimum codes; try another server",
+            retry_after_s=1,
         )
     return ServingError(
         "deadline",
-        "the deadline passed before there were as many codes as the request needs at least",
+        "the deadline passed before the samples had their minimum codes; allow a longer deadline, "
+        "or lower min_codes",
         retry_after_s=0,
     )
 

@@ -130,4 +130,4 @@ def unknown_model_error(name: str, served: Iterable[str]) -> NotFoundError:
         name: Name in the request.
         served: Names of the served models.
     """
-    return NotFoundError(f"model {name!r} is not served here; choose one of {', '.join(served)}")
+    return NotFoundError(f"model {name!r} is not served; choose one of {', '.join(served)}")

@@ -38,7 +38,7 @@ class ModelRunner:
     ) -> None:
         """Create an empty batch. The costs are placeholders until they are measured."""
         if slots < 1:
-            raise InputError(f"slots={slots} has room for nothing; pass at least 1")
+            raise InputError(f"slots={slots} leaves no room for a sample; pass at least 1")
         self.name, self.model, self._clock = name, model, clock
         self._engine = model.sampler
         self.slots = max(1, min(slots, MAX_CACHE_BYTES // self._engine.decoder.row_bytes))

@@ -90,7 +90,7 @@ class Scheduler:
         """
         if self.draining:
             raise ServingError(
-                "draining", "the server is going down; ask another one", retry_after_s=1
+                "draining", "the server is shutting down; try another server", retry_after_s=1
             )
         job.data_due = job.deadline - self.admission.response_costs.expected_s(job.num_samples)
         if self.policy != "elastic" and isinstance(job, SamplingJob):
@@ -193,7 +193,9 @@ class Scheduler:
             if drawn and stop:
                 self._finished[drawn] = stop
             elif stop:
-                job.listener(ServingError("cancelled", "it was stopped before its first code"))
+                job.listener(
+                    ServingError("cancelled", "the request was stopped before its first code")
+                )
             else:
                 job.listener(deadline_error(draining=self.draining))
 

@@ -240,7 +240,7 @@ class SampleService:
         self._in_flight[writer.sample_id] = _InFlight(job, ended)
         self._worker.submit(job)
         response: SampleResponse | None = None
-        error: BaseException = ServingError("cancelled", "the client that asked for it has left")
+        error: BaseException = ServingError("cancelled", "the client has disconnected")
         try:
             while response is None:
                 match await queue.get():
@@ -285,8 +285,8 @@ def _check_rows(served: ServedModel, n: int, guidance: object) -> None:
     rows = n * (2 if guided and served.model.labels is not None else 1)
     if rows > served.slots:
         raise InputError(
-            f"n={n}{' with guidance' if guided else ''} takes {rows} rows, and {served.slots} are "
-            "drawn at once here; ask for fewer, several times"
+            f"n={n}{' with guidance' if guided else ''} takes {rows} batch rows, and this model "
+            f"has {served.slots}; split the samples over several requests"
         )
 
 
@@ -308,21 +308,24 @@ def _code_limits(served: ServedModel, limits: BudgetParams, codes_drawn: int) ->
     max_codes = served.model.sampler.resolve_budget(budget).max_codes
     if max_codes < codes_drawn:
         raise InputError(
-            f"this draw has {codes_drawn} codes, and {max_codes} were asked for; ask for as many "
-            f"or more, or decode its first {max_codes}"
+            f"these samples have {codes_drawn} codes already, and the request allows {max_codes}; "
+            f"request at least {codes_drawn}, or decode the first {max_codes} codes"
         )
     return max(min_codes, codes_drawn), max_codes
 
 
 def in_flight_error(sample_id: str) -> ConflictError:
     """Return the error for a request whose samples are still being generated."""
-    return ConflictError(f"draw {sample_id!r} is still under way; wait for its end, or stop it")
+    return ConflictError(
+        f"the samples {sample_id!r} are still being generated; wait for their end, or stop them"
+    )
 
 
 def unknown_sample_error(sample_id: str) -> NotFoundError:
     """Return the error for a request with an unknown or expired id."""
     return NotFoundError(
-        f"there is no draw {sample_id[:64]!r} (any more); draws are kept for a while only"
+        f"there are no samples with the id {sample_id[:64]!r}: it is unknown, or its session has "
+        "expired; request new samples"
     )
 
 
@@ -474,11 +477,15 @@ class CodecService:
         served = self._models.get(request.model)
         kind = served.media.resolve_format(request.format)
         if len({len(row) for row in request.codes}) > 1:
-            raise InputError("codes: rows have different lengths; cut them to the same one")
+            raise InputError(
+                "codes: samples have different numbers of codes; cut them to the same number"
+            )
         highest = served.model.vocabulary
         wrong = [code for row in request.codes for code in row if not 0 <= code < highest]
         if wrong:
-            raise InputError(f"codes: {wrong[0]} is no code of this model; pass 0..{highest - 1}")
+            raise InputError(
+                f"codes: {wrong[0]} is not a code of this model; pass 0..{highest - 1}"
+            )
         codes = torch.tensor(request.codes, dtype=torch.int64, device="cpu")
         check_codes(codes, code_length=served.model.code_length, vocabulary=highest)
         done = await self._run("decode", served, codes, served.model.decode, context)
@@ -529,6 +536,8 @@ def _read_base64(media: MediaProcessor, samples: tuple[str, ...]) -> Tensor:
         try:
             content = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise InputError(f"samples.{i}: is no base64") from error
+            raise InputError(
+                f"samples.{i}: is not valid base64; send the content of a file in base64"
+            ) from error
         read.append(media.from_bytes(content, f"samples.{i}"))
     return torch.stack(read)

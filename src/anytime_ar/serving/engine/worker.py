@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 def stalled_error() -> ServingError:
     """Return the error for requests while a model is stalled."""
-    return ServingError("broken", "the model makes no progress; try again later", STALL_TIMEOUT_S)
+    return ServingError("broken", "the model is stalled; try again later", STALL_TIMEOUT_S)
 
 
 class Worker:
@@ -109,7 +109,7 @@ class Worker:
         try:
             if self._broken:
                 raise ServingError(
-                    "broken", "the model does not work now; try again later", _RETRY_S
+                    "broken", "the model failed and has not recovered; try again later", _RETRY_S
                 )
             self._scheduler.submit(job)
         except ServingError as refused:

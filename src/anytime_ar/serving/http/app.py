@@ -43,7 +43,7 @@ from anytime_ar.serving.schema import (
 _KEEP_ALIVE_S = 15.0
 _T = TypeVar("_T")
 SampleIdPath = Annotated[
-    str, Path(description="Of the draw, as its answer or its previews tell it.")
+    str, Path(description="Id of the samples, from their response or a preview.")
 ]
 
 
@@ -98,7 +98,7 @@ def build_app(
     app = FastAPI(
         title="anytime-ar",
         version="1",
-        description="Samples that can be cut off after any number of codes.",
+        description="Samples of ordered codes, which can stop after any number of codes.",
         generate_unique_id_function=lambda route: route.name,
         docs_url=None,  # the page would load scripts from a CDN
         redoc_url=None,
@@ -154,7 +154,10 @@ def _routes(models: ModelsBackend, samples: SamplesBackend, codec: CodecBackend)
         response_model=SampleResponse,
         responses={
             **error_responses(404, 406, 409, 422, 503, 504),
-            204: {"description": "It had ended. It is forgotten soon, unless it is gone on with."},
+            204: {
+                "description": "The samples had ended. Their session is released, and expires in "
+                "a few seconds unless they are refined."
+            },
         },
         tags=["samples"],
     )
@@ -235,7 +238,7 @@ async def _final_response(updates: AsyncGenerator[PreviewResponse]) -> SampleRes
     async for answer in updates:
         if isinstance(answer, SampleResponse):
             return answer
-    raise AssertionError("a draw ends with an answer or an error")
+    raise AssertionError("a job ends with a response or an error")
 
 
 async def _cancel_on_disconnect(request: Request, work: Awaitable[_T]) -> _T:
@@ -249,7 +252,7 @@ async def _cancel_on_disconnect(request: Request, work: Awaitable[_T]) -> _T:
     try:
         await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ServingError("cancelled", "the client has left")
+            raise ServingError("cancelled", "the client has disconnected")
         return task.result()
     finally:
         leaving.cancel()
@@ -281,7 +284,7 @@ async def _sse_events(
         while not isinstance(last, SampleResponse):
             pending = asyncio.ensure_future(anext(updates))
             while not (await asyncio.wait({pending}, timeout=_KEEP_ALIVE_S))[0]:
-                yield format_sse_event(comment="still drawing", data_str=None)
+                yield format_sse_event(comment="still sampling", data_str=None)
             try:
                 last = pending.result()
             except ServingError as refused:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,9 +29,15 @@ HTTP_STATUS: dict[ErrorReason, int] = {
 }
 """HTTP status of each reason why a request ends without samples."""
 _HTTP_ERRORS: dict[int, tuple[ErrorCode, str]] = {
-    404: ("not_found", "there is nothing here; see /openapi.json for what there is"),
-    405: ("not_allowed", "this path has other methods; see /openapi.json"),
-    413: ("too_large", "the body is larger than the server takes; send less at once"),
+    404: ("not_found", "this path does not exist; see /openapi.json for the paths of the API"),
+    405: (
+        "not_allowed",
+        "this path does not support the method; see /openapi.json for its methods",
+    ),
+    413: (
+        "too_large",
+        "the body is larger than the server accepts; send fewer samples in one request",
+    ),
 }
 _MAX_DETAILS = 8
 _MAX_MESSAGE_CHARS = 200
@@ -128,22 +135,26 @@ def install_error_handlers(app: FastAPI) -> None:
                 return error_response(
                     415,
                     "invalid",
-                    f"the body is not read as JSON, as the request {came}; send the header "
+                    f"the body is not read as JSON, because the request {came}; send the header "
                     "Content-Type: application/json",
                 )
         # Leave out the invalid values: they can be of any content and size.
         details = [
             {
-                "where": ".".join(str(part)[:_MAX_MESSAGE_CHARS] for part in problem["loc"]),
-                "what": problem["msg"][:_MAX_MESSAGE_CHARS],
+                "loc": ".".join(str(part)[:_MAX_MESSAGE_CHARS] for part in problem["loc"]),
+                "msg": _problem_text(problem)[:_MAX_MESSAGE_CHARS],
             }
             for problem in error.errors()[:_MAX_DETAILS]
         ]
-        first = f"{details[0]['where']}: {details[0]['what']}" if details else "cannot be read"
-        return error_response(422, "invalid", f"the request is wrong: {first}", details=details)
+        first = f"{details[0]['loc']}: {details[0]['msg']}" if details else "cannot be read"
+        return error_response(422, "invalid", f"the request is invalid: {first}", details=details)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
+        unreadable = _unreadable_json(error.__cause__) if error.status_code == 400 else None
+        if unreadable is not None:
+            noted(request, "invalid")
+            return error_response(422, "invalid", unreadable)
         code, message = _HTTP_ERRORS.get(
             error.status_code, ("invalid", str(error.detail)[:_MAX_MESSAGE_CHARS])
         )
@@ -154,7 +165,42 @@ def install_error_handlers(app: FastAPI) -> None:
     async def unforeseen(request: Request, error: Exception) -> Response:
         noted(request, "internal")
         _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return error_response(500, "internal", "the server has a fault; its log says which")
+        return error_response(
+            500, "internal", "the server failed to answer; its log has the traceback"
+        )
+
+
+def _problem_text(problem: Mapping[str, Any]) -> str:
+    """Return what is wrong with a field, or with the JSON of the body, by pydantic or FastAPI."""
+    text = str(problem["msg"])
+    return f"{text}: {problem['ctx']['error']}" if problem["type"] == "json_invalid" else text
+
+
+def _unreadable_json(cause: BaseException | None) -> str | None:
+    """Return what is wrong with a body that Python's JSON parser gives up on.
+
+    FastAPI reports only JSON syntax errors in detail.
+
+    Args:
+        cause: Exception of the parser.
+    """
+    match cause:
+        case UnicodeDecodeError():
+            byte = cause.object[cause.start]
+            return (
+                f"the body is not valid {cause.encoding.upper()}: byte 0x{byte:02x} at position "
+                f"{cause.start}; send JSON encoded as UTF-8"
+            )
+        case RecursionError():
+            return (
+                "the JSON of the body is nested too deeply; send a JSON object as in /openapi.json"
+            )
+        case ValueError():  # the only other one: an integer beyond Python's limit of digits
+            return (
+                "the JSON of the body has an integer of more than "
+                f"{sys.get_int_max_str_digits()} digits; send smaller numbers"
+            )
+    return None
 
 
 def _is_json(media_type: str) -> bool:

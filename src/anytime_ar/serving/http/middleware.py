@@ -119,19 +119,32 @@ class RequestMiddleware:
                 return error_response(
                     421,
                     "wrong_host",
-                    "this server does not answer to the name in the header Host; if it should, "
+                    "the server does not accept the name in the header Host; if it should, "
                     "start it with --allowed-hosts NAME",
                 )
         if self._lag.overloaded and scope["method"] == "POST":
             context.error = "overloaded"
             return error_response(
-                503, "overloaded", "more requests come than can be read; try again", retry_after_s=1
+                503,
+                "overloaded",
+                "the server receives more requests than it can read; try again",
+                retry_after_s=1,
             )
         length = dict(headers).get(b"content-length", b"")
         if length.isdigit() and int(length) > MAX_BODY_BYTES:
             context.error = "too_large"
             return error_response(
                 413, "too_large", f"the body has more than {MAX_BODY_BYTES} bytes; send less"
+            )
+        coding = dict(headers).get(b"content-encoding", b"identity").strip().lower()
+        if coding not in (b"", b"identity") and scope["method"] == "POST":
+            context.error = "invalid"
+            return error_response(
+                415,
+                "invalid",
+                f"the header Content-Encoding is {coding[:40].decode('latin-1')!r}, and the server "
+                "reads bodies without an encoding; send plain JSON without this header",
+                headers={"Accept-Encoding": "identity"},
             )
         if self._keys is None or scope["path"] in UNAUTHENTICATED_PATHS:
             return None
@@ -210,7 +223,7 @@ class AllowedHosts:
         for name in allowed:
             if not re.fullmatch(r"[\w.*-]+|\[?[0-9a-fA-F:.]+\]?", name) or _has_port(name):
                 raise InputError(
-                    f"allowed_hosts: {name!r} is no name of a host; pass names like example.org or "
+                    f"allowed_hosts: {name!r} is not a host name; pass names like example.org or "
                     "*.example.org, or * for all, without http:// and without a port"
                 )
             names.add(_normalise(name))

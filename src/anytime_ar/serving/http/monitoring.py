@@ -142,7 +142,9 @@ def monitoring_routes(monitor: Monitor) -> APIRouter:
         It does if its models are warmed up and work, and it is not shutting down.
         """
         if not monitor.ready():
-            return error_response(503, "not_ready", "the server takes no requests", retry_after_s=1)
+            return error_response(
+                503, "not_ready", "the server accepts no requests; try again later", retry_after_s=1
+            )
         return Response(
             HealthResponse(status="ready").model_dump_json(), media_type="application/json"
         )
@@ -153,7 +155,7 @@ def monitoring_routes(monitor: Monitor) -> APIRouter:
         responses={
             **error_responses(),
             200: {
-                "description": "Lines of text, as Prometheus reads them.",
+                "description": "Metrics in the text format of Prometheus.",
                 "content": {"text/plain": {"schema": {"type": "string"}}},
             },
         },
@@ -199,29 +201,37 @@ class ServerMetrics:
         def gauge(name: str, what: str, value: Callable[[], float]) -> None:
             Gauge(f"anytime_{name}", what, registry=self.registry).set_function(value)
 
-        self._requests = counter("requests", "Requests answered", "route", "method", "status")
-        self._finished = counter("stops", "Draws by why they ended", "model", "reason")
-        self._errors = counter("refusals", "Requests without samples, by why", "reason")
-        self._codes_requested = counter("codes_asked", "Codes asked for, of all samples", "model")
-        self._codes_drawn = counter("codes_granted", "Codes drawn, of all samples", "model")
-        self._degraded = counter("degraded", "Draws with fewer codes than asked for", "model")
-        self._queue = histogram("queue_seconds", "From arrival to the first code")
-        self._sampling = histogram("sampling_seconds", "From the first code to the last")
-        self._decode = histogram("decode_seconds", "Decoding")
-        self._first_preview = histogram(
-            "first_preview_seconds", "From arrival to the first preview"
+        self._requests = counter("requests", "Answered requests", "route", "method", "status")
+        self._finished = counter(
+            "requests_finished", "Completed sampling requests by stop reason", "model", "reason"
         )
-        self._request = histogram("request_seconds", "From arrival to the end of the answer")
+        self._errors = counter("errors", "Requests that ended with an error, by its code", "reason")
+        self._codes_requested = counter(
+            "codes_requested", "Requested codes of all samples", "model"
+        )
+        self._codes_drawn = counter("codes_drawn", "Drawn codes of all samples", "model")
+        self._degraded = counter(
+            "requests_degraded", "Sampling requests with fewer codes than requested", "model"
+        )
+        self._queue = histogram("queue_seconds", "Seconds from arrival to the first step")
+        self._sampling = histogram("sampling_seconds", "Seconds from the first step to the last")
+        self._decode = histogram("decode_seconds", "Seconds to decode the batch")
+        self._first_preview = histogram(
+            "first_preview_seconds", "Seconds from arrival to the first preview"
+        )
+        self._request = histogram(
+            "request_seconds", "Seconds from arrival to the end of the response"
+        )
         self._slack = histogram(
             "deadline_slack_seconds",
-            "What was left of the deadline; negative: missed",
+            "Seconds left before the deadline; negative if it was missed",
             _SLACK_SECONDS,
         )
-        gauge("draws_running", "Draws under way", lambda: _sum(stats, "draws"))
-        gauge("jobs_waiting", "Jobs that wait for room", lambda: _sum(stats, "waiting"))
-        gauge("ready", "Whether requests are taken", lambda: float(ready()))
-        rows = Gauge("anytime_rows", "Rows being drawn", ["model"], registry=self.registry)
-        slots = Gauge("anytime_slots", "Rows there is room for", ["model"], registry=self.registry)
+        gauge("requests_running", "Requests in the batch", lambda: _sum(stats, "running"))
+        gauge("requests_waiting", "Requests that wait for slots", lambda: _sum(stats, "waiting"))
+        gauge("ready", "1 if the server accepts requests, else 0", lambda: float(ready()))
+        rows = Gauge("anytime_rows", "Occupied batch rows", ["model"], registry=self.registry)
+        slots = Gauge("anytime_slots", "Batch rows", ["model"], registry=self.registry)
         for name in stats():
             rows.labels(name).set_function(partial(_value, stats, name, "rows"))
             slots.labels(name).set_function(partial(_value, stats, name, "slots"))

@@ -59,7 +59,7 @@ def require_json(accept: str) -> None:
         NotAcceptableError: The client does not accept JSON.
     """
     if best_media_type(accept, [JSON]) is None:
-        raise NotAcceptableError(f"this is answered as {JSON}; accept that")
+        raise NotAcceptableError(f"the response is {JSON}; accept it")
 
 
 def negotiate_response(
@@ -83,7 +83,7 @@ def negotiate_response(
     if body.stream:
         if best_media_type(accept, [EVENT_STREAM]) is None:
             raise NotAcceptableError(
-                f"stream=true is answered as {EVENT_STREAM}; accept that, or leave stream out"
+                f"the response to stream=true is {EVENT_STREAM}; accept it, or omit stream"
             )
         return body, False
     kinds = {MEDIA_TYPES[name]: name for name in ([body.format] if body.format else formats)}
@@ -94,8 +94,7 @@ def negotiate_response(
         if best_media_type(accept, [*kinds]) is not None:
             require_one_sample(num_samples)
         raise NotAcceptableError(
-            f"these samples are answered as {', '.join([JSON, EVENT_STREAM, *kinds])}; accept one "
-            "of them"
+            f"the response can be {', '.join([JSON, EVENT_STREAM, *kinds])}; accept one of these"
         )
     if kind not in kinds:
         return body.model_copy(update={"stream": kind == EVENT_STREAM}), False
@@ -113,8 +112,8 @@ def require_one_sample(num_samples: int | None) -> None:
     """
     if num_samples not in (None, 1):
         raise NotAcceptableError(
-            f"a file holds one sample, and these are {num_samples}; ask for n=1, or accept {JSON} "
-            f"or {EVENT_STREAM}"
+            f"a file holds one sample, and the request has {num_samples}; pass n=1, or accept "
+            f"{JSON} or {EVENT_STREAM}"
         )
 
 

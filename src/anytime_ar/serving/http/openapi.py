@@ -13,9 +13,9 @@ from anytime_ar.serving.media import MEDIA_TYPES
 from anytime_ar.serving.schema import ErrorResponse, PreviewResponse
 
 TAGS = [
-    {"name": "samples", "description": "Draw samples, go on with a draw, stop it."},
-    {"name": "codes", "description": "Turn samples into codes, and codes into samples."},
-    {"name": "server", "description": "What is served, and how the server is."},
+    {"name": "samples", "description": "Generate samples, refine them, stop them."},
+    {"name": "codes", "description": "Encode samples to codes, and decode codes to samples."},
+    {"name": "server", "description": "List the models, and read health, load and metrics."},
 ]
 SECURITY_SCHEMES = {
     "key": {
@@ -30,16 +30,17 @@ SECURITY_SCHEMES = {
     },
 }
 _ERRORS = {
-    404: "There is no such model, or no such draw (any more).",
-    406: "The client accepts none of the forms of the answer.",
-    409: "The id is taken, the draw is under way, or it was stopped before its first code.",
+    404: "The model is not served, or the id is unknown or has expired.",
+    406: "The client accepts no available form of the response.",
+    409: "The id is taken, its samples are still being generated, or they were stopped before the "
+    "first code.",
     413: "The body is too large.",
-    415: "The body is not called JSON by its Content-Type.",
-    421: "The server does not answer to the name in the header Host.",
-    422: "The request is wrong, or cannot be met by this model.",
+    415: "The Content-Type of the body is not JSON, or the body has a Content-Encoding.",
+    421: "The server does not accept the name in the header Host.",
+    422: "The request is invalid, or this model cannot fulfil it.",
     431: "The headers are too large.",
-    503: "Not even the least fits now, the server is going down, or the model is broken.",
-    504: "The deadline passed before there were as many codes as the request needs.",
+    503: "The server cannot draw the minimum codes in time, is shutting down, or its model failed.",
+    504: "The deadline passed before the samples had their minimum codes.",
 }
 _COMMON_ERRORS = (421, 431)
 
@@ -72,15 +73,15 @@ def _event(name: str, schema: str, what: str) -> dict[str, Any]:
 
 
 _UNAUTHORIZED = {
-    "description": "The server wants a key, and this is none of them.",
+    "description": "The API key is missing or unknown.",
     "headers": {"WWW-Authenticate": {"schema": {"type": "string"}}},
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}},
 }
 SAMPLES_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "Samples: as JSON; as the bytes of one, with its figures in headers, where "
-        "`Accept` names its media type; or as server-sent events, where `stream` is true or "
-        "`Accept` names theirs.",
+        "description": "Samples in one of three forms: JSON; a file with one sample, with its id, "
+        "seed and timing in headers, if `Accept` names its media type; or server-sent events, if "
+        "`stream` is true or `Accept` names `text/event-stream`.",
         "content": {
             EVENT_STREAM: {
                 "schema": {
@@ -89,13 +90,13 @@ SAMPLES_RESPONSES: dict[int | str, dict[str, Any]] = {
                 },
                 "itemSchema": {
                     "oneOf": [
-                        _event("preview", "PreviewResponse", "What the draw has on its way."),
-                        _event("done", "SampleResponse", "What it has in the end."),
-                        _event("error", "ErrorResponse", "Why it has nothing."),
+                        _event("preview", "PreviewResponse", "Samples so far, decoded."),
+                        _event("done", "SampleResponse", "Final samples."),
+                        _event("error", "ErrorResponse", "Reason why there are no samples."),
                     ]
                 },
-                "example": 'event: preview\ndata: {"id": "dRaW-1", "codes_drawn": 1, ...}\n\n'
-                'event: done\ndata: {"id": "dRaW-1", "codes_drawn": 16, ...}\n\n',
+                "example": 'event: preview\ndata: {"id": "sAmPle-1", "codes_drawn": 1, ...}\n\n'
+                'event: done\ndata: {"id": "sAmPle-1", "codes_drawn": 16, ...}\n\n',
             },
             **{
                 kind: {
@@ -103,7 +104,7 @@ SAMPLES_RESPONSES: dict[int | str, dict[str, Any]] = {
                         "type": "string",
                         "format": "binary",
                         "contentMediaType": kind,
-                        "description": "The file of a single sample.",
+                        "description": "File with one sample.",
                     }
                 }
                 for kind in MEDIA_TYPES.values()

@@ -104,7 +104,7 @@ def serve(
 
     with asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:
         worker = runner.run(run())
-    log_event("ended" if worker.stop() else "ended with a model that is stuck")
+    log_event("ended" if worker.stop() else "ended with a stalled model")
 
 
 class _UvicornServer(uvicorn.Server):
@@ -146,15 +146,15 @@ class _GracefulShutdown:
     Args:
         server: Server to end after the last response.
         worker: Thread that finishes the running jobs.
-        draws: Service whose jobs must end first.
+        samples: Service whose jobs must end first.
         grace_s: Maximum seconds of the shutdown.
     """
 
     def __init__(
-        self, server: _UvicornServer, worker: Worker, draws: SampleService, grace_s: float
+        self, server: _UvicornServer, worker: Worker, samples: SampleService, grace_s: float
     ) -> None:
         """Install the signal handlers."""
-        self._server, self._worker, self._draws = server, worker, draws
+        self._server, self._worker, self._samples = server, worker, samples
         self._grace_s = grace_s
         self._task: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
@@ -170,14 +170,14 @@ class _GracefulShutdown:
         if self._task is not None:  # second signal: end at once
             self._server.should_exit = self._server.force_exit = True
             return
-        log_event("draining", draws=len(self._draws))
+        log_event("draining", requests=len(self._samples))
         self._worker.drain(DRAIN_SHARE * self._grace_s)
         self._task = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
         rounds = round(self._grace_s / _POLL_S)
         for _ in range(rounds):
-            if not len(self._draws):
+            if not len(self._samples):
                 break
             await asyncio.sleep(_POLL_S)
         self._server.should_exit = True

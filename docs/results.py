@@ -18,15 +18,11 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-from anytime_ar.curve import Curve, CurvePoint
-from anytime_ar.evaluation import Contender, Dedicated, compare
-from anytime_ar.evaluation.comparison_report import (
-    comparison_markdown,
-    draw_comparison,
-    markdown_table,
-)
-from anytime_ar.evaluation.report import distance
-from anytime_ar.files import write_bytes
+from anytime_ar.bundle.curve import Curve, CurvePoint
+from anytime_ar.evaluation import Candidate, FixedLengthModels, compare
+from anytime_ar.evaluation.compare import comparison_markdown, plot_comparison
+from anytime_ar.evaluation.report import format_distance, markdown_table
+from anytime_ar.runtime.files import write_bytes
 
 HERE = Path(__file__).parent
 BUNDLES = Path(str(resources.files("anytime_ar") / "bundles"))
@@ -81,9 +77,9 @@ def shipped() -> str:
                 f"{point.codes} of {curve.code_length}",
                 f"{point.bits:,.0f}",
                 f"{point.mse:.4f}",
-                distance(point.fd_reconstruction),
+                format_distance(point.fd_reconstruction),
                 _fd_sample(point),
-                _percent(point.agreement),
+                _percent(point.label_accuracy_sample),
                 _number(point.ms, 1),
             ]
             for point in _points_at(curve, SHIPPED_SHARES)
@@ -95,16 +91,15 @@ def floors() -> str:
     """Make the table of what real training samples reach against the test split."""
     rows = [["", "`mnist`", "`cifar10`", "`fsdd`"]]
     found = [shipped_curve(name) for name in SHIPPED]
-    rows.append(["FD of training samples", *[distance(curve.floor) for curve in found]])
-    sets = [curve.floor_quality for curve in found]
+    rows.append(["FD of training samples", *[format_distance(curve.fd_train) for curve in found]])
+    sets = [curve.train_metrics for curve in found]
     rows.append(["their precision", *[_number(some and some.precision, 2) for some in sets]])
     rows.append(["their recall", *[_number(some and some.recall, 2) for some in sets]])
-    rows.append(["training samples", *[f"{curve.floor_samples:,}" for curve in found]])
-    rows.append(["samples of the model", *[f"{curve.samples:,}" for curve in found]])
-    rows.append(["test samples", *[f"{curve.test_samples:,}" for curve in found]])
-    rows.append(
-        ["label accuracy of the test split", *[_percent(curve.real_accuracy) for curve in found]]
-    )
+    rows.append(["training samples", *[f"{curve.num_train_samples:,}" for curve in found]])
+    rows.append(["samples of the model", *[f"{curve.num_samples:,}" for curve in found]])
+    rows.append(["test samples", *[f"{curve.num_test_samples:,}" for curve in found]])
+    accuracies = [_percent(curve.label_accuracy_test) for curve in found]
+    rows.append(["label accuracy of the test split", *accuracies])
     return markdown_table(rows)
 
 
@@ -127,18 +122,18 @@ def image_curve(name: str) -> str:
         ]
     ]
     for point in curve.points:
-        quality = point.samples
+        quality = point.sample_metrics
         rows.append(
             [
                 str(point.codes),
                 f"{point.bits:.0f}",
                 f"{point.mse:.4f}",
                 _number(components.get(point.codes), 4),
-                distance(point.fd_reconstruction),
+                format_distance(point.fd_reconstruction),
                 _fd_sample(point),
                 _number(quality and quality.precision, 2),
                 _number(quality and quality.recall, 2),
-                _percent(point.agreement),
+                _percent(point.label_accuracy_sample),
                 _number(point.ms, 1),
             ]
         )
@@ -171,13 +166,14 @@ def audio_curve(name: str) -> str:
             [
                 str(point.codes),
                 f"{math.floor(point.bits / seconds / 100 + 0.5) / 10:.1f}",  # a half rounds up
-                f"{point.measures['snr']:.2f} ({beside.measures['snr']:.2f})",
-                f"{point.measures['stft']:.3f}",
-                f"{point.measures['mel']:.2f}",
-                f"{point.measures['stoi']:.3f}",
-                f"{_percent(point.accuracy)} ({_percent(beside.accuracy)})",
-                distance(point.fd_sample),
-                _percent(point.agreement),
+                f"{point.metrics['snr']:.2f} ({beside.metrics['snr']:.2f})",
+                f"{point.metrics['stft']:.3f}",
+                f"{point.metrics['mel']:.2f}",
+                f"{point.metrics['stoi']:.3f}",
+                f"{_percent(point.label_accuracy_reconstruction)} "
+                f"({_percent(beside.label_accuracy_reconstruction)})",
+                format_distance(point.fd_sample),
+                _percent(point.label_accuracy_sample),
                 _number(point.ms, 0),
             ]
         )
@@ -191,18 +187,18 @@ def curves(data: str) -> dict[str, Curve]:
     return {name: Curve.read(folder / f"{name}.json") for name in names}
 
 
-def contenders(data: str) -> tuple[list[Contender], Dedicated | None]:
+def candidates(data: str) -> tuple[list[Candidate], FixedLengthModels | None]:
     """Collect what `compare` takes: methods, and models for one length if they are measured."""
-    found = [Contender(METHODS[name], curve) for name, curve in curves(data).items()]
+    found = [Candidate(METHODS[name], curve) for name, curve in curves(data).items()]
     fixed = sorted((HERE / "results" / data).glob(f"{FIXED}.json"))
     if not fixed:
         return found, None
-    return found, Dedicated(PER_LENGTH, tuple(map(Curve.read, fixed)))
+    return found, FixedLengthModels(PER_LENGTH, tuple(map(Curve.read, fixed)))
 
 
 def samples(data: str) -> str:
     """Make the table of sample FD for the same bits and milliseconds."""
-    return comparison_markdown(compare(*contenders(data)))
+    return comparison_markdown(compare(*candidates(data)))
 
 
 def reconstructions(data: str) -> str:
@@ -235,30 +231,30 @@ def sets(data: str) -> str:
     ]
     for name, curve in curves(data).items():
         last = curve.points[-1]
-        assert last.samples is not None
-        quality = last.samples
+        assert last.sample_metrics is not None
+        quality = last.sample_metrics
         rows.append(
             [
                 METHODS[name],
-                f"{distance(last.fd_sample)} ± {distance(quality.fd_error)}",
+                f"{format_distance(last.fd_sample)} ± {format_distance(quality.fd_stderr)}",
                 f"{quality.kd:.2g}",
-                f"{quality.precision:.3f} ± {quality.precision_error:.3f}",
-                f"{quality.recall:.3f} ± {quality.recall_error:.3f}",
-                _number(last.nearness, 2),
-                _number(last.agreement, 3),
-                _number(curve.nats_train, 3),
-                _number(curve.nats_test, 3),
+                f"{quality.precision:.3f} ± {quality.precision_stderr:.3f}",
+                f"{quality.recall:.3f} ± {quality.recall_stderr:.3f}",
+                _number(last.nn_distance_ratio, 2),
+                _number(last.label_accuracy_sample, 3),
+                _number(curve.nll_train, 3),
+                _number(curve.nll_test, 3),
             ]
         )
     ours = curves(data)["ordered"]
-    if (floor := ours.floor_quality) is not None:
+    if (floor := ours.train_metrics) is not None:
         rows.append(
             [
-                f"{ours.floor_samples:,} training samples",
-                f"{distance(ours.floor)} ± {distance(floor.fd_error)}",
+                f"{ours.num_train_samples:,} training samples",
+                f"{format_distance(ours.fd_train)} ± {format_distance(floor.fd_stderr)}",
                 f"{floor.kd:.2g}",
-                f"{floor.precision:.3f} ± {floor.precision_error:.3f}",
-                f"{floor.recall:.3f} ± {floor.recall_error:.3f}",
+                f"{floor.precision:.3f} ± {floor.precision_stderr:.3f}",
+                f"{floor.recall:.3f} ± {floor.recall_stderr:.3f}",
                 *["-"] * 4,
             ]
         )
@@ -267,13 +263,13 @@ def sets(data: str) -> str:
 
 def codes(data: str) -> str:
     """Make the table of codebook usage of our model; of long codes, some from first to last."""
-    all_codes = curves(data)["ordered"].code_use
+    all_codes = curves(data)["ordered"].codebook_usage
     count = min(len(all_codes), COLUMNS)
     uses = [all_codes[round(i * (len(all_codes) - 1) / (count - 1))] for i in range(count)]
     rows = [["code", *[str(use.position) for use in uses]]]
     rows.append(["entropy, bits", *[f"{use.entropy:.2f}" for use in uses]])
-    rows.append(["codebook entries used", *[f"{use.used:.0%}" for use in uses]])
-    rows.append(["loss of the prior, nats", *[_number(use.nats, 2) for use in uses]])
+    rows.append(["codebook entries used", *[f"{use.used_fraction:.0%}" for use in uses]])
+    rows.append(["loss of the prior, nats", *[_number(use.nll, 2) for use in uses]])
     return markdown_table(rows)
 
 
@@ -307,13 +303,14 @@ def page() -> str:
         ours = curves(data)["ordered"]
         parts.append(f"## {title}: ordered codes beside other methods\n\n")
         parts.append(
-            f"{ours.samples:,} samples against {ours.test_samples:,} test samples. The FD of "
-            f"{ours.floor_samples:,} training samples against them is {distance(ours.floor)}.\n\n"
+            f"{ours.num_samples:,} samples against {ours.num_test_samples:,} test samples. "
+            f"The FD of {ours.num_train_samples:,} training samples against them is "
+            f"{format_distance(ours.fd_train)}.\n\n"
             f"![Sample FD of all methods against bits and milliseconds](results/{data}.png)\n\n"
         )
         measured = curves(data)
         missing = [title for name, title in METHODS.items() if name not in measured]
-        missing += [] if contenders(data)[1] else [PER_LENGTH]
+        missing += [] if candidates(data)[1] else [PER_LENGTH]
         if missing:
             parts.append(f"Not measured yet: {'; '.join(missing)}.\n\n")
         for name, (make, what) in TABLES.items():
@@ -328,8 +325,8 @@ def _points_at(curve: Curve, shares: tuple[float, ...]) -> list[CurvePoint]:
 
 
 def _fd_sample(point: CurvePoint) -> str:
-    error = point.samples.fd_error if point.samples is not None else None
-    return distance(point.fd_sample) + ("" if error is None else f" ± {error:.2g}")
+    error = point.sample_metrics.fd_stderr if point.sample_metrics is not None else None
+    return format_distance(point.fd_sample) + ("" if error is None else f" ± {error:.2g}")
 
 
 def _at(values: dict[int, float], length: int, digits: int) -> list[str]:
@@ -356,7 +353,7 @@ def main() -> None:
     write_bytes(HERE / "results.md", page().encode())
     for data in TITLES:
         if curves(data):
-            write_bytes(HERE / "results" / f"{data}.png", draw_comparison(*contenders(data)))
+            write_bytes(HERE / "results" / f"{data}.png", plot_comparison(*candidates(data)))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
 
 def test_passes_and_launchers_make_no_difference(tmp_path: Path) -> None:
     config = config_file(tmp_path, tiny(precision="32-true", checkpoint_every_minutes=1000.0))
-    trained(config, tmp_path / "passes", "--passes", "2")
+    trained(config, tmp_path / "passes", "--gradient-accumulation-steps", "2")
     trained(config, tmp_path / "torchrun", launcher=True)
     assert difference(tmp_path / "passes", tmp_path / "torchrun") < 1e-3
 
@@ -52,11 +52,12 @@ def test_two_processes_end_together_and_go_on_as_if_nothing_was(tmp_path: Path) 
 
 def test_what_is_wrong_is_told_once(tmp_path: Path) -> None:
     config = config_file(tmp_path, tiny())
-    process = start(config, tmp_path / "run", "--passes", "3", launcher=True)
+    process = start(config, tmp_path / "run", "--gradient-accumulation-steps", "3", launcher=True)
     _, complaint = process.communicate(timeout=600)
     assert process.returncode != 0
     told = [line for line in complaint.splitlines() if line.startswith("anytime: ")]
     assert told == [
         "anytime: autoencoder: a batch of 32 cannot be cut into 6 equal parts, one for each "
-        "process and pass; choose another batch_size, or other numbers"
+        "process and gradient accumulation step; choose another batch_size, devices or "
+        "gradient_accumulation_steps"
     ]

@@ -29,7 +29,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from processes import command_line, descendants
+from process_stats import command_line, descendants
 from pyarrow import parquet
 
 from anytime_ar import bulk
@@ -120,7 +120,7 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
 def command(options: argparse.Namespace, out: Path) -> list[str]:
     """Return the command line of a bulk job."""
     args = ["sample", options.model, "-n", str(options.samples), "--seed", "1", "--engine", "ray"]
-    args += ["--workers", str(options.workers), "--shard_size", str(options.shard_size)]
+    args += ["--workers", str(options.workers), "--shard-size", str(options.shard_size)]
     return [sys.executable, "-m", "anytime_ar", *args, "--json", "--out", str(out)]
 
 
@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("what", choices=("speed", "kills"))
     parser.add_argument("model")
     parser.add_argument("--samples", type=int, default=20_000, help="whole shards")
-    parser.add_argument("--shard_size", type=int, default=1000)
+    parser.add_argument("--shard-size", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)

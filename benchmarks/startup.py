@@ -37,11 +37,11 @@ def mark():
     marks.append(time.perf_counter())
 import torch; mark()
 from anytime_ar import AnytimeModel
-from anytime_ar.bundle.format import load_bundle, resolve; mark()
-bundle = load_bundle(resolve(sys.argv[1])); mark()
+from anytime_ar.bundle.format import find_bundle, load_bundle; mark()
+bundle = load_bundle(find_bundle(sys.argv[1])); mark()
 model = AnytimeModel(bundle, device="cpu"); x = model.sample(1, seed=0); mark()
 model.sample(1, seed=0); mark()
-from anytime_ar.data import write_image; mark()
+from anytime_ar.media.image import write_image; mark()
 write_image(sys.argv[2], x[0]); mark()
 print(json.dumps([after - before for before, after in zip(marks, marks[1:])]))
 """
@@ -103,7 +103,7 @@ def _commands(place: Path) -> dict[str, list[str]]:
     draw = [*anytime, "sample", MODEL, "-n", "1", "--out", out]
     library = f"import anytime_ar as aar; aar.load({MODEL!r}).sample(1)"
     quiet = {"check": True, "stdout": subprocess.DEVNULL}
-    subprocess.run([*draw, "--codes", "2", "--save_state", state], **quiet)
+    subprocess.run([*draw, "--codes", "2", "--save-state", state], **quiet)
     subprocess.run([*anytime, "encode", MODEL, out, "--out", codes], **quiet)
     return {
         "python": [sys.executable, "-c", "pass"],

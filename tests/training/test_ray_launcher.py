@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import command_line, descendants
+from process_stats import command_line, descendants
 from runs import config_file, start, trained, wait_for_checkpoint
 from training_fakes import tiny
 

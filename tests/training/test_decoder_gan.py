@@ -144,7 +144,7 @@ def test_nothing_but_what_decodes_is_trained() -> None:
     missed = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert missed == []
     trained = {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad}
-    assert trained == {"decoder", "fill", "layout", "linear_path"}
+    assert trained == {"decoder", "fill", "layout", "linear_skip"}
 
 
 def test_sounds_are_not_sharpened(data: DataSplits) -> None:

@@ -215,16 +215,16 @@ def test_autotuned_settings_that_cannot_be_read(
 class SecondRank(DistributedContext):
     """Of two processes, the one that hears what the first one has decided."""
 
-    rank, count = 1, 2
+    rank, world_size = 1, 2
 
     def __init__(self, heard: int) -> None:
         self.heard = heard
 
-    def first(self, work: Any) -> None:
+    def run_on_rank_zero(self, work: Any) -> None:
         pass
 
-    def highest(self, mine: int) -> int:
-        assert mine == -1
+    def all_reduce_max(self, value: int) -> int:
+        assert value == -1
         return self.heard
 
 

@@ -377,7 +377,11 @@ def test_only_matrices_and_convolutions_decay() -> None:
         *(f"{block}.{layer}.weight" for layer in ("qkv", "out", "up", "down")),
     }
     assert groups[0.0] == set(names.values()) - groups[0.1]
-    assert {"quantizer.codebooks", "prior.entries.weight", f"{block}.norm1.weight"} <= groups[0.0]
+    assert {
+        "quantizer.codebooks",
+        "prior.code_embedding.weight",
+        f"{block}.norm1.weight",
+    } <= groups[0.0]
     assert optimizer.defaults["betas"] == (0.9, 0.9)
 
 

@@ -166,9 +166,10 @@ def test_kill_9_while_a_checkpoint_is_written(
     tmp_path: Path, data: DataSplits, uninterrupted: Path
 ) -> None:
     folder = tmp_path / "run"
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     ended = subprocess.run(
         [sys.executable, "-c", KILLED.format(folder=str(folder))],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -230,19 +230,19 @@ def test_every_sequence_comes_once_an_epoch(data: DataSplits, fabric: Fabric) ->
     assert torch.equal(stage.batch(1)[0], batches[1][0]), "it follows from the step alone"
 
 
-def test_entries_take_their_traits_from_the_autoencoder(data: DataSplits, fabric: Fabric) -> None:
+def test_entries_take_their_features_from_the_autoencoder(data: DataSplits, fabric: Fabric) -> None:
     config = tiny()
     prior = config.prior
     assert prior is not None
-    prior = prior.model_copy(update={"traits": 8, "entry_width": 4})
+    prior = prior.model_copy(update={"codebook_features": 8, "embedding_width": 4})
     config = config.model_copy(update={"prior": prior})
     bundle = build_bundle(build_card(config, data))
     assert bundle.prior is not None
     PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric, DistributedContext())
     codebooks = bundle.autoencoder.quantizer.state_dict()["codebooks"]  # [L, V, D]
     width = codebooks.shape[2]
-    traits = bundle.prior.codebook_features.unflatten(0, codebooks.shape[:2])
-    directions = traits[..., -2 * width : -width]
+    features = bundle.prior.codebook_features.unflatten(0, codebooks.shape[:2])
+    directions = features[..., -2 * width : -width]
     alike = torch.nn.functional.cosine_similarity(directions, codebooks, dim=2)
     torch.testing.assert_close(alike, torch.ones_like(alike))
 
@@ -264,8 +264,8 @@ def test_steps_on_prefixes_see_more_sequences(data: DataSplits, fabric: Fabric) 
 
 @pytest.mark.parametrize("shares", [(), (0.0, 1.0), (1.5,)])
 def test_prefixes_are_shares_of_the_code_length(shares: tuple[float, ...]) -> None:
-    with pytest.raises(InputError, match=r"prefixes must be shares in \(0, 1\]"):
-        PriorTrainingConfig.parse({"prefixes": shares}, origin="test")
+    with pytest.raises(InputError, match=r"prefix_fractions must be in \(0, 1\]"):
+        PriorTrainingConfig.parse({"prefix_fractions": shares}, origin="test")
 
 
 def test_a_stream_of_unknown_size_cannot_be_encoded_in_views(
@@ -322,7 +322,7 @@ def test_an_unconditional_prior_sees_no_labels(tmp_path: Path, data: DataSplits)
 
 def test_a_card_tells_what_the_model_is(uninterrupted: Path, data: DataSplits) -> None:
     card = json.loads((uninterrupted / "bundle" / "config.json").read_text())
-    assert card["format_version"] == 1
+    assert card["format_version"] == 2
     assert card["data"]["name"] == "digits"
     assert card["data"]["sample_shape"] == [1, 8, 8]
     assert card["data"]["value_range"] == [-1.0, 1.0]
@@ -354,8 +354,8 @@ def test_loudness_that_noise_fills_up_to_is_learned_beside_samples(scheme: str) 
     values = {
         "layout": "segment",
         "segments": 2,
-        "whole_codes": 0,
-        "linear_path": True,
+        "global_codes": 0,
+        "linear_skip": True,
         "noise_bands": 3,
         "code_length": 4,
         "code_width": 2,

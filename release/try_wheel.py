@@ -56,7 +56,7 @@ def try_wheel(wheel: Path, folder: Path) -> None:
     anytime = [python, "-m", "anytime_ar"]
     subprocess.run([*anytime, "doctor"], check=True, env=bare, cwd=folder)
     missing = {
-        ("evaluate", "mnist"): "anytime features",
+        ("evaluate", "mnist", "--feature-extractor", "none"): "anytime train-classifier",
         ("serve", "mnist"): "pip install",
         ("sample", "owner/name", "-n", "1"): "pip install",
     }

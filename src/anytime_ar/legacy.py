@@ -1,8 +1,8 @@
-"""Names of version 0.1 and what they are called now: keys, values, weights, stages.
+"""Names of version 0.1 and what they are called now: keys, values, weights, stages, options.
 
 Configurations, bundles, curves, saved states, runs and bulk jobs of 0.1 hold the old names.
-`Config` accepts its keys and values, the command line rewrites YAML files and options, and whoever
-reads weights calls `upgrade_weights`. To be removed with version 0.3.
+`Config` accepts its keys and values, the command line rewrites YAML files, commands and options,
+and code that reads weights calls `upgrade_weights`. To be removed with version 0.3.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ VALUES: Mapping[tuple[str, str], Mapping[Any, Any]] = {
     ("AutoencoderConfig", "layout"): {"vector": "projection", "residual": "residual_vq"},
     ("AutoencoderConfig", "scan_order"): {"rows": "raster", "spread": "bayer"},
     ("QuantizerConfig", "init"): {"greedy": "residual_pca"},
+    ("BulkJob", "format_version"): {1: 2},
     ("Card", "format_version"): {1: 2},
     ("Curve", "format_version"): {1: 2},
     ("_StateHeader", "format_version"): {1: 2},
@@ -117,6 +118,38 @@ WEIGHTS: Mapping[str, str] = {
 """New names of modules, parameters and buffers by old ones."""
 STAGES: Mapping[str, str] = {"decoder_gan": "sharpening"}
 """Old names of training stages by new ones. They also name random streams, which stay."""
+COMMANDS: Mapping[str, str] = {"features": "train-classifier"}
+"""New commands by old ones."""
+BULK_OPTIONS: Mapping[str, frozenset[str]] = {
+    "sample": frozenset({"--engine"}),
+    "encode": frozenset({"--engine", "--data"}),
+}
+"""Options of 0.1 that made a bulk job of a command, by command; now it is `bulk COMMAND`."""
+OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "train": {"--passes": "--gradient-accumulation-steps"},
+    "evaluate": {
+        "--samples": "--num-samples",
+        "--features": "--feature-extractor",
+        "--attach": "--save-curve",
+        "--no-attach": "--no-save-curve",
+    },
+    "compare": {"--dedicated": "--fixed-length"},
+    "bench": {
+        "--n": "--num-samples",
+        "--batches": "--batch-sizes",
+        "--neighbours": "--busy-processes",
+    },
+    "serve": {"--keep-s": "--session-ttl-s"},
+    "sample": {"--n": "--num-samples"},
+    "bulk sample": {
+        "--n": "--num-samples",
+        "--keep": "--save",
+        "--labels-in-turn": "--class-balanced",
+    },
+}
+"""New options by old ones, with hyphens, by command."""
+_BULK_SAMPLES = 16
+"""Number of samples of a sampling job of 0.1 without `-n`."""
 
 _OLD_WEIGHTS = {new: old for old, new in WEIGHTS.items()}
 _warned: set[str] = set()
@@ -163,6 +196,47 @@ def warn_renamed(old: str, new: str) -> None:
             FutureWarning,
             stacklevel=2,
         )
+
+
+def upgrade_arguments(arguments: list[str]) -> list[str]:
+    """Return a command and its options under their present names, warning of the others.
+
+    Args:
+        arguments: what follows `anytime` on the command line.
+    """
+    if not arguments:
+        return arguments
+    command, *rest = arguments
+    if command in COMMANDS:
+        warn_renamed(f"anytime {command}", f"anytime {COMMANDS[command]}")
+        command = COMMANDS[command]
+    words = [command]
+    end = rest.index("--") if "--" in rest else len(rest)
+    bulk = [name for name in map(_option, rest[:end]) if name in BULK_OPTIONS.get(command, ())]
+    if bulk:
+        warn_renamed(f"anytime {command} {bulk[0]}", f"anytime bulk {command}")
+        words = ["bulk", command]
+        if command == "sample" and not any(
+            argument.startswith("-n") or _option(argument) in ("--n", "--num-samples")
+            for argument in rest[:end]
+        ):
+            rest[:0] = ["-n", str(_BULK_SAMPLES)]
+            end += 2
+    elif command == "bulk" and rest:
+        words.append(rest.pop(0))
+        end -= 1
+    renamed = OPTIONS.get(" ".join(words), {})
+    for at, argument in enumerate(rest[:end]):
+        old = _option(argument)
+        if old in renamed:
+            warn_renamed(old, renamed[old])
+            rest[at] = renamed[old] + argument[len(old) :]
+    return [*words, *rest]
+
+
+def _option(argument: str) -> str:
+    """Return the name of an option with hyphens, without a value that follows `=`."""
+    return argument.partition("=")[0].replace("_", "-")
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:

@@ -20,7 +20,14 @@ from bulk_models import LABELS, RATE, L, save_model
 from PIL import Image
 from pyarrow import parquet
 
-from anytime_ar.bulk import RayPoolConfig, SampleJob, ShardingConfig, run, sample_job
+from anytime_ar.bulk import (
+    RayPoolConfig,
+    SampleJob,
+    ShardingConfig,
+    encode_job,
+    run,
+    sample_job,
+)
 from anytime_ar.bulk.pools import ShardWorker
 from anytime_ar.bulk.storage import BulkStorage
 from anytime_ar.data import DataConfig, load_data
@@ -203,8 +210,8 @@ def test_another_job_is_refused_by_its_differences(tmp_path, make) -> None:
     other = make(seed=4, temperature=0.5, sharding=SMALL.model_copy(update={"shard_size": 10}))
     with pytest.raises(
         InputError,
-        match=r"holds another job: sampling_params.temperature is 1.0 there and 0.5 here; sharding.shard_size "
-        r"is 12 there and 10 here; seed is 3 there and 4 here; choose another folder",
+        match=r"holds another job: sampling_params.temperature is 1.0 there and 0.5 here; seed is "
+        r"3 there and 4 here; sharding.shard_size is 12 there and 10 here; choose another folder",
     ):
         run(other, str(out))
     assert files(out) == before
@@ -242,9 +249,38 @@ def test_a_folder_of_something_else_is_refused(tmp_path, make, held) -> None:
 def test_a_job_of_a_later_release_is_refused(tmp_path, make) -> None:
     run(make(), str(tmp_path / "out"))
     path = tmp_path / "out" / "job.json"
-    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
+    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 3'))
     with pytest.raises(InputError, match=r"is no job of this release: .*format_version"):
         run(make(), str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("name", ["sample", "encode"])
+def test_a_job_of_version_0_1_goes_on(tmp_path, make, path_of, model_of, name) -> None:
+    out = tmp_path / "out"
+    job: Any = make(temperature=0.5, save="codes")
+    if name == "encode":
+        sharding = ShardingConfig(shard_size=60)
+        data = DataConfig(name="digits")
+        job = encode_job(
+            path_of("images"), model_of("images"), data, split="test", sharding=sharding
+        )
+    run(job, str(out))
+    before = files(out)
+    old_names = {
+        "sharding": "layout",
+        "sampling_params": "choice",
+        "save": "keep",
+        "split": "part",
+        "data_fingerprint": "inputs",
+    }
+    path = out / "job.json"
+    values = json.loads(path.read_text()) | {"format_version": 1}
+    old = json.dumps({old_names.get(key, key): value for key, value in values.items()})
+    path.write_text(old)
+    assert run(job, str(out)).new_samples == 0
+    min((out / "data").iterdir()).unlink()
+    assert run(job, str(out)).new_shards == 1
+    assert files(out) == before | {"job.json": old.encode()}
 
 
 def test_targets_that_cannot_be_written_are_told(tmp_path, make) -> None:
@@ -355,7 +391,7 @@ def test_sounds(tmp_path, make, model_of, kind) -> None:
     out, layout = tmp_path / "out", ShardingConfig(format=kind, shard_size=5)
     run(make("sounds", 10, sharding=layout), str(out))
     if kind == "parquet":
-        read = AudioConfig(seconds=0.008, normalize="as_stored")
+        read = AudioConfig(seconds=0.008, normalize="none")
         data = load_data(DataConfig(name=str(out), audio=read, validation_fraction=0.3))
         assert (data.sample_shape, data.sample_rate) == ((1, 64), RATE)
         content = rows(out)[6]["audio"]["bytes"]

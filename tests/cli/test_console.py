@@ -7,17 +7,18 @@ import errno
 import io
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
-from anytime_ar.cli import console as surroundings
-from anytime_ar.cli import main
+from anytime_ar.cli import console, main
 from anytime_ar.cli.console import (
     EXIT_CODES,
     FAILED,
@@ -157,15 +158,21 @@ def test_a_caller_keeps_its_handlers_and_streams():
     assert (signal.getsignal(signal.SIGINT), sys.stdout, sys.stderr) == before
 
 
-def test_the_overview_and_the_docs_name_every_exit_code(capsys):
+def test_the_overview_and_the_docs_name_every_exit_code(capsys, monkeypatch):
     main([])
     told = capsys.readouterr().out
-    page = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text(encoding="utf-8")
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "how-to" / "use-in-scripts.md").read_text(encoding="utf-8")
+    monkeypatch.syspath_prepend(docs / "build")
+    reference = import_module("cli").page()
+    cells = re.findall(r"^\| ([\d, ]+) \|", page, re.MULTILINE)
+    listed = {int(code) for cell in cells for code in cell.split(",")}
+    assert listed == {*EXIT_CODES, 143}
     for code, what in EXIT_CODES.items():
         assert f"  {code} " in told
         assert what in told
-        assert f"| {code} |" in page
-    assert all(f"`{name}`" in page for name in COMMANDS)
+        assert f"| `{code}` | {what} |" in reference
+    assert all(f"\n## anytime {name}\n" in reference for name in COMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +203,7 @@ def test_the_overview_and_the_docs_name_every_exit_code(capsys):
         (
             ValueError("odd\nand odder"),
             INTERNAL_ERROR,
-            "a mistake of anytime-ar: ValueError: odd; set",
+            "an internal error of anytime-ar: ValueError: odd; set",
         ),
     ],
 )
@@ -250,10 +257,10 @@ def test_text_in_the_encodings_of_editors(tmp_path):
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_configuration_in_the_encodings_of_editors(encoding, tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text("name: café\n", encoding=encoding)
-    assert code_of(["train", str(tmp_path / "mine.yaml"), "--print_config"]) == 0
+    assert code_of(["train", str(tmp_path / "mine.yaml"), "--print-config"]) == 0
     assert "name: caf" in capsys.readouterr().out
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
-    for arguments in (["train", str(tmp_path / "latin.yaml")], ["features", "--config"]):
+    for arguments in (["train", str(tmp_path / "latin.yaml")], ["train-classifier", "--config"]):
         assert code_of([*arguments, str(tmp_path / "latin.yaml")][:3]) == 2
         assert "latin.yaml, line 1: is not UTF-8 text" in capsys.readouterr().err
 
@@ -261,18 +268,20 @@ def test_a_configuration_in_the_encodings_of_editors(encoding, tmp_path, capsys)
 WORDS = ["²", "99999999999999999999", "-99999999999999999999", "1e999", "nan", "-1", "", "0x10"]
 OPTIONS = {
     "sample": [
-        *["-n", "--codes", "--label", "--seed", "--deadline_s", "--quality", "--min_codes"],
-        *["--temperature", "--top_k", "--top_p", "--guidance", "--columns", "--threads"],
+        *["-n", "--codes", "--label", "--seed", "--deadline-s", "--quality", "--min-codes"],
+        *["--temperature", "--top-k", "--top-p", "--guidance", "--columns", "--threads"],
     ],
     "decode": ["--codes", "--columns", "--threads"],
-    "encode": ["--threads", "--shard_size", "--batch_size"],
-    "evaluate": ["--samples", "--seed", "--codes"],
+    "encode": ["--threads"],
+    "bulk encode": ["--threads", "--shard-size", "--batch-size"],
+    "evaluate": ["--num-samples", "--seed", "--codes"],
 }
 POSITIONAL = {
     "sample": [],
     "decode": ["1", "2"],
     "encode": ["nothing.png"],
-    "evaluate": ["--features", "nothing"],
+    "bulk encode": ["--data", "nothing", "--out", "shards"],
+    "evaluate": ["--feature-extractor", "nothing"],
 }
 
 
@@ -299,7 +308,7 @@ def test_odd_configurations(text, said, tmp_path, capsys):
 @pytest.mark.parametrize("command", OPTIONS)
 def test_words_that_are_no_numbers(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    arguments = [command, "mnist", *POSITIONAL[command]]
+    arguments = [*command.split(), "mnist", *POSITIONAL[command]]
     for option in OPTIONS[command]:
         for word in WORDS:
             if option in ("--threads", "-n") and word.startswith("9"):
@@ -312,7 +321,7 @@ def test_words_that_are_no_numbers(command, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("batches", ["[]", "[0]", "²", "[²]"])
 def test_batches_that_are_none(batches, capsys):
-    assert code_of(["bench", "mnist", f"--batches={batches}"]) == 2
+    assert code_of(["bench", "mnist", f"--batch-sizes={batches}"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
@@ -343,7 +352,7 @@ def test_our_warnings_and_logs_look_like_other_messages(monkeypatch, capsys):
     monkeypatch.setattr(logger, "handlers", [])
     install_message_format()
     warn = UserWarning("drawing without\n  the kernel")
-    warnings.showwarning(warn, UserWarning, surroundings.__file__, 3)
+    warnings.showwarning(warn, UserWarning, console.__file__, 3)
     logging.getLogger("anytime_ar.kernel.build").warning("compiling")
     assert capsys.readouterr().err == "anytime: drawing without the kernel\nanytime: compiling\n"
     told = UserWarning("theirs"), UserWarning, "/elsewhere/module.py", 3

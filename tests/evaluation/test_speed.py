@@ -148,7 +148,7 @@ def test_late_draws_are_counted() -> None:
         clock=model.clock,
     )
     assert [record.misses for record in records] == [20, 20]
-    assert records[0].to_json()["finished_max"] > 1
+    assert records[0].to_json()["finish_fraction_max"] > 1
     with pytest.raises(InputError, match="deadlines=1 and draws=5 measure nothing"):
         measure_deadlines(model, deadlines=1, draws=5)  # type: ignore[arg-type]
 

@@ -51,8 +51,8 @@ class ShardingConfig(Config):
 class BulkJob(Config):
     """Settings that all kinds of bulk jobs share."""
 
-    format_version: Literal[1] = 1
-    """Version of the format of job.json."""
+    format_version: Literal[2] = 2
+    """Version of the format of job.json; the names of version 1 are read as well."""
     kind: str
     """Kind of the job, `sample` or `encode`."""
     model: str

@@ -1,4 +1,4 @@
-"""Worker pool of a bulk job on Ray Data: actors, each of which loads the model once.
+"""Worker pools of a bulk job: this process, or actors on Ray Data that load the model once each.
 
 Ray restarts an actor that dies and repeats its shard. An error of the job itself would occur again,
 so the actor returns its message, and the job ends.
@@ -10,15 +10,17 @@ import json
 import logging
 from collections.abc import Generator
 from contextlib import ExitStack
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 
 from pydantic import PositiveInt
 
 from anytime_ar.bulk.executors import JobExecutor, load_executor
+from anytime_ar.bulk.formats import require_format
 from anytime_ar.bulk.jobs import BulkJob, Device, ShardRecord
 from anytime_ar.bulk.storage import BulkStorage
 from anytime_ar.config import Config
 from anytime_ar.errors import AnytimeError, BulkError, InputError
+from anytime_ar.runtime.devices import resolve_device
 from anytime_ar.runtime.ray_cluster import (
     check_ray_device,
     choose_ray_device,
@@ -34,6 +36,44 @@ class RayPoolConfig(Config):
     """Ray worker processes; None: as many as cores and GPUs allow."""
     threads: PositiveInt = 1
     """CPU cores and threads of each worker, beside its GPU if it has one."""
+
+
+class WorkerPool(Protocol):
+    """A pool of workers that write the shards of a job."""
+
+    def __enter__(self) -> Self:
+        """Return the pool itself."""
+
+    def __exit__(self, *_: object) -> None:
+        """Release the resources of the pool."""
+
+    def choose_device(self, wanted: Device) -> Device:
+        """Return the device on which workers compute; see `RayPool.choose_device`."""
+
+    def run_shards(self, job: BulkJob, out: str, pending: list[int]) -> Generator[ShardRecord]:
+        """Write shards and yield their records; see `RayPool.run_shards`."""
+
+
+class LocalPool:
+    """A worker pool that consists of this process."""
+
+    def __enter__(self) -> Self:
+        """Return the pool itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing: the pool holds no resources."""
+
+    def choose_device(self, wanted: Device) -> Device:
+        """Return the requested device; `auto`: the best of this machine."""
+        return cast(Device, resolve_device(wanted).type)
+
+    def run_shards(self, job: BulkJob, out: str, pending: list[int]) -> Generator[ShardRecord]:
+        """Write shards in this process and yield their records; see `RayPool.run_shards`."""
+        require_format(job.sharding.format)
+        executor, storage = load_executor(job), BulkStorage(out)
+        for shard in pending:
+            yield executor.write_shard(shard, storage)
 
 
 class ShardWorker:

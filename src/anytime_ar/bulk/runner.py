@@ -3,66 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self, cast
+from typing import Literal
 
-from anytime_ar.bulk.executors import load_executor
-from anytime_ar.bulk.formats import require_format
 from anytime_ar.bulk.job_store import JobStore
-from anytime_ar.bulk.jobs import BulkJob, Device, ShardRecord
-from anytime_ar.bulk.pools import RayPool, RayPoolConfig
+from anytime_ar.bulk.jobs import BulkJob, ShardRecord
+from anytime_ar.bulk.pools import LocalPool, RayPool, RayPoolConfig, WorkerPool
 from anytime_ar.bulk.storage import BulkStorage
 from anytime_ar.errors import AnytimeError, BulkError, InputError
-from anytime_ar.runtime.devices import resolve_device
+from anytime_ar.runtime.progress import ProgressCallback, no_progress
 
 EngineName = Literal["local", "ray"]
 """Engines that run a job: this process, or workers on Ray."""
-ProgressCallback = Callable[[int, int, str], None]
-"""Function that gets the samples done, the samples in all, and their name."""
-
-
-class WorkerPool(Protocol):
-    """A pool of workers that write the shards of a job."""
-
-    def __enter__(self) -> Self:
-        """Return the pool itself."""
-
-    def __exit__(self, *_: object) -> None:
-        """Release the resources of the pool."""
-
-    def choose_device(self, wanted: Device) -> Device:
-        """Return the device on which workers compute; see `RayPool.choose_device`."""
-
-    def run_shards(self, job: BulkJob, out: str, pending: list[int]) -> Generator[ShardRecord]:
-        """Write shards and yield their records; see `RayPool.run_shards`."""
-
-
-class LocalPool:
-    """A worker pool that consists of this process."""
-
-    def __enter__(self) -> Self:
-        """Return the pool itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing: the pool holds no resources."""
-
-    def choose_device(self, wanted: Device) -> Device:
-        """Return the requested device; `auto`: the best of this machine."""
-        return cast(Device, resolve_device(wanted).type)
-
-    def run_shards(self, job: BulkJob, out: str, pending: list[int]) -> Generator[ShardRecord]:
-        """Write shards in this process and yield their records; see `RayPool.run_shards`."""
-        require_format(job.sharding.format)
-        executor, storage = load_executor(job), BulkStorage(out)
-        for shard in pending:
-            yield executor.write_shard(shard, storage)
-
-
-def no_progress(done: int, total: int, what: str) -> None:
-    """Ignore the progress of a job."""
 
 
 @dataclass(frozen=True)

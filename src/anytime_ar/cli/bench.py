@@ -59,11 +59,18 @@ def add_arguments(parser: Parser) -> None:
     """Add the options of `anytime bench`."""
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument("what", nargs="?", default="speed", choices=["speed", "deadlines"])
-    parser.add_argument("--batches", type=list[int], default=[1, 16, 64, 256], help="for speed")
+    parser.add_argument(
+        "--batch-sizes",
+        type=list[int],
+        default=[1, 16, 64, 256],
+        help="samples drawn together, for speed",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each, for speed")
-    parser.add_argument("-n", type=int, default=1, help="samples of a draw, for deadlines")
+    parser.add_argument(
+        "-n", "--num-samples", type=int, default=1, help="samples drawn together, for deadlines"
+    )
     parser.add_argument("--draws", type=int, default=1000, help="at each of 8 deadlines")
-    parser.add_argument("--neighbours", type=int, default=0, help="busy processes beside it")
+    parser.add_argument("--busy-processes", type=int, default=0, help="that compete for the CPU")
     add_threads(parser)
     parser.add_argument("--out", type=literal_path, help="folder for JSON and plot")
     add_precision(parser)
@@ -73,14 +80,15 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Run the benchmark, print its table and write its figures."""
-    if not arguments.batches or min(arguments.batches) < 1:
-        raise InputError(f"--batches {arguments.batches}: pass rows of 1 and more, as [1,16]")
+    sizes = arguments.batch_sizes
+    if not sizes or min(sizes) < 1:
+        raise InputError(f"--batch-sizes {sizes}: pass numbers of 1 and more, as [1,16]")
     if arguments.out is not None:
         check_output_path(arguments.out, is_folder=True)
     set_threads_from(arguments)
     with suppress(BuildError):  # without a kernel there is less to time; other errors are raised
         load_kernel()
-    with _busy_processes(arguments.neighbours):
+    with _busy_processes(arguments.busy_processes):
         figures, text = (_speed if arguments.what == "speed" else _deadlines)(arguments)
     figures = {"model": arguments.model, "machine": _machine(), **figures}
     if arguments.out is not None:
@@ -96,18 +104,20 @@ def _speed(arguments: Namespace) -> tuple[dict[str, Any], str]:
     cases = [*map(sample_codes_case, models), *map(matmul_floor_case, models), *baselines]
     with progress_bar("speed") as progress:
         timings = time_interleaved(
-            cases, arguments.batches, rounds=arguments.rounds, progress=progress
+            cases, arguments.batch_sizes, rounds=arguments.rounds, progress=progress
         )
     steps = sorted({max(1, round(length * fifth / 5)) for fifth in range(1, 6)})
     with progress_bar("time by codes") as progress:
         by_codes = time_interleaved(
             [prefix_case(models[0], k) for k in steps],
-            [n for n in arguments.batches if n in (arguments.batches[0], 64)],
+            [n for n in arguments.batch_sizes if n in (arguments.batch_sizes[0], 64)],
             rounds=arguments.rounds,
             min_time_s=_MIN_TIMING_S,
             progress=progress,
         )
-    firsts = [time_first_preview(models[0], n, rounds=_PREVIEW_ROUNDS) for n in arguments.batches]
+    firsts = [
+        time_first_preview(models[0], n, rounds=_PREVIEW_ROUNDS) for n in arguments.batch_sizes
+    ]
     if arguments.out is not None:
         plot = plot_times(by_codes)
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -116,11 +126,15 @@ def _speed(arguments: Namespace) -> tuple[dict[str, Any], str]:
         "code_length": length,
         "timings": [timing.to_json(length) for timing in timings],
         "by_codes": [
-            {"codes": timing.name, "rows": timing.batch_size, "seconds": timing.seconds}
+            {"codes": timing.name, "batch_size": timing.batch_size, "seconds": timing.seconds}
             for timing in by_codes
         ],
         "first_previews": [
-            {"rows": first.batch_size, "seconds": first.seconds, "step_and_decode": bare.seconds}
+            {
+                "batch_size": first.batch_size,
+                "seconds": first.seconds,
+                "step_and_decode": bare.seconds,
+            }
             for first, bare in firsts
         ],
     }
@@ -224,11 +238,13 @@ def _first_preview_line(pair: tuple[BenchmarkTiming, BenchmarkTiming]) -> str:
 def _deadlines(arguments: Namespace) -> tuple[dict[str, Any], str]:
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
     with progress_bar("deadlines") as progress:
-        records = measure_deadlines(model, n=arguments.n, draws=arguments.draws, progress=progress)
+        records = measure_deadlines(
+            model, n=arguments.num_samples, draws=arguments.draws, progress=progress
+        )
     figures = {
-        "rows": arguments.n,
+        "batch_size": arguments.num_samples,
         "precision": arguments.precision,
-        "neighbours": arguments.neighbours,
+        "busy_processes": arguments.busy_processes,
         "deadlines": [record.to_json() for record in records],
     }
     return figures, deadline_table(records)

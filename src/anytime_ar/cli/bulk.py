@@ -1,11 +1,12 @@
-"""Bulk jobs of `sample` and `encode`, which write many samples or a whole data set as shards."""
+"""Bulk jobs, which write many samples, or the codes of a whole data set, as shards."""
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, get_args
 
@@ -22,6 +23,11 @@ from anytime_ar.bulk import (
 )
 from anytime_ar.bulk.jobs import Device, SavedContent, SplitName
 from anytime_ar.cli.options import (
+    add_device,
+    add_json,
+    add_precision,
+    add_sampling_options,
+    add_threads,
     model_data_config,
     parse_label,
     print_result,
@@ -34,81 +40,92 @@ from anytime_ar.errors import InputError
 from anytime_ar.runtime.threads import check_threads
 from anytime_ar.sampling import load
 
-_BULK: dict[str, Any] = {
-    **ShardingConfig().model_dump(),
-    "workers": None,
-    "verify": False,
-    "keep": "both",
-    "labels_in_turn": False,
-    "split": "train",
-}
-"""Options for bulk jobs only, with their defaults."""
-_SINGLE = {"deadline_s": None, "save_state": None, "columns": None, "min_codes": 1}
-"""Options for single runs only, with their defaults."""
+_RESUME = "The same command resumes an interrupted job. `--engine ray` writes on many processes."
 
 
-def add_job_options(parser: Parser) -> None:
-    """Add `--engine` and the options of bulk jobs."""
+@dataclass(frozen=True)
+class Subcommand:
+    """A command of two words, such as `bulk sample`."""
+
+    add_arguments: Callable[[Parser], None]
+    """Adds the options of the command to its parser."""
+    run: Callable[[Namespace], None]
+    """Runs the command with its parsed arguments."""
+    description: str
+    """Text at the top of its help."""
+
+
+def add_sample_arguments(parser: Parser) -> None:
+    """Add the options of `anytime bulk sample`."""
+    parser.add_argument("model", help="shipped name, folder, or Hub id")
+    parser.add_argument("-n", "--num-samples", type=int, required=True, help="number of samples")
+    parser.add_argument("--codes", type=int | None, help="codes per sample; default: all")
+    parser.add_argument(
+        "--quality", type=float | None, help="share of full quality, by the measured curve"
+    )
+    add_sampling_options(parser)
+    parser.add_argument("--class-balanced", action="store_true", help="as many of each class")
+    parser.add_argument(
+        "--save", default="both", choices=get_args(SavedContent), help="contents of the shards"
+    )
+    add_precision(parser)
+    _add_job_options(parser)
+
+
+def add_encode_arguments(parser: Parser) -> None:
+    """Add the options of `anytime bulk encode`."""
+    parser.add_argument("model", help="shipped name, folder, or Hub id")
+    parser.add_argument("--data", type=literal_text, help="data set; default: the model's own")
+    parser.add_argument(
+        "--split", default="train", choices=get_args(SplitName), help="split to encode"
+    )
+    _add_job_options(parser)
+
+
+def _add_job_options(parser: Parser) -> None:
+    """Add the options that all bulk jobs share."""
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=literal_text,
+        required=True,
+        help="folder of this job alone, or a URL such as s3://bucket/folder",
+    )
     parser.add_argument(
         "--engine",
+        default="local",
         choices=get_args(EngineName),
-        help="write shards into the folder or URL --out: local, here; ray, on many processes",
+        help="local: this process; ray: many processes, on the cluster of RAY_ADDRESS or here",
     )
     parser.add_class_arguments(ShardingConfig, as_group=False)
     parser.add_class_arguments(RayPoolConfig, as_group=False, skip={"threads"})
     parser.add_argument(
-        "--verify", action="store_true", help="compare earlier shards with their SHA-256"
+        "--verify", action="store_true", help="compare complete shards with their SHA-256"
     )
-
-
-def add_sample_options(parser: Parser) -> None:
-    """Add the options that say what a sampling job writes."""
-    parser.add_argument("--keep", default="both", choices=get_args(SavedContent), help="in shards")
-    parser.add_argument(
-        "--labels_in_turn", action="store_true", help="in shards: as many of each class"
-    )
-
-
-def add_data_options(parser: Parser) -> None:
-    """Add the options that say which samples an encoding job reads."""
-    parser.add_argument(
-        "--data", type=literal_text, help="encode a data set in shards; default: the model's own"
-    )
-    parser.add_argument("--split", default="train", choices=get_args(SplitName), help="of it")
-
-
-def refuse_bulk_options(arguments: Namespace) -> None:
-    """Refuse options of bulk jobs for a command that writes no shards.
-
-    Raises:
-        InputError: an option of bulk jobs has another value than its default.
-    """
-    _refuse(arguments, _BULK, "is for shards; leave it out, or pass --engine")
+    add_threads(parser, default_help="one for each processor that may be used; with Ray, 1")
+    add_device(parser)
+    add_json(parser)
 
 
 def run_sample(arguments: Namespace) -> None:
     """Run a bulk job that writes shards of samples."""
-    _require_out(arguments)
-    _refuse(arguments, _SINGLE, "is for a single draw; leave it out, or --engine")
-    if isinstance(arguments.codes, list):
-        raise InputError(f"--codes {arguments.codes}: samples in shards have one number of codes")
     device, here = _devices(arguments)
     model = load(arguments.model, device=here, precision=arguments.precision)
     label: Any = parse_label(model, arguments.label)
-    if arguments.labels_in_turn:
+    if arguments.class_balanced:
         if label is not None or model.labels is None:
             why = f"label {label!r} was given" if model.labels else "this model has no labels"
-            raise InputError(f"--labels_in_turn, but {why}; leave one out")
+            raise InputError(f"--class-balanced, but {why}; leave one out")
         label = range(len(model.labels))
     job = sample_job(
         arguments.model,
         model,
-        arguments.n,
+        arguments.num_samples,
         seed=arguments.seed,
         codes=arguments.codes,
         quality=arguments.quality,
         label=label,
-        save=arguments.keep,
+        save=arguments.save,
         sharding=read_config(ShardingConfig, arguments),
         device=device,
         **sampling_kwargs_from(arguments),
@@ -118,9 +135,6 @@ def run_sample(arguments: Namespace) -> None:
 
 def run_encode(arguments: Namespace) -> None:
     """Run a bulk job that encodes a data set into shards of codes."""
-    _require_out(arguments)
-    if arguments.files:
-        raise InputError(f"{arguments.files[0]} was given beside --engine or --data; leave one out")
     device, here = _devices(arguments)
     model = load(arguments.model, device=here)
     job = encode_job(
@@ -132,12 +146,6 @@ def run_encode(arguments: Namespace) -> None:
         device=device,
     )
     _run_job(job, arguments)
-
-
-def _require_out(arguments: Namespace) -> None:
-    """Refuse a bulk job without `--out`."""
-    if arguments.out is None:
-        raise InputError("shards need --out, a folder or a URL such as s3://bucket/folder")
 
 
 def _devices(arguments: Namespace) -> tuple[Device | None, str]:
@@ -176,7 +184,7 @@ def _run_job(job: BulkJob, arguments: Namespace) -> None:
         report = run(
             job,
             out,
-            engine=arguments.engine or "local",
+            engine=arguments.engine,
             pool=_ray_pool_config(arguments),
             verify=arguments.verify,
             progress=progress,
@@ -200,20 +208,13 @@ def _run_job(job: BulkJob, arguments: Namespace) -> None:
         out=out,
         samples=job.samples,
         shards=job.num_shards,
-        made=report.new_samples,
+        new_samples=report.new_samples,
         seconds=round(report.elapsed_s, 4),
         samples_per_s=round(report.samples_per_s, 1),
         samples_per_worker_s=round(report.samples_per_worker_s, 1),
         codes_per_worker_s=round(report.codes_per_worker_s, 1),
         **({} if seed is None else {"seed": seed}),
     )
-
-
-def _refuse(arguments: Namespace, defaults: dict[str, Any], why: str) -> None:
-    """Refuse options whose values differ from their defaults."""
-    for name, usual in defaults.items():
-        if name in arguments and arguments[name] != usual:
-            raise InputError(f"--{name} {why}")
 
 
 @contextmanager
@@ -239,3 +240,18 @@ def _raise_on_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
+
+
+SUBCOMMANDS: Mapping[str, Subcommand] = {
+    "sample": Subcommand(
+        add_sample_arguments,
+        run_sample,
+        f"Draw many samples and write them as shards, to a folder or a bucket. {_RESUME}",
+    ),
+    "encode": Subcommand(
+        add_encode_arguments,
+        run_encode,
+        f"Encode a data set and write its codes as shards, to a folder or a bucket. {_RESUME}",
+    ),
+}
+"""Commands of this module, by their second word."""

@@ -1,6 +1,6 @@
 """Compare models by their measured curves: sample quality at the same bits and at the same time.
 
-Each model is NAME=WHERE. WHERE is a curve.json of `anytime evaluate`, its folder, or a model. The
+Each model is NAME=PATH. PATH is a curve.json of `anytime evaluate`, its folder, or a model. The
 first model is compared with the others.
 """
 
@@ -23,13 +23,15 @@ def add_arguments(parser: Parser) -> None:
     """Add the options of `anytime compare`."""
     parser.add_argument("models", nargs="+", help="two or more, as ordered=runs/mnist")
     parser.add_argument(
-        "--dedicated", type=list[str] | None, help="models for one length each, as [runs/a,runs/b]"
+        "--fixed-length",
+        type=list[str] | None,
+        help="models trained for one length each, as [runs/a,runs/b]",
     )
     parser.add_argument(
         "--out",
         type=literal_path,
         default=Path("comparison"),
-        help="folder for tables and the picture",
+        help="folder for tables and the plot",
     )
     add_json(parser)
 
@@ -39,8 +41,8 @@ def run(arguments: Namespace) -> None:
     check_output_path(arguments.out, is_folder=True)
     candidates = [_parse_candidate(text) for text in arguments.models]
     fixed_length = None
-    if arguments.dedicated:
-        curves = tuple(load_curve(where) for where in arguments.dedicated)
+    if arguments.fixed_length:
+        curves = tuple(load_curve(where) for where in arguments.fixed_length)
         fixed_length = FixedLengthModels("trained for one length", curves)
     comparison = write_comparison(candidates, fixed_length, arguments.out)
     print_result(
@@ -54,7 +56,7 @@ def run(arguments: Namespace) -> None:
 def _parse_candidate(text: str) -> Candidate:
     name, where = parse_named_path(text)
     if not name or not where:
-        raise InputError(f"{text!r} is no NAME=WHERE; write it as ordered=runs/mnist")
+        raise InputError(f"{text!r} is no NAME=PATH; write it as ordered=runs/mnist")
     return Candidate(name, load_curve(where))
 
 

@@ -32,9 +32,9 @@ EXIT_CODES = {
     FAILED: "the work failed: no room on a disk or in memory, or no finite loss",
     BAD_INPUT: "an argument, a setting or a file cannot be used",
     OUTPUT_FAILED: "done and written to files, but standard output could not be written",
-    INTERNAL_ERROR: "a mistake of anytime-ar; ANYTIME_TRACEBACK=1 shows where",
+    INTERNAL_ERROR: "an internal error of anytime-ar; ANYTIME_TRACEBACK=1 shows where",
     INTERRUPTED: "Ctrl-C; SIGTERM: 143",
-    BROKEN_PIPE: "who read standard output has left",
+    BROKEN_PIPE: "the reader of standard output closed it",
 }
 """Exit codes of all commands and their meanings."""
 
@@ -192,7 +192,7 @@ def describe_error(error: Exception) -> tuple[str, int]:
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         return f"{where}{error.strerror or _first_line(text)}", FAILED
     return (
-        f"a mistake of anytime-ar: {type(error).__name__}: {_first_line(text)}; set "
+        f"an internal error of anytime-ar: {type(error).__name__}: {_first_line(text)}; set "
         "ANYTIME_TRACEBACK=1 to see where, and report it",
         INTERNAL_ERROR,
     )

@@ -35,9 +35,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("source", nargs="+", help="a codes file (.npz), or codes as numbers")
     parser.add_argument("--codes", type=int | None, help="keep only so many of each row's codes")
     parser.add_argument(
-        "--out", type=literal_path, help="file to write; default: decoded.png, sounds: decoded.wav"
+        "--out", type=literal_path, help="file to write; default: decoded.png, audio: decoded.wav"
     )
-    parser.add_argument("--columns", type=int | None, help="pictures in a row; default: a square")
+    parser.add_argument("--columns", type=int | None, help="images in a row; default: a square")
     add_threads(parser)
     add_device(parser)
     add_json(parser)

@@ -11,7 +11,6 @@ import yaml
 from jsonargparse import Namespace
 
 from anytime_ar.autoencoder import TruncationConfig
-from anytime_ar.cli.features import train_and_save_classifier
 from anytime_ar.cli.options import (
     add_device,
     add_json,
@@ -23,6 +22,7 @@ from anytime_ar.cli.options import (
 from anytime_ar.cli.parser import Parser, config_path, literal_path
 from anytime_ar.cli.sample_files import sample_files_for
 from anytime_ar.cli.train import Experiment
+from anytime_ar.cli.train_classifier import train_and_save_classifier
 from anytime_ar.data import load_data
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import curve_table, evaluate, write_report
@@ -38,7 +38,7 @@ NUM_SAMPLES = {"digits": 10_000, "sounds": 2_000}
 
 def add_arguments(parser: Parser) -> None:
     """Add the options of `anytime demo`."""
-    parser.add_argument("--audio", action="store_true", help="sounds instead of digits")
+    parser.add_argument("--audio", action="store_true", help="audio instead of digits")
     parser.add_argument(
         "--out", type=literal_path, help="folder; default runs/demo, with --audio runs/demo-audio"
     )

@@ -73,7 +73,7 @@ def run(arguments: Namespace) -> None:
         "extras": _extras(),
         **_measure_speed(),
     }
-    facts["faster"] = advice(facts)
+    facts["advice"] = advice(facts)
     print_result(arguments, report(facts), **facts)
 
 
@@ -82,7 +82,7 @@ def _machine() -> dict[str, Any]:
     compiler = find_compiler()
     return {
         "processor": cpu_name(),
-        "machine": cpu_architecture(),
+        "architecture": cpu_architecture(),
         "instruction_sets": [
             isa.name for isa in available_instruction_sets(cpu_architecture(), cpu_features())
         ],
@@ -100,9 +100,14 @@ def _kernel() -> dict[str, Any]:
     try:
         loaded = load_kernel()
     except (BuildError, InputError) as error:
-        return {"instructions": None, "origin": None, "problem": str(error), "settings": settings}
+        return {
+            "instruction_set": None,
+            "origin": None,
+            "problem": str(error),
+            "settings": settings,
+        }
     return {
-        "instructions": loaded.instruction_set,
+        "instruction_set": loaded.instruction_set,
         "origin": loaded.origin,
         "problem": None,
         "settings": settings,
@@ -170,17 +175,17 @@ def advice(facts: dict[str, Any]) -> list[str]:
     kernel, chosen = facts["kernel"], facts["chosen"]
     lines = []
     chosen_by = [name for name in ENVIRONMENT_VARIABLES[:2] if name in kernel["settings"]]
-    if kernel["instructions"] is None and chosen_by:
+    if kernel["instruction_set"] is None and chosen_by:
         lines.append(
             f"The native kernel draws small batches several times faster. Unset or correct "
             f"{' and '.join(chosen_by)}; the problem is named above."
         )
-    elif kernel["instructions"] is None:
+    elif kernel["instruction_set"] is None:
         lines.append(
             "The native kernel draws small batches several times faster. Install a wheel with "
             "prebuilt kernels or a C++ compiler; the problem is named above."
         )
-    elif (best := facts["instruction_sets"][-1]) != kernel["instructions"]:
+    elif (best := facts["instruction_sets"][-1]) != kernel["instruction_set"]:
         lines.append(
             f"ANYTIME_KERNEL_ISA is set, and this processor can do more: unset it for {best}."
         )
@@ -221,11 +226,13 @@ def report(facts: dict[str, Any]) -> str:
     used = f"{kernel['instructions']}, {kernel['origin']}"
     settings = ", ".join(f"{name}={value}" for name, value in kernel["settings"].items())
     lines = [
-        _format_field("processor", f"{facts['processor']} ({facts['machine']})"),
+        _format_field("processor", f"{facts['processor']} ({facts['architecture']})"),
         _format_field(
             "instruction sets", ", ".join(facts["instruction_sets"]) or "none that is known"
         ),
-        _format_field("kernel", used if kernel["instructions"] else f"none: {kernel['problem']}"),
+        _format_field(
+            "kernel", used if kernel["instruction_set"] else f"none: {kernel['problem']}"
+        ),
         _format_field("set by variables", settings or "nothing"),
         _format_field(
             "prebuilt kernels", ", ".join(facts["prebuilt"]) or "none in this installation"
@@ -253,7 +260,7 @@ def report(facts: dict[str, Any]) -> str:
         figures = "".join(f"{rates[backend, precision, rows]:>12,}" for rows in _ROWS)
         lines.append(f"  {f'{backend} {precision}':<18}{figures}")
     lines += ["", "What would make it faster"]
-    for text in facts["faster"] or ["Nothing that this command knows of."]:
+    for text in facts["advice"] or ["Nothing that this command knows of."]:
         lines += textwrap.wrap(text, 78, initial_indent="- ", subsequent_indent="  ")
     return "\n".join(lines)
 

@@ -3,22 +3,13 @@
 Audio may have any length. It is split into overlapping windows, each of which becomes a row of
 codes. Several clips become one row each, and each has to fit into one window.
 
-With `--data` or `--engine`, a whole data set is encoded into shards in a folder, or in a bucket as
-`--out s3://bucket/folder`. The same command resumes an interrupted job.
+For a whole data set see `anytime bulk encode`.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from jsonargparse import Namespace
 
-from anytime_ar.cli.bulk import (
-    add_data_options,
-    add_job_options,
-    refuse_bulk_options,
-    run_encode,
-)
 from anytime_ar.cli.options import (
     add_device,
     add_json,
@@ -27,10 +18,9 @@ from anytime_ar.cli.options import (
     progress_bar,
     set_threads_from,
 )
-from anytime_ar.cli.parser import Parser, literal_path, literal_text
+from anytime_ar.cli.parser import Parser, literal_path
 from anytime_ar.cli.sample_files import sample_files_for
 from anytime_ar.codes import save_codes
-from anytime_ar.errors import InputError
 from anytime_ar.runtime.files import check_output_path
 from anytime_ar.sampling import load
 
@@ -38,24 +28,16 @@ from anytime_ar.sampling import load
 def add_arguments(parser: Parser) -> None:
     """Add the options of `anytime encode`."""
     parser.add_argument("model", help="shipped name, folder, or Hub id")
-    parser.add_argument("files", nargs="*", type=literal_path, help="image or sound files")
-    parser.add_argument("-o", "--out", type=literal_text, help="codes file (.npz) to write")
-    add_data_options(parser)
-    add_job_options(parser)
+    parser.add_argument("files", nargs="+", type=literal_path, help="image or audio files")
+    parser.add_argument("-o", "--out", type=literal_path, help="codes file (.npz) to write")
     add_threads(parser)
     add_device(parser)
     add_json(parser)
 
 
 def run(arguments: Namespace) -> None:
-    """Encode files, or run a bulk job that encodes a data set."""
-    if arguments.engine is not None or arguments.data is not None:
-        run_encode(arguments)
-        return
-    refuse_bulk_options(arguments)
-    if not arguments.files:
-        raise InputError("nothing to encode; pass image or sound files, or --data")
-    out = None if arguments.out is None else Path(arguments.out)
+    """Encode files, and write or print their codes."""
+    out = arguments.out
     if out is not None:
         check_output_path(out)
     set_threads_from(arguments)

@@ -28,25 +28,32 @@ from anytime_ar.cli.console import (
     safe_standard_streams,
 )
 from anytime_ar.errors import DETAIL_SEPARATOR, InputError, ReportedByRankZeroError
+from anytime_ar.legacy import upgrade_arguments
 from anytime_ar.runtime.signals import exit_on_signal, install_exit_handler
 
 _INTERRUPTED_MESSAGE = b"anytime: interrupted\n"
 COMMANDS = {
-    "demo": "train on digits, sample at every budget, and show table and pictures",
+    "demo": "train on digits, and show quality at every number of codes",
     "train": "train an ordered autoencoder and its prior on a data set",
-    "features": "train the classifier whose features judge samples",
+    "train-classifier": "train the classifier whose features score samples",
     "evaluate": "measure quality and cost at every number of codes",
     "compare": "set the curves of several models side by side",
     "bench": "time codes a second and deadlines on this machine",
-    "doctor": "show what is used here, what is missing, what would be faster",
+    "doctor": "show what is used, what is missing and what would be faster",
     "serve": "serve models over HTTP, with a web page",
     "push": "upload a model to the Hugging Face Hub, with a model card",
-    "sample": "draw pictures by codes, by seconds, by quality, or until Ctrl-C",
-    "refine": "go on with a draw that was saved or interrupted",
-    "encode": "turn pictures into codes",
-    "decode": "turn codes, or any prefix of them, into pictures",
+    "sample": "draw samples by codes, seconds or quality, or until Ctrl-C",
+    "refine": "continue samples that were saved or interrupted",
+    "encode": "turn images or audio into codes",
+    "decode": "turn codes, or any prefix of them, into images or audio",
+    "bulk sample": "write many samples in shards, locally or on Ray",
+    "bulk encode": "write the codes of a data set in shards, locally or on Ray",
 }
-"""Commands and their summaries. Each is a module of this package with `add_arguments` and `run`."""
+"""Commands and their summaries.
+
+A command's first word names a module of this package, with `_` for `-`. It has `add_arguments` and
+`run`, or a table `SUBCOMMANDS` of them by the second word.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -116,23 +123,36 @@ def _dispatch(arguments: list[str], startup_handlers: ExitStack) -> None:
 
         print(f"anytime-ar {version('anytime-ar')}")
         return
-    name, *rest = arguments
+    arguments = upgrade_arguments(arguments)
+    group = _commands_of(arguments[0])
+    if group and (len(arguments) == 1 or arguments[1] in ("-h", "--help")):
+        print("\n".join([f"usage: anytime {arguments[0]} COMMAND ...", "", *_summaries(group)]))
+        return
+    words = 2 if group else 1
+    name, rest = " ".join(arguments[:words]), arguments[words:]
     if name not in COMMANDS:
+        known = group or COMMANDS
         raise InputError(
-            f"unknown command {name!r}{did_you_mean(name, COMMANDS)}; choose one of "
-            f"{', '.join(COMMANDS)}"
+            f"unknown command {name!r}{did_you_mean(name, known)}; choose one of {', '.join(known)}"
         )
     # A server imports and loads for seconds. SIGTERM may end it at once meanwhile.
     with exit_on_signal(signal.SIGTERM, 0) if name == "serve" else nullcontext():
         _quiet_libraries()
         module = _import_command(name)
+        command = module.SUBCOMMANDS[arguments[1]] if group else module
+        description = command.description if group else module.__doc__
         from anytime_ar.cli.parser import Parser  # this import takes longer than --help
 
-        parser = Parser(prog=f"anytime {name}", description=module.__doc__)
-        module.add_arguments(parser)
+        parser = Parser(prog=f"anytime {name}", description=description)
+        command.add_arguments(parser)
         parsed = parser.parse_args(parser.normalize_arguments(rest))
         startup_handlers.close()
-        module.run(parsed)
+        command.run(parsed)
+
+
+def _commands_of(word: str) -> dict[str, str]:
+    """Return the commands of two words that begin with a word, and their summaries."""
+    return {name: what for name, what in COMMANDS.items() if name.startswith(f"{word} ")}
 
 
 def _quiet_libraries() -> None:
@@ -154,7 +174,7 @@ def _import_command(name: str) -> ModuleType:
     own the garbage collector pauses during the import and skips these objects later. That saves a
     quarter of the time of `import torch`.
     """
-    where = f"anytime_ar.cli.{name}"
+    where = f"anytime_ar.cli.{name.split()[0].replace('-', '_')}"
     if "torch" in sys.modules:  # another program calls `main`, so do not freeze its objects
         return import_module(where)
     gc.disable()
@@ -167,22 +187,27 @@ def _import_command(name: str) -> ModuleType:
 
 def _overview() -> str:
     """Return the help text of `anytime` itself."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    width = max(len(str(code)) for code in EXIT_CODES)
     return "\n".join(
         [
             "usage: anytime COMMAND ...",
             "",
             "Anytime generation: samples that can be cut off after any number of codes.",
             "",
-            *lines,
+            *_summaries(COMMANDS),
             "",
-            "`anytime COMMAND --help` tells the options of a command.",
+            "`anytime COMMAND --help` lists the options of a command.",
             "",
             "exit codes:",
             *(f"  {code:<{width}}  {what}" for code, what in EXIT_CODES.items()),
         ]
     )
+
+
+def _summaries(commands: dict[str, str]) -> list[str]:
+    """Return a line for each command."""
+    width = max(map(len, commands))
+    return [f"  {name:<{width}}  {what}" for name, what in commands.items()]
 
 
 def _print_error(message: str) -> None:

@@ -17,10 +17,10 @@ from tqdm import tqdm
 from anytime_ar.cli.parser import Parser, literal_path, literal_text
 from anytime_ar.data import DataConfig
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation.protocols import ProgressCallback
 from anytime_ar.prior import Precision
 from anytime_ar.prior.sampling_params import SamplingParams
 from anytime_ar.runtime.devices import resolve_device
+from anytime_ar.runtime.progress import ProgressCallback
 from anytime_ar.runtime.threads import set_threads, tune_threads
 from anytime_ar.sampling import AnytimeModel, BudgetKwargs, CancelFlag, SampleKwargs
 from anytime_ar.sampling.arguments import Schedule
@@ -87,13 +87,13 @@ def add_json(parser: Parser) -> None:
 def add_budget_options(parser: Parser) -> None:
     """Add the options that end a sample, except the number of codes."""
     parser.add_argument(
-        "--deadline_s", type=float | None, help="seconds within which to draw and decode"
+        "--deadline-s", type=float | None, help="seconds within which to draw and decode"
     )
     parser.add_argument(
         "--quality", type=float | None, help="share of full quality, by the measured curve"
     )
-    parser.add_argument("--min_codes", type=int, default=1, help="at least so many codes")
-    parser.add_argument("--save_state", type=literal_path, help="file to go on from with refine")
+    parser.add_argument("--min-codes", type=int, default=1, help="at least so many codes")
+    parser.add_argument("--save-state", type=literal_path, help="file to go on from with refine")
 
 
 def add_precision(parser: Parser) -> None:
@@ -119,9 +119,9 @@ def check_columns(arguments: Namespace) -> None:
 def add_output_options(parser: Parser) -> None:
     """Add the options for device, precision and output files."""
     parser.add_argument(
-        "--out", type=literal_text, help="file to write; default: samples.png, sounds: samples.wav"
+        "--out", type=literal_path, help="file to write; default: samples.png, audio: samples.wav"
     )
-    parser.add_argument("--columns", type=int | None, help="pictures in a row; default: a square")
+    parser.add_argument("--columns", type=int | None, help="images in a row; default: a square")
     add_precision(parser)
     add_threads(parser)
     add_device(parser)
@@ -143,9 +143,9 @@ def add_sampling_params(parser: Parser) -> None:
     parser.add_argument(
         "--temperature", type=float | list[float] | None, help="0: most likely codes"
     )
-    parser.add_argument("--top_k", type=int | None, help="only the k most likely entries")
+    parser.add_argument("--top-k", type=int | None, help="only the k most likely entries")
     parser.add_argument(
-        "--top_p", type=float | list[float] | None, help="only the likeliest of mass p"
+        "--top-p", type=float | list[float] | None, help="only the likeliest of mass p"
     )
     parser.add_argument(
         "--guidance", type=float | list[float] | None, help="above 1: follow the label more"
@@ -206,7 +206,7 @@ def model_data_config(
 
 
 def parse_named_path(text: str) -> tuple[str, str]:
-    """Split NAME=WHERE into name and location; the name is empty if there is none.
+    """Split NAME=PATH into name and location; the name is empty if there is none.
 
     An existing path is always a location. A name has no slash, so `runs/lr=3` is a location.
     """

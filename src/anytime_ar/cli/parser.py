@@ -1,6 +1,8 @@
 """Argument parsing with jsonargparse: YAML configurations with overrides, and errors in one line.
 
-The help lists nested settings of a configuration only with `--help-all`.
+The help lists nested settings of a configuration only with `--help-all`. Options are written with
+hyphens, or with underscores as the keys of configurations. jsonargparse derives options from these
+keys, so the parser registers all options with underscores, and shows them with hyphens.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 _OPTION_NAME = re.compile(r"^--([a-z][\w.-]*)")
+_OPTION_IN_TEXT = re.compile(r"(?<![\w/-])--[a-z][\w.]*")
 _NOISE = re.compile(r"For further information visit \S+|\[type=\w+, input_[^\]]*\]|Parser key ")
 _HELP_ALL = "--help-all"
 _MAX_NESTING = 100
@@ -72,15 +75,22 @@ class Parser(ArgumentParser):
         """Create a parser whose help describes types in words."""
         super().__init__(*arguments, formatter_class=_Formatter, **options)
 
+    def add_argument(self, *names: Any, **options: Any) -> Any:
+        """Add an argument, whose long names may contain hyphens."""
+        return super().add_argument(*map(_with_underscores, names), **options)
+
     def error(self, message: str, ex: Exception | None = None) -> Never:  # noqa: ARG002
         """Raise `InputError` with the message, a suggestion, and a hint to `--help`."""
-        text = self._wrong_value(message) or " ".join(_NOISE.sub("", message).split())
-        raise InputError(f"{text}{self._suggestion(message)}; see `{self.prog} --help`")
+        text = self._wrong_value(message) or self._missing_arguments(message)
+        text = text or " ".join(_NOISE.sub("", message).split())
+        raise InputError(
+            f"{_kebab_case(text)}{self._suggestion(message)}; see `{self.prog} --help`"
+        )
 
     def format_help(self, *arguments: Any, everything: bool = False) -> str:
         """Return the help, with nested settings only if `everything` is set."""
         if self.config is None or everything:
-            return super().format_help(*arguments)
+            return _kebab_case(super().format_help(*arguments))
         fields = self.config.model_fields.items()
         inside = [name for name, field in fields if _config_types_in(field.annotation)]
         whole = {name for name, field in fields if isinstance(field.annotation, type)}
@@ -89,7 +99,7 @@ class Parser(ArgumentParser):
         for action in hidden:
             action.help = argparse.SUPPRESS
         try:
-            text = super().format_help(*arguments)
+            text = _kebab_case(super().format_help(*arguments))
         finally:
             for action, help_text in zip(hidden, help_texts, strict=True):
                 action.help = help_text
@@ -103,7 +113,7 @@ class Parser(ArgumentParser):
     def add_config(self, config: type[Config]) -> None:
         """Add the arguments of a configuration.
 
-        These are a first argument with its name or file, `--key value` and `--print_config`.
+        These are a first argument with its name or file, `--key value` and `--print-config`.
         """
         self.config = config
         self.usage = (
@@ -126,9 +136,7 @@ class Parser(ArgumentParser):
             InputError: an argument is nested too deeply, or there is no such configuration.
         """
         arguments = [
-            argument
-            if argument == _HELP_ALL
-            else _OPTION_NAME.sub(lambda name: "--" + name[1].replace("-", "_"), argument)
+            _OPTION_NAME.sub(lambda name: _with_underscores(name[0]), argument)
             for argument in arguments
         ]
         for argument in arguments:
@@ -171,12 +179,22 @@ class Parser(ArgumentParser):
         name = max(action.option_strings, key=len, default=key[1])
         return f"{name}: expected {expected}, got {value[1]}"
 
+    def _missing_arguments(self, message: str) -> str | None:
+        """Return which arguments are required; None: the message is about something else."""
+        names = re.search(r"arguments are required: (.*)", message)
+        if names is None:
+            return None
+        options = {a.dest: max(a.option_strings, key=len, default=a.dest) for a in self._actions}
+        missing = [options.get(name, name) for name in names[1].split(", ")]
+        return f"the following arguments are required: {', '.join(missing)}"
+
     def _suggestion(self, message: str) -> str:
         """Return a question that suggests the closest option or setting for a misspelt one."""
         option = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
         if option:
             names = [name for action in self._actions for name in action.option_strings]
-            return did_you_mean(option[1], [*names, *(f"--{key}" for key in self._config_keys())])
+            names += [f"--{key}" for key in self._config_keys()]
+            return did_you_mean(_kebab_case(option[1]), map(_kebab_case, names))
         setting = re.search(r"option '([^']+)'", message, re.IGNORECASE)
         if setting and "accept" in message:
             return did_you_mean(setting[1], {key.rpartition(".")[2] for key in self._config_keys()})
@@ -186,6 +204,16 @@ class Parser(ArgumentParser):
         """Yield the dotted names of all settings of the configuration."""
         if self.config is not None:
             yield from _iter_keys(self.config)
+
+
+def _with_underscores(name: str) -> str:
+    """Return a long option as the parser registers it; other names are returned as they are."""
+    return "--" + name[2:].replace("-", "_") if name.startswith("--") else name
+
+
+def _kebab_case(text: str) -> str:
+    """Write all long options in a text with hyphens, which leaves its length as it is."""
+    return _OPTION_IN_TEXT.sub(lambda name: name[0].replace("_", "-"), text)
 
 
 def literal_path(given: str | None) -> Path | None:
@@ -298,7 +326,7 @@ def _present_option(config: type[Config], option: str, value: str) -> tuple[str,
         owner = inside[0] if inside else None
     present = ".".join(names)
     if present != option:
-        warn_renamed(f"--{option}", f"--{present}")
+        warn_renamed(_kebab_case(f"--{option}"), _kebab_case(f"--{present}"))
     return present, value
 
 

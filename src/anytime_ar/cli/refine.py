@@ -24,8 +24,8 @@ from anytime_ar.sampling import load
 
 def add_arguments(parser: Parser) -> None:
     """Add the options of `anytime refine`."""
-    parser.add_argument("model", help="the model that drew it: shipped name, folder, or Hub id")
-    parser.add_argument("state", type=literal_path, help="file written by --save_state")
+    parser.add_argument("model", help="the model of the samples: shipped name, folder, or Hub id")
+    parser.add_argument("state", type=literal_path, help="file written by --save-state")
     parser.add_argument("--codes", type=int | None, help="codes per sample; default: all")
     add_budget_options(parser)
     add_output_options(parser)

@@ -3,10 +3,8 @@
 Images are written as one grid. One audio clip becomes `samples.wav`; several become `samples/0.wav`
 and so on, with their spectrograms in `samples.png`. Several numbers of codes, as in
 `--codes "[1,2,4,8]"`, give a row per sample and a column per number, and for audio a file each.
-Ctrl-C stops sampling and writes the samples with the codes drawn so far.
-
-With `--engine`, `-n 1000000` samples are written as shards to a folder, or to a bucket as
-`--out s3://bucket/folder`. The same command resumes an interrupted job.
+Ctrl-C stops sampling and writes the samples with the codes drawn so far. For millions of samples
+see `anytime bulk sample`.
 """
 
 from __future__ import annotations
@@ -15,12 +13,6 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from anytime_ar.cli.bulk import (
-    add_job_options,
-    add_sample_options,
-    refuse_bulk_options,
-    run_sample,
-)
 from anytime_ar.cli.options import (
     add_budget_options,
     add_output_options,
@@ -41,23 +33,17 @@ from anytime_ar.sampling import AnytimeModel, Preview, SampleKwargs, load
 def add_arguments(parser: Parser) -> None:
     """Add the options of `anytime sample`."""
     parser.add_argument("model", help="shipped name, folder, or Hub id")
-    parser.add_argument("-n", type=int, default=16, help="number of samples")
+    parser.add_argument("-n", "--num-samples", type=int, default=16, help="number of samples")
     parser.add_argument(
         "--codes", type=int | list[int] | None, help="codes per sample, or a list; default: all"
     )
     add_budget_options(parser)
     add_sampling_options(parser)
     add_output_options(parser)
-    add_job_options(parser)
-    add_sample_options(parser)
 
 
 def run(arguments: Namespace) -> None:
-    """Generate samples and write them to files, or run a bulk job."""
-    if arguments.engine is not None:
-        run_sample(arguments)
-        return
-    refuse_bulk_options(arguments)
+    """Generate samples and write them to files."""
     if arguments.save_state is not None:
         check_output_path(arguments.save_state)
     check_columns(arguments)
@@ -67,15 +53,15 @@ def run(arguments: Namespace) -> None:
     out = media.output_path(arguments.out, "samples")
     requested = arguments.codes
     settings = sampling_options_from(model, arguments)
-    if arguments.deadline_s is not None and arguments.n >= 1:
-        model.warm_up(arguments.n, guidance=settings.get("guidance"))
+    if arguments.deadline_s is not None and arguments.num_samples >= 1:
+        model.warm_up(arguments.num_samples, guidance=settings.get("guidance"))
     # Create the sampler, and perhaps compile it, while Ctrl-C still ends the command at once.
     model.sampler  # noqa: B018
     with defer_interrupts() as interrupted:
         codes = max(requested, default=0) if isinstance(requested, list) else requested
         limits = budget_from(arguments, codes, cancel=interrupted)
         options: SampleKwargs = {**settings, **limits}
-        result = model.generate(arguments.n, **options)
+        result = model.generate(arguments.num_samples, **options)
         columns = requested if isinstance(requested, list) else None
         written = write_samples(media, result, out, arguments, columns)
     print_summary(model, result, written, arguments, seed=settings["seed"])
@@ -135,6 +121,6 @@ def print_summary(
         codes=drawn,
         code_length=model.code_length,
         seconds=round(result.elapsed_s, 4),
-        stopped_by=result.stop_reason,
+        stop_reason=result.stop_reason,
         **({} if seed is None else {"seed": seed}),
     )

@@ -14,12 +14,12 @@ from torch import Tensor
 from anytime_ar.codes import WindowedAudio, bits
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import as_images, contact_sheet, write_contact_sheet
-from anytime_ar.evaluation.protocols import ProgressCallback
 from anytime_ar.media.audio import AudioFile, peak_gain, write_audio
 from anytime_ar.media.formats import AUDIO_FORMATS, WRITABLE_IMAGE_SUFFIXES
 from anytime_ar.media.image import image_grid, read_image, write_image
 from anytime_ar.media.windows import OverlappingWindows, decode_windows, encode_windows
 from anytime_ar.runtime.files import check_output_path
+from anytime_ar.runtime.progress import ProgressCallback
 from anytime_ar.sampling import AnytimeModel
 
 
@@ -173,7 +173,7 @@ class SampleFiles(ABC):
 class ImageFiles(SampleFiles):
     """Reads image files and writes one sheet for any number of samples."""
 
-    noun = "pictures"
+    noun = "images"
     suffixes = WRITABLE_IMAGE_SUFFIXES
 
     def encode(self, paths: Sequence[Path], progress: ProgressCallback) -> EncodedFiles:
@@ -207,7 +207,7 @@ class AudioFiles(SampleFiles):
         model: the model whose samples are read and written.
     """
 
-    noun = "sounds"
+    noun = "clips"
     suffixes = (*AUDIO_FORMATS, *WRITABLE_IMAGE_SUFFIXES)
 
     def __init__(self, model: AnytimeModel) -> None:
@@ -269,7 +269,7 @@ class AudioFiles(SampleFiles):
         if samples > length:
             raise InputError(
                 f"{recording.path}: lasts {samples / self._sample_rate:.2f} s, and of several "
-                f"sounds each has to fit into {length / self._sample_rate:.2f} s; encode it alone"
+                f"clips each has to fit into {length / self._sample_rate:.2f} s; encode it alone"
             )
         wave = torch.cat(list(recording.blocks())) * gain
         return torch.nn.functional.pad(wave, (0, length - samples))[None]

@@ -30,9 +30,9 @@ from anytime_ar.serving.config import ModelSource, ServerConfig, load_models
 
 def add_arguments(parser: Parser) -> None:
     """Add the options of `anytime serve`."""
-    parser.add_argument("models", nargs="+", help="shipped name, folder, or Hub id; or NAME=WHICH")
+    parser.add_argument("models", nargs="+", help="shipped name, folder, or Hub id; or NAME=PATH")
     parser.add_class_arguments(ServerConfig, as_group=False)
-    parser.add_argument("--api_key_file", type=literal_path, help="lines of NAME KEY")
+    parser.add_argument("--api-key-file", type=literal_path, help="lines of NAME KEY")
     add_threads(parser, max(1, available_cpus() - 1), "all but one of those that may be used")
     parser.add_argument(
         "--engine",

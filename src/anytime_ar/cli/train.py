@@ -43,7 +43,7 @@ def add_arguments(parser: Parser) -> None:
         help="go on with a run, whose settings need not be repeated: --resume runs/x",
     )
     parser.add_argument(
-        "--accept_changed_data",
+        "--accept-changed-data",
         action="store_true",
         help="go on with data that has changed since the run was begun",
     )

@@ -213,7 +213,8 @@ def _check(candidates: Sequence[Candidate], fixed_length: FixedLengthModels | No
         if (first := candidates[0].curve).num_samples != curve.num_samples:
             raise InputError(
                 f"the FD of {names[0]} is of {first.num_samples} samples and that of {name} of "
-                f"{curve.num_samples}, which cannot be compared; evaluate with the same --samples"
+                f"{curve.num_samples}, which cannot be compared; evaluate with the same "
+                "--num-samples"
             )
 
 

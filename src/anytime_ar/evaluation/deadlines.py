@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation.protocols import ProgressCallback, no_progress
+from anytime_ar.runtime.progress import ProgressCallback, no_progress
 from anytime_ar.sampling import AnytimeModel
 
 _CALIBRATION_DRAWS = 20
@@ -57,12 +57,12 @@ class DeadlineResult:
             "deadline_s": round(self.deadline_s, 6),
             "draws": len(self.finish_fractions),
             "misses": self.misses,
-            "finished_p50": round(self.quantile(0.5), 4),
-            "finished_p99": round(self.quantile(0.99), 4),
-            "finished_max": round(max(self.finish_fractions), 4),
+            "finish_fraction_p50": round(self.quantile(0.5), 4),
+            "finish_fraction_p99": round(self.quantile(0.99), 4),
+            "finish_fraction_max": round(max(self.finish_fractions), 4),
             "codes": round(statistics.fmean(self.codes), 2),
             "affordable_codes": round(statistics.fmean(self.affordable), 2),
-            "used": round(self.utilisation, 4),
+            "utilisation": round(self.utilisation, 4),
         }
 
 

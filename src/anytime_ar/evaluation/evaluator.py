@@ -41,11 +41,10 @@ from anytime_ar.evaluation.protocols import (
     EvaluationData,
     EvaluationSplit,
     GenerativeModel,
-    ProgressCallback,
     SamplingKwargs,
-    no_progress,
 )
 from anytime_ar.runtime.distributed import EvaluationProcesses
+from anytime_ar.runtime.progress import ProgressCallback, no_progress
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
 _MIN_TIMED_SAMPLES, _MAX_TIMED_SAMPLES, _MIN_TIMED_S = 5, 100, 0.2
@@ -602,7 +601,7 @@ def _check(
     if isinstance(extractor, FeatureExtractor) and extractor.sample_shape != shape:
         raise InputError(
             f"the features are for samples of shape {extractor.sample_shape}, the data set's are "
-            f"{shape}; train features on this data set with `anytime features`"
+            f"{shape}; train features on this data set with `anytime train-classifier`"
         )
     if unordered is not None and unordered.code_length != model.code_length:
         raise InputError(

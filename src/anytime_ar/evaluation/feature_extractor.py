@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from anytime_ar.config import Config
 from anytime_ar.errors import BundleError, InputError, TrainingError
-from anytime_ar.evaluation.protocols import EvaluationSplit, ProgressCallback, no_progress
+from anytime_ar.evaluation.protocols import EvaluationSplit
 from anytime_ar.legacy import upgrade_weights
 from anytime_ar.media.spectra import log_mel_spectrogram
 from anytime_ar.runtime.files import write_bytes, write_json
@@ -37,6 +37,7 @@ from anytime_ar.runtime.mixed_precision import (
     bfloat16_autocast,
     faster_precision,
 )
+from anytime_ar.runtime.progress import ProgressCallback, no_progress
 from anytime_ar.runtime.skip_init import SkipInit, stored_size
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
@@ -431,7 +432,7 @@ def load_feature_extractor(
         if not (folder / name).is_file():
             raise BundleError(
                 f"{folder} has no {name}, so it is not a features folder; make one with "
-                "`anytime features`"
+                "`anytime train-classifier`"
             )
     try:
         values = json.loads((folder / "features.json").read_text(encoding="utf-8"))
@@ -441,7 +442,7 @@ def load_feature_extractor(
     if version != 1:
         raise BundleError(
             f"{folder / 'features.json'} has format_version {version!r}, expected 1; "
-            "train the features again with `anytime features`"
+            "train the features again with `anytime train-classifier`"
         )
     try:
         card = _FeatureExtractorCard.parse(values, origin=str(folder / "features.json"))
@@ -451,7 +452,7 @@ def load_feature_extractor(
     if hashlib.sha256(weights).hexdigest() != card.sha256:
         raise BundleError(
             f"{folder / 'features.safetensors'} does not match the checksum in features.json; it "
-            "was altered or half copied: copy the folder again, or run `anytime features`"
+            "was altered or half copied: copy the folder again, or run `anytime train-classifier`"
         )
     try:
         stored = stored_size([folder / "features.safetensors"])
@@ -487,7 +488,7 @@ class TorchScriptFeatureExtractor:
         if not zipfile.is_zipfile(path):
             raise BundleError(
                 f"{path} is no TorchScript file, which is a zip archive; pass one, or a folder "
-                "that `anytime features` wrote"
+                "that `anytime train-classifier` wrote"
             )
         try:
             with warnings.catch_warnings():
@@ -497,7 +498,7 @@ class TorchScriptFeatureExtractor:
         except (RuntimeError, ValueError, OSError) as error:
             raise BundleError(
                 f"{path} is a zip archive, but no TorchScript file that this PyTorch reads; pass "
-                "one, or a folder that `anytime features` wrote"
+                "one, or a folder that `anytime train-classifier` wrote"
             ) from error
         try:
             found = self(torch.zeros(2, 3, 32, 32))
@@ -523,7 +524,8 @@ class TorchScriptFeatureExtractor:
         if samples.ndim != 4 or samples.shape[1] not in (1, 3):
             raise InputError(
                 f"{self.path} takes images (1 or 3, H, W), and these samples are "
-                f"{tuple(samples.shape[1:])}; train features on them with `anytime features`"
+                f"{tuple(samples.shape[1:])}; train features on them with `anytime "
+                "train-classifier`"
             )
         pixels = ((samples.to(self.device).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         features = self._network(pixels.expand(-1, 3, -1, -1), return_features=True)

@@ -138,20 +138,3 @@ class GenerativeModel(Codec, Protocol):
             seed: random seed of the samples.
             choice: sampling parameters, see `SamplingKwargs`.
         """
-
-
-class ProgressCallback(Protocol):
-    """A function that is called after every step of long work."""
-
-    def __call__(self, done: int, total: int, what: str) -> None:
-        """Report progress.
-
-        Args:
-            done: number of steps done.
-            total: number of all steps.
-            what: name of the step just done.
-        """
-
-
-def no_progress(done: int, total: int, what: str) -> None:
-    """Ignore the progress of long work: the default callback."""

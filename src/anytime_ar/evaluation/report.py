@@ -89,7 +89,7 @@ def _distribution_columns(curve: Curve) -> list[_Column]:
             columns.append((top, "recall", [_format_fixed(recall, 3) for _, recall in shares]))
     if any(point.nn_distance_ratio is not None for point in points):
         columns.append(
-            ("sample", "NN ratio", [_format_fixed(point.nn_distance_ratio, 2) for point in points])
+            ("NN", "ratio", [_format_fixed(point.nn_distance_ratio, 2) for point in points])
         )
     return [("", "codes", [str(point.codes) for point in points]), *columns] if columns else []
 

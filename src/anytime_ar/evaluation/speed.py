@@ -17,7 +17,7 @@ import torch
 
 from anytime_ar.errors import InputError, MissingExtraError, install_command
 from anytime_ar.evaluation.plots import to_png
-from anytime_ar.evaluation.protocols import ProgressCallback, no_progress
+from anytime_ar.runtime.progress import ProgressCallback, no_progress
 from anytime_ar.sampling import AnytimeModel
 
 FLOOR_SUFFIX = "products only"
@@ -59,7 +59,7 @@ class BenchmarkTiming:
         rates = sorted(self.batch_size * codes / seconds for seconds in self.seconds)
         return {
             "name": self.name,
-            "rows": self.batch_size,
+            "batch_size": self.batch_size,
             "seconds": [round(seconds, 6) for seconds in self.seconds],
             "codes_per_s": [round(rate, 1) for rate in (rates[0], self.rate(codes), rates[-1])],
         }

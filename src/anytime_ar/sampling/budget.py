@@ -106,7 +106,7 @@ def codes_for_quality(quality: float, curve: Curve | None) -> int:
     if curve is None or points[-1].codes != curve.code_length:
         raise InputError(
             f"quality={quality} was asked of a model whose quality was not measured up to its full "
-            "length; measure it with `anytime evaluate --attach`, or pass codes"
+            "length; measure it with `anytime evaluate --save-curve`, or pass codes"
         )
     distances = [point.fd_sample for point in points]
     losses = [point.mse for point in points] if None in distances else distances

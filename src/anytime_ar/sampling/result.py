@@ -284,7 +284,7 @@ class _StateHeader(Config):
 
 
 def _read_state(path: Path) -> tuple[_StateHeader, dict[str, Tensor]]:
-    hint = "write one with `anytime sample --save_state`"
+    hint = "write one with `anytime sample --save-state`"
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_METADATA_KEY)
@@ -324,7 +324,7 @@ def _check_rows(path: Path | str, codes: Tensor, labels: Tensor | None, no_label
     if not fits or not ((labels >= 0) & (labels < no_label)).all():
         raise InputError(
             f"{path} has labels that are not int64 [{len(codes)}] in 0..{no_label - 1}; write it "
-            "again with `anytime sample --save_state`"
+            "again with `anytime sample --save-state`"
         )
 
 

@@ -166,8 +166,8 @@ def _check_data_unchanged(folder: Path, data: DataSplits, *, accept: bool) -> li
             earlier = DataFingerprint.model_validate_json(path.read_bytes())
         except ValidationError as error:
             raise InputError(
-                f"{path} is damaged ({format_validation_error(error)}); remove it if the data is as it "
-                "was"
+                f"{path} is damaged ({format_validation_error(error)}); remove it if the data is "
+                "as it was"
             ) from error
         changes = now.changes_since(earlier)
         if changes and not accept:

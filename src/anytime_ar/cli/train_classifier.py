@@ -29,7 +29,7 @@ from anytime_ar.runtime.files import check_output_path
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the options of `anytime features`."""
+    """Add the options of `anytime train-classifier`."""
     parser.add_config(Experiment)
     parser.add_argument("--out", type=literal_path, help="folder; default runs/features/NAME")
     add_threads(parser)
@@ -48,7 +48,8 @@ def run(arguments: Namespace) -> None:
     )
     print_result(
         arguments,
-        f"{folder}: features of a classifier with {features.test_accuracy:.2%} test accuracy",
+        f"{folder}: feature extractor; its classifier has {features.test_accuracy:.2%} test "
+        "accuracy",
         out=str(folder),
         test_accuracy=features.test_accuracy,
     )
@@ -67,13 +68,14 @@ def check_feature_extractor(path: Path) -> Path:
     """
     if not path.exists():
         raise InputError(
-            f"{path}: no such file or folder; train features with `anytime features`, or pass "
-            "--features with a folder of it or a TorchScript file"
+            f"{path}: no such file or folder; train a feature extractor with `anytime "
+            "train-classifier`, or pass --feature-extractor with a folder of it or a TorchScript "
+            "file"
         )
     if path.is_dir() and not (path / "features.json").is_file():
         raise InputError(
-            f"{path} has no features.json, so it is not a features folder; make one with "
-            "`anytime features`"
+            f"{path} has no features.json, so it holds no feature extractor; train one with "
+            "`anytime train-classifier`"
         )
     return path
 
@@ -92,7 +94,7 @@ def train_and_save_classifier(
     Returns:
         The classifier with its accuracy on the test split.
     """
-    with progress_bar("features") as progress:
+    with progress_bar("classifier") as progress:
         network = train_feature_extractor(
             data.train,
             experiment.feature_extractor,

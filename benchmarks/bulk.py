@@ -119,14 +119,9 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
 
 def command(options: argparse.Namespace, out: Path) -> list[str]:
     """Return the command line of a bulk job."""
-<<<<<<< HEAD
-    args = ["sample", options.model, "-n", str(options.samples), "--seed", "1", "--engine", "ray"]
-    args += ["--workers", str(options.workers), "--shard-size", str(options.shard_size)]
-=======
     args = ["bulk", "sample", options.model, "-n", str(options.samples), "--seed", "1"]
     args += ["--engine", "ray", "--workers", str(options.workers)]
     args += ["--shard-size", str(options.shard_size)]
->>>>>>> t2
     return [sys.executable, "-m", "anytime_ar", *args, "--json", "--out", str(out)]
 
 

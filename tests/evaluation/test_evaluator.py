@@ -42,7 +42,9 @@ def test_reconstruction_figures_are_those_of_the_whole_test_split(curve, model, 
     distance = compare(features, x, reconstructed).fd
     assert point.fd_reconstruction == pytest.approx(distance, rel=1e-3)
     quality = compare(features, x, reconstructed, paired=True).quality
-    assert point.reconstruction_metrics.model_dump() == pytest.approx(quality.model_dump(), rel=1e-2)
+    assert point.reconstruction_metrics.model_dump() == pytest.approx(
+        quality.model_dump(), rel=1e-2
+    )
     assert 0 < point.reconstruction_metrics.fd_stderr < point.fd_reconstruction
 
 
@@ -58,7 +60,9 @@ def test_samples_are_measured_on_prefixes_of_that_draw(curve, model, splits, fea
     distance = compare(features, splits.test.data, samples).fd
     assert curve.points[1].fd_sample == pytest.approx(distance, rel=1e-3)
     quality = compare(features, splits.test.data, samples).quality
-    assert curve.points[1].sample_metrics.model_dump() == pytest.approx(quality.model_dump(), rel=1e-2)
+    assert curve.points[1].sample_metrics.model_dump() == pytest.approx(
+        quality.model_dump(), rel=1e-2
+    )
 
 
 def test_baselines_are_measured_at_the_same_budgets(curve):

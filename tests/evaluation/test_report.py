@@ -202,9 +202,7 @@ def test_sets_have_a_table_of_their_own(full):
     lines = told.split("\n\n")[1].splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].split() == ["recon."] * 4 + ["sample"] * 4 + ["NN"]
-    assert (
-        " ".join(lines[1].split()) == "codes FD +- KD prec. recall FD +- KD prec. recall ratio"
-    )
+    assert " ".join(lines[1].split()) == "codes FD +- KD prec. recall FD +- KD prec. recall ratio"
     assert " ".join(lines[3].split()) == ("1 - 1.2e+03 0.750 0.500 0.123 -1.5e-05 0.750 0.500 0.99")
     floor = "Those training samples: FD +- 0.123, KD -1.5e-05, precision 0.750, recall 0.500."
     assert floor in lines

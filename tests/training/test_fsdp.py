@@ -83,11 +83,7 @@ def test_runs_go_on_bit_for_bit_and_from_either_to_the_other(tmp_path: Path) -> 
         assert ours.read_bytes() == theirs.read_bytes()
 
     trained(config, runs["one"], "--gradient-accumulation-steps", "2", "--resume")
-<<<<<<< HEAD
     kill("other", "decoder_gan", "--devices", "2")
-=======
-    kill("other", "sharpening", "--devices", "2")
->>>>>>> t2
     trained(config, runs["other"], *SHARDS, "--resume")
     for run in ("one", "other"):
         assert difference(runs[run], runs["whole"]) < ALIKE

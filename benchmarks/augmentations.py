@@ -1,7 +1,7 @@
 r"""Measure how far augmented training images are from real ones.
 
     python benchmarks/augmentations.py cifar10 --data path/to/cifar10 \
-        --features runs/features/cifar10 --codes 38 64 \
+        --feature-extractor runs/features/cifar10 --codes 38 64 \
         --changes '{flip: true}' '{flip: true, shift: 2, scale: 0.05}'
 
 A prior trained on codes of augmented images (`prior_training.augmentation`) generates such images.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from judging import BATCH, load_model_and_data, make_parser
+from model_and_data import BATCH, load_model_and_data, make_parser
 from torch import Tensor
 
 from anytime_ar.data import AugmentationConfig
@@ -33,12 +33,12 @@ IMAGES = 10_000
 def main() -> None:
     """Measure each augmentation setting and print the table."""
     parser = make_parser(__doc__)
-    parser.add_argument("--features", type=Path, required=True)
+    parser.add_argument("--feature-extractor", type=Path, required=True)
     parser.add_argument("--changes", nargs="+", required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/augmentations.json"))
     options = parser.parse_args()
     model, data = load_model_and_data(options)
-    network = load_feature_extractor(options.features).extractor
+    network = load_feature_extractor(options.feature_extractor).extractor
     reference = ReferenceDistribution(network(batch.data) for batch in data.test.batches(BATCH))
 
     def distance(parts: list[Tensor]) -> float:

@@ -29,7 +29,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from processes import command_line, descendants
+from process_stats import command_line, descendants
 from pyarrow import parquet
 
 from anytime_ar import bulk
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("what", choices=("speed", "kills"))
     parser.add_argument("model")
     parser.add_argument("--samples", type=int, default=20_000, help="whole shards")
-    parser.add_argument("--shard_size", type=int, default=1000)
+    parser.add_argument("--shard-size", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--vocabulary", type=int, default=1000)
-    parser.add_argument("--code_length", type=int, default=70)
+    parser.add_argument("--code-length", type=int, default=70)
     size = parser.parse_args()
     card = Card.parse(
         {
@@ -37,7 +37,7 @@ def main() -> None:
                 "quantizer": {"vocabulary": size.vocabulary},
             },
             "prior": {"layers": size.layers, "width": size.width, "heads": size.heads},
-            "weights": "float16",
+            "weights_dtype": "float16",
         },
         origin="random bundle",
     )

@@ -14,7 +14,7 @@ import socket
 import time
 
 import httpx
-from processes import memory_mb
+from process_stats import memory_mb
 
 
 def open_stream(host: str, port: int, n: int) -> socket.socket:

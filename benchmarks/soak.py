@@ -22,7 +22,7 @@ from collections import Counter
 from typing import Any
 
 import httpx
-from processes import memory_mb, thread_count
+from process_stats import memory_mb, thread_count
 
 from anytime_ar.client import AsyncClient, RemoteSampleResult, RequestFailed
 
@@ -175,11 +175,13 @@ def main() -> None:
     early = statistics.median(seen[len(seen) // 6 : len(seen) // 3])
     late = statistics.median(seen[-max(1, len(seen) // 6) :])
     metrics = httpx.get(f"{url}/metrics").text
-    left = re.findall(r"^anytime_(?:rows\{.*\}|draws_running|jobs_waiting) (\S+)", metrics, re.M)
+    left = re.findall(
+        r"^anytime_(?:rows\{.*\}|requests_running|requests_waiting) (\S+)", metrics, re.M
+    )
     print(f"memory {early:.0f} MB early, {late:.0f} MB late ({100 * (late / early - 1):+.1f} %)")
     print(
         f"threads {begun} at first, {thread_count(server.pid)} in the end; "
-        f"rows and jobs left: {left}"
+        f"rows and requests left: {left}"
     )
     server.send_signal(signal.SIGTERM)
     code = server.wait(60)

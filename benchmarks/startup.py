@@ -37,11 +37,11 @@ def mark():
     marks.append(time.perf_counter())
 import torch; mark()
 from anytime_ar import AnytimeModel
-from anytime_ar.bundle.format import load_bundle, resolve; mark()
-bundle = load_bundle(resolve(sys.argv[1])); mark()
+from anytime_ar.bundle.format import find_bundle, load_bundle; mark()
+bundle = load_bundle(find_bundle(sys.argv[1])); mark()
 model = AnytimeModel(bundle, device="cpu"); x = model.sample(1, seed=0); mark()
 model.sample(1, seed=0); mark()
-from anytime_ar.data import write_image; mark()
+from anytime_ar.media.image import write_image; mark()
 write_image(sys.argv[2], x[0]); mark()
 print(json.dumps([after - before for before, after in zip(marks, marks[1:])]))
 """

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from served import ConnectionPool, ServerProcess
+from server_process import ConnectionPool, ServerProcess
 
 from anytime_ar.runtime.files import write_json
 from anytime_ar.sampling import AnytimeModel, load
@@ -91,21 +91,21 @@ def measure_rounds(name: str, url: str, n: int, seconds: float) -> list[Round]:
     model, turn, results = load(name), seconds / ROUNDS / 3, []
     for _ in range(ROUNDS):
         served = asyncio.run(server_rate(url, n, turn))
-        together = CONCURRENCY * direct_rate(model, CONCURRENCY * n, turn)
-        results.append(Round(served, direct_rate(model, n, turn), together))
+        batched = CONCURRENCY * direct_rate(model, CONCURRENCY * n, turn)
+        results.append(Round(served, direct_rate(model, n, turn), batched))
     return results
 
 
 def summary(rounds: list[Round], n: int) -> str:
     """Return the medians of the rounds as text for people."""
     shares = [one.share for one in rounds]
-    served, one_by_one, together = (
+    served, sequential, batched = (
         statistics.median(getattr(one, key) for one in rounds)
-        for key in ("served", "one_by_one", "together")
+        for key in ("served", "sequential", "batched")
     )
     return (
         f"all codes of {n} samples, requests a second: {served:.1f} served; without a server "
-        f"{one_by_one:.1f} one by one, {together:.1f} with {CONCURRENCY} in one batch; share "
+        f"{sequential:.1f} sequential, {batched:.1f} with {CONCURRENCY} in one batch; share "
         f"{statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"
     )
 

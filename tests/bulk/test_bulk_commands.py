@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import command_line, descendants
+from process_stats import command_line, descendants
 from pyarrow import parquet
 
 from anytime_ar.cli import main

@@ -1,9 +1,9 @@
-"""A few of the surroundings of `benchmarks/hostile_surroundings.py`."""
+"""A few of the surroundings of `benchmarks/fuzz_environment.py`."""
 
 from __future__ import annotations
 
 import pytest
-from hostile_surroundings import VIOLATION, run_case
+from fuzz_environment import VIOLATION, run_case
 
 
 @pytest.mark.parametrize("number", range(8))

@@ -1,11 +1,11 @@
-"""A few of the inputs of `benchmarks/hostile_data.py`, which makes as many as one likes."""
+"""A few of the inputs of `benchmarks/fuzz_data.py`, which makes as many as one likes."""
 
 from __future__ import annotations
 
 from collections import Counter
 
 import pytest
-from hostile_data import READERS, attempt
+from fuzz_data import READERS, attempt
 
 
 @pytest.mark.parametrize("reader", READERS)

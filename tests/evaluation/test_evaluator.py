@@ -30,7 +30,7 @@ def test_every_budget_is_measured_and_more_codes_are_better(curve, model):
     assert all(later < earlier for earlier, later in itertools.pairwise(errors))
     assert curve.points[-1].fd_sample < curve.points[0].fd_sample / 2
     assert curve.points[2].bits == pytest.approx(3 * math.log2(model.vocabulary))
-    assert (curve.samples, curve.test_samples, curve.floor_samples) == (300, 200, 200)
+    assert (curve.num_samples, curve.num_test_samples, curve.num_train_samples) == (300, 200, 200)
 
 
 def test_reconstruction_figures_are_those_of_the_whole_test_split(curve, model, splits, features):
@@ -42,8 +42,10 @@ def test_reconstruction_figures_are_those_of_the_whole_test_split(curve, model, 
     distance = compare(features, x, reconstructed).fd
     assert point.fd_reconstruction == pytest.approx(distance, rel=1e-3)
     quality = compare(features, x, reconstructed, paired=True).quality
-    assert point.reconstructions.model_dump() == pytest.approx(quality.model_dump(), rel=1e-2)
-    assert 0 < point.reconstructions.fd_error < point.fd_reconstruction
+    assert point.reconstruction_metrics.model_dump() == pytest.approx(
+        quality.model_dump(), rel=1e-2
+    )
+    assert 0 < point.reconstruction_metrics.fd_stderr < point.fd_reconstruction
 
 
 @pytest.mark.usefixtures("curve")
@@ -58,7 +60,9 @@ def test_samples_are_measured_on_prefixes_of_that_draw(curve, model, splits, fea
     distance = compare(features, splits.test.data, samples).fd
     assert curve.points[1].fd_sample == pytest.approx(distance, rel=1e-3)
     quality = compare(features, splits.test.data, samples).quality
-    assert curve.points[1].samples.model_dump() == pytest.approx(quality.model_dump(), rel=1e-2)
+    assert curve.points[1].sample_metrics.model_dump() == pytest.approx(
+        quality.model_dump(), rel=1e-2
+    )
 
 
 def test_baselines_are_measured_at_the_same_budgets(curve):
@@ -74,7 +78,7 @@ def test_baselines_are_measured_at_the_same_budgets(curve):
 
 
 def test_the_floor_is_a_random_draw_of_training_images(curve, splits, model, features):
-    assert 0 < curve.floor < curve.points[0].fd_sample
+    assert 0 < curve.fd_train < curve.points[0].fd_sample
     order = splits.train.labels.argsort()  # a folder of classes comes sorted
     by_class = FakeSplit(splits.train.data[order], splits.train.labels[order])
     data = FakeSplits(by_class, splits.test)
@@ -134,7 +138,7 @@ def test_streams_of_unknown_size_are_measured_alike(curve, model, splits, featur
     test = FakeSplit(splits.test.data, splits.test.labels, sized=False)
     stream = evaluate(model, FakeSplits(train, test), features, samples=300, batch_size=64)
     assert stream.points[0].mse == pytest.approx(curve.points[0].mse)
-    assert stream.fd_train == pytest.approx(curve.floor)
+    assert stream.fd_train == pytest.approx(curve.fd_train)
     assert (stream.num_test_samples, stream.num_train_samples) == (200, 200)
     assert stream.baselines.pca == curve.baselines.pca
 

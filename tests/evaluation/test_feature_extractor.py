@@ -41,7 +41,7 @@ def test_features_and_logits_of_any_image(shape):
 
 
 def test_sounds_are_told_apart_by_their_spectra():
-    from test_measures import RATE
+    from test_reconstruction_metrics import RATE
 
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(200) % 2

@@ -6,7 +6,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from anytime_ar.bundle.format.curve import (
+from evaluation_fakes import LENGTH, FakeCodec
+from PIL import Image
+from pydantic import ValidationError
+
+from anytime_ar.bundle.curve import (
     Baselines,
     Curve,
     CurvePoint,
@@ -16,10 +20,6 @@ from anytime_ar.bundle.format.curve import (
     near_lossless_codes,
     psnr,
 )
-from evaluation_fakes import LENGTH, FakeCodec
-from PIL import Image
-from pydantic import ValidationError
-
 from anytime_ar.errors import BundleError, InputError
 from anytime_ar.evaluation import (
     as_images,
@@ -32,13 +32,13 @@ from anytime_ar.evaluation import (
 )
 
 QUALITY = DistributionMetrics(
-    fd_error=0.1234,
+    fd_stderr=0.1234,
     kd=-1.5e-5,
-    kd_error=1e-6,
+    kd_stderr=1e-6,
     precision=0.75,
-    precision_error=0.01,
+    precision_stderr=0.01,
     recall=0.5,
-    recall_error=0.01,
+    recall_stderr=0.01,
 )
 
 
@@ -65,11 +65,11 @@ def curve(points, *, floor=0.15, **baselines):
         code_length=100,
         vocabulary=64,
         points=points,
-        lossless_codes=near_lossless_codes(points),
-        floor=floor,
-        floor_samples=10_000,
-        samples=10_000,
-        test_samples=10_000,
+        near_lossless_codes=near_lossless_codes(points),
+        fd_train=floor,
+        num_train_samples=10_000,
+        num_samples=10_000,
+        num_test_samples=10_000,
         seed=0,
         baselines=Baselines(**baselines),
     )
@@ -113,16 +113,18 @@ def test_json_round_trip(full, tmp_path):
     values = json.loads(path.read_text())
     assert set(values["points"][0]) == {
         *("codes", "mse", "psnr", "fd_reconstruction", "fd_sample", "ms", "bits"),
-        *("measures", "accuracy", "agreement", "reconstructions", "samples", "nearness"),
+        *("metrics", "label_accuracy_reconstruction", "label_accuracy_sample"),
+        *("reconstruction_metrics", "sample_metrics", "nn_distance_ratio"),
     }
-    assert values["lossless_codes"] == 12
+    assert values["near_lossless_codes"] == 12
     assert {p.name for p in path.parent.iterdir()} == {"curve.json", "curve.png"}
 
 
 def test_what_was_not_measured_is_null():
     unmeasured = curve([point(1, None, fd_reconstruction=None, ms=None)], floor=None)
     values = json.loads(unmeasured.to_json())
-    assert values["points"][0]["fd_sample"] is values["points"][0]["ms"] is values["floor"] is None
+    first = values["points"][0]
+    assert first["fd_sample"] is first["ms"] is values["fd_train"] is None
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0])
@@ -152,10 +154,13 @@ def test_files_that_are_no_curve(tmp_path, text, message):
     ("change", "message"),
     [
         (lambda v: v["points"][0].update(mse=float("nan")), "points.0.mse"),
-        (lambda v: v.update(lossless_codes=3), "lossless_codes is 3, but the points say 12"),
+        (
+            lambda v: v.update(near_lossless_codes=3),
+            "near_lossless_codes is 3, but the points say 12",
+        ),
         (lambda v: v["points"].reverse(), "codes must rise"),
         (lambda v: v.update(code_length=11), "at most 11"),
-        (lambda v: v.update(format_version=2), "format_version"),
+        (lambda v: v.update(format_version=3), "format_version"),
     ],
 )
 def test_an_altered_curve_is_refused(full, tmp_path, change, message):
@@ -181,17 +186,23 @@ def test_the_table_is_aligned_in_eighty_columns(full):
 
 
 def test_sets_have_a_table_of_their_own(full):
-    small = QUALITY.model_copy(update={"fd_error": None, "kd": 1234.5})
+    small = QUALITY.model_copy(update={"fd_stderr": None, "kd": 1234.5})
     points = [
-        p.model_copy(update={"reconstructions": small, "samples": QUALITY, "nearness": 0.987})
+        p.model_copy(
+            update={
+                "reconstruction_metrics": small,
+                "sample_metrics": QUALITY,
+                "nn_distance_ratio": 0.987,
+            }
+        )
         for p in full.points
     ]
-    costs = {"nats_train": 1.25, "nats_test": 1.5, "floor_quality": QUALITY}
+    costs = {"nll_train": 1.25, "nll_test": 1.5, "train_metrics": QUALITY}
     told = curve_table(full.model_copy(update={"points": tuple(points)} | costs))
     lines = told.split("\n\n")[1].splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[0].split() == ["recon."] * 4 + ["sample"] * 5
-    assert " ".join(lines[1].split()) == "codes FD +- KD prec. recall FD +- KD prec. recall near"
+    assert lines[0].split() == ["recon."] * 4 + ["sample"] * 4 + ["NN"]
+    assert " ".join(lines[1].split()) == "codes FD +- KD prec. recall FD +- KD prec. recall ratio"
     assert " ".join(lines[3].split()) == ("1 - 1.2e+03 0.750 0.500 0.123 -1.5e-05 0.750 0.500 0.99")
     floor = "Those training samples: FD +- 0.123, KD -1.5e-05, precision 0.750, recall 0.500."
     assert floor in lines
@@ -201,32 +212,35 @@ def test_sets_have_a_table_of_their_own(full):
 def test_what_else_was_measured_stands_in_a_table(full):
     figures = {"snr": -12.345, "si_sdr": -123.4, "stft": 1.2345, "mel": 12.3, "stoi": 0.5}
     heard = [
-        p.model_copy(update={"measures": figures, "accuracy": 0.75, "agreement": 1.0})
+        p.model_copy(
+            update={
+                "metrics": figures,
+                "label_accuracy_reconstruction": 0.75,
+                "label_accuracy_sample": 1.0,
+            }
+        )
         for p in full.points
     ]
     lost = [
-        p.model_copy(update={"measures": figures | {"snr": -45.6}})
-        for p in full.baselines.unordered
+        p.model_copy(update={"metrics": figures | {"snr": -45.6}}) for p in full.baselines.unordered
     ]
     sound = full.model_copy(
         update={
             "points": tuple(heard),
             "baselines": Baselines(unordered=tuple(lost)),
-            "real_accuracy": 0.98,
+            "label_accuracy_test": 0.98,
         }
     )
     first, second = curve_table(sound).split("\n\n")
     assert first.splitlines()[1].split()[0] == "codes"
     lines = second.splitlines()
     assert max(map(len, lines)) <= 80
-    assert " ".join(lines[0].split()) == "SNR unord. SI-SDR STFT mel STOI read in read in"
+    assert " ".join(lines[0].split()) == "SNR unord. SI-SDR STFT mel STOI label acc. label acc."
     assert " ".join(lines[1].split()) == "codes dB dB dB dB recon. sample"
     assert " ".join(lines[3].split()) == (
         "1 -12.35 -45.60 -123.40 1.234 12.30 0.500 75.0 % 100.0 %"
     )
-    assert lines[-1] == (
-        "Read: labels that the classifier gets right, of the test split itself 98.0 %."
-    )
+    assert lines[-1] == ("Label accuracy of the classifier on the test split itself: 98.0 %.")
 
 
 def test_the_table_stays_narrow_with_extreme_figures():
@@ -259,8 +273,10 @@ def test_the_picture_of_a_curve(full):
 
 def test_the_picture_shows_how_far_distances_are_known(full):
     def with_error(error):
-        quality = QUALITY.model_copy(update={"fd_error": error})
-        points = tuple(point.model_copy(update={"samples": quality}) for point in full.points)
+        quality = QUALITY.model_copy(update={"fd_stderr": error})
+        points = tuple(
+            point.model_copy(update={"sample_metrics": quality}) for point in full.points
+        )
         picture = Image.open(io.BytesIO(plot_curve(full.model_copy(update={"points": points}))))
         return np.asarray(picture.convert("RGB"))
 
@@ -279,8 +295,10 @@ def test_the_picture_shows_what_else_was_measured(full):
         return Image.open(io.BytesIO(plot_curve(full.model_copy(update={"points": points}))))
 
     plain = with_figures()
-    read = with_figures(accuracy=0.5, agreement=0.25)
-    sounds = with_figures(measures={"snr": 3.0, "mel": 2.0, "stoi": 0.5}, accuracy=0.5)
+    read = with_figures(label_accuracy_reconstruction=0.5, label_accuracy_sample=0.25)
+    sounds = with_figures(
+        metrics={"snr": 3.0, "mel": 2.0, "stoi": 0.5}, label_accuracy_reconstruction=0.5
+    )
     assert plain.width == read.width == sounds.width
     assert plain.height < read.height < sounds.height
 

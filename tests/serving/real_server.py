@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import spoiled_server
-from processes import command_line, descendants
+from process_stats import command_line, descendants
 from serving_fakes import tiny_bundle
 from spoiled_server import Device
 

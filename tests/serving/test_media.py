@@ -115,7 +115,7 @@ def test_what_is_small_takes_little_memory_whatever_it_holds(
 @pytest.mark.filterwarnings("ignore:Exception ignored from cffi callback")
 @pytest.mark.parametrize("seed", range(4))
 def test_hostile_files_are_read_or_told(media: dict[str, MediaProcessor], seed: int) -> None:
-    from hostile_media import hostile_file
+    from fuzz_media import hostile_file
 
     draw = random.Random(seed)
     for number in range(150):

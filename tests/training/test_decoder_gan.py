@@ -49,7 +49,7 @@ def x(data: DataSplits) -> Tensor:
 def test_samples_keep_their_codes(tmp_path: Path, data: DataSplits, x: Tensor) -> None:
     sharpened = train(tiny(), tmp_path / "a", device="cpu", show_progress=False, data=data)
     plain = train(
-        tiny(sharpening=None), tmp_path / "b", device="cpu", show_progress=False, data=data
+        tiny(decoder_gan=None), tmp_path / "b", device="cpu", show_progress=False, data=data
     )
     codes = plain.autoencoder.encode(x)
     assert torch.equal(sharpened.autoencoder.encode(x), codes)
@@ -100,7 +100,7 @@ def test_losses_are_those_of_the_discriminator(data: DataSplits, x: Tensor) -> N
 
 
 def test_steep_discriminators_pay_every_few_steps(data: DataSplits, x: Tensor) -> None:
-    objective, free = made(data), made(data, gradient_penalty=0)
+    objective, free = made(data), made(data, r1_gamma=0)
     costs = [
         losses_of(objective, x, step)["discriminator"].item()
         - losses_of(free, x, step)["discriminator"].item()
@@ -144,10 +144,10 @@ def test_nothing_but_what_decodes_is_trained() -> None:
     missed = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert missed == []
     trained = {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad}
-    assert trained == {"decoder", "fill", "layout", "linear_path"}
+    assert trained == {"decoder", "fill", "layout", "linear_skip"}
 
 
 def test_sounds_are_not_sharpened(data: DataSplits) -> None:
     sounds = replace(data, sample_shape=(1, 64))
-    with pytest.raises(InputError, match="sharpening is for images, and the samples of digits"):
+    with pytest.raises(InputError, match="decoder_gan is for images, and the samples of digits"):
         build_card(tiny(), sounds)

@@ -61,7 +61,7 @@ def test_shards_train_what_whole_weights_train(
 def test_runs_go_on_bit_for_bit_and_from_either_to_the_other(tmp_path: Path) -> None:
     """After a process was killed, in the stages that have most to remember."""
     changes: dict[str, object] = {"checkpoint_every_minutes": 1e-9}
-    for stage in ("sharpening", "prior_training"):
+    for stage in ("decoder_gan", "prior_training"):
         changes[stage] = getattr(exact(), stage).model_copy(update={"steps": 40})
     config = config_file(tmp_path, exact(**changes))
     runs = {name: tmp_path / name for name in ("whole", "cut", "one", "other")}
@@ -74,7 +74,7 @@ def test_runs_go_on_bit_for_bit_and_from_either_to_the_other(tmp_path: Path) -> 
         process.communicate(timeout=600)
         assert not (runs[run] / "bundle").exists()
 
-    kill("cut", "sharpening", *SHARDS)
+    kill("cut", "decoder_gan", *SHARDS)
     kill("cut", "prior", *SHARDS)
     shutil.copytree(runs["cut"], runs["one"])
     trained(config, runs["cut"], *SHARDS, "--resume")
@@ -83,7 +83,7 @@ def test_runs_go_on_bit_for_bit_and_from_either_to_the_other(tmp_path: Path) -> 
         assert ours.read_bytes() == theirs.read_bytes()
 
     trained(config, runs["one"], "--gradient-accumulation-steps", "2", "--resume")
-    kill("other", "sharpening", "--devices", "2")
+    kill("other", "decoder_gan", "--devices", "2")
     trained(config, runs["other"], *SHARDS, "--resume")
     for run in ("one", "other"):
         assert difference(runs[run], runs["whole"]) < ALIKE

@@ -58,5 +58,6 @@ def test_what_is_wrong_is_told_once(tmp_path: Path) -> None:
     told = [line for line in complaint.splitlines() if line.startswith("anytime: ")]
     assert told == [
         "anytime: autoencoder: a batch of 32 cannot be cut into 6 equal parts, one for each "
-        "process and pass; choose another batch_size, or other numbers"
+        "process and gradient accumulation step; choose another batch_size, devices or "
+        "gradient_accumulation_steps"
     ]

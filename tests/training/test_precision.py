@@ -132,19 +132,19 @@ def test_a_run_that_chose_is_the_run_that_was_told(
 def test_each_stage_chooses_once_and_it_is_written_down(
     tmp_path: Path, data: DataSplits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = {"autoencoder": "32-true", "sharpening": "bf16-mixed", "prior": "32-true"}
+    wanted = {"autoencoder": "32-true", "decoder_gan": "bf16-mixed", "prior": "32-true"}
     choosing(monkeypatch, *wanted.values())
     config = tiny(precision="auto")
     run(tmp_path / "whole", data, config)
     folder = tmp_path / "resumed"
     choosing(monkeypatch, "32-true", "bf16-mixed")
     with monkeypatch.context() as patch:
-        disturb(patch, "sharpening", 3 + 3 * 4, "power cut")  # of a comparison, 3 x 4 steps
+        disturb(patch, "decoder_gan", 3 + 3 * 4, "power cut")  # of a comparison, 3 x 4 steps
         with pytest.raises(PowerCut):
             run(folder, data, config)
     assert read_autotuned_settings(folder).precision == {
         "autoencoder": "32-true",
-        "sharpening": "bf16-mixed",
+        "decoder_gan": "bf16-mixed",
     }
     choosing(monkeypatch, "32-true")  # of the prior; another processor would say what it liked
     run(folder, data, config, resume=True)
@@ -165,7 +165,7 @@ def test_an_old_run_goes_on_in_its_own_format(
         disturb(patch, "autoencoder", 7, "power cut")
         with pytest.raises(PowerCut):
             run(folder, data)
-    (folder / "decisions.json").unlink()  # which there was not
+    (folder / "autotune.json").unlink()  # which there was not
     choosing(monkeypatch)
     run(folder, data, tiny(precision="auto"), resume=True)
     assert_same_run(folder, uninterrupted)
@@ -179,52 +179,52 @@ def test_another_format_than_that_of_the_run_is_refused(
         run(uninterrupted, data, tiny(precision="32-true"), resume=True)
 
 
-def test_decisions_that_are_damaged_take_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "decisions.json").write_text('{"precision":')
-    with pytest.raises(InputError, match=r"decisions\.json is damaged .*; remove it, and what it"):
+def test_autotuned_settings_that_are_damaged_take_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "autotune.json").write_text('{"precision":')
+    with pytest.raises(InputError, match=r"autotune\.json is damaged .*; remove it, and what it"):
         read_autotuned_settings(tmp_path)
 
 
-def test_decisions_that_are_nested_too_deep_are_damaged(tmp_path: Path) -> None:
-    (tmp_path / "decisions.json").write_text("[" * 200_000)
-    with pytest.raises(InputError, match=r"decisions\.json is damaged .*; remove it, and what it"):
+def test_autotuned_settings_that_are_nested_too_deep_are_damaged(tmp_path: Path) -> None:
+    (tmp_path / "autotune.json").write_text("[" * 200_000)
+    with pytest.raises(InputError, match=r"autotune\.json is damaged .*; remove it, and what it"):
         read_autotuned_settings(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["folder", *(["pipe"] if os.name == "posix" else [])])
-def test_decisions_that_are_not_a_file_are_refused(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "decisions.json"
+def test_autotuned_settings_that_are_not_a_file_are_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "autotune.json"
     path.mkdir() if kind == "folder" else os.mkfifo(path)
-    with pytest.raises(InputError, match=r"decisions\.json is not a file; remove it, and what it"):
+    with pytest.raises(InputError, match=r"autotune\.json is not a file; remove it, and what it"):
         read_autotuned_settings(tmp_path)
 
 
-def test_decisions_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "decisions.json").write_text("{}")
+def test_autotuned_settings_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "autotune.json").write_text("{}")
 
     def refuse(*_: object, **__: object) -> str:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "read_text", refuse)
-    with pytest.raises(
-        InputError, match=r"cannot read .*decisions\.json: Perm.*; make it readable"
-    ):
+    with pytest.raises(InputError, match=r"cannot read .*autotune\.json: Perm.*; make it readable"):
         read_autotuned_settings(tmp_path)
 
 
 class SecondRank(DistributedContext):
     """Of two processes, the one that hears what the first one has decided."""
 
-    rank, count = 1, 2
+    rank, world_size = 1, 2
 
     def __init__(self, heard: int) -> None:
         self.heard = heard
 
-    def first(self, work: Any) -> None:
+    def run_on_rank_zero(self, work: Any) -> None:
         pass
 
-    def highest(self, mine: int) -> int:
-        assert mine == -1
+    def all_reduce_max(self, value: int) -> int:
+        assert value == -1
         return self.heard
 
 

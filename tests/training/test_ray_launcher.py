@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import command_line, descendants
+from process_stats import command_line, descendants
 from runs import config_file, start, trained, wait_for_checkpoint
 from training_fakes import tiny
 
@@ -29,12 +29,12 @@ def test_a_killed_worker_and_an_ended_program_leave_no_trace(tmp_path: Path) -> 
     config = config_file(
         tmp_path,
         tiny(
-            sharpening=usual.decoder_gan.model_copy(update={"steps": 60}),
+            decoder_gan=usual.decoder_gan.model_copy(update={"steps": 60}),
             prior_training=usual.prior_training.model_copy(update={"steps": 150, "patience": 30}),
         ),
     )
     process = start(config, tmp_path / "ray", *RAY)
-    wait_for_checkpoint(tmp_path / "ray", "sharpening")
+    wait_for_checkpoint(tmp_path / "ray", "decoder_gan")
     workers = [pid for pid in descendants(process.pid) if command_line(pid).startswith(WORKER)]
     os.kill(workers[-1], signal.SIGKILL)
     wait_for_checkpoint(tmp_path / "ray", "prior")
@@ -52,7 +52,7 @@ def test_a_killed_worker_and_an_ended_program_leave_no_trace(tmp_path: Path) -> 
         ours, theirs = (tmp_path / run / "bundle" / name for run in ("ours", "ray"))
         assert ours.read_bytes() == theirs.read_bytes()
     left = {path.name for path in (tmp_path / "ray").iterdir()}
-    files = {"config.yaml", "data.json", "decisions.json", "log.jsonl"}
+    files = {"config.yaml", "data.json", "autotune.json", "log.jsonl"}
     assert left == {"bundle", "checkpoints"} | files
 
 
@@ -66,7 +66,8 @@ def test_what_is_wrong_is_told_once_and_not_tried_again(tmp_path: Path) -> None:
     lines = [line for line in told.splitlines() if line.startswith("anytime: ")]
     assert lines == [
         "anytime: autoencoder: a batch of 32 cannot be cut into 6 equal parts, one for each "
-        "process and pass; choose another batch_size, or other numbers"
+        "process and gradient accumulation step; choose another batch_size, devices or "
+        "gradient_accumulation_steps"
     ]
 
 

@@ -308,7 +308,7 @@ def test_gradients_of_passes_add_up_to_that_of_the_batch(tmp_path: Path, passes:
         stage.toy.dropout.p = 0.0  # which is drawn for each pass
     (tmp_path / "whole").mkdir()
     fit_toy(whole, tmp_path / "whole", log_every=1)
-    fit_toy(cut, tmp_path, log_every=1, passes=passes)
+    fit_toy(cut, tmp_path, log_every=1, gradient_accumulation_steps=passes)
     torch.testing.assert_close(cut.toy.linear.weight, whole.toy.linear.weight)
     assert cut.asked == whole.asked
     assert cut.learned == whole.learned == 10
@@ -321,7 +321,7 @@ def test_gradients_of_passes_add_up_to_that_of_the_batch(tmp_path: Path, passes:
 
 def test_a_batch_that_cannot_be_cut_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="toy: a batch of 8 cannot be cut into 3 equal parts"):
-        fit_toy(ToyStage(), tmp_path, passes=3)
+        fit_toy(ToyStage(), tmp_path, gradient_accumulation_steps=3)
 
 
 def test_other_handlers_of_ctrl_c_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,7 +377,11 @@ def test_only_matrices_and_convolutions_decay() -> None:
         *(f"{block}.{layer}.weight" for layer in ("qkv", "out", "up", "down")),
     }
     assert groups[0.0] == set(names.values()) - groups[0.1]
-    assert {"quantizer.codebooks", "prior.entries.weight", f"{block}.norm1.weight"} <= groups[0.0]
+    assert {
+        "quantizer.codebooks",
+        "prior.code_embedding.weight",
+        f"{block}.norm1.weight",
+    } <= groups[0.0]
     assert optimizer.defaults["betas"] == (0.9, 0.9)
 
 

@@ -26,7 +26,7 @@ from modes import MODES
 
 OBJECTIVES: dict[str, Any] = {
     "autoencoder": AutoencoderObjective,
-    "sharpening": DecoderGANObjective,
+    "decoder_gan": DecoderGANObjective,
     "prior": PriorObjective,
 }
 
@@ -94,7 +94,7 @@ def test_another_seed_gives_other_bytes(
 
 @pytest.mark.parametrize(
     ("stage", "step"),
-    [("autoencoder", 1), ("autoencoder", 7), ("sharpening", 6), ("prior", 1), ("prior", 8)],
+    [("autoencoder", 1), ("autoencoder", 7), ("decoder_gan", 6), ("prior", 1), ("prior", 8)],
 )
 def test_a_power_cut_in_a_step_changes_nothing(
     tmp_path: Path,
@@ -144,7 +144,7 @@ def test_ctrl_c_finishes_the_step_and_writes_a_checkpoint(
 KILLED = """
 import os, signal
 from training_fakes import small_digits, tiny
-from anytime_ar import files
+from anytime_ar.runtime import files
 from anytime_ar.training import train
 
 calls = 0
@@ -166,9 +166,10 @@ def test_kill_9_while_a_checkpoint_is_written(
     tmp_path: Path, data: DataSplits, uninterrupted: Path
 ) -> None:
     folder = tmp_path / "run"
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     ended = subprocess.run(
         [sys.executable, "-c", KILLED.format(folder=str(folder))],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -47,7 +47,7 @@ def tiny(**changes: Any) -> TrainConfig:
         "autoencoder_training": AutoencoderTrainingConfig(
             steps=12, batch_size=32, codebook_init_samples=64, ema_decay=0.8, optimizer=optimizer
         ),
-        "sharpening": DecoderGANConfig(
+        "decoder_gan": DecoderGANConfig(
             steps=12, batch_size=32, discriminator_width=4, ema_decay=0.8, optimizer=optimizer
         ),
         "prior": PriorConfig(layers=1, width=16, heads=2, dropout=0.2, label_dropout=0.3),
@@ -59,7 +59,7 @@ def tiny(**changes: Any) -> TrainConfig:
             code_noise=0.2,
             validate_every=5,
             ema_decay=0.8,
-            optimizer=optimizer.model_copy(update={"matrices": "muon"}),
+            optimizer=optimizer.model_copy(update={"kind": "muon"}),
         ),
         "precision": "bf16-mixed",
         "checkpoint_every_minutes": 1e-9,
@@ -95,9 +95,11 @@ class ToyObjective(nn.Module):
         x: Tensor,
         step: int,
         generator: torch.Generator | None = None,
-        part: BatchShard = FULL_BATCH,
+        shard: BatchShard = FULL_BATCH,
     ) -> dict[str, Tensor]:
-        noise = part.local_slice(torch.rand(part.global_batch_size(len(x)), 1, generator=generator))
+        noise = shard.local_slice(
+            torch.rand(shard.global_batch_size(len(x)), 1, generator=generator)
+        )
         self.drawn.append((float(noise[0]), float(torch.rand(()))))
         error = (self.linear(self.dropout(x)).float() - x.sum(1, keepdim=True) + 0.1 * noise) ** 2
         return {"loss": error.mean() * self.spoil.get(step, 1.0)}
@@ -162,7 +164,7 @@ def fit_toy(stage: ToyStage, folder: Path, **options: Any) -> CheckpointManager:
         "checkpoints": CheckpointManager(folder, "toy"),
         "checkpoint_every_s": 1e9,
         "log_every": 5,
-        "ranks": DistributedContext(),
+        "distributed": DistributedContext(),
     }
     with RunLog(folder / "log.jsonl", show_progress=False) as log:
         Trainer(stage, log=log, **values | options).fit()

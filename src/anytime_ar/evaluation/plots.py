@@ -107,7 +107,7 @@ def plot_code_usage(curve: Curve) -> bytes:
     _plot_line(left, asked, "cost to the prior, given those before", _VERMILION, "s-")
     _plot_level(left, math.log2(curve.vocabulary), "stored plainly")
     left.set_ylim(bottom=0)
-    _label_axes(left, "What a code tells", "bits")
+    _label_axes(left, "Information per code", "bits")
     _plot_line(
         right,
         [(some.position, some.used_fraction) for some in use],
@@ -116,7 +116,7 @@ def plot_code_usage(curve: Curve) -> bytes:
         "^-",
     )
     right.set_ylim(0, 1.03)
-    _label_axes(right, "Entries that occur", "")
+    _label_axes(right, "Codebook usage", "")
     for axes in (left, right):
         axes.set_xlabel("position of the code", fontsize=11)
     return to_png(figure)
@@ -149,7 +149,7 @@ def _plot_label_accuracy(axes: Axes, curve: Curve) -> None:
     )
     if curve.label_accuracy_test:
         _plot_level(axes, curve.label_accuracy_test, "test split")
-    _label_axes(axes, "Share that the classifier reads", "")
+    _label_axes(axes, "Label accuracy of the classifier", "")
     axes.set_ylim(0, 1.03)
 
 

@@ -89,7 +89,7 @@ def _distribution_columns(curve: Curve) -> list[_Column]:
             columns.append((top, "recall", [_format_fixed(recall, 3) for _, recall in shares]))
     if any(point.nn_distance_ratio is not None for point in points):
         columns.append(
-            ("sample", "near", [_format_fixed(point.nn_distance_ratio, 2) for point in points])
+            ("NN", "ratio", [_format_fixed(point.nn_distance_ratio, 2) for point in points])
         )
     return [("", "codes", [str(point.codes) for point in points]), *columns] if columns else []
 
@@ -117,7 +117,7 @@ def _metric_columns(curve: Curve) -> list[_Column]:
     if any(point.label_accuracy_reconstruction is not None for point in points):
         columns.append(
             (
-                "read in",
+                "label acc.",
                 "recon.",
                 [_format_percent(point.label_accuracy_reconstruction) for point in points],
             )
@@ -125,7 +125,7 @@ def _metric_columns(curve: Curve) -> list[_Column]:
     if any(point.label_accuracy_sample is not None for point in points):
         columns.append(
             (
-                "read in",
+                "label acc.",
                 "sample",
                 [_format_percent(point.label_accuracy_sample) for point in points],
             )
@@ -151,8 +151,9 @@ def _footer(curve: Curve) -> list[str]:
         )
     if curve.points[0].sample_metrics is not None:
         lines += [
-            "FD +-: its standard error. KD: kernel distance. near: distance to the nearest",
-            "training sample, over that of reconstructed test samples; below 1: copies.",
+            "FD +-: its standard error. KD: kernel distance. NN ratio: distance to the",
+            "nearest training sample, over that of reconstructed test samples; below 1:",
+            "memorised.",
         ]
     if curve.nll_train is not None and curve.nll_test is not None:
         lines.append(
@@ -161,7 +162,7 @@ def _footer(curve: Curve) -> list[str]:
         )
     if curve.label_accuracy_test is not None:
         lines.append(
-            f"Read: labels that the classifier gets right, of the test split itself "
+            f"Label accuracy of the classifier on the test split itself: "
             f"{_format_percent(curve.label_accuracy_test)}."
         )
     return [line.rstrip() for line in lines]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
@@ -40,6 +40,14 @@ class AutotunedSettings(Config):
     """Number format of training, by stage."""
     threads: PositiveInt | None = None
     """Threads of the process that wrote the file, on which rounding depends; None: not written."""
+
+    @field_validator("precision")
+    @classmethod
+    def _upgrade_stages(
+        cls, precision: dict[str, TrainingPrecision]
+    ) -> dict[str, TrainingPrecision]:
+        present = {old: new for new, old in STAGES.items()}
+        return {present.get(stage, stage): value for stage, value in precision.items()}
 
 
 def read_autotuned_settings(folder: Path) -> AutotunedSettings:
@@ -120,9 +128,7 @@ class PrecisionAutotuner:
 
         def look() -> None:
             before = read_autotuned_settings(self._folder)
-            chosen = before.precision.get(stage.name) or before.precision.get(
-                STAGES.get(stage.name, "")
-            )
+            chosen = before.precision.get(stage.name)
             if chosen is None:
                 chosen = (
                     self._benchmark(stage, log) if self._configured == "auto" else self._configured

@@ -90,8 +90,9 @@ class CheckpointManager:
     def prune(self, keep: int) -> None:
         """Remove all checkpoints but the last `keep`."""
         for step in self.steps()[keep:]:
-            self.path(step).with_suffix(".sha256").unlink()
-            self.path(step).unlink(missing_ok=True)
+            path = self.path(step)
+            path.with_suffix(".sha256").unlink()
+            path.unlink(missing_ok=True)
 
     def latest(self, warn: Callable[[str], None]) -> int | None:
         """Return the step of the last intact checkpoint; None: there are no checkpoints.

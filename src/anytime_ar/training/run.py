@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from anytime_ar.bundle.card import Card, DataCard
 from anytime_ar.bundle.format import Bundle, build_bundle, load_bundle, save_bundle
-from anytime_ar.config import format_validation_error as describe_mistakes
+from anytime_ar.config import format_validation_error
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.data.fingerprint import DataFingerprint, data_fingerprint
 from anytime_ar.errors import InputError
@@ -166,8 +166,8 @@ def _check_data_unchanged(folder: Path, data: DataSplits, *, accept: bool) -> li
             earlier = DataFingerprint.model_validate_json(path.read_bytes())
         except ValidationError as error:
             raise InputError(
-                f"{path} is damaged ({describe_mistakes(error)}); remove it if the data is as it "
-                "was"
+                f"{path} is damaged ({format_validation_error(error)}); remove it if the data is "
+                "as it was"
             ) from error
         changes = now.changes_since(earlier)
         if changes and not accept:
@@ -208,8 +208,8 @@ def build_card(config: TrainConfig, data: DataSplits) -> Card:
     names = data.label_names if config.conditional else None
     if config.sampling_params.guided and names is None:
         raise InputError(
-            f"sampling_params.guidance is {config.sampling_params.guidance}, and the model will have no "
-            "labels; drop it, or train with labels"
+            f"sampling_params.guidance is {config.sampling_params.guidance}, and the model will "
+            "have no labels; drop it, or train with labels"
         )
     autoencoder = config.autoencoder.resolve(data.sample_shape)
     return Card(

@@ -188,7 +188,8 @@ def encode_training_split(
     if size is None:
         raise InputError(
             f"{split.origin} does not say how many samples it has, so it cannot be encoded "
-            f"{options.augmented_copies} times; set prior_training.augmented_copies to 1 without augmentation"
+            f"{options.augmented_copies} times; set prior_training.augmented_copies to 1 without "
+            "augmentation"
         )
     batches = split.shuffled(ENCODE_BATCH_SIZE, config.seed, options.augmentation)
     wanted = size * options.augmented_copies

@@ -1,7 +1,7 @@
 """Mutation testing: change the core in one place at a time, and list changes that no test detects.
 
-    python benchmarks/mutants.py --out runs/mutants                  # 200 of a fixed sample
-    python benchmarks/mutants.py --only sampling/cost_model.py --sample 40
+    python benchmarks/mutation_testing.py --out runs/mutants              # 200 of a fixed sample
+    python benchmarks/mutation_testing.py --only sampling/cost_model.py --sample 40
 
 First the whole test suite runs once and records which functions each test file calls. Then one
 operator, number or call statement of a function is changed in a copy of the sources. The test files
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 """Root folder of the repository."""
 SOURCES = ROOT / "src/anytime_ar"
 """Folder of the package sources."""
-CORE = ("sampling", "autoencoder", "prior", "serving", "bundle.py", "evaluation")
+CORE = ("sampling", "autoencoder", "prior", "serving", "bundle", "evaluation")
 """Files and folders that are mutated by default, below `SOURCES`."""
 SEED = 0
 """Seed of the sample of mutants."""
@@ -137,7 +137,7 @@ def record_calls(record: Path, jobs: int) -> dict[str, dict[str, float]]:
         jobs: number of test processes.
     """
     if not record.exists():
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "mutants"]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "mutation_testing"]
         command += ["-n", str(jobs), "--dist", "loadfile"]
         parts = record.parent / "calls"
         parts.mkdir(exist_ok=True)
@@ -299,7 +299,7 @@ def mutate_node(node: Any) -> None:
             node.value = ast.Constant(None)
 
 
-# As a plugin of pytest (`-p mutants`), this file records what each test file calls.
+# As a plugin of pytest (`-p mutation_testing`), this file records what each test file calls.
 
 _record = os.environ.get("ANYTIME_CALLS")
 _now: list[str] = []

@@ -1,6 +1,6 @@
 """Run commands in random hostile environments, and check how they end.
 
-    python benchmarks/hostile_surroundings.py --count 500 --seed 0 --out runs/hostile_surroundings
+    python benchmarks/fuzz_environment.py --count 500 --seed 0 --out runs/fuzz_environment
 
 Streams are closed, full or limited to few characters. There is no home, no folder for temporary
 files, or no locale; few files may be open, and numbers are invalid. A command has to end with its
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="one of them, with what it says")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("runs/hostile_surroundings"))
+    parser.add_argument("--out", type=Path, default=Path("runs/fuzz_environment"))
     options = parser.parse_args()
     if options.only is not None:
         print(*run_case(options.seed, options.only), sep="\n")
@@ -58,7 +58,7 @@ def main() -> None:
     print("\n".join(violations) or "no violation")
     options.out.mkdir(parents=True, exist_ok=True)
     found = {"seed": options.seed, "counts": counts, "violations": violations}
-    write_json(options.out / "hostile_surroundings.json", found)
+    write_json(options.out / "fuzz_environment.json", found)
     sys.exit(bool(violations))
 
 

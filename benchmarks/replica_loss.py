@@ -1,12 +1,12 @@
 """Measure a cluster that loses a replica under load.
 
-    python benchmarks/fleet.py mnist --n 4 --replicas 2 --out runs/fleet
+    python benchmarks/replica_loss.py mnist --n 4 --replicas 2 --out runs/replica_loss
 
 Requests arrive at random at `anytime serve --engine ray`, with mixed deadlines, at a fraction of
 the rate with all codes. After a third of the time one replica gets SIGKILL, and Ray restarts it.
 Clients retry once after a refusal or a lost response, within the deadline of the first try. Prints
 the figures of requests before the loss, until all replicas are back, and after that. For comparison
-it prints those of a single server without Ray. Writes fleet.json.
+it prints those of a single server without Ray. Writes replica_loss.json.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from load import RequestResult, summarize
-from processes import command_line, descendants
-from served import ConnectionPool, ServerProcess
+from load_test import RequestResult, summarize
+from process_stats import command_line, descendants
+from server_process import ConnectionPool, ServerProcess
 from throughput import server_rate
 
 from anytime_ar.runtime.files import write_json
@@ -219,20 +219,20 @@ def main() -> None:
     parser.add_argument(
         "--deadlines-ms", type=float, nargs="+", default=[500.0, 1000.0, 2000.0], help="drawn from"
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/fleet"))
+    parser.add_argument("--out", type=Path, default=Path("runs/replica_loss"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     rows, rates = [], {}
     for name, extra in (
         ("one server", ("--threads", "1")),
-        ("fleet", ("--threads", "1", "--engine", "ray", "--replicas", str(options.replicas))),
+        ("cluster", ("--threads", "1", "--engine", "ray", "--replicas", str(options.replicas))),
     ):
         server = ServerProcess(options.model, options.out / f"{name.replace(' ', '-')}.log", *extra)
         length = httpx.get(f"{server.url}/v1/models").json()["models"][0]["code_length"]
         rates[name] = asyncio.run(server_rate(server.url, options.n, 5.0))
         print(f"{name}: {rates[name]:.1f} requests of {options.n} samples a second, in full")
         rate = options.load * rates[name]
-        if name == "fleet":
+        if name == "cluster":
             requests, killed, back = asyncio.run(run_with_replica_loss(server, options, rate))
             print(f"a replica killed after {killed:.1f} s, there again after {back:.1f} s")
             before = [
@@ -253,7 +253,7 @@ def main() -> None:
     print(table(rows))
     settings = {key: value for key, value in vars(options).items() if key != "out"}
     write_json(
-        options.out / "fleet.json",
+        options.out / "replica_loss.json",
         {**settings, "cores": os.cpu_count(), "rates": rates, "rows": rows},
     )
 

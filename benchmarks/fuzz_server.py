@@ -1,14 +1,14 @@
 """Send invalid and hostile requests to a server, and check that it replies and keeps running.
 
     anytime serve mnist --port 8000
-    python benchmarks/fuzz.py http://127.0.0.1:8000 --pid $(pgrep -f "anytime serve")
+    python benchmarks/fuzz_server.py http://127.0.0.1:8000 --pid $(pgrep -f "anytime serve")
 
 schemathesis generates half of the requests from the server's own OpenAPI document, valid and
 invalid ones. The other half are:
 
 - bytes that are not HTTP, and connections that end early;
 - broken JSON, invalid numbers and wrong types;
-- broken images and audio, and decompression bombs (`hostile_media`);
+- broken images and audio, and decompression bombs (`fuzz_media`);
 - path traversal, other host names, large headers and bodies.
 
 Violations are a 5xx status other than 503 and 504, an error in another format than ours, a
@@ -32,11 +32,11 @@ from typing import Any
 
 import httpx
 import schemathesis
-from hostile_media import hostile_file
+from fuzz_media import hostile_file
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as hypothesis_seed
 from hypothesis.errors import Unsatisfiable
-from processes import memory_mb
+from process_stats import memory_mb
 
 ALLOWED = {503, 504}
 """Server error statuses that are not violations."""

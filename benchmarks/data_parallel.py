@@ -1,6 +1,6 @@
 """Measure what a second training process gains: steps per second of one and of two, interleaved.
 
-    python benchmarks/training_processes.py mnist --data path/to/mnist
+    python benchmarks/data_parallel.py mnist --data path/to/mnist
 
 Both use the same configuration, shortened to a few hundred steps per stage, and the same batches.
 Every process has one thread. Steps are counted from the log, without startup and the first steps.
@@ -27,7 +27,7 @@ from anytime_ar.cli.parser import config_path
 from anytime_ar.evaluation.report import align_table
 from anytime_ar.runtime.files import write_json
 
-STAGES = ("autoencoder", "sharpening", "prior")
+STAGES = ("autoencoder", "decoder_gan", "prior")
 """Training stages whose steps are counted."""
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, help="of all stages; default: as configured")
-    parser.add_argument("--out", type=Path, default=Path("runs/training_processes.json"))
+    parser.add_argument("--out", type=Path, default=Path("runs/data_parallel.json"))
     options = parser.parse_args()
     found: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as place:
@@ -73,14 +73,14 @@ def _shorten_config(options: argparse.Namespace, place: Path) -> Path:
     values = yaml.safe_load(config_path(options.config).read_text(encoding="utf-8"))
     if options.data is not None:
         values["data"] = values.get("data", {}) | {"name": options.data}
-    for stage in ("autoencoder_training", "sharpening", "prior_training"):
+    for stage in ("autoencoder_training", "decoder_gan", "prior_training"):
         if values.get(stage) is not None:
             values[stage]["steps"] = options.steps
             if options.batch_size is not None:
                 values[stage]["batch_size"] = options.batch_size
     if values.get("prior_training") is not None:
         values["prior_training"] |= {
-            "views": 1,
+            "augmented_copies": 1,
             "augmentation": {},
             "validate_every": options.steps,
         }

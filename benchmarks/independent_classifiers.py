@@ -1,6 +1,6 @@
 """Evaluate a model with independent classifiers instead of that of its data set.
 
-    python benchmarks/judges.py mnist --data path/to/mnist --codes 1 2 4 6 8 10 12 16
+    python benchmarks/independent_classifiers.py mnist --data path/to/mnist --codes 1 2 4 8 16
 
 A small convolutional network, after LeNet-5 (LeCun et al., 1998), and a multilayer perceptron learn
 the training images without augmentation. The library's own classifier learns from shifted images
@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from judging import (
+from model_and_data import (
     BATCH,
     collect_labels,
     load_model_and_data,
@@ -38,7 +38,7 @@ REFERENCE_SEED = 1
 """Seed of the order of the training images for the floor; training uses 0."""
 
 
-class JudgeClassifier(nn.Module):
+class IndependentClassifier(nn.Module):
     """A classifier that maps images [B, C, H, W] to features [B, F]; `head` maps these to logits.
 
     Args:
@@ -59,7 +59,7 @@ class JudgeClassifier(nn.Module):
         return features
 
 
-def convolutional(shape: tuple[int, ...], labels: int) -> JudgeClassifier:
+def convolutional(shape: tuple[int, ...], labels: int) -> IndependentClassifier:
     """Return a convolutional classifier after LeNet-5 for images of a shape (C, H, W)."""
     channels, height, width = shape
     inside = 50 * math.prod(((side - 4) // 2 - 4) // 2 for side in (height, width))
@@ -68,37 +68,37 @@ def convolutional(shape: tuple[int, ...], labels: int) -> JudgeClassifier:
         *(nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten()),
         *(nn.Linear(inside, 128), nn.ReLU()),
     )
-    return JudgeClassifier(body, 128, labels)
+    return IndependentClassifier(body, 128, labels)
 
 
-def perceptron(shape: tuple[int, ...], labels: int) -> JudgeClassifier:
+def perceptron(shape: tuple[int, ...], labels: int) -> IndependentClassifier:
     """Return a classifier with two hidden layers for images of a shape (C, H, W)."""
     body = nn.Sequential(
         *(nn.Flatten(), nn.Linear(math.prod(shape), 512), nn.ReLU(), nn.Dropout(0.3)),
         *(nn.Linear(512, 128), nn.ReLU()),
     )
-    return JudgeClassifier(body, 128, labels)
+    return IndependentClassifier(body, 128, labels)
 
 
-def train_judge(judge: JudgeClassifier, train: Split) -> JudgeClassifier:
+def train_classifier(classifier: IndependentClassifier, train: Split) -> IndependentClassifier:
     """Train a classifier on the training images and return it in evaluation mode."""
-    optimizer = torch.optim.Adam(judge.parameters(), 1e-3)
+    optimizer = torch.optim.Adam(classifier.parameters(), 1e-3)
     batches = train.shuffled(128, 0)
     for _ in range(STEPS):
         batch = next(batches)
         loss = nn.functional.cross_entropy(
-            judge.head(judge(batch.data)), require_labels(batch.labels)
+            classifier.head(classifier(batch.data)), require_labels(batch.labels)
         )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return judge.eval()
+    return classifier.eval()
 
 
 def main() -> None:
     """Train the classifiers, evaluate the model with them, and print the tables."""
     parser = make_parser(__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs/judges.json"))
+    parser.add_argument("--out", type=Path, default=Path("runs/independent_classifiers.json"))
     options = parser.parse_args()
     torch.manual_seed(0)
     model, data = load_model_and_data(options)
@@ -110,17 +110,19 @@ def main() -> None:
     sampled = sample_codes_for_labels(model, labels, model.code_length)
     figures = {}
     for name, kind in {"convolutional": convolutional, "perceptron": perceptron}.items():
-        judge = train_judge(kind(model.sample_shape, names), data.train)
+        classifier = train_classifier(kind(model.sample_shape, names), data.train)
         with torch.no_grad():
-            read = torch.cat([judge.head(judge(some)) for some in images.split(BATCH)]).argmax(1)
-            reference = ReferenceDistribution(judge(some) for some in images.split(BATCH))
+            read = torch.cat(
+                [classifier.head(classifier(some)) for some in images.split(BATCH)]
+            ).argmax(1)
+            reference = ReferenceDistribution(classifier(some) for some in images.split(BATCH))
             train = data.train.shuffled(BATCH, REFERENCE_SEED)
-            floor = reference.compare(judge(next(train).data) for _ in test).fd
+            floor = reference.compare(classifier(next(train).data) for _ in test).fd
             rows = [["codes", "reconstructions", "samples", "over the floor"]]
             points = []
             for k in sorted(options.codes):
                 recon, sample = (
-                    reference.compare(_decoded_features(model, codes[:, :k], judge)).fd
+                    reference.compare(_decoded_features(model, codes[:, :k], classifier)).fd
                     for codes in (encoded, sampled)
                 )
                 rows.append([f"{k}", f"{recon:.3g}", f"{sample:.3g}", f"{sample / floor:.2f}"])
@@ -129,14 +131,14 @@ def main() -> None:
         print(f"{name}, test accuracy {accuracy:.1%}, floor {floor:.3g}\n{align_table(rows)}\n")
         figures[name] = {"test_accuracy": accuracy, "floor": floor, "points": points}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.out, {"model": options.model, "judges": figures})
+    write_json(options.out, {"model": options.model, "classifiers": figures})
 
 
 def _decoded_features(
-    model: AnytimeModel, codes: Tensor, judge: JudgeClassifier
+    model: AnytimeModel, codes: Tensor, classifier: IndependentClassifier
 ) -> Iterable[Tensor]:
     """Yield the features of decoded codes in batches."""
-    return (judge(model.decode(some)) for some in codes.split(BATCH))
+    return (classifier(model.decode(some)) for some in codes.split(BATCH))
 
 
 if __name__ == "__main__":

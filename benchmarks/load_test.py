@@ -1,6 +1,6 @@
 """Load test of the server: compare the elastic policy with those of other servers.
 
-    python benchmarks/load.py mnist --n 16 --out runs/load
+    python benchmarks/load_test.py mnist --n 16 --out runs/load
 
 Requests arrive at random (Poisson arrivals, independent of the server) with mixed deadlines. The
 rates are multiples of the rate at which the server can generate all codes. Each of three policies
@@ -26,7 +26,7 @@ from typing import Any
 
 import httpx
 from matplotlib.figure import Figure
-from served import ConnectionPool, ServerProcess
+from server_process import ConnectionPool, ServerProcess
 from throughput import server_rate
 
 from anytime_ar.runtime.files import write_json

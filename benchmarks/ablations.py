@@ -1,7 +1,7 @@
 r"""Ablations of a training recipe: one change at a time, evaluated by the samples.
 
-    python benchmarks/recipes.py benchmarks/recipes/mnist.yaml --data path/to/mnist \
-        --features runs/features/mnist --out runs/recipes/mnist
+    python benchmarks/ablations.py benchmarks/ablations/mnist.yaml --data path/to/mnist \
+        --feature-extractor runs/features/mnist --out runs/ablations/mnist
 
 Trains every variant of a file one after the other, and resumes what an earlier call has begun.
 Several calls can split the work with `--only`. Variants that differ only in the prior share their
@@ -38,9 +38,9 @@ NON_AUTOENCODER_SETTINGS = {
     "prior",
     "prior_training",
     "conditional",
-    "choice",
-    "features",
-    "sharpening",
+    "sampling_params",
+    "feature_extractor",
+    "decoder_gan",
 }
 """Settings that do not change the first training of the autoencoder."""
 
@@ -50,10 +50,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, help="base, common changes, and variants")
     parser.add_argument("--data", help="where the data set lies; default: as configured")
-    parser.add_argument("--features", type=Path, required=True)
+    parser.add_argument("--feature-extractor", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--only", nargs="+", help="variants to train; the table has all there are")
-    parser.add_argument("--out", type=Path, default=Path("runs/recipes"))
+    parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
     options = parser.parse_args()
     plan = yaml.safe_load(options.file.read_text(encoding="utf-8"))
     base = yaml.safe_load(config_path(plan["base"]).read_text(encoding="utf-8"))
@@ -63,7 +63,7 @@ def main() -> None:
     }
     chosen = options.only or list(variants)
     data = load_data(variants[chosen[0]].data)
-    network = load_feature_extractor(options.features).extractor
+    network = load_feature_extractor(options.feature_extractor).extractor
     for name in chosen:
         _train_and_evaluate(variants[name], variants, data, network, options.out, options.samples)
     found = {

@@ -1,8 +1,8 @@
 r"""Measure how sampling parameters change the samples, with equal random numbers per setting.
 
-    python benchmarks/choices.py runs/cifar10 --data path/to/cifar10 \
-        --features runs/features/cifar10 --codes 8 16 36 64 \
-        --choices guidance=1 guidance=2 guidance=1,3 "guidance=2 temperature=1,0.9"
+    python benchmarks/sampling_params.py runs/cifar10 --data path/to/cifar10 \
+        --feature-extractor runs/features/cifar10 --codes 8 16 36 64 \
+        --sampling-params guidance=1 guidance=2 guidance=1,3 "guidance=2 temperature=1,0.9"
 
 Two numbers are a schedule from the first code to the last. The samples have the labels of the test
 images in turn. The table shows, at each number of codes, their Fréchet distance to the test images
@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from judging import BATCH, collect_labels, load_model_and_data, make_parser, sample_codes_for_labels
+from model_and_data import (
+    BATCH,
+    collect_labels,
+    load_model_and_data,
+    make_parser,
+    sample_codes_for_labels,
+)
 from torch import Tensor
 
 from anytime_ar.evaluation import load_feature_extractor
@@ -30,13 +36,13 @@ from anytime_ar.sampling import AnytimeModel
 def main() -> None:
     """Sample with each setting and print the table."""
     parser = make_parser(__doc__)
-    parser.add_argument("--features", type=Path, required=True)
-    parser.add_argument("--choices", nargs="+", required=True)
+    parser.add_argument("--feature-extractor", type=Path, required=True)
+    parser.add_argument("--sampling-params", nargs="+", required=True)
     parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--out", type=Path, default=Path("runs/choices.json"))
+    parser.add_argument("--out", type=Path, default=Path("runs/sampling_params.json"))
     options = parser.parse_args()
     model, data = load_model_and_data(options)
-    network = load_feature_extractor(options.features).extractor
+    network = load_feature_extractor(options.feature_extractor).extractor
     with torch.no_grad():
         reference = ReferenceDistribution(network(batch.data) for batch in data.test.batches(BATCH))
     labels = collect_labels(data.test.batches(BATCH))
@@ -44,29 +50,31 @@ def main() -> None:
     codes = sorted(options.codes)
     rows = [["", *[f"{k}" for k in codes], f"recall at {codes[-1]}"]]
     figures: dict[str, list[dict[str, float | None]]] = {}
-    for text in options.choices:
+    for text in options.sampling_params:
         sampled = sample_codes_for_labels(model, labels, codes[-1], **_parse_params(text))
         found = [_evaluate(model, sampled[:, :k], labels, network, reference) for k in codes]
         figures[text] = found
         cells = [
-            f"{one['fd']:.4g} ± {one['fd_error']:.2g}, {100 * (one['read'] or 0):.1f} %"
+            f"{one['fd']:.4g} ± {one['fd_stderr']:.2g}, {100 * (one['label_accuracy'] or 0):.1f} %"
             for one in found
         ]
         rows.append([text, *cells, f"{found[-1]['recall']:.2f}"])
         print(align_table([rows[0], rows[-1]]), flush=True)
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(options.out, {"codes": codes, "samples": options.samples, "choices": figures})
+        write_json(
+            options.out, {"codes": codes, "samples": options.samples, "sampling_params": figures}
+        )
     print(f"\n{align_table(rows)}")
 
 
 def _parse_params(text: str) -> dict[str, Any]:
     """Return `guidance=1,2 top_p=0.9` as keyword arguments."""
-    choice: dict[str, Any] = {}
+    params: dict[str, Any] = {}
     for part in text.split():
         name, _, value = part.partition("=")
         numbers = [float(number) for number in value.split(",")]
-        choice[name] = numbers[0] if len(numbers) == 1 else numbers
-    return choice
+        params[name] = numbers[0] if len(numbers) == 1 else numbers
+    return params
 
 
 @torch.no_grad()
@@ -78,18 +86,18 @@ def _evaluate(
     reference: ReferenceDistribution,
 ) -> dict[str, float | None]:
     """Return the distribution metrics and the label accuracy of decoded codes."""
-    features, right = [], 0
-    for some, wanted in zip(codes.split(BATCH), labels.split(BATCH), strict=True):
+    features, correct = [], 0
+    for some, label in zip(codes.split(BATCH), labels.split(BATCH), strict=True):
         samples = model.decode(some)
         features.append(network(samples))
-        right += int((network.logits(samples).argmax(1) == wanted).sum())
+        correct += int((network.logits(samples).argmax(1) == label).sum())
     found = reference.compare(features)
     return {
         "fd": found.fd,
-        "fd_error": found.quality.fd_stderr,
+        "fd_stderr": found.quality.fd_stderr,
         "precision": found.quality.precision,
         "recall": found.quality.recall,
-        "read": right / len(labels),
+        "label_accuracy": correct / len(labels),
     }
 
 

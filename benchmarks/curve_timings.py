@@ -1,6 +1,6 @@
 r"""Measure the milliseconds in curves again, for several models interleaved.
 
-    python benchmarks/times.py runs/cifar10=docs/results/cifar10/ordered.json \
+    python benchmarks/curve_timings.py runs/cifar10=docs/results/cifar10/ordered.json \
         runs/cifar10-paper=docs/results/cifar10/paper.json
 
 `anytime evaluate` times one model on one day. Here each round generates one sample at each number

@@ -1,6 +1,6 @@
 """Compare what is selected automatically on this machine with the best of all candidates.
 
-    python benchmarks/automatic.py avx2 avx512bf16 --out runs/automatic
+    python benchmarks/auto_selection.py avx2 avx512bf16 --out runs/auto_selection
 
 Each instruction set has its own process, in which kernel and PyTorch are limited to it, with one
 thread. For each batch size it times all candidates interleaved: sampling in float32 and in any
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="*", default=[1, 16, 256])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=("sampling", "training"))
-    parser.add_argument("--out", type=Path, default=Path("runs/automatic"))
+    parser.add_argument("--out", type=Path, default=Path("runs/auto_selection"))
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # child process
     options = parser.parse_args()
     if options.here:
@@ -74,7 +74,7 @@ def main() -> None:
         found[name] = json.loads(done.stdout.splitlines()[-1])
         print(table(name, found[name]), flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / "automatic.json", found)
+    write_json(options.out / "auto_selection.json", found)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def training(name: str, size: int, rounds: int) -> list[dict[str, Any]]:
     data = load_data(Experiment.parse(values, origin=name).data)
     for stage in ("autoencoder_training", "prior_training"):
         values[stage] |= {"batch_size": size, "steps": 4}
-    values["prior_training"]["views"] = 1
+    values["prior_training"]["augmented_copies"] = 1
     values |= {"precision": "auto", "log_every": 1}
     auto = time_training_steps(values, data)
     seconds: dict[str, dict[str, list[float]]] = {stage: {} for stage in auto}

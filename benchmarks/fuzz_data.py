@@ -1,7 +1,7 @@
 """Give hostile input to the readers of data sets: each is read correctly, or refused in one line.
 
-    python benchmarks/hostile_data.py --count 5000 --seed 0
-    python benchmarks/hostile_data.py --reader tables --seed 17 --count 1
+    python benchmarks/fuzz_data.py --count 5000 --seed 0
+    python benchmarks/fuzz_data.py --reader tables --seed 17 --count 1
 
 It generates `--count` folder trees, images, audio files and tables, each from its own seed. Inputs
 that break the rule are printed with their seed, and the exit code is 1. A few of them run with the
@@ -145,7 +145,7 @@ def tree(random: Random, folder: Path) -> None:
     root = folder / pick(random, "set", "run[1]", "a*b", "x::y", "50%20", "~")
     fill(root, random, 0)
     layout = pick(random, "auto", "auto", "auto", "splits", "classes")
-    data, count = load(root, random, layout=layout)
+    data, count = load(root, random, folder_layout=layout)
     every = sum(1 for _ in scan_folder(root, Counter()).sample_paths())
     assert (
         count + count_reported(data, "samples that lie") + count_reported(data, "broken samples")

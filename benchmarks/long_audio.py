@@ -1,6 +1,6 @@
 """Encode and decode long recordings with the command line on one core: time, memory and seams.
 
-    python benchmarks/long_sound.py fsdd --data path/to/fsdd --out runs/long-sound
+    python benchmarks/long_audio.py fsdd --data path/to/fsdd --out runs/long_audio
 
 The recordings of one and ten minutes are joined test clips of a data set. The table shows the
 seconds of work per second of audio, and the peak memory. It also shows how much the error jumps
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--data", help="of test clips; default: the model's own")
     parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 10.0])
-    parser.add_argument("--out", type=Path, default=Path("runs/long-sound"))
+    parser.add_argument("--out", type=Path, default=Path("runs/long_audio"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     model = aar.load(options.model, device="cpu")
@@ -46,7 +46,7 @@ def main() -> None:
     clips = torch.cat([batch.data[:, 0] for batch in data.test.batches(64)]).numpy()
     results = []
     for minutes in options.minutes:
-        sound = _sound(clips, round(60 * minutes * model.sample_rate))
+        sound = _recording(clips, round(60 * minutes * model.sample_rate))
         results.append(_measure(options.model, sound, model, options.out, minutes))
     print(
         f"{'minutes':>7}  {'encode':>7}  {'decode':>7}  {'MB':>11}  {'borders':>7}  {'no fade':>7}"
@@ -57,11 +57,11 @@ def main() -> None:
             f"{row['minutes']:>7.3g}  {row['encode_share']:>7.3f}  {row['decode_share']:>7.3f}  "
             f"{memory:>11}  {row['borders']:>7.2f}  {row['borders_without_fade']:>7.2f}"
         )
-    (options.out / "long_sound.json").write_text(json.dumps(results, indent=2) + "\n")
-    print(f"seconds of work a second of sound, peak memory; {options.out / 'long_sound.json'}")
+    (options.out / "long_audio.json").write_text(json.dumps(results, indent=2) + "\n")
+    print(f"seconds of work a second of sound, peak memory; {options.out / 'long_audio.json'}")
 
 
-def _sound(clips: np.ndarray, samples: int) -> np.ndarray:
+def _recording(clips: np.ndarray, samples: int) -> np.ndarray:
     """Return clips joined without the silence at their ends, float32 [samples]."""
     parts, missing = [], samples
     for clip in cycle(clips):

@@ -1,6 +1,6 @@
 """Test crash recovery: kill training runs at random times, resume them, and compare the results.
 
-    python benchmarks/kills.py --kills 50 --processes 1 2
+    python benchmarks/crash_recovery.py --kills 50 --processes 1 2
 
 A run trains all stages of a small model on the embedded digits, with every source of randomness. It
 gets SIGKILL after a random time (sometimes only one of two processes), is resumed and killed again,
@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from processes import descendants
+from process_stats import descendants
 
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation.report import align_table
@@ -35,14 +35,15 @@ data: {name: digits}
 augmentation: {flip: true, rotate: 5}
 autoencoder: {code_length: 8, code_width: 4, quantizer: {vocabulary: 16}}
 autoencoder_training: {steps: 150, batch_size: 32, ema_decay: 0.9}
-sharpening: {steps: 60, batch_size: 32, width: 8}
+decoder_gan: {steps: 60, batch_size: 32, discriminator_width: 8}
 prior: {layers: 1, width: 32, heads: 2, dropout: 0.1}
-prior_training: {steps: 100, batch_size: 64, views: 2, augmentation: {shift: 1}, validate_every: 25}
+prior_training:
+  {steps: 100, batch_size: 64, augmented_copies: 2, augmentation: {shift: 1}, validate_every: 25}
 checkpoint_every_minutes: 0.005
 log_every: 10
 """
 """Configuration of the small model."""
-STAGES = ("autoencoder", "sharpening", "prior")
+STAGES = ("autoencoder", "decoder_gan", "prior")
 """Training stages whose checkpoints are compared."""
 
 
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="for each number of processes")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/kills.json"))
+    parser.add_argument("--out", type=Path, default=Path("runs/crash_recovery.json"))
     options = parser.parse_args()
     draw = random.Random(options.seed)
     rows = [["processes", "kills", "runs", "equal", "damaged files", "in the work"]]

@@ -234,8 +234,8 @@ def _group_rows(settings: bytes, device: torch.device) -> tuple[_ParamGroup, ...
     members: dict[tuple[float, ...], list[int]] = {}
     row_params = (RowSamplingParams * count).from_buffer_copy(settings)
     for slot, row in enumerate(row_params):
-        if row.shadow != IS_UNCONDITIONAL:
-            guided = row.shadow != NO_UNCONDITIONAL
+        if row.unconditional_slot != IS_UNCONDITIONAL:
+            guided = row.unconditional_slot != NO_UNCONDITIONAL
             key = (row.temperature, row.top_k, row.top_p, row.guidance, guided)
             members.setdefault(key, []).append(slot)
     groups = []

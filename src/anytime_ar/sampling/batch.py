@@ -23,9 +23,10 @@ from anytime_ar.prior import (
     SamplingParams,
 )
 from anytime_ar.runtime.torch_modes import default_torch_modes
+from anytime_ar.runtime.weights import BoundToProcess
 
 
-class DecodeBatch:
+class DecodeBatch(BoundToProcess):
     """A batch that draws one code per row and step; a guided row occupies two slots.
 
     Args:

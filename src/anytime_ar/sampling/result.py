@@ -152,6 +152,7 @@ class SamplingState:
 
     def _run(self, limits: BudgetKwargs, pauses: PreviewPolicy) -> Iterator[Preview]:
         begin = self._sampler.clock()
+        self._sampler.model.check_weights()
         check_option_names(limits, BudgetKwargs)
         budget = budget_from(limits)
         most = self._sampler.resolve_budget(budget).max_codes

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anytime_ar.codes import check_dense
 from anytime_ar.errors import InputError
 
 
@@ -26,6 +27,7 @@ def as_samples(x: Any) -> Tensor:
     """
     hint = "pass floating-point numbers in [-1, 1]"
     if isinstance(x, Tensor):
+        check_dense("samples", x)
         if not x.is_floating_point():
             raise InputError(f"samples are {x.dtype}; {hint}")
         return x.to(torch.float32)

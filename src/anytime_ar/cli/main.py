@@ -122,6 +122,7 @@ def _dispatch(arguments: list[str], startup_handlers: ExitStack) -> None:
             f"unknown command {name!r}{did_you_mean(name, COMMANDS)}; choose one of "
             f"{', '.join(COMMANDS)}"
         )
+    _check_current_folder()
     # A server imports and loads for seconds. SIGTERM may end it at once meanwhile.
     with exit_on_signal(signal.SIGTERM, 0) if name == "serve" else nullcontext():
         _quiet_libraries()
@@ -133,6 +134,20 @@ def _dispatch(arguments: list[str], startup_handlers: ExitStack) -> None:
         parsed = parser.parse_args(parser.normalize_arguments(rest))
         startup_handlers.close()
         module.run(parsed)
+
+
+def _check_current_folder() -> None:
+    """Check that the current folder exists, without which libraries end the process.
+
+    Raises:
+        InputError: it was deleted, or cannot be read.
+    """
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError as error:
+        raise InputError(
+            f"the current folder cannot be used: {error.strerror}; change to one that exists"
+        ) from error
 
 
 def _quiet_libraries() -> None:

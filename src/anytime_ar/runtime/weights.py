@@ -66,5 +66,8 @@ class WeightVersions:
 
 def _version(tensor: Tensor) -> tuple[int, torch.dtype, torch.device]:
     """Return the number of writes to a tensor, its number format and its device."""
-    writes = 0 if tensor.is_inference() else tensor._version  # inference tensors count none
+    try:
+        writes = tensor._version
+    except RuntimeError:  # tensors made in inference mode do not count
+        writes = 0
     return writes, tensor.dtype, tensor.device

@@ -57,7 +57,7 @@ def run(arguments: Namespace) -> None:
         raise InputError("nothing to encode; pass image or sound files, or --data")
     out = None if arguments.out is None else Path(arguments.out)
     if out is not None:
-        check_output_path(out)
+        check_output_path(arguments.out)
     set_threads_from(arguments)
     model = load(arguments.model, device=arguments.device)
     media = sample_files_for(model)

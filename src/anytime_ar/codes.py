@@ -27,6 +27,7 @@ from anytime_ar.config import Config
 from anytime_ar.errors import InputError
 from anytime_ar.runtime.files import write_atomically
 from anytime_ar.runtime.size_limits import check_npy_size
+from anytime_ar.runtime.tensors import check_dense
 
 CODES_FORMAT_VERSION = 1
 """Version number of the codes file format."""
@@ -109,31 +110,6 @@ def as_codes(codes: Any) -> Tensor:
         raise InputError(f"codes are {array.dtype}; pass whole numbers, as encode returns them")
     # Copy: arrays may be read-only, in another byte order, or reversed.
     return torch.from_numpy(np.array(array, dtype=np.int64, order="C"))
-
-
-def check_dense(name: str, tensor: Tensor) -> None:
-    """Check that a tensor has its numbers in plain memory.
-
-    Args:
-        name: what the tensor holds, for the message.
-        tensor: the tensor to check.
-
-    Raises:
-        InputError: it is sparse, nested, quantized, or on the device `meta`, without numbers.
-    """
-    kind = ""
-    if tensor.is_nested:
-        kind = "nested"
-    elif tensor.layout != torch.strided:
-        kind = str(tensor.layout).removeprefix("torch.")
-    elif tensor.is_quantized:
-        kind = "quantized"
-    elif tensor.is_meta:
-        kind = "meta"
-    if kind:
-        raise InputError(
-            f"{name} are a {kind} tensor; pass a plain one, with a number for each position"
-        )
 
 
 def _check_64_bits(array: np.ndarray) -> None:

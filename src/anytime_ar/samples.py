@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anytime_ar.codes import check_dense
 from anytime_ar.errors import InputError
+from anytime_ar.runtime.tensors import check_dense
 
 
 def as_samples(x: Any) -> Tensor:

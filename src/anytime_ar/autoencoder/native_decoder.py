@@ -29,8 +29,8 @@ from anytime_ar.kernel import (
     kernel_library,
 )
 from anytime_ar.kernel.autotune import Autotuner, Implementation
+from anytime_ar.runtime.tensors import BoundToProcess
 from anytime_ar.runtime.torch_modes import default_torch_modes
-from anytime_ar.runtime.weights import BoundToProcess
 
 _MAX_CODEBOOK_NUMBERS = 2**26
 """Largest table of codebook vectors, in numbers. A large `fsq` grid exceeds it, and is cheaper

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from anytime_ar.errors import InputError
 from anytime_ar.kernel.build import BuildError
 from anytime_ar.kernel.loading import kernel_library
-from anytime_ar.runtime.weights import BoundToProcess
+from anytime_ar.runtime.tensors import BoundToProcess
 
 _STRUCT_NAMES = (
     "Linear",

@@ -22,8 +22,8 @@ from anytime_ar.prior import (
     RowSamplingParams,
     SamplingParams,
 )
+from anytime_ar.runtime.tensors import BoundToProcess
 from anytime_ar.runtime.torch_modes import default_torch_modes
-from anytime_ar.runtime.weights import BoundToProcess
 
 
 class DecodeBatch(BoundToProcess):

@@ -27,8 +27,8 @@ from anytime_ar.prior import (
 from anytime_ar.prior.decoders.select import check_decoder_options
 from anytime_ar.runtime.devices import resolve_device
 from anytime_ar.runtime.files import cache_folder
+from anytime_ar.runtime.tensors import WeightVersions
 from anytime_ar.runtime.torch_modes import default_torch_modes
-from anytime_ar.runtime.weights import WeightVersions
 from anytime_ar.samples import as_samples, check_samples
 from anytime_ar.sampling.arguments import (
     SampleKwargs,

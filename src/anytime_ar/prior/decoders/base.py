@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anytime_ar.prior.sampling_params import RowSamplingParams
 from anytime_ar.prior.transformer import Prior
-from anytime_ar.runtime.weights import BoundToProcess
+from anytime_ar.runtime.tensors import BoundToProcess
 
 
 class KVCache(Protocol):

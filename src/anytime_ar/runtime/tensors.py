@@ -1,4 +1,4 @@
-"""Guard memory and weights that compiled code reads: neither may move or change unnoticed."""
+"""Check callers' tensors, and guard those that compiled code reads against moves and changes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,33 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+
+from anytime_ar.errors import InputError
+
+
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Check that a tensor has its numbers in plain memory.
+
+    Args:
+        name: what the tensor holds, for the message.
+        tensor: the tensor to check.
+
+    Raises:
+        InputError: it is sparse, nested, quantized, or on the device `meta`, without numbers.
+    """
+    kind = ""
+    if tensor.is_nested:
+        kind = "nested"
+    elif tensor.layout != torch.strided:
+        kind = str(tensor.layout).removeprefix("torch.")
+    elif tensor.is_quantized:
+        kind = "quantized"
+    elif tensor.is_meta:
+        kind = "meta"
+    if kind:
+        raise InputError(
+            f"{name} are a {kind} tensor; pass a plain one, with a number for each position"
+        )
 
 
 class BoundToProcess:

@@ -105,6 +105,9 @@ def as_codes(codes: Any) -> Tensor:
         array = np.asarray(codes)
     except ValueError as error:
         raise InputError(f"codes are no array ({error}); cut all rows to one length") from error
+    if array.dtype.kind == "f" and not hasattr(codes, "dtype"):
+        # NumPy makes floats of integers that neither int64 nor uint64 holds together.
+        _check_64_bits(np.asarray(codes, dtype=object))
     _check_64_bits(array)
     if array.dtype.kind not in "iu":
         raise InputError(f"codes are {array.dtype}; pass whole numbers, as encode returns them")

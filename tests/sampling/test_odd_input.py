@@ -25,6 +25,7 @@ def without_plain_numbers(dense: torch.Tensor) -> dict[str, torch.Tensor]:
     return made
 
 
+@pytest.mark.filterwarnings("ignore")  # of PyTorch, whose sparse and nested tensors may change
 def test_tensors_without_plain_numbers(model: AnytimeModel) -> None:
     samples = model.sample(2, seed=0)
     codes = model.encode(samples)
@@ -36,6 +37,11 @@ def test_tensors_without_plain_numbers(model: AnytimeModel) -> None:
             model.decode(odd)
         with pytest.raises(InputError, match=f"codes are a {kind} tensor; pass a plain one"):
             model.nll(odd)
+
+
+def test_floats_are_still_floats(model: AnytimeModel) -> None:
+    with pytest.raises(InputError, match="codes are float64; pass whole numbers"):
+        model.decode([[0.0], [1.5]])
 
 
 @pytest.mark.parametrize("code", [2**63, 2**64 - 1, 2**64, 10**30, -(2**63) - 1])

@@ -14,12 +14,14 @@ SCRIPTS = {
     "several": "g = [model.stream(1, seed=i) for i in range(3)]; [next(i) for i in g]",
     "cycle": "g = [model.stream(1, seed=0)]; g.append(g); next(g[0])",
     "thread": """
-import threading, time
-def forever():
-    for _ in range(10**6):
-        for preview in model.stream(4, seed=0):
-            pass
-threading.Thread(target=forever, daemon=True).start()
+import threading
+begun = threading.Event()
+def wait():
+    g = model.stream(4, seed=0); next(g)
+    begun.set()
+    threading.Event().wait()
+threading.Thread(target=wait, daemon=True).start()
+begun.wait()
 g = model.stream(4, seed=0); next(g)
 """,
     "double": "torch.set_default_dtype(torch.float64); g = model.stream(4, seed=0); next(g)",

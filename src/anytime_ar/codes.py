@@ -27,6 +27,7 @@ from anytime_ar.config import Config
 from anytime_ar.errors import InputError
 from anytime_ar.runtime.files import write_atomically
 from anytime_ar.runtime.size_limits import check_npy_size
+from anytime_ar.runtime.tensors import check_dense
 
 CODES_FORMAT_VERSION = 1
 """Version number of the codes file format."""
@@ -95,16 +96,37 @@ def as_codes(codes: Any) -> Tensor:
         InputError: the values are not integers, or the rows differ in length.
     """
     if isinstance(codes, Tensor):
+        check_dense("codes", codes)
+        if codes.dtype == torch.uint64:
+            _check_64_bits(codes.cpu().numpy())
         whole = not codes.is_floating_point() and not codes.is_complex()
         return codes.long() if whole and codes.dtype != torch.bool else codes
     try:
         array = np.asarray(codes)
     except ValueError as error:
         raise InputError(f"codes are no array ({error}); cut all rows to one length") from error
+    if array.dtype.kind == "f" and not hasattr(codes, "dtype"):
+        # NumPy makes floats of integers that neither int64 nor uint64 holds together.
+        _check_64_bits(np.asarray(codes, dtype=object))
+    _check_64_bits(array)
     if array.dtype.kind not in "iu":
         raise InputError(f"codes are {array.dtype}; pass whole numbers, as encode returns them")
     # Copy: arrays may be read-only, in another byte order, or reversed.
     return torch.from_numpy(np.array(array, dtype=np.int64, order="C"))
+
+
+def _check_64_bits(array: np.ndarray) -> None:
+    """Raise an error for an integer that int64 cannot hold, and name it."""
+    if array.dtype.kind not in "uO" or (
+        array.dtype.kind == "u" and (not array.size or array.max() < 2**63)
+    ):
+        return
+    for index, value in np.ndenumerate(array):
+        if isinstance(value, int | np.integer) and not -(2**63) <= int(value) < 2**63:
+            raise InputError(
+                f"code {value} at {list(index)} is out of range; pass codes 0..V-1, as encode "
+                "returns them"
+            )
 
 
 def check_codes(codes: Tensor, *, code_length: int, vocabulary: int) -> None:

@@ -34,6 +34,10 @@ class InputError(AnytimeError, ValueError):
     """Error for input that cannot be used: an argument, a configuration value, a prefix length."""
 
 
+class NoRoomError(InputError):
+    """Error for a file that could not be written because a disk, a quota or a limit is full."""
+
+
 class DataError(InputError):
     """Error for a data set that cannot be read: a path, a file in it, or its sample shapes."""
 

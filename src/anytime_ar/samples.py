@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from anytime_ar.errors import InputError
+from anytime_ar.runtime.tensors import check_dense
 
 
 def as_samples(x: Any) -> Tensor:
@@ -26,6 +27,7 @@ def as_samples(x: Any) -> Tensor:
     """
     hint = "pass floating-point numbers in [-1, 1]"
     if isinstance(x, Tensor):
+        check_dense("samples", x)
         if not x.is_floating_point():
             raise InputError(f"samples are {x.dtype}; {hint}")
         return x.to(torch.float32)

@@ -29,6 +29,7 @@ from anytime_ar.kernel import (
     kernel_library,
 )
 from anytime_ar.kernel.autotune import Autotuner, Implementation
+from anytime_ar.runtime.tensors import BoundToProcess
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
 _MAX_CODEBOOK_NUMBERS = 2**26
@@ -130,7 +131,7 @@ def make_decode_fn(
     return builders[(autotuner or Autotuner()).fastest(key, [*map(candidate, builders)])]()
 
 
-class NativeImageDecoder:
+class NativeImageDecoder(BoundToProcess):
     """`OrderedAutoencoder.decode` in the native kernel, equal up to rounding.
 
     The bits of a row do not depend on the other rows of its batch.
@@ -177,7 +178,8 @@ class NativeImageDecoder:
         """
         check_prefix(codes, code_length=self._length)
         rows, kept = codes.shape
-        codes = codes.contiguous()
+        # A copy: another thread may write to the caller's codes, or move them to shared memory.
+        codes = codes.clone(memory_format=torch.contiguous_format)
         shape = rows, *self._sample_shape
         pixels = torch.empty(shape, dtype=torch.float32, device="cpu")
         threads = torch.get_num_threads() if rows * self._work >= _MIN_WORK_FOR_THREADS else 1

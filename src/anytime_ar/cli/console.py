@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from anytime_ar.errors import AnytimeError, InputError
+from anytime_ar.errors import AnytimeError, InputError, NoRoomError
 
 _PACKAGE = Path(__file__).parent.parent
 SUCCESS, FAILED, BAD_INPUT, OUTPUT_FAILED, INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE = (
@@ -161,7 +161,7 @@ def reserve_standard_descriptors() -> None:
 
 def describe_error(error: Exception) -> tuple[str, int]:
     """Return the message and the exit code for an error that ends a command."""
-    if isinstance(error, InputError):
+    if isinstance(error, InputError) and not isinstance(error, NoRoomError):
         return str(error), BAD_INPUT
     if isinstance(error, AnytimeError):
         return str(error), FAILED

@@ -20,7 +20,7 @@ from anytime_ar.cli.options import (
     progress_bar,
     set_threads_from,
 )
-from anytime_ar.cli.parser import Parser, literal_path
+from anytime_ar.cli.parser import Parser, literal_text
 from anytime_ar.cli.sample_files import EncodedFiles, sample_files_for
 from anytime_ar.codes import load_codes
 from anytime_ar.errors import InputError
@@ -35,7 +35,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("source", nargs="+", help="a codes file (.npz), or codes as numbers")
     parser.add_argument("--codes", type=int | None, help="keep only so many of each row's codes")
     parser.add_argument(
-        "--out", type=literal_path, help="file to write; default: decoded.png, audio: decoded.wav"
+        "--out", type=literal_text, help="file to write; default: decoded.png, audio: decoded.wav"
     )
     parser.add_argument("--columns", type=int | None, help="images in a row; default: a square")
     add_threads(parser)

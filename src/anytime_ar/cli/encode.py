@@ -39,7 +39,7 @@ def run(arguments: Namespace) -> None:
     """Encode files, and write or print their codes."""
     out = arguments.out
     if out is not None:
-        check_output_path(out)
+        check_output_path(arguments.out)
     set_threads_from(arguments)
     model = load(arguments.model, device=arguments.device)
     media = sample_files_for(model)

@@ -135,6 +135,7 @@ def _dispatch(arguments: list[str], startup_handlers: ExitStack) -> None:
         raise InputError(
             f"unknown command {name!r}{did_you_mean(name, known)}; choose one of {', '.join(known)}"
         )
+    _check_current_folder()
     # A server imports and loads for seconds. SIGTERM may end it at once meanwhile.
     with exit_on_signal(signal.SIGTERM, 0) if name == "serve" else nullcontext():
         _quiet_libraries()
@@ -153,6 +154,20 @@ def _dispatch(arguments: list[str], startup_handlers: ExitStack) -> None:
 def _commands_of(word: str) -> dict[str, str]:
     """Return the commands of two words that begin with a word, and their summaries."""
     return {name: what for name, what in COMMANDS.items() if name.startswith(f"{word} ")}
+
+
+def _check_current_folder() -> None:
+    """Check that the current folder exists, without which libraries end the process.
+
+    Raises:
+        InputError: it was deleted, or cannot be read.
+    """
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError as error:
+        raise InputError(
+            f"the current folder cannot be used: {error.strerror}; change to one that exists"
+        ) from error
 
 
 def _quiet_libraries() -> None:

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from jsonargparse import Namespace
 from tqdm import tqdm
 
-from anytime_ar.cli.parser import Parser, literal_path, literal_text
+from anytime_ar.cli.parser import Parser, literal_text
 from anytime_ar.data import DataConfig
 from anytime_ar.errors import InputError
 from anytime_ar.prior import Precision
@@ -93,7 +93,7 @@ def add_budget_options(parser: Parser) -> None:
         "--quality", type=float | None, help="share of full quality, by the measured curve"
     )
     parser.add_argument("--min-codes", type=int, default=1, help="at least so many codes")
-    parser.add_argument("--save-state", type=literal_path, help="file to go on from with refine")
+    parser.add_argument("--save-state", type=literal_text, help="file to go on from with refine")
 
 
 def add_precision(parser: Parser) -> None:

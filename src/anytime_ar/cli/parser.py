@@ -285,7 +285,10 @@ def _present_settings(config: type[Config], path_or_text: str) -> str:
     text = read_text(path)
     check_yaml_size(path)
     _check_settings(text, path_or_text)
-    values = yaml.safe_load(text)
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:  # a tag that is not of YAML, such as !!python
+        raise _yaml_error(error, path_or_text) from error
     present = _upgrade_settings(config, values)
     if present != values:
         return yaml.safe_dump(present, sort_keys=False)
@@ -339,8 +342,35 @@ def _check_settings(text: str, origin: str) -> None:
             raise InputError(f"{origin}: holds no settings; write each as NAME: VALUE")
         for _ in events:
             pass
+        _check_unique_keys(yaml.compose(text, yaml.SafeLoader), origin)
     except yaml.YAMLError as error:
-        raise InputError(f"{origin} is not YAML: {' '.join(str(error).split())}") from error
+        raise _yaml_error(error, origin) from error
+
+
+def _check_unique_keys(node: yaml.Node | None, origin: str) -> None:
+    """Refuse a mapping with a key twice, of which YAML would keep the last value."""
+    if isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _check_unique_keys(value, origin)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    lines: dict[tuple[str, str], int] = {}
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            name, line = (key.tag, key.value), key.start_mark.line + 1
+            if name in lines:
+                raise InputError(
+                    f"{origin}: holds {key.value!r} twice, in lines {lines[name]} and {line}; "
+                    "keep one"
+                )
+            lines[name] = line
+        _check_unique_keys(value, origin)
+
+
+def _yaml_error(error: yaml.YAMLError, origin: str) -> InputError:
+    """Return our error for one of the YAML parser, with the name of the file in it."""
+    text = " ".join(str(error).split()).replace('"<unicode string>"', f'"{origin}"')
+    return InputError(f"{origin} is not YAML: {text}")
 
 
 def config_names() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -86,13 +87,14 @@ class SampleFiles(ABC):
         Raises:
             InputError: the suffix belongs to another kind of file, or the path is not writable.
         """
-        out = Path(out or stem + self.suffixes[0])
-        if out.suffix.lower() not in self.suffixes:
+        requested = stem + self.suffixes[0] if out is None else out
+        out = Path(requested)
+        if os.fspath(requested) and out.suffix.lower() not in self.suffixes:
             raise InputError(
                 f"{out}: cannot write {self.noun} with suffix {out.suffix!r}; "
                 f"use one of {', '.join(self.suffixes)}"
             )
-        check_output_path(out)
+        check_output_path(requested)
         return out
 
     @abstractmethod

@@ -55,6 +55,11 @@ class DataFingerprint(Config):
     left_out: tuple[str, ...] = ()
     """Samples and files that were left out, in words."""
 
+    @property
+    def has_digest(self) -> bool:
+        """Whether there is a digest of samples or files, which tells data sets apart."""
+        return self.files is not None or any(split.sha256 for split in self.splits.values())
+
     def changes_since(self, earlier: DataFingerprint) -> list[str]:
         """Return the changes since an earlier fingerprint: `train has 45 samples, had 40`."""
         changes = []

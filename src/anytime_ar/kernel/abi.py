@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from anytime_ar.errors import InputError
 from anytime_ar.kernel.build import BuildError
 from anytime_ar.kernel.loading import kernel_library
+from anytime_ar.runtime.tensors import BoundToProcess
 
 _STRUCT_NAMES = (
     "Linear",
@@ -96,8 +97,10 @@ class LinearMap(ctypes.Structure):
     )
 
 
-class PackedWeights:
+class PackedWeights(BoundToProcess):
     """Tensors in the memory layout of the kernel, which live as long as this object.
+
+    They are copies: sharing a model with other processes moves the memory of its own tensors.
 
     Args:
         precision: number format of the weights of linear maps.
@@ -118,7 +121,7 @@ class PackedWeights:
         self._tensors: list[Tensor] = []
 
     def keep_alive(self, tensor: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> int:
-        """Return the address of a tensor's numbers, valid as long as this object lives.
+        """Copy a tensor, and return the copy's address, valid as long as this object lives.
 
         Args:
             tensor: on the CPU.
@@ -128,7 +131,7 @@ class PackedWeights:
         Raises:
             InputError: the tensor has another shape or device.
         """
-        tensor = tensor.detach().to(dtype).contiguous()
+        tensor = tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
         self._tensors.append(tensor)
         return checked_data_ptr(tensor, dtype, *shape)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import codecs
+import errno
 import json
 import math
 import os
@@ -22,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from anytime_ar.errors import InputError
+from anytime_ar.errors import InputError, NoRoomError
 
 _TEMPORARY = re.compile(r"\.anytime-[0-9a-f]{16}\.tmp")
 
@@ -92,8 +93,10 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> N
             result is ignored.
 
     Raises:
-        InputError: `path` is a folder, its folder is missing or not writable, or the disk is full.
+        InputError: `path` is a folder, or its folder is missing or not writable.
+        NoRoomError: the disk is full, or a quota or the largest size of a file is reached.
     """
+    _check_names_file(path)
     target = Path(path)
     if target.is_dir():
         raise InputError(f"cannot write {target}: it is a folder; give the path of a file")
@@ -101,7 +104,7 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> N
     try:
         handle = temporary.open("xb")
     except OSError as error:
-        raise InputError(
+        raise _error_type(error)(
             f"cannot write {target}: {error.strerror}; choose a folder that exists and is writable"
         ) from error
     try:
@@ -113,7 +116,7 @@ def write_atomically(path: Path | str, write: Callable[[BinaryIO], object]) -> N
     except BaseException as error:  # also an interrupt from the keyboard
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of `write`
-            raise InputError(
+            raise _error_type(error)(
                 f"cannot write {target}: {error.strerror}; what was there is as it was; make room, "
                 "or choose another folder"
             ) from error
@@ -131,6 +134,8 @@ def check_output_path(path: Path | str, *, is_folder: bool = False) -> None:
     Raises:
         InputError: it exists as the other of the two, or is not writable.
     """
+    if not is_folder:
+        _check_names_file(path)
     target = Path(path)
     here = target if is_folder else target.parent
     if is_folder:
@@ -147,9 +152,22 @@ def check_output_path(path: Path | str, *, is_folder: bool = False) -> None:
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
-        raise InputError(
+        raise _error_type(error)(
             f"cannot write {target}: {error.strerror}; choose a folder that is writable"
         ) from error
+
+
+def _check_names_file(path: Path | str) -> None:
+    """Raise an error for a path that is empty or names a folder by a slash at its end."""
+    text = os.fspath(path)
+    if not text or text.endswith((os.sep, os.altsep or os.sep)):
+        raise InputError(f"cannot write {text!r}: it names no file; give the path of a file")
+
+
+def _error_type(error: OSError) -> type[InputError]:
+    """Return the type of our error for an error of the system while writing."""
+    full = errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)
+    return NoRoomError if error.errno in full else InputError
 
 
 def is_system_file(name: str) -> bool:

@@ -14,11 +14,13 @@ operation of PyTorch would wait for them forever. A forked process therefore sta
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ContextDecorator, ExitStack
+from contextlib import ContextDecorator, ExitStack, suppress
 from typing import Any, ParamSpec, TypeVar, cast
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -156,13 +158,13 @@ def yield_under_default_modes(
 ) -> Callable[P, Iterator[ItemT]]:
     """Decorate a generator function to run under `default_torch_modes` between its items.
 
-    The caller has its own modes back while it uses an item.
+    The caller has its own modes back while it uses an item. Generators that are still open when
+    Python exits are closed while the modules that they need exist.
 
     Args:
         generator: the generator function to decorate.
     """
 
-    @functools.wraps(generator)
     def run(*args: P.args, **kwargs: P.kwargs) -> Iterator[ItemT]:
         """Run the generator, and leave its modes before each yield."""
         items = generator(*args, **kwargs)
@@ -178,4 +180,22 @@ def yield_under_default_modes(
             with default_torch_modes():
                 items.close()  # type: ignore[attr-defined]  # of a generator
 
-    return run
+    @functools.wraps(generator)
+    def start(*args: P.args, **kwargs: P.kwargs) -> Iterator[ItemT]:
+        """Return the generator, which is closed at the latest when Python exits."""
+        items = run(*args, **kwargs)
+        _open_generators.add(items)
+        return items
+
+    return start
+
+
+_open_generators: WeakSet[Iterator[Any]] = WeakSet()
+
+
+@atexit.register
+def _close_generators() -> None:
+    """Close the generators that are still open."""
+    for items in list(_open_generators):
+        with suppress(ValueError):  # it is running in another thread
+            items.close()  # type: ignore[attr-defined]  # of a generator

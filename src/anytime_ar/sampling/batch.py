@@ -22,13 +22,14 @@ from anytime_ar.prior import (
     RowSamplingParams,
     SamplingParams,
 )
+from anytime_ar.runtime.tensors import BoundToProcess
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
 MAX_ROWS = 1024
 """Maximum number of rows sampled or decoded together."""
 
 
-class DecodeBatch:
+class DecodeBatch(BoundToProcess):
     """A batch that draws one code per row and step; a guided row occupies two slots.
 
     Args:

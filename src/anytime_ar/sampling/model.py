@@ -35,6 +35,7 @@ from anytime_ar.prior import (
 from anytime_ar.prior.decoders.select import check_decoder_options
 from anytime_ar.runtime.devices import resolve_device
 from anytime_ar.runtime.files import cache_folder
+from anytime_ar.runtime.tensors import WeightVersions
 from anytime_ar.runtime.torch_modes import default_torch_modes
 from anytime_ar.samples import as_samples, check_samples
 from anytime_ar.sampling.arguments import (
@@ -65,6 +66,10 @@ class AnytimeModel:
     Models, results and states can be copied, pickled and sent to other processes. A forked process
     computes with one thread, since OpenMP would wait for the threads of the parent. If the parent
     has not computed yet, `torch.set_num_threads` raises the number.
+
+    Networks may be trained or loaded before the first use, but must not change afterwards: the
+    weights are packed then, and calls on changed weights raise an error. Moving them to shared
+    memory is no change.
 
     Args:
         bundle: networks, card and curve.
@@ -164,6 +169,7 @@ class AnytimeModel:
         Raises:
             InputError: the shape does not fit the model, or a number is not finite.
         """
+        self.check_weights()
         x = as_samples(x)
         check_samples(x, self.sample_shape)
         if not len(x):
@@ -181,6 +187,7 @@ class AnytimeModel:
         Raises:
             InputError: k is not in 1..L, or a code is outside 0..V-1.
         """
+        self.check_weights()
         codes = as_codes(codes)
         check_codes(codes, code_length=self.code_length, vocabulary=self.vocabulary)
         if not len(codes):
@@ -201,6 +208,7 @@ class AnytimeModel:
         Raises:
             InputError: the model has no prior, the codes do not fit it, or a label is unknown.
         """
+        self.check_weights()
         codes = as_codes(codes)
         check_codes(codes, code_length=self.code_length, vocabulary=self.vocabulary)
         if self.prior is None:
@@ -361,6 +369,7 @@ class AnytimeModel:
             InputError: as for `sample`.
             TypeError: as for `sample`.
         """
+        self.check_weights()
         check_option_names(options, SampleKwargs)
         plan = Plan.create(
             self.bundle.card,
@@ -403,6 +412,24 @@ class AnytimeModel:
     def _decode(self) -> Callable[[Tensor], Tensor]:
         return make_decode_fn(self.autoencoder, self._backend, self._calibration)
 
+    def check_weights(self) -> None:
+        """Check that the weights are those of the first use, which the samplers have packed.
+
+        Raises:
+            InputError: a weight was written to, replaced, converted or moved to another device.
+        """
+        if self._weight_versions.changed():
+            raise InputError(
+                f"the weights of model {self.bundle.card.name!r} have changed since it was first "
+                "used; make a new model of them: AnytimeModel(model.bundle)"
+            )
+
+    @cached_property
+    def _weight_versions(self) -> WeightVersions:
+        return WeightVersions(
+            network for network in (self.autoencoder, self.prior) if network is not None
+        )
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the weights, in hexadecimal."""
@@ -414,7 +441,7 @@ class AnytimeModel:
         Sampler and decoder are left out, since they hold memory of the kernel in this process; the
         copy creates its own.
         """
-        made = ("sampler", "_decode")
+        made = ("sampler", "_decode", "_weight_versions")
         return {name: value for name, value in vars(self).items() if name not in made}
 
     @default_torch_modes()

@@ -24,6 +24,10 @@ from anytime_ar.sampling.rng import uniform_noise
 
 Label = int | str
 """A class, by index or name."""
+MAX_SAMPLES = 2**24
+"""Largest number of samples of one call."""
+_MAX_INDEX = 2**63
+"""Number of samples of a seed, as files of states store their indices."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,16 @@ class Plan:
             raise InputError(f"cannot draw {n} samples; pass n >= 1")
         if first < 0:
             raise InputError(f"first={first} is no sample's number; pass one from 0")
+        if n > MAX_SAMPLES:
+            raise InputError(
+                f"cannot draw {n} samples in one call, of which the limit is {MAX_SAMPLES}; draw "
+                "them in parts, each with its own `first`"
+            )
+        if first + n > _MAX_INDEX:
+            raise InputError(
+                f"samples {first}..{first + n - 1} exceed the limit of a seed, "
+                f"{_MAX_INDEX - 1}; pass a smaller `first`"
+            )
         names = card.data.labels
         if sampling_params.guided and names is None:
             raise InputError(

@@ -187,6 +187,7 @@ class SamplingState:
 
     def _budget(self, limits: BudgetKwargs) -> Budget:
         """Return the budget of a refinement, or raise an error if the state is beyond it."""
+        self._sampler.model.check_weights()
         check_option_names(limits, BudgetKwargs)
         budget = budget_from(limits)
         most = self._sampler.resolve_budget(budget).max_codes

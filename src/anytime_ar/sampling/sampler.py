@@ -54,6 +54,10 @@ class SamplerModel(Protocol):
         """Sampling rate of audio in Hz; None for images."""
         ...
 
+    def check_weights(self) -> None:
+        """Raise an error if the weights have changed since the model was first used."""
+        ...
+
 
 @dataclass
 class Sampler:

@@ -105,13 +105,15 @@ def train(
     distributed.run_on_rank_zero(lambda: create_run_folder(folder, config))
     changes: list[str] = []
     distributed.run_on_rank_zero(
-        lambda: changes.extend(_check_data_unchanged(folder, data, accept=accept_changed_data))
+        lambda: changes.extend(
+            _check_data_unchanged(folder, config, data, accept=accept_changed_data)
+        )
     )
     with RunLog(
         folder / "log.jsonl" if distributed.is_rank_zero else None, show_progress=show_progress
     ) as log:
         for change in changes:
-            log.notify(f"the data has changed: {change}")
+            log.notify(change)
         for note in data.notes:
             log.write(data=note)
         autotuner = PrecisionAutotuner(
@@ -153,14 +155,19 @@ def train(
     return bundle
 
 
-def _check_data_unchanged(folder: Path, data: DataSplits, *, accept: bool) -> list[str]:
-    """Return the changes of the data since the run began, if they are accepted.
+def _check_data_unchanged(
+    folder: Path, config: TrainConfig, data: DataSplits, *, accept: bool
+) -> list[str]:
+    """Return what is new about the data since the run began, if it may be, in sentences.
+
+    The same data may have another name, such as its new path, which the run then stores.
 
     Raises:
         InputError: The data has changed and `accept` is False, or data.json is damaged.
     """
     path, now = folder / "data.json", data_fingerprint(data)
-    changes: list[str] = []
+    earlier_name = _read_run_config(folder, type(config)).data.name
+    moved, changes = earlier_name != config.data.name, list[str]()
     if path.exists():
         try:
             earlier = DataFingerprint.model_validate_json(path.read_bytes())
@@ -170,15 +177,22 @@ def _check_data_unchanged(folder: Path, data: DataSplits, *, accept: bool) -> li
                 "as it was"
             ) from error
         changes = now.changes_since(earlier)
-        if changes and not accept:
-            raise InputError(
-                f"{data.config.name} has changed since {folder} was begun; bring the data back, "
-                "choose another folder, or train on what is there now with --accept-changed-data",
-                changes,
-            )
+    if moved and not changes and not (path.exists() and now.has_digest):
+        changes = [f"data.name was {earlier_name}, is {config.data.name}, without a digest of both"]
+    if changes and not accept:
+        raise InputError(
+            f"{data.config.name} has changed since {folder} was begun; bring the data back, "
+            "choose another folder, or train on what is there now with --accept-changed-data",
+            changes,
+        )
     if changes or not path.exists():
         write_json(path, now.model_dump(mode="json"))
-    return changes
+    news = [f"the data has changed: {change}" for change in changes]
+    if moved:
+        _write_run_config(folder, config)
+        same = "" if changes else ", which is the same by its fingerprint"
+        news.append(f"the data is {config.data.name} now; it was {earlier_name}{same}")
+    return news
 
 
 def _with_precisions(bundle: Bundle, folder: Path) -> Bundle:
@@ -244,7 +258,8 @@ def check_run_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:
 
     Args:
         folder: Folder of the run, new, empty, or with a run.
-        config: Configuration of the run; precision `auto` becomes that of the run in the folder.
+        config: Configuration of the run; precision `auto` becomes that of the run in the folder,
+            and `data.name` may be another.
         resume: Whether a run in the folder may be resumed.
 
     Raises:
@@ -263,6 +278,27 @@ def check_run_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:
             f"{folder} holds a run already; go on with it by `anytime train --resume {folder}`, or "
             "choose another folder"
         )
+    earlier = _read_run_config(folder, type(config))
+    if config.precision == "auto":
+        config = config.model_copy(update={"precision": earlier.precision})
+    # The data may have moved: its fingerprint is compared once it is loaded.
+    same_data = config.data.model_copy(update={"name": earlier.data.name})
+    if earlier != config.model_copy(update={"data": same_data}):
+        raise InputError(
+            f"{folder} was begun with other settings; go on with those by `anytime train --resume "
+            f"{folder}`, or choose another folder",
+            _changed_settings(earlier, config),
+        )
+    return config
+
+
+def _read_run_config(folder: Path, config_type: type[ConfigT]) -> ConfigT:
+    """Return the configuration that a run was begun with.
+
+    Raises:
+        InputError: The file is damaged or holds no settings.
+    """
+    written = folder / "config.yaml"
     check_yaml_size(written)
     try:
         values = yaml.safe_load(read_text(written))
@@ -270,16 +306,13 @@ def check_run_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:
         raise InputError(f"{written} is damaged; choose another folder") from error
     if not isinstance(values, dict):
         raise InputError(f"{written} holds no settings; choose another folder")
-    earlier = type(config).parse(values, origin=str(written))
-    if config.precision == "auto":
-        config = config.model_copy(update={"precision": earlier.precision})
-    if earlier != config:
-        raise InputError(
-            f"{folder} was begun with other settings; go on with those by `anytime train --resume "
-            f"{folder}`, or choose another folder",
-            _changed_settings(earlier, config),
-        )
-    return config
+    return config_type.parse(values, origin=str(written))
+
+
+def _write_run_config(folder: Path, config: TrainConfig) -> None:
+    """Write the configuration of a run."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    write_bytes(folder / "config.yaml", text.encode())
 
 
 def _changed_settings(earlier: TrainConfig, config: TrainConfig) -> list[str]:
@@ -305,6 +338,9 @@ def _changed_settings(earlier: TrainConfig, config: TrainConfig) -> list[str]:
 def create_run_folder(folder: Path, config: TrainConfig) -> None:
     """Create the folder of a run and write its configuration; only rank zero may call this.
 
+    A configuration that is there stays: only its data may have another name, which is checked
+    first.
+
     Raises:
         InputError: The folder cannot be created.
     """
@@ -315,8 +351,8 @@ def create_run_folder(folder: Path, config: TrainConfig) -> None:
             f"cannot create {folder}: {error.strerror}; choose a folder that is writable"
         ) from error
     remove_temporary_files(folder)
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     # Written first, because `check_run_folder` recognises a run by this file.
-    write_bytes(folder / "config.yaml", text.encode())
+    if not (folder / "config.yaml").exists():
+        _write_run_config(folder, config)
     (folder / "checkpoints").mkdir(exist_ok=True)
     remove_temporary_files(folder / "checkpoints")

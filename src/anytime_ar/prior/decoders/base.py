@@ -13,6 +13,7 @@ from torch import Tensor
 
 from anytime_ar.prior.sampling_params import RowSamplingParams
 from anytime_ar.prior.transformer import Prior
+from anytime_ar.runtime.tensors import BoundToProcess
 
 
 class KVCache(Protocol):
@@ -44,7 +45,7 @@ class KVCache(Protocol):
 CacheT = TypeVar("CacheT", bound=KVCache)
 
 
-class DecodeState(Generic[CacheT]):
+class DecodeState(BoundToProcess, Generic[CacheT]):
     """The state of a batch: a slot for each row, in plain memory that a kernel can read and write.
 
     Args:
@@ -92,8 +93,8 @@ MAX_POOLED_BYTES = 2**29
 StateT = TypeVar("StateT", bound=DecodeState[Any])
 
 
-class PriorDecoder(abc.ABC, Generic[StateT]):
-    """A prior whose weights are packed for decoding; build a new one when the weights change.
+class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
+    """A prior whose weights are copied for decoding; build a new one when the weights change.
 
     Rows of a batch can be at different positions. Each row gets the logits and codes that it gets
     alone, to the last bit.
@@ -110,17 +111,17 @@ class PriorDecoder(abc.ABC, Generic[StateT]):
         self.code_length, self.vocabulary = prior.code_length, prior.vocabulary
         self.no_label = prior.no_label
         self.device = prior.code_embedding.weight.device
-        self._code_embeddings = prior.full_embeddings().detach()  # [tables * V, E]
+        self._code_embeddings = prior.full_embeddings().detach().clone()  # [tables * V, E]
         self._position_embeddings, self._table_of_position = (
-            prior.position_embedding.detach(),
-            prior.table_of_position,
+            prior.position_embedding.detach().clone(),
+            prior.table_of_position.clone(),
         )
         self._first_inputs = (
             prior.label_embedding.weight.detach() + self._position_embeddings[0]
         )  # [labels + 1, E]
         self._added_label_embeddings: Tensor | None = None  # [labels + 1, E]
         if prior.added_label_embedding is not None:
-            self._added_label_embeddings = prior.added_label_embedding.weight.detach()
+            self._added_label_embeddings = prior.added_label_embedding.weight.detach().clone()
             self._first_inputs = self._first_inputs + self._added_label_embeddings
         # A deque needs no lock. A process forked while another thread holds a lock waits for ever.
         self._pool: deque[StateT] = deque(maxlen=1)

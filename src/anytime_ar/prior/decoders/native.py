@@ -139,7 +139,7 @@ class NativeDecodeState(DecodeState[NativeKVCache]):
     """
 
     def __init__(self, cache: NativeKVCache, code_length: int, owner: object) -> None:
-        """Allocate the slots, and collect their addresses for the kernel."""
+        """Allocate the slots, and check what the kernel assumes of them."""
         super().__init__(cache, code_length, cache.memory.device)
         self.owner = owner
         """Token of the decoder that allocated this state."""
@@ -153,8 +153,16 @@ class NativeDecodeState(DecodeState[NativeKVCache]):
             positions=ctypes.addressof(self.positions),
             choices=ctypes.addressof(self.sampling_params),
         )
-        self.address = ctypes.addressof(self._view)
-        """Address of the kernel's struct `DecodeState`."""
+
+    def current_address(self) -> int:
+        """Look up where the tensors are now, and return the address of the kernel's struct `DecodeState`.
+
+        Moving a tensor to shared memory gives it another address.
+        """
+        view = self._view
+        view.cache, view.labels = self.cache.memory.data_ptr(), self.labels.data_ptr()
+        view.codes, view.noise = self.codes.data_ptr(), self.noise.data_ptr()
+        return ctypes.addressof(view)
 
 
 def unsupported_reason(prior: Prior) -> str | None:
@@ -273,7 +281,8 @@ class NativePriorDecoder(PriorDecoder[NativeDecodeState]):
             else checked_data_ptr(logits, torch.float32, count, self.vocabulary)
         )
         threads = self._threads(count)
-        check_status(self._run(self._address, state.address, first, count, sample, out, threads))
+        rows = state.current_address()
+        check_status(self._run(self._address, rows, first, count, sample, out, threads))
 
     def _threads(self, rows: int) -> int:
         """Return the number of threads for a step of `rows` rows."""

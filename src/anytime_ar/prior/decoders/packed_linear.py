@@ -41,7 +41,7 @@ class Linear(Protocol):
 def pack_linear(
     weight: Tensor, bias: Tensor | None, precision: Precision, *, gelu: bool = False
 ) -> Linear:
-    """Pack the fastest linear map for a device and precision.
+    """Pack a copy of the weights for the fastest linear map of a device and precision.
 
     Args:
         weight: float32 [out, in], on the device to decode on.
@@ -55,11 +55,11 @@ def pack_linear(
     if precision == "int8":
         if weight.device.type != "cpu":
             raise InputError(f"precision int8 is for CPUs, not {weight.device}; pass bfloat16")
-        return _Int8Linear(weight.detach(), None if bias is None else bias.detach(), gelu)
+        return _Int8Linear(weight.detach(), None if bias is None else bias.detach().clone(), gelu)
     dtype = getattr(torch, precision)
-    weight = weight.detach().to(dtype)
-    bias = None if bias is None else bias.detach().to(dtype)
+    bias = None if bias is None else bias.detach().to(dtype, copy=True)
     fast = _has_onednn(dtype) and weight.device.type == "cpu"
+    weight = weight.detach().to(dtype, copy=not fast)  # oneDNN copies them itself
     return (_PackedLinear if fast else _PlainLinear)(weight, bias, gelu)
 
 

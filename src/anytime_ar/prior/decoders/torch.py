@@ -226,7 +226,7 @@ class _TorchNorm:
     @classmethod
     def of(cls, norm: torch.nn.LayerNorm) -> _TorchNorm:
         """Take over the weights of a layer norm."""
-        return cls(norm.weight.detach(), norm.bias.detach(), norm.eps)
+        return cls(norm.weight.detach().clone(), norm.bias.detach().clone(), norm.eps)
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)

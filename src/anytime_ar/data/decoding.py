@@ -5,7 +5,7 @@ Broken samples are collected so that one error names those of the whole set.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple, Protocol
 
@@ -42,17 +42,32 @@ class BrokenSampleCollector:
             self._errors.append(error)
             return None
 
-    def raise_or_report(self) -> list[str]:
+    def add(self, errors: Iterable[BrokenSampleError]) -> None:
+        """Collect the errors of samples that were decoded elsewhere."""
+        self._errors += errors
+
+    def raise_or_report(self, undecodable: Sequence[str] = ()) -> list[str]:
         """Refuse the broken samples, or describe those that are left out.
+
+        Args:
+            undecodable: names of the splits in which no sample decodes.
 
         Returns:
             One note in words, or none if nothing is left out.
 
         Raises:
-            BrokenSampleError: there are broken samples, and they are not to be left out.
+            BrokenSampleError: there are broken samples, and they are not to be left out, or a split
+                would be empty without them.
         """
         if not self._errors:
             return []
+        if self._skip and undecodable:
+            noun = "split" if len(undecodable) == 1 else "splits"
+            raise combine_errors(
+                self._errors,
+                f"; without them the {noun} {' and '.join(undecodable)} would be empty: repair or "
+                "replace some",
+            )
         if not self._skip:
             raise combine_errors(self._errors, "; set data.skip_broken to leave such samples out")
         return [f"left out {len(self._errors)} broken samples: {combine_errors(self._errors)}"]

@@ -73,6 +73,10 @@ def decode_audio_blocks(encoded: MediaContent, origin: str) -> Iterator[tuple[Wa
                 )
             source = PatchedFile(content, corrections)
             with _ForwardOnlySoundFile(source) as file:
+                if file.format == "XI":  # libsndfile assumes 44,100 Hz, whatever it was
+                    raise BrokenSampleError(
+                        f"{origin}: is XI, which stores no sample rate; convert it to WAV"
+                    )
                 _check_rate(file.samplerate, origin)
                 declared = _declared_num_frames(file, content)
                 most = max(1, min(BLOCK_FRAMES, _MAX_BLOCK_VALUES // file.channels))
@@ -254,9 +258,7 @@ class AudioFile:
         return LengthAndPeak(samples, peak)
 
 
-def resample_blocks(
-    blocks: Iterable[tuple[Waveform, int]], sample_rate: int
-) -> Iterator[Waveform]:
+def resample_blocks(blocks: Iterable[tuple[Waveform, int]], sample_rate: int) -> Iterator[Waveform]:
     """Resample a waveform block by block, with the same result as in one piece.
 
     Args:
@@ -264,7 +266,8 @@ def resample_blocks(
         sample_rate: target sample rate in Hz.
 
     Yields:
-        A waveform float32 [n] at the target rate, 0 <= n <= about `BLOCK_FRAMES`.
+        A waveform float32 [n] at the target rate, n >= 0. However large the target rate is, n is at
+        most a few times `BLOCK_FRAMES`.
     """
     resampler = None
     for wave, rate in blocks:

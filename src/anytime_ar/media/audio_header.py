@@ -207,7 +207,7 @@ def _read_container(file: _HeaderReader, head: bytes) -> _Container | None:
 def _read_plain_header(file: _HeaderReader, head: bytes) -> _Container | None:
     """Read a header of a format of old computers and samplers; return None for any other.
 
-    IRCAM, PAF, PVF and XI declare no size, or none that is filled in.
+    IRCAM, PAF and PVF declare no size.
     """
     if head == b"Crea":
         return _voc(file)
@@ -324,10 +324,12 @@ def _nist(file: _HeaderReader) -> _Container | None:
     return _Container(int(begin[1]), size, ())
 
 
-def _avr(file: _HeaderReader) -> _Container:
+def _avr(file: _HeaderReader) -> _Container | None:
     """Read an AVR header: fields at fixed offsets. Some writers count samples of both channels."""
-    begin = 128
-    size = file.read_int(26, 4, "big") * (file.read_int(14, 2, "big") // 8)
+    begin, count = 128, file.read_int(26, 4, "big")
+    if _is_placeholder(count):
+        return None
+    size = count * (file.read_int(14, 2, "big") // 8)
     is_stereo = file.read_int(12, 2, "big") != 0 and file.size - begin != size
     return _Container(begin, size * (2 if is_stereo else 1), ())
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
 
 from anytime_ar.errors import BrokenSampleError, DataError, InputError
@@ -140,7 +140,8 @@ def _open_upright(encoded: bytes | Path, origin: str) -> Image.Image:
 
 def _is_16_bit_gray_with_alpha(image: Image.Image) -> bool:
     """Return whether Pillow will decode an opened grayscale PNG as RGBA."""
-    return image.format == "PNG" and any(tile[3] == "LA;16B" for tile in image.tile)
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    return image.format == "PNG" and any(tile[3] == "LA;16B" for tile in tiles)
 
 
 def convert_channels(

@@ -92,8 +92,8 @@ def _split_folders(tree: Folder, layout: FolderLayout, notes: list[str]) -> dict
     if others and layout == "auto":
         raise DataError(
             f"{tree.path}: {_format_names(named)} may be splits or classes, beside "
-            f"{_format_names(others)}; set data.folder_layout to classes if all are classes, or to splits "
-            "to read the first alone"
+            f"{_format_names(others)}; set data.folder_layout to classes if all are classes, or to "
+            "splits to read the first alone"
         )
     splits: dict[str, Folder] = {}
     for folder in named:

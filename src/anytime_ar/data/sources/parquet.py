@@ -73,9 +73,7 @@ def is_parquet(path: Path) -> bool:
     return path.suffix.lower() == _SUFFIX
 
 
-def _files_by_split(
-    path: Path, notes: list[str]
-) -> tuple[Path, dict[str, list[ParquetFileInfo]]]:
+def _files_by_split(path: Path, notes: list[str]) -> tuple[Path, dict[str, list[ParquetFileInfo]]]:
     """Return the folder that is read and its sorted files by split.
 
     That is the file itself, or the folder, or its sub-folder `data`.
@@ -97,10 +95,12 @@ def _note_unread_files(root: Path, folder: Path, read: set[Path], notes: list[st
         read: the files that are read.
         notes: receives the notes.
     """
-    unnamed, elsewhere, samples = [], [], Counter[str]()
+    unnamed: list[Path] = []
+    elsewhere: list[Path] = []
+    samples: Counter[str] = Counter()
     seen = {os.path.realpath(root)}
     for parent, folders, files in os.walk(root, followlinks=True):
-        inner = {name: os.path.realpath(os.path.join(parent, name)) for name in sorted(folders)}
+        inner = {name: os.path.realpath(Path(parent, name)) for name in sorted(folders)}
         folders[:] = [n for n, real in inner.items() if not _is_ignored(n) and real not in seen]
         seen.update(inner.values())  # a link may lead back
         for path in (Path(parent, name) for name in sorted(files) if not _is_ignored(name)):

@@ -111,7 +111,7 @@ def table_source(
         DataError: no column fits, or the labels are no classes.
     """
     columns = select_columns(tables["train"].columns, config, config.name)
-    _check_parts(tables.values(), columns)
+    _check_parts([tables["train"], *tables.values()], columns)
     notes = list(notes)
     if config.labels and (note := label_note(tables["train"].columns, columns)) is not None:
         notes.append(note)
@@ -156,7 +156,7 @@ def _check_parts(tables: Iterable[Table], selected: SelectedColumns) -> None:
                     f"{part}: has no column {selected.sample!r} as the training split has; use the "
                     "same columns everywhere"
                 )
-            if selected.label not in columns:
+            if selected.label is None or selected.label not in columns:
                 continue
             column = columns[selected.label]
             first, like = found.setdefault(column.kind, (part, column))
@@ -362,7 +362,9 @@ def label_note(table: Mapping[str, Column], chosen: SelectedColumns) -> str | No
     unread = [key for key in LABEL_KEYS if key in table and key != chosen.sample]
     for key in unread:
         if table[key].kind == "texts":
-            return f"column {key!r} holds texts and is not read; set data.label_key to it for classes"
+            return (
+                f"column {key!r} holds texts and is not read; set data.label_key to it for classes"
+            )
     if unread:
         return (
             f"column {unread[0]!r} holds {table[unread[0]].type_name} and is not read; store "

@@ -5,17 +5,17 @@ Broken samples are collected so that one error names those of the whole set.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import soxr  # type: ignore[import-untyped]
 
 from anytime_ar.data.config import AudioConfig, DataConfig
 from anytime_ar.data.rows import Row, SplitRows, StoredArray
 from anytime_ar.errors import BrokenSampleError, DataError
-from anytime_ar.media.audio import decode_audio, peak_gain, to_int16
+from anytime_ar.media.audio import decode_audio_blocks, peak_gain, resample_blocks, to_int16
 from anytime_ar.media.image import decode_image
 
 _MAX_NAMED = 10
@@ -42,17 +42,32 @@ class BrokenSampleCollector:
             self._errors.append(error)
             return None
 
-    def raise_or_report(self) -> list[str]:
+    def add(self, errors: Iterable[BrokenSampleError]) -> None:
+        """Collect the errors of samples that were decoded elsewhere."""
+        self._errors += errors
+
+    def raise_or_report(self, undecodable: Sequence[str] = ()) -> list[str]:
         """Refuse the broken samples, or describe those that are left out.
+
+        Args:
+            undecodable: names of the splits in which no sample decodes.
 
         Returns:
             One note in words, or none if nothing is left out.
 
         Raises:
-            BrokenSampleError: there are broken samples, and they are not to be left out.
+            BrokenSampleError: there are broken samples, and they are not to be left out, or a split
+                would be empty without them.
         """
         if not self._errors:
             return []
+        if self._skip and undecodable:
+            noun = "split" if len(undecodable) == 1 else "splits"
+            raise combine_errors(
+                self._errors,
+                f"; without them the {noun} {' and '.join(undecodable)} would be empty: repair or "
+                "replace some",
+            )
         if not self._skip:
             raise combine_errors(self._errors, "; set data.skip_broken to leave such samples out")
         return [f"left out {len(self._errors)} broken samples: {combine_errors(self._errors)}"]
@@ -198,26 +213,37 @@ class AudioRowDecoder:
         return self._decode(row, max(seconds, self._config.max_stored_seconds or seconds))
 
     def _decode(self, row: Row, seconds: float) -> npt.NDArray[np.int16]:
-        """Decode, resample and normalize one row to int16 [1, n], and crop or pad it."""
-        wave, rate = decode_audio(row.content, row.origin)
+        """Decode, resample and normalize one row to int16 [1, n], and crop or pad it.
+
+        Only the crop and one block are in memory, but the peak is that of the whole recording.
+        """
+        blocks = decode_audio_blocks(row.content, row.origin)
+        first, rate = next(blocks)
+        target = self.sample_rate or rate
+        fits = rate == target or self._config.sample_rate is not None
+        wave = np.zeros(self._length(seconds, target), dtype=np.float32)
+        filled, loudest = 0, 0.0
+        # All of a recording is decoded, so that one that is cut short is found.
+        for block in resample_blocks(chain([(first, rate)], blocks), target if fits else rate):
+            loudest = max(loudest, float(np.abs(block).max(initial=0.0)))
+            kept = block[: len(wave) - filled]
+            wave[filled : filled + len(kept)] = kept
+            filled += len(kept)
+        if not fits:
+            raise DataError(
+                f"{row.origin}: {rate} Hz, but {self._first} has {self.sample_rate}; "
+                "set data.audio.sample_rate"
+            )
+        if filled == 0:
+            raise BrokenSampleError(
+                f"{row.origin}: is shorter than one sample at {target} Hz; copy or record it again"
+            )
         if self.sample_rate is None:
             self.sample_rate, self._first = rate, row.origin
-        if rate != self.sample_rate:
-            if self._config.sample_rate is None:
-                raise DataError(
-                    f"{row.origin}: {rate} Hz, but {self._first} has {self.sample_rate}; "
-                    "set data.audio.sample_rate"
-                )
-            wave = soxr.resample(wave, rate, self.sample_rate)
-        loudest = float(np.abs(wave).max())
-        if self._config.normalize == "peak":
-            wave = wave * peak_gain(loudest)
-        clip = np.zeros((1, self._length(seconds, self.sample_rate)), dtype=np.int16)
-        cropped = wave[: clip.shape[1]]
-        clip[0, : len(cropped)] = to_int16(cropped)
-        return clip
+        gain = peak_gain(loudest) if self._config.normalize == "peak" else 1.0
+        return to_int16(wave * gain)[None]
 
     def _length(self, seconds: float, sample_rate: int) -> int:
         """Return the clip length in samples, rounded up to a multiple of `length_multiple`."""
         multiple = self._config.length_multiple
-        return -(-round(seconds * sample_rate) // multiple) * multiple
+        return -(-max(1, round(seconds * sample_rate)) // multiple) * multiple

@@ -29,8 +29,11 @@ class LabelEncoder:
 
     @classmethod
     def from_names(cls, names: Iterable[str]) -> LabelEncoder:
-        """Make an encoder for a column that declares its classes, and stores numbers or names."""
-        names = tuple(names)
+        """Make an encoder for a column that declares its classes, and stores numbers or names.
+
+        The names are different; composed accents (NFC) make two spellings of one name equal.
+        """
+        names = tuple(unicodedata.normalize("NFC", name) for name in names)
         numbers: dict[LabelValue, int] = {i: i for i in range(len(names))}
         return cls(names, numbers | {name: i for i, name in enumerate(names)})
 

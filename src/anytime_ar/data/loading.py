@@ -17,7 +17,6 @@ from anytime_ar.data.decoding import (
     DecodableRows,
     ImageRowDecoder,
     RowDecoder,
-    combine_errors,
 )
 from anytime_ar.data.rows import DataSource, HeldOutRows, HoldOut, LabelCheckedRows, Row, SplitRows
 from anytime_ar.data.sources.embedded import digits_source, sounds_source
@@ -69,13 +68,20 @@ def load_data(config: DataConfig) -> DataSplits:
     broken = BrokenSampleCollector(config.skip_broken)
     shape: tuple[int, ...] = ()
     splits: dict[str, Split] = {}
+    undecodable: list[str] = []
     stored = _splits_with_held_out(source, config)
     firsts = {
         name: _first_row(rows, f"{config.name} {name} split", source)
         for name, rows in stored.items()
     }
-    labelled = config.labels and firsts["train"].label is not None
-    if labelled and firsts["validation"].label is None:
+    # Held-out rows are like the first of the stored split, whichever split that is in.
+    stored_first = _first_row(source.splits["train"], config.name, source)
+    references = {
+        name: firsts[name] if name in source.splits and name != "train" else stored_first
+        for name in stored
+    }
+    labelled = config.labels and stored_first.label is not None
+    if labelled and references["validation"].label is None:
         raise DataError(
             f"{firsts['validation'].origin}: the validation split has no labels, and training has; "
             "label it, move it elsewhere so that a share of training is held out, or set "
@@ -83,13 +89,19 @@ def load_data(config: DataConfig) -> DataSplits:
         )
     for name, rows in stored.items():
         origin = f"{config.name} {name} split"
-        rows = LabelCheckedRows(rows, firsts[name] if labelled else None)
+        rows = LabelCheckedRows(rows, references[name] if labelled else None)
         decode = (
             audio_decoder.decode_for_training
             if audio_decoder is not None and name == "train"
             else decoder
         )
-        shape = _sample_shape(rows, decoder, first_only=config.streaming and not config.skip_broken)
+        found = _sample_shape(
+            rows, decoder, broken, first_only=config.streaming and not config.skip_broken
+        )
+        if found is None:
+            undecodable.append(name)
+            continue
+        shape = found
         if config.streaming and config.skip_broken:
             rows = DecodableRows(rows, decode, broken)
         crop = None if audio_decoder is None else shape[-1]
@@ -98,7 +110,7 @@ def load_data(config: DataConfig) -> DataSplits:
             if config.streaming
             else read_into_memory(rows, decode, origin, broken, crop)
         )
-    notes = (*source.notes, *broken.raise_or_report())
+    notes = (*source.notes, *broken.raise_or_report(undecodable))
     if source.label_names is not None and config.labels and not labelled:
         notes += ("left out all labels, since the training split has none",)
     if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):  # rank 0 only
@@ -159,16 +171,16 @@ def _first_row(rows: SplitRows, origin: str, source: DataSource) -> Row:
     return first
 
 
-def _sample_shape(rows: SplitRows, decoder: RowDecoder, first_only: bool) -> tuple[int, ...]:
-    """Return the shape of the first sample that decodes.
+def _sample_shape(
+    rows: SplitRows, decoder: RowDecoder, broken: BrokenSampleCollector, first_only: bool
+) -> tuple[int, ...] | None:
+    """Return the shape of the first sample that decodes; None if no row decodes.
 
     Args:
         rows: the rows of the split.
         decoder: decodes a row.
-        first_only: refuse the split if its first row does not decode.
-
-    Raises:
-        DataError: no row decodes.
+        broken: collects the errors of a split in which no row decodes.
+        first_only: give up if the first row does not decode.
     """
     errors = []
     for row in rows.read():
@@ -178,7 +190,8 @@ def _sample_shape(rows: SplitRows, decoder: RowDecoder, first_only: bool) -> tup
             errors.append(error)
             if first_only:
                 break
-    raise combine_errors(errors)
+    broken.add(errors)
+    return None
 
 
 def _splits_with_held_out(source: DataSource, config: DataConfig) -> dict[str, SplitRows]:

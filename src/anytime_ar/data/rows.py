@@ -126,11 +126,21 @@ class LabelCheckedRows:
                 continue
             if (row.label is None) != (like.label is None):
                 without, beside = (row, like) if row.label is None else (like, row)
-                raise DataError(
-                    f"{without.origin}: has no label, and {beside.origin} of the same split has "
-                    "one; label all samples of a split or none, or set data.labels to false"
-                )
+                raise mixed_labels_error(without.origin, beside.origin)
             yield row
+
+
+def mixed_labels_error(without: str, beside: str) -> DataError:
+    """Return the error for a split of which only some samples have labels.
+
+    Args:
+        without: name of a sample without a label.
+        beside: name of a sample with one.
+    """
+    return DataError(
+        f"{without}: has no label, and {beside} of the same split has one; label all samples of a "
+        "split or none, or set data.labels to false"
+    )
 
 
 class HoldOut:

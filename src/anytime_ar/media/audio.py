@@ -21,7 +21,13 @@ from anytime_ar.media.formats import AUDIO_FORMATS, MediaContent
 from anytime_ar.runtime.files import write_atomically
 
 BLOCK_FRAMES = 1 << 16
-"""Samples of each channel that are decoded at once."""
+"""Most samples of each channel that are decoded at once."""
+_MAX_BLOCK_VALUES = 1 << 22
+"""Most samples of all channels together that are decoded at once."""
+MIN_SAMPLE_RATE = 100
+MAX_SAMPLE_RATE = 1_000_000
+"""Range of sample rates in Hz that are read. A damaged header may declare any number, and the
+resampled length is proportional to it."""
 _UNKNOWN_NUM_FRAMES = 2**36 - 1
 """Sample count that means unknown: FLAC has 36 bits for it, and 0 where a writer could not
 count."""
@@ -48,7 +54,8 @@ def decode_audio_blocks(encoded: MediaContent, origin: str) -> Iterator[tuple[Wa
         each time.
 
     Raises:
-        BrokenSampleError: it is not audio, is truncated or empty, or holds NaN or infinity.
+        BrokenSampleError: it is not audio, is truncated or empty, declares a sample rate out of
+            range, or holds NaN or infinity.
     """
     assert isinstance(encoded, bytes | Path)
     if encoded == b"":
@@ -64,11 +71,22 @@ def decode_audio_blocks(encoded: MediaContent, origin: str) -> Iterator[tuple[Wa
                     f"{origin}: holds more than 4 GiB, which its header cannot count; store it as "
                     "FLAC, RF64 or W64"
                 )
-            is_estimate = _is_length_estimated(content)
             source = PatchedFile(content, corrections)
             with _ForwardOnlySoundFile(source) as file:
-                promised = 0 if is_estimate or file.frames >= _UNKNOWN_NUM_FRAMES else file.frames
-                while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
+                if file.format == "XI":  # libsndfile assumes 44,100 Hz, whatever it was
+                    raise BrokenSampleError(
+                        f"{origin}: is XI, which stores no sample rate; convert it to WAV"
+                    )
+                _check_rate(file.samplerate, origin)
+                declared = _declared_num_frames(file, content)
+                most = max(1, min(BLOCK_FRAMES, _MAX_BLOCK_VALUES // file.channels))
+                # Tags may follow the last frame of FLAC, where libsndfile would search for another.
+                end = declared if file.format == "FLAC" else None
+                while end is None or count < end:
+                    wanted = most if end is None else min(most, end - count)
+                    block = file.read(wanted, dtype="float32", always_2d=True)
+                    if not len(block):
+                        break
                     wave = block.mean(axis=1)  # [n]
                     _check_finite(wave, count, origin)
                     yield wave, file.samplerate
@@ -79,7 +97,7 @@ def decode_audio_blocks(encoded: MediaContent, origin: str) -> Iterator[tuple[Wa
         raise BrokenSampleError(
             f"{origin}: does not decode as a sound ({_error_text(error)}); repair or replace it"
         ) from error
-    if problem == "cut short" or count < promised:
+    if problem == "cut short" or count < (declared or 0):
         raise BrokenSampleError(
             f"{origin}: is cut short, after {count} samples; copy or record it again"
         )
@@ -95,30 +113,33 @@ class _ForwardOnlySoundFile(soundfile.SoundFile):  # type: ignore[misc]
         return False
 
 
-def _is_length_estimated(content: BinaryIO) -> bool:
-    """Return whether libsndfile only estimates the length: it does for an MP3 without a tag."""
-    content.seek(0)
-    head = content.read(_MP3_TAG_SEARCH_BYTES)
-    content.seek(0)
-    is_mp3 = head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")
-    return is_mp3 and not any(tag in head for tag in (b"Xing", b"Info", b"VBRI"))
+def _declared_num_frames(file: soundfile.SoundFile, content: BinaryIO) -> int | None:
+    """Return the declared length in samples; None if the file does not declare it.
+
+    Of an MP3 without a tag, libsndfile only estimates the length.
+    """
+    if not 0 < file.frames < _UNKNOWN_NUM_FRAMES:
+        return None
+    if file.format == "MP3":
+        content.seek(0)
+        head = content.read(_MP3_TAG_SEARCH_BYTES)
+        if not any(tag in head for tag in (b"Xing", b"Info", b"VBRI")):
+            return None
+    frames: int = file.frames
+    return frames
 
 
-def decode_audio(encoded: MediaContent, origin: str) -> tuple[Waveform, int]:
-    """Decode audio completely; see `decode_audio_blocks`.
-
-    Args:
-        encoded: the file's content, or its path.
-        origin: name of the sample, for messages.
-
-    Returns:
-        A waveform float32 [n] with n >= 1, and its sample rate in Hz.
+def _check_rate(rate: int, origin: str) -> None:
+    """Check that a declared sample rate is plausible.
 
     Raises:
-        BrokenSampleError: as `decode_audio_blocks`.
+        BrokenSampleError: it is out of range.
     """
-    blocks, rates = zip(*decode_audio_blocks(encoded, origin), strict=True)
-    return np.concatenate(blocks), rates[0]
+    if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+        raise BrokenSampleError(
+            f"{origin}: its header declares {rate} Hz, expected {MIN_SAMPLE_RATE} to "
+            f"{MAX_SAMPLE_RATE}; repair or replace it"
+        )
 
 
 def _error_text(error: Exception) -> str:
@@ -212,7 +233,7 @@ class AudioFile:
         if not self.path.is_file():
             raise DataError(f"{self.path}: no such file; pass the path of a sound")
         count = 0
-        for wave in _resample_blocks(
+        for wave in resample_blocks(
             decode_audio_blocks(self.path, str(self.path)), self.sample_rate
         ):
             if len(wave) > 0:  # the resampler buffers a few samples
@@ -237,17 +258,16 @@ class AudioFile:
         return LengthAndPeak(samples, peak)
 
 
-def _resample_blocks(
-    blocks: Iterator[tuple[Waveform, int]], sample_rate: int
-) -> Iterator[Waveform]:
-    """Resample a waveform block by block.
+def resample_blocks(blocks: Iterable[tuple[Waveform, int]], sample_rate: int) -> Iterator[Waveform]:
+    """Resample a waveform block by block, with the same result as in one piece.
 
     Args:
         blocks: waveforms with their sample rate in Hz.
         sample_rate: target sample rate in Hz.
 
     Yields:
-        A waveform float32 [n], n >= 0, at the target rate.
+        A waveform float32 [n] at the target rate, n >= 0. However large the target rate is, n is at
+        most a few times `BLOCK_FRAMES`.
     """
     resampler = None
     for wave, rate in blocks:
@@ -255,7 +275,9 @@ def _resample_blocks(
             yield wave
             continue
         resampler = resampler or soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
-        yield resampler.resample_chunk(wave)
+        step = max(1, BLOCK_FRAMES * rate // max(rate, sample_rate))
+        for start in range(0, len(wave), step):
+            yield resampler.resample_chunk(wave[start : start + step])
     if resampler is not None:
         yield resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
 

@@ -8,6 +8,7 @@ libsndfile trusts some placeholders, so it reads a patched header with the actua
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import BinaryIO, Literal, NamedTuple
@@ -67,7 +68,8 @@ class _Container(NamedTuple):
     declared_bytes: int
     """Declared size of the samples, in bytes."""
     size_fields: tuple[_SizeField, ...]
-    """Size fields that count the samples, alone or with other bytes (`extra_bytes`)."""
+    """Size fields that count the samples, alone or with other bytes (`extra_bytes`). None of them
+    is patched where libsndfile does not trust placeholders."""
     declared_file_bytes: int | None = None
     """Declared size of the file, in bytes; None if the header has none."""
 
@@ -99,10 +101,12 @@ def _check_header(file: _HeaderReader) -> HeaderCheck:
         return HeaderCheck()
     declared, there = container.declared_bytes, size - container.data_start
     unknown = _is_placeholder(declared) or (
-        declared == 0 and not _is_chunk_sequence(file, container)
+        declared == 0 and bool(container.size_fields) and not _is_chunk_sequence(file, container)
     )
     if there <= 0:
         return HeaderCheck("cut short" if declared > 0 and not _is_placeholder(declared) else None)
+    if not container.size_fields:
+        return HeaderCheck("cut short" if declared > there + 1 and not unknown else None)
     if container.size_fields[0].width == 4 and there >= 2**32:
         wrapped = declared < there and (there - declared) % 2**32 < _PLACEHOLDER_TOLERANCE
         if unknown or wrapped:
@@ -190,13 +194,34 @@ def _read_container(file: _HeaderReader, head: bytes) -> _Container | None:
     if head in (b"RF64", b"BW64"):
         return _rf64(file)
     if head == b"FORM":
-        return _aiff(file)
+        return _svx(file) if file.read(8, 4) in (b"8SVX", b"16SV") else _aiff(file)
     if head in (b".snd", b"dns."):
         return _au(file, "big" if head == b".snd" else "little")
     if head == b"caff":
         return _caf(file)
     if head == b"riff":
         return _w64(file)
+    return _read_plain_header(file, head)
+
+
+def _read_plain_header(file: _HeaderReader, head: bytes) -> _Container | None:
+    """Read a header of a format of old computers and samplers; return None for any other.
+
+    IRCAM, PAF and PVF declare no size.
+    """
+    if head == b"Crea":
+        return _voc(file)
+    if head == b"NIST":
+        return _nist(file)
+    if head == b"2BIT":
+        return _avr(file)
+    if head == b"ALaw":
+        return _Container(32, file.read_int(18, 4, "big"), ())
+    if head[:2] == b"\xf0\x7e" and head[3:] == b"\x01":
+        return _sds(file)
+    if head[:2] == b"\x01\x04":  # MPC 2000
+        channels = 2 if file.read_int(21, 1, "little") else 1
+        return _Container(42, 2 * channels * file.read_int(30, 4, "little"), ())
     return None
 
 
@@ -263,6 +288,59 @@ def _aiff(file: _HeaderReader) -> _Container | None:
             declared = size if _is_placeholder(size) else max(0, size - 8)
             return _Container(begin, declared, sizes, whole)
     return None
+
+
+def _svx(file: _HeaderReader) -> _Container | None:
+    """Read an 8SVX or 16SV header: a chunk `BODY` in a file chunk."""
+    for name, at, size in _chunks(file, 12, "big"):
+        if name == b"BODY":
+            return _Container(at + 4, size, ())
+    return None
+
+
+def _voc(file: _HeaderReader) -> _Container | None:
+    """Read a VOC header: blocks with a type of one byte and a size of three."""
+    at = file.read_int(20, 2, "little")
+    for _ in range(_MAX_CHUNKS):
+        kind, size = file.read_int(at, 1, "little"), file.read_int(at + 1, 3, "little")
+        if kind in (1, 9):  # samples
+            return None if size == 2**24 - 1 else _Container(at + 4, size, ())
+        if kind == 0:  # the end
+            return None
+        at += 4 + size
+    return None
+
+
+def _nist(file: _HeaderReader) -> _Container | None:
+    """Read a NIST SPHERE header: lines of text after its own size."""
+    begin = re.match(rb"NIST_1A\n *(\d{1,9})\n", file.read(0, 32))
+    if begin is None:
+        return None
+    text = file.read(0, min(int(begin[1]), 2**16))
+    fields = dict(re.findall(rb"^(\w+) -(?:i|s\d+) (\d{1,15})\s*$", text, re.MULTILINE))
+    size = 1
+    for name in (b"sample_count", b"channel_count", b"sample_n_bytes"):
+        size *= int(fields.get(name, 0))
+    return _Container(int(begin[1]), size, ())
+
+
+def _avr(file: _HeaderReader) -> _Container | None:
+    """Read an AVR header: fields at fixed offsets. Some writers count samples of both channels."""
+    begin, count = 128, file.read_int(26, 4, "big")
+    if _is_placeholder(count):
+        return None
+    size = count * (file.read_int(14, 2, "big") // 8)
+    is_stereo = file.read_int(12, 2, "big") != 0 and file.size - begin != size
+    return _Container(begin, size * (2 if is_stereo else 1), ())
+
+
+def _sds(file: _HeaderReader) -> _Container:
+    """Read a MIDI sample dump: packets of 127 bytes, which hold 120 bytes of samples."""
+    bytes_per_sample = -(-file.read_int(6, 1, "little") // 7)
+    parts = file.read(10, 3)
+    count = sum((byte & 0x7F) << (7 * i) for i, byte in enumerate(parts))
+    packets = -(-count * bytes_per_sample // 120)
+    return _Container(21, packets * 127, ())
 
 
 def _au(file: _HeaderReader, order: Literal["little", "big"]) -> _Container:

@@ -21,13 +21,13 @@ _IMAGE_NAMES = (
 )
 _AUDIO_NAMES = (
     "aif aifc aiff au avr bwf caf flac htk ircam mp1 mp2 mp3 mpga nist oga ogg opus paf pvf rf64 "
-    "sd2 sds sf snd sph svx voc w64 wav wave wve xi"
+    "sds sf snd sph svx voc w64 wav wave wve"
 )
 READABLE_IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in _IMAGE_NAMES.split())
 """Suffixes of images that Pillow decodes without other programs."""
 READABLE_AUDIO_SUFFIXES = frozenset(f".{suffix}" for suffix in _AUDIO_NAMES.split())
 """Suffixes of audio that libsndfile decodes, without `.mat`, `.iff` and `.raw`, which are seldom
-audio."""
+audio, `.sd2`, whose header is in a resource fork, and `.xi`, which stores no sample rate."""
 
 
 MediaContent: TypeAlias = "bytes | Path | Image.Image"

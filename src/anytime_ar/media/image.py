@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
 
 from anytime_ar.errors import BrokenSampleError, DataError, InputError
@@ -128,13 +128,20 @@ def _open_upright(encoded: bytes | Path, origin: str) -> Image.Image:
             raise BrokenSampleError(
                 f"{origin}: {width} x {height} are too many pixels; pass at most {most}"
             )
+        is_gray = _is_16_bit_gray_with_alpha(image)
         image.load()
         turn = exif_orientation(image)
-        if turn is None:
-            return image
-        turned = image.transpose(turn)
-        turned.format = image.format
-        return turned
+        upright: Image.Image = image if turn is None else image.transpose(turn)
+        if is_gray:
+            upright = Image.merge("LA", (upright.getchannel("R"), upright.getchannel("A")))
+        upright.format = image.format
+        return upright
+
+
+def _is_16_bit_gray_with_alpha(image: Image.Image) -> bool:
+    """Return whether Pillow will decode an opened grayscale PNG as RGBA."""
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    return image.format == "PNG" and any(tile[3] == "LA;16B" for tile in tiles)
 
 
 def convert_channels(
@@ -304,6 +311,8 @@ _EXIF_TRANSPOSES = {
 """Transpose that turns an image upright, by EXIF orientation."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
+_COLOUR_SEGMENTS = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
+"""Name and least size in bytes of the JPEG segments that declare how colours are stored."""
 
 
 def exif_orientation(image: Image.Image) -> Image.Transpose | None:
@@ -350,7 +359,8 @@ def _strip_png(content: bytes) -> bytes:
 def _strip_jpeg(content: bytes) -> bytes:
     """Remove comments and application data before the scan, but not JFIF and Adobe.
 
-    These two declare how colours are stored.
+    These two declare how colours are stored. A shorter one than its format requires is removed as
+    well: libjpeg ignores it, but Pillow fails at it.
     """
     segments = [_JPEG]
     at = len(_JPEG)
@@ -362,7 +372,12 @@ def _strip_jpeg(content: bytes) -> bytes:
         if marker == 0xDA:
             break
         end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-        if marker in (0xE0, 0xEE) or not (0xE1 <= marker <= 0xEF or marker == 0xFE):
+        if marker in (0xE0, 0xEE):
+            name, size = _COLOUR_SEGMENTS[marker]
+            is_kept = content[at + 4 : end].startswith(name) and end - at - 4 >= size
+        else:
+            is_kept = not (0xE1 <= marker <= 0xEF or marker == 0xFE)
+        if is_kept:
             segments.append(content[at:end])
         at = end
     return b"".join([*segments, content[at:]])

@@ -280,16 +280,15 @@ def _scan(path: Path, skipped: Counter[str], ancestors: tuple[tuple[int, int], .
     if len(ancestors) > _MAX_DEPTH:
         raise DataError(f"{path}: lies more than {_MAX_DEPTH} folders deep; pass a folder below")
     for entry in entries:
-        if _is_system_file(entry.name):
+        if is_system_file(entry.name):
             continue
         child = path / entry.name
         suffix = child.suffix.lower()
-        is_sample = suffix in READABLE_IMAGE_SUFFIXES or suffix in READABLE_AUDIO_SUFFIXES
         hidden = entry.name.startswith(".")
         kind = _entry_type(entry)
         if kind == "folder" and not hidden:
             found.subfolders.append(_scan(child, skipped, (*ancestors, here)))
-        elif hidden and (is_sample or kind == "folder"):
+        elif hidden and (is_sample(child) or kind == "folder"):
             skipped["hidden"] += 1
         elif kind == "nothing" and not suffix:  # it may stand for a whole class
             raise DataError(
@@ -297,7 +296,7 @@ def _scan(path: Path, skipped: Counter[str], ancestors: tuple[tuple[int, int], .
                 "move the link elsewhere"
             )
         # A broken link to a file is reported like any sample that does not decode.
-        elif is_sample and kind in ("nothing", "file"):
+        elif is_sample(child) and kind in ("nothing", "file"):
             found.files.append(child)
         elif not hidden:
             skipped[suffix or "no suffix"] += 1
@@ -328,7 +327,13 @@ def _entry_type(entry: os.DirEntry[str]) -> Literal["file", "folder", "nothing",
     return "other"
 
 
-def _is_system_file(name: str) -> bool:
+def is_sample(path: Path) -> bool:
+    """Return whether a file has the suffix of an image or audio file."""
+    suffix = path.suffix.lower()
+    return suffix in READABLE_IMAGE_SUFFIXES or suffix in READABLE_AUDIO_SUFFIXES
+
+
+def is_system_file(name: str) -> bool:
     """Return whether an operating system or a tool leaves files of this name in folders."""
     return name.lower() in _SYSTEM_NAMES.split() or name.startswith(
         ("._", "~$", ".nfs", ".fuse_hidden")

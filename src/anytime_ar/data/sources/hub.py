@@ -114,9 +114,9 @@ class HubTable:
         """Return the name of a row in messages; see `Table`."""
         return f"{self._name} row {index}"
 
-    def locate_missing_column(self, key: str) -> str | None:
-        """Return the table's name if it lacks a column; see `Table`."""
-        return None if key in self.columns else self._name
+    def parts(self) -> Iterator[tuple[str, Mapping[str, Column]]]:
+        """Yield the table's name and columns; see `Table`."""
+        yield self._name, self.columns
 
     def read(self, keys: Sequence[str], start: int = 0) -> Iterator[dict[str, list[Any]]]:
         """Yield batches of some columns; see `Table`.

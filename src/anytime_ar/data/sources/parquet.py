@@ -6,7 +6,9 @@ pyarrow reads them directly, because the library `datasets` takes paths for patt
 from __future__ import annotations
 
 import json
+import os
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.rows import DataSource
+from anytime_ar.data.sources.folders import format_counts, is_sample, is_system_file
 from anytime_ar.data.sources.hub import require_data_extra
 from anytime_ar.data.sources.split_names import ShardName, parse_shard_name
 from anytime_ar.data.sources.tables import READ_BATCH_ROWS, Column, first_line, table_source
@@ -41,7 +44,7 @@ def parquet_source(config: DataConfig, path: Path) -> DataSource | None:
         MissingExtraError: the extra `data` is not installed.
     """
     notes: list[str] = []
-    files = _files_by_split(path, notes)
+    folder, files = _files_by_split(path, notes)
     if not files:
         return None
     if "train" not in files:
@@ -52,12 +55,14 @@ def parquet_source(config: DataConfig, path: Path) -> DataSource | None:
     for split, stored in files.items():
         if not any(file.num_rows for file in stored):
             raise DataError(
-                f"{stored[0].path}: no rows in the {split} split; fetch it again, or move it "
-                "elsewhere"
+                f"{stored[0].path if stored else path}: no rows in the {split} split; fetch it "
+                "again, or move it elsewhere"
             )
     empty = [file.path for stored in files.values() for file in stored if not file.num_rows]
     if empty:
         notes.append(f"left out {_format_names(empty)}, which hold no rows")
+    if path.is_dir():
+        _note_unread_files(path, folder, {file.path for s in files.values() for file in s}, notes)
     return table_source(
         config, {split: ParquetTable(stored) for split, stored in files.items()}, notes
     )
@@ -68,14 +73,58 @@ def is_parquet(path: Path) -> bool:
     return path.suffix.lower() == _SUFFIX
 
 
-def _files_by_split(path: Path, notes: list[str]) -> dict[str, list[ParquetFileInfo]]:
-    """Return sorted files by split: the file itself, or those in a folder, or in its `data/`."""
+def _files_by_split(path: Path, notes: list[str]) -> tuple[Path, dict[str, list[ParquetFileInfo]]]:
+    """Return the folder that is read and its sorted files by split.
+
+    That is the file itself, or the folder, or its sub-folder `data`.
+    """
     if path.is_file() or is_parquet(path):
-        return {"train": inspect_parquet(path)} if path.exists() else {}
+        return path, {"train": inspect_parquet(path)} if path.exists() else {}
     for folder in (path, path / "data"):
         if folder.is_dir() and (found := _files_of_shards(folder, notes)):
-            return found
-    return {}
+            return folder, found
+    return path, {}
+
+
+def _note_unread_files(root: Path, folder: Path, read: set[Path], notes: list[str]) -> None:
+    """Note the parquet files, images and audio files below a folder that are not read.
+
+    Args:
+        root: the folder of the data set.
+        folder: the folder whose files name splits, `root` or `root/data`.
+        read: the files that are read.
+        notes: receives the notes.
+    """
+    unnamed: list[Path] = []
+    elsewhere: list[Path] = []
+    samples: Counter[str] = Counter()
+    seen = {os.path.realpath(root)}
+    for parent, folders, files in os.walk(root, followlinks=True):
+        inner = {name: os.path.realpath(Path(parent, name)) for name in sorted(folders)}
+        folders[:] = [n for n, real in inner.items() if not _is_ignored(n) and real not in seen]
+        seen.update(inner.values())  # a link may lead back
+        for path in (Path(parent, name) for name in sorted(files) if not _is_ignored(name)):
+            if is_sample(path):
+                samples[path.suffix.lower()] += 1
+            elif is_parquet(path) and path not in read:
+                (unnamed if path.parent == folder else elsewhere).append(path)
+    if unnamed:
+        notes.append(f"left out {_format_names(unnamed)}, which are not named as splits")
+    if elsewhere:
+        notes.append(
+            f"left out {_format_names(elsewhere, root)}, which do not lie in {folder} or in one "
+            "folder for each split in it"
+        )
+    if samples:
+        notes.append(
+            f"left out {samples.total()} images or sounds that lie beside parquet files: "
+            f"{format_counts(samples)}"
+        )
+
+
+def _is_ignored(name: str) -> bool:
+    """Return whether a file or folder is hidden, or left by an operating system or a tool."""
+    return name.startswith(".") or is_system_file(name)
 
 
 def _parquet_files_in(folder: Path) -> list[Path]:
@@ -97,7 +146,6 @@ def _parquet_files_in(folder: Path) -> list[Path]:
 def _files_of_shards(folder: Path, notes: list[str]) -> dict[str, list[ParquetFileInfo]]:
     """Return files by split; a folder with the name of a split stands for its files."""
     found: dict[str, dict[Path, ShardName]] = {}
-    left_out = []
     named = _parquet_files_in(folder)
     named += [
         path for path in sorted(folder.iterdir()) if path.is_dir() and parse_shard_name(path.name)
@@ -106,14 +154,8 @@ def _files_of_shards(folder: Path, notes: list[str]) -> dict[str, list[ParquetFi
         shard = parse_shard_name(path.stem if is_parquet(path) else path.name)
         if path.is_dir() and not _parquet_files_in(path):
             continue
-        if shard is None:
-            left_out.append(path)
-        else:
+        if shard is not None:
             found.setdefault(shard.split, {})[path] = shard
-    if not found:
-        return {}
-    if left_out:
-        notes.append(f"left out {_format_names(left_out)}, which are not named as splits")
     files: dict[str, list[ParquetFileInfo]] = {}
     for split, shards in found.items():
         stored = {path: inspect_parquet(path) for path in sorted(shards)}
@@ -146,16 +188,19 @@ def _check_shards(
             "keep one set of them there, or pass the path of one"
         )
     total = names[0].num_shards if names else None
-    numbers = {shard.number for shard in shards.values()}
-    missing = set(range(total or 0)) - numbers
+    numbers = {shard.number for shard in shards.values() if shard.number is not None}
+    if total is None:
+        return
+    # The total is a number in a file name, so nothing of its size is allocated.
+    missing = total - sum(number < total for number in numbers)
     # Some data sets count shards from 1.
-    if missing and not (missing == {0} and total in numbers):
-        notes.append(f"{len(missing)} of {total} shards of the {split} split are not there")
+    if missing > 0 and not (missing == 1 and 0 not in numbers and total in numbers):
+        notes.append(f"{missing} of {total} shards of the {split} split are not there")
 
 
-def _format_names(paths: list[Path]) -> str:
-    """Return the files' names in words, at most eight of them."""
-    names = [path.name for path in paths]
+def _format_names(paths: list[Path], root: Path | None = None) -> str:
+    """Return the files' names, or their paths below a root, in words, at most eight of them."""
+    names = [path.name if root is None else str(path.relative_to(root)) for path in paths]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
@@ -195,9 +240,9 @@ class ParquetTable:
         part = min(bisect_right(self._ends, index), len(self._ends) - 1)
         return f"{self._files[part].path} row {index - self._first_row_of(part)}"
 
-    def locate_missing_column(self, key: str) -> str | None:
-        """Return the path of the first file that lacks a column; see `Table`."""
-        return next((str(file.path) for file in self._files if key not in file.columns), None)
+    def parts(self) -> Iterator[tuple[str, Mapping[str, Column]]]:
+        """Yield the path and the columns of each file that has rows; see `Table`."""
+        return ((str(file.path), file.columns) for file in self._files)
 
     def _first_row_of(self, part: int) -> int:
         """Return the row number in the table at which a file begins."""
@@ -305,7 +350,7 @@ def _declared_features(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
     """Return the features that the library `datasets` declares for columns; empty for none."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return {}
     return features if isinstance(features, dict) else {}
 
@@ -321,16 +366,26 @@ def _column(stored: Any, declared: Any) -> Column:
     holds_bytes = _is_bytes(stored) or (
         types.is_struct(stored) and any(stored[i].name == "bytes" for i in range(len(stored)))
     )
+    feature = noted.get("_type")
     if holds_bytes:
-        kinds = {"Image": Column("image", type_name), "Audio": Column("audio", type_name)}
-        return kinds.get(noted.get("_type", ""), Column("bytes", type_name))
-    if types.is_integer(stored) and noted.get("_type") == "ClassLabel" and noted.get("names"):
-        return Column("classes", type_name, tuple(map(str, noted["names"])))
+        if feature == "Image":
+            return Column("image", type_name)
+        return Column("audio" if feature == "Audio" else "bytes", type_name)
+    if types.is_integer(stored) and feature == "ClassLabel":
+        names = _class_names(noted.get("names"))
+        return Column("classes" if names else "numbers", type_name, names, not names)
     if types.is_integer(stored) or types.is_boolean(stored) or types.is_floating(stored):
         return Column("numbers", type_name)
     if types.is_string(stored) or types.is_large_string(stored) or types.is_string_view(stored):
         return Column("texts", type_name)
     return Column("other", type_name)
+
+
+def _class_names(declared: Any) -> tuple[str, ...]:
+    """Return the declared names of classes; none if they are not a list of texts or integers."""
+    if not isinstance(declared, list) or not all(isinstance(name, str | int) for name in declared):
+        return ()
+    return tuple(str(name).encode("utf-8", "backslashreplace").decode() for name in declared)
 
 
 def _is_bytes(stored: Any) -> bool:

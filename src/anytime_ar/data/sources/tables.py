@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from anytime_ar.data.config import DataConfig
-from anytime_ar.data.labels import LabelEncoder, distinct_values
-from anytime_ar.data.rows import DataSource, Modality, Row, SplitRows
+from anytime_ar.data.labels import LabelEncoder, distinct_values, normalize_label
+from anytime_ar.data.rows import DataSource, Modality, Row, SplitRows, mixed_labels_error
 from anytime_ar.errors import DataError
 from anytime_ar.media.formats import MediaContent
 
@@ -32,8 +33,8 @@ class Table(Protocol):
     def origin(self, index: int) -> str:
         """Return the name of a row in messages."""
 
-    def locate_missing_column(self, key: str) -> str | None:
-        """Return the name of the part that lacks a column; None if all parts have it."""
+    def parts(self) -> Iterator[tuple[str, Mapping[str, Column]]]:
+        """Yield the name and the columns of each stored part that has rows."""
 
     def read(self, keys: Sequence[str], start: int = 0) -> Iterator[dict[str, list[Any]]]:
         """Yield batches of some columns from a row on; a missing column is all None.
@@ -87,7 +88,8 @@ class TableRows:
                     if self._label_encoder is None
                     else self._label_encoder.encode(label, origin)
                 )
-                yield Row(index, _cell_content(sample, origin), label_class, origin)
+                content, name = _cell_content(sample, origin)
+                yield Row(index, content, label_class, name)
                 index += 1
 
     def index_of(self, position: int) -> int:
@@ -109,19 +111,15 @@ def table_source(
         DataError: no column fits, or the labels are no classes.
     """
     columns = select_columns(tables["train"].columns, config, config.name)
-    for table in tables.values():
-        if (part := table.locate_missing_column(columns.sample)) is not None:
-            raise DataError(
-                f"{part}: has no column {columns.sample!r} as the training split has; use the same "
-                "columns everywhere"
-            )
+    _check_parts([tables["train"], *tables.values()], columns)
     notes = list(notes)
-    if config.labels and (key := unused_text_column(tables["train"].columns, columns)) is not None:
-        notes.append(
-            f"column {key!r} holds texts and is not read; set data.label_key to it for classes"
-        )
+    if config.labels and (note := label_note(tables["train"].columns, columns)) is not None:
+        notes.append(note)
+    if columns.label is not None:
+        _check_first_label(tables["train"], columns.label)
     classes = None
     if columns.class_names is not None:
+        _check_unique(columns, config.name)
         classes = LabelEncoder.from_names(columns.class_names)
     elif columns.label is not None:
         values = distinct_values(_stored_labels(tables.values(), columns.label), columns.label)
@@ -143,13 +141,82 @@ def _stored_labels(tables: Iterable[Table], key: str) -> Iterator[tuple[Any, str
                 index += 1
 
 
+def _check_parts(tables: Iterable[Table], selected: SelectedColumns) -> None:
+    """Check that all parts have the sample column, and store labels alike.
+
+    Raises:
+        DataError: a part lacks the column, stores texts where another stores integers, or declares
+            other classes.
+    """
+    found: dict[str, tuple[str, Column]] = {}  # the first part and column of each kind
+    for table in tables:
+        for part, columns in table.parts():
+            if selected.sample not in columns:
+                raise DataError(
+                    f"{part}: has no column {selected.sample!r} as the training split has; use the "
+                    "same columns everywhere"
+                )
+            if selected.label is None or selected.label not in columns:
+                continue
+            column = columns[selected.label]
+            first, like = found.setdefault(column.kind, (part, column))
+            if any(a != b for a, b in zip(column.class_names, like.class_names, strict=False)):
+                raise DataError(
+                    f"{part}: column {selected.label!r} declares the classes "
+                    f"{', '.join(column.class_names[:8])}, and {first} declares "
+                    f"{', '.join(like.class_names[:8])}; declare the same everywhere, or set "
+                    "data.labels to false"
+                )
+            number = found.get("numbers") or found.get("classes")
+            # With declared classes, a text is the name of one and an integer its number.
+            if number is not None and "texts" in found and selected.class_names is None:
+                (one, numbers), (other, texts) = number, found["texts"]
+                raise DataError(
+                    f"{other}: column {selected.label!r} holds {texts.type_name}, and {one} holds "
+                    f"{numbers.type_name}; store labels with one type everywhere, or set "
+                    "data.labels to false"
+                )
+
+
+def _check_first_label(table: Table, key: str) -> None:
+    """Check that no label follows a first row without one; this reads labels up to the first.
+
+    Raises:
+        DataError: the first row has no label, and another row has one.
+    """
+    unlabelled = None
+    for stored, origin in _stored_labels([table], key):
+        if normalize_label(stored, origin) is not None:
+            if unlabelled is not None:
+                raise mixed_labels_error(unlabelled, origin)
+            return
+        unlabelled = unlabelled or origin
+
+
+def _check_unique(selected: SelectedColumns, origin: str) -> None:
+    """Check that declared classes have different names.
+
+    Raises:
+        DataError: two have one name.
+    """
+    names = [unicodedata.normalize("NFC", name) for name in selected.class_names or ()]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"{origin}: column {selected.label!r} declares the class {twice[0]!r} twice; rename "
+            "one in its metadata, or set data.labels to false"
+        )
+
+
 def first_line(error: Exception) -> str:
     """Return the first line of another library's error message, or the error's type."""
     return str(error).splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _cell_content(value: Any, origin: str) -> MediaContent:
-    """Return the encoded sample in a table cell: bytes, a local path, or a download.
+def _cell_content(value: Any, origin: str) -> tuple[MediaContent, str]:
+    """Return the encoded sample in a table cell, and its name in messages.
+
+    The sample is bytes, a local path, or a download. The name includes a path that is followed.
 
     An empty cell gives empty bytes, which do not decode.
 
@@ -164,16 +231,16 @@ def _cell_content(value: Any, origin: str) -> MediaContent:
     if isinstance(value, dict):
         content, path = value.get("bytes"), value.get("path")
     if isinstance(content, bytes):
-        return content
+        return content, origin
     if content is None and path is None:
-        return b""
+        return b"", origin
     if not isinstance(path, str):
         raise DataError(
             f"{origin}: holds no bytes of an image or sound; repair the file, or set "
             "data.image_key or data.audio.key"
         )
     if not _URL.match(path):
-        return Path(path)
+        return Path(path), f"{origin}: {path}"
     import fsspec
 
     try:
@@ -183,7 +250,7 @@ def _cell_content(value: Any, origin: str) -> MediaContent:
         raise DataError(
             f"{origin}: {path} cannot be fetched ({first_line(error)}); check the network"
         ) from error
-    return remote
+    return remote, f"{origin}: {path}"
 
 
 IMAGE_KEYS = ("image", "img")
@@ -202,6 +269,8 @@ class Column(NamedTuple):
     type_name: str
     """Name of the type in messages."""
     class_names: tuple[str, ...] = ()
+    names_ignored: bool = False
+    """Whether classes are declared without a list of their names, so that numbers are read."""
 
 
 class SelectedColumns(NamedTuple):
@@ -281,11 +350,27 @@ def _select_label_column(table: Mapping[str, Column], origin: str) -> str | None
     return _select_by_name(classes or numbers, LABEL_KEYS, "label_key", table, origin)
 
 
-def unused_text_column(table: Mapping[str, Column], chosen: SelectedColumns) -> str | None:
-    """Return a column of texts with a label's name, which is read only if it is configured."""
+def label_note(table: Mapping[str, Column], chosen: SelectedColumns) -> str | None:
+    """Return a note on a column with a label's name that is not read, or not as declared."""
     if chosen.label is not None:
+        if table[chosen.label].names_ignored:
+            return (
+                f"column {chosen.label!r} declares classes without a list of their names; its "
+                "numbers are read"
+            )
         return None
-    return next((key for key in LABEL_KEYS if key in table and table[key].kind == "texts"), None)
+    unread = [key for key in LABEL_KEYS if key in table and key != chosen.sample]
+    for key in unread:
+        if table[key].kind == "texts":
+            return (
+                f"column {key!r} holds texts and is not read; set data.label_key to it for classes"
+            )
+    if unread:
+        return (
+            f"column {unread[0]!r} holds {table[unread[0]].type_name} and is not read; store "
+            "classes as integers or texts, or set data.label_key to another column"
+        )
+    return None
 
 
 def _select_by_name(

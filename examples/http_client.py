@@ -1,7 +1,7 @@
 """Ask a server for samples within a deadline.
 
-    anytime serve mnist &
-    python examples/http_client.py http://127.0.0.1:8000
+anytime serve mnist &
+python examples/http_client.py http://127.0.0.1:8000
 """
 
 import sys

@@ -51,11 +51,28 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return _INFO_STRING.sub(r"\1", markdown)
 
 
+def tutorials() -> dict[str, str]:
+    """Return the tutorials as pages: cells of text as they are, cells of code in fences."""
+    pages = {}
+    for path in sorted((HERE.parent / "tutorials").glob("*.py")):
+        parts = []
+        for cell in path.read_text("utf-8").split("# %%")[1:]:
+            first, _, body = cell.partition("\n")
+            if "[markdown]" in first:
+                lines = (line.removeprefix("#").removeprefix(" ") for line in body.splitlines())
+                parts.append("\n".join(lines).strip())
+            else:
+                parts.append(f"```python\n{body.strip()}\n```")
+        pages[f"tutorials/{path.stem}.md"] = "\n\n".join(parts) + "\n"
+    return pages
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages, and replace folders in the navigation by their pages."""
     pages = {
         **generated()["pages"],
         "changelog.md": changelog(),
+        **tutorials(),
     }
     for path, content in pages.items():
         files.append(File.generated(config, path, content=content))

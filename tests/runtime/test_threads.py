@@ -149,7 +149,9 @@ def test_a_variable_that_is_no_number_of_threads_counts_for_nothing(
     assert set_threads() == (8 if expected else 3)
 
 
-@pytest.mark.parametrize("command", ["train", "train-classifier", "evaluate", "sample", "bench", "demo"])
+@pytest.mark.parametrize(
+    "command", ["train", "train-classifier", "evaluate", "sample", "bench", "demo"]
+)
 def test_a_command_refuses_no_threads(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

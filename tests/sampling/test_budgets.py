@@ -188,7 +188,9 @@ def test_quality_picks_the_fewest_codes() -> None:
     assert codes_for_quality(0.4, errors_only) == 3
     assert codes_for_quality(0.6, errors_only) == 6
     for missing in (None, curve({1: 50.0, 4: 9.0})):
-        with pytest.raises(InputError, match=r"quality=0.5 was asked .*anytime evaluate --save-curve"):
+        with pytest.raises(
+            InputError, match=r"quality=0.5 was asked .*anytime evaluate --save-curve"
+        ):
             codes_for_quality(0.5, missing)
 
 

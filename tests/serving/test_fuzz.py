@@ -1,4 +1,4 @@
-"""Requests that nobody would send on purpose, many of them; `benchmarks/fuzz_server.py` sends more."""
+"""Requests that nobody would send on purpose; `benchmarks/fuzz_server.py` sends more."""
 
 from __future__ import annotations
 

@@ -532,7 +532,10 @@ def test_sigterm_answers_every_stream_with_a_sample(
         (["{image}", "--threads", "0"], "threads=0 is outside"),
         (["{image}", "--api-key-file", "/nowhere"], "cannot read /nowhere"),
         (["nothing", "--port", "{taken}"], "cannot listen at 127.0.0.1"),  # before models load
-        (["{image}", "--allowed-hosts", "http://x.example"], "'http://x.example' is not a host name"),
+        (
+            ["{image}", "--allowed-hosts", "http://x.example"],
+            "'http://x.example' is not a host name",
+        ),
     ],
 )
 def test_what_cannot_be_served_is_told_in_a_line(

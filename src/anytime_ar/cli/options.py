@@ -119,7 +119,7 @@ def check_columns(arguments: Namespace) -> None:
 def add_output_options(parser: Parser) -> None:
     """Add the options for device, precision and output files."""
     parser.add_argument(
-        "--out", type=literal_path, help="file to write; default: samples.png, audio: samples.wav"
+        "--out", type=literal_text, help="file to write; default: samples.png, audio: samples.wav"
     )
     parser.add_argument("--columns", type=int | None, help="images in a row; default: a square")
     add_precision(parser)

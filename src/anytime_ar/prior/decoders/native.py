@@ -155,7 +155,7 @@ class NativeDecodeState(DecodeState[NativeKVCache]):
         )
 
     def current_address(self) -> int:
-        """Look up where the tensors are now, and return the address of the kernel's struct `DecodeState`.
+        """Look up where the tensors are, and return the address of the struct `DecodeState`.
 
         Moving a tensor to shared memory gives it another address.
         """

@@ -67,7 +67,7 @@ class Card(Config):
     """The description of a model, as its config.json holds it."""
 
     format_version: Literal[2] = 2
-    """Version of the bundle format, always 1."""
+    """Version of the bundle format, always 2."""
     name: str
     """Name of the model."""
     data: DataCard

@@ -129,7 +129,7 @@ class Curve(Config):
     """Quality and cost against the number of codes; the content of curve.json."""
 
     format_version: Literal[2] = 2
-    """Version of the curve format, always 1."""
+    """Version of the curve format, always 2."""
     code_length: int = Field(ge=1)
     """Number of codes of a whole sample, L."""
     vocabulary: int = Field(ge=1)

@@ -29,7 +29,7 @@ class AudioConfig(Config):
     length_multiple: int = Field(default=64, ge=1)
     """Round the clip length up to a multiple of this many samples, for networks that halve it."""
     normalize: Literal["peak", "none"] = "peak"
-    """`peak`: scale every clip to the same peak. `as_stored`: leave the level as it is."""
+    """`peak`: scale every clip to the same peak. `none`: leave the level as it is."""
 
 
 class DataConfig(Config):

@@ -18,7 +18,7 @@ print(model)
 # Few codes give the coarse shape of the sound, more codes its detail.
 
 # %%
-full = model.sample_codes(2, label="seven", seed=0)
+full = model.sample_codes(2, label=7, seed=0)
 for k in (56, 224, 896):
     clips = model.decode(full[:, :k])  # float32 [2, 1, T] in [-1, 1]
     print(k, "codes:", list(clips.shape), f"peak {float(clips.abs().max()):.2f}")

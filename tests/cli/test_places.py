@@ -65,7 +65,7 @@ def test_an_output_that_names_no_file(
     monkeypatch.chdir(tmp_path)
     error = error_of(capsys, "sample", "mnist", "-n", "1", "--out", out)
     if out == "here/":
-        assert "cannot write pictures with suffix ''" in error
+        assert "cannot write images with suffix ''" in error
     else:
         assert f"cannot write {out!r}: it names no file; give the path of a file" in error
     assert not list(tmp_path.iterdir())

@@ -8,6 +8,8 @@ For a whole data set see `anytime bulk encode`.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from jsonargparse import Namespace
 
 from anytime_ar.cli.options import (
@@ -18,7 +20,7 @@ from anytime_ar.cli.options import (
     progress_bar,
     set_threads_from,
 )
-from anytime_ar.cli.parser import Parser, literal_path
+from anytime_ar.cli.parser import Parser, literal_path, literal_text
 from anytime_ar.cli.sample_files import sample_files_for
 from anytime_ar.codes import save_codes
 from anytime_ar.runtime.files import check_output_path
@@ -29,7 +31,7 @@ def add_arguments(parser: Parser) -> None:
     """Add the options of `anytime encode`."""
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument("files", nargs="+", type=literal_path, help="image or audio files")
-    parser.add_argument("-o", "--out", type=literal_path, help="codes file (.npz) to write")
+    parser.add_argument("-o", "--out", type=literal_text, help="codes file (.npz) to write")
     add_threads(parser)
     add_device(parser)
     add_json(parser)
@@ -37,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Encode files, and write or print their codes."""
-    out = arguments.out
+    out = None if arguments.out is None else Path(arguments.out)
     if out is not None:
         check_output_path(arguments.out)
     set_threads_from(arguments)

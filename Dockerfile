@@ -1,4 +1,4 @@
-# `anytime serve` as an image; see docs/containers.md.
+# `anytime serve` as an image; see docs/how-to/containers.md.
 #
 #   docker build -t anytime-ar .
 #   docker build -t anytime-ar:cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .

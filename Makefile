@@ -2,8 +2,11 @@
 #
 #   make demo    set up .venv, train on the embedded digits, print the table   (runs/demo/)
 #   make test    set up .venv with the test extra, run the tests
+#   make test-fast   those that need no Ray, browser or compiler
 #   make check   format, lint, types, layering
+#   make docs    set up .venv with the docs extra, build the site strictly           (site/)
 #   make wheel   cross-compile the kernel for all platforms, build the wheel      (dist/)
+#   make release   wheel and sdist, both checked                                 (dist/)
 #   make lock    write requirements/*.txt from what .venv holds
 #   make clean   remove .venv
 #
@@ -22,7 +25,7 @@ TORCH := $(BIN)/python -c 'from importlib.metadata import version; print(version
 # Single-threaded torch in each of two workers: the tests' models are too small for more threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test check kernels digests wheel try-wheel lock clean
+.PHONY: demo test test-fast check docs kernels digests wheel try-wheel release lock clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.core
@@ -31,11 +34,17 @@ demo: .venv/.core
 test: .venv/.test
 	$(PYTEST) -n 2 --dist loadfile
 
+test-fast: .venv/.test
+	$(PYTEST) -n 2 --dist loadfile -m fast
+
 check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PYTEST) -q tests/test_layering.py
+
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir site
 
 # PLATFORMS='linux-x86_64 ...' builds the kernels of these alone.
 kernels: .venv/.dev
@@ -57,7 +66,14 @@ try-wheel: .venv/.dev
 	  'from anytime_ar.kernel.loading import this_platform; print(this_platform())')"
 	$(BIN)/python release/try_wheel.py runs/wheel/*.whl
 
-lock: .venv/.dev
+# The wheel is tried as by `try-wheel`, and so is a wheel that is built from the sdist.
+release: .venv/.dev
+	rm -rf $(DIST)
+	$(MAKE) wheel
+	$(BIN)/python release/try_wheel.py $(DIST)/*.whl
+	$(BIN)/python -c 'import setuptools.build_meta as build; build.build_sdist("$(DIST)")'
+
+lock: .venv/.dev .venv/.docs
 	$(BIN)/python requirements/lock.py
 
 clean:
@@ -104,6 +120,11 @@ clean:
 
 .venv/.dev: .venv/.test requirements/dev.txt
 	$(PIP) install -r requirements/dev.txt
+	$(assert-torch)
+	touch $@
+
+.venv/.docs: .venv/.test requirements/docs.txt
+	$(PIP) install -r requirements/docs.txt
 	$(assert-torch)
 	touch $@
 

@@ -1,8 +1,8 @@
-"""Run the examples of pages: their ```bash and ```python blocks, in order, in a folder for each.
+"""Run the examples of pages: their ```bash and ```python blocks in order, in one folder per page.
 
 A later block may use the files of an earlier one. A block marked `no-run` in its info string is
-skipped. One marked `background` is a server: what follows waits until it is ready at the address
-that it prints, and at the end of the page it is ended by SIGTERM. Ends non-zero if a block fails or
+skipped. One marked `background` is a server: later blocks wait until it is ready at the address
+that it prints. At the end of the page it gets SIGTERM. The exit code is not 0 if a block fails or
 hangs, or if there is none to run.
 """
 
@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-SECONDS = 600  # for one block
+TIMEOUT_S = 600  # time limit of one block, in seconds
 
 _BLOCK = re.compile(
     r"^```(?P<language>bash|python)(?P<info>[^\n`]*)\n(?P<source>.*?)^```\s*$", re.M | re.S
@@ -31,18 +31,24 @@ _ADDRESS = re.compile(r" at http://([^\s/:]+):(\d+)")
 
 @dataclass(frozen=True)
 class Example:
+    """A block of a page that can be run."""
+
     line: int
+    """Number of the line on which the block begins."""
     language: str
+    """Language of the block: `bash` or `python`."""
     source: str
+    """Source text of the block."""
     background: bool
+    """Whether the block is a server that keeps running."""
 
 
-class Failed(Exception):
-    """What an example did."""
+class ExampleError(Exception):
+    """Error for an example that fails; the message continues "this example"."""
 
 
 def examples(markdown: str) -> list[Example]:
-    """The blocks to run, with the line on which each begins."""
+    """Return the blocks of a page to run, with the line on which each begins."""
     return [
         Example(
             markdown.count("\n", 0, m.start()) + 1,
@@ -56,35 +62,45 @@ def examples(markdown: str) -> list[Example]:
 
 
 def _command(example: Example) -> list[str]:
+    """Return the command that runs a block."""
     if example.language == "bash":
         return ["bash", "-euo", "pipefail", "-c", example.source]
     return [sys.executable, "-c", example.source]
 
 
 def _environment() -> dict[str, str]:
+    """Return the environment of a block, with this Python first on the path."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, "PATH": path, "MPLBACKEND": "Agg"}
 
 
 def run(example: Example, folder: Path) -> None:
-    """Run one block; its output goes where ours goes."""
+    """Run one block, with its output on our standard streams.
+
+    Raises:
+        ExampleError: the block fails or hangs.
+    """
     try:
         done = subprocess.run(
             _command(example),
             cwd=folder,
             env=_environment(),
             stdin=subprocess.DEVNULL,
-            timeout=SECONDS,
+            timeout=TIMEOUT_S,
         )
     except subprocess.TimeoutExpired as error:
-        raise Failed(f"is not done after {SECONDS} s") from error
+        raise ExampleError(f"is not done after {TIMEOUT_S} s") from error
     if done.returncode != 0:
-        raise Failed(f"failed with exit code {done.returncode}")
+        raise ExampleError(f"failed with exit code {done.returncode}")
 
 
 @contextmanager
-def running(example: Example, folder: Path) -> Iterator[None]:
-    """Have a server run that prints its address."""
+def running_server(example: Example, folder: Path) -> Iterator[None]:
+    """Run a server that prints its address, and end it after the context.
+
+    Raises:
+        ExampleError: the server does not start, or ends with an error.
+    """
     output = folder / f"output-of-line-{example.line}"
     with output.open("w") as file:
         process = subprocess.Popen(
@@ -97,15 +113,15 @@ def running(example: Example, folder: Path) -> Iterator[None]:
             start_new_session=True,
         )
     try:
-        until = time.monotonic() + SECONDS
+        until = time.monotonic() + TIMEOUT_S
         while not _is_ready(output.read_text()):
             if process.poll() is not None or time.monotonic() > until:
-                raise Failed(f"is not ready: {output.read_text()}")
+                raise ExampleError(f"is not ready: {output.read_text()}")
             time.sleep(0.1)
         yield
         os.killpg(process.pid, signal.SIGTERM)
-        if process.wait(SECONDS) not in (0, -signal.SIGTERM):  # bash may end before what it runs
-            raise Failed(f"ended with exit code {process.returncode}: {output.read_text()}")
+        if process.wait(TIMEOUT_S) not in (0, -signal.SIGTERM):  # bash may end before its child
+            raise ExampleError(f"ended with exit code {process.returncode}: {output.read_text()}")
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -113,6 +129,7 @@ def running(example: Example, folder: Path) -> Iterator[None]:
 
 
 def _is_ready(output: str) -> bool:
+    """Return whether the server at the printed address is ready."""
     found = _ADDRESS.search(output)
     if found is None:
         return False
@@ -128,6 +145,7 @@ def _is_ready(output: str) -> bool:
 
 
 def main(page: Path) -> int:
+    """Run the examples of a page and return the exit code."""
     found = examples(page.read_text(encoding="utf-8"))
     if not found:
         print(f"{page}: no examples to run")
@@ -143,11 +161,11 @@ def main(page: Path) -> int:
                     )
                     start = time.perf_counter()
                     if example.background:
-                        servers.enter_context(running(example, Path(folder)))
+                        servers.enter_context(running_server(example, Path(folder)))
                     else:
                         run(example, Path(folder))
                     print(f"--- {time.perf_counter() - start:.1f} s", flush=True)
-        except Failed as failed:
+        except ExampleError as failed:
             print(f"{page}:{example.line}: this example {failed}")
             return 1
     print(f"{page}: {len(found)} examples ran")

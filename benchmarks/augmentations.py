@@ -1,13 +1,13 @@
-"""Whether training images still look like training images, once they are changed at random.
+r"""Measure how far augmented training images are from real ones.
 
     python benchmarks/augmentations.py cifar10 --data path/to/cifar10 \
-        --features runs/features/cifar10 --codes 38 64 \
+        --feature-extractor runs/features/cifar10 --codes 38 64 \
         --changes '{flip: true}' '{flip: true, shift: 2, scale: 0.05}'
 
-A prior learns codes of changed images (`prior_training.augmentation`) and draws such as they are.
-In the table is their Fréchet distance to the test images: of the images themselves, and of what a
-model's autoencoder makes of them at each number of codes. That takes minutes, a prior an hour; how
-much a prior needs such images so as not to learn the training set by heart is not told here.
+A prior trained on codes of augmented images (`prior_training.augmentation`) generates such images.
+The table shows the Fréchet distance of augmented images to the test images, and that of their
+reconstructions at each number of codes. This takes minutes, training a prior an hour. It does not
+measure how much augmentation a prior needs against memorisation.
 """
 
 from __future__ import annotations
@@ -16,28 +16,30 @@ from pathlib import Path
 
 import torch
 import yaml
-from judging import BATCH, parser_of, subject
+from model_and_data import BATCH, load_model_and_data, make_parser
 from torch import Tensor
 
 from anytime_ar.data import AugmentationConfig
-from anytime_ar.evaluation import load_features
-from anytime_ar.evaluation.comparison_report import aligned
-from anytime_ar.evaluation.reference import Reference
-from anytime_ar.files import write_json
+from anytime_ar.evaluation import load_feature_extractor
+from anytime_ar.evaluation.metrics.distribution import ReferenceDistribution
+from anytime_ar.evaluation.report import align_table
+from anytime_ar.runtime.files import write_json
 
 IMAGES = 10_000
+"""Number of augmented images per setting."""
 
 
 @torch.no_grad()
 def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--features", type=Path, required=True)
+    """Measure each augmentation setting and print the table."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--feature-extractor", type=Path, required=True)
     parser.add_argument("--changes", nargs="+", required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/augmentations.json"))
     options = parser.parse_args()
-    model, data = subject(options)
-    network = load_features(options.features).network
-    reference = Reference(network(batch.data) for batch in data.test.batches(BATCH))
+    model, data = load_model_and_data(options)
+    network = load_feature_extractor(options.feature_extractor).extractor
+    reference = ReferenceDistribution(network(batch.data) for batch in data.test.batches(BATCH))
 
     def distance(parts: list[Tensor]) -> float:
         return reference.compare(network(part) for part in parts).fd
@@ -54,7 +56,7 @@ def main() -> None:
         found += [distance([model.decode(part[:, :k]) for part in encoded]) for k in codes]
         figures[text] = found
         rows.append([text, *[f"{fd:.3g}" for fd in found]])
-    print(aligned(rows))
+    print(align_table(rows))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, {"codes": codes, "images": IMAGES, "changes": figures})
 

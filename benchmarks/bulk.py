@@ -1,16 +1,16 @@
-"""Bulk jobs on Ray: how fast beside plain samplers, and what is left after kills.
+"""Measure bulk jobs on Ray: speed compared with plain samplers, and recovery from kills.
 
     python benchmarks/bulk.py speed mnist --workers 2 --rounds 5 --out runs/bulk-speed.json
     python benchmarks/bulk.py kills mnist --samples 100000 --out runs/bulk-kills.json
 
-`speed` takes turns, within one run, of one sampler alone, of as many samplers at once as there are
-workers, each a process of its own without Ray, and of Ray. Rates count from the first shard of each
-to the last one of all. On a machine that others use, they tell more about those; so beside them
-stands what they cannot change: the processor time of a sample alone and on Ray, and the share of
-time in which workers were at a shard. The product of both is Ray's share of W samplers.
+`speed` interleaves three cases: one sampler alone, as many samplers at once as there are workers
+(each a process without Ray), and Ray. A rate counts from the first shard of each worker to the last
+shard of all. On a shared machine such rates vary with the load of others. Two further figures do
+not: the CPU time of a sample alone and on Ray, and the fraction of time that workers spend on
+shards. Their product is the speed of Ray relative to W samplers.
 
-`kills` runs a job that nothing happens to, and another one, in the middle of which first a worker
-and then the driver get SIGKILL, and which is then run again; and compares their files.
+`kills` runs an undisturbed job and a disturbed one, and compares their files. In the disturbed job
+first a worker and then the driver get SIGKILL, and the job is run again.
 """
 
 from __future__ import annotations
@@ -29,40 +29,49 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from processes import descendants, title
+from process_stats import command_line, descendants
 from pyarrow import parquet
 
 from anytime_ar import bulk
 from anytime_ar.sampling import load
 
 ACTOR = "ray::MapWorker"
-"""How Ray calls a process of the pool."""
+"""Beginning of the command line of a Ray worker process."""
 
 
-class Pace(NamedTuple):
-    """How a job went, from the first shard of each worker on."""
+class WorkerRate(NamedTuple):
+    """The rates of a job, from the first shard of each worker on."""
 
-    rate: float
-    """Samples a second."""
-    cpu_rate: float
-    """Samples a second of processor time."""
-    busy: float
-    """Share of the workers' time that went into shards."""
+    samples_per_s: float
+    """Samples per second of all workers."""
+    samples_per_cpu_s: float
+    """Samples per second of CPU time."""
+    utilization: float
+    """Fraction of the workers' time that is spent on shards, 0..1."""
 
 
-def pace(name: str, samples: int, size: int, workers: int | None = None) -> Pace:
-    """Of one job, on Ray or, without workers, in this process."""
+def measure_rate(name: str, samples: int, size: int, workers: int | None = None) -> WorkerRate:
+    """Return the rates of one job on Ray, or without workers in this process.
+
+    Args:
+        name: name of the model.
+        samples: number of samples.
+        size: samples per shard.
+        workers: number of Ray workers; None: this process alone.
+    """
     import torch
 
     torch.set_num_threads(1)
     model = load(name, device="cpu")
-    job = bulk.sample_job(name, model, samples, seed=0, layout=bulk.Layout(shard_size=size))
+    job = bulk.sample_job(
+        name, model, samples, seed=0, sharding=bulk.ShardingConfig(shard_size=size)
+    )
     with tempfile.TemporaryDirectory() as folder:
         if workers is None:
             bulk.run(job, folder)
         else:
-            bulk.run(job, folder, engine="ray", pool=bulk.Pool(workers=workers))
-        # When each was complete; the driver of Ray hears of it later.
+            bulk.run(job, folder, engine="ray", pool=bulk.RayPoolConfig(workers=workers))
+        # Times of completion; the Ray driver learns of them later.
         paths = sorted(Path(folder).glob("records/*"), key=lambda path: path.stat().st_mtime)
         times = [path.stat().st_mtime for path in paths]
         records = [json.loads(path.read_text()) for path in paths]
@@ -71,10 +80,11 @@ def pace(name: str, samples: int, size: int, workers: int | None = None) -> Pace
     done = sum(record["rows"] for record in counted)
     cpu_s = sum(record["cpu_seconds"] for record in counted)
     work_s = sum(record["seconds"] for record in counted)
-    return Pace(done / span, done / cpu_s, work_s / (first * span))
+    return WorkerRate(done / span, done / cpu_s, work_s / (first * span))
 
 
 def speed(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the three cases interleaved, print them, and return the figures."""
     name, workers, size = options.model, options.workers, options.shard_size
     each = options.samples // workers
     rounds = []
@@ -83,20 +93,23 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
     print(f"{'one':>8} {'at once':>8} {'ray':>8}  {heads}")
     for _ in range(options.rounds):
         with spawning.Pool(workers) as processes:
-            one = processes.apply(pace, (name, each, size))
-            at_once = sum(p.rate for p in processes.starmap(pace, [(name, each, size)] * workers))
-        ray = pace(name, options.samples, size, workers)
+            one = processes.apply(measure_rate, (name, each, size))
+            at_once = sum(
+                p.samples_per_s
+                for p in processes.starmap(measure_rate, [(name, each, size)] * workers)
+            )
+        ray = measure_rate(name, options.samples, size, workers)
         shares = {
-            "one": ray.rate / (one.rate * workers),
-            "at_once": ray.rate / at_once,
-            "processor": ray.cpu_rate / one.cpu_rate * ray.busy,
+            "one": ray.samples_per_s / (one.samples_per_s * workers),
+            "at_once": ray.samples_per_s / at_once,
+            "processor": ray.samples_per_cpu_s / one.samples_per_cpu_s * ray.utilization,
         }
         rounds.append(
             {"one": one._asdict(), "at_once": at_once, "ray": ray._asdict(), "shares": shares}
         )
         print(
-            f"{one.rate:8.0f} {at_once:8.0f} {ray.rate:8.0f}  {shares['one']:11.2f}  "
-            f"{shares['at_once']:13.2f}  {shares['processor']:17.2f}"
+            f"{one.samples_per_s:8.0f} {at_once:8.0f} {ray.samples_per_s:8.0f}  "
+            f"{shares['one']:11.2f}  {shares['at_once']:13.2f}  {shares['processor']:17.2f}"
         )
     for what in ("one", "at_once", "processor"):
         found = sorted(row["shares"][what] for row in rounds)
@@ -105,12 +118,15 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def command(options: argparse.Namespace, out: Path) -> list[str]:
-    asked = ["sample", options.model, "-n", str(options.samples), "--seed", "1", "--engine", "ray"]
-    asked += ["--workers", str(options.workers), "--shard_size", str(options.shard_size)]
-    return [sys.executable, "-m", "anytime_ar", *asked, "--json", "--out", str(out)]
+    """Return the command line of a bulk job."""
+    args = ["bulk", "sample", options.model, "-n", str(options.samples), "--seed", "1"]
+    args += ["--engine", "ray", "--workers", str(options.workers)]
+    args += ["--shard-size", str(options.shard_size)]
+    return [sys.executable, "-m", "anytime_ar", *args, "--json", "--out", str(out)]
 
 
 def kills(options: argparse.Namespace) -> dict[str, Any]:
+    """Run an undisturbed and a disturbed job, and return the comparison of their files."""
     root = Path(tempfile.mkdtemp(prefix="bulk-kills-"))
     quiet, killed = root / "quiet", root / "killed"
     try:
@@ -123,12 +139,14 @@ def kills(options: argparse.Namespace) -> dict[str, Any]:
             command(options, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as driver:
             wait_for(killed, shards // 4, driver)
-            worker = next(pid for pid in descendants(driver.pid) if title(pid).startswith(ACTOR))
+            worker = next(
+                pid for pid in descendants(driver.pid) if command_line(pid).startswith(ACTOR)
+            )
             os.kill(worker, signal.SIGKILL)
-            print(f"killed worker {worker} after {complete(killed)} of {shards} shards")
+            print(f"killed worker {worker} after {count_complete(killed)} of {shards} shards")
             wait_for(killed, shards // 2, driver)
             driver.kill()
-        print(f"killed the driver after {complete(killed)} of {shards} shards")
+        print(f"killed the driver after {count_complete(killed)} of {shards} shards")
         again = subprocess.run(
             command(options, killed), check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -143,20 +161,20 @@ def kills(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def wait_for(folder: Path, shards: int, driver: subprocess.Popen[bytes]) -> None:
-    """Until so many are complete."""
-    while complete(folder) < shards:
+    """Wait until a number of shards are complete."""
+    while count_complete(folder) < shards:
         if driver.poll() is not None:
             sys.exit(f"the driver ended with {driver.returncode} before it was killed")
         time.sleep(0.05)
 
 
-def complete(folder: Path) -> int:
-    """Shards with a record."""
+def count_complete(folder: Path) -> int:
+    """Return the number of shards with a record."""
     return len(list(folder.glob("records/*.json")))
 
 
 def compare(one: Path, other: Path) -> dict[str, Any]:
-    """Two jobs, shard by shard, and what is in the second."""
+    """Return the differences of two jobs by shard, and the row counts of the second."""
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (one, other)]
     first, second = (
         {shard["file"]: shard["sha256"] for shard in manifest["shards"]} for manifest in manifests
@@ -174,11 +192,12 @@ def compare(one: Path, other: Path) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Run the requested benchmark and write its figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("speed", "kills"))
     parser.add_argument("model")
     parser.add_argument("--samples", type=int, default=20_000, help="whole shards")
-    parser.add_argument("--shard_size", type=int, default=1000)
+    parser.add_argument("--shard-size", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)

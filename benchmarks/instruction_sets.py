@@ -1,11 +1,11 @@
-"""Our kernel beside PyTorch's operations, held to one instruction set after the other.
+"""Compare the kernel with PyTorch's operations, limited to one instruction set after the other.
 
     python benchmarks/instruction_sets.py sse avx2 avx512bf16 --out runs/instruction_sets
 
-Each instruction set has a process of its own, in which kernel and PyTorch are held to it, with one
-thread. By turns, for each shipped model and number of rows: codes drawn, and codes decoded, by
-both. A ratio above 1 says that the kernel is faster: median and range over rounds. Then the codes
-of 1,000 seeds in float32 and int8 are compared between instruction sets, seed by seed.
+Each instruction set has its own process, in which kernel and PyTorch are limited to it, with one
+thread. For each shipped model and batch size, both sample and decode interleaved. A ratio above 1
+means that the kernel is faster: median and range over rounds. Then the codes of 1,000 seeds in
+float32 and int8 are compared between instruction sets, seed by seed.
 """
 
 from __future__ import annotations
@@ -20,59 +20,64 @@ from pathlib import Path
 
 import torch
 
-from anytime_ar.evaluation.speed import Contender, ratios, take_turns
-from anytime_ar.files import write_json
-from anytime_ar.kernel import load_kernel, processor_name
+from anytime_ar.evaluation.speed import BenchmarkCase, time_interleaved, time_ratios
+from anytime_ar.kernel import cpu_name, load_kernel
+from anytime_ar.runtime.files import write_json
 from anytime_ar.sampling import AnytimeModel, load
 
 MODELS = ("mnist", "cifar10", "fsdd")
+"""Shipped models that are timed."""
 SEEDS = 1000
-MOST_CODES = 64
-"""Codes of a draw: more, of the sounds, would take hours."""
-HELD = {
+"""Number of seeds whose codes are compared."""
+MAX_CODES = 64
+"""Maximum number of codes per sample. All codes of the audio model would take hours."""
+ISA_LIMITS = {
     "sse": ("default", "SSE41"),
     "avx2": ("avx2", "AVX2"),
     "avx512": ("avx512", "AVX512_CORE"),
     "avx512vnni": ("avx512", "AVX512_CORE_VNNI"),
     "avx512bf16": ("avx512", "AVX512_CORE_BF16"),
 }
-"""By instruction set: what holds PyTorch's own operations to it, and what holds oneDNN."""
+"""Limits of PyTorch's own operations and of oneDNN, by instruction set."""
 
 
 def main() -> None:
+    """Measure each instruction set and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sets", nargs="*", help=f"of {', '.join(HELD)}; default: all")
+    parser.add_argument("sets", nargs="*", help=f"of {', '.join(ISA_LIMITS)}; default: all")
     parser.add_argument("--rows", type=int, nargs="*", default=[1, 4, 16, 64, 256, 1024])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/instruction_sets"))
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # in its process
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # child process
     options = parser.parse_args()
     if options.here:
         torch.set_num_threads(1)
         print(json.dumps(measure(options.rows, options.rounds)))
         return
     found = {}
-    if unknown := set(options.sets) - HELD.keys():
-        parser.error(f"unknown {min(unknown)}; choose among {', '.join(HELD)}")
-    for name in options.sets or HELD:
+    if unknown := set(options.sets) - ISA_LIMITS.keys():
+        parser.error(f"unknown {min(unknown)}; choose among {', '.join(ISA_LIMITS)}")
+    for name in options.sets or ISA_LIMITS:
         found[name] = in_process(name, options.rows, options.rounds)
         print(table(name, found[name]), flush=True)
-    print("\n".join(agreement(found)))
+    print("\n".join(code_differences(found)))
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "instruction_sets.json", found)
 
 
 def in_process(name: str, rows: list[int], rounds: int) -> dict:
-    """Measure in a process that is held to an instruction set."""
+    """Measure in a process that is limited to an instruction set."""
     command = [sys.executable, "-W", "ignore", __file__, "--here", "--rounds", str(rounds)]
     command += ["--rows", *map(str, rows)]
-    done = subprocess.run(command, env=held_to(name), stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        command, env=isa_environment(name), stdout=subprocess.PIPE, text=True, check=True
+    )
     return json.loads(done.stdout)
 
 
-def held_to(name: str) -> dict[str, str]:
-    """Return the environment of a process of one thread that is held to an instruction set."""
-    aten, onednn = HELD[name]
+def isa_environment(name: str) -> dict[str, str]:
+    """Return the environment of a process of one thread that is limited to an instruction set."""
+    aten, onednn = ISA_LIMITS[name]
     return os.environ | {
         "ANYTIME_KERNEL_ISA": name,
         "ATEN_CPU_CAPABILITY": aten,
@@ -82,14 +87,14 @@ def held_to(name: str) -> dict[str, str]:
 
 
 def measure(rows: list[int], rounds: int) -> dict:
-    """Time all models, and digest the codes of all seeds."""
+    """Time all models, and compute digests of the codes of all seeds."""
     loaded = load_kernel()
     return {
-        "processor": processor_name(),
-        "instructions": loaded.instructions,
+        "processor": cpu_name(),
+        "instructions": loaded.instruction_set,
         "kernel": loaded.origin,
         "torch": f"{torch.__version__}, {torch.backends.cpu.get_cpu_capability()}",
-        "rows": [row for name in MODELS for row in timed(name, rows, rounds)],
+        "rows": [row for name in MODELS for row in time_backends(name, rows, rounds)],
         "digests": {
             f"{name} {precision}": digests(load(name, precision=precision, backend="native"))
             for name in MODELS
@@ -98,10 +103,10 @@ def measure(rows: list[int], rounds: int) -> dict:
     }
 
 
-def timed(name: str, rows: list[int], rounds: int) -> list[dict]:
-    """Return times of both backends and their ratios, by number of rows."""
+def time_backends(name: str, rows: list[int], rounds: int) -> list[dict]:
+    """Return the times of both backends and their ratios, by batch size."""
     models = [load(name, backend=backend) for backend in ("native", "portable")]
-    most = min(MOST_CODES, models[0].code_length)
+    most = min(MAX_CODES, models[0].code_length)
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(
         models[0].vocabulary, (max(rows), models[0].code_length), generator=generator
@@ -111,20 +116,20 @@ def timed(name: str, rows: list[int], rounds: int) -> list[dict]:
         ("codes", lambda model: lambda n: model.sample_codes(n, codes=most, seed=0)),
         ("decode", lambda model: lambda n: model.decode(codes[:n])),
     ):
-        contenders = [
-            Contender(backend, make(model))
+        cases = [
+            BenchmarkCase(backend, make(model))
             for backend, model in zip(("native", "portable"), models, strict=True)
         ]
-        times = take_turns(contenders, rows, rounds=rounds)
+        times = time_interleaved(cases, rows, rounds=rounds)
         for native, portable in zip(times[::2], times[1::2], strict=True):
             found.append(
                 {
                     "model": name,
                     "what": what,
-                    "rows": native.rows,
+                    "rows": native.batch_size,
                     "native_s": native.seconds,
                     "portable_s": portable.seconds,
-                    "ratio": ratios(portable, native),
+                    "ratio": time_ratios(portable, native),
                 }
             )
     return found
@@ -132,13 +137,13 @@ def timed(name: str, rows: list[int], rounds: int) -> list[dict]:
 
 def digests(model: AnytimeModel) -> list[str]:
     """Return a digest of the codes of each seed."""
-    codes = min(MOST_CODES, model.code_length)
+    codes = min(MAX_CODES, model.code_length)
     drawn = (model.sample_codes(1, codes=codes, seed=seed) for seed in range(SEEDS))
     return [sha256(one.numpy().tobytes()).hexdigest()[:16] for one in drawn]
 
 
 def table(name: str, found: dict) -> str:
-    """Return the ratios of an instruction set, a line for each model and number of rows."""
+    """Return the ratios of an instruction set, a line for each model and batch size."""
     lines = [f"{name} ({found['processor']}; kernel {found['kernel']}; torch {found['torch']})"]
     lines.append(f"{'model':<9}{'what':<8}{'rows':>5}{'native ms':>11}{'portable / native':>26}")
     for row in found["rows"]:
@@ -151,8 +156,8 @@ def table(name: str, found: dict) -> str:
     return "\n".join(lines)
 
 
-def agreement(found: dict[str, dict]) -> list[str]:
-    """Return how many seeds draw other codes than with the last instruction set."""
+def code_differences(found: dict[str, dict]) -> list[str]:
+    """Return how many seeds give other codes than with the last instruction set."""
     *others, last = found
     lines = []
     for what, expected in found[last]["digests"].items():

@@ -1,9 +1,9 @@
-"""Write a bundle with random weights, to time a size that nobody has trained.
+"""Write a bundle with random weights, to time a model size that nobody has trained.
 
     python benchmarks/random_bundle.py runs/authors-size          # the size of the authors' release
     anytime bench runs/authors-size
 
-Drawing does not depend on what the weights are, only on how many there are.
+The time of sampling depends only on the number of weights, not on their values.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from pathlib import Path
 
 import torch
 
-from anytime_ar.bundle import build, save_bundle
-from anytime_ar.card import Card
+from anytime_ar.bundle.card import Card
+from anytime_ar.bundle.format import build_bundle, save_bundle
 
 
 def main() -> None:
+    """Build a bundle of the requested size and save it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--vocabulary", type=int, default=1000)
-    parser.add_argument("--code_length", type=int, default=70)
+    parser.add_argument("--code-length", type=int, default=70)
     size = parser.parse_args()
     card = Card.parse(
         {
@@ -36,13 +37,13 @@ def main() -> None:
                 "quantizer": {"vocabulary": size.vocabulary},
             },
             "prior": {"layers": size.layers, "width": size.width, "heads": size.heads},
-            "weights": "float16",
+            "weights_dtype": "float16",
         },
         origin="random bundle",
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        save_bundle(build(card), size.folder)
+        save_bundle(build_bundle(card), size.folder)
     print(f"{size.folder}: {card.name}, {size.code_length} codes of {size.vocabulary}")
 
 

@@ -1,12 +1,12 @@
-"""How cost grows with code length, width, batch and image size: measured, fitted, extrapolated.
+"""Measure how cost grows with code length, width, batch and image size, and extrapolate it.
 
     python benchmarks/scaling.py --out runs/scaling
 
-One thread. For training steps of priors and of autoencoders, and for steps of draws, the time is
-fitted as operations of matrix products at a rate, numbers that modules put out at another (what is
-not a product waits for memory), scores of attention, and weights that the optimizer moves. Each fit
-is made without the largest sizes, and told how well it foresees them. Operations are counted by
-PyTorch, not by a formula. Prints tables, writes scaling.json. docs/scaling.md says what follows.
+It uses one thread. It times training steps of priors and autoencoders, and sampling steps. It fits
+the time of training steps as a sum of four costs: FLOPs of matrix products, activations (other
+operations wait for memory), attention scores, and parameters that the optimizer updates. Each fit
+leaves out the largest sizes and reports how well it predicts them. PyTorch counts the FLOPs. Prints
+tables and writes scaling.json. docs/experiments/scaling.md has the conclusions.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from anytime_ar.bundle import Bundle, build
-from anytime_ar.card import Card
-from anytime_ar.evaluation.comparison_report import aligned
-from anytime_ar.files import write_json
-from anytime_ar.memory import keep_memory
+from anytime_ar.bundle.card import Card
+from anytime_ar.bundle.format import Bundle, build_bundle
+from anytime_ar.evaluation.report import align_table
+from anytime_ar.runtime.files import write_json
+from anytime_ar.runtime.memory import disable_memory_trimming
 from anytime_ar.sampling import AnytimeModel
-from anytime_ar.serving.lane import Lane
+from anytime_ar.serving.engine.runner import ModelRunner
 from anytime_ar.training.config import AutoencoderTrainingConfig, OptimizerConfig
-from anytime_ar.training.objectives import AutoencoderObjective, PriorObjective
-from anytime_ar.training.optimizer import optimizer_for
+from anytime_ar.training.optimizer import build_optimizer
+from anytime_ar.training.stages.autoencoder import AutoencoderObjective
+from anytime_ar.training.stages.prior import PriorObjective
 
 REPEATS = 3
+"""Number of timed steps of each size."""
 PRIORS = [  # L, width, layers, batch
     (16, 128, 4, 64),
     (64, 128, 4, 32),
@@ -50,6 +52,7 @@ PRIORS = [  # L, width, layers, batch
     (64, 512, 8, 32),
     (256, 512, 6, 16),
 ]
+"""Priors to train: code length, width, layers, batch size."""
 AUTOENCODERS = [  # side of the image, widths, batch
     (32, (64, 128), 16),
     (32, (64, 128), 64),
@@ -62,49 +65,69 @@ AUTOENCODERS = [  # side of the image, widths, batch
     (128, (64, 128, 128), 16),
     (128, (64, 128, 128, 128), 32),
 ]
+"""Autoencoders to train: side of the image, widths, batch size."""
 DRAWS = [(64, 128, 4), (64, 256, 4), (256, 256, 4), (64, 512, 4), (64, 512, 8), (256, 512, 8)]
-HELD_OUT = 2
-"""The largest sizes, which a fit does not see."""
+"""Priors to sample from: code length, width, layers."""
+NUM_HELD_OUT = 2
+"""Number of the largest sizes that a fit leaves out."""
 
 
 @dataclass(frozen=True)
-class Point:
-    """What one size takes."""
+class StepCost:
+    """The measured cost of one step at one size."""
 
     size: str
-    work: float
-    """Floating-point operations of matrix products."""
-    numbers: float
-    """That modules put out."""
-    scores: float
-    """Of attention, in all layers and heads."""
-    weights: int
-    """That the optimizer moves."""
+    """Description of the size for the table."""
+    flops: float
+    """FLOPs of all matrix products."""
+    activations: float
+    """Number of values that all modules output."""
+    attention_scores: float
+    """Number of attention scores, in all layers and heads."""
+    parameters: int
+    """Number of parameters that the optimizer updates."""
     seconds: float
+    """Median time of a step, in seconds."""
 
     @property
-    def terms(self) -> list[float]:
-        """What its seconds are made of, in units of about the same size."""
-        return [self.work / 1e9, self.numbers / 1e6, self.scores / 1e6, self.weights / 1e6]
+    def regressors(self) -> list[float]:
+        """Return the four costs of the fit, in units of similar magnitude."""
+        return [
+            self.flops / 1e9,
+            self.activations / 1e6,
+            self.attention_scores / 1e6,
+            self.parameters / 1e6,
+        ]
 
 
 @dataclass(frozen=True)
-class Fit:
-    """Seconds of a step."""
+class CostFit:
+    """The fitted coefficients of the time of a step."""
 
-    for_gflop: float
-    for_million_numbers: float
-    for_million_scores: float
-    for_million_weights: float
+    s_per_gflop: float
+    """Seconds per 10^9 FLOPs of matrix products."""
+    s_per_million_activations: float
+    """Seconds per million activations."""
+    s_per_million_scores: float
+    """Seconds per million attention scores."""
+    s_per_million_parameters: float
+    """Seconds per million parameters."""
 
-    def seconds(self, point: Point) -> float:
-        """Of a step of some size."""
-        parts = zip(astuple(self), point.terms, strict=True)
+    def predict_s(self, point: StepCost) -> float:
+        """Return the predicted seconds of a step."""
+        parts = zip(astuple(self), point.regressors, strict=True)
         return sum(each * amount for each, amount in parts)
 
 
-def card(length: int, side: int, prior: tuple[int, int], network: dict[str, Any]) -> Card:
-    """A model of some size; prior: width and layers."""
+def make_card(length: int, side: int, prior: tuple[int, int], network: dict[str, Any]) -> Card:
+    """Return the card of a model.
+
+    Args:
+        length: code length.
+        side: height and width of the images.
+        prior: width and number of layers of the prior.
+        network: settings of the autoencoder's network.
+    """
     width, layers = prior
     return Card.parse(
         {
@@ -122,16 +145,25 @@ def card(length: int, side: int, prior: tuple[int, int], network: dict[str, Any]
     )
 
 
-def made(length: int, side: int, prior: tuple[int, int], network: dict[str, Any]) -> Bundle:
-    """The same with random weights."""
+def random_bundle(
+    length: int, side: int, prior: tuple[int, int], network: dict[str, Any]
+) -> Bundle:
+    """Return a bundle with random weights; the arguments are those of `make_card`."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return build(card(length, side, prior, network))
+        return build_bundle(make_card(length, side, prior, network))
 
 
-def step_of(objective: nn.Module, arguments: Callable[[], tuple[Any, ...]]) -> Callable[[], None]:
-    """A training step, in bfloat16 where PyTorch deems that right."""
-    optimizer = optimizer_for(objective.train(), OptimizerConfig())
+def training_step(
+    objective: nn.Module, arguments: Callable[[], tuple[Any, ...]]
+) -> Callable[[], None]:
+    """Return a function that runs one training step with bfloat16 autocast.
+
+    Args:
+        objective: module that returns the loss.
+        arguments: returns the arguments of the objective except the generator.
+    """
+    optimizer = build_optimizer(objective.train(), OptimizerConfig())
 
     def step() -> None:
         optimizer.zero_grad()
@@ -143,8 +175,17 @@ def step_of(objective: nn.Module, arguments: Callable[[], tuple[Any, ...]]) -> C
     return step
 
 
-def measured(size: str, module: nn.Module, step: Callable[[], None], scores: float = 0.0) -> Point:
-    """What a step takes: the median, after a first one, in which it is counted."""
+def measure_step(
+    size: str, module: nn.Module, step: Callable[[], None], scores: float = 0.0
+) -> StepCost:
+    """Return the cost of a step: the median time after a first step, which counts operations.
+
+    Args:
+        size: description of the size.
+        module: module whose activations and parameters are counted.
+        step: runs one step.
+        scores: number of attention scores, which PyTorch does not count.
+    """
     numbers = 0
 
     def count(_: nn.Module, __: object, output: object) -> None:
@@ -164,84 +205,87 @@ def measured(size: str, module: nn.Module, step: Callable[[], None], scores: flo
         seconds.append(time.perf_counter() - begin)
     work = float(counter.get_total_flops())
     weights = sum(weight.numel() for weight in module.parameters())
-    return Point(size, work, numbers, scores, weights, statistics.median(seconds))
+    return StepCost(size, work, numbers, scores, weights, statistics.median(seconds))
 
 
-def priors() -> list[Point]:
-    """Training steps of the prior."""
+def measure_priors() -> list[StepCost]:
+    """Return the costs of training steps of all priors."""
     points = []
     for length, width, layers, batch in PRIORS:
-        bundle = made(length, 32, (width, layers), {"widths": [8, 8], "blocks": 0, "hidden": 8})
+        bundle = random_bundle(
+            length, 32, (width, layers), {"widths": [8, 8], "blocks": 0, "hidden": 8}
+        )
         assert bundle.prior is not None
         codes = torch.randint(256, (batch, length), generator=torch.Generator().manual_seed(0))
         objective = PriorObjective(bundle.prior)
         size = f"L {length}, {layers} x {width}, batch {batch}"
-        step = step_of(objective, lambda c=codes: (c, None))
+        step = training_step(objective, lambda c=codes: (c, None))
         scores = float(layers * batch * (width // 64) * length**2)
-        points.append(measured(size, objective, step, scores))
+        points.append(measure_step(size, objective, step, scores))
     return points
 
 
-def autoencoders() -> list[Point]:
-    """Training steps of the autoencoder."""
+def measure_autoencoders() -> list[StepCost]:
+    """Return the costs of training steps of all autoencoders."""
     points = []
     for side, widths, batch in AUTOENCODERS:
-        bundle = made(64, side, (64, 1), {"widths": widths})
+        bundle = random_bundle(64, side, (64, 1), {"widths": widths})
         objective = AutoencoderObjective(bundle.autoencoder, AutoencoderTrainingConfig())
         images = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
-        bundle.autoencoder.start([images], torch.Generator().manual_seed(0))
+        bundle.autoencoder.init_codebooks([images], torch.Generator().manual_seed(0))
         size = f"{side} x {side}, widths {', '.join(map(str, widths))}, batch {batch}"
-        step = step_of(objective, lambda x=images: (x, 0.5))
-        points.append(measured(size, objective, step))
+        step = training_step(objective, lambda x=images: (x, 0.5))
+        points.append(measure_step(size, objective, step))
     return points
 
 
-def fitted(points: Sequence[Point]) -> Fit:
-    """The nearest to points, by what it misses them in parts of one."""
+def fit_costs(points: Sequence[StepCost]) -> CostFit:
+    """Return the non-negative fit with the least squared relative errors."""
     seconds = np.array([point.seconds for point in points])
-    terms = np.array([point.terms for point in points]) / seconds[:, None]
-    return Fit(*map(float, nnls(terms, np.ones(len(points)))[0]))
+    terms = np.array([point.regressors for point in points]) / seconds[:, None]
+    return CostFit(*map(float, nnls(terms, np.ones(len(points)))[0]))
 
 
-def told(name: str, points: Sequence[Point]) -> dict[str, Any]:
-    """Print a table, give the figures."""
-    ordered = sorted(points, key=lambda point: point.work)
-    fit = fitted(ordered[:-HELD_OUT])
+def report_fit(name: str, points: Sequence[StepCost]) -> dict[str, Any]:
+    """Fit all but the largest sizes, print a table, and return the figures."""
+    ordered = sorted(points, key=lambda point: point.flops)
+    fit = fit_costs(ordered[:-NUM_HELD_OUT])
     rows = [[name, "GFLOP", "ms", "GFLOP/s", "fit"]]
     for place, point in enumerate(ordered):
-        miss = fit.seconds(point) / point.seconds - 1
-        foreseen = " foreseen" if place >= len(ordered) - HELD_OUT else ""
+        miss = fit.predict_s(point) / point.seconds - 1
+        foreseen = " foreseen" if place >= len(ordered) - NUM_HELD_OUT else ""
         rows.append(
             [
                 point.size,
-                f"{point.work / 1e9:.2f}",
+                f"{point.flops / 1e9:.2f}",
                 f"{1000 * point.seconds:.1f}",
-                f"{point.work / point.seconds / 1e9:.0f}",
+                f"{point.flops / point.seconds / 1e9:.0f}",
                 f"{100 * miss:+.0f} %{foreseen}",
             ]
         )
-    print(aligned(rows))
+    print(align_table(rows))
     print(
-        f"{1000 * fit.for_gflop:.2f} ms for a GFLOP, {1000 * fit.for_million_numbers:.2f} for a "
-        f"million numbers, {1000 * fit.for_million_scores:.2f} for a million scores, "
-        f"{1000 * fit.for_million_weights:.2f} for a million weights\n"
+        f"{1000 * fit.s_per_gflop:.2f} ms for a GFLOP, "
+        f"{1000 * fit.s_per_million_activations:.2f} for a million numbers, "
+        f"{1000 * fit.s_per_million_scores:.2f} for a million scores, "
+        f"{1000 * fit.s_per_million_parameters:.2f} for a million weights\n"
     )
     return {"fit": asdict(fit), "points": [asdict(point) for point in ordered]}
 
 
-def draws() -> list[dict[str, Any]]:
-    """Steps of draws by rows, and what a sample of all codes takes of the machine."""
+def measure_draws() -> list[dict[str, Any]]:
+    """Print and return the times of sampling steps by batch size, and of a complete sample."""
     rows = [["draws", "1 row, ms", "16 rows", "64 rows", "last codes", "a sample, ms", "decode"]]
     found = []
     for length, width, layers in DRAWS:
-        bundle = made(length, 32, (width, layers), {})
+        bundle = random_bundle(length, 32, (width, layers), {})
         model = AnytimeModel(bundle, device="cpu")
-        lane = Lane("any", model, 64, time.perf_counter)
-        lane.measure()
-        costs = lane.costs
+        runner = ModelRunner("any", model, 64, time.perf_counter)
+        runner.measure_costs()
+        costs = runner.costs
         steps = {count: costs.step_s(count, count * length // 2) for count in (1, 16, 64)}
         last = costs.step_s(16, 16 * length)
-        sample_s = costs.work_s(1, 0, length) + costs.decode_work_s(1)
+        sample_s = costs.sampling_work_s(1, 0, length) + costs.decode_work_s(1)
         size = f"L {length}, {layers} x {width}"
         found.append(
             {
@@ -256,20 +300,21 @@ def draws() -> list[dict[str, Any]]:
         )
         ms = [1000 * seconds for seconds in (*steps.values(), last, sample_s, costs.decode_s(1))]
         rows.append([size, *(f"{one:.2f}" for one in ms)])
-    print(aligned(rows))
+    print(align_table(rows))
     return found
 
 
 def main() -> None:
+    """Measure all sizes and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/scaling"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    keep_memory()  # as training does
+    disable_memory_trimming()  # as training does
     figures = {
-        "priors": told("training step, prior", priors()),
-        "autoencoders": told("training step, autoencoder", autoencoders()),
-        "draws": draws(),
+        "priors": report_fit("training step, prior", measure_priors()),
+        "autoencoders": report_fit("training step, autoencoder", measure_autoencoders()),
+        "draws": measure_draws(),
     }
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "scaling.json", figures)

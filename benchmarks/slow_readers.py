@@ -1,7 +1,9 @@
-"""What clients that do not read their streams, and draws that are kept, take of a server's memory.
+"""Measure server memory held by clients that do not read their streams, and by stored samples.
 
-anytime serve fsdd --port 8000
-python benchmarks/slow_readers.py http://127.0.0.1:8000 --pid PID
+    anytime serve fsdd --port 8000
+    python benchmarks/slow_readers.py http://127.0.0.1:8000 --pid PID
+
+It reads the memory from /proc, so it runs on the machine of the server.
 """
 
 from __future__ import annotations
@@ -12,11 +14,11 @@ import socket
 import time
 
 import httpx
-from processes import memory_mb
+from process_stats import memory_mb
 
 
 def open_stream(host: str, port: int, n: int) -> socket.socket:
-    """A stream whose client reads nothing."""
+    """Open a stream that the client never reads, and return its socket."""
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     raw.connect((host, port))
@@ -29,6 +31,7 @@ def open_stream(host: str, port: int, n: int) -> socket.socket:
 
 
 def main() -> None:
+    """Open streams and generate samples, and print the memory of the server."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("url")
     parser.add_argument("--pid", type=int, required=True, help="of the server")

@@ -1,10 +1,10 @@
-"""Time of whole processes from start to end: what a command costs before it works.
+"""Time whole processes from start to end: what a command costs before it works.
 
     python benchmarks/startup.py --rounds 9 --out runs/startup.json
 
-Every round runs each command once, so that whatever slows the machine slows all. `first` draws with
-a cache folder that holds the compiled kernel alone, as after installing. Then one process tells
-where the time of a draw goes. Python keeps compiled modules, as `pip install` does.
+Every round runs each command once, so that a slow machine slows all of them. `first` samples with a
+cache folder that holds only the compiled kernel, as after an installation. Then one process reports
+how its time splits into parts. Python stores compiled modules, as after `pip install`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from anytime_ar.evaluation.comparison_report import aligned
-from anytime_ar.files import cache_folder, write_json
+from anytime_ar.evaluation.report import align_table
+from anytime_ar.runtime.files import cache_folder, write_json
 
 MODEL = "mnist"
+"""Shipped model that the commands use."""
 BASE = "import torch"
+"""Process whose time the table subtracts."""
 FIRST = "sample, first"
+"""Name of the command that runs with an almost empty cache folder."""
 PARTS = """
 import json, sys, time
 marks = [time.perf_counter()]
@@ -34,40 +37,43 @@ def mark():
     marks.append(time.perf_counter())
 import torch; mark()
 from anytime_ar import AnytimeModel
-from anytime_ar.bundle import load_bundle, resolve; mark()
-bundle = load_bundle(resolve(sys.argv[1])); mark()
+from anytime_ar.bundle.format import find_bundle, load_bundle; mark()
+bundle = load_bundle(find_bundle(sys.argv[1])); mark()
 model = AnytimeModel(bundle, device="cpu"); x = model.sample(1, seed=0); mark()
 model.sample(1, seed=0); mark()
-from anytime_ar.data import write_image; mark()
+from anytime_ar.media.image import write_image; mark()
 write_image(sys.argv[2], x[0]); mark()
 print(json.dumps([after - before for before, after in zip(marks, marks[1:])]))
 """
+"""Script that times the parts of one sample."""
 NAMES = ("import torch", "import ours", "read and check", "lay out, draw", "draw again")
+"""Names of the parts in the order of the script."""
 NAMES += ("import pictures", "write PNG")
 
 
 def main() -> None:
+    """Time all commands and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path, default=Path("runs/startup.json"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        seconds, parts = _measured(options.rounds, Path(place))
+        seconds, parts = _measure(options.rounds, Path(place))
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     rows = [["process", "seconds", f"over {BASE}", "fastest", "slowest"]]
     for name, taken in seconds.items():
         figures = (medians[name], medians[name] - medians[BASE], min(taken), max(taken))
         rows.append([name, *(f"{figure:.3f}" for figure in figures)])
-    print(aligned(rows))
+    print(align_table(rows))
     inside = {name: statistics.median(taken) for name, taken in parts.items()}
-    print(aligned([["part", "ms"], *([name, f"{1000 * s:.1f}"] for name, s in inside.items())]))
+    print(align_table([["part", "ms"], *([name, f"{1000 * s:.1f}"] for name, s in inside.items())]))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     figures = {"machine": _machine(), "rounds": options.rounds, "seconds": medians, "parts": inside}
     write_json(options.out, figures)
 
 
-def _measured(rounds: int, place: Path) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds of each round by command, and by part of a draw."""
+def _measure(rounds: int, place: Path) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Return the seconds of each round by command, and by part of a sample."""
     env = {key: to for key, to in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     seconds: dict[str, list[float]] = {}
     parts: dict[str, list[float]] = {}
@@ -80,24 +86,24 @@ def _measured(rounds: int, place: Path) -> tuple[dict[str, list[float]], dict[st
             begin = time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=env | cache)
             taken = time.perf_counter() - begin
-            if number:  # the first round writes compiled modules and fills the system's caches
+            if number:  # the first round compiles modules and fills the caches of the system
                 seconds.setdefault(name, []).append(taken)
         script = [sys.executable, "-c", PARTS, MODEL, str(place / "part.png")]
-        told = subprocess.run(script, check=True, stdout=subprocess.PIPE, env=env).stdout
-        for name, taken in zip(NAMES, json.loads(told), strict=True):
+        output = subprocess.run(script, check=True, stdout=subprocess.PIPE, env=env).stdout
+        for name, taken in zip(NAMES, json.loads(output), strict=True):
             if number:
                 parts.setdefault(name, []).append(taken)
     return seconds, parts
 
 
 def _commands(place: Path) -> dict[str, list[str]]:
-    """Command lines to time, by name; what they read is made first."""
+    """Return the command lines to time, by name, and create the files that they read."""
     anytime = [sys.executable, "-m", "anytime_ar"]
     out, state, codes = (str(place / name) for name in ("one.png", "state", "codes.npz"))
     draw = [*anytime, "sample", MODEL, "-n", "1", "--out", out]
     library = f"import anytime_ar as aar; aar.load({MODEL!r}).sample(1)"
     quiet = {"check": True, "stdout": subprocess.DEVNULL}
-    subprocess.run([*draw, "--codes", "2", "--save_state", state], **quiet)
+    subprocess.run([*draw, "--codes", "2", "--save-state", state], **quiet)
     subprocess.run([*anytime, "encode", MODEL, out, "--out", codes], **quiet)
     return {
         "python": [sys.executable, "-c", "pass"],
@@ -115,6 +121,7 @@ def _commands(place: Path) -> dict[str, list[str]]:
 
 
 def _machine() -> dict[str, str | int | None]:
+    """Return the processor, its instruction set, and the versions in use."""
     import torch
 
     info = Path("/proc/cpuinfo")

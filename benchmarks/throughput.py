@@ -1,11 +1,10 @@
-"""All codes a second: of a server that is kept busy, and of the engine without one.
+"""Compare the throughput of a busy server with that of plain sampling, both with all codes.
 
     python benchmarks/throughput.py mnist --n 16
 
-A round keeps the server busy with requests for all codes, then draws as many at a time without it:
-a request's samples, one request after the other, and those of all requests under way in one batch.
-Both by as many threads as the server has. The share is that of the faster of the two ways, round by
-round: median and range.
+A round keeps the server busy with requests for all codes, then generates the same samples without
+it in two ways: one request after the other, and all requests in flight in one batch. Both use as
+many threads as the server. The share is relative to the faster way, by round: median and range.
 """
 
 from __future__ import annotations
@@ -19,32 +18,36 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from served import Connections, Server
+from server_process import ConnectionPool, ServerProcess
 
-from anytime_ar.files import write_json
+from anytime_ar.runtime.files import write_json
 from anytime_ar.sampling import AnytimeModel, load
 
 ROUNDS = 5
-AT_ONCE = 4
-"""Requests under way: enough for the server never to wait for its clients."""
+"""Number of rounds of the comparison."""
+CONCURRENCY = 4
+"""Requests in flight, enough that the server never waits for its clients."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """Requests a second, each with all codes of its samples."""
+    """The rates of one round, in requests with all codes per second."""
 
     served: float
-    one_by_one: float
-    together: float
+    """Rate of the server, in requests per second."""
+    sequential: float
+    """Rate without a server, one request after the other."""
+    batched: float
+    """Rate without a server, all requests in flight in one batch."""
 
     @property
     def share(self) -> float:
-        """Of the engine's rate without a server."""
-        return self.served / max(self.one_by_one, self.together)
+        """Return the rate of the server relative to the faster rate without it."""
+        return self.served / max(self.sequential, self.batched)
 
 
-def bare(model: AnytimeModel, n: int, seconds: float) -> float:
-    """Draws of n samples a second in this process."""
+def direct_rate(model: AnytimeModel, n: int, seconds: float) -> float:
+    """Return how many batches of n samples per second this process generates."""
     model.sample(n, seed=0)
     begin, count = time.perf_counter(), 0
     while time.perf_counter() - begin < seconds:
@@ -53,9 +56,15 @@ def bare(model: AnytimeModel, n: int, seconds: float) -> float:
     return count / (time.perf_counter() - begin)
 
 
-async def capacity(url: str, n: int, seconds: float) -> float:
-    """Requests a second that are answered with all codes, as many at once as keep it busy."""
-    connections, end, count = Connections(url), time.perf_counter() + seconds, 0
+async def server_rate(url: str, n: int, seconds: float) -> float:
+    """Return the rate of requests with all codes of a server that is kept busy.
+
+    Args:
+        url: address of the server.
+        n: samples per request.
+        seconds: duration of the measurement.
+    """
+    connections, end, count = ConnectionPool(url), time.perf_counter() + seconds, 0
 
     async def ask() -> None:
         nonlocal count
@@ -64,37 +73,45 @@ async def capacity(url: str, n: int, seconds: float) -> float:
             count += 1
 
     begin = time.perf_counter()
-    await asyncio.gather(*(ask() for _ in range(AT_ONCE)))
+    await asyncio.gather(*(ask() for _ in range(CONCURRENCY)))
     connections.close()
     return count / (time.perf_counter() - begin)
 
 
-def by_turns(name: str, url: str, n: int, seconds: float) -> list[Round]:
-    """Rounds with a server that has nothing else to do; `seconds` for all of them."""
+def measure_rounds(name: str, url: str, n: int, seconds: float) -> list[Round]:
+    """Measure several rounds with a server that is otherwise idle.
+
+    Args:
+        name: name of the model.
+        url: address of the server.
+        n: samples per request.
+        seconds: duration of all rounds.
+    """
     torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))
     model, turn, results = load(name), seconds / ROUNDS / 3, []
     for _ in range(ROUNDS):
-        served = asyncio.run(capacity(url, n, turn))
-        together = AT_ONCE * bare(model, AT_ONCE * n, turn)
-        results.append(Round(served, bare(model, n, turn), together))
+        served = asyncio.run(server_rate(url, n, turn))
+        batched = CONCURRENCY * direct_rate(model, CONCURRENCY * n, turn)
+        results.append(Round(served, direct_rate(model, n, turn), batched))
     return results
 
 
-def told(rounds: list[Round], n: int) -> str:
-    """For people."""
+def summary(rounds: list[Round], n: int) -> str:
+    """Return the medians of the rounds as text for people."""
     shares = [one.share for one in rounds]
-    served, one_by_one, together = (
+    served, sequential, batched = (
         statistics.median(getattr(one, key) for one in rounds)
-        for key in ("served", "one_by_one", "together")
+        for key in ("served", "sequential", "batched")
     )
     return (
         f"all codes of {n} samples, requests a second: {served:.1f} served; without a server "
-        f"{one_by_one:.1f} one by one, {together:.1f} with {AT_ONCE} in one batch; share "
+        f"{sequential:.1f} sequential, {batched:.1f} with {CONCURRENCY} in one batch; share "
         f"{statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"
     )
 
 
 def main() -> None:
+    """Start a server, measure the rounds, and print the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--n", type=int, default=16, help="samples of a request")
@@ -103,10 +120,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/throughput"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    server = Server(options.model, options.out / "server.log", "--slots", str(options.slots))
-    rounds = by_turns(options.model, server.url, options.n, options.seconds)
-    server.end()
-    print(told(rounds, options.n))
+    server = ServerProcess(options.model, options.out / "server.log", "--slots", str(options.slots))
+    rounds = measure_rounds(options.model, server.url, options.n, options.seconds)
+    server.terminate()
+    print(summary(rounds, options.n))
     write_json(
         options.out / "throughput.json",
         {

@@ -23,20 +23,20 @@ def columns(model: AnytimeModel) -> list[tuple[str, Preview]]:
     """Title and result of each column."""
     model.warm_up(len(LABELS))
     least_s = model.least_deadline_s(len(LABELS))
-    whole = model.draw(len(LABELS), label=LABELS, seed=3)
+    whole = model.generate(len(LABELS), label=LABELS, seed=3)
     found = []
     for share in (0.0, 0.15, 0.4, 1.0):
         deadline_s = least_s + share * 1.3 * whole.elapsed_s
-        result = model.draw(len(LABELS), label=LABELS, seed=3, deadline_s=deadline_s)
+        result = model.generate(len(LABELS), label=LABELS, seed=3, deadline_s=deadline_s)
         found.append((f"deadline\n{1000 * deadline_s:.1f} ms\n", result))
     flag = threading.Event()
     for preview in model.stream(len(LABELS), label=LABELS, seed=3, cancel=flag):
         if preview.codes_drawn == 6:
             flag.set()
     found.append(("interrupted\n\n", preview))
-    refined = preview.state.extend(codes=14)
+    refined = preview.state.refine(codes=14)
     found.append(("refined\n\n", refined))
-    found.append(("refined\nagain\n", refined.state.extend()))
+    found.append(("refined\nagain\n", refined.state.refine()))
     return found
 
 

@@ -10,25 +10,25 @@
 #include <deque>
 #include <vector>
 
-#include "layout.h"
+#include "abi.h"
 
 extern "C" {
-void anytime_layout(int64_t*);
-int64_t anytime_step(const Prior*, const Rows*, int64_t, int64_t, int64_t, float*, int64_t);
-int64_t anytime_decode(const Decoder*, const int64_t*, int64_t, int64_t, float*, int64_t);
+void anytime_packing(int64_t*);
+int64_t anytime_prior_step(const Prior*, const DecodeState*, int64_t, int64_t, int64_t, float*, int64_t);
+int64_t anytime_decode_images(const ImageDecoder*, const int64_t*, int64_t, int64_t, float*, int64_t);
 }
 
 namespace {
 
 class Random {
  public:
-  uint32_t bits() {
+  uint32_t bit_cast() {
     state_ = state_ * 6364136223846793005u + 1442695040888963407u;
     return static_cast<uint32_t>(state_ >> 32);
   }
-  int64_t below(int64_t count) { return bits() % count; }
+  int64_t below(int64_t count) { return bit_cast() % count; }
   float number(float size) {  // in [-size, size), exact where size is a power of two
-    return (static_cast<int32_t>(bits() >> 8) - 8388608) * (size / 8388608.0f);
+    return (static_cast<int32_t>(bit_cast() >> 8) - 8388608) * (size / 8388608.0f);
   }
 
  private:
@@ -72,7 +72,7 @@ class Weights {
   // Weights of about 1 / sqrt(in), zeros where panels are filled up.
   Linear linear(int64_t in, int64_t out) {
     int64_t layout[3];
-    anytime_layout(layout);
+    anytime_packing(layout);
     const int64_t panel = layout[0], group = precision_ == kFloat32 ? 1 : layout[precision_];
     const int64_t padded = (in + group - 1) / group * group;
     const int64_t wide = (out + panel - 1) / panel * panel;
@@ -116,60 +116,60 @@ class Weights {
 
 // Steps of rows with all ways to choose a code, two of them with a shadow.
 unsigned long long step(Precision precision) {
-  constexpr int64_t kLayers = 2, kWidth = 48, kAttention = 64, kHidden = 100, kLength = 20;
+  constexpr int64_t kLayers = 2, kRegisterLanes = 48, kAttention = 64, kHidden = 100, kLength = 20;
   constexpr int64_t kVocabulary = 37, kLabels = 4, kRows = 11;
   Weights weights(precision);
   std::vector<Block> blocks;
   for (int64_t layer = 0; layer < kLayers; ++layer) {
-    blocks.push_back({weights.norm(kWidth), weights.linear(kWidth, 3 * kAttention),
-                      weights.linear(kAttention, kWidth), weights.norm(kWidth),
-                      weights.linear(kWidth, kHidden), weights.linear(kHidden, kWidth)});
+    blocks.push_back({weights.norm(kRegisterLanes), weights.linear(kRegisterLanes, 3 * kAttention),
+                      weights.linear(kAttention, kRegisterLanes), weights.norm(kRegisterLanes),
+                      weights.linear(kRegisterLanes, kHidden), weights.linear(kHidden, kRegisterLanes)});
   }
   std::vector<Linear> scores;
   auto* tables = weights.room<int64_t>(kLength);
   for (int64_t i = 0; i < kLength; ++i) {
-    scores.push_back(weights.linear(kWidth, kVocabulary));
+    scores.push_back(weights.linear(kRegisterLanes, kVocabulary));
     tables[i] = i % 2;
   }
   Prior prior = {};
-  prior.layers = kLayers, prior.width = kWidth, prior.heads = 2, prior.attention = kAttention;
+  prior.layers = kLayers, prior.width = kRegisterLanes, prior.heads = 2, prior.attention = kAttention;
   prior.hidden = kHidden, prior.length = kLength, prior.vocabulary = kVocabulary;
   prior.precision = precision;
-  prior.first = weights.numbers(kLabels * kWidth, 1);
-  prior.entries = weights.numbers(2 * kVocabulary * kWidth, 1);
-  prior.tables = tables;
-  prior.positions = weights.numbers(kLength * kWidth, 1);
-  prior.reminders = weights.numbers(kLabels * kWidth, 1);
+  prior.first = weights.numbers(kLabels * kRegisterLanes, 1);
+  prior.entries = weights.numbers(2 * kVocabulary * kRegisterLanes, 1);
+  prior.table_of_position = tables;
+  prior.positions = weights.numbers(kLength * kRegisterLanes, 1);
+  prior.added_label_embeddings = weights.numbers(kLabels * kRegisterLanes, 1);
   prior.blocks = blocks.data();
-  prior.norm = weights.norm(kWidth);
+  prior.norm = weights.norm(kRegisterLanes);
   prior.scores = scores.data();
 
-  auto* choices = weights.room<Choice>(kRows);
+  auto* choices = weights.room<RowSamplingParams>(kRows);
   auto* noise = weights.room<double>(kRows * kLength);
   auto* labels = weights.room<int64_t>(kRows);
   for (int64_t row = 0; row < kRows; ++row) {
     choices[row] = {row == 3   ? 0.0
                     : row == 4 ? 0.75
                                : 1.0,
-                    row % 3 == 1 ? 0.5 : 1.0, 1.0, row % 4 == 2 ? 5 : 0, kNoShadow};
+                    row % 3 == 1 ? 0.5 : 1.0, 1.0, row % 4 == 2 ? 5 : 0, kNoUnconditional};
     labels[row] = row % kLabels;
   }
   for (int64_t row : {0, 5}) {
-    choices[row].guidance = 1.5, choices[row].shadow = row + 1;
-    choices[row + 1].shadow = kIsShadow;
+    choices[row].guidance = 1.5, choices[row].unconditional_slot = row + 1;
+    choices[row + 1].unconditional_slot = kIsUnconditional;
   }
-  for (int64_t i = 0; i < kRows * kLength; ++i) noise[i] = weights.random.bits() / 4294967296.0;
-  Rows rows = {};
+  for (int64_t i = 0; i < kRows * kLength; ++i) noise[i] = weights.random.bit_cast() / 4294967296.0;
+  DecodeState rows = {};
   rows.cache = weights.room<float>(kLayers * kRows * 2 * kAttention * kLength);
   rows.layer_stride = kRows * 2 * kAttention * kLength;
-  rows.labels = labels, rows.noise = noise, rows.choices = choices;
+  rows.labels = labels, rows.noise = noise, rows.sampling_params = choices;
   rows.codes = weights.room<int64_t>(kRows * kLength);
   rows.positions = weights.room<int64_t>(kRows);
 
   Digest digest;
   std::vector<float> logits(kRows * kVocabulary);
   for (int64_t position = 0; position < kLength; ++position) {
-    anytime_step(&prior, &rows, 0, kRows, 1, logits.data(), 1 + position % 2);
+    anytime_prior_step(&prior, &rows, 0, kRows, 1, logits.data(), 1 + position % 2);
     digest.add(logits.data(), logits.size());
   }
   digest.add(rows.codes, kRows * kLength);
@@ -177,35 +177,35 @@ unsigned long long step(Precision precision) {
 }
 
 unsigned long long decode() {
-  constexpr int64_t kLength = 8, kWidth = 6, kVocabulary = 16, kFeatures = 20, kSide = 4;
-  constexpr int64_t kRows = 5, kPatch = 2, kChannels = 3;
+  constexpr int64_t kLength = 8, kRegisterLanes = 6, kVocabulary = 16, kFeatures = 20, kSide = 4;
+  constexpr int64_t kRows = 5, kPatch = 2, kChannel = 3;
   Weights weights(kFloat32);
-  std::vector<Residual> blocks;
+  std::vector<ResidualBlock> blocks;
   for (int64_t width : {24, 16}) {
     blocks.push_back({weights.linear(9 * width, 12), weights.linear(12, width)});
   }
   std::vector<Stage> stages = {{&blocks[0], 1, 24, weights.linear(24, 4 * 16)},
                                {&blocks[1], 1, 16, Linear{}}};
-  Decoder decoder = {};
-  decoder.code_length = kLength, decoder.code_width = kWidth, decoder.vocabulary = kVocabulary;
-  decoder.layout = kVectors;
-  decoder.entries = weights.numbers(kLength * kVocabulary * kWidth, 1);
-  decoder.fill = weights.numbers(kLength * kWidth, 1);
-  decoder.line = weights.linear(kLength * kWidth, kSide * kSide * kFeatures);
-  decoder.bend = weights.linear(kLength * kWidth, 40);
-  decoder.unbend = weights.linear(40, kSide * kSide * kFeatures);
+  ImageDecoder decoder = {};
+  decoder.code_length = kLength, decoder.code_width = kRegisterLanes, decoder.vocabulary = kVocabulary;
+  decoder.layout = kProjection;
+  decoder.entries = weights.numbers(kLength * kVocabulary * kRegisterLanes, 1);
+  decoder.fill = weights.numbers(kLength * kRegisterLanes, 1);
+  decoder.linear = weights.linear(kLength * kRegisterLanes, kSide * kSide * kFeatures);
+  decoder.mlp_in = weights.linear(kLength * kRegisterLanes, 40);
+  decoder.mlp_out = weights.linear(40, kSide * kSide * kFeatures);
   decoder.features = kFeatures, decoder.side = kSide;
   decoder.first = weights.linear(9 * kFeatures, 24);
   decoder.stage = stages.data(), decoder.stages = 2;
-  decoder.last = weights.linear(9 * 16, kChannels * kPatch * kPatch);
+  decoder.last = weights.linear(9 * 16, kChannel * kPatch * kPatch);
   decoder.patch = kPatch;
 
   Digest digest;
   for (int64_t kept = 1; kept <= kLength; ++kept) {
     std::vector<int64_t> codes(kRows * kept);
     for (int64_t& code : codes) code = weights.random.below(kVocabulary);
-    std::vector<float> pixels(kRows * kChannels * 4 * kSide * kSide * kPatch * kPatch);
-    if (anytime_decode(&decoder, codes.data(), kRows, kept, pixels.data(), 1 + kept % 2)) return 0;
+    std::vector<float> pixels(kRows * kChannel * 4 * kSide * kSide * kPatch * kPatch);
+    if (anytime_decode_images(&decoder, codes.data(), kRows, kept, pixels.data(), 1 + kept % 2)) return 0;
     digest.add(pixels.data(), pixels.size());
   }
   return digest.value();

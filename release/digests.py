@@ -1,12 +1,12 @@
-"""Compare what the kernel computes between instruction sets and compilers: `make digests`.
+"""Compare results of the kernel between instruction sets and compilers: `make digests`.
 
-Each build runs `digests.cpp`, those for aarch64 under `qemu-aarch64` (Debian: qemu-user). One line
-tells the digests of a build; `*` marks those that differ from the first build that has to agree
-with it. The exit status is 1 if any does.
+Each build runs `digests.cpp`; builds for aarch64 run under `qemu-aarch64` (Debian: qemu-user). One
+line shows the digests of a build. `*` marks a digest that differs from the first build that has to
+equal it. The exit status is 1 if any digest does.
 
-All agree, but for two that cannot: `sse` has no fused multiply-add, so that it rounds products and
-sums apart, and the bfloat16 instruction of `avx512bf16` has its own order and rounding of a pair's
-sum.
+All builds agree except two. `sse` has no fused multiply-add, so it rounds products and sums
+separately. The bfloat16 instruction of `avx512bf16` has its own order and rounding of the sum of a
+pair.
 """
 
 from __future__ import annotations
@@ -22,21 +22,30 @@ from pathlib import Path
 
 from kernels import ZIG, copy_sources, run_compiler
 
-from anytime_ar.kernel import machine
-from anytime_ar.kernel.compiling import FLAGS, find_compiler
-from anytime_ar.kernel.instructions import (
+from anytime_ar.kernel import cpu_architecture
+from anytime_ar.kernel.build import FLAGS, find_compiler
+from anytime_ar.kernel.instruction_sets import (
     INSTRUCTION_SETS,
     InstructionSet,
-    available,
-    processor_features,
+    available_instruction_sets,
+    cpu_features,
 )
 
 DRIVER = Path(__file__).with_name("digests.cpp")
+"""C++ program that prints the digests of the kernel's functions."""
 Digests = dict[str, str]
+"""The digest of each function, by its name."""
 
 
 def build(compiler: tuple[str, ...], isa: InstructionSet, sources: Path, program: Path) -> None:
-    """Compile driver and kernel for an instruction set into a static program."""
+    """Compile driver and kernel for an instruction set into a static program.
+
+    Args:
+        compiler: command of the compiler.
+        isa: instruction set to compile for.
+        sources: folder with the C++ files.
+        program: path of the program to write.
+    """
     objects = []
     for unit in sorted(unit.name for unit in sources.glob("*.cpp")):
         objects.append(f"{program}-{unit}.o")
@@ -46,8 +55,13 @@ def build(compiler: tuple[str, ...], isa: InstructionSet, sources: Path, program
 
 
 def digests(program: Path, kind: str) -> Digests:
-    """Run a program and return the digest of each function that it names."""
-    emulator = () if kind == machine() else (f"qemu-{kind}", "-cpu", "max")
+    """Run a program and return the digest of each function that it names.
+
+    Args:
+        program: path of the program.
+        kind: CPU architecture of the program, which is emulated if it is not that of this machine.
+    """
+    emulator = () if kind == cpu_architecture() else (f"qemu-{kind}", "-cpu", "max")
     done = subprocess.run([*emulator, program], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"{program.name} failed with exit status {done.returncode}: {done.stderr}")
@@ -55,7 +69,7 @@ def digests(program: Path, kind: str) -> Digests:
 
 
 def table(found: dict[str, Digests]) -> tuple[str, bool]:
-    """Return digests by build as text, and whether all agree that have to."""
+    """Return the digests by build as text, and whether all agree that have to."""
     lines = [f"{'':24}" + "".join(f"{name:<19}" for name in next(iter(found.values())))]
     expected: dict[tuple[str, str], str] = {}
     equal = True
@@ -72,15 +86,16 @@ def table(found: dict[str, Digests]) -> tuple[str, bool]:
 
 
 def main() -> None:
-    """Build, run and compare all instruction sets that this machine can run or emulate."""
-    here = {isa.name for isa in available(machine(), processor_features())}
+    """Build and run all instruction sets that this machine can run or emulate."""
+    here = {isa.name for isa in available_instruction_sets(cpu_architecture(), cpu_features())}
     runnable = [
         isa
         for isa in INSTRUCTION_SETS
-        if isa.name in here or (isa.machine != machine() and shutil.which(f"qemu-{isa.machine}"))
+        if isa.name in here
+        or (isa.architecture != cpu_architecture() and shutil.which(f"qemu-{isa.architecture}"))
     ]
     builds = [
-        (f"{isa.name}, zig", (*ZIG, "-target", f"{isa.machine}-linux-musl"), isa)
+        (f"{isa.name}, zig", (*ZIG, "-target", f"{isa.architecture}-linux-musl"), isa)
         for isa in runnable
     ]
     local = find_compiler()
@@ -97,7 +112,7 @@ def main() -> None:
         jobs = zip(builds, programs, strict=True)
         list(pool.map(lambda job: build(job[0][1], job[0][2], sources, job[1]), jobs))
         found = {
-            name: digests(program, isa.machine)
+            name: digests(program, isa.architecture)
             for (name, _, isa), program in zip(builds, programs, strict=True)
         }
     text, equal = table(found)

@@ -1,10 +1,10 @@
-"""Install a wheel where nothing can be compiled or written, and draw: `make try-wheel`.
+"""Install a wheel where nothing can be compiled or written, and sample: `make try-wheel`.
 
-    python release/try_wheel.py dist/anytime_ar-0.1.0-py3-none-any.whl
+    python release/try_wheel.py dist/anytime_ar-0.2.0-py3-none-any.whl
 
-The new environment has what `pip install anytime-ar` brings, without any extra, linked from the one
-that runs this, and takes anytime-ar from the wheel. A source distribution is built as well, and a
-wheel from that, which has no prebuilt kernels.
+The new environment has what `pip install anytime-ar` installs, without any extra. Its packages are
+links to those of this environment, except anytime-ar, which comes from the wheel. A source
+distribution is built as well, and a wheel from that, which has no prebuilt kernels.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+"""Root folder of the repository."""
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -31,13 +32,15 @@ assert samples.shape == (4, 1, 28, 28)
 assert model.decode(model.encode(samples)).shape == samples.shape
 loaded = load_kernel()
 assert loaded.origin == "prebuilt", loaded
-print(f"drawn with the {loaded.origin} kernel for {loaded.instructions}")
+print(f"drawn with the {loaded.origin} kernel for {loaded.instruction_set}")
 """
+"""Script that samples with the installed wheel."""
 SDIST = "import sys, setuptools.build_meta as build; build.build_sdist(sys.argv[1])"
+"""Script that builds a source distribution into a folder."""
 
 
 def try_wheel(wheel: Path, folder: Path) -> None:
-    """Install a wheel into a new environment in `folder`, and draw there with its best kernel."""
+    """Install a wheel into a new environment in `folder`, and sample there with its best kernel."""
     environment = folder / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     python = environment / "bin" / "python"
@@ -47,13 +50,13 @@ def try_wheel(wheel: Path, folder: Path) -> None:
     install = ["--no-deps", "--no-index", "--ignore-installed", "--quiet"]
     pip = [sys.executable, "-m", "pip", "--python", python, "install"]
     subprocess.run([*pip, *install, wheel], check=True)
-    # Nobody can write below a file, not even root; nothing is found on this path.
+    # Not even root can write below a file, and this path has no programs.
     bare = {"HOME": "/dev/null/home", "PATH": "/dev/null"}
     subprocess.run([python, "-c", PROGRAM], check=True, env=bare, cwd=folder)
     anytime = [python, "-m", "anytime_ar"]
     subprocess.run([*anytime, "doctor"], check=True, env=bare, cwd=folder)
     missing = {
-        ("evaluate", "mnist"): "anytime features",
+        ("evaluate", "mnist", "--feature-extractor", "none"): "anytime train-classifier",
         ("serve", "mnist"): "pip install",
         ("sample", "owner/name", "-n", "1"): "pip install",
     }
@@ -68,7 +71,7 @@ def try_wheel(wheel: Path, folder: Path) -> None:
 
 
 def link_core(site: Path) -> None:
-    """Link what the core of the package needs, as its lock has it, into a folder of packages."""
+    """Link the core dependencies, as locked, into a folder of packages."""
     here = Path(sysconfig.get_path("purelib"))
     for line in (ROOT / "requirements/core.txt").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
@@ -79,14 +82,14 @@ def link_core(site: Path) -> None:
 
 
 def try_sdist(folder: Path) -> None:
-    """Build a source distribution, and from it a wheel; neither has prebuilt kernels."""
+    """Build a source distribution and a wheel from it, neither with prebuilt kernels."""
     subprocess.run([sys.executable, "-c", SDIST, folder], check=True, cwd=ROOT, capture_output=True)
     (archive,) = folder.glob("*.tar.gz")
     options = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet", "--wheel-dir", folder]
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, archive], check=True)
     (wheel,) = folder.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert "anytime_ar/kernel/step.cpp" in names
+    assert "anytime_ar/kernel/prior_step.cpp" in names
     assert not [name for name in names if name.startswith("anytime_ar/kernel/prebuilt/")]
     print(f"{archive.name}: builds, without prebuilt kernels")
 

@@ -1,8 +1,8 @@
-"""Write core.txt, test.txt and dev.txt from what is installed: `make lock`.
+"""Write core.txt, test.txt, dev.txt and docs.txt from what is installed: `make lock`.
 
 A lock names exact versions and nothing else: no index, no hash of one platform's wheel, no local
 version label (`+cpu`), and none of the accelerator packages that a CUDA build of torch brings.
-Run it in an environment where the `dev` extra is installed and its tests pass.
+Run it in an environment where the `dev` and `docs` extras are installed and the tests pass.
 """
 
 from __future__ import annotations
@@ -41,15 +41,18 @@ def public_version(name: str) -> str:
 
 
 def main() -> None:
-    below: set[str] = set()
-    for extra, base in (("", None), ("test", "core.txt"), ("dev", "test.txt")):
+    locks: dict[str, set[str]] = {}
+    layers = (("", None), ("test", "core.txt"), ("dev", "test.txt"), ("docs", "test.txt"))
+    for extra, base in layers:
+        below = locks[base] if base is not None else set()
         names = closure(extra) | below
         lines = [f"# Written by `make lock`; what the {extra or 'bare'} package needs, exactly."]
         if base is not None:
             lines.append(f"-r {base}")
         lines += [f"{name}=={public_version(name)}" for name in sorted(names - below)]
-        (FOLDER / f"{extra or 'core'}.txt").write_text("\n".join(lines) + "\n")
-        below = names
+        lock = f"{extra or 'core'}.txt"
+        (FOLDER / lock).write_text("\n".join(lines) + "\n")
+        locks[lock] = names
 
 
 if __name__ == "__main__":

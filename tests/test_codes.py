@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from anytime_ar.codes import CodesFile, CutSound, bits, check_codes, load_codes, save_codes
+from anytime_ar.codes import CodesFile, WindowedAudio, bits, check_codes, load_codes, save_codes
 from anytime_ar.errors import InputError
 
 LENGTH, VOCABULARY = 16, 500
-SOUND = CutSound(samples=2500, sample_rate=8000, window=1024, overlap=128, gain=0.95 / 0.3)
+SOUND = WindowedAudio(samples=2500, sample_rate=8000, window=1024, overlap=128, gain=0.95 / 0.3)
 
 
 def codes(rows: int = 3, k: int = 5, vocabulary: int = VOCABULARY) -> torch.Tensor:
@@ -24,7 +24,7 @@ def codes(rows: int = 3, k: int = 5, vocabulary: int = VOCABULARY) -> torch.Tens
 
 
 def save(path: Path, **changes: Any) -> Path:
-    given = {"codes": codes(), "model": "mnist", "length": LENGTH, "vocabulary": VOCABULARY}
+    given = {"codes": codes(), "model": "mnist", "code_length": LENGTH, "vocabulary": VOCABULARY}
     save_codes(path, **{**given, **changes})
     return path
 
@@ -41,9 +41,9 @@ def write_archive(path: Path, packed: Any = None, **header: Any) -> Path:
 def test_every_prefix_is_accepted_up_to_the_last_code(k: int) -> None:
     good = codes(k=k)
     good[0, 0], good[-1, -1] = 0, VOCABULARY - 1
-    check_codes(good, length=LENGTH, vocabulary=VOCABULARY)
+    check_codes(good, code_length=LENGTH, vocabulary=VOCABULARY)
     with pytest.raises(InputError, match=f"prefix {k} exceeds code length {k - 1}"):
-        check_codes(good, length=k - 1, vocabulary=VOCABULARY)
+        check_codes(good, code_length=k - 1, vocabulary=VOCABULARY)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_every_prefix_is_accepted_up_to_the_last_code(k: int) -> None:
 )
 def test_the_wrong_shape_or_type_is_named(bad: torch.Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        check_codes(bad, length=LENGTH, vocabulary=VOCABULARY)
+        check_codes(bad, code_length=LENGTH, vocabulary=VOCABULARY)
 
 
 @pytest.mark.parametrize("value", [-1, VOCABULARY, 2**40])
@@ -68,7 +68,7 @@ def test_the_first_bad_value_is_named(value: int) -> None:
     bad[2, 0] = -7
     message = f"code {value} at row 1, position 4 is out of range; this model's codes are 0..499"
     with pytest.raises(InputError, match=message):
-        check_codes(bad, length=LENGTH, vocabulary=VOCABULARY)
+        check_codes(bad, code_length=LENGTH, vocabulary=VOCABULARY)
 
 
 def test_bits() -> None:
@@ -94,9 +94,9 @@ def test_round_trip_in_the_smallest_type(
 
 
 def test_a_long_sound_keeps_how_it_was_cut(tmp_path: Path) -> None:
-    read = load_codes(save(tmp_path / "a.npz", sound=SOUND))
+    read = load_codes(save(tmp_path / "a.npz", windowed_audio=SOUND))
     assert read == CodesFile(read.codes, "mnist", LENGTH, VOCABULARY, SOUND)
-    assert load_codes(save(tmp_path / "b.npz")).sound is None
+    assert load_codes(save(tmp_path / "b.npz")).windowed_audio is None
 
 
 def test_rows_that_are_samples_have_the_header_that_they_always_had(tmp_path: Path) -> None:
@@ -106,8 +106,8 @@ def test_rows_that_are_samples_have_the_header_that_they_always_had(tmp_path: Pa
 
 
 @pytest.mark.parametrize("sound", [None, SOUND])
-def test_equal_codes_give_equal_bytes(tmp_path: Path, sound: CutSound | None) -> None:
-    first, second = (save(tmp_path / name, sound=sound) for name in "ab")
+def test_equal_codes_give_equal_bytes(tmp_path: Path, sound: WindowedAudio | None) -> None:
+    first, second = (save(tmp_path / name, windowed_audio=sound) for name in "ab")
     assert first.read_bytes() == second.read_bytes()
 
 

@@ -1,12 +1,14 @@
 """The house keeps its order: imports go down only, and a few habits are refused in the source.
 
-The table is design.md's house, spelled out. A new package has to be entered here before it can be
-imported, which is the moment to decide where it stands.
+The table of docs/architecture.md says what each package may import. A new package needs a row there
+before it can be imported, which is the moment to decide where it stands. The table of renamed
+identifiers in docs/glossary.md says which names of version 0.1 may not return.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,88 +19,64 @@ import anytime_ar
 PACKAGE = "anytime_ar"
 ROOT = Path(anytime_ar.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
-LONGEST = 300  # lines
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 
-GROUND = {
-    "ambient",
-    "arrays",
-    "errors",
-    "files",
-    "calibration",
-    "kernel",
-    "config",
-    "codes",
-    "curve",
-    "interrupt",
-    "json_store",
-    "samples",
-    "spectra",
-    "threads",
-    "yaml_size",
-}
-MODEL = {"autoencoder", "prior"}
+LAYERING = re.compile(r"<!-- layering: begin -->(.*)<!-- layering: end -->", re.S)
+CODE = re.compile(r"`([^`]+)`")
 
-# What each part may import, besides itself. Imports inside functions count as well: being lazy
-# changes when something is loaded, not who knows whom.
-MAY_IMPORT: dict[str, set[str]] = {
-    "ambient": set(),
-    "arrays": set(),
-    "errors": set(),
-    "interrupt": set(),
-    "memory": set(),
-    "samples": {"errors"},
-    "threads": {"errors"},
-    "yaml_size": {"errors"},
-    "files": {"errors"},
-    "hub": {"errors"},
-    "ray_cluster": {"errors", "threads"},
-    "kernel": {"errors", "files", "interrupt"},
-    "config": {"errors"},
-    "codes": {"arrays", "errors", "files", "config"},
-    "curve": {"errors", "files", "config"},
-    "json_store": {"errors", "files"},
-    "calibration": {"errors", "files", "config", "json_store", "kernel"},
-    "spectra": set(),
-    "uninitialized": {"ambient", "errors"},
-    "manifest": {"errors", "files"},
-    "data": GROUND,
-    "autoencoder": GROUND,
-    "prior": GROUND,
-    "card": GROUND | MODEL,
-    "bundle": GROUND | MODEL | {"card", "hub", "manifest", "uninitialized"},
-    "sampling": GROUND | MODEL | {"card", "bundle"},
-    "training": GROUND | MODEL | {"data", "card", "bundle", "sampling", "ray_cluster", "memory"},
-    # Works on any model through its public face, so it names no network, quantizer or prior.
-    "evaluation": GROUND | {"data", "card", "bundle", "sampling", "training", "uninitialized"},
-    # Shows what was measured; the Hub's own protocol is below, in `hub`.
-    "publishing": {"errors", "files", "hub", "card", "curve", "bundle", "sampling", "evaluation"},
-    # Samples of models and codes of data sets in files, a shard at a time.
-    "bulk": GROUND | {"prior", "data", "card", "bundle", "sampling", "ray_cluster"},
-    # Wraps an injected engine; measured curves reach it as data, in the bundle.
-    # Speaks HTTP: all it shares with the server is the protocol.
-    "client": {"errors"},
-    "serving": GROUND | {"data", "card", "bundle", "sampling"},
-    # Servers on several machines that answer as one.
-    "fleet": GROUND | {"prior", "sampling", "serving", "ray_cluster"},
-    "cli": GROUND
-    | MODEL
-    | {
-        "data",
-        "card",
-        "bundle",
-        "sampling",
-        "training",
-        "evaluation",
-        "bulk",
-        "publishing",
-        "serving",
-        "fleet",
-        "__init__",
-    },
-    # The public face, `import anytime_ar as aar`.
-    "__init__": GROUND | {"bundle", "sampling", "publishing"},
-    "__main__": {"cli"},
-}
+
+def table_of_the_house() -> dict[str, set[str]]:
+    """What each package may import besides itself, from the table of docs/architecture.md.
+
+    Imports inside functions count as well: being lazy changes when something is loaded, not who
+    knows whom.
+    """
+    found = LAYERING.search((DOCS / "architecture.md").read_text(encoding="utf-8"))
+    assert found is not None, "docs/architecture.md has no table between the `layering` marks"
+    rows = [line.split("|") for line in found[1].strip().splitlines()[2:]]
+    return {CODE.findall(row[1])[0]: set(CODE.findall(row[3])) for row in rows}
+
+
+MAY_IMPORT = table_of_the_house()
+NAME = re.compile(r"[A-Za-z_]\w*")
+STILL_MEANS_SOMETHING = {"Folder", "Layout"}
+"""Names of 0.1 that the glossary gives up for one package, and that another one uses."""
+ALIASES = {("sampling.result", "stopped_by")}
+"""Deprecated names that warn, by module."""
+
+
+def renamed_identifiers() -> set[str]:
+    """Names of version 0.1 in the glossary's tables: classes, and others with an underscore.
+
+    Single words like `keep` have other uses, so a test cannot tell whether one has returned.
+    """
+    text = (DOCS / "glossary.md").read_text(encoding="utf-8").partition("words of 0.1 and of 0.2")
+    rows = [line.split(" | ") for line in text[2].splitlines() if line.startswith("| ")]
+    old = {
+        name
+        for cells in rows
+        for part in [cells[0], *CODE.findall(cells[0])]
+        for name in NAME.findall(part)
+        if re.fullmatch(r"([A-Z][a-z]+)+", name) or (part != cells[0] and "_" in name.strip("_"))
+    }
+    now = {name for cells in rows for name in NAME.findall(cells[1])}
+    return old - now - STILL_MEANS_SOMETHING
+
+
+def names_in(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and name of everything that the source defines: classes, functions, variables."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.lineno, node.name
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.attr
+
+
+RENAMED = renamed_identifiers()
 
 FORBIDDEN_MODULES = {"pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 GLOBAL_SEEDS = {
@@ -116,12 +94,10 @@ STATES_DTYPE_AND_DEVICE = (
     "sampling",
     "serving",
     "kernel",
-    "prior.native",
-    "prior.portable",
-    "prior.cache",
-    "prior.rows",
-    "prior.choice",
-    "autoencoder.native",
+    "prior.decoders",
+    "prior.kv_cache",
+    "prior.sampling_params",
+    "autoencoder.native_decoder",
 )
 FACTORIES = {
     f"torch.{name}"
@@ -198,7 +174,7 @@ def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
             yield node, names.get(head, head) + dot + rest
 
 
-def forked(tree: ast.AST) -> set[ast.AST]:
+def inside_fork_rng(tree: ast.AST) -> set[ast.AST]:
     """The nodes inside `with torch.random.fork_rng(...)`, which puts the global generator back.
 
     Layers initialise from the global generator and take no other, so this is how they are seeded.
@@ -218,7 +194,9 @@ def violations(module: str, source: str, *, is_package: bool = False) -> list[st
     part = part_of(module)
     found = []
     if part not in MAY_IMPORT:
-        found.append(f"1: {part} has no place in the house; enter it in MAY_IMPORT")
+        found.append(
+            f"1: {part} has no place in the house; enter it in the table of docs/architecture.md"
+        )
     allowed = MAY_IMPORT.get(part, set()) | {part}
     for line, name in imports(tree, module, is_package=is_package):
         target = target_part(name)
@@ -226,7 +204,7 @@ def violations(module: str, source: str, *, is_package: bool = False) -> list[st
             found.append(f"{line}: {part} may not import {target} ({name})")
         if name.split(".")[0] in FORBIDDEN_MODULES:
             found.append(f"{line}: {name} runs code from files; use safetensors or JSON")
-    shielded = forked(tree)
+    shielded = inside_fork_rng(tree)
     for call, name in calls(tree):
         keywords = {keyword.arg for keyword in call.keywords}
         if name == "torch.load":
@@ -242,11 +220,15 @@ def violations(module: str, source: str, *, is_package: bool = False) -> list[st
             found.append(f"{call.lineno}: {name} draws from the global generator; pass one")
         if name == "print" and part != "cli":
             found.append(f"{call.lineno}: print outside cli; return it or log it")
+    if part != "legacy":  # which has the table of old names
+        found += [
+            f"{line}: {name} is a name of version 0.1; docs/glossary.md has today's"
+            for line, name in names_in(tree)
+            if name.lstrip("_") in RENAMED
+            and (module.removeprefix(f"{PACKAGE}."), name) not in ALIASES
+        ]
     if module.rpartition(".")[2] == "utils":
         found.append("1: utils says nothing; name the module after what is in it")
-    length = len(source.splitlines())
-    if length > LONGEST:
-        found.append(f"{length}: more than {LONGEST} lines; split it by what it is about")
     return found
 
 
@@ -254,6 +236,11 @@ def test_the_package_was_found() -> None:
     assert {"anytime_ar", "anytime_ar.errors", "anytime_ar.config"} <= {
         module_of(path) for path in MODULES
     }
+
+
+def test_the_glossary_was_read() -> None:
+    assert {"DrawState", "SharpeningConfig", "why_stop", "Mailroom"} <= RENAMED
+    assert not RENAMED & {"Preview", "SampleResult", "deadline_s", "stop_reason"}
 
 
 def test_the_table_has_no_cycle() -> None:
@@ -290,7 +277,9 @@ def test_module(path: Path) -> None:
         ("prior.model", "import anytime_ar", "prior may not import __init__"),
         ("novelty", "import torch", "novelty has no place in the house"),
         ("data.utils", "", "utils says nothing"),
-        ("data.images", "\n" * 301, "more than 300 lines"),
+        ("sampling.draw", "class DrawState: pass", "1: DrawState is a name of version 0.1"),
+        ("autoencoder.model", "def f(entry_width): pass", "1: entry_width is a name of version"),
+        ("sampling.draw", "self._why_stop = 1", "_why_stop is a name of version 0.1"),
         ("data.images", "from torch import load\nload(p)", "2: torch.load reads pickles"),
         ("data.images", "import torch as t\nt.load(p)", "torch.load reads pickles"),
         ("data.images", "import pickle", "pickle runs code"),
@@ -312,7 +301,7 @@ def test_module(path: Path) -> None:
             "2: torch.zeros without dtype; state it",
         ),
         (
-            "prior.native",
+            "prior.decoders.native",
             "import torch\ntorch.empty(3, dtype=torch.int64)",
             "2: torch.empty without device; state it",
         ),
@@ -333,7 +322,6 @@ def test_the_checker_catches(module: str, source: str, reason: str) -> None:
         ("data.images", "with torch.random.fork_rng([]):\n  torch.manual_seed(0)"),
         ("sampling.draw", "from anytime_ar.prior import x\nfrom anytime_ar import bundle"),
         ("cli.demo", "import anytime_ar\nfrom anytime_ar.evaluation import x\nprint(1)"),
-        ("data.images", "\n" * 300),
         ("data.images", "import torch\ntorch.zeros(3)"),
     ],
 )

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-LOCKS = ("core", "test", "dev")
+LOCKS = ("core", "test", "dev", "docs")
 
 
 def pyproject() -> dict[str, Any]:
@@ -69,7 +69,9 @@ def test_a_lock_holds_exact_versions_and_nothing_else(name: str) -> None:
         assert not line.startswith(("nvidia", "cuda", "triton")), line
 
 
-@pytest.mark.parametrize(("name", "extra"), [("core", None), ("test", "test"), ("dev", "dev")])
+@pytest.mark.parametrize(
+    ("name", "extra"), [("core", None), ("test", "test"), ("dev", "dev"), ("docs", "docs")]
+)
 def test_a_lock_meets_every_requirement(name: str, extra: str | None) -> None:
     locked = pins(name)
     requirements = wanted(extra)
@@ -113,7 +115,7 @@ def declared(extra: str | None) -> set[str]:
 NEEDED_AT_ONCE = {
     "serve": ("anytime_ar.serving.",),
     "client": ("anytime_ar.client.",),
-    "ray": ("anytime_ar.fleet.ray_", "anytime_ar.training.ray_worker"),
+    "ray": ("anytime_ar.serving.cluster.ray_", "anytime_ar.training.ray_launcher"),
 }
 """Modules that nobody loads without the extra."""
 USED_BY_NAME = {"httptools", "uvloop"}
@@ -154,6 +156,15 @@ def test_everything_declared_is_imported() -> None:
 
 def test_the_demo_installs_only_the_core() -> None:
     assert not pins("core").keys() & {"datasets", "pytest", "ruff", "mypy", "huggingface-hub"}
+
+
+def test_every_fast_test_is_there() -> None:
+    spec = importlib.util.spec_from_file_location("fast", ROOT / "tests" / "conftest.py")
+    assert spec is not None
+    assert spec.loader is not None
+    conftest = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(conftest)
+    assert [name for name in conftest.FAST if not (ROOT / "tests" / name).exists()] == []
 
 
 def test_metadata() -> None:

@@ -1,4 +1,4 @@
-"""Anytime generation: autoregressive models over ordered codes, cut off after any number of them.
+"""Sample from autoregressive models over ordered codes, stopping after any number of codes.
 
     import anytime_ar as aar
 
@@ -9,7 +9,8 @@
     codes = model.encode(x)                 # int64 [16, L], coarse to fine
     x_hat = model.decode(codes[:, :8])      # any prefix
 
-After Xu et al., *Anytime Sampling for Autoregressive Models via Ordered Autoencoding*, ICLR 2021.
+The method is that of Xu et al., *Anytime Sampling for Autoregressive Models via Ordered
+Autoencoding*, ICLR 2021.
 """
 
 from __future__ import annotations
@@ -18,19 +19,92 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from anytime_ar.autoencoder import OrderedAutoencoder, Truncation
+    from anytime_ar.bundle import shipped_models
+    from anytime_ar.errors import (
+        AnytimeError,
+        BrokenSampleError,
+        BulkError,
+        BundleError,
+        DataError,
+        InputError,
+        MissingExtraError,
+        TrainingError,
+    )
+    from anytime_ar.evaluation import evaluate
+    from anytime_ar.prior import Prior
     from anytime_ar.publishing import push
-    from anytime_ar.sampling import AnytimeModel, Preview, load
+    from anytime_ar.sampling import (
+        AnytimeModel,
+        Budget,
+        Preview,
+        SampleResult,
+        SamplingParams,
+        SamplingState,
+        load,
+    )
+    from anytime_ar.training import train
 
-__all__ = ["AnytimeModel", "Preview", "load", "push"]
+__all__ = [
+    "AnytimeError",
+    "AnytimeModel",
+    "BrokenSampleError",
+    "Budget",
+    "BulkError",
+    "BundleError",
+    "DataError",
+    "InputError",
+    "MissingExtraError",
+    "OrderedAutoencoder",
+    "Preview",
+    "Prior",
+    "SampleResult",
+    "SamplingParams",
+    "SamplingState",
+    "TrainingError",
+    "Truncation",
+    "evaluate",
+    "load",
+    "push",
+    "shipped_models",
+    "train",
+]
+
+_PACKAGES = {
+    "OrderedAutoencoder": "autoencoder",
+    "Truncation": "autoencoder",
+    "shipped_models": "bundle",
+    "evaluate": "evaluation",
+    "Prior": "prior",
+    "push": "publishing",
+    "train": "training",
+} | dict.fromkeys(
+    (
+        "AnytimeModel",
+        "Budget",
+        "Preview",
+        "SampleResult",
+        "SamplingParams",
+        "SamplingState",
+        "load",
+    ),
+    "sampling",
+)
 
 
 def __getattr__(name: str) -> object:
-    """The public names, loaded on first use: `import anytime_ar` does not wait for torch."""
+    """Import a public name on first use, so that `import anytime_ar` does not wait for torch.
+
+    Raises:
+        AttributeError: the name is not public.
+    """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    part = "publishing" if name == "push" else "sampling"
-    return getattr(import_module(f"anytime_ar.{part}"), name)
+    package = import_module(f"anytime_ar.{_PACKAGES.get(name, 'errors')}")
+    value: object = getattr(package, name)
+    return value
 
 
 def __dir__() -> list[str]:
+    """Return the names of the module, with the public names that are not imported yet."""
     return sorted([*globals(), *__all__])

@@ -1,11 +1,11 @@
-"""What a caller's codes must look like, and the file they travel in.
+"""Check the codes that callers pass, and read and write codes files.
 
-Codes are `int64 [B, k]`, coarse to fine: a prefix, 1 <= k <= L, of the `L` codes of each sample,
-with values 0..V-1. The file is an `.npz` archive of two plain arrays (never a pickle): `codes` in
-the smallest unsigned type that holds V-1, and `header`, a JSON object. Equal codes, equal bytes.
+Codes are `int64 [B, k]`, coarse to fine: the first `k` of the `L` codes of each sample, 1 <= k <=
+L, with values 0..V-1. A codes file is an `.npz` archive of two plain arrays, never a pickle.
+`codes` has the smallest unsigned type that holds V-1; `header` is a JSON object. Equal codes give
+equal bytes.
 
-The rows are samples of their own, or, where the header says how it was cut, the windows of one long
-sound.
+Each row is a sample. If the header has `sound`, the rows are the windows of one long audio file.
 """
 
 from __future__ import annotations
@@ -23,91 +23,124 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from anytime_ar.arrays import check_claim
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
-from anytime_ar.files import write_atomically
+from anytime_ar.runtime.files import write_atomically
+from anytime_ar.runtime.size_limits import check_npy_size
+from anytime_ar.runtime.tensors import check_dense
 
-FORMAT_VERSION = 1
+CODES_FORMAT_VERSION = 1
+"""Version number of the codes file format."""
 
 
-class CutSound(Config):
-    """How one sound was cut into the windows whose codes are the rows of a file."""
+class WindowedAudio(Config):
+    """The windowing of one long audio file, whose windows are the rows of a codes file."""
 
     samples: PositiveInt
-    """Its length; the last window ends in silence."""
+    """Length of the audio, in samples; silence pads the last window."""
     sample_rate: PositiveInt
-    """In Hz."""
+    """Sample rate of the audio, in Hz."""
     window: PositiveInt
     """Length of each window, in samples."""
     overlap: NonNegativeInt
     """Samples that a window shares with the next."""
     gain: float = Field(gt=0, allow_inf_nan=False)
-    """What the sound was multiplied by before it was encoded."""
+    """Factor that the audio was multiplied by before encoding."""
 
 
-class _Header(Config):
+class _CodesHeader(Config):
+    """The JSON header of a codes file."""
+
     format_version: int
     model: str
     code_length: PositiveInt
     vocabulary: PositiveInt
-    sound: CutSound | None = None
+    sound: WindowedAudio | None = None
 
 
 @dataclass(frozen=True)
 class CodesFile:
-    """What `load_codes` read."""
+    """The content of a codes file, as `load_codes` returns it."""
 
     codes: Tensor
-    """int64 [B, k], coarse to fine, 0..V-1."""
+    """Codes int64 [B, k], coarse to fine, with values 0..V-1."""
     model: str
-    """The model that made them, as given to `save_codes`."""
-    length: int
-    """`L`, the code length of that model; k <= L."""
+    """Name of the model that encoded them, as given to `save_codes`."""
+    code_length: int
+    """Code length `L` of that model; k <= L."""
     vocabulary: int
-    """`V`, the size of its codebook."""
-    sound: CutSound | None = None
-    """The long sound whose windows the rows are; None: each row is a sample."""
+    """Size `V` of its codebook."""
+    windowed_audio: WindowedAudio | None = None
+    """The long audio whose windows the rows are; None: each row is a sample."""
 
     def __repr__(self) -> str:
+        """Return the shape of the codes and the header's values, without the codes."""
         return (
             f"CodesFile(codes=int64 {list(self.codes.shape)}, model={self.model!r}, "
-            f"length={self.length}, vocabulary={self.vocabulary}, sound={self.sound!r})"
+            f"length={self.code_length}, vocabulary={self.vocabulary}, "
+            f"sound={self.windowed_audio!r})"
         )
 
 
 def as_codes(codes: Any) -> Tensor:
-    """Return codes as int64, whatever format of whole numbers and library they come in.
+    """Return codes as int64, from any integer type and any array library.
 
     Args:
-        codes: a tensor, an array of numpy, or what `numpy.asarray` makes one of.
+        codes: a tensor, a NumPy array, or anything that `numpy.asarray` accepts.
+
+    Returns:
+        int64, of the same shape; a tensor of another than an integer type is returned unchanged,
+        and `check_codes` refuses it.
 
     Raises:
-        InputError: these are no whole numbers, or rows have different lengths.
+        InputError: the values are not integers, or the rows differ in length.
     """
     if isinstance(codes, Tensor):
+        check_dense("codes", codes)
+        if codes.dtype == torch.uint64:
+            _check_64_bits(codes.cpu().numpy())
         whole = not codes.is_floating_point() and not codes.is_complex()
         return codes.long() if whole and codes.dtype != torch.bool else codes
     try:
         array = np.asarray(codes)
     except ValueError as error:
         raise InputError(f"codes are no array ({error}); cut all rows to one length") from error
+    if array.dtype.kind == "f" and not hasattr(codes, "dtype"):
+        # NumPy makes floats of integers that neither int64 nor uint64 holds together.
+        _check_64_bits(np.asarray(codes, dtype=object))
+    _check_64_bits(array)
     if array.dtype.kind not in "iu":
         raise InputError(f"codes are {array.dtype}; pass whole numbers, as encode returns them")
-    # A copy: arrays may be read-only, in another byte order, or reversed.
+    # Copy: arrays may be read-only, in another byte order, or reversed.
     return torch.from_numpy(np.array(array, dtype=np.int64, order="C"))
 
 
-def check_codes(codes: Tensor, *, length: int, vocabulary: int) -> None:
-    """Refuse codes that a model with `length` codes of `vocabulary` entries cannot decode.
+def _check_64_bits(array: np.ndarray) -> None:
+    """Raise an error for an integer that int64 cannot hold, and name it."""
+    if array.dtype.kind not in "uO" or (
+        array.dtype.kind == "u" and (not array.size or array.max() < 2**63)
+    ):
+        return
+    for index, value in np.ndenumerate(array):
+        if isinstance(value, int | np.integer) and not -(2**63) <= int(value) < 2**63:
+            raise InputError(
+                f"code {value} at {list(index)} is out of range; pass codes 0..V-1, as encode "
+                "returns them"
+            )
+
+
+def check_codes(codes: Tensor, *, code_length: int, vocabulary: int) -> None:
+    """Check that a model can decode these codes.
 
     Args:
-        codes: int64 [B, k] with 1 <= k <= `length` and values 0..`vocabulary`-1.
+        codes: int64 [B, k] with 1 <= k <= `code_length` and values 0..`vocabulary`-1.
+        code_length: `L`, the model's code length.
+        vocabulary: `V`, the size of its codebook.
 
     Raises:
-        InputError: wrong type, rank, prefix length or value; the first bad value is named.
+        InputError: type, rank, prefix length or a value is wrong; names the first bad value.
     """
-    check_prefix(codes, length=length)
+    check_prefix(codes, code_length=code_length)
     if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < vocabulary:
         bad = ((codes < 0) | (codes >= vocabulary)).nonzero()  # [bad values, 2]
         row, position = bad[0].tolist()
@@ -117,21 +150,31 @@ def check_codes(codes: Tensor, *, length: int, vocabulary: int) -> None:
         )
 
 
-def check_prefix(codes: Tensor, *, length: int) -> None:
-    """Refuse what is no prefix of `length` codes, whatever its values are; see `check_codes`."""
+def check_prefix(codes: Tensor, *, code_length: int) -> None:
+    """Check type, rank and prefix length of codes, but not their values; see `check_codes`.
+
+    Args:
+        codes: int64 [B, k] with 1 <= k <= `code_length`.
+        code_length: `L`, the model's code length.
+
+    Raises:
+        InputError: type, rank or prefix length is wrong.
+    """
     if codes.dtype != torch.int64:
         raise InputError(f"codes are {codes.dtype}; pass torch.int64, as encode returns them")
     if codes.ndim != 2:
         raise InputError(f"codes have shape {list(codes.shape)}; pass [B, k], one row per sample")
     prefix = codes.shape[1]
     if prefix == 0:
-        raise InputError(f"prefix 0 holds no code; pass 1 <= k <= {length}")
-    if prefix > length:
-        raise InputError(f"prefix {prefix} exceeds code length {length}; pass k <= {length}")
+        raise InputError(f"prefix 0 holds no code; pass 1 <= k <= {code_length}")
+    if prefix > code_length:
+        raise InputError(
+            f"prefix {prefix} exceeds code length {code_length}; pass k <= {code_length}"
+        )
 
 
 def bits(k: int, vocabulary: int) -> float:
-    """The bits that `k` codes of `vocabulary` equally likely entries carry, `k log2 V`."""
+    """Return the bits that `k` codes carry, `k log2 V`, if all `V` entries are equally likely."""
     return k * math.log2(vocabulary)
 
 
@@ -140,29 +183,30 @@ def save_codes(
     codes: Tensor,
     *,
     model: str,
-    length: int,
+    code_length: int,
     vocabulary: int,
-    sound: CutSound | None = None,
+    windowed_audio: WindowedAudio | None = None,
 ) -> None:
-    """Write codes to `path` (by custom `*.npz`), atomically.
+    """Write codes to a file atomically.
 
     Args:
-        codes: int64 [B, k], 1 <= k <= `length`, on any device.
-        model: name of the model that made them.
-        length: `L`, the model's code length.
+        path: the file, `*.npz` by custom.
+        codes: int64 [B, k], 1 <= k <= `code_length`, on any device.
+        model: name of the model that encoded them.
+        code_length: `L`, the model's code length.
         vocabulary: `V`, the size of its codebook.
-        sound: the long sound whose windows the rows are; None: each row is a sample.
+        windowed_audio: the long audio whose windows the rows are; None: each row is a sample.
 
     Raises:
-        InputError: the codes do not fit `length` and `vocabulary`, or `path` cannot be written.
+        InputError: the codes do not fit `code_length` and `vocabulary`, or `path` is not writable.
     """
-    check_codes(codes, length=length, vocabulary=vocabulary)
-    header = _Header(
-        format_version=FORMAT_VERSION,
+    check_codes(codes, code_length=code_length, vocabulary=vocabulary)
+    header = _CodesHeader(
+        format_version=CODES_FORMAT_VERSION,
         model=model,
-        code_length=length,
+        code_length=code_length,
         vocabulary=vocabulary,
-        sound=sound,
+        sound=windowed_audio,
     )
     packed = codes.cpu().numpy().astype(np.min_scalar_type(vocabulary - 1))  # unsigned [B, k]
     text = np.array(header.model_dump_json(exclude_none=True))
@@ -170,10 +214,13 @@ def save_codes(
 
 
 def load_codes(path: Path | str) -> CodesFile:
-    """Read what `save_codes` wrote.
+    """Read a codes file that `save_codes` wrote.
+
+    Args:
+        path: the file to read.
 
     Raises:
-        InputError: the file is missing, cut short, altered, of another kind, or of another version.
+        InputError: the file is missing, truncated, altered, of another kind, or of another version.
     """
     packed, text = _read_arrays(Path(path))
     try:
@@ -182,22 +229,26 @@ def load_codes(path: Path | str) -> CodesFile:
         raise InputError(f"{path} is no codes file: its header is not JSON") from error
     if not isinstance(values, dict) or "format_version" not in values:
         raise InputError(f"{path} is no codes file: its header has no format_version")
-    if values["format_version"] != FORMAT_VERSION:
+    if values["format_version"] != CODES_FORMAT_VERSION:
         raise InputError(
             f"{path} has codes format version {values['format_version']!r}, and this anytime-ar "
-            f"reads {FORMAT_VERSION}; read it with the version that wrote it"
+            f"reads {CODES_FORMAT_VERSION}; read it with the version that wrote it"
         )
-    header = _Header.parse(values, origin=f"{path}, header")
+    header = _CodesHeader.parse(values, origin=f"{path}, header")
     codes = torch.from_numpy(packed.astype(np.int64))  # [B, k]
     try:
-        check_codes(codes, length=header.code_length, vocabulary=header.vocabulary)
+        check_codes(codes, code_length=header.code_length, vocabulary=header.vocabulary)
     except InputError as error:
         raise InputError(f"{path} contradicts its own header: {error}") from error
     return CodesFile(codes, header.model, header.code_length, header.vocabulary, header.sound)
 
 
 def _read_arrays(path: Path) -> tuple[np.ndarray, str]:
-    """The two arrays of the archive, unsigned codes and header text, with no pickle ever opened."""
+    """Return the arrays of the archive: unsigned codes and header text. Never open a pickle.
+
+    Raises:
+        InputError: the file is missing, truncated, damaged or not a codes file.
+    """
     try:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
@@ -211,7 +262,7 @@ def _read_arrays(path: Path) -> tuple[np.ndarray, str]:
                         f"{path} is no codes file: it holds {sorted(archive.files)}, "
                         "not codes and header"
                     )
-                _check_sizes(archive.zip, path.stat().st_size)
+                _check_claimed_sizes(archive.zip, path.stat().st_size)
                 packed, header = archive["codes"], archive["header"]
     except InputError:
         raise
@@ -224,17 +275,21 @@ def _read_arrays(path: Path) -> tuple[np.ndarray, str]:
     return packed, str(header)
 
 
-def _check_sizes(archive: zipfile.ZipFile | None, most: int) -> None:
-    """Refuse arrays that claim to be larger than the file, before they get memory.
+def _check_claimed_sizes(archive: zipfile.ZipFile | None, max_bytes: int) -> None:
+    """Check the declared sizes of all arrays against the file, before memory is allocated.
+
+    Args:
+        archive: the open archive.
+        max_bytes: size of the file, in bytes.
 
     Raises:
-        ValueError: which one.
+        ValueError: an array is larger than the file; names it.
     """
     assert archive is not None
     for entry in archive.infolist():
-        if entry.file_size > most:
+        if entry.file_size > max_bytes:
             raise ValueError(
                 f"{entry.filename} of {entry.file_size:,} bytes is larger than the file"
             )
         with archive.open(entry) as member:
-            check_claim(member, most)
+            check_npy_size(member, max_bytes)

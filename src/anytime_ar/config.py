@@ -1,26 +1,35 @@
-"""The base of every configuration: frozen, validated at construction, unknown keys refused."""
+"""Define the base class of every configuration.
+
+Configurations are frozen, validated at construction, and refuse unknown keys.
+"""
 
 from __future__ import annotations
 
 from reprlib import Repr
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from anytime_ar.errors import InputError
+from anytime_ar.legacy import upgrade
 
 
 class Config(BaseModel):
-    """A configuration value. Read it from data of unknown origin with `parse`."""
+    """A frozen, validated configuration; `parse` reads one from untrusted data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_legacy_names(cls, values: Any) -> Any:
+        return upgrade([base.__name__ for base in cls.__mro__], values)
+
     @classmethod
     def parse(cls, values: dict[str, Any], *, origin: str) -> Self:
-        """Build from plain data, reporting all mistakes at once.
+        """Build the configuration from plain data, and report all mistakes at once.
 
         Args:
-            values: nested dictionaries as read from YAML or JSON.
+            values: nested dictionaries, as read from YAML or JSON.
             origin: where the values came from, for the message.
 
         Raises:
@@ -29,17 +38,17 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise InputError(f"{origin}: {describe(error)}") from error
+            raise InputError(f"{origin}: {format_validation_error(error)}") from error
 
 
-_SHORT = Repr()
-"""Values of unknown origin, in a line."""
-_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 20, 20
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
+_TRUNCATED_REPR = Repr()
+"""Formatter for untrusted values, which shortens them to one line."""
+_TRUNCATED_REPR.maxlevel, _TRUNCATED_REPR.maxlist, _TRUNCATED_REPR.maxdict = 3, 20, 20
+_TRUNCATED_REPR.maxstring = _TRUNCATED_REPR.maxother = _TRUNCATED_REPR.maxlong = 200
 
 
-def describe(error: ValidationError) -> str:
-    """All mistakes of a pydantic error in one line: key, what is wrong, and the value that came."""
+def format_validation_error(error: ValidationError) -> str:
+    """Return all mistakes of a pydantic error in one line: key, problem and received value."""
     mistakes = []
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"])
@@ -48,7 +57,35 @@ def describe(error: ValidationError) -> str:
         got = (
             ""
             if item["type"] in ("value_error", "missing")
-            else f" (got {_SHORT.repr(item['input'])})"
+            else f" (got {_TRUNCATED_REPR.repr(item['input'])})"
         )
         mistakes.append(f"{key}: {what}{got}" if key else f"{what}{got}")
     return "; ".join(mistakes)
+
+
+def to_python(value: Any) -> Any:
+    """Convert NumPy and PyTorch scalars and arrays to Python numbers and lists.
+
+    Other values are returned as they are.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return type(value)(map(to_python, value)) if type(value) in (list, tuple) else value
+
+
+def check_int(name: str, value: Any) -> int:
+    """Return an integer of any library as a Python int.
+
+    Args:
+        name: name of the argument, for the message.
+        value: the value to check.
+
+    Raises:
+        InputError: it is not an integer; floats and booleans are refused even if they equal one.
+    """
+    number = to_python(value)
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise InputError(
+            f"{name}={number!r} is a {type(number).__name__}; pass a whole number, as an int"
+        )
+    return number

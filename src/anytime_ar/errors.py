@@ -1,15 +1,15 @@
-"""The errors that callers may catch.
+"""Define the errors that callers may catch.
 
 Every message names the value that came, what was expected, and the next step. `InputError` is a
-`ValueError` so that library users need not know this module; the command line turns it into one
-line and exit code 2.
+`ValueError`, so that library users need not know this module. The command line prints it as one
+line and exits with code 2.
 """
 
 import sys
 from collections.abc import Sequence
 
-DETAIL = "\n  - "
-"""Comes before each detail in the text of an error."""
+DETAIL_SEPARATOR = "\n  - "
+"""Separator before each detail in an error's text."""
 
 
 class AnytimeError(Exception):
@@ -17,38 +17,47 @@ class AnytimeError(Exception):
 
     Args:
         message: one line.
-        details: what belongs to it, for a line each: all settings that differ, say.
+        details: further lines, one per item, such as all settings that differ.
     """
 
     def __init__(self, message: str = "", details: Sequence[str] = ()) -> None:
+        """Store the message and its details."""
         super().__init__(message)
         self.details = tuple(details)
 
     def __str__(self) -> str:
-        return DETAIL.join([super().__str__(), *self.details])
+        """Return the message, and each detail on a line of its own."""
+        return DETAIL_SEPARATOR.join([super().__str__(), *self.details])
 
 
 class InputError(AnytimeError, ValueError):
-    """What the caller passed cannot be used: an argument, a configuration value, a prefix
-    length."""
+    """Error for input that cannot be used: an argument, a configuration value, a prefix length."""
+
+
+class NoRoomError(InputError):
+    """Error for a file that could not be written because a disk, a quota or a limit is full."""
 
 
 class DataError(InputError):
-    """A data set cannot be read: a path, a file inside it, or the shape of its samples."""
+    """Error for a data set that cannot be read: a path, a file in it, or its sample shapes."""
 
 
 class BundleError(InputError):
-    """A model folder is refused: unknown version, missing or altered file, or not a bundle."""
+    """Error for a refused bundle: unknown version, missing or altered file, or not a bundle."""
 
 
 class MissingExtraError(InputError):
-    """An optional dependency is needed; the message gives the command that brings it."""
+    """Error for a missing optional dependency; the message gives the command that installs it."""
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs what an extra asks for into the Python that runs this.
+    """Return the command that installs the packages of an extra for the running Python.
 
-    It names the packages, as anytime-ar itself may come from a clone, a wheel or an index.
+    The command names the packages instead of `anytime-ar[extra]`, because anytime-ar itself may
+    come from a clone, a wheel or an index.
+
+    Args:
+        extra: name of the extra, as in `pyproject.toml`.
     """
     import shlex
     from importlib.metadata import requires
@@ -63,16 +72,23 @@ def install_command(extra: str) -> str:
 
 
 class TrainingError(AnytimeError):
-    """Training cannot go on (a loss that is not finite, say); the last good checkpoint is kept."""
+    """Error for training that cannot go on, at a loss that is not finite for example.
+
+    The last good checkpoint stays on disk.
+    """
 
 
-class ProcessGoneError(TrainingError):
-    """Another process of the same run has ended, of itself or not; this one cannot go on alone."""
+class PeerExitedError(TrainingError):
+    """Error for a run in which another process has exited; this process cannot go on alone."""
 
 
-class ToldElsewhereError(AnytimeError):
-    """Another process of the same run says what is wrong, and says it once."""
+class ReportedByRankZeroError(AnytimeError):
+    """Error for a failure that rank 0 reports, so that the other ranks need not."""
 
 
 class BulkError(AnytimeError):
-    """A bulk job cannot go on; complete shards are kept, and the same job continues after them."""
+    """Error for a bulk job that cannot go on; the same job resumes after its complete shards."""
+
+
+class BrokenSampleError(DataError):
+    """Error for a sample that does not decode, whatever the settings."""

@@ -1,6 +1,7 @@
-"""What a caller's samples must look like: finite float32 [B, *sample_shape] in [-1, 1].
+"""Check the samples that callers pass: finite float32 [B, *sample_shape] in [-1, 1].
 
-Nothing that is computed from NaN or infinity is right, and codes do not show it.
+Values that are not finite are refused, because no result computed from them is right and the codes
+do not show it.
 """
 
 from __future__ import annotations
@@ -12,19 +13,21 @@ import torch
 from torch import Tensor
 
 from anytime_ar.errors import InputError
+from anytime_ar.runtime.tensors import check_dense
 
 
 def as_samples(x: Any) -> Tensor:
-    """Return samples as float32, whatever floating-point format and library they come in.
+    """Return samples as float32, from any floating-point type and any array library.
 
     Args:
-        x: a tensor, an array of numpy, or what `numpy.asarray` makes one of.
+        x: a tensor, a NumPy array, or anything that `numpy.asarray` accepts.
 
     Raises:
-        InputError: these are no floating-point numbers.
+        InputError: the values are not floating-point numbers.
     """
     hint = "pass floating-point numbers in [-1, 1]"
     if isinstance(x, Tensor):
+        check_dense("samples", x)
         if not x.is_floating_point():
             raise InputError(f"samples are {x.dtype}; {hint}")
         return x.to(torch.float32)
@@ -34,15 +37,19 @@ def as_samples(x: Any) -> Tensor:
         raise InputError(f"samples are no array ({error}); {hint}") from error
     if array.dtype.kind != "f":
         raise InputError(f"samples are {array.dtype}; {hint}")
-    # A copy: arrays may be read-only, in another byte order, or reversed.
+    # Copy: arrays may be read-only, in another byte order, or reversed.
     return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
 
 
 def check_samples(x: Tensor, sample_shape: tuple[int, ...]) -> None:
-    """Refuse samples that a model of this shape cannot encode.
+    """Check that a model of this sample shape can encode these samples.
+
+    Args:
+        x: float32 [B, *sample_shape].
+        sample_shape: shape of one sample.
 
     Raises:
-        InputError: wrong type or shape, or a number that is not finite; the first one is named.
+        InputError: type or shape is wrong, or a number is not finite; names the first one.
     """
     if tuple(x.shape[1:]) != sample_shape or x.dtype != torch.float32:
         raise InputError(
@@ -51,7 +58,7 @@ def check_samples(x: Tensor, sample_shape: tuple[int, ...]) -> None:
         )
     finite = x.isfinite()
     if not finite.all():
-        place = tuple((~finite).nonzero()[0].tolist())
+        index = tuple((~finite).nonzero()[0].tolist())
         raise InputError(
-            f"cannot encode {float(x[place])} at {list(place)}; replace what is not finite first"
+            f"cannot encode {float(x[index])} at {list(index)}; replace what is not finite first"
         )

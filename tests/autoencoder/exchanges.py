@@ -11,29 +11,29 @@ from torch import Tensor
 class Alone:
     """The exchange of one that is the only one."""
 
-    def sum(self, mine: Tensor) -> Tensor:
-        return mine
+    def all_reduce_sum(self, value: Tensor) -> Tensor:
+        return value
 
-    def concatenate(self, mine: Tensor, dim: int) -> Tensor:
+    def all_gather(self, value: Tensor, dim: int) -> Tensor:
         del dim
-        return mine
+        return value
 
 
 class Between:
     """The exchange of one of several threads."""
 
     def __init__(self, rank: int, told: list[Tensor], barrier: threading.Barrier) -> None:
-        self.rank, self.told, self.barrier = rank, told, barrier
+        self.rank, self.tensors, self.barrier = rank, told, barrier
 
     def everyone(self, mine: Tensor) -> list[Tensor]:
-        self.told[self.rank] = mine
+        self.tensors[self.rank] = mine
         self.barrier.wait(10)
-        told = list(self.told)
+        told = list(self.tensors)
         self.barrier.wait(10)
         return told
 
-    def sum(self, mine: Tensor) -> Tensor:
-        return torch.stack(self.everyone(mine)).sum(0)
+    def all_reduce_sum(self, value: Tensor) -> Tensor:
+        return torch.stack(self.everyone(value)).sum(0)
 
-    def concatenate(self, mine: Tensor, dim: int) -> Tensor:
-        return torch.cat(self.everyone(mine), dim)
+    def all_gather(self, value: Tensor, dim: int) -> Tensor:
+        return torch.cat(self.everyone(value), dim)

@@ -6,13 +6,13 @@ import torch
 
 from anytime_ar.autoencoder import QuantizerConfig
 from anytime_ar.autoencoder.quantizers import VectorQuantizer
-from anytime_ar.autoencoder.quantizers.feedback import ErrorFeedback
+from anytime_ar.autoencoder.quantizers.error_feedback import ErrorFeedback
 
 L, D, V = 5, 3, 4
 
 
 def quantizer(*, shared: bool = False) -> VectorQuantizer:
-    config = QuantizerConfig(vocabulary=V, shared_codebook=shared, restart_below=0)
+    config = QuantizerConfig(vocabulary=V, shared_codebook=shared, dead_code_threshold=0)
     made = VectorQuantizer(config, L, D)
     generator = torch.Generator().manual_seed(0)
     made.codebooks.copy_(torch.randn(made.codebooks.shape, generator=generator))

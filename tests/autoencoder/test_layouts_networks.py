@@ -8,13 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from anytime_ar.autoencoder import PRESETS, AutoencoderConfig, NetworkConfig, OrderedAutoencoder
+from anytime_ar.autoencoder import (
+    IMAGE_PRESETS,
+    AutoencoderConfig,
+    NetworkConfig,
+    OrderedAutoencoder,
+)
 from anytime_ar.autoencoder.layouts import (
     ChannelLayout,
     Layout,
+    ProjectionLayout,
     SegmentLayout,
     SpatialLayout,
-    VectorLayout,
 )
 from anytime_ar.errors import InputError
 
@@ -66,10 +71,10 @@ def test_segments_are_told_apart_by_their_place_alone(
 @pytest.mark.parametrize("lapped", [False, True])
 @pytest.mark.parametrize(("segments", "shape"), [(3, (6,)), (9, (6, 6)), (4, (8, 8))])
 def test_parts_are_blocks_row_by_row(segments: int, shape: tuple[int, ...], lapped: bool) -> None:
-    layout = SegmentLayout(0, 1, segments, 5, features=2, shape=shape, hidden=0, lapped=lapped)
+    layout = SegmentLayout(0, 1, segments, 5, features=2, shape=shape, hidden=0, overlapping=lapped)
     x = torch.randn(1, 2, *shape, generator=torch.Generator().manual_seed(0))
-    parts = layout.parts(x)
-    torch.testing.assert_close(layout.joined(parts), x)
+    parts = layout.split_segments(x)
+    torch.testing.assert_close(layout.join_segments(parts), x)
     torch.testing.assert_close(parts.square().sum(), x.square().sum())
     if len(shape) == 2 and not lapped:
         side = shape[0] // layout.grid[0]
@@ -96,7 +101,7 @@ def test_a_code_of_a_segment_changes_its_segment_alone_and_one_of_the_whole_ever
 
 @pytest.mark.parametrize("hidden", [0, 7])
 def test_vector_layout(hidden: int) -> None:
-    layout = VectorLayout(5, 2, features=3, shape=(4, 4), hidden=hidden)
+    layout = ProjectionLayout(5, 2, features=3, shape=(4, 4), hidden=hidden)
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     vectors = layout.to_vectors(x)
     assert vectors.shape == (2, 5, 2)
@@ -135,9 +140,9 @@ def test_spatial_codes_look_at_their_own_patch_in_raster_order(position: int) ->
     assert changed.nonzero().flatten().tolist() == [position]
 
 
-@pytest.mark.parametrize("side", sorted(PRESETS))
+@pytest.mark.parametrize("side", sorted(IMAGE_PRESETS))
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("layout", ["channel", "spatial", "vector"])
+@pytest.mark.parametrize("layout", ["channel", "spatial", "projection"])
 def test_presets(side: int, channels: int, layout: str) -> None:
     values: dict[str, Any] = {"layout": layout, "quantizer": {"vocabulary": 4}}
     if layout != "spatial":
@@ -145,11 +150,11 @@ def test_presets(side: int, channels: int, layout: str) -> None:
     if layout != "channel":
         values["code_width"] = 2
     model = build(values, side, channels)
-    positions = (side // PRESETS[side].stride) ** 2
+    positions = (side // IMAGE_PRESETS[side].stride) ** 2
     length, width = {
         "channel": (3, positions),
         "spatial": (positions, 2),
-        "vector": (3, 2),
+        "projection": (3, 2),
     }[layout]
     assert (model.code_length, model.code_width, model.vocabulary) == (length, width, 4)
     x = torch.rand(2, channels, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -177,8 +182,8 @@ def test_stride() -> None:
 @pytest.mark.parametrize(
     ("values", "shape", "message"),
     [
-        ({"code_length": 3}, (1, 8, 8), "autoencoder.code_width is needed for layout=vector"),
-        ({"code_width": 3}, (1, 8, 8), "autoencoder.code_length is needed for layout=vector"),
+        ({"code_length": 3}, (1, 8, 8), "autoencoder.code_width is needed for layout=projection"),
+        ({"code_width": 3}, (1, 8, 8), "autoencoder.code_length is needed for layout=projection"),
         ({"layout": "channel"}, (1, 8, 8), "code_length is needed for layout=channel"),
         ({"layout": "spatial"}, (1, 8, 8), "code_width is needed for layout=spatial"),
         (
@@ -232,7 +237,7 @@ def test_what_does_not_fit(
     [
         (
             {"layout": "channel", "network": {"kind": "linear"}},
-            "a linear network has no maps for layout=channel; use layout=vector",
+            "a linear network has no maps for layout=channel; use layout=projection",
         ),
         ({"network": {"widths": [4, 0]}}, r"network.widths.1: .*greater than 0 \(got 0\)"),
         ({"network": {"widths": []}}, "network.widths"),

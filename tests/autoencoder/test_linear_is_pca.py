@@ -13,7 +13,7 @@ from anytime_ar.autoencoder import (
     TruncationConfig,
 )
 from anytime_ar.training.config import AutoencoderTrainingConfig
-from anytime_ar.training.objectives import AutoencoderObjective
+from anytime_ar.training.stages.autoencoder import AutoencoderObjective
 
 SIDE, L, N = 4, 8, 256
 FLAT = SIDE**2

@@ -11,18 +11,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from anytime_ar.autoencoder import AutoencoderConfig, NativeDecode, OrderedAutoencoder, decode_for
+from anytime_ar.autoencoder import (
+    AutoencoderConfig,
+    NativeImageDecoder,
+    OrderedAutoencoder,
+    make_decode_fn,
+)
 from anytime_ar.errors import InputError
-from anytime_ar.kernel import BuildError, kernel
+from anytime_ar.kernel import BuildError, kernel_library
 
 try:
-    kernel()
+    kernel_library()
 except BuildError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 # one resolution and three, no, one and two blocks, odd widths, patches, layouts, quantizers, fills
 KINDS: dict[str, dict[str, Any]] = {
-    "vector": {
+    "projection": {
         "code_length": 5,
         "code_width": 3,
         "quantizer": {"vocabulary": 6},
@@ -41,9 +46,9 @@ KINDS: dict[str, dict[str, Any]] = {
         "quantizer": {"vocabulary": 4},
         "network": {"patch": 1, "widths": [6, 17, 40], "blocks": 2},
     },
-    "residual": {
-        "layout": "residual",
-        "order": "spread",
+    "residual_vq": {
+        "layout": "residual_vq",
+        "scan_order": "bayer",
         "code_length": 48,
         "code_width": 5,
         "quantizer": {"vocabulary": 6},
@@ -79,7 +84,7 @@ def some_codes(model: OrderedAutoencoder, n: int) -> Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_the_network_for_every_prefix(kind: str, channels: int) -> None:
     model = build(kind, channels)
-    codes, decode = some_codes(model, 3), NativeDecode(model)
+    codes, decode = some_codes(model, 3), NativeImageDecoder(model)
     for k in range(1, model.code_length + 1):
         expected = model.decode(codes[:, :k])
         assert expected.std() > 0.05
@@ -90,7 +95,7 @@ def test_equals_the_network_for_every_prefix(kind: str, channels: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_gets_the_same_bits_in_any_batch(kind: str) -> None:
     model = build(kind)
-    codes, decode = some_codes(model, 33), NativeDecode(model)
+    codes, decode = some_codes(model, 33), NativeImageDecoder(model)
     whole = decode(codes)
     for n in (1, 2, 7, 9):
         assert torch.equal(decode(codes[:n]), whole[:n])
@@ -114,7 +119,7 @@ def test_a_row_gets_the_same_bits_in_any_batch(kind: str) -> None:
     ],
 )
 def test_bad_codes_are_refused(codes: list[list[int]], message: str) -> None:
-    decode = NativeDecode(build("vector"))
+    decode = NativeImageDecoder(build("projection"))
     with pytest.raises(InputError, match=message):
         decode(torch.tensor(codes, dtype=torch.int64))
     with pytest.raises(InputError, match="codes are torch"):
@@ -127,20 +132,20 @@ def test_what_the_kernel_does_not_know_decodes_itself() -> None:
         AutoencoderConfig.parse({**config, "network": {"kind": "linear"}}, origin="test"),
         (1, 8, 8),
     )
-    assert decode_for(linear) == linear.decode
-    model = build("vector")
-    assert decode_for(model, "portable") == model.decode
-    assert isinstance(decode_for(model, "native"), NativeDecode)
+    assert make_decode_fn(linear) == linear.decode
+    model = build("projection")
+    assert make_decode_fn(model, "portable") == model.decode
+    assert isinstance(make_decode_fn(model, "native"), NativeImageDecoder)
 
 
 THREADED = """
 import os, threading
 import torch
-from anytime_ar.autoencoder import NativeDecode
+from anytime_ar.autoencoder import NativeImageDecoder
 from anytime_ar.sampling import load
 
 torch.set_num_threads(2)
-decode = NativeDecode(load("mnist").autoencoder)
+decode = NativeImageDecoder(load("mnist").autoencoder)
 codes = torch.randint(32, (200, 16))
 expected = decode(codes)
 found = [None] * 4

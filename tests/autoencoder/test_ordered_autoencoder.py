@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder, keep
+from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder, truncate
 from anytime_ar.errors import InputError
 
 L, V = 5, 6
 KINDS: dict[str, dict[str, Any]] = {
-    "vector": {"code_length": L, "code_width": 3, "quantizer": {"vocabulary": V}},
+    "projection": {"code_length": L, "code_width": 3, "quantizer": {"vocabulary": V}},
     "channel": {"layout": "channel", "code_length": L, "quantizer": {"vocabulary": V}},
     "shared": {
         "code_length": L,
@@ -53,7 +53,7 @@ def test_every_prefix_decodes_like_kept_vectors(kind: str) -> None:
         kept = torch.full((4,), k)
         with torch.no_grad():
             expected = model.decode_vectors(vectors, kept).samples
-            masked = model.decoder(model.layout.to_features(keep(vectors, kept, model.fill)))
+            masked = model.decoder(model.layout.to_features(truncate(vectors, kept, model.fill)))
         torch.testing.assert_close(x, expected.clamp(-1, 1))
         torch.testing.assert_close(x, masked.clamp(-1, 1))
         outputs.append(x)
@@ -62,7 +62,7 @@ def test_every_prefix_decodes_like_kept_vectors(kind: str) -> None:
 
 
 def test_prefixes_of_different_length_in_one_batch() -> None:
-    model = build("vector")
+    model = build("projection")
     vectors = model.quantizer.lookup(model.encode(images()))
     kept = torch.tensor([1, 5, 2, 3])
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_prefixes_of_different_length_in_one_batch() -> None:
 
 
 def test_codes_after_the_prefix_do_not_matter() -> None:
-    model = build("vector")
+    model = build("projection")
     vectors = model.quantizer.lookup(model.encode(images()))
     other = vectors.clone()
     other[:, 2:] += 9
@@ -86,7 +86,7 @@ def test_codes_after_the_prefix_do_not_matter() -> None:
 
 
 def test_fill_is_learned_or_zero() -> None:
-    learned, zeros = build("vector"), build("shared")
+    learned, zeros = build("projection"), build("shared")
     assert "fill" in dict(learned.named_parameters())
     assert "fill" not in zeros.state_dict()
     assert zeros.fill.abs().max() == 0
@@ -105,7 +105,7 @@ def test_fill_is_learned_or_zero() -> None:
 )
 def test_bad_codes(codes: Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        build("vector").decode(codes)
+        build("projection").decode(codes)
 
 
 @pytest.mark.parametrize(
@@ -118,11 +118,14 @@ def test_bad_codes(codes: Tensor, message: str) -> None:
 )
 def test_bad_images(x: Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        build("vector").encode(x)
+        build("projection").encode(x)
 
 
 def test_weights_survive_a_state_dict() -> None:
-    model, other = build("vector"), OrderedAutoencoder(build("vector").config, (1, 8, 8)).eval()
+    model, other = (
+        build("projection"),
+        OrderedAutoencoder(build("projection").config, (1, 8, 8)).eval(),
+    )
     other.load_state_dict(model.state_dict())
     codes = model.encode(images())
     assert torch.equal(other.encode(images()), codes)

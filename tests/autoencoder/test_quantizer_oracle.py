@@ -20,15 +20,15 @@ from anytime_ar.autoencoder.quantizers import (
 B, L, D, V = 16, 3, 4, 8
 
 
-def ours(*, shared: bool, learned_by: str = "ema") -> VectorQuantizer:
+def ours(*, shared: bool, codebook_update: str = "ema") -> VectorQuantizer:
     config = QuantizerConfig.parse(
         {
             "vocabulary": V,
             "shared_codebook": shared,
-            "learned_by": learned_by,
+            "codebook_update": codebook_update,
             "commitment": 0.7,
             "ema_decay": 0.8,
-            "restart_below": 0,
+            "dead_code_threshold": 0,
         },
         origin="test",
     )
@@ -37,13 +37,13 @@ def ours(*, shared: bool, learned_by: str = "ema") -> VectorQuantizer:
     books = torch.randn(quantizer.codebooks.shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         quantizer.codebooks.copy_(books)
-        quantizer.totals.copy_(books)
+        quantizer.embed_avg.copy_(books)
     return quantizer
 
 
-def theirs(codebook: Tensor, *, learned_by: str = "ema") -> Any:
+def theirs(codebook: Tensor, *, codebook_update: str = "ema") -> Any:
     """The library's quantizer over one codebook [V, D]."""
-    ema = learned_by == "ema"
+    ema = codebook_update == "ema"
     oracle = vq.VectorQuantize(
         dim=D,
         codebook_size=V,
@@ -71,7 +71,7 @@ def ragged() -> Tensor:
 
 def step(quantizer: VectorQuantizer, x: Tensor, kept: Tensor) -> Any:
     quantized = quantizer(x, kept)
-    quantizer.learn(torch.Generator().manual_seed(0), Alone())
+    quantizer.update_codebooks(torch.Generator().manual_seed(0), Alone())
     return quantized
 
 
@@ -116,9 +116,9 @@ def test_codebook_per_position() -> None:
         torch.testing.assert_close(out.loss, total / kept.sum())
 
 
-def test_codebook_learned_by_loss() -> None:
-    quantizer = ours(shared=True, learned_by="loss")
-    oracle = theirs(quantizer.codebooks[0].detach(), learned_by="loss")
+def test_codebook_codebook_update_loss() -> None:
+    quantizer = ours(shared=True, codebook_update="loss")
+    oracle = theirs(quantizer.codebooks[0].detach(), codebook_update="loss")
     x, kept = vectors(), ragged()
     out = step(quantizer, x, kept)
     _, _, loss = oracle(x.clone(), mask=kept)

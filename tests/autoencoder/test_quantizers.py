@@ -34,7 +34,7 @@ def build(**values: Any) -> VectorQuantizer:
     books = torch.randn(quantizer.codebooks.shape, generator=generator(1))
     with torch.no_grad():
         quantizer.codebooks.copy_(books)
-        quantizer.totals.copy_(books)
+        quantizer.embed_avg.copy_(books)
     return quantizer
 
 
@@ -52,17 +52,19 @@ EVERY = torch.ones(B, L, dtype=torch.bool)
 def learn(quantizer: VectorQuantizer, x: Tensor, kept: Tensor, seed: int = 0) -> Quantized:
     """A step of training."""
     quantized: Quantized = quantizer(x, kept)
-    quantizer.learn(generator(seed), Alone())
+    quantizer.update_codebooks(generator(seed), Alone())
     return quantized
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("learned_by", ["ema", "loss"])
-def test_cut_positions_change_nothing(shared: bool, learned_by: str) -> None:
+@pytest.mark.parametrize("codebook_update", ["ema", "loss"])
+def test_cut_positions_change_nothing(shared: bool, codebook_update: str) -> None:
     kept = ragged()
     outcomes = []
     for x in (vectors(), torch.where(kept[..., None], vectors(), 100 * vectors(seed=5))):
-        quantizer = build(shared_codebook=shared, learned_by=learned_by, restart_below=0.5)
+        quantizer = build(
+            shared_codebook=shared, codebook_update=codebook_update, dead_code_threshold=0.5
+        )
         for step in range(5):
             out = learn(quantizer, x, kept, step)
         outcomes.append((out.loss, out.codes[kept], quantizer.state_dict()))
@@ -151,20 +153,23 @@ def test_gradient_passes_straight_through() -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("learned_by", ["ema", "loss"])
-def test_dead_entries_restart_at_kept_vectors(shared: bool, learned_by: str) -> None:
+@pytest.mark.parametrize("codebook_update", ["ema", "loss"])
+def test_dead_entries_restart_at_kept_vectors(shared: bool, codebook_update: str) -> None:
     quantizer = build(
-        shared_codebook=shared, learned_by=learned_by, ema_decay=0.5, restart_below=0.1
+        shared_codebook=shared,
+        codebook_update=codebook_update,
+        ema_decay=0.5,
+        dead_code_threshold=0.1,
     )
     with torch.no_grad():
         quantizer.codebooks[:, 1:] = 1000.0  # only entry 0 is ever near
-        quantizer.totals[:, 1:] = 1000.0
+        quantizer.embed_avg[:, 1:] = 1000.0
     kept = ragged()
     x = torch.where(kept[..., None], vectors(), 50.0)
     for step in range(8):
         learn(quantizer, x, kept, step)
-        if learned_by == "ema":  # what restarted has a past to match, and stays where it is
-            mean = quantizer.totals / quantizer.usage[..., None]
+        if codebook_update == "ema":  # what restarted has a past to match, and stays where it is
+            mean = quantizer.embed_avg / quantizer.cluster_size[..., None]
             torch.testing.assert_close(mean, quantizer.codebooks)
     assert quantizer.codebooks.abs().max() < 10  # neither 1000 nor a position that is cut off
     used = [len(quantizer.encode(x)[kept[:, i], i].unique()) for i in range(L)]
@@ -172,10 +177,10 @@ def test_dead_entries_restart_at_kept_vectors(shared: bool, learned_by: str) -> 
 
 
 def test_no_restart_where_none_is_asked_for() -> None:
-    quantizer = build(ema_decay=0.5, restart_below=0)
+    quantizer = build(ema_decay=0.5, dead_code_threshold=0)
     with torch.no_grad():
         quantizer.codebooks[:, 3] = 1000.0
-        quantizer.totals[:, 3] = 1000.0
+        quantizer.embed_avg[:, 3] = 1000.0
     for step in range(200):  # long enough for the count of an unused entry to vanish
         learn(quantizer, vectors(seed=step), EVERY, step)
     assert (quantizer.codebooks[:, 3] > 990).all()
@@ -183,9 +188,9 @@ def test_no_restart_where_none_is_asked_for() -> None:
 
 
 def test_a_position_that_is_never_kept_stays_as_it_is() -> None:
-    quantizer = build(ema_decay=0.5, restart_below=0.9)
-    quantizer.usage[:, 0] = 0.01  # an entry out of use, which restarts only at kept vectors
-    quantizer.totals[:, 0] *= 0.01
+    quantizer = build(ema_decay=0.5, dead_code_threshold=0.9)
+    quantizer.cluster_size[:, 0] = 0.01  # an entry out of use, which restarts only at kept vectors
+    quantizer.embed_avg[:, 0] *= 0.01
     before = quantizer.codebooks.clone()
     kept = torch.tensor([True, False, False]).expand(B, L)
     for step in range(60):
@@ -197,7 +202,7 @@ def test_a_position_that_is_never_kept_stays_as_it_is() -> None:
 @pytest.mark.parametrize("shared", [True, False])
 def test_parts_of_a_batch_teach_what_the_batch_teaches(shared: bool) -> None:
     """In two passes, and in two processes; restarts included."""
-    options = {"shared_codebook": shared, "ema_decay": 0.5, "restart_below": 0.5}
+    options = {"shared_codebook": shared, "ema_decay": 0.5, "dead_code_threshold": 0.5}
     whole, passes, *ranks = (build(**options) for _ in range(4))
     with torch.no_grad():
         for quantizer in (whole, passes, *ranks):
@@ -206,7 +211,7 @@ def test_parts_of_a_batch_teach_what_the_batch_teaches(shared: bool) -> None:
 
     def learn_in_rank(rank: int, x: Tensor, kept: Tensor, seed: int) -> None:
         ranks[rank](x, kept)
-        ranks[rank].learn(generator(seed), Between(rank, told, barrier))
+        ranks[rank].update_codebooks(generator(seed), Between(rank, told, barrier))
 
     for step in range(6):
         x, kept = vectors(seed=step), ragged()
@@ -214,7 +219,7 @@ def test_parts_of_a_batch_teach_what_the_batch_teaches(shared: bool) -> None:
         halves = list(zip(x.chunk(2), kept.chunk(2), strict=True))
         for half in halves:
             passes(*half)
-        passes.learn(generator(step), Alone())
+        passes.update_codebooks(generator(step), Alone())
         with ThreadPoolExecutor(2) as pool:
             both = [
                 pool.submit(learn_in_rank, rank, *half, step) for rank, half in enumerate(halves)
@@ -233,12 +238,12 @@ def test_kmeans_start_finds_clusters(shared: bool) -> None:
     x = centres[which] + 0.1 * torch.randn(400, L, D, generator=generator(1))
     quantizer = build(shared_codebook=shared)
     for seed in range(20):  # Lloyd's algorithm may stop in a local optimum: the best of some
-        quantizer.start(x, generator(seed))
+        quantizer.init_codebooks(x, generator(seed))
         error = (quantizer.lookup(quantizer.encode(x)) - x).square().mean()
         if error < 0.02:
             break
     assert error < 0.02
-    assert torch.equal(quantizer.totals, quantizer.codebooks)
+    assert torch.equal(quantizer.embed_avg, quantizer.codebooks)
     learn(quantizer, x, torch.ones(400, L, dtype=torch.bool))  # goes on from there
     assert (quantizer.lookup(quantizer.encode(x)) - x).square().mean() < 0.02
 
@@ -246,26 +251,26 @@ def test_kmeans_start_finds_clusters(shared: bool) -> None:
 def test_kmeans_start_with_fewer_vectors_than_entries() -> None:
     quantizer = build(vocabulary=16)
     x = vectors(5)
-    quantizer.start(x, generator())
+    quantizer.init_codebooks(x, generator())
     torch.testing.assert_close(quantizer.lookup(quantizer.encode(x)), x)
 
 
 def test_random_start_keeps_the_random_entries() -> None:
     quantizer = build(start="random")
     before = quantizer.codebooks.clone()
-    quantizer.start(vectors(), generator())
+    quantizer.init_codebooks(vectors(), generator())
     assert torch.equal(quantizer.codebooks, before)
 
 
 def test_shared_is_one_codebook_and_otherwise_one_per_position() -> None:
     assert build(shared_codebook=True).codebooks.shape == (1, V, D)
     assert build(shared_codebook=False).codebooks.shape == (L, V, D)
-    assert isinstance(build(learned_by="loss").codebooks, torch.nn.Parameter)
-    assert not isinstance(build(learned_by="ema").codebooks, torch.nn.Parameter)
+    assert isinstance(build(codebook_update="loss").codebooks, torch.nn.Parameter)
+    assert not isinstance(build(codebook_update="ema").codebooks, torch.nn.Parameter)
 
 
-def test_learned_by_loss_improves_under_an_optimizer() -> None:
-    quantizer = build(shared_codebook=True, learned_by="loss", restart_below=0)
+def test_codebook_update_loss_improves_under_an_optimizer() -> None:
+    quantizer = build(shared_codebook=True, codebook_update="loss", dead_code_threshold=0)
     optimizer = torch.optim.Adam(quantizer.parameters(), lr=0.05)
     x = vectors(B)
     first = quantizer(x, EVERY).loss.item()

@@ -10,24 +10,24 @@ from exchanges import Alone
 from torch import Tensor
 
 from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder
-from anytime_ar.autoencoder.laps import lap
-from anytime_ar.autoencoder.native import decode_for
-from anytime_ar.autoencoder.quantizers import QuantizerConfig, SegmentQuantizer
+from anytime_ar.autoencoder.lapped_transform import lapped_transform
+from anytime_ar.autoencoder.native_decoder import make_decode_fn
+from anytime_ar.autoencoder.quantizers import LevelQuantizer, QuantizerConfig
 from anytime_ar.errors import InputError
 
 SEGMENTS, LEVELS, WIDTH, SIDE = 4, 3, 2, 64
-NETWORK = {"patch": 2, "widths": [8, 12], "shrink": 4, "blocks": 1, "hidden": 6}
+NETWORK = {"patch": 2, "widths": [8, 12], "downsample": 4, "blocks": 1, "hidden": 6}
 
 
 def config(**changes: Any) -> AutoencoderConfig:
     values: dict[str, Any] = {
         "layout": "segment",
         "segments": SEGMENTS,
-        "whole_codes": 0,
-        "linear_path": True,
+        "global_codes": 0,
+        "linear_skip": True,
         "code_length": SEGMENTS * LEVELS,
         "code_width": WIDTH,
-        "quantizer": {"vocabulary": 8, "start": "greedy"},
+        "quantizer": {"vocabulary": 8, "init": "residual_pca"},
         "network": NETWORK,
     }
     return AutoencoderConfig.parse(values | changes, origin="test")
@@ -47,15 +47,15 @@ def sounds(n: int, seed: int = 0) -> Tensor:
     return (0.5 * slow + 0.05 * torch.randn(n, SIDE, generator=generator))[:, None]
 
 
-def quantizer(whole: int) -> SegmentQuantizer:
-    made = SegmentQuantizer(
+def quantizer(whole: int) -> LevelQuantizer:
+    made = LevelQuantizer(
         QuantizerConfig(vocabulary=5), whole, levels=LEVELS, segments=SEGMENTS, code_width=WIDTH
     )
     with torch.no_grad():
-        for part in (made.whole, made.local):
+        for part in (made.global_quantizer, made.level_quantizer):
             if part is not None:
                 part.codebooks.copy_(torch.randn_like(part.codebooks))
-                part.totals.copy_(part.codebooks)
+                part.embed_avg.copy_(part.codebooks)
                 assert part.feedback is not None
                 part.feedback.weight.copy_(0.3 * torch.randn_like(part.feedback.weight))
     return made
@@ -91,40 +91,40 @@ def test_every_prefix_is_looked_up_alike(whole: int) -> None:
 def test_only_kept_codes_move_codebooks() -> None:
     torch.manual_seed(0)
     made = quantizer(whole=2).train()
-    assert made.whole is not None
-    before = made.whole.codebooks.clone(), made.local.codebooks.clone()
+    assert made.global_quantizer is not None
+    before = made.global_quantizer.codebooks.clone(), made.level_quantizer.codebooks.clone()
     vectors = torch.randn(8, 2 + SEGMENTS * LEVELS, WIDTH)
     kept = torch.arange(vectors.shape[1]).expand(8, -1) < 2 + SEGMENTS  # the whole and one level
     made(vectors, kept)
-    made.learn(torch.Generator().manual_seed(0), Alone())
-    assert not torch.allclose(made.whole.codebooks, before[0], atol=1e-5)
-    changed = ((made.local.codebooks - before[1]).abs() > 1e-5).flatten(1).any(1)
+    made.update_codebooks(torch.Generator().manual_seed(0), Alone())
+    assert not torch.allclose(made.global_quantizer.codebooks, before[0], atol=1e-5)
+    changed = ((made.level_quantizer.codebooks - before[1]).abs() > 1e-5).flatten(1).any(1)
     assert changed.tolist() == [True, False, False]
 
 
 def test_the_networks_start_without_a_say() -> None:
     model, x = build(), sounds(5)
-    assert model.linear_path is not None
-    assert torch.equal(model.encode_vectors(x), model.linear_path.to_vectors(x))
+    assert model.linear_skip is not None
+    assert torch.equal(model.encode_vectors(x), model.linear_skip.to_vectors(x))
     vectors = torch.randn(5, model.code_length, WIDTH)
     every = torch.full((5,), model.code_length)
     made = model.decode_vectors(vectors, every).samples
-    assert torch.equal(made, model.linear_path.to_features(vectors))
+    assert torch.equal(made, model.linear_skip.to_features(vectors))
 
 
-def test_the_greedy_start_is_a_residual_quantizer() -> None:
+def test_the_residual_pca_init_is_a_residual_quantizer() -> None:
     """Level by level as its definition says, and not by the unrolled maps that the model has."""
     model, x = build(), sounds(300)
-    model.start([x[:200], x[200:]], torch.Generator().manual_seed(0))
-    assert isinstance(model.quantizer, SegmentQuantizer)
-    basis = model.linear_path.expand_part.linear.weight.unflatten(1, (LEVELS, WIDTH))  # [P, M, D]
-    left = model.linear_path.parts(x).flatten(0, 1)  # [N * S, P]
+    model.init_codebooks([x[:200], x[200:]], torch.Generator().manual_seed(0))
+    assert isinstance(model.quantizer, LevelQuantizer)
+    basis = model.linear_skip.expand_part.linear.weight.unflatten(1, (LEVELS, WIDTH))  # [P, M, D]
+    left = model.linear_skip.split_segments(x).flatten(0, 1)  # [N * S, P]
     codes = model.encode(x).view(300, LEVELS, SEGMENTS).transpose(1, 2).flatten(0, 1)  # [N * S, M]
     powers = [left.square().mean().item()]
     for level in range(LEVELS):
         directions = basis[:, level]
         torch.testing.assert_close(directions.T @ directions, torch.eye(WIDTH))
-        entries = model.quantizer.local.codebooks[level]
+        entries = model.quantizer.level_quantizer.codebooks[level]
         distances = torch.cdist(left @ directions, entries)
         chosen = distances.gather(1, codes[:, level, None])[:, 0]
         torch.testing.assert_close(chosen, distances.min(1).values, atol=1e-5, rtol=0)
@@ -137,12 +137,12 @@ def test_the_greedy_start_is_a_residual_quantizer() -> None:
     assert sorted(powers, reverse=True) == powers
 
 
-def test_the_greedy_start_follows_its_seed() -> None:
+def test_the_residual_pca_init_follows_its_seed() -> None:
     x = sounds(300)
     models = [build() for _ in range(3)]
     for model, seed in zip(models, (1, 1, 2), strict=True):
-        model.start([x], torch.Generator().manual_seed(seed))
-    books = [model.quantizer.state_dict()["local.codebooks"] for model in models]
+        model.init_codebooks([x], torch.Generator().manual_seed(seed))
+    books = [model.quantizer.state_dict()["level_quantizer.codebooks"] for model in models]
     assert torch.equal(books[0], books[1])
     assert not torch.equal(books[0], books[2])
 
@@ -150,57 +150,57 @@ def test_the_greedy_start_follows_its_seed() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"linear_path": False},
-        {"whole_codes": SEGMENTS},
-        {"layout": "vector"},
-        {"quantizer": {"start": "greedy", "error_feedback": False}},
-        {"quantizer": {"start": "greedy", "shared_codebook": True}},
+        {"linear_skip": False},
+        {"global_codes": SEGMENTS},
+        {"layout": "projection"},
+        {"quantizer": {"init": "residual_pca", "error_feedback": False}},
+        {"quantizer": {"init": "residual_pca", "shared_codebook": True}},
     ],
 )
-def test_what_a_greedy_start_needs(changes: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="start=greedy needs layout=segment, whole_codes=0"):
+def test_what_a_residual_pca_init_needs(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="init=residual_pca needs layout=segment, global_codes=0"):
         config(**changes)
 
 
 @pytest.mark.parametrize("layout", ["channel", "spatial"])
-def test_a_linear_path_needs_vectors(layout: str) -> None:
+def test_a_linear_skip_needs_vectors(layout: str) -> None:
     with pytest.raises(InputError, match=f"not with layout={layout}; drop it"):
         config(layout=layout, quantizer={"vocabulary": 8})
 
 
 @torch.no_grad()
-def test_a_linear_path_beside_networks_for_images() -> None:
+def test_a_linear_skip_beside_networks_for_images() -> None:
     values = {
-        "layout": "vector",
-        "linear_path": True,
+        "layout": "projection",
+        "linear_skip": True,
         "code_length": 5,
         "code_width": 2,
         "quantizer": {"vocabulary": 4},
         "network": {"patch": 2, "widths": [4], "blocks": 1, "hidden": 6},
     }
     model = OrderedAutoencoder(AutoencoderConfig.parse(values, origin="test"), (1, 8, 8)).eval()
-    assert model.linear_path is not None
+    assert model.linear_skip is not None
     x = torch.rand(3, 1, 8, 8) * 2 - 1
     codes = model.encode(x)
     assert model.decode(codes[:, :2]).shape == x.shape
     # the kernel does not know this path
-    assert decode_for(model, "native") == model.decode
+    assert make_decode_fn(model, "native") == model.decode
 
 
 @pytest.mark.parametrize("shape", [(2, 24), (1, 28, 3), (3, 12), (1, 4)])
 def test_laps_are_orthogonal_and_undone(shape: tuple[int, ...]) -> None:
     x = torch.randn(5, *shape, generator=torch.Generator().manual_seed(0))
-    turned = lap(x, 4)
+    turned = lapped_transform(x, 4)
     assert turned.shape == x.shape
     torch.testing.assert_close(turned.square().sum((1, 2)), x.square().sum((1, 2)))
-    torch.testing.assert_close(lap(turned, 4, undo=True), x)
-    assert torch.equal(lap(x, 1), x)
+    torch.testing.assert_close(lapped_transform(turned, 4, inverse=True), x)
+    assert torch.equal(lapped_transform(x, 1), x)
 
 
 def test_what_one_segment_adds_fades_out_in_its_neighbours() -> None:
     alone = torch.zeros(1, 1, 64)
     alone[:, :, 16:32] = torch.sin(torch.pi * (torch.arange(16) + 0.5) / 32)  # odd there, even here
-    made = lap(alone, 4, undo=True)[0, 0]
+    made = lapped_transform(alone, 4, inverse=True)[0, 0]
     reached = made.abs() > 1e-6
     assert reached[8:40].all()
     assert not reached[:8].any()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import anytime_ar
-from anytime_ar.autoencoder import Truncation, TruncationConfig, keep, kept_mask
+from anytime_ar.autoencoder import Truncation, TruncationConfig, kept_mask, truncate
 from anytime_ar.errors import InputError
 
 
@@ -103,7 +103,7 @@ def test_keep_leaves_the_prefix_and_puts_the_fill() -> None:
     vectors = torch.randn(5, 4, 3, generator=generator, requires_grad=True)
     fill = torch.randn(4, 3, generator=generator, requires_grad=True)
     kept = torch.tensor([1, 2, 3, 4, 2])
-    out = keep(vectors, kept, fill)
+    out = truncate(vectors, kept, fill)
     for row, k in enumerate(kept.tolist()):
         assert torch.equal(out[row, :k], vectors[row, :k])
         assert torch.equal(out[row, k:], fill[k:])
@@ -120,7 +120,7 @@ def test_kept_mask() -> None:
     assert mask.tolist() == [[True, False, False], [True, True, True]]
 
 
-MASKS = ("kept_mask", "keep")
+MASKS = ("kept_mask", "truncate")
 
 
 def _masks_positions(tree: ast.AST) -> bool:
@@ -145,14 +145,14 @@ def test_nothing_else_masks_positions() -> None:
         if _masks_positions(ast.parse(path.read_text(encoding="utf-8")))
     }
     # the decoder hides what lies behind a row in the cache, which is no cut of a code
-    assert found == {"autoencoder/truncation.py", "prior/portable.py"}
+    assert found == {"autoencoder/truncation.py", "prior/decoders/torch.py"}
     users = {
         path.relative_to(root).as_posix()
         for path in root.rglob("*.py")
         if re.search(r"(?<!textwrap)\.fill\b", path.read_text(encoding="utf-8"))
     }
     # the kernel is handed the fill, and has to give what the model gives
-    assert users == {"autoencoder/model.py", "autoencoder/native.py"}
+    assert users == {"autoencoder/model.py", "autoencoder/native_decoder.py"}
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_nothing_else_masks_positions() -> None:
     [
         "x[torch.arange(n)[None] >= k] = 0",
         "mask = k[:, None] > torch.arange(n)",
-        "def keep(x, k): ...",
+        "def truncate(x, k): ...",
     ],
 )
 def test_the_search_for_masks_finds_them(source: str) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from anytime_ar.bundle import build, introduce, save_bundle
-from anytime_ar.card import Card
+from anytime_ar.bundle.card import Card
+from anytime_ar.bundle.format import attach_codebook, build_bundle, save_bundle
 
 L, V = 6, 8
 LABELS = tuple("0123456789")
@@ -36,7 +36,7 @@ def save_model(folder: Path, kind: str = "images", *, labelled: bool = True, see
     }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        bundle = build(Card.parse(values, origin="test"))
+        bundle = build_bundle(Card.parse(values, origin="test"))
         assert bundle.prior is not None
         with torch.no_grad():  # weights start small; here labels and codes should matter
             for weight in bundle.prior.parameters():
@@ -44,6 +44,6 @@ def save_model(folder: Path, kind: str = "images", *, labelled: bool = True, see
             for name, buffer in bundle.autoencoder.quantizer.named_buffers():
                 if name.endswith("codebooks"):
                     buffer.normal_()
-        introduce(bundle.autoencoder, bundle.prior)
+        attach_codebook(bundle.autoencoder, bundle.prior)
     save_bundle(bundle, folder)
     return str(folder)

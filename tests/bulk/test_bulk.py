@@ -20,22 +20,29 @@ from bulk_models import LABELS, RATE, L, save_model
 from PIL import Image
 from pyarrow import parquet
 
-from anytime_ar.bulk import Layout, Pool, SampleJob, run, sample_job
-from anytime_ar.bulk.folder import Folder
-from anytime_ar.bulk.ray_pool import ShardMaker
+from anytime_ar.bulk import (
+    RayPoolConfig,
+    SampleJob,
+    ShardingConfig,
+    encode_job,
+    run,
+    sample_job,
+)
+from anytime_ar.bulk.pools import ShardWorker
+from anytime_ar.bulk.storage import BulkStorage
 from anytime_ar.data import DataConfig, load_data
-from anytime_ar.data.config import SoundConfig
+from anytime_ar.data.config import AudioConfig
 from anytime_ar.errors import BulkError, InputError, MissingExtraError
 from anytime_ar.sampling import load
 
 N = 50
-SMALL = Layout(shard_size=12, batch_size=5)
+SMALL = ShardingConfig(shard_size=12, batch_size=5)
 
 
 @pytest.fixture
 def make(path_of, model_of) -> Callable[..., SampleJob]:
     def job(kind: str = "images", samples: int = N, **options: Any) -> SampleJob:
-        options = {"seed": 3, "layout": SMALL} | options
+        options = {"seed": 3, "sharding": SMALL} | options
         return sample_job(path_of(kind), model_of(kind), samples, **options)
 
     return job
@@ -79,11 +86,12 @@ def test_samples_are_those_of_the_model(tmp_path, make, model_of) -> None:
 
 
 @pytest.mark.parametrize(
-    "layout", [Layout(shard_size=7, batch_size=3), Layout(), Layout(shard_size=1)]
+    "layout",
+    [ShardingConfig(shard_size=7, batch_size=3), ShardingConfig(), ShardingConfig(shard_size=1)],
 )
 def test_how_a_job_is_cut_leaves_samples_as_they_are(tmp_path, make, layout) -> None:
     run(make(), str(tmp_path / "one"))
-    run(make(layout=layout), str(tmp_path / "other"))
+    run(make(sharding=layout), str(tmp_path / "other"))
     assert rows(tmp_path / "one") == rows(tmp_path / "other")
 
 
@@ -91,8 +99,8 @@ def test_how_a_job_is_cut_leaves_samples_as_they_are(tmp_path, make, layout) -> 
 def test_equal_jobs_write_equal_files(tmp_path, make, kind) -> None:
     layout = SMALL.model_copy(update={"format": kind})
     for name in ("one", "other"):
-        report = run(make(layout=layout), str(tmp_path / name))
-        assert (report.made, report.shards, report.codes) == (N, 5, N * L)
+        report = run(make(sharding=layout), str(tmp_path / name))
+        assert (report.new_samples, report.new_shards, report.new_codes) == (N, 5, N * L)
     assert files(tmp_path / "one") == files(tmp_path / "other")
     assert len(list((tmp_path / "one" / "data").iterdir())) == 5
     manifest = json.loads((tmp_path / "one" / "manifest.json").read_text())
@@ -115,7 +123,7 @@ def test_an_interrupted_job_goes_on_where_it_was(tmp_path, make) -> None:
         run(make(), str(out), progress=interrupt)
     assert not (out / "manifest.json").exists()
     report = run(make(), str(out), progress=lambda done, *_: seen.append(done))
-    assert (report.made, seen) == (N - 24, [12, 24, 36, 48, 50])
+    assert (report.new_samples, seen) == (N - 24, [12, 24, 36, 48, 50])
     assert files(out) == files(tmp_path / "whole")
 
 
@@ -145,7 +153,7 @@ def test_what_is_missing_or_damaged_is_made_again(tmp_path, make, name, spoil, v
     before = files(out)
     spoil(out / name)
     report = run(make(), str(out), verify=verify)
-    assert (report.made, report.shards) == (12, 1)
+    assert (report.new_samples, report.new_shards) == (12, 1)
     assert files(out) == before
 
 
@@ -153,7 +161,7 @@ def test_a_record_under_another_name_counts_for_nothing(tmp_path, make) -> None:
     out = tmp_path / "out"
     run(make(), str(out))
     (out / "records" / "00001.json").rename(out / "records" / "00007.json")
-    assert run(make(), str(out)).made == 12
+    assert run(make(), str(out)).new_samples == 12
 
 
 def test_what_killed_writers_left_is_swept(tmp_path, make) -> None:
@@ -162,7 +170,7 @@ def test_what_killed_writers_left_is_swept(tmp_path, make) -> None:
     before = files(out)
     for folder in (out, out / "data", out / "records"):
         (folder / f".anytime-{'0' * 16}.tmp").write_bytes(b"half")
-    assert run(make(), str(out)).made == 0
+    assert run(make(), str(out)).new_samples == 0
     assert files(out) == before
 
 
@@ -170,7 +178,7 @@ def test_a_job_killed_before_its_first_shard_begins_anew(tmp_path, make) -> None
     out = tmp_path / "out"
     out.mkdir()
     (out / f".anytime-{'0' * 16}.tmp").write_bytes(b"half")
-    assert run(make(), str(out)).made == N
+    assert run(make(), str(out)).new_samples == N
 
 
 def test_a_complete_job_does_nothing(tmp_path, make) -> None:
@@ -178,7 +186,7 @@ def test_a_complete_job_does_nothing(tmp_path, make) -> None:
     run(make(), str(out))
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     report = run(make(), str(out))
-    assert (report.made, report.shards, report.per_worker_s) == (0, 0, 0.0)
+    assert (report.new_samples, report.new_shards, report.samples_per_worker_s) == (0, 0, 0.0)
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
@@ -188,7 +196,7 @@ def test_without_a_seed_a_job_keeps_the_one_it_began_with(tmp_path, make) -> Non
     shutil.rmtree(out / "data")
     again = run(make(seed=None), str(out))
     assert again.job == first
-    assert again.made == N
+    assert again.new_samples == N
     other = run(make(seed=None), str(tmp_path / "other")).job
     assert isinstance(first, SampleJob)
     assert isinstance(other, SampleJob)
@@ -199,11 +207,11 @@ def test_another_job_is_refused_by_its_differences(tmp_path, make) -> None:
     out = tmp_path / "out"
     run(make(), str(out))
     before = files(out)
-    other = make(seed=4, temperature=0.5, layout=SMALL.model_copy(update={"shard_size": 10}))
+    other = make(seed=4, temperature=0.5, sharding=SMALL.model_copy(update={"shard_size": 10}))
     with pytest.raises(
         InputError,
-        match=r"holds another job: choice.temperature is 1.0 there and 0.5 here; layout.shard_size "
-        r"is 12 there and 10 here; seed is 3 there and 4 here; choose another folder",
+        match=r"holds another job: sampling_params.temperature is 1.0 there and 0.5 here; seed is "
+        r"3 there and 4 here; sharding.shard_size is 12 there and 10 here; choose another folder",
     ):
         run(other, str(out))
     assert files(out) == before
@@ -214,15 +222,15 @@ def test_the_same_model_elsewhere_goes_on_and_another_one_does_not(tmp_path, mak
     run(make(), str(out))
     (out / "data" / "train-00001-of-00005.parquet").unlink()
     same = save_model(tmp_path / "same")
-    assert run(sample_job(same, load(same), N, seed=3, layout=SMALL), str(out)).made == 12
+    assert run(sample_job(same, load(same), N, seed=3, sharding=SMALL), str(out)).new_samples == 12
     other = save_model(tmp_path / "other", seed=1)
     with pytest.raises(InputError, match=r"holds another job: fingerprint is .* there and "):
-        run(sample_job(other, load(other), N, seed=3, layout=SMALL), str(out))
+        run(sample_job(other, load(other), N, seed=3, sharding=SMALL), str(out))
 
 
 def test_a_worker_with_other_weights_is_refused(tmp_path, make) -> None:
     job = make().model_copy(update={"model": save_model(tmp_path / "other", seed=1), "seed": 3})
-    answer = ShardMaker(job, str(tmp_path / "out"), 1)({"shard": np.array([0])})
+    answer = ShardWorker(job, str(tmp_path / "out"), 1)({"shard": np.array([0])})
     assert answer["record"] == [""]
     assert "has other weights than at the start of this job" in answer["error"][0]
     with pytest.raises(BulkError, match="0 of 5 shards are complete"):
@@ -241,9 +249,38 @@ def test_a_folder_of_something_else_is_refused(tmp_path, make, held) -> None:
 def test_a_job_of_a_later_release_is_refused(tmp_path, make) -> None:
     run(make(), str(tmp_path / "out"))
     path = tmp_path / "out" / "job.json"
-    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
+    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 3'))
     with pytest.raises(InputError, match=r"is no job of this release: .*format_version"):
         run(make(), str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("name", ["sample", "encode"])
+def test_a_job_of_version_0_1_goes_on(tmp_path, make, path_of, model_of, name) -> None:
+    out = tmp_path / "out"
+    job: Any = make(temperature=0.5, save="codes")
+    if name == "encode":
+        sharding = ShardingConfig(shard_size=60)
+        data = DataConfig(name="digits")
+        job = encode_job(
+            path_of("images"), model_of("images"), data, split="test", sharding=sharding
+        )
+    run(job, str(out))
+    before = files(out)
+    old_names = {
+        "sharding": "layout",
+        "sampling_params": "choice",
+        "save": "keep",
+        "split": "part",
+        "data_fingerprint": "inputs",
+    }
+    path = out / "job.json"
+    values = json.loads(path.read_text()) | {"format_version": 1}
+    old = json.dumps({old_names.get(key, key): value for key, value in values.items()})
+    path.write_text(old)
+    assert run(job, str(out)).new_samples == 0
+    min((out / "data").iterdir()).unlink()
+    assert run(job, str(out)).new_shards == 1
+    assert files(out) == before | {"job.json": old.encode()}
 
 
 def test_targets_that_cannot_be_written_are_told(tmp_path, make) -> None:
@@ -259,32 +296,32 @@ def test_targets_that_cannot_be_written_are_told(tmp_path, make) -> None:
 
 
 def test_workers_that_write_elsewhere_are_noticed(tmp_path, make, monkeypatch) -> None:
-    real = Folder.write
+    real = BulkStorage.write
 
-    def elsewhere(folder: Folder, name: str, content: bytes) -> None:
+    def elsewhere(folder: BulkStorage, name: str, content: bytes) -> None:
         real(folder, name.replace("data/", "records/"), content)
 
-    monkeypatch.setattr(Folder, "write", elsewhere)
+    monkeypatch.setattr(BulkStorage, "write", elsewhere)
     with pytest.raises(BulkError, match=r"00000-of-00005.parquet was made, and is not in .*share"):
         run(make(), str(tmp_path / "out"))
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_a_full_disk_ends_a_job_that_then_goes_on(tmp_path, make, monkeypatch) -> None:
-    real = Folder.write
+    real = BulkStorage.write
 
-    def full(folder: Folder, name: str, content: bytes) -> None:
-        with folder._told("write"):
+    def full(folder: BulkStorage, name: str, content: bytes) -> None:
+        with folder._reported_errors("write"):
             if "00002-of" in name:
                 raise OSError(28, "No space left on device")
             real(folder, name, content)
 
     out = str(tmp_path / "out")
-    monkeypatch.setattr(Folder, "write", full)
+    monkeypatch.setattr(BulkStorage, "write", full)
     with pytest.raises(BulkError, match=r"No space left on device; .* 2 of 5 shards are complete"):
         run(make(), out)
     monkeypatch.undo()
-    assert run(make(), out).made == N - 24
+    assert run(make(), out).new_samples == N - 24
 
 
 def test_other_file_systems_hold_the_same_files(tmp_path, make) -> None:
@@ -299,7 +336,7 @@ def test_other_file_systems_hold_the_same_files(tmp_path, make) -> None:
         kept = {name: content for name, content in held.items() if "records" not in name}
         assert kept == files(tmp_path / "out")
         store.rm_file(f"{root}data/train-00003-of-00005.parquet")
-        assert run(make(), url).made == 12
+        assert run(make(), url).new_samples == 12
         with pytest.raises(InputError, match="holds another job: seed"):
             run(make(seed=4), url)
     finally:
@@ -308,7 +345,7 @@ def test_other_file_systems_hold_the_same_files(tmp_path, make) -> None:
 
 def test_sizes_of_what_a_folder_holds(tmp_path) -> None:
     """Object stores give a folder no size."""
-    folder = Folder("memory://bulk-sizes")
+    folder = BulkStorage("memory://bulk-sizes")
     try:
         folder.write("empty", b"")
         folder.write("two", b"ab")
@@ -319,7 +356,7 @@ def test_sizes_of_what_a_folder_holds(tmp_path) -> None:
     finally:
         del folder._fs.ls
         fsspec.filesystem("memory").rm("/bulk-sizes", recursive=True)
-    assert Folder(str(tmp_path / "nothing")).sizes() == {}
+    assert BulkStorage(str(tmp_path / "nothing")).sizes() == {}
 
 
 def test_our_own_loader_and_datasets_read_shards(tmp_path, make, model_of) -> None:
@@ -336,7 +373,7 @@ def test_our_own_loader_and_datasets_read_shards(tmp_path, make, model_of) -> No
 
 def test_webdataset_shards(tmp_path, make, model_of) -> None:
     layout = SMALL.model_copy(update={"format": "webdataset"})
-    run(make(layout=layout, label=[4, "7"]), str(tmp_path / "out"))
+    run(make(sharding=layout, label=[4, "7"]), str(tmp_path / "out"))
     with tarfile.open(tmp_path / "out" / "data" / "train-00001-of-00005.tar") as tar:
         held = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
         assert {member.mtime for member in tar} == {0}
@@ -351,11 +388,11 @@ def test_webdataset_shards(tmp_path, make, model_of) -> None:
 
 @pytest.mark.parametrize("kind", ["parquet", "webdataset"])
 def test_sounds(tmp_path, make, model_of, kind) -> None:
-    out, layout = tmp_path / "out", Layout(format=kind, shard_size=5)
-    run(make("sounds", 10, layout=layout), str(out))
+    out, layout = tmp_path / "out", ShardingConfig(format=kind, shard_size=5)
+    run(make("sounds", 10, sharding=layout), str(out))
     if kind == "parquet":
-        read = SoundConfig(seconds=0.008, loudness="as_stored")
-        data = load_data(DataConfig(name=str(out), sound=read, validation_fraction=0.3))
+        read = AudioConfig(seconds=0.008, normalize="none")
+        data = load_data(DataConfig(name=str(out), audio=read, validation_fraction=0.3))
         assert (data.sample_shape, data.sample_rate) == ((1, 64), RATE)
         content = rows(out)[6]["audio"]["bytes"]
     else:
@@ -381,7 +418,7 @@ def test_a_model_without_labels_has_no_label_column(tmp_path, make) -> None:
 
 @pytest.mark.parametrize(("keep", "columns"), [("codes", ["codes"]), ("samples", ["image"])])
 def test_what_is_kept(tmp_path, make, keep, columns) -> None:
-    run(make(keep=keep, codes=2, label="5"), str(tmp_path / "part"))
+    run(make(save=keep, codes=2, label="5"), str(tmp_path / "part"))
     run(make(codes=2, label=5), str(tmp_path / "all"))
     part, all_rows = rows(tmp_path / "part"), rows(tmp_path / "all")
     assert list(part[0]) == ["index", "label", *columns]
@@ -406,7 +443,7 @@ def test_jobs_that_no_model_can_do_are_refused(make) -> None:
 
 def test_workers_are_of_ray(tmp_path, make) -> None:
     with pytest.raises(InputError, match="workers and threads are settings of engine ray"):
-        run(make(), str(tmp_path), pool=Pool(workers=2))
+        run(make(), str(tmp_path), pool=RayPoolConfig(workers=2))
 
 
 def test_without_ray_it_says_what_to_install(tmp_path, make, monkeypatch) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import descendants, title
+from process_stats import command_line, descendants
 from pyarrow import parquet
 
 from anytime_ar.cli import main
@@ -33,49 +33,52 @@ def fails(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 
 
 def test_samples_in_bulk(path_of, tmp_path, capsys) -> None:
     out = str(tmp_path / "out")
-    sample = ["sample", path_of("images"), "-n", "40", "--engine", "local", "--shard-size", "15"]
-    sample += ["--labels-in-turn", "--keep", "codes", "--codes", "4", "--out", out]
+    sample = ["bulk", "sample", path_of("images"), "-n", "40", "--shard-size", "15"]
+    sample += ["--class-balanced", "--save", "codes", "--codes", "4", "--out", out]
     main([*sample, "--json"])
     figures = json.loads(capsys.readouterr().out)
-    assert (figures["samples"], figures["shards"], figures["made"]) == (40, 3, 40)
+    assert (figures["samples"], figures["shards"], figures["new_samples"]) == (40, 3, 40)
     assert figures["codes_per_worker_s"] == pytest.approx(4 * figures["samples_per_worker_s"], 0.1)
     main([*sample, "--verify"])  # goes on with the seed that was drawn
     told = capsys.readouterr().out
     assert told == f"{out}: 40 samples in 3 shards, seed {figures['seed']}; it was complete\n"
     job = json.loads((tmp_path / "out" / "job.json").read_text())
-    assert (job["label"], job["keep"], job["codes"]) == (list(range(10)), "codes", 4)
+    assert (job["label"], job["save"], job["codes"]) == (list(range(10)), "codes", 4)
 
 
 def test_a_data_set_in_bulk(path_of, tmp_path, capsys) -> None:
     out = tmp_path / "out"
-    main(["encode", path_of("images"), "--data", "digits", "--split", "test", "--out", str(out)])
+    encode = ["bulk", "encode", path_of("images"), "--split", "test", "--out", str(out)]
+    main([*encode, "--data", "digits"])
     assert f"{out}: 179 samples in 1 shard; made 179 in" in capsys.readouterr().out
     (shard,) = out.glob("data/test-00000-of-00001.parquet")
     assert parquet.read_table(shard).column_names == ["index", "label", "codes"]
     # Without --data, that of the model.
-    main(["encode", path_of("images"), "--engine", "local", "--split", "test", "--out", str(out)])
+    main(encode)
     assert "; it was complete" in capsys.readouterr().out
 
 
 def test_mistakes_take_one_line(path_of, tmp_path, capsys) -> None:
     images, out = path_of("images"), ["--out", str(tmp_path / "out")]
-    sample, engine = ["sample", images, "-n", "4"], ["--engine", "local"]
-    unlabelled = ["sample", path_of("images unlabelled"), *engine, *out, "--labels_in_turn"]
+    sample = ["bulk", "sample", images, "-n", "4"]
+    unlabelled = ["bulk", "sample", path_of("images unlabelled"), "-n", "4", *out]
     for arguments, message in [
-        ([*sample, *engine], "shards need --out, a folder or a URL such as s3://bucket/folder"),
-        ([*sample, *out, "--shard_size", "3"], "--shard_size is for shards; leave it out, or pass"),
-        ([*sample, *out, *engine, "--deadline_s", "1"], "--deadline_s is for a single draw"),
+        (sample, "arguments are required: --out;"),
+        (["bulk", "sample", images, *out], "arguments are required: --num-samples;"),
+        (["sample", images, *out, "--shard-size", "3"], "unrecognized arguments: --shard-size"),
+        ([*sample, *out, "--deadline-s", "1"], "unrecognized arguments: --deadline-s"),
+        ([*sample, *out, "--codes", "[1,2]"], "--codes: expected int or null, got [1, 2]"),
+        ([*sample, *out, "--workers", "2"], "workers and threads are settings of engine"),
+        ([*sample, *out, "--class-balanced", "--label", "3"], "label '3' was given"),
         (
-            [*sample, *out, *engine, "--codes", "[1,2]"],
-            "samples in shards have one number of codes",
+            [*unlabelled, "--class-balanced"],
+            "--class-balanced, but this model has no labels; leave one out",
         ),
-        ([*sample, *out, *engine, "--workers", "2"], "workers and threads are settings of engine"),
-        ([*sample, *out, *engine, "--labels_in_turn", "--label", "3"], "label '3' was given"),
-        (unlabelled, "--labels_in_turn, but this model has no labels; leave one out"),
         ([*sample, *out, "--engine", "spark"], "spark"),
-        (["encode", images], "nothing to encode; pass image or sound files, or --data"),
-        (["encode", images, "a.png", *engine, *out], "a.png was given beside --engine or --data"),
-        (["encode", images, "a.png", "--verify"], "--verify is for shards"),
+        (["encode", images], "arguments are required: files;"),
+        (["bulk", "encode", images, "a.png", *out], "unrecognized arguments: a.png"),
+        (["encode", images, "a.png", "--verify"], "unrecognized arguments: --verify"),
+        (["bulk", "smple"], "unknown command 'bulk smple', did you mean 'bulk sample'?"),
     ]:
         assert message in fails(arguments, capsys)
     assert not (tmp_path / "out").exists()
@@ -126,7 +129,7 @@ def test_ray_with_a_killed_worker_and_a_killed_driver_gives_what_one_process_giv
     out, samples = tmp_path / "ray", 10_000
     with start(path_of("images"), out, "ray", samples) as driver:
         until(lambda: complete(out) >= 3, driver)
-        worker = next(pid for pid in descendants(driver.pid) if title(pid).startswith(ACTOR))
+        worker = next(pid for pid in descendants(driver.pid) if command_line(pid).startswith(ACTOR))
         os.kill(worker, signal.SIGKILL)
         there = complete(out)
         until(lambda: complete(out) >= there + 3, driver)
@@ -136,7 +139,7 @@ def test_ray_with_a_killed_worker_and_a_killed_driver_gives_what_one_process_giv
     made = complete(out)
     assert made < 200, "it ended before it was killed"
     main(command(path_of("images"), out, "local", samples))  # any engine goes on
-    assert 0 < json.loads(capsys.readouterr().out)["made"] <= samples - made * 50
+    assert 0 < json.loads(capsys.readouterr().out)["new_samples"] <= samples - made * 50
     local = tmp_path / "local"
     main(command(path_of("images"), local, "local", samples))
     assert (out / "manifest.json").read_bytes() == (local / "manifest.json").read_bytes()
@@ -145,8 +148,8 @@ def test_ray_with_a_killed_worker_and_a_killed_driver_gives_what_one_process_giv
 
 def command(model: str, out: Path, engine: str, samples: int) -> list[str]:
     workers = ["--workers", "2"] if engine == "ray" else []
-    cut = ["--shard_size", "50", "--seed", "1", "--json", "--out", str(out)]
-    return ["sample", model, "-n", str(samples), "--engine", engine, *workers, *cut]
+    cut = ["--shard-size", "50", "--seed", "1", "--json", "--out", str(out)]
+    return ["bulk", "sample", model, "-n", str(samples), "--engine", engine, *workers, *cut]
 
 
 def start(model: str, out: Path, engine: str, samples: int) -> subprocess.Popen[str]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from anytime_ar.bulk import Layout, Pool, SampleJob, ray_pool, run, sample_job
+from anytime_ar.bulk import RayPoolConfig, SampleJob, ShardingConfig, run, sample_job
+from anytime_ar.bulk import pools as ray_pool
 from anytime_ar.errors import BulkError, InputError
 
 BROKEN = "a worker of this test makes nothing"
@@ -45,7 +46,7 @@ def join(monkeypatch: pytest.MonkeyPatch) -> Any:
     def to(**resources: float) -> Cluster:
         cluster = Cluster(**resources)
         monkeypatch.setattr(ray_pool, "require_ray", lambda _: cluster)
-        monkeypatch.setattr(ray_pool, "connected", lambda *_: nullcontext())
+        monkeypatch.setattr(ray_pool, "ray_session", lambda *_: nullcontext())
         return cluster
 
     return to
@@ -54,7 +55,7 @@ def join(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def job(path_of, model_of) -> Any:
     def of(device: Any = None) -> SampleJob:
-        options: Any = {"seed": 3, "layout": Layout(shard_size=5), "device": device}
+        options: Any = {"seed": 3, "sharding": ShardingConfig(shard_size=5), "device": device}
         return sample_job(path_of("images"), model_of("images"), 50, **options)
 
     return of
@@ -76,7 +77,7 @@ def test_workers_have_what_the_cluster_has(
 ) -> None:
     cluster = join(**resources)
     with pytest.raises(BulkError, match=f"{BROKEN}; 0 of 10 shards"):
-        run(job(asked), str(tmp_path / "out"), engine="ray", pool=Pool(**pool))
+        run(job(asked), str(tmp_path / "out"), engine="ray", pool=RayPoolConfig(**pool))
     assert cluster.pools == [chosen]
     stored = settings(tmp_path / "out")
     assert stored["device"] == device
@@ -104,7 +105,7 @@ def test_a_job_that_is_continued_keeps_its_device(join, job, tmp_path) -> None:
 
 
 def test_a_job_of_this_process_is_done_with_what_it_has(job, tmp_path) -> None:
-    assert run(job("auto"), str(tmp_path / "out")).made == 50
+    assert run(job("auto"), str(tmp_path / "out")).new_samples == 50
     assert settings(tmp_path / "out")["device"] != "auto"
 
 

@@ -10,18 +10,18 @@ import pytest
 from bulk_models import LABELS, L
 from pyarrow import parquet
 
-from anytime_ar.bulk import EncodeJob, Layout, encode_job, run, sample_job
+from anytime_ar.bulk import EncodeJob, ShardingConfig, encode_job, run, sample_job
 from anytime_ar.data import DataConfig, load_data
-from anytime_ar.data.config import SoundConfig
+from anytime_ar.data.config import AudioConfig
 from anytime_ar.errors import BulkError, InputError
 
-LAYOUT = Layout(shard_size=60, batch_size=32)
+LAYOUT = ShardingConfig(shard_size=60, batch_size=32)
 
 
 @pytest.fixture
 def make(path_of, model_of) -> Callable[..., EncodeJob]:
     def job(kind: str, data: DataConfig, **options: Any) -> EncodeJob:
-        return encode_job(path_of(kind), model_of(kind), data, layout=LAYOUT, **options)
+        return encode_job(path_of(kind), model_of(kind), data, sharding=LAYOUT, **options)
 
     return job
 
@@ -32,7 +32,7 @@ def drawn(tmp_path, path_of, model_of) -> Callable[..., Path]:
 
     def draw(kind: str, samples: int) -> Path:
         job = sample_job(
-            path_of(kind), model_of(kind), samples, seed=0, layout=Layout(shard_size=40)
+            path_of(kind), model_of(kind), samples, seed=0, sharding=ShardingConfig(shard_size=40)
         )
         run(job, str(tmp_path / "set"))
         return tmp_path / "set"
@@ -63,15 +63,15 @@ def test_codes_of_each_split_of_the_embedded_set(tmp_path, make, model_of, split
     data, out = DataConfig(name="digits"), tmp_path / "out"
     report = run(make("images", data, split=split), str(out))
     assert table(out) == expected(model_of("images"), data, split)
-    assert report.made == report.job.samples > 100
-    assert report.codes == report.made * L
+    assert report.new_samples == report.job.samples > 100
+    assert report.new_codes == report.new_samples * L
     assert all(path.name.startswith(f"{split}-0") for path in (out / "data").iterdir())
 
 
 @pytest.mark.parametrize("kind", ["images", "sounds"])
 def test_a_set_in_files_is_read_a_shard_at_a_time(tmp_path, make, model_of, drawn, kind) -> None:
-    sound = SoundConfig(seconds=0.008, loudness="as_stored")
-    data, out = DataConfig(name=str(drawn(kind, 150)), sound=sound), tmp_path / "out"
+    sound = AudioConfig(seconds=0.008, normalize="none")
+    data, out = DataConfig(name=str(drawn(kind, 150)), audio=sound), tmp_path / "out"
     job = make(kind, data)
     assert job.data.streaming
     run(job, str(out))

@@ -8,9 +8,9 @@ import torch
 
 from anytime_ar.autoencoder import AutoencoderConfig, QuantizerConfig
 from anytime_ar.autoencoder.config import NetworkConfig
-from anytime_ar.bundle import Bundle, build, introduce, save_bundle
-from anytime_ar.card import Card, DataCard
-from anytime_ar.curve import Curve, CurvePoint
+from anytime_ar.bundle.card import Card, DataCard
+from anytime_ar.bundle.curve import Curve, CurvePoint
+from anytime_ar.bundle.format import Bundle, attach_codebook, build_bundle, save_bundle
 from anytime_ar.prior import PriorConfig
 
 _IMAGES = {"sample_shape": (1, 8, 8)}
@@ -18,8 +18,8 @@ _SOUNDS = {"sample_shape": (1, 64), "sample_rate": 1000}
 _SEGMENTS = {
     "layout": "segment",
     "segments": 1,
-    "whole_codes": 0,
-    "linear_path": True,
+    "global_codes": 0,
+    "linear_skip": True,
     "noise_bands": 2,
 }
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
@@ -27,7 +27,12 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "sounds": (
         _SOUNDS,
         _SEGMENTS,
-        {"shared_entries": 2, "entry_width": 4, "label_everywhere": True, "traits": 6},
+        {
+            "positions_per_table": 2,
+            "embedding_width": 4,
+            "condition_every_position": True,
+            "codebook_features": 6,
+        },
     ),
 }
 """What differs in the card, between kinds of samples: data, autoencoder and prior."""
@@ -60,14 +65,14 @@ def card(request: pytest.FixtureRequest) -> Card:
 @pytest.fixture
 def bundle(card: Card) -> Bundle:
     """Random weights, none of them zero, and a curve."""
-    fresh = build(card)
+    fresh = build_bundle(card)
     generator = torch.Generator().manual_seed(0)
     networks = torch.nn.ModuleList([fresh.autoencoder, fresh.prior or torch.nn.Identity()])
     for value in networks.state_dict().values():
         if value.is_floating_point():
             value.copy_(torch.randn(value.shape, generator=generator) * 0.3)
     if fresh.prior is not None:
-        introduce(fresh.autoencoder, fresh.prior)
+        attach_codebook(fresh.autoencoder, fresh.prior)
     point = CurvePoint(
         codes=3, mse=0.5, psnr=9.0, fd_reconstruction=1.0, fd_sample=2.0, bits=6.0, ms=None
     )
@@ -75,11 +80,11 @@ def bundle(card: Card) -> Bundle:
         code_length=3,
         vocabulary=4,
         points=(point,),
-        lossless_codes=3,
-        floor=0.1,
-        floor_samples=10,
-        samples=10,
-        test_samples=10,
+        near_lossless_codes=3,
+        fd_train=0.1,
+        num_train_samples=10,
+        num_samples=10,
+        num_test_samples=10,
         seed=0,
     )
     return Bundle(card, fresh.autoencoder.eval(), fresh.prior and fresh.prior.eval(), curve)

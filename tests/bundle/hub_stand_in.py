@@ -26,7 +26,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
-from caches import fresh_cache
+from caches import make_cache_with_kernel
 
 TOKEN = "hf_owner"
 """Of the one user, who may write to owner/*."""
@@ -115,7 +115,7 @@ class StandIn:
         if token is not None:
             ours["HF_TOKEN"] = token
         inherited = {name: value for name, value in os.environ.items() if name[:3] != "HF_"}
-        return inherited | ours | {"XDG_CACHE_HOME": str(fresh_cache(home))} | more
+        return inherited | ours | {"XDG_CACHE_HOME": str(make_cache_with_kernel(home))} | more
 
     def run(
         self, home: Path, *arguments: str, token: str | None = TOKEN, **more: str

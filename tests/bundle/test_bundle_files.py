@@ -15,11 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
 
-from anytime_ar import bundle as module
-from anytime_ar import manifest as files
-from anytime_ar.bundle import Bundle, build, load_bundle, save_bundle
+from anytime_ar.bundle import format as files
+from anytime_ar.bundle.format import Bundle, build_bundle, load_bundle, save_bundle
 from anytime_ar.errors import BundleError, InputError
-from anytime_ar.files import write_json
+from anytime_ar.runtime.files import write_json
 
 FILES = [
     "autoencoder.safetensors",
@@ -92,7 +91,7 @@ def test_what_only_training_needs_is_not_stored(bundle: Bundle, saved: Path) -> 
     stored = {path.stem: load_file(path) for path in saved.glob("*.safetensors")}
     names = {key.rsplit(".", 1)[-1] for state in stored.values() for key in state}
     assert "codebooks" in names
-    assert not names & {"usage", "totals", "traits"}
+    assert not names & {"cluster_size", "embed_avg", "codebook_features"}
     state = load_bundle(saved).autoencoder.state_dict()
     assert state.keys() == bundle.autoencoder.state_dict().keys()
     for key in state:
@@ -108,7 +107,7 @@ def test_what_only_training_needs_is_not_stored(bundle: Bundle, saved: Path) -> 
 def test_half_precision_halves_the_files_and_rounds(
     tmp_path: Path, bundle: Bundle, saved: Path
 ) -> None:
-    half = replace(bundle, card=bundle.card.model_copy(update={"weights": "float16"}))
+    half = replace(bundle, card=bundle.card.model_copy(update={"weights_dtype": "float16"}))
     save_bundle(half, tmp_path / "half")
     loaded = load_bundle(tmp_path / "half")
     for name, network in (("autoencoder", loaded.autoencoder), ("prior", loaded.prior)):
@@ -189,12 +188,12 @@ def test_a_manifest_that_points_elsewhere_is_refused(saved: Path, path: str) -> 
         load_bundle(saved)
 
 
-@pytest.mark.parametrize("version", [2, 0, "1", None])
+@pytest.mark.parametrize("version", [3, 0, "1", None])
 def test_an_unknown_version_is_refused(saved: Path, version: object) -> None:
     edit_json(saved / "config.json", format_version=version)
     sign(saved)
     with pytest.raises(
-        BundleError, match=rf"has format version {version!r}, this release reads 1; update anytime"
+        BundleError, match=rf"has format version {version!r}, this release reads 2; update anytime"
     ):
         load_bundle(saved)
 
@@ -316,7 +315,7 @@ def test_a_failure_leaves_the_old_bundle_and_nothing_else(
 
     with monkeypatch.context() as patch:
         if moment == "weights":
-            patch.setattr(module, "save", failing(save, 2))
+            patch.setattr(files, "save", failing(save, 2))
         elif moment == "manifest":
             patch.setattr(files, "sha256", failing(files.sha256, 3))
         else:
@@ -360,13 +359,13 @@ def test_other_folders_are_not_overwritten(tmp_path: Path, bundle: Bundle, saved
 
 
 def test_fresh_networks_follow_the_card(bundle: Bundle) -> None:
-    fresh = build(bundle.card)
+    fresh = build_bundle(bundle.card)
     assert fresh.prior is not None
     assert (fresh.prior.code_length, fresh.prior.vocabulary) == (3, 4)
     assert fresh.prior.label_count == 2
     unlabelled = bundle.card.data.model_copy(update={"labels": None})
     card = bundle.card.model_copy(update={"data": unlabelled})
     assert card.label_count == 0
-    network = build(card).prior
+    network = build_bundle(card).prior
     assert network is not None
     assert network.label_count == 0

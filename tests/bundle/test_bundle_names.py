@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from anytime_ar.bundle import FILES, load_bundle, resolve, shipped
+from anytime_ar.bundle.format import BUNDLE_FILES, find_bundle, load_bundle, shipped_models
 from anytime_ar.errors import BundleError, MissingExtraError
 
 
@@ -21,7 +21,7 @@ def package(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     root = tmp_path / "package"
     shutil.copytree(saved, root / "bundles" / "tiny")
     (root / "bundles" / "README.md").write_text("no bundle")
-    monkeypatch.setattr("anytime_ar.bundle.resources.files", lambda name: root)  # noqa: ARG005
+    monkeypatch.setattr("anytime_ar.bundle.format.resources.files", lambda name: root)  # noqa: ARG005
     return root
 
 
@@ -30,35 +30,35 @@ def never(*_: Any, **__: Any) -> str:
 
 
 def test_a_shipped_name(package: Path) -> None:
-    assert shipped() == ["tiny"]
-    assert resolve("tiny") == package / "bundles" / "tiny"
-    assert load_bundle(resolve("tiny")).card.name == "tiny"
+    assert shipped_models() == ["tiny"]
+    assert find_bundle("tiny") == package / "bundles" / "tiny"
+    assert load_bundle(find_bundle("tiny")).card.name == "tiny"
 
 
 def test_every_shipped_bundle_loads() -> None:
-    for name in shipped():
-        assert load_bundle(resolve(name)).card.name == name
+    for name in shipped_models():
+        assert load_bundle(find_bundle(name)).card.name == name
 
 
 def test_a_package_without_bundles_ships_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anytime_ar.bundle.resources.files", lambda name: tmp_path)  # noqa: ARG005
-    assert shipped() == []
+    monkeypatch.setattr("anytime_ar.bundle.format.resources.files", lambda name: tmp_path)  # noqa: ARG005
+    assert shipped_models() == []
 
 
 def test_a_bundle_folder_and_a_run(tmp_path: Path, saved: Path) -> None:
-    assert resolve(saved) == saved
-    assert resolve(str(saved)) == saved
+    assert find_bundle(saved) == saved
+    assert find_bundle(str(saved)) == saved
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.yaml").write_text("name: tiny")
     with pytest.raises(
         BundleError, match="run is a run without a model yet; finish it with `anytime train --resum"
     ):
-        resolve(run)
+        find_bundle(run)
     shutil.copytree(saved, run / "bundle")
-    assert resolve(run) == run / "bundle"
+    assert find_bundle(run) == run / "bundle"
 
 
 def test_unknown_names(tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,7 @@ def test_unknown_names(tmp_path: Path, package: Path, monkeypatch: pytest.Monkey
     message = r"no model '{}': neither shipped \(tiny\) nor a folder; check the path, or pass a Hub"
     for name in ("mnits", "./a/b", "/a/b", "a/b/c", "~/model", "runs/dmeo", "a/", "../b"):
         with pytest.raises(BundleError, match=message.format(name)):
-            resolve(name)
+            find_bundle(name)
 
 
 def test_a_hub_name(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,12 +80,12 @@ def test_a_hub_name(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return str(saved)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert load_bundle(resolve("owner/tiny-1.0")).card.name == "tiny"
-    assert load_bundle(resolve("owner/tiny@refs/pr/1")).card.name == "tiny"
+    assert load_bundle(find_bundle("owner/tiny-1.0")).card.name == "tiny"
+    assert load_bundle(find_bundle("owner/tiny@refs/pr/1")).card.name == "tiny"
     # Only what a bundle is made of is fetched: a pickle does not even arrive.
     assert asked == [
-        ("owner/tiny-1.0", None, sorted(FILES)),
-        ("owner/tiny", "refs/pr/1", sorted(FILES)),
+        ("owner/tiny-1.0", None, sorted(BUNDLE_FILES)),
+        ("owner/tiny", "refs/pr/1", sorted(BUNDLE_FILES)),
     ]
 
 
@@ -117,7 +117,7 @@ def test_a_hub_failure_is_one_line(
         BundleError,
         match=rf"^no model 'owner/name': not a folder here, and none from the Hub: {reason}$",
     ):
-        resolve("owner/name")
+        find_bundle("owner/name")
 
 
 def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,4 +126,4 @@ def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         MissingExtraError,
         match=r"'owner/name' is no folder here; .*-m pip install 'huggingface_hub",
     ):
-        resolve("owner/name")
+        find_bundle("owner/name")

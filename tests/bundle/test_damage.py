@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from anytime_ar.bundle import FILES, fingerprint, load_bundle
+from anytime_ar.bundle.format import BUNDLE_FILES, fingerprint, load_bundle
 from anytime_ar.errors import BundleError
 
-NAMES = sorted(FILES)
+NAMES = sorted(BUNDLE_FILES)
 
 
 def flip(content: bytes, data: st.DataObject) -> bytes:

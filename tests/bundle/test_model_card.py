@@ -12,13 +12,13 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from anytime_ar.bundle import Bundle, load_bundle, resolve, save_bundle
-from anytime_ar.curve import Curve
+from anytime_ar.bundle.curve import Curve
+from anytime_ar.bundle.format import Bundle, find_bundle, load_bundle, save_bundle
 from anytime_ar.publishing.model_card import model_card
 
 
 def text_of(bundle: Bundle, *, pictures: tuple[str, ...] = (), license: str | None = None) -> str:
-    return model_card(bundle, "owner/tiny", pictures=pictures, license=license)
+    return model_card(bundle, "owner/tiny", figures=pictures, license=license)
 
 
 def front(text: str) -> ModelCardData:
@@ -49,7 +49,7 @@ def with_points(bundle: Bundle, **changes: object) -> Bundle:
 
 
 def test_the_front_matter_is_what_the_hub_sorts_by(bundle: Bundle) -> None:
-    bundle = with_points(bundle, fd_sample=2.0, agreement=0.87654)
+    bundle = with_points(bundle, fd_sample=2.0, label_accuracy_sample=0.87654)
     data = front(text_of(bundle, license="cc-by-4.0"))
     is_sound = bundle.card.data.sample_rate is not None
     task = "text-to-audio" if is_sound else "unconditional-image-generation"
@@ -105,7 +105,7 @@ def test_data_of_the_hub_are_linked(
 
 
 def test_the_table_is_the_curve(bundle: Bundle) -> None:
-    head, _, full = rows(text_of(with_points(bundle, measures={"snr": 12.345}, ms=1.23)))
+    head, _, full = rows(text_of(with_points(bundle, metrics={"snr": 12.345}, ms=1.23)))
     assert head == [
         *["codes", "bits", "MSE", "SNR dB", "FD, reconstructions", "FD, samples", "quality", "ms"]
     ]
@@ -113,15 +113,15 @@ def test_the_table_is_the_curve(bundle: Bundle) -> None:
 
 
 def test_a_long_curve_is_told_in_twelve_rows_with_its_errors() -> None:
-    bundle = load_bundle(resolve("mnist"))
+    bundle = load_bundle(find_bundle("mnist"))
     assert bundle.curve is not None
     text = text_of(bundle)
     table = rows(text)[2:]
     assert [len(table), table[0][0], table[-1][0]] == [12, "1", "16"]
     last = bundle.curve.points[-1]
-    assert last.samples is not None
-    assert last.samples.fd_error is not None
-    assert table[-1][4] == f"{last.fd_sample:.3g} ± {last.samples.fd_error:.2g}"
+    assert last.sample_metrics is not None
+    assert last.sample_metrics.fd_stderr is not None
+    assert table[-1][4] == f"{last.fd_sample:.3g} ± {last.sample_metrics.fd_stderr:.2g}"
     assert "of 10,000 new samples; 10,000 training samples stand at 0.810, the floor" in text
     assert "Behind ± stands the standard error." in text
 

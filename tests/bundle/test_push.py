@@ -20,7 +20,7 @@ import pytest
 import torch
 from hub_stand_in import TOKEN, Repository, StandIn, stand_in
 
-from anytime_ar.bundle import FILES, Bundle, fingerprint, load_bundle, save_bundle
+from anytime_ar.bundle.format import BUNDLE_FILES, Bundle, fingerprint, load_bundle, save_bundle
 from anytime_ar.errors import BundleError, InputError
 from anytime_ar.publishing import push as push_here
 from anytime_ar.sampling import AnytimeModel
@@ -31,7 +31,7 @@ PUSH = ("-m", "anytime_ar", "push")
 LOAD = """
 import json, os, sys
 import anytime_ar as aar
-from anytime_ar.bundle import fingerprint
+from anytime_ar.bundle.format import fingerprint
 
 for name, token in json.loads(sys.argv[1]):
     os.environ["HF_TOKEN"] = token
@@ -79,15 +79,15 @@ def test_a_pushed_model_comes_back_as_it_was(hub: StandIn, tmp_path: Path, saved
     assert state == f"owner/tiny@{hub.repositories['owner/tiny'].refs['main']}"
     assert hub.repositories["owner/tiny"].messages == ["initial commit", "Best so far"]
     files = hub.files("owner/tiny")
-    assert files.keys() == FILES | BESIDE
-    assert all(files[name] == (saved / name).read_bytes() for name in FILES)
+    assert files.keys() == BUNDLE_FILES | BESIDE
+    assert all(files[name] == (saved / name).read_bytes() for name in BUNDLE_FILES)
     card = files["README.md"].decode()
     assert 'aar.load("owner/tiny")' in card
     assert "![Samples at rising numbers of codes](samples.png)" in card
     assert files["samples.png"][:4] == files["curve.png"][:4] == b"\x89PNG"
     reader = tmp_path / "reader"
     assert load_all(hub, reader, ("owner/tiny", ""), (state, "")) == [seen(saved)] * 2
-    assert sorted(hub.fetched) == sorted(FILES), "nothing else is fetched, and nothing twice"
+    assert sorted(hub.fetched) == sorted(BUNDLE_FILES), "nothing else is fetched, and nothing twice"
     # Without the Hub, what was fetched is still there.
     hub.close()
     offline, other = ("owner/tiny", ""), ("owner/tiny@v2", "")
@@ -112,7 +112,7 @@ def test_a_push_replaces_an_earlier_one(
     card = bundle.card.model_copy(update={"prior": None})
     save_bundle(replace(bundle, prior=None, curve=None, card=card), codec)
     branch = push(hub, home, str(codec), "owner/tiny", "--revision", "codec", "--license", "mit")
-    assert hub.files("owner/tiny").keys() == FILES | BESIDE | {"LICENSE"}
+    assert hub.files("owner/tiny").keys() == BUNDLE_FILES | BESIDE | {"LICENSE"}
     # Samples and curve of the other model are gone where this one is, and what is not ours stays.
     left = {"autoencoder.safetensors", "config.json", "manifest.json", ".gitattributes"}
     assert hub.files("owner/tiny", "codec").keys() == left | {"README.md", "LICENSE"}

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import anytime_ar as aar
-from anytime_ar.bundle import resolve, shipped
+from anytime_ar.bundle.format import find_bundle, shipped_models
 from anytime_ar.data import DataConfig, load_data
-from anytime_ar.evaluation.measures import signal_to_noise
-from anytime_ar.hub import place_of
+from anytime_ar.evaluation.metrics.reconstruction import snr_db
+from anytime_ar.runtime.hub import parse_hub_ref
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 FSDD = DATA / "fsdd"
@@ -20,12 +20,12 @@ LARGEST = {"cifar10": 12_000_000, "fsdd": 8_000_000, "mnist": 8_000_000}
 
 
 def test_what_is_shipped() -> None:
-    assert shipped() == sorted(LARGEST)
+    assert shipped_models() == sorted(LARGEST)
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", shipped_models())
 def test_a_shipped_model_is_small_and_measured(name: str) -> None:
-    folder = resolve(name)
+    folder = find_bundle(name)
     assert sum(path.stat().st_size for path in folder.iterdir()) <= LARGEST[name]
     model = aar.load(name, device="cpu")
     assert model.curve is not None
@@ -95,8 +95,8 @@ def test_fsdd_reconstructs_as_its_curve_says() -> None:
     for point in model.curve.points[::6]:
         made = model.decode(codes[:, : point.codes])
         assert float((made - x).square().mean()) == pytest.approx(point.mse, rel=0.01)
-        ratio = float(signal_to_noise(x, made).mean())
-        assert ratio == pytest.approx(point.measures["snr"], abs=0.05)
+        ratio = float(snr_db(x, made).mean())
+        assert ratio == pytest.approx(point.metrics["snr"], abs=0.05)
 
 
 def test_no_shipped_file_names_a_path_outside_the_package() -> None:
@@ -110,4 +110,4 @@ def test_no_shipped_file_names_a_path_outside_the_package() -> None:
     for name in ("mnist", "cifar10", "fsdd"):
         card = aar.load(name, device="cpu").bundle.card
         assert card.data.name == card.training["data"]["name"]
-        assert place_of(card.data.name) is not None
+        assert parse_hub_ref(card.data.name) is not None

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anytime_ar.bundle import Bundle, load_bundle, save_bundle
+from anytime_ar.bundle.format import BUNDLE_FILES, Bundle, file_digests, load_bundle, save_bundle
 from anytime_ar.codes import load_codes
 from anytime_ar.errors import BundleError, InputError
-from anytime_ar.files import write_json
-from anytime_ar.manifest import FILES, digests
+from anytime_ar.runtime.files import write_json
 
 HUGE = [10**7, 10**10, 10**18, 10**30]
 KEYS = [
@@ -33,14 +32,14 @@ KEYS = [
     ("prior", "width"),
     ("prior", "mlp_ratio"),
     ("prior", "heads"),
-    ("prior", "shared_entries"),
-    ("prior", "entry_width"),
-    ("prior", "traits"),
+    ("prior", "positions_per_table"),
+    ("prior", "embedding_width"),
+    ("prior", "codebook_features"),
 ]
 LOAD = """
 import json, resource, sys
 from pathlib import Path
-from anytime_ar.bundle import load_bundle
+from anytime_ar.bundle.format import load_bundle
 from anytime_ar.errors import BundleError
 load_bundle(sys.argv[1])  # all that is imported once
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -56,7 +55,7 @@ for folder in sys.argv[2:]:
 def sign(folder: Path) -> None:
     """Make the manifest fit, as if the bundle had been made like this."""
     (folder / "manifest.json").unlink()
-    write_json(folder / "manifest.json", digests(folder))
+    write_json(folder / "manifest.json", file_digests(folder))
 
 
 def changed(bundle: Bundle, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -114,7 +113,7 @@ def test_the_refusal_says_what_is_too_large(bundle: Bundle, tmp_path: Path) -> N
 
 def test_what_is_loaded_is_as_it_was(bundle: Bundle, tmp_path: Path) -> None:
     save_bundle(bundle, tmp_path / "good")
-    assert set(digests(tmp_path / "good")) <= FILES
+    assert set(file_digests(tmp_path / "good")) <= BUNDLE_FILES
     found = load_bundle(tmp_path / "good")
     assert found.card == copy.deepcopy(bundle.card)
 

@@ -24,15 +24,15 @@ import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from anytime_ar.bundle import build, load_bundle, save_bundle
-from anytime_ar.card import Card
+from anytime_ar.bundle.card import Card
+from anytime_ar.bundle.curve import Curve
+from anytime_ar.bundle.format import build_bundle, load_bundle, save_bundle
 from anytime_ar.cli import main
 from anytime_ar.cli.main import COMMANDS
 from anytime_ar.cli.parser import config_names, config_path
 from anytime_ar.codes import load_codes
-from anytime_ar.curve import Curve
 from anytime_ar.sampling import DecodeBatch, load
-from caches import fresh_cache
+from caches import make_cache_with_kernel
 
 TINY = [
     "--autoencoder.code_length=4",
@@ -42,15 +42,15 @@ TINY = [
     "--autoencoder.network.hidden=8",
     "--autoencoder_training.steps=6",
     "--autoencoder_training.batch_size=16",
-    "--autoencoder_training.start_samples=32",
+    "--autoencoder_training.codebook_init_samples=32",
     "--prior.layers=1",
     "--prior.width=8",
     "--prior.heads=2",
     "--prior_training.steps=4",
-    "--prior_training.views=1",
-    "--features.steps=10",
-    "--features.width=4",
-    "--features.features=8",
+    "--prior_training.augmented_copies=1",
+    "--feature_extractor.steps=10",
+    "--feature_extractor.width=4",
+    "--feature_extractor.num_features=8",
     "--device=cpu",
 ]
 
@@ -58,7 +58,9 @@ TINY = [
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     """Measured times stay out of the home of whoever runs the tests."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(fresh_cache(tmp_path_factory.mktemp("cache"))))
+    monkeypatch.setenv(
+        "XDG_CACHE_HOME", str(make_cache_with_kernel(tmp_path_factory.mktemp("cache")))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     main(["train", "digits", *TINY, "--out", str(folder / "run")])
     main(["train", "digits", *TINY, "--prior", "null", "--out", str(folder / "codec")])
-    main(["features", "digits", *TINY, "--out", str(folder / "features")])
+    main(["train-classifier", "digits", *TINY, "--out", str(folder / "features")])
     return folder
 
 
@@ -79,7 +81,12 @@ def sounds(tmp_path_factory) -> str:
     """A tiny model of sounds with random weights, as trained on clips of one peak."""
     values = {
         "name": "beeps",
-        "data": {"name": "none", "sample_shape": (1, WINDOW), "sample_rate": RATE},
+        "data": {
+            "name": "none",
+            "sample_shape": (1, WINDOW),
+            "sample_rate": RATE,
+            "normalize": "peak",
+        },
         "autoencoder": {
             "code_length": 4,
             "code_width": 2,
@@ -87,11 +94,10 @@ def sounds(tmp_path_factory) -> str:
             "network": {"patch": 4, "widths": [4, 8], "blocks": 0, "hidden": 8},
         },
         "prior": {"layers": 1, "width": 8, "heads": 2},
-        "training": {"data": {"sound": {"loudness": "peak"}}},
     }
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        bundle = build(Card.parse(values, origin="test"))
+        bundle = build_bundle(Card.parse(values, origin="test"))
         bundle.autoencoder.quantizer.get_buffer("codebooks").normal_()
     folder = tmp_path_factory.mktemp("sounds") / "beeps"
     save_bundle(bundle, folder)
@@ -132,7 +138,7 @@ def fails(arguments: list[str], capsys: pytest.CaptureFixture[str], lines: int =
 def test_every_command_has_help(capsys):
     for name in COMMANDS:
         with pytest.raises(SystemExit) as stopped:
-            main([name, "--help"])
+            main([*name.split(), "--help"])
         assert stopped.value.code == 0
         assert f"anytime {name}" in capsys.readouterr().out
 
@@ -180,13 +186,13 @@ def test_sample_by_quality_needs_a_measured_model(folder, tmp_path, capsys):
 def test_sample_by_deadline(folder, tmp_path, capsys):
     out = tmp_path / "samples.png"
     sample = ["sample", str(folder / "run"), "-n", "2", "--json", "--out", str(out)]
-    main([*sample, "--deadline_s", "30"])
+    main([*sample, "--deadline-s", "30"])
     figures = json.loads(capsys.readouterr().out)
-    assert (figures["codes"], figures["stopped_by"]) == (4, "complete")
+    assert (figures["codes"], figures["stop_reason"]) == (4, "complete")
     assert "deadline_s=1e-09 is too short: 1 code of 2 samples take" in fails(
-        [*sample, "--deadline_s", "1e-9"], capsys
+        [*sample, "--deadline-s", "1e-9"], capsys
     )
-    assert "deadline_s=-1.0 is no time to draw in" in fails([*sample, "--deadline_s=-1"], capsys)
+    assert "deadline_s=-1.0 is no time to draw in" in fails([*sample, "--deadline-s=-1"], capsys)
 
 
 @pytest.fixture
@@ -238,7 +244,7 @@ def test_a_second_ctrl_c_ends_at_once(folder, tmp_path, capsys, monkeypatch):
 
 def test_bench_speed(folder, tmp_path, capsys):
     run, out = str(folder / "run"), tmp_path / "bench"
-    main(["bench", run, "--batches", "[1,2]", "--rounds", "1", "--out", str(out)])
+    main(["bench", run, "--batch-sizes", "[1,2]", "--rounds", "1", "--out", str(out)])
     printed = capsys.readouterr().out
     assert "int8 portable products only" in printed
     assert "1 rows: 4 codes take" in printed
@@ -249,7 +255,7 @@ def test_bench_speed(folder, tmp_path, capsys):
 
 
 def test_bench_deadlines_beside_a_neighbour(folder, tmp_path, capsys):
-    bench = ["bench", str(folder / "run"), "deadlines", "--draws", "3", "--neighbours", "1"]
+    bench = ["bench", str(folder / "run"), "deadlines", "--draws", "3", "--busy-processes", "1"]
     main([*bench, "--json", "--out", str(tmp_path / "bench")])
     figures = json.loads(capsys.readouterr().out)
     assert figures == json.loads((tmp_path / "bench" / "deadlines.json").read_text())
@@ -262,9 +268,9 @@ def test_a_neighbour_ends_with_the_benchmark_that_was_killed(tmp_path):
     """What keeps a core busy must not outlive its benchmark."""
     script = (
         "import time\n"
-        "from anytime_ar.cli.bench import _busy\n"
+        "from anytime_ar.cli.bench import _busy_processes\n"
         "if __name__ == '__main__':\n"
-        "    with _busy(1) as neighbours:\n"
+        "    with _busy_processes(1) as neighbours:\n"
         "        print(neighbours[0].pid, flush=True)\n"
         "        time.sleep(3600)\n"
     )
@@ -293,8 +299,8 @@ def runs(process: int) -> bool:
 
 def test_refine_by_codes(folder, tmp_path, capsys):
     run, out, state = str(folder / "run"), tmp_path / "samples.png", tmp_path / "draw.state"
-    main(["sample", run, "-n", "2", "--codes", "1", "--save_state", str(state), "--out", str(out)])
-    main(["refine", run, str(state), "--codes", "3", "--save_state", str(state), "--out", str(out)])
+    main(["sample", run, "-n", "2", "--codes", "1", "--save-state", str(state), "--out", str(out)])
+    main(["refine", run, str(state), "--codes", "3", "--save-state", str(state), "--out", str(out)])
     assert "2 samples of 3 of 4 codes" in capsys.readouterr().out
     assert "this state has 3 codes, and 2 were asked for" in fails(
         ["refine", run, str(state), "--codes", "2", "--out", str(out)], capsys
@@ -338,16 +344,20 @@ def test_a_long_sound_becomes_codes_and_a_sound_again(sounds, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.endswith("0.50 s, 18 windows of 4 codes, 216 bits, 432 bits per second\n")
     file = load_codes(codes)
-    assert file.sound is not None
-    assert (file.sound.samples, file.sound.overlap, len(file.codes)) == (4000, 32, 18)
-    assert file.sound.gain == pytest.approx(0.95 / 0.2, rel=0.01)
+    assert file.windowed_audio is not None
+    assert (file.windowed_audio.samples, file.windowed_audio.overlap, len(file.codes)) == (
+        4000,
+        32,
+        18,
+    )
+    assert file.windowed_audio.gain == pytest.approx(0.95 / 0.2, rel=0.01)
     model = load(sounds, device="cpu")
     for k in (1, 4):
         main(["decode", sounds, str(codes), "--codes", str(k), "--out", str(out)])
         assert f"back.flac: 0.50 s from {k} of 4 codes" in capsys.readouterr().out
         wave = wave_of(out)
         assert len(wave) == 4000
-        expected = model.decode(file.codes[1:2, :k])[0, 0] / file.sound.gain
+        expected = model.decode(file.codes[1:2, :k])[0, 0] / file.windowed_audio.gain
         assert expected.abs().max() > 0.01
         assert (wave[224 + 32 : 224 + 224] - expected[32:224]).abs().max() < 1e-4
 
@@ -371,27 +381,28 @@ def test_several_short_sounds_are_rows(sounds, tmp_path, capsys):
     first, second = beep(tmp_path / "1.wav", 0.02), beep(tmp_path / "2.wav", 0.032, level=0.1)
     codes, out = tmp_path / "rows.npz", tmp_path / "back.wav"
     main(["encode", sounds, str(first), str(second), "-o", str(codes)])
-    assert "rows.npz: 0.06 s, 2 sounds of 4 codes, 24 bits" in capsys.readouterr().out
-    assert load_codes(codes).sound is None
+    assert "rows.npz: 0.06 s, 2 clips of 4 codes, 24 bits" in capsys.readouterr().out
+    assert load_codes(codes).windowed_audio is None
     main(["decode", sounds, str(codes), "--codes", "2", "--json", "--out", str(out)])
     figures = json.loads(capsys.readouterr().out)
     folder, sheet = str(tmp_path / "back"), str(tmp_path / "back.png")
-    assert (figures["out"], figures["sheet"], figures["sounds"]) == (folder, sheet, 2)
+    assert (figures["out"], figures["sheet"], figures["clips"]) == (folder, sheet, 2)
     assert names(tmp_path / "back") == ["0.wav", "1.wav"]
     assert len(wave_of(tmp_path / "back" / "1.wav")) == WINDOW
     long = beep(tmp_path / "long.wav", 0.04)
-    assert "long.wav: lasts 0.04 s, and of several sounds each has to fit into 0.03 s" in fails(
+    assert "long.wav: lasts 0.04 s, and of several clips each has to fit into 0.03 s" in fails(
         ["encode", sounds, str(first), str(long)], capsys
     )
 
 
 def test_loudness_is_left_alone_where_training_left_it(sounds, tmp_path):
     bundle = load_bundle(Path(sounds))
-    card = bundle.card.model_copy(update={"training": {}})
+    data = bundle.card.data.model_copy(update={"normalize": "none"})
+    card = bundle.card.model_copy(update={"data": data})
     save_bundle(replace(bundle, card=card), tmp_path / "other")
     codes = tmp_path / "a.npz"
     main(["encode", str(tmp_path / "other"), str(beep(tmp_path / "a.wav", 0.1)), "-o", str(codes)])
-    sound = load_codes(codes).sound
+    sound = load_codes(codes).windowed_audio
     assert sound is not None
     assert sound.gain == 1
 
@@ -433,13 +444,13 @@ def test_samples_of_sounds_with_several_budgets(sounds, tmp_path):
 
 def test_refine_and_decode_have_their_default_files(sounds, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    main(["sample", sounds, "-n", "2", "--codes", "1", "--save_state", "s", "--out", "first.png"])
+    main(["sample", sounds, "-n", "2", "--codes", "1", "--save-state", "s", "--out", "first.png"])
     main(["refine", sounds, "s"])
     assert names(tmp_path) == ["first.png", "s", "samples.png", "samples/0.wav", "samples/1.wav"]
     main(["decode", sounds, "1", "2"])
     assert (tmp_path / "decoded.wav").is_file()
     run = str(folder / "run")
-    main(["sample", run, "-n", "2", "--codes", "1", "--save_state", "s", "--out", "second.png"])
+    main(["sample", run, "-n", "2", "--codes", "1", "--save-state", "s", "--out", "second.png"])
     (tmp_path / "samples.png").unlink()
     main(["refine", run, "s"])
     main(["decode", run, "1", "2"])
@@ -468,10 +479,10 @@ def test_mistakes_with_sounds(sounds, folder, tmp_path, capsys, monkeypatch):
     assert "cannot write no/x.npz: there is no folder no; create it first" in fails(
         ["encode", sounds, "text.wav", "-o", "no/x.npz"], capsys
     )
-    assert "x.mp3: cannot write sounds with suffix '.mp3'; use one of .wav, .flac, .ogg" in fails(
+    assert "x.mp3: cannot write clips with suffix '.mp3'; use one of .wav, .flac, .ogg" in fails(
         ["sample", sounds, "--out", "x.mp3"], capsys
     )
-    assert "x.wav: cannot write pictures with suffix '.wav'; use one of .png" in fails(
+    assert "x.wav: cannot write images with suffix '.wav'; use one of .png" in fails(
         ["sample", str(folder / "run"), "--out", "x.wav"], capsys
     )
     Path("taken").write_text("")
@@ -493,9 +504,9 @@ def test_mistakes_with_sounds(sounds, folder, tmp_path, capsys, monkeypatch):
 
 
 def test_evaluate_writes_the_curve_and_attaches_it(folder, tmp_path, capsys):
-    arguments = ["evaluate", str(folder / "run"), "--features", str(folder / "features")]
-    arguments += ["--unordered", str(folder / "codec"), "--samples", "200", "--codes", "[1,4]"]
-    main([*arguments, "--out", str(tmp_path), "--attach", "--json"])
+    arguments = ["evaluate", str(folder / "run"), "--feature-extractor", str(folder / "features")]
+    arguments += ["--unordered", str(folder / "codec"), "--num-samples", "200", "--codes", "[1,4]"]
+    main([*arguments, "--out", str(tmp_path), "--save-curve", "--json"])
     figures = json.loads(capsys.readouterr().out)
     assert [point["codes"] for point in figures["points"]] == [1, 4]
     assert json.loads((tmp_path / "curve.json").read_text()) == figures
@@ -514,19 +525,19 @@ def test_compare_sets_curves_side_by_side(folder, tmp_path, capsys):
     every, two, out = tmp_path / "every", tmp_path / "two", tmp_path / "compared"
     model = folder / "run" / "bundle"
     for place, codes in ((every, "[1,2,3,4]"), (two, "[1,2]")):
-        options = [f"--features={folder / 'features'}", f"--out={place}", "--device=cpu"]
-        main(["evaluate", str(model), "--samples=40", f"--codes={codes}", *options])
+        options = [f"--feature-extractor={folder / 'features'}", f"--out={place}", "--device=cpu"]
+        main(["evaluate", str(model), "--num-samples=40", f"--codes={codes}", *options])
     capsys.readouterr()
     models = [f"every={every}", f"two={two / 'curve.json'}"]
-    main(["compare", *models, f"--dedicated=[{two}]", f"--out={out}"])
+    main(["compare", *models, f"--fixed-length=[{two}]", f"--out={out}"])
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines()[:-1])) <= 80  # but for the path
     assert names(out) == ["comparison.json", "comparison.md", "comparison.png"]
-    main(["compare", *models, f"--dedicated=[{two}]", f"--out={out}", "--json"])
+    main(["compare", *models, f"--fixed-length=[{two}]", f"--out={out}", "--json"])
     told = json.loads(capsys.readouterr().out)
     assert told == json.loads((out / "comparison.json").read_text())
     fd = Curve.read(two / "curve.json").points[1].fd_sample
-    assert told["matches"] == [{"bits": 6.0, "dedicated": fd, "fd": fd}]
+    assert told["matches"] == [{"bits": 6.0, "fixed_length_fd": fd, "fd": fd}]
     # Of a model that has none, and of none at all; a folder of a model is no place for a curve.
     assert "no curve; measure it with" in fails(
         ["compare", f"a={folder / 'codec'}", f"b={two}"], capsys
@@ -534,13 +545,13 @@ def test_compare_sets_curves_side_by_side(folder, tmp_path, capsys):
     assert "holds a model; leave --out" in fails(
         ["evaluate", str(model), *options[:1], f"--out={model}"], capsys
     )
-    assert "'runs' is no NAME=WHERE" in fails(["compare", "runs", f"b={two}"], capsys)
+    assert "'runs' is no NAME=PATH" in fails(["compare", "runs", f"b={two}"], capsys)
 
 
 def test_several_processes_find_what_one_finds(folder, tmp_path, capsys):
     """With labels, a number of samples that is no multiple of anything, and both baselines."""
-    arguments = ["evaluate", str(folder / "run"), "--features", str(folder / "features")]
-    arguments += ["--unordered", str(folder / "codec"), "--samples", "333", "--codes", "[1,4]"]
+    arguments = ["evaluate", str(folder / "run"), "--feature-extractor", str(folder / "features")]
+    arguments += ["--unordered", str(folder / "codec"), "--num-samples", "333", "--codes", "[1,4]"]
     main([*arguments, "--out", str(tmp_path / "one"), "--json"])
     expected = json.loads(capsys.readouterr().out)
     launch = [
@@ -563,7 +574,7 @@ def test_several_processes_find_what_one_finds(folder, tmp_path, capsys):
     for point in (*expected["points"], *found["points"]):
         assert point.pop("ms") > 0
     assert found == expected
-    assert Curve.read(tmp_path / "two" / "curve.json").samples == 333
+    assert Curve.read(tmp_path / "two" / "curve.json").num_samples == 333
 
 
 class Pixels(torch.nn.Module):
@@ -575,24 +586,42 @@ def test_evaluate_takes_features_of_others(folder, tmp_path, capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.script(Pixels()).save(str(tmp_path / "others.pt"))
-    arguments = ["evaluate", str(folder / "run"), "--features", str(tmp_path / "others.pt")]
-    main([*arguments, "--samples", "60", "--codes", "[4]", "--out", str(tmp_path), "--json"])
+    arguments = [
+        "evaluate",
+        str(folder / "run"),
+        "--feature-extractor",
+        str(tmp_path / "others.pt"),
+    ]
+    main([*arguments, "--num-samples", "60", "--codes", "[4]", "--out", str(tmp_path), "--json"])
     (point,) = json.loads(capsys.readouterr().out)["points"]
     assert point["fd_sample"] > 0
-    assert 0 <= point["samples"]["precision"] <= 1
+    assert 0 <= point["sample_metrics"]["precision"] <= 1
     assert "is no TorchScript file" in fails(
-        ["evaluate", str(folder / "run"), "--features", str(folder / "run" / "config.yaml")], capsys
+        [
+            "evaluate",
+            str(folder / "run"),
+            "--feature-extractor",
+            str(folder / "run" / "config.yaml"),
+        ],
+        capsys,
     )
 
 
 def test_attaching_a_curve_keeps_how_codes_were_chosen(folder, tmp_path, capsys):
     run = shutil.copytree(folder / "run", tmp_path / "run")
     plain = load(run, device="cpu").sample_codes(8, seed=0)
-    evaluate = ["evaluate", str(run), "--features", str(folder / "features"), "--samples", "50"]
+    evaluate = [
+        "evaluate",
+        str(run),
+        "--feature-extractor",
+        str(folder / "features"),
+        "--num-samples",
+        "50",
+    ]
     chosen = ["--guidance", "[2, 3]", "--temperature", "0.5"]
-    main([*evaluate, *chosen, "--codes", "[4]", "--attach", "--json"])
-    choice = json.loads(capsys.readouterr().out)["choice"]
-    assert choice == {"guidance": [2.0, 3.0], "temperature": 0.5}
+    main([*evaluate, *chosen, "--codes", "[4]", "--save-curve", "--json"])
+    params = json.loads(capsys.readouterr().out)["sampling_params"]
+    assert params == {"guidance": [2.0, 3.0], "temperature": 0.5}
     model = load(run, device="cpu")
     codes = model.sample_codes(8, seed=0)
     assert not torch.equal(codes, plain)
@@ -621,19 +650,36 @@ def test_features_may_tell_other_labels_apart(folder, tmp_path, capsys):
     )
     made.to_parquet(tmp_path / "digits.parquet")
     data = [f"--data.name={tmp_path / 'digits.parquet'}", "--data.label_key=parity"]
-    main(["features", "digits", *TINY, *data, "--features.steps=60", f"--out={tmp_path / 'odd'}"])
+    main(
+        [
+            "train-classifier",
+            "digits",
+            *TINY,
+            *data,
+            "--feature_extractor.steps=60",
+            f"--out={tmp_path / 'odd'}",
+        ]
+    )
     capsys.readouterr()
-    evaluate = ["evaluate", str(folder / "run"), "--features", str(tmp_path / "odd"), "--samples"]
+    evaluate = [
+        "evaluate",
+        str(folder / "run"),
+        "--feature-extractor",
+        str(tmp_path / "odd"),
+        "--num-samples",
+    ]
     evaluate += ["50", "--data", str(tmp_path / "digits.parquet"), "--codes", "[4]", "--json"]
     evaluate += ["--out", str(tmp_path / "curve")]
-    main([*evaluate, "--label_key", "parity"])
+    main([*evaluate, "--label-key", "parity"])
     figures = json.loads(capsys.readouterr().out)
-    assert figures["real_accuracy"] > 0.7
-    assert figures["points"][0]["accuracy"] is not None
-    assert figures["points"][0]["agreement"] is None  # the model was not asked for odd ones
-    main([*evaluate, "--label_key", "digit"])  # which these features cannot read
-    assert json.loads(capsys.readouterr().out)["real_accuracy"] is None
-    assert "label_key" in fails([*evaluate, "--label_key", "colour"], capsys)
+    assert figures["label_accuracy_test"] > 0.7
+    assert figures["points"][0]["label_accuracy_reconstruction"] is not None
+    assert (
+        figures["points"][0]["label_accuracy_sample"] is None
+    )  # the model was not asked for odd ones
+    main([*evaluate, "--label-key", "digit"])  # which these features cannot read
+    assert json.loads(capsys.readouterr().out)["label_accuracy_test"] is None
+    assert "label_key" in fails([*evaluate, "--label-key", "colour"], capsys)
 
 
 def test_resuming_a_finished_run_changes_nothing(folder):
@@ -644,7 +690,7 @@ def test_resuming_a_finished_run_changes_nothing(folder):
 
 @pytest.mark.parametrize("name", config_names())
 def test_every_shipped_configuration_resolves(name, capsys):
-    main_arguments = ["train", name, "--print_config"]
+    main_arguments = ["train", name, "--print-config"]
     with pytest.raises(SystemExit) as stopped:
         main(main_arguments)
     assert stopped.value.code == 0
@@ -662,7 +708,7 @@ def test_mistakes_in_settings(capsys, tmp_path):
     assert "autoencoder.code_length" in fails(
         ["train", "digits", "--autoencoder.code_length=-1"], capsys
     )
-    assert "--autoencoder.kode_length" in fails(
+    assert "--autoencoder.kode-length" in fails(
         ["train", "digits", "--autoencoder.kode_length=3"], capsys
     )
     wrong = tmp_path / "wrong.yaml"
@@ -720,9 +766,9 @@ def test_mistakes_in_sampling(folder, capsys, tmp_path):
 
 
 def test_a_curve_is_attached_to_a_folder_only(capsys):
-    assert "'mnist' is not a folder" in fails(["evaluate", "mnist", "--attach"], capsys)
-    coarse = ["evaluate", "mnist", "--attach", "--precision", "int8"]
-    assert "not those in int8; leave --attach or --precision out" in fails(coarse, capsys)
+    assert "'mnist' is not a folder" in fails(["evaluate", "mnist", "--save-curve"], capsys)
+    coarse = ["evaluate", "mnist", "--save-curve", "--precision", "int8"]
+    assert "not those in int8; leave --save-curve or --precision out" in fails(coarse, capsys)
 
 
 def test_an_existing_run_is_not_overwritten(folder, capsys):
@@ -744,21 +790,21 @@ def test_the_installed_command_ends_with_one_line_and_code_2():
 
 @pytest.mark.parametrize(
     ("options", "config", "noun"),
-    [([], "digits", "pictures"), (["--audio"], "sounds", "sounds")],
+    [([], "digits", "images"), (["--audio"], "sounds", "clips")],
 )
 def test_demo(tmp_path, monkeypatch, capsys, options, config, noun):
     """The whole of it, with training cut to a few steps."""
     values = yaml.safe_load(config_path(config).read_text(encoding="utf-8"))
-    values["autoencoder_training"] |= {"steps": 4, "start_samples": 128, "batch_size": 16}
+    values["autoencoder_training"] |= {"steps": 4, "codebook_init_samples": 128, "batch_size": 16}
     values["prior"] |= {"layers": 1, "width": 8, "heads": 2}
-    values["prior_training"] |= {"steps": 4, "views": 1}
-    values["features"] |= {"steps": 10, "width": 4}
+    values["prior_training"] |= {"steps": 4, "augmented_copies": 1}
+    values["feature_extractor"] |= {"steps": 10, "width": 4}
     values["data"]["validation_fraction"] = 0.02  # STOI of 180 clips takes a minute
     small = tmp_path / "small.yaml"
     small.write_text(yaml.safe_dump(values))
     asked = []
     monkeypatch.setattr("anytime_ar.cli.demo.config_path", lambda name: asked.append(name) or small)
-    monkeypatch.setattr("anytime_ar.cli.demo.SAMPLES", {config: 50})
+    monkeypatch.setattr("anytime_ar.cli.demo.NUM_SAMPLES", {config: 50})
     out = tmp_path / "out"
     main(["demo", *options, "--out", str(out), "--device", "cpu"])
     assert asked == [config]
@@ -768,7 +814,7 @@ def test_demo(tmp_path, monkeypatch, capsys, options, config, noun):
     for name in ("curve.json", "curve.png", "samples.png", "reconstructions.png"):
         assert (out / name).is_file()
     unordered = load(out / "unordered", device="cpu").bundle.card.autoencoder.quantizer
-    assert unordered.start == "kmeans"
+    assert unordered.init == "kmeans"
     if config == "sounds":
         waves = sorted((out / "samples").iterdir())
         assert len(waves) == 8 * 10

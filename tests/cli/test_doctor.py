@@ -12,20 +12,21 @@ from typing import Any
 import pytest
 
 from anytime_ar.cli import doctor, main
-from anytime_ar.kernel import compiling, load_kernel, loading
+from anytime_ar.kernel import build as compiling
+from anytime_ar.kernel import load_kernel, loading
 
 ROOT = Path(__file__).parent.parent.parent
 
 FACTS: dict[str, Any] = {
     "processor": "a processor with a name that is quite long and goes on and on @ 2.00GHz",
-    "machine": "x86_64",
+    "architecture": "x86_64",
     "instruction_sets": ["sse", "avx2"],
     "cpus": 2,
     "threads": 2,
     "torch": "2.13.0",
     "torch_capability": "AVX2",
     "compiler": None,
-    "kernel": {"instructions": "avx2", "origin": "prebuilt", "problem": None, "settings": {}},
+    "kernel": {"instruction_set": "avx2", "origin": "prebuilt", "problem": None, "settings": {}},
     "prebuilt": ["sse", "avx2"],
     "cache": {"folder": "/home/someone/.cache/anytime-ar", "writable": True},
     "extras": {"serve": False},
@@ -37,7 +38,7 @@ FACTS: dict[str, Any] = {
     ],
 }
 
-NO_KERNEL = {"instructions": None, "origin": None, "problem": "none", "settings": {}}
+NO_KERNEL = {"instruction_set": None, "origin": None, "problem": "none", "settings": {}}
 
 
 @pytest.fixture(autouse=True)
@@ -61,10 +62,10 @@ def test_without_compiler_and_kernel(
     no_kernel(monkeypatch, tmp_path)
     main(["doctor", "--json"])
     facts = json.loads(capsys.readouterr().out)
-    assert facts.keys() == FACTS.keys() | {"faster"}
+    assert facts.keys() == FACTS.keys() | {"advice"}
     assert facts["compiler"] is None
     assert facts["prebuilt"] == []
-    assert facts["kernel"]["instructions"] is None
+    assert facts["kernel"]["instruction_set"] is None
     assert "no C++ compiler" in facts["kernel"]["problem"]
     assert facts["chosen"]["precision_auto"] in ("float32", "bfloat16", "int8")
     assert facts["chosen"] | {"precision_auto": ""} == {
@@ -77,7 +78,7 @@ def test_without_compiler_and_kernel(
         for precision in ("float32", "bfloat16", "int8")
         for rows in (1, 64)
     }
-    assert "wheel with prebuilt kernels" in facts["faster"][0]
+    assert "wheel with prebuilt kernels" in facts["advice"][0]
     assert max(map(len, doctor.report(facts).splitlines())) <= 80
 
 
@@ -129,7 +130,7 @@ def test_advice_is_given_where_it_is_true(changes: dict[str, Any], expected: lis
 
 
 def test_the_report_fits_80_columns() -> None:
-    report = doctor.report({**FACTS, "faster": doctor.advice(FACTS)})
+    report = doctor.report({**FACTS, "advice": doctor.advice(FACTS)})
     assert max(map(len, report.splitlines())) <= 80
     assert "-m pip install 'fastapi" in " ".join(report.replace("\\\n", "").split())
 

@@ -9,25 +9,27 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from anytime_ar.bundle import load_bundle
+from anytime_ar.bundle.format import load_bundle
 from anytime_ar.cli import main
-from caches import fresh_cache
+from caches import make_cache_with_kernel
 
 CONFIG = """
 name: tiny
 data: {{name: "{data}"{more}}}
 autoencoder: {{code_length: 4, code_width: 4, quantizer: {{vocabulary: 8}}}}
-autoencoder_training: {{steps: 4, batch_size: 8, start_samples: 16}}
+autoencoder_training: {{steps: 4, batch_size: 8, codebook_init_samples: 16}}
 prior: {{layers: 1, width: 8, heads: 2}}
-prior_training: {{steps: 4, batch_size: 8, views: 1}}
-features: {{steps: 10, width: 4, features: 8}}
+prior_training: {{steps: 4, batch_size: 8, augmented_copies: 1}}
+feature_extractor: {{steps: 10, width: 4, num_features: 8}}
 """
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     """Measured times stay out of the home of whoever runs the tests."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(fresh_cache(tmp_path_factory.mktemp("cache"))))
+    monkeypatch.setenv(
+        "XDG_CACHE_HOME", str(make_cache_with_kernel(tmp_path_factory.mktemp("cache")))
+    )
 
 
 def add(folder: Path, first: int, end: int) -> None:
@@ -147,20 +149,20 @@ def measured(tmp_path_factory) -> Path:
     add(folder / "data" / "b", 0, 20)
     config = write_config(folder)
     main(["train", config, "--out", str(folder / "run"), "--device", "cpu"])
-    main(["features", config, "--out", str(folder / "features"), "--device", "cpu"])
+    main(["train-classifier", config, "--out", str(folder / "features"), "--device", "cpu"])
     return folder
 
 
 def evaluate(folder: Path, *options: str) -> list[str]:
     return [
-        *["evaluate", str(folder / "run"), "--features", str(folder / "features")],
-        *["--samples", "20", "--codes", "[2,4]", "--device", "cpu", *options],
+        *["evaluate", str(folder / "run"), "--feature-extractor", str(folder / "features")],
+        *["--num-samples", "20", "--codes", "[2,4]", "--device", "cpu", *options],
     ]
 
 
 def test_the_model_of_a_run_gets_its_curve(measured, capsys):
     bundle = measured / "run" / "bundle"
-    main(evaluate(measured, "--no-attach"))
+    main(evaluate(measured, "--no-save-curve"))
     assert load_bundle(bundle).curve is None
     for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._config.json"):
         (bundle / name).write_bytes(b"")
@@ -168,11 +170,11 @@ def test_the_model_of_a_run_gets_its_curve(measured, capsys):
     assert capsys.readouterr().out.endswith(f"{measured / 'run'}: the model has this curve now\n")
     curve = load_bundle(bundle).curve
     assert curve is not None
-    assert curve.samples == 20
-    main(evaluate(measured, "--samples=10"))  # a worse one does not replace it
+    assert curve.num_samples == 20
+    main(evaluate(measured, "--num-samples=10"))  # a worse one does not replace it
     main(evaluate(measured, "--temperature=0.5"))  # nor one of other draws
     assert load_bundle(bundle).curve == curve
-    main(evaluate(measured, "--samples=10", "--attach"))
+    main(evaluate(measured, "--num-samples=10", "--save-curve"))
     assert load_bundle(bundle).curve != curve
 
 
@@ -182,7 +184,7 @@ def test_what_can_be_refused_is_refused_before_work(measured, tmp_path, monkeypa
 
     monkeypatch.setattr("anytime_ar.cli.evaluate.load", work)
     monkeypatch.setattr("anytime_ar.cli.sample.load", work)
-    monkeypatch.setattr("anytime_ar.cli.features.load_data", work)
+    monkeypatch.setattr("anytime_ar.cli.train_classifier.load_data", work)
     monkeypatch.setattr("anytime_ar.training.run.load_data", work)
     foreign = measured / "run" / "bundle" / "notes.txt"
     foreign.write_text("")
@@ -192,7 +194,7 @@ def test_what_can_be_refused_is_refused_before_work(measured, tmp_path, monkeypa
     below = str(tmp_path / "file" / "below")
     message = f"{tmp_path / 'file'} is a file; choose another folder"
     assert message in fails(evaluate(measured, "--out", below), capsys)[0]
-    assert message in fails(["features", "digits", "--out", below], capsys)[0]
+    assert message in fails(["train-classifier", "digits", "--out", below], capsys)[0]
     assert message in fails(["train", "digits", "--out", below], capsys)[0]
     assert message in fails(["bench", "mnist", "--out", below], capsys)[0]
     assert message in fails(["demo", "--out", below], capsys)[0]
@@ -200,8 +202,8 @@ def test_what_can_be_refused_is_refused_before_work(measured, tmp_path, monkeypa
     assert "there is no folder" in fails(["sample", "mnist", "--save-state", state], capsys)[0]
     assert "columns is 0" in fails(["sample", "mnist", "--columns", "0"], capsys)[0]
     assert "columns is -1" in fails(["decode", "mnist", "1", "--columns", "-1"], capsys)[0]
-    bulk = ["sample", "mnist", "--engine", "local"]
-    assert "shards need --out" in fails(bulk, capsys)[0]
+    bulk = ["bulk", "sample", "mnist", "-n", "1"]
+    assert "arguments are required: --out;" in fails(bulk, capsys)[0]
 
 
 def test_codes_out_of_range_are_refused_before_data_is_read(measured, monkeypatch, capsys):
@@ -217,7 +219,7 @@ def test_data_that_is_not_there_is_told_before_threads_are_timed(tmp_path, monke
     def work(*_, **__):
         raise AssertionError("too late")
 
-    monkeypatch.setattr("anytime_ar.cli.train.use_threads_at_length", work)
+    monkeypatch.setattr("anytime_ar.cli.train.tune_threads_from", work)
     monkeypatch.chdir(tmp_path)
     (line,) = fails(["train", "--data.name", "./nowhere"], capsys)
     assert "data path './nowhere' does not exist" in line
@@ -225,17 +227,66 @@ def test_data_that_is_not_there_is_told_before_threads_are_timed(tmp_path, monke
 
 def test_features_that_are_none_are_told_before_work(measured, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (line,) = fails(["evaluate", "mnist", "--features", "nothere.pt"], capsys)
-    assert line.startswith("anytime: nothere.pt: no such file or folder; train features with")
-    (line,) = fails(["evaluate", "mnist", "--features", str(measured / "data")], capsys)
-    assert "has no features.json, so it is not a features folder" in line
+    (line,) = fails(["evaluate", "mnist", "--feature-extractor", "nothere.pt"], capsys)
+    assert line.startswith(
+        "anytime: nothere.pt: no such file or folder; train a feature extractor with"
+    )
+    (line,) = fails(["evaluate", "mnist", "--feature-extractor", str(measured / "data")], capsys)
+    assert "has no features.json, so it holds no feature extractor" in line
     for content in (b"", b"text", b"\x80\x02pickle", b"PK\x05\x06" + bytes(18)):
         Path("odd.pt").write_bytes(content)
-        run = evaluate(measured, "--features=odd.pt")
+        run = evaluate(measured, "--feature-extractor=odd.pt")
         (line,) = fails(run, capsys)
         assert "odd.pt is" in line
         assert "TorchScript file" in line
         assert "PytorchStreamReader" not in line
+
+
+def evaluate_alone(model: str, *options: str) -> list[str]:
+    figures = ["--num-samples", "20", "--codes", "[2,4]", "--device", "cpu"]
+    return ["evaluate", model, *figures, "--out", "curve", *options]
+
+
+def test_a_missing_feature_extractor_is_trained_first(measured, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(evaluate_alone(str(measured / "run"), "--no-save-curve"))
+    told = capsys.readouterr()
+    folder = Path("runs/features/tiny")
+    assert f"anytime: there is no {folder} yet; training it first" in told.err.splitlines()
+    assert (folder / "features.json").is_file()
+    trained = {path.name: path.read_bytes() for path in folder.iterdir()}
+    same = {path.name: path.read_bytes() for path in (measured / "features").iterdir()}
+    assert trained == same
+    main(evaluate_alone(str(measured / "run"), "--no-save-curve"))
+    again = capsys.readouterr()
+    assert "training" not in again.err
+    assert [line.split()[:3] for line in again.out.splitlines()] == [
+        line.split()[:3] for line in told.out.splitlines()
+    ]
+
+
+def test_a_model_alone_takes_the_shipped_configuration_of_its_name(
+    measured, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(measured / "run" / "bundle", "model")
+    (line,) = fails(evaluate_alone("model"), capsys)
+    assert "runs/features/tiny: no such file or folder; train a feature extractor with" in line
+    monkeypatch.setattr("anytime_ar.cli.evaluate.config_names", lambda: ["tiny"])
+    other = (measured / "tiny.yaml").read_text().replace(str(measured / "data"), "no/such/data")
+    Path("shipped.yaml").write_text(other)  # the data is that of the model
+    monkeypatch.setattr("anytime_ar.cli.evaluate.config_path", lambda _: Path("shipped.yaml"))
+    main(evaluate_alone("model"))
+    assert Path("runs/features/tiny/features.json").is_file()
+
+
+def test_several_processes_train_no_feature_extractor(measured, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    (line,) = fails(evaluate_alone(str(measured / "run")), capsys)
+    assert "runs/features/tiny: no such file or folder; train a feature extractor with" in line
+    assert not Path("runs").exists()
 
 
 def test_help_is_short_unless_all_is_asked_for(capsys):
@@ -271,9 +322,9 @@ def test_the_nearest_word_is_named(arguments, meant, capsys):
 
 def test_a_wrong_value_is_told_in_words(capsys):
     (line,) = fails(["sample", "mnist", "--top_k=x"], capsys)
-    assert line == "anytime: --top_k: expected int or null, got x; see `anytime sample --help`"
+    assert line == "anytime: --top-k: expected int or null, got x; see `anytime sample --help`"
     (line,) = fails(["train", "digits", "--log_every=0"], capsys)
-    assert "--log_every: expected greater than or equal to 1, got 0" in line
+    assert "--log-every: expected greater than or equal to 1, got 0" in line
 
 
 ODD = "a[1]*?::b%#=1"
@@ -291,14 +342,23 @@ def test_odd_paths_are_taken_to_the_letter(measured, tmp_path, monkeypatch, caps
     main(["decode", run, "1", "--out", "caf\udce9.png"])  # Latin-1 on a disk of UTF-8
     names = {"#x.png", "&y.png", "caf\udce9.png", ODD}
     assert names <= {path.name for path in Path().iterdir()}
-    bulk = ["sample", run, "-n", "4", "--engine", "local", "--out", f"{ODD}/shards", "--seed", "1"]
+    bulk = ["bulk", "sample", run, "-n", "4", "--out", f"{ODD}/shards", "--seed", "1"]
     main(bulk)
     capsys.readouterr()
     main(bulk)
     assert "it was complete" in capsys.readouterr().out
     assert (Path(ODD) / "shards" / "manifest.json").is_file()
-    features = ["--features", str(measured / "features")]
-    figures = ["--samples", "10", "--codes", "[2,4]", "--device", "cpu", "--out", f"{ODD}/curve"]
+    features = ["--feature-extractor", str(measured / "features")]
+    figures = [
+        "--num-samples",
+        "10",
+        "--codes",
+        "[2,4]",
+        "--device",
+        "cpu",
+        "--out",
+        f"{ODD}/curve",
+    ]
     main(["evaluate", run, *features, *figures])
     main(["compare", f"x={ODD}/curve", f"y={ODD}/curve/curve.json", "--out", f"{ODD}/compared"])
     assert (Path(ODD) / "compared" / "comparison.json").is_file()
@@ -309,16 +369,24 @@ def test_system_files_are_no_job(measured, tmp_path):
     out.mkdir()
     (out / ".DS_Store").write_bytes(b"")
     run = str(measured / "run")
-    main(["sample", run, "-n", "2", "--engine", "local", "--out", str(out), "--seed", "1"])
+    main(["bulk", "sample", run, "-n", "2", "--out", str(out), "--seed", "1"])
     assert (out / "manifest.json").is_file()
 
 
 def test_shards_of_data_that_changed_are_no_mixture(measured, tmp_path, capsys):
     add(tmp_path / "data" / "a", 0, 20)
-    job = ["encode", str(measured / "run"), "--data", str(tmp_path / "data"), "--device", "cpu"]
+    job = [
+        "bulk",
+        "encode",
+        str(measured / "run"),
+        "--data",
+        str(tmp_path / "data"),
+        "--device",
+        "cpu",
+    ]
     job += ["--out", str(tmp_path / "shards"), "--shard-size", "5"]
     main(job)
     Image.new("L", (8, 8), 9).save(tmp_path / "data" / "a" / "zz.png")
     (tmp_path / "data" / "a" / "00.png").unlink()  # as many as before
     (line,) = fails(job, capsys)
-    assert "holds another job: inputs is 20 files of" in line
+    assert "holds another job: data_fingerprint is 20 files of" in line

@@ -63,7 +63,7 @@ def test_unknown_hub_name(monkeypatch, failure: Exception) -> None:
 def test_missing_extra(monkeypatch) -> None:
     import sys
 
-    from anytime_ar.data import hub
+    from anytime_ar.data.sources import hub
 
     monkeypatch.delitem(sys.modules, "datasets", raising=False)
     monkeypatch.setattr(hub, "find_spec", lambda _: None)

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from anytime_ar.data import DataConfig, Split, load_data
-from anytime_ar.data.rows import HeldOutRows, HoldOut, ListedRows, Row
+from anytime_ar.data.rows import HeldOutRows, HoldOut, InMemoryRows, Row
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 
@@ -69,7 +69,7 @@ def test_hold_out_takes_its_share_at_random_positions(fraction: float) -> None:
 
 
 def test_held_out_parts_know_their_sizes() -> None:
-    rows = ListedRows([Row(i, b"", None, str(i)) for i in range(101)])
+    rows = InMemoryRows([Row(i, b"", None, str(i)) for i in range(101)])
     hold_outs = [HoldOut(0.3, 5, "test"), HoldOut(0.3, 5, "validation")]
     parts = [HeldOutRows(rows, hold_outs, part) for part in range(3)]
     found = [[row.index for row in part.read()] for part in parts]
@@ -185,10 +185,10 @@ def test_streaming_gives_what_memory_gives(tmp_path, make_picture, make_parquet)
             assert torch.equal(x.labels, y.labels)
         samples, labels = everything(a)
         for split in (a, b):
-            part = split.span(1, a.size + 5)
+            part = split.read_range(1, a.size + 5)
             assert torch.equal(part.data, samples[1:])
             assert torch.equal(part.labels, labels[1:])
-            assert torch.equal(split.span(1, 3).data, samples[1:3])
+            assert torch.equal(split.read_range(1, 3).data, samples[1:3])
 
 
 def test_hub_set_is_asked_for_by_name(monkeypatch, make_picture) -> None:

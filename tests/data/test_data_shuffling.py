@@ -12,19 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from anytime_ar.data import (
-    AugmentationConfig,
-    Batch,
-    DataConfig,
-    DataSplits,
-    Part,
-    ReadAhead,
-    load_data,
-)
+from anytime_ar.data import AugmentationConfig, Batch, DataConfig, DataSplits, Prefetcher, load_data
 from anytime_ar.data.augmentation import NO_AUGMENTATION, augment
-from anytime_ar.data.rows import ListedRows, Row, Stored
+from anytime_ar.data.rows import InMemoryRows, Row, StoredArray
 from anytime_ar.data.splits import StreamingSplit
 from anytime_ar.errors import DataError, InputError
+from anytime_ar.runtime.distributed import BatchShard
 
 STRONG = AugmentationConfig(flip=True, shift=1.0, rotate=20.0, scale=0.2)
 
@@ -94,11 +87,11 @@ def test_resumed_equals_uninterrupted(data: DataSplits, interrupted_after: int) 
 def test_reading_ahead_changes_nothing(data: DataSplits) -> None:
     """Also where it is resumed: what was read ahead then is read again."""
     expected = [*islice(data.train.shuffled(7, seed=1), 12)]
-    ahead = ReadAhead(data.train.shuffled(7, seed=1))
+    ahead = Prefetcher(data.train.shuffled(7, seed=1))
     assert all(equal(*pair) for pair in zip(islice(ahead, 5), expected, strict=False))
     state = json.loads(json.dumps(ahead.state_dict()))
     assert all(equal(*pair) for pair in zip(islice(ahead, 3), expected[5:], strict=False))
-    for resumed in (ahead, ReadAhead(data.train.shuffled(7, seed=1))):
+    for resumed in (ahead, Prefetcher(data.train.shuffled(7, seed=1))):
         resumed.load_state_dict(state)
         assert resumed.state_dict() == state
         assert all(equal(*pair) for pair in zip(islice(resumed, 7), expected[5:], strict=True))
@@ -107,14 +100,14 @@ def test_reading_ahead_changes_nothing(data: DataSplits) -> None:
 def test_the_next_batch_is_read_while_the_last_one_is_used() -> None:
     read = [threading.Event() for _ in range(4)]
 
-    def note(row: Row) -> Stored:
+    def note(row: Row) -> StoredArray:
         read[row.index // 2].set()
         if row.index == 5:
             raise DataError("row 5 cannot be read")
         return np.zeros((1, 2, 2), dtype=np.uint8)
 
-    rows = ListedRows([Row(i, b"", None, str(i)) for i in range(8)])
-    batches = ReadAhead(StreamingSplit(rows, note, 2, "test").shuffled(2, seed=0))
+    rows = InMemoryRows([Row(i, b"", None, str(i)) for i in range(8)])
+    batches = Prefetcher(StreamingSplit(rows, note, 2, "test").shuffled(2, seed=0))
     next(batches)
     assert read[1].wait(10)
     assert not read[2].is_set()
@@ -144,7 +137,7 @@ def test_parts_are_the_batch_and_each_process_reads_its_own(
 ) -> None:
     whole = data.train.shuffled(12, seed=5, augmentation=STRONG)
     parts = [
-        data.train.shuffled(12, seed=5, augmentation=STRONG, part=Part(index, count))
+        data.train.shuffled(12, seed=5, augmentation=STRONG, shard=BatchShard(index, count))
         for index in range(count)
     ]
     for _ in range(9):  # more than two epochs of 50
@@ -154,14 +147,14 @@ def test_parts_are_the_batch_and_each_process_reads_its_own(
         assert parts[0].state_dict() == parts[-1].state_dict() == whole.state_dict()
     read = 0
     if isinstance(data.train, StreamingSplit):
-        reader = data.train._reader
+        reader = data.train._decoder
 
-        def counted(row: Row) -> Stored:
+        def counted(row: Row) -> StoredArray:
             nonlocal read
             read += 1
             return reader(row)
 
-        monkeypatch.setattr(data.train, "_reader", counted)
+        monkeypatch.setattr(data.train, "_decoder", counted)
         for _ in range(5):
             next(parts[0])
         assert 0 < read <= 5 * 12 // count  # a block was begun before it was counted
@@ -169,7 +162,7 @@ def test_parts_are_the_batch_and_each_process_reads_its_own(
 
 def test_a_batch_that_cannot_be_cut_is_refused(data: DataSplits) -> None:
     with pytest.raises(InputError, match="batch_size is 12, which cannot be cut into 5 equal par"):
-        data.train.shuffled(12, seed=0, part=Part(0, 5))
+        data.train.shuffled(12, seed=0, shard=BatchShard(0, 5))
 
 
 def test_augmentation_is_drawn_anew_in_every_step(make_picture, make_folder) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from anytime_ar.data import DataConfig, load_data
-from anytime_ar.data.fingerprint import files_fingerprint, fingerprint
+from anytime_ar.data.fingerprint import data_fingerprint, files_fingerprint
 
 
 @pytest.fixture
@@ -24,9 +24,9 @@ def folder(tmp_path: Path) -> Path:
 def test_the_same_data_has_the_same_fingerprint(folder: Path) -> None:
     for streaming in (False, True):
         config = DataConfig(name=str(folder), streaming=streaming)
-        before = fingerprint(load_data(config))
+        before = data_fingerprint(load_data(config))
         (folder / ".DS_Store").write_bytes(b"x")
-        now = fingerprint(load_data(config))
+        now = data_fingerprint(load_data(config))
         assert now == before
         assert now.changes_since(before) == []
         assert (now.files is not None) == streaming
@@ -34,22 +34,22 @@ def test_the_same_data_has_the_same_fingerprint(folder: Path) -> None:
 
 
 def test_it_survives_a_move_and_a_file(folder: Path) -> None:
-    before = fingerprint(load_data(DataConfig(name=str(folder), streaming=True)))
+    before = data_fingerprint(load_data(DataConfig(name=str(folder), streaming=True)))
     moved = folder.rename(folder.with_name("moved"))
-    now = fingerprint(load_data(DataConfig(name=str(moved), streaming=True)))
+    now = data_fingerprint(load_data(DataConfig(name=str(moved), streaming=True)))
     stored = type(before).model_validate_json(before.model_dump_json())
     assert now.changes_since(stored) == []
 
 
 def test_labels_and_pixels_count(folder: Path) -> None:
     config = DataConfig(name=str(folder))
-    before = fingerprint(load_data(config))
+    before = data_fingerprint(load_data(config))
     (folder / "b").rename(folder / "c")
-    renamed = fingerprint(load_data(config))
+    renamed = data_fingerprint(load_data(config))
     assert renamed.changes_since(before) == ["labels are a, c; were a, b"]
     for path in (folder / "a").iterdir():
         Image.fromarray(np.asarray(Image.open(path)) + 1).save(path)
-    changes = fingerprint(load_data(config)).changes_since(renamed)
+    changes = data_fingerprint(load_data(config)).changes_since(renamed)
     assert "train has as many samples as before, but others" in changes
 
 
@@ -69,4 +69,4 @@ def test_what_was_left_out_is_told(folder: Path) -> None:
     with pytest.warns(UserWarning, match=r"\.txt"):
         data = load_data(DataConfig(name=str(folder)))
     assert data.notes
-    assert fingerprint(data).left_out == data.notes
+    assert data_fingerprint(data).left_out == data.notes

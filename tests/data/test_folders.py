@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from anytime_ar.data import DataConfig, DataSplits, load_data
-from anytime_ar.data.split_names import Shard, shard_of, split_of
-from anytime_ar.data.suffixes import READABLE_IMAGES
+from anytime_ar.data.sources.split_names import ShardName, canonical_split, parse_shard_name
 from anytime_ar.errors import DataError
+from anytime_ar.media.formats import READABLE_IMAGE_SUFFIXES
 
 # Besides: what Pillow names but leaves to other programs or to nobody, or what are films.
 NOT_READ = {
@@ -60,17 +60,17 @@ def read(root: Path, **options: object) -> int:
     ],
 )
 def test_whole_names_are_splits(name: str, split: str | None) -> None:
-    assert split_of(name) == split
+    assert canonical_split(name) == split
 
 
 @pytest.mark.parametrize(
     ("stem", "shard"),
     [
-        ("train", Shard("train", "train", None, None)),
-        ("train-00003-of-00010", Shard("train", "train", 3, 10)),
-        ("valid_0001", Shard("validation", "valid", 1, None)),
-        ("test.7", Shard("test", "test", 7, None)),
-        ("train-00000-of-00001-a09b74b3ef9c3b56", Shard("train", "train", 0, 1)),
+        ("train", ShardName("train", "train", None, None)),
+        ("train-00003-of-00010", ShardName("train", "train", 3, 10)),
+        ("valid_0001", ShardName("validation", "valid", 1, None)),
+        ("test.7", ShardName("test", "test", 7, None)),
+        ("train-00000-of-00001-a09b74b3ef9c3b56", ShardName("train", "train", 0, 1)),
         ("trainval", None),
         ("validated", None),
         ("train2017", None),
@@ -78,8 +78,8 @@ def test_whole_names_are_splits(name: str, split: str | None) -> None:
         ("my-train", None),
     ],
 )
-def test_files_are_shards_by_their_pattern(stem: str, shard: Shard | None) -> None:
-    assert shard_of(stem) == shard
+def test_files_are_shards_by_their_pattern(stem: str, shard: ShardName | None) -> None:
+    assert parse_shard_name(stem) == shard
 
 
 @pytest.mark.parametrize("name", ["train", "test", "valid"])
@@ -143,8 +143,8 @@ def test_suffixes_in_any_case(tmp_path: Path, suffix: str) -> None:
 
 def test_every_suffix_of_pillow_is_read_or_known_not_to_be() -> None:
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    assert known - READABLE_IMAGES <= NOT_READ
-    assert not READABLE_IMAGES & NOT_READ
+    assert known - READABLE_IMAGE_SUFFIXES <= NOT_READ
+    assert not READABLE_IMAGE_SUFFIXES & NOT_READ
 
 
 def test_files_that_are_left_out_are_counted_once(tree) -> None:

@@ -175,12 +175,12 @@ def test_a_folder_for_each_split_and_folders_of_spark(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("start", [0, 1, 6, 7, 11, 12, 23])
 def test_reading_begins_anywhere(tmp_path: Path, start: int) -> None:
-    from anytime_ar.data.parquet import ParquetTable, look_at
+    from anytime_ar.data.sources.parquet import ParquetTable, inspect_parquet
 
     paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
     for path, rows in zip(paths, (range(7), range(7, COUNT)), strict=True):
         parquet.write_table(pa.table({"row": list(rows)}), path, row_group_size=3)
-    table = ParquetTable([file for path in paths for file in look_at(path)])
+    table = ParquetTable([file for path in paths for file in inspect_parquet(path)])
     rows = [row for batch in table.read(["row"], start) for row in batch["row"]]
     assert rows == list(range(start, COUNT))
     assert table.origin(start).endswith(f"row {start if start < 7 else start - 7}")
@@ -299,7 +299,7 @@ def test_numbers_are_classes_in_their_order(
 
 
 def test_too_many_classes_are_ids(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(labels, "MOST_CLASSES", 20)
+    monkeypatch.setattr(labels, "MAX_CLASSES", 20)
     path = write(tmp_path / "p.parquet", image=BYTES, label=list(range(COUNT)))
     with pytest.raises(DataError, match=r"row 20: column 'label' has more than 20 different val"):
         load(path)

@@ -5,7 +5,7 @@ import torch
 from evaluation_fakes import LABELS, LENGTH, FakeModel, FakeSplits, patterns
 from torch import Tensor
 
-from anytime_ar.evaluation import FeatureConfig, FeatureNetwork, train_features
+from anytime_ar.evaluation import FeatureExtractor, FeatureExtractorConfig, train_feature_extractor
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +31,6 @@ def unordered(splits: FakeSplits, basis: Tensor) -> FakeModel:
 
 
 @pytest.fixture(scope="session")
-def features(splits: FakeSplits) -> FeatureNetwork:
-    config = FeatureConfig(width=4, features=24, steps=40, batch_size=32)
-    return train_features(splits.train, config, label_count=LABELS)
+def features(splits: FakeSplits) -> FeatureExtractor:
+    config = FeatureExtractorConfig(width=4, num_features=24, steps=40, batch_size=32)
+    return train_feature_extractor(splits.train, config, label_count=LABELS)

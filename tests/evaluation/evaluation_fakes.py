@@ -102,7 +102,7 @@ class FakeModel(FakeCodec):
         coefficients = self.source[rows].flatten(1) @ self.basis
         return (coefficients * 16 + 128).round().clamp(0, 255).long()[:, :codes]
 
-    def nats(self, codes: Tensor, *, label: Sequence[int] | None = None) -> Tensor:
+    def nll(self, codes: Tensor, *, label: Sequence[int] | None = None) -> Tensor:
         self.scored.append((codes, label))
         return (codes % 7).float()
 

@@ -10,33 +10,35 @@ from evaluation_fakes import LENGTH, FakeCodec
 from PIL import Image
 from pydantic import ValidationError
 
-from anytime_ar.errors import BundleError, InputError
-from anytime_ar.evaluation import (
-    BaselinePoint,
+from anytime_ar.bundle.curve import (
     Baselines,
     Curve,
     CurvePoint,
+    DistributionMetrics,
     PCAPoint,
-    SetQuality,
-    as_pictures,
-    contact_sheet,
-    draw_curve,
-    lossless_codes,
+    QualityPoint,
+    near_lossless_codes,
     psnr,
-    table,
+)
+from anytime_ar.errors import BundleError, InputError
+from anytime_ar.evaluation import (
+    as_images,
+    contact_sheet,
+    curve_table,
+    plot_curve,
     write_contact_sheet,
     write_report,
     write_sheets,
 )
 
-QUALITY = SetQuality(
-    fd_error=0.1234,
+QUALITY = DistributionMetrics(
+    fd_stderr=0.1234,
     kd=-1.5e-5,
-    kd_error=1e-6,
+    kd_stderr=1e-6,
     precision=0.75,
-    precision_error=0.01,
+    precision_stderr=0.01,
     recall=0.5,
-    recall_error=0.01,
+    recall_stderr=0.01,
 )
 
 
@@ -53,7 +55,7 @@ def point(codes, fd_sample=1.0, mse=0.1, fd_reconstruction=0.5, ms=2.0):
 
 
 def baseline(codes, mse=0.3, fd_sample=50.0):
-    return BaselinePoint(
+    return QualityPoint(
         codes=codes, mse=mse, psnr=psnr(mse), fd_reconstruction=9.0, fd_sample=fd_sample
     )
 
@@ -63,11 +65,11 @@ def curve(points, *, floor=0.15, **baselines):
         code_length=100,
         vocabulary=64,
         points=points,
-        lossless_codes=lossless_codes(points),
-        floor=floor,
-        floor_samples=10_000,
-        samples=10_000,
-        test_samples=10_000,
+        near_lossless_codes=near_lossless_codes(points),
+        fd_train=floor,
+        num_train_samples=10_000,
+        num_samples=10_000,
+        num_test_samples=10_000,
         seed=0,
         baselines=Baselines(**baselines),
     )
@@ -95,7 +97,7 @@ def full():
     ],
 )
 def test_lossless_is_the_fewest_codes_within_two_percent_of_the_best(distances, fewest):
-    assert lossless_codes([point(k, d) for k, d in enumerate(distances, 1)]) == fewest
+    assert near_lossless_codes([point(k, d) for k, d in enumerate(distances, 1)]) == fewest
 
 
 def test_psnr_of_a_range_two_wide():
@@ -111,16 +113,18 @@ def test_json_round_trip(full, tmp_path):
     values = json.loads(path.read_text())
     assert set(values["points"][0]) == {
         *("codes", "mse", "psnr", "fd_reconstruction", "fd_sample", "ms", "bits"),
-        *("measures", "accuracy", "agreement", "reconstructions", "samples", "nearness"),
+        *("metrics", "label_accuracy_reconstruction", "label_accuracy_sample"),
+        *("reconstruction_metrics", "sample_metrics", "nn_distance_ratio"),
     }
-    assert values["lossless_codes"] == 12
+    assert values["near_lossless_codes"] == 12
     assert {p.name for p in path.parent.iterdir()} == {"curve.json", "curve.png"}
 
 
 def test_what_was_not_measured_is_null():
     unmeasured = curve([point(1, None, fd_reconstruction=None, ms=None)], floor=None)
     values = json.loads(unmeasured.to_json())
-    assert values["points"][0]["fd_sample"] is values["points"][0]["ms"] is values["floor"] is None
+    first = values["points"][0]
+    assert first["fd_sample"] is first["ms"] is values["fd_train"] is None
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0])
@@ -150,10 +154,13 @@ def test_files_that_are_no_curve(tmp_path, text, message):
     ("change", "message"),
     [
         (lambda v: v["points"][0].update(mse=float("nan")), "points.0.mse"),
-        (lambda v: v.update(lossless_codes=3), "lossless_codes is 3, but the points say 12"),
+        (
+            lambda v: v.update(near_lossless_codes=3),
+            "near_lossless_codes is 3, but the points say 12",
+        ),
         (lambda v: v["points"].reverse(), "codes must rise"),
         (lambda v: v.update(code_length=11), "at most 11"),
-        (lambda v: v.update(format_version=2), "format_version"),
+        (lambda v: v.update(format_version=3), "format_version"),
     ],
 )
 def test_an_altered_curve_is_refused(full, tmp_path, change, message):
@@ -165,7 +172,7 @@ def test_an_altered_curve_is_refused(full, tmp_path, change, message):
 
 
 def test_the_table_is_aligned_in_eighty_columns(full):
-    lines = table(full).splitlines()
+    lines = curve_table(full).splitlines()
     assert max(map(len, lines)) <= 80
     assert len({len(line) for line in lines[:15]}) == 1
     assert " ".join(lines[1].split()) == (
@@ -179,17 +186,23 @@ def test_the_table_is_aligned_in_eighty_columns(full):
 
 
 def test_sets_have_a_table_of_their_own(full):
-    small = QUALITY.model_copy(update={"fd_error": None, "kd": 1234.5})
+    small = QUALITY.model_copy(update={"fd_stderr": None, "kd": 1234.5})
     points = [
-        p.model_copy(update={"reconstructions": small, "samples": QUALITY, "nearness": 0.987})
+        p.model_copy(
+            update={
+                "reconstruction_metrics": small,
+                "sample_metrics": QUALITY,
+                "nn_distance_ratio": 0.987,
+            }
+        )
         for p in full.points
     ]
-    costs = {"nats_train": 1.25, "nats_test": 1.5, "floor_quality": QUALITY}
-    told = table(full.model_copy(update={"points": tuple(points)} | costs))
+    costs = {"nll_train": 1.25, "nll_test": 1.5, "train_metrics": QUALITY}
+    told = curve_table(full.model_copy(update={"points": tuple(points)} | costs))
     lines = told.split("\n\n")[1].splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[0].split() == ["recon."] * 4 + ["sample"] * 5
-    assert " ".join(lines[1].split()) == "codes FD +- KD prec. recall FD +- KD prec. recall near"
+    assert lines[0].split() == ["recon."] * 4 + ["sample"] * 4 + ["NN"]
+    assert " ".join(lines[1].split()) == "codes FD +- KD prec. recall FD +- KD prec. recall ratio"
     assert " ".join(lines[3].split()) == ("1 - 1.2e+03 0.750 0.500 0.123 -1.5e-05 0.750 0.500 0.99")
     floor = "Those training samples: FD +- 0.123, KD -1.5e-05, precision 0.750, recall 0.500."
     assert floor in lines
@@ -199,32 +212,35 @@ def test_sets_have_a_table_of_their_own(full):
 def test_what_else_was_measured_stands_in_a_table(full):
     figures = {"snr": -12.345, "si_sdr": -123.4, "stft": 1.2345, "mel": 12.3, "stoi": 0.5}
     heard = [
-        p.model_copy(update={"measures": figures, "accuracy": 0.75, "agreement": 1.0})
+        p.model_copy(
+            update={
+                "metrics": figures,
+                "label_accuracy_reconstruction": 0.75,
+                "label_accuracy_sample": 1.0,
+            }
+        )
         for p in full.points
     ]
     lost = [
-        p.model_copy(update={"measures": figures | {"snr": -45.6}})
-        for p in full.baselines.unordered
+        p.model_copy(update={"metrics": figures | {"snr": -45.6}}) for p in full.baselines.unordered
     ]
     sound = full.model_copy(
         update={
             "points": tuple(heard),
             "baselines": Baselines(unordered=tuple(lost)),
-            "real_accuracy": 0.98,
+            "label_accuracy_test": 0.98,
         }
     )
-    first, second = table(sound).split("\n\n")
+    first, second = curve_table(sound).split("\n\n")
     assert first.splitlines()[1].split()[0] == "codes"
     lines = second.splitlines()
     assert max(map(len, lines)) <= 80
-    assert " ".join(lines[0].split()) == "SNR unord. SI-SDR STFT mel STOI read in read in"
+    assert " ".join(lines[0].split()) == "SNR unord. SI-SDR STFT mel STOI label acc. label acc."
     assert " ".join(lines[1].split()) == "codes dB dB dB dB recon. sample"
     assert " ".join(lines[3].split()) == (
         "1 -12.35 -45.60 -123.40 1.234 12.30 0.500 75.0 % 100.0 %"
     )
-    assert lines[-1] == (
-        "Read: labels that the classifier gets right, of the test split itself 98.0 %."
-    )
+    assert lines[-1] == ("Label accuracy of the classifier on the test split itself: 98.0 %.")
 
 
 def test_the_table_stays_narrow_with_extreme_figures():
@@ -235,11 +251,11 @@ def test_the_table_stays_narrow_with_extreme_figures():
         unordered=[baseline(100, 123.456, 99999.9)],
         pca=[PCAPoint(codes=100, mse=1e-7)],
     )
-    assert max(map(len, table(extreme).splitlines())) <= 80
+    assert max(map(len, curve_table(extreme).splitlines())) <= 80
 
 
 def test_the_table_leaves_out_what_was_not_measured():
-    bare = table(curve([point(1, None, fd_reconstruction=None, ms=None)], floor=None))
+    bare = curve_table(curve([point(1, None, fd_reconstruction=None, ms=None)], floor=None))
     assert "unord." not in bare
     assert "PCA" not in bare
     assert "sample " not in bare
@@ -248,18 +264,20 @@ def test_the_table_leaves_out_what_was_not_measured():
 
 
 def test_the_picture_of_a_curve(full):
-    picture = Image.open(io.BytesIO(draw_curve(full)))
+    picture = Image.open(io.BytesIO(plot_curve(full)))
     assert picture.format == "PNG"
     assert picture.width > 1000
     bare = curve([point(1, None, fd_reconstruction=None, ms=None)], floor=None)
-    assert draw_curve(bare) != draw_curve(full)
+    assert plot_curve(bare) != plot_curve(full)
 
 
 def test_the_picture_shows_how_far_distances_are_known(full):
     def with_error(error):
-        quality = QUALITY.model_copy(update={"fd_error": error})
-        points = tuple(point.model_copy(update={"samples": quality}) for point in full.points)
-        picture = Image.open(io.BytesIO(draw_curve(full.model_copy(update={"points": points}))))
+        quality = QUALITY.model_copy(update={"fd_stderr": error})
+        points = tuple(
+            point.model_copy(update={"sample_metrics": quality}) for point in full.points
+        )
+        picture = Image.open(io.BytesIO(plot_curve(full.model_copy(update={"points": points}))))
         return np.asarray(picture.convert("RGB"))
 
     def tinted(picture):  # the light blue of a band
@@ -274,11 +292,13 @@ def test_the_picture_shows_what_else_was_measured(full):
 
     def with_figures(**figures):
         points = tuple(p.model_copy(update=figures) for p in full.points)
-        return Image.open(io.BytesIO(draw_curve(full.model_copy(update={"points": points}))))
+        return Image.open(io.BytesIO(plot_curve(full.model_copy(update={"points": points}))))
 
     plain = with_figures()
-    read = with_figures(accuracy=0.5, agreement=0.25)
-    sounds = with_figures(measures={"snr": 3.0, "mel": 2.0, "stoi": 0.5}, accuracy=0.5)
+    read = with_figures(label_accuracy_reconstruction=0.5, label_accuracy_sample=0.25)
+    sounds = with_figures(
+        metrics={"snr": 3.0, "mel": 2.0, "stoi": 0.5}, label_accuracy_reconstruction=0.5
+    )
     assert plain.width == read.width == sounds.width
     assert plain.height < read.height < sounds.height
 
@@ -296,7 +316,7 @@ def test_a_contact_sheet_has_a_row_per_sample_and_a_column_per_budget(model):
 
 def test_what_codes_change_is_shown_beside_the_first_sample(model):
     codes = model.sample_codes(3, seed=5)
-    sheet = contact_sheet(model, codes, [1, 2, 6], changes=True)
+    sheet = contact_sheet(model, codes, [1, 2, 6], differences=True)
     first, second, last = (model.decode(codes[1:2, :k])[0] for k in (1, 2, 6))
     for column, tile in enumerate((first, (second - first) / 2, (last - second) / 2)):
         shown = sheet[:, 50:98, 50 * column : 50 * column + 48]
@@ -353,11 +373,11 @@ def tones(*hertz, level=0.5, rate=RATE):
 
 def brightness(samples, rate=RATE):
     """float32 [n, 96]: brightest colour of each line of the pictures of sounds, 0..1."""
-    return (as_pictures(samples, rate).mean(dim=1).amax(dim=2) + 1) / 2
+    return (as_images(samples, rate).mean(dim=1).amax(dim=2) + 1) / 2
 
 
 def test_spectrograms_have_low_frequencies_at_the_bottom():
-    pictures = as_pictures(tones(200, 1000, 3000), RATE)
+    pictures = as_images(tones(200, 1000, 3000), RATE)
     assert pictures.shape == (3, 3, 96, 160)
     assert pictures.abs().max() <= 1
     low, middle, high = brightness(tones(200, 1000, 3000)).argmax(dim=1).tolist()
@@ -371,18 +391,18 @@ def test_spectrograms_show_levels_alike_in_all_tiles():
     loud, quiet, silent = (brightness(tones(440, level=level)).max() for level in (0.3, 0.03, 0))
     assert loud > quiet > silent
     assert silent < 0.01
-    together = as_pictures(torch.cat([tones(440, level=0.3), tones(440, level=0.03)]), RATE)
-    assert torch.equal(together[1:], as_pictures(tones(440, level=0.03), RATE))
+    together = as_images(torch.cat([tones(440, level=0.3), tones(440, level=0.03)]), RATE)
+    assert torch.equal(together[1:], as_images(tones(440, level=0.03), RATE))
 
 
 @pytest.mark.parametrize("samples", [1, 1000, 100_000])
 def test_spectrograms_of_any_length_have_one_size(samples):
-    assert as_pictures(torch.zeros(2, 1, samples), RATE).shape == (2, 3, 96, 160)
+    assert as_images(torch.zeros(2, 1, samples), RATE).shape == (2, 3, 96, 160)
 
 
 def test_images_are_their_own_pictures():
     images = torch.linspace(-2, 2, 3 * 8 * 8).view(1, 3, 8, 8)
-    assert torch.equal(as_pictures(images), images.clamp(-1, 1))
+    assert torch.equal(as_images(images), images.clamp(-1, 1))
 
 
 class Tones(FakeCodec):
@@ -398,7 +418,7 @@ def test_a_contact_sheet_of_sounds(tmp_path):
     codes = torch.zeros(2, LENGTH, dtype=torch.int64)
     sheet = contact_sheet(codec, codes, [1, 2, 6], sample_rate=RATE)
     assert sheet.shape == (3, 2 * 98, 3 * 162)
-    tile = as_pictures(codec.decode(codes[1:, :2]), RATE)[0]
+    tile = as_images(codec.decode(codes[1:, :2]), RATE)[0]
     assert torch.equal(sheet[:, 98 : 98 + 96, 162 : 162 + 160], tile)
     assert (sheet[:, 96:98] == 1).all()
     path = tmp_path / "sheet.png"
@@ -410,9 +430,9 @@ def test_a_contact_sheet_of_sounds(tmp_path):
 @pytest.mark.parametrize("shape", [(2, 8, 8), (2, 400), (400,), (1, 2, 8, 8)])
 def test_what_there_is_no_picture_of(shape):
     with pytest.raises(InputError, match=r"shape \(1 or 3, H, W\), or sounds \(1, T\), got \("):
-        as_pictures(torch.zeros(2, *shape), RATE)
+        as_images(torch.zeros(2, *shape), RATE)
 
 
 def test_a_picture_of_sounds_needs_their_rate():
     with pytest.raises(InputError, match="needs their rate; pass sample_rate in Hz"):
-        as_pictures(torch.zeros(1, 1, 400))
+        as_images(torch.zeros(1, 1, 400))

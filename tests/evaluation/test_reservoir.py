@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from anytime_ar.evaluation.reservoir import Reservoir
+from anytime_ar.evaluation.metrics.distribution import Reservoir
 
 
 def kept(count: int, batch: int, capacity: int = 50) -> torch.Tensor:

@@ -8,8 +8,14 @@ import pytest
 
 from anytime_ar.cli.bench import deadline_table, speed_table
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation.deadlines import DeadlineRecord, measure_deadlines
-from anytime_ar.evaluation.speed import Contender, Timing, draw_times, ratios, take_turns
+from anytime_ar.evaluation.deadlines import DeadlineResult, measure_deadlines
+from anytime_ar.evaluation.speed import (
+    BenchmarkCase,
+    BenchmarkTiming,
+    plot_times,
+    time_interleaved,
+    time_ratios,
+)
 
 
 class Clock:
@@ -23,43 +29,48 @@ class Clock:
 def test_contenders_take_turns_and_the_first_round_is_not_counted() -> None:
     clock, calls = Clock(), []
 
-    def contender(name: str, seconds: float) -> Contender:
+    def contender(name: str, seconds: float) -> BenchmarkCase:
         def run(rows: int) -> None:
             calls.append((name, rows))
             first = len([call for call in calls if call == (name, rows)]) == 1
             clock.now += 100 if first else seconds * rows
 
-        return Contender(name, run)
+        return BenchmarkCase(name, run)
 
-    timings = take_turns([contender("a", 1.0), contender("b", 2.0)], [1, 3], rounds=2, clock=clock)
+    timings = time_interleaved(
+        [contender("a", 1.0), contender("b", 2.0)], [1, 3], rounds=2, clock=clock
+    )
     assert calls == [("a", 1), ("b", 1)] * 3 + [("a", 3), ("b", 3)] * 3
-    assert [(t.name, t.rows, t.seconds) for t in timings] == [
+    assert [(t.name, t.batch_size, t.seconds) for t in timings] == [
         ("a", 1, (1.0, 1.0)),
         ("b", 1, (2.0, 2.0)),
         ("a", 3, (3.0, 3.0)),
         ("b", 3, (6.0, 6.0)),
     ]
-    again = take_turns([contender("c", 1.0)], [1, 3], rounds=1, at_least_s=103.0, clock=clock)
+    again = time_interleaved([contender("c", 1.0)], [1, 3], rounds=1, min_time_s=103.0, clock=clock)
     assert [len(timing.seconds) for timing in again] == [3, 1]  # after 100 s for the first
     with pytest.raises(InputError, match="rounds=0 times nothing"):
-        take_turns([], [1], rounds=0)
+        time_interleaved([], [1], rounds=0)
 
 
 def test_ratios_are_formed_within_rounds() -> None:
     """A machine that slows down slows both."""
-    ours, theirs = Timing("a", 1, (1.0, 5.0, 2.0)), Timing("b", 1, (2.0, 15.0, 5.0))
-    assert ratios(theirs, ours) == (2.0, 2.5, 3.0)
+    ours, theirs = (
+        BenchmarkTiming("a", 1, (1.0, 5.0, 2.0)),
+        BenchmarkTiming("b", 1, (2.0, 15.0, 5.0)),
+    )
+    assert time_ratios(theirs, ours) == (2.0, 2.5, 3.0)
 
 
 def test_the_table_names_floor_and_rival() -> None:
     timings = [
-        Timing("int8 native", 4, (1.0, 1.0)),
-        Timing("float32 native", 4, (2.0, 2.0)),
-        Timing("int8 native products only", 4, (0.8, 0.8)),
-        Timing("int8 portable products only", 4, (0.5, 0.5)),
-        Timing("float32 portable products only", 4, (0.8, 0.8)),
-        Timing("generate float32 sdpa", 4, (8.0, 8.0)),
-        Timing("generate bfloat16 sdpa", 4, (6.0, 6.0)),
+        BenchmarkTiming("int8 native", 4, (1.0, 1.0)),
+        BenchmarkTiming("float32 native", 4, (2.0, 2.0)),
+        BenchmarkTiming("int8 native products only", 4, (0.8, 0.8)),
+        BenchmarkTiming("int8 portable products only", 4, (0.5, 0.5)),
+        BenchmarkTiming("float32 portable products only", 4, (0.8, 0.8)),
+        BenchmarkTiming("generate float32 sdpa", 4, (8.0, 8.0)),
+        BenchmarkTiming("generate bfloat16 sdpa", 4, (6.0, 6.0)),
     ]
     lines = speed_table(timings, length=10).splitlines()
     assert lines[0].split()[-2:] == ["floor", "generate"]
@@ -70,8 +81,10 @@ def test_the_table_names_floor_and_rival() -> None:
 
 
 def test_the_plot_is_a_picture() -> None:
-    timings = [Timing(f"{k} codes", rows, (k * 0.1, k * 0.2)) for rows in (1, 4) for k in (1, 2)]
-    assert draw_times(timings).startswith(b"\x89PNG")
+    timings = [
+        BenchmarkTiming(f"{k} codes", rows, (k * 0.1, k * 0.2)) for rows in (1, 4) for k in (1, 2)
+    ]
+    assert plot_times(timings).startswith(b"\x89PNG")
 
 
 class FakeModel:
@@ -85,11 +98,11 @@ class FakeModel:
     def warm_up(self, n: int) -> None:
         assert n == 2
 
-    def least_deadline_s(self, n: int) -> float:
+    def min_deadline_s(self, n: int) -> float:
         assert n == 2
         return 0.016
 
-    def draw(self, n: int, **options: Any) -> Any:
+    def generate(self, n: int, **options: Any) -> Any:
         assert n == 2
         deadline_s = options.get("deadline_s")
         codes = 0
@@ -120,7 +133,7 @@ def test_deadlines() -> None:
     assert [round(record.deadline_s, 4) for record in records] == [0.0163, 0.0407, 0.065]
     assert [record.misses for record in records] == [0, 0, 0]
     assert [record.to_json()["codes"] for record in records] == [1, 3, 6]
-    assert [record.used for record in records] == [1, 1, 1]
+    assert [record.utilisation for record in records] == [1, 1, 1]
     assert records[1].quantile(0.5) == pytest.approx(0.035 / 0.0407, rel=1e-3)
     assert "missed" in deadline_table(records)
 
@@ -135,13 +148,13 @@ def test_late_draws_are_counted() -> None:
         clock=model.clock,
     )
     assert [record.misses for record in records] == [20, 20]
-    assert records[0].to_json()["finished_max"] > 1
+    assert records[0].to_json()["finish_fraction_max"] > 1
     with pytest.raises(InputError, match="deadlines=1 and draws=5 measure nothing"):
         measure_deadlines(model, deadlines=1, draws=5)  # type: ignore[arg-type]
 
 
 def test_a_record() -> None:
-    record = DeadlineRecord(0.1, [0.5, 0.9, 1.1, 0.7], [4, 4, 5, 3], [5, 5, 5, 5])
-    assert (record.misses, record.used) == (1, 0.8)
+    record = DeadlineResult(0.1, [0.5, 0.9, 1.1, 0.7], [4, 4, 5, 3], [5, 5, 5, 5])
+    assert (record.misses, record.utilisation) == (1, 0.8)
     assert record.quantile(0.0) == 0.5
     assert record.quantile(1.0) == 1.1

@@ -9,14 +9,20 @@ from functools import cache
 
 import pytest
 
-from anytime_ar.kernel import BuildError, available, load_kernel, machine, processor_features
+from anytime_ar.kernel import (
+    BuildError,
+    available_instruction_sets,
+    cpu_architecture,
+    cpu_features,
+    load_kernel,
+)
 
 try:
-    BEST = load_kernel().instructions
+    BEST = load_kernel().instruction_set
 except BuildError as error:
     pytest.skip(str(error), allow_module_level=True)
 FUSED = ("avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "dotprod")
-HERE = [isa.name for isa in available(machine(), processor_features())]
+HERE = [isa.name for isa in available_instruction_sets(cpu_architecture(), cpu_features())]
 # Each one is compiled where none is prebuilt: the lowest and the highest of each width.
 LOWER = [name for name in HERE if name in ("sse", "avx2", "avx512", "neon") and name != BEST]
 
@@ -27,7 +33,7 @@ from anytime_ar.kernel import load_kernel
 from anytime_ar.sampling import load
 
 torch.set_num_threads(1)
-print(load_kernel().instructions)
+print(load_kernel().instruction_set)
 for precision in ("float32", "int8"):
     model = load("mnist", precision=precision, backend="native")
     codes = model.sample_codes(100, seed=0, guidance=1.5, top_p=0.95)

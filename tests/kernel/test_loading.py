@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from anytime_ar import files
 from anytime_ar.errors import InputError
-from anytime_ar.kernel import BuildError, compiling, load_kernel, loading, prebuilt_path
-from anytime_ar.kernel.instructions import chosen_instructions
-from anytime_ar.kernel.sealed import sealed_path
+from anytime_ar.kernel import BuildError, load_kernel, loading, prebuilt_path
+from anytime_ar.kernel import build as compiling
+from anytime_ar.kernel.build import checksummed_path
+from anytime_ar.kernel.instruction_sets import select_instruction_set
+from anytime_ar.runtime import files
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +39,9 @@ def fake_load(path: str) -> str:
 
 
 def put_prebuilt(text: str = "prebuilt") -> Path:
-    isa = chosen_instructions()
+    isa = select_instruction_set()
     assert isa is not None
-    path = sealed_path(prebuilt_path(isa), text.encode())
+    path = checksummed_path(prebuilt_path(isa), text.encode())
     path.write_text(text)
     return path
 
@@ -74,9 +75,9 @@ def test_a_prebuilt_kernel_comes_first(compiler: Path) -> None:
 def test_without_one_it_is_compiled_once(compiler: Path) -> None:
     loaded = load_kernel()
     assert loaded.origin == "compiled by fake 1.0"
-    isa = chosen_instructions()
+    isa = select_instruction_set()
     assert isa is not None
-    assert loaded.instructions == isa.name
+    assert loaded.instruction_set == isa.name
     (call,) = compiler.read_text().splitlines()
     assert set(isa.flags) | {"-ffp-contract=off"} <= set(call.split())
     load_kernel.cache_clear()
@@ -134,7 +135,7 @@ def test_a_prebuilt_kernel_needs_no_home(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_cache_that_cannot_be_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
     library = load_kernel().library
-    assert Path(str(library)).is_relative_to(files.process_folder())
+    assert Path(str(library)).is_relative_to(files.process_temporary_folder())
 
 
 def test_zig_is_the_last_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

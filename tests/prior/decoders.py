@@ -9,22 +9,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from anytime_ar.kernel import BuildError, kernel
+from anytime_ar.kernel import BuildError, kernel_library
 from anytime_ar.prior import (
-    NO_SHADOW,
-    ChoiceConfig,
-    Decoder,
+    NO_UNCONDITIONAL,
+    DecodeState,
     Precision,
     Prior,
     PriorConfig,
-    RowChoice,
-    Rows,
+    PriorDecoder,
+    RowSamplingParams,
+    SamplingParams,
 )
 
 LABELS = 3
 PRECISIONS: list[Precision] = ["float32", "bfloat16", "int8"]
 try:
-    kernel()
+    kernel_library()
     NO_KERNEL = None
 except BuildError as error:
     NO_KERNEL = str(error)
@@ -46,7 +46,7 @@ def build(
         with torch.no_grad():  # weights start small; here everything should matter
             for weight in prior.parameters():
                 weight.add_(0.1 * torch.randn_like(weight))
-            prior.traits.normal_(std=0.1)
+            prior.codebook_features.normal_(std=0.1)
     return prior
 
 
@@ -60,11 +60,11 @@ def some_labels(n: int) -> Tensor:
 
 
 def fill(
-    rows: Rows[Any],
+    rows: DecodeState[Any],
     *,
     labels: Tensor,
     codes: Tensor | None = None,
-    choice: ChoiceConfig | None = None,
+    choice: SamplingParams | None = None,
 ) -> None:
     """Give every row what it is drawn with, and codes that are there already or will be drawn."""
     rows.labels[:] = labels
@@ -72,15 +72,22 @@ def fill(
         rows.codes[:] = codes
     put(rows, [0] * len(rows))
     for slot in range(len(rows)):
-        rows.choices[slot] = RowChoice.of(choice or ChoiceConfig(), NO_SHADOW)
+        rows.sampling_params[slot] = RowSamplingParams.of(
+            choice or SamplingParams(), NO_UNCONDITIONAL
+        )
 
 
-def put(rows: Rows[Any], positions: Sequence[int]) -> None:
+def put(rows: DecodeState[Any], positions: Sequence[int]) -> None:
     rows.positions[: len(positions)] = list(positions)
 
 
 def step_through(
-    decoder: Decoder[Any], codes: Tensor, labels: Tensor, *, start: int = 0, replay: bool = False
+    decoder: PriorDecoder[Any],
+    codes: Tensor,
+    labels: Tensor,
+    *,
+    start: int = 0,
+    replay: bool = False,
 ) -> Tensor:
     """Logits float [B, L - start, V] of the cached path, where these codes are drawn."""
     n = len(codes)
@@ -88,10 +95,10 @@ def step_through(
     fill(rows, labels=labels, codes=codes)
     if replay:
         put(rows, [start] * n)
-        decoder.replay(rows, 0, n)
+        decoder.prefill(rows, 0, n)
         assert rows.positions[:] == [start] * n
     logits = []
     for position in range(start if replay else 0, codes.shape[1]):
         put(rows, [position] * n)
-        logits.append(decoder.score(rows, n))
+        logits.append(decoder.logits(rows, n))
     return torch.stack(logits[-(codes.shape[1] - start) :], dim=1)

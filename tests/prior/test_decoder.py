@@ -27,21 +27,21 @@ from torch import Tensor
 from anytime_ar.errors import InputError
 from anytime_ar.kernel import load_kernel
 from anytime_ar.prior import (
-    IS_SHADOW,
-    NO_SHADOW,
+    IS_UNCONDITIONAL,
+    NO_UNCONDITIONAL,
     Backend,
-    ChoiceConfig,
-    PortableDecoder,
     Precision,
-    RowChoice,
-    decoder_for,
+    RowSamplingParams,
+    SamplingParams,
+    TorchPriorDecoder,
+    make_prior_decoder,
 )
-from anytime_ar.prior.linear import lay_out
+from anytime_ar.prior.decoders.packed_linear import pack_linear
 
 # (layers, width, heads), L, V: several blocks of positions, small, odd and wide heads, a long sum
 SIZES = [((2, 16, 2), 70, 5), ((2, 12, 3), 20, 7), ((2, 64, 2), 40, 33), ((1, 512, 8), 20, 40)]
 # a first table of 4 positions, then ones of 12; entries narrower than the rest
-SHARED: dict[str, Any] = {"shared_entries": 12, "entry_width": 5, "traits": 3}
+SHARED: dict[str, Any] = {"positions_per_table": 12, "embedding_width": 5, "codebook_features": 3}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -63,7 +63,7 @@ def test_cached_equals_uncached_at_every_position(
         whole = prior(codes, labels)
     spread = whole.std().item()
     assert spread > 0.3
-    decoder = decoder_for(prior, precision, backend)
+    decoder = make_prior_decoder(prior, precision, backend)
     got = step_through(decoder, codes, labels)
     torch.testing.assert_close(got, whole, atol=tolerance * spread, rtol=0)
     # the mutation that must break it: another code on the way
@@ -76,17 +76,17 @@ def test_cached_equals_uncached_at_every_position(
     ("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.1), ("int8", 0.2)]
 )
 @pytest.mark.parametrize("everywhere", [False, True])
-def test_shared_entries_and_labels_are_drawn_as_they_are_trained(
+def test_positions_per_table_and_labels_are_drawn_as_they_are_trained(
     precision: Precision, tolerance: float, backend: Backend, everywhere: bool
 ) -> None:
-    prior = build(**SHARED, label_everywhere=everywhere)
-    assert prior.tables.tolist() == [0] * 4 + [1] * 12 + [2] * 12 + [3] * 12
-    assert prior.entries.weight.shape == (4 * prior.vocabulary, 5)
+    prior = build(**SHARED, condition_every_position=everywhere)
+    assert prior.table_of_position.tolist() == [0] * 4 + [1] * 12 + [2] * 12 + [3] * 12
+    assert prior.code_embedding.weight.shape == (4 * prior.vocabulary, 5)
     codes, labels = some_codes(prior, 4), some_labels(4)
     with torch.no_grad():
         whole = prior(codes, labels)
     spread = whole.std().item()
-    decoder = decoder_for(prior, precision, backend)
+    decoder = make_prior_decoder(prior, precision, backend)
     got = step_through(decoder, codes, labels)
     torch.testing.assert_close(got, whole, atol=tolerance * spread, rtol=0)
     replayed = step_through(decoder, codes, labels, start=17, replay=True)
@@ -95,7 +95,7 @@ def test_shared_entries_and_labels_are_drawn_as_they_are_trained(
     fill(mixed, labels=labels, codes=codes)
     for position in range(40):
         put(mixed, [min(position, last) for last in standing])
-        logits = decoder.score(mixed, 4)
+        logits = decoder.logits(mixed, 4)
     for row, last in enumerate(standing):
         assert torch.equal(logits[row], got[row, last])
 
@@ -107,7 +107,7 @@ def test_a_row_gets_the_same_bits_in_any_batch(
     size: tuple[int, int, int], length: int, entries: int, precision: Precision, backend: Backend
 ) -> None:
     prior = build(size, length, entries)
-    decoder = decoder_for(prior, precision, backend)
+    decoder = make_prior_decoder(prior, precision, backend)
     codes, labels = some_codes(prior, 33), some_labels(33)
     whole = step_through(decoder, codes, labels)
     for n in (1, 2, 3, 4, 7, 16):
@@ -121,7 +121,7 @@ def test_a_row_gets_the_same_bits_beside_rows_at_other_positions(
     size: tuple[int, int, int], length: int, entries: int, precision: Precision, backend: Backend
 ) -> None:
     prior = build(size, length, entries)
-    decoder = decoder_for(prior, precision, backend)
+    decoder = make_prior_decoder(prior, precision, backend)
     delays = [0, 1, 1, length // 2, length - 1]
     codes, labels = some_codes(prior, len(delays)), some_labels(len(delays))
     expected = step_through(decoder, codes, labels)
@@ -132,7 +132,7 @@ def test_a_row_gets_the_same_bits_beside_rows_at_other_positions(
     for time in range(length):
         started = sum(delay <= time for delay in delays)
         put(rows, [time - delay for delay in delays[:started]])
-        for row, out in enumerate(decoder.score(rows, started)):
+        for row, out in enumerate(decoder.logits(rows, started)):
             logits[row].append(out)
     for row, delay in enumerate(delays):
         assert torch.equal(torch.stack(logits[row]), expected[row, : length - delay]), row
@@ -143,7 +143,7 @@ def test_a_row_gets_the_same_bits_beside_rows_at_other_positions(
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_replay_equals_the_steps(batch: int, precision: Precision, backend: Backend) -> None:
     prior = build()
-    decoder = decoder_for(prior, precision, backend)
+    decoder = make_prior_decoder(prior, precision, backend)
     codes, labels = some_codes(prior, batch), some_labels(batch)
     for start in (1, 2, 15, 16, 17, 39):
         expected = step_through(decoder, codes, labels, start=start)
@@ -154,15 +154,15 @@ def test_a_replay_equals_the_steps(batch: int, precision: Precision, backend: Ba
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_replay_leaves_other_rows_alone(backend: Backend) -> None:
     prior = build()
-    decoder = decoder_for(prior, backend=backend)
+    decoder = make_prior_decoder(prior, backend=backend)
     codes, labels = some_codes(prior, 4), some_labels(4)
     expected = step_through(decoder, codes, labels)
     rows = decoder.allocate(4)
     fill(rows, labels=labels, codes=codes)
     put(rows, [20, 20, 5, 5])
-    decoder.replay(rows, 0, 2)
-    decoder.replay(rows, 2, 2)
-    logits = decoder.score(rows, 4)
+    decoder.prefill(rows, 0, 2)
+    decoder.prefill(rows, 2, 2)
+    logits = decoder.logits(rows, 4)
     assert torch.equal(logits[:2], expected[:2, 20])
     assert torch.equal(logits[2:], expected[2:, 5])
 
@@ -170,7 +170,7 @@ def test_a_replay_leaves_other_rows_alone(backend: Backend) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_interleaved_draws_equal_sequential_ones(backend: Backend) -> None:
     prior = build()
-    decoder = decoder_for(prior, backend=backend)
+    decoder = make_prior_decoder(prior, backend=backend)
     labels = some_labels(3)
     first, second = some_codes(prior, 3, seed=1), some_codes(prior, 3, seed=2)
     expected = [step_through(decoder, codes, labels) for codes in (first, second)]
@@ -180,36 +180,36 @@ def test_interleaved_draws_equal_sequential_ones(backend: Backend) -> None:
     for position in range(prior.code_length):
         for rows, logits in zip(both, expected, strict=True):
             put(rows, [position] * 3)
-            assert torch.equal(decoder.score(rows, 3), logits[:, position])
+            assert torch.equal(decoder.logits(rows, 3), logits[:, position])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_used_cache_serves_again_once_cleared(backend: Backend) -> None:
     prior = build()
-    decoder = decoder_for(prior, backend=backend)
+    decoder = make_prior_decoder(prior, backend=backend)
     codes, labels = some_codes(prior, 3), some_labels(3)
     expected = step_through(decoder, codes, labels)
     rows = decoder.allocate(3)
     fill(rows, labels=labels, codes=codes.flip(0))
     for position in range(prior.code_length):  # an earlier draw, of other codes
         put(rows, [position] * 3)
-        decoder.score(rows, 3)
+        decoder.logits(rows, 3)
     rows.cache.clear()
     rows.codes[:] = codes
     for position in range(prior.code_length):
         put(rows, [position] * 3)
-        assert torch.equal(decoder.score(rows, 3), expected[:, position])
+        assert torch.equal(decoder.logits(rows, 3), expected[:, position])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_memory_of_a_finished_draw_serves_the_next_that_fits(backend: Backend) -> None:
-    decoder = decoder_for(build(), backend=backend)
+    decoder = make_prior_decoder(build(), backend=backend)
     rows = decoder.allocate(3)
     decoder.release(rows)
     assert decoder.allocate(4) is not rows
     decoder.release(rows)
     decoder.release(decoder.allocate(2))
-    decoder.release(decoder._new_rows(2))  # the larger one is kept
+    decoder.release(decoder._new_state(2))  # the larger one is kept
     assert decoder.allocate(3) is rows
     assert decoder.allocate(3) is not rows
 
@@ -217,17 +217,17 @@ def test_memory_of_a_finished_draw_serves_the_next_that_fits(backend: Backend) -
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_moving_a_row(backend: Backend) -> None:
     prior = build()
-    decoder = decoder_for(prior, backend=backend)
+    decoder = make_prior_decoder(prior, backend=backend)
     codes, labels = some_codes(prior, 3), some_labels(3)
     expected = step_through(decoder, codes, labels)
     rows = decoder.allocate(3)
     fill(rows, labels=labels, codes=codes)
     for position in range(20):
         put(rows, [position] * 3)
-        decoder.score(rows, 3)
-    rows.move(2, 0)
+        decoder.logits(rows, 3)
+    rows.copy_row(2, 0)
     put(rows, [20, 20])
-    assert torch.equal(decoder.score(rows, 2), expected[[2, 1], 20])
+    assert torch.equal(decoder.logits(rows, 2), expected[[2, 1], 20])
 
 
 @needs_kernel
@@ -235,30 +235,30 @@ def test_the_backends_choose_alike() -> None:
     """Rows with settings, positions and numbers of their own, two of them guided."""
     prior = build()
     choices = [
-        ChoiceConfig(),
-        ChoiceConfig(temperature=0),
-        ChoiceConfig(temperature=0.7, top_k=5),
-        ChoiceConfig(top_p=0.6),
-        ChoiceConfig(guidance=2.5, top_p=0.9),
-        ChoiceConfig(guidance=0.5, temperature=1.3),
+        SamplingParams(),
+        SamplingParams(temperature=0),
+        SamplingParams(temperature=0.7, top_k=5),
+        SamplingParams(top_p=0.6),
+        SamplingParams(guidance=2.5, top_p=0.9),
+        SamplingParams(guidance=0.5, temperature=1.3),
     ]
     count = len(choices) + 2
     drawn = []
     for backend in ("native", "portable"):
-        decoder = decoder_for(prior, backend=backend)
+        decoder = make_prior_decoder(prior, backend=backend)
         rows = decoder.allocate(count)
         fill(rows, labels=some_labels(count), codes=some_codes(prior, count))
         rows.noise[:] = torch.rand(
             rows.noise.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
         )
         for slot, choice in enumerate(choices):
-            shadow = slot + 2 if choice.guidance != 1 else NO_SHADOW
-            rows.choices[slot] = RowChoice.of(choice, shadow)
-            if shadow != NO_SHADOW:
-                rows.choices[shadow] = RowChoice.of(choice, IS_SHADOW)
+            shadow = slot + 2 if choice.guidance != 1 else NO_UNCONDITIONAL
+            rows.sampling_params[slot] = RowSamplingParams.of(choice, shadow)
+            if shadow != NO_UNCONDITIONAL:
+                rows.sampling_params[shadow] = RowSamplingParams.of(choice, IS_UNCONDITIONAL)
                 rows.codes[shadow], rows.labels[shadow] = rows.codes[slot], prior.no_label
         put(rows, [3] * 4)
-        decoder.replay(rows, 0, 4)
+        decoder.prefill(rows, 0, 4)
         for _ in range(30):
             decoder.step(rows, count)
         assert rows.positions[:] == [33] * 4 + [30] * 4
@@ -283,13 +283,15 @@ def test_linear_maps_round_alike_for_any_number_of_rows(
         before = torch.get_num_threads()
         request.addfinalizer(lambda: torch.set_num_threads(before))
         torch.set_num_threads(1)
-        monkeypatch.setattr("anytime_ar.prior.linear._onednn_is_there", lambda _dtype: False)
+        monkeypatch.setattr(
+            "anytime_ar.prior.decoders.packed_linear._has_onednn", lambda _dtype: False
+        )
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(257, inside, generator=generator)
     weight = torch.randn(outside, inside, generator=generator) / inside**0.5
     bias = torch.randn(outside, generator=generator)
     for gelu in (False, True):
-        linear = lay_out(weight, bias, precision, gelu=gelu)
+        linear = pack_linear(weight, bias, precision, gelu=gelu)
         rounded = x.to(linear.dtype)
         whole = linear(rounded)
         expected = torch.nn.functional.linear(x, weight, bias)
@@ -302,22 +304,22 @@ def test_linear_maps_round_alike_for_any_number_of_rows(
 
 def test_int8_is_for_cpus() -> None:
     with pytest.raises(InputError, match="precision int8 is for CPUs, not meta; pass bfloat16"):
-        lay_out(torch.zeros(2, 2, device="meta"), None, "int8")
+        pack_linear(torch.zeros(2, 2, device="meta"), None, "int8")
 
 
 @needs_kernel
 def test_the_backends_agree() -> None:
     prior = build()
     codes, labels = some_codes(prior, 3), some_labels(3)
-    native = step_through(decoder_for(prior, backend="native"), codes, labels)
-    portable = step_through(decoder_for(prior, backend="portable"), codes, labels)
+    native = step_through(make_prior_decoder(prior, backend="native"), codes, labels)
+    portable = step_through(make_prior_decoder(prior, backend="portable"), codes, labels)
     torch.testing.assert_close(native, portable, atol=1e-4, rtol=1e-4)
 
 
 @needs_kernel
 def test_threads_share_rows_and_change_nothing() -> None:
     prior = build((1, 512, 8), 20, 40)
-    decoder = decoder_for(prior, backend="native")
+    decoder = make_prior_decoder(prior, backend="native")
     codes, labels = some_codes(prior, 37), some_labels(37)
     before = torch.get_num_threads()
     whole = step_through(decoder, codes, labels)
@@ -332,13 +334,13 @@ def test_threads_share_rows_and_change_nothing() -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_floor_runs(backend: Backend, precision: Precision) -> None:
-    decoder_for(build(), precision, backend).multiply_only(3)
+    make_prior_decoder(build(), precision, backend).matmul_only(3)
 
 
 def test_the_kernel_is_for_cpus() -> None:
     prior = build().to("meta")
     with pytest.raises(InputError, match="native cannot draw here: it is for CPUs, not meta"):
-        decoder_for(prior, backend="native")
+        make_prior_decoder(prior, backend="native")
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -348,11 +350,11 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     try:
         with pytest.raises(InputError, match=r"no C\+\+ compiler is there; install g\+\+ or clang"):
-            decoder_for(build(), backend="native")
+            make_prior_decoder(build(), backend="native")
         with pytest.warns(UserWarning, match=r"no C\+\+ compiler is there"):
-            assert isinstance(decoder_for(build()), PortableDecoder)
+            assert isinstance(make_prior_decoder(build()), TorchPriorDecoder)
         with warnings.catch_warnings(action="error"):  # asked for, so nothing to warn of
-            assert isinstance(decoder_for(build(), backend="portable"), PortableDecoder)
+            assert isinstance(make_prior_decoder(build(), backend="portable"), TorchPriorDecoder)
         broken = tmp_path / "c++"
         broken.write_text("#!/bin/sh\necho 'step.cpp:1: error: no such thing' >&2\nexit 1\n")
         broken.chmod(0o755)
@@ -360,7 +362,7 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         monkeypatch.delenv("CXX", raising=False)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         with pytest.raises(InputError, match=r"failed: step.cpp:1: error: no such thing"):
-            decoder_for(build(), backend="native")
+            make_prior_decoder(build(), backend="native")
         assert list((tmp_path / "anytime-ar" / "native").iterdir()) == []
     finally:
         load_kernel.cache_clear()
@@ -370,6 +372,6 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 def test_heads_that_are_too_wide_for_the_kernel() -> None:
     prior = build((1, 144, 1), 4, 5)
     with pytest.raises(InputError, match="heads are 144 wide, over 128"):
-        decoder_for(prior, backend="native")
+        make_prior_decoder(prior, backend="native")
     with pytest.warns(UserWarning, match="heads are 144 wide, over 128"):
-        assert isinstance(decoder_for(prior), PortableDecoder)
+        assert isinstance(make_prior_decoder(prior), TorchPriorDecoder)

@@ -54,7 +54,7 @@ def test_causality_at_every_prefix(position: int) -> None:
 def test_gradients_reach_every_earlier_position_and_no_later_one() -> None:
     prior = build()
     inputs: list[Tensor] = []
-    handle = prior.entries.register_forward_hook(
+    handle = prior.code_embedding.register_forward_hook(
         lambda _module, _args, output: inputs.append(output.requires_grad_())
     )
     for position in range(L):
@@ -77,14 +77,14 @@ def test_the_label_matters_at_every_position() -> None:
 
 @torch.no_grad()
 def test_labels_may_be_added_at_every_position() -> None:
-    config = PriorConfig(layers=1, width=16, heads=2, label_everywhere=True)
+    config = PriorConfig(layers=1, width=16, heads=2, condition_every_position=True)
     prior = Prior(config, L, V, LABELS).eval()
-    assert prior.reminder is not None
+    assert prior.added_label_embedding is not None
     prior.blocks[0].out.weight.zero_()  # no position sees another one
-    prior.start.weight.zero_()
+    prior.label_embedding.weight.zero_()
     logits = prior(codes(1).expand(2, L), torch.tensor([0, 1]))
     assert (logits[0] != logits[1]).any(-1).all()
-    prior.reminder.weight.zero_()
+    prior.added_label_embedding.weight.zero_()
     logits = prior(codes(1).expand(2, L), torch.tensor([0, 1]))
     assert torch.equal(logits[0], logits[1])
 
@@ -92,9 +92,9 @@ def test_labels_may_be_added_at_every_position() -> None:
 def test_positions_begin_alike_within_groups_and_at_the_same_place() -> None:
     """So that attention tells segments and levels apart before it has learned to."""
     plain = Prior(PriorConfig(layers=1, width=16, heads=2), 10, V)
-    assert plain.positions.abs().max() == 0
-    config = PriorConfig(layers=1, width=16, heads=2, shared_entries=4)
-    grouped = Prior(config, 10, V).positions.detach()  # groups of 2, 4 and 4
+    assert plain.position_embedding.abs().max() == 0
+    config = PriorConfig(layers=1, width=16, heads=2, positions_per_table=4)
+    grouped = Prior(config, 10, V).position_embedding.detach()  # groups of 2, 4 and 4
     step = grouped[3:6] - grouped[2:5]
     torch.testing.assert_close(step, grouped[7:10] - grouped[6:9])
     assert not torch.allclose(step[0], step[1])
@@ -114,8 +114,8 @@ def test_an_entry_means_something_else_at_every_position() -> None:
     prior = build()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        torch.nn.init.normal_(prior.entries.weight)
-        prior.positions.zero_()
+        torch.nn.init.normal_(prior.code_embedding.weight)
+        prior.position_embedding.zero_()
     same = torch.zeros(1, L, dtype=torch.int64)
     logits = prior(same)
     assert not torch.allclose(logits[0, 3], logits[0, 5], atol=1e-2)
@@ -206,10 +206,15 @@ def test_learns_a_small_distribution_exactly() -> None:
     assert (learned - table).abs().max() < 0.02
 
 
-def with_traits(traits: int = 8) -> Prior:
+def with_codebook_features(features: int = 8) -> Prior:
     """Tables for 3 and 4 positions; entries stand for vectors of 2 numbers."""
     config = PriorConfig(
-        layers=2, width=16, heads=2, shared_entries=4, entry_width=3, traits=traits
+        layers=2,
+        width=16,
+        heads=2,
+        positions_per_table=4,
+        embedding_width=3,
+        codebook_features=features,
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -223,41 +228,44 @@ def vectors(seed: int = 0) -> Tensor:
 
 
 @torch.no_grad()
-def test_traits_tell_the_length_and_the_direction_of_vectors() -> None:
-    prior = with_traits()
-    prior.take_traits(vectors())
-    traits = prior.traits.unflatten(0, (2, V))  # [tables, V, 4 + 2 + 2]
+def test_features_tell_the_length_and_the_direction_of_vectors() -> None:
+    prior = with_codebook_features()
+    prior.attach_codebook(vectors())
+    features = prior.codebook_features.unflatten(0, (2, V))  # [tables, V, 4 + 2 + 2]
     of_tables = vectors()[[0, 3]]
     lengths = of_tables.norm(dim=2)
-    level = (traits[..., :4] * torch.arange(4)).sum(2) / traits[..., :4].sum(2)
+    level = (features[..., :4] * torch.arange(4)).sum(2) / features[..., :4].sum(2)
     assert torch.equal(level.argsort(1), lengths.argsort(1))
     assert level.min() == 0
     assert level.max() == 3
-    directions = traits[..., 4:6]
+    directions = features[..., 4:6]
     scale = directions.norm(dim=2)
     torch.testing.assert_close(scale, torch.full_like(scale, scale[0, 0].item()))
     torch.testing.assert_close(directions / scale[0, 0], of_tables / lengths[..., None])
-    assert torch.equal(traits[..., 6:], directions.abs())
+    assert torch.equal(features[..., 6:], directions.abs())
 
 
 @torch.no_grad()
-def test_traits_are_seen_and_scored() -> None:
-    prior, other, x = with_traits(), with_traits(), codes()
+def test_features_are_seen_and_scored() -> None:
+    prior, other, x = with_codebook_features(), with_codebook_features(), codes()
     for one in (prior, other):
-        one.take_traits(vectors())
+        one.attach_codebook(vectors())
     assert torch.equal(prior(x), other(x))
-    other.take_traits(vectors(seed=1))
+    other.attach_codebook(vectors(seed=1))
     assert not torch.allclose(prior(x)[:, 0], other(x)[:, 0])  # where no code is seen
-    same = prior.full_entries()
+    same = prior.full_embeddings()
     torch.testing.assert_close(
-        same, prior.widen(torch.cat([prior.traits, prior.entries.weight], 1))
+        same,
+        prior.embedding_projection(
+            torch.cat([prior.codebook_features, prior.code_embedding.weight], 1)
+        ),
     )
 
 
-def test_traits_need_room() -> None:
+def test_features_need_room() -> None:
     with pytest.raises(
-        InputError, match=r"prior.traits is 3, and entries .* 2 numbers; set it to 6"
+        InputError, match=r"prior.codebook_features is 3, and entries .* 2 numbers; set it to 6"
     ):
-        with_traits(traits=3).take_traits(vectors())
-    with pytest.raises(InputError, match=r"traits is 3, which needs entry_width"):
-        PriorConfig.parse({"traits": 3}, origin="test")
+        with_codebook_features(features=3).attach_codebook(vectors())
+    with pytest.raises(InputError, match=r"codebook_features is 3, which needs embedding_width"):
+        PriorConfig.parse({"codebook_features": 3}, origin="test")

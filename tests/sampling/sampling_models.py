@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from anytime_ar.bundle import Bundle, build, introduce
-from anytime_ar.card import Card
-from anytime_ar.curve import Curve, CurvePoint, lossless_codes
-from anytime_ar.prior import Rows
+from anytime_ar.bundle.card import Card
+from anytime_ar.bundle.curve import Curve, CurvePoint, near_lossless_codes
+from anytime_ar.bundle.format import Bundle, attach_codebook, build_bundle
+from anytime_ar.prior import DecodeState
 from anytime_ar.sampling import AnytimeModel
 
 LABELS = ("cat", "dog", "owl")
@@ -34,7 +34,7 @@ CARDS: dict[str, dict[str, Any]] = {
         "autoencoder": {
             "layout": "segment",
             "segments": 2,
-            "whole_codes": 0,
+            "global_codes": 0,
             "linear_path": True,
             "noise_bands": 2,
             "code_length": L,
@@ -46,10 +46,10 @@ CARDS: dict[str, dict[str, Any]] = {
             "layers": 2,
             "width": 16,
             "heads": 2,
-            "shared_entries": 2,
-            "entry_width": 8,
-            "label_everywhere": True,
-            "traits": 6,
+            "positions_per_table": 2,
+            "embedding_width": 8,
+            "condition_every_position": True,
+            "codebook_features": 6,
         },
     },
 }
@@ -104,16 +104,16 @@ def curve(distances: dict[int, float | None]) -> Curve:
         code_length=L,
         vocabulary=V,
         points=tuple(read),
-        lossless_codes=lossless_codes(read),
-        floor=None,
-        floor_samples=10,
-        samples=10,
-        test_samples=10,
+        near_lossless_codes=near_lossless_codes(read),
+        fd_train=None,
+        num_train_samples=10,
+        num_samples=10,
+        num_test_samples=10,
         seed=0,
     )
 
 
-def build_bundle(
+def tiny_bundle(
     labels: tuple[str, ...] | None = LABELS,
     *,
     with_prior: bool = True,
@@ -122,7 +122,7 @@ def build_bundle(
 ) -> Bundle:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        bundle = build(card(labels, with_prior=with_prior))
+        bundle = build_bundle(card(labels, with_prior=with_prior))
         if bundle.prior is not None:
             with torch.no_grad():  # weights start small; here labels and codes should matter
                 for weight in bundle.prior.parameters():
@@ -130,23 +130,23 @@ def build_bundle(
                 for name, buffer in bundle.autoencoder.quantizer.named_buffers():
                     if name.endswith("codebooks"):
                         buffer.normal_()
-            introduce(bundle.autoencoder, bundle.prior)
+            attach_codebook(bundle.autoencoder, bundle.prior)
     return replace(bundle, curve=curve)
 
 
 def build_model(
     labels: tuple[str, ...] | None = LABELS, *, with_prior: bool = True
 ) -> AnytimeModel:
-    return AnytimeModel(build_bundle(labels, with_prior=with_prior), device="cpu")
+    return AnytimeModel(tiny_bundle(labels, with_prior=with_prior), device="cpu")
 
 
 def record_steps(monkeypatch: pytest.MonkeyPatch, model: AnytimeModel) -> list[list[int]]:
     """The positions of the rows of every step from now on."""
-    decoder = model.engine.decoder
+    decoder = model.sampler.decoder
     steps: list[list[int]] = []
     real = decoder.step
 
-    def recording(rows: Rows[Any], count: int) -> None:
+    def recording(rows: DecodeState[Any], count: int) -> None:
         steps.append(rows.positions[:count])
         real(rows, count)
 

@@ -11,7 +11,8 @@ from sampling_models import L
 from torch import Tensor
 
 from anytime_ar.errors import InputError
-from anytime_ar.sampling import AnytimeModel, ChoiceConfig, DecodeBatch, row_noise
+from anytime_ar.prior.sampling_params import SamplingParams
+from anytime_ar.sampling import AnytimeModel, DecodeBatch, uniform_noise
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Request:
         )[0]
 
     def join(self, batch: DecodeBatch) -> int:
-        noise = row_noise(self.seed, range(1), 1 + L)[:, 1:]
-        (row,) = batch.join(noise, torch.tensor([self.label]), ChoiceConfig(**self.choice))
+        noise = uniform_noise(self.seed, range(1), 1 + L)[:, 1:]
+        (row,) = batch.add(noise, torch.tensor([self.label]), SamplingParams(**self.choice))
         return row
 
 
@@ -61,56 +62,56 @@ def serve(batch: DecodeBatch, requests: list[Request]) -> dict[int, Tensor]:
         if running:
             batch.step()
         for row, request in list(running.items()):
-            if batch.drawn(row) == request.codes:
+            if batch.codes_drawn(row) == request.codes:
                 done[request.seed] = batch.codes([row])[0]
-                batch.leave([row])
+                batch.remove([row])
                 del running[row]
         time += 1
     return done
 
 
 def test_every_row_gets_what_it_gets_alone(model: AnytimeModel) -> None:
-    done = serve(DecodeBatch(model.engine.decoder, 12), REQUESTS)
+    done = serve(DecodeBatch(model.sampler.decoder, 12), REQUESTS)
     assert len(done) == len(REQUESTS)
     for request in REQUESTS:
         assert torch.equal(done[request.seed], request.alone(model)), request
 
 
 def test_the_order_of_joining_does_not_matter(model: AnytimeModel) -> None:
-    done = serve(DecodeBatch(model.engine.decoder, 12), REQUESTS[::-1])
+    done = serve(DecodeBatch(model.sampler.decoder, 12), REQUESTS[::-1])
     for request in REQUESTS:
         assert torch.equal(done[request.seed], request.alone(model)), request
 
 
 def test_rows_that_left_cost_nothing(model: AnytimeModel, steps: list[list[int]]) -> None:
     serve(
-        DecodeBatch(model.engine.decoder, 12),
+        DecodeBatch(model.sampler.decoder, 12),
         [request for request in REQUESTS if request.joins_at == 0],
     )
     assert [len(positions) for positions in steps] == [3, 2, 2, 1, 1, 1]
 
 
 def test_room(model: AnytimeModel) -> None:
-    batch = DecodeBatch(model.engine.decoder, 3)
-    noise = row_noise(0, range(4), L)
+    batch = DecodeBatch(model.sampler.decoder, 3)
+    noise = uniform_noise(0, range(4), L)
     with pytest.raises(InputError, match="4 rows do not fit: 0 of 3 places are taken"):
-        batch.join(noise, None, ChoiceConfig())
-    rows = batch.join(noise[:2], None, ChoiceConfig())
-    assert batch.room == 1
+        batch.add(noise, None, SamplingParams())
+    rows = batch.add(noise[:2], None, SamplingParams())
+    assert batch.free_slots == 1
     with pytest.raises(InputError, match="1 guided rows do not fit: 2 of 3"):
-        batch.join(noise[:1], torch.tensor([0]), ChoiceConfig(guidance=2.0))
-    batch.leave(rows[:1])
-    batch.join(noise[:1], torch.tensor([0]), ChoiceConfig(guidance=2.0))
-    assert batch.room == 0
+        batch.add(noise[:1], torch.tensor([0]), SamplingParams(guidance=2.0))
+    batch.remove(rows[:1])
+    batch.add(noise[:1], torch.tensor([0]), SamplingParams(guidance=2.0))
+    assert batch.free_slots == 0
 
 
 def test_rows_with_codes_join_where_they_stopped(model: AnytimeModel) -> None:
     whole = model.sample_codes(3, seed=0, label=1)
-    noise = row_noise(0, range(3), 1 + L)[:, 1:]
-    batch = DecodeBatch(model.engine.decoder, 3)
+    noise = uniform_noise(0, range(3), 1 + L)[:, 1:]
+    batch = DecodeBatch(model.sampler.decoder, 3)
     label = torch.tensor([1])
     ids = [
-        batch.join(noise[i : i + 1], label, ChoiceConfig(), whole[i : i + 1, :k] if k else None)[0]
+        batch.add(noise[i : i + 1], label, SamplingParams(), whole[i : i + 1, :k] if k else None)[0]
         for i, k in enumerate((0, 2, 4))
     ]
     for _ in range(2):
@@ -120,8 +121,8 @@ def test_rows_with_codes_join_where_they_stopped(model: AnytimeModel) -> None:
 
 
 def test_memory_goes_back_once_nobody_holds_the_draw(model: AnytimeModel) -> None:
-    decoder = model.engine.decoder
-    result = model.draw(9, seed=0)
+    decoder = model.sampler.decoder
+    result = model.generate(9, seed=0)
     held = decoder.allocate(9)
     decoder.release(held)
     expected = model.sample_codes(9, seed=1)  # uses it
@@ -145,8 +146,8 @@ def test_memory_goes_back_once_nobody_holds_the_draw(model: AnytimeModel) -> Non
 def test_what_no_table_has_is_not_looked_up(
     model: AnytimeModel, labels: list[int], codes: list[list[int]] | None, message: str
 ) -> None:
-    batch = DecodeBatch(model.engine.decoder, 2)
+    batch = DecodeBatch(model.sampler.decoder, 2)
     given = None if codes is None else torch.tensor(codes)
     with pytest.raises(InputError, match=message):
-        batch.join(row_noise(0, range(2), L), torch.tensor(labels), ChoiceConfig(), given)
-    assert batch.room == 2
+        batch.add(uniform_noise(0, range(2), L), torch.tensor(labels), SamplingParams(), given)
+    assert batch.free_slots == 2

@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from sampling_models import L, build_bundle, curve, sample_shape
+from sampling_models import L, curve, sample_shape, tiny_bundle
 from timed_models import TimedModel
 
 from anytime_ar.errors import InputError
 from anytime_ar.kernel import load_kernel
-from anytime_ar.prior import NativeDecoder
-from anytime_ar.sampling import AnytimeModel, Budget, engine
-from anytime_ar.sampling.budget import codes_for, quality_of
-from anytime_ar.sampling.costs import CostBook, Costs, Pace, Times
+from anytime_ar.prior import NativePriorDecoder
+from anytime_ar.sampling import AnytimeModel, Budget, Preview, SampleResult
+from anytime_ar.sampling import sampler as engine
+from anytime_ar.sampling.budget import codes_for_quality, quality_at_codes
+from anytime_ar.sampling.cost_model import CostModel, CostModelStore, LatencyTracker, LatencyWindow
 
 
 @pytest.fixture
@@ -53,20 +54,20 @@ def test_bad_limits(limits: dict[str, Any], message: str) -> None:
 
 def test_limits_that_this_model_does_not_allow(model: AnytimeModel) -> None:
     with pytest.raises(InputError, match=r"codes=7 is outside 1..6"):
-        model.draw(1, codes=7)
+        model.generate(1, codes=7)
     with pytest.raises(InputError, match=r"min_codes=7 is outside 1..6"):
-        model.draw(1, min_codes=7)
+        model.generate(1, min_codes=7)
     with pytest.raises(InputError, match="min_codes=4 is more than codes=3; lower it"):
-        model.draw(1, codes=3, min_codes=4)
+        model.generate(1, codes=3, min_codes=4)
     with pytest.raises(InputError, match="quality was not measured up to its full length"):
-        model.draw(1, quality=0.9)
+        model.generate(1, quality=0.9)
 
 
 def test_a_budget_value_instead_of_its_parts(model: AnytimeModel) -> None:
-    result = model.draw(2, seed=0, budget=Budget(codes=3))
+    result = model.generate(2, seed=0, budget=Budget(codes=3))
     assert torch.equal(result.codes, model.sample_codes(2, seed=0, codes=3))
     with pytest.raises(InputError, match="a budget was given and codes beside it"):
-        model.draw(2, budget=Budget(codes=3), codes=3)
+        model.generate(2, budget=Budget(codes=3), codes=3)
 
 
 @pytest.mark.parametrize(
@@ -78,42 +79,42 @@ def test_a_deadline_buys_as_many_codes_as_fit(
 ) -> None:
     timed.warm_up()
     begin = timed.clock()
-    result = timed.draw(1, seed=0, deadline_s=deadline_s)
+    result = timed.generate(1, seed=0, deadline_s=deadline_s)
     assert timed.clock() - begin <= deadline_s
     assert result.elapsed_s == pytest.approx(timed.clock() - begin)
     assert result.codes_drawn == codes
-    assert result.stopped_by == ("complete" if codes == L else "deadline")
+    assert result.stop_reason == ("complete" if codes == L else "deadline")
     assert torch.equal(result.codes, timed.sample_codes(1, seed=0, codes=codes))
 
 
 def test_a_deadline_below_the_floor_names_the_least_that_works(timed: TimedModel) -> None:
     with pytest.raises(InputError, match=r"deadline_s=0.014 is too short: 1 code of 1 sample take"):
-        timed.draw(1, deadline_s=0.014)
+        timed.generate(1, deadline_s=0.014)
     message = r"3 codes of 2 samples take 0.0350 s here; pass at least that"
     with pytest.raises(InputError, match=message):
-        timed.draw(2, deadline_s=0.030, min_codes=3)
-    assert timed.draw(2, deadline_s=0.0351, min_codes=3).codes_drawn == 3
+        timed.generate(2, deadline_s=0.030, min_codes=3)
+    assert timed.generate(2, deadline_s=0.0351, min_codes=3).codes_drawn == 3
 
 
 def test_a_rare_stall_does_not_spoil_later_draws(timed: TimedModel) -> None:
     timed.warm_up()
     for _ in range(60):
-        timed.draw(1, deadline_s=0.066)
+        timed.generate(1, deadline_s=0.066)
     timed.decode_s = 1.0
-    timed.draw(1, deadline_s=0.066)
+    timed.generate(1, deadline_s=0.066)
     timed.decode_s = 0.005
-    assert timed.draw(1, deadline_s=0.016).codes_drawn == 1
-    assert timed.draw(1, deadline_s=0.066).codes_drawn == L
+    assert timed.generate(1, deadline_s=0.016).codes_drawn == 1
+    assert timed.generate(1, deadline_s=0.066).codes_drawn == L
 
 
 def test_the_first_limit_that_binds(timed: TimedModel) -> None:
     flag = threading.Event()
     options: dict[str, Any] = {"seed": 0, "codes": 4, "cancel": flag}
-    assert timed.draw(1, deadline_s=1.0, **options).stopped_by == "codes"
-    assert timed.draw(1, deadline_s=0.030, **options).stopped_by == "deadline"
+    assert timed.generate(1, deadline_s=1.0, **options).stop_reason == "complete"
+    assert timed.generate(1, deadline_s=0.030, **options).stop_reason == "deadline"
     flag.set()
-    result = timed.draw(1, deadline_s=1.0, min_codes=2, **options)
-    assert (result.stopped_by, result.codes_drawn) == ("cancelled", 2)
+    result = timed.generate(1, deadline_s=1.0, min_codes=2, **options)
+    assert (result.stop_reason, result.codes_drawn) == ("cancelled", 2)
 
 
 def test_a_slow_neighbour_costs_codes_and_not_the_deadline(timed: TimedModel) -> None:
@@ -127,21 +128,21 @@ def test_a_slow_neighbour_costs_codes_and_not_the_deadline(timed: TimedModel) ->
 
     timed.step_s = step_s
     begin = timed.clock()
-    result = timed.draw(1, deadline_s=0.066)
+    result = timed.generate(1, deadline_s=0.066)
     assert timed.clock() - begin <= 0.066
     assert 2 < result.codes_drawn < L
-    assert result.stopped_by == "deadline"
+    assert result.stop_reason == "deadline"
 
 
 def test_costs_follow_what_is_seen_while_running(timed: TimedModel) -> None:
     timed.warm_up()
-    assert timed.draw(1, deadline_s=0.066).codes_drawn == L
+    assert timed.generate(1, deadline_s=0.066).codes_drawn == L
     timed.step_s = lambda _position: 0.020
     timed.decode_s = 0.010
     for _ in range(260):
-        timed.draw(1, deadline_s=0.2)
+        timed.generate(1, deadline_s=0.2)
     with pytest.raises(InputError, match=r"take 0.0300 s here"):
-        timed.draw(1, deadline_s=0.028)
+        timed.generate(1, deadline_s=0.028)
 
 
 def test_a_deadline_covers_previews(timed: TimedModel) -> None:
@@ -151,7 +152,8 @@ def test_a_deadline_covers_previews(timed: TimedModel) -> None:
     assert timed.clock() - begin <= 0.050
     # 15 ms a code with its preview: three of them, the last one decoded once
     assert [preview.codes_drawn for preview in previews] == [1, 2, 3]
-    assert [preview.stopped_by for preview in previews] == [None, None, "deadline"]
+    assert [type(preview) for preview in previews] == [Preview, Preview, SampleResult]
+    assert previews[-1].stop_reason == "deadline"
 
 
 def test_the_clock_starts_at_the_call(timed: TimedModel) -> None:
@@ -161,7 +163,7 @@ def test_the_clock_starts_at_the_call(timed: TimedModel) -> None:
     timed.clock.now += 0.020  # whatever the caller does before it looks
     *_, last = stream
     assert timed.clock() - begin <= 0.050
-    assert (last.codes_drawn, last.stopped_by) == (2, "deadline")
+    assert (last.codes_drawn, last.stop_reason) == (2, "deadline")
 
 
 def test_time_spent_looking_counts(timed: TimedModel) -> None:
@@ -171,7 +173,8 @@ def test_time_spent_looking_counts(timed: TimedModel) -> None:
     first = next(stream)
     timed.clock.now += 0.080
     (again,) = stream
-    assert (first.stopped_by, again.stopped_by) == (None, "deadline")
+    assert type(first) is Preview
+    assert again.stop_reason == "deadline"
     assert torch.equal(again.data, first.data)
     assert timed.decodes == decodes + 1  # the same codes are not decoded twice
 
@@ -180,33 +183,40 @@ def test_quality_picks_the_fewest_codes() -> None:
     measured = curve({1: 50.0, 2: 20.0, 3: 11.0, 4: 9.0, 6: 10.0})
     # shares of full quality: .2, .5, .91, 1.11, 1
     for quality, codes in ((0.1, 1), (0.2, 1), (0.21, 2), (0.9, 3), (0.95, 4), (1.0, 4)):
-        assert codes_for(quality, measured) == codes
+        assert codes_for_quality(quality, measured) == codes
     errors_only = curve({1: None, 3: None, 6: None})  # squared error 1 / k
-    assert codes_for(0.4, errors_only) == 3
-    assert codes_for(0.6, errors_only) == 6
+    assert codes_for_quality(0.4, errors_only) == 3
+    assert codes_for_quality(0.6, errors_only) == 6
     for missing in (None, curve({1: 50.0, 4: 9.0})):
-        with pytest.raises(InputError, match=r"quality=0.5 was asked .*anytime evaluate --attach"):
-            codes_for(0.5, missing)
+        with pytest.raises(
+            InputError, match=r"quality=0.5 was asked .*anytime evaluate --save-curve"
+        ):
+            codes_for_quality(0.5, missing)
 
 
 def test_quality_of_a_model(tmp_path: Path) -> None:
-    bundle = build_bundle(curve=curve({1: 50.0, 2: 20.0, 3: 11.0, 6: 10.0}))
-    model = AnytimeModel(bundle, device="cpu", costs_path=tmp_path / "costs.json")
-    result = model.draw(2, quality=0.9, seed=0)
-    assert (result.codes_drawn, result.stopped_by) == (3, "codes")
+    bundle = tiny_bundle(curve=curve({1: 50.0, 2: 20.0, 3: 11.0, 6: 10.0}))
+    model = AnytimeModel(bundle, device="cpu", cost_model_path=tmp_path / "costs.json")
+    result = model.generate(2, quality=0.9, seed=0)
+    assert (result.codes_drawn, result.stop_reason) == (3, "complete")
     assert model.sample(2, quality=0.9, seed=0).shape == (2, *sample_shape())
     with pytest.raises(InputError, match=r"min_codes=4 is more than quality=0.9 \(3\)"):
-        model.draw(2, quality=0.9, min_codes=4)
+        model.generate(2, quality=0.9, min_codes=4)
 
 
 def test_quality_between_two_that_were_measured_is_that_of_the_lower() -> None:
     measured = curve({2: 20.0, 4: 12.5, 6: 10.0})
-    shares = [quality_of(codes, measured) for codes in range(1, 7)]
+    shares = [quality_at_codes(codes, measured) for codes in range(1, 7)]
     assert shares == [None, 0.5, 0.5, 0.8, 0.8, 1.0]
     errors_only = curve({1: None, 3: None, 6: None})  # squared error 1 / k
-    assert [quality_of(codes, errors_only) for codes in (1, 2, 5, 6)] == [1 / 6, 1 / 6, 0.5, 1.0]
-    assert quality_of(6, None) is None
-    assert quality_of(6, curve({1: 50.0, 4: 9.0})) is None
+    assert [quality_at_codes(codes, errors_only) for codes in (1, 2, 5, 6)] == [
+        1 / 6,
+        1 / 6,
+        0.5,
+        1.0,
+    ]
+    assert quality_at_codes(6, None) is None
+    assert quality_at_codes(6, curve({1: 50.0, 4: 9.0})) is None
 
 
 def test_cancelling_from_another_thread(timed: TimedModel) -> None:
@@ -220,9 +230,9 @@ def test_cancelling_from_another_thread(timed: TimedModel) -> None:
         return 0.010
 
     timed.step_s = step_s
-    result = timed.draw(2, seed=0, cancel=flag)
-    assert (result.codes_drawn, result.stopped_by, timed.steps) == (4, "cancelled", 4)
-    assert torch.equal(result.state.extend().codes, timed.sample_codes(2, seed=0))
+    result = timed.generate(2, seed=0, cancel=flag)
+    assert (result.codes_drawn, result.stop_reason, timed.steps) == (4, "cancelled", 4)
+    assert torch.equal(result.state.refine().codes, timed.sample_codes(2, seed=0))
 
 
 def test_costs_are_kept_on_disk(tmp_path: Path) -> None:
@@ -230,11 +240,11 @@ def test_costs_are_kept_on_disk(tmp_path: Path) -> None:
     first = TimedModel(path)
     first.warm_up()
     thorough = first.steps
-    assert first.draw(1, deadline_s=0.066).codes_drawn == L
+    assert first.generate(1, deadline_s=0.066).codes_drawn == L
     second = TimedModel(path)
     second.warm_up()
     assert 0 < second.steps < thorough / 2
-    assert second.draw(1, deadline_s=0.066).codes_drawn == L
+    assert second.generate(1, deadline_s=0.066).codes_drawn == L
     second.warm_up(3)
     assert len(json.loads(path.read_text())) == 2
     path.write_text("{")  # what it said can be timed again
@@ -258,7 +268,7 @@ def test_costs_of_another_hour_are_measured_again(tmp_path: Path) -> None:
         model = TimedModel(tmp_path / "costs.json")
         model.step_s = lambda _position: step_s
         model.warm_up()
-        return 1e3 * model.least_deadline_s(min_codes=2)
+        return 1e3 * model.min_deadline_s(min_codes=2)
 
     assert least_ms(0.010) == pytest.approx(25)
     assert least_ms(0.020) == pytest.approx(45)  # busy
@@ -274,42 +284,42 @@ def test_costs_of_another_day_are_measured_again(tmp_path: Path) -> None:
     now = 1e9
     path = tmp_path / "costs.json"
 
-    def book() -> CostBook:
-        return CostBook(path, now=lambda: now)
+    def book() -> CostModelStore:
+        return CostModelStore(path, now=lambda: now)
 
     first = book()
-    first.costs("a").add(Costs([0.1], [0.2], [0.3]))
-    first.costs("a").confirmed = 2
+    first.cost_model("a").merge(CostModel([0.1], [0.2], [0.3]))
+    first.cost_model("a").confirmations = 2
     first.save("a")
-    assert book().costs("a").known
-    assert book().costs("a").confirmed == 2
+    assert book().cost_model("a").is_measured
+    assert book().cost_model("a").confirmations == 2
     now += 20 * 3600
     later = book()
-    later.costs("a")
+    later.cost_model("a")
     later.save("a")  # they were used, and hold
     now += 20 * 3600
-    assert book().costs("a").known
+    assert book().cost_model("a").is_measured
     now += 30 * 3600
-    assert not book().costs("a").known
+    assert not book().cost_model("a").is_measured
     now = 1e9 - 3600  # the machine's clock was wrong
-    assert not book().costs("a").known
-    path.write_text('{"a": {"start_s": [1], "step_s": [1], "finish_s": [1]}}')
-    assert not book().costs("a").known  # nobody knows when
+    assert not book().cost_model("a").is_measured
+    path.write_text('{"a": {"first_code_s": [1], "step_s": [1], "decode_s": [1]}}')
+    assert not book().cost_model("a").is_measured  # nobody knows when
 
 
 def test_costs_of_another_model_are_not_used(tmp_path: Path) -> None:
     path = tmp_path / "costs.json"
     first = TimedModel(path)
     first.warm_up()
-    second = TimedModel(path, build_bundle(seed=1))
+    second = TimedModel(path, tiny_bundle(seed=1))
     second.warm_up()
     assert second.steps == first.steps
 
 
 def test_a_cost_book_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    book = CostBook(tmp_path / "file" / "costs.json")
-    book.costs("a").step.add(1.0)
+    book = CostModelStore(tmp_path / "file" / "costs.json")
+    book.cost_model("a").step.add(1.0)
     with pytest.warns(UserWarning, match="could not keep measured times in .*costs.json"):
         book.save("a")
 
@@ -322,60 +332,61 @@ def test_a_cost_book_that_cannot_be_read_is_measured_again(tmp_path: Path, kind:
     else:
         times = "[" * 200_000 if kind == "nested" else "[Infinity]"
         path.write_text(
-            f'{{"a": {{"start_s": {times}, "step_s": [1], "finish_s": [1], "at": 1e9}}}}'
+            f'{{"a": {{"first_code_s": {times}, "step_s": [1], "decode_s": [1], '
+            '"measured_at": 1e9}}'
         )
-    book = CostBook(path, now=lambda: 1e9)
-    assert not book.costs("a").known
+    book = CostModelStore(path, now=lambda: 1e9)
+    assert not book.cost_model("a").is_measured
     if kind != "folder":
-        book.costs("a").add(Costs([0.1], [0.2], [0.3]))
+        book.cost_model("a").merge(CostModel([0.1], [0.2], [0.3]))
         book.save("a")
-        assert CostBook(path, now=lambda: 1e9).costs("a").known
+        assert CostModelStore(path, now=lambda: 1e9).cost_model("a").is_measured
 
 
 def test_costs_of_another_version_are_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "costs.json"
     path.write_text('{"theirs": {"novelty": 1}}')
-    book = CostBook(path)
-    book.costs("a").step.add(1.0)
+    book = CostModelStore(path)
+    book.cost_model("a").step.add(1.0)
     book.save("a")
     assert json.loads(path.read_text())["theirs"] == {"novelty": 1}
 
 
 def test_pace() -> None:
-    costs = Costs([0.020] * 9, [0.010] * 99 + [0.050], [0.002] * 99 + [0.400])
+    costs = CostModel([0.020] * 9, [0.010] * 99 + [0.050], [0.002] * 99 + [0.400])
     assert costs.reserve_s() == pytest.approx(0.010 + 0.002)  # one stall in a hundred is nothing
-    assert costs.least_s(3) == pytest.approx(0.020 + 2 * 0.010 + 0.002)
-    assert costs.deadline_s(3) == pytest.approx(0.020 + 2 * 0.010 + 0.002)
-    pace = Pace(costs)
-    assert pace.one_more_s() == pytest.approx(0.012)
-    pace.started(0.005)
-    pace.stepped(0.030)  # a first step always takes longer
-    assert pace.one_more_s() == pytest.approx(0.012)
-    assert costs.start.to_tuple()[-1] == pytest.approx(0.035)
-    pace.stepped(0.030)
-    assert pace.one_more_s() == pytest.approx(0.012)
-    pace.stepped(0.010)
-    assert pace.one_more_s() == pytest.approx(2 * 0.012)
-    pace.stepped(0.002)  # faster than usual is no reason to reserve less
-    assert pace.one_more_s() == pytest.approx(0.012)
+    assert costs.min_latency_s(3) == pytest.approx(0.020 + 2 * 0.010 + 0.002)
+    assert costs.reliable_deadline_s(3) == pytest.approx(0.020 + 2 * 0.010 + 0.002)
+    pace = LatencyTracker(costs)
+    assert pace.next_code_and_decode_s() == pytest.approx(0.012)
+    pace.record_setup(0.005)
+    pace.record_step(0.030)  # a first step always takes longer
+    assert pace.next_code_and_decode_s() == pytest.approx(0.012)
+    assert costs.first_code.to_tuple()[-1] == pytest.approx(0.035)
+    pace.record_step(0.030)
+    assert pace.next_code_and_decode_s() == pytest.approx(0.012)
+    pace.record_step(0.010)
+    assert pace.next_code_and_decode_s() == pytest.approx(2 * 0.012)
+    pace.record_step(0.002)  # faster than usual is no reason to reserve less
+    assert pace.next_code_and_decode_s() == pytest.approx(0.012)
 
 
 def test_delays_are_kept_clear_of() -> None:
-    costs = Costs([0.020], [0.010] * 90 + [0.013] * 10, [0.002] * 90 + [0.006] * 10)
+    costs = CostModel([0.020], [0.010] * 90 + [0.013] * 10, [0.002] * 90 + [0.006] * 10)
     assert costs.reserve_s() == pytest.approx(0.012 + 2.5 * 0.005)  # 3 and 4 make 5
     assert costs.reserve_s(2.0) == pytest.approx(2 * (0.012 + 2.5 * 0.005))
-    assert costs.deadline_s(1) == pytest.approx(0.022 + 2.5 * 0.004)
-    assert costs.deadline_s(10) > costs.deadline_s(1) + 9 * 0.010
+    assert costs.reliable_deadline_s(1) == pytest.approx(0.022 + 2.5 * 0.004)
+    assert costs.reliable_deadline_s(10) > costs.reliable_deadline_s(1) + 9 * 0.010
 
 
 def test_one_stall_among_few_is_nothing() -> None:
-    assert Times([0.010] * 7 + [1.0]).spread == 0
-    assert Times([0.010] * 7 + [0.020, 1.0]).spread == pytest.approx(0.010)
-    assert Times([0.010]).spread == 0
+    assert LatencyWindow([0.010] * 7 + [1.0]).spread == 0
+    assert LatencyWindow([0.010] * 7 + [0.020, 1.0]).spread == pytest.approx(0.010)
+    assert LatencyWindow([0.010]).spread == 0
 
 
 def test_a_quantile_is_the_shortest_time_that_enough_kept_to() -> None:
-    times = Times([0.4, 0.1, 0.3, 0.2])
+    times = LatencyWindow([0.4, 0.1, 0.3, 0.2])
     shares = (0.0, 0.25, 0.26, 0.5, 0.51, 0.75, 0.76, 1.0)
     assert [times.quantile(share) for share in shares] == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4]
 
@@ -383,7 +394,7 @@ def test_a_quantile_is_the_shortest_time_that_enough_kept_to() -> None:
 def test_times_forget_the_oldest() -> None:
     generator = torch.Generator().manual_seed(0)
     seconds = (torch.rand(600, generator=generator) * 20).round().tolist()  # many are equal
-    times = Times(seconds[:10])
+    times = LatencyWindow(seconds[:10])
     for number, one in enumerate(seconds[10:], start=11):
         times.add(one)
         recent = sorted(seconds[:number][-256:])
@@ -396,11 +407,11 @@ def test_times_forget_the_oldest() -> None:
 def test_times_belong_to_the_kernel_they_were_measured_with(
     model: AnytimeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = model.engine.decoder
-    if not isinstance(decoder, NativeDecoder):
+    decoder = model.sampler.decoder
+    if not isinstance(decoder, NativePriorDecoder):
         pytest.skip("there is no kernel here")
-    here, loaded = engine.describe(decoder), load_kernel()
-    assert loaded.instructions in here
-    for other in (replace(loaded, instructions="mmx"), replace(loaded, origin="found")):
+    here, loaded = engine.decoder_key(decoder), load_kernel()
+    assert loaded.instruction_set in here
+    for other in (replace(loaded, instruction_set="mmx"), replace(loaded, origin="found")):
         monkeypatch.setattr(engine, "load_kernel", lambda other=other: other)
-        assert engine.describe(decoder) != here
+        assert engine.decoder_key(decoder) != here

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from sampling_models import L, V, build_bundle, sample_shape
+from sampling_models import L, V, sample_shape, tiny_bundle
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from anytime_ar.prior import Backend
-from anytime_ar.sampling import AnytimeModel, DrawState
+from anytime_ar.sampling import AnytimeModel, SamplingState
 
 COPIES: dict[str, Callable[[Any], Any]] = {
     "pickle": lambda value: pickle.loads(pickle.dumps(value)),
@@ -29,14 +29,14 @@ copies = pytest.mark.parametrize("way", COPIES)
 
 
 def fresh(backend: Backend = "portable") -> AnytimeModel:
-    return AnytimeModel(build_bundle(), device="cpu", backend=backend)
+    return AnytimeModel(tiny_bundle(), device="cpu", backend=backend)
 
 
 def used(model: AnytimeModel) -> AnytimeModel:
     """Everything that is made on first use is made."""
     model.decode(model.sample_codes(2, seed=9))
     model.encode(torch.zeros(1, *sample_shape()))
-    model.least_deadline_s()
+    model.min_deadline_s()
     return model
 
 
@@ -45,7 +45,7 @@ def assert_works(model: AnytimeModel, like: AnytimeModel) -> None:
     assert torch.equal(model.sample(3, seed=1), like.sample(3, seed=1))
     assert torch.equal(model.decode(codes), like.decode(codes))
     assert torch.equal(model.encode(like.decode(codes)), like.encode(like.decode(codes)))
-    assert torch.equal(model.nats(codes), like.nats(codes))
+    assert torch.equal(model.nll(codes), like.nll(codes))
     assert (model.backend, model.precision) == (like.backend, like.precision)
 
 
@@ -61,12 +61,12 @@ def test_models(way: str, backend: Backend, before: Callable[[Any], AnytimeModel
 def test_results_and_states(way: str) -> None:
     model = fresh()
     wanted = model.sample(2, seed=3)
-    preview = model.draw(2, seed=3, codes=2)
+    preview = model.generate(2, seed=3, codes=2)
     for state in (COPIES[way](preview).state, COPIES[way](preview.state)):
-        assert isinstance(state, DrawState)
-        assert torch.equal(state.extend().data, wanted)
+        assert isinstance(state, SamplingState)
+        assert torch.equal(state.refine().data, wanted)
     assert torch.equal(COPIES[way](preview).data, preview.data)
-    assert torch.equal(preview.state.extend().data, wanted)
+    assert torch.equal(preview.state.refine().data, wanted)
 
 
 @copies
@@ -76,13 +76,13 @@ def test_parts(way: str) -> None:
     found = COPIES[way](bundle)
     assert found.card == bundle.card
     assert torch.equal(found.autoencoder.decode(codes), bundle.autoencoder.decode(codes))
-    assert torch.equal(found.prior.nats(codes), bundle.prior.nats(codes))
+    assert torch.equal(found.prior.nll(codes), bundle.prior.nll(codes))
 
 
 def test_a_copy_is_one_model_with_its_results() -> None:
     model = fresh()
-    first, state = pickle.loads(pickle.dumps((model, model.draw(1, codes=1).state)))
-    assert state._engine is first.engine
+    first, state = pickle.loads(pickle.dumps((model, model.generate(1, codes=1).state)))
+    assert state._sampler is first.sampler
 
 
 class Decoded(Dataset[Tensor]):
@@ -109,7 +109,7 @@ def test_workers_of_a_loader(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_file_of_costs_is_kept(tmp_path: Path) -> None:
-    model = AnytimeModel(build_bundle(), device="cpu", costs_path=tmp_path / "costs.json")
+    model = AnytimeModel(tiny_bundle(), device="cpu", cost_model_path=tmp_path / "costs.json")
     copied = pickle.loads(pickle.dumps(model))
     copied.warm_up()
     assert (tmp_path / "costs.json").exists()

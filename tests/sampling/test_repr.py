@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sampling_models import L, V, build_bundle, curve, sample_shape
+from sampling_models import L, V, curve, sample_shape, tiny_bundle
 
 from anytime_ar.codes import CodesFile
-from anytime_ar.prior import ChoiceConfig
-from anytime_ar.sampling import AnytimeModel, DecodeBatch, row_noise
-from anytime_ar.sampling.notebook import picture, players
+from anytime_ar.media.notebook import audio_players_html, image_grid_png
+from anytime_ar.prior import SamplingParams
+from anytime_ar.sampling import AnytimeModel, DecodeBatch, uniform_noise
 
 
 def test_a_model_and_its_bundle() -> None:
-    bundle = replace(build_bundle(), curve=curve({1: 4.0, L: 1.0}))
+    bundle = replace(tiny_bundle(), curve=curve({1: 4.0, L: 1.0}))
     shown = repr(AnytimeModel(bundle, device="cpu"))
     assert shown.startswith(
         f"AnytimeModel('tiny', sample_shape={sample_shape()}, code_length={L}, vocabulary={V}, "
@@ -31,30 +31,35 @@ def test_a_model_and_its_bundle() -> None:
     assert repr(bundle).startswith(f"Bundle('tiny', sample_shape={sample_shape()}, ")
     assert f"curve=Curve(2 budgets, 1 to {L} of {L} codes: mse 1 to" in repr(bundle)
     assert "fd_sample 4 to 1" in str(bundle.curve)
-    alone = build_bundle(with_prior=False)
+    alone = tiny_bundle(with_prior=False)
     assert "labels=3" in repr(alone)
     assert "no prior" in repr(alone)
 
 
 def test_results(model: AnytimeModel) -> None:
-    preview = model.draw(2, seed=5, first=1, codes=3)
-    assert repr(preview) == (
-        f"Preview(3 of {L} codes, data=float32 {[2, *sample_shape()]}, "
-        f"elapsed_s={preview.elapsed_s:.4g}, stopped_by='codes')"
+    result = model.generate(2, seed=5, first=1, codes=3)
+    assert repr(result) == (
+        f"SampleResult(3 of {L} codes, data=float32 {[2, *sample_shape()]}, "
+        f"elapsed_s={result.elapsed_s:.4g}, stop_reason='complete')"
     )
-    assert repr(preview.state) == f"DrawState(3 of {L} codes of 2 samples, seed=5, first=1)"
+    assert repr(result.state) == f"SamplingState(3 of {L} codes of 2 samples, seed=5, first=1)"
+    preview = next(model.stream(2, seed=5))
+    assert repr(preview) == (
+        f"Preview(1 of {L} codes, data=float32 {[2, *sample_shape()]}, "
+        f"elapsed_s={preview.elapsed_s:.4g})"
+    )
 
 
 def test_batches_and_files(model: AnytimeModel) -> None:
-    batch = DecodeBatch(model.engine.decoder, 4)
-    batch.join(row_noise(0, range(3), L), None, ChoiceConfig())
+    batch = DecodeBatch(model.sampler.decoder, 4)
+    batch.add(uniform_noise(0, range(3), L), None, SamplingParams())
     assert repr(batch) == f"DecodeBatch(3 of 4 rows, code_length={L})"
     file = CodesFile(torch.zeros(2, 3, dtype=torch.int64), "tiny", L, V)
     assert repr(file).startswith("CodesFile(codes=int64 [2, 3], model='tiny', ")
 
 
 def test_notebooks_show_samples(model: AnytimeModel) -> None:
-    preview = model.draw(3, seed=0)
+    preview = model.generate(3, seed=0)
     png, html = preview._repr_png_(), preview._repr_html_()
     if model.sample_rate is None:
         assert html is None
@@ -73,7 +78,7 @@ def test_notebooks_show_samples(model: AnytimeModel) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_are_what_they_are(channels: int) -> None:
     samples = torch.linspace(-1, 1, 2 * channels * 64 * 64).view(2, channels, 64, 64)
-    png = picture(samples)
+    png = image_grid_png(samples)
     assert png is not None
     shown = torch.tensor(np.array(Image.open(io.BytesIO(png)))).view(64, 130, channels)
     for i, left in enumerate((0, 66)):
@@ -83,9 +88,9 @@ def test_pictures_are_what_they_are(channels: int) -> None:
 
 
 def test_what_is_no_picture_and_no_sound() -> None:
-    assert picture(torch.zeros(2, 4, 8, 8)) is None
-    assert picture(torch.zeros(0, 1, 8, 8)) is None
-    assert players(torch.zeros(2, 1, 8), None) is None
+    assert image_grid_png(torch.zeros(2, 4, 8, 8)) is None
+    assert image_grid_png(torch.zeros(0, 1, 8, 8)) is None
+    assert audio_players_html(torch.zeros(2, 1, 8), None) is None
 
 
 def test_a_curve_is_a_table() -> None:

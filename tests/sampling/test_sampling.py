@@ -10,11 +10,12 @@ import torch
 from sampling_models import FREQUENCIES, LABELS, L, V, build_model, sample_shape
 from torch import Tensor
 
-import anytime_ar.sampling.engine as engine
 import anytime_ar.sampling.model as sampling_model
+import anytime_ar.sampling.sampler as engine
 from anytime_ar.errors import InputError
 from anytime_ar.prior import Prior
-from anytime_ar.sampling import AnytimeModel, ChoiceConfig, DecodeBatch, row_noise
+from anytime_ar.prior.sampling_params import SamplingParams
+from anytime_ar.sampling import AnytimeModel, DecodeBatch, uniform_noise
 
 
 def test_shapes_and_range(model: AnytimeModel) -> None:
@@ -50,7 +51,7 @@ def test_the_same_across_chunks(
     codes, x = model.sample_codes(17, seed=1, guidance=1.5), model.sample(17, seed=1)
     encoded = model.encode(x)
     for module in (engine, sampling_model):
-        monkeypatch.setattr(module, "ROWS_AT_ONCE", rows_at_once)
+        monkeypatch.setattr(module, "MAX_ROWS", rows_at_once)
     assert torch.equal(model.sample_codes(17, seed=1, guidance=1.5), codes)
     torch.testing.assert_close(model.sample(17, seed=1), x)
     assert torch.equal(model.encode(x), encoded)
@@ -59,10 +60,10 @@ def test_the_same_across_chunks(
 def test_chunks_bound_the_rows_of_the_prior(
     model: AnytimeModel, monkeypatch: pytest.MonkeyPatch, steps: list[list[int]]
 ) -> None:
-    monkeypatch.setattr(engine, "ROWS_AT_ONCE", 8)
+    monkeypatch.setattr(engine, "MAX_ROWS", 8)
     model.sample_codes(20, codes=1, seed=0)
     assert [len(positions) for positions in steps] == [8, 8, 4]
-    monkeypatch.setattr(engine, "CACHE_BYTES", 3 * model.engine.decoder.row_bytes)
+    monkeypatch.setattr(engine, "MAX_CACHE_BYTES", 3 * model.sampler.decoder.row_bytes)
     steps.clear()
     model.sample_codes(4, codes=1, seed=0)
     assert [len(positions) for positions in steps] == [3, 1]
@@ -74,8 +75,8 @@ def test_chunks_bound_the_rows_of_the_prior(
 def test_the_rows_of_one_chunk_are_free_before_the_next(
     model: AnytimeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "ROWS_AT_ONCE", 8)
-    decoder, held, most = model.engine.decoder, [0], [0]
+    monkeypatch.setattr(engine, "MAX_ROWS", 8)
+    decoder, held, most = model.sampler.decoder, [0], [0]
     allocate, release = decoder.allocate, decoder.release
 
     def allocating(rows: int) -> Any:
@@ -146,8 +147,8 @@ def test_guidance_one_does_no_extra_work_and_zero_ignores_the_label(
     zero = model.sample_codes(12, seed=0, label=1, guidance=0.0)
     assert {len(positions) for positions in steps} == {24}
     assert torch.equal(zero, model.sample_codes(12, seed=0, label=2, guidance=0.0))
-    batch = DecodeBatch(model.engine.decoder, 12)
-    rows = batch.join(row_noise(0, range(12), 1 + L)[:, 1:], None, ChoiceConfig())
+    batch = DecodeBatch(model.sampler.decoder, 12)
+    rows = batch.add(uniform_noise(0, range(12), 1 + L)[:, 1:], None, SamplingParams())
     for _ in range(L):
         batch.step()
     assert torch.equal(zero, batch.codes(rows))
@@ -240,7 +241,7 @@ def test_models_sample_in_evaluation_mode(model: AnytimeModel) -> None:
     assert not model.sample(1, seed=0).requires_grad
 
 
-def test_nats_are_what_the_prior_pays(model: AnytimeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nll_are_what_the_prior_pays(model: AnytimeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = model.sample_codes(5, seed=0)
     labels = torch.tensor([0, 1, 2, 0, 1])
     prior = model.prior
@@ -249,28 +250,28 @@ def test_nats_are_what_the_prior_pays(model: AnytimeModel, monkeypatch: pytest.M
         chances = prior(codes, labels).softmax(-1)
         unlabelled = prior(codes).softmax(-1)
     expected = -chances.gather(2, codes[..., None])[..., 0].log()
-    monkeypatch.setattr(sampling_model, "LOGITS_AT_ONCE", 2 * L * V)  # two rows at a time
-    found = model.nats(codes, label=["cat", 1, "owl", 0, "dog"])
+    monkeypatch.setattr(sampling_model, "MAX_LOGITS", 2 * L * V)  # two rows at a time
+    found = model.nll(codes, label=["cat", 1, "owl", 0, "dog"])
     torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(model.nats(codes[:, :3], label=labels.tolist()), expected[:, :3])
+    torch.testing.assert_close(model.nll(codes[:, :3], label=labels.tolist()), expected[:, :3])
     expected = -unlabelled.gather(2, codes[..., None])[..., 0].log()
-    torch.testing.assert_close(model.nats(codes), expected)
+    torch.testing.assert_close(model.nll(codes), expected)
 
 
-def test_nats_of_what_cannot_be_asked(model: AnytimeModel) -> None:
+def test_nll_of_what_cannot_be_asked(model: AnytimeModel) -> None:
     codes = model.sample_codes(2, seed=0)
     with pytest.raises(InputError, match="label 'fox' is unknown"):
-        model.nats(codes, label="fox")
+        model.nll(codes, label="fox")
     with pytest.raises(InputError, match="3 labels were given for 2 samples"):
-        model.nats(codes, label=[0, 1, 2])
+        model.nll(codes, label=[0, 1, 2])
     with pytest.raises(InputError, match=r"code 8 at row 0"):
-        model.nats(codes * 0 + V)
+        model.nll(codes * 0 + V)
     with pytest.raises(InputError, match="has no prior to ask"):
-        build_model(with_prior=False).nats(codes)
+        build_model(with_prior=False).nll(codes)
 
 
 def test_a_draw_may_begin_anywhere_in_a_seed(model: AnytimeModel) -> None:
     whole = model.sample_codes(9, seed=5)
     assert torch.equal(model.sample_codes(4, seed=5, first=3), whole[3:7])
-    part = model.draw(2, seed=5, first=6, codes=2)
-    assert torch.equal(part.state.extend().codes, whole[6:8])
+    part = model.generate(2, seed=5, first=6, codes=2)
+    assert torch.equal(part.state.refine().codes, whole[6:8])

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from sampling_models import V, build_bundle, build_model, sample_shape
+from sampling_models import V, build_model, sample_shape, tiny_bundle
 
 import anytime_ar.sampling.model as sampling_model
-from anytime_ar.card import Card
+from anytime_ar.bundle.card import Card
 from anytime_ar.errors import InputError
-from anytime_ar.sampling import AnytimeModel, ChoiceConfig, DrawOptions
+from anytime_ar.prior.sampling_params import SamplingParams
+from anytime_ar.sampling import AnytimeModel, SampleKwargs
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"codes": 0}, r"codes=0 is no number of codes; pass a whole one from 1"),
@@ -55,7 +56,7 @@ def test_unknown_options_are_refused(model: AnytimeModel, method: str) -> None:
 @pytest.mark.parametrize("option", ["precision", "backend"])
 def test_unknown_ways_to_draw_are_refused(option: str) -> None:
     with pytest.raises(InputError, match=f"^{option}='foo' is unknown; pass one of .*auto"):
-        AnytimeModel(build_bundle(), device="cpu", **{option: "foo"})  # type: ignore[arg-type]
+        AnytimeModel(tiny_bundle(), device="cpu", **{option: "foo"})  # type: ignore[arg-type]
 
 
 def test_no_samples(model: AnytimeModel) -> None:
@@ -64,14 +65,14 @@ def test_no_samples(model: AnytimeModel) -> None:
 
 
 def test_a_model_may_have_its_own_way_to_choose_codes(model: AnytimeModel) -> None:
-    usual = ChoiceConfig(temperature=0.5, guidance=2.0)
-    card = model.bundle.card.model_copy(update={"choice": usual})
+    usual = SamplingParams(temperature=0.5, guidance=2.0)
+    card = model.bundle.card.model_copy(update={"sampling_params": usual})
     own = AnytimeModel(replace(model.bundle, card=card), device="cpu")
     plain = model.sample_codes(9, seed=0)
     assert not torch.equal(own.sample_codes(9, seed=0), plain)
     expected = model.sample_codes(9, seed=0, temperature=0.5, guidance=2.0)
     assert torch.equal(own.sample_codes(9, seed=0), expected)
-    assert torch.equal(own.draw(9, seed=0, codes=2).state.extend().codes, expected)
+    assert torch.equal(own.generate(9, seed=0, codes=2).state.refine().codes, expected)
     some = model.sample_codes(9, seed=0, temperature=0.9, guidance=2.0)  # one of the two
     assert torch.equal(own.sample_codes(9, seed=0, temperature=0.9), some)
     assert torch.equal(own.sample_codes(9, seed=0, temperature=1.0, guidance=1.0), plain)
@@ -82,7 +83,7 @@ def test_a_model_may_have_its_own_way_to_choose_codes(model: AnytimeModel) -> No
     [({"temperature": [0.0, 0.0]}, {"temperature": 0.0}), ({"top_p": (0.4, 0.4)}, {"top_p": 0.4})],
 )
 def test_a_choice_may_depend_on_the_position(
-    model: AnytimeModel, several: DrawOptions, one: DrawOptions
+    model: AnytimeModel, several: SampleKwargs, one: SampleKwargs
 ) -> None:
     assert torch.equal(
         model.sample_codes(9, seed=0, **several), model.sample_codes(9, seed=0, **one)
@@ -92,9 +93,9 @@ def test_a_choice_may_depend_on_the_position(
 def test_a_choice_goes_from_its_first_value_to_its_last(model: AnytimeModel) -> None:
     rising = model.sample_codes(64, seed=0, temperature=[0.0, 4.0])
     assert torch.equal(rising[:, 0], model.sample_codes(64, seed=0, temperature=0)[:, 0])
-    part = model.draw(64, seed=0, temperature=[0.0, 4.0], codes=3).state
-    assert torch.equal(part.extend().codes, rising)
-    falling = model.draw(64, seed=0, temperature=[4.0, 4.0, 0.0]).codes
+    part = model.generate(64, seed=0, temperature=[0.0, 4.0], codes=3).state
+    assert torch.equal(part.refine().codes, rising)
+    falling = model.generate(64, seed=0, temperature=[4.0, 4.0, 0.0]).codes
     assert torch.equal(falling[:, :3], model.sample_codes(64, seed=0, temperature=4.0)[:, :3])
     assert not torch.equal(falling, model.sample_codes(64, seed=0, temperature=4.0))
 
@@ -102,8 +103,10 @@ def test_a_choice_goes_from_its_first_value_to_its_last(model: AnytimeModel) -> 
 def test_guidance_of_a_model_needs_labels(model: AnytimeModel) -> None:
     values = model.bundle.card.model_dump()
     values["data"] |= {"labels": None, "label_frequencies": None}
-    values["choice"] |= {"guidance": 2.0}
-    with pytest.raises(InputError, match=r"choice.guidance is 2.0, and the model has no labels"):
+    values["sampling_params"] |= {"guidance": 2.0}
+    with pytest.raises(
+        InputError, match=r"sampling_params.guidance is 2.0, and the model has no labels"
+    ):
         Card.parse(values, origin="test")
 
 
@@ -130,7 +133,7 @@ def test_without_prior() -> None:
 def test_bad_codes_are_named_by_their_row_in_the_whole_batch(
     model: AnytimeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampling_model, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(sampling_model, "MAX_ROWS", 2)
     codes = torch.zeros(5, 3, dtype=torch.int64)
     codes[4, 1] = V
     with pytest.raises(InputError, match="code 8 at row 4, position 1"):

@@ -12,21 +12,21 @@ import torch
 from sampling_models import card
 from torch import Tensor
 
-from anytime_ar.bundle import build
-from anytime_ar.card import Card
+from anytime_ar.bundle.card import Card
+from anytime_ar.bundle.format import build_bundle
 from anytime_ar.errors import InputError
-from anytime_ar.sampling import AnytimeModel
-from anytime_ar.sampling.windows import (
-    WINDOWS_AT_ONCE,
-    Windows,
+from anytime_ar.media.windows import (
+    WINDOW_BATCH_SIZE,
+    OverlappingWindows,
     decode_windows,
     encode_windows,
 )
+from anytime_ar.sampling import AnytimeModel
 
 T = 24
-WINDOWS = Windows(T, 3)
+WINDOWS = OverlappingWindows(T, 3)
 HOP = 21
-FULL = 3 + WINDOWS_AT_ONCE * HOP  # a whole batch of windows
+FULL = 3 + WINDOW_BATCH_SIZE * HOP  # a whole batch of windows
 
 
 @dataclass
@@ -61,7 +61,7 @@ def sound_model() -> AnytimeModel:
     values["data"] |= {"sample_shape": (1, 64), "sample_rate": 8000}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return AnytimeModel(build(Card.parse(values, origin="test")), device="cpu")
+        return AnytimeModel(build_bundle(Card.parse(values, origin="test")), device="cpu")
 
 
 def noise(samples: int) -> Tensor:
@@ -78,14 +78,14 @@ def test_a_lossless_codec_gives_every_sound_back(samples: int, block: int) -> No
     codec, sound = Lossless(), noise(samples)
     codes = torch.cat(list(encode_windows(codec, WINDOWS, sound.split(block))))
     assert codes.shape == (WINDOWS.count(samples), T)
-    assert max(codec.batches) <= WINDOWS_AT_ONCE
+    assert max(codec.batches) <= WINDOW_BATCH_SIZE
     joined = torch.cat(list(decode_windows(codec, WINDOWS, codes, samples)))
     assert torch.equal(joined, sound)
 
 
 @pytest.mark.parametrize("overlap", [0, 1, T // 2])
 def test_the_overlap_may_be_none_or_half(overlap: int) -> None:
-    windows, sound = Windows(T, overlap), noise(10 * T + 3)
+    windows, sound = OverlappingWindows(T, overlap), noise(10 * T + 3)
     codes = torch.cat(list(encode_windows(Lossless(), windows, [sound])))
     joined = torch.cat(list(decode_windows(Lossless(), windows, codes, len(sound))))
     assert torch.equal(joined, sound)
@@ -93,17 +93,17 @@ def test_the_overlap_may_be_none_or_half(overlap: int) -> None:
 
 def test_windows_lie_one_hop_apart_and_end_in_silence() -> None:
     sound = noise(2 * HOP + 5)
-    (batch,) = WINDOWS.cut([sound])
+    (batch,) = WINDOWS.split([sound])
     assert batch.shape == (3, 1, T)
     assert torch.equal(batch[1, 0], sound[HOP : HOP + T])
     assert torch.equal(batch[2, 0, :5], sound[2 * HOP :])
     assert (batch[2, 0, 5:] == 0).all()
-    assert list(WINDOWS.cut([])) == []
+    assert list(WINDOWS.split([])) == []
 
 
 @pytest.mark.parametrize("overlap", [3, 8, 11])
 def test_windows_of_other_levels_are_joined_without_a_step(overlap: int) -> None:
-    windows, codec = Windows(T, overlap), Levels((-0.5, 0.75))
+    windows, codec = OverlappingWindows(T, overlap), Levels((-0.5, 0.75))
     samples = 40 * windows.hop
     codes = torch.arange(windows.count(samples))[:, None]
     joined = torch.cat(list(decode_windows(codec, windows, codes, samples)))
@@ -121,7 +121,7 @@ def test_windows_of_other_levels_are_joined_without_a_step(overlap: int) -> None
 
 
 def test_without_overlap_there_is_a_step() -> None:
-    windows = Windows(T, 0)
+    windows = OverlappingWindows(T, 0)
     joined = torch.cat(
         list(decode_windows(Levels((0, 1)), windows, torch.arange(4)[:, None], 4 * T))
     )
@@ -144,8 +144,8 @@ def test_nothing_piles_up_on_the_way() -> None:
     codes = followed(encode_windows(Lossless(), WINDOWS, blocks))
     first = next(codes)
     assert len(most) == 2  # one block, one batch of codes
-    assert first.shape == (WINDOWS_AT_ONCE, T)
-    pieces = followed(WINDOWS.join((Lossless().decode(part) for part in codes), 29 * FULL))
+    assert first.shape == (WINDOW_BATCH_SIZE, T)
+    pieces = followed(WINDOWS.overlap_add((Lossless().decode(part) for part in codes), 29 * FULL))
     assert sum(len(piece) for piece in pieces) == 29 * FULL
     assert len(most) > 80
     assert max(most) <= 5
@@ -153,15 +153,15 @@ def test_nothing_piles_up_on_the_way() -> None:
 
 def test_memory_of_a_piece_does_not_hold_a_batch() -> None:
     sound = torch.zeros(3 * FULL)
-    (first, *_, last) = WINDOWS.cut([sound])
+    (first, *_, last) = WINDOWS.split([sound])
     for batch in (first, last):
         assert batch.untyped_storage().nbytes() == 4 * batch.numel()
 
 
 def test_a_prefix_decodes_as_the_model_decodes_it() -> None:
     model = sound_model()
-    windows = Windows.of(model)
-    assert windows == Windows(64, 8)
+    windows = OverlappingWindows.for_codec(model)
+    assert windows == OverlappingWindows(64, 8)
     samples = 20 * windows.hop + 11
     sound = noise(samples).clamp(-1, 1)
     codes = torch.cat(list(encode_windows(model, windows, sound.split(100))))
@@ -176,12 +176,12 @@ def test_a_prefix_decodes_as_the_model_decodes_it() -> None:
 
 def test_refusals() -> None:
     with pytest.raises(InputError, match=r"windows of 24 samples cannot share 13; choose 0\.\.12"):
-        Windows(T, 13)
+        OverlappingWindows(T, 13)
     with pytest.raises(InputError, match="cannot share -1"):
-        Windows(T, -1)
+        OverlappingWindows(T, -1)
     for shape in ((1, 8, 8), (2, 64)):
         with pytest.raises(InputError, match=r"need a model of samples \(1, T\), got \("):
-            Windows.of(Lossless(shape))
+            OverlappingWindows.for_codec(Lossless(shape))
     with pytest.raises(
         InputError, match="4 windows of 24 samples that share 3 do not make a sound of 88 samples"
     ):

@@ -14,11 +14,11 @@ from typing import Any
 
 import httpx
 import spoiled_server
-from processes import descendants, title
-from serving_fakes import build_bundle
+from process_stats import command_line, descendants
+from serving_fakes import tiny_bundle
 from spoiled_server import Device
 
-from anytime_ar.bundle import save_bundle
+from anytime_ar.bundle.format import save_bundle
 
 PATIENCE_S = 300.0
 """For what comes at once, or soon on a machine that is slow and busy."""
@@ -28,7 +28,7 @@ def save_models(folder: Path) -> dict[str, Path]:
     """Bundles: quick ones of images and sounds, and one of images that takes its time."""
     made = {}
     for kind in ("image", "colour", "sound", "slow"):
-        bundle = build_bundle(kind, name=kind)
+        bundle = tiny_bundle(kind, name=kind)
         made[kind] = folder / kind
         save_bundle(bundle, made[kind])
     return made
@@ -54,7 +54,7 @@ class RealServer:
         self.logs = logs
         program = ["-m", "anytime_ar"]
         if device is not None:
-            program = [spoiled_server.__file__, str(device.folder), str(device.stuck_s)]
+            program = [spoiled_server.__file__, str(device.folder), str(device.stall_timeout_s)]
         command = [sys.executable, *program, "serve", *models, "--port", "0", *options]
         with logs.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
@@ -83,9 +83,9 @@ class RealServer:
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     def workers(self) -> list[int]:
-        """Processes of its replicas, if it is a fleet."""
+        """Processes of its replicas, if it is a cluster."""
         below = descendants(self.process.pid)
-        return [pid for pid in below if "ServeReplica:anytime:engine" in title(pid)]
+        return [pid for pid in below if "ServeReplica:anytime:replica" in command_line(pid)]
 
     def lines(self, field: str) -> list[Any]:
         """One field of each line of the log."""

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anytime_ar.bundle import Bundle, build, introduce
-from anytime_ar.card import Card
-from anytime_ar.curve import Curve, CurvePoint, lossless_codes
-from anytime_ar.prior import Rows
+from anytime_ar.bundle.card import Card
+from anytime_ar.bundle.curve import Curve, CurvePoint, near_lossless_codes
+from anytime_ar.bundle.format import Bundle, attach_codebook, build_bundle
+from anytime_ar.prior import DecodeState
 from anytime_ar.sampling import AnytimeModel
-from anytime_ar.serving.control import Policy
-from anytime_ar.serving.jobs import Done, Draw, Event, Refused
-from anytime_ar.serving.lane import Lane
-from anytime_ar.serving.scheduler import Scheduler
+from anytime_ar.serving.engine.fairness import OverloadPolicy
+from anytime_ar.serving.engine.jobs import JobEvent, ResultEvent, SamplingJob, ServingError
+from anytime_ar.serving.engine.runner import ModelRunner
+from anytime_ar.serving.engine.scheduler import Scheduler
 
 L, V = 12, 8
 SLOW_L = 400
@@ -48,16 +48,16 @@ def curve() -> Curve:
         code_length=L,
         vocabulary=V,
         points=tuple(points),
-        lossless_codes=lossless_codes(points),
-        floor=None,
-        floor_samples=10,
-        samples=10,
-        test_samples=10,
+        near_lossless_codes=near_lossless_codes(points),
+        fd_train=None,
+        num_train_samples=10,
+        num_samples=10,
+        num_test_samples=10,
         seed=0,
     )
 
 
-def build_bundle(kind: str = "image", *, seed: int = 0, name: str = "tiny") -> Bundle:
+def tiny_bundle(kind: str = "image", *, seed: int = 0, name: str = "tiny") -> Bundle:
     """Random weights: gray images of 8 x 8, colour images, sounds of 48 samples; or gray images
     whose many codes take their time."""
     shapes = {"image": (1, 8, 8), "colour": (3, 8, 8), "sound": (1, 48), "slow": (1, 8, 8)}
@@ -89,7 +89,7 @@ def build_bundle(kind: str = "image", *, seed: int = 0, name: str = "tiny") -> B
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        bundle = build(card)
+        bundle = build_bundle(card)
         assert bundle.prior is not None
         with torch.no_grad():  # weights start small; here labels and codes should matter
             for weight in bundle.prior.parameters():
@@ -97,7 +97,7 @@ def build_bundle(kind: str = "image", *, seed: int = 0, name: str = "tiny") -> B
             for buffer_name, buffer in bundle.autoencoder.quantizer.named_buffers():
                 if buffer_name.endswith("codebooks"):
                     buffer.normal_()
-        introduce(bundle.autoencoder, bundle.prior)
+        attach_codebook(bundle.autoencoder, bundle.prior)
     return bundle if slow else replace(bundle, curve=curve())
 
 
@@ -127,17 +127,20 @@ class TimedModel(AnytimeModel):
         pretends: bool = False,
     ) -> None:
         super().__init__(
-            bundle or build_bundle(), device="cpu", costs_path=folder / "costs.json", clock=clock
+            bundle or tiny_bundle(),
+            device="cpu",
+            cost_model_path=folder / "costs.json",
+            clock=clock,
         )
         self.slowness = 1.0
         self.stalls: Iterator[float] = iter(())
         """Seconds that steps take longer than they should, one after the other."""
         self.steps = 0
         self.fails = False
-        decoder, engine = self.engine.decoder, self.engine
+        decoder, engine = self.sampler.decoder, self.sampler
         real_step, real_decode = decoder.step, engine.decode
 
-        def step(rows: Rows[Any], count: int) -> None:
+        def step(rows: DecodeState[Any], count: int) -> None:
             if self.fails:
                 raise RuntimeError("the device is gone")
             self.steps += 1
@@ -160,17 +163,17 @@ class TimedModel(AnytimeModel):
 class Heard:
     """A draw of a test, and what its client heard."""
 
-    draw: Draw
-    refused_at_once: Refused | None = None
-    events: list[tuple[float, Event]] = field(default_factory=list)
+    draw: SamplingJob
+    refused_at_once: ServingError | None = None
+    events: list[tuple[float, JobEvent]] = field(default_factory=list)
 
     @property
-    def last(self) -> Event:
+    def last(self) -> JobEvent:
         return self.refused_at_once or self.events[-1][1]
 
     @property
-    def done(self) -> Done:
-        assert isinstance(self.last, Done), self.last
+    def done(self) -> ResultEvent:
+        assert isinstance(self.last, ResultEvent), self.last
         return self.last
 
 
@@ -182,20 +185,20 @@ class Stage:
         folder: Path,
         *,
         slots: int = 8,
-        policy: Policy = "elastic",
+        policy: OverloadPolicy = "elastic",
         models: int = 1,
         pretends: bool = False,
     ) -> None:
         self.clock = FakeClock()
-        bundles = [build_bundle(seed=i, name=f"tiny{i}") for i in range(models)]
+        bundles = [tiny_bundle(seed=i, name=f"tiny{i}") for i in range(models)]
         self.models = [
             TimedModel(folder, self.clock, bundle, pretends=pretends) for bundle in bundles
         ]
-        lanes = {
-            model.bundle.card.name: Lane(model.bundle.card.name, model, slots, self.clock)
+        runners = {
+            model.bundle.card.name: ModelRunner(model.bundle.card.name, model, slots, self.clock)
             for model in self.models
         }
-        self.scheduler = Scheduler(lanes, self.clock, policy=policy)
+        self.scheduler = Scheduler(runners, self.clock, policy=policy)
         self.scheduler.warm_up()
         self.heard: list[Heard] = []
 
@@ -217,31 +220,31 @@ class Stage:
         options.setdefault("seed", len(self.heard))
         plan, _ = self.models[model].plan(n, **options)
         arrival = self.clock.now if arrival is None else arrival
-        draw = Draw(
+        draw = SamplingJob(
             model=self.models[model].bundle.card.name,
             client=client,
             arrival=arrival,
             deadline=arrival + deadline_s,
             listener=lambda event: heard.events.append((self.clock.now, event)),
             plan=plan,
-            floor=floor,
-            cap=cap,
-            look_every_s=look_every_s,
+            min_codes=floor,
+            max_codes=cap,
+            preview_interval_s=look_every_s,
             codes=given,
-            drawn=0 if given is None else given.shape[1],
+            codes_drawn=0 if given is None else given.shape[1],
         )
         heard = Heard(draw)
         self.heard.append(heard)
         try:
             self.scheduler.submit(draw)
-        except Refused as refused:
+        except ServingError as refused:
             heard.refused_at_once = refused
         return heard
 
     def run(self) -> None:
         """Until nothing is left."""
         while not self.scheduler.idle:
-            self.scheduler.turn()
+            self.scheduler.run_iteration()
 
     def play(self, arrivals: Sequence[tuple[float, dict[str, Any]]]) -> list[Heard]:
         """Clients that come at times from now, whatever goes on."""
@@ -254,7 +257,7 @@ class Stage:
                 at, options = waiting.pop(0)
                 came.append(self.ask(arrival=begin + at, **options))
             if not self.scheduler.idle:
-                self.scheduler.turn()
+                self.scheduler.run_iteration()
         return came
 
 

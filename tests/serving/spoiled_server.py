@@ -1,10 +1,10 @@
 """`anytime serve`, on a device that a test spoils while it runs.
 
-    python spoiled_server.py DEVICE STUCK_S serve MODEL...
+    python spoiled_server.py DEVICE STALL_TIMEOUT_S serve MODEL...
 
 DEVICE is a folder. A step takes as many seconds as its file `step_s` says at the time, longer for
-as long as that grows, and fails while it says `fails`. `steps` has a byte for each step. A turn of
-more than STUCK_S seconds counts as stuck.
+as long as that grows, and fails while it says `fails`. `steps` has a byte for each step. An
+iteration of more than STALL_TIMEOUT_S seconds counts as stalled.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from anytime_ar.cli import main
-from anytime_ar.prior import Rows
-from anytime_ar.serving import worker
-from anytime_ar.serving.lane import Lane
+from anytime_ar.prior import DecodeState
+from anytime_ar.serving.engine import worker
+from anytime_ar.serving.engine.runner import ModelRunner
 
 FAILS = "fails"
 HELD_S = 3600.0
@@ -27,9 +27,9 @@ HELD_S = 3600.0
 class Device:
     """The test's end of it."""
 
-    def __init__(self, folder: Path, step_s: float, *, stuck_s: float) -> None:
+    def __init__(self, folder: Path, step_s: float, *, stall_timeout_s: float) -> None:
         folder.mkdir()
-        self.folder, self.stuck_s = folder, stuck_s
+        self.folder, self.stall_timeout_s = folder, stall_timeout_s
         (folder / "steps").touch()
         self.set(step_s)
 
@@ -45,12 +45,12 @@ class Device:
         return (self.folder / "steps").stat().st_size
 
 
-def spoil(lane: Lane, folder: Path) -> None:
-    """Let the steps of a lane go as the folder says."""
-    decoder = lane.model.engine.decoder
+def spoil(runner: ModelRunner, folder: Path) -> None:
+    """Let the steps of a runner go as the folder says."""
+    decoder = runner.model.sampler.decoder
     real_step = decoder.step
 
-    def step(rows: Rows[Any], count: int) -> None:
+    def step(rows: DecodeState[Any], count: int) -> None:
         with (folder / "steps").open("ab") as counted:
             counted.write(b".")
         begin = time.perf_counter()
@@ -67,15 +67,15 @@ def spoil(lane: Lane, folder: Path) -> None:
     decoder.step = step  # type: ignore[method-assign]
 
 
-def run(folder: Path, stuck_s: float) -> None:
-    real_init = Lane.__init__
+def run(folder: Path, stall_timeout_s: float) -> None:
+    real_init = ModelRunner.__init__
 
-    def init(self: Lane, *given: Any) -> None:
+    def init(self: ModelRunner, *given: Any) -> None:
         real_init(self, *given)
         spoil(self, folder)
 
-    Lane.__init__ = init  # type: ignore[method-assign]
-    worker.STUCK_S = stuck_s
+    ModelRunner.__init__ = init  # type: ignore[method-assign]
+    worker.STALL_TIMEOUT_S = stall_timeout_s
     main()
 
 

@@ -13,7 +13,7 @@ import pytest
 from real_server import RealServer
 from serving_fakes import L
 
-from anytime_ar.client import AsyncClient, Client, RequestFailed, Sampled
+from anytime_ar.client import AsyncClient, Client, RemoteSampleResult, RequestFailed
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel
 
@@ -70,7 +70,7 @@ def test_another_try_waits_as_long_as_the_server_says_and_tells_it_what_is_left(
         refusal(422, "invalid"),
     )
     with pytest.raises(RequestFailed, match="told") as failed:
-        client.sample(2, within_s=10.0)
+        client.sample(2, deadline_s=10.0)
     assert (failed.value.code, failed.value.status) == ("invalid", 422)  # no use to try again
     assert time.slept[0] == 2.0
     assert 0 < time.slept[1] < 0.5
@@ -81,7 +81,7 @@ def test_another_try_waits_as_long_as_the_server_says_and_tells_it_what_is_left(
 def test_tries_end_with_the_time_for_all_of_them() -> None:
     client, script, time = scripted(*[refusal(503, "overloaded", "1")] * 10)
     with pytest.raises(RequestFailed) as failed:
-        client.sample(within_s=3.5)
+        client.sample(deadline_s=3.5)
     assert failed.value.code == "overloaded"
     assert (len(script.bodies), time.slept) == (4, [1.0, 1.0, 1.0])
     client, script, time = scripted(refusal(503, "overloaded", "1"))
@@ -120,17 +120,17 @@ def test_the_client_draws_refines_streams_encodes_and_decodes(
     model = alone["image"]
     with Client(server.url) as client:
         assert client.models()[0]["name"] == "image"
-        drawn = client.sample(3, label="cat", seed=5, codes=4, within_s=30, with_codes=True)
+        drawn = client.sample(3, label="cat", seed=5, codes=4, deadline_s=30, with_codes=True)
         assert (drawn.codes_drawn, drawn.labels, drawn.seed) == (4, ["cat"] * 3, 5)
         assert drawn.codes is not None
-        expected = model.draw(3, label="cat", seed=5, codes=4)
+        expected = model.generate(3, label="cat", seed=5, codes=4)
         np.testing.assert_array_equal(drawn.codes, expected.codes.numpy())
         np.testing.assert_allclose(drawn.data, expected.data.numpy(), atol=1e-6)
-        assert client.refine(drawn.id, within_s=30).codes_drawn == L
+        assert client.refine(drawn.id, deadline_s=30).codes_drawn == L
         *previews, last = client.stream(2, seed=1)
         assert [preview.codes_drawn for preview in previews] == list(range(1, L))
-        assert isinstance(last, Sampled)
-        *_, more = client.stream_refined(client.sample(seed=1, codes=2).id, codes=5)
+        assert isinstance(last, RemoteSampleResult)
+        *_, more = client.stream_refine(client.sample(seed=1, codes=2).id, codes=5)
         assert more.codes_drawn == 5
         codes = client.encode(drawn.data).codes
         np.testing.assert_array_equal(codes, model.encode(expected.data).numpy())
@@ -150,7 +150,7 @@ def test_the_asynchronous_client_does_the_same(
     async def run() -> None:
         async with AsyncClient(server.url) as client:
             several = await asyncio.gather(
-                *(client.sample(2, seed=i, within_s=30) for i in range(8))
+                *(client.sample(2, seed=i, deadline_s=30) for i in range(8))
             )
             for i, drawn in enumerate(several):
                 expected = alone["image"].sample(2, seed=i, codes=drawn.codes_drawn)
@@ -160,7 +160,7 @@ def test_the_asynchronous_client_does_the_same(
                 assert (await client.refine(first.id)).codes_drawn == L
             items = [item async for item in client.stream(1, codes=5)]
             assert [item.codes_drawn for item in items] == [1, 2, 3, 4, 5]
-            refined = [item async for item in client.stream_refined(items[-1].id, codes=7)]
+            refined = [item async for item in client.stream_refine(items[-1].id, codes=7)]
             assert refined[-1].codes_drawn == 7
             codes = (await client.encode(first.data)).codes
             assert (await client.decode(codes)).shape == first.data.shape

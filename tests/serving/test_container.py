@@ -29,8 +29,8 @@ from spoiled_server import HELD_S, Device
 from anytime_ar.cli.main import COMMANDS
 from anytime_ar.cli.parser import Parser, read_config
 from anytime_ar.serving.config import ServerConfig
-from anytime_ar.serving.hosts import Hosts
-from anytime_ar.serving.worker import STUCK_S
+from anytime_ar.serving.engine.worker import STALL_TIMEOUT_S
+from anytime_ar.serving.http.middleware import AllowedHosts
 
 ROOT = Path(__file__).parent.parent.parent
 KEY = "s3cret"
@@ -77,7 +77,7 @@ def parsed(arguments: list[str]) -> tuple[Namespace, ServerConfig]:
     name, *given = entrypoint()[1:] + arguments
     parser = Parser(prog=name)
     import_module(f"anytime_ar.cli.{name}").add_arguments(parser)
-    options = parser.parse_args(parser.prepare(given))
+    options = parser.parse_args(parser.normalize_arguments(given))
     return options, read_config(ServerConfig, options)
 
 
@@ -137,16 +137,16 @@ def test_all_speak_of_one_port() -> None:
 def test_whoever_has_to_be_answered_is() -> None:
     """Probes and clients call a container by addresses; a pod's clients also by names."""
     _, config = parsed(json.loads(said("CMD")))
-    image = Hosts.of(config.host, config.allowed_names)
+    image = AllowedHosts.for_server(config.host, config.allowed_host_names)
     _, config = parsed(container()["args"])
-    pods = Hosts.of(config.host, config.allowed_names)
+    pods = AllowedHosts.for_server(config.host, config.allowed_host_names)
     for host in ("127.0.0.1:8000", "localhost:8080", "10.42.0.7:8000", "[fd00::7]:8000"):
-        assert image.answers_to(host)
-        assert pods.answers_to(host)
-    assert pods.answers_to("anytime.default.svc.cluster.local")
-    assert config.allowed_names == ["*"]
+        assert image.allows(host)
+        assert pods.allows(host)
+    assert pods.allows("anytime.default.svc.cluster.local")
+    assert config.allowed_host_names == ["*"]
     assert "--api-key-file" in " ".join(container()["args"])  # which makes that safe
-    assert not image.answers_to("evil.example")
+    assert not image.allows("evil.example")
 
 
 def test_times_fit_each_other() -> None:
@@ -154,9 +154,9 @@ def test_times_fit_each_other() -> None:
     told = said("STOPSIGNAL")
     assert told == "SIGTERM"
     ends_s = container()["lifecycle"]["preStop"]["sleep"]["seconds"] + 1.2 * config.grace_s
-    assert ends_s + STUCK_S < pod()["terminationGracePeriodSeconds"]
+    assert ends_s + STALL_TIMEOUT_S < pod()["terminationGracePeriodSeconds"]
     affinity = manifest("Service")["spec"]["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"]
-    assert affinity > config.keep_s
+    assert affinity > config.session_ttl_s
     startup = container()["startupProbe"]
     assert startup["periodSeconds"] * startup["failureThreshold"] > SHOULD_BE_READY_S
 
@@ -210,7 +210,7 @@ def test_all_that_is_copied_is_there_and_nothing_else() -> None:
     for source in sources:
         assert (ROOT / source).exists(), source
         assert not ignored(source), source
-    assert not ignored("src/anytime_ar/kernel/step.cpp")
+    assert not ignored("src/anytime_ar/kernel/prior_step.cpp")
     for path in ("src/anytime_ar/__pycache__/a.pyc", "src/anytime_ar.egg-info/PKG-INFO"):
         assert ignored(path), path
     for path in (".git/HEAD", ".venv/bin/python", "runs/a/bundle", "tests/conftest.py", "keys"):
@@ -236,7 +236,7 @@ def healthcheck(url: str) -> int:
 @pytest.fixture
 def device(tmp_path: Path) -> Device:
     """Steps of no time, and none that is held for too long."""
-    return Device(tmp_path / "device", 0.0, stuck_s=HELD_S)
+    return Device(tmp_path / "device", 0.0, stall_timeout_s=HELD_S)
 
 
 @pytest.fixture
@@ -293,7 +293,7 @@ def running(real: RealServer) -> float:
     """Draws under way."""
     with real.client(Authorization=f"Bearer {KEY}") as client:
         text = client.get("/metrics").text
-    found = re.search(r"^anytime_draws_running (\S+)$", text, re.MULTILINE)
+    found = re.search(r"^anytime_requests_running (\S+)$", text, re.MULTILINE)
     assert found is not None
     return float(found[1])
 
@@ -302,7 +302,7 @@ def test_figures_that_are_spoken_of_exist(server: RealServer) -> None:
     with server.client() as client:
         text = client.get("/metrics").text
     known = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
-    for where in ("deploy/kubernetes.yaml", "docs/containers.md"):
+    for where in ("deploy/kubernetes.yaml", "docs/how-to/containers.md"):
         named = set(re.findall(r"anytime_[a-z_]+", (ROOT / where).read_text(encoding="utf-8")))
         assert named
         assert named <= known

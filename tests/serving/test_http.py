@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import re
@@ -24,8 +25,8 @@ from serving_fakes import LABELS, SLOW_L, L
 
 from anytime_ar.client import Client
 from anytime_ar.sampling import AnytimeModel
-from anytime_ar.serving.guard import MOST_HEADER_BYTES
-from anytime_ar.serving.negotiation import JSON
+from anytime_ar.serving.http.middleware import MAX_HEADER_BYTES
+from anytime_ar.serving.http.negotiation import JSON
 
 
 def post(server: RealServer, path: str, body: Any, **headers: str) -> httpx.Response:
@@ -58,7 +59,7 @@ def slow_rows(server: RealServer) -> int:
 def jobs(client: httpx.Client) -> tuple[float, ...]:
     """How many run, and how many wait."""
     found = re.findall(
-        r"^anytime_(?:draws_running|jobs_waiting) (\S+)", client.get("/metrics").text, re.M
+        r"^anytime_requests_(?:running|waiting) (\S+)", client.get("/metrics").text, re.M
     )
     return tuple(map(float, found))
 
@@ -182,7 +183,7 @@ def test_a_draw_is_refined_until_it_is_forgotten(
     assert (same["codes"], same["samples"]) == (more["codes"], more["samples"])
     assert same["stop_reason"] == "complete"
     less = error(post(server, f"{path}/refine", {"codes": 6}), 422, "invalid")
-    assert "this draw has 7 codes, and 6 were asked for" in less["message"]
+    assert "these samples have 7 codes already, and the request allows 6" in less["message"]
     with server.client() as client:
         whole = client.post(f"{path}/refine").json()  # no body: all codes
         again = client.post(f"{path}/refine").json()
@@ -214,7 +215,7 @@ def test_a_stop_a_moment_too_late_does_not_forget_the_draw(server: RealServer) -
 def test_a_draw_that_is_not_there_is_not_found(server: RealServer, name: str) -> None:
     with server.client() as client:
         told = error(client.delete(f"/v1/samples/{name}"), 404, "not_found")
-        assert "there is no draw" in told["message"]
+        assert "there are no samples with the id" in told["message"]
         error(client.post(f"/v1/samples/{name}/refine", json={}), 404, "not_found")
 
 
@@ -238,7 +239,7 @@ def test_work_ends_when_the_client_leaves(server: RealServer, stream: bool) -> N
     def granted() -> float:
         with server.client() as client:
             text = client.get("/metrics").text
-        found = re.search(r'codes_granted_total\{model="slow"\} (\S+)', text)
+        found = re.search(r'codes_drawn_total\{model="slow"\} (\S+)', text)
         return float(found[1]) if found else 0.0
 
     before = granted()
@@ -260,7 +261,7 @@ def test_what_cannot_be_in_time_is_refused_with_a_time_to_return(server: RealSer
         response = post(server, "/v1/samples", body)
         told = error(response, 503, "overloaded")
         assert int(response.headers["retry-after"]) >= 1
-        assert "not even the least that this request needs fits" in told["message"]
+        assert "the minimum codes of this request would be" in told["message"]
 
 
 def test_encode_and_decode(server: RealServer, alone: dict[str, AnytimeModel]) -> None:
@@ -291,7 +292,7 @@ def test_models_are_described(server: RealServer) -> None:
     assert [point["codes"] for point in image["curve"]] == list(range(1, L + 1))
     assert image["curve"][2]["quality"] == pytest.approx(1 / 3)
     assert slow["curve"] == []
-    here = [point["here_ms"] for point in image["curve"]]  # not the 1, 2, ... ms of the curve
+    here = [point["server_ms"] for point in image["curve"]]  # not the 1, 2, ... ms of the curve
     assert 0 < here[0] < here[-1]
     assert [point["ms"] for point in image["curve"]] == list(range(1, L + 1))
     assert image["slots"] == 32
@@ -302,8 +303,8 @@ def test_models_are_described(server: RealServer) -> None:
     [
         ({"n": 0}, "n: Input should be greater than or equal to 1"),
         ({"n": True}, "n: Input should be a valid integer"),
-        ({"n": 33}, "n=33 takes 33 rows, and 32 are drawn at once here"),
-        ({"n": 17, "guidance": 2}, "n=17 with guidance takes 34 rows"),
+        ({"n": 33}, "n=33 takes 33 batch rows, and this model has 32"),
+        ({"n": 17, "guidance": 2}, "n=17 with guidance takes 34 batch rows"),
         ({"codes": L + 1}, f"codes={L + 1} is outside 1..{L}"),
         ({"codes": 3, "min_codes": 4}, "min_codes=4 is more than codes=3"),
         ({"label": "fox"}, "label 'fox' is unknown"),
@@ -342,10 +343,10 @@ def test_errors_are_short_and_repeat_nothing(server: RealServer) -> None:
         error(big, 413, "too_large")
         pieces = client.post("/v1/samples", content=[b" " * 2**20] * 65, headers=headers)
         error(pieces, 413, "too_large")
-        long = client.get("/v1/models", headers={"X-Long": "x" * MOST_HEADER_BYTES})
+        long = client.get("/v1/models", headers={"X-Long": "x" * MAX_HEADER_BYTES})
         error(long, 431, "too_large")
     wrong = post(server, "/v1/encode", {"samples": ["bm90aGluZw=="]})
-    assert "samples.0: is no picture that can be read" in error(wrong, 422, "invalid")["message"]
+    assert "samples.0: cannot be read as an image" in error(wrong, 422, "invalid")["message"]
     bomb = io.BytesIO()
     Image.new("1", (8192, 8192)).save(bomb, "png")
     response = post(server, "/v1/encode", {"samples": [base64.b64encode(bomb.getvalue()).decode()]})
@@ -355,9 +356,9 @@ def test_errors_are_short_and_repeat_nothing(server: RealServer) -> None:
     np.lib.format.write_array_header_1_0(claim, header)
     body = {"samples": [base64.b64encode(claim.getvalue()).decode()]}
     message = error(post(server, "/v1/encode", body), 422, "invalid")["message"]
-    assert "samples.0: is no .npy file that can be read" in message
+    assert "samples.0: cannot be read as a .npy file" in message
     response = post(server, "/v1/decode", {"codes": [[0, 8]]})
-    assert "8 is no code of this model" in error(response, 422, "invalid")["message"]
+    assert "8 is not a code of this model" in error(response, 422, "invalid")["message"]
 
 
 @pytest.mark.parametrize(
@@ -389,6 +390,35 @@ def test_a_body_that_is_not_called_json_is_told_the_header(
         assert client.post("/v1/samples", content=b'{"n": 1}', headers=headers).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"n": "caf\xe9"}', "the body is not valid UTF-8: byte 0xe9 at position 10; send JSON"),
+        (b"[" * 100_000, "the JSON of the body is nested too deeply"),
+        (b'{"n": ' + b"1" * 5000 + b"}", "an integer of more than 4300 digits"),
+        (b'{"n": 1', "body.7: JSON decode error: Expecting ',' delimiter"),
+    ],
+)
+def test_a_body_that_is_not_json_is_told_why(
+    server: RealServer, content: bytes, message: str
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    with server.client() as client:
+        for path in ("/v1/samples", "/v1/encode", "/v1/decode", "/v1/samples/aaaaaaaa/refine"):
+            told = error(client.post(path, content=content, headers=headers), 422, "invalid")
+            assert message in told["message"]
+
+
+def test_a_compressed_body_is_told_the_header(server: RealServer) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    with server.client() as client:
+        response = client.post("/v1/samples", content=gzip.compress(b'{"n": 1}'), headers=headers)
+        assert "the header Content-Encoding is 'gzip'" in error(response, 415, "invalid")["message"]
+        assert response.headers["Accept-Encoding"] == "identity"
+        headers["Content-Encoding"] = "identity"
+        assert client.post("/v1/samples", content=b'{"n": 1}', headers=headers).status_code == 200
+
+
 def test_figures_for_operators(server: RealServer) -> None:
     sample(server, codes=2)
     with server.client() as client:
@@ -398,17 +428,17 @@ def test_figures_for_operators(server: RealServer) -> None:
         load = client.get("/v1/load").json()
     for name in (
         'anytime_requests_total{method="POST",route="/v1/samples",status="200"}',
-        'anytime_stops_total{model="image",reason="complete"}',
-        'anytime_codes_granted_total{model="image"}',
+        'anytime_requests_finished_total{model="image",reason="complete"}',
+        'anytime_codes_drawn_total{model="image"}',
         'anytime_queue_seconds_count{model="image"}',
         'anytime_slots{model="image"} 32.0',
-        "anytime_draws_running 0.0",
+        "anytime_requests_running 0.0",
         "anytime_ready 1.0",
     ):
         assert name in text
     assert load["ready"]
-    assert load["models"][0]["granted"] == 1.0
-    line = next(line for line in server.log() if line.get("codes") == 2)
+    assert load["models"][0]["codes_drawn_share"] == 1.0
+    line = next(line for line in server.log() if line.get("codes_drawn") == 2)
     assert line["message"] == "request"
     assert {"path", "status", "ms", "model", "stop_reason", "queue_ms", "client"} <= line.keys()
 
@@ -502,7 +532,10 @@ def test_sigterm_answers_every_stream_with_a_sample(
         (["{image}", "--threads", "0"], "threads=0 is outside"),
         (["{image}", "--api-key-file", "/nowhere"], "cannot read /nowhere"),
         (["nothing", "--port", "{taken}"], "cannot listen at 127.0.0.1"),  # before models load
-        (["{image}", "--allowed-hosts", "http://x.example"], "'http://x.example' is no name"),
+        (
+            ["{image}", "--allowed-hosts", "http://x.example"],
+            "'http://x.example' is not a host name",
+        ),
     ],
 )
 def test_what_cannot_be_served_is_told_in_a_line(

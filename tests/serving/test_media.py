@@ -15,20 +15,20 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from serving_fakes import build_bundle
+from serving_fakes import tiny_bundle
 
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel
-from anytime_ar.serving.media import Media, media_of
+from anytime_ar.serving.media import MediaProcessor, processor_for
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 
 @pytest.fixture(scope="module")
-def media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Media]:
+def media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, MediaProcessor]:
     costs = tmp_path_factory.mktemp("costs") / "costs.json"
     return {
-        kind: media_of(AnytimeModel(build_bundle(kind), device="cpu", costs_path=costs))
+        kind: processor_for(AnytimeModel(tiny_bundle(kind), device="cpu", cost_model_path=costs))
         for kind in ("image", "colour", "sound")
     }
 
@@ -62,14 +62,18 @@ def npy(header: str) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "content", "message"),
     [
-        ("image", png(20_000, 20_000), "has far too many pixels; send at most 16777216"),
+        ("image", png(20_000, 20_000), "has too many pixels; send at most 16777216"),
         ("image", png(2**31 - 1, 2**31 - 1), "pixels"),
         ("image", png(5000, 5000), "5000 x 5000 are too many pixels"),
-        ("colour", png(8, 8, depth=9), "is no picture that can be read; send png"),
-        ("image", png(0, 8), "is no picture that can be read; send png"),
-        ("image", b"", "is no picture that can be read; send png"),
-        ("image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is no picture"),
-        ("image", wav(), "is no picture"),
+        ("colour", png(8, 8, depth=9), "cannot be read as an image; send png"),
+        ("image", png(0, 8), "cannot be read as an image; send png"),
+        ("image", b"", "cannot be read as an image; send png"),
+        (
+            "image",
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+            "cannot be read as an image",
+        ),
+        ("image", wav(), "cannot be read as an image"),
         ("sound", png(8, 8), "does not decode as a sound"),
         ("sound", b"", "does not decode as a sound"),
         ("sound", wav(rate=44100), "has 44100 Hz; resample it to 8000 Hz"),
@@ -83,15 +87,17 @@ def npy(header: str) -> bytes:
     ],
 )
 def test_what_cannot_be_read_is_told(
-    media: dict[str, Media], kind: str, content: bytes, message: str
+    media: dict[str, MediaProcessor], kind: str, content: bytes, message: str
 ) -> None:
     with pytest.raises(InputError, match=r"samples\.0: ") as told:
-        media[kind].read(content, "samples.0")
+        media[kind].from_bytes(content, "samples.0")
     assert message in str(told.value)
     assert "\n" not in str(told.value)
 
 
-def test_what_is_small_takes_little_memory_whatever_it_holds(media: dict[str, Media]) -> None:
+def test_what_is_small_takes_little_memory_whatever_it_holds(
+    media: dict[str, MediaProcessor],
+) -> None:
     bombs = [("sound", flac(8000 * 600)), ("image", png(2**15, 2**15))]
     file = io.BytesIO()
     Image.new("1", (12_000, 12_000)).save(file, "PNG")
@@ -100,7 +106,7 @@ def test_what_is_small_takes_little_memory_whatever_it_holds(media: dict[str, Me
     for kind, bomb in bombs:
         assert len(bomb) < 2**17
         with pytest.raises(InputError):
-            media[kind].read(bomb, "samples.0")
+            media[kind].from_bytes(bomb, "samples.0")
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()
 
@@ -108,14 +114,14 @@ def test_what_is_small_takes_little_memory_whatever_it_holds(media: dict[str, Me
 # soundfile's callbacks are asked to go before the beginning of a broken file, and say so.
 @pytest.mark.filterwarnings("ignore:Exception ignored from cffi callback")
 @pytest.mark.parametrize("seed", range(4))
-def test_hostile_files_are_read_or_told(media: dict[str, Media], seed: int) -> None:
-    from hostile_media import hostile
+def test_hostile_files_are_read_or_told(media: dict[str, MediaProcessor], seed: int) -> None:
+    from fuzz_media import hostile_file
 
     draw = random.Random(seed)
     for number in range(150):
-        content = hostile(draw)
+        content = hostile_file(draw)
         for kind, one in media.items():
             with contextlib.suppress(InputError):
-                sample = one.read(content, "samples.0")
+                sample = one.from_bytes(content, "samples.0")
                 assert sample.shape == one.sample_shape, (seed, number, kind)
                 assert sample.isfinite().all(), (seed, number, kind)

@@ -9,17 +9,17 @@ from typing import Any, cast
 
 import pytest
 
-from anytime_ar.serving.app import build_app
-from anytime_ar.serving.guard import OPEN_PATHS
+from anytime_ar.serving.http.app import build_app
+from anytime_ar.serving.http.middleware import UNAUTHENTICATED_PATHS
+from anytime_ar.serving.http.monitoring import Monitor
 from anytime_ar.serving.media import MEDIA_TYPES
 from anytime_ar.serving.schema import (
     DecodeRequest,
     EncodeRequest,
-    ErrorAnswer,
+    ErrorResponse,
     RefineRequest,
     SampleRequest,
 )
-from anytime_ar.serving.watch import Watch
 
 NOBODY = cast("Any", None)
 REQUESTS = (SampleRequest, RefineRequest, EncodeRequest, DecodeRequest)
@@ -27,7 +27,7 @@ REQUESTS = (SampleRequest, RefineRequest, EncodeRequest, DecodeRequest)
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    watch = Watch(dict, lambda: True, lambda: 0.0)
+    watch = Monitor(dict, lambda: True, lambda: 0.0)
     told: dict[str, Any] = build_app(NOBODY, NOBODY, NOBODY, watch).openapi()
     json.dumps(told)
     return told
@@ -49,13 +49,13 @@ def test_every_route_is_told_with_its_errors(document: dict[str, Any]) -> None:
         assert set(operation["tags"]) <= tags, name
         responses = operation["responses"]
         assert {"421", "431"} <= responses.keys(), name
-        is_open = name.split()[1] in OPEN_PATHS
+        is_open = name.split()[1] in UNAUTHENTICATED_PATHS
         assert ("401" in responses) == (operation.get("security") != []) == (not is_open), name
         for status, response in responses.items():
             assert response["description"], (name, status)
             if status >= "4":
                 schema = response["content"]["application/json"]["schema"]
-                assert schema["$ref"].endswith("/ErrorAnswer"), (name, status)
+                assert schema["$ref"].endswith("/ErrorResponse"), (name, status)
             elif status != "204":
                 for kind, content in response["content"].items():
                     assert content["schema"], (name, kind)
@@ -71,7 +71,7 @@ def test_keys_are_told(document: dict[str, Any]) -> None:
 def test_samples_are_told_in_all_their_forms(document: dict[str, Any]) -> None:
     for path in ("/v1/samples", "/v1/samples/{id}/refine"):
         content = document["paths"][path]["post"]["responses"]["200"]["content"]
-        assert content["application/json"]["schema"]["$ref"].endswith("/SampleAnswer")
+        assert content["application/json"]["schema"]["$ref"].endswith("/SampleResponse")
         for kind in MEDIA_TYPES.values():
             assert content[kind]["schema"]["format"] == "binary"
         events = content["text/event-stream"]["itemSchema"]["oneOf"]
@@ -91,7 +91,7 @@ def test_every_field_of_a_request_is_described(document: dict[str, Any]) -> None
             assert len(field.get("description", "")) > 10, (kind.__name__, name)
 
 
-@pytest.mark.parametrize("kind", [*REQUESTS, ErrorAnswer])
+@pytest.mark.parametrize("kind", [*REQUESTS, ErrorResponse])
 def test_examples_are_what_they_are_examples_of(document: dict[str, Any], kind: Any) -> None:
     schema = document["components"]["schemas"][kind.__name__]
     for example in schema["examples"]:

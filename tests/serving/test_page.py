@@ -70,19 +70,19 @@ def drawn(page: Page, codes: int, length: int) -> None:
 
 def test_it_opens_with_samples_and_the_times_of_this_machine(page: Page) -> None:
     expect(page.locator("#samples img")).to_have_count(16)
-    told = page.locator("#curve-told").inner_text()
+    told = page.locator("#curve-text").inner_text()
     assert re.fullmatch(
-        rf"At {L} codes: 100 % of full quality, \S+ m?s for one sample here\.", told
+        rf"At {L} codes: 100 % of full quality, \S+ m?s for one sample on this server\.", told
     )
-    expect(page.locator("#curve")).to_contain_text("time here, up to")
+    expect(page.locator("#curve")).to_contain_text("time on this server, up to")
 
 
 def test_nothing_lately_is_an_empty_bar(page: Page) -> None:
-    expect(page.locator("#granted-told")).to_have_text("nothing lately")
-    assert page.locator("#granted").evaluate("meter => meter.value") == 0
+    expect(page.locator("#codes-share-text")).to_have_text("no recent requests")
+    assert page.locator("#codes-share").evaluate("meter => meter.value") == 0
     page.get_by_role("button", name="Draw").click()
-    expect(page.locator("#granted-told")).to_have_text("100 %")
-    assert page.locator("#granted").evaluate("meter => meter.value") == 1
+    expect(page.locator("#codes-share-text")).to_have_text("100 %")
+    assert page.locator("#codes-share").evaluate("meter => meter.value") == 1
 
 
 def test_codes_are_counted_while_they_come(page: Page) -> None:
@@ -114,7 +114,7 @@ def test_samples_sharpen_stop_and_are_refined(page: Page) -> None:
     for _ in range(L - 4):
         page.keyboard.press("ArrowLeft")  # back to what was seen
     expect(images.first).to_have_attribute("alt", "owl, sample 1, 4 codes")
-    expect(page.locator("#curve-told")).to_contain_text("44 % of full quality")
+    expect(page.locator("#curve-text")).to_contain_text("44 % of full quality")
     wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     assert wide <= 0  # nothing sticks out
 
@@ -182,7 +182,7 @@ def test_models_are_switched_and_sounds_can_be_played(page: Page) -> None:
     expect(page.locator("#samples audio")).to_have_count(0)
     page.get_by_role("button", name="Draw").click()
     drawn(page, L, L)
-    expect(page.locator("#granted-told")).to_contain_text("100 %")
+    expect(page.locator("#codes-share-text")).to_contain_text("100 %")
 
 
 def test_mistakes_are_told(page: Page) -> None:
@@ -191,7 +191,7 @@ def test_mistakes_are_told(page: Page) -> None:
     page.get_by_role("button", name="Draw").click()
     status = page.get_by_role("status")
     expect(status).to_have_class("wrong")
-    expect(status).to_contain_text(re.compile("fits|deadline passed"))
+    expect(status).to_contain_text(re.compile("overloaded|deadline passed"))
 
 
 def test_axe_finds_nothing(page: Page) -> None:

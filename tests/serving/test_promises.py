@@ -26,8 +26,8 @@ LONG_S = 0.15
 """Of a step: a test can do something meanwhile."""
 HEARD_S = 1.0
 """After which the server has heard of what a client did, also while a step is held."""
-STUCK_S = 3.0
-"""After which a turn counts as stuck: no step takes so long that is not held."""
+STALL_TIMEOUT_S = 3.0
+"""After which an iteration counts as stalled: no step takes so long that is not held."""
 
 
 class Spoiled:
@@ -36,7 +36,7 @@ class Spoiled:
     def __init__(
         self, folder: Path, model: Path, *, step_s: float, options: tuple[str, ...] = ()
     ) -> None:
-        self.device = Device(folder / "device", step_s, stuck_s=STUCK_S)
+        self.device = Device(folder / "device", step_s, stall_timeout_s=STALL_TIMEOUT_S)
         self.server = RealServer(
             str(model), options=options, logs=folder / "log", device=self.device
         ).ready()
@@ -222,10 +222,10 @@ def test_no_code_is_drawn_that_the_deadline_leaves_no_time_for(spoiled: Spoiled)
 def test_fewer_codes_than_the_floor_are_an_error_and_no_answer(spoiled: Spoiled) -> None:
     drawing = spoiled.ask(min_codes=L, deadline_ms=2000 * SHORT_S * L)
     spoiled.wait_for_load(1, 0)
-    spoiled.device.set(0.8 * STUCK_S)  # nobody could know
+    spoiled.device.set(0.8 * STALL_TIMEOUT_S)  # nobody could know
     told = drawing.result()
     assert (told.status_code, told.json()["error"]["code"]) == (504, "deadline")
-    assert "before there were as many codes as the request needs" in told.json()["error"]["message"]
+    assert "before the samples had their minimum codes" in told.json()["error"]["message"]
 
 
 def process_status(pid: int, name: str) -> int:

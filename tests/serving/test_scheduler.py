@@ -12,10 +12,16 @@ import torch
 from serving_fakes import DECODE_S, ROW_S, STEP_S, Heard, L, Stage, poisson
 
 from anytime_ar.errors import InputError
-from anytime_ar.serving.control import USED
-from anytime_ar.serving.jobs import Computed, Done, Look, Refused, Task
-from anytime_ar.serving.lane import Lane
-from anytime_ar.serving.trial import STALE_S
+from anytime_ar.serving.engine.admission import STALE_S
+from anytime_ar.serving.engine.fairness import TARGET_UTILISATION
+from anytime_ar.serving.engine.jobs import (
+    CodecJob,
+    CodecResultEvent,
+    PreviewEvent,
+    ResultEvent,
+    ServingError,
+)
+from anytime_ar.serving.engine.runner import ModelRunner
 
 SLOTS = 8
 FULL_RATE = SLOTS / (L * (STEP_S + ROW_S * SLOTS) + DECODE_S * SLOTS)
@@ -29,8 +35,8 @@ def stage(tmp_path: Path) -> Stage:
     return Stage(tmp_path, slots=SLOTS)
 
 
-def refused(heard: Heard) -> Refused:
-    assert isinstance(heard.last, Refused), heard.last
+def refused(heard: Heard) -> ServingError:
+    assert isinstance(heard.last, ServingError), heard.last
     return heard.last
 
 
@@ -39,7 +45,11 @@ def arrivals(rate: float, seconds: float, **options: Any) -> list[tuple[float, d
 
 
 def in_time(heards: list[Heard]) -> float:
-    good = [h for h in heards if isinstance(h.last, Done) and h.done.at <= h.draw.deadline]
+    good = [
+        h
+        for h in heards
+        if isinstance(h.last, ResultEvent) and h.done.decoded_at <= h.draw.deadline
+    ]
     return len(good) / len(heards)
 
 
@@ -53,26 +63,26 @@ def test_draws_get_what_they_get_alone(stage: Stage) -> None:
     heards = []
     for options in asked:
         heards.append(stage.ask(**options))
-        stage.scheduler.turn()  # they come one after the other, and leave as they are done
+        stage.scheduler.run_iteration()  # they come one after the other, and leave as they are done
     stage.run()
     for heard, options in zip(heards, asked, strict=True):
         options.pop("floor", None)
         codes = options.pop("cap", L)
-        alone = stage.models[0].draw(**options, codes=codes)
+        alone = stage.models[0].generate(**options, codes=codes)
         assert torch.equal(heard.done.codes, alone.codes)
         torch.testing.assert_close(heard.done.data, alone.data)
-        assert heard.done.stopped_by == "complete"
+        assert heard.done.stop_reason == "complete"
     assert stage.scheduler.idle
-    assert stage.scheduler.lanes["tiny0"].rows == 0
+    assert stage.scheduler.runners["tiny0"].num_rows == 0
 
 
 def test_a_deadline_ends_a_draw_with_what_fits(stage: Stage) -> None:
     heard = stage.ask(deadline_s=0.017, seed=5)
     stage.run()
-    assert heard.done.stopped_by == "deadline"
+    assert heard.done.stop_reason == "deadline"
     k = heard.done.codes.shape[1]
     assert k == 6  # of 1.5 ms each, 2 ms to decode, and up to 6 ms to answer
-    assert heard.done.at <= heard.draw.deadline
+    assert heard.done.decoded_at <= heard.draw.deadline
     assert torch.equal(heard.done.codes, stage.models[0].sample_codes(1, seed=5, codes=k))
     assert heard.done.queue_s == 0
     assert heard.done.sampling_s == pytest.approx(6 * 0.0015)
@@ -87,8 +97,8 @@ def test_what_cannot_be_in_time_is_refused_at_once_and_told_when_to_come_back(
     heard = stage.ask(deadline_s=0.010, floor=6)
     error = refused(heard)
     assert error.reason == "overloaded"
-    assert error.retry_s is not None
-    assert 0 < error.retry_s < 0.01
+    assert error.retry_after_s is not None
+    assert 0 < error.retry_after_s < 0.01
     assert not heard.events  # at once: no turn was needed
     assert isinstance(stage.ask(deadline_s=0.010, floor=3).refused_at_once, type(None))
 
@@ -98,70 +108,70 @@ def test_nothing_is_left_of_the_refused(stage: Stage) -> None:
     stage.run()
     for _ in range(50):
         assert stage.ask(deadline_s=0.001, floor=L).refused_at_once is not None
-    assert len(stage.scheduler.outlook._needs) <= 1
+    assert len(stage.scheduler.admission._job_work) <= 1
 
 
 def test_admission_at_the_boundary_is_exact_and_all_or_nothing(stage: Stage) -> None:
     """Four draws of two rows fill eight places; the fifth waits, whole, until one has left."""
     pairs = [stage.ask(2, cap=4) for _ in range(5)]
-    stage.scheduler.turn()
+    stage.scheduler.run_iteration()
     assert [bool(pair.draw.rows) for pair in pairs] == [True] * 4 + [False]
-    assert stage.scheduler.lanes["tiny0"].batch.room == 0
+    assert stage.scheduler.runners["tiny0"].batch.free_slots == 0
     stage.run()
-    assert all(pair.done.stopped_by in ("complete", "load") for pair in pairs)
+    assert all(pair.done.stop_reason in ("complete", "load") for pair in pairs)
     single = stage.ask(1, cap=4)
-    stage.scheduler.turn()
+    stage.scheduler.run_iteration()
     assert len(single.draw.rows) == 1
 
 
 def test_slots_of_the_cancelled_and_the_failed_are_free_again(stage: Stage) -> None:
-    lane = stage.scheduler.lanes["tiny0"]
+    runner = stage.scheduler.runners["tiny0"]
     for _ in range(500):
         heard = stage.ask(3)
-        stage.scheduler.turn()
+        stage.scheduler.run_iteration()
         heard.draw.cancelled = True
         steps = stage.models[0].steps
-        stage.scheduler.turn()
+        stage.scheduler.run_iteration()
         assert stage.models[0].steps <= steps + 1
-        assert heard.done.stopped_by == "cancelled"
-    assert (lane.rows, lane.batch.room, stage.scheduler.idle) == (0, SLOTS, True)
+        assert heard.done.stop_reason == "cancelled"
+    assert (runner.num_rows, runner.batch.free_slots, stage.scheduler.idle) == (0, SLOTS, True)
     stage.models[0].fails = True
     lost = stage.ask(3)
     with pytest.raises(RuntimeError, match="the device is gone"):
-        stage.scheduler.turn()
-    stage.scheduler.lose_all()
+        stage.scheduler.run_iteration()
+    stage.scheduler.fail_all()
     assert refused(lost).reason == "broken"
     stage.models[0].fails = False
     assert stage.scheduler.idle
     after = stage.ask(SLOTS)
     stage.run()
-    assert after.done.stopped_by == "complete"
+    assert after.done.stop_reason == "complete"
 
 
 def test_a_decode_that_fails_loses_nobody(stage: Stage) -> None:
     """Also those that have left the batch for it."""
     ending, going = stage.ask(cap=1), stage.ask()
-    engine = stage.models[0].engine
+    engine = stage.models[0].sampler
     decode = engine.decode
     engine.decode = lambda codes: decode(codes.narrow(1, 0, 99))  # type: ignore[method-assign]
     with pytest.raises(RuntimeError):
-        stage.scheduler.turn()
-    stage.scheduler.lose_all()
+        stage.scheduler.run_iteration()
+    stage.scheduler.fail_all()
     assert [refused(heard).reason for heard in (ending, going)] == ["broken"] * 2
     assert len(ending.events) == len(going.events) == 1
     engine.decode = decode  # type: ignore[method-assign]
     after = stage.ask(SLOTS)
     stage.run()
-    assert after.done.stopped_by == "complete"
+    assert after.done.stop_reason == "complete"
 
 
 def test_what_is_stopped_before_its_first_code_has_nothing(stage: Stage) -> None:
     for _ in range(2):
         stage.ask(SLOTS, floor=L)
     waiting = stage.ask(1)
-    stage.scheduler.turn()
+    stage.scheduler.run_iteration()
     waiting.draw.cancelled = True
-    stage.scheduler.turn()
+    stage.scheduler.run_iteration()
     assert refused(waiting).reason == "cancelled"
 
 
@@ -172,7 +182,7 @@ def test_under_load_everyone_gets_fewer_codes_and_nobody_is_late(tmp_path: Path)
         heards = stage.play(arrivals(load * FULL_RATE, 4.0, deadline_s=0.3))
         assert in_time(heards) >= 0.995
         figures[load] = sum(h.done.codes.shape[1] for h in heards) / len(heards)
-        reasons = {h.done.stopped_by for h in heards}
+        reasons = {h.done.stop_reason for h in heards}
         assert "load" in reasons or load < 1
     assert figures[0.5] > 0.98 * L
     assert figures[0.5] > figures[1.0] > figures[2.0] > 1
@@ -183,8 +193,8 @@ def test_beyond_the_floors_some_are_refused_and_the_rest_is_in_time(tmp_path: Pa
     heards = stage.play(arrivals(1.5 * FLOOR_RATE, 3.0, deadline_s=0.3))
     taken = [h for h in heards if h.refused_at_once is None]
     assert in_time(taken) >= 0.995
-    assert len(taken) >= 0.9 * USED * FLOOR_RATE * 3.0
-    assert all(refused(h).retry_s for h in heards if h.refused_at_once is not None)
+    assert len(taken) >= 0.9 * TARGET_UTILISATION * FLOOR_RATE * 3.0
+    assert all(refused(h).retry_after_s for h in heards if h.refused_at_once is not None)
 
 
 @pytest.mark.parametrize(("policy", "share"), [("reject", (0.3, 0.75)), ("fixed", (0.0, 0.3))])
@@ -194,7 +204,7 @@ def test_other_policies_lose_requests(
     stage = Stage(tmp_path, slots=SLOTS, policy=policy, pretends=True)
     heards = stage.play(arrivals(2.0 * FULL_RATE, 4.0, deadline_s=0.3))
     assert share[0] <= in_time(heards) <= share[1]
-    done = [h for h in heards if isinstance(h.last, Done)]
+    done = [h for h in heards if isinstance(h.last, ResultEvent)]
     assert {h.done.codes.shape[1] for h in done} == {L}
     if policy == "fixed":
         assert len(done) == len(heards)
@@ -246,8 +256,8 @@ def test_what_is_taken_in_on_trial_is_judged_soon(stage: Stage) -> None:
     stage.run()
     assert refused(heard).reason == "overloaded"
     assert heard.events[0][0] < begin + 0.008  # after three codes, and not at its deadline
-    assert fits.done.stopped_by == "complete"
-    assert stage.scheduler.lanes["tiny0"].rows == 0
+    assert fits.done.stop_reason == "complete"
+    assert stage.scheduler.runners["tiny0"].num_rows == 0
 
 
 def test_nothing_is_kept_of_what_ends_on_trial(stage: Stage) -> None:
@@ -277,30 +287,30 @@ def test_nobody_is_refused_on_stale_estimates(stage: Stage) -> None:
     stage.clock.now += 5.0
     heard = stage.ask(deadline_s=0.010)
     stage.run()
-    assert heard.done.at <= heard.draw.deadline
+    assert heard.done.decoded_at <= heard.draw.deadline
 
 
 def test_an_urgent_draw_gets_the_room_of_those_with_time(stage: Stage) -> None:
     patient = [stage.ask(2, floor=L, seed=i) for i in range(4)]
-    stage.scheduler.turn()
+    stage.scheduler.run_iteration()
     urgent = stage.ask(1, deadline_s=0.02, floor=2)
     stage.run()
-    assert urgent.done.at <= urgent.draw.deadline
+    assert urgent.done.decoded_at <= urgent.draw.deadline
     for i, heard in enumerate(patient):  # set aside for a while, and continued as if nothing was
-        assert heard.done.stopped_by == "complete"
+        assert heard.done.stop_reason == "complete"
         assert torch.equal(heard.done.codes, stage.models[0].sample_codes(2, seed=i))
 
 
 def test_those_that_make_room_are_not_decoded_before_others_that_are_due(stage: Stage) -> None:
     patient = stage.ask(6)
-    stage.scheduler.turn()
+    stage.scheduler.run_iteration()
     tight = stage.ask(1, deadline_s=0.020)
-    stage.scheduler.turn()  # there is time for one more, and to decode one sample, not six
+    stage.scheduler.run_iteration()  # there is time for one more, and to decode one sample, not six
     urgent = stage.ask(7, deadline_s=0.040)
     stage.run()
-    assert patient.done.stopped_by == "load"
+    assert patient.done.stop_reason == "load"
     for heard in (tight, urgent):
-        assert heard.done.at <= heard.draw.deadline
+        assert heard.done.decoded_at <= heard.draw.deadline
 
 
 def test_steps_and_responses_may_be_late_together(stage: Stage) -> None:
@@ -312,18 +322,18 @@ def test_steps_and_responses_may_be_late_together(stage: Stage) -> None:
         stage.models[0].stalls = iter([0.0] * late + [0.010])
         heard = stage.ask(deadline_s=0.030)
         stage.run()
-        assert heard.done.at + 0.005 <= heard.draw.deadline
+        assert heard.done.decoded_at + 0.005 <= heard.draw.deadline
 
 
 def test_joining_does_not_break_promises(stage: Stage) -> None:
     """Alone its twelve codes take 18 ms and fit; every row beside it makes them slower."""
     tight = stage.ask(1, deadline_s=0.026, floor=L)
-    stage.scheduler.turn()
+    stage.scheduler.run_iteration()
     others = [stage.ask(1) for _ in range(7)]
     stage.run()
-    assert tight.done.stopped_by == "complete"
-    assert tight.done.at <= tight.draw.deadline
-    assert all(other.done.stopped_by == "complete" for other in others)
+    assert tight.done.stop_reason == "complete"
+    assert tight.done.decoded_at <= tight.draw.deadline
+    assert all(other.done.stop_reason == "complete" for other in others)
 
 
 def test_clients_share_the_machine_fairly(tmp_path: Path) -> None:
@@ -345,10 +355,11 @@ def test_clients_share_the_machine_fairly(tmp_path: Path) -> None:
 def test_looks_come_after_every_code_and_at_a_rate(stage: Stage) -> None:
     heard = stage.ask(2, look_every_s=0.0)
     stage.run()
-    looks = [event for _, event in heard.events if isinstance(event, Look)]
-    assert [look.codes.shape[1] for look in looks] == list(range(1, L))
+    previews = [event for _, event in heard.events if isinstance(event, PreviewEvent)]
+    assert [preview.codes.shape[1] for preview in previews] == list(range(1, L))
     assert all(
-        torch.equal(look.codes, heard.done.codes[:, : look.codes.shape[1]]) for look in looks
+        torch.equal(preview.codes, heard.done.codes[:, : preview.codes.shape[1]])
+        for preview in previews
     )
     rare = stage.ask(1, look_every_s=0.005)
     stage.run()
@@ -359,10 +370,10 @@ def test_nobody_waits_for_looks(stage: Stage) -> None:
     watched = stage.ask(4, look_every_s=0.0, cap=L)
     for _ in range(6):
         stage.ask(4)
-    stage.scheduler.turn()
-    stage.scheduler.turn()
-    looks = [event for _, event in watched.events if isinstance(event, Look)]
-    assert len(looks) == 1  # the first one, and no more while others wait
+    stage.scheduler.run_iteration()
+    stage.scheduler.run_iteration()
+    previews = [event for _, event in watched.events if isinstance(event, PreviewEvent)]
+    assert len(previews) == 1  # the first one, and no more while others wait
 
 
 def test_several_models_take_turns(tmp_path: Path) -> None:
@@ -375,22 +386,22 @@ def test_several_models_take_turns(tmp_path: Path) -> None:
 
 def test_draining_answers_all_and_takes_nothing_more(stage: Stage) -> None:
     heards = [stage.ask(2) for _ in range(6)]
-    stage.scheduler.turn()
+    stage.scheduler.run_iteration()
     until = stage.clock.now + 0.05
     stage.scheduler.drain(until)
     late = stage.ask()
     assert refused(late).reason == "draining"
     stage.run()
     assert stage.clock.now <= until
-    assert all(isinstance(h.last, Done) for h in heards)
-    assert {h.done.stopped_by for h in heards} <= {"complete", "drain", "load"}
-    assert "drain" in {h.done.stopped_by for h in heards}
+    assert all(isinstance(h.last, ResultEvent) for h in heards)
+    assert {h.done.stop_reason for h in heards} <= {"complete", "drain", "load"}
+    assert "drain" in {h.done.stop_reason for h in heards}
 
 
 def test_what_cannot_be_had_before_the_end_is_told_then(stage: Stage) -> None:
     """Else it would be drawn on, and its stream cut off with the process."""
     heards = [stage.ask(SLOTS, floor=L, deadline_s=60.0) for _ in range(3)]
-    stage.scheduler.turn()
+    stage.scheduler.run_iteration()
     until = stage.clock.now + 0.02
     stage.scheduler.drain(until)
     stage.run()
@@ -414,34 +425,34 @@ def test_tasks_are_done_between_steps_and_wait_for_draws_in_a_hurry(stage: Stage
         stage.clock.now += 0.01
         return model.decode(part)
 
-    def task(deadline_s: float) -> Task:
-        return Task(
+    def task(deadline_s: float) -> CodecJob:
+        return CodecJob(
             model="tiny0",
             client="a",
             arrival=stage.clock.now,
             deadline=stage.clock.now + deadline_s,
             listener=lambda event: events.append((stage.clock.now, event)),
-            parts=[lambda part=part: decode(part) for part in codes.split(2)],
-            rows=2,
-            samples=4,
-            kind="decode",
+            chunks=[lambda part=part: decode(part) for part in codes.split(2)],
+            chunk_size=2,
+            num_samples=4,
+            operation="decode",
         )
 
     stage.scheduler.submit(task(10.0))
     stage.run()
     (_, computed) = events.pop()
-    assert isinstance(computed, Computed)
+    assert isinstance(computed, CodecResultEvent)
     torch.testing.assert_close(computed.result, model.decode(codes))
     hurried = stage.ask(1, deadline_s=0.014, floor=6)  # no 10 ms to give away
     stage.scheduler.submit(task(10.0))
     stage.run()
-    assert hurried.done.at <= hurried.draw.deadline
-    assert events[0][0] > hurried.done.at
+    assert hurried.done.decoded_at <= hurried.draw.deadline
+    assert events[0][0] > hurried.done.decoded_at
 
 
 def test_lanes_refuse_what_they_cannot_be(stage: Stage) -> None:
-    with pytest.raises(InputError, match="slots=0 has room for nothing"):
-        Lane("x", stage.models[0], 0, stage.clock)
+    with pytest.raises(InputError, match="slots=0 leaves no room for a sample"):
+        ModelRunner("x", stage.models[0], 0, stage.clock)
 
 
 @pytest.mark.parametrize("codes", [1, 5, L])
@@ -455,6 +466,6 @@ def test_a_draw_that_comes_with_all_its_codes_is_decoded_and_no_more(
     stage.run()
     assert stage.models[0].steps == steps
     assert stage.clock.now - begin == pytest.approx(2 * DECODE_S)
-    assert again.done.stopped_by == "complete"
+    assert again.done.stop_reason == "complete"
     assert torch.equal(again.done.codes, first.done.codes)
     torch.testing.assert_close(again.done.data, first.done.data)

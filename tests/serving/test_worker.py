@@ -13,9 +13,13 @@ import torch
 from real_server import PATIENCE_S, wait_for
 from serving_fakes import L, Stage
 
-from anytime_ar.serving.jobs import Done, Draw, Event, Refused
-from anytime_ar.serving.kept import APIECE, LET_GO_S, Keeper
-from anytime_ar.serving.worker import STUCK_S, Worker
+from anytime_ar.serving.engine.jobs import JobEvent, ResultEvent, SamplingJob, ServingError
+from anytime_ar.serving.engine.session_store import (
+    RELEASE_GRACE_S,
+    SESSION_OVERHEAD_BYTES,
+    SessionStore,
+)
+from anytime_ar.serving.engine.worker import STALL_TIMEOUT_S, Worker
 
 
 class Working:
@@ -25,19 +29,19 @@ class Working:
         self.worker = Worker(self.stage.scheduler)
         self.worker.start()
 
-    def ask(self, seed: int = 0) -> queue.Queue[Event]:
-        heard: queue.Queue[Event] = queue.Queue()
+    def ask(self, seed: int = 0) -> queue.Queue[JobEvent]:
+        heard: queue.Queue[JobEvent] = queue.Queue()
         plan, _ = self.stage.models[0].plan(2, seed=seed)
         now = self.stage.clock()
-        draw = Draw(
+        draw = SamplingJob(
             model="tiny0",
             client="a",
             arrival=now,
             deadline=now + 100.0,
             listener=heard.put,
             plan=plan,
-            floor=1,
-            cap=L,
+            min_codes=1,
+            max_codes=L,
         )
         self.worker.submit(draw)
         return heard
@@ -46,16 +50,16 @@ class Working:
 @pytest.fixture
 def working(tmp_path: Path) -> Iterator[Working]:
     made = Working(tmp_path)
-    wait_for(lambda: made.worker.progresses, "warm models")
+    wait_for(lambda: made.worker.healthy, "warm models")
     yield made
-    made.worker.end()
+    made.worker.stop()
 
 
 def test_jobs_are_done_in_the_thread(working: Working) -> None:
     heard = [working.ask(seed) for seed in range(6)]
     for seed, one in enumerate(heard):
         done = one.get(timeout=PATIENCE_S)
-        assert isinstance(done, Done)
+        assert isinstance(done, ResultEvent)
         assert torch.equal(done.codes, working.stage.models[0].sample_codes(2, seed=seed))
         assert one.empty()
 
@@ -63,41 +67,41 @@ def test_jobs_are_done_in_the_thread(working: Working) -> None:
 def test_a_broken_device_is_reported_and_comes_back(
     working: Working, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anytime_ar.serving.worker._RETRY_S", 0.01)
+    monkeypatch.setattr("anytime_ar.serving.engine.worker._RETRY_S", 0.01)
     working.stage.models[0].fails = True
     lost = working.ask().get(timeout=PATIENCE_S)
-    assert isinstance(lost, Refused)
+    assert isinstance(lost, ServingError)
     assert lost.reason == "broken"
-    wait_for(lambda: not working.worker.progresses, "the failure to be known")
+    wait_for(lambda: not working.worker.healthy, "the failure to be known")
     refused = working.ask().get(timeout=PATIENCE_S)
-    assert isinstance(refused, Refused)
-    assert (refused.reason, refused.retry_s) == ("broken", 0.01)
+    assert isinstance(refused, ServingError)
+    assert (refused.reason, refused.retry_after_s) == ("broken", 0.01)
     working.stage.models[0].fails = False
-    wait_for(lambda: working.worker.progresses, "the device")
-    assert isinstance(working.ask().get(timeout=PATIENCE_S), Done)
+    wait_for(lambda: working.worker.healthy, "the device")
+    assert isinstance(working.ask().get(timeout=PATIENCE_S), ResultEvent)
 
 
 def test_a_device_that_is_broken_from_the_start_is_told_and_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anytime_ar.serving.worker._RETRY_S", 0.01)
+    monkeypatch.setattr("anytime_ar.serving.engine.worker._RETRY_S", 0.01)
     made = Working(tmp_path, fails=True)
     first = made.ask().get(timeout=PATIENCE_S)  # while it tries to get warm
-    assert isinstance(first, Refused)
+    assert isinstance(first, ServingError)
     assert first.reason == "broken"
-    assert not made.worker.progresses
+    assert not made.worker.healthy
     made.stage.models[0].fails = False
-    wait_for(lambda: made.worker.progresses, "warm models")
-    assert isinstance(made.ask().get(timeout=PATIENCE_S), Done)
-    made.worker.end()
+    wait_for(lambda: made.worker.healthy, "warm models")
+    assert isinstance(made.ask().get(timeout=PATIENCE_S), ResultEvent)
+    made.worker.stop()
 
 
 def test_a_turn_without_end_is_no_progress(working: Working) -> None:
-    working.worker._turn_began = working.stage.clock()
-    assert working.worker.progresses
-    working.stage.clock.now += STUCK_S + 1
-    assert not working.worker.progresses
-    working.worker._turn_began = None
+    working.worker._iteration_started_at = working.stage.clock()
+    assert working.worker.healthy
+    working.stage.clock.now += STALL_TIMEOUT_S + 1
+    assert not working.worker.healthy
+    working.worker._iteration_started_at = None
 
 
 def test_kept_draws_are_forgotten_in_time_and_of_too_many_the_oldest(tmp_path: Path) -> None:
@@ -105,52 +109,52 @@ def test_kept_draws_are_forgotten_in_time_and_of_too_many_the_oldest(tmp_path: P
     heard = stage.ask(2)
     stage.run()
     one = 2 * L * (4 + 8)
-    keeper = Keeper(10.0, stage.clock, most_bytes=3 * (APIECE + one))
+    sessions = SessionStore(10.0, stage.clock, max_bytes=3 * (SESSION_OVERHEAD_BYTES + one))
     for name in "abcd":
-        keeper.put(name, heard.draw, heard.done.codes)
+        sessions.put(name, heard.draw, heard.done.codes)
         stage.clock.now += 1
-    assert [name for name in "abcd" if keeper.get(name)] == ["b", "c", "d"]
-    kept = keeper.get("c")
+    assert [name for name in "abcd" if sessions.get(name)] == ["b", "c", "d"]
+    kept = sessions.get("c")
     assert kept is not None
     assert torch.equal(kept.codes.long(), heard.done.codes)
-    keeper.put("b", heard.draw, heard.done.codes)  # anew: as the latest
+    sessions.put("b", heard.draw, heard.done.codes)  # anew: as the latest
     stage.clock.now += 9
-    assert [name for name in "bcd" if keeper.get(name)] == ["b"]
-    assert len(keeper) == 1
+    assert [name for name in "bcd" if sessions.get(name)] == ["b"]
+    assert len(sessions) == 1
     stage.clock.now += 1
-    assert len(keeper) == 0
+    assert len(sessions) == 0
 
 
 def test_draws_that_are_let_go_can_be_put_again_for_a_moment(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     heard = stage.ask(2)
     stage.run()
-    keeper = Keeper(100.0, stage.clock)
+    sessions = SessionStore(100.0, stage.clock)
     for name in "abcd":
-        keeper.put(name, heard.draw, heard.done.codes)
-    keeper.let_go("b")
-    stage.clock.now += LET_GO_S - 1
-    keeper.let_go("c")
-    assert [name for name in "abcd" if keeper.get(name)] == [*"abcd"]
-    assert [name for name in "abcd" if keeper.has(name)] == ["a", "d"]
-    keeper.put("c", heard.draw, heard.done.codes)
+        sessions.put(name, heard.draw, heard.done.codes)
+    sessions.release("b")
+    stage.clock.now += RELEASE_GRACE_S - 1
+    sessions.release("c")
+    assert [name for name in "abcd" if sessions.get(name)] == [*"abcd"]
+    assert [name for name in "abcd" if sessions.has(name)] == ["a", "d"]
+    sessions.put("c", heard.draw, heard.done.codes)
     stage.clock.now += 1
-    assert [name for name in "abcd" if keeper.get(name)] == ["a", "c", "d"]
-    stage.clock.now += LET_GO_S
-    assert [name for name in "abcd" if keeper.has(name)] == ["a", "c", "d"]
-    assert len(keeper) == 3
+    assert [name for name in "abcd" if sessions.get(name)] == ["a", "c", "d"]
+    stage.clock.now += RELEASE_GRACE_S
+    assert [name for name in "abcd" if sessions.has(name)] == ["a", "c", "d"]
+    assert len(sessions) == 3
 
 
 def test_what_a_kept_draw_takes_is_counted_whole(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     heard = stage.ask(1, top_p=[0.5] * L, temperature=[1.0] * L)
     stage.run()
-    keeper, kept = Keeper(100.0, stage.clock), 500
+    sessions, kept = SessionStore(100.0, stage.clock), 500
     tracemalloc.start()
     for i in range(kept):
         plan = stage.models[0].plan(1, seed=i, top_p=[0.5] * L, temperature=[1.0] * L)[0]
-        keeper.put(f"a-draw-{i:06}", replace(heard.draw, plan=plan), heard.done.codes.clone())
+        sessions.put(f"a-draw-{i:06}", replace(heard.draw, plan=plan), heard.done.codes.clone())
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     # Tensors are not seen by it: three of them, with their numbers, and two strings beside.
-    assert taken / kept < APIECE / 2
+    assert taken / kept < SESSION_OVERHEAD_BYTES / 2

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from anytime_ar.training import TrainConfig
-from anytime_ar.training.checkpoint import Checkpoints
+from anytime_ar.training.checkpoint import CheckpointManager
 
 LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -45,7 +45,7 @@ def trained(*arguments: Any, **options: Any) -> None:
 
 def wait_for_checkpoint(folder: Path, stage: str) -> None:
     """Of a run that is going on, a new one."""
-    checkpoints = Checkpoints(folder / "checkpoints", stage)
+    checkpoints = CheckpointManager(folder / "checkpoints", stage)
     before = checkpoints.steps()[:1]
     until = time.monotonic() + 600
     while checkpoints.steps()[:1] in (before, []):

@@ -14,7 +14,7 @@ import torch
 from training_fakes import ToyStage, fit_toy, last
 
 from anytime_ar.errors import InputError
-from anytime_ar.training.checkpoint import Checkpoint, Checkpoints
+from anytime_ar.training.checkpoint import Checkpoint, CheckpointManager
 
 RECORD = {"progress": {"step": 3, "seconds": 0.125}, "data": {"position": 3}}
 
@@ -24,14 +24,14 @@ def small(step: int) -> Checkpoint:
 
 
 @pytest.fixture
-def checkpoints(tmp_path: Path) -> Checkpoints:
-    made = Checkpoints(tmp_path, "toy")
+def checkpoints(tmp_path: Path) -> CheckpointManager:
+    made = CheckpointManager(tmp_path, "toy")
     for step in (5, 10, 15):
         made.write(step, small(step))
     return made
 
 
-def test_the_last_ones_are_kept_and_any_tool_can_check_them(checkpoints: Checkpoints) -> None:
+def test_the_last_ones_are_kept_and_any_tool_can_check_them(checkpoints: CheckpointManager) -> None:
     assert checkpoints.steps() == [15, 10]
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == [
         f"toy-000000{step}.{kind}" for step in (10, 15) for kind in ("safetensors", "sha256")
@@ -47,16 +47,16 @@ def test_the_last_ones_are_kept_and_any_tool_can_check_them(checkpoints: Checkpo
 
 
 def test_stages_do_not_mix(tmp_path: Path) -> None:
-    a, b = Checkpoints(tmp_path, "prior"), Checkpoints(tmp_path, "prior-2")
+    a, b = CheckpointManager(tmp_path, "prior"), CheckpointManager(tmp_path, "prior-2")
     a.write(1, small(1))
     b.write(7, small(7))
     assert (a.steps(), b.steps()) == ([1], [7])
 
 
-def test_a_file_without_its_digest_was_never_completed(checkpoints: Checkpoints) -> None:
+def test_a_file_without_its_digest_was_never_completed(checkpoints: CheckpointManager) -> None:
     checkpoints.path(15).with_suffix(".sha256").unlink()
     told: list[str] = []
-    assert checkpoints.newest(told.append) == 10
+    assert checkpoints.latest(told.append) == 10
     assert not told
 
 
@@ -87,14 +87,16 @@ def damage(path: Path, draw: random.Random) -> str:
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_any_damage_is_told_and_the_one_before_counts(checkpoints: Checkpoints, seed: int) -> None:
+def test_any_damage_is_told_and_the_one_before_counts(
+    checkpoints: CheckpointManager, seed: int
+) -> None:
     draw = random.Random(seed)
     file = checkpoints.path(15)
     sha = file.with_suffix(".sha256")
     hit = draw.choice([file, file, file, sha])
     kind = damage(hit, draw)
     told: list[str] = []
-    assert checkpoints.newest(told.append) == 10
+    assert checkpoints.latest(told.append) == 10
     if hit == sha and kind == "gone":
         assert not told  # as if it had not been completed
     else:
@@ -104,14 +106,14 @@ def test_any_damage_is_told_and_the_one_before_counts(checkpoints: Checkpoints, 
     assert torch.equal(last(checkpoints).groups["module"]["weight"], torch.arange(6.0) + 10)
 
 
-def test_damage_of_all_is_an_error_once(checkpoints: Checkpoints) -> None:
+def test_damage_of_all_is_an_error_once(checkpoints: CheckpointManager) -> None:
     for step in (10, 15):
         checkpoints.path(step).write_bytes(b"")
     told: list[str] = []
     with pytest.raises(InputError, match="no checkpoint of the stage toy is whole; resume once m"):
-        checkpoints.newest(told.append)
+        checkpoints.latest(told.append)
     assert len(told) == 2
-    assert checkpoints.newest(told.append) is None
+    assert checkpoints.latest(told.append) is None
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == [
         "toy-00000010.damaged",
         "toy-00000015.damaged",
@@ -127,7 +129,7 @@ def test_a_stage_goes_on_from_the_one_before_to_the_same_end(
     interrupted.toy.spoil[7] = float("nan")
     with pytest.raises(Exception, match="nan at step 8"):
         fit_toy(interrupted, tmp_path, checkpoint_every_s=0)
-    checkpoints = Checkpoints(tmp_path, "toy")
+    checkpoints = CheckpointManager(tmp_path, "toy")
     assert checkpoints.steps() == [7, 6]
     checkpoints.path(7).write_bytes(checkpoints.path(7).read_bytes()[:-1])
     stage = ToyStage()
@@ -154,15 +156,15 @@ def test_a_full_or_read_only_disk_ends_the_stage_cleanly(
         real(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr("anytime_ar.files.os.fsync", full)
+        patch.setattr("anytime_ar.runtime.files.os.fsync", full)
         with pytest.raises(InputError, match=r"cannot write \S+: (No space left|Read-only file)"):
             fit_toy(ToyStage(), tmp_path, checkpoint_every_s=0)
-    assert Checkpoints(tmp_path, "toy").steps() == [2, 1]
+    assert CheckpointManager(tmp_path, "toy").steps() == [2, 1]
     assert not list(tmp_path.glob(".anytime-*"))
     fit_toy(ToyStage(), tmp_path)
     (tmp_path / "whole").mkdir()
     weights = [
         last(made).groups["module"]["linear.weight"]
-        for made in (Checkpoints(tmp_path, "toy"), fit_toy(ToyStage(), tmp_path / "whole"))
+        for made in (CheckpointManager(tmp_path, "toy"), fit_toy(ToyStage(), tmp_path / "whole"))
     ]
     assert torch.equal(*weights)

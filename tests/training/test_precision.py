@@ -16,15 +16,15 @@ from torch import nn
 from torch.nn import functional as F
 from training_fakes import ToyStage, tiny
 
-from anytime_ar.bundle import load_bundle
+from anytime_ar.bundle.format import load_bundle
 from anytime_ar.data import DataSplits
 from anytime_ar.errors import InputError
-from anytime_ar.training import precision
-from anytime_ar.training.decisions import Decider, read_decisions
-from anytime_ar.training.log import RunLog
-from anytime_ar.training.precision import faster_precision, mixed
-from anytime_ar.training.processes import ONE, start_processes
-from anytime_ar.training.ranks import Ranks
+from anytime_ar.runtime import mixed_precision as precision
+from anytime_ar.runtime.distributed import DistributedContext
+from anytime_ar.runtime.mixed_precision import bfloat16_autocast, faster_precision
+from anytime_ar.training.autotune import PrecisionAutotuner, read_autotuned_settings
+from anytime_ar.training.launcher import SINGLE_PROCESS, launch_fabric
+from anytime_ar.training.run_log import RunLog
 
 CPU = torch.device("cpu")
 
@@ -88,7 +88,7 @@ def test_products_that_are_rounded_are_those_of_bfloat16(monkeypatch: pytest.Mon
         if emulated is None:
             loss = module(x)
         else:
-            with mixed("cpu"):
+            with bfloat16_autocast("cpu"):
                 assert F.linear(x, torch.ones(2, 8)).dtype == torch.bfloat16
                 loss = module(x)
         loss.backward()
@@ -108,7 +108,7 @@ def choosing(monkeypatch: pytest.MonkeyPatch, *answers: str) -> None:
             step(kind)
         return next(given), {"32-true": 1.0, "bf16-mixed": 1.0}
 
-    monkeypatch.setattr("anytime_ar.training.decisions.faster_precision", choose)
+    monkeypatch.setattr("anytime_ar.training.autotune.faster_precision", choose)
 
 
 @pytest.mark.parametrize("kind", ["32-true", "bf16-mixed"])
@@ -132,25 +132,25 @@ def test_a_run_that_chose_is_the_run_that_was_told(
 def test_each_stage_chooses_once_and_it_is_written_down(
     tmp_path: Path, data: DataSplits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = {"autoencoder": "32-true", "sharpening": "bf16-mixed", "prior": "32-true"}
+    wanted = {"autoencoder": "32-true", "decoder_gan": "bf16-mixed", "prior": "32-true"}
     choosing(monkeypatch, *wanted.values())
     config = tiny(precision="auto")
     run(tmp_path / "whole", data, config)
     folder = tmp_path / "resumed"
     choosing(monkeypatch, "32-true", "bf16-mixed")
     with monkeypatch.context() as patch:
-        disturb(patch, "sharpening", 3 + 3 * 4, "power cut")  # of a comparison, 3 x 4 steps
+        disturb(patch, "decoder_gan", 3 + 3 * 4, "power cut")  # of a comparison, 3 x 4 steps
         with pytest.raises(PowerCut):
             run(folder, data, config)
-    assert read_decisions(folder).precision == {
+    assert read_autotuned_settings(folder).precision == {
         "autoencoder": "32-true",
-        "sharpening": "bf16-mixed",
+        "decoder_gan": "bf16-mixed",
     }
     choosing(monkeypatch, "32-true")  # of the prior; another processor would say what it liked
     run(folder, data, config, resume=True)
     assert_same_run(folder, tmp_path / "whole")
-    assert read_decisions(folder).precision == wanted
-    assert read_decisions(folder).threads == torch.get_num_threads()
+    assert read_autotuned_settings(folder).precision == wanted
+    assert read_autotuned_settings(folder).threads == torch.get_num_threads()
     assert load_bundle(folder / "bundle").card.training["precision_by_stage"] == wanted
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert {one["stage"]: one["precision"] for one in log if "precision" in one} == wanted
@@ -165,7 +165,7 @@ def test_an_old_run_goes_on_in_its_own_format(
         disturb(patch, "autoencoder", 7, "power cut")
         with pytest.raises(PowerCut):
             run(folder, data)
-    (folder / "decisions.json").unlink()  # which there was not
+    (folder / "autotune.json").unlink()  # which there was not
     choosing(monkeypatch)
     run(folder, data, tiny(precision="auto"), resume=True)
     assert_same_run(folder, uninterrupted)
@@ -179,62 +179,62 @@ def test_another_format_than_that_of_the_run_is_refused(
         run(uninterrupted, data, tiny(precision="32-true"), resume=True)
 
 
-def test_decisions_that_are_damaged_take_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "decisions.json").write_text('{"precision":')
-    with pytest.raises(InputError, match=r"decisions\.json is damaged .*; remove it, and what it"):
-        read_decisions(tmp_path)
+def test_autotuned_settings_that_are_damaged_take_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "autotune.json").write_text('{"precision":')
+    with pytest.raises(InputError, match=r"autotune\.json is damaged .*; remove it, and what it"):
+        read_autotuned_settings(tmp_path)
 
 
-def test_decisions_that_are_nested_too_deep_are_damaged(tmp_path: Path) -> None:
-    (tmp_path / "decisions.json").write_text("[" * 200_000)
-    with pytest.raises(InputError, match=r"decisions\.json is damaged .*; remove it, and what it"):
-        read_decisions(tmp_path)
+def test_autotuned_settings_that_are_nested_too_deep_are_damaged(tmp_path: Path) -> None:
+    (tmp_path / "autotune.json").write_text("[" * 200_000)
+    with pytest.raises(InputError, match=r"autotune\.json is damaged .*; remove it, and what it"):
+        read_autotuned_settings(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["folder", *(["pipe"] if os.name == "posix" else [])])
-def test_decisions_that_are_not_a_file_are_refused(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "decisions.json"
+def test_autotuned_settings_that_are_not_a_file_are_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "autotune.json"
     path.mkdir() if kind == "folder" else os.mkfifo(path)
-    with pytest.raises(InputError, match=r"decisions\.json is not a file; remove it, and what it"):
-        read_decisions(tmp_path)
+    with pytest.raises(InputError, match=r"autotune\.json is not a file; remove it, and what it"):
+        read_autotuned_settings(tmp_path)
 
 
-def test_decisions_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "decisions.json").write_text("{}")
+def test_autotuned_settings_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "autotune.json").write_text("{}")
 
     def refuse(*_: object, **__: object) -> str:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "read_text", refuse)
-    with pytest.raises(
-        InputError, match=r"cannot read .*decisions\.json: Perm.*; make it readable"
-    ):
-        read_decisions(tmp_path)
+    with pytest.raises(InputError, match=r"cannot read .*autotune\.json: Perm.*; make it readable"):
+        read_autotuned_settings(tmp_path)
 
 
-class SecondRank(Ranks):
+class SecondRank(DistributedContext):
     """Of two processes, the one that hears what the first one has decided."""
 
-    rank, count = 1, 2
+    rank, world_size = 1, 2
 
     def __init__(self, heard: int) -> None:
         self.heard = heard
 
-    def first(self, work: Any) -> None:
+    def run_on_rank_zero(self, work: Any) -> None:
         pass
 
-    def highest(self, mine: int) -> int:
-        assert mine == -1
+    def all_reduce_max(self, value: int) -> int:
+        assert value == -1
         return self.heard
 
 
 @pytest.mark.parametrize("in_bfloat16", [False, True])
 def test_all_processes_compute_as_the_first_one_says(tmp_path: Path, in_bfloat16: bool) -> None:
-    fabric = start_processes("cpu", "auto", ONE)
+    fabric = launch_fabric("cpu", "auto", SINGLE_PROCESS)
     ranks = SecondRank(int(in_bfloat16))
-    decider = Decider(tmp_path, "auto", fabric=fabric, seed=0, ranks=ranks)
+    decider = PrecisionAutotuner(tmp_path, "auto", fabric=fabric, seed=0, distributed=ranks)
     with RunLog(None, show_progress=False) as log:
-        decider.decide(ToyStage(), log)
+        decider.select(ToyStage(), log)
     with fabric.autocast():
         assert torch.is_autocast_enabled("cpu") == in_bfloat16
     assert not [*tmp_path.iterdir()]

@@ -14,18 +14,19 @@ import pytest
 import torch
 from training_fakes import last, tiny
 
-from anytime_ar.bundle import load_bundle, save_bundle
+from anytime_ar.bundle.format import load_bundle, save_bundle
 from anytime_ar.data import AugmentationConfig, DataSplits
 from anytime_ar.errors import InputError
 from anytime_ar.training import TrainConfig, train
-from anytime_ar.training.checkpoint import Checkpoints
-from anytime_ar.training.objectives import AutoencoderObjective, PriorObjective
-from anytime_ar.training.sharpening import SharpeningObjective
+from anytime_ar.training.checkpoint import CheckpointManager
+from anytime_ar.training.stages.autoencoder import AutoencoderObjective
+from anytime_ar.training.stages.decoder_gan import DecoderGANObjective
+from anytime_ar.training.stages.prior import PriorObjective
 from modes import MODES
 
 OBJECTIVES: dict[str, Any] = {
     "autoencoder": AutoencoderObjective,
-    "sharpening": SharpeningObjective,
+    "decoder_gan": DecoderGANObjective,
     "prior": PriorObjective,
 }
 
@@ -59,8 +60,8 @@ def disturb(monkeypatch: pytest.MonkeyPatch, stage: str, step: int, how: str) ->
 
 def assert_same_run(folder: Path, reference: Path) -> None:
     for name in OBJECTIVES:
-        groups, record = last(Checkpoints(folder / "checkpoints", name))
-        expected, expected_record = last(Checkpoints(reference / "checkpoints", name))
+        groups, record = last(CheckpointManager(folder / "checkpoints", name))
+        expected, expected_record = last(CheckpointManager(reference / "checkpoints", name))
         assert {"module", "optimizer", "average"} <= groups.keys() == expected.keys()
         for group, tensors in expected.items():
             assert groups[group].keys() == tensors.keys()
@@ -93,7 +94,7 @@ def test_another_seed_gives_other_bytes(
 
 @pytest.mark.parametrize(
     ("stage", "step"),
-    [("autoencoder", 1), ("autoencoder", 7), ("sharpening", 6), ("prior", 1), ("prior", 8)],
+    [("autoencoder", 1), ("autoencoder", 7), ("decoder_gan", 6), ("prior", 1), ("prior", 8)],
 )
 def test_a_power_cut_in_a_step_changes_nothing(
     tmp_path: Path,
@@ -109,7 +110,7 @@ def test_a_power_cut_in_a_step_changes_nothing(
         with pytest.raises(PowerCut):
             run(folder, data)
     assert not (folder / "bundle").exists()
-    checkpoints = Checkpoints(folder / "checkpoints", stage)
+    checkpoints = CheckpointManager(folder / "checkpoints", stage)
     assert checkpoints.steps() == [*range(step - 1, max(0, step - 3), -1)]
     if step > 1:
         assert last(checkpoints).record["progress"]["step"] == step - 1
@@ -133,7 +134,7 @@ def test_ctrl_c_finishes_the_step_and_writes_a_checkpoint(
         with pytest.raises(KeyboardInterrupt):
             run(folder, data, config)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert Checkpoints(folder / "checkpoints", stage).steps() == [step]
+    assert CheckpointManager(folder / "checkpoints", stage).steps() == [step]
     run(folder, data, config, resume=True)
     for name in ("autoencoder.safetensors", "prior.safetensors"):
         ours, theirs = (f / "bundle" / name for f in (folder, uninterrupted))
@@ -143,7 +144,7 @@ def test_ctrl_c_finishes_the_step_and_writes_a_checkpoint(
 KILLED = """
 import os, signal
 from training_fakes import small_digits, tiny
-from anytime_ar import files
+from anytime_ar.runtime import files
 from anytime_ar.training import train
 
 calls = 0
@@ -165,9 +166,10 @@ def test_kill_9_while_a_checkpoint_is_written(
     tmp_path: Path, data: DataSplits, uninterrupted: Path
 ) -> None:
     folder = tmp_path / "run"
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     ended = subprocess.run(
         [sys.executable, "-c", KILLED.format(folder=str(folder))],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -175,7 +177,7 @@ def test_kill_9_while_a_checkpoint_is_written(
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     checkpoints = folder / "checkpoints"
     assert len(list(checkpoints.glob(".anytime-*.tmp"))) == 1
-    assert Checkpoints(checkpoints, "autoencoder").steps()[0] == 6
+    assert CheckpointManager(checkpoints, "autoencoder").steps()[0] == 6
     run(folder, data, resume=True)
     assert not list(folder.rglob(".anytime-*.tmp"))
     assert_same_run(folder, uninterrupted)

@@ -20,18 +20,18 @@ from anytime_ar.autoencoder import (
     OrderedAutoencoder,
     TruncationConfig,
 )
-from anytime_ar.bundle import build
+from anytime_ar.bundle.format import build_bundle
 from anytime_ar.data import AugmentationConfig, DataSplits
 from anytime_ar.data.splits import MemorySplit
 from anytime_ar.errors import InputError
-from anytime_ar.prior import ChoiceConfig
+from anytime_ar.prior import SamplingParams
+from anytime_ar.runtime.distributed import DistributedContext
+from anytime_ar.runtime.seeding import seeded
 from anytime_ar.training import AutoencoderTrainingConfig, TrainConfig, train
 from anytime_ar.training.config import PriorTrainingConfig
-from anytime_ar.training.loop import seeded
-from anytime_ar.training.objectives import AutoencoderObjective, PriorObjective
-from anytime_ar.training.ranks import Ranks
-from anytime_ar.training.run import describe
-from anytime_ar.training.stages import AutoencoderStage, PriorStage
+from anytime_ar.training.run import build_card
+from anytime_ar.training.stages.autoencoder import AutoencoderObjective, AutoencoderStage
+from anytime_ar.training.stages.prior import PriorObjective, PriorStage
 
 LENGTH = 4
 
@@ -43,7 +43,7 @@ def fabric() -> Fabric:
 
 def autoencoder_of(data: DataSplits, config: TrainConfig) -> OrderedAutoencoder:
     with seeded(0, "test"):
-        return build(describe(config, data)).autoencoder
+        return build_bundle(build_card(config, data)).autoencoder
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_full_and_prefix_decodes_both(losses_of: Losses, kept_seen: list[list[in
 
 @pytest.mark.parametrize("scheme", ["one_stage", "two_stage", "full_and_prefix"])
 def test_one_k_for_a_batch(losses_of: Losses, kept_seen: list[list[int]], scheme: str) -> None:
-    losses_of(0.9, scheme=scheme, kept_per="batch")
+    losses_of(0.9, scheme=scheme, truncation_per="batch")
     (kept,) = kept_seen
     assert len(set(kept[-64:])) == 1
 
@@ -148,8 +148,8 @@ def test_the_error_is_that_of_the_decoded_prefix(data: DataSplits) -> None:
 def test_the_first_codebook_comes_from_the_encoder(data: DataSplits, fabric: Fabric) -> None:
     model = autoencoder_of(data, tiny())
     before = model.quantizer.state_dict()["codebooks"].clone()
-    stage = AutoencoderStage(model, data, tiny(), Ranks())
-    stage.begin(fabric)
+    stage = AutoencoderStage(model, data, tiny(), DistributedContext())
+    stage.initialize(fabric)
     codebooks = model.quantizer.state_dict()["codebooks"]  # [L, V, D]
     assert not torch.equal(codebooks, before)
     vectors = model.encode_vectors(next(data.train.batches(SAMPLES)).data).detach()
@@ -176,15 +176,15 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
 def prior_stage(data: DataSplits, fabric: Fabric, **options: Any) -> PriorStage:
     config = tiny(prior_training=tiny().prior_training.model_copy(update=options))
-    bundle = build(describe(config, data))
+    bundle = build_bundle(build_card(config, data))
     assert bundle.prior is not None
-    return PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric, Ranks())
+    return PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric, DistributedContext())
 
 
 def test_codes_are_computed_once(tmp_path: Path, data: DataSplits, encoded: list[Tensor]) -> None:
     config = tiny(
         prior_training=tiny().prior_training.model_copy(
-            update={"views": 1, "augmentation": AugmentationConfig(), "steps": 20}
+            update={"augmented_copies": 1, "augmentation": AugmentationConfig(), "steps": 20}
         )
     )
     train(config, tmp_path / "run", device="cpu", show_progress=False, data=data)
@@ -194,7 +194,7 @@ def test_codes_are_computed_once(tmp_path: Path, data: DataSplits, encoded: list
 def test_views_encode_every_sample_so_often(
     data: DataSplits, fabric: Fabric, encoded: list[Tensor]
 ) -> None:
-    stage = prior_stage(data, fabric, views=3)
+    stage = prior_stage(data, fabric, augmented_copies=3)
     assert stage.codes.shape == (3 * SAMPLES, LENGTH)
     assert stage.labels is not None
     _, labels = next(data.train.batches(SAMPLES))
@@ -206,7 +206,7 @@ def test_views_encode_every_sample_so_often(
 def test_augmentation_changes_codes_and_validation_has_none(
     data: DataSplits, fabric: Fabric, encoded: list[Tensor]
 ) -> None:
-    prior_stage(data, fabric, views=1)
+    prior_stage(data, fabric, augmented_copies=1)
     plain = next(data.train.batches(SAMPLES)).data
     moved = encoded[0][:SAMPLES].flatten(1)
     assert torch.cdist(moved, plain.flatten(1)).amin(1).median() > 0.1
@@ -215,7 +215,7 @@ def test_augmentation_changes_codes_and_validation_has_none(
 
 def test_every_sequence_comes_once_an_epoch(data: DataSplits, fabric: Fabric) -> None:
     """150 sequences in batches of 60: an epoch is two batches and a half."""
-    stage = prior_stage(data, fabric, views=1, batch_size=60)
+    stage = prior_stage(data, fabric, augmented_copies=1, batch_size=60)
     rows = torch.arange(SAMPLES)
     stage.codes = rows[:, None].expand(-1, LENGTH)  # so that a sequence tells its number
     stage.labels = rows
@@ -230,26 +230,28 @@ def test_every_sequence_comes_once_an_epoch(data: DataSplits, fabric: Fabric) ->
     assert torch.equal(stage.batch(1)[0], batches[1][0]), "it follows from the step alone"
 
 
-def test_entries_take_their_traits_from_the_autoencoder(data: DataSplits, fabric: Fabric) -> None:
+def test_entries_take_their_features_from_the_autoencoder(data: DataSplits, fabric: Fabric) -> None:
     config = tiny()
     prior = config.prior
     assert prior is not None
-    prior = prior.model_copy(update={"traits": 8, "entry_width": 4})
+    prior = prior.model_copy(update={"codebook_features": 8, "embedding_width": 4})
     config = config.model_copy(update={"prior": prior})
-    bundle = build(describe(config, data))
+    bundle = build_bundle(build_card(config, data))
     assert bundle.prior is not None
-    PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric, Ranks())
+    PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric, DistributedContext())
     codebooks = bundle.autoencoder.quantizer.state_dict()["codebooks"]  # [L, V, D]
     width = codebooks.shape[2]
-    traits = bundle.prior.traits.unflatten(0, codebooks.shape[:2])
-    directions = traits[..., -2 * width : -width]
+    features = bundle.prior.codebook_features.unflatten(0, codebooks.shape[:2])
+    directions = features[..., -2 * width : -width]
     alike = torch.nn.functional.cosine_similarity(directions, codebooks, dim=2)
     torch.testing.assert_close(alike, torch.ones_like(alike))
 
 
 def test_steps_on_prefixes_see_more_sequences(data: DataSplits, fabric: Fabric) -> None:
     """Of 4 codes, by turns, one of 80 sequences and all of 20; still each once an epoch."""
-    stage = prior_stage(data, fabric, views=1, batch_size=20, prefixes=(0.25, 1.0))
+    stage = prior_stage(
+        data, fabric, augmented_copies=1, batch_size=20, prefix_fractions=(0.25, 1.0)
+    )
     rows = torch.arange(SAMPLES)
     stage.codes = rows[:, None].expand(-1, LENGTH)
     stage.labels = rows
@@ -262,8 +264,8 @@ def test_steps_on_prefixes_see_more_sequences(data: DataSplits, fabric: Fabric) 
 
 @pytest.mark.parametrize("shares", [(), (0.0, 1.0), (1.5,)])
 def test_prefixes_are_shares_of_the_code_length(shares: tuple[float, ...]) -> None:
-    with pytest.raises(InputError, match=r"prefixes must be shares in \(0, 1\]"):
-        PriorTrainingConfig.parse({"prefixes": shares}, origin="test")
+    with pytest.raises(InputError, match=r"prefix_fractions must be in \(0, 1\]"):
+        PriorTrainingConfig.parse({"prefix_fractions": shares}, origin="test")
 
 
 def test_a_stream_of_unknown_size_cannot_be_encoded_in_views(
@@ -280,14 +282,14 @@ def test_a_stream_of_unknown_size_cannot_be_encoded_in_views(
         InputError, match=r"^faces train split does not say how many samples.* encoded 2 times; set"
     ):
         prior_stage(stream, fabric)
-    plain = prior_stage(stream, fabric, views=1, augmentation=AugmentationConfig())
+    plain = prior_stage(stream, fabric, augmented_copies=1, augmentation=AugmentationConfig())
     assert len(plain.codes) == SAMPLES
 
 
 def test_labels_and_codes_are_hidden_in_training_only(
     data: DataSplits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle = build(describe(tiny(), data))
+    bundle = build_bundle(build_card(tiny(), data))
     assert bundle.prior is not None
     prior = bundle.prior
     seen: list[tuple[Tensor, Tensor]] = []
@@ -320,7 +322,7 @@ def test_an_unconditional_prior_sees_no_labels(tmp_path: Path, data: DataSplits)
 
 def test_a_card_tells_what_the_model_is(uninterrupted: Path, data: DataSplits) -> None:
     card = json.loads((uninterrupted / "bundle" / "config.json").read_text())
-    assert card["format_version"] == 1
+    assert card["format_version"] == 2
     assert card["data"]["name"] == "digits"
     assert card["data"]["sample_shape"] == [1, 8, 8]
     assert card["data"]["value_range"] == [-1.0, 1.0]
@@ -328,21 +330,23 @@ def test_a_card_tells_what_the_model_is(uninterrupted: Path, data: DataSplits) -
     assert labels is not None
     expected = (labels.bincount(minlength=10) / SAMPLES).tolist()
     assert card["data"]["label_frequencies"] == pytest.approx(expected)
-    by_stage = dict.fromkeys(("autoencoder", "sharpening", "prior"), "bf16-mixed")
+    by_stage = dict.fromkeys(("autoencoder", "decoder_gan", "prior"), "bf16-mixed")
     assert card["training"] == tiny().model_dump(mode="json") | {"precision_by_stage": by_stage}
 
 
 def test_images_have_no_losses_of_sounds(data: DataSplits) -> None:
-    config = tiny(autoencoder_training=AutoencoderTrainingConfig(spectral_weight=0.5))
-    with pytest.raises(InputError, match=r"spectral_weight is 0.5, and .* are no sounds; drop it"):
-        describe(config, data)
+    config = tiny(autoencoder_training=AutoencoderTrainingConfig(stft_loss_weight=0.5))
+    with pytest.raises(InputError, match=r"stft_loss_weight is 0.5, and .* are no sounds; drop it"):
+        build_card(config, data)
 
 
 def test_a_model_without_labels_follows_none(data: DataSplits) -> None:
-    config = tiny(choice=ChoiceConfig(guidance=2.0))
-    assert describe(config, data).choice.guidance == 2
-    with pytest.raises(InputError, match=r"choice.guidance is 2.0, and the model will have no"):
-        describe(config.model_copy(update={"conditional": False}), data)
+    config = tiny(sampling_params=SamplingParams(guidance=2.0))
+    assert build_card(config, data).sampling_params.guidance == 2
+    with pytest.raises(
+        InputError, match=r"sampling_params.guidance is 2.0, and the model will have no"
+    ):
+        build_card(config.model_copy(update={"conditional": False}), data)
 
 
 @pytest.mark.parametrize("scheme", ["one_stage", "full_and_prefix"])
@@ -350,8 +354,8 @@ def test_loudness_that_noise_fills_up_to_is_learned_beside_samples(scheme: str) 
     values = {
         "layout": "segment",
         "segments": 2,
-        "whole_codes": 0,
-        "linear_path": True,
+        "global_codes": 0,
+        "linear_skip": True,
         "noise_bands": 3,
         "code_length": 4,
         "code_width": 2,

@@ -12,28 +12,20 @@ from torch import Tensor, nn
 
 from anytime_ar.autoencoder import AutoencoderConfig, QuantizerConfig
 from anytime_ar.autoencoder.config import NetworkConfig
-from anytime_ar.data import (
-    WHOLE,
-    AugmentationConfig,
-    DataConfig,
-    DataSplits,
-    Part,
-    Split,
-    load_data,
-)
+from anytime_ar.data import AugmentationConfig, DataConfig, DataSplits, Split, load_data
 from anytime_ar.data.splits import MemorySplit
 from anytime_ar.prior import PriorConfig
+from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard, DistributedContext
 from anytime_ar.training import (
     AutoencoderTrainingConfig,
+    DecoderGANConfig,
     OptimizerConfig,
     PriorTrainingConfig,
-    SharpeningConfig,
     TrainConfig,
 )
-from anytime_ar.training.checkpoint import Checkpoint, Checkpoints
-from anytime_ar.training.log import RunLog
-from anytime_ar.training.loop import Trainer
-from anytime_ar.training.ranks import Ranks
+from anytime_ar.training.checkpoint import Checkpoint, CheckpointManager
+from anytime_ar.training.run_log import RunLog
+from anytime_ar.training.trainer import Trainer
 
 SAMPLES = 150
 """In the training split: no multiple of a batch, so that epochs end inside batches."""
@@ -53,21 +45,21 @@ def tiny(**changes: Any) -> TrainConfig:
             network=NetworkConfig(widths=(4, 8), blocks=1),
         ),
         "autoencoder_training": AutoencoderTrainingConfig(
-            steps=12, batch_size=32, start_samples=64, ema_decay=0.8, optimizer=optimizer
+            steps=12, batch_size=32, codebook_init_samples=64, ema_decay=0.8, optimizer=optimizer
         ),
-        "sharpening": SharpeningConfig(
-            steps=12, batch_size=32, width=4, ema_decay=0.8, optimizer=optimizer
+        "decoder_gan": DecoderGANConfig(
+            steps=12, batch_size=32, discriminator_width=4, ema_decay=0.8, optimizer=optimizer
         ),
         "prior": PriorConfig(layers=1, width=16, heads=2, dropout=0.2, label_dropout=0.3),
         "prior_training": PriorTrainingConfig(
             steps=12,
             batch_size=64,
             augmentation=moving,
-            views=2,
+            augmented_copies=2,
             code_noise=0.2,
             validate_every=5,
             ema_decay=0.8,
-            optimizer=optimizer.model_copy(update={"matrices": "muon"}),
+            optimizer=optimizer.model_copy(update={"kind": "muon"}),
         ),
         "precision": "bf16-mixed",
         "checkpoint_every_minutes": 1e-9,
@@ -103,9 +95,11 @@ class ToyObjective(nn.Module):
         x: Tensor,
         step: int,
         generator: torch.Generator | None = None,
-        part: Part = WHOLE,
+        shard: BatchShard = FULL_BATCH,
     ) -> dict[str, Tensor]:
-        noise = part.of(torch.rand(part.whole(len(x)), 1, generator=generator))
+        noise = shard.local_slice(
+            torch.rand(shard.global_batch_size(len(x)), 1, generator=generator)
+        )
         self.drawn.append((float(noise[0]), float(torch.rand(()))))
         error = (self.linear(self.dropout(x)).float() - x.sum(1, keepdim=True) + 0.1 * noise) ** 2
         return {"loss": error.mean() * self.spoil.get(step, 1.0)}
@@ -135,7 +129,7 @@ class ToyStage:
         self.weights: dict[int, Tensor] = {}
         """The weights at the begin of each step."""
 
-    def begin(self, fabric: Fabric) -> None:
+    def initialize(self, fabric: Fabric) -> None:
         del fabric
         self.begun += 1
 
@@ -145,7 +139,7 @@ class ToyStage:
         self.weights[step] = self.toy.linear.weight.detach().clone()
         return torch.randn(8, 3, generator=torch.Generator().manual_seed(self.position)), step
 
-    def learn(self, objective: nn.Module, generator: torch.Generator) -> None:
+    def update_codebooks(self, objective: nn.Module, generator: torch.Generator) -> None:
         del generator
         assert objective is self.toy
         self.learned += 1
@@ -162,21 +156,21 @@ class ToyStage:
         self.position = state["position"]
 
 
-def fit_toy(stage: ToyStage, folder: Path, **options: Any) -> Checkpoints:
+def fit_toy(stage: ToyStage, folder: Path, **options: Any) -> CheckpointManager:
     """Train a stage in `folder`; returns its checkpoints."""
     values: dict[str, Any] = {
         "fabric": Fabric(accelerator="cpu", devices=1),
         "seed": 0,
-        "checkpoints": Checkpoints(folder, "toy"),
+        "checkpoints": CheckpointManager(folder, "toy"),
         "checkpoint_every_s": 1e9,
         "log_every": 5,
-        "ranks": Ranks(),
+        "distributed": DistributedContext(),
     }
     with RunLog(folder / "log.jsonl", show_progress=False) as log:
         Trainer(stage, log=log, **values | options).fit()
     return (values | options)["checkpoints"]
 
 
-def last(checkpoints: Checkpoints) -> Checkpoint:
+def last(checkpoints: CheckpointManager) -> Checkpoint:
     """The last one of a stage."""
     return checkpoints.read(checkpoints.steps()[0])

@@ -1,24 +1,24 @@
-"""Ordered autoencoder: samples <-> codes whose every prefix decodes to a complete sample."""
+"""The ordered autoencoder: samples to codes, and every prefix of codes to a complete sample."""
 
 from __future__ import annotations
 
-from anytime_ar.autoencoder.config import PRESETS, AutoencoderConfig, NetworkConfig
+from anytime_ar.autoencoder.config import IMAGE_PRESETS, AutoencoderConfig, NetworkConfig
 from anytime_ar.autoencoder.model import Decoded, OrderedAutoencoder
-from anytime_ar.autoencoder.native import NativeDecode, decode_for
+from anytime_ar.autoencoder.native_decoder import NativeImageDecoder, make_decode_fn
 from anytime_ar.autoencoder.quantizers import QuantizerConfig
-from anytime_ar.autoencoder.truncation import Truncation, TruncationConfig, keep, kept_mask
+from anytime_ar.autoencoder.truncation import Truncation, TruncationConfig, kept_mask, truncate
 
 __all__ = [
-    "PRESETS",
+    "IMAGE_PRESETS",
     "AutoencoderConfig",
     "Decoded",
-    "NativeDecode",
+    "NativeImageDecoder",
     "NetworkConfig",
     "OrderedAutoencoder",
     "QuantizerConfig",
     "Truncation",
     "TruncationConfig",
-    "decode_for",
-    "keep",
     "kept_mask",
+    "make_decode_fn",
+    "truncate",
 ]

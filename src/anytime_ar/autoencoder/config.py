@@ -1,4 +1,4 @@
-"""What an ordered autoencoder is made of, and the presets per image size."""
+"""Configuration of an ordered autoencoder, and network presets for images and audio."""
 
 from __future__ import annotations
 
@@ -13,124 +13,136 @@ from anytime_ar.errors import InputError
 
 
 class NetworkConfig(Config):
-    """Encoder and decoder, in two dimensions for images and in one for sounds."""
+    """The encoder and decoder networks: two-dimensional for images, one-dimensional for audio."""
 
     kind: Literal["conv", "linear"] = "conv"
-    """`linear`: one affine map each way, whose ordered codes must recover PCA."""
+    """Convolutional networks, or `linear`: one affine map in each direction. The ordered codes
+    of `linear` must recover PCA."""
     patch: int = Field(1, ge=1)
-    """Pixels per side, or samples, folded into channels before the first convolution."""
+    """Pixels per side, or audio samples, folded into channels before the first convolution."""
     widths: tuple[PositiveInt, ...] = Field((64, 128), min_length=1)
-    """Channels at each resolution, finest first."""
-    shrink: int = Field(2, ge=2)
-    """By how much each further resolution is coarser; 2 for images."""
+    """Channels at each resolution, from the finest to the coarsest."""
+    downsample: int = Field(2, ge=2)
+    """Factor between the sides of neighbouring resolutions; 2 for images."""
     blocks: int = Field(2, ge=0)
-    """Residual blocks at each resolution."""
+    """Number of residual blocks at each resolution."""
     hidden: int = Field(512, ge=0)
-    """Hidden width between maps and code vectors, for layout=vector; 0: a linear map."""
+    """Width of the hidden layer between feature maps and code vectors, for the layouts with
+    learned projections (`projection`, `segment`); 0: a linear map."""
 
     @property
     def stride(self) -> int:
-        """Pixels per side, or samples, that one position of the coarsest map covers."""
-        return self.patch * self.shrink ** (len(self.widths) - 1)
+        """Return the pixels per side, or audio samples, per position of the coarsest map."""
+        return self.patch * self.downsample ** (len(self.widths) - 1)
 
 
-PRESETS: dict[int, NetworkConfig] = {
+IMAGE_PRESETS: dict[int, NetworkConfig] = {
     8: NetworkConfig(patch=1, widths=(32, 64), blocks=1, hidden=256),
     28: NetworkConfig(patch=2, widths=(32, 64), blocks=1),
     32: NetworkConfig(patch=2, widths=(64, 96), blocks=1, hidden=1024),
     64: NetworkConfig(patch=4, widths=(64, 96), blocks=2, hidden=1024),
 }
-"""Networks that suit an image side."""
-SOUND_PRESET = NetworkConfig(patch=8, widths=(64, 128, 192), shrink=4, blocks=3, hidden=1024)
-"""The network for sounds."""
+"""Network presets by image side, in pixels."""
+AUDIO_PRESET = NetworkConfig(patch=8, widths=(64, 128, 192), downsample=4, blocks=3, hidden=1024)
+"""The network preset for audio."""
 
 
 class AutoencoderConfig(Config):
     """An ordered autoencoder: networks, code layout, quantizer and fill."""
 
-    layout: Literal["channel", "spatial", "residual", "vector", "segment"] = "vector"
-    """`channel`: each latent channel is a code (the paper); `spatial`: each position (ordinary
-    VQ-VAE); `residual`: several of each position, each for what those before it left; `vector`: a
-    learned projection to L vectors; `segment`: vectors for the whole, then for each of `segments`
-    parts."""
-    order: Literal["rows", "spread"] = "rows"
-    """`residual` only: positions of a level row by row, or each far from those before it."""
+    layout: Literal["channel", "spatial", "residual_vq", "projection", "segment"] = "projection"
+    """What one code describes. `channel`: a latent channel (the paper). `spatial`: a position of
+    the feature map (ordinary VQ-VAE). `residual_vq`: residual vector quantization, several codes
+    for each position. `projection`: a learned projection of the whole map. `segment`: global codes
+    first, then codes for each of `segments` parts."""
+    scan_order: Literal["raster", "bayer"] = "raster"
+    """Order of the positions within a level, for layout `residual_vq`: `raster`, row by row,
+    or `bayer`, in which each position is far from those before it."""
     segments: int = Field(1, ge=1)
-    """`segment` only: parts of a sound along time, or blocks of a picture, a square number."""
-    whole_codes: int = Field(1, ge=0)
-    """`segment` only: how many of the codes, the first ones, describe the whole; with 0, those of
-    the first level describe one segment after the other."""
-    linear_path: bool = False
-    """`vector` and `segment`: a linear map from samples to code vectors, and one back, beside the
-    networks, which learn what it lacks; segments reach into their neighbours in it."""
+    """Number of segments, for layout `segment`: parts of an audio clip along time, or square
+    blocks of an image. For images it is a square number."""
+    global_codes: int = Field(1, ge=0)
+    """Number of codes that describe the whole sample, for layout `segment`. They come first;
+    with 0, the codes start with the first level of the segments."""
+    linear_skip: bool = False
+    """Add a linear map from samples to code vectors, and one back, beside the networks, for
+    layouts `projection` and `segment`. The networks learn the remainder. Segments of this map
+    overlap."""
     noise_bands: int = Field(0, ge=0)
-    """`segment` with a linear path, for sounds: code how loud so many bands of each segment are,
-    and fill with noise what decoded sounds lack of it; 0: do not."""
+    """Frequency bands per segment for noise substitution, for audio with layout `segment` and a
+    linear skip. Codes carry the loudness of each band, and the decoder fills missing loudness
+    with noise; 0: off."""
     code_length: int | None = Field(None, ge=1)
-    """L; `spatial` takes it from the map, the others need it."""
+    """L, the number of codes of a sample. Layout `spatial` derives it from the feature map; the
+    others need it."""
     code_width: int | None = Field(None, ge=1)
-    """D; `channel` takes it from the map, `fsq` from its levels, the others need it."""
+    """D, the width of a code vector. Layout `channel` derives it from the feature map, and `fsq`
+    from its levels; otherwise it is needed."""
     quantizer: QuantizerConfig = QuantizerConfig()
+    """The quantizer of code vectors, and how its codebooks are learned."""
     fill: Literal["zeros", "learned"] = "learned"
-    """What stands at positions that are cut off: zeros (paper) or a learned vector per position."""
+    """Vectors at truncated positions: zeros (the paper), or one learned vector per position."""
     network: NetworkConfig | None = None
-    """None: the preset for the image side, or for sounds."""
+    """The encoder and decoder networks; None: the preset for the image side, or for audio."""
 
     @model_validator(mode="after")
-    def _linear_is_vector(self) -> Self:
-        if self._is_linear and self.layout != "vector":
+    def _check_linear_network(self) -> Self:
+        if self._is_linear and self.layout != "projection":
             raise ValueError(
-                f"a linear network has no maps for layout={self.layout}; use layout=vector"
+                f"a linear network has no maps for layout={self.layout}; use layout=projection"
             )
         return self
 
     @model_validator(mode="after")
-    def _linear_path_fits(self) -> Self:
-        if self.linear_path and (self.layout not in ("vector", "segment") or self._is_linear):
+    def _check_linear_skip(self) -> Self:
+        if self.linear_skip and (self.layout not in ("projection", "segment") or self._is_linear):
             raise ValueError(
-                f"linear_path goes with convolutions and layout=vector or segment, not with "
+                f"linear_skip goes with convolutions and layout=projection or segment, not with "
                 f"layout={self.layout}{' and a linear network' if self._is_linear else ''}; drop it"
             )
         return self
 
     @model_validator(mode="after")
-    def _noise_fits(self) -> Self:
-        segments = self.layout == "segment" and self.whole_codes == 0
-        if self.noise_bands and not (segments and self.linear_path):
+    def _check_noise_bands(self) -> Self:
+        segments = self.layout == "segment" and self.global_codes == 0
+        if self.noise_bands and not (segments and self.linear_skip):
             raise ValueError(
-                f"noise_bands is {self.noise_bands}, which needs layout=segment, whole_codes=0 and "
-                "linear_path; set them, or drop it"
+                f"noise_bands is {self.noise_bands}, which needs layout=segment, global_codes=0 "
+                "and linear_skip; set them, or drop it"
             )
         return self
 
     @model_validator(mode="after")
-    def _residual_hands_on(self) -> Self:
+    def _check_residual_vq(self) -> Self:
         quantizer = self.quantizer
         fits = quantizer.kind == "vq" and quantizer.error_feedback and not quantizer.shared_codebook
-        if self.layout == "residual" and not fits:
+        if self.layout == "residual_vq" and not fits:
             raise ValueError(
-                "layout=residual needs quantizer.kind=vq with error_feedback and a codebook a level"
+                "layout=residual_vq needs quantizer.kind=vq with error_feedback and a codebook "
+                "a level"
             )
         return self
 
     @model_validator(mode="after")
-    def _order_is_of_a_level(self) -> Self:
-        if self.order != "rows" and self.layout != "residual":
+    def _check_scan_order(self) -> Self:
+        if self.scan_order != "raster" and self.layout != "residual_vq":
             raise ValueError(
-                f"order={self.order} is for layout=residual, not for layout={self.layout}; drop it"
+                f"scan_order={self.scan_order} is for layout=residual_vq, not for "
+                f"layout={self.layout}; drop it"
             )
         return self
 
     @model_validator(mode="after")
-    def _greedy_start_fits(self) -> Self:
+    def _check_residual_pca_init(self) -> Self:
         quantizer = self.quantizer
-        if quantizer.start == "greedy":
-            fits = self.layout == "segment" and self.linear_path and self.whole_codes == 0
+        if quantizer.init == "residual_pca":
+            fits = self.layout == "segment" and self.linear_skip and self.global_codes == 0
             alike = quantizer.kind == "vq" and quantizer.error_feedback
             if not fits or not alike or quantizer.shared_codebook:
                 raise ValueError(
-                    "quantizer.start=greedy needs layout=segment, whole_codes=0, linear_path and "
-                    "kind=vq with error_feedback and a codebook a level; set them, or start=kmeans"
+                    "quantizer.init=residual_pca needs layout=segment, global_codes=0, linear_skip "
+                    "and kind=vq with error_feedback and a codebook a level; set them, or "
+                    "init=kmeans"
                 )
         return self
 
@@ -152,29 +164,30 @@ class AutoencoderConfig(Config):
         return self.network is not None and self.network.kind == "linear"
 
     def resolve(self, sample_shape: tuple[int, ...]) -> Self:
-        """Fill in what follows from the sample shape: network, code length and width.
+        """Return the configuration with network, code length and code width filled in.
 
         Args:
-            sample_shape: (C, H, W) of images, (C, T) of sounds.
+            sample_shape: (C, H, W) of images, (C, T) of audio.
 
         Raises:
             InputError: the shape does not fit, or a size is missing or contradicts the layout.
         """
         images = len(sample_shape) == 3
-        network = self.network or (_image_preset(sample_shape) if images else SOUND_PRESET)
+        network = self.network or (_image_preset(sample_shape) if images else AUDIO_PRESET)
         if images and sample_shape[1] != sample_shape[2]:
             raise InputError(
                 f"images must be square, got {sample_shape[1]}x{sample_shape[2]}; set data.size"
             )
-        if images and network.shrink != 2:
+        if images and network.downsample != 2:
             raise InputError(
-                f"autoencoder.network.shrink is {network.shrink}, and images have 2; drop it"
+                f"autoencoder.network.downsample is {network.downsample}, and images have 2; "
+                "drop it"
             )
         if network.kind == "conv" and sample_shape[1] % network.stride:
             size = "x".join(map(str, sample_shape[1:]))
             what, setting = f"{size} images", "data.size"
             if not images:
-                what, setting = f"sounds of {size} samples", "data.sound.seconds"
+                what, setting = f"sounds of {size} samples", "data.audio.seconds"
             raise InputError(
                 f"{what} are not divisible by the network's stride {network.stride}; change "
                 f"{setting} or autoencoder.network"
@@ -186,11 +199,11 @@ class AutoencoderConfig(Config):
             if fixed_width not in (None, len(self.quantizer.levels)):
                 raise InputError(
                     f"fsq has {len(self.quantizer.levels)} levels, a channel holds {fixed_width} "
-                    "values; give as many levels, or use layout=vector"
+                    "values; give as many levels, or use layout=projection"
                 )
             fixed_width = len(self.quantizer.levels)
-        length = _settle("code_length", self.code_length, fixed_length, self.layout)
-        if self.layout == "residual" and length % positions:
+        length = _resolve_size("code_length", self.code_length, fixed_length, self.layout)
+        if self.layout == "residual_vq" and length % positions:
             raise InputError(
                 f"autoencoder.code_length is {length}, and the map has {positions} positions, with "
                 f"as many codes each; set it to {max(1, length // positions) * positions}"
@@ -198,28 +211,34 @@ class AutoencoderConfig(Config):
         if self.noise_bands:
             self._check_noise(sample_shape)
         if self.layout == "segment":
-            _check_segments(length, self.whole_codes, self.segments, sample_shape, network)
+            _check_segments(length, self.global_codes, self.segments, sample_shape, network)
         return self.model_copy(
             update={
                 "network": network,
                 "code_length": length,
-                "code_width": _settle("code_width", self.code_width, fixed_width, self.layout),
+                "code_width": _resolve_size(
+                    "code_width", self.code_width, fixed_width, self.layout
+                ),
             }
         )
 
 
 def _image_preset(sample_shape: tuple[int, ...]) -> NetworkConfig:
     _, height, width = sample_shape
-    if height not in PRESETS:
+    if height not in IMAGE_PRESETS:
         raise InputError(
-            f"no network preset for {height}x{width} images (there are {sorted(PRESETS)}); "
+            f"no network preset for {height}x{width} images (there are {sorted(IMAGE_PRESETS)}); "
             "set autoencoder.network, or data.size to one of these"
         )
-    return PRESETS[height]
+    return IMAGE_PRESETS[height]
 
 
 def _check_segments(
-    length: int, whole: int, segments: int, sample_shape: tuple[int, ...], network: NetworkConfig
+    length: int,
+    num_global: int,
+    segments: int,
+    sample_shape: tuple[int, ...],
+    network: NetworkConfig,
 ) -> None:
     positions, axes = sample_shape[1] // network.stride, len(sample_shape) - 1
     count = round(segments ** (1 / axes))
@@ -232,19 +251,19 @@ def _check_segments(
             f"autoencoder.segments is {segments}, and a map of {shape} positions has equal parts "
             f"for {possible}; choose one of these, or another network"
         )
-    if length <= whole or (length - whole) % segments:
-        below = whole + max(1, (length - whole) // segments) * segments
+    if length <= num_global or (length - num_global) % segments:
+        below = num_global + max(1, (length - num_global) // segments) * segments
         raise InputError(
-            f"autoencoder.code_length is {length}: {whole} for the whole leave no equal number for "
-            f"each of {segments} segments; set it to {below} or {below + segments}"
+            f"autoencoder.code_length is {length}: {num_global} for the whole leave no equal "
+            f"number for each of {segments} segments; set it to {below} or {below + segments}"
         )
 
 
-def _settle(name: str, asked: int | None, fixed: int | None, layout: str) -> int:
-    if asked is None and fixed is None:
+def _resolve_size(name: str, configured: int | None, implied: int | None, layout: str) -> int:
+    if configured is None and implied is None:
         raise InputError(f"autoencoder.{name} is needed for layout={layout}; set it, e.g. to 16")
-    if asked is not None and fixed is not None and asked != fixed:
+    if configured is not None and implied is not None and configured != implied:
         raise InputError(
-            f"autoencoder.{name} is {asked}, but layout={layout} gives {fixed}; drop it"
+            f"autoencoder.{name} is {configured}, but layout={layout} gives {implied}; drop it"
         )
-    return asked if asked is not None else fixed  # type: ignore[return-value]
+    return configured if configured is not None else implied  # type: ignore[return-value]

@@ -1,11 +1,12 @@
-"""Code layouts: how a feature map becomes L code vectors of width D, and back.
+"""Code layouts: conversion between a feature map and L code vectors of width D.
 
-Maps are [B, F, *shape]: two-dimensional for images, one-dimensional for sounds.
+Maps are [B, F, *shape]: two-dimensional for images, one-dimensional for audio.
 
-`ChannelLayout` is the paper's (section 3.2): each latent channel, flattened, is one code.
-`SpatialLayout` is the ordinary VQ-VAE: each position is one code, in raster order; in
-`ResidualLayout` it has several, whose sum it is. `VectorLayout` projects the whole map to L
-vectors, so the code width does not depend on the map.
+`ChannelLayout` is the paper's (section 3.2): a code is a flattened latent channel. `SpatialLayout`
+is the ordinary VQ-VAE: a code is a position, in raster order. `ResidualVQLayout` has several codes
+for each position and adds their vectors. `ProjectionLayout` projects the whole map to L vectors, so
+that the code width does not depend on the map. `SegmentLayout` projects the whole map, and then
+each segment of it.
 """
 
 from __future__ import annotations
@@ -16,125 +17,179 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from anytime_ar.autoencoder.filling import NoiseFilling
-from anytime_ar.autoencoder.laps import lap
+from anytime_ar.autoencoder.lapped_transform import lapped_transform
+from anytime_ar.autoencoder.noise_substitution import NoiseSubstitution
 
 
 class Layout(nn.Module):
-    """Maps features [B, F, *shape] to code vectors [B, L, D] and back; `features` is F."""
+    """A conversion from features [B, F, *shape] to code vectors [B, L, D] and back."""
 
     features: int
+    """F, the number of channels of the feature map."""
 
     def to_vectors(self, features: Tensor) -> Tensor:
-        """float [B, F, *shape] -> [B, L, D]."""
+        """Convert features to code vectors: float [B, F, *shape] -> [B, L, D]."""
         raise NotImplementedError
 
     def to_features(self, vectors: Tensor) -> Tensor:
-        """float [B, L, D] -> [B, F, *shape]."""
+        """Convert code vectors to features: float [B, L, D] -> [B, F, *shape]."""
         raise NotImplementedError
 
 
 class ChannelLayout(Layout):
-    """F = L channels; a code is all D values of a channel."""
+    """Layout with F = L channels, where a code describes all D values of one channel.
+
+    Args:
+        code_length: L.
+        shape: sides of the feature map, whose product is D.
+    """
 
     def __init__(self, code_length: int, shape: tuple[int, ...]) -> None:
+        """Set the number of channels and the shape."""
         super().__init__()
         self.features, self.shape = code_length, shape
 
     def to_vectors(self, features: Tensor) -> Tensor:
+        """Flatten each channel to one code vector."""
         return features.flatten(2)
 
     def to_features(self, vectors: Tensor) -> Tensor:
+        """Restore the shape of each channel."""
         return vectors.unflatten(2, self.shape)
 
 
 class SpatialLayout(Layout):
-    """F = D channels; a code is one of the L positions, row by row."""
+    """Layout with F = D channels, where a code describes one of the L positions in raster order.
+
+    Args:
+        code_width: D.
+        shape: sides of the feature map, whose product is L.
+    """
 
     def __init__(self, code_width: int, shape: tuple[int, ...]) -> None:
+        """Set the number of channels and the shape."""
         super().__init__()
         self.features, self.shape = code_width, shape
 
     def to_vectors(self, features: Tensor) -> Tensor:
+        """Return the channels of each position as its code vector."""
         return features.flatten(2).mT
 
     def to_features(self, vectors: Tensor) -> Tensor:
+        """Return the code vectors as the channels of their positions."""
         return vectors.mT.unflatten(2, self.shape)
 
 
-class ResidualLayout(Layout):
-    """F = D channels; each of the P positions has M codes, whose sum is its vector, level by level:
-    residual quantization (Zeghidour et al. 2021, arXiv 2107.03312). L = M * P.
+class ResidualVQLayout(Layout):
+    """Layout of residual vector quantization (Zeghidour et al. 2021, arXiv 2107.03312).
 
-    The first level gets the vectors, and the quantizer hands on to the others what is missing.
+    There are F = D channels. Each of the P positions has M codes, one for each level, and its
+    vector is the sum of theirs: L = M * P. The first level gets the encoder's vectors; the
+    quantizer passes the remainders on to later levels.
 
     Args:
         levels: M.
-        order: of the positions within a level: row by row, or `spread`, so that a few codes tell a
-            little of everything rather than all of a corner.
+        code_width: D.
+        shape: sides of the feature map, whose product is P.
+        scan_order: order of the positions within a level. `rows` is raster order. `spread` is Bayer
+            order, in which a few codes cover the whole map; see `bayer_order`.
     """
 
-    places: Tensor
-    turns: Tensor
+    permutation: Tensor
+    """Position of each code of a level, int64 [P]."""
+    inverse_permutation: Tensor
+    """Index within a level of each position, int64 [P]."""
 
     def __init__(
-        self, levels: int, code_width: int, shape: tuple[int, ...], order: Literal["rows", "spread"]
+        self,
+        levels: int,
+        code_width: int,
+        shape: tuple[int, ...],
+        scan_order: Literal["raster", "bayer"],
     ) -> None:
+        """Compute the permutation of the scan order."""
         super().__init__()
         self.features, self.shape, self.levels = code_width, shape, levels
-        places = spread(shape) if order == "spread" else torch.arange(math.prod(shape))
-        self.register_buffer("places", places, persistent=False)  # of the codes of a level
-        self.register_buffer("turns", places.argsort(), persistent=False)  # of the positions
+        permutation = (
+            bayer_order(shape) if scan_order == "bayer" else torch.arange(math.prod(shape))
+        )
+        self.register_buffer("permutation", permutation, persistent=False)
+        self.register_buffer("inverse_permutation", permutation.argsort(), persistent=False)
 
     def to_vectors(self, features: Tensor) -> Tensor:
-        first = features.flatten(2).mT[:, self.places]  # [B, P, D]
+        """Return the features as vectors of the first level, and zeros for the other levels."""
+        first = features.flatten(2).mT[:, self.permutation]  # [B, P, D]
         return torch.cat([first, *[torch.zeros_like(first)] * (self.levels - 1)], dim=1)
 
     def to_features(self, vectors: Tensor) -> Tensor:
-        total = vectors.unflatten(1, (self.levels, -1)).sum(1)[:, self.turns]  # [B, P, D]
+        """Add up the vectors of all levels at each position."""
+        total = vectors.unflatten(1, (self.levels, -1)).sum(1)[
+            :, self.inverse_permutation
+        ]  # [B, P, D]
         return total.mT.unflatten(2, self.shape)
 
 
-def spread(shape: tuple[int, ...]) -> Tensor:
-    """Positions of a map, int64 [P], numbered row by row, each far from those before it: the order
-    of thresholds in ordered dithering (Bayer 1973), for any number of axes and any sides."""
+def bayer_order(shape: tuple[int, ...]) -> Tensor:
+    """Return the positions of a map in Bayer order, so that each is far from those before it.
+
+    The order is that of the thresholds in ordered dithering (Bayer 1973), for any number of axes
+    and any sides.
+
+    Args:
+        shape: sides of the map, whose product is P.
+
+    Returns:
+        int64 [P], positions in raster numbering.
+    """
     axes = torch.meshgrid(*[torch.arange(side) for side in shape], indexing="ij")
-    turns = torch.zeros(shape, dtype=torch.int64)
+    thresholds = torch.zeros(shape, dtype=torch.int64)
     for bit in range((max(shape) - 1).bit_length()):
-        # Of 2 x 2 neighbours: one, the one across, and then those between.
+        # Among 2 x 2 neighbours: a corner, the opposite corner, and then the other two.
         sides = [axis >> bit & 1 for axis in axes]
         corner = sum(sides) & 1
         for side in sides[:-1]:
             corner = 2 * corner + side
-        turns = turns * 2 ** len(shape) + corner
-    return turns.flatten().argsort(stable=True)
+        thresholds = thresholds * 2 ** len(shape) + corner
+    return thresholds.flatten().argsort(stable=True)
 
 
 class FullyConnected(nn.Module):
-    """A linear map, plus a hidden layer of its own where `hidden` > 0: [B, inputs] -> [B, outputs].
+    """A linear map plus, if `hidden` > 0, an MLP branch: float [..., inputs] -> [..., outputs].
 
-    The hidden layer starts at zero: the linear map learns first, and faster than through it.
+    The output of the MLP branch starts at zero: the linear map learns first, and learns faster than
+    the branch.
+
+    Args:
+        inputs: width of the input.
+        hidden: width of the hidden layer of the MLP branch; 0: no branch.
+        outputs: width of the output.
     """
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        """Build the linear map and the MLP branch."""
         super().__init__()
         self.linear = nn.Linear(inputs, outputs)
-        self.bend: nn.Sequential | None = None
+        self.mlp: nn.Sequential | None = None
         if hidden:
             last = nn.Linear(hidden, outputs)
             nn.init.zeros_(last.weight)
-            self.bend = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), last)
+            self.mlp = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), last)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x) if self.bend is None else self.linear(x) + self.bend(x)
+        """Apply the linear map and the MLP branch: [..., inputs] -> [..., outputs]."""
+        return self.linear(x) if self.mlp is None else self.linear(x) + self.mlp(x)
 
 
-class VectorLayout(Layout):
-    """A learned map from all values to L vectors of width D, and one back.
+class ProjectionLayout(Layout):
+    """Layout with a learned map from all values to L vectors of width D, and one back.
 
     Args:
-        hidden: width of a hidden layer in each; 0: linear. The first few codes describe the whole
-            picture, which convolutions alone put together only step by step.
+        code_length: L.
+        code_width: D.
+        features: F.
+        shape: sides of the feature map.
+        hidden: width of the hidden layer in each map; 0: linear. The first few codes describe the
+            whole image, which convolutions alone combine only step by step.
     """
 
     def __init__(
@@ -145,6 +200,7 @@ class VectorLayout(Layout):
         shape: tuple[int, ...],
         hidden: int,
     ) -> None:
+        """Build the two learned maps."""
         super().__init__()
         self.features, self.shape, self.code_length = features, shape, code_length
         flat = features * math.prod(shape)
@@ -152,32 +208,37 @@ class VectorLayout(Layout):
         self.expand = FullyConnected(code_length * code_width, hidden, flat)
 
     def to_vectors(self, features: Tensor) -> Tensor:
+        """Project all values of the features to L vectors."""
         return self.project(features.flatten(1)).unflatten(1, (self.code_length, -1))
 
     def to_features(self, vectors: Tensor) -> Tensor:
+        """Project the L vectors back to all values of the features."""
         return self.expand(vectors.flatten(1)).unflatten(1, (self.features, *self.shape))
 
 
 class SegmentLayout(Layout):
-    """A few vectors for the whole map, and then, level by level, one for each of its segments.
+    """Layout with a few global vectors and then, level by level, one vector for each segment.
 
-    What describes one segment describes any other: their map is shared, like that of a convolution,
-    so that there is more to learn it from, and codes can follow what happens in time, or tell what
-    lies where. The whole comes first, so that one code gives a complete sample.
+    All segments share one learned map, as positions share a convolution. So there is more data to
+    learn it from, and codes can follow events in time or say where things are. Global vectors come
+    first, so that one code gives a complete sample.
 
     Args:
-        whole: G, vectors for the whole; 0: the first level is the start.
+        num_global: G, number of global vectors; 0: the codes start with the first level.
         levels: M, vectors for each segment; L = G + S * M.
-        segments: S, parts of equal length of a sound, or square blocks of a picture, row by row: S
-            is a square number.
+        segments: S, parts of equal length of an audio clip, or square blocks of an image in raster
+            order. For images S is a square number.
+        code_width: D.
+        features: F.
+        shape: sides of the feature map.
         hidden: width of a hidden layer in each map; 0: linear.
-        lapped: let segments reach into their neighbours; see `laps`.
-        beside: values of each segment that a subclass puts beside those of the map.
+        overlapping: whether neighbouring segments overlap; see `lapped_transform`.
+        extra_features: values of each segment that a subclass adds to those of the map.
     """
 
     def __init__(
         self,
-        whole: int,
+        num_global: int,
         levels: int,
         segments: int,
         code_width: int,
@@ -185,99 +246,140 @@ class SegmentLayout(Layout):
         shape: tuple[int, ...],
         hidden: int,
         *,
-        lapped: bool = False,
-        beside: int = 0,
+        overlapping: bool = False,
+        extra_features: int = 0,
     ) -> None:
+        """Build the learned maps of the whole sample and of a segment."""
         super().__init__()
-        self.features, self.shape, self.lapped = features, shape, lapped
-        self.whole, self.levels, self.segments = whole, levels, segments
+        self.features, self.shape, self.overlapping = features, shape, overlapping
+        self.num_global, self.levels, self.segments = num_global, levels, segments
         self.grid = (round(segments ** (1 / len(shape))),) * len(shape)
-        """Segments along each axis."""
+        """Number of segments along each axis."""
         flat = features * math.prod(shape)
-        part = flat // segments + beside
-        self.project = FullyConnected(flat, hidden, whole * code_width) if whole else None
-        self.expand = FullyConnected(whole * code_width, hidden, flat) if whole else None
+        part = flat // segments + extra_features
+        self.project = FullyConnected(flat, hidden, num_global * code_width) if num_global else None
+        self.expand = FullyConnected(num_global * code_width, hidden, flat) if num_global else None
         self.project_part = FullyConnected(part, hidden, levels * code_width)
         self.expand_part = FullyConnected(levels * code_width, hidden, part)
 
     def to_vectors(self, features: Tensor) -> Tensor:
-        local = self.project_part(self.parts(features)).unflatten(2, (self.levels, -1))
-        local = local.transpose(1, 2).flatten(1, 2)  # [B, M * S, D]
+        """Project features to global vectors, followed by the vectors of each level."""
+        level_vectors = self.project_part(self.split_segments(features)).unflatten(
+            2, (self.levels, -1)
+        )  # [B, S, M, D]
+        level_vectors = level_vectors.transpose(1, 2).flatten(1, 2)  # [B, M * S, D]
         if self.project is None:
-            return local
-        whole = self.project(features.flatten(1)).unflatten(1, (self.whole, -1))  # [B, G, D]
-        return torch.cat([whole, local], dim=1)
+            return level_vectors
+        global_vectors = self.project(features.flatten(1)).unflatten(
+            1, (self.num_global, -1)
+        )  # [B, G, D]
+        return torch.cat([global_vectors, level_vectors], dim=1)
 
-    def parts(self, features: Tensor) -> Tensor:
-        """What is coded of each segment of features: [B, F, *shape] -> [B, S, P]."""
-        features = self._lapped(features)
+    def split_segments(self, features: Tensor) -> Tensor:
+        """Split features into the P values of each segment: [B, F, *shape] -> [B, S, P]."""
+        features = self._overlap(features)
         axes = len(self.grid)
         for axis, count in enumerate(self.grid):
             features = features.unflatten(2 + 2 * axis, (count, -1))  # [B, F, rows, row, ...]
-        places, inside = range(2, 2 + 2 * axes, 2), range(3, 3 + 2 * axes, 2)
-        return features.permute(0, *places, 1, *inside).flatten(1 + axes).flatten(1, axes)
+        outside, inside = range(2, 2 + 2 * axes, 2), range(3, 3 + 2 * axes, 2)
+        return features.permute(0, *outside, 1, *inside).flatten(1 + axes).flatten(1, axes)
 
-    def joined(self, parts: Tensor) -> Tensor:
-        """Features of their segments, the inverse of `parts`: [B, S, P] -> [B, F, *shape]."""
+    def join_segments(self, segments: Tensor) -> Tensor:
+        """Join segments to features (inverse of `split_segments`): [B, S, P] -> [B, F, *shape]."""
         axes = len(self.grid)
         inside = [side // count for side, count in zip(self.shape, self.grid, strict=True)]
-        features = parts.unflatten(2, (self.features, *inside)).unflatten(1, self.grid)
+        features = segments.unflatten(2, (self.features, *inside)).unflatten(1, self.grid)
         pairs = [place for axis in range(axes) for place in (1 + axis, 2 + axes + axis)]
         features = features.permute(0, 1 + axes, *pairs)  # [B, F, rows, row, ...]
         for axis in range(axes):
             features = features.flatten(2 + axis, 3 + axis)
-        return self._lapped(features, undo=True)
+        return self._overlap(features, inverse=True)
 
-    def _lapped(self, features: Tensor, *, undo: bool = False) -> Tensor:
-        for axis, count in enumerate(self.grid if self.lapped else ()):
-            features = lap(features.movedim(2 + axis, 2), count, undo=undo).movedim(2, 2 + axis)
+    def _overlap(self, features: Tensor, *, inverse: bool = False) -> Tensor:
+        """Apply the lapped transform along each axis, or its inverse."""
+        for axis, count in enumerate(self.grid if self.overlapping else ()):
+            features = lapped_transform(
+                features.movedim(2 + axis, 2), count, inverse=inverse
+            ).movedim(2, 2 + axis)
         return features
 
     def to_features(self, vectors: Tensor) -> Tensor:
-        whole, local = vectors.split([self.whole, self.levels * self.segments], dim=1)
-        features = self.joined(self._decoded_parts(local))
+        """Decode the vectors of segments, and add what the global vectors decode to."""
+        global_vectors, level_vectors = vectors.split(
+            [self.num_global, self.levels * self.segments], dim=1
+        )
+        features = self.join_segments(self._decode_segments(level_vectors))
         if self.expand is None:
             return features
-        return features + self.expand(whole.flatten(1)).unflatten(1, (self.features, *self.shape))
+        return features + self.expand(global_vectors.flatten(1)).unflatten(
+            1, (self.features, *self.shape)
+        )
 
-    def _decoded_parts(self, local: Tensor) -> Tensor:
-        """[B, M * S, D] -> [B, S, P]."""
+    def _decode_segments(self, local: Tensor) -> Tensor:
+        """Decode the vectors of each segment to its values: [B, M * S, D] -> [B, S, P]."""
         parts = local.unflatten(1, (self.levels, self.segments)).transpose(1, 2)  # [B, S, M, D]
         return self.expand_part(parts.flatten(2))
 
 
-class FilledPath(SegmentLayout):
-    """Linear maps between the segments of a sound [B, 1, T] and vectors; beside its samples, a
-    segment has how loud its bands are, for a decoder that fills them with noise; see `filling`.
+class NoiseSubstitutionSkip(SegmentLayout):
+    """Linear skip between audio [B, 1, T] and code vectors that also carry the loudness of bands.
+
+    Each segment has its samples and the loudness of its bands, which the decoder fills with noise;
+    see `noise_substitution`.
 
     Args:
-        bands: to tell the loudness of.
+        levels: M, vectors for each segment.
+        segments: S.
+        code_width: D.
+        length: T, samples of a clip.
+        bands: number of bands whose loudness is coded.
     """
 
     def __init__(
         self, levels: int, segments: int, code_width: int, length: int, bands: int
     ) -> None:
+        """Build the linear maps and the noise substitution."""
         super().__init__(
-            0, levels, segments, code_width, 1, (length,), hidden=0, lapped=True, beside=bands
+            0,
+            levels,
+            segments,
+            code_width,
+            1,
+            (length,),
+            hidden=0,
+            overlapping=True,
+            extra_features=bands,
         )
-        self.size = length // segments
-        self.filling = NoiseFilling(segments, self.size, bands)
+        self.segment_length = length // segments
+        self.noise_substitution = NoiseSubstitution(segments, self.segment_length, bands)
 
-    def parts(self, features: Tensor) -> Tensor:
-        samples = super().parts(features)
-        return torch.cat([samples, self.filling.loudness(samples)], dim=2)
+    def split_segments(self, features: Tensor) -> Tensor:
+        """Split audio into segments, and append the loudness of the bands of each."""
+        samples = super().split_segments(features)
+        return torch.cat([samples, self.noise_substitution.loudness(samples)], dim=2)
 
-    def joined(self, parts: Tensor) -> Tensor:
-        return super().joined(parts[..., : self.size])
+    def join_segments(self, segments: Tensor) -> Tensor:
+        """Join the samples of segments to audio, without the loudness."""
+        return super().join_segments(segments[..., : self.segment_length])
 
     def loudness(self, x: Tensor) -> Tensor:
-        """Of each band of the segments of a sound: float [B, 1, T] -> [B, S, bands]."""
-        return self.filling.loudness(super().parts(x))
+        """Measure the loudness of each band: float [B, 1, T] -> [B, S, bands]."""
+        return self.noise_substitution.loudness(super().split_segments(x))
 
     def decoded_loudness(self, vectors: Tensor) -> Tensor:
-        """What vectors say of it: float [B, M * S, D] -> [B, S, bands]."""
-        return self._decoded_parts(vectors)[..., self.size :]
+        """Decode the loudness of each band: float [B, M * S, D] -> [B, S, bands]."""
+        return self._decode_segments(vectors)[..., self.segment_length :]
 
-    def filled(self, x: Tensor, loudness: Tensor) -> Tensor:
-        """A sound [B, 1, T] with noise where it lacks loudness."""
-        return super().joined(self.filling.complete(super().parts(x), loudness))
+    def fill_noise(self, x: Tensor, loudness: Tensor) -> Tensor:
+        """Add noise to audio where it lacks loudness.
+
+        Args:
+            x: decoded audio, float [B, 1, T].
+            loudness: target loudness, float [B, S, bands].
+
+        Returns:
+            float [B, 1, T].
+        """
+        return super().join_segments(
+            self.noise_substitution.fill_noise(super().split_segments(x), loudness)
+        )

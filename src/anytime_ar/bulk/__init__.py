@@ -1,21 +1,29 @@
-"""Bulk work: many samples of a model, or the codes of a whole data set, in shards that are written
-once, whatever is killed on the way."""
+"""Bulk jobs: many samples of a model, or the codes of a data set, written in shards.
+
+A job that is killed resumes with the shards that are missing.
+"""
 
 from __future__ import annotations
 
-from anytime_ar.bulk.asking import encode_job, sample_job
-from anytime_ar.bulk.jobs import EncodeJob, Job, Layout, SampleJob
-from anytime_ar.bulk.ray_pool import Pool
-from anytime_ar.bulk.running import EngineName, Report, run
+from anytime_ar.bulk.jobs import (
+    BulkJob,
+    EncodeJob,
+    SampleJob,
+    ShardingConfig,
+    encode_job,
+    sample_job,
+)
+from anytime_ar.bulk.pools import RayPoolConfig
+from anytime_ar.bulk.runner import BulkReport, EngineName, run
 
 __all__ = [
+    "BulkJob",
+    "BulkReport",
     "EncodeJob",
     "EngineName",
-    "Job",
-    "Layout",
-    "Pool",
-    "Report",
+    "RayPoolConfig",
     "SampleJob",
+    "ShardingConfig",
     "encode_job",
     "run",
     "sample_job",

@@ -1,6 +1,6 @@
-"""Rows as the bytes of a shard: parquet in the Hugging Face layout, or a tar file of WebDataset.
+"""Formats of shards: parquet with Hugging Face metadata, or WebDataset tar files.
 
-Equal rows, equal bytes: there is no time, name of a machine or order of completion in them.
+Equal rows give equal bytes: shards contain no time, no host name and no order of completion.
 """
 
 from __future__ import annotations
@@ -17,54 +17,66 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from anytime_ar.bulk.jobs import Format
+from anytime_ar.bulk.jobs import ShardFormat
 from anytime_ar.errors import MissingExtraError, install_command
 
 _INT16_ENTRIES = 2**15
+"""Largest vocabulary whose codes fit in int16."""
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Consecutive samples of a job."""
+class ShardRows:
+    """Consecutive samples of a job, as rows of a shard."""
 
-    first: int
-    """The number of the first."""
+    first_index: int
+    """Index of the first sample within the job."""
     codes: npt.NDArray[np.signedinteger[Any]] | None
-    """[n, k]; None where they are not kept."""
+    """Codes, int16 or int32 [n, k]; None: the job does not save codes."""
     labels: list[int] | None
-    """None where there are none."""
+    """Class of each sample, n numbers; None: samples have no labels."""
     files: list[bytes] | None
-    """The samples; None where they are not kept."""
+    """Each sample as the bytes of a file; None: the job does not save samples."""
 
     def __len__(self) -> int:
+        """Return the number of rows, n."""
         kept = self.files if self.codes is None else self.codes
         assert kept is not None
         return len(kept)
 
 
 @dataclass(frozen=True)
-class Content:
-    """What is the same for all rows of a job."""
+class ShardSchema:
+    """Properties that all rows of a job share."""
 
-    kind: Literal["image", "audio"]
+    modality: Literal["image", "audio"]
+    """Kind of the samples, the name of their parquet column."""
     suffix: Literal["png", "wav"]
-    """Of the samples as files."""
-    files: Callable[[Tensor], list[bytes]]
-    """Turns samples into them."""
+    """Suffix of the samples' file names."""
+    encode_files: Callable[[Tensor], list[bytes]]
+    """Function from samples [n, *sample_shape] to the bytes of n files."""
     label_names: tuple[str, ...] | None
+    """Names of the classes; None: samples have no labels."""
 
 
-def packed(codes: Tensor, vocabulary: int) -> npt.NDArray[np.signedinteger[Any]]:
-    """Codes int64 [n, k] in the shortest type that parquet readers have in common."""
+def pack_codes(codes: Tensor, vocabulary: int) -> npt.NDArray[np.signedinteger[Any]]:
+    """Convert codes to the smallest type that all parquet readers support.
+
+    Args:
+        codes: Codes, int64 [n, k].
+        vocabulary: Number V of entries of the codebook.
+
+    Returns:
+        Codes, int16 or int32 [n, k].
+    """
     dtype = np.int16 if vocabulary <= _INT16_ENTRIES else np.int32
     return codes.cpu().numpy().astype(dtype)
 
 
-def require_format(name: Format) -> None:
-    """Refuse a format that cannot be written here.
+def require_format(name: ShardFormat) -> None:
+    """Check that the packages that a format needs are installed.
 
     Raises:
-        MissingExtraError: it is parquet, and pyarrow is not installed.
+        MissingExtraError: The format is parquet, and pyarrow is not installed.
     """
     if name == "parquet":
         try:
@@ -76,68 +88,78 @@ def require_format(name: Format) -> None:
             ) from error
 
 
-def parquet_bytes(rows: Rows, content: Content) -> bytes:
-    """A table with `index`, and as far as there are any `label`, `image` or `audio`, `codes`."""
+def parquet_bytes(rows: ShardRows, schema: ShardSchema) -> bytes:
+    """Return rows as a parquet file.
+
+    Its columns are `index` and, if the rows have them, `label`, `image` or `audio`, and `codes`.
+
+    Raises:
+        MissingExtraError: The package pyarrow is not installed.
+    """
     require_format("parquet")
     import pyarrow as pa
     from pyarrow import parquet
 
-    numbers = np.arange(rows.first, rows.first + len(rows))
+    numbers = np.arange(rows.first_index, rows.first_index + len(rows))
     columns: dict[str, Any] = {"index": pa.array(numbers, pa.int64())}
     features: dict[str, Any] = {"index": {"dtype": "int64", "_type": "Value"}}
     if rows.labels is not None:
         columns["label"] = pa.array(rows.labels, pa.int64())
-        features["label"] = {"names": list(content.label_names or ()), "_type": "ClassLabel"}
+        features["label"] = {"names": list(schema.label_names or ()), "_type": "ClassLabel"}
     if rows.files is not None:
         files = pa.array(rows.files, pa.binary())
-        names = [f"{number:09d}.{content.suffix}" for number in numbers]
+        names = [f"{number:09d}.{schema.suffix}" for number in numbers]
         paths = pa.array(names, pa.string())
-        columns[content.kind] = pa.StructArray.from_arrays([files, paths], ["bytes", "path"])
-        features[content.kind] = {"_type": content.kind.capitalize()}
+        columns[schema.modality] = pa.StructArray.from_arrays([files, paths], ["bytes", "path"])
+        features[schema.modality] = {"_type": schema.modality.capitalize()}
     if rows.codes is not None:
         values = pa.array(rows.codes.reshape(-1))
         ends = np.arange(len(rows) + 1, dtype=np.int32) * rows.codes.shape[1]
         columns["codes"] = pa.ListArray.from_arrays(pa.array(ends), values)
         value = {"dtype": str(rows.codes.dtype), "_type": "Value"}
         features["codes"] = {"feature": value, "_type": "List"}
-    # Tells `datasets` the names of labels, and that bytes are pictures or sounds.
-    told = json.dumps({"info": {"features": features}})
-    table = pa.table(columns).replace_schema_metadata({"huggingface": told})
+    # The package `datasets` reads label names and the type of the files from this metadata.
+    metadata = json.dumps({"info": {"features": features}})
+    table = pa.table(columns).replace_schema_metadata({"huggingface": metadata})
     file = io.BytesIO()
     parquet.write_table(table, file)
     return file.getvalue()
 
 
-def tar_bytes(rows: Rows, content: Content) -> bytes:
-    """A tar file with, for each row, its sample (`.png` or `.wav`), its label (`.cls`), codes
-    (`.codes.npy`) and `.json` with its number and label, as far as there are any."""
+def tar_bytes(rows: ShardRows, schema: ShardSchema) -> bytes:
+    """Return rows as a tar file for WebDataset.
+
+    Each row has a file `.json` with its index and label. If the row has them, files with its sample
+    (`.png` or `.wav`), its label (`.cls`) and its codes (`.codes.npy`) come before.
+    """
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for place in range(len(rows)):
-            for suffix, member in _members(rows, place, content):
-                header = tarfile.TarInfo(f"{rows.first + place:09d}.{suffix}")
+        for row in range(len(rows)):
+            for suffix, member in _tar_members(rows, row, schema):
+                header = tarfile.TarInfo(f"{rows.first_index + row:09d}.{suffix}")
                 header.size, header.mode = len(member), 0o644
                 tar.addfile(header, io.BytesIO(member))
     return file.getvalue()
 
 
-def _members(rows: Rows, place: int, content: Content) -> Iterator[tuple[str, bytes]]:
-    """What there is of one row, by suffix."""
-    about: dict[str, Any] = {"index": rows.first + place}
+def _tar_members(rows: ShardRows, row: int, schema: ShardSchema) -> Iterator[tuple[str, bytes]]:
+    """Yield suffix and content of each file of one row."""
+    about: dict[str, Any] = {"index": rows.first_index + row}
     if rows.files is not None:
-        yield content.suffix, rows.files[place]
+        yield schema.suffix, rows.files[row]
     if rows.labels is not None:
-        number = rows.labels[place]
-        about |= {"label": number, "name": (content.label_names or ())[number]}
+        number = rows.labels[row]
+        about |= {"label": number, "name": (schema.label_names or ())[number]}
         yield "cls", str(number).encode()
     if rows.codes is not None:
         codes = io.BytesIO()
-        np.save(codes, rows.codes[place], allow_pickle=False)
+        np.save(codes, rows.codes[row], allow_pickle=False)
         yield "codes.npy", codes.getvalue()
     yield "json", json.dumps(about).encode()
 
 
-FORMATS: dict[Format, Callable[[Rows, Content], bytes]] = {
+SHARD_ENCODERS: dict[ShardFormat, Callable[[ShardRows, ShardSchema], bytes]] = {
     "parquet": parquet_bytes,
     "webdataset": tar_bytes,
 }
+"""Functions that encode rows as a shard, by format."""

@@ -1,4 +1,4 @@
-"""The command line: a table from command to library function."""
+"""The command line `anytime`, which maps commands to library functions."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Time a model on this machine: codes a second (speed), or whether deadlines are kept (deadlines).
+"""Time a model on this machine: codes per second (`speed`), or missed deadlines (`deadlines`).
 
-`speed` lets every precision of ours, the bare matrix products of the same weights (the floor), and
-`generate` of Hugging Face transformers on a Llama of the same size take turns. `deadlines` draws
-again and again with deadlines from the time of one code to that of all, beside as many busy
-processes as are asked for.
+`speed` times all precisions and backends, and the bare matrix products of the same weights (the
+floor). It also times `generate` of Hugging Face transformers on a Llama of the same size. All cases
+run interleaved. `deadlines` samples with deadlines from the time of one code to the time of all
+codes. It can run beside a number of busy processes.
 """
 
 from __future__ import annotations
@@ -26,59 +26,69 @@ from anytime_ar.cli.options import (
     add_precision,
     add_threads,
     progress_bar,
-    use_threads,
+    set_threads_from,
 )
-from anytime_ar.cli.parser import Parser, to_path
+from anytime_ar.cli.parser import Parser, literal_path
 from anytime_ar.errors import InputError, MissingExtraError
-from anytime_ar.evaluation.deadlines import DeadlineRecord, measure_deadlines
-from anytime_ar.evaluation.previews import first_preview
+from anytime_ar.evaluation.deadlines import DeadlineResult, measure_deadlines
+from anytime_ar.evaluation.previews import time_first_preview
 from anytime_ar.evaluation.speed import (
-    FLOOR,
-    Contender,
-    Timing,
-    draw_times,
-    floor,
-    generate,
-    ours,
-    ratios,
-    shorter,
-    take_turns,
+    FLOOR_SUFFIX,
+    BenchmarkCase,
+    BenchmarkTiming,
+    hf_generate_case,
+    matmul_floor_case,
+    plot_times,
+    prefix_case,
+    sample_codes_case,
+    time_interleaved,
+    time_ratios,
 )
-from anytime_ar.files import check_output, write_bytes, write_json
-from anytime_ar.kernel import BuildError, load_kernel, processor_name
+from anytime_ar.kernel import BuildError, cpu_name, load_kernel
 from anytime_ar.prior import Precision
+from anytime_ar.runtime.files import check_output_path, write_bytes, write_json
 from anytime_ar.sampling import AnytimeModel, load
 
-_SECONDS = 3.0
-"""Draws of few codes and rows take too little time for a few rounds to tell."""
-_PREVIEWS = 100
-"""First previews to time for each number of rows."""
+_MIN_TIMING_S = 3.0
+"""Minimum time per measurement, in seconds: a few rounds of short runs are too noisy."""
+_PREVIEW_ROUNDS = 100
+"""Number of first previews to time for each batch size."""
 
 
 def add_arguments(parser: Parser) -> None:
+    """Add the options of `anytime bench`."""
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument("what", nargs="?", default="speed", choices=["speed", "deadlines"])
-    parser.add_argument("--batches", type=list[int], default=[1, 16, 64, 256], help="for speed")
+    parser.add_argument(
+        "--batch-sizes",
+        type=list[int],
+        default=[1, 16, 64, 256],
+        help="samples drawn together, for speed",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each, for speed")
-    parser.add_argument("-n", type=int, default=1, help="samples of a draw, for deadlines")
+    parser.add_argument(
+        "-n", "--num-samples", type=int, default=1, help="samples drawn together, for deadlines"
+    )
     parser.add_argument("--draws", type=int, default=1000, help="at each of 8 deadlines")
-    parser.add_argument("--neighbours", type=int, default=0, help="busy processes beside it")
+    parser.add_argument("--busy-processes", type=int, default=0, help="that compete for the CPU")
     add_threads(parser)
-    parser.add_argument("--out", type=to_path, help="folder for JSON and plot")
+    parser.add_argument("--out", type=literal_path, help="folder for JSON and plot")
     add_precision(parser)
     add_device(parser)
     add_json(parser)
 
 
 def run(arguments: Namespace) -> None:
-    if not arguments.batches or min(arguments.batches) < 1:
-        raise InputError(f"--batches {arguments.batches}: pass rows of 1 and more, as [1,16]")
+    """Run the benchmark, print its table and write its figures."""
+    sizes = arguments.batch_sizes
+    if not sizes or min(sizes) < 1:
+        raise InputError(f"--batch-sizes {sizes}: pass numbers of 1 and more, as [1,16]")
     if arguments.out is not None:
-        check_output(arguments.out, is_folder=True)
-    use_threads(arguments)
-    with suppress(BuildError):  # without a kernel there is less to time; a wrong variable is told
+        check_output_path(arguments.out, is_folder=True)
+    set_threads_from(arguments)
+    with suppress(BuildError):  # without a kernel there is less to time; other errors are raised
         load_kernel()
-    with _busy(arguments.neighbours):
+    with _busy_processes(arguments.busy_processes):
         figures, text = (_speed if arguments.what == "speed" else _deadlines)(arguments)
     figures = {"model": arguments.model, "machine": _machine(), **figures}
     if arguments.out is not None:
@@ -90,61 +100,72 @@ def run(arguments: Namespace) -> None:
 def _speed(arguments: Namespace) -> tuple[dict[str, Any], str]:
     models = list(_models(arguments))
     length = models[0].code_length
-    rivals, missing = _rivals(models[0])
-    contenders = [*map(ours, models), *map(floor, models), *rivals]
+    baselines, missing = _baselines(models[0])
+    cases = [*map(sample_codes_case, models), *map(matmul_floor_case, models), *baselines]
     with progress_bar("speed") as progress:
-        timings = take_turns(
-            contenders, arguments.batches, rounds=arguments.rounds, progress=progress
+        timings = time_interleaved(
+            cases, arguments.batch_sizes, rounds=arguments.rounds, progress=progress
         )
     steps = sorted({max(1, round(length * fifth / 5)) for fifth in range(1, 6)})
     with progress_bar("time by codes") as progress:
-        by_codes = take_turns(
-            [shorter(models[0], k) for k in steps],
-            [n for n in arguments.batches if n in (arguments.batches[0], 64)],
+        by_codes = time_interleaved(
+            [prefix_case(models[0], k) for k in steps],
+            [n for n in arguments.batch_sizes if n in (arguments.batch_sizes[0], 64)],
             rounds=arguments.rounds,
-            at_least_s=_SECONDS,
+            min_time_s=_MIN_TIMING_S,
             progress=progress,
         )
-    firsts = [first_preview(models[0], n, rounds=_PREVIEWS) for n in arguments.batches]
+    firsts = [
+        time_first_preview(models[0], n, rounds=_PREVIEW_ROUNDS) for n in arguments.batch_sizes
+    ]
     if arguments.out is not None:
-        picture = draw_times(by_codes)
+        plot = plot_times(by_codes)
         arguments.out.mkdir(parents=True, exist_ok=True)
-        write_bytes(arguments.out / "speed.png", picture)
+        write_bytes(arguments.out / "speed.png", plot)
     figures = {
         "code_length": length,
         "timings": [timing.to_json(length) for timing in timings],
         "by_codes": [
-            {"codes": timing.name, "rows": timing.rows, "seconds": timing.seconds}
+            {"codes": timing.name, "batch_size": timing.batch_size, "seconds": timing.seconds}
             for timing in by_codes
         ],
         "first_previews": [
-            {"rows": first.rows, "seconds": first.seconds, "step_and_decode": bare.seconds}
+            {
+                "batch_size": first.batch_size,
+                "seconds": first.seconds,
+                "step_and_decode": bare.seconds,
+            }
             for first, bare in firsts
         ],
     }
-    lines = [speed_table(timings, length), "", _growth(by_codes), *map(_first_line, firsts)]
+    lines = [
+        speed_table(timings, length),
+        "",
+        _time_ratio_lines(by_codes),
+        *map(_first_preview_line, firsts),
+    ]
     return figures, "\n".join([*lines, *missing])
 
 
 def _models(arguments: Namespace) -> Iterator[AnytimeModel]:
-    """The model in every precision, drawn from by every backend that there is."""
+    """Yield the model in every precision on every available backend."""
     for backend in ("native", "portable"):
         for precision in get_args(Precision):
             model = load(
                 arguments.model, device=arguments.device, precision=precision, backend=backend
             )
             try:
-                model.engine  # noqa: B018  (made at the first use)
+                model.sampler  # noqa: B018  (created at first use)
             except InputError:  # no compiler, or int8 on a GPU: nothing to time
                 continue
             yield model
 
 
-def _rivals(model: AnytimeModel) -> tuple[list[Contender], list[str]]:
-    """Other ways of drawing, and a line that says why there are none."""
+def _baselines(model: AnytimeModel) -> tuple[list[BenchmarkCase], list[str]]:
+    """Return the baselines of Hugging Face, and a line that says why there are none."""
     try:
         return [
-            generate(model, precision, attention)
+            hf_generate_case(model, precision, attention)
             for precision in ("float32", "bfloat16")
             for attention in ("sdpa", "eager")
         ], []
@@ -152,23 +173,30 @@ def _rivals(model: AnytimeModel) -> tuple[list[Contender], list[str]]:
         return [], [str(error)]
 
 
-def speed_table(timings: list[Timing], length: int) -> str:
-    """Codes a second of everything that was timed, with the spread over rounds."""
+def speed_table(timings: list[BenchmarkTiming], length: int) -> str:
+    """Return a table of codes per second with the spread over rounds.
+
+    Args:
+        timings: timings of all cases at all batch sizes.
+        length: code length, the number of codes per sample.
+    """
     lines = [
         f"{'rows':>4}  {'way':<32}{'codes/s':>8}{'slowest..fastest':>18}{'floor':>7}{'generate':>9}"
     ]
-    for rows in dict.fromkeys(timing.rows for timing in timings):
-        here = [timing for timing in timings if timing.rows == rows]
-        rivals = [timing for timing in here if timing.name.startswith("generate")]
-        rival = min(rivals, key=_median, default=None)
+    for rows in dict.fromkeys(timing.batch_size for timing in timings):
+        here = [timing for timing in timings if timing.batch_size == rows]
+        baselines = [timing for timing in here if timing.name.startswith("generate")]
+        baseline = min(baselines, key=_median, default=None)
         for timing in here:
             slowest, middle, fastest = timing.to_json(length)["codes_per_s"]
             share = times = ""
-            if timing not in rivals and not timing.name.endswith(FLOOR):
+            if timing not in baselines and not timing.name.endswith(FLOOR_SUFFIX):
                 precision = timing.name.split()[0]
-                floors = [t for t in here if t.name.startswith(precision) and FLOOR in t.name]
-                share = f"{100 * ratios(min(floors, key=_median), timing)[1]:.0f} %"
-                times = f"{ratios(rival, timing)[1]:.2f}x" if rival else ""
+                floors = [
+                    t for t in here if t.name.startswith(precision) and FLOOR_SUFFIX in t.name
+                ]
+                share = f"{100 * time_ratios(min(floors, key=_median), timing)[1]:.0f} %"
+                times = f"{time_ratios(baseline, timing)[1]:.2f}x" if baseline else ""
             spread = f"{slowest:,.0f}..{fastest:,.0f}"
             lines.append(
                 f"{rows:>4}  {timing.name:<32}{middle:>8,.0f}{spread:>18}{share:>7}{times:>9}"
@@ -178,16 +206,17 @@ def speed_table(timings: list[Timing], length: int) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _median(timing: Timing) -> float:
+def _median(timing: BenchmarkTiming) -> float:
+    """Return the median time of a case, in seconds."""
     return timing.median_s
 
 
-def _growth(by_codes: list[Timing]) -> str:
-    """How time grows with codes: ideally by five from a fifth of them to all."""
+def _time_ratio_lines(by_codes: list[BenchmarkTiming]) -> str:
+    """Return how time grows from a fifth of the codes to all: ideally five times."""
     lines = []
-    for rows in dict.fromkeys(timing.rows for timing in by_codes):
-        few, *_, many = [timing for timing in by_codes if timing.rows == rows]
-        least, middle, most = ratios(many, few)
+    for rows in dict.fromkeys(timing.batch_size for timing in by_codes):
+        few, *_, many = [timing for timing in by_codes if timing.batch_size == rows]
+        least, middle, most = time_ratios(many, few)
         lines.append(
             f"{rows} rows: {many.name} take {middle:.2f} ({least:.2f}..{most:.2f}) times as long "
             f"as {few.name}"
@@ -195,10 +224,11 @@ def _growth(by_codes: list[Timing]) -> str:
     return "\n".join(lines)
 
 
-def _first_line(pair: tuple[Timing, Timing]) -> str:
+def _first_preview_line(pair: tuple[BenchmarkTiming, BenchmarkTiming]) -> str:
+    """Return the time of the first preview, beside one step and one decode."""
     first, bare = pair
-    rows = f"{first.rows} row{'' if first.rows == 1 else 's'}"
-    times = ratios(first, bare)[1]
+    rows = f"{first.batch_size} row{'' if first.batch_size == 1 else 's'}"
+    times = time_ratios(first, bare)[1]
     return (
         f"{rows}: first preview after {1000 * first.median_s:.2f} ms, {times:.2f} times one step "
         "and one decode"
@@ -208,18 +238,20 @@ def _first_line(pair: tuple[Timing, Timing]) -> str:
 def _deadlines(arguments: Namespace) -> tuple[dict[str, Any], str]:
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
     with progress_bar("deadlines") as progress:
-        records = measure_deadlines(model, n=arguments.n, draws=arguments.draws, progress=progress)
+        records = measure_deadlines(
+            model, n=arguments.num_samples, draws=arguments.draws, progress=progress
+        )
     figures = {
-        "rows": arguments.n,
+        "batch_size": arguments.num_samples,
         "precision": arguments.precision,
-        "neighbours": arguments.neighbours,
+        "busy_processes": arguments.busy_processes,
         "deadlines": [record.to_json() for record in records],
     }
     return figures, deadline_table(records)
 
 
-def deadline_table(records: list[DeadlineRecord]) -> str:
-    """Misses, finishing times and codes of every deadline."""
+def deadline_table(records: list[DeadlineResult]) -> str:
+    """Return a table of missed deadlines, finish fractions and numbers of codes."""
     lines = [
         f"{'deadline':>9}{'draws':>7}{'missed':>8}{'p50':>8}{'p99':>8}{'max':>8}"
         f"{'codes':>8}{'affordable':>12}{'used':>8}",
@@ -231,18 +263,19 @@ def deadline_table(records: list[DeadlineRecord]) -> str:
         lines.append(
             f"{1000 * record.deadline_s:>9.2f}{row['draws']:>7}{row['misses']:>8}"
             f"{p50:>8.1f}{p99:>8.1f}{most:>8.1f}{row['codes']:>8.1f}"
-            f"{row['affordable_codes']:>12.1f}{100 * record.used:>6.0f} %"
+            f"{row['affordable_codes']:>12.1f}{100 * record.utilisation:>6.0f} %"
         )
     return "\n".join(lines)
 
 
 def _machine() -> dict[str, Any]:
+    """Return the processor, instruction sets, threads and versions of this machine."""
     try:
-        instructions = load_kernel().instructions
+        instructions = load_kernel().instruction_set
     except BuildError:
         instructions = None
     return {
-        "processor": processor_name(),
+        "processor": cpu_name(),
         "kernel_instructions": instructions,
         "torch_instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
@@ -252,22 +285,24 @@ def _machine() -> dict[str, Any]:
 
 
 @contextmanager
-def _busy(count: int) -> Iterator[list[SpawnProcess]]:
-    """Neighbours that keep a core busy each."""
+def _busy_processes(count: int) -> Iterator[list[SpawnProcess]]:
+    """Start processes that keep one core busy each, and end them after the block."""
     context = multiprocessing.get_context("spawn")
     mine = (os.getpid(),)
-    neighbours = [context.Process(target=_spin, args=mine, daemon=True) for _ in range(count)]
-    for neighbour in neighbours:
-        neighbour.start()
+    processes = [
+        context.Process(target=_keep_core_busy, args=mine, daemon=True) for _ in range(count)
+    ]
+    for process in processes:
+        process.start()
     try:
-        yield neighbours
+        yield processes
     finally:
-        for neighbour in neighbours:
-            neighbour.terminate()
-            neighbour.join()
+        for process in processes:
+            process.terminate()
+            process.join()
 
 
-def _spin(parent: int) -> None:
-    """Keep a core busy until the process that asked for it is gone, however it ended."""
+def _keep_core_busy(parent: int) -> None:
+    """Keep a core busy until the parent process has ended, however it ended."""
     while os.getppid() == parent:
         pass

@@ -1,222 +1,257 @@
-"""Many samples, or a whole data set, in shards: what `sample` and `encode` do with `--engine`."""
+"""Bulk jobs, which write many samples, or the codes of a whole data set, as shards."""
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, get_args
 
 from jsonargparse import Namespace
 
-from anytime_ar.bulk import EngineName, Job, Layout, Pool, encode_job, run, sample_job
-from anytime_ar.bulk.jobs import Device, Keep, SplitName
-from anytime_ar.cli.options import (
-    choice_options,
-    data_of,
-    progress_bar,
-    show,
-    use_threads,
-    wanted_label,
+from anytime_ar.bulk import (
+    BulkJob,
+    EngineName,
+    RayPoolConfig,
+    ShardingConfig,
+    encode_job,
+    run,
+    sample_job,
 )
-from anytime_ar.cli.parser import Parser, as_given, read_config
+from anytime_ar.bulk.jobs import Device, SavedContent, SplitName
+from anytime_ar.cli.options import (
+    add_device,
+    add_json,
+    add_precision,
+    add_sampling_options,
+    add_threads,
+    model_data_config,
+    parse_label,
+    print_result,
+    progress_bar,
+    sampling_kwargs_from,
+    set_threads_from,
+)
+from anytime_ar.cli.parser import Parser, literal_text, read_config
 from anytime_ar.errors import InputError
+from anytime_ar.runtime.threads import check_threads
 from anytime_ar.sampling import load
-from anytime_ar.threads import check_threads
 
-_BULK: dict[str, Any] = {
-    **Layout().model_dump(),
-    "workers": None,
-    "verify": False,
-    "keep": "both",
-    "labels_in_turn": False,
-    "split": "train",
-}
-"""Options of bulk jobs alone, with what they are by default."""
-_SINGLE = {"deadline_s": None, "save_state": None, "columns": None, "min_codes": 1}
-"""Options of single draws alone."""
+_RESUME = "The same command resumes an interrupted job. `--engine ray` writes on many processes."
 
 
-def add_bulk_options(parser: Parser) -> None:
-    """`--engine`, and what only matters with it."""
+@dataclass(frozen=True)
+class Subcommand:
+    """A command of two words, such as `bulk sample`."""
+
+    add_arguments: Callable[[Parser], None]
+    """Adds the options of the command to its parser."""
+    run: Callable[[Namespace], None]
+    """Runs the command with its parsed arguments."""
+    description: str
+    """Text at the top of its help."""
+
+
+def add_sample_arguments(parser: Parser) -> None:
+    """Add the options of `anytime bulk sample`."""
+    parser.add_argument("model", help="shipped name, folder, or Hub id")
+    parser.add_argument("-n", "--num-samples", type=int, required=True, help="number of samples")
+    parser.add_argument("--codes", type=int | None, help="codes per sample; default: all")
+    parser.add_argument(
+        "--quality", type=float | None, help="share of full quality, by the measured curve"
+    )
+    add_sampling_options(parser)
+    parser.add_argument("--class-balanced", action="store_true", help="as many of each class")
+    parser.add_argument(
+        "--save", default="both", choices=get_args(SavedContent), help="contents of the shards"
+    )
+    add_precision(parser)
+    _add_job_options(parser)
+
+
+def add_encode_arguments(parser: Parser) -> None:
+    """Add the options of `anytime bulk encode`."""
+    parser.add_argument("model", help="shipped name, folder, or Hub id")
+    parser.add_argument("--data", type=literal_text, help="data set; default: the model's own")
+    parser.add_argument(
+        "--split", default="train", choices=get_args(SplitName), help="split to encode"
+    )
+    _add_job_options(parser)
+
+
+def _add_job_options(parser: Parser) -> None:
+    """Add the options that all bulk jobs share."""
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=literal_text,
+        required=True,
+        help="folder of this job alone, or a URL such as s3://bucket/folder",
+    )
     parser.add_argument(
         "--engine",
+        default="local",
         choices=get_args(EngineName),
-        help="write shards into the folder or URL --out: local, here; ray, on many processes",
+        help="local: this process; ray: many processes, on the cluster of RAY_ADDRESS or here",
     )
-    parser.add_class_arguments(Layout, as_group=False)
-    parser.add_class_arguments(Pool, as_group=False, skip={"threads"})
+    parser.add_class_arguments(ShardingConfig, as_group=False)
+    parser.add_class_arguments(RayPoolConfig, as_group=False, skip={"threads"})
     parser.add_argument(
-        "--verify", action="store_true", help="compare earlier shards with their SHA-256"
+        "--verify", action="store_true", help="compare complete shards with their SHA-256"
     )
+    add_threads(parser, default_help="one for each processor that may be used; with Ray, 1")
+    add_device(parser)
+    add_json(parser)
 
 
-def add_bulk_samples(parser: Parser) -> None:
-    """What to write of many samples."""
-    parser.add_argument("--keep", default="both", choices=get_args(Keep), help="in shards")
-    parser.add_argument(
-        "--labels_in_turn", action="store_true", help="in shards: as many of each class"
-    )
-
-
-def add_bulk_data(parser: Parser) -> None:
-    """Which samples to encode in shards."""
-    parser.add_argument(
-        "--data", type=as_given, help="encode a data set in shards; default: the model's own"
-    )
-    parser.add_argument("--split", default="train", choices=get_args(SplitName), help="of it")
-
-
-def refuse_bulk_options(arguments: Namespace) -> None:
-    """Of a command that writes no shards.
-
-    Raises:
-        InputError: one was given.
-    """
-    _refuse(arguments, _BULK, "is for shards; leave it out, or pass --engine")
-
-
-def sample_in_bulk(arguments: Namespace) -> None:
-    """Draw shards of samples."""
-    _require_out(arguments)
-    _refuse(arguments, _SINGLE, "is for a single draw; leave it out, or --engine")
-    if isinstance(arguments.codes, list):
-        raise InputError(f"--codes {arguments.codes}: samples in shards have one number of codes")
+def run_sample(arguments: Namespace) -> None:
+    """Run a bulk job that writes shards of samples."""
     device, here = _devices(arguments)
     model = load(arguments.model, device=here, precision=arguments.precision)
-    label: Any = wanted_label(model, arguments.label)
-    if arguments.labels_in_turn:
+    label: Any = parse_label(model, arguments.label)
+    if arguments.class_balanced:
         if label is not None or model.labels is None:
             why = f"label {label!r} was given" if model.labels else "this model has no labels"
-            raise InputError(f"--labels_in_turn, but {why}; leave one out")
+            raise InputError(f"--class-balanced, but {why}; leave one out")
         label = range(len(model.labels))
     job = sample_job(
         arguments.model,
         model,
-        arguments.n,
+        arguments.num_samples,
         seed=arguments.seed,
         codes=arguments.codes,
         quality=arguments.quality,
         label=label,
-        keep=arguments.keep,
-        layout=read_config(Layout, arguments),
+        save=arguments.save,
+        sharding=read_config(ShardingConfig, arguments),
         device=device,
-        **choice_options(arguments),
+        **sampling_kwargs_from(arguments),
     )
-    _run(job, arguments)
+    _run_job(job, arguments)
 
 
-def encode_in_bulk(arguments: Namespace) -> None:
-    """Encode a data set into shards of codes."""
-    _require_out(arguments)
-    if arguments.files:
-        raise InputError(f"{arguments.files[0]} was given beside --engine or --data; leave one out")
+def run_encode(arguments: Namespace) -> None:
+    """Run a bulk job that encodes a data set into shards of codes."""
     device, here = _devices(arguments)
     model = load(arguments.model, device=here)
     job = encode_job(
         arguments.model,
         model,
-        data_of(model, arguments.data),
+        model_data_config(model, arguments.data),
         split=arguments.split,
-        layout=read_config(Layout, arguments),
+        sharding=read_config(ShardingConfig, arguments),
         device=device,
     )
-    _run(job, arguments)
-
-
-def _require_out(arguments: Namespace) -> None:
-    if arguments.out is None:
-        raise InputError("shards need --out, a folder or a URL such as s3://bucket/folder")
+    _run_job(job, arguments)
 
 
 def _devices(arguments: Namespace) -> tuple[Device | None, str]:
-    """That of workers, and that of this process: with Ray it only asks, and needs no GPU."""
+    """Return the device of the workers and that of this process.
+
+    With Ray this process only prepares the job and needs no GPU.
+    """
     ray = arguments.engine == "ray"
     if not ray:
-        use_threads(arguments)
+        set_threads_from(arguments)
     return (arguments.device, "cpu") if ray else (None, arguments.device)
 
 
-def _pool(arguments: Namespace) -> Pool:
-    """Return the workers of Ray; in this process, threads are set already."""
+def _ray_pool_config(arguments: Namespace) -> RayPoolConfig:
+    """Return the configuration of the Ray workers.
+
+    Only Ray workers take their threads from it. The threads of this process are set already.
+    """
     given = {"workers": arguments.workers}
     if arguments.engine == "ray" and arguments.threads is not None:
         given["threads"] = check_threads(arguments.threads)
-    return Pool(**given)
+    return RayPoolConfig(**given)
 
 
-def _run(job: Job, arguments: Namespace) -> None:
+def _run_job(job: BulkJob, arguments: Namespace) -> None:
+    """Run a bulk job and print its report."""
     out: str = arguments.out
-    # Ray tells of workers that died on standard output, which is for figures.
-    with redirect_stdout(sys.stderr), _interrupts() as came, progress_bar(job.kind) as bar:
+    # Ray reports dead workers on standard output, which is for figures.
+    with redirect_stdout(sys.stderr), _raise_on_signals() as signals, progress_bar(job.kind) as bar:
 
         def progress(done: int, total: int, what: str) -> None:
             bar(done, total, what)
-            if came:
+            if signals:
                 raise KeyboardInterrupt
 
         report = run(
             job,
             out,
-            engine=arguments.engine or "local",
-            pool=_pool(arguments),
+            engine=arguments.engine,
+            pool=_ray_pool_config(arguments),
             verify=arguments.verify,
             progress=progress,
         )
     job, seed = report.job, getattr(report.job, "seed", None)
-    text = f"{out}: {job.samples} samples in {job.shards} shard{'' if job.shards == 1 else 's'}"
+    shards = f"{job.num_shards} shard{'' if job.num_shards == 1 else 's'}"
+    text = f"{out}: {job.samples} samples in {shards}"
     text += "" if seed is None else f", seed {seed}"
-    if report.made == 0:
+    if report.new_samples == 0:
         text += "; it was complete"
     else:
         text += (
-            f"; made {report.made} in {report.seconds:.1f} s, "
-            f"{report.per_s:.0f} a second; a worker makes {report.per_worker_s:.0f} samples, "
+            f"; made {report.new_samples} in {report.elapsed_s:.1f} s, "
+            f"{report.samples_per_s:.0f} a second; a worker makes "
+            f"{report.samples_per_worker_s:.0f} samples, "
             f"{report.codes_per_worker_s:.0f} codes a second"
         )
-    show(
+    print_result(
         arguments,
         text,
         out=out,
         samples=job.samples,
-        shards=job.shards,
-        made=report.made,
-        seconds=round(report.seconds, 4),
-        samples_per_s=round(report.per_s, 1),
-        samples_per_worker_s=round(report.per_worker_s, 1),
+        shards=job.num_shards,
+        new_samples=report.new_samples,
+        seconds=round(report.elapsed_s, 4),
+        samples_per_s=round(report.samples_per_s, 1),
+        samples_per_worker_s=round(report.samples_per_worker_s, 1),
         codes_per_worker_s=round(report.codes_per_worker_s, 1),
         **({} if seed is None else {"seed": seed}),
     )
 
 
-def _refuse(arguments: Namespace, defaults: dict[str, Any], why: str) -> None:
-    for name, usual in defaults.items():
-        if name in arguments and arguments[name] != usual:
-            raise InputError(f"--{name} {why}")
-
-
 @contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Raise KeyboardInterrupt on Ctrl-C and SIGTERM, and yield a list that has the signals so far.
+def _raise_on_signals() -> Iterator[list[int]]:
+    """Raise KeyboardInterrupt on Ctrl-C and SIGTERM, and yield the list of signals received so far.
 
-    Python drops exceptions in destructors, such as those of files of pyarrow. A job that looks at
-    the list ends even if its interrupt was dropped.
+    Python drops exceptions in destructors, such as those of pyarrow files. A job that checks the
+    list ends even if its interrupt was dropped.
     """
-    came: list[int] = []
+    signals: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        came.append(number)
+        signals.append(number)
         signal.default_int_handler(number, frame)
 
     numbers = (signal.SIGINT, signal.SIGTERM)
-    # A background job that ignores Ctrl-C goes on doing so.
+    # A background job that ignores Ctrl-C continues to ignore it.
     usual = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
     for number in usual:
         signal.signal(number, interrupt)
     try:
-        yield came
+        yield signals
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
+
+
+SUBCOMMANDS: Mapping[str, Subcommand] = {
+    "sample": Subcommand(
+        add_sample_arguments,
+        run_sample,
+        f"Draw many samples and write them as shards, to a folder or a bucket. {_RESUME}",
+    ),
+    "encode": Subcommand(
+        add_encode_arguments,
+        run_encode,
+        f"Encode a data set and write its codes as shards, to a folder or a bucket. {_RESUME}",
+    ),
+}
+"""Commands of this module, by their second word."""

@@ -1,7 +1,7 @@
-"""Compare models by their measured curves: sample quality for the same bits and the same time.
+"""Compare models by their measured curves: sample quality at the same bits and at the same time.
 
-Each model is NAME=WHERE: a curve.json of `anytime evaluate`, the folder that holds it, or a model.
-The first one is compared with the others.
+Each model is NAME=PATH. PATH is a curve.json of `anytime evaluate`, its folder, or a model. The
+first model is compared with the others.
 """
 
 from __future__ import annotations
@@ -10,35 +10,42 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from anytime_ar.bundle import load_bundle, resolve
-from anytime_ar.cli.options import add_json, show, split_name
-from anytime_ar.cli.parser import Parser, to_path
-from anytime_ar.curve import Curve
+from anytime_ar.bundle.curve import Curve
+from anytime_ar.bundle.format import find_bundle, load_bundle
+from anytime_ar.cli.options import add_json, parse_named_path, print_result
+from anytime_ar.cli.parser import Parser, literal_path
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation import Contender, Dedicated, comparison_table, write_comparison
-from anytime_ar.files import check_output
+from anytime_ar.evaluation import Candidate, FixedLengthModels, comparison_table, write_comparison
+from anytime_ar.runtime.files import check_output_path
 
 
 def add_arguments(parser: Parser) -> None:
+    """Add the options of `anytime compare`."""
     parser.add_argument("models", nargs="+", help="two or more, as ordered=runs/mnist")
     parser.add_argument(
-        "--dedicated", type=list[str] | None, help="models for one length each, as [runs/a,runs/b]"
+        "--fixed-length",
+        type=list[str] | None,
+        help="models trained for one length each, as [runs/a,runs/b]",
     )
     parser.add_argument(
-        "--out", type=to_path, default=Path("comparison"), help="folder for tables and the picture"
+        "--out",
+        type=literal_path,
+        default=Path("comparison"),
+        help="folder for tables and the plot",
     )
     add_json(parser)
 
 
 def run(arguments: Namespace) -> None:
-    check_output(arguments.out, is_folder=True)
-    contenders = [_contender(text) for text in arguments.models]
-    dedicated = None
-    if arguments.dedicated:
-        curves = tuple(curve_at(where) for where in arguments.dedicated)
-        dedicated = Dedicated("trained for one length", curves)
-    comparison = write_comparison(contenders, dedicated, arguments.out)
-    show(
+    """Compare the curves of several models, and write tables and a plot."""
+    check_output_path(arguments.out, is_folder=True)
+    candidates = [_parse_candidate(text) for text in arguments.models]
+    fixed_length = None
+    if arguments.fixed_length:
+        curves = tuple(load_curve(where) for where in arguments.fixed_length)
+        fixed_length = FixedLengthModels("trained for one length", curves)
+    comparison = write_comparison(candidates, fixed_length, arguments.out)
+    print_result(
         arguments,
         f"{comparison_table(comparison)}\n\n"
         f"{arguments.out}: comparison.json, comparison.md and comparison.png",
@@ -46,25 +53,26 @@ def run(arguments: Namespace) -> None:
     )
 
 
-def _contender(text: str) -> Contender:
-    name, where = split_name(text)
+def _parse_candidate(text: str) -> Candidate:
+    name, where = parse_named_path(text)
     if not name or not where:
-        raise InputError(f"{text!r} is no NAME=WHERE; write it as ordered=runs/mnist")
-    return Contender(name, curve_at(where))
+        raise InputError(f"{text!r} is no NAME=PATH; write it as ordered=runs/mnist")
+    return Candidate(name, load_curve(where))
 
 
-def curve_at(where: str) -> Curve:
-    """The curve in a file, in a folder, or of a model.
+def load_curve(location: str) -> Curve:
+    """Return the curve of a curve.json, of a folder that holds one, or of a model.
 
     Raises:
-        BundleError, InputError: there is none.
+        BundleError: the model cannot be read.
+        InputError: there is no curve.
     """
-    path = Path(where)
+    path = Path(location)
     if path.suffix == ".json":
         return Curve.read(path)
     if (path / "curve.json").is_file():
         return Curve.read(path / "curve.json")
-    curve = load_bundle(resolve(where)).curve
+    curve = load_bundle(find_bundle(location)).curve
     if curve is None:
-        raise InputError(f"{where} has no curve; measure it with `anytime evaluate {where}`")
+        raise InputError(f"{location} has no curve; measure it with `anytime evaluate {location}`")
     return curve

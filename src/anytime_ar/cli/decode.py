@@ -1,7 +1,7 @@
-"""Turn codes, or any prefix of them, into pictures or sounds: from a codes file, or from numbers.
+"""Decode codes, or any prefix of them, into images or audio: from a codes file, or from numbers.
 
-The windows of a long sound are put together again; several sounds become a folder of files and a
-sheet of spectrograms.
+Windows of long audio are joined again. Several clips become a folder of files and an image of their
+spectrograms.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ import re
 import torch
 from jsonargparse import Namespace
 
-from anytime_ar.cli.media import media_of
 from anytime_ar.cli.options import (
     add_device,
     add_json,
     add_threads,
     check_columns,
+    print_result,
     progress_bar,
-    show,
-    use_threads,
+    set_threads_from,
 )
-from anytime_ar.cli.parser import Parser, to_path
-from anytime_ar.cli.pictures import Encoded
+from anytime_ar.cli.parser import Parser, literal_text
+from anytime_ar.cli.sample_files import EncodedFiles, sample_files_for
 from anytime_ar.codes import load_codes
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel, load
@@ -31,46 +30,52 @@ _NUMBER = re.compile(r"-?[0-9]{1,4000}")  # Python refuses longer ones
 
 
 def add_arguments(parser: Parser) -> None:
+    """Add the options of `anytime decode`."""
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument("source", nargs="+", help="a codes file (.npz), or codes as numbers")
     parser.add_argument("--codes", type=int | None, help="keep only so many of each row's codes")
     parser.add_argument(
-        "--out", type=to_path, help="file to write; default: decoded.png, sounds: decoded.wav"
+        "--out", type=literal_text, help="file to write; default: decoded.png, audio: decoded.wav"
     )
-    parser.add_argument("--columns", type=int | None, help="pictures in a row; default: a square")
+    parser.add_argument("--columns", type=int | None, help="images in a row; default: a square")
     add_threads(parser)
     add_device(parser)
     add_json(parser)
 
 
 def run(arguments: Namespace) -> None:
-    encoded = _read(arguments.source)
-    kept = given = encoded.codes.shape[1]
+    """Decode codes and write the samples to files."""
+    encoded = _read_codes(arguments.source)
+    num_codes = given = encoded.codes.shape[1]
     if arguments.codes is not None:
-        kept = arguments.codes
-        if not 1 <= kept <= given:
-            raise InputError(f"--codes {kept} is outside 1..{given}, the codes given")
+        num_codes = arguments.codes
+        if not 1 <= num_codes <= given:
+            raise InputError(f"--codes {num_codes} is outside 1..{given}, the codes given")
     check_columns(arguments)
-    use_threads(arguments)
+    set_threads_from(arguments)
     model = load(arguments.model, device=arguments.device)
     _check_windows(encoded, model)
-    media = media_of(model)
-    out = media.destination(arguments.out, "decoded")
-    prefix = encoded._replace(codes=encoded.codes[:, :kept])
+    media = sample_files_for(model)
+    out = media.output_path(arguments.out, "decoded")
+    prefix = encoded._replace(codes=encoded.codes[:, :num_codes])
     with progress_bar("decode") as progress:
         written, report = media.decode(prefix, out, arguments.columns, progress)
-    show(
+    print_result(
         arguments,
-        f"{written}: {report.text} from {kept} of {model.code_length} codes",
-        **written.figures,
-        **report.figures,
-        codes=kept,
+        f"{written}: {report.text} from {num_codes} of {model.code_length} codes",
+        **written.json_fields,
+        **report.json_fields,
+        codes=num_codes,
         code_length=model.code_length,
     )
 
 
-def _read(source: list[str]) -> Encoded:
-    """Codes of a file, or of one row of numbers."""
+def _read_codes(source: list[str]) -> EncodedFiles:
+    """Return the codes of a file, or one row of codes from numbers.
+
+    Raises:
+        InputError: there are no codes, or they cannot be read.
+    """
     numbers = " ".join(source).replace(",", " ").split()
     if not numbers:
         raise InputError("no codes were given; pass a codes file, or numbers")
@@ -78,23 +83,24 @@ def _read(source: list[str]) -> Encoded:
         for number in numbers:
             if abs(int(number)) >= 2**63:
                 raise InputError(f"{number} is no code; codes are 0 to the size of the vocabulary")
-        return Encoded(torch.tensor([[int(number) for number in numbers]]))
+        return EncodedFiles(torch.tensor([[int(number) for number in numbers]]))
     if len(source) > 1:
         raise InputError(f"expected one codes file or numbers only, got {' '.join(source)!r}")
     file = load_codes(source[0])
-    return Encoded(file.codes, file.sound)
+    return EncodedFiles(file.codes, file.windowed_audio)
 
 
-def _check_windows(encoded: Encoded, model: AnytimeModel) -> None:
-    sound = encoded.sound
-    if sound is None or (model.sample_shape, model.sample_rate) == (
-        (1, sound.window),
-        sound.sample_rate,
+def _check_windows(encoded: EncodedFiles, model: AnytimeModel) -> None:
+    """Refuse windows of audio that do not fit the model."""
+    audio = encoded.windowed_audio
+    if audio is None or (model.sample_shape, model.sample_rate) == (
+        (1, audio.window),
+        audio.sample_rate,
     ):
         return
     rate = "" if model.sample_rate is None else f" at {model.sample_rate} Hz"
     raise InputError(
-        f"these are codes of a sound at {sound.sample_rate} Hz in windows of {sound.window} "
+        f"these are codes of a sound at {audio.sample_rate} Hz in windows of {audio.window} "
         f"samples, but this model's samples are {model.sample_shape}{rate}; use the model that "
         "encoded it"
     )

@@ -1,5 +1,4 @@
-"""Train on digits or sounds, sample at every budget, and show that quality rises with the number of
-codes."""
+"""Train on digits or audio, sample at every budget, and show how quality rises with the codes."""
 
 from __future__ import annotations
 
@@ -12,35 +11,36 @@ import yaml
 from jsonargparse import Namespace
 
 from anytime_ar.autoencoder import TruncationConfig
-from anytime_ar.cli.experiment import Experiment
-from anytime_ar.cli.features import make_features
-from anytime_ar.cli.media import media_of
 from anytime_ar.cli.options import (
     add_device,
     add_json,
     add_threads,
+    print_result,
     progress_bar,
-    show,
-    use_threads_at_length,
+    tune_threads_from,
 )
-from anytime_ar.cli.parser import Parser, config_path, to_path
+from anytime_ar.cli.parser import Parser, config_path, literal_path
+from anytime_ar.cli.sample_files import sample_files_for
+from anytime_ar.cli.train import Experiment
+from anytime_ar.cli.train_classifier import train_and_save_classifier
 from anytime_ar.data import load_data
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation import evaluate, table, write_report
-from anytime_ar.files import check_output
+from anytime_ar.evaluation import curve_table, evaluate, write_report
+from anytime_ar.runtime.files import check_output_path
 from anytime_ar.sampling import load
 from anytime_ar.training import train
 
-SHOWN = 10
-"""Samples in the pictures, and as sounds."""
-SAMPLES = {"digits": 10_000, "sounds": 2_000}
-"""Drawn for the Fréchet distance."""
+NUM_SHOWN = 10
+"""Number of samples that are written as images or clips."""
+NUM_SAMPLES = {"digits": 10_000, "sounds": 2_000}
+"""Number of samples for the Fréchet distance, by configuration."""
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("--audio", action="store_true", help="sounds instead of digits")
+    """Add the options of `anytime demo`."""
+    parser.add_argument("--audio", action="store_true", help="audio instead of digits")
     parser.add_argument(
-        "--out", type=to_path, help="folder; default runs/demo, with --audio runs/demo-audio"
+        "--out", type=literal_path, help="folder; default runs/demo, with --audio runs/demo-audio"
     )
     parser.add_argument("--seed", type=int, default=0)
     add_threads(parser)
@@ -49,64 +49,69 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
+    """Train the models of the demo, evaluate them, and write samples and curve."""
     name = "sounds" if arguments.audio else "digits"
     folder = arguments.out or Path("runs/demo-audio" if arguments.audio else "runs/demo")
     if folder.exists():
         raise InputError(f"{folder} exists; remove it, or choose another folder with --out")
-    check_output(folder, is_folder=True)
+    check_output_path(folder, is_folder=True)
     values = yaml.safe_load(config_path(name).read_text(encoding="utf-8"))
     experiment = Experiment.parse(values | {"seed": arguments.seed}, origin=f"{name}.yaml")
-    use_threads_at_length(arguments)
+    tune_threads_from(arguments)
     data = load_data(experiment.data)
     begin = time.perf_counter()
-    features = make_features(experiment, data, folder / "features", arguments.device)
+    features = train_and_save_classifier(experiment, data, folder / "features", arguments.device)
     train(experiment, folder / "ordered", device=arguments.device, data=data)
-    train(unordered(experiment), folder / "unordered", device=arguments.device, data=data)
+    train(
+        unordered_experiment(experiment), folder / "unordered", device=arguments.device, data=data
+    )
     seconds = time.perf_counter() - begin
     model = load(folder / "ordered", device=arguments.device)
-    budgets = rising_budgets(model.code_length)
+    budgets = demo_budgets(model.code_length)
     with progress_bar("evaluate") as progress:
         curve = evaluate(
             model,
             data,
-            features.network,
-            samples=SAMPLES[name],
+            features.extractor,
+            samples=NUM_SAMPLES[name],
             codes=budgets,
             unordered=load(folder / "unordered", device=arguments.device),
             seed=arguments.seed,
             progress=progress,
         )
     write_report(curve, folder)
-    media = media_of(model)
+    media = sample_files_for(model)
     shown = {
-        "samples": model.sample_codes(SHOWN, seed=arguments.seed),
-        "reconstructions": model.encode(next(data.test.batches(SHOWN)).data),
+        "samples": model.sample_codes(NUM_SHOWN, seed=arguments.seed),
+        "reconstructions": model.encode(next(data.test.batches(NUM_SHOWN)).data),
     }
     for stem, codes in shown.items():
-        media.write_budgets(codes, budgets, media.destination(None, str(folder / stem)))
+        media.write_budgets(codes, budgets, media.output_path(None, str(folder / stem)))
     print(f"trained in {seconds:.0f} s", file=sys.stderr)
-    show(
+    print_result(
         arguments,
-        f"{table(curve)}\n\n{folder}: {media.noun} as samples and reconstructions, curve.png, "
-        "curve.json; the model is in ordered/",
+        f"{curve_table(curve)}\n\n{folder}: {media.noun} as samples and reconstructions, "
+        "curve.png, curve.json; the model is in ordered/",
         training_seconds=round(seconds, 1),
         **curve.model_dump(mode="json"),
     )
 
 
-def rising_budgets(code_length: int) -> list[int]:
-    """All numbers of codes up to 16; of longer ones eight, from L/32 to L."""
+def demo_budgets(code_length: int) -> list[int]:
+    """Return the numbers of codes to show: all up to 16 codes, else eight from L/32 to L."""
     if code_length <= 16:
         return list(range(1, code_length + 1))
     return [math.ceil(code_length * share / 32) for share in (1, 2, 4, 8, 12, 16, 24, 32)]
 
 
-def unordered(experiment: Experiment) -> Experiment:
-    """The same autoencoder trained without truncation or a start that orders codes by itself, and
-    no prior."""
+def unordered_experiment(experiment: Experiment) -> Experiment:
+    """Return the experiment without ordered codes, as a comparison.
+
+    It trains without truncation, without an initialization that orders codes, and without a prior.
+    """
     autoencoder, quantizer = experiment.autoencoder, experiment.autoencoder.quantizer
-    if quantizer.start == "greedy":
-        quantizer = quantizer.model_copy(update={"start": "kmeans", "error_feedback": False})
+    if quantizer.init == "residual_pca":
+        quantizer = quantizer.model_copy(update={"init": "kmeans", "error_feedback": False})
         autoencoder = autoencoder.model_copy(update={"quantizer": quantizer})
     options = experiment.autoencoder_training
     plain = options.model_copy(

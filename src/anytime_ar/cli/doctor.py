@@ -12,24 +12,24 @@ from typing import Any, get_args
 import torch
 from jsonargparse import Namespace
 
-from anytime_ar.cli.options import add_json, add_threads, show
+from anytime_ar.cli.options import add_json, add_threads, print_result
 from anytime_ar.cli.parser import Parser
 from anytime_ar.errors import InputError, install_command
-from anytime_ar.evaluation.speed import ours, take_turns
-from anytime_ar.files import cache_folder
+from anytime_ar.evaluation.speed import sample_codes_case, time_interleaved
 from anytime_ar.kernel import (
     BuildError,
-    available,
+    available_instruction_sets,
+    cpu_architecture,
+    cpu_features,
+    cpu_name,
     find_compiler,
     load_kernel,
-    machine,
-    prebuilt_instructions,
-    processor_features,
-    processor_name,
+    prebuilt_instruction_sets,
 )
-from anytime_ar.prior import Backend, Precision, PrecisionChoice
+from anytime_ar.prior import Backend, Precision, PrecisionOption
+from anytime_ar.runtime.files import cache_folder
+from anytime_ar.runtime.threads import available_cpus, tune_threads
 from anytime_ar.sampling import load
-from anytime_ar.threads import available_cpus, settle_threads
 
 EXTRAS = {
     "data": ("datasets",),
@@ -39,45 +39,53 @@ EXTRAS = {
     "ray": ("ray",),
     "bench": ("transformers",),
 }
-"""Optional extras, and the modules that they bring."""
-VARIABLES = (
+"""Optional extras and the modules that each installs."""
+ENVIRONMENT_VARIABLES = (
     *("ANYTIME_KERNEL", "ANYTIME_KERNEL_ISA", "CXX", "XDG_CACHE_HOME"),
     *("OMP_NUM_THREADS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"),
 )
-"""What changes how this machine is used."""
+"""Environment variables that change kernel, threads or cache on this machine."""
 _MODEL = "mnist"
+"""Shipped model whose speed is measured."""
 _ROWS = (1, 64)
+"""Batch sizes at which speed is measured."""
 _ROUNDS = 2
-_WORTH_NAMING = 1.1
-"""How many times as fast another precision must be to be recommended."""
+"""Number of rounds of each measurement."""
+_MIN_SPEEDUP = 1.1
+"""Minimum speedup of another precision to be recommended."""
 
 
 def add_arguments(parser: Parser) -> None:
+    """Add the options of `anytime doctor`."""
     add_threads(parser)
     add_json(parser)
 
 
 def run(arguments: Namespace) -> None:
-    # As commands compute; with threads that wait for other programs this would take minutes.
-    settle_threads(arguments.threads, lambda told: print(f"anytime: {told}", file=sys.stderr))
+    """Collect the facts about this machine and print them with advice."""
+    # Use the threads of other commands; with contended threads this would take minutes.
+    tune_threads(arguments.threads, lambda message: print(f"anytime: {message}", file=sys.stderr))
     facts = {
         **_machine(),
         "kernel": _kernel(),
-        "prebuilt": prebuilt_instructions(),
+        "prebuilt": prebuilt_instruction_sets(),
         "cache": _cache(),
         "extras": _extras(),
-        **_speed(),
+        **_measure_speed(),
     }
-    facts["faster"] = advice(facts)
-    show(arguments, report(facts), **facts)
+    facts["advice"] = advice(facts)
+    print_result(arguments, report(facts), **facts)
 
 
 def _machine() -> dict[str, Any]:
+    """Return the processor, its instruction sets, the threads, PyTorch and the compiler."""
     compiler = find_compiler()
     return {
-        "processor": processor_name(),
-        "machine": machine(),
-        "instruction_sets": [isa.name for isa in available(machine(), processor_features())],
+        "processor": cpu_name(),
+        "architecture": cpu_architecture(),
+        "instruction_sets": [
+            isa.name for isa in available_instruction_sets(cpu_architecture(), cpu_features())
+        ],
         "cpus": available_cpus(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -87,14 +95,19 @@ def _machine() -> dict[str, Any]:
 
 
 def _kernel() -> dict[str, Any]:
-    """Return the kernel in use, or why there is none, and the variables that choose among them."""
-    settings = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
+    """Return the kernel in use, or why there is none, and the variables that select it."""
+    settings = {name: os.environ[name] for name in ENVIRONMENT_VARIABLES if os.environ.get(name)}
     try:
         loaded = load_kernel()
     except (BuildError, InputError) as error:
-        return {"instructions": None, "origin": None, "problem": str(error), "settings": settings}
+        return {
+            "instruction_set": None,
+            "origin": None,
+            "problem": str(error),
+            "settings": settings,
+        }
     return {
-        "instructions": loaded.instructions,
+        "instruction_set": loaded.instruction_set,
         "origin": loaded.origin,
         "problem": None,
         "settings": settings,
@@ -102,6 +115,7 @@ def _kernel() -> dict[str, Any]:
 
 
 def _cache() -> dict[str, Any]:
+    """Return the cache folder and whether it is writable."""
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,31 +134,33 @@ def _extras() -> dict[str, bool]:
     }
 
 
-def _speed() -> dict[str, Any]:
-    """Return what `auto` chooses here, and codes a second of everything that it can choose."""
+def _measure_speed() -> dict[str, Any]:
+    """Return what `auto` selects, and codes per second of all backends and precisions."""
     models = []
     for backend in ("native", "portable"):
         for precision in get_args(Precision):
             model = load(_MODEL, device="cpu", precision=precision, backend=backend)
             try:
-                model.engine  # noqa: B018  (made at the first use)
+                model.sampler  # noqa: B018  (created at first use)
             except InputError:  # no kernel
                 continue
             models.append(model)
-    by_name = {ours(model).name: model for model in models}
+    by_name = {sample_codes_case(model).name: model for model in models}
     rates = [
         {
             "backend": by_name[timing.name].backend,
             "precision": by_name[timing.name].precision,
-            "rows": timing.rows,
+            "rows": timing.batch_size,
             "codes_per_s": round(timing.rate(models[0].code_length)),
         }
-        for timing in take_turns([ours(model) for model in models], _ROWS, rounds=_ROUNDS)
+        for timing in time_interleaved(
+            [sample_codes_case(model) for model in models], _ROWS, rounds=_ROUNDS
+        )
     ]
-    choice: Backend = "auto" if models[0].backend == "native" else "portable"
-    precisions: tuple[PrecisionChoice, ...] = ("float32", "auto")
+    auto_backend: Backend = "auto" if models[0].backend == "native" else "portable"
+    precisions: tuple[PrecisionOption, ...] = ("float32", "auto")
     usual, fastest = (
-        load(_MODEL, device="cpu", precision=each, backend=choice) for each in precisions
+        load(_MODEL, device="cpu", precision=each, backend=auto_backend) for each in precisions
     )
     chosen = {
         "backend": usual.backend,
@@ -155,21 +171,21 @@ def _speed() -> dict[str, Any]:
 
 
 def advice(facts: dict[str, Any]) -> list[str]:
-    """Return what would make drawing faster, by the facts that `run` gathers."""
+    """Return what would make sampling faster, by the facts that `run` collects."""
     kernel, chosen = facts["kernel"], facts["chosen"]
     lines = []
-    chosen_by = [name for name in VARIABLES[:2] if name in kernel["settings"]]
-    if kernel["instructions"] is None and chosen_by:
+    chosen_by = [name for name in ENVIRONMENT_VARIABLES[:2] if name in kernel["settings"]]
+    if kernel["instruction_set"] is None and chosen_by:
         lines.append(
             f"The native kernel draws small batches several times faster. Unset or correct "
             f"{' and '.join(chosen_by)}; the problem is named above."
         )
-    elif kernel["instructions"] is None:
+    elif kernel["instruction_set"] is None:
         lines.append(
             "The native kernel draws small batches several times faster. Install a wheel with "
             "prebuilt kernels or a C++ compiler; the problem is named above."
         )
-    elif (best := facts["instruction_sets"][-1]) != kernel["instructions"]:
+    elif (best := facts["instruction_sets"][-1]) != kernel["instruction_set"]:
         lines.append(
             f"ANYTIME_KERNEL_ISA is set, and this processor can do more: unset it for {best}."
         )
@@ -196,7 +212,7 @@ def advice(facts: dict[str, Any]) -> list[str]:
     }
     fastest = max(rates, key=lambda precision: rates[precision])
     gain = rates[fastest] / rates[chosen["precision"]]
-    if gain >= _WORTH_NAMING:
+    if gain >= _MIN_SPEEDUP:
         lines.append(
             f'precision="{fastest}" drew {gain:.1f} times as many codes a second at '
             f"{max(_ROWS)} rows; now and then a code differs from {chosen['precision']}."
@@ -205,28 +221,38 @@ def advice(facts: dict[str, Any]) -> list[str]:
 
 
 def report(facts: dict[str, Any]) -> str:
-    """Return the facts as text for 80 columns."""
+    """Return the facts as text of 80 columns."""
     kernel, cache, chosen = facts["kernel"], facts["cache"], facts["chosen"]
-    used = f"{kernel['instructions']}, {kernel['origin']}"
+    used = f"{kernel['instruction_set']}, {kernel['origin']}"
     settings = ", ".join(f"{name}={value}" for name, value in kernel["settings"].items())
     lines = [
-        _line("processor", f"{facts['processor']} ({facts['machine']})"),
-        _line("instruction sets", ", ".join(facts["instruction_sets"]) or "none that is known"),
-        _line("kernel", used if kernel["instructions"] else f"none: {kernel['problem']}"),
-        _line("set by variables", settings or "nothing"),
-        _line("prebuilt kernels", ", ".join(facts["prebuilt"]) or "none in this installation"),
-        _line("C++ compiler", facts["compiler"] or "none"),
-        _line("torch", f"{facts['torch']}, capability {facts['torch_capability']}"),
-        _line("CPUs and threads", f"{facts['cpus']} CPUs, {facts['threads']} threads of PyTorch"),
-        _line("cache folder", cache["folder"] + ("" if cache["writable"] else " (not writable)")),
-        _line("chosen for drawing", f"{chosen['backend']}, {chosen['precision']}"),
-        _line("precision auto", chosen["precision_auto"]),
+        _format_field("processor", f"{facts['processor']} ({facts['architecture']})"),
+        _format_field(
+            "instruction sets", ", ".join(facts["instruction_sets"]) or "none that is known"
+        ),
+        _format_field(
+            "kernel", used if kernel["instruction_set"] else f"none: {kernel['problem']}"
+        ),
+        _format_field("set by variables", settings or "nothing"),
+        _format_field(
+            "prebuilt kernels", ", ".join(facts["prebuilt"]) or "none in this installation"
+        ),
+        _format_field("C++ compiler", facts["compiler"] or "none"),
+        _format_field("torch", f"{facts['torch']}, capability {facts['torch_capability']}"),
+        _format_field(
+            "CPUs and threads", f"{facts['cpus']} CPUs, {facts['threads']} threads of PyTorch"
+        ),
+        _format_field(
+            "cache folder", cache["folder"] + ("" if cache["writable"] else " (not writable)")
+        ),
+        _format_field("chosen for drawing", f"{chosen['backend']}, {chosen['precision']}"),
+        _format_field("precision auto", chosen["precision_auto"]),
         "",
         "Optional extras",
     ]
     for name, installed in facts["extras"].items():
-        told = "installed" if installed else _command(install_command(name))
-        lines.append(f"  {name:<18}{told}")
+        status = "installed" if installed else _wrap_command(install_command(name))
+        lines.append(f"  {name:<18}{status}")
     lines += ["", f"Codes a second ({_MODEL})"]
     lines.append(f"{'':20}" + "".join(f"{f'{n} row' + 's' * (n > 1):>12}" for n in _ROWS))
     rates = {(r["backend"], r["precision"], r["rows"]): r["codes_per_s"] for r in facts["rates"]}
@@ -234,18 +260,18 @@ def report(facts: dict[str, Any]) -> str:
         figures = "".join(f"{rates[backend, precision, rows]:>12,}" for rows in _ROWS)
         lines.append(f"  {f'{backend} {precision}':<18}{figures}")
     lines += ["", "What would make it faster"]
-    for text in facts["faster"] or ["Nothing that this command knows of."]:
+    for text in facts["advice"] or ["Nothing that this command knows of."]:
         lines += textwrap.wrap(text, 78, initial_indent="- ", subsequent_indent="  ")
     return "\n".join(lines)
 
 
-def _command(text: str) -> str:
+def _wrap_command(text: str) -> str:
     """Return a command on as many lines as it needs, as a shell reads them."""
     words = textwrap.wrap(text, 57, break_long_words=False, break_on_hyphens=False)
     return f" \\\n{'':22}".join(words)
 
 
-def _line(name: str, value: str) -> str:
-    """Return a name and its value, wrapped beside it."""
+def _format_field(name: str, value: str) -> str:
+    """Return a name and its wrapped value side by side."""
     first, *rest = textwrap.wrap(value, 60, break_on_hyphens=False)
     return "\n".join([f"{name:<20}{first}", *(f"{'':20}{line}" for line in rest)])

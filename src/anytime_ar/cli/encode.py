@@ -1,10 +1,9 @@
-"""Turn pictures or sounds into codes, coarse to fine: printed, or written to a file.
+"""Encode images or audio into codes, coarse to fine, and print them or write them to a file.
 
-A sound may have any length: it is cut into windows that overlap, with a row of codes each. Several
-sounds are rows, and have to fit into one window each.
+Audio may have any length. It is split into overlapping windows, each of which becomes a row of
+codes. Several clips become one row each, and each has to fit into one window.
 
-With `--data` or `--engine`, a whole data set goes into shards of codes, in a folder, or in a bucket
-as `--out s3://bucket/folder`. The same command continues where it was interrupted.
+For a whole data set see `anytime bulk encode`.
 """
 
 from __future__ import annotations
@@ -13,52 +12,39 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from anytime_ar.cli.bulk import (
-    add_bulk_data,
-    add_bulk_options,
-    encode_in_bulk,
-    refuse_bulk_options,
-)
-from anytime_ar.cli.media import media_of
 from anytime_ar.cli.options import (
     add_device,
     add_json,
     add_threads,
+    print_result,
     progress_bar,
-    show,
-    use_threads,
+    set_threads_from,
 )
-from anytime_ar.cli.parser import Parser, as_given, to_path
+from anytime_ar.cli.parser import Parser, literal_path, literal_text
+from anytime_ar.cli.sample_files import sample_files_for
 from anytime_ar.codes import save_codes
-from anytime_ar.errors import InputError
-from anytime_ar.files import check_output
+from anytime_ar.runtime.files import check_output_path
 from anytime_ar.sampling import load
 
 
 def add_arguments(parser: Parser) -> None:
+    """Add the options of `anytime encode`."""
     parser.add_argument("model", help="shipped name, folder, or Hub id")
-    parser.add_argument("files", nargs="*", type=to_path, help="image or sound files")
-    parser.add_argument("-o", "--out", type=as_given, help="codes file (.npz) to write")
-    add_bulk_data(parser)
-    add_bulk_options(parser)
+    parser.add_argument("files", nargs="+", type=literal_path, help="image or audio files")
+    parser.add_argument("-o", "--out", type=literal_text, help="codes file (.npz) to write")
     add_threads(parser)
     add_device(parser)
     add_json(parser)
 
 
 def run(arguments: Namespace) -> None:
-    if arguments.engine is not None or arguments.data is not None:
-        encode_in_bulk(arguments)
-        return
-    refuse_bulk_options(arguments)
-    if not arguments.files:
-        raise InputError("nothing to encode; pass image or sound files, or --data")
+    """Encode files, and write or print their codes."""
     out = None if arguments.out is None else Path(arguments.out)
     if out is not None:
-        check_output(out)
-    use_threads(arguments)
+        check_output_path(arguments.out)
+    set_threads_from(arguments)
     model = load(arguments.model, device=arguments.device)
-    media = media_of(model)
+    media = sample_files_for(model)
     with progress_bar("encode") as progress:
         encoded = media.encode(arguments.files, progress)
     if out is not None:
@@ -66,9 +52,9 @@ def run(arguments: Namespace) -> None:
             out,
             encoded.codes,
             model=str(arguments.model),
-            length=model.code_length,
+            code_length=model.code_length,
             vocabulary=model.vocabulary,
-            sound=encoded.sound,
+            windowed_audio=encoded.windowed_audio,
         )
-    report = media.describe(encoded, out)
-    show(arguments, report.text, **report.figures)
+    report = media.report_codes(encoded, out)
+    print_result(arguments, report.text, **report.json_fields)

@@ -1,81 +1,105 @@
-"""Measure a model's quality and cost at every number of codes: table, curve.json, pictures.
+"""Measure a model's quality and cost at every number of codes: table, curve.json and plots.
 
-`torchrun --nproc-per-node 2 -m anytime_ar evaluate ...` shares the work between processes, which
-give the figures of one.
+Fréchet distances need a feature extractor, by default that of `anytime train-classifier`. If there
+is none yet, it is trained first, with the settings of the run or of the shipped configuration.
+
+`torchrun --nproc-per-node 2 -m anytime_ar evaluate ...` splits the work between processes, with the
+same results as one process.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import yaml
 from jsonargparse import Namespace
 from torch import Tensor
 
-from anytime_ar.bundle import check_replaceable, resolve, save_bundle
-from anytime_ar.cli.features import check_features, default_folder
+from anytime_ar.bundle.curve import Curve
+from anytime_ar.bundle.format import check_replaceable, find_bundle, save_bundle
 from anytime_ar.cli.options import (
-    add_choice,
     add_device,
     add_json,
     add_precision,
+    add_sampling_params,
     add_threads,
-    choice_options,
-    data_of,
+    model_data_config,
+    print_result,
     progress_bar,
-    show,
-    use_threads_at_length,
+    sampling_kwargs_from,
+    tune_threads_from,
 )
-from anytime_ar.cli.parser import Parser, as_given, to_path
-from anytime_ar.curve import Curve
+from anytime_ar.cli.parser import (
+    Parser,
+    config_names,
+    config_path,
+    literal_path,
+    literal_text,
+)
+from anytime_ar.cli.train import Experiment
+from anytime_ar.cli.train_classifier import (
+    check_feature_extractor,
+    default_classifier_folder,
+    train_and_save_classifier,
+)
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import (
-    FeatureNetwork,
-    ScriptedFeatures,
-    budgets_of,
+    FeatureExtractor,
+    TorchScriptFeatureExtractor,
+    curve_table,
     evaluate,
-    load_features,
-    table,
+    load_feature_extractor,
+    resolve_budgets,
     write_report,
     write_sheets,
 )
-from anytime_ar.evaluation.protocols import silent
-from anytime_ar.evaluation.workers import launched_workers
-from anytime_ar.files import cache_folder, check_output
-from anytime_ar.sampling import AnytimeModel, DrawOptions, load
-from anytime_ar.sampling.options import choice_of
+from anytime_ar.runtime.distributed import torchrun_context
+from anytime_ar.runtime.files import cache_folder, check_output_path, read_text
+from anytime_ar.runtime.progress import no_progress
+from anytime_ar.runtime.size_limits import check_yaml_size
+from anytime_ar.sampling import AnytimeModel, SampleKwargs, load
+from anytime_ar.sampling.arguments import sampling_params_from
+from anytime_ar.training import torchrun_config
 
-SHOWN = 10
-"""Samples in the pictures."""
+NUM_SHOWN = 10
+"""Number of samples in the images."""
 
 
 def add_arguments(parser: Parser) -> None:
+    """Add the options of `anytime evaluate`."""
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument(
-        "--data", "--data.name", type=as_given, help="data set; default: the model's own"
+        "--data", "--data.name", type=literal_text, help="data set; default: the model's own"
     )
     parser.add_argument(
-        "--features",
-        type=to_path,
-        help="folder of `anytime features`, default runs/features/NAME; or a TorchScript file",
+        "--feature-extractor",
+        type=literal_path,
+        help="folder of `anytime train-classifier`, default runs/features/NAME, which is trained "
+        "if it is missing; or a TorchScript file",
     )
     parser.add_argument(
-        "--label_key", type=as_given, help="labels that the features tell apart, if others"
+        "--label-key",
+        type=literal_text,
+        help="labels that the feature extractor classifies; default: those of the model",
     )
-    parser.add_argument("--unordered", type=as_given, help="model trained without truncation")
-    parser.add_argument("--samples", type=int, default=10_000, help="drawn for the sample FD")
+    parser.add_argument("--unordered", type=literal_text, help="model trained without truncation")
+    parser.add_argument(
+        "--num-samples", type=int, default=10_000, help="samples drawn for the sample FD"
+    )
     parser.add_argument("--codes", type=list[int] | None, help="as [4,8,16]; default: all")
-    add_choice(parser)
+    add_sampling_params(parser)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=to_path, help="folder for the curve; default: the run's")
+    parser.add_argument("--out", type=literal_path, help="folder for the curve; default: the run's")
     parser.add_argument(
-        "--attach",
+        "--save-curve",
         action="store_true",
-        help="store the curve in the model, and how codes were chosen if that is given; default: "
-        "the curve in the model of a run",
+        help="store the curve in the model, and the sampling parameters if any are given; "
+        "default: the curve in the model of a run",
     )
-    parser.add_argument("--no_attach", action="store_true", help="leave the model as it is")
+    parser.add_argument("--no-save-curve", action="store_true", help="leave the model as it is")
     add_precision(parser)
     add_threads(parser)
     add_device(parser)
@@ -83,102 +107,146 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    if arguments.attach and arguments.precision != "float32":
+    """Evaluate a model, write its curve and images, and store the curve in the model."""
+    if arguments.save_curve and arguments.precision != "float32":
         raise InputError(
             f"a model carries the curve of its float32 draws, not those in {arguments.precision}; "
-            "leave --attach or --precision out"
+            "leave --save-curve or --precision out"
         )
-    if arguments.attach and not Path(arguments.model).is_dir():
+    if arguments.save_curve and not Path(arguments.model).is_dir():
         raise InputError(
-            f"{arguments.model!r} is not a folder of yours to attach a curve to; "
-            "copy the model, or leave --attach out"
+            f"{arguments.model!r} is not a folder of yours to save a curve in; "
+            "copy the model, or leave --save-curve out"
         )
     if arguments.out is not None and (arguments.out / "manifest.json").is_file():
         raise InputError(
             f"--out {arguments.out} holds a model; leave --out away, or choose another; "
-            "--attach puts the curve into the model"
+            "--save-curve puts the curve into the model"
         )
-    path = None if arguments.features is None else check_features(arguments.features)
-    if arguments.attach and arguments.no_attach:
-        raise InputError("--attach and --no-attach contradict each other; leave one out")
-    folder = arguments.out or _folder(arguments.model)
-    check_output(folder, is_folder=True)
-    if arguments.attach or _is_run(arguments.model):
-        check_replaceable(resolve(arguments.model).resolve())
-    use_threads_at_length(arguments)
+    path: Path | None = arguments.feature_extractor
+    if path is not None:
+        check_feature_extractor(path)
+    if arguments.save_curve and arguments.no_save_curve:
+        raise InputError("--save-curve and --no-save-curve contradict each other; leave one out")
+    folder = arguments.out or _report_folder(arguments.model)
+    check_output_path(folder, is_folder=True)
+    if arguments.save_curve or _is_run(arguments.model):
+        check_replaceable(find_bundle(arguments.model).resolve())
+    tune_threads_from(arguments)
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
-    budgets_of(model, arguments.codes)  # before the data is read
+    resolve_budgets(model, arguments.codes)  # before the data is read
     unordered = None
     if arguments.unordered is not None:
         unordered = load(arguments.unordered, device=arguments.device)
-    path = path or check_features(default_folder(model.bundle.card.name))
-    features: FeatureNetwork | ScriptedFeatures
-    if path.is_file():
-        features = ScriptedFeatures(path, model.device)
+    experiment = None
+    if path is None:
+        path = default_classifier_folder(model.bundle.card.name)
+        experiment = None if path.exists() else _experiment_of(arguments.model, model)
+    if experiment is None:
+        check_feature_extractor(path)
     else:
-        features = load_features(path, device=model.device).network
-    data = load_data(data_of(model, arguments.data, arguments.label_key))
-    with launched_workers() as workers, progress_bar("evaluate") as progress:
+        check_output_path(path, is_folder=True)
+    data_config = model_data_config(model, arguments.data, arguments.label_key)
+    data = load_data(data_config)
+    if experiment is not None:
+        print(f"anytime: there is no {path} yet; training it first", file=sys.stderr)
+        own = data if experiment.data == data_config else load_data(experiment.data)
+        train_and_save_classifier(experiment, own, path, arguments.device)
+    features: FeatureExtractor | TorchScriptFeatureExtractor
+    if path.is_file():
+        features = TorchScriptFeatureExtractor(path, model.device)
+    else:
+        features = load_feature_extractor(path, device=model.device).extractor
+    with torchrun_context() as workers, progress_bar("evaluate") as progress:
         curve = evaluate(
             model,
             data,
             features,
-            samples=arguments.samples,
+            samples=arguments.num_samples,
             codes=arguments.codes,
             unordered=unordered,
             seed=arguments.seed,
-            choice=choice_options(arguments),
-            cache=cache_folder() / "features",
-            progress=progress if workers.rank == 0 else silent,
+            sampling_params=sampling_kwargs_from(arguments),
+            feature_cache=cache_folder() / "features",
+            progress=progress if workers.rank == 0 else no_progress,
         )
     if workers.rank:
-        return  # the first one tells what all have found
+        return  # rank 0 reports the results of all
     written = write_report(curve, folder)
     budgets = [point.codes for point in curve.points]
     written += write_sheets(
-        model, _shown(model, data, arguments), budgets, folder, data.sample_rate
+        model, _codes_to_show(model, data, arguments), budgets, folder, data.sample_rate
     )
-    attached = arguments.attach or _attaches(arguments, curve, model.curve)
+    attached = arguments.save_curve or _saves_curve_by_default(arguments, curve, model.curve)
     if attached:
         card = model.bundle.card
-        choice = choice_of(choice_options(arguments), card.choice)
-        card = card.model_copy(update={"choice": choice})
-        save_bundle(replace(model.bundle, card=card, curve=curve), resolve(arguments.model))
-    show(
+        sampling_params = sampling_params_from(
+            sampling_kwargs_from(arguments), card.sampling_params
+        )
+        card = card.model_copy(update={"sampling_params": sampling_params})
+        save_bundle(replace(model.bundle, card=card, curve=curve), find_bundle(arguments.model))
+    print_result(
         arguments,
-        f"{table(curve)}\n\n{folder}: {', '.join(written)}"
+        f"{curve_table(curve)}\n\n{folder}: {', '.join(written)}"
         + (f"\n{arguments.model}: the model has this curve now" if attached else ""),
         **curve.model_dump(mode="json"),
     )
 
 
-def _shown(model: AnytimeModel, data: DataSplits, arguments: Namespace) -> Tensor:
-    """Codes int64 [n, L] of samples to look at: new ones, labels in turn, or of a model without a
-    prior those of the test split."""
+def _experiment_of(location: str, model: AnytimeModel) -> Experiment | None:
+    """Return the configuration by which to train the feature extractor of a model.
+
+    It is that of the run, or the shipped one of the model's name, with the data of the model. None:
+    there is neither, or several processes evaluate, of which each would train.
+    """
+    processes = torchrun_config()
+    if processes is not None and processes.devices * processes.nodes > 1:
+        return None
+    name = model.bundle.card.name
+    if _is_run(location):
+        file = Path(location) / "config.yaml"
+    elif name in config_names():
+        file = config_path(name)
+    else:
+        return None
+    check_yaml_size(file)
+    experiment = Experiment.parse(yaml.safe_load(read_text(file)), origin=str(file))
+    return experiment.model_copy(update={"data": model_data_config(model, None)})
+
+
+def _codes_to_show(model: AnytimeModel, data: DataSplits, arguments: Namespace) -> Tensor:
+    """Return codes int64 [n, L] of the samples to show.
+
+    They are new samples with labels in turn, or test samples for a model without a prior.
+    """
     if not model.can_sample:
-        return model.encode(next(data.test.batches(SHOWN)).data)
-    options = DrawOptions(seed=arguments.seed, **choice_options(arguments))  # type: ignore[typeddict-item]
+        return model.encode(next(data.test.batches(NUM_SHOWN)).data)
+    options = SampleKwargs(seed=arguments.seed, **sampling_kwargs_from(arguments))  # type: ignore[typeddict-item]
     if model.labels is not None:
-        options["label"] = [i % len(model.labels) for i in range(SHOWN)]
-    return model.sample_codes(SHOWN, **options)
+        options["label"] = [i % len(model.labels) for i in range(NUM_SHOWN)]
+    return model.sample_codes(NUM_SHOWN, **options)
 
 
-def _attaches(arguments: Namespace, curve: Curve, earlier: Curve | None) -> bool:
-    """Whether the model gets the curve without being told so: that of a run does, if the curve is
-    of its own data and its own draws, unless it has one of more samples or of more lengths."""
-    if not _is_run(arguments.model) or arguments.no_attach or arguments.precision != "float32":
+def _saves_curve_by_default(arguments: Namespace, curve: Curve, earlier: Curve | None) -> bool:
+    """Return whether the model stores the curve by default, as the model of a run does.
+
+    It does if data and sampling parameters are its own, unless its stored curve has more samples or
+    more numbers of codes.
+    """
+    if not _is_run(arguments.model) or arguments.no_save_curve or arguments.precision != "float32":
         return False
-    if arguments.data or arguments.label_key or choice_options(arguments):
+    if arguments.data or arguments.label_key or sampling_kwargs_from(arguments):
         return False
     return earlier is None or (
-        curve.samples >= earlier.samples and len(curve.points) >= len(earlier.points)
+        curve.num_samples >= earlier.num_samples and len(curve.points) >= len(earlier.points)
     )
 
 
 def _is_run(model: str) -> bool:
+    """Return whether a path is the folder of a run."""
     return (Path(model) / "config.yaml").is_file()
 
 
-def _folder(model: str) -> Path:
-    """The folder of a run for its own model, else one named after the model."""
+def _report_folder(model: str) -> Path:
+    """Return the folder of a run, or for another model a folder named after it."""
     return Path(model) if _is_run(model) else Path("runs") / Path(model).name

@@ -1,7 +1,7 @@
-"""`anytime COMMAND ...`: parses, calls the library, prints.
+"""`anytime COMMAND ...`: parse the arguments, call the library, print the results.
 
-An error ends with one line on standard error and one of `EXIT_CODES`, never with a traceback. What
-a command has written stays where it is, even if nobody can be told. Heavy imports happen inside the
+An error prints one line on standard error and ends with one of `EXIT_CODES`, never with a
+traceback. Written files stay, even if standard output fails. Heavy imports happen inside the
 commands, so that `--help` is quick.
 """
 
@@ -16,90 +16,105 @@ from contextlib import ExitStack, nullcontext
 from importlib import import_module
 from types import ModuleType
 
-from anytime_ar.cli.spelling import did_you_mean
-from anytime_ar.cli.surroundings import (
+from anytime_ar.cli.console import (
+    BROKEN_PIPE,
     EXIT_CODES,
     INTERRUPTED,
-    READER_LEFT,
-    UNTOLD,
-    explain,
-    occupy_descriptors,
-    outputs,
-    tell_as_ours,
+    OUTPUT_FAILED,
+    describe_error,
+    did_you_mean,
+    install_message_format,
+    reserve_standard_descriptors,
+    safe_standard_streams,
 )
-from anytime_ar.errors import DETAIL, InputError, ToldElsewhereError
-from anytime_ar.interrupt import end_at_once, ended_at_once
+from anytime_ar.errors import DETAIL_SEPARATOR, InputError, ReportedByRankZeroError
+from anytime_ar.legacy import upgrade_arguments
+from anytime_ar.runtime.signals import exit_on_signal, install_exit_handler
 
-_INTERRUPTED = b"anytime: interrupted\n"
+_INTERRUPTED_MESSAGE = b"anytime: interrupted\n"
 COMMANDS = {
-    "demo": "train on digits, sample at every budget, and show table and pictures",
+    "demo": "train on digits, and show quality at every number of codes",
     "train": "train an ordered autoencoder and its prior on a data set",
-    "features": "train the classifier whose features judge samples",
+    "train-classifier": "train the classifier whose features score samples",
     "evaluate": "measure quality and cost at every number of codes",
     "compare": "set the curves of several models side by side",
     "bench": "time codes a second and deadlines on this machine",
-    "doctor": "show what is used here, what is missing, what would be faster",
+    "doctor": "show what is used, what is missing and what would be faster",
     "serve": "serve models over HTTP, with a web page",
     "push": "upload a model to the Hugging Face Hub, with a model card",
-    "sample": "draw pictures by codes, by seconds, by quality, or until Ctrl-C",
-    "refine": "go on with a draw that was saved or interrupted",
-    "encode": "turn pictures into codes",
-    "decode": "turn codes, or any prefix of them, into pictures",
+    "sample": "draw samples by codes, seconds or quality, or until Ctrl-C",
+    "refine": "continue samples that were saved or interrupted",
+    "encode": "turn images or audio into codes",
+    "decode": "turn codes, or any prefix of them, into images or audio",
+    "bulk sample": "write many samples in shards, locally or on Ray",
+    "bulk encode": "write the codes of a data set in shards, locally or on Ray",
 }
-"""Each command is the module of that name beside this one, with `add_arguments` and `run`."""
+"""Commands and their summaries.
+
+A command's first word names a module of this package, with `_` for `-`. It has `add_arguments` and
+`run`, or a table `SUBCOMMANDS` of them by the second word.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exit with its code, unless that is 0 and the caller a program.
+    """Run a command, and exit with its code unless the code is 0 and a program is the caller.
 
     Args:
-        arguments: what follows `anytime`; None: those of the process, which is ours then.
+        arguments: what follows `anytime`; None: the arguments of the process, whose signals and
+            descriptors are then handled as well.
     """
     ours = arguments is None
     with ExitStack() as starting:
         if ours:
-            starting.enter_context(ended_at_once(signal.SIGINT, INTERRUPTED, _INTERRUPTED))
-            occupy_descriptors()
-        with outputs() as told:
+            starting.enter_context(exit_on_signal(signal.SIGINT, INTERRUPTED, _INTERRUPTED_MESSAGE))
+            reserve_standard_descriptors()
+        with safe_standard_streams() as stdout:
             if ours:
-                tell_as_ours()
+                install_message_format()
             code = _exit_code(list(sys.argv[1:] if arguments is None else arguments), starting)
-            told.flush()
-            if isinstance(told.error, BrokenPipeError):  # its reader has left: not an error
-                code = code or READER_LEFT
-            elif told.error is not None and not code:
-                _complain(f"done, but standard output cannot be written: {told.error.strerror}")
-                code = UNTOLD
+            stdout.flush()
+            if isinstance(stdout.error, BrokenPipeError):  # the reader has closed it: not an error
+                code = code or BROKEN_PIPE
+            elif stdout.error is not None and not code:
+                _print_error(
+                    f"done, but standard output cannot be written: {stdout.error.strerror}"
+                )
+                code = OUTPUT_FAILED
     if ours:  # libraries would print the traceback of an interrupt while Python ends
-        end_at_once(signal.SIGINT, code or 0)
+        install_exit_handler(signal.SIGINT, code or 0)
     if code is not None:
         sys.exit(code)
 
 
-def _exit_code(arguments: list[str], starting: ExitStack) -> int | None:
-    """Run a command and return its exit code; None: it came to its end. What `starting` holds ends
-    when the command begins its work."""
+def _exit_code(arguments: list[str], startup_handlers: ExitStack) -> int | None:
+    """Run a command and return its exit code; None: it finished.
+
+    Args:
+        arguments: what follows `anytime`.
+        startup_handlers: signal handlers, which are removed before the command runs.
+    """
     try:
-        _dispatch(arguments, starting)
+        _dispatch(arguments, startup_handlers)
     except SystemExit as stopped:  # after --help, or by a signal
         if isinstance(stopped.code, str):
             raise
         return stopped.code or 0
-    except ToldElsewhereError:
+    except ReportedByRankZeroError:
         return 1
     except KeyboardInterrupt as error:
-        _complain(str(error) or "interrupted")
+        _print_error(str(error) or "interrupted")
         return INTERRUPTED
     except Exception as error:
         if os.environ.get("ANYTIME_TRACEBACK"):
             sys.excepthook(type(error), error, error.__traceback__)
-        message, code = explain(error)
-        _complain(message)
+        message, code = describe_error(error)
+        _print_error(message)
         return code
     return None
 
 
-def _dispatch(arguments: list[str], starting: ExitStack) -> None:
+def _dispatch(arguments: list[str], startup_handlers: ExitStack) -> None:
+    """Import the module of a command, parse its arguments and run it."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return
@@ -108,28 +123,58 @@ def _dispatch(arguments: list[str], starting: ExitStack) -> None:
 
         print(f"anytime-ar {version('anytime-ar')}")
         return
-    name, *rest = arguments
+    arguments = upgrade_arguments(arguments)
+    group = _commands_of(arguments[0])
+    if group and (len(arguments) == 1 or arguments[1] in ("-h", "--help")):
+        print("\n".join([f"usage: anytime {arguments[0]} COMMAND ...", "", *_summaries(group)]))
+        return
+    words = 2 if group else 1
+    name, rest = " ".join(arguments[:words]), arguments[words:]
     if name not in COMMANDS:
+        known = group or COMMANDS
         raise InputError(
-            f"unknown command {name!r}{did_you_mean(name, COMMANDS)}; choose one of "
-            f"{', '.join(COMMANDS)}"
+            f"unknown command {name!r}{did_you_mean(name, known)}; choose one of {', '.join(known)}"
         )
-    # To import and load takes a server seconds, in which there is nothing to bring to an end.
-    with ended_at_once(signal.SIGTERM, 0) if name == "serve" else nullcontext():
+    _check_current_folder()
+    # A server imports and loads for seconds. SIGTERM may end it at once meanwhile.
+    with exit_on_signal(signal.SIGTERM, 0) if name == "serve" else nullcontext():
         _quiet_libraries()
-        module = _load(name)
-        from anytime_ar.cli.parser import Parser  # takes longer than all that --help needs
+        module = _import_command(name)
+        command = module.SUBCOMMANDS[arguments[1]] if group else module
+        description = command.description if group else module.__doc__
+        from anytime_ar.cli.parser import Parser  # this import takes longer than --help
 
-        parser = Parser(prog=f"anytime {name}", description=module.__doc__)
-        module.add_arguments(parser)
-        parsed = parser.parse_args(parser.prepare(rest))
-        starting.close()
-        module.run(parsed)
+        parser = Parser(prog=f"anytime {name}", description=description)
+        command.add_arguments(parser)
+        parsed = parser.parse_args(parser.normalize_arguments(rest))
+        startup_handlers.close()
+        command.run(parsed)
+
+
+def _commands_of(word: str) -> dict[str, str]:
+    """Return the commands of two words that begin with a word, and their summaries."""
+    return {name: what for name, what in COMMANDS.items() if name.startswith(f"{word} ")}
+
+
+def _check_current_folder() -> None:
+    """Check that the current folder exists, without which libraries end the process.
+
+    Raises:
+        InputError: it was deleted, or cannot be read.
+    """
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError as error:
+        raise InputError(
+            f"the current folder cannot be used: {error.strerror}; change to one that exists"
+        ) from error
 
 
 def _quiet_libraries() -> None:
-    """Silence what Fabric says on every run, and the Hub of each of its retries: our own errors say
-    what came of it. (Fabric itself sets its level when it is imported.)"""
+    """Silence routine messages of Fabric, the Hub and `datasets`, whose failures our errors report.
+
+    Fabric sets its own level when it is imported.
+    """
     import logging
 
     fabric = [f"lightning_fabric.utilities.{name}" for name in ("rank_zero", "distributed")]
@@ -137,15 +182,15 @@ def _quiet_libraries() -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
-def _load(name: str) -> ModuleType:
+def _import_command(name: str) -> ModuleType:
     """Import the module of a command.
 
-    What it imports, torch above all, stays until the process ends. In a process of our own the
-    garbage collector pauses meanwhile and does not look at it again, neither later nor at the end:
-    that takes a quarter of the time of `import torch`.
+    The imported objects, mostly those of torch, stay until the process ends. In a process of our
+    own the garbage collector pauses during the import and skips these objects later. That saves a
+    quarter of the time of `import torch`.
     """
-    where = f"anytime_ar.cli.{name}"
-    if "torch" in sys.modules:  # a program that calls `main`, whose objects are not ours to freeze
+    where = f"anytime_ar.cli.{name.split()[0].replace('-', '_')}"
+    if "torch" in sys.modules:  # another program calls `main`, so do not freeze its objects
         return import_module(where)
     gc.disable()
     try:
@@ -156,17 +201,17 @@ def _load(name: str) -> ModuleType:
 
 
 def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    """Return the help text of `anytime` itself."""
+    width = max(len(str(code)) for code in EXIT_CODES)
     return "\n".join(
         [
             "usage: anytime COMMAND ...",
             "",
             "Anytime generation: samples that can be cut off after any number of codes.",
             "",
-            *lines,
+            *_summaries(COMMANDS),
             "",
-            "`anytime COMMAND --help` tells the options of a command.",
+            "`anytime COMMAND --help` lists the options of a command.",
             "",
             "exit codes:",
             *(f"  {code:<{width}}  {what}" for code, what in EXIT_CODES.items()),
@@ -174,7 +219,13 @@ def _overview() -> str:
     )
 
 
-def _complain(message: str) -> None:
-    """Say what is wrong in one line, and details of it in one more each."""
-    lines = (" ".join(part.split()) for part in message.split(DETAIL))
-    print(f"anytime: {DETAIL.join(lines)}", file=sys.stderr)
+def _summaries(commands: dict[str, str]) -> list[str]:
+    """Return a line for each command."""
+    width = max(map(len, commands))
+    return [f"  {name:<{width}}  {what}" for name, what in commands.items()]
+
+
+def _print_error(message: str) -> None:
+    """Print an error in one line, and each of its details in one more."""
+    lines = (" ".join(part.split()) for part in message.split(DETAIL_SEPARATOR))
+    print(f"anytime: {DETAIL_SEPARATOR.join(lines)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how to read them."""
 
 from __future__ import annotations
 
@@ -14,83 +14,90 @@ from typing import Any, get_args
 from jsonargparse import Namespace
 from tqdm import tqdm
 
-from anytime_ar.cli.parser import Parser, as_given, to_path
+from anytime_ar.cli.parser import Parser, literal_text
 from anytime_ar.data import DataConfig
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation.protocols import Progress
 from anytime_ar.prior import Precision
-from anytime_ar.sampling import (
-    AnytimeModel,
-    BudgetOptions,
-    CancelFlag,
-    ChoiceConfig,
-    DrawOptions,
-    choose_device,
-)
-from anytime_ar.sampling.options import Along
-from anytime_ar.threads import set_threads, settle_threads
+from anytime_ar.prior.sampling_params import SamplingParams
+from anytime_ar.runtime.devices import resolve_device
+from anytime_ar.runtime.progress import ProgressCallback
+from anytime_ar.runtime.threads import set_threads, tune_threads
+from anytime_ar.sampling import AnytimeModel, BudgetKwargs, CancelFlag, SampleKwargs
+from anytime_ar.sampling.arguments import Schedule
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 def add_device(parser: Parser) -> None:
-    """`--device`."""
+    """Add `--device`, the device to compute on."""
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps, or auto")
 
 
-def add_threads(parser: Parser, default: int | None = None, extra: str = "") -> None:
-    """Add `--threads`, with a default or PyTorch's, and more to say of it."""
+def add_threads(parser: Parser, default: int | None = None, default_help: str = "") -> None:
+    """Add `--threads`, the number of PyTorch threads.
+
+    Args:
+        parser: parser of the command.
+        default: default number of threads; None: that of PyTorch.
+        default_help: description of the default.
+    """
     usual = "OMP_NUM_THREADS, or one for each processor that may be used"
     kind = int | None if default is None else int
     parser.add_argument(
-        "--threads", type=kind, default=default, help=f"of PyTorch; default: {extra or usual}"
+        "--threads",
+        type=kind,
+        default=default,
+        help=f"of PyTorch; default: {default_help or usual}",
     )
 
 
-def use_threads(arguments: Namespace) -> None:
-    """Compute with the threads among parsed arguments."""
+def set_threads_from(arguments: Namespace) -> None:
+    """Set the number of threads from the parsed arguments."""
     set_threads(arguments.threads)
 
 
-def use_threads_at_length(arguments: Namespace, *, processes: int = 1) -> None:
-    """Compute with the threads among parsed arguments, or fewer where more are no faster, for
-    minutes and more.
+def tune_threads_from(arguments: Namespace, *, processes: int = 1) -> None:
+    """Set the number of threads from the parsed arguments, or fewer where more are not faster.
+
+    The timing pays off for work of minutes or more.
 
     Args:
-        processes: that share the processors of this machine.
+        arguments: parsed arguments with `device` and `threads`.
+        processes: number of processes that share the CPUs of this machine.
     """
-    if choose_device(arguments.device).type == "cpu":
-        settle_threads(arguments.threads, _warn, processes=processes)
+    if resolve_device(arguments.device).type == "cpu":
+        tune_threads(arguments.threads, _warn, processes=processes)
     else:
         set_threads(arguments.threads, processes=processes)
 
 
 def _warn(message: str) -> None:
-    from anytime_ar.training import is_first_process
+    """Print a message on standard error, from rank 0 only."""
+    from anytime_ar.training import is_rank_zero_process
 
-    if is_first_process():
+    if is_rank_zero_process():
         print(f"anytime: {message}", file=sys.stderr)
 
 
 def add_json(parser: Parser) -> None:
-    """`--json`."""
+    """Add `--json`, which prints figures as JSON."""
     parser.add_argument("--json", action="store_true", help="print figures as JSON")
 
 
 def add_budget_options(parser: Parser) -> None:
-    """When a draw ends, beside a number of codes."""
+    """Add the options that end a sample, except the number of codes."""
     parser.add_argument(
-        "--deadline_s", type=float | None, help="seconds within which to draw and decode"
+        "--deadline-s", type=float | None, help="seconds within which to draw and decode"
     )
     parser.add_argument(
         "--quality", type=float | None, help="share of full quality, by the measured curve"
     )
-    parser.add_argument("--min_codes", type=int, default=1, help="at least so many codes")
-    parser.add_argument("--save_state", type=to_path, help="file to go on from with refine")
+    parser.add_argument("--min-codes", type=int, default=1, help="at least so many codes")
+    parser.add_argument("--save-state", type=literal_text, help="file to go on from with refine")
 
 
 def add_precision(parser: Parser) -> None:
-    """`--precision`."""
+    """Add `--precision`, the precision of the prior."""
     parser.add_argument(
         "--precision",
         default="float32",
@@ -100,52 +107,60 @@ def add_precision(parser: Parser) -> None:
 
 
 def check_columns(arguments: Namespace) -> None:
-    """Refuse pictures in no columns, before there are any.
+    """Refuse a grid without columns before any images exist.
 
     Raises:
-        InputError: so it is.
+        InputError: `--columns` is below 1.
     """
     if arguments.columns is not None and arguments.columns < 1:
         raise InputError(f"columns is {arguments.columns}; pass at least 1")
 
 
-def add_drawing(parser: Parser) -> None:
-    """What draws, and the files that come of it."""
+def add_output_options(parser: Parser) -> None:
+    """Add the options for device, precision and output files."""
     parser.add_argument(
-        "--out", type=as_given, help="file to write; default: samples.png, sounds: samples.wav"
+        "--out", type=literal_text, help="file to write; default: samples.png, audio: samples.wav"
     )
-    parser.add_argument("--columns", type=int | None, help="pictures in a row; default: a square")
+    parser.add_argument("--columns", type=int | None, help="images in a row; default: a square")
     add_precision(parser)
     add_threads(parser)
     add_device(parser)
     add_json(parser)
 
 
-def add_draw_options(parser: Parser) -> None:
-    """What codes depend on."""
-    parser.add_argument("--label", type=as_given, help="class, by name or number")
+def add_sampling_options(parser: Parser) -> None:
+    """Add the options that determine the codes: label, seed and sampling parameters."""
+    parser.add_argument("--label", type=literal_text, help="class, by name or number")
     parser.add_argument("--seed", type=int | None, help="default: a fresh one, which is printed")
-    add_choice(parser)
+    add_sampling_params(parser)
 
 
-def add_choice(parser: Parser) -> None:
-    """How codes are chosen; what is not given is as the model does of its own. Several numbers are
-    for places from the first code to the last."""
+def add_sampling_params(parser: Parser) -> None:
+    """Add the sampling parameters, which default to those of the model.
+
+    Several numbers form a schedule from the first code to the last.
+    """
     parser.add_argument(
         "--temperature", type=float | list[float] | None, help="0: most likely codes"
     )
-    parser.add_argument("--top_k", type=int | None, help="only the k most likely entries")
+    parser.add_argument("--top-k", type=int | None, help="only the k most likely entries")
     parser.add_argument(
-        "--top_p", type=float | list[float] | None, help="only the likeliest of mass p"
+        "--top-p", type=float | list[float] | None, help="only the likeliest of mass p"
     )
     parser.add_argument(
         "--guidance", type=float | list[float] | None, help="above 1: follow the label more"
     )
 
 
-def budget_options(arguments: Namespace, codes: int | None, cancel: CancelFlag) -> BudgetOptions:
-    """The limits of a draw among parsed arguments."""
-    return BudgetOptions(
+def budget_from(arguments: Namespace, codes: int | None, cancel: CancelFlag) -> BudgetKwargs:
+    """Return the budget of the parsed arguments.
+
+    Args:
+        arguments: parsed arguments with the budget options.
+        codes: number of codes per sample; None: all.
+        cancel: flag that stops the sample.
+    """
+    return BudgetKwargs(
         codes=codes,
         deadline_s=arguments.deadline_s,
         quality=arguments.quality,
@@ -154,25 +169,35 @@ def budget_options(arguments: Namespace, codes: int | None, cancel: CancelFlag) 
     )
 
 
-def draw_options(model: AnytimeModel, arguments: Namespace) -> DrawOptions:
-    """What codes depend on, among parsed arguments."""
-    return DrawOptions(
-        label=wanted_label(model, arguments.label),
+def sampling_options_from(model: AnytimeModel, arguments: Namespace) -> SampleKwargs:
+    """Return the label, the seed and the sampling parameters of the parsed arguments.
+
+    A random seed is taken if none was given.
+    """
+    return SampleKwargs(
+        label=parse_label(model, arguments.label),
         seed=secrets.randbits(32) if arguments.seed is None else arguments.seed,
-        **choice_options(arguments),  # type: ignore[typeddict-item]
+        **sampling_kwargs_from(arguments),  # type: ignore[typeddict-item]
     )
 
 
-def wanted_label(model: AnytimeModel, label: str | None) -> int | str | None:
-    """The name of a class, or its number where no name is meant."""
+def parse_label(model: AnytimeModel, label: str | None) -> int | str | None:
+    """Return the label as a name, or as a number if no label has that name."""
     if label is not None and _NUMBER.fullmatch(label) and label not in (model.labels or ()):
         return int(label)
     return label
 
 
-def data_of(model: AnytimeModel, name: str | None, label_key: str | None = None) -> DataConfig:
-    """The data set that a model was trained on, prepared alike; `name` replaces where it lies, and
-    `label_key` what its labels are."""
+def model_data_config(
+    model: AnytimeModel, name: str | None, label_key: str | None = None
+) -> DataConfig:
+    """Return the configuration of the data set that a model was trained on.
+
+    Args:
+        model: the model, whose data settings are used.
+        name: path or name of the data set; None: that of the training.
+        label_key: column or key of the labels; None: that of the training.
+    """
     card = model.bundle.card
     values = card.training.get("data", {"name": card.data.name})
     config = DataConfig.parse(values, origin=f"data of model {card.name!r}")
@@ -180,29 +205,35 @@ def data_of(model: AnytimeModel, name: str | None, label_key: str | None = None)
     return config.model_copy(update={key: to for key, to in changes.items() if to is not None})
 
 
-def split_name(text: str) -> tuple[str, str]:
-    """Split NAME=WHERE; the name is empty where there is none. What exists as a path is one, and a
-    name comes before the first slash: `runs/lr=3` is a path as well."""
+def parse_named_path(text: str) -> tuple[str, str]:
+    """Split NAME=PATH into name and location; the name is empty if there is none.
+
+    An existing path is always a location. A name has no slash, so `runs/lr=3` is a location.
+    """
     name, equals, where = text.partition("=")
     if not equals or "/" in name or Path(text).exists():
         return "", text
     return name, where
 
 
-def choice_options(arguments: Namespace) -> dict[str, Along]:
-    """How codes are to be chosen, where parsed arguments say so."""
-    given = {name: arguments[name] for name in ChoiceConfig.model_fields}
+def sampling_kwargs_from(arguments: Namespace) -> dict[str, Schedule]:
+    """Return the sampling parameters that the parsed arguments set."""
+    given = {name: arguments[name] for name in SamplingParams.model_fields}
     return {name: value for name, value in given.items() if value is not None}
 
 
-def show(arguments: Namespace, text: str, **figures: Any) -> None:
-    """Print text for people, or figures as JSON where `--json` asks for it."""
+def print_result(arguments: Namespace, text: str, **figures: Any) -> None:
+    """Print text for people, or figures as JSON with `--json`."""
     print(json.dumps(figures, allow_nan=False) if arguments.json else text)
 
 
 @contextmanager
-def progress_bar(name: str) -> Iterator[Progress]:
-    """A bar on standard error for work that reports (done, total, what), once it takes a while."""
+def progress_bar(name: str) -> Iterator[ProgressCallback]:
+    """Show a progress bar on standard error if the work takes a while.
+
+    Yields:
+        A callback that takes (done, total, what).
+    """
     with tqdm(desc=name, dynamic_ncols=True, delay=0.5) as bar:
 
         def update(done: int, total: int, what: str) -> None:

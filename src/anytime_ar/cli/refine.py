@@ -1,46 +1,48 @@
-"""Go on with a draw that was saved by `anytime sample --save_state`.
+"""Refine samples that `anytime sample --save-state` has saved.
 
-The codes are those that the draw would have had without the interruption.
+The codes equal those of a sample that was never stopped.
 """
 
 from __future__ import annotations
 
 from jsonargparse import Namespace
 
-from anytime_ar.cli.media import media_of
 from anytime_ar.cli.options import (
     add_budget_options,
-    add_drawing,
-    budget_options,
+    add_output_options,
+    budget_from,
     check_columns,
-    use_threads,
+    set_threads_from,
 )
-from anytime_ar.cli.parser import Parser, to_path
-from anytime_ar.cli.sample import report, write_samples
-from anytime_ar.files import check_output
-from anytime_ar.interrupt import interrupts_held
+from anytime_ar.cli.parser import Parser, literal_path
+from anytime_ar.cli.sample import print_summary, write_samples
+from anytime_ar.cli.sample_files import sample_files_for
+from anytime_ar.runtime.files import check_output_path
+from anytime_ar.runtime.signals import defer_interrupts
 from anytime_ar.sampling import load
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("model", help="the model that drew it: shipped name, folder, or Hub id")
-    parser.add_argument("state", type=to_path, help="file written by --save_state")
+    """Add the options of `anytime refine`."""
+    parser.add_argument("model", help="the model of the samples: shipped name, folder, or Hub id")
+    parser.add_argument("state", type=literal_path, help="file written by --save-state")
     parser.add_argument("--codes", type=int | None, help="codes per sample; default: all")
     add_budget_options(parser)
-    add_drawing(parser)
+    add_output_options(parser)
 
 
 def run(arguments: Namespace) -> None:
+    """Refine saved samples and write them to files."""
     if arguments.save_state is not None:
-        check_output(arguments.save_state)
+        check_output_path(arguments.save_state)
     check_columns(arguments)
-    use_threads(arguments)
+    set_threads_from(arguments)
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
-    media = media_of(model)
-    out = media.destination(arguments.out, "samples")
+    media = sample_files_for(model)
+    out = media.output_path(arguments.out, "samples")
     state = model.load_state(arguments.state)
-    with interrupts_held() as interrupted:
-        limits = budget_options(arguments, arguments.codes, cancel=interrupted)
-        result = state.extend(**limits)
+    with defer_interrupts() as interrupted:
+        limits = budget_from(arguments, arguments.codes, cancel=interrupted)
+        result = state.refine(**limits)
         written = write_samples(media, result, out, arguments)
-    report(model, result, written, arguments)
+    print_summary(model, result, written, arguments)

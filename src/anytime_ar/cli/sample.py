@@ -1,12 +1,10 @@
 """Draw samples from a model: by codes, by seconds, by quality, or until Ctrl-C.
 
-Pictures come in one grid. A sound becomes `samples.wav`; several become `samples/0.wav` and so on,
-with their spectrograms in `samples.png`. Several numbers of codes, as in `--codes "[1,2,4,8]"`,
-give a row per sample, a column per number, and for sounds a file each. Ctrl-C ends the draw, and
-the samples are written with the codes that there are.
-
-With `--engine`, `-n 1000000` samples go into shards in a folder, or in a bucket as
-`--out s3://bucket/folder`. The same command continues where it was interrupted.
+Images are written as one grid. One audio clip becomes `samples.wav`; several become `samples/0.wav`
+and so on, with their spectrograms in `samples.png`. Several numbers of codes, as in
+`--codes "[1,2,4,8]"`, give a row per sample and a column per number, and for audio a file each.
+Ctrl-C stops sampling and writes the samples with the codes drawn so far. For millions of samples
+see `anytime bulk sample`.
 """
 
 from __future__ import annotations
@@ -15,110 +13,114 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from anytime_ar.cli.bulk import (
-    add_bulk_options,
-    add_bulk_samples,
-    refuse_bulk_options,
-    sample_in_bulk,
-)
-from anytime_ar.cli.media import media_of
 from anytime_ar.cli.options import (
     add_budget_options,
-    add_draw_options,
-    add_drawing,
-    budget_options,
+    add_output_options,
+    add_sampling_options,
+    budget_from,
     check_columns,
-    draw_options,
-    show,
-    use_threads,
+    print_result,
+    sampling_options_from,
+    set_threads_from,
 )
 from anytime_ar.cli.parser import Parser
-from anytime_ar.cli.pictures import Media, Written
-from anytime_ar.files import check_output
-from anytime_ar.interrupt import interrupts_held
-from anytime_ar.sampling import AnytimeModel, DrawOptions, Preview, load
+from anytime_ar.cli.sample_files import SampleFiles, WrittenFiles, sample_files_for
+from anytime_ar.runtime.files import check_output_path
+from anytime_ar.runtime.signals import defer_interrupts
+from anytime_ar.sampling import AnytimeModel, SampleKwargs, SampleResult, load
 
 
 def add_arguments(parser: Parser) -> None:
+    """Add the options of `anytime sample`."""
     parser.add_argument("model", help="shipped name, folder, or Hub id")
-    parser.add_argument("-n", type=int, default=16, help="number of samples")
+    parser.add_argument("-n", "--num-samples", type=int, default=16, help="number of samples")
     parser.add_argument(
         "--codes", type=int | list[int] | None, help="codes per sample, or a list; default: all"
     )
     add_budget_options(parser)
-    add_draw_options(parser)
-    add_drawing(parser)
-    add_bulk_options(parser)
-    add_bulk_samples(parser)
+    add_sampling_options(parser)
+    add_output_options(parser)
 
 
 def run(arguments: Namespace) -> None:
-    if arguments.engine is not None:
-        sample_in_bulk(arguments)
-        return
-    refuse_bulk_options(arguments)
+    """Generate samples and write them to files."""
     if arguments.save_state is not None:
-        check_output(arguments.save_state)
+        check_output_path(arguments.save_state)
     check_columns(arguments)
-    use_threads(arguments)
+    set_threads_from(arguments)
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
-    media = media_of(model)
-    out = media.destination(arguments.out, "samples")
-    asked = arguments.codes
-    settings = draw_options(model, arguments)
-    if arguments.deadline_s is not None and arguments.n >= 1:
-        model.warm_up(arguments.n, guidance=settings.get("guidance"))
-    # Made at the first use, and perhaps compiled for that: with no codes to lose, Ctrl-C ends it.
-    model.engine  # noqa: B018
-    with interrupts_held() as interrupted:
-        codes = max(asked, default=0) if isinstance(asked, list) else asked
-        limits = budget_options(arguments, codes, cancel=interrupted)
-        options: DrawOptions = {**settings, **limits}
-        result = model.draw(arguments.n, **options)
-        columns = asked if isinstance(asked, list) else None
+    media = sample_files_for(model)
+    out = media.output_path(arguments.out, "samples")
+    requested = arguments.codes
+    settings = sampling_options_from(model, arguments)
+    if arguments.deadline_s is not None and arguments.num_samples >= 1:
+        model.warm_up(arguments.num_samples, guidance=settings.get("guidance"))
+    # Create the sampler, and perhaps compile it, while Ctrl-C still ends the command at once.
+    model.sampler  # noqa: B018
+    with defer_interrupts() as interrupted:
+        codes = max(requested, default=0) if isinstance(requested, list) else requested
+        limits = budget_from(arguments, codes, cancel=interrupted)
+        options: SampleKwargs = {**settings, **limits}
+        result = model.generate(arguments.num_samples, **options)
+        columns = requested if isinstance(requested, list) else None
         written = write_samples(media, result, out, arguments, columns)
-    report(model, result, written, arguments, seed=settings["seed"])
+    print_summary(model, result, written, arguments, seed=settings["seed"])
 
 
 def write_samples(
-    media: Media,
-    result: Preview,
+    media: SampleFiles,
+    result: SampleResult,
     out: Path,
     arguments: Namespace,
-    budgets: list[int] | None = None,
-) -> Written:
-    """Write the samples of a result, at each of several numbers of codes if those are given, and
-    its state where that is asked for."""
+    code_counts: list[int] | None = None,
+) -> WrittenFiles:
+    """Write the samples of a result, and its state if requested.
+
+    Args:
+        media: writes the files.
+        result: the samples and their codes.
+        out: file to write.
+        arguments: parsed arguments with `save_state` and `columns`.
+        code_counts: numbers of codes at which to write each sample; None: all that were drawn.
+    """
     if arguments.save_state is not None:
         result.state.save(arguments.save_state)
-    if budgets is None:
+    if code_counts is None:
         return media.write(result.data, out, arguments.columns)
-    reached = [k for k in budgets if k <= result.codes_drawn] or [result.codes_drawn]
+    reached = [k for k in code_counts if k <= result.codes_drawn] or [result.codes_drawn]
     return media.write_budgets(result.codes, reached, out)
 
 
-def report(
+def print_summary(
     model: AnytimeModel,
-    result: Preview,
-    written: Written,
+    result: SampleResult,
+    written: WrittenFiles,
     arguments: Namespace,
     *,
     seed: int | None = None,
 ) -> None:
-    """Say what was drawn, in how much time, and why it ended where that was not the plan."""
+    """Print what was generated, in how much time, and why it ended early.
+
+    Args:
+        model: the model that generated the samples.
+        result: the samples and their codes.
+        written: files that were written.
+        arguments: parsed arguments with `json`.
+        seed: seed of the samples; None: it is not printed.
+    """
     ended = {"deadline": ", ended by the deadline", "cancelled": ", interrupted"}
     n, drawn = len(result.data), result.codes_drawn
-    show(
+    print_result(
         arguments,
         f"{written}: {n} samples of {drawn} of {model.code_length} codes "
         f"in {result.elapsed_s:.2f} s"
-        + ended.get(result.stopped_by or "", "")
+        + ended.get(result.stop_reason, "")
         + ("" if seed is None else f", seed {seed}"),
-        **written.figures,
+        **written.json_fields,
         samples=n,
         codes=drawn,
         code_length=model.code_length,
         seconds=round(result.elapsed_s, 4),
-        stopped_by=result.stopped_by,
+        stop_reason=result.stop_reason,
         **({} if seed is None else {"seed": seed}),
     )

@@ -1,10 +1,10 @@
-"""Serve models over HTTP, with a web page: latency promises are kept under load by drawing fewer
-codes.
+"""Serve models over HTTP, with a web page. Under load, samples get fewer codes to meet deadlines.
 
-`anytime serve mnist` listens at http://127.0.0.1:8000; `anytime serve a=runs/a/bundle mnist` serves
-two models under the names a and mnist. With `--api_key_file`, whose lines are `NAME KEY`, every
-request but /livez and /readyz needs a key. It answers to its own names alone, and to those of
-`--allowed_hosts`; see docs/serving.md. SIGTERM answers all that is under way, then ends.
+`anytime serve mnist` listens at http://127.0.0.1:8000. `anytime serve a=runs/a/bundle mnist` serves
+two models under the names a and mnist. With `--api-key-file`, whose lines are `NAME KEY`, every
+request except /livez and /readyz needs a key. The server accepts its own host names and those of
+`--allowed-hosts`; see docs/how-to/serve.md. SIGTERM finishes the running requests, then ends
+the server.
 `--engine ray --replicas 4` serves from four processes, on the cluster of RAY_ADDRESS or here.
 """
 
@@ -19,26 +19,26 @@ from anytime_ar.cli.options import (
     add_device,
     add_precision,
     add_threads,
-    split_name,
-    use_threads,
+    parse_named_path,
+    set_threads_from,
 )
-from anytime_ar.cli.parser import Parser, read_config, to_path
+from anytime_ar.cli.parser import Parser, literal_path, read_config
 from anytime_ar.errors import InputError, MissingExtraError, install_command
-from anytime_ar.files import read_text
-from anytime_ar.fleet.sources import Source, load_all
-from anytime_ar.serving.config import ServerConfig
-from anytime_ar.threads import available_cpus, check_threads
+from anytime_ar.runtime.files import read_text
+from anytime_ar.runtime.threads import available_cpus, check_threads
+from anytime_ar.serving.config import ModelSource, ServerConfig, load_models
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("models", nargs="+", help="shipped name, folder, or Hub id; or NAME=WHICH")
+    """Add the options of `anytime serve`."""
+    parser.add_argument("models", nargs="+", help="shipped name, folder, or Hub id; or NAME=PATH")
     parser.add_class_arguments(ServerConfig, as_group=False)
-    parser.add_argument("--api_key_file", type=to_path, help="lines of NAME KEY")
+    parser.add_argument("--api-key-file", type=literal_path, help="lines of NAME KEY")
     add_threads(parser, max(1, available_cpus() - 1), "all but one of those that may be used")
     parser.add_argument(
         "--engine",
         choices=["ray"],
-        help="serve from several processes or machines, by Ray; see docs/serving.md",
+        help="serve from several processes or machines, by Ray; see docs/how-to/serve.md",
     )
     parser.add_argument("--replicas", type=int | None, help="servers of engine ray; default: 1")
     add_precision(parser)
@@ -46,10 +46,11 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
+    """Serve models until SIGTERM or SIGINT."""
     try:
-        from anytime_ar.serving.guard import key_digest
+        from anytime_ar.serving.http.middleware import key_digest
+        from anytime_ar.serving.http.server import listen, serve
         from anytime_ar.serving.logs import log_event, log_to_stderr
-        from anytime_ar.serving.server import listen, serve
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"serving needs {error.name}; install it: {install_command('serve')}"
@@ -64,13 +65,13 @@ def run(arguments: Namespace) -> None:
     config = read_config(ServerConfig, arguments)
     keys = None
     if arguments.api_key_file is not None:
-        keys = {key_digest(key): name for name, key in _keys(arguments.api_key_file)}
+        keys = {key_digest(key): name for name, key in _read_api_keys(arguments.api_key_file)}
     listen(config.host, config.port).close()  # before models are loaded, which takes a while
-    sources = _sources(arguments)
+    sources = _model_sources(arguments)
     names = [source.name for source in sources]
-    # Replicas load their own, where GPUs are; what is wrong with them shows here.
+    # Replicas load their own copies, where the GPUs are. Loading here as well reports errors early.
     here = [replace(source, device="cpu") for source in sources] if arguments.engine else sources
-    models = load_all(here)
+    models = load_models(here)
     log_to_stderr()
 
     def listening(url: str) -> None:
@@ -78,35 +79,44 @@ def run(arguments: Namespace) -> None:
         log_event("listening", url=url, models=names, threads=arguments.threads)
 
     if arguments.engine is None:
-        use_threads(arguments)
-        serve(models, config, keys=keys, listening=listening)
+        set_threads_from(arguments)
+        serve(models, config, keys=keys, on_listening=listening)
     else:
-        from anytime_ar.fleet.running import serve_fleet
+        from anytime_ar.serving.cluster.launcher import serve_cluster
 
         models.clear()
-        serve_fleet(
+        serve_cluster(
             sources,
             config,
             replicas=replicas,
-            threads=arguments.threads,
+            threads_per_replica=arguments.threads,
             keys=keys,
-            listening=listening,
+            on_listening=listening,
         )
 
 
-def _sources(arguments: Namespace) -> list[Source]:
-    sources: dict[str, Source] = {}
+def _model_sources(arguments: Namespace) -> list[ModelSource]:
+    """Return the sources of the models by the names to serve them under.
+
+    Raises:
+        InputError: two models have the same name.
+    """
+    sources: dict[str, ModelSource] = {}
     for which in arguments.models:
-        given, where = split_name(which)
+        given, where = parse_named_path(which)
         name = given or Path(which).name
         if name in sources:
             raise InputError(f"two models are called {name!r}; name one of them: NAME={where}")
-        sources[name] = Source(name, where, arguments.device, arguments.precision)
+        sources[name] = ModelSource(name, where, arguments.device, arguments.precision)
     return [*sources.values()]
 
 
-def _keys(path: Path) -> list[tuple[str, str]]:
-    """Names and keys of a file; lines that are empty or begin with # are left out."""
+def _read_api_keys(path: Path) -> list[tuple[str, str]]:
+    """Return the names and keys of a file, without empty lines and lines that begin with #.
+
+    Raises:
+        InputError: a line is malformed, there are no keys, or a key occurs twice.
+    """
     lines = read_text(path).splitlines()
     pairs = []
     for number, line in enumerate(lines, 1):

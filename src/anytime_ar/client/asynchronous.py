@@ -1,4 +1,4 @@
-"""The client for programs that do other things meanwhile."""
+"""Asynchronous client of `anytime serve`, for programs with an event loop."""
 
 from __future__ import annotations
 
@@ -12,25 +12,33 @@ import numpy as np
 import numpy.typing as npt
 
 from anytime_ar.client import protocol
-from anytime_ar.client.protocol import Ask, Call, Drawn, Encoded, Events, Reply, Sampled
-from anytime_ar.client.synchronous import reply_of
+from anytime_ar.client.protocol import (
+    EventStreamParser,
+    HTTPRequest,
+    HTTPResponse,
+    RemoteCodes,
+    RemotePreview,
+    RemoteSampleResult,
+    RequestFlow,
+)
+from anytime_ar.client.synchronous import to_http_response
 
 if TYPE_CHECKING:
     import httpx
 
 
 class AsyncClient:
-    """As `Client`, to be awaited.
+    """An asynchronous client of one server, with the methods of `Client` as coroutines.
 
     Args:
-        url: of the server.
-        key: that it knows the client by; None: it asks for none.
-        transport: of httpx; None: the network.
-        clock: gives seconds.
-        sleep: waits some.
+        url: URL of the server, such as `http://127.0.0.1:8000`.
+        key: API key of the client; None: the server asks for none.
+        transport: Transport of httpx, for tests; None: the network.
+        clock: Function that returns a monotonic time in seconds.
+        sleep: Coroutine function that waits a number of seconds.
 
     Raises:
-        MissingExtraError: httpx is not installed.
+        MissingExtraError: The package httpx is not installed.
     """
 
     def __init__(
@@ -42,6 +50,7 @@ class AsyncClient:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """Open the HTTP client without connecting to the server."""
         headers = {} if key is None else {b"Authorization": f"Bearer {key}".encode()}
         self._library = protocol.require_httpx()
         self._http = self._library.AsyncClient(
@@ -50,6 +59,7 @@ class AsyncClient:
         self._clock, self._sleep = clock, sleep
 
     async def __aenter__(self) -> Self:
+        """Return the client itself."""
         return self
 
     async def __aexit__(
@@ -58,99 +68,107 @@ class AsyncClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Close the connections of the client."""
         await self.close()
 
     async def close(self) -> None:
-        """Close its connections."""
+        """Close the connections of the client."""
         await self._http.aclose()
 
-    async def sample(self, n: int = 1, *, within_s: float | None = None, **options: Any) -> Sampled:
-        """See `Client.sample`."""
+    async def sample(
+        self, n: int = 1, *, deadline_s: float | None = None, **options: Any
+    ) -> RemoteSampleResult:
+        """Draw n samples; see `Client.sample`."""
         body = protocol.request_body(n=n, **options)
-        return protocol.sampled(await self._draw("/v1/samples", body, within_s))
+        return protocol.parse_result(await self._sample("/v1/samples", body, deadline_s))
 
-    async def refine(self, id: str, *, within_s: float | None = None, **options: Any) -> Sampled:
-        """Go on with a draw; as `sample`."""
+    async def refine(
+        self, id: str, *, deadline_s: float | None = None, **options: Any
+    ) -> RemoteSampleResult:
+        """Refine samples with more codes; see `Client.refine`."""
         body = protocol.request_body(**options)
-        return protocol.sampled(await self._draw(f"/v1/samples/{id}/refine", body, within_s))
+        return protocol.parse_result(
+            await self._sample(f"/v1/samples/{id}/refine", body, deadline_s)
+        )
 
-    async def stream(self, n: int = 1, **options: Any) -> AsyncIterator[Drawn]:
-        """See `Client.stream`."""
+    async def stream(self, n: int = 1, **options: Any) -> AsyncIterator[RemotePreview]:
+        """Draw n samples and yield previews; see `Client.stream`."""
         async for item in self._stream("/v1/samples", protocol.request_body(n=n, **options)):
             yield item
 
-    async def stream_refined(self, id: str, **options: Any) -> AsyncIterator[Drawn]:
-        """Go on with a draw; as `stream`."""
+    async def stream_refine(self, id: str, **options: Any) -> AsyncIterator[RemotePreview]:
+        """Refine samples and yield previews; see `Client.stream_refine`."""
         body = protocol.request_body(**options)
         async for item in self._stream(f"/v1/samples/{id}/refine", body):
             yield item
 
     async def stop(self, id: str) -> None:
-        """Stop a draw, whose own call returns what it has; or let go of one that has ended, which
-        can be refined for a few seconds more: the stop may have come too late."""
+        """Stop a running request, or release an ended session; see `Client.stop`."""
         await self._run(
-            protocol.calling("DELETE", f"/v1/samples/{id}", within_s=None, clock=self._clock)
+            protocol.request_flow("DELETE", f"/v1/samples/{id}", deadline_s=None, clock=self._clock)
         )
 
-    async def encode(self, samples: npt.ArrayLike, *, model: str | None = None) -> Encoded:
-        """Codes of samples, float32 [B, *sample_shape] in [-1, 1]."""
+    async def encode(self, samples: npt.ArrayLike, *, model: str | None = None) -> RemoteCodes:
+        """Encode samples, float [B, *sample_shape] in [-1, 1]; see `Client.encode`."""
         body = protocol.encode_body(samples, model)
-        return protocol.encoded(await self._post("/v1/encode", body))
+        return protocol.parse_codes(await self._post("/v1/encode", body))
 
     async def decode(
         self, codes: Sequence[Sequence[int]] | npt.NDArray[Any], *, model: str | None = None
     ) -> npt.NDArray[np.float32]:
-        """Samples of any prefix of codes, [B, k]: float32 [B, *sample_shape]."""
-        return protocol.decoded(await self._post("/v1/decode", protocol.decode_body(codes, model)))
+        """Decode prefixes of codes, [B, k], to float32 [B, *sample_shape]; see `Client.decode`."""
+        return protocol.parse_samples(
+            await self._post("/v1/decode", protocol.decode_body(codes, model))
+        )
 
     async def models(self) -> list[dict[str, Any]]:
-        """What is served: names, shapes, labels, measured curves."""
-        call = protocol.calling("GET", "/v1/models", within_s=None, clock=self._clock)
+        """Return the models of the server; see `Client.models`."""
+        call = protocol.request_flow("GET", "/v1/models", deadline_s=None, clock=self._clock)
         models: list[dict[str, Any]] = (await self._run(call))["models"]
         return models
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
-        call = protocol.calling("POST", path, body, within_s=None, clock=self._clock)
+        call = protocol.request_flow("POST", path, body, deadline_s=None, clock=self._clock)
         return await self._run(call)
 
-    async def _draw(self, path: str, body: dict[str, Any], within_s: float | None) -> Any:
-        call = protocol.calling(
-            "POST", path, body, within_s=within_s, clock=self._clock, to_deadline=True
+    async def _sample(self, path: str, body: dict[str, Any], deadline_s: float | None) -> Any:
+        call = protocol.request_flow(
+            "POST", path, body, deadline_s=deadline_s, clock=self._clock, send_deadline=True
         )
         return await self._run(call)
 
-    async def _run(self, call: Call) -> Any:
-        reply: Reply | None = None
+    async def _run(self, flow: RequestFlow) -> Any:
+        reply: HTTPResponse | None = None
         while True:
             try:
-                step = call.send(reply)
+                step = flow.send(reply)
             except StopIteration as end:
                 return end.value
-            if isinstance(step, Ask):
+            if isinstance(step, HTTPRequest):
                 reply = await self._send(step)
             else:
                 await self._sleep(step.seconds)
                 reply = None
 
-    async def _send(self, ask: Ask) -> Reply:
+    async def _send(self, request: HTTPRequest) -> HTTPResponse:
         try:
             response = await self._http.request(
-                ask.method, ask.path, json=ask.body, timeout=ask.timeout_s
+                request.method, request.path, json=request.body, timeout=request.timeout_s
             )
         except self._library.TransportError as error:
-            return Reply(0, f"{self._http.base_url}: {error or type(error).__name__}")
-        return reply_of(response)
+            return HTTPResponse(0, f"{self._http.base_url}: {error or type(error).__name__}")
+        return to_http_response(response)
 
-    async def _stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[Drawn]:
-        events = Events()
+    async def _stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[RemotePreview]:
+        events = EventStreamParser()
         try:
             async with self._http.stream("POST", path, json={**body, "stream": True}) as response:
                 if response.status_code != 200:
                     await response.aread()
-                    raise protocol.failure(reply_of(response))
+                    raise protocol.error_from_response(to_http_response(response))
                 async for line in response.aiter_lines():
-                    for item in events.take(line):
+                    for item in events.feed(line):
                         yield item
         except self._library.TransportError as error:
-            raise protocol.failure(Reply(0, str(error))) from error
-        events.end()
+            raise protocol.error_from_response(HTTPResponse(0, str(error))) from error
+        events.close()

@@ -1,4 +1,4 @@
-"""The client for programs that wait."""
+"""Synchronous client of `anytime serve`, which blocks until the response."""
 
 from __future__ import annotations
 
@@ -11,24 +11,32 @@ import numpy as np
 import numpy.typing as npt
 
 from anytime_ar.client import protocol
-from anytime_ar.client.protocol import Ask, Call, Drawn, Encoded, Events, Reply, Sampled
+from anytime_ar.client.protocol import (
+    EventStreamParser,
+    HTTPRequest,
+    HTTPResponse,
+    RemoteCodes,
+    RemotePreview,
+    RemoteSampleResult,
+    RequestFlow,
+)
 
 if TYPE_CHECKING:
     import httpx
 
 
 class Client:
-    """Talks to one server.
+    """A synchronous client of one server.
 
     Args:
-        url: of the server.
-        key: that it knows the client by; None: it asks for none.
-        transport: of httpx; None: the network.
-        clock: gives seconds.
-        sleep: waits some.
+        url: URL of the server, such as `http://127.0.0.1:8000`.
+        key: API key of the client; None: the server asks for none.
+        transport: Transport of httpx, for tests; None: the network.
+        clock: Function that returns a monotonic time in seconds.
+        sleep: Function that waits a number of seconds.
 
     Raises:
-        MissingExtraError: httpx is not installed.
+        MissingExtraError: The package httpx is not installed.
     """
 
     def __init__(
@@ -40,6 +48,7 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        """Open the HTTP client without connecting to the server."""
         headers = {} if key is None else {b"Authorization": f"Bearer {key}".encode()}
         self._library = protocol.require_httpx()
         self._http = self._library.Client(
@@ -48,6 +57,7 @@ class Client:
         self._clock, self._sleep = clock, sleep
 
     def __enter__(self) -> Self:
+        """Return the client itself."""
         return self
 
     def __exit__(
@@ -56,120 +66,189 @@ class Client:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Close the connections of the client."""
         self.close()
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections of the client."""
         self._http.close()
 
-    def sample(self, n: int = 1, *, within_s: float | None = None, **options: Any) -> Sampled:
+    def sample(
+        self, n: int = 1, *, deadline_s: float | None = None, **options: Any
+    ) -> RemoteSampleResult:
         """Draw n samples.
 
         Args:
-            n: number of samples.
-            within_s: seconds for the whole call, of which the server is told what is left at each
-                try; None: no deadline, and no second try.
-            options: `model`, `label`, `seed`, `first`, `codes`, `quality`, `min_codes`,
+            n: Number of samples.
+            deadline_s: Seconds for the whole call with its retries; each try sends the time that is
+                left. None: no deadline and no retry.
+            **options: `model`, `label`, `seed`, `first`, `codes`, `quality`, `min_codes`,
                 `min_quality`, `temperature`, `top_k`, `top_p`, `guidance`, `with_codes`, `id`; see
-                the server's /openapi.json.
+                /openapi.json of the server.
 
         Raises:
-            RequestFailed: there are no samples, and why.
+            RequestFailed: The server returned an error, or no response.
         """
         body = protocol.request_body(n=n, **options)
-        return protocol.sampled(self._draw("/v1/samples", body, within_s))
+        return protocol.parse_result(self._sample("/v1/samples", body, deadline_s))
 
-    def refine(self, id: str, *, within_s: float | None = None, **options: Any) -> Sampled:
-        """Go on with a draw; as `sample`."""
-        body = protocol.request_body(**options)
-        return protocol.sampled(self._draw(f"/v1/samples/{id}/refine", body, within_s))
-
-    def stream(self, n: int = 1, **options: Any) -> Iterator[Drawn]:
-        """Draw n samples with previews, the last of which is a `Sampled`. Closing the iterator
-        stops the draw.
+    def refine(
+        self, id: str, *, deadline_s: float | None = None, **options: Any
+    ) -> RemoteSampleResult:
+        """Refine samples with more codes, within their session on the server.
 
         Args:
-            n: number of samples.
-            options: as of `sample`, and `deadline_ms` and `previews_per_s`.
+            id: Id of the samples.
+            deadline_s: Seconds for the whole call with its retries; None: no deadline and no retry.
+            **options: Limits of the request such as `codes` and `quality`, counted from the first
+                code of the samples, and `with_codes`; see /openapi.json of the server.
 
         Raises:
-            RequestFailed: at an item: there are no samples, or no more of them.
+            RequestFailed: The session has expired, the server returned another error, or there was
+                no response.
+        """
+        body = protocol.request_body(**options)
+        return protocol.parse_result(self._sample(f"/v1/samples/{id}/refine", body, deadline_s))
+
+    def stream(self, n: int = 1, **options: Any) -> Iterator[RemotePreview]:
+        """Draw n samples and yield previews of them.
+
+        Closing the iterator stops the request.
+
+        Args:
+            n: Number of samples.
+            **options: Options of `sample`, and `deadline_ms` and `previews_per_s`.
+
+        Yields:
+            Previews; the last item is a `RemoteSampleResult`.
+
+        Raises:
+            RequestFailed: The server returned an error, or the stream broke off.
         """
         yield from self._stream("/v1/samples", protocol.request_body(n=n, **options))
 
-    def stream_refined(self, id: str, **options: Any) -> Iterator[Drawn]:
-        """Go on with a draw; as `stream`."""
+    def stream_refine(self, id: str, **options: Any) -> Iterator[RemotePreview]:
+        """Refine samples with more codes and yield previews of them.
+
+        Args:
+            id: Id of the samples.
+            **options: Options of `refine`, and `deadline_ms` and `previews_per_s`.
+
+        Yields:
+            Previews; the last item is a `RemoteSampleResult`.
+
+        Raises:
+            RequestFailed: The session has expired, the server returned another error, or the stream
+                broke off.
+        """
         yield from self._stream(f"/v1/samples/{id}/refine", protocol.request_body(**options))
 
     def stop(self, id: str) -> None:
-        """Stop a draw, whose own call returns what it has; or let go of one that has ended, which
-        can be refined for a few seconds more: the stop may have come too late."""
-        self._run(protocol.calling("DELETE", f"/v1/samples/{id}", within_s=None, clock=self._clock))
+        """Stop a running request, or release the session of one that has ended.
 
-    def encode(self, samples: npt.ArrayLike, *, model: str | None = None) -> Encoded:
-        """Codes of samples, float32 [B, *sample_shape] in [-1, 1]."""
+        The call that waits for a running request returns the codes drawn so far. A released session
+        can be refined for a few more seconds, in case the stop arrives too late.
+
+        Args:
+            id: Id of the samples, from a preview or chosen by the caller.
+
+        Raises:
+            RequestFailed: There is no such request or session, or no response.
+        """
+        self._run(
+            protocol.request_flow("DELETE", f"/v1/samples/{id}", deadline_s=None, clock=self._clock)
+        )
+
+    def encode(self, samples: npt.ArrayLike, *, model: str | None = None) -> RemoteCodes:
+        """Encode samples.
+
+        Args:
+            samples: Samples, float [B, *sample_shape] in [-1, 1].
+            model: Name of the model; None: the server's first.
+
+        Raises:
+            InputError: The array has too few dimensions or no samples.
+            RequestFailed: The server returned an error, or no response.
+        """
         body = protocol.encode_body(samples, model)
-        return protocol.encoded(self._post("/v1/encode", body))
+        return protocol.parse_codes(self._post("/v1/encode", body))
 
     def decode(
         self, codes: Sequence[Sequence[int]] | npt.NDArray[Any], *, model: str | None = None
     ) -> npt.NDArray[np.float32]:
-        """Samples of any prefix of codes, [B, k]: float32 [B, *sample_shape]."""
-        return protocol.decoded(self._post("/v1/decode", protocol.decode_body(codes, model)))
+        """Decode prefixes of codes.
+
+        Args:
+            codes: Codes, int [B, k] with 1 <= k <= L.
+            model: Name of the model; None: the server's first.
+
+        Returns:
+            Samples, float32 [B, *sample_shape] in [-1, 1].
+
+        Raises:
+            RequestFailed: The server returned an error, or no response.
+        """
+        return protocol.parse_samples(self._post("/v1/decode", protocol.decode_body(codes, model)))
 
     def models(self) -> list[dict[str, Any]]:
-        """What is served: names, shapes, labels, measured curves."""
-        call = protocol.calling("GET", "/v1/models", within_s=None, clock=self._clock)
+        """Return the models of the server: names, shapes, labels and measured curves.
+
+        Raises:
+            RequestFailed: The server returned an error, or no response.
+        """
+        call = protocol.request_flow("GET", "/v1/models", deadline_s=None, clock=self._clock)
         models: list[dict[str, Any]] = self._run(call)["models"]
         return models
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
-        call = protocol.calling("POST", path, body, within_s=None, clock=self._clock)
+        call = protocol.request_flow("POST", path, body, deadline_s=None, clock=self._clock)
         return self._run(call)
 
-    def _draw(self, path: str, body: dict[str, Any], within_s: float | None) -> Any:
-        call = protocol.calling(
-            "POST", path, body, within_s=within_s, clock=self._clock, to_deadline=True
+    def _sample(self, path: str, body: dict[str, Any], deadline_s: float | None) -> Any:
+        call = protocol.request_flow(
+            "POST", path, body, deadline_s=deadline_s, clock=self._clock, send_deadline=True
         )
         return self._run(call)
 
-    def _run(self, call: Call) -> Any:
-        reply: Reply | None = None
+    def _run(self, flow: RequestFlow) -> Any:
+        reply: HTTPResponse | None = None
         while True:
             try:
-                step = call.send(reply)
+                step = flow.send(reply)
             except StopIteration as end:
                 return end.value
-            if isinstance(step, Ask):
+            if isinstance(step, HTTPRequest):
                 reply = self._send(step)
             else:
                 self._sleep(step.seconds)
                 reply = None
 
-    def _send(self, ask: Ask) -> Reply:
+    def _send(self, request: HTTPRequest) -> HTTPResponse:
         try:
             response = self._http.request(
-                ask.method, ask.path, json=ask.body, timeout=ask.timeout_s
+                request.method, request.path, json=request.body, timeout=request.timeout_s
             )
         except self._library.TransportError as error:
-            return Reply(0, f"{self._http.base_url}: {error or type(error).__name__}")
-        return reply_of(response)
+            return HTTPResponse(0, f"{self._http.base_url}: {error or type(error).__name__}")
+        return to_http_response(response)
 
-    def _stream(self, path: str, body: dict[str, Any]) -> Iterator[Drawn]:
-        events = Events()
+    def _stream(self, path: str, body: dict[str, Any]) -> Iterator[RemotePreview]:
+        events = EventStreamParser()
         try:
             with self._http.stream("POST", path, json={**body, "stream": True}) as response:
                 if response.status_code != 200:
                     response.read()
-                    raise protocol.failure(reply_of(response))
+                    raise protocol.error_from_response(to_http_response(response))
                 for line in response.iter_lines():
-                    yield from events.take(line)
+                    yield from events.feed(line)
         except self._library.TransportError as error:
-            raise protocol.failure(Reply(0, str(error))) from error
-        events.end()
+            raise protocol.error_from_response(HTTPResponse(0, str(error))) from error
+        events.close()
 
 
-def reply_of(response: httpx.Response) -> Reply:
-    """An answer of httpx."""
+def to_http_response(response: httpx.Response) -> HTTPResponse:
+    """Convert a response of httpx to an `HTTPResponse`."""
     wait = response.headers.get("Retry-After", "")
-    return Reply(response.status_code, response.text, float(wait) if wait.isdigit() else None)
+    return HTTPResponse(
+        response.status_code, response.text, float(wait) if wait.isdigit() else None
+    )

@@ -1,38 +1,49 @@
-"""Images and sounds as batches of float32 in [-1, 1]: digits, Hub sets, parquet, folders."""
+"""Load images and audio as float32 batches in [-1, 1]: the Hub, parquet, folders, embedded sets."""
 
-from anytime_ar.data.ahead import ReadAhead
 from anytime_ar.data.augmentation import AugmentationConfig
 from anytime_ar.data.batch import Batch
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.loading import DataSplits, check_data_path, load_data
-from anytime_ar.data.parts import WHOLE, Part
-from anytime_ar.data.pictures import image_grid, read_image, write_image
-from anytime_ar.data.recordings import Recording, write_recording
-from anytime_ar.data.sample_files import picture_files, sound_files
+from anytime_ar.data.prefetch import Prefetcher
 from anytime_ar.data.shuffling import ShuffledBatches
-from anytime_ar.data.sounds import peak_gain
 from anytime_ar.data.splits import Split
-from anytime_ar.data.suffixes import IMAGE_SUFFIXES
+from anytime_ar.legacy import warn_renamed
+from anytime_ar.media.audio import AudioFile, encode_audio, peak_gain, write_audio
+from anytime_ar.media.formats import WRITABLE_IMAGE_SUFFIXES
+from anytime_ar.media.image import encode_images, image_grid, read_image, write_image
+from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard
 
 __all__ = [
-    "IMAGE_SUFFIXES",
-    "WHOLE",
+    "FULL_BATCH",
+    "WRITABLE_IMAGE_SUFFIXES",
+    "AudioFile",
     "AugmentationConfig",
     "Batch",
+    "BatchShard",
     "DataConfig",
     "DataSplits",
-    "Part",
-    "ReadAhead",
-    "Recording",
+    "Prefetcher",
     "ShuffledBatches",
     "Split",
     "check_data_path",
+    "encode_audio",
+    "encode_images",
     "image_grid",
     "load_data",
     "peak_gain",
-    "picture_files",
     "read_image",
-    "sound_files",
+    "write_audio",
     "write_image",
-    "write_recording",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Return a public class by its name of version 0.1.
+
+    Raises:
+        AttributeError: there was no such name.
+    """
+    if name != "Recording":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warn_renamed("anytime_ar.data.Recording", "anytime_ar.data.AudioFile")
+    return AudioFile

@@ -1,7 +1,7 @@
-"""Random changes of training batches: flips and small affine changes of images; delay, speed and
-loudness of sounds.
+"""Augment training batches at random.
 
-Nothing here touches validation or test data. Each sample of a batch draws its own parameters.
+Images are flipped, shifted, rotated and scaled; audio is delayed, resampled and attenuated.
+Validation and test data are never augmented. Each sample of a batch has its own random parameters.
 """
 
 from __future__ import annotations
@@ -14,145 +14,185 @@ from pydantic import Field
 from torch import Tensor
 
 from anytime_ar.config import Config
-from anytime_ar.data.parts import WHOLE, Part
+from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard
 
 
-class SoundAugmentationConfig(Config):
-    """How far a training sound may be changed; the default changes nothing."""
+class AudioAugmentationConfig(Config):
+    """The ranges of random audio augmentation; the default changes nothing."""
 
     delay: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Largest delay, as a share of the length; as far as the silence at the end allows."""
+    """Largest delay, as a share of the clip length; never longer than the silence at the clip's
+    end."""
     speed: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Largest relative change of speed, which changes the pitch as well: 0.1 draws factors from 0.9
-    to 1.1."""
-    loudness_db: float = Field(default=0.0, ge=0.0, le=60.0)
-    """Largest loss of loudness."""
-    invert: bool = False
-    """Change the sign with probability one half, which nobody hears."""
+    """Largest relative change of speed, which also changes the pitch: 0.1 gives factors from 0.9 to
+    1.1."""
+    attenuation_db: float = Field(default=0.0, ge=0.0, le=60.0)
+    """Largest attenuation, in dB."""
+    invert_polarity: bool = False
+    """Invert the sign of the waveform with probability 0.5, which is inaudible."""
 
 
 class AugmentationConfig(Config):
-    """How far a training sample may be changed; the default changes nothing."""
+    """The ranges of random augmentation; the default changes nothing."""
 
     flip: bool = False
-    """Mirror an image left-right with probability one half."""
+    """Mirror an image left to right with probability 0.5."""
     shift: float = Field(default=0.0, ge=0.0)
     """Largest shift of an image along each axis, in pixels."""
     rotate: float = Field(default=0.0, ge=0.0, le=180.0)
-    """Largest rotation of an image either way, in degrees."""
+    """Largest rotation of an image in either direction, in degrees."""
     scale: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Largest relative change of an image's size: 0.1 draws factors from 0.9 to 1.1."""
-    sound: SoundAugmentationConfig = SoundAugmentationConfig()
+    """Largest relative change of an image's size: 0.1 gives factors from 0.9 to 1.1."""
+    audio: AudioAugmentationConfig = AudioAugmentationConfig()
+    """Random augmentation of audio clips."""
 
 
 NO_AUGMENTATION = AugmentationConfig()
+"""Configuration that leaves every sample unchanged."""
 
 
 def augment(
-    samples: Tensor, config: AugmentationConfig, generator: torch.Generator, part: Part = WHOLE
+    samples: Tensor,
+    config: AugmentationConfig,
+    generator: torch.Generator,
+    shard: BatchShard = FULL_BATCH,
 ) -> Tensor:
-    """Change each sample at random within the bounds of `config`.
+    """Augment each sample at random within the ranges of the configuration.
 
     Args:
         samples: float32 [B, C, H, W] or [B, 1, T] in [-1, 1], on the CPU.
+        config: the ranges.
         generator: the only source of randomness.
-        part: of a batch that the samples are.
+        shard: the shard of the global batch that the samples are.
 
     Returns:
-        The same shape, in [-1, 1]; `samples` itself when `config` changes nothing.
+        The same shape, in [-1, 1]; `samples` itself if the configuration changes nothing.
     """
     if samples.ndim == 3:
-        return _change_sounds(samples, config.sound, generator, part)
+        return _augment_audio(samples, config.audio, generator, shard)
     if config.flip:
-        mirrored = _draws(1, samples, generator, part)[0] < 0.5  # [B]
+        mirrored = _uniform_draws(1, samples, generator, shard)[0] < 0.5  # [B]
         samples = torch.where(mirrored[:, None, None, None], samples.flip(-1), samples)
     if config.shift or config.rotate or config.scale:
-        samples = _affine(samples, config, generator, part)
+        samples = _random_affine(samples, config, generator, shard)
     return samples
 
 
-def _draws(count: int, samples: Tensor, generator: torch.Generator, part: Part) -> Tensor:
-    """Numbers in [0, 1) for each sample: [count, B]."""
-    return part.of(torch.rand(count, part.whole(len(samples)), generator=generator), dim=1)
+def _uniform_draws(
+    count: int, samples: Tensor, generator: torch.Generator, shard: BatchShard
+) -> Tensor:
+    """Return uniform random numbers in [0, 1), float32 [count, B].
+
+    The numbers of the global batch are generated and sliced, so that they do not depend on the
+    number of shards.
+
+    Args:
+        count: numbers per sample.
+        samples: the batch, of length B.
+        generator: the only source of randomness.
+        shard: the shard of the global batch that the samples are.
+    """
+    return shard.local_slice(
+        torch.rand(count, shard.global_batch_size(len(samples)), generator=generator), dim=1
+    )
 
 
 def random_crops(
-    sounds: Tensor, length: int, generator: torch.Generator, part: Part = WHOLE
+    clips: Tensor, length: int, generator: torch.Generator, shard: BatchShard = FULL_BATCH
 ) -> Tensor:
-    """Cut each sound at random to a length, but not into the silence that follows it.
+    """Crop each clip at random to a length, without cropping into its trailing silence.
 
     Args:
-        sounds: int16 [B, 1, S]; a sound that ends before S is followed by zeros.
-        length: T <= S.
+        clips: int16 [B, 1, S]; zeros pad a clip that ends before S.
+        length: length T of a crop, in samples; T <= S.
         generator: the only source of randomness.
-        part: of a batch that the sounds are.
+        shard: the shard of the global batch that the clips are.
 
     Returns:
-        int16 [B, 1, T]; `sounds` itself where T = S.
+        int16 [B, 1, T]; `clips` itself if T = S.
     """
-    batch, _, stored = sounds.shape
+    batch, _, stored = clips.shape
     if length == stored:
-        return sounds
-    ends = torch.where(sounds[:, 0] != 0, torch.arange(1, stored + 1), 0).amax(dim=1)  # [B]
+        return clips
+    ends = torch.where(clips[:, 0] != 0, torch.arange(1, stored + 1), 0).amax(dim=1)  # [B]
     room = (ends - length).clamp_min(0) + 1
-    draws = torch.rand(part.whole(batch), generator=generator, dtype=torch.float64)
-    starts = (part.of(draws) * room).long()
-    places = starts[:, None] + torch.arange(length)  # [B, T]
-    return sounds[:, 0].gather(1, places)[:, None]
+    draws = torch.rand(shard.global_batch_size(batch), generator=generator, dtype=torch.float64)
+    starts = (shard.local_slice(draws) * room).long()
+    indices = starts[:, None] + torch.arange(length)  # [B, T]
+    return clips[:, 0].gather(1, indices)[:, None]
 
 
-def _change_sounds(
-    sounds: Tensor, config: SoundAugmentationConfig, generator: torch.Generator, part: Part
+def _augment_audio(
+    clips: Tensor, config: AudioAugmentationConfig, generator: torch.Generator, shard: BatchShard
 ) -> Tensor:
-    """float32 [B, 1, T] -> the same."""
-    if config == SoundAugmentationConfig():
-        return sounds
-    length = sounds.shape[-1]
-    draws = _draws(4, sounds, generator, part)
+    """Delay, resample, attenuate and invert clips at random: float32 [B, 1, T] to the same.
+
+    Args:
+        clips: float32 [B, 1, T] in [-1, 1].
+        config: the ranges.
+        generator: the only source of randomness.
+        shard: the shard of the global batch that the clips are.
+    """
+    if config == AudioAugmentationConfig():
+        return clips
+    length = clips.shape[-1]
+    draws = _uniform_draws(4, clips, generator, shard)
     factor = 1 + (draws[0] * 2 - 1) * config.speed  # [B]
-    places = torch.arange(length)
-    ends = torch.where(sounds[:, 0] != 0, places, 0).amax(dim=1) / factor  # [B], after the change
+    positions = torch.arange(length)
+    ends = torch.where(clips[:, 0] != 0, positions, 0).amax(dim=1) / factor  # [B], at new speed
     delay = draws[1] * torch.clamp(length - 1 - ends, 0, config.delay * length)  # [B]
     if not config.speed:
-        delay = delay.round()  # whole samples need no interpolation
-    places = (places - delay[:, None]) * factor[:, None]  # [B, T]: where each sample comes from
-    sounds = _read_at(sounds[:, 0], places)[:, None]
-    gain = 10 ** (-draws[2] * config.loudness_db / 20)  # [B]
-    if config.invert:
+        delay = delay.round()  # a whole number of samples needs no interpolation
+    positions = (positions - delay[:, None]) * factor[:, None]  # [B, T], source positions
+    clips = _interpolate_cubic(clips[:, 0], positions)[:, None]
+    gain = 10 ** (-draws[2] * config.attenuation_db / 20)  # [B]
+    if config.invert_polarity:
         gain = torch.where(draws[3] < 0.5, -gain, gain)
-    return (sounds * gain[:, None, None]).clamp(-1.0, 1.0)  # cubics overshoot
+    return (clips * gain[:, None, None]).clamp(-1.0, 1.0)  # cubics overshoot
 
 
-def _read_at(lines: Tensor, places: Tensor) -> Tensor:
-    """Values of float [B, T] lines at real places [B, T], by cubics (Catmull-Rom); 0 outside."""
-    length = lines.shape[1]
-    whole = places.floor()
-    t = places - whole
-    padded = F.pad(lines, (2, 3))
+def _interpolate_cubic(signals: Tensor, positions: Tensor) -> Tensor:
+    """Interpolate signals at fractional positions with Catmull-Rom cubics; 0 outside the signal.
+
+    Args:
+        signals: float [B, T].
+        positions: float [B, T], in samples.
+
+    Returns:
+        float [B, T].
+    """
+    length = signals.shape[1]
+    whole = positions.floor()
+    t = positions - whole
+    padded = F.pad(signals, (2, 3))
     first = (whole.long() + 1).clamp(0, length + 1)
     a, b, c, d = (padded.gather(1, first + i) for i in range(4))
     slope_b, slope_c = (c - a) / 2, (d - b) / 2
     bend, twist = 3 * (c - b) - 2 * slope_b - slope_c, 2 * (b - c) + slope_b + slope_c
-    inside = (places > -1) & (places < length)
+    inside = (positions > -1) & (positions < length)
     return torch.where(inside, b + t * (slope_b + t * (bend + t * twist)), 0)
 
 
-def _affine(
-    images: Tensor, config: AugmentationConfig, generator: torch.Generator, part: Part
+def _random_affine(
+    images: Tensor, config: AugmentationConfig, generator: torch.Generator, shard: BatchShard
 ) -> Tensor:
-    """Rotate, scale and shift by one bicubic sampling; pixels from outside repeat the border.
+    """Rotate, scale and shift images by one bicubic resampling, with border padding.
 
-    Bilinear sampling would blur what a prior learns from (docs/experiments.md, "Do moved images
-    look like images?").
+    Bilinear resampling would blur the images that a prior learns from
+    (docs/experiments/augmentation.md). The border is repeated because its value is the background
+    of any data set: -1 in MNIST, anything in photographs.
 
-    The border is repeated because its value is the background whatever that is: -1 in MNIST,
-    anything in photographs.
+    Args:
+        images: float32 [B, C, H, W] in [-1, 1].
+        config: the ranges.
+        generator: the only source of randomness.
+        shard: the shard of the global batch that the images are.
     """
     height, width = images.shape[2:]
-    draws = _draws(4, images, generator, part) * 2 - 1  # [4, B] in [-1, 1]
+    draws = _uniform_draws(4, images, generator, shard) * 2 - 1  # [4, B] in [-1, 1]
     angle = draws[0] * math.radians(config.rotate)  # [B]
     factor = 1 + draws[1] * config.scale  # [B]
-    # affine_grid maps output to input positions, hence the inverse factor; its coordinates run over
+    # affine_grid maps output to input positions, hence the inverse factor. Its coordinates are
     # [-1, 1] on both axes, so rotation needs the aspect ratio.
     cos, sin = torch.cos(angle) / factor, torch.sin(angle) / factor
     right = draws[2] * config.shift * 2 / width
@@ -165,5 +205,5 @@ def _affine(
         dim=1,
     )  # [B, 2, 3]
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)  # [B, H, W, 2]
-    moved = F.grid_sample(images, grid, "bicubic", padding_mode="border", align_corners=False)
-    return moved.clamp(-1.0, 1.0)  # cubics overshoot
+    augmented = F.grid_sample(images, grid, "bicubic", padding_mode="border", align_corners=False)
+    return augmented.clamp(-1.0, 1.0)  # cubic interpolation overshoots

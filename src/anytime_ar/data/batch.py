@@ -1,57 +1,53 @@
-"""What a split hands out: batches for networks, and the chunks of stored samples they are made
-from."""
+"""Define the batches that a split returns, and the chunks of stored samples they are made from."""
 
 from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Samples ready for a network."""
+    """A batch of samples, ready for a network."""
 
     data: Tensor
-    """float32 in [-1, 1]: pictures [B, C, H, W], sounds [B, 1, T]."""
+    """Samples, float32 in [-1, 1]: images [B, C, H, W] or clips [B, 1, T]."""
     labels: Tensor | None
-    """int64 [B], or None where the set has no labels."""
+    """Class of each sample, int64 [B]; None if the set has no labels."""
 
 
-class Chunk(NamedTuple):
-    """Consecutive samples of a split as stored."""
+class StoredChunk(NamedTuple):
+    """Consecutive samples of a split, as stored."""
 
     samples: Tensor
-    """Pictures uint8 [n, C, H, W], sounds int16 [n, 1, T]."""
+    """Samples as stored: images uint8 [n, C, H, W], clips int16 [n, 1, T]."""
     labels: Tensor | None
-    """int64 [n]."""
+    """Class of each sample, int64 [n]; None if the set has no labels."""
     start: int
-    """Where reading began: `chunks(start=start)` gives this chunk again."""
+    """Position where reading began: `chunks(start=start)` returns this chunk again."""
 
 
-class Block(Protocol):
-    """Samples of a split that are shuffled together; each is read when it is taken."""
+class ShuffleBlock(Protocol):
+    """A block of samples that are shuffled together; each sample is decoded when it is taken."""
 
     start: int
-    """As for a `Chunk`."""
+    """Position where reading began: `blocks(start=start)` returns this block again."""
     labels: Tensor | None
-    """int64 [n]."""
+    """Class of each sample, int64 [n]; None if the set has no labels."""
 
     def __len__(self) -> int:
-        """n."""
+        """Return the number n of samples in the block."""
 
-    def take(self, places: Tensor) -> Tensor:
-        """Samples as stored, of places int64 [m] in 0..n-1: pictures uint8 [m, C, H, W], sounds
-        int16 [m, 1, S].
+    def take(self, indices: Tensor) -> Tensor:
+        """Return samples of the block as stored.
+
+        Args:
+            indices: int64 [m], each in 0..n-1.
+
+        Returns:
+            Images uint8 [m, C, H, W], or clips int16 [m, 1, S].
 
         Raises:
-            DataError: one of them cannot be used.
+            DataError: a sample cannot be used.
         """
         ...
-
-
-def to_float(stored: Tensor) -> Tensor:
-    """uint8 0..255 or int16 of any shape to float32 in [-1, 1]; both ends of uint8 are exact."""
-    if stored.dtype == torch.uint8:
-        return stored.to(torch.float32) / 127.5 - 1.0
-    return stored.to(torch.float32) / 32768.0

@@ -1,7 +1,7 @@
-"""What tells a data set from one that has changed: sizes, labels, and digests of what is there.
+"""Detect that a data set has changed, from its sizes, labels and digests.
 
-Samples in memory are read to the last byte, or, of more than 256 MiB, at even distances. Of streams
-the names and sizes of their local files count.
+Samples in memory are hashed completely, or with a stride if they exceed 256 MiB. For streams, the
+names and sizes of their local files are hashed.
 """
 
 from __future__ import annotations
@@ -12,50 +12,56 @@ from pathlib import Path
 
 from anytime_ar.config import Config
 from anytime_ar.data.config import DataConfig
-from anytime_ar.data.loading import EMBEDDED, DataSplits
+from anytime_ar.data.loading import EMBEDDED_SOURCES, DataSplits
 from anytime_ar.data.splits import MemorySplit, Split
 
-_MOST_BYTES = 2**28
-"""Of a split, that are read."""
-_SHOWN = 10
-"""Labels named in a message."""
+_MAX_HASHED_BYTES = 2**28
+"""Most bytes of a split that are hashed."""
+_MAX_SHOWN = 10
+"""Most labels that a message names."""
 
 
 class FilesFingerprint(Config):
-    """The files of a local data set."""
+    """The number, size and digest of a local data set's files."""
 
     count: int
     bytes: int
     sha256: str
-    """Of their names in the folder, and sizes."""
+    """Digest of the relative names and sizes of the files."""
 
     def __str__(self) -> str:
+        """Describe number, size and digest of the files in words."""
         return f"{self.count} files of {self.bytes:,} bytes ({self.sha256[:8]})"
 
 
 class SplitFingerprint(Config):
-    """One split."""
+    """The number of samples and the digest of one split."""
 
     samples: int | None
-    """None: a stream that does not say."""
+    """Number of samples; None for a stream of unknown size."""
     sha256: str | None
-    """Of samples and labels; None: they are not in memory."""
+    """Digest of samples and labels; None if they are not in memory."""
 
 
 class DataFingerprint(Config):
-    """A data set as a run has read it."""
+    """The fingerprint of a data set, as a run has read it."""
 
     sample_shape: tuple[int, ...]
     sample_rate: int | None
     labels: tuple[str, ...] | None
     splits: dict[str, SplitFingerprint]
     files: FilesFingerprint | None
-    """Of a local set that is streamed."""
+    """Fingerprint of the files of a streamed local set."""
     left_out: tuple[str, ...] = ()
-    """What was not read, in words."""
+    """Samples and files that were left out, in words."""
+
+    @property
+    def has_digest(self) -> bool:
+        """Whether there is a digest of samples or files, which tells data sets apart."""
+        return self.files is not None or any(split.sha256 for split in self.splits.values())
 
     def changes_since(self, earlier: DataFingerprint) -> list[str]:
-        """Return what is different now, as `train has 45 samples, had 40`."""
+        """Return the changes since an earlier fingerprint: `train has 45 samples, had 40`."""
         changes = []
         for name, now in self.splits.items():
             before = earlier.splits.get(name, SplitFingerprint(samples=None, sha256=None))
@@ -64,7 +70,9 @@ class DataFingerprint(Config):
             elif None not in (now.sha256, before.sha256) and now.sha256 != before.sha256:
                 changes.append(f"{name} has as many samples as before, but others")
         if self.labels != earlier.labels:
-            changes.append(f"labels are {_some(self.labels)}; were {_some(earlier.labels)}")
+            changes.append(
+                f"labels are {_format_labels(self.labels)}; were {_format_labels(earlier.labels)}"
+            )
         if self.sample_shape != earlier.sample_shape:
             changes.append(f"samples are {self.sample_shape}, were {earlier.sample_shape}")
         if self.sample_rate != earlier.sample_rate:
@@ -74,25 +82,27 @@ class DataFingerprint(Config):
         return changes
 
 
-def fingerprint(data: DataSplits) -> DataFingerprint:
-    """Return the fingerprint of a data set that is loaded."""
+def data_fingerprint(data: DataSplits) -> DataFingerprint:
+    """Return the fingerprint of a loaded data set."""
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     return DataFingerprint(
         sample_shape=data.sample_shape,
         sample_rate=data.sample_rate,
         labels=data.label_names,
-        splits={name: _split(split) for name, split in splits.items()},
+        splits={name: _split_fingerprint(split) for name, split in splits.items()},
         files=files_fingerprint(data.config) if data.config.streaming else None,
         left_out=data.notes,
     )
 
 
 def files_fingerprint(config: DataConfig) -> FilesFingerprint | None:
-    """Return that of the files of a data set; None: it is embedded, or the Hub's."""
-    root = Path(config.name).expanduser()  # as it is loaded
-    if config.name in EMBEDDED or not root.exists():
+    """Return the fingerprint of a data set's files; None for an embedded or a Hub set."""
+    root = Path(config.name).expanduser()  # as `load_data` expands it
+    if config.name in EMBEDDED_SOURCES or not root.exists():
         return None
-    paths = [root] if root.is_file() else sorted(p for p in root.rglob("*") if _counts(p, root))
+    paths = (
+        [root] if root.is_file() else sorted(p for p in root.rglob("*") if _is_data_file(p, root))
+    )
     digest, size = hashlib.sha256(), 0
     for path in paths:
         here = path.stat().st_size
@@ -102,23 +112,25 @@ def files_fingerprint(config: DataConfig) -> FilesFingerprint | None:
     return FilesFingerprint(count=len(paths), bytes=size, sha256=digest.hexdigest())
 
 
-def _counts(path: Path, root: Path) -> bool:
-    """Whether a path is a file of a data set: hidden ones are not."""
+def _is_data_file(path: Path, root: Path) -> bool:
+    """Return whether a path is a file that is not hidden, nor in a hidden folder below `root`."""
     return path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
-def _split(split: Split) -> SplitFingerprint:
+def _split_fingerprint(split: Split) -> SplitFingerprint:
+    """Return the fingerprint of a split, with a digest if it is in memory."""
     if not isinstance(split, MemorySplit):
         return SplitFingerprint(samples=split.size, sha256=None)
-    step = math.ceil(split.samples.nbytes / _MOST_BYTES) or 1
+    step = math.ceil(split.samples.nbytes / _MAX_HASHED_BYTES) or 1
     digest = hashlib.sha256(split.samples[::step].contiguous().numpy().data)
     if split.labels is not None:
         digest.update(split.labels.contiguous().numpy().data)
     return SplitFingerprint(samples=len(split), sha256=digest.hexdigest())
 
 
-def _some(labels: tuple[str, ...] | None) -> str:
+def _format_labels(labels: tuple[str, ...] | None) -> str:
+    """Return the labels in words, at most `_MAX_SHOWN` of them."""
     if labels is None:
         return "none"
-    rest = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
-    return ", ".join(labels[:_SHOWN]) + rest
+    rest = f" and {len(labels) - _MAX_SHOWN} more" if len(labels) > _MAX_SHOWN else ""
+    return ", ".join(labels[:_MAX_SHOWN]) + rest

@@ -1,4 +1,4 @@
-"""From stored labels to classes 0..n-1."""
+"""Map stored labels to classes 0..n-1."""
 
 from __future__ import annotations
 
@@ -12,56 +12,70 @@ import numpy as np
 
 from anytime_ar.errors import DataError
 
-MOST_CLASSES = 1 << 16
-"""Beyond them, a column holds ids or texts."""
+MAX_CLASSES = 1 << 16
+"""Largest number of classes; a column with more values holds ids or texts."""
 
-Value = int | str
+LabelValue = int | str
 
 
 @dataclass(frozen=True)
-class Classes:
-    """The classes of a set: their names, and which stored value means which."""
+class LabelEncoder:
+    """An encoder from stored label values to classes."""
 
     names: tuple[str, ...]
-    places: dict[Value, int]
+    """Name of each class, in order."""
+    class_of_value: dict[LabelValue, int]
+    """Class in 0..n-1 of each stored value."""
 
     @classmethod
-    def named(cls, names: Iterable[str]) -> Classes:
-        """The classes of a column that declares them; it may store numbers or names."""
-        names = tuple(names)
-        numbers: dict[Value, int] = {place: place for place in range(len(names))}
-        return cls(names, numbers | {name: place for place, name in enumerate(names)})
+    def from_names(cls, names: Iterable[str]) -> LabelEncoder:
+        """Make an encoder for a column that declares its classes, and stores numbers or names.
+
+        The names are different; composed accents (NFC) make two spellings of one name equal.
+        """
+        names = tuple(unicodedata.normalize("NFC", name) for name in names)
+        numbers: dict[LabelValue, int] = {i: i for i in range(len(names))}
+        return cls(names, numbers | {name: i for i, name in enumerate(names)})
 
     @classmethod
-    def of_values(cls, values: Iterable[Value]) -> Classes:
-        """A class for each different value, numbers before texts, in order."""
-        # 1.0 and True are 1 by now, so that a value has one spelling.
+    def from_values(cls, values: Iterable[LabelValue]) -> LabelEncoder:
+        """Make an encoder with a class for each distinct value, sorted, numbers before texts."""
+        # `normalize_label` has made 1.0 and True equal to 1, so that each value has one spelling.
         ordered = sorted(values, key=lambda value: (isinstance(value, str), value))
         return cls(tuple(map(str, ordered)), {value: i for i, value in enumerate(ordered)})
 
-    def place(self, stored: Any, origin: str) -> int | None:
-        """The class that a stored label means; None for no label.
+    def encode(self, stored: Any, origin: str) -> int | None:
+        """Return the class of a stored label; None for no label.
+
+        Args:
+            stored: the label as stored.
+            origin: name of the sample, for messages.
 
         Raises:
-            DataError: it is none of them.
+            DataError: the label is none of the classes.
         """
-        value = label_value(stored, origin)
+        value = normalize_label(stored, origin)
         if value is None:
             return None
-        if value not in self.places:
+        if value not in self.class_of_value:
             raise DataError(
                 f"{origin}: label {stored} is not one of the classes 0 to {len(self.names) - 1}; "
                 "set data.label_key to another column, or repair the file"
             )
-        return self.places[value]
+        return self.class_of_value[value]
 
 
-def label_value(stored: Any, origin: str) -> Value | None:
-    """One spelling for each label: an integer, or a text with its accents composed. None where
-    there is no label: null, NaN, -1 and the empty text.
+def normalize_label(stored: Any, origin: str) -> LabelValue | None:
+    """Return an integer, a text with composed accents (NFC), or None for no label.
+
+    Null, NaN, -1 and the empty text mean no label.
+
+    Args:
+        stored: the label as stored.
+        origin: name of the sample, for messages.
 
     Raises:
-        DataError: neither a whole number nor a text.
+        DataError: the label is neither an integer nor a text.
     """
     if isinstance(stored, np.generic):
         stored = stored.item()
@@ -85,20 +99,24 @@ def label_value(stored: Any, origin: str) -> Value | None:
     )
 
 
-def different(values: Iterable[tuple[Any, str]], key: str) -> set[Value]:
-    """The different labels among stored ones, each with its origin.
+def distinct_values(values: Iterable[tuple[Any, str]], key: str) -> set[LabelValue]:
+    """Return the distinct labels.
+
+    Args:
+        values: stored labels, each with its origin.
+        key: name of their column, for the message.
 
     Raises:
-        DataError: there are more than `MOST_CLASSES`.
+        DataError: there are more than `MAX_CLASSES`.
     """
-    found: set[Value] = set()
+    found: set[LabelValue] = set()
     for stored, origin in values:
-        value = label_value(stored, origin)
+        value = normalize_label(stored, origin)
         if value is not None:
             found.add(value)
-        if len(found) > MOST_CLASSES:
+        if len(found) > MAX_CLASSES:
             raise DataError(
-                f"{origin}: column {key!r} has more than {MOST_CLASSES} different values up to "
+                f"{origin}: column {key!r} has more than {MAX_CLASSES} different values up to "
                 "here, which are no classes; set data.label_key to another column, or data.labels "
                 "to false"
             )

@@ -1,4 +1,4 @@
-"""From a data set's name to its three splits."""
+"""Load the three splits of a data set by its name."""
 
 from __future__ import annotations
 
@@ -10,71 +10,78 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from anytime_ar.data.broken import BrokenSamples, ReadableRows, together
 from anytime_ar.data.config import DataConfig
-from anytime_ar.data.embedded import digits_source, sounds_source
-from anytime_ar.data.folders import folder_source
-from anytime_ar.data.hub import hub_source
-from anytime_ar.data.parquet import is_parquet, parquet_source
-from anytime_ar.data.pixels import ImageReader
-from anytime_ar.data.rows import (
-    BrokenSampleError,
-    HeldOutRows,
-    HoldOut,
-    Reader,
-    Row,
-    Rows,
-    Source,
-    UniformRows,
+from anytime_ar.data.decoding import (
+    AudioRowDecoder,
+    BrokenSampleCollector,
+    DecodableRows,
+    ImageRowDecoder,
+    RowDecoder,
 )
-from anytime_ar.data.sounds import SoundReader
+from anytime_ar.data.rows import DataSource, HeldOutRows, HoldOut, LabelCheckedRows, Row, SplitRows
+from anytime_ar.data.sources.embedded import digits_source, sounds_source
+from anytime_ar.data.sources.folders import folder_source
+from anytime_ar.data.sources.hub import hub_source
+from anytime_ar.data.sources.parquet import is_parquet, parquet_source
 from anytime_ar.data.splits import Split, StreamingSplit, read_into_memory
-from anytime_ar.errors import DataError
+from anytime_ar.errors import BrokenSampleError, DataError
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-EMBEDDED = {"digits": digits_source, "sounds": sounds_source}
+EMBEDDED_SOURCES = {"digits": digits_source, "sounds": sounds_source}
+"""Functions that open the embedded data sets, by name."""
 
 
 @dataclass(frozen=True)
 class DataSplits:
-    """A data set, split so that no sample is in two splits."""
+    """The splits of a data set; no sample is in two of them."""
 
     config: DataConfig
     train: Split
     validation: Split
     test: Split
     sample_shape: tuple[int, ...]
-    """Images (C, H, W), with H = W; sounds (1, T)."""
+    """Shape of a sample: images (C, H, W) with H = W, clips (1, T)."""
     label_names: tuple[str, ...] | None
-    """Name of each class, or None where the set has no labels."""
+    """Name of each class; None if the set has no labels."""
     sample_rate: int | None = None
-    """Of sounds, in Hz."""
+    """Sample rate of clips in Hz; None for images."""
     notes: tuple[str, ...] = ()
-    """What was left out of the stored set, in words; each is also told as a warning."""
+    """Parts of the stored set that were left out, in words; each is also a warning."""
 
 
 def load_data(config: DataConfig) -> DataSplits:
     """Open a data set and split it.
 
-    A split that the source has is used as it is; a missing test split, then a missing validation
+    A split that the source has is used as it is. A missing test split, then a missing validation
     split, is held out of the training split by `split_seed`.
 
+    Args:
+        config: the data set, and the conversion of its samples.
+
     Raises:
-        DataError: there is no such data set, or what it holds cannot be used; names the file.
-        MissingExtraError: it needs an extra that is not installed.
+        DataError: there is no such data set, or its content cannot be used; names the file.
+        MissingExtraError: the data set needs an extra that is not installed.
     """
-    source = _open(config)
-    sounds = SoundReader(config.sound) if source.kind == "sound" else None
-    reader = sounds or ImageReader(config)
-    broken = BrokenSamples(config.skip_broken)
+    source = _open_source(config)
+    audio_decoder = AudioRowDecoder(config.audio) if source.modality == "audio" else None
+    decoder = audio_decoder or ImageRowDecoder(config)
+    broken = BrokenSampleCollector(config.skip_broken)
     shape: tuple[int, ...] = ()
     splits: dict[str, Split] = {}
-    stored = _with_held_out(source, config)
+    undecodable: list[str] = []
+    stored = _splits_with_held_out(source, config)
     firsts = {
-        name: _first(rows, f"{config.name} {name} split", source) for name, rows in stored.items()
+        name: _first_row(rows, f"{config.name} {name} split", source)
+        for name, rows in stored.items()
     }
-    labelled = config.labels and firsts["train"].label is not None
-    if labelled and firsts["validation"].label is None:
+    # Held-out rows are like the first of the stored split, whichever split that is in.
+    stored_first = _first_row(source.splits["train"], config.name, source)
+    references = {
+        name: firsts[name] if name in source.splits and name != "train" else stored_first
+        for name in stored
+    }
+    labelled = config.labels and stored_first.label is not None
+    if labelled and references["validation"].label is None:
         raise DataError(
             f"{firsts['validation'].origin}: the validation split has no labels, and training has; "
             "label it, move it elsewhere so that a share of training is held out, or set "
@@ -82,21 +89,31 @@ def load_data(config: DataConfig) -> DataSplits:
         )
     for name, rows in stored.items():
         origin = f"{config.name} {name} split"
-        rows = UniformRows(rows, firsts[name] if labelled else None)
-        read = sounds.for_training if sounds is not None and name == "train" else reader
-        shape = _shape(rows, reader, at_once=config.streaming and not config.skip_broken)
-        if config.streaming and config.skip_broken:
-            rows = ReadableRows(rows, read, broken)
-        crop = None if sounds is None else shape[-1]
-        splits[name] = (
-            StreamingSplit(rows, read, config.shuffle_buffer, origin, crop)
-            if config.streaming
-            else read_into_memory(rows, read, origin, broken, crop)
+        rows = LabelCheckedRows(rows, references[name] if labelled else None)
+        decode = (
+            audio_decoder.decode_for_training
+            if audio_decoder is not None and name == "train"
+            else decoder
         )
-    notes = (*source.notes, *broken.settle())
+        found = _sample_shape(
+            rows, decoder, broken, first_only=config.streaming and not config.skip_broken
+        )
+        if found is None:
+            undecodable.append(name)
+            continue
+        shape = found
+        if config.streaming and config.skip_broken:
+            rows = DecodableRows(rows, decode, broken)
+        crop = None if audio_decoder is None else shape[-1]
+        splits[name] = (
+            StreamingSplit(rows, decode, config.shuffle_buffer, origin, crop)
+            if config.streaming
+            else read_into_memory(rows, decode, origin, broken, crop)
+        )
+    notes = (*source.notes, *broken.raise_or_report(undecodable))
     if source.label_names is not None and config.labels and not labelled:
         notes += ("left out all labels, since the training split has none",)
-    if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):  # once of all
+    if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):  # rank 0 only
         for note in notes:
             warnings.warn(f"{config.name}: {note}", stacklevel=2)
     return DataSplits(
@@ -106,36 +123,45 @@ def load_data(config: DataConfig) -> DataSplits:
         test=splits["test"],
         sample_shape=shape,
         label_names=source.label_names if labelled else None,
-        sample_rate=None if sounds is None else sounds.sample_rate,
+        sample_rate=None if audio_decoder is None else audio_decoder.sample_rate,
         notes=notes,
     )
 
 
 def check_data_path(config: DataConfig) -> None:
-    """Refuse a data set that is neither here nor possibly on the Hub, before anything is opened.
+    """Check that a data set exists locally or may exist on the Hub, before anything is opened.
+
+    Args:
+        config: the data set.
 
     Raises:
         DataError: its name is no existing path, no embedded set and no Hub id.
     """
-    path = _local(config.name)
-    if config.name in EMBEDDED or path.exists() or _may_be_on_the_hub(config.name, path):
+    path = _local_path(config.name)
+    if config.name in EMBEDDED_SOURCES or path.exists() or _may_be_on_the_hub(config.name, path):
         return
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
     names = [str(child) for child in beside if not child.name.startswith(".")]
-    close = difflib.get_close_matches(str(path), [*names, *EMBEDDED], n=3)
+    close = difflib.get_close_matches(str(path), [*names, *EMBEDDED_SOURCES], n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else "check the spelling;"
     raise DataError(
         f"data path {config.name!r} does not exist; {hint} pass an existing file or folder, a Hub "
-        f'id "owner/name", or an embedded set ({", ".join(EMBEDDED)})'
+        f'id "owner/name", or an embedded set ({", ".join(EMBEDDED_SOURCES)})'
     )
 
 
 def _may_be_on_the_hub(name: str, path: Path) -> bool:
-    # "data/mnits" beside a folder "data" is a mistyped path: do not wait for the Hub to deny it.
+    # "data/mnits" beside a folder "data" is a mistyped path: do not wait for the Hub's answer.
+    """Return whether a name is a Hub id and no local path."""
     return bool(_HUB_ID.fullmatch(name)) and not path.exists() and not path.parent.is_dir()
 
 
-def _first(rows: Rows, origin: str, source: Source) -> Row:
+def _first_row(rows: SplitRows, origin: str, source: DataSource) -> Row:
+    """Return the first row of a split.
+
+    Raises:
+        DataError: the split has no rows.
+    """
     first = next(iter(rows.read()), None)
     if first is None:
         raise DataError(
@@ -145,38 +171,43 @@ def _first(rows: Rows, origin: str, source: Source) -> Row:
     return first
 
 
-def _shape(rows: Rows, reader: Reader, at_once: bool) -> tuple[int, ...]:
-    """Of the first sample that decodes.
+def _sample_shape(
+    rows: SplitRows, decoder: RowDecoder, broken: BrokenSampleCollector, first_only: bool
+) -> tuple[int, ...] | None:
+    """Return the shape of the first sample that decodes; None if no row decodes.
 
     Args:
-        at_once: refuse the split where the very first does not.
-
-    Raises:
-        DataError: none does.
+        rows: the rows of the split.
+        decoder: decodes a row.
+        broken: collects the errors of a split in which no row decodes.
+        first_only: give up if the first row does not decode.
     """
     errors = []
     for row in rows.read():
         try:
-            return reader(row).shape
+            return decoder(row).shape
         except BrokenSampleError as error:
             errors.append(error)
-            if at_once:
+            if first_only:
                 break
-    raise together(errors)
+    broken.add(errors)
+    return None
 
 
-def _with_held_out(source: Source, config: DataConfig) -> dict[str, Rows]:
+def _splits_with_held_out(source: DataSource, config: DataConfig) -> dict[str, SplitRows]:
+    """Return the rows of all three splits, holding out of training what the source lacks."""
     train = source.splits["train"]
     missing = [name for name in ("test", "validation") if name not in source.splits]
     hold_outs = [HoldOut(config.validation_fraction, config.split_seed, name) for name in missing]
-    parts = {name: HeldOutRows(train, hold_outs, part) for part, name in enumerate(missing)}
+    held_out = {name: HeldOutRows(train, hold_outs, part) for part, name in enumerate(missing)}
     rest = HeldOutRows(train, hold_outs, len(missing)) if missing else train
-    # Training first, so that messages about mixed shapes compare with a training image.
-    return {"train": rest, **{k: v for k, v in source.splits.items() if k != "train"}, **parts}
+    # Training comes first, so that messages about mixed shapes compare with a training image.
+    return {"train": rest, **{k: v for k, v in source.splits.items() if k != "train"}, **held_out}
 
 
-def _open(config: DataConfig) -> Source:
-    path = _local(config.name)
+def _open_source(config: DataConfig) -> DataSource:
+    """Open an embedded set, a local path or a Hub set by its name."""
+    path = _local_path(config.name)
     if _may_be_on_the_hub(config.name, path):
         return hub_source(config)
     if config.revision is not None:
@@ -184,18 +215,22 @@ def _open(config: DataConfig) -> Source:
             f"data.revision is {config.revision!r}, but {config.name!r} is not a Hub set; leave "
             'data.revision out, or pass a Hub id "owner/name"'
         )
-    if config.name in EMBEDDED:
-        return EMBEDDED[config.name]()
+    if config.name in EMBEDDED_SOURCES:
+        return EMBEDDED_SOURCES[config.name]()
     check_data_path(config)
-    return _open_local(config, path)
+    return _open_local_source(config, path)
 
 
-def _local(name: str) -> Path:
-    """The path that a name is, `~` for the home folder where no file is called so."""
+def _local_path(name: str) -> Path:
+    """Return a name as a path; `~` is the home folder unless a file has that name.
+
+    Raises:
+        DataError: the path cannot be accessed.
+    """
     path = Path(name)
     try:
         return path if path.exists() else path.expanduser()
-    except RuntimeError:  # there is no such home
+    except RuntimeError:  # there is no such home folder
         return path
     except OSError as error:
         raise DataError(
@@ -204,7 +239,8 @@ def _local(name: str) -> Path:
         ) from error
 
 
-def _open_local(config: DataConfig, path: Path) -> Source:
+def _open_local_source(config: DataConfig, path: Path) -> DataSource:
+    """Open a parquet file, or a folder of parquet, images or audio files."""
     if path.is_file() and not is_parquet(path):
         raise DataError(
             f"{path}: not a parquet file; pass a .parquet file, or a folder of parquet, images or "
@@ -214,4 +250,4 @@ def _open_local(config: DataConfig, path: Path) -> Source:
         path = path / config.subset
         if not path.is_dir():
             raise DataError(f"{path}: no such folder; check data.subset")
-    return parquet_source(config, path) or folder_source(path, config.layout)
+    return parquet_source(config, path) or folder_source(path, config.folder_layout)

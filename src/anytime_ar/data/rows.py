@@ -1,7 +1,7 @@
-"""Stored samples in a fixed order, and the choice of those that are held out.
+"""Read stored samples in a fixed order, and hold out some of them.
 
-The held-out choice is a pure function of seed and position, so a stream of unknown length is split
-exactly as the same set in memory is.
+The hold-out is a pure function of seed and position, so a stream of unknown length is split exactly
+as the same set in memory.
 """
 
 from __future__ import annotations
@@ -10,198 +10,224 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from anytime_ar.data.seeding import stable_hash
 from anytime_ar.errors import DataError
+from anytime_ar.media.formats import MediaContent
+from anytime_ar.runtime.seeding import stable_hash
 
-Encoded = bytes | Path | Image.Image
-"""What a file holds, a file, or a picture that is decoded already."""
+_MAX_ROWS = 2**48
+"""Upper bound of rows, larger than any data set."""
 
-_FAR = 2**48
-"""More rows than any set has."""
-
-Kind = Literal["image", "sound"]
-"""What the samples of a set are."""
+Modality = Literal["image", "audio"]
+"""Kind of the samples of a set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One stored sample."""
+    """One stored sample of a split."""
 
     index: int
-    """Position in the stored split: `Rows.read(index)` starts here."""
-    content: Encoded
+    """Position in the stored split: `SplitRows.read(index)` starts here."""
+    content: MediaContent
+    """Encoded or decoded sample, or its file."""
     label: int | None
+    """Class in 0..n-1; None for no label."""
     origin: str
-    """What messages call it: a file, or a file or set with a row number."""
+    """Name in messages: a file, or a file or set with a row number."""
 
 
-class Rows(Protocol):
+class SplitRows(Protocol):
     """One stored split, readable from any position."""
 
     @property
     def size(self) -> int | None:
-        """How many rows there are, if known without reading them."""
+        """Return the number of rows; None if it is unknown before they are read."""
 
     def read(self, start: int = 0) -> Iterator[Row]:
-        """Rows in stored order, from those with `index >= start` on."""
+        """Yield the rows with `index >= start` in stored order."""
 
     def index_of(self, position: int) -> int:
-        """The `index` of the row that comes after so many others."""
+        """Return the `index` of the row at a position in this split."""
 
 
-Stored = npt.NDArray[np.uint8] | npt.NDArray[np.int16]
-"""A picture uint8 [C, H, W], or a sound int16 [1, T]."""
-
-
-class BrokenSampleError(DataError):
-    """A sample that no setting makes readable: it does not decode."""
-
-
-class Reader(Protocol):
-    """Decodes rows, and sees to it that all have the shape of the first."""
-
-    def __call__(self, row: Row) -> Stored:
-        """The sample of one row.
-
-        Raises:
-            BrokenSampleError: it does not decode.
-            DataError: it differs from the first one.
-        """
-        ...
+StoredArray = npt.NDArray[np.uint8] | npt.NDArray[np.int16]
+"""A stored sample: an image uint8 [C, H, W], or a clip int16 [1, T]."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """All that a data set stores. `splits` has `train`, perhaps `validation` and `test`."""
+class DataSource:
+    """The stored splits of a data set: `train`, and optionally `validation` and `test`."""
 
-    splits: dict[str, Rows]
+    splits: dict[str, SplitRows]
     label_names: tuple[str, ...] | None
-    kind: Kind = "image"
+    """Name of each class; None if the set has no labels."""
+    modality: Modality = "image"
     notes: tuple[str, ...] = ()
-    """What was left out, in words."""
+    """Parts of the stored set that were left out, in words."""
 
 
-class ListedRows:
-    """Rows that are known from the start: files of a folder, an embedded set."""
+class InMemoryRows:
+    """Rows in a list: the files of a folder, or an embedded set."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
+        """Store the rows, whose indices count from 0."""
         self._rows = rows
 
     @property
     def size(self) -> int:
+        """Return the number of rows."""
         return len(self._rows)
 
     def read(self, start: int = 0) -> Iterator[Row]:
+        """Yield the rows from an index on."""
         return iter(self._rows[start:])
 
     def index_of(self, position: int) -> int:
+        """Return the position itself, which is the index."""
         return position
 
 
-class UniformRows:
-    """Rows that all have a label, or none: as `like`, which is one of them.
+class LabelCheckedRows:
+    """Rows that all have a label, or all have none, as the reference row.
 
     Args:
-        like: None to leave labels out.
+        rows: the rows to check.
+        reference: one of the rows; None to leave labels out.
     """
 
-    def __init__(self, rows: Rows, like: Row | None) -> None:
+    def __init__(self, rows: SplitRows, reference: Row | None) -> None:
+        """Store the rows and their reference; rows are checked as they are read."""
         self._rows = rows
-        self._like = like
+        self._reference = reference
 
     @property
     def size(self) -> int | None:
+        """Return the number of rows; see `SplitRows`."""
         return self._rows.size
 
     def index_of(self, position: int) -> int:
+        """Return the index of the row at a position; see `SplitRows`."""
         return self._rows.index_of(position)
 
     def read(self, start: int = 0) -> Iterator[Row]:
-        like = self._like
+        """Yield the rows in stored order; see `SplitRows`.
+
+        Raises:
+            DataError: one row has a label and another has none.
+        """
+        like = self._reference
         for row in self._rows.read(start):
             if like is None:
                 yield row if row.label is None else replace(row, label=None)
                 continue
             if (row.label is None) != (like.label is None):
                 without, beside = (row, like) if row.label is None else (like, row)
-                raise DataError(
-                    f"{without.origin}: has no label, and {beside.origin} of the same split has "
-                    "one; label all samples of a split or none, or set data.labels to false"
-                )
+                raise mixed_labels_error(without.origin, beside.origin)
             yield row
 
 
-class HoldOut:
-    """One position drawn at random from each run of about `1 / fraction` positions.
+def mixed_labels_error(without: str, beside: str) -> DataError:
+    """Return the error for a split of which only some samples have labels.
 
-    Unlike a permutation this needs no length, and it covers sets that are sorted by class evenly.
+    Args:
+        without: name of a sample without a label.
+        beside: name of a sample with one.
+    """
+    return DataError(
+        f"{without}: has no label, and {beside} of the same split has one; label all samples of a "
+        "split or none, or set data.labels to false"
+    )
+
+
+class HoldOut:
+    """A hold-out of one random position from each run of about `1 / fraction` positions.
+
+    Unlike a permutation, this needs no length, and it covers sets that are sorted by class evenly.
+
+    Args:
+        fraction: share of the positions to hold out.
+        seed: seed of the random positions.
+        name: name of the split, which gives it random positions of its own.
     """
 
     def __init__(self, fraction: float, seed: int, name: str) -> None:
-        # As a ratio of integers, so that the bounds of the runs are exact at any position.
+        # A ratio of integers makes the bounds of the runs exact at any position.
+        """Store the fraction as a ratio of integers."""
         self._rate = Fraction(fraction).limit_denominator(10**9)
         self._seed = seed
         self._name = name
 
-    def _chosen(self, run: int) -> int:
+    def _held_out_position(self, run: int) -> int:
+        """Return the one position of a run that is held out."""
         first = -(-run * self._rate.denominator // self._rate.numerator)
         end = -(-(run + 1) * self._rate.denominator // self._rate.numerator)
         return first + stable_hash("hold-out", self._name, self._seed, run) % (end - first)
 
-    def _run(self, position: int) -> int:
+    def _run_of(self, position: int) -> int:
+        """Return the index of the run that a position belongs to."""
         return position * self._rate.numerator // self._rate.denominator
 
     def __contains__(self, position: int) -> bool:
-        return self._chosen(self._run(position)) == position
+        """Return whether a position is held out."""
+        return self._held_out_position(self._run_of(position)) == position
 
     def count_before(self, position: int) -> int:
-        """How many of the positions below this one are held out."""
-        run = self._run(position)
-        return run + (self._chosen(run) < position)
+        """Return how many positions below this one are held out."""
+        run = self._run_of(position)
+        return run + (self._held_out_position(run) < position)
 
 
 class HeldOutRows:
-    """The rows of `rows` that a hold-out takes, or leaves. `index` stays that of `rows`."""
+    """The rows that one hold-out takes, or those that all hold-outs leave.
 
-    def __init__(self, rows: Rows, held_out: Sequence[HoldOut], part: int) -> None:
-        """`part` is the number of the hold-out whose rows are read; `len(held_out)` for the rest.
+    `index` is still the index in the original rows. Each hold-out counts only the rows that the
+    hold-outs before it have left.
 
-        Each hold-out counts only the rows that those before it have left.
-        """
+    Args:
+        rows: all rows.
+        hold_outs: the hold-outs, in order.
+        index: index of the hold-out whose rows are read; `len(hold_outs)` for the remaining rows.
+    """
+
+    def __init__(self, rows: SplitRows, hold_outs: Sequence[HoldOut], index: int) -> None:
+        """Store the rows and the hold-outs; nothing is read yet."""
         self._rows = rows
-        self._held_out = held_out
-        self._part = part
+        self._hold_outs = hold_outs
+        self._index = index
 
     @property
     def size(self) -> int | None:
+        """Return the number of rows; None if it is unknown before they are read."""
         size = self._rows.size
         return None if size is None else self._count_before(size)
 
     def index_of(self, position: int) -> int:
-        return bisect_right(range(_FAR), position, key=self._count_before) - 1
+        """Return the original index of the row at a position."""
+        return bisect_right(range(_MAX_ROWS), position, key=self._count_before) - 1
 
     def _count_before(self, index: int) -> int:
-        """How many of the first rows of all are among these."""
+        """Return how many of the first `index` original rows are among these."""
         remaining = index
-        for hold_out in self._held_out[: self._part]:
+        for hold_out in self._hold_outs[: self._index]:
             remaining -= hold_out.count_before(remaining)
-        if self._part == len(self._held_out):
+        if self._index == len(self._hold_outs):
             return remaining
-        return self._held_out[self._part].count_before(remaining)
+        return self._hold_outs[self._index].count_before(remaining)
 
     def read(self, start: int = 0) -> Iterator[Row]:
-        return (row for row in self._rows.read(start) if self._part_of(row.index) == self._part)
+        """Yield these rows from an original index on."""
+        return (
+            row for row in self._rows.read(start) if self._hold_out_of(row.index) == self._index
+        )
 
-    def _part_of(self, position: int) -> int:
-        for part, hold_out in enumerate(self._held_out):
+    def _hold_out_of(self, position: int) -> int:
+        """Return the index of the hold-out that takes a position; `len(hold_outs)` for none."""
+        for part, hold_out in enumerate(self._hold_outs):
             if position in hold_out:
                 return part
             position -= hold_out.count_before(position)
-        return len(self._held_out)
+        return len(self._hold_outs)

@@ -1,9 +1,9 @@
-"""Endless shuffled batches that can stop after any batch and go on exactly there.
+"""Iterate over endless shuffled batches, resumable after any batch.
 
-A split is shuffled within blocks: in memory the one block is the whole split, from a stream it is
+A split is shuffled within blocks. In memory, the whole split is one block; a stream has blocks of
 `shuffle_buffer` consecutive samples. The order within a block depends on seed, epoch and block, and
-augmentation on seed and step, so the state is a few integers and resuming replays nothing but the
-reading of one block.
+augmentation depends on seed and step. So the state is a few integers, and resuming only reads one
+block again.
 """
 
 from __future__ import annotations
@@ -15,57 +15,73 @@ import torch
 from torch import Tensor
 
 from anytime_ar.data.augmentation import AugmentationConfig, augment, random_crops
-from anytime_ar.data.batch import Batch, Block, to_float
-from anytime_ar.data.parts import WHOLE, Part
-from anytime_ar.data.seeding import generator_for
+from anytime_ar.data.batch import Batch, ShuffleBlock
 from anytime_ar.errors import DataError, InputError
+from anytime_ar.media.image import to_float
+from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard
+from anytime_ar.runtime.seeding import generator_for
 
 _POSITION_KEYS = ("step", "epoch", "block_start", "taken")
 
 
 class ShuffledBatches(Iterator[Batch]):
-    """An endless iterator of full batches; made by `Split.shuffled`.
+    """An endless iterator of full batches, made by `Split.shuffled`.
 
-    Every sample comes once per epoch. A batch that the epoch cannot fill goes on with the next one,
-    so sets smaller than a batch work too. Of several processes each reads its part of every batch,
-    and the samples of the others not at all.
+    Every sample occurs once per epoch. The next epoch fills the rest of an epoch's last batch, so
+    sets smaller than a batch work too. With several processes, each reads its shard of every batch,
+    and no samples of the others.
+
+    Args:
+        blocks: `blocks(start)` yields the split's blocks in stored order, from a block's `start`
+            on.
+        origin: name of the split, for messages.
+        batch_size: number of samples in the global batch.
+        seed: seed of order, crops and augmentation.
+        augmentation: the ranges of random augmentation.
+        crop: length T that clips are cropped to at random; None to use clips as stored.
+        shard: the shard of each batch to read.
     """
 
     def __init__(
         self,
-        blocks: Callable[[int], Iterator[Block]],
+        blocks: Callable[[int], Iterator[ShuffleBlock]],
         *,
         origin: str,
         batch_size: int,
         seed: int,
         augmentation: AugmentationConfig,
         crop: int | None = None,
-        part: Part = WHOLE,
+        shard: BatchShard = FULL_BATCH,
     ) -> None:
-        """`blocks(start)` reads the split's blocks in stored order from a block's `start` on;
-        `crop` is the length T that sounds are cut to, at random."""
+        """Start at the first batch of the first epoch."""
         self._read_blocks = blocks
         self._origin = origin
         self._batch_size = batch_size
         self._seed = seed
         self._augmentation = augmentation
         self._crop = crop
-        self._part = part
-        self._step = 0  # batches given so far
+        self._shard = shard
+        self._step = 0  # batches returned so far
         self._epoch = 0
         self._block_start = 0
-        self._taken = 0  # samples already given of the current block
-        self._blocks: Iterator[Block] = iter(())
-        self._block: Block | None = None  # None: to be read at _block_start
+        self._taken = 0  # samples of the current block already used
+        self._blocks: Iterator[ShuffleBlock] = iter(())
+        self._block: ShuffleBlock | None = None  # None: not read yet, begins at _block_start
         self._order = torch.empty(0, dtype=torch.int64)  # [n] of the current block
 
     def __iter__(self) -> Self:
+        """Return the iterator itself."""
         return self
 
     def __next__(self) -> Batch:
+        """Return this shard of the next batch, cropped and augmented.
+
+        Raises:
+            DataError: a sample cannot be used, or the data set has changed.
+        """
         samples: list[Tensor] = []
         labels: list[Tensor] = []
-        ours = self._part.rows(self._batch_size)
+        ours = self._shard.local_indices(self._batch_size)
         filled = 0
         while filled < self._batch_size:
             block = self._current_block()
@@ -80,30 +96,31 @@ class ShuffledBatches(Iterator[Batch]):
         stored = torch.cat(samples)
         if self._crop is not None:
             generator = generator_for("crop", self._seed, self._step)
-            stored = random_crops(stored, self._crop, generator, self._part)
+            stored = random_crops(stored, self._crop, generator, self._shard)
         data = augment(
             to_float(stored),
             self._augmentation,
             generator_for("augmentation", self._seed, self._step),
-            self._part,
+            self._shard,
         )
         self._step += 1
         return Batch(data, torch.cat(labels) if labels else None)
 
-    def _current_block(self) -> Block:
-        """The block that has samples left, read where needed."""
+    def _current_block(self) -> ShuffleBlock:
+        """Return the block that has samples left, and read the next one if there is none."""
         if self._block is None:
-            self._enter(self._first_block(self._block_start))
+            self._start_block(self._first_block(self._block_start))
         while self._block is None or self._taken >= len(self._order):
             self._taken = 0
             following = next(self._blocks, None)
             if following is None:
                 self._epoch += 1
                 following = self._first_block(0)
-            self._enter(following)
+            self._start_block(following)
         return self._block
 
-    def _first_block(self, start: int) -> Block:
+    def _first_block(self, start: int) -> ShuffleBlock:
+        """Start reading blocks at a position, and return the first one."""
         self._blocks = self._read_blocks(start)
         block = next(self._blocks, None)
         if block is None:
@@ -113,14 +130,15 @@ class ShuffledBatches(Iterator[Batch]):
             )
         return block
 
-    def _enter(self, block: Block) -> None:
+    def _start_block(self, block: ShuffleBlock) -> None:
+        """Make a block the current one, in its shuffled order."""
         self._block = block
         self._block_start = block.start
         generator = generator_for("order", self._seed, self._epoch, block.start)
         self._order = torch.randperm(len(block), generator=generator)
 
     def state_dict(self) -> dict[str, int]:
-        """Where the next batch begins, as plain integers that JSON can hold."""
+        """Return the state at which the next batch begins, as integers that JSON can hold."""
         return {
             "seed": self._seed,
             "batch_size": self._batch_size,
@@ -131,10 +149,13 @@ class ShuffledBatches(Iterator[Batch]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after the batch at which `state` was taken.
+        """Resume after the batch at which `state` was taken.
+
+        Args:
+            state: what `state_dict` returned.
 
         Raises:
-            InputError: the state is of another seed or batch size, or is not such a state.
+            InputError: the state has another seed or batch size, or is not such a state.
         """
         expected = {"seed": self._seed, "batch_size": self._batch_size}
         for key, value in expected.items():

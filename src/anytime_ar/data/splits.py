@@ -1,4 +1,4 @@
-"""A split of a data set: ordered passes over it and endless shuffled batches from it."""
+"""Read a split of a data set: ordered passes over it, and endless shuffled batches."""
 
 from __future__ import annotations
 
@@ -13,55 +13,75 @@ import torch
 from torch import Tensor
 
 from anytime_ar.data.augmentation import NO_AUGMENTATION, AugmentationConfig
-from anytime_ar.data.batch import Batch, Block, Chunk, to_float
-from anytime_ar.data.broken import BrokenSamples, together
-from anytime_ar.data.parts import WHOLE, Part
-from anytime_ar.data.rows import BrokenSampleError, Reader, Row, Rows, Stored
+from anytime_ar.data.batch import Batch, ShuffleBlock, StoredChunk
+from anytime_ar.data.decoding import BrokenSampleCollector, RowDecoder, combine_errors
+from anytime_ar.data.rows import Row, SplitRows, StoredArray
 from anytime_ar.data.shuffling import ShuffledBatches
-from anytime_ar.errors import DataError, InputError
-from anytime_ar.threads import available_cpus
+from anytime_ar.errors import BrokenSampleError, DataError, InputError
+from anytime_ar.media.image import to_float
+from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard
+from anytime_ar.runtime.threads import available_cpus
 
-_MOST_DECODERS = 8
+_MAX_DECODE_THREADS = 8
+"""Most threads that decode files."""
 
 
 class Split(ABC):
     """Samples in a fixed order, all of one shape.
 
     Args:
-        origin: what messages call it.
-        crop: T of sounds that may be stored longer; ordered passes give their beginning, shuffled
-            batches any part. None: samples are given as stored.
+        origin: name of the split, for messages.
+        crop: length T of clips that may be stored longer. Ordered passes return their beginning,
+            shuffled batches any part. None: samples are returned as stored.
     """
 
     def __init__(self, origin: str, crop: int | None = None) -> None:
+        """Store the split's name and the crop length."""
         self.origin, self.crop = origin, crop
 
     @property
     @abstractmethod
     def size(self) -> int | None:
-        """How many samples there are; None where a stream does not say."""
+        """Return the number of samples; None for a stream of unknown size."""
 
     @abstractmethod
-    def chunks(self, count: int, start: int = 0) -> Iterator[Chunk]:
-        """The samples in order, `count` at a time, from the chunk that began at `start` on."""
+    def chunks(self, count: int, start: int = 0) -> Iterator[StoredChunk]:
+        """Yield the samples in order, `count` at a time.
 
-    @abstractmethod
-    def blocks(self, start: int = 0) -> Iterator[Block]:
-        """The same, as many at a time as are shuffled together."""
-
-    @abstractmethod
-    def span(self, start: int, stop: int) -> Batch:
-        """Samples start..stop - 1 of an ordered pass, at least one of which is there.
-
-        Raises:
-            DataError: one of them cannot be used.
+        Args:
+            count: most samples in a chunk.
+            start: `start` of the chunk to begin with.
         """
 
-    def _batch(self, chunk: Chunk) -> Batch:
+    @abstractmethod
+    def blocks(self, start: int = 0) -> Iterator[ShuffleBlock]:
+        """Yield the samples in order, in blocks that are shuffled together.
+
+        Args:
+            start: `start` of the block to begin with.
+        """
+
+    @abstractmethod
+    def read_range(self, start: int, stop: int) -> Batch:
+        """Return samples start..stop - 1 of an ordered pass; at least one of them must exist.
+
+        Args:
+            start: position of the first sample.
+            stop: position after the last sample.
+
+        Raises:
+            DataError: a sample cannot be used.
+        """
+
+    def _batch(self, chunk: StoredChunk) -> Batch:
+        """Return a stored chunk as a float batch, cropped to the beginning of its clips."""
         return Batch(to_float(chunk.samples[..., : self.crop]), chunk.labels)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """One ordered pass; the last batch may be short.
+        """Yield the batches of one ordered pass; the last one may be short.
+
+        Args:
+            batch_size: number of samples in a batch.
 
         Raises:
             InputError: `batch_size` is below 1.
@@ -75,19 +95,26 @@ class Split(ABC):
         batch_size: int,
         seed: int,
         augmentation: AugmentationConfig = NO_AUGMENTATION,
-        part: Part = WHOLE,
+        shard: BatchShard = FULL_BATCH,
     ) -> ShuffledBatches:
-        """Endless full batches, or a part of each, new order every epoch, augmented; the same for
-        the same seed.
+        """Return endless full batches, augmented, in a new order every epoch.
+
+        The same seed gives the same batches.
+
+        Args:
+            batch_size: number of samples in the global batch.
+            seed: seed of order, crops and augmentation.
+            augmentation: the ranges of random augmentation.
+            shard: the shard of each batch to return.
 
         Raises:
-            InputError: `batch_size` is below 1, or cannot be cut into so many parts.
+            InputError: `batch_size` is below 1, or not a multiple of the number of shards.
         """
         _require_positive(batch_size)
-        if batch_size % part.count:
+        if batch_size % shard.num_shards:
             raise InputError(
-                f"batch_size is {batch_size}, which cannot be cut into {part.count} equal parts; "
-                "choose a multiple"
+                f"batch_size is {batch_size}, which cannot be cut into {shard.num_shards} equal "
+                "parts; choose a multiple"
             )
         return ShuffledBatches(
             self.blocks,
@@ -96,164 +123,215 @@ class Split(ABC):
             seed=seed,
             augmentation=augmentation,
             crop=self.crop,
-            part=part,
+            shard=shard,
         )
 
 
 def _require_positive(batch_size: int) -> None:
+    """Check that a batch size is at least 1."""
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; pass at least 1")
 
 
 class MemorySplit(Split):
-    """A split decoded once into one tensor."""
+    """A split decoded once into one tensor.
+
+    Args:
+        samples: uint8 [N, C, H, W] or int16 [N, 1, S].
+        labels: int64 [N]; None for no labels.
+        origin: name of the split, for messages.
+        crop: length T of clips that may be stored longer; see `Split`.
+    """
 
     def __init__(
         self, samples: Tensor, labels: Tensor | None, origin: str, crop: int | None = None
     ) -> None:
-        """`samples` uint8 [N, C, H, W] or int16 [N, 1, S], `labels` int64 [N]."""
+        """Store the decoded samples and labels."""
         super().__init__(origin, crop)
         self.samples = samples
         self.labels = labels
 
     def __len__(self) -> int:
+        """Return the number of samples."""
         return len(self.samples)
 
     @property
     def size(self) -> int:
+        """Return the number of samples."""
         return len(self.samples)
 
-    def chunks(self, count: int, start: int = 0) -> Iterator[Chunk]:
+    def chunks(self, count: int, start: int = 0) -> Iterator[StoredChunk]:
+        """Yield the samples in order; see `Split`."""
         for at in range(start, len(self.samples), count):
             yield self._chunk(at, at + count)
 
-    def span(self, start: int, stop: int) -> Batch:
+    def read_range(self, start: int, stop: int) -> Batch:
+        """Return some consecutive samples; see `Split`."""
         return self._batch(self._chunk(start, stop))
 
-    def _chunk(self, start: int, stop: int) -> Chunk:
+    def _chunk(self, start: int, stop: int) -> StoredChunk:
+        """Return samples start..stop - 1 as a chunk."""
         labels = None if self.labels is None else self.labels[start:stop]
-        return Chunk(self.samples[start:stop], labels, start)
+        return StoredChunk(self.samples[start:stop], labels, start)
 
-    def blocks(self, start: int = 0) -> Iterator[Block]:
+    def blocks(self, start: int = 0) -> Iterator[ShuffleBlock]:
+        """Yield all samples from `start` on as one block; see `Split`."""
         if start < len(self.samples):
             rest = self._chunk(start, len(self.samples))
-            yield _StoredBlock(rest.samples, rest.labels, start)
+            yield _MemoryBlock(rest.samples, rest.labels, start)
 
 
-class _StoredBlock:
-    """Of samples in memory."""
+class _MemoryBlock:
+    """A block of samples in memory; see `ShuffleBlock`."""
 
     def __init__(self, samples: Tensor, labels: Tensor | None, start: int) -> None:
+        """Store the samples; nothing is copied."""
         self.samples, self.labels, self.start = samples, labels, start
 
     def __len__(self) -> int:
+        """Return the number of samples."""
         return len(self.samples)
 
-    def take(self, places: Tensor) -> Tensor:
-        return self.samples[places]
+    def take(self, indices: Tensor) -> Tensor:
+        """Return samples by their indices; see `ShuffleBlock`."""
+        return self.samples[indices]
 
 
 class StreamingSplit(Split):
-    """A split read again in every pass; only the current chunk is in memory."""
+    """A split read again in every pass; only the current chunk is in memory.
+
+    Args:
+        rows: the rows of the split.
+        decoder: decodes a row.
+        block_size: number of samples that are shuffled together.
+        origin: name of the split, for messages.
+        crop: length T of clips that may be stored longer; see `Split`.
+    """
 
     def __init__(
-        self, rows: Rows, reader: Reader, block_size: int, origin: str, crop: int | None = None
+        self,
+        rows: SplitRows,
+        decoder: RowDecoder,
+        block_size: int,
+        origin: str,
+        crop: int | None = None,
     ) -> None:
+        """Store the rows and their decoder; nothing is read yet."""
         super().__init__(origin, crop)
         self._rows = rows
-        self._reader = reader
+        self._decoder = decoder
         self._block_size = block_size
 
     @property
     def size(self) -> int | None:
+        """Return the number of samples; None for a stream of unknown size."""
         return self._rows.size
 
-    def chunks(self, count: int, start: int = 0) -> Iterator[Chunk]:
+    def chunks(self, count: int, start: int = 0) -> Iterator[StoredChunk]:
+        """Yield the samples in order, decoded chunk by chunk; see `Split`."""
         for block in self._blocks(count, start):
-            yield Chunk(block.take(torch.arange(len(block))), block.labels, block.start)
+            yield StoredChunk(block.take(torch.arange(len(block))), block.labels, block.start)
 
-    def blocks(self, start: int = 0) -> Iterator[Block]:
+    def blocks(self, start: int = 0) -> Iterator[ShuffleBlock]:
+        """Yield blocks whose samples are decoded when they are taken; see `Split`."""
         return self._blocks(self._block_size, start)
 
-    def _blocks(self, count: int, start: int) -> Iterator[_RowBlock]:
+    def _blocks(self, count: int, start: int) -> Iterator[_LazyBlock]:
+        """Yield blocks of `count` rows, from the row with index `start` on."""
         rows = self._rows.read(start)
         while taken := list(islice(rows, count)):
-            yield _RowBlock(taken, self._reader, start)
+            yield _LazyBlock(taken, self._decoder, start)
             start = taken[-1].index + 1
 
-    def span(self, start: int, stop: int) -> Batch:
+    def read_range(self, start: int, stop: int) -> Batch:
+        """Return some consecutive samples; see `Split`."""
         return self._batch(next(self.chunks(stop - start, self._rows.index_of(start))))
 
 
-class _RowBlock:
-    """Of rows that are decoded when they are taken."""
+class _LazyBlock:
+    """A block of rows that are decoded when they are taken; see `ShuffleBlock`."""
 
-    def __init__(self, rows: list[Row], reader: Reader, start: int) -> None:
-        self._rows, self._reader, self.start = rows, reader, start
-        self.labels = _labels(rows)
+    def __init__(self, rows: list[Row], decoder: RowDecoder, start: int) -> None:
+        """Store the rows; nothing is decoded yet."""
+        self._rows, self._decoder, self.start = rows, decoder, start
+        self.labels = _label_tensor(rows)
 
     def __len__(self) -> int:
+        """Return the number of samples."""
         return len(self._rows)
 
-    def take(self, places: Tensor) -> Tensor:
-        """See `Block`; all that is broken among them is told at once."""
-        rows = [self._rows[place] for place in places.tolist()]
-        read = [*_decoders().map(self._read, rows)]
+    def take(self, indices: Tensor) -> Tensor:
+        """Decode samples in several threads; see `ShuffleBlock`.
+
+        Raises:
+            BrokenSampleError: samples do not decode; one error names all of them.
+        """
+        rows = [self._rows[index] for index in indices.tolist()]
+        read = [*_decode_pool().map(self._decode, rows)]
         if broken := [each for each in read if isinstance(each, BrokenSampleError)]:
-            raise together(broken)
+            raise combine_errors(broken)
         return torch.from_numpy(np.stack(read))  # type: ignore[arg-type]
 
-    def _read(self, row: Row) -> Stored | BrokenSampleError:
+    def _decode(self, row: Row) -> StoredArray | BrokenSampleError:
+        """Decode one row, and return the error of a broken sample instead of raising it."""
         try:
-            return self._reader(row)
+            return self._decoder(row)
         except BrokenSampleError as error:
             return error
 
 
 @cache
-def _decoders() -> ThreadPoolExecutor:
-    """Threads for what decodes files: it lets others compute meanwhile."""
-    return ThreadPoolExecutor(min(_MOST_DECODERS, available_cpus()), "anytime-decode")
+def _decode_pool() -> ThreadPoolExecutor:
+    """Return the threads that decode files; decoding releases the interpreter lock."""
+    return ThreadPoolExecutor(min(_MAX_DECODE_THREADS, available_cpus()), "anytime-decode")
 
 
-def _labels(rows: list[Row]) -> Tensor | None:
-    """int64 [n], or None where rows carry no label."""
+def _label_tensor(rows: list[Row]) -> Tensor | None:
+    """Return the labels as int64 [n]; None if the rows have no labels."""
     labels = [row.label for row in rows if row.label is not None]
     return torch.tensor(labels, dtype=torch.int64) if labels else None
 
 
 def read_into_memory(
-    rows: Rows, reader: Reader, origin: str, broken: BrokenSamples, crop: int | None = None
+    rows: SplitRows,
+    decoder: RowDecoder,
+    origin: str,
+    broken: BrokenSampleCollector,
+    crop: int | None = None,
 ) -> MemorySplit:
-    """Decode every row of a split; `crop` as for `Split`.
+    """Decode every row of a split.
 
     Args:
-        broken: takes note of what does not decode; the split is without it.
+        rows: the rows of the split.
+        decoder: decodes a row.
+        origin: name of the split, for messages.
+        broken: collects the rows that do not decode; the split is without them.
+        crop: length T of clips that may be stored longer; see `Split`.
 
     Raises:
         DataError: a sample cannot be used, or the split ends early.
     """
     size = rows.size
     assert size is not None, "only streams have unknown size"
-    samples: Stored | None = None  # [N, ...]
+    samples: StoredArray | None = None  # [N, ...]
     labels: list[int] = []
-    count = kept = 0
+    count = filled = 0
     for row in rows.read():
         count += 1
-        sample = broken.read(reader, row)
+        sample = broken.decode(decoder, row)
         if sample is None:
             continue
         if samples is None:
-            # Allocated once at full size: stacking a list would need the memory twice.
+            # Allocate once at full size: stacking a list would need the memory twice.
             samples = np.empty((size, *sample.shape), dtype=sample.dtype)
-        samples[kept] = sample
-        kept += 1
+        samples[filled] = sample
+        filled += 1
         if row.label is not None:
             labels.append(row.label)
     if samples is None or count != size:
         raise DataError(f"{origin}: holds {count} samples, expected {max(size, 1)}")
     return MemorySplit(
-        torch.from_numpy(samples[:kept]),
+        torch.from_numpy(samples[:filled]),
         torch.tensor(labels, dtype=torch.int64) if labels else None,
         origin,
         crop,

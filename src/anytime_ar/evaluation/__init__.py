@@ -1,73 +1,80 @@
-"""Evaluation: quality and cost against the number of codes, as a table, JSON and pictures."""
+"""Evaluation: quality and cost against the number of codes, as tables, JSON and plots."""
 
 from __future__ import annotations
 
-from anytime_ar.curve import (
-    BaselinePoint,
+from anytime_ar.bundle.curve import (
     Baselines,
     Curve,
     CurvePoint,
+    DistributionMetrics,
     PCAPoint,
-    SetQuality,
-    lossless_codes,
+    QualityPoint,
+    near_lossless_codes,
     psnr,
 )
-from anytime_ar.evaluation.classifier import FeatureConfig, FeatureNetwork
-from anytime_ar.evaluation.comparison import Comparison, Contender, Dedicated, compare
-from anytime_ar.evaluation.comparison_report import comparison_table, write_comparison
-from anytime_ar.evaluation.features import (
-    Features,
-    accuracy,
-    load_features,
-    save_features,
-    train_features,
+from anytime_ar.evaluation.compare import (
+    Candidate,
+    Comparison,
+    FixedLengthModels,
+    compare,
+    comparison_table,
+    write_comparison,
 )
-from anytime_ar.evaluation.measure import budgets_of, evaluate
-from anytime_ar.evaluation.pca import PCA, fit_pca
-from anytime_ar.evaluation.plots import draw_curve
-from anytime_ar.evaluation.reference import Reference
-from anytime_ar.evaluation.report import table, write_report
-from anytime_ar.evaluation.scripted import ScriptedFeatures
+from anytime_ar.evaluation.evaluator import evaluate, resolve_budgets
+from anytime_ar.evaluation.feature_extractor import (
+    FeatureExtractor,
+    FeatureExtractorConfig,
+    TorchScriptFeatureExtractor,
+    TrainedFeatureExtractor,
+    classifier_accuracy,
+    load_feature_extractor,
+    save_feature_extractor,
+    train_feature_extractor,
+)
+from anytime_ar.evaluation.metrics.distribution import ReferenceDistribution
+from anytime_ar.evaluation.metrics.pca import PCA, fit_pca
+from anytime_ar.evaluation.plots import plot_curve
+from anytime_ar.evaluation.report import curve_table, write_report
 from anytime_ar.evaluation.sheets import (
-    as_pictures,
+    as_images,
     contact_sheet,
-    shown_budgets,
+    evenly_spaced_budgets,
     write_contact_sheet,
     write_sheets,
 )
 
 __all__ = [
     "PCA",
-    "BaselinePoint",
     "Baselines",
+    "Candidate",
     "Comparison",
-    "Contender",
     "Curve",
     "CurvePoint",
-    "Dedicated",
-    "FeatureConfig",
-    "FeatureNetwork",
-    "Features",
+    "DistributionMetrics",
+    "FeatureExtractor",
+    "FeatureExtractorConfig",
+    "FixedLengthModels",
     "PCAPoint",
-    "Reference",
-    "ScriptedFeatures",
-    "SetQuality",
-    "accuracy",
-    "as_pictures",
-    "budgets_of",
+    "QualityPoint",
+    "ReferenceDistribution",
+    "TorchScriptFeatureExtractor",
+    "TrainedFeatureExtractor",
+    "as_images",
+    "classifier_accuracy",
     "compare",
     "comparison_table",
     "contact_sheet",
-    "draw_curve",
+    "curve_table",
     "evaluate",
+    "evenly_spaced_budgets",
     "fit_pca",
-    "load_features",
-    "lossless_codes",
+    "load_feature_extractor",
+    "near_lossless_codes",
+    "plot_curve",
     "psnr",
-    "save_features",
-    "shown_budgets",
-    "table",
-    "train_features",
+    "resolve_budgets",
+    "save_feature_extractor",
+    "train_feature_extractor",
     "write_comparison",
     "write_contact_sheet",
     "write_report",

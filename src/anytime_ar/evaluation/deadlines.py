@@ -1,7 +1,7 @@
-"""Whether deadlines are kept, and how much of the time they leave is used.
+"""Measures how often deadlines are met, and how much of the time is used.
 
-Deadlines lie between the time of one code and that of all. Draws at each of them take turns with
-unlimited ones, which tell what the same time could have bought just then.
+The deadlines lie between the time of one code and that of all codes. Samples with a deadline
+alternate with samples without one, which show how many codes the same time allowed at that moment.
 """
 
 from __future__ import annotations
@@ -14,53 +14,55 @@ from itertools import pairwise
 from typing import Any
 
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation.protocols import Progress, silent
+from anytime_ar.runtime.progress import ProgressCallback, no_progress
 from anytime_ar.sampling import AnytimeModel
 
-_TRIALS = 20
-_SETTLING = 100
-"""Draws without and with a deadline before anything is counted."""
+_CALIBRATION_DRAWS = 20
+"""Number of samples without a deadline that measure the time of all codes."""
+_WARM_UP_DRAWS = 100
+"""Number of samples with a generous deadline before the measurement."""
 
 
 @dataclass
-class DeadlineRecord:
-    """What came of the draws at one deadline."""
+class DeadlineResult:
+    """The outcomes of all calls with one deadline."""
 
     deadline_s: float
-    finished: list[float] = field(default_factory=list)
-    """Time from call to return, as a share of the deadline."""
+    """Seconds from the call within which samples are requested."""
+    finish_fractions: list[float] = field(default_factory=list)
+    """Time of each call as a fraction of the deadline; above 1 if it was missed."""
     codes: list[int] = field(default_factory=list)
-    """Codes drawn."""
+    """Number of codes drawn in each call."""
     affordable: list[int] = field(default_factory=list)
-    """Codes that unlimited draws could have decoded by the deadline."""
+    """Number of codes that calls without a deadline decoded in the same time."""
 
     @property
     def misses(self) -> int:
-        """Draws that came late."""
-        return sum(share > 1 for share in self.finished)
+        """Number of calls that missed the deadline."""
+        return sum(share > 1 for share in self.finish_fractions)
 
     def quantile(self, share: float) -> float:
-        """The share of the deadline within which that share of the draws finished."""
-        ordered = sorted(self.finished)
+        """Return the finish fraction that this share of the calls does not exceed."""
+        ordered = sorted(self.finish_fractions)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
     @property
-    def used(self) -> float:
-        """Codes drawn as a share of those that the time could have bought; both are means."""
+    def utilisation(self) -> float:
+        """Mean number of codes drawn, as a share of the mean number that the time allowed."""
         return statistics.fmean(self.codes) / statistics.fmean(self.affordable)
 
     def to_json(self) -> dict[str, Any]:
-        """Figures by name."""
+        """Return the results by name, as a JSON object."""
         return {
             "deadline_s": round(self.deadline_s, 6),
-            "draws": len(self.finished),
+            "draws": len(self.finish_fractions),
             "misses": self.misses,
-            "finished_p50": round(self.quantile(0.5), 4),
-            "finished_p99": round(self.quantile(0.99), 4),
-            "finished_max": round(max(self.finished), 4),
+            "finish_fraction_p50": round(self.quantile(0.5), 4),
+            "finish_fraction_p99": round(self.quantile(0.99), 4),
+            "finish_fraction_max": round(max(self.finish_fractions), 4),
             "codes": round(statistics.fmean(self.codes), 2),
             "affordable_codes": round(statistics.fmean(self.affordable), 2),
-            "used": round(self.used, 4),
+            "utilisation": round(self.utilisation, 4),
         }
 
 
@@ -71,20 +73,21 @@ def measure_deadlines(
     deadlines: int = 8,
     draws: int = 1000,
     clock: Callable[[], float] = time.perf_counter,
-    progress: Progress = silent,
-) -> list[DeadlineRecord]:
-    """Draw n samples at each of some deadlines, again and again, in turns.
+    progress: ProgressCallback = no_progress,
+) -> list[DeadlineResult]:
+    """Generate n samples at each of several deadlines, alternating between them.
 
     Args:
-        model: to draw from.
-        n: samples of each draw.
-        deadlines: how many, evenly spaced from the time of one code to that of all.
-        draws: at each deadline.
-        clock: gives seconds.
-        progress: told after every round.
+        model: model to measure.
+        n: number of samples per call.
+        deadlines: number of deadlines, at least 2, evenly spaced from the time of one code to that
+            of all codes.
+        draws: number of calls at each deadline.
+        clock: returns the time in seconds.
+        progress: called after every round.
 
     Raises:
-        InputError: fewer than two deadlines, or no draws.
+        InputError: there are fewer than two deadlines, or no calls.
     """
     if deadlines < 2 or draws < 1:
         raise InputError(
@@ -92,19 +95,21 @@ def measure_deadlines(
         )
     model.warm_up(n)
     length = model.code_length
-    trials = [_unlimited(model, n, seed, clock) for seed in range(_TRIALS)]
-    full_s = statistics.median(trial[-1] for trial in trials)
-    for seed in range(_SETTLING):  # what it takes in the long run, not only in the warm-up
-        model.draw(n, deadline_s=2 * full_s, seed=seed)
-    floor_s = 1.02 * model.least_deadline_s(n)
-    step = (max(full_s, floor_s) - floor_s) / (deadlines - 1)
-    records = [DeadlineRecord(floor_s + i * step) for i in range(deadlines)]
+    baseline_times = [
+        _time_to_each_code(model, n, seed, clock) for seed in range(_CALIBRATION_DRAWS)
+    ]
+    full_s = statistics.median(times[-1] for times in baseline_times)
+    for seed in range(_WARM_UP_DRAWS):  # reach the steady state before measuring
+        model.generate(n, deadline_s=2 * full_s, seed=seed)
+    shortest_s = 1.02 * model.min_deadline_s(n)
+    step = (max(full_s, shortest_s) - shortest_s) / (deadlines - 1)
+    records = [DeadlineResult(shortest_s + i * step) for i in range(deadlines)]
     for turn in range(draws):
-        done_by = _unlimited(model, n, turn, clock)
+        done_by = _time_to_each_code(model, n, turn, clock)
         for record in records:
             begin = clock()
-            result = model.draw(n, deadline_s=record.deadline_s, seed=turn)
-            record.finished.append((clock() - begin) / record.deadline_s)
+            result = model.generate(n, deadline_s=record.deadline_s, seed=turn)
+            record.finish_fractions.append((clock() - begin) / record.deadline_s)
             record.codes.append(result.codes_drawn)
             affordable = sum(seconds <= record.deadline_s for seconds in done_by)
             record.affordable.append(max(1, min(length, affordable)))
@@ -112,27 +117,37 @@ def measure_deadlines(
     return records
 
 
-class _Watch:
-    """A cancel flag that is never set: the loop asks it after every code, and it notes when."""
+class _StepClock:
+    """A cancel flag that is never set, and that records when the loop checks it.
+
+    The decode loop checks the flag after every code.
+
+    Args:
+        clock: returns the time in seconds.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
+        """Start without recorded times."""
         self._clock = clock
-        self.asked: list[float] = []
+        self.times: list[float] = []
 
     def is_set(self) -> bool:
-        self.asked.append(self._clock())
+        """Record the time and return False."""
+        self.times.append(self._clock())
         return False
 
 
-def _unlimited(model: AnytimeModel, n: int, seed: int, clock: Callable[[], float]) -> list[float]:
-    """Seconds after which an unlimited draw could have returned k decoded codes, for k = 1..L."""
-    watch = _Watch(clock)
+def _time_to_each_code(
+    model: AnytimeModel, n: int, seed: int, clock: Callable[[], float]
+) -> list[float]:
+    """Return the seconds until k decoded codes without a deadline, for k = 1..L."""
+    step_clock = _StepClock(clock)
     begin = clock()
-    model.draw(n, seed=seed, cancel=watch)
-    whole_s = clock() - begin
-    drawn_s = [asked - begin for asked in watch.asked]  # after 1..L-1 codes
+    model.generate(n, seed=seed, cancel=step_clock)
+    total_s = clock() - begin
+    drawn_s = [asked - begin for asked in step_clock.times]  # after 1..L-1 codes
     if not drawn_s:
-        return [whole_s]
+        return [total_s]
     last_step_s = statistics.median(later - early for early, later in pairwise([0.0, *drawn_s]))
-    finish_s = max(0.0, whole_s - drawn_s[-1] - last_step_s)
-    return [seconds + finish_s for seconds in drawn_s] + [whole_s]
+    decode_s = max(0.0, total_s - drawn_s[-1] - last_step_s)
+    return [seconds + decode_s for seconds in drawn_s] + [total_s]

@@ -1,4 +1,4 @@
-"""The picture of an evaluation: quality against the number of codes."""
+"""Plots of an evaluation: quality against the number of codes, and codebook usage."""
 
 from __future__ import annotations
 
@@ -7,123 +7,153 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from anytime_ar.curve import BaselinePoint, Curve
-from anytime_ar.evaluation.measures import ALL_MEASURES
+from anytime_ar.bundle.curve import Curve, QualityPoint
+from anytime_ar.evaluation.metrics.reconstruction import ALL_METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CONFIDENCE = 1.96
-"""Standard errors on either side that hold 95 %."""
+"""Half-width of a 95 % confidence interval, in standard errors."""
 _COLUMNS = 3
-"""Pictures in a row, below the first two."""
+"""Number of plots in a row, below the first two."""
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
-"""Of Okabe and Ito, told apart with every common colour blindness."""
+"""Colours of Okabe and Ito, distinct for common forms of colour blindness."""
 _BLUE, _VERMILION, _GREEN, _ORANGE, *_ = PALETTE
 _GREY = "#555555"
 
 
-def draw_curve(curve: Curve) -> bytes:
-    """The curve as PNG, against codes: reconstruction error, Fréchet distances, and what else was
-    measured."""
+def plot_curve(curve: Curve) -> bytes:
+    """Return a PNG of reconstruction error, Fréchet distances and further metrics against codes.
+
+    Args:
+        curve: curve to plot; metrics that were not measured are left out.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     points, unordered = curve.points, curve.baselines.unordered
-    measured = [measure for measure in ALL_MEASURES if measure.name in points[0].measures]
-    was_read = any(p.accuracy is not None or p.agreement is not None for p in points)
+    measured = [metric for metric in ALL_METRICS if metric.name in points[0].metrics]
+    was_read = any(
+        p.label_accuracy_reconstruction is not None or p.label_accuracy_sample is not None
+        for p in points
+    )
     rows = 1 + -(-(len(measured) + was_read) // _COLUMNS)
     figure = Figure(figsize=(11, 4.4 + 3.2 * (rows - 1)), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
         rows, 2 * _COLUMNS, height_ratios=[4.4, *[3.2] * (rows - 1)]
-    )  # two pictures in the first row, and as many as columns in the others
+    )  # two plots in the first row, `_COLUMNS` in the others
     left, right = (figure.add_subplot(grid[0, i * _COLUMNS : (i + 1) * _COLUMNS]) for i in (0, 1))
-    _line(left, [(p.codes, p.mse) for p in points], "ordered", _BLUE, "o-")
-    _line(left, [(p.codes, p.mse) for p in unordered], "unordered", _VERMILION, "s--")
-    _line(left, [(p.codes, p.mse) for p in curve.baselines.pca], "PCA", _GREEN, "^:")
-    _label(left, "Reconstruction of the test split", "mean squared error on [-1, 1]")
-    _logarithmic(left)
+    _plot_line(left, [(p.codes, p.mse) for p in points], "ordered", _BLUE, "o-")
+    _plot_line(left, [(p.codes, p.mse) for p in unordered], "unordered", _VERMILION, "s--")
+    _plot_line(left, [(p.codes, p.mse) for p in curve.baselines.pca], "PCA", _GREEN, "^:")
+    _label_axes(left, "Reconstruction of the test split", "mean squared error on [-1, 1]")
+    _use_log_scale(left)
 
-    _line(right, [(p.codes, p.fd_sample) for p in points], "samples", _BLUE, "o-")
-    _line(right, [(p.codes, p.fd_reconstruction) for p in points], "reconstructions", _ORANGE, "D-")
-    _line(
+    _plot_line(right, [(p.codes, p.fd_sample) for p in points], "samples", _BLUE, "o-")
+    _plot_line(
+        right, [(p.codes, p.fd_reconstruction) for p in points], "reconstructions", _ORANGE, "D-"
+    )
+    _plot_line(
         right, [(p.codes, p.fd_sample) for p in unordered], "unordered samples", _VERMILION, "s--"
     )
-    _band(right, points, "samples", _BLUE)
-    _band(right, points, "reconstructions", _ORANGE)
-    _band(right, unordered, "samples", _VERMILION)
-    if curve.floor:
-        _level(right, curve.floor, "floor: training split")
-    _label(right, "Distance to the test split", "Fréchet distance of classifier features")
-    _logarithmic(right)
+    _plot_fd_confidence(right, points, "samples", _BLUE)
+    _plot_fd_confidence(right, points, "reconstructions", _ORANGE)
+    _plot_fd_confidence(right, unordered, "samples", _VERMILION)
+    if curve.fd_train:
+        _plot_level(right, curve.fd_train, "floor: training split")
+    _label_axes(right, "Distance to the test split", "Fréchet distance of classifier features")
+    _use_log_scale(right)
     if not right.get_legend_handles_labels()[0]:
         right.text(0.5, 0.5, "not measured", ha="center", va="center", transform=right.transAxes)
 
-    places = (
+    cells = (
         grid[1 + i // _COLUMNS, 2 * (i % _COLUMNS) : 2 * (i % _COLUMNS) + 2]
         for i in range(len(measured) + 1)
     )
-    for measure, place in zip(measured, places, strict=False):
-        axes = figure.add_subplot(place)
+    for metric, cell in zip(measured, cells, strict=False):
+        axes = figure.add_subplot(cell)
         for some, label, colour, style in (
             (points, "ordered", _BLUE, "o-"),
             (unordered, "unordered", _VERMILION, "s--"),
         ):
-            _line(
-                axes, [(p.codes, p.measures.get(measure.name)) for p in some], label, colour, style
+            _plot_line(
+                axes, [(p.codes, p.metrics.get(metric.name)) for p in some], label, colour, style
             )
-        _label(axes, measure.title, "")
+        _label_axes(axes, metric.title, "")
     if was_read:
-        _draw_readings(figure.add_subplot(next(places)), curve)
-    return png(figure)
+        _plot_label_accuracy(figure.add_subplot(next(cells)), curve)
+    return to_png(figure)
 
 
-def draw_code_use(curve: Curve) -> bytes:
-    """How the model uses each of its codes, as PNG: bits by position, and entries that occur."""
+def plot_code_usage(curve: Curve) -> bytes:
+    """Return a PNG of codebook usage by position: bits, and the share of entries that occur.
+
+    Args:
+        curve: curve with codebook usage.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    use = curve.code_use
+    use = curve.codebook_usage
     figure = Figure(figsize=(11, 4), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    _line(left, [(some.position, some.entropy) for some in use], "entropy", _BLUE, "o-")
-    costs = [None if some.nats is None else some.nats / math.log(2) for some in use]
+    _plot_line(left, [(some.position, some.entropy) for some in use], "entropy", _BLUE, "o-")
+    costs = [None if some.nll is None else some.nll / math.log(2) for some in use]
     asked = [(some.position, cost) for some, cost in zip(use, costs, strict=True)]
-    _line(left, asked, "cost to the prior, given those before", _VERMILION, "s-")
-    _level(left, math.log2(curve.vocabulary), "stored plainly")
+    _plot_line(left, asked, "cost to the prior, given those before", _VERMILION, "s-")
+    _plot_level(left, math.log2(curve.vocabulary), "stored plainly")
     left.set_ylim(bottom=0)
-    _label(left, "What a code tells", "bits")
-    _line(right, [(some.position, some.used) for some in use], "share of entries", _GREEN, "^-")
+    _label_axes(left, "Information per code", "bits")
+    _plot_line(
+        right,
+        [(some.position, some.used_fraction) for some in use],
+        "share of entries",
+        _GREEN,
+        "^-",
+    )
     right.set_ylim(0, 1.03)
-    _label(right, "Entries that occur", "")
+    _label_axes(right, "Codebook usage", "")
     for axes in (left, right):
         axes.set_xlabel("position of the code", fontsize=11)
-    return png(figure)
+    return to_png(figure)
 
 
-def png(figure: Figure) -> bytes:
-    """The picture as a file."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    return picture.getvalue()
+def to_png(figure: Figure) -> bytes:
+    """Return a figure as the content of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
 
 
-def _draw_readings(axes: Axes, curve: Curve) -> None:
-    """How often the classifier reads the right label."""
+def _plot_label_accuracy(axes: Axes, curve: Curve) -> None:
+    """Plot the share of correctly predicted labels against the number of codes."""
     points, unordered = curve.points, curve.baselines.unordered
-    _line(axes, [(p.codes, p.agreement) for p in points], "samples", _BLUE, "o-")
-    _line(axes, [(p.codes, p.accuracy) for p in points], "reconstructions", _ORANGE, "D-")
-    _line(axes, [(p.codes, p.accuracy) for p in unordered], "unordered recon.", _VERMILION, "s--")
-    if curve.real_accuracy:
-        _level(axes, curve.real_accuracy, "test split")
-    _label(axes, "Share that the classifier reads", "")
+    _plot_line(axes, [(p.codes, p.label_accuracy_sample) for p in points], "samples", _BLUE, "o-")
+    _plot_line(
+        axes,
+        [(p.codes, p.label_accuracy_reconstruction) for p in points],
+        "reconstructions",
+        _ORANGE,
+        "D-",
+    )
+    _plot_line(
+        axes,
+        [(p.codes, p.label_accuracy_reconstruction) for p in unordered],
+        "unordered recon.",
+        _VERMILION,
+        "s--",
+    )
+    if curve.label_accuracy_test:
+        _plot_level(axes, curve.label_accuracy_test, "test split")
+    _label_axes(axes, "Label accuracy of the classifier", "")
     axes.set_ylim(0, 1.03)
 
 
-def _line(
+def _plot_line(
     axes: Axes, points: Sequence[tuple[int, float | None]], label: str, colour: str, style: str
 ) -> None:
     shown = [(codes, value) for codes, value in points if value is not None]
@@ -133,38 +163,46 @@ def _line(
         axes.plot(codes, values, style, color=colour, label=label, markersize=size, linewidth=1.8)
 
 
-def _band(
+def _plot_fd_confidence(
     axes: Axes,
-    points: Sequence[BaselinePoint],
-    what: Literal["samples", "reconstructions"],
+    points: Sequence[QualityPoint],
+    source: Literal["samples", "reconstructions"],
     colour: str,
 ) -> None:
-    """About Fréchet distances, where their errors are known; see `band`."""
-    told = []
+    """Plot confidence bands of Fréchet distances with known standard errors."""
+    band = []
     for point in points:
-        quality = point.samples if what == "samples" else point.reconstructions
-        distance = point.fd_sample if what == "samples" else point.fd_reconstruction
-        if distance is not None and quality is not None and quality.fd_error is not None:
-            told.append((point.codes, distance, quality.fd_error))
-    band(axes, told, colour)
+        quality = point.sample_metrics if source == "samples" else point.reconstruction_metrics
+        distance = point.fd_sample if source == "samples" else point.fd_reconstruction
+        if distance is not None and quality is not None and quality.fd_stderr is not None:
+            band.append((point.codes, distance, quality.fd_stderr))
+    plot_confidence_band(axes, band, colour)
 
 
-def band(axes: Axes, told: Sequence[tuple[float, float, float]], colour: str) -> None:
-    """95 % of the normal distribution about each (place, distance, standard error)."""
-    if told:
-        places, distances, errors = zip(*told, strict=True)
-        # Such an axis has no place for what is not positive.
+def plot_confidence_band(
+    axes: Axes, points: Sequence[tuple[float, float, float]], colour: str
+) -> None:
+    """Plot a band of 95 % of the normal distribution.
+
+    Args:
+        axes: axes to plot on, with a logarithmic y axis.
+        points: (x, distance, standard error) by rising x.
+        colour: colour of the band.
+    """
+    if points:
+        positions, distances, errors = zip(*points, strict=True)
+        # A logarithmic axis cannot show values that are not positive.
         pairs = list(zip(distances, errors, strict=True))
         low = [max(distance - CONFIDENCE * error, distance / 20) for distance, error in pairs]
         high = [distance + CONFIDENCE * error for distance, error in pairs]
-        axes.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.fill_between(positions, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
-def _level(axes: Axes, value: float, label: str) -> None:
+def _plot_level(axes: Axes, value: float, label: str) -> None:
     axes.axhline(value, color=_GREY, linestyle=(0, (5, 3)), label=label)
 
 
-def _label(axes: Axes, title: str, quantity: str) -> None:
+def _label_axes(axes: Axes, title: str, quantity: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_title(title, fontsize=13)
@@ -178,13 +216,13 @@ def _label(axes: Axes, title: str, quantity: str) -> None:
         axes.legend(frameon=False, fontsize=10)
 
 
-def _logarithmic(axes: Axes) -> None:
+def _use_log_scale(axes: Axes) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    # Such an axis has no place for an exact zero.
+    # A logarithmic axis cannot show an exact zero.
     axes.set_yscale("log", nonpositive="mask")
     low, high = axes.get_ylim()
-    # Within a decade or so the powers of ten alone would leave the axis without labels.
+    # Within a decade or two, powers of ten alone would leave the axis without labels.
     steps = (1.0,) if high / low > 1000 else (1.0, 2.0, 3.0, 5.0)
     axes.yaxis.set_major_locator(LogLocator(subs=steps))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

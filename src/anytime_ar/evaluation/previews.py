@@ -1,5 +1,7 @@
-"""How long the first preview takes, beside the one step and the one decode that it cannot do
-without."""
+"""Measures the time to the first preview.
+
+It is compared with the one step and the one decode that it requires at least.
+"""
 
 from __future__ import annotations
 
@@ -7,49 +9,52 @@ import time
 from collections.abc import Callable
 
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation.speed import Timing
+from anytime_ar.evaluation.speed import BenchmarkTiming
 from anytime_ar.sampling import AnytimeModel, DecodeBatch
 
-FIRST = "first preview"
-BARE = "one step and one decode"
+FIRST_PREVIEW = "first preview"
+"""Name of the timing of the first preview."""
+STEP_AND_DECODE = "one step and one decode"
+"""Name of the timing of a step and a decode."""
 
 
-def first_preview(
+def time_first_preview(
     model: AnytimeModel,
-    rows: int,
+    batch_size: int,
     *,
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
-) -> tuple[Timing, Timing]:
-    """Time from the call of `stream` to its first preview, and a step with a decode of its own, in
-    turns.
+) -> tuple[BenchmarkTiming, BenchmarkTiming]:
+    """Time the first preview of `stream`, and one step with one decode, alternating.
 
     Args:
-        model: to draw from.
-        rows: samples of each draw.
-        rounds: how often; one more, not counted, goes ahead.
-        clock: gives seconds.
+        model: model to measure.
+        batch_size: number of samples per call.
+        rounds: number of timed rounds, at least 1; a warm-up round comes first.
+        clock: returns the time in seconds.
 
     Returns:
-        The first preview, then the step and the decode.
+        The timings of the first preview, and of the step with the decode.
 
     Raises:
-        InputError: no rounds.
+        InputError: `rounds` is below 1.
     """
     if rounds < 1:
         raise InputError(f"rounds={rounds} times nothing; pass at least 1")
     first, bare = [], []
     for seed in range(rounds + 1):
         begin = clock()
-        stream = model.stream(rows, seed=seed)
+        stream = model.stream(batch_size, seed=seed)
         next(stream)
         first.append(clock() - begin)
         del stream
-        plan, _ = model.plan(rows, seed=seed)
-        batch = DecodeBatch(model.engine.decoder, rows)
-        ids = batch.join(plan.noise, plan.labels, plan.choice)
+        plan, _ = model.plan(batch_size, seed=seed)
+        batch = DecodeBatch(model.sampler.decoder, batch_size)
+        ids = batch.add(plan.noise, plan.labels, plan.sampling_params)
         begin = clock()
         batch.step()
-        model.engine.decode(batch.codes(ids))
+        model.sampler.decode(batch.codes(ids))
         bare.append(clock() - begin)
-    return Timing(FIRST, rows, tuple(first[1:])), Timing(BARE, rows, tuple(bare[1:]))
+    return BenchmarkTiming(FIRST_PREVIEW, batch_size, tuple(first[1:])), BenchmarkTiming(
+        STEP_AND_DECODE, batch_size, tuple(bare[1:])
+    )

@@ -1,7 +1,7 @@
-"""What evaluation needs of a model and of a data set, as structural types.
+"""Protocols of the models and data sets that evaluation accepts.
 
-Anything with these members can be measured: the shipped models and data sets, or a user's own.
-Tensors are handed over on the CPU and may come back on any device.
+Every object with these members can be evaluated: the shipped models and data sets, or a user's own.
+Evaluation passes tensors on the CPU and accepts tensors on any device.
 """
 
 from __future__ import annotations
@@ -12,46 +12,46 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 
-class Batch(Protocol):
-    """Some samples of a data set."""
+class EvaluationBatch(Protocol):
+    """A batch of samples of a data set."""
 
     @property
     def data(self) -> Tensor:
-        """float32 [B, *sample_shape] in [-1, 1]."""
+        """Samples float32 [B, *sample_shape] in [-1, 1]."""
 
     @property
     def labels(self) -> Tensor | None:
-        """int64 [B], or None where the data set has no labels."""
+        """Labels int64 [B]; None if the data set has no labels."""
 
 
-class Split(Protocol):
+class EvaluationSplit(Protocol):
     """One split of a data set."""
 
     @property
     def size(self) -> int | None:
-        """The number of samples; None for a stream that does not say."""
+        """Number of samples; None for a stream of unknown length."""
 
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Every sample once, in the same order each time; the last batch may be smaller."""
+    def batches(self, batch_size: int) -> Iterator[EvaluationBatch]:
+        """Yield every sample once, in the same order each time; the last batch may be smaller."""
 
-    def shuffled(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        """Batches without end, reshuffled every epoch, the same for the same seed."""
+    def shuffled(self, batch_size: int, seed: int) -> Iterator[EvaluationBatch]:
+        """Yield batches without end, reshuffled every epoch, in an order that the seed defines."""
 
 
-class Splits(Protocol):
-    """The two splits that evaluation reads."""
-
-    @property
-    def train(self) -> Split:
-        """What the model, the features and PCA were fitted on."""
+class EvaluationData(Protocol):
+    """A data set with the two splits that evaluation reads."""
 
     @property
-    def test(self) -> Split:
-        """What the model has never seen."""
+    def train(self) -> EvaluationSplit:
+        """The split that the model, the feature extractor and PCA are trained on."""
+
+    @property
+    def test(self) -> EvaluationSplit:
+        """The split that the model was not trained on."""
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
-        """Name of each class, or None where there are no labels."""
+        """Names of the classes, by label; None without labels."""
 
 
 class Codec(Protocol):
@@ -59,42 +59,42 @@ class Codec(Protocol):
 
     @property
     def code_length(self) -> int:
-        """L."""
+        """Number of codes of a whole sample, L."""
 
     @property
     def vocabulary(self) -> int:
-        """V."""
+        """Number of values that a code can take, V."""
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """The shape of one sample: (C, H, W) of images, (1, T) of sounds."""
+        """Shape of one sample: (C, H, W) of images, (1, T) of audio."""
 
     @property
     def sample_rate(self) -> int | None:
-        """Of sounds, in Hz."""
+        """Sampling rate of audio in Hz; None for images."""
 
     def encode(self, x: Tensor) -> Tensor:
-        """float32 [B, *sample_shape] to codes int64 [B, L]."""
+        """Encode samples float32 [B, *sample_shape] to codes int64 [B, L]."""
 
     def decode(self, codes: Tensor) -> Tensor:
-        """codes[:, :k] for any 1 <= k <= L to float32 [B, *sample_shape], in about [-1, 1]."""
+        """Decode codes[:, :k], 1 <= k <= L, to float32 [B, *sample_shape] in about [-1, 1]."""
 
 
-Choice = Mapping[str, float | Sequence[float]]
-"""How codes are chosen: keyword arguments of a model's draws, as temperature or guidance."""
+SamplingKwargs = Mapping[str, float | Sequence[float]]
+"""Sampling parameters as keyword arguments of a model, such as temperature or guidance."""
 
 
 @runtime_checkable
-class Model(Codec, Protocol):
-    """A codec with a prior, which can draw new samples."""
+class GenerativeModel(Codec, Protocol):
+    """A codec with a prior, which can generate new samples."""
 
     @property
     def can_sample(self) -> bool:
-        """Whether there is a prior to draw from."""
+        """Whether there is a prior to sample from."""
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """Names of the classes that the prior can draw; None where it is unconditional."""
+        """Names of the classes of a conditional prior; None for an unconditional one."""
 
     def sample_codes(
         self,
@@ -106,24 +106,35 @@ class Model(Codec, Protocol):
         label: Sequence[int] | None = None,
         **choice: float | Sequence[float],
     ) -> Tensor:
-        """int64 [n, k] of samples first..first + n - 1, for n labels or ones of the model's own
-        choice; the codes of a shorter draw are a prefix of a longer one's."""
+        """Draw codes int64 [n, k] of samples first..first + n - 1 of a seed.
 
-    def nats(self, codes: Tensor, *, label: Sequence[int] | None = None) -> Tensor:
-        """What the prior pays for each code of int64 [B, k], -ln p: float32 [B, k]."""
+        The codes of a smaller k are a prefix of those of a larger one.
+
+        Args:
+            n: number of samples.
+            codes: number of codes, k, 1..L; None: all of them.
+            seed: random seed of the samples.
+            first: index of the first sample within the seed.
+            label: n labels; None: random labels, if the model has any.
+            choice: sampling parameters, see `SamplingKwargs`.
+        """
+
+    def nll(self, codes: Tensor, *, label: Sequence[int] | None = None) -> Tensor:
+        """Return the negative log-likelihood of each code in nats, float32 [B, k].
+
+        Args:
+            codes: int64 [B, k].
+            label: B labels; None: no label.
+        """
 
     def sample(
         self, n: int, *, codes: int | None = None, seed: int = 0, **choice: float | Sequence[float]
     ) -> Tensor:
-        """float32 [n, *sample_shape] from k codes each."""
+        """Generate samples float32 [n, *sample_shape] from k codes each.
 
-
-class Progress(Protocol):
-    """Told after every step of long work how far it is."""
-
-    def __call__(self, done: int, total: int, what: str) -> None:
-        """`done` of `total` steps; `what` names the step just finished."""
-
-
-def silent(done: int, total: int, what: str) -> None:
-    """The progress callback of those who do not watch."""
+        Args:
+            n: number of samples.
+            codes: number of codes, k, 1..L; None: all of them.
+            seed: random seed of the samples.
+            choice: sampling parameters, see `SamplingKwargs`.
+        """

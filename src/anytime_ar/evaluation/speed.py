@@ -1,8 +1,8 @@
-"""How fast codes are drawn, beside other ways of drawing them, in one run.
+"""Benchmarks of the speed of sampling codes, against other implementations in the same run.
 
-Everything that is compared takes turns: one round runs each contender once, so that a machine that
-slows down slows all of them. Ratios are formed within rounds. The floor is the bare matrix products
-of the same weights for the same rows: what no way of drawing with these weights can undercut.
+The cases alternate: one round runs each case once, so that a slower machine slows all of them.
+Ratios are formed within rounds. The floor is the bare matrix products of the same weights for the
+same rows. No implementation with these weights can be faster.
 """
 
 from __future__ import annotations
@@ -16,117 +16,132 @@ from typing import Any
 import torch
 
 from anytime_ar.errors import InputError, MissingExtraError, install_command
-from anytime_ar.evaluation.plots import png
-from anytime_ar.evaluation.protocols import Progress, silent
+from anytime_ar.evaluation.plots import to_png
+from anytime_ar.runtime.progress import ProgressCallback, no_progress
 from anytime_ar.sampling import AnytimeModel
 
-FLOOR = "products only"
-"""What the name of a floor ends with."""
+FLOOR_SUFFIX = "products only"
+"""Suffix of the name of a floor."""
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A way of drawing the codes of n samples."""
+class BenchmarkCase:
+    """An implementation that draws the codes of n samples."""
 
     name: str
+    """Name of the case in reports."""
     run: Callable[[int], object]
     """Draws all codes of n samples and returns when they are there."""
 
 
 @dataclass(frozen=True)
-class Timing:
-    """What one contender took for one number of rows."""
+class BenchmarkTiming:
+    """The times of one case at one batch size."""
 
     name: str
-    rows: int
+    """Name of the case in reports."""
+    batch_size: int
+    """Number of samples per run."""
     seconds: tuple[float, ...]
-    """One number per round."""
+    """Seconds of each round, in order."""
 
     @property
     def median_s(self) -> float:
-        """The round in the middle."""
+        """Median seconds of a round."""
         return statistics.median(self.seconds)
 
     def to_json(self, codes: int) -> dict[str, Any]:
-        """Figures by name, with codes a second from slowest to fastest round."""
-        rates = sorted(self.rows * codes / seconds for seconds in self.seconds)
+        """Return the results as a JSON object, with codes per second.
+
+        Args:
+            codes: number of codes per sample.
+        """
+        rates = sorted(self.batch_size * codes / seconds for seconds in self.seconds)
         return {
             "name": self.name,
-            "rows": self.rows,
+            "batch_size": self.batch_size,
             "seconds": [round(seconds, 6) for seconds in self.seconds],
             "codes_per_s": [round(rate, 1) for rate in (rates[0], self.rate(codes), rates[-1])],
         }
 
     def rate(self, codes: int) -> float:
-        """Codes a second in the middle round."""
-        return self.rows * codes / self.median_s
+        """Return the codes per second of the median round.
+
+        Args:
+            codes: number of codes per sample.
+        """
+        return self.batch_size * codes / self.median_s
 
 
-def take_turns(
-    contenders: Sequence[Contender],
-    batches: Sequence[int],
+def time_interleaved(
+    cases: Sequence[BenchmarkCase],
+    batch_sizes: Sequence[int],
     *,
     rounds: int,
-    at_least_s: float = 0.0,
+    min_time_s: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
-    progress: Progress = silent,
-) -> list[Timing]:
-    """Time contenders at every number of rows, in rounds; a first round, not counted, warms up.
+    progress: ProgressCallback = no_progress,
+) -> list[BenchmarkTiming]:
+    """Time cases at every batch size, in rounds that alternate between the cases.
+
+    A first round warms up and does not count.
 
     Args:
-        contenders: what to time.
-        batches: numbers of rows.
-        rounds: how often each has its turn, or more often,
-        at_least_s: until so much time has passed at each number of rows.
-        clock: gives seconds.
-        progress: told after every round.
+        cases: cases to time.
+        batch_sizes: numbers of samples per run.
+        rounds: minimum number of rounds, at least 1.
+        min_time_s: minimum seconds at each batch size; more rounds run until then.
+        clock: returns the time in seconds.
+        progress: called after every round.
 
     Raises:
-        InputError: no rounds.
+        InputError: `rounds` is below 1.
     """
     if rounds < 1:
         raise InputError(f"rounds={rounds} times nothing; pass at least 1")
     timings = []
-    for done, rows in enumerate(batches):
-        seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    for done, rows in enumerate(batch_sizes):
+        seconds: dict[str, list[float]] = {case.name: [] for case in cases}
         turn, started = 0, clock()
-        while turn <= rounds or clock() - started < at_least_s:
-            for contender in contenders:
+        while turn <= rounds or clock() - started < min_time_s:
+            for case in cases:
                 begin = clock()
-                contender.run(rows)
+                case.run(rows)
                 if turn > 0:
-                    seconds[contender.name].append(clock() - begin)
+                    seconds[case.name].append(clock() - begin)
             turn += 1
             now = done * (rounds + 1) + min(turn, rounds + 1)
-            progress(now, len(batches) * (rounds + 1), f"{rows} rows")
-        timings += [Timing(name, rows, tuple(times)) for name, times in seconds.items()]
+            progress(now, len(batch_sizes) * (rounds + 1), f"{rows} rows")
+        timings += [BenchmarkTiming(name, rows, tuple(times)) for name, times in seconds.items()]
     return timings
 
 
-def ours(model: AnytimeModel) -> Contender:
-    """Drawing as the library does, without decoding."""
-    return Contender(_name(model), lambda n: model.sample_codes(n, seed=0))
+def sample_codes_case(model: AnytimeModel) -> BenchmarkCase:
+    """Return the case of the library's own sampling, without decoding."""
+    return BenchmarkCase(_name(model), lambda n: model.sample_codes(n, seed=0))
 
 
-def floor(model: AnytimeModel) -> Contender:
-    """The matrix products of a complete draw, and nothing else."""
-    return Contender(f"{_name(model)} {FLOOR}", lambda n: model.engine.decoder.multiply_only(n))
+def matmul_floor_case(model: AnytimeModel) -> BenchmarkCase:
+    """Return the floor: the matrix products of sampling all codes, and nothing else."""
+    return BenchmarkCase(
+        f"{_name(model)} {FLOOR_SUFFIX}", lambda n: model.sampler.decoder.matmul_only(n)
+    )
 
 
 def _name(model: AnytimeModel) -> str:
     return f"{model.precision} {model.backend}"
 
 
-def generate(model: AnytimeModel, precision: str, attention: str) -> Contender:
-    """`generate` of Hugging Face transformers on a Llama of the same size, with its KV cache.
+def hf_generate_case(model: AnytimeModel, precision: str, attention: str) -> BenchmarkCase:
+    """Return the case of `generate` of Hugging Face transformers, with its KV cache.
 
-    The same layers, width, heads, entries and length; its three feed-forward matrices have as many
-    weights as our two.
+    The network is a Llama with the same layers, width, heads, vocabulary and length. Its three
+    feed-forward matrices have as many weights as our two.
 
     Args:
-        model: whose prior to match.
-        precision: of weights, `float32` or `bfloat16`.
-        attention: `sdpa` or `eager`.
+        model: model whose prior gives the sizes.
+        precision: number format of the weights, `float32` or `bfloat16`.
+        attention: implementation of attention, `sdpa` or `eager`.
 
     Raises:
         MissingExtraError: transformers is not installed.
@@ -140,7 +155,7 @@ def generate(model: AnytimeModel, precision: str, attention: str) -> Contender:
     transformers.utils.logging.set_verbosity_error()
     size = model.bundle.card.prior
     assert size is not None
-    start = model.vocabulary  # one entry more, to begin with
+    start = model.vocabulary  # one more token, as the first one
     config = transformers.LlamaConfig(
         vocab_size=model.vocabulary + 1,
         hidden_size=size.width,
@@ -175,32 +190,36 @@ def generate(model: AnytimeModel, precision: str, attention: str) -> Contender:
                 first, attention_mask=torch.ones_like(first), generation_config=settings
             )
         assert drawn.shape == (n, 1 + model.code_length)
-        drawn.cpu()  # waits for the device
+        drawn.cpu()  # synchronise with the device
 
-    return Contender(f"generate {precision} {attention}", run)
-
-
-def shorter(model: AnytimeModel, codes: int) -> Contender:
-    """Drawing that many codes instead of all."""
-    return Contender(f"{codes} codes", lambda n: model.sample_codes(n, codes=codes, seed=0))
+    return BenchmarkCase(f"generate {precision} {attention}", run)
 
 
-def ratios(over: Timing, under: Timing) -> tuple[float, float, float]:
-    """Least, middle and greatest ratio of two contenders' times, by round."""
+def prefix_case(model: AnytimeModel, codes: int) -> BenchmarkCase:
+    """Return the case of sampling the first `codes` codes only."""
+    return BenchmarkCase(f"{codes} codes", lambda n: model.sample_codes(n, codes=codes, seed=0))
+
+
+def time_ratios(over: BenchmarkTiming, under: BenchmarkTiming) -> tuple[float, float, float]:
+    """Return the least, median and greatest ratio of two cases' times, by round."""
     by_round = sorted(a / b for a, b in zip(over.seconds, under.seconds, strict=True))
     return by_round[0], statistics.median(by_round), by_round[-1]
 
 
-def draw_times(timings: Sequence[Timing]) -> bytes:
-    """PNG: time of drawing k codes (as `shorter` names them), one line for each number of rows."""
+def plot_times(timings: Sequence[BenchmarkTiming]) -> bytes:
+    """Return a PNG of the time of k codes, with one plot per batch size.
+
+    Args:
+        timings: timings of `prefix_case` cases, whose names give k.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    numbers = list(dict.fromkeys(timing.rows for timing in timings))
+    numbers = list(dict.fromkeys(timing.batch_size for timing in timings))
     figure = Figure(figsize=(5 * len(numbers), 4), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, rows in zip(figure.subplots(1, len(numbers), squeeze=False)[0], numbers, strict=True):
-        here = [timing for timing in timings if timing.rows == rows]
+        here = [timing for timing in timings if timing.batch_size == rows]
         codes = [int(timing.name.split()[0]) for timing in here]
         middle = [1000 * timing.median_s for timing in here]
         spread = [
@@ -216,4 +235,4 @@ def draw_times(timings: Sequence[Timing]) -> bytes:
         axes.set_ylim(0)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    return png(figure)
+    return to_png(figure)

@@ -1,23 +1,30 @@
-"""Our own kernel for CPUs: a step of the prior, and pictures from codes, each in one call."""
+"""The native kernel for CPUs: a step of the prior, or the decoding of images, in one call."""
 
 from __future__ import annotations
 
-from anytime_ar.kernel.compiling import BuildError, Compiler, find_compiler
-from anytime_ar.kernel.instructions import (
-    available,
-    machine,
-    processor_features,
-    processor_name,
+from anytime_ar.kernel.abi import (
+    UNKNOWN_CODE,
+    LinearMap,
+    PackedWeights,
+    check_status,
+    check_struct_sizes,
+    checked_data_ptr,
+    round_up,
+)
+from anytime_ar.kernel.build import BuildError, Compiler, find_compiler
+from anytime_ar.kernel.instruction_sets import (
+    available_instruction_sets,
+    cpu_architecture,
+    cpu_features,
+    cpu_name,
 )
 from anytime_ar.kernel.loading import (
     Kernel,
-    kernel,
+    kernel_library,
     load_kernel,
-    prebuilt_instructions,
+    prebuilt_instruction_sets,
     prebuilt_path,
 )
-from anytime_ar.kernel.memory import UNKNOWN_CODE, address, check_status, check_structures
-from anytime_ar.kernel.weights import LinearMap, Weights, pad_up
 
 __all__ = [
     "UNKNOWN_CODE",
@@ -25,18 +32,18 @@ __all__ = [
     "Compiler",
     "Kernel",
     "LinearMap",
-    "Weights",
-    "address",
-    "available",
+    "PackedWeights",
+    "available_instruction_sets",
     "check_status",
-    "check_structures",
+    "check_struct_sizes",
+    "checked_data_ptr",
+    "cpu_architecture",
+    "cpu_features",
+    "cpu_name",
     "find_compiler",
-    "kernel",
+    "kernel_library",
     "load_kernel",
-    "machine",
-    "pad_up",
-    "prebuilt_instructions",
+    "prebuilt_instruction_sets",
     "prebuilt_path",
-    "processor_features",
-    "processor_name",
+    "round_up",
 ]

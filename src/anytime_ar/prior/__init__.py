@@ -1,30 +1,33 @@
-"""The prior: a Transformer that draws ordered codes, coarse to fine."""
+"""The prior: a Transformer that generates ordered codes, coarse to fine."""
 
 from __future__ import annotations
 
-from anytime_ar.prior.backends import Backend, PrecisionChoice, decoder_for
-from anytime_ar.prior.choice import IS_SHADOW, NO_SHADOW, ChoiceConfig, RowChoice
-from anytime_ar.prior.config import PriorConfig
-from anytime_ar.prior.decoder import Decoder, Precision
-from anytime_ar.prior.native import NativeDecoder
-from anytime_ar.prior.portable import PortableDecoder
-from anytime_ar.prior.rows import Cache, Rows
-from anytime_ar.prior.transformer import Prior
+from anytime_ar.prior.decoders.base import DecodeState, KVCache, Precision, PriorDecoder
+from anytime_ar.prior.decoders.native import NativePriorDecoder
+from anytime_ar.prior.decoders.select import Backend, PrecisionOption, make_prior_decoder
+from anytime_ar.prior.decoders.torch import TorchPriorDecoder
+from anytime_ar.prior.sampling_params import (
+    IS_UNCONDITIONAL,
+    NO_UNCONDITIONAL,
+    RowSamplingParams,
+    SamplingParams,
+)
+from anytime_ar.prior.transformer import Prior, PriorConfig
 
 __all__ = [
-    "IS_SHADOW",
-    "NO_SHADOW",
+    "IS_UNCONDITIONAL",
+    "NO_UNCONDITIONAL",
     "Backend",
-    "Cache",
-    "ChoiceConfig",
-    "Decoder",
-    "NativeDecoder",
-    "PortableDecoder",
+    "DecodeState",
+    "KVCache",
+    "NativePriorDecoder",
     "Precision",
-    "PrecisionChoice",
+    "PrecisionOption",
     "Prior",
     "PriorConfig",
-    "RowChoice",
-    "Rows",
-    "decoder_for",
+    "PriorDecoder",
+    "RowSamplingParams",
+    "SamplingParams",
+    "TorchPriorDecoder",
+    "make_prior_decoder",
 ]

@@ -1,60 +1,70 @@
 """The prior (paper section 3.3): a decoder-only Transformer over ordered codes.
 
-`p(codes) = prod_i p(code_i | code_1..code_{i-1}, label)`. Position i of the input holds what is
-known last before code i is drawn: position 0 the label (or "no label"), others the code before
-and, where the configuration says so, the label as well.
-Entry j means something else at every position, so each pair of position and entry has an embedding
-of its own, which also scores the entry on the way out, unless the configuration lets neighbouring
-positions share them. Letters: `B` batch, `L` code length,
-`V` vocabulary, `E` width.
+`p(codes) = prod_i p(code_i | code_1..code_{i-1}, label)`. The input at position 0 is the label (or
+"no label"). The input at a later position is the code before it and, if configured, the label as
+well.
+
+Code j has another meaning at every position. So each pair of position and code has an embedding of
+its own, which also gives its logit (tied embeddings). The configuration can let neighbouring
+positions share them. Letters: `B` batch, `L` code length, `V` vocabulary, `E` width, `T` positions
+of a sequence.
 """
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anytime_ar.config import Config
 from anytime_ar.errors import InputError
-from anytime_ar.prior.config import PriorConfig
 
-_TRAIT = 0.75
-"""Length of what tells the length, and the direction, of a vector."""
+_CODEBOOK_FEATURE_SCALE = 0.75
+"""Scale of the codebook features that describe the length and the direction of a vector."""
 _FUSED_FROM = 256
-"""Positions from which on attention on CPUs is faster in one kernel."""
+"""Number of positions from which on fused attention is faster on CPUs."""
 
 
 class Dropout(nn.Module):
-    """Zero entries at random while training, and scale the others so that means stay.
+    """Dropout that takes 16 random bits per element on CPUs.
 
-    On CPUs from 16 random bits an entry, so that a share holds within 1/65,536: PyTorch draws one
-    number an entry, and on CPUs not made by Intel one after the other, which took a fifth of a
-    training step of 3 x 96.
+    A probability is exact within 1/65,536. PyTorch takes one random number per element and, on CPUs
+    not made by Intel, one after the other. That took a fifth of a training step of a prior of 3
+    layers and width 96.
 
     Args:
-        share: of the entries, [0, 1).
+        p: probability of zeroing an element, in [0, 1).
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, p: float) -> None:
+        """Set the probability of zeroing."""
         super().__init__()
-        self.share = share
+        self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of any shape."""
+        """Zero elements at random while training, and scale the others to preserve the mean."""
         if not self.training or x.device.type != "cpu":
-            return F.dropout(x, self.share, self.training)
-        if self.share == 0:
+            return F.dropout(x, self.p, self.training)
+        if self.p == 0:
             return x
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device="cpu")
         bits = words.random_(-(2**63), None).view(torch.int16)[: x.numel()].view(x.shape)
-        kept = (bits >= round(self.share * 2**16) - 2**15).to(x.dtype)
-        return x * kept.div_(1 - self.share)
+        kept = (bits >= round(self.p * 2**16) - 2**15).to(x.dtype)
+        return x * kept.div_(1 - self.p)
 
 
 class Block(nn.Module):
-    """Pre-norm attention and feed-forward block."""
+    """A pre-norm block of attention and feed-forward network.
+
+    Args:
+        config: sizes of the Transformer.
+    """
 
     def __init__(self, config: PriorConfig) -> None:
+        """Build the layers of the block."""
         super().__init__()
         width, hidden = config.width, int(config.width * config.mlp_ratio)
         self.heads = config.heads
@@ -67,7 +77,7 @@ class Block(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """All positions at once: [B, T, E] -> [B, T, E], each seeing itself and those before."""
+        """Apply causal attention and the feed-forward network: [B, T, E] -> [B, T, E]."""
         # three of [B, heads, T, E / heads]
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         attended = _causal_attention(q, k, v).transpose(1, 2).flatten(2)
@@ -76,7 +86,16 @@ class Block(nn.Module):
 
 
 def _causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Each position attends to itself and those before: three of [B, heads, T, head_width]."""
+    """Compute attention of each position to itself and those before it.
+
+    Args:
+        q: queries, float [B, heads, T, head_width].
+        k: keys, of the same shape.
+        v: values, of the same shape.
+
+    Returns:
+        float [B, heads, T, head_width].
+    """
     if q.device.type != "cpu" or q.shape[2] >= _FUSED_FROM:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     # On CPUs the gradient of the fused kernel is slow for short sequences: forward and backward of
@@ -97,42 +116,52 @@ class Prior(nn.Module):
         label_count: number of classes; 0 for an unconditional prior.
     """
 
-    tables: Tensor
-    traits: Tensor
+    table_of_position: Tensor
+    """Index of each position's embedding table, int64 [L]."""
+    codebook_features: Tensor
+    """Fixed features of each code in each table, float32 [tables * V, features]."""
 
     def __init__(
         self, config: PriorConfig, code_length: int, vocabulary: int, label_count: int = 0
     ) -> None:
+        """Build the embeddings and blocks, and initialise them."""
         super().__init__()
         self.config = config
         self.code_length, self.vocabulary, self.label_count = code_length, vocabulary, label_count
         width = config.width
-        # Entry j of position i is row tables[i] * V + j.
+        # The embedding of code j at position i is row table_of_position[i] * V + j.
         following = torch.arange(code_length).flip(0)
-        group, place = following // config.shared_entries, following % config.shared_entries
+        group, member = (
+            following // config.positions_per_table,
+            following % config.positions_per_table,
+        )
         tables = int(group[0]) + 1
-        self.register_buffer("tables", tables - 1 - group, persistent=False)  # int64 [L]
-        self.entries = nn.Embedding(tables * vocabulary, config.entry_width or width)
-        self.entry_bias = nn.Parameter(torch.zeros(tables, vocabulary))
-        # Not stored: the autoencoder has them.
-        traits = torch.zeros(tables * vocabulary, config.traits)
-        self.register_buffer("traits", traits, persistent=False)
-        self.widen: nn.Linear | None = None
-        if config.entry_width:
-            self.widen = nn.Linear(config.traits + config.entry_width, width, bias=False)
-        self.positions = nn.Parameter(torch.zeros(code_length, width))
-        self.start = nn.Embedding(label_count + 1, width)  # the last row means "no label"
-        self.reminder = nn.Embedding(label_count + 1, width) if config.label_everywhere else None
+        self.register_buffer("table_of_position", tables - 1 - group, persistent=False)  # int64 [L]
+        self.code_embedding = nn.Embedding(tables * vocabulary, config.embedding_width or width)
+        self.output_bias = nn.Parameter(torch.zeros(tables, vocabulary))
+        # The features are not stored: they follow from the autoencoder.
+        features = torch.zeros(tables * vocabulary, config.codebook_features)
+        self.register_buffer("codebook_features", features, persistent=False)
+        self.embedding_projection: nn.Linear | None = None
+        if config.embedding_width:
+            self.embedding_projection = nn.Linear(
+                config.codebook_features + config.embedding_width, width, bias=False
+            )
+        self.position_embedding = nn.Parameter(torch.zeros(code_length, width))
+        self.label_embedding = nn.Embedding(label_count + 1, width)  # the last row means "no label"
+        self.added_label_embedding = (
+            nn.Embedding(label_count + 1, width) if config.condition_every_position else None
+        )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.dropout = Dropout(config.dropout)
         self.apply(self._initialize)
-        if config.shared_entries > 1:
-            # Positions begin as the sum of where in a group of neighbours they stand and of which
-            # group that is, so that attention finds what is alike in either from the first step on.
-            of_places = nn.init.normal_(torch.empty(config.shared_entries, width), std=0.04)
+        if config.positions_per_table > 1:
+            # The embedding of a position starts as the sum of a vector for its place in the group
+            # and a vector for the group. So attention can tell both from the first step on.
+            of_members = nn.init.normal_(torch.empty(config.positions_per_table, width), std=0.04)
             of_groups = nn.init.normal_(torch.empty(tables, width), std=0.02)
-            self.positions.data = of_places[place] + of_groups[group]
+            self.position_embedding.data = of_members[member] + of_groups[group]
         for block in self.blocks:  # residual branches start small, as in GPT-2
             assert isinstance(block, Block)
             for branch in (block.out, block.down):
@@ -140,6 +169,7 @@ class Prior(nn.Module):
 
     @staticmethod
     def _initialize(module: nn.Module) -> None:
+        """Initialise linear maps and embeddings as in GPT-2."""
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:
@@ -147,85 +177,148 @@ class Prior(nn.Module):
 
     @property
     def no_label(self) -> int:
-        """The label that means "draw from all classes"."""
+        """Return the label that means "no label": samples of all classes."""
         return self.label_count
 
     def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Logits of every code given those before it.
+        """Compute the logits of every code given those before it.
 
         Args:
-            codes: int64 [B, T], 1 <= T <= L; the last one is not looked at.
+            codes: int64 [B, T], 1 <= T <= L; the last one has no effect.
             labels: int64 [B] in 0..label_count (`no_label`); None: no label.
 
         Returns:
-            float [B, T, V]; [:, i] scores code i and depends on codes < i only.
+            float [B, T, V]; [:, i] are the logits of code i, and depend on codes < i only.
+
+        Raises:
+            InputError: there are more than L codes.
         """
         batch, length = codes.shape
         if length > self.code_length:
             raise InputError(f"{length} codes exceed code length {self.code_length}; pass fewer")
         if labels is None:
-            labels = torch.full((batch,), self.no_label, device=self.start.weight.device)
-        first = self.start(labels)[:, None]  # [B, 1, E]
-        tables = self.tables[:length]
+            labels = torch.full((batch,), self.no_label, device=self.label_embedding.weight.device)
+        first = self.label_embedding(labels)[:, None]  # [B, 1, E]
+        tables = self.table_of_position[:length]
         rows = codes[:, :-1] + tables[:-1] * self.vocabulary
-        rest = self._with_traits(self.entries(rows), self.traits[rows])
-        rest = rest if self.widen is None else self.widen(rest)  # [B, T - 1, E]
-        x = torch.cat([first, rest], dim=1) + self.positions[:length]
-        x = self.dropout(x if self.reminder is None else x + self.reminder(labels)[:, None])
+        rest = self._with_codebook_features(self.code_embedding(rows), self.codebook_features[rows])
+        rest = (
+            rest if self.embedding_projection is None else self.embedding_projection(rest)
+        )  # [B, T - 1, E]
+        x = torch.cat([first, rest], dim=1) + self.position_embedding[:length]
+        x = self.dropout(
+            x
+            if self.added_label_embedding is None
+            else x + self.added_label_embedding(labels)[:, None]
+        )
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)
-        x = x if self.widen is None else x @ self.widen.weight
-        entries = self._with_traits(self.entries.weight, self.traits)
+        x = x if self.embedding_projection is None else x @ self.embedding_projection.weight
+        entries = self._with_codebook_features(self.code_embedding.weight, self.codebook_features)
         table = entries.unflatten(0, (-1, self.vocabulary))[tables]
-        return torch.einsum("bte,tve->btv", x, table) + self.entry_bias[tables]
+        return torch.einsum("bte,tve->btv", x, table) + self.output_bias[tables]
 
-    def nats(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What each code costs given those before it, -ln p: int64 [B, T] to float32 [B, T].
+    def nll(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Compute the negative log-likelihood of each code given those before it, in nats.
 
         Args:
-            codes, labels: see `forward`.
+            codes: int64 [B, T], 1 <= T <= L.
+            labels: see `forward`.
+
+        Returns:
+            float32 [B, T].
         """
         logits = self(codes, labels).float().flatten(0, 1)
         costs = nn.functional.cross_entropy(logits, codes.flatten(), reduction="none")
         return costs.unflatten(0, codes.shape)
 
-    def full_entries(self) -> Tensor:
-        """The tables at full width: float [tables * V, E]."""
-        entries = self._with_traits(self.entries.weight, self.traits)
-        return entries if self.widen is None else self.widen(entries)
+    def full_embeddings(self) -> Tensor:
+        """Return the embedding tables at full width: float [tables * V, E]."""
+        entries = self._with_codebook_features(self.code_embedding.weight, self.codebook_features)
+        return entries if self.embedding_projection is None else self.embedding_projection(entries)
 
     @torch.no_grad()
-    def take_traits(self, vectors: Tensor) -> None:
-        """Let entries have the traits of the vectors that they stand for in the autoencoder.
+    def attach_codebook(self, vectors: Tensor) -> None:
+        """Compute the codebook features from the autoencoder's codebooks.
 
-        The length of a vector is how strong what it adds is; its direction, in sounds, mostly where
-        in a period, and without signs, how high. Entries learn from each other by what they share
-        of these, where each would have to find out by itself.
+        The length of a code's vector says how much the code adds. In audio, the direction is mostly
+        the phase, and without signs the pitch. With these features, what is learned about one code
+        carries over to similar ones.
 
         Args:
-            vectors: float [L, V, D], of each position and entry.
+            vectors: codebook vectors of each position, float [L, V, D].
 
         Raises:
-            InputError: there are too few traits for 2 D numbers and two more.
+            InputError: there are fewer features than 2 D + 2.
         """
         width = vectors.shape[2]
-        steps = self.config.traits - 2 * width
+        steps = self.config.codebook_features - 2 * width
         if steps < 2:
             raise InputError(
-                f"prior.traits is {self.config.traits}, and entries stand for vectors of {width} "
-                f"numbers; set it to {2 * width + 2} or more, or to 0"
+                f"prior.codebook_features is {self.config.codebook_features}, and entries stand "
+                f"for vectors of {width} numbers; set it to {2 * width + 2} or more, or to 0"
             )
-        first = torch.searchsorted(self.tables, torch.arange(int(self.tables[-1]) + 1))
+        first = torch.searchsorted(
+            self.table_of_position, torch.arange(int(self.table_of_position[-1]) + 1)
+        )
         vectors = vectors[first.to(vectors.device)].float()  # [tables, V, D]
         lengths = vectors.norm(dim=2)  # [tables, V]
         rank = lengths.argsort(1).argsort(1).float() / (self.vocabulary - 1) * (steps - 1)
-        # A number for each of some lengths, which overlap, so that what follows may bend.
-        near = (1 - (rank[..., None] - torch.arange(steps, device=rank.device)).abs()).clamp_min(0)
+        # One feature for each of several overlapping ranges of length, so that a linear map of them
+        # can be a piecewise linear function of the length.
+        length_features = (
+            1 - (rank[..., None] - torch.arange(steps, device=rank.device)).abs()
+        ).clamp_min(0)
         directions = vectors / lengths[..., None].clamp_min(1e-6)
-        traits = torch.cat([near, directions, directions.abs()], dim=2)
-        self.traits.copy_(_TRAIT * traits.flatten(0, 1))
+        features = torch.cat([length_features, directions, directions.abs()], dim=2)
+        self.codebook_features.copy_(_CODEBOOK_FEATURE_SCALE * features.flatten(0, 1))
 
-    def _with_traits(self, learned: Tensor, traits: Tensor) -> Tensor:
-        """What is fixed and what is learned of entries, beside each other."""
-        return torch.cat([traits, learned], dim=-1) if self.config.traits else learned
+    def _with_codebook_features(self, learned: Tensor, features: Tensor) -> Tensor:
+        """Concatenate codebook features, if any, with learned embeddings."""
+        return torch.cat([features, learned], dim=-1) if self.config.codebook_features else learned
+
+
+class PriorConfig(Config):
+    """Sizes of the prior, a decoder-only Transformer over codes."""
+
+    layers: int = Field(4, ge=1)
+    """Number of Transformer blocks."""
+    width: int = Field(192, ge=1)
+    """E, the width of the residual stream."""
+    heads: int = Field(6, ge=1)
+    """Number of attention heads; divides `width`."""
+    mlp_ratio: float = Field(4.0, gt=0)
+    """Hidden width of a feed-forward network, as a multiple of `width`."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout probability on embeddings, attention outputs and feed-forward outputs."""
+    positions_per_table: int = Field(1, ge=1)
+    """Number of neighbouring positions, counted from the last, that share an embedding table.
+    The segments of one level share a codebook in the same way."""
+    embedding_width: int | None = Field(None, ge=1)
+    """Width of the embedding tables before a linear map to `width`; None: `width`, and no map."""
+    codebook_features: int = Field(0, ge=0)
+    """Number of fixed features of each code, beside learned ones, that describe its codebook
+    vector. Training computes them from the autoencoder. Needs `embedding_width`."""
+    condition_every_position: bool = False
+    """Add the label to the input of every position instead of the first one only. In a long
+    sequence, attention is slow to learn to look back at it."""
+    label_dropout: float = Field(0.1, ge=0, lt=1)
+    """Fraction of training samples whose label is hidden, for classifier-free guidance."""
+
+    @model_validator(mode="after")
+    def _codebook_features_need_projection(self) -> Self:
+        if self.codebook_features and not self.embedding_width:
+            raise ValueError(
+                f"codebook_features is {self.codebook_features}, which needs embedding_width, "
+                "e.g. 24; set it, or drop codebook_features"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(
+                f"width {self.width} is not divisible by heads {self.heads}; change one of them"
+            )
+        return self

@@ -1,4 +1,4 @@
-"""Publishing: a model on the Hugging Face Hub, with a card that tells what was measured of it."""
+"""Publishing: upload a model to the Hugging Face Hub, with a card of its measurements."""
 
 from __future__ import annotations
 

@@ -1,53 +1,59 @@
-"""The model card: a README.md whose front matter the Hub reads, and whose text people read."""
+"""The model card: a README.md with front matter for the Hub and a text for people."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 
-from anytime_ar.bundle import Bundle
-from anytime_ar.card import Card
-from anytime_ar.curve import Curve, CurvePoint
-from anytime_ar.evaluation import shown_budgets
-from anytime_ar.evaluation.comparison_report import markdown_table
-from anytime_ar.evaluation.measures import ALL_MEASURES
-from anytime_ar.evaluation.report import distance
-from anytime_ar.publishing.metadata import metadata
-from anytime_ar.sampling.budget import quality_of
+from anytime_ar.bundle.card import Card
+from anytime_ar.bundle.curve import Curve, CurvePoint
+from anytime_ar.bundle.format import Bundle
+from anytime_ar.evaluation import evenly_spaced_budgets
+from anytime_ar.evaluation.metrics.reconstruction import ALL_METRICS
+from anytime_ar.evaluation.report import format_distance, markdown_table
+from anytime_ar.runtime.hub import parse_hub_ref
+from anytime_ar.sampling.budget import quality_at_codes
 
 PAPER = "https://arxiv.org/abs/2102.11495"
+"""Address of the paper (Xu et al. 2021)."""
 _MISSING = "-"
-_LABELS = 10
-"""Names of labels that are listed, at most."""
+_MAX_LISTED_LABELS = 10
+"""Maximum number of label names that the card lists."""
 
 
 def model_card(
-    bundle: Bundle, repository: str, *, pictures: Sequence[str], license: str | None
+    bundle: Bundle, repository: str, *, figures: Sequence[str], license: str | None
 ) -> str:
-    """The README.md of a model in a repository of the Hub.
+    """Return the README.md of a model in a repository of the Hub.
 
     Args:
-        pictures: names of files beside it, of `samples.png` and `curve.png`.
-        license: as the Hub calls it; None: not told.
+        bundle: model that the card describes.
+        repository: Hub ID of the repository, `"owner/name"`.
+        figures: names of image files in the repository, of `samples.png` and `curve.png`.
+        license: identifier of the licence on the Hub; None: the card names none.
     """
-    front = yaml.safe_dump(metadata(bundle, license), sort_keys=False, allow_unicode=True)
-    parts = [f"---\n{front}---", f"# {bundle.card.name}", _what(bundle)]
-    if "samples.png" in pictures:
+    front = yaml.safe_dump(
+        model_card_metadata(bundle, license), sort_keys=False, allow_unicode=True
+    )
+    parts = [f"---\n{front}---", f"# {bundle.card.name}", _summary(bundle)]
+    if "samples.png" in figures:
         parts += ["![Samples at rising numbers of codes](samples.png)"]
         parts += ["*Each row is one sample, each column stops after k codes.*"]
-    parts += ["## Use", _use(bundle, repository)]
+    parts += ["## Use", _usage(bundle, repository)]
     if bundle.curve is not None:
-        parts += ["## Measured", _table(bundle.curve), _how(bundle.curve)]
-    if "curve.png" in pictures:
+        parts += ["## Measured", _curve_table(bundle.curve), _measurement_notes(bundle.curve)]
+    if "curve.png" in figures:
         parts += ["![Quality against the number of codes](curve.png)"]
     if bundle.card.training:
         parts += ["## Training", _training(bundle.card)]
     return "\n\n".join(parts) + "\n"
 
 
-def _what(bundle: Bundle) -> str:
+def _summary(bundle: Bundle) -> str:
     card, network = bundle.card, bundle.autoencoder
     length, vocabulary = network.code_length, network.vocabulary
     if card.prior is None:
@@ -66,7 +72,7 @@ def _what(bundle: Bundle) -> str:
         f"- code length L: {length}",
         f"- vocabulary V: {vocabulary}",
         f"- bits: {length * math.log2(vocabulary):.0f}",
-        f"- labels: {_labels(card.data.labels)}",
+        f"- labels: {_format_labels(card.data.labels)}",
     ]
     return (
         f"{what}, for [anytime generation]({PAPER}): {does}. More codes bring more quality, and "
@@ -74,16 +80,16 @@ def _what(bundle: Bundle) -> str:
     )
 
 
-def _labels(labels: Sequence[str] | None) -> str:
+def _format_labels(labels: Sequence[str] | None) -> str:
     if labels is None:
         return "none"
-    more = f", ... ({len(labels)} in all)" if len(labels) > _LABELS else ""
-    return ", ".join(" ".join(label.split()) for label in labels[:_LABELS]) + more
+    more = f", ... ({len(labels)} in all)" if len(labels) > _MAX_LISTED_LABELS else ""
+    return ", ".join(" ".join(label.split()) for label in labels[:_MAX_LISTED_LABELS]) + more
 
 
-def _use(bundle: Bundle, repository: str) -> str:
+def _usage(bundle: Bundle, repository: str) -> str:
     length = bundle.autoencoder.code_length
-    kept = max(1, length // 2)
+    num_kept = max(1, length // 2)
     shape = ", ".join(map(str, bundle.card.data.sample_shape))
     lines = ["import anytime_ar as aar", ""]
     loads = f'model = aar.load("{repository}")'
@@ -92,19 +98,19 @@ def _use(bundle: Bundle, repository: str) -> str:
         calls += [
             ("x = model.sample(16, seed=0)", f"float32 [16, {shape}] in [-1, 1]"),
             (
-                f"x = model.sample(16, codes={kept}, seed=0)",
-                f"stops after {kept} of {length} codes",
+                f"x = model.sample(16, codes={num_kept}, seed=0)",
+                f"stops after {num_kept} of {length} codes",
             ),
             ("x = model.sample(16, deadline_s=1.0)", "as many codes as fit into a second"),
         ]
-        if quality_of(length, bundle.curve) is not None:
+        if quality_at_codes(length, bundle.curve) is not None:
             calls += [("x = model.sample(16, quality=0.9)", "by the measured curve")]
     else:
         calls += [(f"x = torch.zeros(1, {shape})", "your samples, in [-1, 1]")]
         lines = ["import torch", "", *lines]
     calls += [
         ("codes = model.encode(x)", f"int64 [n, {length}], coarse to fine"),
-        (f"x_hat = model.decode(codes[:, :{kept}])", "any prefix decodes"),
+        (f"x_hat = model.decode(codes[:, :{num_kept}])", "any prefix decodes"),
     ]
     width = max(len(call) for call, _ in calls)
     lines += [f"{call:<{width}}  # {what}" for call, what in calls]
@@ -113,60 +119,61 @@ def _use(bundle: Bundle, repository: str) -> str:
     return f"```bash\n{install}\n```\n\n```python\n{code}\n```"
 
 
-def _table(curve: Curve) -> str:
-    """The curve as a Markdown table, of at most 12 numbers of codes."""
-    shown = shown_budgets([point.codes for point in curve.points])
+def _curve_table(curve: Curve) -> str:
+    """Return the curve as a Markdown table of at most 12 numbers of codes."""
+    shown = evenly_spaced_budgets([point.codes for point in curve.points])
     points = [point for point in curve.points if point.codes in shown]
-    measures = [some for some in ALL_MEASURES if any(some.name in p.measures for p in points)]
-    heads = ["codes", "bits", "MSE", *[some.title for some in measures]]
+    metrics = [metric for metric in ALL_METRICS if any(metric.name in p.metrics for p in points)]
+    heads = ["codes", "bits", "MSE", *[metric.title for metric in metrics]]
     heads += ["FD, reconstructions", "FD, samples", "quality", "ms"]
     rows = [heads]
     for point in points:
-        told = [(point.measures.get(some.name), some.digits) for some in measures]
+        values = [(point.metrics.get(metric.name), metric.digits) for metric in metrics]
         rows.append(
             [
                 f"{point.codes}",
                 f"{point.bits:.0f}",
                 f"{point.mse:.4f}",
-                *[_MISSING if value is None else f"{value:.{digits}f}" for value, digits in told],
-                distance(point.fd_reconstruction),
-                _samples_fd(point),
-                _share(quality_of(point.codes, curve)),
+                *[_MISSING if value is None else f"{value:.{digits}f}" for value, digits in values],
+                format_distance(point.fd_reconstruction),
+                _format_fd_sample(point),
+                _format_percent(quality_at_codes(point.codes, curve)),
                 _MISSING if point.ms is None else f"{point.ms:.1f}",
             ]
         )
     return markdown_table(rows).rstrip()
 
 
-def _samples_fd(point: CurvePoint) -> str:
-    error = point.samples.fd_error if point.samples is not None else None
-    return distance(point.fd_sample) + ("" if error is None else f" ± {error:.2g}")
+def _format_fd_sample(point: CurvePoint) -> str:
+    error = point.sample_metrics.fd_stderr if point.sample_metrics is not None else None
+    return format_distance(point.fd_sample) + ("" if error is None else f" ± {error:.2g}")
 
 
-def _share(quality: float | None) -> str:
+def _format_percent(quality: float | None) -> str:
     return _MISSING if quality is None else f"{100 * quality:.0f} %"
 
 
-def _how(curve: Curve) -> str:
-    """What the figures are, and how many samples stand behind them."""
-    told = [f"MSE is on [-1, 1], of reconstructions of {curve.test_samples:,} test samples."]
-    if curve.floor is not None:
-        told += [
+def _measurement_notes(curve: Curve) -> str:
+    """Return notes on the metrics and the numbers of samples behind them."""
+    notes = [f"MSE is on [-1, 1], of reconstructions of {curve.num_test_samples:,} test samples."]
+    if curve.fd_train is not None:
+        notes += [
             "FD is the Fréchet distance to these in the features of a classifier, of their "
-            f"reconstructions and of {curve.samples:,} new samples; {curve.floor_samples:,} "
-            f"training samples stand at {distance(curve.floor)}, the floor. Distances in other "
+            f"reconstructions and of {curve.num_samples:,} new samples; "
+            f"{curve.num_train_samples:,} training samples stand at "
+            f"{format_distance(curve.fd_train)}, the floor. Distances in other "
             "features, or to another data set, do not compare."
         ]
-    if any(point.samples is not None for point in curve.points):
-        told += ["Behind ± stands the standard error."]
+    if any(point.sample_metrics is not None for point in curve.points):
+        notes += ["Behind ± stands the standard error."]
     loss = "MSE" if any(point.fd_sample is None for point in curve.points) else "FD of samples"
-    told += [f"Quality is the {loss} with all codes over that with so many."]
-    if curve.choice:
-        chosen = ", ".join(f"{name} {value}" for name, value in curve.choice.items())
-        told += [f"Samples were drawn with {chosen}."]
-    told += ["`ms` is the median time of one sample on the machine that measured."]
-    told += [f"Seed {curve.seed}. More figures are in `curve.json`."]
-    return " ".join(told)
+    notes += [f"Quality is the {loss} with all codes over that with so many."]
+    if curve.sampling_params:
+        chosen = ", ".join(f"{name} {value}" for name, value in curve.sampling_params.items())
+        notes += [f"Samples were drawn with {chosen}."]
+    notes += ["`ms` is the median time of one sample on the machine that measured."]
+    notes += [f"Seed {curve.seed}. More figures are in `curve.json`."]
+    return " ".join(notes)
 
 
 def _training(card: Card) -> str:
@@ -175,3 +182,98 @@ def _training(card: Card) -> str:
         "By anytime-ar, with this configuration:\n\n"
         f"<details><summary>config.yaml</summary>\n\n```yaml\n{settings}```\n\n</details>"
     )
+
+
+_SIGNIFICANT_DIGITS = 4
+"""Number of significant digits of a metric."""
+
+
+class _HubTask(NamedTuple):
+    """The names of a model's task on the Hub."""
+
+    generation: str
+    """Task of a model with a prior."""
+    reconstruction: str
+    """Task of a model without a prior."""
+    tag: str
+    """Tag of the model's repository."""
+
+
+_HUB_TASKS = {
+    3: _HubTask("unconditional-image-generation", "image-to-image", "image-generation"),
+    # The Hub has no task for audio without a text; people look for it under this one.
+    2: _HubTask("text-to-audio", "audio-to-audio", "audio-generation"),
+}
+"""Tasks by the number of dimensions of a sample."""
+
+
+def model_card_metadata(bundle: Bundle, license: str | None) -> dict[str, Any]:
+    """Return the front matter, without the keys whose values are unknown.
+
+    Args:
+        bundle: model that the card describes.
+        license: identifier of the licence on the Hub; None: the card names none.
+    """
+    card = bundle.card
+    kind = _HUB_TASKS[len(card.data.sample_shape)]
+    task = kind.reconstruction if card.prior is None else kind.generation
+    data = _dataset_id(card)
+    values: dict[str, Any] = {
+        "library_name": "anytime-ar",
+        "license": license,
+        "pipeline_tag": task,
+        "tags": ["anytime-generation", "ordered-codes", kind.tag],
+        "datasets": [data] if data is not None else None,
+    }
+    if bundle.curve is not None:
+        name = Path(card.data.name).name
+        values["model-index"] = [
+            {
+                "name": card.name,
+                "results": [
+                    {
+                        "task": {"type": task},
+                        "dataset": {"name": name, "type": data or name, "split": "test"},
+                        "metrics": _metric_results(bundle.curve.points[-1]),
+                    }
+                ],
+            }
+        ]
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _dataset_id(card: Card) -> str | None:
+    """Return the Hub ID of the training data; None if the data came from elsewhere."""
+    path = Path(card.data.name).expanduser()
+    ref = parse_hub_ref(card.data.name)
+    here = path.exists() or path.parent.is_dir()
+    return None if ref is None or ref.revision is not None or here else ref.repo_id
+
+
+def _metric_results(point: CurvePoint) -> list[dict[str, Any]]:
+    """Return the metrics at one number of codes, in the format of the Hub."""
+    found: list[tuple[str, str, float | None]] = [
+        ("fd", "Fréchet distance of samples", point.fd_sample),
+        ("fd-reconstruction", "Fréchet distance of reconstructions", point.fd_reconstruction),
+        ("mse", "MSE of reconstructions", point.mse),
+        ("psnr", "PSNR of reconstructions, dB", point.psnr),
+    ]
+    if point.sample_metrics is not None:
+        found += [
+            ("precision", "Precision of samples", point.sample_metrics.precision),
+            ("recall", "Recall of samples", point.sample_metrics.recall),
+        ]
+    for metric in ALL_METRICS:
+        title = f"{metric.title} of reconstructions"
+        found.append((metric.name, title, point.metrics.get(metric.name)))
+    found.append(("accuracy", "Labels read in samples", point.label_accuracy_sample))
+    codes = f"{point.codes} codes" if point.codes > 1 else "1 code"
+    return [
+        {
+            "type": kind,
+            "name": f"{name} ({codes})",
+            "value": float(f"{value:.{_SIGNIFICANT_DIGITS}g}"),
+        }
+        for kind, name, value in found
+        if value is not None
+    ]

@@ -1,28 +1,30 @@
-"""Anytime sampling: draw codes until a budget ends, decode whatever there is, go on later."""
+"""Anytime sampling: draw codes until a budget ends, decode any prefix, refine it later."""
 
 from __future__ import annotations
 
-from anytime_ar.prior import ChoiceConfig
+from anytime_ar.prior import SamplingParams
+from anytime_ar.runtime.devices import resolve_device
+from anytime_ar.sampling.arguments import BudgetKwargs, SampleKwargs
 from anytime_ar.sampling.batch import DecodeBatch
 from anytime_ar.sampling.budget import Budget, CancelFlag
-from anytime_ar.sampling.devices import choose_device
-from anytime_ar.sampling.loading import load
-from anytime_ar.sampling.model import AnytimeModel
-from anytime_ar.sampling.noise import row_noise
-from anytime_ar.sampling.options import BudgetOptions, DrawOptions
-from anytime_ar.sampling.state import DrawState, Preview
+from anytime_ar.sampling.loop import StopReason
+from anytime_ar.sampling.model import AnytimeModel, load
+from anytime_ar.sampling.result import Preview, SampleResult, SamplingState
+from anytime_ar.sampling.rng import uniform_noise
 
 __all__ = [
     "AnytimeModel",
     "Budget",
-    "BudgetOptions",
+    "BudgetKwargs",
     "CancelFlag",
-    "ChoiceConfig",
     "DecodeBatch",
-    "DrawOptions",
-    "DrawState",
     "Preview",
-    "choose_device",
+    "SampleKwargs",
+    "SampleResult",
+    "SamplingParams",
+    "SamplingState",
+    "StopReason",
     "load",
-    "row_noise",
+    "resolve_device",
+    "uniform_noise",
 ]

@@ -1,7 +1,8 @@
-"""Rows that are drawn together: one code for each at every step.
+"""A batch of independent rows that grows by one code per row at every step.
 
-Rows are strangers to one another. Each has its own numbers, label, settings and position, joins
-when there is room, leaves when it is done, and gets the codes that it would get alone.
+Each row has its own random numbers, label, sampling parameters and position. Rows are added while
+slots are free and removed when they are complete (continuous batching). The codes of a row do not
+depend on the other rows.
 """
 
 from __future__ import annotations
@@ -12,157 +13,191 @@ from typing import Any
 
 from torch import Tensor
 
-from anytime_ar.ambient import defaults
 from anytime_ar.codes import check_codes
 from anytime_ar.errors import InputError
-from anytime_ar.prior import IS_SHADOW, NO_SHADOW, ChoiceConfig, Decoder, RowChoice
+from anytime_ar.prior import (
+    IS_UNCONDITIONAL,
+    NO_UNCONDITIONAL,
+    PriorDecoder,
+    RowSamplingParams,
+    SamplingParams,
+)
+from anytime_ar.runtime.tensors import BoundToProcess
+from anytime_ar.runtime.torch_modes import default_torch_modes
+
+MAX_ROWS = 1024
+"""Maximum number of rows sampled or decoded together."""
 
 
-class DecodeBatch:
-    """Draws one code at a time for up to `capacity` rows; a guided row takes the room of two.
+class DecodeBatch(BoundToProcess):
+    """A batch that draws one code per row and step; a guided row occupies two slots.
 
     Args:
-        decoder: of the prior to draw from.
-        capacity: how many rows there is room for.
+        decoder: decoder of the prior that gives the probabilities.
+        capacity: number of slots.
     """
 
-    @defaults()
-    def __init__(self, decoder: Decoder[Any], capacity: int) -> None:
+    @default_torch_modes()
+    def __init__(self, decoder: PriorDecoder[Any], capacity: int) -> None:
+        """Allocate the slots in the memory of the decoder."""
         self.decoder, self.capacity = decoder, capacity
         self._rows = decoder.allocate(capacity)
         weakref.finalize(self, decoder.release, self._rows)
-        self._slots: dict[int, int] = {}  # by id; a guided row has a second one, its shadow
-        self._owners: list[int] = []  # ids by slot
-        self._varying: dict[int, ChoiceConfig] = {}  # by id, where it depends on the position
+        self._slots: dict[int, int] = {}  # by row ID; a guided row has a second, unconditional one
+        self._slot_ids: list[int] = []  # row IDs by slot
+        self._scheduled: dict[int, SamplingParams] = {}  # by row ID, with a schedule
         self._next_id = 0
 
     def __repr__(self) -> str:
-        taken = len(self._owners)
+        """Return the numbers of occupied slots and of all slots."""
+        taken = len(self._slot_ids)
         return (
             f"DecodeBatch({taken} of {self.capacity} rows, code_length={self.decoder.code_length})"
         )
 
     @property
-    def room(self) -> int:
-        """How many more rows may join; guided ones count twice."""
-        return self.capacity - len(self._owners)
+    def free_slots(self) -> int:
+        """Number of slots that are free; a guided row needs two."""
+        return self.capacity - len(self._slot_ids)
 
-    @defaults()
-    def join(
+    @default_torch_modes()
+    def add(
         self,
         noise: Tensor,
         labels: Tensor | None,
-        choice: ChoiceConfig,
+        sampling_params: SamplingParams,
         codes: Tensor | None = None,
     ) -> list[int]:
-        """Take in n rows.
+        """Add n rows to the batch.
 
         Args:
-            noise: float64 [n, L] in [0, 1); see `row_noise`.
-            labels: int64 [n]; None: draw without one.
-            choice: temperature, top-k, top-p and guidance of these rows.
-            codes: int64 [n, k], k < L, drawn before; what follows is what would have followed then.
+            noise: float64 [n, L] in [0, 1), one number per code; see `uniform_noise`.
+            labels: int64 [n]; None: rows without a label.
+            sampling_params: temperature, top-k, top-p and guidance of these rows.
+            codes: int64 [n, k], k < L, drawn earlier; the rows continue after them, with the same
+                codes as without the interruption.
 
         Returns:
-            An id for each row, by which it is asked for later.
+            One ID per row, which the other methods take.
 
         Raises:
-            InputError: there is no room, or labels or codes are not of this prior.
+            InputError: not enough slots are free, or a label or code is out of range.
         """
-        self._check(labels, codes)
+        self._check_inputs(labels, codes)
         n = len(noise)
-        guided = labels is not None and choice.guided
-        if n * (1 + guided) > self.room:
+        guided = labels is not None and sampling_params.guided
+        if n * (1 + guided) > self.free_slots:
             raise InputError(
-                f"{n} {'guided ' if guided else ''}rows do not fit: {len(self._owners)} of "
+                f"{n} {'guided ' if guided else ''}rows do not fit: {len(self._slot_ids)} of "
                 f"{self.capacity} places are taken; let rows leave first, or make a larger batch"
             )
-        first = len(self._owners)
+        first = len(self._slot_ids)
         ids = list(range(self._next_id, self._next_id + n))
         self._next_id += n
         for i, row in enumerate(ids):
             self._slots[row] = first + i
-            shadow = first + n + i if guided else NO_SHADOW
-            self._rows.choices[first + i].shadow = shadow
+            unconditional_slot = first + n + i if guided else NO_UNCONDITIONAL
+            self._rows.sampling_params[first + i].unconditional_slot = unconditional_slot
         self._append(ids, noise, labels, codes)
         if guided:
-            for shadow in range(first + n, first + 2 * n):
-                self._rows.choices[shadow].shadow = IS_SHADOW
+            for unconditional_slot in range(first + n, first + 2 * n):
+                self._rows.sampling_params[unconditional_slot].unconditional_slot = IS_UNCONDITIONAL
             self._append(ids, noise, None, codes)
         for row in ids:
-            self._set_choice(row, choice)
-        if choice.varies:
-            self._varying |= dict.fromkeys(ids, choice)
+            self._set_params(row, sampling_params)
+        if sampling_params.has_schedule:
+            self._scheduled |= dict.fromkeys(ids, sampling_params)
         return ids
 
-    def _check(self, labels: Tensor | None, codes: Tensor | None) -> None:
-        """Refuse what would be looked up beyond the end of a table."""
+    def _check_inputs(self, labels: Tensor | None, codes: Tensor | None) -> None:
+        """Raise an error for labels and codes outside the embedding tables."""
         most = self.decoder.no_label
         if labels is not None and not ((labels >= 0) & (labels <= most)).all():
             raise InputError(f"labels {labels.tolist()} are not all in 0..{most}; pass such ones")
         if codes is not None:
             vocabulary = self.decoder.vocabulary
-            check_codes(codes, length=self.decoder.code_length, vocabulary=vocabulary)
+            check_codes(codes, code_length=self.decoder.code_length, vocabulary=vocabulary)
 
-    def _set_choice(self, row: int, choice: ChoiceConfig) -> None:
-        """For the next code of a row."""
+    def _set_params(self, row: int, sampling_params: SamplingParams) -> None:
+        """Set the sampling parameters of a row for its next code."""
         slot = self._slots[row]
-        now = choice.at(self._rows.positions[slot], self.decoder.code_length)
-        self._rows.choices[slot] = RowChoice.of(now, self._rows.choices[slot].shadow)
+        now = sampling_params.at_position(self._rows.positions[slot], self.decoder.code_length)
+        self._rows.sampling_params[slot] = RowSamplingParams.of(
+            now, self._rows.sampling_params[slot].unconditional_slot
+        )
 
     def _append(
         self, ids: Sequence[int], noise: Tensor, labels: Tensor | None, codes: Tensor | None
     ) -> None:
-        first, n = len(self._owners), len(ids)
+        first, n = len(self._slot_ids), len(ids)
         slots = slice(first, first + n)
         drawn = 0 if codes is None else codes.shape[1]
-        self._owners += ids
+        self._slot_ids += ids
         self._rows.noise[slots] = noise
         self._rows.labels[slots] = self.decoder.no_label if labels is None else labels
         self._rows.positions[slots] = [drawn] * n
         if codes is not None:
             self._rows.codes[slots, :drawn] = codes
-            self.decoder.replay(self._rows, first, n)
+            self.decoder.prefill(self._rows, first, n)
 
     def step(self) -> None:
-        """Draw the next code of every row; none of them may be complete."""
-        assert self._owners, "an empty batch has nothing to draw"
-        for row, choice in self._varying.items():
-            self._set_choice(row, choice)
-        self.decoder.step(self._rows, len(self._owners))
+        """Draw the next code of every row, none of which may be complete."""
+        assert self._slot_ids, "an empty batch has nothing to draw"
+        for row, sampling_params in self._scheduled.items():
+            self._set_params(row, sampling_params)
+        self.decoder.step(self._rows, len(self._slot_ids))
 
-    @defaults()
+    @default_torch_modes()
     def codes(self, ids: Sequence[int]) -> Tensor:
-        """Codes so far of rows at the same position: int64 [n, k]."""
+        """Return the codes so far of rows at the same position: int64 [n, k]."""
         slots = [self._slots[row] for row in ids]
         drawn = self._rows.positions[slots[0]]
         if slots == list(range(slots[0], slots[0] + len(slots))):
             return self._rows.codes[slots[0] : slots[0] + len(slots), :drawn].clone()
         return self._rows.codes[slots, :drawn]
 
-    def drawn(self, row: int) -> int:
-        """How many codes a row has."""
+    def codes_drawn(self, row: int) -> int:
+        """Return the number of codes that a row has."""
         return self._rows.positions[self._slots[row]]
 
-    def leave(self, ids: Sequence[int]) -> None:
-        """Let rows go; they cost nothing from now on."""
+    def remove(self, ids: Sequence[int]) -> None:
+        """Remove rows and free their slots, so that they cost nothing any more."""
         gone = set(ids)
-        keep = sum(owner not in gone for owner in self._owners)
-        holes = [slot for slot in range(keep) if self._owners[slot] in gone]
-        movers = [s for s in range(keep, len(self._owners)) if self._owners[s] not in gone]
-        for hole, mover in zip(holes, movers, strict=True):  # the last ones close the holes
-            self._move(mover, hole)
+        keep = sum(owner not in gone for owner in self._slot_ids)
+        holes = [slot for slot in range(keep) if self._slot_ids[slot] in gone]
+        movers = [s for s in range(keep, len(self._slot_ids)) if self._slot_ids[s] not in gone]
+        for hole, mover in zip(holes, movers, strict=True):  # the last rows fill the free slots
+            self._move_slot(mover, hole)
         for row in ids:
             del self._slots[row]
-            self._varying.pop(row, None)
-        del self._owners[keep:]
+            self._scheduled.pop(row, None)
+        del self._slot_ids[keep:]
         if keep == 0:
             self._rows.cache.clear()
 
-    def _move(self, source: int, target: int) -> None:
-        self._rows.move(source, target)
-        self._owners[target] = owner = self._owners[source]
+    def _move_slot(self, source: int, target: int) -> None:
+        self._rows.copy_row(source, target)
+        self._slot_ids[target] = owner = self._slot_ids[source]
         if self._slots[owner] == source:
             self._slots[owner] = target
         else:
-            self._rows.choices[self._slots[owner]].shadow = target
+            self._rows.sampling_params[self._slots[owner]].unconditional_slot = target
+
+
+class ResumableBatch:
+    """The batch of a call that ended, for the first caller that refines its samples.
+
+    Further callers get None and continue from the codes.
+
+    Args:
+        batch: batch that drew the codes.
+        rows: IDs of its rows.
+    """
+
+    def __init__(self, batch: DecodeBatch, rows: list[int]) -> None:
+        """Store the batch and the IDs of its rows."""
+        self._batch = [(batch, rows)]
+
+    def take(self) -> tuple[DecodeBatch, list[int]] | None:
+        """Return the batch and the IDs of its rows at the first call, None afterwards."""
+        return self._batch.pop() if self._batch else None

@@ -1,4 +1,4 @@
-"""How much work one draw may do: codes, seconds, a share of full quality, or until it is told."""
+"""Limits of sampling: a number of codes, a deadline, a quality, or a cancel flag."""
 
 from __future__ import annotations
 
@@ -6,42 +6,44 @@ import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from anytime_ar.curve import Curve
+from anytime_ar.bundle.curve import Curve
+from anytime_ar.config import to_python
 from anytime_ar.errors import InputError
-from anytime_ar.sampling.scalars import plain
 
 
 @runtime_checkable
 class CancelFlag(Protocol):
-    """Tells a draw to stop; a `threading.Event` is one."""
+    """An object that can stop sampling, such as a `threading.Event`."""
 
     def is_set(self) -> bool:
-        """Whether to stop."""
+        """Return whether sampling should stop."""
         ...
 
 
 @dataclass(frozen=True)
 class Budget:
-    """When to stop drawing. With several limits the first that binds ends the draw.
+    """Limits of one call. The first limit to be reached ends sampling.
 
     Raises:
-        InputError: a number that no model could keep to.
+        InputError: a number is out of range for every model.
     """
 
     codes: int | None = None
-    """At most this many codes, 1..L; None: all of them."""
+    """Maximum number of codes, 1..L; None: all of them."""
     deadline_s: float | None = None
     """Seconds from the call within which the decoded samples are returned."""
     quality: float | None = None
-    """The fewest codes that reach this share of the model's full quality, see `codes_for`."""
+    """Share of the quality at full length, (0, 1]: stop at the fewest codes that reach it, see
+    `codes_for_quality`."""
     cancel: CancelFlag | None = None
-    """Looked at before every code."""
+    """Flag that is checked before every code."""
     min_codes: int = 1
-    """At least this many codes, whatever the flag says; a deadline has to leave time for them."""
+    """Minimum number of codes, whatever the flag says; a deadline has to leave time for them."""
 
     def __post_init__(self) -> None:
+        """Convert the numbers to plain Python types and check their ranges."""
         for name in ("codes", "deadline_s", "quality", "min_codes"):
-            object.__setattr__(self, name, plain(getattr(self, name)))
+            object.__setattr__(self, name, to_python(getattr(self, name)))
         for name, count in (("codes", self.codes), ("min_codes", self.min_codes)):
             if count is None:
                 continue
@@ -60,15 +62,16 @@ class Budget:
                 f"cancel={self.cancel!r} has no is_set(); pass a threading.Event or its like"
             )
 
-    def most_codes(self, code_length: int, curve: Curve | None) -> int:
-        """The codes that may be drawn at most from a model.
+    def max_codes(self, code_length: int, curve: Curve | None) -> int:
+        """Return the largest number of codes that the budget allows for a model.
 
         Args:
-            code_length: L.
-            curve: the model's measured quality, which `quality` needs.
+            code_length: L, the number of codes of a whole sample.
+            curve: the model's measured curve, which `quality` requires.
 
         Raises:
-            InputError: more codes than L, a floor above them, or a quality that was not measured.
+            InputError: `codes` or `min_codes` exceeds L, `min_codes` exceeds the maximum, or the
+                model has no complete curve for `quality`.
         """
         for name, value in (("codes", self.codes), ("min_codes", self.min_codes)):
             if value is not None and value > code_length:
@@ -78,31 +81,32 @@ class Budget:
                 )
         most = code_length if self.codes is None else self.codes
         if self.quality is not None:
-            most = min(most, codes_for(self.quality, curve))
+            most = min(most, codes_for_quality(self.quality, curve))
         if self.min_codes > most:
             limit = f"codes={most}" if most == self.codes else f"quality={self.quality} ({most})"
             raise InputError(f"min_codes={self.min_codes} is more than {limit}; lower it")
         return most
 
 
-def codes_for(quality: float, curve: Curve | None) -> int:
-    """The fewest measured codes that reach a share of full quality.
+def codes_for_quality(quality: float, curve: Curve | None) -> int:
+    """Return the fewest measured codes that reach a share of the quality at full length.
 
     The quality of k codes is the Fréchet distance of samples with all codes, divided by that of
-    samples with k; where no samples were measured, squared errors of reconstructions stand in.
+    samples with k codes. Where samples were not measured, the mean squared errors of
+    reconstructions replace the distances.
 
     Args:
-        quality: (0, 1].
-        curve: of the model.
+        quality: share of the quality at full length, (0, 1].
+        curve: the model's measured curve; None: not evaluated.
 
     Raises:
-        InputError: the model has no curve, or it does not reach to all codes.
+        InputError: the model has no curve, or the curve ends before all L codes.
     """
     points = () if curve is None else curve.points
     if curve is None or points[-1].codes != curve.code_length:
         raise InputError(
             f"quality={quality} was asked of a model whose quality was not measured up to its full "
-            "length; measure it with `anytime evaluate --attach`, or pass codes"
+            "length; measure it with `anytime evaluate --save-curve`, or pass codes"
         )
     distances = [point.fd_sample for point in points]
     losses = [point.mse for point in points] if None in distances else distances
@@ -115,15 +119,17 @@ def codes_for(quality: float, curve: Curve | None) -> int:
     )
 
 
-def quality_of(codes: int, curve: Curve | None) -> float | None:
-    """The share of full quality that a number of codes has, as `codes_for` counts it.
+def quality_at_codes(codes: int, curve: Curve | None) -> float | None:
+    """Return the share of the quality at full length that a number of codes reaches.
+
+    The inverse of `codes_for_quality`.
 
     Args:
-        codes: 1..L; between two that were measured, the lower one counts.
-        curve: of the model.
+        codes: number of codes, 1..L; between two measured numbers, the lower one counts.
+        curve: the model's measured curve; None: not evaluated.
 
     Returns:
-        In [0, 1]; None where it was not measured.
+        The share in [0, 1]; None where it was not measured.
     """
     if curve is None or curve.points[-1].codes != curve.code_length:
         return None
@@ -140,13 +146,15 @@ def quality_of(codes: int, curve: Curve | None) -> float | None:
 
 
 @dataclass(frozen=True)
-class Limit:
-    """A budget settled for one model: what the decode loop asks before every code."""
+class ResolvedBudget:
+    """A budget in codes of one model, which the decode loop checks before every code."""
 
-    codes: int
-    """Stop here at the latest, 1..L."""
+    max_codes: int
+    """Number of codes at which sampling stops at the latest, 1..L."""
     min_codes: int = 1
-    """Do not stop before."""
-    deadline: float | None = None
-    """When the decoded samples have to be there, on the clock of the draw."""
+    """Number of codes before which sampling does not stop."""
+    deadline_at: float | None = None
+    """Time by which the decoded samples have to be there, in seconds on the clock of the sampler;
+    None: no deadline."""
     cancel: CancelFlag | None = None
+    """Flag that is checked before every code."""

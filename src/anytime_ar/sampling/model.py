@@ -1,4 +1,4 @@
-"""`AnytimeModel`: the public face of a bundle. Sample, stream, extend, encode, decode."""
+"""`AnytimeModel`: a bundle that samples, streams, refines, encodes and decodes."""
 
 from __future__ import annotations
 
@@ -12,171 +12,277 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anytime_ar.ambient import defaults
-from anytime_ar.autoencoder import decode_for
-from anytime_ar.bundle import Bundle, fingerprint
-from anytime_ar.calibration import Calibration
+from anytime_ar.autoencoder import make_decode_fn
+from anytime_ar.bundle.curve import Curve
+from anytime_ar.bundle.format import (
+    Bundle,
+    find_bundle,
+    fingerprint,
+    load_bundle,
+    summarize_bundle,
+)
 from anytime_ar.codes import as_codes, check_codes
 from anytime_ar.errors import InputError
-from anytime_ar.files import cache_folder
-from anytime_ar.prior import Backend, NativeDecoder, Precision, PrecisionChoice, decoder_for
-from anytime_ar.prior.backends import check_choices
-from anytime_ar.samples import as_samples, check_samples
-from anytime_ar.sampling.budget import Budget
-from anytime_ar.sampling.costs import Costs
-from anytime_ar.sampling.described import Described
-from anytime_ar.sampling.devices import choose_device
-from anytime_ar.sampling.engine import NEVER, ROWS_AT_ONCE, Engine
-from anytime_ar.sampling.options import (
-    Along,
-    DrawOptions,
-    budget_of,
-    check_names,
-    choice_of,
-    pauses_of,
+from anytime_ar.kernel.autotune import Autotuner
+from anytime_ar.legacy import warn_renamed
+from anytime_ar.prior import (
+    Backend,
+    NativePriorDecoder,
+    Precision,
+    PrecisionOption,
+    make_prior_decoder,
 )
-from anytime_ar.sampling.plan import Label, Plan, label_numbers
-from anytime_ar.sampling.state import DrawState, Preview, draw_previews
+from anytime_ar.prior.decoders.select import check_decoder_options
+from anytime_ar.runtime.devices import resolve_device
+from anytime_ar.runtime.files import cache_folder
+from anytime_ar.runtime.tensors import WeightVersions
+from anytime_ar.runtime.torch_modes import default_torch_modes
+from anytime_ar.samples import as_samples, check_samples
+from anytime_ar.sampling.arguments import (
+    SampleKwargs,
+    Schedule,
+    budget_from,
+    check_option_names,
+    preview_policy_from,
+    sampling_params_from,
+)
+from anytime_ar.sampling.batch import MAX_ROWS
+from anytime_ar.sampling.budget import Budget
+from anytime_ar.sampling.cost_model import CostModel
+from anytime_ar.sampling.plan import Label, Plan, label_indices
+from anytime_ar.sampling.result import Preview, SampleResult, SamplingState
+from anytime_ar.sampling.sampler import Sampler
 
-Codes = Tensor | NDArray[Any] | Sequence[Sequence[int]]
-"""int64 [B, k], or what becomes that."""
+CodesLike = Tensor | NDArray[Any] | Sequence[Sequence[int]]
+"""Codes int64 [B, k], as a tensor, an array or nested sequences."""
 
-LOGITS_AT_ONCE = 2**25
-"""Logits that `nats` holds at a time."""
+MAX_LOGITS = 2**25
+"""Number of logits that `nll` holds in memory at a time, at most."""
 
 
-class AnytimeModel(Described):
-    """An ordered autoencoder and its prior, ready to draw samples at any budget.
+class AnytimeModel:
+    """An ordered autoencoder and its prior, ready to sample within any budget.
 
-    Models, results and states can be copied, pickled and sent to other processes. A process that
-    was forked off computes with one thread, since OpenMP would wait for those of its parent;
-    `torch.set_num_threads` asks for more where the parent has not computed.
+    Models, results and states can be copied, pickled and sent to other processes. A forked process
+    computes with one thread, since OpenMP would wait for the threads of the parent. If the parent
+    has not computed yet, `torch.set_num_threads` raises the number.
+
+    Networks may be trained or loaded before the first use, but must not change afterwards: the
+    weights are packed then, and calls on changed weights raise an error. Moving them to shared
+    memory is no change.
 
     Args:
-        bundle: weights and what belongs to them.
-        device: `cpu`, `cuda`, `mps`, or `auto` for the best there is.
-        precision: what weights are rounded to while drawing; see `load`.
-        backend: what draws; see `load`.
-        costs_path: the file in which measured times are kept between processes, for deadlines.
-        clock: gives seconds.
+        bundle: networks, card and curve.
+        device: `cpu`, `cuda`, `mps`, or `auto` for the best available one.
+        precision: number format of the weights during sampling; see `load`.
+        backend: implementation that draws codes; see `load`.
+        cost_model_path: file that stores measured times across processes, for deadlines; None: a
+            file in the cache folder.
+        clock: returns the time in seconds.
 
     Raises:
-        InputError: there is no such device, precision or backend.
+        InputError: the device, precision or backend does not exist.
     """
 
-    @defaults()
+    @default_torch_modes()
     def __init__(
         self,
         bundle: Bundle,
         *,
         device: str | torch.device = "auto",
-        precision: PrecisionChoice = "float32",
+        precision: PrecisionOption = "float32",
         backend: Backend = "auto",
-        costs_path: Path | None = None,
+        cost_model_path: Path | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        check_choices(precision, backend)
+        """Move the networks to the device in evaluation mode."""
+        check_decoder_options(precision, backend)
         self.bundle = bundle
-        self.device = choose_device(device)
+        self.device = resolve_device(device)
         self._precision, self._backend = precision, backend
         self.autoencoder = bundle.autoencoder.to(self.device).eval()
         self.prior = None if bundle.prior is None else bundle.prior.to(self.device).eval()
-        self._costs_path, self._clock = costs_path or cache_folder() / "costs.json", clock
-        self._calibration = Calibration(self._costs_path.with_name("calibration.json"))
+        self._cost_model_path, self._clock = cost_model_path or cache_folder() / "costs.json", clock
+        self._calibration = Autotuner(self._cost_model_path.with_name("autotune.json"))
+
+    def __repr__(self) -> str:
+        """Return name, sizes and device of the model."""
+        parts = [
+            repr(self.bundle.card.name),
+            summarize_bundle(self.bundle),
+            f"device={str(self.device)!r}",
+        ]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    @property
+    def code_length(self) -> int:
+        """Number of codes of a whole sample, L."""
+        return self.bundle.autoencoder.code_length
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of values that a code can take, V."""
+        return self.bundle.autoencoder.vocabulary
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample: (C, H, W) of images, (C, T) of audio."""
+        return self.bundle.autoencoder.sample_shape
+
+    @property
+    def sample_rate(self) -> int | None:
+        """Sampling rate of audio in Hz; None for images."""
+        return self.bundle.card.data.sample_rate
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Names of the classes, by label; None for an unconditional model."""
+        return self.bundle.card.data.labels
+
+    @property
+    def can_sample(self) -> bool:
+        """Whether there is a prior; an autoencoder alone only encodes and decodes."""
+        return self.bundle.prior is not None
+
+    @property
+    def curve(self) -> Curve | None:
+        """Measured quality against the number of codes; None if the bundle was not evaluated."""
+        return self.bundle.curve
 
     @property
     def precision(self) -> Precision:
-        """What weights are rounded to while drawing, chosen where `auto` was asked for."""
-        return self._precision if self._precision != "auto" else self.engine.decoder.precision
+        """Number format of the weights during sampling; `auto` is resolved."""
+        return self._precision if self._precision != "auto" else self.sampler.decoder.precision
 
     @property
     def backend(self) -> Literal["native", "portable"]:
-        """What draws, chosen where `auto` was asked for."""
-        return "native" if isinstance(self.engine.decoder, NativeDecoder) else "portable"
+        """Implementation that draws codes; `auto` is resolved."""
+        return "native" if isinstance(self.sampler.decoder, NativePriorDecoder) else "portable"
 
-    @defaults()
+    @default_torch_modes()
     def encode(self, x: Tensor | NDArray[Any]) -> Tensor:
-        """Codes of samples: float [B, *sample_shape] in [-1, 1] -> int64 [B, L], coarse to fine.
+        """Encode samples: float [B, *sample_shape] in [-1, 1] -> int64 [B, L], coarse to fine.
+
+        Args:
+            x: samples, as a tensor or an array.
 
         Raises:
-            InputError: the shape does not fit, or a number is not finite.
+            InputError: the shape does not fit the model, or a number is not finite.
         """
+        self.check_weights()
         x = as_samples(x)
         check_samples(x, self.sample_shape)
         if not len(x):
             return torch.empty(0, self.code_length, dtype=torch.int64, device=self.device)
-        parts = [self.autoencoder.encode(part.to(self.device)) for part in x.split(ROWS_AT_ONCE)]
+        parts = [self.autoencoder.encode(part.to(self.device)) for part in x.split(MAX_ROWS)]
         return torch.cat(parts)
 
-    @defaults()
-    def decode(self, codes: Codes) -> Tensor:
-        """Samples from any prefix of codes: int64 [B, k] -> float32 [B, *sample_shape] in [-1, 1].
+    @default_torch_modes()
+    def decode(self, codes: CodesLike) -> Tensor:
+        """Decode any prefix of codes: int64 [B, k] -> float32 [B, *sample_shape] in [-1, 1].
+
+        Args:
+            codes: the first k codes of each sample, 1 <= k <= L.
 
         Raises:
             InputError: k is not in 1..L, or a code is outside 0..V-1.
         """
+        self.check_weights()
         codes = as_codes(codes)
-        check_codes(codes, length=self.code_length, vocabulary=self.vocabulary)
+        check_codes(codes, code_length=self.code_length, vocabulary=self.vocabulary)
         if not len(codes):
             return torch.empty(0, *self.sample_shape, dtype=torch.float32, device=self.device)
-        return torch.cat([self._decode(part.to(self.device)) for part in codes.split(ROWS_AT_ONCE)])
+        return torch.cat([self._decode(part.to(self.device)) for part in codes.split(MAX_ROWS)])
 
-    @defaults()
-    def nats(self, codes: Codes, *, label: Label | Sequence[Label] | None = None) -> Tensor:
-        """What the prior pays for each code given those before it, -ln p: float32 [B, k].
+    @default_torch_modes()
+    def nll(self, codes: CodesLike, *, label: Label | Sequence[Label] | None = None) -> Tensor:
+        """Return the negative log-likelihood of each code, given the codes before it.
 
         Args:
             codes: int64 [B, k].
-            label: one class or B of them, by number or name; None: no label.
+            label: one class for all samples or B classes, by index or name; None: no label.
+
+        Returns:
+            float32 [B, k] on the CPU, -ln p in nats.
 
         Raises:
-            InputError: the model has no prior, codes do not fit it, or a label is unknown.
+            InputError: the model has no prior, the codes do not fit it, or a label is unknown.
         """
+        self.check_weights()
         codes = as_codes(codes)
-        check_codes(codes, length=self.code_length, vocabulary=self.vocabulary)
+        check_codes(codes, code_length=self.code_length, vocabulary=self.vocabulary)
         if self.prior is None:
             raise InputError(f"model {self.bundle.card.name!r} has no prior to ask")
         labels = None
         if label is not None:
-            labels = label_numbers(self.bundle.card, label, len(codes)).to(self.device)
-        rows = max(1, LOGITS_AT_ONCE // (codes.shape[1] * self.vocabulary))
+            labels = label_indices(self.bundle.card, label, len(codes)).to(self.device)
+        rows = max(1, MAX_LOGITS // (codes.shape[1] * self.vocabulary))
         costs = []
         for start in range(0, len(codes), rows):
             part = slice(start, start + rows)
             asked = None if labels is None else labels[part]
-            costs.append(self.prior.nats(codes[part].to(self.device), asked).cpu())
+            costs.append(self.prior.nll(codes[part].to(self.device), asked).cpu())
         return torch.cat(costs)
 
-    def sample(self, n: int = 1, **options: Unpack[DrawOptions]) -> Tensor:
-        """Draw n samples: float32 [n, *sample_shape] in [-1, 1]. See `DrawOptions`.
+    def nats(self, codes: CodesLike, *, label: Label | Sequence[Label] | None = None) -> Tensor:
+        """Call `nll` by its name of version 0.1."""
+        warn_renamed("model.nats", "model.nll")
+        return self.nll(codes, label=label)
+
+    def sample(self, n: int = 1, **options: Unpack[SampleKwargs]) -> Tensor:
+        """Generate n samples: float32 [n, *sample_shape] in [-1, 1].
+
+        Args:
+            n: number of samples.
+            options: budget, label, seed and sampling parameters; see `SampleKwargs`.
 
         Raises:
-            InputError: a number is out of range, a label is unknown, or a deadline too short.
+            InputError: a number is out of range, a label is unknown, or a deadline is too short.
             TypeError: an option of that name does not exist.
         """
-        begin = self.engine.clock()
+        begin = self.sampler.clock()
         plan, budget = self.plan(n, **options)
-        if self.engine.in_parts(plan, budget):
-            return self.decode(self.engine.codes(plan, budget))
-        (last,) = draw_previews(self.engine, plan, budget, NEVER, begin=begin)
-        return last.data
+        if self.sampler.needs_chunking(plan, budget):
+            return self.decode(self.sampler.sample_codes(plan, budget))
+        return self.sampler.run_to_end(plan, budget, started_at=begin).data
 
-    def sample_codes(self, n: int = 1, **options: Unpack[DrawOptions]) -> Tensor:
-        """Draw the codes of n samples, int64 [n, k], and do not decode them. See `sample`."""
+    def sample_codes(self, n: int = 1, **options: Unpack[SampleKwargs]) -> Tensor:
+        """Draw the codes of n samples without decoding them: int64 [n, k].
+
+        Args:
+            n: number of samples.
+            options: as for `sample`, without `deadline_s`.
+
+        Raises:
+            InputError: as for `sample`, or a deadline was given, since it includes decoding.
+            TypeError: an option of that name does not exist.
+        """
         plan, budget = self.plan(n, **options)
         if budget.deadline_s is not None:
-            raise InputError("deadline_s includes decoding; use draw, whose result has codes")
-        return self.engine.codes(plan, budget)
+            raise InputError("deadline_s includes decoding; use generate, whose result has codes")
+        return self.sampler.sample_codes(plan, budget)
 
-    def draw(self, n: int = 1, **options: Unpack[DrawOptions]) -> Preview:
-        """Draw n samples, and tell how many codes they have, why it ended, and how to go on.
+    def generate(self, n: int = 1, **options: Unpack[SampleKwargs]) -> SampleResult:
+        """Generate n samples, and return them with their codes, stop reason and state.
 
-        The result's `state` extends the draw later, here or in another process; see `sample`.
+        The `state` of the result refines the samples later, here or in another process.
+
+        Args:
+            n: number of samples.
+            options: budget, label, seed and sampling parameters; see `SampleKwargs`.
+
+        Raises:
+            InputError: as for `sample`.
+            TypeError: as for `sample`.
         """
-        begin = self.engine.clock()
+        begin = self.sampler.clock()
         plan, budget = self.plan(n, **options)
-        (last,) = draw_previews(self.engine, plan, budget, NEVER, begin=begin)
-        return last
+        return self.sampler.run_to_end(plan, budget, started_at=begin)
+
+    def draw(self, n: int = 1, **options: Unpack[SampleKwargs]) -> SampleResult:
+        """Call `generate` by its name of version 0.1."""
+        warn_renamed("model.draw", "model.generate")
+        return self.generate(n, **options)
 
     def stream(
         self,
@@ -184,73 +290,102 @@ class AnytimeModel(Described):
         *,
         previews: Sequence[int] | None = None,
         previews_per_s: float | None = None,
-        **options: Unpack[DrawOptions],
+        **options: Unpack[SampleKwargs],
     ) -> Iterator[Preview]:
-        """Draw n samples with previews on the way; closing the iterator ends the work.
+        """Generate n samples and yield previews; closing the iterator ends sampling.
 
-        The last preview is what `draw` returns with the same options, and the only one that says
-        why the draw ended. If time runs out while a preview is looked at, it is given once more.
+        The last item is a `SampleResult`, equal to that of `generate` with the same options. If the
+        time runs out while the caller handles a preview, the same codes are yielded once more, with
+        the stop reason.
 
         Args:
             n: number of samples.
-            previews: numbers of codes at which to give one; None: after every code.
-            previews_per_s: give them at this rate instead, at most.
-            options: see `DrawOptions`.
+            previews: numbers of codes at which to yield one; None: after every code.
+            previews_per_s: yield at this maximum rate instead, in previews per second.
+            options: budget, label, seed and sampling parameters; see `SampleKwargs`.
 
         Raises:
-            InputError, TypeError: as `sample`, at the call.
+            InputError: as for `sample`, raised by the call itself.
+            TypeError: as for `sample`, raised by the call itself.
         """
-        begin = self.engine.clock()
+        begin = self.sampler.clock()
         plan, budget = self.plan(n, **options)
-        pauses = pauses_of(previews, previews_per_s, self.code_length)
-        return draw_previews(self.engine, plan, budget, pauses, begin=begin)
+        policy = preview_policy_from(previews, previews_per_s, self.code_length)
+        return self.sampler.run(plan, budget, started_at=begin, previews=policy)
 
-    @defaults()
-    def load_state(self, path: Path | str) -> DrawState:
-        """A draw that was saved with `DrawState.save`, to be continued.
+    @default_torch_modes()
+    def load_state(self, path: Path | str) -> SamplingState:
+        """Load a state that `SamplingState.save` wrote, in order to refine it.
+
+        Args:
+            path: file of the state.
 
         Raises:
-            InputError: the file is missing, damaged or something else, or of another model.
+            InputError: the file is missing, damaged, not a state, or of another model.
         """
-        return DrawState.load(path, self.engine)
+        return SamplingState.load(path, self.sampler)
 
-    def warm_up(self, n: int = 1, *, guidance: Along | None = None) -> None:
-        """Time draws of n samples, so that the first deadline of that size is met without delay;
-        otherwise the first call with `deadline_s` does so, before its clock starts. Guidance as
-        in those draws; None: not given there."""
-        self._costs(n, guidance)
+    def warm_up(self, n: int = 1, *, guidance: Schedule | None = None) -> None:
+        """Measure the costs of n samples, so that the first deadline at this size is met at once.
+
+        Without it, the first call with `deadline_s` measures them before its clock starts.
+
+        Args:
+            n: number of samples of later calls.
+            guidance: guidance of later calls; None: the bundle's default.
+        """
+        self._measure_costs(n, guidance)
+
+    def min_deadline_s(
+        self, n: int = 1, *, min_codes: int = 1, guidance: Schedule | None = None
+    ) -> float:
+        """Return the shortest `deadline_s` that n samples meet reliably on this machine.
+
+        Args:
+            n: number of samples.
+            min_codes: number of codes that have to fit, 1..L.
+            guidance: guidance of the samples; None: the bundle's default.
+        """
+        return self._measure_costs(n, guidance).reliable_deadline_s(min_codes)
 
     def least_deadline_s(
-        self, n: int = 1, *, min_codes: int = 1, guidance: Along | None = None
+        self, n: int = 1, *, min_codes: int = 1, guidance: Schedule | None = None
     ) -> float:
-        """The shortest `deadline_s` that draws of n samples can be relied on to keep here."""
-        return self._costs(n, guidance).deadline_s(min_codes)
+        """Call `min_deadline_s` by its name of version 0.1."""
+        warn_renamed("model.least_deadline_s", "model.min_deadline_s")
+        return self.min_deadline_s(n, min_codes=min_codes, guidance=guidance)
 
-    @defaults()
-    def plan(self, n: int = 1, **options: Unpack[DrawOptions]) -> tuple[Plan, Budget]:
-        """The checked form of a draw: what its codes depend on, and when it ends.
+    @default_torch_modes()
+    def plan(self, n: int = 1, **options: Unpack[SampleKwargs]) -> tuple[Plan, Budget]:
+        """Check the arguments of `sample`, and return the plan of the codes and the budget.
 
-        A `DecodeBatch` draws the rows of many plans together; a server does.
+        A `DecodeBatch` can draw the rows of several plans together, as the server does.
+
+        Args:
+            n: number of samples.
+            options: budget, label, seed and sampling parameters; see `SampleKwargs`.
 
         Raises:
-            InputError, TypeError: as `sample`.
+            InputError: as for `sample`.
+            TypeError: as for `sample`.
         """
-        check_names(options, DrawOptions)
-        plan = Plan.of(
+        self.check_weights()
+        check_option_names(options, SampleKwargs)
+        plan = Plan.create(
             self.bundle.card,
-            self.engine.decoder.code_length,
+            self.sampler.decoder.code_length,
             n,
             first=options.get("first", 0),
             seed=options.get("seed"),
             label=options.get("label"),
-            choice=choice_of(options, self.bundle.card.choice),
+            sampling_params=sampling_params_from(options, self.bundle.card.sampling_params),
         )
-        return plan, budget_of(options)
+        return plan, budget_from(options)
 
     @cached_property
-    @defaults()
-    def engine(self) -> Engine:
-        """What draws: the prior laid out for it, the decode loop and the cost model.
+    @default_torch_modes()
+    def sampler(self) -> Sampler:
+        """The sampler of this model: prior decoder, decode loop and cost model.
 
         Raises:
             InputError: the model has no prior.
@@ -260,20 +395,40 @@ class AnytimeModel(Described):
                 f"model {self.bundle.card.name!r} has no prior to sample from; "
                 "train one (the `prior` settings), or use encode and decode only"
             )
-        return Engine(
-            name=self.bundle.card.name,
-            decoder=decoder_for(self.prior, self._precision, self._backend, self._calibration),
-            decode=self._decode_here,
+        return Sampler(
+            model_name=self.bundle.card.name,
+            decoder=make_prior_decoder(
+                self.prior, self._precision, self._backend, self._calibration
+            ),
+            decode=self._decode_synchronized,
             curve=self.curve,
-            owner=self,
-            costs_path=self._costs_path,
+            model=self,
+            cost_model_path=self._cost_model_path,
             clock=self._clock,
         )
 
     @cached_property
-    @defaults()
+    @default_torch_modes()
     def _decode(self) -> Callable[[Tensor], Tensor]:
-        return decode_for(self.autoencoder, self._backend, self._calibration)
+        return make_decode_fn(self.autoencoder, self._backend, self._calibration)
+
+    def check_weights(self) -> None:
+        """Check that the weights are those of the first use, which the samplers have packed.
+
+        Raises:
+            InputError: a weight was written to, replaced, converted or moved to another device.
+        """
+        if self._weight_versions.changed():
+            raise InputError(
+                f"the weights of model {self.bundle.card.name!r} have changed since it was first "
+                "used; make a new model of them: AnytimeModel(model.bundle)"
+            )
+
+    @cached_property
+    def _weight_versions(self) -> WeightVersions:
+        return WeightVersions(
+            network for network in (self.autoencoder, self.prior) if network is not None
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -281,20 +436,52 @@ class AnytimeModel(Described):
         return fingerprint(self.bundle)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy needs, here or in another process, which makes the rest anew: memory of the
-        kernel is of this one."""
-        made = ("engine", "_decode")
+        """Return the attributes that a copy needs.
+
+        Sampler and decoder are left out, since they hold memory of the kernel in this process; the
+        copy creates its own.
+        """
+        made = ("sampler", "_decode", "_weight_versions")
         return {name: value for name, value in vars(self).items() if name not in made}
 
-    @defaults()
-    def _decode_here(self, codes: Tensor) -> Tensor:
+    @default_torch_modes()
+    def _decode_synchronized(self, codes: Tensor) -> Tensor:
         data = self._decode(codes.to(self.device))
         if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)  # a deadline is for finished samples
+            torch.accelerator.synchronize(self.device)  # a deadline includes finished samples
         return data
 
-    def _costs(self, n: int, guidance: Along | None) -> Costs:
-        options = DrawOptions(seed=0)
+    def _measure_costs(self, n: int, guidance: Schedule | None) -> CostModel:
+        options = SampleKwargs(seed=0)
         if guidance is not None:
             options["guidance"] = guidance
-        return self.engine.warm_up(lambda: self.plan(n, **options)[0])
+        return self.sampler.warm_up(lambda: self.plan(n, **options)[0])
+
+
+def load(
+    name: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    precision: PrecisionOption = "float32",
+    backend: Backend = "auto",
+) -> AnytimeModel:
+    """Load a model: a shipped bundle (`"mnist"`), a folder, or a Hub ID (`"owner/name"`).
+
+    Args:
+        name: name of a shipped bundle, path of a bundle or run folder, or Hub ID; see
+            `find_bundle`.
+        device: `cpu`, `cuda`, `mps`, or `auto` for the best available one.
+        precision: number format of the weights during sampling: `float32`, or `bfloat16` or `int8`,
+            which are mostly faster; `auto` for the fastest one here. Samples differ between
+            precisions.
+        backend: `native` for our kernel for CPUs, `portable` for PyTorch, or `auto` for the faster
+            one here. The autotuner times the candidates once and stores the result in the cache
+            folder.
+
+    Raises:
+        BundleError: nothing is found under that name, or the bundle is invalid.
+        InputError: the device, precision or backend does not exist.
+    """
+    return AnytimeModel(
+        load_bundle(find_bundle(name)), device=device, precision=precision, backend=backend
+    )

@@ -1,7 +1,7 @@
-"""A checked draw: which rows, with which labels, numbers and settings.
+"""The plan of a call: rows, labels, random numbers and sampling parameters, checked.
 
-A plan says what the codes will be, whatever number of them is drawn, and travels with a draw that
-is to be continued later, also on disk.
+A plan determines the codes for every number of codes. A state stores it, also on disk, so that the
+samples can be refined later.
 """
 
 from __future__ import annotations
@@ -16,29 +16,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anytime_ar.card import Card
+from anytime_ar.bundle.card import Card
+from anytime_ar.config import check_int, to_python
 from anytime_ar.errors import InputError
-from anytime_ar.prior import ChoiceConfig
-from anytime_ar.sampling.noise import row_noise
-from anytime_ar.sampling.scalars import plain, whole
+from anytime_ar.prior import SamplingParams
+from anytime_ar.sampling.rng import uniform_noise
 
 Label = int | str
+"""A class, by index or name."""
+MAX_SAMPLES = 2**24
+"""Largest number of samples of one call."""
+_MAX_INDEX = 2**63
+"""Number of samples of a seed, as files of states store their indices."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows first..first + n - 1 of a seed."""
+    """Samples first..first + n - 1 of a seed, with all that their codes depend on."""
 
     seed: int
+    """Random seed of the samples, 0..2**64-1."""
     first: int
+    """Index of the first sample within the seed."""
     labels: Tensor | None
-    """int64 [n] on the CPU; None for a model without labels."""
-    choice: ChoiceConfig
+    """Labels int64 [n] on the CPU; None for a model without labels."""
+    sampling_params: SamplingParams
+    """Temperature, top-k, top-p and guidance of all rows."""
     noise: Tensor
-    """float64 [n, L]: one number for each code."""
+    """Uniform random numbers float64 [n, L] in [0, 1), one for each code."""
 
     @classmethod
-    def of(
+    def create(
         cls,
         card: Card,
         code_length: int,
@@ -47,77 +55,106 @@ class Plan:
         first: int = 0,
         seed: int | None,
         label: Label | Sequence[Label] | None,
-        choice: ChoiceConfig,
+        sampling_params: SamplingParams,
     ) -> Plan:
-        """Settle labels and numbers of samples first..first + n - 1 of a seed.
+        """Resolve labels and random numbers of samples first..first + n - 1 of a seed.
+
+        Args:
+            card: card of the model, with its labels.
+            code_length: L, the number of codes of a whole sample.
+            n: number of samples.
+            first: index of the first sample within the seed.
+            seed: random seed, 0..2**64-1; None: a fresh one.
+            label: one class for all samples or n classes, by index or name; None: random classes at
+                the frequencies of the training split.
+            sampling_params: temperature, top-k, top-p and guidance.
 
         Raises:
             InputError: a number is out of range, or a label is unknown.
         """
-        n, first = whole("n", n), whole("first", first)
+        n, first = check_int("n", n), check_int("first", first)
         if n < 1:
             raise InputError(f"cannot draw {n} samples; pass n >= 1")
         if first < 0:
             raise InputError(f"first={first} is no sample's number; pass one from 0")
-        names = card.data.labels
-        if choice.guided and names is None:
+        if n > MAX_SAMPLES:
             raise InputError(
-                f"guidance {choice.guidance} was given, but this model has no labels; drop it"
+                f"cannot draw {n} samples in one call, of which the limit is {MAX_SAMPLES}; draw "
+                "them in parts, each with its own `first`"
             )
-        seed = secrets.randbits(64) if seed is None else whole("seed", seed)
-        noise = row_noise(seed, range(first, first + n), 1 + code_length).numpy()
+        if first + n > _MAX_INDEX:
+            raise InputError(
+                f"samples {first}..{first + n - 1} exceed the limit of a seed, "
+                f"{_MAX_INDEX - 1}; pass a smaller `first`"
+            )
+        names = card.data.labels
+        if sampling_params.guided and names is None:
+            raise InputError(
+                f"guidance {sampling_params.guidance} was given, but this model has no labels; "
+                "drop it"
+            )
+        seed = secrets.randbits(64) if seed is None else check_int("seed", seed)
+        noise = uniform_noise(seed, range(first, first + n), 1 + code_length).numpy()
         unlabelled = names is None and label is None
-        labels = None if unlabelled else _labels(card, label, noise[:, 0])
-        return cls(seed, first, labels, choice, torch.from_numpy(noise[:, 1:]))
+        labels = None if unlabelled else _resolve_labels(card, label, noise[:, 0])
+        return cls(seed, first, labels, sampling_params, torch.from_numpy(noise[:, 1:]))
 
     def __len__(self) -> int:
+        """Return the number of samples."""
         return len(self.noise)
 
     @property
-    def places(self) -> int:
-        """Rows of a batch that it takes: a guided sample is drawn with its label and without."""
-        return len(self) * (2 if self.labels is not None and self.choice.guided else 1)
+    def num_slots(self) -> int:
+        """Number of slots of a batch: a guided sample needs two, with and without its label."""
+        return len(self) * (2 if self.labels is not None and self.sampling_params.guided else 1)
 
-    def rows(self, start: int, stop: int) -> Plan:
-        """Some of its rows."""
+    def slice(self, start: int, stop: int) -> Plan:
+        """Return the plan of samples start..stop - 1 of this plan."""
         labels = None if self.labels is None else self.labels[start:stop]
-        return Plan(self.seed, self.first + start, labels, self.choice, self.noise[start:stop])
+        return Plan(
+            self.seed, self.first + start, labels, self.sampling_params, self.noise[start:stop]
+        )
 
 
-def _labels(card: Card, label: Label | Sequence[Label] | None, noise: np.ndarray) -> Tensor:
-    """Labels int64 [n] by name or number, or, by n numbers in [0, 1), as in the training data."""
+def _resolve_labels(card: Card, label: Label | Sequence[Label] | None, noise: np.ndarray) -> Tensor:
+    """Return labels int64 [n]: those given, or random ones, from `noise` [n] in [0, 1)."""
     if label is None:
         assert card.data.label_frequencies is not None
-        cumulative = _cumulative(card.data.label_frequencies)
+        cumulative = _cumulative_frequencies(card.data.label_frequencies)
         return torch.from_numpy(cumulative.searchsorted(noise * cumulative[-1], "right"))
-    return label_numbers(card, label, len(noise))
+    return label_indices(card, label, len(noise))
 
 
-def label_numbers(card: Card, label: Label | Sequence[Label], n: int) -> Tensor:
-    """Labels int64 [n] by name or number, one for all or one for each.
+def label_indices(card: Card, label: Label | Sequence[Label], n: int) -> Tensor:
+    """Return labels int64 [n] by index or name, one for all samples or one for each.
+
+    Args:
+        card: card of the model, with its labels.
+        label: one class or n classes.
+        n: number of samples.
 
     Raises:
-        InputError: there are not n of them, or one is unknown.
+        InputError: the model has no labels, there are not n of them, or one is unknown.
     """
     names = card.data.labels
     if names is None:
         raise InputError(f"label {label!r} was given, but this model has no labels; drop it")
-    given: Any = plain(label)
+    given: Any = to_python(label)
     several = isinstance(given, Iterable) and not isinstance(given, str | bytes)
-    asked = list(given) if several else [given] * n
-    if len(asked) != n:
-        raise InputError(f"{len(asked)} labels were given for {n} samples; pass one, or {n}")
-    numbers = [_label_number(one, names) for one in asked]
-    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
+    labels = list(given) if several else [given] * n
+    if len(labels) != n:
+        raise InputError(f"{len(labels)} labels were given for {n} samples; pass one, or {n}")
+    indices = [_label_index(one, names) for one in labels]
+    return torch.tensor(indices, dtype=torch.int64, device="cpu")
 
 
 @lru_cache
-def _cumulative(frequencies: tuple[float, ...]) -> np.ndarray:
+def _cumulative_frequencies(frequencies: tuple[float, ...]) -> np.ndarray:
     return np.cumsum(frequencies)
 
 
-def _label_number(label: Any, names: tuple[str, ...]) -> int:
-    label = plain(label)
+def _label_index(label: Any, names: tuple[str, ...]) -> int:
+    label = to_python(label)
     if not isinstance(label, int | str) or isinstance(label, bool):
         raise InputError(
             f"label {label!r} is a {type(label).__name__}; pass a whole number, as an int, or a "

@@ -1,4 +1,4 @@
-"""One JSON object a line, on standard error."""
+"""Logging to standard error as JSON, one object a line."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from anytime_ar.serving.call import Call
+from anytime_ar.serving.engine.jobs import RequestContext
 
 _log = logging.getLogger(__name__)
 
 
-class JsonLines(logging.Formatter):
-    """Time, level, message, the figures of a record, and what went wrong."""
+class JsonFormatter(logging.Formatter):
+    """A formatter that writes a log record as one line of JSON.
+
+    The object holds the time, the level, the message, the record's figures and, after an exception,
+    the traceback.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        """See `logging.Formatter`."""
+        """Return a record as one line of JSON."""
         figures: dict[str, Any] = getattr(record, "figures", {})
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -31,44 +35,56 @@ class JsonLines(logging.Formatter):
 
 
 def log_to_stderr() -> None:
-    """Let the server and its libraries log."""
+    """Send the logs of the server and of uvicorn to standard error as JSON."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonFormatter())
     for name in ("anytime_ar", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
     logging.getLogger("anytime_ar").setLevel(logging.INFO)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # what it says at best, we say
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # access is logged by `log_request`
 
 
-def log_call(call: Call, method: str, path: str, status: int) -> None:
-    """A request was answered."""
+def log_request(context: RequestContext, method: str, path: str, status: int) -> None:
+    """Log a request that has been answered.
+
+    Args:
+        context: What is known of the request: client, model, timing and any error.
+        method: HTTP method of the request.
+        path: Path of the request.
+        status: HTTP status of the response.
+    """
     figures: dict[str, Any] = {
         "method": method,
         "path": path,
         "status": status,
-        "client": call.client,
-        "ms": _ms(call.clock() - call.arrival),
+        "client": context.client,
+        "ms": _ms(context.clock() - context.arrival),
     }
     for name in ("model", "n", "error"):
-        if (value := getattr(call, name)) is not None:
+        if (value := getattr(context, name)) is not None:
             figures[name] = value
-    if (ended := call.ended) is not None:
+    if (stats := context.stats) is not None:
         figures |= {
-            "codes": ended.codes,
-            "codes_asked": call.asked,
-            "stop_reason": ended.stopped_by,
-            "queue_ms": _ms(ended.queue_s),
-            "sampling_ms": _ms(ended.sampling_s),
-            "decode_ms": _ms(ended.decode_s),
+            "codes_drawn": stats.codes_drawn,
+            "codes_requested": context.codes_requested,
+            "stop_reason": stats.stop_reason,
+            "queue_ms": _ms(stats.queue_s),
+            "sampling_ms": _ms(stats.sampling_s),
+            "decode_ms": _ms(stats.decode_s),
         }
-    if call.deadline is not None:
-        figures["late_ms"] = _ms(call.clock() - call.deadline)
+    if context.deadline is not None:
+        figures["late_ms"] = _ms(context.clock() - context.deadline)
     _log.info("request", extra={"figures": figures})
 
 
 def log_event(message: str, **figures: Any) -> None:
-    """Something happened to the server."""
+    """Log an event of the server.
+
+    Args:
+        message: What happened.
+        **figures: Further fields of the line.
+    """
     _log.info(message, extra={"figures": figures})
 
 

@@ -1,4 +1,4 @@
-"""Samples as bytes: what goes over the wire."""
+"""Conversion between samples and the files that clients send and receive."""
 
 from __future__ import annotations
 
@@ -14,73 +14,97 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from anytime_ar.arrays import check_claim
-from anytime_ar.data.batch import to_float
-from anytime_ar.data.pixels import read_pixels
-from anytime_ar.data.sample_files import picture_files, sound_files
-from anytime_ar.data.sounds import decode_blocks, peak_gain
 from anytime_ar.errors import InputError
+from anytime_ar.media.audio import decode_audio_blocks, encode_audio, peak_gain
+from anytime_ar.media.image import decode_image, encode_images, to_float
+from anytime_ar.runtime.size_limits import check_npy_size
 from anytime_ar.sampling import AnytimeModel
 
-Format = Literal["png", "webp", "wav", "npy"]
+SampleFormat = Literal["png", "webp", "wav", "npy"]
 MEDIA_TYPES: dict[str, str] = {
     "png": "image/png",
     "webp": "image/webp",
     "wav": "audio/wav",
     "npy": "application/x-npy",
 }
-_READ_AS = ("PNG", "WEBP", "JPEG", "GIF", "BMP")
-"""What pictures of clients may be, in Pillow's words: it would run programs to read some others."""
-_MOST_PIXELS = 2**24
-"""Of a picture that a client sends."""
+"""Media type of each sample format."""
+_ACCEPTED_IMAGE_FORMATS = ("PNG", "WEBP", "JPEG", "GIF", "BMP")
+"""Pillow's names of the accepted image formats. Pillow runs other programs to read some formats."""
+_MAX_PIXELS = 2**24
+"""Maximum pixels in an image that a client sends."""
 _NPY_MAGIC = b"\x93NUMPY"
 
 
-class Media(ABC):
-    """Turns samples of one model into bytes and back."""
+class MediaProcessor(ABC):
+    """A converter between samples of one model and files.
+
+    Args:
+        model: Model whose samples are converted.
+    """
 
     formats: tuple[str, ...]
-    """That can be asked for, the usual one first."""
+    """Formats that clients can request, the default first."""
 
     def __init__(self, model: AnytimeModel) -> None:
+        """Take the shape of samples from the model."""
         self.sample_shape = model.sample_shape
 
-    def check(self, wanted: str | None) -> str:
-        """The format to answer in.
+    def resolve_format(self, format: str | None) -> str:
+        """Return the format of the samples in a response.
+
+        Args:
+            format: Requested format; None for the default of the model.
 
         Raises:
-            InputError: samples of this model cannot be written in it.
+            InputError: Samples of this model cannot be written in the requested format.
         """
-        if wanted is None:
+        if format is None:
             return self.formats[0]
-        if wanted not in self.formats:
+        if format not in self.formats:
             raise InputError(
-                f"format {wanted!r} does not suit samples of shape {[*self.sample_shape]}; "
+                f"format {format!r} does not suit samples of shape {[*self.sample_shape]}; "
                 f"use {', '.join(self.formats)}"
             )
-        return wanted
+        return format
 
-    def write(self, samples: Tensor, kind: str) -> list[bytes]:
-        """Samples, float32 [n, *sample_shape] in [-1, 1], each as a file."""
-        if kind != "npy":
-            return self._write(samples.cpu(), kind)
-        return [_npy(sample) for sample in samples.cpu().numpy()]
+    def to_bytes(self, samples: Tensor, format: str) -> list[bytes]:
+        """Convert each sample to the bytes of a file.
 
-    def read(self, content: bytes, origin: str) -> Tensor:
-        """A file as one sample, float32 [*sample_shape] in [-1, 1].
+        Args:
+            samples: float32 [n, *sample_shape] in [-1, 1].
+            format: One of `formats`.
+
+        Returns:
+            The contents of n files.
+        """
+        if format != "npy":
+            return self._to_bytes(samples.cpu(), format)
+        return [_to_npy(sample) for sample in samples.cpu().numpy()]
+
+    def from_bytes(self, content: bytes, origin: str) -> Tensor:
+        """Read one sample from the bytes of a file.
+
+        Args:
+            content: Content of a file in any accepted format.
+            origin: Name of the file for error messages.
+
+        Returns:
+            The sample, float32 [*sample_shape] in [-1, 1].
 
         Raises:
-            InputError: it does not decode, or does not fit.
+            InputError: The file cannot be decoded, or does not fit the model.
         """
         return (
-            self._read_array(content, origin)
+            self._from_npy(content, origin)
             if content.startswith(_NPY_MAGIC)
-            else self._read(content, origin)
+            else self._from_bytes(content, origin)
         )
 
-    def _read_array(self, content: bytes, origin: str) -> Tensor:
-        with _reading(f"{origin}: is no .npy file that can be read"):
-            check_claim(io.BytesIO(content), len(content))
+    def _from_npy(self, content: bytes, origin: str) -> Tensor:
+        with _decode_errors_as_input_error(
+            f"{origin}: cannot be read as a .npy file; send one with float32 in [-1, 1]"
+        ):
+            check_npy_size(io.BytesIO(content), len(content))
             array = np.load(io.BytesIO(content), allow_pickle=False)
         if array.shape != self.sample_shape or array.dtype != np.float32:
             raise InputError(
@@ -88,94 +112,109 @@ class Media(ABC):
                 f"pass float32 {[*self.sample_shape]}"
             )
         if not np.isfinite(array).all() or np.abs(array).max() > 1:
-            raise InputError(f"{origin}: has numbers outside [-1, 1]; scale them")
+            raise InputError(f"{origin}: has values outside [-1, 1]; scale them")
         return torch.from_numpy(array)
 
     @abstractmethod
-    def _write(self, samples: Tensor, kind: str) -> list[bytes]: ...
+    def _to_bytes(self, samples: Tensor, format: str) -> list[bytes]: ...
 
     @abstractmethod
-    def _read(self, content: bytes, origin: str) -> Tensor: ...
+    def _from_bytes(self, content: bytes, origin: str) -> Tensor: ...
 
 
-class Pictures(Media):
-    """Images, cut to their centred square and resized when they come in."""
+class ImageProcessor(MediaProcessor):
+    """A converter for images.
+
+    Images of clients are cropped to the centred square and resized to the size of samples.
+    """
 
     formats = ("png", "webp", "npy")
 
-    def _write(self, samples: Tensor, kind: str) -> list[bytes]:
-        options = {"lossless": True} if kind == "webp" else {}
-        return picture_files(samples, kind, **options)
+    def _to_bytes(self, samples: Tensor, format: str) -> list[bytes]:
+        options = {"lossless": True} if format == "webp" else {}
+        return encode_images(samples, format, **options)
 
-    def _read(self, content: bytes, origin: str) -> Tensor:
+    def _from_bytes(self, content: bytes, origin: str) -> Tensor:
         channels, size = self.sample_shape[0], self.sample_shape[1]
-        with _reading(f"{origin}: is no picture that can be read; send png, webp, jpeg or npy"):
-            _check_size(content, origin)
-            pixels = read_pixels(content, origin, channels=channels, size=size)
+        with _decode_errors_as_input_error(
+            f"{origin}: cannot be read as an image; send png, webp, jpeg or npy"
+        ):
+            _check_pixel_count(content, origin)
+            pixels = decode_image(content, origin, channels=channels, size=size)
         return to_float(torch.from_numpy(pixels.copy()))
 
 
-class Sounds(Media):
-    """Recordings of one channel, at most as long as a sample; silence follows shorter ones."""
+class AudioProcessor(MediaProcessor):
+    """A converter for audio of one channel.
+
+    Audio of clients is at most as long as a sample. Shorter audio is padded with zeros at its end.
+
+    Args:
+        model: Model with a sample rate.
+    """
 
     formats = ("wav", "npy")
 
     def __init__(self, model: AnytimeModel) -> None:
+        """Take the sample rate and the peak normalisation from the model."""
         super().__init__(model)
         assert model.sample_rate is not None
-        self._rate = model.sample_rate
-        sound = model.bundle.card.training.get("data", {}).get("sound", {})
-        self._to_peak = sound.get("loudness") == "peak"
+        self._sample_rate = model.sample_rate
+        self._peak_normalize = model.bundle.card.data.normalize == "peak"
 
-    def _write(self, samples: Tensor, kind: str) -> list[bytes]:
-        return sound_files(samples, self._rate, kind)
+    def _to_bytes(self, samples: Tensor, format: str) -> list[bytes]:
+        return encode_audio(samples, self._sample_rate, format)
 
-    def _read(self, content: bytes, origin: str) -> Tensor:
+    def _from_bytes(self, content: bytes, origin: str) -> Tensor:
         length, blocks, count = self.sample_shape[1], [], 0
-        with _reading(f"{origin}: is no sound that can be read; send wav or npy"):
-            for block, rate in decode_blocks(content, origin):
-                if rate != self._rate:
-                    raise InputError(f"{origin}: has {rate} Hz; resample it to {self._rate} Hz")
+        with _decode_errors_as_input_error(f"{origin}: cannot be read as audio; send wav or npy"):
+            for block, rate in decode_audio_blocks(content, origin):
+                if rate != self._sample_rate:
+                    raise InputError(
+                        f"{origin}: has {rate} Hz; resample it to {self._sample_rate} Hz"
+                    )
                 blocks.append(block)
                 count += len(block)
-                if count > length:  # a small file can hold hours
+                if count > length:  # a small compressed file can hold hours of audio
                     raise InputError(
                         f"{origin}: has more than {length} samples; cut it to that, or encode it "
                         "in windows with `anytime encode`"
                     )
         wave = np.concatenate(blocks)
-        gain = peak_gain(float(np.abs(wave).max())) if self._to_peak else 1.0
+        gain = peak_gain(float(np.abs(wave).max())) if self._peak_normalize else 1.0
         return torch.nn.functional.pad(
             torch.from_numpy(wave * np.float32(gain)), (0, length - len(wave))
         )[None]
 
 
-def _check_size(content: bytes, origin: str) -> None:
-    """See to it that a picture has not too many pixels, before there is one.
+def _check_pixel_count(content: bytes, origin: str) -> None:
+    """Check the number of pixels in an image file before it is decoded.
 
     Raises:
-        InputError: it has.
+        InputError: The image has more than `_MAX_PIXELS` pixels.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=_READ_AS) as header:
+        with Image.open(io.BytesIO(content), formats=_ACCEPTED_IMAGE_FORMATS) as header:
             width, height = header.size
-    except Image.DecompressionBombError as error:  # Pillow has a limit of its own
+    except Image.DecompressionBombError as error:  # Pillow's own limit
+        raise InputError(f"{origin}: has too many pixels; send at most {_MAX_PIXELS}") from error
+    if width * height > _MAX_PIXELS:
         raise InputError(
-            f"{origin}: has far too many pixels; send at most {_MOST_PIXELS}"
-        ) from error
-    if width * height > _MOST_PIXELS:
-        raise InputError(
-            f"{origin}: {width} x {height} are too many pixels; send at most {_MOST_PIXELS}"
+            f"{origin}: {width} x {height} are too many pixels; send at most {_MAX_PIXELS}"
         )
 
 
 @contextmanager
-def _reading(message: str) -> Iterator[None]:
-    """Tell a client that its file cannot be read, whatever its library raises: none of them lists
-    the errors that a broken or monstrous file can end in.
+def _decode_errors_as_input_error(message: str) -> Iterator[None]:
+    """Raise an `InputError` in place of any error of a decoder.
+
+    The decoders do not document which errors a broken or oversized file raises.
+
+    Args:
+        message: Text of the error.
 
     Raises:
-        InputError: with the message; one that is told inside is passed on.
+        InputError: The block raised an error. An `InputError` of the block passes unchanged.
     """
     try:
         yield
@@ -185,16 +224,16 @@ def _reading(message: str) -> Iterator[None]:
         raise InputError(message) from error
 
 
-def _npy(sample: npt.NDArray[np.float32]) -> bytes:
+def _to_npy(sample: npt.NDArray[np.float32]) -> bytes:
     file = io.BytesIO()
     np.save(file, sample)
     return file.getvalue()
 
 
-_KINDS: dict[int, type[Media]] = {3: Pictures, 2: Sounds}
-"""By the number of dimensions of a sample."""
+_PROCESSORS: dict[int, type[MediaProcessor]] = {3: ImageProcessor, 2: AudioProcessor}
+"""Class of the converter, by the number of dimensions of a sample."""
 
 
-def media_of(model: AnytimeModel) -> Media:
-    """What reads and writes the samples of a model."""
-    return _KINDS[len(model.sample_shape)](model)
+def processor_for(model: AnytimeModel) -> MediaProcessor:
+    """Return the converter for the samples of a model."""
+    return _PROCESSORS[len(model.sample_shape)](model)

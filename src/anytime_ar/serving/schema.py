@@ -1,4 +1,4 @@
-"""What goes over the wire: requests, answers and errors of the HTTP API, version 1."""
+"""Bodies of requests, responses and errors of the HTTP API, version 1."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from anytime_ar.config import Config
-from anytime_ar.serving.jobs import StopReason
-from anytime_ar.serving.media import Format
+from anytime_ar.serving.engine.jobs import StopReason
+from anytime_ar.serving.media import SampleFormat
 
-MOST_SAMPLES = 1024
-"""n of one request, whatever the model has room for."""
+MAX_SAMPLES = 1024
+"""Maximum samples in one request, whatever the slots of the model."""
 Milliseconds = Annotated[float, Field(gt=0, le=3_600_000, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+"""Duration in milliseconds, at most an hour."""
+QualityFraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Codes = Annotated[StrictInt, Field(ge=1)]
-Along = (
+ScheduleField = (
     Annotated[float, Field(allow_inf_nan=False)]
     | Annotated[
         tuple[Annotated[float, Field(allow_inf_nan=False)], ...],
@@ -28,7 +29,7 @@ SampleId = Annotated[str, Field(pattern=ID_PATTERN)]
 
 
 class RequestBody(Config):
-    """Base of the bodies of requests. OpenAPI describes their fields by their docstrings."""
+    """Base of request bodies. The docstrings of fields become their descriptions in OpenAPI."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -37,77 +38,80 @@ def _example(**values: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [values]})
 
 
-class Limits(RequestBody):
-    """How much work a draw may be."""
+class BudgetParams(RequestBody):
+    """Limits of sampling: codes, quality and deadline."""
 
     codes: Codes | None = None
-    """At most so many codes; none given: all that the model has."""
-    quality: Share | None = None
-    """At most the fewest codes that reach this share of the model's full quality, by its measured
-    curve."""
+    """Maximum codes of each sample. The default is the code length of the model."""
+    quality: QualityFraction | None = None
+    """Share of the quality at full length, above 0 and up to 1. Each sample gets at most the fewest
+    codes that reach it by the model's measured curve."""
     deadline_ms: Milliseconds | None = None
-    """From the arrival of the request to the end of the response. The server has a longest one,
-    which holds where none is given."""
+    """Milliseconds from the arrival of the request to the end of the response. The server limits
+    them, and its limit is the default."""
     min_codes: Codes = 1
-    """The request is worth nothing with fewer: it is refused, or fails, rather than answered."""
-    min_quality: Share | None = None
-    """The same, as a share of full quality."""
+    """Minimum codes of each sample. A request that cannot get them is refused or fails."""
+    min_quality: QualityFraction | None = None
+    """Minimum quality, as a share of the quality at full length. It raises `min_codes` to the
+    fewest codes that reach it."""
 
 
-class Answering(RequestBody):
-    """How samples are answered."""
+class ResponseOptions(RequestBody):
+    """Form of the response: format, streaming and codes."""
 
-    format: Format | None = None
-    """Of each sample; none given: png for images, wav for sounds."""
+    format: SampleFormat | None = None
+    """File format of each sample. The default is png for images and wav for audio."""
     stream: bool = False
-    """Answer with server-sent events: any number of `preview`, then `done` or `error`."""
+    """Respond with server-sent events: any number of `preview`, then one `done` or `error`."""
     previews_per_s: float | None = Field(None, gt=0, le=1000, allow_inf_nan=False)
-    """With `stream`: at most so many previews; none given: one after every code. Under load there
-    are fewer."""
+    """Maximum previews a second of a stream. The default is one after every code. Under load the
+    server sends fewer."""
     with_codes: bool = False
-    """Answer the codes as well."""
+    """Include the codes of each sample in the response."""
 
 
-class SampleRequest(Limits, Answering):
-    """Draw samples."""
+class SampleRequest(BudgetParams, ResponseOptions):
+    """Request for new samples."""
 
     model_config = _example(n=4, label="7", deadline_ms=500, min_codes=4, format="png")
 
     model: str | None = Field(None, max_length=200)
-    """None given: the server's first."""
-    n: Annotated[StrictInt, Field(ge=1, le=MOST_SAMPLES)] = 1
-    """Number of samples; how many are drawn at once, /v1/models says (`slots`)."""
-    label: Label | Annotated[tuple[Label, ...], Field(max_length=MOST_SAMPLES)] | None = None
-    """A class, or one for each sample, by name or number; none given: as in the training data."""
+    """Name of the model. The default is the server's first model."""
+    n: Annotated[StrictInt, Field(ge=1, le=MAX_SAMPLES)] = 1
+    """Number of samples. A model samples at most its `slots` at once; see /v1/models."""
+    label: Label | Annotated[tuple[Label, ...], Field(max_length=MAX_SAMPLES)] | None = None
+    """Class of all samples, or one class for each, by name or index. By default classes are sampled
+    with their frequency in the training data."""
     seed: Annotated[StrictInt, Field(ge=0, lt=2**64)] | None = None
-    """Equal seeds give equal samples, whatever else the server is doing; none given: a fresh
-    one."""
+    """Seed of the random numbers. Equal seeds give equal samples under any load. By default the
+    server chooses a fresh seed."""
     first: Annotated[StrictInt, Field(ge=0, le=2**62)] = 0
-    """The number of the first sample within the seed."""
-    temperature: Along | None = None
-    """0..100: above 1 more varied, below 1 more typical; 0 takes the most likely code. As all
-    numbers here that may be several: those are for places at equal distances from the first code to
-    the last. None given: as the model's makers found best."""
+    """Index of the first sample within the seed."""
+    temperature: ScheduleField | None = None
+    """Sampling temperature, 0 to 100. Values above 1 give more varied samples, values below 1 more
+    typical ones, and 0 takes the most likely code. A list is a schedule: its numbers hold at equal
+    distances from the first code to the last. The default comes from the bundle."""
     top_k: Codes | None = None
-    """Draw from the k most likely codes only."""
-    top_p: Along | None = None
-    """Above 0 and up to 1: draw only from the most likely codes that together hold this
-    probability."""
-    guidance: Along | None = None
-    """Classifier-free guidance, 0..100: 1 follows the label as trained, above that more strongly, 0
-    ignores it. Anything but 1 doubles the work."""
+    """Number of the most likely codes to sample from. The default comes from the bundle."""
+    top_p: ScheduleField | None = None
+    """Nucleus sampling, above 0 and up to 1: sample from the fewest most likely codes whose
+    probabilities add up to it. A number or a schedule."""
+    guidance: ScheduleField | None = None
+    """Scale of classifier-free guidance, 0 to 100. 1 follows the label as trained, more than 1
+    follows it more strongly, and 0 ignores it. Any value except 1 doubles the cost. A number or a
+    schedule."""
     id: SampleId | None = None
-    """By which the draw can be stopped and continued; none given: the server chooses one."""
+    """Id by which to stop or refine the samples. By default the server chooses one."""
 
 
-class RefineRequest(Limits, Answering):
-    """Continue a draw. `codes` and `min_codes` count from its very first one."""
+class RefineRequest(BudgetParams, ResponseOptions):
+    """Request to refine samples. `codes` and `min_codes` include the codes drawn so far."""
 
     model_config = _example(codes=16, deadline_ms=500)
 
 
 class EncodeRequest(RequestBody):
-    """Turn samples into codes."""
+    """Request to encode samples to codes."""
 
     model_config = _example(
         samples=[
@@ -117,133 +121,164 @@ class EncodeRequest(RequestBody):
     )
 
     model: str | None = Field(None, max_length=200)
-    """None given: the server's first."""
-    samples: Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_SAMPLES)]
-    """Files in base64: png, webp or jpeg; wav; or npy, float32 in [-1, 1]."""
+    """Name of the model. The default is the server's first model."""
+    samples: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_SAMPLES)]
+    """Samples as files in base64: images as png, webp or jpeg, audio as wav, or either as npy with
+    float32 in [-1, 1]."""
 
 
 class DecodeRequest(RequestBody):
-    """Turn codes, or any prefix of them, into samples."""
+    """Request to decode codes, or any prefix of them, to samples."""
 
     model_config = _example(codes=[[3, 1, 4], [1, 5, 2]], format="png")
 
     model: str | None = Field(None, max_length=200)
-    """None given: the server's first."""
+    """Name of the model. The default is the server's first model."""
     codes: Annotated[
         tuple[Annotated[tuple[StrictInt, ...], Field(min_length=1)], ...],
-        Field(min_length=1, max_length=MOST_SAMPLES),
+        Field(min_length=1, max_length=MAX_SAMPLES),
     ]
-    """Of each sample, as many for one as for the other."""
-    format: Format | None = None
-    """Of each sample; none given: png for images, wav for sounds."""
+    """Codes of each sample, coarse to fine. All samples have the same number of codes."""
+    format: SampleFormat | None = None
+    """File format of each sample. The default is png for images and wav for audio."""
 
 
-class Answer(BaseModel):
-    """The base of all that the server says."""
+class ResponseBody(BaseModel):
+    """Base of response bodies. The docstrings of fields become their descriptions in OpenAPI."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
-class Timing(Answer):
-    """Where the time went, in milliseconds."""
+class RequestTiming(ResponseBody):
+    """Durations of the phases of a request, in milliseconds."""
 
     queue_ms: float
-    """From the arrival of the request to the first code."""
+    """Time from the arrival of the request to the first code."""
     sampling_ms: float
+    """Time from the first code to the last."""
     decode_ms: float
+    """Time to decode, or for /v1/encode to encode."""
     total_ms: float
-    """From the arrival to the answer, but for its way."""
+    """Time from the arrival of the request to the response, without the network."""
     late_ms: float | None
-    """By how much the deadline was missed; negative: what was left of it; null: there was none."""
+    """Time by which the response misses the deadline. Negative values are time left. null if the
+    request has no deadline."""
 
 
-class Drawn(Answer):
-    """Samples: on their way in a `preview`, or in the end."""
+class PreviewResponse(ResponseBody):
+    """Samples that are still being generated, decoded from the codes so far."""
 
     id: str
+    """Id by which to stop or refine the samples."""
     model: str
+    """Name of the model."""
     n: int
+    """Number of samples in the response."""
     codes_drawn: int
-    """How many codes each sample has."""
+    """Number of codes that each sample has."""
     code_length: int
-    """How many it can have."""
+    """Number of codes of a whole sample."""
     quality: float | None
-    """The share of the model's full quality that so many codes have, by its measured curve; null:
-    not measured."""
-    format: Format
+    """Share of the quality at full length that `codes_drawn` codes reach, by the model's measured
+    curve. null if the curve was not measured."""
+    format: SampleFormat
+    """File format of each sample."""
     samples: list[str]
-    """Files in base64."""
+    """Content of each sample's file in base64."""
     codes: list[list[int]] | None = None
+    """Codes of each sample, coarse to fine. null unless requested by `with_codes`."""
 
 
-class SampleAnswer(Drawn):
-    """The end of a draw."""
+class SampleResponse(PreviewResponse):
+    """Final samples, with the reason why sampling stopped."""
 
     seed: int
+    """Seed of the random numbers."""
     first: int
+    """Index of the first sample within the seed."""
     labels: list[str] | None
-    """Of each sample, by name."""
+    """Class name of each sample. null if the model has no labels."""
     stop_reason: StopReason
-    """`complete`: all codes that were asked for; `deadline`: its time was up; `load`: others needed
-    the room; `cancelled`: it was stopped; `drain`: the server is going down."""
-    kept_s: float
-    """Seconds for which it can be continued."""
-    timing: Timing
+    """Reason why sampling stopped. `complete`: the samples have all requested codes. `deadline`: no
+    time was left. `load`: other requests needed the slots. `cancelled`: the client stopped it.
+    `drain`: the server is shutting down."""
+    expires_in_s: float
+    """Seconds for which the samples can be refined."""
+    timing: RequestTiming
+    """Durations of the phases of the request."""
 
 
-class EncodeAnswer(Answer):
-    """Codes of samples, coarse to fine."""
+class EncodeResponse(ResponseBody):
+    """Codes of the encoded samples."""
 
     model: str
+    """Name of the model."""
     codes: list[list[int]]
-    timing: Timing
+    """Codes of each sample, coarse to fine."""
+    timing: RequestTiming
+    """Durations of the phases of the request."""
 
 
-class DecodeAnswer(Answer):
-    """Samples of codes."""
+class DecodeResponse(ResponseBody):
+    """Samples that were decoded from codes."""
 
     model: str
-    format: Format
+    """Name of the model."""
+    format: SampleFormat
+    """File format of each sample."""
     samples: list[str]
-    timing: Timing
+    """Content of each sample's file in base64."""
+    timing: RequestTiming
+    """Durations of the phases of the request."""
 
 
-class CurveAnswer(Answer):
-    """Quality and cost at a number of codes, as measured."""
+class CurvePointInfo(ResponseBody):
+    """Measured quality and cost of samples with a number of codes."""
 
     codes: int
+    """Number of codes of each sample."""
     quality: float | None
+    """Share of the quality at full length."""
     fd: float | None
-    """Fréchet distance of samples to the test split."""
+    """Fréchet distance between samples and the test split."""
     mse: float | None
-    """Squared error of reconstructions."""
+    """Mean squared error of reconstructions."""
     ms: float | None
-    """Of one sample by itself, on the machine that measured it."""
-    here_ms: float | None
-    """Of one sample by itself, on the server's machine, by what it has seen; null: nothing yet."""
+    """Milliseconds to generate one sample alone, on the machine that measured the curve."""
+    server_ms: float | None
+    """Milliseconds to generate one sample alone on the server, by its cost model. null before the
+    server has measured its costs."""
 
 
-class ModelAnswer(Answer):
-    """One model of the server."""
+class ModelInfo(ResponseBody):
+    """Shapes, labels, formats and curve of one model."""
 
     name: str
+    """Name by which to request the model."""
     sample_shape: list[int]
+    """Shape of one sample: [C, H, W] for images, [1, T] for audio."""
     sample_rate: int | None
+    """Sample rate of audio in Hz. null for images."""
     code_length: int
+    """Number of codes of a whole sample."""
     vocabulary: int
+    """Number of different values that a code can have."""
     labels: list[str] | None
+    """Names of the classes. null if the model has no labels."""
     formats: list[str]
-    """That its samples can be answered in."""
+    """File formats that samples can be requested in, the default first."""
     slots: int
-    """Rows drawn at once; n of one request is at most that, and half of it with guidance."""
-    curve: list[CurveAnswer]
-    """Empty if it was not measured."""
+    """Batch rows that are sampled at once. One request has at most as many samples, or half as many
+    with guidance."""
+    curve: list[CurvePointInfo]
+    """Quality and cost at each measured number of codes. Empty if the curve was not measured."""
 
 
-class ModelsAnswer(Answer):
-    """All models of the server, the first one being the usual one."""
+class ModelList(ResponseBody):
+    """All models of the server, the default model first."""
 
-    models: list[ModelAnswer]
+    models: list[ModelInfo]
+    """Models of the server, the default first."""
 
 
 ErrorCode = Literal[
@@ -265,30 +300,32 @@ ErrorCode = Literal[
 ]
 
 
-class ErrorBody(Answer):
-    """What went wrong."""
+class ErrorBody(ResponseBody):
+    """Code, message and details of an error."""
 
     code: ErrorCode
-    """For programs."""
+    """Name of the error, for programs."""
     message: str
-    """For people: what came, what was expected, what to do."""
+    """Text for people: what came, what was expected, and what to do next."""
     retry_after_s: float | None = None
-    """When trying again may help."""
+    """Seconds after which a retry may succeed. null if a retry does not help."""
     details: list[dict[str, Any]] | None = None
-    """Of an invalid request: at most eight places in it, and what is wrong there."""
+    """Invalid fields of the request, at most eight. `loc` is the path of a field, `msg` says what
+    is wrong with it."""
 
 
-class ErrorAnswer(Answer):
-    """The only form of an error."""
+class ErrorResponse(ResponseBody):
+    """Body of every error response."""
 
     model_config = _example(
         error={
             "code": "overloaded",
-            "message": "not even the least that this request needs fits, by 0.012 s; ask for less, "
-            "give it more time, or try again later",
+            "message": "the server is overloaded: the minimum codes of this request would be "
+            "0.012 s late; lower min_codes or n, allow a longer deadline, or try again later",
             "retry_after_s": 0.012,
             "details": None,
         }
     )
 
     error: ErrorBody
+    """Code, message and details of the error."""

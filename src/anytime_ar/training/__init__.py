@@ -1,30 +1,30 @@
-"""Training: the ordered autoencoder, its sharpening, then the prior, to a bundle."""
+"""Training of an ordered autoencoder, its decoder GAN and its prior, up to the bundle."""
 
 from __future__ import annotations
 
+from anytime_ar.training.autotune import read_autotuned_settings
 from anytime_ar.training.config import (
     AutoencoderTrainingConfig,
+    DecoderGANConfig,
     OptimizerConfig,
     PriorTrainingConfig,
-    SharpeningConfig,
     TrainConfig,
 )
-from anytime_ar.training.decisions import read_decisions
-from anytime_ar.training.processes import Processes, is_first_process, launched
-from anytime_ar.training.ray_driver import Workers, train_on_ray
+from anytime_ar.training.launcher import DistributedConfig, is_rank_zero_process, torchrun_config
+from anytime_ar.training.ray_launcher import RayTrainConfig, train_on_ray
 from anytime_ar.training.run import train
 
 __all__ = [
     "AutoencoderTrainingConfig",
+    "DecoderGANConfig",
+    "DistributedConfig",
     "OptimizerConfig",
     "PriorTrainingConfig",
-    "Processes",
-    "SharpeningConfig",
+    "RayTrainConfig",
     "TrainConfig",
-    "Workers",
-    "is_first_process",
-    "launched",
-    "read_decisions",
+    "is_rank_zero_process",
+    "read_autotuned_settings",
+    "torchrun_config",
     "train",
     "train_on_ray",
 ]

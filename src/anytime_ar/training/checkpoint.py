@@ -1,10 +1,10 @@
-"""Where a stage stands, on disk: safetensors files, written atomically, never a pickle.
+"""Checkpoints of a stage: safetensors files, written atomically, without pickle.
 
-    STAGE-00000400.safetensors    after 400 steps
-    STAGE-00000400.sha256         its SHA-256, as `sha256sum --check` reads it; written after it
+    STAGE-00000400.safetensors    state after 400 steps
+    STAGE-00000400.sha256         its SHA-256 for `sha256sum --check`; written after it
 
-The last ones are kept. One that is damaged, which neither safetensors nor JSON would notice, is put
-aside, and the one before it counts.
+Only the last checkpoints stay. The digest detects damage that safetensors and JSON do not notice. A
+damaged checkpoint is renamed, and training resumes from the one before it.
 """
 
 from __future__ import annotations
@@ -21,52 +21,57 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from anytime_ar.errors import InputError
-from anytime_ar.files import write_bytes
+from anytime_ar.legacy import STAGES, upgrade_weights
+from anytime_ar.runtime.files import write_bytes
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
+"""Tensors of a module or an optimizer, by name."""
 
 
 class Checkpoint(NamedTuple):
-    """What is on disk."""
+    """Contents of a checkpoint: tensors, and a record of everything else."""
 
-    groups: dict[str, State]
-    """Tensors by name, by what they belong to."""
+    groups: dict[str, StateDict]
+    """Tensors by name, in the groups `module`, `optimizer`, `best` and `average`."""
     record: dict[str, Any]
-    """All else, as JSON can hold it."""
+    """Counters and positions, as values that JSON can hold."""
 
-    def broken(self) -> str | None:
-        """A weight that is not finite, if there is one."""
+    def first_non_finite(self) -> str | None:
+        """Return the name of a weight that is not finite; None: all are finite."""
         weights = self.groups["module"]
         return next((name for name, one in weights.items() if not one.isfinite().all()), None)
 
 
-class Checkpoints:
-    """Those of one stage.
+class CheckpointManager:
+    """The checkpoints of one stage on disk.
 
     Args:
-        folder: has them of all stages.
-        stage: whose.
-        keep: how many of the last ones stay.
+        folder: Folder of the checkpoints of all stages.
+        stage: Name of the stage.
+        keep: Number of checkpoints that stay on disk.
     """
 
     def __init__(self, folder: Path, stage: str, *, keep: int = 2) -> None:
+        """Store the settings without access to the disk."""
         self.folder, self.stage, self.keep = folder, stage, keep
+        self._names = [stage, *([STAGES[stage]] if stage in STAGES else [])]
 
     def path(self, step: int) -> Path:
-        """The file of a step."""
-        return self.folder / f"{self.stage}-{step:08}.safetensors"
+        """Return the path of the checkpoint of a step."""
+        paths = [self.folder / f"{name}-{step:08}.safetensors" for name in self._names]
+        return next((path for path in paths if path.with_suffix(".sha256").exists()), paths[0])
 
     def steps(self) -> list[int]:
-        """Of those that were completed, the last one first."""
-        name = re.compile(rf"{re.escape(self.stage)}-(\d{{8,}})\.sha256")
+        """Return the steps of all complete checkpoints, the last one first."""
+        name = re.compile(rf"(?:{'|'.join(map(re.escape, self._names))})-(\d{{8,}})\.sha256")
         found = (name.fullmatch(path.name) for path in self.folder.glob("*.sha256"))
         return sorted((int(match[1]) for match in found if match), reverse=True)
 
     def write(self, step: int, checkpoint: Checkpoint) -> None:
-        """Keep one, and no more than the last ones.
+        """Write the checkpoint of a step, and remove older ones than the last `keep`.
 
         Raises:
-            InputError: the file cannot be written; those of other steps stay.
+            InputError: The file cannot be written; checkpoints of other steps stay.
         """
         tensors = {
             f"{group}/{name}": value.detach().cpu().contiguous()
@@ -83,27 +88,28 @@ class Checkpoints:
         self.prune(self.keep)
 
     def prune(self, keep: int) -> None:
-        """Remove all but the last ones."""
+        """Remove all checkpoints but the last `keep`."""
         for step in self.steps()[keep:]:
-            self.path(step).with_suffix(".sha256").unlink()
-            self.path(step).unlink(missing_ok=True)
+            path = self.path(step)
+            path.with_suffix(".sha256").unlink()
+            path.unlink(missing_ok=True)
 
-    def newest(self, tell: Callable[[str], None]) -> int | None:
-        """The step of the last one that is whole; None: there are none.
+    def latest(self, warn: Callable[[str], None]) -> int | None:
+        """Return the step of the last intact checkpoint; None: there are no checkpoints.
 
         Args:
-            tell: gets a line for each that is damaged.
+            warn: Called with a message for each damaged checkpoint, which is renamed.
 
         Raises:
-            InputError: all are damaged.
+            InputError: All checkpoints are damaged.
         """
         steps = self.steps()
         for step in steps:
             try:
                 self.read(step)
             except InputError as error:
-                aside = self._put_aside(step)
-                tell(f"{error}; it is put aside as {aside.name}, and the one before it counts")
+                aside = self._quarantine(step)
+                warn(f"{error}; it is put aside as {aside.name}, and the one before it counts")
             else:
                 return step
         if steps:
@@ -114,29 +120,30 @@ class Checkpoints:
         return None
 
     def read(self, step: int) -> Checkpoint:
-        """The one of a step.
+        """Read the checkpoint of a step.
 
         Raises:
-            InputError: a file is missing, damaged, or of another kind.
+            InputError: A file is missing, damaged, or no checkpoint.
         """
         path = self.path(step)
         try:
-            data, told = path.read_bytes(), path.with_suffix(".sha256").read_bytes()
+            data, digest = path.read_bytes(), path.with_suffix(".sha256").read_bytes()
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror})") from error
-        if told != f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode():
+        if digest != f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode():
             raise InputError(f"{path} is damaged: its SHA-256 is not what was written")
-        groups: dict[str, State] = {}
+        groups: dict[str, StateDict] = {}
         try:
             for key, value in load(data).items():
                 group, _, name = key.partition("/")
                 groups.setdefault(group, {})[name] = value
+            groups = {name: upgrade_weights(state) for name, state in groups.items()}
             record = json.loads(_metadata(data)["record"])
         except (SafetensorError, KeyError, ValueError, RecursionError) as error:
             raise InputError(f"{path} is no checkpoint ({error})") from error
         return Checkpoint(groups, record)
 
-    def _put_aside(self, step: int) -> Path:
+    def _quarantine(self, step: int) -> Path:
         path = self.path(step)
         aside = path.with_suffix(".damaged")
         path.with_suffix(".sha256").unlink()
@@ -146,7 +153,7 @@ class Checkpoints:
 
 
 def _metadata(data: bytes) -> dict[str, str]:
-    """Of a safetensors file."""
+    """Return the metadata in the header of a safetensors file."""
     length = int.from_bytes(data[:8], "little")
     header: dict[str, Any] = json.loads(data[8 : 8 + length])
     return header["__metadata__"]

@@ -1,4 +1,4 @@
-"""Everything that a training run is made of."""
+"""Configuration of a training run: data, autoencoder, decoder GAN, prior and optimizers."""
 
 from __future__ import annotations
 
@@ -9,129 +9,167 @@ from pydantic import Field, field_validator
 from anytime_ar.autoencoder import AutoencoderConfig, TruncationConfig
 from anytime_ar.config import Config
 from anytime_ar.data import AugmentationConfig, DataConfig
-from anytime_ar.prior import ChoiceConfig, PriorConfig
+from anytime_ar.prior import PriorConfig, SamplingParams
 
 TrainingPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
-"""Number formats of training, as Fabric calls them."""
+"""Number formats of training, by the names that Lightning Fabric gives them."""
 
 
 class OptimizerConfig(Config):
-    """AdamW or Muon with linear warm-up and cosine decay to zero."""
+    """An optimizer, AdamW or Muon, with linear warm-up and cosine decay to zero."""
 
-    matrices: Literal["adamw", "muon"] = "adamw"
-    """What moves the matrices of linear maps: AdamW as all else, or Muon (Jordan et al. 2024), of
-    which a step costs more and brings a Transformer further."""
+    kind: Literal["adamw", "muon"] = "adamw"
+    """Optimizer of the weight matrices of linear layers: `adamw` or `muon` (Jordan et al. 2024).
+
+    AdamW updates all other parameters. A step of Muon costs more and lowers the loss of a
+    Transformer further.
+    """
 
     learning_rate: float = Field(1e-3, gt=0)
-    """The highest, reached after warm-up."""
+    """Highest learning rate, reached after the warm-up."""
     weight_decay: float = Field(1e-4, ge=0)
-    """On matrices and convolutions; biases, norms, embeddings and codebooks are left alone."""
+    """Weight decay of linear and convolutional weights.
+
+    Biases, norms, embeddings and codebooks do not decay.
+    """
     beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay rate of AdamW's first moment, [0, 1)."""
     beta2: float = Field(0.99, gt=0, lt=1)
+    """Decay rate of AdamW's second moment, (0, 1)."""
     warmup_steps: int = Field(100, ge=0)
+    """Steps of linear warm-up of the learning rate."""
     clip_norm: float = Field(1.0, gt=0)
-    """Longest gradient."""
+    """Maximum L2 norm of the gradient; a longer gradient is scaled down to it."""
 
 
 class AutoencoderTrainingConfig(Config):
-    """How the ordered autoencoder is trained."""
+    """Settings of the stage that trains the ordered autoencoder."""
 
     scheme: Literal["one_stage", "two_stage", "full_and_prefix"] = "one_stage"
-    """`one_stage`: reconstruct from a random prefix, as `truncation` draws it; `two_stage` (paper):
-    half of the steps from all codes, then from a random prefix; `full_and_prefix`: from all codes
-    and from a random prefix in every step, at twice the work of the decoder (with which
-    `truncation.full_probability` is best 0)."""
+    """Prefixes from which a step reconstructs its samples.
+
+    `one_stage`: a random prefix, drawn by `truncation`. `two_stage` (paper): all codes in the first
+    half of the steps, then a random prefix. `full_and_prefix`: all codes and a random prefix in
+    every step, at twice the cost of the decoder; set `truncation.full_probability` to 0 with it.
+    """
     truncation: TruncationConfig = TruncationConfig()
-    kept_per: Literal["sample", "batch"] = "sample"
-    """Draw the number of kept codes for each sample, or (paper) once for a batch."""
-    spectral_weight: float = Field(0.0, ge=0, allow_inf_nan=False)
-    """Of the multi-resolution STFT distance of sounds, beside the squared error; 0: without."""
+    """Distribution of the number of kept codes."""
+    truncation_per: Literal["sample", "batch"] = "sample"
+    """Whether each `sample` draws its number of kept codes, or the `batch` draws one (paper)."""
+    stft_loss_weight: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Weight of the multi-resolution STFT distance of audio, beside the squared error; 0: none."""
     steps: int = Field(3000, ge=1)
+    """Training steps of the stage."""
     batch_size: int = Field(128, ge=1)
-    start_samples: int = Field(4096, ge=1)
-    """Samples whose code vectors choose the first codebook."""
+    """Samples in a step, over all processes."""
+    codebook_init_samples: int = Field(4096, ge=1)
+    """Number of samples whose code vectors initialise the codebook."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimizer of the autoencoder and its schedule."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    """Keep a moving average of the weights and use it in the end; None: the last weights."""
+    """Decay of the moving average of the weights, which the bundle then holds; None: no average."""
 
 
-class SharpeningConfig(Config):
-    """How the decoder goes on learning, against a discriminator of images; see `sharpening`."""
+class DecoderGANConfig(Config):
+    """Settings of the stage that fine-tunes the decoder against a discriminator of images."""
 
     adversarial_weight: float = Field(0.1, gt=0, allow_inf_nan=False)
-    """Of what the discriminator says, beside the squared error."""
-    gradient_penalty: float = Field(0.1, ge=0, allow_inf_nan=False)
-    """On how steep the discriminator is at real images."""
-    width: int = Field(32, ge=1)
-    """Channels of the discriminator's first convolution, and twice as many in each further one."""
+    """Weight of the adversarial loss, beside the squared error."""
+    r1_gamma: float = Field(0.1, ge=0, allow_inf_nan=False)
+    """Weight gamma of the R1 penalty on the discriminator's gradient at real images."""
+    discriminator_width: int = Field(32, ge=1)
+    """Channels of the discriminator's first convolution; each further one has twice as many."""
     truncation: TruncationConfig = TruncationConfig(full_probability=0)
-    """How many codes the decoder sees."""
+    """Distribution of the number of codes that the decoder sees."""
     steps: int = Field(4000, ge=1)
+    """Training steps of the stage."""
     batch_size: int = Field(64, ge=1)
+    """Images in a step, over all processes."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=6e-4, beta1=0.5, clip_norm=10)
+    """Optimizer of decoder and discriminator and its schedule."""
     ema_decay: float = Field(0.999, gt=0, lt=1)
-    """Of the moving average of the weights, which is used in the end."""
+    """Decay of the moving average of the weights, which the bundle then holds."""
 
 
 class PriorTrainingConfig(Config):
-    """How the prior is trained, on codes that are computed once."""
+    """Settings of the stage that trains the prior, on codes that are computed once."""
 
     steps: int = Field(3000, ge=1)
+    """Training steps of the stage, at most."""
     batch_size: int = Field(256, ge=1)
-    prefixes: tuple[float, ...] = (1.0,)
-    """Shares of the code length, (0, 1], that the sequences of a step are cut to, by turns. Of
-    shorter ones a batch holds more, so that every step sees as many codes: the first ones decide
-    what a sample will be, and are cheapest to learn by themselves."""
-    augmentation: AugmentationConfig = AugmentationConfig()
-    """Of the samples before they are encoded."""
-    views: int = Field(1, ge=1)
-    """How often each training sample is encoded, augmented anew each time."""
-    code_noise: float = Field(0.0, ge=0, lt=1)
-    """Share of the codes that the prior sees replaced by random entries (never those it
-    predicts)."""
-    validate_every: int = Field(250, ge=1)
-    patience: int = Field(4, ge=1)
-    """Stop after so many validations without a better loss; the best weights are kept."""
-    optimizer: OptimizerConfig = OptimizerConfig()
-    ema_decay: float | None = Field(0.995, gt=0, lt=1)
-    """Keep a moving average of the weights and validate and use it; None: the weights as they
-    are."""
+    """Code sequences of full length in a step, over all processes."""
+    prefix_fractions: tuple[float, ...] = (1.0,)
+    """Prefix lengths of the training sequences, as fractions of the code length, (0, 1].
 
-    @field_validator("prefixes")
+    Successive steps cycle through them. A batch of shorter prefixes holds more sequences, so that
+    every step trains on about as many codes. The first codes decide the content of a sample, and
+    short prefixes train them at the lowest cost.
+    """
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """Augmentation of the samples before they are encoded."""
+    augmented_copies: int = Field(1, ge=1)
+    """Number of encodings of each training sample, each with a new augmentation."""
+    code_noise: float = Field(0.0, ge=0, lt=1)
+    """Share of the input codes that random entries replace, [0, 1); targets do not change."""
+    validate_every: int = Field(250, ge=1)
+    """Training steps between two validations."""
+    patience: int = Field(4, ge=1)
+    """Validations without a better loss that end the stage; it then restores its best weights."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimizer of the prior and its schedule."""
+    ema_decay: float | None = Field(0.995, gt=0, lt=1)
+    """Decay of the moving average of the weights; None: no average.
+
+    Validation and the bundle use the average.
+    """
+
+    @field_validator("prefix_fractions")
     @classmethod
-    def _prefixes_are_shares(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
-        if not shares or not all(0 < share <= 1 for share in shares):
-            raise ValueError(f"prefixes must be shares in (0, 1], e.g. [0.25, 1], got {[*shares]}")
-        return shares
+    def _check_prefix_fractions(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
+        if not fractions or not all(0 < share <= 1 for share in fractions):
+            raise ValueError(
+                f"prefix_fractions must be in (0, 1], e.g. [0.25, 1], got {[*fractions]}"
+            )
+        return fractions
 
 
 class TrainConfig(Config):
-    """A training run: data, ordered autoencoder, its sharpening, and prior."""
+    """Configuration of a training run: data, ordered autoencoder, decoder GAN and prior."""
 
     name: str = Field("model", min_length=1)
-    """What the model is called in its bundle."""
+    """Name of the model in its bundle."""
     seed: int = Field(0, ge=0)
-    """Of the model; the classifier that judges it has a `features.seed` of its own, so that models
-    of all seeds have one judge."""
+    """Seed of all randomness of the training.
+
+    The feature extractor has its own, `feature_extractor.seed`, so that the evaluation does not
+    depend on this seed.
+    """
     data: DataConfig = DataConfig()
+    """Data set and how it is prepared."""
     augmentation: AugmentationConfig = AugmentationConfig()
-    """Of the samples that the autoencoder is trained on."""
+    """Augmentation of the samples that the autoencoder and the decoder GAN train on."""
     autoencoder: AutoencoderConfig = AutoencoderConfig()
+    """Networks, quantizer and codes of the autoencoder."""
     autoencoder_training: AutoencoderTrainingConfig = AutoencoderTrainingConfig()
-    sharpening: SharpeningConfig | None = None
-    """None: the decoder stays as squared error leaves it. For images."""
+    """Settings of the stage `autoencoder`."""
+    decoder_gan: DecoderGANConfig | None = None
+    """Adversarial fine-tuning of the decoder, for images only; None: no such stage."""
     prior: PriorConfig | None = PriorConfig()
-    """None: train the autoencoder alone."""
+    """Architecture of the prior; None: train the autoencoder alone."""
     prior_training: PriorTrainingConfig = PriorTrainingConfig()
+    """Settings of the stage `prior`."""
     conditional: bool = True
-    """Condition the prior on class labels, where the data has them."""
-    choice: ChoiceConfig = ChoiceConfig()
-    """How the model chooses codes where a draw does not say otherwise."""
-    weights: Literal["float32", "float16"] = "float32"
+    """Whether the prior is conditioned on class labels, if the data has them."""
+    sampling_params: SamplingParams = SamplingParams()
+    """Default sampling parameters of the model."""
+    weights_dtype: Literal["float32", "float16"] = "float32"
     """Number format of the weights in the bundle."""
     precision: Literal["auto"] | TrainingPrecision = "auto"
-    """Number format of training: float32, or mixed with bfloat16 or float16; `auto`: of the first
-    two the faster one, which each stage of the run finds by timing and then keeps."""
+    """Number format of training: float32, or mixed precision with bfloat16 or float16.
+
+    `auto` times float32 and bfloat16 at the start of each stage and uses the faster one.
+    """
     checkpoint_every_minutes: float = Field(5.0, gt=0)
+    """Minutes between two checkpoints of a stage."""
     log_every: int = Field(50, ge=1)
-    """Steps between two lines of the log; a loss that is not finite is noticed there."""
+    """Steps between two lines of the log, where non-finite losses are detected."""

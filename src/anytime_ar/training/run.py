@@ -1,11 +1,11 @@
-"""A whole run in a folder: data, all stages, and the bundle at the end; resumable at any moment.
+"""A training run in a folder, from the data to the bundle; it can resume from any step.
 
-config.yaml                       everything that the run is made of
-decisions.json                    what the run has measured and decided (see `decisions`)
-data.json                         what tells its data from data that has changed
-log.jsonl                         losses and validation figures
-checkpoints/                      of the stages autoencoder, sharpening, prior
-bundle/                           the model (see `anytime_ar.bundle`)
+config.yaml                   configuration of the run
+autotune.json                 autotuned number formats and threads (see `autotune`)
+data.json                     fingerprint of the data, which reveals changes
+log.jsonl                     losses and validation figures
+checkpoints/                  checkpoints of the stages autoencoder, decoder_gan and prior
+bundle/                       the model (see `anytime_ar.bundle.format`)
 """
 
 from __future__ import annotations
@@ -18,37 +18,39 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from anytime_ar.ambient import defaults
-from anytime_ar.bundle import Bundle, build, load_bundle, save_bundle
-from anytime_ar.card import Card, DataCard
-from anytime_ar.config import describe as describe_mistakes
+from anytime_ar.bundle.card import Card, DataCard
+from anytime_ar.bundle.format import Bundle, build_bundle, load_bundle, save_bundle
+from anytime_ar.config import format_validation_error
 from anytime_ar.data import DataSplits, load_data
-from anytime_ar.data.fingerprint import DataFingerprint, fingerprint
+from anytime_ar.data.fingerprint import DataFingerprint, data_fingerprint
 from anytime_ar.errors import InputError
-from anytime_ar.files import (
-    check_output,
-    listed,
+from anytime_ar.runtime.distributed import DistributedContext
+from anytime_ar.runtime.files import (
+    check_output_path,
+    list_files,
     read_text,
-    sweep_temporaries,
+    remove_temporary_files,
     write_bytes,
     write_json,
 )
-from anytime_ar.training.checkpoint import Checkpoints
+from anytime_ar.runtime.seeding import seeded
+from anytime_ar.runtime.size_limits import check_yaml_size
+from anytime_ar.runtime.torch_modes import default_torch_modes
+from anytime_ar.training.autotune import PrecisionAutotuner, read_autotuned_settings
+from anytime_ar.training.checkpoint import CheckpointManager
 from anytime_ar.training.config import TrainConfig
-from anytime_ar.training.decisions import Decider, read_decisions
-from anytime_ar.training.log import RunLog
-from anytime_ar.training.loop import Trainer, seeded
-from anytime_ar.training.processes import ONE, Processes, start_processes
-from anytime_ar.training.protocols import Stage
-from anytime_ar.training.ranks import Ranks
-from anytime_ar.training.sharpening import SharpeningStage
-from anytime_ar.training.stages import AutoencoderStage, PriorStage
-from anytime_ar.yaml_size import check_yaml
+from anytime_ar.training.launcher import SINGLE_PROCESS, DistributedConfig, launch_fabric
+from anytime_ar.training.run_log import RunLog
+from anytime_ar.training.stages.autoencoder import AutoencoderStage
+from anytime_ar.training.stages.base import Stage
+from anytime_ar.training.stages.decoder_gan import DecoderGANStage
+from anytime_ar.training.stages.prior import PriorStage
+from anytime_ar.training.trainer import Trainer
 
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
 
-@defaults(grad=True)
+@default_torch_modes(grad=True)
 def train(
     config: TrainConfig,
     folder: Path | str,
@@ -57,60 +59,70 @@ def train(
     device: str = "auto",
     show_progress: bool = True,
     data: DataSplits | None = None,
-    processes: Processes = ONE,
+    distributed_config: DistributedConfig = SINGLE_PROCESS,
     accept_changed_data: bool = False,
 ) -> Bundle:
     """Train an autoencoder and its prior, and write the bundle to `folder`/bundle.
 
-    Ctrl-C and SIGTERM end it after the current step with a checkpoint, a second one at once.
+    Ctrl-C or SIGTERM ends the training after the current step, with a checkpoint. A second signal
+    ends it at once.
 
-    Several processes share each batch, here, on several machines, or as `torchrun` started them:
-    each runs the calling program, and the folder has to be in reach of all. However many there are,
-    they learn from the same batches, and losses agree but for rounding and dropout.
+    Several processes share each batch: on this machine, on several machines, or as `torchrun`
+    started them. Each runs the calling program, and all need access to the folder. The batches do
+    not depend on the number of processes; losses differ by rounding and dropout only.
 
     Args:
-        config: the run.
-        folder: where it lives; created.
-        resume: go on with the run that is there, if one is; without it, an existing run is refused.
-        device: `cpu`, `cuda`, `mps`, or `auto` for the best there is.
-        show_progress: draw progress bars on standard error.
-        data: the data set of `config.data`, if it is loaded already.
-        processes: how many there are, and what each does at once.
-        accept_changed_data: go on with data that is not what the run was begun with.
+        config: Configuration of the run.
+        folder: Folder of the run, which is created if it does not exist.
+        resume: Whether to resume a run in the folder; if False, an existing run is refused.
+        device: `cpu`, `cuda`, `mps`, or `auto` for the best device of this machine.
+        show_progress: Whether to show progress bars on standard error.
+        data: The data set of `config.data`, if it is loaded already.
+        distributed_config: Number of processes, and how they share batches and weights.
+        accept_changed_data: Whether to resume although the data has changed.
+
+    Returns:
+        The bundle with the trained model.
 
     Raises:
-        InputError: the data or the configuration cannot be used, the folder holds another run, or
-            the data has changed since.
-        TrainingError: the loss is not finite or has diverged.
+        InputError: The data or the configuration cannot be used, the folder holds another run, or
+            the data has changed since the run began.
+        TrainingError: The loss is not finite or has diverged.
     """
     folder = Path(folder)
-    # Before the data: a wrong folder costs no wait.
-    config = check_folder(folder, config, resume=resume)
+    # Before the data are loaded, so that a wrong folder is refused at once.
+    config = check_run_folder(folder, config, resume=resume)
     if resume and (folder / "bundle").is_dir():
-        return load_bundle(folder / "bundle")  # all done, and perhaps evaluated since
-    fabric = start_processes(device, config.precision, processes)
-    ranks = Ranks()
+        return load_bundle(
+            folder / "bundle"
+        )  # training is complete; an evaluation may have added a curve
+    fabric = launch_fabric(device, config.precision, distributed_config)
+    distributed = DistributedContext()
     data = data or load_data(config.data)
-    card = describe(config, data)
+    card = build_card(config, data)
     with seeded(config.seed, "weights"):
-        bundle = build(card)
-    ranks.first(lambda: open_folder(folder, config))
+        bundle = build_bundle(card)
+    distributed.run_on_rank_zero(lambda: create_run_folder(folder, config))
     changes: list[str] = []
-    ranks.first(lambda: changes.extend(_check_data(folder, data, accept=accept_changed_data)))
+    distributed.run_on_rank_zero(
+        lambda: changes.extend(
+            _check_data_unchanged(folder, config, data, accept=accept_changed_data)
+        )
+    )
     with RunLog(
-        folder / "log.jsonl" if ranks.is_first else None, show_progress=show_progress
+        folder / "log.jsonl" if distributed.is_rank_zero else None, show_progress=show_progress
     ) as log:
         for change in changes:
-            log.tell(f"the data has changed: {change}")
+            log.notify(change)
         for note in data.notes:
             log.write(data=note)
-        decider = Decider(
+        autotuner = PrecisionAutotuner(
             folder,
             config.precision,
             fabric=fabric,
             seed=config.seed,
-            ranks=ranks,
-            passes=processes.passes,
+            distributed=distributed,
+            gradient_accumulation_steps=distributed_config.gradient_accumulation_steps,
         )
 
         def fit(stage: Stage) -> None:
@@ -118,80 +130,100 @@ def train(
                 stage,
                 fabric=fabric,
                 seed=config.seed,
-                checkpoints=Checkpoints(folder / "checkpoints", stage.name),
+                checkpoints=CheckpointManager(folder / "checkpoints", stage.name),
                 checkpoint_every_s=60 * config.checkpoint_every_minutes,
                 log_every=config.log_every,
                 log=log,
-                ranks=ranks,
-                passes=processes.passes,
+                distributed=distributed,
+                gradient_accumulation_steps=distributed_config.gradient_accumulation_steps,
             )
-            with ranks.the_gone_told():
-                decider.decide(stage, log)
+            with distributed.report_peer_exit():
+                autotuner.select(stage, log)
                 trainer.fit()
 
-        fit(AutoencoderStage(bundle.autoencoder, data, config, ranks))
-        if config.sharpening is not None:
-            fit(SharpeningStage(bundle.autoencoder, data, config, ranks))
+        fit(AutoencoderStage(bundle.autoencoder, data, config, distributed))
+        if config.decoder_gan is not None:
+            fit(DecoderGANStage(bundle.autoencoder, data, config, distributed))
         if bundle.prior is not None:
-            # It encodes its codes as the autoencoder was trained.
-            decider.use("autoencoder")
-            fit(PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric, ranks))
-    ranks.first(lambda: save_bundle(_noted(bundle, folder), folder / "bundle"))
-    ranks.leave()
+            # The stage encodes the data in the number format of the autoencoder.
+            autotuner.apply("autoencoder")
+            fit(PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric, distributed))
+    distributed.run_on_rank_zero(
+        lambda: save_bundle(_with_precisions(bundle, folder), folder / "bundle")
+    )
+    distributed.shut_down()
     return bundle
 
 
-def _check_data(folder: Path, data: DataSplits, *, accept: bool) -> list[str]:
-    """Compare the data of a run with that it was begun with; return changes that are accepted."""
-    path, now = folder / "data.json", fingerprint(data)
-    changes: list[str] = []
+def _check_data_unchanged(
+    folder: Path, config: TrainConfig, data: DataSplits, *, accept: bool
+) -> list[str]:
+    """Return what is new about the data since the run began, if it may be, in sentences.
+
+    The same data may have another name, such as its new path, which the run then stores.
+
+    Raises:
+        InputError: The data has changed and `accept` is False, or data.json is damaged.
+    """
+    path, now = folder / "data.json", data_fingerprint(data)
+    earlier_name = _read_run_config(folder, type(config)).data.name
+    moved, changes = earlier_name != config.data.name, list[str]()
     if path.exists():
         try:
             earlier = DataFingerprint.model_validate_json(path.read_bytes())
         except ValidationError as error:
             raise InputError(
-                f"{path} is damaged ({describe_mistakes(error)}); remove it if the data is as it "
-                "was"
+                f"{path} is damaged ({format_validation_error(error)}); remove it if the data is "
+                "as it was"
             ) from error
         changes = now.changes_since(earlier)
-        if changes and not accept:
-            raise InputError(
-                f"{data.config.name} has changed since {folder} was begun; bring the data back, "
-                "choose another folder, or train on what is there now with --accept-changed-data",
-                changes,
-            )
+    if moved and not changes and not (path.exists() and now.has_digest):
+        changes = [f"data.name was {earlier_name}, is {config.data.name}, without a digest of both"]
+    if changes and not accept:
+        raise InputError(
+            f"{data.config.name} has changed since {folder} was begun; bring the data back, "
+            "choose another folder, or train on what is there now with --accept-changed-data",
+            changes,
+        )
     if changes or not path.exists():
         write_json(path, now.model_dump(mode="json"))
-    return changes
+    news = [f"the data has changed: {change}" for change in changes]
+    if moved:
+        _write_run_config(folder, config)
+        same = "" if changes else ", which is the same by its fingerprint"
+        news.append(f"the data is {config.data.name} now; it was {earlier_name}{same}")
+    return news
 
 
-def _noted(bundle: Bundle, folder: Path) -> Bundle:
-    """Return the bundle of a run, with the number formats of its training on the card."""
-    training = bundle.card.training | {"precision_by_stage": read_decisions(folder).precision}
+def _with_precisions(bundle: Bundle, folder: Path) -> Bundle:
+    """Return the bundle of a run, with the number format of each stage on its card."""
+    training = bundle.card.training | {
+        "precision_by_stage": read_autotuned_settings(folder).precision
+    }
     return replace(bundle, card=bundle.card.model_copy(update={"training": training}))
 
 
-def describe(config: TrainConfig, data: DataSplits) -> Card:
-    """The card of the model that a run will make.
+def build_card(config: TrainConfig, data: DataSplits) -> Card:
+    """Build the card of the model that a run trains.
 
     Raises:
-        InputError: the samples do not fit the networks.
+        InputError: The configuration does not suit the samples or their labels.
     """
-    weight = config.autoencoder_training.spectral_weight
+    weight = config.autoencoder_training.stft_loss_weight
     if weight and data.sample_rate is None:
         raise InputError(
-            f"autoencoder_training.spectral_weight is {weight}, and the samples of "
+            f"autoencoder_training.stft_loss_weight is {weight}, and the samples of "
             f"{config.data.name} are no sounds; drop it"
         )
-    if config.sharpening is not None and len(data.sample_shape) != 3:
+    if config.decoder_gan is not None and len(data.sample_shape) != 3:
         raise InputError(
-            f"sharpening is for images, and the samples of {config.data.name} are none; drop it"
+            f"decoder_gan is for images, and the samples of {config.data.name} are none; drop it"
         )
     names = data.label_names if config.conditional else None
-    if config.choice.guided and names is None:
+    if config.sampling_params.guided and names is None:
         raise InputError(
-            f"choice.guidance is {config.choice.guidance}, and the model will have no labels; drop "
-            "it, or train with labels"
+            f"sampling_params.guidance is {config.sampling_params.guidance}, and the model will "
+            "have no labels; drop it, or train with labels"
         )
     autoencoder = config.autoencoder.resolve(data.sample_shape)
     return Card(
@@ -200,19 +232,20 @@ def describe(config: TrainConfig, data: DataSplits) -> Card:
             name=config.data.name,
             sample_shape=data.sample_shape,
             sample_rate=data.sample_rate,
+            normalize=None if data.sample_rate is None else config.data.audio.normalize,
             labels=names,
-            label_frequencies=None if names is None else _frequencies(data, len(names)),
+            label_frequencies=None if names is None else _label_frequencies(data, len(names)),
         ),
         autoencoder=autoencoder,
         prior=config.prior,
-        choice=config.choice,
-        weights=config.weights,
+        sampling_params=config.sampling_params,
+        weights_dtype=config.weights_dtype,
         training=config.model_dump(mode="json"),
     )
 
 
-def _frequencies(data: DataSplits, count: int) -> tuple[float, ...]:
-    """Share of each class in the training split."""
+def _label_frequencies(data: DataSplits, count: int) -> tuple[float, ...]:
+    """Return the relative frequency of each class in the training split."""
     totals = torch.zeros(count, dtype=torch.int64)
     for batch in data.train.batches(4096):
         assert batch.labels is not None
@@ -220,47 +253,70 @@ def _frequencies(data: DataSplits, count: int) -> tuple[float, ...]:
     return tuple((totals.float() / totals.sum()).tolist())
 
 
-def check_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:
-    """Check that a run may live in a folder, and return its configuration: a number format that is
-    left open is as the run there has begun.
+def check_run_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:
+    """Check that a folder can hold a run, and return the configuration of the run.
+
+    Args:
+        folder: Folder of the run, new, empty, or with a run.
+        config: Configuration of the run; precision `auto` becomes that of the run in the folder,
+            and `data.name` may be another.
+        resume: Whether a run in the folder may be resumed.
 
     Raises:
-        InputError: it holds another run, or one that is not to be resumed, or something else.
+        InputError: The folder holds another run, a run without `resume`, or other files.
     """
     written = folder / "config.yaml"
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; choose a folder for the run")
     if not written.exists():
-        if folder.is_dir() and listed(folder):
+        if folder.is_dir() and list_files(folder):
             raise InputError(f"{folder} is not empty and holds no run; choose another folder")
-        check_output(folder, is_folder=True)
+        check_output_path(folder, is_folder=True)
         return config
     if not resume:
         raise InputError(
             f"{folder} holds a run already; go on with it by `anytime train --resume {folder}`, or "
             "choose another folder"
         )
-    check_yaml(written)
+    earlier = _read_run_config(folder, type(config))
+    if config.precision == "auto":
+        config = config.model_copy(update={"precision": earlier.precision})
+    # The data may have moved: its fingerprint is compared once it is loaded.
+    same_data = config.data.model_copy(update={"name": earlier.data.name})
+    if earlier != config.model_copy(update={"data": same_data}):
+        raise InputError(
+            f"{folder} was begun with other settings; go on with those by `anytime train --resume "
+            f"{folder}`, or choose another folder",
+            _changed_settings(earlier, config),
+        )
+    return config
+
+
+def _read_run_config(folder: Path, config_type: type[ConfigT]) -> ConfigT:
+    """Return the configuration that a run was begun with.
+
+    Raises:
+        InputError: The file is damaged or holds no settings.
+    """
+    written = folder / "config.yaml"
+    check_yaml_size(written)
     try:
         values = yaml.safe_load(read_text(written))
     except yaml.YAMLError as error:
         raise InputError(f"{written} is damaged; choose another folder") from error
     if not isinstance(values, dict):
         raise InputError(f"{written} holds no settings; choose another folder")
-    earlier = type(config).parse(values, origin=str(written))
-    if config.precision == "auto":
-        config = config.model_copy(update={"precision": earlier.precision})
-    if earlier != config:
-        raise InputError(
-            f"{folder} was begun with other settings; go on with those by `anytime train --resume "
-            f"{folder}`, or choose another folder",
-            _differences(earlier, config),
-        )
-    return config
+    return config_type.parse(values, origin=str(written))
 
 
-def _differences(earlier: TrainConfig, config: TrainConfig) -> list[str]:
-    """`data.size was 28, is 32` for every setting that changed."""
+def _write_run_config(folder: Path, config: TrainConfig) -> None:
+    """Write the configuration of a run."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    write_bytes(folder / "config.yaml", text.encode())
+
+
+def _changed_settings(earlier: TrainConfig, config: TrainConfig) -> list[str]:
+    """Describe every setting that changed, such as `data.size was 28, is 32`."""
 
     def flat(values: object, prefix: str = "") -> dict[str, object]:
         if not isinstance(values, dict):
@@ -279,11 +335,14 @@ def _differences(earlier: TrainConfig, config: TrainConfig) -> list[str]:
     ]
 
 
-def open_folder(folder: Path, config: TrainConfig) -> None:
-    """Make a folder that of a run, by its first process and before anything is written.
+def create_run_folder(folder: Path, config: TrainConfig) -> None:
+    """Create the folder of a run and write its configuration; only rank zero may call this.
+
+    A configuration that is there stays: only its data may have another name, which is checked
+    first.
 
     Raises:
-        InputError: it cannot be created.
+        InputError: The folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -291,9 +350,9 @@ def open_folder(folder: Path, config: TrainConfig) -> None:
         raise InputError(
             f"cannot create {folder}: {error.strerror}; choose a folder that is writable"
         ) from error
-    sweep_temporaries(folder)
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    # First of all: it is what tells a run from a foreign folder.
-    write_bytes(folder / "config.yaml", text.encode())
+    remove_temporary_files(folder)
+    # Written first, because `check_run_folder` recognises a run by this file.
+    if not (folder / "config.yaml").exists():
+        _write_run_config(folder, config)
     (folder / "checkpoints").mkdir(exist_ok=True)
-    sweep_temporaries(folder / "checkpoints")
+    remove_temporary_files(folder / "checkpoints")

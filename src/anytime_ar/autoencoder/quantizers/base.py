@@ -1,4 +1,4 @@
-"""The interface of a quantizer, and the one that does nothing."""
+"""The interface of quantizers, and the quantizer that leaves vectors continuous."""
 
 from __future__ import annotations
 
@@ -11,77 +11,100 @@ from anytime_ar.errors import InputError
 
 
 class Quantized(NamedTuple):
-    """What a quantizer makes of a batch of code vectors."""
+    """The quantizer's output for a batch of code vectors."""
 
     vectors: Tensor
-    """float [B, L, D]: the chosen entries; the gradient passes straight through to the input."""
+    """Nearest codebook entries, float [B, L, D]; the straight-through gradient goes to the
+    input."""
     codes: Tensor
-    """int64 [B, L] in 0..V-1."""
+    """Indices of these entries, int64 [B, L] in 0..V-1."""
     loss: Tensor
-    """Scalar: codebook and commitment terms, over kept codes only."""
+    """Codebook and commitment terms, a scalar; truncated positions do not count."""
 
 
-class Exchange(Protocol):
-    """What the processes of a training run tell each other; all of them have to ask alike."""
+class Collectives(Protocol):
+    """Collective operations between the processes of a training run; all must call them."""
 
-    def sum(self, mine: Tensor) -> Tensor:
-        """Of what each process has."""
+    def all_reduce_sum(self, value: Tensor) -> Tensor:
+        """Return the sum of the values of all processes."""
 
-    def concatenate(self, mine: Tensor, dim: int) -> Tensor:
-        """What each process has, in their order."""
+    def all_gather(self, value: Tensor, dim: int) -> Tensor:
+        """Concatenate the values of all processes along `dim`, in the order of their ranks."""
 
 
 class Quantizer(nn.Module):
-    """Maps code vectors float [B, L, D] to codes int64 [B, L] and codes back to vectors."""
+    """A map from code vectors float [B, L, D] to codes int64 [B, L], and from codes to vectors."""
 
-    def forward(self, vectors: Tensor, kept: Tensor) -> Quantized:
-        """Quantize, and in training mode remember the positions that are kept, for `learn`.
+    def forward(self, vectors: Tensor, kept_mask: Tensor) -> Quantized:
+        """Quantize code vectors.
+
+        In training mode this stores what `update_codebooks` needs.
 
         Args:
             vectors: float [B, L, D], the encoder's output.
-            kept: bool [B, L]; positions that are cut off add nothing to losses and statistics.
+            kept_mask: bool [B, L], false at truncated positions, which count in no loss and no
+                statistic.
         """
         raise NotImplementedError
 
-    def learn(self, generator: torch.Generator, exchange: Exchange) -> None:
-        """Learn from all that was quantized in training mode since the last time: once a step,
-        however many parts and processes its batch is in.
+    def update_codebooks(self, generator: torch.Generator, collectives: Collectives) -> None:
+        """Update the codebooks with all vectors quantized in training mode since the last update.
+
+        Call it once a step, however many microbatches and processes the batch is split into.
 
         Args:
-            generator: randomness of restarts, the same in every process.
-            exchange: with the other processes, which quantize their parts of the batch.
+            generator: source of randomness for restarted entries, in the same state in every
+                process.
+            collectives: operations with the other processes, which quantize their shards of the
+                batch.
         """
 
     def encode(self, vectors: Tensor) -> Tensor:
-        """Codes of the entries nearest to `vectors`: float [B, L, D] -> int64 [B, L]."""
+        """Return the codes of the entries nearest to vectors: float [B, L, D] -> int64 [B, L]."""
         raise NotImplementedError
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Entries of a prefix: int64 [B, k] -> float32 [B, k, D]."""
+        """Return the vectors of a prefix of codes: int64 [B, k] -> float32 [B, k, D]."""
         raise NotImplementedError
 
-    def start(self, vectors: Tensor, generator: torch.Generator) -> None:
-        """Choose the first codebook from encoder outputs float [N, L, D], before training."""
+    def init_codebooks(self, vectors: Tensor, generator: torch.Generator) -> None:
+        """Initialise the codebooks before training.
+
+        Args:
+            vectors: the encoder's output, float [N, L, D].
+            generator: source of randomness, on the CPU.
+        """
 
 
 class NoQuantizer(Quantizer):
-    """Leaves vectors continuous: there are no codes to draw, only reconstruction and its order."""
+    """A quantizer that leaves vectors continuous, for reconstruction without codes."""
 
     def forward(
         self,
         vectors: Tensor,
-        kept: Tensor,  # noqa: ARG002
+        kept_mask: Tensor,  # noqa: ARG002
     ) -> Quantized:
+        """Return the vectors unchanged, with zeros for codes and loss."""
         codes = torch.zeros(vectors.shape[:2], dtype=torch.int64, device=vectors.device)
         return Quantized(vectors, codes, vectors.new_zeros(()))
 
     def encode(self, vectors: Tensor) -> Tensor:
+        """Refuse to encode, because there are no codes.
+
+        Raises:
+            InputError: always.
+        """
         raise InputError(
             f"an autoencoder without quantizer has no codes for {len(vectors)} samples; "
             "use encode_vectors and decode_vectors, or quantizer.kind=vq"
         )
 
     def lookup(self, codes: Tensor) -> Tensor:
+        """Refuse to decode, because there are no codes.
+
+        Raises:
+            InputError: always.
+        """
         raise InputError(
             f"an autoencoder without quantizer cannot decode codes of shape {tuple(codes.shape)}; "
             "use decode_vectors, or quantizer.kind=vq"

@@ -1,10 +1,9 @@
-"""Finite scalar quantization (Mentzer et al., ICLR 2024): each dimension is rounded to a few
-levels.
+"""Finite scalar quantization (Mentzer et al., ICLR 2024) on a fixed grid of values.
 
-No codebook is learned, so there are no entries that nobody uses; the vocabulary is the product of
-the levels. What can go wrong is the encoder: in the first steps all of the decoder's gradient has
-one direction, towards the mean sample, which drives vectors to where the bound is flat and nothing
-brings them back. So vectors far beyond the outermost level cost something.
+No codebook is learned, so there are no dead entries; the vocabulary is the product of the levels.
+The encoder can still fail. In the first steps, all of the decoder's gradient has one direction,
+towards the mean sample. It drives vectors to where the bound is flat, and no gradient brings them
+back. So a loss penalises vectors far beyond the outermost level.
 """
 
 from __future__ import annotations
@@ -16,33 +15,40 @@ from torch import Tensor
 
 from anytime_ar.autoencoder.quantizers.base import Quantized, Quantizer
 
-BEYOND = 1.0
-"""How far is allowed: further out the bound is flat."""
+SATURATION_MARGIN = 1.0
+"""Distance beyond the outermost level without a penalty; the bound is flat further out."""
 _MARGIN = 1e-3
-"""Keeps the outermost values from rounding one level too far."""
+"""Relative widening of the bound, without which the outermost values round one level too far."""
 
 
 class FiniteScalarQuantizer(Quantizer):
-    """A fixed grid with `levels[d]` values in dimension d.
+    """Quantizer with a fixed grid of `levels[d]` values in dimension d.
 
     Args:
         levels: number of values of each of the D dimensions, each >= 3.
-        commitment: weight of the squared distance by which vectors lie more than `BEYOND` from
-            where the outermost levels begin.
+        commitment: weight of the squared distance by which vectors lie more than
+            `SATURATION_MARGIN` beyond the start of the outermost levels.
     """
 
     levels: Tensor
+    """Number of values of each dimension, int64 [D]."""
     strides: Tensor
+    """Factor of each dimension's digit in a code, int64 [D]."""
     scale: Tensor
+    """Half the width of the bound of each dimension, float32 [D]."""
     offset: Tensor
+    """Offset that centres an even number of levels, float32 [D]."""
     shift: Tensor
-    reach: Tensor
+    """Shift before the bound that maps 0 to 0, float32 [D]."""
+    saturation: Tensor
+    """Distance from which the penalty starts, float32 [D]."""
 
     def __init__(self, levels: tuple[int, ...], commitment: float) -> None:
+        """Compute the constants of the grid."""
         super().__init__()
         self.commitment = commitment
         counts = torch.tensor(levels)
-        # Whole numbers beside Python's floats would become the default dtype, whatever it is.
+        # Integers combined with Python floats would become the default dtype, whatever it is.
         half = (counts - 1).float() * (1 + _MARGIN) / 2
         offset = (counts % 2 == 0).float() / 2  # even counts have no middle value
         tables = {
@@ -51,30 +57,34 @@ class FiniteScalarQuantizer(Quantizer):
             "scale": half,
             "offset": offset,
             "shift": torch.atanh(offset / half),
-            "reach": torch.atanh((counts.float() / 2 - 1) / half) + BEYOND,
+            "saturation": torch.atanh((counts.float() / 2 - 1) / half) + SATURATION_MARGIN,
         }
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
 
     def _bound(self, vectors: Tensor) -> Tensor:
-        """Squash each dimension so that rounding gives exactly `levels[d]` integers."""
+        """Bound each dimension so that rounding gives exactly `levels[d]` integers."""
         return torch.tanh(vectors.float() + self.shift) * self.scale - self.offset
 
     def _codes(self, bounded: Tensor) -> Tensor:
+        """Return the codes of bounded vectors: [B, L, D] -> int64 [B, L]."""
         digits = bounded.round().long() + self.levels // 2  # each in 0..levels[d]-1
         return (digits * self.strides).sum(-1)
 
-    def forward(self, vectors: Tensor, kept: Tensor) -> Quantized:
+    def forward(self, vectors: Tensor, kept_mask: Tensor) -> Quantized:
+        """Round the vectors to the grid, with a straight-through gradient and the penalty."""
         bounded = self._bound(vectors)
         rounded = bounded + (bounded.round() - bounded).detach()  # straight-through
-        beyond = ((vectors.float() + self.shift).abs() - self.reach).clamp(min=0)
-        loss = self.commitment * (beyond.square().mean(-1) * kept).sum() / kept.sum()
+        beyond = ((vectors.float() + self.shift).abs() - self.saturation).clamp(min=0)
+        loss = self.commitment * (beyond.square().mean(-1) * kept_mask).sum() / kept_mask.sum()
         return Quantized(rounded / (self.levels // 2), self._codes(bounded), loss)
 
     def encode(self, vectors: Tensor) -> Tensor:
+        """Return the codes of the nearest grid points."""
         return self._codes(self._bound(vectors))
 
     def lookup(self, codes: Tensor) -> Tensor:
+        """Return the grid points of codes, each dimension in [-1, 1]."""
         digits = codes[..., None] // self.strides % self.levels  # [B, k, D]
         half = self.levels // 2
         return (digits - half).float() / half

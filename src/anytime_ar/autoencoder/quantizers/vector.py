@@ -1,9 +1,9 @@
-"""Vector quantization with straight-through gradient (van den Oord et al. 2017) for ordered codes.
+"""Vector quantization with straight-through gradient (van den Oord et al. 2017) of ordered codes.
 
-What ordering asks for beyond the usual: losses and statistics count kept codes only, and a codebook
-may belong to one code position. Codebooks are learned by a loss (the paper) or as a moving average,
-start at random or by k-means, and entries that fall out of use restart at a vector of the batch.
-Later codes may be told the errors of earlier ones (see `feedback`).
+Ordered codes need two additions: losses and statistics leave truncated positions out, and a
+codebook may belong to one code position. Codebooks are learned by a loss (the paper) or as a moving
+average. They start at random or by k-means, and dead entries restart at a vector of the batch.
+Later codes may correct the errors of earlier ones (see `error_feedback`).
 """
 
 from __future__ import annotations
@@ -13,27 +13,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anytime_ar.autoencoder.quantizers.base import Exchange, Quantized, Quantizer
+from anytime_ar.autoencoder.quantizers.base import Collectives, Quantized, Quantizer
 from anytime_ar.autoencoder.quantizers.config import QuantizerConfig
-from anytime_ar.autoencoder.quantizers.feedback import ErrorFeedback
+from anytime_ar.autoencoder.quantizers.error_feedback import ErrorFeedback
 
-AVERAGES = ("usage", "totals")
-"""Buffers that only training needs."""
+EMA_BUFFERS = ("cluster_size", "embed_avg")
+"""Names of the EMA buffers, which only training needs."""
 
 
 class VectorQuantizer(Quantizer):
-    """P codebooks of V entries of width D, with P = L (one per position) or P = 1 (shared).
+    """Quantizer with P codebooks of V entries of width D; P = L (one a position) or 1 (shared).
 
     Args:
-        config: its size, and how it learns.
+        config: size of the codebooks, and how they are learned.
         code_length: L.
         code_width: D.
-        residual: each code is there for what the one before it left.
+        residual: whether each code quantizes the remainder of the code before it.
     """
 
     codebooks: Tensor
-    usage: Tensor
-    totals: Tensor
+    """Vectors of all entries, float32 [P, V, D]."""
+    cluster_size: Tensor
+    """Moving average of the number of vectors per entry, float32 [P, V]."""
+    embed_avg: Tensor
+    """Moving average of the sum of vectors per entry, float32 [P, V, D]."""
 
     def __init__(
         self,
@@ -43,45 +46,48 @@ class VectorQuantizer(Quantizer):
         *,
         residual: bool = False,
     ) -> None:
+        """Build random codebooks, the error feedback and the EMA buffers."""
         super().__init__()
         self.config, self.residual = config, residual
         count = 1 if config.shared_codebook else code_length
         shape = (count, config.vocabulary, code_width)
         codebooks = nn.init.uniform_(torch.empty(shape), -1, 1) / config.vocabulary
-        if config.learned_by == "loss":
+        if config.codebook_update == "loss":
             self.codebooks = nn.Parameter(codebooks)  # [P, V, D]
         else:
             self.register_buffer("codebooks", codebooks)
         self.feedback: ErrorFeedback | None = None
         if config.error_feedback:
             self.feedback = ErrorFeedback(code_length, code_width, residual=residual)
-        # Moving averages of the kept vectors assigned to an entry; `usage` also tells dead entries.
-        self.register_buffer("usage", torch.ones(shape[:2]))  # [P, V]
-        self.register_buffer("totals", codebooks.clone())  # [P, V, D]
-        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []  # in this step, to be learned from
+        # Moving averages of the number and the sum of the vectors of each entry. The number also
+        # finds dead entries.
+        self.register_buffer("cluster_size", torch.ones(shape[:2]))  # [P, V]
+        self.register_buffer("embed_avg", codebooks.clone())  # [P, V, D]
+        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []  # vectors of this step
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *further: Any) -> None:
-        # Where averages were left out as `inference_state` does: as if each entry had been used
-        # once, for itself.
+        # `inference_state` leaves the averages out: start as if each entry had been used once, for
+        # itself.
         codebooks = state_dict.get(f"{prefix}codebooks")
         if codebooks is not None:
-            state_dict.setdefault(f"{prefix}usage", torch.ones(codebooks.shape[:2]))
-            state_dict.setdefault(f"{prefix}totals", codebooks)
+            state_dict.setdefault(f"{prefix}cluster_size", torch.ones(codebooks.shape[:2]))
+            state_dict.setdefault(f"{prefix}embed_avg", codebooks)
         super()._load_from_state_dict(state_dict, prefix, *further)
 
-    def forward(self, vectors: Tensor, kept: Tensor) -> Quantized:
+    def forward(self, vectors: Tensor, kept_mask: Tensor) -> Quantized:
+        """Quantize to the nearest entries, with a straight-through gradient."""
         grouped, indices = self._assign(vectors)  # [P, N, D] and [P, N], with P * N = B * L
         chosen = _gather(self.codebooks, indices)  # [P, N, D]
-        weight = self._by_codebook(kept[..., None].float())[..., 0]  # [P, N]
+        weight = self._by_codebook(kept_mask[..., None].float())[..., 0]  # [P, N]
 
         def over_kept(squared: Tensor) -> Tensor:
             return (squared.mean(-1) * weight).sum() / weight.sum()
 
         loss = self.config.commitment * over_kept((grouped - chosen.detach()).square())
-        if self.config.learned_by == "loss":
+        if self.config.codebook_update == "loss":
             loss = loss + over_kept((grouped.detach() - chosen).square())
         if self.training:
-            self._seen.append((grouped.detach(), indices, weight))
+            self._pending.append((grouped.detach(), indices, weight))
         straight_through = grouped + (chosen - grouped).detach()
         like = vectors.shape
         return Quantized(
@@ -91,28 +97,31 @@ class VectorQuantizer(Quantizer):
         )
 
     def encode(self, vectors: Tensor) -> Tensor:
+        """Return the codes of the nearest entries."""
         _, indices = self._assign(vectors)
         return self._ungroup(indices[..., None], vectors.shape)[..., 0]
 
     def lookup(self, codes: Tensor) -> Tensor:
+        """Return the codebook entries of a prefix of codes."""
         if len(self.codebooks) == 1:
             return self.codebooks[0][codes]  # [B, k, D]
         positions = torch.arange(codes.shape[1], device=codes.device)
         return self.codebooks[positions, codes]  # [B, k, D]
 
     @torch.no_grad()
-    def start(self, vectors: Tensor, generator: torch.Generator) -> None:
-        if self.config.start == "random":
+    def init_codebooks(self, vectors: Tensor, generator: torch.Generator) -> None:
+        """Initialise the codebooks by k-means, unless random ones are configured."""
+        if self.config.init == "random":
             return
         if self.residual:
-            self._start_by_level(vectors.float(), generator)
+            self._init_residual_levels(vectors.float(), generator)
         else:
             entries = kmeans(self._by_codebook(vectors.float()), self.config.vocabulary, generator)
             self.codebooks.copy_(entries)
-        self.totals.copy_(self.codebooks)
+        self.embed_avg.copy_(self.codebooks)
 
-    def _start_by_level(self, vectors: Tensor, generator: torch.Generator) -> None:
-        """Entries of each level from what those before it leave of vectors [N, L, D]."""
+    def _init_residual_levels(self, vectors: Tensor, generator: torch.Generator) -> None:
+        """Fit the entries of each level to the remainder of vectors [N, L, D]."""
         left = torch.zeros_like(vectors[:, 0])
         for level in range(vectors.shape[1]):
             left = left + vectors[:, level]
@@ -121,8 +130,14 @@ class VectorQuantizer(Quantizer):
             left = left - self._nearest_entry(left, level)[1]
 
     def _assign(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors [B, L, D], after error feedback if any, and the numbers of the entries nearest to
-        them: float32 [P, N, D] and int64 [P, N]."""
+        """Return vectors by codebook, after error feedback if any, and their nearest entries.
+
+        Args:
+            vectors: float [B, L, D].
+
+        Returns:
+            Vectors float32 [P, N, D], and indices of entries int64 [P, N].
+        """
         vectors = vectors.float()
         if self.feedback is None:
             grouped = self._by_codebook(vectors)
@@ -131,54 +146,67 @@ class VectorQuantizer(Quantizer):
         return self._by_codebook(shifted), self._by_codebook(chosen[..., None])[..., 0]
 
     def _nearest_entry(self, vectors: Tensor, position: int) -> tuple[Tensor, Tensor]:
-        """Numbers [B] of the entries nearest to vectors [B, D] of a position, and these entries."""
+        """Return the nearest entries to the vectors of one position.
+
+        Args:
+            vectors: float32 [B, D].
+            position: 0..L-1.
+
+        Returns:
+            Indices int64 [B], and the entries float32 [B, D].
+        """
         codebook = self.codebooks[position if len(self.codebooks) > 1 else 0]  # [V, D]
         chosen = torch.addmm(codebook.square().sum(-1), vectors, codebook.T, alpha=-2).argmin(-1)
         return chosen, codebook[chosen]
 
     def _by_codebook(self, vectors: Tensor) -> Tensor:
-        """[B, L, D] -> [P, N, D]: all vectors that share a codebook, together."""
+        """Group the vectors that share a codebook: [B, L, D] -> [P, N, D]."""
         if len(self.codebooks) == 1:
             return vectors.reshape(1, -1, vectors.shape[-1])
         return vectors.transpose(0, 1)
 
     def _ungroup(self, grouped: Tensor, like: torch.Size) -> Tensor:
-        """[P, N, *] -> [B, L, *], the inverse of `_by_codebook`."""
+        """Undo `_by_codebook`: [P, N, *] -> [B, L, *]."""
         if len(self.codebooks) == 1:
             return grouped.reshape(*like[:2], grouped.shape[-1])
         return grouped.transpose(0, 1)
 
     @torch.no_grad()
     def _nearest(self, grouped: Tensor) -> Tensor:
-        """Index of the nearest entry: [P, N, D] -> int64 [P, N]. In fp32 whatever autocast says."""
+        """Return indices of the nearest entries, always in float32: [P, N, D] -> int64 [P, N]."""
         with torch.autocast(grouped.device.type, enabled=False):
             codebooks = self.codebooks.float()
             lengths = codebooks.square().sum(-1)[:, None]  # [P, 1, V]
             return torch.baddbmm(lengths, grouped, codebooks.mT, alpha=-2).argmin(-1)
 
     @torch.no_grad()
-    def learn(self, generator: torch.Generator, exchange: Exchange) -> None:
-        """Update the moving averages, the codebook if it follows them, and restart dead entries."""
-        grouped, indices, weight = (torch.cat(parts, 1) for parts in zip(*self._seen, strict=True))
-        self._seen = []
-        counts, sums = map(
-            exchange.sum, _assigned(grouped, indices, weight, self.config.vocabulary)
+    def update_codebooks(self, generator: torch.Generator, collectives: Collectives) -> None:
+        """Update moving averages and the codebooks that follow them; restart dead entries."""
+        grouped, indices, weight = (
+            torch.cat(parts, 1) for parts in zip(*self._pending, strict=True)
         )
-        self.usage.lerp_(counts, 1 - self.config.ema_decay)
-        self.totals.lerp_(sums, 1 - self.config.ema_decay)
-        if self.config.learned_by == "ema":
-            # An entry that nobody used keeps its place: its average would be 0/0 in the limit.
-            usage = self.usage[..., None]  # [P, V, 1]
-            self.codebooks.copy_(torch.where(usage > 1e-5, self.totals / usage, self.codebooks))
-        if self.config.restart_below:
-            even_share = self.usage.mean(-1, keepdim=True)  # [P, 1]
+        self._pending = []
+        counts, sums = map(
+            collectives.all_reduce_sum,
+            _cluster_sums(grouped, indices, weight, self.config.vocabulary),
+        )
+        self.cluster_size.lerp_(counts, 1 - self.config.ema_decay)
+        self.embed_avg.lerp_(sums, 1 - self.config.ema_decay)
+        if self.config.codebook_update == "ema":
+            # An unused entry does not change: its average would be 0/0 in the limit.
+            usage = self.cluster_size[..., None]  # [P, V, 1]
+            self.codebooks.copy_(torch.where(usage > 1e-5, self.embed_avg / usage, self.codebooks))
+        if self.config.dead_code_threshold:
+            even_share = self.cluster_size.mean(-1, keepdim=True)  # [P, 1]
             some_kept = counts.sum(-1, keepdim=True) > 0  # [P, 1]
-            dead = (self.usage < self.config.restart_below * even_share) & some_kept  # [P, V]
+            dead = (
+                self.cluster_size < self.config.dead_code_threshold * even_share
+            ) & some_kept  # [P, V]
             if dead.any():
-                everyone = exchange.concatenate(grouped, 1), exchange.concatenate(weight, 1)
-                self._restart(dead, *everyone, even_share, generator)
+                everyone = collectives.all_gather(grouped, 1), collectives.all_gather(weight, 1)
+                self._restart_dead_codes(dead, *everyone, even_share, generator)
 
-    def _restart(
+    def _restart_dead_codes(
         self,
         dead: Tensor,
         grouped: Tensor,
@@ -186,21 +214,31 @@ class VectorQuantizer(Quantizer):
         even_share: Tensor,
         generator: torch.Generator,
     ) -> None:
-        """Move dead entries [P, V] to vectors drawn from those that the batch keeps."""
-        # A position that the batch keeps nowhere has no dead entry, but needs some weights too.
+        """Restart dead entries at random vectors of the batch.
+
+        Args:
+            dead: bool [P, V], entries to restart.
+            grouped: vectors of all processes, float32 [P, N, D].
+            weight: 1 for vectors that are not truncated, else 0, float32 [P, N].
+            even_share: mean usage of an entry, float32 [P, 1].
+            generator: source of randomness.
+        """
+        # A position truncated in the whole batch has no dead entry, but sampling needs weights.
         weight = torch.where(weight.sum(-1, keepdim=True) > 0, weight, torch.ones_like(weight))
-        candidates = _gather(grouped, _draw(weight, dead.shape[1], generator))  # [P, V, D]
+        candidates = _gather(
+            grouped, _sample_indices(weight, dead.shape[1], generator)
+        )  # [P, V, D]
         self.codebooks.copy_(torch.where(dead[..., None], candidates, self.codebooks))
-        self.usage.copy_(torch.where(dead, even_share, self.usage))
-        self.totals.copy_(
-            torch.where(dead[..., None], candidates * even_share[..., None], self.totals)
+        self.cluster_size.copy_(torch.where(dead, even_share, self.cluster_size))
+        self.embed_avg.copy_(
+            torch.where(dead[..., None], candidates * even_share[..., None], self.embed_avg)
         )
 
 
-def _draw(
+def _sample_indices(
     weight: Tensor, count: int, generator: torch.Generator, *, replacement: bool = True
 ) -> Tensor:
-    """Indices drawn by weight, where the generator lives: [P, N] -> int64 [P, count]."""
+    """Sample indices by weight, on the generator's device: [P, N] -> int64 [P, count]."""
     drawn = torch.multinomial(
         weight.to(generator.device), count, replacement=replacement, generator=generator
     )
@@ -208,14 +246,14 @@ def _draw(
 
 
 def _gather(table: Tensor, indices: Tensor) -> Tensor:
-    """Rows of each codebook: [P, V, D], int64 [P, N] -> [P, N, D]."""
+    """Return rows of each codebook: [P, V, D], int64 [P, N] -> [P, N, D]."""
     return table.gather(1, indices[..., None].expand(-1, -1, table.shape[-1]))
 
 
-def _assigned(
+def _cluster_sums(
     grouped: Tensor, indices: Tensor, weight: Tensor, vocabulary: int
 ) -> tuple[Tensor, Tensor]:
-    """How many kept vectors each entry got, [P, V], and their sum, [P, V, D]."""
+    """Return the number [P, V] and the sum [P, V, D] of the weighted vectors of each entry."""
     counts = weight.new_zeros(len(grouped), vocabulary).scatter_add_(1, indices, weight)
     rows = indices[..., None].expand_as(grouped)
     sums = grouped.new_zeros(len(grouped), vocabulary, grouped.shape[-1])
@@ -225,13 +263,25 @@ def _assigned(
 def kmeans(
     grouped: Tensor, vocabulary: int, generator: torch.Generator, iterations: int = 10
 ) -> Tensor:
-    """Lloyd's algorithm for every codebook at once: [P, N, D] -> [P, V, D]."""
+    """Run Lloyd's algorithm for all codebooks at once.
+
+    Args:
+        grouped: vectors, float32 [P, N, D].
+        vocabulary: V, number of centres.
+        generator: source of randomness for the first centres.
+        iterations: number of iterations.
+
+    Returns:
+        Centres, float32 [P, V, D].
+    """
     everyone = torch.ones(grouped.shape[:2], device=grouped.device)
     replacement = grouped.shape[1] < vocabulary
-    entries = _gather(grouped, _draw(everyone, vocabulary, generator, replacement=replacement))
+    entries = _gather(
+        grouped, _sample_indices(everyone, vocabulary, generator, replacement=replacement)
+    )
     for _ in range(iterations):
         indices = torch.cdist(grouped, entries).argmin(-1)
-        counts, sums = _assigned(grouped, indices, everyone, vocabulary)
+        counts, sums = _cluster_sums(grouped, indices, everyone, vocabulary)
         mean = sums / counts.clamp(min=1)[..., None]
         entries = torch.where(counts[..., None] > 0, mean, entries)
     return entries

@@ -1,19 +1,19 @@
-// The page: draws samples as a stream of previews and shows them sharpen. Each preview is kept, so
-// that the slider also goes back to any number of codes that was seen.
+// The web page: requests a stream of previews and shows each of them. It keeps all previews, so the
+// slider can return to any number of codes that was shown.
 
 const $ = (id) => document.getElementById(id);
 const SLOW_MS = 110;
 const LOAD_EVERY_MS = 1000;
-const MANY_CODES = 64; // beyond them, not every one is worth a preview
+const MANY_CODES = 64; // models with more codes get a limited rate of previews
 const PREVIEWS_PER_S = 15;
 
 let models = [];
-let drawing = null; // the one whose samples are shown, see newDrawing
-let opened = false; // whether the server has been ready since
+let drawing = null; // the request whose samples are shown, see newDrawing
+let opened = false; // whether the page has seen the server ready
 
 const model = () => models[$("model").selectedIndex];
 
-// ---------------------------------------------------------------- what the server says
+// ---------------------------------------------------------------- requests to the server
 
 async function ask(path, body, options = {}) {
   const response = await fetch(path, {
@@ -23,8 +23,8 @@ async function ask(path, body, options = {}) {
     ...options,
   });
   if (!response.ok) {
-    const told = await response.json().catch(() => null);
-    throw new Error(told ? told.error.message : `the server answered ${response.status}`);
+    const failure = await response.json().catch(() => null);
+    throw new Error(failure ? failure.error.message : `the server responded with ${response.status}`);
   }
   return response;
 }
@@ -45,17 +45,17 @@ async function* events(response) {
   }
 }
 
-// ---------------------------------------------------------------- drawing
+// ---------------------------------------------------------------- sampling
 
 function newDrawing() {
-  const leave = new AbortController();
-  return { id: null, frames: [], shown: 0, played: 0, wanted: 0, end: null, frozen: false, leave };
+  const abort = new AbortController();
+  return { id: null, frames: [], shown: 0, played: 0, wanted: 0, end: null, frozen: false, abort };
 }
 
 async function run(path, body, mine) {
   try {
     const many = model().code_length > MANY_CODES ? { previews_per_s: PREVIEWS_PER_S } : {};
-    const signal = mine.leave.signal;
+    const signal = mine.abort.signal;
     const response = await ask(path, { ...body, ...many, stream: true }, { signal });
     for await (const event of events(response)) {
       if (event.name === "error") throw new Error(event.data.error.message);
@@ -70,14 +70,14 @@ async function run(path, body, mine) {
   mine.running = false;
 }
 
-// Shows previews as they come, in slow motion at a pace that can be followed.
+// Shows previews as they arrive, or one every SLOW_MS in slow motion.
 async function play(mine) {
   while (mine === drawing && !mine.frozen) {
     const next = mine.frames.findIndex((frame, codes) => frame && codes > mine.played);
     if (next > 0) {
       mine.played = next;
       show(mine, next);
-      tellProgress(mine);
+      showProgress(mine);
       $("codes").value = Math.max($("codes").value, next);
       await sleep($("slow").checked ? SLOW_MS : 0);
     } else if (mine.running) {
@@ -96,7 +96,7 @@ function begin(path, body, mine) {
   mine.running = true;
   mine.wanted = body.codes;
   mine.end = mine.failed = null;
-  mine.heard = run(path, body, mine);
+  mine.finished = run(path, body, mine);
   watch(mine);
 }
 
@@ -105,7 +105,7 @@ function watch(mine) {
   $("stop").disabled = false;
   $("refine").disabled = true;
   say("Drawing:");
-  tellProgress(mine);
+  showProgress(mine);
   play(mine);
 }
 
@@ -119,11 +119,11 @@ function draw(event) {
   begin("/v1/samples", body, newDrawing());
 }
 
-// A draw that has told its name can be gone on with; from one that has not there is nothing to keep.
+// Samples with an id can be refined later, so they are stopped. A request without an id is aborted.
 function stopServer(mine) {
   if (!mine?.running) return;
   if (mine.id) fetch(`/v1/samples/${mine.id}`, { method: "DELETE" });
-  else mine.leave.abort();
+  else mine.abort.abort();
 }
 
 function stop() {
@@ -131,12 +131,12 @@ function stop() {
   drawing.frozen = true;
 }
 
-// Goes on playing what is there already, or asks for more codes: up to the slider, or an eighth.
-// What was stopped here ends a little later on the server, which goes on only with what has ended.
+// Continues to show the previews that have arrived, or requests more codes: up to the slider, or an
+// eighth of all. The server refines only ended samples, and ends a stopped request a little later.
 async function refine() {
   const mine = drawing;
   $("refine").disabled = true;
-  await mine.heard;
+  await mine.finished;
   if (mine !== drawing) return;
   if (mine.frames.some((frame, codes) => frame && codes > mine.played)) return watch(mine);
   const length = model().code_length;
@@ -148,8 +148,8 @@ async function refine() {
 
 // ---------------------------------------------------------------- showing
 
-// Beside the status, which screen readers say: they would say nothing else.
-function tellProgress(mine) {
+// Apart from the status, so that screen readers do not announce every code.
+function showProgress(mine) {
   $("progress").textContent = `code ${mine.played} of ${mine.wanted}`;
 }
 
@@ -163,11 +163,11 @@ const short = (value) => (value < 10 ? value.toFixed(1) : value.toFixed(0));
 const duration = (ms) => (ms < 1000 ? `${short(ms)} ms` : `${short(ms / 1000)} s`);
 
 const WHY = {
-  complete: "all that was asked for",
-  deadline: "the deadline came",
-  load: "others needed the room",
+  complete: "all requested codes",
+  deadline: "the deadline",
+  load: "other requests needed the slots",
   cancelled: "stopped",
-  drain: "the server is going down",
+  drain: "the server is shutting down",
 };
 
 function settle(mine) {
@@ -188,14 +188,14 @@ function settle(mine) {
 function show(mine, codes) {
   const frame = mine.frames[codes];
   const grid = $("samples");
-  const sounds = frame.format === "wav";
+  const audio = frame.format === "wav";
   mine.shown = codes;
-  grid.classList.toggle("sounds", sounds);
+  grid.classList.toggle("audio", audio);
   while (grid.children.length > frame.n) grid.lastChild.remove();
   while (grid.children.length < frame.n) grid.append(document.createElement("figure"));
   frame.samples.forEach((sample, i) => {
     const name = mine.end?.labels ? `${mine.end.labels[i]}, ` : "";
-    (sounds ? showSound : showImage)(grid.children[i], sample, frame, `${name}sample ${i + 1}`);
+    (audio ? showAudio : showImage)(grid.children[i], sample, frame, `${name}sample ${i + 1}`);
   });
   mark();
 }
@@ -207,7 +207,7 @@ function showImage(figure, sample, frame, name) {
   image.alt = `${name}, ${frame.codes_drawn} codes`;
 }
 
-function showSound(figure, sample, frame, name) {
+function showAudio(figure, sample, frame, name) {
   let canvas = figure.querySelector("canvas");
   if (!canvas) {
     canvas = document.createElement("canvas");
@@ -231,8 +231,8 @@ function showSound(figure, sample, frame, name) {
       Math.floor((x * wave.length) / width),
       Math.floor(((x + 1) * wave.length) / width) + 1,
     );
-    const loudest = part.reduce((most, value) => Math.max(most, Math.abs(value)), 0) / 32768;
-    pen.fillRect(x, (height * (1 - loudest)) / 2, 1, Math.max(1, height * loudest));
+    const peak = part.reduce((most, value) => Math.max(most, Math.abs(value)), 0) / 32768;
+    pen.fillRect(x, (height * (1 - peak)) / 2, 1, Math.max(1, height * peak));
   }
 }
 
@@ -260,22 +260,22 @@ function drawCurve() {
   const { curve, code_length: length } = model();
   X.right = $("codes").clientWidth - X.left;
   $("curve").setAttribute("viewBox", `0 0 ${X.right + X.left} ${X.height}`);
-  const slowest = Math.max(...curve.map((point) => point.here_ms ?? 0), 1e-9);
+  const slowest = Math.max(...curve.map((point) => point.server_ms ?? 0), 1e-9);
   const path = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${x} ${y}`).join("");
   const { left, right, top, bottom } = X;
   const parts = [
     svg("path", { class: "frame", d: `M${left} ${top}V${bottom}H${right}V${top}`, fill: "none" }),
     svg("path", { class: "quality", d: path(place(curve, (p) => p.quality, 1)) }),
-    svg("path", { class: "time", d: path(place(curve, (p) => p.here_ms, slowest)) }),
+    svg("path", { class: "time", d: path(place(curve, (p) => p.server_ms, slowest)) }),
     svg("text", { x: left, y: top - 8, class: "of-quality" }, "quality"),
     svg("text", { x: left, y: bottom + 18 }, "1"),
     svg("text", { x: right, y: bottom + 18, "text-anchor": "end" }, `${length} codes`),
-    svg("line", { class: "asked", id: "asked", y1: top, y2: bottom }),
-    svg("circle", { class: "here", id: "here", r: 6 }),
+    svg("line", { class: "requested", id: "requested", y1: top, y2: bottom }),
+    svg("circle", { class: "shown", id: "shown", r: 6 }),
   ];
   if (slowest > 1e-6) {
-    const told = `time here, up to ${duration(slowest)}`;
-    parts.push(svg("text", { x: right, y: top - 8, "text-anchor": "end", class: "of-time" }, told));
+    const label = `time on this server, up to ${duration(slowest)}`;
+    parts.push(svg("text", { x: right, y: top - 8, "text-anchor": "end", class: "of-time" }, label));
   }
   $("curve").replaceChildren(...parts);
   $("curve").style.display = curve.length ? "" : "none";
@@ -286,35 +286,35 @@ const measured = (codes) => model().curve.filter((point) => point.codes <= codes
 function mark() {
   const codes = Number($("codes").value);
   const point = measured(codes);
-  $("codes-told").textContent = `${codes} of ${model().code_length}`;
+  $("codes-text").textContent = `${codes} of ${model().code_length}`;
   $("codes").setAttribute("aria-valuetext", `${codes} of ${model().code_length} codes`);
   if (point) {
     const percent = point.quality === null ? null : `${Math.round(100 * point.quality)} % of full quality`;
-    const time = point.here_ms === null ? null : `${duration(point.here_ms)} for one sample here`;
-    $("curve-told").textContent =
+    const time = point.server_ms === null ? null : `${duration(point.server_ms)} for one sample on this server`;
+    $("curve-text").textContent =
       `At ${point.codes} codes: ${[percent, time].filter(Boolean).join(", ")}.`;
-    const [[asked]] = place([{ codes, quality: 0 }], (p) => p.quality, 1);
-    $("asked")?.setAttribute("x1", asked);
-    $("asked")?.setAttribute("x2", asked);
-    const here = drawing?.shown ? measured(drawing.shown) : null;
-    $("here").style.display = here ? "" : "none";
-    if (here) {
-      const spot = { codes: drawing.shown, quality: here.quality ?? 0 };
+    const [[requested]] = place([{ codes, quality: 0 }], (p) => p.quality, 1);
+    $("requested")?.setAttribute("x1", requested);
+    $("requested")?.setAttribute("x2", requested);
+    const shown = drawing?.shown ? measured(drawing.shown) : null;
+    $("shown").style.display = shown ? "" : "none";
+    if (shown) {
+      const spot = { codes: drawing.shown, quality: shown.quality ?? 0 };
       const [[x, y]] = place([spot], (p) => p.quality, 1);
-      $("here").setAttribute("cx", x);
-      $("here").setAttribute("cy", y);
+      $("shown").setAttribute("cx", x);
+      $("shown").setAttribute("cy", y);
     }
   } else {
-    $("curve-told").textContent = "The quality of this model was not measured.";
+    $("curve-text").textContent = "The quality of this model was not measured.";
   }
 }
 
-// Back and forth among what was seen.
+// Shows the latest preview with at most as many codes as the slider says.
 function scrub() {
   const mine = drawing;
   if (mine && $("stop").disabled) {
-    const seen = Object.keys(mine.frames).map(Number).filter((k) => k <= $("codes").value);
-    if (seen.length) show(mine, Math.max(...seen));
+    const codes = Object.keys(mine.frames).map(Number).filter((k) => k <= $("codes").value);
+    if (codes.length) show(mine, Math.max(...codes));
   }
   mark();
 }
@@ -334,7 +334,7 @@ function chooseModel() {
   $("count").value = Math.min($("count").value, Math.max(1, Math.floor(slots / 2)));
   $("codes").max = length;
   $("codes").value = length;
-  say("Choose what to draw.");
+  say("Choose the options, then press Draw.");
   drawCurve();
   mark();
 }
@@ -346,15 +346,15 @@ async function watchLoad() {
     try {
       const { ready, models: loads } = await (await ask("/v1/load")).json();
       const mine = loads.find((load) => load.model === model().name);
-      $("granted").value = mine.granted ?? 0;
-      $("granted-told").textContent =
-        mine.granted === null ? "nothing lately" : `${Math.round(100 * mine.granted)} %`;
-      $("load-told").textContent =
+      $("codes-share").value = mine.codes_drawn_share ?? 0;
+      $("codes-share-text").textContent =
+        mine.codes_drawn_share === null ? "no recent requests" : `${Math.round(100 * mine.codes_drawn_share)} %`;
+      $("load-text").textContent =
         `${mine.rows} of ${mine.slots} rows in use, ${mine.waiting} waiting, ` +
-        `${mine.draws_per_s.toFixed(1)} draws a second${ready ? "" : "; the server takes no requests"}.`;
+        `${mine.requests_per_s.toFixed(1)} requests a second${ready ? "" : "; the server accepts no requests"}.`;
       if (ready && !opened) await open();
     } catch (error) {
-      $("load-told").textContent = `The server does not answer: ${error.message}`;
+      $("load-text").textContent = `The server does not respond: ${error.message}`;
     }
     await sleep(LOAD_EVERY_MS);
   }
@@ -366,7 +366,7 @@ async function loadModels() {
   ({ models } = await (await ask("/v1/models")).json());
 }
 
-// Once the server is ready, it knows how long things take here. Something is drawn at once.
+// A server that is ready has measured its costs. Fetches them and draws the first samples.
 async function open() {
   await loadModels();
   opened = true;
@@ -379,7 +379,7 @@ async function start() {
   try {
     await loadModels();
   } catch (error) {
-    say(`The server does not answer: ${error.message}`, true);
+    say(`The server does not respond: ${error.message}`, true);
     return;
   }
   $("model").replaceChildren(...models.map(({ name }) => new Option(name)));

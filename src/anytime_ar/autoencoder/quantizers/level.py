@@ -1,0 +1,118 @@
+"""Quantization of the code vectors of segments, with one codebook for each level.
+
+Segments share the codebooks as they share the maps of the layout. So a level has as many vectors to
+learn from as there are segments. Error feedback stays within a segment.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from anytime_ar.autoencoder.quantizers.base import Collectives, Quantized, Quantizer
+from anytime_ar.autoencoder.quantizers.config import QuantizerConfig
+from anytime_ar.autoencoder.quantizers.vector import VectorQuantizer
+
+
+class LevelQuantizer(Quantizer):
+    """Quantizer for vectors in the order of `SegmentLayout`.
+
+    That order is G global vectors and then, level by level, one vector for each segment.
+
+    Args:
+        config: settings of the global and of the level codebooks.
+        num_global: G, each with a codebook of its own; 0: none.
+        levels: M, codebooks that the segments share; L = G + M * S.
+        segments: S.
+        code_width: D.
+        residual: whether each code of a segment quantizes the remainder of the code before it.
+    """
+
+    def __init__(
+        self,
+        config: QuantizerConfig,
+        num_global: int,
+        levels: int,
+        segments: int,
+        code_width: int,
+        *,
+        residual: bool = False,
+    ) -> None:
+        """Build the quantizers of global vectors and of levels."""
+        super().__init__()
+        self.num_global, self.levels, self.segments = num_global, levels, segments
+        self.global_quantizer = (
+            VectorQuantizer(config, num_global, code_width) if num_global else None
+        )
+        self.level_quantizer = VectorQuantizer(config, levels, code_width, residual=residual)
+
+    def forward(self, vectors: Tensor, kept_mask: Tensor) -> Quantized:
+        """Quantize global vectors and the vectors of segments."""
+        global_vectors, level_vectors = self._split(vectors)
+        global_mask, level_mask = self._split(kept_mask)
+        quantized = self.level_quantizer(level_vectors, level_mask)
+        if self.global_quantizer is None:
+            return Quantized(
+                self._by_level(quantized.vectors), self._by_level(quantized.codes), quantized.loss
+            )
+        global_quantized = self.global_quantizer(global_vectors, global_mask)
+        share = global_mask.sum() / kept_mask.sum()  # by number of codes
+        return Quantized(
+            torch.cat([global_quantized.vectors, self._by_level(quantized.vectors)], dim=1),
+            torch.cat([global_quantized.codes, self._by_level(quantized.codes)], dim=1),
+            share * global_quantized.loss + (1 - share) * quantized.loss,
+        )
+
+    def update_codebooks(self, generator: torch.Generator, collectives: Collectives) -> None:
+        """Update the codebooks of levels and of global vectors."""
+        self.level_quantizer.update_codebooks(generator, collectives)
+        if self.global_quantizer is not None:
+            self.global_quantizer.update_codebooks(generator, collectives)
+
+    def encode(self, vectors: Tensor) -> Tensor:
+        """Return the codes of global vectors, followed by those of each level."""
+        global_vectors, level_vectors = self._split(vectors)
+        codes = self._by_level(self.level_quantizer.encode(level_vectors))
+        return (
+            codes
+            if self.global_quantizer is None
+            else torch.cat([self.global_quantizer.encode(global_vectors), codes], dim=1)
+        )
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Return the vectors of a prefix of codes, whose last level may be incomplete."""
+        global_codes, level_codes = codes[:, : self.num_global], codes[:, self.num_global :]
+        found = (
+            [] if self.global_quantizer is None else [self.global_quantizer.lookup(global_codes)]
+        )
+        if count := level_codes.shape[1]:
+            # Pad an incomplete last level.
+            level_codes = F.pad(level_codes, (0, -count % self.segments))
+            rows = self._by_segment(level_codes)
+            found.append(self._by_level(self.level_quantizer.lookup(rows))[:, :count])
+        return torch.cat(found, dim=1)
+
+    def init_codebooks(self, vectors: Tensor, generator: torch.Generator) -> None:
+        """Initialise the codebooks of global vectors and of levels."""
+        global_vectors, level_vectors = self._split(vectors)
+        if self.global_quantizer is not None:
+            self.global_quantizer.init_codebooks(global_vectors, generator)
+        chosen = torch.randperm(len(level_vectors), generator=generator)[: len(vectors)]
+        # As many segments as there are samples are enough for the codebooks of levels.
+        self.level_quantizer.init_codebooks(
+            level_vectors[chosen.to(level_vectors.device)], generator
+        )
+
+    def _split(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Split off the vectors of segments: [B, L, ...] -> [B, G, ...] and [B * S, M, ...]."""
+        global_values, level_values = values[:, : self.num_global], values[:, self.num_global :]
+        return global_values, self._by_segment(level_values)
+
+    def _by_segment(self, values: Tensor) -> Tensor:
+        """Reorder by segment: [B, m * S, ...] -> [B * S, m, ...]."""
+        return values.unflatten(1, (-1, self.segments)).transpose(1, 2).flatten(0, 1)
+
+    def _by_level(self, values: Tensor) -> Tensor:
+        """Reorder by level (inverse of `_by_segment`): [B * S, m, ...] -> [B, m * S, ...]."""
+        return values.unflatten(0, (-1, self.segments)).transpose(1, 2).flatten(1, 2)

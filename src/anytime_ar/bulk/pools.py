@@ -1,0 +1,217 @@
+"""Worker pools of a bulk job: this process, or actors on Ray Data that load the model once each.
+
+Ray restarts an actor that dies and repeats its shard. An error of the job itself would occur again,
+so the actor returns its message, and the job ends.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Generator
+from contextlib import ExitStack
+from typing import Any, Protocol, Self, cast
+
+from pydantic import PositiveInt
+
+from anytime_ar.bulk.executors import JobExecutor, load_executor
+from anytime_ar.bulk.formats import require_format
+from anytime_ar.bulk.jobs import BulkJob, Device, ShardRecord
+from anytime_ar.bulk.storage import BulkStorage
+from anytime_ar.config import Config
+from anytime_ar.errors import AnytimeError, BulkError, InputError
+from anytime_ar.runtime.devices import resolve_device
+from anytime_ar.runtime.ray_cluster import (
+    check_ray_device,
+    choose_ray_device,
+    ray_session,
+    require_ray,
+)
+
+
+class RayPoolConfig(Config):
+    """Number and size of the workers of a job on Ray."""
+
+    workers: PositiveInt | None = None
+    """Ray worker processes; None: as many as cores and GPUs allow."""
+    threads: PositiveInt = 1
+    """CPU cores and threads of each worker, beside its GPU if it has one."""
+
+
+class WorkerPool(Protocol):
+    """A pool of workers that write the shards of a job."""
+
+    def __enter__(self) -> Self:
+        """Return the pool itself."""
+
+    def __exit__(self, *_: object) -> None:
+        """Release the resources of the pool."""
+
+    def choose_device(self, wanted: Device) -> Device:
+        """Return the device on which workers compute; see `RayPool.choose_device`."""
+
+    def run_shards(self, job: BulkJob, out: str, pending: list[int]) -> Generator[ShardRecord]:
+        """Write shards and yield their records; see `RayPool.run_shards`."""
+
+
+class LocalPool:
+    """A worker pool that consists of this process."""
+
+    def __enter__(self) -> Self:
+        """Return the pool itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing: the pool holds no resources."""
+
+    def choose_device(self, wanted: Device) -> Device:
+        """Return the requested device; `auto`: the best of this machine."""
+        return cast(Device, resolve_device(wanted).type)
+
+    def run_shards(self, job: BulkJob, out: str, pending: list[int]) -> Generator[ShardRecord]:
+        """Write shards in this process and yield their records; see `RayPool.run_shards`."""
+        require_format(job.sharding.format)
+        executor, storage = load_executor(job), BulkStorage(out)
+        for shard in pending:
+            yield executor.write_shard(shard, storage)
+
+
+class ShardWorker:
+    """A Ray actor that writes shards of a job."""
+
+    def __init__(self, job: BulkJob, out: str, threads: int) -> None:
+        """Store the settings; the first shard loads the model."""
+        self._job, self._out, self._threads = job, out, threads
+        self._loaded: tuple[JobExecutor, BulkStorage] | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        """Write the shards of a batch.
+
+        Args:
+            batch: Numbers of the shards, int64 [n], as `shard`.
+
+        Returns:
+            For each shard, its record as JSON in `record`, or the message of an error in `error`.
+        """
+        results: dict[str, list[str]] = {"record": [], "error": []}
+        for shard in batch["shard"].tolist():
+            try:
+                executor, storage = self._load()
+                record, message = executor.write_shard(shard, storage).model_dump_json(), ""
+            except AnytimeError as error:
+                record, message = "", str(error)
+            results["record"].append(record)
+            results["error"].append(message)
+        return results
+
+    def _load(self) -> tuple[JobExecutor, BulkStorage]:
+        """Return executor and storage, loaded at the first shard.
+
+        Ray would restart an actor without end if its constructor failed.
+        """
+        if self._loaded is None:
+            import torch
+
+            torch.set_num_threads(self._threads)
+            self._loaded = load_executor(self._job), BulkStorage(self._out)
+        return self._loaded
+
+
+class RayPool:
+    """A worker pool on the Ray cluster of RAY_ADDRESS, or on a local one that ends with the block.
+
+    The pool connects to the cluster at its first use.
+
+    Args:
+        pool: Number and size of the workers.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+    """
+
+    def __init__(self, pool: RayPoolConfig) -> None:
+        """Import Ray without connecting to a cluster."""
+        self._pool, self._ray = pool, require_ray("ray.data")
+        self._exit_stack = ExitStack()
+        self._is_connected = False
+
+    def __enter__(self) -> Self:
+        """Return the pool itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Disconnect from the cluster, and stop it if it is local."""
+        self._exit_stack.close()
+
+    def choose_device(self, wanted: Device) -> Device:
+        """Return the device on which workers compute.
+
+        Args:
+            wanted: Requested device; `auto`: CUDA, if the cluster has enough GPUs.
+
+        Raises:
+            InputError: Ray has no such devices, or too few of them.
+        """
+        check_ray_device(wanted)
+        self._connect()
+        return cast(Device, choose_ray_device(self._ray, wanted, self._pool.workers or 1))
+
+    def run_shards(self, job: BulkJob, out: str, pending: list[int]) -> Generator[ShardRecord]:
+        """Write shards and yield their records as they complete.
+
+        Args:
+            job: The job, with all settings set.
+            out: Path or URL of the folder, reachable for all workers.
+            pending: Numbers of the shards to write.
+
+        Yields:
+            The record of each shard, in order of completion.
+
+        Raises:
+            InputError: A worker cannot write a shard, or lacks the device.
+            BulkError: Ray has failed.
+        """
+        self.choose_device(job.device)
+        try:
+            for row in self._dataset(job, out, pending).iter_rows():
+                if row["error"]:
+                    raise InputError(row["error"])
+                # Validated, because workers may run another release of this package.
+                yield ShardRecord.parse(json.loads(row["record"]), origin="record of a worker")
+        except self._ray.exceptions.RayError as error:
+            raise BulkError(f"Ray: {str(error).strip().splitlines()[-1]}") from error
+
+    def _connect(self) -> None:
+        """Connect to the cluster, unless that is done."""
+        if not self._is_connected:
+            cores = (self._pool.workers or 1) * self._pool.threads
+            self._exit_stack.enter_context(ray_session(self._ray, cores))
+            self._is_connected = True
+
+    def _num_workers(self, device: Device) -> int:
+        """Return the configured number of workers, or as many as the cluster has room for."""
+        resources = self._ray.cluster_resources()
+        capacity = int(resources.get("CPU", 1)) // self._pool.threads
+        if device == "cuda":
+            capacity = min(capacity, int(resources.get("GPU", 0)))
+        return self._pool.workers or max(1, capacity)
+
+    def _dataset(self, job: BulkJob, out: str, pending: list[int]) -> Any:
+        """Return a lazy Ray data set that writes the pending shards when it is iterated over."""
+        data = self._ray.data
+        data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        # One block for each shard, so that free workers take one shard at a time, and a worker that
+        # dies loses a single one.
+        shards = data.from_items(
+            [{"shard": shard} for shard in pending], override_num_blocks=len(pending)
+        )
+        workers = min(self._num_workers(job.device), len(pending))
+        return shards.map_batches(
+            ShardWorker,
+            fn_constructor_args=(job, out, self._pool.threads),
+            batch_size=1,
+            compute=data.ActorPoolStrategy(size=workers),
+            num_cpus=self._pool.threads,
+            num_gpus=1 if job.device == "cuda" else None,
+        )

@@ -1,0 +1,111 @@
+"""The card of a model: the content of config.json in a bundle."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, Self
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from anytime_ar.autoencoder import AutoencoderConfig
+from anytime_ar.config import Config
+from anytime_ar.prior import PriorConfig, SamplingParams
+
+MAX_SAMPLE_VALUES = 2**28
+"""Maximum number of values of one sample, 1 GB as float32: the weights do not limit the size of
+what they decode."""
+
+
+class DataCard(Config):
+    """Shape, range and labels of a model's samples."""
+
+    name: str
+    """Data set that the model was trained on: a name, path or Hub ID."""
+    sample_shape: tuple[PositiveInt, ...] = Field(min_length=2, max_length=3)
+    """Shape of one sample: (C, H, W) of images, (C, T) of audio."""
+    sample_rate: int | None = Field(None, ge=1)
+    """Sampling rate of audio in Hz; None for images."""
+    normalize: Literal["peak", "none"] | None = None
+    """Scaling of audio before it is encoded: to the peak of training clips, or none.
+
+    None for images.
+    """
+    value_range: tuple[float, float] = (-1.0, 1.0)
+    """Lowest and highest value of samples."""
+    labels: tuple[str, ...] | None = None
+    """Names of the classes, by label; None without labels."""
+    label_frequencies: tuple[float, ...] | None = None
+    """Share of each class in the training split, by label; None without labels."""
+
+    @field_validator("sample_shape")
+    @classmethod
+    def _check_sample_size(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if math.prod(shape) > MAX_SAMPLE_VALUES:
+            raise ValueError(
+                f"a sample has at most {MAX_SAMPLE_VALUES:,} numbers, got shape {shape}"
+            )
+        return shape
+
+    @model_validator(mode="after")
+    def _check_sample_rate(self) -> Self:
+        if (len(self.sample_shape) == 2) != (self.sample_rate is not None):
+            raise ValueError(
+                f"samples of shape {self.sample_shape} do not go with sample_rate "
+                f"{self.sample_rate}; sounds (C, T) need one, images (C, H, W) have none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_label_frequencies(self) -> Self:
+        labels, shares = len(self.labels or ()), len(self.label_frequencies or ())
+        if labels != shares:
+            raise ValueError(f"{labels} labels need as many label_frequencies, got {shares}")
+        return self
+
+
+class Card(Config):
+    """The description of a model, as its config.json holds it."""
+
+    format_version: Literal[2] = 2
+    """Version of the bundle format, always 2."""
+    name: str
+    """Name of the model."""
+    data: DataCard
+    """Shape, range and labels of the samples."""
+    autoencoder: AutoencoderConfig
+    """Configuration of the autoencoder's networks."""
+    prior: PriorConfig | None = None
+    """Configuration of the prior; None for an autoencoder alone, which encodes and decodes only."""
+    sampling_params: SamplingParams = SamplingParams()
+    """Default temperature, top-k, top-p and guidance of samples."""
+    weights_dtype: Literal["float32", "float16"] = "float32"
+    """Number format of the stored weights; in memory they are float32."""
+    training: dict[str, Any] = Field(default_factory=dict)
+    """Configuration of the run that trained the model, for the record."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_normalize_of_0_1(cls, values: Any) -> Any:
+        """Take the scaling of recordings from the record of training, where version 0.1 has it."""
+        match values:
+            case {
+                "data": {"sample_rate": int()} as data,
+                "training": {"data": {"sound": dict(old)}},
+            }:
+                scaling = "peak" if old.get("loudness") == "peak" else "none"
+                return values | {"data": {"normalize": scaling} | data}
+        return values
+
+    @model_validator(mode="after")
+    def _check_guidance(self) -> Self:
+        if self.sampling_params.guided and not self.data.labels:
+            raise ValueError(
+                f"sampling_params.guidance is {self.sampling_params.guidance}, and the model has "
+                "no labels; drop it"
+            )
+        return self
+
+    @property
+    def label_count(self) -> int:
+        """Number of classes that the prior is conditioned on; 0 for none."""
+        return len(self.data.labels or ())

@@ -1,0 +1,390 @@
+"""The bundle format: a model on disk, as a folder that describes itself.
+
+    config.json                description of the model (`Card`), with `format_version`
+    autoencoder.safetensors    weights
+    prior.safetensors          weights, if there is a prior
+    curve.json                 measured quality against codes, once evaluated
+    manifest.json              SHA-256 of every other file
+
+No other module knows this format. Neither safetensors nor JSON notices a flipped bit, so every byte
+is checked against the manifest before the files are used. Pickles are refused without reading them;
+other files in the folder are ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+import shutil
+import textwrap
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from anytime_ar.autoencoder import OrderedAutoencoder
+from anytime_ar.bundle.card import Card
+from anytime_ar.bundle.curve import Curve
+from anytime_ar.errors import BundleError, InputError
+from anytime_ar.legacy import old_weight_name, upgrade_weights
+from anytime_ar.prior import Prior
+from anytime_ar.runtime.files import (
+    check_output_path,
+    json_bytes,
+    list_files,
+    write_bytes,
+    write_json,
+)
+from anytime_ar.runtime.hub import download_snapshot, parse_hub_ref
+from anytime_ar.runtime.skip_init import SkipInit, stored_size
+from anytime_ar.runtime.torch_modes import default_torch_modes
+
+BUNDLE_FORMAT_VERSION = 2
+"""Version of the bundle format that this release reads and writes."""
+_WEIGHT_FILES = ("autoencoder.safetensors", "prior.safetensors")
+_PICKLE_SUFFIXES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model in memory: card, networks and curve."""
+
+    card: Card
+    """Description of the model, the content of config.json."""
+    autoencoder: OrderedAutoencoder
+    """The autoencoder, with its codebooks."""
+    prior: Prior | None = None
+    """The prior over the codes; None for an autoencoder alone."""
+    curve: Curve | None = None
+    """The measured curve; None if the bundle was not evaluated."""
+
+    def __repr__(self) -> str:
+        """Return name, sizes and curve of the model."""
+        return f"Bundle({self.card.name!r}, {summarize_bundle(self)}, curve={self.curve!r})"
+
+
+@default_torch_modes()
+def build_bundle(card: Card) -> Bundle:
+    """Create the networks of a card, with random weights.
+
+    Args:
+        card: description of the model.
+
+    Raises:
+        InputError: the networks do not fit each other, or the samples.
+    """
+    autoencoder = OrderedAutoencoder(card.autoencoder, card.data.sample_shape)
+    if card.prior is None:
+        return Bundle(card, autoencoder)
+    prior = Prior(
+        card.prior, autoencoder.code_length, autoencoder.vocabulary, label_count=card.label_count
+    )
+    attach_codebook(autoencoder, prior)
+    return Bundle(card, autoencoder, prior)
+
+
+def summarize_bundle(bundle: Bundle) -> str:
+    """Return shapes, sizes and labels of a model as keyword arguments in Python syntax."""
+    networks = _networks_by_file(bundle).values()
+    weights = sum(weight.numel() for network in networks for weight in network.parameters())
+    return ", ".join(
+        [
+            f"sample_shape={bundle.autoencoder.sample_shape}",
+            f"code_length={bundle.autoencoder.code_length}",
+            f"vocabulary={bundle.autoencoder.vocabulary}",
+            f"labels={bundle.card.label_count or None}",
+            f"parameters={weights:,}",
+            *(["no prior"] if bundle.prior is None else []),
+        ]
+    )
+
+
+def attach_codebook(autoencoder: OrderedAutoencoder, prior: Prior) -> None:
+    """Give a prior with codebook features the codebook vectors of its autoencoder."""
+    if prior.config.codebook_features:
+        prior.attach_codebook(autoencoder.codebook_vectors().to(prior.codebook_features.device))
+
+
+@default_torch_modes()
+def save_bundle(bundle: Bundle, folder: Path | str) -> None:
+    """Write a bundle; an existing one is replaced only after the new one is complete.
+
+    Args:
+        bundle: model to write.
+        folder: folder of the bundle; missing parents are created.
+
+    Raises:
+        InputError: the folder holds something other than a bundle, or cannot be written.
+    """
+    folder = Path(folder).resolve()  # rename the folder itself, not a link to it
+    check_replaceable(folder)
+    suffix = secrets.token_hex(8)
+    fresh = folder.with_name(f".{folder.name}-{suffix}.new")
+    old = folder.with_name(f".{folder.name}-{suffix}.old")
+    try:
+        fresh.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {folder}: {error.strerror}; choose a folder that is writable"
+        ) from error
+    try:
+        write_json(fresh / "config.json", bundle.card.model_dump(mode="json"))
+        dtype = getattr(torch, bundle.card.weights_dtype)
+        for name, module in _networks_by_file(bundle).items():
+            weights = {k: _cast(v.cpu(), dtype) for k, v in _inference_state(module).items()}
+            # Not save_file, which ignores the umask and makes files that only the owner can read.
+            write_bytes(fresh / name, save({k: v.contiguous() for k, v in weights.items()}))
+        if bundle.curve is not None:
+            write_json(fresh / "curve.json", bundle.curve.model_dump(mode="json"))
+        write_json(fresh / "manifest.json", file_digests(fresh))
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+    except BaseException:  # also an interrupt: leave nothing half-written
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    # Delete the old bundle, and remains of a process that was killed while it saved here.
+    for path in folder.parent.iterdir():
+        if re.fullmatch(rf"\.{re.escape(folder.name)}-[0-9a-f]{{16}}\.(new|old)", path.name):
+            shutil.rmtree(path)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raise an error unless a folder is missing, empty or a bundle, apart from system files.
+
+    Args:
+        folder: folder that a bundle is to be written to.
+
+    Raises:
+        InputError: the folder holds other files, is a file, or its parent cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; choose a folder for the bundle")
+    check_output_path(folder.parent, is_folder=True)
+    names = {path.name for path in list_files(folder)} if folder.is_dir() else set()
+    foreign = sorted(names - BUNDLE_FILES)
+    if names and (foreign or not names >= REQUIRED_FILES):
+        holds = (
+            f"also holds {foreign[0]}" if names >= REQUIRED_FILES else "exists and is not a bundle"
+        )
+        raise InputError(f"{folder} {holds}; choose another folder, nothing was overwritten")
+
+
+@default_torch_modes()
+def load_bundle(folder: Path | str) -> Bundle:
+    """Read a bundle in evaluation mode, after checking every file against the manifest.
+
+    Args:
+        folder: folder of the bundle.
+
+    Raises:
+        BundleError: the folder is not a bundle, holds pickles, has an unknown version, or a file is
+            missing or altered.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise BundleError(f"{folder} is not a folder; pass the folder that `anytime train` wrote")
+    pickles = [path.name for path in list_files(folder) if path.suffix.lower() in _PICKLE_SUFFIXES]
+    if pickles:
+        raise BundleError(
+            f"{folder} holds {', '.join(pickles)}: pickled weights can run code and are not read; "
+            "convert them to safetensors"
+        )
+    values = read_json_object(folder / "config.json")
+    version = values.get("format_version")
+    if version not in (1, BUNDLE_FORMAT_VERSION):
+        raise BundleError(
+            f"{folder / 'config.json'} has format version {version!r}, this release reads "
+            f"{BUNDLE_FORMAT_VERSION}; update anytime-ar, or save the bundle again"
+        )
+    check_manifest(folder)
+    try:
+        card = Card.parse(values, origin=str(folder / "config.json"))
+        names = _WEIGHT_FILES if card.prior is not None else _WEIGHT_FILES[:1]
+        sizes = stored_size([folder / name for name in names])
+        with SkipInit(folder / "config.json", sizes):
+            bundle = build_bundle(card)
+    except InputError as error:
+        raise BundleError(str(error)) from error
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{folder / 'config.json'} describes no network: {textwrap.shorten(str(error), 200)}; "
+            "get the bundle again"
+        ) from error
+    for name, module in _networks_by_file(bundle).items():
+        try:
+            stored = load_file(folder / name)
+            weights = {k: _cast(v, torch.float32) for k, v in stored.items()}
+            module.load_state_dict(upgrade_weights(weights))
+        except (RuntimeError, SafetensorError) as error:
+            reason = textwrap.shorten(str(error), 200)  # torch lists every weight
+            raise BundleError(f"{folder / name} does not fit its config.json: {reason}") from error
+        except FileNotFoundError as error:
+            raise BundleError(f"{folder / name} is missing; get the bundle again") from error
+        module.eval()
+    if bundle.prior is not None:
+        attach_codebook(bundle.autoencoder, bundle.prior)
+    curve_path = folder / "curve.json"
+    curve = Curve.read(curve_path) if curve_path.exists() else None
+    return Bundle(card, bundle.autoencoder, bundle.prior, curve)
+
+
+@default_torch_modes()
+def fingerprint(bundle: Bundle) -> str:
+    """Return the SHA-256 of the stored weights in hexadecimal; codes and times depend on them."""
+    digest = hashlib.sha256()
+    for file, network in sorted(_networks_by_file(bundle).items()):
+        for name, weight in _inference_state(network).items():
+            digest.update(f"{file} {old_weight_name(name)}".encode())
+            digest.update(weight.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def shipped_models() -> list[str]:
+    """Return the names of the bundles that come with the package."""
+    root = resources.files("anytime_ar") / "bundles"
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
+
+
+def find_bundle(name: Path | str) -> Path:
+    """Return the folder of a model: shipped with the package, local, or downloaded from the Hub.
+
+    Args:
+        name: `"mnist"`, a bundle folder, a run folder of `anytime train`, or a Hub ID
+            `"owner/name"`. A Hub ID may end with `@` and a branch, tag or commit; otherwise it
+            means the newest revision.
+
+    Raises:
+        BundleError: nothing is found under that name.
+    """
+    if str(name) in shipped_models():
+        return Path(str(resources.files("anytime_ar") / "bundles" / str(name)))
+    path = Path(name)
+    if path.is_dir():
+        run = path / "bundle"
+        if (path / "config.yaml").is_file() and not run.is_dir():
+            raise BundleError(
+                f"{path} is a run without a model yet; finish it with `anytime train --resume "
+                f"{path}`"
+            )
+        return run if run.is_dir() else path
+    ref = parse_hub_ref(str(name))
+    # "runs/dmeo" beside a folder "runs" is a mistyped path: do not ask the Hub for it.
+    if ref is not None and not Path(ref.repo_id).parent.is_dir():
+        folder = download_snapshot(ref, BUNDLE_FILES)
+        if not (folder / "manifest.json").is_file():
+            raise BundleError(f"{ref} on the Hub is no bundle: no manifest.json; check the name")
+        return folder
+    raise BundleError(
+        f"no model {str(name)!r}: neither shipped ({', '.join(shipped_models()) or 'none'}) nor a "
+        "folder; check the path, or pass a Hub id such as owner/name"
+    )
+
+
+def _networks_by_file(bundle: Bundle) -> dict[str, nn.Module]:
+    """Return the networks of a bundle, by the name of their weights file."""
+    networks = (bundle.autoencoder, bundle.prior)
+    return {
+        name: network
+        for name, network in zip(_WEIGHT_FILES, networks, strict=True)
+        if network is not None
+    }
+
+
+def _inference_state(network: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a network that a bundle stores."""
+    if isinstance(network, OrderedAutoencoder):
+        return network.inference_state()
+    return network.state_dict()
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor in another floating-point format; integer tensors stay as they are."""
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+REQUIRED_FILES = {"config.json", "manifest.json", "autoencoder.safetensors"}
+"""Names of the files that every bundle has."""
+BUNDLE_FILES = REQUIRED_FILES | {"prior.safetensors", "curve.json"}
+"""Names of all files that a bundle can have."""
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of the files of a bundle, by name: the content of its manifest."""
+    names = sorted(BUNDLE_FILES - {"manifest.json"})
+    return {name: sha256(folder / name) for name in names if (folder / name).is_file()}
+
+
+def check_manifest(folder: Path) -> None:
+    """Compare the files of a bundle with its manifest.
+
+    Args:
+        folder: folder of the bundle.
+
+    Raises:
+        BundleError: a file is missing, altered or not listed; the message names it.
+    """
+    path = folder / "manifest.json"
+    listed = read_json_object(path)
+    found = file_digests(folder)
+    for name in sorted(listed.keys() - BUNDLE_FILES | listed.keys() & {"manifest.json"}):
+        raise BundleError(f"{path} lists {name!r}, which is no file of a bundle; refused")
+    for name in sorted(listed.keys() - found.keys()):
+        raise BundleError(f"{folder / name} is missing; get the bundle again")
+    for name in sorted((REQUIRED_FILES | found.keys()) - listed.keys() - {"manifest.json"}):
+        raise BundleError(f"{path} does not list {name}; get the bundle again")
+    for name, digest in found.items():
+        if digest != listed[name]:
+            raise BundleError(
+                f"{folder / name} was altered: its SHA-256 is not that in manifest.json; "
+                "get the bundle again"
+            )
+    if path.read_bytes() != json_bytes(found):  # an extra byte, a line end, a key twice
+        raise BundleError(f"{path} was altered: it is not as it was written; get the bundle again")
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Args:
+        path: the file to read.
+
+    Raises:
+        BundleError: the file is missing, or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BundleError(f"{path} is missing, so {path.parent} is no complete bundle") from error
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is not JSON: {error}; get the bundle again") from error
+    if not isinstance(values, dict):
+        raise BundleError(f"{path} holds a {type(values).__name__}, expected an object")
+    return values
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal.
+
+    Args:
+        path: the file to read.
+
+    Raises:
+        BundleError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,249 @@
+"""Decode stored rows to arrays of one shape, and collect the samples that do not decode.
+
+Broken samples are collected so that one error names those of the whole set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from anytime_ar.data.config import AudioConfig, DataConfig
+from anytime_ar.data.rows import Row, SplitRows, StoredArray
+from anytime_ar.errors import BrokenSampleError, DataError
+from anytime_ar.media.audio import decode_audio_blocks, peak_gain, resample_blocks, to_int16
+from anytime_ar.media.image import decode_image
+
+_MAX_NAMED = 10
+"""Most broken samples that a message names."""
+
+
+class BrokenSampleCollector:
+    """A collector of broken samples, which are refused at the end or left out.
+
+    Args:
+        skip: leave broken samples out instead of refusing them.
+    """
+
+    def __init__(self, skip: bool) -> None:
+        """Start without broken samples."""
+        self._skip = skip
+        self._errors: list[BrokenSampleError] = []
+
+    def decode(self, decoder: RowDecoder, row: Row) -> StoredArray | None:
+        """Decode one row; collect the error and return None if the sample is broken."""
+        try:
+            return decoder(row)
+        except BrokenSampleError as error:
+            self._errors.append(error)
+            return None
+
+    def add(self, errors: Iterable[BrokenSampleError]) -> None:
+        """Collect the errors of samples that were decoded elsewhere."""
+        self._errors += errors
+
+    def raise_or_report(self, undecodable: Sequence[str] = ()) -> list[str]:
+        """Refuse the broken samples, or describe those that are left out.
+
+        Args:
+            undecodable: names of the splits in which no sample decodes.
+
+        Returns:
+            One note in words, or none if nothing is left out.
+
+        Raises:
+            BrokenSampleError: there are broken samples, and they are not to be left out, or a split
+                would be empty without them.
+        """
+        if not self._errors:
+            return []
+        if self._skip and undecodable:
+            noun = "split" if len(undecodable) == 1 else "splits"
+            raise combine_errors(
+                self._errors,
+                f"; without them the {noun} {' and '.join(undecodable)} would be empty: repair or "
+                "replace some",
+            )
+        if not self._skip:
+            raise combine_errors(self._errors, "; set data.skip_broken to leave such samples out")
+        return [f"left out {len(self._errors)} broken samples: {combine_errors(self._errors)}"]
+
+
+def combine_errors(errors: Sequence[BrokenSampleError], hint: str = "") -> BrokenSampleError:
+    """Combine the errors of several samples into one, which names the first and counts the others.
+
+    Args:
+        errors: one error for each broken sample; at least one.
+        hint: text to append to the message.
+    """
+    first = "; ".join(map(str, errors[:_MAX_NAMED]))
+    more = f"; and {len(errors) - _MAX_NAMED} more" if len(errors) > _MAX_NAMED else ""
+    count = f"{len(errors)} samples cannot be read: " if len(errors) > 1 else ""
+    return BrokenSampleError(f"{count}{first}{more}{hint}")
+
+
+class DecodableRows:
+    """The rows of a split that decode, found once by reading all of them.
+
+    Args:
+        rows: the rows to filter.
+        decoder: decodes a row.
+        broken: collects the rows that do not decode.
+    """
+
+    def __init__(self, rows: SplitRows, decoder: RowDecoder, broken: BrokenSampleCollector) -> None:
+        """Decode every row once to find those that are broken."""
+        self._rows = rows
+        self._indices = []
+        self._left_out = set()
+        for row in rows.read():
+            if broken.decode(decoder, row) is None:
+                self._left_out.add(row.index)
+            else:
+                self._indices.append(row.index)
+
+    @property
+    def size(self) -> int:
+        """Return the number of rows; see `SplitRows`."""
+        return len(self._indices)
+
+    def index_of(self, position: int) -> int:
+        """Return the index of the row at a position; see `SplitRows`."""
+        return self._indices[position] if position < self.size else self._rows.index_of(position)
+
+    def read(self, start: int = 0) -> Iterator[Row]:
+        """Yield the rows that decode, in stored order; see `SplitRows`."""
+        return (row for row in self._rows.read(start) if row.index not in self._left_out)
+
+
+class RowDecoder(Protocol):
+    """A decoder of rows, which checks that all have the shape of the first."""
+
+    def __call__(self, row: Row) -> StoredArray:
+        """Decode the sample of one row.
+
+        Raises:
+            BrokenSampleError: it does not decode.
+            DataError: it differs from the first one.
+        """
+        ...
+
+
+class _ReferenceShape(NamedTuple):
+    """The shape of the first sample, and its name in messages."""
+
+    shape: tuple[int, ...]
+    origin: str
+
+
+class ImageRowDecoder:
+    """A decoder of images, which checks that all have the shape of the first."""
+
+    def __init__(self, config: DataConfig) -> None:
+        """Store the conversion; the first image sets the shape."""
+        self._config = config
+        self._first: _ReferenceShape | None = None
+
+    def __call__(self, row: Row) -> npt.NDArray[np.uint8]:
+        """Decode one row to uint8 [C, H, W].
+
+        Raises:
+            BrokenSampleError: it does not decode.
+            DataError: it differs from the first image in channels or size.
+        """
+        config = self._config
+        pixels = decode_image(
+            row.content,
+            row.origin,
+            channels=config.channels,
+            center_crop=config.center_crop,
+            size=config.size,
+            background=config.background,
+        )
+        if self._first is None:
+            self._first = _ReferenceShape(pixels.shape, row.origin)
+        elif pixels.shape != self._first.shape:
+            self._raise_shape_mismatch(pixels.shape, row.origin, self._first)
+        return pixels
+
+    @staticmethod
+    def _raise_shape_mismatch(shape: tuple[int, ...], origin: str, first: _ReferenceShape) -> None:
+        """Raise an error that names both images, and the setting that helps."""
+        if shape[0] != first.shape[0]:
+            raise DataError(
+                f"{origin}: {shape[0]} channels, but {first.origin} has {first.shape[0]}; "
+                "set data.channels to 1 or 3"
+            )
+        raise DataError(
+            f"{origin}: {shape[2]} x {shape[1]}, but {first.origin} is {first.shape[2]} x "
+            f"{first.shape[1]}; set data.size"
+        )
+
+
+class AudioRowDecoder:
+    """A decoder of audio to mono clips of one sample rate and one length.
+
+    Longer clips are cropped, shorter ones are padded with silence. Without `sample_rate`, all clips
+    must have the rate of the first.
+    """
+
+    def __init__(self, config: AudioConfig) -> None:
+        """Store the conversion; without `sample_rate`, the first clip sets the rate."""
+        self._config = config
+        self.sample_rate = config.sample_rate
+        """Sample rate in Hz; None until the first clip sets it."""
+        self._first = ""
+
+    def __call__(self, row: Row) -> npt.NDArray[np.int16]:
+        """Decode the first `seconds` of one row to int16 [1, T].
+
+        Raises:
+            BrokenSampleError: it does not decode.
+            DataError: it has another sample rate than the first.
+        """
+        return self._decode(row, self._config.seconds)
+
+    def decode_for_training(self, row: Row) -> npt.NDArray[np.int16]:
+        """Decode one row to int16 [1, S], S >= T, to crop training clips from; see `__call__`."""
+        seconds = self._config.seconds
+        return self._decode(row, max(seconds, self._config.max_stored_seconds or seconds))
+
+    def _decode(self, row: Row, seconds: float) -> npt.NDArray[np.int16]:
+        """Decode, resample and normalize one row to int16 [1, n], and crop or pad it.
+
+        Only the crop and one block are in memory, but the peak is that of the whole recording.
+        """
+        blocks = decode_audio_blocks(row.content, row.origin)
+        first, rate = next(blocks)
+        target = self.sample_rate or rate
+        fits = rate == target or self._config.sample_rate is not None
+        wave = np.zeros(self._length(seconds, target), dtype=np.float32)
+        filled, loudest = 0, 0.0
+        # All of a recording is decoded, so that one that is cut short is found.
+        for block in resample_blocks(chain([(first, rate)], blocks), target if fits else rate):
+            loudest = max(loudest, float(np.abs(block).max(initial=0.0)))
+            kept = block[: len(wave) - filled]
+            wave[filled : filled + len(kept)] = kept
+            filled += len(kept)
+        if not fits:
+            raise DataError(
+                f"{row.origin}: {rate} Hz, but {self._first} has {self.sample_rate}; "
+                "set data.audio.sample_rate"
+            )
+        if filled == 0:
+            raise BrokenSampleError(
+                f"{row.origin}: is shorter than one sample at {target} Hz; copy or record it again"
+            )
+        if self.sample_rate is None:
+            self.sample_rate, self._first = rate, row.origin
+        gain = peak_gain(loudest) if self._config.normalize == "peak" else 1.0
+        return to_int16(wave * gain)[None]
+
+    def _length(self, seconds: float, sample_rate: int) -> int:
+        """Return the clip length in samples, rounded up to a multiple of `length_multiple`."""
+        multiple = self._config.length_multiple
+        return -(-max(1, round(seconds * sample_rate)) // multiple) * multiple

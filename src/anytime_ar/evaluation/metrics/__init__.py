@@ -1,0 +1,1 @@
+"""Metrics: reconstruction, distances between distributions, memorisation, and the PCA baseline."""

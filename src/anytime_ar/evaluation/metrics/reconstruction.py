@@ -1,0 +1,211 @@
+"""Metrics of reconstructed samples besides the squared error, by kind of sample.
+
+Audio: signal-to-noise ratio, its scale-invariant form (Le Roux et al. 2019, arXiv 1811.02508), the
+multi-resolution STFT distance, the distance of log-mel spectra, and STOI (Taal et al. 2011), an
+estimate of speech intelligibility.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anytime_ar.errors import InputError
+from anytime_ar.media.spectra import log_mel_spectrogram, multi_resolution_stft_distance
+
+SILENCE_ENERGY = 1e-9
+"""Energy of a clip, as a sum of squares, below which it counts as silent."""
+MIN_STOI_SECONDS = 1.0
+"""Length in seconds to which shorter clips are repeated: STOI compares segments of 0.384 s without
+pauses."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of each decoded sample against the original."""
+
+    name: str
+    """Name of the metric in curve.json."""
+    title: str
+    """Name and unit of the metric in tables and plots."""
+    digits: int
+    """Number of decimal places in tables."""
+    compute: Callable[[Tensor, Tensor, int], Tensor]
+    """Maps (original, decoded, sample rate in Hz) to the metric: two float32 [B, *sample_shape] on
+    the CPU to float [B]."""
+
+
+def snr_db(x: Tensor, decoded: Tensor, _: int = 0) -> Tensor:
+    """Return the signal-to-noise ratio in dB, float64 [B].
+
+    The ratio is 10 log10 of the energy of the original over the energy of the difference.
+
+    Args:
+        x: original clips [B, 1, T].
+        decoded: decoded clips [B, 1, T].
+    """
+    return _ratio_db(x.double(), decoded.double() - x.double())
+
+
+def si_sdr_db(x: Tensor, decoded: Tensor, _: int = 0) -> Tensor:
+    """Return the SI-SDR in dB, float64 [B]: the ratio at the best scale of the original.
+
+    Both signals are taken without their mean.
+
+    Args:
+        x: original clips [B, 1, T].
+        decoded: decoded clips [B, 1, T].
+    """
+    x, decoded = (wave.double() - wave.double().mean(-1, keepdim=True) for wave in (x, decoded))
+    scale = (x * decoded).sum(-1, keepdim=True) / x.square().sum(-1, keepdim=True).clamp_min(
+        SILENCE_ENERGY
+    )
+    return _ratio_db(scale * x, decoded - scale * x)
+
+
+def _ratio_db(signal: Tensor, noise: Tensor) -> Tensor:
+    """Return the ratio of two energies in dB, finite also for silence: float64 [B].
+
+    Args:
+        signal: float64 [B, 1, T].
+        noise: float64 [B, 1, T].
+    """
+    energies = (
+        part.flatten(1).square().sum(1).clamp_min(SILENCE_ENERGY) for part in (signal, noise)
+    )
+    return 10 * (next(energies) / next(energies)).log10()
+
+
+def log_mel_distance(x: Tensor, decoded: Tensor, sample_rate: int) -> Tensor:
+    """Return the mean absolute difference of the log-mel spectra in dB, [B].
+
+    Args:
+        x: original clips [B, 1, T].
+        decoded: decoded clips [B, 1, T].
+        sample_rate: sampling rate in Hz.
+    """
+    difference = log_mel_spectrogram(x, sample_rate) - log_mel_spectrogram(decoded, sample_rate)
+    return difference.abs().mean((1, 2))
+
+
+def stoi_score(x: Tensor, decoded: Tensor, sample_rate: int) -> Tensor:
+    """Return the STOI, in about 0..1: float [B]. Silent clips score 0.
+
+    Args:
+        x: original clips [B, 1, T].
+        decoded: decoded clips [B, 1, T].
+        sample_rate: sampling rate in Hz.
+    """
+    from pystoi import stoi  # type: ignore[import-untyped]
+
+    times = math.ceil(MIN_STOI_SECONDS * sample_rate / x.shape[-1])
+    found = []
+    for original, other in zip(
+        x[:, 0].double().numpy(), decoded[:, 0].double().numpy(), strict=True
+    ):
+        if np.square(original).sum() < SILENCE_ENERGY:
+            found.append(0.0)
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # too few segments: STOI returns 1e-5
+            found.append(float(stoi(np.tile(original, times), np.tile(other, times), sample_rate)))
+    return torch.tensor(found)
+
+
+METRICS_BY_NDIM: dict[int, tuple[Metric, ...]] = {
+    2: (
+        Metric("snr", "SNR dB", 2, snr_db),
+        Metric("si_sdr", "SI-SDR dB", 2, si_sdr_db),
+        Metric("stft", "STFT", 3, lambda x, made, _: multi_resolution_stft_distance(x, made)),
+        Metric("mel", "mel dB", 2, log_mel_distance),
+        Metric("stoi", "STOI", 3, stoi_score),
+    )
+}
+"""Metrics by the number of dimensions of a sample; images have none yet."""
+ALL_METRICS = tuple(measure for some in METRICS_BY_NDIM.values() for measure in some)
+"""Metrics of all kinds of samples, in the order of tables."""
+
+
+def metrics_for(sample_shape: tuple[int, ...]) -> tuple[Metric, ...]:
+    """Return the metrics of samples of a shape."""
+    return METRICS_BY_NDIM.get(len(sample_shape), ())
+
+
+class MetricAccumulator:
+    """Running means over decoded samples: squared error, metrics and label accuracy.
+
+    Args:
+        sample_shape: shape of one sample.
+        sample_rate: sampling rate of audio in Hz; None for images.
+        logits: maps a batch of samples to logits of the classifier; None: no label accuracy.
+
+    Raises:
+        InputError: the metrics of such samples require a sample rate.
+    """
+
+    def __init__(
+        self,
+        sample_shape: tuple[int, ...],
+        sample_rate: int | None,
+        logits: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        """Start with sums of zero."""
+        self._metrics = metrics_for(sample_shape)
+        if self._metrics and sample_rate is None:
+            raise InputError("measures of sounds need their rate; pass a model with sample_rate")
+        self._rate, self._logits = sample_rate or 0, logits
+        self._squared_error, self._count, self._values = 0.0, 0, 0
+        self._sums = dict.fromkeys((metric.name for metric in self._metrics), 0.0)
+        self._num_correct, self._num_labelled = 0, 0
+
+    def add(self, decoded: Tensor, x: Tensor, labels: Tensor | None) -> None:
+        """Add the metrics of a batch to the sums.
+
+        Args:
+            decoded: decoded samples float32 [B, *sample_shape].
+            x: original samples float32 [B, *sample_shape].
+            labels: int64 [B]; None: unknown.
+        """
+        self._squared_error += float((decoded.double() - x.double()).square().sum())
+        self._values += x.numel()
+        self._count += len(x)
+        for metric in self._metrics:
+            self._sums[metric.name] += float(metric.compute(x, decoded, self._rate).double().sum())
+        if self._logits is not None and labels is not None:
+            self._num_correct += int((self._logits(decoded).argmax(1).cpu() == labels).sum())
+            self._num_labelled += len(labels)
+
+    def merge(self, other: MetricAccumulator) -> None:
+        """Add the sums of another accumulator."""
+        self._squared_error += other._squared_error
+        self._values += other._values
+        self._count += other._count
+        for name, total in other._sums.items():
+            self._sums[name] += total
+        self._num_correct += other._num_correct
+        self._num_labelled += other._num_labelled
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return the sums, which processes exchange, without functions."""
+        return self.__dict__ | {"_logits": None, "_metrics": ()}
+
+    @property
+    def mse(self) -> float:
+        """Mean squared error over every value of every sample."""
+        return self._squared_error / self._values
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Means over samples of the metrics, by name."""
+        return {name: total / self._count for name, total in self._sums.items()}
+
+    @property
+    def label_accuracy(self) -> float | None:
+        """Share of the samples whose label the classifier predicts; None if not measured."""
+        return self._num_correct / self._num_labelled if self._num_labelled else None

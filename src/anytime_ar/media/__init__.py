@@ -1,0 +1,1 @@
+"""Read, write, resample, window and analyse images and audio."""

@@ -1,0 +1,320 @@
+"""Decode audio files to mono waveforms, and encode waveforms."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import soundfile  # type: ignore[import-untyped]
+import soxr  # type: ignore[import-untyped]
+import torch
+from torch import Tensor
+
+from anytime_ar.errors import BrokenSampleError, DataError, InputError
+from anytime_ar.media.audio_header import PatchedFile, check_header
+from anytime_ar.media.formats import AUDIO_FORMATS, MediaContent
+from anytime_ar.runtime.files import write_atomically
+
+BLOCK_FRAMES = 1 << 16
+"""Most samples of each channel that are decoded at once."""
+_MAX_BLOCK_VALUES = 1 << 22
+"""Most samples of all channels together that are decoded at once."""
+MIN_SAMPLE_RATE = 100
+MAX_SAMPLE_RATE = 1_000_000
+"""Range of sample rates in Hz that are read. A damaged header may declare any number, and the
+resampled length is proportional to it."""
+_UNKNOWN_NUM_FRAMES = 2**36 - 1
+"""Sample count that means unknown: FLAC has 36 bits for it, and 0 where a writer could not
+count."""
+_MP3_TAG_SEARCH_BYTES = 1 << 16
+"""Bytes at the start of an MP3 in which to search for a tag with its length."""
+_TARGET_PEAK = 0.95
+"""Peak of a normalized clip, of a full scale of 1."""
+_SILENCE_PEAK = 1e-4
+"""Peak at or below which a clip counts as silent, and is not normalized."""
+
+Waveform = npt.NDArray[np.float32]
+"""A mono waveform, float32 [n]."""
+
+
+def decode_audio_blocks(encoded: MediaContent, origin: str) -> Iterator[tuple[Waveform, int]]:
+    """Decode audio block by block, and average its channels.
+
+    Args:
+        encoded: the file's content, or its path.
+        origin: name of the sample, for messages.
+
+    Yields:
+        A waveform float32 [n] with 1 <= n <= `BLOCK_FRAMES`, and its sample rate in Hz, the same
+        each time.
+
+    Raises:
+        BrokenSampleError: it is not audio, is truncated or empty, declares a sample rate out of
+            range, or holds NaN or infinity.
+    """
+    assert isinstance(encoded, bytes | Path)
+    if encoded == b"":
+        raise BrokenSampleError(f"{origin}: is empty, and does not decode as a sound; fill it in")
+    count = 0
+    try:
+        if isinstance(encoded, Path) and not encoded.is_file():
+            raise BrokenSampleError(f"{origin}: is not there, or leads nowhere; restore it")
+        with encoded.open("rb") if isinstance(encoded, Path) else io.BytesIO(encoded) as content:
+            problem, corrections = check_header(content)
+            if problem == "too long":
+                raise BrokenSampleError(
+                    f"{origin}: holds more than 4 GiB, which its header cannot count; store it as "
+                    "FLAC, RF64 or W64"
+                )
+            source = PatchedFile(content, corrections)
+            with _ForwardOnlySoundFile(source) as file:
+                if file.format == "XI":  # libsndfile assumes 44,100 Hz, whatever it was
+                    raise BrokenSampleError(
+                        f"{origin}: is XI, which stores no sample rate; convert it to WAV"
+                    )
+                _check_rate(file.samplerate, origin)
+                declared = _declared_num_frames(file, content)
+                most = max(1, min(BLOCK_FRAMES, _MAX_BLOCK_VALUES // file.channels))
+                # Tags may follow the last frame of FLAC, where libsndfile would search for another.
+                end = declared if file.format == "FLAC" else None
+                while end is None or count < end:
+                    wanted = most if end is None else min(most, end - count)
+                    block = file.read(wanted, dtype="float32", always_2d=True)
+                    if not len(block):
+                        break
+                    wave = block.mean(axis=1)  # [n]
+                    _check_finite(wave, count, origin)
+                    yield wave, file.samplerate
+                    count += len(wave)
+            if source.failure is not None:
+                raise source.failure
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise BrokenSampleError(
+            f"{origin}: does not decode as a sound ({_error_text(error)}); repair or replace it"
+        ) from error
+    if problem == "cut short" or count < (declared or 0):
+        raise BrokenSampleError(
+            f"{origin}: is cut short, after {count} samples; copy or record it again"
+        )
+    if count == 0:
+        raise BrokenSampleError(f"{origin}: holds no sound at all; copy or record it again")
+
+
+class _ForwardOnlySoundFile(soundfile.SoundFile):  # type: ignore[misc]
+    """An audio file that is only read forward: libsndfile cannot seek in one of unknown length."""
+
+    def seekable(self) -> bool:
+        """Return False, so that libsndfile does not seek."""
+        return False
+
+
+def _declared_num_frames(file: soundfile.SoundFile, content: BinaryIO) -> int | None:
+    """Return the declared length in samples; None if the file does not declare it.
+
+    Of an MP3 without a tag, libsndfile only estimates the length.
+    """
+    if not 0 < file.frames < _UNKNOWN_NUM_FRAMES:
+        return None
+    if file.format == "MP3":
+        content.seek(0)
+        head = content.read(_MP3_TAG_SEARCH_BYTES)
+        if not any(tag in head for tag in (b"Xing", b"Info", b"VBRI")):
+            return None
+    frames: int = file.frames
+    return frames
+
+
+def _check_rate(rate: int, origin: str) -> None:
+    """Check that a declared sample rate is plausible.
+
+    Raises:
+        BrokenSampleError: it is out of range.
+    """
+    if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+        raise BrokenSampleError(
+            f"{origin}: its header declares {rate} Hz, expected {MIN_SAMPLE_RATE} to "
+            f"{MAX_SAMPLE_RATE}; repair or replace it"
+        )
+
+
+def _error_text(error: Exception) -> str:
+    """Return an error's text without the name that libsndfile has for the source."""
+    text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    return text.rstrip(".") or type(error).__name__
+
+
+def _check_finite(wave: Waveform, start: int, origin: str) -> None:
+    """Check that a block of a waveform has no NaN or infinity.
+
+    Args:
+        wave: float32 [n].
+        start: position of the block in the audio, in samples.
+        origin: name of the sample, for messages.
+
+    Raises:
+        BrokenSampleError: a sample is not finite; names the first one.
+    """
+    bad = np.flatnonzero(~np.isfinite(wave))
+    if len(bad) > 0:
+        raise BrokenSampleError(
+            f"{origin}: sample {start + bad[0]} is {wave[bad[0]]}; repair or replace the file"
+        )
+
+
+def peak_gain(peak: float) -> float:
+    """Return the gain that normalizes audio to the peak of training clips.
+
+    Args:
+        peak: largest magnitude of the audio.
+
+    Returns:
+        1.0 for silence, which is not normalized.
+    """
+    return _TARGET_PEAK / peak if peak > _SILENCE_PEAK else 1.0
+
+
+def to_int16(wave: Waveform) -> npt.NDArray[np.int16]:
+    """Round a float waveform in [-1, 1] to int16, and clip values beyond the range."""
+    return np.clip(np.round(wave * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def encode_audio(clips: Tensor, sample_rate: int, format: str = "wav") -> list[bytes]:
+    """Encode mono clips with 16 bits.
+
+    Args:
+        clips: float [n, 1, T] in [-1, 1].
+        sample_rate: sample rate in Hz.
+        format: a format of libsndfile.
+
+    Returns:
+        The content of one file for each clip.
+    """
+    files = []
+    for wave in to_int16(clips[:, 0].cpu().numpy()):
+        file = io.BytesIO()
+        soundfile.write(file, wave, sample_rate, format=format.upper(), subtype="PCM_16")
+        files.append(file.getvalue())
+    return files
+
+
+class LengthAndPeak(NamedTuple):
+    """Length and peak of an audio file."""
+
+    num_samples: int
+    """Length in samples at the requested rate, at least 1."""
+    peak: float
+    """Largest magnitude of the waveform."""
+
+
+@dataclass(frozen=True)
+class AudioFile:
+    """An audio file, read as mono at one sample rate."""
+
+    path: Path
+    """Path of the audio file."""
+    sample_rate: int
+    """Sample rate in Hz to which the audio is resampled."""
+
+    def blocks(self) -> Iterator[Tensor]:
+        """Read the file from the start, block by block.
+
+        Yields:
+            A waveform float32 [n] with n >= 1.
+
+        Raises:
+            DataError: the file is missing, is not audio, is truncated or empty, or holds NaN or
+                infinity.
+        """
+        if not self.path.is_file():
+            raise DataError(f"{self.path}: no such file; pass the path of a sound")
+        count = 0
+        for wave in resample_blocks(
+            decode_audio_blocks(self.path, str(self.path)), self.sample_rate
+        ):
+            if len(wave) > 0:  # the resampler buffers a few samples
+                yield torch.from_numpy(wave)
+            count += len(wave)
+        if count == 0:
+            raise DataError(
+                f"{self.path}: is shorter than one sample at {self.sample_rate} Hz; pass a longer "
+                "sound"
+            )
+
+    def measure(self) -> LengthAndPeak:
+        """Read the file once to measure its length and peak.
+
+        Raises:
+            DataError: as `blocks`.
+        """
+        samples, peak = 0, 0.0
+        for block in self.blocks():
+            samples += len(block)
+            peak = max(peak, float(block.abs().max()))
+        return LengthAndPeak(samples, peak)
+
+
+def resample_blocks(blocks: Iterable[tuple[Waveform, int]], sample_rate: int) -> Iterator[Waveform]:
+    """Resample a waveform block by block, with the same result as in one piece.
+
+    Args:
+        blocks: waveforms with their sample rate in Hz.
+        sample_rate: target sample rate in Hz.
+
+    Yields:
+        A waveform float32 [n] at the target rate, n >= 0. However large the target rate is, n is at
+        most a few times `BLOCK_FRAMES`.
+    """
+    resampler = None
+    for wave, rate in blocks:
+        if rate == sample_rate:
+            yield wave
+            continue
+        resampler = resampler or soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
+        step = max(1, BLOCK_FRAMES * rate // max(rate, sample_rate))
+        for start in range(0, len(wave), step):
+            yield resampler.resample_chunk(wave[start : start + step])
+    if resampler is not None:
+        yield resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+
+
+def write_audio(path: str | Path, blocks: Iterable[Tensor], sample_rate: int) -> None:
+    """Write mono audio in the format of the suffix, replacing an existing file at the end.
+
+    Args:
+        path: `*.wav`, `*.flac` or `*.ogg`.
+        blocks: consecutive waveforms, float [n] in [-1, 1], any n; values beyond are clipped.
+        sample_rate: sample rate in Hz.
+
+    Raises:
+        InputError: the suffix is unknown, a block has another shape, the format does not support
+            the rate, or the path is not writable.
+    """
+    path = Path(path)
+    kind = AUDIO_FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise InputError(
+            f"{path}: cannot write a sound with suffix {path.suffix!r}; "
+            f"use one of {', '.join(AUDIO_FORMATS)}"
+        )
+
+    def write(file: BinaryIO) -> None:
+        """Encode the blocks into the open file."""
+        try:
+            output = soundfile.SoundFile(file, "w", sample_rate, channels=1, format=kind)
+        except soundfile.LibsndfileError as error:
+            raise InputError(f"{path}: {kind} has no {sample_rate} Hz; use .wav") from error
+        with output:
+            for block in blocks:
+                if block.ndim != 1:
+                    raise InputError(
+                        f"{path}: cannot write a block of shape {tuple(block.shape)}; pass [n]"
+                    )
+                for part in block.detach().float().cpu().split(BLOCK_FRAMES):
+                    output.write(to_int16(part.numpy()))
+
+    write_atomically(path, write)

@@ -1,0 +1,401 @@
+"""Check whether an audio file holds all samples that its header declares.
+
+Programs that write to a pipe cannot seek back to fill in sizes, and leave placeholders. A declared
+size is therefore trusted unless it is a placeholder. Otherwise the bytes in the file count.
+libsndfile trusts some placeholders, so it reads a patched header with the actual size.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import BinaryIO, Literal, NamedTuple
+
+_MAX_CHUNKS = 4096
+"""Most chunks of a file that are read."""
+_PLACEHOLDER_SIZES = (2**31, 0x7F000000, 2**32)
+"""Sizes in bytes that placeholders are close to; the second is that of SoX."""
+_PLACEHOLDER_TOLERANCE = 2**16
+"""Largest distance in bytes of a placeholder from a usual one."""
+_MAX_OGG_PAGE_BYTES = 27 + 255 + 255 * 255
+"""Largest size of an Ogg page, in bytes."""
+
+
+class _SizeField(NamedTuple):
+    """A size field in a header."""
+
+    offset: int
+    """Offset of the field in the file, in bytes."""
+    width: Literal[4, 8]
+    """Width of the field, in bytes."""
+    byte_order: Literal["little", "big"]
+    extra_bytes: int = 0
+    """Bytes that the size counts in addition to the samples, such as headers."""
+
+    def to_bytes(self, size: int) -> bytes:
+        """Encode a size of the samples in bytes; the largest number if it does not fit."""
+        return min(size + self.extra_bytes, 256**self.width - 1).to_bytes(
+            self.width, self.byte_order
+        )
+
+
+class _HeaderReader(NamedTuple):
+    """A reader of bytes and integers at any offset of a file."""
+
+    content: BinaryIO
+    size: int
+    """Size of the file, in bytes."""
+
+    def read(self, at: int, count: int) -> bytes:
+        """Read `count` bytes from offset `at`, or fewer at the end of the file."""
+        if at >= self.size:  # beyond what a file can seek to
+            return b""
+        self.content.seek(at)
+        return self.content.read(count)
+
+    def read_int(self, at: int, width: int, order: Literal["little", "big"]) -> int:
+        """Read an unsigned integer of `width` bytes; 0 beyond the end."""
+        return int.from_bytes(self.read(at, width), order)
+
+
+class _Container(NamedTuple):
+    """The position of the samples in a file, as its header declares it."""
+
+    data_start: int
+    """Offset of the first sample, in bytes."""
+    declared_bytes: int
+    """Declared size of the samples, in bytes."""
+    size_fields: tuple[_SizeField, ...]
+    """Size fields that count the samples, alone or with other bytes (`extra_bytes`). None of them
+    is patched where libsndfile does not trust placeholders."""
+    declared_file_bytes: int | None = None
+    """Declared size of the file, in bytes; None if the header has none."""
+
+
+class HeaderCheck(NamedTuple):
+    """The result of checking a header."""
+
+    problem: Literal["cut short", "too long"] | None = None
+    """`cut short`: samples are missing. `too long`: a size field is too small for the file."""
+    patches: Mapping[int, bytes] = MappingProxyType({})
+    """Bytes to replace in the header, by offset, so that all samples are read."""
+
+
+def check_header(content: BinaryIO) -> HeaderCheck:
+    """Compare an audio file's header with the bytes in the file."""
+    file = _HeaderReader(content, content.seek(0, io.SEEK_END))
+    result = _check_header(file)
+    content.seek(0)
+    return result
+
+
+def _check_header(file: _HeaderReader) -> HeaderCheck:
+    """Compare the declared sizes with the file's, and tolerate placeholders and known miscounts."""
+    size, head = file.size, file.read(0, 4)
+    if head == b"OggS":
+        return HeaderCheck("cut short" if _ends_within_ogg_page(file) else None)
+    container = _read_container(file, head)
+    if container is None:
+        return HeaderCheck()
+    declared, there = container.declared_bytes, size - container.data_start
+    unknown = _is_placeholder(declared) or (
+        declared == 0 and bool(container.size_fields) and not _is_chunk_sequence(file, container)
+    )
+    if there <= 0:
+        return HeaderCheck("cut short" if declared > 0 and not _is_placeholder(declared) else None)
+    if not container.size_fields:
+        return HeaderCheck("cut short" if declared > there + 1 and not unknown else None)
+    if container.size_fields[0].width == 4 and there >= 2**32:
+        wrapped = declared < there and (there - declared) % 2**32 < _PLACEHOLDER_TOLERANCE
+        if unknown or wrapped:
+            return HeaderCheck("too long")
+    if unknown and (declared == 0 or declared > there):
+        return HeaderCheck(patches=_size_patches(container, there))
+    if declared <= there + 1:  # the size may count the byte of padding
+        return HeaderCheck()
+    if declared in (size, size - 8) or container.declared_file_bytes in (
+        size,
+        size + 1,
+    ):  # a known miscount
+        return HeaderCheck(patches=_size_patches(container, there))
+    return HeaderCheck("cut short")
+
+
+def _is_placeholder(size: int) -> bool:
+    """Return whether a declared size is a placeholder of a program that could not seek."""
+    return size >= 2**62 or any(
+        abs(size - usual) < _PLACEHOLDER_TOLERANCE for usual in _PLACEHOLDER_SIZES
+    )
+
+
+def _size_patches(container: _Container, there: int) -> dict[int, bytes]:
+    """Return the bytes of each size field for the actual size of the samples, by offset."""
+    return {size.offset: size.to_bytes(there) for size in container.size_fields}
+
+
+class PatchedFile:
+    """A file for libsndfile with some bytes of its header replaced.
+
+    An error cannot pass through libsndfile, so reading ends there and `failure` holds the error.
+
+    Args:
+        content: the file.
+        patches: bytes to replace, by offset.
+    """
+
+    def __init__(self, content: BinaryIO, patches: Mapping[int, bytes]) -> None:
+        """Go to the start of the file."""
+        self._content = content
+        self._patches = patches
+        self._header = max((at + len(new) for at, new in patches.items()), default=0)
+        self._size = content.seek(0, io.SEEK_END)
+        self._position = content.seek(0)
+        self.failure: OSError | None = None
+        """Error that ended reading; None if there is none."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Seek to an offset, limited to the start and end of the file, and return it."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, min(start + offset, self._size))
+        return self._position
+
+    def tell(self) -> int:
+        """Return the current offset, in bytes."""
+        return self._position
+
+    def read(self, count: int) -> bytes:
+        """Read `count` bytes, or fewer at the end of the file or at an error."""
+        start = self._position
+        try:
+            self._content.seek(start)
+            read = self._content.read(count)
+        except OSError as error:
+            self.failure = error
+            return b""
+        self._position += len(read)
+        return self._patch(read, start) if start < self._header else read
+
+    def _patch(self, read: bytes, start: int) -> bytes:
+        """Return the bytes read from offset `start`, with the patches applied."""
+        changed = bytearray(read)
+        for at, new in self._patches.items():
+            for i, byte in enumerate(new, at - start):
+                if 0 <= i < len(changed):
+                    changed[i] = byte
+        return bytes(changed)
+
+
+def _read_container(file: _HeaderReader, head: bytes) -> _Container | None:
+    """Read the header of a known container format; return None for any other."""
+    if head in (b"RIFF", b"RIFX"):
+        return _riff(file, "little" if head == b"RIFF" else "big")
+    if head in (b"RF64", b"BW64"):
+        return _rf64(file)
+    if head == b"FORM":
+        return _svx(file) if file.read(8, 4) in (b"8SVX", b"16SV") else _aiff(file)
+    if head in (b".snd", b"dns."):
+        return _au(file, "big" if head == b".snd" else "little")
+    if head == b"caff":
+        return _caf(file)
+    if head == b"riff":
+        return _w64(file)
+    return _read_plain_header(file, head)
+
+
+def _read_plain_header(file: _HeaderReader, head: bytes) -> _Container | None:
+    """Read a header of a format of old computers and samplers; return None for any other.
+
+    IRCAM, PAF and PVF declare no size.
+    """
+    if head == b"Crea":
+        return _voc(file)
+    if head == b"NIST":
+        return _nist(file)
+    if head == b"2BIT":
+        return _avr(file)
+    if head == b"ALaw":
+        return _Container(32, file.read_int(18, 4, "big"), ())
+    if head[:2] == b"\xf0\x7e" and head[3:] == b"\x01":
+        return _sds(file)
+    if head[:2] == b"\x01\x04":  # MPC 2000
+        channels = 2 if file.read_int(21, 1, "little") else 1
+        return _Container(42, 2 * channels * file.read_int(30, 4, "little"), ())
+    return None
+
+
+def _chunks(
+    file: _HeaderReader, at: int, order: Literal["little", "big"], width: Literal[4, 8] = 4
+) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the name of each chunk, the offset of its size field, and its size.
+
+    Chunks with sizes of 4 bytes begin at even offsets.
+
+    Args:
+        file: the file.
+        at: offset of the first chunk.
+        order: byte order of the sizes.
+        width: width of the sizes, in bytes.
+    """
+    for _ in range(_MAX_CHUNKS):
+        header = file.read(at, 4 + width)
+        if len(header) < 4 + width:
+            return
+        size = int.from_bytes(header[4:], order)
+        yield header[:4], at + 4, size
+        at += 4 + width + size + (size % 2 if width == 4 else 0)
+
+
+def _riff(file: _HeaderReader, order: Literal["little", "big"]) -> _Container | None:
+    """Read a RIFF header (WAV): a chunk `data` in a file chunk."""
+    whole = file.read_int(4, 4, order) + 8
+    for name, at, size in _chunks(file, 12, order):
+        if name == b"data":
+            begin = at + 4
+            sizes = (_SizeField(at, 4, order), _SizeField(4, 4, order, extra_bytes=begin - 8))
+            return _Container(begin, size, sizes, whole)
+    return None
+
+
+def _rf64(file: _HeaderReader) -> _Container | None:
+    """Read an RF64 header: RIFF whose 64-bit sizes are in the chunk `ds64`."""
+    long_at = 0
+    for name, at, size in _chunks(file, 12, "little"):
+        if name == b"ds64":
+            long_at = at + 4
+        if name == b"data" and long_at:
+            begin = at + 4
+            declared = file.read_int(long_at + 8, 8, "little") if size == 2**32 - 1 else size
+            sizes = (
+                _SizeField(long_at, 8, "little", extra_bytes=begin - 8),
+                _SizeField(long_at + 8, 8, "little"),
+            )
+            return _Container(begin, declared, sizes)
+    return None
+
+
+def _aiff(file: _HeaderReader) -> _Container | None:
+    """Read an AIFF header: a chunk `SSND` in a file chunk."""
+    whole = file.read_int(4, 4, "big") + 8
+    for name, at, size in _chunks(file, 12, "big"):
+        if name == b"SSND":
+            begin = at + 12  # after two integers that the size counts
+            sizes = (
+                _SizeField(at, 4, "big", extra_bytes=8),
+                _SizeField(4, 4, "big", extra_bytes=begin - 8),
+            )
+            declared = size if _is_placeholder(size) else max(0, size - 8)
+            return _Container(begin, declared, sizes, whole)
+    return None
+
+
+def _svx(file: _HeaderReader) -> _Container | None:
+    """Read an 8SVX or 16SV header: a chunk `BODY` in a file chunk."""
+    for name, at, size in _chunks(file, 12, "big"):
+        if name == b"BODY":
+            return _Container(at + 4, size, ())
+    return None
+
+
+def _voc(file: _HeaderReader) -> _Container | None:
+    """Read a VOC header: blocks with a type of one byte and a size of three."""
+    at = file.read_int(20, 2, "little")
+    for _ in range(_MAX_CHUNKS):
+        kind, size = file.read_int(at, 1, "little"), file.read_int(at + 1, 3, "little")
+        if kind in (1, 9):  # samples
+            return None if size == 2**24 - 1 else _Container(at + 4, size, ())
+        if kind == 0:  # the end
+            return None
+        at += 4 + size
+    return None
+
+
+def _nist(file: _HeaderReader) -> _Container | None:
+    """Read a NIST SPHERE header: lines of text after its own size."""
+    begin = re.match(rb"NIST_1A\n *(\d{1,9})\n", file.read(0, 32))
+    if begin is None:
+        return None
+    text = file.read(0, min(int(begin[1]), 2**16))
+    fields = dict(re.findall(rb"^(\w+) -(?:i|s\d+) (\d{1,15})\s*$", text, re.MULTILINE))
+    size = 1
+    for name in (b"sample_count", b"channel_count", b"sample_n_bytes"):
+        size *= int(fields.get(name, 0))
+    return _Container(int(begin[1]), size, ())
+
+
+def _avr(file: _HeaderReader) -> _Container | None:
+    """Read an AVR header: fields at fixed offsets. Some writers count samples of both channels."""
+    begin, count = 128, file.read_int(26, 4, "big")
+    if _is_placeholder(count):
+        return None
+    size = count * (file.read_int(14, 2, "big") // 8)
+    is_stereo = file.read_int(12, 2, "big") != 0 and file.size - begin != size
+    return _Container(begin, size * (2 if is_stereo else 1), ())
+
+
+def _sds(file: _HeaderReader) -> _Container:
+    """Read a MIDI sample dump: packets of 127 bytes, which hold 120 bytes of samples."""
+    bytes_per_sample = -(-file.read_int(6, 1, "little") // 7)
+    parts = file.read(10, 3)
+    count = sum((byte & 0x7F) << (7 * i) for i, byte in enumerate(parts))
+    packets = -(-count * bytes_per_sample // 120)
+    return _Container(21, packets * 127, ())
+
+
+def _au(file: _HeaderReader, order: Literal["little", "big"]) -> _Container:
+    """Read an AU header: data offset and size at fixed offsets."""
+    begin, declared = file.read_int(4, 4, order), file.read_int(8, 4, order)
+    return _Container(begin, declared, (_SizeField(8, 4, order),))
+
+
+def _caf(file: _HeaderReader) -> _Container | None:
+    """Read a CAF header: a chunk `data` with a size of 8 bytes."""
+    for name, at, size in _chunks(file, 8, "big", width=8):
+        if name == b"data":  # after the edit count
+            declared = size if _is_placeholder(size) else max(0, size - 4)
+            return _Container(at + 12, declared, (_SizeField(at, 8, "big", extra_bytes=4),))
+    return None
+
+
+def _w64(file: _HeaderReader) -> _Container | None:
+    """Read a W64 header: chunks with names of 16 bytes, whose sizes count their own header.
+
+    Chunks begin at multiples of 8 bytes.
+    """
+    at = 40
+    for _ in range(_MAX_CHUNKS):
+        header = file.read(at, 24)
+        if len(header) < 24:
+            return None
+        size = int.from_bytes(header[16:], "little")
+        if header[:4] == b"data":
+            begin = at + 24
+            sizes = (
+                _SizeField(at + 16, 8, "little", extra_bytes=24),
+                _SizeField(16, 8, "little", extra_bytes=begin),
+            )
+            declared = size if _is_placeholder(size) else max(0, size - 24)
+            return _Container(begin, declared, sizes)
+        at += max(24, -(-size // 8) * 8)
+    return None
+
+
+def _is_chunk_sequence(file: _HeaderReader, container: _Container) -> bool:
+    """Return whether other chunks follow an empty chunk of samples, up to the end of the file."""
+    order = container.size_fields[0].byte_order
+    end = container.data_start
+    for name, at, length in _chunks(file, container.data_start, order):
+        if not (name.isascii() and name.decode().isprintable()):
+            return False
+        end = at + 4 + length
+    return end > container.data_start and abs(end - file.size) <= 1
+
+
+def _ends_within_ogg_page(file: _HeaderReader) -> bool:
+    """Return whether an Ogg file ends before its last page does."""
+    tail = file.read(max(0, file.size - _MAX_OGG_PAGE_BYTES), _MAX_OGG_PAGE_BYTES)
+    page = tail[tail.rfind(b"OggS") :]
+    if len(page) < 27 or len(page) < 27 + page[26]:
+        return True
+    return 27 + page[26] + sum(page[27 : 27 + page[26]]) > len(page)

@@ -1,0 +1,472 @@
+"""Decode images to uint8 [C, H, W], convert between uint8 and float, and encode images."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageFile
+from torch import Tensor
+
+from anytime_ar.errors import BrokenSampleError, DataError, InputError
+from anytime_ar.media.formats import IMAGE_FORMATS, Background, MediaContent
+from anytime_ar.runtime.files import write_atomically
+
+PILLOW_MODES = {1: "L", 3: "RGB"}
+"""Pillow's mode for each number of channels."""
+_GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
+"""Pillow's modes of one channel; a palette is a way to store colours."""
+_HIGH_DEPTH_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+"""Pillow's modes of more than 8 bits."""
+_COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+"""Pillow's modes of several channels, and palettes."""
+_ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+"""Pillow's modes with an alpha channel."""
+_NEAR_WHITE_LEVEL = 224
+"""Mean level above which an image would be invisible on white."""
+_UNSUPPORTED_FORMATS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC"})
+"""Formats for which Pillow starts another program, or has no decoder."""
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Round floats in [-1, 1] of any shape to uint8 0..255, and clip values beyond the range."""
+    return ((images.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
+
+
+def decode_image(
+    encoded: MediaContent,
+    origin: str,
+    *,
+    channels: int | None = None,
+    center_crop: int | None = None,
+    size: int | None = None,
+    background: Background = "auto",
+) -> npt.NDArray[np.uint8]:
+    """Decode an image to grayscale or RGB, crop its central square and resize it.
+
+    Args:
+        encoded: the file's content, its path, or a decoded image.
+        origin: name of the sample, for messages.
+        channels: 1 or 3; as stored when None.
+        center_crop: side in pixels of the central square; the largest one when None.
+        size: side in pixels to resize to; not resized when None.
+        background: colour behind transparent pixels.
+
+    Returns:
+        uint8 [C, H, W].
+
+    Raises:
+        BrokenSampleError: it does not decode, or has too many pixels.
+        DataError: it does not fit the other arguments.
+    """
+    image = convert_channels(open_image(encoded, origin), channels, background, origin)
+    return image_to_array(center_crop_and_resize(image, center_crop, size, origin))
+
+
+def open_image(encoded: MediaContent, origin: str) -> Image.Image:
+    """Decode the first frame of an image completely, and turn it upright.
+
+    Invalid metadata is ignored.
+
+    Args:
+        encoded: the file's content, its path, or a decoded image, which is returned as it is.
+        origin: name of the sample, for messages.
+
+    Raises:
+        BrokenSampleError: it is not an image, is truncated, or has more pixels than Pillow opens
+            without a warning.
+    """
+    if isinstance(encoded, Image.Image):
+        return encoded
+    if encoded == b"":
+        raise BrokenSampleError(f"{origin}: is empty, and does not decode as an image; fill it in")
+    try:
+        if isinstance(encoded, Path) and not encoded.is_file():
+            raise BrokenSampleError(f"{origin}: is not there, or leads nowhere; restore it")
+        try:
+            image = _open_upright(encoded, origin)
+        except BrokenSampleError:
+            raise
+        except Exception:
+            content = encoded if isinstance(encoded, bytes) else encoded.read_bytes()
+            if (bare := strip_metadata(content)) is None:
+                raise
+            image = _open_upright(bare, origin)
+    except BrokenSampleError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BrokenSampleError(f"{origin}: is too large ({error}); send a smaller one") from error
+    # Pillow's decoders raise errors of any type on broken files.
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error).strip() else type(error).__name__
+        if "cannot identify" in reason:
+            reason = "no format that is known"  # instead of the address of a buffer
+        raise BrokenSampleError(
+            f"{origin}: does not decode as an image ({reason}); repair or replace it"
+        ) from error
+    return image
+
+
+def _open_upright(encoded: bytes | Path, origin: str) -> Image.Image:
+    """Decode an image with its metadata, and turn it upright.
+
+    Raises:
+        BrokenSampleError: the format is not supported, or there are too many pixels.
+    """
+    with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+        if image.format in _UNSUPPORTED_FORMATS:
+            raise BrokenSampleError(
+                f"{origin}: is {image.format}, which is not read; convert it to PNG"
+            )
+        width, height = image.size
+        most = Image.MAX_IMAGE_PIXELS
+        if most is not None and width * height > most:
+            raise BrokenSampleError(
+                f"{origin}: {width} x {height} are too many pixels; pass at most {most}"
+            )
+        is_gray = _is_16_bit_gray_with_alpha(image)
+        image.load()
+        turn = exif_orientation(image)
+        upright: Image.Image = image if turn is None else image.transpose(turn)
+        if is_gray:
+            upright = Image.merge("LA", (upright.getchannel("R"), upright.getchannel("A")))
+        upright.format = image.format
+        return upright
+
+
+def _is_16_bit_gray_with_alpha(image: Image.Image) -> bool:
+    """Return whether Pillow will decode an opened grayscale PNG as RGBA."""
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    return image.format == "PNG" and any(tile[3] == "LA;16B" for tile in tiles)
+
+
+def convert_channels(
+    image: Image.Image, channels: int | None, background: Background, origin: str
+) -> Image.Image:
+    """Convert an image to 8 bits without transparency, in grayscale or RGB.
+
+    Args:
+        image: a decoded image.
+        channels: 1 or 3; as stored when None.
+        background: colour behind transparent pixels.
+        origin: name of the sample, for messages.
+
+    Raises:
+        BrokenSampleError: the pixel format has no defined conversion to 8 bits, or the image is
+            fully transparent.
+    """
+    if image.mode not in (*_GRAY_MODES, *_COLOUR_MODES):
+        raise BrokenSampleError(
+            f"{origin}: pixel format {image.mode} has no agreed black and white; convert it to "
+            "8 or 16 bits"
+        )
+    mode = PILLOW_MODES[channels or (1 if image.mode in _GRAY_MODES else 3)]
+    alpha = None
+    if image.mode in _HIGH_DEPTH_MODES:
+        image, alpha = _to_8_bit(image, origin)
+    elif image.mode in _ALPHA_MODES or "transparency" in image.info or _palette_has_alpha(image):
+        straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
+        image = (image if straight is None else image.convert(straight)).convert("RGBA")
+        alpha = image.getchannel("A")
+        image = image.convert("RGB")
+    elif image.mode == "LAB":  # Pillow converts it to RGB only
+        image = image.convert("RGB")
+    if alpha is not None and alpha.getextrema()[0] != 255:
+        image = _composite(image, alpha, background, origin)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _palette_has_alpha(image: Image.Image) -> bool:
+    """Return whether an image's palette has transparency itself."""
+    return image.palette is not None and image.palette.mode.endswith("A")
+
+
+def _composite(
+    image: Image.Image, alpha: Image.Image, background: Background, origin: str
+) -> Image.Image:
+    """Composite an image over a background; `auto` is white, or black for a nearly white image.
+
+    Args:
+        image: grayscale or RGB.
+        alpha: its transparency, grayscale.
+        background: colour behind transparent pixels.
+        origin: name of the sample, for messages.
+
+    Raises:
+        BrokenSampleError: the image is fully transparent, but has different colours.
+    """
+    if alpha.getextrema()[1] == 0 and np.ptp(np.asarray(image), axis=(0, 1)).any():
+        raise BrokenSampleError(
+            f"{origin}: is transparent all over, and holds pixels beneath; remove its transparency"
+        )
+    if background == "auto":
+        weights = np.asarray(alpha, dtype=np.float64)
+        light = (np.asarray(image.convert("L")) * weights).sum()
+        background = "black" if light > _NEAR_WHITE_LEVEL * weights.sum() else "white"
+    return Image.composite(image, Image.new(image.mode, image.size, background), alpha)
+
+
+def _to_8_bit(image: Image.Image, origin: str) -> tuple[Image.Image, Image.Image | None]:
+    """Convert 16 bits to 8, and return the alpha channel if one level is declared transparent.
+
+    Raises:
+        BrokenSampleError: the image has 32 bits.
+    """
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # those two have at most 16 bits
+        raise BrokenSampleError(
+            f"{origin}: 32-bit integers have no agreed white; convert it to 8 or 16 bits"
+        )
+    levels = np.asarray(image).astype(np.int64)
+    clear = image.info.get("transparency")
+    alpha = None
+    if isinstance(clear, int):
+        alpha = Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8))
+    return Image.fromarray(((levels + 128) // 257).astype(np.uint8)), alpha
+
+
+def center_crop_and_resize(
+    image: Image.Image, center_crop: int | None, size: int | None, origin: str
+) -> Image.Image:
+    """Crop the central square, then resize it (bicubic with antialiasing).
+
+    Args:
+        image: grayscale or RGB.
+        center_crop: side in pixels of the square; the largest one when None.
+        size: side in pixels to resize to; not resized when None.
+        origin: name of the sample, for messages.
+
+    Raises:
+        DataError: the image is smaller than the crop, or not square with neither crop nor size
+            given.
+    """
+    width, height = image.size
+    if center_crop is None and size is None and width != height:
+        raise DataError(
+            f"{origin}: {width} x {height} is not square; set data.size or data.center_crop"
+        )
+    side = center_crop or min(width, height)
+    if side > min(width, height):
+        raise DataError(
+            f"{origin}: {width} x {height} is smaller than data.center_crop={side}; "
+            "lower data.center_crop"
+        )
+    if (width, height) != (side, side):
+        left, top = (width - side) // 2, (height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    if size is not None and size != side:
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    return image
+
+
+def image_to_array(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Return a grayscale or RGB image as uint8 [C, H, W]."""
+    pixels = np.asarray(image, dtype=np.uint8)  # [H, W] or [H, W, 3]
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def to_float(stored: Tensor) -> Tensor:
+    """Convert uint8 0..255 or int16 of any shape to float32 in [-1, 1].
+
+    Both ends of uint8 are exact.
+    """
+    if stored.dtype == torch.uint8:
+        return stored.to(torch.float32) / 127.5 - 1.0
+    return stored.to(torch.float32) / 32768.0
+
+
+def encode_images(images: Tensor, format: str = "png", **options: Any) -> list[bytes]:
+    """Encode images.
+
+    Args:
+        images: float [n, C, H, W] in [-1, 1], C = 1 or 3.
+        format: a format of Pillow.
+        **options: options of that format.
+
+    Returns:
+        The content of one file for each image.
+    """
+    pixels = to_uint8(images.cpu()).permute(0, 2, 3, 1).squeeze(-1).numpy()  # [n, H, W(, 3)]
+    files = []
+    for array in pixels:
+        file = io.BytesIO()
+        Image.fromarray(array).save(file, format, **options)
+        files.append(file.getvalue())
+    return files
+
+
+_EXIF_ORIENTATION_TAG = 0x0112
+_EXIF_TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""Transpose that turns an image upright, by EXIF orientation."""
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8"
+_COLOUR_SEGMENTS = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
+"""Name and least size in bytes of the JPEG segments that declare how colours are stored."""
+
+
+def exif_orientation(image: Image.Image) -> Image.Transpose | None:
+    """Return the transpose that turns an image upright by its EXIF; None if EXIF has none."""
+    try:
+        stored = image.getexif().get(_EXIF_ORIENTATION_TAG)
+    # Pillow raises errors of any type on invalid metadata; the pixels are readable all the same.
+    except Exception:
+        return None
+    return _EXIF_TRANSPOSES.get(stored) if isinstance(stored, int) else None
+
+
+def strip_metadata(content: bytes) -> bytes | None:
+    """Return an image file with only what its pixels need.
+
+    Args:
+        content: the content of the file.
+
+    Returns:
+        None if there is nothing to remove, or the format is neither PNG nor JPEG.
+    """
+    if content.startswith(_PNG):
+        bare = _strip_png(content)
+    elif content.startswith(_JPEG):
+        bare = _strip_jpeg(content)
+    else:
+        return None
+    return bare if len(bare) < len(content) else None
+
+
+def _strip_png(content: bytes) -> bytes:
+    """Return the critical chunks, whose names begin with a capital, and transparency."""
+    chunks = [_PNG]
+    at = len(_PNG)
+    while at + 8 <= len(content):
+        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+        name = content[at + 4 : at + 8]
+        if name[:1].isupper() or name == b"tRNS":
+            chunks.append(content[at:end])
+        at = end
+    return b"".join(chunks)
+
+
+def _strip_jpeg(content: bytes) -> bytes:
+    """Remove comments and application data before the scan, but not JFIF and Adobe.
+
+    These two declare how colours are stored. A shorter one than its format requires is removed as
+    well: libjpeg ignores it, but Pillow fails at it.
+    """
+    segments = [_JPEG]
+    at = len(_JPEG)
+    while content[at : at + 1] == b"\xff" and at + 4 <= len(content):
+        marker = content[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if marker == 0xDA:
+            break
+        end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+        if marker in (0xE0, 0xEE):
+            name, size = _COLOUR_SEGMENTS[marker]
+            is_kept = content[at + 4 : end].startswith(name) and end - at - 4 >= size
+        else:
+            is_kept = not (0xE1 <= marker <= 0xEF or marker == 0xFE)
+        if is_kept:
+            segments.append(content[at:end])
+        at = end
+    return b"".join([*segments, content[at:]])
+
+
+GRID_GAP = 2
+"""Pixels between the images of a grid, white."""
+
+
+def read_image(
+    path: str | Path,
+    *,
+    channels: Literal[1, 3] | None = None,
+    size: int | None = None,
+    background: Background = "auto",
+) -> Tensor:
+    """Read one image as a batch of one.
+
+    Args:
+        path: the file to read.
+        channels: convert to grayscale (1) or RGB (3); as stored when None.
+        size: crop the largest central square and resize it to this many pixels a side; when None,
+            the image must be square.
+        background: colour behind transparent pixels; see `DataConfig.background`.
+
+    Returns:
+        float32 [1, C, H, W] in [-1, 1].
+
+    Raises:
+        DataError: the file is missing or does not decode, or needs `channels` or `size`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; pass the path of an image")
+    pixels = decode_image(path, str(path), channels=channels, size=size, background=background)
+    return to_float(torch.from_numpy(pixels.copy()))[None]
+
+
+def write_image(path: str | Path, image: Tensor) -> None:
+    """Write an image in the format of the suffix, replacing an existing file atomically.
+
+    Args:
+        path: the file to write; the suffix is one of `WRITABLE_IMAGE_SUFFIXES`.
+        image: float [C, H, W] in [-1, 1], C = 1 or 3; values beyond the range are clipped.
+
+    Raises:
+        InputError: the suffix is unknown, the tensor has another shape, or the path is not
+            writable.
+    """
+    path = Path(path)
+    encoder = IMAGE_FORMATS.get(path.suffix.lower())
+    if encoder is None:
+        raise InputError(
+            f"{path}: cannot write a picture with suffix {path.suffix!r}; "
+            f"use one of {', '.join(IMAGE_FORMATS)}"
+        )
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise InputError(
+            f"{path}: cannot write a tensor of shape {tuple(image.shape)}; pass [1, H, W] or "
+            "[3, H, W]"
+        )
+    pixels = to_uint8(image.detach().cpu()).permute(1, 2, 0).squeeze(-1).numpy()  # [H, W(, 3)]
+    output = Image.fromarray(pixels)
+    write_atomically(path, lambda file: output.save(file, encoder))
+
+
+def image_grid(images: Tensor, columns: int) -> Tensor:
+    """Arrange images in a grid, row by row.
+
+    Args:
+        images: float [N, C, H, W] in [-1, 1]; cells without an image are white.
+        columns: number of images in a row.
+
+    Returns:
+        float [C, H', W'] with `H' = rows * (H + GRID_GAP) - GRID_GAP`, and `W'` likewise. A single
+        image is returned without a border, so that it can be encoded again.
+
+    Raises:
+        InputError: there are no images, they have another shape, or `columns` is below 1.
+    """
+    if images.ndim != 4 or len(images) == 0:
+        raise InputError(f"images have shape {tuple(images.shape)}; pass [N, C, H, W] with N >= 1")
+    if columns < 1:
+        raise InputError(f"columns is {columns}; pass at least 1")
+    count, channels, height, width = images.shape
+    rows = -(-count // columns)
+    step_down, step_right = height + GRID_GAP, width + GRID_GAP
+    grid = images.new_ones(channels, rows * step_down - GRID_GAP, columns * step_right - GRID_GAP)
+    for i, image in enumerate(images):
+        top, left = i // columns * step_down, i % columns * step_right
+        grid[:, top : top + height, left : left + width] = image
+    return grid

@@ -1,0 +1,1 @@
+"""Decoders of the prior: PyTorch operations, and the native kernel."""

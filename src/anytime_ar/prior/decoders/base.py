@@ -1,0 +1,204 @@
+"""The interface of the prior's decoders, and the state of the rows that they decode."""
+
+from __future__ import annotations
+
+import abc
+import ctypes
+from collections import deque
+from functools import cached_property
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from anytime_ar.prior.sampling_params import RowSamplingParams
+from anytime_ar.prior.transformer import Prior
+from anytime_ar.runtime.tensors import BoundToProcess
+
+
+class KVCache(Protocol):
+    """The keys and values of the rows of a batch.
+
+    The caller owns the cache, not the prior, so that several batches on one prior do not affect one
+    another.
+    """
+
+    @property
+    def capacity(self) -> int:
+        """Return the maximum number of rows."""
+        ...
+
+    @property
+    def row_bytes(self) -> int:
+        """Return the memory of one row, in bytes."""
+        ...
+
+    def clear(self) -> None:
+        """Forget all keys and values, but do not free the memory."""
+        ...
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Copy one row over another."""
+        ...
+
+
+CacheT = TypeVar("CacheT", bound=KVCache)
+
+
+class DecodeState(BoundToProcess, Generic[CacheT]):
+    """The state of a batch: a slot for each row, in plain memory that a kernel can read and write.
+
+    Args:
+        cache: has room for all rows.
+        code_length: L.
+        device: device that samples codes.
+    """
+
+    def __init__(self, cache: CacheT, code_length: int, device: torch.device) -> None:
+        """Allocate a slot for each row of the cache."""
+        capacity = cache.capacity
+        self.cache = cache
+        """Keys and values of each row."""
+        self.codes = torch.zeros(capacity, code_length, dtype=torch.int64, device=device)
+        """Codes of each row, int64 [capacity, L]; the first `positions[slot]` are valid."""
+        self.noise = torch.zeros(capacity, code_length, dtype=torch.float64, device=device)
+        """Random number that decides each code, float64 [capacity, L], in [0, 1)."""
+        self.labels = torch.zeros(capacity, dtype=torch.int64, device=device)
+        """Label of each row, int64 [capacity], in 0..no_label."""
+        self.positions = (ctypes.c_int64 * capacity)()
+        """Number of codes that each row has, an array of `capacity` integers."""
+        self.sampling_params = (RowSamplingParams * capacity)()
+        """Sampling parameters of each row, an array of `capacity` structs."""
+
+    def __len__(self) -> int:
+        """Return the number of slots."""
+        return len(self.positions)
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Copy one row over another."""
+        self.cache.copy_row(source, target)
+        for tensor in (self.codes, self.noise, self.labels):
+            tensor[target] = tensor[source]
+        self.positions[target] = self.positions[source]
+        self.sampling_params[target] = self.sampling_params[source]
+
+
+Precision = Literal["float32", "bfloat16", "int8"]
+"""Number format of weights and of the inputs of matrix products while decoding. int8 has one
+scale for each output of a linear map, and one for each row of its input."""
+
+MAX_POOLED_BYTES = 2**29
+"""Largest memory, in bytes, that a decoder holds between batches."""
+
+StateT = TypeVar("StateT", bound=DecodeState[Any])
+
+
+class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
+    """A prior whose weights are copied for decoding; build a new one when the weights change.
+
+    Rows of a batch can be at different positions. Each row gets the logits and codes that it gets
+    alone, to the last bit.
+
+    Args:
+        prior: in evaluation mode, on the device to decode on.
+        precision: number format of weights and of inputs of matrix products; sums, norms and the
+            residual stream stay in float32.
+    """
+
+    def __init__(self, prior: Prior, precision: Precision) -> None:
+        """Compute the embeddings that all decoders need."""
+        self.precision = precision
+        self.code_length, self.vocabulary = prior.code_length, prior.vocabulary
+        self.no_label = prior.no_label
+        self.device = prior.code_embedding.weight.device
+        self._code_embeddings = prior.full_embeddings().detach().clone()  # [tables * V, E]
+        self._position_embeddings, self._table_of_position = (
+            prior.position_embedding.detach().clone(),
+            prior.table_of_position.clone(),
+        )
+        self._first_inputs = (
+            prior.label_embedding.weight.detach() + self._position_embeddings[0]
+        )  # [labels + 1, E]
+        self._added_label_embeddings: Tensor | None = None  # [labels + 1, E]
+        if prior.added_label_embedding is not None:
+            self._added_label_embeddings = prior.added_label_embedding.weight.detach().clone()
+            self._first_inputs = self._first_inputs + self._added_label_embeddings
+        # A deque needs no lock. A process forked while another thread holds a lock waits for ever.
+        self._pool: deque[StateT] = deque(maxlen=1)
+
+    def allocate(self, capacity: int) -> StateT:
+        """Return cleared slots for `capacity` rows or more."""
+        spare = self._take_pooled()
+        if spare is not None and len(spare) >= capacity:
+            spare.cache.clear()
+            return spare
+        return self._new_state(capacity)
+
+    def release(self, state: StateT) -> None:
+        """Take back a state that nobody uses any more, for the next batch.
+
+        Fresh memory from the system costs as much time as a good part of decoding.
+        """
+        if state.cache.row_bytes * len(state) <= MAX_POOLED_BYTES:
+            spare = self._take_pooled()
+            self._pool.append(state if spare is None or len(spare) < len(state) else spare)
+
+    def _take_pooled(self) -> StateT | None:
+        """Return the pooled state, if any, and remove it from the pool."""
+        try:
+            return self._pool.pop()
+        except IndexError:
+            return None
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """Return the memory of one row's keys and values, in bytes."""
+        return self._new_cache(1, torch.device("meta")).row_bytes
+
+    @abc.abstractmethod
+    def step(self, state: StateT, count: int) -> None:
+        """Sample the next code of the first `count` rows, none of which may be complete.
+
+        Args:
+            state: the cache of each row is filled below its position; codes and positions are
+                updated.
+            count: number of rows.
+        """
+
+    @abc.abstractmethod
+    def logits(self, state: StateT, count: int) -> Tensor:
+        """Compute the logits that `step` samples from, without sampling.
+
+        Args:
+            state: as for `step`, but codes and positions stay as they are.
+            count: number of rows.
+
+        Returns:
+            float32 [count, V], equal to `Prior.forward(codes)[i, positions[i]]` up to rounding.
+        """
+
+    @abc.abstractmethod
+    def prefill(self, state: StateT, first: int, count: int) -> None:
+        """Fill the cache as if the codes of some rows had been sampled, bit for bit.
+
+        Args:
+            state: rows from `first` on have labels, codes, and the same position, at least 1.
+            first: first of these rows.
+            count: number of rows.
+        """
+
+    @abc.abstractmethod
+    def matmul_only(self, rows: int) -> None:
+        """Compute only the matrix products of complete sequences, as a lower bound for benchmarks.
+
+        Args:
+            rows: number of sequences.
+        """
+
+    @abc.abstractmethod
+    def _new_state(self, capacity: int) -> StateT:
+        """Return a new state with `capacity` slots."""
+
+    @abc.abstractmethod
+    def _new_cache(self, capacity: int, device: torch.device) -> KVCache:
+        """Return a new cache; on the device `meta`, one without memory."""

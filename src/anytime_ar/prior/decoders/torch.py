@@ -1,0 +1,313 @@
+"""Decode the prior with PyTorch operations, on every device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from anytime_ar.prior.decoders.base import DecodeState, Precision, PriorDecoder
+from anytime_ar.prior.decoders.packed_linear import Linear, pack_linear
+from anytime_ar.prior.kv_cache import TorchKVCache, attend
+from anytime_ar.prior.sampling_params import sample_code_by_row
+from anytime_ar.prior.transformer import Block, Prior
+from anytime_ar.runtime.torch_modes import default_torch_modes
+
+
+class TorchPriorDecoder(PriorDecoder[DecodeState[TorchKVCache]]):
+    """A `PriorDecoder` that runs on PyTorch operations.
+
+    Args:
+        prior: see `PriorDecoder`.
+        precision: see `PriorDecoder`.
+    """
+
+    @default_torch_modes()
+    def __init__(self, prior: Prior, precision: Precision = "float32") -> None:
+        """Pack the weights of the prior."""
+        super().__init__(prior, precision)
+        self._heads = prior.config.heads
+        self._blocks = [_TorchBlock.of(block, precision) for block in prior.blocks]
+        self._norm = _TorchNorm.of(prior.norm)
+        tables = self._code_embeddings.unflatten(0, (-1, self.vocabulary))
+        scores = [
+            pack_linear(table, bias, precision)
+            for table, bias in zip(tables, prior.output_bias, strict=True)
+        ]
+        self._logit_maps = [
+            scores[table] for table in prior.table_of_position.tolist()
+        ]  # by position
+
+    @default_torch_modes()
+    def step(self, state: DecodeState[TorchKVCache], count: int) -> None:
+        """Sample the next code of the first `count` rows; see `PriorDecoder.step`."""
+        logits = self.logits(state, count).to(state.noise.device)
+        at = _int64_tensor(state.positions[:count], logits.device)[:, None]  # [count, 1]
+        noise = state.noise[:count].gather(1, at)[:, 0]
+        sampled = sample_code_by_row(logits, noise, state.sampling_params)
+        state.codes[:count].scatter_(1, at, sampled[:, None])
+        for slot in range(count):
+            state.positions[slot] += 1
+
+    @default_torch_modes()
+    def logits(self, state: DecodeState[TorchKVCache], count: int) -> Tensor:
+        """Compute the logits that `step` samples from; see `PriorDecoder.logits`."""
+        positions, cache = state.positions[:count], state.cache
+        cache.reserve(max(positions) + 1)
+        step_positions = _StepPositions.of(positions, cache, self.device)
+        x = self._inputs(state, 0, positions)
+        for block, stored in zip(self._blocks, cache.layers, strict=True):
+            x = block.step(x, stored[:, :count], step_positions)
+        return self._project_logits(self._norm(x), step_positions)
+
+    @default_torch_modes()
+    def prefill(self, state: DecodeState[TorchKVCache], first: int, count: int) -> None:
+        """Fill the cache from codes; see `PriorDecoder.prefill`."""
+        drawn, cache = state.positions[first], state.cache
+        cache.reserve(drawn)
+        by_position = [[position] * count for position in range(drawn)]
+        x = torch.cat([self._inputs(state, first, positions) for positions in by_position])
+        step_positions = [
+            _StepPositions.of(positions, cache, self.device) for positions in by_position
+        ]
+        for block, stored in zip(self._blocks, cache.layers, strict=True):
+            x = block.prefill(x, stored[:, first : first + count], step_positions)
+
+    @default_torch_modes()
+    def matmul_only(self, rows: int) -> None:
+        """Compute only the matrix products; see `PriorDecoder.matmul_only`."""
+        narrow, wide = self._code_embeddings.shape[1], self._blocks[0].hidden
+        dtype = self._logit_maps[0].dtype
+        x = torch.ones(rows, narrow, dtype=dtype, device=self.device)
+        hidden = torch.ones(rows, wide, dtype=dtype, device=self.device)
+        for score in self._logit_maps:
+            for block in self._blocks:
+                block.qkv(x)
+                block.out(x)
+                block.up(x)
+                block.down(hidden)
+            score(x)
+
+    def _new_state(self, capacity: int) -> DecodeState[TorchKVCache]:
+        """Return a new state with `capacity` slots."""
+        # Codes are sampled in float64, which Apple's GPUs do not support.
+        sampling_device = torch.device("cpu") if self.device.type == "mps" else self.device
+        return DecodeState(
+            self._new_cache(capacity, self.device), self.code_length, sampling_device
+        )
+
+    def _new_cache(self, capacity: int, device: torch.device) -> TorchKVCache:
+        """Return a new cache; on the device `meta`, one without memory."""
+        head_width = self._code_embeddings.shape[1] // self._heads
+        layers, heads = len(self._blocks), self._heads
+        return TorchKVCache(layers, capacity, heads, self.code_length, head_width, device)
+
+    def _inputs(
+        self, state: DecodeState[TorchKVCache], first: int, positions: Sequence[int]
+    ) -> Tensor:
+        """Return the inputs of the first block for some rows.
+
+        Args:
+            state: has the codes and labels.
+            first: first row.
+            positions: position of each row, B of them.
+
+        Returns:
+            float32 [B, E].
+        """
+        here = slice(first, first + len(positions))
+        labels, codes = state.labels[here].to(self.device), state.codes[here].to(self.device)
+        if max(positions) == 0:
+            return self._first_inputs[labels]
+        if min(positions) == max(positions):
+            at = positions[0]
+            return self._embed(codes[:, at - 1], at, labels)
+        mixed = _int64_tensor(positions, self.device)
+        before = codes.gather(1, (mixed - 1).clamp(min=0)[:, None])[:, 0]
+        later = self._embed(before, mixed.clamp(min=1), labels)
+        return torch.where(mixed[:, None] == 0, self._first_inputs[labels], later)
+
+    def _embed(self, codes: Tensor, positions: int | Tensor, labels: Tensor) -> Tensor:
+        """Embed the codes before some positions, with their labels.
+
+        Args:
+            codes: int64 [B].
+            positions: positions of the inputs, 1..L-1, one for all rows or int64 [B].
+            labels: int64 [B].
+
+        Returns:
+            float32 [B, E].
+        """
+        entries = self._code_embeddings[
+            codes + self._table_of_position[positions - 1] * self.vocabulary
+        ]
+        x = entries + self._position_embeddings[positions]
+        return (
+            x if self._added_label_embeddings is None else x + self._added_label_embeddings[labels]
+        )
+
+    def _project_logits(self, x: Tensor, positions: _StepPositions) -> Tensor:
+        """Compute logits from the output of the last norm: [B, E] -> float32 [B, V]."""
+        x = x.to(self._logit_maps[0].dtype)
+        if positions.common_position is not None:
+            return self._logit_maps[positions.common_position](x).float()
+        logits = x.new_empty(len(x), self.vocabulary, dtype=torch.float32)
+        for position, rows in positions.groups().items():
+            logits[rows] = self._logit_maps[position](x[rows]).float()
+        return logits
+
+
+@dataclass(frozen=True)
+class _StepPositions:
+    """The positions of the rows of one step."""
+
+    positions: Sequence[int]
+    """Position of each row, B of them."""
+    common_position: int | None
+    """The position of all rows; None if they differ."""
+    index: Tensor
+    """Positions on the device, int64 [B]; empty if all rows are at one position."""
+    mask: Tensor
+    """Attention mask, float32 [1 or B * heads, 1, T]: -inf after a row's position."""
+
+    @classmethod
+    def of(
+        cls, positions: Sequence[int], cache: TorchKVCache, device: torch.device
+    ) -> _StepPositions:
+        """Compute the mask and the index for rows at these positions."""
+        heads, length = cache.layers[0].shape[2:4]
+        if min(positions) == max(positions):
+            mask = torch.zeros(1, 1, length, dtype=torch.float32, device=device)
+            mask[:, :, positions[0] + 1 :] = -torch.inf
+            return cls(positions, positions[0], _int64_tensor([], device), mask)
+        index = _int64_tensor(positions, device)
+        later = torch.arange(length, dtype=torch.int64, device=device) > index[:, None]  # [B, T]
+        mask = torch.zeros(later.shape, dtype=torch.float32, device=device)
+        mask = mask.masked_fill_(later, -torch.inf)
+        return cls(positions, None, index, mask.repeat_interleave(heads, 0)[:, None])
+
+    def write(self, stored: Tensor, kv: Tensor) -> None:
+        """Write the keys and values of a step into the cache of a layer.
+
+        Args:
+            stored: the cache, float32 [2, B, heads, T, head_width].
+            kv: keys and values, [2, B, heads, head_width].
+        """
+        if self.common_position is not None:
+            stored[:, :, :, self.common_position] = kv
+        else:
+            rows = torch.arange(len(self.index), dtype=torch.int64, device=self.index.device)
+            stored[:, rows, :, self.index] = kv.transpose(0, 1).to(stored.dtype)
+
+    def groups(self) -> dict[int, list[int]]:
+        """Group the rows by position."""
+        groups: dict[int, list[int]] = {}
+        for row, position in enumerate(self.positions):
+            groups.setdefault(position, []).append(row)
+        return groups
+
+
+def _int64_tensor(positions: Sequence[int], device: torch.device) -> Tensor:
+    """Return positions as a tensor, int64 [B]."""
+    return torch.tensor(positions, dtype=torch.int64, device=device)
+
+
+@dataclass(frozen=True)
+class _TorchNorm:
+    """A layer norm of float32 [B, E]."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    @classmethod
+    def of(cls, norm: torch.nn.LayerNorm) -> _TorchNorm:
+        """Take over the weights of a layer norm."""
+        return cls(norm.weight.detach().clone(), norm.bias.detach().clone(), norm.eps)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+@dataclass(frozen=True)
+class _TorchBlock:
+    """A Transformer block with packed weights."""
+
+    heads: int
+    """Number of attention heads."""
+    hidden: int
+    """Hidden width of the feed-forward network."""
+    norm1: _TorchNorm
+    qkv: Linear
+    out: Linear
+    norm2: _TorchNorm
+    up: Linear
+    down: Linear
+
+    @classmethod
+    def of(cls, block: torch.nn.Module, precision: Precision) -> _TorchBlock:
+        """Pack the weights of a block."""
+        assert isinstance(block, Block)
+        width = block.out.in_features
+        weight = block.qkv.weight.detach().clone()
+        weight[:width] *= (width // block.heads) ** -0.5  # attention scales queries by this
+        return cls(
+            block.heads,
+            block.up.out_features,
+            _TorchNorm.of(block.norm1),
+            pack_linear(weight, None, precision),
+            pack_linear(block.out.weight, None, precision),
+            _TorchNorm.of(block.norm2),
+            pack_linear(block.up.weight, block.up.bias, precision, gelu=True),
+            pack_linear(block.down.weight, block.down.bias, precision),
+        )
+
+    def step(self, x: Tensor, stored: Tensor, positions: _StepPositions) -> Tensor:
+        """Apply the block at one position of each row.
+
+        Args:
+            x: float32 [B, E].
+            stored: the cache of the layer, float32 [2, B, heads, T, head_width].
+            positions: position of each row.
+
+        Returns:
+            float32 [B, E].
+        """
+        return self._finish(x, self._attend(self._project(x), stored, positions))
+
+    def prefill(self, x: Tensor, stored: Tensor, positions: Sequence[_StepPositions]) -> Tensor:
+        """Apply the block at several positions of each row.
+
+        Args:
+            x: float32 [k * B, E], by position.
+            stored: the cache of the layer, float32 [2, B, heads, T, head_width].
+            positions: k steps in order.
+
+        Returns:
+            float32 [k * B, E].
+        """
+        attended = [
+            self._attend(qkv, stored, step_positions)
+            for step_positions, qkv in zip(
+                positions, self._project(x).split(stored.shape[1]), strict=True
+            )
+        ]
+        return self._finish(x, torch.cat(attended))
+
+    def _project(self, x: Tensor) -> Tensor:
+        """Compute queries, keys and values: [B, E] -> [B, 3, heads, head_width]."""
+        return self.qkv(self.norm1(x).to(self.qkv.dtype)).unflatten(-1, (3, self.heads, -1))
+
+    def _attend(self, qkv: Tensor, stored: Tensor, positions: _StepPositions) -> Tensor:
+        """Write keys and values of one position, and compute its attention."""
+        positions.write(stored, qkv[:, 1:].transpose(0, 1))
+        return attend(qkv[:, 0].float(), stored[0], stored[1], positions.mask)
+
+    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Add attention and feed-forward outputs to the residual stream."""
+        dtype = self.qkv.dtype
+        x = x + self.out(attended.to(dtype))
+        return x + self.down(self.up(self.norm2(x).to(dtype)))

@@ -1,0 +1,1 @@
+"""Use the machine: files, memory, threads, signals, devices and processes."""

@@ -1,0 +1,1 @@
+"""The serving engine: scheduler, admission control, fairness, runners, costs, worker thread."""

@@ -1,0 +1,92 @@
+"""Log of a training run: a JSON line per report, and a progress bar with losses and time left."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
+
+from tqdm import tqdm
+
+
+class RunLog:
+    """A log that appends to a JSONL file and shows progress bars on standard error.
+
+    Args:
+        path: Path of the file; None: this process logs and shows nothing.
+        show_progress: Whether to show progress bars.
+    """
+
+    def __init__(self, path: Path | None, *, show_progress: bool = True) -> None:
+        """Open the file of the log, and create it if there is none."""
+        target = Path(os.devnull) if path is None else path
+        self._file = target.open("a", encoding="utf-8")
+        # A service without a console has no standard error.
+        self._is_active = path is not None and sys.stderr is not None
+        self._show = show_progress and self._is_active
+
+    def write(self, **figures: float | str) -> None:
+        """Append a line of figures, with the wall-clock time in seconds added as `time`."""
+        line = {"time": round(time.time(), 3)} | {
+            name: round(value, 6) if isinstance(value, float) else value
+            for name, value in figures.items()
+        }
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def notify(self, message: str) -> None:
+        """Log a message for the user and show it on standard error."""
+        self.write(message=message)
+        if self._is_active:
+            tqdm.write(f"anytime: {message}", file=sys.stderr)
+
+    @contextmanager
+    def progress_bar(self, name: str, steps: int, begin: int) -> Iterator[ProgressBar]:
+        """Show a progress bar over the steps of a stage.
+
+        Args:
+            name: Name of the stage.
+            steps: Total number of its steps.
+            begin: Steps that are already done.
+
+        Yields:
+            The bar, which closes with the block.
+        """
+        with tqdm(
+            total=steps, initial=begin, desc=name, disable=not self._show, dynamic_ncols=True
+        ) as bar:
+            yield ProgressBar(bar)
+
+    def __enter__(self) -> Self:
+        """Return the log itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the file of the log."""
+        self._file.close()
+
+
+class ProgressBar:
+    """A tqdm progress bar, reduced to what training needs."""
+
+    def __init__(self, bar: tqdm[NoReturn]) -> None:
+        """Wrap an open bar of tqdm."""
+        self._bar = bar
+
+    def update(self, step: int, losses: dict[str, float]) -> None:
+        """Advance the bar to a step and show the losses beside it."""
+        self._bar.set_postfix(
+            {name: f"{value:.4f}" for name, value in losses.items()}, refresh=False
+        )
+        self._bar.update(step - self._bar.n)

@@ -1,0 +1,1 @@
+"""Stages of training: the autoencoder, adversarial fine-tuning of its decoder, and the prior."""

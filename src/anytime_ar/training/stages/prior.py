@@ -1,0 +1,287 @@
+"""Training stage and objective of the prior, on the codes of the training split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anytime_ar.autoencoder import OrderedAutoencoder
+from anytime_ar.bundle.format import attach_codebook
+from anytime_ar.data import AugmentationConfig, Batch, DataSplits, Split
+from anytime_ar.errors import InputError
+from anytime_ar.prior import Prior
+from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard, DistributedContext
+from anytime_ar.runtime.seeding import generator_for
+from anytime_ar.training.config import TrainConfig
+from anytime_ar.training.stages.base import ENCODE_BATCH_SIZE, Losses
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class PriorStage:
+    """The stage that trains the prior on codes that are computed once, with early stopping."""
+
+    name = "prior"
+
+    def __init__(
+        self,
+        prior: Prior,
+        autoencoder: OrderedAutoencoder,
+        data: DataSplits,
+        config: TrainConfig,
+        fabric: Fabric,
+        distributed: DistributedContext,
+    ) -> None:
+        """Encode the training and validation splits, and attach the codebook to the prior."""
+        options = config.prior_training
+        self.config, self.distributed = config, distributed
+        self.batch_sizes = tuple(
+            round(options.batch_size / share) for share in options.prefix_fractions
+        )
+        self.steps, self.optimizer = options.steps, options.optimizer
+        self.validate_every = options.validate_every
+        self.patience: int | None = options.patience
+        self.ema_decay = options.ema_decay
+        self.objective: nn.Module = PriorObjective(prior, options.code_noise)
+        autoencoder.to(fabric.device).eval()
+        attach_codebook(autoencoder, prior)
+        conditional = prior.label_count > 0
+        self.codes, self.labels = encode_training_split(
+            autoencoder,
+            data.train,
+            config,
+            conditional=conditional,
+            fabric=fabric,
+            distributed=distributed,
+        )
+        self._current_order: tuple[int, Tensor] = (-1, torch.empty(0))  # epoch, order
+        self.validation = _encode_batches(
+            autoencoder,
+            data.validation.batches(ENCODE_BATCH_SIZE),
+            conditional,
+            fabric,
+            distributed,
+        )
+
+    def initialize(self, fabric: Fabric) -> None:
+        """Initialise nothing: the prior starts from its random weights."""
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor | None]:
+        """Return this process's shard of the code sequences of a step.
+
+        Each epoch contains every sequence once, in an order that depends on seed and epoch alone.
+
+        Returns:
+            Codes, int64 [n, k] with prefix length k, and labels, int64 [n] or None.
+        """
+        options, sizes = self.config.prior_training, self.batch_sizes
+        turns, turn = divmod(step, len(sizes))
+        first = turns * sum(sizes) + sum(sizes[:turn])
+        rows_here = self.distributed.batch_shard().local_indices(sizes[turn])
+        wanted = first + torch.arange(rows_here.start, rows_here.stop)
+        length = math.ceil(options.prefix_fractions[turn] * self.codes.shape[1])
+        epochs = wanted // len(self.codes)
+        rows = torch.cat(
+            [
+                self._epoch_order(int(epoch))[wanted[epochs == epoch] % len(self.codes)]
+                for epoch in epochs.unique()
+            ]
+        )
+        codes = self.codes[rows, :length].long()
+        return codes, None if self.labels is None else self.labels[rows]
+
+    def timing_batches(self, batch_size: int) -> list[tuple[Tensor, Tensor | None]]:
+        """Return a batch for each prefix length, of the first sequences of the training split.
+
+        Args:
+            batch_size: Sequences in the batch of the first prefix length; the other batches are
+                scaled as in training.
+
+        Returns:
+            Codes, int64 [n, k], and labels, int64 [n] or None, of each batch.
+        """
+        batches: list[tuple[Tensor, Tensor | None]] = []
+        for size, share in zip(
+            self.batch_sizes, self.config.prior_training.prefix_fractions, strict=True
+        ):
+            taken = torch.arange(batch_size * size // self.batch_sizes[0]) % len(self.codes)
+            length = math.ceil(share * self.codes.shape[1])
+            labels = None if self.labels is None else self.labels[taken]
+            batches.append((self.codes[taken, :length].long(), labels))
+        return batches
+
+    def _epoch_order(self, epoch: int) -> Tensor:
+        if self._current_order[0] != epoch:
+            generator = generator_for(self.config.seed, "code order", epoch)
+            self._current_order = (epoch, torch.randperm(len(self.codes), generator=generator))
+        return self._current_order[1]
+
+    def update_codebooks(self, objective: nn.Module, generator: torch.Generator) -> None:
+        """Update nothing: the prior has no codebooks to learn."""
+
+    @torch.no_grad()
+    def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:
+        """Return `loss`, the negative log-likelihood of validation codes in nats per code."""
+        total = torch.zeros((), dtype=torch.float64)
+        codes, labels = self.validation
+        starts = range(0, len(codes), ENCODE_BATCH_SIZE)
+        for at in starts[self.distributed.rank :: self.distributed.world_size]:
+            part = fabric.to_device(codes[at : at + ENCODE_BATCH_SIZE].long())
+            of = None if labels is None else fabric.to_device(labels[at : at + ENCODE_BATCH_SIZE])
+            with fabric.autocast():
+                loss = objective(part, of)["loss"]
+            total += float(loss) * len(part)
+        return {"loss": float(self.distributed.all_reduce_sum(total)) / len(codes)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of code sequences; the step alone determines the position in them."""
+        return {"sequences": len(self.codes)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Check that the number of code sequences is that of the checkpoint.
+
+        Raises:
+            KeyError: The numbers differ.
+        """
+        if state["sequences"] != len(self.codes):
+            raise KeyError(f"{state['sequences']} code sequences then, {len(self.codes)} now")
+
+
+def encode_training_split(
+    autoencoder: OrderedAutoencoder,
+    split: Split,
+    config: TrainConfig,
+    *,
+    conditional: bool,
+    fabric: Fabric,
+    distributed: DistributedContext,
+) -> tuple[Tensor, Tensor | None]:
+    """Encode a split, with as many augmented copies of each sample as the configuration asks for.
+
+    Args:
+        autoencoder: Trained autoencoder, on the device.
+        split: Split with N samples.
+        config: Configuration of the run, with augmentation and number of copies.
+        conditional: Whether to return labels.
+        fabric: Device and precision.
+        distributed: The processes, which share the batches.
+
+    Returns:
+        Codes, int16 or int32 [N * augmented_copies, L], and labels, int64 [N * augmented_copies],
+        or None if `conditional` is False. Every process gets all of them.
+
+    Raises:
+        InputError: The split does not give its size, which augmented copies need.
+    """
+    options = config.prior_training
+    if options.augmented_copies == 1 and options.augmentation == AugmentationConfig():
+        return _encode_batches(
+            autoencoder, split.batches(ENCODE_BATCH_SIZE), conditional, fabric, distributed
+        )
+    size = split.size
+    if size is None:
+        raise InputError(
+            f"{split.origin} does not say how many samples it has, so it cannot be encoded "
+            f"{options.augmented_copies} times; set prior_training.augmented_copies to 1 without "
+            "augmentation"
+        )
+    batches = split.shuffled(ENCODE_BATCH_SIZE, config.seed, options.augmentation)
+    wanted = size * options.augmented_copies
+    taken = (next(batches) for _ in range(-(-wanted // ENCODE_BATCH_SIZE)))
+    codes, labels = _encode_batches(autoencoder, taken, conditional, fabric, distributed)
+    return codes[:wanted], None if labels is None else labels[:wanted]
+
+
+@torch.no_grad()
+def _encode_batches(
+    autoencoder: OrderedAutoencoder,
+    batches: Iterable[Batch],
+    conditional: bool,
+    fabric: Fabric,
+    distributed: DistributedContext,
+) -> tuple[Tensor, Tensor | None]:
+    """Encode batches, each in one of the processes; see `encode_training_split`."""
+    compact = torch.int16 if autoencoder.vocabulary <= 2**15 else torch.int32
+    codes: list[Tensor] = []
+    labels: list[Tensor] = []
+    for number, batch in enumerate(batches):
+        encoded = torch.zeros(len(batch.data), autoencoder.code_length, dtype=compact)
+        if number % distributed.world_size == distributed.rank:
+            with fabric.autocast():
+                encoded = autoencoder.encode(fabric.to_device(batch.data)).to(compact).cpu()
+        codes.append(encoded)
+        if conditional:
+            assert batch.labels is not None
+            labels.append(batch.labels)
+    return distributed.all_reduce_sum(torch.cat(codes)), torch.cat(labels) if conditional else None
+
+
+class PriorObjective(nn.Module):
+    """Mean negative log-likelihood of codes, in nats per code.
+
+    Args:
+        prior: The Transformer.
+        code_noise: Share of the input codes that random entries replace, [0, 1).
+    """
+
+    def __init__(self, prior: Prior, code_noise: float = 0.0) -> None:
+        """Store the prior and the share of noise."""
+        super().__init__()
+        self.prior = prior
+        self.code_noise = code_noise
+
+    def forward(
+        self,
+        codes: Tensor,
+        labels: Tensor | None,
+        generator: torch.Generator | None = None,
+        shard: BatchShard = FULL_BATCH,
+    ) -> Losses:
+        """Return the loss of code sequences.
+
+        In training mode, random labels are dropped and random input codes replaced. A sequence
+        gets the same ones whether its batch is sharded or not.
+
+        Args:
+            codes: Codes, int64 [B, L], or a prefix of them.
+            labels: Class labels, int64 [B]; None: unconditional.
+            generator: CPU generator of this step, required in training mode.
+            shard: Which shard of the batch `codes` are.
+
+        Returns:
+            `loss`, in nats per code.
+        """
+        seen = codes
+        if self.training:
+            assert generator is not None
+            if labels is not None:
+                hidden = _random_mask(self.prior.config.label_dropout, labels, generator, shard)
+                labels = torch.where(hidden, self.prior.no_label, labels)
+            if self.code_noise:
+                shape = shard.global_batch_size(len(codes)), codes.shape[1]
+                random = torch.randint(self.prior.vocabulary, shape, generator=generator)
+                replaced = _random_mask(self.code_noise, codes, generator, shard)
+                seen = torch.where(replaced, shard.local_slice(random).to(codes.device), codes)
+        logits = self.prior(seen, labels)  # [B, L, V]
+        return {"loss": F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten())}
+
+
+def _random_mask(
+    probability: float, like: Tensor, generator: torch.Generator, shard: BatchShard
+) -> Tensor:
+    """Return a random mask, True with a probability, the same for a shard as for its batch.
+
+    Args:
+        probability: Probability of True, [0, 1).
+        like: Tensor of the shard, whose shape and device the mask gets.
+        generator: CPU generator of this step.
+        shard: Which shard of the batch `like` is.
+    """
+    drawn = torch.rand(shard.global_batch_size(len(like)), *like.shape[1:], generator=generator)
+    return (shard.local_slice(drawn) < probability).to(like.device)

@@ -46,7 +46,8 @@ print(result.codes_drawn, "codes,", result.stop_reason)
 # ## A budget in quality
 #
 # A shipped model carries its measured curve: the distance to real images at every number of codes.
-# `quality=0.9` asks for the fewest codes whose distance is within the best one divided by 0.9.
+# `quality=0.9` asks for the fewest codes whose distance is at most that of all codes, divided by
+# 0.9.
 
 # %%
 result = model.generate(8, quality=0.9, seed=0)

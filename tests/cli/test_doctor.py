@@ -137,4 +137,4 @@ def test_the_report_fits_80_columns() -> None:
 
 def test_every_extra_for_users_is_named() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert doctor.EXTRAS.keys() == project["optional-dependencies"].keys() - {"test", "dev"}
+    assert doctor.EXTRAS.keys() == project["optional-dependencies"].keys() - {"test", "dev", "docs"}

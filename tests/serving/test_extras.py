@@ -27,7 +27,7 @@ def command(*arguments: str) -> str:
 def test_help_needs_nothing() -> None:
     told = run(command("serve", "--help"), (*SERVING, "uvloop", "httpx", "ray"))
     assert (told.returncode, told.stderr) == (0, "")
-    for option in ("--port", "--api_key_file", "--allowed_hosts"):
+    for option in ("--port", "--api-key-file", "--allowed-hosts"):
         assert option in told.stdout
 
 

@@ -57,7 +57,7 @@ class DataFingerprint(Config):
 
     @property
     def has_digest(self) -> bool:
-        """Whether there is a digest of samples or files, which tells data sets apart."""
+        """Return whether there is a digest of samples or files, which tells data sets apart."""
         return self.files is not None or any(split.sha256 for split in self.splits.values())
 
     def changes_since(self, earlier: DataFingerprint) -> list[str]:

@@ -90,7 +90,7 @@ class GenerativeModel(Codec, Protocol):
 
     @property
     def can_sample(self) -> bool:
-        """Whether there is a prior to sample from."""
+        """Return whether there is a prior to sample from."""
 
     @property
     def labels(self) -> tuple[str, ...] | None:

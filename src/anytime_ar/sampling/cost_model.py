@@ -122,7 +122,7 @@ class CostModel:
 
     @property
     def is_measured(self) -> bool:
-        """Whether there are observations of all three durations."""
+        """Return whether there are observations of all three durations."""
         return all(len(times) > 0 for times in self._windows)
 
     @property

@@ -141,7 +141,7 @@ class AnytimeModel:
 
     @property
     def can_sample(self) -> bool:
-        """Whether there is a prior; an autoencoder alone only encodes and decodes."""
+        """Return whether there is a prior; an autoencoder alone only encodes and decodes."""
         return self.bundle.prior is not None
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter, is_not
 from typing import Any, NoReturn
 
 import torch
@@ -67,34 +68,34 @@ class WeightVersions:
 
     def __init__(self, networks: Iterable[nn.Module]) -> None:
         """Store the present weights and their versions."""
-        self._modules = [module for network in networks for module in network.modules()]
-        self._tensors = self._find_tensors()
-        self._versions = [*map(_version, self._tensors)]
+        # Lists that C functions read: `changed` runs at every call of a model.
+        self._tables: list[dict[str, Any]] = [
+            table
+            for network in networks
+            for module in network.modules()
+            for table in (module._parameters, module._buffers)
+            if table
+        ]
+        self._owners = [table for table in self._tables for _ in table]
+        self._names = [name for table in self._tables for name in table]
+        self._values = [*map(dict.get, self._owners, self._names)]
+        self._tensors = [value for value in self._values if value is not None]
+        # Tensors made in inference mode do not count writes.
+        self._counting = [tensor for tensor in self._tensors if not tensor.is_inference()]
+        self._versions = [*map(_VERSION, self._counting)]
+        self._formats = [*map(_FORMAT, self._tensors)]
 
     def changed(self) -> bool:
         """Return whether a weight was replaced, written to, converted or moved to a device."""
-        tensors = self._find_tensors()
         return (
-            len(tensors) != len(self._tensors)
-            or any(now is not then for now, then in zip(tensors, self._tensors, strict=True))
-            or [*map(_version, tensors)] != self._versions
+            sum(map(len, self._tables)) != len(self._names)
+            or any(map(is_not, map(dict.get, self._owners, self._names), self._values))
+            or [*map(_VERSION, self._counting)] != self._versions
+            or [*map(_FORMAT, self._tensors)] != self._formats
         )
 
-    def _find_tensors(self) -> list[Tensor]:
-        """Return all parameters and buffers."""
-        return [
-            tensor
-            for module in self._modules
-            for named in (module._parameters, module._buffers)
-            for tensor in named.values()
-            if tensor is not None
-        ]
 
-
-def _version(tensor: Tensor) -> tuple[int, torch.dtype, torch.device]:
-    """Return the number of writes to a tensor, its number format and its device."""
-    try:
-        writes = tensor._version
-    except RuntimeError:  # tensors made in inference mode do not count
-        writes = 0
-    return writes, tensor.dtype, tensor.device
+_VERSION = attrgetter("_version")
+"""Returns the number of writes to a tensor."""
+_FORMAT = attrgetter("dtype", "device")
+"""Returns the number format and the device of a tensor."""

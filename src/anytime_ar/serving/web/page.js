@@ -351,7 +351,7 @@ async function watchLoad() {
         mine.codes_drawn_share === null ? "no recent requests" : `${Math.round(100 * mine.codes_drawn_share)} %`;
       $("load-text").textContent =
         `${mine.rows} of ${mine.slots} rows in use, ${mine.waiting} waiting, ` +
-        `${mine.requests_per_s.toFixed(1)} requests a second${ready ? "" : "; the server accepts no requests"}.`;
+        `${mine.requests_per_s.toFixed(1)} requests a second${ready ? "" : "; the server is not ready"}.`;
       if (ready && !opened) await open();
     } catch (error) {
       $("load-text").textContent = `The server does not respond: ${error.message}`;

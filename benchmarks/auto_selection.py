@@ -30,10 +30,10 @@ from anytime_ar.cli.parser import config_path
 from anytime_ar.cli.train import Experiment
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.evaluation.report import align_table
-from anytime_ar.evaluation.speed import BenchmarkCase, time_interleaved
 from anytime_ar.kernel import cpu_name, load_kernel
 from anytime_ar.prior.decoders.base import Precision
 from anytime_ar.runtime.files import write_json
+from anytime_ar.runtime.timing import BenchmarkCase, time_interleaved
 from anytime_ar.sampling import load
 from anytime_ar.training import train
 

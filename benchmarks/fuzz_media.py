@@ -1,16 +1,21 @@
-"""Generate hostile images, audio files and arrays for the fuzzer.
+"""Generate hostile images, audio files and arrays.
 
+    python benchmarks/fuzz_media.py runs/hostile --count 150 --seed 0
+
+`fuzz_server` sends them to a server, and the tests give them to the readers of clients' samples.
 They have odd formats, are damaged or truncated, have headers that promise more than there is, or
 are decompression bombs.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import random
 import struct
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -161,3 +166,20 @@ _KINDS: tuple[Callable[[random.Random], bytes], ...] = (
     _damaged,
 )
 """Generators of all kinds of files; damaged files are twice as likely."""
+
+
+def main() -> None:
+    """Write files of random kinds into a folder."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--count", type=int, default=150)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    draw = random.Random(options.seed)
+    for number in range(options.count):
+        (options.folder / f"{number:05}").write_bytes(hostile_file(draw))
+
+
+if __name__ == "__main__":
+    main()

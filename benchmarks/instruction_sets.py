@@ -19,10 +19,11 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
+from speed import time_ratios
 
-from anytime_ar.evaluation.speed import BenchmarkCase, time_interleaved, time_ratios
 from anytime_ar.kernel import cpu_name, load_kernel
 from anytime_ar.runtime.files import write_json
+from anytime_ar.runtime.timing import BenchmarkCase, time_interleaved
 from anytime_ar.sampling import AnytimeModel, load
 
 MODELS = ("mnist", "cifar10", "fsdd")

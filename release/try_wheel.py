@@ -58,6 +58,7 @@ def try_wheel(wheel: Path, folder: Path) -> None:
     missing = {
         ("evaluate", "mnist", "--feature-extractor", "none"): "anytime train-classifier",
         ("serve", "mnist"): "pip install",
+        ("bench", "mnist"): "in a clone of the anytime-ar repository",
         ("sample", "owner/name", "-n", "1"): "pip install",
     }
     for command, hint in missing.items():

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from process_stats import command_line, descendants
 from pyarrow import parquet
 
 from anytime_ar.cli import main
 from anytime_ar.sampling import DecodeBatch
+from processes import command_line, descendants
 
 ACTOR = "ray::MapWorker"
 """How Ray calls a process of the pool."""

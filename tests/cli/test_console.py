@@ -8,11 +8,11 @@ import io
 import logging
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
 import warnings
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -31,15 +31,6 @@ from anytime_ar.cli.console import (
 from anytime_ar.cli.main import COMMANDS
 from anytime_ar.errors import InputError, TrainingError
 from anytime_ar.runtime.files import cache_folder, process_temporary_folder, read_text
-from caches import make_cache_with_kernel
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    """Measured times stay out of the home of whoever runs the tests."""
-    monkeypatch.setenv(
-        "XDG_CACHE_HOME", str(make_cache_with_kernel(tmp_path_factory.mktemp("cache")))
-    )
 
 
 def code_of(arguments: list[str]) -> int:
@@ -164,7 +155,7 @@ def test_the_overview_and_the_docs_name_every_exit_code(capsys, monkeypatch):
     docs = Path(__file__).parents[2] / "docs"
     page = (docs / "how-to" / "use-in-scripts.md").read_text(encoding="utf-8")
     monkeypatch.syspath_prepend(docs / "build")
-    reference = import_module("cli").page()
+    reference = runpy.run_path(str(docs / "build" / "cli.py"))["page"]()
     cells = re.findall(r"^\| ([\d, ]+) \|", page, re.MULTILINE)
     listed = {int(code) for cell in cells for code in cell.split(",")}
     assert listed == {*EXIT_CODES, 143}

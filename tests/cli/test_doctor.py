@@ -82,17 +82,6 @@ def test_without_compiler_and_kernel(
     assert max(map(len, doctor.report(facts).splitlines())) <= 80
 
 
-def test_a_benchmark_with_a_setting_that_cannot_be_met_does_not_begin(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("ANYTIME_KERNEL_ISA", "mmx")
-    monkeypatch.setattr("anytime_ar.cli.bench.load", None)
-    with pytest.raises(SystemExit) as ended:
-        main(["bench", "mnist"])
-    assert ended.value.code == 2
-    assert "there is no such instruction set" in capsys.readouterr().err
-
-
 def test_a_setting_that_cannot_be_met_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from real_server import RealServer, save_models
+from spoiled_server import SLOW_STEP_S, Device, slow_device
 
 from anytime_ar.sampling import AnytimeModel, load
 
@@ -16,13 +17,29 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def shared_device(tmp_path_factory: pytest.TempPathFactory) -> Device:
+    """That of the server below."""
+    return slow_device(tmp_path_factory.mktemp("shared") / "device")
+
+
+@pytest.fixture
+def device(shared_device: Device) -> Iterator[Device]:
+    """The same, for a test that changes how long steps of the slow model take."""
+    yield shared_device
+    shared_device.set(SLOW_STEP_S)
+
+
+@pytest.fixture(scope="session")
 def server(
-    models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    models: dict[str, Path], shared_device: Device, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RealServer]:
     """One that serves all of them."""
     logs = tmp_path_factory.mktemp("logs") / "server.log"
     real = RealServer(
-        *map(str, models.values()), options=("--slots", "32", "--deadline-s", "600"), logs=logs
+        *map(str, models.values()),
+        options=("--slots", "32", "--deadline-s", "600"),
+        logs=logs,
+        device=shared_device,
     )
     yield real.ready()
     assert real.terminate() == 0

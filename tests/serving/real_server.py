@@ -14,18 +14,19 @@ from typing import Any
 
 import httpx
 import spoiled_server
-from process_stats import command_line, descendants
 from serving_fakes import tiny_bundle
 from spoiled_server import Device
 
 from anytime_ar.bundle.format import save_bundle
+from processes import command_line, descendants
 
 PATIENCE_S = 300.0
 """For what comes at once, or soon on a machine that is slow and busy."""
 
 
 def save_models(folder: Path) -> dict[str, Path]:
-    """Bundles: quick ones of images and sounds, and one of images that takes its time."""
+    """Bundles: quick ones of images and sounds, and one of images of many codes, which is slow on
+    a device of `slow_device`."""
     made = {}
     for kind in ("image", "colour", "sound", "slow"):
         bundle = tiny_bundle(kind, name=kind)
@@ -54,7 +55,7 @@ class RealServer:
         self.logs = logs
         program = ["-m", "anytime_ar"]
         if device is not None:
-            program = [spoiled_server.__file__, str(device.folder), str(device.stall_timeout_s)]
+            program = [spoiled_server.__file__, str(device.folder)]
         command = [sys.executable, *program, "serve", *models, "--port", "0", *options]
         with logs.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(

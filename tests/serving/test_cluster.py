@@ -14,6 +14,7 @@ from real_server import PATIENCE_S
 from serving_fakes import SLOW_L, L, tiny_bundle
 
 from anytime_ar.errors import InputError
+from anytime_ar.prior import DecodeState
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.serving.cluster import load_balancer
 from anytime_ar.serving.cluster.gateway import (
@@ -135,6 +136,24 @@ def alone() -> dict[str, AnytimeModel]:
     return {kind: AnytimeModel(tiny_bundle(kind), device="cpu") for kind in ("image", "slow")}
 
 
+@pytest.fixture
+def pace(
+    alone: dict[str, AnytimeModel], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[float], None]:
+    """Lets each step of the slow model take so many seconds more from now on."""
+    decoder = alone["slow"].sampler.decoder
+    real_step = decoder.step
+
+    def slow_down(seconds: float) -> None:
+        def step(rows: DecodeState[Any], count: int) -> None:
+            time.sleep(seconds)
+            real_step(rows, count)
+
+        monkeypatch.setattr(decoder, "step", step)
+
+    return slow_down
+
+
 def run_scene(
     alone: dict[str, AnytimeModel], scene: Callable[[FakeCluster], Awaitable[None]], **service: Any
 ) -> None:
@@ -183,9 +202,10 @@ def test_draws_are_those_of_the_model_alone_and_go_to_all_replicas(
 
 
 def test_a_draw_outlives_its_replica_and_shows_nothing_twice(
-    alone: dict[str, AnytimeModel],
+    alone: dict[str, AnytimeModel], pace: Callable[[float], None]
 ) -> None:
     async def scene(cluster: FakeCluster) -> None:
+        pace(0.003)  # time to show a preview after each code
         first = cluster.dispatcher.load_balancer.choose(cluster.pool.running())
         assert first is not None
         cluster.pool.lives[first] = 3
@@ -280,8 +300,11 @@ def test_another_gateway_finds_a_draw(alone: dict[str, AnytimeModel]) -> None:
     run_scene(alone, scene)
 
 
-def test_a_draw_can_be_stopped_by_its_client(alone: dict[str, AnytimeModel]) -> None:
+def test_a_draw_can_be_stopped_by_its_client(
+    alone: dict[str, AnytimeModel], pace: Callable[[float], None]
+) -> None:
     async def scene(cluster: FakeCluster) -> None:
+        pace(0.1)  # 40 s for all codes
         request = SampleRequest(
             model="slow", seed=5, id="mine-alone", stream=True, previews_per_s=1000
         )
@@ -313,8 +336,11 @@ def test_a_draw_can_be_stopped_by_its_client(alone: dict[str, AnytimeModel]) -> 
     run_scene(alone, scene)
 
 
-def test_a_client_that_leaves_stops_its_draw(alone: dict[str, AnytimeModel]) -> None:
+def test_a_client_that_leaves_stops_its_draw(
+    alone: dict[str, AnytimeModel], pace: Callable[[float], None]
+) -> None:
     async def scene(cluster: FakeCluster) -> None:
+        pace(0.1)  # 40 s for all codes
         request = SampleRequest(model="slow", stream=True, previews_per_s=1000)
         drawing = cluster.samples.sample(request, cluster.call())
         await anext(drawing)
@@ -354,8 +380,11 @@ def test_a_replica_that_hangs_is_given_up(
     run_scene(alone, scene)
 
 
-def test_draining_answers_what_is_under_way(alone: dict[str, AnytimeModel]) -> None:
+def test_draining_answers_what_is_under_way(
+    alone: dict[str, AnytimeModel], pace: Callable[[float], None]
+) -> None:
     async def scene(cluster: FakeCluster) -> None:
+        pace(0.1)  # 40 s for all codes
         request = SampleRequest(model="slow", seed=5, stream=True, previews_per_s=1000)
         draw = cluster.samples.sample(request, cluster.call())
         await anext(draw)

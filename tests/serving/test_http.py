@@ -10,7 +10,7 @@ import re
 import socket
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,15 @@ import torch
 from PIL import Image
 from real_server import RealServer, events, events_of, wait_for
 from serving_fakes import LABELS, SLOW_L, L
+from spoiled_server import HELD_S, SLOW_STEP_S, Device, slow_device
 
 from anytime_ar.client import Client
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.serving.http.middleware import MAX_HEADER_BYTES
 from anytime_ar.serving.http.negotiation import JSON
+
+LONG_STEP_S = 0.2
+"""Of the slow model: a draw of all codes takes 80 s, and a test can do something meanwhile."""
 
 
 def post(server: RealServer, path: str, body: Any, **headers: str) -> httpx.Response:
@@ -41,12 +45,18 @@ def sample(server: RealServer, **body: Any) -> dict[str, Any]:
     return answer
 
 
-def test_an_id_is_taken_once_however_many_ask_at_the_same_time(server: RealServer) -> None:
+def test_an_id_is_taken_once_however_many_ask_at_the_same_time(
+    server: RealServer, device: Device
+) -> None:
     body = {"model": "slow", "n": 4, "id": "one-of-many"}
+    device.set(HELD_S)
     with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda _: post(server, "/v1/samples", body), range(6)))
-    statuses = sorted(answer.status_code for answer in answers)
-    assert statuses == [200] + [409] * 5
+        asked = [pool.submit(post, server, "/v1/samples", body) for _ in range(6)]
+        answers = as_completed(asked)
+        statuses = [next(answers).result().status_code for _ in range(5)]
+        device.set(SLOW_STEP_S)
+        statuses.append(next(answers).result().status_code)
+    assert statuses == [409] * 5 + [200]
 
 
 def slow_rows(server: RealServer) -> int:
@@ -219,8 +229,9 @@ def test_a_draw_that_is_not_there_is_not_found(server: RealServer, name: str) ->
         error(client.post(f"/v1/samples/{name}/refine", json={}), 404, "not_found")
 
 
-def test_a_draw_under_way_is_stopped_from_elsewhere(server: RealServer) -> None:
+def test_a_draw_under_way_is_stopped_from_elsewhere(server: RealServer, device: Device) -> None:
     body = {"model": "slow", "n": 16, "id": "stop-me-now", "seed": 1}
+    device.set(LONG_STEP_S)
     with ThreadPoolExecutor(1) as pool, server.client() as client:
         drawing = pool.submit(sample, server, **body)
         wait_for(lambda: slow_rows(server) > 0, "the draw")
@@ -230,12 +241,13 @@ def test_a_draw_under_way_is_stopped_from_elsewhere(server: RealServer) -> None:
         answer = drawing.result()
     assert stopped["stop_reason"] == answer["stop_reason"] == "cancelled"
     assert 0 < answer["codes_drawn"] == stopped["codes_drawn"] < SLOW_L
+    device.set(SLOW_STEP_S)
     more = post(server, "/v1/samples/stop-me-now/refine", {"codes": SLOW_L})
     assert more.json()["codes_drawn"] == SLOW_L
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_work_ends_when_the_client_leaves(server: RealServer, stream: bool) -> None:
+def test_work_ends_when_the_client_leaves(server: RealServer, device: Device, stream: bool) -> None:
     def granted() -> float:
         with server.client() as client:
             text = client.get("/metrics").text
@@ -243,6 +255,7 @@ def test_work_ends_when_the_client_leaves(server: RealServer, stream: bool) -> N
         return float(found[1]) if found else 0.0
 
     before = granted()
+    device.set(LONG_STEP_S)
     body = json.dumps({"model": "slow", "n": 16, "stream": stream})
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as raw:
@@ -490,11 +503,15 @@ def test_keys_open_everything_but_the_probes(models: dict[str, Path], tmp_path: 
 def test_sigterm_answers_every_stream_with_a_sample(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
+    device = slow_device(tmp_path / "device")
     real = RealServer(
         str(models["slow"]),
-        options=("--slots", "32", "--grace-s", "3", "--deadline-s", "600"),
+        options=("--slots", "32", "--grace-s", "8", "--deadline-s", "600"),
         logs=tmp_path / "log",
+        device=device,
     ).ready()
+    # Twelve draws of 8 rows, four at a time: 36 s for all codes, 4.5 s for the fewest.
+    device.set(0.03)
 
     def watch(seed: int) -> list[tuple[str, dict[str, Any]]]:
         body = {"n": 8, "seed": seed, "stream": True, "previews_per_s": 5, "min_codes": 50}

@@ -19,10 +19,13 @@ from playwright.sync_api import (
 )
 from real_server import RealServer
 from serving_fakes import SLOW_L, L
+from spoiled_server import SLOW_STEP_S, Device
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 REFUSAL = re.compile("Failed to load resource.* status of 50[34]")
 """What browsers say to the console when a server refuses, whatever the page makes of it."""
+LONG_STEP_S = 0.2
+"""Of the slow model: a draw of all codes takes 80 s, and the page can do something meanwhile."""
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")
 
 
@@ -119,7 +122,8 @@ def test_samples_sharpen_stop_and_are_refined(page: Page) -> None:
     assert wide <= 0  # nothing sticks out
 
 
-def test_a_draw_that_takes_its_time_is_stopped_on_the_server(page: Page) -> None:
+def test_a_draw_that_takes_its_time_is_stopped_on_the_server(page: Page, device: Device) -> None:
+    device.set(LONG_STEP_S)
     page.get_by_label("Model").select_option("slow")
     page.get_by_role("spinbutton", name="Samples").fill("32")
     page.get_by_label("Slow motion").uncheck()
@@ -128,11 +132,13 @@ def test_a_draw_that_takes_its_time_is_stopped_on_the_server(page: Page) -> None
     page.keyboard.press("Escape")
     expect(page.get_by_role("status")).to_contain_text(re.compile(rf"\d+ of {SLOW_L} codes"))
     expect(page.get_by_role("button", name="Stop")).to_be_disabled()
+    device.set(SLOW_STEP_S)
     page.get_by_role("button", name="Refine more").click()
     expect(page.get_by_role("status")).to_contain_text(re.compile(rf"\d+ of {SLOW_L} codes in"))
 
 
-def test_refining_waits_for_the_end_of_what_was_stopped(page: Page) -> None:
+def test_refining_waits_for_the_end_of_what_was_stopped(page: Page, device: Device) -> None:
+    device.set(LONG_STEP_S)
     page.get_by_label("Model").select_option("slow")
     page.get_by_role("spinbutton", name="Samples").fill("32")
     page.get_by_label("Slow motion").uncheck()
@@ -150,7 +156,9 @@ def test_refining_waits_for_the_end_of_what_was_stopped(page: Page) -> None:
     assert asked.value.method == "DELETE"
     while not stops:
         page.wait_for_timeout(1)
-    stops[0].continue_()
+    with page.expect_response("**/v1/samples/*"):
+        stops[0].continue_()
+    device.set(SLOW_STEP_S)
     expect(page.get_by_role("status")).to_contain_text(re.compile(rf"\d+ of {SLOW_L} codes in"))
 
 

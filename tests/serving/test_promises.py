@@ -23,7 +23,8 @@ from anytime_ar.sampling import AnytimeModel
 
 SHORT_S = 0.05
 LONG_S = 0.15
-"""Of a step: a test can do something meanwhile."""
+VERY_LONG_S = 0.4
+"""Of a step: a test can do something before a draw of twelve ends."""
 HEARD_S = 1.0
 """After which the server has heard of what a client did, also while a step is held."""
 STALL_TIMEOUT_S = 3.0
@@ -60,18 +61,19 @@ class Spoiled:
         wait_for(lambda: self.load() == (rows, waiting), f"{rows} rows and {waiting} that wait")
 
     def hold(self) -> None:
-        """Hold a step in the middle of the draw that has just been asked for."""
-        before = self.device.steps
-        wait_for(lambda: self.device.steps >= before + 3, "some codes")
-        self.device.set(HELD_S)
+        """Hold the fourth step of the draw that is asked for next."""
+        self.held_step = self.device.steps + 4
+        self.device.set(SHORT_S, then_held_from=self.held_step)
+
+    def wait_until_held(self) -> None:
+        wait_for(lambda: self.device.steps == self.held_step, "some codes")
 
     def draws_nothing_more(self) -> None:
         """Check that there is no step after the one that is held."""
         time.sleep(HEARD_S)
-        held = self.device.steps
-        self.device.set(LONG_S)
+        self.device.set(SHORT_S)
         self.wait_for_load(0, 0)
-        assert self.device.steps == held
+        assert self.device.steps == self.held_step
 
     def ready(self) -> int:
         return self.client.get("/readyz").status_code
@@ -141,11 +143,13 @@ def codes_of(response: httpx.Response) -> list[list[int]]:
 
 
 def test_a_draw_of_several_joins_whole_and_at_the_boundary(spoiled: Spoiled) -> None:
+    spoiled.device.set(VERY_LONG_S)
     with spoiled.watching() as seen:
         first = spoiled.ask(n=3, min_codes=L)
         spoiled.wait_for_load(3, 0)
         pair = spoiled.ask(n=2, min_codes=L)
         spoiled.wait_for_load(3, 1)  # one place is free, and not taken by half of a draw
+        spoiled.device.set(LONG_S)
         assert len(first.result().json()["samples"]) == 3
         assert len(pair.result().json()["samples"]) == 2
     assert {rows for rows, _ in seen} <= {0, 2, 3}
@@ -159,7 +163,7 @@ def test_a_draw_of_several_joins_whole_and_at_the_boundary(spoiled: Spoiled) -> 
 def test_many_race_for_one_place(
     models: dict[str, Path], tmp_path: Path, alone: dict[str, AnytimeModel]
 ) -> None:
-    with Spoiled(tmp_path, models["image"], step_s=0.005, options=("--slots", "1")) as spoiled:
+    with Spoiled(tmp_path, models["image"], step_s=0.02, options=("--slots", "1")) as spoiled:
         with spoiled.watching() as seen:
             asked = [spoiled.ask(seed=seed, with_codes=True, min_codes=L) for seed in range(12)]
             answers = [one.result() for one in asked]
@@ -170,6 +174,7 @@ def test_many_race_for_one_place(
 
 
 def test_places_of_the_stopped_the_gone_and_the_failed_are_free_again(spoiled: Spoiled) -> None:
+    spoiled.device.set(VERY_LONG_S)
     stopped = spoiled.ask(n=4, id="stop-me-soon")
     spoiled.wait_for_load(4, 0)
     assert spoiled.client.delete("/v1/samples/stop-me-soon").status_code == 200
@@ -190,16 +195,16 @@ def test_places_of_the_stopped_the_gone_and_the_failed_are_free_again(spoiled: S
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_no_code_is_drawn_for_who_has_left(spoiled: Spoiled, stream: bool) -> None:
-    spoiled.device.set(LONG_S)
+    spoiled.hold()
     with spoiled.connection(n=2, stream=stream):
-        spoiled.hold()
+        spoiled.wait_until_held()
     spoiled.draws_nothing_more()
 
 
 def test_no_code_is_drawn_after_a_stop(spoiled: Spoiled) -> None:
-    spoiled.device.set(LONG_S)
-    drawing = spoiled.ask(n=2, id="no-more-of-me")
     spoiled.hold()
+    drawing = spoiled.ask(n=2, id="no-more-of-me")
+    spoiled.wait_until_held()
     path = f"{spoiled.server.url}/v1/samples/no-more-of-me"
     stopping = spoiled.pool.submit(httpx.delete, path, timeout=PATIENCE_S)
     spoiled.draws_nothing_more()
@@ -220,10 +225,8 @@ def test_no_code_is_drawn_that_the_deadline_leaves_no_time_for(spoiled: Spoiled)
 
 
 def test_fewer_codes_than_the_floor_are_an_error_and_no_answer(spoiled: Spoiled) -> None:
-    drawing = spoiled.ask(min_codes=L, deadline_ms=2000 * SHORT_S * L)
-    spoiled.wait_for_load(1, 0)
     spoiled.device.set(0.8 * STALL_TIMEOUT_S)  # nobody could know
-    told = drawing.result()
+    told = spoiled.post(min_codes=L, deadline_ms=2000 * SHORT_S * L)
     assert (told.status_code, told.json()["error"]["code"]) == (504, "deadline")
     assert "before the samples had their minimum codes" in told.json()["error"]["message"]
 
@@ -259,6 +262,7 @@ def test_five_hundred_that_leave_leave_nothing(models: dict[str, Path], tmp_path
 
 
 def test_a_broken_device_is_told_and_comes_back(spoiled: Spoiled) -> None:
+    spoiled.device.set(VERY_LONG_S)
     with spoiled.server.client() as client:
         with client.stream("POST", "/v1/samples", json={"stream": True}) as response:
             spoiled.wait_for_load(1, 0)
@@ -278,9 +282,8 @@ def test_a_broken_device_is_told_and_comes_back(spoiled: Spoiled) -> None:
 
 
 def test_nobody_waits_for_a_device_that_is_stuck(spoiled: Spoiled) -> None:
-    waiting = spoiled.ask(n=2)
-    spoiled.wait_for_load(2, 0)
     spoiled.device.set(HELD_S)
+    waiting = spoiled.ask(n=2)
     wait_for(lambda: spoiled.ready() == 503, "it to be noticed")
     told = waiting.result()
     assert (told.status_code, told.json()["error"]["code"]) == (503, "broken")
@@ -295,8 +298,7 @@ def test_nobody_waits_for_a_device_that_is_stuck(spoiled: Spoiled) -> None:
 
 def test_a_stuck_device_does_not_keep_the_process(models: dict[str, Path], tmp_path: Path) -> None:
     with Spoiled(tmp_path, models["image"], step_s=0.05) as spoiled:
-        waiting = spoiled.ask(n=2)
-        spoiled.wait_for_load(2, 0)
         spoiled.device.set(HELD_S)
+        waiting = spoiled.ask(n=2)
         wait_for(lambda: spoiled.ready() == 503, "it to be noticed")
         assert waiting.result().status_code == 503

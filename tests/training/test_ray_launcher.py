@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from process_stats import command_line, descendants
 from runs import config_file, start, trained, wait_for_checkpoint
 from training_fakes import tiny
 
@@ -16,6 +15,7 @@ from anytime_ar.cli import main
 from anytime_ar.errors import InputError, MissingExtraError
 from anytime_ar.training import DistributedConfig, RayTrainConfig, train_on_ray
 from anytime_ar.training.checkpoint import CheckpointManager
+from processes import command_line, descendants
 
 RAY = ("--engine", "ray", "--workers", "2")
 WORKER = "ray::RayTrainWorker"

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import textwrap
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -15,7 +16,6 @@ from jsonargparse import Namespace
 from anytime_ar.cli.options import add_json, add_threads, print_result
 from anytime_ar.cli.parser import Parser
 from anytime_ar.errors import InputError, install_command
-from anytime_ar.evaluation.speed import sample_codes_case, time_interleaved
 from anytime_ar.kernel import (
     BuildError,
     available_instruction_sets,
@@ -29,7 +29,8 @@ from anytime_ar.kernel import (
 from anytime_ar.prior import Backend, Precision, PrecisionOption
 from anytime_ar.runtime.files import cache_folder
 from anytime_ar.runtime.threads import available_cpus, tune_threads
-from anytime_ar.sampling import load
+from anytime_ar.runtime.timing import BenchmarkCase, time_interleaved
+from anytime_ar.sampling import AnytimeModel, load
 
 EXTRAS = {
     "data": ("datasets",),
@@ -145,7 +146,8 @@ def _measure_speed() -> dict[str, Any]:
             except InputError:  # no kernel
                 continue
             models.append(model)
-    by_name = {sample_codes_case(model).name: model for model in models}
+    by_name = {f"{model.precision} {model.backend}": model for model in models}
+    cases = [BenchmarkCase(name, partial(_sample_codes, model)) for name, model in by_name.items()]
     rates = [
         {
             "backend": by_name[timing.name].backend,
@@ -153,9 +155,7 @@ def _measure_speed() -> dict[str, Any]:
             "rows": timing.batch_size,
             "codes_per_s": round(timing.rate(models[0].code_length)),
         }
-        for timing in time_interleaved(
-            [sample_codes_case(model) for model in models], _ROWS, rounds=_ROUNDS
-        )
+        for timing in time_interleaved(cases, _ROWS, rounds=_ROUNDS)
     ]
     auto_backend: Backend = "auto" if models[0].backend == "native" else "portable"
     precisions: tuple[PrecisionOption, ...] = ("float32", "auto")
@@ -168,6 +168,11 @@ def _measure_speed() -> dict[str, Any]:
         "precision_auto": fastest.precision,
     }
     return {"chosen": chosen, "rates": rates}
+
+
+def _sample_codes(model: AnytimeModel, n: int) -> None:
+    """Sample the codes of n samples."""
+    model.sample_codes(n, seed=0)
 
 
 def advice(facts: dict[str, Any]) -> list[str]:

@@ -1,4 +1,6 @@
-"""Measures how often deadlines are met, and how much of the time is used.
+"""Measure how often deadlines are met, and how much of the time is used.
+
+    anytime bench MODEL deadlines
 
 The deadlines lie between the time of one code and that of all codes. Samples with a deadline
 alternate with samples without one, which show how many codes the same time allowed at that moment.
@@ -13,14 +15,55 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from jsonargparse import Namespace
+
+from anytime_ar.cli.options import progress_bar
 from anytime_ar.errors import InputError
 from anytime_ar.runtime.progress import ProgressCallback, no_progress
-from anytime_ar.sampling import AnytimeModel
+from anytime_ar.sampling import AnytimeModel, load
 
 _CALIBRATION_DRAWS = 20
 """Number of samples without a deadline that measure the time of all codes."""
 _WARM_UP_DRAWS = 100
 """Number of samples with a generous deadline before the measurement."""
+
+
+def run_deadlines(arguments: Namespace) -> tuple[dict[str, Any], str]:
+    """Measure the deadlines of a model and return the figures and the text of the report.
+
+    Args:
+        arguments: options of `anytime bench`.
+    """
+    model = load(arguments.model, device=arguments.device, precision=arguments.precision)
+    with progress_bar("deadlines") as progress:
+        records = measure_deadlines(
+            model, n=arguments.num_samples, draws=arguments.draws, progress=progress
+        )
+    figures = {
+        "batch_size": arguments.num_samples,
+        "precision": arguments.precision,
+        "busy_processes": arguments.busy_processes,
+        "deadlines": [record.to_json() for record in records],
+    }
+    return figures, deadline_table(records)
+
+
+def deadline_table(records: list[DeadlineResult]) -> str:
+    """Return a table of missed deadlines, finish fractions and numbers of codes."""
+    lines = [
+        f"{'deadline':>9}{'draws':>7}{'missed':>8}{'p50':>8}{'p99':>8}{'max':>8}"
+        f"{'codes':>8}{'affordable':>12}{'used':>8}",
+        f"{'ms':>9}{'':>15}{'finished at % of deadline':>24}",
+    ]
+    for record in records:
+        p50, p99, most = (100 * record.quantile(share) for share in (0.5, 0.99, 1.0))
+        row = record.to_json()
+        lines.append(
+            f"{1000 * record.deadline_s:>9.2f}{row['draws']:>7}{row['misses']:>8}"
+            f"{p50:>8.1f}{p99:>8.1f}{most:>8.1f}{row['codes']:>8.1f}"
+            f"{row['affordable_codes']:>12.1f}{100 * record.utilisation:>6.0f} %"
+        )
+    return "\n".join(lines)
 
 
 @dataclass

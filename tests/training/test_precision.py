@@ -23,6 +23,7 @@ from anytime_ar.runtime import mixed_precision as precision
 from anytime_ar.runtime.distributed import DistributedContext
 from anytime_ar.runtime.mixed_precision import bfloat16_autocast, faster_precision
 from anytime_ar.training.autotune import PrecisionAutotuner, read_autotuned_settings
+from anytime_ar.training.config import TrainingPrecision
 from anytime_ar.training.launcher import SINGLE_PROCESS, launch_fabric
 from anytime_ar.training.run_log import RunLog
 
@@ -217,21 +218,18 @@ class SecondRank(DistributedContext):
 
     rank, world_size = 1, 2
 
-    def __init__(self, heard: int) -> None:
+    def __init__(self, heard: TrainingPrecision) -> None:
         self.heard = heard
 
-    def run_on_rank_zero(self, work: Any) -> None:
-        pass
-
-    def all_reduce_max(self, value: int) -> int:
-        assert value == -1
+    def run_on_rank_zero(self, work: Any) -> Any:
+        del work  # the first process runs it
         return self.heard
 
 
 @pytest.mark.parametrize("in_bfloat16", [False, True])
 def test_all_processes_compute_as_the_first_one_says(tmp_path: Path, in_bfloat16: bool) -> None:
     fabric = launch_fabric("cpu", "auto", SINGLE_PROCESS)
-    ranks = SecondRank(int(in_bfloat16))
+    ranks = SecondRank("bf16-mixed" if in_bfloat16 else "32-true")
     decider = PrecisionAutotuner(tmp_path, "auto", fabric=fabric, seed=0, distributed=ranks)
     with RunLog(None, show_progress=False) as log:
         decider.select(ToyStage(), log)

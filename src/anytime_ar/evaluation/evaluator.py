@@ -43,7 +43,7 @@ from anytime_ar.evaluation.protocols import (
     GenerativeModel,
     SamplingKwargs,
 )
-from anytime_ar.runtime.distributed import EvaluationProcesses
+from anytime_ar.runtime.distributed import DistributedContext
 from anytime_ar.runtime.progress import ProgressCallback, no_progress
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
@@ -82,7 +82,7 @@ class Evaluator:
     test_labels: Tensor | None
     """Labels of the test split, int64 [N]; None if the classifier's labels are not those of the
     data."""
-    distributed: EvaluationProcesses
+    distributed: DistributedContext
     """Processes that share the work."""
     progress: ProgressCallback
     """Callback after every measurement."""
@@ -441,7 +441,7 @@ def evaluate(
     classifier = extractor if isinstance(extractor, FeatureExtractor) else None
     labels = None if classifier is None else _test_labels(data, classifier)
     extract = extractor if classifier is None else _features_function(classifier)
-    processes = EvaluationProcesses()
+    processes = DistributedContext()
     real = None
     if extractor is not None and extract is not None:
         test = partial(sample_batches, data.test, batch_size)

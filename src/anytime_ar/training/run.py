@@ -103,11 +103,8 @@ def train(
     with seeded(config.seed, "weights"):
         bundle = build_bundle(card)
     distributed.run_on_rank_zero(lambda: create_run_folder(folder, config))
-    changes: list[str] = []
-    distributed.run_on_rank_zero(
-        lambda: changes.extend(
-            _check_data_unchanged(folder, config, data, accept=accept_changed_data)
-        )
+    changes = distributed.run_on_rank_zero(
+        lambda: _check_data_unchanged(folder, config, data, accept=accept_changed_data)
     )
     with RunLog(
         folder / "log.jsonl" if distributed.is_rank_zero else None, show_progress=show_progress

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from abc import ABC, abstractmethod
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,8 +16,6 @@ from anytime_ar.bulk.storage import BulkStorage
 from anytime_ar.bundle.format import fingerprint
 from anytime_ar.data import Split
 from anytime_ar.errors import InputError
-from anytime_ar.media.audio import encode_audio
-from anytime_ar.media.image import encode_images
 from anytime_ar.sampling import AnytimeModel, SampleKwargs, load
 
 
@@ -37,7 +34,7 @@ class JobExecutor(ABC):
                 "give all workers the same files"
             )
         self.job, self.model = job, model
-        self._schema = _schema_of(model, self.label_names)
+        self._schema = ShardSchema(model.media, self.label_names)
 
     @property
     @abstractmethod
@@ -161,13 +158,6 @@ def load_executor(job: BulkJob) -> JobExecutor:
     assert isinstance(job, SampleJob)
     model = load(job.model, device=job.device, precision=job.precision, backend=job.backend)
     return SampleJobExecutor(job, model)
-
-
-def _schema_of(model: AnytimeModel, label_names: tuple[str, ...] | None) -> ShardSchema:
-    rate = model.sample_rate
-    if rate is None:
-        return ShardSchema("image", "png", encode_images, label_names)
-    return ShardSchema("audio", "wav", partial(encode_audio, sample_rate=rate), label_names)
 
 
 def _batches(indices: range, batch_size: int) -> list[range]:

@@ -21,7 +21,7 @@ from anytime_ar.cli.options import (
     set_threads_from,
 )
 from anytime_ar.cli.parser import Parser, literal_text
-from anytime_ar.cli.sample_files import EncodedFiles, sample_files_for
+from anytime_ar.cli.sample_files import EncodedFiles, SampleFiles
 from anytime_ar.codes import load_codes
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel, load
@@ -55,11 +55,11 @@ def run(arguments: Namespace) -> None:
     set_threads_from(arguments)
     model = load(arguments.model, device=arguments.device)
     _check_windows(encoded, model)
-    media = sample_files_for(model)
-    out = media.output_path(arguments.out, "decoded")
+    files = SampleFiles(model)
+    out = files.output_path(arguments.out, "decoded")
     prefix = encoded._replace(codes=encoded.codes[:, :num_codes])
     with progress_bar("decode") as progress:
-        written, report = media.decode(prefix, out, arguments.columns, progress)
+        written, report = files.decode(prefix, out, arguments.columns, progress)
     print_result(
         arguments,
         f"{written}: {report.text} from {num_codes} of {model.code_length} codes",

@@ -21,7 +21,7 @@ from anytime_ar.cli.options import (
     set_threads_from,
 )
 from anytime_ar.cli.parser import Parser, literal_path, literal_text
-from anytime_ar.cli.sample_files import sample_files_for
+from anytime_ar.cli.sample_files import SampleFiles
 from anytime_ar.codes import save_codes
 from anytime_ar.runtime.files import check_output_path
 from anytime_ar.sampling import load
@@ -44,9 +44,9 @@ def run(arguments: Namespace) -> None:
         check_output_path(arguments.out)
     set_threads_from(arguments)
     model = load(arguments.model, device=arguments.device)
-    media = sample_files_for(model)
+    files = SampleFiles(model)
     with progress_bar("encode") as progress:
-        encoded = media.encode(arguments.files, progress)
+        encoded = files.encode(arguments.files, progress)
     if out is not None:
         save_codes(
             out,
@@ -56,5 +56,5 @@ def run(arguments: Namespace) -> None:
             vocabulary=model.vocabulary,
             windowed_audio=encoded.windowed_audio,
         )
-    report = media.report_codes(encoded, out)
+    report = files.report_codes(encoded, out)
     print_result(arguments, report.text, **report.json_fields)

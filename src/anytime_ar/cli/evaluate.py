@@ -54,8 +54,8 @@ from anytime_ar.evaluation import (
     load_feature_extractor,
     resolve_budgets,
     write_report,
-    write_sheets,
 )
+from anytime_ar.media.sheets import write_sheets
 from anytime_ar.runtime.distributed import torchrun_context
 from anytime_ar.runtime.files import cache_folder, check_output_path, read_text
 from anytime_ar.runtime.progress import no_progress

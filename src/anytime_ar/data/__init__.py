@@ -10,7 +10,8 @@ from anytime_ar.data.splits import Split
 from anytime_ar.legacy import warn_renamed
 from anytime_ar.media.audio import AudioFile, encode_audio, peak_gain, write_audio
 from anytime_ar.media.formats import WRITABLE_IMAGE_SUFFIXES
-from anytime_ar.media.image import encode_images, image_grid, read_image, write_image
+from anytime_ar.media.image import encode_images, read_image, write_image
+from anytime_ar.media.sheets import image_grid
 from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard
 
 __all__ = [

@@ -383,10 +383,6 @@ def _strip_jpeg(content: bytes) -> bytes:
     return b"".join([*segments, content[at:]])
 
 
-GRID_GAP = 2
-"""Pixels between the images of a grid, white."""
-
-
 def read_image(
     path: str | Path,
     *,
@@ -442,31 +438,3 @@ def write_image(path: str | Path, image: Tensor) -> None:
     pixels = to_uint8(image.detach().cpu()).permute(1, 2, 0).squeeze(-1).numpy()  # [H, W(, 3)]
     output = Image.fromarray(pixels)
     write_atomically(path, lambda file: output.save(file, encoder))
-
-
-def image_grid(images: Tensor, columns: int) -> Tensor:
-    """Arrange images in a grid, row by row.
-
-    Args:
-        images: float [N, C, H, W] in [-1, 1]; cells without an image are white.
-        columns: number of images in a row.
-
-    Returns:
-        float [C, H', W'] with `H' = rows * (H + GRID_GAP) - GRID_GAP`, and `W'` likewise. A single
-        image is returned without a border, so that it can be encoded again.
-
-    Raises:
-        InputError: there are no images, they have another shape, or `columns` is below 1.
-    """
-    if images.ndim != 4 or len(images) == 0:
-        raise InputError(f"images have shape {tuple(images.shape)}; pass [N, C, H, W] with N >= 1")
-    if columns < 1:
-        raise InputError(f"columns is {columns}; pass at least 1")
-    count, channels, height, width = images.shape
-    rows = -(-count // columns)
-    step_down, step_right = height + GRID_GAP, width + GRID_GAP
-    grid = images.new_ones(channels, rows * step_down - GRID_GAP, columns * step_right - GRID_GAP)
-    for i, image in enumerate(images):
-        top, left = i // columns * step_down, i % columns * step_right
-        grid[:, top : top + height, left : left + width] = image
-    return grid

@@ -12,9 +12,9 @@ import yaml
 from anytime_ar.bundle.card import Card
 from anytime_ar.bundle.curve import Curve, CurvePoint
 from anytime_ar.bundle.format import Bundle
-from anytime_ar.evaluation import evenly_spaced_budgets
 from anytime_ar.evaluation.metrics.reconstruction import ALL_METRICS
 from anytime_ar.evaluation.report import format_distance, markdown_table
+from anytime_ar.media.sheets import evenly_spaced_budgets
 from anytime_ar.runtime.hub import parse_hub_ref
 from anytime_ar.sampling.budget import quality_at_codes
 

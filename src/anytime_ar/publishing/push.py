@@ -8,12 +8,8 @@ from tempfile import TemporaryDirectory
 
 from anytime_ar.bundle.format import BUNDLE_FILES, Bundle, find_bundle, load_bundle
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation import (
-    contact_sheet,
-    evenly_spaced_budgets,
-    plot_curve,
-    write_contact_sheet,
-)
+from anytime_ar.evaluation import plot_curve
+from anytime_ar.media.sheets import contact_sheet, evenly_spaced_budgets, write_contact_sheet
 from anytime_ar.publishing.model_card import model_card
 from anytime_ar.runtime.files import write_bytes
 from anytime_ar.runtime.hub import import_huggingface_hub, parse_hub_ref, upload_files

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from anytime_ar.codes import check_codes
 from anytime_ar.errors import InputError
+from anytime_ar.media.processor import MediaProcessor
 from anytime_ar.samples import check_samples
 from anytime_ar.sampling import Budget
 from anytime_ar.sampling.budget import codes_for_quality
@@ -37,7 +38,6 @@ from anytime_ar.serving.engine.jobs import (
 from anytime_ar.serving.engine.models import ModelRegistry, NotFoundError, ServedModel
 from anytime_ar.serving.engine.session_store import SessionStore
 from anytime_ar.serving.engine.worker import ThreadBridge, Worker
-from anytime_ar.serving.media import MediaProcessor
 from anytime_ar.serving.schema import (
     BudgetParams,
     DecodeRequest,
@@ -197,7 +197,7 @@ class SampleService:
     ) -> AsyncGenerator[PreviewResponse]:
         drawn = 0 if codes is None else codes.shape[1]
         min_codes, max_codes = _code_limits(served, request, drawn)
-        format = served.media.resolve_format(request.format)
+        format = served.resolve_format(request.format)
         deadline_s = self._max_deadline_s
         if request.deadline_ms is not None:
             deadline_s = min(deadline_s, request.deadline_ms / 1000)
@@ -475,7 +475,7 @@ class CodecService:
             ServingError: The job was refused or failed.
         """
         served = self._models.get(request.model)
-        kind = served.media.resolve_format(request.format)
+        kind = served.resolve_format(request.format)
         if len({len(row) for row in request.codes}) > 1:
             raise InputError(
                 "codes: samples have different numbers of codes; cut them to the same number"

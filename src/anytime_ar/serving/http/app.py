@@ -26,9 +26,9 @@ from anytime_ar.serving.http.negotiation import (
     require_one_sample,
 )
 from anytime_ar.serving.http.openapi import SAMPLES_RESPONSES, error_responses, install_openapi
-from anytime_ar.serving.media import MEDIA_TYPES
 from anytime_ar.serving.schema import (
     ID_PATTERN,
+    MEDIA_TYPES,
     DecodeRequest,
     DecodeResponse,
     EncodeRequest,

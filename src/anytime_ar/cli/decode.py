@@ -12,9 +12,7 @@ import torch
 from jsonargparse import Namespace
 
 from anytime_ar.cli.options import (
-    add_device,
-    add_json,
-    add_threads,
+    add_run_options,
     check_columns,
     print_result,
     progress_bar,
@@ -38,9 +36,7 @@ def add_arguments(parser: Parser) -> None:
         "--out", type=literal_text, help="file to write; default: decoded.png, audio: decoded.wav"
     )
     parser.add_argument("--columns", type=int | None, help="images in a row; default: a square")
-    add_threads(parser)
-    add_device(parser)
-    add_json(parser)
+    add_run_options(parser)
 
 
 def run(arguments: Namespace) -> None:

@@ -12,9 +12,7 @@ from jsonargparse import Namespace
 
 from anytime_ar.autoencoder import TruncationConfig
 from anytime_ar.cli.options import (
-    add_device,
-    add_json,
-    add_threads,
+    add_run_options,
     print_result,
     progress_bar,
     tune_threads_from,
@@ -43,9 +41,7 @@ def add_arguments(parser: Parser) -> None:
         "--out", type=literal_path, help="folder; default runs/demo, with --audio runs/demo-audio"
     )
     parser.add_argument("--seed", type=int, default=0)
-    add_threads(parser)
-    add_device(parser)
-    add_json(parser)
+    add_run_options(parser)
 
 
 def run(arguments: Namespace) -> None:

@@ -13,9 +13,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from anytime_ar.cli.options import (
-    add_device,
-    add_json,
-    add_threads,
+    add_run_options,
     print_result,
     progress_bar,
     set_threads_from,
@@ -32,9 +30,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument("files", nargs="+", type=literal_path, help="image or audio files")
     parser.add_argument("-o", "--out", type=literal_text, help="codes file (.npz) to write")
-    add_threads(parser)
-    add_device(parser)
-    add_json(parser)
+    add_run_options(parser)
 
 
 def run(arguments: Namespace) -> None:

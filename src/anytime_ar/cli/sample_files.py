@@ -192,7 +192,7 @@ class SampleFiles:
         if not _is_image(out) and len(samples) == 1:
             self._write_clip(out, samples[0])
             return WrittenFiles(out)
-        written = _sheet_beside(out)
+        written = _create_output(out)
         columns = min(columns or math.ceil(math.sqrt(len(samples))), len(samples))
         tiles = as_images(samples, self.model.sample_rate)
         write_image(written.sheet or out, image_grid(tiles, columns))
@@ -211,7 +211,7 @@ class SampleFiles:
         Raises:
             InputError: `out` cannot be written.
         """
-        written = _sheet_beside(out)
+        written = _create_output(out)
         sheet = contact_sheet(self.model, codes, budgets, sample_rate=self.model.sample_rate)
         write_contact_sheet(sheet, budgets, written.sheet or out)
         if written.sheet is not None:
@@ -239,7 +239,7 @@ def _is_image(out: Path) -> bool:
     return out.suffix.lower() in WRITABLE_IMAGE_SUFFIXES
 
 
-def _sheet_beside(out: Path) -> WrittenFiles:
+def _create_output(out: Path) -> WrittenFiles:
     """Return an image's path, or that of a new folder for several clips and of its sheet.
 
     For samples.wav these are the folder `samples` and samples.png.

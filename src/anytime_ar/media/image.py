@@ -91,7 +91,7 @@ def open_image(encoded: MediaContent, origin: str) -> Image.Image:
             image = _open_upright(encoded, origin)
         except BrokenSampleError:
             raise
-        except Exception:
+        except Exception:  # of any type, as below
             content = encoded if isinstance(encoded, bytes) else encoded.read_bytes()
             if (bare := strip_metadata(content)) is None:
                 raise
@@ -100,7 +100,8 @@ def open_image(encoded: MediaContent, origin: str) -> Image.Image:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BrokenSampleError(f"{origin}: is too large ({error}); send a smaller one") from error
-    # Pillow's decoders raise errors of any type on broken files.
+    # Pillow documents no errors for broken files: its decoders let through what struct, zlib and
+    # codecs raise. Its own fuzzers catch `Exception` (Tests/oss-fuzz/fuzz_pillow.py in Pillow).
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error).strip() else type(error).__name__
         if "cannot identify" in reason:
@@ -319,7 +320,7 @@ def exif_orientation(image: Image.Image) -> Image.Transpose | None:
     """Return the transpose that turns an image upright by its EXIF; None if EXIF has none."""
     try:
         stored = image.getexif().get(_EXIF_ORIENTATION_TAG)
-    # Pillow raises errors of any type on invalid metadata; the pixels are readable all the same.
+    # Errors are of any type, as in `open_image`; the pixels are readable all the same.
     except Exception:
         return None
     return _EXIF_TRANSPOSES.get(stored) if isinstance(stored, int) else None

@@ -165,7 +165,7 @@ class AudioProcessor(MediaProcessor):
     Args:
         sample_shape: shape (1, T) of one sample.
         sample_rate: sample rate in Hz.
-        peak_normalize: scale audio to the peak of training clips before it is encoded.
+        normalize: scaling of audio before it is encoded: to the peak of training clips, or none.
     """
 
     modality = "audio"
@@ -174,25 +174,27 @@ class AudioProcessor(MediaProcessor):
     suffixes = (*AUDIO_FORMATS, *WRITABLE_IMAGE_SUFFIXES)
 
     def __init__(
-        self, sample_shape: tuple[int, ...], sample_rate: int, *, peak_normalize: bool
+        self,
+        sample_shape: tuple[int, ...],
+        sample_rate: int,
+        normalize: Literal["peak", "none"] = "none",
     ) -> None:
         """Store shape, sample rate and normalization."""
         super().__init__(sample_shape)
-        self.sample_rate = sample_rate
-        self._peak_normalize = peak_normalize
+        self.sample_rate, self._normalize = sample_rate, normalize
 
     def read(self, path: Path) -> Tensor:
         """Read a clip, which may be shorter than a sample; see `MediaProcessor.read`."""
-        from anytime_ar.media.audio import AudioFile
+        from anytime_ar.media.audio import AudioFile, read_clip
 
         length, recording = self.sample_shape[1], AudioFile(path, self.sample_rate)
-        samples, _ = recording.measure()
-        if samples > length:
+        clip = read_clip((block.numpy() for block in recording.blocks()), length)
+        if clip.num_samples > length:
             raise InputError(
-                f"{path}: lasts {samples / self.sample_rate:.2f} s, and of several clips each has "
-                f"to fit into {length / self.sample_rate:.2f} s; encode it alone"
+                f"{path}: lasts {clip.num_samples / self.sample_rate:.2f} s, and of several clips "
+                f"each has to fit into {length / self.sample_rate:.2f} s; encode it alone"
             )
-        return self._fit(torch.cat(list(recording.blocks())))
+        return torch.from_numpy(clip.normalized(self._normalize))[None]
 
     def encode_recording(
         self, codec: SampleCodec, path: Path, progress: ProgressCallback
@@ -212,11 +214,11 @@ class AudioProcessor(MediaProcessor):
         Raises:
             DataError: the file is missing or cannot be decoded.
         """
-        from anytime_ar.media.audio import AudioFile
+        from anytime_ar.media.audio import AudioFile, peak_gain
 
         recording, windows = AudioFile(path, self.sample_rate), OverlappingWindows.for_codec(codec)
         samples, peak = recording.measure()
-        gain = self._gain(peak)
+        gain = peak_gain(peak) if self._normalize == "peak" else 1.0
         codes: list[Tensor] = []
         done, total = 0, windows.count(samples)
         for part in encode_windows(codec, windows, (block * gain for block in recording.blocks())):
@@ -261,34 +263,31 @@ class AudioProcessor(MediaProcessor):
         return encode_audio(samples, self.sample_rate, format)
 
     def _from_bytes(self, content: bytes, origin: str) -> Tensor:
+        from anytime_ar.media.audio import read_clip
+
+        with _decode_errors_as_input_error(f"{origin}: cannot be read as audio; send wav or npy"):
+            clip = read_clip(self._limited_blocks(content, origin), self.sample_shape[1])
+        return torch.from_numpy(clip.normalized(self._normalize))[None]
+
+    def _limited_blocks(self, content: bytes, origin: str) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield blocks of audio that fits into one sample without resampling.
+
+        Raises:
+            InputError: it has another sample rate, or is longer.
+        """
         from anytime_ar.media.audio import decode_audio_blocks
 
-        length, blocks, count = self.sample_shape[1], [], 0
-        with _decode_errors_as_input_error(f"{origin}: cannot be read as audio; send wav or npy"):
-            for block, rate in decode_audio_blocks(content, origin):
-                if rate != self.sample_rate:
-                    raise InputError(
-                        f"{origin}: has {rate} Hz; resample it to {self.sample_rate} Hz"
-                    )
-                blocks.append(block)
-                count += len(block)
-                if count > length:  # a small compressed file can hold hours of audio
-                    raise InputError(
-                        f"{origin}: has more than {length} samples; cut it to that, or encode it "
-                        "in windows with `anytime encode`"
-                    )
-        return self._fit(torch.from_numpy(np.concatenate(blocks)))
-
-    def _fit(self, wave: Tensor) -> Tensor:
-        """Normalize a waveform float32 [n], 1 <= n <= T, and pad it to [1, T]."""
-        wave = wave * self._gain(float(wave.abs().max()))
-        return torch.nn.functional.pad(wave, (0, self.sample_shape[1] - len(wave)))[None]
-
-    def _gain(self, peak: float) -> float:
-        """Return the gain to the level of the training clips."""
-        from anytime_ar.media.audio import peak_gain
-
-        return peak_gain(peak) if self._peak_normalize else 1.0
+        length, count = self.sample_shape[1], 0
+        for block, rate in decode_audio_blocks(content, origin):
+            if rate != self.sample_rate:
+                raise InputError(f"{origin}: has {rate} Hz; resample it to {self.sample_rate} Hz")
+            count += len(block)
+            if count > length:  # a small compressed file can hold hours of audio
+                raise InputError(
+                    f"{origin}: has more than {length} samples; cut it to that, or encode it in "
+                    "windows with `anytime encode`"
+                )
+            yield block
 
 
 def _at_original_level(
@@ -316,7 +315,7 @@ def processor_for(
     """
     if sample_rate is None:
         return ImageProcessor(sample_shape)
-    return AudioProcessor(sample_shape, sample_rate, peak_normalize=normalize == "peak")
+    return AudioProcessor(sample_shape, sample_rate, normalize or "none")
 
 
 def _check_pixel_count(content: bytes, origin: str) -> None:

@@ -31,8 +31,12 @@ from anytime_ar.evaluation.feature_extractor import (
     TorchScriptFeatureExtractor,
     classifier_accuracy,
 )
-from anytime_ar.evaluation.metrics.distribution import DistributionComparison, ReferenceDistribution
-from anytime_ar.evaluation.metrics.memorisation import NUM_QUERIES, nearest_neighbour_distances
+from anytime_ar.evaluation.metrics.distribution import (
+    NUM_QUERIES,
+    DistributionComparison,
+    ReferenceDistribution,
+    nearest_neighbour_distances,
+)
 from anytime_ar.evaluation.metrics.pca import fit_pca
 from anytime_ar.evaluation.metrics.reconstruction import MetricAccumulator
 from anytime_ar.evaluation.protocols import (

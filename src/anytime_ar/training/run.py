@@ -36,13 +36,13 @@ from anytime_ar.runtime.files import (
 from anytime_ar.runtime.seeding import seeded
 from anytime_ar.runtime.size_limits import check_yaml_size
 from anytime_ar.runtime.torch_modes import default_torch_modes
-from anytime_ar.training.autotune import PrecisionAutotuner, read_autotuned_settings
 from anytime_ar.training.checkpoint import CheckpointManager
 from anytime_ar.training.config import TrainConfig
 from anytime_ar.training.launcher import SINGLE_PROCESS, DistributedConfig, launch_fabric
+from anytime_ar.training.precision import PrecisionAutotuner, read_autotuned_settings
 from anytime_ar.training.run_log import RunLog
+from anytime_ar.training.stages import Stage
 from anytime_ar.training.stages.autoencoder import AutoencoderStage
-from anytime_ar.training.stages.base import Stage
 from anytime_ar.training.stages.decoder_gan import DecoderGANStage
 from anytime_ar.training.stages.prior import PriorStage
 from anytime_ar.training.trainer import Trainer

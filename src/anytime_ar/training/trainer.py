@@ -21,7 +21,7 @@ from anytime_ar.runtime.signals import defer_interrupts
 from anytime_ar.training.checkpoint import Checkpoint, CheckpointManager
 from anytime_ar.training.optimizer import learning_rate_at
 from anytime_ar.training.run_log import RunLog
-from anytime_ar.training.stages.base import Losses, Stage
+from anytime_ar.training.stages import Losses, Stage
 from anytime_ar.training.state import TrainingState
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from anytime_ar.runtime.seeding import seeded
 from anytime_ar.training.config import TrainingPrecision
 from anytime_ar.training.fsdp import device_mesh
 from anytime_ar.training.run_log import RunLog
-from anytime_ar.training.stages.base import Stage
+from anytime_ar.training.stages import Stage
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -28,8 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from anytime_ar.bundle.card import Card
 from anytime_ar.bundle.format import Bundle, build_bundle
 from anytime_ar.evaluation.report import align_table
+from anytime_ar.runtime.devices import disable_memory_trimming
 from anytime_ar.runtime.files import write_json
-from anytime_ar.runtime.memory import disable_memory_trimming
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.serving.engine.runner import ModelRunner
 from anytime_ar.training.config import AutoencoderTrainingConfig, OptimizerConfig

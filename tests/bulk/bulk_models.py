@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from anytime_ar.bundle.card import Card
-from anytime_ar.bundle.format import attach_codebook, build_bundle, save_bundle
+from anytime_ar.bundle.format import save_bundle
+from random_models import random_bundle
 
 L, V = 6, 8
 LABELS = tuple("0123456789")
@@ -34,16 +33,5 @@ def save_model(folder: Path, kind: str = "images", *, labelled: bool = True, see
         },
         "prior": {"layers": 2, "width": 16, "heads": 2},
     }
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        bundle = build_bundle(Card.parse(values, origin="test"))
-        assert bundle.prior is not None
-        with torch.no_grad():  # weights start small; here labels and codes should matter
-            for weight in bundle.prior.parameters():
-                weight.add_(0.3 * torch.randn_like(weight))
-            for name, buffer in bundle.autoencoder.quantizer.named_buffers():
-                if name.endswith("codebooks"):
-                    buffer.normal_()
-        attach_codebook(bundle.autoencoder, bundle.prior)
-    save_bundle(bundle, folder)
+    save_bundle(random_bundle(Card.parse(values, origin="test"), seed), folder)
     return str(folder)

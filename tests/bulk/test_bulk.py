@@ -28,8 +28,8 @@ from anytime_ar.bulk import (
     run,
     sample_job,
 )
-from anytime_ar.bulk.pools import ShardWorker
 from anytime_ar.bulk.storage import BulkStorage
+from anytime_ar.bulk.workers import ShardWorker
 from anytime_ar.data import DataConfig, load_data
 from anytime_ar.data.config import AudioConfig
 from anytime_ar.errors import BulkError, InputError, MissingExtraError

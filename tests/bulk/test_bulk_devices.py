@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from anytime_ar.bulk import RayPoolConfig, SampleJob, ShardingConfig, run, sample_job
-from anytime_ar.bulk import pools as ray_pool
+from anytime_ar.bulk import workers as ray_pool
 from anytime_ar.errors import BulkError, InputError
 
 BROKEN = "a worker of this test makes nothing"

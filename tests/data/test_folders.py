@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from anytime_ar.data import DataConfig, DataSplits, load_data
-from anytime_ar.data.sources.split_names import ShardName, canonical_split, parse_shard_name
+from anytime_ar.data.sources import ShardName, canonical_split, parse_shard_name
 from anytime_ar.errors import DataError
 from anytime_ar.media.formats import READABLE_IMAGE_SUFFIXES
 

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from anytime_ar.errors import InputError
-from anytime_ar.media.image import GRID_GAP, image_grid, read_image, write_image
+from anytime_ar.media.image import read_image, write_image
+from anytime_ar.media.sheets import GAP, image_grid
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -74,12 +75,12 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch) -> None:
 def test_grid_places_every_picture() -> None:
     images = torch.arange(5.0)[:, None, None, None].expand(5, 1, 3, 4) / 10
     grid = image_grid(images, columns=3)
-    assert grid.shape == (1, 2 * (3 + GRID_GAP) - GRID_GAP, 3 * (4 + GRID_GAP) - GRID_GAP)
+    assert grid.shape == (1, 2 * (3 + GAP) - GAP, 3 * (4 + GAP) - GAP)
     for i in range(5):
-        top = i // 3 * (3 + GRID_GAP)
-        left = i % 3 * (4 + GRID_GAP)
+        top = i // 3 * (3 + GAP)
+        left = i % 3 * (4 + GAP)
         assert torch.equal(grid[:, top : top + 3, left : left + 4], images[i])
-    assert (grid[:, -3 - GRID_GAP :, -4 - GRID_GAP :] == 1).all()  # the empty cell
+    assert (grid[:, -3 - GAP :, -4 - GAP :] == 1).all()  # the empty cell
     assert torch.equal(image_grid(images[:1], columns=1), images[0])
 
 

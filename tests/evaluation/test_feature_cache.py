@@ -14,7 +14,7 @@ from torch import Tensor
 from anytime_ar.evaluation import FeatureExtractor, evaluate
 from anytime_ar.evaluation import feature_cache as cached
 from anytime_ar.evaluation.feature_cache import FeatureCache
-from anytime_ar.runtime.distributed import EvaluationProcesses
+from anytime_ar.runtime.distributed import DistributedContext
 
 
 class Counted:
@@ -40,7 +40,7 @@ def run(tmp_path: Path, splits: FakeSplits, features: FeatureExtractor) -> Run:
         network: FeatureExtractor = features, data: Tensor = splits.test.data, size: int = 64
     ) -> tuple[list[Tensor], int]:
         counted = Counted(network)
-        cache = FeatureCache(tmp_path / "cache", network, EvaluationProcesses())
+        cache = FeatureCache(tmp_path / "cache", network, DistributedContext())
 
         def batches() -> Iterator[Tensor]:
             return iter(data.split(size))
@@ -79,7 +79,7 @@ def test_other_samples_networks_or_batches_are_others(
 def test_an_interrupted_computation_leaves_nothing(
     tmp_path: Path, splits: FakeSplits, features: FeatureExtractor
 ) -> None:
-    cache = FeatureCache(tmp_path / "cache", features, EvaluationProcesses())
+    cache = FeatureCache(tmp_path / "cache", features, DistributedContext())
     found = cache.get_or_compute(lambda: iter(splits.test.data.split(64)), Counted(features))
     next(found)
     found.close()

@@ -21,15 +21,8 @@ from anytime_ar.bundle.curve import (
     psnr,
 )
 from anytime_ar.errors import BundleError, InputError
-from anytime_ar.evaluation import (
-    as_images,
-    contact_sheet,
-    curve_table,
-    plot_curve,
-    write_contact_sheet,
-    write_report,
-    write_sheets,
-)
+from anytime_ar.evaluation import curve_table, plot_curve, write_report
+from anytime_ar.media.sheets import as_images, contact_sheet, write_contact_sheet, write_sheets
 
 QUALITY = DistributionMetrics(
     fd_stderr=0.1234,

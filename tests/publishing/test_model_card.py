@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from anytime_ar.bundle.curve import Curve
 from anytime_ar.bundle.format import Bundle, find_bundle, load_bundle, save_bundle
-from anytime_ar.publishing.model_card import model_card
+from anytime_ar.publishing import model_card
 
 
 def text_of(bundle: Bundle, *, pictures: tuple[str, ...] = (), license: str | None = None) -> str:

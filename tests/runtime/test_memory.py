@@ -11,7 +11,7 @@ import pytest
 FAULTS = """
 import resource
 import torch
-from anytime_ar.runtime.memory import disable_memory_trimming
+from anytime_ar.runtime.devices import disable_memory_trimming
 
 {first}
 faults = []

@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 
 from anytime_ar.bundle.card import Card
 from anytime_ar.bundle.curve import Curve, CurvePoint, near_lossless_codes
-from anytime_ar.bundle.format import Bundle, attach_codebook, build_bundle
+from anytime_ar.bundle.format import Bundle
 from anytime_ar.prior import DecodeState
 from anytime_ar.sampling import AnytimeModel
+from random_models import random_bundle
 
 LABELS = ("cat", "dog", "owl")
 FREQUENCIES = (0.5, 0.3, 0.2)
@@ -120,17 +120,7 @@ def tiny_bundle(
     curve: Curve | None = None,
     seed: int = 0,
 ) -> Bundle:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        bundle = build_bundle(card(labels, with_prior=with_prior))
-        if bundle.prior is not None:
-            with torch.no_grad():  # weights start small; here labels and codes should matter
-                for weight in bundle.prior.parameters():
-                    weight.add_(0.3 * torch.randn_like(weight))
-                for name, buffer in bundle.autoencoder.quantizer.named_buffers():
-                    if name.endswith("codebooks"):
-                        buffer.normal_()
-            attach_codebook(bundle.autoencoder, bundle.prior)
+    bundle = random_bundle(card(labels, with_prior=with_prior), seed)
     return replace(bundle, curve=curve)
 
 

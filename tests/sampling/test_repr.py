@@ -15,7 +15,7 @@ from PIL import Image
 from sampling_models import L, V, curve, sample_shape, tiny_bundle
 
 from anytime_ar.codes import CodesFile
-from anytime_ar.media.notebook import audio_players_html, image_grid_png
+from anytime_ar.media.sheets import audio_players_html, image_grid_png
 from anytime_ar.prior import SamplingParams
 from anytime_ar.sampling import AnytimeModel, DecodeBatch, uniform_noise
 

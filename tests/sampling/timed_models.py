@@ -12,16 +12,7 @@ from torch import Tensor
 from anytime_ar.bundle.format import Bundle
 from anytime_ar.prior import DecodeState
 from anytime_ar.sampling import AnytimeModel
-
-
-class FakeClock:
-    """Stands still unless something takes its time."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from fake_clock import FakeClock
 
 
 class TimedModel(AnytimeModel):

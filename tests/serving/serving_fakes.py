@@ -8,18 +8,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from anytime_ar.bundle.card import Card
 from anytime_ar.bundle.curve import Curve, CurvePoint, near_lossless_codes
-from anytime_ar.bundle.format import Bundle, attach_codebook, build_bundle
+from anytime_ar.bundle.format import Bundle
 from anytime_ar.prior import DecodeState
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.serving.engine.fairness import OverloadPolicy
 from anytime_ar.serving.engine.jobs import JobEvent, ResultEvent, SamplingJob, ServingError
 from anytime_ar.serving.engine.runner import ModelRunner
 from anytime_ar.serving.engine.scheduler import Scheduler
+from fake_clock import FakeClock
+from random_models import random_bundle
 
 L, V = 12, 8
 SLOW_L = 400
@@ -87,28 +88,8 @@ def tiny_bundle(kind: str = "image", *, seed: int = 0, name: str = "tiny") -> Bu
         },
         origin="test",
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        bundle = build_bundle(card)
-        assert bundle.prior is not None
-        with torch.no_grad():  # weights start small; here labels and codes should matter
-            for weight in bundle.prior.parameters():
-                weight.add_(0.3 * torch.randn_like(weight))
-            for buffer_name, buffer in bundle.autoencoder.quantizer.named_buffers():
-                if buffer_name.endswith("codebooks"):
-                    buffer.normal_()
-        attach_codebook(bundle.autoencoder, bundle.prior)
+    bundle = random_bundle(card, seed)
     return bundle if slow else replace(bundle, curve=curve())
-
-
-class FakeClock:
-    """Stands still unless something takes its time."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class TimedModel(AnytimeModel):

@@ -33,8 +33,8 @@ from anytime_ar.serving.cluster.replica import RemoteError, Replica, ReplicaRepl
 from anytime_ar.serving.config import ServingConfig
 from anytime_ar.serving.engine.jobs import RequestContext, ServingError
 from anytime_ar.serving.engine.models import NotFoundError
+from anytime_ar.serving.engine.sample_service import ConflictError
 from anytime_ar.serving.engine.scheduler import ModelStats
-from anytime_ar.serving.engine.services import ConflictError
 from anytime_ar.serving.engine.serving_engine import ServingEngine
 from anytime_ar.serving.schema import (
     DecodeRequest,

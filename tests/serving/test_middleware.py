@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from serving_fakes import FakeClock
 
 from anytime_ar.serving.engine.jobs import RequestContext
 from anytime_ar.serving.http.middleware import (
@@ -22,6 +21,7 @@ from anytime_ar.serving.http.middleware import (
     Send,
     key_digest,
 )
+from fake_clock import FakeClock
 
 OWN = AllowedHosts.for_server("127.0.0.1")
 

@@ -12,8 +12,8 @@ import pytest
 from anytime_ar.serving.http.app import build_app
 from anytime_ar.serving.http.middleware import UNAUTHENTICATED_PATHS
 from anytime_ar.serving.http.monitoring import Monitor
-from anytime_ar.serving.media import MEDIA_TYPES
 from anytime_ar.serving.schema import (
+    MEDIA_TYPES,
     DecodeRequest,
     EncodeRequest,
     ErrorResponse,

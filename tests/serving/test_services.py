@@ -10,7 +10,7 @@ from serving_fakes import Stage
 
 from anytime_ar.serving.engine.jobs import Job, RequestContext, ServingError
 from anytime_ar.serving.engine.models import ModelRegistry
-from anytime_ar.serving.engine.services import ConflictError, SampleService
+from anytime_ar.serving.engine.sample_service import ConflictError, SampleService
 from anytime_ar.serving.engine.session_store import SessionStore
 from anytime_ar.serving.engine.worker import ThreadBridge, Worker
 from anytime_ar.serving.schema import SampleRequest

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_training_resume import PowerCut, assert_same_run, disturb, run
+from test_training_resume import assert_same_run, run, run_until_power_cut
 from torch import nn
 from torch.nn import functional as F
 from training_fakes import ToyStage, tiny
@@ -22,8 +22,9 @@ from anytime_ar.errors import InputError
 from anytime_ar.runtime import mixed_precision as precision
 from anytime_ar.runtime.distributed import DistributedContext
 from anytime_ar.runtime.mixed_precision import bfloat16_autocast, faster_precision
-from anytime_ar.training.autotune import PrecisionAutotuner, read_autotuned_settings
+from anytime_ar.training.config import TrainingPrecision
 from anytime_ar.training.launcher import SINGLE_PROCESS, launch_fabric
+from anytime_ar.training.precision import PrecisionAutotuner, read_autotuned_settings
 from anytime_ar.training.run_log import RunLog
 
 CPU = torch.device("cpu")
@@ -108,7 +109,7 @@ def choosing(monkeypatch: pytest.MonkeyPatch, *answers: str) -> None:
             step(kind)
         return next(given), {"32-true": 1.0, "bf16-mixed": 1.0}
 
-    monkeypatch.setattr("anytime_ar.training.autotune.faster_precision", choose)
+    monkeypatch.setattr("anytime_ar.training.precision.faster_precision", choose)
 
 
 @pytest.mark.parametrize("kind", ["32-true", "bf16-mixed"])
@@ -138,10 +139,8 @@ def test_each_stage_chooses_once_and_it_is_written_down(
     run(tmp_path / "whole", data, config)
     folder = tmp_path / "resumed"
     choosing(monkeypatch, "32-true", "bf16-mixed")
-    with monkeypatch.context() as patch:
-        disturb(patch, "decoder_gan", 3 + 3 * 4, "power cut")  # of a comparison, 3 x 4 steps
-        with pytest.raises(PowerCut):
-            run(folder, data, config)
+    step = 3 + 3 * 4  # of a comparison, 3 x 4 steps
+    run_until_power_cut(folder, data, monkeypatch, "decoder_gan", step, config)
     assert read_autotuned_settings(folder).precision == {
         "autoencoder": "32-true",
         "decoder_gan": "bf16-mixed",
@@ -161,10 +160,7 @@ def test_an_old_run_goes_on_in_its_own_format(
 ) -> None:
     """Its configuration names bfloat16, which was the default; that of today leaves it open."""
     folder = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        disturb(patch, "autoencoder", 7, "power cut")
-        with pytest.raises(PowerCut):
-            run(folder, data)
+    run_until_power_cut(folder, data, monkeypatch, "autoencoder", 7)
     (folder / "autotune.json").unlink()  # which there was not
     choosing(monkeypatch)
     run(folder, data, tiny(precision="auto"), resume=True)
@@ -217,21 +213,18 @@ class SecondRank(DistributedContext):
 
     rank, world_size = 1, 2
 
-    def __init__(self, heard: int) -> None:
+    def __init__(self, heard: TrainingPrecision) -> None:
         self.heard = heard
 
-    def run_on_rank_zero(self, work: Any) -> None:
-        pass
-
-    def all_reduce_max(self, value: int) -> int:
-        assert value == -1
+    def run_on_rank_zero(self, work: Any) -> Any:
+        del work  # the first process runs it
         return self.heard
 
 
 @pytest.mark.parametrize("in_bfloat16", [False, True])
 def test_all_processes_compute_as_the_first_one_says(tmp_path: Path, in_bfloat16: bool) -> None:
     fabric = launch_fabric("cpu", "auto", SINGLE_PROCESS)
-    ranks = SecondRank(int(in_bfloat16))
+    ranks = SecondRank("bf16-mixed" if in_bfloat16 else "32-true")
     decider = PrecisionAutotuner(tmp_path, "auto", fabric=fabric, seed=0, distributed=ranks)
     with RunLog(None, show_progress=False) as log:
         decider.select(ToyStage(), log)

@@ -58,6 +58,21 @@ def disturb(monkeypatch: pytest.MonkeyPatch, stage: str, step: int, how: str) ->
     monkeypatch.setattr(objective, "forward", disturbed)
 
 
+def run_until_power_cut(
+    folder: Path,
+    data: DataSplits,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    step: int,
+    config: TrainConfig | None = None,
+) -> None:
+    """Train up to a step, in which the process dies."""
+    with monkeypatch.context() as patch:
+        disturb(patch, stage, step, "power cut")
+        with pytest.raises(PowerCut):
+            run(folder, data, config)
+
+
 def assert_same_run(folder: Path, reference: Path) -> None:
     for name in OBJECTIVES:
         groups, record = last(CheckpointManager(folder / "checkpoints", name))
@@ -105,10 +120,7 @@ def test_a_power_cut_in_a_step_changes_nothing(
     step: int,
 ) -> None:
     folder = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        disturb(patch, stage, step, "power cut")
-        with pytest.raises(PowerCut):
-            run(folder, data)
+    run_until_power_cut(folder, data, monkeypatch, stage, step)
     assert not (folder / "bundle").exists()
     checkpoints = CheckpointManager(folder / "checkpoints", stage)
     assert checkpoints.steps() == [*range(step - 1, max(0, step - 3), -1)]

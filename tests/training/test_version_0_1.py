@@ -11,7 +11,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 from safetensors.torch import load_file, save
-from test_training_resume import PowerCut, assert_same_run, disturb, run
+from test_training_resume import assert_same_run, run, run_until_power_cut
 from training_fakes import last, tiny
 
 from anytime_ar.bundle.format import find_bundle, fingerprint, load_bundle, shipped_models
@@ -143,10 +143,7 @@ def test_a_run_of_0_1_goes_on_bit_for_bit(
     step: int,
 ) -> None:
     folder = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        disturb(patch, stage, step, "power cut")
-        with pytest.raises(PowerCut):
-            run(folder, data)
+    run_until_power_cut(folder, data, monkeypatch, stage, step)
     turn_into_0_1(folder)
     checkpoints = folder / "checkpoints"
     assert not list(checkpoints.glob("decoder_gan-*"))

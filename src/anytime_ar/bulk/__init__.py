@@ -13,8 +13,8 @@ from anytime_ar.bulk.jobs import (
     encode_job,
     sample_job,
 )
-from anytime_ar.bulk.pools import RayPoolConfig
 from anytime_ar.bulk.runner import BulkReport, EngineName, run
+from anytime_ar.bulk.workers import RayPoolConfig
 
 __all__ = [
     "BulkJob",

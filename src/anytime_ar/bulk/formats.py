@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from anytime_ar.bulk.jobs import ShardFormat
 from anytime_ar.errors import MissingExtraError, install_command
+from anytime_ar.media.processor import MediaProcessor
 
 _INT16_ENTRIES = 2**15
 """Largest vocabulary whose codes fit in int16."""
@@ -48,14 +49,19 @@ class ShardRows:
 class ShardSchema:
     """Properties that all rows of a job share."""
 
-    modality: Literal["image", "audio"]
-    """Kind of the samples, the name of their parquet column."""
-    suffix: Literal["png", "wav"]
-    """Suffix of the samples' file names."""
-    encode_files: Callable[[Tensor], list[bytes]]
-    """Function from samples [n, *sample_shape] to the bytes of n files."""
+    media: MediaProcessor
+    """Converter of the model, whose default format is that of the files."""
     label_names: tuple[str, ...] | None
     """Names of the classes; None: samples have no labels."""
+
+    @property
+    def suffix(self) -> str:
+        """Return the suffix of the samples' file names: png or wav."""
+        return self.media.formats[0]
+
+    def encode_files(self, samples: Tensor) -> list[bytes]:
+        """Return samples float32 [n, *sample_shape] as the bytes of n files."""
+        return self.media.to_bytes(samples, self.suffix)
 
 
 def pack_codes(codes: Tensor, vocabulary: int) -> npt.NDArray[np.signedinteger[Any]]:
@@ -110,8 +116,9 @@ def parquet_bytes(rows: ShardRows, schema: ShardSchema) -> bytes:
         files = pa.array(rows.files, pa.binary())
         names = [f"{number:09d}.{schema.suffix}" for number in numbers]
         paths = pa.array(names, pa.string())
-        columns[schema.modality] = pa.StructArray.from_arrays([files, paths], ["bytes", "path"])
-        features[schema.modality] = {"_type": schema.modality.capitalize()}
+        column = schema.media.modality
+        columns[column] = pa.StructArray.from_arrays([files, paths], ["bytes", "path"])
+        features[column] = {"_type": column.capitalize()}
     if rows.codes is not None:
         values = pa.array(rows.codes.reshape(-1))
         ends = np.arange(len(rows) + 1, dtype=np.int32) * rows.codes.shape[1]

@@ -43,7 +43,7 @@ from anytime_ar.runtime.files import (
     write_json,
 )
 from anytime_ar.runtime.hub import download_snapshot, parse_hub_ref
-from anytime_ar.runtime.skip_init import SkipInit, stored_size
+from anytime_ar.runtime.size_limits import SkipInit, stored_size
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
 BUNDLE_FORMAT_VERSION = 2

@@ -23,11 +23,9 @@ from anytime_ar.bulk import (
 )
 from anytime_ar.bulk.jobs import Device, SavedContent, SplitName
 from anytime_ar.cli.options import (
-    add_device,
-    add_json,
     add_precision,
+    add_run_options,
     add_sampling_options,
-    add_threads,
     model_data_config,
     parse_label,
     print_result,
@@ -102,9 +100,7 @@ def _add_job_options(parser: Parser) -> None:
     parser.add_argument(
         "--verify", action="store_true", help="compare complete shards with their SHA-256"
     )
-    add_threads(parser, default_help="one for each processor that may be used; with Ray, 1")
-    add_device(parser)
-    add_json(parser)
+    add_run_options(parser, "one for each processor that may be used; with Ray, 1")
 
 
 def run_sample(arguments: Namespace) -> None:

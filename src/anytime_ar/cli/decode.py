@@ -12,16 +12,14 @@ import torch
 from jsonargparse import Namespace
 
 from anytime_ar.cli.options import (
-    add_device,
-    add_json,
-    add_threads,
+    add_run_options,
     check_columns,
     print_result,
     progress_bar,
     set_threads_from,
 )
 from anytime_ar.cli.parser import Parser, literal_text
-from anytime_ar.cli.sample_files import EncodedFiles, sample_files_for
+from anytime_ar.cli.sample_files import EncodedFiles, SampleFiles
 from anytime_ar.codes import load_codes
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel, load
@@ -38,9 +36,7 @@ def add_arguments(parser: Parser) -> None:
         "--out", type=literal_text, help="file to write; default: decoded.png, audio: decoded.wav"
     )
     parser.add_argument("--columns", type=int | None, help="images in a row; default: a square")
-    add_threads(parser)
-    add_device(parser)
-    add_json(parser)
+    add_run_options(parser)
 
 
 def run(arguments: Namespace) -> None:
@@ -55,11 +51,11 @@ def run(arguments: Namespace) -> None:
     set_threads_from(arguments)
     model = load(arguments.model, device=arguments.device)
     _check_windows(encoded, model)
-    media = sample_files_for(model)
-    out = media.output_path(arguments.out, "decoded")
+    files = SampleFiles(model)
+    out = files.output_path(arguments.out, "decoded")
     prefix = encoded._replace(codes=encoded.codes[:, :num_codes])
     with progress_bar("decode") as progress:
-        written, report = media.decode(prefix, out, arguments.columns, progress)
+        written, report = files.decode(prefix, out, arguments.columns, progress)
     print_result(
         arguments,
         f"{written}: {report.text} from {num_codes} of {model.code_length} codes",

@@ -12,15 +12,13 @@ from jsonargparse import Namespace
 
 from anytime_ar.autoencoder import TruncationConfig
 from anytime_ar.cli.options import (
-    add_device,
-    add_json,
-    add_threads,
+    add_run_options,
     print_result,
     progress_bar,
     tune_threads_from,
 )
 from anytime_ar.cli.parser import Parser, config_path, literal_path
-from anytime_ar.cli.sample_files import sample_files_for
+from anytime_ar.cli.sample_files import SampleFiles
 from anytime_ar.cli.train import Experiment
 from anytime_ar.cli.train_classifier import train_and_save_classifier
 from anytime_ar.data import load_data
@@ -43,9 +41,7 @@ def add_arguments(parser: Parser) -> None:
         "--out", type=literal_path, help="folder; default runs/demo, with --audio runs/demo-audio"
     )
     parser.add_argument("--seed", type=int, default=0)
-    add_threads(parser)
-    add_device(parser)
-    add_json(parser)
+    add_run_options(parser)
 
 
 def run(arguments: Namespace) -> None:
@@ -80,17 +76,17 @@ def run(arguments: Namespace) -> None:
             progress=progress,
         )
     write_report(curve, folder)
-    media = sample_files_for(model)
+    files = SampleFiles(model)
     shown = {
         "samples": model.sample_codes(NUM_SHOWN, seed=arguments.seed),
         "reconstructions": model.encode(next(data.test.batches(NUM_SHOWN)).data),
     }
     for stem, codes in shown.items():
-        media.write_budgets(codes, budgets, media.output_path(None, str(folder / stem)))
+        files.write_budgets(codes, budgets, files.output_path(None, str(folder / stem)))
     print(f"trained in {seconds:.0f} s", file=sys.stderr)
     print_result(
         arguments,
-        f"{curve_table(curve)}\n\n{folder}: {media.noun} as samples and reconstructions, "
+        f"{curve_table(curve)}\n\n{folder}: {model.media.noun} as samples and reconstructions, "
         "curve.png, curve.json; the model is in ordered/",
         training_seconds=round(seconds, 1),
         **curve.model_dump(mode="json"),

@@ -13,15 +13,13 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from anytime_ar.cli.options import (
-    add_device,
-    add_json,
-    add_threads,
+    add_run_options,
     print_result,
     progress_bar,
     set_threads_from,
 )
 from anytime_ar.cli.parser import Parser, literal_path, literal_text
-from anytime_ar.cli.sample_files import sample_files_for
+from anytime_ar.cli.sample_files import SampleFiles
 from anytime_ar.codes import save_codes
 from anytime_ar.runtime.files import check_output_path
 from anytime_ar.sampling import load
@@ -32,9 +30,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="shipped name, folder, or Hub id")
     parser.add_argument("files", nargs="+", type=literal_path, help="image or audio files")
     parser.add_argument("-o", "--out", type=literal_text, help="codes file (.npz) to write")
-    add_threads(parser)
-    add_device(parser)
-    add_json(parser)
+    add_run_options(parser)
 
 
 def run(arguments: Namespace) -> None:
@@ -44,9 +40,9 @@ def run(arguments: Namespace) -> None:
         check_output_path(arguments.out)
     set_threads_from(arguments)
     model = load(arguments.model, device=arguments.device)
-    media = sample_files_for(model)
+    files = SampleFiles(model)
     with progress_bar("encode") as progress:
-        encoded = media.encode(arguments.files, progress)
+        encoded = files.encode(arguments.files, progress)
     if out is not None:
         save_codes(
             out,
@@ -56,5 +52,5 @@ def run(arguments: Namespace) -> None:
             vocabulary=model.vocabulary,
             windowed_audio=encoded.windowed_audio,
         )
-    report = media.report_codes(encoded, out)
+    report = files.report_codes(encoded, out)
     print_result(arguments, report.text, **report.json_fields)

@@ -20,11 +20,9 @@ from torch import Tensor
 from anytime_ar.bundle.curve import Curve
 from anytime_ar.bundle.format import check_replaceable, find_bundle, save_bundle
 from anytime_ar.cli.options import (
-    add_device,
-    add_json,
     add_precision,
+    add_run_options,
     add_sampling_params,
-    add_threads,
     model_data_config,
     print_result,
     progress_bar,
@@ -54,8 +52,8 @@ from anytime_ar.evaluation import (
     load_feature_extractor,
     resolve_budgets,
     write_report,
-    write_sheets,
 )
+from anytime_ar.media.sheets import write_sheets
 from anytime_ar.runtime.distributed import torchrun_context
 from anytime_ar.runtime.files import cache_folder, check_output_path, read_text
 from anytime_ar.runtime.progress import no_progress
@@ -101,9 +99,7 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--no-save-curve", action="store_true", help="leave the model as it is")
     add_precision(parser)
-    add_threads(parser)
-    add_device(parser)
-    add_json(parser)
+    add_run_options(parser)
 
 
 def run(arguments: Namespace) -> None:

@@ -84,6 +84,18 @@ def add_json(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print figures as JSON")
 
 
+def add_run_options(parser: Parser, default_threads: str = "") -> None:
+    """Add `--threads`, `--device` and `--json`.
+
+    Args:
+        parser: parser of the command.
+        default_threads: description of the default number of threads.
+    """
+    add_threads(parser, default_help=default_threads)
+    add_device(parser)
+    add_json(parser)
+
+
 def add_budget_options(parser: Parser) -> None:
     """Add the options that end a sample, except the number of codes."""
     parser.add_argument(
@@ -123,9 +135,7 @@ def add_output_options(parser: Parser) -> None:
     )
     parser.add_argument("--columns", type=int | None, help="images in a row; default: a square")
     add_precision(parser)
-    add_threads(parser)
-    add_device(parser)
-    add_json(parser)
+    add_run_options(parser)
 
 
 def add_sampling_options(parser: Parser) -> None:

@@ -16,7 +16,7 @@ from anytime_ar.cli.options import (
 )
 from anytime_ar.cli.parser import Parser, literal_path
 from anytime_ar.cli.sample import print_summary, write_samples
-from anytime_ar.cli.sample_files import sample_files_for
+from anytime_ar.cli.sample_files import SampleFiles
 from anytime_ar.runtime.files import check_output_path
 from anytime_ar.runtime.signals import defer_interrupts
 from anytime_ar.sampling import load
@@ -38,11 +38,11 @@ def run(arguments: Namespace) -> None:
     check_columns(arguments)
     set_threads_from(arguments)
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
-    media = sample_files_for(model)
-    out = media.output_path(arguments.out, "samples")
+    files = SampleFiles(model)
+    out = files.output_path(arguments.out, "samples")
     state = model.load_state(arguments.state)
     with defer_interrupts() as interrupted:
         limits = budget_from(arguments, arguments.codes, cancel=interrupted)
         result = state.refine(**limits)
-        written = write_samples(media, result, out, arguments)
+        written = write_samples(files, result, out, arguments)
     print_summary(model, result, written, arguments)

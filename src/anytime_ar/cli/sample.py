@@ -24,7 +24,7 @@ from anytime_ar.cli.options import (
     set_threads_from,
 )
 from anytime_ar.cli.parser import Parser
-from anytime_ar.cli.sample_files import SampleFiles, WrittenFiles, sample_files_for
+from anytime_ar.cli.sample_files import SampleFiles, WrittenFiles
 from anytime_ar.runtime.files import check_output_path
 from anytime_ar.runtime.signals import defer_interrupts
 from anytime_ar.sampling import AnytimeModel, SampleKwargs, SampleResult, load
@@ -49,8 +49,8 @@ def run(arguments: Namespace) -> None:
     check_columns(arguments)
     set_threads_from(arguments)
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
-    media = sample_files_for(model)
-    out = media.output_path(arguments.out, "samples")
+    files = SampleFiles(model)
+    out = files.output_path(arguments.out, "samples")
     requested = arguments.codes
     settings = sampling_options_from(model, arguments)
     if arguments.deadline_s is not None and arguments.num_samples >= 1:
@@ -63,12 +63,12 @@ def run(arguments: Namespace) -> None:
         options: SampleKwargs = {**settings, **limits}
         result = model.generate(arguments.num_samples, **options)
         columns = requested if isinstance(requested, list) else None
-        written = write_samples(media, result, out, arguments, columns)
+        written = write_samples(files, result, out, arguments, columns)
     print_summary(model, result, written, arguments, seed=settings["seed"])
 
 
 def write_samples(
-    media: SampleFiles,
+    files: SampleFiles,
     result: SampleResult,
     out: Path,
     arguments: Namespace,
@@ -77,7 +77,7 @@ def write_samples(
     """Write the samples of a result, and its state if requested.
 
     Args:
-        media: writes the files.
+        files: writes the files.
         result: the samples and their codes.
         out: file to write.
         arguments: parsed arguments with `save_state` and `columns`.
@@ -86,9 +86,9 @@ def write_samples(
     if arguments.save_state is not None:
         result.state.save(arguments.save_state)
     if code_counts is None:
-        return media.write(result.data, out, arguments.columns)
+        return files.write(result.data, out, arguments.columns)
     reached = [k for k in code_counts if k <= result.codes_drawn] or [result.codes_drawn]
-    return media.write_budgets(result.codes, reached, out)
+    return files.write_budgets(result.codes, reached, out)
 
 
 def print_summary(

@@ -7,9 +7,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from anytime_ar.cli.options import (
-    add_device,
-    add_json,
-    add_threads,
+    add_run_options,
     print_result,
     progress_bar,
     tune_threads_from,
@@ -32,9 +30,7 @@ def add_arguments(parser: Parser) -> None:
     """Add the options of `anytime train-classifier`."""
     parser.add_config(Experiment)
     parser.add_argument("--out", type=literal_path, help="folder; default runs/features/NAME")
-    add_threads(parser)
-    add_device(parser)
-    add_json(parser)
+    add_run_options(parser)
 
 
 def run(arguments: Namespace) -> None:

@@ -1,16 +1,15 @@
 """Load images and audio as float32 batches in [-1, 1]: the Hub, parquet, folders, embedded sets."""
 
 from anytime_ar.data.augmentation import AugmentationConfig
-from anytime_ar.data.batch import Batch
+from anytime_ar.data.batches import Batch, Prefetcher, ShuffledBatches
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.loading import DataSplits, check_data_path, load_data
-from anytime_ar.data.prefetch import Prefetcher
-from anytime_ar.data.shuffling import ShuffledBatches
 from anytime_ar.data.splits import Split
 from anytime_ar.legacy import warn_renamed
 from anytime_ar.media.audio import AudioFile, encode_audio, peak_gain, write_audio
 from anytime_ar.media.formats import WRITABLE_IMAGE_SUFFIXES
-from anytime_ar.media.image import encode_images, image_grid, read_image, write_image
+from anytime_ar.media.image import encode_images, read_image, write_image
+from anytime_ar.media.sheets import image_grid
 from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard
 
 __all__ = [

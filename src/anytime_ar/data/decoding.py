@@ -15,7 +15,7 @@ import numpy.typing as npt
 from anytime_ar.data.config import AudioConfig, DataConfig
 from anytime_ar.data.rows import Row, SplitRows, StoredArray
 from anytime_ar.errors import BrokenSampleError, DataError
-from anytime_ar.media.audio import decode_audio_blocks, peak_gain, resample_blocks, to_int16
+from anytime_ar.media.audio import decode_audio_blocks, read_clip, resample_blocks, to_int16
 from anytime_ar.media.image import decode_image
 
 _MAX_NAMED = 10
@@ -221,27 +221,21 @@ class AudioRowDecoder:
         first, rate = next(blocks)
         target = self.sample_rate or rate
         fits = rate == target or self._config.sample_rate is not None
-        wave = np.zeros(self._length(seconds, target), dtype=np.float32)
-        filled, loudest = 0, 0.0
         # All of a recording is decoded, so that one that is cut short is found.
-        for block in resample_blocks(chain([(first, rate)], blocks), target if fits else rate):
-            loudest = max(loudest, float(np.abs(block).max(initial=0.0)))
-            kept = block[: len(wave) - filled]
-            wave[filled : filled + len(kept)] = kept
-            filled += len(kept)
+        resampled = resample_blocks(chain([(first, rate)], blocks), target if fits else rate)
+        clip = read_clip(resampled, self._length(seconds, target))
         if not fits:
             raise DataError(
                 f"{row.origin}: {rate} Hz, but {self._first} has {self.sample_rate}; "
                 "set data.audio.sample_rate"
             )
-        if filled == 0:
+        if clip.num_samples == 0:
             raise BrokenSampleError(
                 f"{row.origin}: is shorter than one sample at {target} Hz; copy or record it again"
             )
         if self.sample_rate is None:
             self.sample_rate, self._first = rate, row.origin
-        gain = peak_gain(loudest) if self._config.normalize == "peak" else 1.0
-        return to_int16(wave * gain)[None]
+        return to_int16(clip.normalized(self._config.normalize))[None]
 
     def _length(self, seconds: float, sample_rate: int) -> int:
         """Return the clip length in samples, rounded up to a multiple of `length_multiple`."""

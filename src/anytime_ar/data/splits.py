@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from anytime_ar.data.augmentation import NO_AUGMENTATION, AugmentationConfig
-from anytime_ar.data.batch import Batch, ShuffleBlock, StoredChunk
+from anytime_ar.data.batches import Batch, ShuffleBlock, ShuffledBatches, StoredChunk
 from anytime_ar.data.decoding import BrokenSampleCollector, RowDecoder, combine_errors
 from anytime_ar.data.rows import Row, SplitRows, StoredArray
-from anytime_ar.data.shuffling import ShuffledBatches
 from anytime_ar.errors import BrokenSampleError, DataError, InputError
 from anytime_ar.media.image import to_float
 from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard

@@ -35,13 +35,6 @@ from anytime_ar.evaluation.metrics.distribution import ReferenceDistribution
 from anytime_ar.evaluation.metrics.pca import PCA, fit_pca
 from anytime_ar.evaluation.plots import plot_curve
 from anytime_ar.evaluation.report import curve_table, write_report
-from anytime_ar.evaluation.sheets import (
-    as_images,
-    contact_sheet,
-    evenly_spaced_budgets,
-    write_contact_sheet,
-    write_sheets,
-)
 
 __all__ = [
     "PCA",
@@ -59,14 +52,11 @@ __all__ = [
     "ReferenceDistribution",
     "TorchScriptFeatureExtractor",
     "TrainedFeatureExtractor",
-    "as_images",
     "classifier_accuracy",
     "compare",
     "comparison_table",
-    "contact_sheet",
     "curve_table",
     "evaluate",
-    "evenly_spaced_budgets",
     "fit_pca",
     "load_feature_extractor",
     "near_lossless_codes",
@@ -76,7 +66,5 @@ __all__ = [
     "save_feature_extractor",
     "train_feature_extractor",
     "write_comparison",
-    "write_contact_sheet",
     "write_report",
-    "write_sheets",
 ]

@@ -31,8 +31,12 @@ from anytime_ar.evaluation.feature_extractor import (
     TorchScriptFeatureExtractor,
     classifier_accuracy,
 )
-from anytime_ar.evaluation.metrics.distribution import DistributionComparison, ReferenceDistribution
-from anytime_ar.evaluation.metrics.memorisation import NUM_QUERIES, nearest_neighbour_distances
+from anytime_ar.evaluation.metrics.distribution import (
+    NUM_QUERIES,
+    DistributionComparison,
+    ReferenceDistribution,
+    nearest_neighbour_distances,
+)
 from anytime_ar.evaluation.metrics.pca import fit_pca
 from anytime_ar.evaluation.metrics.reconstruction import MetricAccumulator
 from anytime_ar.evaluation.protocols import (
@@ -43,7 +47,7 @@ from anytime_ar.evaluation.protocols import (
     GenerativeModel,
     SamplingKwargs,
 )
-from anytime_ar.runtime.distributed import EvaluationProcesses
+from anytime_ar.runtime.distributed import DistributedContext
 from anytime_ar.runtime.progress import ProgressCallback, no_progress
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
@@ -82,7 +86,7 @@ class Evaluator:
     test_labels: Tensor | None
     """Labels of the test split, int64 [N]; None if the classifier's labels are not those of the
     data."""
-    distributed: EvaluationProcesses
+    distributed: DistributedContext
     """Processes that share the work."""
     progress: ProgressCallback
     """Callback after every measurement."""
@@ -441,7 +445,7 @@ def evaluate(
     classifier = extractor if isinstance(extractor, FeatureExtractor) else None
     labels = None if classifier is None else _test_labels(data, classifier)
     extract = extractor if classifier is None else _features_function(classifier)
-    processes = EvaluationProcesses()
+    processes = DistributedContext()
     real = None
     if extractor is not None and extract is not None:
         test = partial(sample_batches, data.test, batch_size)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation.feature_extractor import FeatureExtractor, TorchScriptFeatureExtractor
-from anytime_ar.runtime.distributed import EvaluationProcesses
+from anytime_ar.runtime.distributed import DistributedContext
 from anytime_ar.runtime.files import write_atomically
 
 MAX_BYTES = 2**30
@@ -40,7 +40,7 @@ class FeatureCache:
         self,
         folder: Path,
         extractor: FeatureExtractor | TorchScriptFeatureExtractor,
-        distributed: EvaluationProcesses,
+        distributed: DistributedContext,
     ) -> None:
         """Compute the fingerprint of the network."""
         self._folder, self._distributed = folder, distributed

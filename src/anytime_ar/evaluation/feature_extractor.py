@@ -38,7 +38,7 @@ from anytime_ar.runtime.mixed_precision import (
     faster_precision,
 )
 from anytime_ar.runtime.progress import ProgressCallback, no_progress
-from anytime_ar.runtime.skip_init import SkipInit, stored_size
+from anytime_ar.runtime.size_limits import SkipInit, stored_size
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
 MIN_SIDE = 8

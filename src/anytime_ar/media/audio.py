@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -211,6 +211,42 @@ class LengthAndPeak(NamedTuple):
     """Largest magnitude of the waveform."""
 
 
+class MeasuredClip(NamedTuple):
+    """The beginning of a recording, with the length and the peak of all of it."""
+
+    wave: Waveform
+    """The first samples, padded with silence, float32 [T]."""
+    num_samples: int
+    """Length of the recording, in samples."""
+    peak: float
+    """Largest magnitude of the recording."""
+
+    def normalized(self, normalize: Literal["peak", "none"]) -> Waveform:
+        """Return the waveform, scaled so that the whole recording has the peak of training clips.
+
+        Args:
+            normalize: `none` returns it as it is.
+        """
+        return self.wave * (peak_gain(self.peak) if normalize == "peak" else 1.0)
+
+
+def read_clip(blocks: Iterable[Waveform], length: int) -> MeasuredClip:
+    """Join the beginning of a recording, of which only one block is in memory beside it.
+
+    Args:
+        blocks: consecutive waveforms, all of which are read.
+        length: length T of the clip, in samples.
+    """
+    wave = np.zeros(length, dtype=np.float32)
+    count, peak = 0, 0.0
+    for block in blocks:
+        peak = max(peak, float(np.abs(block).max(initial=0.0)))
+        kept = block[: max(0, length - count)]
+        wave[count : count + len(kept)] = kept
+        count += len(block)
+    return MeasuredClip(wave, count, peak)
+
+
 @dataclass(frozen=True)
 class AudioFile:
     """An audio file, read as mono at one sample rate."""
@@ -251,10 +287,7 @@ class AudioFile:
         Raises:
             DataError: as `blocks`.
         """
-        samples, peak = 0, 0.0
-        for block in self.blocks():
-            samples += len(block)
-            peak = max(peak, float(block.abs().max()))
+        _, samples, peak = read_clip((block.numpy() for block in self.blocks()), 0)
         return LengthAndPeak(samples, peak)
 
 

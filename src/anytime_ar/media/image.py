@@ -91,7 +91,7 @@ def open_image(encoded: MediaContent, origin: str) -> Image.Image:
             image = _open_upright(encoded, origin)
         except BrokenSampleError:
             raise
-        except Exception:
+        except Exception:  # of any type, as below
             content = encoded if isinstance(encoded, bytes) else encoded.read_bytes()
             if (bare := strip_metadata(content)) is None:
                 raise
@@ -100,7 +100,8 @@ def open_image(encoded: MediaContent, origin: str) -> Image.Image:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BrokenSampleError(f"{origin}: is too large ({error}); send a smaller one") from error
-    # Pillow's decoders raise errors of any type on broken files.
+    # Pillow documents no errors for broken files: its decoders let through what struct, zlib and
+    # codecs raise. Its own fuzzers catch `Exception` (Tests/oss-fuzz/fuzz_pillow.py in Pillow).
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error).strip() else type(error).__name__
         if "cannot identify" in reason:
@@ -319,7 +320,7 @@ def exif_orientation(image: Image.Image) -> Image.Transpose | None:
     """Return the transpose that turns an image upright by its EXIF; None if EXIF has none."""
     try:
         stored = image.getexif().get(_EXIF_ORIENTATION_TAG)
-    # Pillow raises errors of any type on invalid metadata; the pixels are readable all the same.
+    # Errors are of any type, as in `open_image`; the pixels are readable all the same.
     except Exception:
         return None
     return _EXIF_TRANSPOSES.get(stored) if isinstance(stored, int) else None
@@ -383,10 +384,6 @@ def _strip_jpeg(content: bytes) -> bytes:
     return b"".join([*segments, content[at:]])
 
 
-GRID_GAP = 2
-"""Pixels between the images of a grid, white."""
-
-
 def read_image(
     path: str | Path,
     *,
@@ -442,31 +439,3 @@ def write_image(path: str | Path, image: Tensor) -> None:
     pixels = to_uint8(image.detach().cpu()).permute(1, 2, 0).squeeze(-1).numpy()  # [H, W(, 3)]
     output = Image.fromarray(pixels)
     write_atomically(path, lambda file: output.save(file, encoder))
-
-
-def image_grid(images: Tensor, columns: int) -> Tensor:
-    """Arrange images in a grid, row by row.
-
-    Args:
-        images: float [N, C, H, W] in [-1, 1]; cells without an image are white.
-        columns: number of images in a row.
-
-    Returns:
-        float [C, H', W'] with `H' = rows * (H + GRID_GAP) - GRID_GAP`, and `W'` likewise. A single
-        image is returned without a border, so that it can be encoded again.
-
-    Raises:
-        InputError: there are no images, they have another shape, or `columns` is below 1.
-    """
-    if images.ndim != 4 or len(images) == 0:
-        raise InputError(f"images have shape {tuple(images.shape)}; pass [N, C, H, W] with N >= 1")
-    if columns < 1:
-        raise InputError(f"columns is {columns}; pass at least 1")
-    count, channels, height, width = images.shape
-    rows = -(-count // columns)
-    step_down, step_right = height + GRID_GAP, width + GRID_GAP
-    grid = images.new_ones(channels, rows * step_down - GRID_GAP, columns * step_right - GRID_GAP)
-    for i, image in enumerate(images):
-        top, left = i // columns * step_down, i % columns * step_right
-        grid[:, top : top + height, left : left + width] = image
-    return grid

@@ -27,17 +27,17 @@ WINDOW_BATCH_SIZE = 16
 
 
 class SampleCodec(Protocol):
-    """A codec of windows: an audio model."""
+    """A model that encodes and decodes samples."""
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Return the shape (1, T) of a window."""
+        """Return the shape of a sample: (C, H, W) of images, (1, T) of audio."""
 
     def encode(self, x: Tensor) -> Tensor:
-        """Encode float32 [B, 1, T] to codes int64 [B, L]."""
+        """Encode float32 [B, *sample_shape] to codes int64 [B, L]."""
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Decode codes int64 [B, k] to float32 [B, 1, T]."""
+        """Decode codes int64 [B, k] to float32 [B, *sample_shape]."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Coordinate the processes that train one model together, each with its shard of every batch.
+"""Coordinate the processes that train or evaluate one model together.
 
 All processes run the same program, synchronized by collective operations. Rank 0 writes files and
 shows progress.
@@ -17,6 +17,14 @@ import torch.distributed as distributed
 from torch import Tensor
 
 from anytime_ar.errors import AnytimeError, PeerExitedError, ReportedByRankZeroError
+
+ItemT = TypeVar("ItemT")
+"""Type of an item to work on."""
+ResultT = TypeVar("ResultT")
+"""Type of the result of a function."""
+
+_ITEMS_PER_EXCHANGE = 8
+"""Items that each process works on between two exchanges of results."""
 
 
 class DistributedContext:
@@ -85,33 +93,51 @@ class DistributedContext:
         distributed.all_reduce(answers, distributed.ReduceOp.MAX, group=self._cpu_group)
         return tuple(map(bool, answers.tolist()))
 
-    def all_reduce_max(self, value: int) -> int:
-        """Return the largest value of all processes."""
-        if self.world_size == 1:
-            return value
-        largest = torch.tensor(value)
-        distributed.all_reduce(largest, distributed.ReduceOp.MAX, group=self._cpu_group)
-        return int(largest)
+    def map_in_order(
+        self, items: Iterable[ItemT], work: Callable[[ItemT], ResultT]
+    ) -> Iterator[ResultT]:
+        """Yield the result of every item in order; each item is worked on by one process.
 
-    def run_on_rank_zero(self, work: Callable[[], object]) -> None:
-        """Run a function on rank 0 while the other processes wait.
+        All processes must pass the same items and consume all results.
 
         Args:
-            work: the function; its result is ignored.
+            items: the items.
+            work: computes the result of an item.
+        """
+        if self.world_size == 1:
+            yield from map(work, items)
+            return
+        queue = iter(items)
+        while some := list(islice(queue, _ITEMS_PER_EXCHANGE * self.world_size)):
+            results = [work(item) for item in some[self.rank :: self.world_size]]
+            gathered: list[list[ResultT]] = [[] for _ in range(self.world_size)]
+            distributed.all_gather_object(gathered, results, group=self._cpu_group)
+            for i in range(len(some)):
+                yield gathered[i % self.world_size][i // self.world_size]
+
+    def run_on_rank_zero(self, work: Callable[[], ResultT]) -> ResultT:
+        """Run a function on rank 0 while the others wait, and return its result on all of them.
+
+        Args:
+            work: the function; its result must be picklable.
 
         Raises:
             AnytimeError: the function failed; rank 0 raises its error.
             ReportedByRankZeroError: the same, on the other processes.
         """
-        done = False
+        result: list[ResultT] = []
         try:
             if self.is_rank_zero:
-                work()
-            done = True
+                result.append(work())
         finally:
-            (failed,) = self.any_rank(not done)
+            (failed,) = self.any_rank(self.is_rank_zero and not result)
         if failed:
             raise ReportedByRankZeroError("rank 0 reports what is wrong")
+        if self.world_size > 1:
+            shared = [result]
+            distributed.broadcast_object_list(shared, group=self._cpu_group)
+            (result,) = shared
+        return result[0]
 
     def same_error_on_all_ranks(self, error: AnytimeError) -> AnytimeError:
         """Return the error to raise if all processes find the same one; rank 0 alone reports it."""
@@ -146,63 +172,15 @@ class DistributedContext:
             distributed.destroy_process_group()
 
 
-ItemT = TypeVar("ItemT")
-"""Type of an item to work on."""
-ResultT = TypeVar("ResultT")
-"""Type of an item's result."""
-
-_ITEMS_PER_EXCHANGE = 8
-"""Items that each process works on between two exchanges."""
-
-
-class EvaluationProcesses:
-    """The processes of `torch.distributed` if it is initialized, or this process alone."""
-
-    def __init__(self) -> None:
-        """Read rank and world size."""
-        shared = distributed.is_available() and distributed.is_initialized()
-        self.world_size: int = distributed.get_world_size() if shared else 1
-        """Number of processes; 1 without `torch.distributed`."""
-        self.rank: int = distributed.get_rank() if shared else 0
-        """Index of this process, 0..world_size-1."""
-
-    def map_in_order(
-        self, items: Iterable[ItemT], work: Callable[[ItemT], ResultT]
-    ) -> Iterator[ResultT]:
-        """Yield the result of every item in order; each item is worked on by one process.
-
-        All processes must pass the same items and consume all results.
-
-        Args:
-            items: the items.
-            work: computes the result of an item.
-        """
-        if self.world_size == 1:
-            yield from map(work, items)
-            return
-        queue = iter(items)
-        while some := list(islice(queue, _ITEMS_PER_EXCHANGE * self.world_size)):
-            results = [work(item) for item in some[self.rank :: self.world_size]]
-            gathered: list[list[ResultT]] = [[] for _ in range(self.world_size)]
-            distributed.all_gather_object(gathered, results)
-            for i in range(len(some)):
-                yield gathered[i % self.world_size][i // self.world_size]
-
-    def run_on_rank_zero(self, work: Callable[[], ResultT]) -> ResultT:
-        """Run a function on rank 0 while the others wait, and return its result on all of them."""
-        (result,) = self.map_in_order([None], lambda _: work())
-        return result
-
-
 @contextmanager
-def torchrun_context() -> Iterator[EvaluationProcesses]:
+def torchrun_context() -> Iterator[DistributedContext]:
     """Initialize the processes that `torchrun` started, or use this process alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield EvaluationProcesses()
+        yield DistributedContext()
         return
     distributed.init_process_group("gloo")  # exchanges little, from the CPU
     try:
-        yield EvaluationProcesses()
+        yield DistributedContext()
     finally:
         distributed.destroy_process_group()
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import torch
 from numpy.typing import NDArray
@@ -52,6 +52,9 @@ from anytime_ar.sampling.cost_model import CostModel
 from anytime_ar.sampling.plan import Label, Plan, label_indices
 from anytime_ar.sampling.result import Preview, SampleResult, SamplingState
 from anytime_ar.sampling.sampler import Sampler
+
+if TYPE_CHECKING:
+    from anytime_ar.media.processor import MediaProcessor
 
 CodesLike = Tensor | NDArray[Any] | Sequence[Sequence[int]]
 """Codes int64 [B, k], as a tensor, an array or nested sequences."""
@@ -133,6 +136,14 @@ class AnytimeModel:
     def sample_rate(self) -> int | None:
         """Sampling rate of audio in Hz; None for images."""
         return self.bundle.card.data.sample_rate
+
+    @cached_property
+    def media(self) -> MediaProcessor:
+        """Converter between files and samples of this model, by its data card."""
+        from anytime_ar.media.processor import processor_for
+
+        data = self.bundle.card.data
+        return processor_for(self.sample_shape, data.sample_rate, data.normalize)
 
     @property
     def labels(self) -> tuple[str, ...] | None:

@@ -25,7 +25,7 @@ from anytime_ar.codes import check_codes
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
 from anytime_ar.legacy import warn_renamed
-from anytime_ar.media.notebook import audio_players_html, image_grid_png
+from anytime_ar.media.sheets import audio_players_html, image_grid_png
 from anytime_ar.prior import Precision, SamplingParams
 from anytime_ar.runtime.files import write_bytes
 from anytime_ar.runtime.torch_modes import default_torch_modes

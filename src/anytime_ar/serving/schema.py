@@ -8,8 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from anytime_ar.config import Config
 from anytime_ar.serving.engine.jobs import StopReason
-from anytime_ar.serving.media import SampleFormat
 
+SampleFormat = Literal["png", "webp", "wav", "npy"]
+MEDIA_TYPES: dict[str, str] = {
+    "png": "image/png",
+    "webp": "image/webp",
+    "wav": "audio/wav",
+    "npy": "application/x-npy",
+}
+"""Media type of each sample format."""
 MAX_SAMPLES = 1024
 """Maximum samples in one request, whatever the slots of the model."""
 Milliseconds = Annotated[float, Field(gt=0, le=3_600_000, allow_inf_nan=False)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from anytime_ar.training.autotune import read_autotuned_settings
 from anytime_ar.training.config import (
     AutoencoderTrainingConfig,
     DecoderGANConfig,
@@ -11,6 +10,7 @@ from anytime_ar.training.config import (
     TrainConfig,
 )
 from anytime_ar.training.launcher import DistributedConfig, is_rank_zero_process, torchrun_config
+from anytime_ar.training.precision import read_autotuned_settings
 from anytime_ar.training.ray_launcher import RayTrainConfig, train_on_ray
 from anytime_ar.training.run import train
 

@@ -9,8 +9,7 @@ from pydantic import Field
 
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
-from anytime_ar.runtime.devices import resolve_device
-from anytime_ar.runtime.memory import disable_memory_trimming
+from anytime_ar.runtime.devices import disable_memory_trimming, resolve_device
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -36,13 +36,13 @@ from anytime_ar.runtime.files import (
 from anytime_ar.runtime.seeding import seeded
 from anytime_ar.runtime.size_limits import check_yaml_size
 from anytime_ar.runtime.torch_modes import default_torch_modes
-from anytime_ar.training.autotune import PrecisionAutotuner, read_autotuned_settings
 from anytime_ar.training.checkpoint import CheckpointManager
 from anytime_ar.training.config import TrainConfig
 from anytime_ar.training.launcher import SINGLE_PROCESS, DistributedConfig, launch_fabric
+from anytime_ar.training.precision import PrecisionAutotuner, read_autotuned_settings
 from anytime_ar.training.run_log import RunLog
+from anytime_ar.training.stages import Stage
 from anytime_ar.training.stages.autoencoder import AutoencoderStage
-from anytime_ar.training.stages.base import Stage
 from anytime_ar.training.stages.decoder_gan import DecoderGANStage
 from anytime_ar.training.stages.prior import PriorStage
 from anytime_ar.training.trainer import Trainer
@@ -103,11 +103,8 @@ def train(
     with seeded(config.seed, "weights"):
         bundle = build_bundle(card)
     distributed.run_on_rank_zero(lambda: create_run_folder(folder, config))
-    changes: list[str] = []
-    distributed.run_on_rank_zero(
-        lambda: changes.extend(
-            _check_data_unchanged(folder, config, data, accept=accept_changed_data)
-        )
+    changes = distributed.run_on_rank_zero(
+        lambda: _check_data_unchanged(folder, config, data, accept=accept_changed_data)
     )
     with RunLog(
         folder / "log.jsonl" if distributed.is_rank_zero else None, show_progress=show_progress

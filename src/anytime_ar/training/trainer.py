@@ -21,7 +21,7 @@ from anytime_ar.runtime.signals import defer_interrupts
 from anytime_ar.training.checkpoint import Checkpoint, CheckpointManager
 from anytime_ar.training.optimizer import learning_rate_at
 from anytime_ar.training.run_log import RunLog
-from anytime_ar.training.stages.base import Losses, Stage
+from anytime_ar.training.stages import Losses, Stage
 from anytime_ar.training.state import TrainingState
 
 if TYPE_CHECKING:
@@ -107,15 +107,7 @@ class Trainer:
 
     def _latest_checkpoint_step(self) -> int | None:
         """Return the step of the last intact checkpoint, equal in all processes; None: no such."""
-        found: list[int] = []
-
-        def look() -> None:
-            newest = self.checkpoints.latest(self.log.notify)
-            found.extend([] if newest is None else [newest])
-
-        self.distributed.run_on_rank_zero(look)
-        step = self.distributed.all_reduce_max(found[0] if found else -1)
-        return None if step < 0 else step
+        return self.distributed.run_on_rank_zero(lambda: self.checkpoints.latest(self.log.notify))
 
     def _resume_from(self, step: int) -> None:
         checkpoint = self.checkpoints.read(step)

@@ -13,7 +13,7 @@ from typing import Literal
 
 from anytime_ar.data.config import FolderLayout
 from anytime_ar.data.rows import DataSource, InMemoryRows, Modality, Row, SplitRows
-from anytime_ar.data.sources.split_names import canonical_split
+from anytime_ar.data.sources import canonical_split
 from anytime_ar.errors import DataError
 from anytime_ar.media.formats import READABLE_AUDIO_SUFFIXES, READABLE_IMAGE_SUFFIXES
 

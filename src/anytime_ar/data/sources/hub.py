@@ -11,7 +11,7 @@ from typing import Any
 
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.rows import DataSource
-from anytime_ar.data.sources.split_names import canonical_split
+from anytime_ar.data.sources import canonical_split
 from anytime_ar.data.sources.tables import READ_BATCH_ROWS, Column, first_line, table_source
 from anytime_ar.errors import DataError, MissingExtraError, install_command
 

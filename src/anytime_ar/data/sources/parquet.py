@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.rows import DataSource
+from anytime_ar.data.sources import ShardName, parse_shard_name
 from anytime_ar.data.sources.folders import format_counts, is_sample, is_system_file
 from anytime_ar.data.sources.hub import require_data_extra
-from anytime_ar.data.sources.split_names import ShardName, parse_shard_name
 from anytime_ar.data.sources.tables import READ_BATCH_ROWS, Column, first_line, table_source
 from anytime_ar.errors import DataError
 

@@ -15,7 +15,7 @@ from anytime_ar.serving.cluster.replica import RemoteError, ReplicaReply
 from anytime_ar.serving.config import ServingConfig
 from anytime_ar.serving.engine.jobs import RequestContext, ServingError
 from anytime_ar.serving.engine.models import unknown_model_error
-from anytime_ar.serving.engine.services import (
+from anytime_ar.serving.engine.sample_service import (
     SEED_BITS,
     ConflictError,
     in_flight_error,
@@ -197,7 +197,7 @@ class GatewaySampleService:
     def sample(
         self, request: SampleRequest, context: RequestContext
     ) -> AsyncGenerator[PreviewResponse]:
-        """Generate samples; see `anytime_ar.serving.engine.services.SampleService.sample`.
+        """Generate samples; see `anytime_ar.serving.engine.sample_service.SampleService.sample`.
 
         Yields:
             Previews, if the request asks for a stream, then the result.
@@ -215,7 +215,7 @@ class GatewaySampleService:
     def refine(
         self, sample_id: str, request: RefineRequest, context: RequestContext
     ) -> AsyncGenerator[PreviewResponse]:
-        """Refine a sample; see `anytime_ar.serving.engine.services.SampleService.refine`."""
+        """Refine a sample; see `anytime_ar.serving.engine.sample_service.SampleService.refine`."""
         # A sample that is not known here may have been requested from another gateway.
         record = self._registry.get(sample_id) or SampleRecord(None, context.client)
         if record.client != context.client:
@@ -223,7 +223,7 @@ class GatewaySampleService:
         return self._stream_updates(sample_id, record, request, context)
 
     async def stop(self, sample_id: str, context: RequestContext) -> SampleResponse | None:
-        """Stop a sample; see `anytime_ar.serving.engine.services.SampleService.stop`."""
+        """Stop a sample; see `anytime_ar.serving.engine.sample_service.SampleService.stop`."""
         while True:
             record = self._registry.get(sample_id)
             if record is not None and record.client != context.client:
@@ -358,14 +358,14 @@ class GatewayCodecService:
         self._dispatcher = dispatcher
 
     async def encode(self, request: EncodeRequest, context: RequestContext) -> EncodeResponse:
-        """Encode samples; see `anytime_ar.serving.engine.services.CodecService.encode`."""
+        """Encode samples; see `anytime_ar.serving.engine.codec_service.CodecService.encode`."""
         context.n = len(request.samples)
         answer = await self._dispatch("encode", request, context)
         assert isinstance(answer, EncodeResponse)
         return answer
 
     async def decode(self, request: DecodeRequest, context: RequestContext) -> DecodeResponse:
-        """Decode codes; see `anytime_ar.serving.engine.services.CodecService.decode`."""
+        """Decode codes; see `anytime_ar.serving.engine.codec_service.CodecService.decode`."""
         context.n = len(request.codes)
         answer = await self._dispatch("decode", request, context)
         assert isinstance(answer, DecodeResponse)

@@ -10,8 +10,8 @@ from typing import Literal
 from anytime_ar.errors import AnytimeError, InputError
 from anytime_ar.serving.engine.jobs import ErrorReason, RequestContext, SamplingStats, ServingError
 from anytime_ar.serving.engine.models import NotFoundError
+from anytime_ar.serving.engine.sample_service import ConflictError
 from anytime_ar.serving.engine.scheduler import ModelStats
-from anytime_ar.serving.engine.services import ConflictError
 from anytime_ar.serving.engine.serving_engine import ServingEngine
 from anytime_ar.serving.schema import (
     DecodeRequest,

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from anytime_ar.errors import InputError
+from anytime_ar.media.processor import MediaProcessor
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.sampling.budget import quality_at_codes
 from anytime_ar.serving.engine.runner import ModelRunner
-from anytime_ar.serving.media import MediaProcessor, processor_for
 from anytime_ar.serving.schema import CurvePointInfo, ModelInfo, ModelList
 
 
@@ -19,14 +19,12 @@ class NotFoundError(InputError):
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model with its media converter and its runner."""
+    """A model and its runner."""
 
     name: str
     """Name by which clients request the model."""
     model: AnytimeModel
     """Model with a prior and an autoencoder."""
-    media: MediaProcessor
-    """Converter between samples of the model and files."""
     runner: ModelRunner
     """Runner that generates samples of the model."""
 
@@ -34,6 +32,30 @@ class ServedModel:
     def slots(self) -> int:
         """Return the number of rows that are sampled at once."""
         return self.runner.slots
+
+    @property
+    def media(self) -> MediaProcessor:
+        """Return the converter between samples of the model and files."""
+        return self.model.media
+
+    def resolve_format(self, format: str | None) -> str:
+        """Return the format of the samples in a response.
+
+        Args:
+            format: Requested format; None for the default of the model.
+
+        Raises:
+            InputError: Samples of this model cannot be written in the requested format.
+        """
+        formats = self.media.formats
+        if format is None:
+            return formats[0]
+        if format not in formats:
+            raise InputError(
+                f"format {format!r} does not suit samples of shape {[*self.model.sample_shape]}; "
+                f"use {', '.join(formats)}"
+            )
+        return format
 
     def quality(self, codes: int) -> float | None:
         """Return the share of the quality at full length that some codes reach.
@@ -87,10 +109,9 @@ class ModelRegistry:
     """
 
     def __init__(self, runners: Mapping[str, ModelRunner]) -> None:
-        """Create the media converter of each model."""
+        """Name the models."""
         self._served = {
-            name: ServedModel(name, runner.model, processor_for(runner.model), runner)
-            for name, runner in runners.items()
+            name: ServedModel(name, runner.model, runner) for name, runner in runners.items()
         }
 
     def get(self, name: str | None) -> ServedModel:

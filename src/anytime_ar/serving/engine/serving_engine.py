@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.serving.config import ServingConfig
+from anytime_ar.serving.engine.codec_service import CodecService
 from anytime_ar.serving.engine.jobs import RequestContext, ServingError
 from anytime_ar.serving.engine.models import ModelRegistry
 from anytime_ar.serving.engine.runner import ModelRunner
+from anytime_ar.serving.engine.sample_service import SampleService
 from anytime_ar.serving.engine.scheduler import ModelStats, Scheduler, collect_stats
-from anytime_ar.serving.engine.services import CodecService, SampleService
 from anytime_ar.serving.engine.session_store import SessionStore
 from anytime_ar.serving.engine.worker import ThreadBridge, Worker, stalled_error
 from anytime_ar.serving.logs import log_event

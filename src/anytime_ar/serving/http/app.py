@@ -15,7 +15,7 @@ from fastapi.sse import format_sse_event
 from starlette.responses import Response, StreamingResponse
 
 from anytime_ar.serving.engine.jobs import RequestContext, ServingError
-from anytime_ar.serving.engine.services import unknown_sample_error
+from anytime_ar.serving.engine.sample_service import unknown_sample_error
 from anytime_ar.serving.http.errors import error_body, install_error_handlers
 from anytime_ar.serving.http.middleware import MAX_BODY_BYTES
 from anytime_ar.serving.http.monitoring import Monitor, monitoring_routes
@@ -26,9 +26,9 @@ from anytime_ar.serving.http.negotiation import (
     require_one_sample,
 )
 from anytime_ar.serving.http.openapi import SAMPLES_RESPONSES, error_responses, install_openapi
-from anytime_ar.serving.media import MEDIA_TYPES
 from anytime_ar.serving.schema import (
     ID_PATTERN,
+    MEDIA_TYPES,
     DecodeRequest,
     DecodeResponse,
     EncodeRequest,
@@ -58,7 +58,7 @@ class ModelsBackend(Protocol):
 
 
 class SamplesBackend(Protocol):
-    """Interface to sampling; see `anytime_ar.serving.engine.services.SampleService`."""
+    """Interface to sampling; see `serving.engine.sample_service.SampleService`."""
 
     def sample(
         self, request: SampleRequest, context: RequestContext
@@ -75,7 +75,7 @@ class SamplesBackend(Protocol):
 
 
 class CodecBackend(Protocol):
-    """Interface to encoding and decoding; see `anytime_ar.serving.engine.services.CodecService`."""
+    """Interface to encoding and decoding; see `serving.engine.codec_service.CodecService`."""
 
     async def encode(self, request: EncodeRequest, context: RequestContext) -> EncodeResponse:
         """Encode samples to codes."""

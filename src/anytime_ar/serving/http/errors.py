@@ -16,7 +16,7 @@ from starlette.responses import Response
 from anytime_ar.errors import InputError
 from anytime_ar.serving.engine.jobs import ErrorReason, RequestContext, ServingError
 from anytime_ar.serving.engine.models import NotFoundError
-from anytime_ar.serving.engine.services import ConflictError
+from anytime_ar.serving.engine.sample_service import ConflictError
 from anytime_ar.serving.http.negotiation import NotAcceptableError
 from anytime_ar.serving.schema import ErrorBody, ErrorCode, ErrorResponse
 

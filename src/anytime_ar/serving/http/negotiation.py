@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from anytime_ar.errors import InputError
-from anytime_ar.serving.media import MEDIA_TYPES
-from anytime_ar.serving.schema import ResponseOptions
+from anytime_ar.serving.schema import MEDIA_TYPES, ResponseOptions
 
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream"

@@ -9,8 +9,7 @@ from fastapi.openapi.utils import get_openapi
 
 from anytime_ar.serving.http.middleware import UNAUTHENTICATED_PATHS
 from anytime_ar.serving.http.negotiation import EVENT_STREAM
-from anytime_ar.serving.media import MEDIA_TYPES
-from anytime_ar.serving.schema import ErrorResponse, PreviewResponse
+from anytime_ar.serving.schema import MEDIA_TYPES, ErrorResponse, PreviewResponse
 
 TAGS = [
     {"name": "samples", "description": "Generate samples, refine them, stop them."},

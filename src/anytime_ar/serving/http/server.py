@@ -18,7 +18,7 @@ from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.serving.config import ServerConfig
 from anytime_ar.serving.engine.jobs import RequestContext
-from anytime_ar.serving.engine.services import SampleService
+from anytime_ar.serving.engine.sample_service import SampleService
 from anytime_ar.serving.engine.serving_engine import ServingEngine
 from anytime_ar.serving.engine.worker import Worker
 from anytime_ar.serving.http.app import build_app

@@ -21,7 +21,7 @@ from anytime_ar.training.config import (
     TrainConfig,
 )
 from anytime_ar.training.fsdp import summon_full_params
-from anytime_ar.training.stages.base import ENCODE_BATCH_SIZE, Losses
+from anytime_ar.training.stages import ENCODE_BATCH_SIZE, Losses
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -26,8 +26,8 @@ from anytime_ar.data import DataSplits
 from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard, DistributedContext
 from anytime_ar.runtime.seeding import seeded
 from anytime_ar.training.config import DecoderGANConfig, TrainConfig
+from anytime_ar.training.stages import Losses
 from anytime_ar.training.stages.autoencoder import ReconstructionStage
-from anytime_ar.training.stages.base import Losses
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -18,7 +18,7 @@ from anytime_ar.prior import Prior
 from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard, DistributedContext
 from anytime_ar.runtime.seeding import generator_for
 from anytime_ar.training.config import TrainConfig
-from anytime_ar.training.stages.base import ENCODE_BATCH_SIZE, Losses
+from anytime_ar.training.stages import ENCODE_BATCH_SIZE, Losses
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

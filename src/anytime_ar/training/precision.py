@@ -25,12 +25,10 @@ from anytime_ar.runtime.seeding import seeded
 from anytime_ar.training.config import TrainingPrecision
 from anytime_ar.training.fsdp import device_mesh
 from anytime_ar.training.run_log import RunLog
-from anytime_ar.training.stages.base import Stage
+from anytime_ar.training.stages import Stage
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-_PRECISIONS: tuple[TrainingPrecision, ...] = ("32-true", "bf16-mixed", "16-mixed")
 
 
 class AutotunedSettings(Config):
@@ -124,9 +122,8 @@ class PrecisionAutotuner:
             stage: Stage that will train in this format.
             log: Log that receives the timings and the result.
         """
-        found: list[int] = []
 
-        def look() -> None:
+        def look() -> TrainingPrecision:
             before = read_autotuned_settings(self._folder)
             chosen = before.precision.get(stage.name)
             if chosen is None:
@@ -139,12 +136,9 @@ class PrecisionAutotuner:
                 }
                 write_json(self._folder / "autotune.json", after)
                 log.write(stage=stage.name, precision=chosen)
-            found.append(_PRECISIONS.index(chosen))
+            return chosen
 
-        self._distributed.run_on_rank_zero(look)
-        self._by_stage[stage.name] = _PRECISIONS[
-            self._distributed.all_reduce_max(found[0] if found else -1)
-        ]
+        self._by_stage[stage.name] = self._distributed.run_on_rank_zero(look)
         self.apply(stage.name)
 
     def apply(self, stage: str) -> None:

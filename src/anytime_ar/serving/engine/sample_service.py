@@ -1,4 +1,4 @@
-"""Services that sample, refine, stop, encode and decode for clients.
+"""Service that samples, refines and stops for clients.
 
 All of it runs in the thread of the event loop. Jobs and their listeners are the only connection to
 the worker thread.
@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from anytime_ar.codes import check_codes
 from anytime_ar.errors import InputError
-from anytime_ar.samples import check_samples
+from anytime_ar.media.processor import MediaProcessor
 from anytime_ar.sampling import Budget
 from anytime_ar.sampling.budget import codes_for_quality
 from anytime_ar.sampling.plan import Plan
 from anytime_ar.serving.engine.jobs import (
-    CodecJob,
     CodecResultEvent,
     JobEvent,
     PreviewEvent,
@@ -37,13 +33,8 @@ from anytime_ar.serving.engine.jobs import (
 from anytime_ar.serving.engine.models import ModelRegistry, NotFoundError, ServedModel
 from anytime_ar.serving.engine.session_store import SessionStore
 from anytime_ar.serving.engine.worker import ThreadBridge, Worker
-from anytime_ar.serving.media import MediaProcessor
 from anytime_ar.serving.schema import (
     BudgetParams,
-    DecodeRequest,
-    DecodeResponse,
-    EncodeRequest,
-    EncodeResponse,
     PreviewResponse,
     RefineRequest,
     RequestTiming,
@@ -197,7 +188,7 @@ class SampleService:
     ) -> AsyncGenerator[PreviewResponse]:
         drawn = 0 if codes is None else codes.shape[1]
         min_codes, max_codes = _code_limits(served, request, drawn)
-        format = served.media.resolve_format(request.format)
+        format = served.resolve_format(request.format)
         deadline_s = self._max_deadline_s
         if request.deadline_ms is not None:
             deadline_s = min(deadline_s, request.deadline_ms / 1000)
@@ -418,126 +409,3 @@ def _labels(served: ServedModel, plan: Plan) -> list[str] | None:
 
 def _ms(seconds: float) -> float:
     return round(1000 * seconds, 3)
-
-
-_CHUNK_SIZE = 4
-"""Maximum samples that are encoded or decoded between two steps."""
-
-
-class CodecService:
-    """A service for requests that encode and decode.
-
-    Args:
-        models: Models of the server.
-        worker: Thread that runs the jobs.
-        bridge: Bridge that brings events from the worker to the event loop.
-        max_deadline_s: Deadline of every request, in seconds.
-    """
-
-    def __init__(
-        self, models: ModelRegistry, worker: Worker, bridge: ThreadBridge, *, max_deadline_s: float
-    ) -> None:
-        """Store the models and the worker."""
-        self._models, self._worker, self._bridge = models, worker, bridge
-        self._max_deadline_s = max_deadline_s
-
-    async def encode(self, request: EncodeRequest, context: RequestContext) -> EncodeResponse:
-        """Encode samples to codes.
-
-        Args:
-            request: Body of the request.
-            context: State of the HTTP request.
-
-        Raises:
-            InputError: A sample cannot be read.
-            NotFoundError: The model is not served.
-            ServingError: The job was refused or failed.
-        """
-        served = self._models.get(request.model)
-        samples = await asyncio.to_thread(_read_base64, served.media, request.samples)
-        # Check here, as an error in the worker would end all jobs.
-        check_samples(samples, served.model.sample_shape)
-        done = await self._run("encode", served, samples, served.model.encode, context)
-        return EncodeResponse(
-            model=served.name, codes=done.result.tolist(), timing=timing(done, context)
-        )
-
-    async def decode(self, request: DecodeRequest, context: RequestContext) -> DecodeResponse:
-        """Decode codes to samples.
-
-        Args:
-            request: Body of the request.
-            context: State of the HTTP request.
-
-        Raises:
-            InputError: The codes do not fit the model.
-            NotFoundError: The model is not served.
-            ServingError: The job was refused or failed.
-        """
-        served = self._models.get(request.model)
-        kind = served.media.resolve_format(request.format)
-        if len({len(row) for row in request.codes}) > 1:
-            raise InputError(
-                "codes: samples have different numbers of codes; cut them to the same number"
-            )
-        highest = served.model.vocabulary
-        wrong = [code for row in request.codes for code in row if not 0 <= code < highest]
-        if wrong:
-            raise InputError(
-                f"codes: {wrong[0]} is not a code of this model; pass 0..{highest - 1}"
-            )
-        codes = torch.tensor(request.codes, dtype=torch.int64, device="cpu")
-        check_codes(codes, code_length=served.model.code_length, vocabulary=highest)
-        done = await self._run("decode", served, codes, served.model.decode, context)
-        samples = await asyncio.to_thread(to_base64, served.media, done.result, kind)
-        return DecodeResponse(
-            model=served.name, format=kind, samples=samples, timing=timing(done, context)
-        )
-
-    async def _run(
-        self,
-        operation: str,
-        served: ServedModel,
-        rows: Tensor,
-        work: Callable[[Tensor], Tensor],
-        context: RequestContext,
-    ) -> CodecResultEvent:
-        context.model, context.n = served.name, len(rows)
-        queue, listener = self._bridge.open_queue()
-
-        def part_of(part: Tensor) -> Callable[[], Tensor]:
-            return lambda: work(part).cpu()
-
-        job = CodecJob(
-            model=served.name,
-            client=context.client,
-            arrival=context.arrival,
-            deadline=context.arrival + self._max_deadline_s,
-            listener=listener,
-            chunks=[part_of(part) for part in rows.split(_CHUNK_SIZE)],
-            chunk_size=min(_CHUNK_SIZE, len(rows)),
-            num_samples=len(rows),
-            operation=operation,
-        )
-        self._worker.submit(job)
-        try:
-            event = await queue.get()
-        finally:
-            self._worker.cancel(job)
-        if isinstance(event, ServingError):
-            raise event
-        assert isinstance(event, CodecResultEvent)
-        return event
-
-
-def _read_base64(media: MediaProcessor, samples: tuple[str, ...]) -> Tensor:
-    read = []
-    for i, text in enumerate(samples):
-        try:
-            content = base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise InputError(
-                f"samples.{i}: is not valid base64; send the content of a file in base64"
-            ) from error
-        read.append(media.from_bytes(content, f"samples.{i}"))
-    return torch.stack(read)

@@ -1,9 +1,10 @@
-"""Samples of clients: what cannot be read is their mistake, told in a sentence."""
+"""Samples of strangers and of this machine: what cannot be read is told in a sentence."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 import struct
 import subprocess
 import sys
@@ -14,22 +15,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from PIL import Image
-from serving_fakes import tiny_bundle
 
 from anytime_ar.errors import InputError
-from anytime_ar.sampling import AnytimeModel
-from anytime_ar.serving.media import MediaProcessor, processor_for
+from anytime_ar.media.audio import encode_audio
+from anytime_ar.media.processor import MediaProcessor, processor_for
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fuzz_media.py"
 
 
 @pytest.fixture(scope="module")
-def media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, MediaProcessor]:
-    costs = tmp_path_factory.mktemp("costs") / "costs.json"
+def media() -> dict[str, MediaProcessor]:
     return {
-        kind: processor_for(AnytimeModel(tiny_bundle(kind), device="cpu", cost_model_path=costs))
-        for kind in ("image", "colour", "sound")
+        "image": processor_for((1, 8, 8)),
+        "colour": processor_for((3, 8, 8)),
+        "sound": processor_for((1, 48), 8000, "none"),
     }
 
 
@@ -128,3 +129,47 @@ def test_hostile_files_are_read_or_told(
                 sample = one.from_bytes(content, "samples.0")
                 assert sample.shape == one.sample_shape, (seed, file.name, kind)
                 assert sample.isfinite().all(), (seed, file.name, kind)
+
+
+def test_own_files_are_read_as_those_of_strangers(
+    media: dict[str, MediaProcessor], tmp_path: Path
+) -> None:
+    clip = torch.linspace(-0.4, 0.5, 40)
+    path = tmp_path / "clip.wav"
+    path.write_bytes(encode_audio(clip[None, None], 8000)[0])
+    loud = processor_for((1, 48), 8000, "peak")
+    for one, level in ((media["sound"], 1.0), (loud, 0.95 / 0.5)):
+        sample = one.read(path)
+        assert sample.shape == (1, 48)
+        assert torch.equal(sample, one.from_bytes(path.read_bytes(), "clip"))
+        assert (sample[0, :40] - level * clip).abs().max() < 1e-4
+        assert not sample[0, 40:].any()
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (20, 10), "red").save(picture)
+    for kind in ("image", "colour"):
+        sample = media[kind].read(picture)
+        assert sample.shape == media[kind].sample_shape
+        assert torch.equal(sample, media[kind].from_bytes(picture.read_bytes(), "picture"))
+
+
+def test_only_own_files_are_resampled(media: dict[str, MediaProcessor], tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    path.write_bytes(wav(rate=16_000, length=96))
+    assert media["sound"].read(path).shape == (1, 48)
+    path.write_bytes(wav(rate=16_000, length=200))
+    with pytest.raises(InputError, match=r"clip\.wav: lasts 0\.01 s, .* encode it alone"):
+        media["sound"].read(path)
+
+
+@pytest.mark.parametrize("kind", ["image", "colour", "sound"])
+def test_samples_become_files_in_all_formats_and_return(
+    media: dict[str, MediaProcessor], kind: str
+) -> None:
+    one = media[kind]
+    samples = torch.linspace(-1, 0.99, 2 * math.prod(one.sample_shape)).view(2, *one.sample_shape)
+    for format in one.formats:
+        files = one.to_bytes(samples, format)
+        assert len(files) == 2
+        for sample, content in zip(samples, files, strict=True):
+            error = (one.from_bytes(content, "sample") - sample).abs().max()
+            assert error <= (0 if format == "npy" else 1 / 255)

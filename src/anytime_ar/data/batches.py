@@ -1,4 +1,4 @@
-"""Iterate over endless shuffled batches, resumable after any batch.
+"""Iterate over endless shuffled batches, resumable after any batch, and prefetch the next one.
 
 A split is shuffled within blocks. In memory, the whole split is one block; a stream has blocks of
 `shuffle_buffer` consecutive samples. The order within a block depends on seed, epoch and block, and
@@ -9,19 +9,67 @@ block again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from concurrent.futures import Future, wait
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from anytime_ar.data.augmentation import AugmentationConfig, augment, random_crops
-from anytime_ar.data.batch import Batch, ShuffleBlock
 from anytime_ar.errors import DataError, InputError
 from anytime_ar.media.image import to_float
 from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard
 from anytime_ar.runtime.seeding import generator_for
+from anytime_ar.runtime.threads import single_thread_executor
+from anytime_ar.runtime.torch_modes import default_torch_modes
 
 _POSITION_KEYS = ("step", "epoch", "block_start", "taken")
+
+
+class Batch(NamedTuple):
+    """A batch of samples, ready for a network."""
+
+    data: Tensor
+    """Samples, float32 in [-1, 1]: images [B, C, H, W] or clips [B, 1, T]."""
+    labels: Tensor | None
+    """Class of each sample, int64 [B]; None if the set has no labels."""
+
+
+class StoredChunk(NamedTuple):
+    """Consecutive samples of a split, as stored."""
+
+    samples: Tensor
+    """Samples as stored: images uint8 [n, C, H, W], clips int16 [n, 1, T]."""
+    labels: Tensor | None
+    """Class of each sample, int64 [n]; None if the set has no labels."""
+    start: int
+    """Position where reading began: `chunks(start=start)` returns this chunk again."""
+
+
+class ShuffleBlock(Protocol):
+    """A block of samples that are shuffled together; each sample is decoded when it is taken."""
+
+    start: int
+    """Position where reading began: `blocks(start=start)` returns this block again."""
+    labels: Tensor | None
+    """Class of each sample, int64 [n]; None if the set has no labels."""
+
+    def __len__(self) -> int:
+        """Return the number n of samples in the block."""
+
+    def take(self, indices: Tensor) -> Tensor:
+        """Return samples of the block as stored.
+
+        Args:
+            indices: int64 [m], each in 0..n-1.
+
+        Returns:
+            Images uint8 [m, C, H, W], or clips int16 [m, 1, S].
+
+        Raises:
+            DataError: a sample cannot be used.
+        """
+        ...
 
 
 class ShuffledBatches(Iterator[Batch]):
@@ -175,3 +223,53 @@ class ShuffledBatches(Iterator[Batch]):
             state[key] for key in _POSITION_KEYS
         )
         self._block = None
+
+
+_BatchAndState = tuple[Batch, dict[str, int]]
+"""A batch, and the state at which the next one begins."""
+
+
+class Prefetcher(Iterator[Batch]):
+    """An iterator over the same batches, each read ahead by one thread.
+
+    An error in the thread is raised with the batch that it belongs to.
+
+    Args:
+        batches: the batches to prefetch; nothing else may use them.
+    """
+
+    def __init__(self, batches: ShuffledBatches) -> None:
+        """Start the reading thread; it reads nothing before the first call of `next`."""
+        self._batches = batches
+        self._state = batches.state_dict()
+        self._thread = single_thread_executor("anytime-read")
+        self._next: Future[_BatchAndState] | None = None
+
+    def __iter__(self) -> Self:
+        """Return the iterator itself."""
+        return self
+
+    def __next__(self) -> Batch:
+        """Return the next batch, and start reading the one after it."""
+        current = self._next or self._thread.submit(self._read)
+        self._next = None
+        batch, self._state = current.result()
+        self._next = self._thread.submit(self._read)
+        return batch
+
+    @default_torch_modes()
+    def _read(self) -> _BatchAndState:
+        """Return the next batch, and the state after it."""
+        return next(self._batches), self._batches.state_dict()
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the state after the last batch returned; see `ShuffledBatches.state_dict`."""
+        return self._state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Discard the prefetched batch, and resume from a state of `ShuffledBatches`."""
+        if self._next is not None:
+            wait([self._next])
+            self._next = None
+        self._batches.load_state_dict(state)
+        self._state = self._batches.state_dict()

@@ -1,8 +1,14 @@
-"""Contact sheets of samples: images, and audio as spectrograms, side by side."""
+"""Show samples side by side: grids, contact sheets, and images or audio players in notebooks.
+
+Audio becomes spectrograms, or players.
+"""
 
 from __future__ import annotations
 
+import base64
+import io
 import math
+import wave
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,18 +18,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation.protocols import Codec
-from anytime_ar.media.image import write_image
 from anytime_ar.media.spectra import AMPLITUDE_FLOOR, log_mel_spectrogram
+from anytime_ar.media.windows import SampleCodec
 
 GAP = 2
-"""Gap between the tiles of a contact sheet, in pixels."""
+"""Pixels between the images of a grid or sheet, white."""
 MAX_COLUMNS = 12
 """Maximum number of columns by default."""
 MIN_TILE = 48
 """Minimum side of a tile in pixels; smaller samples are enlarged by an integer factor."""
 SPECTROGRAM = (96, 160)
 """Height and width of a spectrogram, in pixels."""
+_MAX_IMAGES, _MAX_CLIPS = 64, 8
+"""Most samples that a notebook shows."""
 WINDOW_S = 0.032
 """Window of the spectrum in seconds: long enough to resolve the harmonics of a voice, short enough
 to resolve its phonemes."""
@@ -84,9 +91,43 @@ _AS_IMAGES_BY_NDIM: dict[int, tuple[tuple[int, ...], Callable[[Tensor, int | Non
 sample."""
 
 
+def image_grid(images: Tensor, columns: int) -> Tensor:
+    """Arrange images in a grid, row by row.
+
+    Args:
+        images: float [N, C, H, W] in [-1, 1]; cells without an image are white.
+        columns: number of images in a row.
+
+    Returns:
+        float [C, H', W'] with `H' = rows * (H + GAP) - GAP`, and `W'` likewise. A single
+        image is returned without a border, so that it can be encoded again.
+
+    Raises:
+        InputError: there are no images, they have another shape, or `columns` is below 1.
+    """
+    if images.ndim != 4 or len(images) == 0:
+        raise InputError(f"images have shape {tuple(images.shape)}; pass [N, C, H, W] with N >= 1")
+    if columns < 1:
+        raise InputError(f"columns is {columns}; pass at least 1")
+    count, channels, height, width = images.shape
+    rows = -(-count // columns)
+    step_down, step_right = height + GAP, width + GAP
+    grid = images.new_ones(channels, rows * step_down - GAP, columns * step_right - GAP)
+    for i, image in enumerate(images):
+        top, left = i // columns * step_down, i % columns * step_right
+        grid[:, top : top + height, left : left + width] = image
+    return grid
+
+
+def _enlarge(images: Tensor) -> Tensor:
+    """Enlarge images [n, C, H, W] by an integer factor to at least `MIN_TILE` pixels a side."""
+    scale = max(1, math.ceil(MIN_TILE / min(images.shape[2:])))
+    return images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+
+
 @torch.no_grad()
 def contact_sheet(
-    codec: Codec,
+    codec: SampleCodec,
     codes: Tensor,
     budgets: Sequence[int],
     *,
@@ -104,9 +145,8 @@ def contact_sheet(
             Images are grey where nothing has changed.
 
     Returns:
-        float32 [C, H', W'] in [-1, 1]: tiles of at least 48 pixels, each followed by a white gap of
-        2
-        pixels on its right and below.
+        float32 [C, H', W'] in [-1, 1]: tiles of at least 48 pixels, each followed by a white gap
+        of 2 pixels on its right and below.
 
     Raises:
         InputError: there are no images of such samples, or a number of codes is out of range.
@@ -123,9 +163,7 @@ def contact_sheet(
         shown = samples if before is None else (samples - before) / 2
         before = samples if differences else None
         tiles = as_images(shown, sample_rate)  # [n, C, H, W]
-        scale = max(1, math.ceil(MIN_TILE / min(tiles.shape[2:])))
-        tiles = tiles.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
-        tiles = F.pad(tiles, (0, GAP, 0, GAP), value=1.0)
+        tiles = F.pad(_enlarge(tiles), (0, GAP, 0, GAP), value=1.0)
         columns.append(torch.cat(list(tiles), dim=1))  # [C, n·H, W]
     return torch.cat(columns, dim=2)
 
@@ -137,7 +175,7 @@ def evenly_spaced_budgets(budgets: Sequence[int]) -> list[int]:
 
 
 def write_sheets(
-    codec: Codec, codes: Tensor, budgets: Sequence[int], folder: Path, sample_rate: int | None
+    codec: SampleCodec, codes: Tensor, budgets: Sequence[int], folder: Path, sample_rate: int | None
 ) -> list[str]:
     """Write samples.png and changes.png into a folder.
 
@@ -177,6 +215,8 @@ def write_contact_sheet(sheet: Tensor, budgets: Sequence[int], path: Path) -> No
     """
     from PIL import Image, ImageDraw, ImageFont
 
+    from anytime_ar.media.image import write_image
+
     pixels = ((sheet + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)  # [H', W', C]
     tiles = Image.fromarray(pixels.squeeze(2).numpy() if len(sheet) == 1 else pixels.numpy())
     header, font = 18, ImageFont.load_default(size=12)
@@ -190,3 +230,44 @@ def write_contact_sheet(sheet: Tensor, budgets: Sequence[int], path: Path) -> No
     path.parent.mkdir(parents=True, exist_ok=True)
     values = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1)
     write_image(path, values / 127.5 - 1)
+
+
+def image_grid_png(samples: Tensor) -> bytes | None:
+    """Return the first samples side by side as PNG; None if they are not images.
+
+    Args:
+        samples: float32 [n, C, H, W] in [-1, 1].
+    """
+    if samples.ndim != 4 or samples.shape[1] not in (1, 3) or not len(samples):
+        return None
+    from anytime_ar.media.image import encode_images
+
+    tiles = _enlarge(samples[:_MAX_IMAGES].detach())
+    return encode_images(image_grid(tiles, math.ceil(math.sqrt(len(tiles))))[None])[0]
+
+
+def audio_players_html(samples: Tensor, sample_rate: int | None) -> str | None:
+    """Return the first samples as HTML with a player for each; None if they are not audio.
+
+    Args:
+        samples: float32 [n, 1, T] in [-1, 1].
+        sample_rate: sample rate in Hz.
+    """
+    if samples.ndim != 3 or samples.shape[1] != 1 or sample_rate is None:
+        return None
+    waves = samples[:_MAX_CLIPS, 0].detach().cpu().clamp(-1, 1).mul(32767).round().short()
+    return "".join(
+        f'<audio controls src="data:audio/wav;base64,{_wav_base64(clip, sample_rate)}"></audio>'
+        for clip in waves
+    )
+
+
+def _wav_base64(clip: Tensor, sample_rate: int) -> str:
+    """Encode a clip int16 [T] as a WAV file in base64."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(sample_rate)
+        out.writeframes(clip.numpy().astype("<i2").tobytes())
+    return base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,361 @@
+"""Convert between files and the samples of one model.
+
+Files are read as samples: images are cropped to the centred square and resized, audio is normalized
+as the training clips were and padded with zeros at its end.
+"""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from anytime_ar.codes import WindowedAudio
+from anytime_ar.errors import InputError
+from anytime_ar.media.formats import AUDIO_FORMATS, WRITABLE_IMAGE_SUFFIXES
+from anytime_ar.media.image import decode_image, encode_images, read_image, to_float
+from anytime_ar.media.windows import (
+    OverlappingWindows,
+    SampleCodec,
+    decode_windows,
+    encode_windows,
+)
+from anytime_ar.runtime.progress import ProgressCallback
+from anytime_ar.runtime.size_limits import check_npy_size
+
+_ACCEPTED_IMAGE_FORMATS = ("PNG", "WEBP", "JPEG", "GIF", "BMP")
+"""Pillow's names of the image formats that are accepted from strangers. Pillow runs other programs
+to read some formats."""
+_MAX_PIXELS = 2**24
+"""Maximum pixels in an image from a stranger."""
+_NPY_MAGIC = b"\x93NUMPY"
+
+
+class MediaProcessor(ABC):
+    """A converter between files and the samples of one model.
+
+    Args:
+        sample_shape: shape of one sample: (C, H, W) of images, (1, T) of audio.
+    """
+
+    modality: ClassVar[Literal["image", "audio"]]
+    """Kind of the samples."""
+    noun: ClassVar[str]
+    """What messages call several samples."""
+    formats: ClassVar[tuple[str, ...]]
+    """Formats of a sample as the bytes of a file, the default first."""
+    suffixes: ClassVar[tuple[str, ...]]
+    """Suffixes of files for samples, the default first. Any samples can be shown as an image."""
+
+    def __init__(self, sample_shape: tuple[int, ...]) -> None:
+        """Store the shape of samples."""
+        self.sample_shape = sample_shape
+
+    @abstractmethod
+    def read(self, path: Path) -> Tensor:
+        """Read a file as one sample.
+
+        Args:
+            path: file in any format that Pillow or libsndfile decodes.
+
+        Returns:
+            float32 [*sample_shape] in [-1, 1].
+
+        Raises:
+            DataError: the file is missing or cannot be decoded.
+            InputError: audio is longer than a sample.
+        """
+
+    def from_bytes(self, content: bytes, origin: str) -> Tensor:
+        """Read one sample from the bytes of a file that a stranger sends, within limits.
+
+        Args:
+            content: content of a file in any accepted format.
+            origin: name of the file, for messages.
+
+        Returns:
+            float32 [*sample_shape] in [-1, 1].
+
+        Raises:
+            InputError: the file cannot be decoded, or does not fit the model.
+        """
+        return (
+            self._from_npy(content, origin)
+            if content.startswith(_NPY_MAGIC)
+            else self._from_bytes(content, origin)
+        )
+
+    def to_bytes(self, samples: Tensor, format: str) -> list[bytes]:
+        """Convert each sample to the bytes of a file.
+
+        Args:
+            samples: float32 [n, *sample_shape] in [-1, 1].
+            format: one of `formats`.
+
+        Returns:
+            The contents of n files.
+        """
+        if format != "npy":
+            return self._to_bytes(samples.cpu(), format)
+        return [_to_npy(sample) for sample in samples.cpu().numpy()]
+
+    def _from_npy(self, content: bytes, origin: str) -> Tensor:
+        with _decode_errors_as_input_error(
+            f"{origin}: cannot be read as a .npy file; send one with float32 in [-1, 1]"
+        ):
+            check_npy_size(io.BytesIO(content), len(content))
+            array = np.load(io.BytesIO(content), allow_pickle=False)
+        if array.shape != self.sample_shape or array.dtype != np.float32:
+            raise InputError(
+                f"{origin}: is {array.dtype} {list(array.shape)}; "
+                f"pass float32 {[*self.sample_shape]}"
+            )
+        if not np.isfinite(array).all() or np.abs(array).max() > 1:
+            raise InputError(f"{origin}: has values outside [-1, 1]; scale them")
+        return torch.from_numpy(array)
+
+    @abstractmethod
+    def _to_bytes(self, samples: Tensor, format: str) -> list[bytes]: ...
+
+    @abstractmethod
+    def _from_bytes(self, content: bytes, origin: str) -> Tensor: ...
+
+
+class ImageProcessor(MediaProcessor):
+    """A converter for images, which are cropped to the centred square and resized."""
+
+    modality = "image"
+    noun = "images"
+    formats = ("png", "webp", "npy")
+    suffixes = WRITABLE_IMAGE_SUFFIXES
+
+    def read(self, path: Path) -> Tensor:
+        """Read an image file; see `MediaProcessor.read`."""
+        channels: Literal[1, 3] = 1 if self.sample_shape[0] == 1 else 3
+        return read_image(path, channels=channels, size=self.sample_shape[1])[0]
+
+    def _to_bytes(self, samples: Tensor, format: str) -> list[bytes]:
+        options = {"lossless": True} if format == "webp" else {}
+        return encode_images(samples, format, **options)
+
+    def _from_bytes(self, content: bytes, origin: str) -> Tensor:
+        channels, size = self.sample_shape[0], self.sample_shape[1]
+        with _decode_errors_as_input_error(
+            f"{origin}: cannot be read as an image; send png, webp, jpeg or npy"
+        ):
+            _check_pixel_count(content, origin)
+            pixels = decode_image(content, origin, channels=channels, size=size)
+        return to_float(torch.from_numpy(pixels.copy()))
+
+
+class AudioProcessor(MediaProcessor):
+    """A converter for mono audio, which is resampled, normalized and padded with silence.
+
+    Recordings of any length are encoded and decoded in overlapping windows.
+
+    Args:
+        sample_shape: shape (1, T) of one sample.
+        sample_rate: sample rate in Hz.
+        normalize: scaling of audio before it is encoded: to the peak of training clips, or none.
+    """
+
+    modality = "audio"
+    noun = "clips"
+    formats = ("wav", "npy")
+    suffixes = (*AUDIO_FORMATS, *WRITABLE_IMAGE_SUFFIXES)
+
+    def __init__(
+        self,
+        sample_shape: tuple[int, ...],
+        sample_rate: int,
+        normalize: Literal["peak", "none"] = "none",
+    ) -> None:
+        """Store shape, sample rate and normalization."""
+        super().__init__(sample_shape)
+        self.sample_rate, self._normalize = sample_rate, normalize
+
+    def read(self, path: Path) -> Tensor:
+        """Read a clip, which may be shorter than a sample; see `MediaProcessor.read`."""
+        from anytime_ar.media.audio import AudioFile, read_clip
+
+        length, recording = self.sample_shape[1], AudioFile(path, self.sample_rate)
+        clip = read_clip((block.numpy() for block in recording.blocks()), length)
+        if clip.num_samples > length:
+            raise InputError(
+                f"{path}: lasts {clip.num_samples / self.sample_rate:.2f} s, and of several clips "
+                f"each has to fit into {length / self.sample_rate:.2f} s; encode it alone"
+            )
+        return torch.from_numpy(clip.normalized(self._normalize))[None]
+
+    def encode_recording(
+        self, codec: SampleCodec, path: Path, progress: ProgressCallback
+    ) -> tuple[Tensor, WindowedAudio]:
+        """Encode a recording of any length in overlapping windows, which are read twice.
+
+        Only the codes grow with the recording.
+
+        Args:
+            codec: model of these samples.
+            path: file in any format that libsndfile decodes.
+            progress: called with what is done, the total, and the unit.
+
+        Returns:
+            Codes int64 [W, L] on the CPU, and what decoding them needs.
+
+        Raises:
+            DataError: the file is missing or cannot be decoded.
+        """
+        from anytime_ar.media.audio import AudioFile, peak_gain
+
+        recording, windows = AudioFile(path, self.sample_rate), OverlappingWindows.for_codec(codec)
+        samples, peak = recording.measure()
+        gain = peak_gain(peak) if self._normalize == "peak" else 1.0
+        codes: list[Tensor] = []
+        done, total = 0, windows.count(samples)
+        for part in encode_windows(codec, windows, (block * gain for block in recording.blocks())):
+            codes.append(part.cpu())
+            done += len(part)
+            progress(done, total, "windows")
+        audio = WindowedAudio(
+            samples=samples,
+            sample_rate=self.sample_rate,
+            window=windows.length,
+            overlap=windows.overlap,
+            gain=gain,
+        )
+        return torch.cat(codes), audio
+
+    @staticmethod
+    def decode_recording(
+        codec: SampleCodec, codes: Tensor, audio: WindowedAudio, progress: ProgressCallback
+    ) -> Iterator[Tensor]:
+        """Decode any prefix of the codes of a recording, at its original level.
+
+        Args:
+            codec: model that encoded it.
+            codes: int64 [W, k].
+            audio: what `encode_recording` returned.
+            progress: called with what is done, the total, and the unit.
+
+        Returns:
+            An iterator of waveforms float32 [n].
+
+        Raises:
+            InputError: there are more or fewer windows than the recording has, or the codes do not
+                fit.
+        """
+        windows = OverlappingWindows(audio.window, audio.overlap)
+        blocks = decode_windows(codec, windows, codes, audio.samples)
+        return _at_original_level(blocks, audio, progress)
+
+    def _to_bytes(self, samples: Tensor, format: str) -> list[bytes]:
+        from anytime_ar.media.audio import encode_audio
+
+        return encode_audio(samples, self.sample_rate, format)
+
+    def _from_bytes(self, content: bytes, origin: str) -> Tensor:
+        from anytime_ar.media.audio import read_clip
+
+        with _decode_errors_as_input_error(f"{origin}: cannot be read as audio; send wav or npy"):
+            clip = read_clip(self._limited_blocks(content, origin), self.sample_shape[1])
+        return torch.from_numpy(clip.normalized(self._normalize))[None]
+
+    def _limited_blocks(self, content: bytes, origin: str) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield blocks of audio that fits into one sample without resampling.
+
+        Raises:
+            InputError: it has another sample rate, or is longer.
+        """
+        from anytime_ar.media.audio import decode_audio_blocks
+
+        length, count = self.sample_shape[1], 0
+        for block, rate in decode_audio_blocks(content, origin):
+            if rate != self.sample_rate:
+                raise InputError(f"{origin}: has {rate} Hz; resample it to {self.sample_rate} Hz")
+            count += len(block)
+            if count > length:  # a small compressed file can hold hours of audio
+                raise InputError(
+                    f"{origin}: has more than {length} samples; cut it to that, or encode it in "
+                    "windows with `anytime encode`"
+                )
+            yield block
+
+
+def _at_original_level(
+    blocks: Iterator[Tensor], audio: WindowedAudio, progress: ProgressCallback
+) -> Iterator[Tensor]:
+    """Yield waveforms at the level of the recording before it was encoded."""
+    done = 0
+    for block in blocks:
+        yield block / audio.gain
+        done += len(block)
+        progress(done, audio.samples, "samples")
+
+
+def processor_for(
+    sample_shape: tuple[int, ...],
+    sample_rate: int | None = None,
+    normalize: Literal["peak", "none"] | None = None,
+) -> MediaProcessor:
+    """Return the converter for the samples that a data card describes.
+
+    Args:
+        sample_shape: shape of one sample: (C, H, W) of images, (1, T) of audio.
+        sample_rate: sample rate of audio in Hz; None for images.
+        normalize: scaling of audio before it is encoded; None for images.
+    """
+    if sample_rate is None:
+        return ImageProcessor(sample_shape)
+    return AudioProcessor(sample_shape, sample_rate, normalize or "none")
+
+
+def _check_pixel_count(content: bytes, origin: str) -> None:
+    """Check the number of pixels in an image file before it is decoded.
+
+    Raises:
+        InputError: the image has more than `_MAX_PIXELS` pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=_ACCEPTED_IMAGE_FORMATS) as header:
+            width, height = header.size
+    except Image.DecompressionBombError as error:  # Pillow's own limit
+        raise InputError(f"{origin}: has too many pixels; send at most {_MAX_PIXELS}") from error
+    if width * height > _MAX_PIXELS:
+        raise InputError(
+            f"{origin}: {width} x {height} are too many pixels; send at most {_MAX_PIXELS}"
+        )
+
+
+@contextmanager
+def _decode_errors_as_input_error(message: str) -> Iterator[None]:
+    """Raise an `InputError` in place of any error of a decoder.
+
+    The decoders do not document which errors a broken or oversized file raises.
+
+    Args:
+        message: text of the error.
+
+    Raises:
+        InputError: the block raised an error; an `InputError` of the block passes unchanged.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(message) from error
+
+
+def _to_npy(sample: npt.NDArray[np.float32]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, sample)
+    return file.getvalue()

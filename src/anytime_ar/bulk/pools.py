@@ -15,7 +15,6 @@ from typing import Any, Protocol, Self, cast
 from pydantic import PositiveInt
 
 from anytime_ar.bulk.executors import JobExecutor, load_executor
-from anytime_ar.bulk.formats import require_format
 from anytime_ar.bulk.jobs import BulkJob, Device, ShardRecord
 from anytime_ar.bulk.storage import BulkStorage
 from anytime_ar.config import Config
@@ -70,7 +69,6 @@ class LocalPool:
 
     def run_shards(self, job: BulkJob, out: str, pending: list[int]) -> Generator[ShardRecord]:
         """Write shards in this process and yield their records; see `RayPool.run_shards`."""
-        require_format(job.sharding.format)
         executor, storage = load_executor(job), BulkStorage(out)
         for shard in pending:
             yield executor.write_shard(shard, storage)

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
+from anytime_ar.bulk.formats import require_format
 from anytime_ar.bulk.job_store import JobStore
 from anytime_ar.bulk.jobs import BulkJob, ShardRecord
 from anytime_ar.bulk.pools import LocalPool, RayPool, RayPoolConfig, WorkerPool
@@ -85,6 +86,7 @@ def run(
         raise InputError(
             "workers and threads are settings of engine ray; leave them out, or use it"
         )
+    require_format(job.sharding.format)
     worker_pool: WorkerPool = LocalPool() if engine == "local" else RayPool(pool)
     with worker_pool as workers:
         storage = BulkStorage(out)

@@ -29,7 +29,7 @@ from anytime_ar.cli.options import (
     set_threads_from,
 )
 from anytime_ar.cli.parser import Parser, literal_path
-from anytime_ar.errors import InputError, MissingExtraError
+from anytime_ar.errors import InputError, MissingExtraError, require_extras
 from anytime_ar.evaluation.deadlines import DeadlineResult, measure_deadlines
 from anytime_ar.evaluation.previews import time_first_preview
 from anytime_ar.evaluation.speed import (
@@ -85,6 +85,8 @@ def run(arguments: Namespace) -> None:
         raise InputError(f"--batch-sizes {sizes}: pass numbers of 1 and more, as [1,16]")
     if arguments.out is not None:
         check_output_path(arguments.out, is_folder=True)
+        if arguments.what == "speed":  # before anything is timed
+            require_extras("a plot", "bench", module="matplotlib")
     set_threads_from(arguments)
     with suppress(BuildError):  # without a kernel there is less to time; other errors are raised
         load_kernel()

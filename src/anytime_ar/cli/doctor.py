@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 
 from anytime_ar.cli.options import add_json, add_threads, print_result
 from anytime_ar.cli.parser import Parser
-from anytime_ar.errors import InputError, install_command
+from anytime_ar.errors import EXTRAS, InputError, install_command
 from anytime_ar.evaluation.speed import sample_codes_case, time_interleaved
 from anytime_ar.kernel import (
     BuildError,
@@ -31,15 +31,6 @@ from anytime_ar.runtime.files import cache_folder
 from anytime_ar.runtime.threads import available_cpus, tune_threads
 from anytime_ar.sampling import load
 
-EXTRAS = {
-    "data": ("datasets",),
-    "hub": ("huggingface_hub",),
-    "serve": ("fastapi", "uvicorn", "httptools", "prometheus_client"),
-    "client": ("httpx",),
-    "ray": ("ray",),
-    "bench": ("transformers",),
-}
-"""Optional extras and the modules that each installs."""
 ENVIRONMENT_VARIABLES = (
     *("ANYTIME_KERNEL", "ANYTIME_KERNEL_ISA", "CXX", "XDG_CACHE_HOME"),
     *("OMP_NUM_THREADS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"),
@@ -267,7 +258,7 @@ def report(facts: dict[str, Any]) -> str:
 
 def _wrap_command(text: str) -> str:
     """Return a command on as many lines as it needs, as a shell reads them."""
-    words = textwrap.wrap(text, 57, break_long_words=False, break_on_hyphens=False)
+    words = textwrap.wrap(text, 56, break_long_words=False, break_on_hyphens=False)
     return f" \\\n{'':22}".join(words)
 
 

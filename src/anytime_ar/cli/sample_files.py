@@ -15,7 +15,7 @@ from torch import Tensor
 from anytime_ar.codes import WindowedAudio, bits
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import as_images, contact_sheet, write_contact_sheet
-from anytime_ar.media.audio import AudioFile, peak_gain, write_audio
+from anytime_ar.media.audio import AudioFile, peak_gain, require_audio, write_audio
 from anytime_ar.media.formats import AUDIO_FORMATS, WRITABLE_IMAGE_SUFFIXES
 from anytime_ar.media.image import image_grid, read_image, write_image
 from anytime_ar.media.windows import OverlappingWindows, decode_windows, encode_windows
@@ -207,6 +207,9 @@ class AudioFiles(SampleFiles):
 
     Args:
         model: the model whose samples are read and written.
+
+    Raises:
+        MissingExtraError: the extra `audio` is not installed.
     """
 
     noun = "clips"
@@ -214,6 +217,7 @@ class AudioFiles(SampleFiles):
 
     def __init__(self, model: AnytimeModel) -> None:
         """Create a reader and writer for an audio model."""
+        require_audio()
         super().__init__(model)
         assert model.sample_rate is not None, "a card of sounds has a rate"
         self._sample_rate = model.sample_rate

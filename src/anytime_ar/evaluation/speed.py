@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from anytime_ar.errors import InputError, MissingExtraError, install_command
-from anytime_ar.evaluation.plots import to_png
+from anytime_ar.errors import InputError, require_extras
+from anytime_ar.evaluation.plots import new_figure, to_png
 from anytime_ar.runtime.progress import ProgressCallback, no_progress
 from anytime_ar.sampling import AnytimeModel
 
@@ -146,12 +146,9 @@ def hf_generate_case(model: AnytimeModel, precision: str, attention: str) -> Ben
     Raises:
         MissingExtraError: transformers is not installed.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingExtraError(
-            f"transformers is not here to compare with; install it: {install_command('bench')}"
-        ) from error
+    require_extras("a comparison with `generate`", "bench", module="transformers")
+    import transformers
+
     transformers.utils.logging.set_verbosity_error()
     size = model.bundle.card.prior
     assert size is not None
@@ -212,12 +209,8 @@ def plot_times(timings: Sequence[BenchmarkTiming]) -> bytes:
     Args:
         timings: timings of `prefix_case` cases, whose names give k.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     numbers = list(dict.fromkeys(timing.batch_size for timing in timings))
-    figure = Figure(figsize=(5 * len(numbers), 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5 * len(numbers), 4)
     for axes, rows in zip(figure.subplots(1, len(numbers), squeeze=False)[0], numbers, strict=True):
         here = [timing for timing in timings if timing.batch_size == rows]
         codes = [int(timing.name.split()[0]) for timing in here]

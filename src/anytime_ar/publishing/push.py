@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from anytime_ar.bundle.format import BUNDLE_FILES, Bundle, find_bundle, load_bundle
-from anytime_ar.errors import InputError
+from anytime_ar.errors import InputError, require_extras
 from anytime_ar.evaluation import (
     contact_sheet,
     evenly_spaced_budgets,
@@ -16,7 +16,7 @@ from anytime_ar.evaluation import (
 )
 from anytime_ar.publishing.model_card import model_card
 from anytime_ar.runtime.files import write_bytes
-from anytime_ar.runtime.hub import import_huggingface_hub, parse_hub_ref, upload_files
+from anytime_ar.runtime.hub import parse_hub_ref, upload_files
 from anytime_ar.sampling import AnytimeModel, SampleKwargs
 
 NUM_SHOWN_SAMPLES = 10
@@ -59,7 +59,7 @@ def push(
     ref = parse_hub_ref(repository)
     if ref is None or ref.revision is not None:
         raise InputError(f"{repository!r} is no repository of the Hub; pass OWNER/NAME")
-    import_huggingface_hub("to push to the Hub")  # fail before figures are made
+    require_extras("a push to the Hub", "hub")  # fail before figures are made
     folder = find_bundle(name)
     bundle = load_bundle(folder)
     with TemporaryDirectory() as temporary:

@@ -17,8 +17,6 @@ FOLDER = Path(__file__).parent
 PROJECT = "anytime-ar"
 ACCELERATOR = ("nvidia-", "cuda-", "triton")
 BUILD = "setuptools"  # the set-up builds without isolation, so that this is pinned as well
-
-
 LAYERS = {
     "core": ((), None),
     "demo": (("train", "eval"), "core"),

@@ -26,7 +26,7 @@ COPY release release
 RUN pip install --target /opt/zig --constraint requirements/dev.txt ziglang \
     && export PYTHONPATH=src:/opt/zig \
     && python release/kernels.py "$(python -c 'from anytime_ar.kernel.loading import this_platform; print(this_platform())')"
-RUN pip install --no-build-isolation --constraint requirements/test.txt '.[serve,hub]' && pip check
+RUN pip install --no-build-isolation --constraint requirements/test.txt '.[serve,hub,audio]' && pip check
 
 
 FROM python:3.11-slim-bookworm

@@ -28,7 +28,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 .PHONY: demo test test-fast check docs kernels digests wheel try-wheel release lock clean
 .DELETE_ON_ERROR:
 
-demo: .venv/.core
+demo: .venv/.demo
 	$(BIN)/anytime demo
 
 test: .venv/.test
@@ -113,7 +113,12 @@ clean:
 	$(assert-torch)
 	touch $@
 
-.venv/.test: .venv/.core requirements/test.txt
+.venv/.demo: .venv/.core requirements/demo.txt
+	$(PIP) install -r requirements/demo.txt
+	$(assert-torch)
+	touch $@
+
+.venv/.test: .venv/.demo requirements/test.txt
 	$(PIP) install -r requirements/test.txt
 	$(assert-torch)
 	touch $@

@@ -22,7 +22,7 @@ from speed import run_speed
 
 from anytime_ar.cli import main
 from anytime_ar.cli.options import set_threads_from
-from anytime_ar.errors import InputError
+from anytime_ar.errors import InputError, require_extras
 from anytime_ar.kernel import BuildError, cpu_name, load_kernel
 from anytime_ar.runtime.files import check_output_path, write_json
 
@@ -34,6 +34,8 @@ def run(arguments: Namespace) -> None:
         raise InputError(f"--batch-sizes {sizes}: pass numbers of 1 and more, as [1,16]")
     if arguments.out is not None:
         check_output_path(arguments.out, is_folder=True)
+        if arguments.what == "speed":  # before anything is timed
+            require_extras("a plot", "bench", module="matplotlib")
     set_threads_from(arguments)
     with suppress(BuildError):  # without a kernel there is less to time; other errors are raised
         load_kernel()

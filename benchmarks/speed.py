@@ -17,8 +17,8 @@ import torch
 from jsonargparse import Namespace
 
 from anytime_ar.cli.options import progress_bar
-from anytime_ar.errors import InputError, MissingExtraError, install_command
-from anytime_ar.evaluation.plots import to_png
+from anytime_ar.errors import InputError, MissingExtraError, require_extras
+from anytime_ar.evaluation.plots import new_figure, to_png
 from anytime_ar.prior import Precision
 from anytime_ar.runtime.files import write_bytes
 from anytime_ar.runtime.timing import BenchmarkCase, BenchmarkTiming, time_interleaved
@@ -209,12 +209,9 @@ def hf_generate_case(model: AnytimeModel, precision: str, attention: str) -> Ben
     Raises:
         MissingExtraError: transformers is not installed.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingExtraError(
-            f"transformers is not here to compare with; install it: {install_command('bench')}"
-        ) from error
+    require_extras("a comparison with `generate`", "bench", module="transformers")
+    import transformers
+
     transformers.utils.logging.set_verbosity_error()
     size = model.bundle.card.prior
     assert size is not None
@@ -333,12 +330,8 @@ def plot_times(timings: Sequence[BenchmarkTiming]) -> bytes:
     Args:
         timings: timings of `prefix_case` cases, whose names give k.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     numbers = list(dict.fromkeys(timing.batch_size for timing in timings))
-    figure = Figure(figsize=(5 * len(numbers), 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5 * len(numbers), 4)
     for axes, rows in zip(figure.subplots(1, len(numbers), squeeze=False)[0], numbers, strict=True):
         here = [timing for timing in timings if timing.batch_size == rows]
         codes = [int(timing.name.split()[0]) for timing in here]

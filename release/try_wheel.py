@@ -57,9 +57,12 @@ def try_wheel(wheel: Path, folder: Path) -> None:
     subprocess.run([*anytime, "doctor"], check=True, env=bare, cwd=folder)
     missing = {
         ("evaluate", "mnist", "--feature-extractor", "none"): "anytime train-classifier",
-        ("serve", "mnist"): "pip install",
+        ("evaluate", "mnist"): "pip install",
+        ("train", "digits"): "pip install",
+        ("sample", "fsdd", "-n", "1"): "pip install",
         ("bench", "mnist"): "in a clone of the anytime-ar repository",
         ("sample", "owner/name", "-n", "1"): "pip install",
+        ("serve", "mnist"): "pip install",
     }
     for command, hint in missing.items():
         done = subprocess.run(

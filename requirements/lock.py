@@ -1,4 +1,4 @@
-"""Write core.txt, test.txt, dev.txt and docs.txt from what is installed: `make lock`.
+"""Write core.txt, demo.txt, test.txt, dev.txt and docs.txt from what is installed: `make lock`.
 
 A lock names exact versions and nothing else: no index, no hash of one platform's wheel, no local
 version label (`+cpu`), and none of the accelerator packages that a CUDA build of torch brings.
@@ -17,21 +17,29 @@ FOLDER = Path(__file__).parent
 PROJECT = "anytime-ar"
 ACCELERATOR = ("nvidia-", "cuda-", "triton")
 BUILD = "setuptools"  # the set-up builds without isolation, so that this is pinned as well
+LAYERS = {
+    "core": ((), None),
+    "demo": (("train", "eval"), "core"),
+    "test": (("test",), "demo"),
+    "dev": (("dev",), "test"),
+    "docs": (("docs",), "test"),
+}
+"""Extras of each lock, and the lock that it adds to."""
 
 
-def closure(extra: str) -> set[str]:
-    """Names of all that the project with `extra` ("" for none) needs, directly or not."""
+def closure(extras: tuple[str, ...]) -> set[str]:
+    """Names of all that the project with these extras needs, directly or not."""
     seen: dict[str, set[str]] = {}
-    waiting = [(PROJECT, {extra}), (BUILD, {""})]
+    waiting = [(PROJECT, {"", *extras}), (BUILD, {""})]
     while waiting:
-        name, extras = waiting.pop()
+        name, wanted = waiting.pop()
         name = canonicalize_name(name)
-        if name.startswith(ACCELERATOR) or extras <= seen.get(name, set()):
+        if name.startswith(ACCELERATOR) or wanted <= seen.get(name, set()):
             continue
-        seen[name] = seen.get(name, set()) | extras
+        seen[name] = seen.get(name, set()) | wanted
         for text in distribution(name).requires or []:
             need = Requirement(text)
-            if need.marker is None or any(need.marker.evaluate({"extra": e}) for e in extras):
+            if need.marker is None or any(need.marker.evaluate({"extra": e}) for e in wanted):
                 waiting.append((need.name, need.extras | {""}))
     return set(seen) - {PROJECT}
 
@@ -42,17 +50,14 @@ def public_version(name: str) -> str:
 
 def main() -> None:
     locks: dict[str, set[str]] = {}
-    layers = (("", None), ("test", "core.txt"), ("dev", "test.txt"), ("docs", "test.txt"))
-    for extra, base in layers:
+    for lock, (extras, base) in LAYERS.items():
         below = locks[base] if base is not None else set()
-        names = closure(extra) | below
-        lines = [f"# Written by `make lock`; what the {extra or 'bare'} package needs, exactly."]
+        locks[lock] = closure(extras) | below
+        lines = [f"# Written by `make lock`: all packages for {', '.join(extras) or 'the core'}."]
         if base is not None:
-            lines.append(f"-r {base}")
-        lines += [f"{name}=={public_version(name)}" for name in sorted(names - below)]
-        lock = f"{extra or 'core'}.txt"
-        (FOLDER / lock).write_text("\n".join(lines) + "\n")
-        locks[lock] = names
+            lines.append(f"-r {base}.txt")
+        lines += [f"{name}=={public_version(name)}" for name in sorted(locks[lock] - below)]
+        (FOLDER / f"{lock}.txt").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,17 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from anytime_ar.errors import EXTRAS
+
 ROOT = Path(__file__).parent.parent
-LOCKS = ("core", "test", "dev", "docs")
+LOCKS = {
+    "core": (),
+    "demo": ("train", "eval"),
+    "test": ("test",),
+    "dev": ("dev",),
+    "docs": ("docs",),
+}
+"""Extras of each lock."""
 
 
 def pyproject() -> dict[str, Any]:
@@ -47,12 +56,12 @@ def pins(name: str) -> dict[str, str]:
     return found
 
 
-def wanted(extra: str | None) -> list[Requirement]:
-    """The project's direct requirements with `extra`, its own extras resolved."""
+def wanted(*asked: str) -> list[Requirement]:
+    """The project's direct requirements with extras, and those that these name."""
     project = pyproject()["project"]
     extras = project["optional-dependencies"]
     found = [Requirement(text) for text in project["dependencies"]]
-    waiting = [extra] if extra else []
+    waiting = [*asked]
     while waiting:
         for requirement in map(Requirement, extras[waiting.pop()]):
             if requirement.name == project["name"]:
@@ -65,16 +74,14 @@ def wanted(extra: str | None) -> list[Requirement]:
 @pytest.mark.parametrize("name", LOCKS)
 def test_a_lock_holds_exact_versions_and_nothing_else(name: str) -> None:
     for line in lock_lines(name):
-        assert re.fullmatch(r"-r (core|test)\.txt|[a-z0-9-]+==[0-9][0-9a-z.]*", line), line
+        assert re.fullmatch(r"-r (core|demo|test)\.txt|[a-z0-9-]+==[0-9][0-9a-z.]*", line), line
         assert not line.startswith(("nvidia", "cuda", "triton")), line
 
 
-@pytest.mark.parametrize(
-    ("name", "extra"), [("core", None), ("test", "test"), ("dev", "dev"), ("docs", "docs")]
-)
-def test_a_lock_meets_every_requirement(name: str, extra: str | None) -> None:
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_meets_every_requirement(name: str) -> None:
     locked = pins(name)
-    requirements = wanted(extra)
+    requirements = wanted(*LOCKS[name])
     assert requirements
     for requirement in requirements:
         version = locked.get(canonicalize_name(requirement.name))
@@ -82,11 +89,11 @@ def test_a_lock_meets_every_requirement(name: str, extra: str | None) -> None:
         assert version in requirement.specifier, f"{requirement} is not met by {version}"
 
 
-def third_party_imports() -> dict[str, set[tuple[str, bool]]]:
+def third_party_imports(folder: str = "src") -> dict[str, set[tuple[str, bool]]]:
     """Modules of ours by the foreign package that they import, and whether when they are loaded."""
     found: dict[str, set[tuple[str, bool]]] = {}
-    for path in (ROOT / "src").rglob("*.py"):
-        module = ".".join(path.relative_to(ROOT / "src").with_suffix("").parts)
+    for path in (ROOT / folder).rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT / folder).with_suffix("").parts)
         tree = ast.parse(path.read_text(encoding="utf-8"))
         later: set[ast.AST] = set()
         for node in ast.walk(tree):
@@ -113,6 +120,10 @@ def declared(extra: str | None) -> set[str]:
 
 
 NEEDED_AT_ONCE = {
+    "train": (
+        "anytime_ar.data.sources.synthetic_audio",
+        "anytime_ar.training.fabric_precision",
+    ),
     "serve": ("anytime_ar.serving.",),
     "client": ("anytime_ar.client.",),
     "ray": ("anytime_ar.serving.cluster.ray_", "anytime_ar.training.ray_launcher"),
@@ -135,11 +146,10 @@ def distributions_of(name: str) -> set[str]:
 def test_every_import_is_declared() -> None:
     imports = third_party_imports()
     assert {"torch", "numpy", "fastapi", "scipy"} <= imports.keys()
-    extras = [one for one in pyproject()["project"]["optional-dependencies"] if one != "dev"]
     for name, uses in imports.items():
         if distributions_of(name) & declared(None):
             continue
-        within = [one for one in extras if one != "test" and distributions_of(name) & declared(one)]
+        within = [one for one in EXTRAS if distributions_of(name) & declared(one)]
         assert within, f"{name} is declared nowhere; {sorted(uses)} import it"
         allowed = tuple(prefix for one in within for prefix in NEEDED_AT_ONCE.get(one, ()))
         for module, at_once in uses:
@@ -149,13 +159,36 @@ def test_every_import_is_declared() -> None:
 
 
 def test_everything_declared_is_imported() -> None:
-    used = {one for name in third_party_imports() for one in distributions_of(name)}
-    for extra in (None, "data", "hub", "serve", "client", "ray", "bench"):
+    imports = third_party_imports().keys() | third_party_imports("benchmarks").keys()
+    used = {one for name in imports for one in distributions_of(name)}
+    for extra in (None, *EXTRAS):
         assert declared(extra) - used <= USED_BY_NAME
 
 
-def test_the_demo_installs_only_the_core() -> None:
-    assert not pins("core").keys() & {"datasets", "pytest", "ruff", "mypy", "huggingface-hub"}
+def test_the_modules_of_an_extra_are_those_of_its_packages() -> None:
+    project = pyproject()["project"]
+    for extra, modules in EXTRAS.items():
+        found = {one for name in modules for one in distributions_of(name)}
+        assert found == declared(extra) - {"uvloop"}, extra  # there is none for Windows
+    listed = Requirement(project["optional-dependencies"]["all"][0])
+    assert listed.extras == EXTRAS.keys()
+    assert project["optional-dependencies"].keys() == EXTRAS.keys() | {"all", "test", "dev", "docs"}
+
+
+def test_the_core_installs_only_what_sampling_images_needs() -> None:
+    assert declared(None) == {
+        "fsspec",
+        "jsonargparse",
+        "numpy",
+        "pillow",
+        "pydantic",
+        "pyyaml",
+        "safetensors",
+        "torch",
+        "tqdm",
+    }
+    assert not pins("core").keys() & (set().union(*map(declared, EXTRAS)) | {"aiohttp", "pytest"})
+    assert not pins("demo").keys() & {"datasets", "pytest", "ruff", "mypy", "huggingface-hub"}
 
 
 def test_every_fast_test_is_there() -> None:

@@ -1,4 +1,4 @@
-"""Define the errors that callers may catch.
+"""Define the errors that callers may catch, and check optional extras.
 
 Every message names the value that came, what was expected, and the next step. `InputError` is a
 `ValueError`, so that library users need not know this module. The command line prints it as one
@@ -50,25 +50,71 @@ class MissingExtraError(InputError):
     """Error for a missing optional dependency; the message gives the command that installs it."""
 
 
-def install_command(extra: str) -> str:
-    """Return the command that installs the packages of an extra for the running Python.
+EXTRAS = {
+    "train": ("lightning_fabric", "sklearn", "scipy"),
+    "eval": ("matplotlib", "pystoi", "sklearn", "scipy"),
+    "audio": ("soundfile", "soxr", "matplotlib"),
+    "data": ("datasets", "pyarrow"),
+    "hub": ("huggingface_hub", "matplotlib"),
+    "serve": ("fastapi", "starlette", "uvicorn", "httptools", "prometheus_client", "scipy"),
+    "client": ("httpx",),
+    "ray": ("ray",),
+    "bench": ("transformers", "matplotlib"),
+}
+"""Optional extras of `pyproject.toml` and the modules that each installs."""
+
+
+def require_extras(purpose: str, *extras: str, module: str | None = None) -> None:
+    """Check that extras are installed, without importing their modules.
+
+    Args:
+        purpose: what needs the extras, as a noun; the beginning of the message.
+        extras: names of the extras, as in `EXTRAS`.
+        module: the one module that is needed; None: all modules of the extras.
+
+    Raises:
+        MissingExtraError: a module is missing.
+    """
+    from importlib.util import find_spec
+
+    needed = [name for extra in extras for name in EXTRAS[extra]] if module is None else [module]
+    for name in needed:
+        if find_spec(name) is None:
+            raise missing_extra_error(purpose, name, *extras)
+
+
+def missing_extra_error(purpose: str, module: str | None, *extras: str) -> MissingExtraError:
+    """Return the error for a module that is missing.
+
+    Args:
+        purpose: what needs the module, as a noun.
+        module: name of the module.
+        extras: names of the extras to install.
+    """
+    return MissingExtraError(f"{purpose} needs {module}; install it: {install_command(*extras)}")
+
+
+def install_command(*extras: str) -> str:
+    """Return the command that installs the packages of extras for the running Python.
 
     The command names the packages instead of `anytime-ar[extra]`, because anytime-ar itself may
     come from a clone, a wheel or an index.
 
     Args:
-        extra: name of the extra, as in `pyproject.toml`.
+        extras: names of the extras, as in `EXTRAS`.
     """
     import shlex
     from importlib.metadata import requires
 
     wanted = []
-    for requirement in requires("anytime-ar") or ():
-        package, _, marker = requirement.partition(";")
-        elsewhere = "sys_platform" in marker and sys.platform == "win32"
-        if marker.replace("'", '"').endswith(f'extra == "{extra}"') and not elsewhere:
-            wanted.append(package.strip())
-    return f"{shlex.quote(sys.executable)} -m pip install {shlex.join(wanted)}"
+    for extra in extras:
+        for requirement in requires("anytime-ar") or ():
+            package, _, marker = requirement.partition(";")
+            elsewhere = "sys_platform" in marker and sys.platform == "win32"
+            if marker.replace("'", '"').endswith(f'extra == "{extra}"') and not elsewhere:
+                wanted.append(package.strip())
+    packages = shlex.join(dict.fromkeys(wanted))
+    return f"{shlex.quote(sys.executable)} -m pip install {packages}"
 
 
 class TrainingError(AnytimeError):

@@ -16,13 +16,13 @@ import yaml
 from anytime_ar.bundle.card import Card
 from anytime_ar.bundle.curve import Curve, CurvePoint
 from anytime_ar.bundle.format import BUNDLE_FILES, Bundle, find_bundle, load_bundle
-from anytime_ar.errors import InputError
+from anytime_ar.errors import InputError, require_extras
 from anytime_ar.evaluation import plot_curve
 from anytime_ar.evaluation.metrics.reconstruction import ALL_METRICS
 from anytime_ar.evaluation.report import format_distance, markdown_table
 from anytime_ar.media.sheets import contact_sheet, evenly_spaced_budgets, write_contact_sheet
 from anytime_ar.runtime.files import write_bytes
-from anytime_ar.runtime.hub import import_huggingface_hub, parse_hub_ref, upload_files
+from anytime_ar.runtime.hub import parse_hub_ref, upload_files
 from anytime_ar.sampling import AnytimeModel, SampleKwargs
 from anytime_ar.sampling.budget import quality_at_codes
 
@@ -66,7 +66,7 @@ def push(
     ref = parse_hub_ref(repository)
     if ref is None or ref.revision is not None:
         raise InputError(f"{repository!r} is no repository of the Hub; pass OWNER/NAME")
-    import_huggingface_hub("to push to the Hub")  # fail before figures are made
+    require_extras("a push to the Hub", "hub")  # fail before figures are made
     folder = find_bundle(name)
     bundle = load_bundle(folder)
     with TemporaryDirectory() as temporary:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ from typing import Any
 import pytest
 
 from anytime_ar.cli import doctor, main
+from anytime_ar.errors import EXTRAS
 from anytime_ar.kernel import build as compiling
 from anytime_ar.kernel import load_kernel, loading
-
-ROOT = Path(__file__).parent.parent.parent
 
 FACTS: dict[str, Any] = {
     "processor": "a processor with a name that is quite long and goes on and on @ 2.00GHz",
@@ -63,6 +61,7 @@ def test_without_compiler_and_kernel(
     main(["doctor", "--json"])
     facts = json.loads(capsys.readouterr().out)
     assert facts.keys() == FACTS.keys() | {"advice"}
+    assert facts["extras"] == dict.fromkeys(EXTRAS, False)
     assert facts["compiler"] is None
     assert facts["prebuilt"] == []
     assert facts["kernel"]["instruction_set"] is None
@@ -122,8 +121,3 @@ def test_the_report_fits_80_columns() -> None:
     report = doctor.report({**FACTS, "advice": doctor.advice(FACTS)})
     assert max(map(len, report.splitlines())) <= 80
     assert "-m pip install 'fastapi" in " ".join(report.replace("\\\n", "").split())
-
-
-def test_every_extra_for_users_is_named() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert doctor.EXTRAS.keys() == project["optional-dependencies"].keys() - {"test", "dev", "docs"}

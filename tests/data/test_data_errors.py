@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,12 +62,7 @@ def test_unknown_hub_name(monkeypatch, failure: Exception) -> None:
 
 
 def test_missing_extra(monkeypatch) -> None:
-    import sys
-
-    from anytime_ar.data.sources import hub
-
-    monkeypatch.delitem(sys.modules, "datasets", raising=False)
-    monkeypatch.setattr(hub, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtraError, match=r"-m pip install 'datasets"):
         load_data(DataConfig(name="ylecun/mnist"))
 

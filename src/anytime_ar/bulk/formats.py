@@ -10,7 +10,6 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from anytime_ar.bulk.jobs import ShardFormat
-from anytime_ar.errors import MissingExtraError, install_command
+from anytime_ar.errors import require_extras
 from anytime_ar.media.processor import MediaProcessor
 
 _INT16_ENTRIES = 2**15
@@ -85,13 +84,7 @@ def require_format(name: ShardFormat) -> None:
         MissingExtraError: The format is parquet, and pyarrow is not installed.
     """
     if name == "parquet":
-        try:
-            import_module("pyarrow.parquet")
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(
-                f"parquet needs pyarrow; install it: {install_command('data')}; or choose "
-                "webdataset"
-            ) from error
+        require_extras("format parquet, unlike webdataset,", "data", module="pyarrow")
 
 
 def parquet_bytes(rows: ShardRows, schema: ShardSchema) -> bytes:

@@ -20,6 +20,7 @@ from anytime_ar.data import DataConfig, DataSplits, load_data
 from anytime_ar.data.fingerprint import files_fingerprint
 from anytime_ar.data.loading import EMBEDDED_SOURCES
 from anytime_ar.errors import InputError
+from anytime_ar.media.audio import require_audio
 from anytime_ar.prior import Precision
 from anytime_ar.prior.sampling_params import SamplingParams
 from anytime_ar.sampling import AnytimeModel
@@ -246,8 +247,11 @@ def sample_job(
 
     Raises:
         InputError: A number is out of range, or a label is unknown.
+        MissingExtraError: Samples are audio, and the extra `audio` is not installed.
         TypeError: There is no sampling parameter of that name.
     """
+    if model.sample_rate is not None and save != "codes":
+        require_audio()
     plan, budget = model.plan(1, codes=codes, quality=quality, seed=seed, **sampling_params)
     values = _common_settings(name, model, num_samples, sharding, device) | {
         "seed": seed,

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from anytime_ar.bulk.formats import require_format
 from anytime_ar.bulk.jobs import BulkJob, Device, EncodeJob, SampleJob, ShardRecord
 from anytime_ar.bulk.storage import BulkStorage
 from anytime_ar.bulk.workers import LocalPool, RayPool, RayPoolConfig, WorkerPool
@@ -102,6 +103,7 @@ def run(
         raise InputError(
             "workers and threads are settings of engine ray; leave them out, or use it"
         )
+    require_format(job.sharding.format)
     worker_pool: WorkerPool = LocalPool() if engine == "local" else RayPool(pool)
     with worker_pool as workers:
         storage = BulkStorage(out)

@@ -24,7 +24,6 @@ from anytime_ar.bulk.formats import (
     ShardRows,
     ShardSchema,
     pack_codes,
-    require_format,
 )
 from anytime_ar.bulk.jobs import (
     BulkJob,
@@ -235,7 +234,6 @@ class LocalPool:
 
     def run_shards(self, job: BulkJob, out: str, pending: list[int]) -> Generator[ShardRecord]:
         """Write shards in this process and yield their records; see `RayPool.run_shards`."""
-        require_format(job.sharding.format)
         executor, storage = load_executor(job), BulkStorage(out)
         for shard in pending:
             yield executor.write_shard(shard, storage)

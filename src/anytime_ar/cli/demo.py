@@ -22,7 +22,7 @@ from anytime_ar.cli.sample_files import SampleFiles
 from anytime_ar.cli.train import Experiment
 from anytime_ar.cli.train_classifier import train_and_save_classifier
 from anytime_ar.data import load_data
-from anytime_ar.errors import InputError
+from anytime_ar.errors import InputError, require_extras
 from anytime_ar.evaluation import curve_table, evaluate, write_report
 from anytime_ar.runtime.files import check_output_path
 from anytime_ar.sampling import load
@@ -51,6 +51,7 @@ def run(arguments: Namespace) -> None:
     if folder.exists():
         raise InputError(f"{folder} exists; remove it, or choose another folder with --out")
     check_output_path(folder, is_folder=True)
+    require_extras("the demo", "train", "eval", *(["audio"] if arguments.audio else []))
     values = yaml.safe_load(config_path(name).read_text(encoding="utf-8"))
     experiment = Experiment.parse(values | {"seed": arguments.seed}, origin=f"{name}.yaml")
     tune_threads_from(arguments)

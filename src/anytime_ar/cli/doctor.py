@@ -15,7 +15,7 @@ from jsonargparse import Namespace
 
 from anytime_ar.cli.options import add_json, add_threads, print_result
 from anytime_ar.cli.parser import Parser
-from anytime_ar.errors import InputError, install_command
+from anytime_ar.errors import EXTRAS, InputError, install_command
 from anytime_ar.kernel import (
     BuildError,
     available_instruction_sets,
@@ -32,15 +32,6 @@ from anytime_ar.runtime.threads import available_cpus, tune_threads
 from anytime_ar.runtime.timing import BenchmarkCase, time_interleaved
 from anytime_ar.sampling import AnytimeModel, load
 
-EXTRAS = {
-    "data": ("datasets",),
-    "hub": ("huggingface_hub",),
-    "serve": ("fastapi", "uvicorn", "httptools", "prometheus_client"),
-    "client": ("httpx",),
-    "ray": ("ray",),
-    "bench": ("transformers",),
-}
-"""Optional extras and the modules that each installs."""
 ENVIRONMENT_VARIABLES = (
     *("ANYTIME_KERNEL", "ANYTIME_KERNEL_ISA", "CXX", "XDG_CACHE_HOME"),
     *("OMP_NUM_THREADS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"),
@@ -272,7 +263,7 @@ def report(facts: dict[str, Any]) -> str:
 
 def _wrap_command(text: str) -> str:
     """Return a command on as many lines as it needs, as a shell reads them."""
-    words = textwrap.wrap(text, 57, break_long_words=False, break_on_hyphens=False)
+    words = textwrap.wrap(text, 56, break_long_words=False, break_on_hyphens=False)
     return f" \\\n{'':22}".join(words)
 
 

@@ -43,7 +43,7 @@ from anytime_ar.cli.train_classifier import (
     train_and_save_classifier,
 )
 from anytime_ar.data import DataSplits, load_data
-from anytime_ar.errors import InputError
+from anytime_ar.errors import InputError, require_extras
 from anytime_ar.evaluation import (
     FeatureExtractor,
     TorchScriptFeatureExtractor,
@@ -128,6 +128,7 @@ def run(arguments: Namespace) -> None:
     check_output_path(folder, is_folder=True)
     if arguments.save_curve or _is_run(arguments.model):
         check_replaceable(find_bundle(arguments.model).resolve())
+    require_extras("evaluation", "eval")  # before anything is trained or measured
     tune_threads_from(arguments)
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
     resolve_budgets(model, arguments.codes)  # before the data is read

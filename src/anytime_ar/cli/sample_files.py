@@ -13,6 +13,7 @@ from torch import Tensor
 
 from anytime_ar.codes import WindowedAudio, bits
 from anytime_ar.errors import InputError
+from anytime_ar.media.audio import require_audio, write_audio
 from anytime_ar.media.formats import WRITABLE_IMAGE_SUFFIXES
 from anytime_ar.media.image import write_image
 from anytime_ar.media.processor import AudioProcessor
@@ -67,11 +68,16 @@ class SampleFiles:
 
     Args:
         model: the model whose samples are read and written.
+
+    Raises:
+        MissingExtraError: the model is for audio, and the extra `audio` is not installed.
     """
 
     def __init__(self, model: AnytimeModel) -> None:
         """Create a reader and writer for a model."""
         self.model, self.media = model, model.media
+        if isinstance(self.media, AudioProcessor):
+            require_audio()
 
     def output_path(self, out: Path | str | None, stem: str) -> Path:
         """Return the path to write to, checked before any samples exist.
@@ -166,8 +172,6 @@ class SampleFiles:
         """
         codes, audio = encoded
         if audio is not None and not _is_image(out):
-            from anytime_ar.media.audio import write_audio
-
             blocks = AudioProcessor.decode_recording(self.model, codes, audio, progress)
             write_audio(out, blocks, audio.sample_rate)
             seconds = audio.samples / audio.sample_rate
@@ -229,8 +233,6 @@ class SampleFiles:
 
     def _write_clip(self, path: Path, sample: Tensor) -> None:
         """Write a sample [1, T]."""
-        from anytime_ar.media.audio import write_audio
-
         assert self.model.sample_rate is not None, "only models of audio write no images"
         write_audio(path, [sample[0]], self.model.sample_rate)
 

@@ -23,7 +23,7 @@ from anytime_ar.cli.options import (
     set_threads_from,
 )
 from anytime_ar.cli.parser import Parser, literal_path, read_config
-from anytime_ar.errors import InputError, MissingExtraError, install_command
+from anytime_ar.errors import InputError, require_extras
 from anytime_ar.runtime.files import read_text
 from anytime_ar.runtime.threads import available_cpus, check_threads
 from anytime_ar.serving.config import ModelSource, ServerConfig, load_models
@@ -47,14 +47,10 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Serve models until SIGTERM or SIGINT."""
-    try:
-        from anytime_ar.serving.http.middleware import key_digest
-        from anytime_ar.serving.http.server import listen, serve
-        from anytime_ar.serving.logs import log_event, log_to_stderr
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"serving needs {error.name}; install it: {install_command('serve')}"
-        ) from error
+    require_extras("serving", "serve")
+    from anytime_ar.serving.http.middleware import key_digest
+    from anytime_ar.serving.http.server import listen, serve
+    from anytime_ar.serving.logs import log_event, log_to_stderr
 
     check_threads(arguments.threads)
     if arguments.replicas is not None and arguments.engine is None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anytime_ar.errors import AnytimeError, InputError, MissingExtraError, install_command
+from anytime_ar.errors import AnytimeError, InputError, require_extras
 
 RETRY_STATUSES = frozenset({502, 503})
 """HTTP statuses after which a retry may succeed."""
@@ -35,12 +35,9 @@ def require_httpx() -> ModuleType:
     Raises:
         MissingExtraError: The package httpx is not installed.
     """
-    try:
-        import httpx
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"the client needs {error.name}; install it: {install_command('client')}"
-        ) from None
+    require_extras("the client", "client")
+    import httpx
+
     return httpx
 
 

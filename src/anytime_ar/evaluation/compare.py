@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from anytime_ar.bundle.curve import Curve, CurvePoint
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation.plots import PALETTE, plot_confidence_band, to_png
+from anytime_ar.evaluation.plots import PALETTE, new_figure, plot_confidence_band, to_png
 from anytime_ar.evaluation.report import align_table, format_distance, markdown_table
 from anytime_ar.runtime.files import write_bytes, write_json
 
@@ -321,11 +321,7 @@ def plot_comparison(
     candidates: Sequence[Candidate], fixed_length: FixedLengthModels | None = None
 ) -> bytes:
     """Return a PNG of sample FD against bits and against milliseconds, with 95 % bands."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 4.8)
     left, right = figure.subplots(1, 2, sharey=True)
     _plot_fd_by_cost(left, candidates, fixed_length, "bits")
     left.set_ylabel("Fréchet distance of samples", fontsize=11)

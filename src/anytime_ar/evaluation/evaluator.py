@@ -24,7 +24,7 @@ from anytime_ar.bundle.curve import (
     psnr,
 )
 from anytime_ar.codes import bits
-from anytime_ar.errors import InputError
+from anytime_ar.errors import InputError, require_extras
 from anytime_ar.evaluation.feature_cache import FeatureCache
 from anytime_ar.evaluation.feature_extractor import (
     FeatureExtractor,
@@ -437,7 +437,9 @@ def evaluate(
 
     Raises:
         InputError: a number of codes is out of range, shapes do not fit, or a split is too small.
+        MissingExtraError: the extra `eval` is not installed.
     """
+    require_extras("evaluation", "eval")
     budgets = resolve_budgets(model, codes)
     test_samples = _num_samples(data.test)
     _check(model, data, extractor, unordered, samples, test_samples)

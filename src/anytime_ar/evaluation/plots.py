@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from anytime_ar.bundle.curve import Curve, QualityPoint
+from anytime_ar.errors import require_extras
 from anytime_ar.evaluation.metrics.reconstruction import ALL_METRICS
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ def plot_curve(curve: Curve) -> bytes:
     Args:
         curve: curve to plot; metrics that were not measured are left out.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     points, unordered = curve.points, curve.baselines.unordered
     measured = [metric for metric in ALL_METRICS if metric.name in points[0].metrics]
     was_read = any(
@@ -40,8 +38,7 @@ def plot_curve(curve: Curve) -> bytes:
         for p in points
     )
     rows = 1 + -(-(len(measured) + was_read) // _COLUMNS)
-    figure = Figure(figsize=(11, 4.4 + 3.2 * (rows - 1)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 4.4 + 3.2 * (rows - 1))
     grid = figure.add_gridspec(
         rows, 2 * _COLUMNS, height_ratios=[4.4, *[3.2] * (rows - 1)]
     )  # two plots in the first row, `_COLUMNS` in the others
@@ -94,12 +91,8 @@ def plot_code_usage(curve: Curve) -> bytes:
     Args:
         curve: curve with codebook usage.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     use = curve.codebook_usage
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 4)
     left, right = figure.subplots(1, 2)
     _plot_line(left, [(some.position, some.entropy) for some in use], "entropy", _BLUE, "o-")
     costs = [None if some.nll is None else some.nll / math.log(2) for some in use]
@@ -120,6 +113,25 @@ def plot_code_usage(curve: Curve) -> bytes:
     for axes in (left, right):
         axes.set_xlabel("position of the code", fontsize=11)
     return to_png(figure)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure that needs no display.
+
+    Args:
+        width: width in inches.
+        height: height in inches.
+
+    Raises:
+        MissingExtraError: the extra `eval` is not installed.
+    """
+    require_extras("a plot", "eval", module="matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def to_png(figure: Figure) -> bytes:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import soundfile  # type: ignore[import-untyped]
-import soxr  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
-from anytime_ar.errors import BrokenSampleError, DataError, InputError
+from anytime_ar.errors import BrokenSampleError, DataError, InputError, require_extras
 from anytime_ar.media.audio_header import PatchedFile, check_header
 from anytime_ar.media.formats import AUDIO_FORMATS, MediaContent
 from anytime_ar.runtime.files import write_atomically
+
+if TYPE_CHECKING:
+    import soundfile
 
 BLOCK_FRAMES = 1 << 16
 """Most samples of each channel that are decoded at once."""
@@ -42,6 +44,16 @@ Waveform = npt.NDArray[np.float32]
 """A mono waveform, float32 [n]."""
 
 
+@cache
+def require_audio() -> None:
+    """Check that the extra `audio` is installed, to read, write or draw audio.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    require_extras("audio", "audio")
+
+
 def decode_audio_blocks(encoded: MediaContent, origin: str) -> Iterator[tuple[Waveform, int]]:
     """Decode audio block by block, and average its channels.
 
@@ -56,7 +68,11 @@ def decode_audio_blocks(encoded: MediaContent, origin: str) -> Iterator[tuple[Wa
     Raises:
         BrokenSampleError: it is not audio, is truncated or empty, declares a sample rate out of
             range, or holds NaN or infinity.
+        MissingExtraError: the extra `audio` is not installed.
     """
+    require_audio()
+    import soundfile
+
     assert isinstance(encoded, bytes | Path)
     if encoded == b"":
         raise BrokenSampleError(f"{origin}: is empty, and does not decode as a sound; fill it in")
@@ -72,7 +88,8 @@ def decode_audio_blocks(encoded: MediaContent, origin: str) -> Iterator[tuple[Wa
                     "FLAC, RF64 or W64"
                 )
             source = PatchedFile(content, corrections)
-            with _ForwardOnlySoundFile(source) as file:
+            with soundfile.SoundFile(source) as file:
+                file.seekable = lambda: False  # libsndfile cannot seek in one of unknown length
                 if file.format == "XI":  # libsndfile assumes 44,100 Hz, whatever it was
                     raise BrokenSampleError(
                         f"{origin}: is XI, which stores no sample rate; convert it to WAV"
@@ -103,14 +120,6 @@ def decode_audio_blocks(encoded: MediaContent, origin: str) -> Iterator[tuple[Wa
         )
     if count == 0:
         raise BrokenSampleError(f"{origin}: holds no sound at all; copy or record it again")
-
-
-class _ForwardOnlySoundFile(soundfile.SoundFile):  # type: ignore[misc]
-    """An audio file that is only read forward: libsndfile cannot seek in one of unknown length."""
-
-    def seekable(self) -> bool:
-        """Return False, so that libsndfile does not seek."""
-        return False
 
 
 def _declared_num_frames(file: soundfile.SoundFile, content: BinaryIO) -> int | None:
@@ -144,7 +153,7 @@ def _check_rate(rate: int, origin: str) -> None:
 
 def _error_text(error: Exception) -> str:
     """Return an error's text without the name that libsndfile has for the source."""
-    text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    text = str(getattr(error, "error_string", error))
     return text.rstrip(".") or type(error).__name__
 
 
@@ -193,7 +202,13 @@ def encode_audio(clips: Tensor, sample_rate: int, format: str = "wav") -> list[b
 
     Returns:
         The content of one file for each clip.
+
+    Raises:
+        MissingExtraError: the extra `audio` is not installed.
     """
+    require_audio()
+    import soundfile
+
     files = []
     for wave in to_int16(clips[:, 0].cpu().numpy()):
         file = io.BytesIO()
@@ -307,7 +322,11 @@ def resample_blocks(blocks: Iterable[tuple[Waveform, int]], sample_rate: int) ->
         if rate == sample_rate:
             yield wave
             continue
-        resampler = resampler or soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
+        if resampler is None:
+            require_audio()
+            import soxr
+
+            resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
         step = max(1, BLOCK_FRAMES * rate // max(rate, sample_rate))
         for start in range(0, len(wave), step):
             yield resampler.resample_chunk(wave[start : start + step])
@@ -326,7 +345,11 @@ def write_audio(path: str | Path, blocks: Iterable[Tensor], sample_rate: int) ->
     Raises:
         InputError: the suffix is unknown, a block has another shape, the format does not support
             the rate, or the path is not writable.
+        MissingExtraError: the extra `audio` is not installed.
     """
+    require_audio()
+    import soundfile
+
     path = Path(path)
     kind = AUDIO_FORMATS.get(path.suffix.lower())
     if kind is None:

@@ -21,6 +21,13 @@ from torch import Tensor
 
 from anytime_ar.codes import WindowedAudio
 from anytime_ar.errors import InputError
+from anytime_ar.media.audio import (
+    AudioFile,
+    decode_audio_blocks,
+    encode_audio,
+    peak_gain,
+    read_clip,
+)
 from anytime_ar.media.formats import AUDIO_FORMATS, WRITABLE_IMAGE_SUFFIXES
 from anytime_ar.media.image import decode_image, encode_images, read_image, to_float
 from anytime_ar.media.windows import (
@@ -185,8 +192,6 @@ class AudioProcessor(MediaProcessor):
 
     def read(self, path: Path) -> Tensor:
         """Read a clip, which may be shorter than a sample; see `MediaProcessor.read`."""
-        from anytime_ar.media.audio import AudioFile, read_clip
-
         length, recording = self.sample_shape[1], AudioFile(path, self.sample_rate)
         clip = read_clip((block.numpy() for block in recording.blocks()), length)
         if clip.num_samples > length:
@@ -214,8 +219,6 @@ class AudioProcessor(MediaProcessor):
         Raises:
             DataError: the file is missing or cannot be decoded.
         """
-        from anytime_ar.media.audio import AudioFile, peak_gain
-
         recording, windows = AudioFile(path, self.sample_rate), OverlappingWindows.for_codec(codec)
         samples, peak = recording.measure()
         gain = peak_gain(peak) if self._normalize == "peak" else 1.0
@@ -258,13 +261,9 @@ class AudioProcessor(MediaProcessor):
         return _at_original_level(blocks, audio, progress)
 
     def _to_bytes(self, samples: Tensor, format: str) -> list[bytes]:
-        from anytime_ar.media.audio import encode_audio
-
         return encode_audio(samples, self.sample_rate, format)
 
     def _from_bytes(self, content: bytes, origin: str) -> Tensor:
-        from anytime_ar.media.audio import read_clip
-
         with _decode_errors_as_input_error(f"{origin}: cannot be read as audio; send wav or npy"):
             clip = read_clip(self._limited_blocks(content, origin), self.sample_shape[1])
         return torch.from_numpy(clip.normalized(self._normalize))[None]
@@ -275,8 +274,6 @@ class AudioProcessor(MediaProcessor):
         Raises:
             InputError: it has another sample rate, or is longer.
         """
-        from anytime_ar.media.audio import decode_audio_blocks
-
         length, count = self.sample_shape[1], 0
         for block, rate in decode_audio_blocks(content, origin):
             if rate != self.sample_rate:

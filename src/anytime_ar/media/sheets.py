@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anytime_ar.errors import InputError
+from anytime_ar.errors import InputError, require_extras
 from anytime_ar.media.spectra import AMPLITUDE_FLOOR, log_mel_spectrogram
 from anytime_ar.media.windows import SampleCodec
 
@@ -54,6 +54,7 @@ def as_images(samples: Tensor, sample_rate: int | None = None) -> Tensor:
 
     Raises:
         InputError: the samples have another shape, or audio has no sample rate.
+        MissingExtraError: the samples are audio, and the extra `audio` is not installed.
     """
     shape = tuple(samples.shape[1:])
     channels, make = _AS_IMAGES_BY_NDIM.get(len(shape), ((), _images))
@@ -69,10 +70,11 @@ def _images(samples: Tensor, _: int | None) -> Tensor:
 
 
 def _spectrograms(sounds: Tensor, sample_rate: int | None) -> Tensor:
-    import matplotlib
-
     if sample_rate is None:
         raise InputError("a sheet of sounds needs their rate; pass sample_rate in Hz")
+    require_extras("a spectrogram", "audio", module="matplotlib")
+    import matplotlib
+
     height, width = SPECTROGRAM
     levels = log_mel_spectrogram(
         sounds, sample_rate, bands=height, window_s=WINDOW_S

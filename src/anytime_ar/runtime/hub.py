@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from anytime_ar.errors import BundleError, InputError, MissingExtraError, install_command
+from anytime_ar.errors import BundleError, InputError, require_extras
 
 _HUB_REF = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 
@@ -50,7 +50,7 @@ def download_snapshot(ref: HubRef, files: Collection[str]) -> Path:
             reached and the cache has no copy.
         MissingExtraError: the extra `hub` is not installed.
     """
-    library = import_huggingface_hub(f"{str(ref)!r} is no folder here; to fetch it from the Hub")
+    library = import_huggingface_hub(f"{str(ref)!r} is no folder here; fetching it from the Hub")
     try:
         return Path(
             library.snapshot_download(
@@ -89,7 +89,7 @@ def upload_files(
             private is public.
         MissingExtraError: the extra `hub` is not installed.
     """
-    library = import_huggingface_hub("to push to the Hub")
+    library = import_huggingface_hub("a push to the Hub")
     repository, branch = ref
     api = library.HfApi()
     try:
@@ -124,17 +124,14 @@ def import_huggingface_hub(purpose: str) -> ModuleType:
     """Import the package `huggingface_hub`.
 
     Args:
-        purpose: what it is needed for; the beginning of the message.
+        purpose: what needs it, as a noun; the beginning of the message.
 
     Raises:
-        MissingExtraError: the extra `hub` is not installed.
+        MissingExtraError: huggingface_hub is not installed.
     """
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{purpose}, install huggingface_hub: {install_command('hub')}"
-        ) from error
+    require_extras(purpose, "hub", module="huggingface_hub")
+    import huggingface_hub
+
     return huggingface_hub
 
 

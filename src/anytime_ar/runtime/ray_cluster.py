@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from anytime_ar.errors import InputError, MissingExtraError, install_command
+from anytime_ar.errors import InputError, missing_extra_error
 from anytime_ar.runtime.threads import available_cpus
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -41,9 +41,7 @@ def require_ray(part: str) -> Any:
 
         import_module(part)
     except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"engine ray needs {error.name}; install it: {install_command('ray')}"
-        ) from error
+        raise missing_extra_error("engine ray", error.name, "ray") from error
     return ray
 
 

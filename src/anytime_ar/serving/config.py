@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from anytime_ar.config import Config
+from anytime_ar.media.audio import require_audio
 from anytime_ar.prior import PrecisionOption
 from anytime_ar.sampling import AnytimeModel, load
 from anytime_ar.serving.engine.fairness import OverloadPolicy
@@ -77,8 +78,13 @@ def load_models(sources: Sequence[ModelSource]) -> dict[str, AnytimeModel]:
 
     Raises:
         InputError: A model cannot be loaded.
+        MissingExtraError: A model is of audio, and the extra `audio` is not installed.
     """
-    return {
+    models = {
         source.name: load(source.location, device=source.device, precision=source.precision)
         for source in sources
     }
+    for model in models.values():
+        if model.sample_rate is not None:
+            require_audio()
+    return models

@@ -34,6 +34,7 @@ from anytime_ar.errors import (
     PeerExitedError,
     ReportedByRankZeroError,
     TrainingError,
+    require_extras,
 )
 from anytime_ar.runtime.ray_cluster import (
     check_ray_device,
@@ -91,7 +92,7 @@ def train_on_ray(
     Raises:
         InputError: See `train`; or `distributed_config` asks for several processes, or there are
             too few GPUs.
-        MissingExtraError: Ray is not installed.
+        MissingExtraError: The extra `train` or `ray` is not installed.
         TrainingError: See `train`; or workers have failed more than `max_failures` times.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the workers have written a checkpoint if they had
             started.
@@ -106,6 +107,7 @@ def train_on_ray(
     config = check_run_folder(folder, config, resume=resume)
     if resume and (folder / "bundle").is_dir():
         return load_bundle(folder / "bundle")
+    require_extras("training", "train")
     ray = require_ray("ray.train.torch")
     with (
         redirect_stdout(sys.stderr),  # Ray reports dead workers on standard output

@@ -23,7 +23,7 @@ from anytime_ar.bundle.format import Bundle, build_bundle, load_bundle, save_bun
 from anytime_ar.config import format_validation_error
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.data.fingerprint import DataFingerprint, data_fingerprint
-from anytime_ar.errors import InputError
+from anytime_ar.errors import InputError, require_extras
 from anytime_ar.runtime.distributed import DistributedContext
 from anytime_ar.runtime.files import (
     check_output_path,
@@ -87,6 +87,7 @@ def train(
     Raises:
         InputError: The data or the configuration cannot be used, the folder holds another run, or
             the data has changed since the run began.
+        MissingExtraError: The extra `train` is not installed.
         TrainingError: The loss is not finite or has diverged.
     """
     folder = Path(folder)
@@ -96,6 +97,7 @@ def train(
         return load_bundle(
             folder / "bundle"
         )  # training is complete; an evaluation may have added a curve
+    require_extras("training", "train")
     fabric = launch_fabric(device, config.precision, distributed_config)
     distributed = DistributedContext()
     data = data or load_data(config.data)

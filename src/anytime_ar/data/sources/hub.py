@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 import atexit
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from importlib.util import find_spec
 from typing import Any
 
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.rows import DataSource
 from anytime_ar.data.sources import canonical_split
 from anytime_ar.data.sources.tables import READ_BATCH_ROWS, Column, first_line, table_source
-from anytime_ar.errors import DataError, MissingExtraError, install_command
+from anytime_ar.errors import DataError, require_extras
 
 _BINARY_TYPES = ("binary", "large_binary", "binary_view", "fixed_size_binary")
 _STRING_TYPES = ("string", "large_string", "string_view")
-
-
-def require_data_extra(package: str) -> None:
-    """Check that a package of the extra `data` is installed.
-
-    Args:
-        package: name of the package.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    if package not in sys.modules and find_spec(package) is None:
-        raise MissingExtraError(
-            f"Hub and parquet data sets need the package {package}: {install_command('data')}"
-        )
 
 
 def hub_source(config: DataConfig) -> DataSource:
@@ -44,7 +27,7 @@ def hub_source(config: DataConfig) -> DataSource:
         DataError: the set is unknown, the Hub cannot be reached, or no column fits.
         MissingExtraError: the extra `data` is not installed.
     """
-    require_data_extra("datasets")
+    require_extras(f"data set {config.name!r} of the Hub", "data")
     import datasets
 
     call = f"datasets.load_dataset({config.name!r}, {config.subset!r})"

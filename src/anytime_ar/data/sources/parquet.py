@@ -18,9 +18,8 @@ from anytime_ar.data.config import DataConfig
 from anytime_ar.data.rows import DataSource
 from anytime_ar.data.sources import ShardName, parse_shard_name
 from anytime_ar.data.sources.folders import format_counts, is_sample, is_system_file
-from anytime_ar.data.sources.hub import require_data_extra
 from anytime_ar.data.sources.tables import READ_BATCH_ROWS, Column, first_line, table_source
-from anytime_ar.errors import DataError
+from anytime_ar.errors import DataError, require_extras
 
 _SUFFIX = ".parquet"
 
@@ -315,7 +314,7 @@ def inspect_parquet(path: Path) -> list[ParquetFileInfo]:
         DataError: a file is not parquet.
         MissingExtraError: the extra `data` is not installed.
     """
-    require_data_extra("pyarrow")
+    require_extras("a parquet file", "data", module="pyarrow")
     return [_inspect_file(file) for file in (_parquet_files_in(path) if path.is_dir() else [path])]
 
 

@@ -102,7 +102,7 @@ def stoi_score(x: Tensor, decoded: Tensor, sample_rate: int) -> Tensor:
         decoded: decoded clips [B, 1, T].
         sample_rate: sampling rate in Hz.
     """
-    from pystoi import stoi  # type: ignore[import-untyped]
+    from pystoi import stoi
 
     times = math.ceil(MIN_STOI_SECONDS * sample_rate / x.shape[-1])
     found = []

@@ -1,0 +1,234 @@
+"""What the core does alone, and what each command says of an extra that is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from anytime_ar.cli.main import COMMANDS
+from anytime_ar.errors import EXTRAS, MissingExtraError, install_command, require_extras
+
+ROOT = Path(__file__).parent.parent
+EVERY = sorted({module for modules in EXTRAS.values() for module in modules})
+
+PROGRAM = """
+import contextlib, io, json, sys
+without, commands = json.loads(sys.argv[1])
+sys.modules.update(dict.fromkeys(without))
+from anytime_ar.cli import main
+outcomes = []
+for command in commands:
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(command)
+        except SystemExit as ended:
+            code = ended.code
+    outcomes.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(outcomes))
+"""
+"""Runs commands in a process in which some modules cannot be imported."""
+
+
+def run(without: list[str], commands: list[list[str]], folder: Path) -> list[tuple[int, str, str]]:
+    """Exit code, standard output and standard error of each command."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, json.dumps([without, commands])],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [(code, out, err) for code, out, err in json.loads(done.stdout)]
+
+
+def test_help_needs_no_extra(tmp_path: Path) -> None:
+    commands = [["--help"], ["--version"], *([*name.split(), "--help"] for name in COMMANDS)]
+    for command, (code, out, err) in zip(commands, run(EVERY, commands, tmp_path), strict=True):
+        assert (code, err) == (0, ""), command
+        assert out.startswith("anytime-ar " if command == ["--version"] else "usage: "), command
+
+
+def test_the_core_samples_encodes_and_decodes_images(tmp_path: Path) -> None:
+    commands = [
+        ["sample", "mnist", "-n", "2", "--codes", "4", "--seed", "0", "--save-state", "state"],
+        ["refine", "mnist", "state", "--codes", "5"],
+        ["sample", "mnist", "-n", "1", "--codes", "[1,2]", "--out", "columns.png"],
+        ["encode", "mnist", "samples.png", "-o", "codes.npz"],
+        ["decode", "mnist", "codes.npz", "--codes", "3"],
+        ["bulk", "sample", "mnist", "-n", "2", "--format", "webdataset", "-o", "shards"],
+    ]
+    for command, (code, _, err) in zip(commands, run(EVERY, commands, tmp_path), strict=True):
+        assert (code, err) == (0, ""), command
+    for name in ("samples.png", "columns.png", "decoded.png", "shards"):
+        assert (tmp_path / name).exists()
+
+
+def test_the_core_draws_audio_and_names_all_public_functions(tmp_path: Path) -> None:
+    program = """
+import sys
+sys.modules.update(dict.fromkeys(sys.argv[1:]))
+import anytime_ar as aar
+for name in aar.__all__:
+    getattr(aar, name)
+model = aar.load("fsdd")
+clips = model.sample(1, codes=2, seed=0)
+assert model.decode(model.encode(clips)).shape == clips.shape == (1, *model.sample_shape)
+for call in (
+    lambda: aar.train(None, "run"), lambda: aar.evaluate(model, None, None),
+    lambda: aar.push("mnist", "owner/name"), lambda: aar.load("owner/name"),
+):
+    try:
+        call()
+    except aar.MissingExtraError as error:
+        print(str(error).partition("; install it: ")[0])
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, *EVERY],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "training needs lightning_fabric",
+        "evaluation needs matplotlib",
+        "a push to the Hub needs huggingface_hub",
+        "'owner/name' is no folder here; fetching it from the Hub needs huggingface_hub",
+    ]
+    assert not [*tmp_path.iterdir()]
+
+
+CASES: dict[str, list[tuple[str, str, str]]] = {
+    "train": [
+        ("train digits --out run", "training", "train"),
+        ("train digits --out run --engine ray --workers 2", "training", "train"),
+        ("demo --out run", "the demo", "train eval"),
+        ("train-classifier digits --out run", "data set digits", "train"),
+        ("train-classifier sounds --out run", "data set sounds", "train"),
+    ],
+    "eval": [
+        ("evaluate mnist", "evaluation", "eval"),
+        ("demo --audio --out run", "the demo", "train eval audio"),
+        ("compare a=mnist b=mnist", "a plot", "eval"),
+    ],
+    "audio": [
+        ("sample fsdd -n 1", "audio", "audio"),
+        ("sample fsdd -n 1 --out one.png", "audio", "audio"),
+        ("encode fsdd one.wav", "audio", "audio"),
+        ("decode fsdd 1 2 3", "audio", "audio"),
+        ("refine fsdd state", "audio", "audio"),
+        ("bulk sample fsdd -n 1 --format webdataset -o run", "audio", "audio"),
+        ("serve fsdd --port 0", "audio", "audio"),
+        ("demo --audio --out run", "the demo", "train eval audio"),
+        ("train-classifier sounds --out run", "audio", "audio"),
+    ],
+    "data": [
+        ("bulk sample mnist -n 1 -o run", "format parquet, unlike webdataset,", "data"),
+        (
+            "train-classifier digits --data.name owner/name --out run",
+            "data set 'owner/name' of the Hub",
+            "data",
+        ),
+        ("train-classifier digits --data.name a.parquet --out run", "a parquet file", "data"),
+    ],
+    "hub": [
+        (
+            "sample owner/name",
+            "'owner/name' is no folder here; fetching it from the Hub",
+            "hub",
+        ),
+        ("push mnist owner/name", "a push to the Hub", "hub"),
+    ],
+    "serve": [("serve mnist --port 0", "serving", "serve")],
+    "ray": [
+        ("train digits --out run --engine ray --workers 2", "engine ray", "ray"),
+        ("bulk sample mnist -n 1 -o run --engine ray", "engine ray", "ray"),
+        ("serve mnist --port 0 --engine ray", "engine ray", "ray"),
+    ],
+    "bench": [("bench mnist --out run", "a plot", "bench")],
+}
+"""By extra: commands that lack it, what needs it by their messages, and the extras to install."""
+
+
+@pytest.mark.parametrize("extra", CASES)
+def test_a_command_says_what_it_misses(extra: str, tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    (tmp_path / "one.wav").write_bytes(b"RIFF")
+    commands = [command.split() for command, _, _ in CASES[extra]]
+    outcomes = run([*EXTRAS[extra]], commands, tmp_path)
+    for (command, purpose, extras), (code, out, err) in zip(CASES[extra], outcomes, strict=True):
+        said = f"anytime: {purpose} needs "
+        assert (code, out) == (2, ""), (command, err)
+        assert err.startswith(said), command
+        missing, _, rest = err.removeprefix(said).partition("; ")
+        assert missing in EXTRAS[extra], command
+        assert rest == f"install it: {install_command(*extras.split())}\n", command
+    assert {path.name for path in tmp_path.iterdir()} == {"a.parquet", "one.wav"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "module"), [(extra, module) for extra in EXTRAS for module in EXTRAS[extra]]
+)
+def test_every_module_of_an_extra_is_missed(
+    extra: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else name)
+    with pytest.raises(MissingExtraError) as missed:
+        require_extras("it", extra)
+    assert str(missed.value) == f"it needs {module}; install it: {install_command(extra)}"
+    if len(EXTRAS[extra]) > 1:
+        other = next(name for name in EXTRAS[extra] if name != module)
+        require_extras("it", extra, module=other)
+
+
+def optional_dependencies() -> dict[str, list[str]]:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found: dict[str, Any] = tomllib.loads(text)["project"]["optional-dependencies"]
+    return found
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_the_command_installs_the_packages_of_an_extra(extra: str) -> None:
+    wanted = [Requirement(line) for line in optional_dependencies()[extra]]
+    given = install_command(extra)
+    assert given.startswith(f"{sys.executable} -m pip install ")
+    names = [canonicalize_name(word) for word in given.split()]
+    for requirement in wanted:
+        assert any(canonicalize_name(requirement.name) in name for name in names)
+
+
+def test_a_package_of_several_extras_is_installed_once() -> None:
+    assert install_command("train", "eval").count("scikit-learn") == 1
+
+
+def test_the_client_is_imported_without_httpx_and_says_what_it_misses() -> None:
+    program = """
+import sys
+sys.modules["httpx"] = None
+from anytime_ar.client import AsyncClient, Client, RequestFailed
+from anytime_ar.errors import MissingExtraError
+for kind in (Client, AsyncClient):
+    try:
+        kind("http://127.0.0.1:8000")
+    except MissingExtraError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines == [f"the client needs httpx; install it: {install_command('client')}"] * 2

@@ -133,7 +133,7 @@ def test_bad_codes_are_refused(codes: list[list[int]], message: str) -> None:
 def test_what_the_kernel_does_not_know_decodes_itself() -> None:
     config = {"code_length": 4, "code_width": 2, "quantizer": {"vocabulary": 4}}
     linear = OrderedAutoencoder(
-        AutoencoderConfig.parse({**config, "network": {"kind": "linear"}}, origin="test"),
+        AutoencoderConfig.parse({**config, "layout": "linear"}, origin="test"),
         (1, 8, 8),
     )
     assert make_decode_fn(linear) == linear.decode

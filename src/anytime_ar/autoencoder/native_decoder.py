@@ -193,9 +193,9 @@ class NativeImageDecoder(BoundToProcess):
 
     def _pack(self, autoencoder: OrderedAutoencoder) -> _ImageDecoderStruct:
         """Pack the codebooks, the layout and the networks of an autoencoder."""
-        network, layout = autoencoder.config.network, autoencoder.layout
-        assert network is not None
-        side = autoencoder.sample_shape[1] // network.stride
+        layout, network = autoencoder.layout, autoencoder.decoder
+        assert isinstance(network, ImageDecoder)
+        side = autoencoder.sample_shape[1] // network.config.stride
         entries = autoencoder.codebook_vectors()  # [L, V, D]
         length, width = self._length, autoencoder.code_width
         decoder = _ImageDecoderStruct(
@@ -207,7 +207,7 @@ class NativeImageDecoder(BoundToProcess):
             fill=self._weights.keep_alive(autoencoder.fill, length, width),
             features=layout.features,
             side=side,
-            patch=network.patch,
+            patch=network.config.patch,
         )
         if isinstance(layout, ProjectionLayout):
             self._pack_projection(decoder, layout, side)
@@ -215,8 +215,7 @@ class NativeImageDecoder(BoundToProcess):
             decoder.permutation = self._weights.keep_alive(
                 layout.permutation, side**2, dtype=torch.int64
             )
-        assert isinstance(autoencoder.decoder, ImageDecoder)
-        self._pack_network(decoder, autoencoder.decoder, len(network.widths))
+        self._pack_network(decoder, network)
         return decoder
 
     def _pack_projection(
@@ -237,10 +236,9 @@ class NativeImageDecoder(BoundToProcess):
             decoder.mlp_in = self._weights.pack_linear(first.weight, first.bias)
             decoder.mlp_out = by_position(last)
 
-    def _pack_network(
-        self, decoder: _ImageDecoderStruct, network: ImageDecoder, stages: int
-    ) -> None:
+    def _pack_network(self, decoder: _ImageDecoderStruct, network: ImageDecoder) -> None:
         """Pack the convolutions of the decoder network, stage by stage."""
+        stages = len(network.config.widths)
         first, *rest = network.layers
         assert isinstance(first, nn.Conv2d)
         side, width = decoder.side, first.out_channels

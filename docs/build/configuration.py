@@ -7,7 +7,7 @@ import inspect
 import textwrap
 from collections.abc import Iterator
 from importlib import import_module
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, get_args
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
@@ -60,11 +60,30 @@ def docstrings(config: Any) -> dict[str, str]:
 
 
 def groups(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the class of each group of keys, outermost first."""
-    yield prefix, config
-    for name, field in config.model_fields.items():
-        for inside in configs_in(field.annotation):
-            yield from groups(inside, f"{prefix}{name}.")
+    """Yield the dotted name and the class of each group of keys, outermost first.
+
+    A union has a group for each of its members.
+    """
+    members = [*config.members().values()] if hasattr(config, "members") else [config]
+    inside: dict[str, list[Any]] = {}
+    for member in members:
+        yield prefix, member
+        for name, field in member.model_fields.items():
+            inside.setdefault(name, []).extend(configs_in(field.annotation))
+    known: set[str] = set()
+    for name, found in inside.items():
+        for group, kind in chain.from_iterable(groups(one, f"{prefix}{name}.") for one in found):
+            if heading(group, kind) not in known:
+                known.add(heading(group, kind))
+                yield group, kind
+
+
+def heading(prefix: str, kind: Any) -> str:
+    """Return the title of a group of keys: its dotted name, and the choice that it belongs to."""
+    group = prefix.removesuffix(".") or "Top level"
+    chooser = getattr(kind, "discriminator", None)
+    choice = chooser and kind.model_fields[chooser]
+    return f"{group} with {chooser} {choice.default}" if choice and not choice.is_required() else group
 
 
 def keys() -> list[str]:
@@ -113,8 +132,8 @@ def page() -> str:
     ]
     seen: dict[Any, str] = {}
     for prefix, kind in groups(experiment()):
-        group = prefix.removesuffix(".")
-        parts.append(f"\n## {group or 'Top level'}\n")
+        group = heading(prefix, kind)
+        parts.append(f"\n## {group}\n")
         parts.append(inspect.cleandoc(kind.__doc__ or "") + "\n")
         if kind in seen:
             parts.append(
@@ -137,7 +156,7 @@ def page() -> str:
 
 
 def _anchor(group: str) -> str:
-    return group.replace(".", "")
+    return group.replace(".", "").replace(" ", "-")
 
 
 def _shipped() -> list[str]:

@@ -47,7 +47,7 @@ EVALUATE = {
 UNORDERED = {
     "fsdd": """anytime train fsdd --name fsdd-unordered --prior null \\
   --autoencoder-training.truncation.distribution full \\
-  --autoencoder.quantizer.init kmeans --autoencoder.quantizer.error-feedback false
+  --autoencoder.quantizer.kind vq --autoencoder.quantizer.error-feedback false
 """,
 }
 NOTES = {

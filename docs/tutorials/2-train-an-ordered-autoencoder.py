@@ -32,7 +32,7 @@ L = 8
 torch.manual_seed(0)
 linear = AutoencoderConfig.parse(
     {
-        "network": {"kind": "linear"},
+        "layout": "linear",
         "code_length": L,
         "code_width": 1,
         "quantizer": {"kind": "none"},

@@ -6,12 +6,18 @@ Configurations are frozen, validated at construction, and refuse unknown keys.
 from __future__ import annotations
 
 from reprlib import Repr
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 
 from anytime_ar.errors import InputError
-from anytime_ar.legacy import upgrade
+from anytime_ar.legacy import upgrade, upgrade_flat
 
 
 class Config(BaseModel):
@@ -39,6 +45,74 @@ class Config(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             raise InputError(f"{origin}: {format_validation_error(error)}") from error
+
+
+class ConfigUnion(Config):
+    """The base of configurations of which the value of one key, the discriminator, chooses one.
+
+    A class that leaves the key open accepts values for each class below it that sets it. So a
+    subclass adds a choice.
+    """
+
+    discriminator: ClassVar[str]
+    """Name of the key."""
+    default_member: ClassVar[str]
+    """Value of the key where it is left out."""
+
+    @classmethod
+    def _name(cls) -> str | None:
+        """Return the value of the key that chooses this class; None: it leaves the key open."""
+        field = cls.model_fields[cls.discriminator]
+        return None if field.is_required() else field.default
+
+    @classmethod
+    def members(cls) -> dict[str, type[Self]]:
+        """Return the classes that this class accepts values for, by the value of the key."""
+        if (name := cls._name()) is not None:
+            return {name: cls}
+        return {
+            name: member
+            for below in cls.__subclasses__()
+            for name, member in below.members().items()
+        }
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _choose_member(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        """Validate values with the class that they choose."""
+        if not isinstance(values, dict):
+            return validate(values)
+        values = upgrade_flat(upgrade([base.__name__ for base in cls.__mro__], values))
+        members, own = cls.members(), cls._name()
+        name = values.get(cls.discriminator, own or cls.default_member)
+        if not isinstance(name, str) or name not in members:
+            raise ValueError(
+                f"{cls.discriminator} is {name!r}, expected {' or '.join(sorted(members))}"
+            )
+        if own is None:
+            return members[name].model_validate(values)
+        return validate(cls._without_foreign(values))
+
+    @classmethod
+    def _without_foreign(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Drop settings of other members that are at their defaults, and refuse others.
+
+        Files of version 0.1 hold the settings of all members.
+        """
+        unions = (base for base in cls.__mro__ if issubclass(base, ConfigUnion))
+        root = next(union for union in unions if "discriminator" in vars(union))
+        members, kept = root.members().items(), dict(values)
+        for key in values:
+            fields = {name: member.model_fields.get(key) for name, member in members}
+            owners = {name: field.default for name, field in fields.items() if field is not None}
+            if key in cls.model_fields or not owners:
+                continue  # an unknown key is refused by the class
+            if kept.pop(key) not in (*owners.values(), None, []):
+                raise ValueError(
+                    f"{key} is {_TRUNCATED_REPR.repr(values[key])}, a setting of "
+                    f"{cls.discriminator}={' or '.join(owners)}, not of {cls._name()}; drop it"
+                )
+        return kept
 
 
 _TRUNCATED_REPR = Repr()

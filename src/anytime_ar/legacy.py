@@ -53,6 +53,11 @@ KEYS: Mapping[str, Mapping[str, str]] = {
     "EncodeJob": {"inputs": "data_fingerprint", "part": "split"},
     "Experiment": {"features": "feature_extractor"},
     "FeatureExtractorConfig": {"features": "num_features"},
+    "LappedQuantizerConfig": {
+        "learned_by": "codebook_update",
+        "start": "init",
+        "restart_below": "dead_code_threshold",
+    },
     "NetworkConfig": {"shrink": "downsample"},
     "OptimizerConfig": {"matrices": "kind"},
     "PriorConfig": {
@@ -70,11 +75,6 @@ KEYS: Mapping[str, Mapping[str, str]] = {
         "accuracy": "label_accuracy_reconstruction",
         "agreement": "label_accuracy_sample",
     },
-    "QuantizerConfig": {
-        "learned_by": "codebook_update",
-        "start": "init",
-        "restart_below": "dead_code_threshold",
-    },
     "SampleJob": {"choice": "sampling_params", "keep": "save"},
     "ServingConfig": {"keep_s": "session_ttl_s"},
     "TrainConfig": {
@@ -89,7 +89,7 @@ VALUES: Mapping[tuple[str, str], Mapping[Any, Any]] = {
     ("AudioConfig", "normalize"): {"as_stored": "none"},
     ("AutoencoderConfig", "layout"): {"vector": "projection", "residual": "residual_vq"},
     ("AutoencoderConfig", "scan_order"): {"rows": "raster", "spread": "bayer"},
-    ("QuantizerConfig", "init"): {"greedy": "residual_pca"},
+    ("LappedQuantizerConfig", "init"): {"greedy": "residual_pca"},
     ("BulkJob", "format_version"): {1: 2},
     ("Card", "format_version"): {1: 2},
     ("Curve", "format_version"): {1: 2},
@@ -116,6 +116,11 @@ WEIGHTS: Mapping[str, str] = {
     "front": "front_end",
 }
 """New names of modules, parameters and buffers by old ones."""
+CODEBOOK_SETTINGS = frozenset(
+    {"vocabulary", "shared_codebook", "codebook_update", "init", "ema_decay"}
+    | {"dead_code_threshold", "error_feedback"}
+)
+"""Settings that version 0.1 accepts for every quantizer and uses for codebooks only."""
 STAGES: Mapping[str, str] = {"decoder_gan": "sharpening"}
 """Old names of training stages by new ones. They also name random streams, which stay."""
 COMMANDS: Mapping[str, str] = {"features": "train-classifier"}
@@ -174,6 +179,37 @@ def upgrade(classes: list[str], values: Any) -> Any:
         for (owner, key), changed in VALUES.items():
             if owner == name and isinstance(values.get(key), str | int):
                 values = values | {key: changed.get(values[key], values[key])}
+    match values:
+        case {"network": {"kind": "linear"}} if values.get("layout", "projection") == "projection":
+            return _without(values, "network") | {"layout": "linear"}
+        case {"network": {"kind": "conv"} as network}:
+            return values | {"network": _without(network, "kind")}
+        case {"init": "residual_pca"} if values.get("kind", "vq") == "vq":
+            return _without(values, "init") | {"kind": "residual_pca"}
+    return values
+
+
+def upgrade_flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the layout or quantizer that version 0.1 chooses by several settings.
+
+    Args:
+        values: settings under their present names, from files and options together.
+    """
+    match values:
+        case {"layout": "segment" | "lapped_segment" as layout}:
+            lapped = layout == "lapped_segment"
+            skip = values.get("linear_skip", lapped)
+            num_global = values.get("global_codes", 0 if lapped else 1)
+            rest = _without(values, "linear_skip", "global_codes")
+            if skip is True and num_global == 0:
+                return rest | {"layout": "lapped_segment"}
+            return rest | {"layout": "segment", "linear_skip": skip, "global_codes": num_global}
+        case {"kind": "residual_pca", "init": _}:
+            return values | {"kind": "vq"}
+        case {"kind": "fsq"}:
+            return _without(values, *CODEBOOK_SETTINGS)
+        case {"kind": "none"}:
+            return _without(values, "commitment", *CODEBOOK_SETTINGS)
     return values
 
 
@@ -237,6 +273,10 @@ def upgrade_arguments(arguments: list[str]) -> list[str]:
 def _option(argument: str) -> str:
     """Return the name of an option with hyphens, without a value that follows `=`."""
     return argument.partition("=")[0].replace("_", "-")
+
+
+def _without(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from anytime_ar.autoencoder import QuantizerConfig
+from anytime_ar.autoencoder import VectorQuantizerConfig
 from anytime_ar.autoencoder.quantizers import VectorQuantizer
 from anytime_ar.autoencoder.quantizers.error_feedback import ErrorFeedback
 
@@ -12,7 +12,7 @@ L, D, V = 5, 3, 4
 
 
 def quantizer(*, shared: bool = False) -> VectorQuantizer:
-    config = QuantizerConfig(vocabulary=V, shared_codebook=shared, dead_code_threshold=0)
+    config = VectorQuantizerConfig(vocabulary=V, shared_codebook=shared, dead_code_threshold=0)
     made = VectorQuantizer(config, L, D)
     generator = torch.Generator().manual_seed(0)
     made.codebooks.copy_(torch.randn(made.codebooks.shape, generator=generator))
@@ -27,7 +27,7 @@ def vectors(batch: int = 40, seed: int = 1) -> torch.Tensor:
 
 
 def test_it_starts_as_plain_quantization() -> None:
-    config = QuantizerConfig(vocabulary=V)
+    config = VectorQuantizerConfig(vocabulary=V)
     fed = VectorQuantizer(config, L, D)
     plain = VectorQuantizer(config.model_copy(update={"error_feedback": False}), L, D)
     plain.codebooks.copy_(fed.codebooks)

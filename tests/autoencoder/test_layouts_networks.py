@@ -236,8 +236,8 @@ def test_what_does_not_fit(
     ("values", "message"),
     [
         (
-            {"layout": "channel", "network": {"kind": "linear"}},
-            "a linear network has no maps for layout=channel; use layout=projection",
+            {"layout": "linear", "network": {"patch": 2}},
+            r"network is \{'patch': 2\}, a setting of layout=channel or .*, not of linear; drop it",
         ),
         ({"network": {"widths": [4, 0]}}, r"network.widths.1: .*greater than 0 \(got 0\)"),
         ({"network": {"widths": []}}, "network.widths"),

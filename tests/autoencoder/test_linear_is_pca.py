@@ -44,11 +44,11 @@ def train(*, truncated: bool) -> OrderedAutoencoder:
     """L-BFGS on the training objective, over every pair of image and k."""
     config = AutoencoderConfig.parse(
         {
+            "layout": "linear",
             "code_length": L,
             "code_width": 1,
             "fill": "zeros",
             "quantizer": {"kind": "none"},
-            "network": {"kind": "linear"},
         },
         origin="test",
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
 import subprocess
 import sys
+from importlib import resources
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from anytime_ar.autoencoder import (
     NativeImageDecoder,
     OrderedAutoencoder,
     make_decode_fn,
+    native_decoder,
 )
 from anytime_ar.errors import InputError
 from anytime_ar.kernel import BuildError, kernel_library
@@ -129,7 +133,7 @@ def test_bad_codes_are_refused(codes: list[list[int]], message: str) -> None:
 def test_what_the_kernel_does_not_know_decodes_itself() -> None:
     config = {"code_length": 4, "code_width": 2, "quantizer": {"vocabulary": 4}}
     linear = OrderedAutoencoder(
-        AutoencoderConfig.parse({**config, "network": {"kind": "linear"}}, origin="test"),
+        AutoencoderConfig.parse({**config, "layout": "linear"}, origin="test"),
         (1, 8, 8),
     )
     assert make_decode_fn(linear) == linear.decode
@@ -170,3 +174,20 @@ assert torch.equal(decode(codes), expected)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_threads_are_shared_by_callers_and_started_anew_in_a_fork() -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", THREADED], check=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    [
+        native_decoder._ResidualBlockStruct,
+        native_decoder._StageStruct,
+        native_decoder._ImageDecoderStruct,
+    ],
+)
+def test_structs_have_the_fields_of_the_kernel(mirror: type[ctypes.Structure]) -> None:
+    header = (resources.files("anytime_ar") / "kernel" / "abi.h").read_text(encoding="utf-8")
+    name = mirror.__name__.removeprefix("_").removesuffix("Struct")
+    body = header.partition(f"struct {name} {{")[2].partition("};")[0]
+    declarations = re.sub(r"//.*", "", body).split(";")
+    names = [re.findall(r"(\w+)(?=,|$)", one.strip()) for one in declarations]
+    assert [field for field, *_ in mirror._fields_] == [field for one in names for field in one]

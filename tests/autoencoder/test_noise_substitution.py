@@ -27,14 +27,12 @@ LENGTH = SEGMENTS * SIZE
 
 def config(**changes: Any) -> AutoencoderConfig:
     values: dict[str, Any] = {
-        "layout": "segment",
+        "layout": "lapped_segment",
         "segments": SEGMENTS,
-        "global_codes": 0,
-        "linear_skip": True,
         "noise_bands": BANDS,
         "code_length": SEGMENTS * 4,
         "code_width": 4,
-        "quantizer": {"vocabulary": 32, "init": "residual_pca"},
+        "quantizer": {"kind": "residual_pca", "vocabulary": 32},
         "network": {"patch": 2, "widths": [4], "blocks": 0, "hidden": 0},
     }
     return AutoencoderConfig.parse(values | changes, origin="test")
@@ -167,12 +165,12 @@ def test_the_noise_belongs_to_the_weights() -> None:
     assert torch.equal(model.decode(codes), other.decode(codes))
 
 
-@pytest.mark.parametrize(
-    "changes", [{"linear_skip": False}, {"global_codes": SEGMENTS}, {"layout": "projection"}]
-)
-def test_what_noise_needs(changes: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="noise_bands is 3, which needs layout=segment"):
-        config(quantizer={"vocabulary": 8}, **changes)
+@pytest.mark.parametrize("layout", ["segment", "projection"])
+def test_noise_is_for_lapped_segments(layout: str) -> None:
+    values = {"layout": layout, "noise_bands": 3}
+    message = f"noise_bands is 3, a setting of layout=lapped_segment, not of {layout}; drop it"
+    with pytest.raises(InputError, match=message):
+        AutoencoderConfig.parse(values, origin="test")
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,7 @@ from exchanges import Alone
 from torch import Tensor
 
 from anytime_ar.autoencoder import QuantizerConfig
-from anytime_ar.autoencoder.quantizers import (
-    FiniteScalarQuantizer,
-    VectorQuantizer,
-    build_quantizer,
-)
+from anytime_ar.autoencoder.quantizers import FiniteScalarQuantizer, VectorQuantizer
 
 B, L, D, V = 16, 3, 4, 8
 
@@ -32,7 +28,7 @@ def ours(*, shared: bool, codebook_update: str = "ema") -> VectorQuantizer:
         },
         origin="test",
     )
-    quantizer = build_quantizer(config, L, D)
+    quantizer = config.build(L, D)
     assert isinstance(quantizer, VectorQuantizer)
     books = torch.randn(quantizer.codebooks.shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

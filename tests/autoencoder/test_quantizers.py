@@ -13,10 +13,11 @@ from torch import Tensor
 
 from anytime_ar.autoencoder import QuantizerConfig
 from anytime_ar.autoencoder.quantizers import (
+    FiniteScalarQuantizerConfig,
     NoQuantizer,
+    NoQuantizerConfig,
     Quantized,
     VectorQuantizer,
-    build_quantizer,
 )
 from anytime_ar.errors import InputError
 
@@ -29,7 +30,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def build(**values: Any) -> VectorQuantizer:
     config = QuantizerConfig.parse({"vocabulary": V, **values}, origin="test")
-    quantizer = build_quantizer(config, L, D)
+    quantizer = config.build(L, D)
     assert isinstance(quantizer, VectorQuantizer)
     books = torch.randn(quantizer.codebooks.shape, generator=generator(1))
     with torch.no_grad():
@@ -98,7 +99,7 @@ def test_lookup_inverts_encode(shared: bool) -> None:
 
 
 def test_lookup_inverts_encode_on_a_grid() -> None:
-    quantizer = build_quantizer(QuantizerConfig(kind="fsq", levels=(5, 4, 3)), L, 3)
+    quantizer = FiniteScalarQuantizerConfig(levels=(5, 4, 3)).build(L, 3)
     codes = torch.arange(60).reshape(20, L)
     # Entries sit where their own level is found again, once past the squashing.
     x = torch.randn(500, L, 3, generator=generator())
@@ -108,7 +109,7 @@ def test_lookup_inverts_encode_on_a_grid() -> None:
 
 
 def test_vectors_that_left_a_grid_are_brought_back() -> None:
-    quantizer = build_quantizer(QuantizerConfig(kind="fsq", levels=(3, 8, 64)), 1, 3)
+    quantizer = FiniteScalarQuantizerConfig(levels=(3, 8, 64)).build(1, 3)
     every = quantizer.lookup(torch.arange(3 * 8 * 64)[:, None])
     grid = (every.min(0).values, every.max(0).values)
     lost = torch.tensor([[[1e3, -1e3, 1e3]], [[-1e3, 1e3, -1e3]]]).requires_grad_()
@@ -283,7 +284,7 @@ def test_codebook_update_loss_improves_under_an_optimizer() -> None:
 
 
 def test_without_quantizer() -> None:
-    quantizer = build_quantizer(QuantizerConfig(kind="none"), L, D)
+    quantizer = NoQuantizerConfig().build(L, D)
     assert isinstance(quantizer, NoQuantizer)
     x = vectors()
     out = quantizer(x, EVERY)
@@ -300,7 +301,7 @@ def test_without_quantizer() -> None:
     [
         ({"kind": "fsq"}, r"fsq needs levels >= 3 per dimension, e.g. \[8, 5, 5\], got \[\]"),
         ({"kind": "fsq", "levels": [2, 5]}, r"got \[2, 5\]"),
-        ({"levels": [8, 5]}, "levels are for kind=fsq, but kind is vq"),
+        ({"levels": [8, 5]}, r"levels is \[8, 5\], a setting of kind=fsq, not of vq; drop it"),
         ({"vocabulary": 1}, r"vocabulary: .*greater than or equal to 2 \(got 1\)"),
         ({"ema_decay": 1.0}, "ema_decay"),
     ],
@@ -308,4 +309,4 @@ def test_without_quantizer() -> None:
 def test_bad_config(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         QuantizerConfig.parse(values, origin="test")
-    assert QuantizerConfig(kind="fsq", levels=(8, 5, 5)).size == 200
+    assert FiniteScalarQuantizerConfig(levels=(8, 5, 5)).size == 200

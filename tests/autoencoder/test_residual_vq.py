@@ -122,15 +122,19 @@ def test_the_encoder_learns_as_if_nothing_were_quantized(model: OrderedAutoencod
         ({"code_length": 10}, "code_length is 10, and the map has 4 positions.*; set it to 8"),
         (
             {"quantizer": {"error_feedback": False}},
-            "layout=residual_vq needs quantizer.kind=vq with",
+            r"quantizer.error_feedback: input should be True \(got False\)",
         ),
         (
             {"quantizer": {"shared_codebook": True}},
-            "layout=residual_vq needs quantizer.kind=vq with",
+            r"quantizer.shared_codebook: input should be False \(got True\)",
+        ),
+        (
+            {"quantizer": {"kind": "fsq", "levels": [8, 5]}},
+            "quantizer: kind is 'fsq', expected vq",
         ),
         (
             {"layout": "projection"},
-            "scan_order=bayer is for layout=residual_vq, not for layout=projection; drop it",
+            "scan_order is 'bayer', a setting of layout=residual_vq, not of projection; drop it",
         ),
     ],
 )

@@ -12,7 +12,7 @@ from torch import Tensor
 from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder
 from anytime_ar.autoencoder.lapped_transform import lapped_transform
 from anytime_ar.autoencoder.native_decoder import make_decode_fn
-from anytime_ar.autoencoder.quantizers import LevelQuantizer, QuantizerConfig
+from anytime_ar.autoencoder.quantizers import LevelQuantizer, VectorQuantizerConfig
 from anytime_ar.errors import InputError
 
 SEGMENTS, LEVELS, WIDTH, SIDE = 4, 3, 2, 64
@@ -21,13 +21,11 @@ NETWORK = {"patch": 2, "widths": [8, 12], "downsample": 4, "blocks": 1, "hidden"
 
 def config(**changes: Any) -> AutoencoderConfig:
     values: dict[str, Any] = {
-        "layout": "segment",
+        "layout": "lapped_segment",
         "segments": SEGMENTS,
-        "global_codes": 0,
-        "linear_skip": True,
         "code_length": SEGMENTS * LEVELS,
         "code_width": WIDTH,
-        "quantizer": {"vocabulary": 8, "init": "residual_pca"},
+        "quantizer": {"kind": "residual_pca", "vocabulary": 8},
         "network": NETWORK,
     }
     return AutoencoderConfig.parse(values | changes, origin="test")
@@ -49,7 +47,11 @@ def sounds(n: int, seed: int = 0) -> Tensor:
 
 def quantizer(whole: int) -> LevelQuantizer:
     made = LevelQuantizer(
-        QuantizerConfig(vocabulary=5), whole, levels=LEVELS, segments=SEGMENTS, code_width=WIDTH
+        VectorQuantizerConfig(vocabulary=5),
+        whole,
+        levels=LEVELS,
+        segments=SEGMENTS,
+        code_width=WIDTH,
     )
     with torch.no_grad():
         for part in (made.global_quantizer, made.level_quantizer):
@@ -148,24 +150,30 @@ def test_the_residual_pca_init_follows_its_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "message"),
     [
-        {"linear_skip": False},
-        {"global_codes": SEGMENTS},
-        {"layout": "projection"},
-        {"quantizer": {"init": "residual_pca", "error_feedback": False}},
-        {"quantizer": {"init": "residual_pca", "shared_codebook": True}},
+        ({"layout": "segment"}, "kind is 'residual_pca', expected fsq or none or vq"),
+        ({"layout": "projection", "segments": 1}, "kind is 'residual_pca', expected fsq or"),
+        (
+            {"quantizer": {"kind": "residual_pca", "error_feedback": False}},
+            "error_feedback is False, a setting of kind=vq, not of residual_pca; drop it",
+        ),
+        (
+            {"quantizer": {"kind": "residual_pca", "shared_codebook": True}},
+            "shared_codebook is True, a setting of kind=vq, not of residual_pca; drop it",
+        ),
     ],
 )
-def test_what_a_residual_pca_init_needs(changes: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="init=residual_pca needs layout=segment, global_codes=0"):
+def test_what_a_residual_pca_init_needs(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"quantizer: {message}"):
         config(**changes)
 
 
-@pytest.mark.parametrize("layout", ["channel", "spatial"])
+@pytest.mark.parametrize("layout", ["channel", "spatial", "residual_vq", "linear"])
 def test_a_linear_skip_needs_vectors(layout: str) -> None:
-    with pytest.raises(InputError, match=f"not with layout={layout}; drop it"):
-        config(layout=layout, quantizer={"vocabulary": 8})
+    message = f"linear_skip is True, a setting of layout=projection or segment, not of {layout}"
+    with pytest.raises(InputError, match=message):
+        AutoencoderConfig.parse({"layout": layout, "linear_skip": True}, origin="test")
 
 
 @torch.no_grad()

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from anytime_ar.autoencoder import AutoencoderConfig, QuantizerConfig
-from anytime_ar.autoencoder.config import NetworkConfig
+from anytime_ar.autoencoder import AutoencoderConfig
 from anytime_ar.bundle.card import Card, DataCard
 from anytime_ar.bundle.curve import Curve, CurvePoint
 from anytime_ar.bundle.format import Bundle, attach_codebook, build_bundle, save_bundle
@@ -16,10 +15,8 @@ from anytime_ar.prior import PriorConfig
 _IMAGES = {"sample_shape": (1, 8, 8)}
 _SOUNDS = {"sample_shape": (1, 64), "sample_rate": 1000}
 _SEGMENTS = {
-    "layout": "segment",
+    "layout": "lapped_segment",
     "segments": 1,
-    "global_codes": 0,
-    "linear_skip": True,
     "noise_bands": 2,
 }
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
@@ -50,12 +47,15 @@ def card(request: pytest.FixtureRequest) -> Card:
             label_frequencies=(0.25, 0.75),
             **data,
         ),
-        autoencoder=AutoencoderConfig(
-            code_length=3,
-            code_width=2,
-            quantizer=QuantizerConfig(vocabulary=4),
-            network=NetworkConfig(widths=(4, 8), blocks=1),
-            **autoencoder,
+        autoencoder=AutoencoderConfig.parse(
+            {
+                "code_length": 3,
+                "code_width": 2,
+                "quantizer": {"vocabulary": 4},
+                "network": {"widths": [4, 8], "blocks": 1},
+            }
+            | autoencoder,
+            origin="test",
         ),
         prior=PriorConfig(layers=1, width=8, heads=2, dropout=0.5, **prior),
         training={"seed": 7},

@@ -104,6 +104,65 @@ def test_old_names_work_from_command_to_setting(capsys):
     assert yaml.safe_load(capsys.readouterr().out)["feature_extractor"]["steps"] == 70
 
 
+def autoencoder_of(arguments, capsys):
+    """The settings of the autoencoder that `anytime train` would use."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *arguments, "--print-config"])
+    assert stopped.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)["autoencoder"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_settings_of_0_1_choose_layouts_and_quantizers(capsys, tmp_path):
+    plain = autoencoder_of(
+        ["fsdd", "--autoencoder.quantizer.start=kmeans", "--autoencoder.whole-codes", "0"], capsys
+    )
+    assert plain["layout"] == "lapped_segment"
+    assert plain["noise_bands"] == 6
+    quantizer = plain["quantizer"]
+    assert (quantizer["kind"], quantizer["init"], quantizer["vocabulary"]) == ("vq", "kmeans", 512)
+    linear = ["--autoencoder.network.kind", "linear"]
+    assert autoencoder_of(["digits", *linear], capsys)["layout"] == "linear"
+    convolutional = ["--autoencoder.network.kind=conv", "--autoencoder.network.shrink=2"]
+    assert "kind" not in autoencoder_of(["digits", *convolutional], capsys)["network"]
+    grid = ["--autoencoder.quantizer.kind=fsq", "--autoencoder.quantizer.levels=[8,5]"]
+    assert autoencoder_of(["digits", *grid], capsys)["quantizer"]["levels"] == [8, 5]
+    other = ["--autoencoder.layout=vector", "--autoencoder.order=rows"]
+    assert autoencoder_of(["cifar10", *other], capsys)["layout"] == "projection"
+    old = autoencoder_of(["digits", *linear], capsys) | {"layout": "vector", "order": "rows"}
+    old["network"] = {"kind": "conv", "patch": 2}
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump({"autoencoder": old}))
+    assert autoencoder_of([str(tmp_path / "old.yaml")], capsys)["network"]["patch"] == 2
+
+
+def test_a_setting_of_another_layout_is_one_line(capsys):
+    for arguments, shown in [
+        (
+            ["digits", "--autoencoder.noise-bands=3"],
+            "autoencoder: noise_bands is 3, a setting of layout=lapped_segment, not of projection; "
+            "drop it",
+        ),
+        (
+            ["fsdd", "--autoencoder.linear-skip=false"],
+            "autoencoder: noise_bands is 6, a setting of layout=lapped_segment, not of segment; "
+            "drop it",
+        ),
+        (["digits", "--autoencoder.segmnts=3"], "did you mean '--autoencoder.segments'?"),
+    ]:
+        with pytest.raises(SystemExit):
+            main(["train", *arguments, "--out", "nowhere"])
+        assert shown in capsys.readouterr().err
+
+
+def test_help_shows_settings_by_layout(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help-all"])
+    told = capsys.readouterr().out
+    assert "autoencoder with layout lapped_segment:\n  --autoencoder.noise-bands" in told
+    assert "autoencoder.quantizer with kind fsq:\n  --autoencoder.quantizer.levels" in told
+    assert told.count("--autoencoder.quantizer.commitment COMMITMENT") == 1
+
+
 def test_an_old_name_is_one_line_for_people():
     command = [sys.executable, "-m", "anytime_ar", "evaluate", "nothing", "--samples", "5"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

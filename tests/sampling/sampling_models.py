@@ -32,10 +32,8 @@ CARDS: dict[str, dict[str, Any]] = {
     "sounds": {
         "data": {"sample_shape": (1, 48), "sample_rate": 1000},
         "autoencoder": {
-            "layout": "segment",
+            "layout": "lapped_segment",
             "segments": 2,
-            "global_codes": 0,
-            "linear_path": True,
             "noise_bands": 2,
             "code_length": L,
             "code_width": 2,

@@ -11,8 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from training_fakes import last, tiny
 
-from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder, TruncationConfig
-from anytime_ar.autoencoder.config import NetworkConfig
+from anytime_ar.autoencoder import (
+    NetworkConfig,
+    OrderedAutoencoder,
+    ProjectionConfig,
+    TruncationConfig,
+)
 from anytime_ar.bundle.format import build_bundle
 from anytime_ar.data import DataSplits
 from anytime_ar.errors import InputError
@@ -133,7 +137,7 @@ def test_discriminators_fit_images(shape: tuple[int, ...]) -> None:
 
 
 def test_nothing_but_what_decodes_is_trained() -> None:
-    config = AutoencoderConfig(
+    config = ProjectionConfig(
         code_length=4, code_width=3, network=NetworkConfig(widths=(4,), hidden=6), linear_skip=True
     )
     model = OrderedAutoencoder(config, (1, 8, 8))

@@ -13,8 +13,7 @@ from runs import config_file, difference, losses, start, trained, wait_for_check
 from torch import nn
 from training_fakes import tiny
 
-from anytime_ar.autoencoder import AutoencoderConfig, QuantizerConfig
-from anytime_ar.autoencoder.config import NetworkConfig
+from anytime_ar.autoencoder import NetworkConfig, ProjectionConfig, VectorQuantizerConfig
 from anytime_ar.training import TrainConfig
 from anytime_ar.training.optimizer import ShardedMuon
 
@@ -31,10 +30,10 @@ def exact(**changes: object) -> TrainConfig:
 @pytest.mark.parametrize(
     ("quantizer", "options"),
     [
-        (QuantizerConfig(vocabulary=8), ("--gradient-accumulation-steps", "2")),
+        (VectorQuantizerConfig(vocabulary=8), ("--gradient-accumulation-steps", "2")),
         # A codebook that is a weight, of which the second process has nothing.
         (
-            QuantizerConfig(
+            VectorQuantizerConfig(
                 vocabulary=8, codebook_update="loss", shared_codebook=True, dead_code_threshold=0.9
             ),
             (),
@@ -42,9 +41,9 @@ def exact(**changes: object) -> TrainConfig:
     ],
 )
 def test_shards_train_what_whole_weights_train(
-    tmp_path: Path, quantizer: QuantizerConfig, options: tuple[str, ...]
+    tmp_path: Path, quantizer: VectorQuantizerConfig, options: tuple[str, ...]
 ) -> None:
-    autoencoder = AutoencoderConfig(
+    autoencoder = ProjectionConfig(
         code_length=4,
         code_width=3,
         fill="learned",

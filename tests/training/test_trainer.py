@@ -16,7 +16,7 @@ from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 from training_fakes import ToyStage, fit_toy, last
 
-from anytime_ar.autoencoder import QuantizerConfig
+from anytime_ar.autoencoder import VectorQuantizerConfig
 from anytime_ar.autoencoder.quantizers import VectorQuantizer
 from anytime_ar.errors import InputError, TrainingError
 from anytime_ar.prior import Prior, PriorConfig
@@ -352,7 +352,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
 
 
 def test_only_matrices_and_convolutions_decay() -> None:
-    quantizer = QuantizerConfig(vocabulary=4, codebook_update="loss")
+    quantizer = VectorQuantizerConfig(vocabulary=4, codebook_update="loss")
     model = nn.ModuleDict(
         {
             "convolution": nn.Conv2d(1, 2, 3),

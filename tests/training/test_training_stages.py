@@ -352,10 +352,8 @@ def test_a_model_without_labels_follows_none(data: DataSplits) -> None:
 @pytest.mark.parametrize("scheme", ["one_stage", "full_and_prefix"])
 def test_loudness_that_noise_fills_up_to_is_learned_beside_samples(scheme: str) -> None:
     values = {
-        "layout": "segment",
+        "layout": "lapped_segment",
         "segments": 2,
-        "global_codes": 0,
-        "linear_skip": True,
         "noise_bands": 3,
         "code_length": 4,
         "code_width": 2,

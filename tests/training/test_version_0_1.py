@@ -14,10 +14,29 @@ from safetensors.torch import load_file, save
 from test_training_resume import assert_same_run, run, run_until_power_cut
 from training_fakes import last, tiny
 
+from anytime_ar.autoencoder import (
+    AutoencoderConfig,
+    ChannelConfig,
+    LappedSegmentConfig,
+    LinearConfig,
+    NetworkConfig,
+    ProjectionConfig,
+    ResidualVQConfig,
+    SegmentConfig,
+    SpatialConfig,
+)
+from anytime_ar.autoencoder.quantizers import (
+    FiniteScalarQuantizerConfig,
+    NoQuantizerConfig,
+    ResidualPCAQuantizerConfig,
+    ResidualQuantizerConfig,
+    VectorQuantizerConfig,
+)
 from anytime_ar.bundle.format import find_bundle, fingerprint, load_bundle, shipped_models
 from anytime_ar.cli.parser import config_names, config_path
 from anytime_ar.cli.train import Experiment
 from anytime_ar.data import DataSplits
+from anytime_ar.errors import InputError
 from anytime_ar.legacy import KEYS, STAGES, VALUES, old_weight_name, upgrade_weights
 from anytime_ar.training import TrainConfig
 from anytime_ar.training.checkpoint import CheckpointManager
@@ -30,6 +49,34 @@ FINGERPRINTS = {
     "fsdd": "40f667926e1fa6a4",
 }
 """Beginnings of the fingerprints of the shipped models in version 0.1."""
+QUANTIZER: dict[str, Any] = {
+    "kind": "vq",
+    "vocabulary": 64,
+    "shared_codebook": False,
+    "learned_by": "ema",
+    "start": "kmeans",
+    "ema_decay": 0.99,
+    "commitment": 0.25,
+    "restart_below": 0.03,
+    "error_feedback": True,
+    "levels": [],
+}
+AUTOENCODER: dict[str, Any] = {
+    "layout": "vector",
+    "order": "rows",
+    "segments": 1,
+    "whole_codes": 1,
+    "linear_path": False,
+    "noise_bands": 0,
+    "code_length": None,
+    "code_width": None,
+    "quantizer": QUANTIZER,
+    "fill": "learned",
+    "network": None,
+}
+"""Defaults of version 0.1, which its files hold for every layout and quantizer."""
+NETWORK = {"patch": 1, "widths": [64, 128], "shrink": 2, "blocks": 2, "hidden": 512}
+LAPPED = {"layout": "segment", "whole_codes": 0, "linear_path": True}
 
 
 def as_in_0_1(config: BaseModel, used: set[tuple[str, str]]) -> dict[str, Any]:
@@ -70,6 +117,8 @@ def test_configurations_of_0_1_are_those_of_today(name: str) -> None:
 def test_every_key_of_0_1_is_read() -> None:
     used: set[tuple[str, str]] = set()
     experiment = Experiment(**dict(tiny()))
+    for other in (ResidualVQConfig(), SegmentConfig()):
+        as_in_0_1(other, used)
     values = as_in_0_1(experiment, used)
     classes = config_classes(experiment)
     assert {"TrainConfig", "DecoderGANConfig", "OptimizerConfig", "AudioConfig"} <= classes
@@ -103,6 +152,67 @@ def test_every_key_of_0_1_is_read() -> None:
 def test_values_of_0_1_are_read(old: dict[str, Any], present: dict[str, Any]) -> None:
     """That of `start: greedy` is in fsdd.yaml, as it needs other settings."""
     assert TrainConfig.parse(old, origin="0.1") == TrainConfig.parse(present, origin="now")
+
+
+@pytest.mark.parametrize(
+    ("changes", "present"),
+    [
+        ({}, ProjectionConfig()),
+        ({"linear_path": True}, ProjectionConfig(linear_skip=True)),
+        ({"layout": "channel", "code_length": 7}, ChannelConfig(code_length=7)),
+        ({"layout": "spatial", "fill": "zeros"}, SpatialConfig(fill="zeros")),
+        ({"layout": "residual", "order": "spread"}, ResidualVQConfig(scan_order="bayer")),
+        ({"layout": "segment", "segments": 4}, SegmentConfig(segments=4)),
+        ({"layout": "segment", "whole_codes": 0}, SegmentConfig(global_codes=0)),
+        ({"layout": "segment", "linear_path": True}, SegmentConfig(linear_skip=True)),
+        (LAPPED, LappedSegmentConfig()),
+        ({**LAPPED, "noise_bands": 3}, LappedSegmentConfig(noise_bands=3)),
+        ({"network": {"kind": "linear", **NETWORK}}, LinearConfig()),
+        ({"network": {"kind": "conv", **NETWORK}}, ProjectionConfig(network=NetworkConfig())),
+        (
+            {"layout": "residual", "quantizer": {**QUANTIZER, "vocabulary": 8}},
+            ResidualVQConfig(quantizer=ResidualQuantizerConfig(vocabulary=8)),
+        ),
+        (
+            {**LAPPED, "quantizer": {**QUANTIZER, "start": "greedy", "ema_decay": 0.9}},
+            LappedSegmentConfig(quantizer=ResidualPCAQuantizerConfig(ema_decay=0.9)),
+        ),
+        (
+            {**LAPPED, "quantizer": {**QUANTIZER, "error_feedback": False}},
+            LappedSegmentConfig(quantizer=VectorQuantizerConfig(error_feedback=False)),
+        ),
+        (
+            {"quantizer": {**QUANTIZER, "kind": "fsq", "levels": [8, 5], "vocabulary": 9}},
+            ProjectionConfig(quantizer=FiniteScalarQuantizerConfig(levels=(8, 5))),
+        ),
+        (
+            {"quantizer": {**QUANTIZER, "kind": "none", "commitment": 2}},
+            ProjectionConfig(quantizer=NoQuantizerConfig()),
+        ),
+    ],
+)
+def test_layouts_and_quantizers_of_0_1_are_those_of_today(
+    changes: dict[str, Any], present: AutoencoderConfig
+) -> None:
+    config = AutoencoderConfig.parse(AUTOENCODER | changes, origin="0.1")
+    assert config == present
+    assert AutoencoderConfig.parse(config.model_dump(mode="json"), origin="now") == present
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"order": "spread"}, "scan_order is 'bayer', a setting of layout=residual_vq, not of"),
+        ({"layout": "channel", "linear_path": True}, "linear_skip is True, a setting of"),
+        ({"layout": "segment", "noise_bands": 3}, "noise_bands is 3, a setting of"),
+        ({"quantizer": {**QUANTIZER, "start": "greedy"}}, "kind is 'residual_pca', expected"),
+        ({"quantizer": {**QUANTIZER, "levels": [8, 5]}}, r"levels is \[8, 5\], a setting of"),
+        ({"layout": "channel", "network": {"kind": "linear"}}, "network.kind: .*got 'linear'"),
+    ],
+)
+def test_what_0_1_refuses_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        AutoencoderConfig.parse(AUTOENCODER | changes, origin="0.1")
 
 
 def turn_into_0_1(folder: Path) -> None:

@@ -10,8 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from anytime_ar.autoencoder import AutoencoderConfig, QuantizerConfig
-from anytime_ar.autoencoder.config import NetworkConfig
+from anytime_ar.autoencoder import NetworkConfig, ProjectionConfig, VectorQuantizerConfig
 from anytime_ar.data import AugmentationConfig, DataConfig, DataSplits, Split, load_data
 from anytime_ar.data.splits import MemorySplit
 from anytime_ar.prior import PriorConfig
@@ -38,10 +37,10 @@ def tiny(**changes: Any) -> TrainConfig:
     values: dict[str, Any] = {
         "name": "tiny",
         "augmentation": moving,
-        "autoencoder": AutoencoderConfig(
+        "autoencoder": ProjectionConfig(
             code_length=4,
             code_width=3,
-            quantizer=QuantizerConfig(vocabulary=8),
+            quantizer=VectorQuantizerConfig(vocabulary=8),
             network=NetworkConfig(widths=(4, 8), blocks=1),
         ),
         "autoencoder_training": AutoencoderTrainingConfig(

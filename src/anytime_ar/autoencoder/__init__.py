@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from anytime_ar.autoencoder.config import IMAGE_PRESETS, AutoencoderConfig, NetworkConfig
+from anytime_ar.autoencoder.config import (
+    AutoencoderConfig,
+    ChannelConfig,
+    LappedSegmentConfig,
+    LinearConfig,
+    ProjectionConfig,
+    ResidualVQConfig,
+    SegmentConfig,
+    SpatialConfig,
+)
 from anytime_ar.autoencoder.model import Decoded, OrderedAutoencoder
 from anytime_ar.autoencoder.native_decoder import NativeImageDecoder, make_decode_fn
-from anytime_ar.autoencoder.quantizers import QuantizerConfig
+from anytime_ar.autoencoder.networks.config import IMAGE_PRESETS, NetworkConfig
+from anytime_ar.autoencoder.quantizers import QuantizerConfig, VectorQuantizerConfig
 from anytime_ar.autoencoder.truncation import Truncation, TruncationConfig, kept_mask, truncate
 
 __all__ = [
     "IMAGE_PRESETS",
     "AutoencoderConfig",
+    "ChannelConfig",
     "Decoded",
+    "LappedSegmentConfig",
+    "LinearConfig",
     "NativeImageDecoder",
     "NetworkConfig",
     "OrderedAutoencoder",
+    "ProjectionConfig",
     "QuantizerConfig",
+    "ResidualVQConfig",
+    "SegmentConfig",
+    "SpatialConfig",
     "Truncation",
     "TruncationConfig",
+    "VectorQuantizerConfig",
     "kept_mask",
     "make_decode_fn",
     "truncate",

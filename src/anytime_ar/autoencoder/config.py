@@ -1,168 +1,86 @@
-"""Configuration of an ordered autoencoder, and network presets for images and audio."""
+"""Configuration of an ordered autoencoder: a class for each layout, which builds the networks."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from abc import abstractmethod
+from typing import ClassVar, Literal, NamedTuple, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, SerializeAsAny
+from torch import nn
 
-from anytime_ar.autoencoder.quantizers import QuantizerConfig
-from anytime_ar.config import Config
+from anytime_ar.autoencoder.layouts import (
+    ChannelLayout,
+    Layout,
+    NoiseSubstitutionSkip,
+    ProjectionLayout,
+    ResidualVQLayout,
+    SegmentLayout,
+    SpatialLayout,
+)
+from anytime_ar.autoencoder.networks.audio import AudioDecoder, AudioEncoder
+from anytime_ar.autoencoder.networks.config import NetworkConfig, network_preset
+from anytime_ar.autoencoder.networks.image import ImageDecoder, ImageEncoder
+from anytime_ar.autoencoder.quantizers import (
+    LappedQuantizerConfig,
+    LevelQuantizer,
+    Quantizer,
+    QuantizerConfig,
+    ResidualQuantizerConfig,
+    VectorQuantizerConfig,
+)
+from anytime_ar.config import ConfigUnion
 from anytime_ar.errors import InputError
 
-
-class NetworkConfig(Config):
-    """The encoder and decoder networks: two-dimensional for images, one-dimensional for audio."""
-
-    kind: Literal["conv", "linear"] = "conv"
-    """Convolutional networks, or `linear`: one affine map in each direction. The ordered codes
-    of `linear` must recover PCA."""
-    patch: int = Field(1, ge=1)
-    """Pixels per side, or audio samples, folded into channels before the first convolution."""
-    widths: tuple[PositiveInt, ...] = Field((64, 128), min_length=1)
-    """Channels at each resolution, from the finest to the coarsest."""
-    downsample: int = Field(2, ge=2)
-    """Factor between the sides of neighbouring resolutions; 2 for images."""
-    blocks: int = Field(2, ge=0)
-    """Number of residual blocks at each resolution."""
-    hidden: int = Field(512, ge=0)
-    """Width of the hidden layer between feature maps and code vectors, for the layouts with
-    learned projections (`projection`, `segment`); 0: a linear map."""
-
-    @property
-    def stride(self) -> int:
-        """Return the pixels per side, or audio samples, per position of the coarsest map."""
-        return self.patch * self.downsample ** (len(self.widths) - 1)
-
-
-IMAGE_PRESETS: dict[int, NetworkConfig] = {
-    8: NetworkConfig(patch=1, widths=(32, 64), blocks=1, hidden=256),
-    28: NetworkConfig(patch=2, widths=(32, 64), blocks=1),
-    32: NetworkConfig(patch=2, widths=(64, 96), blocks=1, hidden=1024),
-    64: NetworkConfig(patch=4, widths=(64, 96), blocks=2, hidden=1024),
+NETWORKS: dict[int, tuple[type[nn.Module], type[nn.Module]]] = {
+    1: (AudioEncoder, AudioDecoder),
+    2: (ImageEncoder, ImageDecoder),
 }
-"""Network presets by image side, in pixels."""
-AUDIO_PRESET = NetworkConfig(patch=8, widths=(64, 128, 192), downsample=4, blocks=3, hidden=1024)
-"""The network preset for audio."""
+"""Encoder and decoder classes by the number of dimensions of a sample, channels not counted."""
 
 
-class AutoencoderConfig(Config):
-    """An ordered autoencoder: networks, code layout, quantizer and fill."""
+class AutoencoderParts(NamedTuple):
+    """The modules of an ordered autoencoder."""
 
-    layout: Literal["channel", "spatial", "residual_vq", "projection", "segment"] = "projection"
-    """What one code describes. `channel`: a latent channel (the paper). `spatial`: a position of
-    the feature map (ordinary VQ-VAE). `residual_vq`: residual vector quantization, several codes
-    for each position. `projection`: a learned projection of the whole map. `segment`: global codes
-    first, then codes for each of `segments` parts."""
-    scan_order: Literal["raster", "bayer"] = "raster"
-    """Order of the positions within a level, for layout `residual_vq`: `raster`, row by row,
-    or `bayer`, in which each position is far from those before it."""
-    segments: int = Field(1, ge=1)
-    """Number of segments, for layout `segment`: parts of an audio clip along time, or square
-    blocks of an image. For images it is a square number."""
-    global_codes: int = Field(1, ge=0)
-    """Number of codes that describe the whole sample, for layout `segment`. They come first;
-    with 0, the codes start with the first level of the segments."""
-    linear_skip: bool = False
-    """Add a linear map from samples to code vectors, and one back, beside the networks, for
-    layouts `projection` and `segment`. The networks learn the remainder. Segments of this map
-    overlap."""
-    noise_bands: int = Field(0, ge=0)
-    """Frequency bands per segment for noise substitution, for audio with layout `segment` and a
-    linear skip. Codes carry the loudness of each band, and the decoder fills missing loudness
-    with noise; 0: off."""
+    encoder: nn.Module
+    """Samples [B, *sample_shape] to features [B, F, *shape]."""
+    decoder: nn.Module
+    """Features to samples."""
+    layout: Layout
+    """Features to code vectors [B, L, D], and back."""
+    linear_skip: Layout | None
+    """Samples to code vectors beside the networks, and back."""
+    quantizer: Quantizer
+    """Code vectors to codes."""
+
+
+class AutoencoderConfig(ConfigUnion):
+    """An ordered autoencoder: code layout, quantizer, fill and networks."""
+
+    discriminator: ClassVar[str] = "layout"
+    default_member: ClassVar[str] = "projection"
+
+    layout: str
+    """What one code describes."""
     code_length: int | None = Field(None, ge=1)
     """L, the number of codes of a sample. Layout `spatial` derives it from the feature map; the
     others need it."""
     code_width: int | None = Field(None, ge=1)
     """D, the width of a code vector. Layout `channel` derives it from the feature map, and `fsq`
     from its levels; otherwise it is needed."""
-    quantizer: QuantizerConfig = QuantizerConfig()
+    quantizer: SerializeAsAny[QuantizerConfig] = VectorQuantizerConfig()
     """The quantizer of code vectors, and how its codebooks are learned."""
     fill: Literal["zeros", "learned"] = "learned"
     """Vectors at truncated positions: zeros (the paper), or one learned vector per position."""
-    network: NetworkConfig | None = None
-    """The encoder and decoder networks; None: the preset for the image side, or for audio."""
-
-    @model_validator(mode="after")
-    def _check_linear_network(self) -> Self:
-        if self._is_linear and self.layout != "projection":
-            raise ValueError(
-                f"a linear network has no maps for layout={self.layout}; use layout=projection"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_linear_skip(self) -> Self:
-        if self.linear_skip and (self.layout not in ("projection", "segment") or self._is_linear):
-            raise ValueError(
-                f"linear_skip goes with convolutions and layout=projection or segment, not with "
-                f"layout={self.layout}{' and a linear network' if self._is_linear else ''}; drop it"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_noise_bands(self) -> Self:
-        segments = self.layout == "segment" and self.global_codes == 0
-        if self.noise_bands and not (segments and self.linear_skip):
-            raise ValueError(
-                f"noise_bands is {self.noise_bands}, which needs layout=segment, global_codes=0 "
-                "and linear_skip; set them, or drop it"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_residual_vq(self) -> Self:
-        quantizer = self.quantizer
-        fits = quantizer.kind == "vq" and quantizer.error_feedback and not quantizer.shared_codebook
-        if self.layout == "residual_vq" and not fits:
-            raise ValueError(
-                "layout=residual_vq needs quantizer.kind=vq with error_feedback and a codebook "
-                "a level"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_scan_order(self) -> Self:
-        if self.scan_order != "raster" and self.layout != "residual_vq":
-            raise ValueError(
-                f"scan_order={self.scan_order} is for layout=residual_vq, not for "
-                f"layout={self.layout}; drop it"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_residual_pca_init(self) -> Self:
-        quantizer = self.quantizer
-        if quantizer.init == "residual_pca":
-            fits = self.layout == "segment" and self.linear_skip and self.global_codes == 0
-            alike = quantizer.kind == "vq" and quantizer.error_feedback
-            if not fits or not alike or quantizer.shared_codebook:
-                raise ValueError(
-                    "quantizer.init=residual_pca needs layout=segment, global_codes=0, linear_skip "
-                    "and kind=vq with error_feedback and a codebook a level; set them, or "
-                    "init=kmeans"
-                )
-        return self
-
-    def _check_noise(self, sample_shape: tuple[int, ...]) -> None:
-        if len(sample_shape) != 2 or sample_shape[0] != 1:
-            raise InputError(
-                f"autoencoder.noise_bands is {self.noise_bands}, and samples of shape "
-                f"{sample_shape} are no mono sounds; drop it"
-            )
-        most = sample_shape[1] // self.segments // 4
-        if self.noise_bands > most:
-            raise InputError(
-                f"autoencoder.noise_bands is {self.noise_bands}, and segments of "
-                f"{sample_shape[1] // self.segments} samples have room for {most}; use fewer"
-            )
 
     @property
-    def _is_linear(self) -> bool:
-        return self.network is not None and self.network.kind == "linear"
+    def sizes(self) -> tuple[int, int]:
+        """Return L and D of a resolved configuration."""
+        assert self.code_length is not None
+        assert self.code_width is not None
+        return self.code_length, self.code_width
 
+    @abstractmethod
     def resolve(self, sample_shape: tuple[int, ...]) -> Self:
         """Return the configuration with network, code length and code width filled in.
 
@@ -172,98 +90,296 @@ class AutoencoderConfig(Config):
         Raises:
             InputError: the shape does not fit, or a size is missing or contradicts the layout.
         """
-        images = len(sample_shape) == 3
-        network = self.network or (_image_preset(sample_shape) if images else AUDIO_PRESET)
-        if images and sample_shape[1] != sample_shape[2]:
+
+    @abstractmethod
+    def build(self, sample_shape: tuple[int, ...]) -> AutoencoderParts:
+        """Build the modules of a resolved configuration."""
+
+    def _with_sizes(self, length: int | None, width: int | None) -> Self:
+        """Fill in L and D, of which the layout may imply one."""
+        grid = self.quantizer.code_width
+        if grid is not None and width not in (None, grid):
+            raise InputError(
+                f"fsq has {grid} levels, a channel holds {width} values; give as many levels, "
+                "or use layout=projection"
+            )
+        sizes = {}
+        for name, implied in {"code_length": length, "code_width": grid or width}.items():
+            configured = getattr(self, name)
+            if configured is None and implied is None:
+                raise InputError(
+                    f"autoencoder.{name} is needed for layout={self.layout}; set it, e.g. to 16"
+                )
+            if configured is not None and implied not in (None, configured):
+                raise InputError(
+                    f"autoencoder.{name} is {configured}, but layout={self.layout} gives "
+                    f"{implied}; drop it"
+                )
+            sizes[name] = configured or implied
+        return self.model_copy(update=sizes)
+
+
+class LinearConfig(AutoencoderConfig):
+    """A linear autoencoder: one affine map in each direction, whose codes must recover PCA."""
+
+    layout: Literal["linear"] = "linear"
+
+    def resolve(self, sample_shape: tuple[int, ...]) -> Self:  # noqa: ARG002
+        """Return the configuration, whose sizes suit every sample shape."""
+        return self._with_sizes(None, None)
+
+    def build(self, sample_shape: tuple[int, ...]) -> AutoencoderParts:
+        """Build the two maps and the quantizer."""
+        features = math.prod(sample_shape)
+        layout = ProjectionLayout(*self.sizes, features, shape=(), hidden=0)
+        quantizer = self.quantizer.build(*self.sizes)
+        decoder = nn.Unflatten(1, sample_shape)
+        return AutoencoderParts(nn.Flatten(), decoder, layout, None, quantizer)
+
+
+class ConvolutionalConfig(AutoencoderConfig):
+    """A layout of the feature map of convolutional networks."""
+
+    network: NetworkConfig | None = None
+    """The encoder and decoder networks; None: the preset for the image side, or for audio."""
+
+    def resolve(self, sample_shape: tuple[int, ...]) -> Self:
+        """Return the configuration with network, code length and code width filled in."""
+        if len(sample_shape) == 3 and sample_shape[1] != sample_shape[2]:
             raise InputError(
                 f"images must be square, got {sample_shape[1]}x{sample_shape[2]}; set data.size"
             )
-        if images and network.downsample != 2:
-            raise InputError(
-                f"autoencoder.network.downsample is {network.downsample}, and images have 2; "
-                "drop it"
-            )
-        if network.kind == "conv" and sample_shape[1] % network.stride:
-            size = "x".join(map(str, sample_shape[1:]))
-            what, setting = f"{size} images", "data.size"
-            if not images:
-                what, setting = f"sounds of {size} samples", "data.audio.seconds"
-            raise InputError(
-                f"{what} are not divisible by the network's stride {network.stride}; change "
-                f"{setting} or autoencoder.network"
-            )
-        positions = math.prod(side // network.stride for side in sample_shape[1:])
-        fixed_length = positions if self.layout == "spatial" else None
-        fixed_width = positions if self.layout == "channel" else None
-        if self.quantizer.kind == "fsq":
-            if fixed_width not in (None, len(self.quantizer.levels)):
-                raise InputError(
-                    f"fsq has {len(self.quantizer.levels)} levels, a channel holds {fixed_width} "
-                    "values; give as many levels, or use layout=projection"
-                )
-            fixed_width = len(self.quantizer.levels)
-        length = _resolve_size("code_length", self.code_length, fixed_length, self.layout)
-        if self.layout == "residual_vq" and length % positions:
+        network = self.network or network_preset(sample_shape)
+        shape = network.map_shape(sample_shape)
+        sized = self._with_sizes(*self.implied_sizes(shape))
+        sized.check_fit(sample_shape, shape)
+        return sized.model_copy(update={"network": network})
+
+    def build(self, sample_shape: tuple[int, ...]) -> AutoencoderParts:
+        """Build the networks, the layout of their features, and the quantizer."""
+        network, channels = self.network, sample_shape[0]
+        assert network is not None
+        shape = network.map_shape(sample_shape)
+        # A quarter of the widest map carries the codes well enough. With more features, most of the
+        # model's weights would be in the learned projections.
+        layout = self.build_layout(max(1, network.widths[-1] // 4), shape, network.hidden)
+        encoder_class, decoder_class = NETWORKS[len(shape)]
+        encoder = encoder_class(network, channels, layout.features)
+        decoder = decoder_class(network, channels, layout.features)
+        linear_skip = self.build_linear_skip(sample_shape)
+        if linear_skip is not None:  # it learns first: zero the last layers of the networks
+            layout.zero_init_vectors()
+            last = [m for m in decoder.modules() if isinstance(m, nn.Conv1d | nn.Conv2d)][-1]
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
+        quantizer = self.build_quantizer(math.prod(shape))
+        return AutoencoderParts(encoder, decoder, layout, linear_skip, quantizer)
+
+    def implied_sizes(self, shape: tuple[int, ...]) -> tuple[int | None, int | None]:  # noqa: ARG002
+        """Return L and D as far as the sides of the feature map fix them."""
+        return None, None
+
+    def check_fit(self, sample_shape: tuple[int, ...], shape: tuple[int, ...]) -> None:
+        """Raise InputError if the layout does not fit the sample or the sides of the map."""
+
+    @abstractmethod
+    def build_layout(self, features: int, shape: tuple[int, ...], hidden: int) -> Layout:
+        """Build the layout.
+
+        Args:
+            features: F, channels of the feature map, for layouts that do not fix them.
+            shape: sides of the feature map.
+            hidden: width of a hidden layer in learned projections; 0: linear.
+        """
+
+    def build_linear_skip(self, sample_shape: tuple[int, ...]) -> Layout | None:  # noqa: ARG002
+        """Build the linear map between samples and code vectors; None: there is none."""
+        return None
+
+    def build_quantizer(self, positions: int) -> Quantizer:  # noqa: ARG002
+        """Build the quantizer of the vectors of a feature map of so many positions."""
+        return self.quantizer.build(*self.sizes)
+
+
+class ChannelConfig(ConvolutionalConfig):
+    """A code is a latent channel (the paper)."""
+
+    layout: Literal["channel"] = "channel"
+
+    def implied_sizes(self, shape: tuple[int, ...]) -> tuple[int | None, int | None]:
+        """Return D: the positions of a channel."""
+        return None, math.prod(shape)
+
+    def build_layout(self, features: int, shape: tuple[int, ...], hidden: int) -> Layout:  # noqa: ARG002
+        """Build a layout with L channels."""
+        return ChannelLayout(self.sizes[0], shape)
+
+
+class SpatialConfig(ConvolutionalConfig):
+    """A code is a position of the feature map (ordinary VQ-VAE)."""
+
+    layout: Literal["spatial"] = "spatial"
+
+    def implied_sizes(self, shape: tuple[int, ...]) -> tuple[int | None, int | None]:
+        """Return L: the number of positions."""
+        return math.prod(shape), None
+
+    def build_layout(self, features: int, shape: tuple[int, ...], hidden: int) -> Layout:  # noqa: ARG002
+        """Build a layout with D channels."""
+        return SpatialLayout(self.sizes[1], shape)
+
+
+class ResidualVQConfig(ConvolutionalConfig):
+    """Residual vector quantization: each position has a code at each level."""
+
+    layout: Literal["residual_vq"] = "residual_vq"
+    scan_order: Literal["raster", "bayer"] = "raster"
+    """Order of the positions within a level: `raster`, row by row, or `bayer`, in which each
+    position is far from those before it."""
+    quantizer: ResidualQuantizerConfig = ResidualQuantizerConfig()
+
+    def check_fit(self, sample_shape: tuple[int, ...], shape: tuple[int, ...]) -> None:  # noqa: ARG002
+        """Raise InputError unless each position has as many codes."""
+        (length, _), positions = self.sizes, math.prod(shape)
+        if length % positions:
             raise InputError(
                 f"autoencoder.code_length is {length}, and the map has {positions} positions, with "
                 f"as many codes each; set it to {max(1, length // positions) * positions}"
             )
-        if self.noise_bands:
-            self._check_noise(sample_shape)
-        if self.layout == "segment":
-            _check_segments(length, self.global_codes, self.segments, sample_shape, network)
-        return self.model_copy(
-            update={
-                "network": network,
-                "code_length": length,
-                "code_width": _resolve_size(
-                    "code_width", self.code_width, fixed_width, self.layout
-                ),
-            }
+
+    def build_layout(self, features: int, shape: tuple[int, ...], hidden: int) -> Layout:  # noqa: ARG002
+        """Build a layout with D channels and as many levels as L gives each position."""
+        length, width = self.sizes
+        return ResidualVQLayout(length // math.prod(shape), width, shape, self.scan_order)
+
+    def build_quantizer(self, positions: int) -> Quantizer:
+        """Build a codebook for each level, which quantizes the remainders of the one before."""
+        length, width = self.sizes
+        return LevelQuantizer(
+            self.quantizer, 0, length // positions, positions, width, residual=True
         )
 
 
-def _image_preset(sample_shape: tuple[int, ...]) -> NetworkConfig:
-    _, height, width = sample_shape
-    if height not in IMAGE_PRESETS:
-        raise InputError(
-            f"no network preset for {height}x{width} images (there are {sorted(IMAGE_PRESETS)}); "
-            "set autoencoder.network, or data.size to one of these"
-        )
-    return IMAGE_PRESETS[height]
+class ProjectionConfig(ConvolutionalConfig):
+    """A code is a learned projection of the whole feature map."""
+
+    layout: Literal["projection"] = "projection"
+    linear_skip: bool = False
+    """Add a linear map from samples to code vectors, and one back, beside the networks. The
+    networks learn the remainder."""
+
+    def build_layout(self, features: int, shape: tuple[int, ...], hidden: int) -> Layout:
+        """Build the two learned projections."""
+        return ProjectionLayout(*self.sizes, features, shape, hidden)
+
+    def build_linear_skip(self, sample_shape: tuple[int, ...]) -> Layout | None:
+        """Build two linear projections of samples, if configured."""
+        channels, *sides = sample_shape
+        return self.build_layout(channels, tuple(sides), hidden=0) if self.linear_skip else None
 
 
-def _check_segments(
-    length: int,
-    num_global: int,
-    segments: int,
-    sample_shape: tuple[int, ...],
-    network: NetworkConfig,
-) -> None:
-    positions, axes = sample_shape[1] // network.stride, len(sample_shape) - 1
-    count = round(segments ** (1 / axes))
-    if count**axes != segments or positions % count:
-        small = [count for count in range(1, math.isqrt(positions) + 1) if positions % count == 0]
-        divisors = sorted({*small, *(positions // count for count in small)})
-        possible = ", ".join(str(count**axes) for count in divisors)
-        shape = "x".join([str(positions)] * axes)
-        raise InputError(
-            f"autoencoder.segments is {segments}, and a map of {shape} positions has equal parts "
-            f"for {possible}; choose one of these, or another network"
-        )
-    if length <= num_global or (length - num_global) % segments:
-        below = num_global + max(1, (length - num_global) // segments) * segments
-        raise InputError(
-            f"autoencoder.code_length is {length}: {num_global} for the whole leave no equal "
-            f"number for each of {segments} segments; set it to {below} or {below + segments}"
-        )
+class SegmentedConfig(ConvolutionalConfig):
+    """Codes of segments, level by level."""
+
+    segments: int = Field(1, ge=1)
+    """Number of segments: parts of an audio clip along time, or square blocks of an image. For
+    images it is a square number."""
+
+    @property
+    def num_global(self) -> int:
+        """Return G, the number of codes of the whole sample."""
+        return 0
+
+    @property
+    def segment_sizes(self) -> tuple[int, int, int, int]:
+        """Return G, M, S and D of a resolved configuration."""
+        length, width = self.sizes
+        levels = (length - self.num_global) // self.segments
+        return self.num_global, levels, self.segments, width
+
+    def check_fit(self, sample_shape: tuple[int, ...], shape: tuple[int, ...]) -> None:  # noqa: ARG002
+        """Raise InputError unless segments are equal parts with as many codes each."""
+        segments, (positions, *_), axes = self.segments, shape, len(shape)
+        count = round(segments ** (1 / axes))
+        if count**axes != segments or positions % count:
+            sides = [side for side in range(1, positions + 1) if positions % side == 0]
+            raise InputError(
+                f"autoencoder.segments is {segments}, and a map of "
+                f"{'x'.join([str(positions)] * axes)} positions has equal parts for "
+                f"{', '.join(str(side**axes) for side in sides)}; choose one of these, or another "
+                "network"
+            )
+        length, num_global = self.sizes[0], self.num_global
+        if length <= num_global or (length - num_global) % segments:
+            below = num_global + max(1, (length - num_global) // segments) * segments
+            raise InputError(
+                f"autoencoder.code_length is {length}: {num_global} for the whole leave no equal "
+                f"number for each of {segments} segments; set it to {below} or {below + segments}"
+            )
+
+    def build_layout(self, features: int, shape: tuple[int, ...], hidden: int) -> Layout:
+        """Build the maps of the whole sample, if any, and of a segment."""
+        return SegmentLayout(*self.segment_sizes, features, shape, hidden)
+
+    def build_linear_skip(self, sample_shape: tuple[int, ...]) -> Layout | None:
+        """Build linear maps of samples, whose segments overlap."""
+        channels, *sides = sample_shape
+        sizes = self.segment_sizes
+        return SegmentLayout(*sizes, channels, tuple(sides), hidden=0, overlapping=True)
+
+    def build_quantizer(self, positions: int) -> Quantizer:  # noqa: ARG002
+        """Build the quantizer of the levels, which segments share."""
+        return self.quantizer.build_levels(*self.segment_sizes)
 
 
-def _resolve_size(name: str, configured: int | None, implied: int | None, layout: str) -> int:
-    if configured is None and implied is None:
-        raise InputError(f"autoencoder.{name} is needed for layout={layout}; set it, e.g. to 16")
-    if configured is not None and implied is not None and configured != implied:
-        raise InputError(
-            f"autoencoder.{name} is {configured}, but layout={layout} gives {implied}; drop it"
-        )
-    return configured if configured is not None else implied  # type: ignore[return-value]
+class SegmentConfig(SegmentedConfig):
+    """Global codes of the whole sample first, and then a code for each segment at each level."""
+
+    layout: Literal["segment"] = "segment"
+    global_codes: int = Field(1, ge=0)
+    """Number of codes that describe the whole sample. They come first; with 0, the codes start
+    with the first level of the segments."""
+    linear_skip: bool = False
+    """Add a linear map from samples to code vectors, and one back, beside the networks. The
+    networks learn the remainder. Segments of this map overlap."""
+
+    @property
+    def num_global(self) -> int:
+        """Return G, the number of codes of the whole sample."""
+        return self.global_codes
+
+    def build_linear_skip(self, sample_shape: tuple[int, ...]) -> Layout | None:
+        """Build linear maps of samples, whose segments overlap, if configured."""
+        return super().build_linear_skip(sample_shape) if self.linear_skip else None
+
+
+class LappedSegmentConfig(SegmentedConfig):
+    """A code for each segment at each level, with a linear skip whose segments overlap."""
+
+    layout: Literal["lapped_segment"] = "lapped_segment"
+    noise_bands: int = Field(0, ge=0)
+    """Frequency bands per segment for noise substitution, for audio. Codes carry the loudness of
+    each band, and the decoder fills missing loudness with noise; 0: off."""
+    quantizer: SerializeAsAny[LappedQuantizerConfig] = VectorQuantizerConfig()  # type: ignore[assignment]
+
+    def check_fit(self, sample_shape: tuple[int, ...], shape: tuple[int, ...]) -> None:
+        """Raise InputError unless segments are equal parts with room for the noise bands."""
+        if self.noise_bands and (len(sample_shape) != 2 or sample_shape[0] != 1):
+            raise InputError(
+                f"autoencoder.noise_bands is {self.noise_bands}, and samples of shape "
+                f"{sample_shape} are no mono sounds; drop it"
+            )
+        size = sample_shape[1] // self.segments
+        if self.noise_bands > size // 4:
+            raise InputError(
+                f"autoencoder.noise_bands is {self.noise_bands}, and segments of {size} samples "
+                f"have room for {size // 4}; use fewer"
+            )
+        super().check_fit(sample_shape, shape)
+
+    def build_linear_skip(self, sample_shape: tuple[int, ...]) -> Layout | None:
+        """Build linear maps of samples, and of the loudness of bands."""
+        if not self.noise_bands:
+            return super().build_linear_skip(sample_shape)
+        _, levels, segments, width = self.segment_sizes
+        return NoiseSubstitutionSkip(levels, segments, width, sample_shape[1], self.noise_bands)

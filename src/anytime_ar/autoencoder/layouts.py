@@ -35,6 +35,21 @@ class Layout(nn.Module):
         """Convert code vectors to features: float [B, L, D] -> [B, F, *shape]."""
         raise NotImplementedError
 
+    def zero_init_vectors(self) -> None:
+        """Zero the last layers of the map to code vectors, if it is learned."""
+
+    def loudness(self, x: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Measure the loudness of each band of audio; None: codes do not carry it."""
+        return None
+
+    def decoded_loudness(self, vectors: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Decode the loudness of each band; None: codes do not carry it."""
+        return None
+
+    def fill_noise(self, x: Tensor, loudness: Tensor) -> Tensor:  # noqa: ARG002
+        """Add noise to audio where it lacks loudness, if codes carry it."""
+        return x
+
 
 class ChannelLayout(Layout):
     """Layout with F = L channels, where a code describes all D values of one channel.
@@ -91,7 +106,7 @@ class ResidualVQLayout(Layout):
         levels: M.
         code_width: D.
         shape: sides of the feature map, whose product is P.
-        scan_order: order of the positions within a level. `rows` is raster order. `spread` is Bayer
+        scan_order: order of the positions within a level. `raster` is row by row. `bayer` is Bayer
             order, in which a few codes cover the whole map; see `bayer_order`.
     """
 
@@ -179,6 +194,12 @@ class FullyConnected(nn.Module):
         """Apply the linear map and the MLP branch: [..., inputs] -> [..., outputs]."""
         return self.linear(x) if self.mlp is None else self.linear(x) + self.mlp(x)
 
+    def zero_init(self) -> None:
+        """Zero the last layers, so that the output is zero."""
+        for last in [self.linear] if self.mlp is None else [self.linear, self.mlp[-1]]:
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
+
 
 class ProjectionLayout(Layout):
     """Layout with a learned map from all values to L vectors of width D, and one back.
@@ -214,6 +235,10 @@ class ProjectionLayout(Layout):
     def to_features(self, vectors: Tensor) -> Tensor:
         """Project the L vectors back to all values of the features."""
         return self.expand(vectors.flatten(1)).unflatten(1, (self.features, *self.shape))
+
+    def zero_init_vectors(self) -> None:
+        """Zero the last layers of the map to code vectors."""
+        self.project.zero_init()
 
 
 class SegmentLayout(Layout):
@@ -314,6 +339,12 @@ class SegmentLayout(Layout):
         return features + self.expand(global_vectors.flatten(1)).unflatten(
             1, (self.features, *self.shape)
         )
+
+    def zero_init_vectors(self) -> None:
+        """Zero the last layers of the maps to code vectors."""
+        self.project_part.zero_init()
+        if self.project is not None:
+            self.project.zero_init()
 
     def _decode_segments(self, local: Tensor) -> Tensor:
         """Decode the vectors of each segment to its values: [B, M * S, D] -> [B, S, P]."""

@@ -44,7 +44,7 @@ _MIN_WORK_FOR_THREADS = 2**25
 class _ResidualBlockStruct(ctypes.Structure):
     """The struct `ResidualBlock` of abi.h: the two convolutions of a block."""
 
-    _fields_ = (("spread", LinearMap), ("mix", LinearMap))
+    _fields_ = (("conv1", LinearMap), ("conv2", LinearMap))
 
 
 class _StageStruct(ctypes.Structure):
@@ -68,10 +68,10 @@ class _ImageDecoderStruct(ctypes.Structure):
         ("layout", ctypes.c_int64),
         ("entries", ctypes.c_void_p),
         ("fill", ctypes.c_void_p),
-        ("line", LinearMap),
-        ("bend", LinearMap),
-        ("unbend", LinearMap),
-        ("places", ctypes.c_void_p),
+        ("linear", LinearMap),
+        ("mlp_in", LinearMap),
+        ("mlp_out", LinearMap),
+        ("permutation", ctypes.c_void_p),
         ("features", ctypes.c_int64),
         ("side", ctypes.c_int64),
         ("first", LinearMap),
@@ -193,9 +193,9 @@ class NativeImageDecoder(BoundToProcess):
 
     def _pack(self, autoencoder: OrderedAutoencoder) -> _ImageDecoderStruct:
         """Pack the codebooks, the layout and the networks of an autoencoder."""
-        network, layout = autoencoder.config.network, autoencoder.layout
-        assert network is not None
-        side = autoencoder.sample_shape[1] // network.stride
+        layout, network = autoencoder.layout, autoencoder.decoder
+        assert isinstance(network, ImageDecoder)
+        side = autoencoder.sample_shape[1] // network.config.stride
         entries = autoencoder.codebook_vectors()  # [L, V, D]
         length, width = self._length, autoencoder.code_width
         decoder = _ImageDecoderStruct(
@@ -207,16 +207,15 @@ class NativeImageDecoder(BoundToProcess):
             fill=self._weights.keep_alive(autoencoder.fill, length, width),
             features=layout.features,
             side=side,
-            patch=network.patch,
+            patch=network.config.patch,
         )
         if isinstance(layout, ProjectionLayout):
             self._pack_projection(decoder, layout, side)
         if isinstance(layout, ResidualVQLayout):
-            decoder.places = self._weights.keep_alive(
+            decoder.permutation = self._weights.keep_alive(
                 layout.permutation, side**2, dtype=torch.int64
             )
-        assert isinstance(autoencoder.decoder, ImageDecoder)
-        self._pack_network(decoder, autoencoder.decoder, len(network.widths))
+        self._pack_network(decoder, network)
         return decoder
 
     def _pack_projection(
@@ -230,17 +229,16 @@ class NativeImageDecoder(BoundToProcess):
             order = _arange(linear.out_features).view(layout.features, side**2).T.flatten()
             return self._weights.pack_linear(linear.weight[order], linear.bias[order])
 
-        decoder.line = by_position(layout.expand.linear)
+        decoder.linear = by_position(layout.expand.linear)
         if layout.expand.mlp is not None:
             first, _, last = layout.expand.mlp
             assert isinstance(first, nn.Linear)
-            decoder.bend = self._weights.pack_linear(first.weight, first.bias)
-            decoder.unbend = by_position(last)
+            decoder.mlp_in = self._weights.pack_linear(first.weight, first.bias)
+            decoder.mlp_out = by_position(last)
 
-    def _pack_network(
-        self, decoder: _ImageDecoderStruct, network: ImageDecoder, stages: int
-    ) -> None:
+    def _pack_network(self, decoder: _ImageDecoderStruct, network: ImageDecoder) -> None:
         """Pack the convolutions of the decoder network, stage by stage."""
+        stages = len(network.config.widths)
         first, *rest = network.layers
         assert isinstance(first, nn.Conv2d)
         side, width = decoder.side, first.out_channels
@@ -249,9 +247,9 @@ class NativeImageDecoder(BoundToProcess):
         blocks: list[_ResidualBlockStruct] = []
         for layer in rest:
             if isinstance(layer, ImageResidualBlock):
-                spread = self._pack_convolution(layer.conv1, side)
+                convolutions = layer.conv1, layer.conv2
                 blocks.append(
-                    _ResidualBlockStruct(spread, self._pack_convolution(layer.conv2, side))
+                    _ResidualBlockStruct(*(self._pack_convolution(c, side) for c in convolutions))
                 )
             elif isinstance(layer, nn.Conv2d):
                 found.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, SerializeAsAny, field_validator, model_validator
 
 from anytime_ar.autoencoder import AutoencoderConfig
 from anytime_ar.config import Config
@@ -72,7 +72,7 @@ class Card(Config):
     """Name of the model."""
     data: DataCard
     """Shape, range and labels of the samples."""
-    autoencoder: AutoencoderConfig
+    autoencoder: SerializeAsAny[AutoencoderConfig]
     """Configuration of the autoencoder's networks."""
     prior: PriorConfig | None = None
     """Configuration of the prior; None for an autoencoder alone, which encodes and decodes only."""

@@ -106,10 +106,8 @@ def unordered_experiment(experiment: Experiment) -> Experiment:
 
     It trains without truncation, without an initialization that orders codes, and without a prior.
     """
-    autoencoder, quantizer = experiment.autoencoder, experiment.autoencoder.quantizer
-    if quantizer.init == "residual_pca":
-        quantizer = quantizer.model_copy(update={"init": "kmeans", "error_feedback": False})
-        autoencoder = autoencoder.model_copy(update={"quantizer": quantizer})
+    quantizer = experiment.autoencoder.quantizer.unordered()
+    autoencoder = experiment.autoencoder.model_copy(update={"quantizer": quantizer})
     options = experiment.autoencoder_training
     plain = options.model_copy(
         update={"scheme": "one_stage", "truncation": TruncationConfig(distribution="full")}

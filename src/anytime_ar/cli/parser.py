@@ -11,7 +11,7 @@ import argparse
 import re
 import textwrap
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Never, TypeVar, Union, get_args, get_origin
@@ -24,9 +24,10 @@ from jsonargparse import (  # type: ignore[attr-defined]
     Namespace,
     set_parsing_settings,
 )
+from pydantic.fields import FieldInfo
 
 from anytime_ar.cli.console import did_you_mean
-from anytime_ar.config import Config
+from anytime_ar.config import Config, ConfigUnion
 from anytime_ar.errors import InputError
 from anytime_ar.legacy import upgrade, warn_renamed
 from anytime_ar.runtime.files import read_text
@@ -127,7 +128,54 @@ class Parser(ArgumentParser):
             default=argparse.SUPPRESS,
             help="Show all settings as well and exit.",
         )
-        self.add_class_arguments(config, as_group=False)
+        unions = _unions_in(config)
+        self.add_class_arguments(config, as_group=False, skip=set(unions))
+        for name, union in unions.items():
+            self._add_union(name, union.members())
+
+    def _add_union(self, key: str, members: Mapping[str, type[ConfigUnion]]) -> None:
+        """Add the settings of all members of a union, grouped by the members that have them.
+
+        They have no default, so that the namespace holds only settings that are given.
+        """
+        chooser = next(iter(members.values())).discriminator
+        owners: dict[str, tuple[str, ...]] = {}
+        inside: dict[str, dict[str, type[ConfigUnion]]] = {}
+        for name, member in members.items():
+            unions = _unions_in(member)
+            for setting in member.model_fields:
+                if setting not in unions and setting != chooser:
+                    owners[setting] = (*owners.get(setting, ()), name)
+            for setting, union in unions.items():
+                inside[setting] = {**union.members(), **inside.get(setting, {})}
+        choices = Literal[tuple(members)]  # type: ignore[valid-type]
+        what = "; ".join(f"{name}: {_summary(member)}" for name, member in members.items())
+        group = self.add_argument_group(f"{key}, whose settings depend on {chooser}")
+        group.add_argument(f"--{key}.{chooser}", type=choices, default=argparse.SUPPRESS, help=what)
+        for names in dict.fromkeys(owners.values()):
+            if len(names) < len(members):
+                group = self.add_argument_group(f"{key} with {chooser} {' or '.join(names)}")
+            member, first = members[names[0]], len(self._actions)
+            others = {name for name in member.model_fields if owners.get(name) != names}
+            group.add_class_arguments(member, key, as_group=False, skip=others)
+            for action in self._actions[first:]:
+                if action.default != argparse.SUPPRESS:
+                    default = "null" if action.default is None else action.default
+                    action.help = f"{action.help} Default: {default}."
+                    action.default = argparse.SUPPRESS
+        for setting, choice in inside.items():
+            self._add_union(f"{key}.{setting}", choice)
+
+    def dump(self, *arguments: Any, **options: Any) -> str:
+        """Return the settings as text, with the defaults of the chosen members of unions."""
+        text = super().dump(*arguments, **options)
+        if self.config is None or options.get("skip_default"):
+            return text
+        values = yaml.safe_load(text)
+        for name, union in _unions_in(self.config).items():
+            member = union.parse(values.get(name) or {}, origin=name)
+            values[name] = member.model_dump(mode="json")
+        return yaml.safe_dump(values, sort_keys=False)
 
     def normalize_arguments(self, arguments: list[str]) -> list[str]:
         """Replace a leading configuration name by `--config FILE`, and hyphens in options by `_`.
@@ -148,6 +196,7 @@ class Parser(ArgumentParser):
             arguments = ["--config", str(config_path(arguments[0])), *arguments[1:]]
         if self.argument_hook is not None:
             arguments = self.argument_hook(arguments)
+        dropped: set[int] = set()
         for at, argument in enumerate(arguments):
             if argument == "--config" and at + 1 < len(arguments):
                 arguments[at + 1] = _present_settings(self.config, arguments[at + 1])
@@ -158,11 +207,16 @@ class Parser(ArgumentParser):
                 option, equals, value = argument[2:].partition("=")
                 following = arguments[at + 1 : at + 2]
                 given = value if equals else (following[0] if following else "")
-                option, given = _present_option(self.config, option, given)
+                separate = not equals and bool(following) and not following[0].startswith("-")
+                present = _present_option(self.config, option, given)
+                if present is None:
+                    dropped |= {at, at + separate}
+                    continue
+                option, given = present
                 arguments[at] = f"--{option}{equals}{given if equals else ''}"
-                if not equals and following and not following[0].startswith("-"):
+                if separate:
                     arguments[at + 1] = given
-        return arguments
+        return [argument for at, argument in enumerate(arguments) if at not in dropped]
 
     def _wrong_value(self, message: str) -> str | None:
         """Return which option expected what, from a message of jsonargparse; None: not known."""
@@ -266,12 +320,39 @@ def _config_types_in(hint: Any) -> list[type[Config]]:
     return [config for inside in get_args(hint) for config in _config_types_in(inside)]
 
 
+def _unions_in(config: type[Config]) -> dict[str, type[ConfigUnion]]:
+    """Return the settings of a configuration that are unions, by name."""
+    fields = {name: field.annotation for name, field in config.model_fields.items()}
+    return {
+        name: hint
+        for name, hint in fields.items()
+        if isinstance(hint, type) and issubclass(hint, ConfigUnion)
+    }
+
+
+def _members(config: type[Config]) -> list[type[Config]]:
+    """Return the members of a union; any other configuration alone."""
+    return [*config.members().values()] if issubclass(config, ConfigUnion) else [config]
+
+
+def _field(config: type[Config], name: str) -> FieldInfo | None:
+    """Return a field of a configuration, or of the first member of a union that has it."""
+    found = (member.model_fields.get(name) for member in _members(config))
+    return next((field for field in found if field is not None), None)
+
+
+def _summary(config: type[Config]) -> str:
+    """Return the first sentence of the docstring of a configuration."""
+    return (config.__doc__ or "").split(".")[0]
+
+
 def _iter_keys(config: type[Config], prefix: str = "") -> Iterator[str]:
     """Yield the dotted names of the settings of a configuration, depth first."""
-    for name, field in config.model_fields.items():
-        yield prefix + name
-        for inside in _config_types_in(field.annotation):
-            yield from _iter_keys(inside, f"{prefix}{name}.")
+    for member in _members(config):
+        for name, field in member.model_fields.items():
+            yield prefix + name
+            for inside in _config_types_in(field.annotation):
+                yield from _iter_keys(inside, f"{prefix}{name}.")
 
 
 def _present_settings(config: type[Config], path_or_text: str) -> str:
@@ -295,42 +376,42 @@ def _present_settings(config: type[Config], path_or_text: str) -> str:
     return path_or_text if text.encode() == path.read_bytes() else text
 
 
-def _upgrade_settings(config: type[Config], values: Any) -> Any:
+def _upgrade_settings(config: type[Config], values: Any, *, warn: bool = True) -> Any:
     """Return settings under their present names, warning of the others."""
     if not isinstance(values, dict):
         return values
-    present = upgrade([base.__name__ for base in config.__mro__], values)
-    for old, new in zip(values, present, strict=True):
-        if old != new:
+    classes = [base.__name__ for base in config.__mro__]
+    present = upgrade(classes, values)
+    for old in values if warn else ():
+        (new,) = upgrade(classes, {old: None})
+        if old not in present and new != old:
             warn_renamed(str(old), str(new))
-    return {name: _upgrade_inside(config, name, value) for name, value in present.items()}
-
-
-def _upgrade_inside(config: type[Config], name: Any, value: Any) -> Any:
-    field = config.model_fields.get(name)
-    inside = [] if field is None else _config_types_in(field.annotation)
-    return _upgrade_settings(inside[0], value) if inside else value
-
-
-def _present_option(config: type[Config], option: str, value: str) -> tuple[str, str]:
-    """Return a dotted option and its value under their present names, warning of others."""
-    owner: type[Config] | None = config
-    names, last = option.split("."), len(option.split(".")) - 1
-    for at, name in enumerate(names):
-        if owner is None:
-            break
-        (renamed,) = upgrade([base.__name__ for base in owner.__mro__], {name: None})
-        names[at] = renamed
-        if at == last:
-            given = {renamed: value}
-            value = str(upgrade([base.__name__ for base in owner.__mro__], given)[renamed])
-        field = owner.model_fields.get(renamed)
+    for name, value in present.items():
+        field = _field(config, name)
         inside = [] if field is None else _config_types_in(field.annotation)
-        owner = inside[0] if inside else None
+        if inside:
+            present = present | {name: _upgrade_settings(inside[0], value, warn=warn)}
+    return present
+
+
+def _present_option(config: type[Config], option: str, value: str) -> tuple[str, str] | None:
+    """Return a dotted option and its value under their present names, warning of others.
+
+    None: the option chooses what is so anyway, and has no name any more.
+    """
+    values: Any = value
+    for name in reversed(option.split(".")):
+        values = {name: values}
+    values, names = _upgrade_settings(config, values, warn=False), []
+    while isinstance(values, dict) and values:
+        ((name, values),) = values.items()
+        names.append(name)
+    if values == {}:
+        return None
     present = ".".join(names)
     if present != option:
         warn_renamed(_kebab_case(f"--{option}"), _kebab_case(f"--{present}"))
-    return present, value
+    return present, str(values)
 
 
 def _check_settings(text: str, origin: str) -> None:
@@ -400,5 +481,6 @@ def read_config(config_type: type[ConfigT], arguments: Namespace) -> ConfigT:
     """Return a configuration from the parsed arguments."""
     values: dict[str, Any] = arguments.as_dict()
     return config_type.parse(
-        {name: values[name] for name in config_type.model_fields}, origin="settings"
+        {name: values[name] for name in config_type.model_fields if name in values},
+        origin="settings",
     )

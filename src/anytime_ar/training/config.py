@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializeAsAny, field_validator
 
-from anytime_ar.autoencoder import AutoencoderConfig, TruncationConfig
+from anytime_ar.autoencoder import AutoencoderConfig, ProjectionConfig, TruncationConfig
 from anytime_ar.config import Config
 from anytime_ar.data import AugmentationConfig, DataConfig
 from anytime_ar.prior import PriorConfig, SamplingParams
@@ -148,7 +148,7 @@ class TrainConfig(Config):
     """Data set and how it is prepared."""
     augmentation: AugmentationConfig = AugmentationConfig()
     """Augmentation of the samples that the autoencoder and the decoder GAN train on."""
-    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    autoencoder: SerializeAsAny[AutoencoderConfig] = ProjectionConfig()
     """Networks, quantizer and codes of the autoencoder."""
     autoencoder_training: AutoencoderTrainingConfig = AutoencoderTrainingConfig()
     """Settings of the stage `autoencoder`."""

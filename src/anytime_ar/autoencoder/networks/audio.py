@@ -12,7 +12,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytime_ar.autoencoder.config import NetworkConfig
+from anytime_ar.autoencoder.networks.config import NetworkConfig
 
 _DILATIONS = (1, 3, 9)
 """Dilations of consecutive residual blocks, repeated."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytime_ar.autoencoder.config import NetworkConfig
+from anytime_ar.autoencoder.networks.config import NetworkConfig
 
 
 class ImageResidualBlock(nn.Module):
@@ -85,6 +85,7 @@ class ImageDecoder(nn.Module):
     def __init__(self, config: NetworkConfig, channels: int, features: int) -> None:
         """Build the layers, from the coarsest to the finest resolution."""
         super().__init__()
+        self.config = config
         widths = config.widths[::-1]
         layers: list[nn.Module] = [
             nn.Conv2d(features, widths[0], 3, padding=1),

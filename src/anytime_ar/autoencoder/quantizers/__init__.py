@@ -2,41 +2,38 @@
 
 `VectorQuantizer` (learned codebooks), `LevelQuantizer` (codebooks that segments share),
 `FiniteScalarQuantizer` (a fixed grid) and `NoQuantizer` (for the linear autoencoder, whose
-truncation must recover PCA) share one interface: `Quantizer`.
+truncation must recover PCA) share one interface: `Quantizer`. Each has a configuration that builds
+it.
 """
 
 from __future__ import annotations
 
 from anytime_ar.autoencoder.quantizers.base import NoQuantizer, Quantized, Quantizer
-from anytime_ar.autoencoder.quantizers.config import QuantizerConfig
+from anytime_ar.autoencoder.quantizers.config import (
+    FiniteScalarQuantizerConfig,
+    LappedQuantizerConfig,
+    NoQuantizerConfig,
+    QuantizerConfig,
+    ResidualPCAQuantizerConfig,
+    ResidualQuantizerConfig,
+    VectorQuantizerConfig,
+)
 from anytime_ar.autoencoder.quantizers.finite_scalar import FiniteScalarQuantizer
 from anytime_ar.autoencoder.quantizers.level import LevelQuantizer
 from anytime_ar.autoencoder.quantizers.vector import VectorQuantizer
 
 __all__ = [
     "FiniteScalarQuantizer",
+    "FiniteScalarQuantizerConfig",
+    "LappedQuantizerConfig",
     "LevelQuantizer",
     "NoQuantizer",
+    "NoQuantizerConfig",
     "Quantized",
     "Quantizer",
     "QuantizerConfig",
+    "ResidualPCAQuantizerConfig",
+    "ResidualQuantizerConfig",
     "VectorQuantizer",
-    "build_quantizer",
+    "VectorQuantizerConfig",
 ]
-
-
-def build_quantizer(config: QuantizerConfig, code_length: int, code_width: int) -> Quantizer:
-    """Build the configured quantizer.
-
-    Args:
-        config: kind of quantizer, and how its codebooks are learned.
-        code_length: L.
-        code_width: D.
-    """
-    match config.kind:
-        case "vq":
-            return VectorQuantizer(config, code_length, code_width)
-        case "fsq":
-            return FiniteScalarQuantizer(config.levels, config.commitment)
-        case "none":
-            return NoQuantizer()

@@ -6,13 +6,17 @@ learn from as there are segments. Error feedback stays within a segment.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from anytime_ar.autoencoder.quantizers.base import Collectives, Quantized, Quantizer
-from anytime_ar.autoencoder.quantizers.config import QuantizerConfig
 from anytime_ar.autoencoder.quantizers.vector import VectorQuantizer
+
+if TYPE_CHECKING:
+    from anytime_ar.autoencoder.quantizers.config import VectorQuantizerConfig
 
 
 class LevelQuantizer(Quantizer):
@@ -31,7 +35,7 @@ class LevelQuantizer(Quantizer):
 
     def __init__(
         self,
-        config: QuantizerConfig,
+        config: VectorQuantizerConfig,
         num_global: int,
         levels: int,
         segments: int,

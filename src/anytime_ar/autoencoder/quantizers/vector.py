@@ -8,14 +8,16 @@ Later codes may correct the errors of earlier ones (see `error_feedback`).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from anytime_ar.autoencoder.quantizers.base import Collectives, Quantized, Quantizer
-from anytime_ar.autoencoder.quantizers.config import QuantizerConfig
 from anytime_ar.autoencoder.quantizers.error_feedback import ErrorFeedback
+
+if TYPE_CHECKING:
+    from anytime_ar.autoencoder.quantizers.config import VectorQuantizerConfig
 
 EMA_BUFFERS = ("cluster_size", "embed_avg")
 """Names of the EMA buffers, which only training needs."""
@@ -40,7 +42,7 @@ class VectorQuantizer(Quantizer):
 
     def __init__(
         self,
-        config: QuantizerConfig,
+        config: VectorQuantizerConfig,
         code_length: int,
         code_width: int,
         *,

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from anytime_ar.data.config import DataConfig
@@ -54,7 +55,7 @@ def hub_source(config: DataConfig) -> DataSource:
         )
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"data set {config.name!r}: no such local path, and {call} failed "
+            f"data set {config.name!r}: no such path in {Path.cwd()}, and {call} failed "
             f"({first_line(error)}); check the spelling, data.subset and the network, or pass a "
             "local folder"
         ) from error

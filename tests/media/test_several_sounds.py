@@ -17,7 +17,7 @@ from anytime_ar.media.audio_header import check_header
 
 RATE = 16_000
 COUNT = 40_000
-KINDS = ("WAV", "RF64", "W64", "AIFF", "CAF", "FLAC", "OGG", "MP3")
+KINDS = ("WAV", "RF64", "W64", "AIFF", "AU", "CAF", "VOC", "FLAC", "OGG", "MP3")
 
 
 def encoded(kind: str, subtype: str | None = None, seed: int = 0) -> bytes:

@@ -41,7 +41,8 @@ _MAX_MP3_MISCOUNT_BYTES = 4096
 """Most bytes that the tag of an MP3 may leave out; some writers do not count its own frame."""
 _ANY_FILE = re.compile(
     rb"(?:RIFF|RIFX|RF64|BW64)....WAVE|FORM....(?:AIF[FC]|8SVX|16SV)|fLaC[\0\x80]\0\0\x22"
-    rb"|OggS\0[\x02\x06]|caff\0\x01|riff\x2e\x91\xcf\x11",
+    rb"|OggS\0[\x02\x06]|caff\0\x01|riff\x2e\x91\xcf\x11|\.snd\0\0|dns\..{2}\0\0"
+    rb"|Creative Voice File\x1a",
     re.DOTALL,
 )
 """Start of an audio file."""

@@ -219,7 +219,10 @@ PLACEHOLDERS = (0, 8, 2**31 - 1, 2**31, 2**31 + 36, 0x7FFFF000, 0x7F000000, 2**3
 
 
 def sound(random: Random, folder: Path) -> None:
-    """Check that audio decodes to finite numbers, and completely if only header sizes are wrong."""
+    """Check that audio decodes to finite numbers, and completely if only header sizes are wrong.
+
+    Two sounds in one file must be refused.
+    """
     kind = pick(random, *SOUND_KINDS)
     count, channels = int(random.integers(1, 5000)), int(random.integers(1, 3))
     wave = np.clip(random.standard_normal((count, channels)) * 0.2, -1, 1)
@@ -227,11 +230,13 @@ def sound(random: Random, folder: Path) -> None:
     rate = pick(random, 8000, 16_000, 44_100)
     soundfile.write(file, wave.astype(np.float32), rate, format=kind)
     content = file.getvalue()
-    way = pick(random, "whole", "sizes", "damaged")
+    way = pick(random, "whole", "sizes", "damaged", "joined")
     if way == "sizes" and kind == "WAV":
         size = struct.pack("<I", pick(random, *PLACEHOLDERS[2:]))
         at = content.index(b"data") + 4
         content = content[:4] + size + content[8:at] + size + content[at + 4 :]
+    elif way == "joined":
+        content += content
     elif way != "whole":
         way, content = "damaged", damaged(random, content, 200)
     path = folder / "x.wav"
@@ -239,8 +244,9 @@ def sound(random: Random, folder: Path) -> None:
     try:
         found = AudioFile(path, rate).measure()
     except DataError:
-        assert way == "damaged", f"{kind} with {way} is refused"
+        assert way in ("damaged", "joined"), f"{kind} with {way} is refused"
         raise
+    assert way != "joined", f"only the first sound of {kind} is read"
     assert np.isfinite(found.peak)
     if way != "damaged" and kind != "MP3":
         assert found.num_samples == count

@@ -2,8 +2,9 @@
 
     python benchmarks/fuzz_environment.py --count 500 --seed 0 --out runs/fuzz_environment
 
-Streams are closed, full or limited to few characters. There is no home, no folder for temporary
-files, or no locale; few files may be open, and numbers are invalid. A command has to end with its
+Streams are closed, full or limited to few characters. There is no home, no cache, no folder for
+temporary files, no current folder or no locale; few files may be open, files must be small, there
+is one processor, and numbers are invalid. A command has to end with its
 result, or with one line and a documented exit code: no traceback, no crash, no hang. Each violation
 is printed with its number. `--only NUMBER` repeats it.
 """
@@ -107,7 +108,7 @@ def run_random_command(chance: random.Random, place: Path) -> tuple[str, str]:
     environment = dict(os.environ)
     shell = []
     for _ in range(chance.randrange(1, 4)):
-        match chance.randrange(10):
+        match chance.randrange(14):
             case 0:
                 shell.append("exec >&-")
             case 1:
@@ -126,6 +127,15 @@ def run_random_command(chance: random.Random, place: Path) -> tuple[str, str]:
                 shell.append(f"ulimit -n {chance.choice([32, 64, 256])}")
             case 8:
                 environment["TMPDIR"] = chance.choice(["/nonexistent", str(picture_path)])
+            case 9:
+                cache = chance.choice(["/nonexistent", "/proc", str(picture_path), "relative"])
+                environment["XDG_CACHE_HOME"] = cache
+            case 10:
+                shell.append(f"ulimit -f {chance.choice([0, 8, 1024])}")
+            case 11:
+                shell.append("taskset -p -c 0 $$ >/dev/null")
+            case 12:
+                shell.append("mkdir gone; cd gone; rmdir ../gone")
             case _:
                 shell.append("exec <&-")
     run = [sys.executable, "-m", "anytime_ar", *command]

@@ -33,7 +33,7 @@ def make_parser(docstring: str) -> argparse.ArgumentParser:
 def load_model_and_data(options: argparse.Namespace) -> tuple[AnytimeModel, DataSplits]:
     """Load the requested model and its data set."""
     model = load(options.model, device="cpu")
-    return model, load_data(model_data_config(model, options.data))
+    return model, load_data(model_data_config(model, options.model, options.data))
 
 
 def require_labels(labels: Tensor | None) -> Tensor:

@@ -80,3 +80,10 @@ def test_data_names_of_0_1() -> None:
     from anytime_ar.data import AudioFile
 
     assert Recording is AudioFile  # type: ignore[comparison-overlap]
+
+
+def test_length_of_a_recording_of_0_1() -> None:
+    from anytime_ar.media.audio import LengthAndPeak
+
+    with pytest.warns(FutureWarning, match="LengthAndPeak.samples is called"):
+        assert LengthAndPeak(7, 0.5).samples == 7

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -18,7 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from anytime_ar.bundle.curve import Curve
-from anytime_ar.bundle.format import load_bundle
+from anytime_ar.bundle.format import load_bundle, save_bundle
 from anytime_ar.cli import main
 from anytime_ar.sampling import load
 from cli.command_line import TINY, fails, refused
@@ -289,6 +290,20 @@ def test_a_missing_feature_extractor_is_trained_first(measured, tmp_path, monkey
     assert [line.split()[:3] for line in again.out.splitlines()] == [
         line.split()[:3] for line in told.out.splitlines()
     ]
+
+
+def test_a_copy_of_the_data_trains_the_feature_extractor_too(measured, tmp_path, monkeypatch):
+    """The model names a data set of the Hub, which is not asked for."""
+    monkeypatch.chdir(tmp_path)
+    bundle = load_bundle(measured / "run" / "bundle")
+    settings = bundle.card.training["data"] | {"name": "owner/name"}
+    card = bundle.card.model_copy(update={"training": bundle.card.training | {"data": settings}})
+    save_bundle(replace(bundle, card=card), Path("run/bundle"))
+    shutil.copy(measured / "run" / "config.yaml", "run")
+    monkeypatch.setattr("anytime_ar.data.loading.hub_source", lambda _: pytest.fail("asked"))
+    main(evaluate_alone("run", "--data.name", str(measured / "data")))
+    trained = Path("runs/features/tiny/features.json").read_bytes()
+    assert trained == (measured / "features/features.json").read_bytes()
 
 
 def test_a_model_alone_takes_the_shipped_configuration_of_its_name(

@@ -28,18 +28,18 @@ def test_missing_path_suggests_a_close_one(root: Path, monkeypatch) -> None:
     monkeypatch.chdir(root)
     close = str(root).removesuffix("s")
     refused(r"'.*picture' does not exist; did you mean .*pictures\?", close)
-    refused(r"does not exist; check the spelling; pass an existing", root / "nothing/alike")
-    refused(r"'digitz' does not exist; did you mean digits\?", "digitz")
+    refused(r"does not exist; check the spelling; set data.name to", root / "nothing/alike")
+    refused(rf"'digitz' does not exist in {root}; did you mean digits\?", "digitz")
 
 
 def test_mistyped_relative_path_does_not_ask_the_hub(root, monkeypatch) -> None:
     monkeypatch.chdir(root.parent.parent)
-    refused(r"does not exist; did you mean", f"{root.parent.name}/picturs")
+    refused(r"does not exist in .*; did you mean", f"{root.parent.name}/picturs")
 
 
 def test_paths_that_no_file_can_have() -> None:
     refused(r"cannot be looked at \(File name too long\); pass an existing", "x" * 5000)
-    refused(r"does not exist; ", "a\0b")
+    refused(r"does not exist in ", "a\0b")
 
 
 def test_revision_of_a_local_set(root: Path) -> None:
@@ -55,7 +55,8 @@ def test_unknown_hub_name(monkeypatch, failure: Exception) -> None:
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     refused(
-        rf"'ylecun/mnits': no such local path, and datasets.load_dataset\('ylecun/mnits', None\) "
+        rf"'ylecun/mnits': no such path in {Path.cwd()}, and "
+        rf"datasets.load_dataset\('ylecun/mnits', None\) "
         rf"failed \({failure}\); check the spelling, data.subset and the network, or pass a local",
         "ylecun/mnits",
     )

@@ -101,6 +101,25 @@ def test_no_file_that_is_a_split(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.parametrize("pattern", ["{}-00000-of-00001", "{}/0000"])
+def test_a_clone_of_a_hub_set_with_a_folder_for_its_configuration(
+    tmp_path: Path, pattern: str
+) -> None:
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: plain\n---\n")
+    (tmp_path / ".git").mkdir()
+    for split in ("train", "test"):
+        write(tmp_path / f"plain/{pattern.format(split)}.parquet", image=BYTES)
+    assert load(tmp_path).test.size == COUNT
+    write(tmp_path / "other/train-00000-of-00001.parquet", image=BYTES[:9])
+    with pytest.raises(DataError, match=r"several data sets \(other, plain\); choose one"):
+        load(tmp_path)
+    assert load(tmp_path, subset="plain").test.size == COUNT
+    for i, content in enumerate(BYTES):  # with images, the folder is no set of the Hub
+        (tmp_path / f"{i}.png").write_bytes(content)
+    with pytest.warns(UserWarning, match=r"left out 4 files that are no samples: 3 x \.parquet"):
+        assert load(tmp_path).label_names is None
+
+
 def test_shards_that_cannot_be_one_split(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", image=BYTES)
     write(tmp_path / "train-00000-of-00002.parquet", image=BYTES)

@@ -107,15 +107,15 @@ def test_a_mount_point_with_a_space(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
 def test_an_affinity_counts_and_not_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    splits._decode_pool.cache_clear()
+    splits._decoders.cache_clear()
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     try:
         assert available_cpus() == 1
-        assert splits._decode_pool()._max_workers == 1
+        assert splits._decoders()._max_workers == 1
     finally:
         os.sched_setaffinity(0, before)
-        splits._decode_pool.cache_clear()
+        splits._decoders.cache_clear()
 
 
 def test_threads_are_those_asked_for_or_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,7 +136,7 @@ def run_encode(arguments: Namespace) -> None:
     job = encode_job(
         arguments.model,
         model,
-        model_data_config(model, arguments.data),
+        model_data_config(model, arguments.model, arguments.data),
         split=arguments.split,
         sharding=read_config(ShardingConfig, arguments),
         device=device,

@@ -23,6 +23,7 @@ from anytime_ar.cli.options import (
     add_precision,
     add_run_options,
     add_sampling_params,
+    is_run,
     model_data_config,
     print_result,
     progress_bar,
@@ -42,7 +43,8 @@ from anytime_ar.cli.train_classifier import (
     default_classifier_folder,
     train_and_save_classifier,
 )
-from anytime_ar.data import DataSplits, load_data
+from anytime_ar.data import DataConfig, DataSplits, load_data
+from anytime_ar.data.loading import EMBEDDED_SOURCES, local_data_path
 from anytime_ar.errors import InputError, require_extras
 from anytime_ar.evaluation import (
     FeatureExtractor,
@@ -126,7 +128,7 @@ def run(arguments: Namespace) -> None:
         raise InputError("--save-curve and --no-save-curve contradict each other; leave one out")
     folder = arguments.out or _report_folder(arguments.model)
     check_output_path(folder, is_folder=True)
-    if arguments.save_curve or _is_run(arguments.model):
+    if arguments.save_curve or is_run(arguments.model):
         check_replaceable(find_bundle(arguments.model).resolve())
     require_extras("evaluation", "eval")  # before anything is trained or measured
     tune_threads_from(arguments)
@@ -143,11 +145,11 @@ def run(arguments: Namespace) -> None:
         check_feature_extractor(path)
     else:
         check_output_path(path, is_folder=True)
-    data_config = model_data_config(model, arguments.data, arguments.label_key)
+    data_config = model_data_config(model, arguments.model, arguments.data, arguments.label_key)
     data = load_data(data_config)
     if experiment is not None:
         print(f"anytime: there is no {path} yet; training it first", file=sys.stderr)
-        own = data if experiment.data == data_config else load_data(experiment.data)
+        own = _classifier_data(experiment.data, model, data)
         train_and_save_classifier(experiment, own, path, arguments.device)
     features: FeatureExtractor | TorchScriptFeatureExtractor
     if path.is_file():
@@ -200,7 +202,7 @@ def _experiment_of(location: str, model: AnytimeModel) -> Experiment | None:
     if processes is not None and processes.devices * processes.nodes > 1:
         return None
     name = model.bundle.card.name
-    if _is_run(location):
+    if is_run(location):
         file = Path(location) / "config.yaml"
     elif name in config_names():
         file = config_path(name)
@@ -208,7 +210,23 @@ def _experiment_of(location: str, model: AnytimeModel) -> Experiment | None:
         return None
     check_yaml_size(file)
     experiment = Experiment.parse(yaml.safe_load(read_text(file)), origin=str(file))
-    return experiment.model_copy(update={"data": model_data_config(model, None)})
+    return experiment.model_copy(update={"data": model_data_config(model, location, None)})
+
+
+def _classifier_data(own: DataConfig, model: AnytimeModel, data: DataSplits) -> DataSplits:
+    """Return the data set to train a feature extractor on: the model's own, or a copy of it.
+
+    Data of the same shape and classes are a copy if the model's own are not on this machine.
+
+    Args:
+        own: the model's own data.
+        model: the model.
+        data: the data that the model is evaluated on.
+    """
+    card = model.bundle.card.data
+    is_here = own.name in EMBEDDED_SOURCES or local_data_path(own.name).exists()
+    is_copy = data.sample_shape == card.sample_shape and card.labels in (None, data.label_names)
+    return data if own == data.config or (is_copy and not is_here) else load_data(own)
 
 
 def _codes_to_show(model: AnytimeModel, data: DataSplits, arguments: Namespace) -> Tensor:
@@ -230,7 +248,7 @@ def _saves_curve_by_default(arguments: Namespace, curve: Curve, earlier: Curve |
     It does if data and sampling parameters are its own, unless its stored curve has more samples or
     more numbers of codes.
     """
-    if not _is_run(arguments.model) or arguments.no_save_curve or arguments.precision != "float32":
+    if not is_run(arguments.model) or arguments.no_save_curve or arguments.precision != "float32":
         return False
     if arguments.data or arguments.label_key or sampling_kwargs_from(arguments):
         return False
@@ -239,11 +257,6 @@ def _saves_curve_by_default(arguments: Namespace, curve: Curve, earlier: Curve |
     )
 
 
-def _is_run(model: str) -> bool:
-    """Return whether a path is the folder of a run."""
-    return (Path(model) / "config.yaml").is_file()
-
-
 def _report_folder(model: str) -> Path:
     """Return the folder of a run, or for another model a folder named after it."""
-    return Path(model) if _is_run(model) else Path("runs") / Path(model).name
+    return Path(model) if is_run(model) else Path("runs") / Path(model).name

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from anytime_ar.cli.parser import Parser, literal_text
 from anytime_ar.data import DataConfig
+from anytime_ar.data.fingerprint import find_moved_data
 from anytime_ar.errors import InputError
 from anytime_ar.prior import Precision
 from anytime_ar.prior.sampling_params import SamplingParams
@@ -199,20 +200,29 @@ def parse_label(model: AnytimeModel, label: str | None) -> int | str | None:
 
 
 def model_data_config(
-    model: AnytimeModel, name: str | None, label_key: str | None = None
+    model: AnytimeModel, location: str, name: str | None, label_key: str | None = None
 ) -> DataConfig:
     """Return the configuration of the data set that a model was trained on.
 
     Args:
         model: the model, whose data settings are used.
+        location: shipped name, folder or Hub ID of the model; a run knows where its data is.
         name: path or name of the data set; None: that of the training.
         label_key: column or key of the labels; None: that of the training.
     """
     card = model.bundle.card
     values = card.training.get("data", {"name": card.data.name})
     config = DataConfig.parse(values, origin=f"data of model {card.name!r}")
+    run = Path(location) if is_run(location) else Path(location).parent
+    if name is None and Path(location).is_dir() and is_run(run):
+        config = find_moved_data(config, run)
     changes = {"name": name, "label_key": label_key}
     return config.model_copy(update={key: to for key, to in changes.items() if to is not None})
+
+
+def is_run(folder: Path | str) -> bool:
+    """Return whether a path is the folder of a run."""
+    return (Path(folder) / "config.yaml").is_file()
 
 
 def parse_named_path(text: str) -> tuple[str, str]:

@@ -30,6 +30,7 @@ from anytime_ar.training import (
     train,
     train_on_ray,
 )
+from anytime_ar.training.run import check_run_folder
 
 
 def add_arguments(parser: Parser) -> None:
@@ -100,7 +101,9 @@ def run(arguments: Namespace) -> None:
             "--engine ray"
         )
     else:
-        check_data_path(config.data)  # before threads are timed
+        config = check_run_folder(folder, config, resume=arguments.resume)
+        if not (arguments.resume and (folder / "bundle").is_dir()):
+            check_data_path(config.data)  # before threads are timed
         _set_training_threads(arguments, folder, processes)
         train(config, folder, **options)
     if is_rank_zero_process():

@@ -10,10 +10,13 @@ import hashlib
 import math
 from pathlib import Path
 
-from anytime_ar.config import Config
+from pydantic import ValidationError
+
+from anytime_ar.config import Config, format_validation_error
 from anytime_ar.data.config import DataConfig
-from anytime_ar.data.loading import EMBEDDED_SOURCES, DataSplits
+from anytime_ar.data.loading import EMBEDDED_SOURCES, DataSplits, local_data_path
 from anytime_ar.data.splits import MemorySplit, Split
+from anytime_ar.errors import DataError, InputError
 
 _MAX_HASHED_BYTES = 2**28
 """Most bytes of a split that are hashed."""
@@ -54,6 +57,25 @@ class DataFingerprint(Config):
     """Fingerprint of the files of a streamed local set."""
     left_out: tuple[str, ...] = ()
     """Samples and files that were left out, in words."""
+    path: str | None = None
+    """Absolute path of a local set; None for another set, or if the path is no text."""
+
+    @classmethod
+    def load(cls, path: Path) -> DataFingerprint | None:
+        """Read the fingerprint that a run has stored; return None if there is no such file.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        if not path.exists():
+            return None
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise InputError(
+                f"{path} is damaged ({format_validation_error(error)}); remove it if the data is "
+                "as it was"
+            ) from error
 
     @property
     def has_digest(self) -> bool:
@@ -85,6 +107,8 @@ class DataFingerprint(Config):
 def data_fingerprint(data: DataSplits) -> DataFingerprint:
     """Return the fingerprint of a loaded data set."""
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    path = str(_absolute_path(data.config) or "")
+    is_text = path.encode(errors="ignore").decode() == path  # not so for names of other encodings
     return DataFingerprint(
         sample_shape=data.sample_shape,
         sample_rate=data.sample_rate,
@@ -92,13 +116,47 @@ def data_fingerprint(data: DataSplits) -> DataFingerprint:
         splits={name: _split_fingerprint(split) for name, split in splits.items()},
         files=files_fingerprint(data.config) if data.config.streaming else None,
         left_out=data.notes,
+        path=path if path and is_text else None,
+    )
+
+
+def _absolute_path(config: DataConfig) -> Path | None:
+    """Return the absolute path of a local data set; None for an embedded or a Hub set."""
+    path = local_data_path(config.name)
+    return None if config.name in EMBEDDED_SOURCES or not path.exists() else path.absolute()
+
+
+def find_moved_data(config: DataConfig, folder: Path) -> DataConfig:
+    """Return the data configuration of a run, with a name that exists here.
+
+    A relative path counts from the current folder. If nothing is there, the data is looked for
+    where the run has last read it.
+
+    Args:
+        config: the data as the run names it.
+        folder: folder of the run, with its data.json.
+
+    Raises:
+        DataError: the data is in neither place.
+        InputError: data.json is damaged.
+    """
+    if local_data_path(config.name).exists():
+        return config
+    earlier = DataFingerprint.load(folder / "data.json")
+    if earlier is None or earlier.path is None:
+        return config
+    if Path(earlier.path).exists():
+        return config.model_copy(update={"name": earlier.path})
+    raise DataError(
+        f"the data of {folder} is no longer at {earlier.path}, and {config.name!r} does not exist "
+        f"in {Path.cwd()}; set data.name to its path"
     )
 
 
 def files_fingerprint(config: DataConfig) -> FilesFingerprint | None:
     """Return the fingerprint of a data set's files; None for an embedded or a Hub set."""
-    root = Path(config.name).expanduser()  # as `load_data` expands it
-    if config.name in EMBEDDED_SOURCES or not root.exists():
+    root = _absolute_path(config)
+    if root is None:
         return None
     paths = (
         [root] if root.is_file() else sorted(p for p in root.rglob("*") if _is_data_file(p, root))

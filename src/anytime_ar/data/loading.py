@@ -137,16 +137,17 @@ def check_data_path(config: DataConfig) -> None:
     Raises:
         DataError: its name is no existing path, no embedded set and no Hub id.
     """
-    path = _local_path(config.name)
+    path = local_data_path(config.name)
     if config.name in EMBEDDED_SOURCES or path.exists() or _may_be_on_the_hub(config.name, path):
         return
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
     names = [str(child) for child in beside if not child.name.startswith(".")]
     close = difflib.get_close_matches(str(path), [*names, *EMBEDDED_SOURCES], n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else "check the spelling;"
+    here = "" if path.is_absolute() else f" in {Path.cwd()}"
     raise DataError(
-        f"data path {config.name!r} does not exist; {hint} pass an existing file or folder, a Hub "
-        f'id "owner/name", or an embedded set ({", ".join(EMBEDDED_SOURCES)})'
+        f"data path {config.name!r} does not exist{here}; {hint} set data.name to an existing file "
+        f'or folder, a Hub id "owner/name", or an embedded set ({", ".join(EMBEDDED_SOURCES)})'
     )
 
 
@@ -207,7 +208,7 @@ def _splits_with_held_out(source: DataSource, config: DataConfig) -> dict[str, S
 
 def _open_source(config: DataConfig) -> DataSource:
     """Open an embedded set, a local path or a Hub set by its name."""
-    path = _local_path(config.name)
+    path = local_data_path(config.name)
     if _may_be_on_the_hub(config.name, path):
         return hub_source(config)
     if config.revision is not None:
@@ -221,7 +222,7 @@ def _open_source(config: DataConfig) -> DataSource:
     return _open_local_source(config, path)
 
 
-def _local_path(name: str) -> Path:
+def local_data_path(name: str) -> Path:
     """Return a name as a path; `~` is the home folder unless a file has that name.
 
     Raises:

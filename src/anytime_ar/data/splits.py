@@ -266,7 +266,7 @@ class _LazyBlock:
             BrokenSampleError: samples do not decode; one error names all of them.
         """
         rows = [self._rows[index] for index in indices.tolist()]
-        read = [*_decode_pool().map(self._decode, rows)]
+        read = [*_decoders().map(self._decode, rows)]
         if broken := [each for each in read if isinstance(each, BrokenSampleError)]:
             raise combine_errors(broken)
         return torch.from_numpy(np.stack(read))  # type: ignore[arg-type]
@@ -280,7 +280,7 @@ class _LazyBlock:
 
 
 @cache
-def _decode_pool() -> ThreadPoolExecutor:
+def _decoders() -> ThreadPoolExecutor:
     """Return the threads that decode files; decoding releases the interpreter lock."""
     return ThreadPoolExecutor(min(_MAX_DECODE_THREADS, available_cpus()), "anytime-decode")
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from anytime_ar.errors import BrokenSampleError, DataError, InputError, require_extras
+from anytime_ar.legacy import warn_renamed
 from anytime_ar.media.audio_header import PatchedFile, check_header
 from anytime_ar.media.formats import AUDIO_FORMATS, MediaContent
 from anytime_ar.runtime.files import write_atomically
@@ -66,8 +67,8 @@ def decode_audio_blocks(encoded: MediaContent, origin: str) -> Iterator[tuple[Wa
         each time.
 
     Raises:
-        BrokenSampleError: it is not audio, is truncated or empty, declares a sample rate out of
-            range, or holds NaN or infinity.
+        BrokenSampleError: it is not audio, is truncated or empty, holds several sounds, declares a
+            sample rate out of range, or holds NaN or infinity.
         MissingExtraError: the extra `audio` is not installed.
     """
     require_audio()
@@ -86,6 +87,15 @@ def decode_audio_blocks(encoded: MediaContent, origin: str) -> Iterator[tuple[Wa
                 raise BrokenSampleError(
                     f"{origin}: holds more than 4 GiB, which its header cannot count; store it as "
                     "FLAC, RF64 or W64"
+                )
+            if problem == "several sounds":
+                raise BrokenSampleError(
+                    f"{origin}: holds several sounds, expected one; store each in a file of its own"
+                )
+            if problem == "more data":
+                raise BrokenSampleError(
+                    f"{origin}: is longer than its header declares, by data that may be sound; "
+                    "repair the header, for example with sox --ignore-length"
                 )
             source = PatchedFile(content, corrections)
             with soundfile.SoundFile(source) as file:
@@ -224,6 +234,12 @@ class LengthAndPeak(NamedTuple):
     """Length in samples at the requested rate, at least 1."""
     peak: float
     """Largest magnitude of the waveform."""
+
+    @property
+    def samples(self) -> int:
+        """Length in samples, by its name of version 0.1."""
+        warn_renamed("LengthAndPeak.samples", "LengthAndPeak.num_samples")
+        return self.num_samples
 
 
 class MeasuredClip(NamedTuple):

@@ -1,8 +1,11 @@
-"""Check whether an audio file holds all samples that its header declares.
+"""Check whether an audio file holds the samples that its header declares, and no others.
 
 Programs that write to a pipe cannot seek back to fill in sizes, and leave placeholders. A declared
 size is therefore trusted unless it is a placeholder. Otherwise the bytes in the file count.
 libsndfile trusts some placeholders, so it reads a patched header with the actual size.
+
+libsndfile reads one sound per file. Sounds that are joined with `cat`, or the parts of a recorded
+stream, are therefore found by the headers of the later ones.
 """
 
 from __future__ import annotations
@@ -21,6 +24,33 @@ _PLACEHOLDER_TOLERANCE = 2**16
 """Largest distance in bytes of a placeholder from a usual one."""
 _MAX_OGG_PAGE_BYTES = 27 + 255 + 255 * 255
 """Largest size of an Ogg page, in bytes."""
+_MAX_JUNK_BYTES = 1024
+"""Most bytes of unknown content that may follow the samples."""
+_SCAN_BYTES = 1 << 20
+"""Bytes that are searched at once."""
+_MAX_SIGNATURE_BYTES = 64
+"""Most bytes that a match of the next patterns has."""
+_OGG_STREAM = re.compile(rb"OggS\0[\x02\x06]")
+"""First page of an Ogg stream."""
+_FLAC_STREAM = re.compile(rb"fLaC[\0\x80]\0\0\x22")
+"""Start of a FLAC file, with the length of its first block."""
+_MP3_TAG = re.compile(rb"\xff[\xe0-\xff]..\0{9}(?:\0{8})?(?:\0{15})?(?:Xing|Info)\0\0\0", re.DOTALL)
+"""MP3 frame with the length of the file, up to the flags that say what it counts."""
+_MP3_FRAME = re.compile(rb"\xff[\xe0-\xff]")
+_MAX_MP3_MISCOUNT_BYTES = 4096
+"""Most bytes that the tag of an MP3 may leave out; some writers do not count its own frame."""
+_ANY_FILE = re.compile(
+    rb"(?:RIFF|RIFX|RF64|BW64)....WAVE|FORM....(?:AIF[FC]|8SVX|16SV)|fLaC[\0\x80]\0\0\x22"
+    rb"|OggS\0[\x02\x06]|caff\0\x01|riff\x2e\x91\xcf\x11|\.snd\0\0|dns\..{2}\0\0"
+    rb"|Creative Voice File\x1a",
+    re.DOTALL,
+)
+"""Start of an audio file."""
+_NOT_ZERO = re.compile(rb"[^\0]")
+_TAGS = (b"ID3", b"APET", b"TAG", b"LYRI")
+"""First bytes of tags that may follow the samples."""
+_OGG_AUDIO = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ")
+"""First bytes of an Ogg stream of audio."""
 
 
 class _SizeField(NamedTuple):
@@ -77,8 +107,10 @@ class _Container(NamedTuple):
 class HeaderCheck(NamedTuple):
     """The result of checking a header."""
 
-    problem: Literal["cut short", "too long"] | None = None
-    """`cut short`: samples are missing. `too long`: a size field is too small for the file."""
+    problem: Literal["cut short", "too long", "several sounds", "more data"] | None = None
+    """`cut short`: samples are missing. `too long`: a size field is too small for the file.
+    `several sounds`: there is another sound beside or after the first. `more data`: something
+    follows the samples that may be more samples."""
     patches: Mapping[int, bytes] = MappingProxyType({})
     """Bytes to replace in the header, by offset, so that all samples are read."""
 
@@ -86,22 +118,151 @@ class HeaderCheck(NamedTuple):
 def check_header(content: BinaryIO) -> HeaderCheck:
     """Compare an audio file's header with the bytes in the file."""
     file = _HeaderReader(content, content.seek(0, io.SEEK_END))
-    result = _check_header(file)
+    start = _id3_end(file, 0)
+    head = file.read(start, 4)
+    if head == b"OggS":
+        result = _check_ogg(file, start)
+    elif head == b"fLaC":
+        result = _several_if(_contains(file, _flac_frames_start(file, start), _FLAC_STREAM))
+    elif (container := _read_container(file, file.read(0, 4))) is not None:
+        result = _check_sizes(file, container)
+        if result.problem is None:
+            result = _check_rest(file, container, result)
+    else:
+        result = _several_if(_has_frames_after_mp3(file, start))
     content.seek(0)
     return result
 
 
-def _check_header(file: _HeaderReader) -> HeaderCheck:
-    """Compare the declared sizes with the file's, and tolerate placeholders and known miscounts."""
-    size, head = file.size, file.read(0, 4)
-    if head == b"OggS":
-        return HeaderCheck("cut short" if _ends_within_ogg_page(file) else None)
-    container = _read_container(file, head)
-    if container is None:
-        return HeaderCheck()
+def _several_if(several: bool) -> HeaderCheck:
+    """Return the result for a file that may hold several sounds."""
+    return HeaderCheck("several sounds" if several else None)
+
+
+def _check_ogg(file: _HeaderReader, at: int) -> HeaderCheck:
+    """Check that an Ogg file holds one audio stream, up to the end of a page.
+
+    Args:
+        file: the file.
+        at: offset of the first page.
+    """
+    sounds = 0
+    for _ in range(_MAX_CHUNKS):  # the first pages of all streams come before other pages
+        page = file.read(at, _MAX_OGG_PAGE_BYTES)
+        if not _OGG_STREAM.match(page) or len(page) < 27:
+            break
+        begin = 27 + page[26]
+        sounds += page[begin:].startswith(_OGG_AUDIO)
+        at += begin + sum(page[27:begin])
+    if sounds > 1 or _contains(file, at, _OGG_STREAM):
+        return HeaderCheck("several sounds")
+    return HeaderCheck("cut short" if _ends_within_ogg_page(file) else None)
+
+
+def _check_rest(file: _HeaderReader, container: _Container, result: HeaderCheck) -> HeaderCheck:
+    """Check that no sound follows the samples of a container whose sizes are right or patched.
+
+    Args:
+        file: the file.
+        container: what its header declares.
+        result: result of the check of the sizes, to be returned if there is nothing else.
+    """
+    if result.patches:  # the samples go on to the end of the file, with other headers among them
+        return _several_if(True) if _contains(file, container.data_start, _ANY_FILE) else result
+    end = container.data_start + container.declared_bytes
+    if _contains(file, end, _ANY_FILE):
+        return HeaderCheck("several sounds")
+    return HeaderCheck("more data") if _has_unknown_rest(file, container, end) else result
+
+
+def _has_unknown_rest(file: _HeaderReader, container: _Container, end: int) -> bool:
+    """Return whether data of unknown kind follows the samples: no chunks, tags or zeros.
+
+    CAF and W64, whose chunks have other headers, are not checked.
+
+    Args:
+        file: the file.
+        container: what its header declares.
+        end: offset after the declared samples.
+    """
+    whole = container.declared_file_bytes
+    if whole is None or file.size - end <= _MAX_JUNK_BYTES:
+        return False
+    for at in (end, end + 1):  # some writers leave out the byte of padding
+        name = file.read(at, 4)
+        if name.startswith(_TAGS) or _is_chunk_sequence(file, container, at):
+            return False
+        if whole >= file.size and _is_chunk_name(name):  # the last chunk may be cut
+            return False
+    return _contains(file, end, _NOT_ZERO)
+
+
+def _contains(file: _HeaderReader, start: int, pattern: re.Pattern[bytes]) -> bool:
+    """Return whether the file has a match of a pattern from an offset on."""
+    return _find(file, start, pattern) is not None
+
+
+def _find(file: _HeaderReader, start: int, pattern: re.Pattern[bytes]) -> int | None:
+    """Return the offset of the first match of a pattern from an offset on; None: there is none."""
+    for at in range(start, file.size, _SCAN_BYTES):
+        if found := pattern.search(file.read(at, _SCAN_BYTES + _MAX_SIGNATURE_BYTES)):
+            return at + found.start()
+    return None
+
+
+def _has_frames_after_mp3(file: _HeaderReader, start: int) -> bool:
+    """Return whether an MP3 has more frames than its tag counts: libsndfile reads no others.
+
+    All frames of an MP3 without a tag are read.
+    """
+    tag = _find(file, start, _MP3_TAG)
+    if tag is None:
+        return False
+    if _contains(file, tag + 1, _MP3_TAG):
+        return True
+    found = _MP3_TAG.match(file.read(tag, _MAX_SIGNATURE_BYTES))
+    assert found is not None
+    after_flags = tag + found.end() + 1
+    flags = file.read_int(after_flags - 4, 4, "big")
+    size = file.read_int(after_flags + (4 if flags & 1 else 0), 4, "big") if flags & 2 else 0
+    end = _id3_end(file, tag + size)
+    more = size > 0 and file.size - end > _MAX_MP3_MISCOUNT_BYTES
+    return more and _MP3_FRAME.match(file.read(end, 2)) is not None
+
+
+def _id3_end(file: _HeaderReader, start: int) -> int:
+    """Return the offset after the ID3v2 tag at an offset; the offset itself if there is none."""
+    head = file.read(start, 10)
+    if len(head) < 10 or head[:3] != b"ID3":
+        return start
+    size = sum((byte & 0x7F) << (7 * i) for i, byte in enumerate(reversed(head[6:])))
+    return start + 10 + size
+
+
+def _flac_frames_start(file: _HeaderReader, at: int) -> int:
+    """Return the offset of the first frame of a FLAC file, after its blocks of metadata.
+
+    Args:
+        file: the file.
+        at: offset of the marker `fLaC`.
+    """
+    at += 4
+    for _ in range(_MAX_CHUNKS):
+        header = file.read_int(at, 4, "big")
+        at += 4 + (header & 0xFFFFFF)
+        if header >> 31:
+            break
+    return at
+
+
+def _check_sizes(file: _HeaderReader, container: _Container) -> HeaderCheck:
+    """Compare the declared sizes with the file's; tolerate placeholders and known miscounts."""
+    size = file.size
     declared, there = container.declared_bytes, size - container.data_start
     unknown = _is_placeholder(declared) or (
-        declared == 0 and bool(container.size_fields) and not _is_chunk_sequence(file, container)
+        declared == 0
+        and bool(container.size_fields)
+        and not _is_chunk_sequence(file, container, container.data_start)
     )
     if there <= 0:
         return HeaderCheck("cut short" if declared > 0 and not _is_placeholder(declared) else None)
@@ -271,7 +432,8 @@ def _rf64(file: _HeaderReader) -> _Container | None:
                 _SizeField(long_at, 8, "little", extra_bytes=begin - 8),
                 _SizeField(long_at + 8, 8, "little"),
             )
-            return _Container(begin, declared, sizes)
+            whole = file.read_int(long_at, 8, "little") + 8
+            return _Container(begin, declared, sizes, whole)
     return None
 
 
@@ -346,7 +508,7 @@ def _sds(file: _HeaderReader) -> _Container:
 def _au(file: _HeaderReader, order: Literal["little", "big"]) -> _Container:
     """Read an AU header: data offset and size at fixed offsets."""
     begin, declared = file.read_int(4, 4, order), file.read_int(8, 4, order)
-    return _Container(begin, declared, (_SizeField(8, 4, order),))
+    return _Container(begin, declared, (_SizeField(8, 4, order),), begin + declared)
 
 
 def _caf(file: _HeaderReader) -> _Container | None:
@@ -381,15 +543,19 @@ def _w64(file: _HeaderReader) -> _Container | None:
     return None
 
 
-def _is_chunk_sequence(file: _HeaderReader, container: _Container) -> bool:
-    """Return whether other chunks follow an empty chunk of samples, up to the end of the file."""
-    order = container.size_fields[0].byte_order
-    end = container.data_start
-    for name, at, length in _chunks(file, container.data_start, order):
-        if not (name.isascii() and name.decode().isprintable()):
+def _is_chunk_sequence(file: _HeaderReader, container: _Container, start: int) -> bool:
+    """Return whether chunks follow from an offset up to the end of the file."""
+    end = start
+    for name, at, length in _chunks(file, start, container.size_fields[0].byte_order):
+        if not _is_chunk_name(name):
             return False
         end = at + 4 + length
-    return end > container.data_start and abs(end - file.size) <= 1
+    return end > start and abs(end - file.size) <= 1
+
+
+def _is_chunk_name(name: bytes) -> bool:
+    """Return whether bytes may be the name of a chunk."""
+    return len(name) == 4 and name.isascii() and name.decode().isprintable()
 
 
 def _ends_within_ogg_page(file: _HeaderReader) -> bool:

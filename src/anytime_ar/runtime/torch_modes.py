@@ -27,6 +27,13 @@ from torch import Tensor
 from torch._C import _len_torch_function_stack
 from torch.overrides import TorchFunctionMode
 
+from anytime_ar.runtime.process_exit import (
+    end_other_computations,
+    enter_computation,
+    forget_other_threads,
+    leave_computation,
+)
+
 P = ParamSpec("P")
 """Parameters of a decorated generator function."""
 ItemT = TypeVar("ItemT")
@@ -94,6 +101,7 @@ class _DefaultFactories(TorchFunctionMode):
 
 def _use_one_thread_after_fork() -> None:
     """Use one thread in a forked process."""
+    forget_other_threads()
     if torch.get_num_threads() > 1:
         torch.set_num_threads(1)
 
@@ -104,6 +112,8 @@ if hasattr(os, "register_at_fork"):
 
 class default_torch_modes(ContextDecorator):
     """A context manager and decorator that computes under PyTorch's default modes.
+
+    Python exits after computations in other threads have ended; see `runtime.process_exit`.
 
     Args:
         grad: whether operations are recorded for gradients.
@@ -119,6 +129,7 @@ class default_torch_modes(ContextDecorator):
 
     def __enter__(self) -> None:
         """Replace the caller's modes by the defaults."""
+        enter_computation(self)
         self._modes = _leave_caller_modes() if _has_caller_modes() else None
         self._before = torch.is_grad_enabled()
         torch.set_grad_enabled(self._grad)
@@ -128,6 +139,7 @@ class default_torch_modes(ContextDecorator):
         torch.set_grad_enabled(self._before)
         if self._modes is not None:
             self._modes.close()
+        leave_computation(self)
 
 
 def _has_caller_modes() -> bool:
@@ -194,8 +206,9 @@ _open_generators: WeakSet[Iterator[Any]] = WeakSet()
 
 
 @atexit.register
-def _close_generators() -> None:
-    """Close the generators that are still open."""
+def _end_computations() -> None:
+    """End the computations of other threads, and close the generators that are still open."""
+    end_other_computations()
     for items in list(_open_generators):
         with suppress(ValueError):  # it is running in another thread
             items.close()  # type: ignore[attr-defined]  # of a generator

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from anytime_ar.runtime.process_exit import end_if_exiting
 from anytime_ar.sampling.batch import DecodeBatch
 from anytime_ar.sampling.budget import ResolvedBudget
 from anytime_ar.sampling.cost_model import LatencyTracker
@@ -72,6 +73,7 @@ def decode_loop(
         if stop is not None:
             yield codes_drawn, stop
             return
+        end_if_exiting()
         begin = clock()
         batch.step()
         timer.record_step(clock() - begin)

@@ -35,6 +35,7 @@ from anytime_ar.prior import (
 from anytime_ar.prior.decoders.select import check_decoder_options
 from anytime_ar.runtime.devices import resolve_device
 from anytime_ar.runtime.files import cache_folder
+from anytime_ar.runtime.process_exit import end_if_exiting
 from anytime_ar.runtime.tensors import WeightVersions
 from anytime_ar.runtime.torch_modes import default_torch_modes
 from anytime_ar.samples import as_samples, check_samples
@@ -72,7 +73,8 @@ class AnytimeModel:
 
     Networks may be trained or loaded before the first use, but must not change afterwards: the
     weights are packed then, and calls on changed weights raise an error. Moving them to shared
-    memory is no change.
+    memory is no change. Writes through `tensor.data` are not noticed: PyTorch does not count them.
+    Write under `torch.no_grad()`, or make a new model with `AnytimeModel(model.bundle)`.
 
     Args:
         bundle: networks, card and curve.
@@ -185,7 +187,7 @@ class AnytimeModel:
         check_samples(x, self.sample_shape)
         if not len(x):
             return torch.empty(0, self.code_length, dtype=torch.int64, device=self.device)
-        parts = [self.autoencoder.encode(part.to(self.device)) for part in x.split(MAX_ROWS)]
+        parts = [self.autoencoder.encode(part.to(self.device)) for part in _chunks(x)]
         return torch.cat(parts)
 
     @default_torch_modes()
@@ -203,7 +205,7 @@ class AnytimeModel:
         check_codes(codes, code_length=self.code_length, vocabulary=self.vocabulary)
         if not len(codes):
             return torch.empty(0, *self.sample_shape, dtype=torch.float32, device=self.device)
-        return torch.cat([self._decode(part.to(self.device)) for part in codes.split(MAX_ROWS)])
+        return torch.cat([self._decode(part.to(self.device)) for part in _chunks(codes)])
 
     @default_torch_modes()
     def nll(self, codes: CodesLike, *, label: Label | Sequence[Label] | None = None) -> Tensor:
@@ -230,6 +232,7 @@ class AnytimeModel:
         rows = max(1, MAX_LOGITS // (codes.shape[1] * self.vocabulary))
         costs = []
         for start in range(0, len(codes), rows):
+            end_if_exiting()
             part = slice(start, start + rows)
             asked = None if labels is None else labels[part]
             costs.append(self.prior.nll(codes[part].to(self.device), asked).cpu())
@@ -467,6 +470,13 @@ class AnytimeModel:
         if guidance is not None:
             options["guidance"] = guidance
         return self.sampler.warm_up(lambda: self.plan(n, **options)[0])
+
+
+def _chunks(rows: Tensor) -> Iterator[Tensor]:
+    """Yield rows in chunks of at most `MAX_ROWS`, and end between them if Python exits."""
+    for chunk in rows.split(MAX_ROWS):
+        end_if_exiting()
+        yield chunk
 
 
 def load(

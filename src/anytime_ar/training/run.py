@@ -16,13 +16,11 @@ from typing import TypeVar
 
 import torch
 import yaml
-from pydantic import ValidationError
 
 from anytime_ar.bundle.card import Card, DataCard
 from anytime_ar.bundle.format import Bundle, build_bundle, load_bundle, save_bundle
-from anytime_ar.config import format_validation_error
 from anytime_ar.data import DataSplits, load_data
-from anytime_ar.data.fingerprint import DataFingerprint, data_fingerprint
+from anytime_ar.data.fingerprint import DataFingerprint, data_fingerprint, find_moved_data
 from anytime_ar.errors import InputError, require_extras
 from anytime_ar.runtime.distributed import DistributedContext
 from anytime_ar.runtime.files import (
@@ -166,17 +164,10 @@ def _check_data_unchanged(
     """
     path, now = folder / "data.json", data_fingerprint(data)
     earlier_name = _read_run_config(folder, type(config)).data.name
-    moved, changes = earlier_name != config.data.name, list[str]()
-    if path.exists():
-        try:
-            earlier = DataFingerprint.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise InputError(
-                f"{path} is damaged ({format_validation_error(error)}); remove it if the data is "
-                "as it was"
-            ) from error
-        changes = now.changes_since(earlier)
-    if moved and not changes and not (path.exists() and now.has_digest):
+    moved = earlier_name != config.data.name
+    earlier = DataFingerprint.load(path)
+    changes = [] if earlier is None else now.changes_since(earlier)
+    if moved and not changes and not (earlier is not None and now.has_digest):
         changes = [f"data.name was {earlier_name}, is {config.data.name}, without a digest of both"]
     if changes and not accept:
         raise InputError(
@@ -184,7 +175,7 @@ def _check_data_unchanged(
             "choose another folder, or train on what is there now with --accept-changed-data",
             changes,
         )
-    if changes or not path.exists():
+    if changes or earlier is None or earlier.path != now.path:
         write_json(path, now.model_dump(mode="json"))
     news = [f"the data has changed: {change}" for change in changes]
     if moved:
@@ -258,11 +249,13 @@ def check_run_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:
     Args:
         folder: Folder of the run, new, empty, or with a run.
         config: Configuration of the run; precision `auto` becomes that of the run in the folder,
-            and `data.name` may be another.
+            and `data.name` may be another. A relative one that does not exist here becomes the
+            absolute path of the data.
         resume: Whether a run in the folder may be resumed.
 
     Raises:
         InputError: The folder holds another run, a run without `resume`, or other files.
+        DataError: The data of the run is not there.
     """
     written = folder / "config.yaml"
     if folder.exists() and not folder.is_dir():
@@ -288,6 +281,8 @@ def check_run_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:
             f"{folder}`, or choose another folder",
             _changed_settings(earlier, config),
         )
+    if config.data.name == earlier.data.name and not (folder / "bundle").is_dir():
+        config = config.model_copy(update={"data": find_moved_data(config.data, folder)})
     return config
 
 

@@ -16,6 +16,7 @@ import torch
 from anytime_ar.errors import InputError, TrainingError
 from anytime_ar.legacy import STAGES
 from anytime_ar.runtime.distributed import DistributedContext, split_microbatches
+from anytime_ar.runtime.process_exit import end_if_exiting
 from anytime_ar.runtime.seeding import generator_for, seeded
 from anytime_ar.runtime.signals import defer_interrupts
 from anytime_ar.training.checkpoint import Checkpoint, CheckpointManager
@@ -133,6 +134,7 @@ class Trainer:
             self.log.progress_bar(stage.name, stage.steps, progress.step) as bar,
         ):
             while not self._is_finished():
+                end_if_exiting()
                 recent.append(self._step(wrapped, optimizer))
                 progress.step += 1
                 progress.seconds = time.perf_counter() - begin

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from anytime_ar.data.config import DataConfig
@@ -37,7 +38,7 @@ def hub_source(config: DataConfig) -> DataSource:
         )
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"data set {config.name!r}: no such local path, and {call} failed "
+            f"data set {config.name!r}: no such path in {Path.cwd()}, and {call} failed "
             f"({first_line(error)}); check the spelling, data.subset and the network, or pass a "
             "local folder"
         ) from error

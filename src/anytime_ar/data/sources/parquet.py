@@ -10,6 +10,7 @@ import os
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,12 @@ from typing import Any, NamedTuple
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.rows import DataSource
 from anytime_ar.data.sources import ShardName, parse_shard_name
-from anytime_ar.data.sources.folders import format_counts, is_sample, is_system_file
+from anytime_ar.data.sources.folders import (
+    format_counts,
+    is_sample,
+    is_system_file,
+    scan_folder,
+)
 from anytime_ar.data.sources.tables import READ_BATCH_ROWS, Column, first_line, table_source
 from anytime_ar.errors import DataError, require_extras
 
@@ -28,7 +34,8 @@ def parquet_source(config: DataConfig, path: Path) -> DataSource | None:
     """Open a parquet file as the split `train`, or a folder of parquet files.
 
     The files of a folder are named `train.parquet`, `test-00000-of-00002.parquet` and the like, or
-    lie in one sub-folder for each split.
+    lie in one sub-folder for each split. A clone of a Hub repository has them in `data` or in a
+    sub-folder for each configuration.
 
     Args:
         config: the data set, and the columns to read.
@@ -75,14 +82,45 @@ def is_parquet(path: Path) -> bool:
 def _files_by_split(path: Path, notes: list[str]) -> tuple[Path, dict[str, list[ParquetFileInfo]]]:
     """Return the folder that is read and its sorted files by split.
 
-    That is the file itself, or the folder, or its sub-folder `data`.
+    That is the file itself, or the folder, or its sub-folder `data`, or the only sub-folder with a
+    training split.
+
+    Raises:
+        DataError: several sub-folders have a training split.
     """
     if path.is_file() or is_parquet(path):
         return path, {"train": inspect_parquet(path)} if path.exists() else {}
     for folder in (path, path / "data"):
         if folder.is_dir() and (found := _files_of_shards(folder, notes)):
             return folder, found
-    return path, {}
+    inner = _configuration_folders(path)
+    if not inner or any(scan_folder(path, Counter()).sample_paths()):
+        return path, {}
+    if len(inner) > 1:
+        raise DataError(
+            f"{path}: holds several data sets ({_format_names(inner)}); choose one by data.subset, "
+            "or pass its path"
+        )
+    return inner[0], _files_of_shards(inner[0], notes)
+
+
+def _configuration_folders(root: Path) -> list[Path]:
+    """Return the sub-folders with a training split; Hub sets have one for each configuration."""
+    found = []
+    for folder in sorted(root.iterdir()):
+        if _is_ignored(folder.name) or not folder.is_dir():
+            continue
+        with suppress(OSError):  # `scan_folder` reports a folder that cannot be listed
+            named = [path for path in folder.iterdir() if is_parquet(path) or _holds_parquet(path)]
+            shards = [parse_shard_name(path.stem) for path in named]
+            if any(shard is not None and shard.split == "train" for shard in shards):
+                found.append(folder)
+    return found
+
+
+def _holds_parquet(path: Path) -> bool:
+    """Return whether a path is a folder with parquet files directly in it."""
+    return path.is_dir() and any(is_parquet(file) for file in path.iterdir())
 
 
 def _note_unread_files(root: Path, folder: Path, read: set[Path], notes: list[str]) -> None:

@@ -1,0 +1,164 @@
+"""Files that hold several sounds, or other data after the samples: nothing is left out silently."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from anytime_ar.data import DataConfig, load_data
+from anytime_ar.errors import BrokenSampleError
+from anytime_ar.media.audio import decode_audio_blocks
+from anytime_ar.media.audio_header import check_header
+
+RATE = 16_000
+COUNT = 40_000
+KINDS = ("WAV", "RF64", "W64", "AIFF", "AU", "CAF", "VOC", "FLAC", "OGG", "MP3")
+
+
+def encoded(kind: str, subtype: str | None = None, seed: int = 0) -> bytes:
+    wave = np.random.default_rng(seed).standard_normal(COUNT).astype(np.float32) * 0.1
+    file = io.BytesIO()
+    soundfile.write(file, wave, RATE, format=kind, subtype=subtype)
+    return file.getvalue()
+
+
+def length(content: bytes) -> int:
+    return sum(len(wave) for wave, _ in decode_audio_blocks(content, "x"))
+
+
+def refused(content: bytes, why: str) -> None:
+    with pytest.raises(BrokenSampleError, match=f"^x: {why}") as caught:
+        length(content)
+    assert "\n" not in str(caught.value)
+
+
+SEVERAL = "holds several sounds, expected one; store each in a file of its own"
+MORE = "is longer than its header declares, by data that may be sound; repair"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_sounds_one_after_the_other(kind: str) -> None:
+    assert abs(length(encoded(kind)) - COUNT) < 3000
+    refused(encoded(kind) + encoded(kind, seed=1), SEVERAL)
+
+
+def test_a_chained_ogg_of_opus_and_vorbis() -> None:
+    refused(encoded("OGG", "OPUS") + encoded("OGG"), SEVERAL)
+    refused(encoded("OGG") + bytes(5000) + encoded("OGG"), SEVERAL)
+
+
+def test_two_ogg_streams_at_once() -> None:
+    """Their first pages come first."""
+    one, two = encoded("OGG"), encoded("OGG", seed=1)
+    first = one.index(b"OggS", 4)
+    second = two.index(b"OggS", 4)
+    refused(one[:first] + two[:second] + one[first:] + two[second:], SEVERAL)
+
+
+def test_an_ogg_with_a_stream_of_other_data() -> None:
+    """As with Ogg Skeleton: it is no sound."""
+    sound = encoded("OGG")
+    page = (
+        b"OggS\0\2" + bytes(8) + struct.pack("<III", 7, 0, 0) + b"\1\x40" + b"fishead\0".ljust(64)
+    )
+    assert check_header(io.BytesIO(page + sound)).problem is None
+
+
+def test_several_sounds_of_a_writer_to_a_pipe() -> None:
+    """The second header would be read as samples."""
+    part = bytearray(encoded("WAV"))
+    part[4:8] = part[40:44] = b"\xff" * 4
+    assert length(bytes(part)) == COUNT
+    refused(bytes(part) * 2, SEVERAL)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "RF64", "AIFF", "AU"])
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b"",
+        b"\n",
+        bytes(9000),
+        b"ID3\4\0\0\0\0\x7f\0" + b"x" * 9000,
+        b"TAG" + b"x" * 125,
+        b"APETAGEX" + b"x" * 3000,
+    ],
+    ids=["nothing", "a line", "zeros", "ID3v2", "ID3v1", "APE"],
+)
+def test_tails_that_are_no_sound(kind: str, tail: bytes) -> None:
+    assert length(encoded(kind) + tail) == COUNT
+
+
+@pytest.mark.parametrize("odd", [False, True])
+@pytest.mark.parametrize("lost", [0, 500])
+def test_chunks_after_the_samples(odd: bool, lost: int) -> None:
+    """Some writers leave out the byte of padding; metadata that are cut are no samples."""
+    samples = np.random.default_rng(0).integers(0, 255, COUNT + odd, dtype=np.uint8).tobytes()
+    form = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, RATE, RATE, 1, 8)
+    text = b"LIST" + struct.pack("<I", 4000) + b"INFO" + b"y" * 3996
+    body = b"WAVE" + form + b"data" + struct.pack("<I", len(samples)) + samples + text
+    content = b"RIFF" + struct.pack("<I", len(body)) + body
+    assert length(content[: len(content) - lost]) == COUNT + odd
+
+
+@pytest.mark.parametrize("kind", ["WAV", "RF64", "AIFF", "AU"])
+def test_a_header_from_before_the_end_of_the_recording(kind: str) -> None:
+    content = encoded(kind)
+    longer = content + np.random.default_rng(1).bytes(9000)
+    refused(longer, MORE)
+
+
+def test_a_flac_that_keeps_the_header_of_a_wav() -> None:
+    """`flac --keep-foreign-metadata` stores it in a block."""
+    content = encoded("FLAC")
+    block = b"riff" + encoded("WAV")[:44]
+    kept = content[:42] + b"\2" + len(block).to_bytes(3, "big") + block + content[42:]
+    assert not content[4] & 0x80  # other blocks follow the first
+    assert length(kept) == COUNT
+
+
+def test_frames_that_the_tag_of_an_mp3_does_not_count() -> None:
+    content = encoded("MP3")
+    frames = content[content.index(content[:2], 40) :]  # without the frame of the tag
+    alone = length(frames)
+    assert length(frames * 2) > 1.9 * alone  # without a tag, all are read
+    assert length(frames + content) > 1.9 * alone
+    refused(content + frames, SEVERAL)
+    refused(content + b"ID3\4\0\0\0\0\0\x0a" + bytes(10) + frames, SEVERAL)
+
+
+@pytest.mark.parametrize("tail", [b"TAG" + b"x" * 125, b"APETAGEX" + b"x" * 9000, bytes(9000)])
+def test_tags_after_an_mp3(tail: bytes) -> None:
+    assert length(encoded("MP3") + tail) == COUNT
+
+
+@pytest.mark.parametrize("bitrate", ["CONSTANT", "AVERAGE", "VARIABLE"])
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_any_mp3_is_one_sound(bitrate: str, rate: int, channels: int) -> None:
+    wave = np.random.default_rng(0).standard_normal((COUNT, channels)) * 0.1
+    file = io.BytesIO()
+    soundfile.write(file, wave, rate, format="MP3", bitrate_mode=bitrate, compression_level=0.5)
+    assert length(file.getvalue()) == COUNT
+    refused(file.getvalue() * 2, SEVERAL)
+
+
+def test_a_data_set_leaves_such_a_file_out_and_says_so(tmp_path: Path) -> None:
+    for i in range(10):
+        (tmp_path / f"{i}.ogg").write_bytes(encoded("OGG", seed=i))
+    (tmp_path / "5.ogg").write_bytes(encoded("OGG") * 2)
+    settings = {"name": str(tmp_path), "audio": {"seconds": 0.5}, "validation_fraction": 0.2}
+    with pytest.raises(BrokenSampleError, match=r"5\.ogg: holds several sounds"):
+        load_data(DataConfig(**settings))
+    with pytest.warns(UserWarning, match=r"left out 1 broken samples: .*5\.ogg: holds several"):
+        load_data(DataConfig(**settings, skip_broken=True))
+
+
+def test_many_first_pages_take_bounded_time() -> None:
+    page = b"OggS\0\2" + bytes(20) + b"\0"
+    assert check_header(io.BytesIO(page * 100_000)).problem == "several sounds"

@@ -291,7 +291,7 @@ def time_first_preview(
         first.append(clock() - begin)
         del stream
         plan, _ = model.plan(batch_size, seed=seed)
-        batch = DecodeBatch(model.sampler.decoder, batch_size)
+        batch = DecodeBatch(model.sampler.decoder, plan.num_slots)
         ids = batch.add(plan.noise, plan.labels, plan.sampling_params)
         begin = clock()
         batch.step()

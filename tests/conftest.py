@@ -18,7 +18,6 @@ FAST = (
     "autoencoder/test_truncation.py",
     "bundle/test_bundle_files.py",
     "bundle/test_bundle_names.py",
-    "bundle/test_damage.py",
     "bundle/test_shipped_models.py",
     "client",
     "data",

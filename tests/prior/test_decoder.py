@@ -4,7 +4,10 @@ it."""
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -375,3 +378,18 @@ def test_heads_that_are_too_wide_for_the_kernel() -> None:
         make_prior_decoder(prior, backend="native")
     with pytest.warns(UserWarning, match="heads are 144 wide, over 128"):
         assert isinstance(make_prior_decoder(prior), TorchPriorDecoder)
+
+
+@pytest.mark.parametrize("instructions", ["SSE41", "AVX2", "AVX512_CORE"])
+def test_int8_products_are_exact_without_integer_instructions(instructions: str) -> None:
+    """Without VNNI, oneDNN adds pairs of products in 16 bits, which saturate."""
+    script = """
+import torch
+from anytime_ar.prior.decoders.packed_linear import pack_linear
+x = torch.full((3, 192), 1.0)
+weight = torch.cat([torch.full((16, 192), 1.0), torch.full((16, 192), -1.0)])
+expected = torch.tensor([192.0] * 16 + [-192.0] * 16).expand(3, -1)
+torch.testing.assert_close(pack_linear(weight, None, "int8")(x), expected)
+"""
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": instructions}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)

@@ -175,7 +175,7 @@ class Parser(ArgumentParser):
         for name, union in _unions_in(self.config).items():
             member = union.parse(values.get(name) or {}, origin=name)
             values[name] = member.model_dump(mode="json")
-        return yaml.safe_dump(values, sort_keys=False)
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
     def normalize_arguments(self, arguments: list[str]) -> list[str]:
         """Replace a leading configuration name by `--config FILE`, and hyphens in options by `_`.
@@ -372,7 +372,7 @@ def _present_settings(config: type[Config], path_or_text: str) -> str:
         raise _yaml_error(error, path_or_text) from error
     present = _upgrade_settings(config, values)
     if present != values:
-        return yaml.safe_dump(present, sort_keys=False)
+        return yaml.safe_dump(present, sort_keys=False, allow_unicode=True)
     return path_or_text if text.encode() == path.read_bytes() else text
 
 

@@ -88,8 +88,9 @@ struct ImageDecoder {
   int64_t code_length, code_width, vocabulary, layout;
   const float* entries;       // [L][V][D]
   const float* fill;          // [L][D], vectors of truncated positions
-  Linear linear, mlp_in, mlp_out;  // kVectors: line(v) + unbend(relu(bend(v))); bend may be empty
-  const int64_t* permutation;      // [side²], kSums: position of each code of a level
+  // kProjection: linear(v) + mlp_out(relu(mlp_in(v))); mlp_in may be empty.
+  Linear linear, mlp_in, mlp_out;
+  const int64_t* permutation;  // [side²], kResidualVq: position of each code of a level
   int64_t features, side;     // F
   Linear first;               // 3x3
   const Stage* stage;         // coarsest first

@@ -69,7 +69,7 @@ void im2col_3x3(const float* x, int64_t side, int64_t channels, float* to) {
   }
 }
 
-// Adds a residual block to maps.x: x + mix(relu(spread(relu(x)))).
+// Adds a residual block to maps.x: x + conv2(relu(conv1(relu(x)))).
 void residual_block(const ResidualBlock& block, int64_t side, int64_t width, FeatureMaps& maps) {
   relu(maps.x.get(), square(side) * width, maps.y.get());
   im2col_3x3(maps.y.get(), side, width, maps.neighbours.get());

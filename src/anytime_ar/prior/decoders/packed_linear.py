@@ -11,6 +11,7 @@ batches are padded.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -119,15 +120,33 @@ class _Int8Linear:
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool) -> None:
         self.dtype = torch.float32
         integers, scale = _to_int8(weight)
-        self._weight, self._scale = integers.t(), scale[:, 0]  # [in, out], [out]
+        self._dtype = torch.int8 if _has_exact_int_mm() else torch.float64
+        self._weight, self._scale = integers.to(self._dtype).t(), scale[:, 0]  # [in, out], [out]
         self._bias, self._gelu = bias, gelu
 
     def __call__(self, x: Tensor) -> Tensor:
         integers, scale = _to_int8(x)
-        result = torch._int_mm(integers, self._weight).float().mul_(scale).mul_(self._scale)
+        if self._dtype == torch.int8:
+            sums = torch._int_mm(integers, self._weight)
+        else:  # float64 holds these sums exactly
+            sums = integers.to(self._dtype) @ self._weight
+        result = sums.float().mul_(scale).mul_(self._scale)
         if self._bias is not None:
             result.add_(self._bias)
         return F.gelu(result) if self._gelu else result
+
+
+@cache
+def _has_exact_int_mm() -> bool:
+    """Return whether PyTorch's integer product is exact on this machine.
+
+    Where oneDNN multiplies int8 without VNNI, it adds pairs of products in 16 bits, which saturate.
+    """
+    x = torch.full((32, 64), 127, dtype=torch.int8, device="cpu")
+    return all(
+        bool((torch._int_mm(x, torch.full_like(x.t(), value)) == 64 * 127 * value).all())
+        for value in (127, -127)
+    )
 
 
 def _to_int8(x: Tensor) -> tuple[Tensor, Tensor]:

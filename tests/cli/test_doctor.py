@@ -49,6 +49,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 def no_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("ANYTIME_KERNEL_ISA", raising=False)
     monkeypatch.setattr(loading, "PREBUILT", tmp_path)
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda _name: None)

@@ -10,7 +10,7 @@ from serving_fakes import DECODE_S, Stage
 
 from anytime_ar.serving.engine.admission import QUEUE_TIME_SHARE, AdmissionControl
 from anytime_ar.serving.engine.fairness import TARGET_UTILISATION
-from anytime_ar.serving.engine.jobs import CodecJob, CodecResultEvent
+from anytime_ar.serving.engine.jobs import CodecJob, CodecResultEvent, JobEvent
 
 
 @pytest.fixture
@@ -67,3 +67,28 @@ def test_codec_jobs_are_timed_by_the_sample(stage: Stage) -> None:
     assert isinstance(done, CodecResultEvent)
     assert done.result.shape == (10, 1)
     assert (done.queue_s, done.compute_s) == (pytest.approx(1.0), pytest.approx(0.05))
+
+
+def test_a_codec_chunk_may_take_all_the_time_that_others_leave(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admission, events = stage.scheduler.admission, list[JobEvent]()
+    job = CodecJob(
+        model="tiny0",
+        client="a",
+        arrival=stage.clock.now,
+        deadline=stage.clock.now + 10.0,
+        listener=events.append,
+        chunks=[lambda: torch.zeros(1, 1)],
+        chunk_size=1,
+        num_samples=1,
+        operation="encode",
+    )
+    chunk_s = admission.codec_costs.chunk_s(job)
+    monkeypatch.setattr(admission, "min_slack_s", lambda _jobs: chunk_s - 1e-9)
+    stage.scheduler.submit(job)
+    stage.scheduler.run_iteration()
+    assert not events
+    monkeypatch.setattr(admission, "min_slack_s", lambda _jobs: chunk_s)
+    stage.scheduler.run_iteration()
+    assert isinstance(events[0], CodecResultEvent)

@@ -47,7 +47,7 @@ def test_a_stream_ends_with_the_result(model: aar.AnytimeModel) -> None:
 @pytest.mark.parametrize(
     ("old", "value"),
     [
-        ("model.draw", lambda model: model.draw(1, seed=0, codes=2).codes.shape),
+        ("model.draw", lambda model: model.draw(seed=0, codes=2).codes.shape),
         (
             "state.extend",
             lambda model: model.generate(codes=1).state.extend(codes=2).codes.shape,
@@ -66,7 +66,7 @@ def test_methods_of_0_1(model: aar.AnytimeModel, old: str, value: Callable[[Any]
 
 def test_least_deadline_and_stopped_by(model: aar.AnytimeModel) -> None:
     with pytest.warns(FutureWarning, match="model.least_deadline_s is called"):
-        assert model.least_deadline_s(1) > 0
+        assert model.least_deadline_s() == model.min_deadline_s(1) > 0
     with pytest.warns(FutureWarning, match="result.stopped_by is called"):
         assert model.generate(1, codes=2).stopped_by == "complete"
     assert next(model.stream(1)).stopped_by is None

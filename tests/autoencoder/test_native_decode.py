@@ -97,6 +97,21 @@ def test_equals_the_network_for_every_prefix(kind: str, channels: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_its_work_is_the_multiplications_of_all_convolutions(kind: str) -> None:
+    model, counted = build(kind), list[int]()
+
+    def count(layer: torch.nn.Module, _inputs: object, output: Tensor) -> None:
+        assert isinstance(layer, torch.nn.Conv2d)
+        counted.append(output[0, 0].numel() * layer.weight.numel())
+
+    for layer in model.decoder.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(count)
+    model.decode(some_codes(model, 1))
+    assert NativeImageDecoder(model)._work == sum(counted)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_row_gets_the_same_bits_in_any_batch(kind: str) -> None:
     model = build(kind)
     codes, decode = some_codes(model, 33), NativeImageDecoder(model)

@@ -108,6 +108,10 @@ def test_lookup_inverts_encode_on_a_grid() -> None:
     assert len(quantizer.lookup(codes).flatten(0, 1).unique(dim=0)) == 60
 
 
+def test_a_grid_is_made_of_its_settings_and_not_stored() -> None:
+    assert not FiniteScalarQuantizerConfig(levels=(5, 4, 3)).build(L, 3).state_dict()
+
+
 def test_vectors_that_left_a_grid_are_brought_back() -> None:
     quantizer = FiniteScalarQuantizerConfig(levels=(3, 8, 64)).build(1, 3)
     every = quantizer.lookup(torch.arange(3 * 8 * 64)[:, None])

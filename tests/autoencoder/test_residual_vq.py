@@ -107,6 +107,20 @@ def test_each_level_of_the_start_leaves_less(model: OrderedAutoencoder) -> None:
     assert errors[0] > 1.3 * errors[1] > 1.3**2 * errors[2] > 0
 
 
+def test_one_level_starts_as_the_clusters_of_its_vectors() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = AutoencoderConfig.parse(VALUES | {"code_length": POSITIONS}, origin="test")
+        model = OrderedAutoencoder(config, (1, 8, 8))
+    x = images()
+    model.init_codebooks([x], torch.Generator().manual_seed(0))
+    model.eval()
+    vectors = positions(model, x)
+    left = vectors - model.quantizer.lookup(model.encode(x))
+    spread = (vectors - vectors.mean((0, 1))).square().mean()
+    assert left.square().mean() < 0.8 * spread
+
+
 def test_the_encoder_learns_as_if_nothing_were_quantized(model: OrderedAutoencoder) -> None:
     vectors = model.encode_vectors(images()).detach().requires_grad_()
     every = torch.ones(vectors.shape[:2], dtype=torch.bool)

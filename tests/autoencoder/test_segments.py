@@ -11,6 +11,7 @@ from torch import Tensor
 
 from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder
 from anytime_ar.autoencoder.lapped_transform import lapped_transform
+from anytime_ar.autoencoder.layouts import SegmentLayout
 from anytime_ar.autoencoder.native_decoder import make_decode_fn
 from anytime_ar.autoencoder.quantizers import LevelQuantizer, VectorQuantizerConfig
 from anytime_ar.errors import InputError
@@ -102,6 +103,17 @@ def test_only_kept_codes_move_codebooks() -> None:
     assert not torch.allclose(made.global_quantizer.codebooks, before[0], atol=1e-5)
     changed = ((made.level_quantizer.codebooks - before[1]).abs() > 1e-5).flatten(1).any(1)
     assert changed.tolist() == [True, False, False]
+
+
+def test_features_are_the_sum_of_what_the_whole_and_the_segments_decode_to() -> None:
+    torch.manual_seed(0)
+    layout = SegmentLayout(2, LEVELS, SEGMENTS, WIDTH, features=3, shape=(8, 8), hidden=0)
+    assert layout.expand is not None
+    vectors = torch.randn(5, 2 + SEGMENTS * LEVELS, WIDTH)
+    whole = layout.expand(vectors[:, :2].flatten(1)).unflatten(1, (3, 8, 8))
+    parts = vectors[:, 2:].unflatten(1, (LEVELS, SEGMENTS)).transpose(1, 2).flatten(2)
+    segments = layout.join_segments(layout.expand_part(parts))
+    torch.testing.assert_close(layout.to_features(vectors), whole + segments)
 
 
 def test_the_networks_start_without_a_say() -> None:

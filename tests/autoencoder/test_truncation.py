@@ -73,8 +73,9 @@ def test_bad_weights(weights: torch.Tensor, message: str) -> None:
 
 
 def test_bad_parameters() -> None:
-    with pytest.raises(InputError, match=r"ratio of a geometric p\(k\) must be above 0, got -1"):
-        Truncation.geometric(4, -1)
+    for ratio in (-1, 0):  # 0 would be the distribution of one code alone
+        with pytest.raises(InputError, match=rf"geometric p\(k\) must be above 0, got {ratio}"):
+            Truncation.geometric(4, ratio)
     with pytest.raises(InputError, match=r"full length must be in 0..1, got 1.5"):
         Truncation.uniform(4).or_full(1.5)
     with pytest.raises(InputError, match=r"here: ratio: .*got 0.*; full_probability: .*got 2"):

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from anytime_ar.bundle import format as files
+from anytime_ar.bundle.card import Card
 from anytime_ar.bundle.format import Bundle, build_bundle, load_bundle, save_bundle
 from anytime_ar.errors import BundleError, InputError
 from anytime_ar.runtime.files import write_json
@@ -356,6 +357,16 @@ def test_other_folders_are_not_overwritten(tmp_path: Path, bundle: Bundle, saved
     ):
         save_bundle(bundle, photos / "config.json" / "bundle")
     assert names(tmp_path) == ["models", "photos"]
+
+
+@pytest.mark.parametrize(("loudness", "normalize"), [("peak", "peak"), ("as_stored", "none")])
+def test_a_card_of_0_1_has_the_scaling_of_recordings_in_its_training(
+    card: Card, loudness: str, normalize: str
+) -> None:
+    values = card.model_dump(mode="json", exclude_none=True)
+    old = {"training": {"data": {"sound": {"loudness": loudness}}}}
+    expected = None if card.data.sample_rate is None else normalize
+    assert Card.parse(values | old, origin="test").data.normalize == expected
 
 
 def test_fresh_networks_follow_the_card(bundle: Bundle) -> None:

@@ -72,6 +72,13 @@ def test_silence_has_finite_figures(level: float) -> None:
             assert torch.isfinite(figure).all(), measure.name
 
 
+def test_silence_is_not_intelligible() -> None:
+    x = sounds(2, samples=7000) * torch.tensor([0.0, 1.0])[:, None, None]
+    silent, clear = stoi_score(x, x, RATE).tolist()
+    assert silent == 0
+    assert clear == pytest.approx(1)
+
+
 def test_intelligibility_is_that_of_pystoi_on_repeated_sounds() -> None:
     from pystoi import stoi
 

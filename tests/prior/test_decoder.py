@@ -346,6 +346,17 @@ def test_the_kernel_is_for_cpus() -> None:
         make_prior_decoder(prior, backend="native")
 
 
+def test_codes_are_sampled_on_the_decoders_device_if_it_has_float64(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoder = TorchPriorDecoder(build(), "float32")
+    cache = decoder._new_cache(2, decoder.device)
+    monkeypatch.setattr(decoder, "_new_cache", lambda _capacity, _device: cache)
+    for device, expected in (("cpu", "cpu"), ("meta", "meta"), ("mps", "cpu")):
+        monkeypatch.setattr(decoder, "device", torch.device(device))
+        assert decoder._new_state(2).noise.device.type == expected
+
+
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     load_kernel.cache_clear()
     monkeypatch.setenv("ANYTIME_KERNEL", "compiled")

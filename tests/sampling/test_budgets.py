@@ -391,6 +391,10 @@ def test_a_quantile_is_the_shortest_time_that_enough_kept_to() -> None:
     assert [times.quantile(share) for share in shares] == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4]
 
 
+def test_times_are_written_to_a_tenth_of_a_microsecond() -> None:
+    assert LatencyWindow([1.00000004, 0.12345678]).to_tuple() == (1.0, 0.1234568)
+
+
 def test_times_forget_the_oldest() -> None:
     generator = torch.Generator().manual_seed(0)
     seconds = (torch.rand(600, generator=generator) * 20).round().tolist()  # many are equal

@@ -8,7 +8,7 @@ import torch
 from sampling_models import L, V
 
 from anytime_ar.errors import InputError
-from anytime_ar.sampling import AnytimeModel
+from anytime_ar.sampling import AnytimeModel, plan
 from anytime_ar.sampling.plan import MAX_SAMPLES
 
 
@@ -70,6 +70,15 @@ def test_too_many_samples(model: AnytimeModel, n: int) -> None:
             draw(n, seed=0)
     with pytest.raises(InputError, match=f"the limit is {MAX_SAMPLES}"):
         model.warm_up(n)
+
+
+def test_as_many_samples_as_are_allowed(
+    model: AnytimeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "MAX_SAMPLES", 3)
+    assert len(model.sample_codes(3, seed=0)) == 3
+    with pytest.raises(InputError, match="cannot draw 4 samples"):
+        model.sample_codes(4, seed=0)
 
 
 @pytest.mark.parametrize("first", [2**63 - 1, 2**64, 2**70])

@@ -89,6 +89,7 @@ def test_the_shape_of_steps_is_found() -> None:
     assert found.seconds(8, 400) == pytest.approx(true.seconds(8, 400), rel=1e-6)
     assert found.saturation_rows == 67
     assert LinearCost(0.001, 0.0, 0.0).saturation_rows == 1024  # another row costs nothing
+    assert LinearCost(0.0, 0.001, 0.0).saturation_rows == 1  # rows together gain nothing
 
 
 @pytest.mark.parametrize(("factor", "observations"), [(10.0, 2), (0.1, 3)])

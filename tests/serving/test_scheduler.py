@@ -301,6 +301,19 @@ def test_an_urgent_draw_gets_the_room_of_those_with_time(stage: Stage) -> None:
         assert torch.equal(heard.done.codes, stage.models[0].sample_codes(2, seed=i))
 
 
+def test_of_those_with_their_floors_who_is_furthest_beyond_a_fair_share_makes_room(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = {"flood": 0.5, "quiet": 0.9}
+    monkeypatch.setattr(stage.scheduler.admission, "client_shares", lambda _waiting: shares)
+    flood, quiet = (stage.ask(4, client=client) for client in shares)  # alike but for that
+    stage.scheduler.run_iteration()
+    urgent = stage.ask(4, deadline_s=0.05, client="urgent")
+    stage.run()
+    assert urgent.done.decoded_at <= urgent.draw.deadline
+    assert flood.done.codes.shape[1] < quiet.done.codes.shape[1]
+
+
 def test_those_that_make_room_are_not_decoded_before_others_that_are_due(stage: Stage) -> None:
     patient = stage.ask(6)
     stage.scheduler.run_iteration()
@@ -469,3 +482,13 @@ def test_a_draw_that_comes_with_all_its_codes_is_decoded_and_no_more(
     assert again.done.stop_reason == "complete"
     assert torch.equal(again.done.codes, first.done.codes)
     torch.testing.assert_close(again.done.data, first.done.data)
+
+
+def test_a_probe_takes_one_row_and_corrects_the_costs(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, slots=1)
+    stage.models[0].slowness = 3.0
+    stage.scheduler.probe()
+    runner = stage.scheduler.runners["tiny0"]
+    assert runner.batch.free_slots == 1
+    assert runner.costs.step_s(1, 0) == pytest.approx(3 * (STEP_S + ROW_S))
+    assert runner.costs.decode_s(1) == pytest.approx(3 * DECODE_S)

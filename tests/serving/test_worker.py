@@ -101,6 +101,9 @@ def test_a_turn_without_end_is_no_progress(working: Working) -> None:
     assert working.worker.healthy
     working.stage.clock.now += STALL_TIMEOUT_S + 1
     assert not working.worker.healthy
+    refused = working.ask().get(timeout=PATIENCE_S)
+    assert isinstance(refused, ServingError)
+    assert (refused.reason, refused.retry_after_s) == ("broken", STALL_TIMEOUT_S)
     working.worker._iteration_started_at = None
 
 

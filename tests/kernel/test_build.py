@@ -301,12 +301,18 @@ def test_what_killed_compilations_left_is_removed(own: Path, make: MakeCompiler)
 
 
 SIGNALLED = """
-import signal, sys
+import signal, subprocess, sys, time
 from anytime_ar.runtime.signals import exit_on_signal
 from anytime_ar.kernel import load_kernel, loading
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)
 loading.PREBUILT = Path("/dev/null")
+if sys.argv[1] == "just started":
+    start = subprocess.Popen.__init__
+    def slowly(*args, **options):
+        start(*args, **options)
+        time.sleep(0.5)
+    subprocess.Popen.__init__ = slowly
 if sys.argv[1] == "served":
     with exit_on_signal(signal.SIGTERM, 0):
         load_kernel()
@@ -319,6 +325,8 @@ load_kernel()
     ("number", "how", "code"),
     [
         (signal.SIGTERM, "alone", 143),
+        (signal.SIGTERM, "just started", 143),
+        (signal.SIGINT, "just started", -2),
         (signal.SIGTERM, "served", 0),
         (signal.SIGHUP, "alone", 129),
         (signal.SIGINT, "alone", -2),

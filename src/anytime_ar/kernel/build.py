@@ -31,7 +31,7 @@ from pathlib import Path
 from anytime_ar.errors import InputError
 from anytime_ar.kernel.instruction_sets import InstructionSet
 from anytime_ar.runtime.files import cache_folder, process_temporary_folder, write_bytes
-from anytime_ar.runtime.signals import cleanup_on_signal
+from anytime_ar.runtime.signals import cleanup_on_signal, delay_signals
 
 _log = logging.getLogger(__name__)
 
@@ -280,20 +280,12 @@ def _run(command: list[str], folder: Path) -> tuple[int, str]:
     """
     # Other folders may be read-only. The messages must be English, because we search them.
     folders = dict.fromkeys(("TMPDIR", "ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(folder))
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        cwd=folder,
-        env={**os.environ, **folders, "LC_ALL": "C"},
-        start_new_session=True,  # Ctrl-C reaches this process only
-    )
+    process: subprocess.Popen[str] | None = None
 
     def end() -> None:
         """Stop the compiler and all processes that it has started."""
+        if process is None:
+            return
         if sys.platform == "win32":
             process.kill()
         else:
@@ -307,10 +299,23 @@ def _run(command: list[str], folder: Path) -> tuple[int, str]:
 
     try:
         with cleanup_on_signal(clean):
+            with delay_signals():  # a compiler without a `process` could not be stopped
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    encoding="utf-8",
+                    errors="replace",
+                    cwd=folder,
+                    env={**os.environ, **folders, "LC_ALL": "C"},
+                    start_new_session=True,  # Ctrl-C reaches this process only
+                )
             output, _ = process.communicate()
     except BaseException:
         end()
-        process.wait()
+        if process is not None:
+            process.wait()
         raise
     return process.returncode, output
 

@@ -171,3 +171,21 @@ def cleanup_on_signal(cleanup: Callable[[], object]) -> Iterator[None]:
         _cleanups.append(cleanup)
         stack.callback(_cleanups.remove, cleanup)
         yield
+
+
+@contextmanager
+def delay_signals() -> Iterator[None]:
+    """Deliver Ctrl-C, SIGTERM and SIGHUP to this thread only after the block.
+
+    Processes that are started in the block ignore these signals. Nothing is delayed on Windows.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    )
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

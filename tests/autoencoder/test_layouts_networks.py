@@ -196,6 +196,11 @@ def test_stride() -> None:
             (1, 8, 8),
             "code_width is 2, but layout=channel gives 16; drop it",
         ),
+        (
+            {"code_length": 3, "code_width": 8, "quantizer": {"kind": "fsq", "levels": [4, 4]}},
+            (1, 8, 8),
+            "code_width is 8, but quantizer.kind=fsq gives 2; drop it or set it to null",
+        ),
         ({"code_length": 3, "code_width": 2}, (1, 8, 6), "must be square, got 8x6"),
         (
             {"layout": "segment", "segments": 3, "code_length": 7, "code_width": 2},

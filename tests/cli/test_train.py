@@ -99,6 +99,18 @@ def interrupted_run(folder: Path, more: str = "") -> Path:
     return run
 
 
+def test_an_interrupted_run_says_how_to_continue(tmp_path, capsys, monkeypatch):
+    def interrupted(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("anytime_ar.cli.train.train", interrupted)
+    run = tmp_path / "run"
+    with pytest.raises(SystemExit, match="130"):
+        main(["train", "digits", "--out", str(run), "--device", "cpu"])
+    told = f"anytime: interrupted; continue with `anytime train --resume {run}`"
+    assert told in capsys.readouterr().err.splitlines()
+
+
 def test_resume_needs_nothing_but_the_run(tmp_path, capsys):
     run = interrupted_run(tmp_path)
     (tmp_path / "tiny.yaml").unlink()
@@ -131,6 +143,8 @@ def test_other_settings_are_refused_with_a_line_each(tmp_path, capsys):
     )
     assert "was begun with other settings; go on with those by `anytime train --resume" in head
     assert lines == ["  - prior_training.steps was 4, is 5", "  - seed was 0, is 3"]
+    (line,) = refused(["train", "--resume"], capsys)
+    assert line == "anytime: --resume: name the run, as in anytime train --resume runs/mnist"
     (line,) = refused(["train", "--resume", str(tmp_path)], capsys)
     assert "no run is there (no config.yaml in this folder)" in line
     (line,) = refused(["train", write_config(tmp_path), "--out", str(run)], capsys)

@@ -111,9 +111,12 @@ class AutoencoderConfig(ConfigUnion):
                     f"autoencoder.{name} is needed for layout={self.layout}; set it, e.g. to 16"
                 )
             if configured is not None and implied not in (None, configured):
+                source = f"layout={self.layout}"
+                if name == "code_width" and grid is not None:
+                    source = f"quantizer.kind={self.quantizer.kind}"
                 raise InputError(
-                    f"autoencoder.{name} is {configured}, but layout={self.layout} gives "
-                    f"{implied}; drop it"
+                    f"autoencoder.{name} is {configured}, but {source} gives {implied}; drop it or "
+                    "set it to null"
                 )
             sizes[name] = configured or implied
         return self.model_copy(update=sizes)

@@ -28,7 +28,7 @@ class TruncationConfig(Config):
     """Ratio p(k + 1) / p(k) for `geometric`, above 0."""
     multiple: int = Field(1, ge=1)
     """Truncate to multiples of this number of codes only. Quantizer dropout, for example,
-    truncates to whole levels of layout `residual`."""
+    truncates to whole levels of layout `residual_vq`."""
     full_probability: float = Field(0.5, ge=0, le=1)
     """Probability of not truncating, in 0..1; otherwise k follows `distribution`."""
 

@@ -65,6 +65,8 @@ def _expand_resume(arguments: list[str]) -> list[str]:
     for at, argument in enumerate(arguments):
         option, _, run = argument.partition("=")
         rest = arguments[at + 1 :]
+        if arguments == ["--resume"]:
+            raise InputError("--resume: name the run, as in anytime train --resume runs/mnist")
         if option != "--resume" or not (run or rest) or (not run and rest[0].startswith("-")):
             continue
         folder = Path(run or rest.pop(0))
@@ -105,7 +107,12 @@ def run(arguments: Namespace) -> None:
         if not (arguments.resume and (folder / "bundle").is_dir()):
             check_data_path(config.data)  # before threads are timed
         _set_training_threads(arguments, folder, processes)
-        train(config, folder, **options)
+        try:
+            train(config, folder, **options)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(
+                f"interrupted; continue with `anytime train --resume {folder}`"
+            ) from error
     if is_rank_zero_process():
         print(f"{folder / 'bundle'}: trained; judge it with `anytime evaluate {folder}`")
 

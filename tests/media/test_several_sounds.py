@@ -106,6 +106,22 @@ def test_chunks_after_the_samples(odd: bool, lost: int) -> None:
     assert length(content[: len(content) - lost]) == COUNT + odd
 
 
+@pytest.mark.parametrize(
+    "tail",
+    [bytes(4096), b"ID3\4\0\0\0\0\x7f\0" + b"x" * 9000, b"TAG" + b"x" * 125, b"\r\n", b""],
+    ids=["zeros", "ID3v2", "ID3v1", "a line", "nothing"],
+)
+def test_tails_after_chunks_after_the_samples(tail: bytes) -> None:
+    text = b"LIST" + struct.pack("<I", 4000) + b"INFO" + b"y" * 3996
+    assert length(encoded("WAV") + text + tail) == COUNT
+    assert (
+        length(
+            encoded("WAV") + text + b"id3 " + struct.pack("<I", 2001) + b"z" * 2001 + b"\0" + tail
+        )
+        == COUNT
+    )
+
+
 @pytest.mark.parametrize("kind", ["WAV", "RF64", "AIFF", "AU"])
 def test_a_header_from_before_the_end_of_the_recording(kind: str) -> None:
     content = encoded(kind)

@@ -188,13 +188,16 @@ def _has_unknown_rest(file: _HeaderReader, container: _Container, end: int) -> b
     whole = container.declared_file_bytes
     if whole is None or file.size - end <= _MAX_JUNK_BYTES:
         return False
-    for at in (end, end + 1):  # some writers leave out the byte of padding
+    for begin in (end, end + 1):  # some writers leave out the byte of padding
+        at = _chunks_end(file, container, begin)
         name = file.read(at, 4)
-        if name.startswith(_TAGS) or _is_chunk_sequence(file, container, at):
+        if name.startswith(_TAGS) or file.size - at <= _MAX_JUNK_BYTES:
             return False
         if whole >= file.size and _is_chunk_name(name):  # the last chunk may be cut
             return False
-    return _contains(file, end, _NOT_ZERO)
+        if not _contains(file, at, _NOT_ZERO):
+            return False
+    return True
 
 
 def _contains(file: _HeaderReader, start: int, pattern: re.Pattern[bytes]) -> bool:
@@ -545,12 +548,18 @@ def _w64(file: _HeaderReader) -> _Container | None:
 
 def _is_chunk_sequence(file: _HeaderReader, container: _Container, start: int) -> bool:
     """Return whether chunks follow from an offset up to the end of the file."""
+    end = _chunks_end(file, container, start)
+    return end > start and abs(end - file.size) <= 1
+
+
+def _chunks_end(file: _HeaderReader, container: _Container, start: int) -> int:
+    """Return the offset after the whole chunks that follow from an offset."""
     end = start
     for name, at, length in _chunks(file, start, container.size_fields[0].byte_order):
-        if not _is_chunk_name(name):
-            return False
-        end = at + 4 + length
-    return end > start and abs(end - file.size) <= 1
+        if not _is_chunk_name(name) or at + 4 + length > file.size:
+            break
+        end = min(at + 4 + length + length % 2, file.size)
+    return end
 
 
 def _is_chunk_name(name: bytes) -> bool:

@@ -40,7 +40,7 @@ autoencoder: {{code_length: 4, code_width: 4, quantizer: {{vocabulary: 8}}}}
 autoencoder_training: {{steps: 4, batch_size: 8, codebook_init_samples: 16}}
 prior: {{layers: 1, width: 8, heads: 2}}
 prior_training: {{steps: 4, batch_size: 8, augmented_copies: 1}}
-feature_extractor: {{steps: 10, width: 4, num_features: 8}}
+feature_extractor: {{steps: 10, width: 4, num_features: 8, precision: 32-true}}
 """
 
 

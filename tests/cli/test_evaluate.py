@@ -22,7 +22,7 @@ from anytime_ar.bundle.curve import Curve
 from anytime_ar.bundle.format import load_bundle, save_bundle
 from anytime_ar.cli import main
 from anytime_ar.sampling import load
-from cli.command_line import TINY, fails, refused
+from cli.command_line import TINY, add, fails, refused, write_config
 
 
 @pytest.fixture
@@ -304,6 +304,32 @@ def test_a_copy_of_the_data_trains_the_feature_extractor_too(measured, tmp_path,
     main(evaluate_alone("run", "--data.name", str(measured / "data")))
     trained = Path("runs/features/tiny/features.json").read_bytes()
     assert trained == (measured / "features/features.json").read_bytes()
+
+
+def test_other_data_of_the_same_name_is_refused(measured, tmp_path, monkeypatch, capsys):
+    """A relative name may lead to other data in another folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(measured / "run", "run")
+    facts = json.loads(Path("run/data.json").read_text())
+    facts["splits"]["test"]["sha256"] = "0" * 64
+    Path("run/data.json").write_text(json.dumps(facts))
+    before = Path("run/bundle/manifest.json").read_bytes()
+    first, change = refused(evaluate_alone("run"), capsys)
+    assert f"{measured / 'data'} is not the data that run was trained on; name the data" in first
+    assert change.strip() == "- test has as many samples as before, but others"
+    assert Path("run/bundle/manifest.json").read_bytes() == before
+
+
+def test_a_classifier_of_other_data_is_refused(measured, tmp_path, monkeypatch, capsys):
+    """A run of other data had the same name."""
+    monkeypatch.chdir(tmp_path)
+    for label in ("a", "b", "c"):
+        add(tmp_path / "data" / label, 0, 20)
+    main(["train-classifier", write_config(tmp_path), "--device", "cpu"])
+    capsys.readouterr()
+    (line,) = refused(evaluate_alone(str(measured / "run")), capsys)
+    assert f"features/tiny tells 3 labels apart, and {measured / 'data'} has 2; it was" in line
+    assert not Path("curve").exists()
 
 
 def test_a_model_alone_takes_the_shipped_configuration_of_its_name(

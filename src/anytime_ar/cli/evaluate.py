@@ -44,6 +44,7 @@ from anytime_ar.cli.train_classifier import (
     train_and_save_classifier,
 )
 from anytime_ar.data import DataConfig, DataSplits, load_data
+from anytime_ar.data.fingerprint import DataFingerprint, data_fingerprint
 from anytime_ar.data.loading import EMBEDDED_SOURCES, local_data_path
 from anytime_ar.errors import InputError, require_extras
 from anytime_ar.evaluation import (
@@ -147,6 +148,8 @@ def run(arguments: Namespace) -> None:
         check_output_path(path, is_folder=True)
     data_config = model_data_config(model, arguments.model, arguments.data, arguments.label_key)
     data = load_data(data_config)
+    if is_run(arguments.model) and not (arguments.data or arguments.label_key):
+        _check_data_of_run(Path(arguments.model), data)
     if experiment is not None:
         print(f"anytime: there is no {path} yet; training it first", file=sys.stderr)
         own = _classifier_data(experiment.data, model, data)
@@ -156,6 +159,14 @@ def run(arguments: Namespace) -> None:
         features = TorchScriptFeatureExtractor(path, model.device)
     else:
         features = load_feature_extractor(path, device=model.device).extractor
+        labels = None if arguments.label_key else data.label_names
+        is_default = arguments.feature_extractor is None
+        if is_default and labels is not None and len(labels) != features.label_count:
+            raise InputError(
+                f"{path} tells {features.label_count} labels apart, and {data_config.name} has "
+                f"{len(labels)}; it was trained on other data, so name another by "
+                "--feature-extractor, or remove it to train a new one"
+            )
     with torchrun_context() as workers, progress_bar("evaluate") as progress:
         curve = evaluate(
             model,
@@ -190,6 +201,18 @@ def run(arguments: Namespace) -> None:
         + (f"\n{arguments.model}: the model has this curve now" if attached else ""),
         **curve.model_dump(mode="json"),
     )
+
+
+def _check_data_of_run(run: Path, data: DataSplits) -> None:
+    """Raise InputError if data that a relative path names is not that of the training."""
+    earlier = DataFingerprint.load(run / "data.json")
+    changes = [] if earlier is None else data_fingerprint(data).changes_since(earlier)
+    if changes:
+        raise InputError(
+            f"{data.config.name} is not the data that {run} was trained on; name the data with "
+            "--data.name",
+            changes,
+        )
 
 
 def _experiment_of(location: str, model: AnytimeModel) -> Experiment | None:

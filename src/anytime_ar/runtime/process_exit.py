@@ -14,9 +14,14 @@ import time
 _EXIT_TIMEOUT_S = 10.0
 """Most seconds for which the exit waits for other threads."""
 _POLL_S = 0.002
+_RECENT_S = 1.0
+"""Seconds after its last computation in which a daemon thread may be about to begin another one, or
+to free what it has computed. The exit waits as long for it to end."""
 
 _computing: dict[object, int] = {}
 """Identifiers of the threads that compute, by the object that entered the computation."""
+_left_at: dict[int, float] = {}
+"""Time at which each thread last ended a computation, by its identifier."""
 _exiting_thread: int | None = None
 """Identifier of the thread in which Python exits; None before."""
 
@@ -40,7 +45,7 @@ def enter_computation(key: object) -> None:
 
 def leave_computation(key: object) -> None:
     """Note that a computation has ended."""
-    del _computing[key]
+    _left_at[_computing.pop(key)] = time.monotonic()
 
 
 def end_if_exiting() -> None:
@@ -61,6 +66,12 @@ def end_other_computations() -> None:
     while any(thread != own for thread in list(_computing.values())):
         if time.monotonic() > give_up_at:
             return
+        time.sleep(_POLL_S)
+    begin = time.monotonic()
+    recent = {thread for thread, left in _left_at.items() if begin - left < _RECENT_S}
+    while time.monotonic() - begin < _RECENT_S and any(
+        thread.daemon and thread.ident in recent - {own} for thread in threading.enumerate()
+    ):
         time.sleep(_POLL_S)
 
 

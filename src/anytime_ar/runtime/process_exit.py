@@ -3,7 +3,8 @@
 When Python exits, it ends a daemon thread as soon as the thread asks for the interpreter lock. Up
 to Python 3.13 this unwinds the stack of the thread, and an operation of PyTorch on that stack
 aborts the process. Memory that an operation still reads may also be freed. So the computations of
-other threads end by `SystemExit` before their next step, and Python exits after them.
+other threads end by `SystemExit` before their next step, and Python exits after them. It also waits
+for a daemon thread that has just computed and may be freeing tensors.
 """
 
 from __future__ import annotations
@@ -79,4 +80,5 @@ def forget_other_threads() -> None:
     """Forget the computations of threads that a forked process does not have."""
     own = threading.get_ident()
     for key in [key for key, thread in _computing.items() if thread != own]:
-        leave_computation(key)
+        del _computing[key]
+    _left_at.clear()

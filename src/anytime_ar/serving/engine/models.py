@@ -109,7 +109,7 @@ class ModelRegistry:
     """
 
     def __init__(self, runners: Mapping[str, ModelRunner]) -> None:
-        """Name the models."""
+        """Store the models by name."""
         self._served = {
             name: ServedModel(name, runner.model, runner) for name, runner in runners.items()
         }

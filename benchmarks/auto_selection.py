@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -180,23 +180,22 @@ def training(name: str, size: int, rounds: int) -> list[dict[str, Any]]:
 def time_training_steps(values: dict[str, Any], data: DataSplits) -> dict[str, dict[str, Any]]:
     """Train for a few steps and return the seconds per step and the precision, by stage.
 
-    The first two steps are not counted.
+    Validation, which follows every step that is logged, and the first two steps are not counted.
     """
     config = Experiment.parse(values, origin="benchmark")
     with tempfile.TemporaryDirectory() as place:
         train(config, place, device="cpu", show_progress=False, data=data)
         lines = [json.loads(line) for line in (Path(place) / "log.jsonl").open(encoding="utf-8")]
-        found: dict[str, dict[str, Any]] = {}
-        for line in lines:
-            if "precision" in line:
-                found[line["stage"]] = {"precision": line["precision"], "times": []}
-            elif "loss" in line and "step" in line:
-                found[line["stage"]]["times"].append((line["step"], line["seconds"]))
-    for stage in found.values():
-        times = dict(stage["times"])
-        (first, begin), (last, end) = list(times.items())[1], list(times.items())[-1]
-        stage["seconds"] = (end - begin) / (last - first)
-    return found
+    found: dict[str, dict[str, Any]] = {}
+    for before, line in pairwise([{}, *lines]):
+        if "precision" in line:
+            found[line["stage"]] = {"precision": line["precision"], "times": []}
+        elif "loss" in line and "step" in line:
+            found[line["stage"]]["times"].append(line["time"] - before["time"])
+    return {
+        stage: {"precision": each["precision"], "seconds": statistics.mean(each["times"][2:])}
+        for stage, each in found.items()
+    }
 
 
 def compare_to_best(name: str, what: str, rows: int, chosen: str, timed: Any) -> dict[str, Any]:

@@ -6,6 +6,11 @@ Each instruction set has its own process, in which kernel and PyTorch are limite
 thread. For each shipped model and batch size, both sample and decode interleaved. A ratio above 1
 means that the kernel is faster: median and range over rounds. Then the codes of 1,000 seeds in
 float32 and int8 are compared between instruction sets, seed by seed.
+
+Sets of aarch64 run on another machine or under an emulator, which is not timed:
+
+    python benchmarks/instruction_sets.py avx2 dotprod \
+        --aarch64 "qemu-aarch64 -cpu max -L ROOT ROOT/usr/bin/python3.11"
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 from hashlib import sha256
@@ -21,7 +27,13 @@ from pathlib import Path
 import torch
 from speed import time_ratios
 
-from anytime_ar.kernel import cpu_name, load_kernel
+from anytime_ar.kernel import (
+    available_instruction_sets,
+    cpu_architecture,
+    cpu_features,
+    cpu_name,
+    load_kernel,
+)
 from anytime_ar.runtime.files import write_json
 from anytime_ar.runtime.timing import BenchmarkCase, time_interleaved
 from anytime_ar.sampling import AnytimeModel, load
@@ -38,6 +50,8 @@ ISA_LIMITS = {
     "avx512": ("avx512", "AVX512_CORE"),
     "avx512vnni": ("avx512", "AVX512_CORE_VNNI"),
     "avx512bf16": ("avx512", "AVX512_CORE_BF16"),
+    "neon": ("default", "DEFAULT"),
+    "dotprod": ("default", "DEFAULT"),
 }
 """Limits of PyTorch's own operations and of oneDNN, by instruction set."""
 
@@ -45,10 +59,14 @@ ISA_LIMITS = {
 def main() -> None:
     """Measure each instruction set and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sets", nargs="*", help=f"of {', '.join(ISA_LIMITS)}; default: all")
+    here = [isa.name for isa in available_instruction_sets(cpu_architecture(), cpu_features())]
+    parser.add_argument("sets", nargs="*", help=f"of {', '.join(ISA_LIMITS)}; default: all here")
     parser.add_argument("--rows", type=int, nargs="*", default=[1, 4, 16, 64, 256, 1024])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/instruction_sets"))
+    parser.add_argument(
+        "--aarch64", type=shlex.split, help="command of a Python for the sets of aarch64"
+    )
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # child process
     options = parser.parse_args()
     if options.here:
@@ -58,17 +76,20 @@ def main() -> None:
     found = {}
     if unknown := set(options.sets) - ISA_LIMITS.keys():
         parser.error(f"unknown {min(unknown)}; choose among {', '.join(ISA_LIMITS)}")
-    for name in options.sets or ISA_LIMITS:
-        found[name] = in_process(name, options.rows, options.rounds)
+    for name in options.sets or here:
+        if name not in here and options.aarch64:
+            found[name] = in_process(name, options.aarch64, [], 0)
+        else:
+            found[name] = in_process(name, [sys.executable], options.rows, options.rounds)
         print(table(name, found[name]), flush=True)
     print("\n".join(code_differences(found)))
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "instruction_sets.json", found)
 
 
-def in_process(name: str, rows: list[int], rounds: int) -> dict:
-    """Measure in a process that is limited to an instruction set."""
-    command = [sys.executable, "-W", "ignore", __file__, "--here", "--rounds", str(rounds)]
+def in_process(name: str, python: list[str], rows: list[int], rounds: int) -> dict:
+    """Measure in a process of a Python command that is limited to an instruction set."""
+    command = [*python, "-W", "ignore", __file__, "--here", "--rounds", str(rounds)]
     command += ["--rows", *map(str, rows)]
     done = subprocess.run(
         command, env=isa_environment(name), stdout=subprocess.PIPE, text=True, check=True
@@ -95,7 +116,7 @@ def measure(rows: list[int], rounds: int) -> dict:
         "instructions": loaded.instruction_set,
         "kernel": loaded.origin,
         "torch": f"{torch.__version__}, {torch.backends.cpu.get_cpu_capability()}",
-        "rows": [row for name in MODELS for row in time_backends(name, rows, rounds)],
+        "rows": [row for name in MODELS if rows for row in time_backends(name, rows, rounds)],
         "digests": {
             f"{name} {precision}": digests(load(name, precision=precision, backend="native"))
             for name in MODELS

@@ -262,6 +262,21 @@ def test_features_are_seen_and_scored() -> None:
     )
 
 
+@torch.no_grad()
+def test_tables_do_not_depend_on_the_order_of_sums() -> None:
+    """Processors add in different orders, and codes must not depend on it."""
+    prior, other = (with_codebook_features(features=30) for _ in range(2))
+    order = torch.randperm(33, generator=torch.Generator().manual_seed(0))
+    for one in (prior, other):
+        one.attach_codebook(vectors())
+    entries = torch.cat([prior.codebook_features, prior.code_embedding.weight], 1)[:, order]
+    other.codebook_features.copy_(entries[:, :30])
+    other.code_embedding.weight.copy_(entries[:, 30:])
+    assert other.embedding_projection is not None
+    other.embedding_projection.weight.copy_(prior.embedding_projection.weight[:, order])
+    assert torch.equal(prior.full_embeddings(), other.full_embeddings())
+
+
 def test_features_need_room() -> None:
     with pytest.raises(
         InputError, match=r"prior.codebook_features is 3, and entries .* 2 numbers; set it to 6"

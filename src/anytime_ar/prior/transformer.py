@@ -234,9 +234,16 @@ class Prior(nn.Module):
         return costs.unflatten(0, codes.shape)
 
     def full_embeddings(self) -> Tensor:
-        """Return the embedding tables at full width: float [tables * V, E]."""
+        """Return the embedding tables at full width: float [tables * V, E].
+
+        They are computed in float64 and rounded once: sums in float32 round differently on another
+        processor, and then codes differ.
+        """
         entries = self._with_codebook_features(self.code_embedding.weight, self.codebook_features)
-        return entries if self.embedding_projection is None else self.embedding_projection(entries)
+        if self.embedding_projection is None:
+            return entries
+        weight = self.embedding_projection.weight
+        return (entries.double() @ weight.double().mT).to(weight.dtype)
 
     @torch.no_grad()
     def attach_codebook(self, vectors: Tensor) -> None:
@@ -262,9 +269,10 @@ class Prior(nn.Module):
         first = torch.searchsorted(
             self.table_of_position, torch.arange(int(self.table_of_position[-1]) + 1)
         )
-        vectors = vectors[first.to(vectors.device)].float()  # [tables, V, D]
+        # In float64, so that the features are the same on every processor.
+        vectors = vectors[first.to(vectors.device)].double()  # [tables, V, D]
         lengths = vectors.norm(dim=2)  # [tables, V]
-        rank = lengths.argsort(1).argsort(1).float() / (self.vocabulary - 1) * (steps - 1)
+        rank = lengths.argsort(1).argsort(1).double() / (self.vocabulary - 1) * (steps - 1)
         # One feature for each of several overlapping ranges of length, so that a linear map of them
         # can be a piecewise linear function of the length.
         length_features = (

@@ -59,6 +59,7 @@ EXTRAS = {
     "serve": ("fastapi", "starlette", "uvicorn", "httptools", "prometheus_client", "scipy"),
     "client": ("httpx",),
     "ray": ("ray",),
+    "hf": ("transformers",),
     "bench": ("transformers", "matplotlib"),
 }
 """Optional extras of `pyproject.toml` and the modules that each installs."""

@@ -17,6 +17,7 @@ from anytime_ar.autoencoder.layouts import SegmentLayout
 from anytime_ar.autoencoder.quantizers import LevelQuantizer
 from anytime_ar.autoencoder.quantizers.vector import EMA_BUFFERS
 from anytime_ar.autoencoder.residual_pca_init import init_residual_pca
+from anytime_ar.autoencoder.tokenizer import Tokenizer
 from anytime_ar.autoencoder.truncation import truncate
 from anytime_ar.codes import check_codes
 from anytime_ar.samples import check_samples
@@ -32,7 +33,7 @@ class Decoded(NamedTuple):
     substitution."""
 
 
-class OrderedAutoencoder(nn.Module):
+class OrderedAutoencoder(Tokenizer):
     """Encoder, quantizer and decoder over L ordered codes.
 
     Args:
@@ -51,7 +52,7 @@ class OrderedAutoencoder(nn.Module):
         self.config = config = config.resolve(sample_shape)
         self.sample_shape = sample_shape
         self.code_length, self.code_width = config.sizes
-        self.vocabulary: int = config.quantizer.size
+        self.vocabulary = config.quantizer.size
         parts = config.build(sample_shape)
         self.encoder, self.decoder, self.layout = parts.encoder, parts.decoder, parts.layout
         self.linear_skip, self.quantizer = parts.linear_skip, parts.quantizer

@@ -17,6 +17,7 @@ from anytime_ar.autoencoder.layouts import (
 )
 from anytime_ar.autoencoder.model import OrderedAutoencoder
 from anytime_ar.autoencoder.networks.image import ImageDecoder, ImageResidualBlock
+from anytime_ar.autoencoder.tokenizer import Tokenizer
 from anytime_ar.codes import check_codes, check_prefix
 from anytime_ar.kernel import (
     UNKNOWN_CODE,
@@ -83,21 +84,23 @@ class _ImageDecoderStruct(ctypes.Structure):
 
 
 def make_decode_fn(
-    autoencoder: OrderedAutoencoder,
+    autoencoder: Tokenizer,
     backend: Literal["auto", "native", "portable"] = "auto",
     autotuner: Autotuner | None = None,
 ) -> Callable[[Tensor], Tensor]:
-    """Return a function that decodes codes with the native kernel or with the autoencoder itself.
+    """Return a function that decodes codes with the native kernel or with the tokenizer itself.
 
-    The autoencoder decodes on devices other than CPUs, without a kernel, and for networks that the
+    The tokenizer decodes on devices other than CPUs, without a kernel, and for networks that the
     kernel does not implement.
 
     Args:
-        autoencoder: in evaluation mode; its weights must not change any more.
-        backend: `native` for the kernel where it is available, `portable` for the autoencoder
+        autoencoder: tokenizer in evaluation mode; its weights must not change any more.
+        backend: `native` for the kernel where it is available, `portable` for the tokenizer
             itself, `auto` for the faster one on this machine, as timed at the first use.
         autotuner: stores the results of timing; None: in the cache folder.
     """
+    if not isinstance(autoencoder, OrderedAutoencoder):
+        return autoencoder.decode
     layout = type(autoencoder.layout) in _LAYOUT_CODES and autoencoder.linear_skip is None
     entries = autoencoder.code_length * autoencoder.vocabulary * autoencoder.code_width
     known = (

@@ -29,12 +29,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from anytime_ar.autoencoder import OrderedAutoencoder
+from anytime_ar.autoencoder import OrderedAutoencoder, Tokenizer
 from anytime_ar.bundle.card import Card
 from anytime_ar.bundle.curve import Curve
 from anytime_ar.errors import BundleError, InputError
 from anytime_ar.legacy import old_weight_name, upgrade_weights
-from anytime_ar.prior import Prior
+from anytime_ar.plugins import PartConfig, build_part, is_registered
+from anytime_ar.prior import CausalPrior, Prior
 from anytime_ar.runtime.files import (
     check_output_path,
     json_bytes,
@@ -58,9 +59,9 @@ class Bundle:
 
     card: Card
     """Description of the model, the content of config.json."""
-    autoencoder: OrderedAutoencoder
-    """The autoencoder, with its codebooks."""
-    prior: Prior | None = None
+    autoencoder: Tokenizer
+    """The ordered autoencoder with its codebooks, or another tokenizer."""
+    prior: Prior | CausalPrior | None = None
     """The prior over the codes; None for an autoencoder alone."""
     curve: Curve | None = None
     """The measured curve; None if the bundle was not evaluated."""
@@ -80,14 +81,51 @@ def build_bundle(card: Card) -> Bundle:
     Raises:
         InputError: the networks do not fit each other, or the samples.
     """
-    autoencoder = OrderedAutoencoder(card.autoencoder, card.data.sample_shape)
+    autoencoder: Tokenizer
+    if isinstance(card.autoencoder, PartConfig):
+        autoencoder = build_part(card.autoencoder, "tokenizer", Tokenizer)
+    else:
+        autoencoder = OrderedAutoencoder(card.autoencoder, card.data.sample_shape)
     if card.prior is None:
         return Bundle(card, autoencoder)
-    prior = Prior(
-        card.prior, autoencoder.code_length, autoencoder.vocabulary, label_count=card.label_count
-    )
+    prior: Prior | CausalPrior
+    sizes = autoencoder.code_length, autoencoder.vocabulary, card.label_count
+    if isinstance(card.prior, PartConfig):
+        prior = build_part(card.prior, "prior", CausalPrior)
+    else:
+        prior = Prior(card.prior, *sizes)
+    check_sizes(autoencoder, prior, card)
     attach_codebook(autoencoder, prior)
     return Bundle(card, autoencoder, prior)
+
+
+def check_sizes(tokenizer: Tokenizer, prior: Prior | CausalPrior | None, card: Card) -> None:
+    """Check that tokenizer, prior and card fit one another.
+
+    Args:
+        tokenizer: tokenizer of the model.
+        prior: prior of the model; None: there is none.
+        card: description of the model.
+
+    Raises:
+        InputError: shape of the samples, code length, vocabulary or number of labels differ.
+    """
+    shape = tokenizer.sample_shape
+    if shape != card.data.sample_shape:
+        raise InputError(
+            f"the tokenizer's samples have shape {list(shape)}, and the card says "
+            f"{list(card.data.sample_shape)}; give both the same"
+        )
+    if prior is None:
+        return
+    for what, own, other in (
+        ("code_length", prior.code_length, tokenizer.code_length),
+        ("vocabulary", prior.vocabulary, tokenizer.vocabulary),
+        ("label_count", prior.label_count, card.label_count),
+    ):
+        if own != other:
+            owner = "the model has labels" if what == "label_count" else "the tokenizer has"
+            raise InputError(f"the prior's {what} is {own}, and {owner} {other}; give it {other}")
 
 
 def summarize_bundle(bundle: Bundle) -> str:
@@ -106,9 +144,18 @@ def summarize_bundle(bundle: Bundle) -> str:
     )
 
 
-def attach_codebook(autoencoder: OrderedAutoencoder, prior: Prior) -> None:
-    """Give a prior with codebook features the codebook vectors of its autoencoder."""
-    if prior.config.codebook_features:
+def attach_codebook(autoencoder: Tokenizer, prior: Prior | CausalPrior) -> None:
+    """Give a prior with codebook features the codebook vectors of its autoencoder.
+
+    Raises:
+        InputError: the tokenizer has no codebook vectors.
+    """
+    if isinstance(prior, Prior) and prior.config.codebook_features:
+        if not isinstance(autoencoder, OrderedAutoencoder):
+            raise InputError(
+                f"prior.codebook_features describe the codebooks of an ordered autoencoder, and "
+                f"this is a {type(autoencoder).__name__}; set them to 0"
+            )
         prior.attach_codebook(autoencoder.codebook_vectors().to(prior.codebook_features.device))
 
 
@@ -121,10 +168,20 @@ def save_bundle(bundle: Bundle, folder: Path | str) -> None:
         folder: folder of the bundle; missing parents are created.
 
     Raises:
-        InputError: the folder holds something other than a bundle, or cannot be written.
+        InputError: the folder holds something other than a bundle, or cannot be written, or the
+            class of tokenizer or prior is not registered.
     """
     folder = Path(folder).resolve()  # rename the folder itself, not a link to it
     check_replaceable(folder)
+    for part, described in (
+        (bundle.autoencoder, bundle.card.autoencoder),
+        (bundle.prior, bundle.card.prior),
+    ):
+        if isinstance(described, PartConfig) and not is_registered(part):
+            raise InputError(
+                f"{type(part).__name__} cannot be saved: its class is not registered; decorate it "
+                "with anytime_ar.register, and implement get_config and from_config"
+            )
     suffix = secrets.token_hex(8)
     fresh = folder.with_name(f".{folder.name}-{suffix}.new")
     old = folder.with_name(f".{folder.name}-{suffix}.old")
@@ -302,7 +359,7 @@ def _networks_by_file(bundle: Bundle) -> dict[str, nn.Module]:
 
 def _inference_state(network: nn.Module) -> dict[str, Tensor]:
     """Return the weights of a network that a bundle stores."""
-    if isinstance(network, OrderedAutoencoder):
+    if isinstance(network, Tokenizer):
         return network.inference_state()
     return network.state_dict()
 

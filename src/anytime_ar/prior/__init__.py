@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from anytime_ar.prior.decoders.base import DecodeState, KVCache, Precision, PriorDecoder
+from anytime_ar.prior.causal import CausalPrior
+from anytime_ar.prior.decoders.base import DecodeState, Precision, PriorDecoder
+from anytime_ar.prior.decoders.causal import CausalPriorDecoder
 from anytime_ar.prior.decoders.native import NativePriorDecoder
 from anytime_ar.prior.decoders.select import Backend, PrecisionOption, make_prior_decoder
 from anytime_ar.prior.decoders.torch import TorchPriorDecoder
+from anytime_ar.prior.kv_cache import KVCache, TensorCache
 from anytime_ar.prior.sampling_params import (
     IS_UNCONDITIONAL,
     NO_UNCONDITIONAL,
@@ -18,6 +21,8 @@ __all__ = [
     "IS_UNCONDITIONAL",
     "NO_UNCONDITIONAL",
     "Backend",
+    "CausalPrior",
+    "CausalPriorDecoder",
     "DecodeState",
     "KVCache",
     "NativePriorDecoder",
@@ -28,6 +33,7 @@ __all__ = [
     "PriorDecoder",
     "RowSamplingParams",
     "SamplingParams",
+    "TensorCache",
     "TorchPriorDecoder",
     "make_prior_decoder",
 ]

@@ -1,8 +1,10 @@
-"""The key-value cache of the prior in PyTorch, and attention over it."""
+"""Caches of the rows of a batch: what a prior remembers of the codes so far."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,6 +12,70 @@ from torch import Tensor
 _BMM_LOOP_BELOW = 400
 """Number of multiplications below which PyTorch computes a batched product in a loop of its own.
 The loop rounds differently from BLAS."""
+
+
+class KVCache(Protocol):
+    """What a prior remembers of each row of a batch: keys and values, or a recurrent state.
+
+    The caller owns the cache, not the prior, so that several batches on one prior do not affect one
+    another.
+    """
+
+    @property
+    def capacity(self) -> int:
+        """Return the maximum number of rows."""
+        ...
+
+    @property
+    def row_bytes(self) -> int:
+        """Return the memory of one row, in bytes."""
+        ...
+
+    def clear(self) -> None:
+        """Forget all rows, but do not free the memory."""
+        ...
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Copy one row over another."""
+        ...
+
+
+class TensorCache:
+    """A cache that is a list of tensors with a place for each row, such as recurrent states.
+
+    Args:
+        capacity: maximum number of rows.
+        shapes: shape of each tensor for one row.
+        dtype: number format of the tensors.
+        device: device of the tensors.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        shapes: Sequence[Sequence[int]],
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Allocate the tensors, filled with zeros."""
+        self.capacity = capacity
+        """Maximum number of rows."""
+        self.tensors = [torch.zeros(capacity, *s, dtype=dtype, device=device) for s in shapes]
+        """Tensors [capacity, *shape], in the order of the shapes."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Return the memory of one row, in bytes."""
+        return sum(tensor.nbytes for tensor in self.tensors) // self.capacity
+
+    def clear(self) -> None:
+        """Do nothing: a row is written at its first position before it is read."""
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Copy one row over another."""
+        for tensor in self.tensors:
+            tensor[target] = tensor[source]
 
 
 class TorchKVCache:

@@ -180,6 +180,11 @@ class Prior(nn.Module):
         """Return the label that means "no label": samples of all classes."""
         return self.label_count
 
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the weights."""
+        return self.code_embedding.weight.device
+
     def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         """Compute the logits of every code given those before it.
 

@@ -6,30 +6,44 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 
-from anytime_ar.autoencoder import make_decode_fn
+from anytime_ar.autoencoder import (
+    OrderedAutoencoder,
+    Tokenizer,
+    check_tokenizer,
+    make_decode_fn,
+)
+from anytime_ar.bundle.card import Card, DataCard
 from anytime_ar.bundle.curve import Curve
 from anytime_ar.bundle.format import (
     Bundle,
+    check_sizes,
     find_bundle,
     fingerprint,
     load_bundle,
+    save_bundle,
     summarize_bundle,
 )
 from anytime_ar.codes import as_codes, check_codes
+from anytime_ar.config import Config, format_validation_error
 from anytime_ar.errors import InputError
 from anytime_ar.kernel.autotune import Autotuner
 from anytime_ar.legacy import warn_renamed
+from anytime_ar.plugins import describe_part
 from anytime_ar.prior import (
     Backend,
+    CausalPrior,
     NativePriorDecoder,
     Precision,
     PrecisionOption,
+    Prior,
+    SamplingParams,
     make_prior_decoder,
 )
 from anytime_ar.prior.decoders.select import check_decoder_options
@@ -109,6 +123,74 @@ class AnytimeModel:
         self.prior = None if bundle.prior is None else bundle.prior.to(self.device).eval()
         self._cost_model_path, self._clock = cost_model_path or cache_folder() / "costs.json", clock
         self._calibration = Autotuner(self._cost_model_path.with_name("autotune.json"))
+
+    @classmethod
+    @default_torch_modes()
+    def from_parts(
+        cls,
+        tokenizer: Tokenizer,
+        prior: Prior | CausalPrior | None = None,
+        *,
+        name: str = "model",
+        sample_rate: int | None = None,
+        labels: Sequence[str] | None = None,
+        label_frequencies: Sequence[float] | None = None,
+        sampling_params: SamplingParams | None = None,
+        device: str | torch.device = "auto",
+        backend: Backend = "auto",
+    ) -> Self:
+        """Build a model from a tokenizer and a prior, of ours or of others.
+
+        Args:
+            tokenizer: maps between samples and codes.
+            prior: generates the codes of the tokenizer; None: the model encodes and decodes only.
+            name: name of the model.
+            sample_rate: sampling rate of audio in Hz; None for images.
+            labels: names of the classes of the prior, by label; None without labels.
+            label_frequencies: share of each class among random labels; None: all equal.
+            sampling_params: default temperature, top-k, top-p and guidance.
+            device: see `load`.
+            backend: see `load`.
+
+        Raises:
+            InputError: tokenizer and prior do not fit each other, the labels or the samples, or
+                some prefix of codes does not decode.
+        """
+        names = None if labels is None else tuple(map(str, labels))
+        if names is not None and label_frequencies is None:
+            label_frequencies = [1 / len(names)] * len(names)
+        try:
+            data = DataCard(
+                name=name,
+                sample_shape=tokenizer.sample_shape,
+                sample_rate=sample_rate,
+                labels=names,
+                label_frequencies=label_frequencies and tuple(label_frequencies),
+            )
+            card = Card(
+                name=name,
+                data=data,
+                autoencoder=_describe(tokenizer),
+                prior=None if prior is None else _describe(prior),
+                sampling_params=sampling_params or SamplingParams(),
+            )
+        except ValidationError as error:
+            raise InputError(f"from_parts: {format_validation_error(error)}") from error
+        check_sizes(tokenizer, prior, card)
+        made = cls(Bundle(card, tokenizer, prior), device=device, backend=backend)
+        check_tokenizer(made.autoencoder)
+        return made
+
+    def save(self, folder: Path | str) -> None:
+        """Write the model as a bundle, which `load`, the server and all commands read.
+
+        Args:
+            folder: folder of the bundle; an existing bundle is replaced.
+
+        Raises:
+            InputError: the folder cannot be written, or tokenizer or prior cannot be saved.
+        """
+        save_bundle(self.bundle, folder)
 
     def __repr__(self) -> str:
         """Return name, sizes and device of the model."""
@@ -470,6 +552,13 @@ class AnytimeModel:
         if guidance is not None:
             options["guidance"] = guidance
         return self.sampler.warm_up(lambda: self.plan(n, **options)[0])
+
+
+def _describe(part: Tokenizer | Prior | CausalPrior) -> Config:
+    """Return the configuration of a part for the card of a model."""
+    if isinstance(part, OrderedAutoencoder | Prior):
+        return part.config
+    return describe_part(part)
 
 
 def _chunks(rows: Tensor) -> Iterator[Tensor]:

@@ -5,41 +5,19 @@ from __future__ import annotations
 import abc
 import ctypes
 from collections import deque
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from anytime_ar.prior.sampling_params import RowSamplingParams
+from anytime_ar.prior.causal import CausalPrior
+from anytime_ar.prior.kv_cache import KVCache
+from anytime_ar.prior.sampling_params import RowSamplingParams, sample_code_by_row
 from anytime_ar.prior.transformer import Prior
 from anytime_ar.runtime.tensors import BoundToProcess
-
-
-class KVCache(Protocol):
-    """The keys and values of the rows of a batch.
-
-    The caller owns the cache, not the prior, so that several batches on one prior do not affect one
-    another.
-    """
-
-    @property
-    def capacity(self) -> int:
-        """Return the maximum number of rows."""
-        ...
-
-    @property
-    def row_bytes(self) -> int:
-        """Return the memory of one row, in bytes."""
-        ...
-
-    def clear(self) -> None:
-        """Forget all keys and values, but do not free the memory."""
-        ...
-
-    def copy_row(self, source: int, target: int) -> None:
-        """Copy one row over another."""
-        ...
+from anytime_ar.runtime.torch_modes import default_torch_modes
 
 
 CacheT = TypeVar("CacheT", bound=KVCache)
@@ -94,10 +72,10 @@ StateT = TypeVar("StateT", bound=DecodeState[Any])
 
 
 class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
-    """A prior whose weights are copied for decoding; build a new one when the weights change.
+    """A prior that draws codes for a batch of rows; build a new one when the weights change.
 
     Rows of a batch can be at different positions. Each row gets the logits and codes that it gets
-    alone, to the last bit.
+    alone: to the last bit if the prior is ours, otherwise as exactly as its operations allow.
 
     Args:
         prior: in evaluation mode, on the device to decode on.
@@ -105,24 +83,12 @@ class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
             residual stream stay in float32.
     """
 
-    def __init__(self, prior: Prior, precision: Precision) -> None:
-        """Compute the embeddings that all decoders need."""
+    def __init__(self, prior: Prior | CausalPrior, precision: Precision) -> None:
+        """Take over the sizes and the device of the prior."""
         self.precision = precision
         self.code_length, self.vocabulary = prior.code_length, prior.vocabulary
         self.no_label = prior.no_label
-        self.device = prior.code_embedding.weight.device
-        self._code_embeddings = prior.full_embeddings().detach().clone()  # [tables * V, E]
-        self._position_embeddings, self._table_of_position = (
-            prior.position_embedding.detach().clone(),
-            prior.table_of_position.clone(),
-        )
-        self._first_inputs = (
-            prior.label_embedding.weight.detach() + self._position_embeddings[0]
-        )  # [labels + 1, E]
-        self._added_label_embeddings: Tensor | None = None  # [labels + 1, E]
-        if prior.added_label_embedding is not None:
-            self._added_label_embeddings = prior.added_label_embedding.weight.detach().clone()
-            self._first_inputs = self._first_inputs + self._added_label_embeddings
+        self.device = prior.device
         # A deque needs no lock. A process forked while another thread holds a lock waits for ever.
         self._pool: deque[StateT] = deque(maxlen=1)
 
@@ -155,7 +121,7 @@ class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
         """Return the memory of one row's keys and values, in bytes."""
         return self._new_cache(1, torch.device("meta")).row_bytes
 
-    @abc.abstractmethod
+    @default_torch_modes()
     def step(self, state: StateT, count: int) -> None:
         """Sample the next code of the first `count` rows, none of which may be complete.
 
@@ -164,6 +130,13 @@ class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
                 updated.
             count: number of rows.
         """
+        logits = self.logits(state, count).to(state.noise.device)
+        at = int64_tensor(state.positions[:count], logits.device)[:, None]  # [count, 1]
+        noise = state.noise[:count].gather(1, at)[:, 0]
+        sampled = sample_code_by_row(logits, noise, state.sampling_params)
+        state.codes[:count].scatter_(1, at, sampled[:, None])
+        for slot in range(count):
+            state.positions[slot] += 1
 
     @abc.abstractmethod
     def logits(self, state: StateT, count: int) -> Tensor:
@@ -188,6 +161,39 @@ class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
         """
 
     @abc.abstractmethod
+    def _new_state(self, capacity: int) -> StateT:
+        """Return a new state with `capacity` slots."""
+
+    @abc.abstractmethod
+    def _new_cache(self, capacity: int, device: torch.device) -> KVCache:
+        """Return a new cache; on the device `meta`, one without memory."""
+
+
+class TransformerDecoder(PriorDecoder[StateT]):
+    """A decoder of our own prior, whose weights it copies.
+
+    Args:
+        prior: see `PriorDecoder`.
+        precision: see `PriorDecoder`.
+    """
+
+    def __init__(self, prior: Prior, precision: Precision) -> None:
+        """Compute the embeddings that all decoders need."""
+        super().__init__(prior, precision)
+        self._code_embeddings = prior.full_embeddings().detach().clone()  # [tables * V, E]
+        self._position_embeddings, self._table_of_position = (
+            prior.position_embedding.detach().clone(),
+            prior.table_of_position.clone(),
+        )
+        self._first_inputs = (
+            prior.label_embedding.weight.detach() + self._position_embeddings[0]
+        )  # [labels + 1, E]
+        self._added_label_embeddings: Tensor | None = None  # [labels + 1, E]
+        if prior.added_label_embedding is not None:
+            self._added_label_embeddings = prior.added_label_embedding.weight.detach().clone()
+            self._first_inputs = self._first_inputs + self._added_label_embeddings
+
+    @abc.abstractmethod
     def matmul_only(self, rows: int) -> None:
         """Compute only the matrix products of complete sequences, as a lower bound for benchmarks.
 
@@ -195,10 +201,7 @@ class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
             rows: number of sequences.
         """
 
-    @abc.abstractmethod
-    def _new_state(self, capacity: int) -> StateT:
-        """Return a new state with `capacity` slots."""
 
-    @abc.abstractmethod
-    def _new_cache(self, capacity: int, device: torch.device) -> KVCache:
-        """Return a new cache; on the device `meta`, one without memory."""
+def int64_tensor(positions: Sequence[int], device: torch.device) -> Tensor:
+    """Return positions as a tensor, int64 [B]."""
+    return torch.tensor(positions, dtype=torch.int64, device=device)

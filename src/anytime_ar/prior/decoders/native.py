@@ -19,7 +19,7 @@ from anytime_ar.kernel import (
     kernel_library,
     round_up,
 )
-from anytime_ar.prior.decoders.base import DecodeState, Precision, PriorDecoder
+from anytime_ar.prior.decoders.base import DecodeState, Precision, TransformerDecoder
 from anytime_ar.prior.sampling_params import RowSamplingParams
 from anytime_ar.prior.transformer import Block, Prior
 from anytime_ar.runtime.torch_modes import default_torch_modes
@@ -178,7 +178,7 @@ def unsupported_reason(prior: Prior) -> str | None:
     return None
 
 
-class NativePriorDecoder(PriorDecoder[NativeDecodeState]):
+class NativePriorDecoder(TransformerDecoder[NativeDecodeState]):
     """A `PriorDecoder` that runs in the native kernel.
 
     `unsupported_reason` says whether the kernel supports a prior.

@@ -9,7 +9,9 @@ from typing import Any, Literal, get_args
 
 from anytime_ar.errors import InputError
 from anytime_ar.kernel.autotune import Autotuner, Implementation
+from anytime_ar.prior.causal import CausalPrior
 from anytime_ar.prior.decoders.base import Precision, PriorDecoder
+from anytime_ar.prior.decoders.causal import CausalPriorDecoder
 from anytime_ar.prior.decoders.native import NativePriorDecoder, unsupported_reason
 from anytime_ar.prior.decoders.torch import TorchPriorDecoder
 from anytime_ar.prior.sampling_params import NO_UNCONDITIONAL, RowSamplingParams, SamplingParams
@@ -41,7 +43,7 @@ def check_decoder_options(precision: str, backend: str) -> None:
 
 
 def make_prior_decoder(
-    prior: Prior,
+    prior: Prior | CausalPrior,
     precision: PrecisionOption = "float32",
     backend: Backend = "auto",
     autotuner: Autotuner | None = None,
@@ -57,7 +59,19 @@ def make_prior_decoder(
     Raises:
         InputError: the backend is not available here, or does not support the precision.
     """
-    device = prior.code_embedding.weight.device
+    if isinstance(prior, CausalPrior):
+        if backend == "native":
+            raise InputError(
+                f"backend native draws from our own prior only, not from a {type(prior).__name__}; "
+                "pass auto or portable"
+            )
+        if precision not in ("float32", "auto"):
+            raise InputError(
+                f"precision {precision!r} is for our own prior; convert the {type(prior).__name__} "
+                "itself, and pass float32 or auto"
+            )
+        return CausalPriorDecoder(prior)
+    device = prior.device
     reason = "it was not asked for" if backend == "portable" else unsupported_reason(prior)
     if backend == "native" and reason is not None:
         raise InputError(f"backend native cannot draw here: {reason}; pass auto or portable")

@@ -9,15 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anytime_ar.prior.decoders.base import DecodeState, Precision, PriorDecoder
+from anytime_ar.prior.decoders.base import (
+    DecodeState,
+    Precision,
+    TransformerDecoder,
+    int64_tensor,
+)
 from anytime_ar.prior.decoders.packed_linear import Linear, pack_linear
 from anytime_ar.prior.kv_cache import TorchKVCache, attend
-from anytime_ar.prior.sampling_params import sample_code_by_row
 from anytime_ar.prior.transformer import Block, Prior
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
 
-class TorchPriorDecoder(PriorDecoder[DecodeState[TorchKVCache]]):
+class TorchPriorDecoder(TransformerDecoder[DecodeState[TorchKVCache]]):
     """A `PriorDecoder` that runs on PyTorch operations.
 
     Args:
@@ -40,17 +44,6 @@ class TorchPriorDecoder(PriorDecoder[DecodeState[TorchKVCache]]):
         self._logit_maps = [
             scores[table] for table in prior.table_of_position.tolist()
         ]  # by position
-
-    @default_torch_modes()
-    def step(self, state: DecodeState[TorchKVCache], count: int) -> None:
-        """Sample the next code of the first `count` rows; see `PriorDecoder.step`."""
-        logits = self.logits(state, count).to(state.noise.device)
-        at = _int64_tensor(state.positions[:count], logits.device)[:, None]  # [count, 1]
-        noise = state.noise[:count].gather(1, at)[:, 0]
-        sampled = sample_code_by_row(logits, noise, state.sampling_params)
-        state.codes[:count].scatter_(1, at, sampled[:, None])
-        for slot in range(count):
-            state.positions[slot] += 1
 
     @default_torch_modes()
     def logits(self, state: DecodeState[TorchKVCache], count: int) -> Tensor:
@@ -125,7 +118,7 @@ class TorchPriorDecoder(PriorDecoder[DecodeState[TorchKVCache]]):
         if min(positions) == max(positions):
             at = positions[0]
             return self._embed(codes[:, at - 1], at, labels)
-        mixed = _int64_tensor(positions, self.device)
+        mixed = int64_tensor(positions, self.device)
         before = codes.gather(1, (mixed - 1).clamp(min=0)[:, None])[:, 0]
         later = self._embed(before, mixed.clamp(min=1), labels)
         return torch.where(mixed[:, None] == 0, self._first_inputs[labels], later)
@@ -182,8 +175,8 @@ class _StepPositions:
         if min(positions) == max(positions):
             mask = torch.zeros(1, 1, length, dtype=torch.float32, device=device)
             mask[:, :, positions[0] + 1 :] = -torch.inf
-            return cls(positions, positions[0], _int64_tensor([], device), mask)
-        index = _int64_tensor(positions, device)
+            return cls(positions, positions[0], int64_tensor([], device), mask)
+        index = int64_tensor(positions, device)
         later = torch.arange(length, dtype=torch.int64, device=device) > index[:, None]  # [B, T]
         mask = torch.zeros(later.shape, dtype=torch.float32, device=device)
         mask = mask.masked_fill_(later, -torch.inf)
@@ -208,11 +201,6 @@ class _StepPositions:
         for row, position in enumerate(self.positions):
             groups.setdefault(position, []).append(row)
         return groups
-
-
-def _int64_tensor(positions: Sequence[int], device: torch.device) -> Tensor:
-    """Return positions as a tensor, int64 [B]."""
-    return torch.tensor(positions, dtype=torch.int64, device=device)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,99 @@
+"""The interface of tokenizers: ours and any other."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from anytime_ar.errors import InputError
+
+
+class Tokenizer(nn.Module, abc.ABC):
+    """Base class of maps between samples and codes, of which every prefix decodes.
+
+    `OrderedAutoencoder` is one. A subclass for another tokenizer sets the attributes and computes
+    `encode` and `decode`.
+    """
+
+    code_length: int
+    """L, the number of codes of a sample."""
+    vocabulary: int
+    """V, the number of values of a code."""
+    sample_shape: tuple[int, ...]
+    """Shape of one sample: (C, H, W) of images, (C, T) of audio."""
+
+    @abc.abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """Encode samples: float32 [B, *sample_shape] in [-1, 1] -> int64 [B, L] in 0..V-1."""
+
+    @abc.abstractmethod
+    def decode(self, codes: Tensor) -> Tensor:
+        """Decode a prefix of codes: int64 [B, k], 1 <= k <= L -> float32 [B, *sample_shape]."""
+
+    def inference_state(self) -> dict[str, Tensor]:
+        """Return the weights that a bundle stores."""
+        return self.state_dict()
+
+    def get_config(self) -> dict[str, Any]:
+        """Return JSON values from which `from_config` builds the tokenizer, without its weights.
+
+        Raises:
+            InputError: the subclass does not implement it.
+        """
+        raise InputError(
+            f"{type(self).__name__} cannot be saved; implement get_config and from_config, and "
+            "register the class"
+        )
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Build a tokenizer from the values of `get_config`, with any weights.
+
+        Raises:
+            InputError: the subclass does not implement it.
+        """
+        raise InputError(f"{cls.__name__} cannot be loaded from {sorted(config)}; implement it")
+
+
+@torch.no_grad()
+def check_tokenizer(tokenizer: Tokenizer) -> None:
+    """Encode silence and decode prefixes of it, to find a faulty tokenizer before it is used.
+
+    Args:
+        tokenizer: in evaluation mode.
+
+    Raises:
+        InputError: codes have a wrong shape or type or are out of range, or the decoded samples of
+            some prefix have a wrong shape or type or are not finite; the message names which.
+    """
+    name, length = type(tokenizer).__name__, tokenizer.code_length
+    device = next((w.device for w in tokenizer.parameters()), torch.device("cpu"))
+    codes = tokenizer.encode(torch.zeros(2, *tokenizer.sample_shape, device=device))
+    if codes.shape != (2, length) or codes.dtype != torch.int64:
+        raise InputError(
+            f"{name}.encode returns {codes.dtype} {list(codes.shape)} for 2 samples; return int64 "
+            f"[2, {length}], the code length"
+        )
+    if not 0 <= int(codes.min()) <= int(codes.max()) < tokenizer.vocabulary:
+        raise InputError(
+            f"{name}.encode returns codes in {int(codes.min())}..{int(codes.max())}; return codes "
+            f"in 0..{tokenizer.vocabulary - 1}, or set another vocabulary"
+        )
+    for k in sorted({1, (length + 1) // 2, length}):
+        try:
+            x = tokenizer.decode(codes[:, :k])
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{name}.decode does not decode {k} of {length} codes ({error}); every prefix has "
+                "to decode, for example with zeros in place of the codes that are missing"
+            ) from error
+        expected = (2, *tokenizer.sample_shape)
+        if x.shape != expected or x.dtype != torch.float32 or not x.isfinite().all():
+            problem = "values that are not finite" if x.shape == expected else list(x.shape)
+            raise InputError(
+                f"{name}.decode returns {x.dtype} {problem} for {k} of {length} codes of 2 samples;"
+                f" return finite float32 {list(expected)} for every prefix"
+            )

@@ -1,0 +1,93 @@
+"""Priors that are not ours: any causal model over codes, behind the one decode loop."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anytime_ar.prior.kv_cache import KVCache
+
+
+class CausalPrior(nn.Module, abc.ABC):
+    """Base class of autoregressive distributions over codes int64 [B, L].
+
+    A subclass computes the logits of the next code from an input and a cache. The input at position
+    0 is a label, 0..label_count, of which the last means "no label". The input at a later position
+    is the code before it. `HuggingFacePrior` is one; a recurrent network takes about 30 lines.
+
+    Args:
+        code_length: L.
+        vocabulary: V.
+        label_count: number of classes; 0 for an unconditional prior.
+    """
+
+    def __init__(self, code_length: int, vocabulary: int, label_count: int = 0) -> None:
+        """Store the sizes."""
+        super().__init__()
+        self.code_length, self.vocabulary, self.label_count = code_length, vocabulary, label_count
+
+    @abc.abstractmethod
+    def new_cache(self, capacity: int) -> KVCache:
+        """Return a cache for `capacity` rows, on the device of the weights."""
+
+    @abc.abstractmethod
+    def next_logits(
+        self, inputs: Tensor, positions: Sequence[int], cache: Any, rows: slice
+    ) -> Tensor:
+        """Compute the logits after each input, and add the inputs to the cache.
+
+        Args:
+            inputs: int64 [n, T], T consecutive inputs of n rows.
+            positions: position of the first input of each row, n of them.
+            cache: made by `new_cache`; holds the inputs of each row before its position. A row at
+                position 0 is new, whatever the cache holds.
+            rows: places of the n rows in the cache.
+
+        Returns:
+            float [n, T, V]; [:, i] are the logits of the code at position `positions + i`.
+        """
+
+    @property
+    def no_label(self) -> int:
+        """Return the label that means "no label": samples of all classes."""
+        return self.label_count
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the weights."""
+        weight = next(self.parameters(), None)
+        return torch.device("cpu") if weight is None else weight.device
+
+    def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Compute the logits of every code given those before it.
+
+        Args:
+            codes: int64 [B, T], 1 <= T <= L; the last one has no effect.
+            labels: int64 [B] in 0..label_count (`no_label`); None: no label.
+
+        Returns:
+            float [B, T, V]; [:, i] are the logits of code i, and depend on codes < i only.
+        """
+        batch = len(codes)
+        if labels is None:
+            labels = torch.full((batch,), self.no_label, device=codes.device)
+        inputs = torch.cat([labels[:, None], codes[:, :-1]], dim=1)
+        return self.next_logits(inputs, [0] * batch, self.new_cache(batch), slice(0, batch))
+
+    def nll(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Compute the negative log-likelihood of each code given those before it, in nats.
+
+        Args:
+            codes: int64 [B, T], 1 <= T <= L.
+            labels: see `forward`.
+
+        Returns:
+            float32 [B, T].
+        """
+        logits = self(codes, labels).float().flatten(0, 1)
+        costs = nn.functional.cross_entropy(logits, codes.flatten(), reduction="none")
+        return costs.unflatten(0, codes.shape)

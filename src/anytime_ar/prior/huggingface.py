@@ -1,0 +1,236 @@
+"""A prior that is a causal language model of Hugging Face's transformers."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from anytime_ar.errors import InputError, require_extras
+from anytime_ar.plugins import register
+from anytime_ar.prior.causal import CausalPrior
+from anytime_ar.prior.kv_cache import TensorCache
+
+if TYPE_CHECKING:
+    from transformers import Cache, PreTrainedModel
+
+TokenLayout = Literal["shared", "per_position"]
+"""How codes become tokens. `shared`: code j is token j at every position. `per_position`: code j at
+position i is token i * V + j. The labels follow the codes; the last one means "no label"."""
+
+
+@register("huggingface_prior")
+class HuggingFacePrior(CausalPrior):
+    """A causal language model of transformers as a prior over codes.
+
+    A sequence is a label token and then a token for each code. Keys and values are kept for each
+    row, so that rows at different positions are computed in one call. A row gets the logits that it
+    gets alone up to rounding.
+
+    Args:
+        model: causal language model with full attention and a vocabulary for all tokens, such as
+            `LlamaForCausalLM` or `GPT2LMHeadModel`.
+        code_length: L.
+        vocabulary: V.
+        label_count: number of classes; 0 for an unconditional prior.
+        tokens: see `TokenLayout`.
+
+    Raises:
+        InputError: vocabulary or context of the model are too small, or its results with a cache
+            differ from those without.
+        MissingExtraError: transformers is not installed.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        code_length: int,
+        vocabulary: int,
+        label_count: int = 0,
+        *,
+        tokens: TokenLayout = "shared",
+    ) -> None:
+        """Check the sizes of the model."""
+        require_extras("a Hugging Face prior", "hf")
+        super().__init__(code_length, vocabulary, label_count)
+        self.model, self.tokens = model.eval(), tokens
+        config = model.config.get_text_config()
+        self._stride = vocabulary if tokens == "per_position" else 0
+        self._first_label = vocabulary * (code_length if self._stride else 1)
+        needed = self._first_label + label_count + 1
+        if config.vocab_size < needed:
+            raise InputError(
+                f"{type(model).__name__} has {config.vocab_size} tokens, and {needed} are needed: "
+                f"{self._first_label} for codes, {label_count} for labels and 1 for no label; "
+                "build it with a larger vocab_size"
+            )
+        context = getattr(config, "max_position_embeddings", None)
+        if context is not None and context < code_length:
+            raise InputError(
+                f"{type(model).__name__} has a context of {context} tokens, and a sample has "
+                f"{code_length} codes; build it with max_position_embeddings={code_length} or more"
+            )
+        heads = config.num_attention_heads
+        self._shape = (
+            getattr(config, "num_key_value_heads", None) or heads,
+            code_length,
+            getattr(config, "head_dim", None) or config.hidden_size // heads,
+        )
+        self._layers = config.num_hidden_layers
+        named = inspect.signature(model.forward).parameters
+        self._cache_argument = "cache" if "cache" in named else "past_key_values"
+        self._check_cache()
+
+    def get_config(self) -> dict[str, Any]:
+        """Return sizes, tokens and configuration of the model, for `from_config`."""
+        return {
+            "model": json.loads(self.model.config.to_json_string(use_diff=False)),
+            "code_length": self.code_length,
+            "vocabulary": self.vocabulary,
+            "label_count": self.label_count,
+            "tokens": self.tokens,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> HuggingFacePrior:
+        """Build a prior from `get_config`, with random weights.
+
+        Raises:
+            InputError: the configuration is of no causal model of the installed transformers.
+        """
+        require_extras("a Hugging Face prior", "hf")
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        values = dict(config["model"])
+        try:
+            built = AutoConfig.for_model(values.pop("model_type"), **values)
+            model = AutoModelForCausalLM.from_config(built, trust_remote_code=False)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"the prior is no causal model of the installed transformers ({error}); update it"
+            ) from error
+        sizes = config["code_length"], config["vocabulary"], config["label_count"]
+        return cls(model, *sizes, tokens=config["tokens"])
+
+    def new_cache(self, capacity: int) -> TensorCache:
+        """Return the keys and values of every layer, for `capacity` rows."""
+        return TensorCache(
+            capacity, [self._shape] * 2 * self._layers, dtype=self.model.dtype, device=self.device
+        )
+
+    @torch.no_grad()
+    def next_logits(
+        self, inputs: Tensor, positions: Sequence[int], cache: TensorCache, rows: slice
+    ) -> Tensor:
+        """Compute the logits after each input; see `CausalPrior.next_logits`."""
+        count = inputs.shape[1]
+        first, last = min(positions), max(positions)
+        if first == last:
+            at = torch.arange(first, first + count, device=inputs.device)[None]  # [1, T]
+        else:
+            starts = torch.tensor(positions, device=inputs.device)
+            at = starts[:, None] + torch.arange(count, device=inputs.device)  # [n, T]
+        ids = inputs + (at - 1) * self._stride
+        if first == 0:
+            ids = torch.where(at == 0, self._first_label + inputs, ids)
+        mask = None
+        if first != last or (first > 0 and count > 1):
+            seen = torch.arange(last + count, device=inputs.device) <= at[..., None]
+            mask = seen.expand(len(inputs), -1, -1)[:, None]  # [n, 1, T, positions]
+        hidden = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=at.expand(len(inputs), -1),
+            use_cache=True,
+            **{self._cache_argument: _cache_view(cache, rows, at, last + count)},
+        )
+        logits: Tensor = hidden.logits
+        if not self._stride:
+            return logits[..., : self.vocabulary]
+        if first == last:
+            columns = [slice(p * self._stride, (p + 1) * self._stride) for p in at[0].tolist()]
+            return torch.stack([logits[:, i, own] for i, own in enumerate(columns)], dim=1)
+        own = at[..., None] * self._stride + torch.arange(self.vocabulary, device=at.device)
+        return logits.gather(2, own)
+
+    @torch.no_grad()
+    def _check_cache(self) -> None:
+        """Raise an error if the model does not compute with a cache what it computes without."""
+        length = min(4, self.code_length)
+        codes = torch.arange(2 * length, device=self.device).view(2, length) % self.vocabulary
+        labels = torch.full((2, 1), self.no_label, device=self.device)
+        inputs = torch.cat([labels, codes], dim=1)[:, :length]
+        whole = self(codes)
+        try:
+            cache = self.new_cache(2)
+            steps = [
+                self.next_logits(inputs[:, i : i + 1], [i, i], cache, slice(0, 2))
+                for i in range(length)
+            ]
+            differ = (torch.cat(steps, dim=1).float() - whole.float()).abs().max()
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{type(self.model).__name__} cannot be a prior: it does not run with keys and "
+                f"values of each row ({error}); choose a causal model with full attention"
+            ) from error
+        if not differ <= 0.02 * whole.float().abs().max().clamp(min=1):
+            raise InputError(
+                f"{type(self.model).__name__} cannot be a prior: its logits with and without a "
+                f"cache differ by {float(differ):.3g}; choose a causal model with full attention"
+            )
+
+
+def _cache_view(cache: TensorCache, rows: slice, at: Tensor, length: int) -> Cache:
+    """Return a cache of transformers that reads and writes some rows at their own positions.
+
+    Args:
+        cache: keys and values of all rows, two tensors for each layer.
+        rows: places of the n rows.
+        at: positions to write, int64 [1 or n, T].
+        length: number of positions that attention reads.
+    """
+    from transformers.cache_utils import Cache, CacheLayerMixin
+
+    common = len(at) == 1
+    begin, end = (int(at[0, 0]), int(at[0, -1]) + 1) if common else (0, 0)
+    index = None if common else at[:, None, :, None]
+
+    class RowLayer(CacheLayerMixin):
+        """The keys and values of a layer."""
+
+        def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+            """Do nothing: the memory exists."""
+
+        def update(
+            self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+        ) -> tuple[Tensor, Tensor]:
+            """Write keys and values [n, heads, T, width], and return those of all positions."""
+            for stored, states in ((self.keys, key_states), (self.values, value_states)):
+                if index is None:
+                    stored[:, :, begin:end] = states
+                else:
+                    stored.scatter_(2, index.expand_as(states), states)
+            return self.keys[:, :, :length], self.values[:, :, :length]
+
+        def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002
+            """Return the number of positions that attention reads, and the first one."""
+            return length, 0
+
+        def get_seq_length(self) -> int:
+            """Return the number of positions before the inputs."""
+            return begin
+
+        def get_max_length(self) -> int:
+            """Return the number of positions that there is room for."""
+            return int(self.keys.shape[2])
+
+    layers = []
+    for keys, values in zip(cache.tensors[::2], cache.tensors[1::2], strict=True):
+        layer = RowLayer()
+        layer.keys, layer.values, layer.is_initialized = keys[rows], values[rows], True
+        layers.append(layer)
+    return Cache(layers=layers)

@@ -17,7 +17,7 @@ def random_bundle(card: Card, seed: int = 0) -> Bundle:
             with torch.no_grad():  # weights start too small for that
                 for weight in bundle.prior.parameters():
                     weight.add_(0.3 * torch.randn_like(weight))
-                for name, buffer in bundle.autoencoder.quantizer.named_buffers():
+                for name, buffer in bundle.autoencoder.named_buffers():
                     if name.endswith("codebooks"):
                         buffer.normal_()
             attach_codebook(bundle.autoencoder, bundle.prior)

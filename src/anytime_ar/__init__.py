@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from anytime_ar.autoencoder import OrderedAutoencoder, Truncation
+    from anytime_ar.autoencoder import OrderedAutoencoder, Tokenizer, Truncation
     from anytime_ar.bundle import shipped_models
     from anytime_ar.errors import (
         AnytimeError,
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from anytime_ar.evaluation import evaluate
-    from anytime_ar.prior import Prior
+    from anytime_ar.plugins import register
+    from anytime_ar.prior import CausalPrior, Prior
     from anytime_ar.publishing import push
     from anytime_ar.sampling import (
         AnytimeModel,
@@ -52,6 +53,7 @@ __all__ = [
     "Budget",
     "BulkError",
     "BundleError",
+    "CausalPrior",
     "DataError",
     "InputError",
     "MissingExtraError",
@@ -61,21 +63,26 @@ __all__ = [
     "SampleResult",
     "SamplingParams",
     "SamplingState",
+    "Tokenizer",
     "TrainingError",
     "Truncation",
     "evaluate",
     "load",
     "push",
+    "register",
     "shipped_models",
     "train",
 ]
 
 _PACKAGES = {
     "OrderedAutoencoder": "autoencoder",
+    "Tokenizer": "autoencoder",
     "Truncation": "autoencoder",
     "shipped_models": "bundle",
     "evaluate": "evaluation",
+    "CausalPrior": "prior",
     "Prior": "prior",
+    "register": "plugins",
     "push": "publishing",
     "train": "training",
 } | dict.fromkeys(

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from sampling_models import CARDS, Kind, build_model, record_steps
 
+from anytime_ar.prior import Backend
 from anytime_ar.sampling import AnytimeModel
 
 
@@ -31,3 +32,11 @@ def unconditional(kind: str) -> AnytimeModel:  # noqa: ARG001
 def steps(model: AnytimeModel, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """For every step of the decoder, the positions of its rows."""
     return record_steps(monkeypatch, model)
+
+
+@pytest.fixture(params=["native", "portable"])
+def backend(request: pytest.FixtureRequest, kind: str) -> Backend:
+    """Every backend that the kind of model has."""
+    if request.param == "native" and kind == "a Llama prior":
+        pytest.skip("the kernel runs our own prior only")
+    return request.param

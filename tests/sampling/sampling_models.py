@@ -51,7 +51,52 @@ CARDS: dict[str, dict[str, Any]] = {
         },
     },
 }
-"""What differs between kinds of samples."""
+"""What differs between kinds of samples, and of models of other packages."""
+CARDS["a Llama prior"] = CARDS["images"] | {
+    "prior": {
+        "kind": "huggingface_prior",
+        "config": {
+            "model": {
+                "model_type": "llama",
+                "vocab_size": V + len(LABELS) + 1,
+                "hidden_size": 16,
+                "intermediate_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "max_position_embeddings": L,
+                "bos_token_id": None,
+                "eos_token_id": None,
+            },
+            "code_length": L,
+            "vocabulary": V,
+            "tokens": "shared",
+        },
+    },
+}
+CARDS["a neural codec"] = {
+    "data": {"sample_shape": (1, 48), "sample_rate": 1000},
+    "autoencoder": {
+        "kind": "neural_codec",
+        "config": {
+            "model": {
+                "model_type": "encodec",
+                "sampling_rate": 1000,
+                "num_filters": 2,
+                "hidden_size": 4,
+                "codebook_dim": 4,
+                "codebook_size": V,
+                "upsampling_ratios": [4, 4],
+                "num_lstm_layers": 1,
+                "target_bandwidths": [1.3],
+            },
+            "samples": 48,
+            "levels": 2,
+            "frames": 3,
+        },
+    },
+    "prior": CARDS["images"]["prior"],
+}
 
 
 class Kind:
@@ -72,12 +117,15 @@ def card(labels: tuple[str, ...] | None = LABELS, *, with_prior: bool = True) ->
         "labels": labels,
         "label_frequencies": FREQUENCIES if labels else None,
     }
+    prior = values["prior"]
+    if "kind" in prior:
+        prior = prior | {"config": prior["config"] | {"label_count": len(labels or ())}}
     return Card.parse(
         {
             "name": "tiny",
             "data": values["data"] | data,
             "autoencoder": values["autoencoder"],
-            "prior": values["prior"] if with_prior else None,
+            "prior": prior if with_prior else None,
         },
         origin="test",
     )

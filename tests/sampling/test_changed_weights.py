@@ -41,7 +41,6 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("backend", ["native", "portable"])
 @pytest.mark.parametrize("name", CHANGES)
 def test_changes_that_are_noticed(name: str, backend: Backend) -> None:
     model = AnytimeModel(tiny_bundle(), device="cpu", backend=backend)
@@ -53,7 +52,6 @@ def test_changes_that_are_noticed(name: str, backend: Backend) -> None:
     AnytimeModel(model.bundle, device="cpu", backend=backend).sample(1, seed=0)
 
 
-@pytest.mark.parametrize("backend", ["native", "portable"])
 def test_a_new_model_has_what_was_written_through_data(backend: Backend) -> None:
     model = AnytimeModel(tiny_bundle(), device="cpu", backend=backend)
     before = model.sample_codes(8, seed=0)

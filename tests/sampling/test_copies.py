@@ -50,7 +50,6 @@ def assert_works(model: AnytimeModel, like: AnytimeModel) -> None:
 
 
 @copies
-@pytest.mark.parametrize("backend", ["native", "portable"])
 @pytest.mark.parametrize("before", [lambda model: model, used], ids=["new", "used"])
 def test_models(way: str, backend: Backend, before: Callable[[Any], AnytimeModel]) -> None:
     model = before(fresh(backend))

@@ -59,6 +59,8 @@ class Levels:
 def sound_model() -> AnytimeModel:
     values = card(labels=None, with_prior=False).model_dump()
     values["data"] |= {"sample_shape": (1, 64), "sample_rate": 8000}
+    if "kind" in values["autoencoder"]:
+        values["autoencoder"]["config"] |= {"samples": 64, "frames": 4}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return AnytimeModel(build_bundle(Card.parse(values, origin="test")), device="cpu")

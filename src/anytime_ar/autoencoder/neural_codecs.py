@@ -2,8 +2,8 @@
 
 A codec encodes each frame of a sound by several levels of residual vector quantization. Here the
 codes are in level-major order: level 1 of all frames, then level 2 of all frames, and so on. So
-every prefix is a sound. Where a level is drawn in part, the frames that lack it are decoded from the
-levels before it.
+every prefix is a sound. Where a level is drawn in part, the frames that lack it are decoded from
+the levels before it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anytime_ar.autoencoder.tokenizer import Tokenizer
+from anytime_ar.codes import check_codes
 from anytime_ar.errors import InputError, require_extras
 from anytime_ar.plugins import register
+from anytime_ar.runtime.torch_modes import default_torch_modes
+from anytime_ar.samples import check_samples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,6 +36,7 @@ class CodecTokenizer(Tokenizer):
         samples: T, the length of a sound in samples, at the sampling rate of the codec.
         levels: number of levels of residual quantization, Q; None: all of the codec. L is Q times
             the number of frames.
+        frames: number of frames of a sound; None: encode silence, and count them.
 
     Raises:
         InputError: the model is another one, has fewer levels, takes stereo sounds, or normalizes
@@ -40,8 +44,15 @@ class CodecTokenizer(Tokenizer):
         MissingExtraError: transformers is not installed.
     """
 
-    def __init__(self, model: PreTrainedModel, samples: int, levels: int | None = None) -> None:
-        """Count the frames of a sound."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        samples: int,
+        levels: int | None = None,
+        *,
+        frames: int | None = None,
+    ) -> None:
+        """Check the codec, and count the frames of a sound."""
         require_extras("a neural codec", "hf")
         super().__init__()
         config = model.config
@@ -64,19 +75,31 @@ class CodecTokenizer(Tokenizer):
         self.sample_shape = (1, samples)
         self.sample_rate: int = config.sampling_rate
         self.vocabulary = config.codebook_size
-        with torch.no_grad():
-            silence = torch.zeros(1, 1, samples, device=model.device, dtype=model.dtype)
-            self.frames = self._encode_levels(silence).shape[2]
+        if frames is None:
+            with torch.no_grad():
+                silence = torch.zeros(1, 1, samples, device=model.device, dtype=model.dtype)
+                frames = self._encode_levels(silence).shape[2]
+        self.frames = frames
         self.code_length = self.levels * self.frames
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Encode sounds: float32 [B, 1, T] in [-1, 1] -> int64 [B, L], level by level."""
+        """Encode sounds: float32 [B, 1, T] in [-1, 1] -> int64 [B, L], level by level.
+
+        Raises:
+            InputError: the shape is another one, or a number is not finite.
+        """
+        check_samples(x, self.sample_shape)
         return self._encode_levels(x.to(self.model.dtype)).flatten(1)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Decode a prefix of codes: int64 [B, k], 1 <= k <= L -> float32 [B, 1, T]."""
+        """Decode a prefix of codes: int64 [B, k], 1 <= k <= L -> float32 [B, 1, T].
+
+        Raises:
+            InputError: the prefix is empty or longer than L, or a code is out of range.
+        """
+        check_codes(codes, code_length=self.code_length, vocabulary=self.vocabulary)
         batch, drawn = codes.shape
         whole, partial = divmod(drawn, self.frames)
         needed = math.ceil(drawn / self.frames)
@@ -96,6 +119,7 @@ class CodecTokenizer(Tokenizer):
             "model": json.loads(self.model.config.to_json_string(use_diff=False)),
             "samples": self.sample_shape[1],
             "levels": self.levels,
+            "frames": self.frames,
         }
 
     @classmethod
@@ -116,7 +140,12 @@ class CodecTokenizer(Tokenizer):
             raise InputError(
                 f"the tokenizer is no codec of the installed transformers ({error}); update it"
             ) from error
-        return cls(model, config["samples"], config["levels"])
+        # Codecs keep what they compute from weights, so nothing is encoded before they are loaded.
+        return cls(model, config["samples"], config["levels"], frames=config["frames"])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the configuration and the weights, because weight normalization cannot be."""
+        return _rebuild, (self.get_config(), self.state_dict())
 
     def _encode_levels(self, x: Tensor) -> Tensor:
         """Encode sounds to the codes of each level: [B, 1, T] -> int64 [B, Q, frames]."""
@@ -151,6 +180,14 @@ class CodecTokenizer(Tokenizer):
         return sounds
 
 
+@default_torch_modes()
+def _rebuild(config: dict[str, Any], weights: dict[str, Tensor]) -> CodecTokenizer:
+    """Build a tokenizer from its configuration and weights."""
+    tokenizer = CodecTokenizer.from_config(config)
+    tokenizer.load_state_dict(weights)
+    return tokenizer.eval()
+
+
 _CODECS = ("encodec", "dac", "mimi")
 """Model types of transformers that are known."""
 
@@ -160,4 +197,6 @@ def _level_count(model: PreTrainedModel) -> int:
     config = model.config
     if config.model_type == "dac":
         return int(config.n_codebooks)
-    return int(model.quantizer.num_quantizers if config.model_type == "encodec" else config.num_quantizers)
+    return int(
+        model.quantizer.num_quantizers if config.model_type == "encodec" else config.num_quantizers
+    )

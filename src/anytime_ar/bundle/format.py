@@ -195,7 +195,9 @@ def save_bundle(bundle: Bundle, folder: Path | str) -> None:
         write_json(fresh / "config.json", bundle.card.model_dump(mode="json"))
         dtype = getattr(torch, bundle.card.weights_dtype)
         for name, module in _networks_by_file(bundle).items():
-            weights = {k: _cast(v.cpu(), dtype) for k, v in _inference_state(module).items()}
+            state = _inference_state(module)
+            stored = set(_first_names(state).values())
+            weights = {k: _cast(v.cpu(), dtype) for k, v in state.items() if k in stored}
             # Not save_file, which ignores the umask and makes files that only the owner can read.
             write_bytes(fresh / name, save({k: v.contiguous() for k, v in weights.items()}))
         if bundle.curve is not None:
@@ -281,7 +283,10 @@ def load_bundle(folder: Path | str) -> Bundle:
         try:
             stored = load_file(folder / name)
             weights = {k: _cast(v, torch.float32) for k, v in stored.items()}
-            module.load_state_dict(upgrade_weights(weights))
+            state = upgrade_weights(weights)
+            first = _first_names(module.state_dict())
+            state |= {k: state[v] for k, v in first.items() if k not in state and v in state}
+            module.load_state_dict(state)
         except (RuntimeError, SafetensorError) as error:
             reason = textwrap.shorten(str(error), 200)  # torch lists every weight
             raise BundleError(f"{folder / name} does not fit its config.json: {reason}") from error
@@ -362,6 +367,15 @@ def _inference_state(network: nn.Module) -> dict[str, Tensor]:
     if isinstance(network, Tokenizer):
         return network.inference_state()
     return network.state_dict()
+
+
+def _first_names(state: dict[str, Tensor]) -> dict[str, str]:
+    """Return the first name of each weight, by name: those of tied weights are the same."""
+    first: dict[Any, str] = {}
+    return {
+        name: first.setdefault((w.data_ptr(), w.shape) if w.data_ptr() else name, name)
+        for name, w in state.items()
+    }
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -38,6 +38,8 @@ class HuggingFacePrior(CausalPrior):
         vocabulary: V.
         label_count: number of classes; 0 for an unconditional prior.
         tokens: see `TokenLayout`.
+        check: compare results with a cache and without, on a few codes. The weights have to be
+            those of the model.
 
     Raises:
         InputError: vocabulary or context of the model are too small, or its results with a cache
@@ -53,8 +55,9 @@ class HuggingFacePrior(CausalPrior):
         label_count: int = 0,
         *,
         tokens: TokenLayout = "shared",
+        check: bool = True,
     ) -> None:
-        """Check the sizes of the model."""
+        """Check the sizes of the model, and its cache."""
         require_extras("a Hugging Face prior", "hf")
         super().__init__(code_length, vocabulary, label_count)
         self.model, self.tokens = model.eval(), tokens
@@ -74,7 +77,12 @@ class HuggingFacePrior(CausalPrior):
                 f"{type(model).__name__} has a context of {context} tokens, and a sample has "
                 f"{code_length} codes; build it with max_position_embeddings={code_length} or more"
             )
-        heads = config.num_attention_heads
+        heads = getattr(config, "num_attention_heads", None)
+        if heads is None:
+            raise InputError(
+                f"{type(model).__name__} cannot be a prior: it has no attention; choose a causal "
+                "model with full attention, or write a CausalPrior of your own"
+            )
         self._shape = (
             getattr(config, "num_key_value_heads", None) or heads,
             code_length,
@@ -83,7 +91,8 @@ class HuggingFacePrior(CausalPrior):
         self._layers = config.num_hidden_layers
         named = inspect.signature(model.forward).parameters
         self._cache_argument = "cache" if "cache" in named else "past_key_values"
-        self._check_cache()
+        if check:
+            self._check_cache()
 
     def get_config(self) -> dict[str, Any]:
         """Return sizes, tokens and configuration of the model, for `from_config`."""
@@ -114,7 +123,7 @@ class HuggingFacePrior(CausalPrior):
                 f"the prior is no causal model of the installed transformers ({error}); update it"
             ) from error
         sizes = config["code_length"], config["vocabulary"], config["label_count"]
-        return cls(model, *sizes, tokens=config["tokens"])
+        return cls(model, *sizes, tokens=config["tokens"], check=False)
 
     def new_cache(self, capacity: int) -> TensorCache:
         """Return the keys and values of every layer, for `capacity` rows."""
@@ -122,7 +131,6 @@ class HuggingFacePrior(CausalPrior):
             capacity, [self._shape] * 2 * self._layers, dtype=self.model.dtype, device=self.device
         )
 
-    @torch.no_grad()
     def next_logits(
         self, inputs: Tensor, positions: Sequence[int], cache: TensorCache, rows: slice
     ) -> Tensor:
@@ -199,7 +207,7 @@ def _cache_view(cache: TensorCache, rows: slice, at: Tensor, length: int) -> Cac
     begin, end = (int(at[0, 0]), int(at[0, -1]) + 1) if common else (0, 0)
     index = None if common else at[:, None, :, None]
 
-    class RowLayer(CacheLayerMixin):
+    class RowLayer(CacheLayerMixin):  # type: ignore[misc]
         """The keys and values of a layer."""
 
         def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:

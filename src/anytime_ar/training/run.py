@@ -17,11 +17,13 @@ from typing import TypeVar
 import torch
 import yaml
 
+from anytime_ar.autoencoder import OrderedAutoencoder
 from anytime_ar.bundle.card import Card, DataCard
 from anytime_ar.bundle.format import Bundle, build_bundle, load_bundle, save_bundle
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.data.fingerprint import DataFingerprint, data_fingerprint, find_moved_data
 from anytime_ar.errors import InputError, require_extras
+from anytime_ar.prior import Prior
 from anytime_ar.runtime.distributed import DistributedContext
 from anytime_ar.runtime.files import (
     check_output_path,
@@ -138,13 +140,16 @@ def train(
                 autotuner.select(stage, log)
                 trainer.fit()
 
-        fit(AutoencoderStage(bundle.autoencoder, data, config, distributed))
+        autoencoder, prior = bundle.autoencoder, bundle.prior
+        assert isinstance(autoencoder, OrderedAutoencoder)
+        fit(AutoencoderStage(autoencoder, data, config, distributed))
         if config.decoder_gan is not None:
-            fit(DecoderGANStage(bundle.autoencoder, data, config, distributed))
-        if bundle.prior is not None:
+            fit(DecoderGANStage(autoencoder, data, config, distributed))
+        if prior is not None:
+            assert isinstance(prior, Prior)
             # The stage encodes the data in the number format of the autoencoder.
             autotuner.apply("autoencoder")
-            fit(PriorStage(bundle.prior, bundle.autoencoder, data, config, fabric, distributed))
+            fit(PriorStage(prior, autoencoder, data, config, fabric, distributed))
     distributed.run_on_rank_zero(
         lambda: save_bundle(_with_precisions(bundle, folder), folder / "bundle")
     )

@@ -19,7 +19,6 @@ from anytime_ar.prior.transformer import Prior
 from anytime_ar.runtime.tensors import BoundToProcess
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
-
 CacheT = TypeVar("CacheT", bound=KVCache)
 
 

@@ -33,7 +33,10 @@ class CausalPriorDecoder(PriorDecoder[DecodeState[Any]]):
 
     @default_torch_modes()
     def logits(self, state: DecodeState[Any], count: int) -> Tensor:
-        """Compute the logits that `step` samples from; see `PriorDecoder.logits`."""
+        """Compute the logits that `step` samples from; see `PriorDecoder.logits`.
+
+        A recurrent prior advances its state, so call this once at each position.
+        """
         positions = state.positions[:count]
         labels, codes = state.labels[:count], state.codes[:count]
         if max(positions) == 0:

@@ -1,0 +1,183 @@
+"""Models made of tokenizers and priors that are not ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+import anytime_ar as aar
+from anytime_ar.autoencoder import Tokenizer
+from anytime_ar.bundle.format import file_digests
+from anytime_ar.errors import BundleError, InputError
+from anytime_ar.plugins import register
+from anytime_ar.prior import Prior, PriorConfig
+from anytime_ar.prior.huggingface import HuggingFacePrior
+from anytime_ar.runtime.files import write_json
+
+L, V = 4, 16
+
+
+@register("test_means")
+class Means(Tokenizer):
+    """The mean of each quarter of 4 x 4 grey images, in 16 levels."""
+
+    def __init__(self, code_length: int = L) -> None:
+        super().__init__()
+        self.code_length, self.vocabulary, self.sample_shape = code_length, V, (1, 4, 4)
+        self.levels = nn.Parameter(torch.linspace(-1, 1, V))
+
+    def encode(self, x: Tensor) -> Tensor:
+        means = nn.functional.avg_pool2d(x, 2).flatten(1)
+        return (means[..., None] - self.levels).abs().argmin(-1)[:, : self.code_length]
+
+    def decode(self, codes: Tensor) -> Tensor:
+        quarters = torch.zeros(len(codes), 4)
+        quarters[:, : codes.shape[1]] = self.levels[codes].detach()
+        return quarters.view(-1, 1, 2, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"code_length": self.code_length}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return cls(**config)
+
+
+def own_prior(code_length: int = L, vocabulary: int = V, labels: int = 0) -> Prior:
+    torch.manual_seed(0)
+    config = PriorConfig(layers=1, width=8, heads=2)
+    return Prior(config, code_length, vocabulary, labels).eval()
+
+
+def llama(labels: int = 0) -> HuggingFacePrior:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "max_position_embeddings": L}
+    tokens = {"vocab_size": V + labels + 1, "bos_token_id": None, "eos_token_id": None}
+    return HuggingFacePrior(LlamaForCausalLM(LlamaConfig(**sizes, **heads, **tokens)), L, V, labels)
+
+
+def gpt2(labels: int = 0) -> HuggingFacePrior:
+    """Its weights are tied."""
+    torch.manual_seed(0)
+    sizes = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": L}
+    tokens = {"vocab_size": L * V + labels + 1, "bos_token_id": None, "eos_token_id": None}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, **tokens))
+    return HuggingFacePrior(model, L, V, labels, tokens="per_position")
+
+
+@pytest.mark.parametrize("prior", [own_prior, llama, gpt2])
+@pytest.mark.parametrize("labels", [None, ("cat", "dog")])
+def test_a_model_of_parts_does_what_ours_does(
+    prior: Any, labels: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    made = prior(labels=len(labels or ()))
+    model = aar.AnytimeModel.from_parts(Means(), made, name="means", labels=labels, device="cpu")
+    options: dict[str, Any] = {} if labels is None else {"label": "dog", "guidance": 2.0}
+    x = model.sample(3, seed=0, **options)
+    assert x.shape == (3, 1, 4, 4)
+    assert torch.equal(model.decode(model.encode(x)), x)
+    assert model.sample(2, deadline_s=1.0, **options).shape == (2, 1, 4, 4)
+    drawn = model.generate(3, seed=0, codes=1, **options)
+    assert torch.equal(drawn.state.refine().data, x)
+    drawn.state.save(tmp_path / "state")
+    assert len(list(model.stream(2, seed=0))) == L
+
+    model.save(tmp_path / "model")
+    loaded = aar.load(tmp_path / "model", device="cpu")
+    assert torch.equal(loaded.sample(3, seed=0, **options), x)
+    assert torch.equal(loaded.load_state(tmp_path / "state").refine().data, x)
+    assert (loaded.labels, loaded.fingerprint) == (labels, model.fingerprint)
+    loaded.save(tmp_path / "again")
+    files = [sorted((tmp_path / name).iterdir()) for name in ("model", "again")]
+    for one, other in zip(*files, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_tokenizer_alone_encodes_and_decodes() -> None:
+    model = aar.AnytimeModel.from_parts(Means(), device="cpu")
+    assert model.decode(model.encode(torch.zeros(2, 1, 4, 4))).shape == (2, 1, 4, 4)
+    with pytest.raises(InputError, match="has no prior to sample from"):
+        model.sample()
+
+
+class NoPrefixes(Means):
+    def decode(self, codes: Tensor) -> Tensor:
+        return super().decode(codes.view(-1, L))
+
+
+class OutOfRange(Means):
+    def encode(self, x: Tensor) -> Tensor:
+        return super().encode(x) + V
+
+
+class Growing(Means):
+    def decode(self, codes: Tensor) -> Tensor:
+        return super().decode(codes)[..., : codes.shape[1]]
+
+
+class Halves(Means):
+    def encode(self, x: Tensor) -> Tensor:
+        return super().encode(x)[:, :2]
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "prior", "options", "message"),
+    [
+        (
+            NoPrefixes,
+            None,
+            {},
+            r"NoPrefixes.decode does not decode 1 of 4 codes .*every prefix has",
+        ),
+        (OutOfRange, None, {}, r"encode returns codes in 23..23; return codes in 0..15, or set"),
+        (Growing, None, {}, r"decode returns torch.float32 \[2, 1, 4, 1\] for 1 of 4 codes of 2"),
+        (Halves, None, {}, r"encode returns torch.int64 \[2, 2\] for 2 samples; return .*\[2, 4\]"),
+        (Means, own_prior(5), {}, "the prior's code_length is 5, and the tokenizer has 4; give it"),
+        (Means, own_prior(4, 9), {}, "the prior's vocabulary is 9, and the tokenizer has 16; give"),
+        (Means, own_prior(), {"labels": ["a"]}, "label_count is 0, and the model has labels 1;"),
+        (Means, own_prior(labels=1), {}, "label_count is 1, and the model has labels 0; give it 0"),
+        (Means, None, {"sample_rate": 8000}, r"shape \(1, 4, 4\) do not go with sample_rate 8000"),
+    ],
+)
+def test_parts_that_do_not_fit(tokenizer: Any, prior: Any, options: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        aar.AnytimeModel.from_parts(tokenizer(), prior, device="cpu", **options)
+
+
+def test_classes_that_bundles_cannot_hold(tmp_path: Path) -> None:
+    model = aar.AnytimeModel.from_parts(NoPrefixes.__bases__[0](), device="cpu")
+    model.save(tmp_path / "model")
+
+    class Other(Means):
+        """Not registered."""
+
+    with pytest.raises(InputError, match="Other cannot be saved: its class is not registered"):
+        aar.AnytimeModel.from_parts(Other(), device="cpu").save(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(InputError, match="a part 'test_means' is registered already, by Means"):
+        register("test_means")(Other)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("os.system", "the tokenizer is of kind 'os.system', which is not installed; import"),
+        ("huggingface_prior", "the tokenizer is of kind 'huggingface_prior', which is not"),
+    ],
+)
+def test_bundles_run_registered_classes_only(kind: str, message: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    aar.AnytimeModel.from_parts(Means(), device="cpu").save(folder)
+    values = json.loads((folder / "config.json").read_text())
+    values["autoencoder"]["kind"] = kind
+    write_json(folder / "config.json", values)
+    write_json(folder / "manifest.json", file_digests(folder))
+    with pytest.raises(BundleError, match=message):
+        aar.load(folder)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from anytime_ar.prior.decoders import Backend, PrecisionOption, make_prior_decoder
 from anytime_ar.prior.decoders.base import DecodeState, KVCache, Precision, PriorDecoder
 from anytime_ar.prior.decoders.native import NativePriorDecoder
-from anytime_ar.prior.decoders.select import Backend, PrecisionOption, make_prior_decoder
 from anytime_ar.prior.decoders.torch import TorchPriorDecoder
 from anytime_ar.prior.sampling_params import (
     IS_UNCONDITIONAL,

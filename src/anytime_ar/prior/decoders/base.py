@@ -6,7 +6,7 @@ import abc
 import ctypes
 from collections import deque
 from functools import cached_property
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,30 +16,33 @@ from anytime_ar.prior.transformer import Prior
 from anytime_ar.runtime.tensors import BoundToProcess
 
 
-class KVCache(Protocol):
+class KVCache(abc.ABC):
     """The keys and values of the rows of a batch.
 
     The caller owns the cache, not the prior, so that several batches on one prior do not affect one
     another.
+
+    Args:
+        capacity: maximum number of rows.
+        memory: memory of all rows.
     """
 
-    @property
-    def capacity(self) -> int:
-        """Return the maximum number of rows."""
-        ...
+    def __init__(self, capacity: int, memory: Tensor) -> None:
+        """Store the memory."""
+        self.capacity, self.memory = capacity, memory
 
     @property
     def row_bytes(self) -> int:
         """Return the memory of one row, in bytes."""
-        ...
+        return self.memory.nbytes // self.capacity
 
+    @abc.abstractmethod
     def clear(self) -> None:
         """Forget all keys and values, but do not free the memory."""
-        ...
 
+    @abc.abstractmethod
     def copy_row(self, source: int, target: int) -> None:
         """Copy one row over another."""
-        ...
 
 
 CacheT = TypeVar("CacheT", bound=KVCache)

@@ -19,7 +19,7 @@ from anytime_ar.kernel import (
     kernel_library,
     round_up,
 )
-from anytime_ar.prior.decoders.base import DecodeState, Precision, PriorDecoder
+from anytime_ar.prior.decoders.base import DecodeState, KVCache, Precision, PriorDecoder
 from anytime_ar.prior.sampling_params import RowSamplingParams
 from anytime_ar.prior.transformer import Block, Prior
 from anytime_ar.runtime.torch_modes import default_torch_modes
@@ -94,7 +94,7 @@ class _DecodeStateStruct(ctypes.Structure):
     )
 
 
-class NativeKVCache:
+class NativeKVCache(KVCache):
     """Keys and values in the kernel's memory layout.
 
     Args:
@@ -109,17 +109,8 @@ class NativeKVCache:
         self, layers: int, capacity: int, row_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         """Allocate the memory of all rows."""
-        self.memory = torch.zeros(layers, capacity, row_size, dtype=dtype, device=device)
-
-    @property
-    def capacity(self) -> int:
-        """Return the maximum number of rows."""
-        return self.memory.shape[1]
-
-    @property
-    def row_bytes(self) -> int:
-        """Return the memory of one row, in bytes."""
-        return self.memory.nbytes // self.capacity
+        memory = torch.zeros(layers, capacity, row_size, dtype=dtype, device=device)
+        super().__init__(capacity, memory)
 
     def clear(self) -> None:
         """Do nothing: the kernel reads no further than it has written."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anytime_ar.prior.decoders.base import DecodeState, Precision, PriorDecoder
+from anytime_ar.prior.decoders.base import DecodeState, KVCache, Precision, PriorDecoder
 from anytime_ar.prior.decoders.packed_linear import Linear, pack_linear
 from anytime_ar.prior.sampling_params import sample_code_by_row
 from anytime_ar.prior.transformer import Block, Prior
@@ -21,13 +21,12 @@ _BMM_LOOP_BELOW = 400
 The loop rounds differently from BLAS."""
 
 
-class TorchKVCache:
+class TorchKVCache(KVCache):
     """Keys and values of every layer, for rows at different positions.
 
-    The caller owns the cache, not the prior, so that several batches on one prior do not affect one
-    another. Positions are allocated in blocks as sequences grow: products on whole, contiguous
-    blocks are faster than on exact slices. A row's result does not depend on the number of empty
-    blocks after it. Numbers after a row's own position are finite, and the mask hides them.
+    Positions are allocated in blocks as sequences grow: products on whole, contiguous blocks are
+    faster than on exact slices. A row's result does not depend on the number of empty blocks after
+    it. Numbers after a row's own position are finite, and the mask hides them.
 
     Args:
         layers: number of layers.
@@ -51,17 +50,11 @@ class TorchKVCache:
         # The block is a multiple of 16, the width of a vector register, and large enough that BLAS
         # computes the products.
         self._block = 16 * math.ceil(_BMM_LOOP_BELOW / (16 * head_width))
-        self.capacity = capacity
-        """Maximum number of rows."""
         self._heads, self._head_width = heads, head_width
         most = 2 * capacity * heads * self._blocks(length) * head_width
-        self._memory = torch.zeros(layers, most, dtype=torch.float32, device=device)
+        memory = torch.zeros(layers, most, dtype=torch.float32, device=device)
+        super().__init__(capacity, memory)
         self.clear()
-
-    @property
-    def row_bytes(self) -> int:
-        """Return the memory of one row, in bytes."""
-        return self._memory.nbytes // self.capacity
 
     def clear(self) -> None:
         """Forget all keys and values, but do not free the memory.
@@ -75,7 +68,7 @@ class TorchKVCache:
         positions = self._blocks(positions)
         if positions <= self.positions:
             return
-        for old, memory in zip(list(self.layers), self._memory, strict=True):
+        for old, memory in zip(list(self.layers), self.memory, strict=True):
             kept = old.clone()  # the new layout overlaps the old
             new = self._view(memory, positions)
             new[:, :, :, : kept.shape[3]] = kept
@@ -94,7 +87,7 @@ class TorchKVCache:
         """Lay the memory out for this many positions."""
         self.positions = positions
         """T, the number of positions that there is room for."""
-        self.layers = [self._view(memory, positions) for memory in self._memory]
+        self.layers = [self._view(memory, positions) for memory in self.memory]
         """Keys and then values of each layer: float32 [2, rows, heads, T, head_width]."""
 
     def _view(self, memory: Tensor, positions: int) -> Tensor:

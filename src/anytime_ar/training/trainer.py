@@ -127,7 +127,7 @@ class Trainer:
         recent: list[Losses] = []
         with (
             defer_interrupts(term=True) as interrupted,
-            self.log.progress_bar(stage.name, stage.steps, progress.step) as bar,
+            self.log.progress_bar(stage.name, stage.steps, progress.step) as show_progress,
         ):
             while not self._is_finished():
                 end_if_exiting()
@@ -136,7 +136,7 @@ class Trainer:
                 progress.seconds = time.perf_counter() - begin
                 validating = _is_due(progress.step, stage.validate_every, stage.steps)
                 if validating or _is_due(progress.step, self.log_every, stage.steps):
-                    bar.update(progress.step, self._log_losses(recent))
+                    show_progress(progress.step, self._log_losses(recent))
                     recent = []
                 if validating:
                     self._validate()

@@ -19,7 +19,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 from server_process import ConnectionPool, ServerProcess
 from throughput import server_rate
 
+from anytime_ar.evaluation.report import align_table
 from anytime_ar.runtime.files import write_json
 
 POLICIES = ("elastic", "reject", "fixed")
@@ -61,6 +62,43 @@ class RequestResult:
         """Return whether a sample arrived by its deadline."""
         return self.status == 200 and self.latency_s <= self.deadline_s
 
+    @classmethod
+    def of(
+        cls, deadline_s: float, latency_s: float, status: int, response: dict[str, Any]
+    ) -> RequestResult:
+        """Take the figures of a sample from the body of its response, if there is one."""
+        values = response if status == 200 else {}
+        figures = (values.get(name) for name in ("codes_drawn", "quality", "stop_reason"))
+        return cls(deadline_s, latency_s, status, *figures)
+
+
+async def post_sample(
+    connections: ConnectionPool, body: dict[str, Any], timeout_s: float
+) -> tuple[int, dict[str, Any]]:
+    """Request samples, and return status and body of the response; status 0 without a response."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await connections.post("/v1/samples", body)
+    except (ConnectionError, asyncio.IncompleteReadError, TimeoutError, IndexError):
+        return 0, {}
+
+
+async def poisson_arrivals(
+    draw: random.Random, rate: float, seconds: float
+) -> AsyncIterator[tuple[int, float]]:
+    """Wait for Poisson arrivals, and yield number and scheduled time of each.
+
+    Args:
+        draw: source of randomness.
+        rate: mean rate, in arrivals per second.
+        seconds: duration.
+    """
+    begin, due, number = time.perf_counter(), 0.0, 0
+    while (due := due + draw.expovariate(rate)) < seconds:
+        await asyncio.sleep(max(0.0, begin + due - time.perf_counter()))
+        yield number, begin + due
+        number += 1
+
 
 async def send_poisson(
     url: str, n: int, rate: float, seconds: float, deadlines_s: Sequence[float], seed: int
@@ -80,25 +118,12 @@ async def send_poisson(
 
     async def ask(due: float, deadline_s: float, number: int) -> None:
         body = {"n": n, "seed": number, "deadline_ms": 1000 * deadline_s}
-        try:
-            async with asyncio.timeout(CLIENT_TIMEOUT_DEADLINES * deadline_s):
-                status, response = await connections.post("/v1/samples", body)
-        except (ConnectionError, asyncio.IncompleteReadError, TimeoutError):
-            status, response = 0, {}
-        latency_s = time.perf_counter() - due
-        response = response if status == 200 else {}
-        codes, quality = response.get("codes_drawn"), response.get("quality")
-        answers.append(
-            RequestResult(
-                deadline_s, latency_s, status, codes, quality, response.get("stop_reason")
-            )
-        )
+        reply = await post_sample(connections, body, CLIENT_TIMEOUT_DEADLINES * deadline_s)
+        answers.append(RequestResult.of(deadline_s, time.perf_counter() - due, *reply))
 
-    begin, due, tasks = time.perf_counter(), 0.0, []
-    while (due := due + draw.expovariate(rate)) < seconds:
-        await asyncio.sleep(max(0.0, begin + due - time.perf_counter()))
-        deadline_s = draw.choice(deadlines_s)
-        tasks.append(asyncio.ensure_future(ask(begin + due, deadline_s, len(tasks))))
+    tasks = []
+    async for number, due in poisson_arrivals(draw, rate, seconds):
+        tasks.append(asyncio.ensure_future(ask(due, draw.choice(deadlines_s), number)))
     await asyncio.gather(*tasks)
     connections.close()
     return answers
@@ -140,30 +165,18 @@ def summarize(answers: Sequence[RequestResult], code_length: int) -> dict[str, A
     }
 
 
-def table(results: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Return the figures of all policies and loads as a table for people."""
-    head = f"{'policy':8} {'load':>5} {'sent':>6} {'in time':>8} {'late':>7} {'refused':>8} "
-    lines = [
-        head
-        + f"{'failed':>7} {'codes':>6} {'quality':>8} {'p50 ms':>7} {'p99 ms':>7} {'p99 late':>9}"
-    ]
+_SHARES = ("in_time", "late", "refused", "failed", "codes", "quality")
+_TIMES = ("p50_ms", "p99_ms", "p99_late_ms")
 
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.1f} %"
 
-    def ms(value: float | None) -> str:
-        return "-" if value is None else f"{value:.0f}"
-
-    for policy, by_load in results.items():
-        for times, row in by_load.items():
-            lines.append(
-                f"{policy:8} {times + 'x':>5} {row['requests']:6d} {percent(row['in_time']):>8} "
-                f"{percent(row['late']):>7} {percent(row['refused']):>8} "
-                f"{percent(row['failed']):>7} {percent(row['codes']):>7} "
-                f"{percent(row['quality']):>8} {ms(row['p50_ms']):>7} {ms(row['p99_ms']):>7} "
-                f"{ms(row['p99_late_ms']):>9}"
-            )
-    return "\n".join(lines)
+def figures_table(heads: Sequence[str], rows: Sequence[tuple[list[str], dict[str, Any]]]) -> str:
+    """Return a table for people: the given cells of each row, and the figures of `summarize`."""
+    cells = [[*heads, *(name.replace("_", " ") for name in (*_SHARES, *_TIMES))]]
+    for first, figures in rows:
+        shares = ("-" if (x := figures[name]) is None else f"{100 * x:.1f} %" for name in _SHARES)
+        times = ("-" if (x := figures[name]) is None else f"{x:.0f}" for name in _TIMES)
+        cells.append([*first, *shares, *times])
+    return align_table(cells)
 
 
 def plot(results: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
@@ -213,7 +226,7 @@ def main() -> None:
     for policy in options.policies:
         log = options.out / f"{policy}.log"
         server = ServerProcess(
-            options.model, log, "--policy", policy, "--slots", str(options.slots)
+            [options.model], log, "--policy", policy, "--slots", str(options.slots)
         )
         models = httpx.get(f"{server.url}/v1/models").json()["models"]
         if full_rate is None:
@@ -233,7 +246,12 @@ def main() -> None:
             )
             results[policy][f"{times:g}"] = summarize(answers, models[0]["code_length"])
         server.terminate()
-    print(table(results))
+    rows = [
+        ([policy, f"{times}x", str(figures["requests"])], figures)
+        for policy, by_load in results.items()
+        for times, figures in by_load.items()
+    ]
+    print(figures_table(["policy", "load", "sent"], rows))
     write_json(
         options.out / "load.json",
         {

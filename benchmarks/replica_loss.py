@@ -23,7 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from load_test import RequestResult, summarize
+from load_test import (
+    RequestResult,
+    figures_table,
+    poisson_arrivals,
+    post_sample,
+    summarize,
+)
 from process_stats import command_line, descendants
 from server_process import ConnectionPool, ServerProcess
 from throughput import server_rate
@@ -67,26 +73,13 @@ async def send_with_retry(
         tries += 1
         left_s = deadline_s - (time.perf_counter() - begin)
         connections = ConnectionPool(url)
-        try:
-            async with asyncio.timeout(left_s + CLIENT_TIMEOUT_S):
-                status, response = await connections.post(
-                    "/v1/samples", {**body, "deadline_ms": 1000 * left_s}
-                )
-        except (ConnectionError, asyncio.IncompleteReadError, TimeoutError, IndexError):
-            status, response = 0, {}
-        finally:
-            connections.close()
+        status, response = await post_sample(
+            connections, {**body, "deadline_ms": 1000 * left_s}, left_s + CLIENT_TIMEOUT_S
+        )
+        connections.close()
         if status == 200:
             break
-    response = response if status == 200 else {}
-    return tries, RequestResult(
-        deadline_s,
-        time.perf_counter() - begin,
-        status,
-        response.get("codes_drawn"),
-        response.get("quality"),
-        response.get("stop_reason"),
-    )
+    return tries, RequestResult.of(deadline_s, time.perf_counter() - begin, status, response)
 
 
 async def send_at_random(
@@ -109,10 +102,9 @@ async def send_at_random(
         tries, answer = await send_with_retry(url, body, draw.choice(deadlines_s))
         found.append(TimedRequest(at, tries, answer))
 
-    begin, due, tasks = time.perf_counter(), 0.0, []
-    while (due := due + draw.expovariate(rate)) < seconds:
-        await asyncio.sleep(max(0.0, begin + due - time.perf_counter()))
-        tasks.append(asyncio.ensure_future(one(due, len(tasks))))
+    begin, tasks = time.perf_counter(), []
+    async for number, due in poisson_arrivals(draw, rate, seconds):
+        tasks.append(asyncio.ensure_future(one(due - begin, number)))
     await asyncio.gather(*tasks)
     return sorted(found, key=lambda request: request.sent_s)
 
@@ -190,24 +182,6 @@ def summarize_phase(
     }
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the figures of all phases as a table for people."""
-    lines = [
-        f"{'':16} {'sent':>6} {'no answer':>9} {'again':>6} {'in time':>8} {'late':>7} "
-        f"{'refused':>8} {'codes':>7} {'p50 ms':>7} {'p99 ms':>7} {'p99 late':>9}"
-    ]
-    for one in rows:
-        if not one["requests"]:
-            continue
-        lines.append(
-            f"{one['phase']:16} {one['requests']:6d} {one['unanswered']:9d} {one['again']:6d} "
-            f"{100 * one['in_time']:6.1f} % {100 * one['late']:5.1f} % {100 * one['refused']:6.1f} "
-            f"% {100 * (one['codes'] or 0):5.1f} % {one['p50_ms'] or 0:7.0f} "
-            f"{one['p99_ms'] or 0:7.0f} {one['p99_late_ms'] or 0:9.0f}"
-        )
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Measure a single server and a cluster, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -227,7 +201,9 @@ def main() -> None:
         ("one server", ("--threads", "1")),
         ("cluster", ("--threads", "1", "--engine", "ray", "--replicas", str(options.replicas))),
     ):
-        server = ServerProcess(options.model, options.out / f"{name.replace(' ', '-')}.log", *extra)
+        server = ServerProcess(
+            [options.model], options.out / f"{name.replace(' ', '-')}.log", *extra
+        )
         length = httpx.get(f"{server.url}/v1/models").json()["models"][0]["code_length"]
         rates[name] = asyncio.run(server_rate(server.url, options.n, 5.0))
         print(f"{name}: {rates[name]:.1f} requests of {options.n} samples a second, in full")
@@ -250,7 +226,9 @@ def main() -> None:
             )
             rows.append(summarize_phase(name, requests, length))
         server.terminate()
-    print(table(rows))
+    names = ("phase", "requests", "unanswered", "again")
+    sent = [([str(one[name]) for name in names], one) for one in rows if one["requests"]]
+    print(figures_table(names, sent))
     settings = {key: value for key, value in vars(options).items() if key != "out"}
     write_json(
         options.out / "replica_loss.json",

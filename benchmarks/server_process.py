@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,14 @@ class ServerProcess:
     """A running `anytime serve` process.
 
     Args:
-        model: the model, which is served under the name `model`.
+        models: the models, as the command takes them.
         log: file for the log of the server.
         options: further command-line options.
     """
 
-    def __init__(self, model: str, log: Path, *options: str) -> None:
+    def __init__(self, models: Sequence[str], log: Path, *options: str) -> None:
         """Start the server and wait until it is ready."""
-        command = [sys.executable, "-m", "anytime_ar", "serve", f"model={model}", "--port", "0"]
+        command = [sys.executable, "-m", "anytime_ar", "serve", *models, "--port", "0"]
         command += ["--deadline-s", "60", *options]
         with log.open("w", encoding="utf-8") as file:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True)
@@ -81,7 +82,7 @@ class ServerProcess:
         while httpx.get(f"{self.url}/readyz").status_code != 200:
             time.sleep(0.1)
 
-    def terminate(self) -> None:
-        """Send SIGTERM and wait until the server has ended."""
+    def terminate(self) -> int:
+        """Send SIGTERM, wait until the server has ended, and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
+        return self.process.wait(60)

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import re
-import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import httpx
 from process_stats import memory_mb, thread_count
+from server_process import ServerProcess
 
 from anytime_ar.client import AsyncClient, RemoteSampleResult, RequestFailed
 
@@ -47,6 +48,7 @@ class RandomClients:
         self.counts: Counter[str] = Counter()
         self.actions = (
             self.sample,
+            self.sample,
             self.stream,
             self.disconnect,
             self.refine,
@@ -64,17 +66,7 @@ class RandomClients:
         draw = random.Random(seed)
         async with AsyncClient(self.url) as client:
             while time.monotonic() < self.end_time:
-                deed = draw.choice(
-                    (
-                        self.sample,
-                        self.sample,
-                        self.stream,
-                        self.disconnect,
-                        self.refine,
-                        self.encode_decode,
-                        self.send_invalid,
-                    )
-                )
+                deed = draw.choice(self.actions)
                 try:
                     await deed(client, draw)
                     self.counts[deed.__name__] += 1
@@ -163,15 +155,10 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--pause-s", type=float, default=0.2, help="between deeds, on average")
     options = parser.parse_args()
-    command = [sys.executable, "-m", "anytime_ar", "serve", *options.models, "--port", "0"]
-    command += ["--session-ttl-s", "20"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert server.stdout is not None
-    url = server.stdout.readline().rsplit(" at ", 1)[1].strip()
-    while httpx.get(f"{url}/readyz").status_code != 200:
-        time.sleep(0.2)
-    begun = thread_count(server.pid)
-    seen = asyncio.run(soak(url, server.pid, options.minutes, options.clients, options.pause_s))
+    server = ServerProcess(options.models, Path(os.devnull), "--session-ttl-s", "20")
+    url, pid = server.url, server.process.pid
+    begun = thread_count(pid)
+    seen = asyncio.run(soak(url, pid, options.minutes, options.clients, options.pause_s))
     early = statistics.median(seen[len(seen) // 6 : len(seen) // 3])
     late = statistics.median(seen[-max(1, len(seen) // 6) :])
     metrics = httpx.get(f"{url}/metrics").text
@@ -180,11 +167,9 @@ def main() -> None:
     )
     print(f"memory {early:.0f} MB early, {late:.0f} MB late ({100 * (late / early - 1):+.1f} %)")
     print(
-        f"threads {begun} at first, {thread_count(server.pid)} in the end; "
-        f"rows and requests left: {left}"
+        f"threads {begun} at first, {thread_count(pid)} in the end; rows and requests left: {left}"
     )
-    server.send_signal(signal.SIGTERM)
-    code = server.wait(60)
+    code = server.terminate()
     sys.exit(code or late > GROWTH * early or any(float(value) for value in left))
 
 

@@ -120,7 +120,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/throughput"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    server = ServerProcess(options.model, options.out / "server.log", "--slots", str(options.slots))
+    server = ServerProcess(
+        [options.model], options.out / "server.log", "--slots", str(options.slots)
+    )
     rounds = measure_rounds(options.model, server.url, options.n, options.seconds)
     server.terminate()
     print(summary(rounds, options.n))

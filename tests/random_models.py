@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from anytime_ar.bundle.card import Card
+from anytime_ar.bundle.curve import Curve, CurvePoint, near_lossless_codes
 from anytime_ar.bundle.format import Bundle, attach_codebook, build_bundle
 
 
@@ -22,3 +25,32 @@ def random_bundle(card: Card, seed: int = 0) -> Bundle:
                         buffer.normal_()
             attach_codebook(bundle.autoencoder, bundle.prior)
     return bundle
+
+
+def curve_of(
+    distances: Mapping[int, float | None], code_length: int, vocabulary: int, *, ms: bool = False
+) -> Curve:
+    """Sample FD by number of codes; the squared error is 1 / k, and `ms` says k if wanted."""
+    points = tuple(
+        CurvePoint(
+            codes=k,
+            mse=1 / k,
+            psnr=None,
+            fd_reconstruction=None,
+            fd_sample=distance,
+            bits=3.0 * k,
+            ms=float(k) if ms else None,
+        )
+        for k, distance in distances.items()
+    )
+    return Curve(
+        code_length=code_length,
+        vocabulary=vocabulary,
+        points=points,
+        near_lossless_codes=near_lossless_codes(points),
+        fd_train=None,
+        num_train_samples=1000,
+        num_samples=1000,
+        num_test_samples=1000,
+        seed=0,
+    )

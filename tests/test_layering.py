@@ -95,7 +95,6 @@ STATES_DTYPE_AND_DEVICE = (
     "serving",
     "kernel",
     "prior.decoders",
-    "prior.kv_cache",
     "prior.sampling_params",
     "autoencoder.native_decoder",
 )

@@ -122,7 +122,7 @@ def declared(extra: str | None) -> set[str]:
 NEEDED_AT_ONCE = {
     "train": (
         "anytime_ar.data.sources.synthetic_audio",
-        "anytime_ar.training.fabric_precision",
+        "anytime_ar.training.fabric",
     ),
     "serve": ("anytime_ar.serving.",),
     "client": ("anytime_ar.client.",),

@@ -14,7 +14,7 @@ from anytime_ar.autoencoder import (
     OrderedAutoencoder,
     make_decode_fn,
 )
-from anytime_ar.autoencoder.networks.audio import (
+from anytime_ar.autoencoder.networks import (
     AudioDecoder,
     AudioEncoder,
     AudioResidualBlock,

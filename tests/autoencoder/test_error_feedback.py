@@ -6,7 +6,7 @@ import torch
 
 from anytime_ar.autoencoder import VectorQuantizerConfig
 from anytime_ar.autoencoder.quantizers import VectorQuantizer
-from anytime_ar.autoencoder.quantizers.error_feedback import ErrorFeedback
+from anytime_ar.autoencoder.quantizers.vector import ErrorFeedback
 
 L, D, V = 5, 3, 4
 

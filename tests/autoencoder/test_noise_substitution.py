@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder
-from anytime_ar.autoencoder.lapped_transform import lapped_transform
-from anytime_ar.autoencoder.layouts import NoiseSubstitutionSkip
+from anytime_ar.autoencoder.layouts import lapped_transform
 from anytime_ar.autoencoder.noise_substitution import (
     LOUDNESS_WEIGHT,
     NOISE_GAIN,
     RMS_FLOOR,
     NoiseSubstitution,
+    NoiseSubstitutionSkip,
 )
 from anytime_ar.errors import InputError
 from anytime_ar.media.spectra import stft_magnitudes

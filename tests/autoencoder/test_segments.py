@@ -10,8 +10,7 @@ from exchanges import Alone
 from torch import Tensor
 
 from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder
-from anytime_ar.autoencoder.lapped_transform import lapped_transform
-from anytime_ar.autoencoder.layouts import SegmentLayout
+from anytime_ar.autoencoder.layouts import SegmentLayout, lapped_transform
 from anytime_ar.autoencoder.native_decoder import make_decode_fn
 from anytime_ar.autoencoder.quantizers import LevelQuantizer, VectorQuantizerConfig
 from anytime_ar.errors import InputError

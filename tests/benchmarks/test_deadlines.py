@@ -8,14 +8,7 @@ import pytest
 from deadlines import DeadlineResult, deadline_table, measure_deadlines
 
 from anytime_ar.errors import InputError
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from fake_clock import FakeClock
 
 
 class FakeModel:
@@ -24,7 +17,7 @@ class FakeModel:
     code_length = 6
 
     def __init__(self, *, late_by: float = 0.0) -> None:
-        self.clock, self.late_by = Clock(), late_by
+        self.clock, self.late_by = FakeClock(0.0), late_by
 
     def warm_up(self, n: int) -> None:
         assert n == 2

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from pyarrow import parquet
 
 from anytime_ar.cli import main
 from anytime_ar.sampling import DecodeBatch
-from processes import command_line, descendants
+from processes import command_line, descendants, wait_for
 
 ACTOR = "ray::MapWorker"
 """How Ray calls a process of the pool."""
@@ -158,12 +157,9 @@ def start(model: str, out: Path, engine: str, samples: int) -> subprocess.Popen[
 
 
 def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Wait for something that a process does; a slow machine takes minutes."""
-    end = time.monotonic() + 300
-    while not condition():
-        assert process.poll() is None, process.stderr.read()  # type: ignore[union-attr]
-        assert time.monotonic() < end, "it takes too long"
-        time.sleep(0.02)
+    """Wait for something that a process does."""
+    wait_for(lambda: condition() or process.poll() is not None, "a process")
+    assert condition(), process.stderr.read()  # type: ignore[union-attr]
 
 
 def complete(out: Path) -> int:

@@ -24,6 +24,7 @@ from anytime_ar.kernel.instruction_sets import (
     cpu_features,
 )
 from anytime_ar.runtime import files
+from processes import is_running, wait_for
 
 MakeCompiler = Callable[..., Path]
 WORKS = 'while [ "$1" != -o ]; do shift; done\necho compiled > "$2"'
@@ -349,25 +350,10 @@ def test_a_signal_ends_the_compiler_and_leaves_nothing(
         command = [sys.executable, "-m", "anytime_ar", "serve", "mnist", "--port", "0"]
     env = os.environ | {"CXX": "fake", "ANYTIME_KERNEL": "compiled"}
     with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL) as process:
-        while not pid.exists():
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait_for(lambda: pid.exists() or process.poll() is not None, "the compiler")
+        assert pid.exists()
         process.send_signal(number)
         assert process.wait(30) == code
     assert list(own.iterdir()) == []
-    for each in pid.read_text().split():
-        assert gone(int(each))
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended; it may wait for a parent to notice."""
-    for _ in range(500):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        stat = Path(f"/proc/{pid}/stat")
-        if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z":
-            return True
-        time.sleep(0.01)
-    return False
+    for each in map(int, pid.read_text().split()):
+        wait_for(lambda each=each: not is_running(each), "the compiler to end")

@@ -183,7 +183,7 @@ def test_models_that_cannot_be_priors() -> None:
 def test_a_prior_learns_by_its_likelihood(prior: CausalPrior) -> None:
     optimizer = torch.optim.Adam(prior.parameters(), 0.02)
     losses = []
-    for _ in range(30):
+    for _ in range(60):
         loss = prior.nll(codes(), LABELLED).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -6,18 +6,11 @@ import pytest
 
 from anytime_ar.errors import InputError
 from anytime_ar.runtime.timing import BenchmarkCase, time_interleaved
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from fake_clock import FakeClock
 
 
 def test_contenders_take_turns_and_the_first_round_is_not_counted() -> None:
-    clock, calls = Clock(), []
+    clock, calls = FakeClock(0.0), []
 
     def contender(name: str, seconds: float) -> BenchmarkCase:
         def run(rows: int) -> None:

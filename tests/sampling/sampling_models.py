@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from anytime_ar.bundle.card import Card
-from anytime_ar.bundle.curve import Curve, CurvePoint, near_lossless_codes
+from anytime_ar.bundle.curve import Curve
 from anytime_ar.bundle.format import Bundle
 from anytime_ar.prior import DecodeState
 from anytime_ar.sampling import AnytimeModel
-from random_models import random_bundle
+from random_models import curve_of, random_bundle
 
 LABELS = ("cat", "dog", "owl")
 FREQUENCIES = (0.5, 0.3, 0.2)
@@ -133,30 +133,7 @@ def card(labels: tuple[str, ...] | None = LABELS, *, with_prior: bool = True) ->
 
 def curve(distances: dict[int, float | None]) -> Curve:
     """Sample FD by number of codes; the squared error is 1 / k."""
-    points = [
-        {
-            "codes": k,
-            "mse": 1 / k,
-            "psnr": None,
-            "fd_reconstruction": None,
-            "fd_sample": distance,
-            "bits": 3.0 * k,
-            "ms": None,
-        }
-        for k, distance in distances.items()
-    ]
-    read = [CurvePoint.parse(point, origin="test") for point in points]
-    return Curve(
-        code_length=L,
-        vocabulary=V,
-        points=tuple(read),
-        near_lossless_codes=near_lossless_codes(read),
-        fd_train=None,
-        num_train_samples=10,
-        num_samples=10,
-        num_test_samples=10,
-        seed=0,
-    )
+    return curve_of(distances, L, V)
 
 
 def tiny_bundle(

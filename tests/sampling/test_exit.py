@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 
 import pytest
+
+from processes import runs_silently
 
 LARGE = """
 import sys, threading, time, torch
@@ -61,17 +62,6 @@ time.sleep(float(sys.argv[3]))
 )
 
 
-def run(script: str, *arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
 @pytest.mark.parametrize("turn", range(4))
 @pytest.mark.parametrize(
     ("backend", "task"),
@@ -84,7 +74,7 @@ def run(script: str, *arguments: str) -> None:
     ],
 )
 def test_a_daemon_thread_computes(backend: str, task: str, turn: int) -> None:
-    run(ONE, backend, task, str(0.007 * turn))
+    runs_silently(ONE, backend, task, str(0.007 * turn))
 
 
 def test_an_exit_handler_computes_and_waits_for_the_thread() -> None:
@@ -98,7 +88,7 @@ thread.start()
 begun.wait()
 """
     first = "import atexit\ndef later(): handle()\natexit.register(later)\n"  # so it runs last
-    run(first + LARGE + handler, "native", "sample")
+    runs_silently(first + LARGE + handler, "native", "sample")
 
 
 def test_a_fork_forgets_the_threads_of_its_parent() -> None:
@@ -115,5 +105,5 @@ assert os.waitpid(child, 0)[1] == 0
 """
     )
     begin = time.monotonic()
-    run(forked, "portable", "sample", "0")
+    runs_silently(forked, "portable", "sample", "0")
     assert time.monotonic() - begin < 60

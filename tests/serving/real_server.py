@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,7 @@ from serving_fakes import tiny_bundle
 from spoiled_server import Device
 
 from anytime_ar.bundle.format import save_bundle
-from processes import command_line, descendants
-
-PATIENCE_S = 300.0
-"""For what comes at once, or soon on a machine that is slow and busy."""
+from processes import PATIENCE_S, command_line, descendants, wait_for
 
 
 def save_models(folder: Path) -> dict[str, Path]:
@@ -99,14 +94,6 @@ class RealServer:
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Look again and again, for a while."""
-    until = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < until, f"waited in vain for {what}"
-        time.sleep(0.002)
 
 
 def events(response: httpx.Response) -> list[tuple[str, dict[str, Any]]]:

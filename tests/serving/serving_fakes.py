@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from anytime_ar.bundle.card import Card
-from anytime_ar.bundle.curve import Curve, CurvePoint, near_lossless_codes
+from anytime_ar.bundle.curve import Curve
 from anytime_ar.bundle.format import Bundle
 from anytime_ar.prior import DecodeState
 from anytime_ar.sampling import AnytimeModel
@@ -20,7 +20,7 @@ from anytime_ar.serving.engine.jobs import JobEvent, ResultEvent, SamplingJob, S
 from anytime_ar.serving.engine.runner import ModelRunner
 from anytime_ar.serving.engine.scheduler import Scheduler
 from fake_clock import FakeClock
-from random_models import random_bundle
+from random_models import curve_of, random_bundle
 
 L, V = 12, 8
 SLOW_L = 400
@@ -30,32 +30,7 @@ STEP_S, ROW_S, DECODE_S = 0.001, 0.0005, 0.002
 
 def curve() -> Curve:
     """Sample FD falls as 1 / k until it is flat from nine codes on."""
-    points = [
-        CurvePoint.parse(
-            {
-                "codes": k,
-                "mse": 1 / k,
-                "psnr": None,
-                "fd_reconstruction": None,
-                "fd_sample": 9 / min(k, 9),
-                "bits": 3.0 * k,
-                "ms": float(k),
-            },
-            origin="test",
-        )
-        for k in range(1, L + 1)
-    ]
-    return Curve(
-        code_length=L,
-        vocabulary=V,
-        points=tuple(points),
-        near_lossless_codes=near_lossless_codes(points),
-        fd_train=None,
-        num_train_samples=10,
-        num_samples=10,
-        num_test_samples=10,
-        seed=0,
-    )
+    return curve_of({k: 9 / min(k, 9) for k in range(1, L + 1)}, L, V, ms=True)
 
 
 def tiny_bundle(kind: str = "image", *, seed: int = 0, name: str = "tiny") -> Bundle:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from real_server import PATIENCE_S
 from serving_fakes import SLOW_L, L, tiny_bundle
 
 from anytime_ar.errors import InputError
@@ -43,19 +42,10 @@ from anytime_ar.serving.schema import (
     SampleRequest,
     SampleResponse,
 )
+from fake_clock import FakeClock
+from processes import PATIENCE_S
 
 NAMES = ("a", "b")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def pass_by(self, seconds: float) -> None:
-        self.now += seconds
 
 
 class FakeReplicaPool:
@@ -106,7 +96,7 @@ class FakeCluster:
 
     def __init__(self, pool: FakeReplicaPool, service: ServingConfig) -> None:
         self.pool = pool
-        self.clock = Clock()
+        self.clock = FakeClock(100.0)
         self.dispatcher = Dispatcher(pool, self.clock)
         self.samples = GatewaySampleService(self.dispatcher, service, self.clock)
         self.codec = GatewayCodecService(self.dispatcher)
@@ -406,7 +396,7 @@ def state(backlog_s: float, *, ready: bool = True) -> ReplicaState:
 
 
 def test_the_least_work_is_chosen_and_what_was_sent_since_counts() -> None:
-    clock = Clock()
+    clock = FakeClock(100.0)
     balancer = LoadBalancer(clock)
     balancer.report("a", state(1.0))
     balancer.report("b", state(0.4))
@@ -426,7 +416,7 @@ def test_the_least_work_is_chosen_and_what_was_sent_since_counts() -> None:
 
 
 def test_equals_take_turns_and_the_silent_come_last() -> None:
-    clock = Clock()
+    clock = FakeClock(100.0)
     balancer = LoadBalancer(clock)
     for name in NAMES:
         balancer.report(name, state(0.0))
@@ -461,7 +451,7 @@ def test_mistakes_are_the_same_after_their_way() -> None:
 
 
 def test_draws_are_forgotten_after_a_while() -> None:
-    clock = Clock()
+    clock = FakeClock(100.0)
     registry = InFlightRegistry(10.0, clock)
     record = SampleRecord(SampleRequest(seed=1), "me")
     registry.start("one", record)
@@ -477,7 +467,7 @@ def test_draws_are_forgotten_after_a_while() -> None:
 
 
 def test_what_ended_draws_take_is_bounded() -> None:
-    clock = Clock()
+    clock = FakeClock(100.0)
     names = tuple("a" for _ in range(1024))
     record = SampleRecord(SampleRequest(seed=1, label=names, n=1024), "me")
     registry = InFlightRegistry(10.0, clock, max_bytes=3 * record.nbytes)

@@ -12,10 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
-from real_server import PATIENCE_S, RealServer, events, events_of, wait_for
+from real_server import RealServer, events, events_of
 from serving_fakes import SLOW_L
 
 from anytime_ar.sampling import AnytimeModel
+from processes import PATIENCE_S, wait_for
 
 KEY = {"Authorization": "Bearer secret-of-a"}
 

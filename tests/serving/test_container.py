@@ -23,7 +23,7 @@ import httpx
 import pytest
 import yaml
 from jsonargparse import Namespace
-from real_server import PATIENCE_S, RealServer, wait_for
+from real_server import RealServer
 from spoiled_server import HELD_S, Device
 
 from anytime_ar.cli.main import COMMANDS
@@ -31,6 +31,7 @@ from anytime_ar.cli.parser import Parser, read_config
 from anytime_ar.serving.config import ServerConfig
 from anytime_ar.serving.engine.worker import STALL_TIMEOUT_S
 from anytime_ar.serving.http.middleware import AllowedHosts
+from processes import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 KEY = "s3cret"

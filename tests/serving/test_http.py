@@ -20,7 +20,7 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
-from real_server import RealServer, events, events_of, wait_for
+from real_server import RealServer, events, events_of
 from serving_fakes import LABELS, SLOW_L, L
 from spoiled_server import HELD_S, SLOW_STEP_S, Device, slow_device
 
@@ -28,6 +28,7 @@ from anytime_ar.client import Client
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.serving.http.middleware import MAX_HEADER_BYTES
 from anytime_ar.serving.http.negotiation import JSON
+from processes import wait_for
 
 LONG_STEP_S = 0.2
 """Of the slow model: a draw of all codes takes 80 s, and a test can do something meanwhile."""

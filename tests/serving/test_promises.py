@@ -15,11 +15,12 @@ from typing import Any, Self
 
 import httpx
 import pytest
-from real_server import PATIENCE_S, RealServer, events, wait_for
+from real_server import RealServer, events
 from serving_fakes import L
 from spoiled_server import FAILS, HELD_S, Device
 
 from anytime_ar.sampling import AnytimeModel
+from processes import PATIENCE_S, wait_for
 
 SHORT_S = 0.05
 LONG_S = 0.15

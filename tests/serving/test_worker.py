@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from real_server import PATIENCE_S, wait_for
 from serving_fakes import L, Stage
 
 from anytime_ar.serving.engine.jobs import JobEvent, ResultEvent, SamplingJob, ServingError
@@ -20,6 +19,7 @@ from anytime_ar.serving.engine.session_store import (
     SessionStore,
 )
 from anytime_ar.serving.engine.worker import STALL_TIMEOUT_S, Worker
+from processes import PATIENCE_S, wait_for
 
 
 class Working:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 
 from anytime_ar.training import TrainConfig
 from anytime_ar.training.checkpoint import CheckpointManager
+from processes import wait_for
 
 LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -47,10 +47,7 @@ def wait_for_checkpoint(folder: Path, stage: str) -> None:
     """Of a run that is going on, a new one."""
     checkpoints = CheckpointManager(folder / "checkpoints", stage)
     before = checkpoints.steps()[:1]
-    until = time.monotonic() + 600
-    while checkpoints.steps()[:1] in (before, []):
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    wait_for(lambda: checkpoints.steps()[:1] not in (before, []), "a checkpoint")
 
 
 def difference(one: Path, other: Path) -> float:

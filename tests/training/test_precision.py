@@ -22,8 +22,8 @@ from anytime_ar.errors import InputError
 from anytime_ar.runtime import mixed_precision as precision
 from anytime_ar.runtime.distributed import DistributedContext
 from anytime_ar.runtime.mixed_precision import bfloat16_autocast, faster_precision
-from anytime_ar.training.config import TrainingPrecision
-from anytime_ar.training.launcher import SINGLE_PROCESS, launch_fabric
+from anytime_ar.training.config import SINGLE_PROCESS, TrainingPrecision
+from anytime_ar.training.fabric import launch_fabric
 from anytime_ar.training.precision import PrecisionAutotuner, read_autotuned_settings
 from anytime_ar.training.run_log import RunLog
 

@@ -14,7 +14,7 @@ from anytime_ar.autoencoder.config import (
 )
 from anytime_ar.autoencoder.model import Decoded, OrderedAutoencoder
 from anytime_ar.autoencoder.native_decoder import NativeImageDecoder, make_decode_fn
-from anytime_ar.autoencoder.networks.config import IMAGE_PRESETS, NetworkConfig
+from anytime_ar.autoencoder.networks import IMAGE_PRESETS, NetworkConfig
 from anytime_ar.autoencoder.quantizers import QuantizerConfig, VectorQuantizerConfig
 from anytime_ar.autoencoder.tokenizer import Tokenizer, check_tokenizer
 from anytime_ar.autoencoder.truncation import Truncation, TruncationConfig, kept_mask, truncate

@@ -12,15 +12,13 @@ from torch import nn
 from anytime_ar.autoencoder.layouts import (
     ChannelLayout,
     Layout,
-    NoiseSubstitutionSkip,
     ProjectionLayout,
     ResidualVQLayout,
     SegmentLayout,
     SpatialLayout,
 )
-from anytime_ar.autoencoder.networks.audio import AudioDecoder, AudioEncoder
-from anytime_ar.autoencoder.networks.config import NetworkConfig, network_preset
-from anytime_ar.autoencoder.networks.image import ImageDecoder, ImageEncoder
+from anytime_ar.autoencoder.networks import NETWORKS, NetworkConfig, network_preset
+from anytime_ar.autoencoder.noise_substitution import NoiseSubstitutionSkip
 from anytime_ar.autoencoder.quantizers import (
     LappedQuantizerConfig,
     LevelQuantizer,
@@ -31,12 +29,6 @@ from anytime_ar.autoencoder.quantizers import (
 )
 from anytime_ar.config import ConfigUnion
 from anytime_ar.errors import InputError
-
-NETWORKS: dict[int, tuple[type[nn.Module], type[nn.Module]]] = {
-    1: (AudioEncoder, AudioDecoder),
-    2: (ImageEncoder, ImageDecoder),
-}
-"""Encoder and decoder classes by the number of dimensions of a sample, channels not counted."""
 
 
 class AutoencoderParts(NamedTuple):

@@ -17,9 +17,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from anytime_ar.autoencoder.lapped_transform import lapped_transform
-from anytime_ar.autoencoder.noise_substitution import NoiseSubstitution
-
 
 class Layout(nn.Module):
     """A conversion from features [B, F, *shape] to code vectors [B, L, D] and back."""
@@ -352,65 +349,36 @@ class SegmentLayout(Layout):
         return self.expand_part(parts.flatten(2))
 
 
-class NoiseSubstitutionSkip(SegmentLayout):
-    """Linear skip between audio [B, 1, T] and code vectors that also carry the loudness of bands.
+def lapped_transform(x: Tensor, segments: int, *, inverse: bool = False) -> Tensor:
+    """Rotate samples across the borders of segments, or rotate them back (Malvar 1992).
 
-    Each segment has its samples and the loudness of its bands, which the decoder fills with noise;
-    see `noise_substitution`.
+    Codes of segments that merely touch leave a click at each border. The lapped transform avoids it
+    without additional samples. It rotates each sample after a border with its mirror image before
+    it. The angle falls from 45 degrees at the border to 0 in the middle of a segment. So a segment,
+    transformed back, reaches into half of both neighbours and fades out there. The rotation is
+    orthogonal: errors have the same size before and after it.
 
     Args:
-        levels: M, vectors for each segment.
-        segments: S.
-        code_width: D.
-        length: T, samples of a clip.
-        bands: number of bands whose loudness is coded.
+        x: float [B, C, T, ...], T divisible by `segments`.
+        segments: number of segments along T.
+        inverse: whether to apply the inverse transform.
+
+    Returns:
+        The same shape. The outer halves of the first and the last segment are unchanged.
     """
-
-    def __init__(
-        self, levels: int, segments: int, code_width: int, length: int, bands: int
-    ) -> None:
-        """Build the linear maps and the noise substitution."""
-        super().__init__(
-            0,
-            levels,
-            segments,
-            code_width,
-            1,
-            (length,),
-            hidden=0,
-            overlapping=True,
-            extra_features=bands,
-        )
-        self.segment_length = length // segments
-        self.noise_substitution = NoiseSubstitution(segments, self.segment_length, bands)
-
-    def split_segments(self, features: Tensor) -> Tensor:
-        """Split audio into segments, and append the loudness of the bands of each."""
-        samples = super().split_segments(features)
-        return torch.cat([samples, self.noise_substitution.loudness(samples)], dim=2)
-
-    def join_segments(self, segments: Tensor) -> Tensor:
-        """Join the samples of segments to audio, without the loudness."""
-        return super().join_segments(segments[..., : self.segment_length])
-
-    def loudness(self, x: Tensor) -> Tensor:
-        """Measure the loudness of each band: float [B, 1, T] -> [B, S, bands]."""
-        return self.noise_substitution.loudness(super().split_segments(x))
-
-    def decoded_loudness(self, vectors: Tensor) -> Tensor:
-        """Decode the loudness of each band: float [B, M * S, D] -> [B, S, bands]."""
-        return self._decode_segments(vectors)[..., self.segment_length :]
-
-    def fill_noise(self, x: Tensor, loudness: Tensor) -> Tensor:
-        """Add noise to audio where it lacks loudness.
-
-        Args:
-            x: decoded audio, float [B, 1, T].
-            loudness: target loudness, float [B, S, bands].
-
-        Returns:
-            float [B, 1, T].
-        """
-        return super().join_segments(
-            self.noise_substitution.fill_noise(super().split_segments(x), loudness)
-        )
+    size = x.shape[2] // segments
+    half = size // 2
+    if segments == 1 or half == 0:
+        return x
+    positions = (torch.arange(half, device=x.device, dtype=x.dtype) + 0.5) / half
+    angle = (1 - positions) * (math.pi / 4) * (-1 if inverse else 1)  # from the border outwards
+    angle = angle.view(-1, *[1] * (x.ndim - 3))
+    parts = x.unflatten(2, (segments, size))
+    before = parts[:, :, :-1, size - half :].flip(3)  # [B, C, borders, half, ...], mirrored
+    after = parts[:, :, 1:, :half]
+    rotated_before = angle.cos() * before + angle.sin() * after
+    rotated_after = angle.cos() * after - angle.sin() * before
+    starts = torch.cat([parts[:, :, :1, :half], rotated_after], dim=2)
+    ends = torch.cat([rotated_before.flip(3), parts[:, :, -1:, size - half :]], dim=2)
+    middles = parts[:, :, :, half : size - half]
+    return torch.cat([starts, middles, ends], dim=3).flatten(2, 3)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from anytime_ar.autoencoder.config import AutoencoderConfig
 from anytime_ar.autoencoder.layouts import SegmentLayout
 from anytime_ar.autoencoder.quantizers import LevelQuantizer
+from anytime_ar.autoencoder.quantizers.level import init_residual_pca
 from anytime_ar.autoencoder.quantizers.vector import EMA_BUFFERS
-from anytime_ar.autoencoder.residual_pca_init import init_residual_pca
 from anytime_ar.autoencoder.tokenizer import Tokenizer
 from anytime_ar.autoencoder.truncation import truncate
 from anytime_ar.codes import check_codes

@@ -16,7 +16,7 @@ from anytime_ar.autoencoder.layouts import (
     SpatialLayout,
 )
 from anytime_ar.autoencoder.model import OrderedAutoencoder
-from anytime_ar.autoencoder.networks.image import ImageDecoder, ImageResidualBlock
+from anytime_ar.autoencoder.networks import ImageDecoder, ImageResidualBlock
 from anytime_ar.autoencoder.tokenizer import Tokenizer
 from anytime_ar.codes import check_codes, check_prefix
 from anytime_ar.kernel import (

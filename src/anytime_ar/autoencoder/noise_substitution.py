@@ -20,6 +20,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from anytime_ar.autoencoder.layouts import SegmentLayout
+
 LOWEST_FREQUENCY = 0.25
 """Lower edge of the bands, as a fraction of the highest frequency; waveforms below it are soon
 decoded."""
@@ -99,3 +101,66 @@ class NoiseSubstitution(nn.Module):
         """Return the mean square of the coefficients of each band: [B, S, P] -> [B, S, bands]."""
         with torch.autocast(segments.device.type, enabled=False):  # their logarithm needs float32
             return (segments.float() @ self.dst_basis).square() @ self.band_average
+
+
+class NoiseSubstitutionSkip(SegmentLayout):
+    """Linear skip between audio [B, 1, T] and code vectors that also carry the loudness of bands.
+
+    Each segment has its samples and the loudness of its bands, which the decoder fills with noise.
+
+    Args:
+        levels: M, vectors for each segment.
+        segments: S.
+        code_width: D.
+        length: T, samples of a clip.
+        bands: number of bands whose loudness is coded.
+    """
+
+    def __init__(
+        self, levels: int, segments: int, code_width: int, length: int, bands: int
+    ) -> None:
+        """Build the linear maps and the noise substitution."""
+        super().__init__(
+            0,
+            levels,
+            segments,
+            code_width,
+            1,
+            (length,),
+            hidden=0,
+            overlapping=True,
+            extra_features=bands,
+        )
+        self.segment_length = length // segments
+        self.noise_substitution = NoiseSubstitution(segments, self.segment_length, bands)
+
+    def split_segments(self, features: Tensor) -> Tensor:
+        """Split audio into segments, and append the loudness of the bands of each."""
+        samples = super().split_segments(features)
+        return torch.cat([samples, self.noise_substitution.loudness(samples)], dim=2)
+
+    def join_segments(self, segments: Tensor) -> Tensor:
+        """Join the samples of segments to audio, without the loudness."""
+        return super().join_segments(segments[..., : self.segment_length])
+
+    def loudness(self, x: Tensor) -> Tensor:
+        """Measure the loudness of each band: float [B, 1, T] -> [B, S, bands]."""
+        return self.noise_substitution.loudness(super().split_segments(x))
+
+    def decoded_loudness(self, vectors: Tensor) -> Tensor:
+        """Decode the loudness of each band: float [B, M * S, D] -> [B, S, bands]."""
+        return self._decode_segments(vectors)[..., self.segment_length :]
+
+    def fill_noise(self, x: Tensor, loudness: Tensor) -> Tensor:
+        """Add noise to audio where it lacks loudness.
+
+        Args:
+            x: decoded audio, float [B, 1, T].
+            loudness: target loudness, float [B, S, bands].
+
+        Returns:
+            float [B, 1, T].
+        """
+        return super().join_segments(
+            self.noise_substitution.fill_noise(super().split_segments(x), loudness)
+        )

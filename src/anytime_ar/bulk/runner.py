@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -110,24 +110,17 @@ def run(
         store = JobStore(storage, job, workers.choose_device)
         job, records = store.job, store.completed_shards(verify=verify)
         pending = [shard for shard in range(job.num_shards) if shard not in records]
-        num_done = sum(record.rows for record in records.values())
-        new: list[ShardRecord] = []
         if pending:
             store.mark_incomplete()
-            try:
-                with closing(workers.run_shards(job, storage.absolute_url, pending)) as source:
-                    for record in source:
-                        new.append(record)
-                        records[record.shard] = record
-                        num_done += record.rows
-                        progress(num_done, job.samples, "samples")
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(
-                    f"interrupted; {_completion_summary(job, storage, records)}"
-                ) from None
-            except AnytimeError as error:
-                raise BulkError(f"{error}; {_completion_summary(job, storage, records)}") from error
+            num_done = sum(record.rows for record in records.values())
+            source = workers.run_shards(job, storage.absolute_url, pending)
+            with _report_completion(job, storage, records), closing(source):
+                for record in source:
+                    records[record.shard] = record
+                    num_done += record.rows
+                    progress(num_done, job.samples, "samples")
         store.mark_complete(records)
+    new = [records[shard] for shard in pending]
     return BulkReport(
         job=job,
         new_samples=sum(record.rows for record in new),
@@ -138,12 +131,21 @@ def run(
     )
 
 
-def _completion_summary(job: BulkJob, storage: BulkStorage, records: dict[int, ShardRecord]) -> str:
-    """Describe which part of a job is complete, for the message of an interruption."""
-    return (
-        f"{len(records)} of {job.num_shards} shards are complete in {storage.url}, and the same "
-        "command makes the others"
-    )
+@contextmanager
+def _report_completion(
+    job: BulkJob, storage: BulkStorage, records: dict[int, ShardRecord]
+) -> Iterator[None]:
+    """Add to errors in the block which part of a job is complete."""
+    try:
+        yield
+    except (AnytimeError, KeyboardInterrupt) as error:
+        summary = (
+            f"{len(records)} of {job.num_shards} shards are complete in {storage.url}, and the "
+            "same command makes the others"
+        )
+        if isinstance(error, AnytimeError):
+            raise BulkError(f"{error}; {summary}") from error
+        raise KeyboardInterrupt(f"interrupted; {summary}") from None
 
 
 class JobStore:

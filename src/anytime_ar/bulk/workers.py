@@ -13,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from contextlib import ExitStack
-from typing import Any, Protocol, Self, cast
+from typing import Any, Self, cast
 
 import torch
 from pydantic import PositiveInt
@@ -202,31 +202,32 @@ class RayPoolConfig(Config):
     """CPU cores and threads of each worker, beside its GPU if it has one."""
 
 
-class WorkerPool(Protocol):
+class WorkerPool(ABC):
     """A pool of workers that write the shards of a job."""
 
-    def __enter__(self) -> Self:
-        """Return the pool itself."""
-
-    def __exit__(self, *_: object) -> None:
-        """Release the resources of the pool."""
-
-    def choose_device(self, wanted: Device) -> Device:
-        """Return the device on which workers compute; see `RayPool.choose_device`."""
-
-    def run_shards(self, job: BulkJob, out: str, pending: list[int]) -> Generator[ShardRecord]:
-        """Write shards and yield their records; see `RayPool.run_shards`."""
-
-
-class LocalPool:
-    """A worker pool that consists of this process."""
+    def __init__(self) -> None:
+        """Start without resources."""
+        self._exit_stack = ExitStack()
 
     def __enter__(self) -> Self:
         """Return the pool itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Do nothing: the pool holds no resources."""
+        """Release the resources of the pool."""
+        self._exit_stack.close()
+
+    @abstractmethod
+    def choose_device(self, wanted: Device) -> Device:
+        """Return the device on which workers compute; see `RayPool.choose_device`."""
+
+    @abstractmethod
+    def run_shards(self, job: BulkJob, out: str, pending: list[int]) -> Generator[ShardRecord]:
+        """Write shards and yield their records; see `RayPool.run_shards`."""
+
+
+class LocalPool(WorkerPool):
+    """A worker pool that consists of this process."""
 
     def choose_device(self, wanted: Device) -> Device:
         """Return the requested device; `auto`: the best of this machine."""
@@ -278,7 +279,7 @@ class ShardWorker:
         return self._loaded
 
 
-class RayPool:
+class RayPool(WorkerPool):
     """A worker pool on the Ray cluster of RAY_ADDRESS, or on a local one that ends with the block.
 
     The pool connects to the cluster at its first use.
@@ -292,17 +293,9 @@ class RayPool:
 
     def __init__(self, pool: RayPoolConfig) -> None:
         """Import Ray without connecting to a cluster."""
+        super().__init__()
         self._pool, self._ray = pool, require_ray("ray.data")
-        self._exit_stack = ExitStack()
         self._is_connected = False
-
-    def __enter__(self) -> Self:
-        """Return the pool itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Disconnect from the cluster, and stop it if it is local."""
-        self._exit_stack.close()
 
     def choose_device(self, wanted: Device) -> Device:
         """Return the device on which workers compute.

@@ -13,9 +13,8 @@
 `AsyncClient` has the same methods as coroutines, and asynchronous iterators for streams.
 """
 
-from anytime_ar.client.asynchronous import AsyncClient
+from anytime_ar.client.clients import AsyncClient, Client
 from anytime_ar.client.protocol import RemoteCodes, RemotePreview, RemoteSampleResult, RequestFailed
-from anytime_ar.client.synchronous import Client
 
 __all__ = [
     "AsyncClient",

@@ -153,7 +153,6 @@ def request_flow(
     *,
     deadline_s: float | None,
     clock: Callable[[], float],
-    send_deadline: bool = False,
 ) -> RequestFlow:
     """Run one call, with as many retries as its deadline allows.
 
@@ -161,9 +160,9 @@ def request_flow(
         method: Method of HTTP, such as `POST`.
         path: Path of the URL on the server.
         body: Body, sent as JSON; None: no body.
-        deadline_s: Seconds for all tries together; None: a single try without a limit.
+        deadline_s: Seconds for all tries together; each sends the time that is left in the body, as
+            `deadline_ms`. None: a single try without a limit.
         clock: Function that returns a monotonic time in seconds.
-        send_deadline: Whether to add the time that is left to the body, as `deadline_ms`.
 
     Yields:
         Requests to send and pauses to wait; see `RequestFlow`.
@@ -178,7 +177,7 @@ def request_flow(
     pause_s = _INITIAL_BACKOFF_S
     while True:
         left_s = None if end is None else max(0.001, end - clock())
-        if send_deadline and left_s is not None:
+        if left_s is not None:
             body = {**(body or {}), "deadline_ms": max(1.0, 1000 * (left_s - _DEADLINE_MARGIN_S))}
         reply = yield HTTPRequest(method, path, body, left_s)
         assert reply is not None

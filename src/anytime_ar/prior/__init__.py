@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from anytime_ar.prior.causal import CausalPrior
+from anytime_ar.prior.decoders import Backend, PrecisionOption, make_prior_decoder
 from anytime_ar.prior.decoders.base import DecodeState, Precision, PriorDecoder
 from anytime_ar.prior.decoders.causal import CausalPriorDecoder
 from anytime_ar.prior.decoders.native import NativePriorDecoder
-from anytime_ar.prior.decoders.select import Backend, PrecisionOption, make_prior_decoder
 from anytime_ar.prior.decoders.torch import TorchPriorDecoder
 from anytime_ar.prior.kv_cache import KVCache, TensorCache
 from anytime_ar.prior.sampling_params import (

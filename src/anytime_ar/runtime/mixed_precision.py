@@ -99,13 +99,10 @@ def _round_to_bfloat16(value: Tensor) -> Tensor:
 
 
 @cache
-def bfloat16_is_emulated(clock: Callable[[], float] = time.perf_counter) -> bool:
+def bfloat16_is_emulated() -> bool:
     """Return whether this CPU lacks instructions for bfloat16, by timing small matrix products.
 
     The CPU's feature flags do not show what PyTorch makes of them.
-
-    Args:
-        clock: returns the time in seconds.
     """
     seconds = {}
     for kind in (torch.float32, torch.bfloat16):
@@ -113,9 +110,9 @@ def bfloat16_is_emulated(clock: Callable[[], float] = time.perf_counter) -> bool
         matrix = torch.ones(64, 64, dtype=kind, device="cpu")
         times = []
         for _ in range(100):
-            begin = clock()
+            begin = time.perf_counter()
             torch.mm(matrix, matrix)
-            times.append(clock() - begin)
+            times.append(time.perf_counter() - begin)
         seconds[kind] = min(times)
     return seconds[torch.bfloat16] > _EMULATION_SLOWDOWN * seconds[torch.float32]
 

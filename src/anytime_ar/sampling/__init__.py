@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from anytime_ar.prior import SamplingParams
-from anytime_ar.runtime.devices import resolve_device
 from anytime_ar.sampling.arguments import BudgetKwargs, SampleKwargs
 from anytime_ar.sampling.batch import DecodeBatch
 from anytime_ar.sampling.budget import Budget, CancelFlag
 from anytime_ar.sampling.loop import StopReason
 from anytime_ar.sampling.model import AnytimeModel, load
+from anytime_ar.sampling.plan import uniform_noise
 from anytime_ar.sampling.result import Preview, SampleResult, SamplingState
-from anytime_ar.sampling.rng import uniform_noise
 
 __all__ = [
     "AnytimeModel",
@@ -25,6 +24,5 @@ __all__ = [
     "SamplingState",
     "StopReason",
     "load",
-    "resolve_device",
     "uniform_noise",
 ]

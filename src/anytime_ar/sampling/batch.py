@@ -182,22 +182,3 @@ class DecodeBatch(BoundToProcess):
             self._slots[owner] = target
         else:
             self._rows.sampling_params[self._slots[owner]].unconditional_slot = target
-
-
-class ResumableBatch:
-    """The batch of a call that ended, for the first caller that refines its samples.
-
-    Further callers get None and continue from the codes.
-
-    Args:
-        batch: batch that drew the codes.
-        rows: IDs of its rows.
-    """
-
-    def __init__(self, batch: DecodeBatch, rows: list[int]) -> None:
-        """Store the batch and the IDs of its rows."""
-        self._batch = [(batch, rows)]
-
-    def take(self) -> tuple[DecodeBatch, list[int]] | None:
-        """Return the batch and the IDs of its rows at the first call, None afterwards."""
-        return self._batch.pop() if self._batch else None

@@ -46,7 +46,7 @@ from anytime_ar.prior import (
     SamplingParams,
     make_prior_decoder,
 )
-from anytime_ar.prior.decoders.select import check_decoder_options
+from anytime_ar.prior.decoders import check_decoder_options
 from anytime_ar.runtime.devices import resolve_device
 from anytime_ar.runtime.files import cache_folder
 from anytime_ar.runtime.process_exit import end_if_exiting

@@ -7,6 +7,7 @@ samples can be refined later.
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +21,6 @@ from anytime_ar.bundle.card import Card
 from anytime_ar.config import check_int, to_python
 from anytime_ar.errors import InputError
 from anytime_ar.prior import SamplingParams
-from anytime_ar.sampling.rng import uniform_noise
 
 Label = int | str
 """A class, by index or name."""
@@ -168,3 +168,45 @@ def _label_index(label: Any, names: tuple[str, ...]) -> int:
         f"label {label!r} is unknown; pass a number in 0..{len(names) - 1}, or one of "
         f"{', '.join(names)}"
     )
+
+
+class _PhiloxGenerator(threading.local):
+    """One generator per thread, since creating one takes longer than filling a row."""
+
+    def __init__(self) -> None:
+        """Create the generator and remember its initial state."""
+        self._bits = np.random.Philox(key=0)
+        self._generator = np.random.Generator(self._bits)
+        self._start = self._bits.state
+        self._key = self._start["state"]["key"]
+
+    def fill_uniform(self, out: np.ndarray, seed: int, sample_index: int) -> None:
+        """Fill `out` with the first numbers of a generator with key [seed, sample_index]."""
+        self._key[0], self._key[1] = seed, sample_index
+        self._bits.state = self._start
+        self._generator.random(out=out)
+
+
+_philox = _PhiloxGenerator()
+
+
+def uniform_noise(seed: int, sample_indices: range, count: int) -> Tensor:
+    """Return uniform numbers in [0, 1), one row per sample: float64 [n, count].
+
+    Sample i of seed s takes its numbers from a counter-based generator (Philox, Salmon et al. 2011)
+    with key (s, i). The numbers are the same alone, in every batch, and for every number of codes.
+
+    Args:
+        seed: random seed, 0..2**64-1.
+        sample_indices: indices of the n samples within the seed.
+        count: numbers per sample; a larger count does not change the first ones.
+
+    Raises:
+        InputError: the seed is out of range.
+    """
+    if not 0 <= seed < 2**64:
+        raise InputError(f"seed {seed} is outside 0..2**64-1; pass a non-negative integer")
+    noise = np.empty((len(sample_indices), count))
+    for line, row in zip(noise, sample_indices, strict=True):
+        _philox.fill_uniform(line, seed, row)
+    return torch.from_numpy(noise)

@@ -35,11 +35,10 @@ from anytime_ar.sampling.arguments import (
     check_option_names,
     preview_policy_from,
 )
-from anytime_ar.sampling.batch import MAX_ROWS, DecodeBatch, ResumableBatch
+from anytime_ar.sampling.batch import MAX_ROWS, DecodeBatch
 from anytime_ar.sampling.budget import Budget
 from anytime_ar.sampling.loop import StopReason
-from anytime_ar.sampling.plan import Plan
-from anytime_ar.sampling.rng import uniform_noise
+from anytime_ar.sampling.plan import Plan, uniform_noise
 
 if TYPE_CHECKING:
     from anytime_ar.sampling.sampler import Sampler
@@ -109,14 +108,19 @@ class SamplingState:
         sampler: sampler of the model that drew the codes.
         plan: what the codes depend on.
         codes: int64 [n, k], drawn so far.
-        resumable: batch that drew the codes, if it still exists.
+        batch: batch that drew the codes, and the IDs of its rows, if it still exists.
     """
 
     def __init__(
-        self, sampler: Sampler, plan: Plan, codes: Tensor, resumable: ResumableBatch | None = None
+        self,
+        sampler: Sampler,
+        plan: Plan,
+        codes: Tensor,
+        batch: tuple[DecodeBatch, list[int]] | None = None,
     ) -> None:
         """Store the codes and what the next ones depend on."""
-        self._sampler, self._plan, self.codes, self._resumable = sampler, plan, codes, resumable
+        self._sampler, self._plan, self.codes = sampler, plan, codes
+        self._batch = [] if batch is None else [batch]
 
     def __repr__(self) -> str:
         """Return the number of codes, the number of samples and the seed."""
@@ -129,7 +133,7 @@ class SamplingState:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes without the batch; a copy continues from its codes."""
-        return vars(self) | {"_resumable": None}
+        return vars(self) | {"_batch": []}
 
     @property
     def codes_drawn(self) -> int:
@@ -137,8 +141,11 @@ class SamplingState:
         return self.codes.shape[1]
 
     def take_batch(self) -> tuple[DecodeBatch, list[int]] | None:
-        """Return the batch that drew the codes and its row IDs at the first call, None later."""
-        return None if self._resumable is None else self._resumable.take()
+        """Return the batch that drew the codes and its row IDs at the first call, None later.
+
+        The first caller continues the batch; others continue from the codes.
+        """
+        return self._batch.pop() if self._batch else None
 
     def refine(self, **limits: Unpack[BudgetKwargs]) -> SampleResult:
         """Draw more codes within a budget of its own; without one, up to all L codes.

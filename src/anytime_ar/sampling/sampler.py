@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,12 +19,15 @@ from anytime_ar.errors import InputError
 from anytime_ar.kernel import load_kernel
 from anytime_ar.prior import NativePriorDecoder, PriorDecoder
 from anytime_ar.runtime.torch_modes import default_torch_modes, yield_under_default_modes
-from anytime_ar.sampling.batch import MAX_ROWS, DecodeBatch, ResumableBatch
+from anytime_ar.sampling.batch import MAX_ROWS, DecodeBatch
 from anytime_ar.sampling.budget import Budget, ResolvedBudget
 from anytime_ar.sampling.cost_model import CostModel, CostModelStore, LatencyTracker
 from anytime_ar.sampling.loop import NO_PREVIEWS, PreviewPolicy, decode_loop
 from anytime_ar.sampling.plan import Plan
 from anytime_ar.sampling.result import Preview, SampleResult, SamplingState
+
+if TYPE_CHECKING:
+    from anytime_ar.sampling.model import AnytimeModel
 
 MAX_CACHE_BYTES = 2**30
 """Maximum memory in bytes of the keys and values of rows sampled together."""
@@ -34,29 +37,6 @@ _WARM_UP_DRAWS = 12
 """Number of timed calls that measure new times."""
 _VERIFY_DRAWS = 4
 """Number of timed calls that check whether times of an earlier process still hold."""
-
-
-class SamplerModel(Protocol):
-    """The part of a model that the sampler uses."""
-
-    @property
-    def sampler(self) -> Sampler:
-        """The sampler of the model."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the model's weights, in hexadecimal."""
-        ...
-
-    @property
-    def sample_rate(self) -> int | None:
-        """Sampling rate of audio in Hz; None for images."""
-        ...
-
-    def check_weights(self) -> None:
-        """Raise an error if the weights have changed since the model was first used."""
-        ...
 
 
 @dataclass
@@ -72,7 +52,7 @@ class Sampler:
     returns."""
     curve: Curve | None
     """Measured curve of the model, which `quality` requires; None: not evaluated."""
-    model: SamplerModel
+    model: AnytimeModel
     """Model that the sampler belongs to."""
     cost_model_path: Path
     """File that stores measured times across processes."""
@@ -313,7 +293,7 @@ class Sampler:
                 reached = SamplingState(self, plan, codes.clone())
                 yield Preview(codes, data, elapsed_s, reached)
             else:
-                reached = SamplingState(self, plan, codes.clone(), ResumableBatch(batch, rows))
+                reached = SamplingState(self, plan, codes.clone(), (batch, rows))
                 yield SampleResult(codes, data, elapsed_s, reached, stop)
             if previews is NO_PREVIEWS:  # no preview to handle: handing over is part of the decode
                 taken_s = self.clock() - now

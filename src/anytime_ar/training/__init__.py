@@ -5,11 +5,13 @@ from __future__ import annotations
 from anytime_ar.training.config import (
     AutoencoderTrainingConfig,
     DecoderGANConfig,
+    DistributedConfig,
     OptimizerConfig,
     PriorTrainingConfig,
     TrainConfig,
+    is_rank_zero_process,
+    torchrun_config,
 )
-from anytime_ar.training.launcher import DistributedConfig, is_rank_zero_process, torchrun_config
 from anytime_ar.training.precision import read_autotuned_settings
 from anytime_ar.training.ray_launcher import RayTrainConfig, train_on_ray
 from anytime_ar.training.run import train

@@ -1,7 +1,8 @@
-"""Configuration of a training run: data, autoencoder, decoder GAN, prior and optimizers."""
+"""Configuration of a training run: data, autoencoder, decoder GAN, prior, optimizers, processes."""
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from pydantic import Field, SerializeAsAny, field_validator
@@ -173,3 +174,55 @@ class TrainConfig(Config):
     """Minutes between two checkpoints of a stage."""
     log_every: int = Field(50, ge=1)
     """Steps between two lines of the log, where non-finite losses are detected."""
+
+
+class DistributedConfig(Config):
+    """Number of training processes, and how they share batches and weights.
+
+    It is no part of the configuration of a run: it may change whenever the run resumes.
+    """
+
+    devices: int = Field(1, ge=1, le=2**16)
+    """Processes on each machine, one per device; under `torchrun`, its settings apply instead."""
+    nodes: int = Field(1, ge=1, le=2**16)
+    """Number of machines.
+
+    Each runs the same command, with MASTER_ADDR, MASTER_PORT and its own NODE_RANK set.
+    """
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Microbatches into which each process splits its batch shard, to save memory.
+
+    Their gradients are accumulated, so the number does not change the batch.
+    """
+
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """How several processes hold the weights; checkpoints are the same for both.
+
+    `ddp`: each process holds all weights. `fsdp`: weights, gradients and optimizer states are
+    sharded, for models that are too large to train on one device. For validation, each process
+    gathers the full weights.
+    """
+
+    @property
+    def world_size(self) -> int:
+        """Return the number of processes on all machines."""
+        return self.devices * self.nodes
+
+
+SINGLE_PROCESS = DistributedConfig()
+"""Configuration of a run with one process."""
+
+
+def torchrun_config() -> DistributedConfig | None:
+    """Return the configuration of a launcher such as `torchrun`; None: there is no launcher."""
+    if not {"LOCAL_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE"} <= os.environ.keys():
+        return None
+    devices, count = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    return DistributedConfig(devices=devices, nodes=count // devices)
+
+
+def is_rank_zero_process() -> bool:
+    """Return whether this process has rank zero among those of a launcher, and so writes files."""
+    return all(
+        os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
+    )

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from anytime_ar.autoencoder.networks.audio import AudioDecoder, AudioEncoder
-from anytime_ar.autoencoder.networks.image import ImageDecoder, ImageEncoder
+from anytime_ar.autoencoder.networks import AudioDecoder, AudioEncoder, ImageDecoder, ImageEncoder
 from anytime_ar.prior.transformer import Block
 from anytime_ar.training.checkpoint import StateDict
 

@@ -143,13 +143,13 @@ class PrecisionAutotuner:
 
     def apply(self, stage: str) -> None:
         """Set the number format that `select` chose for a stage, by its name."""
-        from anytime_ar.training.fabric_precision import set_precision
+        from anytime_ar.training.fabric import set_precision
 
         set_precision(self._fabric, self._by_stage[stage])
 
     def _benchmark(self, stage: Stage, log: RunLog) -> TrainingPrecision:
         """Return the faster number format for a stage, timed on a copy of its objective."""
-        from anytime_ar.training.fabric_precision import set_precision
+        from anytime_ar.training.fabric import set_precision
 
         fabric = self._fabric
         if device_mesh(fabric) is not None and fabric.device.type != "cpu":

@@ -43,8 +43,7 @@ from anytime_ar.runtime.ray_cluster import (
     require_ray,
 )
 from anytime_ar.runtime.signals import defer_interrupts, forward_interrupts
-from anytime_ar.training.config import TrainConfig
-from anytime_ar.training.launcher import SINGLE_PROCESS, DistributedConfig
+from anytime_ar.training.config import SINGLE_PROCESS, DistributedConfig, TrainConfig
 from anytime_ar.training.run import check_run_folder, create_run_folder, train
 
 _WAIT_NOTICE_S = 60.0

@@ -37,8 +37,7 @@ from anytime_ar.runtime.seeding import seeded
 from anytime_ar.runtime.size_limits import check_yaml_size
 from anytime_ar.runtime.torch_modes import default_torch_modes
 from anytime_ar.training.checkpoint import CheckpointManager
-from anytime_ar.training.config import TrainConfig
-from anytime_ar.training.launcher import SINGLE_PROCESS, DistributedConfig, launch_fabric
+from anytime_ar.training.config import SINGLE_PROCESS, DistributedConfig, TrainConfig
 from anytime_ar.training.precision import PrecisionAutotuner, read_autotuned_settings
 from anytime_ar.training.run_log import RunLog
 from anytime_ar.training.stages import Stage
@@ -98,6 +97,8 @@ def train(
             folder / "bundle"
         )  # training is complete; an evaluation may have added a curve
     require_extras("training", "train")
+    from anytime_ar.training.fabric import launch_fabric
+
     fabric = launch_fabric(device, config.precision, distributed_config)
     distributed = DistributedContext()
     data = data or load_data(config.data)

@@ -6,10 +6,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import Self
 
 from tqdm import tqdm
 
@@ -46,7 +46,9 @@ class RunLog:
             tqdm.write(f"anytime: {message}", file=sys.stderr)
 
     @contextmanager
-    def progress_bar(self, name: str, steps: int, begin: int) -> Iterator[ProgressBar]:
+    def progress_bar(
+        self, name: str, steps: int, begin: int
+    ) -> Iterator[Callable[[int, dict[str, float]], None]]:
         """Show a progress bar over the steps of a stage.
 
         Args:
@@ -55,12 +57,18 @@ class RunLog:
             begin: Steps that are already done.
 
         Yields:
-            The bar, which closes with the block.
+            A function that advances the bar to a step and shows the losses beside it.
         """
         with tqdm(
             total=steps, initial=begin, desc=name, disable=not self._show, dynamic_ncols=True
         ) as bar:
-            yield ProgressBar(bar)
+
+            def update(step: int, losses: dict[str, float]) -> None:
+                shown = {loss: f"{value:.4f}" for loss, value in losses.items()}
+                bar.set_postfix(shown, refresh=False)
+                bar.update(step - bar.n)
+
+            yield update
 
     def __enter__(self) -> Self:
         """Return the log itself."""
@@ -69,18 +77,3 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         """Close the file of the log."""
         self._file.close()
-
-
-class ProgressBar:
-    """A tqdm progress bar, reduced to what training needs."""
-
-    def __init__(self, bar: tqdm[NoReturn]) -> None:
-        """Wrap an open bar of tqdm."""
-        self._bar = bar
-
-    def update(self, step: int, losses: dict[str, float]) -> None:
-        """Advance the bar to a step and show the losses beside it."""
-        self._bar.set_postfix(
-            {name: f"{value:.4f}" for name, value in losses.items()}, refresh=False
-        )
-        self._bar.update(step - self._bar.n)

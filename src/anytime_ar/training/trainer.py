@@ -92,7 +92,7 @@ class Trainer:
                 a new one cannot be written.
         """
         stage = self.stage
-        step = self._latest_checkpoint_step()
+        step = self.distributed.run_on_rank_zero(lambda: self.checkpoints.latest(self.log.notify))
         stage.objective.to(self.fabric.device)
         if step is None:
             with seeded(self.seed, self._stream, "begin"):
@@ -105,10 +105,6 @@ class Trainer:
             self._save_checkpoint()
         self.distributed.run_on_rank_zero(lambda: self.checkpoints.prune(1))
         self.state.load_final_weights()
-
-    def _latest_checkpoint_step(self) -> int | None:
-        """Return the step of the last intact checkpoint, equal in all processes; None: no such."""
-        return self.distributed.run_on_rank_zero(lambda: self.checkpoints.latest(self.log.notify))
 
     def _resume_from(self, step: int) -> None:
         checkpoint = self.checkpoints.read(step)
@@ -131,7 +127,7 @@ class Trainer:
         recent: list[Losses] = []
         with (
             defer_interrupts(term=True) as interrupted,
-            self.log.progress_bar(stage.name, stage.steps, progress.step) as bar,
+            self.log.progress_bar(stage.name, stage.steps, progress.step) as show_progress,
         ):
             while not self._is_finished():
                 end_if_exiting()
@@ -140,7 +136,7 @@ class Trainer:
                 progress.seconds = time.perf_counter() - begin
                 validating = _is_due(progress.step, stage.validate_every, stage.steps)
                 if validating or _is_due(progress.step, self.log_every, stage.steps):
-                    bar.update(progress.step, self._log_losses(recent))
+                    show_progress(progress.step, self._log_losses(recent))
                     recent = []
                 if validating:
                     self._validate()

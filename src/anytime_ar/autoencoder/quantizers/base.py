@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from anytime_ar.errors import InputError
+
+if TYPE_CHECKING:
+    from anytime_ar.runtime.distributed import DistributedContext
 
 
 class Quantized(NamedTuple):
@@ -20,16 +23,6 @@ class Quantized(NamedTuple):
     """Indices of these entries, int64 [B, L] in 0..V-1."""
     loss: Tensor
     """Codebook and commitment terms, a scalar; truncated positions do not count."""
-
-
-class Collectives(Protocol):
-    """Collective operations between the processes of a training run; all must call them."""
-
-    def all_reduce_sum(self, value: Tensor) -> Tensor:
-        """Return the sum of the values of all processes."""
-
-    def all_gather(self, value: Tensor, dim: int) -> Tensor:
-        """Concatenate the values of all processes along `dim`, in the order of their ranks."""
 
 
 class Quantizer(nn.Module):
@@ -47,7 +40,7 @@ class Quantizer(nn.Module):
         """
         raise NotImplementedError
 
-    def update_codebooks(self, generator: torch.Generator, collectives: Collectives) -> None:
+    def update_codebooks(self, generator: torch.Generator, collectives: DistributedContext) -> None:
         """Update the codebooks with all vectors quantized in training mode since the last update.
 
         Call it once a step, however many microbatches and processes the batch is split into.
@@ -55,8 +48,7 @@ class Quantizer(nn.Module):
         Args:
             generator: source of randomness for restarted entries, in the same state in every
                 process.
-            collectives: operations with the other processes, which quantize their shards of the
-                batch.
+            collectives: the processes, each of which quantizes its shard of the batch.
         """
 
     def encode(self, vectors: Tensor) -> Tensor:

@@ -3,24 +3,26 @@
 Ordered codes need two additions: losses and statistics leave truncated positions out, and a
 codebook may belong to one code position. Codebooks are learned by a loss (the paper) or as a moving
 average. They start at random or by k-means, and dead entries restart at a vector of the batch.
-Later codes may correct the errors of earlier ones (see `error_feedback`).
+Later codes may correct the errors of earlier ones (see `ErrorFeedback`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from anytime_ar.autoencoder.quantizers.base import Collectives, Quantized, Quantizer
-from anytime_ar.autoencoder.quantizers.error_feedback import ErrorFeedback
+from anytime_ar.autoencoder.quantizers.base import Quantized, Quantizer
 
 if TYPE_CHECKING:
     from anytime_ar.autoencoder.quantizers.config import VectorQuantizerConfig
+    from anytime_ar.runtime.distributed import DistributedContext
 
 EMA_BUFFERS = ("cluster_size", "embed_avg")
 """Names of the EMA buffers, which only training needs."""
+_KMEANS_ITERATIONS = 10
 
 
 class VectorQuantizer(Quantizer):
@@ -182,7 +184,7 @@ class VectorQuantizer(Quantizer):
             return torch.baddbmm(lengths, grouped, codebooks.mT, alpha=-2).argmin(-1)
 
     @torch.no_grad()
-    def update_codebooks(self, generator: torch.Generator, collectives: Collectives) -> None:
+    def update_codebooks(self, generator: torch.Generator, collectives: DistributedContext) -> None:
         """Update moving averages and the codebooks that follow them; restart dead entries."""
         grouped, indices, weight = (
             torch.cat(parts, 1) for parts in zip(*self._pending, strict=True)
@@ -237,6 +239,78 @@ class VectorQuantizer(Quantizer):
         )
 
 
+class ErrorFeedback(nn.Module):
+    """Shift of code vectors by a linear map of the quantization errors at earlier positions.
+
+    An encoder returns all L vectors before any of them is quantized. So later codes, which should
+    refine, do not know what the first codes lose. Here a learned linear map feeds the errors of
+    earlier codes forward, as a residual quantizer does with the identity. Ordered codes gain most:
+    with error feedback, order costs hardly any quality at full length. Decoding does not change.
+
+    Args:
+        code_length: L.
+        code_width: D.
+        residual: whether to pass on the error of the code before, unchanged, instead of a learned
+            map.
+    """
+
+    causal_mask: Tensor
+    """Ones for errors of earlier positions, float32 [L, L * D, 1]."""
+    weight: Tensor
+    """Linear map from the errors to each position, float32 [L, L * D, D]."""
+
+    def __init__(self, code_length: int, code_width: int, *, residual: bool = False) -> None:
+        """Build the causal linear map, which starts at zero unless it is residual."""
+        super().__init__()
+        inputs = code_length * code_width
+        weight = torch.zeros(code_length, inputs, code_width)  # [L, L * D, D]
+        if residual:
+            for position in range(1, code_length):
+                weight[
+                    position, (position - 1) * code_width : position * code_width
+                ].fill_diagonal_(1)
+            self.register_buffer("weight", weight, persistent=False)
+        else:
+            self.weight = nn.Parameter(weight)
+        earlier = torch.ones(code_length, code_length).tril(diagonal=-1)  # [L, L]
+        earlier = earlier.repeat_interleave(code_width, dim=1)[..., None]  # [L, L * D, 1]
+        self.register_buffer("causal_mask", earlier, persistent=False)
+
+    def forward(
+        self, vectors: Tensor, nearest_entry: Callable[[Tensor, int], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the vectors to quantize, and the codes of their nearest entries.
+
+        Args:
+            vectors: the encoder's output, float32 [B, L, D].
+            nearest_entry: function of vectors [B, D] and their position that returns the codes
+                int64 [B] and vectors [B, D] of the nearest entries.
+
+        Returns:
+            Shifted vectors float32 [B, L, D], and codes int64 [B, L].
+        """
+        with torch.autocast(vectors.device.type, enabled=False):
+            errors, chosen = self._errors(vectors, nearest_entry)  # [B, L * D], [B, L]
+            # Errors carry no gradient, so one product computes the shifts of all positions.
+            shifts = torch.einsum("bj,ljd->bld", errors, self.weight * self.causal_mask)
+            return vectors + shifts, chosen
+
+    @torch.no_grad()
+    def _errors(
+        self, vectors: Tensor, nearest_entry: Callable[[Tensor, int], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Quantize each position in turn: return errors [B, L * D] and codes int64 [B, L]."""
+        batch, length, width = vectors.shape
+        errors = vectors.new_zeros(batch, length * width)
+        chosen = torch.zeros(batch, length, dtype=torch.int64, device=vectors.device)
+        for position in range(length):
+            here = position * width
+            shifted = vectors[:, position] + errors[:, :here] @ self.weight[position, :here]
+            chosen[:, position], entries = nearest_entry(shifted, position)
+            errors[:, here : here + width] = shifted - entries
+        return errors, chosen
+
+
 def _sample_indices(
     weight: Tensor, count: int, generator: torch.Generator, *, replacement: bool = True
 ) -> Tensor:
@@ -262,16 +336,13 @@ def _cluster_sums(
     return counts, sums.scatter_add_(1, rows, grouped * weight[..., None])
 
 
-def kmeans(
-    grouped: Tensor, vocabulary: int, generator: torch.Generator, iterations: int = 10
-) -> Tensor:
+def kmeans(grouped: Tensor, vocabulary: int, generator: torch.Generator) -> Tensor:
     """Run Lloyd's algorithm for all codebooks at once.
 
     Args:
         grouped: vectors, float32 [P, N, D].
         vocabulary: V, number of centres.
         generator: source of randomness for the first centres.
-        iterations: number of iterations.
 
     Returns:
         Centres, float32 [P, V, D].
@@ -281,7 +352,7 @@ def kmeans(
     entries = _gather(
         grouped, _sample_indices(everyone, vocabulary, generator, replacement=replacement)
     )
-    for _ in range(iterations):
+    for _ in range(_KMEANS_ITERATIONS):
         indices = torch.cdist(grouped, entries).argmin(-1)
         counts, sums = _cluster_sums(grouped, indices, everyone, vocabulary)
         mean = sums / counts.clamp(min=1)[..., None]

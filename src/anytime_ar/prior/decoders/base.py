@@ -7,7 +7,7 @@ import ctypes
 from collections import deque
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -159,9 +159,12 @@ class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
             count: number of rows.
         """
 
-    @abc.abstractmethod
     def _new_state(self, capacity: int) -> StateT:
         """Return a new state with `capacity` slots."""
+        # Codes are sampled in float64, which Apple's GPUs do not support.
+        sampling_device = torch.device("cpu") if self.device.type == "mps" else self.device
+        cache = self._new_cache(capacity, self.device)
+        return cast("StateT", DecodeState(cache, self.code_length, sampling_device))
 
     @abc.abstractmethod
     def _new_cache(self, capacity: int, device: torch.device) -> KVCache:

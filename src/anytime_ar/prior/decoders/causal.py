@@ -38,7 +38,7 @@ class CausalPriorDecoder(PriorDecoder[DecodeState[Any]]):
         A recurrent prior advances its state, so call this once at each position.
         """
         positions = state.positions[:count]
-        labels, codes = state.labels[:count], state.codes[:count]
+        labels, codes = state.labels[:count].to(self.device), state.codes[:count].to(self.device)
         if max(positions) == 0:
             inputs = labels
         elif min(positions) == max(positions):
@@ -55,12 +55,7 @@ class CausalPriorDecoder(PriorDecoder[DecodeState[Any]]):
         """Fill the cache from codes; see `PriorDecoder.prefill`."""
         rows, drawn = slice(first, first + count), state.positions[first]
         inputs = torch.cat([state.labels[rows, None], state.codes[rows, : drawn - 1]], dim=1)
-        self._prior.next_logits(inputs, [0] * count, state.cache, rows)
-
-    def _new_state(self, capacity: int) -> DecodeState[Any]:
-        """Return a new state with `capacity` slots."""
-        cache = self._new_cache(capacity, self.device)
-        return DecodeState(cache, self.code_length, self.device)
+        self._prior.next_logits(inputs.to(self.device), [0] * count, state.cache, rows)
 
     def _new_cache(self, capacity: int, device: torch.device) -> KVCache:  # noqa: ARG002
         """Return a new cache on the device of the prior."""

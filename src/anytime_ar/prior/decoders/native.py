@@ -20,6 +20,7 @@ from anytime_ar.kernel import (
     round_up,
 )
 from anytime_ar.prior.decoders.base import DecodeState, Precision, TransformerDecoder
+from anytime_ar.prior.kv_cache import KVCache
 from anytime_ar.prior.sampling_params import RowSamplingParams
 from anytime_ar.prior.transformer import Block, Prior
 from anytime_ar.runtime.torch_modes import default_torch_modes
@@ -94,7 +95,7 @@ class _DecodeStateStruct(ctypes.Structure):
     )
 
 
-class NativeKVCache:
+class NativeKVCache(KVCache):
     """Keys and values in the kernel's memory layout.
 
     Args:
@@ -110,16 +111,7 @@ class NativeKVCache:
     ) -> None:
         """Allocate the memory of all rows."""
         self.memory = torch.zeros(layers, capacity, row_size, dtype=dtype, device=device)
-
-    @property
-    def capacity(self) -> int:
-        """Return the maximum number of rows."""
-        return self.memory.shape[1]
-
-    @property
-    def row_bytes(self) -> int:
-        """Return the memory of one row, in bytes."""
-        return self.memory.nbytes // self.capacity
+        super().__init__(capacity, [self.memory])
 
     def clear(self) -> None:
         """Do nothing: the kernel reads no further than it has written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,9 +17,88 @@ from anytime_ar.prior.decoders.base import (
     int64_tensor,
 )
 from anytime_ar.prior.decoders.packed_linear import Linear, pack_linear
-from anytime_ar.prior.kv_cache import TorchKVCache, attend
+from anytime_ar.prior.kv_cache import KVCache
 from anytime_ar.prior.transformer import Block, Prior
 from anytime_ar.runtime.torch_modes import default_torch_modes
+
+_BMM_LOOP_BELOW = 400
+"""Number of multiplications below which PyTorch computes a batched product in a loop of its own.
+The loop rounds differently from BLAS."""
+
+
+class TorchKVCache(KVCache):
+    """Keys and values of every layer, for rows at different positions.
+
+    Positions are allocated in blocks as sequences grow: products on whole, contiguous blocks are
+    faster than on exact slices. A row's result does not depend on the number of empty blocks after
+    it. Numbers after a row's own position are finite, and the mask hides them.
+
+    Args:
+        layers: number of layers.
+        capacity: maximum number of rows.
+        heads: number of heads.
+        length: L, maximum number of positions.
+        head_width: width of a head.
+        device: device of the memory.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        capacity: int,
+        heads: int,
+        length: int,
+        head_width: int,
+        device: torch.device,
+    ) -> None:
+        """Allocate the memory for all rows and positions."""
+        # The block is a multiple of 16, the width of a vector register, and large enough that BLAS
+        # computes the products.
+        self._block = 16 * math.ceil(_BMM_LOOP_BELOW / (16 * head_width))
+        self._heads, self._head_width = heads, head_width
+        most = 2 * capacity * heads * self._blocks(length) * head_width
+        self.memory = torch.zeros(layers, most, dtype=torch.float32, device=device)
+        super().__init__(capacity, [self.memory])
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all keys and values, but do not free the memory.
+
+        Fresh memory costs as much time as the arithmetic of a batch.
+        """
+        self._set_views(self._block)
+
+    def reserve(self, positions: int) -> None:
+        """Make room for this many positions, and preserve keys and values."""
+        positions = self._blocks(positions)
+        if positions <= self.positions:
+            return
+        for old, memory in zip(list(self.layers), self.memory, strict=True):
+            kept = old.clone()  # the new layout overlaps the old
+            new = self._view(memory, positions)
+            new[:, :, :, : kept.shape[3]] = kept
+        self._set_views(positions)
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Copy one row over another."""
+        for layer in self.layers:
+            layer[:, target] = layer[:, source]
+
+    def _blocks(self, positions: int) -> int:
+        """Round a number of positions up to whole blocks."""
+        return math.ceil(positions / self._block) * self._block
+
+    def _set_views(self, positions: int) -> None:
+        """Lay the memory out for this many positions."""
+        self.positions = positions
+        """T, the number of positions that there is room for."""
+        self.layers = [self._view(memory, positions) for memory in self.memory]
+        """Keys and then values of each layer: float32 [2, rows, heads, T, head_width]."""
+
+    def _view(self, memory: Tensor, positions: int) -> Tensor:
+        """Return a layer's memory as [2, rows, heads, T, head_width]."""
+        shape = (2, self.capacity, self._heads, positions, self._head_width)
+        return memory[: math.prod(shape)].view(shape)
 
 
 class TorchPriorDecoder(TransformerDecoder[DecodeState[TorchKVCache]]):
@@ -83,14 +163,6 @@ class TorchPriorDecoder(TransformerDecoder[DecodeState[TorchKVCache]]):
                 block.up(x)
                 block.down(hidden)
             score(x)
-
-    def _new_state(self, capacity: int) -> DecodeState[TorchKVCache]:
-        """Return a new state with `capacity` slots."""
-        # Codes are sampled in float64, which Apple's GPUs do not support.
-        sampling_device = torch.device("cpu") if self.device.type == "mps" else self.device
-        return DecodeState(
-            self._new_cache(capacity, self.device), self.code_length, sampling_device
-        )
 
     def _new_cache(self, capacity: int, device: torch.device) -> TorchKVCache:
         """Return a new cache; on the device `meta`, one without memory."""
@@ -292,10 +364,29 @@ class _TorchBlock:
     def _attend(self, qkv: Tensor, stored: Tensor, positions: _StepPositions) -> Tensor:
         """Write keys and values of one position, and compute its attention."""
         positions.write(stored, qkv[:, 1:].transpose(0, 1))
-        return attend(qkv[:, 0].float(), stored[0], stored[1], positions.mask)
+        return _attend(qkv[:, 0].float(), stored[0], stored[1], positions.mask)
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Add attention and feed-forward outputs to the residual stream."""
         dtype = self.qkv.dtype
         x = x + self.out(attended.to(dtype))
         return x + self.down(self.up(self.norm2(x).to(dtype)))
+
+
+def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Compute attention with one query per row and head.
+
+    Args:
+        q: scaled queries, float32 [B, heads, head_width].
+        keys: float32 [B, heads, T, head_width].
+        values: float32 [B, heads, T, head_width].
+        mask: 0 or -inf, added to the scores, [1 or B * heads, 1, T].
+
+    Returns:
+        float32 [B, E].
+    """
+    batch, heads, head_width = q.shape
+    rows = batch * heads
+    keys, values = keys.flatten(0, 1), values.flatten(0, 1)  # [B * heads, T, head_width]
+    scores = torch.baddbmm(mask, q.reshape(rows, 1, head_width), keys.mT)  # [B * heads, 1, T]
+    return torch.bmm(scores.softmax(-1), values).view(batch, heads * head_width)

@@ -62,74 +62,38 @@ def serve_cluster(
     with ray_session(ray, replicas * threads_per_replica):
         _check_cores(ray, replicas, threads_per_replica)
         device = choose_ray_device(ray, sources[0].device, replicas)
-        placed_sources = [replace(source, device=device) for source in sources]
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        try:
-            _run_application(
-                placed_sources,
-                config,
-                port,
-                replicas,
-                threads_per_replica,
-                keys,
-                hosts,
-                ended,
-                lambda: on_listening(url),
-            )
-        finally:
-            _delete_application(ray.serve)
-    log_event("ended")
+        from anytime_ar.serving.cluster.ray_serve import APP, build_application
 
-
-def _run_application(
-    sources: Sequence[ModelSource],
-    config: ServerConfig,
-    port: int,
-    replicas: int,
-    threads_per_replica: int,
-    keys: Mapping[bytes, str] | None,
-    hosts: AllowedHosts,
-    stop_event: threading.Event,
-    on_listening: Callable[[], None],
-) -> None:
-    from ray import serve
-
-    from anytime_ar.serving.cluster.ray_serve import APP, build_application
-
-    serve.start(
-        http_options={"host": config.host, "port": port},
-        logging_config={"enable_access_log": False},
-    )
-    gateway = serve.run(
-        build_application(
-            sources,
+        application = build_application(
+            [replace(source, device=device) for source in sources],
             config,
             keys,
             hosts,
             replicas=replicas,
             threads_per_replica=threads_per_replica,
             grace_s=config.grace_s,
-        ),
-        name=APP,
-    )
-    on_listening()
-    log_event("ready")
-    while not stop_event.wait(_POLL_S):
-        pass
-    log_event("draining")
-    try:
-        gateway.drain.remote(DRAIN_SHARE * config.grace_s).result(timeout_s=config.grace_s)
-    except TimeoutError:
-        log_event("the gateway does not reply; running requests may be lost")
-
-
-def _delete_application(serve: Any) -> None:
-    """Delete our application, and shut Ray Serve down if it has no other."""
-    from anytime_ar.serving.cluster.ray_serve import APP
-
-    serve.delete(APP)
-    if not serve.status().applications:
-        serve.shutdown()
+        )
+        try:
+            ray.serve.start(
+                http_options={"host": config.host, "port": port},
+                logging_config={"enable_access_log": False},
+            )
+            gateway = ray.serve.run(application, name=APP)
+            on_listening(url)
+            log_event("ready")
+            while not ended.wait(_POLL_S):
+                pass
+            log_event("draining")
+            try:
+                gateway.drain.remote(DRAIN_SHARE * config.grace_s).result(timeout_s=config.grace_s)
+            except TimeoutError:
+                log_event("the gateway does not reply; running requests may be lost")
+        finally:
+            ray.serve.delete(APP)
+            if not ray.serve.status().applications:  # none of another program
+                ray.serve.shutdown()
+    log_event("ended")
 
 
 def _check_cores(ray: Any, replicas: int, threads_per_replica: int) -> None:

@@ -151,6 +151,8 @@ class Job:
 
     num_samples: int
     """Number of samples of the request, n."""
+    started_at: float | None = None
+    """Time at which the job first entered the batch, or its first chunk started."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -172,8 +174,6 @@ class SamplingJob(Job):
     """Number of codes so far, k."""
     rows: list[int] = field(default_factory=list)
     """Ids of its rows in the batch. Empty while the job waits."""
-    started_at: float | None = None
-    """Time at which the job first entered the batch."""
     last_preview_at: float = -math.inf
     """Time of the last preview."""
 
@@ -224,8 +224,6 @@ class CodecJob(Job):
     """Operation of the job, `encode` or `decode`. Costs are measured for each operation."""
     results: list[Tensor] = field(default_factory=list)
     """Results of the chunks so far."""
-    started_at: float | None = None
-    """Time at which the first chunk started."""
 
 
 @dataclass(frozen=True)

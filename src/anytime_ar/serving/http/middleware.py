@@ -22,6 +22,7 @@ from starlette.responses import Response
 from anytime_ar.errors import InputError
 from anytime_ar.serving.engine.jobs import RequestContext
 from anytime_ar.serving.http.errors import error_response
+from anytime_ar.serving.schema import ErrorCode
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -107,24 +108,25 @@ class RequestMiddleware:
             self._observe(context, {**inner, "method": method}, status)
 
     def _reject(self, scope: Scope, context: RequestContext) -> Response | None:
+        def refuse(status: int, code: ErrorCode, message: str, **options: Any) -> Response:
+            context.error = code
+            return error_response(status, code, message, **options)
+
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         if sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
-            context.error = "too_large"
-            return error_response(
+            return refuse(
                 431, "too_large", f"headers take more than {MAX_HEADER_BYTES} bytes; send fewer"
             )
         for header, value in headers:
             if header == b"host" and not self._hosts.allows(value.decode("latin-1")):
-                context.error = "wrong_host"
-                return error_response(
+                return refuse(
                     421,
                     "wrong_host",
                     "the server does not accept the name in the header Host; if it should, "
                     "start it with --allowed-hosts NAME",
                 )
         if self._lag.overloaded and scope["method"] == "POST":
-            context.error = "overloaded"
-            return error_response(
+            return refuse(
                 503,
                 "overloaded",
                 "the server receives more requests than it can read; try again",
@@ -132,14 +134,12 @@ class RequestMiddleware:
             )
         length = dict(headers).get(b"content-length", b"")
         if length.isdigit() and int(length) > MAX_BODY_BYTES:
-            context.error = "too_large"
-            return error_response(
+            return refuse(
                 413, "too_large", f"the body has more than {MAX_BODY_BYTES} bytes; send less"
             )
         coding = dict(headers).get(b"content-encoding", b"identity").strip().lower()
         if coding not in (b"", b"identity") and scope["method"] == "POST":
-            context.error = "invalid"
-            return error_response(
+            return refuse(
                 415,
                 "invalid",
                 f"the header Content-Encoding is {coding[:40].decode('latin-1')!r}, and the server "
@@ -150,8 +150,7 @@ class RequestMiddleware:
             return None
         name = self._keys.get(_authorization_digest(dict(headers).get(b"authorization", b"")))
         if name is None:
-            context.error = "unauthorized"
-            return error_response(
+            return refuse(
                 401,
                 "unauthorized",
                 "send one of the server's keys: Authorization: Bearer KEY",

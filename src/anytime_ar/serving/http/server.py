@@ -41,7 +41,6 @@ def serve(
     *,
     keys: Mapping[bytes, str] | None,
     on_listening: Callable[[str], None],
-    clock: Callable[[], float] = time.perf_counter,
 ) -> None:
     """Serve models until SIGTERM or SIGINT.
 
@@ -51,12 +50,12 @@ def serve(
         keys: Names of clients by `key_digest` of their API keys; None to accept requests without a
             key.
         on_listening: Function that is called with the server's URL once it accepts connections.
-        clock: Clock of the server, in seconds.
 
     Raises:
         InputError: The server cannot listen at the address, an allowed host is not a host name, or
             a model has no prior.
     """
+    clock = time.perf_counter
     hosts = AllowedHosts.for_server(config.host, config.allowed_host_names)
     sock = listen(config.host, config.port)
     for model in models.values():

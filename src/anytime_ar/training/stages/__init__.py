@@ -39,8 +39,9 @@ class Stage(Protocol):
     batch_sizes: tuple[int, ...]
     """Samples in each kind of batch, over all processes."""
 
-    def initialize(self, fabric: Fabric) -> None:
+    def initialize(self, fabric: Fabric) -> None:  # noqa: ARG002
         """Initialise the weights before the first step; not called when a run resumes."""
+        return  # nothing by default
 
     def batch(self, step: int) -> tuple[Any, ...]:
         """Return this process's shard of the batch of a step.
@@ -59,8 +60,13 @@ class Stage(Protocol):
             A batch for each kind of step, as often as that kind occurs.
         """
 
-    def update_codebooks(self, objective: nn.Module, generator: torch.Generator) -> None:
+    def update_codebooks(
+        self,
+        objective: nn.Module,  # noqa: ARG002
+        generator: torch.Generator,  # noqa: ARG002
+    ) -> None:
         """Update the codebooks by the statistics of the last batch, before the optimizer step."""
+        return  # nothing by default
 
     def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:
         """Return validation figures for the log; early stopping compares the one named `loss`."""

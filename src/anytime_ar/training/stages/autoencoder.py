@@ -21,7 +21,7 @@ from anytime_ar.training.config import (
     TrainConfig,
 )
 from anytime_ar.training.fsdp import summon_full_params
-from anytime_ar.training.stages import ENCODE_BATCH_SIZE, Losses
+from anytime_ar.training.stages import ENCODE_BATCH_SIZE, Losses, Stage
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -31,7 +31,7 @@ VALIDATION_SAMPLES = 2000
 """Validation samples of the autoencoder, enough for two digits of its error."""
 
 
-class ReconstructionStage:
+class ReconstructionStage(Stage):
     """Base class of the stages that train an autoencoder on shuffled, augmented samples."""
 
     patience: int | None = None  # no early stopping: the last weights are used
@@ -72,9 +72,6 @@ class ReconstructionStage:
         """Return white noise for timing: float32 [batch_size, *sample_shape] in [-1, 1]."""
         generator = generator_for(self.config.seed, "rehearsal")
         return torch.rand(batch_size, *self.data.sample_shape, generator=generator).mul_(2).sub_(1)
-
-    def update_codebooks(self, objective: nn.Module, generator: torch.Generator) -> None:
-        """Update nothing; a subclass may override this."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the shuffled data."""

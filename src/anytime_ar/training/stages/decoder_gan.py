@@ -14,8 +14,6 @@ squared error keeps images close to their codes. R1 regularisation smooths the d
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -28,9 +26,6 @@ from anytime_ar.runtime.seeding import seeded
 from anytime_ar.training.config import DecoderGANConfig, TrainConfig
 from anytime_ar.training.stages import Losses
 from anytime_ar.training.stages.autoencoder import ReconstructionStage
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 MIN_MAP_SIZE = 8
 """Largest side of the discriminator's last feature map, in positions."""
@@ -178,9 +173,6 @@ class DecoderGANStage(ReconstructionStage):
         super().__init__(autoencoder, data, config, options, distributed)
         with seeded(config.seed, "discriminator"):
             self.objective = DecoderGANObjective(autoencoder, options)
-
-    def initialize(self, fabric: Fabric) -> None:
-        """Initialise nothing: the decoder continues from its trained weights."""
 
     def batch(self, step: int) -> tuple[Tensor, int]:
         """Return this process's images of a step, and the step."""

@@ -18,13 +18,13 @@ from anytime_ar.prior import Prior
 from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard, DistributedContext
 from anytime_ar.runtime.seeding import generator_for
 from anytime_ar.training.config import TrainConfig
-from anytime_ar.training.stages import ENCODE_BATCH_SIZE, Losses
+from anytime_ar.training.stages import ENCODE_BATCH_SIZE, Losses, Stage
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-class PriorStage:
+class PriorStage(Stage):
     """The stage that trains the prior on codes that are computed once, with early stopping."""
 
     name = "prior"
@@ -68,9 +68,6 @@ class PriorStage:
             fabric,
             distributed,
         )
-
-    def initialize(self, fabric: Fabric) -> None:
-        """Initialise nothing: the prior starts from its random weights."""
 
     def batch(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Return this process's shard of the code sequences of a step.
@@ -121,9 +118,6 @@ class PriorStage:
             generator = generator_for(self.config.seed, "code order", epoch)
             self._current_order = (epoch, torch.randperm(len(self.codes), generator=generator))
         return self._current_order[1]
-
-    def update_codebooks(self, objective: nn.Module, generator: torch.Generator) -> None:
-        """Update nothing: the prior has no codebooks to learn."""
 
     @torch.no_grad()
     def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:

@@ -1,70 +1,26 @@
-"""Start of the processes of a training run, by Fabric or by a launcher such as `torchrun`."""
+"""Start of Fabric and of the processes of a run, with a number format that each stage sets.
+
+Only functions import this module, because it imports Fabric, which is slow.
+"""
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
-from pydantic import Field
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from torch import Tensor, distributed
+from torch.utils._pytree import tree_map_only
 
-from anytime_ar.config import Config
 from anytime_ar.errors import InputError
 from anytime_ar.runtime.devices import disable_memory_trimming, resolve_device
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-
-class DistributedConfig(Config):
-    """Number of training processes, and how they share batches and weights.
-
-    It is no part of the configuration of a run: it may change whenever the run resumes.
-    """
-
-    devices: int = Field(1, ge=1, le=2**16)
-    """Processes on each machine, one per device; under `torchrun`, its settings apply instead."""
-    nodes: int = Field(1, ge=1, le=2**16)
-    """Number of machines.
-
-    Each runs the same command, with MASTER_ADDR, MASTER_PORT and its own NODE_RANK set.
-    """
-    gradient_accumulation_steps: int = Field(1, ge=1)
-    """Microbatches into which each process splits its batch shard, to save memory.
-
-    Their gradients are accumulated, so the number does not change the batch.
-    """
-
-    strategy: Literal["ddp", "fsdp"] = "ddp"
-    """How several processes hold the weights; checkpoints are the same for both.
-
-    `ddp`: each process holds all weights. `fsdp`: weights, gradients and optimizer states are
-    sharded, for models that are too large to train on one device. For validation, each process
-    gathers the full weights.
-    """
-
-    @property
-    def world_size(self) -> int:
-        """Return the number of processes on all machines."""
-        return self.devices * self.nodes
-
-
-SINGLE_PROCESS = DistributedConfig()
-"""Configuration of a run with one process."""
-
-
-def torchrun_config() -> DistributedConfig | None:
-    """Return the configuration of a launcher such as `torchrun`; None: there is no launcher."""
-    if not {"LOCAL_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE"} <= os.environ.keys():
-        return None
-    devices, count = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    return DistributedConfig(devices=devices, nodes=count // devices)
-
-
-def is_rank_zero_process() -> bool:
-    """Return whether this process has rank zero among those of a launcher, and so writes files."""
-    return all(
-        os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
-    )
+from anytime_ar.runtime.mixed_precision import bfloat16_autocast
+from anytime_ar.training.config import DistributedConfig, TrainingPrecision, torchrun_config
 
 
 def launch_fabric(device: str, precision: str, distributed_config: DistributedConfig) -> Fabric:
@@ -79,13 +35,6 @@ def launch_fabric(device: str, precision: str, distributed_config: DistributedCo
         InputError: There is no such device, or there are too few of them, or the strategy does not
             support the precision.
     """
-    import torch
-    from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-    from torch import distributed
-
-    from anytime_ar.training.fabric_precision import SwitchablePrecision
-
     chosen = resolve_device(device)
     if chosen.type == "cpu":
         disable_memory_trimming()
@@ -120,12 +69,8 @@ def launch_fabric(device: str, precision: str, distributed_config: DistributedCo
 
 def _strategy(name: Literal["ddp", "fsdp"], count: int, precision: str) -> Any:
     if name == "ddp":
-        from lightning_fabric.strategies.ddp import DDPStrategy
-
         # `Quantizer.update_codebooks` synchronises codebooks: DDP need not copy them.
         return DDPStrategy(forward_sync_buffers=False)
-    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
-
     if precision == "16-mixed":  # Fabric does not scale the losses of sharded models
         raise InputError(
             "precision is 16-mixed, which strategy fsdp cannot do; set it to bf16-mixed or "
@@ -135,3 +80,41 @@ def _strategy(name: Literal["ddp", "fsdp"], count: int, precision: str) -> Any:
     return ModelParallelStrategy(
         lambda module, _: module, data_parallel_size=count, tensor_parallel_size=1
     )
+
+
+class SwitchablePrecision(MixedPrecision):
+    """A precision plugin that each stage sets to float32 or bfloat16.
+
+    Args:
+        device: Type of the device, such as `cpu`.
+    """
+
+    def __init__(self, device: str) -> None:
+        """Start with float32 as the number format."""
+        super().__init__("bf16-mixed", device)
+        self.uses_bfloat16 = False
+        """Whether forward passes compute in bfloat16."""
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        """Return the context of a forward pass: autocast to bfloat16, or nothing."""
+        return bfloat16_autocast(self.device) if self.uses_bfloat16 else nullcontext()
+
+    def convert_input(self, data: Any) -> Any:
+        """Convert the inputs of a forward pass to the number format that is set."""
+        return super().convert_input(data) if self.uses_bfloat16 else data
+
+    def convert_output(self, data: Any) -> Any:
+        """Convert the floating-point outputs of a forward pass to float32."""
+        # Fabric's own method converts to the default dtype of the process.
+        return tree_map_only(Tensor, _to_float32, data)
+
+
+def _to_float32(x: Tensor) -> Tensor:
+    return x.float() if x.is_floating_point() else x
+
+
+def set_precision(fabric: Fabric, precision: TrainingPrecision) -> None:
+    """Set the number format of Fabric; no effect with `16-mixed`, which is fixed at the launch."""
+    plugin = fabric.strategy.precision
+    if isinstance(plugin, SwitchablePrecision):
+        plugin.uses_bfloat16 = precision == "bf16-mixed"

@@ -1,1 +1,0 @@
-"""Encoder and decoder networks for images and for audio."""

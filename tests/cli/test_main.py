@@ -51,7 +51,7 @@ def test_help_is_short_unless_all_is_asked_for(capsys):
         (["trian"], "train"),
         (["train", "minst"], "mnist"),
         (["train", "digits", "--data.sise=3"], "--data.size"),
-        (["train", "digits", "--prior.layrs=3"], "layers"),
+        (["train", "digits", "--prior.layrs=3"], "--prior.layers"),
         (["sample", "mnist", "--tempereture=3"], "--temperature"),
     ],
 )

@@ -43,14 +43,30 @@ class ServingError(AnytimeError):
         self.reason, self.retry_after_s = reason, retry_after_s
 
 
-def overloaded_error(lateness_s: float) -> ServingError:
-    """Return the error for a job whose minimum codes would come `lateness_s` seconds too late."""
-    return ServingError(
-        "overloaded",
-        f"the server is overloaded: the minimum codes of this request would be {lateness_s:.3f} s "
-        "late; lower min_codes or n, allow a longer deadline, or try again later",
-        retry_after_s=lateness_s,
-    )
+def overloaded_error(
+    lateness_s: float, *, deadline_s: float, shortest_deadline_s: float
+) -> ServingError:
+    """Return the error for a job whose minimum codes would come too late.
+
+    Args:
+        lateness_s: By how many seconds.
+        deadline_s: Deadline of the job, in seconds after its arrival.
+        shortest_deadline_s: Shortest deadline that an idle server can keep.
+    """
+    if deadline_s < shortest_deadline_s:
+        shortest_ms = math.ceil(1e5 * shortest_deadline_s) / 100
+        message = (
+            f"a deadline of {1000 * deadline_s:.4g} ms is too short for the minimum codes of this "
+            f"request, even on an idle server; allow at least {shortest_ms:.2f} ms, "
+            "or lower min_codes or n"
+        )
+    else:
+        message = (
+            "the server is overloaded: the minimum codes of this request would be "
+            f"{lateness_s:.3f} s late; lower min_codes or n, allow a longer deadline, or try again "
+            "later"
+        )
+    return ServingError("overloaded", message, retry_after_s=lateness_s)
 
 
 def deadline_error(*, draining: bool) -> ServingError:

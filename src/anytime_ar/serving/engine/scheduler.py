@@ -102,7 +102,7 @@ class Scheduler:
         lateness_s = self.admission.lateness_s(job, others)
         job.on_probation = lateness_s > 0
         if job.on_probation and not self._probation.admits(len(others)):
-            raise overloaded_error(lateness_s)
+            raise self._overloaded_error(job, lateness_s)
         self._enqueue(job)
 
     def drain(self, until: float) -> None:
@@ -162,7 +162,15 @@ class Scheduler:
             lateness_s = self.admission.lateness_s(job, [o for o in self.jobs if o is not job])
             if lateness_s > 0:
                 self._remove(job)
-                job.listener(overloaded_error(lateness_s))
+                job.listener(self._overloaded_error(job, lateness_s))
+
+    def _overloaded_error(self, job: Job, lateness_s: float) -> ServingError:
+        """Return the error for a job that would be late, on this server now or on any idle one."""
+        return overloaded_error(
+            lateness_s,
+            deadline_s=job.deadline - job.arrival,
+            shortest_deadline_s=self.admission.shortest_deadline_s(job),
+        )
 
     def _remove(self, job: Job) -> None:
         """Remove a job from the batch or from the waiting jobs."""

@@ -163,6 +163,8 @@ def test_help_shows_the_values_of_the_configuration(tmp_path, capsys):
         (["fsdd", "--help"], "default: float16)"),
         (["fsdd", "--help-all"], "with noise; 0: off. (type: int, default: 6)"),
         (["fsdd", "--help-all"], "(type: int, default: 512)"),
+        (["fsdd", "--help-all"], "Transformer blocks. (type: int, default: 4)"),
+        (["digits", "--help-all"], "Transformer blocks. (type: int, default: 3)"),
         ([str(tmp_path / "mine.yaml"), "--help"], "default: mine)"),
         (["--help-all"], "with noise; 0: off. (type: int, default: 0)"),
     ]:
@@ -171,6 +173,7 @@ def test_help_shows_the_values_of_the_configuration(tmp_path, capsys):
         assert stopped.value.code == 0
         text = " ".join(capsys.readouterr().out.split())
         assert shown in text
+        assert ".help" not in text
 
 
 @pytest.mark.parametrize(
@@ -194,6 +197,7 @@ def test_help_shows_the_values_of_the_configuration(tmp_path, capsys):
         (["--name="], "--name: expected at least 1 character, got nothing"),
         (["--out", ""], "--out: expected a path, got nothing"),
         (["--devices", "x"], "--devices: expected int, got x"),
+        (["mnist"], "a configuration comes first, as `anytime train mnist --seed 1`; see"),
         (["--auto", "3"], "ambiguous option: --auto could match --autoencoder-training, "),
         (
             ["--autoencoder.layout=spatial", "--autoencoder.network.kind=linear"],

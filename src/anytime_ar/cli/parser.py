@@ -26,11 +26,13 @@ from jsonargparse import (  # type: ignore[attr-defined]
     set_parsing_settings,
 )
 
-from anytime_ar.cli.console import did_you_mean
+from anytime_ar.cli.console import closest, did_you_mean
 from anytime_ar.cli.settings import (
     config_types_in,
     describe_type,
     expand_option,
+    is_file,
+    load_file,
     load_settings,
     merge,
     mistakes_in,
@@ -42,7 +44,6 @@ from anytime_ar.cli.settings import (
 )
 from anytime_ar.config import Config, ConfigUnion
 from anytime_ar.errors import InputError
-from anytime_ar.runtime.files import read_text
 from anytime_ar.runtime.size_limits import check_yaml_size
 
 # The docstrings of configuration fields are the help texts of their options.
@@ -60,6 +61,7 @@ _MANY_OPTIONS = re.compile(r"(could match(?: \S+,){3}) .*")
 _EMPTY_TEXT = re.compile(r"argument (\S+): invalid literal_(\w+) value: ''")
 _IS_OPTION = re.compile(r"-(?![\d.]|$)")
 _HELP_ALL = "--help-all"
+_ABSENT = object()
 _MAX_NESTING = 100
 """Maximum number of brackets in one argument."""
 
@@ -120,12 +122,13 @@ class Parser(ArgumentParser):
         hidden = [
             action
             for action in self._actions
-            if not everything and ("." in action.dest or action.dest in whole.intersection(inside))
+            if action.dest.endswith(".help")  # of one class; --help-all has the settings of all
+            or not (everything or ("." not in action.dest and action.dest not in whole & {*inside}))
         ]
-        with self._shown_defaults(self.config), _hidden(hidden):
+        with self._shown_defaults(self.config, self._actions), _hidden(hidden):
             text = _kebab_case(super().format_help(*arguments))
         if everything:
-            return text
+            return text + "".join(self._help_of_optional_settings(self.config))
         settings = textwrap.fill(
             f"Settings inside {', '.join(inside)} are given as --data.size 64 and the like; "
             f"`{self.prog} {_HELP_ALL}` lists them all.",
@@ -133,26 +136,39 @@ class Parser(ArgumentParser):
         )
         return f"{text}\n{settings}\n"
 
+    def _help_of_optional_settings(self, config: type[Config]) -> Iterator[str]:
+        """Yield the help of settings inside of others that may be null."""
+        for action in self._actions:
+            inside = config_types_in(type_hint_of(action))
+            if inside and not action.dest.endswith(".help"):
+                parser = Parser(prog=self.prog, usage=argparse.SUPPRESS, add_help=False)
+                parser.add_class_arguments(inside[0], action.dest)
+                options = [option for option in parser._actions if option.dest != action.dest]
+                whole = [option for option in parser._actions if option.dest == action.dest]
+                with self._shown_defaults(config, options), _hidden(whole):
+                    yield "\n" + _kebab_case(parser.format_help())
+
     @contextmanager
-    def _shown_defaults(self, config: type[Config]) -> Iterator[None]:
+    def _shown_defaults(
+        self, config: type[Config], options: Iterable[argparse.Action]
+    ) -> Iterator[None]:
         """Give options in the block the values of the files, else their defaults."""
         try:
             values = config.parse(self._file_settings, origin="").model_dump(mode="json")
         except InputError:  # options have to complete it
             values = self._file_settings
-        actions = [a for a in self._actions if a.dest.partition(".")[0] in config.model_fields]
-        before = [action.default for action in actions]
-        for action in actions:
+        before = [(action, action.default) for action in options]
+        for action, _ in before:
             action.default = self._union_defaults.get(action.dest, action.default)
             value: Any = values
             for name in action.dest.split("."):
-                value = value.get(name, argparse.SUPPRESS) if isinstance(value, dict) else value
-            if argparse.SUPPRESS not in (value, action.default):
+                value = value.get(name, _ABSENT) if isinstance(value, dict) else _ABSENT
+            if value is not _ABSENT and action.default != argparse.SUPPRESS:
                 action.default = value
         try:
             yield
         finally:
-            for action, default in zip(actions, before, strict=True):
+            for action, default in before:
                 action.default = default
 
     def add_config(self, config: type[Config]) -> None:
@@ -291,11 +307,12 @@ class Parser(ArgumentParser):
 
     def _load_file(self, config: type[Config], path_or_text: str) -> dict[str, Any]:
         """Return the settings of a file, a shipped configuration or YAML text, checked."""
-        if ":" in path_or_text and not Path(path_or_text).is_file():
-            text, origin = path_or_text, "--config"
+        origin = path_or_text
+        if ":" in path_or_text and not is_file(path_or_text):
+            origin = "--config"
+            settings = load_settings(config, path_or_text, origin)
         else:
-            text, origin = read_text(config_path(path_or_text)), path_or_text
-        settings = load_settings(config, text, origin)
+            settings = load_file(config, config_path(path_or_text))
         others = {action.dest for action in self._actions} - config.model_fields.keys()
         own = {name: value for name, value in settings.items() if name not in others}
         self._refuse(mistakes_in([config], own), origin)
@@ -320,25 +337,34 @@ class Parser(ArgumentParser):
         should = re.search(r"Input should be ([^\[\n]*)", message)
         limit = should[1].strip() if should else "valid"
         expected = describe_type(hint) if "valid" in limit else limit
-        name = max(action.option_strings, key=len, default=key[1])
-        return f"{name}: expected {expected}, got {value[1]}"
+        return f"{_name_of(action)}: expected {expected}, got {value[1]}"
 
     def _missing_arguments(self, message: str) -> str | None:
         """Return which arguments are required; None: the message is about something else."""
         names = re.search(r"arguments are required: (.*)", message)
         if names is None:
             return None
-        options = {a.dest: max(a.option_strings, key=len, default=a.dest) for a in self._actions}
+        options = {action.dest: _name_of(action) for action in self._actions}
         missing = [options.get(name, name) for name in names[1].split(", ")]
         return f"the following arguments are required: {', '.join(missing)}"
 
     def _suggestion(self, message: str) -> str:
-        """Return a question that suggests the closest option or setting for a misspelt one."""
-        option = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
-        if option:
-            names = [name for action in self._actions for name in action.option_strings]
-            return did_you_mean(_kebab_case(option[1]), map(_kebab_case, names))
-        return ""
+        """Return what was meant by an argument that is not known, or an empty string."""
+        unknown = re.search(r"unrecognized arguments: ([^\s=]+)", message)
+        if unknown is None:
+            return ""
+        if self.config is not None and unknown[1] in config_names():
+            return f"; a configuration comes first, as `{self.prog} {unknown[1]} --seed 1`"
+        names = [name for action in self._actions for name in action.option_strings]
+        known = {_kebab_case(name).removeprefix("--").removesuffix("+") for name in names}
+        near = closest(_kebab_case(unknown[1]).removeprefix("--"), known)
+        return "" if near is None else f", did you mean '--{near}'?"
+
+
+def _name_of(action: argparse.Action) -> str:
+    """Return the name of an argument in messages: its longest one, without the `+` of lists."""
+    names = [name for name in action.option_strings if not name.endswith("+")]
+    return max(names, key=len, default=action.dest)
 
 
 @contextmanager
@@ -410,10 +436,10 @@ def config_path(name: str) -> Path:
     """
     if name in config_names():
         return Path(str(resources.files("anytime_ar") / "configs" / f"{name}.yaml"))
-    if Path(name).is_file():
+    if is_file(name):
         check_yaml_size(Path(name))
         return Path(name)
-    if (Path(name) / "config.yaml").is_file():
+    if is_file(f"{name}/config.yaml"):
         raise InputError(
             f"{name} is a run; go on with it by `anytime train --resume {name}`, or begin another "
             f"with its settings by `anytime train {Path(name) / 'config.yaml'} --out FOLDER`"

@@ -22,6 +22,7 @@ from anytime_ar.config import Config, ConfigUnion, short_repr
 from anytime_ar.errors import InputError
 from anytime_ar.legacy import upgrade, upgrade_flat, warn_renamed
 from anytime_ar.runtime.files import read_text
+from anytime_ar.runtime.size_limits import check_yaml_size
 
 
 class _Loader(yaml.SafeLoader):
@@ -84,6 +85,21 @@ def merge(values: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
+def is_file(path: str) -> bool:
+    """Return whether a text, which may be no path at all, is the path of a file."""
+    try:
+        return Path(path).is_file()
+    except OSError:  # it is too long
+        return False
+
+
+def load_file(config: type[Config], path: Path) -> dict[str, Any]:
+    """Return the settings of a YAML file under their present names; see `load_settings`."""
+    text = read_text(path)
+    check_yaml_size(path)
+    return load_settings(config, text, str(path))
+
+
 def load_settings(config: type[Config], text: str, origin: str) -> dict[str, Any]:
     """Return the settings of YAML text under their present names.
 
@@ -135,8 +151,8 @@ def option_settings(config: type[Config], option: str, text: str) -> dict[str, A
         InputError: it names a file that holds no settings.
     """
     inside = _classes_at(config, option)
-    if inside and Path(text).is_file():
-        value = load_settings(inside[0], read_text(text), text)
+    if inside and is_file(text):
+        value: Any = load_file(inside[0], Path(text))
     else:
         value = _load_value(text)
     for name in reversed(option.split(".")):

@@ -107,9 +107,14 @@ def test_what_cannot_be_in_time_is_refused_at_once_and_told_when_to_come_back(
 def test_a_deadline_that_an_idle_server_cannot_keep_is_told_with_the_shortest(
     stage: Stage,
 ) -> None:
+    unsure = stage.ask(deadline_s=0.00001)  # the costs are not confirmed yet
+    stage.run()
+    assert refused(unsure).reason == "deadline"
     stage.ask()
     stage.run()
     error = refused(stage.ask(deadline_s=0.00001))
+    assert error.reason == "overloaded"
+    assert "a deadline of 0.01 ms is too short" in str(refused(unsure))
     assert "a deadline of 0.01 ms is too short" in str(error)
     shortest = re.search(r"allow at least ([0-9.]+) ms", str(error))
     assert shortest is not None

@@ -228,12 +228,13 @@ def mistakes_in(
             yield f"unknown setting {spell(key)}{near}"
             continue
         inside = _inside(fields[name])
+        whole = text if text is not None and value == _load_value(text) else None
         if inside and isinstance(value, dict):
             yield from mistakes_in(inside, value, text=text, spell=spell, prefix=f"{key}.")
-        elif text is not None and isinstance(value, dict) and value != _load_value(text):
+        elif isinstance(value, dict) and value and text is not None and whole is None:
             yield f"unknown setting {spell(f'{key}.{next(iter(value))}')}"
-        elif (problem := _mistake_of(fields[name], value, text)) is not None:
-            shown = short_repr(value) if text is None else text[:200] or "nothing"
+        elif (problem := _mistake_of(fields[name], value, whole)) is not None:
+            shown = short_repr(value) if whole is None else whole[:200] or "nothing"
             example = f"; write {spell(key + _example(inside, value))}" if inside else ""
             yield f"{spell(key)}: expected {problem}, got {shown}{example}"
 

@@ -198,7 +198,8 @@ def test_help_shows_the_values_of_the_configuration(tmp_path, capsys):
         (["--seed.foo=3"], "unknown setting --seed.foo; see"),
         (["--name="], "--name: expected at least 1 character, got nothing"),
         (["--out", ""], "--out: expected a path, got nothing"),
-        (["--devices", "x"], "--devices: expected int, got x"),
+        (["--devices", "x"], "--devices: expected int, got x; see `anytime train --help`"),
+        (["--conditional=1"], "expected bool, got 1; see `anytime train --help-all`"),
         (["mnist"], "a configuration comes first, as `anytime train mnist --seed 1`; see"),
         (["--auto", "3"], "ambiguous option: --auto could match --autoencoder-training, "),
         (

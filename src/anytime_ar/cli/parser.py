@@ -108,8 +108,11 @@ class Parser(ArgumentParser):
         message = _EMPTY_TEXT.sub(r"\1: expected a \2, got nothing", message)
         text = self._wrong_value(message) or self._missing_arguments(message)
         text = text or " ".join(_NOISE.sub("", message).split())
+        settings = set() if self.config is None else self.config.model_fields.keys()
+        about_setting = not settings.isdisjoint(re.findall(r"--(\w+)", text))
         raise InputError(
-            f"{_kebab_case(text)}{self._suggestion(message)}; see `{self.prog} --help`"
+            f"{_kebab_case(text)}{self._suggestion(message)}; see "
+            f"`{self.prog} {_HELP_ALL if about_setting else '--help'}`"
         )
 
     def format_help(self, *arguments: Any, everything: bool = False) -> str:

@@ -103,10 +103,11 @@ for call in (
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        "training needs lightning_fabric",
-        "evaluation needs matplotlib",
-        "a push to the Hub needs huggingface_hub",
-        "'owner/name' is no folder here; fetching it from the Hub needs huggingface_hub",
+        "training needs lightning_fabric of anytime-ar[train]",
+        "evaluation needs matplotlib of anytime-ar[eval]",
+        "a push to the Hub needs huggingface_hub of anytime-ar[hub]",
+        "'owner/name' is no folder here; fetching it from the Hub needs huggingface_hub of "
+        "anytime-ar[hub]",
     ]
     assert not [*tmp_path.iterdir()]
 
@@ -174,7 +175,9 @@ def test_a_command_says_what_it_misses(extra: str, tmp_path: Path) -> None:
         assert (code, out) == (2, ""), (command, err)
         assert err.startswith(said), command
         missing, _, rest = err.removeprefix(said).partition("; ")
-        assert missing in EXTRAS[extra], command
+        module, _, named = missing.partition(" of ")
+        assert module in EXTRAS[extra], command
+        assert named == f"anytime-ar[{extras.replace(' ', ',')}]"
         assert rest == f"install it: {install_command(*extras.split())}\n", command
     assert {path.name for path in tmp_path.iterdir()} == {"a.parquet", "one.wav"}
 
@@ -188,7 +191,9 @@ def test_every_module_of_an_extra_is_missed(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else name)
     with pytest.raises(MissingExtraError) as missed:
         require_extras("it", extra)
-    assert str(missed.value) == f"it needs {module}; install it: {install_command(extra)}"
+    assert str(missed.value) == (
+        f"it needs {module} of anytime-ar[{extra}]; install it: {install_command(extra)}"
+    )
     if len(EXTRAS[extra]) > 1:
         other = next(name for name in EXTRAS[extra] if name != module)
         require_extras("it", extra, module=other)
@@ -231,4 +236,5 @@ for kind in (Client, AsyncClient):
     )
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines == [f"the client needs httpx; install it: {install_command('client')}"] * 2
+    told = f"the client needs httpx of anytime-ar[client]; install it: {install_command('client')}"
+    assert lines == [told] * 2

@@ -5,6 +5,7 @@ Configurations are frozen, validated at construction, and refuse unknown keys.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from reprlib import Repr
 from typing import Any, ClassVar, Self
 
@@ -76,6 +77,21 @@ class ConfigUnion(Config):
             for name, member in below.members().items()
         }
 
+    @classmethod
+    def choose(cls, values: Mapping[str, Any]) -> type[Self]:
+        """Return the class that values choose among those that this class accepts values for.
+
+        Raises:
+            ValueError: they choose none of them.
+        """
+        members = cls.members()
+        name = values.get(cls.discriminator, cls._name() or cls.default_member)
+        if not isinstance(name, str) or name not in members:
+            raise ValueError(
+                f"{cls.discriminator} is {name!r}, expected {' or '.join(sorted(members))}"
+            )
+        return members[name]
+
     @model_validator(mode="wrap")
     @classmethod
     def _choose_member(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
@@ -83,14 +99,9 @@ class ConfigUnion(Config):
         if not isinstance(values, dict):
             return validate(values)
         values = upgrade_flat(upgrade([base.__name__ for base in cls.__mro__], values))
-        members, own = cls.members(), cls._name()
-        name = values.get(cls.discriminator, own or cls.default_member)
-        if not isinstance(name, str) or name not in members:
-            raise ValueError(
-                f"{cls.discriminator} is {name!r}, expected {' or '.join(sorted(members))}"
-            )
-        if own is None:
-            return members[name].model_validate(values)
+        member = cls.choose(values)
+        if member is not cls:
+            return member.model_validate(values)
         return validate(cls._without_foreign(values))
 
     @classmethod
@@ -109,16 +120,17 @@ class ConfigUnion(Config):
                 continue  # an unknown key is refused by the class
             if kept.pop(key) not in (*owners.values(), None, []):
                 raise ValueError(
-                    f"{key} is {_TRUNCATED_REPR.repr(values[key])}, a setting of "
+                    f"{key} is {short_repr(values[key])}, a setting of "
                     f"{cls.discriminator}={' or '.join(owners)}, not of {cls._name()}; drop it"
                 )
         return kept
 
 
 _TRUNCATED_REPR = Repr()
-"""Formatter for untrusted values, which shortens them to one line."""
 _TRUNCATED_REPR.maxlevel, _TRUNCATED_REPR.maxlist, _TRUNCATED_REPR.maxdict = 3, 20, 20
 _TRUNCATED_REPR.maxstring = _TRUNCATED_REPR.maxother = _TRUNCATED_REPR.maxlong = 200
+short_repr = _TRUNCATED_REPR.repr
+"""Return an untrusted value as text of one line, shortened."""
 
 
 def format_validation_error(error: ValidationError) -> str:
@@ -131,7 +143,7 @@ def format_validation_error(error: ValidationError) -> str:
         got = (
             ""
             if item["type"] in ("value_error", "missing")
-            else f" (got {_TRUNCATED_REPR.repr(item['input'])})"
+            else f" (got {short_repr(item['input'])})"
         )
         mistakes.append(f"{key}: {what}{got}" if key else f"{what}{got}")
     return "; ".join(mistakes)

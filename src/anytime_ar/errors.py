@@ -92,7 +92,10 @@ def missing_extra_error(purpose: str, module: str | None, *extras: str) -> Missi
         module: name of the module.
         extras: names of the extras to install.
     """
-    return MissingExtraError(f"{purpose} needs {module}; install it: {install_command(*extras)}")
+    return MissingExtraError(
+        f"{purpose} needs {module} of anytime-ar[{','.join(extras)}]; install it: "
+        f"{install_command(*extras)}"
+    )
 
 
 def install_command(*extras: str) -> str:

@@ -166,6 +166,9 @@ def upgrade(classes: list[str], values: Any) -> Any:
     Args:
         classes: names of the configuration's class and of its bases.
         values: as they came; anything but a dictionary is returned as it is.
+
+    Raises:
+        ValueError: a value of version 0.1 does not fit the others.
     """
     if not isinstance(values, dict):
         return values
@@ -180,10 +183,19 @@ def upgrade(classes: list[str], values: Any) -> Any:
             if owner == name and isinstance(values.get(key), str | int):
                 values = values | {key: changed.get(values[key], values[key])}
     match values:
-        case {"network": {"kind": "linear"}} if values.get("layout", "projection") == "projection":
+        case {"network": {"kind": "linear"}} if values.get("layout", "projection") in (
+            "projection",
+            "linear",
+        ):
             return _without(values, "network") | {"layout": "linear"}
         case {"network": {"kind": "conv"} as network}:
             return values | {"network": _without(network, "kind")}
+        case {"network": {"kind": kind}}:
+            raise ValueError(
+                f"network.kind is {kind!r}, and layout is {values.get('layout', 'projection')!r}: "
+                "the network of layout linear is linear, that of any other one is convolutional; "
+                "drop network.kind, and choose layout=linear for a linear network"
+            )
         case {"init": "residual_pca"} if values.get("kind", "vq") == "vq":
             return _without(values, "init") | {"kind": "residual_pca"}
     return values

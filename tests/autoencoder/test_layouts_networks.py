@@ -248,6 +248,11 @@ def test_what_does_not_fit(
         ({"network": {"widths": []}}, "network.widths"),
         ({"length": 3}, r"length: extra inputs are not permitted \(got 3\)"),
         ({"code_length": 0, "fill": "ones"}, "code_length: .*; fill: "),
+        ({"quantizer": {"vocabulary": 2**16 + 1}}, r"equal to 65536 \(got 65537\)"),
+        (
+            {"quantizer": {"kind": "fsq", "levels": [350, 350, 350]}},
+            r"at most 65,536 codebook entries, and the levels \[350, 350, 350\] make more",
+        ),
     ],
 )
 def test_bad_config(values: dict[str, Any], message: str) -> None:

@@ -90,7 +90,7 @@ def test_sigterm_ends_a_job_with_what_it_has(path_of, tmp_path) -> None:
         process.terminate()
         assert process.stderr is not None
         told = process.stderr.read()
-    assert process.returncode == 130
+    assert process.returncode == 143
     assert f"of 2000 shards are complete in {out}, and the same command makes the" in told
     assert complete(out) >= 2
     assert not (out / "manifest.json").exists()
@@ -117,7 +117,7 @@ def test_a_signal_whose_exception_is_dropped_ends_a_job_all_the_same(
     out = tmp_path / "out"
     with pytest.raises(SystemExit) as ended:
         main(command(path_of("images"), out, "local", 1000))
-    assert ended.value.code == 130
+    assert ended.value.code == 143
     assert "1 of 20 shards are complete" in capsys.readouterr().err
     assert complete(out) == 1
 

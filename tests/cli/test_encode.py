@@ -15,7 +15,7 @@ from anytime_ar.bundle.format import load_bundle, save_bundle
 from anytime_ar.cli import main
 from anytime_ar.codes import load_codes
 from anytime_ar.sampling import load
-from cli.command_line import WINDOW, beep, fails, names, wave_of
+from cli.command_line import RATE, WINDOW, beep, fails, names, wave_of
 
 
 def test_encode_prints_codes_and_decode_makes_pictures_of_any_prefix(folder, tmp_path, capsys):
@@ -90,8 +90,8 @@ def test_several_short_sounds_are_rows(sounds, tmp_path, capsys):
     assert (figures["out"], figures["sheet"], figures["clips"]) == (folder, sheet, 2)
     assert names(tmp_path / "back") == ["0.wav", "1.wav"]
     assert len(wave_of(tmp_path / "back" / "1.wav")) == WINDOW
-    long = beep(tmp_path / "long.wav", 0.04)
-    assert "long.wav: lasts 0.04 s, and of several clips each has to fit into 0.03 s" in fails(
+    long = beep(tmp_path / "long.wav", (WINDOW + 1) / RATE)
+    assert "long.wav: has 257 samples at 8000 Hz, and of several clips each may have 256" in fails(
         ["encode", sounds, str(first), str(long)], capsys
     )
 

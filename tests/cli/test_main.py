@@ -51,7 +51,7 @@ def test_help_is_short_unless_all_is_asked_for(capsys):
         (["trian"], "train"),
         (["train", "minst"], "mnist"),
         (["train", "digits", "--data.sise=3"], "--data.size"),
-        (["train", "digits", "--prior.layrs=3"], "layers"),
+        (["train", "digits", "--prior.layrs=3"], "--prior.layers"),
         (["sample", "mnist", "--tempereture=3"], "--temperature"),
     ],
 )
@@ -63,6 +63,18 @@ def test_the_nearest_word_is_named(arguments, meant, capsys):
 def test_a_wrong_value_is_told_in_words(capsys):
     (line,) = refused(["sample", "mnist", "--top_k=x"], capsys)
     assert line == "anytime: --top-k: expected int or null, got x; see `anytime sample --help`"
+    for arguments, told in [
+        (["sample", "mnist", "--codes", "x"], "--codes: expected int or list of int or null, got"),
+        (["sample", "mnist", "--codes", "[]"], "--codes []: pass numbers of 1 and more"),
+        (["sample", "mnist", "--codes", "[1, 0]"], "--codes [1, 0]: pass numbers of 1 and more"),
+        (["sample", "mnist", "--bogus"], "unrecognized arguments: --bogus; see"),
+        (["sample", "mnist", "--label", ""], "--label: expected a text, got nothing; see"),
+        (["sample", ""], "no model '': neither shipped"),
+        (["encode", "mnist", "."], ".: is a folder; pass the path of an image"),
+        (["evaluate", "mnist", "--num-samples", "0"], "--num-samples 0: pass at least 2"),
+    ]:
+        (line,) = refused(arguments, capsys)
+        assert told in line
     (line,) = refused(["train", "digits", "--log_every=0"], capsys)
     assert "--log-every: expected greater than or equal to 1, got 0" in line
 

@@ -143,8 +143,8 @@ def test_a_setting_of_another_layout_is_one_line(capsys):
             "drop it",
         ),
         (
-            ["fsdd", "--autoencoder.linear-skip=false"],
-            "autoencoder: noise_bands is 6, a setting of layout=lapped_segment, not of segment; "
+            ["fsdd", "--autoencoder.linear-skip=false", "--autoencoder.noise-bands=3"],
+            "autoencoder: noise_bands is 3, a setting of layout=lapped_segment, not of segment; "
             "drop it",
         ),
         (["digits", "--autoencoder.segmnts=3"], "did you mean '--autoencoder.segments'?"),
@@ -152,6 +152,29 @@ def test_a_setting_of_another_layout_is_one_line(capsys):
         with pytest.raises(SystemExit):
             main(["train", *arguments, "--out", "nowhere"])
         assert shown in capsys.readouterr().err
+
+
+def test_another_layout_or_quantizer_replaces_the_settings_of_a_shipped_one(capsys):
+    plain = autoencoder_of(["fsdd", "--autoencoder.layout", "projection"], capsys)
+    assert plain["layout"] == "projection"
+    assert not plain.keys() & {"segments", "noise_bands"}
+    assert plain["code_length"] == 896
+    quantizer = plain["quantizer"]
+    assert (quantizer["kind"], quantizer["vocabulary"], quantizer["ema_decay"]) == ("vq", 512, 0.98)
+    linear = autoencoder_of(["fsdd", "--autoencoder.layout=linear"], capsys)
+    assert "network" not in linear
+    segments = autoencoder_of(["fsdd", "--autoencoder.linear-skip=false"], capsys)
+    assert (segments["layout"], segments["global_codes"]) == ("segment", 0)
+    grid = ["--autoencoder.quantizer", "{kind: fsq, levels: [8, 5]}"]
+    assert autoencoder_of(["mnist-paper", *grid], capsys)["quantizer"] == {
+        "kind": "fsq",
+        "levels": [8, 5],
+        "commitment": 0.25,
+    }
+    residual = autoencoder_of(["mnist-paper", "--autoencoder.layout=residual_vq"], capsys)
+    assert residual["quantizer"]["shared_codebook"] is False
+    file = ["--config", "{autoencoder: {layout: channel}}"]
+    assert autoencoder_of(["fsdd", *file], capsys)["layout"] == "channel"
 
 
 def test_help_shows_settings_by_layout(capsys):

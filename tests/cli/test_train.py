@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from anytime_ar.bundle.format import load_bundle
 from anytime_ar.cli import main
 from anytime_ar.cli.parser import config_names, config_path
+from anytime_ar.cli.train import Experiment
+from anytime_ar.runtime.signals import Terminated
 from cli.command_line import TINY, add, fails, refused, write_config
 
 
@@ -38,7 +42,7 @@ def test_there_are_shipped_configurations():
 
 def test_mistakes_in_settings(capsys, tmp_path):
     assert "'nope'" in fails(["train", "nope"], capsys)
-    assert "autoencoder.code_length" in fails(
+    assert "--autoencoder.code-length: expected greater than or equal to 1, got -1" in fails(
         ["train", "digits", "--autoencoder.code_length=-1"], capsys
     )
     assert "--autoencoder.kode-length" in fails(
@@ -99,16 +103,143 @@ def interrupted_run(folder: Path, more: str = "") -> Path:
     return run
 
 
-def test_an_interrupted_run_says_how_to_continue(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Terminated("ended by SIGTERM after step 3"), 143, "ended by SIGTERM after step 3"),
+    ],
+)
+def test_an_interrupted_run_says_how_to_continue(error, code, said, tmp_path, capsys, monkeypatch):
+    run = tmp_path / "run"
+
     def interrupted(*_args: object, **_options: object) -> None:
-        raise KeyboardInterrupt
+        run.mkdir()
+        (run / "config.yaml").touch()
+        raise error
 
     monkeypatch.setattr("anytime_ar.cli.train.train", interrupted)
-    run = tmp_path / "run"
-    with pytest.raises(SystemExit, match="130"):
+    with pytest.raises(SystemExit, match=str(code)):
         main(["train", "digits", "--out", str(run), "--device", "cpu"])
-    told = f"anytime: interrupted; continue with `anytime train --resume {run}`"
+    told = f"anytime: {said}; continue with `anytime train --resume {run}`"
     assert told in capsys.readouterr().err.splitlines()
+
+
+def test_sigterm_before_the_first_step_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "anytime_ar.cli.train.check_data_path", lambda _: signal.raise_signal(signal.SIGTERM)
+    )
+    with pytest.raises(SystemExit, match="143"):
+        main(["train", "digits", "--out", str(tmp_path / "run"), "--device", "cpu"])
+    assert capsys.readouterr().err == "anytime: ended by SIGTERM; nothing was written\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_whole_configuration_is_printed_in_its_order_and_loads_again(tmp_path, capsys):
+    printed = []
+    for config in ("fsdd", str(tmp_path / "again.yaml")):
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", config, "--print-config"])
+        assert stopped.value.code == 0
+        printed.append(capsys.readouterr().out)
+        (tmp_path / "again.yaml").write_text(printed[-1])
+    assert printed[0] == printed[1]
+    keys = [*yaml.safe_load(printed[0])]
+    assert keys[: len(Experiment.model_fields)] == [*Experiment.model_fields]
+
+
+def test_a_run_in_place_of_a_configuration_is_told_of_resume(folder, capsys):
+    run = folder / "run"
+    assert f"is a run; go on with it by `anytime train --resume {run}`" in fails(
+        ["train", str(run)], capsys
+    )
+    told = fails(["train", "runs/zz"], capsys)
+    assert "to go on with a run, pass its folder after --resume" in told
+
+
+def test_help_shows_the_values_of_the_configuration(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("{name: mine, autoencoder: {quantizer: {kind: fsq}}}")
+    for arguments, shown in [
+        (["fsdd", "--help"], "default: float16)"),
+        (["fsdd", "--help-all"], "with noise; 0: off. (type: int, default: 6)"),
+        (["fsdd", "--help-all"], "(type: int, default: 512)"),
+        (["fsdd", "--help-all"], "Transformer blocks. (type: int, default: 4)"),
+        (["digits", "--help-all"], "Transformer blocks. (type: int, default: 3)"),
+        ([str(tmp_path / "mine.yaml"), "--help"], "default: mine)"),
+        (["--help-all"], "with noise; 0: off. (type: int, default: 0)"),
+    ]:
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", *arguments])
+        assert stopped.value.code == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert shown in text
+        assert ".help" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["--autoencoder", "null"],
+            "--autoencoder: expected settings, got null; write --autoencod",
+        ),
+        (["--autoencoder"], "--autoencoder: expected settings, got nothing; write --autoencoder."),
+        (["--autoencoder.quantizer", "fsq"], "write --autoencoder.quantizer.kind=fsq"),
+        (["--prior", "8"], "--prior: expected settings or null, got 8; write --prior.layers=4"),
+        (["--data", "x"], "--data: expected settings, got x; write --data.name=digits"),
+        (["--autoencoder.foo"], "unknown setting --autoencoder.foo; see"),
+        (["--prior.foo", "8"], "unknown setting --prior.foo; see"),
+        (["--autoencoder.vocabulary=8"], "did you mean '--autoencoder.quantizer.vocabulary'?"),
+        (["--autoencoder.network.width", "8"], "did you mean '--autoencoder.network.widths'?"),
+        (["--autoencoder.network", "{width: 8}"], "did you mean '--autoencoder.network.widths'?"),
+        (["--autoencoder.network.widths", "8"], "widths: expected list of int, got 8; see"),
+        (["--autoencoder", f"{{fill: {'x' * 300}}}"], "fill: expected zeros or learned, got 'xxx"),
+        (["--prior={layers: {a: 3}}"], "unknown setting --prior.layers.a; see"),
+        (["--seed.foo=3"], "unknown setting --seed.foo; see"),
+        (["--name="], "--name: expected at least 1 character, got nothing"),
+        (["--out", ""], "--out: expected a path, got nothing"),
+        (["--devices", "x"], "--devices: expected int, got x; see `anytime train --help`"),
+        (["--conditional=1"], "expected bool, got 1; see `anytime train --help-all`"),
+        (["mnist"], "a configuration comes first, as `anytime train mnist --seed 1`; see"),
+        (["--auto", "3"], "ambiguous option: --auto could match --autoencoder-training, "),
+        (
+            ["--autoencoder.layout=spatial", "--autoencoder.network.kind=linear"],
+            "--autoencoder.layout and --autoencoder.network.kind are two names of one setting",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_mistake_in_an_option_is_short_and_names_it(arguments, told, capsys):
+    line = fails(["train", "digits", *arguments], capsys)
+    assert told in line
+    assert len(line) < 350
+    assert "anytime train --help" in line or "keep one" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("code_lenght: 4", "unknown setting code_lenght; see `anytime train --help-all`"),
+        ("autoencoder: {code_lenght: 4}", "did you mean 'autoencoder.code_length'?"),
+        ("code_length: 4", "did you mean 'autoencoder.code_length'?"),
+        ("prior: {layers: x}", "prior.layers: expected int, got 'x'"),
+        ("prior: [3]", "prior: expected settings or null, got [3]; write prior.layers=4"),
+        (
+            "autoencoder: linear",
+            "autoencoder: expected settings, got 'linear'; write autoencoder.l",
+        ),
+        (
+            "autoencoder: {layout: spatial, network: {kind: linear}}",
+            "network.kind is 'linear', and layout is 'spatial': the network of layout linear is",
+        ),
+    ],
+)
+def test_a_mistake_in_a_file_names_file_and_setting(text, told, tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    line = fails(["train", str(path)], capsys)
+    assert line.startswith(f"anytime: {path}: ")
+    assert told in line
 
 
 def test_resume_needs_nothing_but_the_run(tmp_path, capsys):

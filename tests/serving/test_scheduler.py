@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import weakref
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,27 @@ def test_what_cannot_be_in_time_is_refused_at_once_and_told_when_to_come_back(
     assert 0 < error.retry_after_s < 0.01
     assert not heard.events  # at once: no turn was needed
     assert isinstance(stage.ask(deadline_s=0.010, floor=3).refused_at_once, type(None))
+
+
+def test_a_deadline_that_an_idle_server_cannot_keep_is_told_with_the_shortest(
+    stage: Stage,
+) -> None:
+    unsure = stage.ask(deadline_s=0.00001)  # the costs are not confirmed yet
+    stage.run()
+    assert refused(unsure).reason == "deadline"
+    stage.ask()
+    stage.run()
+    error = refused(stage.ask(deadline_s=0.00001))
+    assert error.reason == "overloaded"
+    assert "a deadline of 0.01 ms is too short" in str(refused(unsure))
+    assert "a deadline of 0.01 ms is too short" in str(error)
+    shortest = re.search(r"allow at least ([0-9.]+) ms", str(error))
+    assert shortest is not None
+    assert STEP_S + ROW_S + DECODE_S < float(shortest[1]) / 1000 < 0.02
+    assert stage.ask(deadline_s=float(shortest[1]) / 1000).refused_at_once is None
+    for _ in range(20):
+        busy = stage.ask(deadline_s=0.05, floor=L)
+    assert "the server is overloaded" in str(refused(busy))
 
 
 def test_nothing_is_left_of_the_refused(stage: Stage) -> None:

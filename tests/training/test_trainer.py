@@ -20,7 +20,7 @@ from anytime_ar.autoencoder import VectorQuantizerConfig
 from anytime_ar.autoencoder.quantizers import VectorQuantizer
 from anytime_ar.errors import InputError, TrainingError
 from anytime_ar.prior import Prior, PriorConfig
-from anytime_ar.runtime.signals import defer_interrupts
+from anytime_ar.runtime.signals import Terminated, defer_interrupts
 from anytime_ar.training.checkpoint import Checkpoint, CheckpointManager
 from anytime_ar.training.config import OptimizerConfig
 from anytime_ar.training.optimizer import (
@@ -290,9 +290,11 @@ def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sigterm_ends_a_stage_with_a_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(Terminated) as ended:
         fit_toy(interrupted_at(ToyStage(), 4, signal.SIGTERM), tmp_path)
     assert ended.value.code == 128 + signal.SIGTERM
+    assert "after step 5 of" in ended.value.message
+    assert "of stage toy, which is saved" in ended.value.message
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert CheckpointManager(tmp_path, "toy").steps() == [5]
     fit_toy(ToyStage(), tmp_path)

@@ -331,7 +331,7 @@ def find_bundle(name: Path | str) -> Path:
     if str(name) in shipped_models():
         return Path(str(resources.files("anytime_ar") / "bundles" / str(name)))
     path = Path(name)
-    if path.is_dir():
+    if str(name) and path.is_dir():
         run = path / "bundle"
         if (path / "config.yaml").is_file() and not run.is_dir():
             raise BundleError(

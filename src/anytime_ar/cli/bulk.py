@@ -35,6 +35,7 @@ from anytime_ar.cli.options import (
 )
 from anytime_ar.cli.parser import Parser, literal_text, read_config
 from anytime_ar.errors import InputError
+from anytime_ar.runtime.signals import Terminated
 from anytime_ar.runtime.threads import check_threads
 from anytime_ar.sampling import load
 
@@ -215,10 +216,14 @@ def _run_job(job: BulkJob, arguments: Namespace) -> None:
 
 @contextmanager
 def _raise_on_signals() -> Iterator[list[int]]:
-    """Raise KeyboardInterrupt on Ctrl-C and SIGTERM, and yield the list of signals received so far.
+    """Raise on Ctrl-C and SIGTERM, and yield the list of signals received so far.
 
     Python drops exceptions in destructors, such as those of pyarrow files. A job that checks the
     list ends even if its interrupt was dropped.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C.
+        Terminated: SIGTERM, which raises KeyboardInterrupt inside of the block.
     """
     signals: list[int] = []
 
@@ -233,6 +238,10 @@ def _raise_on_signals() -> Iterator[list[int]]:
         signal.signal(number, interrupt)
     try:
         yield signals
+    except KeyboardInterrupt as error:
+        if signals[:1] == [signal.SIGTERM]:
+            raise Terminated(str(error) or "interrupted") from error
+        raise
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)

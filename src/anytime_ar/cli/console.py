@@ -202,9 +202,14 @@ def _first_line(text: str) -> str:
     return text.splitlines()[0] if text else ""
 
 
-def did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    """Return `, did you mean 'sample'?` for the closest candidate, or an empty string."""
+def closest(word: str, candidates: Iterable[str]) -> str | None:
+    """Return the candidate that is spelt most like a word; None: none is near."""
     from difflib import get_close_matches
 
-    close = get_close_matches(word, list(candidates), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
+    return next(iter(get_close_matches(word, list(candidates), n=1)), None)
+
+
+def did_you_mean(word: str, candidates: Iterable[str]) -> str:
+    """Return `, did you mean 'sample'?` for the closest candidate, or an empty string."""
+    near = closest(word, candidates)
+    return "" if near is None else f", did you mean {near!r}?"

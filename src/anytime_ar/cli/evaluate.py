@@ -107,6 +107,10 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Evaluate a model, write its curve and images, and store the curve in the model."""
+    if arguments.num_samples < 2:
+        raise InputError(
+            f"--num-samples {arguments.num_samples}: pass at least 2, for a Fréchet distance"
+        )
     if arguments.save_curve and arguments.precision != "float32":
         raise InputError(
             f"a model carries the curve of its float32 draws, not those in {arguments.precision}; "

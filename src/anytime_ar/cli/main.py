@@ -29,7 +29,7 @@ from anytime_ar.cli.console import (
 )
 from anytime_ar.errors import DETAIL_SEPARATOR, InputError, ReportedByRankZeroError
 from anytime_ar.legacy import upgrade_arguments
-from anytime_ar.runtime.signals import exit_on_signal, install_exit_handler
+from anytime_ar.runtime.signals import Terminated, exit_on_signal, install_exit_handler
 
 _INTERRUPTED_MESSAGE = b"anytime: interrupted\n"
 COMMANDS = {
@@ -95,6 +95,10 @@ def _exit_code(arguments: list[str], startup_handlers: ExitStack) -> int | None:
     """
     try:
         _dispatch(arguments, startup_handlers)
+    except Terminated as stopped:
+        if stopped.message:
+            _print_error(stopped.message)
+        return int(stopped.code or 0)
     except SystemExit as stopped:  # after --help, or by a signal
         if isinstance(stopped.code, str):
             raise

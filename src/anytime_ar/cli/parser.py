@@ -8,13 +8,14 @@ keys, so the parser registers all options with underscores, and shows them with 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import textwrap
-import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Never, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, Never, TypeVar
 
 import yaml
 from jsonargparse import (  # type: ignore[attr-defined]
@@ -24,13 +25,25 @@ from jsonargparse import (  # type: ignore[attr-defined]
     Namespace,
     set_parsing_settings,
 )
-from pydantic.fields import FieldInfo
 
-from anytime_ar.cli.console import did_you_mean
+from anytime_ar.cli.console import closest, did_you_mean
+from anytime_ar.cli.settings import (
+    config_types_in,
+    describe_type,
+    expand_option,
+    is_file,
+    load_file,
+    load_settings,
+    merge,
+    mistakes_in,
+    option_of,
+    option_settings,
+    present_option,
+    unions_in,
+    without_replaced,
+)
 from anytime_ar.config import Config, ConfigUnion
 from anytime_ar.errors import InputError
-from anytime_ar.legacy import upgrade, warn_renamed
-from anytime_ar.runtime.files import read_text
 from anytime_ar.runtime.size_limits import check_yaml_size
 
 # The docstrings of configuration fields are the help texts of their options.
@@ -40,8 +53,15 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 _OPTION_NAME = re.compile(r"^--([a-z][\w.-]*)")
 _OPTION_IN_TEXT = re.compile(r"(?<![\w/-])--[a-z][\w.]*")
-_NOISE = re.compile(r"For further information visit \S+|\[type=\w+, input_[^\]]*\]|Parser key ")
+_NOISE = re.compile(
+    r"For further information visit \S+|\[type=\w+, input_[^\]]*\]|(Parser key )?\"config\": *|"
+    r"Parser key |; see `[^`]*`"
+)
+_MANY_OPTIONS = re.compile(r"(could match(?: \S+,){3}) .*")
+_EMPTY_TEXT = re.compile(r"argument (\S+): invalid literal_(\w+) value: ''")
+_IS_OPTION = re.compile(r"-(?![\d.]|$)")
 _HELP_ALL = "--help-all"
+_ABSENT = object()
 _MAX_NESTING = 100
 """Maximum number of brackets in one argument."""
 
@@ -75,6 +95,8 @@ class Parser(ArgumentParser):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """Create a parser whose help describes types in words."""
         super().__init__(*arguments, formatter_class=_Formatter, **options)
+        self._file_settings: dict[str, Any] = {}
+        self._union_defaults: dict[str, Any] = {}
 
     def add_argument(self, *names: Any, **options: Any) -> Any:
         """Add an argument, whose long names may contain hyphens."""
@@ -82,34 +104,75 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Never:  # noqa: ARG002
         """Raise `InputError` with the message, a suggestion, and a hint to `--help`."""
+        message = _MANY_OPTIONS.sub(r"\1 and others", message)
+        message = _EMPTY_TEXT.sub(r"\1: expected a \2, got nothing", message)
         text = self._wrong_value(message) or self._missing_arguments(message)
         text = text or " ".join(_NOISE.sub("", message).split())
+        settings = set() if self.config is None else self.config.model_fields.keys()
+        about_setting = not settings.isdisjoint(re.findall(r"--(\w+)", text))
         raise InputError(
-            f"{_kebab_case(text)}{self._suggestion(message)}; see `{self.prog} --help`"
+            f"{_kebab_case(text)}{self._suggestion(message)}; see "
+            f"`{self.prog} {_HELP_ALL if about_setting else '--help'}`"
         )
 
     def format_help(self, *arguments: Any, everything: bool = False) -> str:
         """Return the help, with nested settings only if `everything` is set."""
-        if self.config is None or everything:
+        if self.config is None:
             return _kebab_case(super().format_help(*arguments))
         fields = self.config.model_fields.items()
-        inside = [name for name, field in fields if _config_types_in(field.annotation)]
+        inside = [name for name, field in fields if config_types_in(field.annotation)]
         whole = {name for name, field in fields if isinstance(field.annotation, type)}
-        hidden = [a for a in self._actions if "." in a.dest or a.dest in whole.intersection(inside)]
-        help_texts = [action.help for action in hidden]
-        for action in hidden:
-            action.help = argparse.SUPPRESS
-        try:
+        hidden = [
+            action
+            for action in self._actions
+            if action.dest.endswith(".help")  # of one class; --help-all has the settings of all
+            or not (everything or ("." not in action.dest and action.dest not in whole & {*inside}))
+        ]
+        with self._shown_defaults(self.config, self._actions), _hidden(hidden):
             text = _kebab_case(super().format_help(*arguments))
-        finally:
-            for action, help_text in zip(hidden, help_texts, strict=True):
-                action.help = help_text
+        if everything:
+            return text + "".join(self._help_of_optional_settings(self.config))
         settings = textwrap.fill(
             f"Settings inside {', '.join(inside)} are given as --data.size 64 and the like; "
             f"`{self.prog} {_HELP_ALL}` lists them all.",
             80,
         )
         return f"{text}\n{settings}\n"
+
+    def _help_of_optional_settings(self, config: type[Config]) -> Iterator[str]:
+        """Yield the help of settings inside of others that may be null."""
+        for action in self._actions:
+            inside = config_types_in(type_hint_of(action))
+            if inside and not action.dest.endswith(".help"):
+                parser = Parser(prog=self.prog, usage=argparse.SUPPRESS, add_help=False)
+                parser.add_class_arguments(inside[0], action.dest)
+                options = [option for option in parser._actions if option.dest != action.dest]
+                whole = [option for option in parser._actions if option.dest == action.dest]
+                with self._shown_defaults(config, options), _hidden(whole):
+                    yield "\n" + _kebab_case(parser.format_help())
+
+    @contextmanager
+    def _shown_defaults(
+        self, config: type[Config], options: Iterable[argparse.Action]
+    ) -> Iterator[None]:
+        """Give options in the block the values of the files, else their defaults."""
+        try:
+            values = config.parse(self._file_settings, origin="").model_dump(mode="json")
+        except InputError:  # options have to complete it
+            values = self._file_settings
+        before = [(action, action.default) for action in options]
+        for action, _ in before:
+            action.default = self._union_defaults.get(action.dest, action.default)
+            value: Any = values
+            for name in action.dest.split("."):
+                value = value.get(name, _ABSENT) if isinstance(value, dict) else _ABSENT
+            if value is not _ABSENT and action.default != argparse.SUPPRESS:
+                action.default = value
+        try:
+            yield
+        finally:
+            for action, default in before:
+                action.default = default
 
     def add_config(self, config: type[Config]) -> None:
         """Add the arguments of a configuration.
@@ -128,7 +191,7 @@ class Parser(ArgumentParser):
             default=argparse.SUPPRESS,
             help="Show all settings as well and exit.",
         )
-        unions = _unions_in(config)
+        unions = unions_in(config)
         self.add_class_arguments(config, as_group=False, skip=set(unions))
         for name, union in unions.items():
             self._add_union(name, union.members())
@@ -136,13 +199,16 @@ class Parser(ArgumentParser):
     def _add_union(self, key: str, members: Mapping[str, type[ConfigUnion]]) -> None:
         """Add the settings of all members of a union, grouped by the members that have them.
 
-        They have no default, so that the namespace holds only settings that are given.
+        They have no default but in the help, so that the namespace holds only settings that are
+        given.
         """
-        chooser = next(iter(members.values())).discriminator
+        first_member = next(iter(members.values()))
+        chooser = first_member.discriminator
+        self._union_defaults[f"{key}.{chooser}"] = first_member.default_member
         owners: dict[str, tuple[str, ...]] = {}
         inside: dict[str, dict[str, type[ConfigUnion]]] = {}
         for name, member in members.items():
-            unions = _unions_in(member)
+            unions = unions_in(member)
             for setting in member.model_fields:
                 if setting not in unions and setting != chooser:
                     owners[setting] = (*owners.get(setting, ()), name)
@@ -160,22 +226,20 @@ class Parser(ArgumentParser):
             group.add_class_arguments(member, key, as_group=False, skip=others)
             for action in self._actions[first:]:
                 if action.default != argparse.SUPPRESS:
-                    default = "null" if action.default is None else action.default
-                    action.help = f"{action.help} Default: {default}."
+                    self._union_defaults[action.dest] = action.default
                     action.default = argparse.SUPPRESS
         for setting, choice in inside.items():
             self._add_union(f"{key}.{setting}", choice)
 
     def dump(self, *arguments: Any, **options: Any) -> str:
-        """Return the settings as text, with the defaults of the chosen members of unions."""
+        """Return the settings as text, in their order, with defaults of the members of unions."""
         text = super().dump(*arguments, **options)
         if self.config is None or options.get("skip_default"):
             return text
         values = yaml.safe_load(text)
-        for name, union in _unions_in(self.config).items():
-            member = union.parse(values.get(name) or {}, origin=name)
-            values[name] = member.model_dump(mode="json")
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        own = {name: values.pop(name) for name in self.config.model_fields if name in values}
+        settings = self.config.parse(own, origin="settings").model_dump(mode="json")
+        return yaml.safe_dump(settings | values, sort_keys=False, allow_unicode=True)
 
     def normalize_arguments(self, arguments: list[str]) -> list[str]:
         """Replace a leading configuration name by `--config FILE`, and hyphens in options by `_`.
@@ -196,27 +260,72 @@ class Parser(ArgumentParser):
             arguments = ["--config", str(config_path(arguments[0])), *arguments[1:]]
         if self.argument_hook is not None:
             arguments = self.argument_hook(arguments)
-        dropped: set[int] = set()
-        for at, argument in enumerate(arguments):
-            if argument == "--config" and at + 1 < len(arguments):
-                arguments[at + 1] = _present_settings(self.config, arguments[at + 1])
-            elif argument.startswith("--config="):
-                path = argument.removeprefix("--config=")
-                arguments[at] = f"--config={_present_settings(self.config, path)}"
-            elif argument.startswith("--"):
-                option, equals, value = argument[2:].partition("=")
-                following = arguments[at + 1 : at + 2]
-                given = value if equals else (following[0] if following else "")
-                separate = not equals and bool(following) and not following[0].startswith("-")
-                present = _present_option(self.config, option, given)
-                if present is None:
-                    dropped |= {at, at + separate}
+        return self._normalize_settings(self.config, arguments)
+
+    def _normalize_settings(self, config: type[Config], arguments: list[str]) -> list[str]:
+        """Return arguments whose settings are checked and have their present names.
+
+        A file loses the settings of a choice in whose place a later file or an option chooses
+        another: the layout of a shipped configuration, for example.
+        """
+        kept: list[str] = []
+        files: list[tuple[int, dict[str, Any]]] = []
+        given: dict[str, Any] = {}
+        spelt: dict[str, str] = {}  # by present name
+        at = 0
+        while at < len(arguments):
+            argument, following = arguments[at], arguments[at + 1 : at + 2]
+            option, equals, value = argument.partition("=")
+            separate = not equals and bool(following) and not _IS_OPTION.match(following[0])
+            value = following[0] if separate else value
+            at += 1
+            if option == "--config" and (equals or separate):
+                files.append((len(kept), self._load_file(config, value)))
+                kept.append(argument)
+            elif not option.startswith("--") or option.endswith(".help"):
+                kept.append(argument)
+                continue
+            elif (present := present_option(config, option[2:], value)) is not None:
+                name, value = present
+                if "." not in name and name not in config.model_fields:
+                    kept.append(argument)
                     continue
-                option, given = present
-                arguments[at] = f"--{option}{equals}{given if equals else ''}"
-                if separate:
-                    arguments[at + 1] = given
-        return [argument for at, argument in enumerate(arguments) if at not in dropped]
+                settings = option_settings(config, name, value)
+                self._refuse(mistakes_in([config], settings, text=value, spell=option_of))
+                given = merge(given, settings)
+                if spelt.setdefault(name, option) != option:
+                    both = f"{_kebab_case(spelt[name])} and {_kebab_case(option)}"
+                    raise InputError(f"{both} are two names of one setting; keep one")
+                if equals or separate:
+                    kept += expand_option(config, name, settings, value)
+                else:  # the parser says what is missing
+                    kept.append(f"--{name}")
+            at += separate
+        for at, settings in reversed(files):
+            left = without_replaced(config, settings, given)
+            kept[at] = f"--config={json.dumps(left, default=str)}"
+            given = merge(left, given)
+            self._file_settings = merge(left, self._file_settings)
+        return kept
+
+    def _load_file(self, config: type[Config], path_or_text: str) -> dict[str, Any]:
+        """Return the settings of a file, a shipped configuration or YAML text, checked."""
+        origin = path_or_text
+        if ":" in path_or_text and not is_file(path_or_text):
+            origin = "--config"
+            settings = load_settings(config, path_or_text, origin)
+        else:
+            settings = load_file(config, config_path(path_or_text))
+        others = {action.dest for action in self._actions} - config.model_fields.keys()
+        own = {name: value for name, value in settings.items() if name not in others}
+        self._refuse(mistakes_in([config], own), origin)
+        return settings
+
+    def _refuse(self, mistakes: Iterable[str], origin: str = "") -> None:
+        """Raise `InputError` if there are mistakes in settings."""
+        if text := "; ".join(mistakes):
+            place = f"{origin}: " if origin else ""
+            raise InputError(f"{place}{text}; see `{self.prog} {_HELP_ALL}`")
 
     def _wrong_value(self, message: str) -> str | None:
         """Return which option expected what, from a message of jsonargparse; None: not known."""
@@ -226,38 +335,52 @@ class Parser(ArgumentParser):
             return None
         action = next((a for a in self._actions if a.dest == key[1]), None)
         hint = None if action is None else type_hint_of(action)
-        if action is None or value is None or hint is None or _config_types_in(hint):
+        if action is None or value is None or hint is None or config_types_in(hint):
             return None
         should = re.search(r"Input should be ([^\[\n]*)", message)
-        expected = should[1].strip() if should else describe_type(hint)
-        name = max(action.option_strings, key=len, default=key[1])
-        return f"{name}: expected {expected}, got {value[1]}"
+        limit = should[1].strip() if should else "valid"
+        expected = describe_type(hint) if "valid" in limit else limit
+        return f"{_name_of(action)}: expected {expected}, got {value[1]}"
 
     def _missing_arguments(self, message: str) -> str | None:
         """Return which arguments are required; None: the message is about something else."""
         names = re.search(r"arguments are required: (.*)", message)
         if names is None:
             return None
-        options = {a.dest: max(a.option_strings, key=len, default=a.dest) for a in self._actions}
+        options = {action.dest: _name_of(action) for action in self._actions}
         missing = [options.get(name, name) for name in names[1].split(", ")]
         return f"the following arguments are required: {', '.join(missing)}"
 
     def _suggestion(self, message: str) -> str:
-        """Return a question that suggests the closest option or setting for a misspelt one."""
-        option = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
-        if option:
-            names = [name for action in self._actions for name in action.option_strings]
-            names += [f"--{key}" for key in self._config_keys()]
-            return did_you_mean(_kebab_case(option[1]), map(_kebab_case, names))
-        setting = re.search(r"option '([^']+)'", message, re.IGNORECASE)
-        if setting and "accept" in message:
-            return did_you_mean(setting[1], {key.rpartition(".")[2] for key in self._config_keys()})
-        return ""
+        """Return what was meant by an argument that is not known, or an empty string."""
+        unknown = re.search(r"unrecognized arguments: ([^\s=]+)", message)
+        if unknown is None:
+            return ""
+        if self.config is not None and unknown[1] in config_names():
+            return f"; a configuration comes first, as `{self.prog} {unknown[1]} --seed 1`"
+        names = [name for action in self._actions for name in action.option_strings]
+        known = {_kebab_case(name).removeprefix("--").removesuffix("+") for name in names}
+        near = closest(_kebab_case(unknown[1]).removeprefix("--"), known)
+        return "" if near is None else f", did you mean '--{near}'?"
 
-    def _config_keys(self) -> Iterator[str]:
-        """Yield the dotted names of all settings of the configuration."""
-        if self.config is not None:
-            yield from _iter_keys(self.config)
+
+def _name_of(action: argparse.Action) -> str:
+    """Return the name of an argument in messages: its longest one, without the `+` of lists."""
+    names = [name for name in action.option_strings if not name.endswith("+")]
+    return max(names, key=len, default=action.dest)
+
+
+@contextmanager
+def _hidden(actions: Iterable[argparse.Action]) -> Iterator[None]:
+    """Leave options out of the help in the block."""
+    before = [(action, action.help) for action in actions]
+    for action, _ in before:
+        action.help = argparse.SUPPRESS
+    try:
+        yield
+    finally:
+        for action, text in before:
+            action.help = text
 
 
 def _with_underscores(name: str) -> str:
@@ -266,25 +389,30 @@ def _with_underscores(name: str) -> str:
 
 
 def _kebab_case(text: str) -> str:
-    """Write all long options in a text with hyphens, which leaves its length as it is."""
-    return _OPTION_IN_TEXT.sub(lambda name: name[0].replace("_", "-"), text)
+    """Write all long options in a text with hyphens, and without the backspace of jsonargparse."""
+    return _OPTION_IN_TEXT.sub(lambda name: name[0].replace("_", "-"), text).replace(" \b", "")
 
 
-def literal_path(given: str | None) -> Path | None:
+def literal_path(given: str | Path | None) -> Path | None:
     """Return the path of an option exactly as given; None: for configurations that set null.
 
     As a type it avoids `Path`, which the parser reads as YAML, where `#` begins a comment.
     """
-    return None if given is None else Path(given)
+    if isinstance(given, Path):  # the parser checks values again
+        return given
+    text = literal_text(given)
+    return None if text is None else Path(text)
 
 
 def literal_text(given: str | None) -> str | None:
-    """Return the text of an option exactly as given: a path, URL or name; see `literal_path`."""
+    """Return the text of an option exactly as given: a path, URL or name; see `literal_path`.
+
+    Raises:
+        ValueError: it is empty, or a YAML file holds something else than text.
+    """
+    if given is not None and not (isinstance(given, str) and given):
+        raise ValueError(f"expected a text of at least one character, got {given!r}")
     return given
-
-
-_TYPE_NAMES = {literal_path: "path", literal_text: "text"}
-"""What the help calls the types of literal options."""
 
 
 def type_hint_of(action: argparse.Action) -> Any:
@@ -292,166 +420,9 @@ def type_hint_of(action: argparse.Action) -> Any:
     return action.type if action.type is not None else getattr(action, "_typehint", None)
 
 
-def describe_type(hint: Any) -> str:
-    """Return a type hint in words: `int`, `path or null`, `list of float`, `mean or max`."""
-    origin, inside = get_origin(hint), get_args(hint)
-    if hint is None or hint is type(None):
-        return "null"
-    if origin is Annotated:
-        return describe_type(inside[0])
-    if origin is Literal:
-        return " or ".join(str(value) for value in inside)
-    if origin in (Union, types.UnionType):
-        words = " or ".join(map(describe_type, inside)).split(" or ")
-        return " or ".join(dict.fromkeys(words))
-    if origin in (list, tuple):
-        return f"list of {describe_type(inside[0])}"
-    if hint in _TYPE_NAMES:
-        return _TYPE_NAMES[hint]
-    if isinstance(hint, type) and issubclass(hint, Config):
-        return "settings"
-    return str(getattr(hint, "__name__", hint))
-
-
-def _config_types_in(hint: Any) -> list[type[Config]]:
-    """Return the configuration classes inside a type hint."""
-    if isinstance(hint, type) and issubclass(hint, Config):
-        return [hint]
-    return [config for inside in get_args(hint) for config in _config_types_in(inside)]
-
-
-def _unions_in(config: type[Config]) -> dict[str, type[ConfigUnion]]:
-    """Return the settings of a configuration that are unions, by name."""
-    fields = {name: field.annotation for name, field in config.model_fields.items()}
-    return {
-        name: hint
-        for name, hint in fields.items()
-        if isinstance(hint, type) and issubclass(hint, ConfigUnion)
-    }
-
-
-def _members(config: type[Config]) -> list[type[Config]]:
-    """Return the members of a union; any other configuration alone."""
-    return [*config.members().values()] if issubclass(config, ConfigUnion) else [config]
-
-
-def _field(config: type[Config], name: str) -> FieldInfo | None:
-    """Return a field of a configuration, or of the first member of a union that has it."""
-    found = (member.model_fields.get(name) for member in _members(config))
-    return next((field for field in found if field is not None), None)
-
-
 def _summary(config: type[Config]) -> str:
     """Return the first sentence of the docstring of a configuration."""
     return (config.__doc__ or "").split(".")[0]
-
-
-def _iter_keys(config: type[Config], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names of the settings of a configuration, depth first."""
-    for member in _members(config):
-        for name, field in member.model_fields.items():
-            yield prefix + name
-            for inside in _config_types_in(field.annotation):
-                yield from _iter_keys(inside, f"{prefix}{name}.")
-
-
-def _present_settings(config: type[Config], path_or_text: str) -> str:
-    """Return the path of a configuration file that the parser can read, else the text of it.
-
-    The parser reads only UTF-8 files and present names, but takes text in place of a path.
-    """
-    path = Path(path_or_text)
-    if not path.is_file():
-        return path_or_text
-    text = read_text(path)
-    check_yaml_size(path)
-    _check_settings(text, path_or_text)
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:  # a tag that is not of YAML, such as !!python
-        raise _yaml_error(error, path_or_text) from error
-    present = _upgrade_settings(config, values)
-    if present != values:
-        return yaml.safe_dump(present, sort_keys=False, allow_unicode=True)
-    return path_or_text if text.encode() == path.read_bytes() else text
-
-
-def _upgrade_settings(config: type[Config], values: Any, *, warn: bool = True) -> Any:
-    """Return settings under their present names, warning of the others."""
-    if not isinstance(values, dict):
-        return values
-    classes = [base.__name__ for base in config.__mro__]
-    present = upgrade(classes, values)
-    for old in values if warn else ():
-        (new,) = upgrade(classes, {old: None})
-        if old not in present and new != old:
-            warn_renamed(str(old), str(new))
-    for name, value in present.items():
-        field = _field(config, name)
-        inside = [] if field is None else _config_types_in(field.annotation)
-        if inside:
-            present = present | {name: _upgrade_settings(inside[0], value, warn=warn)}
-    return present
-
-
-def _present_option(config: type[Config], option: str, value: str) -> tuple[str, str] | None:
-    """Return a dotted option and its value under their present names, warning of others.
-
-    None: the option chooses what is so anyway, and has no name any more.
-    """
-    values: Any = value
-    for name in reversed(option.split(".")):
-        values = {name: values}
-    values, names = _upgrade_settings(config, values, warn=False), []
-    while isinstance(values, dict) and values:
-        ((name, values),) = values.items()
-        names.append(name)
-    if values == {}:
-        return None
-    present = ".".join(names)
-    if present != option:
-        warn_renamed(_kebab_case(f"--{option}"), _kebab_case(f"--{present}"))
-    return present, str(values)
-
-
-def _check_settings(text: str, origin: str) -> None:
-    """Refuse text that is not YAML or that holds no settings."""
-    try:
-        events = yaml.parse(text, yaml.SafeLoader)
-        root = next((event for event in events if isinstance(event, yaml.NodeEvent)), None)
-        if isinstance(root, yaml.SequenceStartEvent | yaml.ScalarEvent):
-            raise InputError(f"{origin}: holds no settings; write each as NAME: VALUE")
-        for _ in events:
-            pass
-        _check_unique_keys(yaml.compose(text, yaml.SafeLoader), origin)
-    except yaml.YAMLError as error:
-        raise _yaml_error(error, origin) from error
-
-
-def _check_unique_keys(node: yaml.Node | None, origin: str) -> None:
-    """Refuse a mapping with a key twice, of which YAML would keep the last value."""
-    if isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _check_unique_keys(value, origin)
-    if not isinstance(node, yaml.MappingNode):
-        return
-    lines: dict[tuple[str, str], int] = {}
-    for key, value in node.value:
-        if isinstance(key, yaml.ScalarNode):
-            name, line = (key.tag, key.value), key.start_mark.line + 1
-            if name in lines:
-                raise InputError(
-                    f"{origin}: holds {key.value!r} twice, in lines {lines[name]} and {line}; "
-                    "keep one"
-                )
-            lines[name] = line
-        _check_unique_keys(value, origin)
-
-
-def _yaml_error(error: yaml.YAMLError, origin: str) -> InputError:
-    """Return our error for one of the YAML parser, with the name of the file in it."""
-    text = " ".join(str(error).split()).replace('"<unicode string>"', f'"{origin}"')
-    return InputError(f"{origin} is not YAML: {text}")
 
 
 def config_names() -> list[str]:
@@ -468,12 +439,20 @@ def config_path(name: str) -> Path:
     """
     if name in config_names():
         return Path(str(resources.files("anytime_ar") / "configs" / f"{name}.yaml"))
-    if Path(name).is_file():
+    if is_file(name):
         check_yaml_size(Path(name))
         return Path(name)
+    if is_file(f"{name}/config.yaml"):
+        raise InputError(
+            f"{name} is a run; go on with it by `anytime train --resume {name}`, or begin another "
+            f"with its settings by `anytime train {Path(name) / 'config.yaml'} --out FOLDER`"
+        )
+    hint = (
+        "; to go on with a run, pass its folder after --resume" if Path(name).name != name else ""
+    )
     raise InputError(
         f"no configuration {name!r}{did_you_mean(name, config_names())}: neither one of "
-        f"{', '.join(config_names())} nor a file"
+        f"{', '.join(config_names())} nor a file{hint}"
     )
 
 

@@ -25,6 +25,7 @@ from anytime_ar.cli.options import (
 )
 from anytime_ar.cli.parser import Parser
 from anytime_ar.cli.sample_files import SampleFiles, WrittenFiles
+from anytime_ar.errors import InputError
 from anytime_ar.runtime.files import check_output_path
 from anytime_ar.runtime.signals import defer_interrupts
 from anytime_ar.sampling import AnytimeModel, SampleKwargs, SampleResult, load
@@ -47,18 +48,20 @@ def run(arguments: Namespace) -> None:
     if arguments.save_state is not None:
         check_output_path(arguments.save_state)
     check_columns(arguments)
+    requested = arguments.codes
+    if isinstance(requested, list) and min(requested, default=0) < 1:
+        raise InputError(f"--codes {requested}: pass numbers of 1 and more, as [4,8]")
     set_threads_from(arguments)
     model = load(arguments.model, device=arguments.device, precision=arguments.precision)
     files = SampleFiles(model)
     out = files.output_path(arguments.out, "samples")
-    requested = arguments.codes
     settings = sampling_options_from(model, arguments)
     if arguments.deadline_s is not None and arguments.num_samples >= 1:
         model.warm_up(arguments.num_samples, guidance=settings.get("guidance"))
     # Create the sampler, and perhaps compile it, while Ctrl-C still ends the command at once.
     model.sampler  # noqa: B018
     with defer_interrupts() as interrupted:
-        codes = max(requested, default=0) if isinstance(requested, list) else requested
+        codes = max(requested) if isinstance(requested, list) else requested
         limits = budget_from(arguments, codes, cancel=interrupted)
         options: SampleKwargs = {**settings, **limits}
         result = model.generate(arguments.num_samples, **options)

@@ -19,6 +19,7 @@ from anytime_ar.cli.parser import Parser, literal_path, read_config
 from anytime_ar.data import check_data_path
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import FeatureExtractorConfig
+from anytime_ar.runtime.signals import Terminated, raise_on_term
 from anytime_ar.runtime.threads import available_cpus, check_threads, omp_num_threads, set_threads
 from anytime_ar.training import (
     DistributedConfig,
@@ -85,6 +86,27 @@ def run(arguments: Namespace) -> None:
     """Train a model in one process, in several, or on Ray."""
     config = read_config(Experiment, arguments)
     folder = arguments.out or Path("runs") / config.name
+    try:
+        with raise_on_term():
+            _train(config, folder, arguments)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(_go_on(str(error) or "interrupted", folder)) from error
+    except Terminated as error:
+        told = _go_on(error.message, folder) if is_rank_zero_process() else ""
+        raise Terminated(told) from error
+    if is_rank_zero_process():
+        print(f"{folder / 'bundle'}: trained; judge it with `anytime evaluate {folder}`")
+
+
+def _go_on(message: str, folder: Path) -> str:
+    """Return a message with how to go on with a run that was interrupted."""
+    begun = (folder / "config.yaml").is_file()
+    how = f"continue with `anytime train --resume {folder}`" if begun else "nothing was written"
+    return f"{message}; {how}"
+
+
+def _train(config: Experiment, folder: Path, arguments: Namespace) -> None:
+    """Train the model of a configuration with the options of the command."""
     processes = read_config(DistributedConfig, arguments)
     workers = RayTrainConfig(workers=arguments.workers, max_failures=arguments.max_failures)
     options = {
@@ -107,14 +129,7 @@ def run(arguments: Namespace) -> None:
         if not (arguments.resume and (folder / "bundle").is_dir()):
             check_data_path(config.data)  # before threads are timed
         _set_training_threads(arguments, folder, processes)
-        try:
-            train(config, folder, **options)
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(
-                f"interrupted; continue with `anytime train --resume {folder}`"
-            ) from error
-    if is_rank_zero_process():
-        print(f"{folder / 'bundle'}: trained; judge it with `anytime evaluate {folder}`")
+        train(config, folder, **options)
 
 
 def _set_training_threads(arguments: Namespace, folder: Path, processes: DistributedConfig) -> None:

@@ -298,7 +298,8 @@ class AudioFile:
                 infinity.
         """
         if not self.path.is_file():
-            raise DataError(f"{self.path}: no such file; pass the path of a sound")
+            what = "is a folder" if self.path.is_dir() else "no such file"
+            raise DataError(f"{self.path}: {what}; pass the path of a sound")
         count = 0
         for wave in resample_blocks(
             decode_audio_blocks(self.path, str(self.path)), self.sample_rate

@@ -408,7 +408,8 @@ def read_image(
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path}: no such file; pass the path of an image")
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise DataError(f"{path}: {what}; pass the path of an image")
     pixels = decode_image(path, str(path), channels=channels, size=size, background=background)
     return to_float(torch.from_numpy(pixels.copy()))[None]
 

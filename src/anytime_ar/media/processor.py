@@ -196,8 +196,8 @@ class AudioProcessor(MediaProcessor):
         clip = read_clip((block.numpy() for block in recording.blocks()), length)
         if clip.num_samples > length:
             raise InputError(
-                f"{path}: lasts {clip.num_samples / self.sample_rate:.2f} s, and of several clips "
-                f"each has to fit into {length / self.sample_rate:.2f} s; encode it alone"
+                f"{path}: has {clip.num_samples} samples at {self.sample_rate} Hz, and of several "
+                f"clips each may have {length}; encode it alone"
             )
         return torch.from_numpy(clip.normalized(self._normalize))[None]
 

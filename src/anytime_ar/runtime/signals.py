@@ -17,6 +17,19 @@ _DEBOUNCE_S = 1.0
 send signals to their processes."""
 
 
+class Terminated(SystemExit):
+    """Exit by SIGTERM.
+
+    Args:
+        message: what was saved and how to go on; empty: nothing to say.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        """Store the message beside the exit code."""
+        super().__init__(128 + signal.SIGTERM)
+        self.message = message
+
+
 class InterruptFlag:
     """A flag that the first signal sets; a later signal raises.
 
@@ -41,11 +54,37 @@ class InterruptFlag:
         elif time.monotonic() - self._when >= self._debounce_s:
             raise self.exception()
 
-    def exception(self) -> BaseException:
-        """Return the exception that ends the program as the signal would have."""
+    def exception(self, where: str = "") -> BaseException:
+        """Return the exception that ends the program as the signal would have.
+
+        Args:
+            where: where the work stopped and what is saved, to follow a verb.
+        """
         if self._number == signal.SIGTERM:
-            return SystemExit(128 + signal.SIGTERM)
-        return KeyboardInterrupt()
+            return Terminated(f"ended by SIGTERM {where}".rstrip())
+        return KeyboardInterrupt(f"interrupted {where}".rstrip())
+
+
+@contextmanager
+def raise_on_term() -> Iterator[None]:
+    """Raise `Terminated` at SIGTERM in the block, as Python raises at Ctrl-C.
+
+    In an application with a handler of its own, and in other threads, nothing changes.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _raise_terminated(_number: int, _frame: FrameType | None) -> None:
+    """Handle SIGTERM."""
+    raise Terminated("ended by SIGTERM")
 
 
 _FORWARDED_FLAG: ContextVar[InterruptFlag | None] = ContextVar("_TOLD", default=None)
@@ -73,8 +112,8 @@ def defer_interrupts(*, term: bool = False) -> Iterator[InterruptFlag]:
 
     An interrupt in the middle of a training step would leave some weights updated and others not,
     which no resumed run could repair. One in the middle of sampling would lose its codes. A signal
-    without Python's own handler stays as it is: in an application with its own handler, in a
-    background job that ignores it, or in another thread.
+    without Python's own handler, or that of `raise_on_term`, stays as it is: in an application with
+    its own handler, in a background job that ignores it, or in another thread.
 
     Args:
         term: record SIGTERM as well. A second signal then raises only after a second has passed.
@@ -83,14 +122,14 @@ def defer_interrupts(*, term: bool = False) -> Iterator[InterruptFlag]:
         yield forwarded
         return
     flag = InterruptFlag(_DEBOUNCE_S if term else 0.0)
-    usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler}
+    usual: dict[signal.Signals, Any] = {signal.SIGINT: (signal.default_int_handler,)}
     if term:
-        usual[signal.SIGTERM] = signal.SIG_DFL
+        usual[signal.SIGTERM] = (signal.SIG_DFL, _raise_terminated)
     ours = {
-        number: handler
-        for number, handler in usual.items()
+        number: signal.getsignal(number)
+        for number, handlers in usual.items()
         if threading.current_thread() is threading.main_thread()
-        and signal.getsignal(number) is handler
+        and signal.getsignal(number) in handlers
     }
     for number in ours:
         signal.signal(number, flag.handle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -256,10 +257,11 @@ class Sampler:
         """
         need_s = cost_model.min_latency_s(min_codes)
         if deadline_s < need_s:
+            shortest_s = math.ceil(round(1e4 * need_s, 3)) / 1e4
             raise InputError(
                 f"deadline_s={deadline_s:g} is too short: "
                 f"{min_codes} code{'' if min_codes == 1 else 's'} of {n} sample"
-                f"{'' if n == 1 else 's'} take {need_s:.4f} s here; pass at least that"
+                f"{'' if n == 1 else 's'} take {shortest_s:.4f} s here; pass at least that"
             )
 
     @yield_under_default_modes

@@ -149,7 +149,10 @@ class Trainer:
                     self._save_checkpoint()
                     last_save = time.perf_counter()
                 if ending:
-                    raise interrupted.exception()
+                    raise interrupted.exception(
+                        f"after step {progress.step} of {stage.steps} of stage {stage.name}, which "
+                        "is saved"
+                    )
 
     def _step(self, wrapped: _FabricModule, optimizer: torch.optim.Optimizer) -> Losses:
         step, options = self.state.progress.step, self.stage.optimizer

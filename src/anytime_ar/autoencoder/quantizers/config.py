@@ -12,7 +12,10 @@ from anytime_ar.autoencoder.quantizers.base import NoQuantizer, Quantizer
 from anytime_ar.autoencoder.quantizers.finite_scalar import FiniteScalarQuantizer
 from anytime_ar.autoencoder.quantizers.level import LevelQuantizer
 from anytime_ar.autoencoder.quantizers.vector import VectorQuantizer
-from anytime_ar.config import Config, ConfigUnion
+from anytime_ar.config import Config, ConfigUnion, short_repr
+
+MAX_VOCABULARY = 2**16
+"""Largest number of codebook entries. The prior has an embedding and a logit for each."""
 
 
 class LappedQuantizerConfig(ConfigUnion):
@@ -74,8 +77,8 @@ class QuantizerConfig(LappedQuantizerConfig):
 class CodebookConfig(Config):
     """Size of codebooks, and how they are learned."""
 
-    vocabulary: int = Field(64, ge=2)
-    """V, the number of entries of a codebook."""
+    vocabulary: int = Field(64, ge=2, le=MAX_VOCABULARY)
+    """V, the number of entries of a codebook, at most 65,536."""
     codebook_update: Literal["ema", "loss"] = "ema"
     """How codebooks are learned: as a moving average of the vectors assigned to each entry, or
     by a loss (the paper)."""
@@ -150,7 +153,8 @@ class FiniteScalarQuantizerConfig(QuantizerConfig):
 
     kind: Literal["fsq"] = "fsq"
     levels: tuple[int, ...] = Field(default=(), validate_default=True)
-    """Number of values in each of the D dimensions, each >= 3; V is their product."""
+    """Number of values in each of the D dimensions, each >= 3; V is their product, at most
+    65,536."""
     commitment: float = Field(0.25, ge=0)
     """Weight of the loss that pulls the encoder's vectors back into the range of the grid."""
 
@@ -161,6 +165,11 @@ class FiniteScalarQuantizerConfig(QuantizerConfig):
             # With two levels, the bound of the first one is at -3.8, out of reach.
             raise ValueError(
                 f"fsq needs levels >= 3 per dimension, e.g. [8, 5, 5], got {list(levels)}"
+            )
+        if math.prod(levels) > MAX_VOCABULARY:
+            raise ValueError(
+                f"fsq has at most {MAX_VOCABULARY:,} codebook entries, and the levels "
+                f"{short_repr(list(levels))} make more; give fewer or smaller ones"
             )
         return levels
 

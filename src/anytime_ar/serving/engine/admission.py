@@ -155,6 +155,16 @@ class AdmissionControl:
             late_s = max(late_s, -self.job_slack_s(candidate, iteration_s))
         return late_s
 
+    def shortest_deadline_s(self, job: Job) -> float:
+        """Return the shortest deadline in seconds that a job is admitted with on an idle server."""
+        min_s, _ = self._work_s(job)
+        shortest_s = min_s / TARGET_UTILISATION / ADMISSION_TIME_SHARE
+        if isinstance(job, SamplingJob):
+            codes = max(0, job.min_codes - job.codes_drawn)
+            alone_s = codes * self._runners[job.model].step_alone_s(job) + self.decode_s([job])
+            shortest_s = max(shortest_s, alone_s)
+        return shortest_s + self.response_costs.expected_s(job.num_samples)
+
     def record_demand(self, job: Job) -> None:
         """Add a job to the demand of its client."""
         self._demands.record(self._job_cost(job, 0.0), self._clock())
@@ -174,12 +184,15 @@ class AdmissionControl:
 
     def _job_cost(self, job: Job, due_in_s: float) -> JobCost:
         if job not in self._job_work:
-            if isinstance(job, CodecJob):
-                self._job_work[job] = self.codec_costs.remaining_s(job), 0.0
-            else:
-                assert isinstance(job, SamplingJob)
-                self._job_work[job] = self._runners[job.model].remaining_work_s(job)
+            self._job_work[job] = self._work_s(job)
         return JobCost(job.client, *self._job_work[job], due_in_s)
+
+    def _work_s(self, job: Job) -> tuple[float, float]:
+        """Return the seconds that the minimum codes and the extra codes of a job still need."""
+        if isinstance(job, CodecJob):
+            return self.codec_costs.remaining_s(job), 0.0
+        assert isinstance(job, SamplingJob)
+        return self._runners[job.model].remaining_work_s(job)
 
 
 STALE_S = 0.1

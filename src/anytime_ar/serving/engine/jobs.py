@@ -43,20 +43,25 @@ class ServingError(AnytimeError):
         self.reason, self.retry_after_s = reason, retry_after_s
 
 
-def overloaded_error(lateness_s: float) -> ServingError:
-    """Return the error for a job whose minimum codes would come `lateness_s` seconds too late."""
-    return ServingError(
-        "overloaded",
+def overloaded_error(lateness_s: float, too_short: str | None) -> ServingError:
+    """Return the error for a job whose minimum codes would come too late.
+
+    Args:
+        lateness_s: By how many seconds.
+        too_short: What is wrong with a deadline that no idle server can keep; None for others.
+    """
+    message = too_short or (
         f"the server is overloaded: the minimum codes of this request would be {lateness_s:.3f} s "
-        "late; lower min_codes or n, allow a longer deadline, or try again later",
-        retry_after_s=lateness_s,
+        "late; lower min_codes or n, allow a longer deadline, or try again later"
     )
+    return ServingError("overloaded", message, retry_after_s=lateness_s)
 
 
-def deadline_error(*, draining: bool) -> ServingError:
+def deadline_error(too_short: str | None, *, draining: bool) -> ServingError:
     """Return the error for a job whose deadline passes before it has its minimum codes.
 
     Args:
+        too_short: What is wrong with a deadline that no idle server can keep; None for others.
         draining: Whether the deadline comes from the shutdown of the server.
     """
     if draining:
@@ -67,9 +72,27 @@ def deadline_error(*, draining: bool) -> ServingError:
         )
     return ServingError(
         "deadline",
-        "the deadline passed before the samples had their minimum codes; allow a longer deadline, "
-        "or lower min_codes",
+        too_short
+        or "the deadline passed before the samples had their minimum codes; allow a longer "
+        "deadline, or lower min_codes",
         retry_after_s=0,
+    )
+
+
+def too_short_deadline(deadline_s: float, shortest_s: float) -> str | None:
+    """Return what is wrong with a deadline that no idle server can keep; None for others.
+
+    Args:
+        deadline_s: Seconds from the arrival of a job to its deadline.
+        shortest_s: The shortest deadline that an idle server can keep.
+    """
+    if deadline_s >= shortest_s:
+        return None
+    shortest_ms = math.ceil(1e5 * shortest_s) / 100
+    return (
+        f"a deadline of {1000 * deadline_s:.4g} ms is too short for the minimum codes of this "
+        f"request, even on an idle server; allow at least {shortest_ms:.2f} ms, or lower min_codes "
+        "or n"
     )
 
 

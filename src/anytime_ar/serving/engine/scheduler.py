@@ -32,6 +32,7 @@ from anytime_ar.serving.engine.jobs import (
     StopReason,
     deadline_error,
     overloaded_error,
+    too_short_deadline,
 )
 from anytime_ar.serving.engine.runner import ModelRunner
 
@@ -102,7 +103,7 @@ class Scheduler:
         lateness_s = self.admission.lateness_s(job, others)
         job.on_probation = lateness_s > 0
         if job.on_probation and not self._probation.admits(len(others)):
-            raise overloaded_error(lateness_s)
+            raise overloaded_error(lateness_s, self._too_short(job))
         self._enqueue(job)
 
     def drain(self, until: float) -> None:
@@ -162,7 +163,12 @@ class Scheduler:
             lateness_s = self.admission.lateness_s(job, [o for o in self.jobs if o is not job])
             if lateness_s > 0:
                 self._remove(job)
-                job.listener(overloaded_error(lateness_s))
+                job.listener(overloaded_error(lateness_s, self._too_short(job)))
+
+    def _too_short(self, job: Job) -> str | None:
+        """Return what is wrong with the deadline of a job, if an idle server cannot keep it."""
+        deadline_s = job.deadline - job.arrival
+        return too_short_deadline(deadline_s, self.admission.shortest_deadline_s(job))
 
     def _remove(self, job: Job) -> None:
         """Remove a job from the batch or from the waiting jobs."""
@@ -197,7 +203,7 @@ class Scheduler:
                     ServingError("cancelled", "the request was stopped before its first code")
                 )
             else:
-                job.listener(deadline_error(draining=self.draining))
+                job.listener(deadline_error(self._too_short(job), draining=self.draining))
 
     def _schedule_waiting(self) -> None:
         full: set[str] = set()
@@ -276,7 +282,7 @@ class Scheduler:
                 self._finished[job] = stop
             elif now > job.deadline and math.isfinite(job.data_due):
                 self._remove(job)
-                job.listener(deadline_error(draining=self.draining))
+                job.listener(deadline_error(self._too_short(job), draining=self.draining))
             else:
                 running.append(job)
         decode_s = self.admission.decode_s(self._finished)

@@ -82,11 +82,11 @@ def open_image(encoded: MediaContent, origin: str) -> Image.Image:
     """
     if isinstance(encoded, Image.Image):
         return encoded
-    if encoded == b"":
-        raise BrokenSampleError(f"{origin}: is empty, and does not decode as an image; fill it in")
     try:
         if isinstance(encoded, Path) and not encoded.is_file():
             raise BrokenSampleError(f"{origin}: is not there, or leads nowhere; restore it")
+        if (len(encoded) if isinstance(encoded, bytes) else encoded.stat().st_size) == 0:
+            raise BrokenSampleError(f"{origin}: is empty, and holds no image; fill it in")
         try:
             image = _open_upright(encoded, origin)
         except BrokenSampleError:

@@ -230,13 +230,15 @@ def sound(random: Random, folder: Path) -> None:
     rate = pick(random, 8000, 16_000, 44_100)
     soundfile.write(file, wave.astype(np.float32), rate, format=kind)
     content = file.getvalue()
-    way = pick(random, "whole", "sizes", "damaged", "joined")
+    way = pick(random, "whole", "sizes", "damaged", "joined", "tagged")
     if way == "sizes" and kind == "WAV":
         size = struct.pack("<I", pick(random, *PLACEHOLDERS[2:]))
         at = content.index(b"data") + 4
         content = content[:4] + size + content[8:at] + size + content[at + 4 :]
     elif way == "joined":
         content += content
+    elif way == "tagged":
+        content = b"ID3\4\0\0\0\0\7\x68" + random.bytes(1000) + content
     elif way != "whole":
         way, content = "damaged", damaged(random, content, 200)
     path = folder / "x.wav"

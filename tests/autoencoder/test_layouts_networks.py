@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from anytime_ar.autoencoder import (
@@ -215,7 +216,8 @@ def test_stride() -> None:
         (
             {"code_length": 3, "code_width": 2},
             (1, 9, 9),
-            r"no network preset for 9x9 images \(there are \[8, 28, 32, 64\]\)",
+            r"no network preset for 9x9 images \(there are \[8, 28, 32, 64\]\); set data.size to "
+            r"one of these, or --autoencoder.network '\{patch: 1, widths: \[64\], blocks: 1\}'",
         ),
         (
             {"code_length": 3, "code_width": 2, "network": TINY},
@@ -258,3 +260,16 @@ def test_what_does_not_fit(
 def test_bad_config(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         AutoencoderConfig.parse(values, origin="test")
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 9, 16, 17, 20, 48, 100, 128])
+def test_the_network_that_an_error_proposes_fits(side: int) -> None:
+    values: dict[str, Any] = {"code_length": 3, "code_width": 2}
+    with pytest.raises(InputError, match="no network preset") as caught:
+        AutoencoderConfig.parse(values, origin="test").resolve((1, side, side))
+    proposed = yaml.safe_load(str(caught.value).split("--autoencoder.network '")[1][:-1])
+    config = AutoencoderConfig.parse(values | {"network": proposed}, origin="test")
+    resolved = config.resolve((1, side, side))
+    parts = resolved.build((1, side, side))
+    images = torch.zeros(2, 1, side, side)
+    assert parts.decoder(parts.encoder(images)).shape == images.shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,34 @@ def test_encode_prints_codes_and_decode_makes_pictures_of_any_prefix(folder, tmp
         with Image.open(out) as picture:
             values = torch.from_numpy(np.array(picture.convert("L"), dtype=np.float32))
         assert (values[:8, :8] - (expected + 1) * 127.5).abs().max() <= 0.51
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ([(8, 8)], ""),
+        ([(80, 80)], "0.png: 80 x 80, resized to 8 x 8 for this model"),
+        (
+            [(8, 8), (8, 16)],
+            "1.png: 8 x 16, cropped to the central 8 x 8 for this model; changed: 1 of 2 images",
+        ),
+        (
+            [(30, 20), (9, 9), (8, 8), (4, 4)],
+            "0.png: 30 x 20, cropped to the central 20 x 20 and resized to 8 x 8 for this model; "
+            "changed: 3 of 4 images",
+        ),
+    ],
+)
+def test_images_of_another_size_are_told_once(folder, tmp_path, capsys, monkeypatch, sizes, told):
+    monkeypatch.chdir(tmp_path)
+    for i, size in enumerate(sizes):
+        Image.new("L", size, 99).save(f"{i}.png")
+    files = [f"{i}.png" for i in range(len(sizes))]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        main(["encode", str(folder / "run"), *files])
+    assert [str(warning.message) for warning in caught] == ([told] if told else [])
+    assert len(capsys.readouterr().out.splitlines()) == len(sizes)
 
 
 def test_a_long_sound_becomes_codes_and_a_sound_again(sounds, tmp_path, capsys):

@@ -49,6 +49,19 @@ def test_evaluate_writes_the_curve_and_attaches_it(folder, tmp_path, capsys):
     assert "unord." in table
 
 
+def test_a_data_set_without_labels_names_a_network_that_needs_none(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for i in range(40):
+        Image.new("L", (8, 8), 5 * i).save(tmp_path / "data" / f"{i:02}.png")
+    main(["train", write_config(tmp_path), "--out", "run", "--device", "cpu"])
+    capsys.readouterr()
+    told = fails(["evaluate", "run", "--device", "cpu"], capsys)
+    assert "this data set has no labels" in told
+    assert "docs/how-to/fid.md" in told
+    assert told.endswith("anytime evaluate MODEL --feature-extractor inception-2015-12-05.pt")
+
+
 def test_several_processes_find_what_one_finds(folder, tmp_path, capsys):
     """With labels, a number of samples that is no multiple of anything, and both baselines."""
     arguments = ["evaluate", str(folder / "run"), "--feature-extractor", str(folder / "features")]

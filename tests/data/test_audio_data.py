@@ -175,7 +175,7 @@ BAD: list[tuple[str, bytes, str]] = [
     ("a.wav", wav(np.zeros(0, dtype=np.float32)), r"a\.wav: holds no sound at all; copy or record"),
     ("a.wav", wav(NAN, subtype="FLOAT"), r"a\.wav: sample 1 is nan; repair or replace"),
     ("a.wav", b"not a sound", r"a\.wav: does not decode as a sound \(.*\); repair or replace it"),
-    ("a.wav", b"", r"a\.wav: does not decode as a sound"),
+    ("a.wav", b"", r"a\.wav: holds no sound at all; copy or record it again"),
     ("a.wav", wav(tone(rate=16_000), 16_000), r"a\.wav.* Hz.*; set data\.audio\.sample_rate"),
     ("a.png", b"", r"0\.wav: is a sound, and .*a\.png an image; keep them in different folders"),
 ]

@@ -156,7 +156,7 @@ def test_data_without_labels(splits, features):
         lambda: train_feature_extractor(blind, TINY, label_count=4),
         lambda: classifier_accuracy(features, blind),
     ):
-        with pytest.raises(InputError, match=r"no labels .* pass a features folder trained else"):
+        with pytest.raises(InputError, match=r"no labels .* --feature-extractor inception"):
             act()
 
 

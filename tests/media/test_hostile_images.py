@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from anytime_ar.media.image import decode_image, open_image
+from anytime_ar.errors import BrokenSampleError
+from anytime_ar.media.image import decode_image, open_image, strip_metadata
 
 
 def jpeg() -> bytes:
@@ -69,3 +72,25 @@ def test_16_bit_gray_with_alpha_has_one_channel() -> None:
 def test_16_bit_colour_with_alpha_keeps_three_channels() -> None:
     levels = np.full((4, 4, 4), 65535, dtype=np.uint16)
     assert decode_image(png(levels, 6), "x").shape == (3, 4, 4)
+
+
+def test_a_long_damaged_file_is_not_read_into_memory(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    header = b"IHDR" + struct.pack(">IIBBBBB", 1000, 1000, 8, 0, 0, 0, 0)
+    with path.open("wb") as file:  # most of it takes no place on the disk
+        file.write(b"\x89PNG\r\n\x1a\n\0\0\0\x0d" + header + struct.pack(">I", zlib.crc32(header)))
+        file.truncate(3_000_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BrokenSampleError, match="does not decode as an image"):
+            decode_image(path, "x")
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_no_chunk_ends_a_png() -> None:
+    header = b"\0\0\0\x0dIHDR" + bytes(17)
+    assert strip_metadata(b"\x89PNG\r\n\x1a\n" + header + bytes(9000)) == (
+        b"\x89PNG\r\n\x1a\n" + header
+    )

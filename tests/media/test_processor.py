@@ -76,7 +76,7 @@ def npy(header: str) -> bytes:
         ),
         ("image", wav(), "cannot be read as an image"),
         ("sound", png(8, 8), "does not decode as a sound"),
-        ("sound", b"", "does not decode as a sound"),
+        ("sound", b"", "holds no sound at all; copy or record it again"),
         ("sound", wav(rate=44100), "has 44100 Hz; resample it to 8000 Hz"),
         ("sound", wav(length=49), "has more than 48 samples; cut it to that"),
         ("sound", wav()[:20], "does not decode as a sound"),

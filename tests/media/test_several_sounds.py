@@ -129,6 +129,76 @@ def test_a_header_from_before_the_end_of_the_recording(kind: str) -> None:
     refused(longer, MORE)
 
 
+NOISE = np.random.default_rng(2).bytes(5001)
+ODD_NAMES = [b"\0\0\0\0", b"ab\0\0", b"\xe9tat", b"\xff\xff\xff\xff", b"a\nb ", b"axml"]
+XMP = b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>\n<x:xmpmeta>' + b" " * 5000
+
+
+def chunk(name: bytes, body: bytes, kind: str) -> bytes:
+    if kind == "W64":
+        padding = bytes(-len(body) % 8)
+        return name + bytes(12) + struct.pack("<Q", 24 + len(body)) + body + padding
+    sizes = {"AIFF": ">I", "CAF": ">Q"}
+    padding = bytes(len(body) % 2 if kind != "CAF" else 0)
+    return name + struct.pack(sizes.get(kind, "<I"), len(body)) + body + padding
+
+
+def with_file_size(content: bytes, size: int, kind: str) -> bytes:
+    return content[:4] + struct.pack(">I" if kind == "AIFF" else "<I", size) + content[8:]
+
+
+@pytest.mark.parametrize("kind", ["WAV", "RF64", "AIFF", "CAF", "W64"])
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_chunks_with_any_name(kind: str, name: bytes) -> None:
+    content, extra = encoded(kind), chunk(name, NOISE, kind)
+    samples = content.index(b"SSND" if kind == "AIFF" else b"data")
+    sizes = (None, 0, 2**32 - 1) if kind in ("WAV", "AIFF") else (None,)
+    for changed in (content[:samples] + extra * 3 + content[samples:], content + extra):
+        for size in sizes:
+            sized = changed if size is None else with_file_size(changed, size, kind)
+            assert length(sized) == COUNT
+
+
+def test_thousands_of_chunks_take_bounded_time() -> None:
+    content = encoded("WAV")
+    extra = chunk(b"\xe9tat", b"abc", "WAV") * 4000
+    assert length(content[:36] + extra + content[36:]) == COUNT
+
+
+@pytest.mark.parametrize("kind", ["WAV", "AIFF"])
+@pytest.mark.parametrize("size", [None, 0, 2**32 - 1])
+@pytest.mark.parametrize(
+    "tail",
+    [XMP, b"a text\n" * 500, b"\xff" * 5000, chunk(b"id3 ", NOISE, "WAV")[:-900]],
+    ids=["XMP", "text", "ones", "cut id3"],
+)
+def test_what_follows_the_samples_of_a_header_without_a_file_size(
+    kind: str, size: int | None, tail: bytes
+) -> None:
+    content = encoded(kind) + tail
+    assert length(content if size is None else with_file_size(content, size, kind)) == COUNT
+
+
+@pytest.mark.parametrize("kind", ["WAV", "AIFF"])
+def test_what_the_size_of_the_file_counts_after_the_samples(kind: str) -> None:
+    content = encoded(kind) + NOISE
+    assert length(with_file_size(content, len(content) - 8, kind)) == COUNT
+    several = encoded(kind) * 2
+    refused(with_file_size(several, len(several) - 8, kind), SEVERAL)
+
+
+def test_bw64_is_rf64() -> None:
+    assert length(b"BW64" + encoded("RF64")[4:]) == COUNT
+    refused((b"BW64" + encoded("RF64")[4:]) * 2, SEVERAL)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "RF64", "AIFF", "AU", "CAF", "FLAC", "OGG"])
+def test_tags_before_any_sound(kind: str) -> None:
+    tag = b"ID3\4\0\0\0\0\0\x0a" + bytes(10)
+    assert length(tag + encoded(kind)) == COUNT
+    refused(tag + encoded(kind) * 2, SEVERAL)
+
+
 def test_a_flac_that_keeps_the_header_of_a_wav() -> None:
     """`flac --keep-foreign-metadata` stores it in a block."""
     content = encoded("FLAC")

@@ -33,7 +33,22 @@ def average(network: nn.Module) -> None:
             weight.copy_(weight * 0.5)
 
 
+def average_data(network: nn.Module) -> None:
+    """An exponential moving average of code that writes through `.data`."""
+    for weight in network.parameters():
+        weight.data.mul_(0.5).add_(0.1)
+
+
+def replace_data(network: nn.Module) -> None:
+    for weight in network.parameters():
+        weight.data = weight.data * 0.5 + 0.1
+
+
 CHANGES = {
+    "average data": average_data,
+    "replace data": replace_data,
+    "one weight": lambda network: next(network.parameters()).data.zero_(),
+    "a conversion": lambda network: network.to(torch.float64),
     "SGD": step(torch.optim.SGD),
     "AdamW": step(torch.optim.AdamW),
     "average": average,

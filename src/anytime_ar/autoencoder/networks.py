@@ -73,6 +73,8 @@ IMAGE_PRESETS: dict[int, NetworkConfig] = {
     64: NetworkConfig(patch=4, widths=(64, 96), blocks=2, hidden=1024),
 }
 """Network presets by image side, in pixels."""
+_USUAL_MAP_SIDE = 8
+"""Side of the coarsest feature map to which examples of networks come as near as they can."""
 AUDIO_PRESET = NetworkConfig(patch=8, widths=(64, 128, 192), downsample=4, blocks=3, hidden=1024)
 """The network preset for audio."""
 
@@ -92,9 +94,17 @@ def network_preset(sample_shape: tuple[int, ...]) -> NetworkConfig:
     if height not in IMAGE_PRESETS:
         raise InputError(
             f"no network preset for {height}x{width} images (there are {sorted(IMAGE_PRESETS)}); "
-            "set autoencoder.network, or data.size to one of these"
+            f"set data.size to one of these, or --autoencoder.network '{_example_setting(height)}'"
         )
     return IMAGE_PRESETS[height]
+
+
+def _example_setting(side: int) -> str:
+    """Return a network for images of a side, as an option's value or in YAML."""
+    widths, coarse = ([32, 64], side // 2) if side % 2 == 0 else ([64], side)
+    divisors = (patch for patch in range(1, coarse + 1) if coarse % patch == 0)
+    patch = min(divisors, key=lambda patch: abs(coarse // patch - _USUAL_MAP_SIDE))
+    return f"{{patch: {patch}, widths: {widths}, blocks: 1}}"
 
 
 class _Network(nn.Module):

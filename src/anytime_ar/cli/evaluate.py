@@ -155,8 +155,9 @@ def run(arguments: Namespace) -> None:
     if is_run(arguments.model) and not (arguments.data or arguments.label_key):
         _check_data_of_run(Path(arguments.model), data)
     if experiment is not None:
-        print(f"anytime: there is no {path} yet; training it first", file=sys.stderr)
         own = _classifier_data(experiment.data, model, data)
+        if own.label_names is not None:
+            print(f"anytime: there is no {path} yet; training it first", file=sys.stderr)
         train_and_save_classifier(experiment, own, path, arguments.device)
     features: FeatureExtractor | TorchScriptFeatureExtractor
     if path.is_file():

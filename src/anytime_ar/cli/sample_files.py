@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from anytime_ar.errors import InputError
 from anytime_ar.media.audio import require_audio, write_audio
 from anytime_ar.media.formats import WRITABLE_IMAGE_SUFFIXES
 from anytime_ar.media.image import write_image
-from anytime_ar.media.processor import AudioProcessor
+from anytime_ar.media.processor import AudioProcessor, ImageProcessor
 from anytime_ar.media.sheets import as_images, contact_sheet, image_grid, write_contact_sheet
 from anytime_ar.runtime.files import check_output_path
 from anytime_ar.runtime.progress import ProgressCallback
@@ -103,7 +104,8 @@ class SampleFiles:
     def encode(self, paths: Sequence[Path], progress: ProgressCallback) -> EncodedFiles:
         """Encode one recording of any length, or files that become a row of codes each.
 
-        The codes file does not store the length and level of several recordings.
+        The codes file does not store the length and level of several recordings. One warning tells
+        how images of another size were changed.
 
         Args:
             paths: the files to read.
@@ -115,9 +117,15 @@ class SampleFiles:
         if isinstance(self.media, AudioProcessor) and len(paths) == 1:
             return EncodedFiles(*self.media.encode_recording(self.model, paths[0], progress))
         samples: list[Tensor] = []
+        changes: list[str] = []
         for path in paths:
             samples.append(self.media.read(path))
+            if isinstance(self.media, ImageProcessor) and (fit := self.media.describe_fit(path)):
+                changes.append(fit)
             progress(len(samples), len(paths), "files")
+        if changes:
+            count = f"; changed: {len(changes)} of {len(paths)} images" if len(paths) > 1 else ""
+            warnings.warn(f"{changes[0]} for this model{count}", stacklevel=2)
         return EncodedFiles(self.model.encode(torch.stack(samples)).cpu())
 
     def report_codes(self, encoded: EncodedFiles, out: Path | None) -> CommandReport:

@@ -235,6 +235,7 @@ def train_feature_extractor(
     device = torch.device(device)
     batches = train.shuffled(config.batch_size, config.seed)
     batch = next(batches)
+    _require_labels(batch.labels)
     with torch.random.fork_rng(devices=[]):  # layers use the global generator
         torch.manual_seed(config.seed)
         shape = tuple(batch.data.shape[1:])
@@ -330,7 +331,9 @@ def _require_labels(labels: Tensor | None) -> Tensor:
     if labels is None:
         raise InputError(
             "Fréchet distances need features of a classifier, and this data set has no labels to "
-            "train one; pass a features folder trained elsewhere"
+            "train one; pass the folder of one trained elsewhere or, for images, the Inception "
+            "network of docs/how-to/fid.md: "
+            "anytime evaluate MODEL --feature-extractor inception-2015-12-05.pt"
         )
     return labels
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from anytime_ar.errors import BrokenSampleError, DataError, InputError, require_extras
 from anytime_ar.legacy import warn_renamed
-from anytime_ar.media.audio_header import PatchedFile, check_header
+from anytime_ar.media.audio_header import PatchedFile, check_header, has_mp3_tag, name_unread_format
 from anytime_ar.media.formats import AUDIO_FORMATS, MediaContent
 from anytime_ar.runtime.files import write_atomically
 
@@ -34,8 +34,18 @@ resampled length is proportional to it."""
 _UNKNOWN_NUM_FRAMES = 2**36 - 1
 """Sample count that means unknown: FLAC has 36 bits for it, and 0 where a writer could not
 count."""
-_MP3_TAG_SEARCH_BYTES = 1 << 16
-"""Bytes at the start of an MP3 in which to search for a tag with its length."""
+_EMPTY = "holds no sound at all; copy or record it again"
+_PROBLEMS = {
+    "too long": (
+        "holds more than 4 GiB, which its header cannot count; store it as FLAC, RF64 or W64"
+    ),
+    "several sounds": "holds several sounds, expected one; store each in a file of its own",
+    "more data": (
+        "is longer than its header declares, by data that may be sound; repair the header, for "
+        "example with sox --ignore-length"
+    ),
+}
+"""Texts about problems of headers for which a file is refused before it is decoded."""
 _TARGET_PEAK = 0.95
 """Peak of a normalized clip, of a full scale of 1."""
 _SILENCE_PEAK = 1e-4
@@ -75,37 +85,19 @@ def decode_audio_blocks(encoded: MediaContent, origin: str) -> Iterator[tuple[Wa
     import soundfile
 
     assert isinstance(encoded, bytes | Path)
-    if encoded == b"":
-        raise BrokenSampleError(f"{origin}: is empty, and does not decode as a sound; fill it in")
     count = 0
     try:
         if isinstance(encoded, Path) and not encoded.is_file():
             raise BrokenSampleError(f"{origin}: is not there, or leads nowhere; restore it")
         with encoded.open("rb") if isinstance(encoded, Path) else io.BytesIO(encoded) as content:
-            problem, corrections = check_header(content)
-            if problem == "too long":
-                raise BrokenSampleError(
-                    f"{origin}: holds more than 4 GiB, which its header cannot count; store it as "
-                    "FLAC, RF64 or W64"
-                )
-            if problem == "several sounds":
-                raise BrokenSampleError(
-                    f"{origin}: holds several sounds, expected one; store each in a file of its own"
-                )
-            if problem == "more data":
-                raise BrokenSampleError(
-                    f"{origin}: is longer than its header declares, by data that may be sound; "
-                    "repair the header, for example with sox --ignore-length"
-                )
-            source = PatchedFile(content, corrections)
-            with soundfile.SoundFile(source) as file:
+            check = check_header(content)
+            if check.problem in _PROBLEMS:
+                raise BrokenSampleError(f"{origin}: {_PROBLEMS[check.problem]}")
+            source = PatchedFile(content, check)
+            with _open_sound(source, origin) as file:
                 file.seekable = lambda: False  # libsndfile cannot seek in one of unknown length
-                if file.format == "XI":  # libsndfile assumes 44,100 Hz, whatever it was
-                    raise BrokenSampleError(
-                        f"{origin}: is XI, which stores no sample rate; convert it to WAV"
-                    )
                 _check_rate(file.samplerate, origin)
-                declared = _declared_num_frames(file, content)
+                declared = _declared_num_frames(file, source)
                 most = max(1, min(BLOCK_FRAMES, _MAX_BLOCK_VALUES // file.channels))
                 # Tags may follow the last frame of FLAC, where libsndfile would search for another.
                 end = declared if file.format == "FLAC" else None
@@ -124,26 +116,47 @@ def decode_audio_blocks(encoded: MediaContent, origin: str) -> Iterator[tuple[Wa
         raise BrokenSampleError(
             f"{origin}: does not decode as a sound ({_error_text(error)}); repair or replace it"
         ) from error
-    if problem == "cut short" or count < (declared or 0):
+    if check.problem == "cut short" or count < (declared or 0):
         raise BrokenSampleError(
             f"{origin}: is cut short, after {count} samples; copy or record it again"
         )
     if count == 0:
-        raise BrokenSampleError(f"{origin}: holds no sound at all; copy or record it again")
+        raise BrokenSampleError(f"{origin}: {_EMPTY}")
 
 
-def _declared_num_frames(file: soundfile.SoundFile, content: BinaryIO) -> int | None:
+def _open_sound(source: PatchedFile, origin: str) -> soundfile.SoundFile:
+    """Open an audio file.
+
+    Raises:
+        BrokenSampleError: it is empty, or of a known format that is not read.
+        LibsndfileError: it is no audio file.
+    """
+    import soundfile
+
+    if source.size == 0:
+        raise BrokenSampleError(f"{origin}: {_EMPTY}")
+    try:
+        file = soundfile.SoundFile(source)
+    except soundfile.LibsndfileError:
+        if name := name_unread_format(source.head()):
+            raise BrokenSampleError(
+                f"{origin}: is {name}, which is not read; convert it to WAV or FLAC"
+            ) from None
+        raise
+    if file.format == "XI":  # libsndfile assumes 44,100 Hz, whatever it was
+        raise BrokenSampleError(f"{origin}: is XI, which stores no sample rate; convert it to WAV")
+    return file
+
+
+def _declared_num_frames(file: soundfile.SoundFile, source: PatchedFile) -> int | None:
     """Return the declared length in samples; None if the file does not declare it.
 
     Of an MP3 without a tag, libsndfile only estimates the length.
     """
     if not 0 < file.frames < _UNKNOWN_NUM_FRAMES:
         return None
-    if file.format == "MP3":
-        content.seek(0)
-        head = content.read(_MP3_TAG_SEARCH_BYTES)
-        if not any(tag in head for tag in (b"Xing", b"Info", b"VBRI")):
-            return None
+    if file.subtype.startswith("MPEG_LAYER") and not has_mp3_tag(source.head()):
+        return None
     frames: int = file.frames
     return frames
 

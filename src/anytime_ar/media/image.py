@@ -28,6 +28,8 @@ _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 """Pillow's modes with an alpha channel."""
 _NEAR_WHITE_LEVEL = 224
 """Mean level above which an image would be invisible on white."""
+_MAX_STRIPPED_BYTES = 2**28
+"""Largest file that is read into memory to remove invalid metadata."""
 _UNSUPPORTED_FORMATS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC"})
 """Formats for which Pillow starts another program, or has no decoder."""
 
@@ -82,16 +84,18 @@ def open_image(encoded: MediaContent, origin: str) -> Image.Image:
     """
     if isinstance(encoded, Image.Image):
         return encoded
-    if encoded == b"":
-        raise BrokenSampleError(f"{origin}: is empty, and does not decode as an image; fill it in")
     try:
         if isinstance(encoded, Path) and not encoded.is_file():
             raise BrokenSampleError(f"{origin}: is not there, or leads nowhere; restore it")
+        if (len(encoded) if isinstance(encoded, bytes) else encoded.stat().st_size) == 0:
+            raise BrokenSampleError(f"{origin}: is empty, and holds no image; fill it in")
         try:
             image = _open_upright(encoded, origin)
         except BrokenSampleError:
             raise
         except Exception:  # of any type, as below
+            if isinstance(encoded, Path) and encoded.stat().st_size > _MAX_STRIPPED_BYTES:
+                raise
             content = encoded if isinstance(encoded, bytes) else encoded.read_bytes()
             if (bare := strip_metadata(content)) is None:
                 raise
@@ -351,6 +355,8 @@ def _strip_png(content: bytes) -> bytes:
     while at + 8 <= len(content):
         end = at + 12 + int.from_bytes(content[at : at + 4], "big")
         name = content[at + 4 : at + 8]
+        if not name.isalpha():  # no chunk of PNG
+            break
         if name[:1].isupper() or name == b"tRNS":
             chunks.append(content[at:end])
         at = end

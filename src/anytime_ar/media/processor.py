@@ -150,6 +150,16 @@ class ImageProcessor(MediaProcessor):
         channels: Literal[1, 3] = 1 if self.sample_shape[0] == 1 else 3
         return read_image(path, channels=channels, size=self.sample_shape[1])[0]
 
+    def describe_fit(self, path: Path) -> str | None:
+        """Return how `read` changes the size of an image it has read; None if it does not."""
+        with Image.open(path) as header:
+            width, height = header.size
+        size, side = self.sample_shape[1], min(header.size)
+        crop = f"cropped to the central {side} x {side}" if width != height else ""
+        resize = f"resized to {size} x {size}" if side != size else ""
+        change = " and ".join(filter(None, (crop, resize)))
+        return f"{path}: {width} x {height}, {change}" if change else None
+
     def _to_bytes(self, samples: Tensor, format: str) -> list[bytes]:
         options = {"lossless": True} if format == "webp" else {}
         return encode_images(samples, format, **options)

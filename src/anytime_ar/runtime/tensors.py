@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import compress
 from operator import attrgetter, is_not
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -59,8 +62,8 @@ class BoundToProcess:
 class WeightVersions:
     """The versions of all weights of some networks, to notice later changes.
 
-    A move to shared memory is no change. Writing through `.data` bypasses PyTorch's versions and is
-    not noticed.
+    A move to shared memory is no change. Writing through `.data` bypasses PyTorch's versions. It is
+    noticed on the CPU by one value of each weight, and if the weight gets other memory.
 
     Args:
         networks: the networks whose parameters and buffers are watched.
@@ -84,15 +87,66 @@ class WeightVersions:
         self._counting = [tensor for tensor in self._tensors if not tensor.is_inference()]
         self._versions = [*map(_VERSION, self._counting)]
         self._formats = [*map(_FORMAT, self._tensors)]
+        self._sampled = [*map(_sample_bytes, self._tensors)]
+        self._memory = self._sample_memory()
 
     def changed(self) -> bool:
         """Return whether a weight was replaced, written to, converted or moved to a device."""
-        return (
+        if (
             sum(map(len, self._tables)) != len(self._names)
             or any(map(is_not, map(dict.get, self._owners, self._names), self._values))
             or [*map(_VERSION, self._counting)] != self._versions
-            or [*map(_FORMAT, self._tensors)] != self._formats
-        )
+        ):
+            return True
+        # A move to shared memory frees the memory that the views read. CPython lets other threads
+        # run after calls, of which there is none between the comparison and the end of `join`.
+        addresses, join, views, sampled = self._memory
+        if [*map(Tensor.data_ptr, self._tensors)] == addresses:
+            return join(views) != sampled
+        if [*map(_FORMAT, self._tensors)] != self._formats:
+            return True
+        if [*map(_sample_bytes, self._tensors)] != self._sampled:
+            return True
+        self._memory = self._sample_memory()
+        return False
+
+    def _sample_memory(self) -> _SampledMemory:
+        """Find where the weights are, and view one value of each there.
+
+        The addresses come first: if a weight moves meanwhile, they are no longer right, and its
+        view is not read.
+        """
+        addresses = [*map(Tensor.data_ptr, self._tensors)]
+        is_on_cpu = [tensor.device.type == "cpu" for tensor in self._tensors]
+        views = [_sample(tensor).data for tensor in compress(self._tensors, is_on_cpu)]
+        sampled = b"".join(compress(self._sampled, is_on_cpu))
+        return _SampledMemory(addresses, b"".join, views, sampled)
+
+
+class _SampledMemory(NamedTuple):
+    """One value of each weight on the CPU."""
+
+    addresses: list[int]
+    """Address of each weight, on any device."""
+    join: Callable[[Iterable[memoryview]], bytes]
+    """Joins the values to one."""
+    views: list[memoryview]
+    """A view of each value."""
+    sampled: bytes
+    """The values as they were."""
+
+
+def _sample(tensor: Tensor) -> npt.NDArray[np.uint8]:
+    """Return the bytes of the value in the middle of a tensor; of one on the CPU, no copy."""
+    if tensor.numel() == 0:
+        return np.zeros(0, dtype=np.uint8)
+    middle = tensor.detach()[tuple(size // 2 for size in tensor.shape)]
+    return middle.cpu().unsqueeze(0).view(torch.uint8).numpy()
+
+
+def _sample_bytes(tensor: Tensor) -> bytes:
+    """Return a copy of the bytes of the value in the middle of a tensor."""
+    return _sample(tensor).tobytes()
 
 
 _VERSION = attrgetter("_version")

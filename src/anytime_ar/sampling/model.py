@@ -87,7 +87,7 @@ class AnytimeModel:
 
     Networks may be trained or loaded before the first use, but must not change afterwards: the
     weights are packed then, and calls on changed weights raise an error. Moving them to shared
-    memory is no change. Writes through `tensor.data` are not noticed: PyTorch does not count them.
+    memory is no change. Writes through `tensor.data` are noticed by one value of each weight.
     Write under `torch.no_grad()`, or make a new model with `AnytimeModel(model.bundle)`.
 
     Args:

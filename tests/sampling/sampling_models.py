@@ -104,9 +104,9 @@ def curve(distances: dict[int, float | None]) -> Curve:
         points=tuple(read),
         near_lossless_codes=near_lossless_codes(read),
         fd_train=None,
-        num_train_samples=10,
-        num_samples=10,
-        num_test_samples=10,
+        num_train_samples=1000,
+        num_samples=1000,
+        num_test_samples=1000,
         seed=0,
     )
 

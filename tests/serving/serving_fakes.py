@@ -51,9 +51,9 @@ def curve() -> Curve:
         points=tuple(points),
         near_lossless_codes=near_lossless_codes(points),
         fd_train=None,
-        num_train_samples=10,
-        num_samples=10,
-        num_test_samples=10,
+        num_train_samples=1000,
+        num_samples=1000,
+        num_test_samples=1000,
         seed=0,
     )
 

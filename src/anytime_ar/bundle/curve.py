@@ -21,6 +21,10 @@ from anytime_ar.errors import BundleError, InputError
 NEAR_LOSSLESS_FD_RATIO = 1.02
 """Ratio to the best sample FD up to which a number of codes counts as near lossless."""
 
+MIN_RELIABLE_SAMPLES = 100
+"""Fewest samples from which `quality` is reliable. The standard error of a mean of n samples is
+1/√n of their spread: a tenth at 100, as much as separates 90 % of full quality from all of it."""
+
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -164,6 +168,17 @@ class Curve(Config):
     each a number or a schedule. The others are the bundle's defaults."""
     baselines: Baselines = Baselines()
     """Points of the baselines, measured in the same evaluation."""
+
+    @property
+    def unreliable_because(self) -> str | None:
+        """Why the curve is too noisy for `quality`, in words; None: it has enough samples."""
+        counts = {"test samples": self.num_test_samples}
+        if self.points[-1].fd_sample is not None:
+            counts["new samples"] = self.num_samples
+        few = [f"{n} {kind}" for kind, n in counts.items() if n < MIN_RELIABLE_SAMPLES]
+        if not few:
+            return None
+        return f"measured with {' and '.join(few)}, fewer than {MIN_RELIABLE_SAMPLES}"
 
     @model_validator(mode="after")
     def _check_points(self) -> Self:

@@ -537,9 +537,12 @@ def _features_function(extractor: FeatureExtractor) -> Callable[[Tensor], Tensor
 def _test_labels(data: EvaluationData, extractor: FeatureExtractor) -> Tensor | None:
     """Return labels int64 [N] of the test split.
 
-    None if the data set has no labels, or another number of classes than the classifier.
+    None if the data set has no labels, or other classes than the classifier.
     """
-    if data.label_names is None or len(data.label_names) != extractor.label_count:
+    names, trained_on = data.label_names, extractor.trained_on
+    if names is None or len(names) != extractor.label_count:
+        return None
+    if trained_on is not None and trained_on.labels != names:
         return None
     found = [batch.labels for batch in data.test.batches(1024) if batch.labels is not None]
     return torch.cat(found) if found else None

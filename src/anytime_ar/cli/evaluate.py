@@ -52,6 +52,7 @@ from anytime_ar.evaluation import (
     FeatureExtractor,
     TorchScriptFeatureExtractor,
     curve_table,
+    estimate_duration_s,
     evaluate,
     load_feature_extractor,
     resolve_budgets,
@@ -60,7 +61,7 @@ from anytime_ar.evaluation import (
 from anytime_ar.media.sheets import write_sheets
 from anytime_ar.runtime.distributed import torchrun_context
 from anytime_ar.runtime.files import cache_folder, check_output_path, read_text
-from anytime_ar.runtime.progress import no_progress
+from anytime_ar.runtime.progress import format_duration, no_progress
 from anytime_ar.runtime.size_limits import check_yaml_size
 from anytime_ar.sampling import AnytimeModel, SampleKwargs, load
 from anytime_ar.sampling.arguments import sampling_params_from
@@ -163,6 +164,24 @@ def run(arguments: Namespace) -> None:
         if arguments.feature_extractor is None:
             _check_default_classifier(path, features, data, arguments.model)
     with torchrun_context() as workers, progress_bar("evaluate") as progress:
+        if workers.is_rank_zero:
+            seconds = estimate_duration_s(
+                model,
+                data,
+                features,
+                samples=arguments.num_samples,
+                codes=arguments.codes,
+                unordered=unordered,
+                sampling_params=sampling_kwargs_from(arguments),
+            )
+            new = f"{arguments.num_samples:,} new samples and " if model.can_sample else ""
+            test = "all" if data.test.size is None else f"{data.test.size:,}"
+            notify(
+                f"measuring {len(resolve_budgets(model, arguments.codes))} numbers of codes, with "
+                f"{new}{test} test samples, takes about "
+                f"{format_duration(seconds / workers.world_size)}; fewer --num-samples or --codes "
+                "make it shorter"
+            )
         curve = evaluate(
             model,
             data,

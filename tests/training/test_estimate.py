@@ -38,6 +38,7 @@ def estimate(folder: Path, data: DataSplits, microbatches: int = 1) -> list[Stag
 def test_each_stage_is_timed(tmp_path: Path, data: DataSplits) -> None:
     config = tiny()
     assert config.decoder_gan is not None
+    assert data.train.size is not None
     stages = {
         "autoencoder": (config.autoencoder_training.steps, 1.0),
         "decoder_gan": (config.decoder_gan.steps, 0.25),  # four kinds of steps in a second

@@ -577,8 +577,16 @@ def estimate_duration_s(
     each = num_test * decode_s + compare_s(num_test)
     once = num_test * encode_s
     if sampler is not None:
-        drawn = partial(sampler.sample_codes, len(x), seed=0, **(sampling_params or {}))
-        once += samples * seconds(drawn) / len(x)
+        params = sampling_params or {}
+        once += (
+            samples
+            / len(x)
+            * seconds(
+                lambda: sampler.sample_codes(
+                    len(x), codes=model.code_length, seed=0, first=0, label=None, **params
+                )
+            )
+        )
         to_space = _identity if classifier is None else classifier.to_images
         queries = x[:1].expand(2 * NUM_QUERIES, *x.shape[1:])
         neighbours = partial(nearest_neighbour_distances, queries, [x], to_space)

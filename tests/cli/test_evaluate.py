@@ -336,6 +336,10 @@ def test_a_classifier_of_other_data_is_refused(measured, tmp_path, monkeypatch, 
     train = f"anytime train-classifier {measured}/run/config.yaml --data.name {measured}/data --out"
     assert f"`{train} runs/features/tiny-2`" in line
     assert not Path("curve").exists()
+    main([*f"{train} runs/features/tiny-2".split()[1:], "--device", "cpu"])  # as advised
+    advised = ["--feature-extractor", "runs/features/tiny-2"]
+    main([*evaluate_alone(str(measured / "run")), *advised, "--json"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["label_accuracy_test"] is not None
 
 
 def test_a_classifier_of_as_many_other_classes_is_refused(measured, tmp_path, monkeypatch, capsys):

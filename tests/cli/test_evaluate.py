@@ -283,7 +283,7 @@ def test_a_missing_feature_extractor_is_trained_first(measured, tmp_path, monkey
     assert f"anytime: there is no {folder} yet; training it first" in told.err.splitlines()
     sizes = "measuring 2 numbers of codes, with 20 new samples and [0-9]+ test samples, takes about"
     assert re.search(sizes, told.err)
-    assert "20 new samples, fewer than 100, so `quality` will be a rough guess" in told.err
+    assert "20 new samples (fewer than 1,000), so `quality` will be a rough guess" in told.err
     assert (folder / "features.json").is_file()
     trained = {path.name: path.read_bytes() for path in folder.iterdir()}
     same = {path.name: path.read_bytes() for path in (measured / "features").iterdir()}

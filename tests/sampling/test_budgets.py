@@ -198,11 +198,11 @@ def test_a_curve_of_few_samples_gives_a_warning() -> None:
     distances = curve({1: 50.0, 2: 20.0, 6: 10.0})
     errors_only = curve({1: None, 3: None, 6: None})
     few = {"num_test_samples": 6, "num_samples": 99}
-    with pytest.warns(UserWarning, match="measured with 6 test samples and 99 new samples, fewer"):
+    with pytest.warns(UserWarning, match=r"with 6 test samples \(fewer than 100\) and 99 new"):
         assert codes_for_quality(0.5, distances.model_copy(update=few)) == 2
-    with pytest.warns(UserWarning, match="measured with 6 test samples, fewer than 100; measure"):
+    with pytest.warns(UserWarning, match=r"with 6 test samples \(fewer than 100\); measure"):
         assert codes_for_quality(0.4, errors_only.model_copy(update=few)) == 3
-    enough = dict.fromkeys(few, 100)
+    enough = {"num_test_samples": 100, "num_samples": 1000}
     assert codes_for_quality(0.5, distances.model_copy(update=enough)) == 2  # no warning
 
 

@@ -296,6 +296,7 @@ def introduction() -> str:
         "fsdd": lambda: audio_curve("fsdd"),
     }
     text = (HERE / "results" / "introduction.md").read_text(encoding="utf-8")
+    text = text.replace("](../", "](")  # the page is a folder above it
     return re.sub(r"<!-- table: (\w+) -->\n", lambda found: tables[found[1]](), text)
 
 

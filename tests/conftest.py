@@ -41,6 +41,7 @@ FAST = (
     "serving/test_scheduler.py",
     "test_codes.py",
     "test_config.py",
+    "test_documents.py",
     "test_layering.py",
     "test_public_api.py",
     "test_results_page.py",

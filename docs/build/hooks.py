@@ -17,6 +17,9 @@ from mkdocs.structure.files import File, Files
 
 HERE = Path(__file__).parent
 _INFO_STRING = re.compile(r"^( *```(?:bash|python)) (?:no-run|background)$", re.M)
+# Documents link to files of the repository, so that the links work in a clone as well.
+_CHANGELOG_LINK = re.compile(r"\]\(((?:\.\./)*)\.\./CHANGELOG\.md")
+_TUTORIAL_LINK = re.compile(r"\]\(((?:\.\./tutorials/)?\d-[\w-]+)\.py")
 
 
 @cache
@@ -47,7 +50,12 @@ def changelog() -> str:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Remove `no-run` and `background` from code blocks: they are for .ci/readme_examples.py."""
+    """Link to the pages made of the changelog and of tutorials; remove marks of code blocks.
+
+    `no-run` and `background` are for .ci/readme_examples.py.
+    """
+    markdown = _CHANGELOG_LINK.sub(r"](\1changelog.md", markdown)
+    markdown = _TUTORIAL_LINK.sub(r"](\1.md", markdown)
     return _INFO_STRING.sub(r"\1", markdown)
 
 
@@ -75,6 +83,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         **tutorials(),
     }
     for path, content in pages.items():
+        placeholder = files.get_file_from_path(path)  # which readers of a clone find
+        if placeholder is not None:
+            files.remove(placeholder)
         files.append(File.generated(config, path, content=content))
     paths = [file.src_uri for file in files.documentation_pages()]
     config.nav = [_expanded(entry, paths) for entry in config.nav or []]

@@ -82,9 +82,9 @@ def bundle(card: Card) -> Bundle:
         points=(point,),
         near_lossless_codes=3,
         fd_train=0.1,
-        num_train_samples=10,
-        num_samples=10,
-        num_test_samples=10,
+        num_train_samples=1000,
+        num_samples=1000,
+        num_test_samples=1000,
         seed=0,
     )
     return Bundle(card, fresh.autoencoder.eval(), fresh.prior and fresh.prior.eval(), curve)

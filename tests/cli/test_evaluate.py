@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -293,6 +294,9 @@ def test_a_missing_feature_extractor_is_trained_first(measured, tmp_path, monkey
     told = capsys.readouterr()
     folder = Path("runs/features/tiny")
     assert f"anytime: there is no {folder} yet; training it first" in told.err.splitlines()
+    sizes = "measuring 2 numbers of codes, with 20 new samples and [0-9]+ test samples, takes about"
+    assert re.search(sizes, told.err)
+    assert "20 new samples (fewer than 1,000), so `quality` will be a rough guess" in told.err
     assert (folder / "features.json").is_file()
     trained = {path.name: path.read_bytes() for path in folder.iterdir()}
     same = {path.name: path.read_bytes() for path in (measured / "features").iterdir()}
@@ -341,8 +345,50 @@ def test_a_classifier_of_other_data_is_refused(measured, tmp_path, monkeypatch, 
     main(["train-classifier", write_config(tmp_path), "--device", "cpu"])
     capsys.readouterr()
     (line,) = refused(evaluate_alone(str(measured / "run")), capsys)
-    assert f"features/tiny tells 3 labels apart, and {measured / 'data'} has 2; it was" in line
+    assert "features/tiny was trained to classify a, b, c, and" in line
+    train = f"anytime train-classifier {measured}/run/config.yaml --data.name {measured}/data --out"
+    assert f"`{train} runs/features/tiny-2`" in line
     assert not Path("curve").exists()
+    main([*f"{train} runs/features/tiny-2".split()[1:], "--device", "cpu"])  # as advised
+    advised = ["--feature-extractor", "runs/features/tiny-2"]
+    main([*evaluate_alone(str(measured / "run")), *advised, "--json"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["label_accuracy_test"] is not None
+
+
+def test_a_classifier_of_as_many_other_classes_is_refused(measured, tmp_path, monkeypatch, capsys):
+    """The names tell them apart; a classifier of 0.1 does not know them."""
+    monkeypatch.chdir(tmp_path)
+    for label in ("a", "z"):
+        add(tmp_path / "data" / label, 0, 20)
+    main(["train-classifier", write_config(tmp_path), "--device", "cpu"])
+    capsys.readouterr()
+    (line,) = refused(evaluate_alone(str(measured / "run")), capsys)
+    assert "features/tiny was trained to classify a, z, and" in line
+    chosen = ["--feature-extractor", "runs/features/tiny"]  # its features serve, its labels do not
+    main([*evaluate_alone(str(measured / "run")), *chosen, "--json"])
+    assert json.loads(capsys.readouterr().out)["label_accuracy_test"] is None
+    card = Path("runs/features/tiny/features.json")
+    facts = json.loads(card.read_text())
+    assert facts["trained_on"]["labels"] == ["a", "z"]
+    assert facts["trained_on"]["path"] is None  # of this machine
+    del facts["trained_on"]
+    card.write_text(json.dumps(facts))
+    main([*evaluate_alone(str(measured / "run")), "--json"])
+    assert json.loads(capsys.readouterr().out)["label_accuracy_test"] is not None
+
+
+def test_a_classifier_of_other_samples_of_the_same_classes_is_reported(
+    measured, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    for label in sorted(path.name for path in (measured / "data").iterdir()):
+        add(tmp_path / "data" / label, 0, 50)
+    main(["train-classifier", write_config(tmp_path), "--device", "cpu"])
+    capsys.readouterr()
+    main(evaluate_alone(str(measured / "run")))
+    printed = capsys.readouterr().err
+    assert "features/tiny was trained on other samples than" in printed
+    assert "train has" in printed
 
 
 def test_a_model_alone_takes_the_shipped_configuration_of_its_name(

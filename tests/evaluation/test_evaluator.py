@@ -9,7 +9,7 @@ import torch
 from evaluation_fakes import LENGTH, FakeCodec, FakeModel, FakeSplit, FakeSplits, patterns
 
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation import ReferenceDistribution, evaluate
+from anytime_ar.evaluation import ReferenceDistribution, estimate_duration_s, evaluate
 from anytime_ar.evaluation.evaluator import default_budgets
 from modes import MODES
 
@@ -22,6 +22,26 @@ def curve(model, unordered, splits, features):
 @torch.no_grad()
 def compare(features, real, samples, *, paired=False):
     return ReferenceDistribution([features(real)]).compare([features(samples)], paired=paired)
+
+
+def test_the_duration_is_estimated_from_small_batches(model, unordered, splits, features):
+    """By a clock that goes on by a second whenever it is read, so that each batch takes one."""
+
+    def estimate(model, **options):
+        ticks = itertools.count()
+        return estimate_duration_s(
+            model, splits, features, samples=300, clock=lambda: next(ticks), **options
+        )
+
+    test, new, train = (size / 64 for size in (splits.test.size, 300, splits.train.size))
+    codec_s = test + LENGTH * (test + 1)  # encode; decode and compare at each number of codes
+    prior_s = new + LENGTH * (new + 1 + train)  # draw; decode, compare and find neighbours
+    assert estimate(model) == pytest.approx(codec_s + prior_s)
+    assert estimate(model, unordered=unordered) == pytest.approx(2 * (codec_s + prior_s))
+    one = test + test + 1 + new + new + 1 + train
+    assert estimate(model, codes=[2]) == pytest.approx(one)
+    with pytest.raises(InputError, match="at least 2"):
+        estimate_duration_s(model, splits, features, samples=1)
 
 
 def test_every_budget_is_measured_and_more_codes_are_better(curve, model):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from sampling_models import L
+from sampling_models import L, build_model
 from torch import Tensor
 
 from anytime_ar.errors import InputError
@@ -120,16 +120,18 @@ def test_rows_with_codes_join_where_they_stopped(model: AnytimeModel) -> None:
         assert torch.equal(batch.codes([ids[i]])[0], whole[i, :k])
 
 
-def test_memory_goes_back_once_nobody_holds_the_draw(model: AnytimeModel) -> None:
-    decoder = model.sampler.decoder
-    result = model.generate(9, seed=0)
-    held = decoder.allocate(9)
-    decoder.release(held)
-    expected = model.sample_codes(9, seed=1)  # uses it
+def test_memory_goes_back_once_nobody_holds_the_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_model()  # whose memory no other test has used
+    expected = model.sample_codes(9, seed=1)
+    result = model.generate(9, seed=0)  # in the memory of the first draw
+
+    def refuse(_: int) -> None:
+        raise AssertionError("fresh memory")
+
+    monkeypatch.setattr(model.sampler.decoder, "_new_state", refuse)
+    with pytest.raises(AssertionError, match="fresh memory"):
+        model.sample_codes(9, seed=1)
     del result
-    spare = decoder.allocate(9)
-    assert spare is not held
-    decoder.release(spare)
     assert torch.equal(model.sample_codes(9, seed=1), expected)  # in used memory
 
 

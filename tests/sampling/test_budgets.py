@@ -194,6 +194,18 @@ def test_quality_picks_the_fewest_codes() -> None:
             codes_for_quality(0.5, missing)
 
 
+def test_a_curve_of_few_samples_gives_a_warning() -> None:
+    distances = curve({1: 50.0, 2: 20.0, 6: 10.0})
+    errors_only = curve({1: None, 3: None, 6: None})
+    few = {"num_test_samples": 6, "num_samples": 99}
+    with pytest.warns(UserWarning, match=r"with 6 test samples \(fewer than 100\) and 99 new"):
+        assert codes_for_quality(0.5, distances.model_copy(update=few)) == 2
+    with pytest.warns(UserWarning, match=r"with 6 test samples \(fewer than 100\); measure"):
+        assert codes_for_quality(0.4, errors_only.model_copy(update=few)) == 3
+    enough = {"num_test_samples": 100, "num_samples": 1000}
+    assert codes_for_quality(0.5, distances.model_copy(update=enough)) == 2  # no warning
+
+
 def test_quality_of_a_model(tmp_path: Path) -> None:
     bundle = tiny_bundle(curve=curve({1: 50.0, 2: 20.0, 3: 11.0, 6: 10.0}))
     model = AnytimeModel(bundle, device="cpu", cost_model_path=tmp_path / "costs.json")

@@ -25,6 +25,7 @@ from anytime_ar.cli.options import (
     add_sampling_params,
     is_run,
     model_data_config,
+    notify,
     print_result,
     progress_bar,
     sampling_kwargs_from,
@@ -44,13 +45,14 @@ from anytime_ar.cli.train_classifier import (
     train_and_save_classifier,
 )
 from anytime_ar.data import DataConfig, DataSplits, load_data
-from anytime_ar.data.fingerprint import DataFingerprint, data_fingerprint
+from anytime_ar.data.fingerprint import DataFingerprint, data_fingerprint, format_labels
 from anytime_ar.data.loading import EMBEDDED_SOURCES, local_data_path
 from anytime_ar.errors import InputError, require_extras
 from anytime_ar.evaluation import (
     FeatureExtractor,
     TorchScriptFeatureExtractor,
     curve_table,
+    estimate_duration_s,
     evaluate,
     load_feature_extractor,
     resolve_budgets,
@@ -59,7 +61,7 @@ from anytime_ar.evaluation import (
 from anytime_ar.media.sheets import write_sheets
 from anytime_ar.runtime.distributed import torchrun_context
 from anytime_ar.runtime.files import cache_folder, check_output_path, read_text
-from anytime_ar.runtime.progress import no_progress
+from anytime_ar.runtime.progress import format_duration, no_progress
 from anytime_ar.runtime.size_limits import check_yaml_size
 from anytime_ar.sampling import AnytimeModel, SampleKwargs, load
 from anytime_ar.sampling.arguments import sampling_params_from
@@ -164,15 +166,27 @@ def run(arguments: Namespace) -> None:
         features = TorchScriptFeatureExtractor(path, model.device)
     else:
         features = load_feature_extractor(path, device=model.device).extractor
-        labels = None if arguments.label_key else data.label_names
-        is_default = arguments.feature_extractor is None
-        if is_default and labels is not None and len(labels) != features.label_count:
-            raise InputError(
-                f"{path} tells {features.label_count} labels apart, and {data_config.name} has "
-                f"{len(labels)}; it was trained on other data, so name another by "
-                "--feature-extractor, or remove it to train a new one"
-            )
+        if arguments.feature_extractor is None:
+            _check_default_classifier(path, features, data, arguments.model)
     with torchrun_context() as workers, progress_bar("evaluate") as progress:
+        if workers.is_rank_zero:
+            seconds = estimate_duration_s(
+                model,
+                data,
+                features,
+                samples=arguments.num_samples,
+                codes=arguments.codes,
+                unordered=unordered,
+                sampling_params=sampling_kwargs_from(arguments),
+            )
+            new = f"{arguments.num_samples:,} new samples and " if model.can_sample else ""
+            test = "all" if data.test.size is None else f"{data.test.size:,}"
+            notify(
+                f"measuring {len(resolve_budgets(model, arguments.codes))} numbers of codes, with "
+                f"{new}{test} test samples, takes about "
+                f"{format_duration(seconds / workers.world_size)}; fewer --num-samples or --codes "
+                "make it shorter"
+            )
         curve = evaluate(
             model,
             data,
@@ -187,6 +201,11 @@ def run(arguments: Namespace) -> None:
         )
     if workers.rank:
         return  # rank 0 reports the results of all
+    if curve.unreliable_because is not None:
+        notify(
+            f"the curve was {curve.unreliable_because}, so `quality` will be a rough guess; take "
+            "more test samples or a larger --num-samples"
+        )
     written = write_report(curve, folder)
     budgets = [point.codes for point in curve.points]
     written += write_sheets(
@@ -217,6 +236,45 @@ def _check_data_of_run(run: Path, data: DataSplits) -> None:
             f"{data.config.name} is not the data that {run} was trained on; name the data with "
             "--data.name",
             changes,
+        )
+
+
+def _check_default_classifier(
+    path: Path, extractor: FeatureExtractor, data: DataSplits, model: str
+) -> None:
+    """Refuse a classifier of other classes than those of the data, and warn of other samples.
+
+    The name of a model decides where its default classifier lies, and two data sets may share it.
+
+    Raises:
+        InputError: the classes are others.
+    """
+    if data.label_names is None:
+        return
+    config = Path(model) / "config.yaml" if is_run(model) else "CONFIG"
+    another = path.with_name(f"{path.name}-2")
+    advice = (
+        f"train one on this data with `anytime train-classifier {config} --data.name "
+        f"{data.config.name} --out {another}`, and choose it with --feature-extractor {another}"
+    )
+    trained_on, ours = extractor.trained_on, data.label_names
+    if trained_on is None:  # saved by version 0.1
+        if extractor.label_count != len(ours):
+            raise InputError(
+                f"{path} was trained to classify {extractor.label_count} labels, and "
+                f"{data.config.name} has {len(ours)}; {advice}"
+            )
+        return
+    if trained_on.labels != ours:
+        raise InputError(
+            f"{path} was trained to classify {format_labels(trained_on.labels)}, and "
+            f"{data.config.name} has {format_labels(ours)}; {advice}"
+        )
+    changes = data_fingerprint(data).changes_since(trained_on)
+    if changes:
+        notify(
+            f"{path} was trained on other samples than {data.config.name} has now "
+            f"({'; '.join(changes)}); to measure with one of these, {advice}"
         )
 
 

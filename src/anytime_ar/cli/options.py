@@ -67,12 +67,12 @@ def tune_threads_from(arguments: Namespace, *, processes: int = 1) -> None:
         processes: number of processes that share the CPUs of this machine.
     """
     if resolve_device(arguments.device).type == "cpu":
-        tune_threads(arguments.threads, _warn, processes=processes)
+        tune_threads(arguments.threads, notify, processes=processes)
     else:
         set_threads(arguments.threads, processes=processes)
 
 
-def _warn(message: str) -> None:
+def notify(message: str) -> None:
     """Print a message on standard error, from rank 0 only."""
     from anytime_ar.training import is_rank_zero_process
 

@@ -15,6 +15,7 @@ from anytime_ar.cli.options import (
 from anytime_ar.cli.parser import Parser, literal_path, read_config
 from anytime_ar.cli.train import Experiment
 from anytime_ar.data import DataSplits, load_data
+from anytime_ar.data.fingerprint import data_fingerprint
 from anytime_ar.errors import InputError
 from anytime_ar.evaluation import (
     TrainedFeatureExtractor,
@@ -96,6 +97,7 @@ def train_and_save_classifier(
             experiment.feature_extractor,
             label_count=len(data.label_names or ()),
             sample_rate=data.sample_rate,
+            trained_on=data_fingerprint(data),
             device=resolve_device(device),
             progress=progress,
         )

@@ -93,7 +93,7 @@ class DataFingerprint(Config):
                 changes.append(f"{name} has as many samples as before, but others")
         if self.labels != earlier.labels:
             changes.append(
-                f"labels are {_format_labels(self.labels)}; were {_format_labels(earlier.labels)}"
+                f"labels are {format_labels(self.labels)}; were {format_labels(earlier.labels)}"
             )
         if self.sample_shape != earlier.sample_shape:
             changes.append(f"samples are {self.sample_shape}, were {earlier.sample_shape}")
@@ -186,7 +186,7 @@ def _split_fingerprint(split: Split) -> SplitFingerprint:
     return SplitFingerprint(samples=len(split), sha256=digest.hexdigest())
 
 
-def _format_labels(labels: tuple[str, ...] | None) -> str:
+def format_labels(labels: tuple[str, ...] | None) -> str:
     """Return the labels in words, at most `_MAX_SHOWN` of them."""
     if labels is None:
         return "none"

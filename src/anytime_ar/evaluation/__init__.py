@@ -20,7 +20,7 @@ from anytime_ar.evaluation.compare import (
     comparison_table,
     write_comparison,
 )
-from anytime_ar.evaluation.evaluator import evaluate, resolve_budgets
+from anytime_ar.evaluation.evaluator import estimate_duration_s, evaluate, resolve_budgets
 from anytime_ar.evaluation.feature_extractor import (
     FeatureExtractor,
     FeatureExtractorConfig,
@@ -56,6 +56,7 @@ __all__ = [
     "compare",
     "comparison_table",
     "curve_table",
+    "estimate_duration_s",
     "evaluate",
     "fit_pca",
     "load_feature_extractor",

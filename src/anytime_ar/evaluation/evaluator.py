@@ -32,6 +32,7 @@ from anytime_ar.evaluation.feature_extractor import (
     classifier_accuracy,
 )
 from anytime_ar.evaluation.metrics.distribution import (
+    MAX_PAIRWISE_SAMPLES,
     NUM_QUERIES,
     DistributionComparison,
     ReferenceDistribution,
@@ -54,6 +55,8 @@ from anytime_ar.runtime.torch_modes import default_torch_modes
 _MIN_TIMED_SAMPLES, _MAX_TIMED_SAMPLES, _MIN_TIMED_S = 5, 100, 0.2
 """Minimum and maximum number of timed samples, and minimum seconds of all together: one sample of a
 millisecond is short compared with other activity of the machine."""
+_NUM_ESTIMATED = 64
+"""Number of samples that are timed for an estimate."""
 NLL_SAMPLES = 2000
 """Number of samples of each split for the prior's likelihood, enough for a precision of a
 thousandth."""
@@ -518,6 +521,81 @@ def evaluate(
     )
 
 
+@default_torch_modes()
+def estimate_duration_s(
+    model: Codec,
+    data: EvaluationData,
+    extractor: FeatureExtractor | TorchScriptFeatureExtractor,
+    *,
+    samples: int,
+    codes: Sequence[int] | None = None,
+    unordered: Codec | None = None,
+    sampling_params: SamplingKwargs | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Return about how many seconds `evaluate` takes, from the time of small batches of its work.
+
+    Args:
+        model: ordered model.
+        data: training and test split.
+        extractor: network whose features define the distances.
+        samples: number of new samples behind each fd_sample.
+        codes: numbers of codes to measure; None: see `default_budgets`.
+        unordered: the same autoencoder trained without truncation, or None.
+        sampling_params: sampling parameters of the samples.
+        clock: returns the time in seconds.
+
+    Raises:
+        InputError: shapes do not fit, or a split is too small.
+    """
+    num_test, sampler = _num_samples(data.test), as_generative_model(model)
+    _check(model, data, extractor, unordered, samples, num_test)
+    x = next(data.test.batches(_NUM_ESTIMATED)).data
+    classifier = extractor if isinstance(extractor, FeatureExtractor) else None
+    extract = extractor if classifier is None else _features_function(classifier)
+
+    def seconds(work: Callable[[], object]) -> float:
+        work()  # warm-up
+        begin = clock()
+        work()
+        return clock() - begin
+
+    encoded = model.encode(x)
+    encode_s = seconds(lambda: model.encode(x)) / len(x)
+    decode_s = seconds(lambda: extract(model.decode(encoded).cpu())) / len(x)
+    num_features = extract(x).shape[1]
+
+    def compare_s(count: int) -> float:
+        generator = torch.Generator().manual_seed(0)
+        real, made = (
+            torch.randn(min(n, MAX_PAIRWISE_SAMPLES), num_features, generator=generator)
+            for n in (num_test, count)
+        )
+        reference = ReferenceDistribution([real])
+        return seconds(lambda: reference.compare([made]))
+
+    each = num_test * decode_s + compare_s(num_test)
+    once = num_test * encode_s
+    if sampler is not None:
+        params = sampling_params or {}
+        once += (
+            samples
+            / len(x)
+            * seconds(
+                lambda: sampler.sample_codes(
+                    len(x), codes=model.code_length, seed=0, first=0, label=None, **params
+                )
+            )
+        )
+        to_space = _identity if classifier is None else classifier.to_images
+        queries = x[:1].expand(2 * NUM_QUERIES, *x.shape[1:])
+        neighbours = partial(nearest_neighbour_distances, queries, [x], to_space)
+        num_train = num_test if data.train.size is None else data.train.size
+        each += samples * decode_s + compare_s(samples) + num_train * seconds(neighbours) / len(x)
+    models = 1 if unordered is None else 2
+    return models * (once + each * len(resolve_budgets(model, codes)))
+
+
 def _logits_function(extractor: FeatureExtractor) -> Callable[[Tensor], Tensor]:
     """Return the classifier's logits as a function of samples on any device."""
     device = extractor.head.weight.device
@@ -537,9 +615,12 @@ def _features_function(extractor: FeatureExtractor) -> Callable[[Tensor], Tensor
 def _test_labels(data: EvaluationData, extractor: FeatureExtractor) -> Tensor | None:
     """Return labels int64 [N] of the test split.
 
-    None if the data set has no labels, or another number of classes than the classifier.
+    None if the data set has no labels, or other classes than the classifier.
     """
-    if data.label_names is None or len(data.label_names) != extractor.label_count:
+    names, trained_on = data.label_names, extractor.trained_on
+    if names is None or len(names) != extractor.label_count:
+        return None
+    if trained_on is not None and trained_on.labels != names:
         return None
     found = [batch.labels for batch in data.test.batches(1024) if batch.labels is not None]
     return torch.cat(found) if found else None

@@ -27,6 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from anytime_ar.config import Config
+from anytime_ar.data.fingerprint import DataFingerprint
 from anytime_ar.errors import BundleError, InputError, TrainingError
 from anytime_ar.evaluation.protocols import EvaluationSplit
 from anytime_ar.legacy import upgrade_weights
@@ -125,6 +126,7 @@ class FeatureExtractor(nn.Module):
         sample_shape: (C, H, W) with sides of at least 8, or (1, T) of audio.
         label_count: number of classes, at least 2.
         sample_rate: sampling rate of audio in Hz; None for images.
+        trained_on: fingerprint of the data set, with the names of its classes; None: not known.
 
     Raises:
         InputError: the samples are too small, audio has no sample rate, or there are fewer than two
@@ -137,6 +139,7 @@ class FeatureExtractor(nn.Module):
         sample_shape: tuple[int, ...],
         label_count: int,
         sample_rate: int | None = None,
+        trained_on: DataFingerprint | None = None,
     ) -> None:
         """Create the layers, with random weights."""
         super().__init__()
@@ -154,7 +157,7 @@ class FeatureExtractor(nn.Module):
                 "pass a features folder trained elsewhere"
             )
         self.config, self.sample_shape, self.label_count = config, sample_shape, label_count
-        self.sample_rate = sample_rate
+        self.sample_rate, self.trained_on = sample_rate, trained_on
         channels, height, width = self.front.shape
         halvings = max(1, int(math.log2(min(height, width) / 7)))
         widths = [config.width * min(2**i, 4) for i in range(halvings)] + [4 * config.width]
@@ -212,6 +215,7 @@ def train_feature_extractor(
     *,
     label_count: int,
     sample_rate: int | None = None,
+    trained_on: DataFingerprint | None = None,
     device: torch.device | str = "cpu",
     progress: ProgressCallback = no_progress,
 ) -> FeatureExtractor:
@@ -222,6 +226,7 @@ def train_feature_extractor(
         config: network and training.
         label_count: number of classes; labels are 0..label_count - 1.
         sample_rate: sampling rate of audio in Hz; None for images.
+        trained_on: fingerprint of the data set, with the names of its classes; None: not known.
         device: device to train on.
         progress: called after every step, with the loss.
 
@@ -239,7 +244,7 @@ def train_feature_extractor(
     with torch.random.fork_rng(devices=[]):  # layers use the global generator
         torch.manual_seed(config.seed)
         shape = tuple(batch.data.shape[1:])
-        network = FeatureExtractor(config, shape, label_count, sample_rate)
+        network = FeatureExtractor(config, shape, label_count, sample_rate, trained_on)
     network.to(device).train()
     generator = torch.Generator().manual_seed(config.seed)
     optimizer = torch.optim.AdamW(
@@ -378,6 +383,8 @@ class _FeatureExtractorCard(Config):
     """Accuracy on the test split, in [0, 1]."""
     sha256: str
     """SHA-256 of features.safetensors, in hexadecimal."""
+    trained_on: DataFingerprint | None = None
+    """Fingerprint of the data set, with the names of its classes; None in files of version 0.1."""
 
 
 class TrainedFeatureExtractor(NamedTuple):
@@ -410,6 +417,7 @@ def save_feature_extractor(features: TrainedFeatureExtractor, folder: Path) -> N
         label_count=network.label_count,
         test_accuracy=features.test_accuracy,
         sha256=hashlib.sha256(weights).hexdigest(),
+        trained_on=network.trained_on and network.trained_on.model_copy(update={"path": None}),
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / "features.safetensors", weights)
@@ -461,7 +469,11 @@ def load_feature_extractor(
         stored = stored_size([folder / "features.safetensors"])
         with SkipInit(folder / "features.json", stored):
             network = FeatureExtractor(
-                card.config, card.sample_shape, card.label_count, card.sample_rate
+                card.config,
+                card.sample_shape,
+                card.label_count,
+                card.sample_rate,
+                card.trained_on,
             )
         network.load_state_dict(upgrade_weights(load(weights)))
     except RuntimeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -93,7 +94,8 @@ def codes_for_quality(quality: float, curve: Curve | None) -> int:
 
     The quality of k codes is the Fréchet distance of samples with all codes, divided by that of
     samples with k codes. Where samples were not measured, the mean squared errors of
-    reconstructions replace the distances.
+    reconstructions replace the distances. A curve of few samples gives a warning, which Python
+    shows once.
 
     Args:
         quality: share of the quality at full length, (0, 1].
@@ -107,6 +109,12 @@ def codes_for_quality(quality: float, curve: Curve | None) -> int:
         raise InputError(
             f"quality={quality} was asked of a model whose quality was not measured up to its full "
             "length; measure it with `anytime evaluate --save-curve`, or pass codes"
+        )
+    if curve.unreliable_because is not None:
+        warnings.warn(
+            f"the number of codes for a quality is a rough guess: the model's curve was "
+            f"{curve.unreliable_because}; measure it again with more, or pass codes",
+            stacklevel=2,
         )
     distances = [point.fd_sample for point in points]
     losses = [point.mse for point in points] if None in distances else distances

@@ -103,7 +103,9 @@ class PrecisionAutotuner:
         gradient_accumulation_steps: int = 1,
     ) -> None:
         """Replace `16-mixed` by `bf16-mixed` on CPUs."""
-        self._folder, self._configured, self._fabric = folder, configured, fabric
+        self._folder, self._fabric = folder, fabric
+        self.configured = configured
+        """Number format of the configuration, as far as this device has it, or `auto`."""
         self._seed, self._distributed, self._gradient_accumulation_steps = (
             seed,
             distributed,
@@ -111,7 +113,7 @@ class PrecisionAutotuner:
         )
         self._by_stage: dict[str, TrainingPrecision] = {}
         if configured == "16-mixed" and fabric.device.type == "cpu":
-            self._configured = "bf16-mixed"  # the only 16-bit format for training on CPUs
+            self.configured = "bf16-mixed"  # the only 16-bit format for training on CPUs
 
     def select(self, stage: Stage, log: RunLog) -> None:
         """Select and set the number format of a stage.
@@ -128,7 +130,7 @@ class PrecisionAutotuner:
             chosen = before.precision.get(stage.name)
             if chosen is None:
                 chosen = (
-                    self._benchmark(stage, log) if self._configured == "auto" else self._configured
+                    self._benchmark(stage, log) if self.configured == "auto" else self.configured
                 )
                 after = {
                     "precision": before.precision | {stage.name: chosen},

@@ -10,6 +10,7 @@ bundle/                       the model (see `anytime_ar.bundle.format`)
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -38,6 +39,7 @@ from anytime_ar.runtime.size_limits import check_yaml_size
 from anytime_ar.runtime.torch_modes import default_torch_modes
 from anytime_ar.training.checkpoint import CheckpointManager
 from anytime_ar.training.config import SINGLE_PROCESS, DistributedConfig, TrainConfig
+from anytime_ar.training.estimate import RunTimer, StageTime, describe_rest, describe_times
 from anytime_ar.training.precision import PrecisionAutotuner, read_autotuned_settings
 from anytime_ar.training.run_log import RunLog
 from anytime_ar.training.stages import Stage
@@ -75,7 +77,8 @@ def train(
         folder: Folder of the run, which is created if it does not exist.
         resume: Whether to resume a run in the folder; if False, an existing run is refused.
         device: `cpu`, `cuda`, `mps`, or `auto` for the best device of this machine.
-        show_progress: Whether to show progress bars on standard error.
+        show_progress: Whether to show progress bars, and the time that the training is expected to
+            take, on standard error.
         data: The data set of `config.data`, if it is loaded already.
         distributed_config: Number of processes, and how they share batches and weights.
         accept_changed_data: Whether to resume although the data has changed.
@@ -125,7 +128,25 @@ def train(
             gradient_accumulation_steps=distributed_config.gradient_accumulation_steps,
         )
 
+        autoencoder, prior = bundle.autoencoder, bundle.prior
+        assert isinstance(autoencoder, OrderedAutoencoder)
+        assert isinstance(prior, Prior | None)
+        times: list[StageTime] = []
+        if show_progress:
+            timer = RunTimer(
+                config,
+                folder,
+                precision=autotuner.configured,
+                fabric=fabric,
+                distributed=distributed,
+                gradient_accumulation_steps=distributed_config.gradient_accumulation_steps,
+            )
+            times = distributed.run_on_rank_zero(lambda: timer.estimate(autoencoder, prior, data))
+        if times:
+            log.notify(describe_times(times))
+
         def fit(stage: Stage) -> None:
+            begin = time.perf_counter()
             trainer = Trainer(
                 stage,
                 fabric=fabric,
@@ -140,14 +161,14 @@ def train(
             with distributed.report_peer_exit():
                 autotuner.select(stage, log)
                 trainer.fit()
+            rest = describe_rest(times, stage.name, time.perf_counter() - begin)
+            if rest is not None:
+                log.notify(rest)
 
-        autoencoder, prior = bundle.autoencoder, bundle.prior
-        assert isinstance(autoencoder, OrderedAutoencoder)
         fit(AutoencoderStage(autoencoder, data, config, distributed))
         if config.decoder_gan is not None:
             fit(DecoderGANStage(autoencoder, data, config, distributed))
         if prior is not None:
-            assert isinstance(prior, Prior)
             # The stage encodes the data in the number format of the autoencoder.
             autotuner.apply("autoencoder")
             fit(PriorStage(prior, autoencoder, data, config, fabric, distributed))

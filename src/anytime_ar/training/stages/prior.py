@@ -17,7 +17,7 @@ from anytime_ar.errors import InputError
 from anytime_ar.prior import Prior
 from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard, DistributedContext
 from anytime_ar.runtime.seeding import generator_for
-from anytime_ar.training.config import TrainConfig
+from anytime_ar.training.config import PriorTrainingConfig, TrainConfig
 from anytime_ar.training.stages import ENCODE_BATCH_SIZE, Losses, Stage
 
 if TYPE_CHECKING:
@@ -103,15 +103,7 @@ class PriorStage(Stage):
         Returns:
             Codes, int64 [n, k], and labels, int64 [n] or None, of each batch.
         """
-        batches: list[tuple[Tensor, Tensor | None]] = []
-        for size, share in zip(
-            self.batch_sizes, self.config.prior_training.prefix_fractions, strict=True
-        ):
-            taken = torch.arange(batch_size * size // self.batch_sizes[0]) % len(self.codes)
-            length = math.ceil(share * self.codes.shape[1])
-            labels = None if self.labels is None else self.labels[taken]
-            batches.append((self.codes[taken, :length].long(), labels))
-        return batches
+        return timing_batches(self.config.prior_training, self.codes, self.labels, batch_size)
 
     def _epoch_order(self, epoch: int) -> Tensor:
         if self._current_order[0] != epoch:
@@ -145,6 +137,30 @@ class PriorStage(Stage):
         """
         if state["sequences"] != len(self.codes):
             raise KeyError(f"{state['sequences']} code sequences then, {len(self.codes)} now")
+
+
+def timing_batches(
+    options: PriorTrainingConfig, codes: Tensor, labels: Tensor | None, batch_size: int
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Return a batch of the first sequences for each prefix length.
+
+    Args:
+        options: Settings of the stage.
+        codes: Code sequences, [N, L].
+        labels: Labels, int64 [N] or None.
+        batch_size: Sequences in the batch of the first prefix length; the other batches are scaled
+            as in training.
+
+    Returns:
+        Codes, int64 [n, k], and labels, int64 [n] or None, of each batch.
+    """
+    sizes = [round(options.batch_size / share) for share in options.prefix_fractions]
+    batches: list[tuple[Tensor, Tensor | None]] = []
+    for size, share in zip(sizes, options.prefix_fractions, strict=True):
+        taken = torch.arange(batch_size * size // sizes[0]) % len(codes)
+        length = math.ceil(share * codes.shape[1])
+        batches.append((codes[taken, :length].long(), None if labels is None else labels[taken]))
+    return batches
 
 
 def encode_training_split(

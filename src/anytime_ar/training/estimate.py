@@ -22,7 +22,6 @@ from anytime_ar.runtime.progress import format_duration
 from anytime_ar.runtime.seeding import generator_for, seeded
 from anytime_ar.training.checkpoint import CheckpointManager
 from anytime_ar.training.config import OptimizerConfig, TrainConfig, TrainingPrecision
-from anytime_ar.training.fabric import set_precision
 from anytime_ar.training.fsdp import device_mesh
 from anytime_ar.training.stages import ENCODE_BATCH_SIZE
 from anytime_ar.training.stages.autoencoder import AutoencoderStage
@@ -162,6 +161,8 @@ class RunTimer:
             optimizer: Optimizer of the stage.
             ema_decay: Decay of the moving average of the weights.
         """
+        from anytime_ar.training.fabric import set_precision
+
         fabric = self._fabric
         objective.to(fabric.device).train()
         state = TrainingState(objective, optimizer, ema_decay, fabric)

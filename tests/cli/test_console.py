@@ -349,3 +349,11 @@ def test_our_warnings_and_logs_look_like_other_messages(monkeypatch, capsys):
     told = UserWarning("theirs"), UserWarning, "/elsewhere/module.py", 3
     warnings.showwarning(*told)
     assert theirs == [told]
+
+
+def test_a_package_that_is_broken_is_no_internal_error():
+    text, code = describe_error(ImportError("DLL load failed: no such file\nmore", name="x._y"))
+    assert text.startswith("an installed package cannot be imported (DLL load failed: no such file")
+    assert code == 1
+    own = ImportError("cannot import name 'x'", name="anytime_ar.media")
+    assert describe_error(own)[0].startswith("an internal error of anytime-ar")

@@ -188,6 +188,12 @@ def describe_error(error: Exception) -> tuple[str, int]:
             "anytime-ar again",
             FAILED,
         )
+    if isinstance(error, ImportError) and not (error.name or "").startswith("anytime_ar"):
+        return (
+            f"an installed package cannot be imported ({_first_line(text)}); install it again; "
+            "ANYTIME_TRACEBACK=1 shows which",
+            FAILED,
+        )
     if isinstance(error, OSError):
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         return f"{where}{error.strerror or _first_line(text)}", FAILED

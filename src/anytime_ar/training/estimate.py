@@ -100,14 +100,19 @@ class RunTimer:
             data: The data set.
 
         Returns:
-            The times; nothing if the weights are sharded, as one device may have no room for them.
+            The times; nothing if the weights are sharded, as one device may have no room for them,
+            or if batches cannot be split evenly, which the training loop refuses.
         """
-        if device_mesh(self._fabric) is not None:
+        sizes = [self._config.autoencoder_training.batch_size]
+        if self._config.decoder_gan is not None:
+            sizes.append(self._config.decoder_gan.batch_size)
+        uneven = any(size % self._shard.num_shards for size in sizes)
+        if uneven or device_mesh(self._fabric) is not None:
             return []
         config, model = self._config, deepcopy(autoencoder).to(self._fabric.device)
         times = [self._time_stage(AutoencoderStage(model, data, config, self._distributed))]
         if config.decoder_gan is not None:
-            stage = DecoderGANStage(deepcopy(model), data, config, self._distributed)
+            stage = DecoderGANStage(deepcopy(bundle.autoencoder), data, config, self._distributed)
             times.append(self._time_stage(stage))
         if prior is not None:
             prior = deepcopy(prior)

@@ -112,7 +112,8 @@ class RunTimer:
         config, model = self._config, deepcopy(autoencoder).to(self._fabric.device)
         times = [self._time_stage(AutoencoderStage(model, data, config, self._distributed))]
         if config.decoder_gan is not None:
-            stage = DecoderGANStage(deepcopy(bundle.autoencoder), data, config, self._distributed)
+            copied = deepcopy(autoencoder).to(self._fabric.device)
+            stage = DecoderGANStage(copied, data, config, self._distributed)
             times.append(self._time_stage(stage))
         if prior is not None:
             prior = deepcopy(prior)

@@ -381,6 +381,10 @@ def test_pace() -> None:
     assert pace.next_code_and_decode_s() == pytest.approx(2 * 0.012)
     pace.record_step(0.002)  # faster than usual is no reason to reserve less
     assert pace.next_code_and_decode_s() == pytest.approx(0.012)
+    pace.record_step(1.0)  # a stall, of which the next step knows nothing
+    assert pace.next_code_and_decode_s() == costs.reserve_s((0.2 + 4) / 2)
+    pace.record_step(0.5)  # it was none
+    assert pace.next_code_and_decode_s() == costs.reserve_s(50)
 
 
 def test_delays_are_kept_clear_of() -> None:

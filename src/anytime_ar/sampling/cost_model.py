@@ -26,6 +26,8 @@ _WINDOW_SIZE = 256
 """Number of observations stored of each kind."""
 _LATEST_STEPS = 2
 """Number of latest steps that give the current speed."""
+_MAX_STALL_RATIO = 4.0
+"""Ratio of a step's time to the usual one up to which it counts, if another step was faster."""
 _MAX_SLOWDOWN, _MAX_SPEEDUP = 1.25, (1.1, 1.6)
 """Ratios of new to old times beyond which times of an earlier process are dropped. Times that are
 too short make samples late, so a smaller ratio drops them. Times that are too long cost codes and
@@ -232,11 +234,14 @@ class LatencyTracker:
     def next_code_and_decode_s(self) -> float:
         """Return the seconds to reserve for one more code and the decode.
 
-        If the latest steps were slower than usual, the reserve grows by the same factor.
+        If the latest steps were slower than usual, the reserve grows by the same factor. A step
+        among faster ones counts up to a limit: a stall of 50 steps' time says little about the next.
         """
         slowdown = 1.0
         if len(self._latest) == _LATEST_STEPS:
-            slowdown = max(1.0, sum(self._latest) / _LATEST_STEPS / self._usual_s)
+            ratios = [seconds / self._usual_s for seconds in self._latest]
+            mean = sum(min(ratio, _MAX_STALL_RATIO) for ratio in ratios) / _LATEST_STEPS
+            slowdown = max(1.0, mean, min(ratios))
         return self.cost_model.reserve_s(slowdown)
 
 

@@ -91,6 +91,7 @@ def test_the_installed_command_ends_with_one_line_and_code_2():
 ODD = "a[1]*?::b%#=1"
 
 
+@pytest.mark.filterwarnings("ignore:.* cropped to the central")
 def test_odd_paths_are_taken_to_the_letter(measured, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path(ODD).mkdir()

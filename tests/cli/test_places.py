@@ -66,6 +66,8 @@ def test_an_output_that_names_no_file(
     error = error_of(capsys, "sample", "mnist", "-n", "1", "--out", out)
     if out == "here/":
         assert "cannot write images with suffix ''" in error
+    elif not out:
+        assert "--out: expected a text, got nothing" in error
     else:
         assert f"cannot write {out!r}: it names no file; give the path of a file" in error
     assert not list(tmp_path.iterdir())
@@ -94,7 +96,10 @@ def test_every_file_that_commands_write(
     write_image("image.png", torch.zeros(1, 28, 28))
     before = sorted(tmp_path.iterdir())
     error = error_of(capsys, *arguments, out)
-    assert f"cannot write {out!r}: it names no file; give the path of a file" in error
+    if out:
+        assert f"cannot write {out!r}: it names no file; give the path of a file" in error
+    else:
+        assert f"{arguments[-1].replace('_', '-')}: expected a text, got nothing" in error
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -4,6 +4,7 @@ server on a device whose steps take as long as a test says."""
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -229,7 +230,9 @@ def test_fewer_codes_than_the_floor_are_an_error_and_no_answer(spoiled: Spoiled)
     spoiled.device.set(0.8 * STALL_TIMEOUT_S)  # nobody could know
     told = spoiled.post(min_codes=L, deadline_ms=2000 * SHORT_S * L)
     assert (told.status_code, told.json()["error"]["code"]) == (504, "deadline")
-    assert "before the samples had their minimum codes" in told.json()["error"]["message"]
+    # or it has taken so long before the first step that the deadline could not be kept any more
+    message = told.json()["error"]["message"]
+    assert re.search("before the samples had their|is too short for the minimum codes", message)
 
 
 def process_status(pid: int, name: str) -> int:

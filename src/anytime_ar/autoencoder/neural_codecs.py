@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anytime_ar.autoencoder.tokenizer import Tokenizer
+from anytime_ar.autoencoder.truncation import kept_mask
 from anytime_ar.codes import check_codes
 from anytime_ar.errors import InputError, require_extras
 from anytime_ar.plugins import register
@@ -107,7 +108,7 @@ class CodecTokenizer(Tokenizer):
         vectors = self._vectors(levels)  # [B, D, frames]
         if partial:
             before = self._vectors(levels[:, :whole]) if whole else torch.zeros_like(vectors)
-            has_code = torch.arange(self.frames, device=codes.device) < partial
+            has_code = kept_mask(torch.tensor([partial], device=codes.device), self.frames)
             vectors = torch.where(has_code, vectors, before)
         x = self._synthesize(vectors).float().view(batch, 1, -1)
         length = self.sample_shape[1]
@@ -135,7 +136,7 @@ class CodecTokenizer(Tokenizer):
         values = dict(config["model"])
         try:
             built = AutoConfig.for_model(values.pop("model_type"), **values)
-            model = AutoModel.from_config(built, trust_remote_code=False)
+            model = AutoModel.from_config(built, trust_remote_code=False).float()
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"the tokenizer is no codec of the installed transformers ({error}); update it"

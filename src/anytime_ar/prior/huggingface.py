@@ -117,7 +117,7 @@ class HuggingFacePrior(CausalPrior):
         values = dict(config["model"])
         try:
             built = AutoConfig.for_model(values.pop("model_type"), **values)
-            model = AutoModelForCausalLM.from_config(built, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(built, trust_remote_code=False).float()
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"the prior is no causal model of the installed transformers ({error}); update it"

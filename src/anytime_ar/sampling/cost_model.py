@@ -235,7 +235,7 @@ class LatencyTracker:
         """Return the seconds to reserve for one more code and the decode.
 
         If the latest steps were slower than usual, the reserve grows by the same factor. A step
-        among faster ones counts up to a limit: a stall of 50 steps' time says little about the next.
+        among faster ones counts up to a limit: a stall says little about the next step.
         """
         slowdown = 1.0
         if len(self._latest) == _LATEST_STEPS:

@@ -181,3 +181,29 @@ def test_bundles_run_registered_classes_only(kind: str, message: str, tmp_path: 
     write_json(folder / "manifest.json", file_digests(folder))
     with pytest.raises(BundleError, match=message):
         aar.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 2**16, "intermediate_size": 2**18}, "networks that are much larger than"),
+        ({"num_hidden_layers": 10**5}, "networks that are much larger than the"),
+        ({"vocab_size": 10**9}, "networks that are much larger than the"),
+        ({"model_type": "nothing"}, r"no causal model of the installed transformers \(.{,100}\);"),
+        (None, "describes no network: 'model'; get the bundle again"),
+    ],
+)
+def test_configurations_of_other_models(
+    changes: dict[str, Any] | None, message: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    aar.AnytimeModel.from_parts(Means(), llama(), device="cpu").save(folder)
+    values = json.loads((folder / "config.json").read_text())
+    if changes is None:
+        del values["prior"]["config"]["model"]
+    else:
+        values["prior"]["config"]["model"] |= changes
+    write_json(folder / "config.json", values)
+    write_json(folder / "manifest.json", file_digests(folder))
+    with pytest.raises(BundleError, match=message):
+        aar.load(folder)

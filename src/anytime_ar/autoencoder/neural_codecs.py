@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -137,9 +138,12 @@ class CodecTokenizer(Tokenizer):
         try:
             built = AutoConfig.for_model(values.pop("model_type"), **values)
             model = AutoModel.from_config(built, trust_remote_code=False).float()
+        except InputError:  # it is larger than its weights
+            raise
         except (KeyError, TypeError, ValueError) as error:
+            reason = textwrap.shorten(str(error), 100)  # transformers lists every model
             raise InputError(
-                f"the tokenizer is no codec of the installed transformers ({error}); update it"
+                f"the tokenizer is no codec of the installed transformers ({reason}); update it"
             ) from error
         # Codecs keep what they compute from weights, so nothing is encoded before they are loaded.
         return cls(model, config["samples"], config["levels"], frames=config["frames"])

@@ -274,7 +274,7 @@ def load_bundle(folder: Path | str) -> Bundle:
             bundle = build_bundle(card)
     except InputError as error:
         raise BundleError(str(error)) from error
-    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise BundleError(
             f"{folder / 'config.json'} describes no network: {textwrap.shorten(str(error), 200)}; "
             "get the bundle again"

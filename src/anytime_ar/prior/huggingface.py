@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -118,9 +119,12 @@ class HuggingFacePrior(CausalPrior):
         try:
             built = AutoConfig.for_model(values.pop("model_type"), **values)
             model = AutoModelForCausalLM.from_config(built, trust_remote_code=False).float()
+        except InputError:  # it is larger than its weights
+            raise
         except (KeyError, TypeError, ValueError) as error:
+            reason = textwrap.shorten(str(error), 100)  # transformers lists every model
             raise InputError(
-                f"the prior is no causal model of the installed transformers ({error}); update it"
+                f"the prior is no causal model of the installed transformers ({reason}); update it"
             ) from error
         sizes = config["code_length"], config["vocabulary"], config["label_count"]
         return cls(model, *sizes, tokens=config["tokens"], check=False)

@@ -100,6 +100,26 @@ def test_a_model_of_parts_does_what_ours_does(
         assert one.read_bytes() == other.read_bytes()
 
 
+def test_a_prior_in_another_number_format_draws_and_is_not_saved(tmp_path: Path) -> None:
+    """Saving would change its samples."""
+    prior = llama().bfloat16()
+    model = aar.AnytimeModel.from_parts(Means(), prior, device="cpu")
+    assert model.sample(2, deadline_s=1.0, seed=0).shape == (2, 1, 4, 4)
+    model.generate(2, codes=2).state.save(tmp_path / "state")
+    with pytest.raises(InputError, match=r"weights in torch.bfloat16, .* convert it with .float"):
+        model.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_registered_prior_that_cannot_be_saved_says_so() -> None:
+    @register("test_unsaved")
+    class Unsaved(HuggingFacePrior):
+        get_config = aar.CausalPrior.get_config
+
+    with pytest.raises(InputError, match="Unsaved cannot be saved; implement get_config"):
+        aar.AnytimeModel.from_parts(Means(), Unsaved(llama().model, L, V), device="cpu")
+
+
 def test_a_tokenizer_alone_encodes_and_decodes() -> None:
     model = aar.AnytimeModel.from_parts(Means(), device="cpu")
     assert model.decode(model.encode(torch.zeros(2, 1, 4, 4))).shape == (2, 1, 4, 4)

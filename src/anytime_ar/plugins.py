@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field
 
@@ -19,9 +20,35 @@ _BUILT_IN = {
     "neural_codec": "anytime_ar.autoencoder.neural_codecs",
 }
 """Module of each part that comes with this package, by kind."""
-_registered: dict[str, type] = {}
 
-ClassT = TypeVar("ClassT", bound=type)
+
+class ModelPart:
+    """Base of tokenizers and priors, which bundles hold by their configuration and weights."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Return JSON values from which `from_config` builds an equal object, without weights.
+
+        Raises:
+            InputError: the subclass does not implement it.
+        """
+        raise InputError(
+            f"{type(self).__name__} cannot be saved; implement get_config and from_config, and "
+            "register the class"
+        )
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Build an object from the values of `get_config`, with any weights.
+
+        Raises:
+            InputError: the subclass does not implement it.
+        """
+        raise InputError(f"{cls.__name__} cannot be loaded from {sorted(config)}; implement it")
+
+
+_registered: dict[str, type[ModelPart]] = {}
+
+PartT = TypeVar("PartT", bound=ModelPart)
 
 
 class PartConfig(Config):
@@ -33,12 +60,11 @@ class PartConfig(Config):
     """Values that the class builds it from, without weights."""
 
 
-def register(kind: str) -> Callable[[ClassT], ClassT]:
+def register(kind: str) -> Callable[[type[PartT]], type[PartT]]:
     """Register a class of tokenizers or priors, so that bundles can hold its objects.
 
-    The class has a method `get_config`, which returns JSON values, and a class method
-    `from_config`, which builds an equal object from them, with any weights. A bundle names the kind
-    and never a module: loading one runs no code but that of registered classes.
+    The class implements `get_config` and `from_config`. A bundle names the kind and never a module:
+    loading one runs no code but that of registered classes.
 
     Args:
         kind: name of the class in bundles.
@@ -47,7 +73,7 @@ def register(kind: str) -> Callable[[ClassT], ClassT]:
         A decorator of the class.
     """
 
-    def decorate(cls: ClassT) -> ClassT:
+    def decorate(cls: type[PartT]) -> type[PartT]:
         if _registered.get(kind, cls).__qualname__ != cls.__qualname__:
             raise InputError(
                 f"a part {kind!r} is registered already, by {_registered[kind].__qualname__}; "
@@ -59,7 +85,7 @@ def register(kind: str) -> Callable[[ClassT], ClassT]:
     return decorate
 
 
-def describe_part(part: object) -> PartConfig:
+def describe_part(part: ModelPart) -> PartConfig:
     """Return the description of a part, as a bundle holds it.
 
     Args:
@@ -71,11 +97,11 @@ def describe_part(part: object) -> PartConfig:
     """
     for kind, cls in _registered.items():
         if type(part) is cls:
-            return PartConfig(kind=kind, config=part.get_config())  # type: ignore[attr-defined]
+            return PartConfig(kind=kind, config=part.get_config())
     return PartConfig(kind=f"{type(part).__module__}.{type(part).__qualname__}")
 
 
-def is_registered(part: object) -> bool:
+def is_registered(part: ModelPart) -> bool:
     """Return whether bundles can hold a part."""
     return type(part) in _registered.values()
 
@@ -104,4 +130,30 @@ def build_part(described: PartConfig, what: Literal["tokenizer", "prior"], base:
             f"the {what} is of kind {kind!r}, which is not installed; import the module that "
             f"registers it, or install its package (known: {known})"
         )
-    return cls.from_config(described.config)  # type: ignore[attr-defined]
+    return cls.from_config(described.config)
+
+
+def build_transformers_model(auto_class: str, values: dict[str, Any], what: str) -> Any:
+    """Build a model of Hugging Face's transformers from its configuration, with random weights.
+
+    Args:
+        auto_class: name of the class of transformers that chooses the model, such as `AutoModel`.
+        values: the configuration, as `get_config` of a part stores it.
+        what: what the model should be, for messages.
+
+    Raises:
+        InputError: the installed transformers have no such model.
+    """
+    import transformers
+
+    try:
+        kind = values["model_type"]
+        others = {name: value for name, value in values.items() if name != "model_type"}
+        config = transformers.AutoConfig.for_model(kind, **others)
+        choose = getattr(transformers, auto_class)
+        return choose.from_config(config, trust_remote_code=False).float()
+    except InputError:  # it is larger than its weights
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        reason = textwrap.shorten(str(error), 100)  # transformers lists every model
+        raise InputError(f"{what} of the installed transformers ({reason}); update it") from error

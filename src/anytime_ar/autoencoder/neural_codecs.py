@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import textwrap
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -21,7 +20,7 @@ from anytime_ar.autoencoder.tokenizer import Tokenizer
 from anytime_ar.autoencoder.truncation import kept_mask
 from anytime_ar.codes import check_codes
 from anytime_ar.errors import InputError, require_extras
-from anytime_ar.plugins import register
+from anytime_ar.plugins import build_transformers_model, register
 from anytime_ar.runtime.torch_modes import default_torch_modes
 from anytime_ar.samples import check_samples
 
@@ -132,19 +131,7 @@ class CodecTokenizer(Tokenizer):
             InputError: the configuration is of no codec of the installed transformers.
         """
         require_extras("a neural codec", "hf")
-        from transformers import AutoConfig, AutoModel
-
-        values = dict(config["model"])
-        try:
-            built = AutoConfig.for_model(values.pop("model_type"), **values)
-            model = AutoModel.from_config(built, trust_remote_code=False).float()
-        except InputError:  # it is larger than its weights
-            raise
-        except (KeyError, TypeError, ValueError) as error:
-            reason = textwrap.shorten(str(error), 100)  # transformers lists every model
-            raise InputError(
-                f"the tokenizer is no codec of the installed transformers ({reason}); update it"
-            ) from error
+        model = build_transformers_model("AutoModel", config["model"], "the tokenizer is no codec")
         # Codecs keep what they compute from weights, so nothing is encoded before they are loaded.
         return cls(model, config["samples"], config["levels"], frames=config["frames"])
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from anytime_ar.errors import InputError
+from anytime_ar.plugins import ModelPart
 
 
-class Tokenizer(nn.Module, abc.ABC):
+class Tokenizer(ModelPart, nn.Module, abc.ABC):
     """Base class of maps between samples and codes, of which every prefix decodes.
 
     `OrderedAutoencoder` is one. A subclass for another tokenizer sets the attributes and computes
@@ -36,26 +36,6 @@ class Tokenizer(nn.Module, abc.ABC):
     def inference_state(self) -> dict[str, Tensor]:
         """Return the weights that a bundle stores."""
         return self.state_dict()
-
-    def get_config(self) -> dict[str, Any]:
-        """Return JSON values from which `from_config` builds the tokenizer, without its weights.
-
-        Raises:
-            InputError: the subclass does not implement it.
-        """
-        raise InputError(
-            f"{type(self).__name__} cannot be saved; implement get_config and from_config, and "
-            "register the class"
-        )
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Build a tokenizer from the values of `get_config`, with any weights.
-
-        Raises:
-            InputError: the subclass does not implement it.
-        """
-        raise InputError(f"{cls.__name__} cannot be loaded from {sorted(config)}; implement it")
 
 
 @torch.no_grad()

@@ -177,10 +177,19 @@ def save_bundle(bundle: Bundle, folder: Path | str) -> None:
         (bundle.autoencoder, bundle.card.autoencoder),
         (bundle.prior, bundle.card.prior),
     ):
-        if isinstance(described, PartConfig) and not is_registered(part):
+        if part is None or not isinstance(described, PartConfig):
+            continue
+        if isinstance(part, Prior) or not is_registered(part):
             raise InputError(
                 f"{type(part).__name__} cannot be saved: its class is not registered; decorate it "
                 "with anytime_ar.register, and implement get_config and from_config"
+            )
+        formats = {w.dtype for w in part.state_dict().values() if w.is_floating_point()}
+        if formats - {torch.float32}:
+            raise InputError(
+                f"{type(part).__name__} cannot be saved: it has weights in "
+                f"{', '.join(sorted(map(str, formats - {torch.float32})))}, and bundles give back "
+                "float32, with other samples; convert it with .float() first"
             )
     suffix = secrets.token_hex(8)
     fresh = folder.with_name(f".{folder.name}-{suffix}.new")
@@ -307,7 +316,8 @@ def fingerprint(bundle: Bundle) -> str:
     for file, network in sorted(_networks_by_file(bundle).items()):
         for name, weight in _inference_state(network).items():
             digest.update(f"{file} {old_weight_name(name)}".encode())
-            digest.update(weight.cpu().contiguous().numpy().tobytes())
+            numbers = weight.detach().cpu().contiguous().flatten()
+            digest.update(numbers.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anytime_ar.plugins import ModelPart
 from anytime_ar.prior.kv_cache import KVCache
 
 
-class CausalPrior(nn.Module, abc.ABC):
+class CausalPrior(ModelPart, nn.Module, abc.ABC):
     """Base class of autoregressive distributions over codes int64 [B, L].
 
     A subclass computes the logits of the next code from an input and a cache. The input at position
@@ -26,7 +27,7 @@ class CausalPrior(nn.Module, abc.ABC):
     """
 
     def __init__(self, code_length: int, vocabulary: int, label_count: int = 0) -> None:
-        """Store the sizes."""
+        """Store the sizes of the codes and the number of labels."""
         super().__init__()
         self.code_length, self.vocabulary, self.label_count = code_length, vocabulary, label_count
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from anytime_ar.errors import InputError, require_extras
-from anytime_ar.plugins import register
+from anytime_ar.plugins import build_transformers_model, register
 from anytime_ar.prior.causal import CausalPrior
 from anytime_ar.prior.kv_cache import TensorCache
 
@@ -113,19 +112,9 @@ class HuggingFacePrior(CausalPrior):
             InputError: the configuration is of no causal model of the installed transformers.
         """
         require_extras("a Hugging Face prior", "hf")
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        values = dict(config["model"])
-        try:
-            built = AutoConfig.for_model(values.pop("model_type"), **values)
-            model = AutoModelForCausalLM.from_config(built, trust_remote_code=False).float()
-        except InputError:  # it is larger than its weights
-            raise
-        except (KeyError, TypeError, ValueError) as error:
-            reason = textwrap.shorten(str(error), 100)  # transformers lists every model
-            raise InputError(
-                f"the prior is no causal model of the installed transformers ({reason}); update it"
-            ) from error
+        model = build_transformers_model(
+            "AutoModelForCausalLM", config["model"], "the prior is no causal model"
+        )
         sizes = config["code_length"], config["vocabulary"], config["label_count"]
         return cls(model, *sizes, tokens=config["tokens"], check=False)
 

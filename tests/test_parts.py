@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ import anytime_ar as aar
 from anytime_ar.autoencoder import Tokenizer
 from anytime_ar.bundle.format import file_digests
 from anytime_ar.errors import BundleError, InputError
-from anytime_ar.plugins import register
+from anytime_ar.plugins import PartConfig, build_part, register
 from anytime_ar.prior import Prior, PriorConfig
 from anytime_ar.prior.huggingface import HuggingFacePrior
 from anytime_ar.runtime.files import write_json
@@ -40,13 +41,6 @@ class Means(Tokenizer):
         quarters = torch.zeros(len(codes), 4)
         quarters[:, : codes.shape[1]] = self.levels[codes].detach()
         return quarters.view(-1, 1, 2, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"code_length": self.code_length}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        return cls(**config)
 
 
 def own_prior(code_length: int = L, vocabulary: int = V, labels: int = 0) -> Prior:
@@ -116,7 +110,10 @@ def test_a_registered_prior_that_cannot_be_saved_says_so() -> None:
     class Unsaved(HuggingFacePrior):
         get_config = aar.CausalPrior.get_config
 
-    with pytest.raises(InputError, match="Unsaved cannot be saved; implement get_config"):
+    with pytest.raises(
+        InputError,
+        match="Unsaved cannot be saved: its constructor takes more than JSON values; implement",
+    ):
         aar.AnytimeModel.from_parts(Means(), Unsaved(llama().model, L, V), device="cpu")
 
 
@@ -178,7 +175,9 @@ def test_classes_that_bundles_cannot_hold(tmp_path: Path) -> None:
     class Other(Means):
         """Not registered."""
 
-    with pytest.raises(InputError, match="Other cannot be saved: its class is not registered"):
+    with pytest.raises(
+        InputError, match="Other cannot be saved: no other process could find its class; move"
+    ):
         aar.AnytimeModel.from_parts(Other(), device="cpu").save(tmp_path / "other")
     assert not (tmp_path / "other").exists()
     with pytest.raises(InputError, match="a part 'test_means' is registered already, by Means"):
@@ -188,7 +187,9 @@ def test_classes_that_bundles_cannot_hold(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("os.system", "the tokenizer is of kind 'os.system', which is not installed; import"),
+        ("os.system", "the tokenizer is 'os.system', which is no Tokenizer; derive the class"),
+        ("antigravity.fly", "'antigravity.fly', and antigravity is not imported: models run no"),
+        ("os.missing", "the tokenizer is 'os.missing', and os has no missing; check the name"),
         ("huggingface_prior", "the tokenizer is of kind 'huggingface_prior', which is not"),
     ],
 )
@@ -201,6 +202,56 @@ def test_bundles_run_registered_classes_only(kind: str, message: str, tmp_path: 
     write_json(folder / "manifest.json", file_digests(folder))
     with pytest.raises(BundleError, match=message):
         aar.load(folder)
+
+
+PLUGIN = """
+import torch
+from anytime_ar import Tokenizer
+
+class Constant(Tokenizer):
+    def __init__(self, length: int, sides: tuple[int, int] = (4, 4)):
+        super().__init__()
+        self.code_length, self.vocabulary, self.sample_shape = length, 2, (1, *sides)
+    def encode(self, x):
+        return torch.zeros(len(x), self.code_length, dtype=torch.int64)
+    def decode(self, codes):
+        return torch.zeros(len(codes), *self.sample_shape)
+"""
+
+
+def test_a_class_is_found_by_its_import_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that names it runs it only if the user has imported it or asked for it."""
+    (tmp_path / "anytime_plugin_for_tests.py").write_text(PLUGIN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("ANYTIME_PLUGINS", "anytime_plugin_for_tests")
+    kind = "anytime_plugin_for_tests.Constant"
+    try:
+        tokenizer = build_part(PartConfig(kind=kind, config={"length": 3}), "tokenizer", Tokenizer)
+        aar.AnytimeModel.from_parts(tokenizer, device="cpu").save("model")
+        for config, message in {
+            '{"size": 3}': r"Constant: size is no argument of it; length is missing; it takes len",
+            '{"length": "x"}': "Constant: length: input should be a valid integer",
+            '{"length": 3, "sides": [4]}': "Constant: sides: 1: field required",
+        }.items():
+            described = PartConfig(kind=kind, config=json.loads(config))
+            with pytest.raises(InputError, match=message):
+                build_part(described, "tokenizer", Tokenizer)
+        monkeypatch.delenv("ANYTIME_PLUGINS")
+        assert aar.load("model").code_length == 3
+        del sys.modules["anytime_plugin_for_tests"]
+        with pytest.raises(BundleError, match="set ANYTIME_PLUGINS=anytime_plugin_for_tests"):
+            aar.load("model")
+        monkeypatch.setenv("ANYTIME_PLUGINS", "anytime_plugin_for_tests")
+        assert aar.load("model").code_length == 3
+        monkeypatch.setenv("ANYTIME_PLUGINS", "no_such_module")
+        del sys.modules["anytime_plugin_for_tests"]
+        with pytest.raises(BundleError, match="module no_such_module cannot be imported"):
+            aar.load("model")
+    finally:
+        sys.modules.pop("anytime_plugin_for_tests", None)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Configurations are frozen, validated at construction, and refuse unknown keys.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import isabstract
 from reprlib import Repr
 from typing import Any, ClassVar, Self
 
@@ -62,9 +63,17 @@ class ConfigUnion(Config):
 
     @classmethod
     def _name(cls) -> str | None:
-        """Return the value of the key that chooses this class; None: it leaves the key open."""
+        """Return the value of the key that chooses this class; None: it leaves the key open.
+
+        A class outside of the package that sets none is chosen by its import path, unless other
+        classes are below it.
+        """
         field = cls.model_fields[cls.discriminator]
-        return None if field.is_required() else field.default
+        if not field.is_required():
+            return str(field.default)
+        ours = cls.__module__.startswith(f"{__package__}.")
+        is_open = ours or isabstract(cls) or cls.__subclasses__()
+        return None if is_open else f"{cls.__module__}.{cls.__qualname__}"
 
     @classmethod
     def members(cls) -> dict[str, type[Self]]:
@@ -99,6 +108,8 @@ class ConfigUnion(Config):
         if not isinstance(values, dict):
             return validate(values)
         values = upgrade_flat(upgrade([base.__name__ for base in cls.__mro__], values))
+        if (name := cls._name()) is not None:
+            values = {cls.discriminator: name} | values
         member = cls.choose(values)
         if member is not cls:
             return member.model_validate(values)

@@ -60,6 +60,8 @@ EXTRAS = {
     "client": ("httpx",),
     "ray": ("ray",),
     "hf": ("transformers",),
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
     "bench": ("transformers", "matplotlib"),
 }
 """Optional extras of `pyproject.toml` and the modules that each installs."""

@@ -1,20 +1,37 @@
-"""Registry of tokenizers and priors that are not ours, by the names that bundles give them."""
+"""Classes and functions that are not ours, by a registered name or by their import path.
+
+Settings of a user may name any import path, such as `my_package.MyQuantizer`, and its module is
+imported. A bundle may come from a stranger: what it names has to be registered, imported already,
+named in the environment variable `ANYTIME_PLUGINS`, or an entry point of an installed package.
+"""
 
 from __future__ import annotations
 
+import inspect
+import json
+import os
+import re
+import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Literal, Self, TypeVar
+from pathlib import Path
+from typing import Any, Self, TypeVar, get_type_hints
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+from torch import nn
 
-from anytime_ar.config import Config
+from anytime_ar.config import Config, format_validation_error
 from anytime_ar.errors import InputError
 
 ENTRY_POINT_GROUP = "anytime_ar.parts"
 """Group of the entry points by which an installed package provides parts of models."""
+PLUGINS_VARIABLE = "ANYTIME_PLUGINS"
+"""Environment variable with the modules that may provide parts, separated by commas."""
+IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+"""Pattern of an import path: a module and a name in it."""
 _BUILT_IN = {
     "huggingface_prior": "anytime_ar.prior.huggingface",
     "neural_codec": "anytime_ar.autoencoder.neural_codecs",
@@ -23,28 +40,59 @@ _BUILT_IN = {
 
 
 class ModelPart:
-    """Base of tokenizers and priors, which bundles hold by their configuration and weights."""
+    """Base of tokenizers and priors, which bundles hold by their configuration and weights.
+
+    The arguments of the constructor are the configuration if they are JSON values. Otherwise a
+    subclass implements `get_config` and `from_config`.
+    """
+
+    def __new__(cls, *values: Any, **named: Any) -> Self:
+        """Create an object that remembers its arguments, if they are JSON values."""
+        made = super().__new__(cls)
+        made.__dict__["_arguments"] = _as_json(cls, values, named)
+        return made
 
     def get_config(self) -> dict[str, Any]:
         """Return JSON values from which `from_config` builds an equal object, without weights.
 
         Raises:
-            InputError: the subclass does not implement it.
+            InputError: an argument of the constructor is no JSON value, and the subclass does not
+                implement it.
         """
-        raise InputError(
-            f"{type(self).__name__} cannot be saved; implement get_config and from_config, and "
-            "register the class"
-        )
+        stored: str | None = self.__dict__["_arguments"]
+        if stored is None:
+            raise InputError(
+                f"{type(self).__name__} cannot be saved: its constructor takes more than JSON "
+                "values; implement get_config and from_config"
+            )
+        config: dict[str, Any] = json.loads(stored)
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Build an object from the values of `get_config`, with any weights.
 
         Raises:
-            InputError: the subclass does not implement it.
+            InputError: they are no arguments of the constructor.
         """
-        raise InputError(f"{cls.__name__} cannot be loaded from {sorted(config)}; implement it")
+        return cls(**check_arguments(cls, config))
 
+
+def _as_json(cls: type, values: tuple[Any, ...], named: dict[str, Any]) -> str | None:
+    """Return the arguments of a constructor as JSON by name; None: they are no such values."""
+    try:
+        bound = inspect.signature(cls.__init__).bind(None, *values, **named)  # type: ignore[misc]
+        bound.apply_defaults()
+        kinds = {name: parameter.kind for name, parameter in bound.signature.parameters.items()}
+        _, *others = bound.arguments.items()
+        if any(value for name, value in others if kinds[name] in _VARIADIC):
+            return None
+        return json.dumps({name: value for name, value in others if kinds[name] not in _VARIADIC})
+    except (TypeError, ValueError):  # unpickling passes none
+        return None
+
+
+_VARIADIC = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 _registered: dict[str, type[ModelPart]] = {}
 
@@ -92,21 +140,197 @@ def describe_part(part: ModelPart) -> PartConfig:
         part: object of a class of tokenizers or priors.
 
     Returns:
-        The registered kind and the configuration; the name of the class and no configuration if
-        the class is not registered or cannot be saved.
+        The registered kind, or else the import path of the class, and the configuration; no
+        configuration if the object cannot be saved.
     """
     for kind, cls in _registered.items():
         if type(part) is cls:
             return PartConfig(kind=kind, config=part.get_config())
-    return PartConfig(kind=f"{type(part).__module__}.{type(part).__qualname__}")
+    path = f"{type(part).__module__}.{type(part).__qualname__}"
+    try:
+        return PartConfig(kind=path, config=part.get_config() if can_be_loaded(part) else {})
+    except InputError:
+        return PartConfig(kind=path)
 
 
-def is_registered(part: ModelPart) -> bool:
-    """Return whether bundles can hold a part."""
-    return type(part) in _registered.values()
+def can_be_loaded(part: ModelPart) -> bool:
+    """Return whether another process can find the class of a part by its name."""
+    cls = type(part)
+    module = sys.modules.get(cls.__module__)
+    importable = cls.__module__ != "__main__" and getattr(module, cls.__name__, None) is cls
+    return importable or cls in _registered.values()
 
 
-def build_part(described: PartConfig, what: Literal["tokenizer", "prior"], base: type) -> Any:
+def find_class(kind: str, what: str, base: type[ModelPart]) -> type[ModelPart]:
+    """Find a class by its registered name or its import path, without importing what is unknown.
+
+    Args:
+        kind: name or import path, as a bundle or settings give it.
+        what: what the class is used for, for messages.
+        base: class that it has to be a subclass of.
+
+    Raises:
+        InputError: there is no such class, or its module is not imported.
+    """
+    if IMPORT_PATH.fullmatch(kind):
+        found = find_imported(kind, what)
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise InputError(
+                f"the {what} is {kind!r}, which is no {base.__name__}; derive the class from it"
+            )
+        return found
+    if kind not in _registered:
+        if kind in _BUILT_IN:
+            import_module(_BUILT_IN[kind])
+        for entry in entry_points(group=ENTRY_POINT_GROUP, name=kind):
+            register(kind)(entry.load())
+    if kind not in _registered:
+        _import_trusted()
+    registered = _registered.get(kind)
+    if registered is None or not issubclass(registered, base):
+        known = ", ".join(sorted({*_BUILT_IN, *_registered}))
+        raise InputError(
+            f"the {what} is of kind {kind!r}, which is not installed; import the module that "
+            f"registers it, name that module in {PLUGINS_VARIABLE}, or install its package "
+            f"(known: {known})"
+        )
+    return registered
+
+
+def find_imported(path: str, what: str) -> Any:
+    """Return the object of an import path, if its module is imported or in `ANYTIME_PLUGINS`.
+
+    Args:
+        path: import path.
+        what: what the object is used for, for messages.
+
+    Raises:
+        InputError: its module is not imported, or has no such name.
+    """
+    module, _, name = path.rpartition(".")
+    if module not in sys.modules:
+        _import_trusted()
+    if module not in sys.modules:
+        raise InputError(
+            f"the {what} is {path!r}, and {module} is not imported: models run no code that you "
+            f"have not asked for; set {PLUGINS_VARIABLE}={module}, or import it first"
+        )
+    try:
+        return getattr(sys.modules[module], name)
+    except AttributeError as error:
+        raise InputError(
+            f"the {what} is {path!r}, and {module} has no {name}; check the name"
+        ) from error
+
+
+def _import_trusted() -> None:
+    """Import the modules that `ANYTIME_PLUGINS` names."""
+    for module in os.environ.get(PLUGINS_VARIABLE, "").split(","):
+        if module.strip():
+            import_module_of_user(module.strip())
+
+
+def import_module_of_user(module: str) -> None:
+    """Import a module that the user has named; it may be in the current folder.
+
+    Raises:
+        InputError: it cannot be imported.
+    """
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        import_module(module)
+    except Exception as error:
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
+        raise InputError(
+            f"the module {module} cannot be imported ({reason}); check its name, or run the "
+            "command in its folder"
+        ) from error
+
+
+def import_paths_in(settings: Any) -> Iterator[str]:
+    """Yield the import paths by which settings choose classes and functions.
+
+    Args:
+        settings: nested dictionaries, as read from YAML.
+    """
+    if isinstance(settings, list):
+        for value in settings:
+            yield from import_paths_in(value)
+    if not isinstance(settings, dict):
+        return
+    for key, value in settings.items():
+        if key in _CHOOSERS and isinstance(value, str) and IMPORT_PATH.fullmatch(value):
+            yield value
+        yield from import_paths_in(value)
+
+
+_CHOOSERS = {"kind", "layout", "distribution"}
+"""Names of the settings that choose a class or a function."""
+
+
+def check_arguments(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Check arguments against the names and annotations of a function or constructor.
+
+    Args:
+        function: function or class.
+        values: arguments by name.
+
+    Returns:
+        The arguments, converted as annotated: a list to a tuple, for example.
+
+    Raises:
+        InputError: a name is unknown or missing, or a value has another type.
+    """
+    is_class = isinstance(function, type)
+    called = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]
+    parameters = [*inspect.signature(called).parameters.values()][is_class:]
+    named = {each.name: each for each in parameters if each.kind not in _VARIADIC}
+    open_ended = any(each.kind == each.VAR_KEYWORD for each in parameters)
+    mistakes = [
+        f"{name} is no argument of it" for name in values if name not in named and not open_ended
+    ]
+    mistakes += [
+        f"{name} is missing"
+        for name, parameter in named.items()
+        if name not in values and parameter.default is parameter.empty
+    ]
+    try:
+        hints = get_type_hints(called)
+    except (NameError, TypeError):  # imported for type checkers only
+        hints = {}
+    checked = dict(values)
+    for name in values.keys() & named.keys() & hints.keys():
+        try:
+            checked[name] = TypeAdapter(hints[name]).validate_python(values[name])
+        except PydanticSchemaGenerationError:  # a class of the caller, which checks it
+            continue
+        except ValidationError as error:
+            mistakes.append(f"{name}: {format_validation_error(error)}")
+    if mistakes:
+        raise InputError(
+            f"{function.__name__}: {'; '.join(mistakes)}; it takes {', '.join(named) or 'nothing'}"
+        )
+    return checked
+
+
+def build_module(described: PartConfig, what: str) -> nn.Module:
+    """Build a module by the import path and the arguments of its class.
+
+    Args:
+        described: import path and arguments.
+        what: what the module is used for, for messages.
+
+    Raises:
+        InputError: there is no such class of modules, or it refuses the arguments.
+    """
+    found = find_imported(described.kind, what)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise InputError(f"the {what} is {described.kind!r}, which is no class of torch.nn.Module")
+    return found(**check_arguments(found, described.config))
+
+
+def build_part(described: PartConfig, what: str, base: type[ModelPart]) -> Any:
     """Build a part from its description, with any weights.
 
     Args:
@@ -117,20 +341,7 @@ def build_part(described: PartConfig, what: Literal["tokenizer", "prior"], base:
     Raises:
         InputError: no class of this kind is installed, or it refuses the configuration.
     """
-    kind = described.kind
-    if kind not in _registered:
-        if kind in _BUILT_IN:
-            import_module(_BUILT_IN[kind])
-        for found in entry_points(group=ENTRY_POINT_GROUP, name=kind):
-            register(kind)(found.load())
-    cls = _registered.get(kind)
-    if cls is None or not issubclass(cls, base):
-        known = ", ".join(sorted({*_BUILT_IN, *_registered}))
-        raise InputError(
-            f"the {what} is of kind {kind!r}, which is not installed; import the module that "
-            f"registers it, or install its package (known: {known})"
-        )
-    return cls.from_config(described.config)
+    return find_class(described.kind, what, base).from_config(described.config)
 
 
 def build_transformers_model(auto_class: str, values: dict[str, Any], what: str) -> Any:

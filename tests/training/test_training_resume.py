@@ -206,7 +206,7 @@ def test_a_finished_run_resumes_to_its_bundle_as_it_is(
     save_bundle(type(bundle)(card, bundle.autoencoder), folder / "bundle")
     monkeypatch.setattr(AutoencoderObjective, "forward", None)  # nothing is trained
     again = train(config, folder, resume=True, device="cpu", show_progress=False)
-    assert again.card.name == "evaluated since"
+    assert again.bundle.card.name == "evaluated since"
     assert not again.autoencoder.training
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from anytime_ar.autoencoder.config import (
     AutoencoderConfig,
     ChannelConfig,
+    CustomConfig,
     LappedSegmentConfig,
     LinearConfig,
     ProjectionConfig,
@@ -12,7 +13,7 @@ from anytime_ar.autoencoder.config import (
     SegmentConfig,
     SpatialConfig,
 )
-from anytime_ar.autoencoder.model import Decoded, OrderedAutoencoder
+from anytime_ar.autoencoder.model import Decoded, OrderedAutoencoder, Reconstruction
 from anytime_ar.autoencoder.native_decoder import NativeImageDecoder, make_decode_fn
 from anytime_ar.autoencoder.networks import IMAGE_PRESETS, NetworkConfig
 from anytime_ar.autoencoder.quantizers import QuantizerConfig, VectorQuantizerConfig
@@ -23,6 +24,7 @@ __all__ = [
     "IMAGE_PRESETS",
     "AutoencoderConfig",
     "ChannelConfig",
+    "CustomConfig",
     "Decoded",
     "LappedSegmentConfig",
     "LinearConfig",
@@ -31,6 +33,7 @@ __all__ = [
     "OrderedAutoencoder",
     "ProjectionConfig",
     "QuantizerConfig",
+    "Reconstruction",
     "ResidualVQConfig",
     "SegmentConfig",
     "SpatialConfig",

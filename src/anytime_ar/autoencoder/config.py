@@ -6,11 +6,13 @@ import math
 from abc import abstractmethod
 from typing import ClassVar, Literal, NamedTuple, Self
 
+import torch
 from pydantic import Field, SerializeAsAny
-from torch import nn
+from torch import Tensor, nn
 
 from anytime_ar.autoencoder.layouts import (
     ChannelLayout,
+    IdentityLayout,
     Layout,
     ProjectionLayout,
     ResidualVQLayout,
@@ -29,6 +31,7 @@ from anytime_ar.autoencoder.quantizers import (
 )
 from anytime_ar.config import ConfigUnion
 from anytime_ar.errors import InputError
+from anytime_ar.plugins import PartConfig, build_module
 
 
 class AutoencoderParts(NamedTuple):
@@ -130,6 +133,90 @@ class LinearConfig(AutoencoderConfig):
         quantizer = self.quantizer.build(*self.sizes)
         decoder = nn.Unflatten(1, sample_shape)
         return AutoencoderParts(nn.Flatten(), decoder, layout, None, quantizer)
+
+
+class CustomConfig(AutoencoderConfig):
+    """Encoder and decoder of your own, between samples and code vectors."""
+
+    layout: Literal["custom"] = "custom"
+    encoder: PartConfig | None = None
+    """Import path and arguments of a module from samples [B, *sample_shape] to code vectors
+    [B, L, D]."""
+    decoder: PartConfig | None = None
+    """Import path and arguments of a module from code vectors [B, L, D] to samples."""
+
+    def resolve(self, sample_shape: tuple[int, ...]) -> Self:
+        """Return the configuration with the L and D that the encoder computes."""
+        if self.code_length is not None and self.code_width is not None:
+            return self._with_sizes(None, None)
+        return self.sized_by(self._build_module("encoder"), sample_shape)
+
+    def sized_by(self, encoder: nn.Module, sample_shape: tuple[int, ...]) -> Self:
+        """Return the configuration with the L and D that an encoder computes.
+
+        Raises:
+            InputError: it does not compute code vectors [B, L, D], or the sizes are set otherwise.
+        """
+        vectors = _try_module(encoder, torch.zeros(2, *sample_shape), "encoder")
+        if vectors.ndim != 3 or len(vectors) != 2 or not vectors.is_floating_point():
+            raise InputError(
+                f"the encoder returns {vectors.dtype} {list(vectors.shape)} for 2 samples "
+                f"{list(sample_shape)}; return float [2, L, D], L code vectors of width D"
+            )
+        return self._with_sizes(*vectors.shape[1:])
+
+    def build(self, sample_shape: tuple[int, ...]) -> AutoencoderParts:
+        """Build the two modules and the quantizer."""
+        encoder, decoder = self._build_module("encoder"), self._build_module("decoder")
+        return self.parts_of(encoder, decoder, sample_shape)
+
+    def parts_of(
+        self, encoder: nn.Module, decoder: nn.Module, sample_shape: tuple[int, ...]
+    ) -> AutoencoderParts:
+        """Return the modules of a resolved configuration with this encoder and decoder.
+
+        Raises:
+            InputError: the decoder does not compute samples.
+        """
+        self.sized_by(encoder, sample_shape)
+        x = _try_module(decoder, torch.zeros(2, *self.sizes), "decoder")
+        if x.shape != (2, *sample_shape):
+            raise InputError(
+                f"the decoder returns {list(x.shape)} for 2 samples of {self.sizes[0]} code vectors"
+                f" of width {self.sizes[1]}; return {[2, *sample_shape]}"
+            )
+        quantizer = self.quantizer.build(*self.sizes)
+        return AutoencoderParts(encoder, decoder, IdentityLayout(), None, quantizer)
+
+    def _build_module(self, what: Literal["encoder", "decoder"]) -> nn.Module:
+        described: PartConfig | None = getattr(self, what)
+        if described is None:
+            raise InputError(
+                f"autoencoder.{what} is needed for layout=custom; set autoencoder.{what}.kind to "
+                "the import path of its class, such as my_package.Network"
+            )
+        return build_module(described, what)
+
+
+@torch.no_grad()
+def _try_module(module: nn.Module, inputs: Tensor, what: str) -> Tensor:
+    """Return what a module computes of inputs in evaluation mode.
+
+    Raises:
+        InputError: it cannot compute it, or returns something else than a tensor.
+    """
+    training = module.training
+    try:
+        outputs = module.eval()(inputs)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the {what} cannot compute float32 {list(inputs.shape)}: {error}"
+        ) from error
+    finally:
+        module.train(training)
+    if not isinstance(outputs, Tensor):
+        raise InputError(f"the {what} returns a {type(outputs).__name__}; return a tensor")
+    return outputs
 
 
 class ConvolutionalConfig(AutoencoderConfig):

@@ -48,6 +48,18 @@ class Layout(nn.Module):
         return x
 
 
+class IdentityLayout(Layout):
+    """Layout of networks that compute code vectors themselves: features are vectors [B, L, D]."""
+
+    def to_vectors(self, features: Tensor) -> Tensor:
+        """Return the features, which are the code vectors."""
+        return features
+
+    def to_features(self, vectors: Tensor) -> Tensor:
+        """Return the code vectors, which are the features."""
+        return vectors
+
+
 class ChannelLayout(Layout):
     """Layout with F = L channels, where a code describes all D values of one channel.
 

@@ -7,19 +7,24 @@ Letters: `B` batch, `L` code length, `D` code width, `V` vocabulary, `k` codes o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from anytime_ar.autoencoder.config import AutoencoderConfig
+from anytime_ar.autoencoder.config import AutoencoderConfig, CustomConfig
 from anytime_ar.autoencoder.layouts import SegmentLayout
-from anytime_ar.autoencoder.quantizers import LevelQuantizer
+from anytime_ar.autoencoder.quantizers import (
+    LevelQuantizer,
+    QuantizerConfig,
+    VectorQuantizerConfig,
+)
 from anytime_ar.autoencoder.quantizers.level import init_residual_pca
 from anytime_ar.autoencoder.quantizers.vector import EMA_BUFFERS
 from anytime_ar.autoencoder.tokenizer import Tokenizer
-from anytime_ar.autoencoder.truncation import truncate
+from anytime_ar.autoencoder.truncation import kept_mask, truncate
 from anytime_ar.codes import check_codes
+from anytime_ar.errors import InputError
 from anytime_ar.samples import check_samples
 
 
@@ -33,34 +38,73 @@ class Decoded(NamedTuple):
     substitution."""
 
 
+class Reconstruction(NamedTuple):
+    """What `OrderedAutoencoder.forward` returns of a batch of samples."""
+
+    samples: Tensor
+    """Decoded samples, float [B, *sample_shape]."""
+    codes: Tensor
+    """All codes of the samples, int64 [B, L]."""
+    loss: Tensor
+    """Codebook and commitment terms of the quantizer, a scalar."""
+
+
 class OrderedAutoencoder(Tokenizer):
     """Encoder, quantizer and decoder over L ordered codes.
 
+    Either a configuration describes all modules, or encoder and decoder are any modules between
+    samples and L code vectors of width D.
+
     Args:
-        config: sizes that are left open are derived from the sample shape.
+        config: sizes that are left open are derived from the sample shape; None: pass `encoder` and
+            `decoder`.
         sample_shape: (C, H, W) of images, (C, T) of audio.
+        encoder: module from samples float [B, *sample_shape] to code vectors float [B, L, D].
+        decoder: module from code vectors to samples.
+        quantizer: settings of the quantizer of the code vectors of `encoder`.
+        fill: vectors at truncated positions, where `encoder` is given; see `AutoencoderConfig`.
 
     Raises:
-        InputError: the configuration does not fit the sample shape.
+        InputError: the configuration or the modules do not fit the sample shape.
     """
 
     fill: Tensor
 
-    def __init__(self, config: AutoencoderConfig, sample_shape: tuple[int, ...]) -> None:
-        """Build networks, layout, quantizer and fill from a configuration."""
+    def __init__(
+        self,
+        config: AutoencoderConfig | None = None,
+        sample_shape: tuple[int, ...] = (),
+        *,
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        quantizer: QuantizerConfig = VectorQuantizerConfig(),  # noqa: B008
+        fill: Literal["zeros", "learned"] = "learned",
+    ) -> None:
+        """Build networks, layout, quantizer and fill from a configuration, or from modules."""
         super().__init__()
-        self.config = config = config.resolve(sample_shape)
-        self.sample_shape = sample_shape
+        sample_shape = tuple(sample_shape)
+        if encoder is not None and decoder is not None and config is None:
+            custom = CustomConfig(quantizer=quantizer, fill=fill)
+            config = custom = custom.sized_by(encoder, sample_shape)
+            parts = custom.parts_of(encoder, decoder, sample_shape)
+        elif config is not None and encoder is None and decoder is None:
+            config = config.resolve(sample_shape)
+            parts = config.build(sample_shape)
+        else:
+            raise InputError(
+                "an ordered autoencoder takes either a configuration, or an encoder and a decoder; "
+                "pass one of the two"
+            )
+        self.config, self.sample_shape = config, sample_shape
         self.code_length, self.code_width = config.sizes
         self.vocabulary = config.quantizer.size
-        parts = config.build(sample_shape)
         self.encoder, self.decoder, self.layout = parts.encoder, parts.decoder, parts.layout
         self.linear_skip, self.quantizer = parts.linear_skip, parts.quantizer
-        fill = torch.zeros(self.code_length, self.code_width)
+        vectors = torch.zeros(self.code_length, self.code_width)
         if config.fill == "learned":
-            self.fill = nn.Parameter(fill)  # [L, D]
+            self.fill = nn.Parameter(vectors)  # [L, D]
         else:
-            self.register_buffer("fill", fill, persistent=False)
+            self.register_buffer("fill", vectors, persistent=False)
 
     def init_codebooks(self, batches: Sequence[Tensor], generator: torch.Generator) -> None:
         """Initialise the codebooks before training.
@@ -97,6 +141,21 @@ class OrderedAutoencoder(Tokenizer):
         """Return the vector of each code at each position: float32 [L, V, D]."""
         every = torch.arange(self.vocabulary, device=self.fill.device)
         return self.quantizer.lookup(every[:, None].expand(-1, self.code_length)).transpose(0, 1)
+
+    def forward(self, x: Tensor, num_kept: Tensor | None = None) -> Reconstruction:
+        """Reconstruct samples from prefixes of their codes, with gradients for training.
+
+        Args:
+            x: float32 [B, *sample_shape].
+            num_kept: k of each sample, int64 [B], 1..L, such as `Truncation.sample` draws them;
+                None: all codes.
+        """
+        if num_kept is None:
+            num_kept = torch.full((len(x),), self.code_length, device=x.device)
+        mask = kept_mask(num_kept, self.code_length)
+        quantized = self.quantizer(self.encode_vectors(x), mask)
+        decoded = self.decode_vectors(quantized.vectors, num_kept)
+        return Reconstruction(decoded.samples, quantized.codes, quantized.loss)
 
     def encode_vectors(self, x: Tensor) -> Tensor:
         """Encode samples to continuous code vectors: float [B, *sample_shape] -> [B, L, D]."""

@@ -29,12 +29,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from anytime_ar.autoencoder import OrderedAutoencoder, Tokenizer
+from anytime_ar.autoencoder import CustomConfig, OrderedAutoencoder, Tokenizer
 from anytime_ar.bundle.card import Card
 from anytime_ar.bundle.curve import Curve
+from anytime_ar.config import Config
 from anytime_ar.errors import BundleError, InputError
 from anytime_ar.legacy import old_weight_name, upgrade_weights
-from anytime_ar.plugins import PartConfig, build_part, is_registered
+from anytime_ar.plugins import PartConfig, build_part, can_be_loaded, describe_part
 from anytime_ar.prior import CausalPrior, Prior
 from anytime_ar.runtime.files import (
     check_output_path,
@@ -71,18 +72,28 @@ class Bundle:
         return f"Bundle({self.card.name!r}, {summarize_bundle(self)}, curve={self.curve!r})"
 
 
+def describe(part: Tokenizer | Prior | CausalPrior) -> Config:
+    """Return the description of a tokenizer or prior, as the card of a model holds it."""
+    if isinstance(part, Prior) or type(part) is OrderedAutoencoder:
+        return part.config
+    return describe_part(part)
+
+
 @default_torch_modes()
-def build_bundle(card: Card) -> Bundle:
+def build_bundle(card: Card, tokenizer: Tokenizer | None = None) -> Bundle:
     """Create the networks of a card, with random weights.
 
     Args:
         card: description of the model.
+        tokenizer: the tokenizer, with its weights; None: create it too.
 
     Raises:
         InputError: the networks do not fit each other, or the samples.
     """
     autoencoder: Tokenizer
-    if isinstance(card.autoencoder, PartConfig):
+    if tokenizer is not None:
+        autoencoder = tokenizer
+    elif isinstance(card.autoencoder, PartConfig):
         autoencoder = build_part(card.autoencoder, "tokenizer", Tokenizer)
     else:
         autoencoder = OrderedAutoencoder(card.autoencoder, card.data.sample_shape)
@@ -173,17 +184,25 @@ def save_bundle(bundle: Bundle, folder: Path | str) -> None:
     """
     folder = Path(folder).resolve()  # rename the folder itself, not a link to it
     check_replaceable(folder)
+    own = bundle.card.autoencoder
+    if isinstance(own, CustomConfig) and None in (own.encoder, own.decoder):
+        raise InputError(
+            "an ordered autoencoder cannot be saved if its modules were passed as objects; derive "
+            "a class from OrderedAutoencoder that builds them, with anytime_ar.register, or name "
+            "their classes in CustomConfig"
+        )
     for part, described in (
         (bundle.autoencoder, bundle.card.autoencoder),
         (bundle.prior, bundle.card.prior),
     ):
         if part is None or not isinstance(described, PartConfig):
             continue
-        if isinstance(part, Prior) or not is_registered(part):
+        if isinstance(part, Prior) or not can_be_loaded(part):
             raise InputError(
-                f"{type(part).__name__} cannot be saved: its class is not registered; decorate it "
-                "with anytime_ar.register, and implement get_config and from_config"
+                f"{type(part).__name__} cannot be saved: no other process could find its class; "
+                "move it to the top level of a module, or decorate it with anytime_ar.register"
             )
+        part.get_config()  # which refuses parts that do not say how they are built
         formats = {w.dtype for w in part.state_dict().values() if w.is_floating_point()}
         if formats - {torch.float32}:
             raise InputError(

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from anytime_ar.data.config import AudioConfig, DataConfig
 from anytime_ar.data.rows import Row, SplitRows, StoredArray
@@ -148,7 +150,7 @@ class ImageRowDecoder:
         self._config = config
         self._first: _ReferenceShape | None = None
 
-    def __call__(self, row: Row) -> npt.NDArray[np.uint8]:
+    def __call__(self, row: Row) -> StoredArray:
         """Decode one row to uint8 [C, H, W].
 
         Raises:
@@ -156,6 +158,7 @@ class ImageRowDecoder:
             DataError: it differs from the first image in channels or size.
         """
         config = self._config
+        assert not isinstance(row.content, Tensor | np.ndarray)
         pixels = decode_image(
             row.content,
             row.origin,
@@ -164,15 +167,19 @@ class ImageRowDecoder:
             size=config.size,
             background=config.background,
         )
-        if self._first is None:
-            self._first = _ReferenceShape(pixels.shape, row.origin)
-        elif pixels.shape != self._first.shape:
-            self._raise_shape_mismatch(pixels.shape, row.origin, self._first)
+        self._check_shape(pixels.shape, row.origin)
         return pixels
 
-    @staticmethod
-    def _raise_shape_mismatch(shape: tuple[int, ...], origin: str, first: _ReferenceShape) -> None:
+    def _check_shape(self, shape: tuple[int, ...], origin: str) -> None:
         """Raise an error that names both images, and the setting that helps."""
+        first = self._first = self._first or _ReferenceShape(shape, origin)
+        if shape == first.shape:
+            return
+        if len(shape) != 3 or len(first.shape) != 3:
+            raise DataError(
+                f"{origin}: has shape {list(shape)}, but {first.origin} has {list(first.shape)}; "
+                "give all samples the same"
+            )
         if shape[0] != first.shape[0]:
             raise DataError(
                 f"{origin}: {shape[0]} channels, but {first.origin} has {first.shape[0]}; "
@@ -182,6 +189,40 @@ class ImageRowDecoder:
             f"{origin}: {shape[2]} x {shape[1]}, but {first.origin} is {first.shape[2]} x "
             f"{first.shape[1]}; set data.size"
         )
+
+
+class TensorRowDecoder(ImageRowDecoder):
+    """A decoder of samples that a program holds as tensors, arrays or PIL images."""
+
+    def __call__(self, row: Row) -> StoredArray:
+        """Return a sample as uint8 [C, H, W], or as float32 [C, H, W] or [C, T] in [-1, 1].
+
+        Raises:
+            DataError: it is of another type, shape or range.
+        """
+        if not isinstance(row.content, Tensor | np.ndarray):
+            return super().__call__(row)
+        held = row.content
+        if isinstance(held, Tensor):
+            held = held.detach().cpu()
+            held = held.float() if held.is_floating_point() else held
+        array = np.asarray(held)
+        is_pixels = array.dtype == np.uint8 and array.ndim == 3
+        is_float = array.dtype.kind == "f" and array.ndim in (2, 3)
+        if not (is_pixels or is_float) or not array.size:
+            raise DataError(
+                f"{row.origin}: is {array.dtype} of shape {list(array.shape)}; pass images "
+                "[C, H, W] as uint8, or images or sounds [C, T] as floats in [-1, 1]"
+            )
+        if not is_pixels:
+            array = array.astype(np.float32)
+            low, high = (float(end) for end in (array.min(), array.max()))
+            if not -1 <= low <= high <= 1:
+                raise DataError(
+                    f"{row.origin}: has values from {low:g} to {high:g}; scale them to [-1, 1]"
+                )
+        self._check_shape(array.shape, row.origin)
+        return array
 
 
 class AudioRowDecoder:
@@ -217,6 +258,7 @@ class AudioRowDecoder:
 
         Only the crop and one block are in memory, but the peak is that of the whole recording.
         """
+        assert isinstance(row.content, bytes | Path)
         blocks = decode_audio_blocks(row.content, row.origin)
         first, rate = next(blocks)
         target = self.sample_rate or rate

@@ -17,6 +17,7 @@ from anytime_ar.data.decoding import (
     DecodableRows,
     ImageRowDecoder,
     RowDecoder,
+    TensorRowDecoder,
 )
 from anytime_ar.data.rows import DataSource, HeldOutRows, HoldOut, LabelCheckedRows, Row, SplitRows
 from anytime_ar.data.sources.embedded import digits_source, sounds_source
@@ -62,9 +63,22 @@ def load_data(config: DataConfig) -> DataSplits:
         DataError: there is no such data set, or its content cannot be used; names the file.
         MissingExtraError: the data set needs an extra that is not installed.
     """
-    source = _open_source(config)
+    return load_source(config, _open_source(config))
+
+
+def load_source(config: DataConfig, source: DataSource) -> DataSplits:
+    """Split a data set that is open, and check that its samples can be used.
+
+    Args:
+        config: name of the data set, and the conversion of its samples.
+        source: the stored splits.
+
+    Raises:
+        DataError: its content cannot be used; names the file.
+    """
     audio_decoder = AudioRowDecoder(config.audio) if source.modality == "audio" else None
-    decoder = audio_decoder or ImageRowDecoder(config)
+    row_decoder = TensorRowDecoder if source.modality == "tensor" else ImageRowDecoder
+    decoder = audio_decoder or row_decoder(config)
     broken = BrokenSampleCollector(config.skip_broken)
     shape: tuple[int, ...] = ()
     splits: dict[str, Split] = {}
@@ -110,6 +124,14 @@ def load_data(config: DataConfig) -> DataSplits:
             if config.streaming
             else read_into_memory(rows, decode, origin, broken, crop)
         )
+    sample_rate = None if audio_decoder is None else audio_decoder.sample_rate
+    if source.modality == "tensor" and len(shape) == 2:
+        sample_rate = config.audio.sample_rate
+        if sample_rate is None:
+            raise DataError(
+                f"{config.name}: samples of shape {list(shape)} are sounds; set "
+                "data.audio.sample_rate, in Hz"
+            )
     notes = (*source.notes, *broken.raise_or_report(undecodable))
     if source.label_names is not None and config.labels and not labelled:
         notes += ("left out all labels, since the training split has none",)
@@ -123,7 +145,7 @@ def load_data(config: DataConfig) -> DataSplits:
         test=splits["test"],
         sample_shape=shape,
         label_names=source.label_names if labelled else None,
-        sample_rate=None if audio_decoder is None else audio_decoder.sample_rate,
+        sample_rate=sample_rate,
         notes=notes,
     )
 

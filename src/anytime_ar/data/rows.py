@@ -10,10 +10,11 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from anytime_ar.errors import DataError
 from anytime_ar.media.formats import MediaContent
@@ -22,8 +23,8 @@ from anytime_ar.runtime.seeding import stable_hash
 _MAX_ROWS = 2**48
 """Upper bound of rows, larger than any data set."""
 
-Modality = Literal["image", "audio"]
-"""Kind of the samples of a set."""
+Modality = Literal["image", "audio", "tensor"]
+"""Kind of the samples of a set: files, or what a program holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Row:
 
     index: int
     """Position in the stored split: `SplitRows.read(index)` starts here."""
-    content: MediaContent
+    content: MediaContent | Tensor | npt.NDArray[Any]
     """Encoded or decoded sample, or its file."""
     label: int | None
     """Class in 0..n-1; None for no label."""
@@ -54,8 +55,8 @@ class SplitRows(Protocol):
         """Return the `index` of the row at a position in this split."""
 
 
-StoredArray = npt.NDArray[np.uint8] | npt.NDArray[np.int16]
-"""A stored sample: an image uint8 [C, H, W], or a clip int16 [1, T]."""
+StoredArray = npt.NDArray[np.uint8] | npt.NDArray[np.int16] | npt.NDArray[np.float32]
+"""A stored sample: an image uint8 [C, H, W], a clip int16 [1, T], or float32 of either shape."""
 
 
 @dataclass(frozen=True)

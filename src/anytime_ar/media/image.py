@@ -274,10 +274,12 @@ def image_to_array(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def to_float(stored: Tensor) -> Tensor:
-    """Convert uint8 0..255 or int16 of any shape to float32 in [-1, 1].
+    """Convert uint8 0..255, int16 or floats in [-1, 1] of any shape to float32 in [-1, 1].
 
     Both ends of uint8 are exact.
     """
+    if stored.is_floating_point():
+        return stored.to(torch.float32)
     if stored.dtype == torch.uint8:
         return stored.to(torch.float32) / 127.5 - 1.0
     return stored.to(torch.float32) / 32768.0

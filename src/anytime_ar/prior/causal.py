@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anytime_ar.errors import InputError
 from anytime_ar.plugins import ModelPart
 from anytime_ar.prior.kv_cache import KVCache
 
@@ -51,6 +52,36 @@ class CausalPrior(ModelPart, nn.Module, abc.ABC):
         Returns:
             float [n, T, V]; [:, i] are the logits of the code at position `positions + i`.
         """
+
+    label_dropout: float = 0.1
+    """Share of training sequences without their label, [0, 1), which guidance needs."""
+
+    @classmethod
+    def complete_config(
+        cls, config: dict[str, Any], code_length: int, vocabulary: int, label_count: int
+    ) -> dict[str, Any]:
+        """Return settings of a prior that is to be trained, with the sizes of its codes filled in.
+
+        Args:
+            config: settings, as a user gives them.
+            code_length: L.
+            vocabulary: V.
+            label_count: number of classes.
+
+        Raises:
+            InputError: a size is set otherwise.
+        """
+        sizes = {
+            "code_length": code_length,
+            "vocabulary": vocabulary,
+            "label_count": label_count,
+        }
+        for name, size in sizes.items():
+            if config.get(name, size) != size:
+                raise InputError(
+                    f"prior.config.{name} is {config[name]}, and the codes have {size}; drop it"
+                )
+        return config | sizes
 
     @property
     def no_label(self) -> int:

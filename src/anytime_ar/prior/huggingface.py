@@ -105,6 +105,18 @@ class HuggingFacePrior(CausalPrior):
         }
 
     @classmethod
+    def complete_config(
+        cls, config: dict[str, Any], code_length: int, vocabulary: int, label_count: int
+    ) -> dict[str, Any]:
+        """Return settings with the sizes of the codes, and tokens and context of the model."""
+        whole = super().complete_config(config, code_length, vocabulary, label_count)
+        tokens = config.get("tokens", "shared")
+        count = (code_length if tokens == "per_position" else 1) * vocabulary + label_count + 1
+        ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+        sizes = {"vocab_size": count, "max_position_embeddings": code_length, **ends}
+        return whole | {"tokens": tokens, "model": sizes | config.get("model", {})}
+
+    @classmethod
     def from_config(cls, config: dict[str, Any]) -> HuggingFacePrior:
         """Build a prior from `get_config`, with random weights.
 

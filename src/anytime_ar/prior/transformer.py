@@ -176,6 +176,11 @@ class Prior(nn.Module):
             nn.init.zeros_(module.bias)
 
     @property
+    def label_dropout(self) -> float:
+        """Return the share of training sequences without their label."""
+        return self.config.label_dropout
+
+    @property
     def no_label(self) -> int:
         """Return the label that means "no label": samples of all classes."""
         return self.label_count

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from anytime_ar.autoencoder import (
-    OrderedAutoencoder,
     Tokenizer,
     check_tokenizer,
     make_decode_fn,
@@ -24,6 +23,7 @@ from anytime_ar.bundle.curve import Curve
 from anytime_ar.bundle.format import (
     Bundle,
     check_sizes,
+    describe,
     find_bundle,
     fingerprint,
     load_bundle,
@@ -31,11 +31,10 @@ from anytime_ar.bundle.format import (
     summarize_bundle,
 )
 from anytime_ar.codes import as_codes, check_codes
-from anytime_ar.config import Config, format_validation_error
+from anytime_ar.config import format_validation_error
 from anytime_ar.errors import InputError
 from anytime_ar.kernel.autotune import Autotuner
 from anytime_ar.legacy import warn_renamed
-from anytime_ar.plugins import describe_part
 from anytime_ar.prior import (
     Backend,
     CausalPrior,
@@ -170,8 +169,8 @@ class AnytimeModel:
             card = Card(
                 name=name,
                 data=data,
-                autoencoder=_describe(tokenizer),
-                prior=None if prior is None else _describe(prior),
+                autoencoder=describe(tokenizer),
+                prior=None if prior is None else describe(prior),
                 sampling_params=sampling_params or SamplingParams(),
             )
         except ValidationError as error:
@@ -552,13 +551,6 @@ class AnytimeModel:
         if guidance is not None:
             options["guidance"] = guidance
         return self.sampler.warm_up(lambda: self.plan(n, **options)[0])
-
-
-def _describe(part: Tokenizer | Prior | CausalPrior) -> Config:
-    """Return the configuration of a part for the card of a model."""
-    if isinstance(part, OrderedAutoencoder | Prior):
-        return part.config
-    return describe_part(part)
 
 
 def _chunks(rows: Tensor) -> Iterator[Tensor]:

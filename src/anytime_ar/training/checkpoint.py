@@ -78,6 +78,11 @@ class CheckpointManager:
             for group, state in checkpoint.groups.items()
             for name, value in state.items()
         }
+        seen: set[int] = set()
+        for name, value in tensors.items():
+            if value.data_ptr() in seen:  # tied weights, which safetensors does not store twice
+                tensors[name] = value.clone()
+            seen.add(value.data_ptr())
         record = json.dumps(checkpoint.record, allow_nan=False)
         data = save(tensors, metadata={"record": record})
         path = self.path(step)

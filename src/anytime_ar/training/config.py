@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from anytime_ar.autoencoder import AutoencoderConfig, ProjectionConfig, TruncationConfig
 from anytime_ar.config import Config
 from anytime_ar.data import AugmentationConfig, DataConfig
+from anytime_ar.plugins import PartConfig
 from anytime_ar.prior import PriorConfig, SamplingParams
 
 TrainingPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -149,14 +150,18 @@ class TrainConfig(Config):
     """Data set and how it is prepared."""
     augmentation: AugmentationConfig = AugmentationConfig()
     """Augmentation of the samples that the autoencoder and the decoder GAN train on."""
+    tokenizer: str | PartConfig | None = None
+    """Tokenizer that is trained already, in place of `autoencoder`: the name, folder or Hub ID of a
+    model whose tokenizer to use, or kind and settings of another tokenizer."""
     autoencoder: SerializeAsAny[AutoencoderConfig] = ProjectionConfig()
     """Networks, quantizer and codes of the autoencoder."""
     autoencoder_training: AutoencoderTrainingConfig = AutoencoderTrainingConfig()
     """Settings of the stage `autoencoder`."""
     decoder_gan: DecoderGANConfig | None = None
     """Adversarial fine-tuning of the decoder, for images only; None: no such stage."""
-    prior: PriorConfig | None = PriorConfig()
-    """Architecture of the prior; None: train the autoencoder alone."""
+    prior: PriorConfig | PartConfig | None = PriorConfig()
+    """Architecture of the prior, or kind and settings of another one; None: train the autoencoder
+    alone."""
     prior_training: PriorTrainingConfig = PriorTrainingConfig()
     """Settings of the stage `prior`."""
     conditional: bool = True
@@ -174,6 +179,17 @@ class TrainConfig(Config):
     """Minutes between two checkpoints of a stage."""
     log_every: int = Field(50, ge=1)
     """Steps between two lines of the log, where non-finite losses are detected."""
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Programs that get losses and validation figures too: TensorBoard, in the folder of the run,
+    and Weights & Biases, whose variable WANDB_MODE=offline keeps them here."""
+
+    @model_validator(mode="after")
+    def _check_tokenizer(self) -> Self:
+        if self.tokenizer is not None and self.decoder_gan is not None:
+            raise ValueError("decoder_gan trains an autoencoder, and tokenizer is given; drop one")
+        if self.tokenizer is not None and self.prior is None:
+            raise ValueError("tokenizer is given and prior is null, so nothing is left to train")
+        return self
 
 
 class DistributedConfig(Config):

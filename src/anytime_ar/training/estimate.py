@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import torch
 from torch import nn
 
-from anytime_ar.autoencoder import OrderedAutoencoder
+from anytime_ar.autoencoder import OrderedAutoencoder, Tokenizer
 from anytime_ar.bundle.format import attach_codebook
 from anytime_ar.data import DataSplits
-from anytime_ar.prior import Prior
+from anytime_ar.prior import CausalPrior, Prior
 from anytime_ar.runtime.distributed import DistributedContext
 from anytime_ar.runtime.mixed_precision import UnscaledPrecision
 from anytime_ar.runtime.progress import format_duration
@@ -90,12 +90,12 @@ class RunTimer:
         )
 
     def estimate(
-        self, autoencoder: OrderedAutoencoder, prior: Prior | None, data: DataSplits
+        self, autoencoder: Tokenizer, prior: Prior | CausalPrior | None, data: DataSplits
     ) -> list[StageTime]:
         """Return the times of the stages, in their order.
 
         Args:
-            autoencoder: The untrained autoencoder, which stays as it is.
+            autoencoder: The untrained autoencoder, or another tokenizer; it stays as it is.
             prior: The untrained prior, which stays as it is; None: there is none.
             data: The data set.
 
@@ -110,8 +110,10 @@ class RunTimer:
         if uneven or device_mesh(self._fabric) is not None:
             return []
         config, model = self._config, deepcopy(autoencoder).to(self._fabric.device)
-        times = [self._time_stage(AutoencoderStage(model, data, config, self._distributed))]
-        if config.decoder_gan is not None:
+        times = []
+        if isinstance(model, OrderedAutoencoder) and config.tokenizer is None:
+            times.append(self._time_stage(AutoencoderStage(model, data, config, self._distributed)))
+        if isinstance(autoencoder, OrderedAutoencoder) and config.decoder_gan is not None:
             copied = deepcopy(autoencoder).to(self._fabric.device)
             stage = DecoderGANStage(copied, data, config, self._distributed)
             times.append(self._time_stage(stage))
@@ -128,7 +130,7 @@ class RunTimer:
         step_s = self._time_step(stage.objective, batches, stage.optimizer, stage.ema_decay)
         return StageTime(stage.name, stage.steps - self._steps_done(stage.name), step_s)
 
-    def _time_encoding(self, model: OrderedAutoencoder, num_samples: int) -> StageTime:
+    def _time_encoding(self, model: Tokenizer, num_samples: int) -> StageTime:
         """Return the time to encode the training split, as often as the prior's stage does it."""
         device = self._fabric.device
         x = torch.zeros(ENCODE_BATCH_SIZE, *model.sample_shape, device=device)
@@ -139,7 +141,7 @@ class RunTimer:
         batches = -(-count // (ENCODE_BATCH_SIZE * self._distributed.world_size))
         return StageTime("encoding", batches, seconds)
 
-    def _time_prior(self, prior: Prior, code_length: int) -> StageTime:
+    def _time_prior(self, prior: Prior | CausalPrior, code_length: int) -> StageTime:
         """Return the time of the prior's stage, from random codes."""
         options = self._config.prior_training
         generator = generator_for(self._config.seed, "rehearsal")

@@ -4,27 +4,41 @@ config.yaml                   configuration of the run
 autotune.json                 autotuned number formats and threads (see `autotune`)
 data.json                     fingerprint of the data, which reveals changes
 log.jsonl                     losses and validation figures
+tensorboard/, wandb/          the same for these programs, if configured
 checkpoints/                  checkpoints of the stages autoencoder, decoder_gan and prior
 bundle/                       the model (see `anytime_ar.bundle.format`)
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import yaml
 
-from anytime_ar.autoencoder import OrderedAutoencoder
+from anytime_ar.autoencoder import OrderedAutoencoder, Tokenizer, check_tokenizer
 from anytime_ar.bundle.card import Card, DataCard
-from anytime_ar.bundle.format import Bundle, build_bundle, load_bundle, save_bundle
+from anytime_ar.bundle.format import (
+    Bundle,
+    build_bundle,
+    describe,
+    find_bundle,
+    load_bundle,
+    save_bundle,
+)
+from anytime_ar.config import Config
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.data.fingerprint import DataFingerprint, data_fingerprint, find_moved_data
+from anytime_ar.data.objects import DataLike, load_objects
 from anytime_ar.errors import InputError, require_extras
-from anytime_ar.prior import Prior
+from anytime_ar.plugins import PartConfig, build_part, find_class
+from anytime_ar.prior import CausalPrior
 from anytime_ar.runtime.distributed import DistributedContext
 from anytime_ar.runtime.files import (
     check_output_path,
@@ -40,29 +54,34 @@ from anytime_ar.runtime.torch_modes import default_torch_modes
 from anytime_ar.training.checkpoint import CheckpointManager
 from anytime_ar.training.config import SINGLE_PROCESS, DistributedConfig, TrainConfig
 from anytime_ar.training.estimate import RunTimer, StageTime, describe_rest, describe_times
+from anytime_ar.training.loggers import open_logger
 from anytime_ar.training.precision import PrecisionAutotuner, read_autotuned_settings
-from anytime_ar.training.run_log import RunLog
+from anytime_ar.training.run_log import LogCallback, RunLog
 from anytime_ar.training.stages import Stage
 from anytime_ar.training.stages.autoencoder import AutoencoderStage
 from anytime_ar.training.stages.decoder_gan import DecoderGANStage
 from anytime_ar.training.stages.prior import PriorStage
 from anytime_ar.training.trainer import Trainer
 
+if TYPE_CHECKING:
+    from anytime_ar.sampling import AnytimeModel
+
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
 
-@default_torch_modes(grad=True)
 def train(
-    config: TrainConfig,
-    folder: Path | str,
+    config: TrainConfig | Mapping[str, Any],
+    folder: Path | str | None = None,
     *,
+    data: DataLike | None = None,
+    tokenizer: Tokenizer | None = None,
     resume: bool = False,
     device: str = "auto",
     show_progress: bool = True,
-    data: DataSplits | None = None,
+    callbacks: Sequence[LogCallback] = (),
     distributed_config: DistributedConfig = SINGLE_PROCESS,
     accept_changed_data: bool = False,
-) -> Bundle:
+) -> AnytimeModel:
     """Train an autoencoder and its prior, and write the bundle to `folder`/bundle.
 
     Ctrl-C or SIGTERM ends the training after the current step, with a checkpoint. A second signal
@@ -73,18 +92,23 @@ def train(
     not depend on the number of processes; losses differ by rounding and dropout only.
 
     Args:
-        config: Configuration of the run.
-        folder: Folder of the run, which is created if it does not exist.
+        config: Configuration of the run, or its settings as nested dictionaries.
+        folder: Folder of the run, which is created if it does not exist; None: keep no files.
+        data: What to train on, if it is not `config.data.name`: tensors, arrays, (samples, labels),
+            a `torch.utils.data.Dataset`, a Hugging Face data set, a path, or a mapping of splits;
+            see `load_objects`.
+        tokenizer: Tokenizer that is trained already, in place of `config.autoencoder`.
         resume: Whether to resume a run in the folder; if False, an existing run is refused.
         device: `cpu`, `cuda`, `mps`, or `auto` for the best device of this machine.
         show_progress: Whether to show progress bars, and the time that the training is expected to
             take, on standard error.
-        data: The data set of `config.data`, if it is loaded already.
+        callbacks: Functions that are called with each line of the log, as a dictionary: losses and
+            validation figures with `stage` and `step`. An exception ends the training.
         distributed_config: Number of processes, and how they share batches and weights.
         accept_changed_data: Whether to resume although the data has changed.
 
     Returns:
-        The bundle with the trained model.
+        The trained model; `save` writes its bundle elsewhere.
 
     Raises:
         InputError: The data or the configuration cannot be used, the folder holds another run, or
@@ -92,7 +116,43 @@ def train(
         MissingExtraError: The extra `train` is not installed.
         TrainingError: The loss is not finite or has diverged.
     """
-    folder = Path(folder)
+    from anytime_ar.sampling import AnytimeModel
+
+    if not isinstance(config, TrainConfig):
+        config = TrainConfig.parse(dict(config), origin="config")
+    with ExitStack() as stack:
+        if folder is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="anytime-run-"))
+        bundle = _train_bundle(
+            config,
+            Path(folder),
+            data=data,
+            tokenizer=tokenizer,
+            resume=resume,
+            device=device,
+            show_progress=show_progress,
+            callbacks=callbacks,
+            distributed_config=distributed_config,
+            accept_changed_data=accept_changed_data,
+        )
+    return AnytimeModel(bundle, device=device)
+
+
+@default_torch_modes(grad=True)
+def _train_bundle(
+    config: TrainConfig,
+    folder: Path,
+    *,
+    data: DataLike | None,
+    tokenizer: Tokenizer | None,
+    resume: bool,
+    device: str,
+    show_progress: bool,
+    callbacks: Sequence[LogCallback],
+    distributed_config: DistributedConfig,
+    accept_changed_data: bool,
+) -> Bundle:
+    """Train the stages of a run in its folder, and return its bundle; see `train`."""
     # Before the data are loaded, so that a wrong folder is refused at once.
     config = check_run_folder(folder, config, resume=resume)
     if resume and (folder / "bundle").is_dir():
@@ -104,20 +164,29 @@ def train(
 
     fabric = launch_fabric(device, config.precision, distributed_config)
     distributed = DistributedContext()
-    data = data or load_data(config.data)
-    card = build_card(config, data)
+    splits = load_data(config.data) if data is None else load_objects(data, config.data)
+    if data is not None:
+        config = config.model_copy(update={"data": splits.config})
     with seeded(config.seed, "weights"):
-        bundle = build_bundle(card)
+        if tokenizer is None and config.tokenizer is not None:
+            tokenizer = _load_tokenizer(config.tokenizer)
+        card = build_card(config, splits, tokenizer)
+        bundle = build_bundle(card, tokenizer)
     distributed.run_on_rank_zero(lambda: create_run_folder(folder, config))
     changes = distributed.run_on_rank_zero(
-        lambda: _check_data_unchanged(folder, config, data, accept=accept_changed_data)
+        lambda: _check_data_unchanged(folder, config, splits, accept=accept_changed_data)
     )
-    with RunLog(
-        folder / "log.jsonl" if distributed.is_rank_zero else None, show_progress=show_progress
-    ) as log:
+    with ExitStack() as stack:
+        reports = [*callbacks]
+        if distributed.is_rank_zero:
+            reports += [
+                stack.enter_context(open_logger(name, config, folder)) for name in config.loggers
+            ]
+        path = folder / "log.jsonl" if distributed.is_rank_zero else None
+        log = stack.enter_context(RunLog(path, show_progress=show_progress, callbacks=reports))
         for change in changes:
             log.notify(change)
-        for note in data.notes:
+        for note in splits.notes:
             log.write(data=note)
         autotuner = PrecisionAutotuner(
             folder,
@@ -129,8 +198,6 @@ def train(
         )
 
         autoencoder, prior = bundle.autoencoder, bundle.prior
-        assert isinstance(autoencoder, OrderedAutoencoder)
-        assert isinstance(prior, Prior | None)
         times: list[StageTime] = []
         if show_progress:
             timer = RunTimer(
@@ -141,7 +208,7 @@ def train(
                 distributed=distributed,
                 gradient_accumulation_steps=distributed_config.gradient_accumulation_steps,
             )
-            times = distributed.run_on_rank_zero(lambda: timer.estimate(autoencoder, prior, data))
+            times = distributed.run_on_rank_zero(lambda: timer.estimate(autoencoder, prior, splits))
         if times:
             log.notify(describe_times(times))
 
@@ -165,13 +232,15 @@ def train(
             if rest is not None:
                 log.notify(rest)
 
-        fit(AutoencoderStage(autoencoder, data, config, distributed))
-        if config.decoder_gan is not None:
-            fit(DecoderGANStage(autoencoder, data, config, distributed))
-        if prior is not None:
-            # The stage encodes the data in the number format of the autoencoder.
+        if tokenizer is None:
+            assert isinstance(autoencoder, OrderedAutoencoder)
+            fit(AutoencoderStage(autoencoder, splits, config, distributed))
+            if config.decoder_gan is not None:
+                fit(DecoderGANStage(autoencoder, splits, config, distributed))
+            # The next stage encodes the data in the number format of the autoencoder.
             autotuner.apply("autoencoder")
-            fit(PriorStage(prior, autoencoder, data, config, fabric, distributed))
+        if prior is not None:
+            fit(PriorStage(prior, autoencoder, splits, config, fabric, distributed))
     distributed.run_on_rank_zero(
         lambda: save_bundle(_with_precisions(bundle, folder), folder / "bundle")
     )
@@ -220,8 +289,29 @@ def _with_precisions(bundle: Bundle, folder: Path) -> Bundle:
     return replace(bundle, card=bundle.card.model_copy(update={"training": training}))
 
 
-def build_card(config: TrainConfig, data: DataSplits) -> Card:
+def _load_tokenizer(described: str | PartConfig) -> Tokenizer:
+    """Return a tokenizer that is not trained in this run.
+
+    Args:
+        described: Name, folder or Hub ID of a model, or kind and settings of a tokenizer.
+
+    Raises:
+        InputError: There is no such model or tokenizer, or it is faulty.
+    """
+    if isinstance(described, str):
+        return load_bundle(find_bundle(described)).autoencoder
+    tokenizer: Tokenizer = build_part(described, "tokenizer", Tokenizer)
+    check_tokenizer(tokenizer.eval())
+    return tokenizer
+
+
+def build_card(config: TrainConfig, data: DataSplits, tokenizer: Tokenizer | None = None) -> Card:
     """Build the card of the model that a run trains.
+
+    Args:
+        config: Configuration of the run.
+        data: The data set.
+        tokenizer: Tokenizer that is trained already; None: the run trains an autoencoder.
 
     Raises:
         InputError: The configuration does not suit the samples or their labels.
@@ -242,7 +332,20 @@ def build_card(config: TrainConfig, data: DataSplits) -> Card:
             f"sampling_params.guidance is {config.sampling_params.guidance}, and the model will "
             "have no labels; drop it, or train with labels"
         )
-    autoencoder = config.autoencoder.resolve(data.sample_shape)
+    if tokenizer is None:
+        autoencoder = config.autoencoder.resolve(data.sample_shape)
+        tokenizer_card: Config = autoencoder
+        code_length, vocabulary = autoencoder.sizes[0], autoencoder.quantizer.size
+    else:
+        _check_samples_fit(tokenizer, data)
+        tokenizer_card = describe(tokenizer)
+        code_length, vocabulary = tokenizer.code_length, tokenizer.vocabulary
+    prior = config.prior
+    if isinstance(prior, PartConfig):
+        known = find_class(prior.kind, "prior", CausalPrior)
+        assert issubclass(known, CausalPrior)
+        settings = known.complete_config(prior.config, code_length, vocabulary, len(names or ()))
+        prior = prior.model_copy(update={"config": settings})
     return Card(
         name=config.name,
         data=DataCard(
@@ -253,12 +356,35 @@ def build_card(config: TrainConfig, data: DataSplits) -> Card:
             labels=names,
             label_frequencies=None if names is None else _label_frequencies(data, len(names)),
         ),
-        autoencoder=autoencoder,
-        prior=config.prior,
+        autoencoder=tokenizer_card,
+        prior=prior,
         sampling_params=config.sampling_params,
         weights_dtype=config.weights_dtype,
         training=config.model_dump(mode="json"),
     )
+
+
+def _check_samples_fit(tokenizer: Tokenizer, data: DataSplits) -> None:
+    """Check that a tokenizer takes the samples of a data set.
+
+    Raises:
+        InputError: Shape or sampling rate differ.
+    """
+    shape, rate = tokenizer.sample_shape, getattr(tokenizer, "sample_rate", None)
+    if tuple(shape) != data.sample_shape:
+        sounds = len(shape) == 2
+        hint = (
+            "data.audio.seconds, data.audio.sample_rate" if sounds else "data.size, data.channels"
+        )
+        raise InputError(
+            f"the tokenizer takes samples of shape {list(shape)}, and those of {data.config.name} "
+            f"have {list(data.sample_shape)}; change {hint}, or the tokenizer"
+        )
+    if rate is not None and rate != data.sample_rate:
+        raise InputError(
+            f"the tokenizer takes sounds at {rate} Hz, and those of {data.config.name} have "
+            f"{data.sample_rate}; set data.audio.sample_rate to {rate}"
+        )
 
 
 def _label_frequencies(data: DataSplits, count: int) -> tuple[float, ...]:

@@ -6,12 +6,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 from tqdm import tqdm
+
+LogCallback = Callable[[dict[str, float | str]], None]
+"""Function of a line of the log: figures by name, with `stage` and `step` where they have one."""
 
 
 class RunLog:
@@ -20,10 +23,18 @@ class RunLog:
     Args:
         path: Path of the file; None: this process logs and shows nothing.
         show_progress: Whether to show progress bars.
+        callbacks: Functions that are called with each line, unless `path` is None.
     """
 
-    def __init__(self, path: Path | None, *, show_progress: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        show_progress: bool = True,
+        callbacks: Sequence[LogCallback] = (),
+    ) -> None:
         """Open the file of the log, and create it if there is none."""
+        self._callbacks = callbacks if path is not None else ()
         target = Path(os.devnull) if path is None else path
         self._file = target.open("a", encoding="utf-8")
         # A service without a console has no standard error.
@@ -38,6 +49,8 @@ class RunLog:
         }
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
+        for callback in self._callbacks:
+            callback(dict(line))
 
     def notify(self, message: str) -> None:
         """Log a message for the user and show it on standard error."""

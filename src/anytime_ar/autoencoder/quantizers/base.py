@@ -28,7 +28,7 @@ class Quantized(NamedTuple):
 class Quantizer(nn.Module):
     """A map from code vectors float [B, L, D] to codes int64 [B, L], and from codes to vectors."""
 
-    def forward(self, vectors: Tensor, kept_mask: Tensor) -> Quantized:
+    def forward(self, vectors: Tensor, kept_mask: Tensor | None = None) -> Quantized:
         """Quantize code vectors.
 
         In training mode this stores what `update_codebooks` needs.
@@ -36,11 +36,13 @@ class Quantizer(nn.Module):
         Args:
             vectors: float [B, L, D], the encoder's output.
             kept_mask: bool [B, L], false at truncated positions, which count in no loss and no
-                statistic.
+                statistic; None: none is truncated.
         """
         raise NotImplementedError
 
-    def update_codebooks(self, generator: torch.Generator, collectives: DistributedContext) -> None:
+    def update_codebooks(
+        self, generator: torch.Generator, collectives: DistributedContext | None = None
+    ) -> None:
         """Update the codebooks with all vectors quantized in training mode since the last update.
 
         Call it once a step, however many microbatches and processes the batch is split into.
@@ -48,7 +50,8 @@ class Quantizer(nn.Module):
         Args:
             generator: source of randomness for restarted entries, in the same state in every
                 process.
-            collectives: the processes, each of which quantizes its shard of the batch.
+            collectives: the processes, each of which quantizes its shard of the batch; None: this
+                process alone.
         """
 
     def encode(self, vectors: Tensor) -> Tensor:
@@ -68,13 +71,18 @@ class Quantizer(nn.Module):
         """
 
 
+def all_kept(vectors: Tensor) -> Tensor:
+    """Return the mask of vectors [B, L, D] of which none is truncated: bool [B, L]."""
+    return torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)
+
+
 class NoQuantizer(Quantizer):
     """A quantizer that leaves vectors continuous, for reconstruction without codes."""
 
     def forward(
         self,
         vectors: Tensor,
-        kept_mask: Tensor,  # noqa: ARG002
+        kept_mask: Tensor | None = None,  # noqa: ARG002
     ) -> Quantized:
         """Return the vectors unchanged, with zeros for codes and loss."""
         codes = torch.zeros(vectors.shape[:2], dtype=torch.int64, device=vectors.device)

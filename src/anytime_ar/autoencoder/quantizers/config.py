@@ -126,6 +126,10 @@ class ResidualQuantizerConfig(VectorQuantizerConfig):
     error_feedback: Literal[True] = True
     """Always true: each level quantizes the errors of the level before."""
 
+    def build(self, code_length: int, code_width: int) -> Quantizer:
+        """Build a codebook for each of L levels; the first one gets what is to be quantized."""
+        return VectorQuantizer(self, code_length, code_width, residual=True)
+
 
 class ResidualPCAQuantizerConfig(CodebookConfig, LappedQuantizerConfig):
     """Vector quantization that starts as residual PCA.

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from anytime_ar.autoencoder.quantizers.base import Quantized, Quantizer
+from anytime_ar.autoencoder.quantizers.base import Quantized, Quantizer, all_kept
 
 SATURATION_MARGIN = 1.0
 """Distance beyond the outermost level without a penalty; the bound is flat further out."""
@@ -71,10 +71,11 @@ class FiniteScalarQuantizer(Quantizer):
         digits = bounded.round().long() + self.levels // 2  # each in 0..levels[d]-1
         return (digits * self.strides).sum(-1)
 
-    def forward(self, vectors: Tensor, kept_mask: Tensor) -> Quantized:
+    def forward(self, vectors: Tensor, kept_mask: Tensor | None = None) -> Quantized:
         """Round the vectors to the grid, with a straight-through gradient and the penalty."""
         bounded = self._bound(vectors)
         rounded = bounded + (bounded.round() - bounded).detach()  # straight-through
+        kept_mask = all_kept(vectors) if kept_mask is None else kept_mask
         beyond = ((vectors.float() + self.shift).abs() - self.saturation).clamp(min=0)
         loss = self.commitment * (beyond.square().mean(-1) * kept_mask).sum() / kept_mask.sum()
         return Quantized(rounded / (self.levels // 2), self._codes(bounded), loss)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anytime_ar.autoencoder.quantizers.base import Quantized, Quantizer
+from anytime_ar.autoencoder.quantizers.base import Quantized, Quantizer, all_kept
 from anytime_ar.autoencoder.quantizers.vector import VectorQuantizer, kmeans
 
 if TYPE_CHECKING:
@@ -53,9 +53,10 @@ class LevelQuantizer(Quantizer):
         )
         self.level_quantizer = VectorQuantizer(config, levels, code_width, residual=residual)
 
-    def forward(self, vectors: Tensor, kept_mask: Tensor) -> Quantized:
+    def forward(self, vectors: Tensor, kept_mask: Tensor | None = None) -> Quantized:
         """Quantize global vectors and the vectors of segments."""
         global_vectors, level_vectors = self._split(vectors)
+        kept_mask = all_kept(vectors) if kept_mask is None else kept_mask
         global_mask, level_mask = self._split(kept_mask)
         quantized = self.level_quantizer(level_vectors, level_mask)
         if self.global_quantizer is None:
@@ -70,7 +71,9 @@ class LevelQuantizer(Quantizer):
             share * global_quantized.loss + (1 - share) * quantized.loss,
         )
 
-    def update_codebooks(self, generator: torch.Generator, collectives: DistributedContext) -> None:
+    def update_codebooks(
+        self, generator: torch.Generator, collectives: DistributedContext | None = None
+    ) -> None:
         """Update the codebooks of levels and of global vectors."""
         self.level_quantizer.update_codebooks(generator, collectives)
         if self.global_quantizer is not None:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from anytime_ar.autoencoder.quantizers.base import Quantized, Quantizer
+from anytime_ar.autoencoder.quantizers.base import Quantized, Quantizer, all_kept
+from anytime_ar.runtime.distributed import DistributedContext
 
 if TYPE_CHECKING:
     from anytime_ar.autoencoder.quantizers.config import VectorQuantizerConfig
-    from anytime_ar.runtime.distributed import DistributedContext
 
 EMA_BUFFERS = ("cluster_size", "embed_avg")
 """Names of the EMA buffers, which only training needs."""
@@ -78,8 +78,9 @@ class VectorQuantizer(Quantizer):
             state_dict.setdefault(f"{prefix}embed_avg", codebooks)
         super()._load_from_state_dict(state_dict, prefix, *further)
 
-    def forward(self, vectors: Tensor, kept_mask: Tensor) -> Quantized:
+    def forward(self, vectors: Tensor, kept_mask: Tensor | None = None) -> Quantized:
         """Quantize to the nearest entries, with a straight-through gradient."""
+        kept_mask = all_kept(vectors) if kept_mask is None else kept_mask
         grouped, indices = self._assign(vectors)  # [P, N, D] and [P, N], with P * N = B * L
         chosen = _gather(self.codebooks, indices)  # [P, N, D]
         weight = self._by_codebook(kept_mask[..., None].float())[..., 0]  # [P, N]
@@ -184,8 +185,11 @@ class VectorQuantizer(Quantizer):
             return torch.baddbmm(lengths, grouped, codebooks.mT, alpha=-2).argmin(-1)
 
     @torch.no_grad()
-    def update_codebooks(self, generator: torch.Generator, collectives: DistributedContext) -> None:
+    def update_codebooks(
+        self, generator: torch.Generator, collectives: DistributedContext | None = None
+    ) -> None:
         """Update moving averages and the codebooks that follow them; restart dead entries."""
+        collectives = collectives or DistributedContext()
         grouped, indices, weight = (
             torch.cat(parts, 1) for parts in zip(*self._pending, strict=True)
         )

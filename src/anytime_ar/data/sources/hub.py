@@ -42,6 +42,19 @@ def hub_source(config: DataConfig) -> DataSource:
             f"({first_line(error)}); check the spelling, data.subset and the network, or pass a "
             "local folder"
         ) from error
+    return dataset_source(config, stored)
+
+
+def dataset_source(config: DataConfig, stored: Mapping[str, Any]) -> DataSource:
+    """Return data sets of the library `datasets` as the splits of one set.
+
+    Args:
+        config: name of the set, and the columns to read.
+        stored: a `datasets.Dataset` or `IterableDataset` for each split, by name.
+
+    Raises:
+        DataError: there is no training split, or no column fits.
+    """
     tables: dict[str, HubTable] = {}
     left_out = []
     for name, table in stored.items():

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytime_ar.autoencoder import OrderedAutoencoder
+from anytime_ar.autoencoder import Tokenizer
 from anytime_ar.bundle.format import attach_codebook
 from anytime_ar.data import AugmentationConfig, Batch, DataSplits, Split
 from anytime_ar.errors import InputError
-from anytime_ar.prior import Prior
+from anytime_ar.prior import CausalPrior, Prior
 from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard, DistributedContext
 from anytime_ar.runtime.seeding import generator_for
 from anytime_ar.training.config import PriorTrainingConfig, TrainConfig
@@ -31,8 +31,8 @@ class PriorStage(Stage):
 
     def __init__(
         self,
-        prior: Prior,
-        autoencoder: OrderedAutoencoder,
+        prior: Prior | CausalPrior,
+        autoencoder: Tokenizer,
         data: DataSplits,
         config: TrainConfig,
         fabric: Fabric,
@@ -164,7 +164,7 @@ def timing_batches(
 
 
 def encode_training_split(
-    autoencoder: OrderedAutoencoder,
+    autoencoder: Tokenizer,
     split: Split,
     config: TrainConfig,
     *,
@@ -175,7 +175,7 @@ def encode_training_split(
     """Encode a split, with as many augmented copies of each sample as the configuration asks for.
 
     Args:
-        autoencoder: Trained autoencoder, on the device.
+        autoencoder: Trained autoencoder or other tokenizer, on the device.
         split: Split with N samples.
         config: Configuration of the run, with augmentation and number of copies.
         conditional: Whether to return labels.
@@ -210,7 +210,7 @@ def encode_training_split(
 
 @torch.no_grad()
 def _encode_batches(
-    autoencoder: OrderedAutoencoder,
+    autoencoder: Tokenizer,
     batches: Iterable[Batch],
     conditional: bool,
     fabric: Fabric,
@@ -236,11 +236,11 @@ class PriorObjective(nn.Module):
     """Mean negative log-likelihood of codes, in nats per code.
 
     Args:
-        prior: The Transformer.
+        prior: The prior over codes.
         code_noise: Share of the input codes that random entries replace, [0, 1).
     """
 
-    def __init__(self, prior: Prior, code_noise: float = 0.0) -> None:
+    def __init__(self, prior: Prior | CausalPrior, code_noise: float = 0.0) -> None:
         """Store the prior and the share of noise."""
         super().__init__()
         self.prior = prior
@@ -271,7 +271,7 @@ class PriorObjective(nn.Module):
         if self.training:
             assert generator is not None
             if labels is not None:
-                hidden = _random_mask(self.prior.config.label_dropout, labels, generator, shard)
+                hidden = _random_mask(self.prior.label_dropout, labels, generator, shard)
                 labels = torch.where(hidden, self.prior.no_label, labels)
             if self.code_noise:
                 shape = shard.global_batch_size(len(codes)), codes.shape[1]

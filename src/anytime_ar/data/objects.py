@@ -1,0 +1,198 @@
+"""Data sets that a program holds: tensors, arrays, and data sets of PyTorch and Hugging Face."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anytime_ar.data.config import DataConfig
+from anytime_ar.data.labels import LabelEncoder, distinct_values
+from anytime_ar.data.loading import DataSplits, load_data, load_source
+from anytime_ar.data.rows import DataSource, Row
+from anytime_ar.data.sources import canonical_split
+from anytime_ar.data.sources.hub import dataset_source
+from anytime_ar.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+
+
+class MapDataset(Protocol):
+    """A data set such as `torch.utils.data.Dataset`: its items are samples, or (sample, label)."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def __getitem__(self, index: int, /) -> Any:
+        """Return a sample, or a sample and its label."""
+
+
+Array: TypeAlias = "Tensor | NDArray[Any]"
+Samples: TypeAlias = "Array | tuple[Array, Any] | MapDataset | datasets.Dataset"
+"""Samples of one split: all at once, with their labels if it is a pair, or a data set of them."""
+DataLike: TypeAlias = "DataSplits | DataSource | Path | str | Samples | Mapping[str, Samples]"
+"""What a program can train on: a path or name, samples, or samples by split."""
+
+_RANGE_SAMPLES = 256
+"""Number of samples whose range is looked at."""
+OBJECT_NAME = "python-object"
+"""Name of a data set that a program passes without a name."""
+
+
+def load_objects(data: DataLike, config: DataConfig) -> DataSplits:
+    """Return the splits of a data set that a program holds.
+
+    Missing test and validation splits are held out of the training split, as of a data set in
+    files. With `config.streaming`, the items of a `Dataset` are read again in every epoch.
+
+    Args:
+        data: samples, as float [N, C, H, W] or [N, C, T] in [-1, 1], or uint8 [N, C, H, W]; or a
+            `Dataset` of such samples or of PIL images; with labels if they are (samples, labels).
+            A mapping gives splits by name, `train` among them. A path or name is that of files.
+        config: name of the set, sample rate of audio, conversion of PIL images, and hold-outs.
+
+    Raises:
+        DataError: the samples cannot be used; the message says which and why.
+    """
+    if isinstance(data, DataSplits):
+        return data
+    if isinstance(data, str | Path):
+        return load_data(config.model_copy(update={"name": str(data)}))
+    if "name" not in config.model_fields_set:
+        config = config.model_copy(update={"name": OBJECT_NAME})
+    if not isinstance(data, DataSource):
+        splits = data if isinstance(data, Mapping) else {"train": data}
+        if any(type(split).__module__.startswith("datasets.") for split in splits.values()):
+            data = dataset_source(config, splits)
+        else:
+            data = _object_source(config, splits)
+    loaded = load_source(config, data)
+    first = next(loaded.train.chunks(_RANGE_SAMPLES)).samples
+    if first.is_floating_point() and 0 <= float(first.min()) < float(first.max()):
+        warnings.warn(
+            f"{config.name}: no value of the first {len(first)} samples is below 0; samples are in "
+            "[-1, 1], so scale values of [0, 1] by 2 * x - 1",
+            stacklevel=3,
+        )
+    return loaded
+
+
+def _object_source(config: DataConfig, splits: Mapping[str, Any]) -> DataSource:
+    """Return samples in memory and map-style data sets as the splits of one set."""
+    opened: dict[str, _ObjectRows] = {}
+    for name, given in splits.items():
+        split = canonical_split(name)
+        if split is None or split in opened:
+            raise DataError(f"data has a split {name!r}; name them train, validation and test")
+        opened[split] = _ObjectRows(given, f"{config.name} {split}", labelled=config.labels)
+    if "train" not in opened:
+        raise DataError(f"data has the splits {', '.join(splits) or 'none'}; pass one as train")
+    stored = (label for rows in opened.values() for label in rows.labels())
+    values = distinct_values(stored, "label")
+    names = opened["train"].class_names
+    if values and names is not None and values <= {*range(len(names))}:
+        classes: LabelEncoder | None = LabelEncoder.from_names(names)
+    else:
+        classes = LabelEncoder.from_values(values) if values else None
+    for rows in opened.values():
+        rows.classes = classes
+    label_names = None if classes is None else classes.names
+    return DataSource({**opened}, label_names, modality="tensor")
+
+
+class _ObjectRows:
+    """The samples of a split as rows; see `SplitRows`.
+
+    Args:
+        given: samples, (samples, labels), or a map-style data set.
+        name: name of set and split, for messages.
+        labelled: whether labels are read.
+
+    Raises:
+        DataError: it is something else, or there are not as many labels as samples.
+    """
+
+    classes: LabelEncoder | None = None
+    """Classes of the labels; None: there are none."""
+
+    def __init__(self, given: Any, name: str, *, labelled: bool) -> None:
+        """Check that samples and labels have a length."""
+        self._labels, self._name, self._labelled = None, name, labelled
+        if isinstance(given, tuple | list) and len(given) == 2:
+            given, labels = given
+            self._labels = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+        if isinstance(given, Tensor):
+            given = given.detach().cpu()
+        elif isinstance(given, str) or not all(
+            hasattr(given, needed) for needed in ("__len__", "__getitem__")
+        ):
+            raise DataError(
+                f"{name} is a {type(given).__name__}; pass a tensor, an array, (samples, labels), "
+                "a Dataset that has a length, a Hugging Face data set, or a path"
+            )
+        self._given = given
+        self._holds_items = not isinstance(given, Tensor | np.ndarray)
+        if self._labels is None and labelled and hasattr(given, "targets"):
+            targets = given.targets
+            self._labels = targets.tolist() if hasattr(targets, "tolist") else list(targets)
+        if self._labels is not None and len(self._labels) != len(given):
+            raise DataError(
+                f"{name} has {len(given)} samples and {len(self._labels)} labels; pass one for "
+                "each sample"
+            )
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Return the names of classes that the data set declares, as torchvision's do."""
+        names = getattr(self._given, "classes", None)
+        return None if names is None else [str(name) for name in names]
+
+    @property
+    def size(self) -> int:
+        """Return the number of samples."""
+        return len(self._given)
+
+    def index_of(self, position: int) -> int:
+        """Return the position itself, which is the index."""
+        return position
+
+    def labels(self) -> Iterator[tuple[Any, str]]:
+        """Yield each label as given, with the name of its sample; a data set is read for them."""
+        if self._labels is not None:
+            yield from ((label, self._origin(i)) for i, label in enumerate(self._labels))
+        elif self._labelled and self._holds_items and len(_parts(self._given[0])) == 2:
+            for index in range(self.size):
+                yield self._item(index)[1], self._origin(index)
+
+    def read(self, start: int = 0) -> Iterator[Row]:
+        """Yield the rows from an index on."""
+        for index in range(start, self.size):
+            sample, label = self._item(index)
+            origin = self._origin(index)
+            encoded = None if self.classes is None else self.classes.encode(label, origin)
+            yield Row(index, sample, encoded, origin)
+
+    def _item(self, index: int) -> tuple[Any, Any]:
+        """Return a sample and its label, or None."""
+        parts = _parts(self._given[index]) if self._holds_items else (self._given[index],)
+        label = parts[1] if len(parts) == 2 else None
+        if self._labels is not None:
+            label = self._labels[index]
+        elif isinstance(label, Tensor | np.ndarray):
+            label = label.item()
+        return parts[0], label
+
+    def _origin(self, index: int) -> str:
+        """Return the name of a sample in messages."""
+        return f"{self._name} sample {index}"
+
+
+def _parts(item: Any) -> tuple[Any, ...]:
+    """Return an item as (sample,) or (sample, label)."""
+    return tuple(item) if isinstance(item, tuple | list) and len(item) == 2 else (item,)

@@ -86,7 +86,7 @@ model = aar.load("fsdd")
 clips = model.sample(1, codes=2, seed=0)
 assert model.decode(model.encode(clips)).shape == clips.shape == (1, *model.sample_shape)
 for call in (
-    lambda: aar.train(None, "run"), lambda: aar.evaluate(model, None, None),
+    lambda: aar.train({}, "run"), lambda: aar.evaluate(model, None, None),
     lambda: aar.push("mnist", "owner/name"), lambda: aar.load("owner/name"),
 ):
     try:

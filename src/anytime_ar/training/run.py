@@ -118,7 +118,11 @@ def train(
     """
     from anytime_ar.sampling import AnytimeModel
 
-    if not isinstance(config, TrainConfig):
+    if not isinstance(config, TrainConfig | Mapping):
+        raise InputError(
+            f"config is a {type(config).__name__}; pass a TrainConfig, or settings as a dictionary"
+        )
+    if isinstance(config, Mapping):
         config = TrainConfig.parse(dict(config), origin="config")
     with ExitStack() as stack:
         if folder is None:

@@ -153,7 +153,7 @@ def test_samples_of_sounds(sounds, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = load(sounds, device="cpu")
     main(["sample", sounds, "-n", "1", "--seed", "3"])
-    assert capsys.readouterr().out.startswith("samples.wav: 1 samples of 4 of 4 codes")
+    assert capsys.readouterr().out.startswith("samples.wav: 1 sample of 4 of 4 codes")
     assert names(tmp_path) == ["samples.wav"]
     drawn = model.sample(12, seed=3)
     assert (wave_of(tmp_path / "samples.wav") - drawn[0, 0]).abs().max() < 1e-4

@@ -27,7 +27,7 @@ from anytime_ar.cli.options import (
 )
 from anytime_ar.cli.parser import Parser
 from anytime_ar.cli.sample_files import SampleFiles, WrittenFiles
-from anytime_ar.errors import InputError
+from anytime_ar.errors import InputError, plural
 from anytime_ar.kernel import cpu_name, load_kernel
 from anytime_ar.runtime.files import check_output_path
 from anytime_ar.runtime.signals import defer_interrupts
@@ -144,7 +144,7 @@ def print_summary(
         deadline["min_deadline_s"] = round(min_deadline_s, 4)
     print_result(
         arguments,
-        f"{written}: {n} samples of {drawn} of {model.code_length} codes "
+        f"{written}: {plural(n, 'sample')} of {drawn} of {model.code_length} codes "
         f"in {result.elapsed_s:.2f} s"
         + ended.get(result.stop_reason, "")
         + ("" if seed is None else f", seed {seed}")

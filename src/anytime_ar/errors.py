@@ -12,6 +12,11 @@ DETAIL_SEPARATOR = "\n  - "
 """Separator before each detail in an error's text."""
 
 
+def plural(count: int, noun: str) -> str:
+    """Return `1 code`, `2 codes`, and so on."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 class AnytimeError(Exception):
     """Base class of every error that anytime-ar raises on purpose.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,19 @@ FACTS: dict[str, Any] = {
     "instruction_sets": ["sse", "avx2"],
     "cpus": 2,
     "threads": 2,
+    "threads_timed_ms": {"2": 10.0, "1": 19.0},
     "torch": "2.13.0",
     "torch_capability": "AVX2",
     "compiler": None,
     "kernel": {"instruction_set": "avx2", "origin": "prebuilt", "problem": None, "settings": {}},
     "prebuilt": ["sse", "avx2"],
     "cache": {"folder": "/home/someone/.cache/anytime-ar", "writable": True},
-    "extras": {"serve": False},
+    "extras": {"train": True, "serve": False},
+    "install_extras": "/usr/bin/python -m pip install -e '/home/someone/anytime-ar[serve]'",
     "chosen": {"backend": "native", "precision": "float32", "precision_auto": "int8"},
     "rates": [
         {"backend": "native", "precision": precision, "rows": rows, "codes_per_s": 1000}
+        | {"rounds": 3, "spread": 0.05}
         for precision in ("float32", "int8")
         for rows in (1, 64)
     ],
@@ -42,6 +46,7 @@ NO_KERNEL = {"instruction_set": None, "origin": None, "problem": "none", "settin
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # holds no compiled kernel
     monkeypatch.setattr(doctor, "_ROUNDS", 1)
     load_kernel.cache_clear()
     yield
@@ -79,6 +84,8 @@ def test_without_compiler_and_kernel(
         for rows in (1, 64)
     }
     assert "wheel with prebuilt kernels" in facts["advice"][0]
+    assert facts["kernel"]["problem"] in facts["advice"][0], "JSON has nothing above it"
+    assert " -m pip install " in facts["install_extras"]
     assert max(map(len, doctor.report(facts).splitlines())) <= 80
 
 
@@ -98,8 +105,10 @@ def test_a_setting_that_cannot_be_met_is_told(
     [
         ({}, []),
         ({"instruction_sets": ["sse", "avx2", "avx512"]}, ["unset it for avx512"]),
-        ({"threads": 1}, ["OMP_NUM_THREADS=2 lets large batches use all"]),
-        ({"threads": 8}, ["set OMP_NUM_THREADS=2"]),
+        ({"threads": 1}, ["19 ms with 1 thread and 10 ms with 2; OMP_NUM_THREADS=2 is faster"]),
+        ({"threads": 1, "threads_timed_ms": {"2": 128.0, "1": 33.0}}, []),
+        ({"threads": 1, "threads_timed_ms": {"2": 32.0, "1": 33.0}}, []),
+        ({"threads_timed_ms": {"2": 128.0, "1": 33.0}}, ["OMP_NUM_THREADS=1 is faster"]),
         ({"cache": {"folder": "/x", "writable": False}}, ["set XDG_CACHE_HOME"]),
         ({"kernel": NO_KERNEL | {"settings": {"CXX": "x"}}}, ["a C++ compiler"]),
         (
@@ -121,4 +130,15 @@ def test_advice_is_given_where_it_is_true(changes: dict[str, Any], expected: lis
 def test_the_report_fits_80_columns() -> None:
     report = doctor.report({**FACTS, "advice": doctor.advice(FACTS)})
     assert max(map(len, report.splitlines())) <= 80
-    assert "-m pip install 'fastapi" in " ".join(report.replace("\\\n", "").split())
+    assert "-m pip install -e '/home/someone/anytime-ar[serve]'" in " ".join(
+        report.replace("\\\n", "").split()
+    )
+
+
+def test_the_report_speaks_of_one_cpu_and_of_spreads() -> None:
+    facts = {**FACTS, "cpus": 1, "threads": 1, "threads_timed_ms": {"1": 19.0}}
+    report = doctor.report({**facts, "advice": doctor.advice(facts)})
+    assert "1 CPU, 1 thread of PyTorch\n" in report
+    assert "median of 3 rounds" in report
+    assert "1,000   ± 5 %" in report
+    assert "  installed         train\n  missing           serve\n" in report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from anytime_ar.cli import main
 from anytime_ar.sampling import DecodeBatch, load
+from anytime_ar.sampling.sampler import Sampler
 from cli.command_line import fails, names, wave_of
 
 
@@ -52,10 +54,43 @@ def test_sample_by_deadline(folder, tmp_path, capsys):
     main([*sample, "--deadline-s", "30"])
     figures = json.loads(capsys.readouterr().out)
     assert (figures["codes"], figures["stop_reason"]) == (4, "complete")
+    assert (figures["deadline_met"], figures["late_s"]) == (True, 0)
+    assert 0 < figures["min_deadline_s"] < 30
     assert "deadline_s=1e-09 is too short: 1 code of 2 samples take" in fails(
         [*sample, "--deadline-s", "1e-9"], capsys
     )
     assert "deadline_s=-1.0 is no time to draw in" in fails([*sample, "--deadline-s=-1"], capsys)
+
+
+def test_a_missed_deadline_is_told(folder, tmp_path, capsys, monkeypatch):
+    real = Sampler.check_deadline
+    monkeypatch.setattr(
+        Sampler, "check_deadline", lambda self, _deadline, *rest: real(self, 9, *rest)
+    )
+    sample = ["sample", str(folder / "run"), "-n", "2", "--out", str(tmp_path / "samples.png")]
+    sample += ["--deadline-s", "1e-6"]
+    main(sample)
+    first, second = capsys.readouterr().out.splitlines()
+    assert "2 samples of 1 of 4 codes" in first
+    assert re.fullmatch(
+        r"the deadline was missed by 0\.\d+ s; from 0\.\d+ s on it is met.*", second
+    )
+    assert len(second) <= 80
+    main([*sample, "--json"])
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["deadline_met"] is False
+    assert figures["late_s"] > 0
+
+
+def test_json_names_what_drew_the_samples(folder, tmp_path, capsys):
+    out = ["-n", "1", "--json", "--out", str(tmp_path / "samples.png")]
+    main(["sample", str(folder / "run"), *out, "--precision", "bfloat16"])
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["precision"] == "bfloat16"
+    assert figures["backend"] in ("native", "portable")
+    assert (figures["kernel"] is None) == (figures["backend"] == "portable")
+    assert figures["processor"]
+    assert figures["threads"] >= 1
 
 
 @pytest.fixture
@@ -118,7 +153,7 @@ def test_samples_of_sounds(sounds, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = load(sounds, device="cpu")
     main(["sample", sounds, "-n", "1", "--seed", "3"])
-    assert capsys.readouterr().out.startswith("samples.wav: 1 samples of 4 of 4 codes")
+    assert capsys.readouterr().out.startswith("samples.wav: 1 sample of 4 of 4 codes")
     assert names(tmp_path) == ["samples.wav"]
     drawn = model.sample(12, seed=3)
     assert (wave_of(tmp_path / "samples.wav") - drawn[0, 0]).abs().max() < 1e-4

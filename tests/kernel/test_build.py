@@ -49,7 +49,7 @@ def own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(loading, "PREBUILT", tmp_path / "prebuilt")
     monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda _name: None)
-    monkeypatch.setattr(compiling, "process_temporary_folder", lambda: tmp_path / "process")
+    monkeypatch.setattr(compiling, "user_temporary_folder", lambda: tmp_path / "process")
     monkeypatch.setattr(loading.ctypes, "CDLL", take_text)
     load_kernel.cache_clear()
     yield tmp_path / "cache" / "anytime-ar" / "native"
@@ -261,7 +261,7 @@ def test_without_any_place_for_files(monkeypatch: pytest.MonkeyPatch, make: Make
 
     make("c++")
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
-    monkeypatch.setattr(compiling, "process_temporary_folder", nothing)
+    monkeypatch.setattr(compiling, "user_temporary_folder", nothing)
     with pytest.raises(BuildError, match=r"cannot write the kernel: .*No usable temporary"):
         load_kernel()
 

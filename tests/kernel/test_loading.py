@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +25,7 @@ def _own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[No
     for name in ("ANYTIME_KERNEL", "ANYTIME_KERNEL_ISA", "CXX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(loading, "PREBUILT", tmp_path / "prebuilt")
     (tmp_path / "prebuilt").mkdir()
     monkeypatch.setattr(loading.ctypes, "CDLL", fake_load)
@@ -131,11 +134,64 @@ def test_a_prebuilt_kernel_needs_no_home(monkeypatch: pytest.MonkeyPatch) -> Non
     assert load_kernel().origin == "prebuilt"
 
 
-@pytest.mark.usefixtures("compiler")
-def test_a_cache_that_cannot_be_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_to(monkeypatch: pytest.MonkeyPatch, compiler: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
     library = load_kernel().library
-    assert Path(str(library)).is_relative_to(files.process_temporary_folder())
+    assert Path(str(library)).is_relative_to(files.user_temporary_folder())
+    load_kernel.cache_clear()
+    assert load_kernel().library == library, "the next process"
+    assert len(compiler.read_text().splitlines()) == 1
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("cache", ["", "/dev/null/cache"])
+def test_a_compiled_kernel_needs_no_compiler_later(
+    monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    if cache:
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    library = load_kernel().library
+    no_compiler(monkeypatch)
+    monkeypatch.delenv("CXX")
+    load_kernel.cache_clear()
+    loaded = load_kernel()
+    assert (loaded.library, loaded.origin) == (library, "compiled earlier")
+    load_kernel.cache_clear()
+    monkeypatch.setattr(compiling, "kernel_sources", lambda: {"step.cpp": b"changed"})
+    with pytest.raises(BuildError, match=r"no C\+\+ compiler"):
+        load_kernel()
+
+
+def test_another_compiler_compiles_anew(monkeypatch: pytest.MonkeyPatch, compiler: Path) -> None:
+    first = load_kernel().library
+    monkeypatch.setenv("CXX", f"{compiler.with_name('fake-c++')} -m64")
+    load_kernel.cache_clear()
+    assert load_kernel().library != first
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="temporary folders belong to one user")
+@pytest.mark.parametrize("kind", ["open", "link", "file"])
+def test_a_temporary_folder_that_others_may_write_to_is_not_used(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / f"anytime-ar-{os.getuid()}"
+    if kind == "open":
+        folder.mkdir()
+        folder.chmod(0o777)
+    elif kind == "link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "elsewhere")
+    else:
+        folder.touch(mode=0o700)
+    assert files.user_temporary_folder() == files.process_temporary_folder()
+
+
+def test_compiled_alone_says_that_it_excludes_the_prebuilt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put_prebuilt()
+    no_compiler(monkeypatch)
+    monkeypatch.setenv("ANYTIME_KERNEL", "compiled")
+    with pytest.raises(BuildError, match=r"no C\+\+ .*=compiled excludes the prebuilt kernels"):
+        load_kernel()
 
 
 def test_zig_is_the_last_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

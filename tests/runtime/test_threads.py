@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from jsonargparse import Namespace
 
 from anytime_ar.cli import main
+from anytime_ar.cli.options import set_threads_from
 from anytime_ar.data import Prefetcher, splits
 from anytime_ar.errors import InputError
+from anytime_ar.runtime import threads
 from anytime_ar.runtime.threads import (
     available_cpus,
+    check_omp_num_threads,
+    check_threads,
     omp_num_threads,
     set_threads,
     single_thread_executor,
@@ -126,13 +133,65 @@ def test_threads_are_those_asked_for_or_those_there_are(monkeypatch: pytest.Monk
     assert set_threads() == torch.get_num_threads() == 2  # PyTorch's own choice, as it is less
     torch.set_num_threads(8)
     assert set_threads(processes=2) == 1
-    assert set_threads(5) == torch.get_num_threads() == 5
+    assert set_threads(3) == torch.get_num_threads() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
-    assert set_threads() == 5, "what the user has set stays"
-    for number in (0, -1, 1025, 99_999_999_999):
-        message = f"threads={number} is outside 1..1024; this process may use 3 processors"
+    assert set_threads() == 3, "what the user has set stays"
+    for number in (0, -1, 4, 1000, 99_999_999_999):
+        message = f"threads={number} is outside 1..3; this process may use 3 processors$"
         with pytest.raises(InputError, match=message):
             set_threads(number)
+    with pytest.raises(
+        InputError, match=r"outside 1\.\.1; .* 3 processors, which 2 processes share"
+    ):
+        set_threads(2, processes=2)
+    assert check_threads(64) == 64, "of a worker on another machine"
+    with pytest.raises(InputError, match=r"threads=1025 is outside 1\.\.1024"):
+        check_threads(1025)
+
+
+@pytest.mark.parametrize(
+    ("variable", "left", "said"),
+    [
+        ("abc", None, "OMP_NUM_THREADS=abc is ignored: expected a number of threads"),
+        ("0", None, "OMP_NUM_THREADS=0 is ignored"),
+        ("", None, None),
+        ("1000", "3", "OMP_NUM_THREADS=1000 is more than the 3 processors"),
+        ("2", "2", None),
+    ],
+)
+def test_a_variable_is_corrected_before_openmp_reads_it(
+    monkeypatch: pytest.MonkeyPatch, variable: str, left: str | None, said: str | None
+) -> None:
+    monkeypatch.setattr("anytime_ar.runtime.threads.available_cpus", lambda: 3)
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    told: list[str] = []
+    check_omp_num_threads(told.append)
+    assert os.environ.get("OMP_NUM_THREADS") == left
+    assert [text.startswith(said or "-") for text in told] == ([] if said is None else [True])
+
+
+def test_a_command_says_once_what_is_wrong_with_the_variable(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "anytime_ar", "sample", "nothing"]
+    env = os.environ | {"OMP_NUM_THREADS": "abc"}
+    done = subprocess.run(
+        command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    told = done.stderr.splitlines()
+    assert told[0].startswith("anytime: OMP_NUM_THREADS=abc is ignored")
+    assert "no model 'nothing'" in told[1]
+    assert len(told) == 2
+
+
+@pytest.mark.usefixtures("_four")
+def test_short_commands_take_the_fastest_number_of_threads_and_say_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(threads, "_mean_seconds", lambda *_: {4: 0.3, 2: 0.2, 1: 0.01})
+    set_threads_from(Namespace(threads=None, device="cpu"))
+    assert torch.get_num_threads() == 1
+    set_threads_from(Namespace(threads=4, device="cpu"))
+    assert torch.get_num_threads() == 4
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -160,7 +219,7 @@ def test_a_command_refuses_no_threads(
     with pytest.raises(SystemExit) as ended:
         main([command, *what, *out, "--device", "cpu", "--threads", "0"])
     assert ended.value.code == 2
-    assert "threads=0 is outside 1..1024" in capsys.readouterr().err
+    assert "threads=0 is outside 1.." in capsys.readouterr().err
 
 
 def test_a_thread_of_one_thread_leaves_those_of_others() -> None:
@@ -232,7 +291,7 @@ def test_fewer_threads_where_more_are_no_faster(seconds: dict[int, float], best:
     machine = Machine(seconds)
     assert machine.settle() == best
     (told,) = machine.told
-    assert f"4 threads take {1000 * seconds[4]:.0f} ms for what {best} do in" in told
+    assert f"4 threads take {1000 * seconds[4]:.0f} ms for what {best} thread" in told
     assert f"computing with {best}: --threads 4 overrides this" in told
 
 

@@ -90,10 +90,31 @@ def test_a_deadline_buys_as_many_codes_as_fit(
 def test_a_deadline_below_the_floor_names_the_least_that_works(timed: TimedModel) -> None:
     with pytest.raises(InputError, match=r"deadline_s=0.014 is too short: 1 code of 1 sample take"):
         timed.generate(1, deadline_s=0.014)
-    message = r"3 codes of 2 samples take 0.0350 s here; pass at least that"
+    message = r"3 codes of 2 samples take 0.0350 s here at best; pass 0.044 or more"
     with pytest.raises(InputError, match=message):
         timed.generate(2, deadline_s=0.030, min_codes=3)
     assert timed.generate(2, deadline_s=0.0351, min_codes=3).codes_drawn == 3
+
+
+def test_a_missed_deadline_says_by_how_much(timed: TimedModel) -> None:
+    assert timed.generate(1).late_s is None
+    timed.warm_up()
+    met = timed.generate(1, deadline_s=0.066)
+    assert (met.deadline_s, met.late_s) == (pytest.approx(0.066), 0)
+    timed.decode_s = 1.0
+    late = timed.generate(1, deadline_s=0.066).late_s
+    assert late is not None
+    assert 0.9 < late < 1.0
+
+
+@pytest.mark.parametrize("codes", [0, 1, 3])
+def test_a_suggested_deadline_is_possible_on_a_slower_machine(codes: int) -> None:
+    def costs(factor: float) -> CostModel:
+        return CostModel(*([factor * each] * 9 for each in (0.0123, 0.00104, 0.00441)))
+
+    suggested = costs(1.0).suggested_deadline_s(codes)
+    assert costs(1.25).min_latency_s(codes) <= suggested <= 1.4 * costs(1.0).min_latency_s(codes)
+    assert suggested == float(f"{suggested:.2g}")
 
 
 def test_a_rare_stall_does_not_spoil_later_draws(timed: TimedModel) -> None:

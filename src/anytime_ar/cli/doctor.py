@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import shlex
 import sys
 import tempfile
 import textwrap
 from functools import partial
+from importlib.metadata import distribution
 from typing import Any, get_args
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import torch
 from jsonargparse import Namespace
 
 from anytime_ar.cli.options import add_json, add_threads, print_result
 from anytime_ar.cli.parser import Parser
-from anytime_ar.errors import EXTRAS, InputError, install_command
+from anytime_ar.errors import EXTRAS, InputError, install_command, plural
 from anytime_ar.kernel import (
     BuildError,
     available_instruction_sets,
@@ -28,7 +33,13 @@ from anytime_ar.kernel import (
 )
 from anytime_ar.prior import Backend, Precision, PrecisionOption
 from anytime_ar.runtime.files import cache_folder
-from anytime_ar.runtime.threads import available_cpus, tune_threads
+from anytime_ar.runtime.threads import (
+    available_cpus,
+    fastest_threads,
+    omp_num_threads,
+    set_threads,
+    time_threads,
+)
 from anytime_ar.runtime.timing import BenchmarkCase, time_interleaved
 from anytime_ar.sampling import AnytimeModel, load
 
@@ -41,10 +52,10 @@ _MODEL = "mnist"
 """Shipped model whose speed is measured."""
 _ROWS = (1, 64)
 """Batch sizes at which speed is measured."""
-_ROUNDS = 2
+_ROUNDS = 3
 """Number of rounds of each measurement."""
 _MIN_SPEEDUP = 1.1
-"""Minimum speedup of another precision to be recommended."""
+"""Minimum speedup of another precision, or number of threads, to be recommended."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -55,18 +66,29 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     """Collect the facts about this machine and print them with advice."""
-    # Use the threads of other commands; with contended threads this would take minutes.
-    tune_threads(arguments.threads, lambda message: print(f"anytime: {message}", file=sys.stderr))
+    timed = _set_threads(arguments.threads)
+    extras = _extras()
     facts = {
         **_machine(),
+        "threads_timed_ms": {str(n): round(1000 * seconds, 1) for n, seconds in timed.items()},
         "kernel": _kernel(),
         "prebuilt": prebuilt_instruction_sets(),
         "cache": _cache(),
-        "extras": _extras(),
+        "extras": extras,
+        "install_extras": _install_extras([name for name, there in extras.items() if not there]),
         **_measure_speed(),
     }
     facts["advice"] = advice(facts)
     print_result(arguments, report(facts), **facts)
+
+
+def _set_threads(requested: int | None) -> dict[int, float]:
+    """Set the number of threads as other commands do, and return the seconds of each one timed."""
+    threads = set_threads(requested)
+    timed = time_threads(sorted({threads, available_cpus(), 1}, reverse=True))
+    explicit = requested is not None or omp_num_threads() is not None
+    torch.set_num_threads(threads if explicit else fastest_threads(timed))
+    return timed
 
 
 def _machine() -> dict[str, Any]:
@@ -126,6 +148,19 @@ def _extras() -> dict[str, bool]:
     }
 
 
+def _install_extras(missing: list[str]) -> str | None:
+    """Return the command that installs missing extras; None if there are none."""
+    if not missing:
+        return None
+    source = json.loads(distribution("anytime-ar").read_text("direct_url.json") or "{}")
+    if not source.get("dir_info", {}).get("editable"):  # a wheel may be gone: name the packages
+        return install_command(*missing)
+    clone = url2pathname(urlsplit(source["url"]).path)
+    names = "all" if len(missing) == len(EXTRAS) else ",".join(missing)
+    wanted = shlex.quote(f"{clone}[{names}]")
+    return f"{shlex.quote(sys.executable)} -m pip install -e {wanted}"
+
+
 def _measure_speed() -> dict[str, Any]:
     """Return what `auto` selects, and codes per second of all backends and precisions."""
     models = []
@@ -145,6 +180,8 @@ def _measure_speed() -> dict[str, Any]:
             "precision": by_name[timing.name].precision,
             "rows": timing.batch_size,
             "codes_per_s": round(timing.rate(models[0].code_length)),
+            "rounds": len(timing.seconds),
+            "spread": round((max(timing.seconds) - min(timing.seconds)) / (2 * timing.median_s), 3),
         }
         for timing in time_interleaved(cases, _ROWS, rounds=_ROUNDS)
     ]
@@ -174,32 +211,28 @@ def advice(facts: dict[str, Any]) -> list[str]:
     if kernel["instruction_set"] is None and chosen_by:
         lines.append(
             f"The native kernel draws small batches several times faster. Unset or correct "
-            f"{' and '.join(chosen_by)}; the problem is named above."
+            f"{' and '.join(chosen_by)}: {kernel['problem']}."
         )
     elif kernel["instruction_set"] is None:
         lines.append(
             "The native kernel draws small batches several times faster. Install a wheel with "
-            "prebuilt kernels or a C++ compiler; the problem is named above."
+            f"prebuilt kernels or a C++ compiler: {kernel['problem']}."
         )
     elif (best := facts["instruction_sets"][-1]) != kernel["instruction_set"]:
         lines.append(
             f"ANYTIME_KERNEL_ISA is set, and this processor can do more: unset it for {best}."
         )
-    if facts["threads"] < facts["cpus"]:
+    timed = {int(number): ms for number, ms in facts["threads_timed_ms"].items()}
+    threads, best = facts["threads"], fastest_threads(timed)
+    if timed[threads] >= _MIN_SPEEDUP * timed[best]:
         lines.append(
-            f"PyTorch uses {facts['threads']} of {facts['cpus']} CPUs; OMP_NUM_THREADS="
-            f"{facts['cpus']} lets large batches use all."
-        )
-    if facts["threads"] > facts["cpus"]:
-        lines.append(
-            f"PyTorch has {facts['threads']} threads for {facts['cpus']} CPUs, which wait for one "
-            f"another; set OMP_NUM_THREADS={facts['cpus']}."
+            f"PyTorch took {timed[threads]:.0f} ms with {plural(threads, 'thread')} and "
+            f"{timed[best]:.0f} ms with {best}; OMP_NUM_THREADS={best} is faster at present."
         )
     if not facts["cache"]["writable"]:
         lines.append(
-            "The cache folder cannot be written to, so every process measures this machine "
-            "again and, without a prebuilt kernel, compiles one; set XDG_CACHE_HOME to a folder "
-            "that can."
+            f"The cache folder {facts['cache']['folder']} cannot be written to, so every process "
+            "measures this machine again; set XDG_CACHE_HOME to a folder that can."
         )
     rates = {
         rate["precision"]: rate["codes_per_s"]
@@ -211,7 +244,8 @@ def advice(facts: dict[str, Any]) -> list[str]:
     if gain >= _MIN_SPEEDUP:
         lines.append(
             f'precision="{fastest}" drew {gain:.1f} times as many codes a second at '
-            f"{max(_ROWS)} rows; now and then a code differs from {chosen['precision']}."
+            f"{max(_ROWS)} rows (--precision {fastest} on the command line); now and then a code "
+            f"differs from {chosen['precision']}."
         )
     return lines
 
@@ -236,29 +270,48 @@ def report(facts: dict[str, Any]) -> str:
         _format_field("C++ compiler", facts["compiler"] or "none"),
         _format_field("torch", f"{facts['torch']}, capability {facts['torch_capability']}"),
         _format_field(
-            "CPUs and threads", f"{facts['cpus']} CPUs, {facts['threads']} threads of PyTorch"
+            "CPUs and threads", f"{plural(facts['cpus'], 'CPU')}, {_describe_threads(facts)}"
         ),
         _format_field(
             "cache folder", cache["folder"] + ("" if cache["writable"] else " (not writable)")
         ),
-        _format_field("chosen for drawing", f"{chosen['backend']}, {chosen['precision']}"),
-        _format_field("precision auto", chosen["precision_auto"]),
+        _format_field("default", f"draws by {chosen['backend']}, precision {chosen['precision']}"),
+        _format_field("--precision auto", f"draws with precision {chosen['precision_auto']}"),
         "",
-        "Optional extras",
+        "Extras",
     ]
-    for name, installed in facts["extras"].items():
-        status = "installed" if installed else _wrap_command(install_command(name))
-        lines.append(f"  {name:<18}{status}")
-    lines += ["", f"Codes a second ({_MODEL})"]
-    lines.append(f"{'':20}" + "".join(f"{f'{n} row' + 's' * (n > 1):>12}" for n in _ROWS))
-    rates = {(r["backend"], r["precision"], r["rows"]): r["codes_per_s"] for r in facts["rates"]}
+    installed, missing = (
+        [name for name, there in facts["extras"].items() if there is wanted]
+        for wanted in (True, False)
+    )
+    lines.append(_format_field("  installed", ", ".join(installed) or "none"))
+    if missing:
+        lines.append(_format_field("  missing", ", ".join(missing)))
+        lines.append(f"  {'to install them':<18}{_wrap_command(facts['install_extras'])}")
+    rounds = max(rate["rounds"] for rate in facts["rates"])
+    lines += ["", f"Codes a second ({_MODEL}; median of {rounds} rounds ± half their range)"]
+    lines.append(f"{'':20}" + "".join(f"{plural(n, 'row'):>19}" for n in _ROWS))
+    rates = {(r["backend"], r["precision"], r["rows"]): r for r in facts["rates"]}
     for backend, precision in dict.fromkeys(key[:2] for key in rates):
-        figures = "".join(f"{rates[backend, precision, rows]:>12,}" for rows in _ROWS)
+        figures = "".join(_format_rate(rates[backend, precision, rows]) for rows in _ROWS)
         lines.append(f"  {f'{backend} {precision}':<18}{figures}")
     lines += ["", "What would make it faster"]
     for text in facts["advice"] or ["Nothing that this command knows of."]:
         lines += textwrap.wrap(text, 78, initial_indent="- ", subsequent_indent="  ")
     return "\n".join(lines)
+
+
+def _describe_threads(facts: dict[str, Any]) -> str:
+    """Return the number of threads and the times of all numbers that were timed."""
+    text = f"{plural(facts['threads'], 'thread')} of PyTorch"
+    timed = [f"{ms:.0f} ms with {number}" for number, ms in facts["threads_timed_ms"].items()]
+    return text if len(timed) < 2 else f"{text} (timed: {', '.join(timed)})"
+
+
+def _format_rate(rate: dict[str, Any]) -> str:
+    """Return codes per second and their spread, 19 columns wide."""
+    spread = f"± {100 * rate['spread']:.0f} %"
+    return f"{rate['codes_per_s']:>11,} {spread:>7}"
 
 
 def _wrap_command(text: str) -> str:

@@ -30,6 +30,7 @@ from anytime_ar.cli.console import (
 from anytime_ar.errors import DETAIL_SEPARATOR, InputError, ReportedByRankZeroError
 from anytime_ar.legacy import upgrade_arguments
 from anytime_ar.runtime.signals import Terminated, exit_on_signal, install_exit_handler
+from anytime_ar.runtime.threads import check_omp_num_threads
 
 _INTERRUPTED_MESSAGE = b"anytime: interrupted\n"
 COMMANDS = {
@@ -143,6 +144,8 @@ def _dispatch(arguments: list[str], startup_handlers: ExitStack) -> None:
     # A server imports and loads for seconds. SIGTERM may end it at once meanwhile.
     with exit_on_signal(signal.SIGTERM, 0) if name == "serve" else nullcontext():
         _quiet_libraries()
+        if "torch" not in sys.modules:
+            check_omp_num_threads(_print_error)
         module = _import_command(name)
         command = module.SUBCOMMANDS[arguments[1]] if group else module
         description = command.description if group else module.__doc__

@@ -6,7 +6,7 @@ import json
 import re
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
@@ -22,7 +22,7 @@ from anytime_ar.prior import Precision
 from anytime_ar.prior.sampling_params import SamplingParams
 from anytime_ar.runtime.devices import resolve_device
 from anytime_ar.runtime.progress import ProgressCallback
-from anytime_ar.runtime.threads import set_threads, tune_threads
+from anytime_ar.runtime.threads import omp_num_threads, set_threads, tune_threads
 from anytime_ar.sampling import AnytimeModel, BudgetKwargs, CancelFlag, SampleKwargs
 from anytime_ar.sampling.arguments import Schedule
 
@@ -34,40 +34,43 @@ def add_device(parser: Parser) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps, or auto")
 
 
-def add_threads(parser: Parser, default: int | None = None, default_help: str = "") -> None:
+def add_threads(parser: Parser, default_help: str = "") -> None:
     """Add `--threads`, the number of PyTorch threads.
 
     Args:
         parser: parser of the command.
-        default: default number of threads; None: that of PyTorch.
         default_help: description of the default.
     """
-    usual = "OMP_NUM_THREADS, or one for each processor that may be used"
-    kind = int | None if default is None else int
+    usual = "OMP_NUM_THREADS, or as many of the processors that may be used as are faster than one"
     parser.add_argument(
-        "--threads",
-        type=kind,
-        default=default,
-        help=f"of PyTorch; default: {default_help or usual}",
+        "--threads", type=int | None, help=f"of PyTorch; default: {default_help or usual}"
     )
 
 
 def set_threads_from(arguments: Namespace) -> None:
-    """Set the number of threads from the parsed arguments."""
-    set_threads(arguments.threads)
+    """Set the number of threads for a short command: `tune_threads_from` without its messages.
+
+    Without the kernel, two threads on busy processors draw a hundred times slower than one.
+    """
+    if arguments.threads is None and omp_num_threads() is None:
+        _tune_threads(arguments, lambda _message: None)
+    else:
+        set_threads(arguments.threads)
 
 
 def tune_threads_from(arguments: Namespace, *, processes: int = 1) -> None:
     """Set the number of threads from the parsed arguments, or fewer where more are not faster.
 
-    The timing pays off for work of minutes or more.
-
     Args:
         arguments: parsed arguments with `device` and `threads`.
         processes: number of processes that share the CPUs of this machine.
     """
+    _tune_threads(arguments, notify, processes)
+
+
+def _tune_threads(arguments: Namespace, warn: Callable[[str], object], processes: int = 1) -> None:
     if resolve_device(arguments.device).type == "cpu":
-        tune_threads(arguments.threads, notify, processes=processes)
+        tune_threads(arguments.threads, warn, processes=processes)
     else:
         set_threads(arguments.threads, processes=processes)
 
@@ -92,7 +95,7 @@ def add_run_options(parser: Parser, default_threads: str = "") -> None:
         parser: parser of the command.
         default_threads: description of the default number of threads.
     """
-    add_threads(parser, default_help=default_threads)
+    add_threads(parser, default_threads)
     add_device(parser)
     add_json(parser)
 

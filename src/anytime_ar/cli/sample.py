@@ -10,7 +10,9 @@ see `anytime bulk sample`.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import torch
 from jsonargparse import Namespace
 
 from anytime_ar.cli.options import (
@@ -25,7 +27,8 @@ from anytime_ar.cli.options import (
 )
 from anytime_ar.cli.parser import Parser
 from anytime_ar.cli.sample_files import SampleFiles, WrittenFiles
-from anytime_ar.errors import InputError
+from anytime_ar.errors import InputError, plural
+from anytime_ar.kernel import cpu_name, load_kernel
 from anytime_ar.runtime.files import check_output_path
 from anytime_ar.runtime.signals import defer_interrupts
 from anytime_ar.sampling import AnytimeModel, SampleKwargs, SampleResult, load
@@ -67,7 +70,21 @@ def run(arguments: Namespace) -> None:
         result = model.generate(arguments.num_samples, **options)
         columns = requested if isinstance(requested, list) else None
         written = write_samples(files, result, out, arguments, columns)
-    print_summary(model, result, written, arguments, seed=settings["seed"])
+    min_deadline_s = None
+    if arguments.deadline_s is not None:
+        min_deadline_s = model.min_deadline_s(
+            arguments.num_samples,
+            min_codes=arguments.min_codes,
+            guidance=settings.get("guidance"),
+        )
+    print_summary(
+        model,
+        result,
+        written,
+        arguments,
+        seed=settings["seed"],
+        min_deadline_s=min_deadline_s,
+    )
 
 
 def write_samples(
@@ -101,8 +118,11 @@ def print_summary(
     arguments: Namespace,
     *,
     seed: int | None = None,
+    min_deadline_s: float | None = None,
 ) -> None:
-    """Print what was generated, in how much time, and why it ended early.
+    """Print what was generated, in how much time, why it ended early, and a missed deadline.
+
+    As JSON, also what drew the samples.
 
     Args:
         model: the model that generated the samples.
@@ -110,20 +130,45 @@ def print_summary(
         written: files that were written.
         arguments: parsed arguments with `json`.
         seed: seed of the samples; None: it is not printed.
+        min_deadline_s: shortest deadline that is met reliably; None: it is not printed.
     """
     ended = {"deadline": ", ended by the deadline", "cancelled": ", interrupted"}
-    n, drawn = len(result.data), result.codes_drawn
+    n, drawn, late_s = len(result.data), result.codes_drawn, result.late_s
+    missed = f"\nthe deadline was missed by {late_s:.4f} s" if late_s else ""
+    if missed and min_deadline_s is not None:
+        missed += f"; from {min_deadline_s:.4f} s on it is met reliably"
+    deadline: dict[str, Any] = {}
+    if late_s is not None:
+        deadline = {"deadline_met": not late_s, "late_s": round(late_s, 4)}
+    if min_deadline_s is not None:
+        deadline["min_deadline_s"] = round(min_deadline_s, 4)
     print_result(
         arguments,
-        f"{written}: {n} samples of {drawn} of {model.code_length} codes "
+        f"{written}: {plural(n, 'sample')} of {drawn} of {model.code_length} codes "
         f"in {result.elapsed_s:.2f} s"
         + ended.get(result.stop_reason, "")
-        + ("" if seed is None else f", seed {seed}"),
+        + ("" if seed is None else f", seed {seed}")
+        + missed,
         **written.json_fields,
         samples=n,
         codes=drawn,
         code_length=model.code_length,
         seconds=round(result.elapsed_s, 4),
         stop_reason=result.stop_reason,
+        **deadline,
         **({} if seed is None else {"seed": seed}),
+        **_describe_backend(model),
     )
+
+
+def _describe_backend(model: AnytimeModel) -> dict[str, Any]:
+    """Return what draws the codes of a model: device, backend, kernel, precision and threads."""
+    kernel = load_kernel() if model.backend == "native" else None
+    return {
+        "device": str(model.device),
+        "processor": cpu_name(),
+        "backend": model.backend,
+        "kernel": None if kernel is None else f"{kernel.instruction_set}, {kernel.origin}",
+        "precision": model.precision,
+        "threads": torch.get_num_threads(),
+    }

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from jsonargparse import Namespace
 
 from anytime_ar.cli.options import (
@@ -25,7 +26,7 @@ from anytime_ar.cli.options import (
 from anytime_ar.cli.parser import Parser, literal_path, read_config
 from anytime_ar.errors import InputError, require_extras
 from anytime_ar.runtime.files import read_text
-from anytime_ar.runtime.threads import available_cpus, check_threads
+from anytime_ar.runtime.threads import available_cpus, check_threads, set_threads
 from anytime_ar.serving.config import ModelSource, ServerConfig, load_models
 
 
@@ -34,7 +35,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("models", nargs="+", help="shipped name, folder, or Hub id; or NAME=PATH")
     parser.add_class_arguments(ServerConfig, as_group=False)
     parser.add_argument("--api-key-file", type=literal_path, help="lines of NAME KEY")
-    add_threads(parser, max(1, available_cpus() - 1), "all but one of those that may be used")
+    add_threads(parser, "as of other commands, and at most all processors but one")
     parser.add_argument(
         "--engine",
         choices=["ray"],
@@ -52,7 +53,8 @@ def run(arguments: Namespace) -> None:
     from anytime_ar.serving.http.server import listen, serve
     from anytime_ar.serving.logs import log_event, log_to_stderr
 
-    check_threads(arguments.threads)
+    if arguments.threads is not None:
+        check_threads(arguments.threads, processes=1 if arguments.engine is None else None)
     if arguments.replicas is not None and arguments.engine is None:
         raise InputError(f"replicas={arguments.replicas} is for --engine ray; add it, or drop this")
     replicas = 1 if arguments.replicas is None else arguments.replicas
@@ -72,10 +74,13 @@ def run(arguments: Namespace) -> None:
 
     def listening(url: str) -> None:
         print(f"anytime: serving {', '.join(names)} at {url}", flush=True)
-        log_event("listening", url=url, models=names, threads=arguments.threads)
+        log_event("listening", url=url, models=names, threads=torch.get_num_threads())
 
+    spare = max(1, available_cpus() - 1)  # one processor for HTTP and files
     if arguments.engine is None:
         set_threads_from(arguments)
+        if arguments.threads is None:
+            set_threads(min(spare, torch.get_num_threads()))
         serve(models, config, keys=keys, on_listening=listening)
     else:
         from anytime_ar.serving.cluster.launcher import serve_cluster
@@ -85,7 +90,7 @@ def run(arguments: Namespace) -> None:
             sources,
             config,
             replicas=replicas,
-            threads_per_replica=arguments.threads,
+            threads_per_replica=arguments.threads or spare,
             keys=keys,
             on_listening=listening,
         )

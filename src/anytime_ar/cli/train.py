@@ -49,9 +49,7 @@ def add_arguments(parser: Parser) -> None:
         action="store_true",
         help="go on with data that has changed since the run was begun",
     )
-    add_threads(
-        parser, default_help="the processors that may be used; of engine ray, 1 for each worker"
-    )
+    add_threads(parser, "the processors that may be used; of engine ray, 1 for each worker")
     add_device(parser)
     parser.add_class_arguments(DistributedConfig, as_group=False)
     parser.add_argument("--engine", choices=["ray"], help="what runs processes; default: we do")

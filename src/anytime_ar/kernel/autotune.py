@@ -152,7 +152,8 @@ def time_implementations(
 def machine_key() -> str:
     """Return a key of what timings depend on beside the computation itself.
 
-    It has the processor, the instruction sets, the versions and the number of threads.
+    It has the processor, the instruction sets and the versions. The number of threads follows the
+    load of the machine, and is no part of it: the samples of a seed must not depend on the load.
     """
     try:
         loaded = load_kernel()
@@ -160,8 +161,7 @@ def machine_key() -> str:
     except (BuildError, InputError):  # environment variables name an unavailable kernel
         kernel = "no kernel"
     torch_set = torch.backends.cpu.get_cpu_capability()
-    threads = torch.get_num_threads()
-    return f"{_software_key()}/{torch_set}/{kernel}/{threads} threads"
+    return f"{_software_key()}/{torch_set}/{kernel}"
 
 
 @cache

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from anytime_ar.errors import InputError
 from anytime_ar.kernel.instruction_sets import InstructionSet
-from anytime_ar.runtime.files import cache_folder, process_temporary_folder, write_bytes
+from anytime_ar.runtime.files import cache_folder, user_temporary_folder, write_bytes
 from anytime_ar.runtime.signals import cleanup_on_signal, delay_signals
 
 _log = logging.getLogger(__name__)
@@ -143,20 +143,22 @@ _failures: dict[tuple[Compiler, InstructionSet, Path], str] = {}
 """Messages of compilations that failed in this process. They take long, and would fail again."""
 
 
-def compile_kernel(isa: InstructionSet) -> tuple[ctypes.CDLL, Compiler]:
+def compile_kernel(isa: InstructionSet) -> tuple[ctypes.CDLL, Compiler | None]:
     """Compile and load the kernel for an instruction set, or load it from the cache folder.
 
-    Where the cache folder is not writable, or mounted with noexec, the file lasts as long as this
-    process.
+    Without a compiler that works, a kernel in the cache folder serves, whichever compiler made it.
+    Where the cache folder is not writable, or mounted with noexec, the file goes into the temporary
+    folder of this user, where the next process finds it.
 
     Args:
         isa: the instruction set.
 
     Returns:
-        The kernel, and the first compiler that works.
+        The kernel, and the first compiler that works; None: made by an earlier compiler.
 
     Raises:
-        BuildError: there is no C++ compiler, or none makes a kernel that can be loaded.
+        BuildError: there is no C++ compiler, or none makes a kernel that can be loaded, and none
+            was compiled before.
     """
     problems = []
     with _lock:
@@ -177,6 +179,11 @@ def compile_kernel(isa: InstructionSet) -> tuple[ctypes.CDLL, Compiler]:
                 if problems:
                     _log.warning("%s; used %s", "; ".join(problems), compiler.version)
                 return library, compiler
+        earlier = _load_earlier(isa)
+        if earlier is not None:
+            if problems:
+                _log.warning("%s; used a kernel that was compiled earlier", "; ".join(problems))
+            return earlier, None
     raise BuildError(
         "; ".join(problems)
         or "no C++ compiler is there; install g++ or clang++, or name one in $CXX, or `pip install "
@@ -185,7 +192,7 @@ def compile_kernel(isa: InstructionSet) -> tuple[ctypes.CDLL, Compiler]:
 
 
 def _load_or_compile(compiler: Compiler, isa: InstructionSet) -> ctypes.CDLL:
-    """Load the kernel from the cache folder, or else from the folder of this process.
+    """Load the kernel from the cache folder, or else from the temporary folder of this user.
 
     A kernel that is missing or damaged is compiled.
 
@@ -193,10 +200,10 @@ def _load_or_compile(compiler: Compiler, isa: InstructionSet) -> ctypes.CDLL:
         BuildError: compiling or loading fails.
     """
     sources = kernel_sources()
-    name = f"{_key(compiler, isa, sources)}.so"
+    name = f"{_key(isa, sources)}-{_compiler_key(compiler)}.so"
     content: bytes | None = None
     problem = ""
-    for folder in (cache_folder, process_temporary_folder):
+    for folder in (cache_folder, user_temporary_folder):
         try:
             path = folder() / "native" / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,12 +234,30 @@ def _load_or_compile(compiler: Compiler, isa: InstructionSet) -> ctypes.CDLL:
     raise BuildError(problem)
 
 
-def _key(compiler: Compiler, isa: InstructionSet, sources: dict[str, bytes]) -> str:
-    """Return a digest of what the kernel depends on: sources, options, compiler and C library."""
+def _load_earlier(isa: InstructionSet) -> ctypes.CDLL | None:
+    """Load a kernel of these sources that any compiler made earlier; None if there is none."""
+    key = _key(isa, kernel_sources())
+    for folder in (cache_folder, user_temporary_folder):
+        with suppress(OSError):  # no folder, or a file of a machine with other libraries
+            for path in sorted((folder() / "native").glob(f"{key}-*.so")):
+                name = path.with_name(f"{path.stem.rpartition('-')[0]}.so")
+                if find_intact(name) == path:
+                    return ctypes.CDLL(str(path))
+    return None
+
+
+def _key(isa: InstructionSet, sources: dict[str, bytes]) -> str:
+    """Return a digest of what every build depends on: sources, options and C library."""
     digest = hashlib.sha256(b"".join(sources.values()))
-    parts = [*compiler.command[1:], compiler.version, *platform.libc_ver()]
-    digest.update(" ".join([*parts, isa.architecture, *FLAGS, *isa.flags]).encode())
+    parts = [*platform.libc_ver(), isa.architecture, *FLAGS, *isa.flags]
+    digest.update(" ".join(parts).encode())
     return digest.hexdigest()[:24]
+
+
+def _compiler_key(compiler: Compiler) -> str:
+    """Return a digest of a compiler and its options."""
+    text = " ".join([*compiler.command[1:], compiler.version])
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _compile(

@@ -40,7 +40,8 @@ class Kernel:
     Attributes:
         library: its functions.
         instruction_set: name of its instruction set.
-        origin: `prebuilt`, or `compiled by` and the compiler.
+        origin: `prebuilt`, or `compiled by` and the compiler; `compiled earlier` if the compiler is
+            gone.
     """
 
     library: ctypes.CDLL
@@ -79,7 +80,8 @@ def load_kernel() -> Kernel:
     if only != "prebuilt":
         try:
             library, compiler = compile_kernel(isa)
-            return Kernel(library, isa.name, f"compiled by {compiler.version}")
+            maker = "earlier" if compiler is None else f"by {compiler.version}"
+            return Kernel(library, isa.name, f"compiled {maker}")
         except BuildError as error:
             problem = error
     if only != "compiled" and not os.environ.get("ANYTIME_KERNEL_ISA"):
@@ -87,6 +89,11 @@ def load_kernel() -> Kernel:
             with suppress(BuildError):  # the error of the best one is raised
                 return Kernel(_load_prebuilt(lower), lower.name, "prebuilt")
     assert problem is not None
+    if only == "compiled":
+        raise BuildError(
+            f"{problem}; ANYTIME_KERNEL=compiled excludes the prebuilt kernels: unset it to allow "
+            "them"
+        ) from problem
     raise problem
 
 

@@ -17,8 +17,10 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -57,6 +59,25 @@ def process_temporary_folder() -> Path:
     folder = tempfile.mkdtemp(prefix="anytime-ar-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
+
+
+def user_temporary_folder() -> Path:
+    """Return a temporary folder that later processes of this user find again.
+
+    Others could put files in a folder of a known name, so it must belong to this user alone;
+    otherwise the folder of this process is returned.
+
+    Raises:
+        OSError: no temporary folder can be created.
+    """
+    if not hasattr(os, "getuid"):  # on Windows, temporary folders belong to one user
+        return Path(tempfile.gettempdir()) / "anytime-ar"
+    folder = Path(tempfile.gettempdir()) / f"anytime-ar-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    private = status.st_uid == os.getuid() and stat.S_IMODE(status.st_mode) == 0o700
+    return folder if stat.S_ISDIR(status.st_mode) and private else process_temporary_folder()
 
 
 def read_text(path: Path | str) -> str:

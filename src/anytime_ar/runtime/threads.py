@@ -17,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from anytime_ar.errors import InputError
+from anytime_ar.errors import InputError, plural
 
 MAX_THREADS = 1024
-"""Largest number of threads that may be requested; OpenMP ends the process if it cannot start
-them."""
+"""Largest number of threads that may be requested of a worker on another machine; OpenMP ends the
+process if it cannot start them."""
 _ROUNDS = 5
 """Rounds in which each number of threads is timed. The sum counts, not the best time: delays from
 threads that wait for each other are rare and long."""
@@ -118,16 +118,24 @@ def _read_lines(path: Path) -> list[str]:
         return []
 
 
-def check_threads(threads: int) -> int:
+def check_threads(threads: int, *, processes: int | None = None) -> int:
     """Check a requested number of threads, and return it.
 
+    Args:
+        threads: the requested number.
+        processes: number of processes that share the processors of this machine; None: the threads
+            run on other machines, whose processors are not known here.
+
     Raises:
-        InputError: it is less than 1, or more than `MAX_THREADS`.
+        InputError: it is less than 1, or more than each process has processors.
     """
-    if not 1 <= threads <= MAX_THREADS:
+    cpus = available_cpus()
+    limit = MAX_THREADS if processes is None else max(1, cpus // processes)
+    if not 1 <= threads <= limit:
+        shared = f", which {processes} processes share" if processes and processes > 1 else ""
         raise InputError(
-            f"threads={threads} is outside 1..{MAX_THREADS}; this process may use "
-            f"{available_cpus()} processors"
+            f"threads={threads} is outside 1..{limit}; this process may use "
+            f"{plural(cpus, 'processor')}{shared}"
         )
     return threads
 
@@ -139,6 +147,33 @@ def omp_num_threads() -> int | None:
     """
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(first) if first.isdecimal() and 1 <= int(first) <= MAX_THREADS else None
+
+
+def check_omp_num_threads(warn: Callable[[str], object]) -> None:
+    """Correct OMP_NUM_THREADS in the environment, before PyTorch and its OpenMP are loaded.
+
+    An invalid value is removed, and one above the processors that this process may use is lowered.
+
+    Args:
+        warn: receives a sentence if the value was changed.
+    """
+    value = os.environ.get("OMP_NUM_THREADS")
+    if value is None:
+        return
+    threads, cpus = omp_num_threads(), available_cpus()
+    if threads is None:
+        del os.environ["OMP_NUM_THREADS"]
+        if value:
+            warn(
+                f"OMP_NUM_THREADS={value} is ignored: expected a number of threads in "
+                f"1..{MAX_THREADS}; correct or unset it"
+            )
+    elif threads > cpus:
+        os.environ["OMP_NUM_THREADS"] = str(cpus)
+        warn(
+            f"OMP_NUM_THREADS={value} is more than the {plural(cpus, 'processor')} that this "
+            f"process may use; computing with {cpus}"
+        )
 
 
 def set_threads(requested: int | None = None, *, processes: int = 1) -> int:
@@ -156,7 +191,7 @@ def set_threads(requested: int | None = None, *, processes: int = 1) -> int:
 
     threads = torch.get_num_threads()
     if requested is not None:
-        threads = check_threads(requested)
+        threads = check_threads(requested, processes=processes)
     elif omp_num_threads() is None:
         threads = max(1, min(threads, available_cpus() // processes))
     if threads != torch.get_num_threads():
@@ -197,7 +232,7 @@ def tune_threads(
     clock: Callable[[], float] = time.perf_counter,
     workload: Callable[[], object] | None = None,
 ) -> int:
-    """Set PyTorch's number of threads for hours of computation on a CPU.
+    """Set PyTorch's number of threads for computation on a CPU, by timing.
 
     Threads wait for each other after every operation, so one that shares its processor with another
     program delays all. On two busy cores, training took 50 s with two threads and 14 s with one. So
@@ -222,20 +257,15 @@ def tune_threads(
     threads = set_threads(requested, processes=processes)
     if threads == 1:
         return 1
-    workload = workload or _matmul_workload()
-    seconds = _mean_seconds([threads, 1], clock, workload)
-    if seconds[threads] >= seconds[1]:  # time again: the load may have been brief
-        halves = [threads >> halvings for halvings in range(1, threads.bit_length() - 1)]
-        again = _mean_seconds([threads, *halves, 1], clock, workload)
-        seconds = {number: (seconds.get(number, s) + s) / 2 for number, s in again.items()}
-    better = seconds[threads] < seconds[1]
-    best = threads if better else min(sorted(seconds), key=seconds.__getitem__)
+    seconds = time_threads([threads, 1], clock, workload)
+    best = fastest_threads(seconds)
     chosen = threads if requested is not None or omp_num_threads() else best
     torch.set_num_threads(chosen)
     if best < threads:
         warn(
-            f"{threads} threads take {1000 * seconds[threads]:.0f} ms for what {best} do in "
-            f"{1000 * seconds[best]:.0f} ms, as other programs use the processors; "
+            f"{threads} threads take {1000 * seconds[threads]:.0f} ms for what "
+            f"{plural(best, 'thread')} can do in {1000 * seconds[best]:.0f} ms, as other programs "
+            "use the processors; "
             + (
                 f"--threads {best} would be faster"
                 if chosen == threads
@@ -243,6 +273,41 @@ def tune_threads(
             )
         )
     return chosen
+
+
+def time_threads(
+    numbers: list[int],
+    clock: Callable[[], float] = time.perf_counter,
+    workload: Callable[[], object] | None = None,
+) -> dict[int, float]:
+    """Return the mean time of a short computation in seconds, by number of threads.
+
+    Where the largest number is no faster than one thread, its halves are timed as well. PyTorch's
+    number of threads is then that of the last computation.
+
+    Args:
+        numbers: numbers of threads, of which one is 1.
+        clock: returns the time in seconds.
+        workload: the computation to time. None: a few matrix products.
+    """
+    workload = workload or _matmul_workload()
+    most = max(numbers)
+    seconds = _mean_seconds(numbers, clock, workload)
+    if most > 1 and seconds[most] >= seconds[1]:  # time again: the load may have been brief
+        halves = [most >> halvings for halvings in range(1, most.bit_length() - 1)]
+        again = _mean_seconds(sorted({*numbers, *halves}, reverse=True), clock, workload)
+        seconds = {number: (seconds.get(number, s) + s) / 2 for number, s in again.items()}
+    return seconds
+
+
+def fastest_threads(seconds: dict[int, float]) -> int:
+    """Return the number of threads to compute with: all that were timed, or fewer if no slower.
+
+    Args:
+        seconds: time by number of threads, see `time_threads`.
+    """
+    most = max(seconds)
+    return most if seconds[most] < seconds[1] else min(sorted(seconds), key=seconds.__getitem__)
 
 
 def _mean_seconds(

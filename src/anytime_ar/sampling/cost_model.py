@@ -170,11 +170,23 @@ class CostModel:
 
     def reliable_deadline_s(self, codes: int) -> float:
         """Return a deadline in seconds that a number of codes and their decode meet reliably."""
+        if codes == 0:
+            return self.decode.quantile(0.5) + _SAFETY_SPREADS * self.decode.spread
         usual_s = self.first_code.quantile(0.5) + (codes - 1) * self.step.quantile(0.5)
         spread_s = math.hypot(
             self.first_code.spread, math.sqrt(codes - 1) * self.step.spread, self.decode.spread
         )
         return usual_s + self.decode.quantile(0.5) + _SAFETY_SPREADS * spread_s
+
+    def suggested_deadline_s(self, codes: int) -> float:
+        """Return a deadline to suggest to users, with two significant digits.
+
+        It leaves room for a machine that is slower next time, as far as times of an earlier process
+        still hold then.
+        """
+        seconds = _MAX_SLOWDOWN * self.reliable_deadline_s(codes)
+        unit = 10.0 ** (math.floor(math.log10(max(seconds, 1e-6))) - 1)
+        return float(f"{math.ceil(round(seconds / unit, 6)) * unit:.2g}")
 
     def reserve_s(self, slowdown: float = 1.0) -> float:
         """Return the seconds to reserve for one more code and the decode.

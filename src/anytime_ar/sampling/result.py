@@ -96,6 +96,13 @@ class SampleResult(Preview):
 
     stop_reason: StopReason
     """Why sampling ended."""
+    deadline_s: float | None = None
+    """Deadline of the call in seconds; None: it had none."""
+
+    @property
+    def late_s(self) -> float | None:
+        """Seconds by which the call missed its deadline, 0 if it was met; None without one."""
+        return None if self.deadline_s is None else max(0.0, self.elapsed_s - self.deadline_s)
 
     def _summary(self) -> str:
         return f"{super()._summary()}, stop_reason={self.stop_reason!r}"

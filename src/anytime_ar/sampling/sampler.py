@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from anytime_ar.bundle.curve import Curve
-from anytime_ar.errors import InputError
+from anytime_ar.errors import InputError, plural
 from anytime_ar.kernel import load_kernel
 from anytime_ar.prior import NativePriorDecoder, PriorDecoder
 from anytime_ar.runtime.torch_modes import default_torch_modes, yield_under_default_modes
@@ -253,15 +253,15 @@ class Sampler:
             n: number of samples, for the message.
 
         Raises:
-            InputError: the deadline is too short; the message names the shortest possible one.
+            InputError: the deadline is too short; the message names one that can be kept.
         """
         need_s = cost_model.min_latency_s(min_codes)
         if deadline_s < need_s:
             shortest_s = math.ceil(round(1e4 * need_s, 3)) / 1e4
             raise InputError(
                 f"deadline_s={deadline_s:g} is too short: "
-                f"{min_codes} code{'' if min_codes == 1 else 's'} of {n} sample"
-                f"{'' if n == 1 else 's'} take {shortest_s:.4f} s here; pass at least that"
+                f"{plural(min_codes, 'code')} of {plural(n, 'sample')} take {shortest_s:.4f} s "
+                f"here at best; pass {cost_model.suggested_deadline_s(min_codes):g} or more"
             )
 
     @yield_under_default_modes
@@ -296,7 +296,9 @@ class Sampler:
                 yield Preview(codes, data, elapsed_s, reached)
             else:
                 reached = SamplingState(self, plan, codes.clone(), (batch, rows))
-                yield SampleResult(codes, data, elapsed_s, reached, stop)
+                due = budget.deadline_at
+                deadline_s = None if due is None else due - started_at
+                yield SampleResult(codes, data, elapsed_s, reached, stop, deadline_s)
             if previews is NO_PREVIEWS:  # no preview to handle: handing over is part of the decode
                 taken_s = self.clock() - now
             if decodes:

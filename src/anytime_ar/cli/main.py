@@ -150,7 +150,9 @@ def _dispatch(arguments: list[str], startup_handlers: ExitStack) -> None:
         command = module.SUBCOMMANDS[arguments[1]] if group else module
         description = command.description if group else module.__doc__
         from anytime_ar.cli.parser import Parser  # this import takes longer than --help
+        from anytime_ar.cli.settings import import_plugins
 
+        import_plugins(rest)
         parser = Parser(prog=f"anytime {name}", description=description)
         command.add_arguments(parser)
         parsed = parser.parse_args(parser.normalize_arguments(rest))

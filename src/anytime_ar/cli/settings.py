@@ -21,6 +21,7 @@ from anytime_ar.cli.console import closest
 from anytime_ar.config import Config, ConfigUnion, short_repr
 from anytime_ar.errors import InputError
 from anytime_ar.legacy import upgrade, upgrade_flat, warn_renamed
+from anytime_ar.plugins import import_module_of_user, import_paths_in
 from anytime_ar.runtime.files import read_text
 from anytime_ar.runtime.size_limits import check_yaml_size
 
@@ -158,6 +159,27 @@ def option_settings(config: type[Config], option: str, text: str) -> dict[str, A
     for name in reversed(option.split(".")):
         value = {name: value}
     return value
+
+
+def import_plugins(arguments: Sequence[str]) -> None:
+    """Import the modules of classes and functions that settings choose by their import paths.
+
+    Args:
+        arguments: arguments of a command: options with values, and YAML files.
+
+    Raises:
+        InputError: a module cannot be imported.
+    """
+    for at, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        text = value if equals else " ".join(arguments[at + 1 : at + 2])
+        settings: list[Any] = [{option.rpartition(".")[2]: _load_value(text)}, _load_value(text)]
+        for path in (argument, text, f"{text}/config.yaml"):
+            if path.endswith((".yaml", ".yml")) and is_file(path):
+                check_yaml_size(Path(path))
+                settings.append(_load_value(read_text(Path(path))))
+        for found in {*import_paths_in(settings)}:
+            import_module_of_user(found.rpartition(".")[0])
 
 
 def _load_value(text: str) -> Any:

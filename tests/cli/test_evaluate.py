@@ -365,7 +365,7 @@ def test_a_classifier_of_other_data_is_not_replaced(tmp_path, monkeypatch, capsy
     card = Path("runs/features/tiny/features.json")
     before = card.read_bytes()
     first, *changes = refused([*train, "--data.name", "other"], capsys)
-    assert "runs/features/tiny holds a classifier that was trained on other data than other" in first
+    assert "features/tiny holds a classifier that was trained on other data than other" in first
     assert "choose another --name or --out" in first
     assert any("train has" in change for change in changes)
     assert card.read_bytes() == before

@@ -284,12 +284,12 @@ POSITIONAL = {
         ("a: &a [*a, *a]\n", "aliases counted as what they stand for"),
         ("a: [1\n b: 2", "is not YAML"),
         ("- 1\n", "odd.yaml: holds no settings"),
-        ("", ""),
+        ("", "no/where"),
     ],
 )
 def test_odd_configurations(text, said, tmp_path, capsys):
     (tmp_path / "odd.yaml").write_text(text)
-    code = code_of(["train", str(tmp_path / "odd.yaml"), "--data.name", "no/where"])
+    code = code_of(["train", str(tmp_path / "odd.yaml"), "--data.name", "./no/where"])
     told = capsys.readouterr().err
     assert code == 2
     assert said in told

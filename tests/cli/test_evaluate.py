@@ -355,6 +355,28 @@ def test_a_classifier_of_other_data_is_refused(measured, tmp_path, monkeypatch, 
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["label_accuracy_test"] is not None
 
 
+def test_a_classifier_of_other_data_is_not_replaced(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    train = ["train-classifier", write_config(tmp_path), "--device", "cpu"]
+    for label in ("a", "b"):
+        add(tmp_path / "data" / label, 0, 20)
+        add(tmp_path / "other" / label, 0, 30)
+    main(train)
+    card = Path("runs/features/tiny/features.json")
+    before = card.read_bytes()
+    first, *changes = refused([*train, "--data.name", "other"], capsys)
+    assert "features/tiny holds a classifier that was trained on other data than other" in first
+    assert "choose another --name or --out" in first
+    assert any("train has" in change for change in changes)
+    assert card.read_bytes() == before
+    main([*train, "--data.name", "other", "--name", "other"])  # as advised
+    assert Path("runs/features/other/features.json").is_file()
+    main(train)  # on the same data
+    card.write_text("{}")  # damaged: replaced
+    main([*train, "--data.name", "other"])
+    assert card.read_bytes() not in (b"{}", before)
+
+
 def test_a_classifier_of_as_many_other_classes_is_refused(measured, tmp_path, monkeypatch, capsys):
     """The names tell them apart; a classifier of 0.1 does not know them."""
     monkeypatch.chdir(tmp_path)

@@ -110,7 +110,10 @@ def interrupted_run(folder: Path, more: str = "") -> Path:
         (Terminated("ended by SIGTERM after step 3"), 143, "ended by SIGTERM after step 3"),
     ],
 )
-def test_an_interrupted_run_says_how_to_continue(error, code, said, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_interrupted_run_says_once_how_to_continue(
+    error, code, said, rank, tmp_path, capsys, monkeypatch
+):
     run = tmp_path / "run"
 
     def interrupted(*_args: object, **_options: object) -> None:
@@ -119,10 +122,11 @@ def test_an_interrupted_run_says_how_to_continue(error, code, said, tmp_path, ca
         raise error
 
     monkeypatch.setattr("anytime_ar.cli.train.train", interrupted)
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
     with pytest.raises(SystemExit, match=str(code)):
         main(["train", "digits", "--out", str(run), "--device", "cpu"])
-    told = f"anytime: {said}; continue with `anytime train --resume {run}`"
-    assert told in capsys.readouterr().err.splitlines()
+    told = [line for line in capsys.readouterr().err.splitlines() if said in line]
+    assert told == [f"anytime: {said}; continue with `anytime train --resume {run}`"] * (rank == 0)
 
 
 def test_sigterm_before_the_first_step_is_told(tmp_path, capsys, monkeypatch):

@@ -240,5 +240,8 @@ def test_a_disk_that_fails_is_told(tmp_path: Path, monkeypatch) -> None:
 @pytest.mark.parametrize("head", [b"RIFF", b"RF64", b"FORM", b"caff", b"riff", b".snd", b"OggS"])
 def test_headers_of_nothing(head: bytes) -> None:
     for length in (0, 3, 8, 20, 60):
-        check_header(io.BytesIO(head + bytes(length)))
-        check_header(io.BytesIO(head + b"\xff" * length))
+        for rest in (bytes(length), b"\xff" * length):
+            content = io.BytesIO(head + rest)
+            check = check_header(content)
+            assert 0 <= check.start <= len(head + rest)
+            assert content.tell() == 0

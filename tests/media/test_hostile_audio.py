@@ -377,4 +377,7 @@ def test_a_suffix_whose_files_cannot_be_read_is_left_out(tmp_path: Path) -> None
     root = folder(tmp_path / "set", encoded("WAV"))
     (root / "x.sd2").write_bytes(bytes(100))
     with pytest.warns(UserWarning, match=r"left out 1 files that are no samples: 1 x \.sd2"):
-        load_data(DataConfig(name=str(root), audio={"seconds": 0.5}))
+        data = load_data(DataConfig(name=str(root), audio={"seconds": 0.5}))
+    assert sum(split.size for split in (data.train, data.validation, data.test)) == len(
+        list(root.rglob("*.wav"))
+    )

@@ -336,8 +336,13 @@ def test_threads_share_rows_and_change_nothing() -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_floor_runs(backend: Backend, precision: Precision) -> None:
-    make_prior_decoder(build(), precision, backend).matmul_only(3)
+def test_the_floor_leaves_the_decoder_as_it_was(backend: Backend, precision: Precision) -> None:
+    prior = build()
+    decoder = make_prior_decoder(prior, precision, backend)
+    codes, labels = some_codes(prior, 3), some_labels(3)
+    before = step_through(decoder, codes, labels)
+    decoder.matmul_only(3)
+    assert torch.equal(step_through(decoder, codes, labels), before)
 
 
 def test_the_kernel_is_for_cpus() -> None:

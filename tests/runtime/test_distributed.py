@@ -16,7 +16,7 @@ def fail() -> None:
     raise InputError("the disk is full")
 
 
-def share_work(rank: int, store: str) -> None:
+def share_work(rank: int, store: str, done: Path) -> None:
     """What each of two processes checks."""
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     context = DistributedContext()
@@ -26,11 +26,15 @@ def share_work(rank: int, store: str) -> None:
         context.run_on_rank_zero(fail)
     squares = list(context.map_in_order(range(37), lambda n: (n * n, context.rank)))
     assert squares == [(n * n, n % 2) for n in range(37)]
+    (done / str(rank)).touch()
     context.shut_down()
 
 
 def test_two_processes_share_results_and_failures(tmp_path: Path) -> None:
-    multiprocessing.spawn(share_work, (f"file://{tmp_path / 'store'}",), nprocs=2)
+    done = tmp_path / "done"
+    done.mkdir()
+    multiprocessing.spawn(share_work, (f"file://{tmp_path / 'store'}", done), nprocs=2)
+    assert sorted(path.name for path in done.iterdir()) == ["0", "1"]
 
 
 def test_one_process_alone_needs_no_exchange() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from sampling_models import L, V, sample_shape, tiny_bundle
 from torch import Tensor
 
-from anytime_ar.bundle.format import fingerprint, load_bundle, save_bundle
+from anytime_ar.bundle.format import Bundle, fingerprint, load_bundle, save_bundle
 from anytime_ar.media.windows import OverlappingWindows, decode_windows, encode_windows
 from anytime_ar.prior import Backend, SamplingParams
 from anytime_ar.runtime.torch_modes import default_torch_modes, yield_under_default_modes
@@ -77,17 +79,27 @@ OPERATIONS: dict[str, Callable[[AnytimeModel], list[Tensor]]] = {
 }
 
 
+@cache
+def loaded(folder: Path, mode: str | None = None) -> Bundle:
+    """In a mode; models of one bundle share nothing that their first use makes."""
+    with MODES[mode]() if mode else nullcontext():
+        return load_bundle(folder)
+
+
+@cache
+def result(folder: Path, operation: str, backend: Backend) -> list[Tensor]:
+    """In no mode."""
+    return OPERATIONS[operation](AnytimeModel(loaded(folder), device="cpu", backend=backend))
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("mode", MODES)
 def test_modes_change_nothing(folder: Path, mode: str, operation: str, backend: Backend) -> None:
-    def fresh() -> AnytimeModel:
-        return AnytimeModel(load_bundle(folder), device="cpu", backend=backend)
-
-    run = OPERATIONS[operation]
-    wanted = run(fresh())
+    run, wanted = OPERATIONS[operation], result(folder, operation, backend)
+    bundle = loaded(folder, mode)
+    assert {w.device.type for w in bundle.autoencoder.parameters()} == {"cpu"}
     with MODES[mode]():
-        model = fresh()
-        assert {w.device.type for w in model.bundle.autoencoder.parameters()} == {"cpu"}
+        model = AnytimeModel(bundle, device="cpu", backend=backend)
         assert_same(run(model), wanted)  # the first use, which allocates
     assert_same(run(model), wanted)
     with MODES[mode]():
@@ -119,8 +131,8 @@ def test_threads_change_no_code_and_samples_by_rounding(
     folder: Path, operation: str, backend: Backend
 ) -> None:
     """PyTorch adds up in another order with another number of threads."""
-    model = AnytimeModel(load_bundle(folder), device="cpu", backend=backend)
-    wanted, before = OPERATIONS[operation](model), torch.get_num_threads()
+    model = AnytimeModel(loaded(folder), device="cpu", backend=backend)
+    wanted, before = result(folder, operation, backend), torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
         found = OPERATIONS[operation](model)

@@ -8,8 +8,6 @@ import io
 import json
 import re
 import socket
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from real_server import RealServer, events, events_of
 from serving_fakes import LABELS, SLOW_L, L
 from spoiled_server import HELD_S, SLOW_STEP_S, Device, slow_device
 
+from anytime_ar.cli import main
 from anytime_ar.client import Client
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.serving.http.middleware import MAX_HEADER_BYTES
@@ -557,14 +556,18 @@ def test_sigterm_answers_every_stream_with_a_sample(
     ],
 )
 def test_what_cannot_be_served_is_told_in_a_line(
-    models: dict[str, Path], arguments: list[str], message: str
+    models: dict[str, Path],
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         filled = [one.format(image=models["image"], taken=port) for one in arguments]
-        command = [sys.executable, "-m", "anytime_ar", "serve", *filled]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
-    assert message in ended.stderr
-    assert ended.stderr.startswith("anytime: ")
-    assert ended.stderr.count("\n") == 1
+        with pytest.raises(SystemExit) as ended:
+            main(["serve", *filled])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.startswith("anytime: ")
+    assert told.count("\n") == 1

@@ -57,6 +57,13 @@ _RESOURCE_HINTS = {
 """What the user can do about each kind of resource limit."""
 
 
+def is_rank_zero_process() -> bool:
+    """Return whether this process has rank zero among those of a launcher."""
+    return all(
+        os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
+    )
+
+
 class SafeStream:
     """A text stream that never fails: it drops what cannot be written and stores the error.
 

@@ -24,6 +24,7 @@ from anytime_ar.cli.console import (
     describe_error,
     did_you_mean,
     install_message_format,
+    is_rank_zero_process,
     reserve_standard_descriptors,
     safe_standard_streams,
 )
@@ -67,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ours = arguments is None
     with ExitStack() as starting:
         if ours:
-            starting.enter_context(exit_on_signal(signal.SIGINT, INTERRUPTED, _INTERRUPTED_MESSAGE))
+            message = _INTERRUPTED_MESSAGE if is_rank_zero_process() else b""
+            starting.enter_context(exit_on_signal(signal.SIGINT, INTERRUPTED, message))
             reserve_standard_descriptors()
         with safe_standard_streams() as stdout:
             if ours:
@@ -97,7 +99,7 @@ def _exit_code(arguments: list[str], startup_handlers: ExitStack) -> int | None:
     try:
         _dispatch(arguments, startup_handlers)
     except Terminated as stopped:
-        if stopped.message:
+        if stopped.message and is_rank_zero_process():
             _print_error(stopped.message)
         return int(stopped.code or 0)
     except SystemExit as stopped:  # after --help, or by a signal
@@ -107,7 +109,8 @@ def _exit_code(arguments: list[str], startup_handlers: ExitStack) -> int | None:
     except ReportedByRankZeroError:
         return 1
     except KeyboardInterrupt as error:
-        _print_error(str(error) or "interrupted")
+        if is_rank_zero_process():
+            _print_error(str(error) or "interrupted")
         return INTERRUPTED
     except Exception as error:
         if os.environ.get("ANYTIME_TRACEBACK"):

@@ -14,6 +14,7 @@ from typing import Any, get_args
 from jsonargparse import Namespace
 from tqdm import tqdm
 
+from anytime_ar.cli.console import is_rank_zero_process
 from anytime_ar.cli.parser import Parser, literal_text
 from anytime_ar.data import DataConfig
 from anytime_ar.data.fingerprint import find_moved_data
@@ -77,8 +78,6 @@ def _tune_threads(arguments: Namespace, warn: Callable[[str], object], processes
 
 def notify(message: str) -> None:
     """Print a message on standard error, from rank 0 only."""
-    from anytime_ar.training import is_rank_zero_process
-
     if is_rank_zero_process():
         print(f"anytime: {message}", file=sys.stderr)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from jsonargparse import Namespace
 
+from anytime_ar.cli.console import is_rank_zero_process
 from anytime_ar.cli.options import add_device, add_threads, tune_threads_from
 from anytime_ar.cli.parser import Parser, literal_path, read_config
 from anytime_ar.data import check_data_path
@@ -25,7 +26,6 @@ from anytime_ar.training import (
     DistributedConfig,
     RayTrainConfig,
     TrainConfig,
-    is_rank_zero_process,
     read_autotuned_settings,
     torchrun_config,
     train,
@@ -90,8 +90,7 @@ def run(arguments: Namespace) -> None:
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(_go_on(str(error) or "interrupted", folder)) from error
     except Terminated as error:
-        told = _go_on(error.message, folder) if is_rank_zero_process() else ""
-        raise Terminated(told) from error
+        raise Terminated(_go_on(error.message, folder)) from error
     if is_rank_zero_process():
         print(f"{folder / 'bundle'}: trained; judge it with `anytime evaluate {folder}`")
 

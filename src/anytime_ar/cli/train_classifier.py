@@ -16,10 +16,11 @@ from anytime_ar.cli.parser import Parser, literal_path, read_config
 from anytime_ar.cli.train import Experiment
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.data.fingerprint import data_fingerprint
-from anytime_ar.errors import InputError
+from anytime_ar.errors import BundleError, InputError
 from anytime_ar.evaluation import (
     TrainedFeatureExtractor,
     classifier_accuracy,
+    load_feature_extractor,
     save_feature_extractor,
     train_feature_extractor,
 )
@@ -40,9 +41,9 @@ def run(arguments: Namespace) -> None:
     folder = arguments.out or default_classifier_folder(experiment.name)
     check_output_path(folder, is_folder=True)
     tune_threads_from(arguments)
-    features = train_and_save_classifier(
-        experiment, load_data(experiment.data), folder, arguments.device
-    )
+    data = load_data(experiment.data)
+    _check_replaceable(folder, data)
+    features = train_and_save_classifier(experiment, data, folder, arguments.device)
     print_result(
         arguments,
         f"{folder}: feature extractor; its classifier has {features.test_accuracy:.2%} test "
@@ -50,6 +51,21 @@ def run(arguments: Namespace) -> None:
         out=str(folder),
         test_accuracy=features.test_accuracy,
     )
+
+
+def _check_replaceable(folder: Path, data: DataSplits) -> None:
+    """Raise InputError if a folder holds a classifier that was trained on other data."""
+    try:
+        trained_on = load_feature_extractor(folder).extractor.trained_on
+    except BundleError:  # there is none, or one that no command reads
+        return
+    changes = data_fingerprint(data).changes_since(trained_on) if trained_on else []
+    if changes:
+        raise InputError(
+            f"{folder} holds a classifier that was trained on other data than "
+            f"{data.config.name}; choose another --name or --out, or delete the folder",
+            changes,
+        )
 
 
 def default_classifier_folder(name: str) -> Path:

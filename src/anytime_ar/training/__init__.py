@@ -9,7 +9,6 @@ from anytime_ar.training.config import (
     OptimizerConfig,
     PriorTrainingConfig,
     TrainConfig,
-    is_rank_zero_process,
     torchrun_config,
 )
 from anytime_ar.training.precision import read_autotuned_settings
@@ -24,7 +23,6 @@ __all__ = [
     "PriorTrainingConfig",
     "RayTrainConfig",
     "TrainConfig",
-    "is_rank_zero_process",
     "read_autotuned_settings",
     "torchrun_config",
     "train",

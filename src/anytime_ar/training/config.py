@@ -235,10 +235,3 @@ def torchrun_config() -> DistributedConfig | None:
         return None
     devices, count = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     return DistributedConfig(devices=devices, nodes=count // devices)
-
-
-def is_rank_zero_process() -> bool:
-    """Return whether this process has rank zero among those of a launcher, and so writes files."""
-    return all(
-        os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
-    )

@@ -35,7 +35,14 @@ from anytime_ar.bundle.curve import Curve
 from anytime_ar.config import Config
 from anytime_ar.errors import BundleError, InputError
 from anytime_ar.legacy import old_weight_name, upgrade_weights
-from anytime_ar.plugins import PartConfig, build_part, can_be_loaded, describe_part
+from anytime_ar.plugins import (
+    PartConfig,
+    build_part,
+    can_be_loaded,
+    describe_part,
+    find_imported,
+    import_paths_in,
+)
 from anytime_ar.prior import CausalPrior, Prior
 from anytime_ar.runtime.files import (
     check_output_path,
@@ -295,6 +302,8 @@ def load_bundle(folder: Path | str) -> Bundle:
         )
     check_manifest(folder)
     try:
+        for path in import_paths_in([values.get("autoencoder"), values.get("prior")]):
+            find_imported(path, "class of a part of the model")
         card = Card.parse(values, origin=str(folder / "config.json"))
         names = _WEIGHT_FILES if card.prior is not None else _WEIGHT_FILES[:1]
         sizes = stored_size([folder / name for name in names])

@@ -44,6 +44,7 @@ from anytime_ar.cli.settings import (
 )
 from anytime_ar.config import Config, ConfigUnion
 from anytime_ar.errors import InputError
+from anytime_ar.plugins import PartConfig
 from anytime_ar.runtime.size_limits import check_yaml_size
 
 # The docstrings of configuration fields are the help texts of their options.
@@ -97,6 +98,7 @@ class Parser(ArgumentParser):
         super().__init__(*arguments, formatter_class=_Formatter, **options)
         self._file_settings: dict[str, Any] = {}
         self._union_defaults: dict[str, Any] = {}
+        self._parts: dict[str, dict[str, Any]] = {}
 
     def add_argument(self, *names: Any, **options: Any) -> Any:
         """Add an argument, whose long names may contain hyphens."""
@@ -238,6 +240,7 @@ class Parser(ArgumentParser):
             return text
         values = yaml.safe_load(text)
         own = {name: values.pop(name) for name in self.config.model_fields if name in values}
+        own |= self._parts
         settings = self.config.parse(own, origin="settings").model_dump(mode="json")
         return yaml.safe_dump(settings | values, sort_keys=False, allow_unicode=True)
 
@@ -306,7 +309,42 @@ class Parser(ArgumentParser):
             kept[at] = f"--config={json.dumps(left, default=str)}"
             given = merge(left, given)
             self._file_settings = merge(left, self._file_settings)
+        return self._without_parts(config, given, kept)
+
+    def _without_parts(
+        self, config: type[Config], given: Mapping[str, Any], arguments: list[str]
+    ) -> list[str]:
+        """Return arguments without the settings of parts of others, which are kept as they are.
+
+        jsonargparse does not choose between classes with different keys.
+        """
+        for name, field in config.model_fields.items():
+            value = given.get(name)
+            if (
+                PartConfig in config_types_in(field.annotation)
+                and isinstance(value, dict)
+                and "kind" in value
+            ):
+                self._parts[name] = value
+        if not self._parts:
+            return arguments
+        kept = []
+        for argument in arguments:
+            option, _, text = argument.partition("=")
+            if option == "--config":
+                settings = json.loads(text)
+                left = {name: settings[name] for name in settings if name not in self._parts}
+                kept.append(f"--config={json.dumps(left)}")
+            elif option.removeprefix("--").partition(".")[0] not in self._parts:
+                kept.append(argument)
         return kept
+
+    def parse_args(self, *arguments: Any, **options: Any) -> Any:
+        """Parse arguments, and add the settings of parts of others to what jsonargparse read."""
+        parsed = super().parse_args(*arguments, **options)
+        for name, value in self._parts.items():
+            parsed[name] = value
+        return parsed
 
     def _load_file(self, config: type[Config], path_or_text: str) -> dict[str, Any]:
         """Return the settings of a file, a shipped configuration or YAML text, checked."""

@@ -183,6 +183,22 @@ def test_a_command_says_what_it_misses(extra: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("module", "command", "purpose", "extra"),
+    [
+        ("scipy", "train-classifier digits --out run", "this command", "train"),
+        ("soxr", "encode fsdd one.wav", "audio", "audio"),
+        ("matplotlib", "push mnist owner/name", "a push to the Hub", "hub"),
+    ],
+)
+def test_a_command_says_which_module_of_an_extra_it_misses(
+    module: str, command: str, purpose: str, extra: str, tmp_path: Path
+) -> None:
+    ((code, out, err),) = run([module], [command.split()], tmp_path)
+    wanted = f"{purpose} needs {module} of anytime-ar[{extra}]; install it: "
+    assert (code, out, err) == (2, "", f"anytime: {wanted}{install_command(extra)}\n")
+
+
+@pytest.mark.parametrize(
     ("extra", "module"), [(extra, module) for extra in EXTRAS for module in EXTRAS[extra]]
 )
 def test_every_module_of_an_extra_is_missed(

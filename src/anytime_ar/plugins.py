@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_type_hints
+from typing import Annotated, Any, Self, TypeVar, get_type_hints
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 from torch import nn
 
@@ -106,6 +106,19 @@ class PartConfig(Config):
     """Name under which its class is registered."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Values that the class builds it from, without weights."""
+
+
+def _is_part(values: Any) -> str:
+    """Return the tag of the configuration of a part: of another package, or of ours."""
+    kind = isinstance(values, PartConfig) or (isinstance(values, dict) and "kind" in values)
+    return "part" if kind else "ours"
+
+
+_OursT = TypeVar("_OursT")
+OneOf = Annotated[
+    Annotated[_OursT, Tag("ours")] | Annotated[PartConfig, Tag("part")], Discriminator(_is_part)
+]
+"""Configuration of one of our own networks, or of a part of another package."""
 
 
 def register(kind: str) -> Callable[[type[PartT]], type[PartT]]:

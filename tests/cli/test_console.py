@@ -188,7 +188,8 @@ def test_the_overview_and_the_docs_name_every_exit_code(capsys, monkeypatch):
             2,
             "'\\u65e5' cannot be written in latin-1",
         ),
-        (ModuleNotFoundError("no", name="scipy"), FAILED, "the package scipy is missing"),
+        (ModuleNotFoundError("no", name="numpy"), FAILED, "the package numpy is missing"),
+        (ModuleNotFoundError("no", name="scipy.signal"), 2, "this command needs scipy of "),
         (OverflowError("too large for a C long"), 2, "a number is too large"),
         (RecursionError("maximum"), 2, "nested too deeply"),
         (

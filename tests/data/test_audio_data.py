@@ -13,7 +13,7 @@ import soundfile
 import torch
 
 from anytime_ar.data import DataConfig, load_data
-from anytime_ar.errors import DataError
+from anytime_ar.errors import DataError, InputError
 
 RATE = 8000
 
@@ -240,3 +240,11 @@ def test_training_cuts_longer_clips_at_random_and_the_rest_sees_their_beginning(
         )
     again = next(data.train.shuffled(64, seed=0)).data
     assert torch.equal(again, drawn)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"seconds": 1e300}, {"max_stored_seconds": 1e300}, {"length_multiple": 10**30}]
+)
+def test_a_clip_that_no_array_can_hold_is_refused(setting) -> None:
+    with pytest.raises(InputError, match=rf"{next(iter(setting))}: input should be less than or"):
+        DataConfig.parse({"audio": setting}, origin="test")

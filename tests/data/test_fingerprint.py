@@ -64,6 +64,33 @@ def test_files_of_a_stream_count_by_name_and_size(folder: Path) -> None:
     assert files_fingerprint(DataConfig(name="owner/name")) is None
 
 
+def test_files_of_a_stream_count_by_content(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DataConfig(name=str(folder), streaming=True)
+    paths = [folder / name / "00.png" for name in "ab"]
+    for path, level in zip(paths, (1, 2), strict=True):
+        Image.new("L", (8, 8), level).save(path, "bmp")
+    before = data_fingerprint(load_data(config))
+    one, other = (path.read_bytes() for path in paths)
+    assert len(one) == len(other)
+    paths[0].write_bytes(other)
+    now = data_fingerprint(load_data(config))
+    assert now.changes_since(before) == ["files have names and sizes as before, but other content"]
+    assert before.files is not None
+    begun_without = before.model_copy(
+        update={"files": before.files.model_copy(update={"content_sha256": None})}
+    )
+    assert now.changes_since(begun_without) == []
+    # Of large sets, only some blocks are read.
+    for count in (1, 10**9):
+        monkeypatch.setattr("anytime_ar.data.fingerprint._BLOCK_BYTES", 16)
+        monkeypatch.setattr("anytime_ar.data.fingerprint._MAX_HASHED_BYTES", count)
+        found = []
+        for content in (one, other):
+            paths[1].write_bytes(content)
+            found.append(files_fingerprint(config))
+        assert (found[0] == found[1]) == (count == 1)
+
+
 def test_what_was_left_out_is_told(folder: Path) -> None:
     (folder / "a" / "notes.txt").write_text("no picture")
     with pytest.warns(UserWarning, match=r"\.txt"):

@@ -17,6 +17,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from anytime_ar.data import DataConfig, DataSplits, labels, load_data
+from anytime_ar.data.sources.parquet import ParquetTable, inspect_parquet
 from anytime_ar.errors import DataError
 
 COUNT = 24
@@ -404,3 +405,19 @@ def test_a_cell_that_leads_to_a_file(tmp_path: Path) -> None:
     cells[3] = {"bytes": None, "path": str(tmp_path / "gone.png")}
     with pytest.raises(DataError, match=r"row 3: .*is not there, or leads nowhere; restore"):
         load(write(tmp_path / "p.parquet", image=cells))
+
+
+def test_large_rows_are_decoded_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anytime_ar.data.sources.parquet._MAX_BATCH_BYTES", 10_000)
+    rows = [i.to_bytes(1000, "big") for i in range(300)]
+    path = tmp_path / "large.parquet"
+    parquet.write_table(pa.table({"image": rows, "label": list(range(300))}), path)
+    table = ParquetTable(inspect_parquet(path))
+    batches = [*table.read(["image"], 7)]
+    assert [row for batch in batches for row in batch["image"]] == rows[7:]
+    assert max(len(batch["image"]) for batch in batches) <= 10
+    path.unlink()
+    parquet.write_table(pa.table({"image": [b"x"] * 300}), path)
+    assert len(next(ParquetTable(inspect_parquet(path)).read(["image"]))["image"]) == 256

@@ -426,6 +426,12 @@ def test_what_there_is_no_picture_of(shape):
         as_images(torch.zeros(2, *shape), RATE)
 
 
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 400)])
+def test_a_picture_of_no_samples(shape):
+    with pytest.raises(InputError, match="a sheet of no samples cannot be made"):
+        as_images(torch.zeros(0, *shape), RATE)
+
+
 def test_a_picture_of_sounds_needs_their_rate():
     with pytest.raises(InputError, match="needs their rate; pass sample_rate in Hz"):
         as_images(torch.zeros(1, 1, 400))

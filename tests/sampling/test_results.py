@@ -203,6 +203,7 @@ def forged(path: Path, state: SamplingState, tensors: dict[str, Tensor], **chang
         ({"labels": torch.tensor([0.0, 1.0])}, {}, "labels that are not"),
         ({"codes": torch.tensor([[0, V]])}, {}, f"code {V} at row 0, position 1 is out of range"),
         ({"codes": torch.zeros(2, 0, dtype=torch.int64)}, {}, "prefix 0 holds no code"),
+        ({"codes": torch.zeros(0, 1, dtype=torch.int64)}, {}, "0 samples, and states have 1 to"),
         ({"codes": torch.zeros(1025, 1, dtype=torch.int64)}, {}, "1025 samples, and states have"),
         ({}, {"first": 2**63}, "first: input should be less than"),
         ({}, {"seed": 2**64}, "seed: input should be less than"),

@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
-from pydantic import (
-    Discriminator,
-    Field,
-    PositiveInt,
-    SerializeAsAny,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PositiveInt, SerializeAsAny, field_validator, model_validator
 
 from anytime_ar.autoencoder import AutoencoderConfig
 from anytime_ar.config import Config
-from anytime_ar.plugins import PartConfig
+from anytime_ar.plugins import OneOf
 from anytime_ar.prior import PriorConfig, SamplingParams
 
 MAX_SAMPLE_VALUES = 2**28
 """Maximum number of values of one sample, 1 GB as float32: the weights do not limit the size of
 what they decode."""
-
-
-def _is_part(values: Any) -> str:
-    """Return the tag of the configuration of a part: of another package, or of ours."""
-    kind = isinstance(values, PartConfig) or (isinstance(values, dict) and "kind" in values)
-    return "part" if kind else "ours"
-
-
-_OursT = TypeVar("_OursT")
-_OneOf = Annotated[
-    Annotated[_OursT, Tag("ours")] | Annotated[PartConfig, Tag("part")], Discriminator(_is_part)
-]
-"""Configuration of one of our own networks, or of a part of another package."""
 
 
 class DataCard(Config):
@@ -94,9 +73,9 @@ class Card(Config):
     """Name of the model."""
     data: DataCard
     """Shape, range and labels of the samples."""
-    autoencoder: _OneOf[SerializeAsAny[AutoencoderConfig]]
+    autoencoder: OneOf[SerializeAsAny[AutoencoderConfig]]
     """Configuration of the autoencoder's networks, or of another tokenizer."""
-    prior: _OneOf[PriorConfig] | None = None
+    prior: OneOf[PriorConfig] | None = None
     """Configuration of the prior; None for an autoencoder alone, which encodes and decodes only."""
     sampling_params: SamplingParams = SamplingParams()
     """Default temperature, top-k, top-p and guidance of samples."""

@@ -15,7 +15,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from anytime_ar.errors import AnytimeError, InputError, NoRoomError
+from anytime_ar.errors import (
+    EXTRAS,
+    AnytimeError,
+    InputError,
+    NoRoomError,
+    missing_extra_error,
+)
 
 _PACKAGE = Path(__file__).parent.parent
 SUCCESS, FAILED, BAD_INPUT, OUTPUT_FAILED, INTERNAL_ERROR, INTERRUPTED, BROKEN_PIPE = (
@@ -190,6 +196,10 @@ def describe_error(error: Exception) -> tuple[str, int]:
             BAD_INPUT,
         )
     if isinstance(error, ModuleNotFoundError):
+        module = (error.name or "").partition(".")[0]
+        for extra, modules in EXTRAS.items():
+            if module in modules:
+                return str(missing_extra_error("this command", module, extra)), BAD_INPUT
         return (
             f"the package {error.name} is missing, so this installation is not complete; install "
             "anytime-ar again",

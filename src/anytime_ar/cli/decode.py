@@ -83,6 +83,8 @@ def _read_codes(source: list[str]) -> EncodedFiles:
     if len(source) > 1:
         raise InputError(f"expected one codes file or numbers only, got {' '.join(source)!r}")
     file = load_codes(source[0])
+    if not len(file.codes):
+        raise InputError(f"{source[0]} holds codes of no sample; encode at least one")
     return EncodedFiles(file.codes, file.windowed_audio)
 
 

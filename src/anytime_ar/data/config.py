@@ -12,6 +12,9 @@ from anytime_ar.media.formats import Background
 FolderLayout = Literal["auto", "splits", "classes"]
 """Meaning of a folder's sub-folders: splits, classes, or decided by their names."""
 
+_MAX_SECONDS = 86_400.0
+"""Longest clip, in seconds: a day."""
+
 
 class AudioConfig(Config):
     """The conversion of stored audio to mono clips of one sample rate and length."""
@@ -20,13 +23,15 @@ class AudioConfig(Config):
     """Column that holds the audio; found from the column types when not given."""
     sample_rate: int | None = Field(default=None, ge=1000, le=192_000)
     """Sample rate in Hz to resample to; when not given, all clips must have the same rate."""
-    seconds: float = Field(default=1.0, gt=0.0, allow_inf_nan=False)
+    seconds: float = Field(default=1.0, gt=0.0, le=_MAX_SECONDS, allow_inf_nan=False)
     """Length of a clip in seconds. Longer clips are cropped, shorter ones are padded with
     silence."""
-    max_stored_seconds: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    max_stored_seconds: float | None = Field(
+        default=None, gt=0.0, le=_MAX_SECONDS, allow_inf_nan=False
+    )
     """Seconds of a longer clip to store for training, which crops `seconds` from them at random.
     When not given, only its first `seconds` are used."""
-    length_multiple: int = Field(default=64, ge=1)
+    length_multiple: int = Field(default=64, ge=1, le=2**20)
     """Round the clip length up to a multiple of this many samples, for networks that halve it."""
     normalize: Literal["peak", "none"] = "peak"
     """`peak`: scale every clip to the same peak. `none`: leave the level as it is."""

@@ -1,13 +1,15 @@
 """Detect that a data set has changed, from its sizes, labels and digests.
 
 Samples in memory are hashed completely, or with a stride if they exceed 256 MiB. For streams, the
-names and sizes of their local files are hashed.
+names, sizes and content of their local files are hashed, the content likewise with a stride.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -19,7 +21,9 @@ from anytime_ar.data.splits import MemorySplit, Split
 from anytime_ar.errors import DataError, InputError
 
 _MAX_HASHED_BYTES = 2**28
-"""Most bytes of a split that are hashed."""
+"""Most bytes of a split, or of the files of a stream, that are hashed."""
+_BLOCK_BYTES = 2**16
+"""Bytes of files that are hashed or skipped together."""
 _MAX_SHOWN = 10
 """Most labels that a message names."""
 
@@ -31,6 +35,8 @@ class FilesFingerprint(Config):
     bytes: int
     sha256: str
     """Digest of the relative names and sizes of the files."""
+    content_sha256: str | None = None
+    """Digest of the content; None in runs that were begun without it."""
 
     def __str__(self) -> str:
         """Describe number, size and digest of the files in words."""
@@ -99,8 +105,12 @@ class DataFingerprint(Config):
             changes.append(f"samples are {self.sample_shape}, were {earlier.sample_shape}")
         if self.sample_rate != earlier.sample_rate:
             changes.append(f"sounds have {self.sample_rate} Hz, had {earlier.sample_rate}")
-        if None not in (self.files, earlier.files) and self.files != earlier.files:
-            changes.append(f"there are {self.files}, were {earlier.files}")
+        if self.files is not None and earlier.files is not None:
+            content = self.files.content_sha256, earlier.files.content_sha256
+            if self.files.sha256 != earlier.files.sha256:
+                changes.append(f"there are {self.files}, were {earlier.files}")
+            elif None not in content and content[0] != content[1]:
+                changes.append("files have names and sizes as before, but other content")
         return changes
 
 
@@ -162,12 +172,40 @@ def files_fingerprint(config: DataConfig) -> FilesFingerprint | None:
         [root] if root.is_file() else sorted(p for p in root.rglob("*") if _is_data_file(p, root))
     )
     digest, size = hashlib.sha256(), 0
+    sizes: dict[Path, int] = {}
     for path in paths:
-        here = path.stat().st_size
+        sizes[path] = here = path.stat().st_size
         name = path.name if path == root else path.relative_to(root).as_posix()
         digest.update(f"{name}\0{here}\n".encode(errors="surrogateescape"))
         size += here
-    return FilesFingerprint(count=len(paths), bytes=size, sha256=digest.hexdigest())
+    return FilesFingerprint(
+        count=len(paths),
+        bytes=size,
+        sha256=digest.hexdigest(),
+        content_sha256=_content_digest(sizes),
+    )
+
+
+def _content_digest(sizes: Mapping[Path, int]) -> str:
+    """Return a digest of files one after the other, of every n-th block if they are large.
+
+    Files without such a block are not opened. One that cannot be read is left to its reader.
+
+    Args:
+        sizes: size of each file, in bytes.
+    """
+    digest, position = hashlib.sha256(), 0
+    step = max(1, math.ceil(sum(sizes.values()) / _MAX_HASHED_BYTES))
+    for path, size in sizes.items():
+        count = math.ceil(size / _BLOCK_BYTES)
+        blocks = range(-position % step, count, step)
+        position += count
+        if blocks:
+            with suppress(OSError), path.open("rb") as file:
+                for block in blocks:
+                    file.seek(block * _BLOCK_BYTES)
+                    digest.update(file.read(_BLOCK_BYTES))
+    return digest.hexdigest()
 
 
 def _is_data_file(path: Path, root: Path) -> bool:

@@ -53,7 +53,7 @@ def as_images(samples: Tensor, sample_rate: int | None = None) -> Tensor:
         float32 [n, C, H, W] in [-1, 1] on the CPU; for audio [n, 3, 96, 160].
 
     Raises:
-        InputError: the samples have another shape, or audio has no sample rate.
+        InputError: there are no samples, they have another shape, or audio has no sample rate.
         MissingExtraError: the samples are audio, and the extra `audio` is not installed.
     """
     shape = tuple(samples.shape[1:])
@@ -62,6 +62,8 @@ def as_images(samples: Tensor, sample_rate: int | None = None) -> Tensor:
         raise InputError(
             f"a sheet needs samples of shape (1 or 3, H, W), or sounds (1, T), got {shape}"
         )
+    if not len(samples):
+        raise InputError("a sheet of no samples cannot be made; pass at least one")
     return make(samples.detach().float().cpu().clamp(-1, 1), sample_rate)
 
 

@@ -322,9 +322,9 @@ def _read_state(path: Path) -> tuple[_StateHeader, dict[str, Tensor]]:
 
 def _check_rows(path: Path | str, codes: Tensor, labels: Tensor | None, no_label: int) -> None:
     """Raise an error for a state that this model cannot have written."""
-    if len(codes) > MAX_ROWS:
+    if not 1 <= len(codes) <= MAX_ROWS:
         raise InputError(
-            f"{path} has {len(codes)} samples, and states have at most {MAX_ROWS}; draw fewer"
+            f"{path} has {len(codes)} samples, and states have 1 to {MAX_ROWS}; draw as many"
         )
     if labels is None:
         return

@@ -10,7 +10,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from anytime_ar.autoencoder import AutoencoderConfig, ProjectionConfig, TruncationConfig
 from anytime_ar.config import Config
 from anytime_ar.data import AugmentationConfig, DataConfig
-from anytime_ar.plugins import PartConfig
+from anytime_ar.plugins import OneOf, PartConfig
 from anytime_ar.prior import PriorConfig, SamplingParams
 
 TrainingPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -159,7 +159,7 @@ class TrainConfig(Config):
     """Settings of the stage `autoencoder`."""
     decoder_gan: DecoderGANConfig | None = None
     """Adversarial fine-tuning of the decoder, for images only; None: no such stage."""
-    prior: PriorConfig | PartConfig | None = PriorConfig()
+    prior: OneOf[PriorConfig] | None = PriorConfig()
     """Architecture of the prior, or kind and settings of another one; None: train the autoencoder
     alone."""
     prior_training: PriorTrainingConfig = PriorTrainingConfig()

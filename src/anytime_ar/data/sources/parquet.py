@@ -28,6 +28,8 @@ from anytime_ar.data.sources.tables import READ_BATCH_ROWS, Column, first_line, 
 from anytime_ar.errors import DataError, require_extras
 
 _SUFFIX = ".parquet"
+_MAX_BATCH_BYTES = 1 << 26
+"""Most bytes of rows that are decoded at once, unless one row is larger."""
 
 
 def parquet_source(config: DataConfig, path: Path) -> DataSource | None:
@@ -311,7 +313,8 @@ def _read_file(
     try:
         with file.path.open("rb") as content, parquet.ParquetFile(content) as stored:
             groups, start = _row_groups_from(stored.metadata, start)
-            for batch in stored.iter_batches(READ_BATCH_ROWS, row_groups=groups, columns=known):
+            count = _rows_at_once(stored.metadata)
+            for batch in stored.iter_batches(count, row_groups=groups, columns=known):
                 skipped = min(start, len(batch))
                 start -= skipped
                 batch = batch.slice(skipped)
@@ -331,6 +334,15 @@ def _read_file(
             f"{file.path} row {row}: cannot be read from here on ({first_line(error)}); the file "
             "is damaged, fetch it again"
         ) from error
+
+
+def _rows_at_once(metadata: Any) -> int:
+    """Return how many rows to decode at once: fewer than usual if they are large."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    row_bytes = max(
+        (group.total_byte_size // max(1, group.num_rows) for group in groups), default=0
+    )
+    return max(1, min(READ_BATCH_ROWS, _MAX_BATCH_BYTES // max(1, row_bytes)))
 
 
 def _row_groups_from(metadata: Any, start: int) -> tuple[list[int], int]:

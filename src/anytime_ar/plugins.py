@@ -282,12 +282,15 @@ _CHOOSERS = {"kind", "layout", "distribution"}
 """Names of the settings that choose a class or a function."""
 
 
-def check_arguments(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
+def check_arguments(
+    function: Callable[..., Any], values: dict[str, Any], *, skip: int = 0
+) -> dict[str, Any]:
     """Check arguments against the names and annotations of a function or constructor.
 
     Args:
         function: function or class.
         values: arguments by name.
+        skip: number of first arguments that are not among them.
 
     Returns:
         The arguments, converted as annotated: a list to a tuple, for example.
@@ -297,7 +300,7 @@ def check_arguments(function: Callable[..., Any], values: dict[str, Any]) -> dic
     """
     is_class = isinstance(function, type)
     called = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]
-    parameters = [*inspect.signature(called).parameters.values()][is_class:]
+    parameters = [*inspect.signature(called).parameters.values()][is_class + skip :]
     named = {each.name: each for each in parameters if each.kind not in _VARIADIC}
     open_ended = any(each.kind == each.VAR_KEYWORD for each in parameters)
     mistakes = [
@@ -341,6 +344,23 @@ def build_module(described: PartConfig, what: str) -> nn.Module:
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise InputError(f"the {what} is {described.kind!r}, which is no class of torch.nn.Module")
     return found(**check_arguments(found, described.config))
+
+
+def call_function(described: PartConfig, what: str, *values: Any) -> Any:
+    """Call a function by its import path, with its arguments by name after some values.
+
+    Args:
+        described: import path and arguments.
+        what: what the function is used for, for messages.
+        values: first arguments.
+
+    Raises:
+        InputError: there is no such function, or it refuses the arguments.
+    """
+    function = find_imported(described.kind, what)
+    if not callable(function):
+        raise InputError(f"the {what} is {described.kind!r}, which is no function")
+    return function(*values, **check_arguments(function, described.config, skip=len(values)))
 
 
 def build_part(described: PartConfig, what: str, base: type[ModelPart]) -> Any:

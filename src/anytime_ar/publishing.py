@@ -18,7 +18,7 @@ from anytime_ar.bundle.curve import Curve, CurvePoint
 from anytime_ar.bundle.format import BUNDLE_FILES, Bundle, find_bundle, load_bundle
 from anytime_ar.errors import InputError, require_extras
 from anytime_ar.evaluation import plot_curve
-from anytime_ar.evaluation.metrics.reconstruction import ALL_METRICS
+from anytime_ar.evaluation.metrics.reconstruction import metrics_in
 from anytime_ar.evaluation.report import format_distance, markdown_table
 from anytime_ar.media.sheets import contact_sheet, evenly_spaced_budgets, write_contact_sheet
 from anytime_ar.runtime.files import write_bytes
@@ -211,7 +211,7 @@ def _curve_table(curve: Curve) -> str:
     """Return the curve as a Markdown table of at most 12 numbers of codes."""
     shown = evenly_spaced_budgets([point.codes for point in curve.points])
     points = [point for point in curve.points if point.codes in shown]
-    metrics = [metric for metric in ALL_METRICS if any(metric.name in p.metrics for p in points)]
+    metrics = metrics_in(points)
     heads = ["codes", "bits", "MSE", *[metric.title for metric in metrics]]
     heads += ["FD, reconstructions", "FD, samples", "quality", "ms"]
     rows = [heads]
@@ -351,7 +351,7 @@ def _metric_results(point: CurvePoint) -> list[dict[str, Any]]:
             ("precision", "Precision of samples", point.sample_metrics.precision),
             ("recall", "Recall of samples", point.sample_metrics.recall),
         ]
-    for metric in ALL_METRICS:
+    for metric in metrics_in([point]):
         title = f"{metric.title} of reconstructions"
         found.append((metric.name, title, point.metrics.get(metric.name)))
     found.append(("accuracy", "Labels read in samples", point.label_accuracy_sample))

@@ -20,7 +20,7 @@ from transformers import EncodecConfig, EncodecModel
 import anytime_ar as aar
 from anytime_ar.autoencoder.neural_codecs import CodecTokenizer
 from anytime_ar.data import DataConfig, DataSplits
-from anytime_ar.data.objects import load_objects
+from anytime_ar.data.loading import load_objects
 from anytime_ar.errors import DataError, InputError
 from anytime_ar.training import TrainConfig
 

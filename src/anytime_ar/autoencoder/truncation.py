@@ -16,14 +16,15 @@ from torch import Tensor
 
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
+from anytime_ar.plugins import PartConfig, call_function
 
 
 class TruncationConfig(Config):
     """The distribution `p(k)` of prefix lengths in training."""
 
-    distribution: Literal["uniform", "geometric", "powers_of_two", "full"] = "uniform"
+    distribution: Literal["uniform", "geometric", "powers_of_two", "full"] | PartConfig = "uniform"
     """Shape of `p(k)`. `uniform` is the paper's; `full` never truncates (the ordinary, unordered
-    autoencoder)."""
+    autoencoder). Or import path and arguments of a function of L that returns L weights."""
     ratio: float = Field(0.9, gt=0, allow_inf_nan=False)
     """Ratio p(k + 1) / p(k) for `geometric`, above 0."""
     multiple: int = Field(1, ge=1)
@@ -43,6 +44,14 @@ class TruncationConfig(Config):
                 base = Truncation.powers_of_two(code_length)
             case "full":
                 base = Truncation.full(code_length)
+            case described:
+                weights = call_function(described, "truncation distribution", code_length)
+                base = Truncation(torch.as_tensor(weights))
+                if base.code_length != code_length:
+                    raise InputError(
+                        f"{described.kind} returns {base.code_length} weights; return "
+                        f"{code_length}, one for each number of kept codes"
+                    )
         return base.in_multiples_of(self.multiple).or_full(self.full_probability)
 
 

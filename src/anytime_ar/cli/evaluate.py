@@ -49,7 +49,10 @@ from anytime_ar.data.fingerprint import DataFingerprint, data_fingerprint, forma
 from anytime_ar.data.loading import EMBEDDED_SOURCES, local_data_path
 from anytime_ar.errors import InputError, require_extras
 from anytime_ar.evaluation import (
+    AnyFeatureExtractor,
     FeatureExtractor,
+    Metric,
+    ModuleFeatureExtractor,
     TorchScriptFeatureExtractor,
     curve_table,
     estimate_duration_s,
@@ -59,6 +62,13 @@ from anytime_ar.evaluation import (
     write_report,
 )
 from anytime_ar.media.sheets import write_sheets
+from anytime_ar.plugins import (
+    IMPORT_PATH,
+    PartConfig,
+    build_module,
+    find_imported,
+    import_module_of_user,
+)
 from anytime_ar.runtime.distributed import torchrun_context
 from anytime_ar.runtime.files import cache_folder, check_output_path, read_text
 from anytime_ar.runtime.progress import format_duration, no_progress
@@ -81,7 +91,14 @@ def add_arguments(parser: Parser) -> None:
         "--feature-extractor",
         type=literal_path,
         help="folder of `anytime train-classifier`, default runs/features/NAME, which is trained "
-        "if it is missing; or a TorchScript file",
+        "if it is missing; a TorchScript file; or the import path of a class of torch.nn.Module",
+    )
+    parser.add_argument(
+        "--metrics",
+        type=list[str],
+        default=[],
+        help="import paths of functions of (original, decoded, sample rate) to a value for each "
+        "sample, as [my_package.my_metric]",
     )
     parser.add_argument(
         "--label-key",
@@ -107,6 +124,20 @@ def add_arguments(parser: Parser) -> None:
     add_run_options(parser)
 
 
+def _import_metric(path: str) -> Metric:
+    """Return a metric by the import path of a `Metric`, or of a function that computes one."""
+    if not IMPORT_PATH.fullmatch(path):
+        raise InputError(f"--metrics {path}: expected an import path, such as my_package.my_metric")
+    import_module_of_user(path.rpartition(".")[0])
+    found = find_imported(path, "metric")
+    if isinstance(found, Metric):
+        return found
+    if not callable(found):
+        raise InputError(f"--metrics {path}: is a {type(found).__name__}; pass a function")
+    name = path.rpartition(".")[2]
+    return Metric(name, name, 4, found)
+
+
 def run(arguments: Namespace) -> None:
     """Evaluate a model, write its curve and images, and store the curve in the model."""
     if arguments.num_samples < 2:
@@ -128,8 +159,13 @@ def run(arguments: Namespace) -> None:
             f"--out {arguments.out} holds a model; leave --out away, or choose another; "
             "--save-curve puts the curve into the model"
         )
+    metrics = [_import_metric(name) for name in arguments.metrics]
     path: Path | None = arguments.feature_extractor
-    if path is not None:
+    network = None
+    if path is not None and IMPORT_PATH.fullmatch(str(path)) and not path.exists():
+        import_module_of_user(str(path).rpartition(".")[0])
+        network = build_module(PartConfig(kind=str(path)), "feature extractor")
+    elif path is not None:
         check_feature_extractor(path)
     if arguments.save_curve and arguments.no_save_curve:
         raise InputError("--save-curve and --no-save-curve contradict each other; leave one out")
@@ -148,9 +184,9 @@ def run(arguments: Namespace) -> None:
     if path is None:
         path = default_classifier_folder(model.bundle.card.name)
         experiment = None if path.exists() else _experiment_of(arguments.model, model)
-    if experiment is None:
+    if experiment is None and network is None:
         check_feature_extractor(path)
-    else:
+    elif experiment is not None:
         check_output_path(path, is_folder=True)
     data_config = model_data_config(model, arguments.model, arguments.data, arguments.label_key)
     data = load_data(data_config)
@@ -161,8 +197,10 @@ def run(arguments: Namespace) -> None:
         if own.label_names is not None:
             print(f"anytime: there is no {path} yet; training it first", file=sys.stderr)
         train_and_save_classifier(experiment, own, path, arguments.device)
-    features: FeatureExtractor | TorchScriptFeatureExtractor
-    if path.is_file():
+    features: AnyFeatureExtractor
+    if network is not None:
+        features = ModuleFeatureExtractor(network, model.sample_shape, model.device)
+    elif path.is_file():
         features = TorchScriptFeatureExtractor(path, model.device)
     else:
         features = load_feature_extractor(path, device=model.device).extractor
@@ -196,6 +234,7 @@ def run(arguments: Namespace) -> None:
             unordered=unordered,
             seed=arguments.seed,
             sampling_params=sampling_kwargs_from(arguments),
+            metrics=metrics,
             feature_cache=cache_folder() / "features",
             progress=progress if workers.rank == 0 else no_progress,
         )

@@ -367,7 +367,7 @@ def _example(classes: Sequence[type[Config]], value: Any) -> str:
     config = classes[0]
     if not issubclass(config, ConfigUnion):
         name, field = next(iter(config.model_fields.items()))
-        return f".{name}={field.default}"
+        return f".{name}={'my_package.name' if field.is_required() else field.default}"
     members = [name for union in classes for name in union.members()]  # type: ignore[attr-defined]
     return f".{config.discriminator}={value if value in members else members[0]}"
 

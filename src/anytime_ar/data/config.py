@@ -8,6 +8,7 @@ from pydantic import Field
 
 from anytime_ar.config import Config
 from anytime_ar.media.formats import Background
+from anytime_ar.plugins import PartConfig
 
 FolderLayout = Literal["auto", "splits", "classes"]
 """Meaning of a folder's sub-folders: splits, classes, or decided by their names."""
@@ -45,6 +46,9 @@ class DataConfig(Config):
     vowels of at most 0.5 s at 8 kHz. Otherwise a Hub id `owner/name`, a parquet file or folder in
     the Hugging Face layout, or a folder of images or audio files. The sub-folders of such a folder
     are the classes. Write `./sounds` for a folder that has the name of an embedded set."""
+    source: PartConfig | None = None
+    """Import path and arguments of a function that returns the data set, in place of `name`: what
+    `anytime_ar.train` takes as `data`, such as tensors or a `Dataset`."""
     subset: str | None = None
     """Configuration name of a Hub set; for a local set, the sub-folder to read."""
     revision: str | None = None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch.distributed as dist
 
@@ -23,9 +25,11 @@ from anytime_ar.data.rows import DataSource, HeldOutRows, HoldOut, LabelCheckedR
 from anytime_ar.data.sources.embedded import digits_source, sounds_source
 from anytime_ar.data.sources.folders import folder_source
 from anytime_ar.data.sources.hub import hub_source
+from anytime_ar.data.sources.objects import Samples, object_source
 from anytime_ar.data.sources.parquet import is_parquet, parquet_source
 from anytime_ar.data.splits import Split, StreamingSplit, read_into_memory
 from anytime_ar.errors import BrokenSampleError, DataError
+from anytime_ar.plugins import call_function
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 EMBEDDED_SOURCES = {"digits": digits_source, "sounds": sounds_source}
@@ -50,6 +54,49 @@ class DataSplits:
     """Parts of the stored set that were left out, in words; each is also a warning."""
 
 
+DataLike: TypeAlias = "DataSplits | DataSource | Path | str | Samples | Mapping[str, Samples]"
+"""What a program can train on: a path or name, samples, or samples by split."""
+_RANGE_SAMPLES = 256
+"""Number of samples whose range is looked at."""
+_OBJECT_NAME = "python-object"
+"""Name of a data set that a program passes without a name."""
+
+
+def load_objects(data: DataLike, config: DataConfig) -> DataSplits:
+    """Return the splits of a data set that a program holds.
+
+    Missing test and validation splits are held out of the training split, as of a data set in
+    files. With `config.streaming`, the items of a `Dataset` are read again in every epoch.
+
+    Args:
+        data: samples, as float [N, C, H, W] or [N, C, T] in [-1, 1], or uint8 [N, C, H, W]; or a
+            `Dataset` of such samples or of PIL images; with labels if they are (samples, labels).
+            A mapping gives splits by name, `train` among them. A path or name is that of files.
+        config: name of the set, sample rate of audio, conversion of PIL images, and hold-outs.
+
+    Raises:
+        DataError: the samples cannot be used; the message says which and why.
+    """
+    if isinstance(data, DataSplits):
+        return data
+    if isinstance(data, str | Path):
+        return load_data(config.model_copy(update={"name": str(data)}))
+    if "name" not in config.model_fields_set:
+        name = _OBJECT_NAME if config.source is None else config.source.kind
+        config = config.model_copy(update={"name": name})
+    if not isinstance(data, DataSource):
+        data = object_source(config, data if isinstance(data, Mapping) else {"train": data})
+    loaded = _load_source(config, data)
+    first = next(loaded.train.chunks(_RANGE_SAMPLES)).samples
+    if first.is_floating_point() and 0 <= float(first.min()) < float(first.max()):
+        warnings.warn(
+            f"{config.name}: no value of the first {len(first)} samples is below 0; samples are in "
+            "[-1, 1], so scale values of [0, 1] by 2 * x - 1",
+            stacklevel=3,
+        )
+    return loaded
+
+
 def load_data(config: DataConfig) -> DataSplits:
     """Open a data set and split it.
 
@@ -63,10 +110,12 @@ def load_data(config: DataConfig) -> DataSplits:
         DataError: there is no such data set, or its content cannot be used; names the file.
         MissingExtraError: the data set needs an extra that is not installed.
     """
-    return load_source(config, _open_source(config))
+    if config.source is not None:
+        return load_objects(call_function(config.source, "data source"), config)
+    return _load_source(config, _open_source(config))
 
 
-def load_source(config: DataConfig, source: DataSource) -> DataSplits:
+def _load_source(config: DataConfig, source: DataSource) -> DataSplits:
     """Split a data set that is open, and check that its samples can be used.
 
     Args:
@@ -160,7 +209,12 @@ def check_data_path(config: DataConfig) -> None:
         DataError: its name is no existing path, no embedded set and no Hub id.
     """
     path = local_data_path(config.name)
-    if config.name in EMBEDDED_SOURCES or path.exists() or _may_be_on_the_hub(config.name, path):
+    if (
+        config.source is not None
+        or config.name in EMBEDDED_SOURCES
+        or path.exists()
+        or _may_be_on_the_hub(config.name, path)
+    ):
         return
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
     names = [str(child) for child in beside if not child.name.startswith(".")]

@@ -22,8 +22,10 @@ from anytime_ar.evaluation.compare import (
 )
 from anytime_ar.evaluation.evaluator import estimate_duration_s, evaluate, resolve_budgets
 from anytime_ar.evaluation.feature_extractor import (
+    AnyFeatureExtractor,
     FeatureExtractor,
     FeatureExtractorConfig,
+    ModuleFeatureExtractor,
     TorchScriptFeatureExtractor,
     TrainedFeatureExtractor,
     classifier_accuracy,
@@ -33,11 +35,13 @@ from anytime_ar.evaluation.feature_extractor import (
 )
 from anytime_ar.evaluation.metrics.distribution import ReferenceDistribution
 from anytime_ar.evaluation.metrics.pca import PCA, fit_pca
+from anytime_ar.evaluation.metrics.reconstruction import Metric
 from anytime_ar.evaluation.plots import plot_curve
 from anytime_ar.evaluation.report import curve_table, write_report
 
 __all__ = [
     "PCA",
+    "AnyFeatureExtractor",
     "Baselines",
     "Candidate",
     "Comparison",
@@ -47,6 +51,8 @@ __all__ = [
     "FeatureExtractor",
     "FeatureExtractorConfig",
     "FixedLengthModels",
+    "Metric",
+    "ModuleFeatureExtractor",
     "PCAPoint",
     "QualityPoint",
     "ReferenceDistribution",

@@ -27,8 +27,8 @@ from anytime_ar.codes import bits
 from anytime_ar.errors import InputError, require_extras
 from anytime_ar.evaluation.feature_cache import FeatureCache
 from anytime_ar.evaluation.feature_extractor import (
+    AnyFeatureExtractor,
     FeatureExtractor,
-    TorchScriptFeatureExtractor,
     classifier_accuracy,
 )
 from anytime_ar.evaluation.metrics.distribution import (
@@ -39,7 +39,7 @@ from anytime_ar.evaluation.metrics.distribution import (
     nearest_neighbour_distances,
 )
 from anytime_ar.evaluation.metrics.pca import fit_pca
-from anytime_ar.evaluation.metrics.reconstruction import MetricAccumulator
+from anytime_ar.evaluation.metrics.reconstruction import Metric, MetricAccumulator
 from anytime_ar.evaluation.protocols import (
     Codec,
     EvaluationBatch,
@@ -95,8 +95,14 @@ class Evaluator:
     """Callback after every measurement."""
     num_steps: int
     """Number of measurements in total."""
+    metrics: Sequence[Metric] = ()
+    """Further metrics of reconstructions."""
     num_done: int = field(default=0)
     """Number of measurements done so far."""
+
+    def _new_means(self, codec: Codec) -> MetricAccumulator:
+        shape = tuple(codec.sample_shape)
+        return MetricAccumulator(shape, codec.sample_rate, self.logits, self.metrics)
 
     def encode_test_split(self, codec: Codec) -> list[Tensor]:
         """Return codes int64 [B, L] of the test split, one tensor per batch."""
@@ -117,7 +123,7 @@ class Evaluator:
         drawn, labels = self._sample_codes(codec, budgets[-1])
         points = []
         for k in budgets:
-            means = MetricAccumulator(tuple(codec.sample_shape), codec.sample_rate, self.logits)
+            means = self._new_means(codec)
             reconstructions = self._compare_features(
                 self._reconstruction_features(codec, encoded, k, means), True
             )
@@ -233,7 +239,7 @@ class Evaluator:
         def work(task: tuple[EvaluationBatch, Tensor]) -> tuple[Tensor | None, MetricAccumulator]:
             batch, codes = task
             decoded = codec.decode(codes[:, :k]).cpu()
-            found = MetricAccumulator(tuple(codec.sample_shape), codec.sample_rate, self.logits)
+            found = self._new_means(codec)
             found.add(decoded, batch.data, batch.labels)
             return None if self.extract_features is None else self.extract_features(decoded), found
 
@@ -400,13 +406,14 @@ def sample_batches(split: EvaluationSplit, batch_size: int) -> Iterator[Tensor]:
 def evaluate(
     model: Codec,
     data: EvaluationData,
-    extractor: FeatureExtractor | TorchScriptFeatureExtractor | None,
+    extractor: AnyFeatureExtractor | None,
     *,
     samples: int = 10_000,
     codes: Sequence[int] | None = None,
     unordered: Codec | None = None,
     seed: int = 0,
     sampling_params: SamplingKwargs | None = None,
+    metrics: Sequence[Metric] = (),
     batch_size: int = 256,
     feature_cache: Path | None = None,
     progress: ProgressCallback = no_progress,
@@ -431,6 +438,7 @@ def evaluate(
         seed: random seed of the new samples.
         sampling_params: temperature, top_k, top_p and guidance of the samples, as keyword arguments
             of the model; None: the model's defaults.
+        metrics: further metrics of reconstructions, which the curve holds by their names.
         batch_size: number of samples decoded together.
         feature_cache: folder that stores features of the test split for later evaluations; None: no
             cache.
@@ -465,6 +473,7 @@ def evaluate(
         num_samples=samples,
         seed=seed,
         sampling_params=sampling_params or {},
+        metrics=metrics,
         extract_features=extract,
         to_distance_space=_identity if classifier is None else classifier.to_images,
         reference=None if real is None else ReferenceDistribution(real),
@@ -525,7 +534,7 @@ def evaluate(
 def estimate_duration_s(
     model: Codec,
     data: EvaluationData,
-    extractor: FeatureExtractor | TorchScriptFeatureExtractor,
+    extractor: AnyFeatureExtractor,
     *,
     samples: int,
     codes: Sequence[int] | None = None,
@@ -667,7 +676,7 @@ def resolve_budgets(model: Codec, codes: Sequence[int] | None) -> list[int]:
 def _check(
     model: Codec,
     data: EvaluationData,
-    extractor: FeatureExtractor | TorchScriptFeatureExtractor | None,
+    extractor: AnyFeatureExtractor | None,
     unordered: Codec | None,
     samples: int,
     test_samples: int,

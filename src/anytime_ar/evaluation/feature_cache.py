@@ -15,10 +15,14 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anytime_ar.errors import InputError
-from anytime_ar.evaluation.feature_extractor import FeatureExtractor, TorchScriptFeatureExtractor
+from anytime_ar.evaluation.feature_extractor import (
+    AnyFeatureExtractor,
+    ModuleFeatureExtractor,
+    TorchScriptFeatureExtractor,
+)
 from anytime_ar.runtime.distributed import DistributedContext
 from anytime_ar.runtime.files import write_atomically
 
@@ -39,7 +43,7 @@ class FeatureCache:
     def __init__(
         self,
         folder: Path,
-        extractor: FeatureExtractor | TorchScriptFeatureExtractor,
+        extractor: AnyFeatureExtractor,
         distributed: DistributedContext,
     ) -> None:
         """Compute the fingerprint of the network."""
@@ -91,7 +95,9 @@ def _is_complete(path: Path, num_rows: int) -> bool:
         return False
 
 
-def _extractor_fingerprint(extractor: FeatureExtractor | TorchScriptFeatureExtractor) -> str:
+def _extractor_fingerprint(
+    extractor: AnyFeatureExtractor,
+) -> str:
     """Return a hash of a network's weights and of its device.
 
     Devices round differently, so their features are not the same.
@@ -103,8 +109,14 @@ def _extractor_fingerprint(extractor: FeatureExtractor | TorchScriptFeatureExtra
             while part := file.read(2**20):
                 digest.update(part)
         return digest.hexdigest()
-    digest.update(f"{extractor.head.weight.device} {extractor.config}".encode())
-    for name, value in sorted(extractor.state_dict().items()):
+    network: nn.Module
+    if isinstance(extractor, ModuleFeatureExtractor):
+        network = extractor.network
+        digest.update(f"{extractor.device} {network!r}".encode())
+    else:
+        network = extractor
+        digest.update(f"{extractor.head.weight.device} {extractor.config}".encode())
+    for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

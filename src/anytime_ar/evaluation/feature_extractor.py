@@ -483,6 +483,44 @@ def load_feature_extractor(
     return TrainedFeatureExtractor(network.to(device).eval(), card.test_accuracy)
 
 
+class ModuleFeatureExtractor:
+    """A feature extractor that is any module of the caller.
+
+    Args:
+        network: module from samples float32 [B, *sample_shape] in [-1, 1] to features [B, F].
+        sample_shape: (C, H, W) of images, (C, T) of audio.
+        device: device of the network.
+
+    Raises:
+        InputError: it computes no features of such samples.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sample_shape: tuple[int, ...],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Try the network on two samples of zeros."""
+        self.device = torch.device(device)
+        self.network = network.to(self.device).eval()
+        name = type(network).__name__
+        try:
+            found = self(torch.zeros(2, *sample_shape))
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{name} computes no features of float32 {[2, *sample_shape]}: {error}"
+            ) from error
+        if found.ndim != 2 or len(found) != 2:
+            raise InputError(f"{name} gives {list(found.shape)} for 2 samples; return [2, F]")
+
+    @torch.no_grad()
+    def __call__(self, samples: Tensor) -> Tensor:
+        """Compute features float32 [B, F] on the CPU of float32 [B, *sample_shape]."""
+        features: Tensor = self.network(samples.to(self.device))
+        return features.float().cpu()
+
+
 class TorchScriptFeatureExtractor:
     """A feature extractor for images from a TorchScript file, such as Inception.
 
@@ -545,3 +583,7 @@ class TorchScriptFeatureExtractor:
         pixels = ((samples.to(self.device).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         features = self._network(pixels.expand(-1, 3, -1, -1), return_features=True)
         return features.float().cpu() if isinstance(features, Tensor) else features
+
+
+AnyFeatureExtractor = FeatureExtractor | TorchScriptFeatureExtractor | ModuleFeatureExtractor
+"""Networks whose features define the distances between sets."""

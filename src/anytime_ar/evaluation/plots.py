@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from anytime_ar.bundle.curve import Curve, QualityPoint
 from anytime_ar.errors import require_extras
-from anytime_ar.evaluation.metrics.reconstruction import ALL_METRICS
+from anytime_ar.evaluation.metrics.reconstruction import metrics_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ def plot_curve(curve: Curve) -> bytes:
         curve: curve to plot; metrics that were not measured are left out.
     """
     points, unordered = curve.points, curve.baselines.unordered
-    measured = [metric for metric in ALL_METRICS if metric.name in points[0].metrics]
+    measured = metrics_in(points[:1])
     was_read = any(
         p.label_accuracy_reconstruction is not None or p.label_accuracy_sample is not None
         for p in points

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anytime_ar.bundle.curve import Curve
-from anytime_ar.evaluation.metrics.reconstruction import ALL_METRICS
+from anytime_ar.evaluation.metrics.reconstruction import metrics_in
 from anytime_ar.evaluation.plots import plot_code_usage, plot_curve
 from anytime_ar.runtime.files import write_bytes
 
@@ -99,7 +99,7 @@ def _metric_columns(curve: Curve) -> list[_Column]:
     points = curve.points
     unordered = {point.codes: point for point in curve.baselines.unordered}
     columns: list[_Column] = []
-    for metric in ALL_METRICS:
+    for metric in metrics_in(points):
         title, unit = [*metric.title.split(" "), ""][:2]
         cells = [_format_fixed(point.metrics.get(metric.name), metric.digits) for point in points]
         if any(metric.name in point.metrics for point in points):

@@ -35,7 +35,7 @@ from anytime_ar.bundle.format import (
 from anytime_ar.config import Config
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.data.fingerprint import DataFingerprint, data_fingerprint, find_moved_data
-from anytime_ar.data.objects import DataLike, load_objects
+from anytime_ar.data.loading import DataLike, load_objects
 from anytime_ar.errors import InputError, require_extras
 from anytime_ar.plugins import PartConfig, build_part, find_class
 from anytime_ar.prior import CausalPrior

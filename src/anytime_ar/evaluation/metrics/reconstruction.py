@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from anytime_ar.bundle.curve import QualityPoint
 from anytime_ar.errors import InputError
 from anytime_ar.media.spectra import log_mel_spectrogram, multi_resolution_stft_distance
 
@@ -132,6 +133,18 @@ ALL_METRICS = tuple(measure for some in METRICS_BY_NDIM.values() for measure in 
 """Metrics of all kinds of samples, in the order of tables."""
 
 
+def metrics_in(points: Sequence[QualityPoint]) -> list[Metric]:
+    """Return the metrics that points of a curve have, those of plug-ins by their names only."""
+    found = dict.fromkeys(name for point in points for name in point.metrics)
+    known = [metric for metric in ALL_METRICS if metric.name in found]
+    names = {metric.name for metric in known}
+    return known + [Metric(name, name, 4, _no_values) for name in found if name not in names]
+
+
+def _no_values(_original: Tensor, _decoded: Tensor, _rate: int) -> Tensor:
+    raise NotImplementedError("a metric of a curve, whose function is not known here")
+
+
 def metrics_for(sample_shape: tuple[int, ...]) -> tuple[Metric, ...]:
     """Return the metrics of samples of a shape."""
     return METRICS_BY_NDIM.get(len(sample_shape), ())
@@ -144,6 +157,7 @@ class MetricAccumulator:
         sample_shape: shape of one sample.
         sample_rate: sampling rate of audio in Hz; None for images.
         logits: maps a batch of samples to logits of the classifier; None: no label accuracy.
+        metrics: further metrics, beside those of `metrics_for`.
 
     Raises:
         InputError: the metrics of such samples require a sample rate.
@@ -154,10 +168,11 @@ class MetricAccumulator:
         sample_shape: tuple[int, ...],
         sample_rate: int | None,
         logits: Callable[[Tensor], Tensor] | None,
+        metrics: Sequence[Metric] = (),
     ) -> None:
         """Start with sums of zero."""
-        self._metrics = metrics_for(sample_shape)
-        if self._metrics and sample_rate is None:
+        self._metrics = (*metrics_for(sample_shape), *metrics)
+        if metrics_for(sample_shape) and sample_rate is None:
             raise InputError("measures of sounds need their rate; pass a model with sample_rate")
         self._rate, self._logits = sample_rate or 0, logits
         self._squared_error, self._count, self._values = 0.0, 0, 0
@@ -176,7 +191,13 @@ class MetricAccumulator:
         self._values += x.numel()
         self._count += len(x)
         for metric in self._metrics:
-            self._sums[metric.name] += float(metric.compute(x, decoded, self._rate).double().sum())
+            values = torch.as_tensor(metric.compute(x, decoded, self._rate))
+            if values.shape != (len(x),):
+                raise InputError(
+                    f"the metric {metric.name} returns {list(values.shape)} for {len(x)} samples; "
+                    f"return [{len(x)}], a value for each"
+                )
+            self._sums[metric.name] += float(values.double().sum())
         if self._logits is not None and labels is not None:
             self._num_correct += int((self._logits(decoded).argmax(1).cpu() == labels).sum())
             self._num_labelled += len(labels)

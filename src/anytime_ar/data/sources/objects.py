@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -13,7 +11,6 @@ from torch import Tensor
 
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.labels import LabelEncoder, distinct_values
-from anytime_ar.data.loading import DataSplits, load_data, load_source
 from anytime_ar.data.rows import DataSource, Row
 from anytime_ar.data.sources import canonical_split
 from anytime_ar.data.sources.hub import dataset_source
@@ -36,55 +33,20 @@ class MapDataset(Protocol):
 Array: TypeAlias = "Tensor | NDArray[Any]"
 Samples: TypeAlias = "Array | tuple[Array, Any] | MapDataset | datasets.Dataset"
 """Samples of one split: all at once, with their labels if it is a pair, or a data set of them."""
-DataLike: TypeAlias = "DataSplits | DataSource | Path | str | Samples | Mapping[str, Samples]"
-"""What a program can train on: a path or name, samples, or samples by split."""
-
-_RANGE_SAMPLES = 256
-"""Number of samples whose range is looked at."""
-OBJECT_NAME = "python-object"
-"""Name of a data set that a program passes without a name."""
 
 
-def load_objects(data: DataLike, config: DataConfig) -> DataSplits:
-    """Return the splits of a data set that a program holds.
-
-    Missing test and validation splits are held out of the training split, as of a data set in
-    files. With `config.streaming`, the items of a `Dataset` are read again in every epoch.
+def object_source(config: DataConfig, splits: Mapping[str, Any]) -> DataSource:
+    """Return what a program holds as the splits of one set.
 
     Args:
-        data: samples, as float [N, C, H, W] or [N, C, T] in [-1, 1], or uint8 [N, C, H, W]; or a
-            `Dataset` of such samples or of PIL images; with labels if they are (samples, labels).
-            A mapping gives splits by name, `train` among them. A path or name is that of files.
-        config: name of the set, sample rate of audio, conversion of PIL images, and hold-outs.
+        config: name of the set, and columns of Hugging Face data sets.
+        splits: samples by the name of their split.
 
     Raises:
-        DataError: the samples cannot be used; the message says which and why.
+        DataError: it cannot be used; the message says why.
     """
-    if isinstance(data, DataSplits):
-        return data
-    if isinstance(data, str | Path):
-        return load_data(config.model_copy(update={"name": str(data)}))
-    if "name" not in config.model_fields_set:
-        config = config.model_copy(update={"name": OBJECT_NAME})
-    if not isinstance(data, DataSource):
-        splits = data if isinstance(data, Mapping) else {"train": data}
-        if any(type(split).__module__.startswith("datasets.") for split in splits.values()):
-            data = dataset_source(config, splits)
-        else:
-            data = _object_source(config, splits)
-    loaded = load_source(config, data)
-    first = next(loaded.train.chunks(_RANGE_SAMPLES)).samples
-    if first.is_floating_point() and 0 <= float(first.min()) < float(first.max()):
-        warnings.warn(
-            f"{config.name}: no value of the first {len(first)} samples is below 0; samples are in "
-            "[-1, 1], so scale values of [0, 1] by 2 * x - 1",
-            stacklevel=3,
-        )
-    return loaded
-
-
-def _object_source(config: DataConfig, splits: Mapping[str, Any]) -> DataSource:
-    """Return samples in memory and map-style data sets as the splits of one set."""
+    if any(type(split).__module__.startswith("datasets.") for split in splits.values()):
+        return dataset_source(config, splits)
     opened: dict[str, _ObjectRows] = {}
     for name, given in splits.items():
         split = canonical_split(name)

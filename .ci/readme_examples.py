@@ -1,7 +1,8 @@
 """Run the examples of pages: their ```bash and ```python blocks in order, in one folder per page.
 
 A later block may use the files of an earlier one. A block marked `no-run` in its info string is
-skipped. One marked `background` is a server: later blocks wait until it is ready at the address
+skipped. One with a `title="NAME"`, in any language, is written to the file NAME instead of being
+run. One marked `background` is a server: later blocks wait until it is ready at the address
 that it prints. At the end of the page it gets SIGTERM. The exit code is not 0 if a block fails or
 hangs, or if there is none to run.
 """
@@ -23,9 +24,8 @@ from pathlib import Path
 
 TIMEOUT_S = 600  # time limit of one block, in seconds
 
-_BLOCK = re.compile(
-    r"^```(?P<language>bash|python)(?P<info>[^\n`]*)\n(?P<source>.*?)^```\s*$", re.M | re.S
-)
+_BLOCK = re.compile(r"^```(?P<language>\w+)(?P<info>[^\n`]*)\n(?P<source>.*?)^```\s*$", re.M | re.S)
+_TITLE = re.compile(r'title="([\w.-]+)"')
 _ADDRESS = re.compile(r" at http://([^\s/:]+):(\d+)")
 
 
@@ -41,6 +41,8 @@ class Example:
     """Source text of the block."""
     background: bool
     """Whether the block is a server that keeps running."""
+    file: str | None = None
+    """Name of the file that the block is; None: the block is run."""
 
 
 class ExampleError(Exception):
@@ -55,9 +57,11 @@ def examples(markdown: str) -> list[Example]:
             m["language"],
             m["source"],
             "background" in m["info"].split(),
+            title[1] if (title := _TITLE.search(m["info"])) else None,
         )
         for m in _BLOCK.finditer(markdown)
         if "no-run" not in m["info"].split()
+        and (m["language"] in ("bash", "python") or _TITLE.search(m["info"]))
     ]
 
 
@@ -160,7 +164,9 @@ def main(page: Path) -> int:
                         flush=True,
                     )
                     start = time.perf_counter()
-                    if example.background:
+                    if example.file is not None:
+                        (Path(folder) / example.file).write_text(example.source, encoding="utf-8")
+                    elif example.background:
                         servers.enter_context(running_server(example, Path(folder)))
                     else:
                         run(example, Path(folder))

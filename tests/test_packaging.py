@@ -344,6 +344,18 @@ def test_the_readme_runner_shares_one_folder(tmp_path: Path) -> None:
     assert not (ROOT / "a.txt").exists()
 
 
+def test_the_readme_runner_writes_blocks_with_a_title_to_files(tmp_path: Path) -> None:
+    done = run_readme(
+        tmp_path,
+        '```python title="half.py"\nHALF = 0.5\n```\n```yaml title="b.yaml"\nb: 1\n```\n'
+        "```bash\ncat b.yaml\n```\n```python\nimport half; print(half.HALF * 3)\n```\n",
+    )
+    assert done.returncode == 0, done.stdout
+    assert "4 examples ran" in done.stdout
+    assert "\nb: 1\n" in done.stdout
+    assert "1.5" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from anytime_ar.autoencoder import OrderedAutoencoder, Tokenizer, Truncation
+    from anytime_ar.autoencoder import OrderedAutoencoder, Tokenizer, Truncation, truncate
     from anytime_ar.bundle import shipped_models
     from anytime_ar.errors import (
         AnytimeError,
@@ -72,12 +72,14 @@ __all__ = [
     "register",
     "shipped_models",
     "train",
+    "truncate",
 ]
 
 _PACKAGES = {
     "OrderedAutoencoder": "autoencoder",
     "Tokenizer": "autoencoder",
     "Truncation": "autoencoder",
+    "truncate": "autoencoder",
     "shipped_models": "bundle",
     "evaluate": "evaluation",
     "CausalPrior": "prior",

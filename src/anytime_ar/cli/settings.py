@@ -253,7 +253,13 @@ def mistakes_in(
         whole = text if text is not None and value == _load_value(text) else None
         if inside and isinstance(value, dict):
             yield from mistakes_in(inside, value, text=text, spell=spell, prefix=f"{key}.")
-        elif isinstance(value, dict) and value and text is not None and whole is None:
+        elif (
+            isinstance(value, dict)
+            and value
+            and text is not None
+            and whole is None
+            and _mistake_of(fields[name], value) is not None
+        ):
             yield f"unknown setting {spell(f'{key}.{next(iter(value))}')}"
         elif (problem := _mistake_of(fields[name], value, whole)) is not None:
             shown = short_repr(value) if whole is None else whole[:200] or "nothing"

@@ -90,7 +90,12 @@ class RunTimer:
         )
 
     def estimate(
-        self, autoencoder: Tokenizer, prior: Prior | CausalPrior | None, data: DataSplits
+        self,
+        autoencoder: Tokenizer,
+        prior: Prior | CausalPrior | None,
+        data: DataSplits,
+        *,
+        is_trained: bool = False,
     ) -> list[StageTime]:
         """Return the times of the stages, in their order.
 
@@ -98,6 +103,7 @@ class RunTimer:
             autoencoder: The untrained autoencoder, or another tokenizer; it stays as it is.
             prior: The untrained prior, which stays as it is; None: there is none.
             data: The data set.
+            is_trained: Whether the autoencoder is trained already, so that only the prior is not.
 
         Returns:
             The times; nothing if the weights are sharded, as one device may have no room for them,
@@ -111,7 +117,7 @@ class RunTimer:
             return []
         config, model = self._config, deepcopy(autoencoder).to(self._fabric.device)
         times = []
-        if isinstance(model, OrderedAutoencoder) and config.tokenizer is None:
+        if isinstance(model, OrderedAutoencoder) and not is_trained:
             times.append(self._time_stage(AutoencoderStage(model, data, config, self._distributed)))
         if isinstance(autoencoder, OrderedAutoencoder) and config.decoder_gan is not None:
             copied = deepcopy(autoencoder).to(self._fabric.device)

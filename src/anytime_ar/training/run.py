@@ -212,7 +212,9 @@ def _train_bundle(
                 distributed=distributed,
                 gradient_accumulation_steps=distributed_config.gradient_accumulation_steps,
             )
-            times = distributed.run_on_rank_zero(lambda: timer.estimate(autoencoder, prior, splits))
+            times = distributed.run_on_rank_zero(
+                lambda: timer.estimate(autoencoder, prior, splits, is_trained=tokenizer is not None)
+            )
         if times:
             log.notify(describe_times(times))
 

@@ -8,7 +8,7 @@ it.
 
 from __future__ import annotations
 
-from anytime_ar.autoencoder.quantizers.base import NoQuantizer, Quantized, Quantizer
+from anytime_ar.autoencoder.quantizers.base import NoQuantizer, Quantized, Quantizer, all_kept
 from anytime_ar.autoencoder.quantizers.config import (
     FiniteScalarQuantizerConfig,
     LappedQuantizerConfig,
@@ -36,4 +36,5 @@ __all__ = [
     "ResidualQuantizerConfig",
     "VectorQuantizer",
     "VectorQuantizerConfig",
+    "all_kept",
 ]

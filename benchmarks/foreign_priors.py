@@ -3,9 +3,9 @@
     python benchmarks/foreign_priors.py --out runs/foreign_priors.json
 
 The bare step is a forward pass of one token with a cache of transformers, and takes the most likely
-token. Ours also maps codes to tokens, keeps a position for each row, and samples. Both draw all
-codes of a batch by turns; the ratio of a round is that of two runs next to each other. Times are
-processor time, which other processes disturb less.
+token. Ours also maps codes to tokens, keeps a position for each row, and samples. They take turns
+at each step; a round draws all codes of a batch, and gives one ratio. Times are processor time,
+which other processes disturb less.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import argparse
 import gc
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
 from transformers import (
+    Cache,
     DynamicCache,
     GPT2Config,
     GPT2LMHeadModel,
@@ -30,6 +32,7 @@ from transformers import (
 )
 
 from anytime_ar.kernel.instruction_sets import cpu_name
+from anytime_ar.prior import DecodeState
 from anytime_ar.prior.decoders.causal import CausalPriorDecoder
 from anytime_ar.prior.huggingface import HuggingFacePrior
 from anytime_ar.prior.sampling_params import NO_UNCONDITIONAL, RowSamplingParams, SamplingParams
@@ -69,60 +72,64 @@ def main() -> None:
 
 @torch.no_grad()
 def measure(prior: HuggingFacePrior, batch: int, rounds: int) -> dict[str, Any]:
-    """Time both loops by turns, in milliseconds a step; ratios are ours to the bare model's.
+    """Time the loops by turns, in milliseconds a step; ratios are ours to the bare model's.
 
     Args:
         prior: prior of which the model is run alone as well.
         batch: number of rows.
-        rounds: number of timed runs of each; a first one is left out.
+        rounds: number of timed draws of each; a first one is left out.
     """
     decoder = CausalPriorDecoder(prior)
-    caches = ("dynamic", "static")
-    times: dict[str, list[float]] = {name: [] for name in ("ours", *caches)}
+    times: dict[str, list[float]] = {}
     for _ in range(rounds + 1):
         gc.collect()
-        times["ours"].append(_time_ours(decoder, batch))
-        for cache in caches:
-            times[cache].append(_time_bare(prior, cache, batch))
+        state = _new_state(decoder, batch)
+        config = prior.model.config
+        steps: dict[str, Callable[[], object]] = {
+            "ours": partial(decoder.step, state, batch),
+            "dynamic": _bare_step(prior, DynamicCache(config=config), batch),
+            "static": _bare_step(prior, StaticCache(config=config, max_cache_len=LENGTH), batch),
+        }
+        seconds = dict.fromkeys(steps, 0.0)
+        for _ in range(LENGTH):
+            for name, step in steps.items():
+                begin = time.process_time()
+                step()
+                seconds[name] += time.process_time() - begin
+        decoder.release(state)
+        for name, spent in seconds.items():
+            times.setdefault(name, []).append(1000 * spent / LENGTH)
     times = {name: values[1:] for name, values in times.items()}
     result: dict[str, Any] = {"batch": batch, "rounds": rounds}
     for name, values in times.items():
         result[f"{name}_ms"] = statistics.median(values)
-    for cache in caches:
-        ratios = sorted(ours / bare for ours, bare in zip(times["ours"], times[cache], strict=True))
-        quarters = statistics.quantiles(ratios, n=4)
-        result[f"ratio_{cache}"] = quarters[1]
-        result[f"ratio_{cache}_quartiles"] = [quarters[0], quarters[2]]
+    for cache in ("dynamic", "static"):
+        ratios = [ours / bare for ours, bare in zip(times["ours"], times[cache], strict=True)]
+        lower, median, upper = statistics.quantiles(ratios, n=4)
+        result[f"ratio_{cache}"] = median
+        result[f"ratio_{cache}_quartiles"] = [lower, upper]
     return result
 
 
-def _time_ours(decoder: CausalPriorDecoder, batch: int) -> float:
-    """Return the milliseconds of a step of the decode loop."""
+def _new_state(decoder: CausalPriorDecoder, batch: int) -> DecodeState[Any]:
+    """Return the state of a batch without codes."""
     state = decoder.allocate(batch)
     state.noise.uniform_()
     for slot in range(batch):
         state.positions[slot] = 0
         state.sampling_params[slot] = RowSamplingParams.of(SamplingParams(), NO_UNCONDITIONAL)
-    begin = time.process_time()
-    for _ in range(LENGTH):
-        decoder.step(state, batch)
-    seconds = time.process_time() - begin
-    decoder.release(state)
-    return 1000 * seconds / LENGTH
+    return state
 
 
-def _time_bare(prior: HuggingFacePrior, kind: str, batch: int) -> float:
-    """Return the milliseconds of a step of the model alone."""
-    model = prior.model
-    cache: Any = DynamicCache(config=model.config)
-    if kind == "static":
-        cache = StaticCache(config=model.config, max_cache_len=LENGTH)
-    tokens: Tensor = torch.full((batch, 1), VOCABULARY)
-    begin = time.process_time()
-    for _ in range(LENGTH):
-        out = model(input_ids=tokens, use_cache=True, **{prior.cache_argument: cache})
-        tokens = out.logits[:, -1].argmax(-1, keepdim=True)
-    return 1000 * (time.process_time() - begin) / LENGTH
+def _bare_step(prior: HuggingFacePrior, cache: Cache, batch: int) -> Callable[[], object]:
+    """Return a function that runs the model alone for one token, and takes the next one."""
+    tokens = torch.full((batch, 1), VOCABULARY)
+
+    def step() -> None:
+        out = prior.model(input_ids=tokens, use_cache=True, **{prior.cache_argument: cache})
+        tokens.copy_(out.logits[:, -1].argmax(-1, keepdim=True))
+
+    return step
 
 
 def _llama(layers: int, width: int) -> LlamaForCausalLM:

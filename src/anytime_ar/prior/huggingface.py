@@ -199,9 +199,7 @@ def _cache_view(cache: TensorCache, rows: slice, at: Tensor, length: int) -> Cac
     """
     from transformers.cache_utils import Cache
 
-    written: slice | Tensor = at[:, None, :, None]
-    if len(at) == 1:
-        written = slice(length - at.shape[1], length)
+    written = length - at.shape[1] if len(at) == 1 else at[:, None, :, None]
     layer = _row_layer()
     return Cache(
         layers=[
@@ -222,12 +220,12 @@ def _row_layer() -> type[CacheLayerMixin]:
         Args:
             keys: keys of the rows.
             values: values of the rows.
-            written: positions to write: the same for all rows, or int64 [n, 1, T, 1].
+            written: first position to write, of all rows; or those of each, int64 [n, 1, T, 1].
             length: number of positions that attention reads.
         """
 
         def __init__(
-            self, keys: Tensor, values: Tensor, written: slice | Tensor, length: int
+            self, keys: Tensor, values: Tensor, written: int | Tensor, length: int
         ) -> None:
             super().__init__()
             self.keys, self.values, self.is_initialized = keys, values, True
@@ -241,11 +239,11 @@ def _row_layer() -> type[CacheLayerMixin]:
         ) -> tuple[Tensor, Tensor]:
             """Write keys and values [n, heads, T, width], and return those of all positions."""
             for stored, states in ((self.keys, key_states), (self.values, value_states)):
-                if isinstance(self._written, slice):
-                    stored[:, :, self._written] = states
+                if isinstance(self._written, int):
+                    stored.narrow(2, self._written, states.shape[2]).copy_(states)
                 else:
                     stored.scatter_(2, self._written.expand_as(states), states)
-            return self.keys[:, :, : self._length], self.values[:, :, : self._length]
+            return self.keys.narrow(2, 0, self._length), self.values.narrow(2, 0, self._length)
 
         def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002
             """Return the number of positions that attention reads, and the first one."""
@@ -253,7 +251,7 @@ def _row_layer() -> type[CacheLayerMixin]:
 
         def get_seq_length(self) -> int:
             """Return the number of positions before the inputs; 0 if it differs between rows."""
-            return self._written.start if isinstance(self._written, slice) else 0
+            return self._written if isinstance(self._written, int) else 0
 
         def get_max_length(self) -> int:
             """Return the number of positions that there is room for."""

@@ -12,7 +12,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import yaml
+from torch import nn
 
+from anytime_ar.autoencoder import OrderedAutoencoder
 from anytime_ar.bundle.card import Card
 from anytime_ar.bundle.curve import Curve, CurvePoint
 from anytime_ar.bundle.format import BUNDLE_FILES, Bundle, find_bundle, load_bundle
@@ -21,6 +23,7 @@ from anytime_ar.evaluation import plot_curve
 from anytime_ar.evaluation.metrics.reconstruction import metrics_in
 from anytime_ar.evaluation.report import format_distance, markdown_table
 from anytime_ar.media.sheets import contact_sheet, evenly_spaced_budgets, write_contact_sheet
+from anytime_ar.prior import Prior
 from anytime_ar.runtime.files import write_bytes
 from anytime_ar.runtime.hub import parse_hub_ref, upload_files
 from anytime_ar.sampling import AnytimeModel, SampleKwargs
@@ -144,11 +147,13 @@ def model_card(
 def _summary(bundle: Bundle) -> str:
     card, network = bundle.card, bundle.autoencoder
     length, vocabulary = network.code_length, network.vocabulary
-    if card.prior is None:
-        what = "An ordered autoencoder"
+    tokenizer = _part_name(network, "ordered autoencoder")
+    what = f"The tokenizer {tokenizer}" if tokenizer.startswith("`") else f"An {tokenizer}"
+    if bundle.prior is None:
         does = "a sample becomes codes of which any prefix decodes to a complete sample"
     else:
-        what = "An ordered autoencoder and a Transformer prior over its codes"
+        prior = _part_name(bundle.prior, "Transformer")
+        what += f" and a {prior} prior over its codes"
         does = "samples are drawn code by code, and any prefix of codes decodes to a complete one"
     shape = ", ".join(map(str, card.data.sample_shape))
     samples = f"shape ({shape}), in [-1, 1]"
@@ -161,11 +166,25 @@ def _summary(bundle: Bundle) -> str:
         f"- vocabulary V: {vocabulary}",
         f"- bits: {length * math.log2(vocabulary):.0f}",
         f"- labels: {_format_labels(card.data.labels)}",
+        f"- parameters: {_count_parameters(network)} (tokenizer)",
     ]
+    if bundle.prior is not None:
+        lines[-1] += f", {_count_parameters(bundle.prior)} (prior)"
     return (
         f"{what}, for [anytime generation]({PAPER}): {does}. More codes bring more quality, and "
         "one model serves every budget.\n\n" + "\n".join(lines)
     )
+
+
+def _part_name(part: nn.Module, ours: str) -> str:
+    """Return what the card calls a part: `ours`, or the class of a part of another package."""
+    if isinstance(part, OrderedAutoencoder | Prior):
+        return ours
+    return f"`{type(getattr(part, 'model', part)).__name__}`"  # a wrapped model of transformers
+
+
+def _count_parameters(part: nn.Module) -> str:
+    return f"{sum(weight.numel() for weight in part.parameters()):,}"
 
 
 def _format_labels(labels: Sequence[str] | None) -> str:

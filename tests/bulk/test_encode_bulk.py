@@ -68,7 +68,7 @@ def test_codes_of_each_split_of_the_embedded_set(tmp_path, make, model_of, split
     assert all(path.name.startswith(f"{split}-0") for path in (out / "data").iterdir())
 
 
-@pytest.mark.parametrize("kind", ["images", "sounds"])
+@pytest.mark.parametrize("kind", ["images", "sounds", "codec"])
 def test_a_set_in_files_is_read_a_shard_at_a_time(tmp_path, make, model_of, drawn, kind) -> None:
     sound = AudioConfig(seconds=0.008, normalize="none")
     data, out = DataConfig(name=str(drawn(kind, 150)), audio=sound), tmp_path / "out"

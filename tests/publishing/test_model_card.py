@@ -12,9 +12,11 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
+from anytime_ar.bundle.card import Card
 from anytime_ar.bundle.curve import Curve
 from anytime_ar.bundle.format import Bundle, find_bundle, load_bundle, save_bundle
 from anytime_ar.publishing import model_card
+from random_models import encodec_config, llama_config, random_bundle
 
 
 def text_of(bundle: Bundle, *, pictures: tuple[str, ...] = (), license: str | None = None) -> str:
@@ -64,6 +66,28 @@ def test_the_front_matter_is_what_the_hub_sorts_by(bundle: Bundle) -> None:
     assert values == expected
     assert told["fd"].metric_name == "Fréchet distance of samples (3 codes)"
     assert (told["fd"].task_type, told["fd"].dataset_name) == (task, "digits")
+
+
+def test_parts_of_other_packages_are_named_with_their_sizes() -> None:
+    card = {
+        "name": "tiny",
+        "data": {"name": "none", "sample_shape": (1, 48), "sample_rate": 8000},
+        "autoencoder": encodec_config(48, 4, 3, 8),
+        "prior": llama_config(12, 8, 0),
+    }
+    bundle = random_bundle(Card.parse(card, origin="test"))
+    text = text_of(bundle)
+    assert "The tokenizer `EncodecModel` and a `LlamaForCausalLM` prior over its codes" in text
+    assert bundle.prior is not None
+    tokenizer, prior = (
+        sum(weight.numel() for weight in part.parameters())
+        for part in (bundle.autoencoder, bundle.prior)
+    )
+    assert f"- parameters: {tokenizer:,} (tokenizer), {prior:,} (prior)" in text
+    alone = text_of(
+        replace(bundle, card=bundle.card.model_copy(update={"prior": None}), prior=None)
+    )
+    assert "The tokenizer `EncodecModel`, for [anytime generation]" in alone
 
 
 def test_what_is_not_known_is_left_out(bundle: Bundle) -> None:

@@ -5,9 +5,17 @@ from pathlib import Path
 
 import pytest
 from real_server import RealServer, save_models
+from serving_fakes import KINDS
 from spoiled_server import SLOW_STEP_S, Device, slow_device
 
 from anytime_ar.sampling import AnytimeModel, load
+
+
+@pytest.fixture(scope="session", params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> str:
+    """For what draws: a model of ours, and models with parts of other packages."""
+    name: str = request.param
+    return name
 
 
 @pytest.fixture(scope="session")

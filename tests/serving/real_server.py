@@ -20,10 +20,10 @@ from processes import PATIENCE_S, command_line, descendants, wait_for
 
 
 def save_models(folder: Path) -> dict[str, Path]:
-    """Bundles: quick ones of images and sounds, and one of images of many codes, which is slow on
-    a device of `slow_device`."""
+    """Bundles: quick ones of images and sounds, of ours and with parts of other packages, and one
+    of images of many codes, which is slow on a device of `slow_device`."""
     made = {}
-    for kind in ("image", "colour", "sound", "slow"):
+    for kind in ("image", "colour", "sound", "slow", "llama", "codec"):
         bundle = tiny_bundle(kind, name=kind)
         made[kind] = folder / kind
         save_bundle(bundle, made[kind])

@@ -20,11 +20,13 @@ from anytime_ar.serving.engine.jobs import JobEvent, ResultEvent, SamplingJob, S
 from anytime_ar.serving.engine.runner import ModelRunner
 from anytime_ar.serving.engine.scheduler import Scheduler
 from fake_clock import FakeClock
-from random_models import curve_of, random_bundle
+from random_models import curve_of, encodec_config, llama_config, random_bundle
 
 L, V = 12, 8
 SLOW_L = 400
 LABELS = ("cat", "dog", "owl")
+KINDS = {"ours": "image", "a Llama prior": "llama", "a neural codec": "codec"}
+"""Models of ours and with parts of other packages: what `tiny_bundle` calls each of them."""
 STEP_S, ROW_S, DECODE_S = 0.001, 0.0005, 0.002
 
 
@@ -34,32 +36,33 @@ def curve() -> Curve:
 
 
 def tiny_bundle(kind: str = "image", *, seed: int = 0, name: str = "tiny") -> Bundle:
-    """Random weights: gray images of 8 x 8, colour images, sounds of 48 samples; or gray images
-    whose many codes take their time."""
-    shapes = {"image": (1, 8, 8), "colour": (3, 8, 8), "sound": (1, 48), "slow": (1, 8, 8)}
-    sound, slow = kind == "sound", kind == "slow"
+    """Random weights: gray images of 8 x 8, colour images, sounds of 48 samples; gray images whose
+    many codes take their time; and gray images by a Llama, and sounds by an EnCodec."""
+    sound, slow = kind in ("sound", "codec"), kind == "slow"
+    shape = (1, 48) if sound else (3, 8, 8) if kind == "colour" else (1, 8, 8)
     autoencoder: dict[str, Any] = {
         "code_length": SLOW_L if slow else L,
         "code_width": 2,
         "quantizer": {"vocabulary": V},
         "network": {"patch": 2, "widths": [4, 6], "blocks": 1, "hidden": 8},
     }
-    if sound:
+    if kind == "sound":
         autoencoder |= {"layout": "segment", "segments": 2, "whole_codes": 0, "linear_path": True}
+    prior: dict[str, Any] = {"layers": 2, "width": 16, "heads": 2}
+    if slow:
+        prior = {"layers": 4, "width": 128, "heads": 4}
     card = Card.parse(
         {
             "name": name,
             "data": {
                 "name": "none",
-                "sample_shape": shapes[kind],
+                "sample_shape": shape,
                 "sample_rate": 8000 if sound else None,
                 "labels": LABELS,
                 "label_frequencies": (0.5, 0.3, 0.2),
             },
-            "autoencoder": autoencoder,
-            "prior": {"layers": 4, "width": 128, "heads": 4}
-            if slow
-            else {"layers": 2, "width": 16, "heads": 2},
+            "autoencoder": encodec_config(48, 4, 3, V) if kind == "codec" else autoencoder,
+            "prior": llama_config(L, V, len(LABELS)) if kind == "llama" else prior,
         },
         origin="test",
     )
@@ -143,10 +146,11 @@ class Stage:
         slots: int = 8,
         policy: OverloadPolicy = "elastic",
         models: int = 1,
+        kind: str = "ours",
         pretends: bool = False,
     ) -> None:
         self.clock = FakeClock()
-        bundles = [tiny_bundle(seed=i, name=f"tiny{i}") for i in range(models)]
+        bundles = [tiny_bundle(KINDS[kind], seed=i, name=f"tiny{i}") for i in range(models)]
         self.models = [
             TimedModel(folder, self.clock, bundle, pretends=pretends) for bundle in bundles
         ]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from serving_fakes import SLOW_L, L, tiny_bundle
+from serving_fakes import KINDS, SLOW_L, L, tiny_bundle
 
 from anytime_ar.errors import InputError
 from anytime_ar.prior import DecodeState
@@ -126,6 +126,12 @@ def alone() -> dict[str, AnytimeModel]:
     return {kind: AnytimeModel(tiny_bundle(kind), device="cpu") for kind in ("image", "slow")}
 
 
+@pytest.fixture(scope="session")
+def of_kind(kind: str) -> dict[str, AnytimeModel]:
+    """The model of each kind, as the only one that is served."""
+    return {"image": AnytimeModel(tiny_bundle(KINDS[kind]), device="cpu")}
+
+
 @pytest.fixture
 def pace(
     alone: dict[str, AnytimeModel], monkeypatch: pytest.MonkeyPatch
@@ -168,12 +174,12 @@ def run_scene(
 
 
 def test_draws_are_those_of_the_model_alone_and_go_to_all_replicas(
-    alone: dict[str, AnytimeModel],
+    of_kind: dict[str, AnytimeModel],
 ) -> None:
     async def scene(cluster: FakeCluster) -> None:
         for seed in range(6):
             answer = await cluster.sample(model="image", seed=seed, n=2)
-            assert answer.codes == alone["image"].sample_codes(2, seed=seed).tolist()
+            assert answer.codes == of_kind["image"].sample_codes(2, seed=seed).tolist()
             assert answer.stop_reason == "complete"
         assert {name for name, _, _ in cluster.pool.calls} == set(NAMES)
         assert len(cluster.samples) == 0
@@ -188,7 +194,7 @@ def test_draws_are_those_of_the_model_alone_and_go_to_all_replicas(
         assert decoded.model == "image"
         assert len(decoded.samples) == 1
 
-    run_scene(alone, scene)
+    run_scene(of_kind, scene)
 
 
 def test_a_draw_outlives_its_replica_and_shows_nothing_twice(
@@ -252,10 +258,10 @@ def test_time_that_was_lost_counts(alone: dict[str, AnytimeModel]) -> None:
 
 
 def test_a_draw_goes_on_where_it_is_and_elsewhere_if_that_is_lost(
-    alone: dict[str, AnytimeModel],
+    of_kind: dict[str, AnytimeModel],
 ) -> None:
     async def scene(cluster: FakeCluster) -> None:
-        whole = alone["image"].sample_codes(2, seed=7, label="owl").tolist()
+        whole = of_kind["image"].sample_codes(2, seed=7, label="owl").tolist()
         first = await cluster.sample(model="image", seed=7, n=2, label="owl", codes=3)
         assert first.codes == [row[:3] for row in whole]
         more = await cluster.refine(first.id, codes=5)
@@ -272,22 +278,22 @@ def test_a_draw_goes_on_where_it_is_and_elsewhere_if_that_is_lost(
         assert (await cluster.refine(first.id)).codes == whole  # the stop was a moment too late
         assert await cluster.samples.stop(first.id, cluster.call()) is None
 
-    run_scene(alone, scene)
+    run_scene(of_kind, scene)
 
 
-def test_another_gateway_finds_a_draw(alone: dict[str, AnytimeModel]) -> None:
+def test_another_gateway_finds_a_draw(of_kind: dict[str, AnytimeModel]) -> None:
     async def scene(cluster: FakeCluster) -> None:
         first = await cluster.sample(model="image", seed=7, codes=3)
         other = FakeCluster(cluster.pool, ServingConfig())
         more = await other.refine(first.id)
-        assert more.codes == alone["image"].sample_codes(1, seed=7).tolist()
+        assert more.codes == of_kind["image"].sample_codes(1, seed=7).tolist()
         cluster.pool.gone.add(
             cluster.pool.calls[0][0]
         )  # only the first gateway could draw it again
         with pytest.raises(NotFoundError):
             await FakeCluster(cluster.pool, ServingConfig()).refine(first.id)
 
-    run_scene(alone, scene)
+    run_scene(of_kind, scene)
 
 
 def test_a_draw_can_be_stopped_by_its_client(

@@ -18,6 +18,7 @@ from serving_fakes import SLOW_L
 from anytime_ar.sampling import AnytimeModel
 from processes import PATIENCE_S, wait_for
 
+SERVED = ("image", "slow", "llama", "codec")
 KEY = {"Authorization": "Bearer secret-of-a"}
 
 
@@ -31,8 +32,7 @@ def cluster(
     options = ("--engine", "ray", "--replicas", "2", "--threads", "1", "--slots", "32")
     options += ("--deadline-s", "600")  # draws end by their last code, however slow the machine
     real = RealServer(
-        str(models["image"]),
-        str(models["slow"]),
+        *(str(models[name]) for name in SERVED),
         options=(*options, "--api-key-file", str(keys)),
         logs=folder / "cluster.log",
     )
@@ -76,7 +76,7 @@ def test_it_answers_as_one_server_does(
     decoded = client.post("/v1/decode", json={"model": "image", "codes": codes})
     assert decoded.status_code == 200
     names = [model["name"] for model in client.get("/v1/models").json()["models"]]
-    assert names == ["image", "slow"]
+    assert names == [*SERVED]
     assert client.get("/readyz").json() == {"status": "ready"}
     assert (
         'anytime_requests_finished_total{model="slow",reason="complete"}'
@@ -84,6 +84,15 @@ def test_it_answers_as_one_server_does(
     )
     load = {one["model"]: one["slots"] for one in client.get("/v1/load").json()["models"]}
     assert load["image"] == 2 * 32  # of both
+
+
+@pytest.mark.parametrize("model", ["llama", "codec"])
+def test_it_serves_parts_of_other_packages(
+    client: httpx.Client, alone: dict[str, AnytimeModel], model: str
+) -> None:
+    answer = asked(client, model=model, seed=3, n=2, label="owl", codes=4)
+    more = client.post(f"/v1/samples/{answer['id']}/refine", json={"with_codes": True})
+    assert more.json()["codes"] == alone[model].sample_codes(2, seed=3, label="owl").tolist()
 
 
 def test_it_keeps_clients_apart(cluster: RealServer, client: httpx.Client) -> None:

@@ -19,7 +19,7 @@ import soundfile
 import torch
 from PIL import Image
 from real_server import RealServer, events, events_of
-from serving_fakes import LABELS, SLOW_L, L
+from serving_fakes import KINDS, LABELS, SLOW_L, L
 from spoiled_server import HELD_S, SLOW_STEP_S, Device, slow_device
 
 from anytime_ar.cli import main
@@ -86,9 +86,15 @@ def test_a_seed_gives_the_codes_that_it_gives_in_python_whatever_else_goes_on(
 ) -> None:
     asked = [
         {"model": kind, "n": 1 + i % 3, "seed": i, "label": LABELS[i % 3], **options}
-        for i in range(24)
+        for i in range(25)
         for kind, options in [
-            [("image", {}), ("sound", {"guidance": 1.5}), ("colour", {"codes": 5})][i % 3]
+            [
+                ("image", {}),
+                ("sound", {"guidance": 1.5}),
+                ("colour", {"codes": 5}),
+                ("llama", {"guidance": 2.0}),
+                ("codec", {}),
+            ][i % 5]
         ]
     ]
     with ThreadPoolExecutor(12) as pool:
@@ -106,7 +112,11 @@ def test_a_seed_gives_the_codes_that_it_gives_in_python_whatever_else_goes_on(
 def test_samples_are_what_the_codes_decode_to(
     server: RealServer, alone: dict[str, AnytimeModel]
 ) -> None:
-    for kind, forms in {"image": ("png", "webp"), "colour": ("png", "webp")}.items():
+    for kind, forms in {
+        "image": ("png", "webp"),
+        "colour": ("png", "webp"),
+        "llama": ("png",),
+    }.items():
         exact = sample(server, model=kind, seed=4, format="npy")
         data = np.load(io.BytesIO(base64.b64decode(exact["samples"][0])))
         torch.testing.assert_close(torch.from_numpy(data), alone[kind].sample(1, seed=4)[0])
@@ -116,11 +126,12 @@ def test_samples_are_what_the_codes_decode_to(
             channels = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
             wanted = np.round((data + 1) * 127.5)
             assert np.abs(channels.astype(float) - wanted).max() <= 1
-    told = sample(server, model="sound", seed=4)
-    assert told["format"] == "wav"
-    wave, rate = soundfile.read(io.BytesIO(base64.b64decode(told["samples"][0])))
-    assert rate == 8000
-    np.testing.assert_allclose(wave, alone["sound"].sample(1, seed=4)[0, 0].numpy(), atol=1e-3)
+    for kind in ("sound", "codec"):
+        told = sample(server, model=kind, seed=4)
+        assert told["format"] == "wav"
+        wave, rate = soundfile.read(io.BytesIO(base64.b64decode(told["samples"][0])))
+        assert rate == 8000
+        np.testing.assert_allclose(wave, alone[kind].sample(1, seed=4)[0, 0].numpy(), atol=1e-3)
 
 
 def test_one_sample_comes_as_bytes_where_its_type_is_accepted(server: RealServer) -> None:
@@ -165,15 +176,15 @@ def test_every_answer_says_what_became_of_the_request(server: RealServer) -> Non
 
 
 def test_a_stream_has_previews_and_exactly_one_end(
-    server: RealServer, alone: dict[str, AnytimeModel]
+    server: RealServer, alone: dict[str, AnytimeModel], kind: str
 ) -> None:
-    body = {"n": 2, "seed": 3, "stream": True, "with_codes": True}
+    body = {"model": KINDS[kind], "n": 2, "seed": 3, "stream": True, "with_codes": True}
     with server.client() as client, client.stream("POST", "/v1/samples", json=body) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         found = events(response)
     names = [name for name, _ in found]
     assert names == ["preview"] * (L - 1) + ["done"]
-    codes = alone["image"].sample_codes(2, seed=3)
+    codes = alone[KINDS[kind]].sample_codes(2, seed=3)
     for k, (_, data) in enumerate(found, 1):
         assert data["codes"] == codes[:, :k].tolist()
         assert len(data["samples"]) == 2
@@ -182,13 +193,13 @@ def test_a_stream_has_previews_and_exactly_one_end(
 
 
 def test_a_draw_is_refined_until_it_is_forgotten(
-    server: RealServer, alone: dict[str, AnytimeModel]
+    server: RealServer, alone: dict[str, AnytimeModel], kind: str
 ) -> None:
-    first = sample(server, n=2, seed=8, codes=3)
+    first = sample(server, model=KINDS[kind], n=2, seed=8, codes=3)
     path = f"/v1/samples/{first['id']}"
     more = post(server, f"{path}/refine", {"codes": 7, "with_codes": True}).json()
     assert more["id"] == first["id"]
-    assert more["codes"] == alone["image"].sample_codes(2, seed=8, codes=7).tolist()
+    assert more["codes"] == alone[KINDS[kind]].sample_codes(2, seed=8, codes=7).tolist()
     same = post(server, f"{path}/refine", {"codes": 7, "with_codes": True}).json()
     assert (same["codes"], same["samples"]) == (more["codes"], more["samples"])
     assert same["stop_reason"] == "complete"
@@ -278,7 +289,8 @@ def test_what_cannot_be_in_time_is_refused_with_a_time_to_return(server: RealSer
 
 
 def test_encode_and_decode(server: RealServer, alone: dict[str, AnytimeModel]) -> None:
-    for kind, form in (("image", "png"), ("colour", "webp"), ("sound", "wav"), ("image", "npy")):
+    forms = {"image": "png", "colour": "webp", "sound": "wav", "llama": "npy", "codec": "npy"}
+    for kind, form in (*forms.items(), ("image", "npy")):
         drawn = sample(server, model=kind, n=5, seed=2, format=form)
         response = post(server, "/v1/encode", {"model": kind, "samples": drawn["samples"]})
         codes = torch.tensor(response.json()["codes"])
@@ -296,8 +308,11 @@ def test_encode_and_decode(server: RealServer, alone: dict[str, AnytimeModel]) -
 def test_models_are_described(server: RealServer) -> None:
     with server.client() as client:
         models = client.get("/v1/models").json()["models"]
-    assert [model["name"] for model in models] == ["image", "colour", "sound", "slow"]
-    image, _, sound, slow = models
+    names = ["image", "colour", "sound", "slow", "llama", "codec"]
+    assert [model["name"] for model in models] == names
+    image, _, sound, slow, llama, codec = models
+    assert llama == image | {"name": "llama", "curve": llama["curve"]}
+    assert (codec["sample_rate"], codec["formats"]) == (8000, ["wav", "npy"])
     assert (image["sample_shape"], image["code_length"], image["vocabulary"]) == ([1, 8, 8], L, 8)
     assert image["labels"] == [*LABELS]
     assert image["formats"] == ["png", "webp", "npy"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from real_server import RealServer
-from serving_fakes import L
+from serving_fakes import KINDS, L
 
 from anytime_ar.client import AsyncClient, Client, RemoteSampleResult, RequestFailed
 from anytime_ar.sampling import AnytimeModel
@@ -19,27 +19,31 @@ EXAMPLE = Path(__file__).parents[2] / "examples/http_client.py"
 
 
 def test_the_client_draws_refines_streams_encodes_and_decodes(
-    server: RealServer, alone: dict[str, AnytimeModel]
+    server: RealServer, alone: dict[str, AnytimeModel], kind: str
 ) -> None:
-    model = alone["image"]
+    name, model = KINDS[kind], alone[KINDS[kind]]
     with Client(server.url) as client:
         assert client.models()[0]["name"] == "image"
-        drawn = client.sample(3, label="cat", seed=5, codes=4, deadline_s=30, with_codes=True)
+        drawn = client.sample(
+            3, model=name, label="cat", seed=5, codes=4, deadline_s=30, with_codes=True
+        )
         assert (drawn.codes_drawn, drawn.labels, drawn.seed) == (4, ["cat"] * 3, 5)
         assert drawn.codes is not None
         expected = model.generate(3, label="cat", seed=5, codes=4)
         np.testing.assert_array_equal(drawn.codes, expected.codes.numpy())
         np.testing.assert_allclose(drawn.data, expected.data.numpy(), atol=1e-6)
         assert client.refine(drawn.id, deadline_s=30).codes_drawn == L
-        *previews, last = client.stream(2, seed=1)
+        *previews, last = client.stream(2, model=name, seed=1)
         assert [preview.codes_drawn for preview in previews] == list(range(1, L))
         assert isinstance(last, RemoteSampleResult)
-        *_, more = client.stream_refine(client.sample(seed=1, codes=2).id, codes=5)
+        *_, more = client.stream_refine(client.sample(model=name, seed=1, codes=2).id, codes=5)
         assert more.codes_drawn == 5
-        codes = client.encode(drawn.data).codes
+        codes = client.encode(drawn.data, model=name).codes
         np.testing.assert_array_equal(codes, model.encode(expected.data).numpy())
         np.testing.assert_allclose(
-            client.decode(codes[:, :2]), model.decode(model.encode(expected.data)[:, :2]), atol=1e-6
+            client.decode(codes[:, :2], model=name),
+            model.decode(model.encode(expected.data)[:, :2]),
+            atol=1e-6,
         )
         assert client.refine(drawn.id).codes_drawn == L  # it has all codes already
         client.stop(drawn.id)
@@ -68,7 +72,7 @@ def test_the_asynchronous_client_does_the_same(
             assert refined[-1].codes_drawn == 7
             codes = (await client.encode(first.data)).codes
             assert (await client.decode(codes)).shape == first.data.shape
-            assert len(await client.models()) == 4
+            assert len(await client.models()) == 6
             await client.stop(items[-1].id)
             with pytest.raises(RequestFailed):
                 await client.sample(model="nothing")

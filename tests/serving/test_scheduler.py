@@ -32,8 +32,8 @@ FLOOR_RATE = SLOTS / (STEP_S + ROW_S * SLOTS + DECODE_S * SLOTS)
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    return Stage(tmp_path, slots=SLOTS)
+def stage(tmp_path: Path, kind: str) -> Stage:
+    return Stage(tmp_path, slots=SLOTS, kind=kind)
 
 
 def refused(heard: Heard) -> ServingError:
@@ -411,8 +411,8 @@ def test_nobody_waits_for_looks(stage: Stage) -> None:
     assert len(previews) == 1  # the first one, and no more while others wait
 
 
-def test_several_models_take_turns(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, slots=4, models=2)
+def test_several_models_take_turns(tmp_path: Path, kind: str) -> None:
+    stage = Stage(tmp_path, slots=4, models=2, kind=kind)
     heards = [stage.ask(2, model=i % 2, seed=i, deadline_s=1.0) for i in range(4)]
     stage.run()
     for i, heard in enumerate(heards):

@@ -23,8 +23,8 @@ from processes import PATIENCE_S, wait_for
 
 
 class Working:
-    def __init__(self, folder: Path, *, fails: bool = False) -> None:
-        self.stage = Stage(folder, slots=8)
+    def __init__(self, folder: Path, kind: str = "ours", *, fails: bool = False) -> None:
+        self.stage = Stage(folder, slots=8, kind=kind)
         self.stage.models[0].fails = fails
         self.worker = Worker(self.stage.scheduler)
         self.worker.start()
@@ -48,8 +48,8 @@ class Working:
 
 
 @pytest.fixture
-def working(tmp_path: Path) -> Iterator[Working]:
-    made = Working(tmp_path)
+def working(tmp_path: Path, kind: str) -> Iterator[Working]:
+    made = Working(tmp_path, kind)
     wait_for(lambda: made.worker.healthy, "warm models")
     yield made
     made.worker.stop()

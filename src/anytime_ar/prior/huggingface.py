@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from anytime_ar.prior.kv_cache import TensorCache
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
+    from transformers.cache_utils import CacheLayerMixin
 
 TokenLayout = Literal["shared", "per_position"]
 """How codes become tokens. `shared`: code j is token j at every position. `per_position`: code j at
@@ -90,7 +92,8 @@ class HuggingFacePrior(CausalPrior):
         )
         self._layers = config.num_hidden_layers
         named = inspect.signature(model.forward).parameters
-        self._cache_argument = "cache" if "cache" in named else "past_key_values"
+        self.cache_argument = "cache" if "cache" in named else "past_key_values"
+        """Name by which the model takes its cache, which depends on the release of transformers."""
         if check:
             self._check_cache()
 
@@ -147,7 +150,7 @@ class HuggingFacePrior(CausalPrior):
         else:
             starts = torch.tensor(positions, device=inputs.device)
             at = starts[:, None] + torch.arange(count, device=inputs.device)  # [n, T]
-        ids = inputs + (at - 1) * self._stride
+        ids = inputs + (at - 1) * self._stride if self._stride else inputs
         if first == 0:
             ids = torch.where(at == 0, self._first_label + inputs, ids)
         mask = None
@@ -159,7 +162,7 @@ class HuggingFacePrior(CausalPrior):
             attention_mask=mask,
             position_ids=at.expand(len(inputs), -1),
             use_cache=True,
-            **{self._cache_argument: _cache_view(cache, rows, at, last + count)},
+            **{self.cache_argument: _cache_view(cache, rows, at, last + count)},
         )
         logits: Tensor = hidden.logits
         if not self._stride:
@@ -206,14 +209,39 @@ def _cache_view(cache: TensorCache, rows: slice, at: Tensor, length: int) -> Cac
         at: positions to write, int64 [1 or n, T].
         length: number of positions that attention reads.
     """
-    from transformers.cache_utils import Cache, CacheLayerMixin
+    from transformers.cache_utils import Cache
 
-    common = len(at) == 1
-    begin, end = (int(at[0, 0]), int(at[0, -1]) + 1) if common else (0, 0)
-    index = None if common else at[:, None, :, None]
+    written = length - at.shape[1] if len(at) == 1 else at[:, None, :, None]
+    layer = _row_layer()
+    return Cache(
+        layers=[
+            layer(keys[rows], values[rows], written, length)
+            for keys, values in zip(cache.tensors[::2], cache.tensors[1::2], strict=True)
+        ]
+    )
+
+
+@functools.cache
+def _row_layer() -> type[CacheLayerMixin]:
+    """Return the class of the layers, which is made at its first use: transformers is an extra."""
+    from transformers.cache_utils import CacheLayerMixin
 
     class RowLayer(CacheLayerMixin):  # type: ignore[misc]
-        """The keys and values of a layer."""
+        """The keys and values of a layer for n rows, [n, heads, L, width] each.
+
+        Args:
+            keys: keys of the rows.
+            values: values of the rows.
+            written: first position to write, of all rows; or those of each, int64 [n, 1, T, 1].
+            length: number of positions that attention reads.
+        """
+
+        def __init__(
+            self, keys: Tensor, values: Tensor, written: int | Tensor, length: int
+        ) -> None:
+            super().__init__()
+            self.keys, self.values, self.is_initialized = keys, values, True
+            self._written, self._length = written, length
 
         def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
             """Do nothing: the memory exists."""
@@ -223,27 +251,22 @@ def _cache_view(cache: TensorCache, rows: slice, at: Tensor, length: int) -> Cac
         ) -> tuple[Tensor, Tensor]:
             """Write keys and values [n, heads, T, width], and return those of all positions."""
             for stored, states in ((self.keys, key_states), (self.values, value_states)):
-                if index is None:
-                    stored[:, :, begin:end] = states
+                if isinstance(self._written, int):
+                    stored.narrow(2, self._written, states.shape[2]).copy_(states)
                 else:
-                    stored.scatter_(2, index.expand_as(states), states)
-            return self.keys[:, :, :length], self.values[:, :, :length]
+                    stored.scatter_(2, self._written.expand_as(states), states)
+            return self.keys.narrow(2, 0, self._length), self.values.narrow(2, 0, self._length)
 
         def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002
             """Return the number of positions that attention reads, and the first one."""
-            return length, 0
+            return self._length, 0
 
         def get_seq_length(self) -> int:
-            """Return the number of positions before the inputs."""
-            return begin
+            """Return the number of positions before the inputs; 0 if it differs between rows."""
+            return self._written if isinstance(self._written, int) else 0
 
         def get_max_length(self) -> int:
             """Return the number of positions that there is room for."""
             return int(self.keys.shape[2])
 
-    layers = []
-    for keys, values in zip(cache.tensors[::2], cache.tensors[1::2], strict=True):
-        layer = RowLayer()
-        layer.keys, layer.values, layer.is_initialized = keys[rows], values[rows], True
-        layers.append(layer)
-    return Cache(layers=layers)
+    return RowLayer

@@ -130,10 +130,15 @@ class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
             count: number of rows.
         """
         logits = self.logits(state, count).to(state.noise.device)
-        at = int64_tensor(state.positions[:count], logits.device)[:, None]  # [count, 1]
-        noise = state.noise[:count].gather(1, at)[:, 0]
-        sampled = sample_code_by_row(logits, noise, state.sampling_params)
-        state.codes[:count].scatter_(1, at, sampled[:, None])
+        positions = state.positions[:count]
+        noise, codes = state.noise[:count], state.codes[:count]
+        if min(positions) == max(positions):  # as mostly; an index for each row takes longer
+            here = positions[0]
+            codes[:, here] = sample_code_by_row(logits, noise[:, here], state.sampling_params)
+        else:
+            at = int64_tensor(positions, logits.device)[:, None]  # [count, 1]
+            sampled = sample_code_by_row(logits, noise.gather(1, at)[:, 0], state.sampling_params)
+            codes.scatter_(1, at, sampled[:, None])
         for slot in range(count):
             state.positions[slot] += 1
 

@@ -189,7 +189,10 @@ def test_classes_that_bundles_cannot_hold(tmp_path: Path) -> None:
     [
         ("os.system", "the tokenizer is 'os.system', which is no Tokenizer; derive the class"),
         ("antigravity.fly", "'antigravity.fly', and antigravity is not imported: models run no"),
-        ("os.missing", "the tokenizer is 'os.missing', and os has no missing; check the name"),
+        (
+            "os.missing",
+            "the class in config.json is 'os.missing', and os has no missing; check the name",
+        ),
         ("huggingface_prior", "the tokenizer is of kind 'huggingface_prior', which is not"),
     ],
 )

@@ -77,6 +77,17 @@ class ModelPart:
         """
         return cls(**check_arguments(cls, config))
 
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Self:
+        """Build an object from the settings of a user, with the weights that they name, if any.
+
+        Unlike the values of a bundle, they may name files and models of the Hub.
+
+        Raises:
+            InputError: they do not describe such an object, or the weights cannot be read.
+        """
+        return cls.from_config(settings)
+
 
 def _as_json(cls: type, values: tuple[Any, ...], named: dict[str, Any]) -> str | None:
     """Return the arguments of a constructor as JSON by name; None: they are no such values."""
@@ -375,6 +386,33 @@ def build_part(described: PartConfig, what: str, base: type[ModelPart]) -> Any:
         InputError: no class of this kind is installed, or it refuses the configuration.
     """
     return find_class(described.kind, what, base).from_config(described.config)
+
+
+def load_transformers_model(auto_class: str, name: str, revision: str | None) -> Any:
+    """Load a model of Hugging Face's transformers with its weights, which are safetensors.
+
+    Args:
+        auto_class: name of the class of transformers that chooses the model, such as `AutoModel`.
+        name: folder that `save_pretrained` wrote, or Hub ID.
+        revision: branch, tag or commit of the Hub; None: the newest one.
+
+    Raises:
+        InputError: there is no such model, or it has no safetensors.
+    """
+    import transformers
+
+    choose = getattr(transformers, auto_class)
+    try:
+        model = choose.from_pretrained(
+            name, revision=revision, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        reason = textwrap.shorten(str(error), 200)
+        raise InputError(
+            f"{name!r} is no model that transformers can load ({reason}); pass a folder that "
+            "save_pretrained wrote, or a Hub ID such as facebook/encodec_24khz"
+        ) from error
+    return model.float()
 
 
 def build_transformers_model(auto_class: str, values: dict[str, Any], what: str) -> Any:

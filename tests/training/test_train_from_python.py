@@ -248,6 +248,24 @@ def test_a_prior_of_the_codes_of_a_codec(tmp_path: Path) -> None:
     loaded = aar.load(tmp_path / "run", device="cpu")
     assert torch.equal(loaded.sample(2, seed=0), model.sample(2, seed=0))
 
+    tokenizer.model.save_pretrained(tmp_path / "codec")
+    settings = {"name": str(tmp_path / "codec"), "samples": 1600, "levels": 2}
+    named = right | {"tokenizer": {"kind": "neural_codec", "config": settings}}
+    del options["tokenizer"]
+    again = aar.train(named, tmp_path / "again", data=sounds, **options)
+    assert torch.equal(again.sample(2, seed=0), model.sample(2, seed=0))
+    for name in ("autoencoder.safetensors", "prior.safetensors"):
+        first, second = (tmp_path / run / "bundle" / name for run in ("run", "again"))
+        assert first.read_bytes() == second.read_bytes()
+    for wrong_settings, message in (
+        ({"name": str(tmp_path)}, "from_pretrained: samples is missing"),
+        ({"name": str(tmp_path), "samples": 1600}, "is no model that transformers can load"),
+        ({"samples": 1600}, "a neural codec has the settings samples; give name, samples"),
+    ):
+        wrong = right | {"tokenizer": {"kind": "neural_codec", "config": wrong_settings}}
+        with pytest.raises(InputError, match=message):
+            aar.train(wrong, tmp_path / "wrong", data=sounds, **options)
+
 
 @pytest.mark.parametrize(
     ("changes", "message"),

@@ -20,7 +20,12 @@ from anytime_ar.autoencoder.tokenizer import Tokenizer
 from anytime_ar.autoencoder.truncation import kept_mask
 from anytime_ar.codes import check_codes
 from anytime_ar.errors import InputError, require_extras
-from anytime_ar.plugins import build_transformers_model, register
+from anytime_ar.plugins import (
+    build_transformers_model,
+    check_arguments,
+    load_transformers_model,
+    register,
+)
 from anytime_ar.runtime.torch_modes import default_torch_modes
 from anytime_ar.samples import check_samples
 
@@ -134,6 +139,45 @@ class CodecTokenizer(Tokenizer):
         model = build_transformers_model("AutoModel", config["model"], "the tokenizer is no codec")
         # Codecs keep what they compute from weights, so nothing is encoded before they are loaded.
         return cls(model, config["samples"], config["levels"], frames=config["frames"])
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str, samples: int, levels: int | None = None, *, revision: str | None = None
+    ) -> Self:
+        """Load a codec with its weights.
+
+        Args:
+            name: folder that `save_pretrained` wrote, or Hub ID.
+            samples: see the class.
+            levels: see the class.
+            revision: branch, tag or commit of the Hub; None: the newest one.
+
+        Raises:
+            InputError: there is no such model, or it is no codec.
+        """
+        require_extras("a neural codec", "hf")
+        return cls(load_transformers_model("AutoModel", name, revision), samples, levels)
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Self:
+        """Load or build a codec from the settings of a user.
+
+        Args:
+            settings: arguments of `from_pretrained`; or `model` with the configuration of a codec,
+                `samples` and `levels`, for random weights.
+
+        Raises:
+            InputError: a setting is unknown or missing, or there is no such model.
+        """
+        if "name" in settings:
+            return cls.from_pretrained(**check_arguments(cls.from_pretrained, settings))
+        given = {"levels": None, "frames": None} | settings
+        if given.keys() != {"model", "samples", "levels", "frames"}:
+            raise InputError(
+                f"a neural codec has the settings {', '.join(settings) or 'none'}; give name, "
+                "samples and perhaps levels and revision, as of CodecTokenizer.from_pretrained"
+            )
+        return cls.from_config(given)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the configuration and the weights, because weight normalization cannot be."""

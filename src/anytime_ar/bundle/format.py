@@ -303,7 +303,7 @@ def load_bundle(folder: Path | str) -> Bundle:
     check_manifest(folder)
     try:
         for path in import_paths_in([values.get("autoencoder"), values.get("prior")]):
-            find_imported(path, "class of a part of the model")
+            find_imported(path, "class in config.json")
         card = Card.parse(values, origin=str(folder / "config.json"))
         names = _WEIGHT_FILES if card.prior is not None else _WEIGHT_FILES[:1]
         sizes = stored_size([folder / name for name in names])

@@ -105,10 +105,22 @@ class CausalPrior(ModelPart, nn.Module, abc.ABC):
             float [B, T, V]; [:, i] are the logits of code i, and depend on codes < i only.
         """
         batch = len(codes)
-        if labels is None:
-            labels = torch.full((batch,), self.no_label, device=codes.device)
-        inputs = torch.cat([labels[:, None], codes[:, :-1]], dim=1)
+        inputs = self.inputs_of(codes, labels)
         return self.next_logits(inputs, [0] * batch, self.new_cache(batch), slice(0, batch))
+
+    def inputs_of(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the inputs after which codes are predicted: a label, and all codes but the last.
+
+        Args:
+            codes: int64 [B, T].
+            labels: see `forward`.
+
+        Returns:
+            int64 [B, T].
+        """
+        if labels is None:
+            labels = torch.full((len(codes),), self.no_label, device=codes.device)
+        return torch.cat([labels[:, None], codes[:, :-1]], dim=1)
 
     def nll(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         """Compute the negative log-likelihood of each code given those before it, in nats.

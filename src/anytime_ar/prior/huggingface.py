@@ -150,24 +150,54 @@ class HuggingFacePrior(CausalPrior):
         else:
             starts = torch.tensor(positions, device=inputs.device)
             at = starts[:, None] + torch.arange(count, device=inputs.device)  # [n, T]
-        ids = inputs + (at - 1) * self._stride if self._stride else inputs
-        if first == 0:
-            ids = torch.where(at == 0, self._first_label + inputs, ids)
         mask = None
         if first != last or (first > 0 and count > 1):
             seen = torch.arange(last + count, device=inputs.device) <= at[..., None]
             mask = seen.expand(len(inputs), -1, -1)[:, None]  # [n, 1, T, positions]
         hidden = self.model(
-            input_ids=ids,
+            input_ids=self._tokens(inputs, at, starts=first == 0),
             attention_mask=mask,
             position_ids=at.expand(len(inputs), -1),
             use_cache=True,
             **{self.cache_argument: _cache_view(cache, rows, at, last + count)},
         )
-        logits: Tensor = hidden.logits
+        return self._code_logits(hidden.logits, at)
+
+    def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Compute the logits of every code given those before it, without a cache.
+
+        See `CausalPrior.forward`. Training and `nll` call it.
+        """
+        inputs = self.inputs_of(codes, labels)
+        at = torch.arange(inputs.shape[1], device=inputs.device)[None]
+        hidden = self.model(
+            input_ids=self._tokens(inputs, at, starts=True),
+            position_ids=at.expand(len(inputs), -1),
+            use_cache=False,
+        )
+        return self._code_logits(hidden.logits, at)
+
+    def _tokens(self, inputs: Tensor, at: Tensor, *, starts: bool) -> Tensor:
+        """Return the tokens of inputs.
+
+        Args:
+            inputs: int64 [n, T].
+            at: positions of the inputs, int64 [1 or n, T].
+            starts: whether any of them is 0, where the input is a label.
+        """
+        tokens = inputs + (at - 1) * self._stride if self._stride else inputs
+        return torch.where(at == 0, self._first_label + inputs, tokens) if starts else tokens
+
+    def _code_logits(self, logits: Tensor, at: Tensor) -> Tensor:
+        """Return the logits of codes among those of tokens: [n, T, tokens] -> [n, T, V].
+
+        Args:
+            logits: float [n, T, tokens].
+            at: positions of the logits, int64 [1 or n, T].
+        """
         if not self._stride:
             return logits[..., : self.vocabulary]
-        if first == last:
+        if len(at) == 1:
             columns = [slice(p * self._stride, (p + 1) * self._stride) for p in at[0].tolist()]
             return torch.stack([logits[:, i, own] for i, own in enumerate(columns)], dim=1)
         own = at[..., None] * self._stride + torch.arange(self.vocabulary, device=at.device)

@@ -37,7 +37,7 @@ from anytime_ar.data import DataSplits, load_data
 from anytime_ar.data.fingerprint import DataFingerprint, data_fingerprint, find_moved_data
 from anytime_ar.data.loading import DataLike, load_objects
 from anytime_ar.errors import InputError, require_extras
-from anytime_ar.plugins import PartConfig, build_part, find_class
+from anytime_ar.plugins import PartConfig, find_class
 from anytime_ar.prior import CausalPrior
 from anytime_ar.runtime.distributed import DistributedContext
 from anytime_ar.runtime.files import (
@@ -171,10 +171,11 @@ def _train_bundle(
     splits = load_data(config.data) if data is None else load_objects(data, config.data)
     if data is not None:
         config = config.model_copy(update={"data": splits.config})
-    with seeded(config.seed, "weights"):
-        if tokenizer is None and config.tokenizer is not None:
+    if tokenizer is None and config.tokenizer is not None:
+        with seeded(config.seed, "tokenizer"):  # it may have random weights before it loads its own
             tokenizer = _load_tokenizer(config.tokenizer)
-        card = build_card(config, splits, tokenizer)
+    card = build_card(config, splits, tokenizer)
+    with seeded(config.seed, "weights"):
         bundle = build_bundle(card, tokenizer)
     distributed.run_on_rank_zero(lambda: create_run_folder(folder, config))
     changes = distributed.run_on_rank_zero(
@@ -306,7 +307,9 @@ def _load_tokenizer(described: str | PartConfig) -> Tokenizer:
     """
     if isinstance(described, str):
         return load_bundle(find_bundle(described)).autoencoder
-    tokenizer: Tokenizer = build_part(described, "tokenizer", Tokenizer)
+    known = find_class(described.kind, "tokenizer", Tokenizer)
+    assert issubclass(known, Tokenizer)
+    tokenizer = known.from_settings(described.config)
     check_tokenizer(tokenizer.eval())
     return tokenizer
 

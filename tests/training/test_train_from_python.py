@@ -182,7 +182,7 @@ def test_loggers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: DataSpli
     wandb.init = init  # type: ignore[attr-defined]
     wandb.__spec__ = types.SimpleNamespace()  # type: ignore[assignment]
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    config = tiny().model_copy(update={"loggers": ("tensorboard", "wandb"), "name": "tiny"})
+    config = tiny(precision="auto", loggers=("tensorboard", "wandb"))
     aar.train(config, tmp_path / "run", data=data, device="cpu", show_progress=False)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line.get("stage") == "prior" and "loss" in line]

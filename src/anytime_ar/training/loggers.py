@@ -33,11 +33,12 @@ def open_logger(
 
 def _figures(line: dict[str, float | str]) -> dict[str, float]:
     """Return the figures of a line of the log, by `STAGE/NAME`; none if it is no report of one."""
-    stage, others = line.get("stage"), ("time", "step")
+    if not {"stage", "step"} <= line.keys():
+        return {}
     return {
-        f"{stage}/{name}": value
+        f"{line['stage']}/{name}": value
         for name, value in line.items()
-        if stage is not None and name not in others and not isinstance(value, str)
+        if name not in ("time", "step") and not isinstance(value, str)
     }
 
 

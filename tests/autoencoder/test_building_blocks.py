@@ -114,8 +114,8 @@ def test_modules_that_were_passed_as_objects_are_not_saved(tmp_path: Path) -> No
     with pytest.raises(InputError, match="cannot be saved if its modules were passed as objects"):
         model.save(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+    config = CustomConfig(encoder=PartConfig(kind="torch.nn.Identity"), code_length=4)
     with pytest.raises(InputError, match=r"autoencoder.decoder is needed for layout=custom; set"):
-        config = CustomConfig(encoder=PartConfig(kind="torch.nn.Identity"), code_length=4)
         aar.OrderedAutoencoder(config.model_copy(update={"code_width": 4}), (4, 4))
 
 

@@ -13,10 +13,11 @@ import pytest
 import torch
 from jsonargparse import Namespace
 
-from anytime_ar.cli import main
-from anytime_ar.cli.options import set_threads_from
+from anytime_ar.cli import main, options
+from anytime_ar.cli.options import set_threads_from, tune_threads_without_kernel
 from anytime_ar.data import Prefetcher, splits
 from anytime_ar.errors import InputError
+from anytime_ar.kernel import BuildError
 from anytime_ar.runtime import threads
 from anytime_ar.runtime.threads import (
     available_cpus,
@@ -186,8 +187,17 @@ def test_a_command_says_once_what_is_wrong_with_the_variable(tmp_path: Path) -> 
 def test_short_commands_take_the_fastest_number_of_threads_and_say_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Beside the kernel, which does not suffer from busy processors, nothing is timed."""
     monkeypatch.setattr(threads, "_mean_seconds", lambda *_: {4: 0.3, 2: 0.2, 1: 0.01})
-    set_threads_from(Namespace(threads=None, device="cpu"))
+    monkeypatch.setattr(options, "kernel_library", lambda: None)
+    tune_threads_without_kernel(Namespace(threads=None, device="cpu"))
+    assert torch.get_num_threads() == 4
+
+    def no_kernel() -> None:
+        raise BuildError("none")
+
+    monkeypatch.setattr(options, "kernel_library", no_kernel)
+    tune_threads_without_kernel(Namespace(threads=None, device="cpu"))
     assert torch.get_num_threads() == 1
     set_threads_from(Namespace(threads=4, device="cpu"))
     assert torch.get_num_threads() == 4

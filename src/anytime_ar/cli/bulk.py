@@ -32,6 +32,7 @@ from anytime_ar.cli.options import (
     progress_bar,
     sampling_kwargs_from,
     set_threads_from,
+    tune_threads_without_kernel,
 )
 from anytime_ar.cli.parser import Parser, literal_text, read_config
 from anytime_ar.errors import InputError
@@ -153,6 +154,7 @@ def _devices(arguments: Namespace) -> tuple[Device | None, str]:
     ray = arguments.engine == "ray"
     if not ray:
         set_threads_from(arguments)
+        tune_threads_without_kernel(arguments)
     return (arguments.device, "cpu") if ray else (None, arguments.device)
 
 

@@ -17,6 +17,7 @@ from anytime_ar.cli.options import (
     print_result,
     progress_bar,
     set_threads_from,
+    tune_threads_without_kernel,
 )
 from anytime_ar.cli.parser import Parser, literal_text
 from anytime_ar.cli.sample_files import EncodedFiles, SampleFiles
@@ -53,6 +54,7 @@ def run(arguments: Namespace) -> None:
     _check_windows(encoded, model)
     files = SampleFiles(model)
     out = files.output_path(arguments.out, "decoded")
+    tune_threads_without_kernel(arguments)
     prefix = encoded._replace(codes=encoded.codes[:, :num_codes])
     with progress_bar("decode") as progress:
         written, report = files.decode(prefix, out, arguments.columns, progress)

@@ -81,6 +81,10 @@ NUM_SHOWN = 10
 """Number of samples in the images."""
 
 
+_WEIGHT_SUFFIXES = {".pt", ".pth", ".ts", ".jit"}
+"""Suffixes of files, which an import path does not end with."""
+
+
 def add_arguments(parser: Parser) -> None:
     """Add the options of `anytime evaluate`."""
     parser.add_argument("model", help="shipped name, folder, or Hub id")
@@ -162,7 +166,8 @@ def run(arguments: Namespace) -> None:
     metrics = [_import_metric(name) for name in arguments.metrics]
     path: Path | None = arguments.feature_extractor
     network = None
-    if path is not None and IMPORT_PATH.fullmatch(str(path)) and not path.exists():
+    is_file = path is None or path.exists() or path.suffix in _WEIGHT_SUFFIXES
+    if not is_file and IMPORT_PATH.fullmatch(str(path)):
         import_module_of_user(str(path).rpartition(".")[0])
         network = build_module(PartConfig(kind=str(path)), "feature extractor")
     elif path is not None:

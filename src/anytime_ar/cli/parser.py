@@ -25,6 +25,7 @@ from jsonargparse import (  # type: ignore[attr-defined]
     Namespace,
     set_parsing_settings,
 )
+from pydantic import create_model
 
 from anytime_ar.cli.console import closest, did_you_mean
 from anytime_ar.cli.settings import (
@@ -149,7 +150,11 @@ class Parser(ArgumentParser):
                 parser = Parser(prog=self.prog, usage=argparse.SUPPRESS, add_help=False)
                 parser.add_class_arguments(inside[0], action.dest)
                 options = [option for option in parser._actions if option.dest != action.dest]
-                whole = [option for option in parser._actions if option.dest == action.dest]
+                whole = [
+                    option
+                    for option in parser._actions
+                    if option.dest == action.dest or option.dest.endswith(".help")
+                ]
                 with self._shown_defaults(config, options), _hidden(whole):
                     yield "\n" + _kebab_case(parser.format_help())
 
@@ -168,6 +173,8 @@ class Parser(ArgumentParser):
             value: Any = values
             for name in action.dest.split("."):
                 value = value.get(name, _ABSENT) if isinstance(value, dict) else _ABSENT
+            if isinstance(value, dict):  # its settings have lines of their own
+                value = "{...}"
             if value is not _ABSENT and action.default != argparse.SUPPRESS:
                 action.default = value
         try:
@@ -194,7 +201,8 @@ class Parser(ArgumentParser):
             help="Show all settings as well and exit.",
         )
         unions = unions_in(config)
-        self.add_class_arguments(config, as_group=False, skip=set(unions))
+        shown = _without_part_types(config)
+        self.add_class_arguments(shown, as_group=False, skip=set(unions))
         for name, union in unions.items():
             self._add_union(name, union.members())
 
@@ -400,6 +408,19 @@ class Parser(ArgumentParser):
         known = {_kebab_case(name).removeprefix("--").removesuffix("+") for name in names}
         near = closest(_kebab_case(unknown[1]).removeprefix("--"), known)
         return "" if near is None else f", did you mean '--{near}'?"
+
+
+def _without_part_types(config: type[Config]) -> type[Config]:
+    """Return a class whose settings are of our own types where they may be of parts of others too.
+
+    jsonargparse takes no nested options of such settings; see `Parser._without_parts`.
+    """
+    own: dict[str, Any] = {}
+    for name, field in config.model_fields.items():
+        inside = config_types_in(field.annotation)
+        if inside[1:] == [PartConfig]:
+            own[name] = (inside[0] | None, field)
+    return create_model(config.__name__, __base__=config, **own) if own else config
 
 
 def _name_of(action: argparse.Action) -> str:

@@ -13,6 +13,7 @@ from anytime_ar.cli.options import (
     budget_from,
     check_columns,
     set_threads_from,
+    tune_threads_without_kernel,
 )
 from anytime_ar.cli.parser import Parser, literal_path
 from anytime_ar.cli.sample import print_summary, write_samples
@@ -41,6 +42,7 @@ def run(arguments: Namespace) -> None:
     files = SampleFiles(model)
     out = files.output_path(arguments.out, "samples")
     state = model.load_state(arguments.state)
+    tune_threads_without_kernel(arguments)
     with defer_interrupts() as interrupted:
         limits = budget_from(arguments, arguments.codes, cancel=interrupted)
         result = state.refine(**limits)

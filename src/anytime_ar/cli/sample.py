@@ -24,6 +24,7 @@ from anytime_ar.cli.options import (
     print_result,
     sampling_options_from,
     set_threads_from,
+    tune_threads_without_kernel,
 )
 from anytime_ar.cli.parser import Parser
 from anytime_ar.cli.sample_files import SampleFiles, WrittenFiles
@@ -59,6 +60,7 @@ def run(arguments: Namespace) -> None:
     files = SampleFiles(model)
     out = files.output_path(arguments.out, "samples")
     settings = sampling_options_from(model, arguments)
+    tune_threads_without_kernel(arguments)
     if arguments.deadline_s is not None and arguments.num_samples >= 1:
         model.warm_up(arguments.num_samples, guidance=settings.get("guidance"))
     # Create the sampler, and perhaps compile it, while Ctrl-C still ends the command at once.

@@ -22,6 +22,7 @@ from anytime_ar.cli.options import (
     add_threads,
     parse_named_path,
     set_threads_from,
+    tune_threads_without_kernel,
 )
 from anytime_ar.cli.parser import Parser, literal_path, read_config
 from anytime_ar.errors import InputError, require_extras
@@ -79,6 +80,7 @@ def run(arguments: Namespace) -> None:
     spare = max(1, available_cpus() - 1)  # one processor for HTTP and files
     if arguments.engine is None:
         set_threads_from(arguments)
+        tune_threads_without_kernel(arguments)
         if arguments.threads is None:
             set_threads(min(spare, torch.get_num_threads()))
         serve(models, config, keys=keys, on_listening=listening)

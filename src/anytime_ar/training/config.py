@@ -151,8 +151,8 @@ class TrainConfig(Config):
     augmentation: AugmentationConfig = AugmentationConfig()
     """Augmentation of the samples that the autoencoder and the decoder GAN train on."""
     tokenizer: str | PartConfig | None = None
-    """Tokenizer that is trained already, in place of `autoencoder`: the name, folder or Hub ID of a
-    model whose tokenizer to use, or kind and settings of another tokenizer."""
+    """Trained tokenizer in place of `autoencoder`: that of a model by name, folder or Hub ID, or
+    kind and settings."""
     autoencoder: SerializeAsAny[AutoencoderConfig] = ProjectionConfig()
     """Networks, quantizer and codes of the autoencoder."""
     autoencoder_training: AutoencoderTrainingConfig = AutoencoderTrainingConfig()
@@ -160,8 +160,7 @@ class TrainConfig(Config):
     decoder_gan: DecoderGANConfig | None = None
     """Adversarial fine-tuning of the decoder, for images only; None: no such stage."""
     prior: OneOf[PriorConfig] | None = PriorConfig()
-    """Architecture of the prior, or kind and settings of another one; None: train the autoencoder
-    alone."""
+    """The prior, or kind and settings of another one; None: train the autoencoder alone."""
     prior_training: PriorTrainingConfig = PriorTrainingConfig()
     """Settings of the stage `prior`."""
     conditional: bool = True
@@ -180,8 +179,7 @@ class TrainConfig(Config):
     log_every: int = Field(50, ge=1)
     """Steps between two lines of the log, where non-finite losses are detected."""
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Programs that get losses and validation figures too: TensorBoard, in the folder of the run,
-    and Weights & Biases, whose variable WANDB_MODE=offline keeps them here."""
+    """Programs that get losses and validation figures too."""
 
     @model_validator(mode="after")
     def _check_tokenizer(self) -> Self:

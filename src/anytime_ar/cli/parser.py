@@ -136,11 +136,9 @@ class Parser(ArgumentParser):
         if everything:
             return text + "".join(self._help_of_optional_settings(self.config))
         settings = textwrap.fill(
-            f"Settings inside {', '.join(inside)} are given as --data.size 64 and the like; "
-            f"`{self.prog} {_HELP_ALL}` lists them all.",
-            80,
+            f"Settings inside {', '.join(inside)} are given as --data.size 64 and the like.", 80
         )
-        return f"{text}\n{settings}\n"
+        return f"{text}\n{settings}\n`{self.prog} {_HELP_ALL}` lists them all.\n"
 
     def _help_of_optional_settings(self, config: type[Config]) -> Iterator[str]:
         """Yield the help of settings inside of others that may be null."""

@@ -129,7 +129,7 @@ NEEDED_AT_ONCE = {
     "ray": ("anytime_ar.serving.cluster.ray_", "anytime_ar.training.ray_launcher"),
 }
 """Modules that nobody loads without the extra."""
-USED_BY_NAME = {"httptools", "uvloop"}
+USED_BY_NAME = {"httptools", "tensorboard", "uvloop"}
 """Packages that another one imports if they are there."""
 
 

@@ -174,7 +174,9 @@ def import_plugins(arguments: Sequence[str]) -> None:
         option, equals, value = argument.partition("=")
         text = value if equals else " ".join(arguments[at + 1 : at + 2])
         settings: list[Any] = [{option.rpartition(".")[2]: _load_value(text)}, _load_value(text)]
-        for path in (argument, text, f"{text}/config.yaml"):
+        # The run of another argument may come from a stranger, as a bundle may.
+        resumed = [f"{text}/config.yaml"] if option == "--resume" else []
+        for path in (argument, text, *resumed):
             if path.endswith((".yaml", ".yml")) and is_file(path):
                 check_yaml_size(Path(path))
                 settings.append(_load_value(read_text(Path(path))))

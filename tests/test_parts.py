@@ -184,6 +184,25 @@ def test_classes_that_bundles_cannot_hold(tmp_path: Path) -> None:
         register("test_means")(Other)
 
 
+@register("test_shared_memory")
+class Shared(Means):
+    """A square weight, and its transpose in the same memory, which is no tied weight."""
+
+    def __init__(self, kind: str = "v1.large") -> None:
+        super().__init__()
+        self.kind = kind
+        self.square = nn.Parameter(torch.arange(4.0).view(2, 2))
+        self.register_buffer("turned", self.square.detach().T)
+
+
+def test_views_of_one_memory_are_stored_as_they_are(tmp_path: Path) -> None:
+    """And an argument may have the name and the form of an import path."""
+    aar.AnytimeModel.from_parts(Shared(), device="cpu").save(tmp_path / "model")
+    loaded = aar.load(tmp_path / "model", device="cpu").autoencoder
+    assert torch.equal(loaded.turned, loaded.square.T)
+    assert loaded.kind == "v1.large"
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -249,8 +268,12 @@ def test_a_class_is_found_by_its_import_path(
             aar.load("model")
         monkeypatch.setenv("ANYTIME_PLUGINS", "anytime_plugin_for_tests")
         assert aar.load("model").code_length == 3
-        monkeypatch.setenv("ANYTIME_PLUGINS", "no_such_module")
+        (tmp_path / "anytime_exiting_plugin.py").write_text("import sys; sys.exit(3)")
+        monkeypatch.setenv("ANYTIME_PLUGINS", "anytime_exiting_plugin")
         del sys.modules["anytime_plugin_for_tests"]
+        with pytest.raises(BundleError, match=r"cannot be imported \(SystemExit: 3\)"):
+            aar.load("model")
+        monkeypatch.setenv("ANYTIME_PLUGINS", "no_such_module")
         with pytest.raises(BundleError, match="module no_such_module cannot be imported"):
             aar.load("model")
     finally:
@@ -263,6 +286,10 @@ def test_a_class_is_found_by_its_import_path(
         ({"hidden_size": 2**16, "intermediate_size": 2**18}, "networks that are much larger than"),
         ({"num_hidden_layers": 10**5}, "networks that are much larger than the"),
         ({"vocab_size": 10**9}, "networks that are much larger than the"),
+        ({"attn_implementation": "kernels-community/x"}, "may come from the Hub; choose eager or"),
+        ({"_attn_implementation": {"text": "flash_attention_2"}}, "choose eager or sdpa"),
+        ({"num_attention_heads": 0}, "no causal model of the installed transformers"),
+        ({"hidden_size": "a"}, "no causal model of the installed transformers"),
         ({"model_type": "nothing"}, r"no causal model of the installed transformers \(.{,100}\);"),
         (None, "describes no network: 'model'; get the bundle again"),
     ],

@@ -14,6 +14,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -24,7 +25,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from torch import nn
 
 from anytime_ar.config import Config, format_validation_error
-from anytime_ar.errors import InputError
+from anytime_ar.errors import AnytimeError, InputError
 
 ENTRY_POINT_GROUP = "anytime_ar.parts"
 """Group of the entry points by which an installed package provides parts of models."""
@@ -264,7 +265,7 @@ def import_module_of_user(module: str) -> None:
         sys.path.append(str(Path.cwd()))
     try:
         import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
         raise InputError(
             f"the module {module} cannot be imported ({reason}); check its name, or run the "
@@ -286,7 +287,8 @@ def import_paths_in(settings: Any) -> Iterator[str]:
     for key, value in settings.items():
         if key in _CHOOSERS and isinstance(value, str) and IMPORT_PATH.fullmatch(value):
             yield value
-        yield from import_paths_in(value)
+        if not (key == "config" and "kind" in settings):  # arguments, which may have any names
+            yield from import_paths_in(value)
 
 
 _CHOOSERS = {"kind", "layout", "distribution"}
@@ -354,7 +356,29 @@ def build_module(described: PartConfig, what: str) -> nn.Module:
     found = find_imported(described.kind, what)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise InputError(f"the {what} is {described.kind!r}, which is no class of torch.nn.Module")
-    return found(**check_arguments(found, described.config))
+    arguments = check_arguments(found, described.config)
+    with errors_of_user(what, described.kind):
+        return found(**arguments)
+
+
+@contextmanager
+def errors_of_user(what: str, name: str) -> Iterator[None]:
+    """Report errors of a user's class or function in the block as ours, with its name.
+
+    Args:
+        what: what it is used for.
+        name: its name or import path.
+
+    Raises:
+        InputError: the block has raised another error.
+    """
+    try:
+        yield
+    except (AnytimeError, ImportError):  # the second says which extra is missing
+        raise
+    except Exception as error:
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
+        raise InputError(f"the {what} {name} has failed ({reason}); correct it") from error
 
 
 def call_function(described: PartConfig, what: str, *values: Any) -> Any:
@@ -371,7 +395,9 @@ def call_function(described: PartConfig, what: str, *values: Any) -> Any:
     function = find_imported(described.kind, what)
     if not callable(function):
         raise InputError(f"the {what} is {described.kind!r}, which is no function")
-    return function(*values, **check_arguments(function, described.config, skip=len(values)))
+    arguments = check_arguments(function, described.config, skip=len(values))
+    with errors_of_user(what, described.kind):
+        return function(*values, **arguments)
 
 
 def build_part(described: PartConfig, what: str, base: type[ModelPart]) -> Any:
@@ -385,7 +411,11 @@ def build_part(described: PartConfig, what: str, base: type[ModelPart]) -> Any:
     Raises:
         InputError: no class of this kind is installed, or it refuses the configuration.
     """
-    return find_class(described.kind, what, base).from_config(described.config)
+    found = find_class(described.kind, what, base)
+    if described.kind in _BUILT_IN:
+        return found.from_config(described.config)
+    with errors_of_user(what, described.kind):
+        return found.from_config(described.config)
 
 
 def load_transformers_model(auto_class: str, name: str, revision: str | None) -> Any:
@@ -428,6 +458,12 @@ def build_transformers_model(auto_class: str, values: dict[str, Any], what: str)
     """
     import transformers
 
+    attention = {*_attention_in(values)} - {None, "eager", "sdpa"}
+    if attention:
+        raise InputError(
+            f"{what}: its attention is {', '.join(sorted(map(repr, attention)))}, whose code may "
+            "come from the Hub; choose eager or sdpa"
+        )
     try:
         kind = values["model_type"]
         others = {name: value for name, value in values.items() if name != "model_type"}
@@ -436,6 +472,19 @@ def build_transformers_model(auto_class: str, values: dict[str, Any], what: str)
         return choose.from_config(config, trust_remote_code=False).float()
     except InputError:  # it is larger than its weights
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # of any type, from the code of many models
         reason = textwrap.shorten(str(error), 100)  # transformers lists every model
         raise InputError(f"{what} of the installed transformers ({reason}); update it") from error
+
+
+def _attention_in(values: Any) -> Iterator[Any]:
+    """Yield the implementations of attention that a configuration of transformers names."""
+    if isinstance(values, list):
+        for value in values:
+            yield from _attention_in(value)
+    if isinstance(values, dict):
+        for key, value in values.items():
+            if isinstance(key, str) and "attn_implementation" in key:
+                yield from value.values() if isinstance(value, dict) else [value]
+            else:
+                yield from _attention_in(value)

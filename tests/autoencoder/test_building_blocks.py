@@ -101,10 +101,10 @@ def test_modules_that_do_not_fit(modules: tuple[nn.Module, nn.Module], message: 
 
 
 def test_modules_are_tried_in_evaluation_mode() -> None:
-    norm = nn.BatchNorm1d(L)
-    network = nn.Sequential(encoder(), norm)
+    norm, frozen = nn.BatchNorm1d(L), nn.BatchNorm1d(L).eval()
+    network = nn.Sequential(encoder(), norm, frozen)
     aar.OrderedAutoencoder(sample_shape=(1, 4, 4), encoder=network, decoder=decoder())
-    assert norm.training
+    assert (network.training, norm.training, frozen.training) == (True, True, False)
     assert norm.num_batches_tracked == 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from anytime_ar import load
 from anytime_ar.cli import main
 from cli.command_line import refused
 
@@ -60,6 +61,12 @@ def mae(original, decoded, rate):
 
 def total(original, decoded, rate):
     return original.sum()
+
+def two(original, decoded):
+    return original
+
+def failing(*_, **__):
+    raise KeyError("nothing there")
 """
 
 
@@ -125,6 +132,11 @@ def test_every_part_of_a_run_may_be_of_the_user(
     with pytest.raises(SystemExit):
         anytime("evaluate", "runs/own", "--metrics", f"[{MODULE}.total]", *features)
     assert "metric total returns [] for" in capsys.readouterr().err
+    (text,) = refused(["evaluate", "runs/own", "--metrics", f"[{MODULE}.two]"], capsys)
+    assert "a metric takes (original, decoded, sample_rate): too many" in text
+    with pytest.raises(SystemExit):
+        anytime("evaluate", "runs/own", "--metrics", f"[{MODULE}.failing]", *features)
+    assert "metric failing has failed (KeyError: 'nothing there')" in capsys.readouterr().err
 
     sys.modules.pop(MODULE)
     (text,) = refused(["sample", "runs/own"], capsys)
@@ -137,6 +149,24 @@ def test_every_part_of_a_run_may_be_of_the_user(
 def test_a_layout_of_the_user() -> None:
     layout = {"layout": f"{MODULE}.Positions", "code_width": 2, "network": {"widths": [4, 8]}}
     anytime("train", write("own.yaml", settings(autoencoder=layout)))
+    config = json.loads(Path("runs/own/bundle/config.json").read_text())
+    assert config["autoencoder"]["layout"] == f"{MODULE}.Positions"
+    assert load("runs/own", device="cpu").code_length == 16
+
+
+def test_a_folder_or_a_word_of_a_stranger_imports_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("theirs").mkdir()
+    write("theirs/config.yaml", settings())
+    for arguments in (
+        ["sample", "-n", "4", "theirs"],
+        ["evaluate", "--codes", "[1]", "theirs"],
+        ["encode", "kind", f"{MODULE}.png"],
+        ["train", "digits", "--out", "theirs"],
+    ):
+        refused(arguments, capsys)
+        assert MODULE not in sys.modules, arguments
 
 
 @pytest.mark.parametrize(
@@ -149,6 +179,8 @@ def test_a_layout_of_the_user() -> None:
         (["--autoencoder.encoder.kind=os.sep"], "the encoder is 'os.sep', which is no class of"),
         (["--autoencoder.encoder.config={length: 5}"], "decoder cannot compute float32 [2, 5, 2]"),
         (["--data.source.config={}"], "noise: count is missing; it takes count"),
+        ([f"--data.source.kind={MODULE}.failing"], "has failed (KeyError: 'nothing there')"),
+        (["--autoencoder.encoder.kind=torch.nn.Linear"], "in_features is missing"),
         (["--data.source.kind=os.sep"], "the data source is 'os.sep', which is no function"),
         (["--autoencoder.quantizer.kind=os.sep"], "--autoencoder.quantizer.kind: expected vq or"),
     ],

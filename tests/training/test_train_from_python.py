@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from transformers import EncodecConfig, EncodecModel
 
 import anytime_ar as aar
 from anytime_ar.autoencoder.neural_codecs import CodecTokenizer
+from anytime_ar.cli import main
 from anytime_ar.data import DataConfig, DataSplits
 from anytime_ar.data.loading import load_objects
-from anytime_ar.errors import DataError, InputError
+from anytime_ar.errors import InputError
 from anytime_ar.training import TrainConfig
 
 N = 40
@@ -38,7 +40,7 @@ class Items:
         self.__dict__.update(attributes)
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return getattr(self, "length", len(self.samples))
 
     def __getitem__(self, index: int) -> Any:
         sample = self.samples[index]
@@ -72,6 +74,7 @@ def hub_set() -> datasets.Dataset:
         (Items(X, torch.tensor(LABELS)), ("0", "1", "2")),
         (Items(images(), LABELS, classes=["a", "b", "c"]), ("a", "b", "c")),
         (Items(X, targets=torch.tensor(LABELS), classes=["a", "b", "c"]), ("a", "b", "c")),
+        (Items(X, LABELS, targets=[7] * N, target_transform=abs, classes="abc"), ("0", "1", "2")),
         (torch.utils.data.TensorDataset(X, torch.tensor(LABELS)), ("0", "1", "2")),
         (hub_set(), ("a", "b", "c")),
         (datasets.DatasetDict(train=hub_set(), test=hub_set()), ("a", "b", "c")),
@@ -118,13 +121,22 @@ def test_splits_that_a_program_holds() -> None:
         (Items([*X[:-1], X[0, :, :4]]), r"python-object train sample 39: 8 x 4, but .* is 8 x 8"),
         ({"train": X, "dev": X}, "data has a split 'dev'; name them train, validation and test"),
         ({"test": X}, "data has the splits test; pass one as train"),
+        (Items([{"image": X[0]}] * N), "sample 0: is a dict; return a tensor, an array or a PIL"),
+        (
+            Items(X[:30], length=N),
+            r"train sample 30 has failed \(IndexError",
+        ),
+        (
+            torch.zeros(N, 8, 8, 3, dtype=torch.uint8),
+            "with channels last; pass",
+        ),
         (iter(X), "is a .*iterator; pass a tensor, an array"),
         (X[:1], "no samples, of 1 before train was split"),
         ("no/such/path", "'no/such/path' does not exist"),
     ],
 )
 def test_samples_that_cannot_be_used(given: Any, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(InputError, match=message):
         load_objects(given, DataConfig())
 
 
@@ -160,6 +172,43 @@ def test_a_run_on_tensors_goes_on_with_the_same_ones_only(tmp_path: Path) -> Non
         aar.train(config, tmp_path / "run", data=-X, resume=True, **options)
     resumed = aar.train(config, tmp_path / "run", data=X, resume=True, **options)
     assert torch.equal(resumed.sample_codes(4, seed=0), whole.sample_codes(4, seed=0))
+
+
+def test_a_run_with_a_passed_tokenizer_goes_on_with_the_same_one_only(
+    uninterrupted: Path, data: DataSplits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(line: dict[str, Any]) -> None:
+        if line.get("stage") == "prior" and line.get("step", 0) >= 4:
+            raise KeyboardInterrupt
+
+    tokenizer = aar.load(uninterrupted, device="cpu").autoencoder
+    config, run = tiny(decoder_gan=None, log_every=2), tmp_path / "run"
+    options: dict[str, Any] = {"data": data, "device": "cpu", "show_progress": False}
+    whole = aar.train(config, tmp_path / "whole", tokenizer=tokenizer, **options)
+    with pytest.raises(KeyboardInterrupt):
+        aar.train(config, run, tokenizer=tokenizer, callbacks=[stop], **options)
+    with pytest.raises(InputError, match=r"holds a run already; go on with it by `train` with the"):
+        aar.train(config, run, tokenizer=tokenizer, **options)
+    with pytest.raises(InputError, match="was begun with other settings"):
+        aar.train(config, run, resume=True, **options)
+    other = deepcopy(tokenizer)
+    next(other.parameters()).data.add_(1)
+    with pytest.raises(InputError, match=r"tokenizer.config.sha256 was"):
+        aar.train(config, run, tokenizer=other, resume=True, **options)
+    with pytest.raises(SystemExit):
+        main(["train", "--resume", str(run), "--device", "cpu"])
+    assert "a tokenizer that was passed to `train`; pass it again" in capsys.readouterr().err
+    resumed = aar.train(config, run, tokenizer=tokenizer, resume=True, **options)
+    assert torch.equal(resumed.sample_codes(4, seed=0), whole.sample_codes(4, seed=0))
+    for changes, message in (
+        ({"decoder_gan": {}}, "so only a prior is trained; drop decoder_gan"),
+        ({"prior": None}, "so only a prior is trained"),
+        ({"tokenizer": "mnist"}, "tokenizer is passed, and 'mnist' configured; drop one"),
+    ):
+        settings = config.model_dump(mode="json") | changes
+        with pytest.raises(InputError, match=message):
+            aar.train(settings, tmp_path / "x", tokenizer=tokenizer, **options)
+    assert not (tmp_path / "x").exists()
 
 
 def test_loggers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: DataSplits) -> None:

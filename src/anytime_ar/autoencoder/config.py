@@ -205,7 +205,7 @@ def _try_module(module: nn.Module, inputs: Tensor, what: str) -> Tensor:
     Raises:
         InputError: it cannot compute it, or returns something else than a tensor.
     """
-    training = module.training
+    training = {part: part.training for part in module.modules()}
     try:
         outputs = module.eval()(inputs)
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -213,7 +213,8 @@ def _try_module(module: nn.Module, inputs: Tensor, what: str) -> Tensor:
             f"the {what} cannot compute float32 {list(inputs.shape)}: {error}"
         ) from error
     finally:
-        module.train(training)
+        for part, was_training in training.items():
+            part.training = was_training
     if not isinstance(outputs, Tensor):
         raise InputError(f"the {what} returns a {type(outputs).__name__}; return a tensor")
     return outputs

@@ -411,7 +411,9 @@ def _first_names(state: dict[str, Tensor]) -> dict[str, str]:
     """Return the first name of each weight, by name: those of tied weights are the same."""
     first: dict[Any, str] = {}
     return {
-        name: first.setdefault((w.data_ptr(), w.shape) if w.data_ptr() else name, name)
+        name: first.setdefault(
+            (w.data_ptr(), w.shape, w.stride(), w.dtype) if w.data_ptr() else name, name
+        )
         for name, w in state.items()
     }
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import yaml
@@ -138,6 +139,12 @@ def _import_metric(path: str) -> Metric:
         return found
     if not callable(found):
         raise InputError(f"--metrics {path}: is a {type(found).__name__}; pass a function")
+    try:
+        signature(found).bind("original", "decoded", "rate")
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"--metrics {path}: a metric takes (original, decoded, sample_rate): {error}"
+        ) from error
     name = path.rpartition(".")[2]
     return Metric(name, name, 4, found)
 

@@ -155,7 +155,8 @@ def _dispatch(arguments: list[str], startup_handlers: ExitStack) -> None:
         from anytime_ar.cli.parser import Parser  # this import takes longer than --help
         from anytime_ar.cli.settings import import_plugins
 
-        import_plugins(rest)
+        if name.startswith("train"):  # the commands that take settings
+            import_plugins(rest)
         parser = Parser(prog=f"anytime {name}", description=description)
         command.add_arguments(parser)
         parsed = parser.parse_args(parser.normalize_arguments(rest))

@@ -173,7 +173,9 @@ def import_plugins(arguments: Sequence[str]) -> None:
     for at, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         text = value if equals else " ".join(arguments[at + 1 : at + 2])
-        settings: list[Any] = [{option.rpartition(".")[2]: _load_value(text)}, _load_value(text)]
+        settings: list[Any] = []
+        if option.startswith("--"):
+            settings = [{option[2:].rpartition(".")[2]: _load_value(text)}, _load_value(text)]
         # The run of another argument may come from a stranger, as a bundle may.
         resumed = [f"{text}/config.yaml"] if option == "--resume" else []
         for path in (argument, text, *resumed):

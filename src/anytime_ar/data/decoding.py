@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from torch import Tensor
 
 from anytime_ar.data.config import AudioConfig, DataConfig
@@ -200,14 +201,23 @@ class TensorRowDecoder(ImageRowDecoder):
         Raises:
             DataError: it is of another type, shape or range.
         """
-        if not isinstance(row.content, Tensor | np.ndarray):
+        if isinstance(row.content, bytes | Path | Image.Image):
             return super().__call__(row)
+        if not isinstance(row.content, Tensor | np.ndarray):
+            raise DataError(
+                f"{row.origin}: is a {type(row.content).__name__}; return a tensor, an array or a "
+                "PIL image, or a pair of one and its label"
+            )
         held = row.content
         if isinstance(held, Tensor):
             held = held.detach().cpu()
             held = held.float() if held.is_floating_point() else held
         array = np.asarray(held)
         is_pixels = array.dtype == np.uint8 and array.ndim == 3
+        if array.ndim == 3 and array.shape[0] > 4 and array.shape[2] in (1, 3):
+            raise DataError(
+                f"{row.origin}: has shape {list(array.shape)}, with channels last; pass [C, H, W]"
+            )
         is_float = array.dtype.kind == "f" and array.ndim in (2, 3)
         if not (is_pixels or is_float) or not array.size:
             raise DataError(

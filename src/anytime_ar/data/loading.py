@@ -58,7 +58,7 @@ DataLike: TypeAlias = "DataSplits | DataSource | Path | str | Samples | Mapping[
 """What a program can train on: a path or name, samples, or samples by split."""
 _RANGE_SAMPLES = 256
 """Number of samples whose range is looked at."""
-_OBJECT_NAME = "python-object"
+OBJECT_NAME = "python-object"
 """Name of a data set that a program passes without a name."""
 
 
@@ -80,9 +80,9 @@ def load_objects(data: DataLike, config: DataConfig) -> DataSplits:
     if isinstance(data, DataSplits):
         return data
     if isinstance(data, str | Path):
-        return load_data(config.model_copy(update={"name": str(data)}))
+        return load_data(config.model_copy(update={"name": str(data), "source": None}))
     if "name" not in config.model_fields_set:
-        name = _OBJECT_NAME if config.source is None else config.source.kind
+        name = OBJECT_NAME if config.source is None else config.source.kind
         config = config.model_copy(update={"name": name})
     if not isinstance(data, DataSource):
         data = object_source(config, data if isinstance(data, Mapping) else {"train": data})

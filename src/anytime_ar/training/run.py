@@ -11,6 +11,7 @@ bundle/                       the model (see `anytime_ar.bundle.format`)
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -35,9 +36,9 @@ from anytime_ar.bundle.format import (
 from anytime_ar.config import Config
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.data.fingerprint import DataFingerprint, data_fingerprint, find_moved_data
-from anytime_ar.data.loading import DataLike, load_objects
+from anytime_ar.data.loading import OBJECT_NAME, DataLike, load_objects
 from anytime_ar.errors import InputError, require_extras
-from anytime_ar.plugins import PartConfig, find_class
+from anytime_ar.plugins import PartConfig, errors_of_user, find_class
 from anytime_ar.prior import CausalPrior
 from anytime_ar.runtime.distributed import DistributedContext
 from anytime_ar.runtime.files import (
@@ -102,8 +103,8 @@ def train(
         device: `cpu`, `cuda`, `mps`, or `auto` for the best device of this machine.
         show_progress: Whether to show progress bars, and the time that the training is expected to
             take, on standard error.
-        callbacks: Functions that are called with each line of the log, as a dictionary: losses and
-            validation figures with `stage` and `step`. An exception ends the training.
+        callbacks: Functions that are called with each line of the log, as a dictionary. Losses and
+            validation figures have `stage` and `step`. An exception ends the training.
         distributed_config: Number of processes, and how they share batches and weights.
         accept_changed_data: Whether to resume although the data has changed.
 
@@ -157,6 +158,8 @@ def _train_bundle(
     accept_changed_data: bool,
 ) -> Bundle:
     """Train the stages of a run in its folder, and return its bundle; see `train`."""
+    if tokenizer is not None:
+        config = _with_tokenizer(config, tokenizer)
     # Before the data are loaded, so that a wrong folder is refused at once.
     config = check_run_folder(folder, config, resume=resume)
     if resume and (folder / "bundle").is_dir():
@@ -275,7 +278,8 @@ def _check_data_unchanged(
     if changes and not accept:
         raise InputError(
             f"{data.config.name} has changed since {folder} was begun; bring the data back, "
-            "choose another folder, or train on what is there now with --accept-changed-data",
+            "choose another folder, or train on what is there now with --accept-changed-data "
+            "(accept_changed_data=True in Python)",
             changes,
         )
     if changes or earlier is None or earlier.path != now.path:
@@ -296,6 +300,35 @@ def _with_precisions(bundle: Bundle, folder: Path) -> Bundle:
     return replace(bundle, card=bundle.card.model_copy(update={"training": training}))
 
 
+def _with_tokenizer(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
+    """Return the configuration of a run with a tokenizer that the caller passes.
+
+    It holds a hash of the weights, so that the run is not resumed with another tokenizer, or with
+    none.
+
+    Raises:
+        InputError: The configuration names a tokenizer too, or leaves nothing to train, or the
+            tokenizer is faulty.
+    """
+    if config.tokenizer is not None:
+        raise InputError(f"tokenizer is passed, and {config.tokenizer!r} configured; drop one")
+    if config.decoder_gan is not None or config.prior is None:
+        raise InputError(
+            "tokenizer is passed, so only a prior is trained; drop decoder_gan, and give a prior"
+        )
+    check_tokenizer(tokenizer.eval())
+    digest = hashlib.sha256()
+    for name, weight in tokenizer.inference_state().items():
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    passed = PartConfig(kind=_PASSED, config={"sha256": digest.hexdigest()})
+    return config.model_copy(update={"tokenizer": passed})
+
+
+_PASSED = "passed_from_python"
+"""Kind of a tokenizer that the caller passes as an object."""
+
+
 def _load_tokenizer(described: str | PartConfig) -> Tokenizer:
     """Return a tokenizer that is not trained in this run.
 
@@ -307,9 +340,15 @@ def _load_tokenizer(described: str | PartConfig) -> Tokenizer:
     """
     if isinstance(described, str):
         return load_bundle(find_bundle(described)).autoencoder
+    if described.kind == _PASSED:
+        raise InputError(
+            "the run was begun with a tokenizer that was passed to `train`; pass it again, with "
+            "resume=True"
+        )
     known = find_class(described.kind, "tokenizer", Tokenizer)
     assert issubclass(known, Tokenizer)
-    tokenizer = known.from_settings(described.config)
+    with errors_of_user("tokenizer", described.kind):
+        tokenizer = known.from_settings(described.config)
     check_tokenizer(tokenizer.eval())
     return tokenizer
 
@@ -427,21 +466,26 @@ def check_run_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:
             raise InputError(f"{folder} is not empty and holds no run; choose another folder")
         check_output_path(folder, is_folder=True)
         return config
+    earlier = _read_run_config(folder, type(config))
+    from_python = earlier.data.name == OBJECT_NAME or (
+        isinstance(earlier.tokenizer, PartConfig) and earlier.tokenizer.kind == _PASSED
+    )
+    again = f"`anytime train --resume {folder}`"
+    if from_python:
+        again = "`train` with the same arguments and resume=True"
     if not resume:
         raise InputError(
-            f"{folder} holds a run already; go on with it by `anytime train --resume {folder}`, or "
-            "choose another folder"
+            f"{folder} holds a run already; go on with it by {again}, or choose another folder"
         )
-    earlier = _read_run_config(folder, type(config))
     if config.precision == "auto":
         config = config.model_copy(update={"precision": earlier.precision})
     # The data may have moved: its fingerprint is compared once it is loaded.
     same_data = config.data.model_copy(update={"name": earlier.data.name})
     if earlier != config.model_copy(update={"data": same_data}):
         raise InputError(
-            f"{folder} was begun with other settings; go on with those by `anytime train --resume "
-            f"{folder}`, or choose another folder",
-            _changed_settings(earlier, config),
+            f"{folder} was begun with other settings; go on with those by {again}, or choose "
+            "another folder",
+            _changed_settings(earlier, config.model_copy(update={"data": same_data})),
         )
     if config.data.name == earlier.data.name and not (folder / "bundle").is_dir():
         config = config.model_copy(update={"data": find_moved_data(config.data, folder)})

@@ -15,6 +15,7 @@ from anytime_ar.data.rows import DataSource, Row
 from anytime_ar.data.sources import canonical_split
 from anytime_ar.data.sources.hub import dataset_source
 from anytime_ar.errors import DataError
+from anytime_ar.plugins import errors_of_user
 
 if TYPE_CHECKING:
     import datasets
@@ -100,7 +101,10 @@ class _ObjectRows:
             )
         self._given = given
         self._holds_items = not isinstance(given, Tensor | np.ndarray)
-        if self._labels is None and labelled and hasattr(given, "targets"):
+        # Items have other labels than `targets` if the data set transforms them.
+        self._transforms_labels = getattr(given, "target_transform", None) is not None
+        has_targets = hasattr(given, "targets") and not self._transforms_labels
+        if self._labels is None and labelled and has_targets:
             targets = given.targets
             self._labels = targets.tolist() if hasattr(targets, "tolist") else list(targets)
         if self._labels is not None and len(self._labels) != len(given):
@@ -112,7 +116,7 @@ class _ObjectRows:
     @property
     def class_names(self) -> list[str] | None:
         """Return the names of classes that the data set declares, as torchvision's do."""
-        names = getattr(self._given, "classes", None)
+        names = None if self._transforms_labels else getattr(self._given, "classes", None)
         return None if names is None else [str(name) for name in names]
 
     @property
@@ -128,7 +132,7 @@ class _ObjectRows:
         """Yield each label as given, with the name of its sample; a data set is read for them."""
         if self._labels is not None:
             yield from ((label, self._origin(i)) for i, label in enumerate(self._labels))
-        elif self._labelled and self._holds_items and len(_parts(self._given[0])) == 2:
+        elif self._labelled and self._holds_items and self._item(0)[1] is not None:
             for index in range(self.size):
                 yield self._item(index)[1], self._origin(index)
 
@@ -142,7 +146,9 @@ class _ObjectRows:
 
     def _item(self, index: int) -> tuple[Any, Any]:
         """Return a sample and its label, or None."""
-        parts = _parts(self._given[index]) if self._holds_items else (self._given[index],)
+        with errors_of_user("data set", self._origin(index)):
+            item = self._given[index]
+        parts = _parts(item) if self._holds_items else (item,)
         label = parts[1] if len(parts) == 2 else None
         if self._labels is not None:
             label = self._labels[index]

@@ -19,6 +19,7 @@ from torch import Tensor
 from anytime_ar.bundle.curve import QualityPoint
 from anytime_ar.errors import InputError
 from anytime_ar.media.spectra import log_mel_spectrogram, multi_resolution_stft_distance
+from anytime_ar.plugins import errors_of_user
 
 SILENCE_ENERGY = 1e-9
 """Energy of a clip, as a sum of squares, below which it counts as silent."""
@@ -191,7 +192,8 @@ class MetricAccumulator:
         self._values += x.numel()
         self._count += len(x)
         for metric in self._metrics:
-            values = torch.as_tensor(metric.compute(x, decoded, self._rate))
+            with errors_of_user("metric", metric.name):
+                values = torch.as_tensor(metric.compute(x, decoded, self._rate))
             if values.shape != (len(x),):
                 raise InputError(
                     f"the metric {metric.name} returns {list(values.shape)} for {len(x)} samples; "

@@ -121,6 +121,8 @@ def test_splits_that_a_program_holds() -> None:
         (Items([*X[:-1], X[0, :, :4]]), r"python-object train sample 39: 8 x 4, but .* is 8 x 8"),
         ({"train": X, "dev": X}, "data has a split 'dev'; name them train, validation and test"),
         ({"test": X}, "data has the splits test; pass one as train"),
+        (Items(X, [torch.zeros(2)] * N), r"sample 0 has failed \(RuntimeError"),
+        (Items([]), "no samples, of 0 before train was split"),
         (Items([{"image": X[0]}] * N), "sample 0: is a dict; return a tensor, an array or a PIL"),
         (
             Items(X[:30], length=N),
@@ -324,6 +326,8 @@ def test_a_prior_of_the_codes_of_a_codec(tmp_path: Path) -> None:
             {"prior": {"kind": "huggingface_prior", "config": {"model": LLAMA, "vocabulary": 3}}},
             "prior.config.vocabulary is 3, and the codes have",
         ),
+        ({"prior": {"kind": "huggingface_prior", "config": {"model": 3}}}, "model is 3; give the"),
+        ({"prior": {"kind": "huggingface_prior"}}, "no causal model of the installed"),
         ({"tokenizer": "mnist"}, r"takes samples of shape \[1, 28, 28\], and those of digits have"),
         ({"tokenizer": "nothing"}, "no model 'nothing'"),
         ({"tokenizer": "mnist", "prior": None}, "tokenizer is given and prior is null"),

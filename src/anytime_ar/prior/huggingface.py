@@ -113,11 +113,17 @@ class HuggingFacePrior(CausalPrior):
     ) -> dict[str, Any]:
         """Return settings with the sizes of the codes, and tokens and context of the model."""
         whole = super().complete_config(config, code_length, vocabulary, label_count)
+        given = config.get("model", {})
+        if not isinstance(given, dict):
+            raise InputError(
+                f"prior.config.model is {given!r}; give the configuration of a causal model, such "
+                "as {model_type: llama, hidden_size: 64}"
+            )
         tokens = config.get("tokens", "shared")
         count = (code_length if tokens == "per_position" else 1) * vocabulary + label_count + 1
         ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
         sizes = {"vocab_size": count, "max_position_embeddings": code_length, **ends}
-        return whole | {"tokens": tokens, "model": sizes | config.get("model", {})}
+        return whole | {"tokens": tokens, "model": sizes | given}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> HuggingFacePrior:

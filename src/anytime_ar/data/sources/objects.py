@@ -132,7 +132,7 @@ class _ObjectRows:
         """Yield each label as given, with the name of its sample; a data set is read for them."""
         if self._labels is not None:
             yield from ((label, self._origin(i)) for i, label in enumerate(self._labels))
-        elif self._labelled and self._holds_items and self._item(0)[1] is not None:
+        elif self._labelled and self._holds_items and self.size and len(self._parts(0)) == 2:
             for index in range(self.size):
                 yield self._item(index)[1], self._origin(index)
 
@@ -146,21 +146,19 @@ class _ObjectRows:
 
     def _item(self, index: int) -> tuple[Any, Any]:
         """Return a sample and its label, or None."""
+        parts = self._parts(index)
+        label = parts[1] if len(parts) == 2 else None
+        return parts[0], label if self._labels is None else self._labels[index]
+
+    def _parts(self, index: int) -> tuple[Any, ...]:
+        """Return an item as (sample,) or (sample, label)."""
         with errors_of_user("data set", self._origin(index)):
             item = self._given[index]
-        parts = _parts(item) if self._holds_items else (item,)
-        label = parts[1] if len(parts) == 2 else None
-        if self._labels is not None:
-            label = self._labels[index]
-        elif isinstance(label, Tensor | np.ndarray):
-            label = label.item()
-        return parts[0], label
+            if not (self._holds_items and isinstance(item, tuple | list) and len(item) == 2):
+                return (item,)
+            sample, label = item
+            return sample, label.item() if isinstance(label, Tensor | np.ndarray) else label
 
     def _origin(self, index: int) -> str:
         """Return the name of a sample in messages."""
         return f"{self._name} sample {index}"
-
-
-def _parts(item: Any) -> tuple[Any, ...]:
-    """Return an item as (sample,) or (sample, label)."""
-    return tuple(item) if isinstance(item, tuple | list) and len(item) == 2 else (item,)

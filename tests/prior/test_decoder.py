@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import tempfile
 import subprocess
 import sys
 import warnings
@@ -365,6 +366,8 @@ def test_codes_are_sampled_on_the_decoders_device_if_it_has_float64(
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     load_kernel.cache_clear()
     monkeypatch.setenv("ANYTIME_KERNEL", "compiled")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # no kernel was compiled earlier
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     try:
@@ -379,7 +382,6 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         broken.chmod(0o755)
         monkeypatch.setattr(shutil, "which", lambda _name: str(broken))
         monkeypatch.delenv("CXX", raising=False)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         with pytest.raises(InputError, match=r"failed: step.cpp:1: error: no such thing"):
             make_prior_decoder(build(), backend="native")
         assert list((tmp_path / "anytime-ar" / "native").iterdir()) == []

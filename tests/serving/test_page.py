@@ -60,7 +60,7 @@ def page(browser: Browser, server: RealServer, request: pytest.FixtureRequest) -
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", watch)
     page.goto(server.url)
-    expect(page.get_by_label("Model").locator("option")).to_have_count(4)
+    expect(page.get_by_label("Model").locator("option")).to_have_count(6)
     drawn(page, L, L)  # something, at once
     yield page
     page.close()

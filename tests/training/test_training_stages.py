@@ -312,12 +312,12 @@ def test_labels_and_codes_are_hidden_in_training_only(
 
 
 def test_an_unconditional_prior_sees_no_labels(tmp_path: Path, data: DataSplits) -> None:
-    bundle = train(
+    model = train(
         tiny(conditional=False), tmp_path / "run", device="cpu", show_progress=False, data=data
     )
-    assert bundle.card.data.labels is None
-    assert bundle.prior is not None
-    assert bundle.prior.label_count == 0
+    assert model.labels is None
+    assert model.prior is not None
+    assert model.prior.label_count == 0
 
 
 def test_a_card_tells_what_the_model_is(uninterrupted: Path, data: DataSplits) -> None:

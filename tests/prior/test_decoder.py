@@ -6,9 +6,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import tempfile
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any

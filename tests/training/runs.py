@@ -43,11 +43,16 @@ def trained(*arguments: Any, **options: Any) -> None:
     assert out.count("trained; judge it with") == 1  # one of them speaks
 
 
-def wait_for_checkpoint(folder: Path, stage: str) -> None:
+def wait_for_checkpoint(process: Any, folder: Path, stage: str) -> None:
     """Of a run that is going on, a new one."""
     checkpoints = CheckpointManager(folder / "checkpoints", stage)
     before = checkpoints.steps()[:1]
-    wait_for(lambda: checkpoints.steps()[:1] not in (before, []), "a checkpoint")
+
+    def is_there() -> bool:
+        assert process.poll() is None, process.communicate()
+        return checkpoints.steps()[:1] not in (before, [])
+
+    wait_for(is_there, f"a checkpoint of {stage} in {folder}; at first there was {before}")
 
 
 def difference(one: Path, other: Path) -> float:

@@ -68,7 +68,7 @@ def test_runs_go_on_bit_for_bit_and_from_either_to_the_other(tmp_path: Path) -> 
 
     def kill(run: str, stage: str, *options: str) -> None:
         process = start(config, runs[run], *options, "--resume")
-        wait_for_checkpoint(runs[run], stage)
+        wait_for_checkpoint(process, runs[run], stage)
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=600)
         assert not (runs[run] / "bundle").exists()

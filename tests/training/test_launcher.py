@@ -40,7 +40,7 @@ def test_two_processes_end_together_and_go_on_as_if_nothing_was(tmp_path: Path) 
     trained(config, tmp_path / "whole", "--devices", "2")
     for number, code in ((signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, None)):
         process = start(config, tmp_path / "cut", "--devices", "2", "--resume")
-        wait_for_checkpoint(tmp_path / "cut", "autoencoder")
+        wait_for_checkpoint(process, tmp_path / "cut", "autoencoder")
         process.send_signal(number)
         process.communicate(timeout=600)
         assert process.returncode == (-number if code is None else code)

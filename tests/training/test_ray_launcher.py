@@ -34,10 +34,10 @@ def test_a_killed_worker_and_an_ended_program_leave_no_trace(tmp_path: Path) -> 
         ),
     )
     process = start(config, tmp_path / "ray", *RAY)
-    wait_for_checkpoint(tmp_path / "ray", "decoder_gan")
+    wait_for_checkpoint(process, tmp_path / "ray", "decoder_gan")
     workers = [pid for pid in descendants(process.pid) if command_line(pid).startswith(WORKER)]
     os.kill(workers[-1], signal.SIGKILL)
-    wait_for_checkpoint(tmp_path / "ray", "prior")
+    wait_for_checkpoint(process, tmp_path / "ray", "prior")
     process.terminate()
     out, told = process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGTERM, told

@@ -57,7 +57,7 @@ class ConfigUnion(Config):
     """
 
     discriminator: ClassVar[str]
-    """Name of the key."""
+    """Name of the key whose value chooses a subclass."""
     default_member: ClassVar[str]
     """Value of the key where it is left out."""
 
@@ -135,6 +135,28 @@ class ConfigUnion(Config):
                     f"{cls.discriminator}={' or '.join(owners)}, not of {cls._name()}; drop it"
                 )
         return kept
+
+
+def changed_settings(earlier: Config, now: Config) -> list[tuple[str, Any, Any]]:
+    """Return (dotted name, earlier value, value now) of every setting that differs, by name.
+
+    Values are those of JSON. A setting that one side does not have is None there.
+    """
+    before, after = (_flatten(config.model_dump(mode="json")) for config in (earlier, now))
+    return [
+        (name, before.get(name), after.get(name))
+        for name in sorted(before | after)
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings to dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        nested = isinstance(value, dict)
+        flat |= _flatten(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return flat
 
 
 _TRUNCATED_REPR = Repr()

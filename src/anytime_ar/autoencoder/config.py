@@ -40,13 +40,13 @@ class AutoencoderParts(NamedTuple):
     encoder: nn.Module
     """Samples [B, *sample_shape] to features [B, F, *shape]."""
     decoder: nn.Module
-    """Features to samples."""
+    """Features to samples [B, *sample_shape]."""
     layout: Layout
     """Features to code vectors [B, L, D], and back."""
     linear_skip: Layout | None
     """Samples to code vectors beside the networks, and back."""
     quantizer: Quantizer
-    """Code vectors to codes."""
+    """Code vectors [B, L, D] to codes [B, L], and back."""
 
 
 class AutoencoderConfig(ConfigUnion):
@@ -56,7 +56,7 @@ class AutoencoderConfig(ConfigUnion):
     default_member: ClassVar[str] = "projection"
 
     layout: str
-    """What one code describes."""
+    """Name of the layout: what part of a sample one code describes."""
     code_length: int | None = Field(None, ge=1)
     """L, the number of codes of a sample. Layout `spatial` derives it from the feature map; the
     others need it."""

@@ -115,12 +115,12 @@ class _Network(nn.Module):
     """
 
     def __init__(self, layers: list[nn.Module]) -> None:
-        """Join the layers."""
+        """Join the layers in sequence."""
         super().__init__()
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply all layers."""
+        """Apply the layers in their order."""
         return self.layers(x)
 
 
@@ -137,7 +137,7 @@ class _ImageNetwork(_Network):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply all layers."""
+        """Apply the layers in their order."""
         return self.layers(x.contiguous(memory_format=torch.channels_last))
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,7 +23,7 @@ from anytime_ar.bulk.formats import require_format
 from anytime_ar.bulk.jobs import BulkJob, Device, EncodeJob, SampleJob, ShardRecord
 from anytime_ar.bulk.storage import BulkStorage
 from anytime_ar.bulk.workers import LocalPool, RayPool, RayPoolConfig, WorkerPool
-from anytime_ar.config import format_validation_error
+from anytime_ar.config import changed_settings, format_validation_error
 from anytime_ar.errors import AnytimeError, BulkError, InputError
 from anytime_ar.runtime.files import is_system_file, json_bytes
 from anytime_ar.runtime.progress import ProgressCallback, no_progress
@@ -282,24 +282,8 @@ def _parse_record(text: bytes) -> ShardRecord | None:
 
 def _differences(requested: BulkJob, stored: BulkJob) -> list[str]:
     """Describe each setting in which two jobs differ."""
-    here, there = (
-        _flatten(requested.model_dump(mode="json")),
-        _flatten(stored.model_dump(mode="json")),
-    )
     return [
-        f"{name} is {there.get(name)} there and {here.get(name)} here"
-        for name in sorted(here.keys() | there.keys())
-        if name not in _IGNORED_SETTINGS and here.get(name) != there.get(name)
+        f"{name} is {there} there and {here} here"
+        for name, there, here in changed_settings(stored, requested)
+        if name not in _IGNORED_SETTINGS
     ]
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings to dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= (
-            _flatten(value, f"{prefix}{name}.")
-            if isinstance(value, dict)
-            else {prefix + name: value}
-        )
-    return flat

@@ -206,7 +206,7 @@ class WorkerPool(ABC):
     """A pool of workers that write the shards of a job."""
 
     def __init__(self) -> None:
-        """Start without resources."""
+        """Start without resources to release."""
         self._exit_stack = ExitStack()
 
     def __enter__(self) -> Self:

@@ -70,7 +70,7 @@ class Card(Config):
     format_version: Literal[2] = 2
     """Version of the bundle format, always 2."""
     name: str
-    """Name of the model."""
+    """Name of the model, shown in reports and on its card."""
     data: DataCard
     """Shape, range and labels of the samples."""
     autoencoder: OneOf[SerializeAsAny[AutoencoderConfig]]

@@ -27,7 +27,7 @@ class AudioAugmentationConfig(Config):
     """Largest relative change of speed, which also changes the pitch: 0.1 gives factors from 0.9 to
     1.1."""
     attenuation_db: float = Field(default=0.0, ge=0.0, le=60.0)
-    """Largest attenuation, in dB."""
+    """Largest random attenuation, in dB (0 to 60)."""
     invert_polarity: bool = False
     """Invert the sign of the waveform with probability 0.5, which is inaudible."""
 

@@ -33,7 +33,7 @@ class BrokenSampleCollector:
     """
 
     def __init__(self, skip: bool) -> None:
-        """Start without broken samples."""
+        """Start with an empty list of broken samples."""
         self._skip = skip
         self._errors: list[BrokenSampleError] = []
 

@@ -92,11 +92,11 @@ class Evaluator:
     distributed: DistributedContext
     """Processes that share the work."""
     progress: ProgressCallback
-    """Callback after every measurement."""
+    """Callback after every measurement, with the numbers done and in total."""
     num_steps: int
     """Number of measurements in total."""
     metrics: Sequence[Metric] = ()
-    """Further metrics of reconstructions."""
+    """Further metrics of reconstructions, of other packages."""
     num_done: int = field(default=0)
     """Number of measurements done so far."""
 
@@ -203,8 +203,7 @@ class Evaluator:
         """Draw codes of new samples, with the labels of the test split, repeated as needed.
 
         Returns:
-            Codes int64 [n, k] and labels int64 [n]. Both are None without a prior or features, and
-            the
+            Codes int64 [n, k] and labels int64 [n]. Both are None without a prior or features. The
             labels are None where the classifier cannot predict them.
         """
         sampler = as_generative_model(codec)

@@ -60,7 +60,7 @@ class FeatureExtractorConfig(Config):
     learning_rate: float = Field(default=0.003, gt=0, allow_inf_nan=False)
     """Peak learning rate of the one-cycle schedule."""
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
-    """Weight decay of AdamW."""
+    """Decoupled weight decay of AdamW."""
     label_smoothing: float = Field(default=0.02, ge=0, lt=1)
     """Probability that label smoothing spreads over the other labels."""
     shift: float = Field(default=0.07, ge=0, lt=0.5)

@@ -573,7 +573,7 @@ class _Chunk(NamedTuple):
     size_offset: int
     """Offset of its size field, in bytes."""
     size: int
-    """Declared size, in bytes."""
+    """Size that the header declares, in bytes."""
 
     @property
     def renaming(self) -> dict[int, bytes]:

@@ -55,7 +55,7 @@ class MediaProcessor(ABC):
     """
 
     modality: ClassVar[Literal["image", "audio"]]
-    """Kind of the samples."""
+    """Kind of samples that the processor reads and writes."""
     noun: ClassVar[str]
     """What messages call several samples."""
     formats: ClassVar[tuple[str, ...]]

@@ -21,7 +21,7 @@ class KVCache(abc.ABC):
     """
 
     def __init__(self, capacity: int, tensors: Sequence[Tensor]) -> None:
-        """Store the memory."""
+        """Keep the memory for `capacity` rows."""
         self.capacity, self.tensors = capacity, tensors
 
     @property

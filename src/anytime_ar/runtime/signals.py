@@ -83,7 +83,7 @@ def raise_on_term() -> Iterator[None]:
 
 
 def _raise_terminated(_number: int, _frame: FrameType | None) -> None:
-    """Handle SIGTERM."""
+    """Raise the exception that ends the process, on SIGTERM."""
     raise Terminated("ended by SIGTERM")
 
 

@@ -46,11 +46,11 @@ class StageTime(NamedTuple):
     steps: int
     """Steps that are left, at most; batches of the encoding."""
     step_s: float
-    """Seconds of a step."""
+    """Seconds that a step takes."""
 
     @property
     def seconds(self) -> float:
-        """Seconds of all steps."""
+        """Return the seconds of all steps that are left."""
         return self.steps * self.step_s
 
 

@@ -33,7 +33,7 @@ from anytime_ar.bundle.format import (
     load_bundle,
     save_bundle,
 )
-from anytime_ar.config import Config
+from anytime_ar.config import Config, changed_settings
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.data.fingerprint import DataFingerprint, data_fingerprint, find_moved_data
 from anytime_ar.data.loading import OBJECT_NAME, DataLike, load_objects
@@ -481,11 +481,15 @@ def check_run_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:
         config = config.model_copy(update={"precision": earlier.precision})
     # The data may have moved: its fingerprint is compared once it is loaded.
     same_data = config.data.model_copy(update={"name": earlier.data.name})
-    if earlier != config.model_copy(update={"data": same_data}):
+    compared = config.model_copy(update={"data": same_data})
+    if earlier != compared:
         raise InputError(
             f"{folder} was begun with other settings; go on with those by {again}, or choose "
             "another folder",
-            _changed_settings(earlier, config.model_copy(update={"data": same_data})),
+            [
+                f"{name} was {before}, is {now}"
+                for name, before, now in changed_settings(earlier, compared)
+            ],
         )
     if config.data.name == earlier.data.name and not (folder / "bundle").is_dir():
         config = config.model_copy(update={"data": find_moved_data(config.data, folder)})
@@ -513,26 +517,6 @@ def _write_run_config(folder: Path, config: TrainConfig) -> None:
     """Write the configuration of a run."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_bytes(folder / "config.yaml", text.encode())
-
-
-def _changed_settings(earlier: TrainConfig, config: TrainConfig) -> list[str]:
-    """Describe every setting that changed, such as `data.size was 28, is 32`."""
-
-    def flat(values: object, prefix: str = "") -> dict[str, object]:
-        if not isinstance(values, dict):
-            return {prefix: values}
-        return {
-            key: leaf
-            for name, value in values.items()
-            for key, leaf in flat(value, f"{prefix}.{name}" if prefix else name).items()
-        }
-
-    before, now = flat(earlier.model_dump()), flat(config.model_dump())
-    return [
-        f"{key} was {before.get(key)}, is {now.get(key)}"
-        for key in sorted(before | now)
-        if before.get(key) != now.get(key)
-    ]
 
 
 def create_run_folder(folder: Path, config: TrainConfig) -> None:

@@ -25,7 +25,7 @@ class LappedQuantizerConfig(ConfigUnion):
     default_member: ClassVar[str] = "vq"
 
     kind: str
-    """Kind of quantizer."""
+    """Name of the kind of quantizer."""
 
     @property
     @abstractmethod

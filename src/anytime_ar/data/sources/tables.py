@@ -274,7 +274,7 @@ class Column(NamedTuple):
 
 
 class SelectedColumns(NamedTuple):
-    """The columns to read."""
+    """The columns of a table that a data source reads."""
 
     sample: str
     modality: Modality

@@ -29,8 +29,8 @@ pauses."""
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A metric of each decoded sample against the original."""
+class MetricFormat:
+    """How tables and plots show a metric."""
 
     name: str
     """Name of the metric in curve.json."""
@@ -38,6 +38,12 @@ class Metric:
     """Name and unit of the metric in tables and plots."""
     digits: int
     """Number of decimal places in tables."""
+
+
+@dataclass(frozen=True)
+class Metric(MetricFormat):
+    """A metric of each decoded sample against the original."""
+
     compute: Callable[[Tensor, Tensor, int], Tensor]
     """Maps (original, decoded, sample rate in Hz) to the metric: two float32 [B, *sample_shape] on
     the CPU to float [B]."""
@@ -134,16 +140,12 @@ ALL_METRICS = tuple(measure for some in METRICS_BY_NDIM.values() for measure in 
 """Metrics of all kinds of samples, in the order of tables."""
 
 
-def metrics_in(points: Sequence[QualityPoint]) -> list[Metric]:
-    """Return the metrics that points of a curve have, those of plug-ins by their names only."""
+def metrics_in(points: Sequence[QualityPoint]) -> list[MetricFormat]:
+    """Return the metrics that points of a curve have, those of plug-ins last, by their names."""
     found = dict.fromkeys(name for point in points for name in point.metrics)
     known = [metric for metric in ALL_METRICS if metric.name in found]
     names = {metric.name for metric in known}
-    return known + [Metric(name, name, 4, _no_values) for name in found if name not in names]
-
-
-def _no_values(_original: Tensor, _decoded: Tensor, _rate: int) -> Tensor:
-    raise NotImplementedError("a metric of a curve, whose function is not known here")
+    return [*known, *(MetricFormat(name, name, 4) for name in found if name not in names)]
 
 
 def metrics_for(sample_shape: tuple[int, ...]) -> tuple[Metric, ...]:

@@ -93,7 +93,7 @@ class LinearCost:
     base_s: float
     """Constant cost in seconds."""
     per_row_s: float
-    """Seconds for each row."""
+    """Further seconds for each row of the batch."""
     per_past_code_s: float
     """Seconds for each code that the rows already have."""
 

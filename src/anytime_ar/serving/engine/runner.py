@@ -248,7 +248,7 @@ class CodecCostModel:
     """
 
     def __init__(self, runners: Mapping[str, ModelRunner]) -> None:
-        """Start without any observations."""
+        """Start with the measured costs of the models alone."""
         self._runners = runners
         self._sample_s: dict[tuple[str, str], LatencyWindow] = {}
         self.busy_s = 0.0

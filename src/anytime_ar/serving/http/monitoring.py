@@ -24,7 +24,7 @@ _LOAD_WINDOW_S = 3.0
 
 
 class HealthResponse(ResponseBody):
-    """Health of the server."""
+    """Response of /livez and /readyz."""
 
     status: Literal["alive", "ready"]
     """`alive` from /livez, `ready` from /readyz."""

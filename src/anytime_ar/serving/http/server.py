@@ -152,7 +152,7 @@ class _GracefulShutdown:
     def __init__(
         self, server: _UvicornServer, worker: Worker, samples: SampleService, grace_s: float
     ) -> None:
-        """Install the signal handlers."""
+        """Handle SIGTERM and SIGINT from now on."""
         self._server, self._worker, self._samples = server, worker, samples
         self._grace_s = grace_s
         self._task: asyncio.Task[None] | None = None

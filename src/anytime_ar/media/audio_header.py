@@ -17,18 +17,23 @@ from __future__ import annotations
 import io
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import BinaryIO, Literal, NamedTuple
 
+from anytime_ar.media.audio_containers import (
+    MAX_CHUNKS,
+    PLACEHOLDER_TOLERANCE,
+    Container,
+    HeaderReader,
+    chunks,
+    is_chunk_name,
+    is_placeholder,
+    read_container,
+)
+
 _HEAD_BYTES = 1 << 16
 """Bytes at the start of a file that tell its format, and in which an MP3 has a tag."""
-_MAX_CHUNKS = 4096
-"""Most chunks of a file that are read."""
-_PLACEHOLDER_SIZES = (2**31, 0x7F000000, 2**32)
-"""Sizes in bytes that placeholders are close to; the second is that of SoX."""
-_PLACEHOLDER_TOLERANCE = 2**16
-"""Largest distance in bytes of a placeholder from a usual one."""
 _MAX_OGG_PAGE_BYTES = 27 + 255 + 255 * 255
 """Largest size of an Ogg page, in bytes."""
 _MAX_JUNK_BYTES = 1024
@@ -104,67 +109,6 @@ _OTHER_FORMATS = (
 """Patterns of the first bytes of formats that libsndfile does not read, and their names."""
 
 
-class _SizeField(NamedTuple):
-    """A size field in a header."""
-
-    offset: int
-    """Offset of the field in the file, in bytes."""
-    width: Literal[4, 8]
-    """Width of the field, in bytes."""
-    byte_order: Literal["little", "big"]
-    extra_bytes: int = 0
-    """Bytes that the size counts in addition to the samples, such as headers."""
-
-    def to_bytes(self, size: int) -> bytes:
-        """Encode a size of the samples in bytes; the largest number if it does not fit."""
-        return min(size + self.extra_bytes, 256**self.width - 1).to_bytes(
-            self.width, self.byte_order
-        )
-
-
-class _HeaderReader(NamedTuple):
-    """A reader of bytes and integers at any offset of a file, or of the end of it."""
-
-    content: BinaryIO
-    size: int
-    """Size in bytes, from `start` on."""
-    start: int = 0
-    """Offset in the file from which offsets count."""
-
-    def read(self, at: int, count: int) -> bytes:
-        """Read `count` bytes from offset `at`, or fewer at the end of the file."""
-        if at >= self.size:  # beyond what a file can seek to
-            return b""
-        self.content.seek(self.start + at)
-        return self.content.read(count)
-
-    def skip(self, count: int) -> _HeaderReader:
-        """Return a reader of what follows the first `count` bytes."""
-        return _HeaderReader(self.content, self.size - count, self.start + count)
-
-    def read_int(self, at: int, width: int, order: Literal["little", "big"]) -> int:
-        """Read an unsigned integer of `width` bytes; 0 beyond the end."""
-        return int.from_bytes(self.read(at, width), order)
-
-
-class _Container(NamedTuple):
-    """The position of the samples in a file, as its header declares it."""
-
-    data_start: int
-    """Offset of the first sample, in bytes."""
-    declared_bytes: int
-    """Declared size of the samples, in bytes."""
-    size_fields: tuple[_SizeField, ...]
-    """Size fields that count the samples, alone or with other bytes (`extra_bytes`). None of them
-    is patched where libsndfile does not trust placeholders."""
-    declared_file_bytes: int | None = None
-    """Declared size of the file, in bytes; None if the header has none."""
-    patches: Mapping[int, bytes] = MappingProxyType({})
-    """Bytes to replace in chunks before the samples, by offset, so that libsndfile skips them."""
-    samples_end: int | None = None
-    """Offset after the samples where libsndfile takes the chunks that follow for samples."""
-
-
 class HeaderCheck(NamedTuple):
     """The result of checking a header."""
 
@@ -190,7 +134,7 @@ def check_header(content: BinaryIO) -> HeaderCheck:
         result = _check_ogg(file)
     elif head == b"fLaC":
         result = _several_if(_contains(file, _flac_frames_start(file), _FLAC_STREAM))
-    elif (container := _read_container(file, head)) is not None:
+    elif (container := read_container(file, head)) is not None:
         result = _check_sizes(file, container)
         if result.problem is None:
             result = _check_rest(file, container, result)
@@ -211,8 +155,8 @@ def name_unread_format(head: bytes) -> str | None:
     """
     if head.startswith((b"RIFF", b"RIFX")):
         order: Literal["little", "big"] = "little" if head.startswith(b"RIFF") else "big"
-        file = _HeaderReader(io.BytesIO(head), len(head))
-        for name, at, _ in _chunks(file, 12, order):
+        file = HeaderReader(io.BytesIO(head), len(head))
+        for name, at, _ in chunks(file, 12, order):
             codec = file.read_int(at + 4, 2, order)
             if name == b"fmt " and codec not in (0, *_WAV_CODECS):
                 return f"WAV with codec 0x{codec:04X}"
@@ -220,10 +164,10 @@ def name_unread_format(head: bytes) -> str | None:
     return next(names, None)
 
 
-def _skip_tags(content: BinaryIO) -> _HeaderReader:
+def _skip_tags(content: BinaryIO) -> HeaderReader:
     """Return a reader of what follows the ID3v2 tags at the start of a file."""
-    file = _HeaderReader(content, content.seek(0, io.SEEK_END))
-    for _ in range(_MAX_CHUNKS):
+    file = HeaderReader(content, content.seek(0, io.SEEK_END))
+    for _ in range(MAX_CHUNKS):
         end = _id3_end(file, 0)
         if not 0 < end < file.size:
             break
@@ -236,14 +180,14 @@ def _several_if(several: bool) -> HeaderCheck:
     return HeaderCheck("several sounds" if several else None)
 
 
-def _check_ogg(file: _HeaderReader) -> HeaderCheck:
+def _check_ogg(file: HeaderReader) -> HeaderCheck:
     """Check that an Ogg file holds one audio stream, up to the end of a page.
 
     Returns:
         The check, with the first page of that stream as start: libsndfile looks at no later one.
     """
     at, starts = 0, []
-    for _ in range(_MAX_CHUNKS):  # the first pages of all streams come before other pages
+    for _ in range(MAX_CHUNKS):  # the first pages of all streams come before other pages
         page = file.read(at, _MAX_OGG_PAGE_BYTES)
         if not _OGG_STREAM.match(page) or len(page) < 27:
             break
@@ -257,7 +201,7 @@ def _check_ogg(file: _HeaderReader) -> HeaderCheck:
     return HeaderCheck(problem, start=starts[0] if starts else 0)
 
 
-def _check_rest(file: _HeaderReader, container: _Container, result: HeaderCheck) -> HeaderCheck:
+def _check_rest(file: HeaderReader, container: Container, result: HeaderCheck) -> HeaderCheck:
     """Check that no sound follows the samples of a container whose sizes are right or patched.
 
     Args:
@@ -273,7 +217,7 @@ def _check_rest(file: _HeaderReader, container: _Container, result: HeaderCheck)
     return HeaderCheck("more data") if _has_unknown_rest(file, container, end) else result
 
 
-def _has_unknown_rest(file: _HeaderReader, container: _Container, end: int) -> bool:
+def _has_unknown_rest(file: HeaderReader, container: Container, end: int) -> bool:
     """Return whether data that may be more samples follows the samples.
 
     Chunks, tags, text and one repeated byte are none. Neither is what the size of the file counts:
@@ -287,7 +231,7 @@ def _has_unknown_rest(file: _HeaderReader, container: _Container, end: int) -> b
     whole = container.declared_file_bytes
     if whole is None or file.size - end <= _MAX_JUNK_BYTES:
         return False
-    if whole >= file.size and not _is_placeholder(whole - 8):
+    if whole >= file.size and not is_placeholder(whole - 8):
         return False
     for begin in (end, end + 1):  # some writers leave out the byte of padding
         at = _chunks_end(file, container, begin, any_name=False)
@@ -303,12 +247,12 @@ def _has_unknown_rest(file: _HeaderReader, container: _Container, end: int) -> b
     return True
 
 
-def _contains(file: _HeaderReader, start: int, pattern: re.Pattern[bytes]) -> bool:
+def _contains(file: HeaderReader, start: int, pattern: re.Pattern[bytes]) -> bool:
     """Return whether the file has a match of a pattern from an offset on."""
     return _find(file, start, pattern) is not None
 
 
-def _find(file: _HeaderReader, start: int, pattern: re.Pattern[bytes]) -> int | None:
+def _find(file: HeaderReader, start: int, pattern: re.Pattern[bytes]) -> int | None:
     """Return the offset of the first match of a pattern from an offset on; None: there is none."""
     for at in range(start, file.size, _SCAN_BYTES):
         if found := pattern.search(file.read(at, _SCAN_BYTES + _MAX_SIGNATURE_BYTES)):
@@ -316,7 +260,7 @@ def _find(file: _HeaderReader, start: int, pattern: re.Pattern[bytes]) -> int | 
     return None
 
 
-def _find_mpeg_frames(file: _HeaderReader) -> int:
+def _find_mpeg_frames(file: HeaderReader) -> int:
     """Return the offset of the first three frames of MPEG audio in a row, or two at the end.
 
     Returns:
@@ -361,7 +305,7 @@ def has_mp3_tag(head: bytes) -> bool:
     return any(tag in head[:_MAX_SIGNATURE_BYTES] for tag in (b"Xing", b"Info", b"VBRI"))
 
 
-def _missing_tag(file: _HeaderReader) -> bytes:
+def _missing_tag(file: HeaderReader) -> bytes:
     """Return the frame of a tag for an MP3 without one; empty if it has one or is none.
 
     Without a tag, libsndfile stops after as many samples as the file would have if all of its
@@ -383,7 +327,7 @@ def _missing_tag(file: _HeaderReader) -> bytes:
     return (header + tag).ljust(size, b"\0")
 
 
-def _has_frames_after_mp3(file: _HeaderReader) -> bool:
+def _has_frames_after_mp3(file: HeaderReader) -> bool:
     """Return whether an MP3 has more frames than its tag counts: libsndfile reads no others.
 
     All frames of an MP3 without a tag are read.
@@ -403,7 +347,7 @@ def _has_frames_after_mp3(file: _HeaderReader) -> bool:
     return more and _MPEG_SYNC.match(file.read(end, 2)) is not None
 
 
-def _id3_end(file: _HeaderReader, start: int) -> int:
+def _id3_end(file: HeaderReader, start: int) -> int:
     """Return the offset after the ID3v2 tag at an offset; the offset itself if there is none."""
     head = file.read(start, 10)
     if len(head) < 10 or head[:3] != b"ID3":
@@ -412,10 +356,10 @@ def _id3_end(file: _HeaderReader, start: int) -> int:
     return start + 10 + size
 
 
-def _flac_frames_start(file: _HeaderReader) -> int:
+def _flac_frames_start(file: HeaderReader) -> int:
     """Return the offset of the first frame of a FLAC file, after its blocks of metadata."""
     at = 4
-    for _ in range(_MAX_CHUNKS):
+    for _ in range(MAX_CHUNKS):
         header = file.read_int(at, 4, "big")
         at += 4 + (header & 0xFFFFFF)
         if header >> 31:
@@ -423,21 +367,21 @@ def _flac_frames_start(file: _HeaderReader) -> int:
     return at
 
 
-def _check_sizes(file: _HeaderReader, container: _Container) -> HeaderCheck:
+def _check_sizes(file: HeaderReader, container: Container) -> HeaderCheck:
     """Compare the declared sizes with the file's; tolerate placeholders and known miscounts."""
     size = file.size
     declared, there = container.declared_bytes, size - container.data_start
-    unknown = _is_placeholder(declared) or (
+    unknown = is_placeholder(declared) or (
         declared == 0
         and bool(container.size_fields)
         and not _is_chunk_sequence(file, container, container.data_start, any_name=False)
     )
     if there <= 0:
-        return HeaderCheck("cut short" if declared > 0 and not _is_placeholder(declared) else None)
+        return HeaderCheck("cut short" if declared > 0 and not is_placeholder(declared) else None)
     if not container.size_fields:
         return HeaderCheck("cut short" if declared > there + 1 and not unknown else None)
     if container.size_fields[0].width == 4 and there >= 2**32:
-        wrapped = declared < there and (there - declared) % 2**32 < _PLACEHOLDER_TOLERANCE
+        wrapped = declared < there and (there - declared) % 2**32 < PLACEHOLDER_TOLERANCE
         if unknown or wrapped:
             return HeaderCheck("too long")
     if unknown and (declared == 0 or declared > there):
@@ -452,14 +396,7 @@ def _check_sizes(file: _HeaderReader, container: _Container) -> HeaderCheck:
     return HeaderCheck("cut short")
 
 
-def _is_placeholder(size: int) -> bool:
-    """Return whether a declared size is a placeholder of a program that could not seek."""
-    return size >= 2**62 or any(
-        abs(size - usual) < _PLACEHOLDER_TOLERANCE for usual in _PLACEHOLDER_SIZES
-    )
-
-
-def _size_patches(container: _Container, there: int) -> dict[int, bytes]:
+def _size_patches(container: Container, there: int) -> dict[int, bytes]:
     """Return the bytes of each size field for the actual size of the samples, by offset."""
     return {size.offset: size.to_bytes(there) for size in container.size_fields}
 
@@ -528,234 +465,8 @@ class PatchedFile:
         return bytes(changed)
 
 
-def _read_container(file: _HeaderReader, head: bytes) -> _Container | None:
-    """Read the header of a known container format; return None for any other."""
-    if head in (b"RIFF", b"RIFX"):
-        return _riff(file, "little" if head == b"RIFF" else "big")
-    if head in (b"RF64", b"BW64"):
-        return _rf64(file)
-    if head == b"FORM":
-        return _svx(file) if file.read(8, 4) in (b"8SVX", b"16SV") else _aiff(file)
-    if head in (b".snd", b"dns."):
-        return _au(file, "big" if head == b".snd" else "little")
-    if head == b"caff":
-        return _caf(file)
-    if head == b"riff":
-        return _w64(file)
-    return _read_plain_header(file, head)
-
-
-def _read_plain_header(file: _HeaderReader, head: bytes) -> _Container | None:
-    """Read a header of a format of old computers and samplers; return None for any other.
-
-    IRCAM, PAF and PVF declare no size.
-    """
-    if head == b"Crea":
-        return _voc(file)
-    if head == b"NIST":
-        return _nist(file)
-    if head == b"2BIT":
-        return _avr(file)
-    if head == b"ALaw":
-        return _Container(32, file.read_int(18, 4, "big"), ())
-    if head[:2] == b"\xf0\x7e" and head[3:] == b"\x01":
-        return _sds(file)
-    if head[:2] == b"\x01\x04":  # MPC 2000
-        channels = 2 if file.read_int(21, 1, "little") else 1
-        return _Container(42, 2 * channels * file.read_int(30, 4, "little"), ())
-    return None
-
-
-class _Chunk(NamedTuple):
-    """A chunk of a file."""
-
-    name: bytes
-    size_offset: int
-    """Offset of its size field, in bytes."""
-    size: int
-    """Size that the header declares, in bytes."""
-
-    @property
-    def renaming(self) -> dict[int, bytes]:
-        """Return the bytes to replace, by offset, so that libsndfile skips the chunk."""
-        return {} if _is_chunk_name(self.name) else {self.size_offset - 4: b"JUNK"}
-
-
-def _chunks(
-    file: _HeaderReader, at: int, order: Literal["little", "big"], width: Literal[4, 8] = 4
-) -> Iterator[_Chunk]:
-    """Yield the chunks from an offset on.
-
-    Chunks with sizes of 4 bytes begin at even offsets.
-
-    Args:
-        file: the file.
-        at: offset of the first chunk.
-        order: byte order of the sizes.
-        width: width of the sizes, in bytes.
-    """
-    for _ in range(_MAX_CHUNKS):
-        header = file.read(at, 4 + width)
-        if len(header) < 4 + width:
-            return
-        size = int.from_bytes(header[4:], order)
-        yield _Chunk(header[:4], at + 4, size)
-        at += 4 + width + size + (size % 2 if width == 4 else 0)
-
-
-def _riff(file: _HeaderReader, order: Literal["little", "big"]) -> _Container | None:
-    """Read a RIFF header (WAV): a chunk `data` in a file chunk."""
-    whole = file.read_int(4, 4, order) + 8
-    patches: dict[int, bytes] = {}
-    for chunk in _chunks(file, 12, order):
-        if chunk.name == b"data":
-            at, begin = chunk.size_offset, chunk.size_offset + 4
-            sizes = (_SizeField(at, 4, order), _SizeField(4, 4, order, extra_bytes=begin - 8))
-            return _Container(begin, chunk.size, sizes, whole, patches)
-        patches |= chunk.renaming
-    return None
-
-
-def _rf64(file: _HeaderReader) -> _Container | None:
-    """Read an RF64 header: RIFF whose 64-bit sizes are in the chunk `ds64`."""
-    long_at = 0
-    patches = {0: b"RF64"}  # libsndfile does not know BW64, which is the same
-    for chunk in _chunks(file, 12, "little"):
-        name, at, size = chunk
-        if name == b"ds64":
-            long_at = at + 4
-        if name == b"data" and long_at:
-            begin = at + 4
-            declared = file.read_int(long_at + 8, 8, "little") if size == 2**32 - 1 else size
-            sizes = (
-                _SizeField(long_at, 8, "little", extra_bytes=begin - 8),
-                _SizeField(long_at + 8, 8, "little"),
-            )
-            whole = file.read_int(long_at, 8, "little") + 8
-            return _Container(begin, declared, sizes, whole, patches)
-        patches |= chunk.renaming
-        if size % 2:  # libsndfile does not skip the byte of padding
-            patches[at] = min(size + 1, 2**32 - 1).to_bytes(4, "little")
-    return None
-
-
-def _aiff(file: _HeaderReader) -> _Container | None:
-    """Read an AIFF header: a chunk `SSND` in a file chunk."""
-    whole = file.read_int(4, 4, "big") + 8
-    patches: dict[int, bytes] = {}
-    for chunk in _chunks(file, 12, "big"):
-        name, at, size = chunk
-        if name == b"SSND":
-            begin = at + 12  # after two integers that the size counts
-            sizes = (
-                _SizeField(at, 4, "big", extra_bytes=8),
-                _SizeField(4, 4, "big", extra_bytes=begin - 8),
-            )
-            declared = size if _is_placeholder(size) else max(0, size - 8)
-            return _Container(begin, declared, sizes, whole, patches)
-        patches |= chunk.renaming
-    return None
-
-
-def _svx(file: _HeaderReader) -> _Container | None:
-    """Read an 8SVX or 16SV header: a chunk `BODY` in a file chunk."""
-    for name, at, size in _chunks(file, 12, "big"):
-        if name == b"BODY":
-            return _Container(at + 4, size, ())
-    return None
-
-
-def _voc(file: _HeaderReader) -> _Container | None:
-    """Read a VOC header: blocks with a type of one byte and a size of three."""
-    at = file.read_int(20, 2, "little")
-    for _ in range(_MAX_CHUNKS):
-        kind, size = file.read_int(at, 1, "little"), file.read_int(at + 1, 3, "little")
-        if kind in (1, 9):  # samples
-            return None if size == 2**24 - 1 else _Container(at + 4, size, ())
-        if kind == 0:  # the end
-            return None
-        at += 4 + size
-    return None
-
-
-def _nist(file: _HeaderReader) -> _Container | None:
-    """Read a NIST SPHERE header: lines of text after its own size."""
-    begin = re.match(rb"NIST_1A\n *(\d{1,9})\n", file.read(0, 32))
-    if begin is None:
-        return None
-    text = file.read(0, min(int(begin[1]), 2**16))
-    fields = dict(re.findall(rb"^(\w+) -(?:i|s\d+) (\d{1,15})\s*$", text, re.MULTILINE))
-    size = 1
-    for name in (b"sample_count", b"channel_count", b"sample_n_bytes"):
-        size *= int(fields.get(name, 0))
-    return _Container(int(begin[1]), size, ())
-
-
-def _avr(file: _HeaderReader) -> _Container | None:
-    """Read an AVR header: fields at fixed offsets. Some writers count samples of both channels."""
-    begin, count = 128, file.read_int(26, 4, "big")
-    if _is_placeholder(count):
-        return None
-    size = count * (file.read_int(14, 2, "big") // 8)
-    is_stereo = file.read_int(12, 2, "big") != 0 and file.size - begin != size
-    return _Container(begin, size * (2 if is_stereo else 1), ())
-
-
-def _sds(file: _HeaderReader) -> _Container:
-    """Read a MIDI sample dump: packets of 127 bytes, which hold 120 bytes of samples."""
-    bytes_per_sample = -(-file.read_int(6, 1, "little") // 7)
-    parts = file.read(10, 3)
-    count = sum((byte & 0x7F) << (7 * i) for i, byte in enumerate(parts))
-    packets = -(-count * bytes_per_sample // 120)
-    return _Container(21, packets * 127, ())
-
-
-def _au(file: _HeaderReader, order: Literal["little", "big"]) -> _Container:
-    """Read an AU header: data offset and size at fixed offsets."""
-    begin, declared = file.read_int(4, 4, order), file.read_int(8, 4, order)
-    return _Container(begin, declared, (_SizeField(8, 4, order),), begin + declared)
-
-
-def _caf(file: _HeaderReader) -> _Container | None:
-    """Read a CAF header: a chunk `data` with a size of 8 bytes."""
-    patches: dict[int, bytes] = {}
-    for chunk in _chunks(file, 8, "big", width=8):
-        name, at, size = chunk
-        if name == b"data":  # after the edit count
-            declared = size if _is_placeholder(size) else max(0, size - 4)
-            sizes = (_SizeField(at, 8, "big", extra_bytes=4),)
-            return _Container(at + 12, declared, sizes, patches=patches)
-        patches |= chunk.renaming
-    return None
-
-
-def _w64(file: _HeaderReader) -> _Container | None:
-    """Read a W64 header: chunks with names of 16 bytes, whose sizes count their own header.
-
-    Chunks begin at multiples of 8 bytes.
-    """
-    at, container = 40, None
-    for _ in range(_MAX_CHUNKS):
-        header = file.read(at, 24)
-        if len(header) < 24:
-            break
-        size = int.from_bytes(header[16:], "little")
-        if header[:4] == b"data" and container is None:
-            begin = at + 24
-            sizes = (
-                _SizeField(at + 16, 8, "little", extra_bytes=24),
-                _SizeField(16, 8, "little", extra_bytes=begin),
-            )
-            declared = size if _is_placeholder(size) else max(0, size - 24)
-            container = _Container(begin, declared, sizes)
-        at += max(24, -(-size // 8) * 8)
-    if container is not None and 0 <= at - file.size < 8:  # chunks go on to the end of the file
-        return container._replace(samples_end=container.data_start + container.declared_bytes)
-    return container
-
-
 def _is_chunk_sequence(
-    file: _HeaderReader, container: _Container, start: int, *, any_name: bool
+    file: HeaderReader, container: Container, start: int, *, any_name: bool
 ) -> bool:
     """Return whether chunks follow from an offset up to the end of the file.
 
@@ -769,22 +480,17 @@ def _is_chunk_sequence(
     return end > start and abs(end - file.size) <= 1
 
 
-def _chunks_end(file: _HeaderReader, container: _Container, start: int, *, any_name: bool) -> int:
+def _chunks_end(file: HeaderReader, container: Container, start: int, *, any_name: bool) -> int:
     """Return the offset after the whole chunks that follow; see `_is_chunk_sequence`."""
     end = start
-    for name, at, length in _chunks(file, start, container.size_fields[0].byte_order):
-        if not (any_name or _is_chunk_name(name)) or at + 4 + length > file.size:
+    for name, at, length in chunks(file, start, container.size_fields[0].byte_order):
+        if not (any_name or is_chunk_name(name)) or at + 4 + length > file.size:
             break
         end = min(at + 4 + length + length % 2, file.size)
     return end
 
 
-def _is_chunk_name(name: bytes) -> bool:
-    """Return whether bytes may be the name of a chunk."""
-    return len(name) == 4 and name.isascii() and name.decode().isprintable()
-
-
-def _ends_within_ogg_page(file: _HeaderReader) -> bool:
+def _ends_within_ogg_page(file: HeaderReader) -> bool:
     """Return whether an Ogg file ends before its last page does."""
     tail = file.read(max(0, file.size - _MAX_OGG_PAGE_BYTES), _MAX_OGG_PAGE_BYTES)
     page = tail[tail.rfind(b"OggS") :]

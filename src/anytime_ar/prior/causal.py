@@ -132,6 +132,16 @@ class CausalPrior(ModelPart, nn.Module, abc.ABC):
         Returns:
             float32 [B, T].
         """
-        logits = self(codes, labels).float().flatten(0, 1)
-        costs = nn.functional.cross_entropy(logits, codes.flatten(), reduction="none")
-        return costs.unflatten(0, codes.shape)
+        return cross_entropy_of_codes(self(codes, labels), codes)
+
+
+def cross_entropy_of_codes(logits: Tensor, codes: Tensor) -> Tensor:
+    """Compute the cross-entropy of codes int64 [B, T] under logits [B, T, V], in nats.
+
+    Returns:
+        float32 [B, T], -ln p of each code.
+    """
+    costs = nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), codes.flatten(), reduction="none"
+    )
+    return costs.unflatten(0, codes.shape)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
+from anytime_ar.prior.causal import cross_entropy_of_codes
 
 _CODEBOOK_FEATURE_SCALE = 0.75
 """Scale of the codebook features that describe the length and the direction of a vector."""
@@ -239,9 +240,7 @@ class Prior(nn.Module):
         Returns:
             float32 [B, T].
         """
-        logits = self(codes, labels).float().flatten(0, 1)
-        costs = nn.functional.cross_entropy(logits, codes.flatten(), reduction="none")
-        return costs.unflatten(0, codes.shape)
+        return cross_entropy_of_codes(self(codes, labels), codes)
 
     def full_embeddings(self) -> Tensor:
         """Return the embedding tables at full width: float [tables * V, E].

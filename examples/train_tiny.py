@@ -1,12 +1,8 @@
 """Train on 8x8 digits for a moment and draw from the result: python examples/train_tiny.py."""
 
-import tempfile
-from pathlib import Path
-
 import anytime_ar as aar
-from anytime_ar.training import TrainConfig
 
-config = TrainConfig.parse(
+model = aar.train(
     {
         "name": "tiny",
         "data": {"name": "digits"},
@@ -15,10 +11,8 @@ config = TrainConfig.parse(
         "prior": {"layers": 1, "width": 32, "heads": 2},
         "prior_training": {"steps": 60, "batch_size": 32},
     },
-    origin="this example",
+    device="cpu",
+    show_progress=False,
 )
-with tempfile.TemporaryDirectory() as folder:
-    aar.train(config, Path(folder) / "run", device="cpu", show_progress=False)
-    model = aar.load(Path(folder) / "run" / "bundle")
 print(model)
 print(model.sample(4, label="3", seed=0).shape)

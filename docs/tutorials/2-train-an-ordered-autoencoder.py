@@ -9,15 +9,11 @@
 # order. We use that case to see that the training works, then train a real one.
 
 # %%
-import tempfile
-from pathlib import Path
-
 import torch
 from sklearn.datasets import load_digits
 
 import anytime_ar as aar
 from anytime_ar.autoencoder import AutoencoderConfig, OrderedAutoencoder, Truncation
-from anytime_ar.training import TrainConfig
 
 digits = torch.from_numpy(load_digits().data).float() / 8 - 1  # [1797, 64] in [-1, 1]
 x = (digits - digits.mean(0)).view(-1, 1, 8, 8)
@@ -78,7 +74,7 @@ with torch.no_grad():
 # Transformer prior over its codes. Here for a few steps only; `anytime train digits` runs it whole.
 
 # %%
-config = TrainConfig.parse(
+trained = aar.train(
     {
         "name": "tutorial",
         "data": {"name": "digits"},
@@ -87,11 +83,9 @@ config = TrainConfig.parse(
         "prior": {"layers": 1, "width": 32, "heads": 2},
         "prior_training": {"steps": 100, "batch_size": 64},
     },
-    origin="tutorial",
+    device="cpu",
+    show_progress=False,
 )
-with tempfile.TemporaryDirectory() as folder:
-    aar.train(config, Path(folder) / "run", device="cpu", show_progress=False)
-    trained = aar.load(Path(folder) / "run" / "bundle")
 print(trained)
 codes = trained.encode(digits.view(-1, 1, 8, 8)[:256].clamp(-1, 1))
 for k in (1, 2, 4, 8):

@@ -91,7 +91,6 @@ PRELOADED = (
     "soundfile",
     "soxr",
     "pystoi",
-    "torchmetrics",
     "fastapi.testclient",
     "uvicorn",
     "prometheus_client",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -21,41 +22,68 @@ ROOT = Path(__file__).parent.parent
 EVERY = sorted({module for modules in EXTRAS.values() for module in modules})
 
 PROGRAM = """
-import contextlib, io, json, sys
-without, commands = json.loads(sys.argv[1])
-sys.modules.update(dict.fromkeys(without))
+import contextlib, io, json, os, sys
+every, before, groups = json.loads(sys.argv[1])
+
+def run(commands):
+    outcomes = []
+    for command in commands:
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                main(command)
+            except SystemExit as ended:
+                code = ended.code
+        outcomes.append((code, out.getvalue(), err.getvalue()))
+    return outcomes
+
+sys.modules.update(dict.fromkeys(every))
 from anytime_ar.cli import main
-outcomes = []
-for command in commands:
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main(command)
-        except SystemExit as ended:
-            code = ended.code
-    outcomes.append((code, out.getvalue(), err.getvalue()))
-print(json.dumps(outcomes))
+run(before)
+for without, commands, folder in groups:
+    sys.stdout.flush()
+    if os.fork() == 0:
+        for module in set(every) - set(without):
+            del sys.modules[module]
+        os.chdir(folder)
+        print(json.dumps(run(commands)), flush=True)
+        os._exit(0)
+    os.wait()
 """
-"""Runs commands in a process in which some modules cannot be imported."""
+"""Runs groups of commands, each in a process in which some modules cannot be imported. All of them
+have what `before` imports, in which no extra can be."""
+Outcome = tuple[int, str, str]
+"""Exit code, standard output and standard error of a command."""
 
 
-def run(without: list[str], commands: list[list[str]], folder: Path) -> list[tuple[int, str, str]]:
-    """Exit code, standard output and standard error of each command."""
+def run_groups(
+    groups: list[tuple[list[str], list[list[str]], Path]], *before: list[str]
+) -> list[list[Outcome]]:
+    """What the commands of each group do in a folder, without some modules."""
+    given = [EVERY, before, [[*group, str(folder)] for *group, folder in groups]]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM, json.dumps([without, commands])],
-        cwd=folder,
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, json.dumps(given)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return [(code, out, err) for code, out, err in json.loads(done.stdout)]
+    found = [[tuple(one) for one in json.loads(line)] for line in done.stdout.splitlines()]
+    assert len(found) == len(groups), done.stderr
+    return found
+
+
+def run_without_extras(commands: list[list[str]], folder: Path) -> list[Outcome]:
+    """What commands do in a fresh process without any module of an extra."""
+    return run_groups([(EVERY, commands, folder)])[0]
 
 
 def test_help_needs_no_extra(tmp_path: Path) -> None:
     commands = [["--help"], ["--version"], *([*name.split(), "--help"] for name in COMMANDS)]
-    for command, (code, out, err) in zip(commands, run(EVERY, commands, tmp_path), strict=True):
+    for command, (code, out, err) in zip(
+        commands, run_without_extras(commands, tmp_path), strict=True
+    ):
         assert (code, err) == (0, ""), command
         assert out.startswith("anytime-ar " if command == ["--version"] else "usage: "), command
 
@@ -69,8 +97,10 @@ def test_the_core_samples_encodes_and_decodes_images(tmp_path: Path) -> None:
         ["decode", "mnist", "codes.npz", "--codes", "3"],
         ["bulk", "sample", "mnist", "-n", "2", "--format", "webdataset", "-o", "shards"],
     ]
-    for command, (code, _, err) in zip(commands, run(EVERY, commands, tmp_path), strict=True):
-        assert (code, err) == (0, ""), command
+    for command, (code, _, err) in zip(
+        commands, run_without_extras(commands, tmp_path), strict=True
+    ):
+        assert (code, re.sub("\r.*", "", err).strip()) == (0, ""), command  # without progress bars
     for name in ("samples.png", "columns.png", "decoded.png", "shards"):
         assert (tmp_path / name).exists()
 
@@ -164,12 +194,35 @@ CASES: dict[str, list[tuple[str, str, str]]] = {
 """By extra: commands that lack it, what needs it by their messages, and the extras to install."""
 
 
+MODULE_CASES = {
+    "scipy": ("train-classifier digits --out run", "this command", "train"),
+    "soxr": ("encode fsdd one.wav", "audio", "audio"),
+    "matplotlib": ("push mnist owner/name", "a push to the Hub", "hub"),
+}
+"""By module: a command that lacks it alone, what needs it, and the extra to install."""
+
+
+@pytest.fixture(scope="module")
+def missed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[Outcome], set[str]]]:
+    """By extra or module: the outcomes of its cases, and the files in their folder after them."""
+    cases = {extra: (EXTRAS[extra], [case[0] for case in CASES[extra]]) for extra in CASES}
+    cases |= {module: ((module,), [case[0]]) for module, case in MODULE_CASES.items()}
+    groups = []
+    for without, lines in cases.values():
+        folder = tmp_path_factory.mktemp("extras")
+        (folder / "a.parquet").write_bytes(b"PAR1")
+        (folder / "one.wav").write_bytes(b"RIFF")
+        groups.append(([*without], [line.split() for line in lines], folder))
+    outcomes = run_groups(groups, *([*name.split(), "--help"] for name in COMMANDS))
+    folders = [{path.name for path in folder.iterdir()} for _, _, folder in groups]
+    return dict(zip(cases, zip(outcomes, folders, strict=True), strict=True))
+
+
 @pytest.mark.parametrize("extra", CASES)
-def test_a_command_says_what_it_misses(extra: str, tmp_path: Path) -> None:
-    (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    (tmp_path / "one.wav").write_bytes(b"RIFF")
-    commands = [command.split() for command, _, _ in CASES[extra]]
-    outcomes = run([*EXTRAS[extra]], commands, tmp_path)
+def test_a_command_says_what_it_misses(
+    extra: str, missed: dict[str, tuple[list[Outcome], set[str]]]
+) -> None:
+    outcomes, files = missed[extra]
     for (command, purpose, extras), (code, out, err) in zip(CASES[extra], outcomes, strict=True):
         said = f"anytime: {purpose} needs "
         assert (code, out) == (2, ""), (command, err)
@@ -179,21 +232,15 @@ def test_a_command_says_what_it_misses(extra: str, tmp_path: Path) -> None:
         assert module in EXTRAS[extra], command
         assert named == f"anytime-ar[{extras.replace(' ', ',')}]"
         assert rest == f"install it: {install_command(*extras.split())}\n", command
-    assert {path.name for path in tmp_path.iterdir()} == {"a.parquet", "one.wav"}
+    assert files == {"a.parquet", "one.wav"}
 
 
-@pytest.mark.parametrize(
-    ("module", "command", "purpose", "extra"),
-    [
-        ("scipy", "train-classifier digits --out run", "this command", "train"),
-        ("soxr", "encode fsdd one.wav", "audio", "audio"),
-        ("matplotlib", "push mnist owner/name", "a push to the Hub", "hub"),
-    ],
-)
+@pytest.mark.parametrize("module", MODULE_CASES)
 def test_a_command_says_which_module_of_an_extra_it_misses(
-    module: str, command: str, purpose: str, extra: str, tmp_path: Path
+    module: str, missed: dict[str, tuple[list[Outcome], set[str]]]
 ) -> None:
-    ((code, out, err),) = run([module], [command.split()], tmp_path)
+    _, purpose, extra = MODULE_CASES[module]
+    ((code, out, err),), _ = missed[module]
     wanted = f"{purpose} needs {module} of anytime-ar[{extra}]; install it: "
     assert (code, out, err) == (2, "", f"anytime: {wanted}{install_command(extra)}\n")
 
@@ -205,9 +252,9 @@ def test_every_module_of_an_extra_is_missed(
     extra: str, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else name)
-    with pytest.raises(MissingExtraError) as missed:
+    with pytest.raises(MissingExtraError) as raised:
         require_extras("it", extra)
-    assert str(missed.value) == (
+    assert str(raised.value) == (
         f"it needs {module} of anytime-ar[{extra}]; install it: {install_command(extra)}"
     )
     if len(EXTRAS[extra]) > 1:

@@ -258,7 +258,7 @@ def test_a_draw_imports_only_what_it_uses(tmp_path: Path) -> None:
         f"from anytime_ar.cli import main; main(['sample', 'mnist', '-n', '1', '--out', '{out}'])"
     )
     assert out.exists()
-    training = {"lightning_fabric", "torchmetrics", "sklearn", "scipy", "datasets", "pyarrow"}
+    training = {"lightning_fabric", "sklearn", "scipy", "datasets", "pyarrow"}
     others = {"matplotlib", "transformers", "huggingface_hub", "ray", "fastapi", "pystoi"}
     of_torch = {"torch._dynamo", "torch._inductor", "torch.distributed.tensor"}
     of_pillow = {"PIL.DdsImagePlugin"}  # stands for the formats that nobody asked for

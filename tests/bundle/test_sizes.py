@@ -36,6 +36,8 @@ KEYS = [
     ("prior", "embedding_width"),
     ("prior", "codebook_features"),
 ]
+LAYERS = (("autoencoder", "network", "blocks"), ("prior", "layers"))
+"""Keys of `KEYS` that say how many layers to build: a loop ends at the same one at any number."""
 LOAD = """
 import json, resource, sys
 from pathlib import Path
@@ -82,7 +84,7 @@ def test_networks_are_no_larger_than_their_weights(bundle: Bundle, tmp_path: Pat
     folders = [
         changed(bundle, tmp_path / f"{'.'.join(path)}-{value:.0e}", set_at(path, value))
         for path in KEYS
-        for value in HUGE
+        for value in (HUGE[::3] if path in LAYERS else HUGE)
     ]
     folders += [
         changed(

@@ -37,18 +37,12 @@ def noisy(x: Tensor, level: float) -> Tensor:
 
 
 def test_ratios_agree_with_torchmetrics() -> None:
-    from torchmetrics.functional.audio import (
-        scale_invariant_signal_distortion_ratio,
-        signal_noise_ratio,
-    )
-
+    """Figures of version 1.9.0. Where it is installed, Fabric takes twice as long to import."""
     x = sounds()
     made = 0.7 * noisy(x, 0.1) + 0.01
-    torch.testing.assert_close(
-        snr_db(x, made).float(), signal_noise_ratio(made, x)[:, 0], atol=1e-3, rtol=0
-    )
-    expected = scale_invariant_signal_distortion_ratio(made, x, zero_mean=True)[:, 0]
-    torch.testing.assert_close(si_sdr_db(x, made).float(), expected, atol=1e-3, rtol=0)
+    # signal_noise_ratio(made, x); scale_invariant_signal_distortion_ratio(made, x, zero_mean=True)
+    assert snr_db(x, made).tolist() == pytest.approx([7.21292, 7.30307, 7.30231], abs=1e-3)
+    assert si_sdr_db(x, made).tolist() == pytest.approx([7.01526, 7.10133, 7.09688], abs=1e-3)
 
 
 def test_ratios_of_half_the_amplitude() -> None:

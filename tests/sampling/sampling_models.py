@@ -17,6 +17,10 @@ from random_models import curve_of, random_bundle
 LABELS = ("cat", "dog", "owl")
 FREQUENCIES = (0.5, 0.3, 0.2)
 L, V = 6, 8
+ONE_KIND = pytest.mark.parametrize("kind", ["images"], indirect=True)
+"""For tests of what no kind of model has a part in; others run on every kind."""
+PROCESS_KINDS = pytest.mark.parametrize("kind", ["images", "a Llama prior"], indirect=True)
+"""For tests that start a process: a model of ours, and one with a part of another package."""
 NETWORK = {"patch": 2, "widths": [4, 6], "blocks": 1, "hidden": 8}
 CARDS: dict[str, dict[str, Any]] = {
     "images": {

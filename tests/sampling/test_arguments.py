@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sampling_models import L, V, sample_shape
+from sampling_models import ONE_KIND, L, V, sample_shape
 from torch import Tensor
 
 from anytime_ar.errors import InputError
@@ -17,6 +17,7 @@ KINDS = ["narrow", "wide", "array", "tensor"]
 """Names of parameters, which are the same in every process of a test run."""
 
 
+@ONE_KIND
 @pytest.mark.parametrize(
     "label",
     [
@@ -46,6 +47,7 @@ def test_labels(model: AnytimeModel, label: Any) -> None:
     assert torch.equal(model.nll(found, label=label), model.nll(found, label=wanted))
 
 
+@ONE_KIND
 @pytest.mark.parametrize(
     ("label", "message"),
     [
@@ -69,6 +71,7 @@ def test_other_labels(model: AnytimeModel, label: Any, message: str) -> None:
         model.sample(2, label=label)
 
 
+@ONE_KIND
 @pytest.mark.parametrize(
     "number",
     [np.int64, np.uint8, np.array, torch.tensor],
@@ -85,6 +88,7 @@ def test_whole_numbers(model: AnytimeModel, number: Any) -> None:
     assert [preview.codes_drawn for preview in previews] == [1, 2, L]
 
 
+@ONE_KIND
 @pytest.mark.parametrize(
     "number",
     [np.float32, np.float64, np.array, torch.tensor],
@@ -101,6 +105,7 @@ def test_other_numbers(model: AnytimeModel, number: Any) -> None:
     assert model.generate(1, deadline_s=number(60.0)).codes_drawn == L
 
 
+@ONE_KIND
 @pytest.mark.parametrize("name", ["n", "seed", "first", "codes", "min_codes"])
 @pytest.mark.parametrize("value", [1.0, np.float64(1), True, np.True_, "1", torch.ones(1)], ids=str)
 def test_what_is_no_whole_number(model: AnytimeModel, name: str, value: Any) -> None:
@@ -151,6 +156,7 @@ def test_samples_of_other_widths(model: AnytimeModel, dtype: torch.dtype) -> Non
     assert torch.equal(model.encode(samples.numpy()), wanted)
 
 
+@ONE_KIND
 @pytest.mark.parametrize(
     ("codes", "message"),
     [
@@ -184,6 +190,7 @@ def test_numbers_that_are_not_finite(model: AnytimeModel, value: float) -> None:
         model.bundle.autoencoder.encode(samples)
 
 
+@ONE_KIND
 @pytest.mark.parametrize("samples", [torch.zeros(1, 1, dtype=torch.uint8), np.zeros(3, np.int32)])
 def test_samples_that_are_whole_numbers(model: AnytimeModel, samples: Any) -> None:
     with pytest.raises(InputError, match=r"samples are \S+; pass floating-point numbers in"):

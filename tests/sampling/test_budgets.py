@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from sampling_models import L, curve, sample_shape, tiny_bundle
+from sampling_models import ONE_KIND, L, curve, sample_shape, tiny_bundle
 from timed_models import TimedModel
 
 from anytime_ar.errors import InputError
@@ -21,6 +21,8 @@ from anytime_ar.sampling import AnytimeModel, Budget, Preview, SampleResult
 from anytime_ar.sampling import sampler as engine
 from anytime_ar.sampling.budget import codes_for_quality, quality_at_codes
 from anytime_ar.sampling.cost_model import CostModel, CostModelStore, LatencyTracker, LatencyWindow
+
+pytestmark = ONE_KIND
 
 
 @pytest.fixture
@@ -357,20 +359,20 @@ def test_a_cost_book_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         book.save("a")
 
 
-@pytest.mark.parametrize("kind", ["folder", "nested", "endless"])
-def test_a_cost_book_that_cannot_be_read_is_measured_again(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("damage", ["folder", "nested", "endless"])
+def test_a_cost_book_that_cannot_be_read_is_measured_again(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "costs.json"
-    if kind == "folder":
+    if damage == "folder":
         path.mkdir()
     else:
-        times = "[" * 200_000 if kind == "nested" else "[Infinity]"
+        times = "[" * 200_000 if damage == "nested" else "[Infinity]"
         path.write_text(
             f'{{"a": {{"first_code_s": {times}, "step_s": [1], "decode_s": [1], '
             '"measured_at": 1e9}}'
         )
     book = CostModelStore(path, now=lambda: 1e9)
     assert not book.cost_model("a").is_measured
-    if kind != "folder":
+    if damage != "folder":
         book.cost_model("a").merge(CostModel([0.1], [0.2], [0.3]))
         book.save("a")
         assert CostModelStore(path, now=lambda: 1e9).cost_model("a").is_measured

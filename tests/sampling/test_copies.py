@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from sampling_models import L, V, sample_shape, tiny_bundle
+from sampling_models import PROCESS_KINDS, L, V, sample_shape, tiny_bundle
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -97,6 +97,7 @@ class Decoded(Dataset[Tensor]):
         return self.model.sample(1, seed=7, first=row)[0]
 
 
+@PROCESS_KINDS
 @pytest.mark.parametrize("way", ["fork", "spawn"])
 def test_workers_of_a_loader(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if way not in multiprocessing.get_all_start_methods():

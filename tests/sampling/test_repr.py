@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sampling_models import L, V, curve, sample_shape, tiny_bundle
+from sampling_models import ONE_KIND, L, V, curve, sample_shape, tiny_bundle
 
 from anytime_ar.codes import CodesFile
 from anytime_ar.media.sheets import audio_players_html, image_grid_png
@@ -75,6 +75,7 @@ def test_notebooks_show_samples(model: AnytimeModel) -> None:
             assert sound.getnframes() == sample_shape()[1]
 
 
+@ONE_KIND
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_are_what_they_are(channels: int) -> None:
     samples = torch.linspace(-1, 1, 2 * channels * 64 * 64).view(2, channels, 64, 64)
@@ -87,12 +88,14 @@ def test_pictures_are_what_they_are(channels: int) -> None:
     assert (shown[:, 64:66] == 255).all()
 
 
+@ONE_KIND
 def test_what_is_no_picture_and_no_sound() -> None:
     assert image_grid_png(torch.zeros(2, 4, 8, 8)) is None
     assert image_grid_png(torch.zeros(0, 1, 8, 8)) is None
     assert audio_players_html(torch.zeros(2, 1, 8), None) is None
 
 
+@ONE_KIND
 def test_a_curve_is_a_table() -> None:
     found = curve({1: 4.0, L: None})._repr_html_()
     assert found.count("<tr>") == 3

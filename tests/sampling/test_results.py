@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import safe_open, save_file
-from sampling_models import L, V, tiny_bundle
+from sampling_models import ONE_KIND, PROCESS_KINDS, L, V, tiny_bundle
 from timed_models import TimedModel
 from torch import Tensor
 
@@ -123,6 +123,7 @@ def test_seeds_of_a_state_are_those_of_draws(model: AnytimeModel, tmp_path: Path
             model.load_state(path)
 
 
+@PROCESS_KINDS
 def test_another_process_goes_on(tmp_path: Path) -> None:
     save_bundle(tiny_bundle(), tmp_path / "bundle")
     script = (
@@ -153,6 +154,7 @@ def test_a_state_of_another_model_is_refused(model: AnytimeModel, tmp_path: Path
         rounded.load_state(path)
 
 
+@ONE_KIND
 def test_files_that_are_no_states(model: AnytimeModel, tmp_path: Path) -> None:
     path = tmp_path / "draw.safetensors"
     with pytest.raises(InputError, match=r"does not exist; write one with `anytime sample"):
@@ -170,6 +172,7 @@ def test_files_that_are_no_states(model: AnytimeModel, tmp_path: Path) -> None:
         model.load_state(path)
 
 
+@ONE_KIND
 def test_a_state_of_another_version_is_refused(model: AnytimeModel, tmp_path: Path) -> None:
     path = tmp_path / "draw.safetensors"
     model.generate(2, seed=0, codes=2).state.save(path)
@@ -193,6 +196,7 @@ def forged(path: Path, state: SamplingState, tensors: dict[str, Tensor], **chang
     return path
 
 
+@ONE_KIND
 @pytest.mark.parametrize(
     ("tensors", "changes", "message"),
     [
@@ -221,6 +225,7 @@ def test_forged_states_are_refused(
         model.load_state(forged(tmp_path / "forged.safetensors", state, tensors, **changes))
 
 
+@ONE_KIND
 @pytest.mark.parametrize("text", ["", "{", "[]", "1", "[" * 10**5 + "]" * 10**5])
 def test_a_header_that_is_something_else(model: AnytimeModel, tmp_path: Path, text: str) -> None:
     path = tmp_path / "draw.safetensors"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sampling_models import ONE_KIND
 
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import uniform_noise
+
+pytestmark = ONE_KIND
 
 
 def test_noise_is_a_function_of_seed_and_row() -> None:

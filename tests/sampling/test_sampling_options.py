@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from sampling_models import V, build_model, sample_shape, tiny_bundle
+from sampling_models import ONE_KIND, V, build_model, sample_shape, tiny_bundle
 
 import anytime_ar.sampling.model as sampling_model
 from anytime_ar.bundle.card import Card
@@ -32,6 +32,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@ONE_KIND
 @pytest.mark.parametrize(("options", "message"), BAD)
 @pytest.mark.parametrize("method", ["sample", "sample_codes", "stream"])
 def test_bad_options_fail_at_the_call(
@@ -42,6 +43,7 @@ def test_bad_options_fail_at_the_call(
     assert steps == []
 
 
+@ONE_KIND
 @pytest.mark.parametrize("method", ["sample", "sample_codes", "stream"])
 def test_unknown_options_are_refused(model: AnytimeModel, method: str) -> None:
     message = (
@@ -53,6 +55,7 @@ def test_unknown_options_are_refused(model: AnytimeModel, method: str) -> None:
         getattr(model, method)(2, cods=3, sed=0)
 
 
+@ONE_KIND
 @pytest.mark.parametrize("option", ["precision", "backend"])
 def test_unknown_ways_to_draw_are_refused(option: str) -> None:
     with pytest.raises(InputError, match=f"^{option}='foo' is unknown; pass one of .*auto"):

@@ -37,10 +37,19 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(params=["wide", "narrow and dark"])
-def page(browser: Browser, server: RealServer, request: pytest.FixtureRequest) -> Iterator[Page]:
+LOOKS = pytest.mark.parametrize("look", ["wide", "narrow and dark"], indirect=True)
+"""For what depends on the size of the window and its colours; other tests have a wide one."""
+
+
+@pytest.fixture
+def look(request: pytest.FixtureRequest) -> str:
+    return getattr(request, "param", "wide")
+
+
+@pytest.fixture
+def page(browser: Browser, server: RealServer, look: str) -> Iterator[Page]:
     """The page, which must say nothing to the console and ask nobody else for anything."""
-    narrow = request.param != "wide"
+    narrow = look != "wide"
     page = browser.new_page(
         viewport={"width": 360 if narrow else 1000, "height": 900},
         color_scheme="dark" if narrow else "light",
@@ -71,6 +80,7 @@ def drawn(page: Page, codes: int, length: int) -> None:
     expect(page.get_by_role("status")).to_contain_text(f"{codes} of {length} codes in")
 
 
+@LOOKS
 def test_it_opens_with_samples_and_the_times_of_this_machine(page: Page) -> None:
     expect(page.locator("#samples img")).to_have_count(16)
     told = page.locator("#curve-text").inner_text()
@@ -97,6 +107,7 @@ def test_codes_are_counted_while_they_come(page: Page) -> None:
     expect(progress).to_have_text("")
 
 
+@LOOKS
 def test_samples_sharpen_stop_and_are_refined(page: Page) -> None:
     page.get_by_label("Label").select_option("owl")
     page.get_by_role("spinbutton", name="Samples").fill("6")
@@ -177,6 +188,7 @@ def test_what_is_stopped_before_it_has_told_its_name_is_left(page: Page) -> None
     assert len(asked) == 1
 
 
+@LOOKS
 def test_models_are_switched_and_sounds_can_be_played(page: Page) -> None:
     page.get_by_label("Model").select_option("sound")
     page.get_by_role("spinbutton", name="Samples").fill("3")
@@ -202,6 +214,7 @@ def test_mistakes_are_told(page: Page) -> None:
     expect(status).to_contain_text("a deadline of 1 ms is too short")
 
 
+@LOOKS
 def test_axe_finds_nothing(page: Page) -> None:
     page.get_by_role("button", name="Draw").click()
     drawn(page, L, L)

@@ -1,4 +1,4 @@
-"""Runs of several processes, as a user starts them, and what becomes of them."""
+"""Runs of several processes, as a user starts them, and of this one, and what becomes of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from safetensors.torch import load_file
 
-from anytime_ar.training import TrainConfig
+from anytime_ar.training import DistributedConfig, TrainConfig, train
 from anytime_ar.training.checkpoint import CheckpointManager
 from processes import wait_for
 
@@ -41,6 +41,18 @@ def trained(*arguments: Any, **options: Any) -> None:
     out, complaint = process.communicate(timeout=900)
     assert process.returncode == 0, complaint
     assert out.count("trained; judge it with") == 1  # one of them speaks
+
+
+def train_here(config: Path, folder: Path, microbatches: int = 1, **options: Any) -> None:
+    """In this process, which has imported everything already."""
+    train(
+        TrainConfig.parse(yaml.safe_load(config.read_text(encoding="utf-8")), origin=str(config)),
+        folder,
+        device="cpu",
+        show_progress=False,
+        distributed_config=DistributedConfig(gradient_accumulation_steps=microbatches),
+        **options,
+    )
 
 
 def wait_for_checkpoint(process: Any, folder: Path, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""Weights in shards train what whole ones train; on two processes, as a user starts them."""
+"""Weights in shards, on two processes as a user starts them, train what whole ones train here."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from runs import config_file, difference, losses, start, trained, wait_for_checkpoint
+from runs import config_file, difference, losses, start, train_here, trained, wait_for_checkpoint
 from torch import nn
 from training_fakes import tiny
 
 from anytime_ar.autoencoder import NetworkConfig, ProjectionConfig, VectorQuantizerConfig
 from anytime_ar.training import TrainConfig
+from anytime_ar.training.checkpoint import CheckpointManager
 from anytime_ar.training.optimizer import ShardedMuon
 
 SHARDS = ("--devices", "2", "--strategy", "fsdp")
-WHOLE = ("--devices", "2")
 ALIKE = 1e-3
 """What rounding makes of weights: gradients that are all but zero move them as others do."""
 
@@ -28,20 +28,20 @@ def exact(**changes: object) -> TrainConfig:
 
 
 @pytest.mark.parametrize(
-    ("quantizer", "options"),
+    ("quantizer", "microbatches"),
     [
-        (VectorQuantizerConfig(vocabulary=8), ("--gradient-accumulation-steps", "2")),
+        (VectorQuantizerConfig(vocabulary=8), 2),
         # A codebook that is a weight, of which the second process has nothing.
         (
             VectorQuantizerConfig(
                 vocabulary=8, codebook_update="loss", shared_codebook=True, dead_code_threshold=0.9
             ),
-            (),
+            1,
         ),
     ],
 )
 def test_shards_train_what_whole_weights_train(
-    tmp_path: Path, quantizer: VectorQuantizerConfig, options: tuple[str, ...]
+    tmp_path: Path, quantizer: VectorQuantizerConfig, microbatches: int
 ) -> None:
     autoencoder = ProjectionConfig(
         code_length=4,
@@ -51,7 +51,8 @@ def test_shards_train_what_whole_weights_train(
         network=NetworkConfig(widths=(4, 8), blocks=1),
     )
     config = config_file(tmp_path, exact(autoencoder=autoencoder))
-    trained(config, tmp_path / "whole", *WHOLE, *options)
+    train_here(config, tmp_path / "whole", 2 * microbatches)
+    options = ("--gradient-accumulation-steps", str(microbatches))
     trained(config, tmp_path / "shards", *SHARDS, *options)
     assert difference(tmp_path / "whole", tmp_path / "shards") < ALIKE
     assert losses(tmp_path / "shards") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
@@ -81,8 +82,16 @@ def test_runs_go_on_bit_for_bit_and_from_either_to_the_other(tmp_path: Path) -> 
         ours, theirs = (runs[run] / "bundle" / name for run in ("cut", "whole"))
         assert ours.read_bytes() == theirs.read_bytes()
 
-    trained(config, runs["one"], "--gradient-accumulation-steps", "2", "--resume")
-    kill("other", "decoder_gan", "--devices", "2")
+    train_here(config, runs["one"], 2, resume=True)
+
+    def interrupt(line: dict[str, Any]) -> None:
+        if line.get("stage") == "decoder_gan" and line["step"] >= 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_here(config, runs["other"], 2, callbacks=[interrupt])
+    assert CheckpointManager(runs["other"] / "checkpoints", "decoder_gan").steps()[0] >= 7
+    assert not (runs["other"] / "bundle").exists()
     trained(config, runs["other"], *SHARDS, "--resume")
     for run in ("one", "other"):
         assert difference(runs[run], runs["whole"]) < ALIKE

@@ -1,4 +1,4 @@
-"""Several processes train what one trains; real ones, as a user starts them."""
+"""Several processes, real ones as a user starts them, train what this one trains."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from runs import config_file, difference, losses, start, trained, wait_for_checkpoint
+from runs import config_file, difference, losses, start, train_here, trained, wait_for_checkpoint
 from training_fakes import tiny
 
 from anytime_ar.training import PriorTrainingConfig
@@ -18,7 +18,7 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     assert plain.prior is not None
     still = plain.model_copy(update={"prior": plain.prior.model_copy(update={"dropout": 0.0})})
     config = config_file(tmp_path, still)
-    trained(config, tmp_path / "one")
+    train_here(config, tmp_path / "one")
     trained(config, tmp_path / "two", "--devices", "2")
     assert difference(tmp_path / "one", tmp_path / "two") < 1e-3
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
@@ -26,7 +26,7 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
 
 def test_passes_and_launchers_make_no_difference(tmp_path: Path) -> None:
     config = config_file(tmp_path, tiny(precision="32-true", checkpoint_every_minutes=1000.0))
-    trained(config, tmp_path / "passes", "--gradient-accumulation-steps", "2")
+    train_here(config, tmp_path / "passes", 2)
     trained(config, tmp_path / "torchrun", launcher=True)
     assert difference(tmp_path / "passes", tmp_path / "torchrun") < 1e-3
 

@@ -85,7 +85,7 @@ def test_runs_go_on_bit_for_bit_and_from_either_to_the_other(tmp_path: Path) -> 
     train_here(config, runs["one"], 2, resume=True)
 
     def interrupt(line: dict[str, Any]) -> None:
-        if line.get("stage") == "decoder_gan" and line["step"] >= 8:
+        if line.get("stage") == "decoder_gan" and line.get("step", 0) >= 8:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -6,6 +6,7 @@ import copy
 import multiprocessing
 import os
 import pickle
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from sampling_models import PROCESS_KINDS, L, V, sample_shape, tiny_bundle
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from anytime_ar.bundle.format import save_bundle
 from anytime_ar.prior import Backend
 from anytime_ar.sampling import AnytimeModel, SamplingState
 
@@ -106,6 +108,24 @@ def test_workers_of_a_loader(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = used(fresh())
     loader = DataLoader(Decoded(model), batch_size=2, num_workers=1, multiprocessing_context=way)
     torch.testing.assert_close(torch.cat(list(loader)), model.sample(4, seed=7))
+
+
+@PROCESS_KINDS
+def test_another_process_goes_on_with_a_state(tmp_path: Path) -> None:
+    save_bundle(tiny_bundle(), tmp_path / "bundle")
+    script = (
+        "import sys, anytime_ar as aar\n"
+        "model = aar.load(sys.argv[1], device='cpu')\n"
+        "model.load_state(sys.argv[2]).refine(codes=5).state.save(sys.argv[3])\n"
+    )
+    model = AnytimeModel(tiny_bundle(), device="cpu")
+    part, more = tmp_path / "part.safetensors", tmp_path / "more.safetensors"
+    model.generate(4, seed=5, codes=2, label="cat").state.save(part)
+    command = [sys.executable, "-c", script, str(tmp_path / "bundle"), str(part), str(more)]
+    subprocess.run(command, check=True, timeout=600)
+    assert torch.equal(
+        model.load_state(more).codes, model.sample_codes(4, seed=5, codes=5, label="cat")
+    )
 
 
 def test_a_file_of_costs_is_kept(tmp_path: Path) -> None:

@@ -1,21 +1,18 @@
-"""Draws that go on later: in the same process, from a file, and in another process."""
+"""Draws that go on later, in the same process and from a file; test_copies.py has other ones."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import safe_open, save_file
-from sampling_models import ONE_KIND, PROCESS_KINDS, L, V, tiny_bundle
+from sampling_models import ONE_KIND, L, V, tiny_bundle
 from timed_models import TimedModel
 from torch import Tensor
 
-from anytime_ar.bundle.format import save_bundle
 from anytime_ar.errors import InputError
 from anytime_ar.prior import Prior
 from anytime_ar.sampling import AnytimeModel, SamplingState
@@ -121,24 +118,6 @@ def test_seeds_of_a_state_are_those_of_draws(model: AnytimeModel, tmp_path: Path
         save_file(tensors, path, metadata={"anytime_ar_state": json.dumps(header | {"seed": seed})})
         with pytest.raises(InputError, match="seed"):
             model.load_state(path)
-
-
-@PROCESS_KINDS
-def test_another_process_goes_on(tmp_path: Path) -> None:
-    save_bundle(tiny_bundle(), tmp_path / "bundle")
-    script = (
-        "import sys, anytime_ar as aar\n"
-        "model = aar.load(sys.argv[1], device='cpu')\n"
-        "model.load_state(sys.argv[2]).refine(codes=5).state.save(sys.argv[3])\n"
-    )
-    model = AnytimeModel(tiny_bundle(), device="cpu")
-    part, more = tmp_path / "part.safetensors", tmp_path / "more.safetensors"
-    model.generate(4, seed=5, codes=2, label="cat").state.save(part)
-    command = [sys.executable, "-c", script, str(tmp_path / "bundle"), str(part), str(more)]
-    subprocess.run(command, check=True, timeout=600)
-    assert torch.equal(
-        model.load_state(more).codes, model.sample_codes(4, seed=5, codes=5, label="cat")
-    )
 
 
 def test_a_state_of_another_model_is_refused(model: AnytimeModel, tmp_path: Path) -> None:

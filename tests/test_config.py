@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 import pytest
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
-from anytime_ar.config import Config, ConfigUnion
+from anytime_ar.config import Config, ConfigUnion, changed_settings
 from anytime_ar.errors import InputError
 
 
@@ -130,3 +130,9 @@ def test_mistakes_in_a_choice(values: object, message: str) -> None:
     with pytest.raises(InputError) as caught:
         Drawing.parse({"shape": values}, origin="a.yaml")
     assert str(caught.value) == message
+
+
+def test_settings_that_differ_are_told_by_dotted_name() -> None:
+    earlier, now = Outer(name="a", inner=Inner(width=2)), Outer(name="b")
+    assert changed_settings(earlier, now) == [("inner.width", 2, 8), ("name", "a", "b")]
+    assert changed_settings(now, now) == []

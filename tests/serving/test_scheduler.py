@@ -29,6 +29,8 @@ FULL_RATE = SLOTS / (L * (STEP_S + ROW_S * SLOTS) + DECODE_S * SLOTS)
 """Draws a second with all codes."""
 FLOOR_RATE = SLOTS / (STEP_S + ROW_S * SLOTS + DECODE_S * SLOTS)
 """And with one."""
+OURS = pytest.mark.parametrize("kind", ["ours"], indirect=True)
+"""For who is taken in and who makes room, which depends on costs alone: the clock is a fake."""
 
 
 @pytest.fixture
@@ -90,6 +92,7 @@ def test_a_deadline_ends_a_draw_with_what_fits(stage: Stage) -> None:
     assert heard.done.decode_s == pytest.approx(0.002)
 
 
+@OURS
 def test_what_cannot_be_in_time_is_refused_at_once_and_told_when_to_come_back(
     stage: Stage,
 ) -> None:
@@ -104,6 +107,7 @@ def test_what_cannot_be_in_time_is_refused_at_once_and_told_when_to_come_back(
     assert isinstance(stage.ask(deadline_s=0.010, floor=3).refused_at_once, type(None))
 
 
+@OURS
 def test_a_deadline_that_an_idle_server_cannot_keep_is_told_with_the_shortest(
     stage: Stage,
 ) -> None:
@@ -125,6 +129,7 @@ def test_a_deadline_that_an_idle_server_cannot_keep_is_told_with_the_shortest(
     assert "the server is overloaded" in str(refused(busy))
 
 
+@OURS
 def test_nothing_is_left_of_the_refused(stage: Stage) -> None:
     stage.ask()
     stage.run()
@@ -133,6 +138,7 @@ def test_nothing_is_left_of_the_refused(stage: Stage) -> None:
     assert len(stage.scheduler.admission._job_work) <= 1
 
 
+@OURS
 def test_admission_at_the_boundary_is_exact_and_all_or_nothing(stage: Stage) -> None:
     """Four draws of two rows fill eight places; the fifth waits, whole, until one has left."""
     pairs = [stage.ask(2, cap=4) for _ in range(5)]
@@ -267,6 +273,7 @@ def test_floors_that_can_be_had_are_promised_and_kept_whatever_was_measured(
     assert min(h.done.codes.shape[1] for h in heards) >= floor
 
 
+@OURS
 def test_what_is_taken_in_on_trial_is_judged_soon(stage: Stage) -> None:
     stage.ask()
     stage.run()
@@ -282,6 +289,7 @@ def test_what_is_taken_in_on_trial_is_judged_soon(stage: Stage) -> None:
     assert stage.scheduler.runners["tiny0"].num_rows == 0
 
 
+@OURS
 def test_nothing_is_kept_of_what_ends_on_trial(stage: Stage) -> None:
     """Its client leaves before the first code, so that no turn judges it."""
     stage.models[0].slowness = 10.0
@@ -301,6 +309,7 @@ def test_nothing_is_kept_of_what_ends_on_trial(stage: Stage) -> None:
     assert [draw() for draw in gone] == [None] * 5
 
 
+@OURS
 def test_nobody_is_refused_on_stale_estimates(stage: Stage) -> None:
     stage.models[0].slowness = 10.0  # something else has the machine for a while
     stage.ask()
@@ -312,6 +321,7 @@ def test_nobody_is_refused_on_stale_estimates(stage: Stage) -> None:
     assert heard.done.decoded_at <= heard.draw.deadline
 
 
+@OURS
 def test_an_urgent_draw_gets_the_room_of_those_with_time(stage: Stage) -> None:
     patient = [stage.ask(2, floor=L, seed=i) for i in range(4)]
     stage.scheduler.run_iteration()
@@ -323,6 +333,7 @@ def test_an_urgent_draw_gets_the_room_of_those_with_time(stage: Stage) -> None:
         assert torch.equal(heard.done.codes, stage.models[0].sample_codes(2, seed=i))
 
 
+@OURS
 def test_of_those_with_their_floors_who_is_furthest_beyond_a_fair_share_makes_room(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,6 +347,7 @@ def test_of_those_with_their_floors_who_is_furthest_beyond_a_fair_share_makes_ro
     assert flood.done.codes.shape[1] < quiet.done.codes.shape[1]
 
 
+@OURS
 def test_those_that_make_room_are_not_decoded_before_others_that_are_due(stage: Stage) -> None:
     patient = stage.ask(6)
     stage.scheduler.run_iteration()
@@ -348,6 +360,7 @@ def test_those_that_make_room_are_not_decoded_before_others_that_are_due(stage: 
         assert heard.done.decoded_at <= heard.draw.deadline
 
 
+@OURS
 def test_steps_and_responses_may_be_late_together(stage: Stage) -> None:
     """Both were before: neither uses up what is kept for the other."""
     stage.models[0].stalls = iter([0.0, 0.010])
@@ -360,6 +373,7 @@ def test_steps_and_responses_may_be_late_together(stage: Stage) -> None:
         assert heard.done.decoded_at + 0.005 <= heard.draw.deadline
 
 
+@OURS
 def test_joining_does_not_break_promises(stage: Stage) -> None:
     """Alone its twelve codes take 18 ms and fit; every row beside it makes them slower."""
     tight = stage.ask(1, deadline_s=0.026, floor=L)
@@ -433,6 +447,7 @@ def test_draining_answers_all_and_takes_nothing_more(stage: Stage) -> None:
     assert "drain" in {h.done.stop_reason for h in heards}
 
 
+@OURS
 def test_what_cannot_be_had_before_the_end_is_told_then(stage: Stage) -> None:
     """Else it would be drawn on, and its stream cut off with the process."""
     heards = [stage.ask(SLOTS, floor=L, deadline_s=60.0) for _ in range(3)]

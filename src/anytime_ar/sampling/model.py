@@ -49,7 +49,7 @@ from anytime_ar.prior.decoders import check_decoder_options
 from anytime_ar.runtime.devices import resolve_device
 from anytime_ar.runtime.files import cache_folder
 from anytime_ar.runtime.process_exit import end_if_exiting
-from anytime_ar.runtime.tensors import WeightVersions
+from anytime_ar.runtime.tensors import WeightVersions, check_weights
 from anytime_ar.runtime.torch_modes import default_torch_modes
 from anytime_ar.samples import as_samples, check_samples
 from anytime_ar.sampling.arguments import (
@@ -99,7 +99,8 @@ class AnytimeModel:
         clock: returns the time in seconds.
 
     Raises:
-        InputError: the device, precision or backend does not exist.
+        InputError: the device, precision or backend does not exist, or weights are on the device
+            `meta`.
     """
 
     @default_torch_modes()
@@ -115,6 +116,9 @@ class AnytimeModel:
     ) -> None:
         """Move the networks to the device in evaluation mode."""
         check_decoder_options(precision, backend)
+        check_weights(bundle.autoencoder, "tokenizer")
+        if bundle.prior is not None:
+            check_weights(bundle.prior, "prior")
         self.bundle = bundle
         self.device = resolve_device(device)
         self._precision, self._backend = precision, backend

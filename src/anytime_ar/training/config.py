@@ -65,7 +65,8 @@ class AutoencoderTrainingConfig(Config):
     batch_size: int = Field(128, ge=1)
     """Samples in a step, over all processes."""
     codebook_init_samples: int = Field(4096, ge=1)
-    """Number of samples whose code vectors initialise the codebook."""
+    """Number of samples whose code vectors initialise the codebook. Beyond the default, at most the
+    samples of the training split."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer of the autoencoder and its schedule."""
     ema_decay: float | None = Field(None, gt=0, lt=1)

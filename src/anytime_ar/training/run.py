@@ -28,6 +28,7 @@ from anytime_ar.bundle.card import Card, DataCard
 from anytime_ar.bundle.format import (
     Bundle,
     build_bundle,
+    check_savable,
     describe,
     find_bundle,
     load_bundle,
@@ -59,9 +60,9 @@ from anytime_ar.training.loggers import open_logger
 from anytime_ar.training.precision import PrecisionAutotuner, read_autotuned_settings
 from anytime_ar.training.run_log import LogCallback, RunLog
 from anytime_ar.training.stages import Stage
-from anytime_ar.training.stages.autoencoder import AutoencoderStage
+from anytime_ar.training.stages.autoencoder import AutoencoderStage, check_batch_memory
 from anytime_ar.training.stages.decoder_gan import DecoderGANStage
-from anytime_ar.training.stages.prior import PriorStage
+from anytime_ar.training.stages.prior import PriorStage, check_sequence_memory
 from anytime_ar.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -180,6 +181,11 @@ def _train_bundle(
     card = build_card(config, splits, tokenizer)
     with seeded(config.seed, "weights"):
         bundle = build_bundle(card, tokenizer)
+    check_savable(bundle)  # before hours of training
+    if tokenizer is None:
+        check_batch_memory(config, splits, distributed_config.nodes)
+    if bundle.prior is not None:
+        check_sequence_memory(config, bundle.autoencoder, distributed_config.nodes)
     distributed.run_on_rank_zero(lambda: create_run_folder(folder, config))
     changes = distributed.run_on_rank_zero(
         lambda: _check_data_unchanged(folder, config, splits, accept=accept_changed_data)

@@ -138,6 +138,4 @@ def test_a_job_does_not_go_on_with_other_content_of_the_same_size(tmp_path, make
     assert changed.resolve(stored, lambda device: device) == stored
     splits = ("train", "test")
     samples = [make("images", DataConfig(name="digits"), split=split) for split in splits]
-        make("images", DataConfig(name="digits"), split=split) for split in ("train", "test")
-    ]
     assert samples[0].data_fingerprint != samples[1].data_fingerprint

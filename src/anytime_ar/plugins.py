@@ -26,7 +26,7 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 from torch import nn
 
-from anytime_ar.config import Config, format_validation_error
+from anytime_ar.config import Config, format_validation_error, short_repr
 from anytime_ar.errors import AnytimeError, InputError
 
 ENTRY_POINT_GROUP = "anytime_ar.parts"
@@ -512,6 +512,11 @@ def build_transformers_model(auto_class: str, values: dict[str, Any], what: str)
     """
     import transformers
 
+    if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
+        raise InputError(
+            f"{what}: its configuration is {short_repr(values)}; give the configuration of a model "
+            "of transformers, with its model_type"
+        )
     attention = {*_attention_in(values)} - {None, "eager", "sdpa"}
     if attention:
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,20 @@ class Tokenizer(ModelPart, nn.Module, abc.ABC):
     def inference_state(self) -> dict[str, Tensor]:
         """Return the weights that a bundle stores."""
         return self.state_dict()
+
+
+def require_tokenizer(value: Any) -> None:
+    """Check that an object is a tokenizer.
+
+    Raises:
+        InputError: it is another object, such as a function, a class or the name of a model.
+    """
+    if not isinstance(value, Tokenizer):
+        what = value.__name__ if isinstance(value, type) else f"a {type(value).__name__}"
+        raise InputError(
+            f"the tokenizer is {what}; pass an object of a class derived from anytime_ar.Tokenizer,"
+            " such as CodecTokenizer.from_pretrained(...) or load(...).autoencoder"
+        )
 
 
 @default_torch_modes()

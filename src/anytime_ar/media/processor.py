@@ -162,8 +162,8 @@ class ImageProcessor(MediaProcessor):
 
     modality = "image"
     noun = "images"
-    formats = ("png", "webp", "npy")
-    suffixes = (*WRITABLE_IMAGE_SUFFIXES, ".npy")
+    formats: tuple[str, ...] = ("png", "webp", "npy")
+    suffixes: tuple[str, ...] = (*WRITABLE_IMAGE_SUFFIXES, ".npy")
 
     def __init__(self, sample_shape: tuple[int, ...]) -> None:
         """Store the shape; samples of other than 1 or 3 channels are arrays, and no images."""

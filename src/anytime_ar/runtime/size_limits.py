@@ -146,12 +146,12 @@ class SkipInit(TorchFunctionMode):
     def __enter__(self) -> Self:
         """Store the state of PyTorch's global random generator."""
         self._random_state = torch.get_rng_state()
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *exception: Any) -> None:
         """Restore the state of the generator, which initial values of buffers may have advanced."""
-        super().__exit__(*exception)
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
         torch.set_rng_state(self._random_state)
 
     def __torch_function__(

@@ -17,6 +17,7 @@ from anytime_ar.autoencoder import (
     Tokenizer,
     check_tokenizer,
     make_decode_fn,
+    require_tokenizer,
 )
 from anytime_ar.bundle.card import Card, DataCard
 from anytime_ar.bundle.curve import Curve
@@ -159,6 +160,12 @@ class AnytimeModel:
             InputError: tokenizer and prior do not fit each other, the labels or the samples, or
                 some prefix of codes does not decode.
         """
+        require_tokenizer(tokenizer)
+        if not isinstance(prior, Prior | CausalPrior | None):
+            raise InputError(
+                f"the prior is a {type(prior).__name__}; pass a Prior, or an object of a class "
+                "derived from anytime_ar.CausalPrior, such as HuggingFacePrior"
+            )
         names = None if labels is None else tuple(map(str, labels))
         if names is not None and label_frequencies is None:
             label_frequencies = [1 / len(names)] * len(names)

@@ -593,7 +593,7 @@ def test_a_refinement_has_the_form_of_its_samples(server: RealServer, kind: str)
     path = f"/v1/samples/{first['id']}/refine"
     more = post(server, path, {"codes": 3}).json()
     assert (first["format"], more["format"], len(more["codes"][0])) == ("npy", "npy", 3)
-    other = "wav" if kind == "sounds" else "png"
+    other = "wav" if "codec" in kind else "png"
     asked = post(server, path, {"codes": 4, "format": other, "with_codes": False}).json()
     assert (asked["format"], asked["codes"]) == (other, None)
     later = post(server, path, {"codes": 5}).json()

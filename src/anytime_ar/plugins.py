@@ -375,7 +375,7 @@ def check_arguments(
     except (NameError, TypeError):  # imported for type checkers only
         hints = {}
     for name, parameter in named.items():
-        if isinstance(parameter.default, tuple):
+        if isinstance(parameter.default, tuple) and isinstance(values.get(name), list):
             hints.setdefault(name, tuple)
     checked = dict(values)
     for name in values.keys() & named.keys() & hints.keys():

@@ -15,8 +15,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from anytime_ar.bundle.card import Card
+from anytime_ar.bundle.format import save_bundle
 from anytime_ar.cli.main import COMMANDS
 from anytime_ar.errors import EXTRAS, MissingExtraError, install_command, require_extras
+from random_models import encodec_config, llama_config, random_bundle
 
 ROOT = Path(__file__).parent.parent
 EVERY = sorted({module for modules in EXTRAS.values() for module in modules})
@@ -198,6 +201,10 @@ MODULE_CASES = {
     "scipy": ("train-classifier digits --out run", "this command", "train"),
     "soxr": ("encode fsdd one.wav", "audio", "audio"),
     "matplotlib": ("push mnist owner/name", "a push to the Hub", "hub"),
+    **dict.fromkeys(
+        ("fastapi", "starlette", "uvicorn", "httptools", "prometheus_client"),
+        ("serve mnist --port 0", "serving", "serve"),
+    ),
 }
 """By module: a command that lacks it alone, what needs it, and the extra to install."""
 
@@ -243,6 +250,47 @@ def test_a_command_says_which_module_of_an_extra_it_misses(
     ((code, out, err),), _ = missed[module]
     wanted = f"{purpose} needs {module} of anytime-ar[{extra}]; install it: "
     assert (code, out, err) == (2, "", f"anytime: {wanted}{install_command(extra)}\n")
+
+
+def test_models_and_settings_of_transformers_say_that_it_is_missing(tmp_path: Path) -> None:
+    data = {"sample_shape": (1, 8, 8), "name": "x"}
+    own = {"code_length": 4, "code_width": 2, "quantizer": {"vocabulary": 8}}
+    prior = llama_config(4, 8, 0)
+    sound = {"sample_shape": (1, 96), "sample_rate": 8000, "name": "x"}
+    codec = encodec_config(96, 3, 2, 8)
+    for name, values in {
+        "llama": {"data": data, "autoencoder": own, "prior": prior},
+        "codec": {"data": sound, "autoencoder": codec, "prior": None},
+    }.items():
+        card = Card.parse({"name": name, **values}, origin="test")
+        save_bundle(random_bundle(card), tmp_path / name)
+    settings = {
+        "prior.yaml": f"prior: {json.dumps({'kind': 'huggingface_prior', 'config': {}})}",
+        "codec.yaml": f"tokenizer: {json.dumps(codec)}",
+    }
+    for name, text in settings.items():
+        (tmp_path / name).write_text(f"data: {{name: digits}}\n{text}\n")
+    before = sorted(tmp_path.iterdir())
+    commands = {
+        "a Hugging Face prior": [
+            "sample llama -n 1",
+            "serve llama --port 0",
+            "bulk sample llama -n 1 -o run --format webdataset",
+            "evaluate llama --data.name digits",
+            "train prior.yaml --out run --device cpu",
+        ],
+        "a neural codec": [
+            "decode codec 1 2 3",
+            "encode codec one.wav",
+            "train codec.yaml --out run --device cpu",
+        ],
+    }
+    for purpose, lines in commands.items():
+        wanted = f"{purpose} needs transformers of anytime-ar[hf]; install it: "
+        outcomes = run(["transformers"], [line.split() for line in lines], tmp_path)
+        for line, (code, out, err) in zip(lines, outcomes, strict=True):
+            assert (code, out, err) == (2, "", f"anytime: {wanted}{install_command('hf')}\n"), line
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -112,7 +113,7 @@ def test_a_registered_prior_that_cannot_be_saved_says_so() -> None:
 
     with pytest.raises(
         InputError,
-        match="Unsaved cannot be saved: its constructor takes more than JSON values; implement",
+        match=r"more than JSON values \(model is a LlamaForCausalLM\); implement",
     ):
         aar.AnytimeModel.from_parts(Means(), Unsaved(llama().model, L, V), device="cpu")
 
@@ -308,3 +309,104 @@ def test_configurations_of_other_models(
     write_json(folder / "manifest.json", file_digests(folder))
     with pytest.raises(BundleError, match=message):
         aar.load(folder)
+
+
+class Sized(Means):
+    """Its arguments come back from a bundle as they were, or it is refused."""
+
+    def __init__(
+        self,
+        sizes: tuple[int, ...] = (1, 2),
+        shape=(3, 4),
+        table: dict[str, float] | None = None,
+        other: Any = None,
+    ) -> None:
+        super().__init__()
+        self.given = [sizes, shape, table, other]
+
+
+class ByPosition(Means):
+    def __init__(self, count: int, /) -> None:
+        super().__init__()
+        self.count = count
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"sizes": (5, 6, 7), "shape": (8, 9)},
+        {"other": [1, {"a": [2.5, None, "b", True]}]},
+        {"table": {"a": np.float32(0.5)}, "other": np.int64(3)},
+    ],
+)
+def test_arguments_come_back(arguments: dict[str, Any], tmp_path: Path) -> None:
+    made = Sized(**arguments)
+    aar.AnytimeModel.from_parts(made, device="cpu").save(tmp_path / "model")
+    tokenizer = aar.load(tmp_path / "model", device="cpu").autoencoder
+    assert isinstance(tokenizer, Sized)
+    assert tokenizer.given == made.given
+    assert [*map(type, tokenizer.given[:2])] == [tuple, tuple]
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (lambda: Sized(other=float("nan")), "other is nan"),
+        (lambda: Sized(other=[float("inf")]), "other is inf"),
+        (lambda: Sized(other={1: 2}), "other has keys that are no strings"),
+        (lambda: Sized(other=(1, 2)), "other holds a tuple, which comes back as a list unless"),
+        (lambda: Sized(other=[(1, 2)]), "other holds a tuple"),
+        (lambda: Sized(other=b"12"), "other is a bytes"),
+        (lambda: Sized(other=np.zeros(2)), "other is a ndarray"),
+        (lambda: ByPosition(3), "count is taken by position only"),
+    ],
+)
+def test_arguments_that_would_not_come_back_are_refused(
+    made: Any, reason: str, tmp_path: Path
+) -> None:
+    model = aar.AnytimeModel.from_parts(made(), device="cpu")
+    with pytest.raises(InputError, match=rf"cannot be saved: its constructor .* \({reason}"):
+        model.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+class Shifted(Means):
+    """Has a buffer that is not stored."""
+
+    shift: Tensor
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        shift = torch.empty(V)
+        if kind == "constant":
+            nn.init.constant_(shift, 0.25)
+        elif kind == "seeded":
+            nn.init.normal_(shift, std=0.1, generator=torch.Generator().manual_seed(0))
+        else:
+            nn.init.uniform_(shift, -0.5, 0.5)
+        self.register_buffer("shift", shift, persistent=False)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return super().decode(codes) + self.shift[codes[:, 0], None, None, None]
+
+
+@pytest.mark.parametrize("kind", ["constant", "seeded"])
+def test_buffers_that_are_not_stored_are_built_again(kind: str, tmp_path: Path) -> None:
+    model = aar.AnytimeModel.from_parts(Shifted(kind), device="cpu")
+    model.save(tmp_path / "model")
+    codes = torch.arange(V)[:, None]
+    before = torch.get_rng_state()
+    loaded = aar.load(tmp_path / "model", device="cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(loaded.decode(codes), model.decode(codes))
+
+
+def test_buffers_that_would_be_others_are_refused(tmp_path: Path) -> None:
+    changed = Shifted("constant")
+    changed.shift += 1
+    for tokenizer in (Shifted("random"), changed):
+        model = aar.AnytimeModel.from_parts(tokenizer, device="cpu")
+        with pytest.raises(InputError, match="its buffer shift is not among its weights and has"):
+            model.save(tmp_path / "model")
+        assert not (tmp_path / "model").exists()

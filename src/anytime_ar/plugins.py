@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import os
 import re
 import sys
@@ -20,11 +21,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_type_hints
 
+import numpy as np
 from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 from torch import nn
 
-from anytime_ar.config import Config, format_validation_error
+from anytime_ar.config import Config, format_validation_error, short_repr
 from anytime_ar.errors import AnytimeError, InputError
 
 ENTRY_POINT_GROUP = "anytime_ar.parts"
@@ -50,23 +52,28 @@ class ModelPart:
     def __new__(cls, *values: Any, **named: Any) -> Self:
         """Create an object that remembers its arguments, if they are JSON values."""
         made = super().__new__(cls)
-        made.__dict__["_arguments"] = _as_json(cls, values, named)
+        made.__dict__["_arguments"] = _json_arguments(cls, values, named)
         return made
 
     def get_config(self) -> dict[str, Any]:
         """Return JSON values from which `from_config` builds an equal object, without weights.
 
         Raises:
-            InputError: an argument of the constructor is no JSON value, and the subclass does not
-                implement it.
+            InputError: an argument of the constructor is no JSON value, or would come back as
+                another one, and the subclass does not implement it.
         """
-        stored: str | None = self.__dict__["_arguments"]
-        if stored is None:
+        stored: dict[str, Any] | str = self.__dict__["_arguments"]
+        wrong = stored if isinstance(stored, str) else ""
+        config: dict[str, Any] = {} if isinstance(stored, str) else json.loads(json.dumps(stored))
+        restored = {} if wrong else check_arguments(type(self), config)
+        for name, value in config.items():
+            if value != stored[name] and restored[name] != stored[name]:  # type: ignore[index]
+                wrong = f"{name} holds a tuple, which comes back as a list unless annotated as one"
+        if wrong:
             raise InputError(
                 f"{type(self).__name__} cannot be saved: its constructor takes more than JSON "
-                "values; implement get_config and from_config"
+                f"values ({wrong}); implement get_config and from_config"
             )
-        config: dict[str, Any] = json.loads(stored)
         return config
 
     @classmethod
@@ -90,18 +97,57 @@ class ModelPart:
         return cls.from_config(settings)
 
 
-def _as_json(cls: type, values: tuple[Any, ...], named: dict[str, Any]) -> str | None:
-    """Return the arguments of a constructor as JSON by name; None: they are no such values."""
+def _json_arguments(
+    cls: type, values: tuple[Any, ...], named: dict[str, Any]
+) -> dict[str, Any] | str:
+    """Return copies of the arguments of a constructor, by name, or why JSON cannot hold them.
+
+    Args:
+        cls: class of the object.
+        values: arguments by position.
+        named: arguments by name.
+    """
     try:
         bound = inspect.signature(cls.__init__).bind(None, *values, **named)  # type: ignore[misc]
-        bound.apply_defaults()
-        kinds = {name: parameter.kind for name, parameter in bound.signature.parameters.items()}
-        _, *others = bound.arguments.items()
-        if any(value for name, value in others if kinds[name] in _VARIADIC):
-            return None
-        return json.dumps({name: value for name, value in others if kinds[name] not in _VARIADIC})
-    except (TypeError, ValueError):  # unpickling passes none
-        return None
+    except TypeError as error:  # unpickling passes none
+        return str(error)
+    bound.apply_defaults()
+    copied: dict[str, Any] = {}
+    _, *others = bound.arguments.items()
+    for name, value in others:
+        kind = bound.signature.parameters[name].kind
+        if kind in _VARIADIC and value:
+            return f"{name} are arguments without names of their own"
+        if kind is inspect.Parameter.POSITIONAL_ONLY:
+            return f"{name} is taken by position only"
+        if kind not in _VARIADIC:
+            try:
+                copied[name] = _copy_json(value)
+            except (RecursionError, TypeError, ValueError) as error:
+                return f"{name} {error}"
+    return copied
+
+
+def _copy_json(value: Any) -> Any:
+    """Return a copy of a JSON value that keeps tuples; NumPy's scalars become Python's.
+
+    Raises:
+        TypeError: it is another value, or has keys that are no strings.
+        ValueError: it is not finite.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"is {value}")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if type(value) in (list, tuple):
+        return type(value)(map(_copy_json, value))
+    if type(value) is not dict:
+        raise TypeError(f"is a {type(value).__name__}")
+    if not all(isinstance(key, str) for key in value):
+        raise TypeError("has keys that are no strings")
+    return {key: _copy_json(item) for key, item in value.items()}
 
 
 _VARIADIC = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
@@ -328,6 +374,9 @@ def check_arguments(
         hints = get_type_hints(called)
     except (NameError, TypeError):  # imported for type checkers only
         hints = {}
+    for name, parameter in named.items():
+        if isinstance(parameter.default, tuple) and isinstance(values.get(name), list):
+            hints.setdefault(name, tuple)
     checked = dict(values)
     for name in values.keys() & named.keys() & hints.keys():
         try:
@@ -400,6 +449,11 @@ def call_function(described: PartConfig, what: str, *values: Any) -> Any:
         return function(*values, **arguments)
 
 
+def is_built_in(described: PartConfig) -> bool:
+    """Return whether a class of this package is described."""
+    return described.kind in _BUILT_IN
+
+
 def build_part(described: PartConfig, what: str, base: type[ModelPart]) -> Any:
     """Build a part from its description, with any weights.
 
@@ -412,7 +466,7 @@ def build_part(described: PartConfig, what: str, base: type[ModelPart]) -> Any:
         InputError: no class of this kind is installed, or it refuses the configuration.
     """
     found = find_class(described.kind, what, base)
-    if described.kind in _BUILT_IN:
+    if is_built_in(described):
         return found.from_config(described.config)
     with errors_of_user(what, described.kind):
         return found.from_config(described.config)
@@ -458,6 +512,11 @@ def build_transformers_model(auto_class: str, values: dict[str, Any], what: str)
     """
     import transformers
 
+    if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
+        raise InputError(
+            f"{what}: its configuration is {short_repr(values)}; give the configuration of a model "
+            "of transformers, with its model_type"
+        )
     attention = {*_attention_in(values)} - {None, "eager", "sdpa"}
     if attention:
         raise InputError(

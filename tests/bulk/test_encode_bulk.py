@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from bulk_models import LABELS, L
+from PIL import Image
 from pyarrow import parquet
 
 from anytime_ar.bulk import EncodeJob, ShardingConfig, encode_job, run, sample_job
@@ -115,3 +116,26 @@ def test_sets_that_do_not_fit_or_do_not_last_are_refused(tmp_path, make, drawn) 
     next(folder.glob("data/*-00002-*")).unlink()
     with pytest.raises(BulkError, match=r"holds 65 samples, and 73 at the start of this job"):
         run(job, str(tmp_path / "out"))
+
+
+def test_a_job_does_not_go_on_with_other_content_of_the_same_size(tmp_path, make) -> None:
+    folder, out = tmp_path / "set", str(tmp_path / "out")
+    folder.mkdir()
+    for number in range(12):
+        Image.new("L", (8, 8), 20 * number).save(folder / f"{number:02}.bmp")
+    data = DataConfig(name=str(folder))
+    job = make("images", data)
+    run(job, out)
+    before = (folder / "00.bmp").stat().st_size
+    Image.new("L", (8, 8), 111).save(folder / "00.bmp")
+    assert (folder / "00.bmp").stat().st_size == before
+    changed = make("images", data)
+    with pytest.raises(InputError, match=r"holds another job: data_fingerprint is 12 files of"):
+        run(changed, out)
+    # A job of an earlier release names files and sizes only, and still goes on.
+    assert job.data_fingerprint is not None
+    stored = job.model_copy(update={"data_fingerprint": job.data_fingerprint.partition(", con")[0]})
+    assert changed.resolve(stored, lambda device: device) == stored
+    splits = ("train", "test")
+    samples = [make("images", DataConfig(name="digits"), split=split) for split in splits]
+    assert samples[0].data_fingerprint != samples[1].data_fingerprint

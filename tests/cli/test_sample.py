@@ -6,6 +6,7 @@ import json
 import re
 import signal
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -201,3 +202,23 @@ def test_mistakes_in_sampling(folder, capsys, tmp_path):
     assert "missing.npz" in fails(["decode", run, str(tmp_path / "missing.npz")], capsys)
     assert "missing.png" in fails(["encode", run, str(tmp_path / "missing.png")], capsys)
     assert not list(tmp_path.iterdir())
+
+
+def test_samples_as_an_array_are_encoded_again(folder, tmp_path, capsys):
+    run, out = str(folder / "run"), tmp_path / "s.npy"
+    main(["sample", run, "-n", "3", "--codes", "2", "--seed", "1", "--out", str(out)])
+    model = load(run, device="cpu")
+    x = np.load(out)
+    assert np.array_equal(x, model.sample(3, codes=2, seed=1).numpy())
+    main(["sample", run, "-n", "3", "--codes", "[1,2]", "--seed", "1", "--out", str(out)])
+    columns = np.load(out)
+    assert columns.shape == (3, 2, *model.sample_shape)
+    assert np.array_equal(columns[:, 1], x)
+    np.save(out, x)
+    capsys.readouterr()
+    main(["encode", run, str(out), "--json"])
+    assert json.loads(capsys.readouterr().out)["codes"] == model.encode(x).tolist()
+    np.save(out, 2 * np.ones_like(x))
+    assert "has values outside [-1, 1]; scale them" in fails(["encode", run, str(out)], capsys)
+    both = ["encode", run, str(out), str(tmp_path / "x.png")]
+    assert "s.npy is an array, and other files are not" in fails(both, capsys)

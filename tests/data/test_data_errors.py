@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from anytime_ar.data import DataConfig, load_data
+from anytime_ar.data.loading import load_objects
 from anytime_ar.errors import DataError, MissingExtraError
 
 
@@ -222,3 +224,19 @@ def test_broken_samples_of_a_stream_are_told_together(root) -> None:
         path.write_bytes(b"broken")
     with pytest.raises(DataError, match=r"samples cannot be read: .*0\.png"):
         list(data.train.batches(4))
+
+
+def test_labels_that_begin_after_the_first_sample_are_not_left_out() -> None:
+    x = torch.zeros(40, 1, 8, 8)
+    pairs = [(x[0], i % 2) for i in range(40)]
+    for given in (
+        (x, [-1, *[i % 2 for i in range(39)]]),
+        (x, [None, *[i % 2 for i in range(39)]]),
+        [x[0], *pairs[1:]],
+        [*pairs[:5], x[0], *pairs[6:]],
+    ):
+        with pytest.raises(DataError, match=r"has no label, and .* of the same split has one"):
+            load_objects(given, DataConfig())
+        assert load_objects(given, DataConfig(labels=False)).label_names is None
+    unlabelled = load_objects({"train": x, "test": (x, [-1] * 40)}, DataConfig())
+    assert unlabelled.label_names is None

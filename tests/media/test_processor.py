@@ -176,3 +176,19 @@ def test_samples_become_files_in_all_formats_and_return(
         for sample, content in zip(samples, files, strict=True):
             error = (one.from_bytes(content, "sample") - sample).abs().max()
             assert error <= (0 if format == "npy" else 1 / 255)
+
+
+def test_samples_of_other_channels_are_arrays(tmp_path: Path) -> None:
+    media = processor_for((2, 8, 8))
+    assert (media.formats, media.suffixes) == (("npy",), (".npy",))
+    sample = torch.linspace(-1, 1, 128).view(2, 8, 8)
+    (content,) = media.to_bytes(sample[None], "npy")
+    assert torch.equal(media.from_bytes(content, "it"), sample)
+    with pytest.raises(InputError, match="it: has no npy array of 2 channels; send npy"):
+        media.from_bytes(png(8, 8), "it")
+    np.save(tmp_path / "x.npy", sample[None].expand(3, -1, -1, -1).numpy())
+    assert torch.equal(media.read_array(tmp_path / "x.npy"), sample.expand(3, 2, 8, 8))
+    with pytest.raises(InputError, match=r"samples of 2 channels are no images; pass \.npy files"):
+        media.read(tmp_path / "x.png")
+    with pytest.raises(InputError, match="No such file"):
+        media.read_array(tmp_path / "none.npy")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import user_parts  # noqa: F401 - as models name it
 
 from anytime_ar.bundle.card import Card
 from anytime_ar.bundle.curve import Curve
@@ -100,6 +101,17 @@ CARDS["a neural codec"] = {
         },
     },
     "prior": CARDS["images"]["prior"],
+}
+
+CARDS["parts of the user"] = {
+    "data": CARDS["images"]["data"],
+    "autoencoder": {
+        "layout": "custom",
+        "encoder": {"kind": "user_parts.Encoder", "config": {"code_length": L, "code_width": 2}},
+        "decoder": {"kind": "user_parts.Decoder", "config": {"code_length": L, "code_width": 2}},
+        "quantizer": {"vocabulary": V},
+    },
+    "prior": {"kind": "user_parts.GRUPrior", "config": {"code_length": L, "vocabulary": V}},
 }
 
 

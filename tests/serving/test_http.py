@@ -586,3 +586,15 @@ def test_what_cannot_be_served_is_told_in_a_line(
     assert message in told
     assert told.startswith("anytime: ")
     assert told.count("\n") == 1
+
+
+def test_a_refinement_has_the_form_of_its_samples(server: RealServer, kind: str) -> None:
+    first = sample(server, model=KINDS[kind], codes=2, format="npy", with_codes=True)
+    path = f"/v1/samples/{first['id']}/refine"
+    more = post(server, path, {"codes": 3}).json()
+    assert (first["format"], more["format"], len(more["codes"][0])) == ("npy", "npy", 3)
+    other = "wav" if "codec" in kind else "png"
+    asked = post(server, path, {"codes": 4, "format": other, "with_codes": False}).json()
+    assert (asked["format"], asked["codes"]) == (other, None)
+    later = post(server, path, {"codes": 5}).json()
+    assert (later["format"], len(later["codes"][0])) == ("npy", 5)

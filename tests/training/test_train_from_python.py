@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import types
 from copy import deepcopy
@@ -20,11 +21,15 @@ from transformers import EncodecConfig, EncodecModel
 
 import anytime_ar as aar
 from anytime_ar.autoencoder.neural_codecs import CodecTokenizer
+from anytime_ar.bundle.format import load_bundle
 from anytime_ar.cli import main
 from anytime_ar.data import DataConfig, DataSplits
 from anytime_ar.data.loading import load_objects
 from anytime_ar.errors import InputError
+from anytime_ar.runtime.distributed import DistributedContext
 from anytime_ar.training import TrainConfig
+from anytime_ar.training.run import _check_same_on_all_ranks
+from anytime_ar.training.stages.autoencoder import codebook_init_samples
 
 N = 40
 X = torch.linspace(-1, 1, N * 64).view(N, 1, 8, 8)
@@ -351,3 +356,95 @@ def test_the_configuration_of_a_run_may_be_of_either_kind() -> None:
     prior = {"kind": "huggingface_prior", "config": {"model": LLAMA}}
     config = TrainConfig.parse({"prior": prior, "tokenizer": "mnist"}, origin="test")
     assert TrainConfig.parse(config.model_dump(mode="json"), origin="test") == config
+
+
+@pytest.mark.parametrize("stage", ["autoencoder_training", "prior_training"])
+def test_a_batch_that_cannot_fit_is_refused_at_once(stage: str, tmp_path: Path) -> None:
+    settings = tiny(decoder_gan=None).model_dump(mode="json", exclude={"data"})
+    settings[stage]["batch_size"] = 10**13
+    with pytest.raises(InputError, match=rf"{stage}.batch_size=10000000000000 takes at least"):
+        aar.train(settings, tmp_path / "run", data=X, device="cpu", show_progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_codebooks_are_initialised_by_no_more_samples_than_there_are() -> None:
+    data = load_objects(X, DataConfig())
+    config = tiny()
+    for asked, wanted in ((64, 64), (10**12, 4096)):
+        options = config.autoencoder_training.model_copy(update={"codebook_init_samples": asked})
+        changed = config.model_copy(update={"autoencoder_training": options})
+        assert codebook_init_samples(changed, data) == wanted
+
+
+def function(x: Any) -> Any:
+    return x
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "message"),
+    [
+        ({"model_type": "encodec"}, r"tokenizer: has no kind, but model_type; set kind and config"),
+        ({}, "tokenizer: has no kind, but nothing; set kind and config"),
+        (function, r"tokenizer: is a function; settings hold the name of a model, or kind and"),
+        ({"kind": "neural_codec"}, "a neural codec has the settings none; give name, samples"),
+        (
+            {"kind": "neural_codec", "config": {"model": "x", "samples": 8}},
+            "its configuration is 'x'; give the configuration of a model of transformers, with its",
+        ),
+    ],
+)
+def test_settings_of_a_tokenizer_that_lack_something(tokenizer: Any, message: str) -> None:
+    settings = tiny(decoder_gan=None).model_dump(mode="json", exclude={"data"})
+    with pytest.raises(InputError, match=message):
+        aar.train(settings | {"tokenizer": tokenizer}, data=X, device="cpu", show_progress=False)
+
+
+def test_objects_that_are_no_tokenizers_and_priors() -> None:
+    for other, name in (
+        (function, "a function"),
+        (torch.nn.Linear(1, 1), "a Linear"),
+        (Items, "I"),
+    ):
+        with pytest.raises(InputError, match=f"the tokenizer is {name}.*; pass an object of a cl"):
+            aar.train(tiny(decoder_gan=None), data=X, tokenizer=other, device="cpu")  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=f"the tokenizer is {name}"):
+            aar.AnytimeModel.from_parts(other)  # type: ignore[arg-type]
+    tokenizer = aar.load("mnist", device="cpu").autoencoder
+    with pytest.raises(InputError, match="the prior is a Linear; pass a Prior, or"):
+        aar.AnytimeModel.from_parts(tokenizer, torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+
+
+class Another(DistributedContext):
+    """The second of two processes; the first has made something else, or the same."""
+
+    def __init__(self, change: Any) -> None:
+        super().__init__()
+        self.world_size, self.change = 2, change
+
+    def run_on_rank_zero(self, work: Any) -> Any:
+        return work() | self.change
+
+    def any_rank(self, *flags: bool) -> tuple[bool, ...]:
+        return flags
+
+
+def test_processes_that_make_other_data_or_weights_are_refused(
+    uninterrupted: Path, data: DataSplits
+) -> None:
+    bundle = load_bundle(uninterrupted / "bundle")
+    _check_same_on_all_ranks(Another({}), tiny(), data, bundle)
+    with pytest.raises(InputError, match=r"the data and initial weights differ between the 2 proc"):
+        _check_same_on_all_ranks(Another({"data": "", "initial weights": ""}), tiny(), data, bundle)
+
+
+def test_a_program_that_is_no_file_is_not_started_again() -> None:
+    program = (
+        "import anytime_ar as aar, torch\nfrom anytime_ar.training import DistributedConfig\n"
+        "try:\n aar.train({}, data=torch.zeros(20, 1, 8, 8), device='cpu',"
+        " distributed_config=DistributedConfig(devices=2))\n"
+        "except aar.InputError as error:\n print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("devices is 2, which starts this program again for each device")

@@ -17,7 +17,7 @@ from anytime_ar.autoencoder.model import Decoded, OrderedAutoencoder, Reconstruc
 from anytime_ar.autoencoder.native_decoder import NativeImageDecoder, make_decode_fn
 from anytime_ar.autoencoder.networks import IMAGE_PRESETS, NetworkConfig
 from anytime_ar.autoencoder.quantizers import QuantizerConfig, VectorQuantizerConfig
-from anytime_ar.autoencoder.tokenizer import Tokenizer, check_tokenizer
+from anytime_ar.autoencoder.tokenizer import Tokenizer, check_tokenizer, require_tokenizer
 from anytime_ar.autoencoder.truncation import Truncation, TruncationConfig, kept_mask, truncate
 
 __all__ = [
@@ -44,5 +44,6 @@ __all__ = [
     "check_tokenizer",
     "kept_mask",
     "make_decode_fn",
+    "require_tokenizer",
     "truncate",
 ]

@@ -32,6 +32,7 @@ from anytime_ar.autoencoder.quantizers import (
 from anytime_ar.config import ConfigUnion
 from anytime_ar.errors import InputError
 from anytime_ar.plugins import PartConfig, build_module
+from anytime_ar.runtime.tensors import check_weights, device_of
 
 
 class AutoencoderParts(NamedTuple):
@@ -157,7 +158,7 @@ class CustomConfig(AutoencoderConfig):
         Raises:
             InputError: it does not compute code vectors [B, L, D], or the sizes are set otherwise.
         """
-        vectors = _try_module(encoder, torch.zeros(2, *sample_shape), "encoder")
+        vectors = _try_module(encoder, sample_shape, "encoder")
         if vectors.ndim != 3 or len(vectors) != 2 or not vectors.is_floating_point():
             raise InputError(
                 f"the encoder returns {vectors.dtype} {list(vectors.shape)} for 2 samples "
@@ -179,7 +180,7 @@ class CustomConfig(AutoencoderConfig):
             InputError: the decoder does not compute samples.
         """
         self.sized_by(encoder, sample_shape)
-        x = _try_module(decoder, torch.zeros(2, *self.sizes), "decoder")
+        x = _try_module(decoder, self.sizes, "decoder")
         if x.shape != (2, *sample_shape):
             raise InputError(
                 f"the decoder returns {list(x.shape)} for 2 samples of {self.sizes[0]} code vectors"
@@ -199,18 +200,28 @@ class CustomConfig(AutoencoderConfig):
 
 
 @torch.no_grad()
-def _try_module(module: nn.Module, inputs: Tensor, what: str) -> Tensor:
-    """Return what a module computes of inputs in evaluation mode.
+def _try_module(module: nn.Module, shape: tuple[int, ...], what: str) -> Tensor:
+    """Return what a module computes of two inputs of zeros in evaluation mode.
+
+    Args:
+        module: the module.
+        shape: shape of one input.
+        what: what the module is used for, for messages.
 
     Raises:
         InputError: it cannot compute it, or returns something else than a tensor.
     """
+    check_weights(module, what)
+    inputs = torch.zeros(2, *shape, dtype=torch.float32, device=device_of(module))
     training = {part: part.training for part in module.modules()}
     try:
         outputs = module.eval()(inputs)
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        formats = {str(weight.dtype) for weight in module.parameters()} - {"torch.float32"}
+        hint = f"; its weights are {', '.join(sorted(formats))}: convert it with .float()"
         raise InputError(
             f"the {what} cannot compute float32 {list(inputs.shape)}: {error}"
+            f"{hint if formats else ''}"
         ) from error
     finally:
         for part, was_training in training.items():

@@ -25,6 +25,8 @@ from anytime_ar.autoencoder.tokenizer import Tokenizer
 from anytime_ar.autoencoder.truncation import kept_mask, truncate
 from anytime_ar.codes import check_codes
 from anytime_ar.errors import InputError
+from anytime_ar.runtime.tensors import device_of
+from anytime_ar.runtime.torch_modes import default_torch_modes
 from anytime_ar.samples import check_samples
 
 
@@ -70,6 +72,7 @@ class OrderedAutoencoder(Tokenizer):
 
     fill: Tensor
 
+    @default_torch_modes(grad=True, keep_device=True)
     def __init__(
         self,
         config: AutoencoderConfig | None = None,
@@ -86,7 +89,8 @@ class OrderedAutoencoder(Tokenizer):
         if encoder is not None and decoder is not None and config is None:
             custom = CustomConfig(quantizer=quantizer, fill=fill)
             config = custom = custom.sized_by(encoder, sample_shape)
-            parts = custom.parts_of(encoder, decoder, sample_shape)
+            with device_of(encoder):
+                parts = custom.parts_of(encoder, decoder, sample_shape)
         elif config is not None and encoder is None and decoder is None:
             config = config.resolve(sample_shape)
             parts = config.build(sample_shape)
@@ -100,7 +104,8 @@ class OrderedAutoencoder(Tokenizer):
         self.vocabulary = config.quantizer.size
         self.encoder, self.decoder, self.layout = parts.encoder, parts.decoder, parts.layout
         self.linear_skip, self.quantizer = parts.linear_skip, parts.quantizer
-        vectors = torch.zeros(self.code_length, self.code_width)
+        device = torch.empty(0).device if encoder is None else device_of(encoder)
+        vectors = torch.zeros(self.code_length, self.code_width, device=device)
         if config.fill == "learned":
             self.fill = nn.Parameter(vectors)  # [L, D]
         else:
@@ -136,7 +141,7 @@ class OrderedAutoencoder(Tokenizer):
         state = self.state_dict()
         return {key: value for key, value in state.items() if key.split(".")[-1] not in EMA_BUFFERS}
 
-    @torch.no_grad()
+    @default_torch_modes()
     def codebook_vectors(self) -> Tensor:
         """Return the vector of each code at each position: float32 [L, V, D]."""
         every = torch.arange(self.vocabulary, device=self.fill.device)
@@ -187,7 +192,7 @@ class OrderedAutoencoder(Tokenizer):
         """
         return None if self.linear_skip is None else self.linear_skip.loudness(x)
 
-    @torch.no_grad()
+    @default_torch_modes()
     def encode(self, x: Tensor) -> Tensor:
         """Encode samples to codes, coarse to fine.
 
@@ -204,7 +209,7 @@ class OrderedAutoencoder(Tokenizer):
         check_samples(x, self.sample_shape)
         return self.quantizer.encode(self.encode_vectors(x))
 
-    @torch.no_grad()
+    @default_torch_modes()
     def decode(self, codes: Tensor) -> Tensor:
         """Decode a prefix of codes to complete samples.
 

@@ -50,6 +50,7 @@ class CodecTokenizer(Tokenizer):
         MissingExtraError: transformers is not installed.
     """
 
+    @default_torch_modes(grad=True)
     def __init__(
         self,
         model: PreTrainedModel,
@@ -88,7 +89,7 @@ class CodecTokenizer(Tokenizer):
         self.frames = frames
         self.code_length = self.levels * self.frames
 
-    @torch.no_grad()
+    @default_torch_modes()
     def encode(self, x: Tensor) -> Tensor:
         """Encode sounds: float32 [B, 1, T] in [-1, 1] -> int64 [B, L], level by level.
 
@@ -98,7 +99,7 @@ class CodecTokenizer(Tokenizer):
         check_samples(x, self.sample_shape)
         return self._encode_levels(x.to(self.model.dtype)).flatten(1)
 
-    @torch.no_grad()
+    @default_torch_modes()
     def decode(self, codes: Tensor) -> Tensor:
         """Decode a prefix of codes: int64 [B, k], 1 <= k <= L -> float32 [B, 1, T].
 
@@ -129,6 +130,7 @@ class CodecTokenizer(Tokenizer):
         }
 
     @classmethod
+    @default_torch_modes(grad=True)
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Build a codec from `get_config`, with random weights.
 
@@ -141,6 +143,7 @@ class CodecTokenizer(Tokenizer):
         return cls(model, config["samples"], config["levels"], frames=config["frames"])
 
     @classmethod
+    @default_torch_modes(grad=True)
     def from_pretrained(
         cls, name: str, samples: int, levels: int | None = None, *, revision: str | None = None
     ) -> Self:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import abc
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from anytime_ar.errors import InputError
 from anytime_ar.plugins import ModelPart
+from anytime_ar.runtime.tensors import check_weights, device_of
+from anytime_ar.runtime.torch_modes import default_torch_modes
 
 
 class Tokenizer(ModelPart, nn.Module, abc.ABC):
@@ -38,7 +41,21 @@ class Tokenizer(ModelPart, nn.Module, abc.ABC):
         return self.state_dict()
 
 
-@torch.no_grad()
+def require_tokenizer(value: Any) -> None:
+    """Check that an object is a tokenizer.
+
+    Raises:
+        InputError: it is another object, such as a function, a class or the name of a model.
+    """
+    if not isinstance(value, Tokenizer):
+        what = value.__name__ if isinstance(value, type) else f"a {type(value).__name__}"
+        raise InputError(
+            f"the tokenizer is {what}; pass an object of a class derived from anytime_ar.Tokenizer,"
+            " such as CodecTokenizer.from_pretrained(...) or load(...).autoencoder"
+        )
+
+
+@default_torch_modes()
 def check_tokenizer(tokenizer: Tokenizer) -> None:
     """Encode silence and decode prefixes of it, to find a faulty tokenizer before it is used.
 
@@ -50,8 +67,15 @@ def check_tokenizer(tokenizer: Tokenizer) -> None:
             some prefix have a wrong shape or type or are not finite; the message names which.
     """
     name, length = type(tokenizer).__name__, tokenizer.code_length
-    device = next((w.device for w in tokenizer.parameters()), torch.device("cpu"))
-    codes = tokenizer.encode(torch.zeros(2, *tokenizer.sample_shape, device=device))
+    check_weights(tokenizer, "tokenizer")
+    x = torch.zeros(2, *tokenizer.sample_shape, device=device_of(tokenizer))
+    try:
+        codes = tokenizer.encode(x)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{name}.encode does not encode float32 {list(x.shape)} ({error}); return int64 "
+            f"[2, {length}]"
+        ) from error
     if codes.shape != (2, length) or codes.dtype != torch.int64:
         raise InputError(
             f"{name}.encode returns {codes.dtype} {list(codes.shape)} for 2 samples; return int64 "
@@ -72,7 +96,8 @@ def check_tokenizer(tokenizer: Tokenizer) -> None:
             ) from error
         expected = (2, *tokenizer.sample_shape)
         if x.shape != expected or x.dtype != torch.float32 or not x.isfinite().all():
-            problem = "values that are not finite" if x.shape == expected else list(x.shape)
+            right = x.shape == expected and x.dtype == torch.float32
+            problem = "values that are not finite" if right else list(x.shape)
             raise InputError(
                 f"{name}.decode returns {x.dtype} {problem} for {k} of {length} codes of 2 samples;"
                 f" return finite float32 {list(expected)} for every prefix"

@@ -46,7 +46,7 @@ class TruncationConfig(Config):
                 base = Truncation.full(code_length)
             case described:
                 weights = call_function(described, "truncation distribution", code_length)
-                base = Truncation(torch.as_tensor(weights))
+                base = Truncation(weights)
                 if base.code_length != code_length:
                     raise InputError(
                         f"{described.kind} returns {base.code_length} weights; return "
@@ -56,7 +56,7 @@ class TruncationConfig(Config):
 
 
 class Truncation:
-    """A distribution `p(k)` over the prefix length, 1..L.
+    """A distribution `p(k)` over the prefix length, 1..L, on the CPU.
 
     Args:
         pmf: float [L], non-negative; `pmf[k - 1]` is proportional to the probability of length k.
@@ -67,7 +67,7 @@ class Truncation:
 
     def __init__(self, pmf: Tensor) -> None:
         """Check the weights, and normalise them."""
-        weights = torch.as_tensor(pmf, dtype=torch.float64)
+        weights = torch.as_tensor(pmf, dtype=torch.float64, device="cpu")
         if weights.ndim != 1 or not len(weights):
             raise InputError(
                 f"p(k) must be a vector of L weights, got shape {tuple(weights.shape)}"
@@ -87,19 +87,19 @@ class Truncation:
     @classmethod
     def uniform(cls, code_length: int) -> Self:
         """Return the uniform distribution over 1..L (the paper's)."""
-        return cls(torch.ones(code_length))
+        return cls(torch.ones(code_length, device="cpu"))
 
     @classmethod
     def geometric(cls, code_length: int, ratio: float) -> Self:
         """Return p(k) proportional to `ratio ** k` (nested dropout, Rippel et al. 2014)."""
         if not ratio > 0:
             raise InputError(f"the ratio of a geometric p(k) must be above 0, got {ratio}")
-        return cls(ratio ** torch.arange(code_length, dtype=torch.float64))
+        return cls(ratio ** torch.arange(code_length, dtype=torch.float64, device="cpu"))
 
     @classmethod
     def powers_of_two(cls, code_length: int) -> Self:
         """Return the uniform distribution over {1, 2, 4, ...} and L."""
-        weights = torch.zeros(code_length)
+        weights = torch.zeros(code_length, device="cpu")
         weights[[2**i - 1 for i in range(code_length.bit_length())]] = 1
         weights[-1] = 1
         return cls(weights)
@@ -107,7 +107,7 @@ class Truncation:
     @classmethod
     def full(cls, code_length: int) -> Self:
         """Return the distribution without truncation: always k = L."""
-        weights = torch.zeros(code_length)
+        weights = torch.zeros(code_length, device="cpu")
         weights[-1] = 1
         return cls(weights)
 
@@ -117,7 +117,7 @@ class Truncation:
         Raises:
             InputError: no length with a positive probability is a multiple of `size`.
         """
-        whole = torch.arange(1, self.code_length + 1) % size == 0
+        whole = torch.arange(1, self.code_length + 1, device=self.pmf.device) % size == 0
         if not (self.pmf * whole).any():
             raise InputError(
                 f"truncation.multiple is {size}, and no number of codes that is kept of "

@@ -17,7 +17,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from anytime_ar.bundle.format import fingerprint, shipped_models
 from anytime_ar.config import Config
 from anytime_ar.data import DataConfig, DataSplits, load_data
-from anytime_ar.data.fingerprint import files_fingerprint
+from anytime_ar.data.fingerprint import data_fingerprint, files_fingerprint
 from anytime_ar.data.loading import EMBEDDED_SOURCES
 from anytime_ar.errors import InputError
 from anytime_ar.media.audio import require_audio
@@ -156,7 +156,8 @@ class EncodeJob(BulkJob):
     data: DataConfig
     """Data set and how it is prepared."""
     data_fingerprint: str | None = None
-    """Fingerprint of the files of the data set; None: it is embedded, or on the Hub."""
+    """Fingerprint of the files of the data set and their content, or of the samples of the split.
+    None in jobs of earlier releases, on sets without files."""
     split: SplitName = "train"
     """The split that is encoded, in its order."""
 
@@ -168,9 +169,11 @@ class EncodeJob(BulkJob):
     def resolve(self, stored: BulkJob | None, choose_device: Callable[[Device], Device]) -> Self:
         """Return this job with its device set; see `BulkJob.resolve`."""
         job = super().resolve(stored, choose_device)
-        # Jobs of earlier releases have no fingerprint of the data.
-        if isinstance(stored, EncodeJob) and stored.data_fingerprint is None:
-            job = job.model_copy(update={"data_fingerprint": None})
+        # Jobs of earlier releases have no fingerprint of the data, or one without its content.
+        if isinstance(stored, EncodeJob):
+            earlier = stored.data_fingerprint
+            if earlier is None or (job.data_fingerprint or "").startswith(f"{earlier}, "):
+                job = job.model_copy(update={"data_fingerprint": earlier})
         return job
 
 
@@ -292,16 +295,22 @@ def encode_job(
     path = Path(data.name).expanduser()
     if data.name not in EMBEDDED_SOURCES and path.exists():
         data = data.model_copy(update={"name": str(path.resolve()), "streaming": True})
-    size = getattr(load_model_data(data, model), split).size
+    splits = load_model_data(data, model)
+    size = getattr(splits, split).size
     if size is None:
         raise InputError(
             f"{data.name} is streamed and does not say how many samples it has; "
             "set data.streaming to false"
         )
     files = files_fingerprint(data)
+    if files is None:
+        digest = data_fingerprint(splits).splits[split].sha256
+        stated = None if digest is None else f"samples {digest[:16]}"
+    else:
+        stated = files.with_content()
     values = _common_settings(name, model, size, sharding, device) | {
         "data": data,
-        "data_fingerprint": None if files is None else str(files),
+        "data_fingerprint": stated,
         "split": split,
     }
     return EncodeJob.parse(values, origin="bulk job")

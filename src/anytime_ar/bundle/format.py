@@ -42,6 +42,7 @@ from anytime_ar.plugins import (
     describe_part,
     find_imported,
     import_paths_in,
+    is_built_in,
 )
 from anytime_ar.prior import CausalPrior, Prior
 from anytime_ar.runtime.files import (
@@ -52,7 +53,7 @@ from anytime_ar.runtime.files import (
     write_json,
 )
 from anytime_ar.runtime.hub import download_snapshot, parse_hub_ref
-from anytime_ar.runtime.size_limits import SkipInit, stored_size
+from anytime_ar.runtime.size_limits import SkipInit, StoredSize, stored_size
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
 BUNDLE_FORMAT_VERSION = 2
@@ -178,19 +179,16 @@ def attach_codebook(autoencoder: Tokenizer, prior: Prior | CausalPrior) -> None:
 
 
 @default_torch_modes()
-def save_bundle(bundle: Bundle, folder: Path | str) -> None:
-    """Write a bundle; an existing one is replaced only after the new one is complete.
+def check_savable(bundle: Bundle) -> None:
+    """Check that a bundle can hold a model and gives it back; training checks this at its start.
 
     Args:
-        bundle: model to write.
-        folder: folder of the bundle; missing parents are created.
+        bundle: model that is to be written.
 
     Raises:
-        InputError: the folder holds something other than a bundle, or cannot be written, or the
-            class of tokenizer or prior is not registered.
+        InputError: the class of tokenizer or prior is not registered or does not say how it is
+            built, or they compute with values that are not among their weights.
     """
-    folder = Path(folder).resolve()  # rename the folder itself, not a link to it
-    check_replaceable(folder)
     own = bundle.card.autoencoder
     if isinstance(own, CustomConfig) and None in (own.encoder, own.decoder):
         raise InputError(
@@ -217,6 +215,57 @@ def save_bundle(bundle: Bundle, folder: Path | str) -> None:
                 f"{', '.join(sorted(map(str, formats - {torch.float32})))}, and bundles give back "
                 "float32, with other samples; convert it with .float() first"
             )
+    unstored = _unstored_buffers(bundle)
+    if not unstored:
+        return
+    networks = _networks_by_file(bundle).values()
+    sizes = [weight.numel() for network in networks for weight in network.state_dict().values()]
+    with SkipInit(Path("config.json"), StoredSize(len(sizes), sum(sizes))):
+        again = _unstored_buffers(build_bundle(bundle.card))
+    for (owner, name), buffer in unstored.items():
+        other = again.get((owner, name))
+        if other is None or not torch.equal(other.nan_to_num(), buffer.cpu().nan_to_num()):
+            raise InputError(
+                f"{owner} cannot be saved: its buffer {name} is not among its weights and has "
+                "another value when it is built again; register it with persistent=True, or "
+                "compute it from the arguments of the constructor"
+            )
+
+
+def _unstored_buffers(bundle: Bundle) -> dict[tuple[str, str], Tensor]:
+    """Return the buffers of networks of a user that are not among their weights.
+
+    Returns:
+        Buffers by the name of the network's class and their name in it.
+    """
+    described = bundle.card.autoencoder, bundle.card.prior
+    found: dict[tuple[str, str], Tensor] = {}
+    for network, config in zip((bundle.autoencoder, bundle.prior), described, strict=True):
+        if network is None:
+            continue
+        is_part = isinstance(config, PartConfig) and not is_built_in(config)
+        if is_part or isinstance(config, CustomConfig):
+            stored = network.state_dict().keys()
+            buffers = dict(network.named_buffers())
+            found |= {(type(network).__name__, n): buffers[n] for n in buffers.keys() - stored}
+    return found
+
+
+@default_torch_modes()
+def save_bundle(bundle: Bundle, folder: Path | str) -> None:
+    """Write a bundle; an existing one is replaced only after the new one is complete.
+
+    Args:
+        bundle: model to write.
+        folder: folder of the bundle; missing parents are created.
+
+    Raises:
+        InputError: the folder holds something other than a bundle, or cannot be written, or the
+            class of tokenizer or prior is not registered.
+    """
+    folder = Path(folder).resolve()  # rename the folder itself, not a link to it
+    check_replaceable(folder)
+    check_savable(bundle)
     suffix = secrets.token_hex(8)
     fresh = folder.with_name(f".{folder.name}-{suffix}.new")
     old = folder.with_name(f".{folder.name}-{suffix}.old")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from anytime_ar.media.formats import WRITABLE_IMAGE_SUFFIXES
 from anytime_ar.media.image import write_image
 from anytime_ar.media.processor import AudioProcessor, ImageProcessor
 from anytime_ar.media.sheets import as_images, contact_sheet, image_grid, write_contact_sheet
-from anytime_ar.runtime.files import check_output_path
+from anytime_ar.runtime.files import check_output_path, write_atomically
 from anytime_ar.runtime.progress import ProgressCallback
 from anytime_ar.sampling import AnytimeModel
 
@@ -114,6 +115,13 @@ class SampleFiles:
         Raises:
             InputError: a file cannot be used.
         """
+        arrays = [path for path in paths if path.suffix.lower() == ".npy"]
+        if arrays and len(arrays) < len(paths):
+            raise InputError(f"{arrays[0]} is an array, and other files are not; encode it alone")
+        if arrays:
+            rows = torch.cat([self.media.read_array(path) for path in arrays])
+            progress(len(rows), len(rows), self.media.noun)
+            return EncodedFiles(self.model.encode(rows).cpu())
         if isinstance(self.media, AudioProcessor) and len(paths) == 1:
             return EncodedFiles(*self.media.encode_recording(self.model, paths[0], progress))
         samples: list[Tensor] = []
@@ -181,7 +189,10 @@ class SampleFiles:
         codes, audio = encoded
         if audio is not None and not _is_image(out):
             blocks = AudioProcessor.decode_recording(self.model, codes, audio, progress)
-            write_audio(out, blocks, audio.sample_rate)
+            if _is_array(out):
+                _write_array(out, torch.cat([*blocks])[None])
+            else:
+                write_audio(out, blocks, audio.sample_rate)
             seconds = audio.samples / audio.sample_rate
             figures = {"seconds": round(seconds, 4), "windows": len(codes)}
             return WrittenFiles(out), CommandReport(f"{seconds:.2f} s", figures)
@@ -191,7 +202,7 @@ class SampleFiles:
         return self.write(samples, out, columns), CommandReport(f"{count} {noun}", {noun: count})
 
     def write(self, samples: Tensor, out: Path, columns: int | None) -> WrittenFiles:
-        """Write samples as a sheet, or audio as one clip or a folder of clips with their sheet.
+        """Write samples as a sheet or array, or audio as a clip or a folder of clips with a sheet.
 
         Args:
             samples: float32 [n, *sample_shape] in [-1, 1].
@@ -201,6 +212,9 @@ class SampleFiles:
         Raises:
             InputError: `out` cannot be written.
         """
+        if _is_array(out):
+            _write_array(out, samples)
+            return WrittenFiles(out)
         if not _is_image(out) and len(samples) == 1:
             self._write_clip(out, samples[0])
             return WrittenFiles(out)
@@ -215,6 +229,8 @@ class SampleFiles:
     def write_budgets(self, codes: Tensor, budgets: Sequence[int], out: Path) -> WrittenFiles:
         """Write samples at several numbers of codes, each a column of a sheet, and audio as files.
 
+        An array has the numbers of codes as its second dimension.
+
         Args:
             codes: int64 [n, k].
             budgets: numbers of codes, each in 1..k.
@@ -223,6 +239,9 @@ class SampleFiles:
         Raises:
             InputError: `out` cannot be written.
         """
+        if _is_array(out):
+            _write_array(out, torch.stack([self.model.decode(codes[:, :k]) for k in budgets], 1))
+            return WrittenFiles(out)
         written = _create_output(out)
         sheet = contact_sheet(self.model, codes, budgets, sample_rate=self.model.sample_rate)
         write_contact_sheet(sheet, budgets, written.sheet or out)
@@ -243,6 +262,16 @@ class SampleFiles:
         """Write a sample [1, T]."""
         assert self.model.sample_rate is not None, "only models of audio write no images"
         write_audio(path, [sample[0]], self.model.sample_rate)
+
+
+def _is_array(out: Path) -> bool:
+    return out.suffix.lower() == ".npy"
+
+
+def _write_array(out: Path, samples: Tensor) -> None:
+    """Write samples as one array, float32 [n, ...]."""
+    array = samples.cpu().numpy()
+    write_atomically(out, lambda file: np.lib.format.write_array(file, array, allow_pickle=False))
 
 
 def _is_image(out: Path) -> bool:

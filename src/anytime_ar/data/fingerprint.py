@@ -42,6 +42,10 @@ class FilesFingerprint(Config):
         """Describe number, size and digest of the files in words."""
         return f"{self.count} files of {self.bytes:,} bytes ({self.sha256[:8]})"
 
+    def with_content(self) -> str:
+        """Describe the files in words, their content included."""
+        return f"{self}, content {(self.content_sha256 or '')[:16]}"
+
 
 class SplitFingerprint(Config):
     """The number of samples and the digest of one split."""

@@ -152,7 +152,9 @@ def _load_source(config: DataConfig, source: DataSource) -> DataSplits:
         )
     for name, rows in stored.items():
         origin = f"{config.name} {name} split"
-        rows = LabelCheckedRows(rows, references[name] if labelled else None)
+        # Labels of another split are left out if the training split has none.
+        kept = config.labels and (labelled or references[name].label is None)
+        rows = LabelCheckedRows(rows, references[name] if kept else None)
         decode = (
             audio_decoder.decode_for_training
             if audio_decoder is not None and name == "train"

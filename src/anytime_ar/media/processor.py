@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from anytime_ar.codes import WindowedAudio
-from anytime_ar.errors import InputError
+from anytime_ar.errors import DataError, InputError
 from anytime_ar.media.audio import (
     AudioFile,
     decode_audio_blocks,
@@ -58,10 +58,10 @@ class MediaProcessor(ABC):
     """Kind of samples that the processor reads and writes."""
     noun: ClassVar[str]
     """What messages call several samples."""
-    formats: ClassVar[tuple[str, ...]]
+    formats: tuple[str, ...]
     """Formats of a sample as the bytes of a file, the default first."""
-    suffixes: ClassVar[tuple[str, ...]]
-    """Suffixes of files for samples, the default first. Any samples can be shown as an image."""
+    suffixes: tuple[str, ...]
+    """Suffixes of files for samples, the default first; .npy holds all samples as one array."""
 
     def __init__(self, sample_shape: tuple[int, ...]) -> None:
         """Store the shape of samples."""
@@ -101,6 +101,25 @@ class MediaProcessor(ABC):
             else self._from_bytes(content, origin)
         )
 
+    def read_array(self, path: Path) -> Tensor:
+        """Read samples from an array in a .npy file.
+
+        Args:
+            path: file with float32 [*sample_shape] or [n, *sample_shape] in [-1, 1].
+
+        Returns:
+            float32 [n, *sample_shape].
+
+        Raises:
+            DataError: the file cannot be read.
+            InputError: the array is another one.
+        """
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}; pass a file that can be read") from error
+        return self._from_npy(content, str(path), several=True).view(-1, *self.sample_shape)
+
     def to_bytes(self, samples: Tensor, format: str) -> list[bytes]:
         """Convert each sample to the bytes of a file.
 
@@ -115,13 +134,14 @@ class MediaProcessor(ABC):
             return self._to_bytes(samples.cpu(), format)
         return [_to_npy(sample) for sample in samples.cpu().numpy()]
 
-    def _from_npy(self, content: bytes, origin: str) -> Tensor:
+    def _from_npy(self, content: bytes, origin: str, *, several: bool = False) -> Tensor:
         with _decode_errors_as_input_error(
             f"{origin}: cannot be read as a .npy file; send one with float32 in [-1, 1]"
         ):
             check_npy_size(io.BytesIO(content), len(content))
             array = np.load(io.BytesIO(content), allow_pickle=False)
-        if array.shape != self.sample_shape or array.dtype != np.float32:
+        shape = array.shape[1:] if several and array.ndim > len(self.sample_shape) else array.shape
+        if shape != self.sample_shape or array.dtype != np.float32 or not array.size:
             raise InputError(
                 f"{origin}: is {array.dtype} {list(array.shape)}; "
                 f"pass float32 {[*self.sample_shape]}"
@@ -142,11 +162,21 @@ class ImageProcessor(MediaProcessor):
 
     modality = "image"
     noun = "images"
-    formats = ("png", "webp", "npy")
-    suffixes = WRITABLE_IMAGE_SUFFIXES
+    formats: tuple[str, ...] = ("png", "webp", "npy")
+    suffixes: tuple[str, ...] = (*WRITABLE_IMAGE_SUFFIXES, ".npy")
+
+    def __init__(self, sample_shape: tuple[int, ...]) -> None:
+        """Store the shape; samples of other than 1 or 3 channels are arrays, and no images."""
+        super().__init__(sample_shape)
+        if sample_shape[0] not in (1, 3):
+            self.formats, self.suffixes = ("npy",), (".npy",)
 
     def read(self, path: Path) -> Tensor:
         """Read an image file; see `MediaProcessor.read`."""
+        if self.formats == ("npy",):
+            raise InputError(
+                f"{path}: samples of {self.sample_shape[0]} channels are no images; pass .npy files"
+            )
         channels: Literal[1, 3] = 1 if self.sample_shape[0] == 1 else 3
         return read_image(path, channels=channels, size=self.sample_shape[1])[0]
 
@@ -166,6 +196,8 @@ class ImageProcessor(MediaProcessor):
 
     def _from_bytes(self, content: bytes, origin: str) -> Tensor:
         channels, size = self.sample_shape[0], self.sample_shape[1]
+        if self.formats == ("npy",):
+            raise InputError(f"{origin}: has no npy array of {channels} channels; send npy")
         with _decode_errors_as_input_error(
             f"{origin}: cannot be read as an image; send png, webp, jpeg or npy"
         ):
@@ -188,7 +220,7 @@ class AudioProcessor(MediaProcessor):
     modality = "audio"
     noun = "clips"
     formats = ("wav", "npy")
-    suffixes = (*AUDIO_FORMATS, *WRITABLE_IMAGE_SUFFIXES)
+    suffixes = (*AUDIO_FORMATS, *WRITABLE_IMAGE_SUFFIXES, ".npy")
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from anytime_ar.errors import InputError, require_extras
 from anytime_ar.plugins import build_transformers_model, register
 from anytime_ar.prior.causal import CausalPrior
 from anytime_ar.prior.kv_cache import TensorCache
+from anytime_ar.runtime.torch_modes import default_torch_modes
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -49,6 +50,7 @@ class HuggingFacePrior(CausalPrior):
         MissingExtraError: transformers is not installed.
     """
 
+    @default_torch_modes(grad=True)
     def __init__(
         self,
         model: PreTrainedModel,
@@ -126,6 +128,7 @@ class HuggingFacePrior(CausalPrior):
         return whole | {"tokens": tokens, "model": sizes | given}
 
     @classmethod
+    @default_torch_modes(grad=True)
     def from_config(cls, config: dict[str, Any]) -> HuggingFacePrior:
         """Build a prior from `get_config`, with random weights.
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
 from anytime_ar.prior.causal import cross_entropy_of_codes
+from anytime_ar.runtime.torch_modes import default_torch_modes
 
 _CODEBOOK_FEATURE_SCALE = 0.75
 """Scale of the codebook features that describe the length and the direction of a vector."""
@@ -122,6 +123,7 @@ class Prior(nn.Module):
     codebook_features: Tensor
     """Fixed features of each code in each table, float32 [tables * V, features]."""
 
+    @default_torch_modes(grad=True, keep_device=True)
     def __init__(
         self, config: PriorConfig, code_length: int, vocabulary: int, label_count: int = 0
     ) -> None:

@@ -40,6 +40,29 @@ def check_dense(name: str, tensor: Tensor) -> None:
         )
 
 
+def device_of(network: nn.Module) -> torch.device:
+    """Return the device of the weights of a network; without weights, the default device."""
+    weight = next(network.parameters(), None)
+    return torch.empty(0).device if weight is None else weight.device
+
+
+def check_weights(network: nn.Module, what: str) -> None:
+    """Check that the weights of a network have values.
+
+    Args:
+        network: any module.
+        what: what the network is used for, for the message.
+
+    Raises:
+        InputError: a parameter or buffer is on the device `meta`.
+    """
+    if any(weight.is_meta for weight in (*network.parameters(), *network.buffers())):
+        raise InputError(
+            f"the {what} {type(network).__name__} has weights on the device meta, which holds no "
+            "values; build it on another device, or load its weights"
+        )
+
+
 class BoundToProcess:
     """Mixin of objects that hold addresses of this process, which no copy may have.
 

@@ -60,14 +60,27 @@ class _CgroupMount(NamedTuple):
 
 def _quotas(root: Path) -> Iterator[float]:
     """Yield the CPU quota of each control group around this process, in processors."""
-    own = _read_lines(root / "proc/self/cgroup")
+    for folder in cgroup_folders(root, "cpu"):
+        quota = _read_quota(folder)
+        if quota is not None:
+            yield quota
+
+
+def cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
+    """Yield the folder of each control group around this process, from its own outwards.
+
+    Args:
+        root: folder of the file system.
+        controller: what the groups limit, `cpu` or `memory`.
+    """
+    own = read_lines(root / "proc/self/cgroup")
     mounts = [
-        mount for line in _read_lines(root / "proc/self/mountinfo") if (mount := _parse_mount(line))
+        mount for line in read_lines(root / "proc/self/mountinfo") if (mount := _parse_mount(line))
     ]
     for _, controllers, group in (line.split(":", 2) for line in own if line.count(":") >= 2):
         for mount in mounts:
             if controllers:
-                fits = "cpu" in controllers.split(",") and "cpu" in mount.controllers
+                fits = controller in controllers.split(",") and controller in mount.controllers
             else:
                 fits = not mount.controllers
             if not fits:
@@ -78,9 +91,7 @@ def _quotas(root: Path) -> Iterator[float]:
             top = root / mount.mount_point.lstrip("/")
             here = top / below.lstrip("/")
             for folder in (here, *here.parents):
-                quota = _read_quota(folder)
-                if quota is not None:
-                    yield quota
+                yield folder
                 if folder == top:
                     break
 
@@ -99,18 +110,18 @@ def _parse_mount(line: str) -> _CgroupMount | None:
 
 def _read_quota(folder: Path) -> float | None:
     """Return the CPU quota of a control group in processors; None for no limit."""
-    if words := " ".join(_read_lines(folder / "cpu.max")).split():
+    if words := " ".join(read_lines(folder / "cpu.max")).split():
         limit, period = words[0], words[1] if len(words) > 1 else "100000"
     else:
         limit, period = (
-            " ".join(_read_lines(folder / f"cpu.cfs_{name}_us")) for name in ("quota", "period")
+            " ".join(read_lines(folder / f"cpu.cfs_{name}_us")) for name in ("quota", "period")
         )
     if not limit.isdecimal() or not period.isdecimal() or not int(period):
         return None  # "max", "-1", or nothing
     return int(limit) / int(period)
 
 
-def _read_lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
     """Return the lines of a file; none if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()

@@ -25,7 +25,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 from torch._C import _len_torch_function_stack
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 from anytime_ar.runtime.process_exit import (
     end_other_computations,
@@ -117,20 +118,22 @@ class default_torch_modes(ContextDecorator):
 
     Args:
         grad: whether operations are recorded for gradients.
+        keep_device: whether the default device of the caller applies, as to modules of PyTorch that
+            are built under it.
     """
 
-    def __init__(self, *, grad: bool = False) -> None:
-        """Store the grad mode; nothing changes yet."""
-        self._grad = grad
+    def __init__(self, *, grad: bool = False, keep_device: bool = False) -> None:
+        """Store the modes; nothing changes yet."""
+        self._grad, self._keep_device = grad, keep_device
 
     def _recreate_cm(self) -> default_torch_modes:
         """Return a new context manager for each call of a decorated function."""
-        return default_torch_modes(grad=self._grad)
+        return default_torch_modes(grad=self._grad, keep_device=self._keep_device)
 
     def __enter__(self) -> None:
         """Replace the caller's modes by the defaults."""
         enter_computation(self)
-        self._modes = _leave_caller_modes() if _has_caller_modes() else None
+        self._modes = _leave_caller_modes(self._keep_device) if _has_caller_modes() else None
         self._before = torch.is_grad_enabled()
         torch.set_grad_enabled(self._grad)
 
@@ -152,8 +155,8 @@ def _has_caller_modes() -> bool:
     )
 
 
-def _leave_caller_modes() -> ExitStack:
-    """Leave the caller's modes until the returned stack is closed."""
+def _leave_caller_modes(keep_device: bool) -> ExitStack:
+    """Leave the caller's modes until the returned stack is closed, all or all but the device."""
     stack = ExitStack()
     if torch.is_inference_mode_enabled():
         stack.enter_context(torch.inference_mode(False))
@@ -161,8 +164,21 @@ def _leave_caller_modes() -> ExitStack:
         if torch.is_autocast_enabled(kind):
             stack.enter_context(torch.autocast(kind, enabled=False))
     if torch.get_default_dtype() != torch.float32 or torch.get_default_device() != _CPU:
+        device = _default_device()
         stack.enter_context(_DefaultFactories())
+        if keep_device:
+            stack.enter_context(device)
     return stack
+
+
+def _default_device() -> torch.device:
+    """Return the device on which factory functions make tensors now."""
+    for mode in reversed(_get_current_function_mode_stack()):
+        if isinstance(mode, _DefaultFactories):
+            return _CPU
+        if isinstance(mode, DeviceContext):
+            return mode.device
+    return _CPU
 
 
 def yield_under_default_modes(

@@ -17,6 +17,7 @@ from anytime_ar.autoencoder import (
     Tokenizer,
     check_tokenizer,
     make_decode_fn,
+    require_tokenizer,
 )
 from anytime_ar.bundle.card import Card, DataCard
 from anytime_ar.bundle.curve import Curve
@@ -49,7 +50,7 @@ from anytime_ar.prior.decoders import check_decoder_options
 from anytime_ar.runtime.devices import resolve_device
 from anytime_ar.runtime.files import cache_folder
 from anytime_ar.runtime.process_exit import end_if_exiting
-from anytime_ar.runtime.tensors import WeightVersions
+from anytime_ar.runtime.tensors import WeightVersions, check_weights
 from anytime_ar.runtime.torch_modes import default_torch_modes
 from anytime_ar.samples import as_samples, check_samples
 from anytime_ar.sampling.arguments import (
@@ -99,7 +100,8 @@ class AnytimeModel:
         clock: returns the time in seconds.
 
     Raises:
-        InputError: the device, precision or backend does not exist.
+        InputError: the device, precision or backend does not exist, or weights are on the device
+            `meta`.
     """
 
     @default_torch_modes()
@@ -115,6 +117,9 @@ class AnytimeModel:
     ) -> None:
         """Move the networks to the device in evaluation mode."""
         check_decoder_options(precision, backend)
+        check_weights(bundle.autoencoder, "tokenizer")
+        if bundle.prior is not None:
+            check_weights(bundle.prior, "prior")
         self.bundle = bundle
         self.device = resolve_device(device)
         self._precision, self._backend = precision, backend
@@ -155,6 +160,12 @@ class AnytimeModel:
             InputError: tokenizer and prior do not fit each other, the labels or the samples, or
                 some prefix of codes does not decode.
         """
+        require_tokenizer(tokenizer)
+        if not isinstance(prior, Prior | CausalPrior | None):
+            raise InputError(
+                f"the prior is a {type(prior).__name__}; pass a Prior, or an object of a class "
+                "derived from anytime_ar.CausalPrior, such as HuggingFacePrior"
+            )
         names = None if labels is None else tuple(map(str, labels))
         if names is not None and label_frequencies is None:
             label_frequencies = [1 / len(names)] * len(names)

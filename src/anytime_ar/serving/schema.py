@@ -73,8 +73,8 @@ class ResponseOptions(RequestBody):
     previews_per_s: float | None = Field(None, gt=0, le=1000, allow_inf_nan=False)
     """Maximum previews a second of a stream. The default is one after every code. Under load the
     server sends fewer."""
-    with_codes: bool = False
-    """Include the codes of each sample in the response."""
+    with_codes: bool | None = None
+    """Include the codes of each sample in the response. By default they are left out."""
 
 
 class SampleRequest(BudgetParams, ResponseOptions):
@@ -112,7 +112,10 @@ class SampleRequest(BudgetParams, ResponseOptions):
 
 
 class RefineRequest(BudgetParams, ResponseOptions):
-    """Request to refine samples. `codes` and `min_codes` include the codes drawn so far."""
+    """Request to refine samples, whose `codes` and `min_codes` include the codes drawn so far.
+
+    `format` and `with_codes` are by default as in the request for the samples.
+    """
 
     model_config = _example(codes=16, deadline_ms=500)
 

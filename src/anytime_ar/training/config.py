@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
@@ -65,7 +65,8 @@ class AutoencoderTrainingConfig(Config):
     batch_size: int = Field(128, ge=1)
     """Samples in a step, over all processes."""
     codebook_init_samples: int = Field(4096, ge=1)
-    """Number of samples whose code vectors initialise the codebook."""
+    """Number of samples whose code vectors initialise the codebook. Beyond the default, at most the
+    samples of the training split."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer of the autoencoder and its schedule."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
@@ -180,6 +181,22 @@ class TrainConfig(Config):
     """Steps between two lines of the log, where non-finite losses are detected."""
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Programs that get losses and validation figures too."""
+
+    @field_validator("tokenizer", mode="before")
+    @classmethod
+    def _check_tokenizer_kind(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "kind" not in value:
+            raise ValueError(
+                f"has no kind, but {', '.join(map(str, value)) or 'nothing'}; set kind and config, "
+                "such as {kind: neural_codec, config: {name: facebook/encodec_24khz, samples: "
+                "24000}}, or the name of a model"
+            )
+        if not isinstance(value, str | dict | PartConfig | None):
+            raise ValueError(
+                f"is a {type(value).__name__}; settings hold the name of a model, or kind and "
+                "config; pass an object as train(..., tokenizer=...)"
+            )
+        return value
 
     @model_validator(mode="after")
     def _check_tokenizer(self) -> Self:

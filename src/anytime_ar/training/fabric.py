@@ -5,7 +5,10 @@ Only functions import this module, because it imports Fabric, which is slow.
 
 from __future__ import annotations
 
+import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -46,6 +49,12 @@ def launch_fabric(device: str, precision: str, distributed_config: DistributedCo
             f"devices is {asked.devices}, and this machine has {there} of {chosen.type}; ask for "
             "fewer"
         )
+    if several and asked.devices > 1 and not _is_launched() and not _can_run_again():
+        raise InputError(
+            f"devices is {asked.devices}, which starts this program again for each device, and "
+            "there is no file to start, as in a notebook or `python -c`; save the program as a "
+            "file, use `anytime train`, or devices=1"
+        )
     # Fabric has one precision for a run. A plugin lets stages switch it, except 16-mixed, which
     # needs Fabric's loss scaler.
     scaled = precision == "16-mixed" and chosen.type != "cpu"
@@ -65,6 +74,18 @@ def launch_fabric(device: str, precision: str, distributed_config: DistributedCo
     if several:
         fabric.launch()
     return fabric
+
+
+def _is_launched() -> bool:
+    """Return whether this process is one of several already."""
+    return distributed.is_initialized() or "LOCAL_RANK" in os.environ
+
+
+def _can_run_again() -> bool:
+    """Return whether the program of this process is a file or a module, which can be run again."""
+    main = sys.modules["__main__"]
+    is_notebook = hasattr(sys, "ps1") or "ipykernel" in sys.modules
+    return not is_notebook and (main.__spec__ is not None or Path(sys.argv[0]).is_file())
 
 
 def _strategy(name: Literal["ddp", "fsdp"], count: int, precision: str) -> Any:

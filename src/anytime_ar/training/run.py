@@ -23,13 +23,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import yaml
 
-from anytime_ar.autoencoder import OrderedAutoencoder, Tokenizer, check_tokenizer
+from anytime_ar.autoencoder import (
+    OrderedAutoencoder,
+    Tokenizer,
+    check_tokenizer,
+    require_tokenizer,
+)
 from anytime_ar.bundle.card import Card, DataCard
 from anytime_ar.bundle.format import (
     Bundle,
     build_bundle,
+    check_savable,
     describe,
     find_bundle,
+    fingerprint,
     load_bundle,
     save_bundle,
 )
@@ -59,9 +66,9 @@ from anytime_ar.training.loggers import open_logger
 from anytime_ar.training.precision import PrecisionAutotuner, read_autotuned_settings
 from anytime_ar.training.run_log import LogCallback, RunLog
 from anytime_ar.training.stages import Stage
-from anytime_ar.training.stages.autoencoder import AutoencoderStage
+from anytime_ar.training.stages.autoencoder import AutoencoderStage, check_batch_memory
 from anytime_ar.training.stages.decoder_gan import DecoderGANStage
-from anytime_ar.training.stages.prior import PriorStage
+from anytime_ar.training.stages.prior import PriorStage, check_sequence_memory
 from anytime_ar.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -180,6 +187,12 @@ def _train_bundle(
     card = build_card(config, splits, tokenizer)
     with seeded(config.seed, "weights"):
         bundle = build_bundle(card, tokenizer)
+    check_savable(bundle)  # before hours of training
+    if tokenizer is None:
+        check_batch_memory(config, splits, distributed_config.nodes)
+    if bundle.prior is not None:
+        check_sequence_memory(config, bundle.autoencoder, distributed_config.nodes)
+    _check_same_on_all_ranks(distributed, config, splits, bundle)
     distributed.run_on_rank_zero(lambda: create_run_folder(folder, config))
     changes = distributed.run_on_rank_zero(
         lambda: _check_data_unchanged(folder, config, splits, accept=accept_changed_data)
@@ -258,6 +271,36 @@ def _train_bundle(
     return bundle
 
 
+def _check_same_on_all_ranks(
+    distributed: DistributedContext, config: TrainConfig, data: DataSplits, bundle: Bundle
+) -> None:
+    """Check that all processes train the same networks on the same data.
+
+    Each runs the program of the user, which may make other samples or weights in each process.
+
+    Raises:
+        InputError: Settings, data or initial weights differ between processes.
+    """
+    if distributed.world_size == 1:
+        return
+    ours = {
+        "settings": config.model_dump_json(),
+        "data": data_fingerprint(data).model_dump_json(exclude={"path"}),
+        "initial weights": fingerprint(bundle),
+    }
+    theirs = distributed.run_on_rank_zero(lambda: ours)
+    differ = distributed.any_rank(*(ours[name] != theirs[name] for name in ours))
+    if any(differ):
+        names = [name for name, differs in zip(ours, differ, strict=True) if differs]
+        raise distributed.same_error_on_all_ranks(
+            InputError(
+                f"the {' and '.join(names)} differ between the {distributed.world_size} processes, "
+                "each of which runs your program; make them from a fixed seed, or read them from "
+                "files"
+            )
+        )
+
+
 def _check_data_unchanged(
     folder: Path, config: TrainConfig, data: DataSplits, *, accept: bool
 ) -> list[str]:
@@ -310,6 +353,7 @@ def _with_tokenizer(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
         InputError: The configuration names a tokenizer too, or leaves nothing to train, or the
             tokenizer is faulty.
     """
+    require_tokenizer(tokenizer)
     if config.tokenizer is not None:
         raise InputError(f"tokenizer is passed, and {config.tokenizer!r} configured; drop one")
     if config.decoder_gan is not None or config.prior is None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from anytime_ar.autoencoder.quantizers.base import Quantized, Quantizer, all_kept
+from anytime_ar.runtime.torch_modes import default_torch_modes
 
 SATURATION_MARGIN = 1.0
 """Distance beyond the outermost level without a penalty; the bound is flat further out."""
@@ -43,6 +44,7 @@ class FiniteScalarQuantizer(Quantizer):
     saturation: Tensor
     """Distance from which the penalty starts, float32 [D]."""
 
+    @default_torch_modes(grad=True, keep_device=True)
     def __init__(self, levels: tuple[int, ...], commitment: float) -> None:
         """Compute the constants of the grid."""
         super().__init__()

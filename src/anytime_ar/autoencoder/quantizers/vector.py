@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from anytime_ar.autoencoder.quantizers.base import Quantized, Quantizer, all_kept
 from anytime_ar.runtime.distributed import DistributedContext
+from anytime_ar.runtime.torch_modes import default_torch_modes
 
 if TYPE_CHECKING:
     from anytime_ar.autoencoder.quantizers.config import VectorQuantizerConfig
@@ -42,6 +43,7 @@ class VectorQuantizer(Quantizer):
     embed_avg: Tensor
     """Moving average of the sum of vectors per entry, float32 [P, V, D]."""
 
+    @default_torch_modes(grad=True, keep_device=True)
     def __init__(
         self,
         config: VectorQuantizerConfig,
@@ -74,7 +76,7 @@ class VectorQuantizer(Quantizer):
         # itself.
         codebooks = state_dict.get(f"{prefix}codebooks")
         if codebooks is not None:
-            state_dict.setdefault(f"{prefix}cluster_size", torch.ones(codebooks.shape[:2]))
+            state_dict.setdefault(f"{prefix}cluster_size", torch.ones_like(codebooks[..., 0]))
             state_dict.setdefault(f"{prefix}embed_avg", codebooks)
         super()._load_from_state_dict(state_dict, prefix, *further)
 
@@ -263,6 +265,7 @@ class ErrorFeedback(nn.Module):
     weight: Tensor
     """Linear map from the errors to each position, float32 [L, L * D, D]."""
 
+    @default_torch_modes(grad=True, keep_device=True)
     def __init__(self, code_length: int, code_width: int, *, residual: bool = False) -> None:
         """Build the causal linear map, which starts at zero unless it is residual."""
         super().__init__()
@@ -351,7 +354,7 @@ def kmeans(grouped: Tensor, vocabulary: int, generator: torch.Generator) -> Tens
     Returns:
         Centres, float32 [P, V, D].
     """
-    everyone = torch.ones(grouped.shape[:2], device=grouped.device)
+    everyone = torch.ones(grouped.shape[:2], dtype=grouped.dtype, device=grouped.device)
     replacement = grouped.shape[1] < vocabulary
     entries = _gather(
         grouped, _sample_indices(everyone, vocabulary, generator, replacement=replacement)

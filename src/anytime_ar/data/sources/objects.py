@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.labels import LabelEncoder, distinct_values
-from anytime_ar.data.rows import DataSource, Row
+from anytime_ar.data.rows import DataSource, Row, mixed_labels_error
 from anytime_ar.data.sources import canonical_split
 from anytime_ar.data.sources.hub import dataset_source
 from anytime_ar.errors import DataError
@@ -132,7 +133,7 @@ class _ObjectRows:
         """Yield each label as given, with the name of its sample; a data set is read for them."""
         if self._labels is not None:
             yield from ((label, self._origin(i)) for i, label in enumerate(self._labels))
-        elif self._labelled and self._holds_items and self.size and len(self._parts(0)) == 2:
+        elif self._labelled and self._holds_items and self.size and self._item_length == 2:
             for index in range(self.size):
                 yield self._item(index)[1], self._origin(index)
 
@@ -144,9 +145,17 @@ class _ObjectRows:
             encoded = None if self.classes is None else self.classes.encode(label, origin)
             yield Row(index, sample, encoded, origin)
 
+    @cached_property
+    def _item_length(self) -> int:
+        """Return the length of the first item as `_parts` returns it."""
+        return len(self._parts(0))
+
     def _item(self, index: int) -> tuple[Any, Any]:
         """Return a sample and its label, or None."""
         parts = self._parts(index)
+        if self._labelled and self._labels is None and len(parts) != self._item_length:
+            names = self._origin(0), self._origin(index)
+            raise mixed_labels_error(*(names if len(parts) == 2 else reversed(names)))
         label = parts[1] if len(parts) == 2 else None
         return parts[0], label if self._labels is None else self._labels[index]
 

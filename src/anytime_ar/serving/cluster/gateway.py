@@ -306,7 +306,9 @@ class GatewaySampleService:
                 yield reply
             if request is None:
                 raise unknown_sample_error(sample_id)
-            request = request.model_copy(update=dict(refine_request))
+            form = {"format": request.format, "with_codes": request.with_codes}
+            asked = {name: value for name, value in refine_request if value is not None}
+            request = request.model_copy(update={**dict(refine_request), **form, **asked})
         assert request is not None
 
         def chosen(replica: str) -> None:

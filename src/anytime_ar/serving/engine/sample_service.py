@@ -31,7 +31,7 @@ from anytime_ar.serving.engine.jobs import (
     ServingError,
 )
 from anytime_ar.serving.engine.models import ModelRegistry, NotFoundError, ServedModel
-from anytime_ar.serving.engine.session_store import SessionStore
+from anytime_ar.serving.engine.session_store import SampleForm, SessionStore
 from anytime_ar.serving.engine.worker import ThreadBridge, Worker
 from anytime_ar.serving.schema import (
     BudgetParams,
@@ -121,7 +121,8 @@ class SampleService:
         name = request.id or secrets.token_urlsafe(12)
         if self._sessions.has(name):
             raise ConflictError(f"id {name!r} is taken; choose another one, or none")
-        return self._start(name, served, plan, None, request, context)
+        form = SampleForm(request.format, bool(request.with_codes))
+        return self._start(name, served, plan, None, form, request, context)
 
     def refine(
         self, sample_id: str, request: RefineRequest, context: RequestContext
@@ -148,7 +149,8 @@ class SampleService:
         if session is None or session.client != context.client:
             raise unknown_sample_error(sample_id)
         served = self._models.get(session.model)
-        return self._start(sample_id, served, session.plan, session.codes.long(), request, context)
+        codes = session.codes.long()
+        return self._start(sample_id, served, session.plan, codes, session.form, request, context)
 
     async def stop(self, sample_id: str, context: RequestContext) -> SampleResponse | None:
         """Stop a job and return its samples, or release the session of ended samples.
@@ -183,12 +185,14 @@ class SampleService:
         served: ServedModel,
         plan: Plan,
         codes: Tensor | None,
+        form: SampleForm,
         request: SampleRequest | RefineRequest,
         context: RequestContext,
     ) -> AsyncGenerator[PreviewResponse]:
         drawn = 0 if codes is None else codes.shape[1]
         min_codes, max_codes = _code_limits(served, request, drawn)
-        format = served.resolve_format(request.format)
+        format = served.resolve_format(request.format or form.format)
+        with_codes = form.with_codes if request.with_codes is None else request.with_codes
         deadline_s = self._max_deadline_s
         if request.deadline_ms is not None:
             deadline_s = min(deadline_s, request.deadline_ms / 1000)
@@ -209,11 +213,15 @@ class SampleService:
         )
         if request.stream:
             job.preview_interval_s = 1 / request.previews_per_s if request.previews_per_s else 0.0
-        writer = ResponseWriter(sample_id, served, format, request.with_codes, context)
-        return self._stream_updates(job, queue, writer)
+        writer = ResponseWriter(sample_id, served, format, with_codes, context)
+        return self._stream_updates(job, queue, writer, form)
 
     async def _stream_updates(
-        self, job: SamplingJob, queue: asyncio.Queue[JobEvent], writer: ResponseWriter
+        self,
+        job: SamplingJob,
+        queue: asyncio.Queue[JobEvent],
+        writer: ResponseWriter,
+        form: SampleForm,
     ) -> AsyncGenerator[PreviewResponse]:
         """Submit a job and yield its responses.
 
@@ -245,7 +253,7 @@ class SampleService:
                             SamplingStats.from_event(done),
                             done.decoded_at,
                         )
-                        self._sessions.put(writer.sample_id, job, done.codes)
+                        self._sessions.put(writer.sample_id, job, done.codes, form)
                         response = await writer.result(done, job, self._sessions.ttl_s)
                     case ServingError() as refused:
                         error = refused

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +22,15 @@ SESSION_OVERHEAD_BYTES = 8192
 overhead matters."""
 
 
+class SampleForm(NamedTuple):
+    """Form in which samples were requested, the default of requests that refine them."""
+
+    format: str | None = None
+    """File format of each sample; None for the default of the model."""
+    with_codes: bool = False
+    """Whether the response includes the codes."""
+
+
 @dataclass(frozen=True)
 class Session:
     """State from which the samples of one request can be refined."""
@@ -33,6 +43,8 @@ class Session:
     """Noise, labels and sampling parameters of the samples."""
     codes: Tensor
     """Codes so far, int32 [n, k]."""
+    form: SampleForm
+    """Form in which the samples were requested."""
 
 
 @dataclass
@@ -66,17 +78,24 @@ class SessionStore:
         self._evict()
         return len(self._entries)
 
-    def put(self, sample_id: str, job: SamplingJob, codes: Tensor) -> None:
+    def put(
+        self,
+        sample_id: str,
+        job: SamplingJob,
+        codes: Tensor,
+        form: SampleForm = SampleForm(),  # noqa: B008 - it is immutable
+    ) -> None:
         """Store a session, in place of an older one with the same id.
 
         Args:
             sample_id: Id of the samples.
             job: Job that generated them.
             codes: Codes of the samples, int64 [n, k].
+            form: Form in which the samples were requested.
         """
         self._drop(sample_id)
         small = codes.to(torch.int32)
-        session = Session(job.model, job.client, job.plan, small)
+        session = Session(job.model, job.client, job.plan, small, form)
         nbytes = SESSION_OVERHEAD_BYTES + small.nbytes + job.plan.noise.nbytes
         self._entries[sample_id] = _SessionEntry(session, self._clock() + self.ttl_s, nbytes)
         self._bytes += nbytes

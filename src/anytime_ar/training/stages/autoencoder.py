@@ -5,6 +5,7 @@ The stage `decoder_gan` shares its batches and its validation.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from anytime_ar.autoencoder import Decoded, OrderedAutoencoder, Truncation, kept
 from anytime_ar.data import DataSplits, Prefetcher, Split
 from anytime_ar.media.spectra import multi_resolution_stft_distance
 from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard, DistributedContext
+from anytime_ar.runtime.memory import check_memory
 from anytime_ar.runtime.seeding import generator_for
 from anytime_ar.training.config import (
     AutoencoderTrainingConfig,
@@ -105,7 +107,7 @@ class AutoencoderStage(ReconstructionStage):
         batches = self.data.train.shuffled(
             options.batch_size, self.config.seed, self.config.augmentation
         )
-        count = -(-options.codebook_init_samples // options.batch_size)
+        count = -(-codebook_init_samples(self.config, self.data) // options.batch_size)
         samples = [fabric.to_device(next(batches).data) for _ in range(count)]
         generator = generator_for(self.config.seed, self.name, "start")
         with fabric.autocast():
@@ -125,6 +127,39 @@ class AutoencoderStage(ReconstructionStage):
         assert isinstance(model, OrderedAutoencoder)
         with summon_full_params(model.quantizer):
             model.quantizer.update_codebooks(generator, self.distributed)
+
+
+def codebook_init_samples(config: TrainConfig, data: DataSplits) -> int:
+    """Return the number of samples that initialise the codebooks.
+
+    A small data set is repeated up to the default number, and never beyond: more copies tell
+    nothing new.
+    """
+    asked = config.autoencoder_training.codebook_init_samples
+    default = AutoencoderTrainingConfig.model_fields["codebook_init_samples"].default
+    return asked if data.train.size is None else min(asked, max(default, data.train.size))
+
+
+def check_batch_memory(config: TrainConfig, data: DataSplits, nodes: int) -> None:
+    """Check that the samples of a batch fit into memory, before the training begins.
+
+    Args:
+        config: Configuration of a run that trains an autoencoder.
+        data: The data set.
+        nodes: Number of machines, which share a batch.
+
+    Raises:
+        InputError: A batch, or the samples that initialise the codebooks, take more memory than
+            there is.
+    """
+    sample_bytes = 4 * math.prod(data.sample_shape)
+    options = config.autoencoder_training
+    sizes = {"autoencoder_training.batch_size": (options.batch_size, nodes)}
+    if config.decoder_gan is not None:
+        sizes["decoder_gan.batch_size"] = (config.decoder_gan.batch_size, nodes)
+    sizes["autoencoder_training.codebook_init_samples"] = codebook_init_samples(config, data), 1
+    for name, (count, share) in sizes.items():
+        check_memory(f"{name}={count}", count * sample_bytes // share)
 
 
 @torch.no_grad()

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anytime_ar.autoencoder import Tokenizer
+from anytime_ar.autoencoder import OrderedAutoencoder, Tokenizer
 from anytime_ar.bundle.format import attach_codebook
 from anytime_ar.data import AugmentationConfig, Batch, DataSplits, Split
 from anytime_ar.errors import InputError
 from anytime_ar.prior import CausalPrior, Prior
 from anytime_ar.runtime.distributed import FULL_BATCH, BatchShard, DistributedContext
+from anytime_ar.runtime.memory import check_memory
 from anytime_ar.runtime.seeding import generator_for
 from anytime_ar.training.config import PriorTrainingConfig, TrainConfig
 from anytime_ar.training.stages import ENCODE_BATCH_SIZE, Losses, Stage
@@ -223,13 +224,34 @@ def _encode_batches(
     for number, batch in enumerate(batches):
         encoded = torch.zeros(len(batch.data), autoencoder.code_length, dtype=compact)
         if number % distributed.world_size == distributed.rank:
-            with fabric.autocast():
-                encoded = autoencoder.encode(fabric.to_device(batch.data)).to(compact).cpu()
+            x = fabric.to_device(batch.data)
+            if type(autoencoder) is OrderedAutoencoder:
+                with fabric.autocast():
+                    found = autoencoder.quantizer.encode(autoencoder.encode_vectors(x))
+            else:  # its codes are those that the finished model will encode
+                found = autoencoder.encode(x)
+            encoded = found.to(compact).cpu()
         codes.append(encoded)
         if conditional:
             assert batch.labels is not None
             labels.append(batch.labels)
     return distributed.all_reduce_sum(torch.cat(codes)), torch.cat(labels) if conditional else None
+
+
+def check_sequence_memory(config: TrainConfig, tokenizer: Tokenizer, nodes: int) -> None:
+    """Check that the code sequences of a batch fit into memory, before the training begins.
+
+    Args:
+        config: Configuration of a run that trains a prior.
+        tokenizer: Tokenizer of the codes.
+        nodes: Number of machines, which share a batch.
+
+    Raises:
+        InputError: They do not fit.
+    """
+    count = config.prior_training.batch_size
+    needed = 8 * count * tokenizer.code_length // nodes
+    check_memory(f"prior_training.batch_size={count}", needed)
 
 
 class PriorObjective(nn.Module):

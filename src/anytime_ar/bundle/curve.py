@@ -15,6 +15,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
+from anytime_ar.codes import as_vocabulary
 from anytime_ar.config import Config
 from anytime_ar.errors import BundleError, InputError
 
@@ -189,6 +190,7 @@ class Curve(Config):
 
     @model_validator(mode="after")
     def _check_points(self) -> Self:
+        as_vocabulary(self.vocabulary, self.code_length)
         for points in (self.points, self.baselines.unordered, self.baselines.pca):
             codes = [point.codes for point in points]
             if codes != sorted(set(codes)) or codes[-1:] > [self.code_length]:

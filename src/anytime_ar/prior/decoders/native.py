@@ -216,7 +216,7 @@ class NativePriorDecoder(TransformerDecoder[NativeDecodeState]):
     def logits(self, state: NativeDecodeState, count: int) -> Tensor:
         """Compute the logits that `step` samples from; see `PriorDecoder.logits`."""
         shape = count, self._largest_vocabulary
-        logits = torch.zeros(shape, dtype=torch.float32, device="cpu")
+        logits = torch.empty(shape, dtype=torch.float32, device="cpu")
         self._call(state, 0, count, logits=logits)
         return logits
 

@@ -217,7 +217,7 @@ class TorchPriorDecoder(TransformerDecoder[DecodeState[TorchKVCache]]):
         x = x.to(self._logit_maps[0].dtype)
         if positions.common_position is not None:
             return self._logit_maps[positions.common_position](x).float()
-        logits = x.new_zeros(len(x), self._largest_vocabulary, dtype=torch.float32)
+        logits = x.new_empty(len(x), self._largest_vocabulary, dtype=torch.float32)
         for position, rows in positions.groups().items():
             found = self._logit_maps[position](x[rows]).float()
             logits[rows, : found.shape[1]] = found

@@ -196,8 +196,9 @@ def sample_code_by_row(
         int64 [B] in 0..V-1.
     """
     if sizes is not None:
-        codes = torch.arange(logits.shape[1], device=logits.device)
-        impossible = codes >= torch.tensor(sizes, device=logits.device)[:, None]
+        device, kind = logits.device, torch.int64
+        codes = torch.arange(logits.shape[1], dtype=kind, device=device)
+        impossible = codes >= torch.tensor(sizes, dtype=kind, device=device)[:, None]
         # Not -inf, of which guidance takes the difference.
         logits = logits.masked_fill(impossible, torch.finfo(logits.dtype).min)
     groups = _group_rows(bytes(memoryview(params)[: len(logits)]), logits.device)

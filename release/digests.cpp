@@ -126,10 +126,10 @@ unsigned long long step(Precision precision) {
                       weights.linear(kRegisterLanes, kHidden), weights.linear(kHidden, kRegisterLanes)});
   }
   std::vector<Linear> scores;
-  auto* tables = weights.room<int64_t>(kLength);
+  auto* first_row = weights.room<int64_t>(kLength);
   for (int64_t i = 0; i < kLength; ++i) {
     scores.push_back(weights.linear(kRegisterLanes, kVocabulary));
-    tables[i] = i % 2;
+    first_row[i] = i % 2 * kVocabulary;
   }
   Prior prior = {};
   prior.layers = kLayers, prior.width = kRegisterLanes, prior.heads = 2, prior.attention = kAttention;
@@ -137,7 +137,7 @@ unsigned long long step(Precision precision) {
   prior.precision = precision;
   prior.first = weights.numbers(kLabels * kRegisterLanes, 1);
   prior.entries = weights.numbers(2 * kVocabulary * kRegisterLanes, 1);
-  prior.table_of_position = tables;
+  prior.first_row = first_row;
   prior.positions = weights.numbers(kLength * kRegisterLanes, 1);
   prior.added_label_embeddings = weights.numbers(kLabels * kRegisterLanes, 1);
   prior.blocks = blocks.data();

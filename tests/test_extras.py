@@ -287,7 +287,7 @@ def test_models_and_settings_of_transformers_say_that_it_is_missing(tmp_path: Pa
     }
     for purpose, lines in commands.items():
         wanted = f"{purpose} needs transformers of anytime-ar[hf]; install it: "
-        outcomes = run(["transformers"], [line.split() for line in lines], tmp_path)
+        (outcomes,) = run_groups([(["transformers"], [line.split() for line in lines], tmp_path)])
         for line, (code, out, err) in zip(lines, outcomes, strict=True):
             assert (code, out, err) == (2, "", f"anytime: {wanted}{install_command('hf')}\n"), line
     assert sorted(tmp_path.iterdir()) == before

@@ -154,7 +154,7 @@ class Halves(Means):
             {},
             r"NoPrefixes.decode does not decode 1 of 4 codes .*every prefix has",
         ),
-        (OutOfRange, None, {}, r"encode returns codes in 23..23; return codes in 0..15, or set"),
+        (OutOfRange, None, {}, r"returns codes in 23..23 at position 0; return codes in 0..15"),
         (Growing, None, {}, r"decode returns torch.float32 \[2, 1, 4, 1\] for 1 of 4 codes of 2"),
         (Halves, None, {}, r"encode returns torch.int64 \[2, 2\] for 2 samples; return .*\[2, 4\]"),
         (Means, own_prior(5), {}, "the prior's code_length is 5, and the tokenizer has 4; give it"),

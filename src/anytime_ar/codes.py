@@ -1,9 +1,9 @@
 """Check the codes that callers pass, and read and write codes files.
 
 Codes are `int64 [B, k]`, coarse to fine: the first `k` of the `L` codes of each sample, 1 <= k <=
-L, with values 0..V-1. A codes file is an `.npz` archive of two plain arrays, never a pickle.
-`codes` has the smallest unsigned type that holds V-1; `header` is a JSON object. Equal codes give
-equal bytes.
+L, with values 0..V-1. `V`, the vocabulary, is one number, or one for each position. A codes file is
+an `.npz` archive of two plain arrays, never a pickle. `codes` has the smallest unsigned type that
+holds V-1; `header` is a JSON object. Equal codes give equal bytes.
 
 Each row is a sample. If the header has `sound`, the rows are the windows of one long audio file.
 """
@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from anytime_ar.runtime.tensors import check_dense
 
 CODES_FORMAT_VERSION = 1
 """Version number of the codes file format."""
+Vocabulary = int | tuple[int, ...]
+"""V, the number of values of a code: one number for all positions, or one for each of the L."""
 
 
 class WindowedAudio(Config):
@@ -54,7 +58,7 @@ class _CodesHeader(Config):
     format_version: int
     model: str
     code_length: PositiveInt
-    vocabulary: PositiveInt
+    vocabulary: PositiveInt | tuple[PositiveInt, ...]
     sound: WindowedAudio | None = None
 
 
@@ -68,8 +72,8 @@ class CodesFile:
     """Name of the model that encoded them, as given to `save_codes`."""
     code_length: int
     """Code length `L` of that model; k <= L."""
-    vocabulary: int
-    """Size `V` of its codebook."""
+    vocabulary: Vocabulary
+    """Its vocabulary `V`."""
     windowed_audio: WindowedAudio | None = None
     """The long audio whose windows the rows are; None: each row is a sample."""
 
@@ -80,6 +84,60 @@ class CodesFile:
             f"length={self.code_length}, vocabulary={self.vocabulary}, "
             f"sound={self.windowed_audio!r})"
         )
+
+
+def as_vocabulary(vocabulary: int | Sequence[int], code_length: int) -> Vocabulary:
+    """Check the number of values of each code; equal numbers become one.
+
+    Args:
+        vocabulary: V, one number for all positions, or one for each.
+        code_length: L.
+
+    Raises:
+        InputError: the numbers are not as many as codes, or one of them is no positive integer.
+    """
+    several = vocabulary if isinstance(vocabulary, Sequence) else [vocabulary]
+    try:
+        sizes = tuple(map(operator.index, several))
+    except TypeError:
+        sizes = ()
+    if isinstance(vocabulary, Sequence) and len(vocabulary) != code_length:
+        raise InputError(
+            f"{len(vocabulary)} vocabularies were given for {code_length} codes; give one number "
+            "for all positions, or one for each"
+        )
+    if not sizes or min(sizes) < 1:
+        raise InputError(
+            f"vocabulary {vocabulary!r} is not the number of values of a code; give an integer "
+            "from 1 on, or one for each position"
+        )
+    return sizes[0] if len(set(sizes)) == 1 else sizes
+
+
+def vocabulary_sizes(vocabulary: Vocabulary, code_length: int) -> tuple[int, ...]:
+    """Return the number of values of the code at each of the L positions."""
+    return (vocabulary,) * code_length if isinstance(vocabulary, int) else tuple(vocabulary)
+
+
+def largest_vocabulary(vocabulary: Vocabulary) -> int:
+    """Return the number of values of a code, the largest one of all positions."""
+    return vocabulary if isinstance(vocabulary, int) else max(vocabulary)
+
+
+def random_codes(
+    vocabulary: Vocabulary, shape: tuple[int, int], generator: torch.Generator
+) -> Tensor:
+    """Draw codes of which all values are equally likely: int64 [B, k].
+
+    Args:
+        vocabulary: V.
+        shape: (B, k) with 1 <= k <= L.
+        generator: on the CPU.
+    """
+    if isinstance(vocabulary, int):
+        return torch.randint(vocabulary, shape, generator=generator)
+    sizes = torch.tensor(vocabulary[: shape[1]])
+    return (torch.rand(shape, dtype=torch.float64, generator=generator) * sizes).long()
 
 
 def as_codes(codes: Any) -> Tensor:
@@ -129,24 +187,28 @@ def _check_64_bits(array: np.ndarray) -> None:
             )
 
 
-def check_codes(codes: Tensor, *, code_length: int, vocabulary: int) -> None:
+def check_codes(codes: Tensor, *, code_length: int, vocabulary: Vocabulary) -> None:
     """Check that a model can decode these codes.
 
     Args:
-        codes: int64 [B, k] with 1 <= k <= `code_length` and values 0..`vocabulary`-1.
+        codes: int64 [B, k] with 1 <= k <= `code_length` and values 0..V-1.
         code_length: `L`, the model's code length.
-        vocabulary: `V`, the size of its codebook.
+        vocabulary: `V`.
 
     Raises:
         InputError: type, rank, prefix length or a value is wrong; names the first bad value.
     """
     check_prefix(codes, code_length=code_length)
-    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < vocabulary:
-        bad = ((codes < 0) | (codes >= vocabulary)).nonzero()  # [bad values, 2]
-        row, position = bad[0].tolist()
+    one_for_all = vocabulary if isinstance(vocabulary, int) else min(vocabulary)
+    if not codes.numel() or 0 <= int(codes.min()) <= int(codes.max()) < one_for_all:
+        return
+    sizes = vocabulary_sizes(vocabulary, code_length)[: codes.shape[1]]
+    limits = torch.tensor(sizes, device=codes.device)
+    for row, position in ((codes < 0) | (codes >= limits)).nonzero().tolist():
+        here = "" if isinstance(vocabulary, int) else " here"
         raise InputError(
             f"code {int(codes[row, position])} at row {row}, position {position} is out of range; "
-            f"this model's codes are 0..{vocabulary - 1}"
+            f"this model's codes are 0..{sizes[position] - 1}{here}"
         )
 
 
@@ -173,9 +235,14 @@ def check_prefix(codes: Tensor, *, code_length: int) -> None:
         )
 
 
-def bits(k: int, vocabulary: int) -> float:
-    """Return the bits that `k` codes carry, `k log2 V`, if all `V` entries are equally likely."""
-    return k * math.log2(vocabulary)
+def bits(k: int, vocabulary: Vocabulary) -> float:
+    """Return the bits that `k` codes carry, `k log2 V`, if all `V` values are equally likely.
+
+    If each position has a vocabulary of its own, this is the sum of the first `k` logarithms.
+    """
+    if isinstance(vocabulary, int):
+        return k * math.log2(vocabulary)
+    return sum(map(math.log2, vocabulary[:k]))
 
 
 def save_codes(
@@ -184,7 +251,7 @@ def save_codes(
     *,
     model: str,
     code_length: int,
-    vocabulary: int,
+    vocabulary: Vocabulary,
     windowed_audio: WindowedAudio | None = None,
 ) -> None:
     """Write codes to a file atomically.
@@ -194,12 +261,13 @@ def save_codes(
         codes: int64 [B, k], 1 <= k <= `code_length`, on any device.
         model: name of the model that encoded them.
         code_length: `L`, the model's code length.
-        vocabulary: `V`, the size of its codebook.
+        vocabulary: `V`, the vocabulary of that model.
         windowed_audio: the long audio whose windows the rows are; None: each row is a sample.
 
     Raises:
         InputError: the codes do not fit `code_length` and `vocabulary`, or `path` is not writable.
     """
+    vocabulary = as_vocabulary(vocabulary, code_length)
     check_codes(codes, code_length=code_length, vocabulary=vocabulary)
     header = _CodesHeader(
         format_version=CODES_FORMAT_VERSION,
@@ -208,7 +276,9 @@ def save_codes(
         vocabulary=vocabulary,
         sound=windowed_audio,
     )
-    packed = codes.cpu().numpy().astype(np.min_scalar_type(vocabulary - 1))  # unsigned [B, k]
+    packed = (
+        codes.cpu().numpy().astype(np.min_scalar_type(largest_vocabulary(vocabulary) - 1))
+    )  # unsigned [B, k]
     text = np.array(header.model_dump_json(exclude_none=True))
     write_atomically(path, lambda file: np.savez(file, codes=packed, header=text))
 
@@ -237,10 +307,11 @@ def load_codes(path: Path | str) -> CodesFile:
     header = _CodesHeader.parse(values, origin=f"{path}, header")
     codes = torch.from_numpy(packed.astype(np.int64))  # [B, k]
     try:
-        check_codes(codes, code_length=header.code_length, vocabulary=header.vocabulary)
+        vocabulary = as_vocabulary(header.vocabulary, header.code_length)
+        check_codes(codes, code_length=header.code_length, vocabulary=vocabulary)
     except InputError as error:
         raise InputError(f"{path} contradicts its own header: {error}") from error
-    return CodesFile(codes, header.model, header.code_length, header.vocabulary, header.sound)
+    return CodesFile(codes, header.model, header.code_length, vocabulary, header.sound)
 
 
 def _read_arrays(path: Path) -> tuple[np.ndarray, str]:

@@ -65,6 +65,7 @@ EXTRAS = {
     "client": ("httpx",),
     "ray": ("ray",),
     "hf": ("transformers",),
+    "snac": ("snac",),
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
     "bench": ("transformers", "matplotlib"),

@@ -38,6 +38,7 @@ IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _BUILT_IN = {
     "huggingface_prior": "anytime_ar.prior.huggingface",
     "neural_codec": "anytime_ar.autoencoder.neural_codecs",
+    "snac": "anytime_ar.autoencoder.snac",
 }
 """Module of each part that comes with this package, by kind."""
 

@@ -5,7 +5,6 @@ The model card is a README.md with front matter for the Hub and a text for peopl
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +17,7 @@ from anytime_ar.autoencoder import OrderedAutoencoder
 from anytime_ar.bundle.card import Card
 from anytime_ar.bundle.curve import Curve, CurvePoint
 from anytime_ar.bundle.format import BUNDLE_FILES, Bundle, find_bundle, load_bundle
+from anytime_ar.codes import as_vocabulary, bits
 from anytime_ar.errors import InputError, require_extras
 from anytime_ar.evaluation import plot_curve
 from anytime_ar.evaluation.metrics.reconstruction import metrics_in
@@ -146,7 +146,11 @@ def model_card(
 
 def _summary(bundle: Bundle) -> str:
     card, network = bundle.card, bundle.autoencoder
-    length, vocabulary = network.code_length, network.vocabulary
+    length = network.code_length
+    vocabulary = as_vocabulary(network.vocabulary, length)
+    values = str(vocabulary)
+    if not isinstance(vocabulary, int):
+        values = f"{min(vocabulary)} to {max(vocabulary)}, by position"
     tokenizer = _part_name(network, "ordered autoencoder")
     what = f"The tokenizer {tokenizer}" if tokenizer.startswith("`") else f"An {tokenizer}"
     if bundle.prior is None:
@@ -163,8 +167,8 @@ def _summary(bundle: Bundle) -> str:
     lines = [
         f"- samples: {samples}",
         f"- code length L: {length}",
-        f"- vocabulary V: {vocabulary}",
-        f"- bits: {length * math.log2(vocabulary):.0f}",
+        f"- vocabulary V: {values}",
+        f"- bits: {bits(length, vocabulary):.0f}",
         f"- labels: {_format_labels(card.data.labels)}",
         f"- parameters: {_count_parameters(network)} (tokenizer)",
     ]

@@ -101,7 +101,7 @@ class OrderedAutoencoder(Tokenizer):
             )
         self.config, self.sample_shape = config, sample_shape
         self.code_length, self.code_width = config.sizes
-        self.vocabulary = config.quantizer.size
+        self.vocabulary: int = config.quantizer.size
         self.encoder, self.decoder, self.layout = parts.encoder, parts.decoder, parts.layout
         self.linear_skip, self.quantizer = parts.linear_skip, parts.quantizer
         device = torch.empty(0).device if encoder is None else device_of(encoder)

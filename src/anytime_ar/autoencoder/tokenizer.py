@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anytime_ar.codes import Vocabulary, as_vocabulary, vocabulary_sizes
 from anytime_ar.errors import InputError
 from anytime_ar.plugins import ModelPart
 from anytime_ar.runtime.tensors import check_weights, device_of
@@ -23,8 +24,8 @@ class Tokenizer(ModelPart, nn.Module, abc.ABC):
 
     code_length: int
     """L, the number of codes of a sample."""
-    vocabulary: int
-    """V, the number of values of a code."""
+    vocabulary: Vocabulary
+    """V, the number of values of a code: one number for all positions, or one for each of the L."""
     sample_shape: tuple[int, ...]
     """Shape of one sample: (C, H, W) of images, (C, T) of audio."""
 
@@ -63,8 +64,9 @@ def check_tokenizer(tokenizer: Tokenizer) -> None:
         tokenizer: in evaluation mode.
 
     Raises:
-        InputError: codes have a wrong shape or type or are out of range, or the decoded samples of
-            some prefix have a wrong shape or type or are not finite; the message names which.
+        InputError: the vocabulary is none, codes have a wrong shape or type or are out of range, or
+            the decoded samples of some prefix have a wrong shape or type or are not finite; the
+            message names which.
     """
     name, length = type(tokenizer).__name__, tokenizer.code_length
     check_weights(tokenizer, "tokenizer")
@@ -81,11 +83,14 @@ def check_tokenizer(tokenizer: Tokenizer) -> None:
             f"{name}.encode returns {codes.dtype} {list(codes.shape)} for 2 samples; return int64 "
             f"[2, {length}], the code length"
         )
-    if not 0 <= int(codes.min()) <= int(codes.max()) < tokenizer.vocabulary:
-        raise InputError(
-            f"{name}.encode returns codes in {int(codes.min())}..{int(codes.max())}; return codes "
-            f"in 0..{tokenizer.vocabulary - 1}, or set another vocabulary"
-        )
+    sizes = vocabulary_sizes(as_vocabulary(tokenizer.vocabulary, length), length)
+    for position, size in enumerate(sizes):
+        low, high = int(codes[:, position].min()), int(codes[:, position].max())
+        if not 0 <= low <= high < size:
+            raise InputError(
+                f"{name}.encode returns codes in {low}..{high} at position {position}; return "
+                f"codes in 0..{size - 1}, or set another vocabulary"
+            )
     for k in sorted({1, (length + 1) // 2, length}):
         try:
             x = tokenizer.decode(codes[:, :k])

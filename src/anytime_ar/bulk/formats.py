@@ -17,6 +17,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from anytime_ar.bulk.jobs import ShardFormat
+from anytime_ar.codes import Vocabulary, largest_vocabulary
 from anytime_ar.errors import require_extras
 from anytime_ar.media.processor import MediaProcessor
 
@@ -63,17 +64,17 @@ class ShardSchema:
         return self.media.to_bytes(samples, self.suffix)
 
 
-def pack_codes(codes: Tensor, vocabulary: int) -> npt.NDArray[np.signedinteger[Any]]:
+def pack_codes(codes: Tensor, vocabulary: Vocabulary) -> npt.NDArray[np.signedinteger[Any]]:
     """Convert codes to the smallest type that all parquet readers support.
 
     Args:
         codes: Codes, int64 [n, k].
-        vocabulary: Number V of entries of the codebook.
+        vocabulary: Number V of values of a code, of all positions or of each.
 
     Returns:
         Codes, int16 or int32 [n, k].
     """
-    dtype = np.int16 if vocabulary <= _INT16_ENTRIES else np.int32
+    dtype = np.int16 if largest_vocabulary(vocabulary) <= _INT16_ENTRIES else np.int32
     return codes.cpu().numpy().astype(dtype)
 
 

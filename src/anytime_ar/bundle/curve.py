@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
+from anytime_ar.codes import as_vocabulary
 from anytime_ar.config import Config
 from anytime_ar.errors import BundleError, InputError
 
@@ -96,7 +97,7 @@ class CurvePoint(QualityPoint):
     """Quality and cost of the model at one number of codes."""
 
     bits: NonNegative
-    """Size of k codes in bits, k·log2 V, without entropy coding."""
+    """Size of k codes in bits without entropy coding: k·log2 V, or the sum of log2 V of each."""
     ms: NonNegative | None
     """Median wall time in milliseconds of generating one sample at batch 1; None if not
     measured."""
@@ -141,8 +142,8 @@ class Curve(Config):
     """Version of the curve format, always 2."""
     code_length: int = Field(ge=1)
     """Number of codes of a whole sample, L."""
-    vocabulary: int = Field(ge=1)
-    """Number of values that a code can take, V."""
+    vocabulary: PositiveInt | tuple[PositiveInt, ...]
+    """Number of values that a code can take, V: one for all positions, or one for each."""
     points: tuple[CurvePoint, ...] = Field(min_length=1)
     """Points by rising number of codes."""
     near_lossless_codes: int | None
@@ -189,6 +190,7 @@ class Curve(Config):
 
     @model_validator(mode="after")
     def _check_points(self) -> Self:
+        as_vocabulary(self.vocabulary, self.code_length)
         for points in (self.points, self.baselines.unordered, self.baselines.pca):
             codes = [point.codes for point in points]
             if codes != sorted(set(codes)) or codes[-1:] > [self.code_length]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import reprlib
 import secrets
 import shutil
 import textwrap
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 from anytime_ar.autoencoder import CustomConfig, OrderedAutoencoder, Tokenizer
 from anytime_ar.bundle.card import Card
 from anytime_ar.bundle.curve import Curve
+from anytime_ar.codes import as_vocabulary
 from anytime_ar.config import Config
 from anytime_ar.errors import BundleError, InputError
 from anytime_ar.legacy import old_weight_name, upgrade_weights
@@ -139,12 +141,19 @@ def check_sizes(tokenizer: Tokenizer, prior: Prior | CausalPrior | None, card: C
         return
     for what, own, other in (
         ("code_length", prior.code_length, tokenizer.code_length),
-        ("vocabulary", prior.vocabulary, tokenizer.vocabulary),
+        (
+            "vocabulary",
+            prior.vocabulary,
+            as_vocabulary(tokenizer.vocabulary, tokenizer.code_length),
+        ),
         ("label_count", prior.label_count, card.label_count),
     ):
         if own != other:
             owner = "the model has labels" if what == "label_count" else "the tokenizer has"
-            raise InputError(f"the prior's {what} is {own}, and {owner} {other}; give it {other}")
+            wanted = reprlib.repr(other)
+            raise InputError(
+                f"the prior's {what} is {reprlib.repr(own)}, and {owner} {wanted}; give it {wanted}"
+            )
 
 
 def summarize_bundle(bundle: Bundle) -> str:
@@ -155,7 +164,7 @@ def summarize_bundle(bundle: Bundle) -> str:
         [
             f"sample_shape={bundle.autoencoder.sample_shape}",
             f"code_length={bundle.autoencoder.code_length}",
-            f"vocabulary={bundle.autoencoder.vocabulary}",
+            f"vocabulary={reprlib.repr(bundle.autoencoder.vocabulary)}",
             f"labels={bundle.card.label_count or None}",
             f"parameters={weights:,}",
             *(["no prior"] if bundle.prior is None else []),

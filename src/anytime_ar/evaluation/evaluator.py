@@ -23,7 +23,7 @@ from anytime_ar.bundle.curve import (
     near_lossless_codes,
     psnr,
 )
-from anytime_ar.codes import bits
+from anytime_ar.codes import Vocabulary, bits, vocabulary_sizes
 from anytime_ar.errors import InputError, require_extras
 from anytime_ar.evaluation.feature_cache import FeatureCache
 from anytime_ar.evaluation.feature_extractor import (
@@ -365,17 +365,18 @@ class _LabelAccuracy:
 
 
 def code_usage(
-    encoded: Sequence[Tensor], vocabulary: int, nll: Tensor | None
+    encoded: Sequence[Tensor], vocabulary: Vocabulary, nll: Tensor | None
 ) -> tuple[CodebookUsage, ...]:
     """Return the usage of the codebook entries at each position.
 
     Args:
         encoded: codes int64 [B, L] of the test split, one tensor per batch.
-        vocabulary: V, the number of values of a code.
+        vocabulary: V, the number of values of a code, of all positions or of each.
         nll: float64 [L], mean negative log-likelihood of each code in nats; None without a prior.
     """
     length = encoded[0].shape[1]
-    counts = torch.zeros(length, vocabulary, dtype=torch.float64)
+    sizes = vocabulary_sizes(vocabulary, length)
+    counts = torch.zeros(length, max(sizes), dtype=torch.float64)
     for codes in encoded:
         counts.scatter_add_(1, codes.T, torch.ones(codes.T.shape, dtype=torch.float64))
     shares = counts / counts.sum(1, keepdim=True)
@@ -384,7 +385,7 @@ def code_usage(
         CodebookUsage(
             position=i + 1,
             entropy=max(0.0, float(entropies[i])),
-            used_fraction=float((counts[i] > 0).double().mean()),
+            used_fraction=float((counts[i, : sizes[i]] > 0).double().mean()),
             nll=None if nll is None else float(nll[i]),
         )
         for i in range(length)

@@ -98,7 +98,11 @@ def plot_code_usage(curve: Curve) -> bytes:
     costs = [None if some.nll is None else some.nll / math.log(2) for some in use]
     asked = [(some.position, cost) for some, cost in zip(use, costs, strict=True)]
     _plot_line(left, asked, "cost to the prior, given those before", _VERMILION, "s-")
-    _plot_level(left, math.log2(curve.vocabulary), "stored plainly")
+    if isinstance(curve.vocabulary, int):
+        _plot_level(left, math.log2(curve.vocabulary), "stored plainly")
+    else:
+        plainly = [(i, math.log2(size)) for i, size in enumerate(curve.vocabulary, 1)]
+        _plot_line(left, plainly, "stored plainly", _GREY, "--")
     left.set_ylim(bottom=0)
     _label_axes(left, "Information per code", "bits")
     _plot_line(

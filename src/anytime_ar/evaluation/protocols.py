@@ -11,6 +11,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from anytime_ar.codes import Vocabulary
+
 
 class EvaluationBatch(Protocol):
     """A batch of samples of a data set."""
@@ -62,8 +64,8 @@ class Codec(Protocol):
         """Number of codes of a whole sample, L."""
 
     @property
-    def vocabulary(self) -> int:
-        """Number of values that a code can take, V."""
+    def vocabulary(self) -> Vocabulary:
+        """Number of values that a code can take, V: one for all positions, or one for each."""
 
     @property
     def sample_shape(self) -> tuple[int, ...]:

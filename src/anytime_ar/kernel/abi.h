@@ -33,17 +33,17 @@ struct Block {
   Linear up, down;
 };
 
-// The sizes and weights of a prior.
+// The sizes and weights of a prior. `vocabulary` is the largest one of all positions.
 struct Prior {
   int64_t layers, width, heads, attention, hidden, length, vocabulary, precision;
   const float* first;      // [labels + 1][E]: inputs at position 0
-  const float* entries;    // [tables][V][E]: embeddings of the code before a position
-  const int64_t* table_of_position;   // [L]: the table of each position
+  const float* entries;    // [rows][E]: embeddings of the code before a position, table after table
+  const int64_t* first_row;   // [L]: the first row of each position's table
   const float* positions;  // [L][E]: embeddings of positions
   const float* added_label_embeddings;  // [labels + 1][E]: embeddings of labels at positions > 0, or null
   const Block* blocks;
   Norm norm;
-  const Linear* scores;  // [length]: to the logits at each position
+  const Linear* scores;  // [length]: to the logits at each position, as many as its vocabulary
 };
 
 // The sampling parameters of a row.

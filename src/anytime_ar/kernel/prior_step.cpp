@@ -9,7 +9,8 @@
 // in any batch, whatever the positions of the other rows. And rows can be split among threads that
 // do not wait for one another.
 //
-// Letters: E width, A width of attention, L code length, V vocabulary.
+// Letters: E width, A width of attention, L code length, V vocabulary (the largest one, if those of
+// positions differ).
 
 #include <algorithm>
 #include <cmath>
@@ -106,8 +107,7 @@ void embed(const Prior& prior, const DecodeState& rows, int64_t row, float* x) {
     return;
   }
   const int64_t code = rows.codes[row * prior.length + position - 1];
-  const float* entry =
-      prior.entries + (prior.table_of_position[position - 1] * prior.vocabulary + code) * width;
+  const float* entry = prior.entries + (prior.first_row[position - 1] + code) * width;
   const float* place = prior.positions + position * width;
   for (int64_t i = 0; i < width; ++i) x[i] = entry[i] + place[i];
   if (!prior.added_label_embeddings) return;
@@ -173,7 +173,7 @@ void sample_codes(const Prior& prior, const DecodeState& rows, int64_t first, in
     const int64_t place = row * prior.length + rows.positions[row];
     const int64_t code = chooser.sample(logits + row * prior.vocabulary,
                                         guided ? logits + how.unconditional_slot * prior.vocabulary : nullptr,
-                                        how, rows.noise[place]);
+                                        prior.scores[rows.positions[row]].out, how, rows.noise[place]);
     rows.codes[place] = code;
     ++rows.positions[row];
     if (guided) rows.codes[how.unconditional_slot * prior.length + rows.positions[how.unconditional_slot]++] = code;

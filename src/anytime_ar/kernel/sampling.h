@@ -16,12 +16,13 @@ namespace {
 // Samples codes from logits by inverting the cumulative distribution, in float64.
 class CodeSampler {
  public:
-  explicit CodeSampler(int64_t vocabulary) : probabilities_(vocabulary) {}
+  explicit CodeSampler(int64_t vocabulary) { probabilities_.reserve(vocabulary); }
 
-  // Samples a code. `unlabelled` are the logits of the unconditional row of classifier-free
-  // guidance, or null. `noise` in [0, 1) decides the code.
-  int64_t sample(const float* logits, const float* unlabelled, const RowSamplingParams& how, double noise) {
-    const int64_t count = static_cast<int64_t>(probabilities_.size());
+  // Samples one of `count` codes. `unlabelled` are the logits of the unconditional row of
+  // classifier-free guidance, or null. `noise` in [0, 1) decides the code.
+  int64_t sample(const float* logits, const float* unlabelled, int64_t count, const RowSamplingParams& how,
+                 double noise) {
+    probabilities_.resize(count);
     const float guidance = static_cast<float>(how.guidance);
     for (int64_t i = 0; i < count; ++i) {
       probabilities_[i] =

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anytime_ar.codes import Vocabulary, as_vocabulary
 from anytime_ar.errors import InputError
 from anytime_ar.plugins import ModelPart
 from anytime_ar.prior.kv_cache import KVCache
@@ -23,14 +24,15 @@ class CausalPrior(ModelPart, nn.Module, abc.ABC):
 
     Args:
         code_length: L.
-        vocabulary: V.
+        vocabulary: V, one number for all positions, or one for each.
         label_count: number of classes; 0 for an unconditional prior.
     """
 
-    def __init__(self, code_length: int, vocabulary: int, label_count: int = 0) -> None:
+    def __init__(self, code_length: int, vocabulary: Vocabulary, label_count: int = 0) -> None:
         """Store the sizes of the codes and the number of labels."""
         super().__init__()
-        self.code_length, self.vocabulary, self.label_count = code_length, vocabulary, label_count
+        self.code_length, self.label_count = code_length, label_count
+        self.vocabulary = as_vocabulary(vocabulary, code_length)
 
     @abc.abstractmethod
     def new_cache(self, capacity: int) -> KVCache:
@@ -50,7 +52,9 @@ class CausalPrior(ModelPart, nn.Module, abc.ABC):
             rows: places of the n rows in the cache.
 
         Returns:
-            float [n, T, V]; [:, i] are the logits of the code at position `positions + i`.
+            float [n, T, V]; [:, i] are the logits of the code at position `positions + i`. If
+            vocabularies differ, V is the largest one. Then the logits of values that a code cannot
+            have do not matter: they are never drawn.
         """
 
     label_dropout: float = 0.1
@@ -58,7 +62,7 @@ class CausalPrior(ModelPart, nn.Module, abc.ABC):
 
     @classmethod
     def complete_config(
-        cls, config: dict[str, Any], code_length: int, vocabulary: int, label_count: int
+        cls, config: dict[str, Any], code_length: int, vocabulary: Vocabulary, label_count: int
     ) -> dict[str, Any]:
         """Return settings of a prior that is to be trained, with the sizes of its codes filled in.
 
@@ -71,11 +75,8 @@ class CausalPrior(ModelPart, nn.Module, abc.ABC):
         Raises:
             InputError: a size is set otherwise.
         """
-        sizes = {
-            "code_length": code_length,
-            "vocabulary": vocabulary,
-            "label_count": label_count,
-        }
+        values = vocabulary if isinstance(vocabulary, int) else list(vocabulary)
+        sizes = {"code_length": code_length, "vocabulary": values, "label_count": label_count}
         for name, size in sizes.items():
             if config.get(name, size) != size:
                 raise InputError(
@@ -102,11 +103,25 @@ class CausalPrior(ModelPart, nn.Module, abc.ABC):
             labels: int64 [B] in 0..label_count (`no_label`); None: no label.
 
         Returns:
-            float [B, T, V]; [:, i] are the logits of code i, and depend on codes < i only.
+            float [B, T, V]; [:, i] are the logits of code i, and depend on codes < i only. Those
+            of values that code i cannot have are -inf.
         """
         batch = len(codes)
         inputs = self.inputs_of(codes, labels)
-        return self.next_logits(inputs, [0] * batch, self.new_cache(batch), slice(0, batch))
+        cache = self.new_cache(batch)
+        return self.mask_logits(self.next_logits(inputs, [0] * batch, cache, slice(0, batch)))
+
+    def mask_logits(self, logits: Tensor) -> Tensor:
+        """Set the logits of values that codes cannot have to -inf.
+
+        Args:
+            logits: logits of all positions from the first one on, float [B, T, V].
+        """
+        if isinstance(self.vocabulary, int):
+            return logits
+        sizes = torch.tensor(self.vocabulary[: logits.shape[1]], device=logits.device)
+        values = torch.arange(logits.shape[2], device=logits.device)
+        return logits.masked_fill(values >= sizes[:, None], -torch.inf)
 
     def inputs_of(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the inputs after which codes are predicted: a label, and all codes but the last.

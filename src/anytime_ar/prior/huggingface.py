@@ -6,11 +6,14 @@ import functools
 import inspect
 import json
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from anytime_ar.codes import Vocabulary, largest_vocabulary, vocabulary_sizes
 from anytime_ar.errors import InputError, require_extras
 from anytime_ar.plugins import build_transformers_model, register
 from anytime_ar.prior.causal import CausalPrior
@@ -23,7 +26,8 @@ if TYPE_CHECKING:
 
 TokenLayout = Literal["shared", "per_position"]
 """How codes become tokens. `shared`: code j is token j at every position. `per_position`: code j at
-position i is token i * V + j. The labels follow the codes; the last one means "no label"."""
+position i is token i * V + j, or follows the tokens of all positions before if their vocabularies
+differ. The labels follow the codes; the last one means "no label"."""
 
 
 @register("huggingface_prior")
@@ -38,7 +42,7 @@ class HuggingFacePrior(CausalPrior):
         model: causal language model with full attention and a vocabulary for all tokens, such as
             `LlamaForCausalLM` or `GPT2LMHeadModel`.
         code_length: L.
-        vocabulary: V.
+        vocabulary: V, one number for all positions, or one for each.
         label_count: number of classes; 0 for an unconditional prior.
         tokens: see `TokenLayout`.
         check: compare results with a cache and without, on a few codes. The weights have to be
@@ -50,12 +54,15 @@ class HuggingFacePrior(CausalPrior):
         MissingExtraError: transformers is not installed.
     """
 
+    _first_token: Tensor
+    """Token of code 0 at each position if tokens are per position, int64 [L]."""
+
     @default_torch_modes(grad=True)
     def __init__(
         self,
         model: PreTrainedModel,
         code_length: int,
-        vocabulary: int,
+        vocabulary: Vocabulary,
         label_count: int = 0,
         *,
         tokens: TokenLayout = "shared",
@@ -66,8 +73,10 @@ class HuggingFacePrior(CausalPrior):
         super().__init__(code_length, vocabulary, label_count)
         self.model, self.tokens = model.eval(), tokens
         config = model.config.get_text_config()
-        self._stride = vocabulary if tokens == "per_position" else 0
-        self._first_label = vocabulary * (code_length if self._stride else 1)
+        self._sizes = vocabulary_sizes(self.vocabulary, code_length)
+        self._first_label = _token_count(self.vocabulary, code_length, tokens)
+        self._first = [0, *accumulate(self._sizes[:-1])]  # token of each position
+        self.register_buffer("_first_token", torch.tensor(self._first), persistent=False)
         needed = self._first_label + label_count + 1
         if config.vocab_size < needed:
             raise InputError(
@@ -104,14 +113,16 @@ class HuggingFacePrior(CausalPrior):
         return {
             "model": json.loads(self.model.config.to_json_string(use_diff=False)),
             "code_length": self.code_length,
-            "vocabulary": self.vocabulary,
+            "vocabulary": self.vocabulary
+            if isinstance(self.vocabulary, int)
+            else list(self.vocabulary),
             "label_count": self.label_count,
             "tokens": self.tokens,
         }
 
     @classmethod
     def complete_config(
-        cls, config: dict[str, Any], code_length: int, vocabulary: int, label_count: int
+        cls, config: dict[str, Any], code_length: int, vocabulary: Vocabulary, label_count: int
     ) -> dict[str, Any]:
         """Return settings with the sizes of the codes, and tokens and context of the model."""
         whole = super().complete_config(config, code_length, vocabulary, label_count)
@@ -122,7 +133,7 @@ class HuggingFacePrior(CausalPrior):
                 "as {model_type: llama, hidden_size: 64}"
             )
         tokens = config.get("tokens", "shared")
-        count = (code_length if tokens == "per_position" else 1) * vocabulary + label_count + 1
+        count = _token_count(vocabulary, code_length, tokens) + label_count + 1
         ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
         sizes = {"vocab_size": count, "max_position_embeddings": code_length, **ends}
         return whole | {"tokens": tokens, "model": sizes | given}
@@ -184,7 +195,7 @@ class HuggingFacePrior(CausalPrior):
             position_ids=at.expand(len(inputs), -1),
             use_cache=False,
         )
-        return self._code_logits(hidden.logits, at)
+        return self.mask_logits(self._code_logits(hidden.logits, at))
 
     def _tokens(self, inputs: Tensor, at: Tensor, *, starts: bool) -> Tensor:
         """Return the tokens of inputs.
@@ -194,7 +205,9 @@ class HuggingFacePrior(CausalPrior):
             at: positions of the inputs, int64 [1 or n, T].
             starts: whether any of them is 0, where the input is a label.
         """
-        tokens = inputs + (at - 1) * self._stride if self._stride else inputs
+        tokens = inputs
+        if self.tokens == "per_position":
+            tokens = inputs + self._first_token[at - 1]
         return torch.where(at == 0, self._first_label + inputs, tokens) if starts else tokens
 
     def _code_logits(self, logits: Tensor, at: Tensor) -> Tensor:
@@ -204,19 +217,26 @@ class HuggingFacePrior(CausalPrior):
             logits: float [n, T, tokens].
             at: positions of the logits, int64 [1 or n, T].
         """
-        if not self._stride:
-            return logits[..., : self.vocabulary]
+        largest = largest_vocabulary(self.vocabulary)
+        if self.tokens == "shared":
+            return logits[..., :largest]
         if len(at) == 1:
-            columns = [slice(p * self._stride, (p + 1) * self._stride) for p in at[0].tolist()]
-            return torch.stack([logits[:, i, own] for i, own in enumerate(columns)], dim=1)
-        own = at[..., None] * self._stride + torch.arange(self.vocabulary, device=at.device)
-        return logits.gather(2, own)
+            own = [
+                logits[:, i, self._first[p] : self._first[p] + self._sizes[p]]
+                for i, p in enumerate(at[0].tolist())
+            ]
+            if not isinstance(self.vocabulary, int):
+                own = [F.pad(part, (0, largest - part.shape[1])) for part in own]
+            return torch.stack(own, dim=1)
+        # If vocabularies differ, the logits of other tokens follow those of a position's own.
+        columns = self._first_token[at][..., None] + torch.arange(largest, device=at.device)
+        return logits.gather(2, columns.clamp(max=logits.shape[2] - 1))
 
     @torch.no_grad()
     def _check_cache(self) -> None:
         """Raise an error if the model does not compute with a cache what it computes without."""
         length = min(4, self.code_length)
-        codes = torch.arange(2 * length, device=self.device).view(2, length) % self.vocabulary
+        codes = torch.arange(2 * length, device=self.device).view(2, length) % min(self._sizes)
         labels = torch.full((2, 1), self.no_label, device=self.device)
         inputs = torch.cat([labels, codes], dim=1)[:, :length]
         whole = self(codes)
@@ -226,17 +246,26 @@ class HuggingFacePrior(CausalPrior):
                 self.next_logits(inputs[:, i : i + 1], [i, i], cache, slice(0, 2))
                 for i in range(length)
             ]
-            differ = (torch.cat(steps, dim=1).float() - whole.float()).abs().max()
+            possible = whole != -torch.inf
+            differ = (
+                (torch.cat(steps, dim=1)[possible].float() - whole[possible].float()).abs().max()
+            )
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
                 f"{type(self.model).__name__} cannot be a prior: it does not run with keys and "
                 f"values of each row ({error}); choose a causal model with full attention"
             ) from error
-        if not differ <= 0.02 * whole.float().abs().max().clamp(min=1):
+        if not differ <= 0.02 * whole[possible].float().abs().max().clamp(min=1):
             raise InputError(
                 f"{type(self.model).__name__} cannot be a prior: its logits with and without a "
                 f"cache differ by {float(differ):.3g}; choose a causal model with full attention"
             )
+
+
+def _token_count(vocabulary: Vocabulary, code_length: int, tokens: TokenLayout) -> int:
+    """Return the number of tokens for codes."""
+    sizes = vocabulary_sizes(vocabulary, code_length)
+    return sum(sizes) if tokens == "per_position" else max(sizes)
 
 
 def _cache_view(cache: TensorCache, rows: slice, at: Tensor, length: int) -> Cache:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -179,7 +179,10 @@ def sample_code(
 
 
 def sample_code_by_row(
-    logits: Tensor, noise: Tensor, params: ctypes.Array[RowSamplingParams]
+    logits: Tensor,
+    noise: Tensor,
+    params: ctypes.Array[RowSamplingParams],
+    sizes: Sequence[int] | None = None,
 ) -> Tensor:
     """Sample one code per row, with parameters of each row.
 
@@ -187,10 +190,17 @@ def sample_code_by_row(
         logits: float [B, V].
         noise: float64 [B] in [0, 1).
         params: parameters of B rows or more.
+        sizes: number of values of each row's code, B of them, up to V; None: V of all.
 
     Returns:
         int64 [B] in 0..V-1.
     """
+    if sizes is not None:
+        device, kind = logits.device, torch.int64
+        codes = torch.arange(logits.shape[1], dtype=kind, device=device)
+        impossible = codes >= torch.tensor(sizes, dtype=kind, device=device)[:, None]
+        # Not -inf, of which guidance takes the difference.
+        logits = logits.masked_fill(impossible, torch.finfo(logits.dtype).min)
     groups = _group_rows(bytes(memoryview(params)[: len(logits)]), logits.device)
     if len(groups) == 1 and groups[0].unconditional_slots is None:
         return groups[0].sample(logits, noise)

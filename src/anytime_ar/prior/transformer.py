@@ -6,12 +6,15 @@ well.
 
 Code j has another meaning at every position. So each pair of position and code has an embedding of
 its own, which also gives its logit (tied embeddings). The configuration can let neighbouring
-positions share them. Letters: `B` batch, `L` code length, `V` vocabulary, `E` width, `T` positions
-of a sequence.
+positions share them. A vocabulary can be that of one position: then its table has as many rows, and
+its logits are computed from these alone. Letters: `B` batch, `L` code length, `V` vocabulary (the
+largest one, if they differ), `R` rows of all tables, `E` width, `T` positions of a sequence.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import accumulate, groupby
 from typing import Self
 
 import torch
@@ -19,6 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anytime_ar.codes import Vocabulary, as_vocabulary, vocabulary_sizes
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
 from anytime_ar.prior.causal import cross_entropy_of_codes
@@ -108,31 +112,50 @@ def _causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return scores.masked_fill(later, -torch.inf).softmax(-1).to(v.dtype) @ v
 
 
+@dataclass(frozen=True)
+class _PositionRun:
+    """Consecutive positions with the same vocabulary."""
+
+    positions: range
+    """These positions."""
+    vocabulary: int
+    """V, the number of values of each of their codes."""
+    rows: slice
+    """Rows of their embedding tables."""
+
+
 class Prior(nn.Module):
     """Autoregressive distribution over codes int64 [B, L].
 
     Args:
         config: sizes of the Transformer.
         code_length: L.
-        vocabulary: V.
+        vocabulary: V, one number for all positions, or one for each.
         label_count: number of classes; 0 for an unconditional prior.
+
+    Raises:
+        InputError: positions of different vocabularies share an embedding table, or have codebook
+            features.
     """
 
     table_of_position: Tensor
     """Index of each position's embedding table, int64 [L]."""
+    first_row: Tensor
+    """First row of each position's embedding table, int64 [L]."""
     codebook_features: Tensor
-    """Fixed features of each code in each table, float32 [tables * V, features]."""
+    """Fixed features of each code in each table, float32 [R, features]."""
 
     @default_torch_modes(grad=True, keep_device=True)
     def __init__(
-        self, config: PriorConfig, code_length: int, vocabulary: int, label_count: int = 0
+        self, config: PriorConfig, code_length: int, vocabulary: Vocabulary, label_count: int = 0
     ) -> None:
         """Build the embeddings and blocks, and initialise them."""
         super().__init__()
         self.config = config
-        self.code_length, self.vocabulary, self.label_count = code_length, vocabulary, label_count
+        self.code_length, self.label_count = code_length, label_count
+        self.vocabulary = as_vocabulary(vocabulary, code_length)
         width = config.width
-        # The embedding of code j at position i is row table_of_position[i] * V + j.
+        # The embedding of code j at position i is row first_row[i] + j.
         following = torch.arange(code_length).flip(0)
         group, member = (
             following // config.positions_per_table,
@@ -140,10 +163,18 @@ class Prior(nn.Module):
         )
         tables = int(group[0]) + 1
         self.register_buffer("table_of_position", tables - 1 - group, persistent=False)  # int64 [L]
-        self.code_embedding = nn.Embedding(tables * vocabulary, config.embedding_width or width)
-        self.output_bias = nn.Parameter(torch.zeros(tables, vocabulary))
+        self.table_sizes = self._table_sizes()
+        """Number of rows of each table, which is the vocabulary of its positions."""
+        first_rows = torch.tensor([0, *accumulate(self.table_sizes)])
+        self.register_buffer("first_row", first_rows[self.table_of_position], persistent=False)
+        self._runs = self._position_runs()
+        rows = sum(self.table_sizes)
+        self.code_embedding = nn.Embedding(rows, config.embedding_width or width)
+        bias = torch.zeros(rows)
+        one_for_all = isinstance(self.vocabulary, int)
+        self.output_bias = nn.Parameter(bias.view(tables, -1) if one_for_all else bias)
         # The features are not stored: they follow from the autoencoder.
-        features = torch.zeros(tables * vocabulary, config.codebook_features)
+        features = torch.zeros(rows, config.codebook_features)
         self.register_buffer("codebook_features", features, persistent=False)
         self.embedding_projection: nn.Linear | None = None
         if config.embedding_width:
@@ -169,6 +200,41 @@ class Prior(nn.Module):
             assert isinstance(block, Block)
             for branch in (block.out, block.down):
                 nn.init.normal_(branch.weight, std=0.02 / (2 * config.layers) ** 0.5)
+
+    def _table_sizes(self) -> tuple[int, ...]:
+        """Return the number of rows of each table.
+
+        Raises:
+            InputError: positions of different vocabularies share a table, or have features.
+        """
+        if self.config.codebook_features and not isinstance(self.vocabulary, int):
+            raise InputError(
+                f"prior.codebook_features is {self.config.codebook_features}, and the vocabularies "
+                "of positions differ; set it to 0"
+            )
+        sizes: list[int] = []
+        of_positions = vocabulary_sizes(self.vocabulary, self.code_length)
+        for position, table in enumerate(self.table_of_position.tolist()):
+            if table == len(sizes):
+                sizes.append(of_positions[position])
+            elif sizes[table] != of_positions[position]:
+                raise InputError(
+                    f"positions {position - 1} and {position} have vocabularies {sizes[table]} and "
+                    f"{of_positions[position]}, and share an embedding table; set "
+                    f"prior.positions_per_table to 1 instead of {self.config.positions_per_table}"
+                )
+        return tuple(sizes)
+
+    def _position_runs(self) -> list[_PositionRun]:
+        """Return the runs of positions with the same vocabulary, in order."""
+        sizes, first_row = vocabulary_sizes(self.vocabulary, self.code_length), self.first_row
+        runs: list[_PositionRun] = []
+        for size, members in groupby(range(self.code_length), key=sizes.__getitem__):
+            positions = [*members]
+            first, last = positions[0], positions[-1]
+            rows = slice(int(first_row[first]), int(first_row[last]) + size)
+            runs.append(_PositionRun(range(first, last + 1), size, rows))
+        return runs
 
     @staticmethod
     def _initialize(module: nn.Module) -> None:
@@ -201,7 +267,8 @@ class Prior(nn.Module):
             labels: int64 [B] in 0..label_count (`no_label`); None: no label.
 
         Returns:
-            float [B, T, V]; [:, i] are the logits of code i, and depend on codes < i only.
+            float [B, T, V]; [:, i] are the logits of code i, and depend on codes < i only. Those
+            of values that code i cannot have are -inf.
 
         Raises:
             InputError: there are more than L codes.
@@ -212,8 +279,7 @@ class Prior(nn.Module):
         if labels is None:
             labels = torch.full((batch,), self.no_label, device=self.label_embedding.weight.device)
         first = self.label_embedding(labels)[:, None]  # [B, 1, E]
-        tables = self.table_of_position[:length]
-        rows = codes[:, :-1] + tables[:-1] * self.vocabulary
+        rows = codes[:, :-1] + self.first_row[: length - 1]
         rest = self._with_codebook_features(self.code_embedding(rows), self.codebook_features[rows])
         rest = (
             rest if self.embedding_projection is None else self.embedding_projection(rest)
@@ -229,8 +295,33 @@ class Prior(nn.Module):
         x = self.norm(x)
         x = x if self.embedding_projection is None else x @ self.embedding_projection.weight
         entries = self._with_codebook_features(self.code_embedding.weight, self.codebook_features)
-        table = entries.unflatten(0, (-1, self.vocabulary))[tables]
-        return torch.einsum("bte,tve->btv", x, table) + self.output_bias[tables]
+        logits = [
+            self._logits(x, entries, run) for run in self._runs if run.positions.start < length
+        ]
+        if isinstance(self.vocabulary, int):
+            return logits[0]
+        widest = max(self.vocabulary)
+        padded = [F.pad(part, (0, widest - part.shape[2]), value=-torch.inf) for part in logits]
+        return torch.cat(padded, dim=1)
+
+    def _logits(self, x: Tensor, entries: Tensor, run: _PositionRun) -> Tensor:
+        """Compute the logits of the codes at positions of one vocabulary, V.
+
+        Args:
+            x: outputs of the last norm at all positions, float [B, T, E].
+            entries: rows of all embedding tables, float [R, E].
+            run: these positions; those from T on are left out.
+
+        Returns:
+            float [B, positions, V].
+        """
+        positions = slice(run.positions.start, min(run.positions.stop, x.shape[1]))
+        tables = self.table_of_position[positions]
+        tables = tables - self.table_of_position[run.positions.start]
+        shape = (-1, run.vocabulary)
+        table = entries[run.rows].unflatten(0, shape)[tables]
+        bias = self.output_bias.flatten()[run.rows].unflatten(0, shape)[tables]
+        return torch.einsum("bte,tve->btv", x[:, positions], table) + bias
 
     def nll(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         """Compute the negative log-likelihood of each code given those before it, in nats.
@@ -245,7 +336,7 @@ class Prior(nn.Module):
         return cross_entropy_of_codes(self(codes, labels), codes)
 
     def full_embeddings(self) -> Tensor:
-        """Return the embedding tables at full width: float [tables * V, E].
+        """Return the rows of the embedding tables at full width: float [R, E].
 
         They are computed in float64 and rounded once: sums in float32 round differently on another
         processor, and then codes differ.
@@ -283,7 +374,7 @@ class Prior(nn.Module):
         # In float64, so that the features are the same on every processor.
         vectors = vectors[first.to(vectors.device)].double()  # [tables, V, D]
         lengths = vectors.norm(dim=2)  # [tables, V]
-        rank = lengths.argsort(1).argsort(1).double() / (self.vocabulary - 1) * (steps - 1)
+        rank = lengths.argsort(1).argsort(1).double() / (lengths.shape[1] - 1) * (steps - 1)
         # One feature for each of several overlapping ranges of length, so that a linear map of them
         # can be a piecewise linear function of the length.
         length_features = (

@@ -31,7 +31,13 @@ from anytime_ar.bundle.format import (
     save_bundle,
     summarize_bundle,
 )
-from anytime_ar.codes import as_codes, check_codes
+from anytime_ar.codes import (
+    Vocabulary,
+    as_codes,
+    as_vocabulary,
+    check_codes,
+    largest_vocabulary,
+)
 from anytime_ar.config import format_validation_error
 from anytime_ar.errors import InputError
 from anytime_ar.kernel.autotune import Autotuner
@@ -157,8 +163,8 @@ class AnytimeModel:
             backend: see `load`.
 
         Raises:
-            InputError: tokenizer and prior do not fit each other, the labels or the samples, or
-                some prefix of codes does not decode.
+            InputError: tokenizer and prior do not fit each other, the labels or the samples, the
+                vocabulary is none, or some prefix of codes does not decode.
         """
         require_tokenizer(tokenizer)
         if not isinstance(prior, Prior | CausalPrior | None):
@@ -216,10 +222,10 @@ class AnytimeModel:
         """Number of codes of a whole sample, L."""
         return self.bundle.autoencoder.code_length
 
-    @property
-    def vocabulary(self) -> int:
-        """Number of values that a code can take, V."""
-        return self.bundle.autoencoder.vocabulary
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Number of values that a code can take, V: one for all positions, or one for each."""
+        return as_vocabulary(self.bundle.autoencoder.vocabulary, self.code_length)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -321,7 +327,7 @@ class AnytimeModel:
         labels = None
         if label is not None:
             labels = label_indices(self.bundle.card, label, len(codes)).to(self.device)
-        rows = max(1, MAX_LOGITS // (codes.shape[1] * self.vocabulary))
+        rows = max(1, MAX_LOGITS // (codes.shape[1] * largest_vocabulary(self.vocabulary)))
         costs = []
         for start in range(0, len(codes), rows):
             end_if_exiting()

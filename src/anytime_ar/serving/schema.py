@@ -271,8 +271,9 @@ class ModelInfo(ResponseBody):
     """Sample rate of audio in Hz. null for images."""
     code_length: int
     """Number of codes of a whole sample."""
-    vocabulary: int
-    """Number of different values that a code can have."""
+    vocabulary: int | list[int]
+    """Number of different values that a code can have; a list of one for each position if they
+    differ."""
     labels: list[str] | None
     """Names of the classes. null if the model has no labels."""
     formats: list[str]

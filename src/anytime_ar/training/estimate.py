@@ -14,6 +14,7 @@ from torch import nn
 
 from anytime_ar.autoencoder import OrderedAutoencoder, Tokenizer
 from anytime_ar.bundle.format import attach_codebook
+from anytime_ar.codes import random_codes
 from anytime_ar.data import DataSplits
 from anytime_ar.prior import CausalPrior, Prior
 from anytime_ar.runtime.distributed import DistributedContext
@@ -152,7 +153,7 @@ class RunTimer:
         options = self._config.prior_training
         generator = generator_for(self._config.seed, "rehearsal")
         shape = options.batch_size, code_length
-        codes = torch.randint(prior.vocabulary, shape, generator=generator)
+        codes = random_codes(prior.vocabulary, shape, generator)
         labels = torch.zeros(len(codes), dtype=torch.int64) if prior.label_count else None
         first_size = round(options.batch_size / options.prefix_fractions[0])
         batches = timing_batches(options, codes, labels, self._microbatch_size(first_size))

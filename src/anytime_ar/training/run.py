@@ -40,6 +40,7 @@ from anytime_ar.bundle.format import (
     load_bundle,
     save_bundle,
 )
+from anytime_ar.codes import Vocabulary, as_vocabulary
 from anytime_ar.config import Config, changed_settings
 from anytime_ar.data import DataSplits, load_data
 from anytime_ar.data.fingerprint import DataFingerprint, data_fingerprint, find_moved_data
@@ -427,11 +428,13 @@ def build_card(config: TrainConfig, data: DataSplits, tokenizer: Tokenizer | Non
     if tokenizer is None:
         autoencoder = config.autoencoder.resolve(data.sample_shape)
         tokenizer_card: Config = autoencoder
-        code_length, vocabulary = autoencoder.sizes[0], autoencoder.quantizer.size
+        code_length = autoencoder.sizes[0]
+        vocabulary: Vocabulary = autoencoder.quantizer.size
     else:
         _check_samples_fit(tokenizer, data)
         tokenizer_card = describe(tokenizer)
-        code_length, vocabulary = tokenizer.code_length, tokenizer.vocabulary
+        code_length = tokenizer.code_length
+        vocabulary = as_vocabulary(tokenizer.vocabulary, code_length)
     prior = config.prior
     if isinstance(prior, PartConfig):
         known = find_class(prior.kind, "prior", CausalPrior)

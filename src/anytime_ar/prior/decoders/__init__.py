@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, get_args
 
+from anytime_ar.codes import vocabulary_sizes
 from anytime_ar.errors import InputError
 from anytime_ar.kernel.autotune import Autotuner, Implementation
 from anytime_ar.prior.causal import CausalPrior
@@ -90,7 +91,8 @@ def make_prior_decoder(
         if reason is not None or backend == "auto":
             builders[f"portable {each}"] = partial(TorchPriorDecoder, prior, each)
     size = prior.config.model_dump_json(include={"layers", "width", "heads", "mlp_ratio"})
-    key = f"step of {size} {prior.code_length} x {prior.vocabulary} on {device}"
+    timed = vocabulary_sizes(prior.vocabulary, prior.code_length)[prior.code_length // 2]
+    key = f"step of {size} {prior.code_length} x {timed} on {device}"
     candidates = [
         Implementation(name, partial(_prepare_step, make)) for name, make in builders.items()
     ]

@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar, cast
 import torch
 from torch import Tensor
 
+from anytime_ar.codes import largest_vocabulary
 from anytime_ar.prior.causal import CausalPrior
 from anytime_ar.prior.kv_cache import KVCache
 from anytime_ar.prior.sampling_params import RowSamplingParams, sample_code_by_row
@@ -86,6 +87,7 @@ class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
         """Take over the sizes and the device of the prior."""
         self.precision = precision
         self.code_length, self.vocabulary = prior.code_length, prior.vocabulary
+        self._largest_vocabulary = largest_vocabulary(prior.vocabulary)
         self.no_label = prior.no_label
         self.device = prior.device
         # A deque needs no lock. A process forked while another thread holds a lock waits for ever.
@@ -130,14 +132,18 @@ class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
             count: number of rows.
         """
         logits = self.logits(state, count).to(state.noise.device)
-        positions = state.positions[:count]
+        positions, params = state.positions[:count], state.sampling_params
         noise, codes = state.noise[:count], state.codes[:count]
+        sizes = None
+        if not isinstance(self.vocabulary, int):
+            sizes = [self.vocabulary[position] for position in positions]
         if min(positions) == max(positions):  # as mostly; an index for each row takes longer
             here = positions[0]
-            codes[:, here] = sample_code_by_row(logits, noise[:, here], state.sampling_params)
+            possible = logits if sizes is None else logits[:, : sizes[0]]
+            codes[:, here] = sample_code_by_row(possible, noise[:, here], params)
         else:
             at = int64_tensor(positions, logits.device)[:, None]  # [count, 1]
-            sampled = sample_code_by_row(logits, noise.gather(1, at)[:, 0], state.sampling_params)
+            sampled = sample_code_by_row(logits, noise.gather(1, at)[:, 0], params, sizes)
             codes.scatter_(1, at, sampled[:, None])
         for slot in range(count):
             state.positions[slot] += 1
@@ -151,7 +157,9 @@ class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
             count: number of rows.
 
         Returns:
-            float32 [count, V], equal to `Prior.forward(codes)[i, positions[i]]` up to rounding.
+            float32 [count, V], equal to `Prior.forward(codes)[i, positions[i]]` up to rounding. If
+            vocabularies differ, a row's logits after those of its own position mean nothing, and
+            may be missing if no row needs them.
         """
 
     @abc.abstractmethod
@@ -187,10 +195,10 @@ class TransformerDecoder(PriorDecoder[StateT]):
     def __init__(self, prior: Prior, precision: Precision) -> None:
         """Compute the embeddings that all decoders need."""
         super().__init__(prior, precision)
-        self._code_embeddings = prior.full_embeddings().detach().clone()  # [tables * V, E]
-        self._position_embeddings, self._table_of_position = (
+        self._code_embeddings = prior.full_embeddings().detach().clone()  # [R, E]
+        self._position_embeddings, self._first_row = (
             prior.position_embedding.detach().clone(),
-            prior.table_of_position.clone(),
+            prior.first_row.clone(),
         )
         self._first_inputs = (
             prior.label_embedding.weight.detach() + self._position_embeddings[0]

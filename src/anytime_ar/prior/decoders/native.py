@@ -72,7 +72,7 @@ class _PriorStruct(ctypes.Structure):
         ("precision", ctypes.c_int64),
         ("first", ctypes.c_void_p),
         ("entries", ctypes.c_void_p),
-        ("tables", ctypes.c_void_p),
+        ("first_rows", ctypes.c_void_p),
         ("positions", ctypes.c_void_p),
         ("reminders", ctypes.c_void_p),
         ("blocks", ctypes.POINTER(_BlockStruct)),
@@ -215,7 +215,8 @@ class NativePriorDecoder(TransformerDecoder[NativeDecodeState]):
 
     def logits(self, state: NativeDecodeState, count: int) -> Tensor:
         """Compute the logits that `step` samples from; see `PriorDecoder.logits`."""
-        logits = torch.empty(count, self.vocabulary, dtype=torch.float32, device="cpu")
+        shape = count, self._largest_vocabulary
+        logits = torch.empty(shape, dtype=torch.float32, device="cpu")
         self._call(state, 0, count, logits=logits)
         return logits
 
@@ -270,7 +271,7 @@ class NativePriorDecoder(TransformerDecoder[NativeDecodeState]):
         out = (
             None
             if logits is None
-            else checked_data_ptr(logits, torch.float32, count, self.vocabulary)
+            else checked_data_ptr(logits, torch.float32, count, self._largest_vocabulary)
         )
         threads = self._threads(count)
         rows = state.current_address()
@@ -296,14 +297,15 @@ class NativePriorDecoder(TransformerDecoder[NativeDecodeState]):
         """Pack the sizes and weights of a prior into the kernel's struct."""
         config = prior.config
         blocks = [self._pack_block(block) for block in prior.blocks]
-        tables = self._code_embeddings.unflatten(0, (-1, prior.vocabulary))
+        tables = self._code_embeddings.split(prior.table_sizes)
+        biases = prior.output_bias.flatten().split(prior.table_sizes)
         linear = self._weights.pack_linear
-        maps = [linear(table, bias) for table, bias in zip(tables, prior.output_bias, strict=True)]
+        maps = [linear(table, bias) for table, bias in zip(tables, biases, strict=True)]
         scores = [maps[table] for table in prior.table_of_position.tolist()]
         first = prior.blocks[0]
         assert isinstance(first, Block)
         length, width = prior.code_length, config.width
-        labels, entries = prior.no_label + 1, len(maps) * prior.vocabulary
+        labels = prior.no_label + 1
         hold = self._weights.keep_alive
         return _PriorStruct(
             layers=config.layers,
@@ -312,11 +314,11 @@ class NativePriorDecoder(TransformerDecoder[NativeDecodeState]):
             attention=config.heads * round_up(config.width // config.heads, _VECTOR_LANES),
             hidden=first.up.out_features,
             length=length,
-            vocabulary=prior.vocabulary,
+            vocabulary=self._largest_vocabulary,
             precision=_PRECISION_CODES[self.precision],
             first=hold(self._first_inputs, labels, width),
-            entries=hold(self._code_embeddings, entries, width),
-            tables=hold(prior.table_of_position, length, dtype=torch.int64),
+            entries=hold(self._code_embeddings, sum(prior.table_sizes), width),
+            first_rows=hold(self._first_row, length, dtype=torch.int64),
             positions=hold(self._position_embeddings, length, width),
             reminders=None
             if self._added_label_embeddings is None

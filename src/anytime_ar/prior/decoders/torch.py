@@ -116,10 +116,10 @@ class TorchPriorDecoder(TransformerDecoder[DecodeState[TorchKVCache]]):
         self._heads = prior.config.heads
         self._blocks = [_TorchBlock.of(block, precision) for block in prior.blocks]
         self._norm = _TorchNorm.of(prior.norm)
-        tables = self._code_embeddings.unflatten(0, (-1, self.vocabulary))
+        tables = self._code_embeddings.split(prior.table_sizes)
+        biases = prior.output_bias.flatten().split(prior.table_sizes)
         scores = [
-            pack_linear(table, bias, precision)
-            for table, bias in zip(tables, prior.output_bias, strict=True)
+            pack_linear(table, bias, precision) for table, bias in zip(tables, biases, strict=True)
         ]
         self._logit_maps = [
             scores[table] for table in prior.table_of_position.tolist()
@@ -206,22 +206,21 @@ class TorchPriorDecoder(TransformerDecoder[DecodeState[TorchKVCache]]):
         Returns:
             float32 [B, E].
         """
-        entries = self._code_embeddings[
-            codes + self._table_of_position[positions - 1] * self.vocabulary
-        ]
+        entries = self._code_embeddings[codes + self._first_row[positions - 1]]
         x = entries + self._position_embeddings[positions]
         return (
             x if self._added_label_embeddings is None else x + self._added_label_embeddings[labels]
         )
 
     def _project_logits(self, x: Tensor, positions: _StepPositions) -> Tensor:
-        """Compute logits from the output of the last norm: [B, E] -> float32 [B, V]."""
+        """Compute logits from the output of the last norm: [B, E] -> float32 [B, V or less]."""
         x = x.to(self._logit_maps[0].dtype)
         if positions.common_position is not None:
             return self._logit_maps[positions.common_position](x).float()
-        logits = x.new_empty(len(x), self.vocabulary, dtype=torch.float32)
+        logits = x.new_empty(len(x), self._largest_vocabulary, dtype=torch.float32)
         for position, rows in positions.groups().items():
-            logits[rows] = self._logit_maps[position](x[rows]).float()
+            found = self._logit_maps[position](x[rows]).float()
+            logits[rows, : found.shape[1]] = found
         return logits
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from anytime_ar.codes import check_codes
+from anytime_ar.codes import check_codes, vocabulary_sizes
 from anytime_ar.errors import InputError
 from anytime_ar.media.processor import MediaProcessor
 from anytime_ar.samples import check_samples
@@ -80,14 +80,18 @@ class CodecService:
             raise InputError(
                 "codes: samples have different numbers of codes; cut them to the same number"
             )
-        highest = served.model.vocabulary
-        wrong = [code for row in request.codes for code in row if not 0 <= code < highest]
-        if wrong:
-            raise InputError(
-                f"codes: {wrong[0]} is not a code of this model; pass 0..{highest - 1}"
-            )
+        length, vocabulary = served.model.code_length, served.model.vocabulary
+        sizes = vocabulary_sizes(vocabulary, length)
+        for row in request.codes:
+            for position, code in enumerate(row):  # too many codes are refused below
+                size = sizes[min(position, length - 1)]
+                if not 0 <= code < size:
+                    here = "" if isinstance(vocabulary, int) else f" at position {position}"
+                    raise InputError(
+                        f"codes: {code} is not a code of this model{here}; pass 0..{size - 1}"
+                    )
         codes = torch.tensor(request.codes, dtype=torch.int64, device="cpu")
-        check_codes(codes, code_length=served.model.code_length, vocabulary=highest)
+        check_codes(codes, code_length=length, vocabulary=vocabulary)
         done = await self._run("decode", served, codes, served.model.decode, context)
         samples = await asyncio.to_thread(to_base64, served.media, done.result, kind)
         return DecodeResponse(

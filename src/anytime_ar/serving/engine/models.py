@@ -83,7 +83,9 @@ class ServedModel:
             sample_shape=[*model.sample_shape],
             sample_rate=model.sample_rate,
             code_length=model.code_length,
-            vocabulary=model.vocabulary,
+            vocabulary=model.vocabulary
+            if isinstance(model.vocabulary, int)
+            else [*model.vocabulary],
             labels=None if model.labels is None else [*model.labels],
             formats=[*self.media.formats],
             slots=self.slots,

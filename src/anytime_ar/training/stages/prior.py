@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from anytime_ar.autoencoder import OrderedAutoencoder, Tokenizer
 from anytime_ar.bundle.format import attach_codebook
+from anytime_ar.codes import largest_vocabulary, random_codes
 from anytime_ar.data import AugmentationConfig, Batch, DataSplits, Split
 from anytime_ar.errors import InputError
 from anytime_ar.prior import CausalPrior, Prior
@@ -218,7 +219,8 @@ def _encode_batches(
     distributed: DistributedContext,
 ) -> tuple[Tensor, Tensor | None]:
     """Encode batches, each in one of the processes; see `encode_training_split`."""
-    compact = torch.int16 if autoencoder.vocabulary <= 2**15 else torch.int32
+    largest = largest_vocabulary(autoencoder.vocabulary)
+    compact = torch.int16 if largest <= 2**15 else torch.int32
     codes: list[Tensor] = []
     labels: list[Tensor] = []
     for number, batch in enumerate(batches):
@@ -297,7 +299,7 @@ class PriorObjective(nn.Module):
                 labels = torch.where(hidden, self.prior.no_label, labels)
             if self.code_noise:
                 shape = shard.global_batch_size(len(codes)), codes.shape[1]
-                random = torch.randint(self.prior.vocabulary, shape, generator=generator)
+                random = random_codes(self.prior.vocabulary, shape, generator)
                 replaced = _random_mask(self.code_noise, codes, generator, shard)
                 seen = torch.where(replaced, shard.local_slice(random).to(codes.device), codes)
         logits = self.prior(seen, labels)  # [B, L, V]

@@ -153,6 +153,11 @@ class TrainConfig(Config):
     tokenizer: str | PartConfig | None = None
     """Trained tokenizer in place of `autoencoder`: that of a model by name, folder or Hub ID, or
     kind and settings."""
+    tokenizer_reference: str | None = None
+    """Hub ID or folder of the tokenizer's weights, to which the bundle refers; None: it holds them.
+
+    A Hub ID may end with `@` and a branch, tag or commit.
+    """
     autoencoder: SerializeAsAny[AutoencoderConfig] = ProjectionConfig()
     """Networks, quantizer and codes of the autoencoder."""
     autoencoder_training: AutoencoderTrainingConfig = AutoencoderTrainingConfig()
@@ -187,6 +192,11 @@ class TrainConfig(Config):
             raise ValueError("decoder_gan trains an autoencoder, and tokenizer is given; drop one")
         if self.tokenizer is not None and self.prior is None:
             raise ValueError("tokenizer is given and prior is null, so nothing is left to train")
+        if self.tokenizer_reference is not None and self.tokenizer is None:
+            raise ValueError(
+                "tokenizer_reference is given without a tokenizer; give the tokenizer too, or drop "
+                "it"
+            )
         return self
 
 

@@ -11,7 +11,6 @@ bundle/                       the model (see `anytime_ar.bundle.format`)
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from anytime_ar.bundle.format import (
     describe,
     find_bundle,
     load_bundle,
+    refer,
     save_bundle,
 )
 from anytime_ar.config import Config
@@ -51,6 +51,7 @@ from anytime_ar.runtime.files import (
 )
 from anytime_ar.runtime.seeding import seeded
 from anytime_ar.runtime.size_limits import check_yaml_size
+from anytime_ar.runtime.tensors import weights_digest
 from anytime_ar.runtime.torch_modes import default_torch_modes
 from anytime_ar.training.checkpoint import CheckpointManager
 from anytime_ar.training.config import SINGLE_PROCESS, DistributedConfig, TrainConfig
@@ -180,6 +181,9 @@ def _train_bundle(
     card = build_card(config, splits, tokenizer)
     with seeded(config.seed, "weights"):
         bundle = build_bundle(card, tokenizer)
+    reference = config.tokenizer_reference
+    if reference is not None:  # before training, so that a wrong one is refused at once
+        bundle = refer(bundle, {"tokenizer": reference})
     distributed.run_on_rank_zero(lambda: create_run_folder(folder, config))
     changes = distributed.run_on_rank_zero(
         lambda: _check_data_unchanged(folder, config, splits, accept=accept_changed_data)
@@ -317,11 +321,8 @@ def _with_tokenizer(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
             "tokenizer is passed, so only a prior is trained; drop decoder_gan, and give a prior"
         )
     check_tokenizer(tokenizer.eval())
-    digest = hashlib.sha256()
-    for name, weight in tokenizer.inference_state().items():
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    passed = PartConfig(kind=_PASSED, config={"sha256": digest.hexdigest()})
+    digest = weights_digest(tokenizer.inference_state())
+    passed = PartConfig(kind=_PASSED, config={"sha256": digest})
     return config.model_copy(update={"tokenizer": passed})
 
 

@@ -324,6 +324,12 @@ def _weight_paths(folder: Path, card: Card) -> dict[str, list[Path]]:
     """
     names = [*_WEIGHT_FILES] if card.prior is not None else [*_WEIGHT_FILES][:1]
     references = {name: card.references.get(_WEIGHT_FILES[name]) for name in names}
+    for name, reference in references.items():
+        if reference is not None and (folder / name).exists():
+            raise BundleError(
+                f"{folder / name} is there although config.json refers to {reference}; get the "
+                "bundle again"
+            )
     return {
         name: [folder / name] if found is None else fetch_files(found, _WEIGHT_FILES[name])
         for name, found in references.items()

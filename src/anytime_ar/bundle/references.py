@@ -167,6 +167,11 @@ def _weight_names(folder: Path, source: str) -> list[str]:
         names = {*map(str, json.loads((folder / _INDEX).read_bytes())["weight_map"].values())}
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise InputError(f"{folder / _INDEX} lists no files of weights; get it again") from error
+    for name in names:
+        if not _FILE_NAME.fullmatch(name):
+            raise InputError(
+                f"{folder / _INDEX}: {short_repr(name)} is no safetensors file; get it again"
+            )
     return sorted(names)
 
 

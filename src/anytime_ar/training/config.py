@@ -192,11 +192,6 @@ class TrainConfig(Config):
             raise ValueError("decoder_gan trains an autoencoder, and tokenizer is given; drop one")
         if self.tokenizer is not None and self.prior is None:
             raise ValueError("tokenizer is given and prior is null, so nothing is left to train")
-        if self.tokenizer_reference is not None and self.tokenizer is None:
-            raise ValueError(
-                "tokenizer_reference is given without a tokenizer; give the tokenizer too, or drop "
-                "it"
-            )
         return self
 
 

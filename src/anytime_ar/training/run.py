@@ -161,6 +161,12 @@ def _train_bundle(
     """Train the stages of a run in its folder, and return its bundle; see `train`."""
     if tokenizer is not None:
         config = _with_tokenizer(config, tokenizer)
+    reference = config.tokenizer_reference
+    if reference is not None and config.tokenizer is None:
+        raise InputError(
+            f"tokenizer_reference is {reference!r}, and no tokenizer is given; give it too, or "
+            "drop the reference"
+        )
     # Before the data are loaded, so that a wrong folder is refused at once.
     config = check_run_folder(folder, config, resume=resume)
     if resume and (folder / "bundle").is_dir():
@@ -181,7 +187,6 @@ def _train_bundle(
     card = build_card(config, splits, tokenizer)
     with seeded(config.seed, "weights"):
         bundle = build_bundle(card, tokenizer)
-    reference = config.tokenizer_reference
     if reference is not None:  # before training, so that a wrong one is refused at once
         bundle = refer(bundle, {"tokenizer": reference})
     distributed.run_on_rank_zero(lambda: create_run_folder(folder, config))

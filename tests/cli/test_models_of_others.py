@@ -64,7 +64,8 @@ def test_commands(
     main(["sample", str(model), "-n", "2", *deadline, *options])
     main(["refine", str(model), "state", "--out", "b.wav", *options])
     main(["bulk", "sample", str(model), "-n", "3", "--seed", "0", "--out", "shards", *options])
-    assert list((tmp_path / "shards").glob("*.parquet"))
+    drawn = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (drawn["samples"], drawn["shards"]) == (3, 1)
 
     beep(tmp_path / "long.wav", 3 * WINDOW / RATE)
     main(["encode", str(model), "long.wav", "--out", "codes.npz", *options])

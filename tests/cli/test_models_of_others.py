@@ -37,7 +37,13 @@ MODELS: dict[str, dict[str, Any]] = {
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The folder of a model of sounds, beside a folder of sounds."""
     data = {"name": str(tmp_path / "data"), "sample_shape": (1, WINDOW), "sample_rate": RATE}
-    values = {"name": "tiny", "data": data | {"normalize": "peak"}, **MODELS[request.param]}
+    audio = {"sample_rate": RATE, "seconds": WINDOW / RATE, "length_multiple": 1}
+    values = {
+        "name": "tiny",
+        "data": data | {"normalize": "peak"},
+        "training": {"data": {"name": data["name"], "audio": audio}},
+        **MODELS[request.param],
+    }
     model = AnytimeModel(random_bundle(Card.parse(values, origin="test")), device="cpu")
     references = {}
     if request.param == "codec by reference":

@@ -90,4 +90,3 @@ def test_commands(
     assert curve.model_dump(mode="json") == figures
     now = json.loads((model / "config.json").read_text())
     assert now["references"] == card["references"]
-    main(["sample", str(model), "--quality", "0.5", "--seed", "0", "--out", "c.wav", *options])

@@ -7,6 +7,7 @@ named in the environment variable `ANYTIME_PLUGINS`, or an entry point of an ins
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import math
@@ -22,9 +23,10 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_type_hints
 
 import numpy as np
+import torch
 from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
-from torch import nn
+from torch import Tensor, nn
 
 from anytime_ar.config import Config, format_validation_error, short_repr
 from anytime_ar.errors import AnytimeError, InputError
@@ -76,6 +78,20 @@ class ModelPart:
                 f"values ({wrong}); implement get_config and from_config"
             )
         return config
+
+    def weights_of_checkpoint(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights of this object from files that a bundle refers to.
+
+        Args:
+            stored: content of the files, by name.
+
+        Returns:
+            The weights by their names in `state_dict`; by default, the files have these names.
+
+        Raises:
+            InputError: weights are missing, or have other shapes.
+        """
+        return stored
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -535,6 +551,53 @@ def build_transformers_model(auto_class: str, values: dict[str, Any], what: str)
     except Exception as error:  # of any type, from the code of many models
         reason = textwrap.shorten(str(error), 100)  # transformers lists every model
         raise InputError(f"{what} of the installed transformers ({reason}); update it") from error
+
+
+def transformers_config(model: Any) -> dict[str, Any]:
+    """Return the configuration of a model of transformers, from which its part is built again.
+
+    The path or name that it was loaded by is left out: bundles go to others.
+    """
+    config: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
+    return {name: value for name, value in config.items() if name != "_name_or_path"}
+
+
+def transformers_weights(model: Any, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a model of Hugging Face's transformers from those of a checkpoint.
+
+    Checkpoints of earlier releases have other names, which transformers knows.
+
+    Args:
+        model: the model, with any weights.
+        stored: content of the files of the checkpoint, by name.
+
+    Raises:
+        InputError: weights are missing, or have other shapes.
+    """
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        loaded, report = type(model).from_pretrained(
+            None,
+            config=copy.deepcopy(model.config),
+            state_dict=stored,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except Exception as error:  # of any type, from the code of many models
+        raise InputError(textwrap.shorten(str(error), 200)) from error
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+    for mistake in ("missing_keys", "mismatched_keys"):
+        if names := sorted(map(str, report[mistake])):
+            raise InputError(f"{mistake.replace('_', ' ')}: {textwrap.shorten(str(names), 200)}")
+    weights: dict[str, Tensor] = loaded.state_dict()
+    return weights
 
 
 def _attention_in(values: Any) -> Iterator[Any]:

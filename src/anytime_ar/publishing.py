@@ -5,7 +5,7 @@ The model card is a README.md with front matter for the Hub and a text for peopl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -16,9 +16,17 @@ from torch import nn
 from anytime_ar.autoencoder import OrderedAutoencoder
 from anytime_ar.bundle.card import Card
 from anytime_ar.bundle.curve import Curve, CurvePoint
-from anytime_ar.bundle.format import BUNDLE_FILES, Bundle, find_bundle, load_bundle
+from anytime_ar.bundle.format import (
+    BUNDLE_FILES,
+    Bundle,
+    find_bundle,
+    load_bundle,
+    refer,
+    save_bundle,
+)
+from anytime_ar.bundle.references import PartName, WeightsReference
 from anytime_ar.codes import as_vocabulary, bits
-from anytime_ar.errors import InputError, require_extras
+from anytime_ar.errors import InputError, plural, require_extras
 from anytime_ar.evaluation import plot_curve
 from anytime_ar.evaluation.metrics.reconstruction import metrics_in
 from anytime_ar.evaluation.report import format_distance, markdown_table
@@ -43,6 +51,7 @@ def push(
     message: str | None = None,
     revision: str | None = None,
     license: str | None = None,
+    references: Mapping[PartName, Path | str] | None = None,
 ) -> str:
     """Upload a model to the Hugging Face Hub in one commit: bundle, model card and figures.
 
@@ -57,13 +66,17 @@ def push(
         revision: branch to push to, created if it does not exist; None: the main branch.
         license: licence of the model by its identifier on the Hub (`"apache-2.0"`); None: the card
             names none.
+        references: where the weights of a tokenizer or prior of another package are stored already,
+            so that they are not uploaded, as `AnytimeModel.save` takes it; None: the same as the
+            bundle.
 
     Returns:
         The Hub ID of exactly this revision, `"owner/name@commit"`, as `load` takes it.
 
     Raises:
         BundleError: the model does not exist, or is damaged.
-        InputError: the name of the repository is invalid, or the Hub refuses or cannot be reached.
+        InputError: the name of the repository is invalid, the Hub refuses or cannot be reached, or
+            weights are referenced in a local folder, which others do not have.
         MissingExtraError: the extra `hub` is not installed.
     """
     ref = parse_hub_ref(repository)
@@ -72,8 +85,21 @@ def push(
     require_extras("a push to the Hub", "hub")  # fail before figures are made
     folder = find_bundle(name)
     bundle = load_bundle(folder)
+    if references is not None:
+        bundle = refer(bundle, references)
+    for part, reference in bundle.card.references.items():
+        if reference.folder is not None:
+            raise InputError(
+                f"cannot push to {ref}: the weights of the {part} are referenced in {reference}, "
+                f"which others do not have; upload it, and pass its Hub ID with --references."
+                f"{part} OWNER/NAME, or push the weights with --references {{}}"
+            )
     with TemporaryDirectory() as temporary:
-        generated = Path(temporary)
+        generated = Path(temporary) / "generated"
+        generated.mkdir()
+        if references is not None:
+            folder = Path(temporary) / "bundle"
+            save_bundle(bundle, folder)
         figures = _write_figures(bundle, generated)
         text = model_card(bundle, repository, figures=figures, license=license)
         write_bytes(generated / "README.md", text.encode())
@@ -174,6 +200,10 @@ def _summary(bundle: Bundle) -> str:
     ]
     if bundle.prior is not None:
         lines[-1] += f", {_count_parameters(bundle.prior)} (prior)"
+    lines += [
+        f"- weights of the {part}: {_format_reference(reference)}"
+        for part, reference in card.references.items()
+    ]
     return (
         f"{what}, for [anytime generation]({PAPER}): {does}. More codes bring more quality, and "
         "one model serves every budget.\n\n" + "\n".join(lines)
@@ -185,6 +215,19 @@ def _part_name(part: nn.Module, ours: str) -> str:
     if isinstance(part, OrderedAutoencoder | Prior):
         return ours
     return f"`{type(getattr(part, 'model', part)).__name__}`"  # a wrapped model of transformers
+
+
+def _format_reference(reference: WeightsReference) -> str:
+    """Return where the weights of a part are, as the card says it."""
+    total = sum(file.size for file in reference.files.values())
+    size = f"{plural(len(reference.files), 'file')}, {total / 1e6:.3g} MB"
+    if reference.repo_id is None:
+        return f"in the folder `{reference.folder}` ({size}), not in this repository"
+    return (
+        f"[`{reference.repo_id}`](https://huggingface.co/{reference.repo_id}/tree/"
+        f"{reference.revision}) at commit `{reference.revision}` ({size}), not in this "
+        "repository; each file is checked against its SHA-256 in `config.json`"
+    )
 
 
 def _count_parameters(part: nn.Module) -> str:
@@ -329,9 +372,11 @@ def model_card_metadata(bundle: Bundle, license: str | None) -> dict[str, Any]:
     kind = _HUB_TASKS[len(card.data.sample_shape)]
     task = kind.reconstruction if card.prior is None else kind.generation
     data = _dataset_id(card)
+    base_models = [found.repo_id for found in card.references.values() if found.repo_id is not None]
     values: dict[str, Any] = {
         "library_name": "anytime-ar",
         "license": license,
+        "base_model": base_models or None,
         "pipeline_tag": task,
         "tags": ["anytime-generation", "ordered-codes", kind.tag],
         "datasets": [data] if data is not None else None,

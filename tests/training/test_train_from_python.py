@@ -313,6 +313,19 @@ def test_a_prior_of_the_codes_of_a_codec(tmp_path: Path) -> None:
     for name in ("autoencoder.safetensors", "prior.safetensors"):
         first, second = (tmp_path / run / "bundle" / name for run in ("run", "again"))
         assert first.read_bytes() == second.read_bytes()
+    referring = named | {"tokenizer_reference": str(tmp_path / "codec")}
+    aar.train(referring, tmp_path / "referring", data=sounds, **options)
+    assert not (tmp_path / "referring" / "bundle" / "autoencoder.safetensors").exists()
+    loaded = aar.load(tmp_path / "referring", device="cpu")
+    assert loaded.fingerprint == again.fingerprint
+    assert loaded.bundle.card.references["tokenizer"].folder == str(tmp_path / "codec")
+    for settings, message in (
+        (right | {"tokenizer_reference": "x/y"}, "is 'x/y', and no tokenizer is given; give it"),
+        (named | {"tokenizer_reference": "a/b/c"}, "which is neither a folder nor a Hub ID; pass"),
+    ):
+        with pytest.raises(InputError, match=message):
+            aar.train(settings, tmp_path / "wrong", data=sounds, **options)
+        assert not (tmp_path / "wrong").exists()
     for wrong_settings, message in (
         ({"name": str(tmp_path)}, "from_pretrained: samples is missing"),
         ({"name": str(tmp_path), "samples": 1600}, "is no model that transformers can load"),

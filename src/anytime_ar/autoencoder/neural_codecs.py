@@ -8,7 +8,6 @@ the levels before it.
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,6 +24,8 @@ from anytime_ar.plugins import (
     check_arguments,
     load_transformers_model,
     register,
+    transformers_config,
+    transformers_weights,
 )
 from anytime_ar.runtime.torch_modes import default_torch_modes
 from anytime_ar.samples import check_samples
@@ -123,11 +124,16 @@ class CodecTokenizer(Tokenizer):
     def get_config(self) -> dict[str, Any]:
         """Return length, levels and configuration of the codec, for `from_config`."""
         return {
-            "model": json.loads(self.model.config.to_json_string(use_diff=False)),
+            "model": transformers_config(self.model),
             "samples": self.sample_shape[1],
             "levels": self.levels,
             "frames": self.frames,
         }
+
+    def weights_of_checkpoint(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights from files that `save_pretrained` of the model wrote."""
+        weights = transformers_weights(self.model, stored)
+        return {f"model.{name}": weight for name, weight in weights.items()}
 
     @classmethod
     @default_torch_modes(grad=True)

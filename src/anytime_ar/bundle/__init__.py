@@ -12,21 +12,26 @@ from anytime_ar.bundle.format import (
     find_bundle,
     fingerprint,
     load_bundle,
+    refer,
     save_bundle,
     shipped_models,
 )
+from anytime_ar.bundle.references import PartName, WeightsReference
 
 __all__ = [
     "Bundle",
     "Card",
     "Curve",
     "DataCard",
+    "PartName",
+    "WeightsReference",
     "attach_codebook",
     "build_bundle",
     "check_replaceable",
     "find_bundle",
     "fingerprint",
     "load_bundle",
+    "refer",
     "save_bundle",
     "shipped_models",
 ]

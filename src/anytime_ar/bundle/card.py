@@ -8,8 +8,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, PositiveInt, SerializeAsAny, field_validator, model_validator
 
 from anytime_ar.autoencoder import AutoencoderConfig
+from anytime_ar.bundle.references import PartName, WeightsReference
 from anytime_ar.config import Config
-from anytime_ar.plugins import OneOf
+from anytime_ar.plugins import OneOf, PartConfig
 from anytime_ar.prior import PriorConfig, SamplingParams
 
 MAX_SAMPLE_VALUES = 2**28
@@ -81,6 +82,8 @@ class Card(Config):
     """Default temperature, top-k, top-p and guidance of samples."""
     weights_dtype: Literal["float32", "float16"] = "float32"
     """Number format of the stored weights; in memory they are float32."""
+    references: dict[PartName, WeightsReference] = Field(default_factory=dict)
+    """Where the weights of tokenizer or prior are, if they are not in the bundle."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Configuration of the run that trained the model, for the record."""
 
@@ -104,6 +107,17 @@ class Card(Config):
                 f"sampling_params.guidance is {self.sampling_params.guidance}, and the model has "
                 "no labels; drop it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_references(self) -> Self:
+        parts = {"tokenizer": self.autoencoder, "prior": self.prior}
+        for part in self.references:
+            if not isinstance(parts[part], PartConfig):
+                raise ValueError(
+                    f"references.{part} is for one of another package, and this model has "
+                    f"{'none' if parts[part] is None else 'one of ours'}; drop it"
+                )
         return self
 
     @property

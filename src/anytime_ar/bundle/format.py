@@ -1,8 +1,8 @@
 """The bundle format: a model on disk, as a folder that describes itself.
 
     config.json                description of the model (`Card`), with `format_version`
-    autoencoder.safetensors    weights
-    prior.safetensors          weights, if there is a prior
+    autoencoder.safetensors    weights, unless config.json refers to files elsewhere
+    prior.safetensors          the same of the prior, if there is one
     curve.json                 measured quality against codes, once evaluated
     manifest.json              SHA-256 of every other file
 
@@ -20,7 +20,8 @@ import reprlib
 import secrets
 import shutil
 import textwrap
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,15 @@ from torch import Tensor, nn
 from anytime_ar.autoencoder import CustomConfig, OrderedAutoencoder, Tokenizer
 from anytime_ar.bundle.card import Card
 from anytime_ar.bundle.curve import Curve
+from anytime_ar.bundle.references import (
+    PartName,
+    WeightsReference,
+    fetch_files,
+    find_reference,
+    inference_state,
+    part_digest,
+    read_weights,
+)
 from anytime_ar.codes import as_vocabulary
 from anytime_ar.config import Config
 from anytime_ar.errors import BundleError, InputError
@@ -51,16 +61,21 @@ from anytime_ar.runtime.files import (
     check_output_path,
     json_bytes,
     list_files,
+    sha256,
     write_bytes,
     write_json,
 )
 from anytime_ar.runtime.hub import download_snapshot, parse_hub_ref
 from anytime_ar.runtime.size_limits import SkipInit, StoredSize, stored_size
+from anytime_ar.runtime.tensors import cast_floats, first_names
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
 BUNDLE_FORMAT_VERSION = 2
 """Version of the bundle format that this release reads and writes."""
-_WEIGHT_FILES = ("autoencoder.safetensors", "prior.safetensors")
+_WEIGHT_FILES: dict[str, PartName] = {
+    "autoencoder.safetensors": "tokenizer",
+    "prior.safetensors": "prior",
+}
 _PICKLE_SUFFIXES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt"}
 
 
@@ -167,9 +182,43 @@ def summarize_bundle(bundle: Bundle) -> str:
             f"vocabulary={reprlib.repr(bundle.autoencoder.vocabulary)}",
             f"labels={bundle.card.label_count or None}",
             f"parameters={weights:,}",
+            *(f"{part}='{reference}'" for part, reference in bundle.card.references.items()),
             *(["no prior"] if bundle.prior is None else []),
         ]
     )
+
+
+@default_torch_modes()
+def refer(bundle: Bundle, references: Mapping[PartName, Path | str]) -> Bundle:
+    """Return a model whose bundle refers to stored weights of tokenizer or prior.
+
+    Args:
+        bundle: the model.
+        references: where the weights are stored, by part: a Hub ID, perhaps with `@` and a branch,
+            tag or commit, or a folder that `save_pretrained` wrote. The bundle holds the weights of
+            parts that are left out.
+
+    Raises:
+        BundleError: there is no such repository, or it cannot be reached.
+        InputError: a part is unknown or ours, or there are no such weights as safetensors.
+    """
+    parts = {"tokenizer": bundle.autoencoder, "prior": bundle.prior}
+    if unknown := references.keys() - parts.keys():
+        raise InputError(
+            f"references name {', '.join(sorted(map(repr, unknown)))}; expected tokenizer or prior"
+        )
+    found: dict[PartName, WeightsReference] = {}
+    for part, source in references.items():
+        network = parts[part]
+        if network is None or not isinstance(describe(network), PartConfig):
+            kind = "the model has none" if network is None else "it is one of ours"
+            raise InputError(
+                f"the {part} cannot be referenced in {source}: {kind}, and references are for "
+                "tokenizers and priors of other packages; leave it out"
+            )
+        assert isinstance(network, Tokenizer | CausalPrior)
+        found[part] = find_reference(source, part, network)
+    return replace(bundle, card=bundle.card.model_copy(update={"references": found}))
 
 
 def attach_codebook(autoencoder: Tokenizer, prior: Prior | CausalPrior) -> None:
@@ -205,9 +254,10 @@ def check_savable(bundle: Bundle) -> None:
             "a class from OrderedAutoencoder that builds them, with anytime_ar.register, or name "
             "their classes in CustomConfig"
         )
-    for part, described in (
-        (bundle.autoencoder, bundle.card.autoencoder),
-        (bundle.prior, bundle.card.prior),
+    what: PartName
+    for what, part, described in (
+        ("tokenizer", bundle.autoencoder, bundle.card.autoencoder),
+        ("prior", bundle.prior, bundle.card.prior),
     ):
         if part is None or not isinstance(described, PartConfig):
             continue
@@ -217,6 +267,12 @@ def check_savable(bundle: Bundle) -> None:
                 "move it to the top level of a module, or decorate it with anytime_ar.register"
             )
         part.get_config()  # which refuses parts that do not say how they are built
+        reference = bundle.card.references.get(what)
+        if reference is not None and part_digest(part) != reference.weights_sha256:
+            raise InputError(
+                f"the {what} has changed since its weights were read from {reference}; save it "
+                "with references={}, which stores them, or refer to new files"
+            )
         formats = {w.dtype for w in part.state_dict().values() if w.is_floating_point()}
         if formats - {torch.float32}:
             raise InputError(
@@ -261,19 +317,25 @@ def _unstored_buffers(bundle: Bundle) -> dict[tuple[str, str], Tensor]:
 
 
 @default_torch_modes()
-def save_bundle(bundle: Bundle, folder: Path | str) -> None:
+def save_bundle(
+    bundle: Bundle, folder: Path | str, references: Mapping[PartName, Path | str] | None = None
+) -> None:
     """Write a bundle; an existing one is replaced only after the new one is complete.
 
     Args:
         bundle: model to write.
         folder: folder of the bundle; missing parents are created.
+        references: see `refer`; None: as the card says.
 
     Raises:
-        InputError: the folder holds something other than a bundle, or cannot be written, or the
-            class of tokenizer or prior is not registered.
+        BundleError: a reference cannot be read.
+        InputError: the folder holds something other than a bundle, or cannot be written, the
+            class of tokenizer or prior is not registered, or weights differ from their reference.
     """
     folder = Path(folder).resolve()  # rename the folder itself, not a link to it
     check_replaceable(folder)
+    if references is not None:
+        bundle = refer(bundle, references)
     check_savable(bundle)
     suffix = secrets.token_hex(8)
     fresh = folder.with_name(f".{folder.name}-{suffix}.new")
@@ -288,9 +350,11 @@ def save_bundle(bundle: Bundle, folder: Path | str) -> None:
         write_json(fresh / "config.json", bundle.card.model_dump(mode="json"))
         dtype = getattr(torch, bundle.card.weights_dtype)
         for name, module in _networks_by_file(bundle).items():
-            state = _inference_state(module)
-            stored = set(_first_names(state).values())
-            weights = {k: _cast(v.cpu(), dtype) for k, v in state.items() if k in stored}
+            if _WEIGHT_FILES[name] in bundle.card.references:
+                continue
+            state = inference_state(module)
+            stored = set(first_names(state).values())
+            weights = {k: cast_floats(v.cpu(), dtype) for k, v in state.items() if k in stored}
             # Not save_file, which ignores the umask and makes files that only the owner can read.
             write_bytes(fresh / name, save({k: v.contiguous() for k, v in weights.items()}))
         if bundle.curve is not None:
@@ -308,6 +372,26 @@ def save_bundle(bundle: Bundle, folder: Path | str) -> None:
     for path in folder.parent.iterdir():
         if re.fullmatch(rf"\.{re.escape(folder.name)}-[0-9a-f]{{16}}\.(new|old)", path.name):
             shutil.rmtree(path)
+
+
+def _weight_paths(folder: Path, card: Card) -> dict[str, list[Path]]:
+    """Return the paths of the weights, by the name of their file in a bundle.
+
+    Raises:
+        BundleError: a file that the card refers to is missing, altered, or cannot be fetched.
+    """
+    names = [*_WEIGHT_FILES] if card.prior is not None else [*_WEIGHT_FILES][:1]
+    references = {name: card.references.get(_WEIGHT_FILES[name]) for name in names}
+    for name, reference in references.items():
+        if reference is not None and (folder / name).exists():
+            raise BundleError(
+                f"{folder / name} is there although config.json refers to {reference}; get the "
+                "bundle again"
+            )
+    return {
+        name: [folder / name] if found is None else fetch_files(found, _WEIGHT_FILES[name])
+        for name, found in references.items()
+    }
 
 
 def check_replaceable(folder: Path) -> None:
@@ -363,8 +447,8 @@ def load_bundle(folder: Path | str) -> Bundle:
         for path in import_paths_in([values.get("autoencoder"), values.get("prior")]):
             find_imported(path, "class in config.json")
         card = Card.parse(values, origin=str(folder / "config.json"))
-        names = _WEIGHT_FILES if card.prior is not None else _WEIGHT_FILES[:1]
-        sizes = stored_size([folder / name for name in names])
+        paths = _weight_paths(folder, card)
+        sizes = stored_size([path for files in paths.values() for path in files])
         with SkipInit(folder / "config.json", sizes):
             bundle = build_bundle(card)
     except InputError as error:
@@ -375,16 +459,28 @@ def load_bundle(folder: Path | str) -> Bundle:
             "get the bundle again"
         ) from error
     for name, module in _networks_by_file(bundle).items():
+        part = _WEIGHT_FILES[name]
+        reference = card.references.get(part)
         try:
-            stored = load_file(folder / name)
-            weights = {k: _cast(v, torch.float32) for k, v in stored.items()}
-            state = upgrade_weights(weights)
-            first = _first_names(module.state_dict())
+            if reference is not None:
+                assert isinstance(module, Tokenizer | CausalPrior)
+                state = read_weights(paths[name], part, module)
+            else:
+                stored = load_file(folder / name)
+                weights = {k: cast_floats(v, torch.float32) for k, v in stored.items()}
+                state = upgrade_weights(weights)
+            first = first_names(module.state_dict())
             state |= {k: state[v] for k, v in first.items() if k not in state and v in state}
             module.load_state_dict(state)
-        except (RuntimeError, SafetensorError) as error:
+            if reference is not None and part_digest(module) != reference.weights_sha256:
+                raise InputError(
+                    "they give other weights than when it was saved; install the releases of its "
+                    "packages that saved it, or get a bundle that holds its weights"
+                )
+        except (InputError, RuntimeError, SafetensorError) as error:
             reason = textwrap.shorten(str(error), 200)  # torch lists every weight
-            raise BundleError(f"{folder / name} does not fit its config.json: {reason}") from error
+            source = paths[name][0]
+            raise BundleError(f"{source} does not fit its config.json: {reason}") from error
         except FileNotFoundError as error:
             raise BundleError(f"{folder / name} is missing; get the bundle again") from error
         module.eval()
@@ -400,7 +496,7 @@ def fingerprint(bundle: Bundle) -> str:
     """Return the SHA-256 of the stored weights in hexadecimal; codes and times depend on them."""
     digest = hashlib.sha256()
     for file, network in sorted(_networks_by_file(bundle).items()):
-        for name, weight in _inference_state(network).items():
+        for name, weight in inference_state(network).items():
             digest.update(f"{file} {old_weight_name(name)}".encode())
             numbers = weight.detach().cpu().contiguous().flatten()
             digest.update(numbers.view(torch.uint8).numpy().tobytes())
@@ -458,32 +554,9 @@ def _networks_by_file(bundle: Bundle) -> dict[str, nn.Module]:
     }
 
 
-def _inference_state(network: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of a network that a bundle stores."""
-    if isinstance(network, Tokenizer):
-        return network.inference_state()
-    return network.state_dict()
-
-
-def _first_names(state: dict[str, Tensor]) -> dict[str, str]:
-    """Return the first name of each weight, by name: those of tied weights are the same."""
-    first: dict[Any, str] = {}
-    return {
-        name: first.setdefault(
-            (w.data_ptr(), w.shape, w.stride(), w.dtype) if w.data_ptr() else name, name
-        )
-        for name, w in state.items()
-    }
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a tensor in another floating-point format; integer tensors stay as they are."""
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-
-REQUIRED_FILES = {"config.json", "manifest.json", "autoencoder.safetensors"}
+REQUIRED_FILES = {"config.json", "manifest.json"}
 """Names of the files that every bundle has."""
-BUNDLE_FILES = REQUIRED_FILES | {"prior.safetensors", "curve.json"}
+BUNDLE_FILES = REQUIRED_FILES | {*_WEIGHT_FILES, "curve.json"}
 """Names of all files that a bundle can have."""
 
 
@@ -541,19 +614,3 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise BundleError(f"{path} holds a {type(values).__name__}, expected an object")
     return values
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal.
-
-    Args:
-        path: the file to read.
-
-    Raises:
-        BundleError: the file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}") from error

@@ -19,6 +19,12 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--message", type=literal_text, help="of the commit")
     parser.add_argument("--revision", type=literal_text, help="branch; made if there is none")
     parser.add_argument("--license", type=literal_text, help="of the model, as apache-2.0")
+    parser.add_argument(
+        "--references",
+        type=dict[str, str] | None,
+        help="Hub ids of weights that are not uploaded, as '{tokenizer: OWNER/NAME@REVISION}'; "
+        "'{}' uploads all; default: as in the bundle",
+    )
 
 
 def run(arguments: Namespace) -> None:
@@ -32,5 +38,6 @@ def run(arguments: Namespace) -> None:
         message=arguments.message,
         revision=arguments.revision,
         license=arguments.license,
+        references=arguments.references,
     )
     print(f"pushed {state}; without the part after @ that is the newest state")

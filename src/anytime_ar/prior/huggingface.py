@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +14,12 @@ from torch.nn import functional as F
 
 from anytime_ar.codes import Vocabulary, largest_vocabulary, vocabulary_sizes
 from anytime_ar.errors import InputError, require_extras
-from anytime_ar.plugins import build_transformers_model, register
+from anytime_ar.plugins import (
+    build_transformers_model,
+    register,
+    transformers_config,
+    transformers_weights,
+)
 from anytime_ar.prior.causal import CausalPrior
 from anytime_ar.prior.kv_cache import TensorCache
 from anytime_ar.runtime.torch_modes import default_torch_modes
@@ -111,7 +115,7 @@ class HuggingFacePrior(CausalPrior):
     def get_config(self) -> dict[str, Any]:
         """Return sizes, tokens and configuration of the model, for `from_config`."""
         return {
-            "model": json.loads(self.model.config.to_json_string(use_diff=False)),
+            "model": transformers_config(self.model),
             "code_length": self.code_length,
             "vocabulary": self.vocabulary
             if isinstance(self.vocabulary, int)
@@ -119,6 +123,11 @@ class HuggingFacePrior(CausalPrior):
             "label_count": self.label_count,
             "tokens": self.tokens,
         }
+
+    def weights_of_checkpoint(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights from files that `save_pretrained` of the model wrote."""
+        weights = transformers_weights(self.model, stored)
+        return {f"model.{name}": weight for name, weight in weights.items()}
 
     @classmethod
     def complete_config(

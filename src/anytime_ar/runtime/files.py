@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import codecs
 import errno
+import hashlib
 import json
 import math
 import os
@@ -25,7 +26,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from anytime_ar.errors import InputError, NoRoomError
+from anytime_ar.errors import BundleError, InputError, NoRoomError
 
 _TEMPORARY = re.compile(r"\.anytime-[0-9a-f]{16}\.tmp")
 
@@ -229,6 +230,22 @@ def write_json(path: Path | str, value: Any) -> None:
 def json_bytes(value: Any) -> bytes:
     """Return a value as the JSON that `write_json` writes."""
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal.
+
+    Args:
+        path: the file to read.
+
+    Raises:
+        BundleError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def remove_temporary_files(folder: Path | str) -> list[Path]:

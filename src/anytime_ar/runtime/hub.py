@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from anytime_ar.errors import BundleError, InputError, require_extras
 
-_HUB_REF = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w.-]+(?:/[\w.-]+)*))?")
+_HUB_REF = re.compile(r"(?!.*\.\.)([\w-][\w.-]*/[\w.-]+)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 
 
 class HubRef(NamedTuple):
@@ -60,6 +60,31 @@ def download_snapshot(ref: HubRef, files: Collection[str]) -> Path:
     except Exception as error:  # its HTTP library's errors differ between versions
         raise BundleError(
             f"no model {str(ref)!r}: not a folder here, and none from the Hub: "
+            f"{_explain_hub_error(error, ref)}"
+        ) from error
+
+
+def download_file(ref: HubRef, name: str, what: str) -> Path:
+    """Return the path of a file of a repository in the Hub's cache.
+
+    A file of a commit that is in the cache is not downloaded again, and needs no network.
+
+    Args:
+        ref: the repository and revision.
+        name: name of the file.
+        what: what the file is for, as a noun; the beginning of the message.
+
+    Raises:
+        BundleError: there is no such repository, revision or file, access is denied, or the Hub
+            cannot be reached and the cache has no copy.
+        MissingExtraError: the extra `hub` is not installed.
+    """
+    library = import_huggingface_hub(f"{what}, which is stored as {ref} on the Hub,")
+    try:
+        return Path(library.hf_hub_download(ref.repo_id, name, revision=ref.revision))
+    except Exception as error:  # its HTTP library's errors differ between versions
+        raise BundleError(
+            f"{what} is stored as {name} in {ref} on the Hub, which cannot be fetched: "
             f"{_explain_hub_error(error, ref)}"
         ) from error
 
@@ -149,6 +174,8 @@ def _explain_hub_error(error: Exception, ref: HubRef) -> str:
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return f"no revision {ref.revision!r}; pass a branch, a tag or a whole commit hash"
+    if isinstance(error, errors.RemoteEntryNotFoundError):
+        return "no such file; ask the owner of the repository, or get another bundle"
     if isinstance(error, errors.LocalEntryNotFoundError):
         return "it cannot be reached, and the cache has no complete copy; check the network"
     if status == 401:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from itertools import compress
 from operator import attrgetter, is_not
 from typing import Any, NamedTuple, NoReturn
@@ -61,6 +62,31 @@ def check_weights(network: nn.Module, what: str) -> None:
             f"the {what} {type(network).__name__} has weights on the device meta, which holds no "
             "values; build it on another device, or load its weights"
         )
+
+
+def cast_floats(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor in another floating-point format; integer tensors stay as they are."""
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def first_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the first name of each weight, by name: those of tied weights are the same."""
+    first: dict[Any, str] = {}
+    return {
+        name: first.setdefault(
+            (w.data_ptr(), w.shape, w.stride(), w.dtype) if w.data_ptr() else name, name
+        )
+        for name, w in state.items()
+    }
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of weights and their names, in the given order, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, weight in weights.items():
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 class BoundToProcess:

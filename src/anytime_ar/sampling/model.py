@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
@@ -31,6 +31,7 @@ from anytime_ar.bundle.format import (
     save_bundle,
     summarize_bundle,
 )
+from anytime_ar.bundle.references import PartName
 from anytime_ar.codes import (
     Vocabulary,
     as_codes,
@@ -197,16 +198,25 @@ class AnytimeModel:
         check_tokenizer(made.autoencoder)
         return made
 
-    def save(self, folder: Path | str) -> None:
+    def save(
+        self, folder: Path | str, *, references: Mapping[PartName, Path | str] | None = None
+    ) -> None:
         """Write the model as a bundle, which `load`, the server and all commands read.
 
         Args:
             folder: folder of the bundle; an existing bundle is replaced.
+            references: where the weights of a tokenizer or prior of another package are stored
+                already, by `"tokenizer"` or `"prior"`: a Hub ID such as `"owner/name@main"`, or a
+                folder that `save_pretrained` wrote. The bundle then holds the commit and the
+                SHA-256 of each file in place of the weights. `{}` stores all weights; None: the
+                same as the bundle that was loaded.
 
         Raises:
-            InputError: the folder cannot be written, or tokenizer or prior cannot be saved.
+            BundleError: a repository of `references` does not exist or cannot be reached.
+            InputError: the folder cannot be written, tokenizer or prior cannot be saved, or their
+                weights are others than those of `references`.
         """
-        save_bundle(self.bundle, folder)
+        save_bundle(self.bundle, folder, references)
 
     def __repr__(self) -> str:
         """Return name, sizes and device of the model."""

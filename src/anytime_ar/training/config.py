@@ -154,6 +154,11 @@ class TrainConfig(Config):
     tokenizer: str | PartConfig | None = None
     """Trained tokenizer in place of `autoencoder`: that of a model by name, folder or Hub ID, or
     kind and settings."""
+    tokenizer_reference: str | None = None
+    """Hub ID or folder of the tokenizer's weights, to which the bundle refers; None: it holds them.
+
+    A Hub ID may end with `@` and a branch, tag or commit.
+    """
     autoencoder: SerializeAsAny[AutoencoderConfig] = ProjectionConfig()
     """Networks, quantizer and codes of the autoencoder."""
     autoencoder_training: AutoencoderTrainingConfig = AutoencoderTrainingConfig()

@@ -11,7 +11,6 @@ bundle/                       the model (see `anytime_ar.bundle.format`)
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -38,6 +37,7 @@ from anytime_ar.bundle.format import (
     find_bundle,
     fingerprint,
     load_bundle,
+    refer,
     save_bundle,
 )
 from anytime_ar.codes import Vocabulary, as_vocabulary
@@ -59,6 +59,7 @@ from anytime_ar.runtime.files import (
 )
 from anytime_ar.runtime.seeding import seeded
 from anytime_ar.runtime.size_limits import check_yaml_size
+from anytime_ar.runtime.tensors import weights_digest
 from anytime_ar.runtime.torch_modes import default_torch_modes
 from anytime_ar.training.checkpoint import CheckpointManager
 from anytime_ar.training.config import SINGLE_PROCESS, DistributedConfig, TrainConfig
@@ -168,6 +169,12 @@ def _train_bundle(
     """Train the stages of a run in its folder, and return its bundle; see `train`."""
     if tokenizer is not None:
         config = _with_tokenizer(config, tokenizer)
+    reference = config.tokenizer_reference
+    if reference is not None and config.tokenizer is None:
+        raise InputError(
+            f"tokenizer_reference is {reference!r}, and no tokenizer is given; give it too, or "
+            "drop the reference"
+        )
     # Before the data are loaded, so that a wrong folder is refused at once.
     config = check_run_folder(folder, config, resume=resume)
     if resume and (folder / "bundle").is_dir():
@@ -188,6 +195,8 @@ def _train_bundle(
     card = build_card(config, splits, tokenizer)
     with seeded(config.seed, "weights"):
         bundle = build_bundle(card, tokenizer)
+    if reference is not None:  # before training, so that a wrong one is refused at once
+        bundle = refer(bundle, {"tokenizer": reference})
     check_savable(bundle)  # before hours of training
     if tokenizer is None:
         check_batch_memory(config, splits, distributed_config.nodes)
@@ -362,11 +371,8 @@ def _with_tokenizer(config: TrainConfig, tokenizer: Tokenizer) -> TrainConfig:
             "tokenizer is passed, so only a prior is trained; drop decoder_gan, and give a prior"
         )
     check_tokenizer(tokenizer.eval())
-    digest = hashlib.sha256()
-    for name, weight in tokenizer.inference_state().items():
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    passed = PartConfig(kind=_PASSED, config={"sha256": digest.hexdigest()})
+    digest = weights_digest(tokenizer.inference_state())
+    passed = PartConfig(kind=_PASSED, config={"sha256": digest})
     return config.model_copy(update={"tokenizer": passed})
 
 

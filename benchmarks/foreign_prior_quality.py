@@ -19,6 +19,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ PRIORS: dict[str, dict[str, Any]] = {
     },
 }
 """Settings of the priors by name."""
-PCA_FEATURES = 32
+PCA_FEATURES, PCA_BATCHES = 32, 40
+"""Number of principal components, and of batches of images that they are fitted to."""
 DEADLINE_MULTIPLES = (3, 6)
 """Deadlines, as multiples of the cost of one code and its decode."""
 
@@ -205,10 +207,11 @@ def feature_functions(
     """Return functions from images [B, C, H, W] to features [B, F].
 
     Args:
-        data: the principal components are those of the training split.
+        data: the principal components are those of the first training images.
         feature_extractor: folder of the trained classifier.
     """
-    pca = fit_pca(lambda: (batch.data for batch in data.train.batches(BATCH)), PCA_FEATURES)
+    images = [batch.data for batch in islice(data.train.batches(BATCH), PCA_BATCHES)]
+    pca = fit_pca(lambda: images, PCA_FEATURES)
 
     def components(images: Tensor) -> Tensor:
         return (images.flatten(1).double() - pca.mean) @ pca.components

@@ -293,7 +293,7 @@ def result_table(models: dict[str, dict[str, Any]]) -> str:
     row("ms a step", lambda one: f"{one['step_ms']:.2f}")
     row("ms a decode", lambda one: f"{one['decode_ms']:.2f}")
     for i, deadline in enumerate(some["deadlines"]):
-        title = f"deadline of {deadline['multiple']} codes"
+        title = f"deadline, {deadline['multiple']} x code and decode"
         row(f"{title}, ms", lambda one, i=i: f"{one['deadlines'][i]['deadline_ms']:.1f}")
         row(
             f"{title}, kept",

@@ -49,7 +49,7 @@ def collect_labels(batches: Iterable[Batch]) -> Tensor:
 
 
 def sample_codes_for_labels(
-    model: AnytimeModel, labels: Tensor, codes: int, **sampling_params: Any
+    model: AnytimeModel, labels: Tensor, codes: int, *, seed: int = 0, **sampling_params: Any
 ) -> Tensor:
     """Return codes of one sample for each label, int64 [N, codes].
 
@@ -57,6 +57,7 @@ def sample_codes_for_labels(
         model: the model to sample from.
         labels: int64 [N].
         codes: number of codes per sample.
+        seed: random seed of the samples.
         sampling_params: sampling parameters, which default to those of the model.
     """
     parts = []
@@ -64,7 +65,7 @@ def sample_codes_for_labels(
         label = labels[start : start + BATCH].tolist()
         parts.append(
             model.sample_codes(
-                len(label), codes=codes, seed=0, first=start, label=label, **sampling_params
+                len(label), codes=codes, seed=seed, first=start, label=label, **sampling_params
             )
         )
     return torch.cat(parts)

@@ -27,6 +27,8 @@ SLOW_L = 400
 LABELS = ("cat", "dog", "owl")
 KINDS = {"ours": "image", "a Llama prior": "llama", "a neural codec": "codec"}
 """Models of ours and with parts of other packages: what `tiny_bundle` calls each of them."""
+SLOW_KINDS = {"ours": "slow", "a Llama prior": "slow-llama", "a neural codec": "slow-codec"}
+"""The same with many codes."""
 STEP_S, ROW_S, DECODE_S = 0.001, 0.0005, 0.002
 
 
@@ -36,12 +38,17 @@ def curve() -> Curve:
 
 
 def tiny_bundle(kind: str = "image", *, seed: int = 0, name: str = "tiny") -> Bundle:
-    """Random weights: gray images of 8 x 8, colour images, sounds of 48 samples; gray images whose
-    many codes take their time; and gray images by a Llama, and sounds by an EnCodec."""
-    sound, slow = kind in ("sound", "codec"), kind == "slow"
-    shape = (1, 48) if sound else (3, 8, 8) if kind == "colour" else (1, 8, 8)
+    """Random weights: gray images of 8 x 8, colour images, sounds of 48 samples; gray images by a
+    Llama, and sounds by an EnCodec; and slow ones, whose many codes take their time."""
+    slow = kind.startswith("slow")
+    llama, codec = kind.endswith("llama"), kind.endswith("codec")
+    sound, length = codec or kind == "sound", L
+    if slow:
+        length = SLOW_L // 4 if llama or codec else SLOW_L
+    samples, levels = 4 * length, 4 if slow else 3
+    shape = (1, samples) if sound else (3, 8, 8) if kind == "colour" else (1, 8, 8)
     autoencoder: dict[str, Any] = {
-        "code_length": SLOW_L if slow else L,
+        "code_length": length,
         "code_width": 2,
         "quantizer": {"vocabulary": V},
         "network": {"patch": 2, "widths": [4, 6], "blocks": 1, "hidden": 8},
@@ -61,8 +68,10 @@ def tiny_bundle(kind: str = "image", *, seed: int = 0, name: str = "tiny") -> Bu
                 "labels": LABELS,
                 "label_frequencies": (0.5, 0.3, 0.2),
             },
-            "autoencoder": encodec_config(48, 4, 3, V) if kind == "codec" else autoencoder,
-            "prior": llama_config(L, V, len(LABELS)) if kind == "llama" else prior,
+            "autoencoder": encodec_config(samples, length // levels, levels, V)
+            if codec
+            else autoencoder,
+            "prior": llama_config(length, V, len(LABELS)) if llama else prior,
         },
         origin="test",
     )

@@ -18,7 +18,10 @@ def stage(tmp_path: Path) -> Stage:
     return Stage(tmp_path)
 
 
-def test_a_decode_is_pending_if_the_next_code_completes_the_minimum(stage: Stage) -> None:
+def test_a_decode_is_pending_if_the_next_code_completes_the_minimum(
+    tmp_path: Path, kind: str
+) -> None:
+    stage = Stage(tmp_path, kind=kind)
     heard = stage.ask(2, floor=3)
     pending = []
     for _ in range(2):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from serving_fakes import KINDS, SLOW_L, L, tiny_bundle
+from serving_fakes import KINDS, SLOW_KINDS, L, tiny_bundle
 
 from anytime_ar.errors import InputError
 from anytime_ar.prior import DecodeState
@@ -123,7 +123,7 @@ def answer_of(replies: list[PreviewResponse]) -> SampleResponse:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, AnytimeModel]:
-    return {kind: AnytimeModel(tiny_bundle(kind), device="cpu") for kind in ("image", "slow")}
+    return {"image": AnytimeModel(tiny_bundle(), device="cpu")}
 
 
 @pytest.fixture(scope="session")
@@ -132,12 +132,18 @@ def of_kind(kind: str) -> dict[str, AnytimeModel]:
     return {"image": AnytimeModel(tiny_bundle(KINDS[kind]), device="cpu")}
 
 
+@pytest.fixture(scope="session")
+def slow_of_kind(kind: str) -> dict[str, AnytimeModel]:
+    """A model of each kind with many codes, as the only one that is served."""
+    return {"slow": AnytimeModel(tiny_bundle(SLOW_KINDS[kind]), device="cpu")}
+
+
 @pytest.fixture
 def pace(
-    alone: dict[str, AnytimeModel], monkeypatch: pytest.MonkeyPatch
+    slow_of_kind: dict[str, AnytimeModel], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[float], None]:
     """Lets each step of the slow model take so many seconds more from now on."""
-    decoder = alone["slow"].sampler.decoder
+    decoder = slow_of_kind["slow"].sampler.decoder
     real_step = decoder.step
 
     def slow_down(seconds: float) -> None:
@@ -151,7 +157,7 @@ def pace(
 
 
 def run_scene(
-    alone: dict[str, AnytimeModel], scene: Callable[[FakeCluster], Awaitable[None]], **service: Any
+    models: dict[str, AnytimeModel], scene: Callable[[FakeCluster], Awaitable[None]], **service: Any
 ) -> None:
     """A scene with two replicas."""
 
@@ -161,7 +167,7 @@ def run_scene(
         async with AsyncExitStack() as stack:
             replicas = {}
             for name in NAMES:
-                engine = ServingEngine(alone, promised, time.perf_counter)
+                engine = ServingEngine(models, promised, time.perf_counter)
                 engine.worker.start()
                 stack.callback(engine.worker.stop)
                 await engine.warm_up()
@@ -198,7 +204,7 @@ def test_draws_are_those_of_the_model_alone_and_go_to_all_replicas(
 
 
 def test_a_draw_outlives_its_replica_and_shows_nothing_twice(
-    alone: dict[str, AnytimeModel], pace: Callable[[float], None]
+    slow_of_kind: dict[str, AnytimeModel], pace: Callable[[float], None]
 ) -> None:
     async def scene(cluster: FakeCluster) -> None:
         pace(0.003)  # time to show a preview after each code
@@ -213,11 +219,11 @@ def test_a_draw_outlives_its_replica_and_shows_nothing_twice(
         drawn = [one.codes_drawn for one in replies[:-1]]
         assert len(drawn) > 3
         assert drawn == sorted(set(drawn))
-        assert answer_of(replies).codes == alone["slow"].sample_codes(1, seed=5).tolist()
+        assert answer_of(replies).codes == slow_of_kind["slow"].sample_codes(1, seed=5).tolist()
         ids = {one.id for one in replies}
         assert len(ids) == 1  # the same draw, for its client
 
-    run_scene(alone, scene)
+    run_scene(slow_of_kind, scene)
 
 
 def test_what_one_has_no_room_for_another_may_and_if_none_has_the_mildest_refusal_counts(
@@ -297,10 +303,10 @@ def test_another_gateway_finds_a_draw(of_kind: dict[str, AnytimeModel]) -> None:
 
 
 def test_a_draw_can_be_stopped_by_its_client(
-    alone: dict[str, AnytimeModel], pace: Callable[[float], None]
+    slow_of_kind: dict[str, AnytimeModel], pace: Callable[[float], None]
 ) -> None:
     async def scene(cluster: FakeCluster) -> None:
-        pace(0.1)  # 40 s for all codes
+        pace(0.1)  # 10 s or more for all codes
         request = SampleRequest(
             model="slow", seed=5, id="mine-alone", stream=True, previews_per_s=1000
         )
@@ -312,11 +318,11 @@ def test_a_draw_can_be_stopped_by_its_client(
         with pytest.raises(ConflictError, match="still being generated"):
             await cluster.refine("mine-alone")
         with pytest.raises(ConflictError, match="taken"):
-            await cluster.sample(model="image", id="mine-alone")
+            await cluster.sample(model="slow", id="mine-alone")
         stopped = await cluster.samples.stop("mine-alone", cluster.call())
         assert stopped is not None
         assert stopped.stop_reason == answer_of(await drawing).stop_reason == "cancelled"
-        assert 1 <= stopped.codes_drawn < SLOW_L
+        assert 1 <= stopped.codes_drawn < slow_of_kind["slow"].code_length
         assert len(cluster.samples) == 0
 
         later = SampleRequest(model="slow", id="on-its-way")
@@ -329,14 +335,14 @@ def test_a_draw_can_be_stopped_by_its_client(
         with pytest.raises(ServingError, match="before its first code"):
             await drawing
 
-    run_scene(alone, scene)
+    run_scene(slow_of_kind, scene)
 
 
 def test_a_client_that_leaves_stops_its_draw(
-    alone: dict[str, AnytimeModel], pace: Callable[[float], None]
+    slow_of_kind: dict[str, AnytimeModel], pace: Callable[[float], None]
 ) -> None:
     async def scene(cluster: FakeCluster) -> None:
-        pace(0.1)  # 40 s for all codes
+        pace(0.1)  # 10 s or more for all codes
         request = SampleRequest(model="slow", stream=True, previews_per_s=1000)
         drawing = cluster.samples.sample(request, cluster.call())
         await anext(drawing)
@@ -347,7 +353,7 @@ def test_a_client_that_leaves_stops_its_draw(
             assert time.monotonic() < until
             await asyncio.sleep(0.001)
 
-    run_scene(alone, scene)
+    run_scene(slow_of_kind, scene)
 
 
 def test_a_replica_that_hangs_is_given_up(
@@ -377,10 +383,10 @@ def test_a_replica_that_hangs_is_given_up(
 
 
 def test_draining_answers_what_is_under_way(
-    alone: dict[str, AnytimeModel], pace: Callable[[float], None]
+    slow_of_kind: dict[str, AnytimeModel], pace: Callable[[float], None]
 ) -> None:
     async def scene(cluster: FakeCluster) -> None:
-        pace(0.1)  # 40 s for all codes
+        pace(0.1)  # 10 s or more for all codes
         request = SampleRequest(model="slow", seed=5, stream=True, previews_per_s=1000)
         draw = cluster.samples.sample(request, cluster.call())
         await anext(draw)
@@ -390,10 +396,10 @@ def test_draining_answers_what_is_under_way(
         answer = answer_of(await drawing)
         assert answer.stop_reason in ("drain", "deadline", "complete")
         with pytest.raises(ServingError) as refused:
-            await cluster.sample(model="image")
+            await cluster.sample(model="slow")
         assert refused.value.reason == "draining"
 
-    run_scene(alone, scene)
+    run_scene(slow_of_kind, scene)
 
 
 def state(backlog_s: float, *, ready: bool = True) -> ReplicaState:

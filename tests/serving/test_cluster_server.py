@@ -13,26 +13,39 @@ from typing import Any
 import httpx
 import pytest
 from real_server import RealServer, events, events_of
-from serving_fakes import SLOW_L
+from serving_fakes import KINDS, SLOW_KINDS, SLOW_L, tiny_bundle
 
 from anytime_ar.sampling import AnytimeModel
 from processes import PATIENCE_S, wait_for
 
-SERVED = ("image", "slow", "llama", "codec")
+SERVED = (*KINDS.values(), *SLOW_KINDS.values())
 KEY = {"Authorization": "Bearer secret-of-a"}
 
 
 @pytest.fixture(scope="module")
+def slow_alone() -> list[AnytimeModel]:
+    """The slow models in this process."""
+    return [
+        AnytimeModel(tiny_bundle(name, name=name), device="cpu") for name in SLOW_KINDS.values()
+    ]
+
+
+@pytest.fixture(scope="module")
 def cluster(
-    models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    models: dict[str, Path],
+    slow_alone: list[AnytimeModel],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[RealServer]:
     folder = tmp_path_factory.mktemp("cluster")
+    for model in slow_alone:
+        model.save(folder / model.bundle.card.name)
     keys = folder / "keys"
     keys.write_text("a secret-of-a\nb secret-of-b\n")
     options = ("--engine", "ray", "--replicas", "2", "--threads", "1", "--slots", "32")
     options += ("--deadline-s", "600")  # draws end by their last code, however slow the machine
     real = RealServer(
-        *(str(models[name]) for name in SERVED),
+        *(str(models[name]) for name in KINDS.values()),
+        *(str(folder / name) for name in SLOW_KINDS.values()),
         options=(*options, "--api-key-file", str(keys)),
         logs=folder / "cluster.log",
     )
@@ -106,13 +119,18 @@ def test_it_keeps_clients_apart(cluster: RealServer, client: httpx.Client) -> No
 
 
 def test_no_draw_is_lost_with_a_replica(
-    cluster: RealServer, client: httpx.Client, alone: dict[str, AnytimeModel]
+    cluster: RealServer,
+    client: httpx.Client,
+    alone: dict[str, AnytimeModel],
+    slow_alone: list[AnytimeModel],
 ) -> None:
-    kept = [asked(client, model="image", seed=seed, codes=3) for seed in range(4)]  # on both
+    quick = [*KINDS.values()] * 2
+    kept = [asked(client, model=name, seed=i, codes=3) for i, name in enumerate(quick)]  # on both
     under_way = threading.Barrier(5)
 
     def draw(seed: int) -> list[tuple[str, dict[str, Any]]]:
-        body = {"model": "slow", "seed": seed, "n": 4, "with_codes": True}
+        name = slow_alone[seed % 3].bundle.card.name
+        body = {"model": name, "seed": seed, "n": 4, "with_codes": True}
         with client.stream("POST", "/v1/samples", json={**body, "stream": True}) as stream:
             parts = stream.iter_raw()
             first = next(parts)
@@ -129,12 +147,12 @@ def test_no_draw_is_lost_with_a_replica(
         assert [name for name, _ in all_of_it].count("done") == 1
         name, answer = all_of_it[-1]
         assert (name, answer["stop_reason"]) == ("done", "complete")
-        assert answer["codes"] == alone["slow"].sample_codes(4, seed=seed).tolist()
+        assert answer["codes"] == slow_alone[seed % 3].sample_codes(4, seed=seed).tolist()
         drawn = [answer["codes_drawn"] for _, answer in all_of_it[:-1]]
         assert drawn == sorted(set(drawn))
-    for seed, answer in enumerate(kept):
+    for seed, (name, answer) in enumerate(zip(quick, kept, strict=True)):
         more = client.post(f"/v1/samples/{answer['id']}/refine", json={"with_codes": True})
-        assert more.json()["codes"] == alone["image"].sample_codes(1, seed=seed).tolist()
+        assert more.json()["codes"] == alone[name].sample_codes(1, seed=seed).tolist()
     wait_for(
         lambda: (
             client.get("/v1/load").json()["models"][0]["slots"] == 64
@@ -145,14 +163,24 @@ def test_no_draw_is_lost_with_a_replica(
 
 
 def test_its_end_answers_what_is_under_way(cluster: RealServer, client: httpx.Client) -> None:
-    body = {"model": "slow", "n": 16, "stream": True, "previews_per_s": 50}
-    with client.stream("POST", "/v1/samples", json=body) as stream:
-        lines = stream.iter_lines()
-        next(lines)
+    under_way = threading.Barrier(4)
+
+    def draw(model: str) -> list[str]:
+        body = {"model": model, "n": 16, "stream": True, "previews_per_s": 50}
+        with client.stream("POST", "/v1/samples", json=body) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            under_way.wait(PATIENCE_S)
+            return [line.partition(": ")[2] for line in lines if line.startswith("event")]
+
+    with ThreadPoolExecutor(3) as pool:
+        draws = [pool.submit(draw, model) for model in SLOW_KINDS.values()]
+        under_way.wait(PATIENCE_S)
         cluster.process.send_signal(signal.SIGTERM)
-        names = [line.partition(": ")[2] for line in lines if line.startswith("event")]
-    assert names[-1] == "done"
-    assert set(names[:-1]) <= {"preview"}
+        told = [one.result() for one in draws]
+    for names in told:
+        assert names[-1] == "done"
+        assert set(names[:-1]) <= {"preview"}
     assert cluster.process.wait(PATIENCE_S) == 0
     assert cluster.process.stdout is not None
     cluster.process.stdout.close()

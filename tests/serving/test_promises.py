@@ -17,11 +17,11 @@ from typing import Any, Self
 import httpx
 import pytest
 from real_server import RealServer, events
-from serving_fakes import L
+from serving_fakes import KINDS, L
 from spoiled_server import FAILS, HELD_S, Device
 
 from anytime_ar.sampling import AnytimeModel
-from processes import PATIENCE_S, wait_for
+from processes import wait_for
 
 SHORT_S = 0.05
 LONG_S = 0.15
@@ -34,30 +34,30 @@ STALL_TIMEOUT_S = 3.0
 
 
 class Spoiled:
-    """A server with one model, its device, and clients."""
+    """A server with some models on one device, and clients, who ask for the first of them."""
 
     def __init__(
-        self, folder: Path, model: Path, *, step_s: float, options: tuple[str, ...] = ()
+        self, folder: Path, *models: Path, step_s: float, options: tuple[str, ...] = ()
     ) -> None:
         self.device = Device(folder / "device", step_s, stall_timeout_s=STALL_TIMEOUT_S)
         self.server = RealServer(
-            str(model), options=options, logs=folder / "log", device=self.device
+            *map(str, models), options=options, logs=folder / "log", device=self.device
         ).ready()
         self.pool = ThreadPoolExecutor(16)
         self.client = self.server.client()
+        self.model = models[0].name
 
     def post(self, **body: Any) -> httpx.Response:
         with self.server.client() as client:
-            return client.post("/v1/samples", json=body)
+            return client.post("/v1/samples", json={"model": self.model, **body})
 
     def ask(self, **body: Any) -> Future[httpx.Response]:
         """The same beside others."""
         return self.pool.submit(self.post, **body)
 
     def load(self) -> tuple[int, int]:
-        """Rows that are drawn, and jobs that wait."""
-        (model,) = self.client.get("/v1/load").json()["models"]
-        return model["rows"], model["waiting"]
+        """Rows that are drawn, and jobs that wait, of all models."""
+        return load_of(self.client)
 
     def wait_for_load(self, rows: int, waiting: int) -> None:
         wait_for(lambda: self.load() == (rows, waiting), f"{rows} rows and {waiting} that wait")
@@ -82,15 +82,15 @@ class Spoiled:
 
     @contextmanager
     def watching(self) -> Iterator[set[tuple[int, int]]]:
-        """All the loads that there are meanwhile."""
+        """Rows and jobs that wait, of each model at each time until the end."""
         seen: set[tuple[int, int]] = set()
         end = threading.Event()
 
         def watch() -> None:
             with self.server.client() as client:
                 while not end.is_set():
-                    (model,) = client.get("/v1/load").json()["models"]
-                    seen.add((model["rows"], model["waiting"]))
+                    models = client.get("/v1/load").json()["models"]
+                    seen.update((model["rows"], model["waiting"]) for model in models)
 
         watcher = self.pool.submit(watch)
         yield seen
@@ -101,7 +101,7 @@ class Spoiled:
     def connection(self, **body: Any) -> Iterator[socket.socket]:
         """One over which a draw was asked for; at the end it is closed, whatever comes."""
         host, port = self.server.url.removeprefix("http://").split(":")
-        content = json.dumps(body).encode()
+        content = json.dumps({"model": self.model, **body}).encode()
         with socket.create_connection((host, int(port))) as raw:
             raw.sendall(
                 b"POST /v1/samples HTTP/1.1\r\nHost: localhost\r\n"
@@ -120,22 +120,42 @@ class Spoiled:
         assert code == 0 or any(error)  # what failed is of more interest
 
 
+def load_of(client: httpx.Client) -> tuple[int, int]:
+    """Rows that are drawn, and jobs that wait, of all models of a server."""
+    models = client.get("/v1/load").json()["models"]
+    return sum(model["rows"] for model in models), sum(model["waiting"] for model in models)
+
+
 @pytest.fixture(scope="module")
 def four_places(
     models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Spoiled]:
+    """For each of three models."""
     folder = tmp_path_factory.mktemp("spoiled")
-    with Spoiled(folder, models["image"], step_s=SHORT_S, options=("--slots", "4")) as made:
+    served = [models[name] for name in KINDS.values()]
+    with Spoiled(folder, *served, step_s=SHORT_S, options=("--slots", "4")) as made:
         yield made
+
+
+def in_order(server: Spoiled, model: str) -> Spoiled:
+    """The server, on a device that is in order, and has been for some steps of a model."""
+    server.model = model
+    server.device.set(SHORT_S)
+    wait_for(lambda: server.ready() == 200, "the device")
+    server.post()
+    return server
 
 
 @pytest.fixture
 def spoiled(four_places: Spoiled) -> Spoiled:
-    """With four places, on a device that is in order, and has been for some steps."""
-    four_places.device.set(SHORT_S)
-    wait_for(lambda: four_places.ready() == 200, "the device")
-    four_places.post()
-    return four_places
+    """With four places; clients ask for the model of ours."""
+    return in_order(four_places, "image")
+
+
+@pytest.fixture
+def any_spoiled(four_places: Spoiled, kind: str) -> Spoiled:
+    """The same for each kind of model."""
+    return in_order(four_places, KINDS[kind])
 
 
 def codes_of(response: httpx.Response) -> list[list[int]]:
@@ -162,68 +182,78 @@ def test_a_draw_of_several_joins_whole_and_at_the_boundary(spoiled: Spoiled) -> 
     assert spoiled.post(n=5).status_code == 422
 
 
-def test_many_race_for_one_place(
+def test_many_race_for_one_place_of_each_model(
     models: dict[str, Path], tmp_path: Path, alone: dict[str, AnytimeModel]
 ) -> None:
-    with Spoiled(tmp_path, models["image"], step_s=0.02, options=("--slots", "1")) as spoiled:
+    names = [*KINDS.values()] * 4
+    served = [models[name] for name in KINDS.values()]
+    with Spoiled(tmp_path, *served, step_s=0.02, options=("--slots", "1")) as spoiled:
         with spoiled.watching() as seen:
-            asked = [spoiled.ask(seed=seed, with_codes=True, min_codes=L) for seed in range(12)]
+            asked = [
+                spoiled.ask(model=name, seed=seed, with_codes=True, min_codes=L)
+                for seed, name in enumerate(names)
+            ]
             answers = [one.result() for one in asked]
-        for seed, answer in enumerate(answers):
-            assert codes_of(answer) == alone["image"].sample_codes(1, seed=seed).tolist()
+        for seed, (name, answer) in enumerate(zip(names, answers, strict=True)):
+            assert codes_of(answer) == alone[name].sample_codes(1, seed=seed).tolist()
         assert max(rows for rows, _ in seen) == 1
         assert max(waiting for _, waiting in seen) > 1
 
 
-def test_places_of_the_stopped_the_gone_and_the_failed_are_free_again(spoiled: Spoiled) -> None:
-    spoiled.device.set(VERY_LONG_S)
-    stopped = spoiled.ask(n=4, id="stop-me-soon")
-    spoiled.wait_for_load(4, 0)
-    assert spoiled.client.delete("/v1/samples/stop-me-soon").status_code == 200
+def test_places_of_the_stopped_the_gone_and_the_failed_are_free_again(any_spoiled: Spoiled) -> None:
+    any_spoiled.device.set(VERY_LONG_S)
+    name = f"stop-{any_spoiled.model}-soon"
+    stopped = any_spoiled.ask(n=4, id=name)
+    any_spoiled.wait_for_load(4, 0)
+    assert any_spoiled.client.delete(f"/v1/samples/{name}").status_code == 200
     assert stopped.result().json()["stop_reason"] == "cancelled"
-    with spoiled.connection(n=4):
-        spoiled.wait_for_load(4, 0)
-    spoiled.wait_for_load(0, 0)
-    failed = spoiled.ask(n=4)
-    spoiled.wait_for_load(4, 0)
-    spoiled.device.set(FAILS)
+    with any_spoiled.connection(n=4):
+        any_spoiled.wait_for_load(4, 0)
+    any_spoiled.wait_for_load(0, 0)
+    failed = any_spoiled.ask(n=4)
+    any_spoiled.wait_for_load(4, 0)
+    any_spoiled.device.set(FAILS)
     assert failed.result().json()["error"]["code"] == "broken"
-    spoiled.device.set(0.001)
-    wait_for(lambda: spoiled.ready() == 200, "the device")
-    assert spoiled.load() == (0, 0)
-    whole = spoiled.post(n=4)
+    any_spoiled.device.set(0.001)
+    wait_for(lambda: any_spoiled.ready() == 200, "the device")
+    assert any_spoiled.load() == (0, 0)
+    whole = any_spoiled.post(n=4)
     assert (len(whole.json()["samples"]), whole.json()["codes_drawn"]) == (4, L)
 
 
-@pytest.mark.parametrize("stream", [True, False])
-def test_no_code_is_drawn_for_who_has_left(spoiled: Spoiled, stream: bool) -> None:
+@pytest.mark.parametrize(
+    ("model", "stream"), [("image", True), ("image", False), ("llama", True), ("codec", False)]
+)
+def test_no_code_is_drawn_for_who_has_left(spoiled: Spoiled, model: str, stream: bool) -> None:
+    spoiled.model = model
     spoiled.hold()
     with spoiled.connection(n=2, stream=stream):
         spoiled.wait_until_held()
     spoiled.draws_nothing_more()
 
 
-def test_no_code_is_drawn_after_a_stop(spoiled: Spoiled) -> None:
-    spoiled.hold()
-    drawing = spoiled.ask(n=2, id="no-more-of-me")
-    spoiled.wait_until_held()
-    path = f"{spoiled.server.url}/v1/samples/no-more-of-me"
-    stopping = spoiled.pool.submit(httpx.delete, path, timeout=PATIENCE_S)
-    spoiled.draws_nothing_more()
+def test_no_code_is_drawn_after_a_stop(any_spoiled: Spoiled) -> None:
+    any_spoiled.hold()
+    name = f"no-more-of-{any_spoiled.model}"
+    drawing = any_spoiled.ask(n=2, id=name)
+    any_spoiled.wait_until_held()
+    # a new client takes a while to make on a busy machine
+    stopping = any_spoiled.pool.submit(any_spoiled.client.delete, f"/v1/samples/{name}")
+    any_spoiled.draws_nothing_more()
     stopped = stopping.result().json()
     assert stopped["codes_drawn"] == drawing.result().json()["codes_drawn"] >= 3
 
 
-def test_no_code_is_drawn_that_the_deadline_leaves_no_time_for(spoiled: Spoiled) -> None:
-    spoiled.device.set(LONG_S)
-    spoiled.post(codes=4)  # how long steps are now is known
-    before = spoiled.device.steps
-    answer = spoiled.post(n=2, deadline_ms=6 * 1000 * LONG_S).json()
+def test_no_code_is_drawn_that_the_deadline_leaves_no_time_for(any_spoiled: Spoiled) -> None:
+    any_spoiled.device.set(LONG_S)
+    any_spoiled.post(codes=4)  # how long steps are now is known
+    before = any_spoiled.device.steps
+    answer = any_spoiled.post(n=2, deadline_ms=6 * 1000 * LONG_S).json()
     assert answer["stop_reason"] == "deadline"
-    assert spoiled.device.steps == before + answer["codes_drawn"]
+    assert any_spoiled.device.steps == before + answer["codes_drawn"]
     assert 1 <= answer["codes_drawn"] <= 5
     time.sleep(2 * LONG_S)
-    assert spoiled.device.steps == before + answer["codes_drawn"]
+    assert any_spoiled.device.steps == before + answer["codes_drawn"]
 
 
 def test_fewer_codes_than_the_floor_are_an_error_and_no_answer(spoiled: Spoiled) -> None:
@@ -242,13 +272,16 @@ def process_status(pid: int, name: str) -> int:
 
 
 def test_five_hundred_that_leave_leave_nothing(models: dict[str, Path], tmp_path: Path) -> None:
-    with Spoiled(tmp_path, models["image"], step_s=0.002, options=("--slots", "16")) as spoiled:
+    names = [*KINDS.values()]
+    served = [models[name] for name in names]
+    with Spoiled(tmp_path, *served, step_s=0.002, options=("--slots", "16")) as spoiled:
         pid = spoiled.server.process.pid
 
         def leave(times: int) -> tuple[int, int, int]:
             """Threads, open files and KiB of memory after so many."""
             for i in range(times):
                 body = {"n": 1 + i % 8, "stream": i % 2 == 0, "id": f"leaves-soon-{i}"}
+                body["model"] = names[i // 8 % 3]
                 with spoiled.connection(**body, **({"deadline_ms": 5} if i % 7 == 0 else {})):
                     time.sleep(i % 6 / 1000)
                     if i % 5 == 0:
@@ -265,24 +298,25 @@ def test_five_hundred_that_leave_leave_nothing(models: dict[str, Path], tmp_path
         assert spoiled.post(n=16).json()["codes_drawn"] == L
 
 
-def test_a_broken_device_is_told_and_comes_back(spoiled: Spoiled) -> None:
-    spoiled.device.set(VERY_LONG_S)
-    with spoiled.server.client() as client:
-        with client.stream("POST", "/v1/samples", json={"stream": True}) as response:
-            spoiled.wait_for_load(1, 0)
-            spoiled.device.set(FAILS)
+def test_a_broken_device_is_told_and_comes_back(any_spoiled: Spoiled) -> None:
+    any_spoiled.device.set(VERY_LONG_S)
+    with any_spoiled.server.client() as client:
+        body = {"model": any_spoiled.model, "stream": True}
+        with client.stream("POST", "/v1/samples", json=body) as response:
+            any_spoiled.wait_for_load(1, 0)
+            any_spoiled.device.set(FAILS)
             *previews, (name, told) = events(response)
         assert {name for name, _ in previews} <= {"preview"}
         assert (name, told["error"]["code"]) == ("error", "broken")
-        wait_for(lambda: spoiled.ready() == 503, "the failure to be known")
-        again = spoiled.post()
+        wait_for(lambda: any_spoiled.ready() == 503, "the failure to be known")
+        again = any_spoiled.post()
         assert (again.status_code, again.json()["error"]["code"]) == (503, "broken")
         assert int(again.headers["retry-after"]) >= 1
         assert client.get("/livez").status_code == 200
         assert "anytime_ready 0.0" in client.get("/metrics").text
-    spoiled.device.set(0.001)
-    wait_for(lambda: spoiled.ready() == 200, "the device")
-    assert spoiled.post().json()["codes_drawn"] == L
+    any_spoiled.device.set(0.001)
+    wait_for(lambda: any_spoiled.ready() == 200, "the device")
+    assert any_spoiled.post().json()["codes_drawn"] == L
 
 
 def test_nobody_waits_for_a_device_that_is_stuck(spoiled: Spoiled) -> None:

@@ -8,6 +8,7 @@ import signal
 import threading
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -385,6 +386,27 @@ def test_only_matrices_and_convolutions_decay() -> None:
         f"{block}.norm1.weight",
     } <= groups[0.0]
     assert optimizer.defaults["betas"] == (0.9, 0.9)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_an_output_that_shares_its_weights_with_an_embedding_is_trained_as_one(
+    kind: Literal["adamw", "muon"],
+) -> None:
+    embedding, body, output = nn.Embedding(5, 4), nn.Linear(4, 4, bias=False), nn.Linear(4, 5)
+    output.weight = embedding.weight
+    model = nn.Sequential(embedding, body, output)
+    optimizer = build_optimizer(model, OptimizerConfig(kind=kind, weight_decay=0.1))
+    decayed, kept = [
+        [
+            p
+            for group in optimizer.param_groups
+            if (group["weight_decay"] > 0) is decays
+            for p in group["params"]
+        ]
+        for decays in (True, False)
+    ]
+    assert [id(p) for p in decayed] == [id(body.weight)]
+    assert [id(p) for p in kept] == [id(embedding.weight), id(output.bias)]
 
 
 def test_muon_moves_matrices_and_adamw_the_rest() -> None:

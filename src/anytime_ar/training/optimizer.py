@@ -31,9 +31,15 @@ def learning_rate_at(config: OptimizerConfig, step: int, steps: int) -> float:
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Build AdamW for all parameters, or Muon for linear weights and AdamW for the rest.
 
-    Only the weights of linear layers and convolutions decay.
+    Only the weights of linear layers and convolutions decay. Weights that an output layer shares
+    with an embedding count as those of an embedding.
     """
-    matrices = [layer.weight for layer in module.modules() if isinstance(layer, nn.Linear)]
+    tables = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Embedding)}
+    matrices = [
+        layer.weight
+        for layer in module.modules()
+        if isinstance(layer, nn.Linear) and id(layer.weight) not in tables
+    ]
     kernels = [layer.weight for layer in module.modules() if isinstance(layer, _CONVOLUTIONS)]
     chosen = {id(weight) for weight in [*matrices, *kernels]}
     others = [weight for weight in module.parameters() if id(weight) not in chosen]

@@ -36,11 +36,10 @@ struct Block {
 // The sizes and weights of a prior.
 struct Prior {
   int64_t layers, width, heads, attention, hidden, length, vocabulary, precision;
-  const float* first;      // [labels + 1][E]: inputs at position 0
+  int64_t memory;          // M, the number of tokens of conditions, which every position attends to
   const float* entries;    // [tables][V][E]: embeddings of the code before a position
   const int64_t* table_of_position;   // [L]: the table of each position
   const float* positions;  // [L][E]: embeddings of positions
-  const float* added_label_embeddings;  // [labels + 1][E]: embeddings of labels at positions > 0, or null
   const Block* blocks;
   Norm norm;
   const Linear* scores;  // [length]: to the logits at each position
@@ -48,19 +47,22 @@ struct Prior {
 
 // The sampling parameters of a row.
 struct RowSamplingParams {
-  double temperature, top_p, guidance;
-  int64_t top_k;   // 0: all codes
-  int64_t unconditional_slot;  // the unconditional row of classifier-free guidance, or one of the next two
+  double temperature, top_p;
+  double guidance;  // of an unconditional row: the scale of moving away from it
+  int64_t top_k;    // 0: all codes
+  int64_t unconditional_slot;  // the first unconditional row of guidance, or one of the next two
+  int64_t next_slot;           // of an unconditional row: the next one, or kNoUnconditional
 };
 constexpr int64_t kNoUnconditional = -1, kIsUnconditional = -2;  // no guidance; this is an unconditional row
 
 // The state of all rows of a batch. A is the width of attention.
 struct DecodeState {
-  // [layers][rows][2 A L], keys and values in float32, or in bfloat16 if the precision is lower.
-  // Layers are `layer_stride` numbers apart.
+  // [layers][rows][2 A (M + L)], keys and values in float32, or in bfloat16 if the precision is
+  // lower. Those of the M tokens come first. Layers are `layer_stride` numbers apart.
   void* cache;
   int64_t layer_stride;
-  const int64_t* labels;  // [rows]
+  const float* first_inputs;  // [rows][E]: inputs at position 0
+  const float* later_inputs;  // [rows][E]: added to the inputs at positions > 0, or null
   int64_t* codes;         // [rows][L]
   const double* noise;    // [rows][L], in [0, 1)
   int64_t* positions;     // [rows]: number of codes of each row

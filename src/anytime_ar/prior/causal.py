@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from anytime_ar.conditions import Condition
 from anytime_ar.errors import InputError
 from anytime_ar.plugins import ModelPart
 from anytime_ar.prior.kv_cache import KVCache
@@ -53,6 +55,8 @@ class CausalPrior(ModelPart, nn.Module, abc.ABC):
             float [n, T, V]; [:, i] are the logits of the code at position `positions + i`.
         """
 
+    conditions: Mapping[str, Condition] = MappingProxyType({})
+    """Such a prior has a label, and no other conditions."""
     label_dropout: float = 0.1
     """Share of training sequences without their label, [0, 1), which guidance needs."""
 

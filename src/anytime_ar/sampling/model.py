@@ -53,6 +53,7 @@ from anytime_ar.runtime.tensors import WeightVersions
 from anytime_ar.runtime.torch_modes import default_torch_modes
 from anytime_ar.samples import as_samples, check_samples
 from anytime_ar.sampling.arguments import (
+    CodesLike,
     SampleKwargs,
     Schedule,
     budget_from,
@@ -69,9 +70,6 @@ from anytime_ar.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
     from anytime_ar.media.processor import MediaProcessor
-
-CodesLike = Tensor | NDArray[Any] | Sequence[Sequence[int]]
-"""Codes int64 [B, k], as a tensor, an array or nested sequences."""
 
 MAX_LOGITS = 2**25
 """Number of logits that `nll` holds in memory at a time, at most."""
@@ -474,6 +472,8 @@ class AnytimeModel:
             seed=options.get("seed"),
             label=options.get("label"),
             sampling_params=sampling_params_from(options, self.bundle.card.sampling_params),
+            fixed_codes=options.get("fixed_codes"),
+            vocabulary=self.sampler.decoder.vocabulary,
         )
         return plan, budget_from(options)
 

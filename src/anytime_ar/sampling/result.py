@@ -41,6 +41,7 @@ from anytime_ar.sampling.loop import StopReason
 from anytime_ar.sampling.plan import Plan, resolve_fixed_codes, uniform_noise
 
 if TYPE_CHECKING:
+    from anytime_ar.sampling.model import AnytimeModel
     from anytime_ar.sampling.sampler import Sampler
 
 STATE_FORMAT_VERSION = 3
@@ -146,6 +147,20 @@ class SamplingState:
     def codes_drawn(self) -> int:
         """Number of codes per sample so far, k."""
         return self.codes.shape[1]
+
+    def plan_for(self, model: AnytimeModel) -> Plan:
+        """Return the plan of the samples, for a model that is to vary them.
+
+        Raises:
+            InputError: another model drew them.
+        """
+        own = self._sampler.model
+        if own is not model and own.fingerprint != model.fingerprint:
+            raise InputError(
+                f"these samples are of another model, {self._sampler.model_name!r}; vary them with "
+                "it, or pass their data"
+            )
+        return self._plan
 
     def take_batch(self) -> tuple[DecodeBatch, list[int]] | None:
         """Return the batch that drew the codes and its row IDs at the first call, None later.

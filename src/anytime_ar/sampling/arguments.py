@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+from numpy.typing import NDArray
+from torch import Tensor
+
 from anytime_ar.config import check_int, to_python
 from anytime_ar.errors import InputError
 from anytime_ar.prior import SamplingParams
@@ -13,6 +16,8 @@ from anytime_ar.sampling.budget import Budget, CancelFlag
 from anytime_ar.sampling.loop import PreviewPolicy
 from anytime_ar.sampling.plan import Label
 
+CodesLike = Tensor | NDArray[Any] | Sequence[Sequence[int]]
+"""Codes int64 [B, k], as a tensor, an array or nested sequences."""
 Schedule = float | Sequence[float]
 """A number for all codes, or numbers at equal distances from the first code to the last, with
 linear interpolation between them."""
@@ -61,6 +66,9 @@ class SampleKwargs(BudgetKwargs, total=False):
     """Probability, (0, 1]: sample from the most likely codebook entries that together hold it."""
     guidance: Schedule
     """Scale of classifier-free guidance: above 1, samples follow the label more strongly."""
+    fixed_codes: CodesLike | Sequence[int] | None
+    """Codes that are given rather than drawn: integers [n, k], or [k] for all samples, with k <= L.
+    -1 marks codes to draw, as are all from k on. The others keep their random numbers."""
 
 
 _SAMPLING_PARAM_NAMES = tuple(SamplingParams.model_fields)

@@ -18,6 +18,7 @@ from anytime_ar.codes import check_codes
 from anytime_ar.conditions import Conditions
 from anytime_ar.errors import InputError
 from anytime_ar.prior import PriorDecoder, RowSamplingParams, SamplingParams, link_rows
+from anytime_ar.prior.decoders.base import int64_tensor
 from anytime_ar.runtime.tensors import BoundToProcess
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
@@ -43,6 +44,8 @@ class DecodeBatch(BoundToProcess):
         self._slots: dict[int, list[int]] = {}
         self._slot_ids: list[int] = []  # row IDs by slot
         self._scheduled: dict[int, SamplingParams] = {}  # by row ID, with a schedule
+        self._fixed_codes: Tensor | None = None  # by slot, int64 [capacity, L], -1: drawn
+        self._with_fixed_codes: set[int] = set()  # row IDs
         self._next_id = 0
 
     def __repr__(self) -> str:
@@ -64,6 +67,7 @@ class DecodeBatch(BoundToProcess):
         labels: Tensor | None,
         sampling_params: SamplingParams,
         codes: Tensor | None = None,
+        fixed_codes: Tensor | None = None,
         conditions: Conditions | None = None,
     ) -> list[int]:
         """Add n rows to the batch.
@@ -74,6 +78,7 @@ class DecodeBatch(BoundToProcess):
             sampling_params: temperature, top-k, top-p and guidance of these rows.
             codes: int64 [n, k], k < L, drawn earlier; the rows continue after them, with the same
                 codes as without the interruption.
+            fixed_codes: int64 [n, L], codes that take the place of those drawn, and -1 elsewhere.
             conditions: n rows for each condition of the prior; None: none is given.
 
         Returns:
@@ -82,7 +87,7 @@ class DecodeBatch(BoundToProcess):
         Raises:
             InputError: not enough slots are free, or a label or code is out of range.
         """
-        self._check_inputs(labels, codes)
+        self._check_inputs(labels, codes, fixed_codes)
         n = len(noise)
         guidance = guidance_conditions(sampling_params, labels, conditions)
         if n * (1 + len(guidance)) > self.free_slots:
@@ -95,13 +100,17 @@ class DecodeBatch(BoundToProcess):
         self._next_id += n
         for i, row in enumerate(ids):
             self._slots[row] = [first + i + n * j for j in range(1 + len(guidance))]
-        self._append(ids, noise, labels, conditions, codes)
+        self._append(ids, noise, labels, conditions, codes, fixed_codes)
         for hidden in guidance:
-            self._append(ids, noise, *self._without(hidden, labels, conditions), codes)
+            self._append(
+                ids, noise, *self._without(hidden, labels, conditions), codes, fixed_codes
+            )
         for row in ids:
             self._set_params(row, sampling_params)
         if sampling_params.has_schedule:
             self._scheduled |= dict.fromkeys(ids, sampling_params)
+        if fixed_codes is not None:
+            self._with_fixed_codes |= set(ids)
         return ids
 
     def _without(
@@ -116,14 +125,18 @@ class DecodeBatch(BoundToProcess):
         without = self.decoder.conditions[hidden].hidden.to(rows.device).expand_as(rows)
         return labels, {**conditions, hidden: without}
 
-    def _check_inputs(self, labels: Tensor | None, codes: Tensor | None) -> None:
+    def _check_inputs(
+        self, labels: Tensor | None, codes: Tensor | None, fixed_codes: Tensor | None
+    ) -> None:
         """Raise an error for labels and codes outside the embedding tables."""
         most = self.decoder.no_label
         if labels is not None and not ((labels >= 0) & (labels <= most)).all():
             raise InputError(f"labels {labels.tolist()} are not all in 0..{most}; pass such ones")
-        if codes is not None:
-            vocabulary = self.decoder.vocabulary
-            check_codes(codes, code_length=self.decoder.code_length, vocabulary=vocabulary)
+        given = None if fixed_codes is None else fixed_codes.masked_fill(fixed_codes == -1, 0)
+        for one in (codes, given):
+            if one is not None:
+                vocabulary = self.decoder.vocabulary
+                check_codes(one, code_length=self.decoder.code_length, vocabulary=vocabulary)
 
     def _set_params(self, row: int, sampling_params: SamplingParams) -> None:
         """Set the sampling parameters of a row for its next code."""
@@ -142,6 +155,7 @@ class DecodeBatch(BoundToProcess):
         labels: Tensor | None,
         conditions: Conditions | None,
         codes: Tensor | None,
+        fixed_codes: Tensor | None,
     ) -> None:
         first, n = len(self._slot_ids), len(ids)
         slots = slice(first, first + n)
@@ -152,6 +166,10 @@ class DecodeBatch(BoundToProcess):
             labels = torch.full((n,), self.decoder.no_label, dtype=torch.int64, device="cpu")
         self.decoder.set_conditions(self._rows, first, labels, conditions)
         self._rows.positions[slots] = [drawn] * n
+        if fixed_codes is not None and self._fixed_codes is None:
+            self._fixed_codes = torch.full_like(self._rows.codes, -1)
+        if self._fixed_codes is not None:
+            self._fixed_codes[slots] = -1 if fixed_codes is None else fixed_codes
         if codes is not None:
             self._rows.codes[slots, :drawn] = codes
             self.decoder.prefill(self._rows, first, n)
@@ -162,6 +180,20 @@ class DecodeBatch(BoundToProcess):
         for row, sampling_params in self._scheduled.items():
             self._set_params(row, sampling_params)
         self.decoder.step(self._rows, len(self._slot_ids))
+        if self._with_fixed_codes:
+            self._write_fixed_codes()
+
+    def _write_fixed_codes(self) -> None:
+        """Replace the codes that were just drawn by those that are given.
+
+        A decoder reads the code of a position in the next step, so drawing goes on from them.
+        """
+        assert self._fixed_codes is not None
+        count = len(self._slot_ids)
+        codes = self._rows.codes[:count]
+        last = int64_tensor(self._rows.positions[:count], codes.device)[:, None] - 1
+        fixed = self._fixed_codes[:count].gather(1, last)
+        codes.scatter_(1, last, fixed.where(fixed >= 0, codes.gather(1, last)))
 
     @default_torch_modes()
     def codes(self, ids: Sequence[int]) -> Tensor:
@@ -187,12 +219,15 @@ class DecodeBatch(BoundToProcess):
         for row in ids:
             del self._slots[row]
             self._scheduled.pop(row, None)
+        self._with_fixed_codes -= gone
         del self._slot_ids[keep:]
         if keep == 0:
             self._rows.cache.clear()
 
     def _move_slot(self, source: int, target: int) -> None:
         self._rows.copy_row(source, target)
+        if self._fixed_codes is not None:
+            self._fixed_codes[target] = self._fixed_codes[source]
         self._slot_ids[target] = owner = self._slot_ids[source]
         slots = self._slots[owner]
         slots[slots.index(source)] = target

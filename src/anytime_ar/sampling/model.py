@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -31,7 +32,7 @@ from anytime_ar.bundle.format import (
     summarize_bundle,
 )
 from anytime_ar.codes import as_codes, check_codes
-from anytime_ar.config import format_validation_error
+from anytime_ar.config import check_int, format_validation_error
 from anytime_ar.errors import InputError
 from anytime_ar.kernel.autotune import Autotuner
 from anytime_ar.legacy import warn_renamed
@@ -53,6 +54,7 @@ from anytime_ar.runtime.tensors import WeightVersions
 from anytime_ar.runtime.torch_modes import default_torch_modes
 from anytime_ar.samples import as_samples, check_samples
 from anytime_ar.sampling.arguments import (
+    CodesLike,
     SampleKwargs,
     Schedule,
     budget_from,
@@ -69,9 +71,6 @@ from anytime_ar.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
     from anytime_ar.media.processor import MediaProcessor
-
-CodesLike = Tensor | NDArray[Any] | Sequence[Sequence[int]]
-"""Codes int64 [B, k], as a tensor, an array or nested sequences."""
 
 MAX_LOGITS = 2**25
 """Number of logits that `nll` holds in memory at a time, at most."""
@@ -408,6 +407,122 @@ class AnytimeModel:
         policy = preview_policy_from(previews, previews_per_s, self.code_length)
         return self.sampler.run(plan, budget, started_at=begin, previews=policy)
 
+    def vary(
+        self,
+        x: Tensor | CodesLike | Preview | SamplingState,
+        *,
+        keep: int,
+        n: int = 1,
+        **options: Unpack[SampleKwargs],
+    ) -> SampleResult:
+        """Generate variations of samples: keep their first codes and draw the others anew.
+
+        Codes go from coarse to fine, so the more are kept, the closer a variation is. `keep=0` is a
+        fresh sample of the same label. `keep=L` returns the codes of `x`.
+
+        Args:
+            x: B samples to vary: float [B, *sample_shape] in [-1, 1], their codes int64 [B, k], or
+                what `generate`, `stream` or `load_state` returned.
+            keep: number of codes to keep, 0..k.
+            n: number of variations of each sample.
+            options: as for `sample`, without `fixed_codes`. `label` is one class, or one for each
+                of the B samples; by default it is that of `x`, or for samples and codes without a
+                label the likeliest one, see `likeliest_labels`. Sampling parameters of an earlier
+                result are those of its variations.
+
+        Returns:
+            B * n samples, first the n variations of the first sample.
+
+        Raises:
+            InputError: as for `sample`, or `x` or `keep` does not fit the model.
+            TypeError: as for `sample`.
+        """
+        begin = self.sampler.clock()
+        plan, budget = self.plan_variation(x, keep=keep, n=n, **options)
+        return self.sampler.run_to_end(plan, budget, started_at=begin)
+
+    @default_torch_modes()
+    def plan_variation(
+        self,
+        x: Tensor | CodesLike | Preview | SamplingState,
+        *,
+        keep: int,
+        n: int = 1,
+        **options: Unpack[SampleKwargs],
+    ) -> tuple[Plan, Budget]:
+        """Check the arguments of `vary`, and return the plan of the codes and the budget.
+
+        Args:
+            x: see `vary`.
+            keep: see `vary`.
+            n: see `vary`.
+            options: see `vary`.
+
+        Raises:
+            InputError: as for `vary`.
+            TypeError: as for `vary`.
+        """
+        check_option_names(options, SampleKwargs)
+        keep, n = check_int("keep", keep), check_int("n", n)
+        if n < 1:
+            raise InputError(f"cannot draw {n} variations; pass n >= 1")
+        if options.get("fixed_codes") is not None:
+            raise InputError(
+                "vary fixes the first `keep` codes; call sample with fixed_codes to fix others"
+            )
+        state = x.state if isinstance(x, Preview) else x
+        labels: Tensor | None = None
+        if isinstance(state, SamplingState):
+            plan = state.plan_for(self)
+            codes, labels = state.codes, plan.labels
+            options = {**plan.sampling_params.model_dump(), **options}  # type: ignore[typeddict-item]
+        else:
+            codes = self._codes_of(state)
+        if not 0 <= keep <= codes.shape[1]:
+            raise InputError(
+                f"keep={keep} is outside 0..{codes.shape[1]}, the codes of the sample; pass a "
+                "number in that range"
+            )
+        label = options.get("label")
+        if label is not None:
+            labels = label_indices(self.bundle.card, label, len(codes))
+        elif labels is None and self.labels is not None:
+            labels = self.likeliest_labels(codes)
+        if labels is not None:
+            options["label"] = labels.repeat_interleave(n).tolist()
+        if keep:
+            options["fixed_codes"] = codes[:, :keep].repeat_interleave(n, 0)
+        return self.plan(len(codes) * n, **options)
+
+    def _codes_of(self, x: Any) -> Tensor:
+        """Return the codes of samples, or codes as they are after a check: int64 [B, k]."""
+        values = x if isinstance(x, Tensor | np.ndarray) else np.asarray(x)
+        floating = (
+            values.is_floating_point() if isinstance(values, Tensor) else (values.dtype.kind == "f")
+        )
+        codes = self.encode(values) if floating else as_codes(x)
+        check_codes(codes, code_length=self.code_length, vocabulary=self.vocabulary)
+        if not len(codes):
+            raise InputError("there is no sample to vary; pass at least one")
+        return codes
+
+    def likeliest_labels(self, codes: CodesLike) -> Tensor:
+        """Return the label under which the prior gives the codes of each sample most probability.
+
+        Args:
+            codes: int64 [B, k].
+
+        Returns:
+            int64 [B] on the CPU.
+
+        Raises:
+            InputError: the model has no prior or no labels, or the codes do not fit it.
+        """
+        if self.labels is None:
+            raise InputError(f"model {self.bundle.card.name!r} has no labels")
+        nll = [self.nll(codes, label=label).double().sum(1) for label in range(len(self.labels))]
+        return torch.stack(nll).argmin(0)
+
     @default_torch_modes()
     def load_state(self, path: Path | str) -> SamplingState:
         """Load a state that `SamplingState.save` wrote, in order to refine it.
@@ -474,6 +589,8 @@ class AnytimeModel:
             seed=options.get("seed"),
             label=options.get("label"),
             sampling_params=sampling_params_from(options, self.bundle.card.sampling_params),
+            fixed_codes=options.get("fixed_codes"),
+            vocabulary=self.sampler.decoder.vocabulary,
         )
         return plan, budget_from(options)
 

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from anytime_ar.bundle.card import Card
+from anytime_ar.codes import as_codes, check_codes
 from anytime_ar.config import check_int, to_python
 from anytime_ar.errors import InputError
 from anytime_ar.prior import SamplingParams
@@ -44,6 +46,9 @@ class Plan:
     """Temperature, top-k, top-p and guidance of all rows."""
     noise: Tensor
     """Uniform random numbers float64 [n, L] in [0, 1), one for each code."""
+    fixed_codes: Tensor | None = None
+    """Codes that are given, int64 [n, L] on the CPU, with -1 for codes to draw; None: all codes are
+    drawn."""
 
     @classmethod
     def create(
@@ -56,6 +61,8 @@ class Plan:
         seed: int | None,
         label: Label | Sequence[Label] | None,
         sampling_params: SamplingParams,
+        fixed_codes: Any = None,
+        vocabulary: int,
     ) -> Plan:
         """Resolve labels and random numbers of samples first..first + n - 1 of a seed.
 
@@ -68,6 +75,9 @@ class Plan:
             label: one class for all samples or n classes, by index or name; None: random classes at
                 the frequencies of the training split.
             sampling_params: temperature, top-k, top-p and guidance.
+            fixed_codes: codes that are given, integers [k] for all samples, [1, k] or [n, k] with
+                k <= L; -1 and codes from k on are drawn. None: all codes are drawn.
+            vocabulary: V, the number of values of a code.
 
         Raises:
             InputError: a number is out of range, or a label is unknown.
@@ -93,11 +103,12 @@ class Plan:
                 f"guidance {sampling_params.guidance} was given, but this model has no labels; "
                 "drop it"
             )
+        fixed = resolve_fixed_codes(fixed_codes, n, code_length, vocabulary)
         seed = secrets.randbits(64) if seed is None else check_int("seed", seed)
         noise = uniform_noise(seed, range(first, first + n), 1 + code_length).numpy()
         unlabelled = names is None and label is None
         labels = None if unlabelled else _resolve_labels(card, label, noise[:, 0])
-        return cls(seed, first, labels, sampling_params, torch.from_numpy(noise[:, 1:]))
+        return cls(seed, first, labels, sampling_params, torch.from_numpy(noise[:, 1:]), fixed)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -111,9 +122,66 @@ class Plan:
     def slice(self, start: int, stop: int) -> Plan:
         """Return the plan of samples start..stop - 1 of this plan."""
         labels = None if self.labels is None else self.labels[start:stop]
+        fixed = None if self.fixed_codes is None else self.fixed_codes[start:stop]
         return Plan(
-            self.seed, self.first + start, labels, self.sampling_params, self.noise[start:stop]
+            self.seed,
+            self.first + start,
+            labels,
+            self.sampling_params,
+            self.noise[start:stop],
+            fixed,
         )
+
+    def leading_codes(self, limit: int) -> Tensor | None:
+        """Return the codes before the first position at which any sample draws its code.
+
+        Args:
+            limit: largest number of codes to return, at least 1.
+
+        Returns:
+            int64 [n, k] with 1 <= k <= limit; None: a first code is drawn.
+        """
+        if self.fixed_codes is None:
+            return None
+        given = (self.fixed_codes >= 0).all(0)
+        count = min(limit, int(given.cumprod(0).sum()))
+        return self.fixed_codes[:, :count] if count else None
+
+
+def resolve_fixed_codes(
+    fixed_codes: Any, n: int, code_length: int, vocabulary: int
+) -> Tensor | None:
+    """Return the codes that are given, int64 [n, L] on the CPU with -1 for codes to draw.
+
+    Args:
+        fixed_codes: see `Plan.create`.
+        n: number of samples.
+        code_length: L, the number of codes of a whole sample.
+        vocabulary: V, the number of values of a code.
+
+    Returns:
+        The codes; None: none are given.
+
+    Raises:
+        InputError: a code is not in -1..V-1, or there are more than L codes or not 1 or n rows.
+    """
+    if fixed_codes is None:
+        return None
+    codes = as_codes(fixed_codes)
+    if codes.ndim == 1:
+        codes = codes[None]
+    try:
+        drawn = codes == -1
+        check_codes(codes.masked_fill(drawn, 0), code_length=code_length, vocabulary=vocabulary)
+    except InputError as error:
+        raise InputError(f"fixed_codes: {error}; pass -1 for a code to draw") from error
+    if len(codes) not in (1, n):
+        raise InputError(
+            f"fixed_codes has {len(codes)} rows for {n} samples; pass one row for all, or {n}"
+        )
+    if drawn.all():
+        return None
+    return F.pad(codes.cpu(), (0, code_length - codes.shape[1]), value=-1).expand(n, -1)
 
 
 def _resolve_labels(card: Card, label: Label | Sequence[Label] | None, noise: np.ndarray) -> Tensor:

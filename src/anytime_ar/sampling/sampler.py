@@ -113,7 +113,7 @@ class Sampler:
             if turn == 1:  # the first call includes the set-up
                 cost_model = CostModel()
             begin = self.clock()
-            for _ in self._run(make_plan(), limit, begin, NO_PREVIEWS, cost_model, None):
+            for _ in self._run(make_plan(), limit, begin, NO_PREVIEWS, cost_model, None, None):
                 pass
         return cost_model
 
@@ -157,17 +157,22 @@ class Sampler:
         self._check_rows(plan)
         limit = self.resolve_budget(budget)
         costs = CostModel()
+        codes = self.leading_codes(plan, limit.max_codes) if state is None else state.codes
         if budget.deadline_s is not None:
             costs = self._cost_model(plan)
             if not costs.is_warm:
-                self.warm_up(lambda: plan)
+                self.warm_up(lambda: replace(plan, fixed_codes=None))
                 started_at = self.clock()
             limit = replace(limit, deadline_at=started_at + budget.deadline_s)
             drawn = 0 if state is None else state.codes_drawn
             self.check_deadline(
                 budget.deadline_s, max(0, limit.min_codes - drawn), costs, len(plan)
             )
-        return self._run(plan, limit, started_at, previews, costs, state)
+            if state is None and codes is not None:
+                # A prefill cannot stop in time; steps can.
+                fits = costs.min_latency_s(codes.shape[1]) <= budget.deadline_s
+                codes = codes if fits else None
+        return self._run(plan, limit, started_at, previews, costs, codes, state)
 
     def run_to_end(
         self,
@@ -212,17 +217,31 @@ class Sampler:
     def _sample_codes_chunk(self, plan: Plan, budget: Budget) -> Tensor:
         """Draw the codes of one chunk, whose memory is free when this returns."""
         self._check_rows(plan)
-        batch, rows = self._create_batch(plan, None)
+        limit = self.resolve_budget(budget)
+        codes = self.leading_codes(plan, limit.max_codes)
+        batch, rows = self._create_batch(plan, codes)
         for _ in decode_loop(
             batch,
-            0,
-            self.resolve_budget(budget),
+            0 if codes is None else codes.shape[1],
+            limit,
             previews=NO_PREVIEWS,
             clock=self.clock,
             timer=LatencyTracker(CostModel()),
         ):
             pass
         return batch.codes(rows)
+
+    def leading_codes(self, plan: Plan, limit: int) -> Tensor | None:
+        """Return the first codes of a plan that are given and that one pass computes.
+
+        Args:
+            plan: samples to draw.
+            limit: largest number of codes to return.
+
+        Returns:
+            int64 [n, k] with 1 <= k <= limit; None: the decoder steps over given codes.
+        """
+        return plan.leading_codes(limit) if self.decoder.one_pass_prefill else None
 
     def _check_rows(self, plan: Plan) -> None:
         """Raise an error if a plan has more samples than are drawn at once."""
@@ -272,15 +291,15 @@ class Sampler:
         started_at: float,
         previews: PreviewPolicy,
         cost_model: CostModel,
+        codes: Tensor | None,
         state: SamplingState | None,
     ) -> Iterator[Preview]:
         tracker = LatencyTracker(cost_model)
-        batch, rows = (state and state.take_batch()) or self._create_batch(
-            plan, None if state is None else state.codes
-        )
-        drawn = 0 if state is None else state.codes_drawn
+        batch, rows = (state and state.take_batch()) or self._create_batch(plan, codes)
+        drawn = 0 if codes is None else codes.shape[1]
         decoded_count, data = 0, torch.empty(0, dtype=torch.float32, device=self.decoder.device)
-        tracker.record_setup(self.clock() - started_at)
+        if state is not None or codes is None:  # a prefill is no part of usual times
+            tracker.record_setup(self.clock() - started_at)
         for count, stop in decode_loop(
             batch, drawn, budget, previews=previews, clock=self.clock, timer=tracker
         ):
@@ -306,7 +325,8 @@ class Sampler:
 
     def _create_batch(self, plan: Plan, codes: Tensor | None) -> tuple[DecodeBatch, list[int]]:
         batch = DecodeBatch(self.decoder, plan.num_slots)
-        return batch, batch.add(plan.noise, plan.labels, plan.sampling_params, codes)
+        rows = batch.add(plan.noise, plan.labels, plan.sampling_params, codes, plan.fixed_codes)
+        return batch, rows
 
 
 def decoder_key(decoder: PriorDecoder[Any]) -> str:

@@ -127,6 +127,9 @@ class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
             residual stream stay in float32.
     """
 
+    one_pass_prefill = True
+    """Whether `prefill` computes all positions together, faster than steps."""
+
     def __init__(self, prior: Prior | CausalPrior, precision: Precision) -> None:
         """Take over the sizes and the device of the prior."""
         self.precision = precision

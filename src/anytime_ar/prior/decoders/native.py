@@ -198,6 +198,8 @@ class NativePriorDecoder(TransformerDecoder[NativeDecodeState]):
         BuildError: there is no kernel on this machine.
     """
 
+    one_pass_prefill = False
+
     @default_torch_modes()
     def __init__(self, prior: Prior, precision: Precision = "float32") -> None:
         """Pack the weights of the prior for the kernel."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveInt, SerializeAsAny, field_validator, model_validator
 
 from anytime_ar.autoencoder import AutoencoderConfig
+from anytime_ar.conditions import Condition
 from anytime_ar.config import Config
+from anytime_ar.errors import InputError
 from anytime_ar.plugins import OneOf
 from anytime_ar.prior import PriorConfig, SamplingParams
 
+_NAME = re.compile(r"[A-Za-z]\w*")
 MAX_SAMPLE_VALUES = 2**28
 """Maximum number of values of one sample, 1 GB as float32: the weights do not limit the size of
 what they decode."""
@@ -37,6 +41,18 @@ class DataCard(Config):
     """Names of the classes, by label; None without labels."""
     label_frequencies: tuple[float, ...] | None = None
     """Share of each class in the training split, by label; None without labels."""
+    conditions: dict[str, SerializeAsAny[Condition]] = Field(default_factory=dict)
+    """Conditions of the prior beside the label, by name."""
+
+    @field_validator("conditions")
+    @classmethod
+    def _check_condition_names(cls, conditions: dict[str, Condition]) -> dict[str, Condition]:
+        wrong = [name for name in conditions if name == "label" or not _NAME.fullmatch(name)]
+        if wrong:
+            raise ValueError(
+                f"{wrong[0]!r} is no name of a condition; take letters, digits and _, and not label"
+            )
+        return conditions
 
     @field_validator("sample_shape")
     @classmethod
@@ -62,6 +78,24 @@ class DataCard(Config):
         if labels != shares:
             raise ValueError(f"{labels} labels need as many label_frequencies, got {shares}")
         return self
+
+    def check_guidance(self, params: SamplingParams) -> None:
+        """Check that there is what sampling parameters guide.
+
+        Raises:
+            InputError: the model has no labels or conditions, or not those that are named.
+        """
+        if params.guidance != 1 and not self.labels and not self.conditions:
+            raise InputError(
+                f"guidance {params.guidance} was given, but this model has no labels; drop it"
+            )
+        known = [*(["label"] if self.labels else []), *self.conditions]
+        unknown = [name for name, _ in params.condition_guidance if name not in known]
+        if unknown:
+            raise InputError(
+                f"condition_guidance names {unknown[0]!r}, and this model has "
+                f"{', '.join(known) or 'no conditions'}; drop it"
+            )
 
 
 class Card(Config):
@@ -99,11 +133,10 @@ class Card(Config):
 
     @model_validator(mode="after")
     def _check_guidance(self) -> Self:
-        if self.sampling_params.guided and not self.data.labels:
-            raise ValueError(
-                f"sampling_params.guidance is {self.sampling_params.guidance}, and the model has "
-                "no labels; drop it"
-            )
+        try:
+            self.data.check_guidance(self.sampling_params)
+        except InputError as error:
+            raise ValueError(f"sampling_params: {error}") from error
         return self
 
     @property

@@ -111,7 +111,7 @@ def build_bundle(card: Card, tokenizer: Tokenizer | None = None) -> Bundle:
     if isinstance(card.prior, PartConfig):
         prior = build_part(card.prior, "prior", CausalPrior)
     else:
-        prior = Prior(card.prior, *sizes)
+        prior = Prior(card.prior, *sizes, card.data.conditions)
     check_sizes(autoencoder, prior, card)
     attach_codebook(autoencoder, prior)
     return Bundle(card, autoencoder, prior)
@@ -144,6 +144,12 @@ def check_sizes(tokenizer: Tokenizer, prior: Prior | CausalPrior | None, card: C
         if own != other:
             owner = "the model has labels" if what == "label_count" else "the tokenizer has"
             raise InputError(f"the prior's {what} is {own}, and {owner} {other}; give it {other}")
+    if dict(prior.conditions) != card.data.conditions:
+        names = [", ".join(one) or "none" for one in (prior.conditions, card.data.conditions)]
+        raise InputError(
+            f"the prior's conditions ({names[0]}) are not those of the model ({names[1]}); give "
+            "both the same"
+        )
 
 
 def summarize_bundle(bundle: Bundle) -> str:

@@ -50,6 +50,9 @@ class SampleKwargs(BudgetKwargs, total=False):
     label: Label | Sequence[Label] | None
     """One class for all samples or n classes, by index or name; None: random classes at the
     frequencies of the training split."""
+    conditions: Mapping[str, Any] | None
+    """Values of the model's other conditions by name, one for all samples or a list of n values: a
+    class, a vector, a text or codes. What is left out is not given."""
     seed: int | None
     """Random seed, 0..2**64-1; None: a fresh one. Sample i of a seed is the same for every n, and
     its codes are a prefix for every budget."""
@@ -65,7 +68,10 @@ class SampleKwargs(BudgetKwargs, total=False):
     top_p: Schedule
     """Probability, (0, 1]: sample from the most likely codebook entries that together hold it."""
     guidance: Schedule
-    """Scale of classifier-free guidance: above 1, samples follow the label more strongly."""
+    """Scale of classifier-free guidance: above 1, samples follow the label and the conditions more
+    strongly."""
+    condition_guidance: Mapping[str, Schedule]
+    """Scale of guidance of single conditions by name, given the others; `label` is the label."""
     fixed_codes: CodesLike | Sequence[int] | None
     """Codes that are given rather than drawn: integers [n, k], or [k] for all samples, with k <= L.
     -1 marks codes to draw, as are all from k on. The others keep their random numbers."""

@@ -102,9 +102,7 @@ class DecodeBatch(BoundToProcess):
             self._slots[row] = [first + i + n * j for j in range(1 + len(guidance))]
         self._append(ids, noise, labels, conditions, codes, fixed_codes)
         for hidden in guidance:
-            self._append(
-                ids, noise, *self._without(hidden, labels, conditions), codes, fixed_codes
-            )
+            self._append(ids, noise, *self._without(hidden, labels, conditions), codes, fixed_codes)
         for row in ids:
             self._set_params(row, sampling_params)
         if sampling_params.has_schedule:

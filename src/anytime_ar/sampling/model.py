@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
@@ -32,6 +32,7 @@ from anytime_ar.bundle.format import (
     summarize_bundle,
 )
 from anytime_ar.codes import as_codes, check_codes
+from anytime_ar.conditions import Condition, encode_conditions
 from anytime_ar.config import check_int, format_validation_error
 from anytime_ar.errors import InputError
 from anytime_ar.kernel.autotune import Autotuner
@@ -164,6 +165,7 @@ class AnytimeModel:
                 sample_rate=sample_rate,
                 labels=names,
                 label_frequencies=label_frequencies and tuple(label_frequencies),
+                conditions={} if prior is None else dict(prior.conditions),
             )
             card = Card(
                 name=name,
@@ -233,6 +235,11 @@ class AnytimeModel:
         return self.bundle.card.data.labels
 
     @property
+    def conditions(self) -> Mapping[str, Condition]:
+        """What samples can be conditioned on beside the label, by name."""
+        return self.bundle.card.data.conditions
+
+    @property
     def can_sample(self) -> bool:
         """Return whether there is a prior; an autoencoder alone only encodes and decodes."""
         return self.bundle.prior is not None
@@ -288,12 +295,19 @@ class AnytimeModel:
         return torch.cat([self._decode(part.to(self.device)) for part in _chunks(codes)])
 
     @default_torch_modes()
-    def nll(self, codes: CodesLike, *, label: Label | Sequence[Label] | None = None) -> Tensor:
+    def nll(
+        self,
+        codes: CodesLike,
+        *,
+        label: Label | Sequence[Label] | None = None,
+        conditions: Mapping[str, Any] | None = None,
+    ) -> Tensor:
         """Return the negative log-likelihood of each code, given the codes before it.
 
         Args:
             codes: int64 [B, k].
             label: one class for all samples or B classes, by index or name; None: no label.
+            conditions: values of conditions by name, one for all samples or B values.
 
         Returns:
             float32 [B, k] on the CPU, -ln p in nats.
@@ -309,13 +323,17 @@ class AnytimeModel:
         labels = None
         if label is not None:
             labels = label_indices(self.bundle.card, label, len(codes)).to(self.device)
+        given = encode_conditions(self.conditions, conditions or {}, len(codes))
         rows = max(1, MAX_LOGITS // (codes.shape[1] * self.vocabulary))
         costs = []
         for start in range(0, len(codes), rows):
             end_if_exiting()
             part = slice(start, start + rows)
-            asked = None if labels is None else labels[part]
-            costs.append(self.prior.nll(codes[part].to(self.device), asked).cpu())
+            here: list[Any] = [codes[part].to(self.device)]
+            here.append(None if labels is None else labels[part])
+            if given:
+                here.append({name: rows[part].to(self.device) for name, rows in given.items()})
+            costs.append(self.prior.nll(*here).cpu())
         return torch.cat(costs)
 
     def nats(self, codes: CodesLike, *, label: Label | Sequence[Label] | None = None) -> Tensor:
@@ -590,6 +608,7 @@ class AnytimeModel:
             label=options.get("label"),
             sampling_params=sampling_params_from(options, self.bundle.card.sampling_params),
             fixed_codes=options.get("fixed_codes"),
+            conditions=options.get("conditions"),
             vocabulary=self.sampler.decoder.vocabulary,
         )
         return plan, budget_from(options)

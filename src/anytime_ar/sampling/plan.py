@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from anytime_ar.bundle.card import Card
 from anytime_ar.codes import as_codes, check_codes
+from anytime_ar.conditions import Conditions, encode_conditions
 from anytime_ar.config import check_int, to_python
 from anytime_ar.errors import InputError
 from anytime_ar.prior import SamplingParams
@@ -49,6 +50,8 @@ class Plan:
     fixed_codes: Tensor | None = None
     """Codes that are given, int64 [n, L] on the CPU, with -1 for codes to draw; None: all codes are
     drawn."""
+    conditions: Conditions | None = None
+    """n rows on the CPU for each condition of the model; None for a model without conditions."""
 
     @classmethod
     def create(
@@ -62,6 +65,7 @@ class Plan:
         label: Label | Sequence[Label] | None,
         sampling_params: SamplingParams,
         fixed_codes: Any = None,
+        conditions: Mapping[str, Any] | None = None,
         vocabulary: int,
     ) -> Plan:
         """Resolve labels and random numbers of samples first..first + n - 1 of a seed.
@@ -77,10 +81,12 @@ class Plan:
             sampling_params: temperature, top-k, top-p and guidance.
             fixed_codes: codes that are given, integers [k] for all samples, [1, k] or [n, k] with
                 k <= L; -1 and codes from k on are drawn. None: all codes are drawn.
+            conditions: values of conditions by name, one for all samples or n values; what is left
+                out is not given.
             vocabulary: V, the number of values of a code.
 
         Raises:
-            InputError: a number is out of range, or a label is unknown.
+            InputError: a number is out of range, or a label, condition or value is unknown.
         """
         n, first = check_int("n", n), check_int("first", first)
         if n < 1:
@@ -97,18 +103,23 @@ class Plan:
                 f"samples {first}..{first + n - 1} exceed the limit of a seed, "
                 f"{_MAX_INDEX - 1}; pass a smaller `first`"
             )
-        names = card.data.labels
-        if sampling_params.guided and names is None:
-            raise InputError(
-                f"guidance {sampling_params.guidance} was given, but this model has no labels; "
-                "drop it"
-            )
+        names, known = card.data.labels, card.data.conditions
+        card.data.check_guidance(sampling_params)
         fixed = resolve_fixed_codes(fixed_codes, n, code_length, vocabulary)
         seed = secrets.randbits(64) if seed is None else check_int("seed", seed)
         noise = uniform_noise(seed, range(first, first + n), 1 + code_length).numpy()
         unlabelled = names is None and label is None
         labels = None if unlabelled else _resolve_labels(card, label, noise[:, 0])
-        return cls(seed, first, labels, sampling_params, torch.from_numpy(noise[:, 1:]), fixed)
+        given = encode_conditions(known, conditions or {}, n)
+        return cls(
+            seed,
+            first,
+            labels,
+            sampling_params,
+            torch.from_numpy(noise[:, 1:]),
+            fixed,
+            given if known else None,
+        )
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -116,13 +127,17 @@ class Plan:
 
     @property
     def num_slots(self) -> int:
-        """Number of slots of a batch: a guided sample needs two, with and without its label."""
-        return len(self) * (2 if self.labels is not None and self.sampling_params.guided else 1)
+        """Number of slots of a batch: each guidance of a sample needs one more."""
+        conditional = self.labels is not None or bool(self.conditions)
+        return len(self) * (1 + len(self.sampling_params.guidance_scales) if conditional else 1)
 
     def slice(self, start: int, stop: int) -> Plan:
         """Return the plan of samples start..stop - 1 of this plan."""
         labels = None if self.labels is None else self.labels[start:stop]
         fixed = None if self.fixed_codes is None else self.fixed_codes[start:stop]
+        conditions = None
+        if self.conditions is not None:
+            conditions = {name: rows[start:stop] for name, rows in self.conditions.items()}
         return Plan(
             self.seed,
             self.first + start,
@@ -130,6 +145,7 @@ class Plan:
             self.sampling_params,
             self.noise[start:stop],
             fixed,
+            conditions,
         )
 
     def leading_codes(self, limit: int) -> Tensor | None:

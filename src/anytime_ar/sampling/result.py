@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 STATE_FORMAT_VERSION = 3
 """Version of the file format of states. States without fixed codes are written as version 2."""
 _METADATA_KEY = "anytime_ar_state"
+_CONDITION = "condition."
+"""Prefix of the names of conditions among the tensors of a state."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -242,8 +244,10 @@ class SamplingState:
             tensors["labels"] = self._plan.labels
         if self._plan.fixed_codes is not None:
             tensors["fixed_codes"] = self._plan.fixed_codes.contiguous()
+        for name, rows in (self._plan.conditions or {}).items():
+            tensors[_CONDITION + name] = rows.contiguous()
         header = _StateHeader(
-            format_version=2 if self._plan.fixed_codes is None else STATE_FORMAT_VERSION,
+            format_version=2 if tensors.keys() <= {"codes", "labels"} else STATE_FORMAT_VERSION,
             sha256=_sha256(tensors),
             model=self._sampler.model_name,
             fingerprint=self._sampler.fingerprint(),
@@ -291,6 +295,7 @@ class SamplingState:
             header.sampling_params,
             noise[:, 1:],
             fixed,
+            _conditions(path, tensors, sampler) or None,
         )
         return cls(sampler, plan, codes)
 
@@ -327,8 +332,8 @@ def _read_state(path: Path) -> tuple[_StateHeader, dict[str, Tensor]]:
         raise InputError(f"{path} does not exist; {hint}") from error
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is no saved state, or is cut short; {hint}") from error
-    known = {"codes", "labels", "fixed_codes"}
-    if text is None or not {"codes"} <= tensors.keys() <= known:
+    own = {name for name in tensors if not name.startswith(_CONDITION)}
+    if text is None or not {"codes"} <= own <= {"codes", "labels", "fixed_codes"}:
         raise InputError(f"{path} is no saved state; {hint}")
     try:
         values: Any = json.loads(text)
@@ -361,6 +366,31 @@ def _check_rows(path: Path | str, codes: Tensor, labels: Tensor | None, no_label
             f"{path} has labels that are not int64 [{len(codes)}] in 0..{no_label - 1}; write it "
             "again with `anytime sample --save-state`"
         )
+
+
+def _conditions(
+    path: Path | str, tensors: dict[str, Tensor], sampler: Sampler
+) -> dict[str, Tensor]:
+    """Return the conditions of a state.
+
+    Raises:
+        InputError: they are not those of the model.
+    """
+    known = sampler.decoder.conditions
+    stored = {
+        name.removeprefix(_CONDITION): rows
+        for name, rows in tensors.items()
+        if name.startswith(_CONDITION)
+    }
+    n = len(tensors["codes"])
+    if stored.keys() != known.keys() or not all(
+        len(rows) == n and known[name].is_valid(rows) for name, rows in stored.items()
+    ):
+        raise InputError(
+            f"{path} has conditions that are not those of the model "
+            f"({', '.join(known) or 'none'}); write it again with `anytime sample --save-state`"
+        )
+    return stored
 
 
 def _check_fixed_codes(path: Path | str, codes: Tensor, fixed_codes: Tensor | None) -> None:

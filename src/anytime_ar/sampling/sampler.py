@@ -325,7 +325,14 @@ class Sampler:
 
     def _create_batch(self, plan: Plan, codes: Tensor | None) -> tuple[DecodeBatch, list[int]]:
         batch = DecodeBatch(self.decoder, plan.num_slots)
-        rows = batch.add(plan.noise, plan.labels, plan.sampling_params, codes, plan.fixed_codes)
+        rows = batch.add(
+            plan.noise,
+            plan.labels,
+            plan.sampling_params,
+            codes,
+            plan.fixed_codes,
+            plan.conditions,
+        )
         return batch, rows
 
 

@@ -184,7 +184,7 @@ class ImageRowDecoder:
         if shape[0] != first.shape[0]:
             raise DataError(
                 f"{origin}: {shape[0]} channels, but {first.origin} has {first.shape[0]}; "
-                "set data.channels to 1 or 3"
+                "set data.channels to 1, 3 or 4"
             )
         raise DataError(
             f"{origin}: {shape[2]} x {shape[1]}, but {first.origin} is {first.shape[2]} x "
@@ -236,7 +236,7 @@ class TensorRowDecoder(ImageRowDecoder):
 
 
 class AudioRowDecoder:
-    """A decoder of audio to mono clips of one sample rate and one length.
+    """A decoder of audio to clips of one sample rate, one number of channels and one length.
 
     Longer clips are cropped, shorter ones are padded with silence. Without `sample_rate`, all clips
     must have the rate of the first.
@@ -250,7 +250,7 @@ class AudioRowDecoder:
         self._first = ""
 
     def __call__(self, row: Row) -> npt.NDArray[np.int16]:
-        """Decode the first `seconds` of one row to int16 [1, T].
+        """Decode the first `seconds` of one row to int16 [C, T].
 
         Raises:
             BrokenSampleError: it does not decode.
@@ -259,17 +259,17 @@ class AudioRowDecoder:
         return self._decode(row, self._config.seconds)
 
     def decode_for_training(self, row: Row) -> npt.NDArray[np.int16]:
-        """Decode one row to int16 [1, S], S >= T, to crop training clips from; see `__call__`."""
+        """Decode one row to int16 [C, S], S >= T, to crop training clips from; see `__call__`."""
         seconds = self._config.seconds
         return self._decode(row, max(seconds, self._config.max_stored_seconds or seconds))
 
     def _decode(self, row: Row, seconds: float) -> npt.NDArray[np.int16]:
-        """Decode, resample and normalize one row to int16 [1, n], and crop or pad it.
+        """Decode, resample and normalize one row to int16 [C, n], and crop or pad it.
 
         Only the crop and one block are in memory, but the peak is that of the whole recording.
         """
         assert isinstance(row.content, bytes | Path)
-        blocks = decode_audio_blocks(row.content, row.origin)
+        blocks = decode_audio_blocks(row.content, row.origin, self._config.channels)
         first, rate = next(blocks)
         target = self.sample_rate or rate
         fits = rate == target or self._config.sample_rate is not None
@@ -287,7 +287,7 @@ class AudioRowDecoder:
             )
         if self.sample_rate is None:
             self.sample_rate, self._first = rate, row.origin
-        return to_int16(clip.normalized(self._config.normalize))[None]
+        return np.atleast_2d(to_int16(clip.normalized(self._config.normalize)))
 
     def _length(self, seconds: float, sample_rate: int) -> int:
         """Return the clip length in samples, rounded up to a multiple of `length_multiple`."""

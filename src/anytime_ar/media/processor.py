@@ -1,6 +1,6 @@
 """Convert between files and the samples of one model.
 
-Files are read as samples: images are cropped to the centred square and resized, audio is normalized
+Files are read as samples: images are cropped to a central rectangle and resized, audio is normalized
 as the training clips were and padded with zeros at its end.
 """
 
@@ -23,13 +23,20 @@ from anytime_ar.codes import WindowedAudio
 from anytime_ar.errors import InputError
 from anytime_ar.media.audio import (
     AudioFile,
+    MeasuredClip,
     decode_audio_blocks,
     encode_audio,
     peak_gain,
     read_clip,
 )
 from anytime_ar.media.formats import AUDIO_FORMATS, WRITABLE_IMAGE_SUFFIXES
-from anytime_ar.media.image import decode_image, encode_images, read_image, to_float
+from anytime_ar.media.image import (
+    central_rectangle,
+    decode_image,
+    encode_images,
+    read_image,
+    to_float,
+)
 from anytime_ar.media.windows import (
     OverlappingWindows,
     SampleCodec,
@@ -138,7 +145,7 @@ class MediaProcessor(ABC):
 
 
 class ImageProcessor(MediaProcessor):
-    """A converter for images, which are cropped to the centred square and resized."""
+    """A converter for images, which are cropped to a central rectangle and resized."""
 
     modality = "image"
     noun = "images"
@@ -147,16 +154,19 @@ class ImageProcessor(MediaProcessor):
 
     def read(self, path: Path) -> Tensor:
         """Read an image file; see `MediaProcessor.read`."""
-        channels: Literal[1, 3] = 1 if self.sample_shape[0] == 1 else 3
-        return read_image(path, channels=channels, size=self.sample_shape[1])[0]
+        channels, height, width = self.sample_shape
+        return read_image(path, channels=channels, size=(height, width))[0]
 
     def describe_fit(self, path: Path) -> str | None:
         """Return how `read` changes the size of an image it has read; None if it does not."""
         with Image.open(path) as header:
             width, height = header.size
-        size, side = self.sample_shape[1], min(header.size)
-        crop = f"cropped to the central {side} x {side}" if width != height else ""
-        resize = f"resized to {size} x {size}" if side != size else ""
+        _, rows, columns = self.sample_shape
+        crop_height, crop_width = central_rectangle(height, width, None, (rows, columns))
+        cropped = (crop_height, crop_width) != (height, width)
+        crop = f"cropped to the central {crop_width} x {crop_height}" if cropped else ""
+        resized = (crop_height, crop_width) != (rows, columns)
+        resize = f"resized to {columns} x {rows}" if resized else ""
         change = " and ".join(filter(None, (crop, resize)))
         return f"{path}: {width} x {height}, {change}" if change else None
 
@@ -165,22 +175,22 @@ class ImageProcessor(MediaProcessor):
         return encode_images(samples, format, **options)
 
     def _from_bytes(self, content: bytes, origin: str) -> Tensor:
-        channels, size = self.sample_shape[0], self.sample_shape[1]
+        channels, height, width = self.sample_shape
         with _decode_errors_as_input_error(
             f"{origin}: cannot be read as an image; send png, webp, jpeg or npy"
         ):
             _check_pixel_count(content, origin)
-            pixels = decode_image(content, origin, channels=channels, size=size)
+            pixels = decode_image(content, origin, channels=channels, size=(height, width))
         return to_float(torch.from_numpy(pixels.copy()))
 
 
 class AudioProcessor(MediaProcessor):
-    """A converter for mono audio, which is resampled, normalized and padded with silence.
+    """A converter for audio, which is resampled, normalized and padded with silence.
 
     Recordings of any length are encoded and decoded in overlapping windows.
 
     Args:
-        sample_shape: shape (1, T) of one sample.
+        sample_shape: shape (C, T) of one sample; mono audio is the mean of a file's channels.
         sample_rate: sample rate in Hz.
         normalize: scaling of audio before it is encoded: to the peak of training clips, or none.
     """
@@ -202,14 +212,14 @@ class AudioProcessor(MediaProcessor):
 
     def read(self, path: Path) -> Tensor:
         """Read a clip, which may be shorter than a sample; see `MediaProcessor.read`."""
-        length, recording = self.sample_shape[1], AudioFile(path, self.sample_rate)
+        length, recording = self.sample_shape[1], self._open(path)
         clip = read_clip((block.numpy() for block in recording.blocks()), length)
         if clip.num_samples > length:
             raise InputError(
                 f"{path}: has {clip.num_samples} samples at {self.sample_rate} Hz, and of several "
                 f"clips each may have {length}; encode it alone"
             )
-        return torch.from_numpy(clip.normalized(self._normalize))[None]
+        return self._to_sample(clip)
 
     def encode_recording(
         self, codec: SampleCodec, path: Path, progress: ProgressCallback
@@ -229,7 +239,7 @@ class AudioProcessor(MediaProcessor):
         Raises:
             DataError: the file is missing or cannot be decoded.
         """
-        recording, windows = AudioFile(path, self.sample_rate), OverlappingWindows.for_codec(codec)
+        recording, windows = self._open(path), OverlappingWindows.for_codec(codec)
         samples, peak = recording.measure()
         gain = peak_gain(peak) if self._normalize == "peak" else 1.0
         codes: list[Tensor] = []
@@ -260,7 +270,7 @@ class AudioProcessor(MediaProcessor):
             progress: called with what is done, the total, and the unit.
 
         Returns:
-            An iterator of waveforms float32 [n].
+            An iterator of waveforms float32 [n], or [C, n] of several channels.
 
         Raises:
             InputError: there are more or fewer windows than the recording has, or the codes do not
@@ -276,7 +286,13 @@ class AudioProcessor(MediaProcessor):
     def _from_bytes(self, content: bytes, origin: str) -> Tensor:
         with _decode_errors_as_input_error(f"{origin}: cannot be read as audio; send wav or npy"):
             clip = read_clip(self._limited_blocks(content, origin), self.sample_shape[1])
-        return torch.from_numpy(clip.normalized(self._normalize))[None]
+        return self._to_sample(clip)
+
+    def _open(self, path: Path) -> AudioFile:
+        return AudioFile(path, self.sample_rate, self.sample_shape[0])
+
+    def _to_sample(self, clip: MeasuredClip) -> Tensor:
+        return torch.from_numpy(np.atleast_2d(clip.normalized(self._normalize)))
 
     def _limited_blocks(self, content: bytes, origin: str) -> Iterator[npt.NDArray[np.float32]]:
         """Yield blocks of audio that fits into one sample without resampling.
@@ -284,11 +300,11 @@ class AudioProcessor(MediaProcessor):
         Raises:
             InputError: it has another sample rate, or is longer.
         """
-        length, count = self.sample_shape[1], 0
-        for block, rate in decode_audio_blocks(content, origin):
+        (channels, length), count = self.sample_shape, 0
+        for block, rate in decode_audio_blocks(content, origin, channels):
             if rate != self.sample_rate:
                 raise InputError(f"{origin}: has {rate} Hz; resample it to {self.sample_rate} Hz")
-            count += len(block)
+            count += block.shape[-1]
             if count > length:  # a small compressed file can hold hours of audio
                 raise InputError(
                     f"{origin}: has more than {length} samples; cut it to that, or encode it in "
@@ -304,7 +320,7 @@ def _at_original_level(
     done = 0
     for block in blocks:
         yield block / audio.gain
-        done += len(block)
+        done += block.shape[-1]
         progress(done, audio.samples, "samples")
 
 
